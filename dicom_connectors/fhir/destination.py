@@ -12,10 +12,8 @@ from typing import Any, Final
 import requests
 from pydicom.uid import Comprehensive3DSRStorage, generate_uid
 
-from dicom_connectors.fhir.codes import Resource
-from dicom_connectors.fhir.entries import identifier_query, uids_of
-from dicom_connectors.fhir.filed import FiledReport
-from dicom_connectors.fhir.report import ReportTransaction
+from dicom_connectors.fhir.report import FiledReport, ReportTransaction
+from dicom_connectors.fhir.resources import Resource, identifier_query, uids_of
 from dicom_connectors.fhir.settings import FhirPeer
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.connectors import part

@@ -4,35 +4,43 @@ A report that replaces an earlier one updates the earlier DiagnosticReport on th
 identifier more; the earlier Observations are marked as entered in error.
 """
 
-from __future__ import annotations
-
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 from pydicom import dcmread
 
-from dicom_connectors.fhir.codes import (
+from dicom_connectors.fhir.resources import (
     LOINC,
     PRELIMINARY,
     SNOMED,
     UNITS,
+    WITHDRAWN,
     Resource,
     coding,
     concept,
+    created,
+    date_time,
+    marked,
+    patient_identifier,
+    patient_reference,
+    reference,
     systems,
+    transaction,
     uid_identifier,
+    uids_of,
+    updated,
+    written,
 )
-from dicom_connectors.fhir.entries import created, marked, reference, transaction, updated
-from dicom_connectors.fhir.filed import MOST_OBSERVATIONS, FiledReport, observation_uid
-from dicom_connectors.fhir.moments import date_time, written
-from dicom_connectors.fhir.patient import patient_identifier, patient_reference
 from dicom_node.dicom.own_objects import MANUFACTURER
 from dicom_node.dicom.uids import derived_uid
+from dicom_node.dicom.walk import listed
 from dicom_node.errors import FaultyInput
 from dicom_node.results.common.concepts import BURNED_IN
-from dicom_node.results.common.previous import StatedCode, StatedFinding, StatedNumber
+from dicom_node.results.common.context import StatedCode, StatedFinding, StatedNumber
 from dicom_node.results.sr import reading
 
 _HL7: Final = "http://terminology.hl7.org/CodeSystem"
@@ -52,6 +60,71 @@ _INTERPRETATIONS: Final = {
 _LATERALITY: Final = ("272741003", "SCT", "Laterality")
 _OF_MODELS: Final = "AI model: inference"  # Contribution Description (0018,A003) in our results
 _PROCEDURE: Final = "121058"  # PS3.16 TID 1500: Procedure reported
+MOST_OBSERVATIONS: Final = 500
+"""Of one report."""
+_OBSERVATION: Final = re.compile(r"Observation/[A-Za-z0-9.-]{1,64}")
+_OLD: Final = "old"  # Identifier.use
+
+
+@dataclass(frozen=True, slots=True)
+class FiledReport:
+    """A DiagnosticReport on the server, and its Observations that this node made."""
+
+    report: Resource
+    observations: Sequence[Resource] = ()
+
+    @property
+    def is_withdrawn(self) -> bool:
+        """Whether the report has the status of a withdrawn report."""
+        return self.report.get("status") == WITHDRAWN
+
+    @property
+    def is_as_sent(self) -> bool:
+        """Whether the report still has the status with which it was sent; False once a person has amended
+        it.
+        """
+        return self.report.get("status") == PRELIMINARY
+
+    @property
+    def shows(self) -> str:
+        """SOP Instance UID of the newest report whose content the DiagnosticReport shows."""
+        identifiers = [one for one in self.report["identifier"] if one.get("use") != _OLD]
+        return next(iter(uids_of({"identifier": identifiers})), "")
+
+    def identifiers_but(self, uid: str) -> list[Resource]:
+        """The report's identifiers without ``uid``, its UIDs marked as old, for the report that replaces
+        it.
+        """
+        return [
+            {**one, "use": _OLD} if uids_of({"identifier": [one]}) else one
+            for one in self.report["identifier"]
+            if uids_of({"identifier": [one]}) != [uid]
+        ]
+
+    @property
+    def results(self) -> list[str]:
+        """``Observation/ID`` of each of the report's results that this server has."""
+        named = [str(one.get("reference") or "") for one in self.report.get("result") or ()]
+        return [one for one in named if _OBSERVATION.fullmatch(one)][:MOST_OBSERVATIONS]
+
+    def owns(self, observation: Resource) -> bool:
+        """Whether the node made ``observation`` with one of these reports; other systems may have added
+        some.
+        """
+        ours = {observation_uid(uid, at) for uid in uids_of(self.report) for at in range(MOST_OBSERVATIONS)}
+        return not ours.isdisjoint(uids_of(observation))
+
+    def withdrawn(self) -> str:
+        """A transaction that marks the report and its Observations as entered in error. Raises
+        FaultyInput.
+        """
+        observations = [one for one in self.observations if one.get("status") != WITHDRAWN]
+        return transaction([marked(one) for one in (self.report, *observations)])
+
+
+def observation_uid(report: str, at: int) -> str:
+    """The identifier of the Observation at position ``at`` of a report (given by its SOP Instance UID)."""
+    return derived_uid("fhir observation", report, str(at))
 
 
 class ReportTransaction:
@@ -61,9 +134,10 @@ class ReportTransaction:
     """
 
     def __init__(self, path: Path, by_issuer: Mapping[str, str]) -> None:
-        self._document, self._path = dcmread(path), path
+        self._document = dcmread(path)
         if "ContentSequence" not in self._document:
             raise FaultyInput("it is no report")
+        self._stated = reading.stated(self._document)
         self._systems = systems(self._document)
         self.uid = str(self._document.SOPInstanceUID)
         self.patient = patient_identifier(self._document, by_issuer)
@@ -93,7 +167,16 @@ class ReportTransaction:
 
     def _entries(self, subject: Resource) -> tuple[list[Resource], Resource]:
         """Those of study, models, findings and numbers; and the report."""
-        study = created(self._study(subject))
+        study = created(
+            _filled(
+                resourceType="ImagingStudy",
+                identifier=[uid_identifier(str(self._document.StudyInstanceUID))],
+                status="available",
+                subject=subject,
+                started=self._when,
+                description=str(self._document.get("StudyDescription") or ""),
+            )
+        )
         devices = {name: created(device) for name, device in self._devices()}
         observations = [created(one) for one in self._observations(subject, study, devices)]
         report = self._report(subject, study, [reference(one) for one in observations])
@@ -101,11 +184,15 @@ class ReportTransaction:
 
     def _report(self, subject: Resource, study: Resource, results: Sequence[Resource]) -> Resource:
         codes = [*self._procedures(), _IMAGING_STUDY]
-        lines = reading.short_result(self._path)
+        accession = str(self._document.get("AccessionNumber") or "")
+        order = {
+            "type": "ServiceRequest",
+            "identifier": {"type": {"coding": [_ACCESSION]}, "value": accession},
+        }
         return _filled(
             resourceType="DiagnosticReport",
             identifier=[{"use": "official", **uid_identifier(self.uid)}],
-            basedOn=self._orders(),
+            basedOn=[order] if accession else [],
             status=PRELIMINARY,
             category=[{"coding": list(_RADIOLOGY)}],
             code={"coding": codes, "text": codes[0]["display"]},
@@ -114,20 +201,15 @@ class ReportTransaction:
             issued=written(self._document),
             result=results,
             imagingStudy=[reference(study)],
-            conclusion="\n".join([f"{self._statement}:", *lines]),
+            conclusion="\n".join([f"{self._statement}:", *self._stated.short_result]),
         )
 
     @property
     def _statement(self) -> str:
+        """It names the models, else the pipeline, the last of Software Versions (0018,1020) in results."""
         models = ", ".join(f"{name}@{version}" for name, version, _ in self._models)
-        return f"AI, {models or self._pipeline}, not for diagnostic use, not assessed when made"
-
-    @property
-    def _pipeline(self) -> str:
-        """Name and version, the last of Software Versions (0018,1020) in our results."""
-        versions = self._document.get("SoftwareVersions") or "unknown"
-        last = versions if isinstance(versions, str) else versions[-1]
-        return str(last).replace(" ", "@")
+        *_, pipeline = listed(self._document.get("SoftwareVersions")) or ("unknown",)
+        return f"AI, {models or pipeline.replace(' ', '@')}, not for diagnostic use, not assessed when made"
 
     @cached_property
     def _models(self) -> list[tuple[str, str, str]]:
@@ -160,21 +242,6 @@ class ReportTransaction:
             for code in known[0] or known[1]
         ]
 
-    def _orders(self) -> list[Resource]:
-        accession = str(self._document.get("AccessionNumber") or "")
-        identifier = {"type": {"coding": [_ACCESSION]}, "value": accession}
-        return [{"type": "ServiceRequest", "identifier": identifier}] if accession else []
-
-    def _study(self, subject: Resource) -> Resource:
-        return _filled(
-            resourceType="ImagingStudy",
-            identifier=[uid_identifier(str(self._document.StudyInstanceUID))],
-            status="available",
-            subject=subject,
-            started=self._when,
-            description=str(self._document.get("StudyDescription") or ""),
-        )
-
     def _devices(self) -> Iterator[tuple[str, Resource]]:
         for name, version, uid in self._models:
             yield (
@@ -194,10 +261,11 @@ class ReportTransaction:
         self, subject: Resource, study: Resource, devices: Mapping[str, Resource]
     ) -> Iterator[Resource]:
         """Findings in the order of the report, then measurements; no text that was burned into an image."""
-        findings, numbers = reading.stated(self._path)
-        shown = [one for one in findings if one.code != (BURNED_IN.value, BURNED_IN.scheme_designator)]
+        shown = [
+            one for one in self._stated.findings if one.code != (BURNED_IN.value, BURNED_IN.scheme_designator)
+        ]
         said = [(one.model, one.tracking_uid, self._finding(one)) for one in shown]
-        said += [(one.model, one.tracking_uid, self._measurement(one)) for one in numbers]
+        said += [(one.model, one.tracking_uid, self._measurement(one)) for one in self._stated.numbers]
         if len(said) > MOST_OBSERVATIONS:
             raise FaultyInput(f"it has more than {MOST_OBSERVATIONS} findings and numbers")
         for at, (model, tracking, content) in enumerate(said):
@@ -234,22 +302,19 @@ class ReportTransaction:
 
     def _measurement(self, number: StatedNumber) -> Resource:
         of_fetus = f", fetus {number.fetus}" if number.fetus else ""
+        fetus = derived_uid("fhir fetus", str(self._document.StudyInstanceUID), number.fetus)
         value, scheme = number.code
         code = concept(self._systems, value, scheme, number.meaning)
         return {
             "code": {**code, "text": f"{number.meaning}{of_fetus}"},
             "valueQuantity": _quantity(str(number.value), number.unit[0]),
-            "focus": self._focus(number.fetus),
+            # What is observed, where the subject is the mother. It is no resource of the server.
+            "focus": [{"identifier": uid_identifier(fetus), "display": f"Fetus {number.fetus}"}]
+            if number.fetus
+            else [],
             "bodySite": self._site(number.sites),
             "component": self._side(number.sites),
         }
-
-    def _focus(self, fetus: str) -> list[Resource]:
-        """The fetus: what is observed, where the subject is the mother. It is no resource of the server."""
-        if not fetus:
-            return []
-        uid = derived_uid("fhir fetus", str(self._document.StudyInstanceUID), fetus)
-        return [{"identifier": uid_identifier(uid), "display": f"Fetus {fetus}"}]
 
     def _side(self, sites: Sequence[StatedCode]) -> list[Resource]:
         """The side in code: bodySite of R4 is one concept, which has no part for it."""

@@ -6,8 +6,6 @@ report, each with the status W. A report that replaces another repeats the rows 
 with the status D.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re
@@ -21,6 +19,7 @@ from typing import Final
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.valuerep import PersonName
 
@@ -29,7 +28,7 @@ from dicom_connectors.hl7.segments import SegmentFields, er7
 from dicom_connectors.hl7.settings import parsed_field
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.results.common import concepts
-from dicom_node.results.common.previous import StatedCode, StatedFinding, StatedNumber
+from dicom_node.results.common.context import StatedCode, StatedFinding, StatedNumber
 from dicom_node.results.sr import reading
 
 # Designators of PS3.16 chapter 8 that HL7 table 0396 names in another way; "99" begins a local one in both.
@@ -78,9 +77,9 @@ def oru_of(report: SentReport, context: MessageContext, replaced: Sequence[SentR
     with quiet_pydicom():
         document = dcmread(report.path)
         order = _order(report, document, context, _PRELIMINARY, document)
-        rows = {_place(row): row for row in _observations(report.path, document, context, _PRELIMINARY)}
+        rows = {_place(row): row for row in _observations(document, context, _PRELIMINARY)}
         for former in replaced:
-            for row in _observations(former.path, dcmread(former.path), context, _DELETED):
+            for row in _observations(dcmread(former.path), context, _DELETED):
                 row.put(1, str(len(rows) + 1))
                 rows.setdefault(_place(row), row)
         return er7(_header(document, context), _patient(document, context), [[*order, *rows.values()]])
@@ -94,27 +93,25 @@ def withdrawal_of(note: Path, reports: Sequence[SentReport], context: MessageCon
         for number, report in enumerate(reports, start=1):
             withdrawn = dcmread(report.path)
             order = _order(report, withdrawn, context, _NO_RESULT, document, number)
-            rows = _observations(report.path, withdrawn, context, _WITHDRAWN)
+            rows = _observations(withdrawn, context, _WITHDRAWN)
             orders.append([*order, _reason(document), *rows])
         return er7(_header(document, context), _patient(document, context), orders)
 
 
-def _observations(
-    path: Path, report: Dataset, context: MessageContext, status: str
-) -> Iterator[SegmentFields]:
+def _observations(report: Dataset, context: MessageContext, status: str) -> Iterator[SegmentFields]:
     """The OBX of a report. Rows that belong together have one sub-ID (OBX-4): the code of the first row and
     its place among those with this code, so that a newer report answers the same rows.
     """
-    stated = [[_text(concepts.CONCLUSION, line)] for line in reading.short_result(path)]
-    if statement := reading.statement(path):
-        stated.append([_text(concepts.COMMENT, statement)])
-    findings, numbers = reading.stated(path)
+    said = reading.stated(report)
+    stated = [[_row("TX", [codes.DCM.Conclusion], line)] for line in said.short_result]
+    if said.statement:
+        stated.append([_row("TX", [codes.DCM.Comment], said.statement)])
     burned_in = (BURNED_IN.value, BURNED_IN.scheme)
-    stated += [_finding(one) for one in findings if one.code != burned_in]
-    stated += [_number(one) for one in numbers]
-    stated.append([_string(_STUDY_INSTANCE_UID, _value(report, "StudyInstanceUID"))])
+    stated += [_finding(one) for one in said.findings if one.code != burned_in]
+    stated += [_number(one) for one in said.numbers]
+    stated.append([_row("ST", [_STUDY_INSTANCE_UID], _value(report, "StudyInstanceUID"))])
     if context.link:
-        stated.append([_link(context.link)])
+        stated.append([_row("RP", [_DICOM_STUDY], context.link, "", "TEXT", "HTML")])  # tables 0191 and 0291
     seen = Counter[str]()
     rows = []
     for together in stated:
@@ -168,7 +165,11 @@ def _patient(document: Dataset, context: MessageContext) -> list[SegmentFields]:
     """
     patient = SegmentFields("PID")
     if identifier := _value(document, "PatientID"):
-        patient.put(3, identifier, "", "", _issuer(document), "PI")  # HL7 table 0203: patient internal
+        # Assigning authority (HD): its name and, where the study has it, its universal ID.
+        [qualifiers, *_] = document.get("IssuerOfPatientIDQualifiersSequence") or [Dataset()]
+        universal = (_value(qualifiers, f"UniversalEntityID{what}") for what in ("", "Type"))
+        issuer = (_value(document, "IssuerOfPatientID"), *universal)
+        patient.put(3, identifier, "", "", issuer, "PI")  # HL7 table 0203: patient internal
     for letter, name in _names(document):
         patient.repeat(5, *name, "", "L", letter)
     if 5 not in patient.fields:
@@ -184,13 +185,6 @@ def _patient(document: Dataset, context: MessageContext) -> list[SegmentFields]:
     if any(key.startswith("PV1-") for key in context.fields):
         return [patient, _with_site_fields(visit, document, context)]
     return [patient]
-
-
-def _issuer(document: Dataset) -> tuple[str, ...]:
-    """Assigning authority (HD): its name and, where the study has it, its universal ID."""
-    qualifiers = document.get("IssuerOfPatientIDQualifiersSequence") or [Dataset()]
-    universal = (_value(qualifiers[0], "UniversalEntityID"), _value(qualifiers[0], "UniversalEntityIDType"))
-    return (_value(document, "IssuerOfPatientID"), *universal)
 
 
 def _names(document: Dataset) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -242,37 +236,18 @@ def _procedure(document: Dataset) -> tuple[str, str, str]:
     return "", _value(document, "StudyDescription") or "AI result", ""
 
 
-def _text(concept: Code, text: str) -> SegmentFields:
-    row = _row("TX", concept)
-    row.put(5, text)
-    return row
-
-
-def _string(concept: Code, text: str) -> SegmentFields:
-    row = _row("ST", concept)
-    row.put(5, text)
-    return row
-
-
-def _code(concept: Code, value: Code) -> SegmentFields:
-    row = _row("CWE", concept)
-    row.put(5, *_coded(value))
-    return row
-
-
 def _finding(stated: StatedFinding) -> list[SegmentFields]:
     """The finding is asked for, and its decision answers: Suspected, Absent, Undetermined."""
     value, scheme = stated.code
-    decision = concepts.DECISIONS[stated.decision]
-    return [_code(Code(value, scheme, stated.meaning), decision), *_side(stated.sites)]
+    decision = _coded(concepts.DECISIONS[stated.decision])
+    return [_row("CWE", [Code(value, scheme, stated.meaning)], *decision), *_side(stated.sites)]
 
 
 def _number(stated: StatedNumber) -> list[SegmentFields]:
-    row = _row("NM", *_quantity(stated))
-    row.put(5, format(Decimal(repr(stated.value)), "f"))
+    row = _row("NM", _quantity(stated), format(Decimal(repr(stated.value)), "f"))
     unit, of_scheme = stated.unit
     row.put(6, unit, unit, _scheme(of_scheme))
-    fetus = [_string(concepts.SUBJECT_ID, f"fetus {stated.fetus}")] if stated.fetus else []
+    fetus = [_row("ST", [codes.DCM.SubjectID], f"fetus {stated.fetus}")] if stated.fetus else []
     return [row, *_side(stated.sites), *fetus]
 
 
@@ -297,22 +272,17 @@ def _side(sites: Sequence[StatedCode]) -> list[SegmentFields]:
         return []
     [(site, of_site, site_meaning), (side, of_side, side_meaning), *_] = sites
     return [
-        _code(_FINDING_SITE, Code(site, of_site, site_meaning)),
-        _code(_LATERALITY, Code(side, of_side, side_meaning)),
+        _row("CWE", [_FINDING_SITE], *_coded(Code(site, of_site, site_meaning))),
+        _row("CWE", [_LATERALITY], *_coded(Code(side, of_side, side_meaning))),
     ]
 
 
-def _link(url: str) -> SegmentFields:
-    row = _row("RP", _DICOM_STUDY)
-    row.put(5, url, "", "TEXT", "HTML")  # HL7 tables 0191 and 0291
-    return row
-
-
-def _row(kind: str, *concept: Code) -> SegmentFields:
-    """An OBX of this value type; ``concept``: its code, and an alternate one."""
+def _row(kind: str, concepts_of: Sequence[Code], *value: str) -> SegmentFields:
+    """An OBX of this value type; its concepts are its code and an alternate one."""
     row = SegmentFields("OBX")
     row.put(2, kind)
-    row.put(3, *(part for code in concept for part in _coded(code)))
+    row.put(3, *(part for code in concepts_of for part in _coded(code)))
+    row.put(5, *value)
     return row
 
 
@@ -331,7 +301,16 @@ def _with_site_fields(
 ) -> SegmentFields:
     """The segment with ``peers.hl7_fields``, whole fields before their components."""
     chosen = [(parsed_field(key), value) for key, value in context.fields.items()]
-    values = _placeholders(document, rule)
+    attributes = {
+        "accession": "AccessionNumber",
+        "study": "StudyInstanceUID",
+        "study_id": "StudyID",
+        "report": "SOPInstanceUID",
+        "patient_id": "PatientID",
+        "issuer": "IssuerOfPatientID",
+        "description": "StudyDescription",
+    }
+    values = {"rule": rule} | {name: _value(document, keyword) for name, keyword in attributes.items()}
     for (name, number, component), value in sorted(chosen, key=lambda one: one[0][2] or 0):
         if name == segment.name:
             # In one pass, so that a value that holds braces is not read as a template.
@@ -341,19 +320,6 @@ def _with_site_fields(
             else:
                 segment.put_component(number, component, text)
     return segment
-
-
-def _placeholders(document: Dataset, rule: str) -> dict[str, str]:
-    return {
-        "accession": _value(document, "AccessionNumber"),
-        "study": _value(document, "StudyInstanceUID"),
-        "study_id": _value(document, "StudyID"),
-        "report": _value(document, "SOPInstanceUID"),
-        "rule": rule,
-        "patient_id": _value(document, "PatientID"),
-        "issuer": _value(document, "IssuerOfPatientID"),
-        "description": _value(document, "StudyDescription"),
-    }
 
 
 def _hashed(text: str) -> str:

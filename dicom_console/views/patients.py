@@ -64,10 +64,10 @@ def show(session: Session, settings: Settings, number: int) -> View:
     measured: list[DatedNumber] = []
     for row in rows[:_LOOKED_INTO]:
         stated = [report.stated(path) for path in images.report_files(session, settings, row["id"])]
-        present = [one.meaning for found, _ in stated for one in found if one.decision is Decision.PRESENT]
-        row["findings"] = list(dict.fromkeys(present))
+        found = [one for read in stated for one in read.findings if one.decision is Decision.PRESENT]
+        row["findings"] = list(dict.fromkeys(one.meaning for one in found))
         if on := date_of(row["study_date"]):
-            measured += [DatedNumber(row["id"], on, one) for _, numbers in stated for one in numbers]
+            measured += [DatedNumber(row["id"], on, one) for read in stated for one in read.numbers]
     one_patient = intake.of_one_patient(session, {one.study for one in measured})
     of_patient = select(Study.id).where(*_same(study))
     received = ReceivedObject.study_id.in_(of_patient), ReceivedObject.purged.is_(False)

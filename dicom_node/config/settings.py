@@ -278,7 +278,7 @@ class PeerSettings(_Section):
     pseudonym_domain: Name | None = None
     """With deidentify: only peers of one domain share pseudonyms and UIDs; all without a domain do."""
     retain: tuple[Retained, ...] = ()
-    """With deidentify, kept besides: modified_dates, patient_characteristics, device, descriptors."""
+    """With deidentify, kept besides: modified_dates, patient_characteristics, device."""
     entered: int = 0
     """The node itself sets it, for peers that a person entered: they follow console.local_peers."""
 

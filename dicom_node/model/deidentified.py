@@ -19,7 +19,6 @@ class Retained(StrEnum):
     MODIFIED_DATES = "modified_dates"
     PATIENT_CHARACTERISTICS = "patient_characteristics"
     DEVICE = "device"
-    DESCRIPTORS = "descriptors"
 
 
 OPTIONS: Final = {
@@ -29,7 +28,6 @@ OPTIONS: Final = {
     ),
     Retained.PATIENT_CHARACTERISTICS: ("113108", "Retain Patient Characteristics Option"),
     Retained.DEVICE: ("113109", "Retain Device Identity Option"),
-    Retained.DESCRIPTORS: ("113105", "Clean Descriptors Option"),
 }
 """Code value and meaning (PS3.16 CID 7050) by which an object says that it keeps this."""
 

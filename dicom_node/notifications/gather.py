@@ -237,10 +237,10 @@ def _reported(report: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     from dicom_node.results.sr import reading  # heavy, and only a rule with findings needs it
 
     try:
-        found, lines = reading.findings(report), reading.short_result(report)
+        read = reading.stated(report)
     except Exception:  # noqa: BLE001  (whatever its parser says of a damaged file)
         return (_UNREADABLE,), (_UNREADABLE,)
-    return tuple(row["finding"] for row in found if row["decision"] == "present"), lines
+    return tuple(one.meaning for one in read.findings if one.decision == "present"), read.short_result
 
 
 EVENTS: Mapping[Occasion, Sequence[events.EventType]] = {

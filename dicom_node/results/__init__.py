@@ -11,19 +11,20 @@ from dicom_node.results.build import (
     row_values,
     written,
 )
-from dicom_node.results.build_deidentified import Deidentified, build_deidentified
 from dicom_node.results.by_persons import FindingAssessment, build_assessment, build_rejection
 from dicom_node.results.common.context import (
     NOT_HERE,
     NOT_READ,
     BuiltObject,
     Cause,
+    EarlierObject,
+    PreviousImage,
     ResultContext,
     SourceObject,
+    StatedNumber,
 )
-from dicom_node.results.common.previous import EarlierObject, PreviousImage, StatedNumber
 from dicom_node.results.common.source import repairs_of
-from dicom_node.results.deidentify.profile import Pseudonyms
+from dicom_node.results.deidentified import Deidentified, Pseudonyms, build_deidentified
 from dicom_node.results.sr.reading import stated
 
 __all__ = [

@@ -20,27 +20,18 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from ai_pipeline.contract import (
-    BURNED_IN,
-    Decision,
-    Finding,
-    ImageKind,
-    PipelineResult,
-)
+from ai_pipeline.contract import BURNED_IN, Decision, ImageKind, PipelineResult
 from ai_pipeline.images.render import assesses
 from dicom_node.errors import ResultRefused
 from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
 from dicom_node.model.kinds import ResultKind
 from dicom_node.object_store.files import Files
 from dicom_node.results import gate
-from dicom_node.results.common.context import BuiltObject, Cause, ResultContext, SourceObject, not_here
-from dicom_node.results.common.envelope import (
-    encode,
-)
+from dicom_node.results.common.context import BuiltObject, Cause, ResultContext, SourceObject
+from dicom_node.results.common.envelope import encode
 from dicom_node.results.common.identity import described
-from dicom_node.results.common.previous import comparison_parts, with_comparisons
+from dicom_node.results.common.report import ImageReport, Report, failure_of, report_of, reported
 from dicom_node.results.common.source import Source, as_judged, read_sources
-from dicom_node.results.common.tracked import of_source, reported
 from dicom_node.results.presentation import build_presentation
 from dicom_node.results.sc.cleaned import (
     ORGAN_SERIES,
@@ -48,24 +39,21 @@ from dicom_node.results.sc.cleaned import (
     build_organs,
     build_segmentation,
     cleaned_class,
+    frames_of,
     is_empty,
     series_parts,
 )
 from dicom_node.results.sc.page import (
-    SummaryPage,
     build_annotated,
-    build_document,
     build_failure_picture,
     build_heatmap,
     build_page,
-    failure_summary,
+    build_pdf,
     summary_of,
-    with_evidence,
 )
-from dicom_node.results.sr.reading import short_result
-from dicom_node.results.sr.report import build_failure_report, build_report
+from dicom_node.results.sr.document import build_document
+from dicom_node.results.sr.reading import stated
 
-_REPORT: Final = (ResultKind.SR, Comprehensive3DSRStorage)
 _PICTURE: Final = (ResultKind.SC, SecondaryCaptureImageStorage)
 _MASK: Final = (ResultKind.SEG, SegmentationStorage)
 
@@ -79,27 +67,11 @@ def build(
     not change the objects of the others. Raises ResultRefused (the gate; more than one patient; an unverified
     cleaned image), DecodedDifferently, and PixelError if the source of a picture does not decode.
     """
-    read = as_judged(read_sources(sources), result.views)
-    named = [one.source_uid for one in result.findings]
-    named += [*(one.source_uid for one in result.images), *(one.source_uid for one in result.measurements)]
-    if not {source.uid for source in read}.issuperset(named):
-        raise ResultRefused("the pipeline names an image that is not a source of this job")
-    result = with_comparisons(result, context.previous, context.study_day)
-    compared = comparison_parts(result, context.previous)
-    builder = _ResultBuilder(context)
-    parts = (*_boxed(context, result.findings), *not_here(result), *compared)
-    builder.add(_REPORT, read, partial(build_report, context, read, result), parts)
-    summary = cache(lambda: summary_of(context, read, result))
-    builder.add_summary(read, summary, (*not_here(result), *compared))
-    for source in read:
-        of_image = replace(
-            result,
-            findings=tuple(of_source(source, result.findings)),
-            measurements=tuple(one for one in result.measurements if one.source_uid == source.uid),
-            quality=tuple(note for note in result.quality if note.source_uid in {None, source.uid}),
-            images=tuple(one for one in result.images if one.source_uid == source.uid),
-        )
-        builder.add_image(source, of_image, comparison_parts(result, context.previous, source.uid))
+    report = report_of(context, as_judged(read_sources(sources), result.views), result)
+    builder = ResultBuilder(context)
+    builder.add_report(report, (*_boxed(context, report.images), *report.parts), report.parts)
+    for image in report.images:
+        builder.add_image(report, image)
     return builder.built
 
 
@@ -110,30 +82,30 @@ def build_failure(
 
     ``reason`` is one sentence for a reader, without PHI; ``cause`` its kind. The images may be undecodable.
     """
-    read = read_sources(sources)
-    builder = _ResultBuilder(context)
-    parts = ("failure", cause, reason)
-    builder.add(_REPORT, read, partial(build_failure_report, context, read, reason, cause), parts)
-    builder.add_summary(read, lambda: failure_summary(context, read, reason), ("failure", reason))
-    for source in read:
+    report = failure_of(context, read_sources(sources), reason, cause)
+    builder = ResultBuilder(context)
+    builder.add_report(report, ("failure", cause, reason), ("failure", reason))
+    for source in report.sources:
         make = partial(build_failure_picture, context, source, reason)
         builder.add(_PICTURE, [source], make, ("failure", reason))
     return builder.built
 
 
-def _boxed(context: ResultContext, findings: Sequence[Finding]) -> tuple[str, ...]:
+def _boxed(context: ResultContext, images: Sequence[ImageReport]) -> tuple[str, ...]:
     """The part of the UID that distinguishes an object with boxes of burned-in annotation."""
     drawn = context.burned_in_boxes and any(
-        finding.code == BURNED_IN and finding.decision is not Decision.ABSENT for finding in findings
+        one.code == BURNED_IN and one.decision is not Decision.ABSENT
+        for image in images
+        for one in image.findings
     )
     return ("burned-in boxes",) if drawn else ()
 
 
-class _ResultBuilder:
+class ResultBuilder:
     """Builds the objects of one job, one after the other."""
 
     def __init__(self, context: ResultContext) -> None:
-        self._context = context
+        self.context = context
         self.built: list[BuiltObject] = []
 
     def add(
@@ -149,59 +121,60 @@ class _ResultBuilder:
         ``make`` builds the data set under the SOP Instance UID that it is given. ``parts`` and
         ``of_series`` tell apart several objects, or series, of one kind.
         """
-        if kind[0] not in self._context.kinds:
+        if kind[0] not in self.context.kinds:
             return
-        one = described(self._context, *kind, sources, parts, of_series)
-        if not self._context.exists(one.sop_instance_uid):
+        one = described(self.context, *kind, sources, parts, of_series)
+        if not self.context.exists(one.sop_instance_uid):
             dataset = make(one.sop_instance_uid)
             if (dataset.SOPClassUID, dataset.SOPInstanceUID) != (one.sop_class_uid, one.sop_instance_uid):
                 raise ResultRefused(f"the {one.kind} result is not the object that was planned")
-            data = encode(dataset, self._context, sources[0])
-            gate.check(data, dataset, self._context, one.kind, sources)
-            one = replace(one, data=data)
+            one = replace(one, data=self.checked(dataset, one.kind, sources))
         self.built.append(one)
 
-    def add_summary(
-        self, sources: Sequence[Source], summary: Callable[[], SummaryPage], parts: tuple[str, ...]
-    ) -> None:
-        """The page of the job, as a picture and as a document."""
-        context = self._context
-        picture = (ResultKind.SUMMARY, SecondaryCaptureImageStorage)
-        self.add(picture, sources, lambda uid: build_page(context, sources, summary(), uid), parts)
-        document = (ResultKind.PDF, EncapsulatedPDFStorage)
-        self.add(document, sources, lambda uid: build_document(context, sources, summary(), uid), parts)
+    def checked(self, dataset: Dataset, kind: ResultKind, sources: Sequence[Source]) -> bytes:
+        """The encoded object, which has passed the gate."""
+        data = encode(dataset, self.context, sources[0])
+        gate.check(data, dataset, self.context, kind, sources)
+        return data
 
-    def add_image(self, source: Source, result: PipelineResult, compared: tuple[str, ...]) -> None:
+    def add_report(self, report: Report, parts: tuple[str, ...], of_page: tuple[str, ...]) -> None:
+        """The report, and the page of the job as a picture and as a document."""
+        page = cache(lambda: summary_of(report))
+        sr, picture = Comprehensive3DSRStorage, SecondaryCaptureImageStorage
+        self.add((ResultKind.SR, sr), report.sources, partial(build_document, report), parts)
+        self.add(
+            (ResultKind.SUMMARY, picture),
+            report.sources,
+            lambda uid: build_page(report, page(), uid),
+            of_page,
+        )
+        document = (ResultKind.PDF, EncapsulatedPDFStorage)
+        self.add(document, report.sources, lambda uid: build_pdf(report, page(), uid), of_page)
+
+    def add_image(self, report: Report, image: ImageReport) -> None:
         """Presentation state, annotated picture, heat maps, cleaned images, masks of one image.
 
-        ``result``: what is of this image. No picture of pixels that its ``drawn_on`` does not allow.
+        No picture of pixels that the report's ``drawn_on`` does not allow.
         """
-        context, parts = self._context, (*_boxed(self._context, result.findings), *compared)
-        about = (result.findings, result.measurements, result.quality)
-        cleaned, masks, organs = (
-            [one for one in result.images if one.kind is kind]
-            for kind in (ImageKind.CLEANED, ImageKind.MASK, ImageKind.ORGANS)
-        )
+        context, source = self.context, image.source
+        parts = (*_boxed(context, [image]), *image.parts)
+        cleaned, masks = image.of_kind(ImageKind.CLEANED), image.of_kind(ImageKind.MASK)
         grey, colour = GrayscaleSoftcopyPresentationStateStorage, ColorSoftcopyPresentationStateStorage
-        self.add(
-            (ResultKind.GSPS, grey if source.grey else colour),
-            [source],
-            partial(build_presentation, context, source, *about),
-            parts,
-        )
-        verified = next((one for one in cleaned if one.verified), None)
-        below = verified if result.drawn_on == "cleaned" else None
-        if below is not None or result.drawn_on == "source":
+        state = (ResultKind.GSPS, grey if source.grey else colour)
+        self.add(state, [source], partial(build_presentation, context, image), parts)
+        below = image.cleaned if report.drawn_on == "cleaned" else None
+        if below is not None or report.drawn_on == "source":
             # Drawn on the source, or on the cleaned image below the drawing.
             shows_cleaned = ResultKind.CLEANED in context.kinds and bool(cleaned)
-            if reported(context, result.findings) or not shows_cleaned or assesses((), result.measurements):
-                self.add(_PICTURE, [source], partial(build_annotated, context, source, *about, below), parts)
-            for rank, finding in enumerate(with_evidence(result.findings), start=1):
+            if reported(context, image.findings) or not shows_cleaned or assesses((), image.measurements):
+                self.add(_PICTURE, [source], partial(build_annotated, report, image, below), parts)
+            mapped = [one for one in image.findings if one.evidence and one.decision is not Decision.ABSENT]
+            for rank, finding in enumerate(mapped, start=1):
                 make = partial(build_heatmap, context, source, finding, rank, below)
                 self.add((ResultKind.HEATMAP, SecondaryCaptureImageStorage), [source], make, (str(rank),))
-        for one in (*cleaned, *(one for one in result.images if one.processing)):
+        for one in (*cleaned, *(one for one in image.images if one.processing)):
             self.add(
-                (ResultKind.CLEANED, cleaned_class(source, one)),
+                (ResultKind.CLEANED, cleaned_class(frames_of(source, one))),
                 [source],
                 partial(build_cleaned, context, source, one, next(iter(masks), None)),
                 (one.name,) if one.processing else (),
@@ -210,7 +183,7 @@ class _ResultBuilder:
         for mask in masks:
             if ResultKind.SEG in context.kinds and not is_empty(mask):
                 self.add(_MASK, [source], partial(build_segmentation, context, source, mask))
-        for outlines in organs:
+        for outlines in image.of_kind(ImageKind.ORGANS):
             make = partial(build_organs, context, source, outlines)
             self.add(_MASK, [source], make, (ORGAN_SERIES,), (ORGAN_SERIES,))
 
@@ -253,7 +226,7 @@ def row_values(built: BuiltObject, file: ResultFile, door: Files) -> dict[str, A
     names = ("kind", "sop_instance_uid", "sop_class_uid", "series_instance_uid", "supersedes")
     values = {name: getattr(built, name) for name in (*names, "deidentified", "pseudonym_domain")}
     is_report = built.kind is ResultKind.SR and built.data is not None
-    short = "\n".join(short_result(BytesIO(built.data or b""))) if is_report else ""
+    short = "\n".join(stated(BytesIO(built.data or b"")).short_result) if is_report else ""
     where = {"path": door.relative(file.final), "sha256": file.sha256, "bytes": file.size}
     return {**values, **where, "short_result": short}
 

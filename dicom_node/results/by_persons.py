@@ -105,9 +105,47 @@ def build_assessment(
     ]
     parts = (str(about.SOPInstanceUID), person, *(str(part) for one in shaping for part in one))
     series_uid = derived_uid("assessment series", str(about.StudyInstanceUID), person)
+    groups = []
+    for one in said:  # TID 1501 with the finding's own tracking UID, the model that found it, and the verdict
+        own = derived_uid("assessed finding", str(about.SOPInstanceUID), one.finding, one.model, one.version)
+        group = MeasurementsAndQualitativeEvaluations(
+            tracking_identifier=TrackingIdentifier(uid=one.tracking_uid or own, identifier=one.finding),
+            finding_type=CodedConcept(*one.code, one.finding[:64]),
+            algorithm_id=AlgorithmIdentification(name=one.model, version=one.version),
+            qualitative_evaluations=[
+                QualitativeEvaluation(concepts.ASSESSMENT, concepts.ASSESSMENTS[one.verdict])
+            ],
+        )
+        if one.because:
+            group[0].ContentSequence.append(_text(one.because))
+        groups.append(group)
+    content = MeasurementReport(
+        # TID 1001 with a person (TID 1003: the account's name) and the node on which it was said (TID 1004).
+        observation_context=ObservationContext(
+            observer_person_context=ObserverContext(
+                observer_type=codes.DCM.Person,
+                observer_identifying_attributes=PersonObserverIdentifyingAttributes(
+                    name=f"{person}^", login_name=person
+                ),
+            ),
+            observer_device_context=device_observer(context),
+        ),
+        procedure_reported=[
+            CodedConcept.from_dataset(item.ConceptCodeSequence[0])
+            for item in about.ContentSequence
+            if concepts.name_of(item) == _PROCEDURE
+        ],
+        title=codes.DCM.ImagingMeasurementReport,
+        imaging_measurements=groups,
+    )
+    *first, measurements = content[0].ContentSequence
+    assessed = UIDRefContentItem(
+        name=concepts.ASSESSED_REPORT, value=about.SOPInstanceUID, relationship_type=_CONTAINS
+    )
+    content[0].ContentSequence = ContentSequence([*first, assessed, _text(_DISCLAIMER), measurements])
     document = Comprehensive3DSR(
         evidence=[without_identity(about)],
-        content=_content(context, about, said, person),
+        content=content,
         series_instance_uid=series_uid,
         series_number=SERIES_NUMBERS[ResultKind.ASSESSMENT],
         sop_instance_uid=document_uid(context, "assessment", *parts),
@@ -142,52 +180,6 @@ def build_assessment(
     return built
 
 
-def _content(
-    context: ResultContext, about: Dataset, said: Sequence[FindingAssessment], person: str
-) -> MeasurementReport:
-    content = MeasurementReport(
-        # TID 1001 with a person (TID 1003: the account's name) and the node on which it was said (TID 1004).
-        observation_context=ObservationContext(
-            observer_person_context=ObserverContext(
-                observer_type=codes.DCM.Person,
-                observer_identifying_attributes=PersonObserverIdentifyingAttributes(
-                    name=f"{person}^", login_name=person
-                ),
-            ),
-            observer_device_context=device_observer(context),
-        ),
-        procedure_reported=[
-            CodedConcept.from_dataset(item.ConceptCodeSequence[0])
-            for item in about.ContentSequence
-            if concepts.name_of(item) == _PROCEDURE
-        ],
-        title=codes.DCM.ImagingMeasurementReport,
-        imaging_measurements=[_group(about, one) for one in said],
-    )
-    *first, measurements = content[0].ContentSequence
-    assessed = UIDRefContentItem(
-        name=concepts.ASSESSED_REPORT, value=about.SOPInstanceUID, relationship_type=_CONTAINS
-    )
-    content[0].ContentSequence = ContentSequence([*first, assessed, _text(_DISCLAIMER), measurements])
-    return content
-
-
-def _group(about: Dataset, one: FindingAssessment) -> MeasurementsAndQualitativeEvaluations:
-    """TID 1501 with the finding's own tracking UID, the model that found it, and the verdict."""
-    own = derived_uid("assessed finding", str(about.SOPInstanceUID), one.finding, one.model, one.version)
-    group = MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(uid=one.tracking_uid or own, identifier=one.finding),
-        finding_type=CodedConcept(*one.code, one.finding[:64]),
-        algorithm_id=AlgorithmIdentification(name=one.model, version=one.version),
-        qualitative_evaluations=[
-            QualitativeEvaluation(concepts.ASSESSMENT, concepts.ASSESSMENTS[one.verdict])
-        ],
-    )
-    if one.because:
-        group[0].ContentSequence.append(_text(one.because))
-    return group
-
-
 def _take_over(document: Dataset, about: Dataset) -> None:
     """Patient and study as the report has them, and its images with their series (PS3.3 C.17.2)."""
     for keyword in (*COPIED, "BodyPartExamined", "Laterality"):
@@ -203,7 +195,7 @@ def _take_over(document: Dataset, about: Dataset) -> None:
 
 
 def _text(value: str) -> TextContentItem:
-    return TextContentItem(name=concepts.COMMENT, value=value, relationship_type=_CONTAINS)
+    return TextContentItem(name=codes.DCM.Comment, value=value, relationship_type=_CONTAINS)
 
 
 # CID 7011: the titles that IOCM takes for reasons of a person.

@@ -6,7 +6,7 @@ Every fault names the attribute and the rule; values are not repeated (they may 
 import hashlib
 import io
 import re
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -19,15 +19,10 @@ from dicom_node.dicom.identity import COPIED
 from dicom_node.dicom.own_objects import is_own_result
 from dicom_node.dicom.walk import items, listed
 from dicom_node.errors import ResultRefused
-from dicom_node.model.deidentified import Retained
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common import concepts, iods
 from dicom_node.results.common.context import ResultContext
-from dicom_node.results.common.envelope import disclaimer, series_description
 from dicom_node.results.common.source import Source
-from dicom_node.results.common.tracked import LINE
-from dicom_node.results.deidentify import profile
-from dicom_node.results.deidentify.leaks import KnownIdentity
 
 _UID: Final = re.compile(r"[0-2](\.(0|[1-9]\d*))+")
 _PIXEL_DATA_TAG: Final = b"\xe0\x7f\x10\x00"
@@ -60,52 +55,54 @@ _TYPE_1_OF_PICTURES: Final = (
     "ConversionType", "ImageType", "DerivationDescription", "BurnedInAnnotation", "Rows", "Columns",
 )  # fmt: skip
 
+_OF_REPORTS: Final = (
+    ("VerificationFlag", "UNVERIFIED", "an AI report must be UNVERIFIED"),
+    ("PreliminaryFlag", "PRELIMINARY", "an AI report must be PRELIMINARY"),
+)
+_OF_PICTURES: Final = ("ImageType", ["DERIVED", "SECONDARY"], "ImageType is not DERIVED\\SECONDARY")
+_BURNED_IN: Final = "BurnedInAnnotation is NO on cleaned images and YES on all others"
+_DRAWN: Final = (_OF_PICTURES, ("BurnedInAnnotation", "YES", _BURNED_IN))
+# Values that attributes of each kind have, and the fault of any other one.
+_VALUES: Final[Mapping[ResultKind, Sequence[tuple[str, object, str]]]] = {
+    ResultKind.SR: _OF_REPORTS,
+    ResultKind.ASSESSMENT: _OF_REPORTS,
+    ResultKind.SC: _DRAWN,
+    ResultKind.SUMMARY: _DRAWN,
+    ResultKind.HEATMAP: _DRAWN,
+    ResultKind.CLEANED: (_OF_PICTURES, ("BurnedInAnnotation", "NO", _BURNED_IN)),
+    ResultKind.PDF: (
+        (
+            "MIMETypeOfEncapsulatedDocument",
+            "application/pdf",
+            "MIMETypeOfEncapsulatedDocument is not application/pdf",
+        ),
+        ("BurnedInAnnotation", "YES", "BurnedInAnnotation is YES on documents, which name the patient"),
+        ("VerificationFlag", "UNVERIFIED", "an AI document must be UNVERIFIED"),
+    ),
+}
 # Their tables list alternatives (every value type of a content item; shared and per-frame groups) as if all
 # were wanted at once; highdicom's constructors and the checks below stand for them.
 _NOT_BY_TABLE: Final = frozenset({"sr-document-content", "segmentation-multi-frame-functional-groups"})
 
 
 def check(
-    data: bytes, built: Dataset, context: ResultContext, kind: ResultKind, sources: Sequence[Source]
-) -> None:
-    """Raise ResultRefused with all faults of ``data``, a complete Part 10 file.
-
-    ``built`` is the data set that was encoded; ``sources`` are the images that it may refer to. It must have
-    the patient of the first source.
-    """
-    with quiet_pydicom():
-        read, pixel_bytes, _ = _read(data)
-        problems = [
-            *_problems(read, pixel_bytes, built, context, kind, sources),
-            *_keeps_identity(read, kind),
-        ]
-    _refuse(kind, problems)
-
-
-def check_deidentified(
     data: bytes,
     built: Dataset,
     context: ResultContext,
     kind: ResultKind,
     sources: Sequence[Source],
-    identity: KnownIdentity,
-    options: Set[Retained] = frozenset(),
+    further: Callable[[Dataset, bytes], Iterable[str]] | None = None,
 ) -> None:
-    """Check an object built from pseudonymised sources, and that it contains no identifying value.
+    """Raise ResultRefused with all faults of ``data``, a complete Part 10 file.
 
-    ``sources``: the pseudonymised sources; ``identity``: the identifying values of the original ones. Raises
-    ResultRefused.
+    ``built`` is the data set that was encoded; ``sources`` are the images that it may refer to. It must have
+    the patient of the first source. ``further`` faults, by the object and its bytes before Pixel Data: of an
+    object that shall not name the patient.
     """
-    ours = (series_description(context, kind), disclaimer(context), context.pipeline)
-    header_of = sources[0].header
-    scanner = [str(header_of.get(word) or "") for word in ("Manufacturer", "ManufacturerModelName")]
     with quiet_pydicom():
         read, pixel_bytes, header = _read(data)
-        problems = [
-            *_problems(read, pixel_bytes, built, context, kind, sources),
-            *profile.faults(read, options),
-            *identity.found_in(read, header, ours, scanner),
-        ]
+        problems = [*_problems(read, pixel_bytes, built, context, kind, sources)]
+        problems += further(read, header) if further else _keeps_identity(read, kind)
     _refuse(kind, problems)
 
 
@@ -165,8 +162,6 @@ def _problems(
     yield from _marked_as_ours(read, kind)
     yield from _references(read, context, sources)
     yield from _graphics(read, sources)
-    if kind in _PICTURES:
-        yield from _picture(read)
     if kind in _PICTURES | {ResultKind.SEG}:
         yield from _pixels(read, pixel_bytes)
     if kind is ResultKind.PDF:
@@ -246,11 +241,9 @@ def _series(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
 def _marked_as_ours(read: Dataset, kind: ResultKind) -> Iterator[str]:
     if not is_own_result(read):
         yield "Contributing Equipment does not name this product"
-    if kind in (ResultKind.SR, ResultKind.ASSESSMENT):
-        if read.get("VerificationFlag") != "UNVERIFIED":
-            yield "an AI report must be UNVERIFIED"
-        if read.get("PreliminaryFlag") != "PRELIMINARY":
-            yield "an AI report must be PRELIMINARY"
+    for keyword, wanted, fault in _VALUES.get(kind, ()):
+        if not _equal(read.get(keyword), wanted):
+            yield fault
 
 
 def _references(read: Dataset, context: ResultContext, sources: Sequence[Source]) -> Iterator[str]:
@@ -303,7 +296,7 @@ def _graphics(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
                 yield "a region is not SELECTED FROM exactly one image"
             yield from _inside(item, images, known, line=id(item) in lengths)
         for graphic in item.get("GraphicObjectSequence") or []:
-            line = graphic.get("GraphicType") == LINE
+            line = graphic.get("GraphicType") == "INTERPOLATED"
             yield from _inside(graphic, item.get("ReferencedImageSequence") or [], known, line=line)
 
 
@@ -326,14 +319,6 @@ def _inside(
             yield "a region reaches out of its image"
 
 
-def _picture(read: Dataset) -> Iterator[str]:
-    cleaned = "clean" in str(read.get("SeriesDescription")).lower()
-    if read.get("BurnedInAnnotation") != ("NO" if cleaned else "YES"):
-        yield "BurnedInAnnotation is NO on cleaned images and YES on all others"
-    if list(read.get("ImageType") or []) != ["DERIVED", "SECONDARY"]:
-        yield "ImageType is not DERIVED\\SECONDARY"
-
-
 def _document(read: Dataset) -> Iterator[str]:
     """A PDF that is whole (PS3.3 C.24.2), and that names the patient."""
     data = bytes(read.get("EncapsulatedDocument") or b"")
@@ -342,13 +327,6 @@ def _document(read: Dataset) -> Iterator[str]:
         yield "EncapsulatedDocument has not the length that EncapsulatedDocumentLength says"
     if not (data.startswith(b"%PDF-") and data[:length].rstrip().endswith(b"%%EOF")):
         yield "EncapsulatedDocument is no whole PDF"
-    for keyword, wanted, fault in (
-        ("MIMETypeOfEncapsulatedDocument", "application/pdf", "{} is not application/pdf"),
-        ("BurnedInAnnotation", "YES", "{} is YES on documents, which name the patient"),
-        ("VerificationFlag", "UNVERIFIED", "an AI document must be UNVERIFIED"),
-    ):
-        if read.get(keyword) != wanted:
-            yield fault.format(keyword)
 
 
 def _pixels(read: Dataset, pixel_bytes: int | None) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Presentation states: boxes and measured lines over the untouched image, for PACS viewers (PS3.3 A.33)."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from typing import Any, Final
@@ -24,26 +24,24 @@ from PIL import ImageCms
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from ai_pipeline.contract import Finding, Measurement, QualityNote
 from ai_pipeline.images.display import lut_of
 from ai_pipeline.images.numbers import decimal, decimal_of
 from ai_pipeline.images.render import label_text
-from ai_pipeline.summary import measurement_text, result_lines
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.walk import listed
 from dicom_node.model.kinds import ResultKind
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.envelope import complete, disclaimer, header_arguments
-from dicom_node.results.common.source import Source, copy_present, pixel_aspect
-from dicom_node.results.common.tracked import (
-    LINE,
-    LocatedFinding,
-    located_findings,
-    of_source,
-    outline,
-    tracked_measurements,
+from dicom_node.results.common.report import (
+    ImageReport,
+    ReportedFinding,
+    TrackedMeasurement,
+    further_numbers,
 )
+from dicom_node.results.common.source import Source, copy_present, pixel_aspect
 
+LINE: Final = "INTERPOLATED"
+"""Graphic Type of measured lines in presentation states: of two points, it is a straight line."""
 LINES: Final = "AI_LINES"
 TEXTS: Final = "AI_TEXTS"
 """Layers of boxes and measured lines, and of words: a viewer can hide either."""
@@ -65,19 +63,13 @@ _SHUTTER: Final = {
 _OVERLAY_ROWS, _ACTIVATION_LAYER = 0x0010, 0x1001
 
 
-def build_presentation(
-    context: ResultContext,
-    source: Source,
-    findings: Sequence[Finding],
-    measurements: Sequence[Measurement],
-    notes: Sequence[QualityNote],
-    uid: str,
-) -> Dataset:
+def build_presentation(context: ResultContext, report: ImageReport, uid: str) -> Dataset:
     """Presentation state of one image: grayscale for MONOCHROME images, colour for all others.
 
     A state replaces the image's own window, rescale, polarity, shutter and overlays (PS3.4 N.2), so these are
     copied, and the overlays stay visible.
     """
+    source = report.source
     # Overlay Activation (PS3.3 C.11.7) is of each of the image's overlay planes.
     with quiet_pydicom():
         tags = pydicom.dcmread(source.stored.path, stop_before_pixels=True).keys()
@@ -85,25 +77,19 @@ def build_presentation(
     colour = CIELabColor(82.0, 10.0, 80.0)
     lines = GraphicLayer(LINES, order=2, description="AI boxes and lines", display_color=colour)
     texts = GraphicLayer(TEXTS, order=3, description="AI texts", display_color=colour)
-    layers = [lines, texts]
-    if overlays:
-        layers.insert(0, GraphicLayer(OVERLAYS, order=1, description="Overlays of the image"))
     image = source.stand_in
     if not source.grey:
         # highdicom takes three samples per pixel only; PALETTE COLOR is a colour image too (PS3.4 N.2.2).
         image = Dataset()
         image.update(source.stand_in)
         image.SamplesPerPixel = 3
+    of_image = [GraphicLayer(OVERLAYS, order=1, description="Overlays of the image")] if overlays else []
     arguments: dict[str, Any] = {
         "referenced_images": [image],
         "content_label": "AI_FINDINGS",
         "content_description": "AI findings - not for diagnostic use",
-        "graphic_layers": layers,
-        "graphic_annotations": [
-            *_measured(context, source, measurements, lines, image),
-            *_boxes(context, source, findings, (lines, texts), image),
-            _words(context, source, findings, measurements, notes, texts, image),
-        ],
+        "graphic_layers": [*of_image, lines, texts],
+        "graphic_annotations": list(_annotations(context, report, lines, texts, image)),
         **header_arguments(context, ResultKind.GSPS, source, uid, source.number),
     }
     if source.grey:
@@ -153,113 +139,76 @@ def srgb_profile() -> bytes:
     return bytes(profile)
 
 
-def _boxes(
-    context: ResultContext,
-    source: Source,
-    findings: Sequence[Finding],
-    layers: tuple[GraphicLayer, GraphicLayer],
-    image: Dataset,
-) -> list[GraphicAnnotation]:
-    """The boxes of each frame in the layer of lines, their names in the layer of texts."""
-    located = located_findings(context, source, of_source(source, findings))
-    annotations = []
-    for frame in dict.fromkeys(one.finding.frame for one in located if one.region is not None):
-        placed = [
-            (one, outline(one.region, source))
-            for one in located
-            if one.region is not None and one.finding.frame == frame
-        ]
-        number = (frame or 1) if source.frames > 1 else None
-        drawn = [
-            GraphicObject(
-                "POLYLINE", points, units="PIXEL", tracking_id=one.identifier, tracking_uid=one.tracking_uid
-            )
-            for one, points in placed
-        ]
-        names = [_label(one, points, source) for one, points in placed]
-        annotations += [
-            GraphicAnnotation([image], layers[0], referenced_frame_number=number, graphic_objects=drawn),
-            GraphicAnnotation([image], layers[1], referenced_frame_number=number, text_objects=names),
-        ]
-    return annotations
-
-
-def _words(
-    context: ResultContext,
-    source: Source,
-    findings: Sequence[Finding],
-    measurements: Sequence[Measurement],
-    notes: Sequence[QualityNote],
-    layer: GraphicLayer,
-    image: Dataset,
-) -> GraphicAnnotation:
-    """The short result with further numbers in a list at the top, where nothing overprints them."""
-    lines = result_lines(of_source(source, findings), measurements, notes)
-    numbers = [
-        measurement_text(one)
-        for one in measurements
-        if one.model is not None and not one.statement and one.unit.value != "{pixels}"
-    ]
-    lines += [line for line in numbers if line not in lines[0]]
+def _annotations(
+    context: ResultContext, report: ImageReport, lines: GraphicLayer, texts: GraphicLayer, image: Dataset
+) -> Iterator[GraphicAnnotation]:
+    """Measured lines, the boxes of each frame with their names, and the words."""
+    several = report.source.frames > 1
+    for measured, pieces in _measured_lines(report.measured):
+        yield GraphicAnnotation(
+            [image],
+            lines,
+            referenced_frame_number=(measured.measurement.frame or 1) if several else None,
+            graphic_objects=[_graphic(LINE, points, measured) for points in pieces],
+        )
+    placed = [one for one in report.located if one.outline is not None]
+    for frame in dict.fromkeys(one.finding.frame for one in placed):
+        here = [one for one in placed if one.finding.frame == frame]
+        boxes = [_graphic("POLYLINE", one.outline, one) for one in here]
+        names = [_label(one) for one in here]
+        number = (frame or 1) if several else None
+        yield GraphicAnnotation([image], lines, referenced_frame_number=number, graphic_objects=boxes)
+        yield GraphicAnnotation([image], texts, referenced_frame_number=number, text_objects=names)
     footer = textwrap.wrap(disclaimer(context), _FOOTER_LETTERS)
     above = max(0.5, 0.99 - _FOOTER_LINE * len(footer))
-    texts = [
+    boxed = [
         # VR ST: 1024 characters, lines end with CR LF (PS3.5 6.1.3).
         TextObject("\r\n".join(words)[:1024], units="DISPLAY", bounding_box=box, text_justification="LEFT")
-        for words, box in ((lines, (0.01, 0.02, 0.5, 0.3)), (footer, (0.01, above, 0.99, 0.99)))
+        for words, box in (
+            # At the top, where nothing overprints them.
+            ([*report.lines, *further_numbers(report)], (0.01, 0.02, 0.5, 0.3)),
+            (footer, (0.01, above, 0.99, 0.99)),
+        )
         if words
     ]
-    return GraphicAnnotation([image], layer, text_objects=texts)
+    yield GraphicAnnotation([image], texts, text_objects=boxed)
 
 
-def _measured(
-    context: ResultContext,
-    source: Source,
-    measurements: Sequence[Measurement],
-    layer: GraphicLayer,
-    image: Dataset,
-) -> list[GraphicAnnotation]:
-    """The lines that a model measured, each once. What was read from the picture is in it already."""
-    annotations = []
+def _graphic(
+    kind: str, points: npt.NDArray[np.float64] | None, one: TrackedMeasurement | ReportedFinding
+) -> GraphicObject:
+    return GraphicObject(
+        kind, points, units="PIXEL", tracking_id=one.identifier, tracking_uid=one.tracking_uid
+    )
+
+
+def _measured_lines(
+    measured: Sequence[TrackedMeasurement],
+) -> Iterator[tuple[TrackedMeasurement, list[npt.NDArray[np.float64]]]]:
+    """The lines that a model measured, each once: an outline, or the pieces of an open line, because programs
+    take a POLYLINE for a region of the report. What was read from the picture is in it already.
+    """
     drawn: set[bytes] = set()
-    by_model = [one for one in measurements if one.model is not None]
+    by_model = [one for one in measured if one.measurement.model is not None]
     # A line that two numbers share is drawn for the one that has it alone.
-    for one in sorted(tracked_measurements(context, source, by_model), key=lambda one: len(one.lines)):
-        lines = [line for line in one.lines if line.tobytes() not in drawn]
-        if not lines:
-            continue
-        drawn.update(line.tobytes() for line in lines)
-        # An outline, or the pieces of an open line: programs take a POLYLINE for a region of the report.
-        pieces = lines
+    for one in sorted(by_model, key=lambda one: len(one.lines)):
+        pieces = [line for line in one.lines if line.tobytes() not in drawn]
+        drawn.update(line.tobytes() for line in pieces)
         if not one.measurement.closed:
-            pairs = (pair for line in lines for pair in pairwise(line))
+            pairs = (pair for line in pieces for pair in pairwise(line))
             pieces = [np.stack(pair) for pair in pairs if (pair[0] != pair[1]).any()]
-        annotations.append(
-            GraphicAnnotation(
-                [image],
-                layer,
-                referenced_frame_number=(one.measurement.frame or 1) if source.frames > 1 else None,
-                graphic_objects=[
-                    GraphicObject(
-                        LINE,
-                        points,
-                        units="PIXEL",
-                        tracking_id=one.identifier,
-                        tracking_uid=one.tracking_uid,
-                    )
-                    for points in pieces
-                ],
-            )
-        )
-    return annotations
+        if pieces:
+            yield one, pieces
 
 
-def _label(located: LocatedFinding, points: npt.NDArray[np.float64], source: Source) -> TextObject:
+def _label(located: ReportedFinding) -> TextObject:
     """The label above a finding's box, or in it at the upper edge of the image.
 
     It has a place of its own: without one DICOMscope writes it left of the anchor, outside the image.
     """
-    left, top = map(float, points.min(axis=0))
+    source = located.source
+    assert located.outline is not None
+    left, top = map(float, located.outline.min(axis=0))
     width, height = _LABEL[0] * source.columns, _LABEL[1] * source.rows
     first = float(np.clip(left, 0.01 * source.columns, source.columns - width))
     above = top - height if top >= height else top

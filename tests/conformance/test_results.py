@@ -53,7 +53,8 @@ from dicom_node.model.kinds import RejectionReason, ResultKind
 from dicom_node.outbox.commitments import INDEXED_AFTER
 from dicom_node.results import BuiltObject, SourceObject
 from dicom_node.results.common.concepts import SCHEME, SCHEME_UID
-from dicom_node.results.deidentify.profile import DUMMY_DATE, EDITION
+from dicom_node.results.deidentified import EDITION
+from dicom_node.results.leaks import DUMMY_DATE
 from dicom_node.scp.connection import limits
 from dicom_node.scp.connection.pdus import APPLICATION_CONTEXT
 from dicom_node.scp.contexts import STORAGE_CLASSES

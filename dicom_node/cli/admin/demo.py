@@ -55,7 +55,7 @@ def demo(
 
 
 def _print_study(item: DemoResult) -> None:
-    from dicom_node.results.sr.reading import short_result
+    from dicom_node.results.sr.reading import stated
 
     say("")
     say(f"{item.folder.name} {item.study.origin}", bold=True)
@@ -65,7 +65,7 @@ def _print_study(item: DemoResult) -> None:
 
     line("state", f"{item.state}{f' ({item.reason})' if item.reason else ''}")
     for path in (result.path for result in item.results if result.kind == ResultKind.SR):
-        for text in short_result(path):
+        for text in stated(path).short_result:
             line("result", text)
     kinds = [result.kind for result in item.results]
     back = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)) or "nothing"

@@ -507,8 +507,8 @@ def _of_report(
     path = files.if_here(session, report.path)
     if path is None or study.study_instance_uid is None:
         return {}
-    findings, numbers = stated(path)
-    said_of = {one.image for one in findings} | {one.image for one in numbers}
+    said = stated(path)
+    said_of = {one.image for one in said.findings} | {one.image for one in said.numbers}
     rows = {row.sop_instance_uid: row for row in _instances(session, study.id, by.source_uids)}
     there = [rows[uid] for uid in by.source_uids if uid in rows and uid in said_of]
     last = {kind: row for row in there if (kind := _kind(row)) is not None}
@@ -518,8 +518,8 @@ def _of_report(
             then,
             EarlierObject(refer, report.series_instance_uid, report.sop_class_uid, report.sop_instance_uid),
             EarlierObject(refer, row.series_instance_uid, row.sop_class_uid, row.sop_instance_uid),
-            tuple(one for one in findings if one.image == row.sop_instance_uid),
-            tuple(one for one in numbers if one.image == row.sop_instance_uid),
+            tuple(one for one in said.findings if one.image == row.sop_instance_uid),
+            tuple(one for one in said.numbers if one.image == row.sop_instance_uid),
             same_options=dict(by.options) == dict(job.options),
         )
         for uid, kind in wanted.items()

@@ -1,9 +1,7 @@
 """Coded concepts of our reports: from DICOM and SNOMED CT if they have one, else private."""
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping
-from functools import cache
 from types import MappingProxyType
 from typing import Final
 
@@ -11,38 +9,35 @@ from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import CodedConcept, SubjectContext, SubjectContextFetus
 from pydicom.dataset import Dataset
 from pydicom.sr._snomed_dict import mapping
+from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.tag import Tag
 
 from ai_pipeline import contract
-from ai_pipeline.contract import Code, CodingScheme, Decision, Finding, Measurement
+from ai_pipeline.contract import Code, CodingScheme, Decision, Finding
 from ai_pipeline.summary import HIGH
 from dicom_node.dicom.own_objects import MANUFACTURER
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.dicom.walk import items
 from dicom_node.model.kinds import ReaderVerdict
-from dicom_node.results.common import iods
 from dicom_node.results.common.context import Cause
 
 # Private scheme: designators that begin with 99 are for local use (PS3.3 8.2).
 SCHEME: Final = contract.BURNED_IN.scheme
 SCHEME_UID: Final = derived_uid("dicom-ai-node", "coding scheme", SCHEME)
 
-CERTAINTY: Final = DicomCode("111012", "DCM", "Certainty of Finding")  # PS3.16 CID 6048
-PERCENT: Final = DicomCode("%", "UCUM", "Percent")  # PS3.16 CID 7181
-RATIO: Final = DicomCode("{ratio}", "UCUM", "ratio")  # PS3.16 CID 7181
 
 # SNOMED CT 705057003 |Presence (property) (qualifier value)|; as in the finding models of Open Imaging
 # Data and in SNOMED's expressions for LOINC.
 PRESENCE: Final = DicomCode("705057003", "SCT", "Presence")
 # PS3.16 CID 240 Present-Absent has all but "Suspected". SNOMED CT's own words for the last two are |Absence
 # findings| and |Undetermined|; a program that knows DICOM looks for these and not for 2667000 and 82334004.
-PRESENT: Final = DicomCode("52101004", "SCT", "Present")
-SUSPECTED: Final = DicomCode("415684004", "SCT", "Suspected")  # PS3.16 CID 3770
-ABSENT: Final = DicomCode("272519000", "SCT", "Absent")
-INDETERMINATE: Final = DicomCode("373068000", "SCT", "Undetermined")
 DECISIONS: Final[Mapping[Decision, DicomCode]] = MappingProxyType(
-    {Decision.PRESENT: SUSPECTED, Decision.ABSENT: ABSENT, Decision.INDETERMINATE: INDETERMINATE}
+    {
+        Decision.PRESENT: codes.SCT.Suspected,
+        Decision.ABSENT: codes.SCT.Absent,
+        Decision.INDETERMINATE: codes.SCT.Undetermined,
+    }
 )
 
 # PS3.16 CID 244 Laterality: no side but these two is ever claimed.
@@ -51,33 +46,15 @@ SIDES: Final[Mapping[str, DicomCode]] = MappingProxyType(
 )
 
 QUALITATIVE_EVALUATIONS: Final = DicomCode("C0034375", "UMLS", "Qualitative Evaluations")  # PS3.16 TID 1500
-CONCLUSION: Final = DicomCode("121077", "DCM", "Conclusion")  # PS3.16 CID 7002
-IMAGING_REPORT: Final = DicomCode("18748-4", "LN", "Diagnostic Imaging Report")  # PS3.16 CID 7000
-COMMENT: Final = DicomCode("121106", "DCM", "Comment")  # PS3.16 CID 12101
 # PS3.16 CID 7202
-SOURCE_FOR_PROCESSING: Final = DicomCode("121322", "DCM", "Source image for image processing operation")
-PROCESSING_EQUIPMENT: Final = DicomCode("109102", "DCM", "Processing Equipment")  # PS3.16 CID 7005
-MODIFYING_EQUIPMENT: Final = DicomCode("109103", "DCM", "Modifying Equipment")  # PS3.16 CID 7005
-ACQUISITION_EQUIPMENT: Final = DicomCode("109101", "DCM", "Acquisition Equipment")  # PS3.16 CID 7005
-DEIDENTIFYING_EQUIPMENT: Final = DicomCode("109104", "DCM", "De-identifying Equipment")  # PS3.16 CID 7005
 # PS3.16 CID 7203, which has no inpainting; this one says that pixels under a mask were set.
-PIXEL_MASK: Final = DicomCode("113047", "DCM", "Pixel by pixel mask")
-SPATIAL_CONCEPT: Final = DicomCode("309825002", "SCT", "Spatial and Relational Concept")  # PS3.16 CID 7150
 SOURCE: Final = DicomCode("260753009", "SCT", "Source")  # PS3.16 TID 1601
-IMAGE_VIEW: Final = DicomCode("111031", "DCM", "Image View")  # PS3.16 TID 1603
 PROCEDURE_SITE: Final = DicomCode("363704007", "SCT", "Procedure site")
-TARGET_REGION: Final = DicomCode("123014", "DCM", "Target Region")  # PS3.16 TID 1602
 
-FETUS: Final = DicomCode("121026", "DCM", "Fetus")  # PS3.16 CID 271
-SUBJECT_ID: Final = DicomCode("121030", "DCM", "Subject ID")  # PS3.16 TID 1008
 
 # PS3.16 CID 100, which has nothing for ultrasound but this
-IMAGING_PROCEDURE: Final = DicomCode("363679005", "SCT", "Imaging procedure")
-RADIOGRAPH: Final = DicomCode("43468-8", "LN", "XR unspecified body region")  # PS3.16 CID 100, since 2023
 # SNOMED CT 399208008 |Plain chest X-ray (procedure)|, as in the examples of HL7 FHIR
 CHEST_RADIOGRAPHY: Final = DicomCode("399208008", "SCT", "Plain chest X-ray")
-RADIOGRAPHY: Final = DicomCode("168537006", "SCT", "Plain radiography")  # PS3.16 CID 10005
-ULTRASONOGRAPHY: Final = DicomCode("16310003", "SCT", "Diagnostic ultrasonography")  # PS3.16 CID 6028
 
 # View Position (0018,5101) of CR and DX in PS3.16 CID 4010 DX View; decubitus positions are no views there.
 VIEWS: Final[Mapping[str, DicomCode]] = MappingProxyType(
@@ -99,7 +76,6 @@ FORMER_REGIONS: Final[Mapping[str, DicomCode]] = MappingProxyType(
         "816092008": DicomCode("12921003", "SCT", "Pelvis"),
     }
 )
-ENTIRE_BODY: Final = DicomCode("38266002", "SCT", "Entire body")  # PS3.16 CID 4031
 # PS3.16 CID 4031, members that came later and have no former code
 NEW_REGIONS: Final = frozenset(
     {
@@ -202,7 +178,8 @@ def presence(finding: Finding) -> DicomCode:
     "Undetermined". Burned-in annotation counts as certain.
     """
     is_sure = finding.certainty == HIGH or finding.code == contract.BURNED_IN
-    return PRESENT if finding.decision is Decision.PRESENT and is_sure else DECISIONS[finding.decision]
+    sure = finding.decision is Decision.PRESENT and is_sure
+    return codes.SCT.Present if sure else DECISIONS[finding.decision]
 
 
 def number_of(finding: Finding) -> CodedConcept:
@@ -221,7 +198,7 @@ def number_of(finding: Finding) -> CodedConcept:
     value = f"{'P' if calibrated else 'S'}-{hashlib.sha256(named.encode()).hexdigest()[:13]}"
     concept = DicomCode(value, SCHEME, meaning)
     if calibrated and finding.decision is not Decision.ABSENT:
-        return with_equivalent(concept, CERTAINTY)
+        return with_equivalent(concept, codes.DCM.CertaintyOfFinding)
     return CodedConcept.from_code(concept)
 
 
@@ -231,13 +208,7 @@ def subject_context(fetus: str) -> SubjectContext:
     The template allows Fetus ID (11951-1, LN) only in place of Subject ID. The mother is the Patient, so the
     template does not ask for her name.
     """
-    return SubjectContext(FETUS, SubjectContextFetus(fetus))
-
-
-def fetus_of_all(measurements: Iterable[Measurement]) -> str:
-    """The fetus that all measurements belong to; "" if one belongs to the patient, or to another fetus."""
-    fetuses = {one.fetus for one in measurements}
-    return fetuses.pop() if len(fetuses) == 1 else ""
+    return SubjectContext(codes.DCM.Fetus, SubjectContextFetus(fetus))
 
 
 def fetus_of_reports(objects: Iterable[Dataset]) -> str:
@@ -246,7 +217,7 @@ def fetus_of_reports(objects: Iterable[Dataset]) -> str:
         str(item.TextValue)
         for one in objects
         for item in items(one)
-        if item.get("ValueType") == "TEXT" and name_of(item) == SUBJECT_ID.value
+        if item.get("ValueType") == "TEXT" and name_of(item) == codes.DCM.SubjectID.value
     }
     return named.pop() if len(named) == 1 else ""
 
@@ -255,77 +226,3 @@ def name_of(item: Dataset) -> str:
     """The code value of a content item's concept name, "" where it has none."""
     names = item.get("ConceptNameCodeSequence")
     return str(names[0].get("CodeValue") or "") if names else ""
-
-
-_BEFORE: Final = re.compile("(left|right|entire) ", re.IGNORECASE)
-# Body Part Examined (0018,0015) of the region, and those of its organs.
-_ORGANS: Final = {
-    "HEAD": (
-        "ACA", "ANTCOMMA", "BASILARA", "BRAIN", "CEREBELLUM", "CEREBRALA", "CEREBHEMISPHERE", "CHEEK",
-        "CHOROIDPLEXUS", "CIRCLEOFWILLIS", "CORNEA", "EAR", "ENDONASAL", "EAC", "EYELID", "FACE",
-        "FACIALA", "FONTANEL", "4THVENTRICLE", "INTRACRANIAL", "LACRIMALA", "LATVENTRICLE", "MCA",
-        "MOUTH", "NOSE", "OCCPITALA", "OCCIPTALV", "OPHTHALMICA", "PCA", "POSCOMMA", "SCALP", "SCLERA",
-        "THALAMUS", "3RDVENTRICLE", "TONGUE",
-    ),
-    "HEADNECK": ("ENDONASOPHARYNYX", "NASOPHARYNX", "PHARYNX", "PHARYNXLARYNX", "VERTEBRALA"),
-    "NECK": (
-        "CAROTID", "BULB", "CCA", "ECA", "EXTJUGV", "HYPOPHARYNX", "ICA", "INTJUGULARV", "LINGUALA",
-        "PARATHYROID", "SUPRACLAVICULAR", "SUPTHYROIDA", "THYROID",
-    ),
-    "CHEST": (
-        "ANTCARDIACV", "AORTICARCH", "ASCAORTA", "AZYGOSVEIN", "CORONARYARTERY", "CORONARYSINUS",
-        "DESCAORTA", "INNOMINATEA", "INNOMINATEV", "INTMAMMARYA", "LATRIUM", "LPULMONARYA", "LVENTRICLE",
-        "LUNG", "PARASTERNAL", "PULMONARYA", "PULMONARYV", "RATRIUM", "RPULMONARYA", "RVENTRICLE",
-        "SUBCLAVIANA", "SUBCLAVIANV", "LSUPPULMONARYV", "RSUPPULMONARYV", "SVC", "THORACICAORTA",
-        "THYMUS", "TRACHEABRONCHUS",
-    ),
-    "CHESTABDOMEN": ("AORTA", "INFVENACAVA", "UPPERTRUNK"),
-    "ABDOMEN": (
-        "ABDOMENPELVIS", "ABDOMINALAORTA", "ADRENAL", "APPENDIX", "ASCENDINGCOLON", "BILIARYTRACT",
-        "CELIACA", "COMMONBILEDUCT", "DESCENDINGCOLON", "ENDORENAL", "EPIGASTRIC", "FLANK", "GASTRICV",
-        "HEPATICA", "HEPATICV", "INFMESA", "KIDNEY", "LOWERTRUNK", "LHEPATICV", "LHYPOCHONDRIAC", "LLQ",
-        "LLUMBAR", "LPORTALV", "LUQ", "LIVER", "LUMBARA", "LUMBAR", "MESENTRICA", "MESENTRICV",
-        "MIDHEPATICV", "MORISONSPOUCH", "PANCREAS", "PANCREATICDUCT", "PORTALV", "RENALA", "RENALV",
-        "RETROPERITONEUM", "RHEPATICV", "RHYPOCHONDRIAC", "RLQ", "RLUMBAR", "RPORTALV", "RUQ", "SPLEEN",
-        "SPLENICA", "SPLENICV", "SUBCOSTAL", "SMA", "TRANSVERSECOLON", "UMBILICAL",
-    ),
-    "PELVIS": (
-        "AMNIOTICFLUID", "ANUSRECTUMSIGMD", "BLADDERURETHRA", "CERVIX", "COMILIACA", "COMILIACV",
-        "ENDOMETRIUM", "ENDOVAGINAL", "ENDOVESICAL", "EPIDIDYMIS", "EXTILIACA", "EXTILIACV", "GESTSAC",
-        "HYPOGASTRIC", "ILIACA", "ILIACV", "INGUINAL", "INTILIACA", "LINGUINAL", "OVARY", "PENILEA",
-        "PENIS", "PERINEUM", "PLACENTA", "CULDESAC", "RINGUINAL", "SCROTUM", "SEMVESICLE", "SIGMOID",
-        "SUPRAPUBIC", "TESTIS", "UMBILICALA", "UMBILICALV", "UTERUS", "VAGINA", "VULVA",
-    ),
-    "SPINE": ("ANTSPINALA", "BACK", "CTSPINE", "LSSPINE", "SPINALCORD", "TLSPINE"),
-    "UPPERARM": ("AXILLARYA", "AXILLARYV", "BRACHIALA", "BRACHIALV"),
-    "FOREARM": ("RADIALA", "RADIUS", "RADIUSULNA", "ULNA", "ULNARA"),
-    "UPPERLIMB": ("ANTECUBITALV", "AXILLA", "CEPHALICV"),
-    "LOWERLIMB": (
-        "BUTTOCK", "CFA", "CFV", "FEMORALA", "FEMORALV", "GENICULARA", "GLUTEAL", "GSV", "HIP",
-        "LFEMORALA", "PELVISLOWEXTREMT", "PERONEALA", "POPLITEALA", "POPLITEALFOSSA", "POPLITEALV",
-        "PROFFEMA", "PROFFEMV", "RFEMORALA", "SFJ", "SAPHENOUSV", "SFA", "SFV",
-    ),
-    "LOWERLEG": ("ANTTIBIALA", "CALF", "POSTIBIALA", "TIBIA", "TIBIAFIBULA"),
-    "CHESTABDPELVIS": ("TRUNK",),
-}  # fmt: skip
-
-
-def region_of(code_value: str) -> CodedConcept | None:
-    """The region in which the organ with this SNOMED CT code lies; None for other codes."""
-    return _regions().get(code_value)
-
-
-def region_in_words(meaning: str) -> CodedConcept | None:
-    """The region of a part whose meaning begins with its side or with "entire", such as "Left kidney"."""
-    part = iods.region(_BEFORE.sub("", meaning)) if _BEFORE.match(meaning) else None
-    return part and (_regions().get(part.value) or part)
-
-
-@cache
-def _regions() -> dict[str, CodedConcept]:
-    found: dict[str, CodedConcept] = {}
-    for region, organs in _ORGANS.items():
-        code = iods.region(region)
-        assert code is not None
-        found |= {organ.value: code for word in organs if (organ := iods.region(word)) is not None}
-    return found

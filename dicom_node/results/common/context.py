@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Literal
 
-from ai_pipeline.contract import Code, CodingScheme, ModelRef, PipelineResult, SourceImage
+from ai_pipeline.contract import Code, CodingScheme, Decision, ModelRef, SourceImage
 from dicom_node.dicom.own_objects import Installation
 from dicom_node.model.kinds import ResultKind
-from dicom_node.results.common.previous import PreviousImage
-
-
-def _nothing_exists(_uid: str) -> bool:
-    return False
-
-
-def _begins_now(_uid: str) -> datetime | None:
-    return None
 
 
 class Cause(StrEnum):
@@ -45,9 +36,75 @@ NOT_READ: Final = "not read"
 """Name of the note on objects that came with the study and cannot be read: they may belong to it."""
 
 
-def not_here(result: PipelineResult) -> tuple[str, ...]:
-    """The texts of such notes: they shape the report, whose UID is derived from them too."""
-    return tuple(note.text for note in result.quality if note.name in (NOT_HERE, NOT_READ))
+StatedCode = tuple[str, str, str]
+"""Value, scheme and meaning."""
+StatedPlace = tuple[str, list[int], list[tuple[float, float]]]
+"""SOP Instance UID of an image, its frames ([]: all of them), and points in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatedFinding:
+    """A finding of a report that was sent. ``code``: value and scheme; ``model``: name and version.
+
+    ``presence``: the concept of its decision. ``sites``: location and side. ``numbers``: number and unit by
+    name.
+    """
+
+    image: str
+    code: tuple[str, str]
+    meaning: str
+    decision: Decision
+    model: str
+    tracking_uid: str
+    presence: StatedCode = ("", "", "")
+    sites: tuple[StatedCode, ...] = ()
+    numbers: Mapping[str, str] = field(default_factory=dict)
+    places: Sequence[StatedPlace] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StatedNumber:
+    """A measurement of a report that was sent. ``code`` and ``unit``: value and scheme.
+
+    Other fields as in ``StatedFinding``. ``sites``: location and side of the measurement. ``fetus``: "" if
+    the patient was measured.
+    """
+
+    image: str
+    code: tuple[str, str]
+    meaning: str
+    value: float
+    unit: tuple[str, str]
+    model: str
+    tracking_uid: str
+    sites: tuple[StatedCode, ...] = ()
+    fetus: str = ""
+    places: Sequence[StatedPlace] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierObject:
+    """The UIDs of an object in an earlier study."""
+
+    study_uid: str
+    series_uid: str
+    sop_class_uid: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class PreviousImage:
+    """An image of an earlier study with the content of its ``report``.
+
+    ``same_options``: whether the pipeline ran with the present options.
+    """
+
+    on: date
+    report: EarlierObject
+    image: EarlierObject
+    findings: tuple[StatedFinding, ...]
+    numbers: tuple[StatedNumber, ...]
+    same_options: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +139,8 @@ class ResultContext:
     burned_in_boxes: bool = False
     supersedes: str = ""
     supersedes_series: str = ""
-    exists: Callable[[str], bool] = _nothing_exists
-    series_began: Callable[[str], datetime | None] = _begins_now
+    exists: Callable[[str], bool] = lambda _uid: False
+    series_began: Callable[[str], datetime | None] = lambda _uid: None
     previous: Mapping[str, PreviousImage] = field(default_factory=dict)
     study_day: date | None = None
 

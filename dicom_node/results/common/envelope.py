@@ -34,16 +34,11 @@ from dicom_node.dicom.own_objects import MANUFACTURER, MODEL_NAME
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.dicom.walk import items
 from dicom_node.model.kinds import ResultKind
-from dicom_node.results.common import concepts, iods
 from dicom_node.results.common.concepts import (
-    ACQUISITION_EQUIPMENT,
-    FORMER_REGIONS,
-    MODIFYING_EQUIPMENT,
-    PROCESSING_EQUIPMENT,
-    code_alone,
     coding_schemes,
 )
 from dicom_node.results.common.context import BuiltObject, ResultContext
+from dicom_node.results.common.examination import body_part_of, is_unpaired, stated_side
 from dicom_node.results.common.identity import BUILDER_VERSION, model_device_uid, observer_uid, series_uid
 from dicom_node.results.common.source import Source
 
@@ -72,19 +67,6 @@ _REQUEST: Final = (
     "AccessionNumber", "IssuerOfAccessionNumberSequence", "StudyInstanceUID", "ReferencedStudySequence",
     "RequestedProcedureID", "RequestedProcedureDescription", "RequestedProcedureCodeSequence",
     "ScheduledProcedureStepID", "ScheduledProcedureStepDescription", "ScheduledProtocolCodeSequence",
-)  # fmt: skip
-# Body parts that have no side (PS3.16 Annex L), as far as dciodvfy knows them too.
-_UNPAIRED: Final = frozenset(
-    {
-        "ABDOMEN", "ABDOMENPELVIS", "AORTA", "BACK", "BLADDER", "BRAIN", "CEREBELLUM", "CERVIX", "CHEST",
-        "CHESTABDOMEN", "CHESTABDPELVIS", "CIRCLEOFWILLIS", "COCCYX", "COLON", "CORONARYARTERY", "CSPINE",
-        "CTSPINE", "DUODENUM", "ESOPHAGUS", "FACE", "GALLBLADDER", "HEAD", "HEADNECK", "HEART", "ILEUM",
-        "JAW", "JEJUNUM", "LARYNX", "LIVER", "LSPINE", "LSSPINE", "MAXILLA", "MEDIASTINUM", "MOUTH", "NECK",
-        "NECKCHEST", "NECKCHESTABDOMEN", "NECKCHESTABDPELV", "NOSE", "PANCREAS", "PELVIS", "PENIS",
-        "PHARYNX", "PROSTATE", "RECTUM", "SCALP", "SKULL", "SPINE", "SPLEEN", "SSPINE", "STERNUM",
-        "STOMACH", "THYMUS", "THYROID", "TLSPINE", "TONGUE", "TRACHEA", "TSPINE", "URETHRA", "UTERUS",
-        "VAGINA", "VULVA", "WHOLEBODY",
-    }
 )  # fmt: skip
 
 
@@ -138,7 +120,16 @@ def complete(
 ) -> Dataset:
     """Set attributes that highdicom left open, took from the stand-in, or set to the present time."""
     source = sources[0]
-    _copy_identity(dataset, source)
+    # Patient and study as they are in the source: one value for one patient (PS3.3 A.1.2). What the source
+    # does not have is left as highdicom wrote it: absent, or empty where it is of Type 2.
+    for keyword in COPIED:
+        if keyword in source.header:
+            dataset[keyword] = deepcopy(source.header[keyword])
+    with quiet_pydicom():
+        for name in dataset:
+            if name.VR == "PN" and name.value:
+                # As text: pydicom would otherwise keep the bytes of the source's character set.
+                name.value = [PersonName(str(one)) for one in name.value] if name.VM > 1 else str(name.value)
     _freeze_times(dataset, context, offset_of(source))
     # Series Date and Time (PS3.3 C.7.3.1): the same in all objects of a series, those of later jobs too.
     began = context.series_began(str(dataset.SeriesInstanceUID)) or context.analysed_at
@@ -155,7 +146,7 @@ def complete(
         if part:
             dataset.BodyPartExamined = part
         if kind is not ResultKind.SEG and not is_unpaired(part):
-            dataset.Laterality = _side(source)
+            dataset.Laterality = stated_side(source)
     if kind is not ResultKind.SR:
         # Request Attributes Sequence (0040,0275) of the source: the results answer the same request. So IHE
         # wants it of an Evidence Creator (RAD TF-2 Appendix A). A report has Referenced Request Sequence.
@@ -185,6 +176,8 @@ def _encoded(dataset: Dataset, source: Dataset) -> bytes:
     buffer = io.BytesIO()
     with quiet_pydicom():
         dataset.save_as(buffer, enforce_file_format=True)
+    if isinstance(pixels := dataset.get("PixelData"), io.BufferedIOBase):
+        pixels.close()  # a cine's samples lie in a temporary file
     return buffer.getvalue()
 
 
@@ -209,21 +202,6 @@ def built_document(
         supersedes=supersedes,
         data=_encoded(document, about),
     )
-
-
-def _copy_identity(dataset: Dataset, source: Source) -> None:
-    """Patient and study as they are in the source: one value for one patient (PS3.3 A.1.2).
-
-    What the source does not have is left as highdicom wrote it: absent, or empty where it is of Type 2.
-    """
-    for keyword in COPIED:
-        if keyword in source.header:
-            dataset[keyword] = deepcopy(source.header[keyword])
-    with quiet_pydicom():
-        for name in dataset:
-            if name.VR == "PN" and name.value:
-                # As text: pydicom would otherwise keep the bytes of the source's character set.
-                name.value = [PersonName(str(one)) for one in name.value] if name.VM > 1 else str(name.value)
 
 
 def _freeze_times(dataset: Dataset, context: ResultContext, offset: str) -> None:
@@ -257,47 +235,6 @@ def _right_references(dataset: Dataset, sources: Sequence[Source]) -> None:
         item.pop("PixelOriginInterpretation", None)
 
 
-def side_of(source: Source) -> str:
-    """L or R if the image shows one side of a body part that is known to be paired, else empty."""
-    part = body_part_of(source)
-    return _side(source) if part and not is_unpaired(part) else ""
-
-
-def _side(source: Source) -> str:
-    """L or R, as Image Laterality (0020,0062) or else Laterality (0020,0060) says; "" where they disagree."""
-    given = [source.header.get(keyword) for keyword in ("ImageLaterality", "Laterality")]
-    sides = {str(side).upper() for side in given if side}
-    return sides.pop() if len(sides) == 1 and sides <= {"L", "R"} else ""
-
-
-def body_part_of(source: Source) -> str:
-    """Body Part Examined (0018,0015), else Anatomic Region Sequence in its words; "" where the two contradict
-    each other.
-    """
-    named = str(source.header.get("BodyPartExamined") or "") or _named_region(source)
-    return "" if has_two_regions(source) else named
-
-
-def has_two_regions(source: Source) -> bool:
-    """Whether Body Part Examined names another region of the body than Anatomic Region Sequence."""
-    named = map(iods.region, (source.header.get("BodyPartExamined"), _named_region(source)))
-    return len({(concepts.region_of(part.value) or part).value for part in named if part}) > 1
-
-
-def _named_region(source: Source) -> str:
-    """Anatomic Region Sequence (0008,2218) as a Body Part Examined (PS3.16 Annex L), "" where it is none."""
-    today = {former.value: value for value, former in FORMER_REGIONS.items()}
-    named = (
-        str(code_alone(item).get("CodeValue")) for item in source.header.get("AnatomicRegionSequence") or []
-    )
-    return next(filter(None, (iods.body_part(today.get(value, value)) for value in named)), "")
-
-
-def is_unpaired(part: str) -> bool:
-    """Whether a Body Part Examined (PS3.16 Annex L, any case) has no left and right."""
-    return part.upper() in _UNPAIRED
-
-
 def general_equipment(context: ResultContext) -> dict[str, Any]:
     """Arguments of highdicom's constructors for General Equipment (PS3.3 C.7.5.1, C.7.5.2)."""
     return {
@@ -321,16 +258,24 @@ def contributing_equipment(
     ``offset``: as from ``envelope.offset_of``. Purposes are from CID 7005. A cleaned image has a second item
     for the node, which changed the source's pixels.
     """
-    items = [node_equipment(context, offset, "AI node: built this object", PROCESSING_EQUIPMENT)]
+    items = [node_equipment(context, offset, "AI node: built this object", codes.DCM.ProcessingEquipment)]
     if kind is ResultKind.CLEANED:
         items.append(
             node_equipment(
-                context, offset, "AI node: filled pixels of burned-in annotation", MODIFYING_EQUIPMENT
+                context,
+                offset,
+                "AI node: filled pixels of burned-in annotation",
+                codes.DCM.ModifyingEquipment,
             )
         )
     for model in context.models:
         item = _item(
-            context, offset, model.id[:64], [model.version[:64]], "AI model: inference", PROCESSING_EQUIPMENT
+            context,
+            offset,
+            model.id[:64],
+            [model.version[:64]],
+            "AI model: inference",
+            codes.DCM.ProcessingEquipment,
         )
         item.DeviceUID = model_device_uid(context, model)
         items.append(item)
@@ -340,7 +285,7 @@ def contributing_equipment(
 def acquisition_equipment(header: Dataset) -> Dataset:
     """The machine that made a source (CID 7005), as far as ``header`` names it; PS3.15 E.3.9 retains it."""
     item = Dataset()
-    item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(ACQUISITION_EQUIPMENT)]
+    item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(codes.DCM.AcquisitionEquipment)]
     item.Manufacturer = header.get("Manufacturer") or ""
     for keyword in ("ManufacturerModelName", "DeviceSerialNumber", "StationName", "SoftwareVersions"):
         if header.get(keyword):

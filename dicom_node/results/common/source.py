@@ -14,6 +14,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.tag import Tag
 
@@ -25,7 +26,6 @@ from dicom_node.dicom.repair import Repairs, repair
 from dicom_node.dicom.sop_classes import SECONDARY_CAPTURES
 from dicom_node.errors import ResultRefused
 from dicom_node.results.common import iods
-from dicom_node.results.common.concepts import SOURCE_FOR_PROCESSING
 from dicom_node.results.common.context import SourceObject
 
 _IMAGE_KEYWORDS: Final = (
@@ -75,6 +75,7 @@ _OF_MODALITY: Final = {
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
     """A source image. ``header`` is decoded, and invalid values are repaired (``repairs``).
+    ``number``: Instance Number (0020,0013), 1 if the image has none; a picture made of image 7 has number 7.
     ``judged_view``: the View Position as which a pipeline judged it, "" where none says so.
 
     ``stand_in`` is passed to highdicom's constructors instead: they refuse some real images (without Imager
@@ -85,49 +86,21 @@ class Source:
     stored: SourceObject
     header: Dataset
     stand_in: Dataset
+    uid: str
+    sop_class_uid: str
+    study_uid: str
+    series_uid: str
+    photometric: str
+    rows: int
+    columns: int
+    frames: int
+    number: int
     repairs: Repairs = _NONE
     judged_view: str = ""
 
     @property
-    def uid(self) -> str:
-        return str(self.header.SOPInstanceUID)
-
-    @property
-    def sop_class_uid(self) -> str:
-        return str(self.header.SOPClassUID)
-
-    @property
-    def study_uid(self) -> str:
-        return str(self.header.StudyInstanceUID)
-
-    @property
-    def series_uid(self) -> str:
-        return str(self.header.SeriesInstanceUID)
-
-    @property
-    def rows(self) -> int:
-        return self.stored.image.header.rows
-
-    @property
-    def columns(self) -> int:
-        return self.stored.image.header.columns
-
-    @property
-    def frames(self) -> int:
-        return self.stored.image.header.frames
-
-    @property
-    def photometric(self) -> str:
-        return str(self.header.PhotometricInterpretation)
-
-    @property
     def grey(self) -> bool:
         return self.photometric.startswith("MONOCHROME")
-
-    @property
-    def number(self) -> int:
-        """Instance Number (0020,0013), 1 if the image has none; a picture made of image 7 has number 7."""
-        return whole_of(self.header, "InstanceNumber", 1, least=1)
 
     @property
     def view(self) -> str:
@@ -186,7 +159,22 @@ def _read(stored: SourceObject) -> Source:
 
 def source_of(stored: SourceObject, header: Dataset, repairs: Repairs = _NONE) -> Source:
     """A source image from its ``stored`` file and the header read from that file."""
-    return Source(stored, header, _stand_in(header, stored.image.header), repairs)
+    image = stored.image.header
+    return Source(
+        stored,
+        header,
+        _stand_in(header, image),
+        str(header.SOPInstanceUID),
+        str(header.SOPClassUID),
+        str(header.StudyInstanceUID),
+        str(header.SeriesInstanceUID),
+        str(header.get("PhotometricInterpretation") or ""),
+        image.rows,
+        image.columns,
+        image.frames,
+        whole_of(header, "InstanceNumber", 1, least=1),
+        repairs,
+    )
 
 
 def without_identity(document: Dataset) -> Dataset:
@@ -280,7 +268,21 @@ def describe_derivation(
         picture.DerivationCodeSequence = [CodedConcept.from_code(code) for code in codes]
     picture.SourceImageSequence = [reference(source, frames)]
     copy_present(picture, source, "SyntheticData")  # PS3.3 C.12.1.1.12: what was drawn on stays made up
-    _carry_on_lossy(picture, source)
+    # Lossy compression of the source stays declared (PS3.3 C.7.6.1.1.5), though ours is lossless.
+    header = source.header
+    picture.LossyImageCompression = "01" if source.stored.image.header.lossy else "00"
+    if not source.stored.image.header.lossy:
+        return
+    ratio, method = (header.get(f"LossyImageCompression{what}") for what in ("Ratio", "Method"))
+    by_syntax = _LOSSY_METHODS.get(str(header.file_meta.get("TransferSyntaxUID") or ""))
+    if not ratio and by_syntax:  # size of the samples over size of the file; the header is negligible
+        samples = source.rows * source.columns * source.frames * whole_of(header, "SamplesPerPixel", 1)
+        size = samples * whole_of(header, "BitsAllocated", 8) // 8
+        ratio = round(size / source.stored.path.stat().st_size, 2)
+    if ratio:
+        picture.LossyImageCompressionRatio = deepcopy(ratio)
+    if method or by_syntax:
+        picture.LossyImageCompressionMethod = deepcopy(method or by_syntax)
 
 
 def set_orientation(picture: Dataset, source: Source) -> None:
@@ -341,7 +343,8 @@ def reference(source: Source, frames: tuple[int, ...] = ()) -> Dataset:
     item = referenced(source)
     if source.frames > 1:
         item.ReferencedFrameNumber = list(frames or range(1, source.frames + 1))
-    item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(SOURCE_FOR_PROCESSING)]
+    purpose = codes.DCM.SourceImageForImageProcessingOperation
+    item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(purpose)]
     return item
 
 
@@ -350,21 +353,3 @@ def referenced(source: Source) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.sop_class_uid, source.uid
     return item
-
-
-def _carry_on_lossy(picture: Dataset, source: Source) -> None:
-    """Lossy compression of the source stays declared (PS3.3 C.7.6.1.1.5), though ours is lossless."""
-    header = source.header
-    picture.LossyImageCompression = "01" if source.stored.image.header.lossy else "00"
-    if not source.stored.image.header.lossy:
-        return
-    ratio, method = (header.get(f"LossyImageCompression{what}") for what in ("Ratio", "Method"))
-    by_syntax = _LOSSY_METHODS.get(str(header.file_meta.get("TransferSyntaxUID") or ""))
-    if not ratio and by_syntax:  # size of the samples over size of the file; the header is negligible
-        samples = source.rows * source.columns * source.frames * whole_of(header, "SamplesPerPixel", 1)
-        size = samples * whole_of(header, "BitsAllocated", 8) // 8
-        ratio = round(size / source.stored.path.stat().st_size, 2)
-    if ratio:
-        picture.LossyImageCompressionRatio = deepcopy(ratio)
-    if method or by_syntax:
-        picture.LossyImageCompressionMethod = deepcopy(method or by_syntax)

@@ -4,9 +4,9 @@ The source's samples, inpainted, as secondary captures. Masks as Segmentations (
 pixels of a cleaned image, and the pixels of organs.
 """
 
-import io
 from collections.abc import Sequence
 from copy import deepcopy
+from tempfile import TemporaryFile
 from typing import Any, Final
 
 import highdicom as hd
@@ -31,7 +31,7 @@ from ai_pipeline.terms import shown_term
 from dicom_node.dicom.uids import derived_uid
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
-from dicom_node.results.common.concepts import BURNED_IN, PIXEL_MASK, SPATIAL_CONCEPT, coded
+from dicom_node.results.common.concepts import BURNED_IN, coded
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.envelope import (
     OUTLINES_SERIES_NUMBER,
@@ -80,11 +80,13 @@ def build_cleaned(
     if len(frames) == 1:
         picture = _still(source, image, frames[0], arguments)
     else:
-        picture = CleanedCine(frames, image.photometric, source, arguments)
+        picture = _cine(source, frames, image.photometric, arguments)
     # PS3.3 C.8.6.1: in a secondary capture this is the modality of the source equipment.
     picture.Modality = modality_of(source)
-    codes = (PIXEL_MASK, *([coded(image.processing.code)] if image.processing else []))
-    describe_derivation(picture, source, _derivation(image, context, source.stored.by_hand), *codes)
+    processed = [coded(image.processing.code)] if image.processing else []
+    # CID 7203 has no inpainting; this code says that pixels under a mask were set.
+    derived = (codes.DCM.PixelByPixelMask, *processed)
+    describe_derivation(picture, source, _derivation(image, context, source.stored.by_hand), *derived)
     picture.BurnedInAnnotation = "NO"
     picture.SyntheticData = "YES"  # PS3.3 C.12.1: filled pixels were never measured
     set_orientation(picture, source)
@@ -139,12 +141,6 @@ def _derivation(image: DerivedImage, context: ResultContext, by_hand: str) -> st
     )[:1024]
 
 
-def cleaned_class(source: Source, image: DerivedImage) -> str:
-    """The SOP class of the cleaned image."""
-    frames = frames_of(source, image)
-    return str(SecondaryCaptureImageStorage) if len(frames) == 1 else _class_of(frames)
-
-
 def series_parts(source: Source, image: DerivedImage) -> tuple[str, ...]:
     """The parts of the series UID that separate cleaned pictures from the other series of the study."""
     return (modality_of(source), *([image.name] if image.processing else []))
@@ -155,89 +151,44 @@ def modality_of(source: Source) -> str:
     return str(source.header.get("Modality") or "OT")
 
 
-class CleanedCine(SOPClass):  # type: ignore[misc]  # highdicom ships no types that mypy may follow here
-    """Multi-frame SC (PS3.3 A.8.3 byte, A.8.4 word, A.8.5 true colour) that is built without loading all
-    frames.
-    """
-
-    def __init__(
-        self, frames: PixelArray, photometric: str, source: Source, arguments: dict[str, Any]
-    ) -> None:
-        colour = frames.ndim == 4
-        if not colour and (photometric != "MONOCHROME2" or source.header.get("PixelRepresentation")):
-            raise ResultRefused(
-                "no SOP class holds a multi-frame grey secondary capture that is MONOCHROME1 or signed"
-            )
-        contributing = arguments.pop("contributing_equipment")
-        super().__init__(
-            study_instance_uid=source.study_uid,
-            sop_class_uid=_class_of(frames),
-            modality="OT",
-            referring_physician_name=None,
-            **arguments,
+def _cine(source: Source, frames: PixelArray, photometric: str, arguments: dict[str, Any]) -> Dataset:
+    """Multi-frame SC (PS3.3 A.8.3 byte, A.8.4 word, A.8.5 true colour), built with one frame in memory."""
+    colour = frames.ndim == 4
+    if not colour and (photometric != "MONOCHROME2" or source.header.get("PixelRepresentation")):
+        raise ResultRefused(
+            "no SOP class holds a multi-frame grey secondary capture that is MONOCHROME1 or signed"
         )
-        self._add_contributing_equipment(contributing, source.stand_in)
-        self.Rows, self.Columns = source.rows, source.columns
-        self.SamplesPerPixel = 3 if colour else 1
-        self.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
-        if colour:
-            self.PlanarConfiguration = 0
-        else:
-            # SC Multi-frame Image (PS3.3 C.8.6.3) wants the identity transformation of a byte image
-            # stated.
-            self.PresentationLUTShape = "IDENTITY"
-            self.RescaleIntercept, self.RescaleSlope, self.RescaleType = 0, 1, "US"
-            copy_present(self, source, *_GREY_DISPLAY)
-        self.BitsAllocated = frames.dtype.itemsize * 8
-        self.BitsStored = 8 if colour else int(source.header.BitsStored)
-        self.HighBit, self.PixelRepresentation = self.BitsStored - 1, 0
-        self.NumberOfFrames = len(frames)
-        _describe_time(self, source, len(frames))
-        self.add_new(
-            "PixelData", "OW" if self.BitsAllocated > 8 else "OB", io.BufferedReader(_FrameStream(frames))
-        )
-
-
-class _FrameStream(io.RawIOBase):
-    """The frames as little-endian bytes, one frame in memory at a time (a memmap stays on disk).
-
-    Padded to an even length (PS3.5 7.1.1).
-    """
-
-    def __init__(self, frames: PixelArray) -> None:
-        super().__init__()
-        self._frames = frames
-        self._frame_bytes = frames[0].nbytes
-        self._size = frames.nbytes + frames.nbytes % 2
-        self._position = 0
-        self._current = (-1, b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(start + offset, 0)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        if self._position >= self._size:
-            return 0
-        index, start = divmod(self._position, self._frame_bytes)
-        if self._current[0] != index:
-            in_order = self._frames.dtype.newbyteorder("<")
-            frames = self._frames[index : index + 1]  # none behind the last one, where the padding is
-            self._current = (index, np.ascontiguousarray(frames, in_order).tobytes() or b"\0")
-        piece = self._current[1][start : start + len(buffer)]
-        buffer[: len(piece)] = piece
-        self._position += len(piece)
-        return len(piece)
+    contributing = arguments.pop("contributing_equipment")
+    picture = SOPClass(
+        study_instance_uid=source.study_uid,
+        sop_class_uid=cleaned_class(frames),
+        modality="OT",
+        referring_physician_name=None,
+        **arguments,
+    )
+    picture._add_contributing_equipment(contributing, source.stand_in)
+    picture.Rows, picture.Columns = source.rows, source.columns
+    picture.SamplesPerPixel = 3 if colour else 1
+    picture.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
+    if colour:
+        picture.PlanarConfiguration = 0
+    else:
+        # SC Multi-frame Image (PS3.3 C.8.6.3) wants the identity transformation of a byte image stated.
+        picture.PresentationLUTShape = "IDENTITY"
+        picture.RescaleIntercept, picture.RescaleSlope, picture.RescaleType = 0, 1, "US"
+        copy_present(picture, source, *_GREY_DISPLAY)
+    picture.BitsAllocated = frames.dtype.itemsize * 8
+    picture.BitsStored = 8 if colour else int(source.header.BitsStored)
+    picture.HighBit, picture.PixelRepresentation = picture.BitsStored - 1, 0
+    picture.NumberOfFrames = len(frames)
+    _describe_time(picture, source, len(frames))
+    samples = TemporaryFile()  # noqa: SIM115  (it is read when the picture is encoded)
+    for frame in frames:  # a memmap stays on disk
+        samples.write(np.ascontiguousarray(frame, frames.dtype.newbyteorder("<")).tobytes())
+    samples.write(b"\0" * (frames.nbytes % 2))  # PS3.5 7.1.1
+    samples.seek(0)
+    picture.add_new("PixelData", "OW" if picture.BitsAllocated > 8 else "OB", samples)
+    return picture
 
 
 def frames_of(source: Source, image: DerivedImage) -> PixelArray:
@@ -300,7 +251,10 @@ def _describe_time(picture: Dataset, source: Source, frames: int) -> None:
     copy_present(picture, source, *_CINE)
 
 
-def _class_of(frames: PixelArray) -> str:
+def cleaned_class(frames: PixelArray) -> str:
+    """The SOP class of a cleaned image with these ``frames_of`` its source."""
+    if len(frames) == 1:
+        return str(SecondaryCaptureImageStorage)
     if frames.ndim == 4:
         return str(MultiFrameTrueColorSecondaryCaptureImageStorage)
     if frames.dtype.itemsize == 1:
@@ -328,7 +282,7 @@ def build_segmentation(context: ResultContext, source: Source, image: DerivedIma
     segment = SegmentDescription(
         segment_number=1,
         segment_label=_LABEL,
-        segmented_property_category=SPATIAL_CONCEPT,
+        segmented_property_category=codes.SCT.SpatialAndRelationalConcept,
         segmented_property_type=BURNED_IN,
         algorithm_type="AUTOMATIC",
         algorithm_identification=_algorithm(context, context.models),

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from highdicom.base import SOPClass
 from highdicom.sc import SCImage
 from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
 from pydicom.uid import EncapsulatedPDFStorage
 
 from ai_pipeline.contract import (
@@ -22,26 +22,23 @@ from ai_pipeline.contract import (
     Decision,
     DerivedImage,
     Finding,
-    ImageKind,
-    Measurement,
-    PipelineResult,
-    QualityNote,
+    Picture,
 )
 from ai_pipeline.images.page import PagePicture, draw_page, drawable, lay_out_page
 from ai_pipeline.images.render import NOT_FOR_DIAGNOSIS, annotate, heatmap_overlay, place_lines
-from ai_pipeline.summary import result_lines
 from dicom_node.connectors import installed
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind
-from dicom_node.results.common.concepts import IMAGING_REPORT
 from dicom_node.results.common.context import ResultContext
 from dicom_node.results.common.envelope import (
     complete,
-    dicom_datetime,
     disclaimer,
     header_arguments,
+    local,
     offset_of,
 )
+from dicom_node.results.common.examination import view_of
+from dicom_node.results.common.report import ImageReport, Report, first_frame, in_words
 from dicom_node.results.common.source import (
     ORIENTATION_FOR_HIGHDICOM,
     Source,
@@ -53,17 +50,7 @@ from dicom_node.results.common.source import (
     referenced,
     set_orientation,
 )
-from dicom_node.results.common.tracked import (
-    LocatedFinding,
-    located_findings,
-    of_source,
-    purged_images,
-    ranked,
-    results_in_words,
-    tracked,
-)
 from dicom_node.results.sc.cleaned import frames_of
-from dicom_node.results.sr.examination import view_of
 
 TITLE: Final = NOT_FOR_DIAGNOSIS.replace("AI result", "AI summary")
 """What the page begins with."""
@@ -75,30 +62,36 @@ _OTHER_LETTERS: Final = "(in letters that this page cannot show)"
 class SummaryPage:
     """The content of a job's summary page.
 
-    ``words``: texts of the results; ``source``: the image in the picture, ``frame``: its frame (from 1);
-    ``filled``: whether the picture shows the cleaned image.
+    ``content``: title, lines on the patient, picture or why there is none, captions, texts of the results,
+    last lines. ``source``: the image in the picture, ``frame``: its frame (from 1); ``filled``: whether the
+    picture shows the cleaned image.
     """
 
-    head: Sequence[str]
-    shown: PagePicture | str
-    captions: Sequence[str]
-    words: Sequence[str]
-    foot: Sequence[str]
+    content: tuple[str, Sequence[str], PagePicture | str, Sequence[str], Sequence[str], Sequence[str]]
     source: Source
     what: str
     frame: int = 1
     filled: bool = False
 
 
-def summary_of(context: ResultContext, sources: Sequence[Source], result: PipelineResult) -> SummaryPage:
+def summary_of(report: Report) -> SummaryPage:
     """The page on all images of a job, with a picture of the most important one.
 
     If an image may have names burned in, the page shows the cleaned image, or none if the cleaning was not
-    verified. Raises PixelError if the picture does not decode.
+    verified; none at all if the AI did not run, because the images may not decode. Raises PixelError if the
+    picture does not decode.
     """
-    ordered = sorted(sources, key=lambda source: _importance(source, result))
-    source, cleaned = ordered[0], _cleaned(ordered[0], result)
-    located = located_findings(context, source, [one for one in result.findings if one.code != BURNED_IN])
+    sources = report.sources
+    head, foot = _head(sources[0].header), _foot(report)
+    if not report.drawn_on:
+        what = "AI did not run."
+        return SummaryPage(
+            (TITLE, head, f"No picture: the {what}", [], [report.conclusion], foot), sources[0], what
+        )
+    ordered = sorted(report.images, key=lambda image: _importance(image, report))
+    first, *_ = ordered
+    source, cleaned = first.source, first.cleaned
+    located = [one for one in first.located if one.finding.code != BURNED_IN]
     frame = first_frame(located)
     here = [one for one in located if (one.finding.frame or 1) == frame]
     places = place_lines(one.region for one in here if one.region is not None)
@@ -106,21 +99,15 @@ def summary_of(context: ResultContext, sources: Sequence[Source], result: Pipeli
     shown: PagePicture | str = (
         "No picture: names may be burned into this image, and it was not verified that none is left."
     )
-    if cleaned is not None or not _may_show_names(source, result):
+    if cleaned is not None or not _may_show_names(first, report):
         display = display_of(source, cleaned, frame)
-        measured = [
-            one for one in result.measurements if one.source_uid == source.uid and (one.frame or 1) == frame
-        ]
-        shown = PagePicture(display, tracked(here), measured, pixel_height(source))
-    words = [text.replace("\r\n", "\n") for text in results_in_words(ordered, result)]
+        measured = [one for one in first.measurements if (one.frame or 1) == frame]
+        shown = PagePicture(display, [one.finding for one in here], measured, pixel_height(source))
+    words = [text.replace("\r\n", "\n") for text in in_words(ordered)]
     if len(sources) == 1:
         words = [line for text in words for line in text.split("\n")]
     return SummaryPage(
-        _head(sources[0].header),
-        shown,
-        [caption],
-        [*words, *purged_images(result)],
-        _foot(context, sources),
+        (TITLE, head, shown, [caption], [*words, *report.purged], foot),
         source,
         f"AI summary of {_counted(len(sources))} on one page.",
         frame,
@@ -128,84 +115,51 @@ def summary_of(context: ResultContext, sources: Sequence[Source], result: Pipeli
     )
 
 
-def failure_summary(context: ResultContext, sources: Sequence[Source], reason: str) -> SummaryPage:
-    """The page that reports that the AI did not run, and the reason.
-
-    It has no picture, because the images may not decode.
-    """
-    head, foot = _head(sources[0].header), _foot(context, sources)
-    words = [f"AI did not run: {reason}"]
-    shown = "No picture: the AI did not run."
-    return SummaryPage(head, shown, [], words, foot, sources[0], "AI did not run.")
-
-
-def build_page(context: ResultContext, sources: Sequence[Source], summary: SummaryPage, uid: str) -> Dataset:
-    """The page as a picture; without a body part if the ``sources`` have different ones."""
-    pixels = draw_page(TITLE, summary.head, summary.shown, summary.captions, summary.words, summary.foot)
-    kind = ResultKind.SUMMARY
-    picture = _captured(
-        context,
-        sources[0],
+def build_page(report: Report, summary: SummaryPage, uid: str) -> Dataset:
+    """The page as a picture; without a body part if the images have different ones."""
+    return _picture(
+        report.context,
+        report.sources,
         uid,
-        kind,
-        pixels,
+        ResultKind.SUMMARY,
+        draw_page(*summary.content),
         summary.frame,
-        len(sources),
+        len(report.images),
         summary.what,
         shown=summary.source,
         filled=summary.filled,
     )
-    picture.SourceImageSequence = [reference(one) for one in sources]
-    for one in sources:
-        if not summary.filled:
-            copy_present(picture, one, "SyntheticData")
-    complete(picture, context, kind, sources)
-    parts = (
-        [str(one.header.get(word) or "") for word in ("BodyPartExamined", "Laterality")] for one in sources
-    )
-    if len(set(map(tuple, parts))) > 1:
-        picture.pop("BodyPartExamined", None)
-        picture.Laterality = ""
-    return picture
 
 
-def _importance(source: Source, result: PipelineResult) -> tuple[int, bool]:
+def _importance(image: ImageReport, report: Report) -> tuple[int, bool]:
     """Images with what is suspected come first, then those with what is not excluded or was measured; of such
     the ones that may be shown."""
-    decisions = {one.decision for one in of_source(source, result.findings) if one.code != BURNED_IN}
-    measured = any(one.model and one.source_uid == source.uid for one in result.measurements)
-    hidden = _cleaned(source, result) is None and _may_show_names(source, result)
+    decisions = {one.decision for one in image.findings if one.code != BURNED_IN}
+    hidden = image.cleaned is None and _may_show_names(image, report)
     if Decision.PRESENT in decisions:
         return 0, hidden
+    measured = any(one.model for one in image.measurements)
     return (1 if measured or Decision.INDETERMINATE in decisions else 2), hidden
 
 
-def _may_show_names(source: Source, result: PipelineResult) -> bool:
+def _may_show_names(image: ImageReport, report: Report) -> bool:
     """Whether names may be burned into the image: it is an ultrasound, or such text was looked for."""
-    looked = any(one.code == BURNED_IN for one in of_source(source, result.findings))
-    return looked or result.drawn_on == "cleaned" or source.header.get("Modality") == "US"
+    looked = any(one.code == BURNED_IN for one in image.findings)
+    return looked or report.drawn_on == "cleaned" or image.source.header.get("Modality") == "US"
 
 
-def _cleaned(source: Source, result: PipelineResult) -> DerivedImage | None:
-    """The cleaned image of a source, None where it was not verified."""
-    made = (one for one in result.images if one.source_uid == source.uid and one.kind is ImageKind.CLEANED)
-    return next((one for one in made if one.verified), None)
-
-
-def _foot(context: ResultContext, sources: Sequence[Source]) -> list[str]:
-    analysed = dicom_datetime(context.analysed_at, offset_of(sources[0]))
-    when = f"{_date(analysed[:8])} {analysed[8:10]}:{analysed[10:12]}"
-    return [f"{NOT_FOR_DIAGNOSIS}. Analysed {when}, {_counted(len(sources))}.", _models(context)]
-
-
-def _models(context: ResultContext) -> str:
-    """Names and versions of the models in 200 characters, those that are too many counted."""
+def _foot(report: Report) -> list[str]:
+    """The warning, and the models' names and versions in 200 characters, those too many counted."""
+    context = report.context
+    analysed = local(context.analysed_at, offset_of(report.sources[0]))
     names = [f"{model.id} {model.version}" for model in context.models]
-    if not names:
-        return f"Pipeline: {context.pipeline} {context.pipeline_version}"
     fitting = next((n for n in range(len(names), 1, -1) if len(", ".join(names[:n])) <= 200), 1)
     more = f" and {len(names) - fitting} more" if fitting < len(names) else ""
-    return f"Model{'s' if len(names) > 1 else ''}: {', '.join(names[:fitting])}{more}"
+    models = f"Model{'s' if len(names) > 1 else ''}: {', '.join(names[:fitting])}{more}"
+    return [
+        f"{NOT_FOR_DIAGNOSIS}. Analysed {analysed:%Y-%m-%d %H:%M}, {_counted(len(report.images))}.",
+        models if names else f"Pipeline: {context.pipeline} {context.pipeline_version}",
+    ]
 
 
 def _head(header: Dataset) -> list[str]:
@@ -262,43 +216,27 @@ def _counted(images: int) -> str:
     return f"{images} image{'s' if images > 1 else ''}"
 
 
-Picture = npt.NDArray[np.uint8]
-
-
-def build_annotated(
-    context: ResultContext,
-    source: Source,
-    findings: Sequence[Finding],
-    measurements: Sequence[Measurement],
-    notes: Sequence[QualityNote],
-    cleaned: DerivedImage | None,
-    uid: str,
-) -> Dataset:
+def build_annotated(report: Report, image: ImageReport, cleaned: DerivedImage | None, uid: str) -> Dataset:
     """The image, or its ``cleaned`` version, with boxes, names, probabilities and measured lines.
 
-    Of a cine the frame with the first finding is shown. ``notes``: remarks to print beside the image.
+    Of a cine the frame with the first finding is shown.
     """
-    located = located_findings(context, source, findings)
-    frame = first_frame(located)
-    shown = [one for one in located if (one.finding.frame or 1) == frame]
-    words = result_lines(of_source(source, findings), measurements, notes)
-    words += place_lines(one.region for one in shown if one.region is not None)
+    source, frame = image.source, first_frame(image.located)
+    shown = [one for one in image.located if (one.finding.frame or 1) == frame]
+    words = [*image.lines, *place_lines(one.region for one in shown if one.region is not None)]
     if source.frames > 1:
         words.append(f"frame {frame} of {source.frames}")
     pixels = annotate(
         display_of(source, cleaned, frame),
-        tracked(shown),
-        legend=[*words, disclaimer(context)],
-        measurements=[one for one in measurements if (one.frame or 1) == frame],
+        [one.finding for one in shown],
+        legend=[*words, disclaimer(report.context)],
+        measurements=[one for one in image.measurements if (one.frame or 1) == frame],
     )
     what = f"AI findings drawn into the {'cleaned ' if cleaned else ''}image."
     filled = cleaned is not None
-    return _picture(context, source, uid, ResultKind.SC, pixels, frame, source.number, what, filled=filled)
-
-
-def with_evidence(findings: Sequence[Finding]) -> list[Finding]:
-    """The findings that get a heat map: those that are not absent and have one."""
-    return [f for f in ranked(findings) if f.evidence is not None and f.decision is not Decision.ABSENT]
+    return _picture(
+        report.context, [source], uid, ResultKind.SC, pixels, frame, source.number, what, filled=filled
+    )
 
 
 def build_heatmap(
@@ -318,7 +256,7 @@ def build_heatmap(
     pixels = heatmap_overlay(display_of(source, cleaned, frame), finding, legend=[disclaimer(context)])
     what = f"AI heat map ({finding.evidence.method}) of {finding.name}."
     filled = cleaned is not None
-    return _picture(context, source, uid, ResultKind.HEATMAP, pixels, frame, rank, what, filled=filled)
+    return _picture(context, [source], uid, ResultKind.HEATMAP, pixels, frame, rank, what, filled=filled)
 
 
 def build_failure_picture(context: ResultContext, source: Source, reason: str, uid: str) -> Dataset:
@@ -327,15 +265,14 @@ def build_failure_picture(context: ResultContext, source: Source, reason: str, u
     The image is not shown: it may not decode, and its burned-in text was not removed. The picture is small if
     the image's header was refused.
     """
-    opened = source.stored.image.header.rows > 0
-    display = np.zeros((source.rows, source.columns) if opened else (512, 512), np.uint8)
+    display = np.zeros((source.rows, source.columns) if source.rows > 0 else (512, 512), np.uint8)
     pixels = annotate(display, [], legend=["AI did not run", reason, disclaimer(context)])
-    return _picture(context, source, uid, ResultKind.SC, pixels, 1, source.number, "AI did not run.")
+    return _picture(context, [source], uid, ResultKind.SC, pixels, 1, source.number, "AI did not run.")
 
 
-def _captured(
+def _picture(
     context: ResultContext,
-    source: Source,
+    sources: Sequence[Source],
     uid: str,
     kind: ResultKind,
     pixels: Picture,
@@ -343,15 +280,15 @@ def _captured(
     number: int,
     what: str,
     *,
-    shown: Source,
-    filled: bool,
+    filled: bool = False,
+    shown: Source | None = None,
 ) -> Dataset:
-    """The object before :func:`dicom_node.results.common.envelope.complete`, without an orientation.
+    """The first of ``sources`` gives patient, study and series; ``shown`` is the image on a page of several.
 
-    ``source`` gives patient, study and series; ``shown`` is the image in the picture. ``frame`` and
-    ``number`` (Instance Number) count from 1. ``filled``: whether it shows a cleaned image, in which some
-    pixels were never measured.
+    ``frame`` and ``number`` (Instance Number) count from 1. ``filled``: whether it shows a cleaned image, in
+    which some pixels were never measured.
     """
+    source, *_ = sources
     picture = SCImage.from_ref_dataset(
         source.stand_in,
         pixels,
@@ -361,11 +298,24 @@ def _captured(
         patient_orientation=ORIENTATION_FOR_HIGHDICOM,
         **header_arguments(context, kind, source, uid, number),
     )
-    picture.PatientOrientation = None
-    describe_derivation(picture, shown, f"{what} {disclaimer(context)}"[:1024], frames=(frame,))
+    description = f"{what} {disclaimer(context)}"[:1024]
+    describe_derivation(picture, shown or source, description, frames=(frame,))
     picture.BurnedInAnnotation = "YES"
     if filled:
         picture.SyntheticData = "YES"  # PS3.3 C.12.1: filled pixels were never measured
+    if shown is None:
+        set_orientation(picture, source)
+        copy_spacing(picture, source)  # the margin for the words leaves size and place of the pixels
+        return complete(picture, context, kind, sources)
+    picture.PatientOrientation = None
+    picture.SourceImageSequence = [reference(one) for one in sources]
+    for one in () if filled else sources:
+        copy_present(picture, one, "SyntheticData")
+    complete(picture, context, kind, sources)
+    words = ("BodyPartExamined", "Laterality")
+    if len({tuple(str(one.header.get(word) or "") for word in words) for one in sources}) > 1:
+        picture.pop("BodyPartExamined", None)
+        picture.Laterality = ""
     return picture
 
 
@@ -380,37 +330,13 @@ def display_of(source: Source, cleaned: DerivedImage | None, frame: int) -> Pict
     return image.show(frames_of(source, cleaned)[frame - 1], frame - 1)
 
 
-def first_frame(located: Sequence[LocatedFinding]) -> int:
-    """The frame (from 1) of the first finding that names one."""
-    return next((one.finding.frame for one in located if one.finding.frame), 1)
-
-
-def _picture(
-    context: ResultContext,
-    source: Source,
-    uid: str,
-    kind: ResultKind,
-    pixels: Picture,
-    frame: int,
-    number: int,
-    what: str,
-    *,
-    filled: bool = False,
-) -> Dataset:
-    picture = _captured(context, source, uid, kind, pixels, frame, number, what, shown=source, filled=filled)
-    set_orientation(picture, source)
-    copy_spacing(picture, source)  # the margin for the words leaves size and place of the picture's pixels
-    return complete(picture, context, kind, [source])
-
-
 _DATETIME: Final = re.compile(r"\d{14}(\.\d{1,6})?([+-]\d{4})?")  # PS3.5 6.2, whole
 
 
-def build_document(
-    context: ResultContext, sources: Sequence[Source], summary: SummaryPage, uid: str
-) -> Dataset:
-    """The page as a document on these ``sources``; marked unverified, because a program made it."""
-    page = lay_out_page(TITLE, summary.head, summary.shown, summary.captions, summary.words, summary.foot)
+def build_pdf(report: Report, summary: SummaryPage, uid: str) -> Dataset:
+    """The page as a document on all images; marked unverified, because a program made it."""
+    context, sources = report.context, report.sources
+    page = lay_out_page(*summary.content)
     if not (writer := installed("documents").get("pdf")):
         raise ResultRefused("a PDF needs the connector pdf")
     pdf: bytes = writer.load()(page, TITLE, context.analysed_at)
@@ -433,7 +359,7 @@ def build_document(
     document.AcquisitionDateTime = min(times) if all(map(_DATETIME.fullmatch, times)) else ""
     document.BurnedInAnnotation = "YES"
     document.DocumentTitle = TITLE
-    document.ConceptNameCodeSequence = [CodedConcept.from_code(IMAGING_REPORT)]
+    document.ConceptNameCodeSequence = [CodedConcept.from_code(codes.LN.DiagnosticImagingReport)]
     document.VerificationFlag = "UNVERIFIED"
     document.SourceInstanceSequence = [referenced(one) for one in sources]
     document.MIMETypeOfEncapsulatedDocument = "application/pdf"

@@ -279,7 +279,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("port = 4242", 'port = 4242\nretain = ["device"]',
          "peers.pacs.retain = device: without deidentify = true it says nothing"),
         ("port = 4242", 'port = 4242\nretain = ["dates"]',
-         "retain[0] = 'dates': must be one of modified_dates, patient_characteristics, device, descriptors"),
+         "retain[0] = 'dates': must be one of modified_dates, patient_characteristics, device"),
         ("", '[[peers]]\nname = "us2"\nae_title = "us1"\n',
          "peers.us2.ae_title = 'us1': peer us1, who may send too"),
         ('modality = "US" }', 'calling_ae = "ULTRASOUND_ROOM_SEV" }',

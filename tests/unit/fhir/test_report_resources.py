@@ -11,8 +11,7 @@ from pydicom.dataset import Dataset
 
 pytest.importorskip("fhir.resources", reason="needs the extra fhir")
 
-from dicom_connectors.fhir.filed import MOST_OBSERVATIONS, FiledReport, observation_uid
-from dicom_connectors.fhir.report import ReportTransaction
+from dicom_connectors.fhir.report import MOST_OBSERVATIONS, FiledReport, ReportTransaction, observation_uid
 from dicom_node.dicom.walk import items
 from dicom_node.errors import FaultyInput
 from tests.fhir_lab import SYSTEM, report_file

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 from pydicom import dcmread
-from pydicom.dataset import Dataset
 
-from dicom_connectors.hl7.acknowledgement import parsed_acknowledgement
+from dicom_connectors.hl7.destination import parsed_acknowledgement
 
 pytest.importorskip("hl7apy", reason="needs the extra hl7")
 
@@ -135,14 +134,6 @@ def test_the_same_file_gives_the_same_bytes(golden: dict[str, Path]) -> None:
     assert oru_of(SentReport(path), RIS) == oru_of(SentReport(path), RIS)
     number = text(read(path)["MSH"][0], 10)
     assert number == control_id(str(dcmread(path).SOPInstanceUID)) and len(number) == 20
-
-
-def test_a_report_that_replaces_another_is_a_correction(golden: dict[str, Path], tmp_path: Path) -> None:
-    report = dcmread(golden["chest_xray-sr"])
-    report.PredecessorDocumentsSequence = [Dataset()]
-    report.save_as(tmp_path / "sr.dcm")
-    message = read(tmp_path / "sr.dcm")
-    assert text(message["OBR"][0], 25) == "P" and {row[4] for row in rows(message)} == {"P"}
 
 
 def test_a_report_that_replaces_another_deletes_the_rows_that_it_lacks(

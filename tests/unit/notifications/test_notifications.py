@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from ai_pipeline.contract import Decision
 from dicom_node import events
 from dicom_node.config.notifications import MailSettings, NotificationSettings
 from dicom_node.errors import FaultyInput, NotAllowedNow
@@ -17,6 +18,7 @@ from dicom_node.notifications.gather import EVENTS, report_silence
 from dicom_node.notifications.message import LONGEST_TEXT, Message, TemplateEvent, check_templates, written
 from dicom_node.notifications.sender import Notifier, call_webhook, send_mail
 from dicom_node.preflight import check
+from dicom_node.results.common.context import StatedFinding
 from dicom_node.results.sr import reading
 from dicom_node.services import notifications
 from dicom_node.store.tables import EventRow, Notification
@@ -150,13 +152,15 @@ def test_findings_that_were_asked_for_are_told(
     tmp_path: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = {"a.dcm": [("Pneumothorax", "present"), ("Mass", "present")], "b.dcm": [("Mass", "absent")]}
-    monkeypatch.setattr(
-        reading,
-        "findings",
-        lambda report: [{"finding": name, "decision": word} for name, word in said[report.name]],
-    )
     lines = ("AI: Suspected: pneumothorax and lung mass.", "Not assessed: nodule of lung.")
-    monkeypatch.setattr(reading, "short_result", lambda report: lines if said[report.name] else ())
+
+    def stated(report: Path) -> reading.StatedReport:
+        found = [
+            StatedFinding("", ("", ""), name, Decision(word), "", "") for name, word in said[report.name]
+        ]
+        return reading.StatedReport(found, (), "\n".join(lines), "")
+
+    monkeypatch.setattr(reading, "stated", stated)
     inbox = node(tmp_path, hook(web, on=[], findings=["pneumo*"]))
     inbox.settle(ultrasound("one"))
     made = notifier(inbox)

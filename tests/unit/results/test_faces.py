@@ -45,6 +45,7 @@ from dicom_node.results import (
     gate,
 )
 from dicom_node.results.common.envelope import encode, series_description
+from dicom_node.results.common.report import report_of
 from dicom_node.results.common.source import read_sources
 from dicom_node.results.sc import page
 from tests.deidentified_lab import HERE, result_of, write_named
@@ -756,7 +757,8 @@ def test_a_picture_that_may_name_somebody_is_not_in_it(tmp_path: Path) -> None:
 def test_the_gate_lets_no_faulty_document_out(tmp_path: Path, change: dict[str, Any], why: str) -> None:
     sources = read_sources([numbered_film(tmp_path)])
     ctx = context(kinds=[ResultKind.PDF])
-    document = page.build_document(ctx, sources, page.summary_of(ctx, sources, PipelineResult()), "2.25.9")
+    report = report_of(ctx, sources, PipelineResult())
+    document = page.build_pdf(report, page.summary_of(report), "2.25.9")
     assign(document, **change)
     with pytest.raises(ResultRefused, match=why):
         gate.check(encode(document, ctx, sources[0]), document, ctx, ResultKind.PDF, sources)

@@ -35,13 +35,12 @@ from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.walk import items
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import RejectionReason, ResultKind
-from dicom_node.results import ResultContext, SourceObject, build, build_rejection, gate
-from dicom_node.results.common import concepts, iods
+from dicom_node.results import ResultContext, SourceObject, build, build_rejection, deidentified, gate
+from dicom_node.results.common import concepts, examination, iods
+from dicom_node.results.common.report import report_of
 from dicom_node.results.common.source import as_judged, read_sources
-from dicom_node.results.deidentify import profile
 from dicom_node.results.sc.page import summary_of
 from dicom_node.results.sr import reading
-from dicom_node.results.sr.examination import _common_region, target_of
 from tests.result_images import (
     ANALYSED_AT,
     CALIBRATED,
@@ -310,7 +309,8 @@ def test_all_faces_state_the_view_as_which_the_image_was_judged(tmp_path: Path) 
     result = PipelineResult(views=(JudgedView(one.image.uid, "AP"),))
     (library,) = named(built(CTX, one, result)[ResultKind.SR], "111028")
     assert value(library, "111031") == "399348003"
-    assert "View: AP" in str(summary_of(context(), as_judged(read_sources([one]), result.views), result))
+    of_job = report_of(context(), as_judged(read_sources([one]), result.views), result)
+    assert "View: AP" in str(summary_of(of_job))
 
 
 @pytest.mark.parametrize(
@@ -395,7 +395,7 @@ def _is_right(scheme: str, value: str, meaning: str) -> bool:
 def test_the_dictionaries_know_our_codes_and_those_of_cards_by_the_same_words() -> None:
     ours = {
         f"{name} {code.value}": code
-        for module in (concepts, profile)
+        for module in (concepts, deidentified)
         for name, value in vars(module).items()
         for code in _codes(value)
     }
@@ -498,7 +498,8 @@ def test_a_report_says_its_target_region(images: dict[tuple[str, str], SourceObj
     circumstances = context(kinds=[ResultKind.SR], pipeline=pipeline, region=made.card.region)
     headers = HEADERS if pipeline == "chest_xray" else ("breast", "head in SNOMED RT", "no body part")
     read = {header: read_sources([images[kind, header]])[0] for header in headers}
-    found = {header: target_of(circumstances, one).value for header, one in read.items()}
+    regions = {header: examination.target_of(circumstances, one) for header, one in read.items()}
+    found = {header: (region or codes.SCT.EntireBody).value for header, region in regions.items()}
     own = OWN.get(pipeline, WHOLE)
     assert found == {header: HEADERS[header][1] or own for header in headers}
     [report] = build(circumstances, [images[kind, "no body part"]], PipelineResult())
@@ -522,9 +523,9 @@ def test_every_organ_that_dicom_names_lies_in_a_region_of_the_context_group() ->
     nowhere = {"artery", "endo-arterial", "endo-vascular", "endo-venous", "joint", "lumen of blood vessel"}
     nowhere |= {"vein", "cardiovascular system", "phantom", "saphenous vein", "entire body"}
     for organ in iods.body_parts().values():
-        if organ.meaning.lower() not in nowhere and _common_region(organ) is None:
-            region = concepts.region_of(organ.value)
-            assert region is not None and _common_region(region) is not None, organ.meaning
+        if organ.meaning.lower() not in nowhere and examination.common_region(organ) is None:
+            region = examination.region_of(organ)
+            assert region is not None and examination.common_region(region) is not None, organ.meaning
 
 
 @pytest.mark.parametrize("beside", [False, True], ids=["findings alone", "beside measurements"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,10 +21,10 @@ from pydicom.uid import UID
 from dicom_node.dicom import walk
 from dicom_node.dicom.header import quiet_pydicom
 from dicom_node.dicom.own_objects import NO_INSTALLATION
-from dicom_node.model.deidentified import Retained
 from dicom_node.results.common.source import Source
-from dicom_node.results.deidentify.profile import DUMMY_DATE, KEYWORDS
 
+DUMMY_DATE: Final = "19000101"
+"""In the place of a date that has to be there."""
 _IDENTIFYING: Final = frozenset(
     {
         "AccessionNumber", "AdmissionID", "DeviceSerialNumber", "FillerOrderNumberImagingServiceRequest",
@@ -68,12 +68,11 @@ class KnownIdentity:
     _uids: set[str] = field(repr=False, default_factory=set)
 
     @classmethod
-    def from_sources(cls, sources: Sequence[Source], options: Set[Retained] = frozenset()) -> KnownIdentity:
+    def from_sources(cls, sources: Sequence[Source], retained: Collection[str] = ()) -> KnownIdentity:
         """The values in the files of these sources and in their decoded headers.
 
-        Values that ``options`` retain on purpose are left out.
+        Those of attributes that are ``retained`` on purpose are left out.
         """
-        retained = {keyword for option in options for keyword in KEYWORDS[option]}
         found = cls()
         for source in sources:
             with quiet_pydicom():

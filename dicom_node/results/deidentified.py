@@ -1,0 +1,666 @@
+"""Results for a destination that must not know the patient: PS3.15 Annex E, Basic Profile, Clean Pixel Data.
+
+These objects are built in addition to those for other destinations, by the same builders from pseudonymised
+sources, with UIDs of their own. Such a source has only the listed attributes, which describe the picture: a
+name that is not in the header cannot get into a result. Mask and report refer to the cleaned image instead of
+its source. Images that were not cleaned and verified are left out, with all findings in them.
+
+The Basic Application Level Confidentiality Profile (PS3.15 E.2), by Table E.1-1 of edition 2026c, is applied
+to each built object. The table is from dicom-anonymizer. The meaning of X/Z/D and similar actions depends on
+the attribute's type in the object's IOD, which highdicom's tables give. The iteration is our own: the
+library's acts only on the root of a data set and draws new UIDs at random. UIDs (action U) are not changed by
+it: the sources have other UIDs already.
+
+The peer's key ``retain`` (options of PS3.15 E.3) lists further attributes; their values are cleaned before
+anything is built: shifted dates, plausible numbers and terms. Other values are left out.
+
+Pseudonyms of patients and objects are constant for one site key and one pseudonym domain: HMAC-SHA256 under
+keys that are derived from the site key. Without the key nobody can test whether a known Patient ID or UID
+gives a pseudonym; with a plain hash anybody could.
+"""
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import re
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from functools import cache, partial
+from typing import Final, Self
+
+import numpy as np
+import numpy.typing as npt
+from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c as table
+from highdicom.sr import CodedConcept
+from pydicom.datadict import dictionary_VM, dictionary_VR
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.multival import MultiValue
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code as DicomCode
+from pydicom.tag import BaseTag
+from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
+
+from ai_pipeline.contract import DerivedImage, ImageKind, PipelineResult
+from ai_pipeline.images.dates import date_of
+from ai_pipeline.images.numbers import decimal
+from dicom_node.dicom.identity import patient_sha256
+from dicom_node.dicom.own_objects import NO_INSTALLATION
+from dicom_node.dicom.walk import items
+from dicom_node.errors import ResultRefused
+from dicom_node.model.deidentified import OPTIONS, Retained, is_deidentified, retained_by
+from dicom_node.model.kinds import ResultKind
+from dicom_node.results import gate
+from dicom_node.results.build import ResultBuilder
+from dicom_node.results.common import concepts, iods
+from dicom_node.results.common.context import BuiltObject, ResultContext, SourceObject
+from dicom_node.results.common.envelope import (
+    UTF8,
+    acquisition_equipment,
+    disclaimer,
+    encode,
+    node_equipment,
+    series_description,
+)
+from dicom_node.results.common.report import not_here, report_of
+from dicom_node.results.common.source import Source, read_sources, source_of
+from dicom_node.results.leaks import DUMMY_DATE, KnownIdentity
+from dicom_node.results.sc.cleaned import (
+    build_cleaned,
+    build_segmentation,
+    cleaned_class,
+    frames_of,
+    is_empty,
+    modality_of,
+)
+from dicom_node.results.sr.document import build_document
+from dicom_node.sitekey import SiteKey
+
+EDITION: Final = "2026c"
+# A mask has neither pixels of the source nor content items: the basic profile is all that was applied to it.
+_OPTIONS: Final = {
+    ResultKind.CLEANED: (DicomCode("113101", "DCM", "Clean Pixel Data Option"),),
+    ResultKind.SR: (DicomCode("113104", "DCM", "Clean Structured Content Option"),),
+}
+
+# A non-zero value for where an IOD wants one (action D), by value representation.
+_DUMMIES: Final = {
+    "AE": "REMOVED", "AS": "000Y", "CS": "REMOVED", "DA": DUMMY_DATE, "DS": "0", "DT": DUMMY_DATE, "IS": "0",
+    "LO": "REMOVED", "LT": "REMOVED", "PN": "REMOVED", "SH": "REMOVED", "ST": "REMOVED", "TM": "000000",
+    "UC": "REMOVED", "UT": "REMOVED",
+}  # fmt: skip
+_CURVES, _OVERLAYS, _REPEATED = 0x5000, 0x6000, 0xFF00
+
+# What may stand in a de-identified report; its texts: algorithm, orientation, tracker, observer, which fetus,
+# conclusion, comment.
+_CONTENT_OF_OURS: Final = frozenset({"CODE", "CONTAINER", "IMAGE", "NUM", "SCOORD", "TEXT", "UIDREF"})
+_TEXTS_OF_OURS: Final = frozenset(
+    {
+        "111001", "111002", "111003", "111043", "111044", "112039", "121013", "121014", "121015", "121016",
+        "121030", "121077", "121106",
+    }
+)  # fmt: skip
+OUR_WORDS: Final = ("SeriesDescription", "DerivationDescription")
+"""The profile removes what others wrote into them; the node writes its own words again, of no patient."""
+
+_REMOVE, _REPLACE, _UID = "X", "D", "U"
+"""Actions for an attribute in Table E.1-1 (PS3.15 E.1.1); the others stand in ``_actions``."""
+
+KEYWORDS: Final[Mapping[Retained, tuple[str, ...]]] = {
+    Retained.MODIFIED_DATES: ("StudyDate",),
+    Retained.PATIENT_CHARACTERISTICS: ("PatientSex", "PatientAge", "PatientSize", "PatientWeight"),
+    Retained.DEVICE: ("DeviceSerialNumber", "StationName", "SoftwareVersions"),
+}
+"""Attributes of the source that an option keeps. Those of the device stand in Contributing Equipment."""
+_OLDEST: Final = 90  # years: an age above it may identify a person, so it is written as this age
+_LARGEST: Final = {"PatientSize": 3.0, "PatientWeight": 500.0}  # metres, kilograms
+# Type 2 in the Patient and General Study modules: present, and empty (action Z of PS3.15 Table E.1-1).
+_EMPTIED: Final = (
+    "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber", "StudyID",
+    "ReferringPhysicianName",
+)  # fmt: skip
+_KEPT: Final = (
+    "InstanceNumber", "Manufacturer", "ManufacturerModelName",
+    "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit",
+    "PixelRepresentation", "Rows", "Columns", "NumberOfFrames",
+    "PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio", "NominalScannedPixelSpacing",
+    "WindowCenter", "WindowWidth", "VOILUTSequence", "RescaleIntercept", "RescaleSlope", "PixelPaddingValue",
+    "SequenceOfUltrasoundRegions",
+    "FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate", "FrameDelay",
+    "ActualFrameDuration", "StartTrim", "StopTrim", "PreferredPlaybackSequencing",
+    "LossyImageCompressionRatio",
+)  # fmt: skip
+# Of the items of kept sequences: numbers that say what a pixel is worth (PS3.3 C.8.5.5.1, C.11.2).
+_KEPT_IN_ITEMS: Final = frozenset(
+    {
+        "RegionSpatialFormat", "RegionDataType", "RegionFlags",
+        "RegionLocationMinX0", "RegionLocationMinY0", "RegionLocationMaxX1", "RegionLocationMaxY1",
+        "ReferencePixelX0", "ReferencePixelY0",
+        "ReferencePixelPhysicalValueX", "ReferencePixelPhysicalValueY",
+        "PhysicalUnitsXDirection", "PhysicalUnitsYDirection", "PhysicalDeltaX", "PhysicalDeltaY",
+        "TransducerFrequency", "PulseRepetitionFrequency", "DopplerCorrectionAngle", "SteeringAngle",
+        "DopplerSampleVolumeXPosition", "DopplerSampleVolumeYPosition",
+        "TMLinePositionX0", "TMLinePositionY0", "TMLinePositionX1", "TMLinePositionY1",
+        "PixelComponentOrganization", "PixelComponentMask",
+        "PixelComponentRangeStart", "PixelComponentRangeStop",
+        "PixelComponentPhysicalUnits", "PixelComponentDataType",
+        "NumberOfTableBreakPoints", "TableOfXBreakPoints", "TableOfYBreakPoints",
+        "NumberOfTableEntries", "TableOfPixelValues", "TableOfParameterValues",
+        "LUTDescriptor", "LUTData",
+    }
+)  # fmt: skip
+# Code strings, kept where they are what the standard lets them be: a console may let people type.
+_TERMS: Final = {
+    "Modality": re.compile(r"US|IVUS|CR|DX|MG|XA|RF|OT"),
+    "PatientOrientation": re.compile(r"[RLAPHF]{1,3}"),
+    "Laterality": re.compile(r"[RLBU]"),
+    "ImageLaterality": re.compile(r"[RLBU]"),
+    "VOILUTFunction": re.compile(r"LINEAR|LINEAR_EXACT|SIGMOID"),
+    "LossyImageCompression": re.compile(r"0[01]"),
+    "SyntheticData": re.compile(r"YES|NO"),
+    "LossyImageCompressionMethod": re.compile(r"ISO_\d{5}_\d{1,2}"),
+}
+_GAP: Final = 16  # pixels without a mark that part two boxes: wider than between letters of a caption
+PREFIX: Final = "AI-"  # a reader sees that it is no Patient ID of a hospital
+
+
+@dataclass(frozen=True, slots=True)
+class Pseudonyms:
+    """Replaces identifiers in de-identified objects, by keys of the site.
+
+    Neither ``repr`` nor ``str`` shows the keys.
+    """
+
+    _uids: bytes = field(repr=False)
+    _patients: bytes = field(repr=False)
+    _digests: bytes = field(repr=False)
+    _dates: bytes = field(repr=False)
+    domain: str = ""
+
+    @classmethod
+    def of(cls, key: SiteKey, domain: str = "") -> Self:
+        """The pseudonyms of a site for destinations in one pseudonym ``domain``; "": no domain.
+
+        Every key is derived for a different purpose, because the name of a domain has neither a blank nor a
+        colon.
+        """
+        purpose = f"de-identification for {domain}" if domain else "de-identification"
+        uids, patients, digests, dates = (
+            key.derive(f"{purpose}: {what}") for what in ("UIDs", "patients", "digests", "dates")
+        )
+        return cls(uids, patients, digests, dates, domain)
+
+    def uid(self, original: str) -> str:
+        """The UID that replaces ``original``: under 2.25 (PS3.5 B.2), from a UUID of version 8 (RFC 9562)."""
+        digest = bytearray(_mac(self._uids, original.strip("\0 "))[:16])
+        digest[6] = digest[6] & 0x0F | 0x80
+        digest[8] = digest[8] & 0x3F | 0x80
+        return f"2.25.{uuid.UUID(bytes=bytes(digest)).int}"
+
+    def patient(self, patient_id: str, issuer_of_patient_id: str, study_uid: str) -> str:
+        """The pseudonym of a patient, for Patient ID and Patient's Name.
+
+        A patient without Patient ID gets a pseudonym for this study only, so that such patients are not one
+        person.
+        """
+        named = (
+            patient_sha256(patient_id, issuer_of_patient_id) if patient_id.strip() else f"study {study_uid}"
+        )
+        text = base64.b32encode(_mac(self._patients, named)).decode("ascii")
+        return PREFIX + text[:20]  # of base32: 100 bits
+
+    def days_earlier(self, patient: str) -> int:
+        """The number of days by which a patient's dates are moved back: one to eleven years.
+
+        ``patient``: the pseudonym. All dates of one patient move by the same number, so that intervals do not
+        change.
+        """
+        return 365 + int.from_bytes(_mac(self._dates, patient)[:4], "big") % 3650
+
+    def digest(self, of_original: str) -> str:
+        """A keyed hash that replaces a hash of the original; the UIDs of results are derived from it.
+
+        With a plain hash anybody could test candidate originals against a UID.
+        """
+        return _mac(self._digests, of_original).hex()
+
+
+def _mac(key: bytes, text: str) -> bytes:
+    return hmac.new(key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Deidentified:
+    """The de-identified objects, and the reasons why others were not built (one sentence each, without
+    PHI).
+    """
+
+    objects: tuple[BuiltObject, ...]
+    withheld: tuple[str, ...]
+
+
+def build_deidentified(
+    context: ResultContext,
+    sources: Sequence[SourceObject],
+    result: PipelineResult,
+    pseudonyms: Pseudonyms,
+    options: Set[Retained] = frozenset(),
+) -> Deidentified:
+    """Build the cleaned images with their masks, and the report on them, for de-identified destinations.
+
+    ``options``: the attributes to retain. An object that the gate refuses is left out, and with a cleaned
+    image all objects that would refer to it; the other destinations of the job do not wait for it. Raises
+    ResultRefused and DecodedDifferently for faulty sources, as ``build`` does.
+    """
+    builder = _Builder(context, read_sources(sources), pseudonyms, options)
+    builder.add_all(result)
+    marked = (
+        replace(one, deidentified=True, pseudonym_domain=pseudonyms.domain, burned_in_boxes=None)
+        for one in builder.built
+    )
+    return Deidentified(tuple(marked), tuple(builder.withheld))
+
+
+class _Builder(ResultBuilder):
+    """Builds the de-identified objects of one job. ``withheld``: why others are not built."""
+
+    def __init__(
+        self,
+        context: ResultContext,
+        sources: Sequence[Source],
+        pseudonyms: Pseudonyms,
+        options: Set[Retained],
+    ) -> None:
+        super().__init__(
+            replace(
+                context,
+                station_name="",
+                installation=NO_INSTALLATION,
+                charset="utf8",
+                previous={},  # another study is nobody's business there
+                study_day=None,
+                kinds=context.kinds | {ResultKind.CLEANED},  # what the others refer to
+            )
+        )
+        self.withheld: list[str] = []
+        self._wanted, self._sources = context.kinds, sources
+        self._pseudonyms, self._options = pseudonyms, options
+        self._identity = KnownIdentity.from_sources(sources, _keywords(options))
+
+    def add_all(self, result: PipelineResult) -> None:
+        """Cleaned images with their masks, and the report on them."""
+        known: dict[str, Source] = {}
+        for source in self._sources:
+            of_image = [image for image in result.images if image.source_uid == source.uid]
+            masks = [image for image in of_image if image.kind is ImageKind.MASK]
+            for image in of_image:
+                if image.kind is ImageKind.CLEANED:
+                    with self._withholding():
+                        known[source.uid] = cleaned = self._add_cleaned(
+                            source, image, next(iter(masks), None)
+                        )
+                        for mask in masks:
+                            if ResultKind.SEG in self._wanted and not is_empty(mask):
+                                make = partial(build_segmentation, self.context, cleaned, in_boxes(mask))
+                                self.add((ResultKind.SEG, SegmentationStorage), [cleaned], make)
+        if known:
+            of_job = of_cleaned(result, known)
+            sources = list(known.values())
+            with self._withholding():
+                self.add(
+                    (ResultKind.SR, Comprehensive3DSRStorage),
+                    sources,
+                    lambda uid: build_document(report_of(self.context, sources, of_job), uid),
+                    not_here(result),
+                )
+
+    @contextlib.contextmanager
+    def _withholding(self) -> Iterator[None]:
+        try:
+            yield
+        except ResultRefused as refused:
+            self.withheld.append(str(refused))
+
+    def _add_cleaned(self, source: Source, image: DerivedImage, mask: DerivedImage | None) -> Source:
+        """Add the cleaned image; return the source as the destination knows it: by that image."""
+        source = pseudonymised(source, self._pseudonyms, self._options)
+        kind = (ResultKind.CLEANED, cleaned_class(frames_of(source, image)))
+        make = partial(build_cleaned, self.context, source, image, mask)
+        self.add(kind, [source], make, of_series=(modality_of(source),))
+        header, made = deepcopy(source.header), self.built[-1]  # of the same size and frames
+        header.SOPClassUID, header.SOPInstanceUID = made.sop_class_uid, made.sop_instance_uid
+        header.SeriesInstanceUID = made.series_instance_uid
+        return source_of(source.stored, header)
+
+    def checked(self, dataset: Dataset, kind: ResultKind, sources: Sequence[Source]) -> bytes:
+        """The object after the profile and the gate, which looks for what identifies the patient, too."""
+        ours = {keyword: dataset[keyword].value for keyword in OUR_WORDS if keyword in dataset}
+        what = "AI node: applied the confidentiality profile"
+        purpose = codes.DCM.DeIdentifyingEquipment
+        dataset.ContributingEquipmentSequence.append(node_equipment(self.context, "", what, purpose))
+        apply(dataset, kind, self._options)
+        for keyword, value in ours.items():
+            setattr(dataset, keyword, value)
+        given = sources[0].header
+        kept = _keywords(self._options - {Retained.DEVICE})
+        for keyword in ("PatientID", "PatientName", *(word for word in kept if word in given)):
+            dataset[keyword] = given[keyword]
+        if Retained.DEVICE in self._options:
+            dataset.ContributingEquipmentSequence.append(acquisition_equipment(given))
+        data = encode(dataset, self.context, sources[0])
+        further = partial(identifying, self.context, kind, given, self._identity, self._options)
+        gate.check(data, dataset, self.context, kind, sources, further)
+        return data
+
+
+def identifying(
+    context: ResultContext,
+    kind: ResultKind,
+    source: Dataset,
+    identity: KnownIdentity,
+    options: Set[Retained],
+    read: Dataset,
+    header: bytes,
+) -> Iterator[str]:
+    """What violates the profile in an object, or identifies the patient; ``source``: a pseudonymised header.
+
+    ``read`` is the object, ``header`` its bytes before Pixel Data.
+    """
+    ours = (series_description(context, kind), disclaimer(context), context.pipeline)
+    scanner = [str(source.get(word) or "") for word in ("Manufacturer", "ManufacturerModelName")]
+    yield from faults(read, options)
+    yield from identity.found_in(read, header, ours, scanner)
+
+
+def apply(dataset: Dataset, kind: ResultKind, options: Set[Retained] = frozenset()) -> None:
+    """De-identify a result in place, items of sequences too, and mark it (PS3.15 E.1.1, PS3.3 C.7.1.1).
+
+    The Content Sequence of a report stays, by the Clean Structured Content Option (E.3.4): the gate checks
+    each of its items. Raises ResultRefused if a value must be replaced and cannot be.
+    """
+    _walk(dataset, _types(str(dataset.SOPClassUID)), ())
+    retained = [DicomCode(OPTIONS[option][0], "DCM", OPTIONS[option][1]) for option in sorted(options)]
+    named = [codes.DCM.BasicApplicationConfidentialityProfile, *_OPTIONS.get(kind, ()), *retained]
+    dataset.PatientIdentityRemoved = "YES"
+    dataset.DeidentificationMethod = [f"DICOM PS3.15 {EDITION} Table E.1-1", "DICOM AI Node"]
+    dataset.DeidentificationMethodCodeSequence = [CodedConcept.from_code(code) for code in named]
+    dataset.LongitudinalTemporalInformationModified = _dates(options)
+
+
+def faults(read: Dataset, options: Set[Retained] = frozenset()) -> Iterator[str]:
+    """Attributes that violate the profile, because they are present or missing: one sentence each, no
+    values.
+    """
+    kept = _keywords(options)
+    if read.get("PatientIdentityRemoved") != "YES":
+        yield "PatientIdentityRemoved is not YES"
+    if read.get("LongitudinalTemporalInformationModified") != _dates(options):
+        yield f"LongitudinalTemporalInformationModified is not {_dates(options)}"
+    if retained_by(read) != options:
+        yield "the codes of what is retained are not those of the options"
+    if not is_deidentified(read):
+        yield "the code of the basic confidentiality profile is missing"
+    yield from _structured_content(read)
+    for item in items(read):
+        for element in item:
+            allowed = element.keyword in OUR_WORDS or (item is read and element.keyword in kept)
+            if action_of(element.tag) == _REMOVE and not allowed:
+                yield f"{element.keyword or element.tag} has to be removed"
+
+
+def _dates(options: Set[Retained]) -> str:
+    return "MODIFIED" if Retained.MODIFIED_DATES in options else "REMOVED"
+
+
+def action_of(tag: BaseTag) -> str | None:
+    """The table's action for an attribute; None: the attribute is not listed and is kept."""
+    if tag.is_private or (tag.group & _REPEATED) in {_CURVES, _OVERLAYS}:
+        return _REMOVE  # of overlays the table names data and comments: the rest says nothing without
+    return _actions().get(int(tag))
+
+
+def _structured_content(read: Dataset) -> Iterator[str]:
+    """The Clean Structured Content Option (PS3.15 E.3.4): content items that the node fills with its own."""
+    for item in items(read):
+        value_type = str(item.get("ValueType") or "")
+        if not value_type:
+            continue
+        if value_type not in _CONTENT_OF_OURS:
+            yield f"a content item is of type {value_type}"
+        elif value_type == "TEXT" and concepts.name_of(item) not in _TEXTS_OF_OURS:
+            yield "a text of the report is not one that the node writes"
+
+
+def _walk(dataset: Dataset, types: dict[tuple[tuple[str, ...], str], str], place: tuple[str, ...]) -> None:
+    for element in list(dataset):
+        action = action_of(element.tag)
+        if action == _REPLACE and element.keyword == "ContentSequence":
+            action = None
+        kind = types.get((place, element.keyword), "3")
+        if action is not None and action != _UID:
+            _act(dataset, element, action, kind)
+        if element.tag in dataset and element.VR == "SQ":
+            for item in dataset[element.tag].value:
+                _walk(item, types, (*place, element.keyword))
+
+
+def _act(dataset: Dataset, element: DataElement, action: str, kind: str) -> None:
+    """The least that the IOD bears: removed if of Type 3, emptied if of Type 2, else replaced."""
+    allowed = action.rstrip("*").split("/")
+    wanted = {"1": ("D", "U", "Z", "X"), "2": ("U", "Z", "D", "X")}.get(kind[:1], ("X", "Z", "D", "U"))
+    chosen = next(letter for letter in wanted if letter in allowed)
+    if chosen == "X":
+        del dataset[element.tag]
+    elif chosen == "Z":
+        element.value = [] if element.VR == "SQ" else None
+    elif chosen == "D":
+        if element.VR not in _DUMMIES:
+            raise ResultRefused(f"{element.keyword} has to be replaced, and there is no dummy of its VR")
+        element.value = _DUMMIES[element.VR]
+
+
+@cache
+def _actions() -> dict[int, str]:
+    groups: dict[str, Sequence[tuple[int, ...]]] = {
+        _REMOVE: table.X_TAGS,
+        "Z": table.Z_TAGS,
+        _REPLACE: table.D_TAGS,
+        _UID: table.U_TAGS,
+        "X/Z": table.X_Z_TAGS,
+        "X/D": table.X_D_TAGS,
+        "Z/D": table.Z_D_TAGS,
+        "X/Z/D": table.X_Z_D_TAGS,
+        "X/Z/U*": table.X_Z_U_STAR_TAGS,
+    }
+    return {
+        (tag[0] << 16) + tag[1]: action
+        for action, tags in groups.items()
+        for tag in tags
+        if len(tag) == 2  # repeating groups (curves, overlays) have masks too
+    }
+
+
+@cache
+def _types(sop_class_uid: str) -> dict[tuple[tuple[str, ...], str], str]:
+    """The strictest type of each attribute in the IOD's mandatory modules, by the sequences it stands in."""
+    found: dict[tuple[tuple[str, ...], str], str] = {}
+    for module in iods.mandatory_modules(sop_class_uid):
+        for place, keyword, kind in iods.attributes(module):
+            found[place, keyword] = min(kind, found.get((place, keyword), "3"))
+    return found
+
+
+def retained(given: Dataset, options: Set[Retained], days: int) -> Dataset:
+    """The values of ``given``, a decoded header, that ``options`` retain, cleaned; dates are ``days``
+    earlier.
+    """
+    clean: dict[str, Callable[[str], object]] = {
+        "StudyDate": lambda text: _earlier(text, days),
+        "PatientSex": lambda text: text if text in {"M", "F", "O"} else None,
+        "PatientAge": _age,
+    }
+    found = Dataset()
+    for keyword in _keywords(options):
+        value = given.get(keyword)
+        if keyword in _LARGEST:  # a DS of one value
+            value = value if 0 < (decimal(value) or 0.0) <= _LARGEST[keyword] else None
+        elif isinstance(value, MultiValue) and dictionary_VM(keyword) == "1":
+            value = None  # which of them is meant is not known, and no such object may be built
+        elif keyword in clean:
+            value = clean[keyword](str(value or "").strip())
+        if value:
+            setattr(found, keyword, value)
+    return found
+
+
+def _keywords(options: Set[Retained]) -> list[str]:
+    return [keyword for option in sorted(options) for keyword in KEYWORDS[option]]
+
+
+def _earlier(text: str, days: int) -> str:
+    """A DA, shifted; "" for what is none."""
+    try:
+        day = date_of(text)
+        return f"{day - timedelta(days):%Y%m%d}" if day else ""
+    except OverflowError:
+        return ""
+
+
+def _age(text: str) -> str:
+    """An AS; "" for what is none."""
+    found = re.fullmatch(r"(\d{3})([DWMY])", text)
+    if found is None:
+        return ""
+    years = int(found[1]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}[found[2]]
+    return f"{_OLDEST:03}Y" if years > _OLDEST else text
+
+
+def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained] = frozenset()) -> Source:
+    """The image with pseudonym, other UIDs, the attributes of its pixels, and those that ``options``
+    retain.
+    """
+    given = source.header
+    header = Dataset()
+    header.SpecificCharacterSet = UTF8
+    header.SOPClassUID = source.sop_class_uid
+    header.SOPInstanceUID = pseudonyms.uid(source.uid)
+    header.SeriesInstanceUID = pseudonyms.uid(source.series_uid)
+    header.StudyInstanceUID = pseudonyms.uid(source.study_uid)
+    header.PatientID = pseudonyms.patient(
+        str(given.get("PatientID") or ""), str(given.get("IssuerOfPatientID") or ""), source.study_uid
+    )
+    header.PatientName = f"{header.PatientID}^"  # without "^" it has the retired form of ACR-NEMA
+    for keyword in _EMPTIED:
+        setattr(header, keyword, None)
+    for keyword in _KEPT:
+        if keyword in given and (kept := _harmless(given[keyword])) is not None:
+            header[keyword] = kept
+    for keyword, allowed in _TERMS.items():
+        if keyword in given:
+            values = given[keyword].value if given[keyword].VM > 1 else [given[keyword].value]
+            if all(allowed.fullmatch(str(value)) for value in values):
+                header[keyword] = deepcopy(given[keyword])
+    if iods.region(given.get("BodyPartExamined")):
+        header.BodyPartExamined = str(given.BodyPartExamined).upper()
+    header.update(retained(given, options, pseudonyms.days_earlier(header.PatientID)))
+    header.file_meta = FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = str(given.file_meta.get("TransferSyntaxUID") or "")
+    keeps = "".join(f" {option}" for option in sorted(options))
+    keyed = replace(
+        source.stored,
+        # With what is kept: an object that says more is another one.
+        pixels_sha256=pseudonyms.digest(source.stored.pixels_sha256 + keeps),
+        # Whose it is, by the pseudonym: a corrected name makes no second object where no name is.
+        identity_sha256=pseudonyms.digest(header.PatientID),
+        by_hand=source.stored.by_hand.partition(" on ")[0],  # without a date near the patient's
+    )
+    return source_of(keyed, header)
+
+
+def of_cleaned(result: PipelineResult, cleaned: dict[str, Source]) -> PipelineResult:
+    """The findings and notes on these images (by the UIDs of their sources), moved to the cleaned images.
+
+    Left out are measurements read from the pixels, and tracking UIDs that others know too.
+    """
+    return PipelineResult(
+        findings=tuple(
+            replace(finding, source_uid=cleaned[finding.source_uid].uid, tracking_uid="")
+            for finding in result.findings
+            if finding.source_uid in cleaned
+        ),
+        quality=tuple(
+            replace(note, source_uid=cleaned[note.source_uid].uid if note.source_uid else None)
+            for note in result.quality
+            if note.source_uid is None or note.source_uid in cleaned
+        ),
+        models=result.models,
+        measurements=tuple(
+            replace(measurement, source_uid=cleaned[measurement.source_uid].uid)
+            for measurement in result.measurements
+            if measurement.model is not None and measurement.source_uid in cleaned
+        ),
+    )
+
+
+def in_boxes(mask: DerivedImage) -> DerivedImage:
+    """The mask as filled boxes, because a mask along the strokes of letters would show the removed text.
+
+    For a cine, the boxes around pixels that were changed in any frame.
+    """
+    frames = mask.frames if mask.frames.ndim == 3 else mask.frames[None]
+    filled = np.zeros(frames.shape[1:], np.bool_)
+    _fill(np.any(frames, axis=0), filled)
+    return replace(mask, frames=np.broadcast_to(filled, frames.shape))
+
+
+def _harmless(element: DataElement) -> DataElement | None:
+    """A copy of what its keyword promises, items with numbers only; None where it holds something else."""
+    if element.VR not in dictionary_VR(element.tag).split(" or "):
+        return None
+    copy = deepcopy(element)
+    if copy.VR != "SQ":
+        return copy
+    for item in copy.value:
+        # LUT Data that came as OW (PS3.3 C.11.2.1.1), where it has as many entries as its descriptor says.
+        data, described = item.get("LUTData"), item.get("LUTDescriptor")
+        if isinstance(data, bytes) and described and len(data) == 2 * (int(described[0]) or 65_536):
+            item.add_new("LUTData", "US", np.frombuffer(data, "<u2").tolist())
+        for inner in list(item):
+            values = inner.value if inner.VM > 1 else [inner.value]
+            # Bytes are no numbers, as they may be anything; a lookup table can have 65,536.
+            if (
+                inner.keyword not in _KEPT_IN_ITEMS
+                or inner.VR not in dictionary_VR(inner.tag).split(" or ")
+                or len(values) > 65_536
+                or not all(isinstance(value, int | float) for value in values)
+            ):
+                del item[inner.tag]
+    if copy.keyword == "VOILUTSequence" and not all("LUTData" in item for item in copy.value):
+        return None  # a table without its values is none
+    return copy
+
+
+def _fill(mask: npt.NDArray[np.bool_], filled: npt.NDArray[np.bool_]) -> None:
+    """Recursive cuts along empty rows and columns (XY cut); what cannot be cut is one box."""
+    for rows in _runs(mask, axis=1):
+        for columns in _runs(mask[rows], axis=0):
+            part = mask[rows, columns]
+            inner = _runs(part, axis=1)
+            if len(inner) == 1:
+                filled[rows, columns][inner[0]] = True
+            else:
+                _fill(part, filled[rows, columns])
+
+
+def _runs(mask: npt.NDArray[np.bool_], axis: int) -> list[slice]:
+    """Stretches that hold anything along ``axis``, those no more than ``_GAP`` apart taken together."""
+    places = np.flatnonzero(np.any(mask, axis=axis))
+    if not len(places):
+        return []
+    cuts = np.flatnonzero(np.diff(places) > _GAP)
+    starts, ends = np.append(places[0], places[cuts + 1]), np.append(places[cuts], places[-1])
+    return [slice(int(start), int(end) + 1) for start, end in zip(starts, ends, strict=True)]
