@@ -39,8 +39,7 @@ from dicom_node.fetch import Fetcher, Questions, report_missing
 from dicom_node.inbox.spool import Spool
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.model.roles import Role
-from dicom_node.monitoring import disk, drift, processes
-from dicom_node.notifications import gather, sender
+from dicom_node.monitoring import disk, drift, processes, silence
 from dicom_node.object_store import files, handover
 from dicom_node.object_store.bucket import bucket_of
 from dicom_node.outbox import commitments, delivery_worker, held, outages, removals
@@ -134,8 +133,6 @@ class Background:
                 threads.append(Fetcher(self._database, self._settings, peer, self._owner))
             if peer.name in self._settings.asked_by_rules:
                 threads.append(Questions(self._database, self._settings, peer, self._owner))
-        if self._settings.notifications:
-            threads.append(sender.Notifier(self._database, self._settings, self._owner))
         for one in threads:
             self._repeat(one.name, one.run_once)
         self._start_timers()
@@ -298,12 +295,11 @@ class Background:
                 purge.purge_results,
                 drift.forget_old,
                 disk.forget_past,
-                gather.forget_removed,
                 commitments.forget_requests,
             )
             further = (commitments.give_up_others, *connectors.every("tasks"), processes.forget_lost)
             timers += [
-                (self._once_a_site(gather.report_silence), 600.0),
+                (self._once_a_site(silence.report_silence), 600.0),
                 (self._once_a_site(held.report_overdue), 300.0),
                 (self._once_a_site(outages.report_outages), 60.0),
                 *((self._once_a_site(function), 3600.0) for function in (*hourly, *further)),

@@ -219,9 +219,7 @@ DESTINATION_HUNG = EventType(
     5020, _WARNING, "destination cut off: it stopped taking or answering, or is too slow"
 )
 DELIVERY_OVERDUE = EventType(5021, _ERROR, "a delivery took too long: abandoned and started again")
-DESTINATION_AWAY = EventType(
-    5022, _ERROR, "a peer takes no results for longer than outbox.outage_minutes: they wait"
-)
+DESTINATION_AWAY = EventType(5022, _ERROR, "a peer takes no results for a quarter of an hour: they wait")
 DESTINATION_BACK = EventType(5023, _INFO, "a peer accepts results again, or none wait for it any more")
 ORIGINALS_FORWARDED = EventType(5070, _INFO, "a rule forwards received objects to a peer")
 NOTIFICATION_SENT = EventType(5030, _INFO, "notification sent")

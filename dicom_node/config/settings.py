@@ -7,7 +7,7 @@ against this module by tests. ``${VAR}`` and ``${VAR:-default}`` in strings are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -24,14 +24,10 @@ from pydantic import (
 
 from dicom_node.config.addresses import checked_host, checked_url, checked_viewer, with_login_apart
 from dicom_node.config.mistakes import HOST, NAME, did_you_mean
-from dicom_node.config.notifications import MailSettings, NotificationSettings
 from dicom_node.config.sections import (
     REVEALED,
     AeTitle,
     AssemblySettings,
-    DriftSettings,
-    ImageSettings,
-    InspectionSettings,
     LogSettings,
     OutboxSettings,
     PrivacySettings,
@@ -48,9 +44,7 @@ from dicom_node.model.kinds import (
     CONSOLE_AE_TITLE,
     CONSOLE_NAME,
     DEIDENTIFIED_KINDS,
-    VIEWERS,
     ResultKind,
-    drawn_by,
 )
 
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=NAME)]
@@ -71,7 +65,7 @@ class NodeSettings(_Section):
     """``[node]``: who we are and where we keep things."""
 
     ae_title: AeTitle = "AINODE"
-    """Our AE title, called by modalities and used when we call a peer."""
+    """Our AE title, called by modalities and used when we call a peer; also the station name in results."""
     data_dir: Path = Path("./var")
     """Folder for spool, database, results and journal. A local disk, not a network share."""
     database_url: Secret = Field("", validate_default=True)
@@ -80,8 +74,6 @@ class NodeSettings(_Section):
     """Level of the log (standard error). No level logs patient data."""
     event_days: float = Field(400, ge=1)
     """How long events, and associations that have ended, are kept."""
-    station_name: str = "AINODE"
-    """Station name in result objects (0008,1010)."""
     entered: int = 0
     """The node itself sets it: the version of the entered peers and rules that it runs with."""
 
@@ -110,8 +102,6 @@ class ListenerSettings(_Section):
     """Certificates; absent: plain DICOM."""
     maximum_associations: int = Field(100, ge=1, le=1000)
     """Associations at the same time, over all peers; further ones are rejected for the moment."""
-    maximum_pdu_bytes: int = Field(131072, ge=4096, le=16777216)
-    """Largest PDU we take, bytes; 128 KiB was fastest."""
     maximum_object_mib: int = Field(4096, ge=1)
     """Larger objects (MiB) are refused with C001; the disk is guarded by spool.minimum_free_mib."""
     acse_timeout_seconds: float = Field(30, gt=0)
@@ -120,8 +110,6 @@ class ListenerSettings(_Section):
     """How long an association may be idle; a message gets a second more for each 100 bytes that came."""
     unknown_callers: Literal["refuse", "accept"] = "refuse"
     """Treatment of AE titles that are neither a peer nor the console: refused, or the rights of a sender."""
-    echo_from: Literal["peers", "anyone"] = "anyone"
-    """Who may C-ECHO: helps the service engineer who sets up a new machine."""
     check_called_ae: bool = True
     """Refuse associations that call another AE title than ours."""
     further_ae_titles: tuple[AeTitle, ...] = ()
@@ -226,9 +214,6 @@ class PeerSettings(_Section):
     results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
     """Kinds of result that it can show: sr, gsps, sc, summary, pdf (needs the extra pdf), heatmap, cleaned,
     seg."""
-    viewer: Literal["", "ohif"] = ""
-    """The viewer of those who read there: without results of its own the peer gets what of sr, gsps and sc
-    that draws, and "peers test" says what it does not draw."""
     burned_in_boxes: bool = False
     """A box around each burned-in text that was found, in sr, gsps and sc; false: one paragraph on all."""
     confirm: Literal["query", "commitment", "none"] = "query"
@@ -238,8 +223,6 @@ class PeerSettings(_Section):
     """With confirm = "commitment": how long its report may take."""
     commitment_else: Literal["query", "give_up"] = "query"
     """Where no report comes: "query": ask as without commitment. "give_up": a dead letter, for a person."""
-    commitment_wait_seconds: float = Field(1, ge=0, le=60)
-    """How long the association of a request stays open for the report; later ones come to our listener."""
     query_ae_title: AeTitle | None = None
     """Another AE title to query, where store and query are two AEs."""
     query_host: Host | None = None
@@ -278,8 +261,6 @@ class PeerSettings(_Section):
     """Gets persons' verdicts on findings in reports that it has, as a further SR (as IHE AIRA does)."""
     charset: Literal["utf8", "source"] = "utf8"
     """Character set of results: ISO_IR 192, or the source's for an old PACS."""
-    debug: bool = False
-    """Log lines about this peer at debug level, whatever node.log_level says."""
     deidentify: bool = False
     """Results without identity (PS3.15 Annex E), pseudonyms by the site key. For cleaned, seg and sr only."""
     pseudonym_domain: Name | None = None
@@ -291,13 +272,8 @@ class PeerSettings(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _gets_what_is_shown_and_a_login_apart(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        viewer = given.get("viewer")
-        if "results" not in given and isinstance(viewer, str) and viewer in VIEWERS:
-            given = {**given, "results": drawn_by(viewer, cls.model_fields["results"].default)}
-        return with_login_apart(given)
+    def _has_its_login_apart(cls, given: Any) -> Any:
+        return with_login_apart(given) if isinstance(given, dict) else given
 
     @field_validator("results")
     @classmethod
@@ -598,17 +574,12 @@ class Settings(_Section):
     listener: ListenerSettings = ListenerSettings()
     console: ConsoleSettings = ConsoleSettings()
     spool: SpoolSettings = SpoolSettings()
-    inspection: InspectionSettings = InspectionSettings()
     assembly: AssemblySettings = AssemblySettings()
     workers: WorkerSettings = WorkerSettings()
-    images: ImageSettings = ImageSettings()
-    drift: DriftSettings = DriftSettings()
     privacy: PrivacySettings = PrivacySettings()
     outbox: OutboxSettings = OutboxSettings()
-    mail: MailSettings = MailSettings()
     peers: tuple[PeerSettings, ...] = ()
     rules: tuple[RuleSettings, ...] = ()
-    notifications: tuple[NotificationSettings, ...] = ()
 
     def peer(self, name: str) -> PeerSettings:
         """The peer ``name``. Raises UnknownPeer."""
@@ -628,6 +599,11 @@ class Settings(_Section):
         return next((rule for rule in self.rules if rule.name == name), None)
 
     @property
+    def watched_findings(self) -> Mapping[str, Sequence[str]]:
+        """Findings that somebody waits for besides the rules, by the key that names them."""
+        return {}
+
+    @property
     def asked_by_rules(self) -> frozenset[str]:
         """The names of the peers that the rules query (``priors``, ``complete_from``) while a study is being
         received.
@@ -644,14 +620,11 @@ class Settings(_Section):
 
     @property
     def log_target(self) -> LogTarget:
-        """The target of the log, and the peers whose debug lines are logged."""
+        """The target of the log."""
         return LogTarget(
             json=self.log.format == "json",
             file=str(self.log.file.resolve()) if self.log.file else "",
-            file_bytes=self.log.file_mib * 2**20,
-            files=self.log.files,
             syslog=self.log.syslog,
-            debug=tuple(name for one in self.peers if one.debug for name in (one.name, one.ae_title)),
         )
 
     @property

@@ -35,8 +35,6 @@ class TomlFiles:
     _problems: list[ConfigProblem] = field(default_factory=list)
     _faulty: set[str] = field(default_factory=set)
     """The keys of the mistakes, and of the tables around them."""
-    renamed: dict[str, str] = field(default_factory=dict)
-    """Former name as in the file (``peers.pacs.old``) → present name, of settings that were renamed."""
 
     @classmethod
     def read(cls, files: Sequence[Path]) -> TomlFiles:
@@ -82,21 +80,6 @@ class TomlFiles:
             return [Path(self._origin(place)[0])]
         return [Path(path) for path, _, _ in _VARIABLE.findall(written) if path]
 
-    def rename(self, table: Place, former: str, present: str) -> None:
-        """Move a setting to its present name; mistakes in it still name the line with the former name."""
-        old, new = (*table, former), (*table, present)
-        self.renamed[self._spelled(old)] = present
-        file, local = next(
-            (origin[0], (*origin[1], *old[length:]))
-            for length in range(len(old), 0, -1)
-            if (origin := self._origins.get(old[:length]))
-        )
-        self._origins[new] = (file, local)
-        for place in [place for place in self._written if place[: len(old)] == old]:
-            self._written[*new, *place[len(old) :]] = self._written.pop(place)
-        at = self.at(table)
-        at[present] = at.pop(former)
-
     def as_written(self, text: str) -> str:
         """A message in which values from the environment or files appear as ``${NAME}`` and
         ``${file:...}``.
@@ -123,6 +106,16 @@ class TomlFiles:
         items = self.data.get(key, ())
         named = enumerate(items) if isinstance(items, list) else ()
         return [(n, str(item["name"])) for n, item in named if _has(item, "name")]
+
+    def check_names(self, key: str) -> None:
+        """Add a mistake for each name that two tables of the list ``key`` have."""
+        seen: dict[str, str] = {}
+        for number, name in self.numbered_names(key):
+            if other := seen.get(name.casefold()):
+                problem = "is used twice" if other == name else f"differs from {other} in capitals only"
+                remedy = f"{problem}: give each of the {key} a name of its own"
+                self.add((key, number, "name"), repr(name), remedy)
+            seen.setdefault(name.casefold(), name)
 
     def values(self, key: str, inner: str) -> list[object]:
         """The values of the key ``inner`` in the tables of the list ``key``."""
@@ -221,7 +214,7 @@ class TomlFiles:
 
     def _place(self, key: str) -> Place:
         """The place of a key that ``_spelled`` wrote out, such as ``peers.pacs.port``."""
-        for table in ("peers", "rules", "notifications"):
+        for table in (name for name, tables in self.data.items() if isinstance(tables, list)):
             for number, name in self.numbered_names(table):
                 if f"{key}.".startswith(f"{table}.{name}."):
                     return (table, number, *key.removeprefix(f"{table}.{name}").split(".")[1:])

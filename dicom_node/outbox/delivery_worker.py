@@ -44,6 +44,7 @@ from dicom_node.store.tables import Delivery
 from dicom_node.store.transitions import move_delivery, record, settle_studies, utc_now
 
 _DATABASE_AWAY_SECONDS = 1.0
+_STOP_SECONDS = 20.0  # that objects being sent may take when the node stops; then they are sent later
 _WRITING_SECONDS = 5.0  # a call that was cut off returns at once, and its result is written
 _FAILED_SECONDS, _LONGEST_PAUSE = 5.0, 300.0  # until a destination's thread that failed begins anew
 _LOGGER = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class DeliveryWorker:
         return [name for name in due if name in self._routes or not is_behind(self._settings)]
 
     def run_forever(self, stop: threading.Event) -> None:
-        """Deliver until ``stop`` is set, then finish objects being sent (within ``outbox.stop_seconds``)."""
+        """Deliver until ``stop`` is set, then finish objects being sent for at most 20 seconds."""
         # Make waiting deliveries due: peers that were away before the restart may be back.
         with self._noticed(), self._database.write() as session:
             deliveries.hurry(session, utc_now())
@@ -106,7 +107,7 @@ class DeliveryWorker:
             pause = changes.pause(pause, found=found)
             changes.wait(seen, pause, stop)
         # Wait for what is being sent, cut off what takes too long, hand back what is still held then.
-        _join(self._threads.values(), self._settings.outbox.stop_seconds)
+        _join(self._threads.values(), _STOP_SECONDS)
         for route in self._routes.values():
             route.hang_up()
         _join(self._threads.values(), _WRITING_SECONDS)

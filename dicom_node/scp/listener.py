@@ -41,7 +41,7 @@ from dicom_node.inbox.journal import JournalWriter, journal_folder
 from dicom_node.inbox.spool import Spool, WaitingObjects
 from dicom_node.scp import command
 from dicom_node.scp.connection import limits
-from dicom_node.scp.connection.pdus import RequestHead, p_data_tf
+from dicom_node.scp.connection.pdus import MAXIMUM_PDU_BYTES, RequestHead, p_data_tf
 from dicom_node.scp.connection.reactor import LONGEST_WAIT, DeadlineSocket, Provider
 from dicom_node.scp.contexts import commitment_context, presentation_contexts, refusals, step_context
 from dicom_node.scp.performed_steps import PerformedSteps
@@ -245,7 +245,7 @@ def _apply(policy: AEPolicy, server: _Server) -> None:
     ae = server.ae
     server.ssl_context = _ssl_context(policy.tls) if policy.tls else None  # all or nothing: it alone may fail
     logging.getLogger().setLevel(policy.log_level.upper())
-    ae.maximum_pdu_size = policy.maximum_pdu_bytes
+    ae.maximum_pdu_size = MAXIMUM_PDU_BYTES
     ae.acse_timeout, ae.network_timeout = policy.acse_timeout_seconds, policy.network_timeout_seconds
     server.contexts = presentation_contexts(policy.further_storage_classes)
 

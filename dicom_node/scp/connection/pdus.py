@@ -15,6 +15,8 @@ from itertools import islice
 
 from dicom_node.scp.connection import limits
 
+MAXIMUM_PDU_BYTES = 131_072
+"""Largest PDU that we take: 128 KiB was fastest."""
 A_ASSOCIATE_RQ, A_ASSOCIATE_AC, P_DATA_TF = 0x01, 0x02, 0x04
 _VERSION, _TITLES, _ITEMS = 0, 4, 68  # offsets after the PDU header
 _HEAD = 6  # bytes of that header

@@ -312,7 +312,7 @@ from dicom_node.studies.scan import Indexer
 
 folder = Path(sys.argv[1])
 settings = Settings.model_validate({"node": {"data_dir": folder}})
-inspector = Inspector(settings.inspection)
+inspector = Inspector()
 inspector.start()
 indexer = Indexer(Database(settings.database_url), Spool(folder / "spool", 0), settings, inspector)
 print("ready", flush=True)
@@ -596,7 +596,7 @@ class Standing(Inspector):
     def _ask(self, request: dict[str, Any], size: int, times: int) -> dict[str, Any]:
         self.tries -= 1
         if self.tries >= 0:
-            raise ReaderLost("reading it took more than 30 s (inspection.seconds)")
+            raise ReaderLost("reading it took more than 30 s")
         with self.turn:
             return INSPECTOR._ask(request, size, times)
 
