@@ -131,9 +131,7 @@ class DemoResult:
         return [item for item in self.objects if item.kind != "source"]
 
 
-def run(
-    out: Path, *, data: Path | None, own: Path | None, fresh: bool, offline: bool, say: Say
-) -> list[DemoResult]:
+def run(out: Path, *, own: Path | None, fresh: bool, offline: bool, say: Say) -> list[DemoResult]:
     """Run the demonstration in ``out`` and write ``summary.json``; returns one result per study.
 
     PACS and node keep their data in ``out``/.site, so that a second run shows that no result is made twice;
@@ -144,7 +142,7 @@ def run(
     if fresh:
         shutil.rmtree(site, ignore_errors=True)
     site.mkdir(parents=True, exist_ok=True)
-    studies = inputs.own(own) if own else inputs.shipped(site / "input", data, offline=offline)
+    studies = inputs.own(own) if own else inputs.shipped(site / "input", offline=offline)
     pacs, shown, seen = EmbeddedPacs(site / "pacs"), [], Counter[str]()
     try:
         say(f"PACS: AE title {AE_TITLE}, port {pacs.port}")
