@@ -215,7 +215,12 @@ class Background:
                         self._indexer.forget_cursors()
                         self._index_until_stop()
             except Exception as error:  # noqa: BLE001  (the loop must outlive a database or disk that is away)
-                self._indexing_failed(error)
+                if self._fails_since is None:  # an event for the first of a row
+                    self._fails_since = utc_now()
+                    # Without the error's text, which may quote data.
+                    number = error.errno if isinstance(error, OSError) else None
+                    reason = errno.errorcode.get(number or 0, type(error).__name__)
+                    self._say(INDEXING_FAILED, reason=reason)
             self._stop.wait(_FAILED_SECONDS)
 
     def _locked(self, lock: TextIO) -> bool:
@@ -239,33 +244,18 @@ class Background:
                 self._say(RECOVERY_SCANNED, objects=self._indexer.waiting())
             busy = self._indexer.run_once(_INDEX_LAST_SECONDS if ending else _INDEX_TURN_SECONDS)
             busy += self._assembler.run_once(behind=self._indexer.behind)
-            self._indexing_goes_on()
+            if since := self._fails_since:
+                self._fails_since = None
+                seconds = round((utc_now() - since).total_seconds())
+                self._say(INDEXING_BACK, since=since.isoformat(timespec="seconds"), seconds=seconds)
             if ending:
                 return
             pause = changes.pause(pause, found=bool(busy))
-            if not busy:
-                self._wait_for_work(seen, traces, min(pause, self._assembler.seconds_to_next()))
-
-    def _wait_for_work(self, seen: int, traces: object, seconds: float) -> None:
-        """Wait until something was received or committed, or a study may be quiet."""
-        end = time.monotonic() + seconds
-        while not self._stop.wait(_ARRIVAL_SECONDS) and time.monotonic() < end:
-            if self._database.changes.count != seen or self._indexer.traces() != traces:
-                return
-
-    def _indexing_failed(self, error: Exception) -> None:
-        """An event for the first of a row; without the text, which may quote data."""
-        number = error.errno if isinstance(error, OSError) else None
-        reason = errno.errorcode.get(number or 0, type(error).__name__)
-        if self._fails_since is None:
-            self._fails_since = utc_now()
-            self._say(INDEXING_FAILED, reason=reason)
-
-    def _indexing_goes_on(self) -> None:
-        if since := self._fails_since:
-            self._fails_since = None
-            seconds = round((utc_now() - since).total_seconds())
-            self._say(INDEXING_BACK, since=since.isoformat(timespec="seconds"), seconds=seconds)
+            # Wait until something was received or committed, or a study may be quiet.
+            end = time.monotonic() + (0 if busy else min(pause, self._assembler.seconds_to_next()))
+            while time.monotonic() < end and not self._stop.wait(_ARRIVAL_SECONDS):
+                if changes.count != seen or self._indexer.traces() != traces:
+                    break
 
     def _start_timers(self) -> None:
         timers: list[tuple[Callable[[], object], float]] = [
@@ -290,19 +280,21 @@ class Background:
                 (lambda: disk.note_free_space(self._database, self._settings), 3600.0),
             ]
         if self._role.keeps_time:
-            hourly = (
+            hourly: list[Callable[[Database, Settings], object]] = [
                 purge.purge,
                 purge.purge_results,
                 drift.forget_old,
                 disk.forget_past,
                 commitments.forget_requests,
-            )
-            further = (commitments.give_up_others, *connectors.every("tasks"), processes.forget_lost)
+                commitments.give_up_others,
+                processes.forget_lost,
+                *connectors.every("tasks"),
+            ]
             timers += [
                 (self._once_a_site(silence.report_silence), 600.0),
                 (self._once_a_site(held.report_overdue), 300.0),
                 (self._once_a_site(outages.report_outages), 60.0),
-                *((self._once_a_site(function), 3600.0) for function in (*hourly, *further)),
+                *((self._once_a_site(function), 3600.0) for function in hourly),
             ]
         add = self._scheduler.add_job
         # With a bucket each node has a spool of its own.

@@ -92,7 +92,12 @@ def examined(read: TomlFiles) -> Settings | None:
             value = read.shown(place, read.at(place)) if known else ""  # a misspelt key may hold a password
             if not read.is_faulty(place):  # such as by an unset variable
                 read.add(place, value, remedy)
-        settings = _what_is_left(read, [place for place, _, _ in mistakes])
+        # Without the faulty keys, so that the other mistakes can be found in the same run. A required key
+        # cannot be left out: its peer or rule goes.
+        settings, keys = None, [place for place, _, _ in mistakes]
+        for places in (keys, [place[:2] for place in keys]):
+            with suppress(ValidationError):
+                settings = settings or Settings.model_validate(read.without(places))
     if settings is None or read.unread:
         return None
     cross_check(settings, read)
@@ -102,15 +107,6 @@ def examined(read: TomlFiles) -> Settings | None:
 def _has_a_node(folder: Path) -> bool:
     """Not of one that cannot be looked into: who opens it says why."""
     return any(os.access(folder / name, os.F_OK) for name in ("node.db", "spool"))
-
-
-def _what_is_left(read: TomlFiles, keys: Sequence[Place]) -> Settings | None:
-    """Settings without the faulty keys, so that the other mistakes can be found in the same run."""
-    tables = [place[:2] for place in keys]  # a required key cannot be left out: its peer or rule goes
-    for places in (keys, tables):
-        with suppress(ValidationError):
-            return Settings.model_validate(read.without(places))
-    return None
 
 
 # Modalities that a near one is suggested from (PS3.3 C.7.3.1.1.1); a rule may name any other code.

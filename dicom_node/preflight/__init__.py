@@ -7,7 +7,7 @@ off) is a warning.
 
 import socket
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -84,19 +84,24 @@ def check_data(data: dict[str, Any], role: Role = Role.ALL) -> Checked:
 
 def check_and_probe(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
     """Check configuration files, and also test what ``serve`` needs: port, spool, console, store, peers."""
-    return _checked(*examine(files), role, _probe)
+    return _checked(*examine(files), role, probe=True)
 
 
 def _checked(
     settings: Settings | None,
     read: TomlFiles,
     role: Role,
-    further: Callable[[Settings, Role], Found] = lambda _settings, _role: iter(()),
+    *,
+    probe: bool = False,
 ) -> Checked:
     if settings is None:
         return Checked(None, read, ())
     tried: list[Tried] = []
-    for found in chain(_everything(settings, read, role), further(settings, role)):
+    checks = [_everything(settings, read, role)]
+    if probe:
+        checks += [probe_machine(settings, role), probe_console(settings, role)]
+        checks += [probe_object_store(settings), _ask_peers(settings)]
+    for found in chain.from_iterable(checks):
         if isinstance(found, Tried):
             tried.append(replace(found, text=read.as_written(found.text)))
         else:
@@ -104,15 +109,8 @@ def _checked(
     return Checked(settings, read, tried)
 
 
-def _probe(settings: Settings, role: Role) -> Found:
-    yield from probe_machine(settings, role)
-    yield from probe_console(settings, role)
-    yield from probe_object_store(settings)
-    yield from _ask_peers(settings)
-
-
 def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
-    yield from check_machine(settings, role)
+    yield from check_machine(settings)
     yield from check_console(settings, role)
     if not settings.outbox.deliver:
         yield from _check_deliveries(role)
@@ -207,7 +205,12 @@ def _check_senders(settings: Settings, read: TomlFiles) -> Found:
 
 
 def _check_peer(peer: PeerSettings) -> Found:
-    if peer.by_http and _goes_by_proxy(peer.url):
+    parts = urlsplit(peer.url)
+    if (
+        peer.by_http
+        and {parts.scheme, "all"} & getproxies().keys()
+        and not proxy_bypass(parts.hostname or "")
+    ):
         text = "what it gets goes through a proxy, which the environment names (HTTP_PROXY, HTTPS_PROXY)"
         yield Tried(f"peer {peer.name}", False, text)
     secrets = [".".join(place) for place in _secrets(peer) if place != ("password",)]  # goes with the name
@@ -246,12 +249,6 @@ def _check_reports(peer: PeerSettings, settings: Settings) -> Found:
     if bucket_of(settings):
         text = "MPPS: with a bucket each machine knows the steps that it took: report to one listener only"
         yield Tried(f"peer {peer.name}", False, text)
-
-
-def _goes_by_proxy(url: str) -> bool:
-    parts = urlsplit(url)
-    named = {parts.scheme, "all"} & getproxies().keys()
-    return bool(named) and not proxy_bypass(parts.hostname or "")
 
 
 def _ask_peers(settings: Settings) -> Iterator[Tried]:

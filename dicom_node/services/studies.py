@@ -112,7 +112,7 @@ def rerun_rules(
 def readings_of(settings: Settings, study_instance_uid: str) -> list[dict[str, Any]]:
     """The readings of a study's burned-in annotation, decrypted; the audit gets event 4010.
 
-    Raises NotFound, ConfigurationError (the site key cannot be read), ReadingsSealed (another key encrypted
+    Raises NotFound, ConfigurationError (the site key cannot be read), FaultyInput (another key encrypted
     them).
     """
     from dicom_node.jobs.worker import readings

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
 from dicom_node.errors import StoreAway
-from dicom_node.events import RESULTS_PURGED, SPOOL_PURGED
+from dicom_node.events import FILES_PURGED
 from dicom_node.object_store.files import Files
 from dicom_node.store import burned_in, intake, results
 from dicom_node.store.database import Database
@@ -38,7 +38,7 @@ def purge(database: Database, settings: Settings, now: datetime | None = None) -
             break
     if total:
         with database.write() as session:
-            record(session, SPOOL_PURGED, objects=total)
+            record(session, FILES_PURGED, objects=total)
     return total
 
 
@@ -59,7 +59,7 @@ def purge_results(database: Database, settings: Settings, now: datetime | None =
             for row in rows:
                 row.purged = True
             if rows:
-                record(session, RESULTS_PURGED, results=len(rows))
+                record(session, FILES_PURGED, results=len(rows))
         if not rows:
             return total
         total += len(rows)
@@ -79,7 +79,7 @@ def purge_now(
         for study_id in studies:
             also(session, study_id)
         if paths:
-            record(session, SPOOL_PURGED, objects=len(paths))
+            record(session, FILES_PURGED, objects=len(paths))
     _delete(Files(settings), paths)
     return studies
 

@@ -391,7 +391,7 @@ def _ingest(session: Session, event: Event) -> None:
     if event.type is events.COMMITMENT_ASKED:
         _keep_request(session, event)
         return
-    if event.type in (events.STEP_BEGUN, events.STEP_CHANGED):
+    if event.type is events.STEP_REPORTED:
         # A report on a performed procedure step goes to its table; the events have numbers instead of
         # UIDs.
         fields = event.fields

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from ai_pipeline.contract import Pipeline, PipelineResult
 from dicom_node import sitekey
 from dicom_node.config.settings import Settings
-from dicom_node.errors import ConfigProblem, ConfigurationError, ReadingsSealed
+from dicom_node.errors import ConfigProblem, ConfigurationError, FaultyInput
 from dicom_node.events import READINGS_SHOWN
 from dicom_node.sitekey import Seal
 from dicom_node.store import burned_in as table
@@ -90,7 +90,7 @@ def show(
     """The readings of a study, decrypted with the site key; an event records who looked at them.
 
     ``also`` writes further rows about the study in the same transaction. Raises NotFound, ConfigurationError
-    if the key cannot be read, ReadingsSealed if another key encrypted the readings.
+    if the key cannot be read, FaultyInput if another key encrypted the readings.
     """
     with database.write() as session:
         study = find_study(session, study_instance_uid)
@@ -119,14 +119,14 @@ def _existing_seal(data_dir: Path) -> Seal:
         remedy = "only the user of the node may read it: run the command as that user"
         raise ConfigurationError([ConfigProblem(str(path), "site key", "", remedy)]) from None
     if not found:
-        raise ReadingsSealed("the site key that encrypted the readings is missing: restore keys/site.key")
+        raise FaultyInput("the site key that encrypted the readings is missing: restore keys/site.key")
     return Seal(data_dir, _PURPOSE)
 
 
 def _shown(row: AnnotationReading, image_uid: str, seal: Seal) -> dict[str, Any]:
     text = seal.open(row.sealed, image_uid)
     if text is None:
-        raise ReadingsSealed(
+        raise FaultyInput(
             "the readings of this study were sealed with another site key: put back keys/site.key"
         )
     return {

@@ -40,7 +40,7 @@ from dicom_connectors.notifications.gather import Gatherer
 from dicom_connectors.notifications.settings import NotificationSettings
 from dicom_node import preflight, sitekey
 from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.errors import ConfigurationError, FaultyInput, NotAllowedNow, ReadingsSealed
+from dicom_node.errors import ConfigurationError, FaultyInput, NotAllowedNow
 from dicom_node.events import RESULTS_ACCEPTED, RESULTS_HELD
 from dicom_node.jobs.worker import readings
 from dicom_node.model.deidentified import is_deidentified
@@ -836,10 +836,10 @@ def test_with_another_key_or_none_nothing_is_shown_and_no_key_is_made(reader: In
     path = sitekey.path_of(reader.folder)
     kept = path.read_bytes()
     path.write_text("ab" * 32)
-    with pytest.raises(ReadingsSealed, match="another site key"):
+    with pytest.raises(FaultyInput, match="another site key"):
         shown(reader)
     path.unlink()
-    with pytest.raises(ReadingsSealed, match="missing"):
+    with pytest.raises(FaultyInput, match="missing"):
         shown(reader)
     assert not path.exists()
     path.write_bytes(kept)
@@ -852,7 +852,7 @@ def test_a_text_that_is_moved_to_another_image_cannot_be_opened(reader: Inbox) -
     analysed_readings(reader, 1, 2)
     first, *_, last = reader.rows(AnnotationReading)
     reader.put(AnnotationReading, first.id, instance_id=last.instance_id)
-    with pytest.raises(ReadingsSealed):
+    with pytest.raises(FaultyInput):
         shown(reader)
 
 
