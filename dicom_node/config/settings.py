@@ -302,55 +302,53 @@ class PeerSettings(_Section):
         return deidentify
 
     @model_validator(mode="after")
-    def _can_be_reached_and_report_steps(self) -> Self:
-        if "receive" in self.may:
-            if self._is_in("by_address") and (missing := self.missing_of_address()):
-                raise ValueError(f"{missing}: a peer that may receive needs host and port")
-            if self.by_http and not self.url:
-                raise ValueError(f"transport {self.transport} needs url")
-        if self.mpps and "send" not in self.may:
-            raise ValueError('mpps is for peers with may = ["send"]')
-        return self
-
-    @model_validator(mode="after")
-    def _can_be_queried(self) -> Self:
-        if "query" not in self.may:
-            if self.missing_days:
-                raise ValueError('missing_days is for peers with may = ["query"]')
-            return self
-        if self.transport == "dicomweb":
-            if not self.url:
-                raise ValueError("transport dicomweb needs url")
-            return self
-        host, port, _ = self.address_of("query")
-        if not host or port is None:
-            raise ValueError('a peer that may be queried needs host and port, or transport = "dicomweb"')
-        if (
-            self.retrieve == "move"
-            and "send" not in self.may
-            and self.transport not in installed("destinations")
-        ):
-            raise ValueError('objects of a C-MOVE come to our listener: add "send" to may, or use "get"')
-        return self
-
-    @model_validator(mode="after")
     def _can_do_what_is_asked_of_it(self) -> Self:
-        if self.withdraw == "delete":
-            if "receive" not in self.may or not self.by_http:
-                raise ValueError(
-                    'withdraw = "delete" is for peers that receive by transport "orthanc", "dicomweb" or '
-                    '"fhir": neither DICOM\'s own network nor HL7 v2 has a request to delete'
-                )
-            if self.iocm:
-                raise ValueError('give iocm = true or withdraw = "delete", not both')
-        if self.confirm == "commitment" and ("receive" not in self.may or self.transport != "dimse"):
-            raise ValueError('confirm = "commitment" is for peers that receive by transport = "dimse"')
-        host, port, _ = self.address_of("commitment")
-        if self.commit_after and ("send" not in self.may or not host or port is None):
-            raise ValueError(
+        sends, receives, is_queried = (word in self.may for word in ("send", "receive", "query"))
+        by_query = is_queried and self.transport != "dicomweb"
+        missing = self.missing_of_address()
+        asked_at, reported_at = (self.address_of(service)[:2] for service in ("query", "commitment"))
+        to_our_listener = self.retrieve == "move" and self.transport not in installed("destinations")
+        faults = (
+            (
+                receives and self._is_in("by_address") and bool(missing),
+                f"{missing}: a peer that may receive needs host and port",
+            ),
+            (receives and self.by_http and not self.url, f"transport {self.transport} needs url"),
+            (self.mpps and not sends, 'mpps is for peers with may = ["send"]'),
+            (
+                self.missing_days > 0 and not is_queried,
+                'missing_days is for peers with may = ["query"]',
+            ),
+            (is_queried and not by_query and not self.url, "transport dicomweb needs url"),
+            (
+                by_query and not all(asked_at),
+                'a peer that may be queried needs host and port, or transport = "dicomweb"',
+            ),
+            (
+                by_query and to_our_listener and not sends,
+                'objects of a C-MOVE come to our listener: add "send" to may, or use "get"',
+            ),
+            (
+                self.withdraw == "delete" and not (receives and self.by_http),
+                'withdraw = "delete" is for peers that receive by transport "orthanc", "dicomweb" or '
+                '"fhir": neither DICOM\'s own network nor HL7 v2 has a request to delete',
+            ),
+            (
+                self.withdraw == "delete" and self.iocm,
+                'give iocm = true or withdraw = "delete", not both',
+            ),
+            (
+                self.confirm == "commitment" and not (receives and self.transport == "dimse"),
+                'confirm = "commitment" is for peers that receive by transport = "dimse"',
+            ),
+            (
+                bool(self.commit_after) and not (sends and all(reported_at)),
                 'commit_after is for peers with may = ["send"], and with host and port, or commitment_host '
-                "and commitment_port, at which they take our report"
-            )
+                "and commitment_port, at which they take our report",
+            ),
+        )
+        if fault := next((text for is_fault, text in faults if is_fault), ""):
+            raise ValueError(fault)
         return self
 
     def address_of(self, service: PeerService) -> tuple[str, int | None, str]:

@@ -26,5 +26,5 @@ def report_silence(database: Database, settings: Settings) -> None:
             since = EventRow.number == events.PEER_SILENT.number, EventRow.at > last
             reported = session.scalars(select(EventRow.fields).where(*since))
             if all(fields.get("peer") != peer.name for fields in reported):
-                about = {"hours": peer.silent_hours, "last": last.isoformat()}
-                record(session, events.PEER_SILENT, peer=peer.name, **about)
+                hours, since_when = peer.silent_hours, last.isoformat()
+                record(session, events.PEER_SILENT, peer=peer.name, hours=hours, last=since_when)
