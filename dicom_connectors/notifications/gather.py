@@ -6,9 +6,9 @@ one: the cursor of a notification stays two minutes behind, and the events that 
 then.
 """
 
+import math
 import time
 import uuid
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -60,28 +60,21 @@ class Gatherer:
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database, self._settings = database, settings
-        self._heads: deque[tuple[float, int]] = deque()
+        self._behind: int | None = None  # the newest event of two minutes ago, as far as it is known
+        self._head: int | None = None
+        self._looked_at = -math.inf
 
     def run_once(self) -> int:
         """Write the notifications that are due now; returns their number."""
-        behind = self._behind()
+        with self._database.read() as session:
+            head = _head(session)
+        if (now := time.monotonic()) - self._looked_at >= _BEHIND_SECONDS:
+            self._behind, self._head, self._looked_at = self._head, head, now
         done = 0
         for rule in part(self._settings, NotificationsPart).notifications:
             with suppress(StoreAway):  # its reports are read when the object store is back
-                done += self._gather(rule, behind)
+                done += self._gather(rule, self._behind)
         return done
-
-    def _behind(self) -> int | None:
-        """The newest event of two minutes ago; None as long as that is not known."""
-        now = time.monotonic()
-        with self._database.read() as session:
-            head = _head(session)
-        if not self._heads or now - self._heads[-1][0] > _BEHIND_SECONDS / 10:
-            self._heads.append((now, head))
-        known = None
-        while self._heads and now - self._heads[0][0] >= _BEHIND_SECONDS:
-            known = self._heads.popleft()[1]
-        return known
 
     def _gather(self, rule: NotificationSettings, behind: int | None) -> int:
         # The conditions that notify by it, by the name of their rule for studies.

@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from sqlalchemy import Table, delete, func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -299,26 +299,19 @@ def scores_since(session: Session, day: date) -> dict[tuple[str, str], dict[str,
     return found
 
 
-def _add(session: Session, table: type[Base], rows: list[dict[str, Any]]) -> None:
+def _add(session: Session, table: type[ImageCount | ScoreCount], rows: list[dict[str, Any]]) -> None:
     if not rows:
         return
     statement = _insert(session, table).values(rows)
-    keys = [column.name for column in _table(table).primary_key]
-    added = {"images": _table(table).c.images + statement.excluded.images}
+    keys = [column.name for column in table.__mapper__.primary_key]
+    added = {"images": table.images + statement.excluded.images}
     session.execute(statement.on_conflict_do_update(index_elements=keys, set_=added))
 
 
 def _insert(session: Session, table: type[Base]) -> postgresql.Insert | sqlite.Insert:
     """INSERT … ON CONFLICT, which both databases have under the same words."""
-    if session.get_bind().dialect.name == "sqlite":
-        return sqlite.insert(_table(table))
-    return postgresql.insert(_table(table))
-
-
-def _table(table: type[Base]) -> Table:
-    found = table.__table__
-    assert isinstance(found, Table)
-    return found
+    is_sqlite = session.get_bind().dialect.name == "sqlite"
+    return sqlite.insert(table) if is_sqlite else postgresql.insert(table)
 
 
 _LOGGER = logging.getLogger(__name__)
