@@ -289,16 +289,25 @@ class PeerSettings(_Section):
     def _shows_no_source(cls, deidentify: bool, info: ValidationInfo) -> bool:
         """Annotated pictures show the uncleaned source; mask and report refer to the cleaned image."""
         results = info.data.get("results", ())
-        wrong = [kind.value for kind in results if kind not in DEIDENTIFIED_KINDS]
-        if deidentify and (wrong or ResultKind.CLEANED not in results):
-            why = f"{', '.join(wrong)} may identify the patient" if wrong else "cleaned is missing"
-            raise ValueError(f'{why}: set results = ["cleaned", "seg", "sr"], or fewer with cleaned')
-        if deidentify and info.data.get("burned_in_boxes"):
-            raise ValueError("what was burned in is not there to box: leave out burned_in_boxes")
-        if deidentify and info.data.get("assessments"):
-            raise ValueError("an assessment names the patient: leave out assessments")
-        if deidentify and info.data.get("charset") == "source":
-            raise ValueError("de-identified results are in UTF-8 always: leave out charset")
+        wrong = ", ".join(kind.value for kind in results if kind not in DEIDENTIFIED_KINDS)
+        why = f"{wrong} may identify the patient" if wrong else "cleaned is missing"
+        faults = (
+            (
+                bool(wrong) or ResultKind.CLEANED not in results,
+                f'{why}: set results = ["cleaned", "seg", "sr"], or fewer with cleaned',
+            ),
+            (
+                info.data.get("burned_in_boxes"),
+                "what was burned in is not there to box: leave out burned_in_boxes",
+            ),
+            (info.data.get("assessments"), "an assessment names the patient: leave out assessments"),
+            (
+                info.data.get("charset") == "source",
+                "de-identified results are in UTF-8 always: leave out charset",
+            ),
+        )
+        if deidentify and (fault := next((text for is_fault, text in faults if is_fault), "")):
+            raise ValueError(fault)
         return deidentify
 
     @model_validator(mode="after")
