@@ -45,7 +45,7 @@ def list_notifications(
 ) -> list[View]:
     """Sent and waiting notifications, the newest first; ``before``: older than this number.
 
-    Without subject and text, which may name a patient (``names_patients``).
+    Without subject and text.
     """
     chosen = select(Notification).order_by(Notification.id.desc()).limit(limit)
     if wanted := tuple(states):

@@ -356,7 +356,7 @@ def wanted_by_another(purging: Inbox, station: str = "AINODE") -> None:
         purging,
         peers=second_peer(purging, ae_title="SECOND"),
         rules=(purging.settings.rules[0].model_copy(update={"send_to": ("pacs", "second")}),),
-        node=purging.settings.node.model_copy(update={"station_name": station}),
+        node=purging.settings.node.model_copy(update={"ae_title": station}),
     )
 
 
