@@ -32,7 +32,7 @@ BASE ?= main
 .PHONY: demo help check affected test tests test-training lint budget docs generated site hostile kills bench released-schema version dist lock sbom audit clean
 
 demo: $(VENV)/.demo  ## send an ultrasound and a chest X-ray through the node and show what came back
-	$(BIN)/dicom-node demo --out demo-output $(if $(DATA),--data $(DATA))
+	$(BIN)/dicom-node demo --out demo-output
 
 help:  ## what can be made, each in a line
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))

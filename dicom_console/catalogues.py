@@ -35,6 +35,16 @@ _BESIDES: Final = (
     "top",
     "right",
     "bottom",
+    # Occasions of notifications:
+    "failure",
+    "dead letter",
+    "quarantine",
+    "withheld",
+    "disk",
+    "silence",
+    "outage",
+    "drift",
+    "assessment",
 )
 
 

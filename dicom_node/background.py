@@ -38,8 +38,7 @@ from dicom_node.fetch import Fetcher, Questions, report_missing
 from dicom_node.inbox.spool import Spool
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.model.roles import Role
-from dicom_node.monitoring import disk, drift, processes
-from dicom_node.notifications import gather, sender
+from dicom_node.monitoring import disk, drift, processes, silence
 from dicom_node.object_store.files import Files, bucket_of
 from dicom_node.outbox import commitments, delivery_worker, held, outages, removals
 from dicom_node.processes import running
@@ -129,8 +128,6 @@ class Background:
                 threads.append(Fetcher(self._database, self._settings, peer, self._owner))
             if peer.name in self._settings.asked_by_rules:
                 threads.append(Questions(self._database, self._settings, peer, self._owner))
-        if self._settings.notifications:
-            threads.append(sender.Notifier(self._database, self._settings, self._owner))
         for one in threads:
             self._repeat(one.name, one.run_once)
         self._start_timers()
@@ -201,7 +198,12 @@ class Background:
                         self._indexer.forget_cursors()
                         self._index_until_stop()
             except Exception as error:  # noqa: BLE001  (the loop must outlive a database or disk that is away)
-                self._indexing_failed(error)
+                if self._fails_since is None:  # an event for the first of a row
+                    self._fails_since = utc_now()
+                    # Without the error's text, which may quote data.
+                    number = error.errno if isinstance(error, OSError) else None
+                    reason = errno.errorcode.get(number or 0, type(error).__name__)
+                    self._say(INDEXING_FAILED, reason=reason)
             self._stop.wait(_FAILED_SECONDS)
 
     def _locked(self, lock: TextIO) -> bool:
@@ -225,33 +227,18 @@ class Background:
                 self._say(RECOVERY_SCANNED, objects=self._indexer.waiting())
             busy = self._indexer.run_once(_INDEX_LAST_SECONDS if ending else _INDEX_TURN_SECONDS)
             busy += self._assembler.run_once(behind=self._indexer.behind)
-            self._indexing_goes_on()
+            if since := self._fails_since:
+                self._fails_since = None
+                seconds = round((utc_now() - since).total_seconds())
+                self._say(INDEXING_BACK, since=since.isoformat(timespec="seconds"), seconds=seconds)
             if ending:
                 return
             pause = changes.pause(pause, found=bool(busy))
-            if not busy:
-                self._wait_for_work(seen, traces, min(pause, self._assembler.seconds_to_next()))
-
-    def _wait_for_work(self, seen: int, traces: object, seconds: float) -> None:
-        """Wait until something was received or committed, or a study may be quiet."""
-        end = time.monotonic() + seconds
-        while not self._stop.wait(_ARRIVAL_SECONDS) and time.monotonic() < end:
-            if self._database.changes.count != seen or self._indexer.traces() != traces:
-                return
-
-    def _indexing_failed(self, error: Exception) -> None:
-        """An event for the first of a row; without the text, which may quote data."""
-        number = error.errno if isinstance(error, OSError) else None
-        reason = errno.errorcode.get(number or 0, type(error).__name__)
-        if self._fails_since is None:
-            self._fails_since = utc_now()
-            self._say(INDEXING_FAILED, reason=reason)
-
-    def _indexing_goes_on(self) -> None:
-        if since := self._fails_since:
-            self._fails_since = None
-            seconds = round((utc_now() - since).total_seconds())
-            self._say(INDEXING_BACK, since=since.isoformat(timespec="seconds"), seconds=seconds)
+            # Wait until something was received or committed, or a study may be quiet.
+            end = time.monotonic() + (0 if busy else min(pause, self._assembler.seconds_to_next()))
+            while time.monotonic() < end and not self._stop.wait(_ARRIVAL_SECONDS):
+                if changes.count != seen or self._indexer.traces() != traces:
+                    break
 
     def _start_timers(self) -> None:
         timers: list[tuple[Callable[[], object], float]] = [
@@ -274,20 +261,21 @@ class Background:
                 (lambda: disk.note_free_space(self._database, self._settings), 3600.0),
             ]
         if self._role.keeps_time:
-            hourly = (
+            hourly: list[Callable[[Database, Settings], object]] = [
                 upkeep.purge,
                 upkeep.purge_results,
                 drift.forget_old,
                 disk.forget_past,
-                gather.forget_removed,
                 commitments.forget_requests,
-            )
-            further = (commitments.give_up_others, *connectors.every("tasks"), processes.forget_lost)
+                commitments.give_up_others,
+                processes.forget_lost,
+                *connectors.every("tasks"),
+            ]
             timers += [
-                (self._once_a_site(gather.report_silence), 600.0),
+                (self._once_a_site(silence.report_silence), 600.0),
                 (self._once_a_site(held.report_overdue), 300.0),
                 (self._once_a_site(outages.report_outages), 60.0),
-                *((self._once_a_site(function), 3600.0) for function in (*hourly, *further)),
+                *((self._once_a_site(function), 3600.0) for function in hourly),
             ]
         add = self._scheduler.add_job
         bucket = bucket_of(self._settings)  # each node has a spool of its own then

@@ -1,12 +1,11 @@
-"""The node's exceptions: one tree with five branches that callers can catch.
+"""The node's exceptions: one tree with four branches that callers can catch.
 
 Each message says what is wrong and what to do; none holds PHI. Every error has an exit status for
-``dicom-node``; branches are caught, never raised.
+``dicom-node``; branches are there to be caught.
 
 * :class:`CannotRun`: the node cannot start or go on as it is set up
 * :class:`RequestRefused`: what a person asked for cannot be had
 * :class:`StorageError`: spool or database do not take or give
-* :class:`ObjectError`: a DICOM object cannot be used, or must not be sent
 * :class:`JobStopped`: the attempt at a job ends before its results
 """
 
@@ -72,20 +71,12 @@ class ConfigurationError(CannotRun):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
-class UnsafeFolder(CannotRun):
-    """The data folder is not safe for acknowledged objects."""
-
-
-class AlreadyRunning(CannotRun, exit_code=ExitCode.UNAVAILABLE):
-    """Another node works on this data folder."""
-
-
-class CannotListen(CannotRun, exit_code=ExitCode.UNAVAILABLE):
-    """The listener does not start: its port is in use, or its certificate cannot be read."""
-
-
 class RequestRefused(NodeError, exit_code=ExitCode.FAILED):
     """A person's request cannot be fulfilled."""
+
+
+class Unavailable(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
+    """What is needed does not run or does not start, or what there is one of runs already."""
 
 
 class NotFound(RequestRefused, exit_code=ExitCode.NOT_FOUND):
@@ -120,10 +111,6 @@ class PeerUnreachable(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
     """No association with a peer: it is down, refuses us, or its settings lack host or port."""
 
 
-class NotRunning(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
-    """A running node is needed, and none works on the data folder."""
-
-
 class SignInRefused(RequestRefused):
     """Name or password is wrong, the account may not be used, or there were too many attempts."""
 
@@ -146,10 +133,6 @@ class CannotCreate(RequestRefused, exit_code=ExitCode.CANNOT_CREATE):
 
 class ModelRefused(RequestRefused, exit_code=ExitCode.DATA):
     """A model card cannot be read, or the weights do not match the card."""
-
-
-class DemoFailed(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
-    """A part of the demonstration does not start or does not end."""
 
 
 class StorageError(NodeError):
@@ -192,19 +175,15 @@ class SchemaOutdated(DatabaseNotReady):
     """The schema is older than this program: upgrade it."""
 
 
-class ObjectError(NodeError):
-    """A DICOM object cannot be used, or must not be sent."""
-
-
-class FaultyObject(ObjectError):
+class FaultyObject(NodeError):
     """A received object that cannot be indexed; the reason goes to the quarantine list."""
 
 
-class FaultyReport(ObjectError):
+class FaultyReport(NodeError):
     """A storage commitment report or request that cannot be read, or is beyond its limits."""
 
 
-class FaultyStep(ObjectError):
+class FaultyStep(NodeError):
     """A refused request about a performed procedure step; the text contains no value of the request.
 
     ``code``: the status (PS3.7 Annex C). ``tags``: the attributes that are at fault.
@@ -216,11 +195,11 @@ class FaultyStep(ObjectError):
         self.tags = tuple(tags)
 
 
-class DecodedDifferently(ObjectError):
+class DecodedDifferently(NodeError):
     """Text in the object cannot be decoded with the character set that the object names."""
 
 
-class ResultRefused(ObjectError, exit_code=ExitCode.DATA):
+class ResultRefused(NodeError, exit_code=ExitCode.DATA):
     """The gate found a built object invalid: it is not stored and not sent."""
 
 

@@ -60,8 +60,7 @@ COMMITMENT_ASK_REFUSED = EventType(1071, _WARNING, "request of a peer for storag
 COMMITMENT_DECIDED = EventType(1072, _INFO, "storage commitment that a peer asked for is decided")
 COMMITMENT_ANSWERED = EventType(1073, _INFO, "storage commitment reported to a peer")
 COMMITMENT_ANSWER_GIVEN_UP = EventType(1074, _ERROR, "a peer takes no storage commitment report: given up")
-STEP_BEGUN = EventType(1080, _INFO, "a modality began a performed procedure step")
-STEP_CHANGED = EventType(1081, _INFO, "a modality reported on a performed procedure step")
+STEP_REPORTED = EventType(1081, _INFO, "a modality reported on a performed procedure step")
 STEP_REFUSED = EventType(1082, _WARNING, "report on a performed procedure step refused")
 STEPS_NOT_AWAITED = EventType(
     1083, _WARNING, "a study goes on without all that its performed procedure steps name, or their end"
@@ -80,7 +79,6 @@ OWN_RESULT_RETURNED = EventType(2006, _INFO, "own result came back, not processe
 UNKNOWN_RESULT = EventType(
     2007, _WARNING, "object claims to be a result of this node and is not: not processed"
 )
-FAULTY_COPY = EventType(2008, _WARNING, "faulty copy of an intact object set aside: the intact one is used")
 STUDY_RECEIVING = EventType(2010, _INFO, "study is being received")
 STUDY_COMPLETE = EventType(2011, _INFO, "study is complete")
 STUDY_REOPENED = EventType(2012, _WARNING, "late object reopened the study")
@@ -91,8 +89,7 @@ STUDY_MAY_BE_INCOMPLETE = EventType(
     2016, _WARNING, "study may be incomplete: an object that came with it cannot be read"
 )
 RECOVERY_SCANNED = EventType(2020, _INFO, "spool scanned after start")
-SPOOL_PURGED = EventType(2021, _INFO, "spool purged of confirmed studies")
-RESULTS_PURGED = EventType(2022, _INFO, "files of results deleted after spool.result_days")
+FILES_PURGED = EventType(2021, _INFO, "files of objects or results deleted after their days")
 SPOOL_DIFFERS = EventType(2030, _ERROR, "spool and index differ: database or disk lost objects")
 OBJECTS_REINDEXED = EventType(2031, _WARNING, "a person put objects back that the database did not know")
 DATABASE_REPLACED = EventType(
@@ -112,7 +109,9 @@ DECISION_SETTLED = EventType(2039, _WARNING, "a person settled a decision that c
 DECISIONS_NOT_COPIED = EventType(6055, _ERROR, "decisions of persons cannot be copied: tried again")
 VERSION_CHOSEN = EventType(2033, _WARNING, "a person chose between versions or patients of a study")
 IDENTITY_NOT_TAKEN = EventType(
-    2034, _WARNING, "copy of an object with another header set aside: the version in force stays"
+    2034,
+    _WARNING,
+    "faulty copy of an object, or one with another header, set aside: the one in force stays",
 )
 FETCH_ASKED = EventType(2050, _INFO, "a study is to be fetched from a peer")
 FETCH_STARTED = EventType(2051, _INFO, "a peer is asked for a study")
@@ -217,9 +216,7 @@ DESTINATION_HUNG = EventType(
     5020, _WARNING, "destination cut off: it stopped taking or answering, or is too slow"
 )
 DELIVERY_OVERDUE = EventType(5021, _ERROR, "a delivery took too long: abandoned and started again")
-DESTINATION_AWAY = EventType(
-    5022, _ERROR, "a peer takes no results for longer than outbox.outage_minutes: they wait"
-)
+DESTINATION_AWAY = EventType(5022, _ERROR, "a peer takes no results for a quarter of an hour: they wait")
 DESTINATION_BACK = EventType(5023, _INFO, "a peer accepts results again, or none wait for it any more")
 ORIGINALS_FORWARDED = EventType(5070, _INFO, "a rule forwards received objects to a peer")
 NOTIFICATION_SENT = EventType(5030, _INFO, "notification sent")

@@ -30,8 +30,7 @@ _SILENT = (
 class LogTarget:
     """The target and format of the log besides standard error; ``[log]`` of the configuration.
 
-    ``file``: absolute path, "" for none. ``debug``: names and AE titles of peers whose debug lines are
-    logged.
+    ``file``: absolute path, "" for none.
     """
 
     json: bool = False
@@ -39,7 +38,6 @@ class LogTarget:
     file_bytes: int = 10 * 2**20
     files: int = 5
     syslog: str = ""
-    debug: tuple[str, ...] = ()
 
 
 def configure(level: str, process: str, target: LogTarget | None = None) -> None:
@@ -61,12 +59,12 @@ def configure(level: str, process: str, target: LogTarget | None = None) -> None
             handlers.append(SysLogHandler(_syslog_address(target.syslog)))
     except OSError as error:
         problems.append(f"log.syslog cannot be reached: {error.strerror}")
-    wanted = _LevelFilter(logging.getLevelName(level.upper()), frozenset(target.debug))
     for handler in handlers:
         handler.setFormatter(_Json(process) if target.json else _Formatter(process))
         # By the handler: libraries that are imported later (pydicom) set the level of their logger.
-        handler.addFilter(wanted)
-    logging.basicConfig(level="DEBUG" if target.debug else level.upper(), handlers=handlers, force=True)
+        handler.setLevel(level.upper())
+        handler.addFilter(lambda record: record.name.partition(".")[0] not in _SILENT)
+    logging.basicConfig(level=level.upper(), handlers=handlers, force=True)
     logging.raiseExceptions = False  # a full disk or a syslog that is away must not flood standard error
     for name in ("alembic", "rapidocr", "RapidOCR"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -84,23 +82,6 @@ def _syslog_address(text: str) -> str | tuple[str, int]:
         return text
     # Looked up once: a name server that is away would hold up every line, and with it the node.
     return socket.gethostbyname(host), int(port)
-
-
-@dataclass(frozen=True, slots=True)
-class _LevelFilter:
-    """Lets pass what has the level, and debug lines of some peers; no library that quotes data sets."""
-
-    level: int
-    debug: frozenset[str]
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.name.partition(".")[0] in _SILENT:
-            return False
-        return record.levelno >= self.level or (bool(self.debug) and self._concerns(record))
-
-    def _concerns(self, record: logging.LogRecord) -> bool:
-        fields = {**_event(record)[1], "peer": getattr(record, "peer", "")}
-        return any(str(fields.get(key, "")) in self.debug for key in ("peer", "destination", "calling_ae"))
 
 
 class _SharedFile(RotatingFileHandler):

@@ -26,7 +26,14 @@ from dicom_node import __version__, connectors, events, logs, preflight, sitekey
 from dicom_node.background import Background, inode
 from dicom_node.config.entered import FOLDER, is_behind
 from dicom_node.config.settings import NEEDS_RESTART, Settings
-from dicom_node.errors import CannotListen, ConfigurationError, ExitCode, NodeError, SpoolFull, UnsafeFolder
+from dicom_node.errors import (
+    CannotRun,
+    ConfigurationError,
+    ExitCode,
+    NodeError,
+    SpoolFull,
+    Unavailable,
+)
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.processes import Sign, node_name
 from dicom_node.preflight.machine import network_file_system
@@ -48,7 +55,7 @@ def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
     """Run the node until SIGTERM or SIGINT; SIGHUP reads the configuration anew. Returns the exit status.
 
     With a full disk the listener alone runs and refuses objects (A700) until there is space. Raises
-    ConfigurationError, DatabaseNotReady, DatabaseUnusable, DatabaseDamaged, AlreadyRunning, CannotListen and
+    ConfigurationError, DatabaseNotReady, DatabaseUnusable, DatabaseDamaged, Unavailable, CannotRun and
     SpoolError before anything is accepted.
     """
     signals = signal_pipe()
@@ -104,7 +111,7 @@ class _MainProcess:
         """Listen first, however much waits in the spool; "ready" is logged when every child says so,
         but the console where the node does something else too.
 
-        Raises CannotListen; then the children are ended.
+        Raises Unavailable; then the children are ended.
         """
         self._say(events.NODE_STARTED, version=__version__, ae_title=self._settings.node.ae_title)
         if self._role.receives:
@@ -116,7 +123,7 @@ class _MainProcess:
             if self._cannot_listen:
                 for child in self._children():
                     child.stop(_GRACE_SECONDS)
-                raise CannotListen(f"the listener cannot start: {self._cannot_listen}")
+                raise Unavailable(f"the listener cannot start: {self._cannot_listen}")
         if self._console:  # "ready" does not wait for it: the node receives and works without
             self._console.start()
         self._background.start(first=True)
@@ -313,7 +320,7 @@ def _prepare_folder(settings: Settings) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UnsafeFolder(f"node.data_dir = {folder} cannot be made: {error.strerror}") from None
+        raise CannotRun(f"node.data_dir = {folder} cannot be made: {error.strerror}") from None
     mode = stat.S_IMODE(folder.stat().st_mode)
     if mode & 0o027:  # of an earlier version; which group may read is the admin's to say, none may write
         folder.chmod(mode & ~0o027)
@@ -329,7 +336,7 @@ def _database(settings: Settings) -> Iterator[Database]:
     """The database, made or brought up to date first: one machine, one program, no separate step."""
     database = Database(settings.database_url)
     if network := network_file_system(settings.node.data_dir) if database.is_sqlite else "":
-        raise UnsafeFolder(
+        raise CannotRun(
             f"{settings.node.data_dir} is on {network}: SQLite is not safe there. Use a local disk for "
             "node.data_dir, or PostgreSQL by node.database_url"
         )

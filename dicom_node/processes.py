@@ -19,7 +19,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from dicom_node.errors import AlreadyRunning
+from dicom_node.errors import Unavailable
 from dicom_node.model.roles import Role
 from dicom_node.signals import ALIVE_SECONDS
 
@@ -78,8 +78,8 @@ class Child:
 
     def hang_up(self) -> None:
         """Send SIGHUP to the process if it runs."""
-        if self._process and self._process.poll() is None:
-            self._process.send_signal(signal.SIGHUP)
+        if self._process:
+            self._process.send_signal(signal.SIGHUP)  # nothing to one that has ended
 
     def retire(self) -> None:
         """Send SIGHUP, let the process end in its own time, and do not start it again."""
@@ -89,9 +89,8 @@ class Child:
     def stop(self, grace_seconds: float) -> None:
         """Ask the process to end (SIGTERM and end of input); kill it after ``grace_seconds``."""
         self._stopping.set()
-        process = self._process
-        if process and process.poll() is None:
-            process.terminate()
+        if process := self._process:
+            process.terminate()  # nothing to one that has ended
             try:
                 process.wait(grace_seconds)
             except subprocess.TimeoutExpired:
@@ -194,7 +193,7 @@ def taken_place(data_dir: Path, role: Role, files: Sequence[Path]) -> Iterator[s
 
     A node with all roles has one place ("all"). Nodes with one role take the first free place of their role
     ("worker-1", "worker-2"). The lock file has the process id and the paths of the configuration files. The
-    kernel releases the lock when the process dies, on NFS too. Raises AlreadyRunning.
+    kernel releases the lock when the process dies, on NFS too. Raises Unavailable.
     """
     many = role is not Role.ALL
     for place in [f"{role}-{n}" for n in range(1, _MAXIMUM_NODES + 1)] if many else [str(role)]:
@@ -211,7 +210,7 @@ def taken_place(data_dir: Path, role: Role, files: Sequence[Path]) -> Iterator[s
             yield place
             return
     whom = f"{_MAXIMUM_NODES} {role} nodes work" if many else "another node works"
-    raise AlreadyRunning(f"{whom} on {data_dir}: stop one, or set another node.data_dir")
+    raise Unavailable(f"{whom} on {data_dir}: stop one, or set another node.data_dir")
 
 
 def running(data_dir: Path) -> dict[str, int]:

@@ -24,12 +24,13 @@ from typer.main import get_command
 from ai_pipeline import pipelines
 from ai_pipeline.contract import PipelineCard
 from ai_pipeline.pipelines import PIPELINES
+from dicom_connectors.notifications.gather import EVENTS as OCCASIONS
+from dicom_connectors.notifications.settings import NotificationSettings
 from dicom_connectors.oidc.settings import OidcSettings
 from dicom_console.app import FACES
 from dicom_console.views.metrics import Durations
 from dicom_node import events
 from dicom_node.cli import INTERRUPTED, app
-from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.sample import documented_fields, toml_value
 from dicom_node.config.settings import (
     Conditions,
@@ -42,7 +43,6 @@ from dicom_node.config.settings import (
 from dicom_node.errors import ExitCode, NodeError
 from dicom_node.events import EventType
 from dicom_node.model.lifecycle import LIFE_CYCLES, READ_FROM_WORK, STUDY
-from dicom_node.notifications.gather import EVENTS as OCCASIONS
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent

@@ -284,7 +284,7 @@ SOURCES: Final[dict[str, tuple[str, str]]] = {
     "DeviceSerialNumber": (_AUTO, "of the installation"),
     "DeviceUID": (_AUTO, "of the installation"),
     "SoftwareVersions": (_FIXED, "version of the builders; pipeline with its version"),
-    "StationName": (_CONFIG, "`node.station_name`"),
+    "StationName": (_CONFIG, "`node.ae_title`"),
     "ContributingEquipmentSequence": (_AUTO, "equipment of the source (109101), node and models (109102)"),
     "CodingSchemeIdentificationSequence": (_FIXED, "the private coding scheme"),
     "BodyPartExamined": (_COPY, "or of Anatomic Region Sequence"),

@@ -12,8 +12,8 @@ from PIL import Image
 from ai_pipeline.chest import ratio
 from ai_pipeline.contract import Decision, Measurement, PipelineResult
 from dicom_node import results
-from dicom_node.demo.inputs import chest_phantom, chest_radiograph
 from dicom_node.model.kinds import ResultKind
+from tests.drawn_chest import chest_phantom, chest_radiograph
 from tests.result_images import CALIBRATED, CARDIOMEGALY, NODULE, context, finding, source
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "examples" / "read_sr"

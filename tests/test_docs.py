@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import BaseModel
 from typer.main import get_command
 
+from dicom_connectors.notifications.settings import NotificationSettings
 from dicom_connectors.oidc.settings import OidcSettings
 from dicom_node import cli, events
 from dicom_node.config import sample
-from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings, TlsSettings
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -100,7 +100,7 @@ def check_inflation(path: Path, most_mib: int) -> None:
         while rest and not inflater.eof:
             inflated += len(inflater.decompress(rest, _CHUNK))
             if inflated > most_mib * 2**20:
-                raise CodestreamFault(f"the data set inflates to more than images.inflated_mib = {most_mib}")
+                raise CodestreamFault(f"the data set inflates to more than {most_mib} MiB")
             rest = inflater.unconsumed_tail or file.read(_CHUNK)
 
 

@@ -45,20 +45,20 @@ class ImageLimits:
         faults = (
             (samples not in SAMPLES, f"Samples per Pixel (0028,0002) is {samples}"),
             (bits not in BITS, f"Bits Allocated (0028,0100) is {bits}"),
-            (longest > self.longest_side, f"{size}: images.longest_side is {self.longest_side}"),
+            (longest > self.longest_side, f"{size}: at most {self.longest_side} a side"),
             (
                 # An image of no longer side than this (pixels) costs nothing, whatever its shape.
                 longest > max(self.elongation * min(rows, columns), 1024),
-                f"{size}: images.elongation is {self.elongation}",
+                f"{size}: a side may be {self.elongation} times the other",
             ),
             (
                 rows * columns > self.megapixels * 1_000_000,
-                f"{size}: images.megapixels is {self.megapixels}",
+                f"{size}: at most {self.megapixels} megapixels",
             ),
-            (frames > self.frames, f"the image has {frames} frames: images.frames is {self.frames}"),
+            (frames > self.frames, f"the image has {frames} frames: at most {self.frames}"),
             (
                 mib > self.decoded_mib,
-                f"the image is {mib} MiB when decoded: images.decoded_mib is {self.decoded_mib}",
+                f"the image is {mib} MiB when decoded: at most {self.decoded_mib}",
             ),
         )
         return next((fault for is_fault, fault in faults if is_fault), "")

@@ -32,7 +32,7 @@ class AuditSender:
         self._settings, self._audit = settings, part(settings, AuditPart).audit
         self._lease = KeptLease(database, "audit", owner, 2 * self._audit.seconds + 30.0)
         host = socket.gethostname()[:255]
-        self._source = AuditSource(settings.node.ae_title, settings.node.station_name, host, self._audit.site)
+        self._source = AuditSource(settings.node.ae_title, settings.node.ae_title, host, self._audit.site)
         self._failures = 0
         self._next_at = 0.0
         # Records of which no message can be made. They stay unsent, and hold up no others; the next start of

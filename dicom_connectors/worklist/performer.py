@@ -184,7 +184,7 @@ class Worklist(Lane[ClaimedWorkitem]):
             return
         found = [item for given in manager.search() if (item := ups.read_workitem(given))]
         self._noted(away="")
-        station = self._settings.node.station_name
+        station = self._settings.node.ae_title
         mine = [item for item in found if item.is_for(self._work.worklist, station)]
         with self._database.read() as session:
             known = workitems.known(session, self._peer.name, [item.uid for item in mine])
@@ -395,7 +395,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         self._move(row, WORKITEM_DECIDED, attempts=0, **values)
 
     def _final(self, row: ClaimedWorkitem, outcome: ProcedureStepState) -> Dataset:
-        station, work = self._settings.node.station_name, ups.parse_work(row.work)
+        station, work = self._settings.node.ae_title, ups.parse_work(row.work)
         times = (row.began_at, row.decided_at or utc_now())
         if outcome is ProcedureStepState.CANCELED:
             return ups.cancelled(CancelReason(row.reason), row.percent, work, station, *times)

@@ -157,7 +157,7 @@ def _rendered(asked: Visit, frame: int, quality: int) -> Response:
     media = one_of(asked.request, "image/jpeg", "image/png")
     [held, *_] = _held(asked)
     [path] = _files(asked, [held])
-    about = Shown(path, held.study, "image"), asked.settings, frame
+    about = Shown(path, held.study, "image"), frame
     data = pictures.png(*about) if media == "image/png" else pictures.jpeg(*about, quality)
     ignored = sorted({"viewport", "window", "annotation", "iccprofile"} & asked.request.query_params.keys())
     return Response(data, media_type=media, headers=_warnings(_ignored(ignored)))

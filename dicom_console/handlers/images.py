@@ -30,7 +30,7 @@ def image(asked: Asked, number: Number, frame: int = 1, layer: int = 0, beside: 
     if prior := next((one for one in earlier if one["id"] == beside), None):
         past = asked.read(received.view, asked.settings, beside) | {"masks": []}
         past_file = asked.read(pictures.find, asked.settings, PictureKind.IMAGES, beside)
-        past_about = viewer.described(past_file, asked.settings) | {"frame": 1}
+        past_about = viewer.described(past_file) | {"frame": 1}
         audit.note_sight(asked.site.database, asked.person, past_file.study)
     return _frame(
         asked,
@@ -39,7 +39,7 @@ def image(asked: Asked, number: Number, frame: int = 1, layer: int = 0, beside: 
         frame,
         image=found | {"masks": asked.read(viewer.masks, asked.settings, found["study"], found["uid"])},
         layer=next((one for one in found["layers"] if one["id"] == layer), None),
-        about=viewer.described(shown, asked.settings) | {"frame": frame},
+        about=viewer.described(shown) | {"frame": frame},
         earlier=earlier,
         prior=prior,
         past=past,
@@ -73,7 +73,7 @@ def mask(asked: Asked, number: Number, segment: int) -> Response:
 @faces.page("GET", "/studies/{which}/{number}/{frame}/samples", UserRole.VIEWER)
 def frame_samples(asked: Asked, which: PictureKind, number: Number, frame: int) -> Response:
     """The real samples of a frame, described in the header X-Samples (``views.viewer``)."""
-    found = viewer.samples(_seen(asked, which, number), asked.settings, frame)
+    found = viewer.samples(_seen(asked, which, number), frame)
     headers = {"X-Samples": json.dumps(found.about)}
     return Response(found.data, media_type="application/octet-stream", headers=headers)
 
@@ -84,7 +84,7 @@ def png(
 ) -> Response:
     """The frame itself, of a received image or of a result."""
     shown = _seen(asked, which, number)
-    return Response(pictures.png(shown, asked.settings, frame, longest), media_type="image/png")
+    return Response(pictures.png(shown, frame, longest), media_type="image/png")
 
 
 def _seen(asked: Visit, which: PictureKind, number: int) -> Shown:
@@ -96,7 +96,7 @@ def _seen(asked: Visit, which: PictureKind, number: int) -> Shown:
 
 def _frame(asked: Visit, template: str, shown: Shown, frame: int, **values: Any) -> Response:
     audit.note_sight(asked.site.database, asked.person, shown.study)
-    frames = pictures.frames(shown, asked.settings)
+    frames = pictures.frames(shown)
     if not 1 <= frame <= frames:
         raise NotFound("there is no such frame")
     study = asked.read(listing.study_heading, asked.settings, shown.study)

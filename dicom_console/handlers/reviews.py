@@ -166,6 +166,6 @@ def _form(
         edges=_EDGES,
         name=name,
         problem=problem,
-        about=viewer.described(shown, asked.settings) | {"frame": 1},
+        about=viewer.described(shown) | {"frame": 1},
         following=asked.read(cleaning_reviews.after, review.id),
     )

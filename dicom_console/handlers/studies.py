@@ -149,7 +149,7 @@ def _changed_page(asked: Visit, changed: ChangedStudies) -> Response:
 def thumbnail(asked: Asked, number: Number) -> Response:
     """The small picture of an image in the list of studies; the list is in the audit."""
     shown = asked.read(pictures.find, asked.settings, PictureKind.IMAGES, number)
-    return Response(pictures.thumbnail(shown, asked.settings), media_type="image/jpeg")
+    return Response(pictures.thumbnail(shown), media_type="image/jpeg")
 
 
 @faces.handler("GET", "/studies/{number}", UserRole.VIEWER)

@@ -17,7 +17,6 @@ from sqlalchemy.orm import Session
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.codestreams import JPEG_2000
 from ai_pipeline.images.decode import open_dicom
-from ai_pipeline.images.limits import ImageLimits
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotFound
 from dicom_node.model.kinds import ObjectRole
@@ -73,31 +72,29 @@ def find(session: Session, settings: Settings, which: PictureKind, number: int) 
     return Shown(path, row.study_id, row.kind.value if isinstance(row, Result) else "image")
 
 
-def frames(shown: Shown, settings: Settings) -> int:
+def frames(shown: Shown) -> int:
     """The number of frames of an image. Raises NotFound if no frame can be shown."""
     with two_at_a_time():
-        return open_dicom(shown.path, settings.images.limits).header.frames
+        return open_dicom(shown.path).header.frames
 
 
-def png(shown: Shown, settings: Settings, frame: int, longest: int = LARGEST) -> bytes:
+def png(shown: Shown, frame: int, longest: int = LARGEST) -> bytes:
     """A frame (from 1) as PNG, displayed as a viewer initially does, at most ``longest`` pixels. Raises
     NotFound.
     """
     with two_at_a_time():
-        return _encoded(shown.path, settings.images.limits, frame, longest, ".png", _QUICK)
+        return _encoded(shown.path, frame, longest, ".png", _QUICK)
 
 
-def jpeg(shown: Shown, settings: Settings, frame: int, quality: int) -> bytes:
+def jpeg(shown: Shown, frame: int, quality: int) -> bytes:
     """The same as JPEG (``quality``: 1 to 100), at most LARGEST pixels. Raises NotFound."""
     with two_at_a_time():
         how = cv2.IMWRITE_JPEG_QUALITY, quality
-        return _encoded(shown.path, settings.images.limits, frame, LARGEST, ".jpg", how)
+        return _encoded(shown.path, frame, LARGEST, ".jpg", how)
 
 
-def _encoded(
-    path: Path, limits: ImageLimits, frame: int, longest: int, suffix: str, how: tuple[int, ...]
-) -> bytes:
-    image = open_dicom(path, limits)
+def _encoded(path: Path, frame: int, longest: int, suffix: str, how: tuple[int, ...]) -> bytes:
+    image = open_dicom(path)
     sides, most = (image.header.rows, image.header.columns), min(max(longest, 16), LARGEST)
     # A JPEG 2000 is decoded smaller where that is quicker, its shorter side with at least so many pixels.
     shorter_side = -(-most * min(sides) // max(sides)) if image.transfer_syntax in JPEG_2000 else 0
@@ -113,18 +110,18 @@ def _encoded(
     return data.tobytes()
 
 
-def thumbnail(shown: Shown, settings: Settings) -> bytes:
+def thumbnail(shown: Shown) -> bytes:
     """The first frame as JPEG, at most SIDE pixels. Raises NotFound if it cannot be shown."""
     try:
-        return _thumbnail(shown.path, settings.images.limits)
+        return _thumbnail(shown.path)
     except (OSError, PixelError, MemoryError):
         raise NotFound("this image cannot be shown") from None
 
 
 @lru_cache(_THUMBNAILS)
-def _thumbnail(path: Path, limits: ImageLimits) -> bytes:
+def _thumbnail(path: Path) -> bytes:
     with _one_thumbnail:
-        return _encoded(path, limits, 1, SIDE, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, 80))
+        return _encoded(path, 1, SIDE, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, 80))
 
 
 @contextmanager

@@ -51,10 +51,10 @@ class Samples:
     about: dict[str, Any]
 
 
-def samples(shown: Shown, settings: Settings, frame: int) -> Samples:
+def samples(shown: Shown, frame: int) -> Samples:
     """The samples of a frame (from 1). Raises NotFound if it cannot be decoded."""
     with two_at_a_time():
-        image = open_dicom(shown.path, settings.images.limits)
+        image = open_dicom(shown.path)
         stored = image.stored(frame - 1)
         if stored.ndim == 3:
             return Samples(image.show(stored).tobytes(), {"type": "rgb"})
@@ -79,10 +79,10 @@ def _packed(values: PixelArray) -> tuple[PixelArray, str]:
     return values.astype("<f4"), "f4"
 
 
-def described(shown: Shown, settings: Settings) -> dict[str, Any]:
+def described(shown: Shown) -> dict[str, Any]:
     """Size, frames and their rate (1/s), calibrated regions and windows of an image. Raises NotFound."""
     with two_at_a_time():
-        image = open_dicom(shown.path, settings.images.limits)
+        image = open_dicom(shown.path)
         header = image.header
         return {
             "columns": header.columns,

@@ -2,14 +2,12 @@
 
 Mistakes between keys: names that refer to each other, conditions that never hold. Rules that bypass a hold
 (``assess_first``) of another rule: they send the same results to a peer at once.
-
-Settings of former versions (docs/deploy/upgrade.md): a renamed one counts with a warning, a removed one is
-a mistake that names what to do instead.
 """
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +84,6 @@ def examine(files: Sequence[Path]) -> tuple[Settings | None, TomlFiles]:
 
 def examined(read: TomlFiles) -> Settings | None:
     """The settings without faulty keys; each mistake is added to the mistakes of ``read``."""
-    take_former_names(read)
     try:
         settings: Settings | None = Settings.model_validate(read.data)
     except ValidationError as error:
@@ -95,7 +92,12 @@ def examined(read: TomlFiles) -> Settings | None:
             value = read.shown(place, read.at(place)) if known else ""  # a misspelt key may hold a password
             if not read.is_faulty(place):  # such as by an unset variable
                 read.add(place, value, remedy)
-        settings = _what_is_left(read, [place for place, _, _ in mistakes])
+        # Without the faulty keys, so that the other mistakes can be found in the same run. A required key
+        # cannot be left out: its peer or rule goes.
+        settings, keys = None, [place for place, _, _ in mistakes]
+        for places in (keys, [place[:2] for place in keys]):
+            with suppress(ValidationError):
+                settings = settings or Settings.model_validate(read.without(places))
     if settings is None or read.unread:
         return None
     cross_check(settings, read)
@@ -105,15 +107,6 @@ def examined(read: TomlFiles) -> Settings | None:
 def _has_a_node(folder: Path) -> bool:
     """Not of one that cannot be looked into: who opens it says why."""
     return any(os.access(folder / name, os.F_OK) for name in ("node.db", "spool"))
-
-
-def _what_is_left(read: TomlFiles, keys: Sequence[Place]) -> Settings | None:
-    """Settings without the faulty keys, so that the other mistakes can be found in the same run."""
-    tables = [place[:2] for place in keys]  # a required key cannot be left out: its peer or rule goes
-    for places in (keys, tables):
-        with suppress(ValidationError):
-            return Settings.model_validate(read.without(places))
-    return None
 
 
 # Modalities that a near one is suggested from (PS3.3 C.7.3.1.1.1); a rule may name any other code.
@@ -126,8 +119,8 @@ _LONGEST_CODE = 16
 
 def cross_check(settings: Settings, read: TomlFiles) -> None:
     """Add every mistake between keys to the mistakes of ``read``."""
-    for key in ("peers", "rules", "notifications"):
-        _check_names(key, read)
+    for key in ("peers", "rules"):
+        read.check_names(key)
     _check_ae_titles(settings, read)
     _check_retained(settings, read)
     for rule in settings.rules:
@@ -144,27 +137,6 @@ def cross_check(settings: Settings, read: TomlFiles) -> None:
             read.add(read.place_of("rules", rule.name), "", remedy)
     for check in every("settings.checks"):
         check(settings, read)
-    named = {name for rule in settings.rules for one in rule.then for name in one.notify}
-    for one in settings.notifications:
-        if one.to and not settings.mail.host and not read.is_faulty(("mail", "host")):
-            place = (*read.place_of("notifications", one.name), "to")
-            read.add(place, "", "an e-mail needs a server: add [mail] with host and sender")
-    for one in settings.notifications:
-        if not (one.on or one.events or one.findings or one.name in named):
-            remedy = "says of nothing: give on, events or findings, or name it in then of a rule"
-            read.add(read.place_of("notifications", one.name), "", remedy)
-
-
-def _check_names(key: str, read: TomlFiles) -> None:
-    seen: dict[str, str] = {}
-    for number, name in read.numbered_names(key):
-        if name.casefold() in seen:
-            other = seen[name.casefold()]
-            problem = "is used twice" if other == name else f"differs from {other} in capitals only"
-            read.add(
-                (key, number, "name"), repr(name), f"{problem}: give each of the {key} a name of its own"
-            )
-        seen.setdefault(name.casefold(), name)
 
 
 def _check_ae_titles(settings: Settings, read: TomlFiles) -> None:
@@ -196,73 +168,45 @@ def _check_retained(settings: Settings, read: TomlFiles) -> None:
                 read.add(place, ", ".join(peer.retain) or "nothing", f"{remedy}pseudonym_domain of its own")
 
 
+_MAY = {
+    "receive": 'this peer may not receive: add may = ["receive"]',
+    "query": 'this peer may not be asked: add may = ["query"]',
+}
+
+
 def _check_peers_of(rule: RuleSettings, settings: Settings, read: TomlFiles) -> None:
     place = read.place_of("rules", rule.name)
-    known = [name for _, name in read.numbered_names("peers")]  # those that are faulty in another way, too
-    may_query = {peer.name for peer in settings.peers if "query" in peer.may}
-    may_receive = {peer.name: "receive" in peer.may for peer in settings.peers}
     if not read.at((*place, "send_to")):
         read.add((*place, "send_to"), "[]", "is empty: the results would go nowhere")
-    for name in dict.fromkeys(rule.send_to):
-        if name not in known:
-            read.add((*place, "send_to"), repr(name), f"no such peer; {did_you_mean(name, known)}")
-        elif not may_receive.get(name, True) and not read.is_faulty((*read.place_of("peers", name), "may")):
-            read.add((*place, "send_to"), repr(name), 'this peer may not receive: add may = ["receive"]')
-        if rule.send_to.count(name) > 1:
-            read.add((*place, "send_to"), repr(name), "is listed twice")
-    _check_forward(rule, place, settings, known, read)
-    _check_then(rule, place, may_receive, known, read)
-    if rule.priors:
-        asked, key = rule.priors.peer, (*place, "priors", "peer")
-        if asked not in known:
-            read.add(key, repr(asked), f"no such peer; {did_you_mean(asked, known)}")
-        elif asked not in may_query and not read.is_faulty((*read.place_of("peers", asked), "may")):
-            read.add(key, repr(asked), 'this peer may not be asked: add may = ["query"]')
-    senders = [*known, CONSOLE_NAME]  # maybe that of another machine
-    for name in rule.secondary_captures_from:
-        if name not in senders:
-            remedy = f"no such peer; {did_you_mean(name, senders)}"
-            read.add((*place, "secondary_captures_from"), repr(name), remedy)
-
-
-def _check_forward(
-    rule: RuleSettings, place: Place, settings: Settings, known: Sequence[str], read: TomlFiles
-) -> None:
-    here = (*place, "forward")
+    known = [name for _, name in read.numbered_names("peers")]  # those that are faulty in another way, too
     peers = {peer.name: peer for peer in settings.peers}
-    for name in dict.fromkeys(rule.forward):
-        peer = peers.get(name)
-        if name not in known:
-            read.add(here, repr(name), f"no such peer; {did_you_mean(name, known)}")
-        elif peer and "receive" not in peer.may:
-            read.add(here, repr(name), 'this peer may not receive: add may = ["receive"]')
-        elif peer and peer.deidentify:
-            read.add(here, repr(name), "this peer gets nothing that names a patient: received images do")
-        elif peer and rule.when.calling_ae and set(rule.when.calling_ae) <= set(peer.titles):
-            read.add(here, repr(name), "this peer sent the images itself, and gets none of them back")
-        if rule.forward.count(name) > 1:
-            read.add(here, repr(name), "is listed twice")
-
-
-def _check_then(
-    rule: RuleSettings,
-    place: Place,
-    may_receive: Mapping[str, bool],
-    peers: Sequence[str],
-    read: TomlFiles,
-) -> None:
-    channels = [name for _, name in read.numbered_names("notifications")]
-    for number, one in enumerate(rule.then):
-        here = (*place, "then", number)
-        for name in dict.fromkeys(one.send_to):
-            if name not in peers:
-                read.add((*here, "send_to"), repr(name), f"no such peer; {did_you_mean(name, peers)}")
-            elif not may_receive.get(name, True):
-                read.add((*here, "send_to"), repr(name), 'this peer may not receive: add may = ["receive"]')
-        for name in dict.fromkeys(one.notify):
-            if name not in channels:
-                remedy = f"no such notification; {did_you_mean(name, channels)}"
-                read.add((*here, "notify"), repr(name), remedy)
+    uses: list[tuple[Place, Sequence[str], str]] = [
+        (("send_to",), rule.send_to, "receive"),
+        (("forward",), rule.forward, "receive"),
+        *((("then", n, "send_to"), one.send_to, "receive") for n, one in enumerate(rule.then)),
+        (("priors", "peer"), [rule.priors.peer] if rule.priors else [], "query"),
+        (("secondary_captures_from",), rule.secondary_captures_from, ""),
+    ]
+    for key, names, may in uses:
+        for name, times in Counter(names).items():
+            peer = peers.get(name)
+            if name not in known and (may or name != CONSOLE_NAME):
+                remedy = f"no such peer; {did_you_mean(name, known)}"
+            elif peer and may and may not in peer.may:
+                remedy = "" if read.is_faulty((*read.place_of("peers", name), "may")) else _MAY[may]
+            elif peer and key == ("forward",) and peer.deidentify:
+                remedy = "this peer gets nothing that names a patient: received images do"
+            elif (
+                peer
+                and key == ("forward",)
+                and rule.when.calling_ae
+                and set(rule.when.calling_ae) <= set(peer.titles)
+            ):
+                remedy = "this peer sent the images itself, and gets none of them back"
+            else:
+                remedy = "is listed twice" if times > 1 and may else ""
+            if remedy:
+                read.add((*place, *key), repr(name), remedy)
 
 
 def _faults_of(when: Conditions, settings: Settings, read: TomlFiles) -> Iterator[tuple[str, str, str]]:
@@ -302,49 +246,6 @@ def never_calls(name: str, pattern: str, settings: Settings, read: TomlFiles) ->
 
 def _does(rule: RuleSettings) -> tuple[object, ...]:
     return rule.when, rule.pipeline, dict(rule.options), frozenset(rule.send_to)
-
-
-RENAMED: Mapping[str, str] = {}
-"""Former name → present name in the same table, as ``{"peers.max_associations": "maximum_associations"}``.
-
-An entry stays for one minor release at least; then the former name is an unknown key.
-"""
-REMOVED: Mapping[str, str] = {
-    "console.ldap": "is gone: use [console.oidc]; Entra ID, AD FS and Keycloak offer it for a directory",
-}
-"""Removed setting or table → what to do instead."""
-
-
-def take_former_names(read: TomlFiles) -> None:
-    """Rename settings to their present names. A setting under both names, or a removed one, is a mistake."""
-    for key, remedy in REMOVED.items():
-        *path, former = key.split(".")
-        for table in list(_tables(read.data, path)):
-            if former in read.at(table):
-                read.add((*table, former), "", remedy)
-                del read.at(table)[former]
-    for key, present in RENAMED.items():
-        *path, former = key.split(".")
-        for table in list(_tables(read.data, path)):
-            at = read.at(table)
-            if former in at and present in at:
-                read.add(
-                    (*table, former), "", f"is the former name of {present}, which is set too: take it out"
-                )
-                del at[former]
-            elif former in at:
-                read.rename(table, former, present)
-
-
-def _tables(data: object, path: list[str], place: Place = ()) -> Iterator[Place]:
-    """The places of all tables at ``path``: one for each peer where it is a list of tables."""
-    if isinstance(data, list):
-        for number, item in enumerate(data):
-            yield from _tables(item, path, (*place, number))
-    elif isinstance(data, dict) and path:
-        yield from _tables(data.get(path[0]), path[1:], (*place, path[0]))
-    elif isinstance(data, dict):
-        yield place
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,11 @@ _REMEDIES: Mapping[str, str] = {
     "mapping": "must be a table, such as { key = value }",
 }
 
+REMOVED: Mapping[str, str] = {
+    "console.ldap": "is gone: use [console.oidc]; Entra ID, AD FS and Keycloak offer it for a directory",
+}
+"""Removed setting or table → what to do instead."""
+
 
 def described(error: ValidationError, model: type[BaseModel]) -> Iterator[tuple[Place, bool, str]]:
     """Each mistake in data for ``model``: its place, whether the key is known, the remedy."""
@@ -53,11 +58,12 @@ def sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
 
 
 def _unknown_key(place: Place, model: type[BaseModel]) -> str:
-    key, at = str(place[-1]), model
-    path: list[str] = []
-    for part in place[:-1]:
-        if isinstance(part, str):
-            at, path = sections(at)[part], [*path, part]
+    *path, key = (part for part in place if isinstance(part, str))
+    if remedy := REMOVED.get(".".join([*path, key])):
+        return remedy
+    at = model
+    for part in path:
+        at = sections(at)[part]
     for name, section in sections(at).items():
         if key in section.model_fields:
             return f"unknown key: it belongs into {'.'.join([*path, name])}"

@@ -20,7 +20,6 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from dicom_node.config.mistakes import sections
-from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # TOML 1.0, keys without quotation marks
@@ -63,20 +62,6 @@ _EXAMPLES: Mapping[tuple[str, str], object] = {
     ("RuleSettings", "priors"): {"peer": "pacs", "same": "body part and modality", "most": 2, "years": 5},
     ("RuleSettings", "options"): {"policy": "research"},
     ("WorkerSettings", "pipelines"): ["ultrasound"],
-    ("MailSettings", "host"): "mail.example.org",
-    ("MailSettings", "authorities"): "tls/house-ca.pem",
-    ("MailSettings", "username"): "${MAIL_USER}",
-    ("MailSettings", "password"): "${file:/run/secrets/mail}",
-    ("MailSettings", "sender"): "ai-node@example.org",
-    ("NotificationSettings", "name"): "admins",
-    ("NotificationSettings", "on"): ["failure", "dead_letter", "quarantine", "disk", "silence", "outage"],
-    ("NotificationSettings", "events"): [1004],
-    ("NotificationSettings", "findings"): ["Pneumothorax"],
-    ("NotificationSettings", "to"): ["pacs-admins@example.org"],
-    ("NotificationSettings", "url"): "${WEBHOOK:-https://chat.example.org/hooks/dicom}",
-    ("NotificationSettings", "token"): "${WEBHOOK_TOKEN}",
-    ("NotificationSettings", "subject"): "{{ node }}: {{ total }} events",
-    ("NotificationSettings", "template"): "templates/notification.txt",
     ("Conditions", "modality"): ["CR", "DX"],
     ("Conditions", "body_part"): ["CHEST", "THORAX*"],
     ("Conditions", "view"): ["PA", "AP"],
@@ -114,10 +99,7 @@ _OVARIAN_RULE = """\
 # send_to = ["pacs"]
 """
 # Keys that these set in the samples though they have a default; a peer's url is not of dimse.
-_SET = {
-    PeerSettings: {"host", "port", "may", "results"},
-    NotificationSettings: {"on", "url"},
-}
+_SET = {"PeerSettings": {"host", "port", "may", "results"}, "NotificationSettings": {"on", "url"}}
 
 
 START = f"""\
@@ -221,7 +203,7 @@ def notifications_toml() -> str:
         ),
         "",
         "[[notifications]]",
-        *_keys(NotificationSettings),
+        *_keys(sections(Settings)["notifications"]),
     )
 
 
@@ -282,7 +264,7 @@ def _key(model: type[BaseModel], name: str, field: FieldInfo, *, commented: bool
     example = _EXAMPLES.get((model.__name__, name)) or next(iter(field.examples or ()), None)
     default = field.get_default(call_default_factory=True, validated_data={})
     unset = default is None or default is PydanticUndefined
-    wanted = default is PydanticUndefined or name in _SET.get(model, ())
+    wanted = default is PydanticUndefined or name in _SET.get(model.__name__, ())
     if wanted:
         yield f"{'# ' if commented else ''}{name} = {toml_value(example)}"
     elif unset or commented or (example is not None and default in ("", (), {})):

@@ -14,11 +14,12 @@ from pydantic import (
     SerializationInfo,
 )
 
-from ai_pipeline.images.limits import LIMITS, ImageLimits
 from dicom_node.config.mistakes import AE_TITLE
 
 DEVICE_RULES_FOLDER: Final = "device_rules"
 """Device rules that were made at the console, in ``node.data_dir``, unless a folder is configured."""
+SLOWEST_KIB_PER_SECOND = 64.0
+"""Rate at which an object that is slower is cut off, and tried later."""
 REVEALED: Final = "secrets revealed"
 """The context of a dump for a process of the node itself, by a pipe that nobody else reads."""
 
@@ -43,28 +44,6 @@ class Section(BaseModel):
     )
 
 
-class ImageSettings(Section):
-    """``[images]``: the largest image that is decoded; one beyond fails by itself, not its study."""
-
-    longest_side: int = Field(LIMITS.longest_side, ge=1)
-    """Rows and columns (pixels)."""
-    elongation: int = Field(LIMITS.elongation, ge=1)
-    """The longer side as a multiple of the shorter one, in images of more than 1,024 pixels a side."""
-    megapixels: int = Field(LIMITS.megapixels, ge=1)
-    """Pixels of one frame (millions)."""
-    frames: int = Field(LIMITS.frames, ge=1)
-    """Frames of one image."""
-    decoded_mib: int = Field(LIMITS.decoded_mib, ge=1)
-    """All frames of one image, decoded (MiB)."""
-    inflated_mib: int = Field(LIMITS.inflated_mib, ge=1)
-    """A data set in the deflated transfer syntax, inflated (MiB)."""
-
-    @property
-    def limits(self) -> ImageLimits:
-        """These settings in the form that the decoder takes."""
-        return ImageLimits(**self.model_dump())
-
-
 class LogSettings(Section):
     """``[log]``: the log besides standard error, and its form. No level logs patient data."""
 
@@ -72,10 +51,6 @@ class LogSettings(Section):
     """text, or json: an object a line, with an event's number and fields under keys of their own."""
     file: Path | None = None
     """A file that all processes of this node write, besides standard error."""
-    file_mib: int = Field(10, ge=1)
-    """At this size (MiB) the file is turned over: node.log becomes node.log.1, and so on."""
-    files: int = Field(5, ge=1)
-    """The number of older log files to keep."""
     syslog: str = ""
     """Syslog besides standard error: a socket such as /dev/log, or HOST:PORT (UDP)."""
 
@@ -156,24 +131,18 @@ class OutboxSettings(Section):
     refusals: int = Field(3, ge=1)
     """After this many refusals that waiting does not cure (0122, other Axxx and Cxxx) a person must look."""
     answer_seconds: float = Field(120, gt=0)
-    """A peer that takes no byte or gives no answer for this long is cut off and tried later."""
-    minimum_kib_per_second: float = Field(64, gt=0)
-    """An object may take answer_seconds plus its size at this rate; then it is cut off and tried later."""
-    stop_seconds: float = Field(20, ge=0, le=25)
-    """When the node stops, objects being sent may take this long; then they are cut off and sent later."""
-
-    outage_minutes: float = Field(15, ge=0)
-    """Event 5022 when a peer takes none of the results that wait for it for so long (minutes); 0: never."""
+    """A peer that takes no byte or gives no answer for this long is cut off and tried later. An object may
+    take as long, and a second more for each 64 KiB."""
     assess_hours: float = Field(24, ge=0)
     """Event 4041 when results of a rule with assess_first wait longer for a person (hours); 0: never."""
 
     def seconds_for(self, size: int) -> float:
         """The most seconds that sending ``size`` bytes and waiting for the answer may take."""
-        return self.answer_seconds + size / (self.minimum_kib_per_second * 1024)
+        return self.answer_seconds + size / (SLOWEST_KIB_PER_SECOND * 1024)
 
 
 class InspectionSettings(Section):
-    """``[inspection]``: limits of a received object's header; an object beyond a limit is quarantined."""
+    """Limits of a received object's header; an object beyond a limit is quarantined."""
 
     maximum_items: int = Field(20_000, ge=1)
     """Items of sequences and fragments outside the pixels; a reader needs 0.1 ms and 1 kB for each."""
@@ -189,15 +158,6 @@ class InspectionSettings(Section):
     """Memory (address space) of the process that reads objects, above what it starts with."""
     seconds: float = Field(30, gt=0)
     """Time to read one object, and a second more for every 10 MiB."""
-
-
-class DriftSettings(Section):
-    """``[drift]``: counts of model scores, to notice that images or machines have changed."""
-
-    window_days: int = Field(30, ge=1)
-    """Days that are judged: by `models drift` without --since, and before event 3021."""
-    keep_days: int = Field(400, ge=1)
-    """How long counts are kept: a year can be compared with the one before."""
 
 
 def web_address(example: str, login_in: str) -> AfterValidator:

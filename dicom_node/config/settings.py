@@ -7,7 +7,7 @@ against this module by tests. ``${VAR}`` and ``${VAR:-default}`` in strings are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -24,14 +24,10 @@ from pydantic import (
 
 from dicom_node.config.addresses import checked_host, checked_url, checked_viewer, with_login_apart
 from dicom_node.config.mistakes import HOST, NAME, did_you_mean
-from dicom_node.config.notifications import MailSettings, NotificationSettings
 from dicom_node.config.sections import (
     REVEALED,
     AeTitle,
     AssemblySettings,
-    DriftSettings,
-    ImageSettings,
-    InspectionSettings,
     LogSettings,
     OutboxSettings,
     Secret,
@@ -47,9 +43,7 @@ from dicom_node.model.kinds import (
     CONSOLE_AE_TITLE,
     CONSOLE_NAME,
     DEIDENTIFIED_KINDS,
-    VIEWERS,
     ResultKind,
-    drawn_by,
 )
 
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=NAME)]
@@ -70,7 +64,7 @@ class NodeSettings(_Section):
     """``[node]``: who we are and where we keep things."""
 
     ae_title: AeTitle = "AINODE"
-    """Our AE title, called by modalities and used when we call a peer."""
+    """Our AE title, called by modalities and used when we call a peer; also the station name in results."""
     data_dir: Path = Path("./var")
     """Folder for spool, database, results and journal. A local disk, not a network share."""
     database_url: Secret = Field("", validate_default=True)
@@ -79,8 +73,6 @@ class NodeSettings(_Section):
     """Level of the log (standard error). No level logs patient data."""
     event_days: float = Field(400, ge=1)
     """How long events, and associations that have ended, are kept."""
-    station_name: str = "AINODE"
-    """Station name in result objects (0008,1010)."""
     entered: int = 0
     """The node itself sets it: the version of the entered peers and rules that it runs with."""
 
@@ -109,8 +101,6 @@ class ListenerSettings(_Section):
     """Certificates; absent: plain DICOM."""
     maximum_associations: int = Field(100, ge=1, le=1000)
     """Associations at the same time, over all peers; further ones are rejected for the moment."""
-    maximum_pdu_bytes: int = Field(131072, ge=4096, le=16777216)
-    """Largest PDU we take, bytes; 128 KiB was fastest."""
     maximum_object_mib: int = Field(4096, ge=1)
     """Larger objects (MiB) are refused with C001; the disk is guarded by spool.minimum_free_mib."""
     acse_timeout_seconds: float = Field(30, gt=0)
@@ -119,8 +109,6 @@ class ListenerSettings(_Section):
     """How long an association may be idle; a message gets a second more for each 100 bytes that came."""
     unknown_callers: Literal["refuse", "accept"] = "refuse"
     """Treatment of AE titles that are neither a peer nor the console: refused, or the rights of a sender."""
-    echo_from: Literal["peers", "anyone"] = "anyone"
-    """Who may C-ECHO: helps the service engineer who sets up a new machine."""
     check_called_ae: bool = True
     """Refuse associations that call another AE title than ours."""
     further_ae_titles: tuple[AeTitle, ...] = ()
@@ -219,9 +207,6 @@ class PeerSettings(_Section):
     results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
     """Kinds of result that it can show: sr, gsps, sc, summary, pdf (needs the extra pdf), heatmap, cleaned,
     seg."""
-    viewer: Literal["", "ohif"] = ""
-    """The viewer of those who read there: without results of its own the peer gets what of sr, gsps and sc
-    that draws, and "peers test" says what it does not draw."""
     burned_in_boxes: bool = False
     """A box around each burned-in text that was found, in sr, gsps and sc; false: one paragraph on all."""
     confirm: Literal["query", "commitment", "none"] = "query"
@@ -231,8 +216,6 @@ class PeerSettings(_Section):
     """With confirm = "commitment": how long its report may take."""
     commitment_else: Literal["query", "give_up"] = "query"
     """Where no report comes: "query": ask as without commitment. "give_up": a dead letter, for a person."""
-    commitment_wait_seconds: float = Field(1, ge=0, le=60)
-    """How long the association of a request stays open for the report; later ones come to our listener."""
     query_ae_title: AeTitle | None = None
     """Another AE title to query, where store and query are two AEs."""
     query_host: Host | None = None
@@ -271,8 +254,6 @@ class PeerSettings(_Section):
     """Gets persons' verdicts on findings in reports that it has, as a further SR (as IHE AIRA does)."""
     charset: Literal["utf8", "source"] = "utf8"
     """Character set of results: ISO_IR 192, or the source's for an old PACS."""
-    debug: bool = False
-    """Log lines about this peer at debug level, whatever node.log_level says."""
     deidentify: bool = False
     """Results without identity (PS3.15 Annex E), pseudonyms by the site key. For cleaned, seg and sr only."""
     pseudonym_domain: Name | None = None
@@ -284,13 +265,8 @@ class PeerSettings(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _gets_what_is_shown_and_a_login_apart(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        viewer = given.get("viewer")
-        if "results" not in given and isinstance(viewer, str) and viewer in VIEWERS:
-            given = {**given, "results": drawn_by(viewer, cls.model_fields["results"].default)}
-        return with_login_apart(given)
+    def _has_its_login_apart(cls, given: Any) -> Any:
+        return with_login_apart(given) if isinstance(given, dict) else given
 
     @field_validator("results")
     @classmethod
@@ -306,68 +282,75 @@ class PeerSettings(_Section):
     def _shows_no_source(cls, deidentify: bool, info: ValidationInfo) -> bool:
         """Annotated pictures show the uncleaned source; mask and report refer to the cleaned image."""
         results = info.data.get("results", ())
-        wrong = [kind.value for kind in results if kind not in DEIDENTIFIED_KINDS]
-        if deidentify and (wrong or ResultKind.CLEANED not in results):
-            why = f"{', '.join(wrong)} may identify the patient" if wrong else "cleaned is missing"
-            raise ValueError(f'{why}: set results = ["cleaned", "seg", "sr"], or fewer with cleaned')
-        if deidentify and info.data.get("burned_in_boxes"):
-            raise ValueError("what was burned in is not there to box: leave out burned_in_boxes")
-        if deidentify and info.data.get("assessments"):
-            raise ValueError("an assessment names the patient: leave out assessments")
-        if deidentify and info.data.get("charset") == "source":
-            raise ValueError("de-identified results are in UTF-8 always: leave out charset")
+        wrong = ", ".join(kind.value for kind in results if kind not in DEIDENTIFIED_KINDS)
+        why = f"{wrong} may identify the patient" if wrong else "cleaned is missing"
+        faults = (
+            (
+                bool(wrong) or ResultKind.CLEANED not in results,
+                f'{why}: set results = ["cleaned", "seg", "sr"], or fewer with cleaned',
+            ),
+            (
+                info.data.get("burned_in_boxes"),
+                "what was burned in is not there to box: leave out burned_in_boxes",
+            ),
+            (info.data.get("assessments"), "an assessment names the patient: leave out assessments"),
+            (
+                info.data.get("charset") == "source",
+                "de-identified results are in UTF-8 always: leave out charset",
+            ),
+        )
+        if deidentify and (fault := next((text for is_fault, text in faults if is_fault), "")):
+            raise ValueError(fault)
         return deidentify
 
     @model_validator(mode="after")
-    def _can_be_reached_and_report_steps(self) -> Self:
-        if "receive" in self.may:
-            if self._is_in("by_address") and (missing := self.missing_of_address()):
-                raise ValueError(f"{missing}: a peer that may receive needs host and port")
-            if self.by_http and not self.url:
-                raise ValueError(f"transport {self.transport} needs url")
-        if self.mpps and "send" not in self.may:
-            raise ValueError('mpps is for peers with may = ["send"]')
-        return self
-
-    @model_validator(mode="after")
-    def _can_be_queried(self) -> Self:
-        if "query" not in self.may:
-            if self.missing_days:
-                raise ValueError('missing_days is for peers with may = ["query"]')
-            return self
-        if self.transport == "dicomweb":
-            if not self.url:
-                raise ValueError("transport dicomweb needs url")
-            return self
-        host, port, _ = self.address_of("query")
-        if not host or port is None:
-            raise ValueError('a peer that may be queried needs host and port, or transport = "dicomweb"')
-        if (
-            self.retrieve == "move"
-            and "send" not in self.may
-            and self.transport not in installed("destinations")
-        ):
-            raise ValueError('objects of a C-MOVE come to our listener: add "send" to may, or use "get"')
-        return self
-
-    @model_validator(mode="after")
     def _can_do_what_is_asked_of_it(self) -> Self:
-        if self.withdraw == "delete":
-            if "receive" not in self.may or not self.by_http:
-                raise ValueError(
-                    'withdraw = "delete" is for peers that receive by transport "orthanc", "dicomweb" or '
-                    '"fhir": neither DICOM\'s own network nor HL7 v2 has a request to delete'
-                )
-            if self.iocm:
-                raise ValueError('give iocm = true or withdraw = "delete", not both')
-        if self.confirm == "commitment" and ("receive" not in self.may or self.transport != "dimse"):
-            raise ValueError('confirm = "commitment" is for peers that receive by transport = "dimse"')
-        host, port, _ = self.address_of("commitment")
-        if self.commit_after and ("send" not in self.may or not host or port is None):
-            raise ValueError(
+        sends, receives, is_queried = (word in self.may for word in ("send", "receive", "query"))
+        by_query = is_queried and self.transport != "dicomweb"
+        missing = self.missing_of_address()
+        asked_at, reported_at = (self.address_of(service)[:2] for service in ("query", "commitment"))
+        to_our_listener = self.retrieve == "move" and self.transport not in installed("destinations")
+        faults = (
+            (
+                receives and self._is_in("by_address") and bool(missing),
+                f"{missing}: a peer that may receive needs host and port",
+            ),
+            (receives and self.by_http and not self.url, f"transport {self.transport} needs url"),
+            (self.mpps and not sends, 'mpps is for peers with may = ["send"]'),
+            (
+                self.missing_days > 0 and not is_queried,
+                'missing_days is for peers with may = ["query"]',
+            ),
+            (is_queried and not by_query and not self.url, "transport dicomweb needs url"),
+            (
+                by_query and not all(asked_at),
+                'a peer that may be queried needs host and port, or transport = "dicomweb"',
+            ),
+            (
+                by_query and to_our_listener and not sends,
+                'objects of a C-MOVE come to our listener: add "send" to may, or use "get"',
+            ),
+            (
+                self.withdraw == "delete" and not (receives and self.by_http),
+                'withdraw = "delete" is for peers that receive by transport "orthanc", "dicomweb" or '
+                '"fhir": neither DICOM\'s own network nor HL7 v2 has a request to delete',
+            ),
+            (
+                self.withdraw == "delete" and self.iocm,
+                'give iocm = true or withdraw = "delete", not both',
+            ),
+            (
+                self.confirm == "commitment" and not (receives and self.transport == "dimse"),
+                'confirm = "commitment" is for peers that receive by transport = "dimse"',
+            ),
+            (
+                bool(self.commit_after) and not (sends and all(reported_at)),
                 'commit_after is for peers with may = ["send"], and with host and port, or commitment_host '
-                "and commitment_port, at which they take our report"
-            )
+                "and commitment_port, at which they take our report",
+            ),
+        )
+        if fault := next((text for is_fault, text in faults if is_fault), ""):
+            raise ValueError(fault)
         return self
 
     def address_of(self, service: PeerService) -> tuple[str, int | None, str]:
@@ -587,16 +570,11 @@ class Settings(_Section):
     listener: ListenerSettings = ListenerSettings()
     console: ConsoleSettings = ConsoleSettings()
     spool: SpoolSettings = SpoolSettings()
-    inspection: InspectionSettings = InspectionSettings()
     assembly: AssemblySettings = AssemblySettings()
     workers: WorkerSettings = WorkerSettings()
-    images: ImageSettings = ImageSettings()
-    drift: DriftSettings = DriftSettings()
     outbox: OutboxSettings = OutboxSettings()
-    mail: MailSettings = MailSettings()
     peers: tuple[PeerSettings, ...] = ()
     rules: tuple[RuleSettings, ...] = ()
-    notifications: tuple[NotificationSettings, ...] = ()
 
     def peer(self, name: str) -> PeerSettings:
         """The peer ``name``. Raises UnknownPeer."""
@@ -616,6 +594,11 @@ class Settings(_Section):
         return next((rule for rule in self.rules if rule.name == name), None)
 
     @property
+    def watched_findings(self) -> Mapping[str, Sequence[str]]:
+        """Findings that somebody waits for besides the rules, by the key that names them."""
+        return {}
+
+    @property
     def asked_by_rules(self) -> frozenset[str]:
         """The names of the peers that the rules query for ``priors`` while a study is being received."""
         return frozenset(rule.priors.peer for rule in self.rules if rule.priors)
@@ -629,14 +612,11 @@ class Settings(_Section):
 
     @property
     def log_target(self) -> LogTarget:
-        """The target of the log, and the peers whose debug lines are logged."""
+        """The target of the log."""
         return LogTarget(
             json=self.log.format == "json",
             file=str(self.log.file.resolve()) if self.log.file else "",
-            file_bytes=self.log.file_mib * 2**20,
-            files=self.log.files,
             syslog=self.log.syslog,
-            debug=tuple(name for one in self.peers if one.debug for name in (one.name, one.ae_title)),
         )
 
     @property

@@ -35,8 +35,6 @@ class TomlFiles:
     _problems: list[ConfigProblem] = field(default_factory=list)
     _faulty: set[str] = field(default_factory=set)
     """The keys of the mistakes, and of the tables around them."""
-    renamed: dict[str, str] = field(default_factory=dict)
-    """Former name as in the file (``peers.pacs.old``) → present name, of settings that were renamed."""
 
     @classmethod
     def read(cls, files: Sequence[Path]) -> TomlFiles:
@@ -82,21 +80,6 @@ class TomlFiles:
             return [Path(self._origin(place)[0])]
         return [Path(path) for path, _, _ in _VARIABLE.findall(written) if path]
 
-    def rename(self, table: Place, former: str, present: str) -> None:
-        """Move a setting to its present name; mistakes in it still name the line with the former name."""
-        old, new = (*table, former), (*table, present)
-        self.renamed[self._spelled(old)] = present
-        file, local = next(
-            (origin[0], (*origin[1], *old[length:]))
-            for length in range(len(old), 0, -1)
-            if (origin := self._origins.get(old[:length]))
-        )
-        self._origins[new] = (file, local)
-        for place in [place for place in self._written if place[: len(old)] == old]:
-            self._written[*new, *place[len(old) :]] = self._written.pop(place)
-        at = self.at(table)
-        at[present] = at.pop(former)
-
     def as_written(self, text: str) -> str:
         """A message in which values from the environment or files appear as ``${NAME}`` and
         ``${file:...}``.
@@ -123,6 +106,16 @@ class TomlFiles:
         items = self.data.get(key, ())
         named = enumerate(items) if isinstance(items, list) else ()
         return [(n, str(item["name"])) for n, item in named if _has(item, "name")]
+
+    def check_names(self, key: str) -> None:
+        """Add a mistake for each name that two tables of the list ``key`` have."""
+        seen: dict[str, str] = {}
+        for number, name in self.numbered_names(key):
+            if other := seen.get(name.casefold()):
+                problem = "is used twice" if other == name else f"differs from {other} in capitals only"
+                remedy = f"{problem}: give each of the {key} a name of its own"
+                self.add((key, number, "name"), repr(name), remedy)
+            seen.setdefault(name.casefold(), name)
 
     def values(self, key: str, inner: str) -> list[object]:
         """The values of the key ``inner`` in the tables of the list ``key``."""
@@ -221,7 +214,7 @@ class TomlFiles:
 
     def _place(self, key: str) -> Place:
         """The place of a key that ``_spelled`` wrote out, such as ``peers.pacs.port``."""
-        for table in ("peers", "rules", "notifications"):
+        for table in (name for name, tables in self.data.items() if isinstance(tables, list)):
             for number, name in self.numbered_names(table):
                 if f"{key}.".startswith(f"{table}.{name}."):
                     return (table, number, *key.removeprefix(f"{table}.{name}").split(".")[1:])
@@ -240,7 +233,6 @@ class TomlFiles:
 
 _SHORTEST_SECRET = 4  # characters; a shorter value would be found in words of the message
 _SECRET = re.compile(r"\w*(?:password|passwd|passphrase|secret|token|key|credentials?)", re.IGNORECASE)
-_HEADING = re.compile(r"\s*\[\[\s*([A-Za-z0-9_-]+)\s*\]\]")
 _VARIABLE = re.compile(r"\$\{(?:file:([^}]+)|([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?)\}")
 
 
@@ -254,63 +246,40 @@ def _bytes_of(file: str | Path) -> bytes:
 
 
 def _line(text: str, place: Place) -> int:
-    """The line at which the statement begins that makes ``place``, from 1."""
-    if found := _tables(text).get(place[:2]):
-        before, table = found
-        return before + _line_in(table, (place[0], 0, *place[2:]))
-    return _line_in(text, place)
+    """The line at which the statement begins that makes ``place``, or the table around it; from 1."""
+    lines = _lines(text)
+    return next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), 1)
 
 
 @lru_cache(maxsize=16)
-def _tables(text: str) -> dict[Place, tuple[int, str]]:
-    """The text of each table of a list, such as ``[[peers]]``, and the number of lines before it.
+def _lines(text: str) -> dict[Place, int]:
+    """The line at which the statement of each key and table begins.
 
-    So a mistake in one of many tables is looked for in its own. None where a heading is no heading, but a
-    line of a longer text.
+    Each statement is parsed by itself: a line that is no TOML goes on in the next one. So the standard
+    library finds the lines, and no second parser has to know the grammar.
     """
-    lines, whole = text.split("\n"), tomllib.loads(text)
-    begins = [number for number, line in enumerate(lines) if _HEADING.match(line)]
-    found: dict[Place, tuple[int, str]] = {}
-    numbers: Counter[str] = Counter()
-    for begin, end in zip(begins, [*begins, len(lines)][1:], strict=True):
-        key, table = _HEADING.match(lines[begin])[1], "\n".join(lines[begin:end])  # type: ignore[index]
-        place = key, numbers[key]
+    found: dict[Place, int] = {}
+    numbers: Counter[Place] = Counter()  # of tables in a list, such as [[peers]]
+    table: Place = ()
+    statement, first = "", 1
+    for number, line in enumerate(text.split("\n"), start=1):
+        statement, first = (f"{statement}\n{line}", first) if statement else (line, number)
         with suppress(tomllib.TOMLDecodeError):
-            if _at(tomllib.loads(table), (key, 0)) == _at(whole, place):
-                found[place] = begin, table
-        numbers[key] += 1
+            read: Any = tomllib.loads(statement)
+            is_heading, statement = statement.lstrip().startswith("["), ""
+            place = () if is_heading else table
+            while isinstance(read, dict) and len(read) == 1:
+                [(key, read)] = read.items()
+                place = (*place, key)
+                if is_heading and isinstance(read, list):
+                    [read] = read
+                    numbers[place] += 1
+                if is_heading and numbers[place]:
+                    found.setdefault(place, first)
+                    place = (*place, numbers[place] - 1)
+                found.setdefault(place, first)
+            table = place if is_heading else table
     return found
-
-
-def _line_in(text: str, place: Place) -> int:
-    """The line at which the statement begins that makes ``place``, from 1.
-
-    Whatever stands before a statement is TOML itself, and holds the place or not: so the parser of the
-    standard library finds the line, and no second one has to know the grammar.
-    """
-    before, holding = 0, text.count("\n") + 1
-    while _at(_begun(text, holding)[1], place) is None:
-        place = place[:-1]
-    while holding - before > 1:  # the first ``before`` lines do not make it, the first ``holding`` do
-        middle = (before + holding) // 2
-        if _at(_begun(text, middle)[1], place) is not None:
-            holding = middle
-        else:
-            before = middle
-    return _begun(text, before)[0] + 1
-
-
-@lru_cache(maxsize=64)
-def _begun(text: str, count: int) -> tuple[int, dict[str, Any]]:
-    """The whole statements in the first ``count`` lines: on how many lines, and what they say.
-
-    Kept: a statement of many lines, such as ``peers = [`` with a table in each, may have many mistakes.
-    """
-    lines = text.split("\n")
-    for whole in range(count, 0, -1):
-        with suppress(tomllib.TOMLDecodeError):
-            return whole, tomllib.loads("\n".join(lines[:whole]))
-    return 0, {}
 
 
 def _has(item: Any, key: str) -> bool:

@@ -27,7 +27,7 @@ from ai_pipeline.images.decode import open_dicom
 from dicom_node.demo import inputs
 from dicom_node.demo.inputs import DemoStudy
 from dicom_node.demo.pacs import AE_TITLE, EmbeddedPacs
-from dicom_node.errors import DemoFailed, ExitCode
+from dicom_node.errors import ExitCode, Unavailable
 
 Say = Callable[[str], None]
 
@@ -131,20 +131,18 @@ class DemoResult:
         return [item for item in self.objects if item.kind != "source"]
 
 
-def run(
-    out: Path, *, data: Path | None, own: Path | None, fresh: bool, offline: bool, say: Say
-) -> list[DemoResult]:
+def run(out: Path, *, own: Path | None, fresh: bool, offline: bool, say: Say) -> list[DemoResult]:
     """Run the demonstration in ``out`` and write ``summary.json``; returns one result per study.
 
     PACS and node keep their data in ``out``/.site, so that a second run shows that no result is made twice;
-    ``fresh`` deletes their data first. ``offline``: no film is downloaded. Raises DemoFailed, FaultyInput,
+    ``fresh`` deletes their data first. ``offline``: no film is downloaded. Raises Unavailable, FaultyInput,
     PeerUnreachable.
     """
     site = out / ".site"
     if fresh:
         shutil.rmtree(site, ignore_errors=True)
     site.mkdir(parents=True, exist_ok=True)
-    studies = inputs.own(own) if own else inputs.shipped(site / "input", data, offline=offline)
+    studies = inputs.own(own) if own else inputs.shipped(site / "input", offline=offline)
     pacs, shown, seen = EmbeddedPacs(site / "pacs"), [], Counter[str]()
     try:
         say(f"PACS: AE title {AE_TITLE}, port {pacs.port}")
@@ -194,7 +192,7 @@ class _Node:
         self._config = self._write("node", _CONFIG, data_dir=self._folder / "var", quiet=QUIET_SECONDS)
 
     def __enter__(self) -> _Node:
-        """Start the node and wait until it can receive objects and run jobs. Raises DemoFailed."""
+        """Start the node and wait until it can receive objects and run jobs. Raises Unavailable."""
         with self.log.open("wb") as log:
             # A group of its own: Ctrl-C reaches the demonstration, which then stops the node in order.
             self._process = subprocess.Popen(
@@ -208,7 +206,7 @@ class _Node:
             while "[6002]" not in self._log_text():  # events.NODE_READY
                 self.fail_if_ended()
                 if time.monotonic() > end:
-                    raise DemoFailed(f"the node does not become ready: see {self.log}")
+                    raise Unavailable(f"the node does not become ready: see {self.log}")
                 time.sleep(0.1)
         except BaseException:
             self.__exit__()
@@ -225,10 +223,10 @@ class _Node:
             self._process.wait()
 
     def fail_if_ended(self) -> None:
-        """Raise DemoFailed if the node's process has ended."""
+        """Raise Unavailable if the node's process has ended."""
         if self._process.poll() is not None:
             last_lines = "\n".join(self._log_text().splitlines()[-12:])
-            raise DemoFailed(f"the node has ended; {self.log} ends:\n{last_lines}")
+            raise Unavailable(f"the node has ended; {self.log} ends:\n{last_lines}")
 
     def send(self, study: DemoStudy, peer: str) -> list[dict[str, Any]]:
         """Send a study from its modality to ``pacs`` or ``node``; returns the status of each file."""
@@ -238,13 +236,13 @@ class _Node:
         return self.ask("send", peer, *map(str, study.files), config=config) or []
 
     def ask(self, *words: str, config: Path | None = None) -> Any:
-        """What a command prints as JSON, None for what is not there. Raises DemoFailed."""
+        """What a command prints as JSON, None for what is not there. Raises Unavailable."""
         command = [*_PROGRAM, *words, "--json", "--config", str(config or self._config)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == ExitCode.NOT_FOUND:
             return None
         if done.returncode not in (ExitCode.OK, ExitCode.FAILED):
-            raise DemoFailed(f"dicom-node {' '.join(words[:2])}: {done.stderr.strip()}")
+            raise Unavailable(f"dicom-node {' '.join(words[:2])}: {done.stderr.strip()}")
         return json.loads(done.stdout)
 
     def _write(self, name: str, text: str, **values: object) -> Path:
@@ -290,7 +288,7 @@ def _run_study(study: DemoStudy, folder: Path, node: _Node, pacs: EmbeddedPacs, 
 
 
 def _wait(uid: str, stored: set[str], begun: datetime, node: _Node) -> dict[str, Any]:
-    """Until everything sent is indexed and the study stands in an end state. Raises DemoFailed."""
+    """Until everything sent is indexed and the study stands in an end state. Raises Unavailable."""
     end = time.monotonic() + _STUDY_SECONDS
     while time.monotonic() < end:
         node.fail_if_ended()
@@ -301,7 +299,7 @@ def _wait(uid: str, stored: set[str], begun: datetime, node: _Node) -> dict[str,
         if stored <= indexed and view["state"] in ended:
             return view
         time.sleep(_POLL_SECONDS)
-    raise DemoFailed(f"a study takes longer than {_STUDY_SECONDS:.0f} s: see {node.log}")
+    raise Unavailable(f"a study takes longer than {_STUDY_SECONDS:.0f} s: see {node.log}")
 
 
 def _received_since(view: dict[str, Any], begun: datetime) -> list[dict[str, Any]]:

@@ -184,7 +184,7 @@ class Walk:
         """Go to the end of the value; its length in bytes, None for a sequence that is none."""
         self._elements += 1
         if self._elements > self._limits.elements:
-            raise _LimitReached(f"more than {self._limits.elements} attributes (inspection.maximum_elements)")
+            raise _LimitReached(f"more than {self._limits.elements} attributes")
         if not element.is_undefined and element.start + element.length > end:
             raise _Damage(f"{element}{_in(inside)} is longer than its item" if inside else _TRUNCATED)
         if element.is_sequence:
@@ -195,7 +195,7 @@ class Walk:
             if not (inside or element).is_private and (inside or element.length <= BULK_BYTES):
                 self._read += element.length
             if self._read > self._limits.header_mib * 2**20:
-                limit = f"{self._limits.header_mib} MiB (inspection.maximum_header_mib)"
+                limit = f"{self._limits.header_mib} MiB"
                 raise _LimitReached(f"the attributes are more than {limit}")
             self._at += element.length
         elif element.vr in _IN_FRAGMENTS:
@@ -208,9 +208,7 @@ class Walk:
         """Walk the items; False for a damaged sequence, which is passed over if its length is known."""
         self._depth += 1
         if self._depth > self._limits.depth:
-            raise _LimitReached(
-                f"sequences within more than {self._limits.depth} others (inspection.maximum_depth)"
-            )
+            raise _LimitReached(f"sequences within more than {self._limits.depth} others")
         outer = inside if inside and inside.is_private else element
         try:
             self._walk_items(element, outer, end if element.is_undefined else self._at + element.length)
@@ -271,7 +269,7 @@ class Walk:
     def _count_item(self) -> None:
         self._items += 1
         if self._items > self._limits.items:
-            raise _LimitReached(f"more than {self._limits.items} items (inspection.maximum_items)")
+            raise _LimitReached(f"more than {self._limits.items} items")
 
     def _peek(self, count: int) -> bytes:
         at = self._offset(count)

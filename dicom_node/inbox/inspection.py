@@ -248,7 +248,7 @@ def _inflated(file: BinaryIO, limits: InspectionSettings) -> BinaryIO:
             raise FaultyObject("the data set is truncated")
         out.write(inflated)
         if out.tell() > limits.maximum_inflated_mib * 2**20:
-            limit = f"{limits.maximum_inflated_mib} MiB (inspection.maximum_inflated_mib)"
+            limit = f"{limits.maximum_inflated_mib} MiB"
             raise FaultyObject(f"the data set inflates to more than {limit}")
     out.seek(0)
     return out

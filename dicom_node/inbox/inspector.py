@@ -33,8 +33,8 @@ class ReaderLost(Exception):
 class Inspector:
     """The process, started on first use. One thread at a time uses it."""
 
-    def __init__(self, limits: InspectionSettings) -> None:
-        self._limits = limits
+    def __init__(self, limits: InspectionSettings | None = None) -> None:
+        self._limits = limits or InspectionSettings()
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -120,12 +120,11 @@ class Inspector:
             answer = b""
         if answer is None:
             self.close()
-            raise ReaderLost(f"reading it took more than {seconds:.0f} s (inspection.seconds)")
+            raise ReaderLost(f"reading it took more than {seconds:.0f} s")
         if not answer.endswith(b"\n"):
             self.close()
             raise ReaderLost(
-                "the process that read it died; it may have needed more than "
-                f"{self._limits.memory_mib} MiB (inspection.memory_mib)"
+                f"the process that read it died; it may have needed more than {self._limits.memory_mib} MiB"
             )
         return cast(dict[str, Any], json.loads(answer))
 

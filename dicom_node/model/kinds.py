@@ -2,7 +2,6 @@
 analyses; audited actions.
 """
 
-from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -31,38 +30,6 @@ NOT_CHOSEN = frozenset({ResultKind.REJECTION, ResultKind.ASSESSMENT})
 """Kinds that a peer gets by a key of their own, and that no job builds."""
 DEIDENTIFIED_KINDS = frozenset({ResultKind.CLEANED, ResultKind.SEG, ResultKind.SR})
 """What a de-identified destination may get: the other kinds show the uncleaned picture, or draw on it."""
-
-
-class ViewerOutcome(StrEnum):
-    """A viewer's handling of an object that a reader opens, as observed (``docs/viewers.md``)."""
-
-    DRAWN = "drawn"
-    IGNORED = "listed, and not drawn"
-    BREAKS = "opening it breaks the viewer: leave it out of results"
-    UNTRIED = "not tried with this viewer"
-
-
-_K = ResultKind
-VIEWERS: Mapping[str, Mapping[ResultKind, ViewerOutcome]] = {
-    "ohif": {
-        **dict.fromkeys((_K.SR, _K.SC, _K.SUMMARY, _K.HEATMAP, _K.CLEANED), ViewerOutcome.DRAWN),
-        _K.GSPS: ViewerOutcome.IGNORED,
-        _K.PDF: ViewerOutcome.UNTRIED,
-        _K.SEG: ViewerOutcome.BREAKS,
-    },
-}
-
-
-def drawn_by(viewer: str, kinds: Iterable[ResultKind]) -> tuple[ResultKind, ...]:
-    """The ``kinds`` that ``viewer`` draws. Raises KeyError for an unknown viewer or kind."""
-    return tuple(kind for kind in kinds if VIEWERS[viewer][kind] is ViewerOutcome.DRAWN)
-
-
-def not_drawn_by(viewer: str, kinds: Iterable[ResultKind]) -> list[tuple[ResultKind, ViewerOutcome]]:
-    """The ``kinds`` that ``viewer`` does not draw, with the viewer's handling of each. Raises KeyError."""
-    return [
-        (kind, VIEWERS[viewer][kind]) for kind in kinds if VIEWERS[viewer][kind] is not ViewerOutcome.DRAWN
-    ]
 
 
 class RemovalState(StrEnum):
@@ -151,20 +118,6 @@ class ReviewVerdict(StrEnum):
     ACCEPTED = "accepted"  # by a person: it stays as it is
     DRAWN = "drawn"  # a person drew boxes: cleaned again
     REPLACED = "replaced"  # by a later analysis of the same image
-
-
-class Occasion(StrEnum):
-    """The occasions for a notification; the words of a notification's ``on`` setting."""
-
-    FAILURE = "failure"  # jobs and processes that failed for good, a configuration or result refused
-    DEAD_LETTER = "dead_letter"  # a delivery or a notification was given up
-    QUARANTINE = "quarantine"
-    WITHHELD = "withheld"  # an object that might name the patient, images with text left in them
-    DISK = "disk"
-    SILENCE = "silence"  # a peer with ``silent_hours``
-    OUTAGE = "outage"  # a peer that takes no results for longer than outbox.outage_minutes, and its end
-    DRIFT = "drift"
-    ASSESSMENT = "assessment"  # results that wait for a person for longer than outbox.assess_hours
 
 
 class NotificationState(StrEnum):

@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from sqlalchemy import Table, delete, func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -49,6 +49,9 @@ from dicom_node.store.transitions import record, utc_now
 FEWEST_TO_REPORT = 200
 """Images of one label under which no event is made: of fewer, chance alone comes near the limit."""
 
+WINDOW_DAYS = 30
+"""Days that are judged, unless others are asked for."""
+_KEEP_DAYS = 400  # a year can be compared with the one before
 _WORST = (Verdict.DRIFTED, Verdict.WATCH, Verdict.STABLE, Verdict.TOO_FEW, Verdict.NO_REFERENCE)
 
 
@@ -103,12 +106,12 @@ def report_drift(database: Database, settings: Settings, now: datetime | None = 
     """Record an event for each model and sender whose scores have drifted, once a day (UTC); returns how
     many.
 
-    The last ``drift.window_days`` are judged, and only if an image came since yesterday: replaced cards and
+    The last ``WINDOW_DAYS`` are judged, and only if an image came since yesterday: replaced cards and
     unused machines are not reported.
     """
     moment = now or utc_now()
     with database.read() as session:
-        found = drift(session, settings.workers.models_dir, window(settings, moment))
+        found = drift(session, settings.workers.models_dir, window(moment))
         fresh = images_since(session, moment.date() - timedelta(days=1))
     with database.write() as session:
         midnight = datetime.combine(moment.date(), time(), UTC)
@@ -137,17 +140,17 @@ def report_drift(database: Database, settings: Settings, now: datetime | None = 
     return len(news)
 
 
-def forget_old(database: Database, settings: Settings, now: datetime | None = None) -> None:
-    """Delete counts older than ``drift.keep_days``, and the lists of their images."""
-    before = (now or utc_now()).date() - timedelta(days=settings.drift.keep_days)
+def forget_old(database: Database, _settings: Settings, now: datetime | None = None) -> None:
+    """Delete counts older than ``_KEEP_DAYS``, and the lists of their images."""
+    before = (now or utc_now()).date() - timedelta(days=_KEEP_DAYS)
     with database.write() as session:
         for table in (ScoreCount, ImageCount, CountedImage):
             session.execute(delete(table).where(table.day < before))
 
 
-def window(settings: Settings, now: datetime) -> date:
+def window(now: datetime) -> date:
     """The first day (UTC) of the period that is checked for drift."""
-    return now.astimezone(UTC).date() - timedelta(days=settings.drift.window_days)
+    return now.astimezone(UTC).date() - timedelta(days=WINDOW_DAYS)
 
 
 def wilson(part: int, whole: int, confidence: float = 0.95) -> tuple[float, float, float] | None:
@@ -296,26 +299,19 @@ def scores_since(session: Session, day: date) -> dict[tuple[str, str], dict[str,
     return found
 
 
-def _add(session: Session, table: type[Base], rows: list[dict[str, Any]]) -> None:
+def _add(session: Session, table: type[ImageCount | ScoreCount], rows: list[dict[str, Any]]) -> None:
     if not rows:
         return
     statement = _insert(session, table).values(rows)
-    keys = [column.name for column in _table(table).primary_key]
-    added = {"images": _table(table).c.images + statement.excluded.images}
+    keys = [column.name for column in table.__mapper__.primary_key]
+    added = {"images": table.images + statement.excluded.images}
     session.execute(statement.on_conflict_do_update(index_elements=keys, set_=added))
 
 
 def _insert(session: Session, table: type[Base]) -> postgresql.Insert | sqlite.Insert:
     """INSERT … ON CONFLICT, which both databases have under the same words."""
-    if session.get_bind().dialect.name == "sqlite":
-        return sqlite.insert(_table(table))
-    return postgresql.insert(_table(table))
-
-
-def _table(table: type[Base]) -> Table:
-    found = table.__table__
-    assert isinstance(found, Table)
-    return found
+    is_sqlite = session.get_bind().dialect.name == "sqlite"
+    return sqlite.insert(table) if is_sqlite else postgresql.insert(table)
 
 
 _LOGGER = logging.getLogger(__name__)

@@ -44,6 +44,7 @@ from dicom_node.store.tables import Delivery
 from dicom_node.store.transitions import move_delivery, record, settle_studies, utc_now
 
 _DATABASE_AWAY_SECONDS = 1.0
+_STOP_SECONDS = 20.0  # that objects being sent may take when the node stops; then they are sent later
 _WRITING_SECONDS = 5.0  # a call that was cut off returns at once, and its result is written
 _CALLS_SECONDS = 240.0  # two associations made and released for an object, at their slowest
 _NUMBERS = itertools.count()  # of routes: two of one process are two owners, and a restart counts anew
@@ -100,7 +101,7 @@ class DeliveryWorker:
         return [name for name in due if name in self._routes]
 
     def run_forever(self, stop: threading.Event) -> None:
-        """Deliver until ``stop`` is set, then finish objects being sent (within ``outbox.stop_seconds``)."""
+        """Deliver until ``stop`` is set, then finish objects being sent for at most 20 seconds."""
         # Make waiting deliveries due: peers that were away before the restart may be back.
         with self._noticed(), self._database.write() as session:
             deliveries.hurry(session, utc_now())
@@ -115,7 +116,7 @@ class DeliveryWorker:
             pause = changes.pause(pause, found=found)
             changes.wait(seen, min(pause, self._lease_seconds / 3), stop)
         # Wait for what is being sent, cut off what takes too long, hand back what is still held then.
-        _join(self._threads.values(), self._settings.outbox.stop_seconds)
+        _join(self._threads.values(), _STOP_SECONDS)
         for route in self._routes.values():
             route.hang_up()
         _join(self._threads.values(), _WRITING_SECONDS)

@@ -21,6 +21,7 @@ from dicom_node.store.transitions import record, utc_now
 
 _WAITING = Delivery.state.in_((DeliveryState.PENDING, DeliveryState.SENDING))
 # A first try that is under way has not failed.
+_LONG = timedelta(minutes=15)
 _TRIED = Delivery.attempts > case((Delivery.state == DeliveryState.SENDING, 1), else_=0)
 
 
@@ -63,14 +64,11 @@ def reasons(session: Session, studies: ColumnElement[bool]) -> Mapping[int, str]
     return {study: f"{destination}: {reason}" for study, destination, reason in rows if reason}
 
 
-def report_outages(database: Database, settings: Settings) -> int:
+def report_outages(database: Database, _settings: Settings) -> int:
     """Record event 5022 once for each outage that lasts too long, and 5023 at its end.
 
     Returns how many outages were reported as new.
     """
-    minutes = settings.outbox.outage_minutes
-    if not minutes:
-        return 0
     with database.read() as session:
         now = {one.destination: one for one in outages(session)}
         # Destinations whose outage has an event and whose return has none.
@@ -78,7 +76,7 @@ def report_outages(database: Database, settings: Settings) -> int:
         told = select(EventRow.number, EventRow.fields).where(EventRow.number.in_(both)).order_by(EventRow.id)
         newest = {str(fields.get("destination")): number for number, fields in session.execute(told)}
     reported = {name for name, number in newest.items() if number == DESTINATION_AWAY.number}
-    late, back = utc_now() - timedelta(minutes=minutes), sorted(reported - set(now))
+    late, back = utc_now() - _LONG, sorted(reported - set(now))
     new = [one for name, one in now.items() if name not in reported and one.since <= late]
     if not (new or back):
         return 0

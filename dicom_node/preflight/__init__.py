@@ -7,7 +7,7 @@ off) is a warning.
 
 import socket
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -23,16 +23,15 @@ from sqlalchemy.engine.url import make_url
 from sqlalchemy.exc import ArgumentError
 
 from ai_pipeline import extras
-from dicom_node import connectors, events
+from dicom_node import connectors
 from dicom_node.config.loading import examine, examined, undercuts
 from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.sections import Section
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.config.toml_files import Place, TomlFiles
 from dicom_node.dicom.header import CharacterSet, terms
-from dicom_node.errors import ConfigProblem, FaultyInput
+from dicom_node.errors import ConfigProblem
 from dicom_node.model.roles import Role
-from dicom_node.notifications import message
 from dicom_node.object_store.files import bucket_of
 from dicom_node.preflight.found import Found, Tried
 from dicom_node.preflight.machine import (
@@ -45,6 +44,7 @@ from dicom_node.preflight.models import check_findings, check_models, check_rule
 from dicom_node.scu import open_archive, open_destination, open_reporter
 
 _SECRETS_IN_WORDS = {
+    "url": "address, which may hold a login or a key,",
     "token": "token",
     "metrics_token": "token",
     "headers": "login",
@@ -83,19 +83,25 @@ def check_data(data: dict[str, Any], role: Role = Role.ALL) -> Checked:
 
 def check_and_probe(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
     """Check configuration files, and also test what ``serve`` needs: port, spool, console, store, peers."""
-    return _checked(*examine(files), role, _probe)
+    return _checked(*examine(files), role, tries=True)
 
 
 def _checked(
     settings: Settings | None,
     read: TomlFiles,
     role: Role,
-    further: Callable[[Settings, Role], Found] = lambda _settings, _role: iter(()),
+    *,
+    tries: bool = False,
 ) -> Checked:
     if settings is None:
         return Checked(None, read, ())
     tried: list[Tried] = []
-    for found in chain(_everything(settings, read, role), further(settings, role)):
+    checks = [_everything(settings, read, role)]
+    if tries:
+        checks += [probe_machine(settings, role), probe_console(settings, role)]
+        checks += [probe(settings) for probe in connectors.every("probes")]
+        checks.append(_ask_peers(settings))
+    for found in chain.from_iterable(checks):
         if isinstance(found, Tried):
             tried.append(replace(found, text=read.as_written(found.text)))
         else:
@@ -103,18 +109,8 @@ def _checked(
     return Checked(settings, read, tried)
 
 
-def _probe(settings: Settings, role: Role) -> Found:
-    yield from probe_machine(settings, role)
-    yield from probe_console(settings, role)
-    for probe in connectors.every("probes"):
-        yield from probe(settings)
-    yield from _ask_peers(settings)
-
-
 def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
-    for former, present in read.renamed.items():
-        yield Tried(former, False, f"is the former name of {present}: write {present}, this one will go")
-    yield from check_machine(settings, role)
+    yield from check_machine(settings)
     yield from check_console(settings, role)
     if not settings.outbox.deliver:
         yield from _check_deliveries(role)
@@ -141,7 +137,6 @@ def _everything(settings: Settings, read: TomlFiles, role: Role) -> Found:
     yield from _check_senders(settings, read)
     for undercut in undercuts(settings):
         yield Tried(f"rule {undercut.rule}", False, f"{undercut}: give it assess_first = true")
-    yield from check_notifications(settings)
     for find in connectors.every("checks"):
         yield from find(settings)
     for peer in settings.peers:
@@ -165,8 +160,8 @@ def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
     with suppress(ArgumentError, ValueError):  # check_machine reports it
         if make_url(settings.database_url).password:
             places["node.database_url"] = ("node", "database_url")
-    for key in ("peers", "notifications"):
-        for one in getattr(settings, key):
+    for key, several in settings:
+        for one in several if isinstance(several, tuple) else ():
             table = read.place_of(key, one.name)
             for secret in _secrets(one):
                 in_url = secret == ("password",) and not read.at((*table, *secret))
@@ -175,8 +170,6 @@ def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
         for file in read.files_of(place):
             if _is_open(file):
                 what = _SECRETS_IN_WORDS.get(str(place[-1]), "password")
-                if subject.startswith("notification") and place[-1] == "url":
-                    what = "address, which may hold a key,"
                 yield Tried(subject, False, f"its {what} is in {file}, which every user may read")
     for tls in (settings.listener.tls, settings.console.tls):
         if tls and _is_open(tls.private_key):
@@ -212,7 +205,12 @@ def _check_senders(settings: Settings, read: TomlFiles) -> Found:
 
 
 def _check_peer(peer: PeerSettings) -> Found:
-    if peer.by_http and _goes_by_proxy(peer.url):
+    parts = urlsplit(peer.url)
+    if (
+        peer.by_http
+        and {parts.scheme, "all"} & getproxies().keys()
+        and not proxy_bypass(parts.hostname or "")
+    ):
         text = "what it gets goes through a proxy, which the environment names (HTTP_PROXY, HTTPS_PROXY)"
         yield Tried(f"peer {peer.name}", False, text)
     secrets = [".".join(place) for place in _secrets(peer) if place != ("password",)]  # goes with the name
@@ -253,12 +251,6 @@ def _check_reports(peer: PeerSettings, settings: Settings) -> Found:
         yield Tried(f"peer {peer.name}", False, text)
 
 
-def _goes_by_proxy(url: str) -> bool:
-    parts = urlsplit(url)
-    named = {parts.scheme, "all"} & getproxies().keys()
-    return bool(named) and not proxy_bypass(parts.hostname or "")
-
-
 def _ask_peers(settings: Settings) -> Iterator[Tried]:
     """Whether their machines are known here, and those that we call answer now."""
     for peer in settings.peers:
@@ -276,26 +268,3 @@ def _ask_peers(settings: Settings) -> Iterator[Tried]:
             yield Tried(f"peer {peer.name}", False, "not asked: the certificates cannot be used")
         else:
             yield from (Tried(f"peer {peer.name}", line.ok, f"{line.name}: {line.text}") for line in lines)
-
-
-def check_notifications(settings: Settings) -> Found:
-    """Mistakes in the notification settings, and messages that would be sent unencrypted."""
-    mail = settings.mail
-    if mail.authorities and not mail.authorities.is_file():
-        yield "mail.authorities", str(mail.authorities), "is no file"
-    if mail.host and mail.security == "none":
-        yield Tried("mail", False, 'e-mails go over the network unencrypted: security = "starttls"')
-    known = {event.number for event in events.all_types()}
-    for rule in settings.notifications:
-        key, subject = f"notifications.{rule.name}", f"notification {rule.name}"
-        if unknown := [str(number) for number in rule.events if number not in known]:
-            yield f"{key}.events", ", ".join(unknown), "docs/reference/events.md lists the numbers"
-        try:
-            message.check_templates(rule)
-        except FaultyInput as error:
-            part = "subject" if rule.subject and "subject" in str(error) else "template"
-            yield f"{key}.{part}", "", str(error)
-        if rule.url.get_secret_value().startswith("http://"):
-            yield Tried(subject, False, "is sent unencrypted (http): use https")
-        if rule.names_patients:
-            yield Tried(subject, False, "its templates may name patients: is the way to its readers safe?")

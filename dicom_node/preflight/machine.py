@@ -5,27 +5,21 @@ Requirements of an object store: an existing bucket, and the rights to the bucke
 Requirements of ``[console]``: its packages, an address that is safe without TLS, a free port.
 """
 
-import fcntl
 import ipaddress
-import json
 import os
 import shutil
 import socket
 import ssl
 import tempfile
 from pathlib import Path
-from typing import Any
 
-from pydicom.uid import UID
 from sqlalchemy import exists, select, text
 from sqlalchemy.engine.url import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from dicom_node import sitekey
-from dicom_node.config.settings import ConsoleSettings, Settings, TlsSettings
+from dicom_node.config.settings import Settings, TlsSettings
 from dicom_node.connectors import every
-from dicom_node.errors import ConfigurationError, DatabaseNotReady, SchemaOutdated, StorageError, StoreAway
-from dicom_node.inbox.journal import listener_lock
+from dicom_node.errors import ConfigurationError, DatabaseNotReady, SchemaOutdated, StoreAway
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.roles import Role
 from dicom_node.monitoring.disk import forecast
@@ -33,9 +27,9 @@ from dicom_node.object_store.files import Files
 from dicom_node.preflight.found import Found, Problem, Tried
 from dicom_node.printable import redacted
 from dicom_node.processes import console_program, running
-from dicom_node.scp.policy import policy_path
+from dicom_node.sitekey import load_or_create, path_of
 from dicom_node.store import faults, migrate
-from dicom_node.store.database import Database, hosts, sqlite_file
+from dicom_node.store.database import Database, hosts
 from dicom_node.store.tables import UserAccount
 from dicom_node.studies.upkeep import compare
 
@@ -44,10 +38,6 @@ NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "lustre", "glusterfs", "beegfs", "afs", "gfs2", "ocfs2"}
     | {"fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.rclone", "fuse.davfs", "davfs"}
 )
-
-
-AddressInfo = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
-"""One answer of ``socket.getaddrinfo``."""
 
 
 def network_file_system(folder: Path) -> str:
@@ -71,26 +61,17 @@ def _existing(folder: Path) -> Path:
     return next(path for path in (whole, *whole.parents) if os.path.lexists(path))
 
 
-def check_machine(settings: Settings, role: Role) -> Found:
-    """Requirements of this role that the machine does not fulfil."""
+def check_machine(settings: Settings) -> Found:
+    """Requirements that the machine does not fulfil."""
     yield from _check_data_dir(settings)
     yield from _check_site_key(settings)
     # Who can put together what is known of a patient: peers that get the same pseudonyms.
-    shared: dict[str | None, list[str]] = {}
-    for peer in settings.peers:
-        if peer.deidentify:
-            shared.setdefault(peer.pseudonym_domain, []).append(peer.name)
-    for domain, names in shared.items():
-        of = f"domain {domain}" if domain else "no domain"
-        if len(names) == 1:
-            yield Tried("pseudonyms", True, f"{of}: {names[0]}")
-        else:
-            linked = f"{of}: {', '.join(names)} get the same, so who has two of them can link patients"
-            remedy = "" if domain else "; give each a pseudonym_domain, or all the same if that is wanted"
-            yield Tried("pseudonyms", domain is not None, linked + remedy)
+    linked = [peer.name for peer in settings.peers if peer.deidentify and not peer.pseudonym_domain]
+    if len(linked) > 1:
+        text = f"{', '.join(linked)} get the same, so who has two of them can link patients"
+        remedy = "give each a pseudonym_domain, or all the same if that is wanted"
+        yield Tried("pseudonyms", False, f"{text}; {remedy}")
     yield from check_database(settings)
-    if role.receives:
-        yield from _check_listener(settings)
     if settings.listener.tls:
         yield from check_certificates("listener.tls", settings.listener.tls)
     else:
@@ -102,8 +83,9 @@ def check_machine(settings: Settings, role: Role) -> Found:
 def probe_machine(settings: Settings, role: Role) -> Found:
     """Check conditions that may change at any time: database, spool, port."""
     yield from probe_database(settings)
+    listener = settings.listener
     if role.receives:
-        yield from _probe_port(settings)
+        yield from _probe_port("listener", listener.host, listener.port, settings)
 
 
 def _check_data_dir(settings: Settings) -> Found:
@@ -134,77 +116,43 @@ def _check_data_dir(settings: Settings) -> Found:
 
 
 def _check_site_key(settings: Settings) -> Found:
-    path = sitekey.path_of(settings.node.data_dir)
+    path = path_of(settings.node.data_dir)
     if not any(peer.deidentify for peer in settings.peers):
         return
-    if not path.exists():
-        yield Tried("site key", True, f"{path}: will be made at the first start; back it up then")
-        return
+    is_made = path.exists()
     try:
-        sitekey.load_or_create(settings.node.data_dir)
+        if is_made:
+            load_or_create(settings.node.data_dir)
     except ConfigurationError as error:
         yield from (("site key", problem.file, problem.remedy) for problem in error.problems)
     else:
-        yield Tried("site key", True, f"{path}: back it up")
+        when = "back it up" if is_made else "will be made at the first start; back it up then"
+        yield Tried("site key", True, f"{path}: {when}")
 
 
-def _check_listener(settings: Settings) -> Found:
-    listener = settings.listener
-    for uid in listener.further_storage_classes:
-        if not UID(uid).is_valid:
-            yield "listener.further_storage_classes", repr(uid), "is no UID (PS3.5 9.1)"
-    try:
-        socket.getaddrinfo(listener.host, listener.port, type=socket.SOCK_STREAM)
-    except OSError:
-        yield "listener.host", repr(listener.host), "is not an address of this machine"
-
-
-def _probe_port(settings: Settings) -> Found:
-    listener = settings.listener
-    try:
-        address = socket.getaddrinfo(listener.host, listener.port, type=socket.SOCK_STREAM)[0]
-    except OSError:
-        return  # reported by _check_listener
-    shown = f"{listener.host}:{listener.port}"
-    # Whether a listener of this data folder has the port, or is just giving it up: it holds its lock.
-    further = settings.node.data_dir.glob("policy-*.json")
-    places = ["", *(path.stem.removeprefix("policy-") for path in further)]
-    if any(_listens_at(settings, place) for place in places):
-        yield Tried("listener", True, f"{shown}: this node runs there already")
+def _probe_port(section: str, host: str, port: int, settings: Settings, key: str = "port") -> Found:
+    """Whether a process can listen there; not asked while a node of this data folder runs."""
+    shown = f"{host}:{port}"
+    if running(settings.node.data_dir):
+        yield Tried(section, True, f"{shown}: not tried, this node runs already")
         return
-    problem = port_fault("listener.port", listener.port, address)
-    yield problem or Tried("listener", True, f"{shown} is free")
-
-
-def port_fault(key: str, port: int, address: AddressInfo) -> Problem | None:
-    """The reason why no process can listen at this address, None if one can."""
-    with socket.socket(address[0], socket.SOCK_STREAM) as probe:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError:
+        yield f"{section}.host", repr(host), "is not an address of this machine"
+        return
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(address[4])
+            probe.bind(address)
         except PermissionError:
             remedy = "ports under 1024 need a privilege: choose another, or give CAP_NET_BIND_SERVICE"
-            return key, str(port), remedy
+            yield f"{section}.{key}", str(port), remedy
         except OSError as error:
             remedy = f"cannot be listened on ({error.strerror}): stop what uses it, or choose another"
-            return key, f"{address[4][0]}:{port}", remedy
-    return None
-
-
-def _listens_at(settings: Settings, place: str) -> bool:
-    folder = settings.node.data_dir
-    try:
-        policy = json.loads(policy_path(folder, place).read_bytes())
-        wanted = (settings.listener.host, settings.listener.port)
-        if (policy.get("host"), policy.get("port")) != wanted:
-            return False
-        with listener_lock(folder, place).open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except (OSError, ValueError, AttributeError):
-        return False
-    return False
+            yield f"{section}.{key}", shown, remedy
+        else:
+            yield Tried(section, True, f"{shown} is free")
 
 
 def check_certificates(section: str, tls: TlsSettings) -> Found:
@@ -291,6 +239,12 @@ def probe_database(settings: Settings) -> Found:
     try:
         migrate.check(database)
         yield Tried("database", True, f"{shown}: reachable, schema is up to date")
+        with database.read() as session:
+            nobody = settings.console.enabled and not session.scalar(
+                select(exists().where(UserAccount.id > 0))
+            )
+        if nobody:
+            yield Tried("console", False, "nobody can sign in yet: dicom-node users add NAME --role admin")
         yield from _compare_spool(database, settings)
         yield from _ask_server(database, settings)
     except DatabaseNotReady as error:
@@ -357,47 +311,15 @@ def check_console(settings: Settings, role: Role) -> Found:
         yield Tried("console", False, text)
     for find in every("checks.console"):
         yield from find(settings)
-    if not _has_users(settings):
-        yield Tried("console", False, "nobody can sign in yet: dicom-node users add NAME --role admin")
 
 
 def probe_console(settings: Settings, role: Role) -> Found:
-    """Whether another process uses the console's port."""
+    """Whether another process uses the console's ports."""
     console = settings.console
-    if not (console.enabled and role.may_serve_console) or running(settings.node.data_dir):
-        return
-    try:
-        address = socket.getaddrinfo(console.host, console.port, type=socket.SOCK_STREAM)[0]
-    except OSError:
-        yield "console.host", repr(console.host), "is not an address of this machine"
-        return
-    problem = port_fault("console.port", console.port, address)
-    yield problem or Tried("console", True, f"{address_of(console)} is free")
-    if console.metrics_port:
-        place = socket.getaddrinfo(console.host, console.metrics_port, type=socket.SOCK_STREAM)[0]
-        if problem := port_fault("console.metrics_port", console.metrics_port, place):
-            yield problem
-
-
-def address_of(console: ConsoleSettings) -> str:
-    """The console's URL for a browser."""
-    host = f"[{console.host}]" if ":" in console.host else console.host
-    return f"{'https' if console.tls else 'http'}://{host}:{console.port}/"
-
-
-def _has_users(settings: Settings) -> bool:
-    """Whether anybody can sign in; True where the database cannot be asked, which another check reports."""
-    file = sqlite_file(settings.database_url)
-    if file is not None and not file.exists():
-        return False
-    try:
-        database = Database(settings.database_url)
-        with database.read() as session:
-            found = session.scalar(select(exists().where(UserAccount.id > 0)))
-        database.dispose()
-    except (SQLAlchemyError, ImportError, StorageError):
-        return True
-    return bool(found)
+    if console.enabled and role.may_serve_console:
+        yield from _probe_port("console", console.host, console.port, settings)
+        if console.metrics_port:
+            yield from _probe_port("console", console.host, console.metrics_port, settings, "metrics_port")
 
 
 def _is_this_machine(host: str) -> bool:

@@ -62,10 +62,9 @@ def check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) -> 
 def check_findings(settings: Settings) -> Found:
     """Names of findings in rules and notifications that no pipeline can return: they would never hold."""
     asked = {rule.name: [one.finding for one in rule.then if one.finding] for rule in settings.rules}
-    alarms = [one for one in settings.notifications if one.findings]
     found: dict[str, frozenset[str] | None] = {}
     for rule in settings.rules:
-        if asked[rule.name] or alarms:
+        if asked[rule.name] or settings.watched_findings:
             try:
                 found[rule.name] = _findings(rule, card_of(rule.pipeline), settings)
             except (KeyError, PluginError):  # reported by check_rule
@@ -77,14 +76,14 @@ def check_findings(settings: Settings) -> Found:
             )
             yield f"rules.{rule.name}.then", repr(name), remedy
     every = frozenset(name for names in found.values() for name in names or ())
-    for alarm in alarms if found else ():
-        for name in _never_found(alarm.findings, every):
+    for key, watched in settings.watched_findings.items() if found else ():
+        for name in _never_found(watched, every):
             remedy = f"no rule finds such a thing; {did_you_mean(name, sorted(every), 'they find')}"
             if None in found.values():  # a program may return whatever it likes
                 text = f"findings {name!r}: {remedy}; a pipeline that says nothing of it may"
-                yield Tried(f"notification {alarm.name}", False, text)
+                yield Tried(key, False, text)
             else:
-                yield f"notifications.{alarm.name}.findings", repr(name), remedy
+                yield key, repr(name), remedy
 
 
 def _never_found(asked: Iterable[str], known: Collection[str] | None) -> list[str]:

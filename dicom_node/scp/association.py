@@ -18,6 +18,7 @@ from dicom_node.scp.connection.pdus import (
     A_ASSOCIATE_RQ,
     A_RELEASE_RQ,
     ABORTED_BY_PROVIDER,
+    MAXIMUM_PDU_BYTES,
     P_DATA_TF,
     RELEASED,
     ProtocolViolation,
@@ -108,7 +109,7 @@ class Association:
             self._socket.send(rejection(verdict.result, verdict.source, verdict.reason))
             return None
         self._accepted = verdict
-        largest = self._policy.maximum_pdu_bytes
+        largest = MAXIMUM_PDU_BYTES
         self._socket.send(acceptance(body, verdict.results, verdict.roles, largest))
         return verdict
 
@@ -143,7 +144,7 @@ class Association:
             self._late = "too slow: a message did not come within the time allowed"
             self._socket.allow(self._policy.network_timeout_seconds, limits.SLOWEST_BYTES_PER_SECOND)
         is_data = kind == P_DATA_TF and self._accepted is not None
-        ours = max(self._policy.maximum_pdu_bytes, limits.LARGEST_PDU)
+        ours = limits.LARGEST_PDU
         if not A_ASSOCIATE_RQ <= kind <= A_ABORT or length > (ours if is_data else limits.LARGEST_REQUEST):
             raise ProtocolViolation("no PDU, or one beyond its largest length")
         if len(self._buffer) < length:

@@ -23,7 +23,7 @@ from pydicom.uid import UID
 
 from dicom_node.dicom import performed_step
 from dicom_node.errors import FaultyStep
-from dicom_node.events import STEP_BEGUN, STEP_CHANGED, Event, FieldValue
+from dicom_node.events import STEP_REPORTED, Event, FieldValue
 from dicom_node.inbox.journal import JournalWriter, sync_folder
 from dicom_node.model.kinds import StepStatus
 from dicom_node.scp import statuses
@@ -96,8 +96,7 @@ class PerformedSteps:
                     "studies": list(step.studies),
                     "objects": list(step.objects),
                 }
-                event = STEP_BEGUN if creates else STEP_CHANGED
-                self._journal.append_durably(Event(event, datetime.now(UTC), told))
+                self._journal.append_durably(Event(STEP_REPORTED, datetime.now(UTC), told))
                 self._write(step)
                 return Answer(statuses.SUCCESS)
         except FaultyStep as error:

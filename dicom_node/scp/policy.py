@@ -80,9 +80,7 @@ class AEPolicy:
     ae_titles: tuple[str, ...]
     check_called_ae: bool
     unknown_callers: str
-    echo_from: str
     maximum_associations: int
-    maximum_pdu_bytes: int
     maximum_object_bytes: int
     acse_timeout_seconds: float
     network_timeout_seconds: float
@@ -107,9 +105,7 @@ class AEPolicy:
             ae_titles=(settings.node.ae_title, *listener.further_ae_titles),
             check_called_ae=listener.check_called_ae,
             unknown_callers=listener.unknown_callers,
-            echo_from=listener.echo_from,
             maximum_associations=listener.maximum_associations,
-            maximum_pdu_bytes=listener.maximum_pdu_bytes,
             maximum_object_bytes=listener.maximum_object_mib * 2**20,
             acse_timeout_seconds=listener.acse_timeout_seconds,
             network_timeout_seconds=listener.network_timeout_seconds,
@@ -174,7 +170,7 @@ class AEPolicy:
     def decide(self, proposal: Proposal) -> Permission | statuses.Rejection:
         """Decide whether this caller may associate, and for which services.
 
-        May use the name service (``check_address``). An unknown caller may at most verify (``echo_from``),
+        May use the name service (``check_address``). An unknown caller may at most verify,
         unless ``unknown_callers`` is "accept"; but a caller may not send under the title of the node's own
         console or of a peer with another address, because rules use the title.
         """
@@ -212,7 +208,7 @@ class AEPolicy:
         if self.unknown_callers == "accept" and proposal.calling_ae.strip() not in taken:
             return Permission("", may_send=True)
         classes = {abstract for abstract, _ in proposal.contexts.values()}
-        if self.echo_from == "anyone" and classes == {VERIFICATION}:
+        if classes == {VERIFICATION}:
             return Permission("", may_send=False)
         return statuses.CALLING_AE_NOT_RECOGNISED
 

@@ -25,7 +25,7 @@ from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocke
 
 from dicom_node.config.settings import PeerService, PeerSettings, Settings
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicom_node.scp.connection.pdus import A_ASSOCIATE_AC, check_answer
+from dicom_node.scp.connection.pdus import A_ASSOCIATE_AC, MAXIMUM_PDU_BYTES, check_answer
 from dicom_node.scu.connections import MAXIMUM_ANSWER_BYTES, Connections
 from dicom_node.scu.destination import Check
 
@@ -107,7 +107,7 @@ class DimseCaller:
                     port,
                     contexts,
                     ae_title=called,
-                    max_pdu=self._settings.listener.maximum_pdu_bytes,
+                    max_pdu=MAXIMUM_PDU_BYTES,
                     tls_args=tls,
                     ext_neg=list(roles),
                     evt_handlers=list(handlers),

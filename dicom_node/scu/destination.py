@@ -101,7 +101,7 @@ class Destination(Protocol):
     """The client of one peer that can receive objects. For one thread; no connection stays open between
     calls.
 
-    Every call has a time limit (``outbox.answer_seconds``, ``minimum_kib_per_second``).
+    Every call has a time limit (``outbox.answer_seconds``, ``SLOWEST_KIB_PER_SECOND``).
     """
 
     def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:

@@ -80,6 +80,8 @@ SOP_CLASSES: Mapping[ResultKind, tuple[UID, ...]] = {
     ResultKind.REJECTION: (KeyObjectSelectionDocumentStorage,),
 }
 """Of each kind of result: what ``test`` proposes to a PACS."""
+REPORT_SECONDS = 1.0
+"""How long the association of a request stays open for the report; later ones come to our listener."""
 _ROLES = [build_role(commitment.SOP_CLASS, scp_role=True)]
 
 
@@ -244,7 +246,7 @@ class CommitmentRequestor(DimseCaller):
     """Requests storage commitment from one peer for objects that it acknowledged."""
 
     def ask(self, transaction_uid: str, objects: Sequence[Outgoing], keep: KeepReport) -> Outcome:
-        """Send a request, then wait ``commitment_wait_seconds`` for a report on the same association."""
+        """Send a request, then wait ``REPORT_SECONDS`` for a report on the same association."""
         handlers = [(evt.EVT_N_EVENT_REPORT, _take, [keep])]
         with self.associate(
             contexts(commitment.SOP_CLASS), service="commitment", handlers=handlers
@@ -264,7 +266,7 @@ class CommitmentRequestor(DimseCaller):
             )
             self.debug("N-ACTION", status=code)
             answer = _answer(code)
-            end = time.monotonic() + self._peer.commitment_wait_seconds
+            end = time.monotonic() + REPORT_SECONDS
             while isinstance(answer, Done) and time.monotonic() < end:
                 if not association.is_established or self._connections.closed:
                     break

@@ -85,7 +85,7 @@ def tried(session: Session, settings: Settings, number: int, name: str, boxes: S
     chosen = select(Instance).join(newest, Instance.id == newest.c.id).where(*of_device)
     for other in session.scalars(chosen.order_by(Instance.id.desc()).limit(TRIED)).all():
         try:
-            about = open_dicom(door.here(session, other.path), settings.images.limits).header
+            about = open_dicom(door.here(session, other.path)).header
         except (PixelError, OSError, StorageError):
             continue
         if rule.match.fits(about):
@@ -184,7 +184,7 @@ def _opened(session: Session, settings: Settings, number: int) -> tuple[Instance
         raise NotFound("there is no such image, or no longer")
     try:
         path = Files(settings).here(session, instance.path)
-        return instance, open_dicom(path, settings.images.limits).header
+        return instance, open_dicom(path).header
     except (PixelError, OSError, StorageError):
         raise NotFound("this image cannot be opened") from None
 

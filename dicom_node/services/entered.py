@@ -34,7 +34,7 @@ from dicom_node.errors import (
     HoldUndercut,
     NotAllowedNow,
     NotFound,
-    NotRunning,
+    Unavailable,
 )
 from dicom_node.events import CONFIGURATION_REFUSED, CONFIGURATION_RELOADED
 from dicom_node.model.kinds import AuditAction
@@ -408,7 +408,7 @@ def reload_node(files: Sequence[Path]) -> list[str]:
     nodes.
 
     Only nodes on the data folder that the files name are asked. Raises ConfigurationError (before any node is
-    asked), NotRunning, NotAllowedNow.
+    asked), Unavailable, NotAllowedNow.
     """
     from dicom_node import preflight
 
@@ -421,7 +421,7 @@ def reload_node(files: Sequence[Path]) -> list[str]:
             raise NotAllowedNow(
                 f"{settings.node.data_dir} is closed to this user: run this as the user that the node runs as"
             )
-        raise NotRunning(f"no node runs on {settings.node.data_dir} here: dicom-node serve starts one")
+        raise Unavailable(f"no node runs on {settings.node.data_dir} here: dicom-node serve starts one")
     given = {path.resolve() for path in files}
     for place in found:
         # A node reads the files again that it was started with, whatever stands in others.

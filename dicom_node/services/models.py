@@ -65,10 +65,10 @@ def verified(settings: Settings) -> list[dict[str, Any]]:
 def drift(settings: Settings, since: datetime | None = None, peer: str = "") -> list[dict[str, Any]]:
     """How each model's scores and refusals for each sender compare with its card's reference.
 
-    From the day (UTC) of ``since`` on, by default the last ``drift.window_days``. ``peer``: a name or an AE
+    From the day (UTC) of ``since`` on, by default the last ``drift.WINDOW_DAYS``. ``peer``: a name or an AE
     title, or "other" for all senders that are no configured peers. Raises UnknownPeer, ModelRefused.
     """
-    day = scores.window(settings, utc_now()) if since is None else since.astimezone(UTC).date()
+    day = scores.window(utc_now()) if since is None else since.astimezone(UTC).date()
     with reading(settings) as session, _refused():
         found = scores.drift(session, settings.workers.models_dir, day)
     rows = [_drift_row(item, day) for item in found]

@@ -1,6 +1,5 @@
 """Notifications: list them, send a test, and send given-up ones again."""
 
-import uuid
 from collections.abc import Iterable, Sequence
 
 from sqlalchemy import select
@@ -8,9 +7,9 @@ from sqlalchemy.orm import Session
 
 from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.settings import Settings
+from dicom_node.connectors import every
 from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.model.kinds import AuditAction, NotificationState
-from dicom_node.notifications import message, sender
 from dicom_node.services import Row, ServiceResult, audit, existing, writing
 from dicom_node.store.tables import Notification
 from dicom_node.store.transitions import utc_now
@@ -34,19 +33,7 @@ class Notifications(ServiceResult):
 
 def configured(settings: Settings) -> list[View]:
     """The notification settings, without addresses of webhooks and tokens."""
-    return [
-        {
-            "name": rule.name,
-            "kind": rule.kind,
-            "on": [occasion.value for occasion in rule.on],
-            "events": list(rule.events),
-            "findings": list(rule.findings),
-            "to": list(rule.to),
-            "every_minutes": rule.every_minutes,
-            "names_patients": rule.names_patients,
-        }
-        for rule in settings.notifications
-    ]
+    return [row for notifier in every("notifiers") for row in notifier.configured(settings)]
 
 
 def list_notifications(
@@ -58,7 +45,7 @@ def list_notifications(
 ) -> list[View]:
     """Sent and waiting notifications, the newest first; ``before``: older than this number.
 
-    Without subject and text, which may name a patient (``names_patients``).
+    Without subject and text.
     """
     chosen = select(Notification).order_by(Notification.id.desc()).limit(limit)
     if wanted := tuple(states):
@@ -76,21 +63,15 @@ def list_notifications(
 
 
 def send_test(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE) -> View:
-    """Send a test message at once; returns ``ok`` and ``text``.
-
-    Raises NotFound, FaultyInput (a template fails).
-    """
-    rules = {rule.name: rule for rule in settings.notifications}
-    if name not in rules:
-        raise NotFound(f"no notification is called {name!r}; {did_you_mean(name, rules, 'configured')}")
-    rule = rules[name]
-    message.check_templates(rule)
-    answer = sender.deliver(
-        settings, rule, message.test_message(rule, settings.node.ae_title), str(uuid.uuid4())
-    )
+    """Send a test message at once; returns ``ok`` and ``text``. Raises NotFound."""
+    rows = {row["name"]: (row["kind"], one) for one in every("notifiers") for row in one.configured(settings)}
+    if name not in rows:
+        raise NotFound(f"no notification is called {name!r}; {did_you_mean(name, rows, 'configured')}")
+    kind, notifier = rows[name]
+    is_sent, text = notifier.send_test(settings, name)
     with writing(settings) as session:
-        audit.note(session, by, AuditAction.NOTIFIER_TESTED, notification=name, ok=int(answer.taken))
-    return {"name": rule.name, "kind": rule.kind, "ok": answer.taken, "text": answer.text}
+        audit.note(session, by, AuditAction.NOTIFIER_TESTED, notification=name, ok=int(is_sent))
+    return {"name": name, "kind": kind, "ok": is_sent, "text": text}
 
 
 def send_again(settings: Settings, numbers: Sequence[int], by: audit.Person = audit.COMMAND_LINE) -> None:

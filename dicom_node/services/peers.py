@@ -17,7 +17,7 @@ from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.connectors import every
 from dicom_node.errors import NotFound, TooManyAtOnce
 from dicom_node.events import ASSOCIATION_REJECTED, CONNECTIONS_FAILED, STORE_REFUSED, TLS_FAILED, EventType
-from dicom_node.model.kinds import AuditAction, ViewerOutcome, not_drawn_by
+from dicom_node.model.kinds import AuditAction
 from dicom_node.outbox.outages import PeerOutage, outages
 from dicom_node.scp.connection.limits import REFUSED_CONTEXTS_NAMED, REFUSED_CONTEXTS_OF_MANY
 from dicom_node.scp.connection.pdus import Proposal
@@ -147,7 +147,6 @@ def try_peers(settings: Settings, names: Sequence[str], by: audit.Person | None 
             for peer in chosen
             for check in _tried(peer, settings)
         ]
-        rows += [row for peer in chosen for row in _viewed(peer)]
     if by is not None:
         with writing(settings) as session:
             audit.note(
@@ -171,20 +170,6 @@ def _tried(peer: PeerSettings, settings: Settings) -> Iterator[Check]:
         yield open_reporter(peer, settings).check()
     for test in every("peer_tests"):
         yield from test(peer, settings)
-
-
-def _viewed(peer: PeerSettings) -> list[PeerCheck]:
-    """What the viewer behind a peer makes of the kinds of result that the peer gets."""
-    if not peer.viewer:
-        return []
-    hidden = [
-        (outcome is not ViewerOutcome.BREAKS, f"{kind} in {peer.viewer}: {outcome}")
-        for kind, outcome in not_drawn_by(peer.viewer, peer.results)
-    ]
-    return [
-        PeerCheck(peer=peer.name, check="viewer", ok=ok, text=text)
-        for ok, text in hidden or [(True, f"{peer.viewer} draws all of them")]
-    ]
 
 
 def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from ai_pipeline.errors import PixelError
 from ai_pipeline.images.dates import as_da
 from ai_pipeline.images.decode import picture_of
 from ai_pipeline.images.header import NONE_GIVEN
-from ai_pipeline.images.limits import ImageLimits
+from ai_pipeline.images.limits import LIMITS
 from dicom_node.config.settings import Settings
 from dicom_node.dicom.file_meta import META_BYTES, FileMeta, read_sop_uids, read_study_uids
 from dicom_node.dicom.transfer_syntaxes import transfer_syntax
@@ -213,9 +213,7 @@ class _Upload:
         if about is None:
             raise FaultyInput("a PNG or JPEG needs a patient and a modality: fill in the form")
         self._pictures += 1
-        instance, data = secondary_capture(
-            file, about, self.association, self._pictures, self._settings.images.limits
-        )
+        instance, data = secondary_capture(file, about, self.association, self._pictures)
         self._store(SecondaryCaptureImageStorage, instance, ExplicitVRLittleEndian, [data])
 
     def _store(self, sop_class: str, instance: str, syntax: str, pieces: Iterable[bytes]) -> None:
@@ -341,9 +339,7 @@ class Described:
         return cls(texts, modality, dates["StudyDate"] or f"{datetime.now().astimezone():%Y%m%d}")
 
 
-def secondary_capture(
-    file: BinaryIO, about: Described, upload: str, number: int, limits: ImageLimits
-) -> tuple[str, bytes]:
+def secondary_capture(file: BinaryIO, about: Described, upload: str, number: int) -> tuple[str, bytes]:
     """The picture as a Secondary Capture object, its SOP Instance UID and its data set in Explicit VR Little
     Endian; UIDs are derived from ``upload`` and ``number``.
 
@@ -353,7 +349,7 @@ def secondary_capture(
     if len(data) > PICTURE_MIB * 2**20:
         raise FaultyInput(f"a picture has at most {PICTURE_MIB} MiB")
     # Decoded by a process that can do nothing else.
-    samples = np.ascontiguousarray(picture_of(data, about.modality, limits, NONE_GIVEN).samples)
+    samples = np.ascontiguousarray(picture_of(data, about.modality, LIMITS, NONE_GIVEN).samples)
     instance = derived_uid("upload", upload, "instance", str(number))
     now = datetime.now().astimezone()
     is_colour, bits = samples.ndim == 3, 8 * samples.dtype.itemsize

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, exists, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from dicom_node.events import STEP_BEGUN, STEP_CHANGED
+from dicom_node.events import STEP_REPORTED
 from dicom_node.model.kinds import ObjectRole, StepStatus
 from dicom_node.model.lifecycle import StudyState
 from dicom_node.store.tables import EventRow, Instance, PerformedStep, StepObject, StepStudy, Study
@@ -47,7 +47,7 @@ def adopt_events(session: Session, study: Study) -> None:
         return
     theirs = (
         EventRow.at >= begun,
-        EventRow.number.in_((STEP_BEGUN.number, STEP_CHANGED.number)),
+        EventRow.number == STEP_REPORTED.number,
         EventRow.study_id.is_(None),
         EventRow.fields["study"].as_string() == study.study_instance_uid,
     )

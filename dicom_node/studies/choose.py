@@ -116,7 +116,7 @@ class Choice:
         self._database = database
         self._files = Files(settings)
         self._assumed = {peer.ae_title: peer.assume_charset for peer in settings.peers if "send" in peer.may}
-        self._inspector = Inspector(settings.inspection)
+        self._inspector = Inspector()
         self._indexing = Indexing(
             Spool(settings.node.data_dir / "spool", minimum_free_bytes=0), settings, self._inspector
         )

@@ -152,7 +152,7 @@ class Indexing:
             return place
         if _is_faulty_copy(found, former, study):
             self._write_received(session, study, item, judgement, place)
-            self._record(session, study, item, events.FAULTY_COPY, reason=judgement.reason)
+            self._record(session, study, item, events.IDENTITY_NOT_TAKEN, reason=judgement.reason)
             return place
         if bad:
             self._quarantine(session, study, item, judgement, place)

@@ -64,7 +64,7 @@ class Indexer:
         self._data_dir = settings.node.data_dir
         self._assumed = {peer.ae_title: peer.assume_charset for peer in settings.peers if "send" in peer.may}
         self._journals: dict[Path, JournalIngest] = {}
-        self._inspector = inspector or Inspector(settings.inspection)
+        self._inspector = inspector or Inspector()
         self._crashes = CrashRecord(spool.crash_record)
         # Second tries take minutes: they are made one after the other beside the indexing of other files.
         self._slow = self._inspector.fresh()
@@ -379,7 +379,7 @@ def _ingest(session: Session, event: events.Event) -> None:
             reason=refusal,
         )
         return
-    if event.type in (events.STEP_BEGUN, events.STEP_CHANGED):
+    if event.type is events.STEP_REPORTED:
         # A report on a performed procedure step goes to its table; the events have numbers instead of
         # UIDs.
         fields = event.fields

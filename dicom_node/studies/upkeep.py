@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
 from dicom_node.errors import StoreAway
-from dicom_node.events import OBJECTS_REINDEXED, RESULTS_PURGED, SPOOL_DIFFERS, SPOOL_PURGED
+from dicom_node.events import FILES_PURGED, OBJECTS_REINDEXED, SPOOL_DIFFERS
 from dicom_node.inbox.spool import Spool
 from dicom_node.object_store.files import Files, waiting_paths
 from dicom_node.store import burned_in, intake, results
@@ -44,7 +44,7 @@ def purge(database: Database, settings: Settings, now: datetime | None = None) -
             break
     if total:
         with database.write() as session:
-            record(session, SPOOL_PURGED, objects=total)
+            record(session, FILES_PURGED, objects=total)
     return total
 
 
@@ -65,7 +65,7 @@ def purge_results(database: Database, settings: Settings, now: datetime | None =
             for row in rows:
                 row.purged = True
             if rows:
-                record(session, RESULTS_PURGED, results=len(rows))
+                record(session, FILES_PURGED, results=len(rows))
         if not rows:
             return total
         total += len(rows)
@@ -85,7 +85,7 @@ def purge_now(
         for study_id in studies:
             also(session, study_id)
         if paths:
-            record(session, SPOOL_PURGED, objects=len(paths))
+            record(session, FILES_PURGED, objects=len(paths))
     _delete(Files(settings), paths)
     return studies
 

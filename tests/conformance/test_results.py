@@ -56,12 +56,12 @@ from dicom_node.results.common.concepts import SCHEME, SCHEME_UID
 from dicom_node.results.deidentified import EDITION
 from dicom_node.results.leaks import DUMMY_DATE
 from dicom_node.scp.connection import limits
-from dicom_node.scp.connection.pdus import APPLICATION_CONTEXT
+from dicom_node.scp.connection.pdus import APPLICATION_CONTEXT, MAXIMUM_PDU_BYTES
 from dicom_node.scp.contexts import STORAGE_CLASSES
 from dicom_node.scp.performed_steps import KEPT_DAYS
 from dicom_node.scu import open_archive
 from dicom_node.scu.archive import MOST_OBJECTS
-from dicom_node.scu.dimse import DimseDestination
+from dicom_node.scu.dimse import REPORT_SECONDS, DimseDestination
 from dicom_node.scu.dimse_archive import LARGEST_BY_GET
 from dicom_node.store.requested import MOST_OPEN
 from tests import golden_lab
@@ -485,7 +485,7 @@ def test_numbers_in_its_sentences_are_those_of_the_program() -> None:
     sentences = {
         "address": f"| AE title, port | {node.ae_title}, {listener.port};",
         "associations": f"| {listener.maximum_associations}, of one peer {peer.maximum_associations} |",
-        "PDU": f"| largest PDU | {listener.maximum_pdu_bytes} bytes, as acceptor and as initiator |",
+        "PDU": f"| largest PDU | {MAXIMUM_PDU_BYTES} bytes, as acceptor and as initiator |",
         "times": f"association request {listener.acse_timeout_seconds:g} s, idle "
         f"{listener.network_timeout_seconds:g} s, answers to our requests {outbox.answer_seconds:g} s",
         "class": f"| Implementation Class UID | {IMPLEMENTATION_CLASS_UID} |",
@@ -498,7 +498,7 @@ def test_numbers_in_its_sentences_are_those_of_the_program() -> None:
         "head": f"where the first {limits.HEAD} bytes of the data set show them",
         "reports": f"Limits: {commitment.MAXIMUM_BYTES // 1024} KiB, {commitment.MAXIMUM_OBJECTS} objects, "
         f"{limits.REQUESTS_A_MINUTE} reports of a peer in a minute",
-        "wait": f"open for {peer.commitment_wait_seconds:g} s (`commitment_wait_seconds`)",
+        "wait": f"open for {REPORT_SECONDS:g} s",
         "hours": f"no report for {peer.commitment_hours:g} h (`commitment_hours`)",
         "requests": f"Limits: {commitment.REQUEST_BYTES // 1024} KiB, {commitment.REQUEST_OBJECTS} objects; "
         f"{limits.REQUESTS_A_MINUTE} requests and {limits.OBJECTS_ASKED_A_MINUTE} objects of a peer in a "
@@ -606,8 +606,7 @@ def test_the_contexts_that_the_node_proposes_are_those_of_the_statement(tmp_path
         open_archive(settings.peers[0], settings).test()
         open_worklist(settings.peers[0], settings).test()
     server.shutdown()
-    pdu = ListenerSettings().maximum_pdu_bytes
-    assert named == {(IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, pdu)}
+    assert named == {(IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, MAXIMUM_PDU_BYTES)}
     assert proposed.keys() == {row[1] for row in rows(part("SOP classes"))[1:] if row[2]}
     both = {"Explicit VR Little Endian", "Implicit VR Little Endian"}
     assert all(syntaxes == both for uid, syntaxes in proposed.items() if uid != Verification)

@@ -24,13 +24,14 @@ from werkzeug.wrappers import Request, Response
 from dicom_connectors.worklist import workitem
 from dicom_connectors.worklist.performer import open_manager as open_worklist
 from dicom_node import fetch
-from dicom_node.config import loading
+from dicom_node.config import loading, sections
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import PeerUnreachable
 from dicom_node.events import DESTINATION_HUNG, FETCHED_OTHER_PATIENT
 from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import FetchState, StudyState
 from dicom_node.model.roles import UserRole
+from dicom_node.outbox import delivery_worker
 from dicom_node.scu import (
     Destination,
     Presence,
@@ -71,7 +72,13 @@ from tests.worklist_lab import instances, work_item
 ONE = (ResultKind.SC,)
 LARGE = 3000  # pixels squared: 9 MB, more than the socket buffers of both sides hold
 A_MEGABYTE = 2**20
-QUICK = {"answer_seconds": 0.5, "minimum_kib_per_second": 16384, "stop_seconds": 0.3}
+QUICK = {"answer_seconds": 0.5}
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sections, "SLOWEST_KIB_PER_SECOND", 16384)
+    monkeypatch.setattr(delivery_worker, "_STOP_SECONDS", 0.3)
 
 
 @pytest.fixture

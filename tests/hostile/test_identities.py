@@ -248,14 +248,12 @@ file = "{folder}/own.log"
 name = "modality"
 ae_title = "MODALITY"
 may = ["send"]
-debug = true
 [[peers]]
 name = "pacs"
 ae_title = "PACS"
 host = "127.0.0.1"
 port = {pacs}
 may = ["receive"]
-debug = true
 results = ["sr", "gsps", "sc", "cleaned", "seg"]
 [[peers]]
 name = "research"

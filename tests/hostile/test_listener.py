@@ -42,9 +42,8 @@ from dicom_node.events import (
     COMMITMENT_REPORT_REFUSED,
     COMMITMENT_REPORTED,
     CONNECTIONS_FAILED,
-    STEP_BEGUN,
-    STEP_CHANGED,
     STEP_REFUSED,
+    STEP_REPORTED,
     STORE_REFUSED,
     EventType,
 )
@@ -501,7 +500,7 @@ def test_what_is_no_report_or_request_is_refused_and_the_listener_goes_on(
 @pytest.mark.parametrize("calling", ["US2", "PACS", "CT1", "STRANGER", "FAR"])
 def test_nobody_else_may_report_ask_or_tell_of_steps(listener: Receiver, calling: str) -> None:
     """FAR is the right title from a wrong address; PACS without the role would be the SCU of a report."""
-    counted = lambda: len(listener.events(COMMITMENT_REPORTED, COMMITMENT_ASKED, STEP_BEGUN, STEP_CHANGED))
+    counted = lambda: len(listener.events(COMMITMENT_REPORTED, COMMITMENT_ASKED, STEP_REPORTED))
     known = counted()
     answer = "rejected" if calling == "FAR" else "no context"
     information, is_pacs = report("2.25.3", ["1.2"]), calling == "PACS"
@@ -548,7 +547,7 @@ def test_a_flood_of_requests_is_refused_for_the_moment(tmp_path: Path, kind: str
 
 
 def taken(listener: Receiver) -> list[str]:
-    return [str(event.fields["step"]) for event in listener.events(STEP_BEGUN, STEP_CHANGED)]
+    return [str(event.fields["step"]) for event in listener.events(STEP_REPORTED)]
 
 
 def test_a_step_from_its_begin_to_its_end(listener: Receiver) -> None:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dicom_connectors.notifications.sender import Notifier
 from dicom_node.config.sections import OutboxSettings
 from dicom_node.config.settings import Settings
 from dicom_node.model.outcomes import Done, Failed, NotYet, Outcome, Retry
-from dicom_node.notifications.sender import Notifier
 from dicom_node.runner import wait_before_retry
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Notification

@@ -21,7 +21,6 @@ from fastapi.routing import APIRoute
 from PIL import Image
 from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import Page, Route, expect
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 from sqlalchemy import select
 
@@ -31,7 +30,6 @@ from dicom_console.web.access import ANYONE
 from dicom_node import services
 from dicom_node.config import loading
 from dicom_node.config.settings import Settings
-from dicom_node.demo import inputs
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import entered, uploads, users
@@ -51,6 +49,7 @@ from dicom_node.store.tables import (
 from dicom_node.store.transitions import utc_now
 from tests.browser_lab import debian_chromium, served, served_app, signed_in
 from tests.console_lab import PASSWORD, ConsoleLab, own_model, routes
+from tests.drawn_chest import of_public_picture
 from tests.inbox_lab import Inbox
 from tests.modality import chest, part_10, set_pixels, ultrasound, ultrasound_from
 from tests.node_lab import Node, in_background, running, store
@@ -536,8 +535,7 @@ class Walked:
 @contextmanager
 def walked(folder: Path, data: Path) -> Iterator[Walked]:
     """Studies by what becomes of them. ``data``: the public image sets, else the chest is a phantom."""
-    *_, chest = inputs.shipped(folder / "sent", data)
-    film = dcmread(chest.files[0])
+    film = of_public_picture(data)
     half = np.ascontiguousarray(film.pixel_array[::2, ::2])
     set_pixels(film, half, film.PhotometricInterpretation, film.BitsStored)
     sent = _studies(film)

@@ -47,7 +47,7 @@ from dicom_node.model.kinds import ResultKind
 from dicom_node.model.lifecycle import DeliveryState
 from dicom_node.outbox import commitments
 from dicom_node.outbox.delivery_worker import DeliveryWorker
-from dicom_node.scu import open_destination
+from dicom_node.scu import dimse, open_destination
 from dicom_node.scu.association import CallingAE
 from dicom_node.scu.dimse import CommitmentRequestor
 from dicom_node.store import intake
@@ -378,8 +378,13 @@ def test_a_real_orthanc_has_each_image_once_though_the_senders_are_killed(
             assert dcmread(BytesIO(orthanc.fetch(sent[0].SOPInstanceUID))) == sent[0]
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dimse, "REPORT_SECONDS", 0)
+
+
 def committing(committing_pacs: Pacs, **settings: object) -> PeerSettings:
-    known: dict[str, object] = {"confirm": "commitment", "commitment_wait_seconds": 0}
+    known: dict[str, object] = {"confirm": "commitment"}
     return committing_pacs.peer(**known | settings)
 
 
@@ -406,12 +411,13 @@ def hours_pass(outbox: Outbox, hours: float) -> None:
 
 
 def test_an_object_that_is_not_taken_over_is_sent_again(
-    tmp_path: Path, committing_pacs: CommittingPacs
+    tmp_path: Path, committing_pacs: CommittingPacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(dimse, "REPORT_SECONDS", 10)
     committing_pacs.at_once = lambda transaction, uids: (
         report(transaction, failed=uids) if len(committing_pacs.requests) == 1 else report(transaction, uids)
     )
-    outbox = Outbox(tmp_path, [committing(committing_pacs, commitment_wait_seconds=10)])
+    outbox = Outbox(tmp_path, [committing(committing_pacs)])
     (uid,) = outbox.add_study(["pacs"], ONE)
     outbox.run_until("confirmed")
     assert committing_pacs.received == [uid, uid]
@@ -502,9 +508,12 @@ def test_a_kill_between_request_and_answer_loses_nothing(
     assert len(outbox.scalars(select(Commitment))) == 2
 
 
-def test_a_report_is_answered_only_when_it_is_kept(tmp_path: Path, committing_pacs: CommittingPacs) -> None:
+def test_a_report_is_answered_only_when_it_is_kept(
+    committing_pacs: CommittingPacs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dimse, "REPORT_SECONDS", 10)
     committing_pacs.at_once = report
-    peer = committing(committing_pacs, commitment_wait_seconds=10)
+    peer = committing(committing_pacs)
     requestor = CommitmentRequestor(peer, Settings(peers=(peer,)))
 
     def keep(_: CommitmentReport) -> None:
@@ -532,7 +541,7 @@ def test_a_report_to_the_listener_reaches_the_outbox(tmp_path: Path, committing_
 def test_a_real_orthanc_takes_over_and_reports_on_an_association_of_its_own(tmp_path: Path) -> None:
     port = free_port()
     peers = [{"name": "pacs", "ae_title": "ORTHANC", "host": "127.0.0.1", "port": port, "may": ["receive"]}]
-    peers[0] |= {"confirm": "commitment", "commitment_wait_seconds": 0}
+    peers[0] |= {"confirm": "commitment"}
     with receiving(tmp_path / "listener", peers=peers) as listener:
         us = {"AET": "AINODE", "Host": "127.0.0.1", "Port": listener.port}
         config = {"DicomPort": port, "DicomModalities": {"us": us}}

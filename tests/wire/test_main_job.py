@@ -175,7 +175,7 @@ def test_a_second_run_of_the_demonstration_makes_nothing_twice(
     source.save_as(own / "image.dcm", enforce_file_format=True)
 
     def perform() -> run.DemoResult:
-        [shown] = run.run(out, data=None, own=own, fresh=False, offline=True, say=lambda _line: None)
+        [shown] = run.run(out, own=own, fresh=False, offline=True, say=lambda _line: None)
         return shown
 
     first = perform()

@@ -79,7 +79,6 @@ def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
     listener = {
         "further_ae_titles": ["AI2"],
         "maximum_associations": 12,
-        "maximum_pdu_bytes": 16384,
         "acse_timeout_seconds": 2,
     }
     with receiving(tmp_path_factory.mktemp("listener"), peers=peers, **listener) as running:

@@ -191,7 +191,7 @@ def test_a_refusal_is_a_dead_letter_with_its_code_and_without_its_words(
         return b"\x0b" + answer.format(number=ris.numbers()[-1]).encode() + b"\x1c\x0d"
 
     ris.answer = refuse
-    outbox = Outbox(tmp_path, [ris.peer(debug=True)])
+    outbox = Outbox(tmp_path, [ris.peer()])
     outbox.add_study(["ris"], REPORT)
     outbox.run_until("dead")
     [row] = outbox.rows()

@@ -28,23 +28,17 @@ def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where results go.")] = Path(
         "demo-output"
     ),
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", metavar="DIR", help="Public image sets; a chest X-ray is taken from cxr_nih."),
-    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget what earlier runs stored in the demonstration's PACS.")
     ] = False,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Fetch no public chest X-ray (0.7 MB) where --data has none.")
-    ] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Fetch no public chest X-ray (0.7 MB).")] = False,
 ) -> int:
     """Start a PACS and a node, send ultrasound and a chest X-ray, and show what came back."""
     from dicom_node.demo import run
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # PACS and node are stopped then, too
 
-    shown = run.run(out, data=data, own=own, fresh=fresh, offline=offline, say=say)
+    shown = run.run(out, own=own, fresh=fresh, offline=offline, say=say)
     for item in shown:
         _print_study(item)
     say("")

@@ -40,7 +40,7 @@ def drift(
 ) -> None:
     """Compare each model's scores and refusals with its card's reference, sender by sender.
 
-    Counts of whole days (UTC); the last drift.window_days where --since is not given.
+    Counts of whole days (UTC); the last 30 where --since is not given.
     """
     rows = rooms.models.drift(load(config), moment(since), peer)
     if as_json:

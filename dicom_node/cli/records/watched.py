@@ -113,7 +113,7 @@ def test(
     config: Config,
     as_json: JsonObject = False,
 ) -> None:
-    """Send a test now, after its templates were tried; exit status 1 when it is not taken."""
+    """Send a test now; exit status 1 when it is not taken."""
     row = rooms.notifications.send_test(load(config), name)
     if as_json:
         print_json(row)

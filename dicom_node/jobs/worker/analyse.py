@@ -298,7 +298,7 @@ def open_images(database: Database, settings: Settings, job: Job) -> JobImages:
             raise NotInSpool("an image is not in the spool")
         try:
             by_hand = drawn.get(row.sop_instance_uid)
-            image = opened(path, settings, by_hand)
+            image = opened(path, by_hand)
             shape = shape_sha256(row.pixels_sha256, row.header_sha256, image.header, rules)
             sources.append(
                 SourceObject(
@@ -326,9 +326,9 @@ def device_rules_of(settings: Settings) -> Path | None:
     return site_folder(settings.workers.device_rules_dir, settings.node.data_dir / DEVICE_RULES_FOLDER)
 
 
-def opened(path: Path, settings: Settings, by_hand: Drawn | None) -> DicomImage:
+def opened(path: Path, by_hand: Drawn | None) -> DicomImage:
     """An image with the boxes that a person drew in it; it may be undecodable. Raises PixelError."""
-    image = read_dicom(path, settings.images.limits)
+    image = read_dicom(path)
     if by_hand is not None:
         image.header = replace(image.header, removed_by_hand=by_hand.boxes)
     return image

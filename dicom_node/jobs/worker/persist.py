@@ -393,7 +393,7 @@ class ResultWriter:
             options=job.options,
             region=by.region,
             scheme=by.scheme,
-            station_name=self._settings.node.station_name,
+            station_name=self._settings.node.ae_title,
             charset=peers[0].charset if peers else "utf8",
             burned_in_boxes=any(peer.burned_in_boxes for peer in peers),
             supersedes=former,

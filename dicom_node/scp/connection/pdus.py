@@ -13,6 +13,8 @@ from typing import Final
 from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.scp.connection import limits
 
+MAXIMUM_PDU_BYTES: Final = 131_072
+"""Largest PDU that we take: 128 KiB was fastest."""
 A_ASSOCIATE_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, P_DATA_TF = 0x01, 0x02, 0x03, 0x04
 A_RELEASE_RQ, A_RELEASE_RP, A_ABORT = 0x05, 0x06, 0x07
 ABORTED_BY_PROVIDER: Final = struct.pack(">BxIxxBB", A_ABORT, 4, 2, 0)

@@ -27,7 +27,6 @@ from sqlalchemy.orm import Session
 from dicom_node import cli
 from dicom_node.cli.common.options import moment
 from dicom_node.config import loading, sample
-from dicom_node.demo.inputs import chest_phantom, chest_radiograph
 from dicom_node.demo.pacs import EmbeddedPacs
 from dicom_node.errors import ExitCode
 from dicom_node.events import ASSOCIATION_ACCEPTED, JOB_FAILED
@@ -44,6 +43,7 @@ from dicom_node.store.tables import (
     ReceivedObject,
     Study,
 )
+from tests.drawn_chest import chest_phantom, chest_radiograph
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.rows import NOW, Stored, a_job, a_study, an_association

@@ -40,6 +40,7 @@ from sqlalchemy.orm import Session
 
 from ai_pipeline.chest import trial
 from ai_pipeline.pipelines import cards
+from dicom_connectors.notifications.sender import Notifier
 from dicom_console import catalogues
 from dicom_console.app import create_app
 from dicom_console.forms import rule as form
@@ -56,7 +57,6 @@ from dicom_node.model.kinds import AuditAction, ReaderVerdict, ResultKind, StepS
 from dicom_node.model.lifecycle import DeliveryState, JobState, RequestedState, StudyState
 from dicom_node.model.roles import Role, UserRole
 from dicom_node.monitoring.disk import DiskForecast
-from dicom_node.notifications.sender import Notifier
 from dicom_node.preflight import machine
 from dicom_node.preflight.found import Tried
 from dicom_node.scp.entrance import Failure

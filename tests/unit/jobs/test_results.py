@@ -33,15 +33,15 @@ from ai_pipeline.contract import (
     SourceImage,
 )
 from ai_pipeline.images.dates import date_of
+from dicom_connectors.notifications.gather import Gatherer
+from dicom_connectors.notifications.settings import NotificationSettings
 from dicom_node import preflight
-from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import FaultyInput, NotAllowedNow
 from dicom_node.events import RESULTS_ACCEPTED, RESULTS_HELD
 from dicom_node.model.deidentified import is_deidentified
 from dicom_node.model.kinds import AuditAction, ReaderVerdict, RejectionReason, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, HeldState, JobState, StudyState
-from dicom_node.notifications.gather import Gatherer
 from dicom_node.outbox import held
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.results.sr import reading

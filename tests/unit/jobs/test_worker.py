@@ -25,6 +25,7 @@ from ai_pipeline.contract import (
     PipelineResult,
     Reading,
 )
+from dicom_connectors.notifications.gather import Gatherer
 from dicom_node import events, jobs, outbox, preflight
 from dicom_node.config.settings import ResultSettings, RuleSettings, Settings
 from dicom_node.dicom.header import quiet_pydicom
@@ -36,7 +37,6 @@ from dicom_node.jobs.worker.analyse import ImageAnalysis
 from dicom_node.jobs.worker.process import Worker
 from dicom_node.model.kinds import ObjectRole, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
-from dicom_node.notifications.gather import Gatherer
 from dicom_node.outbox import last_check
 from dicom_node.services import assessments, studies
 from dicom_node.services.audit import Person

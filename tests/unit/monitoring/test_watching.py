@@ -112,7 +112,7 @@ def count(
 
 
 def found(node: Inbox) -> list[Drift]:
-    return node.read(drift, node.settings.workers.models_dir, window(node.settings, today()))
+    return node.read(drift, node.settings.workers.models_dir, window(today()))
 
 
 def test_days_are_added_up_and_senders_kept_apart(node: Inbox) -> None:

@@ -21,15 +21,15 @@ from pydicom.dataset import Dataset
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
+from dicom_connectors.notifications.gather import Gatherer
+from dicom_connectors.notifications.settings import NotificationSettings
 from dicom_node import events
-from dicom_node.config.notifications import NotificationSettings
 from dicom_node.config.sections import OutboxSettings
 from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import NotAllowedNow
 from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
-from dicom_node.model.kinds import Occasion, Outcome, ResultKind
+from dicom_node.model.kinds import Outcome, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, StudyState
-from dicom_node.notifications.gather import Gatherer
 from dicom_node.outbox import delivery_worker, retry, retry_all
 from dicom_node.outbox.commitments import CommitmentAnswers
 from dicom_node.outbox.moves import Moves, wait_before_question
@@ -336,7 +336,7 @@ def test_what_waits_no_more_is_no_outage(interrupted: Outbox, away: Mock) -> Non
 
 def test_an_outage_is_told_once_when_it_lasts_and_so_is_its_end(interrupted: Outbox, away: Mock) -> None:
     settings = interrupted.settings
-    rule = NotificationSettings(name="hook", on=(Occasion.OUTAGE,), url="https://x", every_minutes=0)
+    rule = NotificationSettings(name="hook", on=("outage",), url="https://x", every_minutes=0)
     gatherer = Gatherer(interrupted.database, settings.model_copy(update={"notifications": (rule,)}))
     gatherer.run_once()
     assert report_outages(interrupted.database, settings) == 0, "it lasts for a moment only"

@@ -374,11 +374,10 @@ MAY, MAY_NOT = Permission("us1", may_send=True), Permission("", may_send=False)
         (policy((COMMITS,)), proposal("PACS"), UNKNOWN),
         (policy((COMMITS,)), proposal("PACS", address="192.0.2.1"), replace(RECEIVES, may_report=False)),
         (policy((COMMITS,)), proposal("PACS", address="192.0.2.9"), RECEIVES),
-        (policy(echo_from="anyone"), proposal("STRANGER", classes=ECHO), MAY_NOT),
-        (policy(echo_from="peers"), proposal("STRANGER", classes=ECHO), UNKNOWN),
-        (policy(echo_from="anyone"), proposal("STRANGER", classes=(VERIFICATION, US)), UNKNOWN),
-        (policy(echo_from="anyone"), proposal("STRANGER", classes=(US,)), UNKNOWN),
-        (policy(echo_from="anyone"), proposal("STRANGER", classes=()), UNKNOWN),
+        (policy(), proposal("STRANGER", classes=ECHO), MAY_NOT),
+        (policy(), proposal("STRANGER", classes=(VERIFICATION, US)), UNKNOWN),
+        (policy(), proposal("STRANGER", classes=(US,)), UNKNOWN),
+        (policy(), proposal("STRANGER", classes=()), UNKNOWN),
     ],
 )
 def test_who_may_send_under_a_title_and_a_stranger_may_at_most_verify(

@@ -26,6 +26,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
+from dicom_connectors.notifications.gather import forget_removed
 from dicom_connectors.traces.settings import TelemetrySettings
 from dicom_node import events, preflight
 from dicom_node.background import Background, inode
@@ -50,7 +51,6 @@ from dicom_node.model.roles import Role, UserRole
 from dicom_node.monitoring.disk import forget_past, note_free_space
 from dicom_node.monitoring.drift import forget_old, report_drift
 from dicom_node.monitoring.processes import Sign, SignsOfLife, forget_lost
-from dicom_node.notifications.gather import forget_removed
 from dicom_node.outbox.commitments import forget_requests
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.scu.destination import SendReport, SendStatus

@@ -13,6 +13,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from email.message import EmailMessage
 from email.utils import format_datetime
@@ -22,19 +23,39 @@ import requests
 from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
-from dicom_node.config.notifications import MailSettings, NotificationSettings
+from dicom_connectors.notifications.gather import Gatherer
+from dicom_connectors.notifications.message import Message
+from dicom_connectors.notifications.settings import MailSettings, NotificationSettings, NotificationsPart
 from dicom_node.config.settings import Settings
+from dicom_node.connectors import part
 from dicom_node.events import NOTIFICATION_GIVEN_UP, NOTIFICATION_SENT
 from dicom_node.model.kinds import NotificationState
 from dicom_node.model.outcomes import Done, Failed, Outcome, Retry
-from dicom_node.notifications.gather import Gatherer
-from dicom_node.notifications.message import MAXIMUM_ANSWER_BYTES, Answer, Message
 from dicom_node.runner import NEVER, Lane
 from dicom_node.scu.connections import Connections, tls_context
 from dicom_node.scu.http import BoundedSession, status_of
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Notification
 from dicom_node.store.transitions import record, utc_now
+
+SECONDS = 20.0
+"""How long the sending of one e-mail or webhook may take from its connection to the last answer."""
+_GIVE_UP = timedelta(hours=72)  # a server that does not answer
+_CUT_OFF = "cut off: the server was too slow"
+_UNTRUSTED = "the certificate of the server is not trusted"
+_MAXIMUM_ANSWER_BYTES = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The outcome of sending, in our words, because a server's answer may quote the message.
+
+    ``taken``: the message is sent. ``for_good``: another try would not help.
+    """
+
+    taken: bool
+    text: str = ""
+    for_good: bool = False
 
 
 class Notifier(Lane[Notification]):
@@ -43,7 +64,7 @@ class Notifier(Lane[Notification]):
     table = Notification
 
     def __init__(self, database: Database, settings: Settings, owner: str) -> None:
-        super().__init__(database, settings, "notifications", owner, settings.mail.seconds + 15.0)
+        super().__init__(database, settings, "notifications", owner, SECONDS + 15.0)
         self._gatherer = Gatherer(database, settings)
 
     def run_once(self, stop: threading.Event = NEVER) -> int:
@@ -58,14 +79,15 @@ class Notifier(Lane[Notification]):
 
     def work(self, row: Notification, _: threading.Event) -> Outcome:
         """Send it once."""
-        rule = next((one for one in self._settings.notifications if one.name == row.rule), None)
+        rules = part(self._settings, NotificationsPart).notifications
+        rule = next((one for one in rules if one.name == row.rule), None)
         if rule is None:
             return Failed("the configuration has no such notification any more")
         answer = deliver(self._settings, rule, Message(row.subject, row.text, row.content), row.key)
         if answer.taken:
             return Done(answer.text)
         row.refusals += answer.for_good
-        is_over = utc_now() - row.created_at > timedelta(hours=rule.give_up_hours)
+        is_over = utc_now() - row.created_at > _GIVE_UP
         if is_over or row.refusals >= self._settings.outbox.refusals:
             return Failed(answer.text)
         return Retry(answer.text)
@@ -84,20 +106,31 @@ class Notifier(Lane[Notification]):
 def deliver(settings: Settings, rule: NotificationSettings, message: Message, key: str) -> Answer:
     """Send one message now, by e-mail or webhook."""
     if rule.to:
-        return send_mail(settings.mail, rule.to, message, key)
-    return call_webhook(rule, settings.mail.seconds, message, key)
+        return send_mail(part(settings, NotificationsPart).mail, rule.to, message, key)
+    return call_webhook(rule, message, key)
 
 
 def send_mail(settings: MailSettings, to: Sequence[str], message: Message, key: str) -> Answer:
     """Pass one e-mail to the server; ``key`` gives its Message-ID, which is the same at each try."""
-    connections = Connections(settings.seconds)
+    email = EmailMessage()
+    email["From"], email["To"], email["Subject"] = settings.sender, ", ".join(to), message.subject
+    email["Date"] = format_datetime(utc_now())
+    email["Message-ID"] = f"<{key}@{settings.sender.partition('@')[2]}>"
+    email["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's absence note answers it
+    email.set_content(message.text, cte="quoted-printable")
+    connections = Connections(SECONDS)
     try:
-        with connections.within(settings.seconds):
-            return _send(settings, _email(settings.sender, to, message, key), to, connections)
+        with connections.within(SECONDS), _Client(settings, connections) as client:
+            if settings.security == "starttls":
+                client.starttls(context=tls_context(settings.authorities, connections))
+            if settings.username:
+                client.login(settings.username, settings.password.get_secret_value())
+            refused = client.send_message(email, settings.sender, list(to))
     except (smtplib.SMTPException, OSError, ValueError) as error:
         if connections.timed_out or isinstance(error, TimeoutError):
-            return Answer(False, Answer.CUT_OFF)
+            return Answer(False, _CUT_OFF)
         return _meaning(settings, error)
+    return Answer(True, f"{len(refused)} of {len(to)} recipients were refused" if refused else "")
 
 
 def _meaning(settings: MailSettings, error: Exception) -> Answer:
@@ -111,50 +144,19 @@ def _meaning(settings: MailSettings, error: Exception) -> Answer:
             codes = [code for code, _ in refused.values()]
             return Answer(False, f"the server refuses all recipients ({codes[0]})", min(codes) >= 500)
         case smtplib.SMTPNotSupportedError():
-            text = f"the server does not offer {settings.security}, or takes no password"
+            return Answer(False, f"the server does not offer {settings.security}, or takes no password")
         case ssl.SSLCertVerificationError():
-            text = "the certificate of the server is not trusted"
-        case _:
-            text = f"no connection to {settings.host}:{settings.port} that lasts"
-    return Answer(False, text)
-
-
-def _email(sender: str, to: Sequence[str], message: Message, key: str) -> EmailMessage:
-    email = EmailMessage()
-    email["From"], email["To"], email["Subject"] = sender, ", ".join(to), message.subject
-    email["Date"] = format_datetime(utc_now())
-    email["Message-ID"] = f"<{key}@{sender.partition('@')[2]}>"
-    email["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's absence note answers it
-    email.set_content(message.text, cte="quoted-printable")
-    return email
-
-
-def _send(settings: MailSettings, email: EmailMessage, to: Sequence[str], connections: Connections) -> Answer:
-    tls = tls_context(settings.authorities, connections) if settings.security == "tls" else None
-    with _Client(settings.host, settings.port, settings.seconds, connections, tls) as client:
-        if settings.security == "starttls":
-            client.starttls(context=tls_context(settings.authorities, connections))
-        if settings.username:
-            client.login(settings.username, settings.password.get_secret_value())
-        refused = client.send_message(email, settings.sender, list(to))
-    if refused:
-        return Answer(True, f"{len(refused)} of {len(to)} recipients were refused")
-    return Answer(True, "")
+            return Answer(False, _UNTRUSTED)
+    return Answer(False, f"no connection to {settings.host}:{settings.port} that lasts")
 
 
 class _Client(smtplib.SMTP):
     """An SMTP client whose connection can be cut; a server that talks without end is cut off."""
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        seconds: float,
-        connections: Connections,
-        context: ssl.SSLContext | None,
-    ) -> None:
-        self._connections, self._tls = connections, context
-        super().__init__(host, port, timeout=seconds)
+    def __init__(self, settings: MailSettings, connections: Connections) -> None:
+        self._connections = connections
+        self._tls = tls_context(settings.authorities, connections) if settings.security == "tls" else None
+        super().__init__(settings.host, settings.port, timeout=SECONDS)
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         plain = socket.create_connection((host, port), timeout)
@@ -172,7 +174,7 @@ class _Limited:
     """What the server says, up to a limit."""
 
     def __init__(self, file: Any) -> None:
-        self._file, self._left = file, MAXIMUM_ANSWER_BYTES
+        self._file, self._left, self.close = file, _MAXIMUM_ANSWER_BYTES, file.close
 
     def readline(self, limit: int = -1) -> bytes:
         """Raises OSError where the server says too much."""
@@ -182,28 +184,23 @@ class _Limited:
             raise OSError("the server talks too much")
         return line
 
-    def close(self) -> None:
-        """As a file."""
-        self._file.close()
-
 
 _LATER = frozenset({408, 425, 429})  # RFC 9110, RFC 8470, RFC 6585: the same may be taken another time
 
 
-def call_webhook(rule: NotificationSettings, seconds: float, message: Message, key: str) -> Answer:
+def call_webhook(rule: NotificationSettings, message: Message, key: str) -> Answer:
     """POST ``id``, ``subject``, ``text`` and the events; ``key`` is the same at each try."""
-    connections = Connections(seconds)
+    connections = Connections(SECONDS)
     body = {"id": key, "subject": message.subject, "text": message.text, **message.content}
-    headers = {"Idempotency-Key": key}
-    if token := rule.token.get_secret_value():
-        headers["Authorization"] = f"Bearer {token}"
+    token = rule.token.get_secret_value()
+    headers = {"Idempotency-Key": key} | ({"Authorization": f"Bearer {token}"} if token else {})
     try:
-        with connections.within(seconds), BoundedSession(connections) as session:
+        with connections.within(SECONDS), BoundedSession(connections) as session:
             answer = session.post(
                 rule.url.get_secret_value(),
                 json=body,
                 headers=headers,
-                timeout=seconds,
+                timeout=SECONDS,
                 auth=lambda request: request,  # instead of a login that ~/.netrc may have for this host
             )
     except requests.RequestException as error:
@@ -211,11 +208,10 @@ def call_webhook(rule: NotificationSettings, seconds: float, message: Message, k
         if isinstance(error, requests.HTTPError) and status is not None:
             return Answer(False, f"redirected ({status}): enter where it leads to", for_good=True)
         if connections.timed_out or isinstance(error, requests.Timeout):
-            return Answer(False, Answer.CUT_OFF)
-        if isinstance(error, requests.exceptions.SSLError):
-            return Answer(False, "the certificate of the server is not trusted")
-        return Answer(False, "no connection, or its answer ended early")
+            return Answer(False, _CUT_OFF)
+        is_untrusted = isinstance(error, requests.exceptions.SSLError)
+        return Answer(False, _UNTRUSTED if is_untrusted else "no connection, or its answer ended early")
     if answer.ok:
-        return Answer(True, "")
+        return Answer(True)
     for_good = answer.status_code < 500 and answer.status_code not in _LATER
-    return Answer(False, f"the server answers {answer.status_code}", for_good=for_good)
+    return Answer(False, f"the server answers {answer.status_code}", for_good)

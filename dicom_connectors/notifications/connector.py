@@ -1,0 +1,63 @@
+"""What the node gets from this connector: a thread that sends, checks, tests of what is configured."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from dicom_connectors.notifications.settings import NotificationsPart
+from dicom_node import events
+from dicom_node.config.settings import Settings
+from dicom_node.connectors import Service, part
+from dicom_node.preflight.found import Found, Tried
+from dicom_node.store.database import Database
+
+
+def services(database: Database, settings: Settings, owner: str) -> Iterator[Service]:
+    """The thread that collects and sends, if there is anybody to notify."""
+    if part(settings, NotificationsPart).notifications:
+        from dicom_connectors.notifications.sender import Notifier
+
+        yield Service("notifications", Notifier(database, settings, owner).run_once)
+
+
+def check(settings: Settings) -> Found:
+    """Mistakes in the settings, and messages that would be sent unencrypted."""
+    ours = part(settings, NotificationsPart)
+    if ours.mail.authorities and not ours.mail.authorities.is_file():
+        yield "mail.authorities", str(ours.mail.authorities), "is no file"
+    if ours.mail.host and ours.mail.security == "none":
+        yield Tried("mail", False, 'e-mails go over the network unencrypted: security = "starttls"')
+    known = {event.number for event in events.all_types()}
+    for rule in ours.notifications:
+        if unknown := [str(number) for number in rule.events if number not in known]:
+            remedy = "docs/reference/events.md lists the numbers"
+            yield f"notifications.{rule.name}.events", ", ".join(unknown), remedy
+        if rule.url.get_secret_value().startswith("http://"):
+            yield Tried(f"notification {rule.name}", False, "is sent unencrypted (http): use https")
+
+
+def configured(settings: Settings) -> list[dict[str, Any]]:
+    """The notifications of the settings, without addresses of webhooks and tokens."""
+    shown = {"name", "on", "events", "findings", "to", "every_minutes"}
+    return [
+        {"kind": rule.kind, **rule.model_dump(mode="json", include=shown)}
+        for rule in part(settings, NotificationsPart).notifications
+    ]
+
+
+def send_test(settings: Settings, name: str) -> tuple[bool, str]:
+    """Send a test by the notification ``name``: whether it was taken, and what became of it."""
+    from dicom_connectors.notifications import sender
+    from dicom_connectors.notifications.message import Message
+
+    [rule] = [one for one in part(settings, NotificationsPart).notifications if one.name == name]
+    node = settings.node.ae_title
+    message = Message(
+        f"{node}: test of the notification {name}",
+        f"This is a test of the notification {name} of {node}. Nothing has happened.\n",
+        {"node": node, "name": name, "total": 0, "groups": [], "test": True},
+    )
+    answer = sender.deliver(settings, rule, message, str(uuid.uuid4()))
+    return answer.taken, answer.text

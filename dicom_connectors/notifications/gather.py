@@ -1,0 +1,274 @@
+"""Makes notifications of events, once for each receiver, in one transaction with the cursor.
+
+Events are read from the database, where each is written in the transaction that caused it: so it is sent even
+after a crash. Event numbers are assigned before the commit, so that a lower number may appear after a higher
+one: the cursor of a notification stays two minutes behind, and the events that it sent are remembered until
+then.
+"""
+
+import math
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, exists, func, select
+from sqlalchemy.orm import Session
+
+from dicom_connectors.notifications import message
+from dicom_connectors.notifications.settings import NotificationSettings, NotificationsPart, Occasion
+from dicom_node import events
+from dicom_node.config.settings import ResultSettings, Settings, matches
+from dicom_node.connectors import part
+from dicom_node.errors import NotInSpool, StoreAway
+from dicom_node.model.kinds import NotificationState, ResultKind
+from dicom_node.object_store.files import Files
+from dicom_node.store import fetches
+from dicom_node.store.database import Database
+from dicom_node.store.tables import Cursor, EventRow, HeldResult, Job, Notification, NotifiedEvent, Result
+from dicom_node.store.transitions import utc_now
+from dicom_node.store.views import as_json
+
+_BEHIND_SECONDS = 120.0
+_AT_ONCE = 1000  # events of one notification; more come with the next
+_KEPT = timedelta(days=90)  # how long notifications that ended are shown
+_CURSOR = "notify "
+_IN_WORDS = {
+    "withheld": "Results of this study are withheld.",
+    "not assessed": "The AI did not assess this study.",
+}
+_UNREADABLE = "(the report cannot be read)"
+
+
+def forget_removed(database: Database, settings: Settings) -> None:
+    """Delete the cursors of notifications that are no longer in the settings.
+
+    A notification that is configured again later starts afresh.
+    """
+    names = [_CURSOR + rule.name for rule in part(settings, NotificationsPart).notifications]
+    gone = Cursor.name.startswith(_CURSOR, autoescape=True), Cursor.name.not_in(names)
+    with database.write() as session:
+        session.execute(delete(Cursor).where(*gone))
+
+
+class Gatherer:
+    """Makes notifications; only one at a time per database (the lease of the sender)."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database, self._settings = database, settings
+        self._behind: int | None = None  # the newest event of two minutes ago, as far as it is known
+        self._head: int | None = None
+        self._looked_at = -math.inf
+
+    def run_once(self) -> int:
+        """Write the notifications that are due now; returns their number."""
+        with self._database.read() as session:
+            head = _head(session)
+        if (now := time.monotonic()) - self._looked_at >= _BEHIND_SECONDS:
+            self._behind, self._head, self._looked_at = self._head, head, now
+        done = 0
+        for rule in part(self._settings, NotificationsPart).notifications:
+            with suppress(StoreAway):  # its reports are read when the object store is back
+                done += self._gather(rule, self._behind)
+        return done
+
+    def _gather(self, rule: NotificationSettings, behind: int | None) -> int:
+        # The conditions that notify by it, by the name of their rule for studies.
+        conditions = {
+            one.name: [condition for condition in one.then if rule.name in condition.notify]
+            for one in self._settings.rules
+        }
+        with self._database.write() as session:
+            cursor, head = session.get(Cursor, _CURSOR + rule.name), _head(session)
+            if cursor is None:  # no notification of what happened before the rule existed
+                session.add(Cursor(name=_CURSOR + rule.name, offset=head))
+                return 0
+            # Where the newest events are gone, their numbers are given again.
+            cursor.offset = min(cursor.offset, head)
+            ours = Notification.rule == rule.name
+            last, now = session.scalar(select(func.max(Notification.created_at)).where(ours)), utc_now()
+            if last is not None and now - timedelta(minutes=rule.every_minutes) < last <= now:
+                return 0
+            # Events for which this rule has no notification yet.
+            known = exists().where(NotifiedEvent.rule == rule.name, NotifiedEvent.event_id == EventRow.id)
+            numbers = _asked_for(rule) | (WITH_FINDINGS if rule.findings else frozenset())
+            numbers |= numbers_for(one for some in conditions.values() for one in some)
+            new = EventRow.id > cursor.offset, EventRow.number.in_(numbers), ~known
+            rows = session.scalars(select(EventRow).where(*new).order_by(EventRow.id).limit(_AT_ONCE)).all()
+            told = [(row.number, self._as_event(session, rule, row, conditions)) for row in rows]
+            chosen = [(number, event) for number, event in told if event]
+            session.add_all(NotifiedEvent(rule=rule.name, event_id=row.id) for row in rows)
+            if chosen:
+                made = message.written(rule.name, self._settings.node.ae_title, chosen)
+                content = dict(made.content)
+                texts = {"subject": made.subject, "text": made.text, "content": content}
+                key = str(uuid.uuid4())
+                session.add(Notification(key=key, rule=rule.name, created_at=now, next_at=now, **texts))
+            if len(rows) < _AT_ONCE and behind is not None and behind > cursor.offset:
+                session.flush()
+                cursor.offset = behind
+                past = NotifiedEvent.rule == rule.name, NotifiedEvent.event_id <= behind
+                session.execute(delete(NotifiedEvent).where(*past))
+                ended = Notification.state != NotificationState.PENDING
+                session.execute(
+                    delete(Notification).where(ours, ended, Notification.created_at < now - _KEPT)
+                )
+        return bool(chosen)
+
+    def _as_event(
+        self,
+        session: Session,
+        rule: NotificationSettings,
+        row: EventRow,
+        known: Mapping[str, Sequence[ResultSettings]],
+    ) -> dict[str, Any]:
+        """The event as a message has it, empty where the rule does not ask for it. ``known``: conditions that
+        notify by it, by the rule for studies that has them.
+        """
+        found, result = list[str](), list[str]()
+        conditions = list[ResultSettings]()
+        if any(known.values()):  # of the rules whose jobs or results the event is about
+            job = (
+                Job.id == row.fields["job"]
+                if "job" in row.fields
+                else Job.id.in_(select(Result.job_id).where(Result.id.in_(row.fields.get("numbers", []))))
+            )
+            names = session.scalars(select(Job.rule).where(job).distinct())
+            conditions = [one for name in names for one in known.get(name, ())]
+        wanted = [*rule.findings, *(one.finding for one in conditions if one.finding)]
+        if (conditions or wanted) and row.study_id is not None and fetches.is_prior(session, row.study_id):
+            conditions, wanted = [], []  # an old study is no news
+        if wanted and row.number in WITH_FINDINGS:
+            found, result = self._findings(session, wanted, row)
+        words = {one.when for one in conditions if row.number in numbers_for([one]) and not one.finding}
+        result += [_IN_WORDS[word] for word in sorted(words)]
+        is_own = row.fields.get("notification") == rule.name  # that it could not be sent cannot be sent
+        if is_own or not (found or words or row.number in _asked_for(rule)):
+            return {}
+        url = self._settings.console.url
+        return {
+            "at": as_json(row.at),
+            "fields": {key: value for key, value in row.fields.items() if value not in (None, "", [])},
+            "link": f"{url}/studies/{row.study_id}" if url and row.study_id else "",
+            "findings": found,
+            "result": result,
+        }
+
+    def _findings(
+        self, session: Session, patterns: Sequence[str], row: EventRow
+    ) -> tuple[list[str], list[str]]:
+        """The suspected findings that match the patterns in the event's reports, and these reports' lines.
+
+        Reports that may be sent after this event: after a job those that no person must accept first, after
+        an acceptance the accepted ones.
+        """
+        leave: list[ColumnElement[bool]] = [Result.id.in_(row.fields.get("numbers", []))]
+        if row.number == events.JOB_SUCCEEDED.number:
+            held = select(HeldResult.result_id)
+            leave = [Result.job_id == row.fields.get("job"), Result.id.not_in(held)]
+        reports = (Result.kind == ResultKind.SR, Result.deidentified.is_(False), *leave)
+        files = Files(self._settings)
+        names, lines = dict[str, None](), dict[str, None]()
+        for path in session.scalars(select(Result.path).where(*reports)):
+            with suppress(NotInSpool):  # lost: it cannot be read either
+                files.here(session, path)
+            suspected, result = _reported(files.data_dir / path)
+            patterned = (name for name in suspected if any(matches(one, name) for one in patterns))
+            wanted = [*patterned, *(name for name in suspected if name == _UNREADABLE)]
+            names |= dict.fromkeys(wanted)
+            lines |= dict.fromkeys(result if wanted else ())
+        return list(names), list(lines)
+
+
+def _head(session: Session) -> int:
+    """The number of the newest event."""
+    return session.scalar(select(func.max(EventRow.id))) or 0
+
+
+@lru_cache(maxsize=64)
+def _reported(report: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The findings that a report suspects, and the lines of its short result.
+
+    A report that cannot be read gives ``_UNREADABLE``: it may contain a finding that somebody waits for.
+    """
+    from dicom_node.results.sr import reading  # heavy, and only a rule with findings needs it
+
+    try:
+        read = reading.stated(report)
+    except Exception:  # noqa: BLE001  (whatever its parser says of a damaged file)
+        return (_UNREADABLE,), (_UNREADABLE,)
+    return tuple(one.meaning for one in read.findings if one.decision == "present"), read.short_result
+
+
+EVENTS: Mapping[Occasion, Sequence[events.EventType]] = {
+    "failure": (
+        events.JOB_FAILED,
+        events.FETCH_FAILED,
+        events.RESULT_REFUSED,
+        events.RESULT_LOST,
+        events.RESULT_NOT_REMOVED,
+        events.DELIVERY_OVERDUE,
+        events.SPOOL_DIFFERS,
+        events.DATABASE_REPLACED,
+        events.DECISIONS_UNKNOWN,
+        events.DECISIONS_CHANGED,
+        events.DECISIONS_NOT_COPIED,
+        events.CHILD_DIED,
+        events.PROCESS_LOST,
+        events.INDEXING_FAILED,
+        events.THREAD_FAILED,
+        events.COMMITMENT_SET_ASIDE,
+        events.COMMITMENT_ANSWER_GIVEN_UP,
+        events.WORKITEM_GIVEN_UP,
+        events.CONFIGURATION_REFUSED,
+        events.CONSOLE_CANNOT_START,
+        events.AUDIT_NOT_SENT,
+        events.AUDIT_NOT_MADE,
+        events.STORE_AWAY,
+    ),
+    "dead_letter": (events.DELIVERY_DEAD, events.NOTIFICATION_GIVEN_UP),
+    "quarantine": (
+        events.OBJECT_CONFLICT,
+        events.OBJECT_QUARANTINED,
+        events.STUDY_QUARANTINED,
+        events.STUDY_MAY_BE_INCOMPLETE,
+        events.FETCHED_OTHER_PATIENT,
+    ),
+    "withheld": (events.CLEANING_WITHHELD, events.RESULT_WITHHELD),
+    "disk": (events.DISK_LOW,),
+    "silence": (events.PEER_SILENT,),
+    "outage": (events.DESTINATION_AWAY, events.DESTINATION_BACK),
+    "drift": (events.SCORES_DRIFTED,),
+    "assessment": (events.ASSESSMENT_OVERDUE,),
+}
+
+WITH_FINDINGS = frozenset({events.JOB_SUCCEEDED.number, events.RESULTS_ACCEPTED.number})
+
+
+WHEN: Mapping[str, Sequence[events.EventType]] = {
+    "withheld": (
+        events.CLEANING_WITHHELD,
+        events.RESULT_WITHHELD,
+        events.RESULT_REFUSED,
+        events.RESULTS_REJECTED,
+    ),
+    "not assessed": (events.JOB_FAILED, events.JOB_NOT_APPLICABLE),
+}
+"""The events of conditions on quality that the rules for studies have."""
+
+
+def numbers_for(conditions: Iterable[ResultSettings]) -> set[int]:
+    """The numbers of the events that can match these conditions on studies."""
+    found: set[int] = set()
+    for one in conditions:
+        found |= {event.number for event in WHEN[one.when]} if one.when in WHEN else WITH_FINDINGS
+    return found
+
+
+def _asked_for(rule: NotificationSettings) -> set[int]:
+    """The numbers of the events that ``rule`` wants all of; of others only those with a wanted finding."""
+    return {event.number for occasion in rule.on for event in EVENTS[occasion]} | set(rule.events)
