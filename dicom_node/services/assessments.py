@@ -263,12 +263,15 @@ def assess_again(
 def assess_named(
     settings: Settings,
     study_instance_uid: str,
-    about: Mapping[str, str],
+    finding: str,
     verdict: ReaderVerdict,
     by: audit.Person = audit.COMMAND_LINE,
+    *,
     because: str = "",
+    tracking_uid: str = "",
+    model: str = "",
 ) -> View:
-    """Assess the finding whose values match ``about`` ("" matches every value); returns the finding.
+    """Assess the finding with these values ("" matches every one); returns the finding.
 
     Raises NotFound if none matches, NotAllowedNow if several do, FaultyInput.
     """
@@ -277,7 +280,9 @@ def assess_named(
         rows = _findings(session, settings, study)
     if verdict is ReaderVerdict.MISSING:
         rows = _may_be_missing(settings, rows)
-    found = [row for row in rows if all(row[key] == value for key, value in about.items() if value)]
+    wanted = zip(_KEYS, (finding, tracking_uid, model), strict=True)
+    about = {key: value for key, value in wanted if value}
+    found = [row for row in rows if all(row[key] == value for key, value in about.items())]
     if not found:
         raise NotFound(
             "no such finding: `dicom-node studies findings` lists the findings of the newest report"

@@ -201,10 +201,10 @@ def _note(session: Session, wanted: LostDecision, study: int | None) -> None:
 
 
 def _withdraw(settings: Settings, wanted: LostDecision) -> None:
+    uids, reason = wanted.what["results"], RejectionReason(wanted.what["reason"])
     with reading(settings) as session:
-        numbers = [row.id for row in _results(session, wanted.what["results"])]
-    reason = RejectionReason(wanted.what["reason"])
-    results.withdraw(settings, wanted.study, numbers, reason=reason, because=wanted.words, by=wanted.by)
+        _results(session, uids)
+    results.withdraw(settings, wanted.study, uids, reason=reason, because=wanted.words, by=wanted.by)
 
 
 def _assess(settings: Settings, wanted: LostDecision) -> None:

@@ -5,6 +5,7 @@ from datetime import date
 from typing import Annotated
 
 from pydantic import Field
+from sqlalchemy.orm import Session
 
 from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.settings import PeerSettings, Settings
@@ -13,7 +14,7 @@ from dicom_node.model.kinds import AuditAction
 from dicom_node.model.lifecycle import OPEN_FETCHES, FetchState
 from dicom_node.services import Row, ServiceRequest, ServiceResult, audit, open_database, reading, writing
 from dicom_node.store import fetches, sight
-from dicom_node.store.views import columns
+from dicom_node.store.views import View, columns
 
 LONGEST_RANGE = 366 * 30
 """Days of one request."""
@@ -54,13 +55,6 @@ class FetchRow(Row):
     study_instance_uid: str
     state: FetchState
     reason: str
-
-
-class Fetches(ServiceResult):
-    """A page of studies that were asked for. ``next``: where the next page begins, null on the last."""
-
-    fetches: list[FetchRow]
-    next: int | None
 
 
 class PeerProgress(ServiceResult):
@@ -155,7 +149,12 @@ def progress(settings: Settings, peer: str, first: int) -> dict[FetchState, int]
 
 
 def missing(
-    settings: Settings, name: str, days: int, by: audit.Person = audit.COMMAND_LINE, *, fetch_them: bool
+    settings: Settings,
+    name: str,
+    days: int,
+    by: audit.Person = audit.COMMAND_LINE,
+    *,
+    fetch_them: bool = False,
 ) -> list[MissingRow]:
     """Studies of the last days that should have a result according to the rules, and have none.
 
@@ -200,23 +199,23 @@ def by_peer(settings: Settings) -> dict[str, PeerProgress]:
     }
 
 
-def listed(
-    settings: Settings,
+def list_fetches(
+    session: Session,
+    *,
     peer: str = "",
     states: Collection[FetchState] = (),
     limit: int | None = None,
     before: int | None = None,
-) -> list[FetchRow]:
+) -> list[View]:
     """Requested studies, the newest first; ``before``: only those with a lower number."""
-    with reading(settings) as session:
-        return [
-            FetchRow(
-                fetch=row.id,
-                **columns(row, "peer", "study_instance_uid", "rule", "state", "reason", "attempts"),
-                **columns(row, "objects", "asked_at", "started_at", "ended_at"),
-            )
-            for row in fetches.listed(session, peer, states, limit, before)
-        ]
+    return [
+        {
+            "fetch": row.id,
+            **columns(row, "peer", "study_instance_uid", "rule", "state", "reason", "attempts"),
+            **columns(row, "objects", "asked_at", "started_at", "ended_at"),
+        }
+        for row in fetches.listed(session, peer, states, limit, before)
+    ]
 
 
 def _queried(settings: Settings, name: str) -> PeerSettings:

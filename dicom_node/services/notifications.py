@@ -11,7 +11,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.model.kinds import AuditAction, NotificationState
 from dicom_node.notifications import message, sender
-from dicom_node.services import Row, ServiceResult, audit, existing, writing
+from dicom_node.services import Row, audit, existing, writing
 from dicom_node.store.tables import Notification
 from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, columns
@@ -23,13 +23,6 @@ class NotificationRow(Row):
     notification: int
     rule: str
     state: NotificationState
-
-
-class Notifications(ServiceResult):
-    """One page; ``next`` is ``before`` of the next one, null at the end."""
-
-    notifications: list[NotificationRow]
-    next: int | None
 
 
 def configured(settings: Settings) -> list[View]:
@@ -90,7 +83,7 @@ def send_test(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LI
     )
     with writing(settings) as session:
         audit.note(session, by, AuditAction.NOTIFIER_TESTED, notification=name, ok=int(answer.taken))
-    return {"name": rule.name, "kind": rule.kind, "ok": answer.taken, "text": answer.text}
+    return {"name": rule.name, "kind": rule.kind, "ok": answer.taken, "text": answer.text or "sent"}
 
 
 def send_again(settings: Settings, numbers: Sequence[int], by: audit.Person = audit.COMMAND_LINE) -> None:

@@ -30,7 +30,7 @@ from dicom_node.scp.statuses import (
     NOT_AUTHORISED,
     TOO_LARGE,
 )
-from dicom_node.services import Row, ServiceResult, audit, reading, writing
+from dicom_node.services import Row, ServiceResult, audit, entered, reading, writing
 from dicom_node.store import views
 
 if TYPE_CHECKING:
@@ -130,6 +130,11 @@ def place_for_test() -> Iterator[None]:
         yield
     finally:
         _tests.release()
+
+
+def list_peers(settings: Settings) -> list[dict[str, Any]]:
+    """The settings of the configured peers, without their secrets."""
+    return [peer.model_dump(mode="json", exclude={*entered.SECRET}) for peer in settings.peers]
 
 
 def try_peers(settings: Settings, names: Sequence[str], by: audit.Person | None = None) -> list[PeerCheck]:

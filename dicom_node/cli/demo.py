@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dicom_node.cli.common.output import say
+from dicom_node.cli.output import say
 from dicom_node.errors import ExitCode
 from dicom_node.model.kinds import ResultKind
 
