@@ -182,10 +182,12 @@ def cancel(asked: Asked, name: str) -> Response:
 list_notifications = faces.list_of(NOTIFICATIONS, NotificationRow)
 
 
-@faces.page_of(list_notifications)
 def _notifications_page(asked: Visit, found: Any, tested: View | None = None) -> Response:
     configured = notifications.configured(asked.settings)
     return asked.list_page(NOTIFICATIONS, found, configured=configured, tested=tested)
+
+
+faces.page_of(list_notifications)(_notifications_page)
 
 
 @faces.page("POST", "/notifications/{name}/test", UserRole.OPERATOR)

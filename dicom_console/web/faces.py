@@ -135,7 +135,7 @@ class Visit:
         mark = self.site.mark
         return self.page("in_force.html", what=what, name=name, address=address, besides=besides, mark=mark)
 
-    def list_page(self, noun: Noun, found: Any, **values: object) -> Response:
+    def list_page(self, noun: Noun, found: Any, **values: Any) -> Response:
         """The page of a noun's list, which the audit notes."""
         audit.note_list(self.site.database, self.person, noun.name)
         first = not self.query("before")

@@ -215,8 +215,6 @@ class AuditAction(StrEnum):
     DISCARDED = "discarded"  # deliveries
     SENT_TO_PEER = "sent_to_peer"  # a further one
     UPLOADED = "uploaded"
-    PATIENT_ADDED = "patient_added"  # registered for uploads
-    PATIENT_REMOVED = "patient_removed"  # the registration, not the studies
     PEER_SAVED = "peer_saved"  # added or changed
     PEER_REMOVED = "peer_removed"
     RULE_SAVED = "rule_saved"

@@ -30,7 +30,6 @@ from dicom_node.store.tables import (
     DrawnByHand,
     Instance,
     Job,
-    RegisteredPatient,
     Result,
 )
 from dicom_node.store.tables.node import FAULT
@@ -228,7 +227,7 @@ def _give_feedback(settings: Settings, wanted: LostDecision) -> None:
 
     with writing(settings) as session:
         study = find_study(session, wanted.study).id
-        assessments.assess_again(session, settings, study, wanted.what, wanted.by, wanted.words)
+        assessments.assess_again(session, study, wanted.what, wanted.by, wanted.words)
 
 
 def _release(settings: Settings, wanted: LostDecision) -> None:
@@ -315,12 +314,6 @@ def _delete_received(settings: Settings, wanted: LostDecision) -> None:
         raise _NotYet(row["reason"])
 
 
-def _remove_patient(session: Session, wanted: LostDecision) -> None:
-    row = session.get(RegisteredPatient, wanted.what["registration"])
-    if row is not None and row.registered_at.isoformat() == wanted.what["registered_at"]:
-        session.delete(row)
-
-
 _AGAIN: Mapping[AuditAction, Callable[[Settings, LostDecision], None]] = {
     AuditAction.RESULT_WITHDRAWN: _withdraw,
     AuditAction.RESULTS_ASSESSED: _assess,
@@ -333,7 +326,6 @@ _AGAIN_WITH_AUDIT: Mapping[AuditAction, Callable[[Session, LostDecision], None]]
     AuditAction.DISCARDED: _discard,
     AuditAction.DELIVERY_RETRIED: _retry,
     AuditAction.JOB_CHANGED: _change_job,
-    AuditAction.PATIENT_REMOVED: _remove_patient,
 }
 
 

@@ -63,8 +63,7 @@ class RuleDrawn(Row):
 def tried(session: Session, settings: Settings, number: int, name: str, boxes: Sequence[Box]) -> View:
     """The text of the rule's file, and the newest images of the device with the rule's rectangles.
 
-    ``over``: share of the rectangles, 0 to 1, that lies in an ultrasound region of the header, None without
-    regions. Raises NotFound, FaultyInput.
+    Raises NotFound, FaultyInput.
     """
     instance, header = _opened(session, settings, number)
     rule, text = _rule(settings, instance, header, name, boxes)
@@ -97,7 +96,6 @@ def tried(session: Session, settings: Settings, number: int, name: str, boxes: S
                     "columns": about.columns,
                     "rows": about.rows,
                     "boxes": [list(box) for box in found],
-                    "over": _over(about, found),
                 }
             )
     return {"text": text, "name": rule.name, "images": rows, "boxes": [list(box) for box in boxes]}
@@ -225,18 +223,3 @@ def _is_ours(path: Path) -> bool:
         return path.read_text(encoding="utf-8").startswith(f'source = "{_SOURCE}')
     except (OSError, UnicodeDecodeError):
         return False
-
-
-def _over(header: ImageHeader, boxes: Sequence[Box]) -> float | None:
-    """Share of the boxes inside the largest ultrasound region."""
-    if not header.ultrasound_regions or not boxes:
-        return None
-    regions = [region.box for region in header.ultrasound_regions]
-    whole = max(regions, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
-    area = sum((box[2] - box[0]) * (box[3] - box[1]) for box in boxes)
-    inside = sum(
-        max(min(box[2], whole[2]) - max(box[0], whole[0]), 0)
-        * max(min(box[3], whole[3]) - max(box[1], whole[1]), 0)
-        for box in boxes
-    )
-    return inside / area

@@ -57,25 +57,6 @@ class FetchRow(Row):
     reason: str
 
 
-class PeerProgress(ServiceResult):
-    """How many studies of a peer were fetched, are on their way, or were given up or cancelled."""
-
-    fetched: int
-    open: int
-    failed: int
-
-
-class MissingRow(ServiceResult):
-    """One study of a peer that should have a result by the rules, and has none."""
-
-    study_instance_uid: str
-    study_date: str
-    modalities: list[str]
-    rule: str
-    why: str
-    fetched: bool
-
-
 def ask(
     settings: Settings,
     request: FetchRequest,
@@ -155,7 +136,7 @@ def missing(
     by: audit.Person = audit.COMMAND_LINE,
     *,
     fetch_them: bool = False,
-) -> list[MissingRow]:
+) -> list[View]:
     """Studies of the last days that should have a result according to the rules, and have none.
 
     ``fetch_them``: fetch the studies that never arrived, or arrived incomplete. Raises UnknownPeer,
@@ -173,28 +154,28 @@ def missing(
                     fetch.fetch_missing(session, peer.name, one)
                 audit.note(session, by, AuditAction.STUDIES_FETCHED, peer=peer.name, studies=len(fetched))
     return [
-        MissingRow(
-            study_instance_uid=one.found.study_instance_uid,
-            study_date=one.found.study_date,
-            modalities=list(one.found.modalities),
-            rule=one.rule,
-            why=one.why,
-            fetched=one in fetched,
-        )
+        {
+            "study_instance_uid": one.found.study_instance_uid,
+            "study_date": one.found.study_date,
+            "modalities": list(one.found.modalities),
+            "rule": one.rule,
+            "why": one.why,
+            "fetched": one in fetched,
+        }
         for one in found
     ]
 
 
-def by_peer(settings: Settings) -> dict[str, PeerProgress]:
-    """The progress of the fetches from each peer."""
+def by_peer(settings: Settings) -> dict[str, View]:
+    """How many studies of each peer were fetched, are on their way, or were given up or cancelled."""
     with reading(settings) as session:
         counted = fetches.states_by_peer(session)
     return {
-        peer: PeerProgress(
-            fetched=states.get(FetchState.FETCHED, 0),
-            open=sum(states.get(state, 0) for state in OPEN_FETCHES),
-            failed=states.get(FetchState.FAILED, 0) + states.get(FetchState.CANCELLED, 0),
-        )
+        peer: {
+            "fetched": states.get(FetchState.FETCHED, 0),
+            "open": sum(states.get(state, 0) for state in OPEN_FETCHES),
+            "failed": states.get(FetchState.FAILED, 0) + states.get(FetchState.CANCELLED, 0),
+        }
         for peer, states in counted.items()
     }
 

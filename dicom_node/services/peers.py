@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.sample import toml_value
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.connectors import every
@@ -41,7 +42,6 @@ Record = Mapping[str, Any]
 _NUMBERS = [kind.number for kind in (ASSOCIATION_REJECTED, STORE_REFUSED, TLS_FAILED, CONNECTIONS_FAILED)]
 _ASSOCIATIONS, _EVENTS = 5000, 5000  # that are looked through, the newest
 _SHOWN = 10
-_KNOWN_SHOWN = 20
 _STANDARD, _STORAGE = "1.2.840.10008.", "1.2.840.10008.5.1.4.1.1."  # PS3.4 B.5: other services lie elsewhere
 _TEXTS = {
     Failure.NO_PLACE: "closed at once: too many connections waited",
@@ -274,11 +274,8 @@ def _unknown(settings: Settings, asked: str, seen: _SearchedRecords) -> NotFound
             f"{settings.node.ae_title}; `dicom-node peers why` {by} says more"
         )
     known = sorted(seen.titles().union(*((peer.name, peer.ae_title) for peer in settings.peers)))
-    capitals = {name.upper(): name for name in known}
-    alike = difflib.get_close_matches(asked.upper(), capitals, n=1, cutoff=0.8)
-    meant = f": did you mean {capitals[alike[0]]}?" if alike else "."
-    shown = ", ".join([*known[:_KNOWN_SHOWN], *(["…"] if len(known) > _KNOWN_SHOWN else [])])
-    return NotFound(f"{asked!r} is no peer and did not call in this time{meant} Known: {shown or 'none'}")
+    hint = did_you_mean(asked, known, "known")
+    return NotFound(f"{asked!r} is no peer and did not call in this time; {hint}")
 
 
 def _is_address(text: str) -> bool:
