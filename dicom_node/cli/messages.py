@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dicom_node.cli.options import Config, Json, load
-from dicom_node.cli.output import print_json, progress, say
+from dicom_node.cli.output import print_json, say
 from dicom_node.errors import ExitCode
 from dicom_node.model.lifecycle import OPEN_FETCHES, FetchState
 
@@ -29,11 +29,11 @@ def send(
 
     loaded = load(config)
     callee = modality.Callee.from_settings(loaded.peer(peer), loaded)
-    chosen = modality.dicom_files(files)
-    with progress(f"to {peer}", len(chosen)) as advance:
-        reports = modality.send(
-            callee, chosen, lambda sent: advance("" if as_json else f"{sent.path}: {sent.text}")
-        )
+    reports = modality.send(
+        callee,
+        modality.dicom_files(files),
+        lambda sent: None if as_json else say(f"{sent.path}: {sent.text}", err=True),
+    )
     if as_json:
         print_json(
             [
@@ -116,8 +116,7 @@ def fetch(
         rule=rule,
         per_minute=per_minute,
     )
-    with progress(f"asking {peer}", request.questions) as advance:
-        asked = fetches.ask(settings, request, advance=lambda: advance(""))
+    asked = fetches.ask(settings, request)
     say(f"{asked.found} studies found, {asked.wanted} of them to be fetched.", err=True)
     say(f"Not fetched: {asked.here} are here, {asked.before} were fetched or given up before.", err=True)
     if asked.strays:
@@ -126,17 +125,12 @@ def fetch(
         say("No node works on this data folder: they are fetched once one does.", err=True)
     if not (wait and asked.wanted):
         return ExitCode.OK
-    shown = 0  # what others ask this peer for meanwhile is waited for too
-    with progress(f"from {peer}", asked.wanted) as advance:
-        while True:
-            states = fetches.progress(settings, peer, asked.first)
-            ended = sum(number for state, number in states.items() if state not in OPEN_FETCHES)
-            while shown < ended:
-                advance("")
-                shown += 1
-            if ended == sum(states.values()):
-                break
-            time.sleep(1.0)
+    while True:  # what others ask this peer for meanwhile is waited for too
+        states = fetches.progress(settings, peer, asked.first)
+        if not any(states.get(state) for state in OPEN_FETCHES):
+            break
+        time.sleep(1.0)
     fetched = states.get(FetchState.FETCHED, 0)
-    say(f"{fetched} fetched, {ended - fetched} not (dicom-node fetches list).", err=True)
-    return ExitCode.OK if fetched == ended else ExitCode.FAILED
+    not_fetched = sum(states.values()) - fetched
+    say(f"{fetched} fetched, {not_fetched} not (dicom-node fetches list).", err=True)
+    return ExitCode.FAILED if not_fetched else ExitCode.OK

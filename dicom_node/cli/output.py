@@ -7,14 +7,12 @@ literally: no markup is read from it, and control characters appear as escapes.
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from operator import methodcaller
 from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import Progress
 from rich.text import Text
 
 from dicom_node.nouns.columns import Column, Moment, PrintedRow, Uid
@@ -89,24 +87,6 @@ def print_details(row: Mapping[str, Any]) -> None:
     width = max((len(key) for key, _ in shown), default=0)
     for key, value in shown:
         _line(Text(key.ljust(width), "bold") + f"{_GAP}{value}")
-
-
-@contextmanager
-def progress(label: str, total: int) -> Iterator[Callable[[str], None]]:
-    """Show a progress bar on a terminal's standard error; call it once per finished item, with "" for no
-    text.
-    """
-    screen = _console(err=True)
-    bar = Progress(console=screen, disable=not screen.is_terminal, transient=True)
-    with bar:
-        task = bar.add_task(Text(printable(label)).markup, total=total)
-
-        def advance(text: str) -> None:
-            bar.advance(task)
-            if text:
-                bar.console.print(Text(printable(text)), soft_wrap=True)
-
-        yield advance
 
 
 def never_fail_on_characters() -> None:

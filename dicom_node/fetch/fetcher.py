@@ -12,7 +12,7 @@ Queries to a peer for studies to fetch; each study is stored once.
 
 import itertools
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -354,11 +354,10 @@ def ask(
     *,
     rule: str = "",
     per_minute: float = 0,
-    advance: Callable[[], object] = bool,
 ) -> AskedStudies:
     """Query the archive, and store which studies are to be fetched; a repeated call continues.
 
-    ``advance`` is called after each query. Raises PeerUnreachable; rows that were stored before remain.
+    Raises PeerUnreachable; rows that were stored before remain.
     """
     outcome = AskedStudies()
     for question in asked:
@@ -368,7 +367,6 @@ def ask(
             batch = found.studies[start : start + _BATCH]
             with database.write() as session:
                 _write(session, peer, batch, rule, per_minute, outcome)
-        advance()
     return outcome
 
 

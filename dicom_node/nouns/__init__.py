@@ -1,6 +1,6 @@
 """What persons list and do, by noun: each verb is declared once, with its input, columns, role and function.
 
-The command (``cli/common/verbs.py``) and the lists of the REST API and of the pages
+The command (``cli/verbs.py``) and the lists of the REST API and of the pages
 (``dicom_console/web/faces.py``) follow from the declaration; the function notes in the audit what was done.
 A declaration imports nothing heavy: the function is named by its place, and imported when it is called.
 """

@@ -61,11 +61,10 @@ def ask(
     settings: Settings,
     request: FetchRequest,
     by: audit.Person = audit.COMMAND_LINE,
-    advance: Callable[[], object] = bool,
 ) -> FetchAsked:
     """Query a peer for studies, and queue the fetch of those that the node does not have.
 
-    ``advance`` is called after each query. Raises UnknownPeer, NotFound, FaultyInput, PeerUnreachable;
+    Raises UnknownPeer, NotFound, FaultyInput, PeerUnreachable;
     fetches that were queued before the error remain.
     """
     from dicom_node import fetch, scu
@@ -87,7 +86,6 @@ def ask(
             fetch.questions(request.first, request.last, request.modalities),
             rule=request.rule,
             per_minute=request.per_minute,
-            advance=advance,
         )
         with database.write() as session:
             audit.note(

@@ -206,16 +206,13 @@ def _would_do(session: Session, study: Study, rule: RuleSettings) -> list[str]:
 
 
 def _limits(rule: RuleSettings) -> list[str]:
-    found = []
-    if rule.max_study_age_days:
-        found.append(f"holds studies older than {rule.max_study_age_days:g} days")
-    if rule.daily_cap:
-        found.append(f"at most {rule.daily_cap} jobs a day and sender")
-    if rule.secondary_captures_from:
-        found.append(f"secondary captures of {', '.join(rule.secondary_captures_from)} too")
-    if rule.assess_first:
-        found.append("results wait until a person has accepted them")
-    return found
+    applies = {
+        f"holds studies older than {rule.max_study_age_days:g} days": rule.max_study_age_days,
+        f"at most {rule.daily_cap} jobs a day and sender": rule.daily_cap,
+        f"secondary captures of {', '.join(rule.secondary_captures_from)} too": rule.secondary_captures_from,
+        "results wait until a person has accepted them": rule.assess_first,
+    }
+    return [text for text, value in applies.items() if value]
 
 
 def _held(settings: Settings, read: Sequence[_ReadFile]) -> dict[tuple[str, str], str]:
