@@ -22,7 +22,7 @@ from dicom_node.errors import FaultyInput
 from dicom_node.model.lifecycle import DeliveryState, FetchState, JobState
 from dicom_node.model.roles import UserRole
 from dicom_node.nouns.work import FETCHES, JOBS, NOTIFICATIONS, OUTBOX
-from dicom_node.services import Because, Done, audit, deliveries, fetches, notifications
+from dicom_node.services import Done, audit, deliveries, fetches, notifications
 from dicom_node.services.deliveries import DeliveryRow
 from dicom_node.services.fetches import FetchRequest, FetchRow
 from dicom_node.services.jobs import (
@@ -103,16 +103,8 @@ def discard_dead(asked: Asked) -> Response:
     return see_other("/outbox", state="discarded")
 
 
-@faces.handler("POST", "/outbox/{number}/retry", UserRole.OPERATOR, _TO_OUTBOX)
-def retry(asked: Asked, number: Number) -> None:
-    """Send a failed delivery again, or send a waiting one now."""
-    deliveries.retry(asked.settings, [number], by=asked.person)
-
-
-@faces.handler("POST", "/outbox/{number}/discard", UserRole.OPERATOR, _TO_OUTBOX)
-def discard(asked: Asked, number: Number, why: Annotated[Because, Body()]) -> None:
-    """Discard a delivery: it is not sent any more."""
-    deliveries.discard(asked.settings, [number], because=why.because, by=asked.person)
+faces.verb_of(OUTBOX, "retry", _TO_OUTBOX)
+faces.verb_of(OUTBOX, "discard", _TO_OUTBOX)
 
 
 def _destination(asked: Visit) -> str:
@@ -201,7 +193,4 @@ def test_notification(asked: Asked, name: str) -> Response:
     return _notifications_page(asked, list_notifications(asked, None, states=None), tested)
 
 
-@faces.handler("POST", "/notifications/{number}/retry", UserRole.OPERATOR, back_to("/notifications"))
-def tell_again(asked: Asked, number: Number) -> None:
-    """Send again a notification that was given up."""
-    notifications.send_again(asked.settings, [number], by=asked.person)
+faces.verb_of(NOTIFICATIONS, "retry", back_to("/notifications"))

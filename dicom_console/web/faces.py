@@ -41,7 +41,7 @@ from dicom_node import __version__
 from dicom_node.config.settings import Settings
 from dicom_node.model.roles import UserRole
 from dicom_node.nouns import Input, Noun
-from dicom_node.services import PRINTABLE, Row, ServiceResult, audit, entered
+from dicom_node.services import PRINTABLE, Because, Row, ServiceResult, audit, entered
 from dicom_node.services.audit import Person
 from dicom_node.services.users import User
 
@@ -275,6 +275,26 @@ class Faces:
         listed.__annotations__ = {one.name: one.annotation for one in queries} | {"return": answer}
         listed.__name__, listed.__doc__ = f"list_{noun.name}", verb.help
         return self.handler("GET", f"/{noun.name}", verb.role)(listed)
+
+    def verb_of(self, noun: Noun, name: str, page: Page) -> None:
+        """Publish a verb on one numbered row as its declaration says, such as POST /outbox/{number}/discard.
+
+        The reason that it needs comes in the body, or in the form of a page.
+        """
+        verb = noun.verb(name)
+
+        def done(asked: Visit, number: int, why: Because | None = None) -> None:
+            given = {} if why is None else {"because": why.because}
+            verb.function()(asked.settings, [number], by=asked.person, **verb.fixed, **given)
+
+        hints: dict[str, Any] = {"asked": Asked, "number": Number}
+        if any(one.name == "because" for one in verb.inputs):
+            hints["why"] = Annotated[Because, Body()]
+        parameters = [Parameter(key, Parameter.KEYWORD_ONLY, annotation=hint) for key, hint in hints.items()]
+        done.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        done.__annotations__ = {**hints, "return": None}
+        done.__name__, done.__doc__ = f"{name}_{noun.name}", verb.help
+        self.handler("POST", f"/{noun.name}/{{number}}/{name}", verb.role, page)(done)
 
     def page(
         self, method: str, path: str, role: UserRole | str, *, reads_form: bool = False, counts: bool = True

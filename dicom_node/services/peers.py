@@ -7,7 +7,6 @@ import ipaddress
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -118,20 +117,6 @@ class _SearchedRecords:
         } - {""}
 
 
-@contextmanager
-def place_for_test() -> Iterator[None]:
-    """Take one of the few places for tests of peers; a hanging peer keeps its place until its deadline.
-
-    Raises TooManyAtOnce.
-    """
-    if not _tests.acquire(blocking=False):
-        raise TooManyAtOnce("Other tests are under way: try again when they are done.")
-    try:
-        yield
-    finally:
-        _tests.release()
-
-
 def list_peers(settings: Settings) -> list[dict[str, Any]]:
     """The settings of the configured peers, without their secrets."""
     return [peer.model_dump(mode="json", exclude={*entered.SECRET}) for peer in settings.peers]
@@ -145,13 +130,18 @@ def try_peers(settings: Settings, names: Sequence[str], by: audit.Person | None 
     TooManyAtOnce.
     """
     chosen = [settings.peer(name) for name in names] or [one for one in settings.peers if one.is_called]
-    with place_for_test():
+    # A peer that hangs keeps its place until its deadline.
+    if not _tests.acquire(blocking=False):
+        raise TooManyAtOnce("Other tests are under way: try again when they are done.")
+    try:
         rows = [
             PeerCheck(peer=peer.name, check=check.name, ok=check.ok, text=check.text)
             for peer in chosen
             for check in _tried(peer, settings)
         ]
-        rows += [row for peer in chosen for row in _viewed(peer)]
+    finally:
+        _tests.release()
+    rows += [row for peer in chosen for row in _viewed(peer)]
     if by is not None:
         with writing(settings) as session:
             audit.note(

@@ -118,11 +118,10 @@ class StowRequest:
         if part.incoming is not None or len(part.start) >= META_BYTES:
             self._tried(self._spooled)
 
-    def end(self) -> StowedInstance:
-        """End the current part: its object is stored durably, or refused, when this returns the outcome."""
+    def end(self) -> None:
+        """End the current part: its object is stored durably, or refused, when this returns."""
         self._tried(self._commit)
         self.instances.append(self._part.one)
-        return self._part.one
 
     def drop(self) -> None:
         """Delete what was written of an incomplete part."""

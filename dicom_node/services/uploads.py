@@ -168,7 +168,8 @@ class _Upload:
         self._request.begin()
         for piece in iter(partial(file.read, _BLOCK), b""):
             self._request.write(piece)
-        if (done := self._request.end()).failure:
+        self._request.end()
+        if (done := self._request.instances[-1]).failure:
             raise FaultyInput(done.why or done.failure.when)
 
     def _take_picture(self, file: BinaryIO) -> None:
