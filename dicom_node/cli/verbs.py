@@ -40,7 +40,8 @@ def _command(verb: Verb) -> Callable[..., int]:
         }
         chosen = [one for one in verb.inputs if one.name in verb.either and values[one.name] != one.default]
         if verb.either and (not chosen or len(chosen) == len(verb.either) == 2):
-            raise typer.BadParameter(f"give {' or '.join(verb.either)}: --help says how")
+            names = (one.flag or one.metavar or one.name for one in verb.inputs if one.name in verb.either)
+            raise typer.BadParameter(f"give {' or '.join(names)}")
         if "limit" in values:
             values["limit"] = values["limit"] or None
         result = _done(verb, config, values)

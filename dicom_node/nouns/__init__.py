@@ -185,9 +185,7 @@ def limit(rows: int) -> Input:
     return Input("limit", int, "At most this many rows; 0: all.", "--limit -n", default=rows, least=0)
 
 
-def numbers(of: str, verb: str = "list", **more: Any) -> Input:
+def numbers(of: str, metavar: str, **more: Any) -> Input:
     """The numbers of rows, as the list of a noun shows them."""
-    metavar = f"{of.removesuffix('s').upper()}..."
-    return Input(
-        "numbers", int, f"Numbers, as `{of} {verb}` shows them.", metavar=metavar, many=True, least=0, **more
-    )
+    about = f"Numbers, as `{of} list` shows them."
+    return Input("numbers", int, about, metavar=f"{metavar}...", many=True, least=0, **more)

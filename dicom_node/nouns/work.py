@@ -56,7 +56,7 @@ JOBS: Final = Noun(
             "Run jobs that failed, were held or were cancelled: these, or all in a --state.",
             "--state held --rule chest --since 2h --config node.toml",
             inputs=(
-                numbers("jobs", default=()),
+                numbers("jobs", "JOB", default=()),
                 states(JobState.HELD, JobState.FAILED, JobState.CANCELLED),
                 Input("rule", str, "With --state: only jobs of this rule.", "--rule", "RULE", ""),
                 SINCE,
@@ -70,7 +70,7 @@ JOBS: Final = Noun(
             "services.jobs:change_jobs",
             "Put jobs that wait before all others: all of these or none.",
             "17 --config node.toml",
-            inputs=(numbers("jobs"),),
+            inputs=(numbers("jobs", "JOB"),),
             fixed={"change": "put_first"},
             says="Put first: {numbers}.",
             role=UserRole.OPERATOR,
@@ -80,7 +80,7 @@ JOBS: Final = Noun(
             "services.jobs:change_jobs",
             "Cancel jobs, all of these or none; one that runs is stopped at its next step.",
             "17 --config node.toml",
-            inputs=(numbers("jobs"),),
+            inputs=(numbers("jobs", "JOB"),),
             fixed={"change": "cancel"},
             says="Cancelled, or will be at the next step: {numbers}.",
             role=UserRole.OPERATOR,
@@ -91,7 +91,7 @@ JOBS: Final = Noun(
 )
 
 _DELIVERIES: Final = (
-    numbers("outbox", default=()),
+    numbers("outbox", "DELIVERY", default=()),
     Input("dead", bool, "All that were given up.", "--dead", default=False),
     Input("destination", str, "With --dead: only to this peer.", "--to", "PEER", ""),
 )
@@ -258,7 +258,7 @@ NOTIFICATIONS: Final = Noun(
             "services.notifications:send_again",
             "Send notifications again that were given up.",
             "12 --config node.toml",
-            inputs=(numbers("notifications"),),
+            inputs=(numbers("notifications", "NOTIFICATION"),),
             says="They are sent again.",
             role=UserRole.OPERATOR,
         ),
