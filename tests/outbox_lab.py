@@ -26,7 +26,7 @@ from dicom_node.model.kinds import RejectionReason, ResultKind
 from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.outbox.delivery_worker import DeliveryWorker
 from dicom_node.scu import Outgoing
-from dicom_node.services.results import withdraw_by_uid
+from dicom_node.services.results import withdraw
 from dicom_node.store import deliveries, migrate
 from dicom_node.store.database import Database
 from dicom_node.store.tables import Delivery, EventRow, Job, Result, Study
@@ -96,7 +96,7 @@ class Outbox(Stored):
         """Withdraw these results of the only study, or all; returns who has to remove what by hand."""
         [study] = self.scalars(select(Study.study_instance_uid))
         how = {"reason": RejectionReason.QUALITY, "because": "of the wrong side"}
-        return withdraw_by_uid(self.settings, str(study), uids, **how)  # type: ignore[arg-type]
+        return withdraw(self.settings, str(study), uids, **how)  # type: ignore[arg-type]
 
     def run_until(self, *states: str, seconds: float = 60, worker: DeliveryWorker | None = None) -> None:
         """Run a worker, round by round, until every delivery stands in one of these states."""

@@ -71,7 +71,7 @@ def test_a_room_imports_only_what_it_may_know() -> None:
         ("dicom_node.jobs.worker.run", "dicom_node.results.sr.document"),
         ("dicom_node.store.tables", "dicom_node.inbox.spool"),
         ("ai_pipeline.images.decode", "dicom_node.config.settings"),
-        ("dicom_node.cli.records.studies", "sqlalchemy"),
+        ("dicom_node.cli.shown", "sqlalchemy"),
         ("dicom_node.attic", "dicom_node.config.settings"),
     ],
 )

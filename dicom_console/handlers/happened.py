@@ -15,7 +15,7 @@ from dicom_console.web.faces import Asked, Faces, Text, Visit
 from dicom_console.web.languages import N_
 from dicom_node.errors import FaultyInput
 from dicom_node.model.roles import UserRole
-from dicom_node.services.happened import Happened, HappenedQuery, around
+from dicom_node.services.happened import Happened, around
 
 faces = Faces()
 
@@ -55,8 +55,17 @@ def list_events(
         until = nearest + timedelta(minutes=minutes if middle else 1)
     except (ValueError, OverflowError) as error:
         raise FaultyInput(f"{at.strip()!r} is no time: write it as 2026-03-01T03:12") from error
-    query = HappenedQuery(since, until, nearest, peer.strip(), int(number or 0), words.strip(), problems)
-    return asked.read(around, asked.settings, query)
+    return asked.read(
+        around,
+        asked.settings,
+        since=since,
+        until=until,
+        nearest=nearest,
+        peer=peer.strip(),
+        number=int(number or 0),
+        words=words.strip(),
+        problems=problems,
+    )
 
 
 @faces.page_of(list_events)

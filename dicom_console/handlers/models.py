@@ -35,7 +35,6 @@ def show(asked: Asked, identifier: str, version: str) -> Response:
     return asked.page(
         "model.html",
         counts=asked.read(assessments.counts_by_finding, identifier, version),
-        groups=asked.read(assessments.counts_by_group, identifier, version),
         model=models.model(asked.settings, identifier, version),
         drift=[
             row

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import Body, Response
+from fastapi import Response
 
 from dicom_console.views import patients as seen
-from dicom_console.web.faces import Asked, Faces, Number, Since, Visit, back_to, see_other
-from dicom_node.errors import FaultyInput
+from dicom_console.web.faces import Asked, Faces, Number, Since, Visit, see_other
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, patients, studies, users
-from dicom_node.services.patients import Registered, RegisteredRow, Registration
+from dicom_node.services import audit, studies, users
 from dicom_node.store.views import View
 
 faces = Faces()
@@ -31,43 +27,6 @@ def search(asked: Asked) -> Response:
     return see_other("/patients", person="1" if wanted else "")
 
 
-@faces.handler("GET", "/patients/registered", UserRole.OPERATOR)
-def list_registered(asked: Asked) -> list[RegisteredRow]:
-    """Who is registered for uploads."""
-    audit.note_list(asked.site.database, asked.person, "patients")
-    return [RegisteredRow(**row) for row in asked.read(patients.registered, asked.settings)]
-
-
-@faces.handler("POST", "/patients/registered", UserRole.OPERATOR)
-def register(asked: Asked, patient: Annotated[Registration, Body()]) -> Registered:
-    """Register a patient for uploads."""
-    number = patients.register(asked.settings, patient.model_dump(), asked.person)
-    return Registered(registration=number)
-
-
-@faces.page("POST", "/patients/register", UserRole.OPERATOR)
-def register_by_form(asked: Asked) -> Response:
-    """Register the patient of a form; a form with a mistake is shown again."""
-    given = {key: asked.text(key) for key in Registration.model_fields}
-    try:
-        done = register(asked, Registration.model_construct(None, **given))
-    except FaultyInput as error:
-        return _list(asked, None, {}, problem=str(error), given=given)
-    return see_other("/upload", patient=str(done.registration))
-
-
-@faces.handler(
-    "DELETE",
-    "/patients/registered/{number}",
-    UserRole.OPERATOR,
-    back_to("/patients"),
-    at="/patients/registered/{number}/remove",
-)
-def unregister(asked: Asked, number: Number) -> None:
-    """Take a registration back; studies stay."""
-    patients.remove(asked.settings, number, asked.person)
-
-
 @faces.page("GET", "/patients/{number}", UserRole.VIEWER)
 def show(asked: Asked, number: Number) -> Response:
     """The patient of this study."""
@@ -81,28 +40,10 @@ def delete(asked: Asked, number: Number) -> Response:
     return _page(asked, number, studies.delete_received(asked.settings, numbers, asked.person))
 
 
-def _list(
-    asked: Visit,
-    after: int | None,
-    about: dict[str, str],
-    *,
-    problem: str = "",
-    given: dict[str, str] | None = None,
-) -> Response:
+def _list(asked: Visit, after: int | None, about: dict[str, str]) -> Response:
     audit.note_list(asked.site.database, asked.person, "patients")
-    may_register = asked.user.role.includes(UserRole.OPERATOR)
     rows, more = asked.read(seen.patients, about.get("patient", ""), after)
-    return asked.page(
-        "patients.html",
-        400 if problem else 200,
-        rows=rows,
-        more=more,
-        first=after is None,
-        about=about,
-        registered=asked.read(patients.registered, asked.settings) if may_register else [],
-        problem=problem,
-        given=given or {},
-    )
+    return asked.page("patients.html", rows=rows, more=more, first=after is None, about=about)
 
 
 def _page(asked: Visit, number: int, deleted: list[View] | None = None) -> Response:

@@ -12,9 +12,16 @@ from dicom_console.web.faces import Asked, Faces, Name, Number, Since, Visit, se
 from dicom_console.web.languages import N_
 from dicom_node.errors import FaultyInput, NotAllowedNow
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, cleaning_reviews, device_rules
-from dicom_node.services.cleaning_reviews import Boxes, ReviewRow, Reviews
-from dicom_node.services.device_rules import NewRule, RuleDrawn, RuleSaved, RuleTried
+from dicom_node.services import audit, cleaning_reviews
+from dicom_node.services.cleaning_reviews import (
+    Boxes,
+    NewRule,
+    ReviewRow,
+    Reviews,
+    RuleDrawn,
+    RuleSaved,
+    RuleTried,
+)
 
 faces = Faces()
 
@@ -45,13 +52,13 @@ def _reviews_page(asked: Visit, found: Reviews) -> Response:
 @faces.handler("GET", "/reviews/device-rules", UserRole.OPERATOR)
 def list_rules(asked: Asked) -> list[RuleDrawn]:
     """The device rules that were drawn here."""
-    return [RuleDrawn(**row) for row in device_rules.made_here(asked.settings)]
+    return [RuleDrawn(**row) for row in cleaning_reviews.rules_made_here(asked.settings)]
 
 
 @faces.handler("DELETE", "/reviews/device-rules/{name}", UserRole.ADMIN)
 def remove_rule(asked: Asked, name: Name) -> None:
     """Remove a device rule that was drawn here."""
-    device_rules.remove(asked.settings, name, asked.person)
+    cleaning_reviews.remove_rule(asked.settings, name, asked.person)
     asked.take_over()
 
 
@@ -92,13 +99,13 @@ def draw(asked: Asked, number: Number, drawn: Annotated[Boxes, Body()]) -> None:
 @faces.handler("POST", "/reviews/{number}/device-rule/try", UserRole.OPERATOR)
 def try_rule(asked: Asked, number: Number, rule: Annotated[NewRule, Body()]) -> RuleTried:
     """Show what a device rule with these boxes would black out; nothing is changed."""
-    return RuleTried(**asked.read(device_rules.tried, asked.settings, number, rule.name, rule.boxes))
+    return RuleTried(**asked.read(cleaning_reviews.rule_tried, asked.settings, number, rule.name, rule.boxes))
 
 
 @faces.handler("POST", "/reviews/{number}/device-rule", UserRole.ADMIN)
 def save_rule(asked: Asked, number: Number, rule: Annotated[NewRule, Body()]) -> RuleSaved:
     """Save a device rule with these boxes, and clean the image again with it."""
-    why_not = device_rules.save_and_clean(
+    why_not = cleaning_reviews.save_rule_and_clean(
         asked.settings, number, rule.name, rule.boxes, asked.person, asked.user.role
     )
     asked.take_over()

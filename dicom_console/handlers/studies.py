@@ -123,7 +123,8 @@ def change_several(asked: Asked, wanted: Annotated[SeveralStudies, Body()]) -> C
     numbers = list(dict.fromkeys(wanted.studies))
     with asked.site.database.read() as session:
         uids = [listing.uid(session, number) for number in numbers]
-    rows = studies.change_studies(asked.settings, uids, wanted, asked.person)
+    about = wanted.model_dump(exclude={"studies"})
+    rows = studies.change_studies(asked.settings, uids, by=asked.person, **about)
     return ChangedStudies(
         studies=[row.model_copy(update={"id": n}) for n, row in zip(numbers, rows, strict=True)]
     )

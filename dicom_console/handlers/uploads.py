@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import HTTPException, Request, Response
@@ -13,11 +13,11 @@ from starlette.datastructures import FormData, UploadFile
 
 from dicom_console.views import uploaded
 from dicom_console.web.access import form_of, read_form
-from dicom_console.web.faces import VERSION, Asked, Faces, Number, Since, Visit
+from dicom_console.web.faces import VERSION, Asked, Faces, Number, Visit
 from dicom_node.errors import FaultyInput
 from dicom_node.model.kinds import CONSOLE_AE_TITLE
 from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, patients, uploads
+from dicom_node.services import audit, uploads
 from dicom_node.services.uploads import Described, Upload, UploadedFile, UploadedRow
 from dicom_node.store import sight
 from dicom_node.store.views import View
@@ -37,10 +37,9 @@ _places = asyncio.Semaphore(AT_ONCE)
 
 
 @faces.page("GET", PATH, UserRole.OPERATOR)
-def ask(asked: Asked, patient: Since = None) -> Response:
-    """The form. ``patient``: the number of a registered one, whose name and ID no address has."""
-    known = {} if patient is None else asked.read(patients.one, asked.settings, patient)
-    return _form(asked, last=asked.read(uploaded.last), known=known)
+def ask(asked: Asked) -> Response:
+    """The form."""
+    return _form(asked, last=asked.read(uploaded.last))
 
 
 @faces.page("GET", PATH + "/{number}", UserRole.OPERATOR)
@@ -108,8 +107,6 @@ def taken(asked: Visit, form: FormData) -> Upload:
     ]
     texts = {name: text.strip() for name in FIELDS if isinstance(text := form.get(name, ""), str)}
     about = Described.from_form(dict.fromkeys(FIELDS, "") | texts)
-    if about is not None:
-        asked.read(patients.refuse_another, asked.settings, about)
     return uploads.take(asked.site.database, asked.settings, files, about, asked.person)
 
 
@@ -166,9 +163,8 @@ def _form(
     *,
     problem: str = "",
     last: Sequence[View] = (),
-    known: Mapping[str, str] | None = None,
 ) -> Response:
-    """``last``: the newest uploads; ``known``: fields that are filled in."""
+    """``last``: the newest uploads."""
     return asked.page(
         "upload.html",
         status,
@@ -177,5 +173,4 @@ def _form(
         takers=[rule.name for rule in asked.settings.rules if "console" in rule.secondary_captures_from],
         problem=problem,
         last=last,
-        known=known or {},
     )

@@ -3,43 +3,37 @@
 from __future__ import annotations
 
 from threading import Semaphore
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
-from fastapi import Body, Query, Response
+from fastapi import Body, Response
 
 from dicom_console.views import listing
 from dicom_console.web.faces import (
-    ROWS,
     Asked,
     Faces,
     Number,
-    Since,
     Visit,
     back_to,
     back_to_form,
     one_of,
-    page_and_next,
     see_other,
 )
 from dicom_node.errors import FaultyInput
-from dicom_node.model.kinds import NotificationState
-from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState, FetchState, JobState
+from dicom_node.model.lifecycle import DeliveryState, FetchState, JobState
 from dicom_node.model.roles import UserRole
-from dicom_node.services import PRINTABLE, Because, Done, audit, deliveries, fetches, notifications
-from dicom_node.services.deliveries import Deliveries, DeliveryRow
-from dicom_node.services.fetches import Fetches, FetchRequest
+from dicom_node.nouns.work import FETCHES, JOBS, NOTIFICATIONS, OUTBOX
+from dicom_node.services import Done, audit, deliveries, fetches, notifications
+from dicom_node.services.deliveries import DeliveryRow
+from dicom_node.services.fetches import FetchRequest, FetchRow
 from dicom_node.services.jobs import (
     Change,
     JobRow,
-    Jobs,
     StuckJobs,
     change_jobs,
-    processes_at_work,
-    run_all,
+    run_again,
     stuck,
 )
-from dicom_node.services.notifications import NotificationRow, Notifications
-from dicom_node.store import views
+from dicom_node.services.notifications import NotificationRow
 from dicom_node.store.views import View
 
 faces = Faces()
@@ -55,34 +49,19 @@ _TO_FETCHES = back_to("/fetches")
 _TEST_PLACES = Semaphore(2)  # a server that hangs holds its test for as long as it may
 
 
-@faces.handler("GET", "/jobs", UserRole.VIEWER)
-def jobs(asked: Asked, state: Annotated[list[JobState] | None, Query()] = None, before: Since = None) -> Jobs:
-    """Jobs, the newest first."""
-    workers = asked.read(processes_at_work, asked.settings)
-    rows = asked.read(views.list_jobs, states=state or (), limit=ROWS + 1, before=before, workers=workers)
-    shown, after = page_and_next(rows, "job")
-    return Jobs(jobs=[JobRow(**row) for row in shown], next=after)
+list_jobs = faces.list_of(JOBS, JobRow)
 
 
-@faces.page_of(jobs)
-def _jobs_page(asked: Visit, found: Jobs) -> Response:
-    audit.note_list(asked.site.database, asked.person, "jobs")
-    return asked.page(
-        "jobs.html",
-        rows=found.jobs,
-        more=found.next,
-        first=not asked.query("before"),
-        state=asked.query("state"),
-        named=asked.read(listing.named, found.jobs),
-        stuck=asked.read(stuck),
-        states=list(JobState),
-    )
+@faces.page_of(list_jobs)
+def _jobs_page(asked: Visit, found: Any) -> Response:
+    named = asked.read(listing.named, found.jobs)
+    return asked.list_page(JOBS, found, named=named, stuck=asked.read(stuck), states=list(JobState))
 
 
 @faces.handler("POST", "/jobs/run-all", UserRole.OPERATOR, back_to("/jobs", state="queued"))
 def run_all_jobs(asked: Asked, wanted: Annotated[StuckJobs, Body()]) -> Done:
     """Run all jobs that were held, failed or were cancelled; of one rule where one is named."""
-    number = run_all(asked.settings, [JobState(wanted.state)], rule=wanted.rule, by=asked.person)
+    number = run_again(asked.settings, states=[JobState(wanted.state)], rule=wanted.rule, by=asked.person)
     return Done(objects=number)
 
 
@@ -92,29 +71,14 @@ def change_job(asked: Asked, number: Number, change: Change) -> None:
     change_jobs(asked.settings, [number], change, asked.person)
 
 
-@faces.handler("GET", "/outbox", UserRole.VIEWER)
-def outbox(
-    asked: Asked,
-    state: Annotated[list[DeliveryState | Literal["open"]] | None, Query()] = None,
-    to: Annotated[str, Query(max_length=64, pattern=PRINTABLE)] = "",
-    before: Since = None,
-) -> Deliveries:
-    """Deliveries, the newest first. The state "open": all that are on their way."""
-    states = {known for one in state or () for known in (OPEN_DELIVERIES if one == "open" else (one,))}
-    rows = asked.read(views.list_deliveries, states=states, destination=to, limit=ROWS + 1, before=before)
-    shown, after = page_and_next(rows, "delivery")
-    return Deliveries(deliveries=[DeliveryRow(**row) for row in shown], next=after)
+list_deliveries = faces.list_of(OUTBOX, DeliveryRow)
 
 
-@faces.page_of(outbox)
-def _outbox_page(asked: Visit, found: Deliveries) -> Response:
-    audit.note_list(asked.site.database, asked.person, "outbox")
-    return asked.page(
-        "outbox.html",
-        rows=found.deliveries,
-        more=found.next,
-        first=not asked.query("before"),
-        state=asked.query("state"),
+@faces.page_of(list_deliveries)
+def _outbox_page(asked: Visit, found: Any) -> Response:
+    return asked.list_page(
+        OUTBOX,
+        found,
         to=asked.query("to"),
         named=asked.read(listing.named, found.deliveries),
         states=["open", *DeliveryState],
@@ -127,7 +91,7 @@ def _outbox_page(asked: Visit, found: Deliveries) -> Response:
 @faces.page("POST", "/outbox/retry-dead", UserRole.OPERATOR)
 def retry_dead(asked: Asked) -> Response:
     """Send again all that was given up, to one destination or to all."""
-    deliveries.retry(asked.settings, destination=_destination(asked), by=asked.person)
+    deliveries.retry(asked.settings, dead=True, destination=_destination(asked), by=asked.person)
     return see_other("/outbox", state="open")
 
 
@@ -135,20 +99,12 @@ def retry_dead(asked: Asked) -> Response:
 def discard_dead(asked: Asked) -> Response:
     """Discard all that was given up, to one destination or to all."""
     because, destination = asked.text("because"), _destination(asked)
-    deliveries.discard(asked.settings, because=because, destination=destination, by=asked.person)
+    deliveries.discard(asked.settings, because=because, dead=True, destination=destination, by=asked.person)
     return see_other("/outbox", state="discarded")
 
 
-@faces.handler("POST", "/outbox/{number}/retry", UserRole.OPERATOR, _TO_OUTBOX)
-def retry(asked: Asked, number: Number) -> None:
-    """Send a failed delivery again, or send a waiting one now."""
-    deliveries.retry(asked.settings, [number], by=asked.person)
-
-
-@faces.handler("POST", "/outbox/{number}/discard", UserRole.OPERATOR, _TO_OUTBOX)
-def discard(asked: Asked, number: Number, why: Annotated[Because, Body()]) -> None:
-    """Discard a delivery: it is not sent any more."""
-    deliveries.discard(asked.settings, [number], because=why.because, by=asked.person)
+faces.verb_of(OUTBOX, "retry", _TO_OUTBOX)
+faces.verb_of(OUTBOX, "discard", _TO_OUTBOX)
 
 
 def _destination(asked: Visit) -> str:
@@ -164,25 +120,14 @@ def _fetch_of_form(asked: Visit) -> FetchRequest:
     )
 
 
-@faces.handler("GET", "/fetches", UserRole.VIEWER)
-def list_fetches(
-    asked: Asked, state: Annotated[list[FetchState] | None, Query()] = None, before: Since = None
-) -> Fetches:
-    """Studies that were asked for, the newest first."""
-    rows = fetches.listed(asked.settings, states=state or (), limit=ROWS + 1, before=before)
-    shown, after = page_and_next(rows, "fetch")
-    return Fetches(fetches=list(shown), next=after)
+list_fetches = faces.list_of(FETCHES, FetchRow)
 
 
 @faces.page_of(list_fetches)
-def _fetches_page(asked: Visit, found: Fetches) -> Response:
-    audit.note_list(asked.site.database, asked.person, "fetches")
-    return asked.page(
-        "fetches.html",
-        rows=found.fetches,
-        more=found.next,
-        first=not asked.query("before"),
-        state=asked.query("state"),
+def _fetches_page(asked: Visit, found: Any) -> Response:
+    return asked.list_page(
+        FETCHES,
+        found,
         states=list(FetchState),
         named=asked.read(listing.named, found.fetches),
         progress=fetches.by_peer(asked.settings),
@@ -226,27 +171,12 @@ def cancel(asked: Asked, name: str) -> Response:
     return _TO_FETCHES(asked, None)
 
 
-@faces.handler("GET", "/notifications", UserRole.OPERATOR)
-def list_notifications(
-    asked: Asked,
-    state: Annotated[list[NotificationState] | None, Query()] = None,
-    before: Since = None,
-) -> Notifications:
-    """Notifications, the newest first."""
-    rows = asked.read(notifications.list_notifications, states=state or (), limit=ROWS + 1, before=before)
-    shown, after = page_and_next(rows, "notification")
-    return Notifications(notifications=[NotificationRow(**row) for row in shown], next=after)
+list_notifications = faces.list_of(NOTIFICATIONS, NotificationRow)
 
 
-def _notifications_page(asked: Visit, found: Notifications, tested: View | None = None) -> Response:
-    return asked.page(
-        "notifications.html",
-        configured=notifications.configured(asked.settings),
-        rows=found.notifications,
-        more=found.next,
-        first=not asked.query("before"),
-        tested=tested,
-    )
+def _notifications_page(asked: Visit, found: Any, tested: View | None = None) -> Response:
+    configured = notifications.configured(asked.settings)
+    return asked.list_page(NOTIFICATIONS, found, configured=configured, tested=tested)
 
 
 faces.page_of(list_notifications)(_notifications_page)
@@ -260,10 +190,7 @@ def test_notification(asked: Asked, name: str) -> Response:
             tested = notifications.send_test(asked.settings, name, asked.person)
         except FaultyInput as error:
             tested = {"name": name, "ok": False, "text": str(error)}
-    return _notifications_page(asked, list_notifications(asked), tested)
+    return _notifications_page(asked, list_notifications(asked, None, states=None), tested)
 
 
-@faces.handler("POST", "/notifications/{number}/retry", UserRole.OPERATOR, back_to("/notifications"))
-def tell_again(asked: Asked, number: Number) -> None:
-    """Send again a notification that was given up."""
-    notifications.send_again(asked.settings, [number], by=asked.person)
+faces.verb_of(NOTIFICATIONS, "retry", back_to("/notifications"))

@@ -8,7 +8,7 @@ the page from the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -31,7 +31,7 @@ from fastapi import (
 )
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import RedirectResponse
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, TypeAdapter, ValidationError, create_model
 from starlette.datastructures import FormData
 
 from dicom_console.views import listing
@@ -40,15 +40,14 @@ from dicom_console.web.pages import render
 from dicom_node import __version__
 from dicom_node.config.settings import Settings
 from dicom_node.model.roles import UserRole
-from dicom_node.services import PRINTABLE, ServiceResult, entered
+from dicom_node.nouns import Input, Noun
+from dicom_node.services import PRINTABLE, Because, Row, ServiceResult, audit, entered
 from dicom_node.services.audit import Person
 from dicom_node.services.users import User
-from dicom_node.store.views import View
 
 VERSION: Final = f"{API}v1"
 ROWS: Final = 100
 """Of one page of a list."""
-Row = TypeVar("Row", bound=View | ServiceResult)
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
 
@@ -135,6 +134,13 @@ class Visit:
         """
         mark = self.site.mark
         return self.page("in_force.html", what=what, name=name, address=address, besides=besides, mark=mark)
+
+    def list_page(self, noun: Noun, found: Any, **values: Any) -> Response:
+        """The page of a noun's list, which the audit notes."""
+        audit.note_list(self.site.database, self.person, noun.name)
+        first = not self.query("before")
+        rows, state = found[noun.rows], self.query("state")
+        return self.page(f"{noun.name}.html", rows=rows, more=found.next, first=first, state=state, **values)
 
     def page(self, template: str, status: int = 200, *, token: str = "", **values: object) -> Response:
         """A page with the console's common frame. ``token``: binds its forms, by default the session's
@@ -244,6 +250,52 @@ class Faces:
 
         return declare
 
+    def list_of(self, noun: Noun, row: type[Row]) -> Callable[..., Any]:
+        """Publish the list of a noun, which its declaration describes: its inputs are the query.
+
+        ``row``: the keys that are described. Returns the handler, for ``page_of``.
+        """
+        verb = noun.verb("list")
+        inputs = [one for one in verb.inputs if one.name != "limit"]
+        keys: dict[str, Any] = {noun.rows: (list[row], ...), "next": (int | None, ...)}  # type: ignore[valid-type]
+        answer = create_model(noun.name.title(), __base__=ServiceResult, **keys)
+
+        def listed(asked: Visit, before: int | None, **given: Any) -> Any:
+            wanted = {one.name: given[one.name] or one.default for one in inputs}
+            find = verb.function()
+            if "settings" in signature(find).parameters:
+                wanted["settings"] = asked.settings
+            rows = asked.read(find, limit=ROWS + 1, before=before, **wanted)
+            more = rows[ROWS - 1][noun.key] if len(rows) > ROWS else None
+            return answer(**{noun.rows: [row(**one) for one in rows[:ROWS]], "next": more})
+
+        queries = [Parameter("asked", Parameter.KEYWORD_ONLY, annotation=Asked), *map(_query, inputs)]
+        queries.append(Parameter("before", Parameter.KEYWORD_ONLY, annotation=Since, default=None))
+        listed.__signature__ = Signature(queries, return_annotation=answer)  # type: ignore[attr-defined]
+        listed.__annotations__ = {one.name: one.annotation for one in queries} | {"return": answer}
+        listed.__name__, listed.__doc__ = f"list_{noun.name}", verb.help
+        return self.handler("GET", f"/{noun.name}", verb.role)(listed)
+
+    def verb_of(self, noun: Noun, name: str, page: Page) -> None:
+        """Publish a verb on one numbered row as its declaration says, such as POST /outbox/{number}/discard.
+
+        The reason that it needs comes in the body, or in the form of a page.
+        """
+        verb = noun.verb(name)
+
+        def done(asked: Visit, number: int, why: Because | None = None) -> None:
+            given = {} if why is None else {"because": why.because}
+            verb.function()(asked.settings, [number], by=asked.person, **verb.fixed, **given)
+
+        hints: dict[str, Any] = {"asked": Asked, "number": Number}
+        if any(one.name == "because" for one in verb.inputs):
+            hints["why"] = Annotated[Because, Body()]
+        parameters = [Parameter(key, Parameter.KEYWORD_ONLY, annotation=hint) for key, hint in hints.items()]
+        done.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        done.__annotations__ = {**hints, "return": None}
+        done.__name__, done.__doc__ = f"{name}_{noun.name}", verb.help
+        self.handler("POST", f"/{noun.name}/{{number}}/{name}", verb.role, page)(done)
+
     def page(
         self, method: str, path: str, role: UserRole | str, *, reads_form: bool = False, counts: bool = True
     ) -> Callable[[Endpoint], Endpoint]:
@@ -309,11 +361,6 @@ def one_of(places: Semaphore, else_said: str) -> Iterator[None]:
         places.release()
 
 
-def page_and_next(rows: Sequence[Row], key: str) -> tuple[Sequence[Row], int | None]:
-    """The rows of one page, and the ``key`` of its last row if the database has more rows."""
-    return rows[:ROWS], rows[ROWS - 1][key] if len(rows) > ROWS else None
-
-
 def described(routers: list[APIRouter]) -> dict[str, Any]:
     """The description of the REST API in the format of OpenAPI 3.1."""
     found = get_openapi(
@@ -328,6 +375,19 @@ def described(routers: list[APIRouter]) -> dict[str, Any]:
         for operation in operations.values():  # what cannot be read is 400 here
             operation["responses"].pop("422", None)
     return found | {"security": [{"token": []}]}
+
+
+def _query(one: Input) -> Parameter:
+    """An input of a list as a parameter of the address, which has the name of the command's option."""
+    item = Annotated[str, AfterValidator(one.kind)]
+    hint: Any = list[item] if one.many else item
+    name = one.flag.removeprefix("--")
+    return Parameter(
+        one.name,
+        Parameter.KEYWORD_ONLY,
+        annotation=Annotated[hint | None, Query(alias=name, max_length=64, description=one.help)],
+        default=None,
+    )
 
 
 def _of_form(parameter: Parameter, reads: Reader | None) -> Parameter:

@@ -1,4 +1,4 @@
-"""``dicom-node``: a file per noun, or for some small ones.
+"""``dicom-node``: the verbs of nouns as ``dicom_node.nouns`` declares them, and those of the whole node.
 
 Verbs hold no logic, and import what is heavy only when they run.
 """
@@ -13,60 +13,42 @@ from typer.core import TyperGroup
 from typer.main import get_group
 
 from dicom_node import __version__, logs
-from dicom_node.cli.common.output import never_fail_on_characters, say
+from dicom_node.cli.output import never_fail_on_characters, say
+from dicom_node.cli.verbs import group_of
 from dicom_node.errors import ConfigurationError, ExitCode, NodeError
+from dicom_node.nouns import NOUNS
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count it
 
-_VERBS = ("admin.node", "admin.init", "network.messages", "admin.demo")
-_NOUNS = {
-    "peers": ("network.peers", "app"),
-    "rules": ("network.peers", "rules_app"),
-    "fetches": ("network.messages", "fetches_app"),
-    "studies": ("records.studies", "app"),
-    "spool": ("records.watched", "spool_app"),
-    "decisions": ("records.watched", "decisions_app"),
-    "jobs": ("records.jobs", "app"),
-    "outbox": ("records.watched", "outbox_app"),
-    "notifications": ("records.watched", "notifications_app"),
-    "events": ("records.watched", "events_app"),
-    "associations": ("records.watched", "associations_app"),
-    "processes": ("records.watched", "processes_app"),
-    "models": ("records.models", "app"),
-    "config": ("admin.node", "samples"),
-    "db": ("admin.node", "database"),
-    "users": ("admin.users", "app"),
-    "tokens": ("admin.users", "tokens"),
-}
-"""The module of each noun and the name of its group there."""
+_VERBS = ("node", "init", "messages", "demo")
+_GROUPS = {"spool": "spool", "config": "samples", "db": "database"}
+"""Groups of verbs that are no lists, and what they are called in ``cli/node.py``."""
 
 
 class VerbGroup(TyperGroup):
-    """All verbs. The module of a noun is imported when the noun is asked for: none needs the others."""
+    """All verbs. A noun is read when it is asked for: none needs the others."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name in _NOUNS:
-            self._load_noun(cmd_name)
-        else:
+        if cmd_name in NOUNS and cmd_name not in self.commands:
+            self.commands[cmd_name] = get_group(group_of(cmd_name))
+            self.commands[cmd_name].name = cmd_name
+        elif cmd_name not in NOUNS:
             self._load_verbs()
         return super().get_command(ctx, cmd_name)
 
     def list_commands(self, ctx: Any) -> list[str]:
         self._load_verbs()
-        for noun in _NOUNS:
-            self._load_noun(noun)
+        for noun in NOUNS:
+            self.get_command(ctx, noun)
         return super().list_commands(ctx)
-
-    def _load_noun(self, noun: str) -> None:
-        if noun not in self.commands:
-            module, name = _NOUNS[noun]
-            found = get_group(getattr(import_module(f"{__name__}.{module}"), name))
-            found.name = noun
-            self.commands[noun] = found
 
     def _load_verbs(self) -> None:
         for module in _VERBS:
-            self.commands.update(get_group(import_module(f"{__name__}.{module}").app).commands)
+            loaded = import_module(f"{__name__}.{module}")
+            self.commands.update(get_group(loaded.app).commands)
+            for name, group in _GROUPS.items() if module == "node" else ():
+                self.commands[name] = get_group(getattr(loaded, group))
+                self.commands[name].name = name
 
 
 app = typer.Typer(

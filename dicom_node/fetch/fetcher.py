@@ -12,7 +12,7 @@ Queries to a peer for studies to fetch; each study is stored once.
 
 import itertools
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -320,14 +320,13 @@ def ask(
     *,
     rule: str = "",
     per_minute: float = 0,
-    advance: Callable[[], object] = bool,
 ) -> dict[str, int]:
     """Query the archive, and store which studies are to be fetched; a repeated call continues.
 
     Returns how many studies were ``found``, of which ``here``: this node has them; ``before``: fetched, or
     given up, before; ``wanted``: written down, or waiting already, ``first``: the lowest number of their
-    rows. ``strays``: answers that did not fit the question. ``advance`` is called after each query. Raises
-    PeerUnreachable; rows that were stored before remain.
+    rows. ``strays``: answers that did not fit the question. Raises PeerUnreachable; rows that
+    were stored before remain.
     """
     outcome = dict.fromkeys(("found", "here", "before", "strays", "wanted", "first"), 0)
     for question in asked:
@@ -349,7 +348,6 @@ def ask(
                         row = row or write_down(session, peer, study, rule, per_minute)
                         outcome["wanted"] += 1
                         outcome["first"] = min(outcome["first"] or row.id, row.id)
-        advance()
     return outcome
 
 

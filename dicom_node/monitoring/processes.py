@@ -140,6 +140,13 @@ def processes(session: Session) -> list[View]:
     return [_view(row, now) for row in session.scalars(select(SiteProcess).order_by(*key))]
 
 
+def health(session: Session) -> View:
+    """How many processes of this machine are ``alive``, and the places and names of the ``silent`` ones."""
+    here = [row for row in processes(session) if row["machine"] == machine_name()]
+    silent = [f"{row['place']}/{row['process']}" for row in here if row["state"] != "alive"]
+    return {"alive": len(here) - len(silent), "silent": silent}
+
+
 def forget_machine(session: Session, machine: str) -> int:
     """Forget the lost processes of a machine that was removed for good; returns how many."""
     lost = SiteProcess.machine == machine, SiteProcess.lost

@@ -1,6 +1,6 @@
 """Assessments: readers' verdicts on findings; results that wait for an assessment; assessments as objects.
 
-Also how often the AI was right, counted by model, version and group of patients.
+Also how often the AI was right, counted by model and version.
 """
 
 from __future__ import annotations
@@ -10,18 +10,14 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
-from pydicom import dcmread
-from pydicom.dataset import Dataset
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import Decision
 from ai_pipeline.errors import CardError
-from ai_pipeline.images.numbers import whole
 from ai_pipeline.models import registry
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.errors import NotAllowedNow, NotFound
@@ -32,7 +28,7 @@ from dicom_node.object_store.files import Files
 from dicom_node.outbox import enqueue, held
 from dicom_node.results.sr.reading import findings as findings_of_report
 from dicom_node.services import PRINTABLE, Because, Row, ServiceRequest, audit, reading, writing
-from dicom_node.services.images import images_of, report_files
+from dicom_node.services.images import report_files
 from dicom_node.store import results as stored
 from dicom_node.store.tables import Feedback, Result, Study
 from dicom_node.store.transitions import FOR_UPDATE, settle_study, utc_now
@@ -45,13 +41,12 @@ if TYPE_CHECKING:
 _HAVE = OPEN_DELIVERIES | {DeliveryState.CONFIRMED}
 COLUMNS = (
     "at", "actor", "study_instance_uid", "finding", "tracking_uid", "decision", "verdict", "because",
-    "report_uid", "model", "version", "age_group", "sex", "station",
+    "report_uid", "model", "version",
 )  # fmt: skip
 _KEYS = ("finding", "tracking_uid", "model")  # what tells a finding of a study from the others
 _NOTED = (*_KEYS, "decision", "report_uid")
 _BEGIN_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 _NOT_ACCEPTED = (ReaderVerdict.MODIFIED.value, ReaderVerdict.REJECTED.value)
-_AGES = ((18, "0-17"), (40, "18-39"), (65, "40-64"), (80, "65-79"), (1000, "80 and over"))  # years, below
 
 AsOf = Annotated[str | None, Field(max_length=64, pattern=PRINTABLE)]
 
@@ -156,7 +151,7 @@ def accept_results(
             for row in with_verdicts(session, study, _findings(session, settings, study))
             if row["decision"] == Decision.PRESENT.value and row["model"] and not row["verdicts"]
         ]
-        _keep(session, settings, study, rest, ReaderVerdict.ACCEPTED, by, "")
+        _keep(session, study, rest, ReaderVerdict.ACCEPTED, by, "")
         _send(session, settings, study, by)
         _note_decision(session, by, study, what, number)
     return number
@@ -231,7 +226,7 @@ def assess(
                 if is_missing
                 else "the newest report says nothing of this: load the page again"
             )
-        _keep(session, settings, study, [row], verdict, by, words)
+        _keep(session, study, [row], verdict, by, words)
         audit.note(
             session,
             by,
@@ -245,11 +240,11 @@ def assess(
 
 
 def assess_again(
-    session: Session, settings: Settings, study: int, what: Mapping[str, Any], by: audit.Person, because: str
+    session: Session, study: int, what: Mapping[str, Any], by: audit.Person, because: str
 ) -> None:
     """Store an assessment again after a restore, whatever the newest report is by now."""
     verdict, finding = ReaderVerdict(what["verdict"]), what["finding"]
-    _keep(session, settings, study, [finding], verdict, by, because)
+    _keep(session, study, [finding], verdict, by, because)
     audit.note(
         session,
         by,
@@ -263,12 +258,15 @@ def assess_again(
 def assess_named(
     settings: Settings,
     study_instance_uid: str,
-    about: Mapping[str, str],
+    finding: str,
     verdict: ReaderVerdict,
     by: audit.Person = audit.COMMAND_LINE,
+    *,
     because: str = "",
+    tracking_uid: str = "",
+    model: str = "",
 ) -> View:
-    """Assess the finding whose values match ``about`` ("" matches every value); returns the finding.
+    """Assess the finding with these values ("" matches every one); returns the finding.
 
     Raises NotFound if none matches, NotAllowedNow if several do, FaultyInput.
     """
@@ -277,7 +275,9 @@ def assess_named(
         rows = _findings(session, settings, study)
     if verdict is ReaderVerdict.MISSING:
         rows = _may_be_missing(settings, rows)
-    found = [row for row in rows if all(row[key] == value for key, value in about.items() if value)]
+    wanted = zip(_KEYS, (finding, tracking_uid, model), strict=True)
+    about = {key: value for key, value in wanted if value}
+    found = [row for row in rows if all(row[key] == value for key, value in about.items())]
     if not found:
         raise NotFound(
             "no such finding: `dicom-node studies findings` lists the findings of the newest report"
@@ -379,38 +379,6 @@ def as_csv(found: Iterable[View]) -> str:
         for row in found
     )
     return text.getvalue()
-
-
-def counts_by_group(session: Session, model: str, version: str) -> list[View]:
-    """For each age group, sex and station, and each finding: the verdicts on calls "present".
-
-    Only findings with a verdict are listed; ``ppv`` with its 95 % interval (Wilson).
-    """
-    found: list[View] = []
-    of_model = (Feedback.model == model, Feedback.version == version)
-    by = {"age": Feedback.age_group, "sex": Feedback.sex, "station": Feedback.station}
-    for name, column in by.items():
-        rows = session.execute(
-            select(column, Feedback.finding, Feedback.verdict, func.count())
-            .where(*of_model, Feedback.decision == Decision.PRESENT.value)
-            .group_by(column, Feedback.finding, Feedback.verdict)
-        )
-        groups: dict[tuple[str, str], list[int]] = {}
-        for group, finding, verdict, number in rows:
-            is_there = verdict in (ReaderVerdict.ACCEPTED, ReaderVerdict.MODIFIED)
-            groups.setdefault((group, finding), [0, 0])[0 if is_there else 1] += number
-        found += [
-            {
-                "by": name,
-                "group": group,
-                "finding": finding,
-                "there": there,
-                "rejected": rejected,
-                "ppv": wilson(there, there + rejected),
-            }
-            for (group, finding), (there, rejected) in sorted(groups.items())
-        ]
-    return found
 
 
 def _send(session: Session, settings: Settings, study: int, by: audit.Person) -> list[str]:
@@ -529,7 +497,6 @@ def _assessed_by(
 
 def _keep(
     session: Session,
-    settings: Settings,
     study: int,
     findings: Sequence[Mapping[str, Any]],
     verdict: ReaderVerdict,
@@ -537,9 +504,6 @@ def _keep(
     because: str,
 ) -> None:
     """One assessment a person and finding: a later one replaces it."""
-    asked = {finding["report_uid"] for finding in findings}
-    paths = report_files(session, settings, study) if asked else []
-    groups = {path.stem: _groups_of(session, study, path) for path in paths if path.stem in asked}
     for finding in findings:
         model, _, version = finding["model"].rpartition(" ")
         named = {"finding": finding["finding"], "tracking_uid": finding["tracking_uid"]}
@@ -550,8 +514,6 @@ def _keep(
             session.add(row)
         row.at, row.decision, row.verdict, row.because = by.now, finding["decision"], verdict, because
         row.report_uid = finding["report_uid"]
-        for name, value in groups.get(row.report_uid, {}).items():
-            setattr(row, name, value)
 
 
 def _findings(session: Session, settings: Settings, study: int) -> list[dict[str, Any]]:
@@ -586,38 +548,3 @@ def _may_be_missing(settings: Settings, findings: Sequence[Mapping[str, Any]]) -
             if (label.code.meaning, model) not in reported
         ]
     return found
-
-
-def _groups_of(session: Session, study: int, report: Path) -> dict[str, str]:
-    """Age group, sex (M, F, O) and station of a report's study; "" for what nobody says.
-
-    The station is Station Name (0008,1010) of the images, or the AE title that sent them; "several" of many.
-    """
-    header = dcmread(
-        report,
-        stop_before_pixels=True,
-        specific_tags=["PatientBirthDate", "PatientAge", "PatientSex", "StudyDate"],
-    )
-    sex = str(header.get("PatientSex") or "")
-    images = images_of(session, study)
-    stations = {str(row.attributes.get("StationName") or row.calling_ae)[:64] for row in images}
-    return {
-        "age_group": _age_group(header),
-        "sex": sex if sex in ("M", "F", "O") else "",
-        "station": stations.pop() if len(stations) == 1 else "several" if stations else "",
-    }
-
-
-def _age_group(header: Dataset) -> str:
-    """By Patient's Birth Date and Study Date, else by Patient's Age (PS3.5 6.2, AS: 045Y, 006M)."""
-    born, day = str(header.get("PatientBirthDate") or ""), str(header.get("StudyDate") or "")
-    age = str(header.get("PatientAge") or "")
-    dates = [whole(text) for text in (born, day) if len(text) == 8]
-    number, unit = whole(age[:3]), {"Y": 1, "M": 12, "W": 52, "D": 365}.get(age[3:])
-    if len(dates) == 2 and dates[0] is not None and dates[1] is not None:
-        years = (dates[1] - dates[0]) // 10_000
-    elif number is not None and unit:
-        years = number // unit
-    else:
-        return ""
-    return next((name for below, name in _AGES if 0 <= years < below), "")

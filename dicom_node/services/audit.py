@@ -36,8 +36,6 @@ DECISIONS = frozenset(
         AuditAction.SENT_TO_PEER,
         AuditAction.OBJECTS_DELETED,
         AuditAction.JOB_CHANGED,
-        AuditAction.PATIENT_ADDED,
-        AuditAction.PATIENT_REMOVED,
     }
 )
 """What persons decide of patients' objects: copied beside the database, a restore does not undo it."""

@@ -30,7 +30,6 @@ from dicom_node.store.tables import (
     DrawnByHand,
     Instance,
     Job,
-    RegisteredPatient,
     Result,
 )
 from dicom_node.store.tables.node import FAULT
@@ -101,26 +100,6 @@ def waiting(session: Session) -> list[View]:
     return [as_view(row) for row in decisions.waiting(session)]
 
 
-def in_line(row: Mapping[str, Any]) -> str:
-    """One decision as a line for a person."""
-    study = f" of study {row['study_instance_uid']}" if row["study_instance_uid"] else ""
-    state = f"waits: {row['waits_for']}" if row["state"] == "waits" else "applied again"
-    return f"  {row['at']} {row['actor']} {row['action']}{study}: {state}"
-
-
-def summary(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line about the lost decisions; "" if none was lost."""
-    if not rows:
-        return ""
-    waits = [row for row in rows if row["state"] == "waits"]
-    held = sum(row["holds"] for row in waits)
-    text = f"{len(rows)} decision{'s' if len(rows) != 1 else ''} of persons unknown to the database: "
-    text += f"{len(rows) - len(waits)} applied again"
-    if waits:
-        text += f", {len(waits)} wait{'s' if len(waits) == 1 else ''} (dicom-node decisions list)"
-    return text + (f"; deliveries of {held} wait for them" if held else "")
-
-
 def settle(settings: Settings, number: str, *, because: str, by: audit.Person = audit.COMMAND_LINE) -> None:
     """Settle a decision that cannot be applied again, with a person's reason; deliveries stop waiting for it.
 
@@ -150,7 +129,19 @@ def describe_lost(settings: Settings) -> list[str]:
         return [f"What persons decided since is compared when the node starts, before it sends: {text}"]
     if not lost:
         return []
-    return [summary(lost), *map(in_line, lost[:_SHOWN]), *(["  …"] if len(lost) > _SHOWN else [])]
+    waits = [row for row in lost if row["state"] == "waits"]
+    lines = [
+        f"  {row['at']} {row['actor']} {row['action']} {row['study_instance_uid']}: "
+        + (f"waits: {row['waits_for']}" if row in waits else "applied again")
+        for row in lost[:_SHOWN]
+    ]
+    return [
+        f"{len(lost)} decision{'s' if len(lost) != 1 else ''} of persons unknown to the database: "
+        f"{len(lost) - len(waits)} applied again, {len(waits)} wait (dicom-node decisions list); "
+        f"deliveries of {sum(row['holds'] for row in waits)} wait for them",
+        *lines,
+        *(["  …"] if len(lost) > _SHOWN else []),
+    ]
 
 
 def as_view(row: DecisionRow) -> View:
@@ -201,10 +192,10 @@ def _note(session: Session, wanted: LostDecision, study: int | None) -> None:
 
 
 def _withdraw(settings: Settings, wanted: LostDecision) -> None:
+    uids, reason = wanted.what["results"], RejectionReason(wanted.what["reason"])
     with reading(settings) as session:
-        numbers = [row.id for row in _results(session, wanted.what["results"])]
-    reason = RejectionReason(wanted.what["reason"])
-    results.withdraw(settings, wanted.study, numbers, reason=reason, because=wanted.words, by=wanted.by)
+        _results(session, uids)
+    results.withdraw(settings, wanted.study, uids, reason=reason, because=wanted.words, by=wanted.by)
 
 
 def _assess(settings: Settings, wanted: LostDecision) -> None:
@@ -228,7 +219,7 @@ def _give_feedback(settings: Settings, wanted: LostDecision) -> None:
 
     with writing(settings) as session:
         study = find_study(session, wanted.study).id
-        assessments.assess_again(session, settings, study, wanted.what, wanted.by, wanted.words)
+        assessments.assess_again(session, study, wanted.what, wanted.by, wanted.words)
 
 
 def _release(settings: Settings, wanted: LostDecision) -> None:
@@ -315,12 +306,6 @@ def _delete_received(settings: Settings, wanted: LostDecision) -> None:
         raise _NotYet(row["reason"])
 
 
-def _remove_patient(session: Session, wanted: LostDecision) -> None:
-    row = session.get(RegisteredPatient, wanted.what["registration"])
-    if row is not None and row.registered_at.isoformat() == wanted.what["registered_at"]:
-        session.delete(row)
-
-
 _AGAIN: Mapping[AuditAction, Callable[[Settings, LostDecision], None]] = {
     AuditAction.RESULT_WITHDRAWN: _withdraw,
     AuditAction.RESULTS_ASSESSED: _assess,
@@ -333,7 +318,6 @@ _AGAIN_WITH_AUDIT: Mapping[AuditAction, Callable[[Session, LostDecision], None]]
     AuditAction.DISCARDED: _discard,
     AuditAction.DELIVERY_RETRIED: _retry,
     AuditAction.JOB_CHANGED: _change_job,
-    AuditAction.PATIENT_REMOVED: _remove_patient,
 }
 
 

@@ -11,7 +11,7 @@ from dicom_node import outbox
 from dicom_node.config.settings import Settings
 from dicom_node.model.kinds import AuditAction
 from dicom_node.model.lifecycle import DeliveryState
-from dicom_node.services import PRINTABLE, Row, ServiceRequest, ServiceResult, audit, writing
+from dicom_node.services import PRINTABLE, Row, ServiceRequest, audit, writing
 from dicom_node.store.tables import Delivery
 from dicom_node.store.views import find_study
 
@@ -24,13 +24,6 @@ class DeliveryRow(Row):
     state: DeliveryState
 
 
-class Deliveries(ServiceResult):
-    """One page; ``next`` is ``before`` of the next one, null at the end."""
-
-    deliveries: list[DeliveryRow]
-    next: int | None
-
-
 class To(ServiceRequest):
     """The receiver: the name of a configured peer."""
 
@@ -39,59 +32,55 @@ class To(ServiceRequest):
 
 def retry(
     settings: Settings,
-    deliveries: Sequence[int] | None = None,
+    numbers: Sequence[int] = (),
     *,
+    dead: bool = False,
     destination: str = "",
     by: audit.Person = audit.COMMAND_LINE,
 ) -> int:
-    """Send again these given-up deliveries, or all (to one destination). Returns how many.
+    """Send again these given-up deliveries, or all that are ``dead`` (to one destination). Returns how many.
 
     Raises NotFound, NotAllowedNow.
     """
     with writing(settings) as session:
-        if deliveries is None:
-            done = outbox.retry_all(session, destination or None)
-            noted: dict[str, Any] = {"all_dead": len(done), "destination": destination}
-        else:
-            for delivery_id in deliveries:
-                outbox.retry(session, delivery_id)
-            done, noted = list(deliveries), {"deliveries": list(deliveries)}
+        done = outbox.retry_all(session, destination or None) if dead else list(numbers)
+        for number in numbers:
+            outbox.retry(session, number)
         by_study = _by_study(session, done).values()
         what = [pair for pairs in by_study for pair in pairs.values()]
-        audit.note(session, by, AuditAction.DELIVERY_RETRIED, what={"deliveries": what}, **noted)
+        about = _noted(done, destination, dead=dead)
+        audit.note(session, by, AuditAction.DELIVERY_RETRIED, what={"deliveries": what}, **about)
     return len(done)
 
 
 def discard(
     settings: Settings,
-    deliveries: Sequence[int] | None = None,
+    numbers: Sequence[int] = (),
     *,
     because: str,
+    dead: bool = False,
     destination: str = "",
     by: audit.Person = audit.COMMAND_LINE,
 ) -> int:
-    """Discard these deliveries, or all that were given up (to one destination). Returns how many.
+    """Discard these deliveries, or all that are ``dead`` (to one destination). Returns how many.
 
     ``because`` is shown with them but never logged: a person may have written a name. Raises NotFound,
     NotAllowedNow, FaultyInput.
     """
     words = audit.checked_reason(because)
     with writing(settings) as session:
-        if deliveries is None:
-            done = outbox.discard_all(session, words, destination or None)
-        else:
-            for delivery_id in deliveries:
-                outbox.discard(session, delivery_id, words)
-            done = list(deliveries)
+        done = outbox.discard_all(session, words, destination or None) if dead else list(numbers)
+        for number in numbers:
+            outbox.discard(session, number, words)
         for study, pairs in _by_study(session, done).items():
-            noted: dict[str, Any] = (
-                {"all_dead": len(pairs), "destination": destination}
-                if deliveries is None
-                else {"deliveries": list(pairs)}
-            )
             what = {"deliveries": list(pairs.values())}
-            audit.note(session, by, AuditAction.DISCARDED, study_id=study, what=what, words=words, **noted)
+            about = _noted([*pairs], destination, dead=dead)
+            audit.note(session, by, AuditAction.DISCARDED, study_id=study, what=what, words=words, **about)
     return len(done)
+
+
+def _noted(done: list[int], destination: str, *, dead: bool) -> dict[str, Any]:
+    return {"all_dead": len(done), "destination": destination} if dead else {"deliveries": done}
 
 
 def send_study(

@@ -50,7 +50,7 @@ Kind = Literal["peers", "rules"]
 LONGEST: Final = 16 * 1024
 """Characters of peers or rules that a person writes."""
 _MODELS: Final[Mapping[str, type[BaseModel]]] = {"peers": PeerSettings, "rules": RuleSettings}
-_SECRET = ("username", "password", "token")
+SECRET: Final = ("username", "password", "token")
 PROGRAMS: Final = ("command", "container")
 """Pipelines of rules that only the configuration files may have."""
 
@@ -191,6 +191,32 @@ def undo(
     return Saved(name=f"version {number}", version=number, warnings=warnings)
 
 
+def put_file(settings: Settings, kind: Kind, file: Path, *, despite_hold: bool = False) -> View:
+    """Save the peer or rule of a file, and let the nodes here load it. Raises as ``save``."""
+    try:
+        content = parsed(kind, file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise FaultyInput(f"{file} cannot be read: {type(error).__name__}") from None
+    return _in_force(settings, save(settings, kind, content, despite_hold=despite_hold))
+
+
+def remove_now(settings: Settings, kind: Kind, name: str) -> View:
+    """Remove an entered peer or rule, and let the nodes here load the change. Raises as ``remove``."""
+    remove(settings, kind, name)
+    return _in_force(settings, Saved(name=name, version=0, warnings=[]))
+
+
+def undo_now(settings: Settings, version: int, *, despite_hold: bool = False) -> View:
+    """Have all as in this version, and let the nodes here load it. Raises as ``undo``."""
+    return _in_force(settings, undo(settings, version, despite_hold=despite_hold))
+
+
+def _in_force(settings: Settings, saved: Saved) -> View:
+    says = "The node takes it over (event 6010; 6011 if not)." if apply(settings) else "No node runs here."
+    done = f"{saved.name} is {'saved' if saved.version else 'removed'}. {says}"
+    return {"name": saved.name, "text": "\n".join([*(f"warning: {one}" for one in saved.warnings), done])}
+
+
 def apply(settings: Settings) -> int:
     """Let the nodes of this machine load the entries at once; returns how many. Others load them within 30
     s.
@@ -329,7 +355,7 @@ def _refuse_risky(settings: Settings, kind: Kind, content: Mapping[str, Any]) ->
 def _refuse_for_files(kind: Kind, content: Mapping[str, Any]) -> None:
     if "${" in as_text(kind, content):
         raise FaultyInput("variables and files (${...}) are for the configuration files only")
-    if kind == "peers" and (secret := [key for key in _SECRET if content.get(key)]):
+    if kind == "peers" and (secret := [key for key in SECRET if content.get(key)]):
         raise FaultyInput(f"{', '.join(secret)}: a peer with a login belongs in the configuration files")
     if kind == "peers" and "@" in str(content.get("url", "")):
         raise FaultyInput("url: a peer with a login belongs in the configuration files")

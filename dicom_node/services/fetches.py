@@ -5,6 +5,7 @@ from datetime import date
 from typing import Annotated
 
 from pydantic import Field
+from sqlalchemy.orm import Session
 
 from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.settings import PeerSettings, Settings
@@ -13,7 +14,7 @@ from dicom_node.model.kinds import AuditAction
 from dicom_node.model.lifecycle import OPEN_FETCHES, FetchState
 from dicom_node.services import Row, ServiceRequest, ServiceResult, audit, open_database, reading, writing
 from dicom_node.store import fetches, sight
-from dicom_node.store.views import columns
+from dicom_node.store.views import View, columns
 
 LONGEST_RANGE = 366 * 30
 """Days of one request."""
@@ -56,41 +57,14 @@ class FetchRow(Row):
     reason: str
 
 
-class Fetches(ServiceResult):
-    """A page of studies that were asked for. ``next``: where the next page begins, null on the last."""
-
-    fetches: list[FetchRow]
-    next: int | None
-
-
-class PeerProgress(ServiceResult):
-    """How many studies of a peer were fetched, are on their way, or were given up or cancelled."""
-
-    fetched: int
-    open: int
-    failed: int
-
-
-class MissingRow(ServiceResult):
-    """One study of a peer that should have a result by the rules, and has none."""
-
-    study_instance_uid: str
-    study_date: str
-    modalities: list[str]
-    rule: str
-    why: str
-    fetched: bool
-
-
 def ask(
     settings: Settings,
     request: FetchRequest,
     by: audit.Person = audit.COMMAND_LINE,
-    advance: Callable[[], object] = bool,
 ) -> FetchAsked:
     """Query a peer for studies, and queue the fetch of those that the node does not have.
 
-    ``advance`` is called after each query. Raises UnknownPeer, NotFound, FaultyInput, PeerUnreachable;
+    Raises UnknownPeer, NotFound, FaultyInput, PeerUnreachable;
     fetches that were queued before the error remain.
     """
     from dicom_node import fetch, scu
@@ -112,7 +86,6 @@ def ask(
             fetch.questions(request.first, request.last, request.modalities),
             rule=request.rule,
             per_minute=request.per_minute,
-            advance=advance,
         )
         with database.write() as session:
             audit.note(
@@ -148,8 +121,13 @@ def progress(settings: Settings, peer: str, first: int) -> dict[FetchState, int]
 
 
 def missing(
-    settings: Settings, name: str, days: int, by: audit.Person = audit.COMMAND_LINE, *, fetch_them: bool
-) -> list[MissingRow]:
+    settings: Settings,
+    name: str,
+    days: int,
+    by: audit.Person = audit.COMMAND_LINE,
+    *,
+    fetch_them: bool = False,
+) -> list[View]:
     """Studies of the last days that should have a result according to the rules, and have none.
 
     ``fetch_them``: fetch the studies that never arrived, or arrived incomplete. Raises UnknownPeer,
@@ -167,49 +145,49 @@ def missing(
                     fetch.fetch_missing(session, peer.name, one)
                 audit.note(session, by, AuditAction.STUDIES_FETCHED, peer=peer.name, studies=len(fetched))
     return [
-        MissingRow(
-            study_instance_uid=one.found.study_instance_uid,
-            study_date=one.found.study_date,
-            modalities=list(one.found.modalities),
-            rule=one.rule,
-            why=one.why,
-            fetched=one in fetched,
-        )
+        {
+            "study_instance_uid": one.found.study_instance_uid,
+            "study_date": one.found.study_date,
+            "modalities": list(one.found.modalities),
+            "rule": one.rule,
+            "why": one.why,
+            "fetched": one in fetched,
+        }
         for one in found
     ]
 
 
-def by_peer(settings: Settings) -> dict[str, PeerProgress]:
-    """The progress of the fetches from each peer."""
+def by_peer(settings: Settings) -> dict[str, View]:
+    """How many studies of each peer were fetched, are on their way, or were given up or cancelled."""
     with reading(settings) as session:
         counted = fetches.states_by_peer(session)
     return {
-        peer: PeerProgress(
-            fetched=states.get(FetchState.FETCHED, 0),
-            open=sum(states.get(state, 0) for state in OPEN_FETCHES),
-            failed=states.get(FetchState.FAILED, 0) + states.get(FetchState.CANCELLED, 0),
-        )
+        peer: {
+            "fetched": states.get(FetchState.FETCHED, 0),
+            "open": sum(states.get(state, 0) for state in OPEN_FETCHES),
+            "failed": states.get(FetchState.FAILED, 0) + states.get(FetchState.CANCELLED, 0),
+        }
         for peer, states in counted.items()
     }
 
 
-def listed(
-    settings: Settings,
+def list_fetches(
+    session: Session,
+    *,
     peer: str = "",
     states: Collection[FetchState] = (),
     limit: int | None = None,
     before: int | None = None,
-) -> list[FetchRow]:
+) -> list[View]:
     """Requested studies, the newest first; ``before``: only those with a lower number."""
-    with reading(settings) as session:
-        return [
-            FetchRow(
-                fetch=row.id,
-                **columns(row, "peer", "study_instance_uid", "rule", "state", "reason", "attempts"),
-                **columns(row, "objects", "asked_at", "started_at", "ended_at"),
-            )
-            for row in fetches.listed(session, peer, states, limit, before)
-        ]
+    return [
+        {
+            "fetch": row.id,
+            **columns(row, "peer", "study_instance_uid", "rule", "state", "reason", "attempts"),
+            **columns(row, "objects", "asked_at", "started_at", "ended_at"),
+        }
+        for row in fetches.listed(session, peer, states, limit, before)
+    ]
 
 
 def _queried(settings: Settings, name: str) -> PeerSettings:

@@ -6,7 +6,6 @@ patients.
 
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -51,41 +50,47 @@ class Happened(ServiceResult):
     more: bool
 
 
-@dataclass(frozen=True, slots=True)
-class HappenedQuery:
-    """A query for events and associations from ``since`` until ``until``; "" and 0 match all.
+def around(
+    session: Session,
+    settings: Settings,
+    *,
+    since: datetime,
+    until: datetime,
+    nearest: datetime,
+    peer: str = "",
+    number: int = 0,
+    words: str = "",
+    problems: bool = False,
+) -> Happened:
+    """Events and associations from ``since`` until ``until``; "" and 0 match all.
 
     ``nearest``: if too many match, the nearest to this time are shown. ``peer``: the name of a peer, an AE
     title or an address. ``words``: in the text or a field of an event. ``problems``: only warnings and
     errors.
     """
-
-    since: datetime
-    until: datetime
-    nearest: datetime
-    peer: str = ""
-    number: int = 0
-    words: str = ""
-    problems: bool = False
-
-
-def around(session: Session, settings: Settings, asked: HappenedQuery) -> Happened:
-    """The events and associations that match the query."""
-    called = _names_of(settings, asked.peer)
-    before, after = _read(session, asked)
-    words = asked.words.casefold()
+    called = _names_of(settings, peer)
+    numbers = _PROBLEMS if problems else frozenset[int]()
+    if number:
+        numbers = frozenset({number} & _PROBLEMS if problems else {number})
+    before: list[views.View] = []
+    after: list[views.View] = []
+    if numbers or not (number or problems):
+        chosen = partial(views.list_events, session, numbers=numbers, debug=False, limit=_READ)
+        before = chosen(since=since, until=nearest)
+        after = chosen(since=nearest, until=until, oldest=True)
+    folded = words.casefold()
     found = _counted(
         row
         for row in before + after
         if _is_of(row["fields"], called)
-        and any(words in str(text).casefold() for text in (row["text"], *row["fields"].values()))
+        and any(folded in str(text).casefold() for text in (row["text"], *row["fields"].values()))
     )
-    events = _nearest(found, "at", asked.nearest)
+    events = _nearest(found, "at", nearest)
     opened: list[views.View] = []
-    if not (asked.number or asked.words or asked.problems):  # else events alone were asked for
-        read = views.list_associations(session, since=asked.since, until=asked.until, limit=2 * _READ)
+    if not (number or words or problems):  # else events alone were asked for
+        read = views.list_associations(session, since=since, until=until, limit=2 * _READ)
         opened = [row for row in reversed(read) if _is_of(row, called)]
-    associations = _nearest(opened, "opened_at", asked.nearest)
+    associations = _nearest(opened, "opened_at", nearest)
     return Happened(
         events=[HappenedEvent(**row) for row in events],
         associations=[HappenedAssociation(**row) for row in associations],
@@ -93,18 +98,6 @@ def around(session: Session, settings: Settings, asked: HappenedQuery) -> Happen
         or len(associations) < len(opened)
         or _READ in (len(before), len(after)),
     )
-
-
-def _read(session: Session, asked: HappenedQuery) -> tuple[list[views.View], list[views.View]]:
-    """The events before and after the time, of each at most ``_READ``: the nearest."""
-    numbers = _PROBLEMS if asked.problems else frozenset[int]()
-    if asked.number:
-        numbers = numbers & {asked.number} if asked.problems else frozenset({asked.number})
-        if not numbers:
-            return [], []
-    chosen = partial(views.list_events, session, numbers=numbers, debug=False, limit=_READ)
-    before = chosen(since=asked.since, until=asked.nearest)
-    return before, chosen(since=asked.nearest, until=asked.until, oldest=True)
 
 
 def _counted(rows: Iterable[views.View]) -> list[views.View]:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -19,7 +19,8 @@ from dicom_node.model.lifecycle import JobState, StudyState
 from dicom_node.model.roles import Role
 from dicom_node.monitoring import processes
 from dicom_node.processes import running
-from dicom_node.services import Row, ServiceRequest, ServiceResult, audit, open_database, writing
+from dicom_node.services import Row, ServiceRequest, audit, open_database, writing
+from dicom_node.store import views
 from dicom_node.store.queue import running as running_jobs
 from dicom_node.store.tables import Job, Study
 from dicom_node.store.views import View
@@ -41,13 +42,6 @@ class JobRow(Row):
     state: JobState
 
 
-class Jobs(ServiceResult):
-    """One page; ``next`` is ``before`` of the next one, null at the end."""
-
-    jobs: list[JobRow]
-    next: int | None
-
-
 class StuckJobs(ServiceRequest):
     """Jobs that go on only if a person wants it: those in a state, of one rule or of all."""
 
@@ -57,7 +51,7 @@ class StuckJobs(ServiceRequest):
 
 def change_jobs(
     settings: Settings,
-    job_ids: Sequence[int],
+    numbers: Sequence[int],
     change: Change,
     by: audit.Person = audit.COMMAND_LINE,
 ) -> None:
@@ -65,7 +59,7 @@ def change_jobs(
     NotAllowedNow.
     """
     with writing(settings) as session:
-        for job_id in dict.fromkeys(job_ids):
+        for job_id in dict.fromkeys(numbers):
             _change(session, job_id, change, by)
 
 
@@ -95,19 +89,23 @@ def stuck(session: Session) -> list[View]:
     return [{"state": state, "rule": rule, "jobs": number} for state, rule, number in rows]
 
 
-def run_all(
+def run_again(
     settings: Settings,
-    states: Collection[JobState],
+    numbers: Sequence[int] = (),
+    states: Collection[JobState] = (),
     *,
     rule: str = "",
     since: datetime | None = None,
     by: audit.Person = audit.COMMAND_LINE,
 ) -> int:
-    """Queue all jobs in these states, which must be in :data:`STUCK`, and return their number.
+    """Queue these jobs, all or none, or all jobs in these states (of :data:`STUCK`); returns how many.
 
-    ``rule``: only jobs of this rule. ``since``: only jobs made since then. A job that changes meanwhile is
-    left out.
+    ``rule``: only jobs of this rule. ``since``: only jobs made since then. Of all in a state one that changes
+    meanwhile is left out. Raises NotFound, NotAllowedNow.
     """
+    if numbers:
+        change_jobs(settings, numbers, "retry", by)
+        return len(numbers)
     chosen = select(Job.id).join(Study, Job.study_id == Study.id).where(_MAY_RUN, Job.state.in_(states))
     if rule:
         chosen = chosen.where(Job.rule == rule)
@@ -129,6 +127,11 @@ def run_all(
 def sources_sha256(job: Job) -> str:
     """A hash of the job's images: a restored job with another number has the same hash."""
     return hashlib.sha256(" ".join(sorted(job.source_uids)).encode()).hexdigest()
+
+
+def list_jobs(session: Session, settings: Settings, **wanted: Any) -> list[View]:
+    """Jobs as ``store.views.list_jobs`` lists them, with estimates by the processes that work now."""
+    return views.list_jobs(session, workers=processes_at_work(session, settings), **wanted)
 
 
 def processes_at_work(session: Session, settings: Settings) -> int:

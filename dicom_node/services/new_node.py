@@ -8,14 +8,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import tomlkit
+
 from dicom_node.config.loading import examined
-from dicom_node.config.sample import FIRST_RULES, toml_value
+from dicom_node.config.sample import FIRST_RULES
 from dicom_node.config.settings import Settings
 from dicom_node.config.toml_files import TomlFiles
 from dicom_node.errors import CannotCreate, ConfigurationError, FaultyInput
 from dicom_node.model.roles import UserRole
 from dicom_node.services import upgrade_database, users
 
+_HEAD = "# Made by `dicom-node init`. `dicom-node config sample` shows every key with its default.\n\n"
 CONFIGURATION, UNIT = "node.toml", "dicom-node.service"
 _PROGRAM, _CONFIGURED, _STATE = (  # in the unit that ships
     "/opt/dicom-node/bin/dicom-node",
@@ -76,7 +79,10 @@ def create(answers: Answers, folder: Path, password: str) -> None:
     try:
         answers.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in ((CONFIGURATION, _toml(_tables(answers))), (UNIT, _unit(answers, folder))):
+        for name, text in (
+            (CONFIGURATION, _HEAD + tomlkit.dumps(_tables(answers))),
+            (UNIT, _unit(answers, folder)),
+        ):
             with (folder / name).open("x", encoding="utf-8") as file:
                 file.write(text)
     except OSError as error:
@@ -111,15 +117,6 @@ def _machine(text: str) -> dict[str, Any]:
         raise FaultyInput(f"{text!r} is no machine: write AE@HOST, such as US1@192.0.2.21")
     ae_title, host = found.groups()
     return {"name": re.sub(r"[^A-Za-z0-9._-]", "-", ae_title.lower()), "ae_title": ae_title, "host": host}
-
-
-def _toml(tables: dict[str, Any]) -> str:
-    text = "# Made by `dicom-node init`. `dicom-node config sample` shows every key with its default.\n"
-    for key, value in tables.items():
-        for table in value if isinstance(value, list) else [value]:
-            text += f"\n[[{key}]]\n" if isinstance(value, list) else f"\n[{key}]\n"
-            text += "".join(f"{name} = {toml_value(item)}\n" for name, item in table.items())
-    return text
 
 
 def _unit(answers: Answers, folder: Path) -> str:

@@ -10,7 +10,7 @@ from dicom_node.config.settings import Settings
 from dicom_node.connectors import every
 from dicom_node.errors import NotAllowedNow, NotFound
 from dicom_node.model.kinds import AuditAction, NotificationState
-from dicom_node.services import Row, ServiceResult, audit, existing, writing
+from dicom_node.services import Row, audit, existing, writing
 from dicom_node.store.tables import Notification
 from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, columns
@@ -22,13 +22,6 @@ class NotificationRow(Row):
     notification: int
     rule: str
     state: NotificationState
-
-
-class Notifications(ServiceResult):
-    """One page; ``next`` is ``before`` of the next one, null at the end."""
-
-    notifications: list[NotificationRow]
-    next: int | None
 
 
 def configured(settings: Settings) -> list[View]:
@@ -71,7 +64,7 @@ def send_test(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LI
     is_sent, text = notifier.send_test(settings, name)
     with writing(settings) as session:
         audit.note(session, by, AuditAction.NOTIFIER_TESTED, notification=name, ok=int(is_sent))
-    return {"name": name, "kind": kind, "ok": is_sent, "text": text}
+    return {"name": name, "kind": kind, "ok": is_sent, "text": text or "sent"}
 
 
 def send_again(settings: Settings, numbers: Sequence[int], by: audit.Person = audit.COMMAND_LINE) -> None:

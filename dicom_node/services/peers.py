@@ -7,11 +7,11 @@ import ipaddress
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from dicom_node.config.mistakes import did_you_mean
 from dicom_node.config.sample import toml_value
 from dicom_node.config.settings import PeerSettings, Settings
 from dicom_node.connectors import every
@@ -31,7 +31,7 @@ from dicom_node.scp.statuses import (
     NOT_AUTHORISED,
     TOO_LARGE,
 )
-from dicom_node.services import Row, ServiceResult, audit, reading, writing
+from dicom_node.services import Row, ServiceResult, audit, entered, reading, writing
 from dicom_node.store import views
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ Record = Mapping[str, Any]
 _NUMBERS = [kind.number for kind in (ASSOCIATION_REJECTED, STORE_REFUSED, TLS_FAILED, CONNECTIONS_FAILED)]
 _ASSOCIATIONS, _EVENTS = 5000, 5000  # that are looked through, the newest
 _SHOWN = 10
-_KNOWN_SHOWN = 20
 _STANDARD, _STORAGE = "1.2.840.10008.", "1.2.840.10008.5.1.4.1.1."  # PS3.4 B.5: other services lie elsewhere
 _TEXTS = {
     Failure.NO_PLACE: "closed at once: too many connections waited",
@@ -119,18 +118,9 @@ class _SearchedRecords:
         } - {""}
 
 
-@contextmanager
-def place_for_test() -> Iterator[None]:
-    """Take one of the few places for tests of peers; a hanging peer keeps its place until its deadline.
-
-    Raises TooManyAtOnce.
-    """
-    if not _tests.acquire(blocking=False):
-        raise TooManyAtOnce("Other tests are under way: try again when they are done.")
-    try:
-        yield
-    finally:
-        _tests.release()
+def list_peers(settings: Settings) -> list[dict[str, Any]]:
+    """The settings of the configured peers, without their secrets."""
+    return [peer.model_dump(mode="json", exclude={*entered.SECRET}) for peer in settings.peers]
 
 
 def try_peers(settings: Settings, names: Sequence[str], by: audit.Person | None = None) -> list[PeerCheck]:
@@ -141,12 +131,17 @@ def try_peers(settings: Settings, names: Sequence[str], by: audit.Person | None 
     TooManyAtOnce.
     """
     chosen = [settings.peer(name) for name in names] or [one for one in settings.peers if one.is_called]
-    with place_for_test():
+    # A peer that hangs keeps its place until its deadline.
+    if not _tests.acquire(blocking=False):
+        raise TooManyAtOnce("Other tests are under way: try again when they are done.")
+    try:
         rows = [
             PeerCheck(peer=peer.name, check=check.name, ok=check.ok, text=check.text)
             for peer in chosen
             for check in _tried(peer, settings)
         ]
+    finally:
+        _tests.release()
     if by is not None:
         with writing(settings) as session:
             audit.note(
@@ -255,11 +250,8 @@ def _unknown(settings: Settings, asked: str, seen: _SearchedRecords) -> NotFound
             f"{settings.node.ae_title}; `dicom-node peers why` {by} says more"
         )
     known = sorted(seen.titles().union(*((peer.name, peer.ae_title) for peer in settings.peers)))
-    capitals = {name.upper(): name for name in known}
-    alike = difflib.get_close_matches(asked.upper(), capitals, n=1, cutoff=0.8)
-    meant = f": did you mean {capitals[alike[0]]}?" if alike else "."
-    shown = ", ".join([*known[:_KNOWN_SHOWN], *(["…"] if len(known) > _KNOWN_SHOWN else [])])
-    return NotFound(f"{asked!r} is no peer and did not call in this time{meant} Known: {shown or 'none'}")
+    hint = did_you_mean(asked, known, "known")
+    return NotFound(f"{asked!r} is no peer and did not call in this time; {hint}")
 
 
 def _is_address(text: str) -> bool:

@@ -14,7 +14,7 @@ from dicom_node.events import RESULT_WITHDRAWN
 from dicom_node.model.kinds import AuditAction, RejectionReason, RemovalState, ResultKind
 from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState
 from dicom_node.object_store.files import Files
-from dicom_node.services import audit, existing, reading, writing
+from dicom_node.services import audit, existing, writing
 from dicom_node.store import deliveries, transitions
 from dicom_node.store import results as stored
 from dicom_node.store.tables import Delivery, Feedback, Removal, Result, Study, Withdrawal
@@ -61,13 +61,13 @@ def show(session: Session, settings: Settings, study: int) -> View:
 def withdraw(
     settings: Settings,
     study_instance_uid: str,
-    results: Sequence[int] | None,
+    results: Sequence[int | str] | None,
     *,
     reason: RejectionReason,
     because: str,
     by: audit.Person = audit.COMMAND_LINE,
 ) -> dict[str, list[str]]:
-    """Withdraw these results of a study, by number, or all.
+    """Withdraw these results of a study, by number or SOP Instance UID, or all.
 
     Returns the UIDs that persons must remove by hand, by peer. Raises NotFound, NotAllowedNow (something is
     being sent, or nothing is left to withdraw), FaultyInput.
@@ -127,26 +127,6 @@ def withdraw(
         return _by_hand(session, chosen)
 
 
-def withdraw_by_uid(
-    settings: Settings,
-    study_instance_uid: str,
-    uids: Sequence[str] | None,
-    *,
-    reason: RejectionReason,
-    because: str,
-) -> dict[str, list[str]]:
-    """Withdraw results by SOP Instance UID. Raises NotFound also for an unknown UID."""
-    numbers = None
-    if uids is not None:
-        with reading(settings) as session:
-            chosen = select(Result.sop_instance_uid, Result.id).where(Result.sop_instance_uid.in_(uids))
-            known = {row.sop_instance_uid: row.id for row in session.execute(chosen)}
-        if unknown := [uid for uid in uids if uid not in known]:
-            raise NotFound(f"no result has the UID {unknown[0]}")
-        numbers = list(known.values())
-    return withdraw(settings, study_instance_uid, numbers, reason=reason, because=because)
-
-
 def _results(session: Session, study: int) -> list[Result]:
     chosen = select(Result).where(Result.study_id == study, Result.kind != ResultKind.REJECTION)
     return list(session.scalars(chosen.order_by(Result.id)))
@@ -157,16 +137,19 @@ def _withdrawn(session: Session, rows: Sequence[Result]) -> dict[int, Withdrawal
     return {row.result_id: row for row in session.scalars(chosen)}
 
 
-def _chosen(session: Session, study: int, wanted: Sequence[int] | None) -> list[Result]:
+def _chosen(session: Session, study: int, wanted: Sequence[int | str] | None) -> list[Result]:
     rows = _results(session, study)
+    numbers = {row.id for row in rows}
     if wanted is not None:
-        if wrong := set(wanted) - {row.id for row in rows}:
-            raise NotFound(f"result {min(wrong)} is none of this study")
+        known = {name: row for row in rows for name in (row.id, row.sop_instance_uid)}
+        if wrong := [name for name in wanted if name not in known]:
+            raise NotFound(f"result {wrong[0]} is none of this study")
         # Assessments of a report are withdrawn with it.
-        reports = [row for row in rows if row.id in wanted and row.kind is ResultKind.SR]
-        wanted = [*wanted, *_assessments(session, study, rows, reports)]
+        named = [known[name] for name in wanted]
+        reports = [row for row in named if row.kind is ResultKind.SR]
+        numbers = {*(row.id for row in named), *_assessments(session, study, rows, reports)}
     gone = _withdrawn(session, rows)
-    chosen = [row for row in rows if row.id not in gone and (wanted is None or row.id in wanted)]
+    chosen = [row for row in rows if row.id not in gone and row.id in numbers]
     if not chosen:
         raise NotAllowedNow("there is nothing to withdraw, or it was withdrawn before")
     # Locked until the end: a delivery that waits must not be taken by its sender meanwhile.

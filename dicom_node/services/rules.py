@@ -105,9 +105,15 @@ def tried(session: Session, settings: Settings, other: Settings | None = None) -
     return found
 
 
-def try_files(settings: Settings, files: Sequence[Path], sender: PeerSettings | None) -> list[dict[str, Any]]:
-    """One row per file and rule: whether the rule applies, and why (not). ``sender``: the assumed sender."""
-    read = [_read(path, settings, sender) for path in files]
+def try_files(settings: Settings, files: Sequence[Path], sender: str = "") -> list[dict[str, Any]]:
+    """One row per file (also of folders) and rule: whether the rule applies, and why (not).
+
+    ``sender``: name or AE title of the peer that is assumed to have sent them. Raises UnknownPeer.
+    """
+    from dicom_node.scu.modality import dicom_files
+
+    peer = settings.sender(sender) if sender else None
+    read = [_read(path, settings, peer) for path in dicom_files(files)]
     held = _held(settings, read)
     rows: list[dict[str, Any]] = []
     for path, image, facts in read:
@@ -136,7 +142,7 @@ def try_files(settings: Settings, files: Sequence[Path], sender: PeerSettings | 
     return rows
 
 
-def replay(settings: Settings, since: datetime, *, dry_run: bool) -> list[dict[str, Any]]:
+def replay(settings: Settings, since: datetime, *, dry_run: bool = False) -> list[dict[str, Any]]:
     """Apply the rules to studies received since ``since`` that should now get a job which they did not get.
 
     With ``dry_run`` the rules are not applied. Returns a row for each such study and rule that takes it.
@@ -195,14 +201,12 @@ def _would_do(session: Session, study: Study, rule: RuleSettings) -> list[str]:
 
 
 def _limits(rule: RuleSettings) -> list[str]:
-    found = []
-    if rule.max_study_age_days:
-        found.append(f"holds studies older than {rule.max_study_age_days:g} days")
-    if rule.secondary_captures_from:
-        found.append(f"secondary captures of {', '.join(rule.secondary_captures_from)} too")
-    if rule.assess_first:
-        found.append("results wait until a person has accepted them")
-    return found
+    applies = {
+        f"holds studies older than {rule.max_study_age_days:g} days": rule.max_study_age_days,
+        f"secondary captures of {', '.join(rule.secondary_captures_from)} too": rule.secondary_captures_from,
+        "results wait until a person has accepted them": rule.assess_first,
+    }
+    return [text for text, value in applies.items() if value]
 
 
 def _held(settings: Settings, read: Sequence[_ReadFile]) -> dict[tuple[str, str], str]:

@@ -1,14 +1,16 @@
-"""Objects that programs store by STOW-RS (PS3.18 10.5): spooled as objects of a modality are.
+"""Objects that come in by HTTP: by STOW-RS (PS3.18 10.5), or uploaded; spooled as those of a modality are.
 
 They are written as they arrive, under the limits of the listener. Of an object only the file meta information
 and the UIDs of study and series are read here: the inspection opens it like any other.
 """
 
+from __future__ import annotations
+
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -21,12 +23,14 @@ from dicom_node.inbox.spool import IncomingObject, Spool, WaitingObjects
 from dicom_node.model.kinds import CONSOLE_AE_TITLE, AuditAction
 from dicom_node.scp.contexts import accepted_classes
 from dicom_node.scp.statuses import Status
-from dicom_node.services import audit, uploads
+from dicom_node.services import audit
 from dicom_node.store import sight
 from dicom_node.store.database import Database
 
 WAY: Final = "STOW-RS"
 """The field ``way`` of what the audit says of such a request."""
+HEAD = 2**20
+"""Bytes of a data set in which the UIDs of its study and series are looked for."""
 _MEDIUM = 0  # C-STORE priority, PS3.7 9.1.1
 
 # PS3.18 Table I.2-2, but for the last: PS3.7 C.5.24
@@ -75,6 +79,8 @@ class StowedInstance:
     study_uid: str = ""
     series_uid: str = ""
     failure: Status | None = None
+    why: str = ""
+    """The failure in words, where they say more than the status."""
 
 
 class StowRequest:
@@ -84,43 +90,48 @@ class StowRequest:
     an invalid UID.
     """
 
-    def __init__(self, database: Database, settings: Settings, by: audit.Person, study_uid: str) -> None:
+    def __init__(self, database: Database, settings: Settings, by: audit.Person, study_uid: str = "") -> None:
         if study_uid and not is_uid(study_uid):
             raise FaultyInput("the address has no valid Study Instance UID")
         self._database, self._settings, self._by, self._study_uid = database, settings, by, study_uid
-        self._association = f"console-{secrets.token_hex(8)}"
         self._classes = accepted_classes(settings.listener.further_storage_classes)
         self._spool, self._waiting = _place(
             settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20
         )
-        self._part: _Part | None = None
-        self.largest: Final = settings.listener.maximum_object_mib * 2**20
-        """Bytes of the largest data set."""
+        self._largest = settings.listener.maximum_object_mib * 2**20
+        self.association: Final = f"console-{secrets.token_hex(8)}"
         self.instances: Final[list[StowedInstance]] = []
         """What became of the parts that are whole."""
+        self._part = _Part()
 
-    def begin(self, media_type: str) -> None:
+    def begin(self, media_type: str = "") -> None:
         """Begin a part of the request; ``media_type`` in lower case, "" if the part has none."""
-        self._part = _Part(self)
+        self.drop()
+        self._part = _Part()
         if media_type not in ("", "application/dicom"):
-            self._part.refuse(NO_OBJECT)
+            self._part.one.failure = NO_OBJECT
 
     def write(self, data: bytes) -> None:
-        """Process the next bytes of the current part."""
-        if self._part is not None:
-            self._part.write(data)
+        """Process the next bytes of the current part: the first ones until they show what it is."""
+        part = self._part
+        part.start += data
+        if part.incoming is not None or len(part.start) >= META_BYTES:
+            self._tried(self._spooled)
 
     def end(self) -> None:
         """End the current part: its object is stored durably, or refused, when this returns."""
-        if self._part is not None:
-            self.instances.append(self._part.finish())
-            self._part = None
+        self._tried(self._commit)
+        self.instances.append(self._part.one)
+
+    def drop(self) -> None:
+        """Delete what was written of an incomplete part."""
+        if self._part.incoming is not None:
+            self._part.incoming.abandon()
+            self._part.incoming = None
 
     def close(self) -> None:
-        """End the request: discard an incomplete part, and note in the audit how many objects were stored."""
-        if self._part is not None:
-            self._part.abandon()
-            self._part = None
+        """End the request: drop an incomplete part, and note in the audit how many objects were stored."""
+        self.drop()
         if not self.instances:
             return
         with self._database.write() as session:
@@ -131,7 +142,7 @@ class StowRequest:
                 way=WAY,
                 objects=self.stored,
                 refused=len(self.instances) - self.stored,
-                association=self._association,
+                association=self.association,
             )
 
     @property
@@ -139,8 +150,38 @@ class StowRequest:
         """How many objects of the request have been stored durably."""
         return sum(1 for one in self.instances if not one.failure)
 
-    def open(self, meta: FileMeta) -> IncomingObject:
-        """Open a file in the spool for an incoming object. Raises _Refused, SpoolError."""
+    def _tried(self, step: Callable[[_Part], None]) -> None:
+        part = self._part
+        if part.one.failure is None:
+            try:
+                step(part)
+            except _Refused as refused:
+                part.one.failure = refused.status
+            except FaultyInput as error:
+                part.one.failure, part.one.why = NO_OBJECT, str(error)
+            except SpoolError:
+                part.one.failure = NO_ROOM
+        if part.one.failure is not None:
+            part.start.clear()
+            self.drop()
+
+    def _spooled(self, part: _Part) -> None:
+        """Write the bytes that came; the first ones open a file in the spool."""
+        if part.incoming is None:
+            meta = read_meta(bytes(part.start[:META_BYTES]))
+            part.one.sop_class_uid, part.one.sop_instance_uid = meta.sop_class_uid, meta.sop_instance_uid
+            part.incoming = self._open(meta)
+            part.syntax = transfer_syntax(meta.transfer_syntax_uid)
+            del part.start[: meta.length]
+        data = bytes(part.start)
+        part.start.clear()
+        part.size += len(data)
+        if part.size > self._largest:
+            raise _Refused(TOO_LARGE)
+        part.head += data[: HEAD - len(part.head)]
+        part.incoming.write(data)
+
+    def _open(self, meta: FileMeta) -> IncomingObject:
         if meta.sop_class_uid not in self._classes:
             raise _Refused(NO_SUCH_CLASS)
         if transfer_syntax(meta.transfer_syntax_uid) is None:
@@ -150,7 +191,7 @@ class StowRequest:
         ):
             raise _Refused(NO_ROOM)
         arrival = Arrival(
-            self._association,
+            self.association,
             CONSOLE_AE_TITLE,
             self._settings.node.ae_title,
             self._by.address,
@@ -160,7 +201,21 @@ class StowRequest:
         )
         return self._spool.open(arrival, meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid)
 
-    def judge(self, study_uid: str, instance_uid: str) -> None:
+    def _commit(self, part: _Part) -> None:
+        if part.incoming is None or part.start:
+            self._spooled(part)
+        assert part.incoming is not None and part.syntax is not None
+        one = part.one
+        sop_class_uid, instance_uid = read_sop_uids(part.head, part.syntax, HEAD)
+        if sop_class_uid not in ("", one.sop_class_uid) or instance_uid not in ("", one.sop_instance_uid):
+            raise _Refused(OTHER_OBJECT)
+        one.study_uid, one.series_uid = read_study_uids(part.head, part.syntax, HEAD)
+        self._judge(one.study_uid, instance_uid)
+        part.incoming.commit()
+        part.incoming = None
+        self._waiting.add(CONSOLE_AE_TITLE, part.size)
+
+    def _judge(self, study_uid: str, instance_uid: str) -> None:
         """Raise _Refused if this object is not accepted; each UID "" if the first bytes do not contain it."""
         is_limited = bool(sight.SENDERS.get())
         if (not study_uid and (self._study_uid or is_limited)) or (is_limited and not instance_uid):
@@ -171,10 +226,6 @@ class StowRequest:
             with self._database.read() as session:
                 if sight.is_hidden(session, study_uid, instance_uid):
                     raise _Refused(NOT_ITS_STUDY)
-
-    def count(self, size: int) -> None:
-        """Count an object of ``size`` bytes that waits to be indexed."""
-        self._waiting.add(CONSOLE_AE_TITLE, size)
 
 
 @cache
@@ -191,82 +242,13 @@ class _Refused(Exception):
         self.status = status
 
 
+@dataclass(slots=True)
 class _Part:
-    """One part while it comes: its first bytes until they show what it is, then a place in the spool."""
+    """One part while it comes: bytes that are not written yet, the first ones of the data set, its file."""
 
-    def __init__(self, request: StowRequest) -> None:
-        self._request = request
-        self._one = StowedInstance()
-        self._start, self._head = bytearray(), bytearray()
-        self._syntax: TransferSyntax | None = None
-        self._incoming: IncomingObject | None = None
-        self._size = 0
-
-    def refuse(self, status: Status) -> None:
-        """Refuse the object with ``status``; further bytes are discarded."""
-        self._one.failure = status
-        self.abandon()
-
-    def abandon(self) -> None:
-        """Delete what was written of the object, unless it is stored durably already."""
-        if self._incoming is not None:
-            self._incoming.abandon()
-            self._incoming = None
-
-    def write(self, data: bytes) -> None:
-        """Take the next bytes of the object."""
-        self._tried(partial(self._take, data))
-
-    def finish(self) -> StowedInstance:
-        """Store the object durably, as all of its bytes have been received; returns the outcome."""
-        self._tried(self._commit)
-        return self._one
-
-    def _tried(self, step: Callable[[], None]) -> None:
-        if self._one.failure is not None:
-            return
-        try:
-            step()
-        except _Refused as refused:
-            self.refuse(refused.status)
-        except FaultyInput:
-            self.refuse(NO_OBJECT)
-        except SpoolError:
-            self.refuse(NO_ROOM)
-
-    def _take(self, data: bytes) -> None:
-        if self._incoming is not None:
-            self._append(data)
-        else:
-            self._start += data
-            if len(self._start) >= META_BYTES:
-                self._open()
-
-    def _open(self) -> None:
-        start, self._start = bytes(self._start), bytearray()
-        meta = read_meta(start[:META_BYTES])
-        self._one.sop_class_uid, self._one.sop_instance_uid = meta.sop_class_uid, meta.sop_instance_uid
-        self._incoming = self._request.open(meta)
-        self._syntax = transfer_syntax(meta.transfer_syntax_uid)
-        self._append(start[meta.length :])
-
-    def _append(self, data: bytes) -> None:
-        assert self._incoming is not None
-        self._size += len(data)
-        if self._size > self._request.largest:
-            raise _Refused(TOO_LARGE)
-        self._head += data[: uploads.HEAD - len(self._head)]
-        self._incoming.write(data)
-
-    def _commit(self) -> None:
-        if self._incoming is None:
-            self._open()
-        assert self._incoming is not None and self._syntax is not None
-        one = self._one
-        sop_class_uid, instance_uid = read_sop_uids(self._head, self._syntax, uploads.HEAD)
-        if sop_class_uid not in ("", one.sop_class_uid) or instance_uid not in ("", one.sop_instance_uid):
-            raise _Refused(OTHER_OBJECT)
-        one.study_uid, one.series_uid = read_study_uids(self._head, self._syntax, uploads.HEAD)
-        self._request.judge(one.study_uid, instance_uid)
-        self._incoming.commit()
-        self._request.count(self._size)
+    one: StowedInstance = field(default_factory=StowedInstance)
+    start: bytearray = field(default_factory=bytearray)
+    head: bytearray = field(default_factory=bytearray)
+    incoming: IncomingObject | None = None
+    syntax: TransferSyntax | None = None
+    size: int = 0

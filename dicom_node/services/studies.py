@@ -12,7 +12,7 @@ from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from dicom_node.config.settings import Settings
-from dicom_node.errors import NodeError, NotAllowedNow
+from dicom_node.errors import FaultyInput, NodeError, NotAllowedNow
 from dicom_node.inbox.spool import Spool
 from dicom_node.model.kinds import AuditAction, RejectionReason
 from dicom_node.model.lifecycle import END_STATES, DeliveryState, StudyState
@@ -167,19 +167,16 @@ MOST = 500
 """Studies that one request changes."""
 
 
-class StudyChangeRequest(ServiceRequest):
-    """``peer`` is for "send", ``reason`` and ``because`` are for "withdraw"."""
+class SeveralStudies(ServiceRequest):
+    """A change of several studies at once; ``studies``: their numbers in the database. ``peer`` is for
+    "send", ``reason`` and ``because`` are for "withdraw".
+    """
 
+    studies: Annotated[list[Annotated[int, Field(ge=1, lt=2**63)]], Field(min_length=1, max_length=MOST)]
     change: StudyChange
     peer: str = Field("", max_length=64, pattern=PRINTABLE)
     reason: RejectionReason = RejectionReason.QUALITY
     because: str = Field("", max_length=256, pattern=PRINTABLE)
-
-
-class SeveralStudies(StudyChangeRequest):
-    """A change of several studies at once. ``studies``: their numbers in the database."""
-
-    studies: Annotated[list[Annotated[int, Field(ge=1, lt=2**63)]], Field(min_length=1, max_length=MOST)]
 
 
 class ChangedStudy(Row):
@@ -203,39 +200,54 @@ class ChangedStudies(ServiceResult):
 def change_studies(
     settings: Settings,
     study_instance_uids: Sequence[str],
-    wanted: StudyChangeRequest,
+    change: StudyChange,
     by: audit.Person = audit.COMMAND_LINE,
+    *,
+    peer: str = "",
+    reason: RejectionReason = RejectionReason.QUALITY,
+    because: str = "",
+    only: Sequence[str] = (),
+    take: Sequence[int] = (),
+    as_of: str | None = None,
+    raises_alone: bool = False,
 ) -> list[ChangedStudy]:
     """Change each of these studies; returns a row for each, with the ``reason`` if it was refused or failed.
 
-    "retry": its stopped jobs and given-up deliveries. "release": from quarantine, if no choice is needed.
-    "withdraw": all of its results. Raises UnknownPeer.
+    "retry": its stopped jobs and given-up deliveries. "release": from quarantine, with the choices ``take``
+    among what ``as_of`` marks, which are for one study. "withdraw": its results, or ``only`` those with these
+    UIDs. ``raises_alone``: of one study the refusal is raised. Raises UnknownPeer, FaultyInput.
     """
-    if wanted.change == "send":
-        settings.peer(wanted.peer)
+    if change == "send":
+        settings.peer(peer)
+    if len(study_instance_uids) > 1 and (take or as_of or only):
+        raise FaultyInput("a choice of versions or results is for one study")
+    if change == "withdraw":
+        audit.checked_reason(because)
     rows = []
     for uid in study_instance_uids:
-        reason, by_hand = "", dict[str, list[str]]()
+        why_not, by_hand = "", dict[str, list[str]]()
         try:
-            match wanted.change:
+            match change:
                 case "retry":
                     _retry(settings, uid, by)
                 case "rerun":
                     rerun_rules(settings, [uid], by)
                 case "send":
-                    deliveries.send_study(settings, uid, wanted.peer, by)
+                    deliveries.send_study(settings, uid, peer, by)
                 case "release":
-                    release(settings, uid, by=by)
+                    release(settings, uid, take, by, as_of=as_of)
                 case "withdraw":
                     by_hand = results.withdraw(
-                        settings, uid, None, reason=wanted.reason, because=wanted.because, by=by
+                        settings, uid, only or None, reason=reason, because=because, by=by
                     )
         except NodeError as refused:
-            reason = str(refused)
+            if raises_alone and len(study_instance_uids) == 1:
+                raise
+            why_not = str(refused)
         except Exception as error:  # noqa: BLE001  (the others are changed, and each has its row)
-            _LOGGER.error("%s of a study failed: %s", wanted.change, type(error).__name__)
-            reason = f"it failed in the node ({type(error).__name__})"
-        rows.append(ChangedStudy(study=uid, done=not reason, reason=reason, by_hand=by_hand))
+            _LOGGER.error("%s of a study failed: %s", change, type(error).__name__)
+            why_not = f"it failed in the node ({type(error).__name__})"
+        rows.append(ChangedStudy(study=uid, done=not why_not, reason=why_not, by_hand=by_hand))
     return rows
 
 

@@ -1,28 +1,22 @@
-"""Uploads from a browser: spooled as objects of a modality are, under the limits of the listener.
-
-Of an object only the file meta information is read here, and two UIDs if the person sees only the studies of
-some senders: the inspection opens it like any other.
-"""
+"""Uploads from a browser: files, ZIPs and pictures, each handed over as a part of a STOW-RS request is."""
 
 from __future__ import annotations
 
 import io
 import re
-import secrets
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
-from itertools import chain
 from operator import attrgetter
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from pydicom import dcmwrite
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from ai_pipeline.errors import PixelError
@@ -31,26 +25,18 @@ from ai_pipeline.images.decode import picture_of
 from ai_pipeline.images.header import NONE_GIVEN
 from ai_pipeline.images.limits import LIMITS
 from dicom_node.config.settings import Settings
-from dicom_node.dicom.file_meta import META_BYTES, FileMeta, read_sop_uids, read_study_uids
-from dicom_node.dicom.transfer_syntaxes import transfer_syntax
 from dicom_node.dicom.uids import derived_uid
-from dicom_node.errors import FaultyInput, SpoolError
-from dicom_node.inbox.header import Arrival, check_taken, read_meta
-from dicom_node.inbox.spool import Spool
-from dicom_node.model.kinds import CONSOLE_AE_TITLE, AuditAction
-from dicom_node.scp.contexts import accepted_classes
+from dicom_node.errors import FaultyInput
+from dicom_node.model.kinds import AuditAction
 from dicom_node.services import ServiceResult, audit
-from dicom_node.store import sight
+from dicom_node.services.stow import StowRequest
 from dicom_node.store.database import Database
 
-HEAD = 2**20
-"""Bytes of a data set in which the UIDs of its study and series are looked for."""
 ENTRIES, DIRECTORY_BYTES = 10_000, 4 * 2**20
 """Most files in a ZIP, and most bytes of its directory, which is read whole."""
 RATIO = 200
 """How many times its packed size a file of a ZIP may be; none under a MiB is asked."""
 _BLOCK = 2**20
-_MEDIUM = 0  # C-STORE priority, PS3.7 9.1.1
 _END_OF_DIRECTORY = struct.Struct("<4s4H2IH")  # APPNOTE.TXT 4.3.16
 _ZIP64_LOCATOR, _ZIP64_LOCATOR_BYTES = b"PK\x06\x07", 20  # 4.3.15: before the end of the directory
 _LOCAL_HEADER_BYTES = 30  # 4.3.7: at least, without the name
@@ -93,17 +79,20 @@ def take(
     by: audit.Person,
 ) -> Upload:
     """Spool all acceptable files; ``about`` describes pictures among them. The audit records their number."""
-    upload = _Upload(database, settings, by)
-    rows = [row for one in sent for row in upload.take(one, about)]
-    refused = sum(1 for row in rows if row.refusal)
+    request = StowRequest(database, settings, by)
+    upload = _Upload(settings, request, about)
+    try:
+        rows = [row for one in sent for row in upload.take(one)]
+    finally:
+        request.drop()
     with database.write() as session:
         noted = audit.note(
             session,
             by,
             AuditAction.UPLOADED,
-            objects=len(rows) - refused,
-            refused=refused,
-            association=upload.association,
+            objects=request.stored,
+            refused=len(rows) - request.stored,
+            association=request.association,
         )
     return Upload(noted.id, rows)
 
@@ -113,62 +102,53 @@ class _Readable(Protocol):
 
 
 class _Upload:
-    """The files of one upload, as of one association."""
+    """The files of one upload, which are stored as the parts of one request are."""
 
-    def __init__(self, database: Database, settings: Settings, by: audit.Person) -> None:
-        self._database = database
-        self.association = f"console-{secrets.token_hex(8)}"
-        self._settings = settings
-        self._address = by.address
-        self._spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
-        self._classes = frozenset(accepted_classes(settings.listener.further_storage_classes))
+    def __init__(self, settings: Settings, request: StowRequest, about: Described | None) -> None:
+        self._settings, self._request, self._about = settings, request, about
         self._pictures = 0
         self._unpacked = 0
 
-    def take(self, sent: UploadedFile, about: Described | None) -> Iterator[UploadedRow]:
+    def take(self, sent: UploadedFile) -> Iterator[UploadedRow]:
         """One file: an object, a picture, or a ZIP of objects."""
         start = sent.file.read(132)
         sent.file.seek(0)
         if start.startswith(b"PK\x03\x04"):
             yield from self._take_zip(sent)
         elif start.startswith(_PICTURES):
-            yield self._tried(sent.name, partial(self._take_picture, sent.file, about))
+            yield self._tried(sent.name, partial(self._take_picture, sent.file))
         else:
             yield self._tried(sent.name, partial(self._take_object, sent.file))
 
     def _tried(self, name: str, take: Callable[[], None]) -> UploadedRow:
+        refusal = ""
         try:
             take()
-        except (FaultyInput, PixelError, SpoolError) as error:
-            return UploadedRow(name=name, refusal=str(error))
+        except (FaultyInput, PixelError) as error:
+            refusal = str(error)
         except _DAMAGED:
-            return UploadedRow(
-                name=name, refusal="it is damaged, encrypted or packed in a way that is not known here"
-            )
-        return UploadedRow(name=name, refusal="")
+            refusal = "it is damaged, encrypted or packed in a way that is not known here"
+        return UploadedRow(name=name, refusal=refusal)
 
     def _take_zip(self, sent: UploadedFile) -> Iterator[UploadedRow]:
         try:
             _check_directory(sent.file)
             archive = zipfile.ZipFile(sent.file)
+            entries = [entry for entry in archive.infolist() if _may_be_object(entry)]
+            if len(entries) > ENTRIES:
+                raise FaultyInput(f"this ZIP has more than {ENTRIES} files")
+            if _overlap(archive.infolist()):
+                raise FaultyInput("files in this ZIP overlap: pack it again")
         except FaultyInput as error:
             yield UploadedRow(name=sent.name, refusal=str(error))
             return
         except (*_DAMAGED, MemoryError):
             yield UploadedRow(name=sent.name, refusal="this ZIP cannot be read")
             return
-        with archive:
-            entries = [entry for entry in archive.infolist() if _may_be_object(entry)]
-            if len(entries) > ENTRIES:
-                yield UploadedRow(name=sent.name, refusal=f"this ZIP has more than {ENTRIES} files")
-                return
-            if _overlap(archive.infolist()):
-                yield UploadedRow(name=sent.name, refusal="files in this ZIP overlap: pack it again")
-                return
-            for entry in entries:
-                # Its name is shown and used for nothing: the node names its files itself.
-                name = f"{sent.name}: {entry.filename}"
-                yield self._tried(name, partial(self._take_entry, archive, entry))
+        for entry in entries:
+            # Its name is shown and used for nothing: the node names its files itself.
+            name = f"{sent.name}: {entry.filename}"
+            yield self._tried(name, partial(self._take_entry, archive, entry))
 
     def _take_entry(self, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
         if entry.flag_bits & _ENCRYPTED:
@@ -185,50 +165,18 @@ class _Upload:
                 self._unpacked += counted.taken
 
     def _take_object(self, file: _Readable) -> None:
-        start = file.read(META_BYTES)
-        meta = read_meta(start)
-        check_taken(meta.sop_class_uid, meta.transfer_syntax_uid, self._classes)
-        head = start[meta.length :]
-        if sight.SENDERS.get():
-            head += file.read(HEAD)
-            self._refuse_hidden(head, meta)
-        pieces = chain([head], iter(partial(file.read, _BLOCK), b""))
-        self._store(meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid, pieces)
+        self._request.begin()
+        for piece in iter(partial(file.read, _BLOCK), b""):
+            self._request.write(piece)
+        self._request.end()
+        if (done := self._request.instances[-1]).failure:
+            raise FaultyInput(done.why or done.failure.when)
 
-    def _refuse_hidden(self, head: bytes, meta: FileMeta) -> None:
-        """Raise FaultyInput where the study or the object is here, and the person does not see it."""
-        syntax = transfer_syntax(meta.transfer_syntax_uid)
-        uids = (
-            (read_study_uids(head, syntax, HEAD)[0], read_sop_uids(head, syntax, HEAD)[1])
-            if syntax
-            else ("",)
-        )
-        if not all(uids):
-            raise FaultyInput("its Study and SOP Instance UID are not in its first MiB")
-        with self._database.read() as session:
-            if sight.is_hidden(session, *uids, meta.sop_instance_uid):
-                raise FaultyInput("its study is one that you do not see, or the object is")
-
-    def _take_picture(self, file: BinaryIO, about: Described | None) -> None:
-        if about is None:
+    def _take_picture(self, file: BinaryIO) -> None:
+        if self._about is None:
             raise FaultyInput("a PNG or JPEG needs a patient and a modality: fill in the form")
         self._pictures += 1
-        instance, data = secondary_capture(file, about, self.association, self._pictures)
-        self._store(SecondaryCaptureImageStorage, instance, ExplicitVRLittleEndian, [data])
-
-    def _store(self, sop_class: str, instance: str, syntax: str, pieces: Iterable[bytes]) -> None:
-        arrival = Arrival(
-            self.association,
-            CONSOLE_AE_TITLE,
-            self._settings.node.ae_title,
-            self._address,
-            _MEDIUM,
-            datetime.now(UTC),
-            sight.SENDERS.get(),
-        )
-        self._spool.open(arrival, sop_class, instance, syntax).take(
-            pieces, self._settings.listener.maximum_object_mib * 2**20
-        )
+        self._take_object(secondary_capture(file, self._about, self._request.association, self._pictures))
 
 
 class _UnpackedFile:
@@ -339,9 +287,8 @@ class Described:
         return cls(texts, modality, dates["StudyDate"] or f"{datetime.now().astimezone():%Y%m%d}")
 
 
-def secondary_capture(file: BinaryIO, about: Described, upload: str, number: int) -> tuple[str, bytes]:
-    """The picture as a Secondary Capture object, its SOP Instance UID and its data set in Explicit VR Little
-    Endian; UIDs are derived from ``upload`` and ``number``.
+def secondary_capture(file: BinaryIO, about: Described, upload: str, number: int) -> BinaryIO:
+    """The picture as a file of a Secondary Capture object; UIDs are derived from ``upload`` and ``number``.
 
     Raises FaultyInput, and PixelError for a file that is no picture or exceeds the limits.
     """
@@ -350,7 +297,6 @@ def secondary_capture(file: BinaryIO, about: Described, upload: str, number: int
         raise FaultyInput(f"a picture has at most {PICTURE_MIB} MiB")
     # Decoded by a process that can do nothing else.
     samples = np.ascontiguousarray(picture_of(data, about.modality, LIMITS, NONE_GIVEN).samples)
-    instance = derived_uid("upload", upload, "instance", str(number))
     now = datetime.now().astimezone()
     is_colour, bits = samples.ndim == 3, 8 * samples.dtype.itemsize
     pixels = samples.astype(samples.dtype.newbyteorder("<")).tobytes()
@@ -359,7 +305,7 @@ def secondary_capture(file: BinaryIO, about: Described, upload: str, number: int
         "SpecificCharacterSet": "ISO_IR 192",
         "ImageType": ["DERIVED", "SECONDARY"],
         "SOPClassUID": SecondaryCaptureImageStorage,
-        "SOPInstanceUID": instance,
+        "SOPInstanceUID": derived_uid("upload", upload, "instance", str(number)),
         "StudyInstanceUID": derived_uid("upload", upload, "study"),
         "SeriesInstanceUID": derived_uid("upload", upload, "series"),
         "SeriesNumber": 1,
@@ -393,6 +339,9 @@ def secondary_capture(file: BinaryIO, about: Described, upload: str, number: int
     for keyword, value in values.items():
         setattr(made, keyword, value)
     made["PixelData"].VR = "OW" if bits > 8 else "OB"
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     encoded = io.BytesIO()
-    dcmwrite(encoded, made, implicit_vr=False, little_endian=True)
-    return instance, encoded.getvalue()
+    dcmwrite(encoded, made, enforce_file_format=True)
+    encoded.seek(0)
+    return encoded

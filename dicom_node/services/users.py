@@ -135,13 +135,15 @@ def change_user(
     role: UserRole | None = None,
     disabled: bool | None = None,
     senders: Sequence[str] | None = None,
+    sees_all: bool = False,
 ) -> None:
     """Set a user's role, the senders whose studies the user sees, and whether the account is disabled.
 
-    None leaves each as it is. The user is signed out everywhere. Raises NotFound, FaultyInput for invalid
-    senders, and NotAllowedNow for the own account of ``by`` and for role and senders of an account that is
-    the provider's.
+    None leaves each as it is, ``sees_all`` removes all senders. The user is signed out everywhere. Raises
+    NotFound, FaultyInput for invalid senders, and NotAllowedNow for the own account of
+    ``by`` and for role and senders of an account that is the provider's.
     """
+    senders = () if sees_all else senders
     with writing(settings) as session:
         user = _known(session, name)
         _refuse_own(user, by)

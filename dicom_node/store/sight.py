@@ -30,7 +30,6 @@ from dicom_node.store.tables import (
     Original,
     PerformedStep,
     ReceivedObject,
-    RegisteredPatient,
     Removal,
     RequestedCommitment,
     Result,
@@ -118,7 +117,6 @@ _CONDITIONS: Final[Mapping[type[Base], Callable[[Sequence[str]], ColumnElement[b
     ScoreCount: ScoreCount.calling_ae.in_,
     Notification: lambda _: false(),  # their texts name findings of all studies
     NotifiedEvent: lambda _: false(),
-    RegisteredPatient: lambda _: false(),  # of no sender
 }
 """Of tables that have no ``study_id``, or in which it may be NULL."""
 

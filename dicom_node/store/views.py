@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, selectinload
 from dicom_node import events
 from dicom_node.errors import NotFound
 from dicom_node.model.kinds import ObjectRole, Outcome
-from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.model.lifecycle import OPEN_DELIVERIES, DeliveryState, JobState, StudyState
 from dicom_node.store import deliveries, queue, steps
 from dicom_node.store.tables import (
     Association,
@@ -174,7 +174,7 @@ def show_job(session: Session, job_id: int) -> View:
 def list_deliveries(
     session: Session,
     *,
-    states: Iterable[DeliveryState] = (),
+    states: Iterable[DeliveryState | str] = (),
     destination: str = "",
     study_instance_uid: str = "",
     limit: int | None = None,
@@ -182,8 +182,9 @@ def list_deliveries(
 ) -> list[View]:
     """The outbox: one row per object and destination, newest first; only numbers below ``before``.
 
-    A received object that is forwarded has the kind ``ORIGINAL``.
+    A received object that is forwarded has the kind ``ORIGINAL``. The state "open": all on their way.
     """
+    wanted = {state for one in states for state in (OPEN_DELIVERIES if one == "open" else (one,))}
     chosen = (
         deliveries.with_objects(
             select(Delivery, Result, Study.study_instance_uid).options(selectinload(Delivery.original))
@@ -191,7 +192,7 @@ def list_deliveries(
         .order_by(Delivery.id.desc())
         .limit(limit)
     )
-    if wanted := tuple(states):
+    if wanted:
         chosen = chosen.where(Delivery.state.in_(wanted))
     if before is not None:
         chosen = chosen.where(Delivery.id < before)

@@ -851,12 +851,10 @@ def cleaning(walk: Walk, page: Page) -> None:
 
 
 def patients_and_uploads(page: Page, tmp_path: Path) -> None:
-    """Register a patient, upload for them and otherwise, take the registration back."""
-    page.goto("/patients")
-    page.click("summary:has-text('Register a')")
-    page.fill("form[action='/patients/register'] input[name=PatientID]", "P-9")
-    page.fill("form[action='/patients/register'] input[name=PatientName]", "Doe^Jane")
-    press(page, "Register")
+    """Upload an object, a picture and what is neither."""
+    page.goto("/upload")
+    page.fill("input[name=PatientID]", "P-9")
+    page.fill("input[name=PatientName]", "Doe^Jane")
     ultrasound("five").save_as(tmp_path / "five.dcm", enforce_file_format=True)
     (tmp_path / "notes.txt").write_text("no DICOM", encoding="utf-8")
     Image.new("L", (40, 30), 90).save(tmp_path / "scan.png")
@@ -872,8 +870,6 @@ def patients_and_uploads(page: Page, tmp_path: Path) -> None:
     expect(page.locator("td:text-is('notes.txt')")).to_have_count(1)
     page.wait_for_selector("text=Objects still being read: 2 of 2")
     page.wait_for_selector("text=Updates by itself")
-    page.goto("/patients")
-    press(page, "Remove")
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from dicom_node.model.kinds import RejectionReason, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, StudyState
 from dicom_node.model.roles import UserRole
 from dicom_node.services import users
-from dicom_node.services.results import withdraw_by_uid
+from dicom_node.services.results import withdraw
 from dicom_node.store.tables import Delivery, Instance, Result, Study
 from tests.browser_lab import served_app
 from tests.console_lab import PASSWORD, ConsoleLab, audited
@@ -314,9 +314,7 @@ def test_what_a_person_withdrew_or_did_not_accept_is_not_shown(changing: Served)
     changing.node.put(Delivery, state=DeliveryState.UNASSESSED)
     assert kinds() == set()
     changing.node.put(Delivery, state=DeliveryState.PENDING)
-    withdraw_by_uid(
-        changing.node.settings, STUDY, None, reason=RejectionReason.QUALITY, because="the other side"
-    )
+    withdraw(changing.node.settings, STUDY, None, reason=RejectionReason.QUALITY, because="the other side")
     assert kinds() <= {ResultKind.REJECTION.value}
     changing.node.put(Study, state=StudyState.QUARANTINED)
     assert changing.get(f"/studies/{STUDY}/series").status_code == 404

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, LargeBinary, String, UniqueConstraint
+from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from dicom_node.model.kinds import AuditAction, ReaderVerdict, RejectionReason, RemovalState
@@ -58,17 +58,6 @@ class Removal(Tried):
     id: Mapped[int] = mapped_column("delivery_id", ForeignKey("delivery.id"), primary_key=True)
     state: Mapped[RemovalState] = mapped_column(default=RemovalState.ASKED, index=True)
     ended_at: Mapped[datetime | None]
-
-
-class RegisteredPatient(Numbered):
-    """A patient whom a person registered for uploads. Name, birth date and sex are encrypted with the site
-    key.
-    """
-
-    patient_id: Mapped[str] = mapped_column(unique=True)  # without issuer, as uploads are
-    sealed: Mapped[bytes] = mapped_column(LargeBinary)
-    registered_at: Mapped[datetime]
-    registered_by: Mapped[str] = mapped_column(String(64))
 
 
 class ApiToken(Numbered):

@@ -25,7 +25,6 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from dicom_node import cli
-from dicom_node.cli.common.options import moment
 from dicom_node.config import loading, sample
 from dicom_node.demo.pacs import EmbeddedPacs
 from dicom_node.errors import ExitCode
@@ -33,6 +32,7 @@ from dicom_node.events import ASSOCIATION_ACCEPTED, JOB_FAILED
 from dicom_node.model.kinds import Counted, ObjectRole, Outcome, ResultKind
 from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.monitoring import drift
+from dicom_node.nouns import moment
 from dicom_node.services import audit, deliveries, users
 from dicom_node.store import migrate
 from dicom_node.store.database import Database
@@ -284,7 +284,7 @@ def test_dead_letters_are_sent_again_by_hand(run: Run, filled: Path) -> None:
     dead = run("outbox", "list", "--state", "dead", "--config", filled, "--json").json
     assert [row["destination"] for row in dead] == ["pacs", "pacs"]
     assert run("outbox", "retry", dead[0]["delivery"], "--config", filled).status == 0
-    assert "1 delivery" in run("outbox", "retry", "--dead", "--config", filled).out
+    assert "again: 1." in run("outbox", "retry", "--dead", "--config", filled).out
     assert run("outbox", "list", "--state", "dead", "--config", filled, "--json").json == []
     assert [run("outbox", "retry", *words, "--config", filled).status for words in ((), (999,))] == [64, 66]
 
@@ -469,15 +469,14 @@ finally:
 """
 
 
-@pytest.mark.parametrize(("words", "noun"), [("studies list", "studies"), ("jobs retry 3", "jobs")])
+@pytest.mark.parametrize(("words", "noun"), [("studies list", "studies"), ("jobs retry 3", "work")])
 def test_a_list_imports_neither_pydicom_nor_other_nouns(filled: Path, words: str, noun: str) -> None:
     command = [sys.executable, "-c", PROGRAM, *words.split(), "--config", str(filled)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     loaded = set(done.stdout.rpartition("LOADED")[2].split())
     assert HEAVY & {name.partition(".")[0] for name in loaded} == set()
     assert "dicom_node.store.tables" in loaded  # it did its work
-    nouns = {name for name in loaded if name.startswith("dicom_node.cli.") and name.count(".") == 3}
-    assert {name for name in nouns if ".common." not in name} == {f"dicom_node.cli.records.{noun}"}
+    assert f"dicom_node.nouns.{noun}" in loaded and "dicom_node.nouns.configured" not in loaded
 
 
 def today() -> date:
@@ -585,7 +584,7 @@ def test_objects_of_a_lost_database_are_told_put_back_and_told_no_more(run: Run,
     Inbox(site.parent / "var").close()  # as a start makes a new one
     compared = spool("compare")
     assert compared.status == ExitCode.FAILED and "2 " in compared.out and "spool reindex" in compared.out
-    assert spool("reindex").out == "2 of 2 objects put back\nThe node takes them in like any other.\n"
+    assert spool("reindex").out == "2 objects are put back: the node takes them in.\n"
     assert audited(site) == [("spool_reindexed", {"objects": 2})]
     assert spool("compare").status == ExitCode.OK
 

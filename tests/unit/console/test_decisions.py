@@ -58,6 +58,7 @@ from dicom_node.services import (
     fetches,
     images,
     results,
+    stow,
     studies,
     uploads,
     users,
@@ -72,7 +73,6 @@ from dicom_node.store.tables import (
     Feedback,
     Instance,
     Job,
-    RegisteredPatient,
     Result,
     Study,
     StudyName,
@@ -1076,7 +1076,7 @@ def test_all_held_jobs_of_a_rule_are_run_at_once(console: ConsoleLab, inbox: Inb
     assert browser.post("/jobs/run-all", state="running", rule="") in (400, 409, 422)
 
 
-# What a uploader sends comes in as what a modality sends; registered patients; fetched studies
+# What a uploader sends comes in as what a modality sends; fetched studies
 
 ABOUT = {"PatientID": "P-7", "PatientName": "Müller^Änne", "Modality": "US", "PatientBirthDate": "1960-01-02"}
 
@@ -1141,10 +1141,7 @@ def test_who_sees_some_senders_only_adds_to_no_other_study(console: ConsoleLab, 
     assert console.browser("elsewhere").upload(("new", files[1])) == 403
     uploader = console.browser("limited")
     uploader.upload(("all.zip", zipped(*((f"{n}", file) for n, file in enumerate(files)))))
-    hidden, no_study = (
-        "its study is one that you do not see, or the object is",
-        "its Study and SOP Instance UID are not in its first MiB",
-    )
+    hidden, no_study = stow.NOT_ITS_STUDY.when, stow.NO_OBJECT.when
     assert outcomes(uploader) == [hidden, no_study, hidden, "taken", "taken", "taken"]
     before = inbox.study(secret.StudyInstanceUID)
     while inbox.spool.pending():
@@ -1285,59 +1282,12 @@ def test_a_held_study_is_found_and_called_so(uploader: Browser, inbox: Inbox) ->
     assert uploader.get("/studies?state=nonsense") == 400
 
 
-ANNA = {
-    "PatientID": "P-77", "PatientName": "Secret^Anna", "PatientBirthDate": "1970-01-02", "PatientSex": "F",
-}  # fmt: skip
-
-
-def test_a_registered_patient_is_chosen_for_an_upload(
-    uploader: Browser, console: ConsoleLab, inbox: Inbox
-) -> None:
-    assert uploader.post("/patients/register", **ANNA) == 303
-    assert uploader.headers["location"] == "/upload?patient=1", "no address names a patient"
-    assert uploader.follow() == 200
-    for shown in ("P-77", "Secret^Anna", "1970-01-02"):
-        assert f'value="{shown}" readonly' in uploader.text
-    assert uploader.upload(("a.png", picture()), **ANNA, Modality="US") == 200, uploader.text
-    inbox.settle()
-    assert [row.patient_id for row in inbox.rows(Study)] == ["P-77"]
-    inbox.database.dispose()
-    files = b"".join(path.read_bytes() for path in inbox.folder.glob("node.db*"))
-    assert files and b"Secret" not in files and b"19700102" not in files
-    assert "Secret, Anna" in uploader.page("/patients")
-    assert [uploader.post("/patients/registered/1/remove") for _ in range(2)] == [303, 404]
-    assert uploader.get("/upload?patient=1") == 404
-    rows = [row for row in console.audit_rows() if row["action"].startswith("patient_")]
-    assert [row["action"] for row in rows] == ["patient_removed", "patient_added"]
-    assert not any("P-77" in str(row["fields"]) for row in rows)
-
-
-def test_pictures_of_somebody_else_under_a_registered_id_are_refused(uploader: Browser, inbox: Inbox) -> None:
-    uploader.post("/patients/register", **ANNA)
-    for other, said in (
-        ({"PatientName": "Other^Anna"}, "another name"),
-        ({"PatientBirthDate": "1971-01-02"}, "another birth date"),
-        ({"PatientSex": "M"}, "another sex"),
-    ):
-        assert uploader.upload(("a.png", picture()), **ANNA | other, Modality="US") == 400
-        assert said in uploader.text and list(inbox.spool.pending()) == [], said
-
-
-def test_an_id_is_registered_once_and_not_for_another_than_its_studies(
-    uploader: Browser, inbox: Inbox
-) -> None:
-    inbox.settle(changed(ultrasound("one"), PatientID="P-77", PatientName="SECRET^ANNA^", PatientSex="F"))
-    unborn = ANNA | {"PatientBirthDate": ""}
-    for given, status, said in (
-        (ANNA | {"PatientName": "Other^Name"}, 400, "studies here"),
-        (unborn, 303, ""),
-        (unborn, 400, "already"),
-    ):
-        assert uploader.post("/patients/register", **given) == status
-        assert said in uploader.text
-
-
 FORM = {"peer": "archive", "modalities": "dx", "first": "2024-03-02", "last": "2024-03-02", "rule": ""}
+
+
+def fetched(console: ConsoleLab) -> list[dict[str, object]]:
+    with console.database.read() as session:
+        return fetches.list_fetches(session)
 
 
 def with_archive(console: ConsoleLab, port: int) -> None:
@@ -1355,14 +1305,14 @@ def test_an_operator_has_studies_fetched(console: ConsoleLab) -> None:
         uploader, viewer = console.browser(UserRole.OPERATOR), console.browser(UserRole.VIEWER)
         assert "/fetches/archive/missing" in uploader.page("/fetches")
         assert uploader.post("/fetches/archive/missing") == 200 and "it never came" in uploader.text
-        assert not fetches.listed(console.settings)
+        assert not fetched(console)
         for path, given in (("/fetches", FORM), ("/fetches/archive/missing", {"fetch": "true"})):
             assert uploader.post(path, **given) == 303
             assert viewer.post(path, **given) == 403
         uploader.get("/fetches")
         assert "archive" in uploader.text and "waiting" in uploader.text
     assert uploader.post("/fetches/archive/cancel") == uploader.post("/fetches/archive/again") == 303
-    assert [row.state for row in fetches.listed(console.settings)] == ["waiting"] * 2
+    assert [row["state"] for row in fetched(console)] == ["waiting"] * 2
     assert console.audited("studies_fetched")[-1]["studies"] == 1 and "/fetches" in uploader.page("/peers")
 
 
@@ -1375,23 +1325,18 @@ def test_too_many_days_are_for_the_command_and_what_is_no_date_is_refused(
         ({"peer": "pacs"}, 409), ({}, 409),  # it does not answer
     ):  # fmt: skip
         assert uploader.post("/fetches", **FORM | given) == status, given
-    assert not fetches.listed(console.settings)
+    assert not fetched(console)
 
 
 def test_what_is_of_all_senders_is_refused(console: ConsoleLab) -> None:
     with_archive(console, 1)
-    assert console.browser(UserRole.OPERATOR).post("/patients/register", **ANNA) == 303
     users.add_user(console.settings, "limited", UserRole.OPERATOR, PASSWORD, senders=["CONSOLE"])
     uploader = console.browser("limited")
     for path, fields, said in (
-        ("/patients/register", ANNA, "sees some only"),
-        ("/patients/register", ANNA | {"PatientID": "P-78"}, "sees some only"),
         ("/fetches", FORM, "sees some only"),
         ("/fetches/archive/missing", {"fetch": "true"}, "sees some only"),
     ):
         assert uploader.post(path, **fields) in (400, 409) and said in uploader.text, path
-    assert uploader.upload(("a.png", picture()), **ANNA | {"PatientName": "Other^Anna"}, Modality="US") == 400
-    assert "another name" in uploader.text
 
 
 # Lists of studies and patients: what a row shows, orders and searches, and who sees which
@@ -1411,9 +1356,7 @@ def test_a_row_shows_picture_description_result_and_time_to_result(node: Inbox) 
     assert (row["cover"], row["seconds"]) == (first.id, 7.0)
     assert row["description"] == first.attributes.get("StudyDescription", "")
     assert row["short_result"] and all(line.strip() for line in row["short_result"])
-    results.withdraw_by_uid(
-        node.settings, UID, None, reason=RejectionReason.QUALITY, because="the other side"
-    )
+    results.withdraw(node.settings, UID, None, reason=RejectionReason.QUALITY, because="the other side")
     assert node.read(search.search, search.Search())[0][0]["short_result"] == []
 
 
@@ -1561,9 +1504,7 @@ def test_studies_are_found_by_what_their_newest_report_calls_present(node: Inbox
         return [list(row["findings"]) for row in node.read(search.search, search.Search(finding=name))[0]]
 
     assert (found("Mark"), found("mark"), found("Cardiomegaly")) == ([["Mark"]], [], [])
-    results.withdraw_by_uid(
-        node.settings, UID, None, reason=RejectionReason.QUALITY, because="the other side"
-    )
+    results.withdraw(node.settings, UID, None, reason=RejectionReason.QUALITY, because="the other side")
     assert (found("Mark"), found("")) == ([], [[]])
 
 
@@ -1708,7 +1649,7 @@ def test_no_address_changes_a_study_of_another_sender(limited: ConsoleLab, node:
                 [getattr(row, column.key) for column in inspect(table).column_attrs]
                 for row in node.rows(table)
             ]
-            for table in (Study, Job, Result, Delivery, Withdrawal, Feedback, RegisteredPatient)
+            for table in (Study, Job, Result, Delivery, Withdrawal, Feedback)
         }
 
     before = rows()

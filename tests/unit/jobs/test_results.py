@@ -231,7 +231,7 @@ def test_no_way_leads_around_the_assessment(node: Inbox) -> None:
         deliveries.retry(node.settings, [1])
     with pytest.raises(NotAllowedNow, match="studies accept"):
         deliveries.send_study(node.settings, uid, "second")
-    assert deliveries.retry(node.settings) == 0 and states(node) == [D.UNASSESSED] * 2
+    assert deliveries.retry(node.settings, dead=True) == 0 and states(node) == [D.UNASSESSED] * 2
 
 
 def test_a_late_image_makes_results_that_wait_anew(node: Inbox) -> None:

@@ -145,16 +145,6 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
     op.create_index("ix_notification_rule", "notification", ["rule", "created_at"])
 
     op.create_table(
-        "registered_patient",
-        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("patient_id", sa.String(length=255), nullable=False),
-        sa.Column("sealed", sa.LargeBinary(), nullable=False),
-        sa.Column("registered_at", sa.DateTime(), nullable=False),
-        sa.Column("registered_by", sa.String(length=64), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_registered_patient")),
-        sa.UniqueConstraint("patient_id", name=op.f("uq_registered_patient_patient_id")),
-    )
-    op.create_table(
         "score_count",
         sa.Column("day", sa.Date(), nullable=False),
         sa.Column("card_sha256", sa.String(length=64), nullable=False),

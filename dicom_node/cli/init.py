@@ -8,9 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from dicom_node.cli.admin.users import asked_password
-from dicom_node.cli.common import rooms
-from dicom_node.cli.common.output import say
+from dicom_node.cli.output import say
+from dicom_node.cli.verbs import asked_password
 from dicom_node.errors import ConfigurationError, NodeError
 
 app = typer.Typer()
@@ -51,17 +50,19 @@ def init(
     Run it as the user that the node runs as. An option answers its question. The password is asked for, or is
     the next line of standard input. Nothing is overwritten.
     """
+    from dicom_node.services import new_node
+
     folder = to.absolute()
-    rooms.new_node.refuse_what_is_there(folder)
+    new_node.refuse_what_is_there(folder)
     options = dict(zip(_QUESTIONS, (ae_title, data_dir, pacs, machines, admin), strict=True))
-    answers = rooms.new_node.Answers()
+    answers = new_node.Answers()
     for key, (question, default, read) in _QUESTIONS.items():
         given = default if options[key] is None and defaults else options[key]
         while True:  # at a terminal a faulty answer is asked for again
             text = given if given is not None else typer.prompt(question, default, show_default=bool(default))
             answered = replace(answers, **{key: read(text.strip())})
             try:
-                rooms.new_node.examine(answered)
+                new_node.examine(answered)
             except NodeError as error:
                 if given is not None or not sys.stdin.isatty():
                     raise
@@ -70,9 +71,9 @@ def init(
             else:
                 answers = answered
                 break
-    rooms.new_node.refuse_what_is_there(folder, answers.data_dir)
-    rooms.new_node.create(answers, folder, asked_password() if answers.admin else "")
-    configuration, unit = folder / rooms.new_node.CONFIGURATION, folder / rooms.new_node.UNIT
+    new_node.refuse_what_is_there(folder, answers.data_dir)
+    new_node.create(answers, folder, asked_password() if answers.admin else "")
+    configuration, unit = folder / new_node.CONFIGURATION, folder / new_node.UNIT
     say(
         f"{configuration} and {unit} are written" + (f", {answers.admin} is admin." if answers.admin else ".")
     )

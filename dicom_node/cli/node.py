@@ -11,15 +11,15 @@ from typing import Annotated
 import typer
 
 from dicom_node import __version__, logs
-from dicom_node.cli.common import rooms
-from dicom_node.cli.common.options import Config, JsonObject, RoleOption, group, load
-from dicom_node.cli.common.output import print_document, print_json, say, say_checked
+from dicom_node.cli.options import Config, Json, RoleOption, group, load
+from dicom_node.cli.output import print_document, print_json, say, say_checked
 from dicom_node.errors import ConfigurationError, ExitCode
 from dicom_node.model.roles import Role
 
 app = typer.Typer()
 database = group("The database.")
 samples = group("Configuration files to start from.")
+spool = group("The spool: received objects on disk.")
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -45,12 +45,14 @@ def reload(config: Config) -> None:
 
     Mistakes are reported as by `check`, and change nothing. Jobs and deliveries under way are finished first.
     """
-    for place in rooms.entered.reload_node(config):
+    from dicom_node.services import entered
+
+    for place in entered.reload_node(config):
         say(f"The node ({place}) has the new configuration; each worker takes it after its job.")
 
 
 @app.command(epilog="Example: dicom-node check --config node.toml")
-def check(config: Config, role: RoleOption = Role.ALL, as_json: JsonObject = False) -> int:
+def check(config: Config, role: RoleOption = Role.ALL, as_json: Json = False) -> int:
     """Check configuration, folders, database, certificates, port, models and peers; exit 78 on a mistake.
 
     What may pass, such as a PACS that does not answer now, is a warning and changes no exit status.
@@ -81,7 +83,9 @@ def support_bundle(
     destination: Annotated[Path, typer.Argument(metavar="FILE", help="A new ZIP file.")], config: Config
 ) -> None:
     """Write versions, counts, events, what check says, the configuration; no patients, no secrets."""
-    names = rooms.backup.write_bundle(load(config), config, destination)
+    from dicom_node.services import backup
+
+    names = backup.write_bundle(load(config), config, destination)
     say(f"{destination} holds {', '.join(names)}: read it before you send it.")
 
 
@@ -97,9 +101,11 @@ def backup(
     ] = False,
 ) -> None:
     """Save database, site key and configuration while the node runs. It holds patient data and secrets."""
-    for note in rooms.backup.backup(load(config), config, destination, objects=objects, key=not without_key):
+    from dicom_node.services import backup as copies
+
+    for note in copies.backup(load(config), config, destination, objects=objects, key=not without_key):
         say(note)
-    rooms.backup.verify(destination)
+    copies.verify(destination)
     say(f"Saved to {destination} and verified.")
 
 
@@ -110,13 +116,15 @@ def restore(
     verify: Annotated[bool, typer.Option("--verify", help="Only look whether the backup is whole.")] = False,
 ) -> None:
     """Put a backup in place of the present data, which is kept beside it. The node must be stopped."""
+    from dicom_node.services import backup, decisions
+
     loaded = load(config)
     if verify:
-        manifest = rooms.backup.verify(source)
+        manifest = backup.verify(source)
         say(f"{len(manifest['files'])} files of {manifest['made']}, program {manifest['program']}: whole.")
         return
-    saved, notes = rooms.backup.restore(loaded, source)
-    for note in (*notes, *rooms.decisions.describe_lost(loaded)):
+    saved, notes = backup.restore(loaded, source)
+    for note in (*notes, *decisions.describe_lost(loaded)):
         say(note)
     say(f"Restored. Its configuration, for comparison: {', '.join(str(file) for file in saved)}")
     say("Start the node, then run dicom-node spool compare: reindex adds objects received after the backup.")
@@ -162,3 +170,32 @@ def sample(
         print_document("\n".join(make() for make in FILES.values()))
     else:
         print_document(FILES[which]() if which else START)
+
+
+@spool.command(epilog="Example: dicom-node spool compare --config node.toml")
+def compare(config: Config) -> int:
+    """Compare spool and database, as the node does at its start and daily; exit status 1: they differ.
+
+    What persons had decided and the database has lost is done again, or named where it cannot be.
+    """
+    from dicom_node.services import decisions, studies
+
+    loaded = load(config)
+    lost = decisions.describe_lost(loaded)
+    difference = studies.compare_spool(loaded)
+    for line in (*lost, difference or "Spool and database agree."):
+        say(line)
+    return ExitCode.FAILED if difference or lost else ExitCode.OK
+
+
+@spool.command(epilog="Example: dicom-node spool reindex --config node.toml")
+def reindex(config: Config) -> None:
+    """Put objects that the database does not know back to be taken in, as after a lost database.
+
+    The node may run; one that is stopped takes them in when it starts. Results that were sent are asked for
+    at their destinations and not sent twice.
+    """
+    from dicom_node.services import studies
+
+    done = studies.reindex_spool(load(config), lambda _done, _of: None)
+    say(f"{done} objects are put back: the node takes them in." if done else "Nothing to put back.")

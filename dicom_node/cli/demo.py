@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dicom_node.cli.common.output import say
+from dicom_node.cli.output import say
 from dicom_node.errors import ExitCode
 from dicom_node.model.kinds import ResultKind
 
@@ -51,25 +51,19 @@ def demo(
 def _print_study(item: DemoResult) -> None:
     from dicom_node.results.sr.reading import stated
 
-    say("")
-    say(f"{item.folder.name} {item.study.origin}", bold=True)
-
-    def line(label: str, text: str) -> None:
-        say(f"  {label:<10} {text}")
-
-    line("state", f"{item.state}{f' ({item.reason})' if item.reason else ''}")
-    for path in (result.path for result in item.results if result.kind == ResultKind.SR):
-        for text in stated(path).short_result:
-            line("result", text)
     kinds = [result.kind for result in item.results]
     back = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)) or "nothing"
-    line("came back", f"{back}; the PACS holds {len(item.objects)} object(s) of the study")
+    reports = [result.path for result in item.results if result.kind == ResultKind.SR]
+    lines = [("state", f"{item.state}{f' ({item.reason})' if item.reason else ''}")]
+    lines += [("result", text) for path in reports for text in stated(path).short_result]
+    lines.append(("came back", f"{back}; the PACS holds {len(item.objects)} object(s) of the study"))
     if item.seconds_to_pacs is not None:
-        work = item.seconds_to_pacs - item.quiet_seconds
-        quiet = f"{item.quiet_seconds:g} s quiet time, {work:.1f} s work"
-        line("took", f"{item.seconds_to_pacs:.1f} s to the PACS: {quiet}")
+        work = f"{item.quiet_seconds:g} s quiet time, {item.seconds_to_pacs - item.quiet_seconds:.1f} s work"
+        lines.append(("took", f"{item.seconds_to_pacs:.1f} s to the PACS: {work}"))
     if item.known_before:
-        line("again", "the node knew these objects: nothing was made or sent a second time")
-    for text in item.refused:
-        line("not sent", text)
-    line("files", f"{item.folder}/pacs")
+        lines.append(("again", "the node knew these objects: nothing was made or sent a second time"))
+    lines += [("not sent", text) for text in item.refused]
+    say("")
+    say(f"{item.folder.name} {item.study.origin}", bold=True)
+    for label, text in (*lines, ("files", f"{item.folder}/pacs")):
+        say(f"  {label:<10} {text}")

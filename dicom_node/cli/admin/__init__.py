@@ -1,1 +1,0 @@
-"""Verbs that set up, start, check and save a node."""

@@ -1,1 +1,0 @@
-"""Code that all verbs share: options and printing."""
