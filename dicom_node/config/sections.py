@@ -63,7 +63,8 @@ class AssemblySettings(Section):
     quiet_seconds_us: float = Field(30, ge=0)
     """The same for ultrasound, where the examination goes on between images."""
     mpps_minutes: float = Field(30, gt=0, le=1440)
-    """How long the job of a study waits for earlier studies (priors of a rule), once the study is quiet."""
+    """How long a study that is quiet waits for the end of its performed procedure steps, and for the images
+    that these name (peers with mpps)."""
     archive_seconds: float = Field(60, ge=0, le=600)
     """How long the job of a study waits for earlier studies (priors of a rule), once the study is quiet."""
 
