@@ -26,7 +26,6 @@ from dicom_node.scu.dicomweb import (
     DicomwebDestination,
     MalformedMultipart,
     Parts,
-    _refused,
     _stored,
     boundary_of,
 )
@@ -109,16 +108,17 @@ def test_an_accepted_request_says_what_became_of_the_object(answer: Dataset, sta
     ("body", "status"),
     [
         (json.dumps(response(failed=0xA700).to_json_dict()).encode(), SendStatus.RETRY),
-        *((body, None) for body in (b"", b"<html>no</html>", b"[]", b'"text"', b"{}")),
+        *((body, SendStatus.REFUSED) for body in (b"", b"<html>no</html>", b"[]", b'"text"', b"{}")),
     ],
 )
 def test_a_conflict_is_judged_by_its_reason_and_without_one_by_its_http_status(
-    body: bytes, status: SendStatus | None
+    body: bytes, status: SendStatus
 ) -> None:
     answer = requests.Response()
     answer.status_code, answer._content = 409, body
-    report = _refused(requests.HTTPError(response=answer))
-    assert (report and report.status) is status
+    peer = PeerSettings(name="web", ae_title="WEB", transport="dicomweb", url="http://127.0.0.1:9")
+    destination = DicomwebDestination(peer, Settings(peers=(peer,)))
+    assert destination._problem(requests.HTTPError(response=answer)).status is status
 
 
 LOCAL = (
