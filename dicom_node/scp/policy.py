@@ -169,7 +169,7 @@ class AEPolicy:
         """Read the output of ``to_json``. Raises ValueError, KeyError or TypeError for any other text."""
         fields: dict[str, Any] = json.loads(text)
         fields["tls"] = TlsPolicy(**fields["tls"]) if fields["tls"] else None
-        fields["log"] = LogTarget(**{**fields["log"], "debug": tuple(fields["log"]["debug"])})
+        fields["log"] = LogTarget(**fields["log"])
         peers = (
             peer | {key: tuple(peer.get(key, ())) for key in ("reports_as", "asks_as")}
             for peer in fields["peers"]
