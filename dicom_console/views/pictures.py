@@ -87,13 +87,6 @@ def png(shown: Shown, settings: Settings, frame: int, longest: int = LARGEST) ->
         return _encoded(shown.path, settings.images.limits, frame, longest, ".png", _QUICK)
 
 
-def jpeg(shown: Shown, settings: Settings, frame: int, quality: int) -> bytes:
-    """The same as JPEG (``quality``: 1 to 100), at most LARGEST pixels. Raises NotFound."""
-    with two_at_a_time():
-        how = cv2.IMWRITE_JPEG_QUALITY, quality
-        return _encoded(shown.path, settings.images.limits, frame, LARGEST, ".jpg", how)
-
-
 def _encoded(
     path: Path, limits: ImageLimits, frame: int, longest: int, suffix: str, how: tuple[int, ...]
 ) -> bytes:

@@ -1,7 +1,7 @@
 """Objects that programs store by STOW-RS (PS3.18 10.5): spooled as objects of a modality are.
 
 They are written as they arrive, under the limits of the listener. Of an object only the file meta information
-and the UIDs of study and series are read here: the inspection opens it like any other.
+and the UID of its study are read here: the inspection opens it like any other.
 """
 
 import secrets
@@ -72,8 +72,6 @@ class StowedInstance:
 
     sop_class_uid: str = ""
     sop_instance_uid: str = ""
-    study_uid: str = ""
-    series_uid: str = ""
     failure: Status | None = None
 
 
@@ -266,7 +264,7 @@ class _Part:
         sop_class_uid, instance_uid = read_sop_uids(self._head, self._syntax, uploads.HEAD)
         if sop_class_uid not in ("", one.sop_class_uid) or instance_uid not in ("", one.sop_instance_uid):
             raise _Refused(OTHER_OBJECT)
-        one.study_uid, one.series_uid = read_study_uids(self._head, self._syntax, uploads.HEAD)
-        self._request.judge(one.study_uid, instance_uid)
+        study_uid, _ = read_study_uids(self._head, self._syntax, uploads.HEAD)
+        self._request.judge(study_uid, instance_uid)
         self._incoming.commit()
         self._request.count(self._size)

@@ -10,7 +10,6 @@ import struct
 import tempfile
 import threading
 import tomllib
-import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime, timedelta
@@ -23,7 +22,6 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 from pydicom import dcmread
-from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import inspect, select
 
 from ai_pipeline.burnin.devices.rules import read_rules
@@ -31,7 +29,7 @@ from ai_pipeline.images import decode
 from ai_pipeline.models import registry
 from dicom_console.app import create_app
 from dicom_console.handlers import studies as handlers
-from dicom_console.views import charts, contents, dicomweb, listing, patients, search, timeline
+from dicom_console.views import charts, contents, listing, patients, search, timeline
 from dicom_node.config.sections import DEVICE_RULES_FOLDER
 from dicom_node.config.settings import PeerSettings
 from dicom_node.dicom.own_objects import is_own_result
@@ -623,31 +621,6 @@ def test_cines_play_as_the_file_says_within_bounds(
     inbox.settle(changed(chest("one", PIXELS), **given))
     found = re.search(r'data-about="([^"]*)"', browser.page("/studies/images/1"))
     assert found and json.loads(html.unescape(found[1]))["rate"] == rate
-
-
-SIDE, FRAMES = 1023, 512  # frames that begin within a byte, 64 MiB of them
-
-
-def test_one_frame_of_a_large_object_costs_no_more_than_a_frame(tmp_path: Path) -> None:
-    image, path = ultrasound("one"), tmp_path / "seg.dcm"
-    image.Rows = image.Columns = SIDE
-    image.NumberOfFrames, image.SamplesPerPixel, image.PhotometricInterpretation = FRAMES, 1, "MONOCHROME2"
-    image.BitsAllocated = image.BitsStored = 1
-    image.HighBit, image.file_meta.TransferSyntaxUID = 0, ExplicitVRLittleEndian
-    image.PixelData = bytes((SIDE * SIDE * FRAMES + 7) // 8)
-    image.save_as(path, enforce_file_format=True)
-    start = dcmread(path, defer_size=1024).get_item("PixelData", keep_deferred=True).value_tell
-    pixel = 5  # the sixth pixel of the last frame but one is set
-    position = (FRAMES - 2) * SIDE * SIDE + pixel
-    with path.open("r+b") as file:
-        file.seek(start + position // 8)
-        file.write(bytes([1 << position % 8]))
-    tracemalloc.start()
-    [frame] = dicomweb.frames(path, [FRAMES - 1])
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    bits = np.unpackbits(np.frombuffer(frame, np.uint8), bitorder="little")[: SIDE * SIDE]
-    assert np.flatnonzero(bits).tolist() == [pixel] and peak < 2**24
 
 
 def result(node: Inbox, kind: ResultKind) -> Result:
@@ -1620,8 +1593,8 @@ def test_a_quantity_of_two_days_by_one_model_is_a_plot_and_a_higher_value_is_hig
 
 @pytest.fixture
 def limited(node: Inbox) -> ConsoleLab:
-    """With the DICOMweb addresses, and an operator each for the sender of the study and for another room."""
-    served = node.settings.console.model_copy(update={"dicomweb": True, "dicomweb_store": True})
+    """With the address of STOW-RS, and an operator each for the sender of the study and for another room."""
+    served = node.settings.console.model_copy(update={"dicomweb_store": True})
     limited = ConsoleLab(node.settings.model_copy(update={"console": served}), node.database)
     for name, title in (("here", node.rows(Instance)[0].calling_ae), ("elsewhere", "ROOM9")):
         users.add_user(limited.settings, name, UserRole.OPERATOR, PASSWORD, senders=[title])
