@@ -11,7 +11,6 @@ from starlette.exceptions import HTTPException
 
 from dicom_console.handlers import (
     assessments,
-    dicomweb,
     entered,
     happened,
     images,
@@ -103,8 +102,6 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     for faces in FACES:
         app.include_router(faces.people)
         app.include_router(faces.programs)
-    if settings.console.dicomweb:
-        app.include_router(dicomweb.router)
     if settings.console.dicomweb_store:
         app.include_router(stow.router)
     app.add_api_route(f"{VERSION}/openapi.json", schema, methods=["GET"])

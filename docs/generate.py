@@ -28,7 +28,7 @@ from dicom_connectors.notifications.gather import EVENTS as OCCASIONS
 from dicom_connectors.notifications.settings import NotificationSettings
 from dicom_connectors.oidc.settings import OidcSettings
 from dicom_console.app import FACES
-from dicom_console.views.metrics import Durations
+from dicom_console.views.metrics import STATES, Durations
 from dicom_node import events
 from dicom_node.cli import INTERRUPTED, app
 from dicom_node.config.sample import documented_fields, toml_value
@@ -197,11 +197,9 @@ def rest_part() -> str:
 def metrics_part() -> str:
     """Every number of ``/metrics``: gauges from the calls that make them, histograms from their registry."""
     views = [ROOT / "dicom_console" / "views" / "metrics.py", *ROOT.glob("dicom_connectors/*/connector.py")]
-    gauges = []
+    gauges = [(f"`dicom_node_{name}`", "state", about) for name, (about, *_) in STATES.items()]
     for node in chain.from_iterable(ast.walk(ast.parse(_text(path))) for path in views):
         match node:
-            case ast.Call(ast.Name("_states"), [ast.Constant(name), ast.Constant(about), *_]):
-                gauges.append((f"`dicom_node_{name}`", "state", about))
             case ast.Call(ast.Name("Gauge"), [ast.Constant(name), ast.Constant(about), _, *labels]):
                 gauges.append((f"`dicom_node_{name}`", "machine, place, process" if labels else "", about))
     histograms = [

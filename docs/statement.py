@@ -23,7 +23,7 @@ from ai_pipeline.models.registry import cards
 from dicom_connectors.audit_syslog.message import KINDS as AUDITED
 from dicom_connectors.worklist.by_dimse import KEYS
 from dicom_connectors.worklist.workitem import PULL, CancelReason
-from dicom_console.handlers import dicomweb, stow
+from dicom_console.handlers import stow
 from dicom_node.dicom import commitment, performed_step
 from dicom_node.dicom.identity import COPIED
 from dicom_node.dicom.own_objects import MANUFACTURER, MODEL_NAME
@@ -210,7 +210,7 @@ def rejections() -> str:
 def web_resources() -> str:
     """Every resource of DICOMweb as origin server, as the program answers it."""
     rows: dict[tuple[str, str], list[str]] = {}
-    for route in (*dicomweb.router.routes, *stow.router.routes):
+    for route in stow.router.routes:
         about = " ".join((route.endpoint.__doc__ or "").split())  # type: ignore[attr-defined]
         [method] = route.methods  # type: ignore[attr-defined]
         rows.setdefault((method, about), []).append(f"`{route.path.removeprefix('/api/dicomweb')}`")  # type: ignore[attr-defined]

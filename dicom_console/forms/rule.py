@@ -31,7 +31,6 @@ _NEEDED: Final = {
     "when": "fill in at least one of these", "pipeline": "choose one", "send_to": "choose at least one",
 }  # fmt: skip
 """What a rule needs: all that is missing is shown at once, in the words of the form."""
-SAMPLE: Final = 'name = ""\nwhen = { modality = "US" }\npipeline = ""\nsend_to = []\n'
 CONDITIONS: Final[Mapping[str, tuple[str, str]]] = {
     "modality": (N_("Modality"), "US; IVUS"),
     "body_part": (N_("Body part examined"), "CHEST; THORAX*"),

@@ -12,14 +12,14 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import HTTPException, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client import Gauge as PrometheusGauge
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from starlette.concurrency import run_in_threadpool
 
 from dicom_console.views import changes, metrics
@@ -124,18 +124,13 @@ def numbers(asked: Asked) -> Response:
     has_token = bool(token) and hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
     if not has_token and port_of(asked.request.scope) != console.metrics_port:
         raise HTTPException(403, "This needs console.metrics_token, or is asked for at console.metrics_port.")
-    registry = CollectorRegistry()
-    known: dict[str, PrometheusGauge] = {}
+    durations: metrics.Durations = asked.request.app.state.durations
+    families: dict[str, GaugeMetricFamily] = {}
     with asked.site.database.read() as session:
         for one in metrics.gauges(session, asked.settings):
             labels = [name for name, _ in one.labels]
-            if one.name not in known:
-                known[one.name] = PrometheusGauge(
-                    f"dicom_node_{one.name}", one.help, labels, registry=registry
-                )
-            gauge = known[one.name].labels(**dict(one.labels)) if labels else known[one.name]
-            gauge.set(one.value)
-        durations: metrics.Durations = asked.request.app.state.durations
+            family = GaugeMetricFamily(f"dicom_node_{one.name}", one.help, labels=labels)
+            families.setdefault(one.name, family).add_metric([value for _, value in one.labels], one.value)
         durations.add_new(session)
-    shown = generate_latest(registry) + generate_latest(durations.registry)
+    shown = generate_latest(SimpleNamespace(collect=families.values)) + generate_latest(durations.registry)
     return Response(shown, media_type=CONTENT_TYPE_PLAIN_0_0_4)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Response
@@ -15,7 +14,7 @@ from dicom_console.handlers.entered import add_handlers, put
 from dicom_console.views import listing
 from dicom_console.web.faces import Asked, Faces, Keys, Name, Visit
 from dicom_console.web.languages import SAVED
-from dicom_node.config.settings import RuleSettings, Settings
+from dicom_node.config.settings import RuleSettings
 from dicom_node.errors import ChangedMeanwhile, ConfigProblem, FaultyInput, HoldUndercut, NotAllowedNow
 from dicom_node.model.roles import UserRole
 from dicom_node.services import audit, entered, rules
@@ -60,75 +59,39 @@ def try_rules(asked: Asked) -> Response:
 @faces.page("GET", "/rules/new", UserRole.ADMIN)
 def new(asked: Asked) -> Response:
     """An empty form."""
-    return _form(asked, _Draft("", 0))
+    return _form(asked, "", 0, {})
 
 
 @faces.page("GET", "/rules/{name}/change", UserRole.ADMIN)
 def change(asked: Asked, name: str) -> Response:
     """Show the form filled in with the rule's present settings."""
     row = entered.show_entry(asked.settings, "rules", name)
-    return _form(
-        asked,
-        _Draft(
-            name,
-            row["version"],
-            form.as_form(row["content"]),
-            entered.as_text("rules", row["content"]),
-        ),
-    )
+    text = entered.as_text("rules", row["content"])
+    return _form(asked, name, row["version"], form.as_form(row["content"]), text=text)
 
 
-@dataclass(slots=True)
-class _Draft:
-    """A rule that a person writes, in fields and as text. ``name``: "" for one more."""
+def _checked(
+    asked: Visit, name: str, content: Mapping[str, Any], version: int, problems: list[ConfigProblem]
+) -> Warned:
+    """The warnings of a rule that is entered as ``name``, "" for one more.
 
-    name: str
-    version: int
-    fields: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    text: str = ""
-    by_text: bool = False
-    """Whether the text counts, and not the fields."""
-    is_typed: bool = False
-    """Whether a person changed the text: it is not written anew from the fields."""
-
-    def content(self) -> tuple[dict[str, Any], list[ConfigProblem]]:
-        """The rule, and the fields that cannot be read.
-
-        The rule comes from the text or from the form's fields, whichever the person edited; the other one is
-        brought up to date.
-
-        Raises FaultyInput.
-        """
-        problems: list[ConfigProblem] = []
-        if self.by_text:
-            found = entered.parsed("rules", self.text)
-            self.fields = form.as_form(found)
-        else:
-            found, problems = form.as_content(self.fields, self.name)
-        if self.name and found["name"] != self.name:
-            raise FaultyInput(f"the name of a rule stays: {self.name}")
-        if not (self.by_text or self.is_typed or problems):
-            self.text = entered.as_text("rules", found)
-        return found, problems
-
-    def checked(self, settings: Settings) -> tuple[dict[str, Any], Warned]:
-        """The rule and its warnings. Raises FaultyInput (every mistake), NotAllowedNow, ChangedMeanwhile."""
-        content, problems = self.content()
-        warned: Warned | None = None
-        try:
-            warned = entered.check(settings, "rules", content, self.version)
-        except FaultyInput as error:
-            named = {problem.key for problem in problems}  # in the words of the form
-            problems += [problem for problem in error.problems if problem.key not in named]
-            if not error.problems:
-                raise
-        except NotAllowedNow as error:
-            if self.name:
-                raise
-            problems.append(ConfigProblem("", f"rules.{content['name']}.name", "", str(error)))
-        if problems or warned is None:
-            raise FaultyInput("", problems)
-        return content, warned
+    Raises FaultyInput (every mistake, with those that the form found), NotAllowedNow, ChangedMeanwhile.
+    """
+    found = [*problems]
+    try:
+        warned = entered.check(asked.settings, "rules", content, version)
+    except FaultyInput as error:
+        if not error.problems:
+            raise
+        named = {problem.key for problem in problems}  # in the words of the form
+        found += [problem for problem in error.problems if problem.key not in named]
+    except NotAllowedNow as error:
+        if name:
+            raise
+        found.append(ConfigProblem("", f"rules.{content['name']}.name", "", str(error)))
+    if found:
+        raise FaultyInput("", found)
+    return warned
 
 
 @faces.page("POST", "/rules/new", UserRole.ADMIN)
@@ -136,31 +99,33 @@ class _Draft:
 def save(asked: Asked) -> Response:
     """Try the rule of the form, or save it, unless somebody else did meanwhile."""
     name = asked.request.path_params.get("name", "")
-    settings, act = asked.settings, asked.text("act")
-    by_text = act.endswith("_text")
-    text = "\n".join(asked.text("rule").splitlines())
-    is_typed = bool(text) and asked.text("written") != _mark(text)
-    draft = _Draft(name, asked.number("version"), asked.fields(), text, by_text, is_typed)
+    saves, version, fields = asked.text("act") == "save", asked.number("version"), asked.fields()
+    content, problems = form.as_content(fields, name)
+    text = "" if problems else entered.as_text("rules", content)
     try:
-        content, warned = draft.checked(settings)
+        warned = _checked(asked, name, content, version, problems)
         rule = RuleSettings.model_validate(content).model_dump(mode="json")
-        mark = _mark(json.dumps(rule, sort_keys=True))
+        mark = hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()
         confirmed = bool(asked.text("despite_hold"))
-        if act.startswith("save") and asked.text("tried") == mark and (confirmed or not warned.undercut):
-            saved = put(asked, "rules", content, draft.version, despite_hold=confirmed)
+        if saves and asked.text("tried") == mark and (confirmed or not warned.undercut):
+            saved = put(asked, "rules", content, version, despite_hold=confirmed)
             return asked.in_force(SAVED, "/rules", *saved.warnings, name=saved.name)
-        tried = asked.read(rules.tried, settings, warned.settings)
+        tried = asked.read(rules.tried, asked.settings, warned.settings)
     except FaultyInput as error:
-        return _form(asked, draft, error=error, status=400)
+        return _form(asked, name, version, fields, text=text, error=error, status=400)
     except (NotAllowedNow, ChangedMeanwhile, HoldUndercut) as error:
-        return _form(asked, draft, error=FaultyInput(str(error)), status=409)
-    return _form(asked, draft, tried=tried, mark=mark, unseen=act.startswith("save"), warned=warned)
+        refused = FaultyInput(str(error))
+        return _form(asked, name, version, fields, text=text, error=refused, status=409)
+    return _form(asked, name, version, fields, text=text, tried=tried, mark=mark, unseen=saves, warned=warned)
 
 
 def _form(
     asked: Visit,
-    draft: _Draft,
+    name: str,
+    version: int,
+    fields: Mapping[str, Sequence[str]],
     *,
+    text: str = "",
     tried: list[View] | None = None,
     mark: str = "",
     unseen: bool = False,
@@ -168,29 +133,20 @@ def _form(
     error: FaultyInput | None = None,
     status: int = 200,
 ) -> Response:
-    """``unseen``: it was to be saved before anybody saw what it makes of the newest studies."""
-    text = draft.text or form.SAMPLE
+    """``text``: its lines of the file; ``unseen``: it was to be saved before anybody saw its effect."""
     return asked.page(
         "rule_form.html",
         status,
-        name=draft.name,
-        edition=draft.version,
+        name=name,
+        edition=version,
         text=text,
-        written="" if draft.is_typed else _mark(text.strip()),
-        by_text=draft.by_text,
-        is_typed=draft.is_typed,
         tried=tried,
         mark=mark,
         unseen=unseen,
         warned=warned,
         named=_named(asked, tried or []),
-        **form.page(asked.settings, draft.fields, draft.name, error),
+        **form.page(asked.settings, fields, name, error),
     )
-
-
-def _mark(text: str) -> str:
-    """A mark of these values, by which the next request finds out whether they were changed."""
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _page(

@@ -16,14 +16,13 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from dicom_console.handlers import dicomweb
 from dicom_console.handlers.uploads import SECONDS, place_for
-from dicom_console.web.access import needs
+from dicom_console.web.access import API, needs
 from dicom_console.web.faces import Asked, Visit
 from dicom_node.model.roles import UserRole
 from dicom_node.services.stow import NO_ROOM, StowedInstance, StowRequest
 
-router = APIRouter(prefix=dicomweb.router.prefix)
+router = APIRouter(prefix=f"{API}dicomweb")
 
 PATHS: Final = (f"{router.prefix}/studies", f"{router.prefix}/studies/")
 """Addresses that take more than a form; with a / at the end: those below it."""
@@ -58,7 +57,7 @@ async def store(asked: Asked, study: str = "") -> Response:
             raise HTTPException(error.status_code, f"{error.detail} {_so_far(request)}") from None
         finally:
             await run_in_threadpool(request.close)
-    return _answer(asked, study, request.instances)
+    return _answer(request.instances)
 
 
 def _so_far(request: StowRequest) -> str:
@@ -69,7 +68,6 @@ def _boundary(asked: Visit) -> str | None:
     """What parts the body; None for one object alone (PS3.18 8.6.1). Raises HTTPException for any other
     body.
     """
-    dicomweb.one_of(asked.request, "application/dicom+json", "application/json")
     kind, options = parse_options_header(asked.request.headers.get("content-type", ""))
     if kind == b"application/dicom":
         return None
@@ -182,26 +180,21 @@ async def _read(asked: Visit, parts: PartReader | _OnePart) -> None:
     parts.finish()
 
 
-def _answer(asked: Visit, study: str, instances: list[StowedInstance]) -> Response:
-    """The Store Instances Response Module (PS3.18 Table I.2-1)."""
+def _answer(instances: list[StowedInstance]) -> Response:
+    """The Store Instances Response Module (PS3.18 Table I.2-1); there is no URL to retrieve anything from."""
+    no_url: dict[str, Any] = {"00081190": {"vr": "UR"}}
     sequences: dict[str, list[dict[str, Any]]] = {"00081198": [], "00081199": [], "0008119A": []}
     for one in instances:
-        item = dicomweb.value("00081150", "UI", one.sop_class_uid)
-        item |= dicomweb.value("00081155", "UI", one.sop_instance_uid)
+        item = _value("00081150", "UI", one.sop_class_uid) | _value("00081155", "UI", one.sop_instance_uid)
         if not one.failure:
-            place = f"{one.study_uid}/series/{one.series_uid}/instances/{one.sop_instance_uid}"
-            sequences["00081199"].append(
-                item | _url(asked, place if one.study_uid and one.series_uid else "")
-            )
+            sequences["00081199"].append(item | no_url)
             continue
-        reason = dicomweb.value("00081197", "US", one.failure.code)
+        reason = _value("00081197", "US", one.failure.code)
         if one.sop_instance_uid:
             sequences["00081198"].append(item | reason)
         else:
             sequences["0008119A"].append(reason)
-    studies = {one.study_uid for one in instances if not one.failure} or {study}
-    module = _url(asked, studies.pop() if len(studies) == 1 else "")
-    module |= {tag: {"vr": "SQ", "Value": items} for tag, items in sequences.items() if items}
+    module = no_url | {tag: {"vr": "SQ", "Value": items} for tag, items in sequences.items() if items}
     failures = [one.failure for one in instances]
     if all(failures) and failures:
         status = 503 if all(one is NO_ROOM for one in failures) else 409
@@ -210,8 +203,6 @@ def _answer(asked: Visit, study: str, instances: list[StowedInstance]) -> Respon
     return JSONResponse(module, status, media_type="application/dicom+json")
 
 
-def _url(asked: Visit, path: str) -> dict[str, Any]:
-    """Retrieve URL, of no value where nothing is to be had."""
-    if path and asked.settings.console.dicomweb:
-        return dicomweb.url(asked, f"/studies/{path}")
-    return {"00081190": {"vr": "UR"}}
+def _value(tag: str, vr: str, value: object) -> dict[str, Any]:
+    """An attribute in the DICOM JSON Model (PS3.18 F.2)."""
+    return {tag: {"vr": vr, "Value": [value]}}

@@ -51,6 +51,7 @@ def list_studies(
     received something on so many days, today included.
     """
     about = _searched_for(asked)
+    midnight = datetime.combine(datetime.now().astimezone().date(), time()).astimezone()  # of this machine
     wanted = Search(
         patient=about.get("patient", ""),
         words=search.name_words(asked.settings, about.get("name", "")),
@@ -60,7 +61,7 @@ def list_studies(
         finding=finding.strip(),
         since=since.replace("-", ""),
         until=until.replace("-", ""),
-        received=_first_of_days(days) if days else None,
+        received=midnight - timedelta(days=days - 1) if days else None,
         states=state or (),
         order=order,
     )
@@ -260,12 +261,6 @@ def release(asked: Asked, number: Number) -> Response:
 
 def _takers(settings: Settings) -> list[str]:
     return [one.name for one in settings.peers if "receive" in one.may and one.results]
-
-
-def _first_of_days(days: int) -> datetime:
-    """The midnight with which the first of so many days began in this machine's zone; today is the last."""
-    midnight = datetime.combine(datetime.now().astimezone().date(), time()).astimezone()
-    return midnight - timedelta(days=days - 1)
 
 
 def _searched_for(asked: Visit) -> dict[str, str]:

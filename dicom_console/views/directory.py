@@ -22,6 +22,7 @@ ASKED = 50
 """Requests for storage commitment that the page of a peer lists."""
 _SECRET = frozenset({"username", "password", "token"})
 _STRANGERS = 20
+_LOOKED_AT = 5000  # events
 _REFUSALS = [kind.number for kind in (ASSOCIATION_REJECTED, STORE_REFUSED, TLS_FAILED)]
 
 
@@ -52,31 +53,27 @@ def peer(session: Session, settings: Settings, name: str) -> View:
 def strangers(session: Session, settings: Settings) -> list[View]:
     """AE titles that were rejected in the last days and belong to no peer, the latest first."""
     known = {peer.ae_title for peer in settings.peers}
-    since = utc_now() - timedelta(days=DAYS)
-    rejected = list_events(session, since=since, numbers=[ASSOCIATION_REJECTED.number], limit=1000)
-    found: dict[str, View] = {}
-    for event in reversed(rejected):
-        fields = event["fields"]
-        title = str(fields.get("calling", ""))
-        if title and title not in known and title not in found:
-            found[title] = {"ae_title": title, "address": fields.get("address", ""), "at": event["at"]}
-    return list(found.values())[:_STRANGERS]
+    rejected = _callers(session, [ASSOCIATION_REJECTED.number], "calling")
+    return [row for row in rejected if row["caller"] not in known][:_STRANGERS]
 
 
 def refused(session: Session) -> list[View]:
     """The callers that were refused something in the last days, the latest first: how often, and what
     last.
     """
-    since = utc_now() - timedelta(days=DAYS)
+    return _callers(session, _REFUSALS, "calling", "address")[:_STRANGERS]
+
+
+def _callers(session: Session, numbers: list[int], *called: str) -> list[View]:
+    """The callers of these events, the latest first, by the first of these fields that an event has."""
     found: dict[str, View] = {}
-    for event in reversed(list_events(session, since=since, numbers=_REFUSALS, limit=5000)):
+    since = utc_now() - timedelta(days=DAYS)
+    for event in reversed(list_events(session, since=since, numbers=numbers, limit=_LOOKED_AT)):
         fields = event["fields"]
-        caller = str(fields.get("calling") or fields.get("address") or "")
-        row = found.setdefault(
-            caller, {"caller": caller, "address": fields.get("address", ""), "times": 0, **event}
-        )
-        row["times"] += 1
-    return [row for caller, row in found.items() if caller][:_STRANGERS]
+        if caller := next((str(fields[key]) for key in called if fields.get(key)), ""):
+            row = {"caller": caller, "address": fields.get("address", ""), "times": 0, **event}
+            found.setdefault(caller, row)["times"] += 1
+    return list(found.values())
 
 
 def _shown(peer: PeerSettings) -> View:

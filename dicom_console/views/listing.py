@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from datetime import datetime
+from itertools import pairwise
+from typing import Any, Final
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import BURNED_IN
 from dicom_console.views.search import grouped, remarked
-from dicom_console.views.timeline import timeline
+from dicom_node import events
 from dicom_node.config.settings import Settings
 from dicom_node.errors import NotFound
 from dicom_node.model.kinds import ResultKind
@@ -26,7 +28,15 @@ from dicom_node.store.views import View, columns
 _FIGURES = 12  # of a UID, at least
 _LOOKED_INTO = 6  # images of a study, for one with marks
 _MOST = 200  # images, received objects and events that a study's page shows
+_MOST_READ = 2000  # events that the timeline is made of
+_STEPS = 60  # of the timeline that are shown: those that come first
 _LIKELIEST = 3  # findings of a model
+_OF_OBJECTS: Final = {
+    *events.INDEXED,
+    *(kind.number for kind in (events.RESULT_BUILT, events.RESULT_EXISTS, events.DELIVERY_SENT)),
+    *(kind.number for kind in (events.DELIVERY_CONFIRMED, events.DELIVERY_RETRIED)),
+}
+"""Events of which each object has its own."""
 _PICTURES = (ResultKind.SC, ResultKind.SUMMARY, ResultKind.HEATMAP, ResultKind.CLEANED)
 
 
@@ -48,16 +58,29 @@ def show(session: Session, settings: Settings, number: int) -> View:
     """The content of a study's page. Raises NotFound."""
     shown = brief(session, number)
     study = session.get_one(Study, number)
-    images = _images(session, number)
+    images = [
+        {
+            "id": row.id,
+            **columns(row, "modality", "role", "sop_instance_uid", "purged", "bytes"),
+            "series": row.attributes.get("SeriesDescription", ""),
+            "view": row.attributes.get("ViewPosition", ""),
+            "size": f"{row.attributes.get('Columns', '?')} × {row.attributes.get('Rows', '?')}",
+            "frames": number_in(row, "NumberOfFrames") or 1,
+        }
+        for row in images_of(session, number)
+    ]
+    received = select(ReceivedObject).where(ReceivedObject.study_id == number).order_by(ReceivedObject.id)
+    of_object = ("sop_instance_uid", "outcome", "reason", "calling_ae", "bytes", "received_at")
     reports = report_files(session, settings, number)  # the newest of each rule
     findings = [row for path in reports for row in report.findings(path)]
+    happened = views.list_events(session, study_instance_uid=shown["study"], debug=False, limit=_MOST_READ)
     return {
         **shown,
         "accession": study.accession_number,
         "person": person(session, settings, number),
         "images": images,
         "lead": _lead(session, settings, images),
-        "received": _received(session, number),
+        "received": [columns(row, *of_object) for row in session.scalars(received.limit(_MOST))],
         "jobs": views.list_jobs(session, study_instance_uid=shown["study"], workers=0),
         "results": _results(session, settings, number),
         "held": assessments.held_results(session, settings, number),
@@ -67,10 +90,29 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "likeliest": _likeliest(findings),
         "missing": assessments.missing_findings(session, settings, number, findings),
         "steps": views.list_steps(session, study.study_instance_uid),
-        "timeline": timeline(session, number),
-        "events": views.list_events(session, study_instance_uid=shown["study"], debug=False, limit=_MOST),
+        "timeline": timeline(happened),
+        "events": happened[-_MOST:],
         "most": _MOST,
     }
+
+
+def timeline(rows: Sequence[View]) -> list[View]:
+    """The steps of a study by its events, in order of time, each with the ``seconds`` since the one before.
+
+    What happened to several objects of a sender, job or destination is one step: the last time, and how many
+    ``times``. The study's own states follow from its jobs and deliveries: they are no steps.
+    """
+    steps: dict[object, View] = {}
+    phase = 0  # objects before and after another step are not counted together
+    for place, row in enumerate(rows):
+        phase = phase if row["number"] in _OF_OBJECTS else place
+        key = phase, row["number"], *(row["fields"].get(name) for name in ("calling", "job", "destination"))
+        if row["number"] != events.STUDY_MOVED.number:
+            steps[key] = row | {"times": steps.get(key, {"times": 0})["times"] + 1}
+    ordered = sorted(steps.values(), key=lambda row: str(row["at"]))[:_STEPS]
+    times = [datetime.fromisoformat(row["at"]) for row in ordered]
+    waited = [None, *((later - earlier).total_seconds() for earlier, later in pairwise(times))]
+    return [row | {"seconds": seconds} for row, seconds in zip(ordered, waited, strict=False)]
 
 
 def questions(rows: Sequence[View]) -> list[View]:
@@ -128,20 +170,6 @@ def dead_by_destination(session: Session) -> dict[str, int]:
     return {destination: number for destination, number in rows}  # noqa: C416
 
 
-def _images(session: Session, number: int) -> list[View]:
-    return [
-        {
-            "id": row.id,
-            **columns(row, "modality", "role", "sop_instance_uid", "purged", "bytes"),
-            "series": row.attributes.get("SeriesDescription", ""),
-            "view": row.attributes.get("ViewPosition", ""),
-            "size": f"{row.attributes.get('Columns', '?')} × {row.attributes.get('Rows', '?')}",
-            "frames": number_in(row, "NumberOfFrames") or 1,
-        }
-        for row in images_of(session, number)
-    ]
-
-
 def _lead(session: Session, settings: Settings, images: Sequence[View]) -> View | None:
     """The first image that a report draws on, as its page shows it; else the first that is here."""
     first: View | None = None
@@ -151,12 +179,6 @@ def _lead(session: Session, settings: Settings, images: Sequence[View]) -> View 
         if seen["marks"]:
             return seen
     return first
-
-
-def _received(session: Session, number: int) -> list[View]:
-    chosen = select(ReceivedObject).where(ReceivedObject.study_id == number).order_by(ReceivedObject.id)
-    names = ("sop_instance_uid", "outcome", "reason", "calling_ae", "bytes", "received_at")
-    return [columns(row, *names) for row in session.scalars(chosen.limit(_MOST))]
 
 
 def _results(session: Session, settings: Settings, number: int) -> list[View]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timedelta
@@ -66,16 +66,38 @@ from dicom_node.store.tables import (
 from dicom_node.store.transitions import utc_now
 from dicom_node.store.views import View, as_json
 
-_STUDIES = (
-    StudyState.RECEIVING,
-    StudyState.COMPLETE,
-    StudyState.QUEUED,
-    StudyState.RUNNING,
-    StudyState.UNASSESSED,
-    StudyState.DELIVERING,
-    StudyState.QUARANTINED,
-    StudyState.FAILED,
-)
+STATES: Final[Mapping[str, tuple[str, InstrumentedAttribute[Any], Sequence[StrEnum]]]] = {
+    "studies": (
+        "Studies in states that are no good end.",
+        Study.state,
+        (
+            *(StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUEUED, StudyState.RUNNING),
+            *(StudyState.UNASSESSED, StudyState.DELIVERING, StudyState.QUARANTINED, StudyState.FAILED),
+        ),
+    ),
+    "jobs": ("Jobs that are not done.", Job.state, (*OPEN_JOBS, JobState.HELD)),
+    "deliveries": (
+        "Deliveries not confirmed.",
+        Delivery.state,
+        (DeliveryState.UNASSESSED, *OPEN_DELIVERIES, DeliveryState.DEAD),
+    ),
+    "fetches": (
+        "Studies to be fetched from peers, or given up.",
+        Fetch.state,
+        (*OPEN_FETCHES, FetchState.FAILED),
+    ),
+    "workitems": (
+        "Work items of worklist managers, claimed or given up.",
+        ClaimedWorkitem.state,
+        (*OPEN_WORKITEMS, WorkitemState.GIVEN_UP),
+    ),
+    "commitment_requests": (
+        "Requests of peers for storage commitment without a report.",
+        RequestedCommitment.state,
+        (RequestedState.WAITING, RequestedState.DECIDED),
+    ),
+}
+"""Metrics that count rows by state: what they are, and the states."""
 _EDGES: Final = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400)
 _SETTLED: Final = timedelta(seconds=2)
 """What ended this recently waits for the next question: its transaction may not be seen yet."""
@@ -174,91 +196,70 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     def age(since: datetime | None) -> float:
         return (now - since).total_seconds() if since else 0.0
 
-    yield Gauge("disk_free_bytes", "Free space on the data folder's disk.", space["free"])
-    yield Gauge("disk_minimum_bytes", "Under this much free nothing is taken.", space["minimum"])
     future = forecast(session, settings)
     if future is not None and future.days is not None:
         yield Gauge("disk_days_left", "Until nothing is taken, as the last week went.", future.days)
-    open_ones = session.scalar(select(func.count()).where(Association.closed_at.is_(None))) or 0
-    yield Gauge("associations_open", "Associations that are open.", open_ones)
-    received = session.scalar(select(func.max(ReceivedObject.id))) or 0
-    yield Gauge("objects_received", "Objects received since the database was made.", received)
     last = session.scalar(select(ReceivedObject.received_at).order_by(ReceivedObject.id.desc()).limit(1))
     if last is not None:
-        yield Gauge("received_last_seconds", "Since an object was received.", (now - last).total_seconds())
-    yield from _handed_over(settings)
-    yield from _processes(session)
+        yield Gauge("received_last_seconds", "Since an object was received.", age(last))
+    # Objects that listeners acknowledged: on the disk, not yet in the database.
+    waiting = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20).pending()
+    waits_for = 0.0
+    with suppress(FileNotFoundError, IndexError):  # indexed at this moment, or none
+        waits_for = max(time.time() - waiting[0].stat().st_mtime, 0.0)
+    site = processes(session)  # one that stopped as planned does not count
+    yield from (
+        Gauge("disk_free_bytes", "Free space on the data folder's disk.", space["free"]),
+        Gauge("disk_minimum_bytes", "Under this much free nothing is taken.", space["minimum"]),
+        Gauge(
+            "associations_open",
+            "Associations that are open.",
+            session.scalar(select(func.count()).where(Association.closed_at.is_(None))) or 0,
+        ),
+        Gauge(
+            "objects_received",
+            "Objects received since the database was made.",
+            session.scalar(select(func.max(ReceivedObject.id))) or 0,
+        ),
+        Gauge("objects_waiting", "Acknowledged objects that are not indexed.", len(waiting)),
+        Gauge("objects_waiting_oldest_seconds", "Age of the oldest of them.", waits_for),
+        *(
+            Gauge(
+                "process_silent_seconds",
+                "Since a process of the site showed life.",
+                row["silent_seconds"],
+                tuple((key, str(row[key])) for key in ("machine", "place", "process")),
+            )
+            for row in site
+        ),
+        Gauge(
+            "processes_lost",
+            "Processes of the site that show no life.",
+            sum(row["state"] == "lost" for row in site),
+        ),
+        Gauge(
+            "results_built",
+            "Result objects built since the database was made.",
+            session.scalar(select(func.max(Result.id))) or 0,
+        ),
+        Gauge("jobs_oldest_seconds", "Age of the oldest job that waits.", age(_oldest_job(session))),
+        Gauge(
+            "deliveries_oldest_seconds",
+            "Age of the oldest result that is on its way.",
+            age(_oldest_delivery(session)),
+        ),
+        Gauge(
+            "unassessed_oldest_seconds",
+            "How long results have waited for a person, at most.",
+            age(held.oldest(session)),
+        ),
+    )
     for measure in connectors.every("metrics"):
         yield from measure(session)
-    built = session.scalar(select(func.max(Result.id))) or 0
-    yield Gauge("results_built", "Result objects built since the database was made.", built)
-    yield from _states("studies", "Studies in states that are no good end.", session, Study.state, _STUDIES)
-    yield from _states("jobs", "Jobs that are not done.", session, Job.state, (*OPEN_JOBS, JobState.HELD))
-    yield from _states(
-        "deliveries",
-        "Deliveries not confirmed.",
-        session,
-        Delivery.state,
-        (DeliveryState.UNASSESSED, *OPEN_DELIVERIES, DeliveryState.DEAD),
-    )
-    yield from _states(
-        "fetches",
-        "Studies to be fetched from peers, or given up.",
-        session,
-        Fetch.state,
-        (*OPEN_FETCHES, FetchState.FAILED),
-    )
-    yield from _states(
-        "workitems",
-        "Work items of worklist managers, claimed or given up.",
-        session,
-        ClaimedWorkitem.state,
-        (*OPEN_WORKITEMS, WorkitemState.GIVEN_UP),
-    )
-    if any(peer.commit_after for peer in settings.peers):
-        yield from _states(
-            "commitment_requests",
-            "Requests of peers for storage commitment without a report.",
-            session,
-            RequestedCommitment.state,
-            (RequestedState.WAITING, RequestedState.DECIDED),
-        )
-    yield Gauge("jobs_oldest_seconds", "Age of the oldest job that waits.", age(_oldest_job(session)))
-    yield Gauge(
-        "deliveries_oldest_seconds",
-        "Age of the oldest result that is on its way.",
-        age(_oldest_delivery(session)),
-    )
-    yield Gauge(
-        "unassessed_oldest_seconds",
-        "How long results have waited for a person, at most.",
-        age(held.oldest(session)),
-    )
-
-
-def _handed_over(settings: Settings) -> Iterator[Gauge]:
-    """Objects that listeners acknowledged and that are not indexed: on the disk, not yet in the database."""
-    waiting = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20).pending()
-    yield Gauge("objects_waiting", "Acknowledged objects that are not indexed.", len(waiting))
-    age = 0.0
-    with suppress(FileNotFoundError):  # indexed at this moment
-        age = max(time.time() - waiting[0].stat().st_mtime, 0.0) if waiting else 0.0
-    yield Gauge("objects_waiting_oldest_seconds", "Age of the oldest of them.", age)
-
-
-def _processes(session: Session) -> Iterator[Gauge]:
-    """Silence of the processes on all machines of the site; one that stopped as planned does not count."""
-    found = processes(session)
-    for row in found:
-        labels = tuple((key, str(row[key])) for key in ("machine", "place", "process"))
-        yield Gauge(
-            "process_silent_seconds",
-            "Since a process of the site showed life.",
-            row["silent_seconds"],
-            labels,
-        )
-    lost = sum(row["state"] == "lost" for row in found)
-    yield Gauge("processes_lost", "Processes of the site that show no life.", lost)
+    for name, (about, column, states) in STATES.items():
+        if name != "commitment_requests" or any(peer.commit_after for peer in settings.peers):
+            for state, number in _by_state(session, column, states).items():
+                yield Gauge(name, about, number, (("state", state),))
 
 
 def not_ready(session: Session, settings: Settings) -> str:
@@ -275,13 +276,6 @@ def not_ready(session: Session, settings: Settings) -> str:
     if not any(role.receives for role in runs) and (is_lost or Role.CONSOLE not in runs):
         return "no node that receives runs on this machine"
     return ""
-
-
-def _states(
-    name: str, about: str, session: Session, column: InstrumentedAttribute[Any], states: Sequence[StrEnum]
-) -> Iterator[Gauge]:
-    for state, number in _by_state(session, column, states).items():
-        yield Gauge(name, about, number, (("state", state),))
 
 
 class Durations:

@@ -86,13 +86,6 @@ def png(shown: Shown, frame: int, longest: int = LARGEST) -> bytes:
         return _encoded(shown.path, frame, longest, ".png", _QUICK)
 
 
-def jpeg(shown: Shown, frame: int, quality: int) -> bytes:
-    """The same as JPEG (``quality``: 1 to 100), at most LARGEST pixels. Raises NotFound."""
-    with two_at_a_time():
-        how = cv2.IMWRITE_JPEG_QUALITY, quality
-        return _encoded(shown.path, frame, LARGEST, ".jpg", how)
-
-
 def _encoded(path: Path, frame: int, longest: int, suffix: str, how: tuple[int, ...]) -> bytes:
     image = open_dicom(path)
     sides, most = (image.header.rows, image.header.columns), min(max(longest, 16), LARGEST)

@@ -96,7 +96,9 @@ def search(session: Session, wanted: Search, after: int | None = None) -> tuple[
     lines of their short results. ``cover``: the number of the image shown for the study, None if no image is
     stored. ``seconds``: the time from the last object to the last delivery of a delivered study, else None.
     """
-    ids, more = numbers(session, wanted, after=after, most=PAGE)
+    chosen = select(Study.id).where(*_conditions(session, wanted))
+    ids = session.scalars(_ordered(session, chosen, wanted.order, after).limit(PAGE + 1)).all()
+    ids, more = ids[:PAGE], ids[PAGE - 1] if len(ids) > PAGE else None
     by_number = {study.id: study for study in session.scalars(select(Study).where(Study.id.in_(ids)))}
     shown = views.numbered_studies(session, select(Study).where(Study.id.in_(by_number)))
     found, short = _findings(session, shown), _short_results(session, shown)
@@ -115,15 +117,6 @@ def search(session: Session, wanted: Search, after: int | None = None) -> tuple[
         if number in shown
     ]
     return remarked(session, rows), more
-
-
-def numbers(
-    session: Session, wanted: Search, *conditions: ColumnElement[bool], after: int | None, most: int
-) -> tuple[list[int], int | None]:
-    """The numbers of at most ``most`` studies that fulfil ``conditions`` too; the last one if more follow."""
-    chosen = select(Study.id).where(*_conditions(session, wanted), *conditions)
-    ids = list(session.scalars(_ordered(session, chosen, wanted.order, after).limit(most + 1)))
-    return ids[:most], ids[most - 1] if len(ids) > most else None
 
 
 def _findings(session: Session, studies: Collection[int]) -> defaultdict[int, list[str]]:

@@ -122,8 +122,8 @@ class ConsoleSettings(_Section):
     """``[console]``: pages for people with a browser."""
 
     url: Annotated[str, AfterValidator(checked_url)] = ""
-    """Its address for people, such as "https://ai-node.example.org": in links of notifications, Retrieve URLs
-    of DICOMweb, and where the provider of [console.oidc] sends browsers back to; empty: no links."""
+    """Its address for people, such as "https://ai-node.example.org": in links of notifications, and
+    where the provider of [console.oidc] sends browsers back to; empty: no links."""
     enabled: bool = False
     """Serve it where the node receives or has that role; needs dicom-ai-node-console, and users."""
     host: Host = "127.0.0.1"
@@ -146,8 +146,6 @@ class ConsoleSettings(_Section):
     """Viewers that the page of a study links to, by name, as open_in = {OHIF =
     "https://ohif.example.org/viewer?StudyInstanceUIDs={study}"}. {study}: the Study Instance UID,
     {accession}: the Accession Number."""
-    dicomweb: bool = False
-    """Viewers may find and read studies below /api/dicomweb (QIDO-RS, WADO-RS), with a token of a user."""
     dicomweb_store: bool = False
     """Programs may store objects at /api/dicomweb/studies (STOW-RS), with a token of an operator or admin."""
     local_peers: bool = False

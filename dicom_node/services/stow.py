@@ -1,7 +1,7 @@
 """Objects that come in by HTTP: by STOW-RS (PS3.18 10.5), or uploaded; spooled as those of a modality are.
 
 They are written as they arrive, under the limits of the listener. Of an object only the file meta information
-and the UIDs of study and series are read here: the inspection opens it like any other.
+and the UID of its study are read here: the inspection opens it like any other.
 """
 
 from __future__ import annotations
@@ -76,8 +76,6 @@ class StowedInstance:
 
     sop_class_uid: str = ""
     sop_instance_uid: str = ""
-    study_uid: str = ""
-    series_uid: str = ""
     failure: Status | None = None
     why: str = ""
     """The failure in words, where they say more than the status."""
@@ -209,8 +207,8 @@ class StowRequest:
         sop_class_uid, instance_uid = read_sop_uids(part.head, part.syntax, HEAD)
         if sop_class_uid not in ("", one.sop_class_uid) or instance_uid not in ("", one.sop_instance_uid):
             raise _Refused(OTHER_OBJECT)
-        one.study_uid, one.series_uid = read_study_uids(part.head, part.syntax, HEAD)
-        self._judge(one.study_uid, instance_uid)
+        study_uid, _ = read_study_uids(part.head, part.syntax, HEAD)
+        self._judge(study_uid, instance_uid)
         part.incoming.commit()
         part.incoming = None
         self._waiting.add(CONSOLE_AE_TITLE, part.size)

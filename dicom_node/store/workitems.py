@@ -84,12 +84,6 @@ def known(session: Session, peer: str, uids: Collection[str]) -> set[str]:
     )
 
 
-def of_study(session: Session, study_instance_uid: str | None) -> Sequence[ClaimedWorkitem]:
-    """The items of this study, the oldest first."""
-    mine = ClaimedWorkitem.study_instance_uid == study_instance_uid
-    return session.scalars(select(ClaimedWorkitem).where(mine).order_by(ClaimedWorkitem.id)).all()
-
-
 def share_done(session: Session, study_id: int) -> float:
     """The finished part of the study's running jobs, 0 to 1."""
     return (

@@ -747,7 +747,7 @@ def test_every_page_is_for_its_role_and_those_above(console: ConsoleLab, inbox: 
 
 def test_programs_are_let_in_by_the_role_of_their_tokens_user(console: ConsoleLab) -> None:
     """Those of the REST API and, where the settings serve it, of DICOMweb."""
-    console.change("console", dicomweb=True, dicomweb_store=True)
+    console.change("console", dicomweb_store=True)
     console = ConsoleLab(console.settings, console.database)
     tokens = {role: users.add_token(console.settings, role.value, "a test", 1) for role in UserRole}
     asked = list(visits(console, api=True))
