@@ -49,18 +49,18 @@ from ai_pipeline.chest.explain import (
     raised_near_detections,
     softmax,
 )
-from ai_pipeline.errors import CardError, NotThisNetwork
+from ai_pipeline.errors import CardError
 from ai_pipeline.models.card import Card
 from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.inputs import normalise, prepare
 from ai_pipeline.models.registry import SHIPPED
-from ai_pipeline.networks.efficientnet import PlacedClassifier
 from ai_training import cards
 from ai_training.base import DataMissing, Report
 from ai_training.cards import changed_card, weights_row
 from ai_training.chest.ship import forget_detector, learn_choices, middle_maps
 from ai_training.metrics import mean_interval, overlap, patient_weights
-from ai_training.networks.backbones import torch_network
+from ai_training.networks.backbones import NotThisNetwork, torch_network
+from ai_training.networks.efficientnet import PlacedClassifier
 from ai_training.sets.chest import chest_set, split_by_patient
 from ai_training.sets.images import LABELS, ChestImage, TruthBox, corners, read_grey
 from ai_training.sets.published import listed_boxes

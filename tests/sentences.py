@@ -26,7 +26,6 @@ _END = re.compile(r"(?<=[.!?])\s+|\r?\n")
 _NO_SENTENCES = (
     "ai_pipeline/burnin/decide/",
     "ai_pipeline/fetal_head/fetuses.py",
-    "ai_pipeline/networks/",
     "ai_pipeline/models/",
     "ai_pipeline/cli/",
     "dicom_node/results/deidentify/",

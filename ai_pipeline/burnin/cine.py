@@ -20,10 +20,10 @@ from ai_pipeline.burnin.decide.mask_shape import without_shapes_of_letters
 from ai_pipeline.burnin.decide.writing import FAINT, FINEST, MeasuredPixels, candidates_of, surroundings
 from ai_pipeline.burnin.fill import PLAIN
 from ai_pipeline.burnin.find.annotation import (
-    Annotation,
     AnnotationKind,
     Box,
     CleaningPolicy,
+    Mark,
     Mask,
     Picture,
     brightest,
@@ -110,6 +110,7 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
         outside.hexdigest(),
         plan.in_doubt,
         tuple(refilled),
+        spared=plan.spared,
     )
 
 
@@ -188,7 +189,7 @@ class _CineWindow(Window):
         self._pictures = [views[0] for views in shown]
         return [box for view in zip(*shown, strict=True) for box in self._residue_of(list(view))]
 
-    def frame_of(self, mark: Annotation) -> int:
+    def frame_of(self, mark: Mark) -> int:
         """The number (from 1) of the frame that shows ``mark`` best."""
         # Of the picture that differs most from the others within the annotation; the first if none does.
         patches = np.stack([picture[index_of(mark.box)] for picture in self._pictures]).astype(np.float32)
@@ -232,7 +233,7 @@ def _plan_cine(
         plans.append(plan_views(views, image.header, verifier, graphics=graphics))
     banner = cast(Mask, np.logical_or.reduce([plan.banner for plan in plans]))
     mask: Mask = np.zeros_like(banner)
-    marks: list[Annotation] = []
+    marks: list[Mark] = []
     readings: list[Reading] = []
     greys = [brightest(picture).astype(np.float32) for picture in pictures]
     motion = np.max(greys, axis=0) - np.min(greys, axis=0)

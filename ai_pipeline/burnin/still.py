@@ -23,7 +23,7 @@ from ai_pipeline.burnin.decide.writing import (
     strokes_in,
 )
 from ai_pipeline.burnin.fill import Inpainter, black_out, inpaint, with_background
-from ai_pipeline.burnin.find.annotation import Annotation, Box, CleaningPolicy, Mask, Picture, brightest
+from ai_pipeline.burnin.find.annotation import Box, CleaningPolicy, Mark, Mask, Picture, brightest
 from ai_pipeline.burnin.find.text import TextBox
 from ai_pipeline.burnin.planning import (
     RemovalPlan,
@@ -51,12 +51,12 @@ class CleanedFrames:
     The mask of a text is a block around the filled strokes: the shape of the strokes would be legible.
     ``in_doubt``: places in the image area that may hold letters and stay. ``frames`` of a cine are
     memory-mapped. ``widened`` and ``blacked_out`` count places where text was still found after filling;
-    ``refilled`` holds the boxes of these. ``timings`` in seconds by stage.
+    ``refilled`` holds the boxes of these. ``spared`` as in a plan. ``timings`` in seconds by stage.
     """
 
     frames: PixelArray
     masks: PixelArray
-    marks: tuple[Annotation, ...]
+    marks: tuple[Mark, ...]
     readings: tuple[Reading, ...]
     widened: int
     blacked_out: int
@@ -64,6 +64,7 @@ class CleanedFrames:
     in_doubt: tuple[Box, ...] = ()
     refilled: tuple[Box, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
+    spared: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,7 +177,7 @@ class Window:
         self.results = [apply_plan(source, plan, tables.black, filler) for source in sources]
         self.mask: Mask = plan.mask | plan.banner
         self.kept = plan.kept
-        self.marks: list[Annotation] = []
+        self.marks: list[Mark] = []
         self.refilled: list[Box] = []
         self.added: Mask | None = None
         self.widened = self.blacked_out = 0
@@ -190,7 +191,7 @@ class Window:
             for box in self.verifier.residue(view, self.mask, self.plan, self.kept, changed)
         ]
 
-    def frame_of(self, mark: Annotation) -> int | None:  # noqa: ARG002  (a cine asks the annotation)
+    def frame_of(self, mark: Mark) -> int | None:  # noqa: ARG002  (a cine asks the annotation)
         """The number of the frame that shows an annotation, from 1; None in a still."""
         return None
 
@@ -268,6 +269,7 @@ def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, gra
             "detect": planned - decoded,
             "fill_and_verify": time.perf_counter() - planned,
         },
+        spared=plan.spared,
     )
 
 

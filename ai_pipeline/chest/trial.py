@@ -63,8 +63,6 @@ def _try(card: Card) -> None:
         raise CardError(f"{card.name} gives no number for {on}") from error
     except CardError:
         raise
-    except ImportError as error:
-        raise CardError(f"{card.name} cannot run here: {error}; safetensors need torch") from error
     except Exception as error:  # each run time has its own kinds, some derived from nothing else
         first, *_ = [*str(error).splitlines(), type(error).__name__]
         where = f" on {on}" if on else ""

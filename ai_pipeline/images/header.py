@@ -119,11 +119,6 @@ class Calibration:
     row_spacing: float
     column_spacing: float
 
-    @property
-    def coarsest(self) -> float:
-        """The longer side of a pixel in millimetres."""
-        return max(self.row_spacing, self.column_spacing)
-
     def holds(self, point: tuple[float, float]) -> bool:
         """Whether the point (column, row) lies in the calibrated region."""
         left, top, right, bottom = self.box

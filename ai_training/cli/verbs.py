@@ -543,8 +543,7 @@ def evaluate_despeckle(
 
     Example: ai-pipeline evaluate despeckle --data DIR   (with the package bm3d, or without that row)
     """
-    from ai_pipeline.burnin.despeckle import MODEL
-    from ai_training.ultrasound.speckle import evaluate
+    from ai_training.ultrasound.speckle import MODEL, evaluate
 
     result = evaluate(data, split, frames, models_dir, report)
     if write_card:

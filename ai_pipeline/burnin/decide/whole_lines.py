@@ -90,7 +90,7 @@ def _as_proven(text: Text, proven: Sequence[Text]) -> Text:
         return text
     for other in proven:
         if _is_same_place(text.box.box, other.box.box) and (not text.line.legible or text.may_say(other)):
-            return replace(text, meaning=other.meaning)
+            return replace(text, meaning=other.meaning, proof="as another reading of it shows")
     return text
 
 
@@ -100,11 +100,11 @@ def _in_block(text: Text, texts: Sequence[Text]) -> Text:
     written = text.line.text.strip()
     above = {_as_proof(other) for other in texts if _is_above(other.box.box, text.box.box)}
     if above == {Meaning.LOGO} and re.fullmatch(r"[A-Z]\d{1,2}", written):
-        return replace(text, meaning=Meaning.LOGO)
+        return replace(text, meaning=Meaning.LOGO, proof="a model's number below its maker")
     if (above == {Meaning.ACOUSTIC} and re.fullmatch(r"C ?\d\d|\d/\d/\d", written)) or (
         AMBIGUOUS.fullmatch(written) and _is_between_settings(text, texts)
     ):
-        return replace(text, meaning=Meaning.ACOUSTIC)
+        return replace(text, meaning=Meaning.ACOUSTIC, proof="among settings of one block")
     return text
 
 

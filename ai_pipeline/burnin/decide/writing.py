@@ -125,12 +125,23 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Text:
-    """A place with text, the text read there, its meaning, and the text of the reader of small letters."""
+    """A place with text, the text read there, its meaning, and the text of the reader of small letters.
+
+    ``proof``: what else than its own words gives it its meaning.
+    """
 
     box: TextBox
     line: Line
     meaning: Meaning
     small: Line = NOTHING_READ
+    proof: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Why the text has its meaning, without its words."""
+        if self.meaning is not Meaning.IDENTITY:
+            return self.proof or "all of it was read, and is harmless"
+        return self.proof or ("not all of it is known to be harmless" if self.line.legible else "not read")
 
     @property
     def letters(self) -> str:
@@ -283,7 +294,7 @@ def _judged_in_its_line(text: Text, texts: Sequence[Text], allowed: Allowed) -> 
     confidence = min(one.line.confidence for one in line)
     named = any(one.meaning is Meaning.IDENTITY for one in beside)
     if named or (beside and meaning_of(together, confidence, allowed) is Meaning.IDENTITY):
-        return replace(text, meaning=Meaning.IDENTITY)
+        return replace(text, meaning=Meaning.IDENTITY, proof="too short, and beside a possible name")
     return text
 
 

@@ -35,7 +35,6 @@ from stamps import TURNED, StampCase, StampModels, figures, measure
 from synthetic import kid_interval, nearer
 from typer.testing import CliRunner
 
-from ai_pipeline.burnin.despeckle import Despeckler
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import TextBox
 from ai_pipeline.chest.anatomy import Anatomy
@@ -51,6 +50,7 @@ from ai_training.sets.chest import label_matrix
 from ai_training.sets.images import LABELS, ChestImage
 from ai_training.ultrasound.overlays.writing import TRAIN
 from ai_training.ultrasound.speckle import (
+    Despeckler,
     amplitude,
     autoencoders,
     decibels,

@@ -695,7 +695,7 @@ def test_check_reports_everything_at_once(run: Run, site: Path, pacs: EmbeddedPa
         "listener.tls.certificate = none.pem: the certificate is missing: there is no such file",
         "rules.ultrasound.pipeline = 'ultrasnd': no such pipeline; did you mean ultrasound?",
         "rules.chest.options.heatmap: chest_xray has no such option; did you mean heatmaps?",
-        "rules.less.options.despeckle: ultrasound has no such option; leave it out (`ai-pipeline run --desp",
+        "rules.less.options.despeckle: ultrasound has no such option; leave it out: the change",
         "rules.chest.options.prevalence = {'Fracture': 0.1}: chest-efficientnet-lite0@",
         "peers.us1.assume_charset = 'latin'",
     ):

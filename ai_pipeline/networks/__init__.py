@@ -1,1 +1,0 @@
-"""Network architectures, in torch; needed for training and for the torch backend only."""
