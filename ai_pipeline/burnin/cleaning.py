@@ -44,13 +44,8 @@ from ai_pipeline.images.decode import samples_photometric
 
 ULTRASOUND = frozenset({"US", "IVUS"})
 """Modalities in which graphics (calipers, scales …) are searched as well; in all others only text is."""
-MIB_ALWAYS, MIB_PER_MEGAPIXEL = 1100, 60
-"""Memory that a worker takes which cleans a large still (MiB): with all its models and a tile in the text
-detector, and for each million pixels. Cleaning alone was measured to take 1,310 to 1,460 at 4,096 × 3,072."""
 MOST_PLACES = 100
 """Places of a note, at most."""
-TEXT_REACH, DRAWN_REACH = 0.015, 0.05
-"""Annotations closer than this share of the longer side are reported as one: lines, a ruler's ticks."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,7 +95,8 @@ def clean(
         explain(mark)
     report(1.0, "cleaned and verified")
     side = max(image.header.rows, image.header.columns)
-    text_reach, drawn_reach = (max(2, round(reach * side)) for reach in (TEXT_REACH, DRAWN_REACH))
+    # Annotations closer than this share of the longer side are reported as one: lines, a ruler's ticks.
+    text_reach, drawn_reach = (max(2, round(reach * side)) for reach in (0.015, 0.05))
     texts = [mark for mark in cleaned.marks if mark.kind is AnnotationKind.TEXT]
     graphics = [mark for mark in cleaned.marks if mark.kind is not AnnotationKind.TEXT]
     marks = merged(texts, text_reach) + merged(graphics, drawn_reach)
@@ -149,7 +145,10 @@ def check_memory(header: ImageHeader) -> None:
     """
     allowed, _ = resource.getrlimit(resource.RLIMIT_DATA)
     pixels = header.rows * header.columns
-    needed = MIB_ALWAYS + MIB_PER_MEGAPIXEL * pixels // 1_000_000
+    # Memory that a worker takes which cleans a large still (MiB): with all its models and a tile in the
+    # text detector, and for each million pixels. Cleaning alone was measured to take 1,310 to 1,460 at
+    # 4,096 × 3,072.
+    needed = 1100 + 60 * pixels // 1_000_000
     if pixels > WHOLE and allowed != resource.RLIM_INFINITY and needed > allowed >> 20:
         size = f"{header.columns} × {header.rows} pixels"
         raise CleaningFailed(

@@ -201,8 +201,6 @@ def _deep(patch: Samples, hole: Mask) -> Samples:
     return np.asarray(np.rint(values) if patch.dtype.kind in "iu" else values, patch.dtype)
 
 
-NEAR = 10 / 255
-"""Difference up to which two colours are one: the noise of compression (share of the picture's range)."""
 RINGING = 16
 """How far JPEG takes the background beside letters from its colour (grey levels)."""
 
@@ -218,7 +216,8 @@ def with_background(source: PixelArray, mask: Mask, known: Mask, black: float) -
     result = np.array(source, copy=True)
     if not mask.any():
         return result
-    tolerance = NEAR * (float(source.max()) - float(source.min()))
+    # Difference up to which two colours are one: the noise of compression (share of the picture's range).
+    tolerance = (10 / 255) * (float(source.max()) - float(source.min()))
     everywhere = _plain_colour(source[known], tolerance)
     labels, stats = components(dilated(mask, JOINED))
     for label, (left, top, right, bottom) in enumerate(component_boxes(stats), start=1):

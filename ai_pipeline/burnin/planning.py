@@ -60,8 +60,6 @@ RIM = 0.02
 """How far tissue may reach beyond the image area that is found (share of the picture's shorter side)."""
 LOWEST, SLENDER = 7, 2.0
 """Height of a drawn line that may be letters (pixels), and its width (heights), at least."""
-BESIDE = 0.5
-"""A line lies beside the image area if at most this share of its box lies in it."""
 LARGEST_SHARE = 0.4
 """Share of the picture that may be filled, at most (banner not counted)."""
 STILL_READ = "still read after filling"
@@ -401,7 +399,8 @@ class _Scene:
         going = [text for text in names if share_of(inside, text.box) > 0]
         proven = [text for text in going if are_letters(text, share_of(letters, text.box))]
         tissue = self.ground & ~self.plain
-        beside = self.painted([text for text in proven if share_of(tissue, text.box) <= BESIDE])
+        # A line lies beside the image area if at most this share of its box lies in it.
+        beside = self.painted([text for text in proven if share_of(tissue, text.box) <= 0.5])
         found = letter_strokes(proven, letters, self.picture, MARGIN) | (beside & self.plain)
         self.mask = (self.mask & ~self.ground) | (found & inside)
         self.left = inside & ~self.painted(proven)

@@ -37,9 +37,6 @@ from ai_pipeline.burnin.planning import (
 from ai_pipeline.contract import PixelArray, Progress, Reading, SourceImage
 from ai_pipeline.errors import CleaningFailed
 
-HIDDEN = 0.01
-"""Share of the pixels whose stored values differ from the commonest one though the window shows all of them
-as black, or as white: from this on they may hide text (percentile windows clip half of it at either end)."""
 ROUNDS = 3
 """Attempts to remove what is still found; the last one blacks it out."""
 
@@ -302,8 +299,11 @@ def _equalised(
     """A table from value to rank where the display clips structure to black or white; else None."""
     shown = table[places]
     # Values that are all displayed alike may make up letters and their background.
+    # Share of the pixels whose stored values differ from the commonest one though the window shows all of
+    # them as black, or as white: from this on they may hide text (percentile windows clip half of it at
+    # either end).
     if not any(
-        len(own) > 1 and int(own.sum() - own.max()) >= HIDDEN * int(counts.sum())
+        len(own) > 1 and int(own.sum() - own.max()) >= 0.01 * int(counts.sum())
         for own in (counts[shown == end] for end in (0, 255))
     ):
         return None

@@ -20,12 +20,6 @@ from ai_pipeline.summary import NOT_ASSESSED
 
 FIGURES: Final = ("gap", "other gap", "touch", "end", "other end", "shape")
 """The figures of an edge, in this order; see :func:`figures_at`."""
-END: Final = 0.03
-"""Part of a lung's length at whose end its width is taken."""
-FAR: Final = 0.1
-"""Share of a lung's length: lungs that end farther from an edge are not cut off there."""
-PLAIN: Final = 10
-"""Grey levels, 0 to 255, within which a whole row or column differs where the film does not reach."""
 
 
 class Edge(StrEnum):
@@ -60,7 +54,8 @@ class Judge:
 
     def is_cut(self, figures: Sequence[float]) -> bool:
         """Whether the film is cut off at an edge, from the six ``figures`` measured there."""
-        return figures[0] <= FAR and float(np.dot(self.weights, figures) + self.offset) > self.limit
+        # Share of a lung's length: lungs that end farther from an edge are not cut off there.
+        return figures[0] <= 0.1 and float(np.dot(self.weights, figures) + self.offset) > self.limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +124,8 @@ def figures_of(upright: Grey, anatomy: Anatomy) -> Mapping[Edge, list[tuple[floa
     masks = anatomy.in_image(*upright.shape)[[RIGHT_LUNG, LEFT_LUNG]] > 0
     ends: list[int] = []  # of the film, in a picture that may have plain borders
     for axis in (1, 0):
-        varies = np.flatnonzero(np.ptp(upright, axis=axis) > PLAIN)
+        # Grey levels, 0 to 255, within which a whole row or column differs where the film does not reach.
+        varies = np.flatnonzero(np.ptp(upright, axis=axis) > 10)
         ends += [int(varies[0]), int(varies[-1]) + 1] if len(varies) else [0, upright.shape[1 - axis]]
     film = masks[:, ends[0] : ends[1], ends[2] : ends[3]]
     across = film.transpose(0, 2, 1)
@@ -159,7 +155,8 @@ def figures_at(lungs: Bools) -> tuple[float, ...]:
             continue
         first, length, widest = int(rows[0]), int(rows[-1] - rows[0] + 1), int(widths.max())
         touch = widths[:strip].max() / widest
-        end = widths[first : first + max(1, round(END * length))].max() / widest
+        # Part of a lung's length at whose end its width is taken.
+        end = widths[first : first + max(1, round(0.03 * length))].max() / widest
         measured.append((min(first / length, 1.0), touch, end, length))
     gaps, touches, ends, lengths = zip(*measured, strict=True)
     shape = min(lengths) / max(*lengths, 1)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 
 import numpy as np
 
 from ai_pipeline.chest.classifier import Analysis
-from ai_pipeline.chest.explain import PARTS, BoxHead, ScoredBox, overlaps, region, source_region
-from ai_pipeline.contract import Floats, Grey, Origin, Region
+from ai_pipeline.chest.explain import PARTS, BoxHead, ScoredBox, overlaps, region
+from ai_pipeline.contract import Floats, Grey, Region
 from ai_pipeline.errors import CardError
 from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose, upright
 from ai_pipeline.models.card import Card, Input
-from ai_pipeline.models.detections import DetectedBox, detections
 from ai_pipeline.models.engine import load
 from ai_pipeline.models.inputs import Change, changed, network_input
 from ai_pipeline.models.registry import read
@@ -33,9 +32,6 @@ CHANGES = (
     Change(shift=(-0.03, 0.03), reduced=0.8),
 )
 """Changes of the networks' input under which a box must be found again."""
-LEAST_AGREEMENT = 0.2
-"""Overlap (IoU) with the box of every changed input from which a box is shown: in five folds the lowest that
-removes as many wrong boxes of effusions as any up to .4 does (docs/studies/detection.md)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,7 +129,10 @@ class BoxDetector:
         moves with small changes of the image.
         """
         found = self.find(prepared, label) if label in self._shown else None
-        if found is None or self.agreement(prepared, label, found) < LEAST_AGREEMENT:
+        # Overlap (IoU) with the box of every changed input from which a box is shown: in five folds the
+        # lowest that removes as many wrong boxes of effusions as any up to .4 does
+        # (docs/studies/detection.md).
+        if found is None or self.agreement(prepared, label, found) < 0.2:
             return None
         return self.in_source(found, prepared)
 
@@ -151,67 +150,6 @@ class BoxDetector:
     def in_source(self, found: ScoredBox, prepared: DetectorInput) -> Region | None:
         """``found`` in source coordinates; None if it lies outside the image."""
         return region(found, self._input.size, prepared.to_model, prepared.rows, prepared.columns)
-
-
-class SiteDetector:
-    """A detector of another project, with a card that has a table ``[box_output]``; it prepares its own
-    input.
-
-    Raises CardError when its weights are missing, altered or unusable.
-    """
-
-    def __init__(self, card: Card, threads: int = 0) -> None:
-        if card.input is None or card.box_output is None:
-            raise CardError(f"{card.path.name}: a detector's card needs [input] and [box_output]")
-        self.card, self._input = card, card.input
-        self._engine = load(card, NETWORK, threads)
-        self._numbers = {label.name: number for number, label in enumerate(card.labels) if label.detector}
-
-    def try_out(self, picture: Grey) -> None:
-        """Run once on a displayed image. Raises CardError when the output does not have the card's layout."""
-        self.detections(network_input(picture, self._input)[0])
-
-    def detections(self, values: Floats) -> tuple[DetectedBox, ...]:
-        """All boxes in an input ``[1, channels, size, size]``, strongest first."""
-        return detections(self.card, next(iter(self._engine(values).values())))
-
-    def boxes_in(self, image: Grey, analysis: Analysis) -> Callable[[str], tuple[Region, ...]]:
-        """A function from a label to its boxes in a displayed ``image``; the network runs at its first call.
-
-        A box that moves with small changes of the image is left out.
-        """
-        picture, to_upright = upright(image, analysis.pose)
-        own, to_own = network_input(picture, self._input)
-        way = to_own.after(to_upright)
-
-        @cache
-        def found() -> tuple[DetectedBox, ...]:
-            return self.detections(own)
-
-        @cache
-        def after_changes() -> tuple[tuple[DetectedBox, ...], ...]:
-            return tuple(self.detections(changed(own[0], one, self._input)[0][None]) for one in CHANGES)
-
-        def regions(label: str) -> tuple[Region, ...]:
-            number = self._numbers.get(label)
-            mine = [one for one in found() if one.label == number]
-            stable = [one for one in mine if self._stays(one, after_changes())]
-            rows, columns = image.shape
-            boxes = [source_region(one.corners, way, rows, columns, Origin.DETECTOR) for one in stable]
-            return tuple(box for box in boxes if box is not None)
-
-        return regions
-
-    def _stays(self, found: DetectedBox, changes: Sequence[Sequence[DetectedBox]]) -> bool:
-        """Whether each changed input has a box of the same label at the same place."""
-        size = self._input.size
-        own = np.array([found.corners], np.float32) / np.float32(size)
-        for change, others in zip(CHANGES, changes, strict=True):
-            shares = [np.array(one.corners) / size for one in others if one.label == found.label]
-            moved = [moved_back((a, b, c, d), change) for a, b, c, d in shares]
-            if not moved or overlaps(own, np.array(moved, np.float32)).max() < LEAST_AGREEMENT:
-                return False
-        return True
 
 
 def moved_back(corners: Corners, change: Change) -> Corners:

@@ -20,10 +20,10 @@ from ai_pipeline.chest import intended_use, places, ratio
 from ai_pipeline.chest.anatomy import ORGANS, Anatomy, AnatomyModel
 from ai_pipeline.chest.calls import operating_points, prevalence
 from ai_pipeline.chest.calls.operating_points import OperatingPoint, Words, words_of
-from ai_pipeline.chest.card import BOXES, CARD, CLASSIFIER, ChestOptions
+from ai_pipeline.chest.card import CARD, CLASSIFIER, ChestOptions
 from ai_pipeline.chest.classifier import Analysis, Classifier, decide, probability
 from ai_pipeline.chest.completeness import MISSING, Completeness, Edge, missing_notes, without_missing
-from ai_pipeline.chest.detector import NETWORK, BoxDetector, SiteDetector
+from ai_pipeline.chest.detector import NETWORK, BoxDetector
 from ai_pipeline.chest.explain import Activation
 from ai_pipeline.chest.intended_use import refused_by_header, refused_by_pixels
 from ai_pipeline.chest.stamps import LARGEST, StampRules, Stamps, follow, read_stamps
@@ -119,8 +119,7 @@ class ChestXray:
         """``card``: of another classifier than the one that is active."""
         self._models_dir, self._given = models_dir, card
         self._classifier: Classifier | None = None
-        self._detector: BoxDetector | SiteDetector | None = None
-        self._box_card: Card | None = None
+        self._detector: BoxDetector | None = None
         self._anatomy: AnatomyModel | None = None
         self._completeness = Completeness({})
         # Those of accepts() for run(), which gets the same images.
@@ -133,8 +132,7 @@ class ChestXray:
 
     def models(self) -> tuple[ModelRef, ...]:
         anatomy = (self._anatomy or find(ratio.MODEL, self._models_dir)).ref
-        boxes = self._box_card or active(BOXES, self._models_dir)
-        return (self._card().ref, anatomy, boxes.ref) if boxes.box_output else (self._card().ref, anatomy)
+        return self._card().ref, anatomy
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
         """The faults in the values of ``options``, by option. May raise CardError."""
@@ -248,12 +246,9 @@ class ChestXray:
 
     def _model(self) -> Classifier:
         if self._classifier is None:
-            card, boxes = self._card(), active(BOXES, self._models_dir)
-            if boxes.box_output:
-                self._detector = SiteDetector(boxes)
-            elif card.plays(NETWORK):
-                self._detector = BoxDetector(card)
-            self._classifier, self._box_card = Classifier(card), boxes
+            card = self._card()
+            self._detector = BoxDetector(card) if card.plays(NETWORK) else None
+            self._classifier = Classifier(card)
         return self._classifier
 
     def _anatomy_model(self) -> AnatomyModel:
@@ -312,8 +307,8 @@ class ChestXray:
         model = self._model()
         start = time.perf_counter()
         # Networks and the reader of stamps reduce larger films.
-        cards = model.card, self._box_card, find(ratio.MODEL, self._models_dir)
-        inputs = [card.input for card in cards if card and card.input]
+        cards = model.card, find(ratio.MODEL, self._models_dir)
+        inputs = [card.input for card in cards if card.input]
         suffices = max(LARGEST, *(math.ceil(given.size / given.crop) for given in inputs))
         display = image.display(shorter_side=suffices)
         grey = display if display.ndim == 2 else np.asarray(display.mean(axis=2), np.uint8)

@@ -45,19 +45,16 @@ def _try(card: Card) -> None:
     import numpy as np
 
     from ai_pipeline.chest.classifier import Classifier
-    from ai_pipeline.chest.detector import SiteDetector
 
     for weights in card.weights:
         formats.check(weights.path)
     on = ""
     try:
-        model = Classifier(card) if card.box_output is None else SiteDetector(card)
+        model = Classifier(card)
         for name, picture in pictures():
             rows, columns = picture.shape
             on = f"{name} of {columns} × {rows} pixels"
-            if isinstance(model, SiteDetector):
-                model.try_out(picture)
-            elif not np.isfinite(model.analyse(picture).logits).all():
+            if not np.isfinite(model.analyse(picture).logits).all():
                 raise NoNumber
     except NoNumber as error:
         raise CardError(f"{card.name} gives no number for {on}") from error

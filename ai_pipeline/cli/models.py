@@ -28,7 +28,7 @@ ModelsDir = Annotated[
 ]
 Slot = Annotated[
     str,
-    typer.Option("--pipeline", help="What is to use it: a pipeline, or its _boxes (ai-pipeline pipelines)."),
+    typer.Option("--pipeline", help="What is to use it: a pipeline (ai-pipeline pipelines)."),
 ]
 
 
@@ -154,7 +154,7 @@ def activate_model(
     with errors():
         card = find(model, store)
         try_out(pipeline.name, card.path, seconds)
-        folder.activate(pipeline, chosen, card, store)
+        folder.activate(chosen, card, store)
     _print_hashes(card)
     typer.echo(f"{slot} uses {card.name}; a running node from the next start of its workers on")
     if not any(label.supported for label in card.labels):

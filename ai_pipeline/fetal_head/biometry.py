@@ -47,8 +47,6 @@ _HADLOCK: Final = (
     (36.0, 42.0, 2.70),
 )
 """Weeks from, weeks to, and two standard deviations in weeks, of the age by head circumference."""
-ALIKE: Final = 0.01
-"""Axes of pixels that differ by less, as a share, are alike."""
 
 
 def spacing_of(header: ImageHeader, head: Ellipse) -> tuple[float, float] | None:
@@ -130,7 +128,8 @@ def _statement(circumference: float, unit: Code) -> str:
 def in_millimetres(head: Ellipse, spacing: tuple[float, float]) -> Ellipse:
     """``head`` in millimetres; if pixels are not square, the ellipse through its stretched outline."""
     down, across = spacing
-    if abs(down - across) <= ALIKE * across:
+    # Axes of pixels that differ by less, as a share, are alike.
+    if abs(down - across) <= 0.01 * across:
         mean = (down + across) / 2
         return replace(head, x=head.x * mean, y=head.y * mean, long=head.long * mean, short=head.short * mean)
     points = np.array(head.polygon(), np.float32) * np.array([across, down], np.float32)
@@ -147,8 +146,6 @@ def inside(line: tuple[Point, ...], header: ImageHeader) -> tuple[Point, ...]:
 
 POINTS = 72
 """Points of a polygon in the place of an ellipse: its circumference is .13 % below the ellipse's."""
-FEWEST = 20
-"""Points of an outline inside the picture that an ellipse is fitted to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +208,8 @@ def ellipse_of(mask: Bools, from_grid: Affine) -> Ellipse | None:
     points = max(outlines, key=len)[:, 0].astype(np.float64)
     rows, columns = mask.shape
     inside = (points > 0).all(1) & (points[:, 0] < columns - 1) & (points[:, 1] < rows - 1)
-    if inside.sum() < FEWEST:
+    # Points of an outline inside the picture that an ellipse is fitted to.
+    if inside.sum() < 20:
         return None
     # From the middles of the outermost pixels to the mask's edge, half a pixel farther from its middle.
     away = points - [np.mean(axis) for axis in np.nonzero(mask)[::-1]]

@@ -32,8 +32,6 @@ YOUNGEST = 10.0
 """Years: the patient is the mother. The head of a newborn is examined through the fontanelle."""
 SMALLEST = 160
 """Pixels a side; of fewer a pixel is more than a millimetre."""
-TWO_DIMENSIONAL = 1
-"""Region Spatial Format (0018,6012)."""
 BESIDE = 0.2
 """Area of a second region, as a share of the largest, from which the picture shows two images."""
 
@@ -81,12 +79,11 @@ def image_area(header: ImageHeader) -> tuple[int, int, int, int]:
 
 
 def _flat(header: ImageHeader) -> list[UltrasoundRegion]:
+    # Region Spatial Format (0018,6012).
     return [
         region
         for region in header.ultrasound_regions
-        if region.spatial_format == TWO_DIMENSIONAL
-        and region.box[0] < header.columns
-        and region.box[1] < header.rows
+        if region.spatial_format == 1 and region.box[0] < header.columns and region.box[1] < header.rows
     ]
 
 

@@ -53,7 +53,6 @@ COPIED = (
     "RescaleType",
     "PixelIntensityRelationship",
 )
-CENTIMETRES = 3  # Physical Units X/Y Direction (0018,6024), (0018,6026)
 LOSSY = frozenset(f"1.2.840.10008.1.2.4.{last}" for last in (50, 51, 81, 91, 203))
 # Even groups from 6000 on; PS3.5 7.6 stops at 601E, but what stands behind it may say a name just as well.
 OVERLAY_GROUPS = range(0x6000, 0x6100, 2)
@@ -320,7 +319,8 @@ def _items(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
 
 def _region_spacing(item: Dataset) -> tuple[float, float] | None:
     """A delta may be negative where its axis runs the other way (PS3.3 C.8.5.5)."""
-    if any(whole_of(item, f"PhysicalUnits{axis}Direction", 0) != CENTIMETRES for axis in "XY"):
+    # Physical Units X/Y Direction (0018,6024), (0018,6026)
+    if any(whole_of(item, f"PhysicalUnits{axis}Direction", 0) != 3 for axis in "XY"):
         return None
     rows, columns = (abs(decimal_of(item, f"PhysicalDelta{axis}", 0.0)) * 10.0 for axis in "YX")
     return _spacing(rows, columns)

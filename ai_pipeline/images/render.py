@@ -43,13 +43,6 @@ EDGE_IS_APPROXIMATE = "outline: by a network, approximate edge"
 Colour = tuple[int, int, int]
 YELLOW, BLACK, WHITE, EDGE = (255, 214, 0), (0, 0, 0), (255, 255, 255), (70, 70, 70)
 """Yellow on black is seen by colour-blind readers and is no colour of anatomy or of flow alone."""
-LETTER_SHARE, LETTER_SHARE_OF_LONGER_SIDE = 0.026, 0.014
-"""Height of letters as a share of the picture's shorter and longer side: the larger, because a viewer fits
-the longer side to its window."""
-SMALLEST_LETTERS, LARGEST_LETTERS = 11, 72
-"""Letter sizes in pixels: less is not readable, more is not needed."""
-NARROWEST = 22
-"""Least width of the result in letter heights, about forty characters; black is added at the right."""
 MOST_NUMBERED = 9
 """Boxes that bear a number each; of more the legend tells how many there are."""
 MOST_LINES = 40
@@ -206,8 +199,11 @@ class _LabelledPicture:
     @staticmethod
     def from_display(display: Picture) -> _LabelledPicture:
         image = Image.fromarray(_rgb(display))
-        wanted = max(min(image.size) * LETTER_SHARE, max(image.size) * LETTER_SHARE_OF_LONGER_SIDE)
-        letters = min(max(round(wanted), SMALLEST_LETTERS), LARGEST_LETTERS)
+        # Height of letters as a share of the picture's shorter and longer side: the larger, because a
+        # viewer fits the longer side to its window.
+        wanted = max(min(image.size) * 0.026, max(image.size) * 0.014)
+        # Letter sizes in pixels: less is not readable, more is not needed.
+        letters = min(max(round(wanted), 11), 72)
         return _LabelledPicture(image, ImageFont.load_default(letters), letters)
 
     @property
@@ -287,7 +283,8 @@ class _LabelledPicture:
 
     def above(self, bars: Sequence[Picture], texts: Sequence[tuple[str, Colour]]) -> Picture:
         """The picture with a margin below: colour bars, and ``texts``, each with its colour."""
-        width = max(self.image.width, NARROWEST * self.letters)
+        # Least width of the result in letter heights, about forty characters; black is added at the right.
+        width = max(self.image.width, 22 * self.letters)
         room = width - self.letters // 2
         lines = [
             (piece, colour) for text, colour in texts for piece in wrapped(_printable(text), self.font, room)

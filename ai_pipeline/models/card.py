@@ -21,7 +21,7 @@ LABEL = re.compile(r"\w[\w ,.;:()/%+-]*")
 CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """The same of Code Value and Coding Scheme Designator."""
 
-Preprocess = Literal["chain", "xrv", "imagenet", "letterbox", "stretch"]
+Preprocess = Literal["chain", "xrv", "imagenet"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,24 +140,6 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
-class BoxOutput:
-    """The layout of the boxes in the output of another project's detector
-    (:mod:`ai_pipeline.chest.detector`).
-
-    ``layout``: ``yolo`` is ``[1, 4 + labels, n]`` with middle and size in pixels (Ultralytics YOLO 8 and 11),
-    ``yolo-rows`` ``[1, n, 6]`` with corners in pixels, score and label; ``rtdetr`` is ``[1, n, 4 + labels]``
-    with middle and size as shares of the input, ``rtdetr-rows`` ``[1, n, 6]`` with the same, score and label.
-    Boxes with more than ``score`` count. If two boxes of one label overlap by more than ``overlap`` (IoU),
-    only the stronger stays. An image has at most ``most`` boxes.
-    """
-
-    layout: Literal["yolo", "yolo-rows", "rtdetr", "rtdetr-rows"]
-    score: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    overlap: Annotated[float, Field(gt=0, le=1)] = 0.45
-    most: Annotated[int, Field(ge=1, le=100)] = 8
-
-
-@dataclass(frozen=True, slots=True)
 class Card:
     """A model card. ``details`` keeps the descriptive tables (calibration, training, metrics) as read."""
 
@@ -177,7 +159,6 @@ class Card:
     calibrated: bool = False
     details: Mapping[str, Any] = field(default_factory=dict)
     outputs: Outputs = Outputs()
-    box_output: BoxOutput | None = None
 
     @property
     def name(self) -> str:

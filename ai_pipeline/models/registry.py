@@ -27,13 +27,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ai_pipeline.errors import CardError
 from ai_pipeline.mistakes import mistakes
-from ai_pipeline.models.card import BoxOutput, Card, Chain, Gate, Input, Label, Outputs, Weights
+from ai_pipeline.models.card import Card, Chain, Gate, Input, Label, Outputs, Weights
 
 __all__ = [
     "MODELS_DIR",
     "SHIPPED",
     "STORED",
-    "BoxOutput",
     "Card",
     "Chain",
     "Gate",
@@ -142,12 +141,11 @@ def load(path: Path) -> Card:
         labels=card.labels,
         gate=card.gate,
         outputs=card.outputs,
-        box_output=card.box_output,
         calibrated=card.calibration is not None and card.calibration.calibrated,
         details={
             key: value
             for key, value in values.items()
-            if key not in {*_DESCRIPTION, "weights", "input", "outputs", "labels", "gate", "box_output"}
+            if key not in {*_DESCRIPTION, "weights", "input", "outputs", "labels", "gate"}
         },
     )
 
@@ -215,7 +213,6 @@ class _CardFile(_CardTable):
     labels: tuple[Label, ...] = ()
     gate: Gate | None = None
     outputs: Outputs = Outputs()
-    box_output: BoxOutput | None = None
     calibration: _CalibrationTable | None = None
 
 

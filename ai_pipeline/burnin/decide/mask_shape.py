@@ -19,8 +19,6 @@ LETTER_GAP = 9
 """Side of the square by which drawn text is closed: letters become words, their holes are gone (pixels)."""
 SMALLEST_LETTER = 8
 """Longer side of a letter with its soft edges, two pixels all around, at least (pixels)."""
-FULL = 0.4
-"""Share of its rectangle that a closed word fills, at least; an arc or a slope fills less."""
 
 
 def blocks(strokes: Mask) -> Mask:
@@ -35,7 +33,8 @@ def blocks(strokes: Mask) -> Mask:
         rectangle = cv2.minAreaRect(contour)
         width, height = rectangle[1]
         low = min(width, height) <= max(24.0, LOW_SHARE * min(strokes.shape))
-        if low and cv2.contourArea(contour) >= FULL * width * height:
+        # Share of its rectangle that a closed word fills, at least; an arc or a slope fills less.
+        if low and cv2.contourArea(contour) >= 0.4 * width * height:
             cv2.fillPoly(filled, [np.rint(cv2.boxPoints(rectangle)).astype(np.int32)], 1)
     return np.asarray(filled, np.bool_) | strokes
 

@@ -18,9 +18,6 @@ from ai_pipeline.burnin.find.annotation import Box, Mask, centre_of, index_of
 from ai_pipeline.burnin.find.text import TextBox, paint
 from ai_pipeline.contract import Meaning
 
-BEYOND, LEVEL = 0.3, 0.6
-"""How far a second reading's box reaches beyond the first one's at either end, at most, and their common
-height, at least (heights of the higher, and of the first): a letter is wider."""
 RIM = 0.15
 """What a box has above and below its letters (share of its height); boxes of close lines overlap by it."""
 ALIGNED = 0.7
@@ -151,4 +148,6 @@ def _is_same_place(box: Box, proven: Box) -> bool:
     height = max(proven[3] - proven[1], box[3] - box[1])
     beyond = max(proven[0] - box[0], box[2] - proven[2])
     common = min(box[3], proven[3]) - max(box[1], proven[1])
-    return beyond <= BEYOND * height and common >= LEVEL * (proven[3] - proven[1])
+    # How far a second reading's box reaches beyond the first one's at either end, at most, and their common
+    # height, at least (heights of the higher, and of the first): a letter is wider.
+    return beyond <= 0.3 * height and common >= 0.6 * (proven[3] - proven[1])

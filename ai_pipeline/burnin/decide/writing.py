@@ -53,13 +53,6 @@ FEW_CHARACTERS = 3
 """Texts of up to so many characters are judged together with their neighbours."""
 SURE = 0.8
 """Mean confidence of the recogniser from which it has read text, and no wave, in a spectrum or a trace."""
-ALIKE = 0.6
-"""Likeness of two readings of one place, at least."""
-MOSTLY_WAVE, ALL_WAVE = 0.35, 0.9
-"""Share of what is drawn in a box that is a trace, from which it is text only if it can be read, and from
-which it holds no letters."""
-CONTEXT = 64
-"""Margin around changed pixels that is read again with them (pixels, of the view's scale)."""
 FINEST, FAINT, LARGEST = 1.0, 0.6, 0.35
 """Scales at which a picture is read: as it is, with enhanced contrast, and for letters as large as a tile."""
 
@@ -152,7 +145,8 @@ class Text:
         """Whether this text may be a worse reading of ``other``'s text, without an additional letter."""
         # Signs that are read as a letter or a digit on small pictures.
         most = len(other.letters) + sum(map(other.line.text.count, "/%-"))
-        alike = SequenceMatcher(None, self.letters, other.letters).ratio() >= ALIKE
+        # Likeness of two readings of one place, at least.
+        alike = SequenceMatcher(None, self.letters, other.letters).ratio() >= 0.6
         return len(self.letters) <= most and alike
 
 
@@ -216,7 +210,8 @@ def surroundings(mask: Mask, scale: float) -> Sequence[Box]:
     changed.
     """
     looks_otherwise = 1.5 * max(mask.shape) / TILES if scale == FAINT else 0.0
-    _, stats = components(dilated(mask, 2 * round(max(CONTEXT / scale, looks_otherwise)) + 1))
+    # Margin around changed pixels that is read again with them (pixels, of the view's scale).
+    _, stats = components(dilated(mask, 2 * round(max(64 / scale, looks_otherwise)) + 1))
     return component_boxes(stats)
 
 
@@ -235,10 +230,12 @@ def candidates_of(
     """
     boxes = (reader.find_upright if upright else reader.find)(view, scale, within)
     found = [(box, measured.traced(box)) for box in boxes]
+    # Share of what is drawn in a box that is a trace, from which it is text only if it can be read, and
+    # from which it holds no letters.
     places = [
-        Candidate(view, box, max(share_of(measured.areas, box), traced if traced >= MOSTLY_WAVE else 0.0))
+        Candidate(view, box, max(share_of(measured.areas, box), traced if traced >= 0.35 else 0.0))
         for box, traced in found
-        if traced < ALL_WAVE
+        if traced < 0.9
     ]
     return [place.followed(reader) for place in places] if upright else places
 
@@ -346,8 +343,6 @@ LONG, OF_LONG = 6, 0.6
 """Letters and digits of a long reading, and its confidence: in speckle no reader reads so many."""
 TRACED = 0.15
 """Share of a text's box that is drawn, from which the mark network has its letters (they fill 20 %)."""
-SOFT = 0.05
-"""Width of a stroke's soft edge (heights of the line), but a pixel at least."""
 
 
 def are_letters(text: Text, drawn: float = 0.0) -> bool:
@@ -395,7 +390,8 @@ def strokes_in(picture: Picture, box: TextBox, contrast: int | None = None) -> M
         # How far a stroke stands out from what is beside it, at least (grey levels).
         level = contrast or max(12, cv2.threshold(stands_out, 0, 255, cv2.THRESH_OTSU)[0])
         found[place] |= (stands_out > level) & (above > level / 2)  # not the gaps between strokes
-    return dilated(found, 2 * max(1, round(SOFT * box.height)) + 1)
+    # Width of a stroke's soft edge (heights of the line), but a pixel at least.
+    return dilated(found, 2 * max(1, round(0.05 * box.height)) + 1)
 
 
 def _spread_colour(picture: Picture, letters: Mask) -> Mask:

@@ -23,8 +23,6 @@ FEWEST = 0.02
 """Share of the picture that is background, at least; with less all of it is image."""
 WINDOWS = (9, 15, 31, 63)
 """Sides of the squares (pixels) in which tissue is separated from background; the first that is enough."""
-SHOWN = 0.25
-"""Share of such a square that no annotation covers, at least."""
 DENSE, SURE = 0.5, 0.8
 """Share of what it shows that is not background, from which it is tissue: in the smallest square, and in
 larger ones. Where annotation covers the border itself, what may be either is background."""
@@ -32,8 +30,6 @@ THIN = 9
 """Side of the square that fits into tissue; ticks, letters and frames are thinner (pixels)."""
 SMALLEST = 0.01
 """Share of the picture that an image area takes, at least: a body mark or a logo is smaller."""
-INSIDE = 0.95
-"""Share of the tissue that lies in the header's regions, from which they are right."""
 STROKE, CONTRAST = 9, 40
 """Thickness of a stroke of a letter, at most (pixels), and its contrast, at least (grey levels)."""
 
@@ -62,7 +58,8 @@ def find_area(picture: Picture, drawn: Mask, regions: Sequence[UltrasoundRegion]
     believed = believed_regions(regions, tissue.shape)
     inside = mask_of([region.box for region in believed], tissue.shape)
     # They bound the area if they hold the tissue.
-    return area & inside if believed and (inside & tissue).sum() >= INSIDE * tissue.sum() else area
+    # Share of the tissue that lies in the header's regions, from which they are right.
+    return area & inside if believed and (inside & tissue).sum() >= 0.95 * tissue.sum() else area
 
 
 def strokes(picture: Picture) -> Mask:
@@ -96,7 +93,8 @@ def _tissue(bright: Mask, shown: Mask) -> Mask:
         among, count = (
             cv2.boxFilter(plane, -1, (side, side), borderType=cv2.BORDER_REPLICATE) for plane in (seen, own)
         )
-        enough = open_ & (among >= SHOWN)
+        # Share of such a square that no annotation covers, at least.
+        enough = open_ & (among >= 0.25)
         dense |= enough & (count >= (DENSE if side == WINDOWS[0] else SURE) * among)
         open_ &= ~enough
         if not open_.any():

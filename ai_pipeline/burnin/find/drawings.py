@@ -39,9 +39,6 @@ KINDS = (
 )
 """The detector's classes, from 1 on (:data:`ai_training.ultrasound.marks.CLASSES`)."""
 SCALE = KINDS.index(AnnotationKind.SCALE) + 1
-COMPACT, SCALE_SHARE = 0.8, 0.1
-"""A part of the flow is a colour bar where it fills this share of its box, and the detector takes this share
-of it for a scale."""
 MAY_BE_TEXT = 0.4
 """Share of a drawing's pixels that the detector takes for text, from which all of it counts as text."""
 SMALLEST = 2
@@ -95,7 +92,9 @@ def find_drawings(picture: Picture, finder: MarkFinder, threshold: float, measur
     area = stats[:, cv2.CC_STAT_AREA]
     box = stats[:, cv2.CC_STAT_WIDTH] * stats[:, cv2.CC_STAT_HEIGHT]
     scale = np.bincount(labels[maps.classes == SCALE], minlength=len(stats))
-    bars = (area >= COMPACT * box) & (scale >= SCALE_SHARE * area)
+    # A part of the flow is a colour bar where it fills this share of its box, and the detector takes this
+    # share of it for a scale.
+    bars = (area >= 0.8 * box) & (scale >= 0.1 * area)
     drawn = maps.above(threshold) & ~(flow & ~bars[labels]) & ~measured
     return _drawings(picture, maps, drawn, _without_bars(_majority_classes(drawn, maps), picture))
 

@@ -15,12 +15,8 @@ from ai_pipeline.contract import PixelArray
 
 STROKE = 15
 """Thickness up to which what is lighter or darker than all around may be a stroke of a letter (pixels)."""
-STRONG = 40 / 255
-"""Contrast from which the text reader or the mark detector see a stroke (share of the picture's range)."""
 RINGING = 17
 """Side of the square by which other things are grown: what compression leaves around them (pixels)."""
-CONTINUES = 6
-"""How far a line continues beside what is seen of it, at most (heights)."""
 LETTER_GAP, SMALLEST = 9, 12
 """Gap up to which strokes are of one thing, and the longer side of one, at least (pixels)."""
 BESIDE = 0.04
@@ -46,7 +42,8 @@ def faint_writing(samples: PixelArray, area: Mask, known: Mask) -> tuple[Mask, M
     stands_out = contrast >= 1.0 + 2.0 * float(np.median(plain))
     # Of 8 bits, often dark, the range is all that there may be.
     span = 255.0 if samples.dtype == np.uint8 else float(samples.max()) - float(samples.min())
-    strong = dilated((contrast > STRONG * span) & ~around, RINGING)
+    # Contrast from which the text reader or the mark detector see a stroke (share of the picture's range).
+    strong = dilated((contrast > (40 / 255) * span) & ~around, RINGING)
     labels, stats = components((stands_out & ~around) | hull)
     faint = stands_out & ~_present(labels[hull], len(stats))[labels] & ~strong  # without tissue
     gap = np.ones((LETTER_GAP, LETTER_GAP), np.uint8)
@@ -57,7 +54,8 @@ def faint_writing(samples: PixelArray, area: Mask, known: Mask) -> tuple[Mask, M
     writing = _present(labels[far], len(stats)) & large
     # Their rows, as far as the line may continue on both sides.
     boxes = [box for box, one in zip(component_boxes(stats), writing[1:], strict=True) if one]
-    reaches = ((box, CONTINUES * (box[3] - box[1])) for box in boxes)
+    # How far a line continues beside what is seen of it, at most (heights).
+    reaches = ((box, 6 * (box[3] - box[1])) for box in boxes)
     rows = mask_of([(box[0] - reach, box[1], box[2] + reach, box[3]) for box, reach in reaches], area.shape)
     return np.asarray(writing[labels], np.bool_) | (rows & faint & ~known), strong
 

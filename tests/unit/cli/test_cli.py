@@ -1052,11 +1052,11 @@ def test_check_says_when_the_model_that_was_activated_is_gone(run: Run, site: Pa
     set_in_workers(site, "models_dir", models)
     assert "is to use" not in run("check", "--config", site).err
     (models / "active.json").write_text(
-        '{"chest_xray_boxes": {"stack": ["gone@2"], "history": []}}', encoding="utf-8"
+        '{"chest_xray": {"stack": ["gone@2"], "history": []}}', encoding="utf-8"
     )
     printed = run("check", "--config", site)
     assert printed.status == 78 and "models rollback" in printed.err
-    assert "chest_xray_boxes is to use gone@2" in printed.err
+    assert "chest_xray is to use gone@2" in printed.err
 
 
 def test_no_canary_is_in_a_support_bundle(run: Run, filled: Path, tmp_path: Path) -> None:

@@ -15,10 +15,8 @@ import time
 import tomllib
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -30,13 +28,11 @@ from pydicom.sr.codedict import codes
 
 from ai_pipeline.chest import card as chest
 from ai_pipeline.chest import trial
-from ai_pipeline.chest.pipeline import ChestXray
 from ai_pipeline.confinement import landlock, seccomp
-from ai_pipeline.contract import Code, Origin
+from ai_pipeline.contract import Code
 from ai_pipeline.errors import CardError, NoNumber, NoProvider
 from ai_pipeline.models import engine, registry
 from ai_pipeline.models.card import Chain, Input
-from ai_pipeline.models.detections import MOST_ROWS, detections
 from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.reference import (
     BINS,
@@ -51,8 +47,7 @@ from ai_pipeline.models.store import folder, formats, sandbox
 from ai_pipeline.pipelines import create
 from tests.unit.ai_pipeline.models import hostile_models
 from tests.unit.ai_pipeline.models.store_lab import SHIPPED, add, contents, ended, models, sha256
-from tests.unit.ai_pipeline.phantoms import ArrayImage, film, silent
-from tests.unit.ai_pipeline.test_cli import pasted
+from tests.unit.ai_pipeline.phantoms import film, silent
 from tests.unit.ai_training import small_models
 
 CARD = registry.find(SHIPPED)
@@ -557,56 +552,6 @@ def test_a_file_is_looked_into_apart_and_its_fault_comes_back_in_one_line(tmp_pa
         sandbox.inspect([good, path])
 
 
-SITE_CARD = """\
-id = "site-yolo"
-version = "1"
-task = "boxes of findings on frontal chest X-rays"
-architecture = "YOLO11n"
-licence = "AGPL-3.0"
-intended_use = "To be evaluated on this site's images. Not for diagnostic use."
-limits = ["Nobody has evaluated it."]
-
-[[weights]]
-role = "detector"
-file = "site-yolo.onnx"
-sha256 = "{sha256}"
-
-[input]
-size = 320
-channels = 3
-mean = 0.0
-scale = 255.0
-photometric = "MONOCHROME2"
-preprocess = "letterbox"
-
-[box_output]
-layout = "{layout}"
-score = 0.25
-overlap = 0.45
-most = 20
-"""
-
-
-LABEL = """
-[[labels]]
-name = "{name}"
-code = {{ value = "60046008", scheme = "SCT", meaning = "{name}", source = "SNOMED CT" }}
-supported = false
-threshold = 0.5
-absent_below = 0.5
-detector = true
-"""
-
-
-NAMES = ("Effusion", "Cardiomegaly", "Pneumothorax")
-
-
-def write_card(where: Path, network: Path, layout: str = "yolo") -> Path:
-    path, text = where / "site-yolo.toml", SITE_CARD.format(sha256=sha256(network), layout=layout)
-    path.write_text(text + "".join(LABEL.format(name=name) for name in NAMES))
-    return path
-
-
 def constant(where: Path, output: np.ndarray, side: int = 320) -> Path:
     """A network that says ``output`` of every picture."""
     shape = ", ".join(map(str, output.shape))
@@ -621,91 +566,6 @@ def constant(where: Path, output: np.ndarray, side: int = 320) -> Path:
     path = where / "site-yolo.onnx"
     path.write_bytes(model.SerializeToString())
     return path
-
-
-def test_the_card_in_the_documentation_works_as_pasted(store: Path, tmp_path: Path) -> None:
-    network = constant(tmp_path, np.zeros((1, 5, 3), np.float32), side=640)
-    text = pasted("docs/models-detector.md", "toml", 'id = "site-yolo"')
-    (tmp_path / "site-yolo.toml").write_text(text.replace("0" * 64, sha256(network)))
-    assert add(network, tmp_path / "site-yolo.toml").exit_code == 0
-    assert models("activate", "site-yolo@1", "--pipeline", chest.BOXES.name).exit_code == 0
-
-
-@pytest.mark.data
-def test_the_chest_pipeline_draws_the_boxes_of_the_site_s_detector(
-    store: Path, tmp_path: Path, data: Path
-) -> None:
-    boxes = np.zeros((1, 7, 3), np.float32)
-    boxes[0, :, 0] = (100, 200, 60, 80, 0.9, 0, 0)  # an effusion
-    boxes[0, :, 1] = (102, 201, 60, 80, 0.8, 0, 0)  # the same once more
-    boxes[0, :, 2] = (180, 190, 90, 90, 0, 0.7, 0)  # the heart
-    network = constant(tmp_path, boxes)
-    assert add(network, write_card(tmp_path, network)).exit_code == 0
-    picture = film(cv2.imread(str(data / "cxr_nih" / "images" / "00002763_031.jpg"), cv2.IMREAD_GRAYSCALE))
-    before, factor = _drawn(picture), 512 / 320
-    ended(0, models("activate", "site-yolo@1", "--pipeline", chest.BOXES.name))
-    assert _drawn(picture) == {
-        *("site-yolo", "chest-anatomy-unet", "chest-efficientnet-lite0", "burnin-text"),
-        ("Effusion", *(factor * edge for edge in (70, 160, 130, 240))),
-        ("Cardiomegaly", *(factor * edge for edge in (135, 145, 225, 235))),
-    }
-    assert models("rollback", "--pipeline", chest.BOXES.name).exit_code == 0 and _drawn(picture) == before
-
-
-def test_an_output_of_another_layout_is_refused_before_it_is_used(store: Path, tmp_path: Path) -> None:
-    network, said = constant(tmp_path, np.zeros((1, 8, 5), np.float32)), "name another layout in [box_output]"
-    assert add(network, write_card(tmp_path, network)).exit_code == 0
-    output = ended(65, models("activate", "site-yolo@1", "--pipeline", chest.BOXES.name))
-    assert f"{said}, or list its labels" in " ".join(output.split())
-    for shape, layout in (
-        ((1, 7, MOST_ROWS + 1), "yolo"),
-        ((7, 5), "yolo"),
-        ((2, 7, 5), "yolo"),
-        ((1, 5, 7), "yolo-rows"),
-    ):
-        with pytest.raises(CardError, match=re.escape(said)):
-            detections(registry.load(write_card(tmp_path, network, layout)), np.zeros(shape, np.float32))
-
-
-def test_a_detector_and_a_classifier_are_not_taken_for_one_another(
-    store: Path, tmp_path: Path, model: tuple[Path, Path]
-) -> None:
-    network = constant(tmp_path, np.zeros((1, 7, 3), np.float32))
-    card = write_card(tmp_path, network)
-    assert add(*model).exit_code == add(network, card).exit_code == 0
-    as_classifier = models("activate", "site-yolo@1")
-    as_detector = models("activate", "small@1", "--pipeline", chest.BOXES.name)
-    assert "it draws boxes, with --pipeline chest_xray_boxes" in as_classifier.output
-    assert "has no table [box_output]" in as_detector.output
-    labels = registry.load(card).labels
-    for wrong, told in (
-        ([replace(label, detector=False) for label in labels], "write detector = true at those"),
-        ([replace(labels[0], name="Tube")], "finds no Tube: call the labels of site-yolo@1 as it does"),
-    ):
-        with pytest.raises(CardError, match=told):
-            folder.activate(chest.CARD, chest.BOXES, replace(registry.load(card), labels=tuple(wrong)), store)
-
-
-def test_rows_that_are_no_boxes_are_left_out(tmp_path: Path) -> None:
-    nan = np.nan
-    rows = [
-        *([10, 10, 20, 20, 0.9, 1], [nan, 1, 2, 3, 0.9, 1], [1, 1, 2, 2, nan, 0]),
-        *([1, 1, 2, 2, 0.9, 7], [1, 1, 2, 2, 0.9, -1], [1, 1, 2, 2, 0.1, 0]),
-    ]
-    card = registry.load(
-        write_card(tmp_path, constant(tmp_path, np.zeros((1, 7, 3), np.float32)), "yolo-rows")
-    )
-    [found] = detections(card, np.array([rows], np.float32))
-    assert (found.corners, found.label) == ((10, 10, 20, 20), 1)
-
-
-def _drawn(picture: ArrayImage) -> set[Any]:
-    """The names of the models, and each box with its label."""
-    result = ChestXray().run([picture], silent, {"all_labels": True, "operating_point": "sensitive"})
-    boxes = [(finding.label, region) for finding in result.findings for region in finding.regions]
-    assert all(region.origin is Origin.DETECTOR for _, region in boxes)
-    rounded = {(label, *(round(edge, 3) for edge in region.bounds)) for label, region in boxes}
-    return rounded | {model.id for model in result.models}
 
 
 # A process that opens foreign files gets at nothing else, whichever walls the machine offers
