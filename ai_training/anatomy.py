@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 
 from ai_pipeline.chest.anatomy import FINER, Anatomy, AnatomyModel, cardiothoracic, organ_masks
 from ai_pipeline.images.coordinates import Affine
-from ai_pipeline.models.card import Chain
 from ai_pipeline.models.inputs import enlarge, normalise, reduce
+from ai_pipeline.models.registry import Chain
 from ai_training.base import DataMissing, Report, followed, silent
 from ai_training.cards import new_card
 from ai_training.engine import Recipe, RecipeRun, Validation, input_of

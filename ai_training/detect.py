@@ -50,10 +50,9 @@ from ai_pipeline.chest.explain import (
     softmax,
 )
 from ai_pipeline.errors import CardError
-from ai_pipeline.models.card import Card
 from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.inputs import normalise, prepare
-from ai_pipeline.models.registry import SHIPPED
+from ai_pipeline.models.registry import SHIPPED, Card
 from ai_training import cards
 from ai_training.base import DataMissing, Report
 from ai_training.cards import changed_card, weights_row

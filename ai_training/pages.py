@@ -14,7 +14,7 @@ from typing import Any
 from ai_pipeline.chest.calls import prevalence
 from ai_pipeline.chest.calls.operating_points import labels_at, points_of, predictive, words_of
 from ai_pipeline.contract import Decision
-from ai_pipeline.models.card import Card
+from ai_pipeline.models.registry import Card
 from ai_pipeline.models.registry import cards as shipped_cards
 from ai_training.text import NOT_DIAGNOSTIC, interval, markdown_table, sentence
 

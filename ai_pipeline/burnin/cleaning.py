@@ -15,8 +15,7 @@ from dataclasses import dataclass, field, replace
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.cine import clean_cine
-from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
+from ai_pipeline.burnin.decide.meaning import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.devices.rules import device_note
 from ai_pipeline.burnin.find.annotation import (
     AnnotationKind,
@@ -28,7 +27,7 @@ from ai_pipeline.burnin.find.annotation import (
     merged,
 )
 from ai_pipeline.burnin.find.networks import WHOLE
-from ai_pipeline.burnin.still import CleanedFrames, Verifier, clean_still
+from ai_pipeline.burnin.frames import CleanedFrames, Verifier, clean_cine, clean_still
 from ai_pipeline.burnin.tools import Tools, shared_tools
 from ai_pipeline.contract import (
     DerivedImage,

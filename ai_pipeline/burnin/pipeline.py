@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from ai_pipeline.burnin.card import CARD, UltrasoundOptions
 from ai_pipeline.burnin.cleaning import ULTRASOUND, clean
-from ai_pipeline.burnin.decide.allowed import Allowed
+from ai_pipeline.burnin.decide.meaning import Allowed
 from ai_pipeline.burnin.devices.rules import device_rules
 from ai_pipeline.burnin.find.annotation import AnnotationKind, Mark
 from ai_pipeline.burnin.find.text import POSSIBLE_TEXT

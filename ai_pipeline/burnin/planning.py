@@ -11,18 +11,20 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.banner import find_banner, find_by_hand, find_device_banner
 from ai_pipeline.burnin.decide.mask_shape import SMALLEST_LETTER, blocks, with_sides
-from ai_pipeline.burnin.decide.whole_lines import by_best_reading, by_their_block, inner
+from ai_pipeline.burnin.decide.meaning import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.writing import (
     FEWEST,
     SAME,
     TRACED,
     Text,
     are_letters,
+    by_best_reading,
+    by_their_block,
     covered,
     find_texts,
+    inner,
     letter_strokes,
     level_box,
     overlap,
@@ -44,9 +46,8 @@ from ai_pipeline.burnin.find.annotation import (
     dilated,
     index_of,
 )
-from ai_pipeline.burnin.find.area import find_area, strokes
+from ai_pipeline.burnin.find.area import faint_writing, find_area, strokes
 from ai_pipeline.burnin.find.drawings import DRAWN, Drawings, find_bars, find_drawings, no_drawings
-from ai_pipeline.burnin.find.faint import faint_writing
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import SMALLEST_LINE, TextBox, paint
 from ai_pipeline.burnin.find.traces import Waves, find_strips, find_traces, no_waves

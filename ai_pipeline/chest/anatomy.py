@@ -18,10 +18,9 @@ import numpy as np
 
 from ai_pipeline.contract import Bools, Code, Floats, Grey, ModelRef, Point
 from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose, upright
-from ai_pipeline.models.card import Card, Input
 from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.inputs import Change, changed, network_input
-from ai_pipeline.models.registry import read
+from ai_pipeline.models.registry import Card, Input, read
 
 HEART, RIGHT_LUNG, LEFT_LUNG = range(3)
 """In the order of the network's outputs; right and left are the patient's."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from ai_pipeline.chest.anatomy import LEFT_LUNG, RIGHT_LUNG, Anatomy
 from ai_pipeline.contract import Bools, Decision, Finding, Grey, QualityNote
-from ai_pipeline.models.card import Card
+from ai_pipeline.models.registry import Card
 from ai_pipeline.summary import NOT_ASSESSED
 
 FIGURES: Final = ("gap", "other gap", "touch", "end", "other end", "shape")

@@ -13,10 +13,9 @@ from ai_pipeline.chest.explain import PARTS, BoxHead, ScoredBox, overlaps, regio
 from ai_pipeline.contract import Floats, Grey, Region
 from ai_pipeline.errors import CardError
 from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose, upright
-from ai_pipeline.models.card import Card, Input
 from ai_pipeline.models.engine import load
 from ai_pipeline.models.inputs import Change, changed, network_input
-from ai_pipeline.models.registry import read
+from ai_pipeline.models.registry import Card, Input, read
 
 NETWORK, CANDIDATES, YOLO = "detector", "detector-boxes", "detector-yolo"
 """The roles of a card's weights: the network in ONNX; the candidate boxes with their priors; optionally a

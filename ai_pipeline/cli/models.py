@@ -18,7 +18,7 @@ from ai_pipeline.errors import CardError
 
 if TYPE_CHECKING:
     from ai_pipeline.contract import ModelSlot, PipelineCard
-    from ai_pipeline.models.card import Card
+    from ai_pipeline.models.registry import Card
 
 SHA256 = 64  # hexadecimal digits
 models_app = typer.Typer(no_args_is_help=True, help="The models: cards, weights, and which is in use.")

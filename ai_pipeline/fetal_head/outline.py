@@ -16,9 +16,8 @@ import numpy as np
 from ai_pipeline.contract import Bools, Floats, Grey, ModelRef
 from ai_pipeline.fetal_head.biometry import Ellipse, ellipse_of
 from ai_pipeline.images.coordinates import Affine
-from ai_pipeline.models.card import Card
 from ai_pipeline.models.engine import OnnxRuntime
-from ai_pipeline.models.registry import read
+from ai_pipeline.models.registry import Card, read
 
 FINER = 4
 """The outline is found on a grid so many times finer than the network's output."""

@@ -21,7 +21,7 @@ from ai_pipeline.contract import (
     SourceImage,
 )
 from ai_pipeline.errors import ProgramFailed
-from ai_pipeline.models.card import CODE, LABEL
+from ai_pipeline.models.registry import CODE, LABEL
 
 MOST_FINDINGS, MOST_REGIONS, MOST_POINTS = 200, 20, 500
 

@@ -22,7 +22,6 @@ from ai_pipeline.contract import (
     PipelineCard,
     PipelineResult,
     Progress,
-    QualityNote,
     Refuse,
     SourceImage,
 )
@@ -85,10 +84,8 @@ class _Program(ABC):
             options_hash = hashlib.sha256(described).hexdigest()  # in the place of a card's
             model = ModelRef(str(options["model"]), str(options["version"]), model_hash, options_hash)
             findings = findings_in(folders.answer(), files, model)
-            left = folders.others()
-        notes = (QualityNote("files_not_taken", left),) if left else ()
         seconds = {"total": time.perf_counter() - began}
-        return PipelineResult(findings, quality=notes, timings=seconds, models=(model,))
+        return PipelineResult(findings, timings=seconds, models=(model,))
 
     @abstractmethod
     def _lacking(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]: ...

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ai_pipeline.burnin.find.annotation import CleaningPolicy, Mask, Picture
     from ai_pipeline.burnin.tools import Tools
-    from ai_pipeline.models.card import Card
+    from ai_pipeline.models.registry import Card
 
 
 train_app = typer.Typer(help="Train a model; leaves its card and weights in a folder.", no_args_is_help=True)

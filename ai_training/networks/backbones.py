@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
 from ai_pipeline.errors import CardError, ModelError
-from ai_pipeline.models.card import Card
+from ai_pipeline.models.registry import Card
 from ai_training.base import CannotAdapt, DataMissing, ExperimentError
 from ai_training.conversion import foreign
 from ai_training.conversion.checkpoints import fill, read_weights

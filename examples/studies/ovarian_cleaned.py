@@ -17,10 +17,9 @@ from matplotlib.figure import Figure
 
 from ai_pipeline.burnin.fill import Inpainter
 from ai_pipeline.burnin.tools import Tools, shared_tools
-from ai_pipeline.models.card import Card
 from ai_pipeline.models.engine import usable_cores
 from ai_pipeline.models.inputs import enlarge, normalise, reduce
-from ai_pipeline.models.registry import find
+from ai_pipeline.models.registry import Card, find
 from ai_pipeline.ovarian.classifier import OvarianClassifier, heatmap
 from ai_training.base import Report, silent
 from ai_training.cli import console

@@ -71,16 +71,16 @@ def find_device_banner(
     """
     mask: Mask = np.zeros(picture.shape[:2], np.bool_)
     marks, rules = [], set()
-    for found in device_boxes(header, picture.shape, folder):
-        place = index_of(found.box)
+    for rule, box in device_boxes(header, picture.shape, folder):
+        place = index_of(box)
         pixels = picture[place].reshape(-1, *picture.shape[2:])
         # Brightest against darkest in the channel where they differ most.
         strength = float((pixels.max(axis=0).astype(int) - pixels.min(axis=0)).max()) / 255.0
-        if found.meaning in meanings and strength > 0:
+        if rule.meaning in meanings and strength > 0:
             mask[place] = True
-            rules.add(found.rule)
-            proof = f"device rule {found.rule}"
-            marks.append(Mark(AnnotationKind.BANNER, found.box, strength, meaning=found.meaning, proof=proof))
+            rules.add(rule.name)
+            proof = f"device rule {rule.name}"
+            marks.append(Mark(AnnotationKind.BANNER, box, strength, meaning=rule.meaning, proof=proof))
     share = float(mask.mean())
     if share > LARGEST_DEVICE_SHARE:
         raise CleaningFailed(f"device rules cover {share:.0%} of the picture: {', '.join(sorted(rules))}")

@@ -23,8 +23,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from ai_pipeline.contract import ModelSlot
 from ai_pipeline.errors import CardError
-from ai_pipeline.models.card import NAME, Card, Weights
-from ai_pipeline.models.registry import STORED, find, from_environment, load, verify
+from ai_pipeline.models.registry import NAME, STORED, Card, Weights, find, from_environment, load, verify
 from ai_pipeline.models.store.sandbox import inspect
 
 ACTIVE = "active.json"

@@ -27,8 +27,16 @@ from ai_pipeline.contract import (
     PipelineResult,
     QualityNote,
 )
-from ai_pipeline.images.page import PagePicture, draw_page, drawable, lay_out_page
-from ai_pipeline.images.render import NOT_FOR_DIAGNOSIS, annotate, heatmap_overlay, place_lines
+from ai_pipeline.images.render import (
+    NOT_FOR_DIAGNOSIS,
+    PagePicture,
+    annotate,
+    draw_page,
+    drawable,
+    heatmap_overlay,
+    lay_out_page,
+    place_lines,
+)
 from ai_pipeline.summary import result_lines
 from dicom_node.connectors import installed
 from dicom_node.errors import ResultRefused

@@ -18,9 +18,8 @@ from typer.testing import CliRunner, Result
 from ai_pipeline.chest.card import CLASSIFIER
 from ai_pipeline.chest.classifier import Classifier, probability
 from ai_pipeline.cli import mount_commands
-from ai_pipeline.models.card import Chain, Input
 from ai_pipeline.models.inputs import network_input
-from ai_pipeline.models.registry import find
+from ai_pipeline.models.registry import Chain, Input, find
 from ai_pipeline.models.store import folder
 from ai_training import metrics
 from ai_training.acceptance import first_half

@@ -28,7 +28,7 @@ from ai_pipeline.contract import (
     Processing,
     QualityNote,
 )
-from ai_pipeline.images.page import PageLayout, PagePicture, lay_out_page
+from ai_pipeline.images.render import PageLayout, PagePicture, lay_out_page
 from dicom_connectors.pdf.connector import as_pdf
 from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import ResultRefused

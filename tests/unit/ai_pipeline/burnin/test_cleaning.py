@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ai_pipeline.burnin import cine as cines
+from ai_pipeline.burnin import frames as cines
 from ai_pipeline.burnin import pipeline as ultrasound
 from ai_pipeline.burnin.cleaning import CleaningResult, clean, measured_area
 from ai_pipeline.burnin.decide.banner import find_by_hand
@@ -30,7 +30,7 @@ from ai_pipeline.burnin.find.annotation import (
 )
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import TextBox, TextReader, shared_reader
-from ai_pipeline.burnin.still import OutsideDigest, unchanged_outside
+from ai_pipeline.burnin.frames import OutsideDigest, unchanged_outside
 from ai_pipeline.burnin.tools import Tools, shared_tools
 from ai_pipeline.contract import Meaning, PixelArray
 from ai_pipeline.errors import CleaningFailed

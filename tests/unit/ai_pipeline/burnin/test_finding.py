@@ -12,9 +12,8 @@ from ai_pipeline.burnin.decide.mask_shape import blocks
 from ai_pipeline.burnin.fill import with_background
 from ai_pipeline.burnin.find import networks
 from ai_pipeline.burnin.find.annotation import AnnotationKind, Mark, Mask, Picture, dilated
-from ai_pipeline.burnin.find.area import find_area, strokes
+from ai_pipeline.burnin.find.area import faint_writing, find_area, strokes
 from ai_pipeline.burnin.find.drawings import find_bars, lines_between
-from ai_pipeline.burnin.find.faint import faint_writing
 from ai_pipeline.burnin.find.text import shared_reader
 from ai_pipeline.burnin.find.traces import colour_bars, find_flow, find_strips, find_traces
 from ai_pipeline.burnin.planning import RIM

@@ -13,16 +13,15 @@ from pydicom.dataset import Dataset
 
 from ai_pipeline.burnin.card import UltrasoundOptions
 from ai_pipeline.burnin.cleaning import clean
-from ai_pipeline.burnin.decide.allowed import Allowed
 from ai_pipeline.burnin.decide.meaning import (
     LEAST_CONFIDENCE,
     LEAST_OF_SETTING,
     SETTING_CHARACTERS,
+    Allowed,
     meaning_of,
 )
 from ai_pipeline.burnin.decide.vocabulary import ALSO_NAMES
-from ai_pipeline.burnin.decide.whole_lines import around, by_best_reading, by_their_block
-from ai_pipeline.burnin.decide.writing import Text, level_box
+from ai_pipeline.burnin.decide.writing import Text, around, by_best_reading, by_their_block, level_box
 from ai_pipeline.burnin.find.annotation import Box, Mask
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import paint

@@ -18,7 +18,7 @@ from HersheyFonts import HersheyFonts
 from pydicom import dcmread
 from pydicom.encaps import encapsulate, generate_frames
 
-from ai_pipeline.burnin import cine as cines
+from ai_pipeline.burnin import frames as cines
 from ai_pipeline.burnin import planning
 from ai_pipeline.burnin.cleaning import CleaningResult, clean
 from ai_pipeline.burnin.decide.writing import NOTHING_READ, Text, level_box

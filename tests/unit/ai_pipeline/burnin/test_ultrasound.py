@@ -16,6 +16,7 @@ from ai_pipeline.burnin.decide.banner import find_banner, find_device_banner
 from ai_pipeline.burnin.devices.rules import (
     DEVICE_RULES,
     SHIPPED,
+    conditions_of,
     device_boxes,
     device_note,
     matching_rules,
@@ -78,7 +79,7 @@ def test_every_mark_is_explained_without_its_words(tmp_path: Path) -> None:
     assert any(" goes as identity: not all of it is known to be harmless" in mark for mark in record["marks"])
     assert "KIM" not in done.output and "identity" in CliRunner().invoke(app, given).output
     refused = CliRunner().invoke(app, [*given, "--pipeline", "chest_xray"])
-    assert refused.exit_code == 2 and "no marks to explain" in pasted(refused.output)
+    assert refused.exit_code == 2 and "no marks to explain" in refused.output
 
 
 def test_other_modalities_are_refused_unless_asked_for() -> None:
@@ -242,8 +243,8 @@ def test_rectangles_are_places_in_the_picture(
     tmp_path: Path, rectangles: str, box: tuple[int, int, int, int]
 ) -> None:
     text = RULE.replace("{ left = 0, top = 0, right = 1.0, bottom = 20 }", rectangles)
-    [found] = device_boxes(header(tmp_path), (240, 320, 3), folder_with(tmp_path, text))
-    assert found.box == box
+    [(_, found)] = device_boxes(header(tmp_path), (240, 320, 3), folder_with(tmp_path, text))
+    assert found == box
 
 
 def test_a_rectangle_goes_whole_if_something_is_written_in_it_in_whatever_colour(tmp_path: Path) -> None:
@@ -287,7 +288,7 @@ def test_the_note_names_the_rules(tmp_path: Path) -> None:
 def test_a_rule_of_the_site_replaces_the_shipped_one_and_can_switch_it_off(tmp_path: Path) -> None:
     epiq = {"Manufacturer": "Philips Medical Systems", "ManufacturerModelName": "EPIQ 5G"}
     name = open_dicom(write_dicom(tmp_path / "epiq.dcm", np.zeros((1, 768, 1024), np.uint8), **epiq)).header
-    assert [found.rule for found in device_boxes(name, (768, 1024))] == ["philips-epiq-768x1024"]
+    assert [rule.name for rule, _ in device_boxes(name, (768, 1024))] == ["philips-epiq-768x1024"]
     off = RULE.replace("ours", "philips-epiq-768x1024").partition("rectangles")[0] + "rectangles = []\n"
     assert device_boxes(name, (768, 1024), folder_with(tmp_path, off)) == ()
 
@@ -379,7 +380,8 @@ def test_the_example_of_the_guide_is_a_file_of_rules(tmp_path: Path) -> None:
 def test_a_measured_bar_ends_where_the_rule_says(data: Path, file: str, rule: str) -> None:
     image = open_dicom(data / "dicom" / "files" / file)
     picture = image.display()
-    boxes = [found.box for found in device_boxes(image.header, picture.shape) if found.rule == rule]
+    found = device_boxes(image.header, picture.shape)
+    boxes = [box for one, box in found if one.name == rule]
     [bottom] = {box[3] for box in boxes}
     grey = picture if picture.ndim == 2 else picture.max(axis=2)
     assert np.median(grey[bottom - 2]) > 30 > np.median(grey[bottom + 1])
@@ -398,47 +400,9 @@ def test_a_coloured_surrounding_goes_whole() -> None:
     assert mask.all()
 
 
-def tried(image: Path, *words: str | Path) -> Result:
-    """The command `devices try`."""
-    return CliRunner().invoke(app, ["devices", "try", str(image), *map(str, words)])
-
-
-def test_the_command_says_which_rules_are_for_a_file_and_outlines_them_for_its_owner_alone(
-    tmp_path: Path,
-) -> None:
-    folder_with(tmp_path, RULE)
-    header(tmp_path)
-    preview = tmp_path / "preview.png"
-    done = tried(tmp_path / "image.dcm", "--device-rules", tmp_path, "--preview", preview, "--json")
-    assert done.exit_code == 0 and "Secret" not in done.output
-    told, place = json.loads(done.stdout), {"left": 0, "top": 0, "right": 320, "bottom": 20}
-    assert told["rules"] == ["ours"]
-    assert told["rectangles"] == [{"rule": "ours", "meaning": "identity", **place}]
-    outlined = (np.asarray(Image.open(preview)) == (255, 96, 0)).all(axis=2)
-    assert outlined[[0, 19], :].all() and not outlined[3:17, 3:-3].any() and not outlined[20:].any()
-    assert preview.stat().st_mode & 0o077 == 0
-
-
-def test_what_the_command_prints_is_a_condition_that_fits(tmp_path: Path) -> None:
+def test_the_conditions_of_an_image_are_those_of_a_rule_that_fits(tmp_path: Path) -> None:
     given = header(tmp_path, Manufacturer="Maker [EU]", SoftwareVersions=["V6"])
-    line = tried(tmp_path / "image.dcm").stdout.splitlines()[0]
-    rule = f'name = "printed"\n{line}\nrectangles = [{{ left = 0, top = 0, right = 9, bottom = 9 }}]\n'
-    assert matched(given, folder_with(tmp_path, f'source = "x"\n[[rule]]\n{rule}')) == ["printed"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "status", "said"),
-    [
-        (["none.dcm"], 65, "no such file"),
-        (["image.dcm", "--frame", "2", "--preview", "p.png"], 65, "there is no frame 2"),
-        (["image.dcm", "--device-rules", "none"], 78, "does not exist"),
-    ],
-)
-def test_the_command_fails_with_the_cause(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], status: int, said: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    header(tmp_path)
-    done = tried(Path(arguments[0]), *arguments[1:])
-    assert (done.exit_code, said in done.stderr) == (status, True), done.stderr
-    assert not Path("p.png").exists()
+    match = ", ".join(f"{key} = {json.dumps(value)}" for key, value in conditions_of(given).items())
+    text = f'name = "printed"\nmatch = {{ {match} }}\n'
+    text += "rectangles = [{ left = 0, top = 0, right = 9, bottom = 9 }]\n"
+    assert matched(given, folder_with(tmp_path, f'source = "x"\n[[rule]]\n{text}')) == ["printed"]

@@ -37,9 +37,8 @@ from ai_pipeline.chest.ratio import EFFUSION_NOTE, Projections, Ratio, measure
 from ai_pipeline.contract import Code, Decision, ModelRef, Origin, Region
 from ai_pipeline.images.coordinates import POSES, UPRIGHT, Affine, Pose, shown
 from ai_pipeline.images.exposure import Exposure
-from ai_pipeline.models.card import Chain, Input
 from ai_pipeline.models.inputs import network_input, prepare
-from ai_pipeline.models.registry import Card, Label, find
+from ai_pipeline.models.registry import Card, Chain, Input, Label, find
 from tests.unit.ai_pipeline.phantoms import CHEST, echo, film
 from tests.unit.chests import drawn_chest
 

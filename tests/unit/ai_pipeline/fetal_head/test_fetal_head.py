@@ -16,8 +16,7 @@ from ai_pipeline.cli import app
 from ai_pipeline.contract import Accept, ImageHeader, ModelRef, PipelineResult, Refuse, UltrasoundRegion
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.fetal_head import biometry, pipeline
-from ai_pipeline.fetal_head.fetuses import fetus_of_each, names_in, tells_of_several
-from ai_pipeline.fetal_head.intended_use import refused_by_header
+from ai_pipeline.fetal_head.intended_use import fetus_of_each, names_in, refused_by_header, tells_of_several
 from ai_pipeline.fetal_head.outline import HeadLimits, HeadModel
 from ai_pipeline.images.coordinates import Affine
 from ai_training.sets.images import rows
