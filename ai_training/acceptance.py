@@ -22,11 +22,11 @@ from sklearn.model_selection import GroupKFold
 
 from ai_pipeline.chest.calls.operating_points import OperatingPoint
 from ai_pipeline.chest.classifier import Classifier
-from ai_pipeline.chest.domain_gate import FeatureGate
 from ai_pipeline.errors import CardError
 from ai_pipeline.images.coordinates import POSES, UPRIGHT, shown
 from ai_pipeline.models.registry import Card, Label, load
 from ai_pipeline.models.store import folder
+from ai_pipeline.networks.gate import FeatureGate
 from ai_training import calibration
 from ai_training.base import DataMissing, Report, silent
 from ai_training.calibration import THRESHOLDS, calibrated, platt, prevalence, probabilities, reference

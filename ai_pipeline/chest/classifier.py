@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 
-from ai_pipeline.chest.domain_gate import UNKNOWN, FeatureGate, Kind
 from ai_pipeline.chest.explain import Activation, BoxTemplates, activation, heatmap
 from ai_pipeline.contract import Decision, Floats, Grey, Heatmap, Region
 from ai_pipeline.errors import CardError
@@ -19,6 +18,7 @@ from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose, upright
 from ai_pipeline.models.engine import load
 from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.registry import Card, Input, Label, read
+from ai_pipeline.networks.gate import UNKNOWN, FeatureGate, Kind
 
 CERTAIN = 1e-7  # a probability of 0 or 1 has no logit
 

@@ -17,14 +17,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ai_pipeline.chest.domain_gate import FeatureGate
 from ai_pipeline.contract import Bools, Decision, Floats, Grey, Heatmap, Origin, Region
 from ai_pipeline.errors import CardError
-from ai_pipeline.fetal_head.outline import HeadModel
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.engine import Engine, load
 from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.registry import Card, Input, Label, find, read
+from ai_pipeline.networks.gate import FeatureGate
+from ai_pipeline.networks.heads import HeadModel
 
 METHOD = "class activation, coarse"
 NORMAL = "Ovary_Normal"

@@ -501,7 +501,7 @@ _evaluate_outlines(
 _evaluate_outlines(
     "fetal",
     "Measure outlines, head circumference and gate; every interval is 95 %, by bootstrap over examinations.",
-    "ai_pipeline.fetal_head.outline:HeadModel.of",
+    "ai_pipeline.networks.heads:HeadModel.of",
 )
 
 

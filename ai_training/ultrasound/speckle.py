@@ -16,9 +16,9 @@ import numpy.typing as npt
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from ai_pipeline.contract import ModelRef
-from ai_pipeline.fetal_head.outline import HeadModel
 from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.registry import Card, find, load, read
+from ai_pipeline.networks.heads import HeadModel
 from ai_training.base import DataMissing, Report, followed, silent
 from ai_training.fetal import ID as HEADS
 from ai_training.fetal import head_images

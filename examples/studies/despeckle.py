@@ -31,9 +31,9 @@ from torch.nn.functional import (
 from torch.utils.data import Dataset
 
 from ai_pipeline.contract import ModelRef
-from ai_pipeline.fetal_head.outline import HeadModel, fit_to_input
 from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.registry import find
+from ai_pipeline.networks.heads import HeadModel, fit_to_input
 from ai_training.base import ExperimentError, Report, silent
 from ai_training.cards import export, new_card
 from ai_training.cli import console

@@ -37,6 +37,7 @@ from ai_pipeline.contract import (
     QualityNote,
 )
 from ai_pipeline.fetal_head import biometry
+from ai_pipeline.networks import heads
 from dicom_connectors.worklist.manager import MOST_ITEMS
 from dicom_connectors.worklist.performer import open_manager as open_worklist
 from dicom_console.handlers.stow import PARTS
@@ -280,7 +281,7 @@ def everything(one: SourceObject) -> PipelineResult:
             frame,
         ),
     )
-    head = biometry.Ellipse(x=0.4 * width, y=0.5 * height, long=0.4 * height, short=0.3 * height, turn=0.3)
+    head = heads.Ellipse(x=0.4 * width, y=0.5 * height, long=0.4 * height, short=0.3 * height, turn=0.3)
     of_fetus = biometry.measurements(uid, header, head, (0.2, 0.2), CALIBRATED, "1")
     return PipelineResult(
         findings=findings,

@@ -11,9 +11,9 @@ from arms import folded, restore_normalisation
 from safetensors.torch import save_file
 
 from ai_pipeline.chest.anatomy import AnatomyModel
-from ai_pipeline.fetal_head.outline import COLUMNS, ROWS, HeadModel
 from ai_pipeline.models import registry
 from ai_pipeline.models.engine import OnnxRuntime, load
+from ai_pipeline.networks.heads import COLUMNS, ROWS, HeadModel
 from ai_training import anatomy, fetal
 from ai_training.base import CannotAdapt, DataMissing, ExperimentError, UnreadableCheckpoint
 from ai_training.conversion.checkpoints import fill, read_weights

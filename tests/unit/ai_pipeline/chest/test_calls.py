@@ -19,7 +19,6 @@ from ai_pipeline.chest.calls import operating_points, prevalence
 from ai_pipeline.chest.card import CLASSIFIER
 from ai_pipeline.chest.classifier import decide, probability
 from ai_pipeline.chest.detector import detections_by_label
-from ai_pipeline.chest.domain_gate import CHILD, UNKNOWN, Kind
 from ai_pipeline.chest.explain import (
     PARTS,
     Activation,
@@ -39,6 +38,7 @@ from ai_pipeline.images.coordinates import POSES, UPRIGHT, Affine, Pose, shown
 from ai_pipeline.images.exposure import Exposure
 from ai_pipeline.models.inputs import network_input, prepare
 from ai_pipeline.models.registry import Card, Chain, Input, Label, find
+from ai_pipeline.networks.gate import CHILD, UNKNOWN, Kind
 from tests.unit.ai_pipeline.phantoms import CHEST, echo, film
 from tests.unit.chests import drawn_chest
 
