@@ -79,8 +79,7 @@ def refit(seen: Scored, k: int) -> Refitted:
     if min(positives, len(truth) - positives) < ENOUGH:
         return Refitted(seen.names[k], positives, before, None, old)
     point = calibrated(truth, logit)
-    fitted: dict[str, Any] = {**point.rounded(), "operating_point": None}
-    label = replace(old, **fitted)
+    label = replace(old, **point.rounded())
     return Refitted(seen.names[k], positives, before, _held_out_error(truth, logit, seen.patients), label)
 
 
@@ -123,7 +122,6 @@ def write_card(
         for row in text["labels"]:
             if label := fitted.get(row["name"]):
                 row.update({key: getattr(label, key) for key in REFITTED})
-                row.pop("operating_point", None)
         text["calibration"] = {
             # One label of an uncalibrated model left as it was makes the whole card a claim that is not true.
             "calibrated": card.calibrated or len(fitted) == len(card.labels),

@@ -159,12 +159,7 @@ def probability(label: Label, logit: float) -> float:
     """A logit as a probability, 0 to 1, by the card's calibration."""
     # exp(709) is the largest that a double holds.
     scaled = max(label.slope * logit + label.intercept, -700.0)
-    value = float(1.0 / (1.0 + np.exp(-scaled)))
-    point = label.operating_point
-    if point is None:
-        return value
-    # torchxrayvision's op_norm: two straight lines that meet in (operating point, .5).
-    return value / (2.0 * point) if value < point else 1.0 - (1.0 - value) / (2.0 * (1.0 - point))
+    return float(1.0 / (1.0 + np.exp(-scaled)))
 
 
 def decide(label: Label, value: float) -> Decision:

@@ -15,14 +15,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.burnin.find.networks import Line
-from ai_pipeline.burnin.find.text import WORKING_SIDE, TextBox, shared_reader
+from ai_pipeline.burnin.find.text import WORKING_SIDE, TextBox, TextReader, shared_reader
 from ai_pipeline.chest.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG, Anatomy
 from ai_pipeline.chest.intended_use import projection_of, seen_from_behind
 from ai_pipeline.contract import Bools, Grey, ImageHeader, Point, QualityNote, SourceImage
@@ -90,14 +90,6 @@ class Stamps:
         return self.projection == "AP" or self.portable or self.position in {"supine", "semi-erect"}
 
 
-class Reader(Protocol):
-    """Finds places of text in a picture and reads them, like the node's text reader."""
-
-    def find(self, picture: Grey, scale: float = 1.0) -> list[TextBox]: ...
-
-    def read(self, picture: Grey, box: TextBox) -> Line: ...
-
-
 def read_stamps(picture: Grey, anatomy: Anatomy | None, models_dir: Path | None = None) -> Stamps | None:
     """The stamps of an upright ``picture`` ``[rows, columns]``; None if the text reader fails.
 
@@ -109,7 +101,7 @@ def read_stamps(picture: Grey, anatomy: Anatomy | None, models_dir: Path | None 
         return None
 
 
-def stamps_in(picture: Grey, anatomy: Anatomy | None, reader: Reader) -> Stamps:
+def stamps_in(picture: Grey, anatomy: Anatomy | None, reader: TextReader) -> Stamps:
     """The stamps that ``reader`` finds in an upright ``picture`` ``[rows, columns]`` outside the lungs."""
     times_larger = max(1.0, min(picture.shape) / LARGEST)
     if times_larger > 1.0:
@@ -181,7 +173,7 @@ def _is_inside(hull: npt.NDArray[np.int32] | None, anatomy: Anatomy | None, poin
 
 
 @cache
-def _reader(models_dir: Path | None) -> Reader:
+def _reader(models_dir: Path | None) -> TextReader:
     """This process's text reader, whose networks are those of the card. Raises CardError."""
     registry.verify(registry.find(MODEL, models_dir))
     return shared_reader()

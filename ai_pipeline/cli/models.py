@@ -58,23 +58,6 @@ def list_models(as_json: Json = False, models_dir: ModelsDir = None) -> None:
     _print(rows, ["id", "version", "active", "task", "licence"], as_json=as_json)
 
 
-@models_app.command("verify", epilog="Example:  ai-pipeline models verify --models-dir models")
-def verify_models(as_json: Json = False, models_dir: ModelsDir = None) -> None:
-    """Check every file of weights against the SHA-256 of its card. Exit code 65 if one is wrong."""
-    from ai_pipeline.models.registry import cards, verify
-
-    rows: list[dict[str, Any]] = []
-    with errors():
-        for card in cards(models_dir):
-            rows.append({"id": card.id, "version": card.version, "ok": True, "problem": ""})
-            try:
-                verify(card)
-            except CardError as error:
-                rows[-1] |= {"ok": False, "problem": str(error)}
-    _print(rows, ["id", "version", "ok", "problem"], as_json=as_json)
-    raise typer.Exit(0 if all(row["ok"] for row in rows) else EXIT_DATA)
-
-
 @models_app.command(
     "add",
     epilog="Example:  ai-pipeline models add chest.onnx --card chest.toml --models-dir models",

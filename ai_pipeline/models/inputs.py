@@ -3,8 +3,6 @@
 The map includes all cropping, padding and stretching, so that heat maps and boxes land in the right place.
 
 ``chain``     the project's own, see below.
-``xrv``       torchxrayvision's: the largest square in the middle, reduced to the size by area (its
-              ``XRayCenterCrop`` and ``XRayResizer(engine="cv2")``).
 ``imagenet``  torchvision's and timm's for evaluation: resized so that the shorter side is ``size / crop``
               (both sides with ``squash``), then the square in the middle.
 
@@ -45,16 +43,6 @@ def network_input(image: Grey, wanted: Input) -> tuple[Floats, Affine]:
     return np.ascontiguousarray(((values - mean) / scale)[None]), to_model
 
 
-def _xrv(image: Grey, wanted: Input) -> tuple[Floats, Affine]:
-    rows, columns = image.shape
-    side = min(rows, columns)
-    top, left = rows // 2 - side // 2, columns // 2 - side // 2
-    square = image[top : top + side, left : left + side].astype(np.float32)
-    small = cv2.resize(square, (wanted.size, wanted.size), interpolation=cv2.INTER_AREA)
-    factor = wanted.size / side
-    return np.asarray(small, np.float32), Affine(factor, 0.0, -left * factor, 0.0, factor, -top * factor)
-
-
 def _imagenet(image: Grey, wanted: Input) -> tuple[Grey, Affine]:
     rows, columns = image.shape
     edge = math.floor(wanted.size / wanted.crop)
@@ -71,7 +59,6 @@ def _imagenet(image: Grey, wanted: Input) -> tuple[Grey, Affine]:
 
 _SQUARES: dict[str, Callable[[Grey, Input], tuple[Grey | Floats, Affine]]] = {
     "chain": lambda image, wanted: prepare(image, wanted.chain, wanted.size),
-    "xrv": _xrv,
     "imagenet": _imagenet,
 }
 

@@ -40,7 +40,7 @@ LABEL = re.compile(r"\w[\w ,.;:()/%+-]*")
 CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """The same of Code Value and Coding Scheme Designator."""
 
-Preprocess = Literal["chain", "xrv", "imagenet"]
+Preprocess = Literal["chain", "imagenet"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +116,8 @@ class Label:
     ``probability = 1 / (1 + exp(-(slope · logit + intercept)))``. At ``threshold`` and above the finding is
     present, below ``absent_below`` absent, between them indeterminate. ``supported`` is False if the test set
     cannot show that the label works; such labels are evaluated but not reported as findings. ``box`` is True
-    if the training data teach the model the place. If ``operating_point`` is given, the probability is bent
-    so that this value becomes .5, as torchxrayvision does with its ``op_threshs``. ``detector`` is True if
-    the card's box detector was shown to place this label better than a fixed box.
+    if the training data teach the model the place. ``detector`` is True if the card's box detector was shown
+    to place this label better than a fixed box.
     """
 
     name: str
@@ -131,7 +130,6 @@ class Label:
     slope: float = 1.0
     intercept: float = 0.0
     box: bool = False
-    operating_point: Annotated[float, Field(gt=0, lt=1)] | None = None
     detector: bool = False
 
     def __post_init__(self) -> None:

@@ -43,7 +43,6 @@ def added(card: Path, store: Path) -> dict[str, Any]:
     """The card, whose model ``ai-pipeline models add`` has taken into ``store``."""
     network = card.with_suffix(".onnx")
     command("models", "add", network, "--card", card, "--accept-licence", "--models-dir", store)
-    assert "True" in command("models", "verify", "--models-dir", store)
     return tomllib.loads(card.read_text())
 
 

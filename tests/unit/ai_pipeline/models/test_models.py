@@ -120,9 +120,6 @@ def test_a_provider_that_is_not_installed_is_named_with_the_remedy(
     assert "choose from cpu, cuda, openvino" in engine.lacking("tpu")
 
 
-XRV = Input(224, 1, (127.5,), (127.5 / 1024,), "MONOCHROME2", Chain(), preprocess="xrv")
-
-
 IMAGENET = Input(
     224,
     3,
@@ -138,7 +135,6 @@ IMAGENET = Input(
 
 WAYS = {
     "chain": Input(160, 3, (127.0,), (128.0,), "MONOCHROME2", Chain()),
-    "xrv": XRV,
     "imagenet": IMAGENET,
     "squashed": Input(
         224, 3, (0.0,), (255.0,), "MONOCHROME2", Chain(), preprocess="imagenet", crop=1.0, squash=True
@@ -164,9 +160,7 @@ def test_the_map_leads_to_where_the_disc_is(wanted: Input, shape: tuple[int, int
     assert to_model.inverse()(at)[0] == pytest.approx(centre, abs=1e-6)
 
 
-def test_levels_are_what_torchxrayvision_and_imagenet_call_them() -> None:
-    values, _ = network_input(np.repeat(np.array([[0, 255]], np.uint8), 150, axis=1).repeat(300, axis=0), XRV)
-    assert (values.min(), values.max()) == pytest.approx((-1024.0, 1024.0))
+def test_levels_are_what_imagenet_calls_them() -> None:
     means, spreads = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     white, _ = network_input(np.full((300, 300), 255, np.uint8), IMAGENET)
     np.testing.assert_allclose(white[0, :, 0, 0], (1 - means) / spreads, rtol=1e-5)
@@ -399,8 +393,6 @@ def test_altered_weights_are_found_and_cannot_be_activated(store: Path, model: t
     add(*model)
     file = store / "small" / "1" / "small.onnx"
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
-    rows = {row["id"]: row["ok"] for row in json.loads(ended(65, models("verify", "--json")))}
-    assert rows["small"] is False
     not_activated(store, "SHA-256")
 
 
