@@ -30,7 +30,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ai_pipeline.chest.detector import (
+from ai_pipeline.chest.classifier import (
     CANDIDATES,
     NETWORK,
     YOLO,

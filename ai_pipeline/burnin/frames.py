@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.decide.mask_shape import without_shapes_of_letters
+from ai_pipeline.burnin.decide.writing import without_shapes_of_letters
 from ai_pipeline.burnin.decide.writing import (
     FAINT,
     FILLED,
@@ -39,7 +39,7 @@ from ai_pipeline.burnin.decide.writing import (
     strokes_in,
     surroundings,
 )
-from ai_pipeline.burnin.fill import PLAIN, Inpainter, black_out, inpaint, with_background
+from ai_pipeline.burnin.tools import PLAIN, Inpainter, black_out, inpaint, with_background
 from ai_pipeline.burnin.find.annotation import (
     AnnotationKind,
     Box,

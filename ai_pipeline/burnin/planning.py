@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ai_pipeline.burnin.decide.banner import find_banner, find_by_hand, find_device_banner
-from ai_pipeline.burnin.decide.mask_shape import SMALLEST_LETTER, blocks, with_sides
+from ai_pipeline.burnin.decide.writing import SMALLEST_LETTER, blocks, with_sides
 from ai_pipeline.burnin.decide.meaning import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.writing import (
     FEWEST,
@@ -31,7 +31,7 @@ from ai_pipeline.burnin.decide.writing import (
     share_of,
     text_meaning,
 )
-from ai_pipeline.burnin.fill import is_plain
+from ai_pipeline.burnin.tools import is_plain
 from ai_pipeline.burnin.find.annotation import (
     AnnotationKind,
     Box,

@@ -19,7 +19,7 @@ import torch
 from skimage.metrics import structural_similarity
 from sklearn.metrics.pairwise import polynomial_kernel
 
-from ai_pipeline.burnin.fill import Classical, Inpainter, NetworkInpainter, on_onnx
+from ai_pipeline.burnin.tools import Classical, Inpainter, NetworkInpainter, on_onnx
 from ai_pipeline.burnin.find.annotation import Mask, Picture
 from ai_pipeline.burnin.find.drawings import grown
 from ai_pipeline.models import registry

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.decide.mask_shape import blocks
+from ai_pipeline.burnin.decide.writing import blocks
 from ai_pipeline.burnin.devices.rules import device_boxes
 from ai_pipeline.burnin.find.annotation import (
     AnnotationKind,

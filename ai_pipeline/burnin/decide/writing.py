@@ -11,18 +11,17 @@ and a person looks at it.
 Keep or remove whole lines: no letter of a line that stays is cut when text beside it is removed.
 
 A line that cannot be kept whole is removed. A place that was read twice counts by its best reading.
+
+The shape of a mask: the mask is sent as a Segmentation, so no text may be legible in its outline.
 """
 
 from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
-
 import cv2
 import numpy as np
-
 from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, NOTHING_MORE, Allowed, meaning_of
 from ai_pipeline.burnin.decide.vocabulary import PRESETS
 from ai_pipeline.burnin.find.annotation import (
@@ -50,6 +49,80 @@ from ai_pipeline.burnin.find.text import (
 )
 from ai_pipeline.burnin.find.traces import FILLS, TOUCHES, Waves, find_flow
 from ai_pipeline.contract import Meaning
+from ai_pipeline.burnin.find.annotation import (
+    Mask,
+    Picture,
+    box_around,
+    component_boxes,
+    components,
+    index_of,
+)
+from ai_pipeline.burnin.find.text import LOW_SHARE, TextReader, paint
+
+
+
+LETTER_GAP = 9
+"""Side of the square by which drawn text is closed: letters become words, their holes are gone (pixels)."""
+SMALLEST_LETTER = 8
+"""Longer side of a letter with its soft edges, two pixels all around, at least (pixels)."""
+
+
+def blocks(strokes: Mask) -> Mask:
+    """The mask ``strokes`` of drawn text with each line filled to a block, without the shapes of letters."""
+    wide, square = np.pad(strokes, LETTER_GAP).astype(np.uint8), np.ones((LETTER_GAP, LETTER_GAP), np.uint8)
+    closed = cv2.morphologyEx(wide, cv2.MORPH_CLOSE, square)
+    closed = closed[LETTER_GAP:-LETTER_GAP, LETTER_GAP:-LETTER_GAP]
+    contours, _ = cv2.findContours(closed, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    filled = np.zeros(strokes.shape, np.uint8)
+    cv2.drawContours(filled, contours, -1, 1, -1)
+    for contour in contours:
+        rectangle = cv2.minAreaRect(contour)
+        width, height = rectangle[1]
+        low = min(width, height) <= max(24.0, LOW_SHARE * min(strokes.shape))
+        # Share of its rectangle that a closed word fills, at least; an arc or a slope fills less.
+        if low and cv2.contourArea(contour) >= 0.4 * width * height:
+            cv2.fillPoly(filled, [np.rint(cv2.boxPoints(rectangle)).astype(np.int32)], 1)
+    return np.asarray(filled, np.bool_) | strokes
+
+
+def without_shapes_of_letters(mask: Mask, reader: TextReader) -> Mask:
+    """The mask with blocks in place of strokes: the mask is sent, and must not show what was written."""
+    shown = blocks(mask)
+    return shown | text_in_outline(shown, reader)
+
+
+def text_in_outline(mask: Mask, reader: TextReader) -> Mask:
+    """The mask of boxes around text that is still legible in the mask's own outline: cover them too."""
+    shaped = _without_rectangles(mask)
+    if not shaped.any():
+        return shaped
+    picture: Picture = np.where(shaped, 255, 0).astype(np.uint8)
+    within = box_around(shaped, LETTER_GAP)
+    lines = [(box, reader.read(picture, box)) for box in reader.find(picture, within=within)]
+    # Letters and digits that are read in a mask, from which its outline gives text away.
+    legible = [box for box, line in lines if line.legible and line.letters >= 3]
+    return paint(legible, mask.shape, 0.1)
+
+
+def _without_rectangles(mask: Mask) -> Mask:
+    """The connected parts that have another shape than a rectangle, level or not."""
+    labels, stats = components(mask)
+    keep = np.zeros(len(stats), np.bool_)
+    for label, box in enumerate(component_boxes(stats), start=1):
+        part = (labels[index_of(box)] == label).astype(np.uint8)
+        _, (width, height), _ = cv2.minAreaRect(cv2.findNonZero(part))
+        # Share of its rectangle that a part fills from which it is neither letter nor word: it is not read.
+        keep[label] = stats[label, cv2.CC_STAT_AREA] < 0.85 * (width + 1) * (height + 1)
+    return np.asarray(keep[labels], np.bool_)
+
+
+def with_sides(mask: Mask, shorter: float = 0, longer: float = 0) -> Mask:
+    """The connected parts of the mask whose boxes have sides of at least these (pixels)."""
+    labels, stats = components(mask)
+    sides = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]
+    keep = (sides.min(axis=1) >= shorter) & (sides.max(axis=1) >= longer) & (np.arange(len(stats)) > 0)
+    return np.asarray(keep[labels], np.bool_)
+
 
 FILLED = 0.95
 """Share of a box that is filled pixels, from which it cannot hold text of the source."""

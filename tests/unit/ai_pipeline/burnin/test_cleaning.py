@@ -16,9 +16,9 @@ from ai_pipeline.burnin import frames as cines
 from ai_pipeline.burnin import pipeline as ultrasound
 from ai_pipeline.burnin.cleaning import CleaningResult, clean, measured_area
 from ai_pipeline.burnin.decide.banner import find_by_hand
-from ai_pipeline.burnin.decide.mask_shape import blocks, text_in_outline
+from ai_pipeline.burnin.decide.writing import blocks, text_in_outline
 from ai_pipeline.burnin.decide.writing import FAINT, FINEST, NOTHING_READ, level_box, surroundings
-from ai_pipeline.burnin.fill import Classical, inpaint
+from ai_pipeline.burnin.tools import Classical, inpaint
 from ai_pipeline.burnin.find.annotation import (
     AnnotationKind,
     Box,

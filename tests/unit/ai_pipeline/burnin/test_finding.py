@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from ai_pipeline.burnin.cleaning import clean
-from ai_pipeline.burnin.decide.mask_shape import blocks
-from ai_pipeline.burnin.fill import with_background
+from ai_pipeline.burnin.decide.writing import blocks
+from ai_pipeline.burnin.tools import with_background
 from ai_pipeline.burnin.find import networks
 from ai_pipeline.burnin.find.annotation import AnnotationKind, Mark, Mask, Picture, dilated
 from ai_pipeline.burnin.find.area import faint_writing, find_area, strokes

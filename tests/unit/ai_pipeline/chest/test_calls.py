@@ -18,7 +18,7 @@ from ai_pipeline.chest.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG, Anatomy, Ana
 from ai_pipeline.chest.calls import operating_points, prevalence
 from ai_pipeline.chest.card import CLASSIFIER
 from ai_pipeline.chest.classifier import decide, probability
-from ai_pipeline.chest.detector import detections_by_label
+from ai_pipeline.chest.classifier import detections_by_label
 from ai_pipeline.chest.explain import (
     PARTS,
     Activation,
@@ -31,7 +31,7 @@ from ai_pipeline.chest.explain import (
     region,
 )
 from ai_pipeline.chest.intended_use import notes, refused_by_header, refused_by_pixels
-from ai_pipeline.chest.places import LungPlace, contradicted, lung_places
+from ai_pipeline.chest.pipeline import LungPlace, contradicted, lung_places
 from ai_pipeline.chest.ratio import EFFUSION_NOTE, Projections, Ratio, measure
 from ai_pipeline.contract import Code, Decision, ModelRef, Origin, Region
 from ai_pipeline.images.coordinates import POSES, UPRIGHT, Affine, Pose, shown

@@ -18,7 +18,7 @@ from ai_pipeline.errors import ProgramFailed, ProgramStopped
 from ai_pipeline.images.decode import DicomImage, open_dicom
 from ai_pipeline.pipelines import create, option_faults
 from ai_pipeline.programs import container, process
-from ai_pipeline.programs.answer import findings_in
+from ai_pipeline.programs.pipeline import findings_in
 from tests.unit.ai_pipeline.phantoms import echo, write_dicom
 from tests.waiting import wait_until
 

@@ -22,8 +22,8 @@ from inpaint import ARCHITECTURES, Filler, OciGan, export_filler, file_id, write
 from typer.testing import CliRunner, Result
 
 from ai_pipeline.burnin.cleaning import CleaningResult
-from ai_pipeline.burnin.fill import CORE, Classical, Floats, Inpainter, NetworkInpainter, on_onnx
-from ai_pipeline.burnin.fill import inpaint as inpaint_stored
+from ai_pipeline.burnin.tools import CORE, Classical, Floats, Inpainter, NetworkInpainter, on_onnx
+from ai_pipeline.burnin.tools import inpaint as inpaint_stored
 from ai_pipeline.burnin.find.annotation import CleaningPolicy, Mask, Picture
 from ai_pipeline.burnin.find.networks import HEIGHT, SYMBOLS, MarkFinder, MarkMaps, known
 from ai_pipeline.burnin.tools import LINES, shared_tools
