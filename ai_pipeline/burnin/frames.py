@@ -23,7 +23,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.burnin.decide.writing import without_shapes_of_letters
 from ai_pipeline.burnin.decide.writing import (
     FAINT,
     FILLED,
@@ -38,8 +37,8 @@ from ai_pipeline.burnin.decide.writing import (
     share_of,
     strokes_in,
     surroundings,
+    without_shapes_of_letters,
 )
-from ai_pipeline.burnin.tools import PLAIN, Inpainter, black_out, inpaint, with_background
 from ai_pipeline.burnin.find.annotation import (
     AnnotationKind,
     Box,
@@ -65,6 +64,7 @@ from ai_pipeline.burnin.planning import (
     with_faint_writing,
     with_rim,
 )
+from ai_pipeline.burnin.tools import PLAIN, Inpainter, black_out, inpaint, with_background
 from ai_pipeline.contract import PixelArray, Progress, Reading, SourceImage
 from ai_pipeline.errors import CleaningFailed
 

@@ -12,14 +12,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ai_pipeline.burnin.decide.banner import find_banner, find_by_hand, find_device_banner
-from ai_pipeline.burnin.decide.writing import SMALLEST_LETTER, blocks, with_sides
 from ai_pipeline.burnin.decide.meaning import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.writing import (
     FEWEST,
     SAME,
+    SMALLEST_LETTER,
     TRACED,
     Text,
     are_letters,
+    blocks,
     by_best_reading,
     by_their_block,
     covered,
@@ -30,8 +31,8 @@ from ai_pipeline.burnin.decide.writing import (
     overlap,
     share_of,
     text_meaning,
+    with_sides,
 )
-from ai_pipeline.burnin.tools import is_plain
 from ai_pipeline.burnin.find.annotation import (
     AnnotationKind,
     Box,
@@ -51,7 +52,7 @@ from ai_pipeline.burnin.find.drawings import DRAWN, Drawings, find_bars, find_dr
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import SMALLEST_LINE, TextBox, paint
 from ai_pipeline.burnin.find.traces import Waves, find_strips, find_traces, no_waves
-from ai_pipeline.burnin.tools import Tools
+from ai_pipeline.burnin.tools import Tools, is_plain
 from ai_pipeline.contract import ImageHeader, Meaning, PixelArray, Reading
 from ai_pipeline.errors import CleaningFailed
 

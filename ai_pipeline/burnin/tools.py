@@ -6,18 +6,16 @@ Outside the image area no pixel is made up: removed text takes exactly the colou
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from ai_pipeline.burnin.find.networks import LineReader, MarkFinder
-from ai_pipeline.burnin.find.text import TextReader, shared_reader
-from ai_pipeline.contract import ModelRef
-from ai_pipeline.models import registry
-from ai_pipeline.models.engine import OnnxRuntime, usable_cores
-from collections.abc import Callable
 from typing import Any, Protocol, cast
+
 import cv2
 import numpy as np
 import numpy.typing as npt
+
 from ai_pipeline.burnin.find.annotation import (
     Mask,
     Picture,
@@ -27,10 +25,11 @@ from ai_pipeline.burnin.find.annotation import (
     dilated,
     index_of,
 )
-from ai_pipeline.contract import PixelArray
-from ai_pipeline.models.engine import OnnxRuntime
-
-
+from ai_pipeline.burnin.find.networks import LineReader, MarkFinder
+from ai_pipeline.burnin.find.text import TextReader, shared_reader
+from ai_pipeline.contract import ModelRef, PixelArray
+from ai_pipeline.models import registry
+from ai_pipeline.models.engine import OnnxRuntime, usable_cores
 
 RADIUS = 3.0
 """Neighbourhood of a classically filled pixel (pixels)."""

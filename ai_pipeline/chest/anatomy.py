@@ -12,25 +12,22 @@ of six figures of the lungs' outlines at that edge; its coefficients are in the 
 """
 
 from __future__ import annotations
+
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from enum import StrEnum
+from typing import Any, Final
+
 import cv2
 import numpy as np
-from ai_pipeline.contract import Bools, Code, Floats, Grey, ModelRef, Point
+
+from ai_pipeline.contract import Bools, Code, Decision, Finding, Floats, Grey, ModelRef, Point, QualityNote
 from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose, upright
 from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.inputs import Change, changed, network_input
 from ai_pipeline.models.registry import Card, Input, read
-from collections.abc import Collection, Mapping, Sequence
-from enum import StrEnum
-from typing import Any, Final
-from ai_pipeline.contract import Bools, Decision, Finding, Grey, QualityNote
-from ai_pipeline.models.registry import Card
 from ai_pipeline.summary import NOT_ASSESSED
-
-
 
 HEART, RIGHT_LUNG, LEFT_LUNG = range(3)
 """In the order of the network's outputs; right and left are the patient's."""

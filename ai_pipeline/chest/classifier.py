@@ -6,27 +6,32 @@ The box detector of a card: boxes of findings in one displayed image.
 """
 
 from __future__ import annotations
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
+
 import numpy as np
-from ai_pipeline.chest.explain import Activation, BoxTemplates, activation, heatmap
+
+from ai_pipeline.chest.explain import (
+    PARTS,
+    Activation,
+    BoxHead,
+    BoxTemplates,
+    ScoredBox,
+    activation,
+    heatmap,
+    overlaps,
+    region,
+)
 from ai_pipeline.contract import Decision, Floats, Grey, Heatmap, Region
 from ai_pipeline.errors import CardError
 from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose, upright
 from ai_pipeline.models.engine import load
-from ai_pipeline.models.inputs import network_input
+from ai_pipeline.models.inputs import Change, changed, network_input
 from ai_pipeline.models.registry import Card, Input, Label, read
 from ai_pipeline.networks.gate import UNKNOWN, FeatureGate, Kind
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from ai_pipeline.chest.explain import PARTS, BoxHead, ScoredBox, overlaps, region
-from ai_pipeline.contract import Floats, Grey, Region
-from ai_pipeline.models.inputs import Change, changed, network_input
-from ai_pipeline.models.registry import Card, Input, read
-
-
 
 CERTAIN = 1e-7  # a probability of 0 or 1 has no logit
 

@@ -12,6 +12,7 @@ outlined as the right one lies on the patient's right: a wrong side is worse tha
 """
 
 from __future__ import annotations
+
 import math
 import time
 from collections import deque
@@ -19,22 +20,37 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Final, Literal
+
 import numpy as np
+
 from ai_pipeline.accepting import accept
 from ai_pipeline.chest import intended_use, ratio
-from ai_pipeline.chest.anatomy import ORGANS, Anatomy, AnatomyModel
+from ai_pipeline.chest.anatomy import (
+    HEART,
+    LEFT_LUNG,
+    MISSING,
+    ORGANS,
+    RIGHT_LUNG,
+    Anatomy,
+    AnatomyModel,
+    Completeness,
+    Edge,
+    missing_notes,
+    without_missing,
+)
 from ai_pipeline.chest.calls import operating_points, prevalence
 from ai_pipeline.chest.calls.operating_points import OperatingPoint, Words, words_of
 from ai_pipeline.chest.card import CARD, CLASSIFIER, ChestOptions
-from ai_pipeline.chest.classifier import Analysis, Classifier, decide, probability
-from ai_pipeline.chest.anatomy import MISSING, Completeness, Edge, missing_notes, without_missing
-from ai_pipeline.chest.classifier import NETWORK, BoxDetector
+from ai_pipeline.chest.classifier import NETWORK, Analysis, BoxDetector, Classifier, decide, probability
 from ai_pipeline.chest.explain import Activation
 from ai_pipeline.chest.intended_use import refused_by_header, refused_by_pixels
 from ai_pipeline.chest.stamps import LARGEST, StampRules, Stamps, follow, read_stamps
 from ai_pipeline.chest.stamps import MODEL as TEXT_READER
 from ai_pipeline.contract import (
     Accept,
+    Bools,
+    Code,
     Decision,
     DerivedImage,
     Finding,
@@ -43,6 +59,7 @@ from ai_pipeline.contract import (
     JudgedView,
     Measurement,
     ModelRef,
+    Origin,
     PipelineResult,
     Progress,
     QualityNote,
@@ -52,20 +69,12 @@ from ai_pipeline.contract import (
     SourceImage,
 )
 from ai_pipeline.errors import CleaningFailed
-from ai_pipeline.images.coordinates import UPRIGHT, Affine, upright
+from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose, upright
 from ai_pipeline.images.exposure import Exposure
 from ai_pipeline.images.resolutions import to_full_size
 from ai_pipeline.models.registry import Card, Label, find, load
 from ai_pipeline.models.store.folder import active
 from ai_pipeline.summary import NOT_ASSESSED, UNSURE, certainty, in_sentences
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Literal
-from ai_pipeline.chest.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG, Anatomy
-from ai_pipeline.contract import Bools, Code, Decision, Finding, Origin, QualityNote, Region, SourceImage
-from ai_pipeline.images.coordinates import UPRIGHT, Pose
-
-
 
 _URGENT = ("pneumothorax", "nodule of lung", "lung mass", "pneumonia")
 
@@ -456,16 +465,12 @@ def _not_assessed(settings: _RuleOptions, *, size_judged: bool) -> QualityNote:
     """What nobody has looked for: a label that is hidden is not absent."""
     judged = {ratio.CARDIOMEGALY} if size_judged else set()
     hidden = [one.code.meaning for one in settings.labels if one.name not in {*settings.shown, *judged}]
-    names = tuple(sorted((name.lower() for name in hidden), key=_urgency))
+    # The list may be cut: first what a reader must not believe to be excluded.
+    names = tuple(sorted((name.lower() for name in hidden), key=lambda name: (*_URGENT, name).index(name)))
     untrained = (
         "Nor anything that the model was never trained for, such as bones, mediastinum, lines and tubes."
     )
     return QualityNote(NOT_ASSESSED, f"{in_sentences(hidden)} {untrained}", names=names)
-
-
-def _urgency(name: str) -> int:
-    """The place in a list that may be cut: first what a reader must not believe to be excluded."""
-    return _URGENT.index(name) if name in _URGENT else len(_URGENT)
 
 
 def _cleaned(

@@ -162,7 +162,11 @@ def read_header(dataset: Dataset) -> ImageHeader:
         lossy=_text(dataset, "LossyImageCompression") == "01" or syntax in LOSSY,
         attributes=_attributes(dataset, syntax),
         ultrasound_regions=_regions(dataset),
-        overlay_groups=tuple(group for group in OVERLAY_GROUPS if _overlay_has_pixels(dataset, group)),
+        overlay_groups=tuple(
+            group
+            for group in OVERLAY_GROUPS  # of which pixels are set in Overlay Data (60xx,3000)
+            if isinstance(value := value_of(dataset, (group, 0x3000)), bytes) and value.count(0) < len(value)
+        ),
         embedded_overlay_bits=embedded_overlays(dataset),
     )
 
@@ -324,12 +328,6 @@ def _region_spacing(item: Dataset) -> tuple[float, float] | None:
         return None
     rows, columns = (abs(decimal_of(item, f"PhysicalDelta{axis}", 0.0)) * 10.0 for axis in "YX")
     return _spacing(rows, columns)
-
-
-def _overlay_has_pixels(dataset: Dataset, group: int) -> bool:
-    """Whether the overlay plane of this group has pixels that are set in Overlay Data (60xx,3000)."""
-    value = value_of(dataset, (group, 0x3000))
-    return isinstance(value, bytes) and value.count(0) < len(value)
 
 
 def _positive(dataset: Dataset, keyword: str) -> int:

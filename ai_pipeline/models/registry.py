@@ -200,25 +200,6 @@ class Card:
         return any(weights.role == role for weights in self.weights)
 
 
-__all__ = [
-    "MODELS_DIR",
-    "SHIPPED",
-    "STORED",
-    "Card",
-    "Chain",
-    "Gate",
-    "Input",
-    "Label",
-    "Outputs",
-    "Weights",
-    "cards",
-    "find",
-    "from_environment",
-    "load",
-    "read",
-    "verify",
-]
-
 MODELS_DIR = "AI_PIPELINE_MODELS_DIR"
 STORED = "card.toml"  # how a card is called in ID/VERSION/
 
@@ -399,10 +380,10 @@ def _in_card_types(values: dict[str, Any]) -> dict[str, Any]:
         every = dict.fromkeys(field.name for field in fields(Chain))
         made["input"] = given | listed | {"chain": every | chain if isinstance(chain, dict) else chain}
     if isinstance(labels := values.get("labels"), list):
-        made["labels"] = [_label(row) for row in labels]
+        made["labels"] = [
+            {"site": None, **row, "code_source": row["code"].get("source")}
+            if isinstance(row, dict) and isinstance(row.get("code"), dict)
+            else row
+            for row in labels
+        ]
     return made
-
-
-def _label(row: Any) -> Any:
-    code = row.get("code") if isinstance(row, dict) else None
-    return {"site": None, **row, "code_source": code.get("source")} if isinstance(code, dict) else row

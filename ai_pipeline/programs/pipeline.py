@@ -8,6 +8,7 @@ against the images.
 """
 
 from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -17,17 +18,29 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
 from ai_pipeline.contract import (
+    BURNED_IN,
     Accept,
+    Code,
+    Decision,
+    Finding,
+    ImageHeader,
     ModelRef,
+    Origin,
     PipelineCard,
     PipelineResult,
     Progress,
     Refuse,
+    Region,
     SourceImage,
 )
 from ai_pipeline.errors import ProgramFailed
 from ai_pipeline.images.decode import DicomImage
+from ai_pipeline.models.registry import CODE, LABEL
 from ai_pipeline.programs import container
 from ai_pipeline.programs.card import COMMAND, CONTAINER, CommandOptions, ContainerOptions
 from ai_pipeline.programs.process import (
@@ -38,23 +51,6 @@ from ai_pipeline.programs.process import (
     remove_abandoned,
     run_program,
 )
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from ai_pipeline.contract import (
-    BURNED_IN,
-    Code,
-    Decision,
-    Finding,
-    ImageHeader,
-    ModelRef,
-    Origin,
-    Region,
-    SourceImage,
-)
-from ai_pipeline.models.registry import CODE, LABEL
-
-
 
 _FOLDERS = ("HOLOSCAN_{}_PATH", "MONAI_{}PATH")
 """Environment variables by which MONAI application packages find the folders."""

@@ -618,8 +618,8 @@ def accept_model(
 
 def _filling(data: Path, tools: Tools, pictures: int, report: Report) -> dict[str, Any]:
     """How near the node's filling and the plain one come to what was there, where every mark is removed."""
-    from ai_pipeline.burnin.tools import PLAIN
     from ai_pipeline.burnin.find.annotation import CleaningPolicy
+    from ai_pipeline.burnin.tools import PLAIN
     from ai_training.ultrasound import filling
     from ai_training.ultrasound.removal import node_mask
 

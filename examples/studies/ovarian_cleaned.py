@@ -15,8 +15,7 @@ import typer
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ai_pipeline.burnin.tools import Inpainter
-from ai_pipeline.burnin.tools import Tools, shared_tools
+from ai_pipeline.burnin.tools import Inpainter, Tools, shared_tools
 from ai_pipeline.models.engine import usable_cores
 from ai_pipeline.models.inputs import enlarge, normalise, reduce
 from ai_pipeline.models.registry import Card, find

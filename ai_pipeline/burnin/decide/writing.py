@@ -16,18 +16,22 @@ The shape of a mask: the mask is sent as a Segmentation, so no text may be legib
 """
 
 from __future__ import annotations
+
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
+
 import cv2
 import numpy as np
+
 from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, NOTHING_MORE, Allowed, meaning_of
 from ai_pipeline.burnin.decide.vocabulary import PRESETS
 from ai_pipeline.burnin.find.annotation import (
     Box,
     Mask,
     Picture,
+    box_around,
     brightest,
     centre_of,
     colourfulness,
@@ -39,6 +43,7 @@ from ai_pipeline.burnin.find.annotation import (
 from ai_pipeline.burnin.find.area import strokes
 from ai_pipeline.burnin.find.networks import Line, is_wide
 from ai_pipeline.burnin.find.text import (
+    LOW_SHARE,
     TILES,
     UPRIGHT,
     TextBox,
@@ -49,17 +54,6 @@ from ai_pipeline.burnin.find.text import (
 )
 from ai_pipeline.burnin.find.traces import FILLS, TOUCHES, Waves, find_flow
 from ai_pipeline.contract import Meaning
-from ai_pipeline.burnin.find.annotation import (
-    Mask,
-    Picture,
-    box_around,
-    component_boxes,
-    components,
-    index_of,
-)
-from ai_pipeline.burnin.find.text import LOW_SHARE, TextReader, paint
-
-
 
 LETTER_GAP = 9
 """Side of the square by which drawn text is closed: letters become words, their holes are gone (pixels)."""

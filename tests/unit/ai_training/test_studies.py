@@ -37,8 +37,7 @@ from typer.testing import CliRunner
 
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import TextBox
-from ai_pipeline.chest.anatomy import Anatomy
-from ai_pipeline.chest.anatomy import Completeness, Edge, Judge
+from ai_pipeline.chest.anatomy import Anatomy, Completeness, Edge, Judge
 from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose
 from ai_pipeline.models import registry
 from ai_training.base import DataMissing, ExperimentError

@@ -16,9 +16,15 @@ from ai_pipeline.burnin import frames as cines
 from ai_pipeline.burnin import pipeline as ultrasound
 from ai_pipeline.burnin.cleaning import CleaningResult, clean, measured_area
 from ai_pipeline.burnin.decide.banner import find_by_hand
-from ai_pipeline.burnin.decide.writing import blocks, text_in_outline
-from ai_pipeline.burnin.decide.writing import FAINT, FINEST, NOTHING_READ, level_box, surroundings
-from ai_pipeline.burnin.tools import Classical, inpaint
+from ai_pipeline.burnin.decide.writing import (
+    FAINT,
+    FINEST,
+    NOTHING_READ,
+    blocks,
+    level_box,
+    surroundings,
+    text_in_outline,
+)
 from ai_pipeline.burnin.find.annotation import (
     AnnotationKind,
     Box,
@@ -31,7 +37,7 @@ from ai_pipeline.burnin.find.annotation import (
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import TextBox, TextReader, shared_reader
 from ai_pipeline.burnin.frames import OutsideDigest, unchanged_outside
-from ai_pipeline.burnin.tools import Tools, shared_tools
+from ai_pipeline.burnin.tools import Classical, Tools, inpaint, shared_tools
 from ai_pipeline.contract import Meaning, PixelArray
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import open_dicom

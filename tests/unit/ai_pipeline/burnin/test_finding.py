@@ -9,7 +9,6 @@ from PIL import Image
 
 from ai_pipeline.burnin.cleaning import clean
 from ai_pipeline.burnin.decide.writing import blocks
-from ai_pipeline.burnin.tools import with_background
 from ai_pipeline.burnin.find import networks
 from ai_pipeline.burnin.find.annotation import AnnotationKind, Mark, Mask, Picture, dilated
 from ai_pipeline.burnin.find.area import faint_writing, find_area, strokes
@@ -17,7 +16,7 @@ from ai_pipeline.burnin.find.drawings import find_bars, lines_between
 from ai_pipeline.burnin.find.text import shared_reader
 from ai_pipeline.burnin.find.traces import colour_bars, find_flow, find_strips, find_traces
 from ai_pipeline.burnin.planning import RIM
-from ai_pipeline.burnin.tools import shared_tools
+from ai_pipeline.burnin.tools import shared_tools, with_background
 from ai_pipeline.contract import UltrasoundRegion
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, flow, linear_echo, parts, silent
 

@@ -17,8 +17,7 @@ from ai_pipeline.chest import stamps
 from ai_pipeline.chest.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG, Anatomy, AnatomyModel, anatomy_of
 from ai_pipeline.chest.calls import operating_points, prevalence
 from ai_pipeline.chest.card import CLASSIFIER
-from ai_pipeline.chest.classifier import decide, probability
-from ai_pipeline.chest.classifier import detections_by_label
+from ai_pipeline.chest.classifier import decide, detections_by_label, probability
 from ai_pipeline.chest.explain import (
     PARTS,
     Activation,
