@@ -5,7 +5,7 @@ and stretched a little. A linear model reads the mean of the trunk's middle laye
 components) inside a candidate and beside it on four sides, adds how usual the candidate is for its label
 (kernel density of place and size), and learns to give a high probability to candidates that overlap the
 truth. All labels share one weight vector, and each adds a small correction: 40 boxes cannot teach 160
-weights. As the model is linear, it becomes five maps a label (:mod:`ai_pipeline.chest.explain`), one
+weights. As the model is linear, it becomes five maps a label (:mod:`ai_pipeline.chest.classifier`), one
 convolution of the network. The boxes of a YOLO raise the scores of candidates near them.
 
 In five folds by patient it is compared with two boxes that know no image, the constant box and the centre. A
@@ -33,16 +33,14 @@ from torch import Tensor, nn
 from ai_pipeline.chest.classifier import (
     CANDIDATES,
     NETWORK,
+    PARTS,
     YOLO,
     BoxDetector,
-    DetectorInput,
-    detections_by_label,
-)
-from ai_pipeline.chest.explain import (
-    PARTS,
     BoxHead,
     Candidates,
+    DetectorInput,
     ScoredBox,
+    detections_by_label,
     mean_over,
     overlaps,
     part_rectangles,

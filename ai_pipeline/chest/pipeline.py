@@ -42,8 +42,15 @@ from ai_pipeline.chest.anatomy import (
 from ai_pipeline.chest.calls import operating_points, prevalence
 from ai_pipeline.chest.calls.operating_points import OperatingPoint, Words, words_of
 from ai_pipeline.chest.card import CARD, CLASSIFIER, ChestOptions
-from ai_pipeline.chest.classifier import NETWORK, Analysis, BoxDetector, Classifier, decide, probability
-from ai_pipeline.chest.explain import Activation
+from ai_pipeline.chest.classifier import (
+    NETWORK,
+    Activation,
+    Analysis,
+    BoxDetector,
+    Classifier,
+    decide,
+    probability,
+)
 from ai_pipeline.chest.intended_use import refused_by_header, refused_by_pixels
 from ai_pipeline.chest.stamps import LARGEST, StampRules, Stamps, follow, read_stamps
 from ai_pipeline.chest.stamps import MODEL as TEXT_READER

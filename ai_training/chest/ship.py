@@ -15,8 +15,7 @@ import tomlkit
 import torch
 from torch import Tensor
 
-from ai_pipeline.chest.classifier import CANDIDATES, NETWORK, YOLO
-from ai_pipeline.chest.explain import BoxTemplates, share_inside
+from ai_pipeline.chest.classifier import CANDIDATES, NETWORK, YOLO, BoxTemplates, share_inside
 from ai_pipeline.models.inputs import normalise, prepare, reduce
 from ai_pipeline.models.registry import SHIPPED, Chain
 from ai_training.base import Report, silent

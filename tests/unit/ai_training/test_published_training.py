@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from ai_pipeline.chest.explain import BoxTemplates
+from ai_pipeline.chest.classifier import BoxTemplates
 from ai_pipeline.cli import app, mount_commands
 from ai_training.conversion.foreign import timm_network
 from ai_training.sets.images import LABELS, rows

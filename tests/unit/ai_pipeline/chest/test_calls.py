@@ -17,8 +17,7 @@ from ai_pipeline.chest import stamps
 from ai_pipeline.chest.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG, Anatomy, AnatomyModel, anatomy_of
 from ai_pipeline.chest.calls import operating_points, prevalence
 from ai_pipeline.chest.card import CLASSIFIER
-from ai_pipeline.chest.classifier import decide, detections_by_label, probability
-from ai_pipeline.chest.explain import (
+from ai_pipeline.chest.classifier import (
     PARTS,
     Activation,
     BoxHead,
@@ -26,7 +25,10 @@ from ai_pipeline.chest.explain import (
     Candidates,
     ScoredBox,
     activation,
+    decide,
+    detections_by_label,
     heatmap,
+    probability,
     region,
 )
 from ai_pipeline.chest.intended_use import notes, refused_by_header, refused_by_pixels
