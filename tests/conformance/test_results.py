@@ -27,7 +27,6 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
-from ai_pipeline.burnin.decide.measurements import LENGTH, UNITS
 from ai_pipeline.chest import ratio
 from ai_pipeline.contract import (
     Decision,
@@ -91,6 +90,8 @@ from tests.result_images import (
 )
 from tests.result_reading import read_result
 from tests.validators import dciodvfy_errors
+
+LENGTH, CENTIMETRES = Code("410668003", "SCT", "Length"), Code("cm", "UCUM", "cm")
 
 JUDGED = pytest.mark.debian(
     "dicom3tools", "dcmtk", "pixelmed-apps", "default-jre-headless", "poppler-utils", "qpdf"
@@ -246,7 +247,7 @@ def everything(one: SourceObject) -> PipelineResult:
     stepped = ((0.2 * width, 0.5 * height), (0.4 * width, 0.5 * height), (0.4 * width, 0.6 * height))
     lines = ((*stepped, (0.7 * width, 0.6 * height)), line)
     measurements = (
-        Measurement(uid, "Length", LENGTH, 2.31, UNITS["cm"], (line,), frame=frame),
+        Measurement(uid, "Length", LENGTH, 2.31, CENTIMETRES, (line,), frame=frame),
         Measurement(
             uid,
             "Cardiothoracic ratio",

@@ -15,7 +15,6 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 
 from ai_pipeline import pipelines
-from ai_pipeline.burnin.decide.measurements import LENGTH, UNITS
 from ai_pipeline.chest import ratio
 from ai_pipeline.contract import (
     BURNED_IN,
@@ -67,6 +66,8 @@ from tests.result_images import (
 from tests.result_reading import code_of, coded, content, groups_of, named, of_type, read_result
 from tests.unit.ai_pipeline.phantoms import ArrayImage
 from tests.unit.heads import HEAD, drawn_head
+
+LENGTH, CENTIMETRES = Code("410668003", "SCT", "Length"), Code("cm", "UCUM", "cm")
 
 BOX = (50.5, 60.25, 150.0, 170.0)
 
@@ -239,7 +240,7 @@ def test_the_report_of_a_cleaning_is_two_lines_with_its_measurements_behind_them
         QualityNote("kept", "left in place: 2 caliper", uid),
         QualityNote("filled_share", "0.4% of the pixels were filled", uid),
     )
-    length = Measurement(uid, "Length", LENGTH, 2.3, UNITS["cm"], (((10.0, 10.0), (50.0, 10.0)),))
+    length = Measurement(uid, "Length", LENGTH, 2.3, CENTIMETRES, (((10.0, 10.0), (50.0, 10.0)),))
     read = report(scan, burned(uid, TEXT), quality=notes, measurements=(length,))
     assert conclusion(read) == (
         "AI: burned-in annotation found; this AI does not assess the image.\r\n"
