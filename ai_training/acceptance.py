@@ -79,7 +79,8 @@ def refit(seen: Scored, k: int) -> Refitted:
     if min(positives, len(truth) - positives) < ENOUGH:
         return Refitted(seen.names[k], positives, before, None, old)
     point = calibrated(truth, logit)
-    label = replace(old, **point.rounded())
+    fitted: dict[str, Any] = point.rounded()
+    label = replace(old, **fitted)
     return Refitted(seen.names[k], positives, before, _held_out_error(truth, logit, seen.patients), label)
 
 

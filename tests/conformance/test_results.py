@@ -29,6 +29,7 @@ from pynetdicom.sop_class import (
 
 from ai_pipeline.chest import ratio
 from ai_pipeline.contract import (
+    Code,
     Decision,
     Heatmap,
     Measurement,

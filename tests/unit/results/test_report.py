@@ -18,6 +18,7 @@ from ai_pipeline import pipelines
 from ai_pipeline.chest import ratio
 from ai_pipeline.contract import (
     BURNED_IN,
+    Code,
     Decision,
     DerivedImage,
     Finding,
@@ -400,7 +401,7 @@ def test_the_dictionaries_know_our_codes_and_those_of_cards_by_the_same_words() 
         for name, value in vars(module).items()
         for code in _codes(value)
     }
-    for one in (LENGTH, *UNITS.values()):
+    for one in (LENGTH, CENTIMETRES):
         ours[f"{one.meaning} {one.value}"] = DicomCode(one.value, one.scheme, one.meaning)
     cards = {
         f"{path.stem} {label['name']} {role}": label[role]
@@ -627,7 +628,7 @@ def test_the_picture_shows_the_lines(faces: dict[ResultKind, Dataset]) -> None:
 
 def length(one: SourceObject, value: float = 2.31, frame: int | None = None) -> Measurement:
     line = ((10.5, 20.25), (90.0, 60.75))
-    return Measurement(one.image.uid, "Length", LENGTH, value, UNITS["cm"], (line,), frame=frame)
+    return Measurement(one.image.uid, "Length", LENGTH, value, CENTIMETRES, (line,), frame=frame)
 
 
 def test_a_measurement_is_a_group_with_its_number_and_its_line_and_claims_no_probability(
