@@ -104,11 +104,7 @@ def picture_of(data: bytes, modality: str, limits: ImageLimits, given: GivenAttr
         if fault := limits.fault(picture.height, picture.width, samples=3):
             raise PixelError(fault)
         lossy = picture.format != "PNG"
-        # Decoded by another process; in this one Pillow has read the header only.
-        colours_of = () if picture.mode in {"1", "L", "LA", "I", "I;16", "I;16B"} else (3,)
-        depth = np.uint16 if picture.mode.startswith("I") else np.uint8
-        samples: PixelArray = np.empty((picture.height, picture.width, *colours_of), depth)
-        samples.data.cast("B")[:] = DECODER.decode("picture", data, samples.nbytes)
+        samples = _picture_samples(picture, data)
     digest = hashlib.sha256(data).hexdigest()
     uid = f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, digest).int}"
     return PictureImage(uid, f"{uid}.1"[:64], picture_header(samples, modality, lossy, given), samples)
@@ -414,6 +410,15 @@ def _bits_below(dataset: Dataset, stored: int, numbers: npt.NDArray[np.integer[A
     overlays = any(bit < below for bit in embedded_overlays(dataset))
     used = int(np.bitwise_or.reduce(numbers, axis=None))
     return below if overlays or (not used & (2**below - 1) and used >> stored not in {0, -1}) else 0
+
+
+def _picture_samples(picture: Image.Image, data: bytes) -> PixelArray:
+    """Decoded by another process; in this one Pillow has read the header only."""
+    colours = () if picture.mode in {"1", "L", "LA", "I", "I;16", "I;16B"} else (3,)
+    depth = np.uint16 if picture.mode.startswith("I") else np.uint8
+    samples = np.empty((picture.height, picture.width, *colours), depth)
+    samples.data.cast("B")[:] = DECODER.decode("picture", data, samples.nbytes)
+    return samples
 
 
 _ABOUT_PIXELS = re.compile(
