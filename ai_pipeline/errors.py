@@ -45,14 +45,6 @@ class CardError(ModelError):
     """A card is missing, incomplete or contradicts its weights. The text names the file and the remedy."""
 
 
-class FetchFailed(CardError):
-    """The file could not be downloaded, or its SHA-256 is wrong. The text says what to do."""
-
-
-class NotThisNetwork(ModelError):
-    """The architecture is unknown, or the parameters belong to another network. The text says the remedy."""
-
-
 class NoProvider(ModelError):
     """Networks cannot run on the hardware that the setting names. The text says what is missing and the
     remedy.

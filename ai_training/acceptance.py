@@ -22,11 +22,11 @@ from sklearn.model_selection import GroupKFold
 
 from ai_pipeline.chest.calls.operating_points import OperatingPoint
 from ai_pipeline.chest.classifier import Classifier
-from ai_pipeline.chest.domain_gate import FeatureGate
 from ai_pipeline.errors import CardError
 from ai_pipeline.images.coordinates import POSES, UPRIGHT, shown
 from ai_pipeline.models.registry import Card, Label, load
 from ai_pipeline.models.store import folder
+from ai_pipeline.networks.gate import FeatureGate
 from ai_training import calibration
 from ai_training.base import DataMissing, Report, silent
 from ai_training.calibration import THRESHOLDS, calibrated, platt, prevalence, probabilities, reference
@@ -79,7 +79,7 @@ def refit(seen: Scored, k: int) -> Refitted:
     if min(positives, len(truth) - positives) < ENOUGH:
         return Refitted(seen.names[k], positives, before, None, old)
     point = calibrated(truth, logit)
-    fitted: dict[str, Any] = {**point.rounded(), "operating_point": None}
+    fitted: dict[str, Any] = point.rounded()
     label = replace(old, **fitted)
     return Refitted(seen.names[k], positives, before, _held_out_error(truth, logit, seen.patients), label)
 
@@ -123,7 +123,6 @@ def write_card(
         for row in text["labels"]:
             if label := fitted.get(row["name"]):
                 row.update({key: getattr(label, key) for key in REFITTED})
-                row.pop("operating_point", None)
         text["calibration"] = {
             # One label of an uncalibrated model left as it was makes the whole card a claim that is not true.
             "calibrated": card.calibrated or len(fitted) == len(card.labels),

@@ -18,14 +18,14 @@ from torch.utils.data import Dataset
 
 from ai_pipeline.chest.anatomy import FINER, Anatomy, AnatomyModel, cardiothoracic, organ_masks
 from ai_pipeline.images.coordinates import Affine
-from ai_pipeline.models.card import Chain
 from ai_pipeline.models.inputs import enlarge, normalise, reduce
-from ai_pipeline.networks.efficientnet import NAME
+from ai_pipeline.models.registry import Chain
 from ai_training.base import DataMissing, Report, followed, silent
 from ai_training.cards import new_card
 from ai_training.engine import Recipe, RecipeRun, Validation, input_of
 from ai_training.metrics import agreement, dice, mean_of
 from ai_training.networks.backbones import DEFAULT_START, StartWeights
+from ai_training.networks.efficientnet import NAME
 from ai_training.networks.outlines import (
     ORGANS,
     SIDE,

@@ -5,7 +5,7 @@ and stretched a little. A linear model reads the mean of the trunk's middle laye
 components) inside a candidate and beside it on four sides, adds how usual the candidate is for its label
 (kernel density of place and size), and learns to give a high probability to candidates that overlap the
 truth. All labels share one weight vector, and each adds a small correction: 40 boxes cannot teach 160
-weights. As the model is linear, it becomes five maps a label (:mod:`ai_pipeline.chest.explain`), one
+weights. As the model is linear, it becomes five maps a label (:mod:`ai_pipeline.chest.classifier`), one
 convolution of the network. The boxes of a YOLO raise the scores of candidates near them.
 
 In five folds by patient it is compared with two boxes that know no image, the constant box and the centre. A
@@ -30,37 +30,34 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ai_pipeline.chest.detector import (
+from ai_pipeline.chest.classifier import (
     CANDIDATES,
     NETWORK,
+    PARTS,
     YOLO,
     BoxDetector,
-    DetectorInput,
-    detections_by_label,
-)
-from ai_pipeline.chest.explain import (
-    PARTS,
     BoxHead,
     Candidates,
+    DetectorInput,
     ScoredBox,
+    detections_by_label,
     mean_over,
     overlaps,
     part_rectangles,
     raised_near_detections,
     softmax,
 )
-from ai_pipeline.errors import CardError, NotThisNetwork
-from ai_pipeline.models.card import Card
+from ai_pipeline.errors import CardError
 from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.inputs import normalise, prepare
-from ai_pipeline.models.registry import SHIPPED
-from ai_pipeline.networks.efficientnet import PlacedClassifier
+from ai_pipeline.models.registry import SHIPPED, Card
 from ai_training import cards
 from ai_training.base import DataMissing, Report
 from ai_training.cards import changed_card, weights_row
 from ai_training.chest.ship import forget_detector, learn_choices, middle_maps
 from ai_training.metrics import mean_interval, overlap, patient_weights
-from ai_training.networks.backbones import torch_network
+from ai_training.networks.backbones import NotThisNetwork, torch_network
+from ai_training.networks.efficientnet import PlacedClassifier
 from ai_training.sets.chest import chest_set, split_by_patient
 from ai_training.sets.images import LABELS, ChestImage, TruthBox, corners, read_grey
 from ai_training.sets.published import listed_boxes

@@ -17,25 +17,26 @@ from torch.nn.functional import binary_cross_entropy_with_logits as cross_entrop
 from torch.utils.data import Dataset
 
 from ai_pipeline.contract import ModelRef
-from ai_pipeline.fetal_head.biometry import Ellipse, ellipse_of
-from ai_pipeline.fetal_head.outline import (
+from ai_pipeline.images.coordinates import Affine
+from ai_pipeline.models.engine import OnnxRuntime
+from ai_pipeline.networks.heads import (
     COLUMNS,
     GRID,
     ROWS,
+    Ellipse,
     HeadLimits,
     HeadModel,
+    ellipse_of,
     fit_to_input,
     head_mask,
     values,
 )
-from ai_pipeline.images.coordinates import Affine
-from ai_pipeline.models.engine import OnnxRuntime
-from ai_pipeline.networks.efficientnet import NAME
 from ai_training.base import DataMissing, ExperimentError, Report, followed, silent
 from ai_training.cards import new_card
 from ai_training.engine import Recipe, RecipeRun, Validation, input_of
 from ai_training.metrics import agreement, dice, mean_of, patient_weights, share
 from ai_training.networks.backbones import DEFAULT_START, StartWeights
+from ai_training.networks.efficientnet import NAME
 from ai_training.networks.outlines import (
     HeadNetwork,
     Probabilities,

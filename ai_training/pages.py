@@ -14,7 +14,7 @@ from typing import Any
 from ai_pipeline.chest.calls import prevalence
 from ai_pipeline.chest.calls.operating_points import labels_at, points_of, predictive, words_of
 from ai_pipeline.contract import Decision
-from ai_pipeline.models.card import Card
+from ai_pipeline.models.registry import Card
 from ai_pipeline.models.registry import cards as shipped_cards
 from ai_training.text import NOT_DIAGNOSTIC, interval, markdown_table, sentence
 
@@ -31,7 +31,8 @@ of `ultrasound-inpaint-oci-gan` and `ultrasound-despeckle-residual`, figures in 
 A network is loaded only through a card that names its weights with their SHA-256, and is refused when a byte
 is different. To use a model of your own, put its card and weights into one folder and name the folder
 (`--models-dir`, the node's `models_dir`, or `AI_PIPELINE_MODELS_DIR`); a card with the id of a shipped one
-replaces it. `ai-pipeline models list` and `models verify` say what is there and whether it is intact.
+replaces it. `ai-pipeline models list` and `dicom-node models verify` say what is there and whether it is
+intact.
 
 [How they were trained](models/training.md) · [how figures are made](training.md) · [a model of your
 own](models-own.md)

@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 
 _ADOPT = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
 _PACKAGES = ("dicom_node", "dicom_connectors", "dicom_console", "ai_pipeline")
-_LATER = ("__main__", "ai_pipeline.networks")  # the second: torch, which no node of the tests runs on
+_LATER = ("__main__",)
 _LARGEST = 2**17  # bytes of a request
 _LIBRARY = ctypes.CDLL(None)
 

@@ -25,8 +25,7 @@ _NO_PROSE = ("CHANGELOG", "models", "training")
 _END = re.compile(r"(?<=[.!?])\s+|\r?\n")
 _NO_SENTENCES = (
     "ai_pipeline/burnin/decide/",
-    "ai_pipeline/fetal_head/fetuses.py",
-    "ai_pipeline/networks/",
+    "ai_pipeline/fetal_head/intended_use.py",
     "ai_pipeline/models/",
     "ai_pipeline/cli/",
     "dicom_node/results/deidentified.py",

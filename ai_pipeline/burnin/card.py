@@ -6,7 +6,7 @@ from typing import ClassVar, Final, Literal
 from pydantic import ValidationInfo, field_validator
 
 from ai_pipeline.burnin.cleaning import ULTRASOUND
-from ai_pipeline.burnin.decide.allowed import LONGEST_WORD, MOST_WORDS
+from ai_pipeline.burnin.decide.meaning import LONGEST_WORD, MOST_WORDS
 from ai_pipeline.burnin.find.annotation import CleaningPolicy, InDoubt
 from ai_pipeline.contract import BURNED_IN, PipelineCard, PipelineOptions, option
 
@@ -15,7 +15,8 @@ class UltrasoundOptions(PipelineOptions):
     """Options of the pipeline ``ultrasound``."""
 
     former: ClassVar[Mapping[str, str]] = {
-        "despeckle": "leave it out (`ai-pipeline run --despeckle` makes a picture with less speckle)"
+        "despeckle": "leave it out: the change was too small to be worth a picture",
+        "measurements": "leave it out: lengths written in an image are read by nobody now",
     }
 
     policy: CleaningPolicy = option(
@@ -55,9 +56,6 @@ class UltrasoundOptions(PipelineOptions):
     goes."""
     clean: bool = option(True, "Cleaned image and its mask")
     """Hand back the cleaned image and its mask (`cleaned`, `seg`)."""
-    measurements: bool = option(False, "Lengths written in the image", "handed back for review")
-    """Hand back lengths that are written in the image as measurements in the SR, "read from image, for
-    review", where the distance of the calipers agrees with what is written."""
     any_modality: bool = option(
         False, "Take other modalities too", "text only, no drawn marks", lifts="modality"
     )

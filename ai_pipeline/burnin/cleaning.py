@@ -9,26 +9,25 @@ in unused bits of the pixel data (:mod:`ai_pipeline.images.decode`).
 import resource
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.cine import clean_cine
-from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
+from ai_pipeline.burnin.decide.meaning import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.devices.rules import device_note
 from ai_pipeline.burnin.find.annotation import (
-    Annotation,
     AnnotationKind,
     CleaningPolicy,
     InDoubt,
+    Mark,
     Mask,
     centre_of,
     merged,
 )
 from ai_pipeline.burnin.find.networks import WHOLE
-from ai_pipeline.burnin.still import CleanedFrames, Verifier, clean_still
+from ai_pipeline.burnin.frames import CleanedFrames, Verifier, clean_cine, clean_still
 from ai_pipeline.burnin.tools import Tools, shared_tools
 from ai_pipeline.contract import (
     DerivedImage,
@@ -44,13 +43,8 @@ from ai_pipeline.images.decode import samples_photometric
 
 ULTRASOUND = frozenset({"US", "IVUS"})
 """Modalities in which graphics (calipers, scales …) are searched as well; in all others only text is."""
-MIB_ALWAYS, MIB_PER_MEGAPIXEL = 1100, 60
-"""Memory that a worker takes which cleans a large still (MiB): with all its models and a tile in the text
-detector, and for each million pixels. Cleaning alone was measured to take 1,310 to 1,460 at 4,096 × 3,072."""
 MOST_PLACES = 100
 """Places of a note, at most."""
-TEXT_REACH, DRAWN_REACH = 0.015, 0.05
-"""Annotations closer than this share of the longer side are reported as one: lines, a ruler's ticks."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +58,7 @@ class CleaningResult:
 
     image: DerivedImage
     mask: DerivedImage
-    marks: tuple[Annotation, ...]
+    marks: tuple[Mark, ...]
     notes: tuple[QualityNote, ...]
     timings: Mapping[str, float]
     widened: int = 0
@@ -80,11 +74,13 @@ def clean(
     allowed: Allowed = NOTHING_MORE,
     in_doubt: InDoubt = InDoubt.KEEP,
     tools: Tools | None = None,
+    explain: Callable[[Mark], None] = lambda _mark: None,
 ) -> CleaningResult:
     """Remove the annotation that ``policy`` names from every frame, except ``allowed`` text, and verify.
 
     Text is removed in any modality, graphics in ultrasound. ``in_doubt``: what to do with places in the image
-    area of ultrasound that may hold letters. Raises :class:`ai_pipeline.errors.CleaningFailed` when
+    area of ultrasound that may hold letters. ``explain`` gets each mark with its reason, also those that look
+    like text and are left alone. Raises :class:`ai_pipeline.errors.CleaningFailed` when
     annotation that must be removed may be left, and ``PixelError`` when the image does not decode.
     """
     if image.header.frames == 1:
@@ -94,9 +90,12 @@ def clean(
     clean_frames = clean_still if image.header.frames == 1 else clean_cine
     cleaned = clean_frames(image, verifier, report, graphics=image.header.modality in ULTRASOUND)
     timings = {**cleaned.timings, "total": time.perf_counter() - began}
+    for mark in (*cleaned.marks, *(replace(spared, removed=False) for spared in cleaned.spared)):
+        explain(mark)
     report(1.0, "cleaned and verified")
     side = max(image.header.rows, image.header.columns)
-    text_reach, drawn_reach = (max(2, round(reach * side)) for reach in (TEXT_REACH, DRAWN_REACH))
+    # Annotations closer than this share of the longer side are reported as one: lines, a ruler's ticks.
+    text_reach, drawn_reach = (max(2, round(reach * side)) for reach in (0.015, 0.05))
     texts = [mark for mark in cleaned.marks if mark.kind is AnnotationKind.TEXT]
     graphics = [mark for mark in cleaned.marks if mark.kind is not AnnotationKind.TEXT]
     marks = merged(texts, text_reach) + merged(graphics, drawn_reach)
@@ -145,7 +144,10 @@ def check_memory(header: ImageHeader) -> None:
     """
     allowed, _ = resource.getrlimit(resource.RLIMIT_DATA)
     pixels = header.rows * header.columns
-    needed = MIB_ALWAYS + MIB_PER_MEGAPIXEL * pixels // 1_000_000
+    # Memory that a worker takes which cleans a large still (MiB): with all its models and a tile in the
+    # text detector, and for each million pixels. Cleaning alone was measured to take 1,310 to 1,460 at
+    # 4,096 × 3,072.
+    needed = 1100 + 60 * pixels // 1_000_000
     if pixels > WHOLE and allowed != resource.RLIM_INFINITY and needed > allowed >> 20:
         size = f"{header.columns} × {header.rows} pixels"
         raise CleaningFailed(
@@ -153,7 +155,7 @@ def check_memory(header: ImageHeader) -> None:
         )
 
 
-def _notes(image: SourceImage, marks: tuple[Annotation, ...], cleaned: CleanedFrames) -> list[QualityNote]:
+def _notes(image: SourceImage, marks: tuple[Mark, ...], cleaned: CleanedFrames) -> list[QualityNote]:
     """What was removed, in numbers; never the text that was read."""
     masks = cleaned.masks
     removed, left = (_counted([mark for mark in marks if mark.removed is gone]) for gone in (True, False))
@@ -203,7 +205,7 @@ def _some(number: int, what: str) -> str:
     return f"{number} {what}" + "s" * (number > 1)
 
 
-def _counted(marks: list[Annotation]) -> str:
+def _counted(marks: list[Mark]) -> str:
     kinds = Counter(mark.kind for mark in marks)
     counted = ((kinds[kind], kind.value) for kind in AnnotationKind if kinds[kind])
     return ", ".join(_some(number, name) for number, name in counted)
@@ -216,7 +218,7 @@ SMALLEST, LONGEST = 11, 1.6
 found as calipers too, 5 to 9 pixels long on nine fetal planes, and whole rulers, 33 pixels and more by 9."""
 
 
-def measured_area(calipers: Sequence[Annotation], shape: tuple[int, ...]) -> Mask:
+def measured_area(calipers: Sequence[Mark], shape: tuple[int, ...]) -> Mask:
     """The area that calipers span in a picture of ``shape``: a circle for two, the convex hull for more.
 
     Calipers of several lesions also span the tissue between them; filled pixels there may mislead, too.
@@ -234,7 +236,7 @@ def measured_area(calipers: Sequence[Annotation], shape: tuple[int, ...]) -> Mas
     return area.astype(np.bool_)
 
 
-def _is_cross(mark: Annotation) -> bool:
+def _is_cross(mark: Mark) -> bool:
     left, top, right, bottom = mark.box
     shorter, longer = sorted((right - left, bottom - top))
     return shorter >= SMALLEST and longer <= LONGEST * shorter

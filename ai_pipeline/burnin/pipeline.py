@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 from ai_pipeline.burnin.card import CARD, UltrasoundOptions
 from ai_pipeline.burnin.cleaning import ULTRASOUND, clean
-from ai_pipeline.burnin.decide.allowed import Allowed
-from ai_pipeline.burnin.decide.measurements import measurements_of
-from ai_pipeline.burnin.despeckle import Despeckler
+from ai_pipeline.burnin.decide.meaning import Allowed
 from ai_pipeline.burnin.devices.rules import device_rules
-from ai_pipeline.burnin.find.annotation import Annotation, AnnotationKind
+from ai_pipeline.burnin.find.annotation import AnnotationKind, Mark
 from ai_pipeline.burnin.find.text import POSSIBLE_TEXT
 from ai_pipeline.burnin.tools import Tools, cleaning_models, shared_tools
 from ai_pipeline.contract import (
@@ -26,7 +24,6 @@ from ai_pipeline.contract import (
     Decision,
     DerivedImage,
     Finding,
-    Measurement,
     ModelRef,
     Origin,
     PipelineResult,
@@ -47,7 +44,7 @@ MOST_FINDINGS = 24
 class Ultrasound:
     """The pipeline ``ultrasound`` (:class:`ai_pipeline.contract.Pipeline`).
 
-    ``despeckler``: returns each cleaned image once more, with less speckle. The node sets none.
+    ``explain`` gets each mark of an image, with the reason why it goes or stays. The node sets none.
     """
 
     card = CARD
@@ -57,11 +54,11 @@ class Ultrasound:
         *,
         models_dir: Path | None = None,
         device_rules: Path | None = None,
-        despeckler: Despeckler | None = None,
+        explain: Callable[[Mark], None] = lambda _mark: None,
     ) -> None:
         self._models_dir = models_dir
         self._device_rules = device_rules
-        self._despeckler = despeckler
+        self._explain = explain
 
     def warm_up(self) -> None:
         """Check and load networks and device rules.
@@ -73,7 +70,7 @@ class Ultrasound:
 
     def models(self) -> tuple[ModelRef, ...]:
         """All models that the pipeline may run; a result names only the models that were run."""
-        return *cleaning_models(self._models_dir, self._device_rules), *self._further_models()
+        return cleaning_models(self._models_dir, self._device_rules)
 
     def accepts(
         self, images: Sequence[SourceImage], options: Mapping[str, object] = MappingProxyType({})
@@ -104,19 +101,20 @@ class Ultrasound:
         tools = shared_tools(self._models_dir, self._device_rules)
         findings: list[Finding] = []
         readings: list[Reading] = []
-        measurements: list[Measurement] = []
         pictures: list[DerivedImage] = []
         notes: list[QualityNote] = []
         seconds: defaultdict[str, float] = defaultdict(float)
         failures: list[CleaningFailed] = []
         for number, image in enumerate(images):
             try:
-                allowed, share = (
-                    Allowed.from_options(wanted.keep_words, wanted.dates, image.header),
-                    _share(report, number, len(images)),
-                )
                 result = clean(
-                    image, share, policy=wanted.policy, allowed=allowed, in_doubt=wanted.in_doubt, tools=tools
+                    image,
+                    _share(report, number, len(images)),
+                    policy=wanted.policy,
+                    allowed=Allowed.from_options(wanted.keep_words, wanted.dates, image.header),
+                    in_doubt=wanted.in_doubt,
+                    tools=tools,
+                    explain=self._explain,
                 )
             except CleaningFailed as failure:
                 failures.append(failure)
@@ -126,16 +124,8 @@ class Ultrasound:
             findings += _findings(image, result.marks, tools)
             notes += result.notes
             readings += result.readings
-            if wanted.measurements:
-                measurements += measurements_of(result.readings, image.header)
             if wanted.clean:
                 pictures += [result.image, result.mask]
-                if self._despeckler is not None:
-                    try:
-                        kept = [mark.box for mark in result.marks if not mark.removed]
-                        pictures.append(self._despeckler.despeckle(result.image, image.header, share, kept))
-                    except CleaningFailed as failure:
-                        notes.append(QualityNote("not_despeckled", f"{failure}.", image.uid))
             for stage, value in result.timings.items():
                 seconds[stage] += value
         if failures and len(failures) == len(images):
@@ -146,19 +136,15 @@ class Ultrasound:
             tuple(pictures),
             tuple(notes),
             dict(seconds),
-            (*tools.models, *self._further_models()),
+            tools.models,
             readings=tuple(readings),
-            measurements=tuple(measurements),
         )
 
-    def _further_models(self) -> tuple[ModelRef, ...]:
-        return (self._despeckler.ref,) if self._despeckler else ()
 
-
-def _findings(image: SourceImage, marks: tuple[Annotation, ...], tools: Tools) -> list[Finding]:
+def _findings(image: SourceImage, marks: tuple[Mark, ...], tools: Tools) -> list[Finding]:
     removed = [mark for mark in marks if mark.removed]
     if not removed:
-        # Annotation that the policy leaves in place was found: only what it removes is absent.
+        # Mark that the policy leaves in place was found: only what it removes is absent.
         absent = "burned-in text to remove" if marks else "burned-in text"
         return [Finding(absent, BURNED_IN, None, None, Decision.ABSENT, image.uid, tools.text_model)]
     areas = {mark: (mark.box[2] - mark.box[0]) * (mark.box[3] - mark.box[1]) for mark in removed}
@@ -166,7 +152,7 @@ def _findings(image: SourceImage, marks: tuple[Annotation, ...], tools: Tools) -
     return [_finding(image, mark, tools) for mark in largest]
 
 
-def _finding(image: SourceImage, mark: Annotation, tools: Tools) -> Finding:
+def _finding(image: SourceImage, mark: Mark, tools: Tools) -> Finding:
     is_text = mark.kind in {AnnotationKind.TEXT, AnnotationKind.BANNER}
     left, top, right, bottom = map(float, mark.box)
     place = Region("box", ((left, top), (right, bottom)), Origin.TEXT if is_text else Origin.MARK)

@@ -11,31 +11,34 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.banner import find_banner, find_by_hand, find_device_banner
-from ai_pipeline.burnin.decide.mask_shape import SMALLEST_LETTER, blocks, with_sides
-from ai_pipeline.burnin.decide.whole_lines import by_best_reading, by_their_block, inner
+from ai_pipeline.burnin.decide.meaning import NOTHING_MORE, Allowed
 from ai_pipeline.burnin.decide.writing import (
     FEWEST,
     SAME,
+    SMALLEST_LETTER,
     TRACED,
     Text,
     are_letters,
+    blocks,
+    by_best_reading,
+    by_their_block,
     covered,
     find_texts,
+    inner,
     letter_strokes,
     level_box,
     overlap,
     share_of,
     text_meaning,
+    with_sides,
 )
-from ai_pipeline.burnin.fill import is_plain
 from ai_pipeline.burnin.find.annotation import (
-    Annotation,
     AnnotationKind,
     Box,
     CleaningPolicy,
     InDoubt,
+    Mark,
     Mask,
     Picture,
     clipped,
@@ -44,13 +47,12 @@ from ai_pipeline.burnin.find.annotation import (
     dilated,
     index_of,
 )
-from ai_pipeline.burnin.find.area import find_area, strokes
-from ai_pipeline.burnin.find.drawings import Drawings, find_bars, find_drawings, no_drawings
-from ai_pipeline.burnin.find.faint import faint_writing
+from ai_pipeline.burnin.find.area import faint_writing, find_area, strokes
+from ai_pipeline.burnin.find.drawings import DRAWN, Drawings, find_bars, find_drawings, no_drawings
 from ai_pipeline.burnin.find.networks import Line
-from ai_pipeline.burnin.find.text import SMALLEST_LINE, TextBox, TextReader, paint
+from ai_pipeline.burnin.find.text import SMALLEST_LINE, TextBox, paint
 from ai_pipeline.burnin.find.traces import Waves, find_strips, find_traces, no_waves
-from ai_pipeline.burnin.tools import Tools
+from ai_pipeline.burnin.tools import Tools, is_plain
 from ai_pipeline.contract import ImageHeader, Meaning, PixelArray, Reading
 from ai_pipeline.errors import CleaningFailed
 
@@ -60,10 +62,9 @@ RIM = 0.02
 """How far tissue may reach beyond the image area that is found (share of the picture's shorter side)."""
 LOWEST, SLENDER = 7, 2.0
 """Height of a drawn line that may be letters (pixels), and its width (heights), at least."""
-BESIDE = 0.5
-"""A line lies beside the image area if at most this share of its box lies in it."""
 LARGEST_SHARE = 0.4
 """Share of the picture that may be filled, at most (banner not counted)."""
+STILL_READ = "still read after filling"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +75,8 @@ class RemovalPlan:
     it. ``area``: the image area; only there are holes filled from the pixels around them. ``waves``: measured
     curves; among them only text that was read is removed. ``readings`` have no source UID and frame yet.
     ``lines``: the letters of each line of text that stays. ``ground``: where only strokes of proven letters
-    are filled; ``in_doubt``: places in ``ground`` that may hold letters and stay.
+    are filled; ``in_doubt``: places in ``ground`` that may hold letters and stay. ``spared``: what looks like
+    text, and is left alone; only explanations name it.
     """
 
     banner: Mask
@@ -83,11 +85,12 @@ class RemovalPlan:
     not_tissue: Mask
     area: Mask
     waves: Waves
-    marks: tuple[Annotation, ...]
+    marks: tuple[Mark, ...]
     readings: tuple[Reading, ...] = field(default=(), repr=False)
     lines: tuple[Box, ...] = ()
     ground: Mask = field(default_factory=lambda: np.zeros((0, 0), np.bool_))
     in_doubt: tuple[Box, ...] = ()
+    spared: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,72 +104,16 @@ class RemovalTask:
 
 
 def plan_removal(picture: Picture, header: ImageHeader, task: RemovalTask, *, graphics: bool) -> RemovalPlan:
-    """Find the annotation to remove from a picture, uint8 grey or RGB.
+    """Find the annotation to remove from a picture, uint8 grey or RGB, by :data:`RULES`.
 
     ``graphics``: look for ultrasound drawings and banners as well as for text. Raises :class:`CleaningFailed`
     when too much of the picture would be removed, and with ``in_doubt`` "withhold" when a place in the image
     area may hold letters.
     """
-    tools, policy, allowed, shape = task.tools, task.policy, task.allowed, picture.shape[:2]
-    removed = {meaning for meaning in Meaning if policy.removes(meaning)}
-    devices, device_marks = find_device_banner(header, picture, tools.device_rules, removed)
-    by_hand, hand_marks = find_by_hand(header, picture)
-    devices |= by_hand
-    banner, banners, waves, drawn = _seen(picture, header, tools, policy, graphics=graphics)
-    lettering = drawn.masks[AnnotationKind.TEXT]
-    found = find_texts(picture, tools.reader, lettering | banner | devices, waves, allowed)
-    symbols = [text for text in found if _is_drawing(text, drawn)]
-    texts = [text for text in found if text not in symbols]
-    legible = [one.box for one in texts if one.line.legible]
-    no_curves = [one.box for one in texts if are_letters(one) and share_of(waves.traces, one.box) > 0.5]
-    waves = waves.without(paint(legible, shape, MARGIN), paint(no_curves, shape, MARGIN))
-    written = banner | paint([text.box for text in found], shape, MARGIN)
-    area, plain = np.ones(shape, np.bool_), np.zeros(shape, np.bool_)
-    if graphics:
-        area, plain = _area(picture, header, drawn, written, waves)
-    spares = graphics and policy is CleaningPolicy.CLINICAL and task.in_doubt is not InDoubt.BOX
-    ground = (area | waves.pixels) & ~devices if spares else np.zeros(shape, np.bool_)
-    # The texts in the image area that are neither proven harmless, nor letters, nor parts of such a line.
-    inside = [text for text in texts if text.meaning is Meaning.IDENTITY and share_of(ground, text.box) > 0.5]
-    proven = [text.box.box for text in inside if are_letters(text, share_of(lettering, text.box))]
-    unproven = [text for text in inside if all(overlap(text.box.box, box) < SAME for box in proven)]
-    texts = [text for text in texts if text not in unproven]
-    if policy is CleaningPolicy.CLINICAL:
-        texts = by_their_block(by_best_reading(texts))
-        texts += _drawn_lines(lettering, texts, picture, tools.reader, allowed)
-    mask, kept, traced = _text_masks(texts, lettering, policy)
-    if policy is CleaningPolicy.CLINICAL:
-        drawn = drawn.classified_apart(kept)
-        # How far from a drawing the text detector may place its box when it takes it for text again (share
-        # of the box's height).
-        kept |= paint([text.box for text in symbols], shape, 0.3) & ~mask
-    mask |= _drawing_mask(drawn, kept, traced, policy)
-    mask &= ~waves.traces
-    # Of all that is suspected: a picture that looks like letters everywhere is not understood.
-    check_share(mask & ~banner)
-    mask, left = _with_proven_letters(mask, texts, drawn.masks[AnnotationKind.TEXT], picture, ground, plain)
-    doubts = _suspected(unproven, left)
-    if doubts and task.in_doubt is InDoubt.WITHHOLD:
-        raise CleaningFailed("places in the image area may hold letters", doubts)
-    not_tissue = kept | waves.traces
-    if policy is CleaningPolicy.CLINICAL:
-        not_tissue |= _graphics(drawn)
-    banner = (banner & ~not_tissue) | devices
-    # The annotations of drawings; of drawn text only where the text detector has found none.
-    boxes = [text.box.box for text in texts]
-    drawings = (
-        mark
-        for mark in drawn.marks
-        if mark.kind is not AnnotationKind.TEXT or not any(overlap(mark.box, box) > 0.3 for box in boxes)
-    )
-    marks = _marks_of((*banners, *device_marks, *hand_marks, *drawings), texts, mask, banner, policy)
-    check_share(mask & ~banner)
-    readings = _readings(marks, texts, shape, policy)
-    mask, kept, not_tissue = mask & ~banner, kept & ~devices, not_tissue & ~mask
-    lines = tuple(inner(text.box).box for text in texts if not policy.removes(text.meaning))
-    return RemovalPlan(
-        banner, mask, kept, not_tissue, area & ~plain, waves, tuple(marks), readings, lines, ground, doubts
-    )
+    scene = _Scene(picture, header, task, graphics=graphics)
+    for rule in RULES:
+        rule(scene)
+    return scene.plan()
 
 
 def plan_views(
@@ -223,16 +170,22 @@ def find_faint_writing(samples: PixelArray, plan: RemovalPlan, filled: Mask) -> 
     return found if is_writing else np.zeros_like(found)
 
 
-def faint_marks(faint: Mask, frame: int | None = None) -> tuple[Annotation, ...]:
+def faint_marks(faint: Mask, frame: int | None = None) -> tuple[Mark, ...]:
     """An annotation for each block of faint text in a ``frame``, counted from 1."""
     boxes = component_boxes(components(faint)[1])
     # Confidence with which faint writing is reported: it is not read.
-    return tuple(Annotation(AnnotationKind.BANNER, box, 0.1, frame) for box in boxes)
+    return tuple(
+        Mark(AnnotationKind.BANNER, box, 0.1, frame, proof="writing too faint to read") for box in boxes
+    )
 
 
-def box_marks(boxes: Sequence[TextBox], shape: tuple[int, ...]) -> tuple[Annotation, ...]:
-    """An annotation for each box of text that is removed, clipped to a picture of ``shape``."""
-    return tuple(mark for box in boxes for mark in _text_marks(box, shape))
+def box_marks(boxes: Sequence[TextBox], shape: tuple[int, ...], proof: str = STILL_READ) -> tuple[Mark, ...]:
+    """A mark for each box of text that is removed, clipped to a picture of ``shape``; none outside of it."""
+    return tuple(
+        Mark(AnnotationKind.TEXT, place, min(box.confidence, 1.0), proof=proof)
+        for box in boxes
+        if (place := clipped(box.box, shape))
+    )
 
 
 def check_share(mask: Mask) -> None:
@@ -244,98 +197,228 @@ def check_share(mask: Mask) -> None:
         )
 
 
-def _seen(
-    picture: Picture, header: ImageHeader, tools: Tools, policy: CleaningPolicy, *, graphics: bool
-) -> tuple[Mask, tuple[Annotation, ...], Waves, Drawings]:
-    """Text outside the header's regions, curves and bars, and drawings; none without ``graphics``."""
-    shape = picture.shape[:2]
-    if not graphics:
-        return np.zeros(shape, np.bool_), (), no_waves(shape), no_drawings(shape)
-    banner, banners = find_banner(header, picture)
-    regions = header.ultrasound_regions
-    area = find_area(picture, np.zeros(shape, np.bool_), regions)
-    waves = Waves(find_strips(regions, picture.shape), find_traces(picture, area))
-    drawn = find_drawings(picture, tools.finder, tools.threshold, waves.pixels)
-    bars = find_bars(picture)
-    if policy is CleaningPolicy.RESEARCH:
-        drawn.masks[AnnotationKind.SCALE] |= bars
-        return banner & ~waves.traces, banners, waves, drawn
-    return (
-        banner & ~waves.traces & ~bars,
-        banners,
-        Waves(waves.strips | bars, waves.traces),
-        drawn.without(bars),
-    )
-
-
-def _area(
-    picture: Picture, header: ImageHeader, drawn: Drawings, written: Mask, waves: Waves
-) -> tuple[Mask, Mask]:
-    """The image area with its rim, and the background in the rim; of ``written`` text the strokes count."""
-    annotation: Mask = np.logical_or.reduce(list(drawn.masks.values()))
-    area = find_area(picture, annotation | (written & strokes(picture)), header.ultrasound_regions)
-    whole = with_rim(area)
-    return whole & ~waves.strips, whole & ~area & is_plain(picture, ~(whole | annotation | written))
-
-
 def with_rim(area: Mask) -> Mask:
     """The image area, grown by a rim into which tissue may reach."""
     return dilated(area, 2 * round(RIM * min(area.shape)) + 1)
 
 
-def _text_masks(texts: Sequence[Text], strokes: Mask, policy: CleaningPolicy) -> tuple[Mask, Mask, Mask]:
-    """The places of texts that are removed whole, of those that stay, and of those whose strokes are removed.
+class _Scene:
+    """A picture on its way through :data:`RULES`, and what they have found so far.
 
-    Of harmless text whose letters the mark detector has drawn only the strokes are filled.
+    ``banner`` and ``devices``: pixels of text outside the header's regions, and of places that always go.
+    ``lettering``: letters as the mark network saw them at first. ``texts`` are judged, ``symbols`` are
+    drawings that look like text, ``unproven`` may be letters in the image area; the last two stay.
+    ``mask``, ``kept`` and ``left``: pixels that go, text that stays, and drawn text that stays in doubt.
     """
-    removed = [text for text in texts if policy.removes(text.meaning)]
-    traced = [
-        text
-        for text in removed
-        if text.meaning is not Meaning.IDENTITY and share_of(strokes, text.box) >= TRACED
-    ]
-    whole = [text for text in removed if text not in traced]
-    kept = [text for text in texts if text not in removed]
-    wide, stays, letters = (
-        paint([text.box for text in some], strokes.shape, MARGIN) for some in (whole, kept, traced)
-    )
-    # The mask of what goes ends where the letters of a line begin that stays.
-    mask = wide & ~paint([inner(text.box) for text in kept], strokes.shape, 0.0)
-    return mask, stays & ~mask, letters & ~mask
+
+    def __init__(self, picture: Picture, header: ImageHeader, task: RemovalTask, *, graphics: bool) -> None:
+        self.picture, self.header, self.task, self.graphics = picture, header, task, graphics
+        self.shape, self.clinical = picture.shape[:2], task.policy is CleaningPolicy.CLINICAL
+        self.banner, self.devices, self.plain, self.ground = (self.nothing() for _ in range(4))
+        self.area, self.waves, self.drawn = ~self.nothing(), no_waves(self.shape), no_drawings(self.shape)
+        self.outside: tuple[Mark, ...] = ()
+        self.known: tuple[Mark, ...] = ()
+        self.unproven: list[Text] = []
+
+    def nothing(self) -> Mask:
+        return np.zeros(self.shape, np.bool_)
+
+    def painted(self, texts: Sequence[Text], margin: float = MARGIN) -> Mask:
+        return paint([text.box for text in texts], self.shape, margin)
+
+    def graphics_but_text(self) -> Mask:
+        masks = [mask for kind, mask in self.drawn.masks.items() if kind is not AnnotationKind.TEXT]
+        return np.asarray(np.logical_or.reduce(masks), np.bool_)
+
+    def plan(self) -> RemovalPlan:
+        """The plan, with the marks that it removes or keeps, and those that the rules have dropped."""
+        policy, doubts = self.task.policy, _suspected(self.unproven, self.left)
+        if doubts and self.task.in_doubt is InDoubt.WITHHOLD:
+            raise CleaningFailed("places in the image area may hold letters", doubts)
+        not_tissue = self.kept | self.waves.traces
+        if self.clinical:
+            not_tissue |= self.graphics_but_text()
+        banner = (self.banner & ~not_tissue) | self.devices
+        marks = self._marks(banner)
+        check_share(self.mask & ~banner)
+        return RemovalPlan(
+            banner,
+            self.mask & ~banner,
+            self.kept & ~self.devices,
+            not_tissue & ~self.mask,
+            self.area & ~self.plain,
+            self.waves,
+            tuple(marks),
+            _readings(marks, self.texts, self.shape, policy),
+            tuple(inner(text.box).box for text in self.texts if not policy.removes(text.meaning)),
+            self.ground,
+            doubts,
+            (
+                *box_marks([text.box for text in self.symbols], self.shape, "a drawing that looks like text"),
+                *box_marks([text.box for text in self.unproven], self.shape, "no two witnesses see letters"),
+            ),
+        )
+
+    def _marks(self, banner: Mask) -> list[Mark]:
+        """The marks, removed or not, without places that stay in doubt.
+
+        Of drawn text only what the text detector has not found.
+        """
+        boxes, going = [text.box.box for text in self.texts], banner | self.mask
+        found = [
+            mark
+            for mark in (*self.outside, *self.known, *self.drawn.marks)
+            if mark.kind is not AnnotationKind.TEXT or not any(overlap(mark.box, box) > 0.3 for box in boxes)
+        ]
+        # A drawing may be thin: a fifth of its box counts.
+        marks = [replace(mark, removed=bool(going[index_of(mark.box)].mean() > 0.2)) for mark in found]
+        for text in self.texts:
+            if not covered(text.box, banner):
+                goes = self.task.policy.removes(text.meaning) and share_of(going, text.box) > 0
+                own = box_marks([text.box], self.shape, text.reason)
+                marks += [replace(mark, meaning=text.meaning, removed=goes) for mark in own]
+        return [mark for mark in marks if mark.removed or mark.meaning is not Meaning.IDENTITY]
+
+    def known_places(self) -> None:
+        """Add the places that device rules name and that a person drew: they go, whatever is read there."""
+        removed = {meaning for meaning in Meaning if self.task.policy.removes(meaning)}
+        rules = self.task.tools.device_rules
+        devices, device_marks = find_device_banner(self.header, self.picture, rules, removed)
+        by_hand, hand_marks = find_by_hand(self.header, self.picture)
+        self.devices, self.known = devices | by_hand, (*device_marks, *hand_marks)
+
+    def forms(self) -> None:
+        """Add what is known by its place or form: text outside the header's regions, and drawings.
+
+        Keep curves and, under the policy clinical, bars.
+        """
+        if not self.graphics:
+            return
+        picture, regions = self.picture, self.header.ultrasound_regions
+        banner, self.outside = find_banner(self.header, picture)
+        area = find_area(picture, self.nothing(), regions)
+        strips, traces = find_strips(regions, picture.shape), find_traces(picture, area)
+        drawn = find_drawings(picture, self.task.tools.finder, self.task.tools.threshold, strips | traces)
+        bars = find_bars(picture)
+        if not self.clinical:
+            drawn.masks[AnnotationKind.SCALE] |= bars
+            bars = self.nothing()
+        self.banner, self.drawn = banner & ~traces & ~bars, drawn.without(bars)
+        self.waves = Waves(strips | bars, traces)
+
+    def reading(self) -> None:
+        """Add all text; drop what is no text, as a pair of crosses is."""
+        self.lettering = self.drawn.masks[AnnotationKind.TEXT]
+        known = self.lettering | self.banner | self.devices
+        tools, allowed = self.task.tools, self.task.allowed
+        found = find_texts(self.picture, tools.reader, known, self.waves, allowed)
+        self.symbols = [text for text in found if _is_drawing(text, self.drawn)]
+        self.texts = [text for text in found if text not in self.symbols]
+        legible = [text for text in self.texts if text.line.legible]
+        traced = [text for text in self.texts if share_of(self.waves.traces, text.box) > 0.5]
+        no_curves = [text for text in traced if are_letters(text)]
+        self.waves = self.waves.without(self.painted(legible), self.painted(no_curves))
+
+    def image_area(self) -> None:
+        """Drop, in the image area, texts that are neither proven harmless nor proven to be letters."""
+        if self.graphics:
+            # Of written text only the strokes are no tissue.
+            written = self.banner | self.painted([*self.texts, *self.symbols])
+            annotation: Mask = np.logical_or.reduce(list(self.drawn.masks.values()))
+            drawn = annotation | (written & strokes(self.picture))
+            area = find_area(self.picture, drawn, self.header.ultrasound_regions)
+            whole = with_rim(area)
+            self.area = whole & ~self.waves.strips
+            self.plain = whole & ~area & is_plain(self.picture, ~(whole | annotation | written))
+            if self.clinical and self.task.in_doubt is not InDoubt.BOX:
+                self.ground = (self.area | self.waves.pixels) & ~self.devices
+        names = (text for text in self.texts if text.meaning is Meaning.IDENTITY)
+        inside = [text for text in names if share_of(self.ground, text.box) > 0.5]
+        proven = [text.box.box for text in inside if are_letters(text, share_of(self.lettering, text.box))]
+        self.unproven = [text for text in inside if all(overlap(text.box.box, box) < SAME for box in proven)]
+        self.texts = [text for text in self.texts if text not in self.unproven]
+
+    def neighbours(self) -> None:
+        """Keep what other readings and other lines prove harmless; add lines that only the mark network saw.
+
+        The reader of small letters reads these. A single digit only counts where it is surely read: as a mark
+        of a ruler.
+        """
+        if not self.clinical:
+            return
+        self.texts = by_their_block(by_best_reading(self.texts))
+        known = self.painted(self.texts)
+        for place in component_boxes(components(blocks(self.lettering & ~known))[1]):
+            box = level_box(place, 1.0)
+            line = self.task.tools.reader.read_small(self.picture, box)
+            meaning = text_meaning(box, line, self.task.allowed)
+            if line.legible and (line.letters >= FEWEST or meaning is not Meaning.IDENTITY):
+                self.texts.append(Text(box, line, meaning, line, DRAWN))
+
+    def lines(self) -> None:
+        """Remove whole lines of text; of harmless text whose letters the mark network has drawn, the strokes.
+
+        The mask of what goes ends where the letters of a line begin that stays.
+        """
+        removed = [text for text in self.texts if self.task.policy.removes(text.meaning)]
+        harmless = (text for text in removed if text.meaning is not Meaning.IDENTITY)
+        traced = [text for text in harmless if share_of(self.lettering, text.box) >= TRACED]
+        kept = [text for text in self.texts if text not in removed]
+        letters = paint([inner(text.box) for text in kept], self.shape, 0.0)
+        self.mask = self.painted([text for text in removed if text not in traced]) & ~letters
+        self.kept, self.traced = self.painted(kept) & ~self.mask, self.painted(traced) & ~self.mask
+        if self.clinical:
+            self.drawn = self.drawn.classified_apart(self.kept)
+            # How far from a drawing the text detector may place its box when it takes it for text again
+            # (share of the box's height).
+            self.kept |= self.painted(self.symbols, 0.3) & ~self.mask
+
+    def drawings(self) -> None:
+        """Remove drawn text but what was read and stays, and with the policy research all drawings.
+
+        Unread text is removed in blocks, so that its letters cannot be seen in the shape of the mask.
+        """
+        letters = self.drawn.masks[AnnotationKind.TEXT]
+        unread = letters & ~self.kept & ~self.traced
+        if self.clinical:
+            unread = with_sides(unread, longer=SMALLEST_LETTER)
+        if self.kept.any():  # parts too low for a line are edges left around text that stays
+            unread = with_sides(unread, shorter=SMALLEST_LINE)
+        found = blocks(unread) | (letters & self.traced)
+        if not self.clinical:
+            found |= self.graphics_but_text()
+        self.mask = (self.mask | (found & ~self.kept)) & ~self.waves.traces
+        # Of all that is suspected: a picture that looks like letters everywhere is not understood.
+        check_share(self.mask & ~self.banner)
+
+    def proven_letters(self) -> None:
+        """Keep all in the image area but strokes of proven letters.
+
+        The plain background around the letters of a line beside the area goes as well.
+        """
+        letters, inside = self.drawn.masks[AnnotationKind.TEXT], self.mask & self.ground
+        names = (text for text in self.texts if text.meaning is Meaning.IDENTITY)
+        going = [text for text in names if share_of(inside, text.box) > 0]
+        proven = [text for text in going if are_letters(text, share_of(letters, text.box))]
+        tissue = self.ground & ~self.plain
+        # A line lies beside the image area if at most this share of its box lies in it.
+        beside = self.painted([text for text in proven if share_of(tissue, text.box) <= 0.5])
+        found = letter_strokes(proven, letters, self.picture, MARGIN) | (beside & self.plain)
+        self.mask = (self.mask & ~self.ground) | (found & inside)
+        self.left = inside & ~self.painted(proven)
 
 
-def _drawn_lines(
-    strokes: Mask, texts: Sequence[Text], picture: Picture, reader: TextReader, allowed: Allowed
-) -> list[Text]:
-    """The lines that only the mark network has drawn, where the reader of small letters reads them.
-
-    A single digit only counts as one where it is surely read: a mark of a ruler.
-    """
-    known = paint([text.box for text in texts], strokes.shape, MARGIN)
-    found = []
-    for place in component_boxes(components(blocks(strokes & ~known))[1]):
-        box = level_box(place, 1.0)
-        line = reader.read_small(picture, box)
-        meaning = text_meaning(box, line, allowed)
-        if line.legible and (line.letters >= FEWEST or meaning is not Meaning.IDENTITY):
-            found.append(Text(box, line, meaning, line))
-    return found
-
-
-def _with_proven_letters(
-    mask: Mask, texts: Sequence[Text], strokes: Mask, picture: Picture, area: Mask, plain: Mask
-) -> tuple[Mask, Mask]:
-    """The mask, with only strokes of proven letters in the image area; what is left there of drawn text.
-
-    The ``plain`` background around the letters of a line beside the area goes as well.
-    """
-    inside = mask & area
-    going = [text for text in texts if text.meaning is Meaning.IDENTITY and share_of(inside, text.box) > 0]
-    proven = [text for text in going if are_letters(text, share_of(strokes, text.box))]
-    beside = [text.box for text in proven if share_of(area & ~plain, text.box) <= BESIDE]
-    letters = letter_strokes(proven, strokes, picture, MARGIN) | (paint(beside, mask.shape, MARGIN) & plain)
-    left = inside & ~paint([text.box for text in proven], mask.shape, MARGIN)
-    return (mask & ~area) | (letters & inside), left
+RULES = (
+    _Scene.known_places,
+    _Scene.forms,
+    _Scene.reading,
+    _Scene.image_area,
+    _Scene.neighbours,
+    _Scene.lines,
+    _Scene.drawings,
+    _Scene.proven_letters,
+)
+"""What becomes of a picture's marks: each rule adds some, or says of some that they go or stay."""
 
 
 def _suspected(unproven: Sequence[Text], left: Mask) -> tuple[Box, ...]:
@@ -350,29 +433,6 @@ def _suspected(unproven: Sequence[Text], left: Mask) -> tuple[Box, ...]:
         if LOWEST <= box[3] - box[1] <= (box[2] - box[0]) / SLENDER
     ]
     return (*(text.box.box for text in unclear), *drawn)
-
-
-def _drawing_mask(drawn: Drawings, kept: Mask, traced: Mask, policy: CleaningPolicy) -> Mask:
-    """The drawn pixels that are removed: of text all but what was read and stays.
-
-    Unread text is removed in blocks, so that its letters cannot be seen in the shape of the mask.
-    """
-    strokes = drawn.masks[AnnotationKind.TEXT]
-    unread = strokes & ~kept & ~traced
-    if policy is CleaningPolicy.CLINICAL:
-        unread = with_sides(unread, longer=SMALLEST_LETTER)
-    if kept.any():  # parts too low for a line are edges left around text that stays
-        unread = with_sides(unread, shorter=SMALLEST_LINE)
-    mask = blocks(unread) | (strokes & traced)
-    if policy is CleaningPolicy.RESEARCH:
-        mask |= _graphics(drawn)
-    return mask & ~kept
-
-
-def _graphics(drawn: Drawings) -> Mask:
-    """The drawings but text."""
-    masks = [mask for kind, mask in drawn.masks.items() if kind is not AnnotationKind.TEXT]
-    return np.asarray(np.logical_or.reduce(masks), np.bool_)
 
 
 def _is_drawing(text: Text, drawn: Drawings) -> bool:
@@ -390,33 +450,8 @@ def _is_drawing(text: Text, drawn: Drawings) -> bool:
     return not text.line.legible and symbols > 0 and letters <= 0.05 * symbols
 
 
-def _marks_of(
-    found: Sequence[Annotation], texts: Sequence[Text], mask: Mask, banner: Mask, policy: CleaningPolicy
-) -> list[Annotation]:
-    """The annotations, removed or not, without places that stay in doubt."""
-    going = banner | mask  # a drawing may be thin: a fifth of its box counts
-    marks = [replace(mark, removed=bool(going[index_of(mark.box)].mean() > 0.2)) for mark in found]
-    for text in texts:
-        if not covered(text.box, banner):
-            goes = policy.removes(text.meaning) and share_of(going, text.box) > 0
-            marks += _text_marks(text.box, mask.shape, text.meaning, removed=goes)
-    return [mark for mark in marks if mark.removed or mark.meaning is not Meaning.IDENTITY]
-
-
-def _text_marks(
-    box: TextBox, shape: tuple[int, ...], meaning: Meaning = Meaning.IDENTITY, *, removed: bool = True
-) -> list[Annotation]:
-    """The annotation of a text; none where its box lies outside the picture."""
-    place = clipped(box.box, shape)
-    if place is None:
-        return []
-    return [
-        Annotation(AnnotationKind.TEXT, place, min(box.confidence, 1.0), meaning=meaning, removed=removed)
-    ]
-
-
 def _readings(
-    marks: Sequence[Annotation], texts: Sequence[Text], shape: tuple[int, ...], policy: CleaningPolicy
+    marks: Sequence[Mark], texts: Sequence[Text], shape: tuple[int, ...], policy: CleaningPolicy
 ) -> tuple[Reading, ...]:
     """The legible texts with what they say, then the calipers."""
     found = [

@@ -1,16 +1,273 @@
-"""The tools for cleaning: text reader, mark detector, inpainter; loaded once per process."""
+"""The tools for cleaning: text reader, mark detector, inpainter; loaded once per process.
+
+Ways to fill a hole in a picture, classical and by a network, behind one interface; no torch needed.
+
+Outside the image area no pixel is made up: removed text takes exactly the colour of the background.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, cast
 
-from ai_pipeline.burnin.fill import Inpainter, NetworkInpainter, on_onnx
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ai_pipeline.burnin.find.annotation import (
+    Mask,
+    Picture,
+    brightest,
+    component_boxes,
+    components,
+    dilated,
+    index_of,
+)
 from ai_pipeline.burnin.find.networks import LineReader, MarkFinder
 from ai_pipeline.burnin.find.text import TextReader, shared_reader
-from ai_pipeline.contract import ModelRef
+from ai_pipeline.contract import ModelRef, PixelArray
 from ai_pipeline.models import registry
 from ai_pipeline.models.engine import OnnxRuntime, usable_cores
+
+RADIUS = 3.0
+"""Neighbourhood of a classically filled pixel (pixels)."""
+AROUND = 12
+"""Distance from which the colour is taken that a hole is emptied to, or that the background has (pixels)."""
+CORE, CONTEXT = 96, 32
+"""Sides of the tiles that a network fills, and what it sees beyond them on every side (pixels)."""
+METHODS = {"telea": cv2.INPAINT_TELEA, "navier-stokes": cv2.INPAINT_NS}
+
+Floats = npt.NDArray[np.float32]
+Run = Callable[[Floats, Floats], Floats]
+"""From the classical fill ``[N, 3, h, w]`` in -1..1 and the hole ``[N, 1, h, w]`` to the filled tiles."""
+
+
+class Inpainter(Protocol):
+    """Fills holes in a picture. Outside the hole the result equals the picture, bit for bit."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def context(self) -> int:
+        """How far from a hole pixels still affect its filling, in pixels."""
+        ...
+
+    def fill(self, picture: Picture, hole: Mask) -> Picture:
+        """Fill ``hole [rows, columns]`` (True = to fill) of a uint8 picture, RGB or grey."""
+        ...
+
+
+class Classical:
+    """OpenCV's inpainting, by the ``name`` of a method in :data:`METHODS`."""
+
+    context = 8
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._method = METHODS[name]
+
+    def fill(self, picture: Picture, hole: Mask) -> Picture:
+        if not hole.any() or hole.all():
+            return picture.copy()
+        filled = cv2.inpaint(emptied(picture, hole), hole.astype(np.uint8), RADIUS, self._method)
+        inside = hole if picture.ndim == 2 else hole[..., None]
+        return np.where(inside, filled, picture).astype(np.uint8)
+
+
+class NetworkInpainter:
+    """Inpainting by a network, run on the tiles that hold a part of the hole."""
+
+    context = CONTEXT
+
+    def __init__(self, name: str, run: Run) -> None:
+        self.name = name
+        self._run = run
+        self._start = Classical("navier-stokes")
+
+    def fill(self, picture: Picture, hole: Mask) -> Picture:
+        if picture.ndim == 2:
+            return self.fill(np.repeat(picture[..., None], 3, axis=2), hole)[..., 1]
+        rows, columns = hole.shape
+        # The grid reaches beyond the picture, so that every tile has the same size and its context.
+        pad = ((CONTEXT, CONTEXT + -rows % CORE), (CONTEXT, CONTEXT + -columns % CORE))
+        framed = np.pad(self._start.fill(picture, hole), (*pad, (0, 0)), mode="edge")
+        holes = np.pad(hole, pad)
+        filled = framed.copy()
+        for top in range(0, rows, CORE):
+            for left in range(0, columns, CORE):
+                inner = _square(top + CONTEXT, left + CONTEXT, CORE)
+                if holes[inner].any():
+                    tile = _square(top, left, CORE + 2 * CONTEXT)
+                    new = self._generate(framed[tile], holes[tile])
+                    filled[inner] = new[_square(CONTEXT, CONTEXT, CORE)]
+        filled = filled[CONTEXT : CONTEXT + rows, CONTEXT : CONTEXT + columns]
+        return np.where(hole[..., None], filled, picture).astype(np.uint8)
+
+    def _generate(self, tile: Picture, hole: Mask) -> Picture:
+        start = np.ascontiguousarray(tile.transpose(2, 0, 1)[None], np.float32) / np.float32(127.5) - 1
+        made = self._run(start, hole[None, None].astype(np.float32))[0]
+        levels = np.rint((made.transpose(1, 2, 0) + 1) * 127.5)
+        return np.asarray(np.clip(levels, 0, 255), np.uint8)
+
+
+def emptied(picture: npt.NDArray[Any], hole: Mask) -> npt.NDArray[Any]:
+    """A copy with the hole set to the mean of the known pixels around it, so that none of its pixels is left.
+
+    OpenCV's methods read the hole itself where it touches the picture's edge (5.0: Telea at the left side,
+    both in corners): a name in a corner would show through.
+    """
+    known = (~hole).astype(np.float32)
+    side = (2 * AROUND + 1, 2 * AROUND + 1)
+    weight = cv2.boxFilter(known, -1, side, normalize=False)
+    result = np.array(picture, copy=True)
+    for plane in (result[..., index] for index in range(3)) if picture.ndim == 3 else (result,):
+        values = plane.astype(np.float32)
+        total = cv2.boxFilter(values * known, -1, side, normalize=False)
+        far = float(values[~hole].mean()) if known.any() else 0.0
+        mean = np.where(weight > 0.5, total / np.maximum(weight, 1), far)
+        plane[hole] = np.rint(mean[hole]).astype(picture.dtype)
+    return result
+
+
+def on_onnx(data: bytes, threads: int) -> Run:
+    """An exported network (``start``, ``hole`` → ``filled``) on ONNX Runtime with so many ``threads``."""
+    network = OnnxRuntime(data, threads)
+    return lambda start, hole: network(start, hole)["filled"]
+
+
+def _square(top: int, left: int, side: int) -> tuple[slice, slice]:
+    return slice(top, top + side), slice(left, left + side)
+
+
+JOINED = 9
+"""Distance up to which holes are filled together, or take one colour (pixels)."""
+
+PLAIN = Classical("navier-stokes")
+
+Samples = npt.NDArray[Any]
+
+
+def inpaint(source: PixelArray, mask: Mask, filler: Inpainter, not_tissue: Mask | None = None) -> PixelArray:
+    """``source`` with the pixels of ``mask`` filled from around them; all others are identical.
+
+    ``source``: ``[rows, columns]`` or ``[rows, columns, 3]``, any integer type of up to 16 bits or float32;
+    other types than uint8 are filled by Navier-Stokes. ``not_tissue``: annotation that stays; nothing is
+    filled from it. Each hole is filled separately, so the time depends on the holes only.
+    """
+    filled = np.array(source, copy=True)
+    labels, stats = components(dilated(mask, JOINED))
+    for label, (left, top, width, height, _) in enumerate(stats):
+        if label > 0:
+            rows = slice(max(0, top - filler.context), top + height + filler.context)
+            columns = slice(max(0, left - filler.context), left + width + filler.context)
+            hole = mask[rows, columns]
+            own = hole & (labels[rows, columns] == label)
+            if not_tissue is not None:
+                hole = hole | not_tissue[rows, columns]
+            filled[rows, columns][own] = _generate(cast(Samples, source[rows, columns]), hole, filler)[own]
+    return filled
+
+
+def black_out(source: PixelArray, mask: Mask, black: float) -> PixelArray:
+    """``source`` with the pixels of ``mask`` set to ``black`` (a stored value, in all channels)."""
+    filled = np.array(source, copy=True)
+    filled[mask] = black
+    return filled
+
+
+def _generate(patch: Samples, hole: Mask, filler: Inpainter) -> Samples:
+    around = patch[~hole]
+    if around.size == 0:  # nothing to fill from: black shows no structure
+        return np.full_like(patch, patch.min())
+    low, high = around.min(axis=0), around.max(axis=0)
+    if bool((low == high).all()):
+        return np.asarray(np.broadcast_to(low, patch.shape))
+    if patch.dtype == np.uint8:
+        # Range up to which surroundings are one colour: black with the noise of compression (grey levels).
+        if bool((high - low <= 10).all()):
+            return np.asarray(
+                cv2.inpaint(emptied(patch, hole), hole.astype(np.uint8), RADIUS, cv2.INPAINT_NS)
+            )
+        return filler.fill(patch, hole)
+    if patch.ndim == 3:
+        channels = [_deep(np.ascontiguousarray(patch[..., i]), hole) for i in range(patch.shape[2])]
+        return np.stack(channels, axis=2)
+    return _deep(patch, hole)
+
+
+def _deep(patch: Samples, hole: Mask) -> Samples:
+    """Fill one channel of more than 8 bits: OpenCV takes 16 bits unsigned, to which others are scaled."""
+    around = patch[~hole]
+    low, high = float(around.min()), float(around.max())
+    step = max((high - low) / 65535.0, 1.0 if patch.dtype.kind in "iu" else 1e-12)
+    scaled = np.clip((patch.astype(np.float64) - low) / step, 0, 65535).astype(np.uint16)
+    filled = cv2.inpaint(emptied(scaled, hole), hole.astype(np.uint8), RADIUS, cv2.INPAINT_NS)
+    values = np.clip(filled * step + low, low, high)
+    return np.asarray(np.rint(values) if patch.dtype.kind in "iu" else values, patch.dtype)
+
+
+RINGING = 16
+"""How far JPEG takes the background beside letters from its colour (grey levels)."""
+
+Colour = npt.NDArray[Any]
+
+
+def with_background(source: PixelArray, mask: Mask, known: Mask, black: float) -> PixelArray:
+    """``source`` with the pixels of ``mask`` in the colour of the background around them (panel or black).
+
+    ``known``: background without annotation. ``black``: the stored value for a hole where neither its
+    surroundings nor the whole background have one colour.
+    """
+    result = np.array(source, copy=True)
+    if not mask.any():
+        return result
+    # Difference up to which two colours are one: the noise of compression (share of the picture's range).
+    tolerance = (10 / 255) * (float(source.max()) - float(source.min()))
+    everywhere = _plain_colour(source[known], tolerance)
+    labels, stats = components(dilated(mask, JOINED))
+    for label, (left, top, right, bottom) in enumerate(component_boxes(stats), start=1):
+        own = index_of((left, top, right, bottom))
+        around = index_of((left - AROUND, top - AROUND, right + AROUND, bottom + AROUND))
+        colour = _plain_colour(source[around][known[around]], tolerance)
+        if colour is None or (
+            everywhere is not None
+            and np.abs(colour.astype(np.float64) - everywhere.astype(np.float64)).max() <= tolerance
+        ):
+            colour = everywhere
+        result[own][mask[own] & (labels[own] == label)] = black if colour is None else colour
+    return result
+
+
+def is_plain(picture: Picture, known: Mask) -> Mask:
+    """Where a picture, uint8, has the colour of its ``known`` background, up to JPEG's ringing there."""
+    colour = _plain_colour(picture[known], RINGING)
+    if colour is None:
+        return np.zeros_like(known)
+    background = np.broadcast_to(np.asarray(colour, np.uint8), picture.shape)
+    return np.asarray(brightest(cv2.absdiff(picture, np.ascontiguousarray(background))) <= RINGING, np.bool_)
+
+
+def _plain_colour(pixels: PixelArray, tolerance: float) -> Colour | None:
+    """The commonest value in each channel, if most of the pixels have about these; None without."""
+    if not len(pixels):
+        return None
+    colour = np.asarray([_commonest(channel) for channel in pixels.reshape(len(pixels), -1).T])
+    differs = np.abs(pixels.reshape(len(pixels), -1).astype(np.float64) - colour).max(axis=1)
+    # Share of what is around a hole in one colour, from which that is the background there; else it is
+    # black.
+    if float((differs <= tolerance).mean()) < 0.5:
+        return None
+    return np.asarray(colour if pixels.ndim > 1 else colour[0], pixels.dtype)
+
+
+def _commonest(values: npt.NDArray[Any]) -> Any:
+    if values.dtype == np.uint8:
+        return np.bincount(values, minlength=256).argmax()
+    found, counts = np.unique(values, return_counts=True)
+    return found[counts.argmax()]
+
 
 TEXT, LINES, MARKS, FILL = (
     "burnin-text",

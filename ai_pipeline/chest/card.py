@@ -52,10 +52,7 @@ class ChestOptions(PipelineOptions):
     for your patients too. True where the finding looks the same and is only rarer or more common."""
 
 
-_SHIPPED: Final = "chest-efficientnet-lite0"
-CLASSIFIER: Final = ModelSlot("chest_xray", _SHIPPED, "classifier")
-BOXES: Final = ModelSlot("chest_xray_boxes", _SHIPPED, "detector")
-"""What draws the boxes: a detector of the site, else the box detector of the shipped classifier."""
+CLASSIFIER: Final = ModelSlot("chest_xray", "chest-efficientnet-lite0", "classifier")
 
 CARD: Final = PipelineCard(
     name="chest_xray",
@@ -80,5 +77,5 @@ CARD: Final = PipelineCard(
         MeasuredQuantity("Heart width", WIDTH),
         MeasuredQuantity("Thoracic width", WIDTH),
     ),
-    slots=(CLASSIFIER, BOXES),
+    slots=(CLASSIFIER,),
 )

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 
-from ai_pipeline.chest.domain_gate import ASKEW, CHILD, CLIPPED, CUT_OFF, OTHER, Kind
 from ai_pipeline.contract import ImageHeader, QualityNote, SourceImage
 from ai_pipeline.images.coordinates import POSES, UPRIGHT, Pose
 from ai_pipeline.images.exposure import Exposure
+from ai_pipeline.networks.gate import ASKEW, CHILD, CLIPPED, CUT_OFF, OTHER, Kind
 from ai_pipeline.terms import shown_term
 
 YOUNGEST = 16.0  # years; no younger patient is in the training data

@@ -1,6 +1,14 @@
 """The pipeline ``chest_xray``: findings of frontal chest X-rays of adults, with probability and place.
 
 The header is checked first, then the pixels: other images are refused with one sentence that says why.
+
+Where findings lie: which boxes are drawn, on which side, and their places in words.
+
+The place of a box in words, such as "right lower zone", where the header says which side is which.
+
+Zones are the thirds of one lung's height. A view of PA or AP does not tell right from left: a picture may
+have been turned over. So Patient Orientation (0020,0020; PS3.3 C.7.6.1.1.1) must say that the lung that is
+outlined as the right one lies on the patient's right: a wrong side is worse than none.
 """
 
 from __future__ import annotations
@@ -12,24 +20,44 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Final, Literal
 
 import numpy as np
 
 from ai_pipeline.accepting import accept
-from ai_pipeline.chest import intended_use, places, ratio
-from ai_pipeline.chest.anatomy import ORGANS, Anatomy, AnatomyModel
+from ai_pipeline.chest import intended_use, ratio
+from ai_pipeline.chest.anatomy import (
+    HEART,
+    LEFT_LUNG,
+    MISSING,
+    ORGANS,
+    RIGHT_LUNG,
+    Anatomy,
+    AnatomyModel,
+    Completeness,
+    Edge,
+    missing_notes,
+    without_missing,
+)
 from ai_pipeline.chest.calls import operating_points, prevalence
 from ai_pipeline.chest.calls.operating_points import OperatingPoint, Words, words_of
-from ai_pipeline.chest.card import BOXES, CARD, CLASSIFIER, ChestOptions
-from ai_pipeline.chest.classifier import Analysis, Classifier, decide, probability
-from ai_pipeline.chest.completeness import MISSING, Completeness, Edge, missing_notes, without_missing
-from ai_pipeline.chest.detector import NETWORK, BoxDetector, SiteDetector
-from ai_pipeline.chest.explain import Activation
+from ai_pipeline.chest.card import CARD, CLASSIFIER, ChestOptions
+from ai_pipeline.chest.classifier import (
+    NETWORK,
+    Activation,
+    Analysis,
+    BoxDetector,
+    Classifier,
+    decide,
+    probability,
+)
 from ai_pipeline.chest.intended_use import refused_by_header, refused_by_pixels
 from ai_pipeline.chest.stamps import LARGEST, StampRules, Stamps, follow, read_stamps
 from ai_pipeline.chest.stamps import MODEL as TEXT_READER
 from ai_pipeline.contract import (
     Accept,
+    Bools,
+    Code,
     Decision,
     DerivedImage,
     Finding,
@@ -38,6 +66,7 @@ from ai_pipeline.contract import (
     JudgedView,
     Measurement,
     ModelRef,
+    Origin,
     PipelineResult,
     Progress,
     QualityNote,
@@ -47,7 +76,7 @@ from ai_pipeline.contract import (
     SourceImage,
 )
 from ai_pipeline.errors import CleaningFailed
-from ai_pipeline.images.coordinates import UPRIGHT, Affine, upright
+from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose, upright
 from ai_pipeline.images.exposure import Exposure
 from ai_pipeline.images.resolutions import to_full_size
 from ai_pipeline.models.registry import Card, Label, find, load
@@ -119,8 +148,7 @@ class ChestXray:
         """``card``: of another classifier than the one that is active."""
         self._models_dir, self._given = models_dir, card
         self._classifier: Classifier | None = None
-        self._detector: BoxDetector | SiteDetector | None = None
-        self._box_card: Card | None = None
+        self._detector: BoxDetector | None = None
         self._anatomy: AnatomyModel | None = None
         self._completeness = Completeness({})
         # Those of accepts() for run(), which gets the same images.
@@ -133,8 +161,7 @@ class ChestXray:
 
     def models(self) -> tuple[ModelRef, ...]:
         anatomy = (self._anatomy or find(ratio.MODEL, self._models_dir)).ref
-        boxes = self._box_card or active(BOXES, self._models_dir)
-        return (self._card().ref, anatomy, boxes.ref) if boxes.box_output else (self._card().ref, anatomy)
+        return self._card().ref, anatomy
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
         """The faults in the values of ``options``, by option. May raise CardError."""
@@ -223,7 +250,7 @@ class ChestXray:
                     "The model has no domain gate: that this is a frontal chest X-ray, only the header says.",
                 )
             )
-        notes += places.box_notes(findings)
+        notes += box_notes(findings)
         notes.append(operating_points.note(self._card(), settings.point))
         notes.append(_not_assessed(settings, size_judged=judged == len(images)))
         if given.prevalence:
@@ -248,12 +275,9 @@ class ChestXray:
 
     def _model(self) -> Classifier:
         if self._classifier is None:
-            card, boxes = self._card(), active(BOXES, self._models_dir)
-            if boxes.box_output:
-                self._detector = SiteDetector(boxes)
-            elif card.plays(NETWORK):
-                self._detector = BoxDetector(card)
-            self._classifier, self._box_card = Classifier(card), boxes
+            card = self._card()
+            self._detector = BoxDetector(card) if card.plays(NETWORK) else None
+            self._classifier = Classifier(card)
         return self._classifier
 
     def _anatomy_model(self) -> AnatomyModel:
@@ -312,8 +336,8 @@ class ChestXray:
         model = self._model()
         start = time.perf_counter()
         # Networks and the reader of stamps reduce larger films.
-        cards = model.card, self._box_card, find(ratio.MODEL, self._models_dir)
-        inputs = [card.input for card in cards if card and card.input]
+        cards = model.card, find(ratio.MODEL, self._models_dir)
+        inputs = [card.input for card in cards if card.input]
         suffices = max(LARGEST, *(math.ceil(given.size / given.crop) for given in inputs))
         display = image.display(shorter_side=suffices)
         grey = display if display.ndim == 2 else np.asarray(display.mean(axis=2), np.uint8)
@@ -363,8 +387,8 @@ class ChestXray:
         elif operating_points.unsure(self._card(), scores.values):
             text = operating_points.UNSURE_NOTE
         return [
-            *(places.no_place_notes(found) if self._detector is not None else ()),
-            *places.place_notes(image, pose, analysed.sided_anatomy, found),
+            *(no_place_notes(found) if self._detector is not None else ()),
+            *place_notes(image, pose, analysed.sided_anatomy, found),
             *analysed.rules.notes,
             *intended_use.notes(image, pose, analysed.exposure),
             *([QualityNote(UNSURE, text, scores.source_uid, on_faces=True)] if text else ()),
@@ -387,7 +411,7 @@ class ChestXray:
                 if activation and settings.given.heatmaps:
                     evidence = model.heatmap(activation)
             sides = {
-                places.side_of(places.in_lungs(image, analysis.pose, analysed.sided_anatomy, label.site, box))
+                side_of(in_lungs(image, analysis.pose, analysed.sided_anatomy, label.site, box))
                 for box in regions
             }
             found.append(
@@ -439,8 +463,8 @@ class ChestXray:
         return tuple(
             box
             for box in found
-            if places.on_its_organ(anatomy, label.site, box)
-            and not places.contradicted(activation, anatomy, label.site, box)
+            if on_its_organ(anatomy, label.site, box)
+            and not contradicted(activation, anatomy, label.site, box)
         )
 
 
@@ -448,16 +472,12 @@ def _not_assessed(settings: _RuleOptions, *, size_judged: bool) -> QualityNote:
     """What nobody has looked for: a label that is hidden is not absent."""
     judged = {ratio.CARDIOMEGALY} if size_judged else set()
     hidden = [one.code.meaning for one in settings.labels if one.name not in {*settings.shown, *judged}]
-    names = tuple(sorted((name.lower() for name in hidden), key=_urgency))
+    # The list may be cut: first what a reader must not believe to be excluded.
+    names = tuple(sorted((name.lower() for name in hidden), key=lambda name: (*_URGENT, name).index(name)))
     untrained = (
         "Nor anything that the model was never trained for, such as bones, mediastinum, lines and tubes."
     )
     return QualityNote(NOT_ASSESSED, f"{in_sentences(hidden)} {untrained}", names=names)
-
-
-def _urgency(name: str) -> int:
-    """The place in a list that may be cut: first what a reader must not believe to be excluded."""
-    return _URGENT.index(name) if name in _URGENT else len(_URGENT)
 
 
 def _cleaned(
@@ -492,3 +512,136 @@ def _seen(
         )
 
     return mapped
+
+
+NO_PLACE: Final = "no reliable location"
+_BOX_NOTES: Final = {
+    Origin.ACTIVATION: "The box comes from class activation: an approximate place, not a contour or a "
+    "measurement.",
+    Origin.DETECTOR: "The box comes from a detector taught by radiologists' boxes: an approximate place, not "
+    "a contour or a measurement.",
+}
+
+
+def on_its_organ(anatomy: Anatomy, site: Code | None, region: Region) -> bool:
+    """Whether a box touches the organ of its finding: the heart, or a lung for any other ``site``."""
+    in_heart = site is not None and site.meaning == "Heart"
+    return anatomy.touches(region.bounds, (HEART,) if in_heart else (RIGHT_LUNG, LEFT_LUNG))
+
+
+def contradicted(found: Activation | None, anatomy: Anatomy, site: Code | None, region: Region) -> bool:
+    """Whether the map of a finding lies on the other side of the chest than its box.
+
+    The middle between the outer edges of the lungs divides the sides. A finding of the heart has no side.
+    """
+    if found is None or (site is not None and site.meaning == "Heart"):
+        return False
+    edges = np.flatnonzero(anatomy.masks[[RIGHT_LUNG, LEFT_LUNG]].any(axis=(0, 1)))
+    middle = (int(edges[0]) + int(edges[-1]) + 1) / 2
+    to_grid = anatomy.from_grid.inverse()
+    left, top, right, bottom = region.bounds
+    box = to_grid([((left + right) / 2, (top + bottom) / 2)])[0][0]
+    down, across = np.mgrid[0.5 : found.values.shape[0], 0.5 : found.values.shape[1]]
+    cell = found.size / found.values.shape[1]
+    centres = list(zip((across * cell).ravel().tolist(), (down * cell).ravel().tolist(), strict=True))
+    columns = np.array([x for x, _ in to_grid.after(found.to_model.inverse())(centres)])
+    beside = (columns < middle) != (box < middle)
+    # Share of a map on the other side of the chest from which it contradicts a box.
+    return float(found.values.ravel()[beside].sum() / found.values.sum()) >= 2 / 3
+
+
+def in_lungs(
+    image: SourceImage, pose: Pose, anatomy: Anatomy | None, site: Code | None, region: Region
+) -> tuple[LungPlace, ...]:
+    """The lungs in which a detector's box of a finding of lungs or pleurae lies.
+
+    Empty for an image that had to be reoriented: its Patient Orientation is not trusted.
+    """
+    meant = site is not None and site.meaning in {"Lung", "Pleura"} and region.origin is Origin.DETECTOR
+    if not meant or anatomy is None or pose != UPRIGHT:
+        return ()
+    return lung_places(region.bounds, anatomy, image.header.attributes.get("PatientOrientation", ""))
+
+
+def side_of(places: Sequence[LungPlace]) -> Literal["", "L", "R"]:
+    """The patient's side of a box inside one lung; "" for a box in both lungs or in none."""
+    return places[0].side if len(places) == 1 else ""
+
+
+def place_notes(
+    image: SourceImage, pose: Pose, anatomy: Anatomy | None, findings: Sequence[Finding]
+) -> list[QualityNote]:
+    """A note with the places of the boxes in lungs and pleurae, in words."""
+    places = [
+        f"{finding.code.meaning}: {' and '.join(place.words for place in found)} (approximate)."
+        for finding in findings
+        for region in finding.regions
+        if (found := in_lungs(image, pose, anatomy, finding.site, region))
+    ]
+    return [QualityNote("place", " ".join(places), image.uid)] if places else []
+
+
+def no_place_notes(findings: Sequence[Finding]) -> list[QualityNote]:
+    """A note that names the findings that are present but have no box reliable enough to be shown."""
+    names = [f.code.meaning for f in findings if f.decision is Decision.PRESENT and not f.regions]
+    return [QualityNote(NO_PLACE, f"{', '.join(names)}.", findings[0].source_uid)] if names else []
+
+
+def box_notes(findings: Sequence[Finding]) -> list[QualityNote]:
+    """Notes that explain the boxes, one for each origin of a box."""
+    origins = {region.origin for finding in findings for region in finding.regions}
+    return [QualityNote("box", text) for origin, text in _BOX_NOTES.items() if origin in origins]
+
+
+_LUNGS: Final[tuple[tuple[int, Literal["L", "R"], str], ...]] = (
+    (RIGHT_LUNG, "R", "right"),
+    (LEFT_LUNG, "L", "left"),
+)
+_ZONES: Final = ("upper", "middle", "lower")
+
+
+@dataclass(frozen=True, slots=True)
+class LungPlace:
+    """The place of a box in one lung: ``side`` of the patient, ``words`` such as "right lower zone"."""
+
+    side: Literal["L", "R"]
+    words: str
+
+
+def lung_places(
+    box: tuple[float, float, float, float], anatomy: Anatomy, orientation: str
+) -> tuple[LungPlace, ...]:
+    """The lungs on which ``box`` (left, top, right, bottom in source coordinates) lies, with their zones.
+
+    ``orientation``: the two values of Patient Orientation, joined by a backslash. Empty if they do not
+    confirm that the film lies as it was outlined.
+    """
+    # The right lung lies on the left of the film, the head on top.
+    if tuple(value[:1] for value in orientation.split("\\")) != ("L", "F"):
+        return ()
+    rows, columns = anatomy.on_grid(box)
+    covered = {lung: int(anatomy.masks[lung, rows, columns].sum()) for lung, _, _ in _LUNGS}
+    # Least share of a box's lung pixels in a lung for that lung to be named.
+    least = max(0.25 * sum(covered.values()), 1)
+    return tuple(
+        LungPlace(side, f"{name} {_zones(rows, anatomy.masks[lung])}")
+        for lung, side, name in _LUNGS
+        if covered[lung] >= least
+    )
+
+
+def _zones(rows: slice, lung: Bools) -> str:
+    """The thirds of the height of ``lung`` in which ``rows`` lie: "lower zone", "middle and lower zones"."""
+    inside = np.flatnonzero(lung.any(axis=1))
+    start, height = int(inside[0]), int(inside[-1]) + 1 - int(inside[0])
+    low, high = (min(max((row - start) / height, 0.0), 1.0) for row in (rows.start, rows.stop))
+    # A zone is named when a third of the box lies in it, or half of the zone in the box.
+    least = min((high - low) / 3, 1 / 6)
+    named = [
+        zone
+        for place, zone in enumerate(_ZONES)
+        if (part := min(high, (place + 1) / 3) - max(low, place / 3)) > 0 and part >= least
+    ]
+    if len(named) == len(_ZONES):
+        return "lung, all zones"
+    return f"{' and '.join(named)} zone{'s' if len(named) > 1 else ''}"

@@ -15,14 +15,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.burnin.find.networks import Line
-from ai_pipeline.burnin.find.text import WORKING_SIDE, TextBox, shared_reader
+from ai_pipeline.burnin.find.text import WORKING_SIDE, TextBox, TextReader, shared_reader
 from ai_pipeline.chest.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG, Anatomy
 from ai_pipeline.chest.intended_use import projection_of, seen_from_behind
 from ai_pipeline.contract import Bools, Grey, ImageHeader, Point, QualityNote, SourceImage
@@ -50,11 +50,6 @@ IN_ORDER: Final[tuple[Position, ...]] = ("supine", "semi-erect", "erect")
 SIDES: Final[Mapping[str, Side]] = {"L": "L", "R": "R", "LEFT": "L", "RIGHT": "R"}
 OF_AP_FILMS: Final = frozenset({"AP", *PORTABLE, "SUPINE", "SEMIERECT", "SEMIUPRIGHT"})
 WORDS: Final = frozenset({*PROJECTIONS, *PORTABLE, *POSITIONS, *SIDES})
-SHORT: Final = 2
-"""Letters up to which a word must be in capitals, with nothing but stamps and numbers beside it: "L SMITH" is
-no side."""
-SURE: Final = 0.8
-"""Confidence of the recogniser from which a line is taken (0 to 1)."""
 LARGEST: Final = 1024
 """Shorter side to which larger films are reduced before they are read: cutting lines out of them takes longer
 than reading these (pixels)."""
@@ -95,14 +90,6 @@ class Stamps:
         return self.projection == "AP" or self.portable or self.position in {"supine", "semi-erect"}
 
 
-class Reader(Protocol):
-    """Finds places of text in a picture and reads them, like the node's text reader."""
-
-    def find(self, picture: Grey, scale: float = 1.0) -> list[TextBox]: ...
-
-    def read(self, picture: Grey, box: TextBox) -> Line: ...
-
-
 def read_stamps(picture: Grey, anatomy: Anatomy | None, models_dir: Path | None = None) -> Stamps | None:
     """The stamps of an upright ``picture`` ``[rows, columns]``; None if the text reader fails.
 
@@ -114,7 +101,7 @@ def read_stamps(picture: Grey, anatomy: Anatomy | None, models_dir: Path | None 
         return None
 
 
-def stamps_in(picture: Grey, anatomy: Anatomy | None, reader: Reader) -> Stamps:
+def stamps_in(picture: Grey, anatomy: Anatomy | None, reader: TextReader) -> Stamps:
     """The stamps that ``reader`` finds in an upright ``picture`` ``[rows, columns]`` outside the lungs."""
     times_larger = max(1.0, min(picture.shape) / LARGEST)
     if times_larger > 1.0:
@@ -155,15 +142,18 @@ def stamps_in(picture: Grey, anatomy: Anatomy | None, reader: Reader) -> Stamps:
 
 def words_of(line: Line) -> tuple[str, ...]:
     """The stamps in one line of text, in capitals; none if the line was not read with confidence."""
-    if line.confidence < SURE:
+    # Confidence of the recogniser from which a line is taken (0 to 1).
+    if line.confidence < 0.8:
         return ()
     text = _JOINED.sub(r"\1 \2", _SEMI.sub("SEMI", line.text.replace(".", "")))
     tokens = [token for token in _BETWEEN_WORDS.split(text) if token]
     alone = all(token.upper() in WORDS or token.isdigit() for token in tokens)
+    # Letters up to which a word must be in capitals, with nothing but stamps and numbers beside it: "L
+    # SMITH" is no side.
     return tuple(
         token.upper()
         for token in tokens
-        if token.upper() in WORDS and (len(token) > SHORT or (alone and token.isupper()))
+        if token.upper() in WORDS and (len(token) > 2 or (alone and token.isupper()))
     )
 
 
@@ -183,7 +173,7 @@ def _is_inside(hull: npt.NDArray[np.int32] | None, anatomy: Anatomy | None, poin
 
 
 @cache
-def _reader(models_dir: Path | None) -> Reader:
+def _reader(models_dir: Path | None) -> TextReader:
     """This process's text reader, whose networks are those of the card. Raises CardError."""
     registry.verify(registry.find(MODEL, models_dir))
     return shared_reader()
@@ -194,8 +184,6 @@ WRONG_SIDE, WRONG_SIDE_TURNED, OWN_SIDE = 0.40, 0.49, 0.5
 """Shares of the heart on its own side (:func:`heart_on_left`). Below the first it lies on the wrong side, as
 in one of a hundred chests of training and validation. Below the second (one of twenty) it does in an image
 that was shown turned by 180°: that may be one turned over. From the third on it lies on its own side."""
-BESIDE: Final = 0.1
-"""Distance of a side marker from the middle of the picture, at least, to name a side (share of the width)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +238,9 @@ def doubt(header: ImageHeader, stamps: Stamps, anatomy: Anatomy | None, pose: Po
     """Why left and right are in doubt, as the beginning of a sentence; "" if they are not."""
     # Whether side marker and heart lie as in a mirrored image; None where that is not certain.
     seen, marker = stamps.marker, None
-    if seen is not None and abs(seen.x - 0.5) >= BESIDE:
+    # Distance of a side marker from the middle of the picture, at least, to name a side (share of the
+    # width).
+    if seen is not None and abs(seen.x - 0.5) >= 0.1:
         marker = (seen.letter == "L") == (seen.x < 0.5)
     share = heart_on_left(anatomy.masks) if anatomy is not None and anatomy.is_chest else None
     limit = WRONG_SIDE_TURNED if pose.turned == 180 else WRONG_SIDE

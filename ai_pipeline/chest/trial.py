@@ -45,26 +45,21 @@ def _try(card: Card) -> None:
     import numpy as np
 
     from ai_pipeline.chest.classifier import Classifier
-    from ai_pipeline.chest.detector import SiteDetector
 
     for weights in card.weights:
         formats.check(weights.path)
     on = ""
     try:
-        model = Classifier(card) if card.box_output is None else SiteDetector(card)
+        model = Classifier(card)
         for name, picture in pictures():
             rows, columns = picture.shape
             on = f"{name} of {columns} × {rows} pixels"
-            if isinstance(model, SiteDetector):
-                model.try_out(picture)
-            elif not np.isfinite(model.analyse(picture).logits).all():
+            if not np.isfinite(model.analyse(picture).logits).all():
                 raise NoNumber
     except NoNumber as error:
         raise CardError(f"{card.name} gives no number for {on}") from error
     except CardError:
         raise
-    except ImportError as error:
-        raise CardError(f"{card.name} cannot run here: {error}; safetensors need torch") from error
     except Exception as error:  # each run time has its own kinds, some derived from nothing else
         first, *_ = [*str(error).splitlines(), type(error).__name__]
         where = f" on {on}" if on else ""

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from ai_pipeline.cli.devices import devices_app
 from ai_pipeline.cli.models import models_app
 from ai_pipeline.cli.pipelines import pipelines
 from ai_pipeline.cli.run import run
@@ -28,7 +27,6 @@ app = typer.Typer(
 app.command(epilog="Example:  ai-pipeline run study/*.dcm --pipeline auto --out results --json")(run)
 app.command(epilog="Example:  ai-pipeline pipelines ultrasound")(pipelines)
 app.add_typer(models_app, name="models")
-app.add_typer(devices_app, name="devices")
 
 
 def _version(wanted: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ai_pipeline.cli.terminal import EXIT_DATA, print_table, progress_bar
+from ai_pipeline.cli.terminal import EXIT_DATA, print_table
 from ai_pipeline.errors import CardError
 
 if TYPE_CHECKING:
     from ai_pipeline.contract import ModelSlot, PipelineCard
-    from ai_pipeline.models.card import Card
+    from ai_pipeline.models.registry import Card
 
 SHA256 = 64  # hexadecimal digits
 models_app = typer.Typer(no_args_is_help=True, help="The models: cards, weights, and which is in use.")
@@ -27,7 +28,7 @@ ModelsDir = Annotated[
 ]
 Slot = Annotated[
     str,
-    typer.Option("--pipeline", help="What is to use it: a pipeline, or its _boxes (ai-pipeline pipelines)."),
+    typer.Option("--pipeline", help="What is to use it: a pipeline (ai-pipeline pipelines)."),
 ]
 
 
@@ -57,39 +58,19 @@ def list_models(as_json: Json = False, models_dir: ModelsDir = None) -> None:
     _print(rows, ["id", "version", "active", "task", "licence"], as_json=as_json)
 
 
-@models_app.command("verify", epilog="Example:  ai-pipeline models verify --models-dir models")
-def verify_models(as_json: Json = False, models_dir: ModelsDir = None) -> None:
-    """Check every file of weights against the SHA-256 of its card. Exit code 65 if one is wrong."""
-    from ai_pipeline.models.registry import cards, verify
-
-    rows: list[dict[str, Any]] = []
-    with errors():
-        for card in cards(models_dir):
-            rows.append({"id": card.id, "version": card.version, "ok": True, "problem": ""})
-            try:
-                verify(card)
-            except CardError as error:
-                rows[-1] |= {"ok": False, "problem": str(error)}
-    _print(rows, ["id", "version", "ok", "problem"], as_json=as_json)
-    raise typer.Exit(0 if all(row["ok"] for row in rows) else EXIT_DATA)
-
-
 @models_app.command(
     "add",
-    epilog="Example:  ai-pipeline models add https://host/chest.onnx --sha256 2a5c… --card chest.toml",
+    epilog="Example:  ai-pipeline models add chest.onnx --card chest.toml --models-dir models",
 )
 def add_model(
-    source: Annotated[
-        str, typer.Argument(metavar="FILE|URL", help="ONNX, or safetensors of ours; a URL is https.")
-    ],
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="The network in ONNX.")],
     card: Annotated[
         Path | None, typer.Option(help="The model's card. No card, no model: convert writes a first one.")
     ] = None,
-    sha256: Annotated[str, typer.Option(help="SHA-256 that the file must have; a URL needs it.")] = "",
+    sha256: Annotated[str, typer.Option(help="SHA-256 that the file must have.")] = "",
     accept_licence: Annotated[
         bool, typer.Option("--accept-licence", help="Agree to the card's licence without being asked.")
     ] = False,
-    most: Annotated[int, typer.Option(help="The largest file to take, in MiB.", min=1)] = 1024,
     models_dir: ModelsDir = None,
 ) -> None:
     """Take a model into the folder of models, beside its other versions; nothing uses it yet.
@@ -97,32 +78,27 @@ def add_model(
     Its licence is shown and must be agreed to. The file is refused when its SHA-256 is not the one given and
     the one in the card, or when it holds anything but a network of standard operators.
     """
-    from ai_pipeline.models.store.fetch import is_url
-
     if sha256 and (len(sha256) != SHA256 or set(sha256.lower()) - set("0123456789abcdef")):
         raise typer.BadParameter("must be 64 hexadecimal digits", param_hint="--sha256")
     store = _folder(models_dir)
-    if not is_url(source) and Path(source).is_dir():
+    if source.is_dir():
         raise typer.BadParameter(
             "a folder is no model: `ai-pipeline models convert` makes ONNX and a card of it",
-            param_hint="FILE|URL",
+            param_hint="FILE",
         )
     if card is None:
         raise typer.BadParameter(
             "no card, no model: `ai-pipeline models convert` writes one; see docs/reference/cards.md",
             param_hint="--card",
         )
-    if is_url(source) and not sha256:
-        raise typer.BadParameter("a URL needs the SHA-256 of the file behind it", param_hint="--sha256")
     with errors():
-        _add(source, card, store, sha256.lower(), most << 20, accept_licence)
+        _add(source, card, store, sha256.lower(), accept_licence)
 
 
-def _add(source: str, card: Path, store: Path, sha256: str, most: int, accept_licence: bool) -> None:
+def _add(source: Path, card: Path, store: Path, sha256: str, accept_licence: bool) -> None:
     """Add the file ``source`` with its ``card``."""
-    from ai_pipeline.models.registry import load
+    from ai_pipeline.models.registry import load, read
     from ai_pipeline.models.store import folder
-    from ai_pipeline.models.store.fetch import fetch, shown
 
     if not card.is_file():
         raise CardError(f"{card} is not a file")
@@ -135,16 +111,11 @@ def _add(source: str, card: Path, store: Path, sha256: str, most: int, accept_li
         raise CardError(f"{card} names no weights of SHA-256 {sha256}: card and file do not belong together")
     folder.place_for(described, store)
     _agree(described, accept_licence)
-    with folder.incoming(store) as inside, progress_bar() as update:
+    with folder.incoming(store) as inside:
         added = replace(weights, path=inside / weights.path.name)
-        fetch(
-            source,
-            added.path,
-            sha256=weights.sha256,
-            most=most,
-            report=lambda done, total: update(completed=done, total=total, description=shown(source)),
-        )
-        made = folder.add(inside, card, added, store, shown(source))
+        shutil.copyfile(source, added.path)
+        read(added)  # and so its hash is checked
+        made = folder.add(inside, card, added, store, source.name)
     _print_hashes(made)
     typer.echo(f"{made.name} is in {made.path.parent}. To use it: ai-pipeline models activate {made.name}")
 
@@ -166,7 +137,7 @@ def activate_model(
     with errors():
         card = find(model, store)
         try_out(pipeline.name, card.path, seconds)
-        folder.activate(pipeline, chosen, card, store)
+        folder.activate(chosen, card, store)
     _print_hashes(card)
     typer.echo(f"{slot} uses {card.name}; a running node from the next start of its workers on")
     if not any(label.supported for label in card.labels):

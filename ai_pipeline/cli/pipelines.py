@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ai_pipeline.cli.terminal import EXIT_CONFIG, print_table, print_text
-
-if TYPE_CHECKING:
-    pass
 
 
 def pipelines(

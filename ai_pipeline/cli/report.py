@@ -14,7 +14,6 @@ from ai_pipeline.contract import (
     Decision,
     DerivedImage,
     ImageKind,
-    Measurement,
     ModelRef,
     Picture,
     PipelineResult,
@@ -134,27 +133,25 @@ def filled_record(result: PipelineResult, images: list[Record]) -> Record:
             }
             for finding in result.findings
         ],
-        "measurements": [_measurement(measurement) for measurement in result.measurements],
+        # ``points``: those of all lines, one after the other; ``lines`` keeps them apart.
+        "measurements": [
+            {
+                "name": measurement.name,
+                "code": asdict(measurement.quantity),
+                "value": measurement.value,
+                "unit": measurement.unit.value,
+                "points": [point for line in measurement.lines for point in _points(line)],
+                "lines": [_points(line) for line in measurement.lines],
+                "closed": measurement.closed,
+                "source_uid": measurement.source_uid,
+                "frame": measurement.frame,
+                "model": _model(measurement.model) if measurement.model else None,
+            }
+            for measurement in result.measurements
+        ],
         "images": images,
         "quality": [{"name": note.name, "text": note.text} for note in result.quality],
         "seconds": {stage: round(value, 3) for stage, value in stages.items()},
-    }
-
-
-def _measurement(measurement: Measurement) -> Record:
-    """``points``: those of all lines, one after the other; ``lines`` keeps them apart."""
-    lines = [_points(line) for line in measurement.lines]
-    return {
-        "name": measurement.name,
-        "code": asdict(measurement.quantity),
-        "value": measurement.value,
-        "unit": measurement.unit.value,
-        "points": [point for line in lines for point in line],
-        "lines": lines,
-        "closed": measurement.closed,
-        "source_uid": measurement.source_uid,
-        "frame": measurement.frame,
-        "model": _model(measurement.model) if measurement.model else None,
     }
 
 

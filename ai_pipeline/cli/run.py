@@ -25,6 +25,7 @@ from ai_pipeline.errors import (
 from ai_pipeline.terms import shown_term
 
 if TYPE_CHECKING:
+    from ai_pipeline.burnin.find.annotation import Mark
     from ai_pipeline.cli.report import Folder, Record
     from ai_pipeline.contract import Pipeline, Progress, SourceImage
     from ai_pipeline.images.header import GivenAttributes
@@ -57,8 +58,8 @@ def run(
     option: Annotated[
         list[str] | None, typer.Option(help="An option of the pipeline as NAME=VALUE, e.g. clean=false.")
     ] = None,
-    despeckle: Annotated[
-        bool, typer.Option("--despeckle", help="The cleaned picture with less speckle too (ultrasound).")
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say of every mark why it goes or stays (ultrasound).")
     ] = False,
     models_dir: Annotated[Path | None, typer.Option(help="Folder of one's own cards and weights.")] = None,
     device_rules: Annotated[Path | None, typer.Option(help="Folder of one's own device rules.")] = None,
@@ -85,7 +86,7 @@ def run(
         _options(option or []),
         models_dir,
         device_rules,
-        despeckle,
+        explain,
     )
     files, unreadable = _inputs(files), False
     try:
@@ -148,7 +149,8 @@ class _Runner:
     options: Mapping[str, object]
     models_dir: Path | None
     device_rules: Path | None
-    despeckle: bool
+    explain: bool
+    explained: list[Mark] = field(default_factory=list)
     made: dict[str, Pipeline] = field(default_factory=dict)
 
     def handle(self, file: Path, report: Progress) -> tuple[Record, bool]:
@@ -158,6 +160,7 @@ class _Runner:
         from ai_pipeline.images.decode import open_image
 
         record = empty_record(str(file), self.pipeline)
+        self.explained.clear()
         try:
             image = open_image(file, self.modality, self.given)
             pipeline = self._pipeline(image)
@@ -172,6 +175,8 @@ class _Runner:
             record["accepted"] = True
             result = pipeline.run([image], report, self.options)
             record |= filled_record(result, self.folder.pictures(file, image, result))
+            if self.explain:
+                record["marks"] = [mark.explained() for mark in self.explained]
         except CleaningFailed as failure:
             record["reason"] = f"no cleaned picture: {failure}"
         except (NoNumber, PixelError, ProgramFailed) as error:
@@ -202,17 +207,16 @@ class _Runner:
         return self.made[name]
 
     def _create(self, name: str) -> Pipeline:
-        if not self.despeckle:
-            from ai_pipeline.pipelines import create
+        from ai_pipeline.pipelines import create, pipeline_class
 
+        if not self.explain:
             return create(name, models_dir=self.models_dir, device_rules=self.device_rules)
-        from ai_pipeline.burnin.despeckle import Despeckler
         from ai_pipeline.burnin.pipeline import Ultrasound
 
-        if name != Ultrasound.card.name:
-            raise typer.BadParameter(f"{name} removes no speckle", param_hint="--despeckle")
-        despeckler = Despeckler.active(self.models_dir)
-        return Ultrasound(models_dir=self.models_dir, device_rules=self.device_rules, despeckler=despeckler)
+        if pipeline_class(name) is not Ultrasound:
+            raise typer.BadParameter(f"{name} has no marks to explain", param_hint="--explain")
+        explain = self.explained.append
+        return Ultrasound(models_dir=self.models_dir, device_rules=self.device_rules, explain=explain)
 
 
 @cache
@@ -258,7 +262,7 @@ def _print_record(record: Record) -> None:
         print_table(("measurement", "value"), measured)
     lines = [f"{image['kind']}: {image['path']}" for image in record["images"]]
     lines += [f"{note['name']}: {note['text']}" for note in record["quality"]]
-    lines += [record["reason"]] if record["reason"] else []
+    lines += [*record.get("marks", ()), *([record["reason"]] if record["reason"] else [])]
     print_text("\n".join([*lines, "Not for diagnostic use."]))
 
 

@@ -12,7 +12,6 @@ _WRITE_FILE, _READ_FILE, _READ_DIR, _TRUNCATE = 1 << 1, 1 << 2, 1 << 3, 1 << 14
 _EXECUTE, _ALL = 1 << 0, (1 << 15) - 1
 _IOCTL_DEVICE, _TCP, _SCOPES = 1 << 15, 0b11, 0b11  # of versions 5, 4 and 6
 _SCOPE_SIGNAL, _SIGNALS_SINCE = 1 << 1, 6
-_BELOW = 1  # LANDLOCK_RULE_PATH_BENEATH
 _PR_SET_NO_NEW_PRIVS = 38
 
 
@@ -68,7 +67,8 @@ def _allow(libc: ctypes.CDLL, ruleset: int, path: Path, access: int) -> None:
     try:
         if not path.is_dir():
             access &= _READ_FILE | _WRITE_FILE | _TRUNCATE
-        if libc.syscall(_ADD, ruleset, _BELOW, struct.pack("=Qi", access, opened), 0):
+        # LANDLOCK_RULE_PATH_BENEATH
+        if libc.syscall(_ADD, ruleset, 1, struct.pack("=Qi", access, opened), 0):
             raise OSError(f"Landlock does not take {path}")
     finally:
         os.close(opened)

@@ -47,7 +47,6 @@ _COMPUTING = {
 }  # fmt: skip
 _CLONE, _CLONE3, _PRLIMIT = (56, 220), (435, 435), (302, 261)
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH_*
-_X32 = 0x40000000  # the other numbers by which x86_64 takes the same calls
 _CLONE_THREAD = 0x10000
 _NUMBER, _ARCH, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -109,9 +108,10 @@ def _of_machine(machine: int) -> list[_Step]:
 
 
 def _all_but_forbidden(column: int, machine: int) -> list[_Step]:
+    # The other numbers by which x86_64 takes the same calls
     steps = [
         *_of_machine(machine),
-        (_AT_LEAST, 0, 1, _X32),
+        (_AT_LEAST, 0, 1, 0x40000000),
         (_RETURN, 0, 0, _REFUSE),
         # clone3 keeps its flags in memory, where a filter cannot look; libc takes clone then.
         (_EQUAL, 0, 1, _CLONE3[column]),

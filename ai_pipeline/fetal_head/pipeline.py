@@ -33,12 +33,10 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.fetal_head import biometry
-from ai_pipeline.fetal_head.biometry import Ellipse
 from ai_pipeline.fetal_head.card import CARD
-from ai_pipeline.fetal_head.fetuses import fetus_of_each
-from ai_pipeline.fetal_head.intended_use import image_area, refused_by_header
-from ai_pipeline.fetal_head.outline import HeadModel, HeadOutline
+from ai_pipeline.fetal_head.intended_use import fetus_of_each, image_area, refused_by_header
 from ai_pipeline.models.registry import find
+from ai_pipeline.networks.heads import Ellipse, HeadModel, HeadOutline
 
 MODEL: Final = "fetal-head-unet"
 NOTE: Final = "fetal head"

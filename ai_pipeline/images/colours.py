@@ -22,8 +22,6 @@ MUCH_GREY, SHADES = 0.2, 16
 """The same share, and shades of grey in it, to decide against a claim: a teal desktop is grey as YCbCr, and
 has one shade.
 """
-_LOOKED_AT = 256
-"""Rows and columns of the picture that are looked at, at least."""
 _JFIF, _ADOBE = 0xE0, 0xEE
 _LOSSLESS = {0xC3, 0xC7, 0xCB, 0xCF, 0xF7}
 _FRAMES = {0xC0, 0xC1, 0xC2, *_LOSSLESS}
@@ -106,7 +104,8 @@ def _shown(samples: PixelArray) -> tuple[frozenset[bool], bool]:
     """Under which reading more pixels are grey (background, letters, B-mode), if under any; and whether that
     is enough to decide against a claim.
     """
-    step = max(1, min(samples.shape[:2]) // _LOOKED_AT)
+    # Rows and columns of the picture that are looked at, at least.
+    step = max(1, min(samples.shape[:2]) // 256)
     values = samples[::step, ::step].astype(np.int16)
     as_rgb = np.ptp(values, axis=2) <= NEUTRAL
     as_ybr = (abs(values[..., 1:] - 128) <= NEUTRAL // 2).all(axis=2)

@@ -31,7 +31,6 @@ from ai_pipeline.confinement import die_with_parent, landlock, lower, seccomp
 from ai_pipeline.images.decoder import COMPLAINT, DEEPEST, ENDED, HEAD, LONGEST_COMPLAINT, SAMPLES, SECONDS
 from ai_pipeline.images.limits import lacks_memory
 
-_PRECISION = 42  # where a JPEG 2000 says how many bits a sample has, less one (ITU-T T.800 A.5.1)
 MEMORY = 2 << 30  # bytes of addresses; 40 megapixels of RGB in 16 bits take 1.5 GiB
 Decode = Callable[[bytes], bytes | bytearray]
 
@@ -63,7 +62,8 @@ def _halved(times: int, data: bytes) -> bytes:
     with Image.open(io.BytesIO(data), formats=("JPEG2000",)) as picture:
         cast(Jpeg2KImageFile, picture).reduce = times
         samples = np.asarray(picture)
-    unused = 8 * samples.itemsize - (data[_PRECISION] + 1)  # Pillow makes them as bright as its own
+    # Where a JPEG 2000 says how many bits a sample has, less one (ITU-T T.800 A.5.1)
+    unused = 8 * samples.itemsize - (data[42] + 1)  # Pillow makes them as bright as its own
     return (samples >> unused).astype("<u2").tobytes()
 
 

@@ -53,7 +53,6 @@ COPIED = (
     "RescaleType",
     "PixelIntensityRelationship",
 )
-CENTIMETRES = 3  # Physical Units X/Y Direction (0018,6024), (0018,6026)
 LOSSY = frozenset(f"1.2.840.10008.1.2.4.{last}" for last in (50, 51, 81, 91, 203))
 # Even groups from 6000 on; PS3.5 7.6 stops at 601E, but what stands behind it may say a name just as well.
 OVERLAY_GROUPS = range(0x6000, 0x6100, 2)
@@ -119,11 +118,6 @@ class Calibration:
     row_spacing: float
     column_spacing: float
 
-    @property
-    def coarsest(self) -> float:
-        """The longer side of a pixel in millimetres."""
-        return max(self.row_spacing, self.column_spacing)
-
     def holds(self, point: tuple[float, float]) -> bool:
         """Whether the point (column, row) lies in the calibrated region."""
         left, top, right, bottom = self.box
@@ -168,7 +162,11 @@ def read_header(dataset: Dataset) -> ImageHeader:
         lossy=_text(dataset, "LossyImageCompression") == "01" or syntax in LOSSY,
         attributes=_attributes(dataset, syntax),
         ultrasound_regions=_regions(dataset),
-        overlay_groups=tuple(group for group in OVERLAY_GROUPS if _overlay_has_pixels(dataset, group)),
+        overlay_groups=tuple(
+            group
+            for group in OVERLAY_GROUPS  # of which pixels are set in Overlay Data (60xx,3000)
+            if isinstance(value := value_of(dataset, (group, 0x3000)), bytes) and value.count(0) < len(value)
+        ),
         embedded_overlay_bits=embedded_overlays(dataset),
     )
 
@@ -325,16 +323,11 @@ def _items(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
 
 def _region_spacing(item: Dataset) -> tuple[float, float] | None:
     """A delta may be negative where its axis runs the other way (PS3.3 C.8.5.5)."""
-    if any(whole_of(item, f"PhysicalUnits{axis}Direction", 0) != CENTIMETRES for axis in "XY"):
+    # Physical Units X/Y Direction (0018,6024), (0018,6026)
+    if any(whole_of(item, f"PhysicalUnits{axis}Direction", 0) != 3 for axis in "XY"):
         return None
     rows, columns = (abs(decimal_of(item, f"PhysicalDelta{axis}", 0.0)) * 10.0 for axis in "YX")
     return _spacing(rows, columns)
-
-
-def _overlay_has_pixels(dataset: Dataset, group: int) -> bool:
-    """Whether the overlay plane of this group has pixels that are set in Overlay Data (60xx,3000)."""
-    value = value_of(dataset, (group, 0x3000))
-    return isinstance(value, bytes) and value.count(0) < len(value)
 
 
 def _positive(dataset: Dataset, keyword: str) -> int:

@@ -1,7 +1,7 @@
 """Inference: run a network on arrays.
 
 ONNX Runtime runs ONNX files (imports in 0.2 s, needs no torch), with one execution provider for all networks,
-which :data:`INFERENCE` chooses; a test holds providers equal. torch runs safetensors.
+which :data:`INFERENCE` chooses; a test holds providers equal.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ai_pipeline.contract import Floats
 from ai_pipeline.errors import CardError, NoNumber, NoProvider
 from ai_pipeline.models.registry import Card, Weights, read
 
-ONNX, SAFETENSORS = ".onnx", ".safetensors"
+ONNX: Final = ".onnx"
 INFERENCE: Final = "AI_PIPELINE_INFERENCE"
 """The environment's variable that says where networks run, by a name of ``PROVIDERS``; cpu without it."""
 PROVIDERS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
@@ -38,26 +38,18 @@ class Engine(Protocol):
 def load(card: Card, role: str, threads: int = 0) -> Engine:
     """The network of ``card`` with this ``role``, loaded once per process and warmed up.
 
-    A safetensors file holds parameters alone, so torch runs it in an architecture that this project knows
-    (:mod:`ai_pipeline.networks`). Files other than ONNX and safetensors are refused: a pickle is code.
-    ``threads`` for one inference, 0 for as many as the process may use. Raises CardError when the weights are
-    missing, altered or unusable, ImportError when torch is needed and not installed.
+    Files other than ONNX are refused: a pickle is code. ``threads`` for one inference, 0 for as many as the
+    process may use. Raises CardError when the weights are missing, altered or unusable.
     """
     if card.input is None or not card.labels:
         raise CardError(f"{card.path.name}: input and labels must be given for a network")
     weights = card.file(role)
-    if weights.path.suffix not in {ONNX, SAFETENSORS}:
+    if weights.path.suffix != ONNX:
         raise CardError(
-            f"{weights.path.name} is not run: only ONNX and safetensors are; make one with "
-            "`ai-pipeline models convert`"
+            f"{weights.path.name} is not run: only ONNX is; make it with `ai-pipeline models convert`"
         )
-    return _loaded(
-        weights,
-        threads=threads or usable_cores(),
-        shape=(1, card.input.channels, card.input.size, card.input.size),
-        architecture=card.architecture,
-        labels=len(card.labels),
-    )
+    shape = (1, card.input.channels, card.input.size, card.input.size)
+    return _loaded(weights, threads or usable_cores(), shape)
 
 
 def usable_cores() -> int:
@@ -66,38 +58,12 @@ def usable_cores() -> int:
 
 
 @lru_cache(maxsize=16)
-def _loaded(
-    weights: Weights,
-    *,
-    threads: int,
-    shape: tuple[int, ...],
-    architecture: str,
-    labels: int,
-) -> Engine:
+def _loaded(weights: Weights, threads: int, shape: tuple[int, ...]) -> Engine:
     # The bytes that were hashed are the bytes that are run: the file is read once.
-    if weights.path.suffix == SAFETENSORS:
-        engine: Engine = Torch(parameters(weights), architecture, labels, shape[-1], threads)
-    else:
-        engine = OnnxRuntime(read(weights), threads)
+    engine = OnnxRuntime(read(weights), threads)
     with suppress(NoNumber):  # to be warm; whether it gives numbers is judged of images
         engine(np.zeros(shape, np.float32))
     return engine
-
-
-def parameters(weights: Weights) -> dict[str, Floats]:
-    """The parameters of an ONNX or safetensors file by name. Raises CardError when it is
-    missing or altered.
-    """
-    data = read(weights)
-    if weights.path.suffix == SAFETENSORS:
-        from safetensors.numpy import load as load_safetensors
-
-        return load_safetensors(data)
-    import onnx
-    from onnx import numpy_helper
-
-    graph = onnx.load_model_from_string(data).graph
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
 
 
 def inference() -> str:
@@ -180,35 +146,3 @@ def numbers(outputs: Mapping[str, Floats]) -> Mapping[str, Floats]:
         if output.dtype.kind == "f" and not np.isfinite(output).all():
             raise NoNumber
     return outputs
-
-
-class Torch:
-    """A torch network (:mod:`ai_pipeline.networks`), filled with parameters by name."""
-
-    def __init__(
-        self,
-        arrays: Mapping[str, Floats],
-        architecture: str,
-        labels: int,
-        size: int,
-        threads: int,
-    ) -> None:
-        import torch
-
-        from ai_pipeline.errors import NotThisNetwork
-        from ai_pipeline.networks.architectures import from_arrays
-
-        torch.set_num_threads(threads)
-        self._torch = torch
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            network, self._outputs = from_arrays(architecture, arrays, labels, size)
-        except NotThisNetwork as error:
-            raise CardError(str(error)) from error
-        self._network: Any = network.to(self._device)
-
-    def __call__(self, images: Floats) -> Mapping[str, Floats]:
-        with self._torch.inference_mode():
-            outputs = self._network(self._torch.from_numpy(images).to(self._device))
-        found = zip(self._outputs, outputs, strict=True)
-        return numbers({name: value.cpu().numpy() for name, value in found})

@@ -3,12 +3,8 @@
 The map includes all cropping, padding and stretching, so that heat maps and boxes land in the right place.
 
 ``chain``     the project's own, see below.
-``xrv``       torchxrayvision's: the largest square in the middle, reduced to the size by area (its
-              ``XRayCenterCrop`` and ``XRayResizer(engine="cv2")``).
 ``imagenet``  torchvision's and timm's for evaluation: resized so that the shorter side is ``size / crop``
               (both sides with ``squash``), then the square in the middle.
-``letterbox`` Ultralytics' for YOLO: the longer side becomes the size, grey bars fill the square.
-``stretch``   Ultralytics' for RT-DETR: both sides become the size.
 
 Training, evaluation and pipeline preprocess in the same way. The chain: grey levels stretched between
 percentiles, fitted into a square, reduced to ``chain.side`` pixels, blurred, compressed as JPEG, enlarged to
@@ -47,16 +43,6 @@ def network_input(image: Grey, wanted: Input) -> tuple[Floats, Affine]:
     return np.ascontiguousarray(((values - mean) / scale)[None]), to_model
 
 
-def _xrv(image: Grey, wanted: Input) -> tuple[Floats, Affine]:
-    rows, columns = image.shape
-    side = min(rows, columns)
-    top, left = rows // 2 - side // 2, columns // 2 - side // 2
-    square = image[top : top + side, left : left + side].astype(np.float32)
-    small = cv2.resize(square, (wanted.size, wanted.size), interpolation=cv2.INTER_AREA)
-    factor = wanted.size / side
-    return np.asarray(small, np.float32), Affine(factor, 0.0, -left * factor, 0.0, factor, -top * factor)
-
-
 def _imagenet(image: Grey, wanted: Input) -> tuple[Grey, Affine]:
     rows, columns = image.shape
     edge = math.floor(wanted.size / wanted.crop)
@@ -71,35 +57,9 @@ def _imagenet(image: Grey, wanted: Input) -> tuple[Grey, Affine]:
     return square, Affine(across, 0.0, -float(left), 0.0, down, -float(top))
 
 
-def _letterbox(image: Grey, wanted: Input) -> tuple[Grey, Affine]:
-    rows, columns = image.shape
-    factor = min(wanted.size / rows, wanted.size / columns)
-    height, width = max(1, round(rows * factor)), max(1, round(columns * factor))
-    top, left = (round((wanted.size - side) / 2 - 0.1) for side in (height, width))  # .5 goes up and left
-    # The grey that Ultralytics trains with.
-    square = np.full((wanted.size, wanted.size), 114, np.uint8)
-    square[top : top + height, left : left + width] = _linear(image, width, height)
-    return square, Affine(width / columns, 0.0, float(left), 0.0, height / rows, float(top))
-
-
-def _stretch(image: Grey, wanted: Input) -> tuple[Grey, Affine]:
-    rows, columns = image.shape
-    square = _linear(image, wanted.size, wanted.size)
-    return square, Affine(wanted.size / columns, 0.0, 0.0, 0.0, wanted.size / rows, 0.0)
-
-
-def _linear(image: Grey, width: int, height: int) -> Grey:
-    if image.shape == (height, width):
-        return image
-    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
-
-
 _SQUARES: dict[str, Callable[[Grey, Input], tuple[Grey | Floats, Affine]]] = {
     "chain": lambda image, wanted: prepare(image, wanted.chain, wanted.size),
-    "xrv": _xrv,
     "imagenet": _imagenet,
-    "letterbox": _letterbox,
-    "stretch": _stretch,
 }
 
 

@@ -1,1 +1,1 @@
-"""Network architectures, in torch; needed for training and for the torch backend only."""
+"""Networks that several pipelines run: the gate on the features of a picture, and the outline of a head."""

@@ -17,20 +17,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ai_pipeline.chest.domain_gate import FeatureGate
 from ai_pipeline.contract import Bools, Decision, Floats, Grey, Heatmap, Origin, Region
 from ai_pipeline.errors import CardError
-from ai_pipeline.fetal_head.outline import HeadModel
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.engine import Engine, load
 from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.registry import Card, Input, Label, find, read
+from ai_pipeline.networks.gate import FeatureGate
+from ai_pipeline.networks.heads import HeadModel
 
 METHOD = "class activation, coarse"
 NORMAL = "Ovary_Normal"
 """Never called present: in five folds two of three such answers were right, and five cancers got it."""
-EVEN = 1e-6
-"""Activation up to which a map says nothing of a place: it is not stretched to 1."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,7 +121,8 @@ def heatmap(found: OvarianAnalysis, label: int) -> Heatmap:
     activation = np.maximum(found.places[label], 0.0)
     # To the input's size by a cubic: linear interpolation of six cells shows as diamonds.
     fine = cv2.resize(activation, found.values.shape[:1:-1], interpolation=cv2.INTER_CUBIC)
-    fine = np.clip(fine / max(float(fine.max()), EVEN), 0.0, 1.0)
+    # Activation up to which a map says nothing of a place: it is not stretched to 1.
+    fine = np.clip(fine / max(float(fine.max()), 1e-6), 0.0, 1.0)
     return Heatmap(in_source(fine, found.to_model, found.rows, found.columns), METHOD)
 
 

@@ -37,7 +37,7 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.models.registry import Card, find
-from ai_pipeline.ovarian.card import CARD, LESION, OvarianOptions
+from ai_pipeline.ovarian.card import CARD, LESION, OvarianOptions, refused_by_header
 from ai_pipeline.ovarian.classifier import (
     NORMAL,
     LesionOutline,
@@ -48,7 +48,6 @@ from ai_pipeline.ovarian.classifier import (
     decisions,
     heatmap,
 )
-from ai_pipeline.ovarian.intended_use import refused_by_header
 
 MODEL = "ovarian-efficientnet-lite0"
 UNSURE_NOTE = "The model suggests no class and excludes none"

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, field_validator
 
 from ai_pipeline.contract import PipelineCard, PipelineOptions, option
-from ai_pipeline.models.card import NAME
+from ai_pipeline.models.registry import NAME
 from ai_pipeline.programs.container import IMAGE
 
 LONGEST: Final = 86_400.0

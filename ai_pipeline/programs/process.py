@@ -29,7 +29,7 @@ from pathlib import Path
 
 from ai_pipeline.contract import Progress
 from ai_pipeline.errors import ProgramFailed, ProgramStopped
-from ai_pipeline.programs.supervisor import descendants, entries
+from ai_pipeline.programs.supervisor import descendants
 
 _STEP_SECONDS = 0.2  # how often progress is reported, by which a job is cancelled
 _END_SECONDS = 60.0  # the supervisor ends everything in less; removing a container may take half of it
@@ -188,16 +188,6 @@ class Exchange:
             raise ProgramFailed(f"the program's {ANSWER} is larger than {LARGEST_ANSWER >> 10} KiB")
         return data
 
-    def others(self) -> str:
-        """One sentence on further files that the program wrote; "" if there are none."""
-        found = entries(f"/proc/self/fd/{self._output}")
-        others = [one for one in found if one.name != ANSWER and not one.is_dir(follow_symlinks=False)]
-        if not others:
-            return ""
-        what = f"{len(others)} other files" if len(others) > 1 else "another file"
-        dicom = sum(_is_dicom(entry.path) for entry in others)
-        return f"the program wrote {what} ({dicom} of them DICOM), of which none is taken: only {ANSWER} is"
-
 
 @contextmanager
 def exchange(images: Sequence[Path]) -> Iterator[Exchange]:
@@ -240,14 +230,3 @@ def _remove(folder: Path) -> None:
     """Delete a folder with folders of any mode and depth in it."""
     for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf", "--one-file-system"]):
         subprocess.run([*command, "--", str(folder)], stderr=subprocess.DEVNULL, check=False)
-
-
-def _is_dicom(path: str) -> bool:
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        return stat.S_ISREG(os.fstat(file).st_mode) and os.read(file, 132)[128:] == b"DICM"
-    finally:
-        os.close(file)

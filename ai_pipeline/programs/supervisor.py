@@ -32,11 +32,9 @@ MOST_PROCESSES = 256
 MOST_WRITTEN = 4 << 30
 """Bytes that a program may write."""
 _STEP_SECONDS = 0.05
-_LOOK_SECONDS = 0.5  # how often what it wrote is counted
 _KILL_SECONDS = 10.0
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
 _NEW_MOUNTS, _NEW_USER, _NEW_PID, _NEW_NET = 0x20000, 0x10000000, 0x20000000, 0x40000000  # unshare(2)
-_PRIVATE = 0x4000 | 0x40000  # mount(2): MS_REC | MS_PRIVATE
 
 
 def main() -> int:
@@ -65,7 +63,8 @@ def _ended(run: Mapping[str, Any]) -> int | str:
         if foreign and apart:
             # ``/proc`` shows this namespace alone. In some containers the kernel refuses: then it shows all.
             libc = ctypes.CDLL(None)
-            if not libc.unshare(_NEW_MOUNTS) and not libc.mount(None, b"/", None, _PRIVATE, None):
+            # mount(2): MS_REC | MS_PRIVATE
+            if not libc.unshare(_NEW_MOUNTS) and not libc.mount(None, b"/", None, (0x4000 | 0x40000), None):
                 libc.mount(b"proc", b"/proc", b"proc", 0, None)
         _run_first(run, report_to, keep_signals=foreign and not apart)
     os.close(report_to)
@@ -150,7 +149,8 @@ def _watched(first: int, run: Mapping[str, Any]) -> int | str:
         if now > end:
             return "time"
         if now > look:
-            look = now + _LOOK_SECONDS
+            # how often what it wrote is counted
+            look = now + 0.5
             if _wrote_too_much(run["output"], run["folder"]):
                 return "output"
         if select.select([0], [], [], _STEP_SECONDS)[0] and not os.read(0, 4096):

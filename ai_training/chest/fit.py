@@ -25,11 +25,11 @@ from torch.utils.data import Dataset
 from ai_pipeline.mistakes import mistakes
 from ai_pipeline.models.inputs import enlarge, normalise
 from ai_pipeline.models.registry import Chain
-from ai_pipeline.networks.efficientnet import PlacedNetwork
 from ai_training.base import DataMissing, ExperimentError, Report, silent
 from ai_training.engine import Plan, TrainingRun, Validation, best_of, run_options, seed_all
 from ai_training.metrics import within_source_auc
 from ai_training.networks.backbones import StartWeights, classifier, set_drop_connect, unfilled_classifier
+from ai_training.networks.efficientnet import PlacedNetwork
 from ai_training.sets.chest import chest_set, label_matrix, reduced_images, soft_matrix
 from ai_training.sets.images import LABELS, ChestImage, size_of
 

@@ -21,11 +21,11 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
 from ai_pipeline.chest.classifier import Classifier
-from ai_pipeline.chest.domain_gate import ASKEW, CHILD, CLIPPED, CUT_OFF, OTHER, FeatureGate, Head
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.coordinates import POSES, UPRIGHT, Pose, shown
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.images.exposure import Exposure
+from ai_pipeline.networks.gate import ASKEW, CHILD, CLIPPED, CUT_OFF, OTHER, FeatureGate, Head
 from ai_training.base import DataMissing, Report, silent
 from ai_training.metrics import Interval
 from ai_training.sets.chest import chest_set

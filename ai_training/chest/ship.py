@@ -15,11 +15,9 @@ import tomlkit
 import torch
 from torch import Tensor
 
-from ai_pipeline.chest.detector import CANDIDATES, NETWORK, YOLO
-from ai_pipeline.chest.explain import BoxTemplates, share_inside
+from ai_pipeline.chest.classifier import CANDIDATES, NETWORK, YOLO, BoxTemplates, share_inside
 from ai_pipeline.models.inputs import normalise, prepare, reduce
 from ai_pipeline.models.registry import SHIPPED, Chain
-from ai_pipeline.networks.efficientnet import NAME, OUTPUTS, PlacedNetwork, fuse
 from ai_training.base import Report, silent
 from ai_training.calibration import THRESHOLDS, calibrated, prevalence, reference
 from ai_training.cards import changed_card, export, weights_row
@@ -27,6 +25,7 @@ from ai_training.chest import gates
 from ai_training.chest.fit import MEAN, SCALE, Experiment, Material, Trained, infer
 from ai_training.chest.gates import TRUE_POSITIVE_RATE
 from ai_training.networks.backbones import StartWeights
+from ai_training.networks.efficientnet import NAME, OUTPUTS, PlacedNetwork, fuse
 from ai_training.sets.chest import chest_set, label_matrix
 from ai_training.sets.images import LABELS, TruthBox, read_grey
 from ai_training.sets.published import NAME as SHIPPED_SET

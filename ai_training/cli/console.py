@@ -21,7 +21,7 @@ from ai_training.base import ExperimentError
 from ai_training.text import figures_text
 
 if TYPE_CHECKING:
-    from ai_pipeline.models.card import Card
+    from ai_pipeline.models.registry import Card
 
 
 def _with_models_dir(context: typer.Context, write_card: bool) -> bool:

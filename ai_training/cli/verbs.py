@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ai_pipeline.burnin.find.annotation import CleaningPolicy, Mask, Picture
     from ai_pipeline.burnin.tools import Tools
-    from ai_pipeline.models.card import Card
+    from ai_pipeline.models.registry import Card
 
 
 train_app = typer.Typer(help="Train a model; leaves its card and weights in a folder.", no_args_is_help=True)
@@ -501,7 +501,7 @@ _evaluate_outlines(
 _evaluate_outlines(
     "fetal",
     "Measure outlines, head circumference and gate; every interval is 95 %, by bootstrap over examinations.",
-    "ai_pipeline.fetal_head.outline:HeadModel.of",
+    "ai_pipeline.networks.heads:HeadModel.of",
 )
 
 
@@ -543,8 +543,7 @@ def evaluate_despeckle(
 
     Example: ai-pipeline evaluate despeckle --data DIR   (with the package bm3d, or without that row)
     """
-    from ai_pipeline.burnin.despeckle import MODEL
-    from ai_training.ultrasound.speckle import evaluate
+    from ai_training.ultrasound.speckle import MODEL, evaluate
 
     result = evaluate(data, split, frames, models_dir, report)
     if write_card:
@@ -619,8 +618,8 @@ def accept_model(
 
 def _filling(data: Path, tools: Tools, pictures: int, report: Report) -> dict[str, Any]:
     """How near the node's filling and the plain one come to what was there, where every mark is removed."""
-    from ai_pipeline.burnin.fill import PLAIN
     from ai_pipeline.burnin.find.annotation import CleaningPolicy
+    from ai_pipeline.burnin.tools import PLAIN
     from ai_training.ultrasound import filling
     from ai_training.ultrasound.removal import node_mask
 

@@ -17,8 +17,8 @@ from typing import Annotated
 from pydantic import BaseModel, Field, JsonValue, ValidationError
 
 from ai_pipeline.errors import CardError
-from ai_pipeline.models.card import Card
 from ai_pipeline.models.engine import ONNX
+from ai_pipeline.models.registry import Card
 from ai_pipeline.models.store.formats import check
 from ai_training.base import CannotAdapt
 from ai_training.conversion.first_card import plain

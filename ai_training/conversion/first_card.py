@@ -23,8 +23,7 @@ from tomlkit.items import InlineTable
 from ai_pipeline.contract import Code
 from ai_pipeline.errors import CardError
 from ai_pipeline.mistakes import mistakes
-from ai_pipeline.models.card import CODE, LABEL, NAME
-from ai_pipeline.models.registry import SHIPPED, load
+from ai_pipeline.models.registry import CODE, LABEL, NAME, SHIPPED, load
 from ai_training.conversion.messages import ConvertedNetwork
 
 LONGEST = 1 << 20  # bytes

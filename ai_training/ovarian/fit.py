@@ -25,13 +25,12 @@ from torch.export import Dim
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torch.utils.data import Dataset
 
-from ai_pipeline.chest.domain_gate import FeatureGate
 from ai_pipeline.contract import BURNED_IN
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.coordinates import UPRIGHT
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.models.inputs import enlarge, normalise, reduce
-from ai_pipeline.networks.efficientnet import NAME, fuse
+from ai_pipeline.networks.gate import FeatureGate
 from ai_pipeline.ovarian.classifier import SURE, OvarianClassifier, PixelGate, dice
 from ai_training.base import DataMissing, Report, followed, silent
 from ai_training.cards import changed_card, export, new_card, store_in_half, weights_row
@@ -56,6 +55,7 @@ from ai_training.networks.backbones import (
     fill_backbone,
     pyramid,
 )
+from ai_training.networks.efficientnet import NAME, fuse
 from ai_training.networks.outlines import (
     OutlineNetwork,
     Probabilities,

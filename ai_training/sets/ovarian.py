@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import StratifiedGroupKFold
 
-from ai_pipeline.models.card import Chain
 from ai_pipeline.models.inputs import reduce
+from ai_pipeline.models.registry import Chain
 from ai_training.base import DataMissing
 from ai_training.sets.images import ImageSet, MaskFile, SetImage, read_rgb
 from ai_training.sets.published import OVARIAN, OVARY, named_set

@@ -19,11 +19,11 @@ import torch
 from skimage.metrics import structural_similarity
 from sklearn.metrics.pairwise import polynomial_kernel
 
-from ai_pipeline.burnin.fill import Classical, Inpainter, NetworkInpainter, on_onnx
 from ai_pipeline.burnin.find.annotation import Mask, Picture
 from ai_pipeline.burnin.find.drawings import grown
+from ai_pipeline.burnin.tools import Classical, Inpainter, NetworkInpainter, on_onnx
 from ai_pipeline.models import registry
-from ai_pipeline.models.card import Card
+from ai_pipeline.models.registry import Card
 from ai_training.base import Report, silent
 from ai_training.metrics import Floats, interval, mean_interval, patient_weights
 from ai_training.networks.backbones import SIDE, Perception

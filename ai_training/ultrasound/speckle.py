@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from ai_pipeline.burnin.despeckle import Despeckler
-from ai_pipeline.fetal_head.outline import HeadModel
-from ai_pipeline.models.registry import find, load
+from ai_pipeline.contract import ModelRef
+from ai_pipeline.models.engine import OnnxRuntime
+from ai_pipeline.models.registry import Card, find, load, read
+from ai_pipeline.networks.heads import HeadModel
 from ai_training.base import DataMissing, Report, followed, silent
 from ai_training.fetal import ID as HEADS
 from ai_training.fetal import head_images
@@ -29,6 +31,40 @@ WIDE = 256
 """Pixels across of the published pictures."""
 RANGE_DB = 60.0
 """Dynamic range between black and white."""
+
+
+MODEL = "ultrasound-despeckle-residual"
+STEP = 8
+"""Rows and columns of the network's input are multiples of this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Despeckler:
+    """Takes speckle away. ``engine``: ``[1, 1, rows, columns]`` 0..1 → ``despeckled`` of the same size.
+    ``strength``, 0 to 1: the weight of the engine's answer against the picture.
+    """
+
+    engine: Callable[[Floats], Mapping[str, Any]]
+    strength: float
+    ref: ModelRef
+
+    @staticmethod
+    def from_card(card: Card, threads: int = 0) -> Despeckler:
+        """Load the despeckler with the weights and the strength that ``card`` names. Raises CardError."""
+        network = OnnxRuntime(read(card.file("despeckler")), threads)
+        return Despeckler(network, float(card.details["despeckler"]["strength"]), card.ref)
+
+    @staticmethod
+    def active(models_dir: Path | None = None) -> Despeckler:
+        """The despeckler of the card :data:`MODEL`. Raises CardError."""
+        return Despeckler.from_card(find(MODEL, models_dir))
+
+    def picture(self, shares: Floats) -> Floats:
+        """A picture ``[rows, columns]``, 0 to 1, with less speckle."""
+        rows, columns = shares.shape
+        padded = np.pad(shares, ((0, -rows % STEP), (0, -columns % STEP)), "edge")[None, None]
+        made = self.engine(np.ascontiguousarray(padded, np.float32))["despeckled"][0, 0, :rows, :columns]
+        return np.asarray(shares + np.float32(self.strength) * (made - shares), np.float32)
 
 
 def reduced(picture: Floats) -> Floats:

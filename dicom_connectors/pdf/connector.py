@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from PIL import Image
 
-from ai_pipeline.images.page import FONT, MARGIN, PageLayout
+from ai_pipeline.images.render import FONT, MARGIN, PageLayout
 from dicom_node.config.settings import Settings
 from dicom_node.dicom.own_objects import MODEL_NAME
 from dicom_node.errors import ResultRefused

@@ -41,7 +41,7 @@ def model(settings: Settings, identifier: str, version: str) -> View:
         "limits": list(card.limits),
         "calibrated": card.calibrated,
         "card_sha256": card.sha256,
-        "may_serve": [name for name, (_, slot) in slots().items() if folder.fits(slot, card)],
+        "may_serve": list(slots()) if card.labels else [],
         "labels": [
             {
                 "name": label.name,

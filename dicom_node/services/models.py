@@ -112,7 +112,7 @@ def activate(settings: Settings, slot: str, name: str, by: audit.Person) -> None
         with writing(settings) as session:
             audit.note(session, by, AuditAction.MODEL_ACTIVATED, pipeline=slot, model=card.name)
             session.flush()  # no change that cannot be noted
-            folder.activate(pipeline, chosen, card, models_dir)
+            folder.activate(chosen, card, models_dir)
 
 
 def roll_back(settings: Settings, slot: str, by: audit.Person) -> None:

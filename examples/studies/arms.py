@@ -21,7 +21,6 @@ from torch.utils.data import Dataset
 
 from ai_pipeline.models.inputs import normalise
 from ai_pipeline.models.registry import Chain
-from ai_pipeline.networks.efficientnet import PlacedNetwork
 from ai_training.base import CannotAdapt, DataMissing, ExperimentError, Report, part_of, silent
 from ai_training.chest.fit import (
     MEAN,
@@ -48,6 +47,7 @@ from ai_training.networks.backbones import (
     fill_from,
     set_drop_connect,
 )
+from ai_training.networks.efficientnet import PlacedNetwork
 from ai_training.sets.chest import chest_set, label_matrix, reduced_images
 from ai_training.sets.images import LABELS, ChestImage
 

@@ -16,8 +16,15 @@ import numpy.typing as npt
 import tomlkit
 import typer
 
-from ai_pipeline.chest.anatomy import LEFT_LUNG, RIGHT_LUNG, AnatomyModel
-from ai_pipeline.chest.completeness import FIGURES, Completeness, Edge, figures_of
+from ai_pipeline.chest.anatomy import (
+    FIGURES,
+    LEFT_LUNG,
+    RIGHT_LUNG,
+    AnatomyModel,
+    Completeness,
+    Edge,
+    figures_of,
+)
 from ai_pipeline.chest.ratio import MODEL
 from ai_pipeline.models.registry import find
 from ai_training import metrics

@@ -30,11 +30,10 @@ from torch.nn.functional import (
 )
 from torch.utils.data import Dataset
 
-from ai_pipeline.burnin.despeckle import MODEL, Despeckler
 from ai_pipeline.contract import ModelRef
-from ai_pipeline.fetal_head.outline import HeadModel, fit_to_input
 from ai_pipeline.models.engine import OnnxRuntime
 from ai_pipeline.models.registry import find
+from ai_pipeline.networks.heads import HeadModel, fit_to_input
 from ai_training.base import ExperimentError, Report, silent
 from ai_training.cards import export, new_card
 from ai_training.cli import console
@@ -46,7 +45,15 @@ from ai_training.metrics import mean_interval, patient_weights
 from ai_training.networks.backbones import Perception
 from ai_training.networks.outlines import HeadNetwork
 from ai_training.sets.images import read_grey
-from ai_training.ultrasound.speckle import SIGMAS, head_scores, rayleigh, reduced, scattered
+from ai_training.ultrasound.speckle import (
+    MODEL,
+    SIGMAS,
+    Despeckler,
+    head_scores,
+    rayleigh,
+    reduced,
+    scattered,
+)
 
 STEP = 8
 """Rows and columns of an input are multiples of this."""
@@ -442,7 +449,7 @@ LARGEST = 1024
 VERSION = "3"
 """Version of our card; 1 and 2 mixed blurs of the picture."""
 USE = (
-    "A further picture of a file to look at (`ai-pipeline run --despeckle`), beside the image as it came; no "
+    "A study (`ai-pipeline evaluate despeckle`): nothing of the node runs it. "
     "rule of the node asks for it. Not for measurement of texture."
 )
 COMPARISON = "To compare with: no pipeline runs it."

@@ -21,9 +21,9 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from ai_pipeline.models.card import Chain, Input
 from ai_pipeline.models.engine import OnnxRuntime, usable_cores
 from ai_pipeline.models.inputs import network_input
+from ai_pipeline.models.registry import Chain, Input
 from ai_training import metrics
 from ai_training.base import DataMissing, Report, silent
 from ai_training.cards import changed_card

@@ -15,8 +15,8 @@ from torch.export import Dim
 from torch.nn.functional import interpolate, l1_loss, max_pool2d, pixel_shuffle, pixel_unshuffle, relu
 from torch.utils.data import Dataset
 
-from ai_pipeline.burnin.fill import CONTEXT, CORE, Classical
 from ai_pipeline.burnin.find.annotation import Mask, Picture, dilated, index_of
+from ai_pipeline.burnin.tools import CONTEXT, CORE, Classical
 from ai_training.base import Report, silent
 from ai_training.cards import export, new_card
 from ai_training.cli import console

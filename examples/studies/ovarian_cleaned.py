@@ -15,19 +15,17 @@ import typer
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ai_pipeline.burnin.fill import Inpainter
-from ai_pipeline.burnin.tools import Tools, shared_tools
-from ai_pipeline.models.card import Card
+from ai_pipeline.burnin.tools import Inpainter, Tools, shared_tools
 from ai_pipeline.models.engine import usable_cores
 from ai_pipeline.models.inputs import enlarge, normalise, reduce
-from ai_pipeline.models.registry import find
-from ai_pipeline.networks.efficientnet import NAME
+from ai_pipeline.models.registry import Card, find
 from ai_pipeline.ovarian.classifier import OvarianClassifier, heatmap
 from ai_training.base import Report, silent
 from ai_training.cli import console
 from ai_training.cli.console import Figures, verb
 from ai_training.evaluation.figures import BLUE, GREEN, GREY, ORANGE, save
 from ai_training.metrics import Floats, mean_auc_difference, mean_auc_interval, mean_interval, patient_weights
+from ai_training.networks.efficientnet import NAME
 from ai_training.ovarian import fit
 from ai_training.ovarian.evaluate import MARGIN, binary
 from ai_training.ovarian.fit import (

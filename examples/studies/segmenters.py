@@ -18,14 +18,13 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, max_pool2d, max_unpool2d
 
-from ai_pipeline.burnin.despeckle import Despeckler
 from ai_training.base import Report, silent
 from ai_training.cli import console
 from ai_training.cli.console import Figures, verb
 from ai_training.engine import Plan, TrainingRun, input_of, seed_all
 from ai_training.fetal import head_images
 from ai_training.metrics import dice, mean_interval, patient_weights
-from ai_training.ultrasound.speckle import Filter, autoencoders, filters
+from ai_training.ultrasound.speckle import Despeckler, Filter, autoencoders, filters
 
 WIDTHS = (16, 32, 64, 64)
 """Channels from the finest level on."""

@@ -21,7 +21,7 @@ from ai_pipeline.burnin.find.text import TextReader
 from ai_pipeline.chest.anatomy import Anatomy, AnatomyModel
 from ai_pipeline.chest.classifier import Classifier
 from ai_pipeline.chest.ratio import MODEL
-from ai_pipeline.chest.stamps import PORTABLE, PROJECTIONS, SIDES, Marker, Reader, Stamps, doubt, stamps_in
+from ai_pipeline.chest.stamps import PORTABLE, PROJECTIONS, SIDES, Marker, Stamps, doubt, stamps_in
 from ai_pipeline.contract import ImageHeader
 from ai_pipeline.images.coordinates import UPRIGHT, Pose
 from ai_pipeline.models.registry import find
@@ -50,7 +50,7 @@ class StampModels:
 
     classifier: Classifier
     anatomy: AnatomyModel
-    reader: Reader
+    reader: TextReader
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,9 +27,9 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
-from ai_pipeline.burnin.decide.measurements import LENGTH, UNITS
 from ai_pipeline.chest import ratio
 from ai_pipeline.contract import (
+    Code,
     Decision,
     Heatmap,
     Measurement,
@@ -37,6 +37,7 @@ from ai_pipeline.contract import (
     QualityNote,
 )
 from ai_pipeline.fetal_head import biometry
+from ai_pipeline.networks import heads
 from dicom_connectors.worklist.manager import MOST_ITEMS
 from dicom_connectors.worklist.performer import open_manager as open_worklist
 from dicom_console.handlers.stow import PARTS
@@ -91,6 +92,8 @@ from tests.result_images import (
 )
 from tests.result_reading import read_result
 from tests.validators import dciodvfy_errors
+
+LENGTH, CENTIMETRES = Code("410668003", "SCT", "Length"), Code("cm", "UCUM", "cm")
 
 JUDGED = pytest.mark.debian(
     "dicom3tools", "dcmtk", "pixelmed-apps", "default-jre-headless", "poppler-utils", "qpdf"
@@ -246,7 +249,7 @@ def everything(one: SourceObject) -> PipelineResult:
     stepped = ((0.2 * width, 0.5 * height), (0.4 * width, 0.5 * height), (0.4 * width, 0.6 * height))
     lines = ((*stepped, (0.7 * width, 0.6 * height)), line)
     measurements = (
-        Measurement(uid, "Length", LENGTH, 2.31, UNITS["cm"], (line,), frame=frame),
+        Measurement(uid, "Length", LENGTH, 2.31, CENTIMETRES, (line,), frame=frame),
         Measurement(
             uid,
             "Cardiothoracic ratio",
@@ -281,7 +284,7 @@ def everything(one: SourceObject) -> PipelineResult:
             frame,
         ),
     )
-    head = biometry.Ellipse(x=0.4 * width, y=0.5 * height, long=0.4 * height, short=0.3 * height, turn=0.3)
+    head = heads.Ellipse(x=0.4 * width, y=0.5 * height, long=0.4 * height, short=0.3 * height, turn=0.3)
     of_fetus = biometry.measurements(uid, header, head, (0.2, 0.2), CALIBRATED, "1")
     return PipelineResult(
         findings=findings,

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ai_pipeline.fetal_head.biometry import Ellipse
+from ai_pipeline.networks.heads import Ellipse
 
 HEAD = Ellipse(x=250.0, y=170.0, long=220.0, short=170.0, turn=0.3)
 

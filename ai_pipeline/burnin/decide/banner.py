@@ -10,11 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.decide.mask_shape import blocks
+from ai_pipeline.burnin.decide.writing import blocks
 from ai_pipeline.burnin.devices.rules import device_boxes
 from ai_pipeline.burnin.find.annotation import (
-    Annotation,
     AnnotationKind,
+    Mark,
     Mask,
     Picture,
     brightest,
@@ -40,7 +40,7 @@ boxes that a person drew."""
 EVERY = frozenset(Meaning)
 
 
-def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Annotation, ...]]:
+def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Mark, ...]]:
     """The mask of text outside every region of (0018,6011), and an annotation for each block of text.
 
     The mask covers all that is not black, or all surroundings if they are coloured; empty without regions.
@@ -53,12 +53,15 @@ def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Anno
     reach = max(5, round(0.02 * max(mask.shape)) | 1)
     joined = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((reach, reach), np.uint8))
     boxes = component_boxes(components(joined.astype(np.bool_))[1])
-    return mask, tuple(Annotation(AnnotationKind.BANNER, box, contrast(picture, mask, box)) for box in boxes)
+    outside_regions = "outside the regions that the header names"
+    return mask, tuple(
+        Mark(AnnotationKind.BANNER, box, contrast(picture, mask, box), proof=outside_regions) for box in boxes
+    )
 
 
 def find_device_banner(
     header: ImageHeader, picture: Picture, folder: Path | None = None, meanings: Collection[Meaning] = EVERY
-) -> tuple[Mask, tuple[Annotation, ...]]:
+) -> tuple[Mask, tuple[Mark, ...]]:
     """The mask of the device rules' rectangles for ``meanings`` that are not empty; an annotation for each.
 
     A rectangle is masked whole, so that faint text is removed too; one of a single colour is left alone. The
@@ -68,22 +71,23 @@ def find_device_banner(
     """
     mask: Mask = np.zeros(picture.shape[:2], np.bool_)
     marks, rules = [], set()
-    for found in device_boxes(header, picture.shape, folder):
-        place = index_of(found.box)
+    for rule, box in device_boxes(header, picture.shape, folder):
+        place = index_of(box)
         pixels = picture[place].reshape(-1, *picture.shape[2:])
         # Brightest against darkest in the channel where they differ most.
         strength = float((pixels.max(axis=0).astype(int) - pixels.min(axis=0)).max()) / 255.0
-        if found.meaning in meanings and strength > 0:
+        if rule.meaning in meanings and strength > 0:
             mask[place] = True
-            rules.add(found.rule)
-            marks.append(Annotation(AnnotationKind.BANNER, found.box, strength, meaning=found.meaning))
+            rules.add(rule.name)
+            proof = f"device rule {rule.name}"
+            marks.append(Mark(AnnotationKind.BANNER, box, strength, meaning=rule.meaning, proof=proof))
     share = float(mask.mean())
     if share > LARGEST_DEVICE_SHARE:
         raise CleaningFailed(f"device rules cover {share:.0%} of the picture: {', '.join(sorted(rules))}")
     return mask, tuple(marks)
 
 
-def find_by_hand(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Annotation, ...]]:
+def find_by_hand(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Mark, ...]]:
     """The mask of the boxes that a person drew (``removed_by_hand``), and an annotation for each box.
 
     The boxes are masked whatever they hold. Raises :class:`ai_pipeline.errors.CleaningFailed` when they cover
@@ -93,7 +97,7 @@ def find_by_hand(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Ann
     mask = mask_of(boxes, picture.shape)
     if (share := float(mask.mean())) > LARGEST_DEVICE_SHARE:
         raise CleaningFailed(f"boxes drawn by hand cover {share:.0%} of the picture")
-    return mask, tuple(Annotation(AnnotationKind.BANNER, box, 1.0) for box in boxes)
+    return mask, tuple(Mark(AnnotationKind.BANNER, box, 1.0, proof="a person marked it") for box in boxes)
 
 
 def _written(grey: Picture, outside: Mask) -> Mask:

@@ -7,10 +7,17 @@ Proven letters: only they are painted over in the image area, where tissue is.
 There are three independent witnesses: the mark network, which marks the strokes of letters, and two text
 readers. Two of the three prove letters, or one reader that is sure. A place that only one suspects is kept,
 and a person looks at it.
+
+Keep or remove whole lines: no letter of a line that stays is cut when text beside it is removed.
+
+A line that cannot be kept whole is removed. A place that was read twice counts by its best reading.
+
+The shape of a mask: the mask is sent as a Segmentation, so no text may be legible in its outline.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
@@ -18,13 +25,15 @@ from difflib import SequenceMatcher
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.decide.allowed import NOTHING_MORE, Allowed
-from ai_pipeline.burnin.decide.meaning import meaning_of
+from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, NOTHING_MORE, Allowed, meaning_of
+from ai_pipeline.burnin.decide.vocabulary import PRESETS
 from ai_pipeline.burnin.find.annotation import (
     Box,
     Mask,
     Picture,
+    box_around,
     brightest,
+    centre_of,
     colourfulness,
     component_boxes,
     components,
@@ -34,6 +43,7 @@ from ai_pipeline.burnin.find.annotation import (
 from ai_pipeline.burnin.find.area import strokes
 from ai_pipeline.burnin.find.networks import Line, is_wide
 from ai_pipeline.burnin.find.text import (
+    LOW_SHARE,
     TILES,
     UPRIGHT,
     TextBox,
@@ -45,6 +55,69 @@ from ai_pipeline.burnin.find.text import (
 from ai_pipeline.burnin.find.traces import FILLS, TOUCHES, Waves, find_flow
 from ai_pipeline.contract import Meaning
 
+LETTER_GAP = 9
+"""Side of the square by which drawn text is closed: letters become words, their holes are gone (pixels)."""
+SMALLEST_LETTER = 8
+"""Longer side of a letter with its soft edges, two pixels all around, at least (pixels)."""
+
+
+def blocks(strokes: Mask) -> Mask:
+    """The mask ``strokes`` of drawn text with each line filled to a block, without the shapes of letters."""
+    wide, square = np.pad(strokes, LETTER_GAP).astype(np.uint8), np.ones((LETTER_GAP, LETTER_GAP), np.uint8)
+    closed = cv2.morphologyEx(wide, cv2.MORPH_CLOSE, square)
+    closed = closed[LETTER_GAP:-LETTER_GAP, LETTER_GAP:-LETTER_GAP]
+    contours, _ = cv2.findContours(closed, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    filled = np.zeros(strokes.shape, np.uint8)
+    cv2.drawContours(filled, contours, -1, 1, -1)
+    for contour in contours:
+        rectangle = cv2.minAreaRect(contour)
+        width, height = rectangle[1]
+        low = min(width, height) <= max(24.0, LOW_SHARE * min(strokes.shape))
+        # Share of its rectangle that a closed word fills, at least; an arc or a slope fills less.
+        if low and cv2.contourArea(contour) >= 0.4 * width * height:
+            cv2.fillPoly(filled, [np.rint(cv2.boxPoints(rectangle)).astype(np.int32)], 1)
+    return np.asarray(filled, np.bool_) | strokes
+
+
+def without_shapes_of_letters(mask: Mask, reader: TextReader) -> Mask:
+    """The mask with blocks in place of strokes: the mask is sent, and must not show what was written."""
+    shown = blocks(mask)
+    return shown | text_in_outline(shown, reader)
+
+
+def text_in_outline(mask: Mask, reader: TextReader) -> Mask:
+    """The mask of boxes around text that is still legible in the mask's own outline: cover them too."""
+    shaped = _without_rectangles(mask)
+    if not shaped.any():
+        return shaped
+    picture: Picture = np.where(shaped, 255, 0).astype(np.uint8)
+    within = box_around(shaped, LETTER_GAP)
+    lines = [(box, reader.read(picture, box)) for box in reader.find(picture, within=within)]
+    # Letters and digits that are read in a mask, from which its outline gives text away.
+    legible = [box for box, line in lines if line.legible and line.letters >= 3]
+    return paint(legible, mask.shape, 0.1)
+
+
+def _without_rectangles(mask: Mask) -> Mask:
+    """The connected parts that have another shape than a rectangle, level or not."""
+    labels, stats = components(mask)
+    keep = np.zeros(len(stats), np.bool_)
+    for label, box in enumerate(component_boxes(stats), start=1):
+        part = (labels[index_of(box)] == label).astype(np.uint8)
+        _, (width, height), _ = cv2.minAreaRect(cv2.findNonZero(part))
+        # Share of its rectangle that a part fills from which it is neither letter nor word: it is not read.
+        keep[label] = stats[label, cv2.CC_STAT_AREA] < 0.85 * (width + 1) * (height + 1)
+    return np.asarray(keep[labels], np.bool_)
+
+
+def with_sides(mask: Mask, shorter: float = 0, longer: float = 0) -> Mask:
+    """The connected parts of the mask whose boxes have sides of at least these (pixels)."""
+    labels, stats = components(mask)
+    sides = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]
+    keep = (sides.min(axis=1) >= shorter) & (sides.max(axis=1) >= longer) & (np.arange(len(stats)) > 0)
+    return np.asarray(keep[labels], np.bool_)
+
+
 FILLED = 0.95
 """Share of a box that is filled pixels, from which it cannot hold text of the source."""
 SAME = 0.8
@@ -53,13 +126,6 @@ FEW_CHARACTERS = 3
 """Texts of up to so many characters are judged together with their neighbours."""
 SURE = 0.8
 """Mean confidence of the recogniser from which it has read text, and no wave, in a spectrum or a trace."""
-ALIKE = 0.6
-"""Likeness of two readings of one place, at least."""
-MOSTLY_WAVE, ALL_WAVE = 0.35, 0.9
-"""Share of what is drawn in a box that is a trace, from which it is text only if it can be read, and from
-which it holds no letters."""
-CONTEXT = 64
-"""Margin around changed pixels that is read again with them (pixels, of the view's scale)."""
 FINEST, FAINT, LARGEST = 1.0, 0.6, 0.35
 """Scales at which a picture is read: as it is, with enhanced contrast, and for letters as large as a tile."""
 
@@ -125,12 +191,23 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Text:
-    """A place with text, the text read there, its meaning, and the text of the reader of small letters."""
+    """A place with text, the text read there, its meaning, and the text of the reader of small letters.
+
+    ``proof``: what else than its own words gives it its meaning.
+    """
 
     box: TextBox
     line: Line
     meaning: Meaning
     small: Line = NOTHING_READ
+    proof: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Why the text has its meaning, without its words."""
+        if self.meaning is not Meaning.IDENTITY:
+            return self.proof or "all of it was read, and is harmless"
+        return self.proof or ("not all of it is known to be harmless" if self.line.legible else "not read")
 
     @property
     def letters(self) -> str:
@@ -141,7 +218,8 @@ class Text:
         """Whether this text may be a worse reading of ``other``'s text, without an additional letter."""
         # Signs that are read as a letter or a digit on small pictures.
         most = len(other.letters) + sum(map(other.line.text.count, "/%-"))
-        alike = SequenceMatcher(None, self.letters, other.letters).ratio() >= ALIKE
+        # Likeness of two readings of one place, at least.
+        alike = SequenceMatcher(None, self.letters, other.letters).ratio() >= 0.6
         return len(self.letters) <= most and alike
 
 
@@ -205,7 +283,8 @@ def surroundings(mask: Mask, scale: float) -> Sequence[Box]:
     changed.
     """
     looks_otherwise = 1.5 * max(mask.shape) / TILES if scale == FAINT else 0.0
-    _, stats = components(dilated(mask, 2 * round(max(CONTEXT / scale, looks_otherwise)) + 1))
+    # Margin around changed pixels that is read again with them (pixels, of the view's scale).
+    _, stats = components(dilated(mask, 2 * round(max(64 / scale, looks_otherwise)) + 1))
     return component_boxes(stats)
 
 
@@ -224,10 +303,12 @@ def candidates_of(
     """
     boxes = (reader.find_upright if upright else reader.find)(view, scale, within)
     found = [(box, measured.traced(box)) for box in boxes]
+    # Share of what is drawn in a box that is a trace, from which it is text only if it can be read, and
+    # from which it holds no letters.
     places = [
-        Candidate(view, box, max(share_of(measured.areas, box), traced if traced >= MOSTLY_WAVE else 0.0))
+        Candidate(view, box, max(share_of(measured.areas, box), traced if traced >= 0.35 else 0.0))
         for box, traced in found
-        if traced < ALL_WAVE
+        if traced < 0.9
     ]
     return [place.followed(reader) for place in places] if upright else places
 
@@ -283,7 +364,7 @@ def _judged_in_its_line(text: Text, texts: Sequence[Text], allowed: Allowed) -> 
     confidence = min(one.line.confidence for one in line)
     named = any(one.meaning is Meaning.IDENTITY for one in beside)
     if named or (beside and meaning_of(together, confidence, allowed) is Meaning.IDENTITY):
-        return replace(text, meaning=Meaning.IDENTITY)
+        return replace(text, meaning=Meaning.IDENTITY, proof="too short, and beside a possible name")
     return text
 
 
@@ -335,8 +416,6 @@ LONG, OF_LONG = 6, 0.6
 """Letters and digits of a long reading, and its confidence: in speckle no reader reads so many."""
 TRACED = 0.15
 """Share of a text's box that is drawn, from which the mark network has its letters (they fill 20 %)."""
-SOFT = 0.05
-"""Width of a stroke's soft edge (heights of the line), but a pixel at least."""
 
 
 def are_letters(text: Text, drawn: float = 0.0) -> bool:
@@ -384,7 +463,8 @@ def strokes_in(picture: Picture, box: TextBox, contrast: int | None = None) -> M
         # How far a stroke stands out from what is beside it, at least (grey levels).
         level = contrast or max(12, cv2.threshold(stands_out, 0, 255, cv2.THRESH_OTSU)[0])
         found[place] |= (stands_out > level) & (above > level / 2)  # not the gaps between strokes
-    return dilated(found, 2 * max(1, round(SOFT * box.height)) + 1)
+    # Width of a stroke's soft edge (heights of the line), but a pixel at least.
+    return dilated(found, 2 * max(1, round(0.05 * box.height)) + 1)
 
 
 def _spread_colour(picture: Picture, letters: Mask) -> Mask:
@@ -407,3 +487,138 @@ def _is_sure(line: Line) -> bool:
 
 def _reads(line: Line, fewest: int) -> bool:
     return line.legible and line.letters >= fewest
+
+
+RIM = 0.15
+"""What a box has above and below its letters (share of its height); boxes of close lines overlap by it."""
+ALIGNED = 0.7
+"""Distance of two lines of a block and of their ends or middles, at most (heights of a line)."""
+BLOCK = 2.5
+"""Distance up to which the lines of a block prove what stands between them (heights of a line)."""
+AMBIGUOUS = re.compile(r"9\d|100 ?[^\s\dAaFfJjMmWwYy]?|FR ?\d\d|P (?:Low|Med|High)")
+"""Settings that could be an age or a name elsewhere; a padlock beside a power is read as a letter, and no
+letter of a sex or of years is taken for one."""
+COUNTER = re.compile(r"\d+ ?/ ?\d+")
+"""A loop's frame: as the name of a preset it stands beside a patient's name, too, and proves no setting."""
+
+
+def by_best_reading(texts: Sequence[Text]) -> list[Text]:
+    """The texts, each with the meaning that another reading of the same place proves.
+
+    A proving reading has more than a few characters and no letter less: "45" does not prove "45Y" harmless.
+    """
+    proven = [
+        text
+        for text in texts
+        if text.meaning not in {Meaning.IDENTITY, Meaning.SCALE} and len(text.letters) > FEW_CHARACTERS
+    ]
+    return [_as_proven(text, proven) for text in texts]
+
+
+def by_their_block(texts: Sequence[Text]) -> list[Text]:
+    """The texts, some with a meaning that lines above and below prove: a power in per cent, a model's number.
+
+    A number of two digits from 90 on could be an age, "FR 32" a Mrs of 32 and "P Low" a name. Between two
+    settings of one block they count as settings, as do "C 50" and "3/2/0" below settings.
+    """
+    found = list(texts)
+    for index in sorted(range(len(found)), key=lambda one: found[one].box.box[1]):  # each by those above it
+        found[index] = _in_block(found[index], found)
+    return found
+
+
+def around(
+    residue: Sequence[TextBox], lines: Sequence[Box], stays: Mask, margin: float, *, spare: bool
+) -> Mask:
+    """The places of text that is still found, grown as :func:`paint` does, and of the ``lines`` they touch.
+
+    ``lines``: the letters of each line that was read and stays, if all of it lies in ``stays``. A line that
+    is touched is taken whole. With ``spare`` it is left whole if the text only lies beside it: a line that
+    overlaps the text could be left in part.
+    """
+    place = paint(list(residue), stays.shape, margin)
+    for line in lines:
+        letters = index_of(line)
+        if place[letters].any() and stays[letters].all():
+            place[letters] = not (spare and all(overlap(line, box.box) <= 0 for box in residue))
+    return place
+
+
+def inner(box: TextBox) -> TextBox:
+    """The box without its rim: only the letters of the line."""
+    corners = box.corners
+    across, down = corners[1] - corners[0], corners[3] - corners[0]
+    rim = RIM * (down if np.linalg.norm(down) <= np.linalg.norm(across) else across)
+    towards = (1, 1, -1, -1) if np.linalg.norm(down) <= np.linalg.norm(across) else (1, -1, -1, 1)
+    return TextBox(corners + np.outer(towards, rim).astype(np.float32), box.confidence)
+
+
+def _as_proven(text: Text, proven: Sequence[Text]) -> Text:
+    if text.meaning is not Meaning.IDENTITY:
+        return text
+    for other in proven:
+        if _is_same_place(text.box.box, other.box.box) and (not text.line.legible or text.may_say(other)):
+            return replace(text, meaning=other.meaning, proof="as another reading of it shows")
+    return text
+
+
+def _in_block(text: Text, texts: Sequence[Text]) -> Text:
+    if text.meaning is not Meaning.IDENTITY or text.line.confidence < LEAST_CONFIDENCE:
+        return text
+    written = text.line.text.strip()
+    above = {_as_proof(other) for other in texts if _is_above(other.box.box, text.box.box)}
+    if above == {Meaning.LOGO} and re.fullmatch(r"[A-Z]\d{1,2}", written):
+        return replace(text, meaning=Meaning.LOGO, proof="a model's number below its maker")
+    if (above == {Meaning.ACOUSTIC} and re.fullmatch(r"C ?\d\d|\d/\d/\d", written)) or (
+        AMBIGUOUS.fullmatch(written) and _is_between_settings(text, texts)
+    ):
+        return replace(text, meaning=Meaning.ACOUSTIC, proof="among settings of one block")
+    return text
+
+
+def _is_between_settings(text: Text, texts: Sequence[Text]) -> bool:
+    """Whether the next line above and the next below are settings, and no other identity is near."""
+    others = [
+        other for other in texts if other is not text and not _is_same_place(text.box.box, other.box.box)
+    ]
+    above = [other for other in others if _is_above(other.box.box, text.box.box, BLOCK)]
+    below = [other for other in others if _is_above(text.box.box, other.box.box, BLOCK)]
+    if not above or not below:
+        return False
+    next_lines = max(above, key=lambda one: one.box.box[3]), min(below, key=lambda one: one.box.box[1])
+    near = [other for other in others if other.meaning is Meaning.IDENTITY and _is_near(text, other)]
+    return all(_as_proof(one) is Meaning.ACOUSTIC for one in next_lines) and all(
+        AMBIGUOUS.fullmatch(one.line.text.strip()) for one in near
+    )
+
+
+def _is_near(text: Text, other: Text) -> bool:
+    """Whether a text stands no more than a block's reach above, below or beside another."""
+    (left, top, right, bottom), (left2, top2, right2, bottom2) = text.box.box, other.box.box
+    reach = BLOCK * (bottom - top)
+    return max(left, left2) - min(right, right2) <= reach and max(top, top2) - min(bottom, bottom2) <= reach
+
+
+def _as_proof(text: Text) -> Meaning:
+    """What a line says of the next one."""
+    written = text.line.text.strip()
+    proves_nothing = written.upper() in PRESETS or COUNTER.fullmatch(written)
+    return Meaning.IDENTITY if proves_nothing else text.meaning
+
+
+def _is_above(box: Box, other: Box, apart: float = ALIGNED) -> bool:
+    """Whether a line is above another of its block, no farther ``apart`` (heights of a line)."""
+    height = min(box[3] - box[1], other[3] - other[1])
+    reach = ALIGNED * height
+    edges = zip((box[0], box[2], centre_of(box)[0]), (other[0], other[2], centre_of(other)[0]), strict=True)
+    aligned = any(abs(one - another) <= reach for one, another in edges)
+    return aligned and -reach <= other[1] - box[3] <= apart * height
+
+
+def _is_same_place(box: Box, proven: Box) -> bool:
+    height = max(proven[3] - proven[1], box[3] - box[1])
+    beyond = max(proven[0] - box[0], box[2] - proven[2])
+    common = min(box[3], proven[3]) - max(box[1], proven[1])
+    # How far a second reading's box reaches beyond the first one's at either end, at most, and their common
+    # height, at least (heights of the higher, and of the first): a letter is wider.
+    return beyond <= 0.3 * height and common >= 0.6 * (proven[3] - proven[1])

@@ -11,7 +11,6 @@ import math
 import os
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from glob import escape
@@ -235,15 +234,6 @@ def _plain(text: str) -> str:
     return " ".join(text.split()).lower()
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceBox:
-    """A rectangle of a device rule, in the pixels of a picture."""
-
-    rule: str
-    meaning: Meaning
-    box: Box
-
-
 def matching_rules(header: ImageHeader, folder: Path | None = None) -> tuple[DeviceRule, ...]:
     """The rules that match this image. Raises :class:`ai_pipeline.errors.DeviceRuleError`."""
     return tuple(rule for rule in device_rules(folder) if rule.match.fits(header))
@@ -251,12 +241,12 @@ def matching_rules(header: ImageHeader, folder: Path | None = None) -> tuple[Dev
 
 def device_boxes(
     header: ImageHeader, shape: tuple[int, ...], folder: Path | None = None
-) -> tuple[DeviceBox, ...]:
-    """The rectangles of the device rules that match this image, clipped to a picture of ``shape`` (rows,
-    columns, …).
+) -> tuple[tuple[DeviceRule, Box], ...]:
+    """The rectangles of the device rules that match this image, each with its rule, clipped to a picture of
+    ``shape`` (rows, columns, …).
     """
     return tuple(
-        DeviceBox(rule.name, rule.meaning, box)
+        (rule, box)
         for rule in matching_rules(header, folder)
         for rectangle in rule.rectangles
         if (box := rectangle.box(shape[0], shape[1]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -57,11 +57,12 @@ class InDoubt(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Annotation:
-    """One burned-in annotation. It does not hold the words of a text: they may be a name.
+class Mark:
+    """One thing that is burned into a picture. It does not hold the words of a text: they may be a name.
 
     ``confidence`` 0 to 1, of the text detector or of the mark detector. ``frame`` (1-based) is the first one
-    that shows the annotation, None in a single-frame image. ``removed``: False where the policy keeps it.
+    that shows the mark, None in a single-frame image. ``removed``: False where the policy keeps it.
+    ``proof``: how it was found, or why it has its meaning; for explanations, never the words themselves.
     """
 
     kind: AnnotationKind
@@ -70,11 +71,18 @@ class Annotation:
     frame: int | None = None
     meaning: Meaning = Meaning.IDENTITY
     removed: bool = True
+    proof: str = field(default="", compare=False)
+
+    def explained(self) -> str:
+        """One line for a person: what it is, where, whether it goes, and why."""
+        left, top, right, bottom = self.box
+        where = f"{left},{top} to {right},{bottom}" + (f" in frame {self.frame}" if self.frame else "")
+        return f"{self.kind} at {where} {'goes' if self.removed else 'stays'} as {self.meaning}: {self.proof}"
 
 
-def merged(marks: Sequence[Annotation], reach: int) -> tuple[Annotation, ...]:
+def merged(marks: Sequence[Mark], reach: int) -> tuple[Mark, ...]:
     """Join annotations of one kind, meaning and frame within ``reach`` pixels, such as a ruler's ticks."""
-    groups: list[Annotation] = []
+    groups: list[Mark] = []
     for mark in marks:
         joined = mark
         apart = []

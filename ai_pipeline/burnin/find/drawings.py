@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from ai_pipeline.burnin.find.annotation import (
     MEANINGS,
-    Annotation,
     AnnotationKind,
     Box,
+    Mark,
     Mask,
     Picture,
     brightest,
@@ -39,13 +39,11 @@ KINDS = (
 )
 """The detector's classes, from 1 on (:data:`ai_training.ultrasound.marks.CLASSES`)."""
 SCALE = KINDS.index(AnnotationKind.SCALE) + 1
-COMPACT, SCALE_SHARE = 0.8, 0.1
-"""A part of the flow is a colour bar where it fills this share of its box, and the detector takes this share
-of it for a scale."""
 MAY_BE_TEXT = 0.4
 """Share of a drawing's pixels that the detector takes for text, from which all of it counts as text."""
 SMALLEST = 2
 """Connected pixels of a drawing, at least."""
+DRAWN = "drawn, as the mark network sees it"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +54,7 @@ class Drawings:
     """
 
     masks: dict[AnnotationKind, Mask]
-    marks: tuple[Annotation, ...]
+    marks: tuple[Mark, ...]
     source: tuple[Picture, MarkMaps, Mask] | None = None
     classes: npt.NDArray[np.uint8] | None = None
 
@@ -94,7 +92,9 @@ def find_drawings(picture: Picture, finder: MarkFinder, threshold: float, measur
     area = stats[:, cv2.CC_STAT_AREA]
     box = stats[:, cv2.CC_STAT_WIDTH] * stats[:, cv2.CC_STAT_HEIGHT]
     scale = np.bincount(labels[maps.classes == SCALE], minlength=len(stats))
-    bars = (area >= COMPACT * box) & (scale >= SCALE_SHARE * area)
+    # A part of the flow is a colour bar where it fills this share of its box, and the detector takes this
+    # share of it for a scale.
+    bars = (area >= 0.8 * box) & (scale >= 0.1 * area)
     drawn = maps.above(threshold) & ~(flow & ~bars[labels]) & ~measured
     return _drawings(picture, maps, drawn, _without_bars(_majority_classes(drawn, maps), picture))
 
@@ -119,7 +119,13 @@ def _drawings(picture: Picture, maps: MarkMaps, drawn: Mask, classes: npt.NDArra
         pixels = np.maximum(1, np.bincount(inside, minlength=len(stats)))
         means = np.bincount(inside, weights=maps.marked[own], minlength=len(stats)) / pixels
         marks += [
-            Annotation(kind, box, float(np.clip(means[label], 0, 1)), meaning=MEANINGS[kind])
+            Mark(
+                kind,
+                box,
+                float(np.clip(means[label], 0, 1)),
+                meaning=MEANINGS[kind],
+                proof=DRAWN,
+            )
             for label, box in enumerate(component_boxes(stats), start=1)
         ]
     ends = [mark for mark in marks if mark.kind is AnnotationKind.CALIPER]
@@ -156,7 +162,7 @@ UNLIKE = 2.2
 """Ratio of a caliper's sides, and of the sizes of a line's two calipers, at most."""
 
 
-def lines_between(picture: Picture, calipers: Sequence[Annotation]) -> Mask:
+def lines_between(picture: Picture, calipers: Sequence[Mark]) -> Mask:
     """The mask of coloured lines that join two of the calipers; empty for a grey picture."""
     ends = [mark.box for mark in calipers if _is_square(mark.box)]
     flags = np.zeros(picture.shape[:2], np.uint8)

@@ -35,8 +35,6 @@ TALL_SHARE, LEGIBLE_TALL = 0.12, 0.9
 are read in it with this confidence."""
 UPRIGHT = 1.5
 """Length of an upright line, at least (heights of the line)."""
-LEVEL = 0.2
-"""Slope of a level line, at most (heights)."""
 WORKING_SIDE = 736
 """Shorter side to which smaller pictures are enlarged: characters of 8 pixels are lost otherwise (pixels)."""
 LARGEST_ENLARGEMENT = 3.0
@@ -203,7 +201,8 @@ class TextReader:
             return Line("", 0.0, legible=False)
         left, top, right, bottom = box.box
         slope = abs(float(box.corners[0, 1] - box.corners[1, 1]))
-        if slope <= LEVEL * box.height and right - left > bottom - top:
+        # Slope of a level line, at most (heights).
+        if slope <= 0.2 * box.height and right - left > bottom - top:
             return self.small.read(picture[index_of(box.box)])
         crop = _level_crop(picture, box)
         ways = (crop, np.ascontiguousarray(crop[::-1, ::-1])) if box.is_upright else (crop,)

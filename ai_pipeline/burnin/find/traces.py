@@ -41,8 +41,6 @@ TALL, SPIKES = 0.5, 0.1
 line of text every third column holds the stem of a letter."""
 GREEN = 0.7
 """Green of a trace that is green or yellow, at least (share of its brightest channel)."""
-EDGE = 5
-"""Side of the square by which a trace is grown: its soft edge and the ringing of compression (pixels)."""
 
 
 def believed_regions(
@@ -113,7 +111,8 @@ def find_traces(picture: Picture, area: Mask) -> Mask:
         for label, box in enumerate(component_boxes(stats), start=1):
             if wide[label] and _is_trace(labels[index_of(box)] == label, picture.shape[0]):
                 traces |= labels == label
-    return dilated(traces, EDGE)
+    # Side of the square by which a trace is grown: its soft edge and the ringing of compression (pixels).
+    return dilated(traces, 5)
 
 
 def _drawn(picture: Picture, area: Mask) -> list[Mask]:
@@ -155,8 +154,6 @@ THICK, FILLED = 5, 0.3
 """Flow is an area, letters are strokes: share of it that squares of this side (pixels) cover, at least."""
 BAR_EXACT, BAR_FULL, BAR_SLENDER = 0.97, 0.92, 2.5
 """Share of its box that a colour bar fills, or fills where the box is so many times longer than wide."""
-NEAR = 1 / 12
-"""Distance from flow up to which small areas in its colours are flow (share of the shorter side)."""
 FILLS, TOUCHES = 0.35, 0.15
 """Share of a place that is flow: from the first on it is no text, from the second on a single character is a
 vessel."""
@@ -194,7 +191,8 @@ def find_flow(picture: Picture) -> Mask:
     flow = hued & (area >= SMALLEST) & (filled >= FILLED * area)
     if not flow.any():
         return np.zeros_like(strong)
-    near = dilated(flow[labels], 2 * round(NEAR * min(picture.shape[:2])) + 1)
+    # Distance from flow up to which small areas in its colours are flow (share of the shorter side).
+    near = dilated(flow[labels], 2 * round((1 / 12) * min(picture.shape[:2])) + 1)
     flow |= hued & (np.bincount(labels[near], minlength=len(stats)) == area)
     return dilated(flow[labels], 3)
 

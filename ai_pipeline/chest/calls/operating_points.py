@@ -155,8 +155,6 @@ def _of_so_many(shares: Sequence[float], what: str, one: str, more: str) -> str:
 FOUND: Final = 0.5
 """Least sensitivity of which "not found" says anything: its interval must lie above. A finding that is missed
 as often as it is called is not excluded by silence."""
-RIGHT, SURELY_RIGHT = 1 / 3, 1 / 6
-"""Least share of right calls that are worth a look, and the least lower end of its interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +182,8 @@ def words_of(card: Card, point: OperatingPoint, label: str, prevalence: float | 
     """
     sensitivity = figures(card, point, label).get("sensitivity")
     right = prevalence and predictive(card, point, label, Decision.PRESENT, prevalence)
+    # Least share of right calls that are worth a look, and the least lower end of its interval.
     return Words(
-        suspected=not right or (right[0] >= RIGHT and right[1] >= SURELY_RIGHT),
+        suspected=not right or (right[0] >= (1 / 3) and right[1] >= (1 / 6)),
         not_found=sensitivity is not None and sensitivity[1] >= FOUND,
     )

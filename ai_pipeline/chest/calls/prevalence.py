@@ -33,7 +33,7 @@ def fault(card: Card, wanted: Mapping[str, float]) -> str | None:
             return f"{card.name} has no label {name!r}; it has: {names}"
         if not _is_share(share):
             return f"{name} must be a share above 0 and below 1, not {share!r}"
-        if not card.calibrated or name not in known or label.operating_point is not None:
+        if not card.calibrated or name not in known:
             return f"the card of {card.name} does not say at which prevalence of {name} it was calibrated"
     return None
 

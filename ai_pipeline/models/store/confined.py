@@ -14,7 +14,6 @@ from ai_pipeline.confinement import landlock, lower, seccomp
 
 EXIT_DATA = 65
 FILE = 4 << 30  # bytes that one file may grow to
-FILES = 256  # open at once
 MACHINE = ("/dev/urandom", "/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu")
 
 
@@ -41,12 +40,13 @@ def confine(limits: ProcessLimits) -> bool:
 
     Returns True when Landlock and seccomp are in force as well, False when only the resource limits are.
     """
+    # Open at once.
     lower(
         {
             resource.RLIMIT_CPU: limits.seconds,
             resource.RLIMIT_AS: limits.memory,
             resource.RLIMIT_FSIZE: FILE,
-            resource.RLIMIT_NOFILE: FILES,
+            resource.RLIMIT_NOFILE: 256,
             resource.RLIMIT_NPROC: 4096,  # threads; of processes seccomp allows none
             resource.RLIMIT_CORE: 0,
         }

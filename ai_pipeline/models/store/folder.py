@@ -21,10 +21,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from ai_pipeline.contract import ModelSlot, PipelineCard
+from ai_pipeline.contract import ModelSlot
 from ai_pipeline.errors import CardError
-from ai_pipeline.models.card import NAME, Card, Weights
-from ai_pipeline.models.registry import STORED, find, from_environment, load, verify
+from ai_pipeline.models.registry import NAME, STORED, Card, Weights, find, from_environment, load, verify
 from ai_pipeline.models.store.sandbox import inspect
 
 ACTIVE = "active.json"
@@ -93,21 +92,8 @@ def uses(models_dir: Path) -> dict[str, Use]:
         raise CardError(f"{path} is not what this program writes: restore it, or delete it") from error
 
 
-def activate(pipeline: PipelineCard, slot: ModelSlot, card: Card, models_dir: Path) -> None:
-    """Let ``slot`` of ``pipeline`` run ``card`` from now on. Raises CardError when a file of the card is
-    missing or altered, or when the model does not fit the slot.
-    """
-    _check_kind(pipeline, slot, card)
-    if slot.role == "detector" and (classifier := pipeline.slot("classifier")):
-        # Boxes are drawn of what the classifier suspects: of another label they never would be.
-        suspecting = active(classifier, models_dir)
-        known = [label.name for label in suspecting.labels]
-        unknown = [label.name for label in card.labels if label.detector and label.name not in known]
-        if unknown:
-            raise CardError(
-                f"{suspecting.name} finds no {', '.join(unknown)}: call the labels of {card.name} as it does "
-                f"({', '.join(known)}), or take detector = true away"
-            )
+def activate(slot: ModelSlot, card: Card, models_dir: Path) -> None:
+    """Let ``slot`` run ``card`` from now on. Raises CardError when one of its files is missing or altered."""
     verify(card)
     with _locked(models_dir):
         now = uses(models_dir)
@@ -115,29 +101,6 @@ def activate(pipeline: PipelineCard, slot: ModelSlot, card: Card, models_dir: Pa
         stack = use.stack if use.stack[-1:] == (card.name,) else (*use.stack, card.name)
         used = Use(stack=stack, history=(*use.history, _event(card.name, "activate")))
         _save(models_dir, now, slot.name, used)
-
-
-def fits(slot: ModelSlot, card: Card) -> bool:
-    """Whether ``card`` is of the kind that ``slot`` runs."""
-    return bool(card.labels) and (card.box_output is not None) == (slot.role == "detector")
-
-
-def _check_kind(pipeline: PipelineCard, slot: ModelSlot, card: Card) -> None:
-    if slot.role != "detector":
-        if card.box_output is not None:
-            boxes = pipeline.slot("detector")
-            where = f", with --pipeline {boxes.name}" if boxes else ""
-            raise CardError(f"{card.name} is a detector: it draws boxes{where}")
-        return
-    if card.box_output is None:
-        raise CardError(
-            f"{card.name} is no detector: its card has no table [box_output] (docs/models-detector.md)"
-        )
-    if not any(label.detector for label in card.labels):
-        raise CardError(
-            f"{card.name} may draw no label: write detector = true at those in its card whose boxes were "
-            "found good"
-        )
 
 
 def rollback(slot: ModelSlot, models_dir: Path) -> Card | None:

@@ -1,4 +1,4 @@
-"""Check that a file may be run: ONNX of standard operators in one piece, safetensors, and plain arrays.
+"""Check that a file may be run: ONNX of standard operators in one piece, and plain arrays.
 
 As a program, which :mod:`.sandbox` runs apart, it checks the files of a JSON list on standard input.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ai_pipeline.errors import CardError
-from ai_pipeline.models.engine import ONNX, SAFETENSORS
+from ai_pipeline.models.engine import ONNX
 from ai_pipeline.models.store.confined import EXIT_DATA
 
 LARGEST = 2 << 30  # bytes: what one ONNX file without external data can hold
@@ -35,10 +35,10 @@ def main() -> None:
 
 def check(path: Path) -> None:
     """Check the file at ``path`` without running any of it. Raises CardError when it may not be run."""
-    checks = {ONNX: _onnx, SAFETENSORS: _safetensors, ".npz": _arrays}  # the last of gates and boxes
+    checks = {ONNX: _onnx, ".npz": _arrays}  # the last of gates and boxes
     if path.suffix not in checks:
         raise CardError(
-            f"{path.name} is not taken: only ONNX and safetensors are run (a pickle is code); make one with "
+            f"{path.name} is not taken: only ONNX is run (a pickle is code); make it with "
             "`ai-pipeline models convert`"
         )
     if path.stat().st_size > LARGEST:
@@ -90,17 +90,6 @@ def _parts(message: Any) -> Iterator[Any]:
         for field, value in part.ListFields():
             if field.message_type is not None:
                 waiting += [value] if hasattr(value, "ListFields") else value
-
-
-def _safetensors(path: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            if not list(file.keys()):
-                raise CardError(f"{path.name} holds no parameters")
-    except SafetensorError as error:
-        raise CardError(f"{path.name} is no valid safetensors file: {error}") from error
 
 
 def _arrays(path: Path) -> None:

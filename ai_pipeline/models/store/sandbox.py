@@ -27,7 +27,6 @@ from ai_pipeline.errors import CardError
 from ai_pipeline.models.engine import usable_cores
 from ai_pipeline.models.store.confined import EXIT_DATA, ProcessLimits
 
-MEMORY = 16 << 30  # bytes of addresses; importing torch takes 4 of the 16 GiB
 LONGEST_LINE = 400  # characters of an error that are passed on
 SYSTEM = "/usr/local/bin:/usr/bin:/bin"
 LIBRARIES = ("/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", "/etc/ld.so.cache")
@@ -75,9 +74,10 @@ def run(
     """
     paths = _outermost([*_interpreter(), *(path.absolute() for path in reads)])
     bubblewrap = _bubblewrap()
+    # Bytes of addresses; importing torch takes 4 of the 16 GiB
     limits = ProcessLimits(
         seconds=seconds * usable_cores(),  # each core may use the whole time
-        memory=MEMORY,
+        memory=(16 << 30),
         reads=tuple(map(str, paths)),
         writes=(str(scratch),),
         required=required and not bubblewrap,

@@ -25,7 +25,16 @@ from ai_pipeline.contract import (
     Picture,
 )
 from ai_pipeline.images.page import PagePicture, draw_page, drawable, lay_out_page
-from ai_pipeline.images.render import NOT_FOR_DIAGNOSIS, annotate, heatmap_overlay, place_lines
+from ai_pipeline.images.render import (
+    NOT_FOR_DIAGNOSIS,
+    PagePicture,
+    annotate,
+    draw_page,
+    drawable,
+    heatmap_overlay,
+    lay_out_page,
+    place_lines,
+)
 from dicom_node.connectors import installed
 from dicom_node.errors import ResultRefused
 from dicom_node.model.kinds import ResultKind

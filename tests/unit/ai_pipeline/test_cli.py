@@ -39,7 +39,7 @@ from ai_pipeline.errors import CardError, PixelError
 from ai_pipeline.fetal_head import intended_use as fetal_head
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.models import registry
-from ai_pipeline.ovarian import intended_use as ovarian
+from ai_pipeline.ovarian import card as ovarian
 from ai_pipeline.summary import MOST, certainty, short_result, without_research
 from ai_pipeline.terms import shown_term, shown_uid_name
 from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES

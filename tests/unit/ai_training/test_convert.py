@@ -19,7 +19,6 @@ from torch.export import Dim
 from typer.testing import CliRunner, Result
 
 from ai_pipeline.chest.classifier import Classifier
-from ai_pipeline.chest.detector import SiteDetector
 from ai_pipeline.cli import app, mount_commands
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.engine import OnnxRuntime
@@ -38,7 +37,6 @@ from ai_training.networks.backbones import StartWeights, classifier
 from ai_training.networks.outlines import HeadNetwork, Probabilities, outline_network
 from tests.unit.ai_pipeline.models import huggingface_folders as folders
 from tests.unit.ai_pipeline.models.store_lab import SHIPPED, add, contents, ended, models, run_quietly
-from tests.unit.ai_pipeline.models.test_models import write_card
 from tests.unit.ai_pipeline.test_cli import ROOT, pasted
 from tests.unit.chests import drawn_chest
 
@@ -294,21 +292,6 @@ def test_a_vit_of_transformers_says_the_same_with_the_site_s_labels_and_codes(tm
     assert [label.code.value for label in card.labels] == ["60046008", "8186001", "48661000", "36118008"]
     found = Classifier(card, threads=1).analyse(folders.picture())
     np.testing.assert_allclose(found.logits, np.delete(VIT, 2), atol=1e-3)
-
-
-def test_yolo_11_draws_what_ultralytics_draws(tmp_path: Path) -> None:
-    run_quietly("-m", "tests.unit.ai_training.foreign_checkpoints", "yolo11", tmp_path)
-    with np.load(tmp_path / "expected.npz") as arrays:
-        shown, wanted, theirs = (arrays[name] for name in ("image", "input", "boxes"))
-    card = load(write_card(tmp_path, (tmp_path / "yolo.onnx").rename(tmp_path / "site-yolo.onnx")))
-    assert card.input is not None and len(theirs) == 20  # as many as may be: more were found
-    values, to_model = network_input(shown, card.input)
-    np.testing.assert_allclose(values, wanted, atol=1e-6)
-    found = SiteDetector(card, threads=1).detections(values)
-    corners = [to_model.inverse()([one.corners[:2], one.corners[2:]]) for one in found]
-    within = np.reshape(corners, (20, 4)).clip(0, (840, 700, 840, 700))  # as Ultralytics does
-    np.testing.assert_allclose(within, theirs[:, :4], atol=0.05)
-    np.testing.assert_allclose([(one.score, one.label) for one in found], theirs[:, 4:], atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["timm/resnet18", "timm/test_vit"])

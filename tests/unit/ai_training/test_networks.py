@@ -11,14 +11,15 @@ from arms import folded, restore_normalisation
 from safetensors.torch import save_file
 
 from ai_pipeline.chest.anatomy import AnatomyModel
-from ai_pipeline.fetal_head.outline import COLUMNS, ROWS, HeadModel
 from ai_pipeline.models import registry
-from ai_pipeline.models.engine import OnnxRuntime
+from ai_pipeline.models.engine import OnnxRuntime, load
+from ai_pipeline.networks.heads import COLUMNS, ROWS, HeadModel
 from ai_training import anatomy, fetal
 from ai_training.base import CannotAdapt, DataMissing, ExperimentError, UnreadableCheckpoint
 from ai_training.conversion.checkpoints import fill, read_weights
 from ai_training.conversion.foreign import timm_network
-from ai_training.networks.backbones import StartWeights, classifier, pyramid
+from ai_training.networks.backbones import StartWeights, classifier, pyramid, torch_network
+from ai_training.networks.efficientnet import OUTPUTS
 from ai_training.networks.outlines import ORGANS, SIDE, HeadNetwork, OutlineNetwork
 from tests.unit.ai_pipeline.fetal_head.test_fetal_head import LIMITS, REF, by_brightness
 from tests.unit.ai_training import published_lab as lab
@@ -28,6 +29,20 @@ from tests.unit.heads import HEAD, drawn_head
 SHORT: dict[str, Any] = {"iterations": 2, "validate_every": 1, "threads": 1, "workers": 0}
 RECIPE = fetal.HeadRecipe(mix=fetal.HeadMix(1, 1, 1), half=False, **SHORT)
 MM = 0.2
+
+
+@pytest.mark.smoke
+def test_torch_computes_the_shipped_model_as_onnx_runtime_does() -> None:
+    card = registry.find("chest-efficientnet-lite0")
+    assert card.input is not None
+    side = card.input.size
+    images = np.random.default_rng(7).normal(size=(2, 3, side, side)).astype(np.float32)
+    ours = load(card, "classifier")(images)
+    with torch.inference_mode():
+        theirs = dict(zip(OUTPUTS, torch_network(card)(torch.from_numpy(images)), strict=True))
+    assert ours.keys() == theirs.keys() == {"logits", "features", "places"}
+    for name in ours:
+        np.testing.assert_allclose(theirs[name].numpy(), ours[name], atol=2e-4, rtol=1e-3)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from ai_pipeline.chest.explain import BoxTemplates
+from ai_pipeline.chest.classifier import BoxTemplates
 from ai_pipeline.cli import app, mount_commands
 from ai_training.conversion.foreign import timm_network
 from ai_training.sets.images import LABELS, rows
@@ -43,7 +43,6 @@ def added(card: Path, store: Path) -> dict[str, Any]:
     """The card, whose model ``ai-pipeline models add`` has taken into ``store``."""
     network = card.with_suffix(".onnx")
     command("models", "add", network, "--card", card, "--accept-licence", "--models-dir", store)
-    assert "True" in command("models", "verify", "--models-dir", store)
     return tomllib.loads(card.read_text())
 
 

@@ -35,11 +35,9 @@ from stamps import TURNED, StampCase, StampModels, figures, measure
 from synthetic import kid_interval, nearer
 from typer.testing import CliRunner
 
-from ai_pipeline.burnin.despeckle import Despeckler
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import TextBox
-from ai_pipeline.chest.anatomy import Anatomy
-from ai_pipeline.chest.completeness import Completeness, Edge, Judge
+from ai_pipeline.chest.anatomy import Anatomy, Completeness, Edge, Judge
 from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose
 from ai_pipeline.models import registry
 from ai_training.base import DataMissing, ExperimentError
@@ -51,6 +49,7 @@ from ai_training.sets.chest import label_matrix
 from ai_training.sets.images import LABELS, ChestImage
 from ai_training.ultrasound.overlays.writing import TRAIN
 from ai_training.ultrasound.speckle import (
+    Despeckler,
     amplitude,
     autoencoders,
     decibels,

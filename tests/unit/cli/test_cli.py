@@ -689,7 +689,7 @@ def test_check_reports_everything_at_once(run: Run, site: Path, pacs: EmbeddedPa
         "listener.tls.certificate = none.pem: the certificate is missing: there is no such file",
         "rules.ultrasound.pipeline = 'ultrasnd': no such pipeline; did you mean ultrasound?",
         "rules.chest.options.heatmap: chest_xray has no such option; did you mean heatmaps?",
-        "rules.less.options.despeckle: ultrasound has no such option; leave it out (`ai-pipeline run --desp",
+        "rules.less.options.despeckle: ultrasound has no such option; leave it out: the change",
         "rules.chest.options.prevalence = {'Fracture': 0.1}: chest-efficientnet-lite0@",
         "peers.us1.assume_charset = 'latin'",
     ):
@@ -1053,11 +1053,11 @@ def test_check_says_when_the_model_that_was_activated_is_gone(run: Run, site: Pa
     set_in_workers(site, "models_dir", models)
     assert "is to use" not in run("check", "--config", site).err
     (models / "active.json").write_text(
-        '{"chest_xray_boxes": {"stack": ["gone@2"], "history": []}}', encoding="utf-8"
+        '{"chest_xray": {"stack": ["gone@2"], "history": []}}', encoding="utf-8"
     )
     printed = run("check", "--config", site)
     assert printed.status == 78 and "models rollback" in printed.err
-    assert "chest_xray_boxes is to use gone@2" in printed.err
+    assert "chest_xray is to use gone@2" in printed.err
 
 
 def test_no_canary_is_in_a_support_bundle(run: Run, filled: Path, tmp_path: Path) -> None:

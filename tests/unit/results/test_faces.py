@@ -16,7 +16,6 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from ai_pipeline.burnin.despeckle import DESPECKLED
 from ai_pipeline.contract import (
     BURNED_IN,
     Code,
@@ -26,9 +25,10 @@ from ai_pipeline.contract import (
     ImageKind,
     ModelRef,
     PipelineResult,
+    Processing,
     QualityNote,
 )
-from ai_pipeline.images.page import PageLayout, PagePicture, lay_out_page
+from ai_pipeline.images.render import PageLayout, PagePicture, lay_out_page
 from dicom_connectors.pdf.connector import as_pdf
 from dicom_node.config.settings import PeerSettings
 from dicom_node.errors import ResultRefused
@@ -370,6 +370,9 @@ def test_outlines_of_another_size_are_refused(cr: SourceObject) -> None:
 
 
 OURS = ModelRef("despeckle", "7", "a" * 64, "b" * 64)
+DESPECKLED = Processing(
+    "despeckled", "less speckle", Code("113087", "DCM", "Smoothing"), "not for measurement of texture"
+)
 
 
 CTX = context(kinds=[ResultKind.CLEANED])

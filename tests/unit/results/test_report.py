@@ -15,10 +15,10 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 
 from ai_pipeline import pipelines
-from ai_pipeline.burnin.decide.measurements import LENGTH, UNITS
 from ai_pipeline.chest import ratio
 from ai_pipeline.contract import (
     BURNED_IN,
+    Code,
     Decision,
     DerivedImage,
     Finding,
@@ -66,6 +66,8 @@ from tests.result_images import (
 from tests.result_reading import code_of, coded, content, groups_of, named, of_type, read_result
 from tests.unit.ai_pipeline.phantoms import ArrayImage
 from tests.unit.heads import HEAD, drawn_head
+
+LENGTH, CENTIMETRES = Code("410668003", "SCT", "Length"), Code("cm", "UCUM", "cm")
 
 BOX = (50.5, 60.25, 150.0, 170.0)
 
@@ -238,7 +240,7 @@ def test_the_report_of_a_cleaning_is_two_lines_with_its_measurements_behind_them
         QualityNote("kept", "left in place: 2 caliper", uid),
         QualityNote("filled_share", "0.4% of the pixels were filled", uid),
     )
-    length = Measurement(uid, "Length", LENGTH, 2.3, UNITS["cm"], (((10.0, 10.0), (50.0, 10.0)),))
+    length = Measurement(uid, "Length", LENGTH, 2.3, CENTIMETRES, (((10.0, 10.0), (50.0, 10.0)),))
     read = report(scan, burned(uid, TEXT), quality=notes, measurements=(length,))
     assert conclusion(read) == (
         "AI: burned-in annotation found; this AI does not assess the image.\r\n"
@@ -399,7 +401,7 @@ def test_the_dictionaries_know_our_codes_and_those_of_cards_by_the_same_words() 
         for name, value in vars(module).items()
         for code in _codes(value)
     }
-    for one in (LENGTH, *UNITS.values()):
+    for one in (LENGTH, CENTIMETRES):
         ours[f"{one.meaning} {one.value}"] = DicomCode(one.value, one.scheme, one.meaning)
     cards = {
         f"{path.stem} {label['name']} {role}": label[role]
@@ -627,7 +629,7 @@ def test_the_picture_shows_the_lines(faces: dict[ResultKind, Dataset]) -> None:
 
 def length(one: SourceObject, value: float = 2.31, frame: int | None = None) -> Measurement:
     line = ((10.5, 20.25), (90.0, 60.75))
-    return Measurement(one.image.uid, "Length", LENGTH, value, UNITS["cm"], (line,), frame=frame)
+    return Measurement(one.image.uid, "Length", LENGTH, value, CENTIMETRES, (line,), frame=frame)
 
 
 def test_a_measurement_is_a_group_with_its_number_and_its_line_and_claims_no_probability(

@@ -12,26 +12,32 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ai_pipeline.burnin import cine as cines
+from ai_pipeline.burnin import frames as cines
 from ai_pipeline.burnin import pipeline as ultrasound
 from ai_pipeline.burnin.cleaning import CleaningResult, clean, measured_area
 from ai_pipeline.burnin.decide.banner import find_by_hand
-from ai_pipeline.burnin.decide.mask_shape import blocks, text_in_outline
-from ai_pipeline.burnin.decide.writing import FAINT, FINEST, NOTHING_READ, level_box, surroundings
-from ai_pipeline.burnin.fill import Classical, inpaint
+from ai_pipeline.burnin.decide.writing import (
+    FAINT,
+    FINEST,
+    NOTHING_READ,
+    blocks,
+    level_box,
+    surroundings,
+    text_in_outline,
+)
 from ai_pipeline.burnin.find.annotation import (
-    Annotation,
     AnnotationKind,
     Box,
     CleaningPolicy,
+    Mark,
     Picture,
     dilated,
     merged,
 )
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import TextBox, TextReader, shared_reader
-from ai_pipeline.burnin.still import OutsideDigest, unchanged_outside
-from ai_pipeline.burnin.tools import Tools, shared_tools
+from ai_pipeline.burnin.frames import OutsideDigest, unchanged_outside
+from ai_pipeline.burnin.tools import Classical, Tools, inpaint, shared_tools
 from ai_pipeline.contract import Meaning, PixelArray
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import open_dicom
@@ -145,9 +151,9 @@ def test_a_hole_in_black_beside_writing_that_stays_is_black() -> None:
 
 
 def test_ticks_near_each_other_are_told_as_one_ruler() -> None:
-    ticks = [Annotation(AnnotationKind.MARKER, (10, y, 14, y + 2), y / 100) for y in range(0, 100, 10)]
-    text = Annotation(AnnotationKind.TEXT, (12, 5, 40, 15), 0.9)
-    assert merged([*ticks, text], 12) == (Annotation(AnnotationKind.MARKER, (10, 0, 14, 92), 0.9), text)
+    ticks = [Mark(AnnotationKind.MARKER, (10, y, 14, y + 2), y / 100) for y in range(0, 100, 10)]
+    text = Mark(AnnotationKind.TEXT, (12, 5, 40, 15), 0.9)
+    assert merged([*ticks, text], 12) == (Mark(AnnotationKind.MARKER, (10, 0, 14, 92), 0.9), text)
 
 
 @pytest.fixture
@@ -243,7 +249,7 @@ def test_the_mask_does_not_spell_what_it_hides(cleaned_by: Cleaned) -> None:
 
 
 def test_calipers_say_where_the_lesion_is() -> None:
-    ends = [Annotation(AnnotationKind.CALIPER, (x, y, x + 12, y + 14), 0.9) for x, y in ((14, 44), (74, 44))]
+    ends = [Mark(AnnotationKind.CALIPER, (x, y, x + 12, y + 14), 0.9) for x, y in ((14, 44), (74, 44))]
     area = measured_area(ends, (100, 100))
     assert area[52, 50] and not area[5, 5] and 0.2 < area.mean() < 0.35
     assert not measured_area(ends[:1], (100, 100)).any()
@@ -252,7 +258,7 @@ def test_calipers_say_where_the_lesion_is() -> None:
 @pytest.mark.parametrize(("width", "height"), [(6, 6), (9, 7), (9, 436), (12, 60)])
 def test_ticks_and_rulers_measure_no_lesion(width: int, height: int) -> None:
     places = ((20, 10), (80, 10), (50, 20))
-    ticks = [Annotation(AnnotationKind.CALIPER, (x, y, x + width, y + height), 0.9) for x, y in places]
+    ticks = [Mark(AnnotationKind.CALIPER, (x, y, x + width, y + height), 0.9) for x, y in places]
 
     assert not measured_area(ticks, (500, 500)).any()
 

@@ -8,17 +8,15 @@ import pytest
 from PIL import Image
 
 from ai_pipeline.burnin.cleaning import clean
-from ai_pipeline.burnin.decide.mask_shape import blocks
-from ai_pipeline.burnin.fill import with_background
+from ai_pipeline.burnin.decide.writing import blocks
 from ai_pipeline.burnin.find import networks
-from ai_pipeline.burnin.find.annotation import Annotation, AnnotationKind, Mask, Picture, dilated
-from ai_pipeline.burnin.find.area import find_area, strokes
+from ai_pipeline.burnin.find.annotation import AnnotationKind, Mark, Mask, Picture, dilated
+from ai_pipeline.burnin.find.area import faint_writing, find_area, strokes
 from ai_pipeline.burnin.find.drawings import find_bars, lines_between
-from ai_pipeline.burnin.find.faint import faint_writing
 from ai_pipeline.burnin.find.text import shared_reader
 from ai_pipeline.burnin.find.traces import colour_bars, find_flow, find_strips, find_traces
 from ai_pipeline.burnin.planning import RIM
-from ai_pipeline.burnin.tools import shared_tools
+from ai_pipeline.burnin.tools import shared_tools, with_background
 from ai_pipeline.contract import UltrasoundRegion
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, flow, linear_echo, parts, silent
 
@@ -355,7 +353,7 @@ def test_strips_are_told_by_format_and_type(spatial_format: int, data_type: int,
     assert not find_strips((region, UltrasoundRegion((0, 0, 900, 90))), (360, 480)).any()
 
 
-ENDS = [Annotation(AnnotationKind.CALIPER, (x - 6, 174, x + 6, 186), 0.9) for x in (160, 320)]
+ENDS = [Mark(AnnotationKind.CALIPER, (x - 6, 174, x + 6, 186), 0.9) for x in (160, 320)]
 
 
 def test_a_coloured_line_is_found_between_calipers_and_nothing_where_there_is_none() -> None:
@@ -367,7 +365,7 @@ def test_a_coloured_line_is_found_between_calipers_and_nothing_where_there_is_no
     assert found[dots].mean() > 0.8 and found.mean() < 0.01
     assert not lines_between(np.repeat(echo()[..., None], 3, axis=2), ENDS).any()
     assert not lines_between(echo(), ENDS).any()
-    ticks = [Annotation(AnnotationKind.CALIPER, (x - 8, 177, x + 8, 183), 0.9) for x in (160, 320)]
+    ticks = [Mark(AnnotationKind.CALIPER, (x - 8, 177, x + 8, 183), 0.9) for x in (160, 320)]
     assert not lines_between(picture, ticks).any()
 
 

@@ -1,6 +1,5 @@
 """What a burned-in text is for: harmless only when proven, and a line stays or goes whole."""
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
@@ -14,17 +13,15 @@ from pydicom.dataset import Dataset
 
 from ai_pipeline.burnin.card import UltrasoundOptions
 from ai_pipeline.burnin.cleaning import clean
-from ai_pipeline.burnin.decide.allowed import Allowed
 from ai_pipeline.burnin.decide.meaning import (
     LEAST_CONFIDENCE,
     LEAST_OF_SETTING,
     SETTING_CHARACTERS,
+    Allowed,
     meaning_of,
 )
-from ai_pipeline.burnin.decide.measurements import TOLERANCE_PIXELS, measurements_of, parse_length
 from ai_pipeline.burnin.decide.vocabulary import ALSO_NAMES
-from ai_pipeline.burnin.decide.whole_lines import around, by_best_reading, by_their_block
-from ai_pipeline.burnin.decide.writing import Text, level_box
+from ai_pipeline.burnin.decide.writing import Text, around, by_best_reading, by_their_block, level_box
 from ai_pipeline.burnin.find.annotation import Box, Mask
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import paint
@@ -442,93 +439,6 @@ def test_settings_below_settings_prove_what_is_a_setting_only_there() -> None:
     assert meanings(by_their_block(below_a_name)) == [Meaning.IDENTITY] * 3
 
 
-MM = 0.2
-
-
-@pytest.mark.parametrize(
-    ("text", "parsed"),
-    [
-        ("D 3.45 cm", (3.45, "cm")),
-        ("1D2.31cm", (2.31, "cm")),
-        ("D1: 2.31 cm", (2.31, "cm")),
-        ("+ Dist 2.31 cm", (2.31, "cm")),
-        ("1 L 23.1mm", (23.1, "mm")),
-        ("BPD 64,5 mm", (64.5, "mm")),
-        ("2.31cm", (2.31, "cm")),
-        ("HC 245.3mm", None),
-        ("Vol 12.3 ml", None),
-        ("PSV 43.2 cm/s", None),
-        ("Area 3.2 cm2", None),
-        ("2.31 x 1.45 cm", None),
-        ("2.31", None),
-        ("D 0.00 cm", None),
-        ("RI 0.65", None),
-        ("KIM 2.31 cm", None),
-    ],
-)
-def test_only_a_length_with_its_unit_is_a_measurement(text: str, parsed: tuple[float, str] | None) -> None:
-    found = parse_length(text)
-    assert (found and (found.value, found.unit)) == parsed
-
-
-def test_a_length_that_its_calipers_confirm_is_told_with_their_places() -> None:
-    (one,) = measurements_of([said("D 2.00 cm"), caliper(100, 100), caliper(160, 180)], header())
-    assert (one.value, one.unit.value, one.quantity.value) == (2.0, "cm", "410668003")
-    assert one.lines == (((100.0, 100.0), (160.0, 180.0)),) and (one.source_uid, one.model) == ("1.2.3", None)
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    angle=st.floats(0, 2 * math.pi),
-    length=st.floats(12.0, 50.0),
-    off=st.floats(-1.0, 1.0),
-    unit=st.sampled_from(["mm", "cm"]),
-)
-def test_the_law_of_the_tolerance(angle: float, length: float, off: float, unit: str) -> None:
-    """Centres within a pixel are confirmed whichever way they lie; a tenth off is not."""
-    reach = (length + off * MM) / MM
-    ends = [caliper(400, 300), caliper(400 + reach * math.cos(angle), 300 + reach * math.sin(angle))]
-    texts = (f"D {one:.1f} mm" if unit == "mm" else f"D {one / 10:.2f} cm" for one in (length, length * 1.1))
-    assert [len(measurements_of([said(text), *ends], header())) for text in texts] == [1, 0]
-
-
-@pytest.mark.parametrize(
-    "readings",
-    [
-        lambda: [said("D 2.00 cm"), caliper(100, 500), caliper(200, 501)],
-        lambda: [said("D1 2.00 cm"), said("D2 2.01 cm")],
-        lambda: [replace(said("D 2.00 cm"), confidence=0.8)],
-        lambda: [said("D 2 cm")],
-    ],
-    ids=["fits two pairs", "two of one pair", "read with doubt", "rounded to a centimetre"],
-)
-def test_a_length_in_doubt_is_not_told(readings: Callable[[], list[Reading]]) -> None:
-    assert measurements_of([*readings(), *[caliper(100, 100), caliper(200, 100)]], header()) == ()
-
-
-def test_two_diameters_are_told_apart() -> None:
-    ends = [caliper(100, 300), caliper(400, 300), caliper(250, 180), caliper(250, 380)]
-    found = measurements_of([said("1 D 6.00 cm"), said("2 D 4.00 cm"), *ends], header())
-    assert [(one.value, one.lines[0][0]) for one in found] == [(6.0, (100.0, 300.0)), (4.0, (250.0, 180.0))]
-    assert found == measurements_of([said("1D6.00cm 2D4.00cm"), *ends], header())
-
-
-@pytest.mark.parametrize(
-    "regions",
-    [
-        list,
-        lambda: [region((0, 0, 799, 599), units=4)],
-        lambda: [region((0, 0, 150, 599)), region((151, 0, 799, 599))],
-    ],
-    ids=["none", "seconds", "apart"],
-)
-def test_without_calibration_between_the_calipers_there_is_no_measurement(
-    regions: Callable[[], list[Dataset]],
-) -> None:
-    readings = [said("D 2.00 cm"), caliper(100, 100), caliper(200, 100)]
-    assert measurements_of(readings, read_header(image(regions()))) == ()
-
-
 def test_regions_are_calibrated_by_their_deltas() -> None:
     regions = [region((0, 0, 399, 599), delta=(0.02, -0.03)), region((400, 0, 799, 599), units=4)]
     (found,) = calibrated_regions(read_header(image(regions)))
@@ -539,25 +449,7 @@ def test_regions_are_calibrated_by_their_deltas() -> None:
 @pytest.mark.parametrize("regions", [False, True])
 def test_pixel_spacing_counts_where_there_are_no_regions(regions: bool) -> None:
     given = image([region((0, 0, 799, 599), units=4)] * regions, PixelSpacing=[0.2, 0.2])
-    readings = [said("D 2.00 cm"), caliper(100, 100), caliper(200, 100)]
-    assert bool(measurements_of(readings, read_header(given))) is not regions
-
-
-def test_a_cine_tells_a_measurement_once_and_pairs_no_calipers_of_different_frames() -> None:
-    first = [said("D 2.00 cm"), caliper(100, 100), caliper(200, 100)]
-    frames = [replace(reading, frame=frame) for frame in (1, 76) for reading in first]
-    torn = [replace(reading, frame=frame) for reading, frame in zip(first, (1, 1, 2), strict=True)]
-    assert [one.frame for one in measurements_of(frames, header())] == [1]
-    assert measurements_of(torn, header()) == ()
-
-
-def test_the_tolerance_is_of_pixels_for_small_lengths() -> None:
-    ends = [caliper(100, 100), caliper(115 + TOLERANCE_PIXELS * 0.9, 100)]
-    assert measurements_of([said("D 3.00 mm"), *ends], header())
-
-
-def said(text: str) -> Reading:
-    return Reading("1.2.3", None, "text", Meaning.MEASUREMENT, (10, 10, 90, 22), 0.97, False, text)
+    assert bool(calibrated_regions(read_header(given))) is not regions
 
 
 def caliper(x: float, y: float) -> Reading:

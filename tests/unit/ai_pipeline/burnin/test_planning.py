@@ -18,16 +18,16 @@ from HersheyFonts import HersheyFonts
 from pydicom import dcmread
 from pydicom.encaps import encapsulate, generate_frames
 
-from ai_pipeline.burnin import cine as cines
+from ai_pipeline.burnin import frames as cines
 from ai_pipeline.burnin import planning
 from ai_pipeline.burnin.cleaning import CleaningResult, clean
 from ai_pipeline.burnin.decide.writing import NOTHING_READ, Text, level_box
 from ai_pipeline.burnin.find.annotation import (
-    Annotation,
     AnnotationKind,
     Box,
     CleaningPolicy,
     InDoubt,
+    Mark,
     Mask,
     Picture,
 )
@@ -82,7 +82,7 @@ class Found:
 
     texts: list[Text] = field(default_factory=list)
     drawn: dict[AnnotationKind, Mask] = field(default_factory=dict)
-    marks: tuple[Annotation, ...] = ()
+    marks: tuple[Mark, ...] = ()
     banner: Mask = field(default_factory=nothing)
     device: Mask = field(default_factory=nothing)
     area: Mask = field(default_factory=nothing)
@@ -109,7 +109,7 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
             return found.texts
 
         drawings = Drawings({kind: found.drawn.get(kind, nothing()) for kind in KINDS}, found.marks)
-        top = Annotation(AnnotationKind.BANNER, (0, 0, COLUMNS, 5), 1.0)
+        top = Mark(AnnotationKind.BANNER, (0, 0, COLUMNS, 5), 1.0)
         says: dict[str, Callable[..., Any]] = {
             "find_texts": find_texts,
             "find_drawings": lambda *_: drawings,
@@ -137,7 +137,7 @@ def scene() -> Found:
     return Found(
         texts=[text(NAME_BOX, Meaning.IDENTITY, words="KIM"), text(SETTING, Meaning.ACOUSTIC)],
         drawn={CALIPER: filled(CROSS)},
-        marks=(Annotation(CALIPER, CROSS, 0.7, meaning=Meaning.MEASUREMENT),),
+        marks=(Mark(CALIPER, CROSS, 0.7, meaning=Meaning.MEASUREMENT),),
     )
 
 
@@ -378,7 +378,7 @@ def test_views_may_take_too_much_together(plan: Plan, monkeypatch: pytest.Monkey
 
 def test_a_drawn_word_that_the_text_detector_has_is_told_once(plan: Plan) -> None:
     found, other = scene(), (20, 150, 60, 170)
-    found.marks = (Annotation(TEXT, (22, 22, 118, 58), 0.6), Annotation(TEXT, other, 0.6))
+    found.marks = (Mark(TEXT, (22, 22, 118, 58), 0.6), Mark(TEXT, other, 0.6))
     found.drawn[TEXT] = filled(other)
     assert [mark.box for mark in plan(found, CLINICAL).marks if mark.kind is TEXT] == [
         other,

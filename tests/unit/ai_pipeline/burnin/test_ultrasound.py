@@ -4,24 +4,19 @@ import json
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from unittest.mock import Mock
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from ai_pipeline.burnin import pipeline, tools
+from ai_pipeline.burnin import tools
 from ai_pipeline.burnin.decide.banner import find_banner, find_device_banner
-from ai_pipeline.burnin.despeckle import MODEL, Despeckler
 from ai_pipeline.burnin.devices.rules import (
     DEVICE_RULES,
     SHIPPED,
+    conditions_of,
     device_boxes,
     device_note,
     matching_rules,
@@ -31,11 +26,9 @@ from ai_pipeline.cli import app
 from ai_pipeline.contract import (
     Accept,
     Decision,
-    DerivedImage,
     ImageHeader,
     ImageKind,
     Meaning,
-    ModelRef,
     Refuse,
     UltrasoundRegion,
 )
@@ -45,7 +38,6 @@ from ai_pipeline.models import registry
 from ai_pipeline.pipelines import create
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, silent, write_dicom
 from tests.unit.ai_pipeline.test_cli import pasted
-from tests.unit.heads import drawn_head
 
 pytestmark = pytest.mark.usefixtures("less_enlarged")
 SMALL = (240, 320)
@@ -77,16 +69,17 @@ def test_one_image_that_cannot_be_cleaned_does_not_hold_up_the_others() -> None:
     ]
 
 
-def test_a_written_length_that_its_calipers_confirm_is_handed_back_when_asked_for() -> None:
-    picture = burn(np.repeat(echo()[..., None], 3, axis=2), "KIM MINJUN", (10, 8), (255, 255, 255), 18)
-    for place in ((163, 144), (283, 174)):  # 124 pixels of 0.2 mm apart
-        picture = burn(picture, "+", place, (255, 230, 0), 22)
-    picture = burn(picture, "1 D 2.47 cm", (10, 320), (255, 230, 0), 18)
-    calibrated = UltrasoundRegion((0, 30, 480, 360), (0.2, 0.2), 1, 1)
-    image = ArrayImage(picture[None], photometric="RGB", ultrasound_regions=(calibrated,))
-    (length,) = create("ultrasound").run([image], silent, {"measurements": True}).measurements
-    assert (length.value, length.unit.value) == (2.47, "cm")
-    assert np.array(length.lines[0]) == pytest.approx(np.array([(169.5, 159), (289.5, 189)]), abs=2)
+def test_every_mark_is_explained_without_its_words(tmp_path: Path) -> None:
+    """What goes, what stays, and what only looks like text, each with the rule's reason."""
+    picture = burn(burn(echo(size=SMALL), "KIM MINJUN", (8, 8), 255, 14), "MI 0.9", (8, 220), 255, 12)
+    Image.fromarray(picture).save(tmp_path / "us.png")
+    given = ["run", str(tmp_path / "us.png"), "--modality", "US", "--out", str(tmp_path), "--explain"]
+    done = CliRunner().invoke(app, [*given, "--json"])
+    (record,) = map(json.loads, done.stdout.splitlines())
+    assert any(" goes as identity: not all of it is known to be harmless" in mark for mark in record["marks"])
+    assert "KIM" not in done.output and "identity" in CliRunner().invoke(app, given).output
+    refused = CliRunner().invoke(app, [*given, "--pipeline", "chest_xray"])
+    assert refused.exit_code == 2 and "no marks to explain" in refused.output
 
 
 def test_other_modalities_are_refused_unless_asked_for() -> None:
@@ -250,8 +243,8 @@ def test_rectangles_are_places_in_the_picture(
     tmp_path: Path, rectangles: str, box: tuple[int, int, int, int]
 ) -> None:
     text = RULE.replace("{ left = 0, top = 0, right = 1.0, bottom = 20 }", rectangles)
-    [found] = device_boxes(header(tmp_path), (240, 320, 3), folder_with(tmp_path, text))
-    assert found.box == box
+    [(_, found)] = device_boxes(header(tmp_path), (240, 320, 3), folder_with(tmp_path, text))
+    assert found == box
 
 
 def test_a_rectangle_goes_whole_if_something_is_written_in_it_in_whatever_colour(tmp_path: Path) -> None:
@@ -295,7 +288,7 @@ def test_the_note_names_the_rules(tmp_path: Path) -> None:
 def test_a_rule_of_the_site_replaces_the_shipped_one_and_can_switch_it_off(tmp_path: Path) -> None:
     epiq = {"Manufacturer": "Philips Medical Systems", "ManufacturerModelName": "EPIQ 5G"}
     name = open_dicom(write_dicom(tmp_path / "epiq.dcm", np.zeros((1, 768, 1024), np.uint8), **epiq)).header
-    assert [found.rule for found in device_boxes(name, (768, 1024))] == ["philips-epiq-768x1024"]
+    assert [rule.name for rule, _ in device_boxes(name, (768, 1024))] == ["philips-epiq-768x1024"]
     off = RULE.replace("ours", "philips-epiq-768x1024").partition("rectangles")[0] + "rectangles = []\n"
     assert device_boxes(name, (768, 1024), folder_with(tmp_path, off)) == ()
 
@@ -387,7 +380,8 @@ def test_the_example_of_the_guide_is_a_file_of_rules(tmp_path: Path) -> None:
 def test_a_measured_bar_ends_where_the_rule_says(data: Path, file: str, rule: str) -> None:
     image = open_dicom(data / "dicom" / "files" / file)
     picture = image.display()
-    boxes = [found.box for found in device_boxes(image.header, picture.shape) if found.rule == rule]
+    found = device_boxes(image.header, picture.shape)
+    boxes = [box for one, box in found if one.name == rule]
     [bottom] = {box[3] for box in boxes}
     grey = picture if picture.ndim == 2 else picture.max(axis=2)
     assert np.median(grey[bottom - 2]) > 30 > np.median(grey[bottom + 1])
@@ -406,156 +400,9 @@ def test_a_coloured_surrounding_goes_whole() -> None:
     assert mask.all()
 
 
-def tried(image: Path, *words: str | Path) -> Result:
-    """The command `devices try`."""
-    return CliRunner().invoke(app, ["devices", "try", str(image), *map(str, words)])
-
-
-def test_the_command_says_which_rules_are_for_a_file_and_outlines_them_for_its_owner_alone(
-    tmp_path: Path,
-) -> None:
-    folder_with(tmp_path, RULE)
-    header(tmp_path)
-    preview = tmp_path / "preview.png"
-    done = tried(tmp_path / "image.dcm", "--device-rules", tmp_path, "--preview", preview, "--json")
-    assert done.exit_code == 0 and "Secret" not in done.output
-    told, place = json.loads(done.stdout), {"left": 0, "top": 0, "right": 320, "bottom": 20}
-    assert told["rules"] == ["ours"]
-    assert told["rectangles"] == [{"rule": "ours", "meaning": "identity", **place}]
-    outlined = (np.asarray(Image.open(preview)) == (255, 96, 0)).all(axis=2)
-    assert outlined[[0, 19], :].all() and not outlined[3:17, 3:-3].any() and not outlined[20:].any()
-    assert preview.stat().st_mode & 0o077 == 0
-
-
-def test_what_the_command_prints_is_a_condition_that_fits(tmp_path: Path) -> None:
+def test_the_conditions_of_an_image_are_those_of_a_rule_that_fits(tmp_path: Path) -> None:
     given = header(tmp_path, Manufacturer="Maker [EU]", SoftwareVersions=["V6"])
-    line = tried(tmp_path / "image.dcm").stdout.splitlines()[0]
-    rule = f'name = "printed"\n{line}\nrectangles = [{{ left = 0, top = 0, right = 9, bottom = 9 }}]\n'
-    assert matched(given, folder_with(tmp_path, f'source = "x"\n[[rule]]\n{rule}')) == ["printed"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "status", "said"),
-    [
-        (["none.dcm"], 65, "no such file"),
-        (["image.dcm", "--frame", "2", "--preview", "p.png"], 65, "there is no frame 2"),
-        (["image.dcm", "--device-rules", "none"], 78, "does not exist"),
-    ],
-)
-def test_the_command_fails_with_the_cause(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], status: int, said: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    header(tmp_path)
-    done = tried(Path(arguments[0]), *arguments[1:])
-    assert (done.exit_code, said in done.stderr) == (status, True), done.stderr
-    assert not Path("p.png").exists()
-
-
-# Less speckle in cleaned pictures
-
-DESPECKLER = ModelRef("despeckle", "1", "a" * 64, "b" * 64)
-US_STILL = ImageHeader("US", "", 61, 83, 1, "MONOCHROME2", 8)
-
-
-def blurred(pictures: np.ndarray) -> Mapping[str, np.ndarray]:
-    assert pictures.shape[2] % 4 == pictures.shape[3] % 4 == 0
-    return {"despeckled": cv2.blur(pictures[0, 0], (5, 5))[None, None]}
-
-
-HALF, WHOLE = Despeckler(blurred, 0.5, DESPECKLER), Despeckler(blurred, 1.0, DESPECKLER)
-
-
-def cleaned(frames: np.ndarray, photometric: str = "MONOCHROME2", *, verified: bool = True) -> DerivedImage:
-    return DerivedImage(ImageKind.CLEANED, "1.2.3", frames, photometric, "text", verified=verified)  # type: ignore[arg-type]
-
-
-def despeckled(frames: np.ndarray, kind: str = "MONOCHROME2", **header: Any) -> np.ndarray:
-    return np.asarray(WHOLE.despeckle(cleaned(frames, kind), replace(US_STILL, **header), silent).frames)
-
-
-def speckled(*shape: int, white: int = 255) -> np.ndarray:
-    return np.random.default_rng(1).integers(white // 5, white, (*shape, 61, 83))
-
-
-def test_speckle_is_less_and_the_strength_says_by_how_much() -> None:
-    frames = speckled(1).astype(np.uint8)
-    half, whole = HALF.despeckle(cleaned(frames), US_STILL, silent), despeckled(frames)
-    less = np.asarray(half.frames)
-    assert frames.std() > less.std() > whole.std()
-    assert (half.name, half.verified, half.models) == ("despeckled", True, (DESPECKLER,))
-    assert np.allclose(less, (frames.astype(float) + whole) / 2, atol=1)
-
-
-def test_outside_the_region_and_in_black_nothing_changes() -> None:
-    frames = speckled(1).astype(np.uint8)
-    frames[0, 30, 40] = 0
-    region = UltrasoundRegion((20, 10, 70, 50), None, 1, 1)
-    changed = (despeckled(frames, ultrasound_regions=(region,)) != frames)[0]
-    assert changed[10:50, 20:70].mean() > 0.8 and not changed[30, 40]
-    assert changed.sum() == changed[10:50, 20:70].sum()
-
-
-def test_flow_keeps_its_colours() -> None:
-    frames = np.repeat(speckled(1).astype(np.uint8)[..., None], 3, axis=3)
-    frames[0, 20:30, 20:30] = (250, 30, 10)
-    made = despeckled(frames, "RGB", photometric="RGB")
-    assert (made[0, 20:30, 20:30] == (250, 30, 10)).all()
-    assert (np.ptp(made[0, 40:60], axis=-1) <= 1).all() and (made != frames).mean() > 0.5
-
-
-def test_sixteen_bits_and_inverted_grey_keep_their_scale() -> None:
-    frames = speckled(1, white=4095).astype(np.uint16)
-    plain = despeckled(frames, bits_stored=12)
-    inverted = despeckled(4095 - frames, "MONOCHROME1", bits_stored=12)
-    assert plain.dtype == np.uint16 and abs(float(plain.mean()) - frames.mean()) < 20
-    assert np.abs(4095 - inverted.astype(int) - plain.astype(int)).max() <= 1
-
-
-@pytest.mark.parametrize(
-    "image",
-    [
-        cleaned(speckled(1).astype(np.uint8), verified=False),
-        replace(cleaned(speckled(1).astype(np.uint8)), kind=ImageKind.MASK),
-        cleaned(speckled(1).astype(np.int16)),
-    ],
-)
-def test_what_was_not_verified_or_has_a_sign_is_refused(image: DerivedImage) -> None:
-    with pytest.raises(CleaningFailed):
-        WHOLE.despeckle(image, US_STILL, silent)
-
-
-def speckled_head() -> np.ndarray:
-    noise = np.random.default_rng(1).rayleigh(0.5, (345, 512))
-    return np.clip(drawn_head()[0] * noise, 0, 255).astype(np.uint8)
-
-
-def test_the_network_that_ships_takes_speckle_away_and_keeps_the_size() -> None:
-    picture = speckled_head()[:301, :403].astype(np.float32) / 255
-    made, flat = Despeckler.active().picture(picture), np.s_[:60, :60]  # tissue of one grey
-    assert made.shape == picture.shape and made[flat].std() < 0.8 * picture[flat].std()
-    assert made[flat].mean() == pytest.approx(picture[flat].mean(), rel=0.15)
-
-
-def test_the_command_line_gives_the_cleaned_picture_once_more(tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "us.png"), speckled_head())
-    given = ["--pipeline", "ultrasound", "--modality", "US", "--json", "--despeckle", "--out", str(tmp_path)]
-    done = CliRunner().invoke(app, ["run", str(tmp_path / "us.png"), *given])
-    assert done.exit_code == 0, done.output
-    paths = {image["kind"]: image["path"] for image in json.loads(done.stdout)["images"]}
-    cleaned, less = (
-        np.asarray(Image.open(paths[kind]).convert("L"), int) for kind in ("cleaned", "despeckled")
-    )
-    assert (
-        less.shape == cleaned.shape and np.abs(np.diff(less)).mean() < 0.9 * np.abs(np.diff(cleaned)).mean()
-    )
-
-
-def test_what_cannot_be_despeckled_is_still_cleaned_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    refusal = Mock(side_effect=CleaningFailed("speckle is reduced on unsigned samples only"))
-    monkeypatch.setattr(pipeline.Despeckler, "despeckle", refusal)
-    ultrasound, image = pipeline.Ultrasound(despeckler=Despeckler.active()), ArrayImage(speckled_head()[None])
-    result = ultrasound.run([image], silent, {})
-    assert {image.kind for image in result.images} == {ImageKind.CLEANED, ImageKind.MASK}
-    assert "not_despeckled" in {note.name for note in result.quality}
-    assert MODEL in {model.id for model in result.models}
+    match = ", ".join(f"{key} = {json.dumps(value)}" for key, value in conditions_of(given).items())
+    text = f'name = "printed"\nmatch = {{ {match} }}\n'
+    text += "rectangles = [{ left = 0, top = 0, right = 9, bottom = 9 }]\n"
+    assert matched(given, folder_with(tmp_path, f'source = "x"\n[[rule]]\n{text}')) == ["printed"]

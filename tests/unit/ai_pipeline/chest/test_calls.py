@@ -17,10 +17,7 @@ from ai_pipeline.chest import stamps
 from ai_pipeline.chest.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG, Anatomy, AnatomyModel, anatomy_of
 from ai_pipeline.chest.calls import operating_points, prevalence
 from ai_pipeline.chest.card import CLASSIFIER
-from ai_pipeline.chest.classifier import decide, probability
-from ai_pipeline.chest.detector import detections_by_label
-from ai_pipeline.chest.domain_gate import CHILD, UNKNOWN, Kind
-from ai_pipeline.chest.explain import (
+from ai_pipeline.chest.classifier import (
     PARTS,
     Activation,
     BoxHead,
@@ -28,18 +25,21 @@ from ai_pipeline.chest.explain import (
     Candidates,
     ScoredBox,
     activation,
+    decide,
+    detections_by_label,
     heatmap,
+    probability,
     region,
 )
 from ai_pipeline.chest.intended_use import notes, refused_by_header, refused_by_pixels
-from ai_pipeline.chest.places import LungPlace, contradicted, lung_places
+from ai_pipeline.chest.pipeline import LungPlace, contradicted, lung_places
 from ai_pipeline.chest.ratio import EFFUSION_NOTE, Projections, Ratio, measure
 from ai_pipeline.contract import Code, Decision, ModelRef, Origin, Region
 from ai_pipeline.images.coordinates import POSES, UPRIGHT, Affine, Pose, shown
 from ai_pipeline.images.exposure import Exposure
-from ai_pipeline.models.card import Chain, Input
 from ai_pipeline.models.inputs import network_input, prepare
-from ai_pipeline.models.registry import Card, Label, find
+from ai_pipeline.models.registry import Card, Chain, Input, Label, find
+from ai_pipeline.networks.gate import CHILD, UNKNOWN, Kind
 from tests.unit.ai_pipeline.phantoms import CHEST, echo, film
 from tests.unit.chests import drawn_chest
 

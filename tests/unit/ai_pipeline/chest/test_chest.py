@@ -9,11 +9,9 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from ai_pipeline.chest import ratio, stamps
-from ai_pipeline.chest.anatomy import Anatomy
+from ai_pipeline.chest.anatomy import Anatomy, Completeness, Edge, missing_notes, without_missing
 from ai_pipeline.chest.card import CLASSIFIER
-from ai_pipeline.chest.completeness import Completeness, Edge, missing_notes, without_missing
-from ai_pipeline.chest.pipeline import ChestXray
-from ai_pipeline.chest.places import NO_PLACE
+from ai_pipeline.chest.pipeline import NO_PLACE, ChestXray
 from ai_pipeline.contract import (
     Accept,
     Code,

@@ -16,10 +16,10 @@ from ai_pipeline.cli import app
 from ai_pipeline.contract import Accept, ImageHeader, ModelRef, PipelineResult, Refuse, UltrasoundRegion
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.fetal_head import biometry, pipeline
-from ai_pipeline.fetal_head.fetuses import fetus_of_each, names_in, tells_of_several
-from ai_pipeline.fetal_head.intended_use import refused_by_header
-from ai_pipeline.fetal_head.outline import HeadLimits, HeadModel
+from ai_pipeline.fetal_head.intended_use import fetus_of_each, names_in, refused_by_header, tells_of_several
 from ai_pipeline.images.coordinates import Affine
+from ai_pipeline.networks import heads
+from ai_pipeline.networks.heads import HeadLimits, HeadModel
 from ai_training.sets.images import rows
 from tests.unit.ai_pipeline.phantoms import ArrayImage, silent
 from tests.unit.heads import HEAD, drawn_head
@@ -147,7 +147,7 @@ HERE = Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 @pytest.mark.parametrize("short", [120.0, 170.0, 215.0])
 def test_the_ellipse_of_a_mask_is_the_one_it_was_drawn_by(turn: float, short: float) -> None:
     drawn = replace(HEAD, turn=turn, short=short)
-    found = biometry.ellipse_of(drawn.mask(345, 512), HERE)
+    found = heads.ellipse_of(drawn.mask(345, 512), HERE)
     assert found is not None and abs(math.sin(found.turn - turn)) < 0.05
     assert (found.x, found.y) == pytest.approx((drawn.x, drawn.y), abs=0.2)
     assert (found.long, found.short) == pytest.approx((drawn.long, drawn.short), abs=0.6)
@@ -156,26 +156,26 @@ def test_the_ellipse_of_a_mask_is_the_one_it_was_drawn_by(turn: float, short: fl
 
 def test_a_head_that_leaves_the_picture_is_continued_and_not_cut_off() -> None:
     drawn = replace(HEAD, y=70.0)
-    found = biometry.ellipse_of(drawn.mask(345, 512), HERE)
+    found = heads.ellipse_of(drawn.mask(345, 512), HERE)
     assert found is not None and min(y for _, y in drawn.polygon()) < -5
     assert found.circumference == pytest.approx(drawn.circumference, rel=0.01)
 
 
 def test_the_ellipse_lies_in_the_coordinates_of_the_source() -> None:
-    found = biometry.ellipse_of(HEAD.mask(345, 512), Affine(2.0, 0.0, 10.0, 0.0, 2.0, -4.0))
+    found = heads.ellipse_of(HEAD.mask(345, 512), Affine(2.0, 0.0, 10.0, 0.0, 2.0, -4.0))
     assert found is not None and found.circumference == pytest.approx(2 * HEAD.circumference, rel=0.003)
     assert (found.x, found.y) == pytest.approx((2 * HEAD.x + 10, 2 * HEAD.y - 4), abs=0.4)
 
 
 @pytest.mark.parametrize("mask", [np.zeros((50, 50), bool), np.eye(50, dtype=bool), np.ones((50, 50), bool)])
 def test_what_has_no_outline_has_no_ellipse(mask: np.ndarray) -> None:
-    found = biometry.ellipse_of(mask, HERE)
+    found = heads.ellipse_of(mask, HERE)
 
     assert found is None or found.short < 3
 
 
 def test_the_circumference_of_a_circle_is_that_of_a_circle_and_the_polygon_lies_on_it() -> None:
-    circle = biometry.Ellipse(50.0, 50.0, 80.0, 80.0, 0.0)
+    circle = heads.Ellipse(50.0, 50.0, 80.0, 80.0, 0.0)
     assert circle.circumference == pytest.approx(math.pi * 80)
     assert all(math.hypot(x - 50, y - 50) == pytest.approx(40) for x, y in circle.polygon())
     axes = math.dist(*HEAD.long_axis()), math.dist(*HEAD.short_axis())
@@ -264,7 +264,7 @@ def test_twins_are_measured_where_the_picture_says_which_also_if_only_the_header
 
 
 def test_two_heads_in_one_picture_are_not_measured(study: Study, fetal: pipeline.FetalHead) -> None:
-    left, right = (drawn_head(head=biometry.Ellipse(x, 170.0, 150.0, 120.0, 0.0))[0] for x in (130.0, 380.0))
+    left, right = (drawn_head(head=heads.Ellipse(x, 170.0, 150.0, 120.0, 0.0))[0] for x in (130.0, 380.0))
     fetal._loaded = model(of_columns_apart, spread=1.0)
     result = study("TWIN A", picture=np.maximum(left, right))
     assert measured(result) == {}
@@ -274,9 +274,9 @@ def test_two_heads_in_one_picture_are_not_measured(study: Study, fetal: pipeline
 def of_columns_apart(values: np.ndarray) -> dict[str, np.ndarray]:
     """An engine that outlines an ellipse in each half of the picture."""
     count, _, rows, columns = values.shape
-    half = biometry.Ellipse(columns / 4, rows / 2, 75.0, 60.0, 0.0).mask(rows, columns // 2)
-    heads = np.tile(np.concatenate([half, half], axis=1).astype(np.float32), (count, 1, 1))
-    return {"head": heads, "present": np.ones(count, np.float32)}
+    half = heads.Ellipse(columns / 4, rows / 2, 75.0, 60.0, 0.0).mask(rows, columns // 2)
+    twice = np.tile(np.concatenate([half, half], axis=1).astype(np.float32), (count, 1, 1))
+    return {"head": twice, "present": np.ones(count, np.float32)}
 
 
 LIMITS = HeadLimits(present=0.5, shape=0.95, spread=0.05, roundness=(0.5, 1.0), outside=0.1, inset=0.0)

@@ -58,7 +58,7 @@ from ai_pipeline.contract import (
     Region,
 )
 from ai_pipeline.errors import HeaderError, NoDecoder, OutOfMemory, PixelError
-from ai_pipeline.images import codestreams, colours, decoder, page, resolutions
+from ai_pipeline.images import codestreams, colours, decoder, render, resolutions
 from ai_pipeline.images.coordinates import POSES, Pose, shown, upright
 from ai_pipeline.images.decode import (
     DicomImage,
@@ -1553,14 +1553,14 @@ BLUE = (0, 90, 200)  # no letter has it, nor its edges
 
 
 def drawn(
-    shown: page.PagePicture | str = "no picture", results: Sequence[str] = (), **given: Sequence[str]
+    shown: render.PagePicture | str = "no picture", results: Sequence[str] = (), **given: Sequence[str]
 ) -> Picture:
     usual = {"head": ["Test, Ann", "ID: 1"], "captions": ["View: PA"], "foot": ["AI result"]} | given
-    return page.draw_page("AI summary", usual["head"], shown, usual["captions"], results, usual["foot"])
+    return render.draw_page("AI summary", usual["head"], shown, usual["captions"], results, usual["foot"])
 
 
-def blue(rows: int, columns: int, *boxes: tuple[float, float, float, float]) -> page.PagePicture:
-    return page.PagePicture(np.full((rows, columns, 3), BLUE, np.uint8), [finding(*boxes)] if boxes else [])
+def blue(rows: int, columns: int, *boxes: tuple[float, float, float, float]) -> render.PagePicture:
+    return render.PagePicture(np.full((rows, columns, 3), BLUE, np.uint8), [finding(*boxes)] if boxes else [])
 
 
 def place_of_picture(whole: Picture) -> tuple[int, int, int, int]:
@@ -1606,8 +1606,8 @@ def test_what_has_no_room_is_counted() -> None:
         4: ["a", "b", "c", "and 2 more: see the report"],
         3: ["a", "and 3 more: see the report"],
     }
-    assert {lines: page._cut(blocks, lines) for lines in cut} == cut
-    assert page._cut([["a", "b", "c", "d"], ["e"]], 3) == ["a", "b", "and 3 more lines: see the report"]
+    assert {lines: render._cut(blocks, lines) for lines in cut} == cut
+    assert render._cut([["a", "b", "c", "d"], ["e"]], 3) == ["a", "b", "and 3 more lines: see the report"]
 
 
 @pytest.mark.parametrize(
@@ -1615,14 +1615,14 @@ def test_what_has_no_room_is_counted() -> None:
 )
 @pytest.mark.parametrize("count", [1, 12, 100])
 def test_nothing_is_written_at_the_edges_or_over_the_picture(
-    shown: page.PagePicture | str, count: int
+    shown: render.PagePicture | str, count: int
 ) -> None:
     long = ["W" * 200, *words(count), "word " * 200]
     whole = drawn(
         shown, long, head=["Ü" * 64, "9" * 64, "word " * 90], foot=["m" * 300, "n" * 300], captions=["c" * 99]
     )
     assert not any(edge.any() for edge in (whole[:5], whole[-5:], whole[:, :20], whole[:, -20:]))
-    if isinstance(shown, page.PagePicture):
+    if isinstance(shown, render.PagePicture):
         left, top, right, bottom = place_of_picture(whole)
         inside = whole[top:bottom, left:right]
         assert not (inside == 255).all(axis=-1).any(), "no white letters in the picture"
@@ -1638,30 +1638,32 @@ def test_boxes_are_drawn_where_they_are_in_the_picture() -> None:
 
 
 def test_pixels_that_are_no_squares_are_shown_as_they_are_in_the_body() -> None:
-    shown = page.PagePicture(np.full((100, 200, 3), BLUE, np.uint8), pixel_height=2.0)
+    shown = render.PagePicture(np.full((100, 200, 3), BLUE, np.uint8), pixel_height=2.0)
     left, top, right, bottom = place_of_picture(drawn(shown))
     assert right - left == bottom - top
 
 
 def test_letters_with_accents_greek_and_cyrillic_are_drawn_and_no_other() -> None:
     """A letter that the font lacks would be an empty frame."""
-    font = ImageFont.truetype(page.FONT, page.LETTERS, layout_engine=ImageFont.Layout.BASIC)
+    font = ImageFont.truetype(render.FONT, render.LETTERS, layout_engine=ImageFont.Layout.BASIC)
     frame = bytes(font.getmask("\uffff"))
     given = [
-        chr(one) for one in range(sys.maxunicode // 16) if page.drawable(chr(one)) and chr(one).isprintable()
+        chr(one)
+        for one in range(sys.maxunicode // 16)
+        if render.drawable(chr(one)) and chr(one).isprintable()
     ]
     assert [one for one in given if bytes(font.getmask(one)) == frame] == []
     assert all(
-        map(page.drawable, ("Müller-Øster, Łukasz", "Иванова", "Παπαδόπουλος", "Nguyễn", "Mu\u0308ller"))
+        map(render.drawable, ("Müller-Øster, Łukasz", "Иванова", "Παπαδόπουλος", "Nguyễn", "Mu\u0308ller"))
     )
-    assert not any(map(page.drawable, ("홍길동", "洪吉洞", "عمر", "山田")))
+    assert not any(map(render.drawable, ("홍길동", "洪吉洞", "عمر", "山田")))
 
 
 def test_the_layout_is_that_of_the_drawn_page() -> None:
     """Where it says that text, pictures and lines are, the page has some; the picture is in it as it is."""
-    shown = page.PagePicture(np.full((300, 400), 90, np.uint8))
+    shown = render.PagePicture(np.full((300, 400), 90, np.uint8))
     content = ("Title", ["Name, Given", "ID: 1"], shown, ["View: PA"], ["AI: nothing found."], ["foot"])
-    laid, drawn = page.lay_out_page(*content), page.draw_page(*content)
+    laid, drawn = render.lay_out_page(*content), render.draw_page(*content)
     assert (laid.height, laid.width) == drawn.shape[:2]
     for one in laid.texts:
         letters = drawn[one.baseline - one.size // 2 : one.baseline, one.left : one.left + one.size]
@@ -1669,4 +1671,4 @@ def test_the_layout_is_that_of_the_drawn_page() -> None:
     [(pixels, left, top)] = laid.pictures
     rows, columns = pixels.shape[:2]
     assert (drawn[top : top + rows, left : left + columns] == pixels).all()
-    assert laid.rules and all(drawn[row, page.MARGIN].any() for row in laid.rules)
+    assert laid.rules and all(drawn[row, render.MARGIN].any() for row in laid.rules)

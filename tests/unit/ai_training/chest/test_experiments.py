@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from ai_pipeline.models.registry import Chain
-from ai_pipeline.networks.efficientnet import PlacedClassifier
 from ai_training.base import ExperimentError
 from ai_training.chest import fit
+from ai_training.networks.efficientnet import PlacedClassifier
 from ai_training.sets.images import LABELS, ChestImage
 
 SMALL = fit.Experiment.model_validate(

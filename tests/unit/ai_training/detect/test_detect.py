@@ -15,7 +15,7 @@ import pytest
 import tomlkit
 from typer.testing import CliRunner
 
-from ai_pipeline.chest.explain import PARTS, ScoredBox
+from ai_pipeline.chest.classifier import PARTS, ScoredBox
 from ai_pipeline.models.registry import find
 from ai_training import detect, yolo
 from ai_training.base import DataMissing

@@ -22,11 +22,19 @@ from inpaint import ARCHITECTURES, Filler, OciGan, export_filler, file_id, write
 from typer.testing import CliRunner, Result
 
 from ai_pipeline.burnin.cleaning import CleaningResult
-from ai_pipeline.burnin.fill import CORE, Classical, Floats, Inpainter, NetworkInpainter, on_onnx
-from ai_pipeline.burnin.fill import inpaint as inpaint_stored
 from ai_pipeline.burnin.find.annotation import CleaningPolicy, Mask, Picture
 from ai_pipeline.burnin.find.networks import HEIGHT, SYMBOLS, MarkFinder, MarkMaps, known
-from ai_pipeline.burnin.tools import LINES, shared_tools
+from ai_pipeline.burnin.tools import (
+    CORE,
+    LINES,
+    Classical,
+    Floats,
+    Inpainter,
+    NetworkInpainter,
+    on_onnx,
+    shared_tools,
+)
+from ai_pipeline.burnin.tools import inpaint as inpaint_stored
 from ai_pipeline.contract import DerivedImage, ImageKind, Meaning
 from ai_pipeline.models import registry
 from ai_pipeline.models.engine import OnnxRuntime

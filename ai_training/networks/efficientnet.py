@@ -13,11 +13,15 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import torch
 from efficientnet_lite_pytorch import EfficientNet
+from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ai_pipeline.models.registry import Weights, read
 
 NAME = "efficientnet-lite0"
 FINE, MIDDLE = 4, 10  # the last blocks at strides 8 and 16
@@ -125,6 +129,12 @@ def fuse(network: nn.Module) -> None:
                 merged = fuse_conv_bn_eval(getattr(part, convolution), getattr(part, normalisation))
                 setattr(part, convolution, merged)
                 setattr(part, normalisation, nn.Identity())
+
+
+def parameters(weights: Weights) -> dict[str, npt.NDArray[np.float32]]:
+    """The parameters of an ONNX file by name. Raises CardError when it is missing or altered."""
+    graph = onnx.load_model_from_string(read(weights)).graph
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
 
 
 def from_arrays(arrays: Mapping[str, npt.NDArray[np.float32]], labels: int, size: int) -> PlacedClassifier:

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ai_pipeline.contract import Floats
 from ai_pipeline.images.coordinates import POSES, UPRIGHT, Pose
-
-Floats = npt.NDArray[np.float32]
 
 ASKEW, CUT_OFF, CLIPPED, CHILD, OTHER = "askew", "cut off", "clipped", "child", "other"
 KINDS = (*(pose.name for pose in POSES), ASKEW, CUT_OFF, CLIPPED, CHILD, OTHER)
