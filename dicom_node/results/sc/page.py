@@ -24,7 +24,6 @@ from ai_pipeline.contract import (
     Finding,
     Picture,
 )
-from ai_pipeline.images.page import PagePicture, draw_page, drawable, lay_out_page
 from ai_pipeline.images.render import (
     NOT_FOR_DIAGNOSIS,
     PagePicture,
