@@ -111,7 +111,8 @@ class Inbox(Stored):
         """Once: a second close would close a file of somebody else by its number."""
         if self.is_open:
             self.is_open = False
-            os.close(self.journal._file)
+            if self.journal._file >= 0:
+                os.close(self.journal._file)
             self.database.dispose()
 
     def receive(
