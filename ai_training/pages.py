@@ -34,7 +34,8 @@ is different. To use a model of your own, put its card and weights into one fold
 replaces it. `ai-pipeline models list` and `dicom-node models verify` say what is there and whether it is
 intact.
 
-[How they were trained](models/training.md) · [how figures are made](training.md) · [a model of your
+A card also has its recipe (table `training`) and figures that no page shows: ECE and Brier score, sensitivity
+of hidden labels, answers by least probability. [How figures are made](training.md) · [a model of your
 own](models-own.md)
 """
 PICTURES = {
@@ -107,13 +108,11 @@ CHEST = (
     ),
     FiguresTable(
         "metrics>labels",
-        "Labels, at the thresholds of `balanced`",
+        "Labels",
         {
             "positives": "positives",
             "auc": "AUC",
             "average_precision": "average precision",
-            "sensitivity_present+specificity_present": "sensitivity; specificity, present",
-            "sensitivity_not_absent+specificity_not_absent": "… not absent",
         },
         rows="label",
         digits=2,
@@ -139,15 +138,15 @@ CHEST = (
             "false_positives_at_95": "pass where 95 % of the adults do",
             "accepted": "accepted",
             "mended": "reoriented",
-            "refused": "refused",
         },
+        "The rest is refused.",
         rows="picture",
     ),
     *(
         FiguresTable(
             f"metrics>calibration>{source}>labels",
             f"Calibration, {source}",
-            {name: name for name in ("prevalence", "ece", "brier", "slope", "intercept")},
+            {name: name for name in ("prevalence", "slope", "intercept")},
             "Slope 1 and intercept 0 are perfect.",
             rows="label",
         )
@@ -269,12 +268,6 @@ OVARIAN = (
         },
     ),
     FiguresTable("metrics>answers>by_class", "Calls", {"frames": "frames", "right": "right"}, rows="called"),
-    FiguresTable(
-        "metrics>cross_validation>risk_coverage",
-        "Fewer answers",
-        {"coverage": "answered", "least_probability": "least probability", "right": "right"},
-        rows="",
-    ),
     FiguresTable("metrics>gate", "The gate", {"pictures": "pictures", "passed": "passed"}, rows="set"),
     FiguresTable(
         "metrics>outline",
@@ -353,7 +346,7 @@ ULTRASOUND = (
     FiguresTable(
         "metrics>test>texture",
         "Frames as they came",
-        {"enl": "ENL", "cnr": "CNR", "edges": "edges kept"},
+        {"enl": "ENL", "edges": "edges kept"},
         rows="filter",
         digits=2,
     ),
@@ -363,20 +356,6 @@ ULTRASOUND = (
         {"dice": "Dice", "difference": "difference to raw", "error": "off by (mm)", "area": "area, to true"},
         rows="filter",
         digits=4,
-    ),
-)
-TRAINING = (
-    FiguresTable(
-        "training",
-        "",
-        {
-            "data": "images",
-            "images": "training images",
-            "patients": "patients",
-            "frames": "frames",
-            "chosen": "chosen",
-            "chosen_iteration": "chosen at iteration",
-        },
     ),
 )
 PAGES = (
@@ -400,14 +379,6 @@ PAGES = (
     FiguresPage("ovarian.md", "Ovaries", ("metrics>cross_validation",), OVARIAN),
     FiguresPage(
         "ultrasound.md", "Ultrasound: marks, filling, speckle", ("detector", "tile", "despeckler"), ULTRASOUND
-    ),
-    FiguresPage(
-        "training.md",
-        "How the models were trained",
-        ("training",),
-        TRAINING,
-        " The card's table `training` has the recipe. Commands: [training](../training.md),"
-        " [ultrasound](../training-ultrasound.md).",
     ),
 )
 
@@ -442,9 +413,10 @@ def card_lines(card: Card) -> list[str]:
         f"* **Intended use:** {card.intended_use}",
         f"* **Architecture:** {card.architecture}",
         f"* **Licence:** {card.licence}",
+        f"* **Learned from:** {_cell(card.details, 'training>data', 3)}",
         *(f"* **Weights ({w.role}):** `{w.path.name}`, SHA-256 `{w.sha256[:16]}…`" for w in card.weights),
         *([f"* **Probabilities calibrated:** {'yes' if card.calibrated else 'no'}"] if card.labels else []),
-        f"* **Figures:** {', '.join(links)}",
+        *([f"* **Figures:** {', '.join(links)}"] if links else []),
         "",
         "Limits:",
         "",
@@ -487,14 +459,12 @@ def _findings(card: Card) -> Iterator[str]:
     if card.details.get("metrics"):
         yield from ("### Findings", "")
         yield from markdown_table(
-            ("label", "code", "place", "reported", "present from", "absent below", "box"),
+            ("label", "code", "reported", "present from", "absent below"),
             (
                 [
                     label.name,
                     f"{label.code.value} {label.code.scheme} *{label.code.meaning}*",
-                    label.site.meaning if label.site else "",
                     *map(_text, (label.supported, label.threshold, label.absent_below)),
-                    _text(label.detector if card.plays("detector") else label.box),
                 ]
                 for label in card.labels
             ),
