@@ -29,14 +29,12 @@ of `ultrasound-inpaint-oci-gan` and `ultrasound-despeckle-residual`, figures in 
 [studies](studies/README.md).
 
 A network is loaded only through a card that names its weights with their SHA-256, and is refused when a byte
-is different. To use a model of your own, put its card and weights into one folder and name the folder
-(`--models-dir`, the node's `models_dir`, or `AI_PIPELINE_MODELS_DIR`); a card with the id of a shipped one
-replaces it. `ai-pipeline models list` and `dicom-node models verify` say what is there and whether it is
-intact.
+is different. `dicom-node models verify` says whether all are intact. A card in a folder
+[of your own](models-own.md) with the id of a shipped one replaces it.
 
-A card also has its recipe (table `training`) and figures that no page shows: ECE and Brier score, sensitivity
-of hidden labels, answers by least probability. [How figures are made](training.md) · [a model of your
-own](models-own.md)
+A card also has its recipe (table `training`) and figures that no page shows: average precision, ECE and
+Brier score, calibration by source, sensitivity of hidden labels, answers by least probability, SSIM of
+filters. [How figures are made](training.md)
 """
 PICTURES = {
     "burnin-text": ("cleaning-first-now.png", "Ultrasound as it came, and cleaned by two versions"),
@@ -78,7 +76,7 @@ class FiguresPage:
     note: str = ""
 
 
-PLACED = {name: name for name in ("T(IoU.1)", "T(IoU.3)", "T(IoU.5)", "mean T", "pointing")}
+PLACED = {"T(IoU.1)": "T(IoU.1)", "mean T": "mean T of .1, .3, .5", "pointing": "pointing"}
 FOUND = {"recall": "all", **{f"by_class>{name}>recall": name for name in ("text", "caliper", "marker")}}
 FOUND |= {"by_class>scale>recall": "scale", "by_class>logo>recall": "logo", "precision": "precision"}
 FILLED = {
@@ -112,7 +110,6 @@ CHEST = (
         {
             "positives": "positives",
             "auc": "AUC",
-            "average_precision": "average precision",
         },
         rows="label",
         digits=2,
@@ -142,15 +139,12 @@ CHEST = (
         "The rest is refused.",
         rows="picture",
     ),
-    *(
-        FiguresTable(
-            f"metrics>calibration>{source}>labels",
-            f"Calibration, {source}",
-            {name: name for name in ("prevalence", "slope", "intercept")},
-            "Slope 1 and intercept 0 are perfect.",
-            rows="label",
-        )
-        for source in ("cxr_nih/images", "cxr_nih_more/images_128")
+    FiguresTable(
+        "metrics>calibration>cxr_nih/images>labels",
+        "Calibration, cxr_nih/images",
+        {name: name for name in ("prevalence", "slope", "intercept")},
+        "Slope 1 and intercept 0 are perfect.",
+        rows="label",
     ),
     FiguresTable(
         "metrics>subgroups",
@@ -197,7 +191,6 @@ CALLS = (
             "constant": "one fixed box",
             "difference": "difference",
             "passes": "box",
-            "why": "why not",
         },
         "A box only where the detector surely beats a fixed box and one in the middle, points no worse, and "
         "reaches half of the findings.",
@@ -249,7 +242,7 @@ OVARIAN = (
         {
             name: name.replace("_at_31", " at 31 %")
             for name in (
-                *("positives", "auc", "recall", "specificity", "ppv", "npv", "f1", "accuracy"),
+                *("positives", "auc", "recall", "specificity", "ppv", "npv"),
                 *("ppv_at_31", "npv_at_31", "f1_at_31"),
             )
         },
@@ -336,8 +329,8 @@ ULTRASOUND = (
         "metrics>test>noise",
         "Speckle put on test frames",
         {
-            **{f"{s}>psnr+{s}>ssim": f"PSNR; SSIM at {s}" for s in ("0.1", "0.25", "0.5", "0.75")},
-            "physical>psnr+physical>ssim": "physical",
+            **{f"{s}>psnr": f"PSNR at {s}" for s in ("0.1", "0.25", "0.5", "0.75")},
+            "physical>psnr": "physical",
             "seconds": "seconds",
         },
         "Against frames that have speckle of their own: no others exist.",
@@ -353,7 +346,7 @@ ULTRASOUND = (
     FiguresTable(
         "metrics>test>heads",
         "Heads that the shipped segmenter outlines after each filter",
-        {"dice": "Dice", "difference": "difference to raw", "error": "off by (mm)", "area": "area, to true"},
+        {"difference": "Dice, to raw", "error": "off by (mm)", "area": "area, to true"},
         rows="filter",
         digits=4,
     ),
