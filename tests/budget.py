@@ -2,7 +2,8 @@
 
 ``python -m tests.budget [--write]``: nothing may be above its number, and no number above that of the commit
 where this branch left the main one (nor their sum: a new package takes its number from another, and so does a
-connector that leaves ``dicom_node``). Docstrings and comments cost nothing. ``--write`` lowers the numbers to what is there.
+connector that leaves ``dicom_node``). Docstrings and comments cost nothing. ``--write`` lowers the numbers to
+what is there.
 """
 
 import ast
