@@ -62,6 +62,6 @@ GRANT INSERT, UPDATE ON cleaning_review, image_count, score_count TO dicom_node_
 
 -- What people do.
 GRANT dicom_node_receives, dicom_node_works TO dicom_node_console;
-GRANT SELECT ON registered_patient TO dicom_node_console;
+
 GRANT SELECT, INSERT, UPDATE, DELETE ON api_token, user_account, user_session TO dicom_node_console;
-GRANT INSERT, UPDATE, DELETE ON drawn_by_hand, feedback, registered_patient, withdrawal TO dicom_node_console;
+GRANT INSERT, UPDATE, DELETE ON drawn_by_hand, feedback, withdrawal TO dicom_node_console;

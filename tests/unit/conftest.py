@@ -19,7 +19,7 @@ from tests.smtp_lab import WebServer
 def _choices_are_read_by_one_process() -> Iterator[None]:
     """Else each list of choices between versions starts one of its own, which imports for a second."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choose, "Inspector", lambda _: Mock(wraps=INSPECTOR, close=Mock()))
+        patch.setattr(choose, "Inspector", lambda: Mock(wraps=INSPECTOR, close=Mock()))
         yield
 
 
