@@ -23,19 +23,15 @@ CARDS = "models.md"
 OPENING = """# Models
 
 **None of these models is for diagnostic use.** This page and the figures that it leads to are written from
-the cards of what ships, in `ai_pipeline/cards/` (`python -m ai_training.pages`). The cards of two inpainters
-and three autoencoders that no pipeline runs are in `ai_training/ultrasound/compared/`: licences and limits as
-of `ultrasound-inpaint-oci-gan` and `ultrasound-despeckle-residual`, figures in the
-[studies](studies/README.md).
+the cards of what ships, in `ai_pipeline/cards/` (`python -m ai_training.pages`). Two inpainters
+and three autoencoders that no pipeline runs (`ai_training/ultrasound/compared/`) have licences and limits as
+`ultrasound-inpaint-oci-gan` and `ultrasound-despeckle-residual`, and figures in the [studies](studies/README.md).
 
 A network is loaded only through a card that names its weights with their SHA-256, and is refused when a byte
-is different. To use a model of your own, put its card and weights into one folder and name the folder
-(`--models-dir`, the node's `models_dir`, or `AI_PIPELINE_MODELS_DIR`); a card with the id of a shipped one
-replaces it. `ai-pipeline models list` and `dicom-node models verify` say what is there and whether it is
-intact.
+is different. Cards and weights in a folder of yours (`--models-dir`, the node's `workers.models_dir`, or
+`AI_PIPELINE_MODELS_DIR`) are [used too](models-own.md).
 
-[How they were trained](models/training.md) · [how figures are made](training.md) · [a model of your
-own](models-own.md)
+[How they were trained](models/training.md) · [how figures are made](training.md)
 """
 PICTURES = {
     "burnin-text": ("cleaning-first-now.png", "Ultrasound as it came, and cleaned by two versions"),
