@@ -438,7 +438,7 @@ def card_lines(card: Card) -> list[str]:
         f"* **Intended use:** {card.intended_use}",
         f"* **Architecture:** {card.architecture}",
         f"* **Licence:** {card.licence}",
-        *(f"* **Weights ({w.role}):** `{w.path.name}`, SHA-256 `{w.sha256[:16]}…`" for w in card.weights),
+        f"* **Weights:** {', '.join(f'`{w.path.name}` ({w.role})' for w in card.weights)}",
         *([f"* **Probabilities calibrated:** {'yes' if card.calibrated else 'no'}"] if card.labels else []),
         f"* **Figures:** {', '.join(links)}",
         "",
