@@ -22,10 +22,10 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 CARDS = "models.md"
 OPENING = """# Models
 
-**None of these models is for diagnostic use.** `python -m ai_training.pages` writes this page and the figures from
-the cards in `ai_pipeline/cards/`. Two inpainters
-and three autoencoders (`ai_training/ultrasound/compared/`) have licences and limits as
-`ultrasound-inpaint-oci-gan` and `ultrasound-despeckle-residual`, and figures in the [studies](studies/README.md).
+**None of these models is for diagnostic use.** `python -m ai_training.pages` writes this page and the figures
+from the cards in `ai_pipeline/cards/`. Two inpainters and three autoencoders
+(`ai_training/ultrasound/compared/`) have licences and limits as `ultrasound-inpaint-oci-gan` and
+`ultrasound-despeckle-residual`, and figures in the [studies](studies/README.md).
 
 A network is refused when a byte differs from the SHA-256 of its card. Cards and weights in a folder of yours
 (`--models-dir`, the node's `workers.models_dir`, or `AI_PIPELINE_MODELS_DIR`) are [used too](models-own.md).
