@@ -1,7 +1,8 @@
 """Writes what documentation can be written by the program itself.
 
 ``python docs/generate.py`` renews ``docs/reference/licences.md`` and the marked parts of the pages in
-``MARKED`` and of ``docs/conformance.md``; ``--check`` only says what is out of date (``tests/test_docs.py`` runs it).
+``MARKED`` and of ``docs/conformance.md``; ``--check`` only says what is out of date (``tests/test_docs.py``
+runs it).
 """
 
 import ast
