@@ -1,7 +1,5 @@
 """Choose the images that a pipeline analyses: their header and their pixels pass a check each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from ai_pipeline.contract import Accept, ModelRef, Refusal, Refuse, RefusedBy, SourceImage

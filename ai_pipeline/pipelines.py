@@ -4,8 +4,6 @@ Nothing heavy is imported before a pipeline is used. A pipeline of another packa
 then its use gives an error of one sentence, and nothing else is affected.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points

@@ -4,8 +4,6 @@ It must not mislead a person who reads nothing else: it makes only statements th
 lists what was not assessed.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import replace

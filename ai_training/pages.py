@@ -27,10 +27,12 @@ from the cards in `ai_pipeline/cards/`. Two inpainters and three autoencoders
 (`ai_training/ultrasound/compared/`) have licences and limits as `ultrasound-inpaint-oci-gan` and
 `ultrasound-despeckle-residual`, and figures in the [studies](studies/README.md).
 
-A network is refused when a byte differs from the SHA-256 of its card. Cards and weights in a folder of yours
-(`--models-dir`, the node's `workers.models_dir`, or `AI_PIPELINE_MODELS_DIR`) are [used too](models-own.md).
+A network is refused when a byte differs from the SHA-256 of its card (`dicom-node models verify`). A card
+in a folder [of your own](models-own.md) with the id of a shipped one replaces it.
 
-[How they were trained](models/training.md) · [how figures are made](training.md)
+A card also has its recipe (table `training`) and figures that no page shows: average precision, ECE and
+Brier score, calibration by source, sensitivity of hidden labels, answers by least probability, SSIM of
+filters. [How figures are made](training.md)
 """
 PICTURES = {
     "burnin-text": ("cleaning-first-now.png", "Ultrasound as it came, and cleaned by two versions"),
@@ -72,7 +74,7 @@ class FiguresPage:
     note: str = ""
 
 
-PLACED = {name: name for name in ("T(IoU.1)", "T(IoU.3)", "T(IoU.5)", "mean T", "pointing")}
+PLACED = {"T(IoU.1)": "T(IoU.1)", "mean T": "mean T of .1, .3, .5", "pointing": "pointing"}
 FOUND = {"recall": "all", **{f"by_class>{name}>recall": name for name in ("text", "caliper", "marker")}}
 FOUND |= {"by_class>scale>recall": "scale", "by_class>logo>recall": "logo", "precision": "precision"}
 FILLED = {
@@ -102,13 +104,10 @@ CHEST = (
     ),
     FiguresTable(
         "metrics>labels",
-        "Labels, at the thresholds of `balanced`",
+        "Labels",
         {
             "positives": "positives",
             "auc": "AUC",
-            "average_precision": "average precision",
-            "sensitivity_present+specificity_present": "sensitivity; specificity, present",
-            "sensitivity_not_absent+specificity_not_absent": "… not absent",
         },
         rows="label",
         digits=2,
@@ -134,19 +133,16 @@ CHEST = (
             "false_positives_at_95": "pass where 95 % of the adults do",
             "accepted": "accepted",
             "mended": "reoriented",
-            "refused": "refused",
         },
+        "The rest is refused.",
         rows="picture",
     ),
-    *(
-        FiguresTable(
-            f"metrics>calibration>{source}>labels",
-            f"Calibration, {source}",
-            {name: name for name in ("prevalence", "ece", "brier", "slope", "intercept")},
-            "Slope 1 and intercept 0 are perfect.",
-            rows="label",
-        )
-        for source in ("cxr_nih/images", "cxr_nih_more/images_128")
+    FiguresTable(
+        "metrics>calibration>cxr_nih/images>labels",
+        "Calibration, cxr_nih/images",
+        {name: name for name in ("prevalence", "slope", "intercept")},
+        "Slope 1 and intercept 0 are perfect.",
+        rows="label",
     ),
     FiguresTable(
         "metrics>subgroups",
@@ -193,7 +189,6 @@ CALLS = (
             "constant": "one fixed box",
             "difference": "difference",
             "passes": "box",
-            "why": "why not",
         },
         "A box only where the detector surely beats a fixed box and one in the middle, points no worse, and "
         "reaches half of the findings.",
@@ -245,7 +240,7 @@ OVARIAN = (
         {
             name: name.replace("_at_31", " at 31 %")
             for name in (
-                *("positives", "auc", "recall", "specificity", "ppv", "npv", "f1", "accuracy"),
+                *("positives", "auc", "recall", "specificity", "ppv", "npv"),
                 *("ppv_at_31", "npv_at_31", "f1_at_31"),
             )
         },
@@ -264,12 +259,6 @@ OVARIAN = (
         },
     ),
     FiguresTable("metrics>answers>by_class", "Calls", {"frames": "frames", "right": "right"}, rows="called"),
-    FiguresTable(
-        "metrics>cross_validation>risk_coverage",
-        "Fewer answers",
-        {"coverage": "answered", "least_probability": "least probability", "right": "right"},
-        rows="",
-    ),
     FiguresTable("metrics>gate", "The gate", {"pictures": "pictures", "passed": "passed"}, rows="set"),
     FiguresTable(
         "metrics>outline",
@@ -338,8 +327,8 @@ ULTRASOUND = (
         "metrics>test>noise",
         "Speckle put on test frames",
         {
-            **{f"{s}>psnr+{s}>ssim": f"PSNR; SSIM at {s}" for s in ("0.1", "0.25", "0.5", "0.75")},
-            "physical>psnr+physical>ssim": "physical",
+            **{f"{s}>psnr": f"PSNR at {s}" for s in ("0.1", "0.25", "0.5", "0.75")},
+            "physical>psnr": "physical",
             "seconds": "seconds",
         },
         "Against frames that have speckle of their own: no others exist.",
@@ -348,30 +337,16 @@ ULTRASOUND = (
     FiguresTable(
         "metrics>test>texture",
         "Frames as they came",
-        {"enl": "ENL", "cnr": "CNR", "edges": "edges kept"},
+        {"enl": "ENL", "edges": "edges kept"},
         rows="filter",
         digits=2,
     ),
     FiguresTable(
         "metrics>test>heads",
         "Heads that the shipped segmenter outlines after each filter",
-        {"dice": "Dice", "difference": "difference to raw", "error": "off by (mm)", "area": "area, to true"},
+        {"difference": "Dice, to raw", "error": "off by (mm)", "area": "area, to true"},
         rows="filter",
         digits=4,
-    ),
-)
-TRAINING = (
-    FiguresTable(
-        "training",
-        "",
-        {
-            "data": "images",
-            "images": "training images",
-            "patients": "patients",
-            "frames": "frames",
-            "chosen": "chosen",
-            "chosen_iteration": "chosen at iteration",
-        },
     ),
 )
 PAGES = (
@@ -395,14 +370,6 @@ PAGES = (
     FiguresPage("ovarian.md", "Ovaries", ("metrics>cross_validation",), OVARIAN),
     FiguresPage(
         "ultrasound.md", "Ultrasound: marks, filling, speckle", ("detector", "tile", "despeckler"), ULTRASOUND
-    ),
-    FiguresPage(
-        "training.md",
-        "How the models were trained",
-        ("training",),
-        TRAINING,
-        " The card's table `training` has the recipe. Commands: [training](../training.md),"
-        " [ultrasound](../training-ultrasound.md).",
     ),
 )
 
@@ -437,9 +404,10 @@ def card_lines(card: Card) -> list[str]:
         f"* **Intended use:** {card.intended_use}",
         f"* **Architecture:** {card.architecture}",
         f"* **Licence:** {card.licence}",
+        f"* **Learned from:** {_cell(card.details, 'training>data', 3)}",
         f"* **Weights:** {', '.join(f'`{w.path.name}` ({w.role})' for w in card.weights)}",
         *([f"* **Probabilities calibrated:** {'yes' if card.calibrated else 'no'}"] if card.labels else []),
-        f"* **Figures:** {', '.join(links)}",
+        *([f"* **Figures:** {', '.join(links)}"] if links else []),
         "",
         "Limits:",
         "",
@@ -482,14 +450,12 @@ def _findings(card: Card) -> Iterator[str]:
     if card.details.get("metrics"):
         yield from ("### Findings", "")
         yield from markdown_table(
-            ("label", "code", "place", "reported", "present from", "absent below", "box"),
+            ("label", "code", "reported", "present from", "absent below"),
             (
                 [
                     label.name,
                     f"{label.code.value} {label.code.scheme} *{label.code.meaning}*",
-                    label.site.meaning if label.site else "",
                     *map(_text, (label.supported, label.threshold, label.absent_below)),
-                    _text(label.detector if card.plays("detector") else label.box),
                 ]
                 for label in card.labels
             ),

@@ -7,8 +7,6 @@ the argument ``--beside`` it serves at the same address as its predecessor until
 predecessor.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

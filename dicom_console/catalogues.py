@@ -4,8 +4,6 @@ New texts get an empty translation; texts that no page uses any more are removed
 number of texts without a translation.
 """
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path

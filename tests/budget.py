@@ -1,8 +1,9 @@
 """Statements of each package and words of the docs against ``budget.toml``, whose numbers may only fall.
 
 ``python -m tests.budget [--write]``: nothing may be above its number, and no number above that of the commit
-where this branch left the main one (nor their sum: a new package takes its number from another). Docstrings
-and comments cost nothing. ``--write`` lowers the numbers to what is there.
+where this branch left the main one (nor their sum: a new package takes its number from another, and so does a
+connector that leaves ``dicom_node``). Docstrings and comments cost nothing. ``--write`` lowers the numbers to
+what is there.
 """
 
 import ast
@@ -10,13 +11,14 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "budget.toml"
 MAIN = ("origin/main", "main")  # the first that git knows
 _GENERATED = ("docs/reference/", "docs/conformance.md", "docs/statement/")
+_CONNECTORS = ("dicom_node", "dicom_connectors")
 _HEAD = "# May only fall: statements of packages (docstrings cost nothing), words of docs/ by hand.\n"
 
 
@@ -60,10 +62,16 @@ def faults(found: Mapping[str, int], budget: Mapping[str, int], landed: Mapping[
         f"budget.toml: {name} was {landed[name]} and is {number}"
         for name, number in budget.items()
         if number > landed.get(name, number)
+        # A connector that leaves the core takes its number along.
+        and not (name == _CONNECTORS[1] and _sum(budget, _CONNECTORS) <= _sum(landed, _CONNECTORS))
     ]
     if landed and (now := _packages(budget)) > (before := _packages(landed)):
         lines.append(f"budget.toml: all packages were {before} and are {now}")
     return lines
+
+
+def _sum(budget: Mapping[str, int], names: Sequence[str]) -> int:
+    return sum(budget.get(name, 0) for name in names)
 
 
 def _packages(budget: Mapping[str, int]) -> int:

@@ -59,8 +59,9 @@ def of_public_picture(data: Path) -> Dataset:
     where ``data`` has none.
     """
     manifest = data / "cxr_nih" / "manifest.csv"
-    for row in csv.DictReader(manifest.open(encoding="utf-8", newline="")) if manifest.is_file() else ():
-        path, adult = manifest.with_name(row["file"]), row["age"].isdigit() and int(row["age"]) >= 18
+    text = manifest.read_text(encoding="utf-8") if manifest.is_file() else ""
+    for row in csv.DictReader(text.splitlines()):
+        path, adult = manifest.parent / row["file"], row["age"].isdigit() and int(row["age"]) >= 18
         labelled = "Cardiomegaly" in row["labels"].split("|") and int(row["n_boxes"] or 0) > 0
         if row["split"] == "test" and row["view"] == "PA" and adult and labelled and path.is_file():
             pixels, age = np.asarray(Image.open(path).convert("L")), int(row["age"])

@@ -111,7 +111,8 @@ class Inbox(Stored):
         """Once: a second close would close a file of somebody else by its number."""
         if self.is_open:
             self.is_open = False
-            os.close(self.journal._file)
+            if self.journal._file >= 0:
+                os.close(self.journal._file)
             self.database.dispose()
 
     def receive(
@@ -163,7 +164,8 @@ class Inbox(Stored):
         self.tell(ASSOCIATION_RELEASED, association, objects=1)
 
     def listener_restarted(self) -> None:
-        os.close(self.journal._file)
+        if self.journal._file >= 0:
+            os.close(self.journal._file)
         self.journal = JournalWriter(self.folder / "journal", "listener2")
         self.tell(LISTENER_STARTED, listener="listener2")
 

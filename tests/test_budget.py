@@ -23,3 +23,11 @@ def test_a_number_may_fall_and_go_to_a_new_package_but_not_grow() -> None:
         "budget.toml: all packages were 10 and are 11",
     ]
     assert faults({}, {"store": 10, "attic": 3}, landed) == ["budget.toml: all packages were 10 and are 13"]
+
+
+def test_a_connector_that_leaves_the_core_takes_its_number_along() -> None:
+    landed = {"dicom_node": 10, "dicom_connectors": 5}
+    assert faults({}, {"dicom_node": 8, "dicom_connectors": 7}, landed) == []
+    assert "budget.toml: dicom_connectors was 5 and is 7" in faults(
+        {}, {"dicom_node": 9, "dicom_connectors": 7}, landed
+    )

@@ -3,8 +3,6 @@
 The text itself leaves this package only as readings, which are for the node's access-controlled record.
 """
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence

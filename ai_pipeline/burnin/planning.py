@@ -4,8 +4,6 @@ A text detector with a recogniser, a network trained on ultrasound marks, the he
 rules each find annotation independently: text counts as identity until it is read and proven harmless.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 

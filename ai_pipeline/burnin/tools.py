@@ -5,8 +5,6 @@ Ways to fill a hole in a picture, classical and by a network, behind one interfa
 Outside the image area no pixel is made up: removed text takes exactly the colour of the background.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

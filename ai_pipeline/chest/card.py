@@ -1,7 +1,5 @@
 """The card of the pipeline ``chest_xray``: its description and its options."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Final
 

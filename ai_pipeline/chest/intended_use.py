@@ -4,8 +4,6 @@ The header is checked first, then the pixels. Faults that neither shows (a later
 does not say so, a mirrored image) are listed in docs/read/chest.md.
 """
 
-from __future__ import annotations
-
 import re
 
 from ai_pipeline.contract import ImageHeader, QualityNote, SourceImage

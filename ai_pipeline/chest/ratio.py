@@ -3,8 +3,6 @@
 It is compared with the usual limit on PA films only: an AP film magnifies the heart.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum

@@ -1,7 +1,5 @@
 """``ai-pipeline pipelines``: what is installed, and what each pipeline says of itself on its card."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from typing import Annotated

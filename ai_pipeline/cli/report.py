@@ -1,7 +1,5 @@
 """The output of ``ai-pipeline run``: pictures in a folder and one JSON record per input."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

@@ -3,8 +3,6 @@
 ``check``, the command line, the form of a rule, the documentation and the results read it from here.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

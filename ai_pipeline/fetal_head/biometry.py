@@ -5,8 +5,6 @@ the outside of the skull. Its short axis is the biparietal diameter from outer t
 skull's thickness more than from outer to inner edge.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Final
 

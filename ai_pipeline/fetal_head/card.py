@@ -1,7 +1,5 @@
 """The card of the pipeline ``fetal_head``: its description."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from ai_pipeline.contract import PipelineCard

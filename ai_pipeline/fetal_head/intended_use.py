@@ -4,8 +4,6 @@ pregnancy.
 Which fetus a picture shows: if there are several, none is measured unless the picture names it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final

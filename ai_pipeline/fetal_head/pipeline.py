@@ -3,8 +3,6 @@
 A picture that is sent with the outline drawn in shows cleaned pixels: burned-in text names patients.
 """
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ system call but those of computing before it reads the frame, returns samples, a
 frame reaches this process, the next frame, or anything else.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import mmap

@@ -34,7 +34,7 @@ def decoded(frame: bytes, header: ImageHeader, times: int) -> PixelArray | None:
     """The samples of a JPEG 2000 at a lower resolution, halved ``times``: uint16 ``[rows, columns]``.
 
     None where the frame must be decoded in full: it is not of unsigned grey samples, it has no such
-    resolution, or the decoding process is not confined here (docs/decisions/openjpeg.md). Raises NoDecoder.
+    resolution, or the decoding process is not confined here (docs/decisions.md). Raises NoDecoder.
     """
     if DECODER.lacks():
         return None

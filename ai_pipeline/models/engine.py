@@ -4,8 +4,6 @@ ONNX Runtime runs ONNX files (imports in 0.2 s, needs no torch), with one execut
 which :data:`INFERENCE` chooses; a test holds providers equal.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from contextlib import suppress

@@ -17,8 +17,6 @@ augmentation).
 The same film comes from another device darker, and from another archive at another size.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ The table ``[reference]`` of a card: ``set`` (name of the images), ``images`` (t
 cut the calibrated probabilities of the validation images into ten bins of the same share.
 """
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence

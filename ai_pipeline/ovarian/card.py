@@ -5,8 +5,6 @@ The intended use of the ovarian model: single B-mode frames of the female pelvis
 Header, procedure or rule must say that the image shows the pelvis; after that the pixels are judged.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from typing import Final

@@ -8,8 +8,6 @@ The network outlines the picture and its mirror image. If the two disagree, or t
 place in the picture, there is no outline: a wrong one is worse than none.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

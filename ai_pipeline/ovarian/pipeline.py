@@ -4,8 +4,6 @@ An image is cleaned first; the cleaned picture is classified, outlined and drawn
 cleaned gets no result.
 """
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence

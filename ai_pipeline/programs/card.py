@@ -1,7 +1,5 @@
 """The cards of the pipelines ``command`` and ``container``: their descriptions and options."""
 
-from __future__ import annotations
-
 from typing import Annotated, Final, Literal
 
 from pydantic import Field, field_validator

@@ -7,8 +7,6 @@ Read findings from a program's ``findings.json``; texts, numbers and places are 
 against the images.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -7,8 +7,6 @@ They lie in a folder of their own under ``TMPDIR``, which only the node's user c
 the run.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json

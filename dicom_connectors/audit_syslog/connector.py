@@ -1,7 +1,5 @@
 """What the node gets from this connector: a thread that sends, and a check of its settings."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from dicom_connectors.audit_syslog.settings import AuditPart

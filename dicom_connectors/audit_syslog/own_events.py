@@ -4,8 +4,6 @@ The records are written only if audit messages are sent (PS3.15 A.5.3): the even
 The newest of these records names the last event that was read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 

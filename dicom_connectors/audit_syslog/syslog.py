@@ -1,7 +1,5 @@
 """Syslog (RFC 5424) as PS3.15 A.6 and A.7 require it, over TLS (RFC 5425) or UDP (RFC 5426)."""
 
-from __future__ import annotations
-
 import os
 import socket
 import ssl

@@ -1,7 +1,5 @@
 """A bucket of any S3 service; only this module uses obstore."""
 
-from __future__ import annotations
-
 import hashlib
 import secrets
 import time

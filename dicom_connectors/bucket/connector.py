@@ -1,7 +1,5 @@
 """What the node gets from this connector besides the bucket: threads, checks and a trial, metrics."""
 
-from __future__ import annotations
-
 import secrets
 import tempfile
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ during an upload starts the upload again. Local copies of what the store has are
 ``object_store.local_mib``.
 """
 
-from __future__ import annotations
-
 import logging
 import socket
 import tempfile

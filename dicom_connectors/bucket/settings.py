@@ -1,7 +1,5 @@
 """``[object_store]``: an S3 bucket in place of a folder that the machines of a site share."""
 
-from __future__ import annotations
-
 import re
 from typing import TYPE_CHECKING, Annotated, Self, cast
 from urllib.parse import urlsplit

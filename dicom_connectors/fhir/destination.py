@@ -3,8 +3,6 @@
 Of a server's OperationOutcome only the codes are read: its texts may name a patient.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final

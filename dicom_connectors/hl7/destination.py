@@ -4,8 +4,6 @@ Each message has its own connection: if it is lost, only that message has no ack
 read within limits, and only its codes are reported.
 """
 
-from __future__ import annotations
-
 import contextlib
 import socket
 import ssl

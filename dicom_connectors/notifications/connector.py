@@ -1,7 +1,5 @@
 """What the node gets from this connector: a thread that sends, checks, tests of what is configured."""
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """A page as PDF, by reportlab: its text can be searched, and the same page gives the same bytes."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from importlib.util import find_spec
 

@@ -1,7 +1,5 @@
 """What the node gets from this connector: a thread that sends, a check of its settings, a metric."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from importlib.util import find_spec
 

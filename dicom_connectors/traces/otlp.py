@@ -1,7 +1,5 @@
 """Sending of spans to a collector: OTLP over HTTP, one POST of protobuf with a deadline."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime

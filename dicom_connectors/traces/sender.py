@@ -3,8 +3,6 @@
 Nothing waits for it. Spans that a collector does not accept within five minutes are dropped, and counted.
 """
 
-from __future__ import annotations
-
 import secrets
 import threading
 import time

@@ -4,8 +4,6 @@ No span identifies the patient or the study: attributes are names of peers, rule
 machines, states and numbers.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

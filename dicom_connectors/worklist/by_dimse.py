@@ -1,7 +1,5 @@
 """A worklist manager by DIMSE: SCU of UPS Pull (PS3.4 CC), with C-FIND, N-GET, N-SET and N-ACTION."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final

@@ -1,7 +1,5 @@
 """A worklist manager by UPS-RS (PS3.18 11)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 

@@ -1,7 +1,5 @@
 """Requests to cancel claimed work items: they are recorded here, and the performer ends the items."""
 
-from __future__ import annotations
-
 import threading
 import time
 from contextlib import closing

@@ -1,7 +1,5 @@
 """What the node gets from this connector: threads for each manager, a check, a test of peers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from dicom_connectors.worklist.settings import WorklistPeer

@@ -1,7 +1,5 @@
 """The protocol of a worklist manager (PS3.4 CC, PS3.18 11): search, claim, update, complete or cancel."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol

@@ -6,8 +6,6 @@ state of the item decides. If the item's study is not here, it is fetched; then 
 usual. The item is COMPLETED when the study's results are confirmed, never before.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Sequence

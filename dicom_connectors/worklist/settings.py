@@ -1,7 +1,5 @@
 """What a peer has that gives the node work."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Annotated, Self, cast
 
 from pydantic import Field, model_validator

@@ -1,7 +1,5 @@
 """Forms: conversion of typed fields to configuration content, and the mistakes in the fields."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Assessments: findings one by one, and results that wait until a person has accepted them."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from fastapi import Body

@@ -1,7 +1,5 @@
 """The handlers that entered peers and entered rules share, and their versions."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

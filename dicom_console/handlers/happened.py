@@ -1,7 +1,5 @@
 """What the node does: its present state, its events, its trends as charts and as numbers."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Images: a received image with the node's results for it, and the content of a result."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -4,8 +4,6 @@ A page loads itself again on a server-sent event. All open streams share one dat
 without an open stream there is no query.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hmac
 import time

@@ -1,7 +1,5 @@
 """Models: their cards, their recent use, and the active model of each pipeline."""
 
-from __future__ import annotations
-
 from threading import Semaphore
 
 from fastapi import Response

@@ -1,7 +1,5 @@
 """Patients: the patients that the node has received studies of, and their findings."""
 
-from __future__ import annotations
-
 from fastapi import Response
 
 from dicom_console.views import patients as seen

@@ -1,7 +1,5 @@
 """Peers: the configured peers, machines that called, and the reasons why a machine was refused."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Review of cleaned images: the waiting images, boxes drawn by hand, and device rules made from the boxes."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from fastapi import Body, HTTPException, Response

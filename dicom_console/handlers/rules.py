@@ -1,7 +1,5 @@
 """Rules: the list, the form of a rule, and a trial of rules on recent studies."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Users: signing in and out, who may sign in as what, who is signed in, who did what; files of every page."""
 
-from __future__ import annotations
-
 import re
 from types import NoneType
 from typing import Any, Literal

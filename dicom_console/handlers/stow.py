@@ -3,8 +3,6 @@
 The body is read as it arrives. Each object is durable before the answer lists it as stored.
 """
 
-from __future__ import annotations
-
 import asyncio
 import re
 from typing import Any, Final, Protocol

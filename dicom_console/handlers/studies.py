@@ -1,7 +1,5 @@
 """Studies: the list, the page of one study, and the actions of a person."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from datetime import datetime, time, timedelta

@@ -1,7 +1,5 @@
 """Uploads of objects and pictures from a browser."""
 
-from __future__ import annotations
-
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

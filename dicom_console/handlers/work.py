@@ -1,7 +1,5 @@
 """What the node works off: jobs, deliveries, fetches and notifications, with the actions of an operator."""
 
-from __future__ import annotations
-
 from threading import Semaphore
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """Trends of the node over time: received studies, durations, failures and findings."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Detection of changes that a list on a page would show."""
 
-from __future__ import annotations
-
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session

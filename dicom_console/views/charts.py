@@ -1,7 +1,5 @@
 """Charts as SVG shapes: bars or lines over time, and a patient's measurements, in a small plot for each."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence

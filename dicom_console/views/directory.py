@@ -1,7 +1,5 @@
 """Peers for the console: their configuration, and the last call of each."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 

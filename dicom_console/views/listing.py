@@ -1,7 +1,5 @@
 """The page and the list entry of a study."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise

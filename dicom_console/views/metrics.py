@@ -3,8 +3,6 @@
 They are quick to get however many studies it has seen. No metric contains patient data.
 """
 
-from __future__ import annotations
-
 import shutil
 import threading
 import time

@@ -1,7 +1,5 @@
 """Models for the console: their cards, use, history and drift."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

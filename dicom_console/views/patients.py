@@ -1,7 +1,5 @@
 """Patients as groups of studies with the same Patient ID and issuer. Nothing is merged."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, func, select

@@ -1,7 +1,5 @@
 """Frames of received images and of results as PNG, decoded where an exploited decoder can do no harm."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

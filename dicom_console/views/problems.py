@@ -1,7 +1,5 @@
 """Recent problems, each listed once: lasting problems first, then problems solved within a day."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from datetime import datetime, timedelta

@@ -1,7 +1,5 @@
 """Searches in the list of studies; quick however many studies there are."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The progress of an upload, study by study, from the spool to the peers; without file names."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Final
 

@@ -1,7 +1,5 @@
 """What the viewer has of an image besides its picture: samples, windows, pixel sizes, outlines over it."""
 
-from __future__ import annotations
-
 import io
 import math
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Access control: each endpoint names the role that it needs; without one it is refused to everybody."""
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import secrets

@@ -6,8 +6,6 @@ handler at the address of a page: the fields of a form replace the body and the 
 the page from the result.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

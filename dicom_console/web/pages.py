@@ -1,7 +1,5 @@
 """Pages from templates: the reader's language, times in this machine's zone, all outside text escaped."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime

@@ -1,5 +1,6 @@
 """Verbs that speak to peers: ``send``, ``echo``, ``fetch``."""
 
+import sys
 import time
 from datetime import date, datetime
 from pathlib import Path
@@ -123,11 +124,13 @@ def fetch(
         say("No node works on this data folder: they are fetched once one does.", err=True)
     if not (wait and asked.wanted):
         return ExitCode.OK
-    while True:  # what others ask this peer for meanwhile is waited for too
-        states = fetches.progress(settings, peer, asked.first)
-        if not any(states.get(state) for state in OPEN_FETCHES):
-            break
-        time.sleep(1.0)
+    with typer.progressbar(length=asked.wanted, label=f"from {peer}", file=sys.stderr) as bar:
+        while True:  # what others ask this peer for meanwhile is waited for too
+            states = fetches.progress(settings, peer, asked.first)
+            bar.update(sum(states.values()) - sum(states.get(state, 0) for state in OPEN_FETCHES) - bar.pos)
+            if not any(states.get(state) for state in OPEN_FETCHES):
+                break
+            time.sleep(1.0)
     fetched = states.get(FetchState.FETCHED, 0)
     not_fetched = sum(states.values()) - fetched
     say(f"{fetched} fetched, {not_fetched} not (dicom-node fetches list).", err=True)

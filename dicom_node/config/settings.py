@@ -5,8 +5,6 @@ against this module by tests. ``${VAR}`` and ``${VAR:-default}`` in strings are 
 ``${file:PATH}`` from a file (its last line break dropped), so that secrets stay out of the configuration.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path

@@ -40,7 +40,7 @@ _MAY_DIFFER: Final = frozenset(
     )
 )  # fmt: skip
 """Attributes that may differ between two transmissions of one version, beside private ones, group lengths and
-the File Meta Information. ``docs/operate/quarantine.md`` lists them."""
+the File Meta Information. ``docs/operate/quarantine.md`` names their kinds."""
 CODING: Final = ("PhotometricInterpretation", "PlanarConfiguration")
 """Attributes that another transfer syntax may change. Pixel Data of the same bytes has the same ones."""
 _PHOTOMETRIC: Final = Tag(CODING[0])

@@ -7,7 +7,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -137,7 +137,7 @@ class _Upload:
             entries = [entry for entry in archive.infolist() if _may_be_object(entry)]
             if len(entries) > ENTRIES:
                 raise FaultyInput(f"this ZIP has more than {ENTRIES} files")
-            if _overlap(archive.infolist()):
+            if _overlap(archive):
                 raise FaultyInput("files in this ZIP overlap: pack it again")
         except FaultyInput as error:
             yield UploadedRow(name=sent.name, refusal=str(error))
@@ -206,14 +206,16 @@ def _may_be_object(entry: zipfile.ZipInfo) -> bool:
     return not (entry.filename.endswith("/") or hidden or base.upper() == "DICOMDIR")
 
 
-def _overlap(entries: Iterable[zipfile.ZipInfo]) -> bool:
-    """Whether bytes are unpacked for more than one file (a bomb: Fifield, WOOT 2019)."""
+def _overlap(archive: zipfile.ZipFile) -> bool:
+    """Whether bytes are unpacked for more than one file (a bomb: Fifield, WOOT 2019), or
+    for one beyond the last.
+    """
     end = 0
-    for entry in sorted(entries, key=attrgetter("header_offset")):
+    for entry in sorted(archive.infolist(), key=attrgetter("header_offset")):
         if entry.header_offset < end:
             return True
         end = entry.header_offset + _LOCAL_HEADER_BYTES + entry.compress_size
-    return False
+    return end > archive.start_dir
 
 
 def _check_directory(file: BinaryIO) -> None:

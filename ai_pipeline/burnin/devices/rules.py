@@ -5,8 +5,6 @@ A site's own folder is named by the node's ``device_rules_dir``, ``--device-rule
 refused, and with it all rules: half of a set of rules would let a name through.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import tomllib

@@ -9,8 +9,6 @@ Outside the image area a stroke that differs by one grey level counts as text. I
 tissue looks the same: there only legible text counts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import cv2

@@ -3,8 +3,6 @@
 The trained mark detector at run time: from a picture to a probability and a class per pixel.
 """
 
-from __future__ import annotations
-
 import string
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field

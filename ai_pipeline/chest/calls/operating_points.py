@@ -12,8 +12,6 @@ This follows from the figures in the card's ``[metrics.operating_points]``, meas
 used to choose thresholds. They hold at the operating point in use and at the prevalence of the site.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum

@@ -6,8 +6,6 @@ looks the same but is rarer, Bayes' rule shifts every logit by the difference of
 decision changes: only the number changes, so that it is right at the site.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

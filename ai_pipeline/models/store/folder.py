@@ -6,8 +6,6 @@ another name and then moved to its place at once, so a crash leaves the old stat
 folder when a worker starts.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

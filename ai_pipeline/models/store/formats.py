@@ -3,8 +3,6 @@
 As a program, which :mod:`.sandbox` runs apart, it checks the files of a JSON list on standard input.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import zipfile

@@ -5,8 +5,6 @@ bubblewrap gives the process file system, processes and network of its own; limi
 gives.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

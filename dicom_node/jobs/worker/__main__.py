@@ -4,8 +4,6 @@ Its configuration is the first line of standard input (JSON from the node that s
 worker finish its job and end; SIGTERM hands the job back.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -15,8 +15,6 @@ in place of the database, the spool is indexed again, and each decision must sti
 audit once. Exit status 1 where anything is missing, doubled or undone.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import itertools

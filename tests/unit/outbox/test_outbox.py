@@ -1,7 +1,5 @@
 """Deliveries: how they move, what may leave, outages, and commitment that the node itself reports."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import shutil

@@ -1,7 +1,5 @@
 """Models: their networks, the store that takes and activates them, and the walls around them."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
