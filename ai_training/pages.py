@@ -22,15 +22,13 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 CARDS = "models.md"
 OPENING = """# Models
 
-**None of these models is for diagnostic use.** This page and the figures that it leads to are written from
-the cards of what ships, in `ai_pipeline/cards/` (`python -m ai_training.pages`). The cards of two inpainters
-and three autoencoders that no pipeline runs are in `ai_training/ultrasound/compared/`: licences and limits as
-of `ultrasound-inpaint-oci-gan` and `ultrasound-despeckle-residual`, figures in the
-[studies](studies/README.md).
+**None of these models is for diagnostic use.** `python -m ai_training.pages` writes this page and the figures
+from the cards in `ai_pipeline/cards/`. Two inpainters and three autoencoders
+(`ai_training/ultrasound/compared/`) have licences and limits as `ultrasound-inpaint-oci-gan` and
+`ultrasound-despeckle-residual`, and figures in the [studies](studies/README.md).
 
-A network is loaded only through a card that names its weights with their SHA-256, and is refused when a byte
-is different. `dicom-node models verify` says whether all are intact. A card in a folder
-[of your own](models-own.md) with the id of a shipped one replaces it.
+A network is refused when a byte differs from the SHA-256 of its card (`dicom-node models verify`). A card
+in a folder [of your own](models-own.md) with the id of a shipped one replaces it.
 
 A card also has its recipe (table `training`) and figures that no page shows: average precision, ECE and
 Brier score, calibration by source, sensitivity of hidden labels, answers by least probability, SSIM of
@@ -407,7 +405,7 @@ def card_lines(card: Card) -> list[str]:
         f"* **Architecture:** {card.architecture}",
         f"* **Licence:** {card.licence}",
         f"* **Learned from:** {_cell(card.details, 'training>data', 3)}",
-        *(f"* **Weights ({w.role}):** `{w.path.name}`, SHA-256 `{w.sha256[:16]}…`" for w in card.weights),
+        f"* **Weights:** {', '.join(f'`{w.path.name}` ({w.role})' for w in card.weights)}",
         *([f"* **Probabilities calibrated:** {'yes' if card.calibrated else 'no'}"] if card.labels else []),
         *([f"* **Figures:** {', '.join(links)}"] if links else []),
         "",

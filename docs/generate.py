@@ -1,7 +1,8 @@
 """Writes what documentation can be written by the program itself.
 
-``python docs/generate.py`` renews ``docs/licences.md`` and the marked parts of the pages in ``MARKED`` and of
-``docs/conformance.md``; ``--check`` only says what is out of date (``tests/test_docs.py`` runs it).
+``python docs/generate.py`` renews ``docs/reference/licences.md`` and the marked parts of the pages in
+``MARKED`` and of ``docs/conformance.md``; ``--check`` only says what is out of date (``tests/test_docs.py``
+runs it).
 """
 
 import ast
@@ -82,7 +83,7 @@ def documents() -> dict[Path, str]:
     marked = {**MARKED, "conformance.md": PARTS}
     return {
         **{DOCS / name: with_parts(_text(DOCS / name), parts) for name, parts in marked.items()},
-        DOCS / "licences.md": licences(),
+        DOCS / "reference" / "licences.md": licences(),
     }
 
 

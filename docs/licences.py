@@ -1,4 +1,4 @@
-"""``docs/licences.md``: licences of all that a release brings, from the metadata of what is installed."""
+"""``docs/reference/licences.md``: licences of all that a release brings, from the installed packages."""
 
 import re
 import tomllib
@@ -33,7 +33,7 @@ What `release.lock` names: the run time with its extras `ai`, `postgres`, `conso
 {release}
 ## Models
 
-Weights inside our own wheel, or in a package's, by their [cards](models.md), which name the files.
+Weights inside our own wheel, or in a package's, by their [cards](../models.md), which name the files.
 
 {models}
 ## Font

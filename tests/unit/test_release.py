@@ -69,7 +69,7 @@ def test_the_lock_holds_all_that_a_release_needs_in_the_versions_that_are_tested
 
 
 def test_every_package_of_a_release_has_a_licence_and_each_gpl_its_place() -> None:
-    page = (ROOT / "docs" / "licences.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "licences.md").read_text(encoding="utf-8")
     rows = {cells[0]: cells for cells in (re.findall(r"[^|]+", line) for line in page.splitlines()) if cells}
     table = {name.strip(): [cell.strip() for cell in cells] for name, cells in rows.items()}
     for name in locked():
