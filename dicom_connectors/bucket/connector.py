@@ -4,35 +4,21 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 from sqlalchemy.orm import Session
 
 from dicom_connectors.bucket.handover import HandOver, LocalCopies, oldest_waiting, refuse_another_key
-from dicom_connectors.bucket.settings import BucketPart, ObjectStoreSettings
+from dicom_connectors.bucket.opened import open_bucket
+from dicom_connectors.bucket.settings import BucketPart
 from dicom_node.config.settings import Settings
 from dicom_node.connectors import Gauge, Service, part
 from dicom_node.errors import ConfigurationError, StorageError, StoreAway
-from dicom_node.object_store.files import Bucket
 from dicom_node.preflight.found import Found, Tried
 from dicom_node.sitekey import path_of
 from dicom_node.store.database import Database, sqlite_file
 from dicom_node.store.transitions import utc_now
-
-
-@cache
-def _opened(settings: ObjectStoreSettings) -> Bucket:
-    from dicom_connectors.bucket.client import S3Bucket  # of an extra
-
-    return S3Bucket(settings)
-
-
-def open_bucket(settings: Settings) -> Bucket | None:
-    """The bucket of these settings, None without one; the process shares one."""
-    store = part(settings, BucketPart).object_store
-    return _opened(store) if store.url and find_spec("obstore") else None
 
 
 def hand_over(database: Database, settings: Settings, _owner: str) -> Iterator[Service]:

@@ -1,0 +1,22 @@
+"""The bucket of the settings, without what works with it: a command may ask for it."""
+
+from functools import cache
+from importlib.util import find_spec
+
+from dicom_connectors.bucket.settings import BucketPart, ObjectStoreSettings
+from dicom_node.config.settings import Settings
+from dicom_node.connectors import part
+from dicom_node.object_store.files import Bucket
+
+
+@cache
+def _opened(settings: ObjectStoreSettings) -> Bucket:
+    from dicom_connectors.bucket.client import S3Bucket  # of an extra
+
+    return S3Bucket(settings)
+
+
+def open_bucket(settings: Settings) -> Bucket | None:
+    """The bucket of these settings, None without one; the process shares one."""
+    store = part(settings, BucketPart).object_store
+    return _opened(store) if store.url and find_spec("obstore") else None
