@@ -108,6 +108,7 @@ class Background:
         self._spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
         self._indexer = scan.Indexer(database, self._spool, settings)
         self._assembler = assemble.Assembler(database, settings)
+        self._unscanned = False
 
     def start(self, *, first: bool = False) -> None:
         """Start the threads; at the node's ``first`` start an event says how many objects were waiting."""
