@@ -53,7 +53,6 @@ from ai_training.sets.images import ChestImage, ChestSet, read_grey
 from ai_training.text import NOT_DIAGNOSTIC, interval, without_nan
 
 FOLDS = 5
-REFITTED = ("slope", "intercept", "threshold", "absent_below")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +121,8 @@ def write_card(
         text["version"] = version
         for row in text["labels"]:
             if label := fitted.get(row["name"]):
-                row.update({key: getattr(label, key) for key in REFITTED})
+                fitted_keys = ("slope", "intercept", "threshold", "absent_below")
+                row.update({key: getattr(label, key) for key in fitted_keys})
         text["calibration"] = {
             # One label of an uncalibrated model left as it was makes the whole card a claim that is not true.
             "calibrated": card.calibrated or len(fitted) == len(card.labels),
@@ -148,11 +148,6 @@ def write_card(
 
 
 ROLE, FILE = "gate", "gate.npz"
-DIRECTIONS = 32
-FEWEST = 60
-"""Images that the directions and the limit need together."""
-TRIED = 30
-"""Images that are shown turned and inverted, to see what the gate does with them."""
 
 
 def fit_and_add(
@@ -167,7 +162,8 @@ def fit_and_add(
     card = classifier.card
     first = [image for image, yes in zip(images, fitting, strict=True) if yes]
     others = [image for image, yes in zip(images, fitting, strict=True) if not yes]
-    if card.gate is not None or len(first) < FEWEST or not others:
+    # The directions and the limit need so many images together.
+    if card.gate is not None or len(first) < 60 or not others:
         return {}
     report(0.0, "fitting the gate")
     try:
@@ -177,7 +173,7 @@ def fit_and_add(
     patients = np.array([image.patient for image in first])
     names = np.unique(patients)
     limit = np.isin(patients, names[::3])  # a third of the patients says how far one may be
-    count = min(DIRECTIONS, features.shape[1] // 4, int((~limit).sum()) // 2)
+    count = min(32, features.shape[1] // 4, int((~limit).sum()) // 2)
     if count < 1:  # so few features leave nothing unexplained
         return {}
     gate = directions_of(features[~limit], count)
@@ -209,8 +205,7 @@ def _refused_when_posed(
     """The share of the first images, each shown in another wrong pose, that the gate refuses."""
     poses = [pose for pose in POSES if pose != UPRIGHT]
     posed = [
-        shown(read_grey(image.path), poses[number % len(poses)])
-        for number, image in enumerate(images[:TRIED])
+        shown(read_grey(image.path), poses[number % len(poses)]) for number, image in enumerate(images[:30])
     ]
     features = np.concatenate([classifier.features(picture) for picture in posed])
     return round(float((gate.distance(features) > threshold).mean()), 3)
@@ -245,10 +240,6 @@ def write_page(folder: Path, figures: Mapping[str, Any]) -> Path:
     return page
 
 
-ACCEPTED_USE = (
-    "Research on images of the site that accepted it, once its acceptance page is signed. "
-    "Not for diagnostic use."
-)
 FEWEST_PATIENTS = 40
 """Below it both halves together say next to nothing."""
 
@@ -390,7 +381,10 @@ def _tell(path: Path, card: Card, figures: Mapping[str, Any], good: Sequence[str
     size = figures["measured"]
     with changed_card(path) as text:
         if card.intended_use == USE:  # nobody has written a better one
-            text["intended_use"] = ACCEPTED_USE
+            text["intended_use"] = (
+                "Research on images of the site that accepted it, once its acceptance page is signed. "
+                "Not for diagnostic use."
+            )
         text["limits"] = [
             *(line for line in card.limits if line not in untrue),
             f"Figures are of {size['images']} images of {size['patients']} adults of one site.",

@@ -20,7 +20,6 @@ THRESHOLDS = (
     "on the same images: absent below Youden's J; present from the higher of Youden's J and the cut "
     f"with specificity {SPECIFICITY}; indeterminate between them"
 )
-APART = 1e-6  # of probability: nearer edges of tenths are none
 STEP = 1e-7  # least distance of two edges; cards round to seven digits
 
 
@@ -88,7 +87,7 @@ def reference(
         "deciles": {
             name: edges
             for name, edges in zip(labels, deciles(probabilities), strict=True)
-            if min(np.diff(edges)) > APART
+            if min(np.diff(edges)) > 1e-6
         },
     }
 
@@ -122,7 +121,6 @@ def _rising(edges: Floats) -> list[float]:
 
 
 BINS = 10
-STEPS = 12  # of Newton's method; it has settled after six
 FARTHEST = 30.0  # a slope or intercept beyond it means that a resample is separable: no figure
 NEAREST = 1e-6  # probabilities are moved this far from 0 and 1, whose logits are infinite
 
@@ -164,7 +162,8 @@ def slope_and_intercept(truth: Floats, probability: Floats, weights: Floats) -> 
     offset = np.zeros(len(weights))
     intercept = np.zeros(len(weights))
     with np.errstate(all="ignore"):
-        for _ in range(STEPS):
+        # Newton's method has settled after six.
+        for _ in range(12):
             error, spread = _residual(truth, slope[:, None] * logit + offset[:, None], weights)
             a, b, c = spread.sum(1), spread @ logit, spread @ logit**2
             down, across = error.sum(1), error @ logit

@@ -71,9 +71,6 @@ PLACE_NAMES = ("T(IoU.1)", "T(IoU.3)", "T(IoU.5)", "mean T", "IoU", "pointing")
 Corners = tuple[float, float, float, float]
 
 
-SAME = 0.5  # two boxes of one label that overlap so much are one
-
-
 def detection_boxes(data: Path, more: Sequence[Path] = ()) -> tuple[TruthBox, ...]:
     """The boxes in ``data``, and the boxes in the lists ``more`` for images of ``data``.
 
@@ -113,7 +110,8 @@ def _new(known: Iterable[TruthBox], listed: Iterable[TruthBox]) -> Iterator[Trut
         there.setdefault((box.path, box.label), []).append(corners(box))
     for box in listed:
         others = there.setdefault((box.path, box.label), [])
-        if all(overlap(corners(box), other) < SAME for other in others):
+        # Two boxes of one label that overlap so much are one.
+        if all(overlap(corners(box), other) < 0.5 for other in others):
             others.append(corners(box))
             yield box
 
@@ -237,7 +235,6 @@ class BoxNetwork(nn.Module):
         return maps.reshape(count, self.labels, len(PARTS), height, width)
 
 
-LEAST_DENSITY = 1e-4  # so that no candidate is impossible
 PLACE_WIDTH, SIZE_WIDTH = 0.08, 0.3  # of the kernels: shares of the side, and of the logarithm of a size
 
 
@@ -378,7 +375,7 @@ def _log_density(boxes: Floats, known: Floats) -> npt.NDArray[np.float64]:
 
     distance = ((described(boxes)[:, None] - described(known)[None]) ** 2).sum(2)
     density: npt.NDArray[np.float64] = np.exp(-distance / 2).mean(1)
-    return np.log(density + LEAST_DENSITY)
+    return np.log(density + 1e-4)
 
 
 def _shown(
@@ -497,8 +494,6 @@ class Fused:
         )
 
 
-LEAST_TOUCHED = 0.5  # T(IoU .1) from which a label passes
-FEWEST = 15  # boxes of a label from which its test figures are reported separately
 MEAN_T, POINTING = PLACE_NAMES.index("mean T"), PLACE_NAMES.index("pointing")
 
 
@@ -582,7 +577,7 @@ def figures_of(case: LabelledBoxes, predictions: Predictions, *, decide: bool) -
     per_label = []
     for label in labels:
         chosen = np.array([box.label == label for box in case.boxes])
-        if not decide and chosen.sum() < FEWEST:
+        if not decide and chosen.sum() < 15:
             continue
         entry: dict[str, Any] = {"label": label, **part(chosen)}
         if decide:
@@ -613,7 +608,7 @@ def passes(entry: Mapping[str, Any]) -> dict[str, Any]:
         if difference[PLACE_NAMES[POINTING]][0] < 0:
             return {"passes": False, "why": f"points worse than the {prior} box"}
     touched = entry["arms"]["fusion"]["T(IoU.1)"][0]
-    if touched < LEAST_TOUCHED:
+    if touched < 0.5:
         return {"passes": False, "why": f"misses more than half of the findings: T(IoU.1) is {touched:.2f}"}
     return {"passes": True, "why": ""}
 

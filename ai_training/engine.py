@@ -25,7 +25,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from ai_training.base import ExperimentError, Report, silent
 
-FABRIC_NAMES = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision of each run
 
 
@@ -51,7 +50,11 @@ class RunOptions:
         device, wanted = self.chosen_device(), self.precision if self.precision != "auto" else precision
         if wanted == "fp16" and device == "cpu":
             raise ExperimentError("fp16 needs a GPU: on the CPU take bf16 or fp32")
-        return Fabric(accelerator=device, devices=1, precision=FABRIC_NAMES[wanted])  # type: ignore[arg-type]
+        return Fabric(
+            accelerator=device,
+            devices=1,
+            precision={"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[wanted],
+        )  # type: ignore[arg-type]
 
     def chosen_device(self) -> str:
         """``cpu``, ``cuda`` or ``mps``. Raises ExperimentError if the chosen device is not there."""

@@ -275,12 +275,8 @@ def _blank(picture: Bytes) -> tuple[Bytes, Bools]:
 
 OPEN = HeadLimits(present=0.0, shape=0.0, spread=math.inf, roundness=(0.0, 1.0), outside=1.0, inset=0.0)
 """Limits that refuse nothing: for the figures that limits are fitted to."""
-REFUSED = 99.5
-"""Per cent of validation pictures without a head whose score the limit ``present`` lies above."""
 KEPT = 1.0
 """Per cent of validation heads that each of the limits on shape and spread may refuse."""
-ROUNDER = 0.03
-"""Added to the range of reference heads' roundness on both sides."""
 HERE = Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
@@ -300,10 +296,10 @@ def fit_limits(data: Path, model: HeadModel, report: Report = silent) -> HeadLim
     if not outlined:
         raise ExperimentError("the network outlines no head of the validation split: train it longer")
     return HeadLimits(
-        present=_rounded(max(0.5, float(np.percentile(scores, REFUSED)))),
+        present=_rounded(max(0.5, float(np.percentile(scores, 99.5)))),
         shape=_rounded(float(np.percentile([one.shape for one in outlined], KEPT)), up=False),
         spread=_rounded(float(np.percentile([one.spread for one in outlined], 100 - KEPT))),
-        roundness=(_rounded(min(round_) - ROUNDER, up=False), 1.0),
+        roundness=(_rounded(min(round_) - 0.03, up=False), 1.0),
         outside=_rounded(float(np.percentile([one.outside for one in outlined], 100 - KEPT))),
         inset=round(float(np.median([_inset(*pair) for pair in ellipses])), 3),
     )
@@ -474,8 +470,6 @@ def train_and_ship(
     return write_card(out, limits, training, recipe.backbone, recipe.start)
 
 
-SMALL = 120.0
-"""Circumference in mm below which a head is that of a fetus of about 15 weeks or less."""
 BESIDE = f"{HEADS}, parts beside the head"
 
 
@@ -526,7 +520,8 @@ def measure(image: HeadImage, model: HeadModel) -> HeadCase:
 def figures(cases: Sequence[HeadCase]) -> dict[str, Any]:
     """Figures of all heads, whatever the gate says, and of the heads that the gate accepts."""
     passed = [case for case in cases if not case.fault]
-    small = [case for case in cases if case.circumference < SMALL]
+    # Of a fetus of about 15 weeks or less.
+    small = [case for case in cases if case.circumference < 120.0]
 
     def means(of: Sequence[HeadCase]) -> dict[str, Any]:
         values = {"dice": [case.dice for case in of], "error": [abs(case.error) for case in of]}

@@ -15,10 +15,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 Floats = npt.NDArray[np.floating]
 Texts = npt.NDArray[np.str_]
 Called = npt.NDArray[np.bool_]  # of each image: is it called?
-RESAMPLES = 2000
 MANY, FEWER = 5000, 500  # above so many images so many resamples: their intervals are narrow, their sums long
 SEED = 20240601  # one fixed draw of patients, so that the same weights give the same intervals
-BLOCK = 4_000_000  # weights that are worked on at once: 32 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,7 @@ def patient_weights(patients: Sequence[str], resamples: int | None = None, seed:
     2,000 resamples by default, 500 for more than 5,000 images.
     """
     if resamples is None:
-        resamples = RESAMPLES if len(patients) <= MANY else FEWER
+        resamples = 2000 if len(patients) <= MANY else FEWER
     names, index = np.unique(np.asarray(patients), return_inverse=True)
     random = np.random.default_rng(seed)
     drawn = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
@@ -280,7 +278,8 @@ def _resampled_cells(truth: Floats, score: Floats, found: Sequence[Cell], weight
 
 
 def _in_blocks(figure: Callable[[Floats], Floats], weights: Floats) -> Floats:
-    step = max(1, BLOCK // weights.shape[1])
+    # 32 MB of weights are worked on at once.
+    step = max(1, 4_000_000 // weights.shape[1])
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.concatenate([figure(weights[i : i + step]) for i in range(0, len(weights), step)])
 

@@ -36,13 +36,14 @@ Grey = npt.NDArray[np.uint8]
 T = TypeVar("T")
 Random = np.random.Generator
 Change = Callable[[Grey, Random], Grey]
-OTHER_CHESTS = "cxr_nih_more/other"
 ULTRASOUND = ("us_ovarian", "us_fetal_head", "us_breast")
 
 
 def other_chests(data: Path, population: str, split: str) -> list[Path]:
     """The files of another hospital: ``hannover`` (adults) or ``pediatric`` (1 to 5 years)."""
-    return [path for path in files_of_split(data / OTHER_CHESTS, split) if path.parent.name == population]
+    return [
+        path for path in files_of_split(data / "cxr_nih_more/other", split) if path.parent.name == population
+    ]
 
 
 def drawn_from(files: Sequence[T], most: int, random: Random) -> list[T]:
@@ -143,7 +144,6 @@ WHOLE, VARIED, TRANSFORMED, OTHERS = 2000, 1500, 600, 900
 USUAL, MEASURED = 2000, 250
 """Pictures of adults, and of each other kind, to measure with (at most)."""
 DIRECTIONS, COMPONENTS, WEAKNESS = 32, 256, 1.0  # the last: scikit-learn's C
-USUAL_SHARE = 0.9  # of validation adults have no larger share unexplained
 RESIDUAL_SHARE, HEAD_SHARE = 0.997, 0.993  # of validation adults inside the limit of each part
 
 
@@ -166,7 +166,7 @@ def fit(data: Path, see: See, seed: int = 1, report: Report = silent) -> tuple[F
     plain_directions = directions_of(usual, min(DIRECTIONS, len(usual)))
     plain = linear_head({kind: np.concatenate(rows) for kind, rows in shown.items()}, seed)
     checked = see(pictures(_adults(data, "val"), as_it_is, random))
-    share = float(np.quantile(plain_directions.unexplained(checked)[1].astype(np.float32), USUAL_SHARE))
+    share = float(np.quantile(plain_directions.unexplained(checked)[1].astype(np.float32), 0.9))
     directions = replace(plain_directions, usual=share)
     limits = (
         float(np.quantile(directions.residual(checked), RESIDUAL_SHARE)),

@@ -54,12 +54,11 @@ Iterations = Annotated[int, typer.Option(help="Steps of the optimiser.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
 NetworkThreads = Annotated[int, typer.Option(help="CPU threads of the network.")]
 Workers = Annotated[int, typer.Option(help="Processes that draw pictures; 0: in this one.")]
-HOW_IT_RUNS = "How it runs"
 
 
 def _how(about: str, **limits: Any) -> Any:
     """An option of the training engine."""
-    return typer.Option(help=about, rich_help_panel=HOW_IT_RUNS, **limits)
+    return typer.Option(help=about, rich_help_panel="How it runs", **limits)
 
 
 ENGINE: Mapping[str, tuple[Any, Any]] = {
@@ -168,7 +167,6 @@ RUN = {
     name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
     for name, (annotation, default) in ENGINE.items()
 }
-MINUTE = 60.0
 
 
 def verb(app: typer.Typer, name: str, *, trains: bool = False, **how: Any) -> Callable[[Command], Command]:
@@ -266,7 +264,7 @@ def progress() -> Iterator[Callable[[float, str], None]]:
             nonlocal last
             now = time.monotonic()
             bar.update(task, completed=share, description=what.strip())
-            if what.endswith("\n") or (not terminal and now - last >= MINUTE):
+            if what.endswith("\n") or (not terminal and now - last >= 60.0):
                 last = now
                 typer.echo(what.strip() if terminal else f"{share:.0%} {what.strip()}", err=True)
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 
 train_app = typer.Typer(help="Train a model; leaves its card and weights in a folder.", no_args_is_help=True)
-Named = Annotated[str, typer.Option("--experiment", help="A shipped experiment's name, or a TOML file.")]
 
 
 @verb(train_app, "chest")
@@ -31,7 +30,9 @@ def train_chest(
     report: Report,
     data: console.SetData,
     out: console.Out,
-    experiment: Named = "chest",
+    experiment: Annotated[
+        str, typer.Option("--experiment", help="A shipped experiment's name, or a TOML file.")
+    ] = "chest",
     iterations: Annotated[
         int | None, typer.Option(help="Steps; replaces the experiment's own length (to try things).")
     ] = None,

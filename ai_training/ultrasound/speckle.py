@@ -204,8 +204,6 @@ def head_scores(
 Bools = npt.NDArray[np.bool_]
 SIDE = 24
 """Pixels of a square in which speckle is measured."""
-MOST = 8
-"""Squares a frame, the evenest of the frame as it came: the same for every filter."""
 
 
 def texture(before: Floats, after: Floats, head: Bools) -> dict[str, float]:
@@ -243,17 +241,13 @@ def _even_squares(picture: Floats) -> list[tuple[slice, slice]]:
                 found.append((float(np.ptp(quarters)), place))
     if not found:
         return [(slice(None), slice(None))]
-    return [place for _, place in sorted(found, key=lambda pair: pair[0])[:MOST]]
+    return [place for _, place in sorted(found, key=lambda pair: pair[0])[:8]]
 
 
 def _gradient(picture: Floats) -> Floats:
     smooth = cv2.GaussianBlur(picture, (0, 0), 1.0)
     across, down = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
     return np.asarray(np.hypot(across, down), np.float32)
-
-
-SLOW = ("BM3D",)
-"""Filters that outline no heads here: ten seconds a frame."""
 
 
 def evaluate(
@@ -288,7 +282,8 @@ def evaluate(
         "frames": len(chosen),
         "noise": {name: _noise(made, pictures, weights, report) for name, made in tried.items()},
         "texture": textures,
-        "heads": _heads(data, split, {n: made for n, made in tried.items() if n not in SLOW}, report),
+        # BM3D takes ten seconds a frame.
+        "heads": _heads(data, split, {n: made for n, made in tried.items() if n not in ("BM3D",)}, report),
     }
 
 
