@@ -259,10 +259,8 @@ class AnatomyRecipe(Recipe):
     start: StartWeights = DEFAULT_START
     batch: int = 8
     augment: Augment = field(default_factory=Augment)
-    learning_rate: float = 2e-3
     weight_decay: float = 0.02
     dice_weight: float = 1.0
-    ema: float = 0.995
     validate_every: int = 100
 
 

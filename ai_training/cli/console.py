@@ -76,17 +76,6 @@ ENGINE: Mapping[str, tuple[Any, Any]] = {
         "auto",
     ),
     "save_minutes": (Annotated[float, _how("Minutes between two checkpoints.", min=0)], 10.0),
-    "patience": (
-        Annotated[int, _how("Stop after so many validations that are no better; 0: never.", min=0)],
-        0,
-    ),
-    "log": (
-        Annotated[
-            Literal["none", "tensorboard"],
-            _how("Also log there (the extra of the same name)."),
-        ],
-        "none",
-    ),
 }
 """A user's choices for a run of the training engine, with the defaults of ``engine.RunOptions``."""
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")]
@@ -151,8 +140,6 @@ def write_figures(model: str, models_dir: Path | None, figures: Mapping[str, Any
 
 Figures = Mapping[str, Any]
 Command = TypeVar("Command", bound=Callable[..., Figures | Path | str])
-EXTRAS = {"ultralytics": "yolo", "tensorboard": "tensorboard"}
-"""The extra that brings a package, where it is not ``torch``."""
 AS_JSON = inspect.Parameter(
     "as_json",
     inspect.Parameter.KEYWORD_ONLY,
@@ -218,7 +205,7 @@ def errors() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        extra = EXTRAS.get(error.name or "", "torch")
+        extra = "yolo" if error.name == "ultralytics" else "torch"
         typer.echo(f"{error}: training and evaluation need the extra '{extra}'", err=True)
         raise typer.Exit(EXIT_CONFIG) from error
     except (CardError, ExperimentError) as error:
@@ -237,8 +224,6 @@ def _carried_out(run_as: Mapping[str, Any]) -> Iterator[None]:
         return
     from ai_training.engine import RunOptions, carried_out
 
-    if run_as.get("log", "none") != "none":
-        needed(run_as["log"])
     chosen = RunOptions(**run_as)
     chosen.fabric()
     with carried_out(chosen):

@@ -124,7 +124,7 @@ def box_scores(
         label: replace(
             place, point=_peak(np.sum([box_mask(b, 64) for b in known if b.label == label], axis=0))
         )
-        for label, place in constant(known).places.items()
+        for label, place in constant(known).items()
     }
     truth = [corners(box) for box in asked]
     model, prior = (
@@ -246,8 +246,8 @@ class _Evaluation:
 
     def _run(self, split: str) -> Scored:
         images = [image for image in self.found.images if image.is_in(split)]
-        outputs = run(self.classifier, images, self.cache, self.report)
-        return scored(images, outputs.logits, self.classifier.card.labels, self.found.labels)
+        logits, _ = run(self.classifier, images, self.cache, self.report)
+        return scored(images, logits, self.classifier.card.labels, self.found.labels)
 
     def _operating_points(self, adults: Scored, shown: Sequence[str]) -> dict[str, Any]:
         """The card's operating points, else new ones from the adults of the validation split, and what calls

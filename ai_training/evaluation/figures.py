@@ -72,19 +72,11 @@ class Scored:
         return [int(k) for k in np.flatnonzero(least >= fewest)]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ScoredOutputs:
-    """A network's outputs for N images: ``logits [N, labels of the card]`` and ``distances [N]``."""
-
-    logits: Floats
-    distances: Floats
-
-
 def run(
     classifier: Classifier, images: Sequence[ChestImage], cache: Path, report: Report = silent
-) -> ScoredOutputs:
-    """Run the classifier on every image as at run time; outputs are stored in ``cache`` by model and list of
-    files.
+) -> tuple[Floats, Floats]:
+    """Run the classifier on every image as at run time: ``logits [N, labels of the card]`` and ``distances
+    [N]``, which are stored in ``cache`` by model and list of files.
     """
     names = "\n".join(str(image.path) for image in images)
     card = classifier.card
@@ -93,7 +85,7 @@ def run(
     stored = cache / f"outputs-{digest.hexdigest()[:16]}.npz"
     if stored.exists():
         with np.load(stored) as arrays:
-            return ScoredOutputs(arrays["logits"], arrays["distances"])
+            return arrays["logits"], arrays["distances"]
     logits = np.empty((len(images), len(card.labels)), np.float32)
     distances = np.empty(len(images), np.float32)
     for index, image in enumerate(images):
@@ -102,7 +94,7 @@ def run(
         report((index + 1) / len(images), "running the network")
     cache.mkdir(parents=True, exist_ok=True)
     np.savez(stored, logits=logits, distances=distances)
-    return ScoredOutputs(logits, distances)
+    return logits, distances
 
 
 def scored(

@@ -689,7 +689,6 @@ class OutlineRecipe(Recipe):
     frozen: int = 5
     iterations: int = 160
     batch: int = 16
-    learning_rate: float = 2e-3
     weight_decay: float = 0.02
     workers: int = 0
     ema: float = 0.98

@@ -133,8 +133,11 @@ class Tesseract:
             quoting=csv.QUOTE_NONE,
         )
         return [
-            OcrLine(folded(row["text"]), _scaled(row, factor))
+            OcrLine(folded(row["text"]), (int(left), int(top), int(left + wide) + 1, int(top + high) + 1))
             for row in table
+            for left, top, wide, high in [
+                [int(row[key]) / factor for key in ("left", "top", "width", "height")]
+            ]
             if float(row["conf"]) >= LEAST_CONFIDENCE and len(folded(row["text"] or "")) >= SHORTEST
         ]
 
@@ -193,11 +196,6 @@ def _run(pictures: Sequence[Picture], layout: str, output: str) -> str:
             env=os.environ | {"OMP_THREAD_LIMIT": "1"},
         )
     return done.stdout
-
-
-def _scaled(row: dict[str, str], factor: float) -> Box:
-    left, top, width, height = (int(row[key]) / factor for key in ("left", "top", "width", "height"))
-    return int(left), int(top), int(left + width) + 1, int(top + height) + 1
 
 
 SAME = 0.8

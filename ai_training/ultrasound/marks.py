@@ -290,12 +290,10 @@ class MarkRecipe(Recipe):
     iterations: int = 6000
     widths: tuple[int, ...] = WIDTHS
     mix: Mix = field(default_factory=Mix)
-    learning_rate: float = 2e-3
     weight_decay: float = 0.01
     warm_up: float = 0.05
     mark_weight: float = 2.0
     dice_weight: float = 0.5
-    ema: float = 0.995
     validate_every: int = 500
     validation_pictures: int = 60
 
