@@ -62,14 +62,17 @@ def as_it_is(image: Grey, random: Random) -> Grey:  # noqa: ARG001  (one of the 
     return image
 
 
-def framed(image: Grey, random: Random) -> Grey:
-    """A copy with up to 12 % cut off in each direction: other formats and collimations of a whole chest."""
-    return _part(image, random.uniform(0.88, 1.0, 2), random)
+def _part(image: Grey, random: Random, least: float, most: float) -> Grey:
+    share, (rows, columns) = random.uniform(least, most, 2), image.shape
+    height, width = max(1, int(rows * share[0])), max(1, int(columns * share[1]))
+    top, left = random.integers(0, rows - height + 1), random.integers(0, columns - width + 1)
+    return np.ascontiguousarray(image[top : top + height, left : left + width])
 
 
-def cut_off(image: Grey, random: Random) -> Grey:
-    """A part with 50 to 75 % of each side: some of the chest is not in the picture."""
-    return _part(image, random.uniform(0.5, 0.75, 2), random)
+framed = partial(_part, least=0.88, most=1.0)
+"""Other formats and collimations of a whole chest."""
+cut_off = partial(_part, least=0.5, most=0.75)
+"""Some of the chest is not in the picture."""
 
 
 def clipped(image: Grey, random: Random, share: float | None = None) -> Grey:
@@ -111,13 +114,6 @@ def varied(image: Grey, random: Random) -> Grey:
     if random.random() < 0.3:
         values = values + random.normal(0.0, random.uniform(2, 8), values.shape)
     return np.asarray(np.clip(values, 0, 255), np.uint8)
-
-
-def _part(image: Grey, share: npt.NDArray[np.floating], random: Random) -> Grey:
-    rows, columns = image.shape
-    height, width = max(1, int(rows * share[0])), max(1, int(columns * share[1]))
-    top, left = random.integers(0, rows - height + 1), random.integers(0, columns - width + 1)
-    return np.ascontiguousarray(image[top : top + height, left : left + width])
 
 
 def _windowed(image: Grey, lost: float, random: Random) -> Grey:

@@ -61,23 +61,6 @@ def _how(about: str, **limits: Any) -> Any:
     return typer.Option(help=about, rich_help_panel="How it runs", **limits)
 
 
-ENGINE: Mapping[str, tuple[Any, Any]] = {
-    "device": (
-        Annotated[
-            Literal["auto", "cpu", "cuda", "mps"], _how("Where it trains; auto: CUDA if there is one.")
-        ],
-        "auto",
-    ),
-    "precision": (
-        Annotated[
-            Literal["auto", "fp32", "bf16", "fp16"],
-            _how("Of the forward pass; auto: the recipe's. fp16 needs a GPU."),
-        ],
-        "auto",
-    ),
-    "save_minutes": (Annotated[float, _how("Minutes between two checkpoints.", min=0)], 10.0),
-}
-"""A user's choices for a run of the training engine, with the defaults of ``engine.RunOptions``."""
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")]
 Backbone = Annotated[
     str,
@@ -146,14 +129,32 @@ AS_JSON = inspect.Parameter(
     default=False,
     annotation=Annotated[bool, typer.Option("--json", help="Print one JSON object.")],
 )
-EXIT_DATA = 66  # EX_NOINPUT of sysexits.h
 EXIT_CONFIG = 78  # EX_CONFIG
 
 
 RUN = {
     name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-    for name, (annotation, default) in ENGINE.items()
+    for name, (annotation, default) in (
+        {
+            "device": (
+                Annotated[
+                    Literal["auto", "cpu", "cuda", "mps"],
+                    _how("Where it trains; auto: CUDA if there is one."),
+                ],
+                "auto",
+            ),
+            "precision": (
+                Annotated[
+                    Literal["auto", "fp32", "bf16", "fp16"],
+                    _how("Of the forward pass; auto: the recipe's. fp16 needs a GPU."),
+                ],
+                "auto",
+            ),
+            "save_minutes": (Annotated[float, _how("Minutes between two checkpoints.", min=0)], 10.0),
+        }
+    ).items()
 }
+"""A user's choices for a run of the training engine, with the defaults of ``engine.RunOptions``."""
 
 
 def verb(app: typer.Typer, name: str, *, trains: bool = False, **how: Any) -> Callable[[Command], Command]:
@@ -213,7 +214,7 @@ def errors() -> Iterator[None]:
         raise typer.Exit(EXIT_CONFIG) from error
     except OSError as error:
         typer.echo(str(error), err=True)
-        raise typer.Exit(EXIT_DATA) from error
+        raise typer.Exit(66) from error  # EX_NOINPUT of sysexits.h
 
 
 @contextmanager

@@ -138,17 +138,14 @@ def fill_timm(network: Any, state: State, architecture: str, **how: Any) -> tupl
     return fill(network, state, f"timm's {architecture}", adjust=adjust if convert else None, **how)
 
 
-def torchvision_network(architecture: str, labels: int, size: int | None = None) -> nn.Module:
-    """torchvision's network of that name for ``labels`` outputs, with random weights; ``size``: side of the
-    input in pixels, for a transformer. Raises CannotAdapt.
-    """
+def torchvision_network(architecture: str, labels: int) -> nn.Module:
+    """torchvision's network of that name for ``labels`` outputs, with random weights. Raises CannotAdapt."""
     offer_torchvision_operators()
     from torchvision import models
 
     if architecture not in models.list_models(module=models):
         raise CannotAdapt(f"torchvision knows no classifier {architecture!r}")
-    how = {"image_size": size} if size and architecture.startswith("vit_") else {}
-    network: nn.Module = models.get_model(architecture, weights=None, num_classes=labels, **how)
+    network: nn.Module = models.get_model(architecture, weights=None, num_classes=labels)
     return network
 
 

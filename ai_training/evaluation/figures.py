@@ -275,11 +275,11 @@ def beside_teacher(
     return {"note": TEACHER_NOTE, "sources": result} if result else {}
 
 
-def permuted(found: Scored, seed: int = metrics.SEED) -> list[float]:
+def permuted(found: Scored) -> list[float]:
     """A negative control: the mean AUC against labels that were shuffled among images. Mean and
     95 % range.
     """
-    counted, random = found.with_positives(ENOUGH), np.random.default_rng(seed)
+    counted, random = found.with_positives(ENOUGH), np.random.default_rng(metrics.SEED)
     once = np.ones((1, len(found.images)), np.float32)
     values = np.array(
         [

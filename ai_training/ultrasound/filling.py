@@ -149,15 +149,13 @@ def figures(filled: Picture, truth: Picture, mask: Mask) -> npt.NDArray[np.float
     return np.array(rows)
 
 
-def kernel_distances(
-    made: npt.NDArray[np.float32], real: npt.NDArray[np.float32], seed: int = SEED
-) -> npt.NDArray[np.float64]:
+def kernel_distances(made: npt.NDArray[np.float32], real: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """KID of :data:`HALVES` random halves of the pictures: the same halves for every way of filling.
 
     The unbiased squared MMD with the kernel (x·y / C + 1)³ (Binkowski et al. 2018). In every half, made and
     real squares come from different pictures: two squares of one picture share all that surrounds the hole.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(SEED)
     values = np.zeros(HALVES)
     for number in range(HALVES):
         order = random.permutation(len(made))
