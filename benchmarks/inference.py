@@ -100,8 +100,8 @@ def measure_pipeline(files: dict[str, list[Path]], rounds: int) -> list[dict[str
     """The pipeline and its bare parts on the same files by turns; a round before the clock starts.
 
     A row for each encoding and what is asked of it: medians in ms; ``ratio`` to the whole of ``BARE``,
-    paired. ``decode``: from the file to stored samples; ``rest``: from there to the findings, of ``bare`` the forward
-    pass of an image that was prepared before.
+    paired. ``decode``: from the file to stored samples; ``rest``: from there to the findings, of ``bare`` the
+    forward pass of an image that was prepared before.
     """
     runner = _Runner()
     spans: dict[tuple[str, str], list[Spans]] = {
