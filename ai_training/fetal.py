@@ -177,14 +177,6 @@ class HeadBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
 
     def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         random = np.random.default_rng((self._seed, iteration))
-        drawn = self._draw(random)
-        copies = [augment(picture, head, self._how, random) for picture, head, _, _ in drawn]
-        inputs = torch.from_numpy(values(np.stack([picture for picture, _ in copies])))
-        heads = torch.from_numpy(np.stack([head for _, head in copies]))
-        present, known = (torch.tensor([float(one[index]) for one in drawn]) for index in (2, 3))
-        return inputs, heads, present, known
-
-    def _draw(self, random: np.random.Generator) -> list[tuple[Bytes, Bools, bool, bool]]:
         drawn = []
         planes = self._mix.planes if self._planes else 0
         for row in random.choice(len(self._heads), self._mix.heads + self._mix.planes - planes).tolist():
@@ -198,7 +190,11 @@ class HeadBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
             else:
                 picture = without_head(*self._heads[int(random.integers(len(self._heads)))], random)
             drawn.append((*_blank(picture), False, True))
-        return drawn
+        copies = [augment(picture, head, self._how, random) for picture, head, _, _ in drawn]
+        inputs = torch.from_numpy(values(np.stack([picture for picture, _ in copies])))
+        heads = torch.from_numpy(np.stack([head for _, head in copies]))
+        present, known = (torch.tensor([float(one[index]) for one in drawn]) for index in (2, 3))
+        return inputs, heads, present, known
 
 
 def plain(image: HeadImage) -> tuple[Floats, Bools]:

@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 Floats = npt.NDArray[np.floating]
 Texts = npt.NDArray[np.str_]
 Called = npt.NDArray[np.bool_]  # of each image: is it called?
+RESAMPLES = 2000
 MANY, FEWER = 5000, 500  # above so many images so many resamples: their intervals are narrow, their sums long
 SEED = 20240601  # one fixed draw of patients, so that the same weights give the same intervals
 
@@ -49,7 +50,7 @@ def patient_weights(patients: Sequence[str], resamples: int | None = None, seed:
     2,000 resamples by default, 500 for more than 5,000 images.
     """
     if resamples is None:
-        resamples = 2000 if len(patients) <= MANY else FEWER
+        resamples = RESAMPLES if len(patients) <= MANY else FEWER
     names, index = np.unique(np.asarray(patients), return_inverse=True)
     random = np.random.default_rng(seed)
     drawn = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)

@@ -143,11 +143,17 @@ TEACHER_NOTE = (
 def headline(found: Scored, baselines: Mapping[str, Floats]) -> dict[str, Any]:
     """The AUC of the model and of ``baselines`` (scores ``[N, K]``), and a row for each label."""
     weights, counted = found.weights(), found.with_positives(ENOUGH)
+    precision = metrics.UNKNOWN
+    if counted:
+        pairs = [(found.truth[:, k], found.logit[:, k]) for k in counted]
+        resampled = [metrics.resampled_average_precision(*pair, weights) for pair in pairs]
+        values = [metrics.average_precision(*pair) for pair in pairs]
+        precision = metrics.interval(float(np.mean(values)), np.mean(resampled, axis=0))
     result: dict[str, Any] = {
         **size(found),
         "labels_counted": [found.names[k] for k in counted],
         "mean_auc": metrics.mean_auc_interval(found.truth, found.logit, counted, weights).as_list(),
-        "mean_average_precision": _mean_precision(found, counted, weights),
+        "mean_average_precision": precision.as_list(),
     }
     for name, scores in baselines.items():
         difference = metrics.mean_auc_difference(found.truth, found.logit, scores, counted, weights)
@@ -320,16 +326,6 @@ def call_rates(truth: Floats, called: metrics.Called, weights: Floats) -> dict[s
         "sensitivity": metrics.share(called, np.asarray(truth > 0), weights).as_list(),
         "specificity": metrics.share(~called, np.asarray(truth <= 0), weights).as_list(),
     }
-
-
-def _mean_precision(found: Scored, counted: Sequence[int], weights: Floats) -> list[float]:
-    if not counted:
-        return metrics.UNKNOWN.as_list()
-    values = [metrics.average_precision(found.truth[:, k], found.logit[:, k]) for k in counted]
-    resampled = [
-        metrics.resampled_average_precision(found.truth[:, k], found.logit[:, k], weights) for k in counted
-    ]
-    return metrics.interval(float(np.mean(values)), np.mean(resampled, axis=0)).as_list()
 
 
 def _top(found: Scored, among: Sequence[int], scores: Floats, weights: Floats) -> list[float]:

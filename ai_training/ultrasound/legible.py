@@ -239,12 +239,6 @@ def identity_tokens(burned: BurnIn) -> tuple[Token, ...]:
     return tuple(found)
 
 
-def drawn_words(burned: BurnIn, *, everything: bool) -> frozenset[str]:
-    """The words of the overlay as :func:`folded` writes them: all of them, or only those of identities."""
-    objects = [thing for thing in burned.objects if everything or thing.meaning is Meaning.IDENTITY]
-    return frozenset(word for thing in objects for word in words_of(thing.text))
-
-
 def folded(text: str) -> str:
     """The letters and digits of ``text`` alone, in capitals: OCR engines differ in the other signs."""
     return "".join(
@@ -515,7 +509,9 @@ class LegibilityTest:
         strings = engine.everything(cleaned)
         own = engine.everything(burned.clean) if strings else []
         fresh = [string for string in strings if not any(overlap(string.box, other.box) for other in own)]
-        words = drawn_words(burned, everything=self.policy is CleaningPolicy.RESEARCH)
+        everything = self.policy is CleaningPolicy.RESEARCH
+        objects = [thing for thing in burned.objects if everything or thing.meaning is Meaning.IDENTITY]
+        words = {word for thing in objects for word in words_of(thing.text)}
         drawn = tuple(s for s in fresh if any(similarity(word, s.text) >= SAME for word in words))
         return EngineCount(len(legible), left, drawn, len(fresh) - len(drawn))
 
