@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +22,7 @@ THRESHOLDS = (
 STEP = 1e-7  # least distance of two edges; cards round to seven digits
 
 
-@dataclass(frozen=True, slots=True)
-class LabelCalibration:
+class LabelCalibration(NamedTuple):
     """How a label's logit becomes a decision (see :class:`ai_pipeline.models.registry.Label`).
 
     ``slope`` is positive; ``threshold`` and ``absent_below`` are probabilities, the former not below the
@@ -38,7 +36,7 @@ class LabelCalibration:
 
     def rounded(self) -> dict[str, float]:
         """The values rounded to six digits, as a card holds them."""
-        return {name: round(value, 6) for name, value in asdict(self).items()}
+        return {name: round(value, 6) for name, value in self._asdict().items()}
 
 
 def calibrated(truth: Floats, logit: Floats) -> LabelCalibration:

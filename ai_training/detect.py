@@ -346,19 +346,16 @@ def _candidates(boxes: Floats, recipe: BoxHeadRecipe, random: np.random.Generato
         made.append(np.clip(np.concatenate([middle - half, middle + half], 1), 0, 1))
     every = np.concatenate(made).astype(np.float32)
     every = every[((every[:, 2:] - every[:, :2]) > 0.015).all(1)]
-    return Candidates(every, _single(_log_density(every, boxes)))
 
-
-def _log_density(boxes: Floats, known: Floats) -> npt.NDArray[np.float64]:
     def described(some: Floats) -> Floats:
         sizes = some[:, 2:] - some[:, :2]
         return np.concatenate(
             [(some[:, :2] + some[:, 2:]) / 2 / PLACE_WIDTH, np.log(np.maximum(sizes, 1e-3)) / SIZE_WIDTH], 1
         )
 
-    distance = ((described(boxes)[:, None] - described(known)[None]) ** 2).sum(2)
-    density: npt.NDArray[np.float64] = np.exp(-distance / 2).mean(1)
-    return np.log(density + 1e-4)
+    distance = ((described(every)[:, None] - described(boxes)[None]) ** 2).sum(2)
+    # Added so that no candidate is impossible.
+    return Candidates(every, _single(np.log(np.exp(-distance / 2).mean(1) + 1e-4)))
 
 
 def _shown(

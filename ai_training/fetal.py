@@ -296,6 +296,7 @@ def fit_limits(data: Path, model: HeadModel, report: Report = silent) -> HeadLim
     if not outlined:
         raise ExperimentError("the network outlines no head of the validation split: train it longer")
     return HeadLimits(
+        # Half of a hundredth of the pictures without a head may score higher.
         present=_rounded(max(0.5, float(np.percentile(scores, 99.5)))),
         shape=_rounded(float(np.percentile([one.shape for one in outlined], KEPT)), up=False),
         spread=_rounded(float(np.percentile([one.spread for one in outlined], 100 - KEPT))),

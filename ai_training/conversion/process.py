@@ -21,6 +21,7 @@ def main() -> None:
 
     try:
         facts, difference = _converted(request)
+        # Of the largest score.
         if not difference <= 1e-3:
             raise CannotAdapt(f"the converted file answers differently from the network, by {difference:.2g}")
     except (CardError, CannotAdapt, UnreadableCheckpoint) as error:

@@ -130,6 +130,7 @@ def years(text: str) -> float:
         age = float(value) / {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}[unit]
     except ValueError:
         return float("nan")
+    # ChestX-ray14 holds a few ages above 400.
     return age if 0 <= age <= 150 else float("nan")
 
 

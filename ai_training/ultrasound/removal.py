@@ -258,6 +258,7 @@ def clean_areas(
         area = mean_interval(areas, weights)
         result[name] = {
             "area": area.as_list(6),
+            # The design's target.
             "met": area.value <= 0.002,
             "frames_touched": int((areas > 0).sum()),
             "largest": round(float(areas.max()), 5),

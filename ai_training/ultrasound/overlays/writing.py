@@ -375,6 +375,7 @@ def _typeset(text: str, hand: Hand, size: int, outline: int) -> Alpha:
 
 
 def _plotted(text: str, name: str, size: int, smooth: bool) -> Alpha:
+    # The height of a capital in the units of the Hershey fonts.
     scale = size / 21.0
     strokes = [
         np.array(stroke, np.float64) * scale
