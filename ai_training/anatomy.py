@@ -38,7 +38,6 @@ from ai_training.networks.outlines import (
 from ai_training.sets.images import ImageSet, MaskFile, SetImage, read_grey
 from ai_training.sets.published import CHEST, MASK, named_set
 
-SET = "cxr_anatomy"
 CHAIN = Chain(side=SIDE, low=1.0, high=99.0, blur=0.0, jpeg_quality=95)
 MEAN, SCALE = 127.0, 128.0  # EfficientNet-Lite's own normalisation of 0..255
 EXCHANGED = {"w053": (2, 1, 0)}
@@ -68,7 +67,7 @@ class AnatomyImage:
 
 def anatomy_set(data: Path) -> ImageSet:
     """The set with masks of heart and lungs that ``data`` names. Raises DataMissing."""
-    return named_set(data, SET, CHEST)
+    return named_set(data, "cxr_anatomy", CHEST)
 
 
 def anatomy_images(data: Path, split: str) -> tuple[AnatomyImage, ...]:
@@ -260,10 +259,8 @@ class AnatomyRecipe(Recipe):
     start: StartWeights = DEFAULT_START
     batch: int = 8
     augment: Augment = field(default_factory=Augment)
-    learning_rate: float = 2e-3
     weight_decay: float = 0.02
     dice_weight: float = 1.0
-    ema: float = 0.995
     validate_every: int = 100
 
 

@@ -6,10 +6,6 @@ from typing import TypeVar
 from ai_pipeline.errors import ModelError
 
 
-class TrainingError(Exception):
-    """Base of all errors of ``ai_training``."""
-
-
 class UnreadableCheckpoint(ModelError):
     """The file is no readable checkpoint. The text says what kind of file it is, or what it lacks."""
 
@@ -18,11 +14,11 @@ class CannotAdapt(ModelError):
     """A checkpoint cannot become a model. The text says why and what would help."""
 
 
-class DataMissing(TrainingError, OSError):
+class DataMissing(OSError):
     """The folder or manifest does not hold the images that training and evaluation need."""
 
 
-class ExperimentError(TrainingError, ValueError):
+class ExperimentError(ValueError):
     """An experiment file that cannot be used, or a run that belongs to another experiment or recipe."""
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +19,10 @@ THRESHOLDS = (
     "on the same images: absent below Youden's J; present from the higher of Youden's J and the cut "
     f"with specificity {SPECIFICITY}; indeterminate between them"
 )
-APART = 1e-6  # of probability: nearer edges of tenths are none
 STEP = 1e-7  # least distance of two edges; cards round to seven digits
 
 
-@dataclass(frozen=True, slots=True)
-class LabelCalibration:
+class LabelCalibration(NamedTuple):
     """How a label's logit becomes a decision (see :class:`ai_pipeline.models.registry.Label`).
 
     ``slope`` is positive; ``threshold`` and ``absent_below`` are probabilities, the former not below the
@@ -39,7 +36,7 @@ class LabelCalibration:
 
     def rounded(self) -> dict[str, float]:
         """The values rounded to six digits, as a card holds them."""
-        return {name: round(value, 6) for name, value in asdict(self).items()}
+        return {name: round(value, 6) for name, value in self._asdict().items()}
 
 
 def calibrated(truth: Floats, logit: Floats) -> LabelCalibration:
@@ -69,8 +66,11 @@ def deciles(probabilities: Floats) -> list[list[float]]:
     If many images have the same probability, edges that coincide are moved apart by 1e-7. An image on an edge
     belongs to the bin above it, so among such bins all but the lowest stay empty.
     """
-    edges = np.quantile(probabilities, np.linspace(0.1, 0.9, 9), axis=0).T
-    return [_rising(row) for row in np.clip(edges, 0.0, 1.0)]
+    edges = np.clip(np.quantile(probabilities, np.linspace(0.1, 0.9, 9), axis=0).T, 0.0, 1.0)
+    place = np.arange(9)
+    steps = np.maximum.accumulate(np.round(edges / STEP).astype(np.int64) - place, axis=1) + place
+    steps = np.minimum(steps, round(1 / STEP) - place[::-1])
+    return [[round(float(step) * STEP, 7) for step in row] for row in steps]
 
 
 def reference(
@@ -88,7 +88,7 @@ def reference(
         "deciles": {
             name: edges
             for name, edges in zip(labels, deciles(probabilities), strict=True)
-            if min(np.diff(edges)) > APART
+            if min(np.diff(edges)) > 1e-6
         },
     }
 
@@ -114,15 +114,7 @@ def platt(truth: Floats, logit: Floats) -> tuple[float, float]:
     return slope, intercept
 
 
-def _rising(edges: Floats) -> list[float]:
-    place = np.arange(len(edges))
-    steps = np.maximum.accumulate(np.round(edges / STEP).astype(np.int64) - place) + place
-    steps = np.minimum(steps, round(1 / STEP) - place[::-1])
-    return [round(float(step) * STEP, 7) for step in steps]
-
-
 BINS = 10
-STEPS = 12  # of Newton's method; it has settled after six
 FARTHEST = 30.0  # a slope or intercept beyond it means that a resample is separable: no figure
 NEAREST = 1e-6  # probabilities are moved this far from 0 and 1, whose logits are infinite
 
@@ -160,11 +152,10 @@ def slope_and_intercept(truth: Floats, probability: Floats, weights: Floats) -> 
     """
     clipped = np.clip(probability.astype(np.float64), NEAREST, 1 - NEAREST)
     logit = np.log(clipped / (1 - clipped))
-    slope = np.ones(len(weights))
-    offset = np.zeros(len(weights))
-    intercept = np.zeros(len(weights))
+    slope, (offset, intercept) = np.ones(len(weights)), np.zeros((2, len(weights)))
     with np.errstate(all="ignore"):
-        for _ in range(STEPS):
+        # Newton's method has settled after six.
+        for _ in range(12):
             error, spread = _residual(truth, slope[:, None] * logit + offset[:, None], weights)
             a, b, c = spread.sum(1), spread @ logit, spread @ logit**2
             down, across = error.sum(1), error @ logit
@@ -191,8 +182,12 @@ def _label(
     value_slope, value_intercept = slope_and_intercept(truth, probability, once)
     total = weights.sum(1)
     error = calibration_error(truth, probability, BINS)
+    gaps = [np.abs(weights[:, part] @ (probability - truth)[part]) for part in _bins(probability, BINS)]
+    resampled = np.sum(gaps, axis=0) / total
     drawn = {
-        "ece": _centred(_resampled_error(truth, probability, weights), error),
+        # Resampling adds noise to every bin, and noise adds to the error: without that bias being taken off,
+        # the interval of a good model's error would lie above the error.
+        "ece": np.asarray(np.maximum(resampled - (resampled.mean() - error), 0.0)),
         "brier": (weights @ (probability - truth) ** 2) / total,
         "slope": slope,
         "intercept": intercept,
@@ -204,19 +199,6 @@ def _label(
         "intercept": float(value_intercept[0]),
     }
     return {name: interval(values[name], drawn[name]) for name in values}, drawn
-
-
-def _resampled_error(truth: Floats, probability: Floats, weights: Floats) -> Floats:
-    gaps = [np.abs(weights[:, part] @ (probability - truth)[part]) for part in _bins(probability, BINS)]
-    return np.asarray(np.sum(gaps, axis=0) / weights.sum(1))
-
-
-def _centred(resampled: Floats, value: float) -> Floats:
-    """Resampling adds noise to every bin, and noise adds to the error: that bias is taken off.
-
-    Without it the interval of a good model's error lies above the error.
-    """
-    return np.asarray(np.maximum(resampled - (resampled.mean() - value), 0.0))
 
 
 def _residual(truth: Floats, value: Floats, weights: Floats) -> tuple[Floats, Floats]:

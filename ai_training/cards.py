@@ -16,9 +16,6 @@ from onnx import TensorProto, helper, numpy_helper
 from tomlkit import TOMLDocument
 from torch import Tensor, nn
 
-LARGE = 1024
-"""Weights of a tensor from which it is stored in half precision."""
-
 
 def export(
     network: nn.Module,
@@ -74,7 +71,7 @@ def store_in_half(path: Path) -> None:
     large = [
         one
         for one in graph.initializer
-        if one.data_type == TensorProto.FLOAT and np.prod(one.dims, dtype=np.int64) >= LARGE
+        if one.data_type == TensorProto.FLOAT and np.prod(one.dims, dtype=np.int64) >= 1024
     ]
     for number, one in enumerate(large):
         half = f"{one.name}.half"

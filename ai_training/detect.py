@@ -20,10 +20,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +59,7 @@ from ai_training.metrics import mean_interval, overlap, patient_weights
 from ai_training.networks.backbones import NotThisNetwork, torch_network
 from ai_training.networks.efficientnet import PlacedClassifier
 from ai_training.sets.chest import chest_set, split_by_patient
-from ai_training.sets.images import LABELS, ChestImage, TruthBox, corners, read_grey
+from ai_training.sets.images import LABELS, TruthBox, corners, read_grey
 from ai_training.sets.published import listed_boxes
 from ai_training.yolo import FILE, YoloRecipe, labels_of, train_yolo
 
@@ -69,9 +69,6 @@ Floats = npt.NDArray[np.float32]
 CUTS = (0.1, 0.3, 0.5)  # T(IoU), as the literature on these boxes has it (X. Wang et al., CVPR 2017)
 PLACE_NAMES = ("T(IoU.1)", "T(IoU.3)", "T(IoU.5)", "mean T", "IoU", "pointing")
 Corners = tuple[float, float, float, float]
-
-
-SAME = 0.5  # two boxes of one label that overlap so much are one
 
 
 def detection_boxes(data: Path, more: Sequence[Path] = ()) -> tuple[TruthBox, ...]:
@@ -85,17 +82,8 @@ def detection_boxes(data: Path, more: Sequence[Path] = ()) -> tuple[TruthBox, ..
     boxes = list(found.boxes)
     by_name = {image.path.stem: image for image in found.images}
     for path in more:
-        boxes += _new(boxes, _boxes_on(by_name, path))
-    if not boxes:
-        raise DataMissing(f"{data} holds no boxes: name a list with --boxes (docs/reference/data-sets.md)")
-    return tuple(boxes)
-
-
-def _boxes_on(images: Mapping[str, ChestImage], path: Path) -> Iterator[TruthBox]:
-    """The boxes of a list on ``images``, which are named by their files without ending."""
-    for file, box in listed_boxes(path):
-        if image := images.get(Path(file).stem):
-            yield TruthBox(
+        listed = [
+            TruthBox(
                 file,
                 box.label,
                 *box.corners,
@@ -105,6 +93,13 @@ def _boxes_on(images: Mapping[str, ChestImage], path: Path) -> Iterator[TruthBox
                 patient=image.patient,
                 adult=image.adult,
             )
+            for file, box in listed_boxes(path)
+            if (image := by_name.get(Path(file).stem))
+        ]
+        boxes += _new(boxes, listed)
+    if not boxes:
+        raise DataMissing(f"{data} holds no boxes: name a list with --boxes (docs/reference/data-sets.md)")
+    return tuple(boxes)
 
 
 def _new(known: Iterable[TruthBox], listed: Iterable[TruthBox]) -> Iterator[TruthBox]:
@@ -113,7 +108,8 @@ def _new(known: Iterable[TruthBox], listed: Iterable[TruthBox]) -> Iterator[Trut
         there.setdefault((box.path, box.label), []).append(corners(box))
     for box in listed:
         others = there.setdefault((box.path, box.label), [])
-        if all(overlap(corners(box), other) < SAME for other in others):
+        # Two boxes of one label that overlap so much are one.
+        if all(overlap(corners(box), other) < 0.5 for other in others):
             others.append(corners(box))
             yield box
 
@@ -146,45 +142,30 @@ def means(figures: npt.NDArray[np.float64], patients: Sequence[str]) -> dict[str
     return {name: mean_interval(figures[:, column], weights).as_list() for column, name in columns}
 
 
-class Locator(Protocol):
-    """Predicts boxes. ``image``: the image's row in the maps or features that the locator was
-    created with.
-    """
-
-    def place(self, image: int, label: str) -> ScoredBox | None:
-        """The likeliest box of ``label``; None for a label that the locator was not fitted to."""
-        ...
+Locator = Callable[[int, str], ScoredBox | None]
+"""Predicts the likeliest box of a label in an image, which is named by its row in the maps or features that
+the locator was created with; None for a label that it was not fitted to."""
 
 
-@dataclass(frozen=True, slots=True)
-class FixedLocator:
-    """A baseline that uses no image: one place for each label."""
-
-    places: Mapping[str, ScoredBox]
-
-    def place(self, image: int, label: str) -> ScoredBox | None:  # noqa: ARG002
-        return self.places.get(label)
-
-
-def constant(boxes: Sequence[TruthBox]) -> FixedLocator:
+def constant(boxes: Sequence[TruthBox]) -> dict[str, ScoredBox]:
     """One fixed box per label: the baseline for a detector."""
     places: dict[str, ScoredBox] = {}
     for label, known in _by_label(boxes).items():
         expected = overlaps(known).mean(1)
         best = int(np.argmax(expected))
         places[label] = _at(known[best], float(expected[best]))
-    return FixedLocator(places)
+    return places
 
 
-def centre(boxes: Sequence[TruthBox]) -> FixedLocator:
-    """A box of the usual size in the middle of the picture."""
+def centre(boxes: Sequence[TruthBox]) -> dict[str, ScoredBox]:
+    """A box of each label's usual size in the middle of the picture."""
     places: dict[str, ScoredBox] = {}
     for label, known in _by_label(boxes).items():
         width, height = np.median(known[:, 2:] - known[:, :2], axis=0)
         box = np.array([0.5 - width / 2, 0.5 - height / 2, 0.5 + width / 2, 0.5 + height / 2], np.float32)
         expected = overlaps(np.vstack([box, known]))[0, 1:].mean()
         places[label] = _at(box, float(expected))
-    return FixedLocator(places)
+    return places
 
 
 def _by_label(boxes: Sequence[TruthBox]) -> dict[str, Floats]:
@@ -237,7 +218,6 @@ class BoxNetwork(nn.Module):
         return maps.reshape(count, self.labels, len(PARTS), height, width)
 
 
-LEAST_DENSITY = 1e-4  # so that no candidate is impossible
 PLACE_WIDTH, SIZE_WIDTH = 0.08, 0.3  # of the kernels: shares of the side, and of the logarithm of a size
 
 
@@ -366,19 +346,16 @@ def _candidates(boxes: Floats, recipe: BoxHeadRecipe, random: np.random.Generato
         made.append(np.clip(np.concatenate([middle - half, middle + half], 1), 0, 1))
     every = np.concatenate(made).astype(np.float32)
     every = every[((every[:, 2:] - every[:, :2]) > 0.015).all(1)]
-    return Candidates(every, _single(_log_density(every, boxes)))
 
-
-def _log_density(boxes: Floats, known: Floats) -> npt.NDArray[np.float64]:
     def described(some: Floats) -> Floats:
         sizes = some[:, 2:] - some[:, :2]
         return np.concatenate(
             [(some[:, :2] + some[:, 2:]) / 2 / PLACE_WIDTH, np.log(np.maximum(sizes, 1e-3)) / SIZE_WIDTH], 1
         )
 
-    distance = ((described(boxes)[:, None] - described(known)[None]) ** 2).sum(2)
-    density: npt.NDArray[np.float64] = np.exp(-distance / 2).mean(1)
-    return np.log(density + LEAST_DENSITY)
+    distance = ((described(every)[:, None] - described(boxes)[None]) ** 2).sum(2)
+    # Added so that no candidate is impossible.
+    return Candidates(every, _single(np.log(np.exp(-distance / 2).mean(1) + 1e-4)))
 
 
 def _shown(
@@ -460,7 +437,11 @@ def trained(
 
     Raises FileExistsError if the YOLO in ``folder`` was trained in another way, or on other boxes.
     """
-    path, note, wanted = folder / FILE, folder / "made_of.json", _made_of(boxes, card, recipe)
+    path, note = folder / FILE, folder / "made_of.json"
+    truth = sorted((box.file, box.label, *corners(box)) for box in boxes)
+    settings = {name: value for name, value in asdict(recipe).items() if name != "threads"}
+    boxes_hash = hashlib.sha256(json.dumps(truth).encode()).hexdigest()
+    wanted = json.dumps({"classifier": card.id, "boxes": boxes_hash, **settings}, indent=1)
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         note.write_text(wanted)
@@ -472,13 +453,6 @@ def trained(
     return YoloLocator(
         OnnxRuntime(path.read_bytes(), recipe.threads), labels_of(boxes), card, recipe.size, tuple(paths)
     )
-
-
-def _made_of(boxes: Sequence[TruthBox], card: Card, recipe: YoloRecipe) -> str:
-    truth = sorted((box.file, box.label, *corners(box)) for box in boxes)
-    settings = {name: value for name, value in asdict(recipe).items() if name != "threads"}
-    boxes_hash = hashlib.sha256(json.dumps(truth).encode()).hexdigest()
-    return json.dumps({"classifier": card.id, "boxes": boxes_hash, **settings}, indent=1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -497,8 +471,6 @@ class Fused:
         )
 
 
-LEAST_TOUCHED = 0.5  # T(IoU .1) from which a label passes
-FEWEST = 15  # boxes of a label from which its test figures are reported separately
 MEAN_T, POINTING = PLACE_NAMES.index("mean T"), PLACE_NAMES.index("pointing")
 
 
@@ -549,10 +521,10 @@ def cross_validated(
         known = [index for index in range(len(case.boxes)) if fold[index] != number]
         boxes, rows = [case.boxes[index] for index in known], [case.rows[index] for index in known]
         head = fit(boxes, rows, case.maps, BoxHeadRecipe())
-        arms: dict[str, Locator] = {"fusion": head, "constant": constant(boxes), "centre": centre(boxes)}
+        arms: dict[str, Locator] = {"fusion": head.place} | _knowing_no_image(boxes)
         if yolos:
             drawn = trained(boxes, card, yolos[0] / f"fold-{number + 1}", yolos[1], case.paths)
-            arms = {**arms, "fusion": Fused(head, drawn), "head": head}
+            arms |= {"fusion": Fused(head, drawn).place, "head": head.place}
         images = [image for image, its in image_fold.items() if its == number]
         for arm, places in predicted(arms, images, labels).items():
             found.setdefault(arm, {}).update(places)
@@ -563,7 +535,7 @@ def predicted(arms: Mapping[str, Locator], images: Iterable[int], labels: Sequen
     """The prediction of each locator for every label in every image."""
     pairs = [(image, label) for image in images for label in labels]
     return {
-        arm: {pair: place for pair in pairs if (place := locator.place(*pair)) is not None}
+        arm: {pair: place for pair in pairs if (place := locator(*pair)) is not None}
         for arm, locator in arms.items()
     }
 
@@ -579,15 +551,13 @@ def figures_of(case: LabelledBoxes, predictions: Predictions, *, decide: bool) -
         mine = {arm: table[chosen] for arm, table in rows.items()}
         return {"boxes": int(chosen.sum()), **compared(mine, patients[chosen].tolist())}
 
-    per_label = []
+    per_label: list[dict[str, Any]] = []
     for label in labels:
         chosen = np.array([box.label == label for box in case.boxes])
-        if not decide and chosen.sum() < FEWEST:
-            continue
-        entry: dict[str, Any] = {"label": label, **part(chosen)}
-        if decide:
-            entry |= passes(entry)
-        per_label.append(entry)
+        if decide or chosen.sum() >= 15:
+            per_label.append({"label": label, **part(chosen)})
+    for entry in per_label if decide else ():
+        entry.update(passes(entry))
     result: dict[str, Any] = {
         "boxes": len(case.boxes),
         "images": len(case.paths),
@@ -613,7 +583,7 @@ def passes(entry: Mapping[str, Any]) -> dict[str, Any]:
         if difference[PLACE_NAMES[POINTING]][0] < 0:
             return {"passes": False, "why": f"points worse than the {prior} box"}
     touched = entry["arms"]["fusion"]["T(IoU.1)"][0]
-    if touched < LEAST_TOUCHED:
+    if touched < 0.5:
         return {"passes": False, "why": f"misses more than half of the findings: T(IoU.1) is {touched:.2f}"}
     return {"passes": True, "why": ""}
 
@@ -684,18 +654,21 @@ def _without_yolo(prepared: DetectorInput) -> DetectorInput:
     return replace(prepared, run=lambda values: replace(prepared.run(values), detections={}))
 
 
+def _knowing_no_image(boxes: Sequence[TruthBox]) -> dict[str, Locator]:
+    """The two baselines that are to be beaten."""
+    usual, middle = constant(boxes), centre(boxes)
+    return {"constant": lambda _, label: usual.get(label), "centre": lambda _, label: middle.get(label)}
+
+
 def _shipped_locators(case: LabelledBoxes, known: Sequence[Any], card: Card) -> dict[str, Locator]:
     if not card.plays(NETWORK):
         raise CardError(f"{card.name} has no detector: make one with `ai-pipeline train detect`")
     detector = BoxDetector(card)
     prepared = [detector.prepare(read_grey(path)) for path in case.paths]
-    arms: dict[str, Locator] = {"fusion": _Shipped(detector, prepared)}
+    arms: dict[str, Locator] = {"fusion": _Shipped(detector, prepared).place}
     if card.plays(YOLO):
-        arms["head"] = _Shipped(detector, [_without_yolo(one) for one in prepared])
-    return arms | {
-        "constant": constant(known),
-        "centre": centre(known),
-    }
+        arms["head"] = _Shipped(detector, [_without_yolo(one) for one in prepared]).place
+    return arms | _knowing_no_image(known)
 
 
 def train_detector(
@@ -724,7 +697,15 @@ def train_detector(
     for weights in card.weights:
         if weights.role not in {NETWORK, CANDIDATES, YOLO}:
             shutil.copyfile(weights.path, out / weights.path.name)
-    return _write_card(card, out, files, {**_summary(figures), "trust": trust})
+    path = out / (f"{card.id}.toml" if card.path.parent == SHIPPED else card.path.name)
+    passed = {row["label"] for row in figures["labels"] if row["passes"]}
+    with changed_card(card.path, path) as made:
+        forget_detector(made)
+        made["weights"].extend(weights_row(role, file) for role, file in files.items())
+        for row in made["labels"]:
+            row["detector"] = row["name"] in passed
+        made["detection"] = {**_summary(figures), "trust": trust}
+    return path
 
 
 def export(trunk: PlacedClassifier, fitted: FittedHead, card: Card, path: Path) -> None:
@@ -735,19 +716,6 @@ def export(trunk: PlacedClassifier, fitted: FittedHead, card: Card, path: Path) 
     network = BoxNetwork(trunk, weights, bias).eval()
     shapes = {"images": {0: torch.export.Dim("batch")}}
     cards.export(network, (example,), shapes, ["parts"], path, f"{card.id}-detector")
-
-
-def _write_card(card: Card, out: Path, files: Mapping[str, Path], summary: dict[str, Any]) -> Path:
-    path = out / (f"{card.id}.toml" if card.path.parent == SHIPPED else card.path.name)
-    passed = {row["label"] for row in summary["labels"] if row["passes"]}
-    with changed_card(card.path, path) as made:
-        forget_detector(made)
-        for role, file in files.items():
-            made["weights"].append(weights_row(role, file))
-        for row in made["labels"]:
-            row["detector"] = row["name"] in passed
-        made["detection"] = summary
-    return path
 
 
 def write_test_figures(card: Card, figures: dict[str, Any]) -> None:

@@ -25,7 +25,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from ai_training.base import ExperimentError, Report, silent
 
-FABRIC_NAMES = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision of each run
 
 
@@ -34,15 +33,12 @@ class RunOptions:
     """The user's choices for a run that no recipe holds.
 
     ``device`` ``auto``: CUDA if there is one, else the CPU. ``precision`` of the forward pass; ``auto``: that
-    of the recipe. A checkpoint is written every ``save_minutes``. ``patience``: validations without a better
-    one after which a run stops; 0: it runs to its end. ``log``: where figures go besides ``history.json``.
+    of the recipe. A checkpoint is written every ``save_minutes``.
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     save_minutes: float = 10.0
-    patience: int = 0
-    log: Literal["none", "tensorboard"] = "none"
 
     def fabric(self, precision: str = "fp32") -> Fabric:
         """Device and precision as a Fabric object. ``precision``: the one that ``auto`` means. Raises
@@ -51,7 +47,11 @@ class RunOptions:
         device, wanted = self.chosen_device(), self.precision if self.precision != "auto" else precision
         if wanted == "fp16" and device == "cpu":
             raise ExperimentError("fp16 needs a GPU: on the CPU take bf16 or fp32")
-        return Fabric(accelerator=device, devices=1, precision=FABRIC_NAMES[wanted])  # type: ignore[arg-type]
+        return Fabric(
+            accelerator=device,
+            devices=1,
+            precision={"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[wanted],  # type: ignore[arg-type]
+        )
 
     def chosen_device(self) -> str:
         """``cpu``, ``cuda`` or ``mps``. Raises ExperimentError if the chosen device is not there."""
@@ -145,11 +145,6 @@ def write_history(folder: Path, history: History) -> None:
     partial = folder / "history.partial"
     partial.write_text(json.dumps(history, indent=1))
     partial.replace(folder / "history.json")
-    _plot(partial, history)
-    partial.replace(folder / "history.png")
-
-
-def _plot(path: Path, history: History) -> None:
     names = sorted({name for entry in history for name in entry} - {STEP})
     figure = Figure(figsize=(6, 1.8 * max(1, len(names))), layout="constrained")
     FigureCanvasAgg(figure)
@@ -162,7 +157,8 @@ def _plot(path: Path, history: History) -> None:
         )
         axes.set_ylabel(name)
     panels[-1].set_xlabel(STEP)
-    figure.savefig(path, format="png", dpi=80)
+    figure.savefig(partial, format="png", dpi=80)
+    partial.replace(folder / "history.png")
 
 
 CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
@@ -196,7 +192,9 @@ class Recipe(Plan):
     """
 
     seed: int = 1
+    learning_rate: float = 2e-3
     warm_up: float = 0.1
+    ema: float = 0.995
     half: bool = False
     threads: int = 2
     workers: int = 1
@@ -300,46 +298,26 @@ class TrainingRun:
         if self.out:
             self.out.mkdir(parents=True, exist_ok=True)
         last = min(until or self.plan.iterations, self.plan.iterations)
-        if self.done >= last or self.stopped:
+        if self.done >= last:
             return
-        logs, saved = self._tensorboard(), time.monotonic()
+        saved = time.monotonic()
         batches = iter(self.batches(range(self.done, last)))
-        while self.done < last and not self.stopped:
+        while self.done < last:
             self.network.train()
             self.losses.append(self.step(batches))
             self.done += 1
             report(self.done / self.plan.iterations, f"iteration {self.done}, loss {self.losses[-1]:.4f}")
             if self.validation_due():
                 self._validate(report)
-                for name, value in self.history[-1].items() if logs else ():
-                    logs.add_scalar(name.replace(" ", "_"), value, self.done)
             elif time.monotonic() - saved <= 60 * self.options.save_minutes:
                 continue
             self.save()
             saved = time.monotonic()
-        if logs:
-            logs.close()
-
-    def _tensorboard(self) -> Any:
-        """A writer into the folder ``tensorboard`` of the run, if the user wants one."""
-        if self.out is None or self.options.log == "none":
-            return None
-        from torch.utils.tensorboard import SummaryWriter
-
-        return SummaryWriter(str(self.out / "tensorboard"))
 
     @property
     def begun(self) -> bool:
         """Whether there is a checkpoint to resume from."""
         return self.out is not None and (self.out / CHECKPOINT).is_file()
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the last ``patience`` validations brought no better figure; False without a patience."""
-        if not (self.options.patience and self.history):
-            return False
-        first = int(np.argmax([self._value(entry) for entry in self.history]))
-        return len(self.history) - 1 - first >= self.options.patience
 
     def validation_due(self) -> bool:
         """Whether the run validates after the step that was just done."""
@@ -416,11 +394,10 @@ class TrainingRun:
     @property
     def best(self) -> dict[str, float]:
         """The history's entry with the highest :data:`CHOSEN_BY`; of equal entries the last."""
-        return max(reversed(self.history), key=self._value)
-
-    def _value(self, entry: Mapping[str, float]) -> float:
-        value = entry[self.CHOSEN_BY]
-        return -np.inf if np.isnan(value) else value  # NaN: too few images to measure
+        # NaN: too few images to measure
+        return max(
+            reversed(self.history), key=lambda entry: float(np.nan_to_num(entry[self.CHOSEN_BY], nan=-np.inf))
+        )
 
     def _validate(self, report: Report) -> None:
         found = self.validate()

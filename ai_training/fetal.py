@@ -23,7 +23,6 @@ from ai_pipeline.networks.heads import (
     COLUMNS,
     GRID,
     ROWS,
-    Ellipse,
     HeadLimits,
     HeadModel,
     ellipse_of,
@@ -178,14 +177,6 @@ class HeadBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
 
     def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         random = np.random.default_rng((self._seed, iteration))
-        drawn = self._draw(random)
-        copies = [augment(picture, head, self._how, random) for picture, head, _, _ in drawn]
-        inputs = torch.from_numpy(values(np.stack([picture for picture, _ in copies])))
-        heads = torch.from_numpy(np.stack([head for _, head in copies]))
-        present, known = (torch.tensor([float(one[index]) for one in drawn]) for index in (2, 3))
-        return inputs, heads, present, known
-
-    def _draw(self, random: np.random.Generator) -> list[tuple[Bytes, Bools, bool, bool]]:
         drawn = []
         planes = self._mix.planes if self._planes else 0
         for row in random.choice(len(self._heads), self._mix.heads + self._mix.planes - planes).tolist():
@@ -193,15 +184,17 @@ class HeadBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         for row in random.choice(len(self._planes) or 1, planes).tolist():
             drawn.append((*_blank(read_grey(self._planes[row].path)), True, False))
         for _ in range(self._mix.others):
-            drawn.append((*_blank(self._other(random)), False, True))
-        return drawn
-
-    def _other(self, random: np.random.Generator) -> Bytes:
-        """Half of them another organ, if there is any, else a part of a frame beside the head."""
-        if random.random() < 0.5 and self._others:
-            images = self._others[int(random.integers(len(self._others)))]
-            return read_grey(images[int(random.integers(len(images)))].path)
-        return without_head(*self._heads[int(random.integers(len(self._heads)))], random)
+            if random.random() < 0.5 and self._others:  # half of them another organ, if there is any
+                images = self._others[int(random.integers(len(self._others)))]
+                picture = read_grey(images[int(random.integers(len(images)))].path)
+            else:
+                picture = without_head(*self._heads[int(random.integers(len(self._heads)))], random)
+            drawn.append((*_blank(picture), False, True))
+        copies = [augment(picture, head, self._how, random) for picture, head, _, _ in drawn]
+        inputs = torch.from_numpy(values(np.stack([picture for picture, _ in copies])))
+        heads = torch.from_numpy(np.stack([head for _, head in copies]))
+        present, known = (torch.tensor([float(one[index]) for one in drawn]) for index in (2, 3))
+        return inputs, heads, present, known
 
 
 def plain(image: HeadImage) -> tuple[Floats, Bools]:
@@ -275,12 +268,8 @@ def _blank(picture: Bytes) -> tuple[Bytes, Bools]:
 
 OPEN = HeadLimits(present=0.0, shape=0.0, spread=math.inf, roundness=(0.0, 1.0), outside=1.0, inset=0.0)
 """Limits that refuse nothing: for the figures that limits are fitted to."""
-REFUSED = 99.5
-"""Per cent of validation pictures without a head whose score the limit ``present`` lies above."""
 KEPT = 1.0
 """Per cent of validation heads that each of the limits on shape and spread may refuse."""
-ROUNDER = 0.03
-"""Added to the range of reference heads' roundness on both sides."""
 HERE = Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
@@ -294,18 +283,26 @@ def fit_limits(data: Path, model: HeadModel, report: Report = silent) -> HeadLim
     others = [picture for name in (*OTHERS, "") for picture in headless(data, name, "val")]
     seen = [model.seen(picture) for picture in followed(heads, report, "limits of the gate")]
     scores = [model.seen(picture).present for picture in followed(others, report, "limits of the gate")]
-    ellipses = [(image, _reference(image)) for image in head_images(data, "train")]
-    round_ = [ellipse.short / ellipse.long for _, ellipse in ellipses]
+    round_, insets = [], []
+    for image in head_images(data, "train"):
+        picture, head = image.read()
+        ellipse = ellipse_of(head, HERE)
+        assert ellipse is not None
+        round_.append(ellipse.short / ellipse.long)
+        # By how many pixels of the network's input the reference runs inside its own mask.
+        inside = ellipse.circumference - image.circumference / image.pixel_mm
+        insets.append(inside / (2 * math.pi) * fit_to_input(picture)[1].a)
     outlined = [one for one in seen if one.area is not None]
     if not outlined:
         raise ExperimentError("the network outlines no head of the validation split: train it longer")
     return HeadLimits(
-        present=_rounded(max(0.5, float(np.percentile(scores, REFUSED)))),
+        # Half of a hundredth of the pictures without a head may score higher.
+        present=_rounded(max(0.5, float(np.percentile(scores, 99.5)))),
         shape=_rounded(float(np.percentile([one.shape for one in outlined], KEPT)), up=False),
         spread=_rounded(float(np.percentile([one.spread for one in outlined], 100 - KEPT))),
-        roundness=(_rounded(min(round_) - ROUNDER, up=False), 1.0),
+        roundness=(_rounded(min(round_) - 0.03, up=False), 1.0),
         outside=_rounded(float(np.percentile([one.outside for one in outlined], 100 - KEPT))),
-        inset=round(float(np.median([_inset(*pair) for pair in ellipses])), 3),
+        inset=round(float(np.median(insets)), 3),
     )
 
 
@@ -315,18 +312,6 @@ def headless(data: Path, name: str, split: str) -> list[Bytes]:
         return [read_grey(image.path) for image in part_of_set(data / name, split)]
     random = np.random.default_rng(7)
     return [without_head(*image.read(), random) for image in head_images(data, split)]
-
-
-def _reference(image: HeadImage) -> Ellipse:
-    ellipse = ellipse_of(image.read()[1], HERE)
-    assert ellipse is not None
-    return ellipse
-
-
-def _inset(image: HeadImage, outlined: Ellipse) -> float:
-    """By how many pixels of the network's input the reference runs inside its own mask."""
-    reference = image.circumference / image.pixel_mm
-    return (outlined.circumference - reference) / (2 * math.pi) * fit_to_input(image.read()[0])[1].a
 
 
 def _rounded(value: float, *, up: bool = True) -> float:
@@ -390,11 +375,9 @@ class HeadRecipe(Recipe):
     start: StartWeights = DEFAULT_START
     mix: HeadMix = field(default_factory=HeadMix)
     augment: HeadAugment = field(default_factory=HeadAugment)
-    learning_rate: float = 2e-3
     weight_decay: float = 0.02
     dice_weight: float = 1.0
     present_weight: float = 0.2
-    ema: float = 0.995
     validate_every: int = 200
     half: bool = True
 
@@ -474,8 +457,6 @@ def train_and_ship(
     return write_card(out, limits, training, recipe.backbone, recipe.start)
 
 
-SMALL = 120.0
-"""Circumference in mm below which a head is that of a fetus of about 15 weeks or less."""
 BESIDE = f"{HEADS}, parts beside the head"
 
 
@@ -526,7 +507,8 @@ def measure(image: HeadImage, model: HeadModel) -> HeadCase:
 def figures(cases: Sequence[HeadCase]) -> dict[str, Any]:
     """Figures of all heads, whatever the gate says, and of the heads that the gate accepts."""
     passed = [case for case in cases if not case.fault]
-    small = [case for case in cases if case.circumference < SMALL]
+    # Of a fetus of about 15 weeks or less.
+    small = [case for case in cases if case.circumference < 120.0]
 
     def means(of: Sequence[HeadCase]) -> dict[str, Any]:
         values = {"dice": [case.dice for case in of], "error": [abs(case.error) for case in of]}

@@ -18,7 +18,6 @@ Called = npt.NDArray[np.bool_]  # of each image: is it called?
 RESAMPLES = 2000
 MANY, FEWER = 5000, 500  # above so many images so many resamples: their intervals are narrow, their sums long
 SEED = 20240601  # one fixed draw of patients, so that the same weights give the same intervals
-BLOCK = 4_000_000  # weights that are worked on at once: 32 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ def resampled_auc(truth: Floats, score: Floats, weights: Floats) -> Floats:
     For every positive it counts the negatives that score lower, ties as half (tests: equal to
     scikit-learn's).
     """
-    return _in_blocks(lambda part: _auc_of(*_by_score(truth, score, part)), weights)
+    return _in_blocks(_auc_of, truth, score, weights)
 
 
 def average_precision(truth: Floats, score: Floats) -> float:
@@ -118,7 +117,7 @@ def average_precision(truth: Floats, score: Floats) -> float:
 
 def resampled_average_precision(truth: Floats, score: Floats, weights: Floats) -> Floats:
     """The average precision under each row of ``weights``; NaN if a resample has no positive."""
-    return _in_blocks(lambda part: _precision_of(*_by_score(truth, score, part)), weights)
+    return _in_blocks(_precision_of, truth, score, weights)
 
 
 def mean_auc(truth: Floats, score: Floats, labels: Sequence[int]) -> float:
@@ -279,22 +278,23 @@ def _resampled_cells(truth: Floats, score: Floats, found: Sequence[Cell], weight
     return np.asarray(np.mean(values, axis=0)) if values else np.full(len(weights), np.nan)
 
 
-def _in_blocks(figure: Callable[[Floats], Floats], weights: Floats) -> Floats:
-    step = max(1, BLOCK // weights.shape[1])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.concatenate([figure(weights[i : i + step]) for i in range(0, len(weights), step)])
-
-
-def _by_score(truth: Floats, score: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Weights of positives and of negatives at each distinct score, rising: ``[resamples, scores]`` each."""
+def _in_blocks(
+    figure: Callable[[Floats, Floats], Floats], truth: Floats, score: Floats, weights: Floats
+) -> Floats:
+    """``figure`` of the weights of positives and of negatives at each distinct score, rising: ``[resamples,
+    scores]`` each.
+    """
     order = np.argsort(score, kind="stable")
     starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf))
-    sorted_weights = weights[:, order].astype(np.float64)
-    positive = truth[order] > 0
-    return (
-        np.add.reduceat(sorted_weights * positive, starts, axis=1),
-        np.add.reduceat(sorted_weights * ~positive, starts, axis=1),
-    )
+    positive, found = truth[order] > 0, []
+    # 32 MB of weights are worked on at once.
+    step = max(1, 4_000_000 // weights.shape[1])
+    for first in range(0, len(weights), step):
+        sorted_weights = weights[first : first + step, order].astype(np.float64)
+        parts = (np.add.reduceat(sorted_weights * of, starts, axis=1) for of in (positive, ~positive))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found.append(figure(*parts))
+    return np.concatenate(found)
 
 
 def _auc_of(positive: Floats, negative: Floats) -> Floats:

@@ -31,7 +31,6 @@ from ai_training.networks.efficientnet import FINE, MIDDLE, from_arrays, paramet
 from ai_training.sets.images import TruthBox, corners, read_grey
 
 FILE = "yolo.onnx"
-MOST = 100  # boxes of the exported network
 TRUNK_CHANNELS = (40, 112, 320)  # at strides 8, 16 and 32
 
 
@@ -92,7 +91,7 @@ def export(network: Any, card: Card, size: int, path: Path) -> Path:
     ``boxes [1, N, 6]``.
     """
     head = network.model[-1]
-    head.export, head.format, head.max_det, head.end2end = True, "onnx", MOST, True
+    head.export, head.format, head.max_det, head.end2end = True, "onnx", 100, True
     unfinished = path.with_suffix(".part")
     torch.onnx.export(
         _Seeing(network, card).float().eval(),

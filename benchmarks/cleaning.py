@@ -36,7 +36,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
 from functools import cache, partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -56,7 +55,7 @@ from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.models.engine import usable_cores
 from benchmarks.lab import command_line
-from benchmarks.paired import paired_ratio
+from benchmarks.paired import paired_ratio, ratio_text
 from benchmarks.turnaround import ultrasounds
 from tests.modality import set_pixels
 
@@ -70,33 +69,7 @@ CLEANED = f"cleaned, {CleaningPolicy.CLINICAL}"
 DECODING, EVERY_FRAME = "decoding alone", "rapidocr alone"
 
 
-@dataclass(frozen=True, slots=True)
-class StillRow:
-    """One way over all stills: seconds; ``detect`` and ``rest`` are medians of the pipeline's own timings.
-
-    ``ratio`` to one pass of rapidocr [value, low, high], paired. ``refused``: nothing was handed out.
-    """
-
-    what: str
-    n: int
-    p50: float
-    p95: float
-    detect: float
-    rest: float
-    ratio: tuple[float, float, float]
-    refused: int
-
-
-@dataclass(frozen=True, slots=True)
-class CineRow:
-    """One way over the cine. ``peak`` and ``more`` (than 16 frames took) in MiB, None where not measured."""
-
-    what: str
-    frames: int
-    per_second: float
-    times: float
-    peak: float | None = None
-    more: float | None = None
+Row = dict[str, Any]
 
 
 def main() -> int:
@@ -123,11 +96,7 @@ def main() -> int:
         print_ratios(stills, cines)
     print(f"\nload average after: {os.getloadavg()[0]:.1f}")
     if arguments.json:
-        report = {
-            "machine": machine,
-            "stills": [asdict(row) for row in stills],
-            "cine": [asdict(row) for row in cines],
-        }
+        report = {"machine": machine, "stills": stills, "cine": cines}
         arguments.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
     return 0
 
@@ -161,8 +130,12 @@ def write_cine(data: Path, path: Path, count: int) -> Path:
     return path
 
 
-def measure_stills(paths: Sequence[Path], rounds: int) -> list[StillRow]:
-    """Every way on every still by turns; a round before the clock starts."""
+def measure_stills(paths: Sequence[Path], rounds: int) -> list[Row]:
+    """Every way on every still by turns; a round before the clock starts.
+
+    A row for each way: seconds; ``detect`` and ``rest`` are medians of the pipeline's own timings. ``ratio``
+    to one pass of rapidocr [value, low, high], paired. ``refused``: nothing was handed out.
+    """
     shared_tools()
     with _by_itself() as apart:
         ways: dict[str, Callable[[Path], tuple[float, float, float, bool]]] = {
@@ -182,8 +155,11 @@ def measure_stills(paths: Sequence[Path], rounds: int) -> list[StillRow]:
     return [_still_row(what, found, base) for what, found in spans.items()]
 
 
-def measure_cine(short: Path, long: Path, count: int) -> list[CineRow]:
-    """The cine cleaned for each policy and read by rapidocr, each in a fresh process; decoded in this one."""
+def measure_cine(short: Path, long: Path, count: int) -> list[Row]:
+    """The cine cleaned for each policy and read by rapidocr, each in a fresh process; decoded in this one.
+
+    ``peak`` and ``more`` (than 16 frames took) in MiB, None where not measured.
+    """
     image = open_dicom(long)
     began = time.perf_counter()
     for index in range(count):
@@ -192,50 +168,48 @@ def measure_cine(short: Path, long: Path, count: int) -> list[CineRow]:
     shown = [image.display(index) for index in np.linspace(0, count - 1, min(SAMPLED, count)).astype(int)]
     with _by_itself() as apart:
         reading = len(shown) / apart.submit(_seconds_to_read, shown).result()
-    rows = [CineRow(DECODING, count, decoding, decoding / reading)]
-    rows.append(CineRow(EVERY_FRAME, len(shown), reading, 1.0))
+    found = [(DECODING, count, decoding, None, None), (EVERY_FRAME, len(shown), reading, None, None)]
     for policy in CleaningPolicy:
         seconds, peak, more = _in_own_process(short, long, policy)
-        rate = count / seconds
-        rows.append(CineRow(f"cleaned, {policy}", count, rate, rate / reading, peak, more))
-    return rows
+        found.append((f"cleaned, {policy}", count, count / seconds, peak, more))
+    names = ("what", "frames", "per_second", "peak", "more")
+    return [dict(zip(names, row, strict=True)) | {"times": row[2] / reading} for row in found]
 
 
-def print_stills(rows: Sequence[StillRow]) -> None:
+def print_stills(rows: Sequence[Row]) -> None:
     """A table in Markdown, and what the design asks for."""
     print(f"\nStill {STILL[0]} × {STILL[1]}, seconds\n")
     print(f"| what | n | p50 | p95 | finding p50 | filling and verifying p50 | × {EVERY_FRAME} | refused |")
     print("|---|---|---|---|---|---|---|---|")
     for row in rows:
-        value, low, high = row.ratio
         print(
-            f"| {row.what} | {row.n} | {row.p50:.3f} | {row.p95:.3f} | {row.detect:.3f} | {row.rest:.3f} "
-            f"| {value:.2f} [{low:.2f}, {high:.2f}] | {row.refused} |"
+            "| {what} | {n} | {p50:.3f} | {p95:.3f} | {detect:.3f} | {rest:.3f} | {beside} "
+            "| {refused} |".format(**row, beside=ratio_text(row["ratio"]))
         )
     for row in rows[2:]:
-        met = "met" if row.p50 <= MOST_SECONDS else "not met"
-        print(f"\n{row.what}: at most {MOST_SECONDS} s p50: {met}")
+        met = "met" if row["p50"] <= MOST_SECONDS else "not met"
+        print(f"\n{row['what']}: at most {MOST_SECONDS} s p50: {met}")
 
 
-def print_cine(rows: Sequence[CineRow], count: int) -> None:
+def print_cine(rows: Sequence[Row], count: int) -> None:
     """A table in Markdown, and what the design asks for."""
     print(f"\nCine of {count} frames {CINE[0]} × {CINE[1]}, RGB\n")
     print(f"| what | frames measured | frames/s | × {EVERY_FRAME} | peak MiB | more than 16 frames, MiB |")
     print("|---|---|---|---|---|---|")
     for row in rows:
-        memory = " | " if row.peak is None else f"{row.peak:.0f} | {row.more:.0f}"
-        print(f"| {row.what} | {row.frames} | {row.per_second:.1f} | {row.times:.1f} | {memory} |")
+        memory = " | " if row["peak"] is None else "{peak:.0f} | {more:.0f}".format(**row)
+        print("| {what} | {frames} | {per_second:.1f} | {times:.1f} ".format(**row) + f"| {memory} |")
     whole = count * CINE[0] * CINE[1] * 3 / 2**20
     print(f"\nAll frames together are {whole:.0f} MiB.")
     for row in rows[2:]:
-        met = "met" if row.per_second >= LEAST_RATE else "not met"
-        print(f"\n{row.what}: at least {LEAST_RATE:.0f} frames/s: {met}")
+        met = "met" if row["per_second"] >= LEAST_RATE else "not met"
+        print(f"\n{row['what']}: at least {LEAST_RATE:.0f} frames/s: {met}")
 
 
-def print_ratios(stills: Sequence[StillRow], cines: Sequence[CineRow]) -> None:
+def print_ratios(stills: Sequence[Row], cines: Sequence[Row]) -> None:
     """The ratios to rapidocr alone, each with what the design asks for."""
-    still = next(row.ratio[0] for row in stills if row.what == CLEANED)
-    times = next(row.times for row in cines if row.what == CLEANED)
+    still = next(row["ratio"][0] for row in stills if row["what"] == CLEANED)
+    times = next(row["times"] for row in cines if row["what"] == CLEANED)
     print(f"\nBeside {EVERY_FRAME}, {CLEANED}:\n")
     for what, value, aim, met in (
         ("still, times as long", still, f"at most {MOST_TIMES}", still <= MOST_TIMES),
@@ -302,18 +276,18 @@ def _clean(path: Path, policy: CleaningPolicy) -> tuple[float, float, float, boo
     return seconds, result.timings["detect"], result.timings["fill_and_verify"], False
 
 
-def _still_row(what: str, found: Sequence[tuple[float, float, float, bool]], base: list[float]) -> StillRow:
+def _still_row(what: str, found: Sequence[tuple[float, float, float, bool]], base: list[float]) -> Row:
     seconds = [span[0] for span in found]
-    return StillRow(
-        what=what,
-        n=len(found),
-        p50=statistics.median(seconds),
-        p95=float(np.percentile(seconds, 95)),
-        detect=float(np.nanmedian([span[1] for span in found])),
-        rest=float(np.nanmedian([span[2] for span in found])),
-        ratio=paired_ratio(seconds, base),
-        refused=sum(span[3] for span in found),
-    )
+    return {
+        "what": what,
+        "n": len(found),
+        "p50": statistics.median(seconds),
+        "p95": float(np.percentile(seconds, 95)),
+        "detect": float(np.nanmedian([span[1] for span in found])),
+        "rest": float(np.nanmedian([span[2] for span in found])),
+        "ratio": paired_ratio(seconds, base),
+        "refused": sum(span[3] for span in found),
+    }
 
 
 def _in_own_process(short: Path, long: Path, policy: CleaningPolicy) -> tuple[float, float, float]:
@@ -331,7 +305,10 @@ def _work(short: Path, long: Path, policy: CleaningPolicy, pipe: Connection) -> 
 
     def watch() -> None:
         while True:
-            peaks[-1] = max(peaks[-1], _own_memory())
+            # What belongs to this process alone, without the pages of files.
+            own = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text(encoding="ascii"))
+            assert own is not None
+            peaks[-1] = max(peaks[-1], int(own[1]) / 1024)
             time.sleep(0.01)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -340,13 +317,6 @@ def _work(short: Path, long: Path, policy: CleaningPolicy, pipe: Connection) -> 
     began = time.perf_counter()
     clean(open_dicom(long), lambda _share, _what: None, policy=policy)
     pipe.send((time.perf_counter() - began, *peaks))
-
-
-def _own_memory() -> float:
-    """MiB that belong to this process alone, without the pages of files."""
-    found = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text(encoding="ascii"))
-    assert found is not None
-    return int(found[1]) / 1024
 
 
 if __name__ == "__main__":

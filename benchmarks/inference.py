@@ -24,8 +24,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,24 +52,6 @@ BARE = "bare: pydicom's decoding and the forward pass"
 Spans = tuple[float, float]  # seconds: decoding, and the rest
 
 
-@dataclass(frozen=True, slots=True)
-class PipelineRow:
-    """One encoding and what is asked of it: medians in ms; ``ratio`` to the whole of ``BARE``, paired.
-
-    ``decode``: from the file to stored samples; ``rest``: from there to the findings, of ``bare`` the forward
-    pass of an image that was prepared before.
-    """
-
-    syntax: str
-    asked: str
-    runs: int
-    decode: float
-    rest: float
-    whole: float
-    whole_p95: float
-    ratio: tuple[float, float, float]
-
-
 def main() -> int:
     """Measure and print."""
     parser = command_line(__doc__)
@@ -88,7 +70,7 @@ def main() -> int:
     print_pipeline(pipeline)
     print(f"\nload average after: {os.getloadavg()[0]:.1f}")
     if arguments.json:
-        report = {"machine": machine, "pipeline": [asdict(row) for row in pipeline]}
+        report = {"machine": machine, "pipeline": pipeline}
         arguments.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
     return 0
 
@@ -114,8 +96,13 @@ def make_files(data: Path, folder: Path, count: int) -> dict[str, list[Path]]:
     return found
 
 
-def measure_pipeline(files: dict[str, list[Path]], rounds: int) -> list[PipelineRow]:
-    """The pipeline and its bare parts on the same files by turns; a round before the clock starts."""
+def measure_pipeline(files: dict[str, list[Path]], rounds: int) -> list[dict[str, Any]]:
+    """The pipeline and its bare parts on the same files by turns; a round before the clock starts.
+
+    A row for each encoding and what is asked of it: medians in ms; ``ratio`` to the whole of ``BARE``,
+    paired. ``decode``: from the file to stored samples; ``rest``: from there to the findings, of ``bare`` the
+    forward pass of an image that was prepared before.
+    """
     runner = _Runner()
     spans: dict[tuple[str, str], list[Spans]] = {
         (syntax, asked): [] for syntax in files for asked in runner.ways
@@ -171,42 +158,42 @@ class _Runner:
         return decoding, done - began - decoding
 
 
-def print_pipeline(rows: Sequence[PipelineRow]) -> None:
+def print_pipeline(rows: Sequence[dict[str, Any]]) -> None:
     """A table in Markdown, and what the design asks for."""
     print(f"\nDX {SIZE} × {SIZE}, ms\n")
     print("| encoding | asked | decode p50 | rest p50 | whole p50 | whole p95 | × bare | n |")
     print("|---|---|---|---|---|---|---|---|")
     for row in rows:
         print(
-            f"| {row.syntax} | {row.asked} | {row.decode:.1f} | {row.rest:.1f} | {row.whole:.1f} "
-            f"| {row.whole_p95:.1f} | {ratio_text(row.ratio)} | {row.runs} |"
+            "| {syntax} | {asked} | {decode:.1f} | {rest:.1f} | {whole:.1f} | {whole_p95:.1f} | {beside} "
+            "| {runs} |".format(**row, beside=ratio_text(row["ratio"]))
         )
     print("\n| target | aim | found | met |")
     print("|---|---|---|---|")
     for row in rows:
-        if row.asked == BARE:
+        if row["asked"] == BARE:
             continue
-        name, ratio = f"{row.syntax}, {row.asked}", row.ratio[0]
+        name, ratio = f"{row['syntax']}, {row['asked']}", row["ratio"][0]
         print(f"| overhead, {name} | ≤ {MOST_OVERHEAD} × | {ratio:.2f} × | {_yes(ratio <= MOST_OVERHEAD)} |")
-        apart = row.syntax != SYNTAXES[0]
-        milliseconds = row.rest if apart else row.whole
+        apart = row["syntax"] != SYNTAXES[0]
+        milliseconds = row["rest" if apart else "whole"]
         what = "findings out, decoding apart" if apart else "findings out"
         met = _yes(milliseconds <= 1000 * MOST_SECONDS)
         print(f"| {what}, {name} | ≤ {1000 * MOST_SECONDS:.0f} ms | {milliseconds:.0f} ms | {met} |")
 
 
-def _pipeline_row(syntax: str, asked: str, found: Sequence[Spans], bare: Sequence[Spans]) -> PipelineRow:
+def _pipeline_row(syntax: str, asked: str, found: Sequence[Spans], bare: Sequence[Spans]) -> dict[str, Any]:
     whole = [decode + rest for decode, rest in found]
-    return PipelineRow(
-        syntax=syntax,
-        asked=asked,
-        runs=len(found),
-        decode=1000 * statistics.median(decode for decode, _ in found),
-        rest=1000 * statistics.median(rest for _, rest in found),
-        whole=1000 * statistics.median(whole),
-        whole_p95=1000 * float(np.percentile(whole, 95)),
-        ratio=paired_ratio(whole, [decode + rest for decode, rest in bare]),
-    )
+    return {
+        "syntax": syntax,
+        "asked": asked,
+        "runs": len(found),
+        "decode": 1000 * statistics.median(decode for decode, _ in found),
+        "rest": 1000 * statistics.median(rest for _, rest in found),
+        "whole": 1000 * statistics.median(whole),
+        "whole_p95": 1000 * float(np.percentile(whole, 95)),
+        "ratio": paired_ratio(whole, [decode + rest for decode, rest in bare]),
+    }
 
 
 def _yes(met: bool) -> str:

@@ -22,8 +22,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -43,20 +43,6 @@ FRAMES = 60
 CHESTS, STILLS = 6, 3  # of ten; the tenth is a cine
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One rate. ``rate``: studies that were sent in an hour, 0: at once; seconds; CPU seconds a study."""
-
-    rate: float
-    studies: int
-    an_hour: float
-    p50: float
-    p95: float
-    cpu: dict[str, float]
-    memory_mib: float
-    ends: dict[str, int]
-
-
 def main() -> int:
     parser = command_line(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with the public sets")
@@ -70,11 +56,11 @@ def main() -> int:
         mix = list(make_mix(given.data, folder))
         rows = [measure(folder / "limit", mix, given.studies, 0, given.flame)]
         for share in given.shares:
-            rate = rows[0].an_hour * share
+            rate = rows[0]["an_hour"] * share
             rows.append(measure(folder / f"share-{share}", mix, given.studies, rate))
     print_rows(rows)
     if given.json:
-        given.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+        given.json.write_text(json.dumps(rows, indent=1))
     return 0
 
 
@@ -88,8 +74,13 @@ def make_mix(data: Path, folder: Path) -> Iterator[Path]:
     yield write_cine(data, folder / "cine.dcm", FRAMES)
 
 
-def measure(folder: Path, mix: Sequence[Path], studies: int, rate: float, flame: Path | None = None) -> Row:
-    """Send ``studies`` at ``rate`` an hour (0: at once) to a fresh node; one of each kind warms it up."""
+def measure(
+    folder: Path, mix: Sequence[Path], studies: int, rate: float, flame: Path | None = None
+) -> dict[str, Any]:
+    """Send ``studies`` at ``rate`` an hour (0: at once) to a fresh node; one of each kind warms it up.
+
+    Turnaround in seconds, CPU in seconds a study.
+    """
     with (
         start_orthanc(folder / "pacs", ae_title="ORTHANC") as pacs,
         running(Node(folder / "node", configuration(pacs.dicom_port, *RULES))) as node,
@@ -110,16 +101,16 @@ def measure(folder: Path, mix: Sequence[Path], studies: int, rate: float, flame:
         memory = sum(one.memory_full_info().pss for one in processes(node.pid)) / 2**20
         ended = [found[uid] for uid in sent]
         seconds = [seconds_to_confirmed(node, study) for study in ended if study["state"] == "delivered"]
-    return Row(
-        rate=rate,
-        studies=studies,
-        an_hour=3600 * studies / took,
-        p50=float(np.percentile(seconds, 50)),
-        p95=float(np.percentile(seconds, 95)),
-        cpu=cpu,
-        memory_mib=memory,
-        ends=dict(Counter(study["state"] for study in ended)),
-    )
+    return {
+        "rate": rate,
+        "studies": studies,
+        "an_hour": 3600 * studies / took,
+        "p50": float(np.percentile(seconds, 50)),
+        "p95": float(np.percentile(seconds, 95)),
+        "cpu": cpu,
+        "memory_mib": memory,
+        "ends": dict(Counter(study["state"] for study in ended)),
+    }
 
 
 def copy_of(path: Path, number: int) -> Dataset:
@@ -173,18 +164,22 @@ def _drawn(pid: int, flame: Path | None) -> Iterator[None]:
         recorder.wait()
 
 
-def print_rows(rows: Sequence[Row]) -> None:
+def print_rows(rows: Sequence[dict[str, Any]]) -> None:
     """A table in Markdown, then processor seconds by process at the limit."""
     print("| sent an hour | studies | done an hour | turnaround p50 s | p95 s | CPU s a study | MiB | ends |")
     print("|---|---|---|---|---|---|---|---|")
     for row in rows:
-        ends = ", ".join(f"{count} {state}" for state, count in row.ends.items())
+        told = {
+            "rate": f"{row['rate']:.0f}" if row["rate"] else "at once",
+            "cpu": sum(row["cpu"].values()),
+            "ends": ", ".join(f"{count} {state}" for state, count in row["ends"].items()),
+        }
         print(
-            f"| {f'{row.rate:.0f}' if row.rate else 'at once'} | {row.studies} | {row.an_hour:.0f} "
-            f"| {row.p50:.1f} | {row.p95:.1f} | {sum(row.cpu.values()):.2f} | {row.memory_mib:.0f} | {ends} |"
+            "| {rate} | {studies} | {an_hour:.0f} | {p50:.1f} | {p95:.1f} | {cpu:.2f} | {memory_mib:.0f} "
+            "| {ends} |".format(**row | told)
         )
     print("\nProcessor seconds a study at the limit:")
-    for name, seconds in sorted(rows[0].cpu.items(), key=lambda pair: -pair[1]):
+    for name, seconds in sorted(rows[0]["cpu"].items(), key=lambda pair: -pair[1]):
         print(f"  {name:30}{seconds:.2f}")
 
 

@@ -36,13 +36,14 @@ Grey = npt.NDArray[np.uint8]
 T = TypeVar("T")
 Random = np.random.Generator
 Change = Callable[[Grey, Random], Grey]
-OTHER_CHESTS = "cxr_nih_more/other"
 ULTRASOUND = ("us_ovarian", "us_fetal_head", "us_breast")
 
 
 def other_chests(data: Path, population: str, split: str) -> list[Path]:
     """The files of another hospital: ``hannover`` (adults) or ``pediatric`` (1 to 5 years)."""
-    return [path for path in files_of_split(data / OTHER_CHESTS, split) if path.parent.name == population]
+    return [
+        path for path in files_of_split(data / "cxr_nih_more/other", split) if path.parent.name == population
+    ]
 
 
 def drawn_from(files: Sequence[T], most: int, random: Random) -> list[T]:
@@ -61,14 +62,17 @@ def as_it_is(image: Grey, random: Random) -> Grey:  # noqa: ARG001  (one of the 
     return image
 
 
-def framed(image: Grey, random: Random) -> Grey:
-    """A copy with up to 12 % cut off in each direction: other formats and collimations of a whole chest."""
-    return _part(image, random.uniform(0.88, 1.0, 2), random)
+def _part(image: Grey, random: Random, least: float, most: float) -> Grey:
+    share, (rows, columns) = random.uniform(least, most, 2), image.shape
+    height, width = max(1, int(rows * share[0])), max(1, int(columns * share[1]))
+    top, left = random.integers(0, rows - height + 1), random.integers(0, columns - width + 1)
+    return np.ascontiguousarray(image[top : top + height, left : left + width])
 
 
-def cut_off(image: Grey, random: Random) -> Grey:
-    """A part with 50 to 75 % of each side: some of the chest is not in the picture."""
-    return _part(image, random.uniform(0.5, 0.75, 2), random)
+framed = partial(_part, least=0.88, most=1.0)
+"""Other formats and collimations of a whole chest."""
+cut_off = partial(_part, least=0.5, most=0.75)
+"""Some of the chest is not in the picture."""
 
 
 def clipped(image: Grey, random: Random, share: float | None = None) -> Grey:
@@ -112,13 +116,6 @@ def varied(image: Grey, random: Random) -> Grey:
     return np.asarray(np.clip(values, 0, 255), np.uint8)
 
 
-def _part(image: Grey, share: npt.NDArray[np.floating], random: Random) -> Grey:
-    rows, columns = image.shape
-    height, width = max(1, int(rows * share[0])), max(1, int(columns * share[1]))
-    top, left = random.integers(0, rows - height + 1), random.integers(0, columns - width + 1)
-    return np.ascontiguousarray(image[top : top + height, left : left + width])
-
-
 def _windowed(image: Grey, lost: float, random: Random) -> Grey:
     """``lost``: share of the pixels that become black or white, at either end as chance has it."""
     below = random.uniform(0.0, lost)
@@ -143,7 +140,6 @@ WHOLE, VARIED, TRANSFORMED, OTHERS = 2000, 1500, 600, 900
 USUAL, MEASURED = 2000, 250
 """Pictures of adults, and of each other kind, to measure with (at most)."""
 DIRECTIONS, COMPONENTS, WEAKNESS = 32, 256, 1.0  # the last: scikit-learn's C
-USUAL_SHARE = 0.9  # of validation adults have no larger share unexplained
 RESIDUAL_SHARE, HEAD_SHARE = 0.997, 0.993  # of validation adults inside the limit of each part
 
 
@@ -166,7 +162,7 @@ def fit(data: Path, see: See, seed: int = 1, report: Report = silent) -> tuple[F
     plain_directions = directions_of(usual, min(DIRECTIONS, len(usual)))
     plain = linear_head({kind: np.concatenate(rows) for kind, rows in shown.items()}, seed)
     checked = see(pictures(_adults(data, "val"), as_it_is, random))
-    share = float(np.quantile(plain_directions.unexplained(checked)[1].astype(np.float32), USUAL_SHARE))
+    share = float(np.quantile(plain_directions.unexplained(checked)[1].astype(np.float32), 0.9))
     directions = replace(plain_directions, usual=share)
     limits = (
         float(np.quantile(directions.residual(checked), RESIDUAL_SHARE)),

@@ -30,10 +30,7 @@ from ai_training.sets.chest import chest_set, label_matrix
 from ai_training.sets.images import LABELS, TruthBox, read_grey
 from ai_training.sets.published import NAME as SHIPPED_SET
 
-DECAY = 0.01  # chosen on the validation boxes
-STEPS = 300
 AT_ONCE = 8
-LEAST = 0.01  # of the average map, so that no place is impossible
 
 
 def fit_places(
@@ -54,14 +51,16 @@ def fit_places(
     standard = ((maps - centre) / spread[:, None, None]).flatten(2).transpose(1, 2)
     labels = np.array([known.index(box.label) for box in boxes])
     covered = np.stack([box_mask(box, cells) for box in boxes])
-    priors = {int(k): np.log(covered[labels == k].mean(0) + LEAST) for k in np.unique(labels)}
+    # A hundredth of the average map, so that no place is impossible.
+    priors = {int(k): np.log(covered[labels == k].mean(0) + 0.01) for k in np.unique(labels)}
     torch.manual_seed(experiment.seed)
     weight, trust = learn_choices(
         standard[[paths.index(box.path) for box in boxes]],
         torch.from_numpy(np.stack([priors[k] for k in labels.tolist()])).flatten(1),
         torch.from_numpy(covered / covered.sum((1, 2), keepdims=True)).flatten(1),
         torch.from_numpy(labels),
-        {"rate": 0.01, "steps": STEPS, "decay": DECAY, "own": 4.0, "trust": 1.0},
+        # The decay was chosen on the validation boxes.
+        {"rate": 0.01, "steps": 300, "decay": 0.01, "own": 4.0, "trust": 1.0},
     )
     corners = np.array([np.divide(box.corners, box.side) for box in boxes], np.float32)
     usual = np.empty(len(boxes), np.float32)
@@ -136,7 +135,6 @@ COMPARED = (
     "mean_auc_age_sex_view",
     "difference_to_age_sex_view",
 )
-PLACED = ("pointing", "iou_at_least_0.3")
 OPERATING = ("sensitivity_present", "specificity_present", "sensitivity_not_absent", "specificity_not_absent")
 
 
@@ -163,7 +161,7 @@ def card_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
         "top3": called["top3"],
         "all_findings": called.get("all_findings"),
         "operating_points": result["operating_points"]["tested"],
-        **{key: boxes.get(key) for key in PLACED},
+        **{key: boxes.get(key) for key in ("pointing", "iou_at_least_0.3")},
         "gate": result["gate"],
         "labels": {
             row["label"]: ({key: row[key] for key in ("positives", "auc", "average_precision", *OPERATING)})
@@ -205,7 +203,6 @@ def known_only(value: Any) -> Any:
 
 
 ID = "chest-efficientnet-lite0"
-PACKAGED = StartWeights().licence_of(NAME, "trunk")
 TOLD_OF_SHIPPED = ("mined from", "224 pixels", "another network", "NIH Clinical Center", "from a detector")
 """Words of the shipped card's limits that are true of its own training alone."""
 
@@ -298,7 +295,7 @@ def ship(data: Path, out: Path, trained: Trained, cache: Path, report: Report = 
         forget_detector(card)
         for weights in card["weights"]:
             weights.update(weights_row(weights["role"], out / weights["file"].replace(ID, name)))
-        if backbone != NAME or licence != PACKAGED:
+        if backbone != NAME or licence != StartWeights().licence_of(NAME, "trunk"):
             card.update({"id": name, "architecture": backbone, "licence": licence})
         if backbone != NAME:
             card["version"] = "1"

@@ -54,42 +54,13 @@ Iterations = Annotated[int, typer.Option(help="Steps of the optimiser.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
 NetworkThreads = Annotated[int, typer.Option(help="CPU threads of the network.")]
 Workers = Annotated[int, typer.Option(help="Processes that draw pictures; 0: in this one.")]
-HOW_IT_RUNS = "How it runs"
 
 
 def _how(about: str, **limits: Any) -> Any:
     """An option of the training engine."""
-    return typer.Option(help=about, rich_help_panel=HOW_IT_RUNS, **limits)
+    return typer.Option(help=about, rich_help_panel="How it runs", **limits)
 
 
-ENGINE: Mapping[str, tuple[Any, Any]] = {
-    "device": (
-        Annotated[
-            Literal["auto", "cpu", "cuda", "mps"], _how("Where it trains; auto: CUDA if there is one.")
-        ],
-        "auto",
-    ),
-    "precision": (
-        Annotated[
-            Literal["auto", "fp32", "bf16", "fp16"],
-            _how("Of the forward pass; auto: the recipe's. fp16 needs a GPU."),
-        ],
-        "auto",
-    ),
-    "save_minutes": (Annotated[float, _how("Minutes between two checkpoints.", min=0)], 10.0),
-    "patience": (
-        Annotated[int, _how("Stop after so many validations that are no better; 0: never.", min=0)],
-        0,
-    ),
-    "log": (
-        Annotated[
-            Literal["none", "tensorboard"],
-            _how("Also log there (the extra of the same name)."),
-        ],
-        "none",
-    ),
-}
-"""A user's choices for a run of the training engine, with the defaults of ``engine.RunOptions``."""
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")]
 Backbone = Annotated[
     str,
@@ -152,23 +123,38 @@ def write_figures(model: str, models_dir: Path | None, figures: Mapping[str, Any
 
 Figures = Mapping[str, Any]
 Command = TypeVar("Command", bound=Callable[..., Figures | Path | str])
-EXTRAS = {"ultralytics": "yolo", "tensorboard": "tensorboard"}
-"""The extra that brings a package, where it is not ``torch``."""
 AS_JSON = inspect.Parameter(
     "as_json",
     inspect.Parameter.KEYWORD_ONLY,
     default=False,
     annotation=Annotated[bool, typer.Option("--json", help="Print one JSON object.")],
 )
-EXIT_DATA = 66  # EX_NOINPUT of sysexits.h
 EXIT_CONFIG = 78  # EX_CONFIG
 
 
 RUN = {
     name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-    for name, (annotation, default) in ENGINE.items()
+    for name, (annotation, default) in (
+        {
+            "device": (
+                Annotated[
+                    Literal["auto", "cpu", "cuda", "mps"],
+                    _how("Where it trains; auto: CUDA if there is one."),
+                ],
+                "auto",
+            ),
+            "precision": (
+                Annotated[
+                    Literal["auto", "fp32", "bf16", "fp16"],
+                    _how("Of the forward pass; auto: the recipe's. fp16 needs a GPU."),
+                ],
+                "auto",
+            ),
+            "save_minutes": (Annotated[float, _how("Minutes between two checkpoints.", min=0)], 10.0),
+        }
+    ).items()
 }
-MINUTE = 60.0
+"""A user's choices for a run of the training engine, with the defaults of ``engine.RunOptions``."""
 
 
 def verb(app: typer.Typer, name: str, *, trains: bool = False, **how: Any) -> Callable[[Command], Command]:
@@ -220,7 +206,7 @@ def errors() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        extra = EXTRAS.get(error.name or "", "torch")
+        extra = "yolo" if error.name == "ultralytics" else "torch"
         typer.echo(f"{error}: training and evaluation need the extra '{extra}'", err=True)
         raise typer.Exit(EXIT_CONFIG) from error
     except (CardError, ExperimentError) as error:
@@ -228,7 +214,7 @@ def errors() -> Iterator[None]:
         raise typer.Exit(EXIT_CONFIG) from error
     except OSError as error:
         typer.echo(str(error), err=True)
-        raise typer.Exit(EXIT_DATA) from error
+        raise typer.Exit(66) from error  # EX_NOINPUT of sysexits.h
 
 
 @contextmanager
@@ -239,8 +225,6 @@ def _carried_out(run_as: Mapping[str, Any]) -> Iterator[None]:
         return
     from ai_training.engine import RunOptions, carried_out
 
-    if run_as.get("log", "none") != "none":
-        needed(run_as["log"])
     chosen = RunOptions(**run_as)
     chosen.fabric()
     with carried_out(chosen):
@@ -266,7 +250,7 @@ def progress() -> Iterator[Callable[[float, str], None]]:
             nonlocal last
             now = time.monotonic()
             bar.update(task, completed=share, description=what.strip())
-            if what.endswith("\n") or (not terminal and now - last >= MINUTE):
+            if what.endswith("\n") or (not terminal and now - last >= 60.0):
                 last = now
                 typer.echo(what.strip() if terminal else f"{share:.0%} {what.strip()}", err=True)
 

@@ -13,16 +13,13 @@ from ai_training.cli import console
 from ai_training.cli.console import Figures, needed, verb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
-    from ai_pipeline.burnin.find.annotation import CleaningPolicy, Mask, Picture
+    from ai_pipeline.burnin.find.annotation import Mask, Picture
     from ai_pipeline.burnin.tools import Tools
-    from ai_pipeline.models.registry import Card
 
 
 train_app = typer.Typer(help="Train a model; leaves its card and weights in a folder.", no_args_is_help=True)
-Named = Annotated[str, typer.Option("--experiment", help="A shipped experiment's name, or a TOML file.")]
 
 
 @verb(train_app, "chest")
@@ -31,7 +28,9 @@ def train_chest(
     report: Report,
     data: console.SetData,
     out: console.Out,
-    experiment: Named = "chest",
+    experiment: Annotated[
+        str, typer.Option("--experiment", help="A shipped experiment's name, or a TOML file.")
+    ] = "chest",
     iterations: Annotated[
         int | None, typer.Option(help="Steps; replaces the experiment's own length (to try things).")
     ] = None,
@@ -368,12 +367,24 @@ def evaluate_inpaint(
     --report writes grids before | filled | truth. Intervals are 95 %, by bootstrap over frames.
     """
     from ai_pipeline.burnin.find.annotation import CleaningPolicy
+    from ai_pipeline.burnin.tools import shared_tools
     from ai_training.ultrasound import filling
+    from ai_training.ultrasound.removal import node_mask
 
     known = filling.cards_with_compared(models_dir)
-    ways, planned = filling.inpainters(known, threads), _planned(known, models_dir, CleaningPolicy(policy))
+    ways = filling.inpainters(known, threads)
+
+    def planned(picture: Picture) -> Mask | None:
+        return node_mask(picture, shared_tools(models_dir), CleaningPolicy(policy))
+
     result = filling.evaluate_inpaint(
-        data, ways, planned, pictures=pictures, split=split, report_to=report_to, report=report
+        data,
+        ways,
+        planned if FINDER in known else None,
+        pictures=pictures,
+        split=split,
+        report_to=report_to,
+        report=report,
     )
     if write_card:
         for card_id, figures in filling.inpaint_figures(result).items():
@@ -608,10 +619,10 @@ def accept_model(
         raise typer.BadParameter(f"say which folder, or set {MODELS_DIR}", param_hint="--models-dir")
     card = find(model, store if store.is_dir() else None)
     named = version or f"{card.version}-site"
-    made = accept(card, data, store, out, split=split, version=named, threads=threads, report=report)
-    shown = [label.name for label in made.card.labels if label.supported]
+    made, page = accept(card, data, store, out, split=split, version=named, threads=threads, report=report)
+    shown = [label.name for label in made.labels if label.supported]
     return (
-        f"{made.page}: read it, sign it, then: ai-pipeline models activate {made.card.name}\n"
+        f"{page}: read it, sign it, then: ai-pipeline models activate {made.name}\n"
         f"Findings that it will show: {', '.join(shown) or 'none, it tells none better than chance'}"
     )
 
@@ -630,16 +641,3 @@ def _filling(data: Path, tools: Tools, pictures: int, report: Report) -> dict[st
         pictures=pictures,
         report=report,
     )
-
-
-def _planned(
-    known: dict[str, Card], models_dir: Path | None, policy: CleaningPolicy
-) -> Callable[[Picture], Mask | None] | None:
-    """What the node's plan removes from a picture; None without a detector."""
-    if FINDER not in known:
-        return None
-    from ai_pipeline.burnin.tools import shared_tools
-    from ai_training.ultrasound.removal import node_mask
-
-    tools = shared_tools(models_dir)
-    return lambda picture: node_mask(picture, tools, policy)

@@ -26,9 +26,6 @@ from ai_training.conversion.messages import NetworkFacts, Request
 
 METADATA, INFERENCE = Path("configs/metadata.json"), Path("configs/inference.json")
 NETWORK, CARD = Path("models/model.onnx"), Path("models/card.toml")
-SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
-TESTED = {"monai": "1.6.1", "pytorch": "2.6.0", "numpy": "2.0.0"}
-"""Versions that a written bundle names."""
 _WITHOUT_EFFECT = frozenset({"LoadImage", "EnsureChannelFirst", "EnsureType", "Resize", "ToTensor"})
 """Transforms of MONAI that a card's own preprocessing does as well."""
 
@@ -151,10 +148,13 @@ def _metadata(card: Card) -> dict[str, JsonValue]:
         "channel_def": {str(index): label.name for index, label in enumerate(card.labels)},
     }
     return {
-        "schema": SCHEMA,
+        "schema": "https://project-monai.github.io/schema/meta_schema_20240725.json",
         "version": card.version,
         "changelog": {card.version: "exported by `ai-pipeline models bundle`"},
-        **{f"{name}_version": tested for name, tested in TESTED.items()},
+        **{
+            f"{name}_version": tested
+            for name, tested in {"monai": "1.6.1", "pytorch": "2.6.0", "numpy": "2.0.0"}.items()
+        },
         "required_packages_version": {name: version(name) for name in ("onnxruntime", "dicom-ai-node")},
         "name": card.id,
         "task": card.task,

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from ai_training.base import CannotAdapt, UnreadableCheckpoint
 
-SAFETENSORS = ".safetensors"
 WRAPPERS = (
     "state_dict_ema",
     "model_ema",
@@ -45,7 +44,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: the training starts from it")
     try:
-        if path.suffix == SAFETENSORS:
+        if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             found: object = load_file(path)

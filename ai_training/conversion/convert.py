@@ -18,8 +18,6 @@ from ai_training.conversion import first_card
 from ai_training.conversion.first_card import LabelMap
 from ai_training.conversion.messages import ANSWER, MODEL, WEIGHTS, ConvertedNetwork, Request
 
-LONGEST_ANSWER = 1 << 20  # bytes
-
 
 def convert(
     request: Request,
@@ -80,7 +78,7 @@ def made_apart(request: Request, folder: Path) -> tuple[Path, ConvertedNetwork]:
 
 def _answer(path: Path) -> ConvertedNetwork:
     try:
-        if path.is_symlink() or not path.is_file() or path.stat().st_size > LONGEST_ANSWER:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > 1 << 20:
             raise CardError("the conversion's answer is not one")
         return ConvertedNetwork.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:

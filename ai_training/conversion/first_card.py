@@ -27,12 +27,8 @@ from ai_pipeline.models.registry import CODE, LABEL, NAME, SHIPPED, load
 from ai_training.conversion.messages import ConvertedNetwork
 
 LONGEST = 1 << 20  # bytes
-OPACITY = Code("112001", "DCM", "Opacity")
-FRACTURE = Code("125605004", "SCT", "Fracture of bone")
 _EXAMPLE = '"LABEL_0" = "Effusion"'
-PRIVATE = "99AINODE"
 THRESHOLD = 0.5
-UNKNOWN_LICENCE = "not known: ask the authors before use"
 USE = "To be evaluated on this site's images before anyone reads its findings. Not for diagnostic use."
 NO_GATE = "No domain gate: an image that is no chest X-ray is refused by its header alone."
 NOT_ACCEPTED = (
@@ -41,7 +37,6 @@ NOT_ACCEPTED = (
     "accept` or `ai-pipeline evaluate chest --write-card` supports it with figures.",
     "Thresholds are the checkpoint's own or .5; probabilities are not calibrated.",
 )
-LIMITS = ("Not for diagnostic use. Not cleared by any authority.", *NOT_ACCEPTED, NO_GATE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +74,16 @@ def node_labels() -> dict[str, NodeLabel]:
     shipped = load(SHIPPED / "chest-efficientnet-lite0.toml").labels
     known = [NodeLabel(label.name, label.code, label.code_source, label.site) for label in shipped]
     known += [
-        NodeLabel("Lung Opacity", OPACITY, "PS3.16 CID 6104 Abnormal Opacity Finding or Feature"),
-        NodeLabel("Fracture", FRACTURE, "SNOMED CT 125605004 |Fracture of bone (disorder)|"),
+        NodeLabel(
+            "Lung Opacity",
+            Code("112001", "DCM", "Opacity"),
+            "PS3.16 CID 6104 Abnormal Opacity Finding or Feature",
+        ),
+        NodeLabel(
+            "Fracture",
+            Code("125605004", "SCT", "Fracture of bone"),
+            "SNOMED CT 125605004 |Fracture of bone (disorder)|",
+        ),
     ]
     return {plain(label.name): label for label in known}
 
@@ -184,7 +187,7 @@ def written(
         raise CardError("id and version must be letters, digits, '.', '_', '+' and '-', 64 at most")
     known, given, labels = node_labels(), label_map or {}, []
     for own in answer.labels:
-        private = Code(re.sub("[^A-Z0-9]+", "_", own.upper())[:16], PRIVATE, own)
+        private = Code(re.sub("[^A-Z0-9]+", "_", own.upper())[:16], "99AINODE", own)
         unknown = NodeLabel(own, private, "private: no code whose source could be checked")
         label = given.get(own) or known.get(plain(own)) or unknown
         labels.append(
@@ -203,9 +206,11 @@ def written(
         "version": version,
         "task": "multi-label classification of frontal chest X-rays",
         "architecture": answer.architecture,
-        "licence": licence or answer.licence or UNKNOWN_LICENCE,
+        "licence": licence or answer.licence or "not known: ask the authors before use",
         "intended_use": USE,
-        "limits": tomlkit.item(list(LIMITS)).multiline(multiline=True),
+        "limits": tomlkit.item(
+            ["Not for diagnostic use. Not cleared by any authority.", *NOT_ACCEPTED, NO_GATE]
+        ).multiline(multiline=True),
         "weights": [
             {"role": "classifier", "file": f"{name}.onnx", "sha256": hashlib.sha256(network).hexdigest()}
         ],

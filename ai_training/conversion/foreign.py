@@ -16,7 +16,6 @@ from ai_training.conversion.messages import NetworkFacts
 
 DENSENETS = ("densenet121", "densenet161", "densenet169", "densenet201")
 """Networks to which timm and torchvision give the same names of parameters."""
-MOST_OPERATORS = 10
 TOLERANCE = 1e-3  # of logits against the class activation's mean
 
 
@@ -139,17 +138,14 @@ def fill_timm(network: Any, state: State, architecture: str, **how: Any) -> tupl
     return fill(network, state, f"timm's {architecture}", adjust=adjust if convert else None, **how)
 
 
-def torchvision_network(architecture: str, labels: int, size: int | None = None) -> nn.Module:
-    """torchvision's network of that name for ``labels`` outputs, with random weights; ``size``: side of the
-    input in pixels, for a transformer. Raises CannotAdapt.
-    """
+def torchvision_network(architecture: str, labels: int) -> nn.Module:
+    """torchvision's network of that name for ``labels`` outputs, with random weights. Raises CannotAdapt."""
     offer_torchvision_operators()
     from torchvision import models
 
     if architecture not in models.list_models(module=models):
         raise CannotAdapt(f"torchvision knows no classifier {architecture!r}")
-    how = {"image_size": size} if size and architecture.startswith("vit_") else {}
-    network: nn.Module = models.get_model(architecture, weights=None, num_classes=labels, **how)
+    network: nn.Module = models.get_model(architecture, weights=None, num_classes=labels)
     return network
 
 
@@ -182,7 +178,7 @@ def offer_torchvision_operators() -> None:
     """
     library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     _KEPT.append(library)
-    for _ in range(MOST_OPERATORS):
+    for _ in range(10):
         try:
             import torchvision  # noqa: F401
         except ImportError:

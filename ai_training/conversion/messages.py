@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field
 Family = Literal["torchvision", "timm", "huggingface", "monai"]
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Side = Annotated[int, Field(ge=16, le=4096)]
 MODEL = "model.onnx"  # the file that the process leaves
 ANSWER = "answer.json"
 WEIGHTS = "model.safetensors"  # of a folder in Hugging Face's layout
@@ -53,7 +52,7 @@ class NetworkFacts(BaseModel):
     architecture: Name
     labels: tuple[Name, ...] = Field(max_length=4096)
     channels: Annotated[int, Field(ge=1, le=16)]
-    size: Side
+    size: Annotated[int, Field(ge=16, le=4096)]
     mean: tuple[Finite, ...] = Field(min_length=1, max_length=16)
     scale: tuple[Finite, ...] = Field(min_length=1, max_length=16)
     crop: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0

@@ -11,9 +11,6 @@ from pathlib import Path
 from ai_pipeline.models.store.confined import EXIT_DATA
 from ai_training.conversion.messages import ANSWER, MODEL, ConvertedNetwork, NetworkFacts, Request
 
-OPSET = 17
-MOST = 1e-3  # of the largest score: how far the file may be from the network that it was made from
-
 
 def main() -> None:
     """Read the request, then the file, and write model and answer into the folder."""
@@ -24,7 +21,8 @@ def main() -> None:
 
     try:
         facts, difference = _converted(request)
-        if not difference <= MOST:
+        # Of the largest score.
+        if not difference <= 1e-3:
             raise CannotAdapt(f"the converted file answers differently from the network, by {difference:.2g}")
     except (CardError, CannotAdapt, UnreadableCheckpoint) as error:
         print(error, file=sys.stderr)
@@ -56,7 +54,7 @@ def _converted(request: Request) -> tuple[NetworkFacts, float]:
             input_names=["images"],
             output_names=list(facts.outputs),
             dynamic_axes={name: {0: "batch"} for name in ("images", *facts.outputs)},
-            opset_version=OPSET,
+            opset_version=17,
             dynamo=False,
         )
     shape = (1, facts.channels, facts.size, facts.size)

@@ -107,7 +107,6 @@ def source_scores(train: Sequence[ChestImage], images: Sequence[ChestImage]) -> 
     return np.array([rates.get((image.source, image.repository), usual) for image in images])
 
 
-CELLS = 64  # of a side, in which the boxes of a label are counted
 BOX_FIGURES = ("iou_at_least_0.1", "iou_at_least_0.3", "iou_at_least_0.5", "mean_t", "mean_iou", "pointing")
 """Names in a chest card of :data:`ai_training.detect.PLACE_NAMES`."""
 
@@ -124,9 +123,9 @@ def box_scores(
     found = [_located(classifier, analyses[box.path], box.label) for box in asked]
     fixed = {
         label: replace(
-            place, point=_peak(np.sum([box_mask(b, CELLS) for b in known if b.label == label], axis=0))
+            place, point=_peak(np.sum([box_mask(b, 64) for b in known if b.label == label], axis=0))
         )
-        for label, place in constant(known).places.items()
+        for label, place in constant(known).items()
     }
     truth = [corners(box) for box in asked]
     model, prior = (
@@ -248,8 +247,8 @@ class _Evaluation:
 
     def _run(self, split: str) -> Scored:
         images = [image for image in self.found.images if image.is_in(split)]
-        outputs = run(self.classifier, images, self.cache, self.report)
-        return scored(images, outputs.logits, self.classifier.card.labels, self.found.labels)
+        logits, _ = run(self.classifier, images, self.cache, self.report)
+        return scored(images, logits, self.classifier.card.labels, self.found.labels)
 
     def _operating_points(self, adults: Scored, shown: Sequence[str]) -> dict[str, Any]:
         """The card's operating points, else new ones from the adults of the validation split, and what calls

@@ -72,19 +72,11 @@ class Scored:
         return [int(k) for k in np.flatnonzero(least >= fewest)]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ScoredOutputs:
-    """A network's outputs for N images: ``logits [N, labels of the card]`` and ``distances [N]``."""
-
-    logits: Floats
-    distances: Floats
-
-
 def run(
     classifier: Classifier, images: Sequence[ChestImage], cache: Path, report: Report = silent
-) -> ScoredOutputs:
-    """Run the classifier on every image as at run time; outputs are stored in ``cache`` by model and list of
-    files.
+) -> tuple[Floats, Floats]:
+    """Run the classifier on every image as at run time: ``logits [N, labels of the card]`` and ``distances
+    [N]``, which are stored in ``cache`` by model and list of files.
     """
     names = "\n".join(str(image.path) for image in images)
     card = classifier.card
@@ -93,7 +85,7 @@ def run(
     stored = cache / f"outputs-{digest.hexdigest()[:16]}.npz"
     if stored.exists():
         with np.load(stored) as arrays:
-            return ScoredOutputs(arrays["logits"], arrays["distances"])
+            return arrays["logits"], arrays["distances"]
     logits = np.empty((len(images), len(card.labels)), np.float32)
     distances = np.empty(len(images), np.float32)
     for index, image in enumerate(images):
@@ -102,7 +94,7 @@ def run(
         report((index + 1) / len(images), "running the network")
     cache.mkdir(parents=True, exist_ok=True)
     np.savez(stored, logits=logits, distances=distances)
-    return ScoredOutputs(logits, distances)
+    return logits, distances
 
 
 def scored(
@@ -141,9 +133,6 @@ def _plain(name: str) -> str:
 
 ENOUGH = 15  # positives that a label needs before its figures count
 ENOUGH_IN_GROUP = 20  # positives that a label needs in a subgroup
-ENOUGH_TAUGHT = 50  # images of a source that the teacher must have scored to be compared there
-PERMUTATIONS = 200
-TOP = 3
 BANDS = ((16, 40), (40, 60), (60, 200))  # years
 TEACHER_NOTE = (
     "the teacher (a CheXNet) was trained on most NIH patients, those of the other test images included: "
@@ -154,11 +143,17 @@ TEACHER_NOTE = (
 def headline(found: Scored, baselines: Mapping[str, Floats]) -> dict[str, Any]:
     """The AUC of the model and of ``baselines`` (scores ``[N, K]``), and a row for each label."""
     weights, counted = found.weights(), found.with_positives(ENOUGH)
+    precision = metrics.UNKNOWN
+    if counted:
+        pairs = [(found.truth[:, k], found.logit[:, k]) for k in counted]
+        resampled = [metrics.resampled_average_precision(*pair, weights) for pair in pairs]
+        values = [metrics.average_precision(*pair) for pair in pairs]
+        precision = metrics.interval(float(np.mean(values)), np.mean(resampled, axis=0))
     result: dict[str, Any] = {
         **size(found),
         "labels_counted": [found.names[k] for k in counted],
         "mean_auc": metrics.mean_auc_interval(found.truth, found.logit, counted, weights).as_list(),
-        "mean_average_precision": _mean_precision(found, counted, weights),
+        "mean_average_precision": precision.as_list(),
     }
     for name, scores in baselines.items():
         difference = metrics.mean_auc_difference(found.truth, found.logit, scores, counted, weights)
@@ -271,7 +266,7 @@ def beside_teacher(
         enough = part.with_positives(1 if source in headline_labels else ENOUGH)
         fixed = headline_labels.get(source, part.names)
         counted = [k for k in enough if part.names[k] in fixed and (source, part.names[k]) not in left_out]
-        if len(part.images) < ENOUGH_TAUGHT or not counted:
+        if len(part.images) < 50 or not counted:
             continue
         teacher = soft_matrix(part.images)[:, list(part.columns)].astype(np.float64)
         weights = part.weights()
@@ -286,16 +281,16 @@ def beside_teacher(
     return {"note": TEACHER_NOTE, "sources": result} if result else {}
 
 
-def permuted(found: Scored, seed: int = metrics.SEED) -> list[float]:
+def permuted(found: Scored) -> list[float]:
     """A negative control: the mean AUC against labels that were shuffled among images. Mean and
     95 % range.
     """
-    counted, random = found.with_positives(ENOUGH), np.random.default_rng(seed)
+    counted, random = found.with_positives(ENOUGH), np.random.default_rng(metrics.SEED)
     once = np.ones((1, len(found.images)), np.float32)
     values = np.array(
         [
             float(metrics.resampled_mean_auc(random.permutation(found.truth), found.logit, counted, once)[0])
-            for _ in range(PERMUTATIONS)
+            for _ in range(200)
         ]
     )
     return metrics.interval(float(values.mean()), values).as_list()
@@ -333,20 +328,10 @@ def call_rates(truth: Floats, called: metrics.Called, weights: Floats) -> dict[s
     }
 
 
-def _mean_precision(found: Scored, counted: Sequence[int], weights: Floats) -> list[float]:
-    if not counted:
-        return metrics.UNKNOWN.as_list()
-    values = [metrics.average_precision(found.truth[:, k], found.logit[:, k]) for k in counted]
-    resampled = [
-        metrics.resampled_average_precision(found.truth[:, k], found.logit[:, k], weights) for k in counted
-    ]
-    return metrics.interval(float(np.mean(values)), np.mean(resampled, axis=0)).as_list()
-
-
 def _top(found: Scored, among: Sequence[int], scores: Floats, weights: Floats) -> list[float]:
     """Share of the images with a finding ``among`` these where one of the three highest scores is right."""
     truth = found.truth[:, list(among)] > 0
-    best = np.argsort(-scores[:, list(among)], axis=1, kind="stable")[:, :TOP]
+    best = np.argsort(-scores[:, list(among)], axis=1, kind="stable")[:, :3]
     hits = np.asarray(np.take_along_axis(truth, best, axis=1).any(1))
     return metrics.share(hits, np.asarray(truth.any(1)), weights).as_list()
 
@@ -362,9 +347,6 @@ def _groups(images: Sequence[ChestImage]) -> dict[str, dict[str, list[bool]]]:
     }
     there = {name: {k: v for k, v in groups.items() if any(v)} for name, groups in found.items()}
     return {name: groups for name, groups in there.items() if len(groups) > 1}
-
-
-POINTS = 120
 
 
 def curves(found: Scored, fewest: int) -> dict[str, Any]:
@@ -394,12 +376,11 @@ def curves(found: Scored, fewest: int) -> dict[str, Any]:
 
 
 def _thin(x: Floats, y: Floats) -> list[list[float]]:
-    places = np.unique(np.linspace(0, len(x) - 1, min(len(x), POINTS)).round().astype(int))
+    places = np.unique(np.linspace(0, len(x) - 1, min(len(x), 120)).round().astype(int))
     return [[round(float(value), 4) for value in values[places]] for values in (x, y)]
 
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
-DPI = 110
 
 
 def write_report(folder: Path, result: Mapping[str, Any]) -> Path:
@@ -450,5 +431,5 @@ def draw_curves(path: Path, found: Mapping[str, Any], aucs: Mapping[str, Any]) -
 def save(figure: Figure, path: Path) -> Path:
     """Write ``figure`` as PNG: the same figures give the same bytes."""
     FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    figure.savefig(path, dpi=110, metadata={"Software": None})
     return path

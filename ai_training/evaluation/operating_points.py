@@ -28,16 +28,9 @@ from ai_training import metrics
 from ai_training.evaluation.figures import Scored, call_rates
 from ai_training.metrics import Floats
 
-SENSITIVITY = 0.9
-MOST_CALLED = 0.5  # share of the images without a finding that its cut may call at ``sensitive``
 FALSE_ALARMS = 0.10  # share of the images without any finding that may get one at ``specific``
-FEWEST = 25  # positives that a cut by sensitivity needs; of fewer, one image more or less moves it too far
-FEWEST_WITHOUT = 100  # images without any finding that cuts by false alarms need
 DIGITS = 1e6  # to which a card rounds thresholds
 TINY = 1e-9  # of probability: what is nearer to 0 or 1 has odds all the same
-DECIDED = 1  # labels that may lie outside the two operating points in an image of which the model is unsure
-FEWEST_FOR_AUC = 10  # positives and negatives of a label among these images
-RESAMPLES = 500  # for thresholds: their intervals need no more, and each resample fits all labels again
 Bools = npt.NDArray[np.bool_]
 
 
@@ -48,16 +41,18 @@ def choose_points(found: Scored, shown: Sequence[str]) -> dict[str, Any]:
     ``shown``: the labels that are reported, whose false alarms count.
     """
     healthy = _without_finding(found)
-    if healthy.sum() < FEWEST_WITHOUT or not shown:
+    if healthy.sum() < 100 or not shown:
         return {}
-    weights, once = metrics.patient_weights(found.patients, RESAMPLES), np.ones((1, len(found.images)))
+    # Intervals of thresholds need no more resamples, and each fits all labels again.
+    weights, once = metrics.patient_weights(found.patients, 500), np.ones((1, len(found.images)))
     sensitive: Cuts = {
         k: (
             float(np.floor(sensitive_cuts(truth, chance, once)[0] * DIGITS) / DIGITS),
             sensitive_cuts(truth, chance, weights),
         )
         for k, (truth, chance) in enumerate(zip(found.truth.T, found.chance.T, strict=True))
-        if truth.sum() >= FEWEST
+        # Of fewer positives, one image more or less moves a cut by sensitivity too far.
+        if truth.sum() >= 25
     }
     points = {
         OperatingPoint.SPECIFIC: _specific(found, healthy, shown, weights),
@@ -70,7 +65,8 @@ def choose_points(found: Scored, shown: Sequence[str]) -> dict[str, Any]:
         **{str(point): _chosen(found, point, cuts, shown, healthy) for point, cuts in points.items()},
     }
     if set(shown) <= table[OperatingPoint.SENSITIVE]["labels"].keys():
-        table[UNSURE] = {"least_between": max(len(shown) - DECIDED, 1)}
+        # One label may lie outside the two operating points in an image of which the model is unsure.
+        table[UNSURE] = {"least_between": max(len(shown) - 1, 1)}
         table[UNSURE] |= _unsure(found, table, shown)
     return table
 
@@ -142,8 +138,8 @@ def sensitive_cuts(truth: Floats, chance: Floats, weights: Floats) -> Floats:
 
     ``truth [N]``, ``chance [N]``; one cut for each row of ``weights``: ``[rows]``.
     """
-    enough = _reached(chance, weights * (truth > 0), SENSITIVITY)
-    floor = _reached(chance, weights * (truth <= 0), MOST_CALLED)
+    enough = _reached(chance, weights * (truth > 0), 0.9)
+    floor = _reached(chance, weights * (truth <= 0), 0.5)
     return np.maximum(enough, floor)
 
 
@@ -221,7 +217,7 @@ def _unsure(found: Scored, chosen: Mapping[str, Any], shown: Sequence[str]) -> d
 
 
 def _mean_auc(found: Scored, columns: Sequence[int]) -> list[float]:
-    counted = [k for k in found.with_positives(FEWEST_FOR_AUC) if k in columns] if found.images else []
+    counted = [k for k in found.with_positives(10) if k in columns] if found.images else []
     if not counted:
         return metrics.UNKNOWN.as_list()
     return metrics.mean_auc_interval(found.truth, found.logit, counted, found.weights()).as_list()

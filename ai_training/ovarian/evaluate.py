@@ -30,9 +30,6 @@ from ai_training.ovarian import fit
 from ai_training.ovarian.fit import HeldOut, cross_fitted
 from ai_training.sets.ovarian import LABELS, MALIGNANT, NEOPLASMS, NORMAL, OvarianFrame, ovarian_frames
 
-PUBLISHED_POSITIVES = 0.31
-"""Share of positives that the published table implies (OCI-GAN)."""
-COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 MARGIN = 0.02
 """Largest loss of macro AUC by cleaning that counts as none."""
 ALL = tuple(range(len(LABELS)))
@@ -89,7 +86,7 @@ def risk_coverage(found: Floats, right: Floats, weights: Floats) -> list[dict[st
     right.
     """
     sure, rows = found.max(1), []
-    for coverage in COVERAGES:
+    for coverage in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3):
         cut = float(np.quantile(sure, 1 - coverage))
         answered = (sure >= cut).astype(np.float64)
         value = float((right * answered).sum() / answered.sum())
@@ -163,7 +160,8 @@ def _columns(counts: Floats) -> dict[str, Floats]:
     tp, fn, fp, tn = counts.T
     with np.errstate(invalid="ignore", divide="ignore"):
         recall, specificity = tp / (tp + fn), tn / (tn + fp)
-        p = PUBLISHED_POSITIVES
+        # Share of positives that the published table implies (OCI-GAN).
+        p = 0.31
         ppv = recall * p / (recall * p + (1 - specificity) * (1 - p))
         return {
             "recall": recall,

@@ -80,9 +80,6 @@ from ai_training.sets.ovarian import (
     reduced,
 )
 
-DROP_CONNECT = 0.2
-"""Share of the last block's residual branches that are left out in training."""
-
 
 class LiteTrunk(nn.Module):
     """EfficientNet-Lite0 without its head: ``[N, 3, size, size]`` → feature maps ``[N, C, h, w]``.
@@ -120,7 +117,7 @@ class LiteTrunk(nn.Module):
         net = self.network
         x = x if self.frozen else self._stem(x)
         for index, block in enumerate(net._blocks[self.frozen :], start=self.frozen):
-            x = block(x, drop_connect_rate=DROP_CONNECT * index / len(net._blocks))
+            x = block(x, drop_connect_rate=0.2 * index / len(net._blocks))
         return cast(Tensor, net._swish(net._bn1(net._conv_head(x))))
 
     def _stem(self, images: Tensor) -> Tensor:
@@ -205,8 +202,6 @@ class CystEnsemble(nn.Module):
 
 Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
-STIFFNESS = 0.02
-"""Weight of the squared intercepts beside the mean log-likelihood: small classes must not run away."""
 RIGHT = 0.8
 """Least share of answers that are right, where the model answers."""
 MISSED = 0.02
@@ -233,7 +228,8 @@ def scaled(logits: Doubles, truth: Ints) -> VectorScaling:
 
     def loss(parameters: Doubles) -> float:
         found = softmax(parameters[0] * logits + parameters[1:], axis=1)[rows, truth]
-        return float(-np.log(np.maximum(found, 1e-12)).mean() + STIFFNESS * (parameters[1:] ** 2).mean())
+        # The squared intercepts count too: small classes must not run away.
+        return float(-np.log(np.maximum(found, 1e-12)).mean() + 0.02 * (parameters[1:] ** 2).mean())
 
     best = minimize(loss, np.array([1.0, *np.zeros(labels)]), method="L-BFGS-B").x
     return VectorScaling(float(best[0]), best[1:] - best[1:].mean())
@@ -365,16 +361,12 @@ def fit_gate(frames: Floats, others: Mapping[str, Floats], seed: int = 1) -> Fea
         return plain
     head = linear_head({UPRIGHT.name: frames, **others}, seed)
     limits = (
-        float(np.quantile(plain.residual(frames), INSIDE)) * SLACK,
-        max(float(np.quantile(head.distance(frames), INSIDE)), LEAST),
+        # Frames that a network was not trained on lie farther from its training frames than these do.
+        float(np.quantile(plain.residual(frames), INSIDE)) * 1.5,
+        # -log of the probability of a frame, at least: .5, where any classifier would say yes.
+        max(float(np.quantile(head.distance(frames), INSIDE)), 0.7),
     )
     return replace(plain, head=replace(head, limits=limits))
-
-
-SLACK = 1.5
-"""Frames that a network was not trained on lie farther from its training frames than these do."""
-LEAST = 0.7
-"""-log of the probability of a frame, at least: .5, where any classifier would say yes."""
 
 
 def write_gate(rows: Iterable[tuple[str, str, int, float]], path: Path) -> None:
@@ -697,7 +689,6 @@ class OutlineRecipe(Recipe):
     frozen: int = 5
     iterations: int = 160
     batch: int = 16
-    learning_rate: float = 2e-3
     weight_decay: float = 0.02
     workers: int = 0
     ema: float = 0.98
@@ -816,17 +807,6 @@ MEANINGS = {
     "High-grade_Serous_Cystadenoma": "High-grade serous tumour of ovary",
 }
 """Code Meanings of the classes, which are the manifest's; the values are of our own scheme."""
-SOURCE = "private: PS3.16 has no concept of it, and no SNOMED CT release to check one against was at hand"
-LIMITS = (
-    "Not for diagnostic use. Not cleared by any authority.",
-    "One hospital, and no patient identifiers: frames of one patient that look different may be on both "
-    "sides of a split, so the figures may flatter.",
-    "Trained and measured on frames in which somebody had chosen an ovary and often measured it; other "
-    "frames of an examination were not there.",
-    "36 frames of the malignant class in 32 groups: what it is worth is not known, and it is hidden.",
-    "Every lesion that is none of the classes gets one of them, or none.",
-    "The outline is of the lesion that fills most of the frame; a second one is left out.",
-)
 
 
 def ship(
@@ -899,7 +879,16 @@ def write_card(
             "Research and development: to show a second diagnostic pipeline at work on ultrasound frames of "
             "the female pelvis. Not for diagnostic use, not for triage, not to exclude cancer."
         ),
-        "limits": list(LIMITS),
+        "limits": [
+            "Not for diagnostic use. Not cleared by any authority.",
+            "One hospital, and no patient identifiers: frames of one patient that look different may be "
+            "on both sides of a split, so the figures may flatter.",
+            "Trained and measured on frames in which somebody had chosen an ovary and often measured it; "
+            "other frames of an examination were not there.",
+            "36 frames of the malignant class in 32 groups: what it is worth is not known, and it is hidden.",
+            "Every lesion that is none of the classes gets one of them, or none.",
+            "The outline is of the lesion that fills most of the frame; a second one is left out.",
+        ],
     }
     tables: dict[str, Mapping[str, Any]] = {
         "input": {
@@ -947,7 +936,8 @@ def write_card(
                 "value": label.upper().replace("-", "_")[:16].strip("_"),  # VR SH
                 "scheme": BURNED_IN.scheme,
                 "meaning": MEANINGS[label],
-                "source": SOURCE,
+                "source": "private: PS3.16 has no concept of it, and no SNOMED CT release to check one "
+                "against was at hand",
             }
             row = {
                 "name": label,

@@ -126,7 +126,6 @@ LABELS = (
     "Hernia",
 )
 YOUNGEST = 16  # years; the model is for adults
-ELLIPSE = 5  # points that an ellipse needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +149,7 @@ class MaskFile:
         found = cv2.resize(drawn, (columns, rows), interpolation=cv2.INTER_NEAREST)
         if self.outlined:
             points = cv2.findNonZero(found)
-            if points is None or len(points) < ELLIPSE:
+            if points is None or len(points) < 5:
                 raise DataMissing(f"{self.path} draws no ellipse")
             cv2.ellipse(found, cv2.fitEllipse(points), 255, -1)
         return np.asarray(found > 0)

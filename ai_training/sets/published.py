@@ -37,12 +37,9 @@ from ai_training.sets.images import (
 )
 
 CHEST, FETAL, OVARY = "chest X-rays", "fetal heads", "ovaries"
-SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
-"""Of the patients of a set without splits of its own."""
 HELD_BACK = {"val": 0.125, "train": 0.875}
 """Of the patients of an official train part, where no part is for choices."""
 SEED = 1
-OLDEST = 150  # years; ChestX-ray14 holds a few ages above 400
 PARTS = {"training": "train", "valid": "val", "validate": "val", "validation": "val", "testing": "test"}
 
 
@@ -82,7 +79,7 @@ def in_splits(images: Sequence[SetImage], where: Path) -> tuple[SetImage, ...]:
     """
     parts = {image.split for image in images}
     if parts == {""}:
-        splits = dealt((image.patient for image in images), SHARES)
+        splits = dealt((image.patient for image in images), {"train": 0.7, "val": 0.15, "test": 0.15})
         return tuple(replace(image, split=splits[image.patient]) for image in images)
     check_splits(where, images)
     if "val" in parts:
@@ -133,7 +130,8 @@ def years(text: str) -> float:
         age = float(value) / {"Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}[unit]
     except ValueError:
         return float("nan")
-    return age if 0 <= age <= OLDEST else float("nan")
+    # ChestX-ray14 holds a few ages above 400.
+    return age if 0 <= age <= 150 else float("nan")
 
 
 HASHED, APART = 16, 44
@@ -156,7 +154,6 @@ def near_duplicates(paths: tuple[Path, ...]) -> tuple[str, ...]:
 
 MANIFEST, MASK = "manifest.csv", "mask"
 FILES, PATIENTS = ("file", "image", "path"), ("patient_id", "patient", "group")
-MEASURES = ("pixel_mm_at_512", "head_circumference_mm", "ctr", "yellow_overlay_px")
 TITLES = {
     "cxr_anatomy": "cxr_anatomy (N. Dong et al., DLMIA 2018, Wingspan set, MIT)",
     "us_fetal_head": "us_fetal_head (HC18, T. van den Heuvel et al., doi 10.5281/zenodo.1322001, CC BY 4.0)",
@@ -201,7 +198,11 @@ def _image(manifest: Path, row: dict[str, str], columns: list[str]) -> SetImage:
         view=row.get("view") or "",
         source=row.get("source") or manifest.stem,
         repository=row.get("source_repo") or "",
-        measures={name: number(row, name, manifest) for name in MEASURES if row.get(name)},
+        measures={
+            name: number(row, name, manifest)
+            for name in ("pixel_mm_at_512", "head_circumference_mm", "ctr", "yellow_overlay_px")
+            if row.get(name)
+        },
     )
 
 
@@ -212,12 +213,10 @@ def _first(row: Mapping[str, str], names: tuple[str, ...]) -> str:
 SETS = ("cxr_nih", "cxr_nih_more")
 NAME = " and ".join(SETS)
 SOFT, BOXES = "chexnet_preds.csv.gz", "boxes.csv"
-DRAWN_SIDE = 512.0  # pixels of the images that the boxes were drawn on
 CITED = (
     "X. Wang et al., IEEE CVPR 2017, pp. 3462-3471, doi 10.1109/CVPR.2017.369; NIH Clinical Center, "
     "attribution required"
 )
-TOLD = "the source repository alone tells it with an AUC of .95: its pneumonias come from one repository"
 
 
 def read_public(data: Path) -> ImageSet:
@@ -227,7 +226,7 @@ def read_public(data: Path) -> ImageSet:
     for row in rows(table) if table.is_file() else []:
         left, top, width, height = (number(row, column, table) for column in ("x", "y", "w", "h"))
         corners = left, top, left + width, top + height
-        boxes[row["file"]].append(SetBox(row["label"], corners, DRAWN_SIDE))
+        boxes[row["file"]].append(SetBox(row["label"], corners, 512.0))
     images = [
         replace(
             image,
@@ -244,7 +243,13 @@ def read_public(data: Path) -> ImageSet:
         LABELS,
         main="cxr_nih/images",
         natural=("cxr_nih_more/images_128",),
-        left_out={("cxr_nih_more/images", "Pneumonia"): TOLD},
+        left_out={
+            (
+                "cxr_nih_more/images",
+                "Pneumonia",
+            ): "the source repository alone tells it with an AUC of .95: its pneumonias come from one "
+            "repository"
+        },
     )
 
 
@@ -259,7 +264,6 @@ def soft_labels(path: Path) -> dict[str, tuple[float, ...]]:
         }
 
 
-LISTED_SIDE = 1024.0  # pixels of the images that both lists were drawn on
 OURS = {"Infiltrate": "Infiltration", "Pleural Thickening": "Pleural_Thickening", "Diffuse Nodule": "Nodule"}
 """The lists' names of findings that the classifier calls otherwise."""
 
@@ -289,26 +293,30 @@ def listed_boxes(path: Path) -> Iterator[tuple[str, SetBox]]:
         for name, label, (left, top, right, bottom) in drawn:
             called = OURS.get(label, label)
             if called in LABELS and left < right and top < bottom:
-                yield name, SetBox(called, (left, top, right, bottom), LISTED_SIDE)
+                yield name, SetBox(called, (left, top, right, bottom), 1024.0)
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise DataMissing(f"{path} is no list of boxes that can be read: {error!r}") from error
 
 
-ENTRIES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
-LISTS = (("train_val_list.txt", "train_val_list_NIH.txt"), ("test_list.txt", "test_list_NIH.txt"))
 NIH_BOXES = "BBox_List_2017.csv"
 SOURCE, REPOSITORY = "nih", "NIH Clinical Center"
-NEEDED = ("Image Index", "Finding Labels", "Patient Age", "View Position")
 
 
 def read_nih(folder: Path) -> ImageSet:
     """Read the images that exist. Raises DataMissing if a list or all images are missing."""
     patterns = ("images/*.png", "images_[0-9]*/images/*.png", "images_[0-9]*/*.png")
     files = {path.name: path for pattern in patterns for path in folder.glob(pattern)}
-    table = next(folder / name for name in ENTRIES if (folder / name).is_file())
+    table = next(
+        folder / name
+        for name in ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
+        if (folder / name).is_file()
+    )
     taught, tested = (
         lines(next((folder / name for name in names if (folder / name).is_file()), folder / names[0]))
-        for names in LISTS
+        for names in (
+            ("train_val_list.txt", "train_val_list_NIH.txt"),
+            ("test_list.txt", "test_list_NIH.txt"),
+        )
     )
     of_patient = dealt(map(_patient_of, taught), HELD_BACK)
     splits = {name: of_patient[_patient_of(name)] for name in taught} | dict.fromkeys(tested, "test")
@@ -330,7 +338,7 @@ def read_nih(folder: Path) -> ImageSet:
             repository=REPOSITORY,
             soft=soft.get(name),
         )
-        for row in rows(table, needs=NEEDED)
+        for row in rows(table, needs=("Image Index", "Finding Labels", "Patient Age", "View Position"))
         if (name := row["Image Index"]) in splits
     ]
     found, notes = those_there(listed, folder)

@@ -44,8 +44,6 @@ CONTRAST, TICK_CONTRAST = 40, 60
 """How far strokes, and the ticks of a ruler, stand out at least (grey levels)."""
 COLOURED = 50
 """Difference of a pixel's channels from which it is coloured (grey levels)."""
-LARGEST_TICK = 20
-"""Sides of a tick, at most (pixels)."""
 
 
 class Content(StrEnum):
@@ -156,7 +154,7 @@ def ink(content: Content, picture: Picture, within: Mask) -> Mask:
     if content is Content.RULER:
         labels, stats = components(strokes(picture, TICK_CONTRAST) & within)
         sides = np.asarray(stats)[1:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1)
-        return np.isin(labels, np.flatnonzero(sides <= LARGEST_TICK) + 1)
+        return np.isin(labels, np.flatnonzero(sides <= 20) + 1)
     if content is Content.WAVEFORM and (curve := (chroma(picture) > COLOURED) & within).any():
         return curve
     return strokes(picture, CONTRAST)
@@ -182,8 +180,6 @@ STANDS_OUT = 10.0
 """Difference from the background from which a pixel was made up (grey levels)."""
 BLACK = 8
 """Grey level up to which a pixel was blacked out, which makes nothing up (grey levels)."""
-KNOWN_MARGIN = 7
-"""Side of the square by which marks are grown before what is beside them counts as background (pixels)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +278,7 @@ def _made_up(frame: MarkedContent, after: Picture, mask: Mask) -> tuple[Mask, Ma
     drawn = mask.copy()
     for one in frame.objects:
         drawn |= one.ink
-    known = (~dilated(drawn, KNOWN_MARGIN)).astype(np.float64)
+    known = (~dilated(drawn, 7)).astype(np.float64)
     size = (NEIGHBOURHOOD, NEIGHBOURHOOD)
     count, total, squares = (
         cv2.boxFilter(values * known, -1, size, normalize=False) for values in (known, grey, grey**2)

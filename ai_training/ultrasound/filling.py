@@ -62,8 +62,6 @@ PLACES = ("inside", "whole")
 UNCLEANED = "uncleaned"
 REFERENCE = "navier-stokes"
 SEED = 104729
-SQUARES = 4
-"""Squares per picture that KID is taken on."""
 HALVES = 100
 LARGEST_PSNR = 60.0
 """What a perfect fill counts (dB): rounding alone gives 59."""
@@ -111,7 +109,7 @@ def evaluate_inpaint(
             made |= {"truth": burned.clean, f"{mask} mask": outlined(burned.image, (hole, OUTLINE))}
             sheet.append({name: one[squares[0]] for name, one in made.items()})
         shown[frame.source] += 1
-        if report_to is not None and shown[frame.source] <= SHOWN:
+        if report_to is not None and shown[frame.source] <= 6:
             write_sheet(report_to / f"grid-{len(files):02}.png", *sheet)
     return {
         "set": f"{len(files)} pictures on {len(set(files))} {split} frames, style {HELD_OUT.name}",
@@ -151,15 +149,13 @@ def figures(filled: Picture, truth: Picture, mask: Mask) -> npt.NDArray[np.float
     return np.array(rows)
 
 
-def kernel_distances(
-    made: npt.NDArray[np.float32], real: npt.NDArray[np.float32], seed: int = SEED
-) -> npt.NDArray[np.float64]:
+def kernel_distances(made: npt.NDArray[np.float32], real: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """KID of :data:`HALVES` random halves of the pictures: the same halves for every way of filling.
 
     The unbiased squared MMD with the kernel (x·y / C + 1)³ (Binkowski et al. 2018). In every half, made and
     real squares come from different pictures: two squares of one picture share all that surrounds the hole.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(SEED)
     values = np.zeros(HALVES)
     for number in range(HALVES):
         order = random.permutation(len(made))
@@ -175,7 +171,7 @@ def kernel_distances(
 def squares_of(picture: BurnIn) -> list[tuple[slice, slice]]:
     """Squares of :data:`SIDE` pixels around marks, the same in every run."""
     rows, columns = picture.owners.shape
-    places = np.random.default_rng(SEED).choice(np.argwhere(picture.owners), SQUARES)
+    places = np.random.default_rng(SEED).choice(np.argwhere(picture.owners), 4)
     squares = []
     for row, column in places.tolist():
         top = int(np.clip(row - SIDE // 2, 0, max(0, rows - SIDE)))
@@ -219,10 +215,6 @@ def _features(
     with torch.inference_mode():
         pictures = torch.from_numpy(np.stack(padded)).permute(0, 3, 1, 2).float() / 127.5 - 1
         return np.asarray(perception.pooled(pictures).numpy(), np.float32)
-
-
-SHOWN = 6
-"""Pictures of each set in a report."""
 
 
 def inpaint_figures(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

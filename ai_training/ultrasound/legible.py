@@ -48,10 +48,6 @@ from ai_training.ultrasound.removal import MODALITY
 RAPIDOCR, TESSERACT = "rapidocr", "tesseract"
 LEAST_SCORE, LEAST_CONFIDENCE = 0.5, 60.0
 """Confidence from which a string somewhere in a picture counts: rapidocr's (0–1), Tesseract's (0–100)."""
-LETTERS = 40
-"""Height that lines are brought to before Tesseract reads them (pixels): it was made for 300 dpi."""
-TIMEOUT = 120
-"""Seconds that Tesseract may take for one picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +133,11 @@ class Tesseract:
             quoting=csv.QUOTE_NONE,
         )
         return [
-            OcrLine(folded(row["text"]), _scaled(row, factor))
+            OcrLine(folded(row["text"]), (int(left), int(top), int(left + wide) + 1, int(top + high) + 1))
             for row in table
+            for left, top, wide, high in [
+                [int(row[key]) / factor for key in ("left", "top", "width", "height")]
+            ]
             if float(row["conf"]) >= LEAST_CONFIDENCE and len(folded(row["text"] or "")) >= SHORTEST
         ]
 
@@ -174,7 +173,8 @@ def views(crop: Picture) -> tuple[Picture, ...]:
 
 def _for_tesseract(crop: Picture) -> Picture:
     """Dark letters on light ground, large, with a rim, as it was made for. Most lettering here is light."""
-    factor = LETTERS / max(1, crop.shape[0])
+    # Tesseract was made for 300 dpi.
+    factor = 40 / max(1, crop.shape[0])
     grey = cv2.resize(brightest(crop), None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
     light = np.asarray(255 - grey, np.uint8)
     return np.asarray(cv2.copyMakeBorder(light, 8, 8, 8, 8, cv2.BORDER_REPLICATE), np.uint8)
@@ -192,24 +192,17 @@ def _run(pictures: Sequence[Picture], layout: str, output: str) -> str:
             command,
             capture_output=True,
             text=True,
-            timeout=TIMEOUT,
+            timeout=120,
             check=True,
             env=os.environ | {"OMP_THREAD_LIMIT": "1"},
         )
     return done.stdout
 
 
-def _scaled(row: dict[str, str], factor: float) -> Box:
-    left, top, width, height = (int(row[key]) / factor for key in ("left", "top", "width", "height"))
-    return int(left), int(top), int(left + width) + 1, int(top + height) + 1
-
-
 SAME = 0.8
 """Share of a token's characters that must be read, in their order, for the token to count as legible."""
 SHORTEST = 3
 """Letters and digits that a word has at least, to be looked for by itself."""
-ROOM = 0.25
-"""What is cut out around a text for reading it (share of its height)."""
 SEPARATORS = re.compile(r" \| | / |  -  ")
 KEYS = frozenset({"NAME", "SITE", "DATE", "DOB", "MRN", "ACC", "MRS", "FRAU", "MME"})
 """Words that announce a name, a date or a number and identify no one by themselves."""
@@ -245,12 +238,6 @@ def identity_tokens(burned: BurnIn) -> tuple[Token, ...]:
                     if len(folded(part)) >= SHORTEST or not folded(part).isascii()
                 ]
     return tuple(found)
-
-
-def drawn_words(burned: BurnIn, *, everything: bool) -> frozenset[str]:
-    """The words of the overlay as :func:`folded` writes them: all of them, or only those of identities."""
-    objects = [thing for thing in burned.objects if everything or thing.meaning is Meaning.IDENTITY]
-    return frozenset(word for thing in objects for word in words_of(thing.text))
 
 
 def folded(text: str) -> str:
@@ -308,7 +295,7 @@ def writing_corners(own: npt.NDArray[np.bool_]) -> Corners:
 def level_crop(picture: npt.NDArray[np.uint8], corners: Corners) -> npt.NDArray[np.uint8]:
     """The text cut out and turned horizontal, with a margin."""
     across, down = (float(np.linalg.norm(corners[i + 1] - corners[i])) for i in (0, 1))
-    room = max(2.0, ROOM * min(across, down))
+    room = max(2.0, 0.25 * min(across, down))
     along = (corners[1] - corners[0]) / max(across, 1e-6)
     below = (corners[2] - corners[1]) / max(down, 1e-6)
     wider = corners + room * np.stack([-along - below, along - below, along + below, -along + below])
@@ -523,7 +510,9 @@ class LegibilityTest:
         strings = engine.everything(cleaned)
         own = engine.everything(burned.clean) if strings else []
         fresh = [string for string in strings if not any(overlap(string.box, other.box) for other in own)]
-        words = drawn_words(burned, everything=self.policy is CleaningPolicy.RESEARCH)
+        everything = self.policy is CleaningPolicy.RESEARCH
+        objects = [thing for thing in burned.objects if everything or thing.meaning is Meaning.IDENTITY]
+        words = {word for thing in objects for word in words_of(thing.text)}
         drawn = tuple(s for s in fresh if any(similarity(word, s.text) >= SAME for word in words))
         return EngineCount(len(legible), left, drawn, len(fresh) - len(drawn))
 

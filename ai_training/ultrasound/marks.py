@@ -98,8 +98,6 @@ FAINT = 8
 REAL_SOURCE = "us_ovarian"
 LEAST_COLOURED, MOST_FLOW = 60, 300
 """Coloured pixels that a frame has at least, and red or blue ones of colour Doppler at most."""
-CHROMA = 60
-"""Difference of the channels from which a pixel of these frames is drawn (grey levels)."""
 
 Targets = npt.NDArray[np.uint8]
 
@@ -131,7 +129,7 @@ class RealFrame:
         targets: Targets = np.full(picture.shape[:2], IGNORED, np.uint8)
         if self.clean is not None:
             targets[index_of(self.clean)] = 0
-        targets[chroma(picture) > CHROMA] = ANY_MARK
+        targets[chroma(picture) > 60] = ANY_MARK
         return picture, targets
 
 
@@ -276,8 +274,6 @@ def write_finder_card(
 
 
 THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-CLEAN_AREA = 0.001
-"""Share of clean pictures that a checkpoint may take for marks before it is held against it."""
 GROWN_AREA = 0.001
 """Share of clean validation frames that may be marked, as cleaning grows it: half of the project's limit,
 because text boxes come on top of it."""
@@ -294,12 +290,10 @@ class MarkRecipe(Recipe):
     iterations: int = 6000
     widths: tuple[int, ...] = WIDTHS
     mix: Mix = field(default_factory=Mix)
-    learning_rate: float = 2e-3
     weight_decay: float = 0.01
     warm_up: float = 0.05
     mark_weight: float = 2.0
     dice_weight: float = 0.5
-    ema: float = 0.995
     validate_every: int = 500
     validation_pictures: int = 60
 
@@ -378,7 +372,7 @@ def score(finder: MarkFinder, pictures: Sequence[BurnIn], threshold: float) -> d
     area = float(np.mean([finder.find(burned.clean).above(threshold).mean() for burned in pictures]))
     recall, dice = found / max(1, objects), 2 * hit / max(1, predicted + true)
     return {
-        "choice": (recall + dice) / 2 - 20 * max(0.0, area - CLEAN_AREA),
+        "choice": (recall + dice) / 2 - 20 * max(0.0, area - 0.001),
         "object_recall": recall,
         "pixel_recall": hit / max(1, true),
         "precision": hit / max(1, predicted),

@@ -204,8 +204,6 @@ def head_scores(
 Bools = npt.NDArray[np.bool_]
 SIDE = 24
 """Pixels of a square in which speckle is measured."""
-MOST = 8
-"""Squares a frame, the evenest of the frame as it came: the same for every filter."""
 
 
 def texture(before: Floats, after: Floats, head: Bools) -> dict[str, float]:
@@ -243,17 +241,13 @@ def _even_squares(picture: Floats) -> list[tuple[slice, slice]]:
                 found.append((float(np.ptp(quarters)), place))
     if not found:
         return [(slice(None), slice(None))]
-    return [place for _, place in sorted(found, key=lambda pair: pair[0])[:MOST]]
+    return [place for _, place in sorted(found, key=lambda pair: pair[0])[:8]]
 
 
 def _gradient(picture: Floats) -> Floats:
     smooth = cv2.GaussianBlur(picture, (0, 0), 1.0)
     across, down = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
     return np.asarray(np.hypot(across, down), np.float32)
-
-
-SLOW = ("BM3D",)
-"""Filters that outline no heads here: ten seconds a frame."""
 
 
 def evaluate(
@@ -280,6 +274,15 @@ def evaluate(
         pairs = zip(pictures, heads, strict=True)
         rows = [texture(picture, np.clip(made(picture), 0, 1), head) for picture, head in pairs]
         textures[name] = {key: _mean([row[key] for row in rows], weights) for key in rows[0]}
+    # The shipped segmenter, taught by raw frames, on what each filter leaves; differences are paired.
+    segmenter = HeadModel.of(find(HEADS))
+    scores = {
+        name: head_scores(data, segmenter, split, made, report)
+        for name, made in tried.items()
+        if name != "BM3D"  # it takes ten seconds a frame
+    }
+    patients, (raw, *_) = scores["none"]
+    by_patient = patient_weights(patients)
     return {
         "model": shipped.ref.id,
         "version": shipped.ref.version,
@@ -288,7 +291,15 @@ def evaluate(
         "frames": len(chosen),
         "noise": {name: _noise(made, pictures, weights, report) for name, made in tried.items()},
         "texture": textures,
-        "heads": _heads(data, split, {n: made for n, made in tried.items() if n not in SLOW}, report),
+        "heads": {
+            name: {
+                "dice": _mean(overlap, by_patient),
+                "difference": _mean(overlap - raw, by_patient),
+                "error": _mean(error, by_patient),
+                "area": _mean(area, by_patient),
+            }
+            for name, (_, (overlap, error, area)) in scores.items()
+        },
     }
 
 
@@ -309,23 +320,6 @@ def _noise(made: Filter, pictures: Sequence[Floats], weights: Any, report: Repor
         found[name] = {"psnr": _mean(psnr, weights), "ssim": _mean(ssim, weights)}
         found["seconds"] = round(float(np.median(seconds)), 4)
     return found
-
-
-def _heads(data: Path, split: str, tried: Mapping[str, Filter], report: Report) -> dict[str, Any]:
-    """The shipped segmenter, taught by raw frames, on what each filter leaves; differences are paired."""
-    model = HeadModel.of(find(HEADS))
-    scores = {name: head_scores(data, model, split, made, report) for name, made in tried.items()}
-    patients, (raw, *_) = scores["none"]
-    weights = patient_weights(patients)
-    return {
-        name: {
-            "dice": _mean(overlap, weights),
-            "difference": _mean(overlap - raw, weights),
-            "error": _mean(error, weights),
-            "area": _mean(area, weights),
-        }
-        for name, (_, (overlap, error, area)) in scores.items()
-    }
 
 
 def _mean(values: npt.ArrayLike, weights: Any) -> list[float]:

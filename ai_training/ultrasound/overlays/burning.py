@@ -31,8 +31,6 @@ from ai_training.ultrasound.overlays.writing import (
     write,
 )
 
-LIST = Path(__file__).with_name("clean_frames.csv")
-
 
 @dataclass(frozen=True, slots=True)
 class CleanFrame:
@@ -49,11 +47,11 @@ class CleanFrame:
         return np.ascontiguousarray(read_rgb(data / self.source / self.file)[top:bottom, left:right])
 
 
-def clean_frames(split: str, path: Path = LIST) -> tuple[CleanFrame, ...]:
+def clean_frames(split: str) -> tuple[CleanFrame, ...]:
     """The listed parts of one split (train, val or test), in the order of the list."""
     return tuple(
         CleanFrame(row["source"], row["file"], row["split"], box_of(row))
-        for row in rows(path)
+        for row in rows(Path(__file__).with_name("clean_frames.csv"))
         if row["split"] == split
     )
 
@@ -68,7 +66,6 @@ def chroma(picture: Picture) -> Picture:
     return np.asarray(brightest(picture) - picture.min(axis=2), np.uint8)
 
 
-INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA, cv2.INTER_NEAREST)
 FLOW_SIDE = 12  # cells of the coarse random field that colour flow is cut from
 
 
@@ -406,12 +403,6 @@ LAYOUTS: dict[str, Callable[[Page], None]] = {
 }
 
 
-UNMARKED = 0.1
-"""Share of pictures that get no overlay at all: there too the detector has to find nothing."""
-KOREAN = 1 / 6
-"""Share of groups of texts with Korean names and hospitals."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class BurnIn:
     """One synthetic picture and its truth. All arrays have the picture's rows and columns.
@@ -447,20 +438,24 @@ def burn_in(part: Picture, family: StyleFamily, seed: tuple[int, ...]) -> BurnIn
     """
     random = np.random.default_rng(seed)
     canvas = Canvas(scene(part, random))
-    if random.random() >= UNMARKED:
+    # There too the detector has to find nothing.
+    if random.random() >= 0.1:
         for drawer, share in DRAWERS:
             if random.random() < share:
                 drawer(canvas, random, family)
         count = int(random.integers(1, 4))
         for layout in random.permutation(family.layouts)[:count]:
-            korean = bool(random.random() < KOREAN)
+            korean = bool(random.random() < 1 / 6)
             size = letter_height(canvas, random, 0.022, 0.05)
             look = hand(random, family, size, korean=korean)
             LAYOUTS[str(layout)](Page(canvas, *canvas.size, random, family, look, korean))
     # Two of five are scaled after writing, three of five are compressed.
     factor = float(random.uniform(0.6, 1.5)) if random.random() < 0.4 else 1.0
     quality = int(random.integers(60, 97)) if random.random() < 0.6 else None
-    way, whole_chroma = int(random.choice(INTERPOLATIONS)), bool(random.random() < 0.5)
+    way, whole_chroma = (
+        int(random.choice((cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA, cv2.INTER_NEAREST))),
+        bool(random.random() < 0.5),
+    )
     return store(canvas, Storing(factor, way, quality, whole_chroma))
 
 

@@ -265,10 +265,6 @@ def hospital(random: Random, korean: bool) -> str:
     return one(random, VOCABULARY["korean_hospitals"] if korean else VOCABULARY["hospitals"])
 
 
-STROKE_HEIGHT = 21.0
-"""Height of a capital in the units of the Hershey fonts."""
-
-
 @dataclass(frozen=True, slots=True)
 class Face:
     """One font. ``path`` is empty for the plotter fonts of A. V. Hershey, which have only a name."""
@@ -379,7 +375,8 @@ def _typeset(text: str, hand: Hand, size: int, outline: int) -> Alpha:
 
 
 def _plotted(text: str, name: str, size: int, smooth: bool) -> Alpha:
-    scale = size / STROKE_HEIGHT
+    # The height of a capital in the units of the Hershey fonts.
+    scale = size / 21.0
     strokes = [
         np.array(stroke, np.float64) * scale
         for stroke in _hershey(name).strokes_for_text(

@@ -138,11 +138,6 @@ def test_the_figures_are_those_of_a_perfect_reader(data: Path) -> None:
     assert result["images"] == 2 and all(value[0] > 0.97 for value in result["dice"].values())
 
 
-def test_without_the_set_it_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(DataMissing, match="data-sets"):
-        anatomy.anatomy_images(tmp_path, "train")
-
-
 def test_a_batch_has_heads_with_outline_heads_without_and_none(data: Path) -> None:
     inputs, heads, present, known = fetal.HeadBatches(data, fetal.HeadMix(2, 1, 1), fetal.HeadAugment(), 1)[0]
     assert inputs.shape == (4, 3, ROWS, COLUMNS)

@@ -56,7 +56,6 @@ from ai_training.ultrasound.speckle import (
     filters,
     rayleigh,
     scattered,
-    spread,
     texture,
 )
 from tests.unit.ai_pipeline.models.store_lab import ended
@@ -269,12 +268,6 @@ def test_filters_bring_a_picture_nearer_to_the_one_below_the_noise() -> None:
 
     for name, made in {**filters(), **autoencoders()}.items():
         assert np.abs(made(noisy) - below).mean() < np.abs(noisy - below).mean(), name
-
-
-def test_the_spread_of_white_noise_is_found() -> None:
-    noise = np.random.default_rng(3).normal(0.5, 0.08, (200, 200)).astype(np.float32)
-
-    assert spread(noise) == pytest.approx(0.08, rel=0.05)
 
 
 @pytest.mark.parametrize("loss", list(despeckle.DespeckleLoss))

@@ -153,9 +153,9 @@ def test_the_head_as_one_convolution_says_the_same(fitted: tuple[list[TruthBox],
 
 def test_a_fixed_box_knows_no_image_and_can_only_be_right_on_one_side() -> None:
     boxes, _ = _planted()
-    fixed = placed(detect.constant(boxes), 0).corners
+    fixed = detect.constant(boxes)["Mass"].corners
     assert sum(overlap(fixed, corners(box)) > 0.1 for box in boxes) == 20
-    assert placed(detect.centre(boxes), 0).point == pytest.approx((0.5, 0.5))
+    assert detect.centre(boxes)["Mass"].point == pytest.approx((0.5, 0.5))
 
 
 def _entry(low: float, pointing: float, touched: float) -> dict[str, object]:

@@ -29,7 +29,6 @@ from ai_training.sets.published import (
     FETAL,
     LAYOUTS,
     OVARY,
-    near_duplicates,
     read_set,
     years,
 )
@@ -390,13 +389,6 @@ def test_a_table_of_ones_own_may_be_unsure_and_name_its_parts_otherwise(tmp_path
     assert [image.split for image in found.images] == ["train", "val", "test"]
     truth = label_matrix(found.images, unknown=-1)[:, [LABELS.index("Effusion"), LABELS.index("Mass")]]
     assert truth.tolist() == [[1, -1], [0, 1], [0, 0]]
-
-
-def test_pictures_are_alike_through_others(tmp_path: Path) -> None:
-    paths = [lab.picture(tmp_path / f"{n}.png", lab.frame(n)[0]) for n in range(4)]
-    darker = lab.picture(tmp_path / "5.png", (lab.frame(2)[0] * 0.9).astype(np.uint8))
-    groups = near_duplicates((*paths, darker))
-    assert groups[4] == groups[2] and len(set(groups)) == 4
 
 
 def _replaced(path: Path, old: str, new: str) -> None:
