@@ -3,8 +3,6 @@
 The network does not change, only the meaning of its logits: another clinic has another prevalence and other
 devices. The result is a card of another version in another folder; the shipped one is not touched."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

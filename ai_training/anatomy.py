@@ -1,7 +1,5 @@
 """``ai-pipeline train anatomy`` and ``evaluate anatomy``: a network that outlines heart and lungs."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace

@@ -1,7 +1,5 @@
 """What a model's numbers mean: Platt curves, thresholds, references, how well it is calibrated."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """``ai-pipeline train fetal`` and ``evaluate fetal``: a network that outlines fetal heads, and its gate."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field

@@ -3,8 +3,6 @@
 A test holds the pages equal to the cards, so no figure in them can be older than its model.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

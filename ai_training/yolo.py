@@ -9,8 +9,6 @@ input is the classifier's input.
 Pictures are preprocessed as for the classifier (:mod:`ai_pipeline.models.inputs`). They are neither
 mirrored nor cut into mosaics: the heart has a side, and the place in the chest is half of a finding."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@ The gate is fitted again for every network, in a minute or two, because it reads
 Its pictures are made from the images of ``--data``: transforms of adults' chests (turned, inverted, cut off,
 clipped), small children of another hospital, ultrasound. Sets that are missing are left out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace

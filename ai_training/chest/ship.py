@@ -1,7 +1,5 @@
 """Make a folder of models from a finished run: places, calibration, thresholds, gate, ONNX file, card."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

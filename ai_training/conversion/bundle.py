@@ -5,8 +5,6 @@ Export: the network as ONNX, the model's own card and other files beside it, and
 whose metadata describe its input and outputs. No configuration of a foreign bundle is run.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Mapping

@@ -5,8 +5,6 @@ code.
 download: it is checked after the process has ended, again in a process of its own.
 """
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

@@ -5,8 +5,6 @@ takes name, codes and site from the node's label, ``"No Finding" = ""`` leaves t
 a table with ``name`` and ``code`` describes a label that the node does not know.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import tomllib

@@ -3,8 +3,6 @@
 Everything is fixed (weights, images, bootstrap draw), so two runs print the same numbers. Figures are of
 adults, the intended use; the headline figures are also given with children."""
 
-from __future__ import annotations
-
 import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence

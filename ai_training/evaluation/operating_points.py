@@ -8,8 +8,6 @@ balanced one. So false alarms are spent on the labels that the model knows best.
 thresholds of the labels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any

@@ -4,8 +4,6 @@ ovary.
 The last blocks (stride 32) are left out: they hold two thirds of the weights, and outlines do not need them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

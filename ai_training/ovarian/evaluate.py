@@ -1,7 +1,5 @@
 """``ai-pipeline evaluate ovarian``: classifier, gate and outline, from committed predictions."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``ai-pipeline train ovarian``: five folds by group of near-duplicates, then the network that ships."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Chest X-ray images as one table, whatever layout ``--data`` has, and their splits by patient."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import math

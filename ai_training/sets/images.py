@@ -1,7 +1,5 @@
 """A picture of an image set as a record, and how tables and pictures are read from disk."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import math

@@ -1,7 +1,5 @@
 """Frames of ovaries with class and lesion mask (MMOTU, Q. Zhao et al., arXiv 2207.06799), and their folds."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -6,8 +6,6 @@ to the table), ``patient_id`` (or ``patient``, ``group``), 0/1 columns with the 
 unknown) or one column ``labels`` (``Mass|Nodule``) or ``label``; optional ``split``, ``mask``, ``age``
 (years), ``sex``, ``view`` (PA, AP), ``source`` and ``source_repo``; further numbers are measures."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import json

@@ -1,7 +1,5 @@
 """``ai-pipeline evaluate cleaning``: what cleaning takes of waves, flow, bars, rulers, calipers and texts."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Runs are seeded and limited by iterations. The network learns from synthetic ove
 family and from the coloured marks of real frames; the checkpoint and the threshold are chosen on validation
 frames with the same family, so that the held-out family stays unseen."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

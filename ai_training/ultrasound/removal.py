@@ -1,7 +1,5 @@
 """``ai-pipeline evaluate marks``: synthetic and real frames, by the network alone and by the whole node."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path

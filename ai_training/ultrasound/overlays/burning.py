@@ -1,7 +1,5 @@
 """Burn a random overlay into a clean frame; gives the clean picture, mask, classes and objects as well."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
