@@ -1,4 +1,4 @@
-"""Whatever is tried again until it is done is tried here: one row after the other, by one process at a time.
+"""Tasks that are tried again until they are done: one row after the other, by one process at a time.
 
 The row says how often and when; a kill loses no row, and costs at most a second try. A handler says what came
 of a try: the runner counts, waits, and writes it down in one transaction with the state and the event.

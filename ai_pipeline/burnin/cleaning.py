@@ -1,8 +1,7 @@
 """Clean an image of its burned-in annotation and verify the result, or raise :class:`CleaningFailed`.
 
-Overlay planes (60xx, PS3.3 C.9.2): bitmaps that a viewer draws over the picture, often with text in them.
-
-They are never sent. Results are new objects without group 60xx, and the node's decoder clears the old planes
+Overlay planes (60xx, PS3.3 C.9.2), bitmaps that a viewer draws over the picture, often with text in them, are
+never sent: results are new objects without group 60xx, and the node's decoder clears the old planes
 in unused bits of the pixel data (:mod:`ai_pipeline.images.decode`).
 """
 
@@ -79,8 +78,8 @@ def clean(
     """Remove the annotation that ``policy`` names from every frame, except ``allowed`` text, and verify.
 
     Text is removed in any modality, graphics in ultrasound. ``in_doubt``: what to do with places in the image
-    area of ultrasound that may hold letters. ``explain`` gets each mark with its reason, also those that look
-    like text and are left alone. Raises :class:`ai_pipeline.errors.CleaningFailed` when
+    area of ultrasound that may hold letters. ``explain`` gets each mark with its reason, also a mark
+    that looks like text and is left alone. Raises :class:`ai_pipeline.errors.CleaningFailed` when
     annotation that must be removed may be left, and ``PixelError`` when the image does not decode.
     """
     if image.header.frames == 1:

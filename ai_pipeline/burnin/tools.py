@@ -1,8 +1,7 @@
 """The tools for cleaning: text reader, mark detector, inpainter; loaded once per process.
 
-Ways to fill a hole in a picture, classical and by a network, behind one interface; no torch needed.
-
-Outside the image area no pixel is made up: removed text takes exactly the colour of the background.
+An inpainter fills holes in a picture, by a classical method or by a network. Outside the image area no pixel
+is made up: removed text takes exactly the colour of the background.
 """
 
 from collections.abc import Callable

@@ -5,10 +5,9 @@ both across the picture. The network outlines three variants of the picture, of 
 (test-time augmentation). If the outlines cannot be those of a chest, or the ratio differs between the
 variants, nothing is measured.
 
-Completeness of a chest film: which ends of the lungs lie outside the picture.
-
-A part that is cut off cannot be assessed. Each edge of the picture is judged by itself, by a logistic model
-of six figures of the lungs' outlines at that edge; its coefficients are in the card of the anatomy network.
+Also here: which ends of the lungs lie outside the picture. A part that is cut off cannot be assessed. Each
+edge of the picture is judged by itself, by a logistic model of six figures of the lungs' outlines at that
+edge; its coefficients are in the card of the anatomy network.
 """
 
 from __future__ import annotations

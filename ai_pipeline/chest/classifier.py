@@ -2,20 +2,16 @@
 
 The pipeline and ``ai-pipeline evaluate`` both use it, so that the evaluation measures what runs.
 
-The box detector of a card: boxes of findings in one displayed image.
+A finding's place is shown by the map of the place head as a heat map, and as a box in source coordinates. The
+map alone would give boxes of no sensible size. So a box is chosen among the boxes that radiologists drew for
+the same label in training images (:class:`BoxTemplates`): the one that overlaps best, on average, with all of
+them, each weighted by the ratio of the map inside it to the average map of the label. With a flat map this is
+the best constant box, so the map can only improve on it.
 
-Where a finding lies: the map of the place head as a heat map and as one box, in source coordinates.
-
-The map alone would give boxes of no sensible size. So a box is chosen among the boxes that radiologists drew
-for the same label in training images (:class:`BoxTemplates`): the one that overlaps best, on average, with
-all of them, each weighted by the ratio of the map inside it to the average map of the label. With a flat map
-this is the best constant box, so the map can only improve on it.
-
-The box detector at run time: choose the candidate box that best fits a finding, with its expected overlap.
-
-For every label the network gives five maps (:data:`PARTS`): one for the evidence that a box covers a place,
-and four for the evidence that a box lies just right of, left of, below or above it. A candidate's score is
-the sum of three terms: the means of each map over the part of the picture that the map concerns; the label's
+The card's box detector chooses the candidate box that fits a finding best, with its expected overlap. For
+every label the network gives five maps (:data:`PARTS`): one for the evidence that a box covers a place, and
+four for the evidence that a box lies just right of, left of, below or above it. A candidate's score is the
+sum of three terms: the means of each map over the part of the picture that the map concerns; the label's
 position prior at the candidate; and, where the card has a YOLO, the nearness to its detections. A softmax
 over the scores of a label's candidates gives a probability for each. The answer is the box with the largest
 expected overlap under these probabilities, and that overlap is the answer's score.

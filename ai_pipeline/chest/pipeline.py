@@ -2,9 +2,8 @@
 
 The header is checked first, then the pixels: other images are refused with one sentence that says why.
 
-Where findings lie: which boxes are drawn, on which side, and their places in words.
-
-The place of a box in words, such as "right lower zone", where the header says which side is which.
+A finding gets a box, a side, and its place in words such as "right lower zone" where the header says which
+side is which.
 
 Zones are the thirds of one lung's height. A view of PA or AP does not tell right from left: a picture may
 have been turned over. So Patient Orientation (0020,0020; PS3.3 C.7.6.1.1.1) must say that the lung that is

@@ -3,7 +3,7 @@
 Only words of the tables below are taken from the picture. All other text, which may name the patient, is
 dropped right after it is read: no result, log or note holds it.
 
-What follows from the stamps of a film: its projection, whether left and right may be stated, the notes.
+From its stamps follow a film's projection, its notes, and whether left and right may be stated.
 
 A film that is mirrored, as it was sent or after it was turned by 180°, looks like a chest to the network.
 Three signs reveal it: a side marker on the wrong side, words that are legible in the mirror image only, a

@@ -3,10 +3,9 @@
 A decoder believes the code stream's own header and allocates the memory that it demands; it fills missing
 parts without a warning. So each frame is checked before the decoder gets it.
 
-Separate the frames of compressed Pixel Data, whose bytes come in fragments (PS3.5 A.4).
-
-A frame begins where a fragment begins a code stream. Offset tables are not read: they are wrong more often
-than a fragment within a frame begins like a code stream.
+The bytes of compressed Pixel Data come in fragments (PS3.5 A.4), which are separated into frames here. A
+frame begins where a fragment begins a code stream. Offset tables are not read: they are wrong more often than
+a fragment within a frame begins like a code stream.
 """
 
 from __future__ import annotations

@@ -4,10 +4,9 @@ Words go below the picture, into an added margin, so that they cover nothing. Th
 left, so drawings keep its coordinates. Only Pillow and its built-in scalable font are used: this runs where
 no model is installed.
 
-One page that sums up a result: the picture with its boxes, and words in large letters.
-
-The page has its own font (DejaVu Sans Condensed, in ``fonts/``), because Pillow's font has no umlauts. It has
-Latin, Greek and Cyrillic letters. No font of the machine is used: every machine draws the same page.
+The summary page shows the picture with its boxes, and words in large letters. It has its own font (DejaVu
+Sans Condensed, in ``fonts/``), because Pillow's font has no umlauts. It has Latin, Greek and Cyrillic
+letters. No font of the machine is used: every machine draws the same page.
 """
 
 from __future__ import annotations

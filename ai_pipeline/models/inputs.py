@@ -11,10 +11,8 @@ percentiles, fitted into a square, reduced to ``chain.side`` pixels, blurred, co
 the network's size. In the public sets the label can be guessed from the file's sharpness and compression
 alone (source repository → pneumonia, AUC .954 on our images); after the chain all sources have the same.
 
-Small changes of a network's input, under which a reliable answer has to stay the same (test-time
-augmentation).
-
-The same film comes from another device darker, and from another archive at another size.
+Under small changes of its input a network's reliable answer stays the same (test-time augmentation). The same
+film comes from another device darker, and from another archive at another size.
 """
 
 import math

@@ -9,7 +9,7 @@ environment variable ``AI_PIPELINE_MODELS_DIR``). There a card at the top level 
 shipped one with the same id; cards in ``ID/VERSION/card.toml`` (:mod:`.store`) coexist, and a pipeline runs
 one of them only if it is activated.
 
-The contents of a model card, as types; :mod:`ai_pipeline.models.registry` reads them from TOML.
+The types here are the contents of a card.
 """
 
 from __future__ import annotations

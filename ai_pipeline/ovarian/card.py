@@ -1,8 +1,7 @@
 """The card of the pipeline ``ovarian``: its description and its options.
 
-The intended use of the ovarian model: single B-mode frames of the female pelvis.
-
-Header, procedure or rule must say that the image shows the pelvis; after that the pixels are judged.
+The model is meant for single B-mode frames of the female pelvis. Header, procedure or rule must say that the
+image shows the pelvis; after that the pixels are judged.
 """
 
 import re

@@ -2,10 +2,9 @@
 
 The pipeline and ``ai-pipeline evaluate`` both use it, so that the evaluation measures what runs.
 
-The outline of the lesion (of the ovary if it is normal), if the network is sure of it.
-
-The network outlines the picture and its mirror image. If the two disagree, or the outline is not a single
-place in the picture, there is no outline: a wrong one is worse than none.
+The lesion (the ovary if it is normal) is outlined if the network is sure. The network outlines the picture
+and its mirror image. If the two disagree, or the outline is not a single place in the picture, there is no
+outline: a wrong one is worse than none.
 """
 
 from collections.abc import Sequence

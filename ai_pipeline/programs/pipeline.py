@@ -3,8 +3,7 @@
 It reads copies of the images and writes ``findings.json``; its other files are ignored. Its output is checked
 as untrusted input.
 
-Read findings from a program's ``findings.json``; texts, numbers and places are checked
-against the images.
+Texts, numbers and places of ``findings.json`` are checked against the images.
 """
 
 import hashlib

@@ -109,8 +109,7 @@ class Association:
             self._socket.send(rejection(verdict.result, verdict.source, verdict.reason))
             return None
         self._accepted = verdict
-        largest = MAXIMUM_PDU_BYTES
-        self._socket.send(acceptance(body, verdict.results, verdict.roles, largest))
+        self._socket.send(acceptance(body, verdict.results, verdict.roles, MAXIMUM_PDU_BYTES))
         return verdict
 
     def _take_messages(self, accepted: AcceptedAssociation) -> None:
@@ -144,8 +143,8 @@ class Association:
             self._late = "too slow: a message did not come within the time allowed"
             self._socket.allow(self._policy.network_timeout_seconds, limits.SLOWEST_BYTES_PER_SECOND)
         is_data = kind == P_DATA_TF and self._accepted is not None
-        ours = limits.LARGEST_PDU
-        if not A_ASSOCIATE_RQ <= kind <= A_ABORT or length > (ours if is_data else limits.LARGEST_REQUEST):
+        largest = limits.LARGEST_PDU if is_data else limits.LARGEST_REQUEST
+        if not A_ASSOCIATE_RQ <= kind <= A_ABORT or length > largest:
             raise ProtocolViolation("no PDU, or one beyond its largest length")
         if len(self._buffer) < length:
             self._buffer = memoryview(bytearray(length))

@@ -19,9 +19,8 @@ Ambiguous cases:
 
 The caller joins the strings of one line: of "12", "03", "67" each could be a mark of a ruler.
 
-Text that a site keeps besides text that is proven harmless: words that it lists, dates of the examination.
-
-The rest of the same line must still be proven harmless: in "R-CY SMITH", "SMITH" is removed.
+A site may also keep words that it lists, and dates of the examination. The rest of the same line must still
+be proven harmless: in "R-CY SMITH", "SMITH" is removed.
 """
 
 from __future__ import annotations

@@ -2,17 +2,14 @@
 
 Text counts as identity until all of it is read and proven harmless.
 
-Proven letters: only they are painted over in the image area, where tissue is.
+In the image area, where tissue is, only proven letters are painted over. There are three independent
+witnesses: the mark network, which marks the strokes of letters, and two text readers. Two of the three prove
+letters, or one reader that is sure. A place that only one suspects is kept, and a person looks at it.
 
-There are three independent witnesses: the mark network, which marks the strokes of letters, and two text
-readers. Two of the three prove letters, or one reader that is sure. A place that only one suspects is kept,
-and a person looks at it.
+Lines stay or go whole: no letter of a line that stays is cut when text beside it is removed. A line that
+cannot be kept whole is removed. A place that was read twice counts by its best reading.
 
-Keep or remove whole lines: no letter of a line that stays is cut when text beside it is removed.
-
-A line that cannot be kept whole is removed. A place that was read twice counts by its best reading.
-
-The shape of a mask: the mask is sent as a Segmentation, so no text may be legible in its outline.
+The mask is sent as a Segmentation, so no text may be legible in its outline.
 """
 
 from __future__ import annotations
@@ -494,12 +491,12 @@ RIM = 0.15
 ALIGNED = 0.7
 """Distance of two lines of a block and of their ends or middles, at most (heights of a line)."""
 BLOCK = 2.5
-"""Distance up to which the lines of a block prove what stands between them (heights of a line)."""
+"""Distance up to which the lines of a block prove the text between them (heights of a line)."""
 AMBIGUOUS = re.compile(r"9\d|100 ?[^\s\dAaFfJjMmWwYy]?|FR ?\d\d|P (?:Low|Med|High)")
 """Settings that could be an age or a name elsewhere; a padlock beside a power is read as a letter, and no
 letter of a sex or of years is taken for one."""
 COUNTER = re.compile(r"\d+ ?/ ?\d+")
-"""A loop's frame: as the name of a preset it stands beside a patient's name, too, and proves no setting."""
+"""The frame of a loop; a preset of the same name is written beside names, too, and proves nothing."""
 
 
 def by_best_reading(texts: Sequence[Text]) -> list[Text]:

@@ -3,10 +3,9 @@
 Only inside the area may pixels be made up from those around them. The area is where pixels other than
 background are dense (tissue), and gaps between tissue in the same row and column, such as a full bladder.
 
-Text nearly as dark as its background: no text reader sees it, but a viewer with a narrow window shows it.
-
-Outside the image area a stroke that differs by one grey level counts as text. In the area and near it dim
-tissue looks the same: there only legible text counts.
+Text may be nearly as dark as its background: no text reader sees it, but a viewer with a narrow window does
+show it. Outside the image area a stroke that differs by one grey level counts as text. In the area and near
+it dim tissue looks the same: there only legible text counts.
 """
 
 from collections.abc import Sequence
@@ -174,7 +173,7 @@ def faint_writing(samples: PixelArray, area: Mask, known: Mask) -> tuple[Mask, M
 
 
 def _present(labels: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.bool_]:
-    """Which of so many labels are among these; 0 is none."""
+    """Which of ``count`` labels occur in ``labels``; 0 is no label."""
     found = np.bincount(labels, minlength=count) > 0
     found[0] = False
     return found

@@ -6,10 +6,9 @@ call follows from the likelihood ratios in ``[metrics.operating_points]``, measu
 the prevalence of the finding: odds that it is present = odds of the prevalence × likelihood ratio (Bayes'
 rule).
 
-Which words a label may use: "suspected", "not found", both, or none (then it is not assessed).
-
-This follows from the figures in the card's ``[metrics.operating_points]``, measured on images that were not
-used to choose thresholds. They hold at the operating point in use and at the prevalence of the site.
+A label may use the word "suspected", "not found", both, or none (then it is not assessed). This follows from
+the figures in the card's ``[metrics.operating_points]``, measured on images that were not used to choose
+thresholds. They hold at the operating point in use and at the prevalence of the site.
 """
 
 from collections.abc import Mapping, Sequence

@@ -8,7 +8,7 @@ None of these is a setting: each is far above what a modality needs. Limits that
 LARGEST_REQUEST = 2**18
 """Bytes of an A-ASSOCIATE-RQ: 128 contexts with every transfer syntax of PS3.5 take 190 KB."""
 LARGEST_PDU = 2**20
-"""Bytes of any other PDU, for peers that do not heed a smaller maximum length of ours; or ours, if larger."""
+"""Bytes of any other PDU, for peers that do not heed our smaller maximum length."""
 LARGEST_COMMAND = 2**14
 """Bytes of a command set; a C-STORE-RQ has about 200."""
 DISCARDED = 2**38
