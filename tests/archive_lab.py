@@ -116,7 +116,7 @@ def fetched(inbox: Inbox, name: str = "archive") -> dict[str, int]:
     archive = open_archive(inbox.settings.peer(name), inbox.settings)
     asked = fetch.ask(inbox.database, archive, name, [QUERY])
     fetcher = fetch.Fetcher(inbox.database, inbox.settings, inbox.settings.peer(name), "tests")
-    for _ in range(fetch.fetcher.ATTEMPTS):
+    for _ in range(fetch.ATTEMPTS):
         fetcher.run_once(threading.Event())
         time.sleep(0.02)
     inbox.settle()

@@ -347,8 +347,8 @@ def test_what_is_no_answer_of_wado_stores_nothing_faulty(
     with answering(body=body, Content_Type=kind) as (url, _):
         inbox = inbox_beside(tmp_path, 1, transport="dicomweb", url=url)
         archive = inbox.settings.peer("archive")
-        sink = fetch.fetcher.Incoming(
-            inbox.spool, fetch.fetcher.WaitingObjects(inbox.spool.incoming), inbox.settings, archive, 1
+        sink = fetch.Incoming(
+            inbox.spool, fetch.WaitingObjects(inbox.spool.incoming), inbox.settings, archive, 1
         )
         outcome = open_archive(archive, inbox.settings).retrieve("1.2.3", sink)
     assert outcome.status is status, outcome

@@ -244,7 +244,7 @@ def test_the_pace_is_that_of_the_peer_or_slower_and_a_clock_put_back_stops_nothi
 def test_what_a_killed_node_left_is_fetched_again_and_not_for_ever(tmp_path: Path) -> None:
     inbox, now = inbox_beside(tmp_path, free_port()), utc_now()
     lane = fetch.Fetcher(inbox.database, inbox.settings, inbox.settings.peer("archive"), "test")
-    for uid, attempts in (("1.2.1", 1), ("1.2.2", fetch.fetcher.ATTEMPTS_OF_KILLED)):
+    for uid, attempts in (("1.2.1", 1), ("1.2.2", fetch.ATTEMPTS_OF_KILLED)):
         killed = {"state": FetchState.FETCHING, "attempts": attempts, "next_at": now, "started_at": now}
         inbox.add(Fetch(peer="archive", study_instance_uid=uid, asked_at=now, **killed))
     assert lane.run_once() == 0
