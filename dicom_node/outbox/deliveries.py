@@ -41,10 +41,10 @@ def enqueue(
     if results.withdrawn(session, [result.id]):
         return 0
     peers = list(peers)
-    hold = held.hold(session, result, [peer.name for peer in peers], assess_first)
-    if hold is not None and hold.state is HeldState.REJECTED:
+    doubtful = held.hold(session, result, [peer.name for peer in peers], assess_first)
+    if doubtful is not None and doubtful.state is HeldState.REJECTED:
         return 0
-    waits = hold is not None and hold.state in UNDECIDED
+    waits = doubtful is not None and doubtful.state in UNDECIDED
     for peer in peers:
         delivery = deliveries.add(
             session,
@@ -176,10 +176,10 @@ def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence
         for delivery in row.deliveries
         if delivery.destination == peer.name
     }
-    not_accepted = held.not_accepted(session, [row.id for row in fitting])
-    if not UNDECIDED.isdisjoint(not_accepted.values()):
+    waiting = held.not_accepted(session, [row.id for row in fitting])
+    if not UNDECIDED.isdisjoint(waiting.values()):
         raise NotAllowedNow("the results wait until a person has accepted them (studies accept)")
-    new = [row for row in fitting if row.id not in known and row.id not in not_accepted]
+    new = [row for row in fitting if row.id not in known and row.id not in waiting]
     if not new:
         raise NotAllowedNow(
             f"all results that {peer.name} takes are in its outbox already: send those again there"
