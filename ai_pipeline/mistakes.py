@@ -1,7 +1,7 @@
 """Put pydantic's errors about data from a file into words for the person who wrote the file.
 
 Used for device rules, model cards and experiments. The node's configuration has remedies of its own
-(``dicom_node.config.mistakes``).
+(``dicom_node.base.config.loading``).
 """
 
 from collections.abc import Iterator

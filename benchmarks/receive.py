@@ -48,8 +48,8 @@ from benchmarks import receivers
 from benchmarks.lab import command_line
 from benchmarks.receivers import RECEIVERS, Receiver, running
 from benchmarks.sender import Association, Run, associate, send_all
-from dicom_node.child import NICENESS
-from dicom_node.dicom.uids import derived_uid
+from dicom_node.base.dicom.uids import derived_uid
+from dicom_node.base.processes import NICENESS
 
 SOP_CLASS = str(DigitalXRayImageStorageForPresentation)
 # What the node is to reach, relative to the durable receivers of the same run.

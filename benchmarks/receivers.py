@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 
 from benchmarks.sender import associate
-from dicom_node.config.settings import Settings
-from dicom_node.scp.policy import AEPolicy
+from dicom_node.base.config.settings import Settings
+from dicom_node.receive.policy import AEPolicy
 
 # pynetdicom as its documentation writes a storage SCP; only the limit of 10 associations is raised, or it
 # would refuse senders, and its logging is off as for ours.
@@ -140,14 +140,14 @@ def _start(*command: str, **environment: str) -> subprocess.Popen[bytes]:
 _TWO = """
 import subprocess, sys
 from pathlib import Path
-command = [sys.executable, "-m", "dicom_node.scp", "--data-dir", sys.argv[1]]
+command = [sys.executable, "-m", "dicom_node.receive.listener", "--data-dir", sys.argv[1]]
 [child.wait() for child in [subprocess.Popen(command), subprocess.Popen([*command, "--place", "listener-2"])]]
 """
 
 
 def _node(folder: Path, port: int) -> subprocess.Popen[bytes]:
     _write_policy(folder / "policy.json", {"port": port})
-    return _start(sys.executable, "-m", "dicom_node.scp", "--data-dir", str(folder))
+    return _start(sys.executable, "-m", "dicom_node.receive.listener", "--data-dir", str(folder))
 
 
 def _two_listeners(folder: Path, port: int) -> subprocess.Popen[bytes]:

@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.cleaning import write_cine
 from benchmarks.lab import command_line, configuration
 from benchmarks.turnaround import END, RULES, chests, seconds_to_confirmed, ultrasounds
-from dicom_node.dicom.uids import derived_uid
+from dicom_node.base.dicom.uids import derived_uid
 from tests.node_lab import Node, running, store
 from tests.wire.orthanc_lab import start_orthanc
 
@@ -138,7 +138,7 @@ def processes(pid: int) -> list[psutil.Process]:
 
 
 def cpu_seconds(pid: int) -> dict[str, float]:
-    """Processor seconds by kind of process: ``dicom_node.scp``, ``dicom_node.jobs.worker``, …"""
+    """Processor seconds by kind of process: ``dicom_node.receive``, ``dicom_node.jobs.worker``, …"""
     found: Counter[str] = Counter()
     for process in processes(pid):
         with contextlib.suppress(psutil.NoSuchProcess):

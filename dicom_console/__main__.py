@@ -19,11 +19,11 @@ import uvicorn
 
 from dicom_console.app import create_app
 from dicom_console.web.limits import TimedProtocol
-from dicom_node import logs
-from dicom_node.child import given_settings, limit_memory, watch_parent
-from dicom_node.config.settings import ConsoleSettings, Settings
-from dicom_node.errors import ExitCode, NodeError
-from dicom_node.services import open_database
+from dicom_node.base import logs
+from dicom_node.base.config.settings import ConsoleSettings, Settings
+from dicom_node.base.errors import ExitCode, NodeError
+from dicom_node.base.processes import given_settings, limit_memory, watch_parent
+from dicom_node.people import open_database
 
 _GRACE_SECONDS = 5
 _BUSY_SECONDS = 10.0  # for which a page waits for other writers of SQLite before it says so

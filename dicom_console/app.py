@@ -32,8 +32,8 @@ from dicom_console.web.faces import VERSION, described, see_other, visit
 from dicom_console.web.languages import N_
 from dicom_console.web.limits import WATCHED, Guarded, headers
 from dicom_console.web.pages import render
-from dicom_node.config.settings import Settings
-from dicom_node.errors import (
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.errors import (
     DatabaseUnusable,
     FaultyInput,
     NodeError,
@@ -43,9 +43,9 @@ from dicom_node.errors import (
     TooManyAtOnce,
     UnknownPeer,
 )
-from dicom_node.model.roles import UserRole
-from dicom_node.store import faults
-from dicom_node.store.database import Database
+from dicom_node.base.kinds import UserRole
+from dicom_node.base.store import faults
+from dicom_node.base.store.database import Database
 
 _LOGGER = logging.getLogger(__name__)
 FACES = (

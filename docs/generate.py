@@ -30,10 +30,9 @@ from dicom_connectors.notifications.settings import NotificationSettings
 from dicom_connectors.oidc.settings import OidcSettings
 from dicom_console.app import FACES
 from dicom_console.views.metrics import STATES, Durations
-from dicom_node import events
-from dicom_node.cli import INTERRUPTED, app
-from dicom_node.config.sample import documented_fields, toml_value
-from dicom_node.config.settings import (
+from dicom_node.base import events
+from dicom_node.base.config.sample import documented_fields, toml_value
+from dicom_node.base.config.settings import (
     Conditions,
     PeerSettings,
     ResultSettings,
@@ -41,9 +40,10 @@ from dicom_node.config.settings import (
     Settings,
     TlsSettings,
 )
-from dicom_node.errors import ExitCode, NodeError
-from dicom_node.events import EventType
-from dicom_node.model.lifecycle import LIFE_CYCLES, READ_FROM_WORK, STUDY
+from dicom_node.base.errors import ExitCode, NodeError
+from dicom_node.base.events import EventType
+from dicom_node.base.lifecycle import LIFE_CYCLES, READ_FROM_WORK, STUDY
+from dicom_node.serve.cli import INTERRUPTED, app
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -227,7 +227,7 @@ def exit_codes_part() -> str:
 def _kinds(kind: type[NodeError]) -> Iterator[type[NodeError]]:
     """Errors that are raised; the branches below NodeError are caught only."""
     for child in kind.__subclasses__():
-        if child.__module__ == "dicom_node.errors":
+        if child.__module__ == "dicom_node.base.errors":
             if kind is not NodeError or not child.__subclasses__():
                 yield child
             yield from _kinds(child)
@@ -276,7 +276,7 @@ def states_part() -> str:
 
 
 def _life_cycle(cycle: Mapping[tuple[Any, EventType], Any]) -> str:
-    """A table of ``model/lifecycle.py`` as a picture (Mermaid); an arrow bears the number of its event."""
+    """A table of ``base/lifecycle.py`` as a picture (Mermaid); an arrow bears the number of its event."""
     arrows: dict[tuple[str, str], dict[str, None]] = {}
     for (state, event), to in cycle.items():
         before = "at_work" if cycle is STUDY and state in READ_FROM_WORK else str(state)

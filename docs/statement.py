@@ -24,19 +24,22 @@ from dicom_connectors.audit_syslog.message import KINDS as AUDITED
 from dicom_connectors.worklist.by_dimse import KEYS
 from dicom_connectors.worklist.workitem import PULL, CancelReason
 from dicom_console.handlers import stow
-from dicom_node.dicom import commitment, performed_step
-from dicom_node.dicom.identity import COPIED
-from dicom_node.dicom.own_objects import MANUFACTURER, MODEL_NAME
-from dicom_node.dicom.sop_classes import SECONDARY_CAPTURES
-from dicom_node.dicom.sop_classes import SOURCES as ANALYSED
-from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
-from dicom_node.fetch.fetcher import ATTEMPTS
-from dicom_node.model.kinds import ResultKind
-from dicom_node.results.common import iods
-from dicom_node.results.common.concepts import PRIVATE, SCHEME
-from dicom_node.results.common.envelope import OUTLINES_SERIES_NUMBER, PROCESSED_SERIES_NUMBER, SERIES_NUMBERS
-from dicom_node.scp.contexts import STORAGE_CLASSES, VERIFICATION
-from dicom_node.scp.statuses import (
+from dicom_node.base.dicom import commitment, performed_step
+from dicom_node.base.dicom.identity import COPIED
+from dicom_node.base.dicom.uids import MANUFACTURER, MODEL_NAME, SECONDARY_CAPTURES, TRANSFER_SYNTAXES
+from dicom_node.base.dicom.uids import SOURCES as ANALYSED
+from dicom_node.base.kinds import ResultKind
+from dicom_node.deliver.scu.dimse import SOP_CLASSES
+from dicom_node.deliver.scu.interfaces import (
+    RETRIEVE_STATUSES,
+    STORE_STATUSES,
+    STUDY_KEYS,
+    RetrieveStatus,
+    SendStatus,
+)
+from dicom_node.people.stow import REASONS
+from dicom_node.receive.policy import STORAGE_CLASSES, VERIFICATION
+from dicom_node.receive.statuses import (
     REJECTIONS,
     REPORT_STATUSES,
     REQUEST_STATUSES,
@@ -44,10 +47,10 @@ from dicom_node.scp.statuses import (
     STEP_STATUSES,
     Status,
 )
-from dicom_node.scu.archive import RETRIEVE_STATUSES, STUDY_KEYS, RetrieveStatus
-from dicom_node.scu.destination import STORE_STATUSES, SendStatus
-from dicom_node.scu.dimse import SOP_CLASSES
-from dicom_node.services.stow import REASONS
+from dicom_node.results.common import envelope
+from dicom_node.results.common.concepts import PRIVATE, SCHEME
+from dicom_node.results.common.envelope import OUTLINES_SERIES_NUMBER, PROCESSED_SERIES_NUMBER, SERIES_NUMBERS
+from dicom_node.studies.fetch import ATTEMPTS
 
 GOLDEN: Final = Path(__file__).resolve().parents[1] / "tests" / "golden"
 ContentRow = tuple[str, str, str, str]
@@ -487,7 +490,7 @@ def _modules() -> str:
     names: dict[str, list[str]] = {}
     for group in CREATED.values():
         for name, pattern, uid in group:
-            for module, usage in iods.usages(uid).items():
+            for module, usage in envelope.usages(uid).items():
                 if usage != "M" and _use_of(module, usage, _dumps_of(pattern, uid)) == "ALWAYS":
                     names.setdefault(module.replace("-", " ").title(), []).append(name)
     listed = "; ".join(f"{module} ({', '.join(of)})" for module, of in names.items())
@@ -526,7 +529,7 @@ def _dumps_of(pattern: str, sop_class_uid: str) -> list[Dump]:
 
 def _use_of(module: str, usage: str, made: list[Dump]) -> str:
     """Whether the objects have a module: what it demands, and anything of it."""
-    own = {keyword: kind for path, keyword, kind in iods.attributes(module) if not path}
+    own = {keyword: kind for path, keyword, kind in envelope.attributes(module) if not path}
     demanded = {keyword for keyword, kind in own.items() if kind in ("1", "2")}
     present = [demanded <= one.attributes.keys() and bool(own.keys() & one.attributes.keys()) for one in made]
     if usage == "M" or all(present):
@@ -537,9 +540,9 @@ def _use_of(module: str, usage: str, made: list[Dump]) -> str:
 def _types(uid: str, made: list[Dump]) -> dict[str, str]:
     """The strictest Type of each root attribute in the modules that the objects have."""
     found: dict[str, str] = {}
-    for module, usage in iods.usages(uid).items():
+    for module, usage in envelope.usages(uid).items():
         if _use_of(module, usage, made) != "not used":
-            for path, keyword, kind in iods.attributes(module):
+            for path, keyword, kind in envelope.attributes(module):
                 if not path:
                     found[keyword] = min(kind, found.get(keyword, "3"))
     return found

@@ -9,7 +9,7 @@ from pynetdicom.dimse_primitives import N_ACTION
 from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
-from dicom_node.dicom import commitment
+from dicom_node.base.dicom import commitment
 from tests.modality import ULTRASOUND, assign
 from tests.raw_requests import answered, associate_for, status_of
 

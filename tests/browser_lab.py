@@ -11,8 +11,8 @@ from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import Page, expect, sync_playwright
 
 from dicom_console.web.limits import TimedProtocol
-from dicom_node.model.roles import UserRole
-from dicom_node.services import users
+from dicom_node.base.kinds import UserRole
+from dicom_node.people import users
 from tests.console_lab import PASSWORD, ConsoleLab, add_users, quick_hasher
 from tests.inbox_lab import Inbox
 from tests.waiting import wait_until

@@ -14,7 +14,7 @@ from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
-from dicom_node.dicom.commitment import SOP_INSTANCE
+from dicom_node.base.dicom.commitment import SOP_INSTANCE
 from tests.modality import assign, data_set
 from tests.pacs_lab import Pacs
 from tests.raw_requests import answered, associate_for, status_of

@@ -20,10 +20,10 @@ from starlette.routing import BaseRoute
 from ai_pipeline.models.registry import SHIPPED
 from dicom_console.app import create_app
 from dicom_console.web.access import Site
-from dicom_node.config.settings import Settings
-from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, users
-from dicom_node.store.database import Database
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.kinds import UserRole
+from dicom_node.base.store.database import Database
+from dicom_node.people import audit, users
 from tests.rows import Stored
 
 PASSWORD = "correct horse battery"

@@ -12,17 +12,11 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from ai_pipeline.contract import PipelineResult, QualityNote
-from dicom_node.dicom.header import quiet_pydicom
-from dicom_node.model.deidentified import Retained
-from dicom_node.model.kinds import DEIDENTIFIED_KINDS
-from dicom_node.results import (
-    Deidentified,
-    Pseudonyms,
-    ResultContext,
-    SourceObject,
-    build_deidentified,
-)
-from dicom_node.sitekey import SiteKey
+from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.base.kinds import DEIDENTIFIED_KINDS, Retained
+from dicom_node.base.sitekey import SiteKey
+from dicom_node.results.common.source import ResultContext, SourceObject
+from dicom_node.results.deidentified import Deidentified, Pseudonyms, build_deidentified
 from tests.modality import assign, data_set
 from tests.result_images import NODULE, US, context, finding, source, speckle, without_text, write_image
 

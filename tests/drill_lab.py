@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from dicom_node.outbox.delivery_worker import DeliveryWorker
-from dicom_node.store.tables import Delivery, Result
+from dicom_node.base.store.tables import Delivery, Result
+from dicom_node.deliver.delivery_worker import DeliveryWorker
 from tests.inbox_lab import Inbox
 from tests.pacs_lab import Pacs
 from tests.unit.jobs.worker_lab import configuration, register, work

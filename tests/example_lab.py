@@ -11,8 +11,8 @@ from PIL import Image
 
 from ai_pipeline.chest import ratio
 from ai_pipeline.contract import Decision, Measurement, PipelineResult
-from dicom_node import results
-from dicom_node.model.kinds import ResultKind
+from dicom_node.base.kinds import ResultKind
+from dicom_node.results.build import build
 from tests.drawn_chest import chest_phantom, chest_radiograph
 from tests.result_images import CALIBRATED, CARDIOMEGALY, NODULE, context, finding, source
 
@@ -53,7 +53,7 @@ def report(path: Path = FILM) -> bytes:
         measurements=(measured,),
         models=(CALIBRATED,),
     )
-    [built] = results.build(context(kinds=[ResultKind.SR]), [image], made)
+    [built] = build(context(kinds=[ResultKind.SR]), [image], made)
     return built.data
 
 

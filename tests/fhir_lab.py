@@ -21,11 +21,11 @@ from sqlalchemy import select
 
 from ai_pipeline.chest import ratio
 from ai_pipeline.contract import Code, Decision, Measurement, PipelineResult
-from dicom_node import results
-from dicom_node.config.settings import PeerSettings
-from dicom_node.model.kinds import ResultKind
-from dicom_node.scu import Outgoing
-from dicom_node.store.tables import Result
+from dicom_node.base.config.settings import PeerSettings
+from dicom_node.base.kinds import ResultKind
+from dicom_node.base.store.tables import Result
+from dicom_node.deliver.scu.interfaces import Outgoing
+from dicom_node.results.build import build
 from tests.outbox_lab import Outbox
 from tests.ports import free_port
 from tests.result_images import (
@@ -136,7 +136,7 @@ def report_file(
     )
     given = PipelineResult(found, measurements=(number,) if measured else (), models=(CALIBRATED,))
     about = context(CALIBRATED, kinds=[ResultKind.SR], supersedes=supersedes, pipeline_version=name)
-    [built] = results.build(about, [film], given)
+    [built] = build(about, [film], given)
     path = folder / f"{name}.dcm"
     path.write_bytes(built.data or b"")
     return path

@@ -30,21 +30,13 @@ from ai_pipeline.contract import (
     Region,
 )
 from ai_pipeline.fetal_head import biometry
-from dicom_node.model.kinds import ReaderVerdict, RejectionReason, ResultKind
-from dicom_node.results import (
-    BuiltObject,
-    FindingAssessment,
-    Pseudonyms,
-    ResultContext,
-    SourceObject,
-    build,
-    build_assessment,
-    build_deidentified,
-    build_failure,
-    build_rejection,
-)
-from dicom_node.results.common.identity import BUILDER_VERSION
-from dicom_node.sitekey import SiteKey
+from dicom_node.base.kinds import ReaderVerdict, RejectionReason, ResultKind
+from dicom_node.base.sitekey import SiteKey
+from dicom_node.results import build
+from dicom_node.results.build import FindingAssessment, build_assessment, build_failure, build_rejection
+from dicom_node.results.common.envelope import BUILDER_VERSION
+from dicom_node.results.common.source import BuiltObject, ResultContext, SourceObject
+from dicom_node.results.deidentified import Pseudonyms, build_deidentified
 from tests.result_images import (
     ANALYSED_AT,
     CALIBRATED,

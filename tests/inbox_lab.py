@@ -12,20 +12,23 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom.dsutils import encode
 
-from dicom_node.config.entered import file_of, newest
-from dicom_node.config.sections import InspectionSettings
-from dicom_node.config.settings import Settings
-from dicom_node.events import ASSOCIATION_ACCEPTED, ASSOCIATION_RELEASED, LISTENER_STARTED, Event, EventType
-from dicom_node.inbox.header import Arrival
-from dicom_node.inbox.inspector import Inspector
-from dicom_node.inbox.journal import JournalWriter
-from dicom_node.inbox.spool import Spool
-from dicom_node.new_file import write_new
-from dicom_node.object_store.files import Files
-from dicom_node.store import migrate
-from dicom_node.store.database import Database
-from dicom_node.store.tables import EventRow, Instance, Job, ReceivedObject, Study
-from dicom_node.studies.assemble import Assembler
+from dicom_node.base.config.settings import InspectionSettings, Settings
+from dicom_node.base.config.toml_files import file_of, newest
+from dicom_node.base.events import (
+    ASSOCIATION_ACCEPTED,
+    ASSOCIATION_RELEASED,
+    LISTENER_STARTED,
+    Event,
+    EventType,
+)
+from dicom_node.base.files import Files, write_new
+from dicom_node.base.store import migrate
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import EventRow, Instance, Job, ReceivedObject, Study
+from dicom_node.receive.inspection import Arrival
+from dicom_node.receive.inspector import Inspector
+from dicom_node.receive.spool import JournalWriter, Spool
+from dicom_node.studies.choose import Assembler
 from dicom_node.studies.scan import Indexer
 from tests.rows import Stored
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import hl7
 from hl7.mllp import HL7StreamReader, HL7StreamWriter, start_hl7_server
 
-from dicom_node.config.settings import PeerSettings
+from dicom_node.base.config.settings import PeerSettings
 from tests.ports import free_port
 
 LOSE, WRONG_MESSAGE, SILENT = "lose", "wrong message", "silent"

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from dicom_node.dicom.uids import derived_uid
+from dicom_node.base.dicom.uids import derived_uid
 
 ULTRASOUND = "1.2.840.10008.5.1.4.1.1.6.1"
 DIGITAL_XRAY = "1.2.840.10008.5.1.4.1.1.1.1"

@@ -21,12 +21,12 @@ from pynetdicom import _config
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_node import cli
-from dicom_node.config import loading
-from dicom_node.scu.association import CallingAE
-from dicom_node.store import migrate, views
-from dicom_node.store.database import Database
-from dicom_node.store.tables import Study
+from dicom_node.base.config import loading
+from dicom_node.base.store import migrate, views
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import Study
+from dicom_node.deliver.scu.association import CallingAE
+from dicom_node.serve import cli
 from tests.forked import Forked, run_forked
 from tests.ports import free_port
 from tests.waiting import wait_until

@@ -20,17 +20,16 @@ from pydicom.uid import (
 )
 from sqlalchemy import select
 
-from dicom_node.config.sections import OutboxSettings
-from dicom_node.config.settings import NodeSettings, PeerSettings, Settings
-from dicom_node.model.kinds import RejectionReason, ResultKind
-from dicom_node.model.lifecycle import JobState, StudyState
-from dicom_node.outbox.delivery_worker import DeliveryWorker
-from dicom_node.scu import Outgoing
-from dicom_node.services.results import withdraw
-from dicom_node.store import deliveries, migrate
-from dicom_node.store.database import Database
-from dicom_node.store.tables import Delivery, EventRow, Job, Result, Study
-from dicom_node.store.transitions import utc_now
+from dicom_node.base.config.settings import NodeSettings, OutboxSettings, PeerSettings, Settings
+from dicom_node.base.kinds import RejectionReason, ResultKind
+from dicom_node.base.lifecycle import JobState, StudyState
+from dicom_node.base.store import deliveries, migrate
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import Delivery, EventRow, Job, Result, Study
+from dicom_node.base.store.transitions import utc_now
+from dicom_node.deliver.delivery_worker import DeliveryWorker
+from dicom_node.deliver.scu.interfaces import Outgoing
+from dicom_node.people.results import withdraw
 from tests.modality import data_set, set_pixels
 from tests.rows import Stored
 from tests.waiting import wait_until

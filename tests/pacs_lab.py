@@ -12,7 +12,7 @@ from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
 
-from dicom_node.config.settings import PeerSettings
+from dicom_node.base.config.settings import PeerSettings
 from tests.modality import data_set
 from tests.ports import free_port  # noqa: F401  (imported from here by tests of deliveries)
 

@@ -7,10 +7,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Select, select, update
 from sqlalchemy.orm import Session
 
-from dicom_node.model.kinds import ResultKind
-from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
-from dicom_node.store.database import Database
-from dicom_node.store.tables import Association, Base, Delivery, Job, Result, Study
+from dicom_node.base.kinds import ResultKind
+from dicom_node.base.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import Association, Base, Delivery, Job, Result, Study
 
 Asked, Answer = ParamSpec("Asked"), TypeVar("Answer")
 Row = TypeVar("Row", bound=Any)

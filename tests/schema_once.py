@@ -14,8 +14,8 @@ import psycopg
 import pytest
 from sqlalchemy import URL, inspect
 
-from dicom_node.store import migrate
-from dicom_node.store.database import Database
+from dicom_node.base.store import migrate
+from dicom_node.base.store.database import Database
 
 _TEMPLATE = "schema"
 

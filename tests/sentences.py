@@ -16,7 +16,7 @@ ROOMS = (
     "dicom_node/results",
     "dicom_node/jobs/worker",
     "dicom_node/model",
-    "dicom_node/dicom",
+    "dicom_node/base/dicom",
 )
 _PUT_IN = "12345678"
 """Stands for a value that is put in: as long as a number with its unit, or a short name."""

@@ -58,21 +58,21 @@ def test_a_room_imports_only_what_it_may_know() -> None:
 @pytest.mark.parametrize(
     ("module", "target"),
     [
-        ("dicom_node.scp.storage_service", "dicom_node.store.tables"),
-        ("dicom_node.scp.storage_service", "sqlalchemy"),
-        ("dicom_node.scp.storage_service", "torch"),
-        ("dicom_node.scp.storage_service", "dicom_node.studies.scan"),
-        ("dicom_node.studies.scan", "dicom_node.scp.policy"),
+        ("dicom_node.receive.storage_service", "dicom_node.base.store.tables"),
+        ("dicom_node.receive.storage_service", "sqlalchemy"),
+        ("dicom_node.receive.storage_service", "torch"),
+        ("dicom_node.receive.storage_service", "dicom_node.studies.scan"),
+        ("dicom_node.studies.scan", "dicom_node.receive.policy"),
         ("dicom_node.studies.scan", "dicom_node.results"),
-        ("dicom_node.results.sr.document", "dicom_node.outbox"),
-        ("dicom_node.outbox.delivery_worker", "dicom_node.scu.dimse"),
-        ("dicom_node.outbox.delivery_worker", "orthanc_rest_client"),
-        ("dicom_node.scu.dimse", "dicom_node.store.database"),
-        ("dicom_node.jobs.worker.run", "dicom_node.results.sr.document"),
-        ("dicom_node.store.tables", "dicom_node.inbox.spool"),
-        ("ai_pipeline.images.decode", "dicom_node.config.settings"),
-        ("dicom_node.cli.shown", "sqlalchemy"),
-        ("dicom_node.attic", "dicom_node.config.settings"),
+        ("dicom_node.results.sr", "dicom_node.deliver.outbox"),
+        ("dicom_node.deliver.delivery_worker", "dicom_node.deliver.scu.dimse"),
+        ("dicom_node.deliver.delivery_worker", "orthanc_rest_client"),
+        ("dicom_node.deliver.scu.dimse", "dicom_node.base.store.database"),
+        ("dicom_node.jobs.worker.run", "dicom_node.results.sr"),
+        ("dicom_node.base.store.tables", "dicom_node.receive.spool"),
+        ("ai_pipeline.images.decode", "dicom_node.base.config.settings"),
+        ("dicom_node.serve.cli.verbs", "sqlalchemy"),
+        ("dicom_node.attic", "dicom_node.base.config.settings"),
     ],
 )
 def test_a_wrong_import_would_be_found(module: str, target: str) -> None:
@@ -106,7 +106,7 @@ def test_the_node_and_its_console_name_no_pipeline() -> None:
         for path in files
         if path.suffix in (".py", ".html", ".js", ".css", ".toml")
         and not {"demo"} & set(path.parts)
-        and path.relative_to(ROOT) != Path("dicom_node/config/sample.py")
+        and path.relative_to(ROOT) != Path("dicom_node/base/config/sample.py")
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
         if named.search(line)
     ]
@@ -116,7 +116,7 @@ def test_the_node_and_its_console_name_no_pipeline() -> None:
 def test_the_listener_starts_without_database_models_and_pixels() -> None:
     heavy = {"torch", "onnxruntime", "cv2", "sqlalchemy", "alembic", "highdicom", "ai_pipeline", "pydantic"}
     program = (
-        "import sys, dicom_node.scp.__main__\n"
+        "import sys, dicom_node.receive.listener\n"
         f"print(*sorted({heavy!r} & {{name.partition('.')[0] for name in sys.modules}}))"
     )
     command = [sys.executable, "-c", program]
@@ -128,7 +128,7 @@ def test_the_listener_starts_without_database_models_and_pixels() -> None:
 def test_help_imports_nothing_heavy(verb: str) -> None:
     heavy = {"torch", "onnxruntime", "cv2", "sqlalchemy", "highdicom", "pynetdicom", "pydicom", "numpy"}
     program = (
-        "import sys\nfrom dicom_node.cli import main\n"
+        "import sys\nfrom dicom_node.serve.cli import main\n"
         "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
         f"print('LOADED', *sorted({heavy!r} & {{name.partition('.')[0] for name in sys.modules}}))"
     )

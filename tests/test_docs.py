@@ -11,9 +11,10 @@ from typer.main import get_command
 
 from dicom_connectors.notifications.settings import NotificationSettings
 from dicom_connectors.oidc.settings import OidcSettings
-from dicom_node import cli, events
-from dicom_node.config import sample
-from dicom_node.config.settings import Conditions, PeerSettings, RuleSettings, Settings, TlsSettings
+from dicom_node.base import events
+from dicom_node.base.config import sample
+from dicom_node.base.config.settings import Conditions, PeerSettings, RuleSettings, Settings, TlsSettings
+from dicom_node.serve import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

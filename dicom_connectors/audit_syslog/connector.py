@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from dicom_connectors.audit_syslog.settings import AuditPart
-from dicom_node.config.settings import Settings
-from dicom_node.connectors import Service, part
-from dicom_node.preflight.found import Found, Tried
-from dicom_node.store.database import Database
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.connectors import Service, part
+from dicom_node.base.store.database import Database
+from dicom_node.people.preflight import Found, Tried
 
 
 def services(database: Database, settings: Settings, owner: str) -> Iterator[Service]:

@@ -13,9 +13,9 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from dicom_connectors.audit_syslog.schema import check_message
-from dicom_node.model.kinds import AuditAction
-from dicom_node.printable import printable
-from dicom_node.store.tables import AuditRow
+from dicom_node.base.kinds import AuditAction
+from dicom_node.base.printable import printable
+from dicom_node.base.store.tables import AuditRow
 
 _SUCCESS, _MINOR_FAILURE = "0", "4"
 _APPLICATION_SERVER = "4"  # Audit Source Type Code

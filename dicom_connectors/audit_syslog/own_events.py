@@ -10,12 +10,12 @@ from datetime import timedelta
 from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session, aliased
 
-from dicom_node import events
-from dicom_node.config.settings import Settings
-from dicom_node.errors import UnknownPeer
-from dicom_node.model.kinds import AuditAction
-from dicom_node.store.tables import Association, AuditRow, EventRow, ReceivedObject
-from dicom_node.store.transitions import utc_now
+from dicom_node.base import events
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.errors import UnknownPeer
+from dicom_node.base.kinds import AuditAction
+from dicom_node.base.store.tables import Association, AuditRow, EventRow, ReceivedObject
+from dicom_node.base.store.transitions import utc_now
 
 _A = AuditAction
 AUDITED = {

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from xml.etree.ElementTree import Element, ParseError, fromstring
 
-from dicom_node.errors import FaultyMessage
+from dicom_node.base.errors import FaultyMessage
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,15 @@ from dicom_connectors.audit_syslog import syslog
 from dicom_connectors.audit_syslog.message import AuditSource, audit_message
 from dicom_connectors.audit_syslog.own_events import LATE, new_records
 from dicom_connectors.audit_syslog.settings import AuditPart
-from dicom_node.config.settings import Settings
-from dicom_node.connectors import part
-from dicom_node.errors import FaultyMessage
-from dicom_node.events import AUDIT_NOT_MADE, AUDIT_NOT_SENT, AUDIT_SENT_AGAIN
-from dicom_node.runner import wait_before_retry
-from dicom_node.store.database import Database
-from dicom_node.store.leases import KeptLease
-from dicom_node.store.tables import AuditRow, Study
-from dicom_node.store.transitions import record
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.connectors import part
+from dicom_node.base.errors import FaultyMessage
+from dicom_node.base.events import AUDIT_NOT_MADE, AUDIT_NOT_SENT, AUDIT_SENT_AGAIN
+from dicom_node.base.runner import wait_before_retry
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.leases import KeptLease
+from dicom_node.base.store.tables import AuditRow, Study
+from dicom_node.base.store.transitions import record
 
 _AT_ONCE = 100
 

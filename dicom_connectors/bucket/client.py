@@ -13,8 +13,8 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedEr
 from obstore.store import S3Store
 
 from dicom_connectors.bucket.settings import ObjectStoreSettings
-from dicom_node.errors import NotInSpool, StoreAway
-from dicom_node.object_store.files import sha256_of
+from dicom_node.base.errors import NotInSpool, StoreAway
+from dicom_node.base.files import sha256_of
 
 _CONNECT_SECONDS = 5
 _RETRIES = 2
@@ -23,7 +23,7 @@ _BLOCK = 1 << 20
 
 
 class S3Bucket:
-    """The object store of the node (``dicom_node/object_store/files.py``)."""
+    """The object store of the node (``dicom_node/base/files.py``)."""
 
     def __init__(self, settings: ObjectStoreSettings) -> None:
         self.name, self._away_until = settings.url, 0.0

@@ -12,13 +12,13 @@ from sqlalchemy.orm import Session
 from dicom_connectors.bucket.handover import HandOver, LocalCopies, oldest_waiting, refuse_another_key
 from dicom_connectors.bucket.opened import open_bucket
 from dicom_connectors.bucket.settings import BucketPart
-from dicom_node.config.settings import Settings
-from dicom_node.connectors import Gauge, Service, part
-from dicom_node.errors import ConfigurationError, StorageError, StoreAway
-from dicom_node.preflight.found import Found, Tried
-from dicom_node.sitekey import path_of
-from dicom_node.store.database import Database, sqlite_file
-from dicom_node.store.transitions import utc_now
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.connectors import Gauge, Service, part
+from dicom_node.base.errors import ConfigurationError, StorageError, StoreAway
+from dicom_node.base.sitekey import path_of
+from dicom_node.base.store.database import Database, sqlite_file
+from dicom_node.base.store.transitions import utc_now
+from dicom_node.people.preflight import Found, Tried
 
 
 def hand_over(database: Database, settings: Settings, _owner: str) -> Iterator[Service]:

@@ -21,18 +21,18 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from dicom_connectors.bucket.settings import BucketPart
-from dicom_node import sitekey
-from dicom_node.config.settings import Settings
-from dicom_node.connectors import part
-from dicom_node.errors import ConfigProblem, ConfigurationError, NotInSpool, StoreAway
-from dicom_node.events import STORE_AWAY, STORE_BACK
-from dicom_node.inbox.spool import Spool
-from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
-from dicom_node.object_store.files import WAITS, Bucket, bucket_of, sha256_of
-from dicom_node.runner import NEVER
-from dicom_node.store.database import Database, batches
-from dicom_node.store.tables import ReceivedObject, Result
-from dicom_node.store.transitions import record
+from dicom_node.base import sitekey
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.connectors import part
+from dicom_node.base.errors import ConfigProblem, ConfigurationError, NotInSpool, StoreAway
+from dicom_node.base.events import STORE_AWAY, STORE_BACK
+from dicom_node.base.files import WAITS, Bucket, bucket_of, sha256_of
+from dicom_node.base.kinds import DEIDENTIFIED_FOLDER
+from dicom_node.base.runner import NEVER
+from dicom_node.base.store.database import Database, batches
+from dicom_node.base.store.tables import ReceivedObject, Result
+from dicom_node.base.store.transitions import record
+from dicom_node.receive.spool import Spool
 
 _LOGGER = logging.getLogger(__name__)
 _AT_ONCE = 4  # uploads side by side

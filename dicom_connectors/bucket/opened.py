@@ -4,9 +4,9 @@ from functools import cache
 from importlib.util import find_spec
 
 from dicom_connectors.bucket.settings import BucketPart, ObjectStoreSettings
-from dicom_node.config.settings import Settings
-from dicom_node.connectors import part
-from dicom_node.object_store.files import Bucket
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.connectors import part
+from dicom_node.base.files import Bucket
 
 
 @cache

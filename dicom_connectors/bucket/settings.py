@@ -6,10 +6,10 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from dicom_node.config.sections import Secret, Section, web_address
+from dicom_node.base.config.settings import Secret, Section, web_address
 
 if TYPE_CHECKING:
-    from dicom_node.config.settings import Settings
+    from dicom_node.base.config.settings import Settings
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 

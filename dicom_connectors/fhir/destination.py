@@ -13,16 +13,23 @@ from pydicom.uid import Comprehensive3DSRStorage, generate_uid
 from dicom_connectors.fhir.report import FiledReport, ReportTransaction
 from dicom_connectors.fhir.resources import Resource, identifier_query, uids_of
 from dicom_connectors.fhir.settings import FhirPeer
-from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.connectors import part
-from dicom_node.errors import FaultyInput
-from dicom_node.scu.destination import Check, Confirmation, Outgoing, Presence, SendReport, SendStatus
-from dicom_node.scu.http import (
+from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.connectors import part
+from dicom_node.base.errors import FaultyInput
+from dicom_node.deliver.scu.http import (
     CONNECT_SECONDS,
     FAULTY_ANSWER,
     UNREADABLE,
     HttpDestination,
     http_report,
+)
+from dicom_node.deliver.scu.interfaces import (
+    Check,
+    Confirmation,
+    Outgoing,
+    Presence,
+    SendReport,
+    SendStatus,
 )
 
 _JSON: Final = "application/fhir+json"

@@ -35,13 +35,12 @@ from dicom_connectors.fhir.resources import (
     updated,
     written,
 )
-from dicom_node.dicom.own_objects import MANUFACTURER
-from dicom_node.dicom.uids import derived_uid
-from dicom_node.dicom.walk import listed
-from dicom_node.errors import FaultyInput
+from dicom_node.base.dicom.uids import MANUFACTURER, derived_uid
+from dicom_node.base.dicom.walk import listed
+from dicom_node.base.errors import FaultyInput
+from dicom_node.results import sr
 from dicom_node.results.common.concepts import BURNED_IN
-from dicom_node.results.common.context import StatedCode, StatedFinding, StatedNumber
-from dicom_node.results.sr import reading
+from dicom_node.results.common.source import StatedCode, StatedFinding, StatedNumber
 
 _HL7: Final = "http://terminology.hl7.org/CodeSystem"
 _RADIOLOGY: Final = (
@@ -137,7 +136,7 @@ class ReportTransaction:
         self._document = dcmread(path)
         if "ContentSequence" not in self._document:
             raise FaultyInput("it is no report")
-        self._stated = reading.stated(self._document)
+        self._stated = sr.stated(self._document)
         self._systems = systems(self._document)
         self.uid = str(self._document.SOPInstanceUID)
         self.patient = patient_identifier(self._document, by_issuer)

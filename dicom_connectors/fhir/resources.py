@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from pydicom.dataset import Dataset
 from pydicom.valuerep import DA, TM
 
-from dicom_node.dicom.uids import derived_uid
-from dicom_node.errors import FaultyInput
+from dicom_node.base.dicom.uids import derived_uid
+from dicom_node.base.errors import FaultyInput
 from dicom_node.results.common.envelope import zone_of
 
 Resource = dict[str, Any]

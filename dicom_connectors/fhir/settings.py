@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, cast
 
 from pydantic import Field, model_validator
 
-from dicom_node.config.sections import Secret, Section
-from dicom_node.connectors import part
-from dicom_node.model.kinds import ResultKind
+from dicom_node.base.config.settings import Secret, Section
+from dicom_node.base.connectors import part
+from dicom_node.base.kinds import ResultKind
 
 if TYPE_CHECKING:
-    from dicom_node.config.settings import PeerSettings, Settings
-    from dicom_node.preflight.found import Found
+    from dicom_node.base.config.settings import PeerSettings, Settings
+    from dicom_node.people.preflight import Found
 
 _URI = r"^(urn:|https?://)[!-~]{1,240}$"
 

@@ -16,11 +16,10 @@ from pydicom.uid import Comprehensive3DSRStorage, KeyObjectSelectionDocumentStor
 
 from dicom_connectors.hl7.oru import MessageContext, SentReport, control_id, oru_of, withdrawal_of
 from dicom_connectors.hl7.settings import Hl7Peer
-from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.connectors import part
-from dicom_node.scu.association import client_tls
-from dicom_node.scu.connections import Connections
-from dicom_node.scu.destination import (
+from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.connectors import part
+from dicom_node.deliver.scu.association import Connections, client_tls
+from dicom_node.deliver.scu.interfaces import (
     CUT_OFF,
     NOT_TRIED,
     Check,

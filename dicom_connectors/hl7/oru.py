@@ -26,10 +26,10 @@ from pydicom.valuerep import PersonName
 from ai_pipeline.contract import BURNED_IN
 from dicom_connectors.hl7.segments import SegmentFields, er7
 from dicom_connectors.hl7.settings import parsed_field
-from dicom_node.dicom.header import quiet_pydicom
+from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.results import sr
 from dicom_node.results.common import concepts
-from dicom_node.results.common.context import StatedCode, StatedFinding, StatedNumber
-from dicom_node.results.sr import reading
+from dicom_node.results.common.source import StatedCode, StatedFinding, StatedNumber
 
 # Designators of PS3.16 chapter 8 that HL7 table 0396 names in another way; "99" begins a local one in both.
 _SCHEMES: Final[Mapping[str, str]] = {"UMLS": "UML"}
@@ -102,7 +102,7 @@ def _observations(report: Dataset, context: MessageContext, status: str) -> Iter
     """The OBX of a report. Rows that belong together have one sub-ID (OBX-4): the code of the first row and
     its place among those with this code, so that a newer report answers the same rows.
     """
-    said = reading.stated(report)
+    said = sr.stated(report)
     stated = [[_row("TX", [codes.DCM.Conclusion], line)] for line in said.short_result]
     if said.statement:
         stated.append([_row("TX", [codes.DCM.Comment], said.statement)])

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Self, cast
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationInfo, field_validator, model_validator
 
-from dicom_node.config.mistakes import did_you_mean
-from dicom_node.config.sections import Section
-from dicom_node.model.kinds import ResultKind
+from dicom_node.base.config.loading import did_you_mean
+from dicom_node.base.config.settings import Section
+from dicom_node.base.kinds import ResultKind
 
 if TYPE_CHECKING:
-    from dicom_node.config.settings import PeerSettings, Settings
-    from dicom_node.preflight.found import Found
+    from dicom_node.base.config.settings import PeerSettings, Settings
+    from dicom_node.people.preflight import Found
 
 FIELDS: Final[Mapping[str, int]] = {"MSH": 21, "PID": 39, "PV1": 52, "ORC": 31, "OBR": 50}
 """Segments that a site may fill, with the number of their fields (HL7 2.5.1, chapters 2 to 4)."""

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from dicom_connectors.notifications.settings import NotificationsPart
-from dicom_node import events
-from dicom_node.config.settings import Settings
-from dicom_node.connectors import Service, part
-from dicom_node.preflight.found import Found, Tried
-from dicom_node.store.database import Database
+from dicom_node.base import events
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.connectors import Service, part
+from dicom_node.base.store.database import Database
+from dicom_node.people.preflight import Found, Tried
 
 
 def services(database: Database, settings: Settings, owner: str) -> Iterator[Service]:

@@ -21,17 +21,25 @@ from sqlalchemy.orm import Session
 
 from dicom_connectors.notifications import message
 from dicom_connectors.notifications.settings import NotificationSettings, NotificationsPart, Occasion
-from dicom_node import events
-from dicom_node.config.settings import ResultSettings, Settings, matches
-from dicom_node.connectors import part
-from dicom_node.errors import NotInSpool, StoreAway
-from dicom_node.model.kinds import NotificationState, ResultKind
-from dicom_node.object_store.files import Files
-from dicom_node.store import fetches
-from dicom_node.store.database import Database
-from dicom_node.store.tables import Cursor, EventRow, HeldResult, Job, Notification, NotifiedEvent, Result
-from dicom_node.store.transitions import utc_now
-from dicom_node.store.views import as_json
+from dicom_node.base import events
+from dicom_node.base.config.settings import ResultSettings, Settings, matches
+from dicom_node.base.connectors import part
+from dicom_node.base.errors import NotInSpool, StoreAway
+from dicom_node.base.files import Files
+from dicom_node.base.kinds import NotificationState, ResultKind
+from dicom_node.base.store import fetches
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import (
+    Cursor,
+    EventRow,
+    HeldResult,
+    Job,
+    Notification,
+    NotifiedEvent,
+    Result,
+)
+from dicom_node.base.store.transitions import utc_now
+from dicom_node.base.store.views import as_json
 
 _BEHIND_SECONDS = 120.0
 _AT_ONCE = 1000  # events of one notification; more come with the next
@@ -195,10 +203,10 @@ def _reported(report: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
     A report that cannot be read gives ``_UNREADABLE``: it may contain a finding that somebody waits for.
     """
-    from dicom_node.results.sr import reading  # heavy, and only a rule with findings needs it
+    from dicom_node.results import sr  # heavy, and only a rule with findings needs it
 
     try:
-        read = reading.stated(report)
+        read = sr.stated(report)
     except Exception:  # noqa: BLE001  (whatever its parser says of a damaged file)
         return (_UNREADABLE,), (_UNREADABLE,)
     return tuple(one.meaning for one in read.findings if one.decision == "present"), read.short_result

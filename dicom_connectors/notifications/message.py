@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from dicom_node import events
+from dicom_node.base import events
 
 _LONGEST_TEXT, _LONGEST_SUBJECT = 65_536, 200  # characters
 _EXAMPLES = 5  # events of one number that are shown

@@ -26,17 +26,17 @@ from sqlalchemy.orm import Session
 from dicom_connectors.notifications.gather import Gatherer
 from dicom_connectors.notifications.message import Message
 from dicom_connectors.notifications.settings import MailSettings, NotificationSettings, NotificationsPart
-from dicom_node.config.settings import Settings
-from dicom_node.connectors import part
-from dicom_node.events import NOTIFICATION_GIVEN_UP, NOTIFICATION_SENT
-from dicom_node.model.kinds import NotificationState
-from dicom_node.model.outcomes import Done, Failed, Outcome, Retry
-from dicom_node.runner import NEVER, Lane
-from dicom_node.scu.connections import Connections, tls_context
-from dicom_node.scu.http import BoundedSession, status_of
-from dicom_node.store.database import Database
-from dicom_node.store.tables import Notification
-from dicom_node.store.transitions import record, utc_now
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.connectors import part
+from dicom_node.base.events import NOTIFICATION_GIVEN_UP, NOTIFICATION_SENT
+from dicom_node.base.kinds import NotificationState
+from dicom_node.base.outcomes import Done, Failed, Outcome, Retry
+from dicom_node.base.runner import NEVER, Lane
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import Notification
+from dicom_node.base.store.transitions import record, utc_now
+from dicom_node.deliver.scu.association import Connections, tls_context
+from dicom_node.deliver.scu.http import BoundedSession, status_of
 
 SECONDS = 20.0
 """How long the sending of one e-mail or webhook may take from its connection to the last answer."""

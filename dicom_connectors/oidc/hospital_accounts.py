@@ -13,15 +13,14 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_connectors.oidc.settings import ALL, OidcSettings
-from dicom_node.errors import ProviderUnusable, SignInRefused, TooManyAtOnce
-from dicom_node.events import ACCOUNTS_UNUSABLE, happened
-from dicom_node.model.kinds import AuditAction
-from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, users
-from dicom_node.services.audit import Person
-from dicom_node.store.database import Database
-from dicom_node.store.tables import UserAccount
-from dicom_node.store.transitions import utc_now
+from dicom_node.base.errors import ProviderUnusable, SignInRefused, TooManyAtOnce
+from dicom_node.base.events import ACCOUNTS_UNUSABLE, happened
+from dicom_node.base.kinds import AuditAction, UserRole
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import UserAccount
+from dicom_node.base.store.transitions import utc_now
+from dicom_node.people import audit, users
+from dicom_node.people.audit import Person
 
 _places = threading.BoundedSemaphore(8)
 _FOREIGN = re.compile(r"[^A-Za-z0-9._-]+")

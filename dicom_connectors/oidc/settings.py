@@ -9,15 +9,15 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from dicom_node.config.addresses import checked_url
-from dicom_node.config.sections import AeTitle, Secret, Section
-from dicom_node.connectors import part
-from dicom_node.model.roles import UserRole
+from dicom_node.base.config.addresses import checked_url
+from dicom_node.base.config.settings import AeTitle, Secret, Section
+from dicom_node.base.connectors import part
+from dicom_node.base.kinds import UserRole
 
 if TYPE_CHECKING:
-    from dicom_node.config.settings import ConsoleSettings, Settings
-    from dicom_node.config.toml_files import TomlFiles
-    from dicom_node.preflight.found import Found
+    from dicom_node.base.config.settings import ConsoleSettings, Settings
+    from dicom_node.base.config.toml_files import TomlFiles
+    from dicom_node.people.preflight import Found
 
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 """Hosts that need no encryption: what goes there stays on this machine."""
@@ -89,7 +89,7 @@ class OidcConsole(Section):
 
 def check_senders(settings: Settings, read: TomlFiles) -> None:
     """Whoever is limited to senders that never call would see nothing."""
-    from dicom_node.config.loading import never_calls
+    from dicom_node.base.config.loading import never_calls
 
     accounts = part(settings.console, OidcConsole).oidc
     for group, titles in accounts.senders.items() if accounts else ():

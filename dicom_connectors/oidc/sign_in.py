@@ -19,16 +19,16 @@ import requests
 from dicom_connectors.oidc import hospital_accounts
 from dicom_connectors.oidc.hospital_accounts import HospitalPerson, unusable
 from dicom_connectors.oidc.settings import OidcConsole, OidcSettings, is_safe
-from dicom_node.config.settings import Settings
-from dicom_node.connectors import part
-from dicom_node.errors import NotFound, SignInRefused
-from dicom_node.events import ACCOUNTS_UNUSABLE, happened
-from dicom_node.model.kinds import AuditAction
-from dicom_node.scu.connections import Connections
-from dicom_node.scu.http import FAULTY_ANSWER, BoundedSession
-from dicom_node.services import audit, users
-from dicom_node.services.audit import Person
-from dicom_node.store.database import Database
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.connectors import part
+from dicom_node.base.errors import NotFound, SignInRefused
+from dicom_node.base.events import ACCOUNTS_UNUSABLE, happened
+from dicom_node.base.kinds import AuditAction
+from dicom_node.base.store.database import Database
+from dicom_node.deliver.scu.association import Connections
+from dicom_node.deliver.scu.http import FAULTY_ANSWER, BoundedSession
+from dicom_node.people import audit, users
+from dicom_node.people.audit import Person
 
 if TYPE_CHECKING:
     from authlib.oauth2.client import OAuth2Client

@@ -6,11 +6,11 @@ from importlib.util import find_spec
 from PIL import Image
 
 from ai_pipeline.images.render import FONT, MARGIN, PageLayout
-from dicom_node.config.settings import Settings
-from dicom_node.dicom.own_objects import MODEL_NAME
-from dicom_node.errors import ResultRefused
-from dicom_node.model.kinds import ResultKind
-from dicom_node.preflight.found import Found
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.dicom.uids import MODEL_NAME
+from dicom_node.base.errors import ResultRefused
+from dicom_node.base.kinds import ResultKind
+from dicom_node.people.preflight import Found
 
 _POINT = 0.45
 """Points (1/72 inch) of a pixel of the page: it fits on A4 and Letter, with letters of 14 and 19 points."""

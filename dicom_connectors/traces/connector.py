@@ -7,11 +7,11 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from dicom_connectors.traces.settings import TelemetrySettings, TracesPart
-from dicom_node.config.settings import Settings
-from dicom_node.connectors import Gauge, Service, part
-from dicom_node.preflight.found import Found, Tried
-from dicom_node.store.database import Database
-from dicom_node.store.tables import StudyTrace
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.connectors import Gauge, Service, part
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import StudyTrace
+from dicom_node.people.preflight import Found, Tried
 
 
 def services(database: Database, settings: Settings, owner: str) -> Iterator[Service]:

@@ -17,14 +17,15 @@ from sqlalchemy.orm import Session
 from dicom_connectors.traces import otlp
 from dicom_connectors.traces.settings import TracesPart
 from dicom_connectors.traces.spans import spans_of
-from dicom_node import __version__, events
-from dicom_node.config.settings import Settings
-from dicom_node.connectors import part
-from dicom_node.model.lifecycle import END_STATES
-from dicom_node.store.database import Database
-from dicom_node.store.leases import KeptLease
-from dicom_node.store.tables import EventRow, Study, StudyTrace
-from dicom_node.store.transitions import record, utc_now
+from dicom_node import __version__
+from dicom_node.base import events
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.connectors import part
+from dicom_node.base.lifecycle import END_STATES
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.leases import KeptLease
+from dicom_node.base.store.tables import EventRow, Study, StudyTrace
+from dicom_node.base.store.transitions import record, utc_now
 
 _LOOK_SECONDS: Final = 2.0
 _LONGEST_WAIT: Final = 60.0  # seconds after a failure

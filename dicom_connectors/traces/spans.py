@@ -13,9 +13,9 @@ from typing import Final
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from dicom_node import events
-from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
-from dicom_node.store.tables import Association, Delivery, EventRow, Job, ReceivedObject, Result, Study
+from dicom_node.base import events
+from dicom_node.base.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.base.store.tables import Association, Delivery, EventRow, Job, ReceivedObject, Result, Study
 
 MAXIMUM_SPANS: Final = 1000
 """Most spans of one study at one time; ``dicom_node.left_out`` of its first span counts the others."""

@@ -13,10 +13,10 @@ from pynetdicom.association import Association
 
 from dicom_connectors.worklist.manager import MOST_ITEMS, ChangeAnswer, ChangeStatus
 from dicom_connectors.worklist.workitem import CHANGE_STATE, PULL, PUSH, ProcedureStepState, change_of_state
-from dicom_node.dicom.header import quiet_pydicom
-from dicom_node.errors import PeerUnreachable
-from dicom_node.scu.association import DimseCaller, NoAssociation
-from dicom_node.scu.destination import Check
+from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.base.errors import PeerUnreachable
+from dicom_node.deliver.scu.association import DimseCaller, NoAssociation
+from dicom_node.deliver.scu.interfaces import Check
 
 KEYS: Final = (
     "SOPClassUID", "SOPInstanceUID", "ProcedureStepState", "InputReadinessState",

@@ -9,12 +9,19 @@ from pydicom.uid import generate_uid
 
 from dicom_connectors.worklist.manager import MOST_ITEMS, ChangeAnswer, ChangeStatus
 from dicom_connectors.worklist.workitem import ProcedureStepState, change_of_state
-from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.dicom.header import quiet_pydicom
-from dicom_node.errors import PeerUnreachable
-from dicom_node.scu.connections import Connections
-from dicom_node.scu.destination import Check, SendStatus
-from dicom_node.scu.http import CONNECT_SECONDS, FAULTY_ANSWER, UNREADABLE, BoundedSession, problem, status_of
+from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.base.errors import PeerUnreachable
+from dicom_node.deliver.scu.association import Connections
+from dicom_node.deliver.scu.http import (
+    CONNECT_SECONDS,
+    FAULTY_ANSWER,
+    UNREADABLE,
+    BoundedSession,
+    problem,
+    status_of,
+)
+from dicom_node.deliver.scu.interfaces import Check, SendStatus
 
 _JSON = "application/dicom+json"
 _Answer = TypeVar("_Answer")

@@ -6,13 +6,13 @@ from contextlib import closing
 from typing import Final
 
 from dicom_connectors.worklist.events import UpsEvents
-from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.errors import PeerUnreachable
-from dicom_node.events import WORKITEM_STOPPED
-from dicom_node.fetch.fetcher import closed_at
-from dicom_node.store import workitems
-from dicom_node.store.database import Database
-from dicom_node.store.transitions import record, utc_now
+from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.errors import PeerUnreachable
+from dicom_node.base.events import WORKITEM_STOPPED
+from dicom_node.base.store import workitems
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.transitions import record, utc_now
+from dicom_node.studies.fetch import closed_at
 
 _AGAIN_SECONDS: Final = 60.0
 """Until a manager without a channel, or whose channel ended, is tried again."""

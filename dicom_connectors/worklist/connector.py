@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 from dicom_connectors.worklist.settings import WorklistPeer
-from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.connectors import Service, part
-from dicom_node.preflight.found import Found, Tried
-from dicom_node.scu.destination import Check
-from dicom_node.store.database import Database
+from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.connectors import Service, part
+from dicom_node.base.store.database import Database
+from dicom_node.deliver.scu.interfaces import Check
+from dicom_node.people.preflight import Found, Tried
 
 
 def services(database: Database, settings: Settings, owner: str) -> Iterator[Service]:

@@ -18,10 +18,10 @@ from urllib.parse import quote, urlsplit
 
 import requests
 
-from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.errors import PeerUnreachable
-from dicom_node.scu.connections import Connections, tls_context
-from dicom_node.scu.http import CONNECT_SECONDS, FAULTY_ANSWER, BoundedSession
+from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.errors import PeerUnreachable
+from dicom_node.deliver.scu.association import Connections, tls_context
+from dicom_node.deliver.scu.http import CONNECT_SECONDS, FAULTY_ANSWER, BoundedSession
 
 MAXIMUM_MESSAGE: Final = 2**16
 CANCEL_REQUESTED: Final = 2

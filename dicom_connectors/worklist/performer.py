@@ -23,10 +23,10 @@ from dicom_connectors.worklist import workitem as ups
 from dicom_connectors.worklist.manager import ChangeAnswer, ChangeStatus, WorklistManager
 from dicom_connectors.worklist.settings import WorklistPeer
 from dicom_connectors.worklist.workitem import CancelReason, Output, ProcedureStepState, Workitem
-from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.connectors import part
-from dicom_node.errors import PeerUnreachable
-from dicom_node.events import (
+from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.connectors import part
+from dicom_node.base.errors import PeerUnreachable
+from dicom_node.base.events import (
     FETCH_ASKED,
     FETCH_CANCELLED,
     JOB_CANCELLED,
@@ -42,8 +42,7 @@ from dicom_node.events import (
     WORKLIST_BACK,
     EventType,
 )
-from dicom_node.fetch.fetcher import closed_at, write_down
-from dicom_node.model.lifecycle import (
+from dicom_node.base.lifecycle import (
     OPEN_FETCHES,
     OPEN_WORKITEMS,
     FetchState,
@@ -51,13 +50,21 @@ from dicom_node.model.lifecycle import (
     StudyState,
     WorkitemState,
 )
-from dicom_node.model.outcomes import Failed, NotYet, Outcome, Retry
-from dicom_node.runner import NEVER, Lane
-from dicom_node.scu import FoundStudy
-from dicom_node.store import fetches, workitems
-from dicom_node.store.database import Database
-from dicom_node.store.tables import ClaimedWorkitem, Fetch, Study
-from dicom_node.store.transitions import move_fetch, move_job, move_workitem, record, settle_study, utc_now
+from dicom_node.base.outcomes import Failed, NotYet, Outcome, Retry
+from dicom_node.base.runner import NEVER, Lane
+from dicom_node.base.store import fetches, workitems
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import ClaimedWorkitem, Fetch, Study
+from dicom_node.base.store.transitions import (
+    move_fetch,
+    move_job,
+    move_workitem,
+    record,
+    settle_study,
+    utc_now,
+)
+from dicom_node.deliver.scu.interfaces import FoundStudy
+from dicom_node.studies.fetch import closed_at, write_down
 
 LOOK_AGAIN: Final = timedelta(seconds=2)
 """Between looks at how far the study of a claimed item is."""

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from dicom_node.dicom.header import quiet_pydicom
-from dicom_node.dicom.identity import Patient
+from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.base.dicom.identity import Patient
 
 if TYPE_CHECKING:
     from pydicom.sr.coding import Code  # loads all codes of PS3.16: only where work items are handled

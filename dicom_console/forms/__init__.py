@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dicom_node.errors import ConfigProblem
-from dicom_node.services import entered
-from dicom_node.services.entered import Kind
+from dicom_node.base.errors import ConfigProblem
+from dicom_node.people import entered
+from dicom_node.people.entered import Kind
 
 Form = Mapping[str, Sequence[str]]
 """What a browser sent: each field with its values."""

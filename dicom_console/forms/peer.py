@@ -6,12 +6,12 @@ from typing import Any, Final
 from ai_pipeline.images.numbers import whole
 from dicom_console.forms import Form, further_of, problem, text_of
 from dicom_console.web.languages import N_
-from dicom_node.config.sample import documented_fields
-from dicom_node.config.settings import PeerSettings
-from dicom_node.errors import ConfigProblem, FaultyInput
-from dicom_node.model.kinds import NOT_CHOSEN, ResultKind
-from dicom_node.services import entered
-from dicom_node.store.views import View
+from dicom_node.base.config.sample import documented_fields
+from dicom_node.base.config.settings import PeerSettings
+from dicom_node.base.errors import ConfigProblem, FaultyInput
+from dicom_node.base.kinds import NOT_CHOSEN, ResultKind
+from dicom_node.base.store.views import View
+from dicom_node.people import entered
 
 KINDS = [kind.value for kind in ResultKind if kind not in NOT_CHOSEN]
 _TEXTS = ("name", "ae_title", "host")

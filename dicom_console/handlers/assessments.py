@@ -6,10 +6,9 @@ from fastapi import Body
 from pydantic import AwareDatetime
 
 from dicom_console.web.faces import Asked, Faces, Number, Visit, back_to
-from dicom_node.model.kinds import ReaderVerdict
-from dicom_node.model.roles import UserRole
-from dicom_node.services import Done, assessments, audit
-from dicom_node.services.assessments import (
+from dicom_node.base.kinds import ReaderVerdict, UserRole
+from dicom_node.people import Done, assessments, audit
+from dicom_node.people.assessments import (
     AcceptResults,
     Assessed,
     FindingAssessed,

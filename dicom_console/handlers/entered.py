@@ -7,9 +7,9 @@ from fastapi import Response
 
 from dicom_console.web.faces import Asked, DespiteHold, Edition, Faces, Keys, Name, Number, Visit
 from dicom_console.web.languages import N_, SAVED
-from dicom_node.model.roles import UserRole
-from dicom_node.services import entered
-from dicom_node.services.entered import Kind, Saved, Version
+from dicom_node.base.kinds import UserRole
+from dicom_node.people import entered
+from dicom_node.people.entered import Kind, Saved, Version
 
 faces = Faces()
 

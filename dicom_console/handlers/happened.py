@@ -11,9 +11,9 @@ from dicom_console.views.activity import Activity, activity
 from dicom_console.views.charts import chart
 from dicom_console.web.faces import Asked, Faces, Text, Visit
 from dicom_console.web.languages import N_
-from dicom_node.errors import FaultyInput
-from dicom_node.model.roles import UserRole
-from dicom_node.services.happened import Happened, around
+from dicom_node.base.errors import FaultyInput
+from dicom_node.base.kinds import UserRole
+from dicom_node.people.happened import Happened, around
 
 faces = Faces()
 

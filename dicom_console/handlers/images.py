@@ -8,10 +8,10 @@ from fastapi import Response
 from dicom_console.views import contents, listing, pictures, viewer
 from dicom_console.views.pictures import PictureKind, Shown
 from dicom_console.web.faces import Asked, Faces, Number, Visit
-from dicom_node.errors import NotFound
-from dicom_node.model.roles import UserRole
-from dicom_node.services import audit
-from dicom_node.services import images as received
+from dicom_node.base.errors import NotFound
+from dicom_node.base.kinds import UserRole
+from dicom_node.people import audit
+from dicom_node.people import images as received
 
 faces = Faces()
 

@@ -6,9 +6,9 @@ from fastapi import Response
 
 from dicom_console.views import models
 from dicom_console.web.faces import Asked, Faces, one_of, see_other
-from dicom_node.model.roles import UserRole
-from dicom_node.services import assessments, audit
-from dicom_node.services import models as used
+from dicom_node.base.kinds import UserRole
+from dicom_node.people import assessments, audit
+from dicom_node.people import models as used
 
 faces = Faces()
 

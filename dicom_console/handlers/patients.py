@@ -4,9 +4,9 @@ from fastapi import Response
 
 from dicom_console.views import patients as seen
 from dicom_console.web.faces import Asked, Faces, Number, Since, Visit, see_other
-from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, studies, users
-from dicom_node.store.views import View
+from dicom_node.base.kinds import UserRole
+from dicom_node.base.store.views import View
+from dicom_node.people import audit, studies, users
 
 faces = Faces()
 

@@ -10,11 +10,11 @@ from dicom_console.handlers.entered import add_handlers, put
 from dicom_console.views import directory
 from dicom_console.web.faces import Asked, Faces, Name, Visit
 from dicom_console.web.languages import SAVED
-from dicom_node.errors import ChangedMeanwhile, FaultyInput, HoldUndercut, NotAllowedNow, NotFound
-from dicom_node.model.roles import UserRole
-from dicom_node.services import entered
-from dicom_node.services import peers as services
-from dicom_node.services.peers import PeerCheck, PeerRow, try_peers
+from dicom_node.base.errors import ChangedMeanwhile, FaultyInput, HoldUndercut, NotAllowedNow, NotFound
+from dicom_node.base.kinds import UserRole
+from dicom_node.people import entered
+from dicom_node.people import peers as services
+from dicom_node.people.peers import PeerCheck, PeerRow, try_peers
 
 faces = Faces()
 add_handlers(faces, "peers")

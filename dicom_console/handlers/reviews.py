@@ -8,10 +8,10 @@ from dicom_console.views import listing, pictures, viewer
 from dicom_console.views.pictures import PictureKind
 from dicom_console.web.faces import Asked, Faces, Name, Number, Since, Visit, see_other
 from dicom_console.web.languages import N_
-from dicom_node.errors import FaultyInput, NotAllowedNow
-from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, cleaning_reviews
-from dicom_node.services.cleaning_reviews import (
+from dicom_node.base.errors import FaultyInput, NotAllowedNow
+from dicom_node.base.kinds import UserRole
+from dicom_node.people import audit, cleaning_reviews
+from dicom_node.people.cleaning_reviews import (
     Boxes,
     NewRule,
     ReviewRow,

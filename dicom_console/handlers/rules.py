@@ -12,13 +12,13 @@ from dicom_console.handlers.entered import add_handlers, put
 from dicom_console.views import listing
 from dicom_console.web.faces import Asked, Faces, Keys, Name, Visit
 from dicom_console.web.languages import SAVED
-from dicom_node.config.settings import RuleSettings
-from dicom_node.errors import ChangedMeanwhile, ConfigProblem, FaultyInput, HoldUndercut, NotAllowedNow
-from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, entered, rules
-from dicom_node.services.entered import Warned
-from dicom_node.services.rules import RuleRow, RuleTrial
-from dicom_node.store.views import View
+from dicom_node.base.config.settings import RuleSettings
+from dicom_node.base.errors import ChangedMeanwhile, ConfigProblem, FaultyInput, HoldUndercut, NotAllowedNow
+from dicom_node.base.kinds import UserRole
+from dicom_node.base.store.views import View
+from dicom_node.people import audit, entered, rules
+from dicom_node.people.entered import Warned
+from dicom_node.people.rules import RuleRow, RuleTrial
 
 faces = Faces()
 add_handlers(faces, "rules")

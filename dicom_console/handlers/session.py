@@ -12,11 +12,10 @@ from dicom_console.web.access import ANYONE, remember
 from dicom_console.web.faces import ROWS, Asked, Faces, Number, Since, Text, Visit, see_other
 from dicom_console.web.languages import N_
 from dicom_console.web.pages import static
-from dicom_node.connectors import every
-from dicom_node.errors import FaultyInput, NotFound, RequestRefused, SignInRefused
-from dicom_node.model.kinds import AuditAction
-from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, users
+from dicom_node.base.connectors import every
+from dicom_node.base.errors import FaultyInput, NotFound, RequestRefused, SignInRefused
+from dicom_node.base.kinds import AuditAction, UserRole
+from dicom_node.people import audit, users
 
 faces = Faces()
 

@@ -12,14 +12,13 @@ from dicom_console.views import listing, models, pictures, search
 from dicom_console.views.pictures import PictureKind
 from dicom_console.views.search import Order, Search
 from dicom_console.web.faces import Asked, Faces, Number, Since, Text, Visit, back_to, see_other
-from dicom_node.config.settings import Settings
-from dicom_node.model.kinds import AuditAction, RejectionReason
-from dicom_node.model.lifecycle import StudyState
-from dicom_node.model.roles import UserRole
-from dicom_node.services import Done, Row, audit, deliveries, results, studies, users
-from dicom_node.services.deliveries import To
-from dicom_node.services.studies import ChangedStudies, SeveralStudies, Studies, StudyRow, Wanted
-from dicom_node.store import views
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.kinds import AuditAction, RejectionReason, UserRole
+from dicom_node.base.lifecycle import StudyState
+from dicom_node.base.store import views
+from dicom_node.people import Done, Row, audit, deliveries, results, studies, users
+from dicom_node.people.deliveries import To
+from dicom_node.people.studies import ChangedStudies, SeveralStudies, Studies, StudyRow, Wanted
 
 faces = Faces()
 _BACK = back_to("/studies/{number}")

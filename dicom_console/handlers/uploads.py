@@ -12,13 +12,12 @@ from starlette.datastructures import FormData, UploadFile
 from dicom_console.views import uploaded
 from dicom_console.web.access import form_of, read_form
 from dicom_console.web.faces import VERSION, Asked, Faces, Number, Visit
-from dicom_node.errors import FaultyInput
-from dicom_node.model.kinds import CONSOLE_AE_TITLE
-from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, uploads
-from dicom_node.services.uploads import Described, Upload, UploadedFile, UploadedRow
-from dicom_node.store import sight
-from dicom_node.store.views import View
+from dicom_node.base.errors import FaultyInput
+from dicom_node.base.kinds import CONSOLE_AE_TITLE, UserRole
+from dicom_node.base.store import sight
+from dicom_node.base.store.views import View
+from dicom_node.people import audit, uploads
+from dicom_node.people.uploads import Described, Upload, UploadedFile, UploadedRow
 
 faces = Faces()
 

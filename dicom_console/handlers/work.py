@@ -16,23 +16,16 @@ from dicom_console.web.faces import (
     one_of,
     see_other,
 )
-from dicom_node.errors import FaultyInput
-from dicom_node.model.lifecycle import DeliveryState, FetchState, JobState
-from dicom_node.model.roles import UserRole
-from dicom_node.nouns.work import FETCHES, JOBS, NOTIFICATIONS, OUTBOX
-from dicom_node.services import Done, audit, deliveries, fetches, notifications
-from dicom_node.services.deliveries import DeliveryRow
-from dicom_node.services.fetches import FetchRequest, FetchRow
-from dicom_node.services.jobs import (
-    Change,
-    JobRow,
-    StuckJobs,
-    change_jobs,
-    run_again,
-    stuck,
-)
-from dicom_node.services.notifications import NotificationRow
-from dicom_node.store.views import View
+from dicom_node.base.errors import FaultyInput
+from dicom_node.base.kinds import UserRole
+from dicom_node.base.lifecycle import DeliveryState, FetchState, JobState
+from dicom_node.base.store.views import View
+from dicom_node.people import Done, audit, deliveries, fetches, notifications
+from dicom_node.people.deliveries import DeliveryRow
+from dicom_node.people.fetches import FetchRequest, FetchRow
+from dicom_node.people.jobs import Change, JobRow, StuckJobs, change_jobs, run_again, stuck
+from dicom_node.people.notifications import NotificationRow
+from dicom_node.people.nouns.work import FETCHES, JOBS, NOTIFICATIONS, OUTBOX
 
 faces = Faces()
 

@@ -12,10 +12,10 @@ from sqlalchemy import BigInteger, ColumnElement, String, case, cast, extract, f
 from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import BURNED_IN
-from dicom_node import events
-from dicom_node.model.kinds import AssociationOutcome, ReaderVerdict
-from dicom_node.model.lifecycle import JobState
-from dicom_node.store.tables import (
+from dicom_node.base import events
+from dicom_node.base.kinds import AssociationOutcome, ReaderVerdict
+from dicom_node.base.lifecycle import JobState
+from dicom_node.base.store.tables import (
     Association,
     Delivery,
     EventRow,
@@ -25,7 +25,7 @@ from dicom_node.store.tables import (
     Result,
     Study,
 )
-from dicom_node.store.transitions import utc_now
+from dicom_node.base.store.transitions import utc_now
 
 _HOUR, _DAY, _WEEK = 3600, 86400, 7 * 86400
 SPANS: Final[Mapping[int, tuple[int, int]]] = {

@@ -4,10 +4,10 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from dicom_node.model.lifecycle import JobState
-from dicom_node.services import users
-from dicom_node.store.database import Database
-from dicom_node.store.tables import EventRow, Job
+from dicom_node.base.lifecycle import JobState
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import EventRow, Job
+from dicom_node.people import users
 
 _MAY_BE_LATE = 5000  # events that others may commit while one transaction lasts; some 0.3 ms to count
 

@@ -9,8 +9,8 @@ from itertools import groupby
 from typing import Final, Literal
 
 from dicom_console.views.activity import Series
-from dicom_node.results import StatedNumber
-from dicom_node.store.views import View
+from dicom_node.base.store.views import View
+from dicom_node.results.common.source import StatedNumber
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 400, 170, 50, 22, 10
 """Of a chart, and what stays free for its numbers (pixels)."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicom_node.dicom.header import quiet_pydicom
+from dicom_node.base.dicom.header import quiet_pydicom
 
 _NODES = 3000
 """Most nodes that are shown of one object; a segmentation of many frames has more than anybody reads."""

@@ -6,13 +6,13 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.events import ASSOCIATION_REJECTED, STORE_REFUSED, TLS_FAILED
-from dicom_node.model.lifecycle import DeliveryState
-from dicom_node.store import requested
-from dicom_node.store.tables import Association, Delivery
-from dicom_node.store.transitions import utc_now
-from dicom_node.store.views import View, as_json, columns, list_events
+from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.events import ASSOCIATION_REJECTED, STORE_REFUSED, TLS_FAILED
+from dicom_node.base.lifecycle import DeliveryState
+from dicom_node.base.store import requested
+from dicom_node.base.store.tables import Association, Delivery
+from dicom_node.base.store.transitions import utc_now
+from dicom_node.base.store.views import View, as_json, columns, list_events
 
 DAYS = 30
 """How far back it is looked who called."""

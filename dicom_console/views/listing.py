@@ -10,18 +10,18 @@ from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import BURNED_IN
 from dicom_console.views.search import grouped, remarked
-from dicom_node import events
-from dicom_node.config.settings import Settings
-from dicom_node.errors import NotFound
-from dicom_node.model.kinds import ResultKind
-from dicom_node.model.lifecycle import DeliveryState
+from dicom_node.base import events
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.errors import NotFound
+from dicom_node.base.kinds import ResultKind
+from dicom_node.base.lifecycle import DeliveryState
+from dicom_node.base.store import views
+from dicom_node.base.store.tables import Delivery, ReceivedObject, Result, Study, Withdrawal
+from dicom_node.base.store.views import View, columns
+from dicom_node.people import Row, assessments
+from dicom_node.people.images import images_of, number_in, person, report_files, subject, view
+from dicom_node.results import sr as report
 from dicom_node.results.common.concepts import CUT_OFF
-from dicom_node.results.sr import reading as report
-from dicom_node.services import Row, assessments
-from dicom_node.services.images import images_of, number_in, person, report_files, subject, view
-from dicom_node.store import views
-from dicom_node.store.tables import Delivery, ReceivedObject, Result, Study, Withdrawal
-from dicom_node.store.views import View, columns
 
 _FIGURES = 12  # of a UID, at least
 _LOOKED_INTO = 6  # images of a study, for one with marks

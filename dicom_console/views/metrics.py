@@ -22,13 +22,12 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from ai_pipeline.errors import CardError
 from ai_pipeline.models import registry
 from dicom_console.views import listing, problems
-from dicom_node import connectors, events
-from dicom_node.config.loading import undercuts
-from dicom_node.config.settings import Settings
-from dicom_node.connectors import Gauge
-from dicom_node.inbox.spool import Spool
-from dicom_node.model.kinds import ObjectRole
-from dicom_node.model.lifecycle import (
+from dicom_node.base import connectors, events
+from dicom_node.base.config.loading import undercuts
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.connectors import Gauge
+from dicom_node.base.kinds import ObjectRole, Role
+from dicom_node.base.lifecycle import (
     OPEN_DELIVERIES,
     OPEN_FETCHES,
     OPEN_JOBS,
@@ -40,14 +39,8 @@ from dicom_node.model.lifecycle import (
     StudyState,
     WorkitemState,
 )
-from dicom_node.model.roles import Role
-from dicom_node.monitoring.disk import forecast
-from dicom_node.monitoring.processes import machine_name, processes
-from dicom_node.outbox import held
-from dicom_node.outbox.outages import outages
-from dicom_node.processes import running
-from dicom_node.services import cleaning_reviews
-from dicom_node.store.tables import (
+from dicom_node.base.processes import running
+from dicom_node.base.store.tables import (
     Association,
     ClaimedWorkitem,
     Delivery,
@@ -61,8 +54,14 @@ from dicom_node.store.tables import (
     SiteProcess,
     Study,
 )
-from dicom_node.store.transitions import utc_now
-from dicom_node.store.views import View, as_json
+from dicom_node.base.store.transitions import utc_now
+from dicom_node.base.store.views import View, as_json
+from dicom_node.deliver import outbox
+from dicom_node.deliver.outages import outages
+from dicom_node.people import cleaning_reviews
+from dicom_node.people.monitoring.disk import forecast
+from dicom_node.people.monitoring.processes import machine_name, processes
+from dicom_node.receive.spool import Spool
 
 STATES: Final[Mapping[str, tuple[str, InstrumentedAttribute[Any], Sequence[StrEnum]]]] = {
     "studies": (
@@ -114,7 +113,7 @@ def overview(session: Session, settings: Settings) -> View:
     arrived = EventRow.at >= utc_now() - timedelta(minutes=_RATE_MINUTES), EventRow.number.in_(events.INDEXED)
     space = _disk(settings)
     wrong = problems.problems(session, settings, disk_is_low=space["low"])
-    unassessed, hours = held.numbers(session), settings.outbox.assess_hours
+    unassessed, hours = outbox.numbers(session), settings.outbox.assess_hours
     due = as_json(utc_now() - timedelta(hours=hours))  # results that came before wait too long for a person
     late = hours and unassessed["oldest"] and unassessed["oldest"] < due
     concerned = [{"study_instance_uid": row["fields"].get("study")} for row in wrong]
@@ -249,7 +248,7 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
         Gauge(
             "unassessed_oldest_seconds",
             "How long results have waited for a person, at most.",
-            age(held.oldest(session)),
+            age(outbox.oldest(session)),
         ),
     )
     for measure in connectors.every("metrics"):

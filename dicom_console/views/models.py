@@ -9,10 +9,10 @@ from ai_pipeline.models.registry import Card
 from ai_pipeline.models.store import folder
 from ai_pipeline.pipelines import slots
 from dicom_console.views.contents import Node
-from dicom_node.config.settings import Settings
-from dicom_node.errors import NotFound
-from dicom_node.services.models import ModelInUse, cards, in_use
-from dicom_node.store.views import View
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.errors import NotFound
+from dicom_node.base.store.views import View
+from dicom_node.people.models import ModelInUse, cards, in_use
 
 
 def models(settings: Settings) -> list[View]:

@@ -9,13 +9,13 @@ from ai_pipeline.contract import Decision
 from ai_pipeline.images.dates import date_of
 from dicom_console.views.charts import DatedNumber, trends
 from dicom_console.views.search import remarked
-from dicom_node.config.settings import Settings
-from dicom_node.errors import NotFound
-from dicom_node.results.sr import reading as report
-from dicom_node.services import images
-from dicom_node.store import intake, views
-from dicom_node.store.tables import ReceivedObject, Study
-from dicom_node.store.views import View, as_json
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.errors import NotFound
+from dicom_node.base.store import intake, views
+from dicom_node.base.store.tables import ReceivedObject, Study
+from dicom_node.base.store.views import View, as_json
+from dicom_node.people import images
+from dicom_node.results import sr as report
 
 PAGE = 50
 """Patient IDs of one page."""

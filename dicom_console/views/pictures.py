@@ -15,11 +15,11 @@ from sqlalchemy.orm import Session
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.codestreams import JPEG_2000
 from ai_pipeline.images.decode import open_dicom
-from dicom_node.config.settings import Settings
-from dicom_node.errors import NotFound
-from dicom_node.model.kinds import ObjectRole
-from dicom_node.object_store.files import Files
-from dicom_node.store.tables import Instance, ReceivedObject, Result
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.errors import NotFound
+from dicom_node.base.files import Files
+from dicom_node.base.kinds import ObjectRole
+from dicom_node.base.store.tables import Instance, ReceivedObject, Result
 
 LARGEST = 1600
 """Pixels of the longer side: a preview is no image to read from."""

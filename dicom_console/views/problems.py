@@ -8,13 +8,13 @@ from typing import Final
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from dicom_node import events
-from dicom_node.config.settings import Settings
-from dicom_node.events import EventType
-from dicom_node.services.happened import same_again
-from dicom_node.store.tables import Association, EventRow, ReceivedObject, Study
-from dicom_node.store.transitions import utc_now
-from dicom_node.store.views import View, as_json, list_events
+from dicom_node.base import events
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.events import EventType
+from dicom_node.base.store.tables import Association, EventRow, ReceivedObject, Study
+from dicom_node.base.store.transitions import utc_now
+from dicom_node.base.store.views import View, as_json, list_events
+from dicom_node.people.happened import same_again
 
 SHOWN, SOLVED_SHOWN = 12, 8
 """Problems of the list: that last, and that were solved."""

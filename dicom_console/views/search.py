@@ -11,13 +11,12 @@ from sqlalchemy import ColumnElement, Select, exists, func, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from ai_pipeline.contract import BURNED_IN
-from dicom_node.config.settings import Settings
-from dicom_node.model.kinds import ObjectRole, ResultKind
-from dicom_node.model.lifecycle import StudyState
-from dicom_node.outbox import outages
-from dicom_node.store import views
-from dicom_node.store.patient_names import PatientNames
-from dicom_node.store.tables import (
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.kinds import ObjectRole, ResultKind
+from dicom_node.base.lifecycle import StudyState
+from dicom_node.base.store import views
+from dicom_node.base.store.patient_names import PatientNames
+from dicom_node.base.store.tables import (
     Delivery,
     Instance,
     Job,
@@ -27,7 +26,8 @@ from dicom_node.store.tables import (
     StudyName,
     Withdrawal,
 )
-from dicom_node.store.views import View
+from dicom_node.base.store.views import View
+from dicom_node.deliver import outages
 
 PAGE = 50
 """Studies of one page."""

@@ -7,12 +7,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_console.views import listing, search
-from dicom_node.errors import NotFound
-from dicom_node.model.kinds import AuditAction, Outcome
-from dicom_node.model.lifecycle import END_STATES, OPEN_JOBS, DeliveryState, StudyState
-from dicom_node.store import views
-from dicom_node.store.tables import AuditRow, Delivery, Job, ReceivedObject, Result, Study
-from dicom_node.store.views import View, columns
+from dicom_node.base.errors import NotFound
+from dicom_node.base.kinds import AuditAction, Outcome
+from dicom_node.base.lifecycle import END_STATES, OPEN_JOBS, DeliveryState, StudyState
+from dicom_node.base.store import views
+from dicom_node.base.store.tables import AuditRow, Delivery, Job, ReceivedObject, Result, Study
+from dicom_node.base.store.views import View, columns
 
 LISTED: Final = 5
 """Uploads that the page lists, the newest."""

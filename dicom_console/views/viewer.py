@@ -19,13 +19,13 @@ from ai_pipeline.images.decode import DicomImage, open_dicom
 from ai_pipeline.images.header import calibrated_regions, is_calibrated, radiograph_spacing
 from ai_pipeline.images.numbers import decimal, decimal_of, value_of
 from dicom_console.views.pictures import Shown, two_at_a_time
-from dicom_node.config.settings import Settings
-from dicom_node.errors import NotFound
-from dicom_node.model.kinds import ResultKind
-from dicom_node.object_store.files import Files
-from dicom_node.store import results
-from dicom_node.store.tables import Result
-from dicom_node.store.views import View
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.errors import NotFound
+from dicom_node.base.files import Files
+from dicom_node.base.kinds import ResultKind
+from dicom_node.base.store import results
+from dicom_node.base.store.tables import Result
+from dicom_node.base.store.views import View
 
 _RADIOGRAPHS = ("CR", "DX", "MG", "RF", "XA", "PX", "IO")
 _RATES = (1.0, 60.0)  # frames a second that are played

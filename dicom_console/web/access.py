@@ -13,12 +13,12 @@ from starlette.datastructures import FormData
 
 from dicom_console.web import languages
 from dicom_console.web.limits import HEALTH
-from dicom_node.config.settings import Settings
-from dicom_node.model.roles import UserRole
-from dicom_node.services import users
-from dicom_node.services.users import User
-from dicom_node.store import sight
-from dicom_node.store.database import Database
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.kinds import UserRole
+from dicom_node.base.store import sight
+from dicom_node.base.store.database import Database
+from dicom_node.people import users
+from dicom_node.people.users import User
 
 API: Final = "/api/"
 """Below this programs ask, with tokens."""

@@ -36,12 +36,12 @@ from dicom_console.views import listing
 from dicom_console.web.access import API, Endpoint, NotSignedIn, Site, admitted, csrf_of, language_of, needs
 from dicom_console.web.pages import render
 from dicom_node import __version__
-from dicom_node.config.settings import Settings
-from dicom_node.model.roles import UserRole
-from dicom_node.nouns import Input, Noun
-from dicom_node.services import PRINTABLE, Because, Row, ServiceResult, audit, entered
-from dicom_node.services.audit import Person
-from dicom_node.services.users import User
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.kinds import UserRole
+from dicom_node.people import PRINTABLE, Because, Row, ServiceResult, audit, entered
+from dicom_node.people.audit import Person
+from dicom_node.people.nouns import Input, Noun
+from dicom_node.people.users import User
 
 VERSION: Final = f"{API}v1"
 ROWS: Final = 100

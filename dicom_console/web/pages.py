@@ -14,10 +14,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from dicom_console.web import languages
 from dicom_console.web.languages import decimal
 from dicom_node import __version__
-from dicom_node.model.kinds import ResultKind
-from dicom_node.model.roles import UserRole
-from dicom_node.services.users import User
-from dicom_node.store.views import ORIGINAL
+from dicom_node.base.kinds import ResultKind, UserRole
+from dicom_node.base.store.views import ORIGINAL
+from dicom_node.people.users import User
 
 KINDS: Mapping[str, str] = {
     ResultKind.SR: "report (SR)",

@@ -11,16 +11,14 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
-from dicom_node.config.settings import Settings
-from dicom_node.errors import NotAllowedNow, NotFound
-from dicom_node.events import JOB_CANCELLED, JOB_FIRST, JOB_QUEUED, NO_RULE, ORIGINALS_FORWARDED
-from dicom_node.jobs.queue import enqueue, estimated_seconds
-from dicom_node.jobs.rules import RuleDecision, decide, why_none
-from dicom_node.model.kinds import ObjectRole
-from dicom_node.model.lifecycle import JOB, JobState, StudyState
-from dicom_node.store import deliveries, fetches, intake, questions
-from dicom_node.store.tables import Instance, Job, Original, Study
-from dicom_node.store.transitions import (
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.errors import NotAllowedNow, NotFound
+from dicom_node.base.events import JOB_CANCELLED, JOB_FIRST, JOB_QUEUED, NO_RULE, ORIGINALS_FORWARDED
+from dicom_node.base.kinds import ObjectRole
+from dicom_node.base.lifecycle import JOB, JobState, StudyState
+from dicom_node.base.store import deliveries, fetches, intake, questions
+from dicom_node.base.store.tables import Instance, Job, Original, Study
+from dicom_node.base.store.transitions import (
     FOR_UPDATE,
     move_job,
     record,
@@ -29,6 +27,8 @@ from dicom_node.store.transitions import (
     turn_changed,
     utc_now,
 )
+from dicom_node.jobs.queue import enqueue, estimated_seconds
+from dicom_node.jobs.rules import RuleDecision, decide, why_none
 
 _RULE_PRIORITY = {"stat": 1, "routine": 0, "low": -1}
 

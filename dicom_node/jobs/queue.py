@@ -16,17 +16,16 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from dicom_node import events
-from dicom_node.config.sections import WorkerSettings
-from dicom_node.errors import JobCancelled, LeaseLost
-from dicom_node.events import EventType
+from dicom_node.base import events
+from dicom_node.base.config.settings import WorkerSettings
+from dicom_node.base.errors import JobCancelled, LeaseLost
+from dicom_node.base.events import EventType
+from dicom_node.base.lifecycle import JobState
+from dicom_node.base.store import queue as table
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import LONGEST_WAIT, Job, has_ended
+from dicom_node.base.store.transitions import move_job, record, settle_study, turn_changed, utc_now
 from dicom_node.jobs import lease as owners
-from dicom_node.model.lifecycle import JobState
-from dicom_node.store import queue as table
-from dicom_node.store.database import Database
-from dicom_node.store.tables import Job
-from dicom_node.store.tables.base import LONGEST_WAIT, has_ended
-from dicom_node.store.transitions import move_job, record, settle_study, turn_changed, utc_now
 
 _LOSSES = 20  # times workers.attempts: so often a job may be lost with its node before it is counted
 _ENDS: Mapping[JobState, EventType] = {
@@ -69,7 +68,7 @@ class JobQueue:
         self._lease = timedelta(seconds=workers.lease_seconds)
         self._tickets = None  # the built-in engine: turn and lease are columns of the job table
         if not database.is_sqlite:
-            from dicom_node.store.tickets import TicketEngine  # only there procrastinate is installed
+            from dicom_node.base.store.tickets import TicketEngine  # only there procrastinate is installed
 
             self._tickets = TicketEngine(workers)
 

@@ -6,10 +6,10 @@ from datetime import date
 
 from ai_pipeline.images.dates import date_of
 from ai_pipeline.terms import shown_term
-from dicom_node.config.settings import Conditions, RuleSettings, matches
-from dicom_node.dicom.sop_classes import SECONDARY_CAPTURES
-from dicom_node.model.kinds import ObjectRole
-from dicom_node.store.tables import Instance
+from dicom_node.base.config.settings import Conditions, RuleSettings, matches
+from dicom_node.base.dicom.uids import SECONDARY_CAPTURES
+from dicom_node.base.kinds import ObjectRole
+from dicom_node.base.store.tables import Instance
 
 # A rule's condition → where the image says it: a column of Instance, or a keyword of its attributes.
 _ASKED = {

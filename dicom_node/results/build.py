@@ -1,20 +1,55 @@
-"""Builds the objects to send from a pipeline's result, checks them by the gate, and puts them on disk."""
+"""Builds the objects to send from a pipeline's result, checks them by the gate, and puts them on disk.
+
+What persons say of results, as objects: the assessment of a report's findings, and the rejection note.
+
+The assessment is a further SR that refers to the report (IHE AIRA).
+Comprehensive 3D SR, TID 1500 (PS3.16): a TID 1501 group for each finding with the finding's own tracking UID,
+and the UID of the report as a UIDREF item (the template is extensible). The report itself is referenced in
+the header's place for related documents, Referenced Instance Sequence (PS3.3 C.17.2) with its purpose, and in
+the evidence: the content tree refers only to images, as readers of TID 1500 expect. The verdicts are codes of
+our scheme.
+
+The rejection note of IHE IOCM (RAD TF-3, 4.66) is a Key Object Selection that names the withdrawn results.
+"""
 
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
+from highdicom.ko import KeyObjectSelection, KeyObjectSelectionDocument
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodedConcept,
+    Comprehensive3DSR,
+    ContentSequence,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    ObservationContext,
+    ObserverContext,
+    PersonObserverIdentifyingAttributes,
+    QualitativeEvaluation,
+    RelationshipTypeValues,
+    TextContentItem,
+    TrackingIdentifier,
+    UIDRefContentItem,
+)
+from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 from pydicom.uid import (
     ColorSoftcopyPresentationStateStorage,
     Comprehensive3DSRStorage,
     EncapsulatedPDFStorage,
+    ExplicitVRLittleEndian,
     GrayscaleSoftcopyPresentationStateStorage,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
@@ -22,37 +57,55 @@ from pydicom.uid import (
 
 from ai_pipeline.contract import BURNED_IN, Decision, ImageKind, PipelineResult
 from ai_pipeline.images.render import assesses
-from dicom_node.errors import ResultRefused
-from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
-from dicom_node.model.kinds import ResultKind
-from dicom_node.object_store.files import Files
+from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.base.dicom.identity import COPIED
+from dicom_node.base.dicom.uids import Installation, derived_uid
+from dicom_node.base.errors import ResultRefused
+from dicom_node.base.files import Files
+from dicom_node.base.kinds import DEIDENTIFIED_FOLDER, ReaderVerdict, RejectionReason, ResultKind
 from dicom_node.results import gate
-from dicom_node.results.common.context import BuiltObject, Cause, ResultContext, SourceObject
-from dicom_node.results.common.envelope import encode
-from dicom_node.results.common.identity import described
+from dicom_node.results.common import concepts
+from dicom_node.results.common.envelope import (
+    SERIES_NUMBERS,
+    UTF8,
+    built_document,
+    contributing_equipment,
+    described,
+    device_observer,
+    document_uid,
+    encode,
+    general_equipment,
+)
 from dicom_node.results.common.report import ImageReport, Report, failure_of, report_of, reported
-from dicom_node.results.common.source import Source, as_judged, read_sources
+from dicom_node.results.common.source import (
+    BuiltObject,
+    Cause,
+    ResultContext,
+    Source,
+    SourceObject,
+    as_judged,
+    read_sources,
+    stand_in_of,
+    without_identity,
+)
 from dicom_node.results.presentation import build_presentation
-from dicom_node.results.sc.cleaned import (
+from dicom_node.results.sc import (
     ORGAN_SERIES,
+    build_annotated,
     build_cleaned,
+    build_failure_picture,
+    build_heatmap,
     build_organs,
+    build_page,
+    build_pdf,
     build_segmentation,
     cleaned_class,
     frames_of,
     is_empty,
     series_parts,
-)
-from dicom_node.results.sc.page import (
-    build_annotated,
-    build_failure_picture,
-    build_heatmap,
-    build_page,
-    build_pdf,
     summary_of,
 )
-from dicom_node.results.sr.document import build_document
-from dicom_node.results.sr.reading import stated
+from dicom_node.results.sr import build_document, stated
 
 _PICTURE: Final = (ResultKind.SC, SecondaryCaptureImageStorage)
 _MASK: Final = (ResultKind.SEG, SegmentationStorage)
@@ -256,3 +309,200 @@ def _write(door: Files, folder: Path, uid: str, data: bytes) -> ResultFile:
         file.flush()
         os.fsync(file.fileno())
     return ResultFile(temporary, final, hashlib.sha256(data).hexdigest(), len(data))
+
+
+_DISCLAIMER: Final = "A person's assessment of an AI result - not for diagnostic use"
+_CONTAINS: Final = RelationshipTypeValues.CONTAINS
+_IMAGE_LIBRARY, _PROCEDURE = "111028", "121058"  # PS3.16 TID 1600, TID 1500
+
+
+@dataclass(frozen=True, slots=True)
+class FindingAssessment:
+    """One finding of a report with a person's verdict. ``code``: value and scheme of the finding.
+
+    ``tracking_uid``: "" for a finding that has none in the report, such as an absent or missing finding.
+    ``at``: with time zone.
+    """
+
+    finding: str
+    code: tuple[str, str]
+    tracking_uid: str
+    model: str
+    version: str
+    verdict: ReaderVerdict
+    because: str
+    at: datetime
+
+
+def build_assessment(
+    report: Path,
+    said: Sequence[FindingAssessment],
+    person: str,
+    station: str,
+    installation: Installation,
+    former: str,
+) -> BuiltObject:
+    """Build the SR with the verdicts of ``person`` (a user name) on the findings in the file ``report``.
+
+    ``said``: the person's verdicts. ``station``: our AE title. ``former``: SOP Instance UID of the assessment
+    that this one replaces, or "". Raises ResultRefused.
+    """
+    with quiet_pydicom():
+        about = dcmread(report)
+    at = max(one.at for one in said)
+    context = ResultContext.of_person("assessment", at, installation, station)
+    shaping = [
+        (one.finding, *one.code, one.tracking_uid, one.model, one.version, one.verdict, one.because, one.at)
+        for one in said
+    ]
+    parts = (str(about.SOPInstanceUID), person, *(str(part) for one in shaping for part in one))
+    series_uid = derived_uid("assessment series", str(about.StudyInstanceUID), person)
+    groups = []
+    for one in said:  # TID 1501 with the finding's own tracking UID, the model that found it, and the verdict
+        own = derived_uid("assessed finding", str(about.SOPInstanceUID), one.finding, one.model, one.version)
+        group = MeasurementsAndQualitativeEvaluations(
+            tracking_identifier=TrackingIdentifier(uid=one.tracking_uid or own, identifier=one.finding),
+            finding_type=CodedConcept(*one.code, one.finding[:64]),
+            algorithm_id=AlgorithmIdentification(name=one.model, version=one.version),
+            qualitative_evaluations=[
+                QualitativeEvaluation(concepts.ASSESSMENT, concepts.ASSESSMENTS[one.verdict])
+            ],
+        )
+        if one.because:
+            group[0].ContentSequence.append(_text(one.because))
+        groups.append(group)
+    content = MeasurementReport(
+        # TID 1001 with a person (TID 1003: the account's name) and the node on which it was said (TID 1004).
+        observation_context=ObservationContext(
+            observer_person_context=ObserverContext(
+                observer_type=codes.DCM.Person,
+                observer_identifying_attributes=PersonObserverIdentifyingAttributes(
+                    name=f"{person}^", login_name=person
+                ),
+            ),
+            observer_device_context=device_observer(context),
+        ),
+        procedure_reported=[
+            CodedConcept.from_dataset(item.ConceptCodeSequence[0])
+            for item in about.ContentSequence
+            if concepts.name_of(item) == _PROCEDURE
+        ],
+        title=codes.DCM.ImagingMeasurementReport,
+        imaging_measurements=groups,
+    )
+    *first, measurements = content[0].ContentSequence
+    assessed = UIDRefContentItem(
+        name=concepts.ASSESSED_REPORT, value=about.SOPInstanceUID, relationship_type=_CONTAINS
+    )
+    content[0].ContentSequence = ContentSequence([*first, assessed, _text(_DISCLAIMER), measurements])
+    document = Comprehensive3DSR(
+        evidence=[without_identity(about)],
+        content=content,
+        series_instance_uid=series_uid,
+        series_number=SERIES_NUMBERS[ResultKind.ASSESSMENT],
+        sop_instance_uid=document_uid(context, "assessment", *parts),
+        instance_number=1,
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+        requested_procedures=deepcopy(about.get("ReferencedRequestSequence")) or None,
+        performed_procedure_codes=[
+            CodedConcept.from_dataset(item) for item in about.get("PerformedProcedureCodeSequence") or []
+        ],
+        # The assessment that this one replaces: of the same person, so of the same series.
+        previous_versions=[stand_in_of(Comprehensive3DSRStorage, former, about.StudyInstanceUID, series_uid)]
+        if former
+        else None,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        specific_character_set=UTF8,
+        coding_schemes=concepts.coding_schemes(),
+        contributing_equipment=contributing_equipment(
+            context, str(about.get("TimezoneOffsetFromUTC") or ""), ResultKind.ASSESSMENT
+        ),
+        **general_equipment(context),
+    )
+    _take_over(document, about)
+    # The assessed report, and why it is named (PS3.3 Table C.17-2).
+    related = Dataset()
+    related.ReferencedSOPClassUID, related.ReferencedSOPInstanceUID = about.SOPClassUID, about.SOPInstanceUID
+    related.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(concepts.ASSESSED_REPORT)]
+    document.ReferencedInstanceSequence = [related]
+    built = built_document(document, context, ResultKind.ASSESSMENT, about, former)
+    gate.check_assessment(built.data or b"", document, about)
+    return built
+
+
+def _take_over(document: Dataset, about: Dataset) -> None:
+    """Patient and study as the report has them, and its images with their series (PS3.3 C.17.2)."""
+    for keyword in (*COPIED, "BodyPartExamined", "Laterality"):
+        if keyword in about:
+            document[keyword] = deepcopy(about[keyword])
+    library = [deepcopy(item) for item in about.ContentSequence if concepts.name_of(item) == _IMAGE_LIBRARY]
+    *first, measurements = document.ContentSequence
+    document.ContentSequence = [*first, *library, measurements]
+    [mine] = document.CurrentRequestedProcedureEvidenceSequence
+    for study in about.CurrentRequestedProcedureEvidenceSequence:
+        if study.StudyInstanceUID == mine.StudyInstanceUID:
+            mine.ReferencedSeriesSequence.extend(deepcopy(study.ReferencedSeriesSequence))
+
+
+def _text(value: str) -> TextContentItem:
+    return TextContentItem(name=codes.DCM.Comment, value=value, relationship_type=_CONTAINS)
+
+
+# CID 7011: the titles that IOCM takes for reasons of a person.
+_TITLES: Final[Mapping[RejectionReason, Code]] = {
+    RejectionReason.QUALITY: Code("113001", "DCM", "Rejected for Quality Reasons"),
+    RejectionReason.SAFETY: Code("113037", "DCM", "Rejected for Patient Safety Reasons"),
+}
+
+
+def build_rejection(
+    withdrawn: Sequence[Path],
+    reason: RejectionReason,
+    because: str,
+    at: datetime,
+    station: str,
+    installation: Installation,
+) -> BuiltObject:
+    """Build the rejection note for these results of one study, given as files; in the character set of the
+    first.
+
+    ``because``: its Key Object Description (TID 2010). ``at``: the time in all its attributes; ``station``:
+    our AE title.
+    """
+    with quiet_pydicom():
+        objects = [dcmread(path, stop_before_pixels=True) for path in withdrawn]
+    context = ResultContext.of_person("withdrawal", at, installation, station)
+    first = objects[0]
+    parts = (reason, because, *sorted(str(one.SOPInstanceUID) for one in objects))
+    content = KeyObjectSelection(
+        document_title=_TITLES[reason],
+        referenced_objects=objects,
+        observer_device_context=device_observer(context),
+        description=because,
+    )
+    if fetus := concepts.fetus_of_reports(objects):
+        by_relationship = sorted(
+            [*content[0].ContentSequence, *concepts.subject_context(fetus)],
+            key=lambda item: item.RelationshipType != "HAS OBS CONTEXT",
+        )
+        content[0].ContentSequence = ContentSequence(by_relationship)
+    note = KeyObjectSelectionDocument(
+        evidence=[without_identity(one) for one in objects],
+        content=content,
+        series_instance_uid=derived_uid("rejection series", *parts),
+        series_number=SERIES_NUMBERS[ResultKind.REJECTION],
+        sop_instance_uid=document_uid(context, "rejection", *parts),
+        instance_number=1,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        specific_character_set=UTF8,
+        contributing_equipment=contributing_equipment(
+            context, str(first.get("TimezoneOffsetFromUTC") or ""), ResultKind.REJECTION
+        ),
+        **general_equipment(context),
+    )
+    for keyword in COPIED:
+        if keyword in first:
+            note[keyword] = deepcopy(first[keyword])
+    return built_document(note, context, ResultKind.REJECTION, first)

@@ -48,16 +48,15 @@ from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
 from ai_pipeline.contract import DerivedImage, ImageKind, PipelineResult
 from ai_pipeline.images.dates import date_of
 from ai_pipeline.images.numbers import decimal
-from dicom_node.dicom.identity import patient_sha256
-from dicom_node.dicom.own_objects import NO_INSTALLATION
-from dicom_node.dicom.walk import items
-from dicom_node.errors import ResultRefused
-from dicom_node.model.deidentified import OPTIONS, Retained, is_deidentified, retained_by
-from dicom_node.model.kinds import ResultKind
+from dicom_node.base.dicom.identity import patient_sha256
+from dicom_node.base.dicom.uids import NO_INSTALLATION
+from dicom_node.base.dicom.walk import items
+from dicom_node.base.errors import ResultRefused
+from dicom_node.base.kinds import OPTIONS, ResultKind, Retained, is_deidentified, retained_by
+from dicom_node.base.sitekey import SiteKey
 from dicom_node.results import gate
 from dicom_node.results.build import ResultBuilder
-from dicom_node.results.common import concepts, iods
-from dicom_node.results.common.context import BuiltObject, ResultContext, SourceObject
+from dicom_node.results.common import concepts, envelope
 from dicom_node.results.common.envelope import (
     UTF8,
     acquisition_equipment,
@@ -67,9 +66,16 @@ from dicom_node.results.common.envelope import (
     series_description,
 )
 from dicom_node.results.common.report import not_here, report_of
-from dicom_node.results.common.source import Source, read_sources, source_of
+from dicom_node.results.common.source import (
+    BuiltObject,
+    ResultContext,
+    Source,
+    SourceObject,
+    read_sources,
+    source_of,
+)
 from dicom_node.results.leaks import DUMMY_DATE, KnownIdentity
-from dicom_node.results.sc.cleaned import (
+from dicom_node.results.sc import (
     build_cleaned,
     build_segmentation,
     cleaned_class,
@@ -77,8 +83,7 @@ from dicom_node.results.sc.cleaned import (
     is_empty,
     modality_of,
 )
-from dicom_node.results.sr.document import build_document
-from dicom_node.sitekey import SiteKey
+from dicom_node.results.sr import build_document
 
 EDITION: Final = "2026c"
 # A mask has neither pixels of the source nor content items: the basic profile is all that was applied to it.
@@ -488,8 +493,8 @@ def _actions() -> dict[int, str]:
 def _types(sop_class_uid: str) -> dict[tuple[tuple[str, ...], str], str]:
     """The strictest type of each attribute in the IOD's mandatory modules, by the sequences it stands in."""
     found: dict[tuple[tuple[str, ...], str], str] = {}
-    for module in iods.mandatory_modules(sop_class_uid):
-        for place, keyword, kind in iods.attributes(module):
+    for module in envelope.mandatory_modules(sop_class_uid):
+        for place, keyword, kind in envelope.attributes(module):
             found[place, keyword] = min(kind, found.get((place, keyword), "3"))
     return found
 
@@ -564,7 +569,7 @@ def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained]
             values = given[keyword].value if given[keyword].VM > 1 else [given[keyword].value]
             if all(allowed.fullmatch(str(value)) for value in values):
                 header[keyword] = deepcopy(given[keyword])
-    if iods.region(given.get("BodyPartExamined")):
+    if envelope.region(given.get("BodyPartExamined")):
         header.BodyPartExamined = str(given.BodyPartExamined).upper()
     header.update(retained(given, options, pseudonyms.days_earlier(header.PatientID)))
     header.file_meta = FileMetaDataset()

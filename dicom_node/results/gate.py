@@ -14,15 +14,14 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.valuerep import PersonName
 
-from dicom_node.dicom.header import quiet_pydicom
-from dicom_node.dicom.identity import COPIED
-from dicom_node.dicom.own_objects import is_own_result
-from dicom_node.dicom.walk import items, listed
-from dicom_node.errors import ResultRefused
-from dicom_node.model.kinds import ResultKind
-from dicom_node.results.common import concepts, iods
-from dicom_node.results.common.context import ResultContext
-from dicom_node.results.common.source import Source
+from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.base.dicom.identity import COPIED
+from dicom_node.base.dicom.uids import is_own_result
+from dicom_node.base.dicom.walk import items, listed
+from dicom_node.base.errors import ResultRefused
+from dicom_node.base.kinds import ResultKind
+from dicom_node.results.common import concepts, envelope
+from dicom_node.results.common.source import ResultContext, Source
 
 _UID: Final = re.compile(r"[0-2](\.(0|[1-9]\d*))+")
 _PIXEL_DATA_TAG: Final = b"\xe0\x7f\x10\x00"
@@ -194,11 +193,11 @@ def _complete(read: Dataset, kind: ResultKind) -> Iterator[str]:
         if keyword not in read or read[keyword].value in (None, "", []):
             yield f"{keyword} (Type 1) is missing"
     sop_class_uid = str(read.get("SOPClassUID"))
-    if not iods.is_known(sop_class_uid):
+    if not envelope.is_known(sop_class_uid):
         yield "its SOP class has no IOD that is known here"
         return
-    for module in iods.mandatory_modules(sop_class_uid):
-        if module not in _NOT_BY_TABLE and (missing := iods.missing_attribute(read, module)):
+    for module in envelope.mandatory_modules(sop_class_uid):
+        if module not in _NOT_BY_TABLE and (missing := envelope.missing_attribute(read, module)):
             yield missing
 
 

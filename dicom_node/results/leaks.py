@@ -18,9 +18,9 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from dicom_node.dicom import walk
-from dicom_node.dicom.header import quiet_pydicom
-from dicom_node.dicom.own_objects import NO_INSTALLATION
+from dicom_node.base.dicom import walk
+from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.base.dicom.uids import NO_INSTALLATION
 from dicom_node.results.common.source import Source
 
 DUMMY_DATE: Final = "19000101"

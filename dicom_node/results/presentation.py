@@ -27,10 +27,9 @@ from pydicom.tag import Tag
 from ai_pipeline.images.display import lut_of
 from ai_pipeline.images.numbers import decimal, decimal_of
 from ai_pipeline.images.render import label_text
-from dicom_node.dicom.header import quiet_pydicom
-from dicom_node.dicom.walk import listed
-from dicom_node.model.kinds import ResultKind
-from dicom_node.results.common.context import ResultContext
+from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.base.dicom.walk import listed
+from dicom_node.base.kinds import ResultKind
 from dicom_node.results.common.envelope import complete, disclaimer, header_arguments
 from dicom_node.results.common.report import (
     ImageReport,
@@ -38,7 +37,7 @@ from dicom_node.results.common.report import (
     TrackedMeasurement,
     further_numbers,
 )
-from dicom_node.results.common.source import Source, copy_present, pixel_aspect
+from dicom_node.results.common.source import ResultContext, Source, copy_present, pixel_aspect
 
 LINE: Final = "INTERPOLATED"
 """Graphic Type of measured lines in presentation states: of two points, it is a straight line."""

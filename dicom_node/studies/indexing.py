@@ -14,25 +14,24 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from dicom_node import events
-from dicom_node.config.settings import Settings
-from dicom_node.dicom.hashes import CODING
-from dicom_node.dicom.identity import Patient, identity_sha256, patient_sha256
-from dicom_node.dicom.sop_classes import role_of
-from dicom_node.errors import NotInSpool, StoreAway
-from dicom_node.inbox.header import Arrival, same_object
-from dicom_node.inbox.inspection import Inspected
-from dicom_node.inbox.inspector import Inspector
-from dicom_node.inbox.spool import Spool, marked
-from dicom_node.jobs import decide_study, forward_late
-from dicom_node.model.kinds import ObjectRole, Outcome
-from dicom_node.model.lifecycle import READ_FROM_WORK, FetchState, StudyState
-from dicom_node.object_store.files import Files
-from dicom_node.store import fetches, intake, questions, results, sight, steps
-from dicom_node.store.database import Database
-from dicom_node.store.patient_names import PatientNames
-from dicom_node.store.tables import Fetch, Instance, ReceivedObject, Study
-from dicom_node.store.transitions import move_fetch, move_study, record, steady_now
+from dicom_node.base import events
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.dicom.hashes import CODING
+from dicom_node.base.dicom.identity import Patient, identity_sha256, patient_sha256
+from dicom_node.base.dicom.uids import role_of
+from dicom_node.base.errors import NotInSpool, StoreAway
+from dicom_node.base.files import Files
+from dicom_node.base.kinds import ObjectRole, Outcome
+from dicom_node.base.lifecycle import READ_FROM_WORK, FetchState, StudyState
+from dicom_node.base.store import fetches, intake, questions, results, sight, steps
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.patient_names import PatientNames
+from dicom_node.base.store.tables import Fetch, Instance, ReceivedObject, Study
+from dicom_node.base.store.transitions import move_fetch, move_study, record, steady_now
+from dicom_node.jobs.enqueue import decide_study, forward_late
+from dicom_node.receive.inspection import Arrival, Inspected, same_object
+from dicom_node.receive.inspector import Inspector
+from dicom_node.receive.spool import Spool, marked
 from dicom_node.studies.quarantine import drop_waiting, quarantine_study, stop_study
 
 _PRIORITY = {1: 1, 2: -1}  # C-STORE priority (PS3.7 9.1.1: 0 medium, 1 high, 2 low) → ours

@@ -4,13 +4,13 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from dicom_node.errors import NotAllowedNow, NotFound
-from dicom_node.events import JOB_CANCELLED, STUDY_QUARANTINED, STUDY_RELEASED
-from dicom_node.model.kinds import NOT_CHOSEN, ResultKind
-from dicom_node.model.lifecycle import JobState, StudyState
-from dicom_node.store import deliveries, intake, queue
-from dicom_node.store.tables import Study
-from dicom_node.store.transitions import FOR_UPDATE, move_job, move_study, utc_now
+from dicom_node.base.errors import NotAllowedNow, NotFound
+from dicom_node.base.events import JOB_CANCELLED, STUDY_QUARANTINED, STUDY_RELEASED
+from dicom_node.base.kinds import NOT_CHOSEN, ResultKind
+from dicom_node.base.lifecycle import JobState, StudyState
+from dicom_node.base.store import deliveries, intake, queue
+from dicom_node.base.store.tables import Study
+from dicom_node.base.store.transitions import FOR_UPDATE, move_job, move_study, utc_now
 
 
 def quarantine_study(session: Session, study: Study, reason: str) -> None:

@@ -7,16 +7,17 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from dicom_node.config.settings import Settings
-from dicom_node.errors import NotAllowedNow
-from dicom_node.events import STUDY_COMPLETE, STUDY_RERUN
-from dicom_node.jobs import RuleDecision, decide_study, enqueue_study
-from dicom_node.model.kinds import ObjectRole
-from dicom_node.model.lifecycle import JobState, StudyState
-from dicom_node.store import intake, queue
-from dicom_node.store.database import Database
-from dicom_node.store.tables import Instance, Study
-from dicom_node.store.transitions import FOR_UPDATE, move_study
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.errors import NotAllowedNow
+from dicom_node.base.events import STUDY_COMPLETE, STUDY_RERUN
+from dicom_node.base.kinds import ObjectRole
+from dicom_node.base.lifecycle import JobState, StudyState
+from dicom_node.base.store import intake, queue
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import Instance, Study
+from dicom_node.base.store.transitions import FOR_UPDATE, move_study
+from dicom_node.jobs.enqueue import decide_study, enqueue_study
+from dicom_node.jobs.rules import RuleDecision
 from dicom_node.studies.quarantine import stop_study
 
 Row = dict[str, Any]

@@ -23,21 +23,19 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
 
-from dicom_node import events
-from dicom_node.config.settings import Settings
-from dicom_node.errors import NodeError, SpoolError, StoreAway
-from dicom_node.inbox.header import Arrival, read_arrival
-from dicom_node.inbox.inspection import Inspected
-from dicom_node.inbox.inspector import Inspector, ReaderLost, unread
-from dicom_node.inbox.journal import JournalReader, has_no_writer, journal_folders
-from dicom_node.inbox.spool import Spool, Turns, marked
-from dicom_node.model.kinds import AssociationOutcome
-from dicom_node.object_store.files import Files, one_indexer
-from dicom_node.store import fetches, intake, requested, steps
-from dicom_node.store.changes import stamp
-from dicom_node.store.database import Database
-from dicom_node.store.tables import Association, Cursor
-from dicom_node.store.transitions import append, record, utc_now
+from dicom_node.base import events
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.errors import NodeError, SpoolError, StoreAway
+from dicom_node.base.files import Files, one_indexer
+from dicom_node.base.kinds import AssociationOutcome
+from dicom_node.base.store import fetches, intake, requested, steps
+from dicom_node.base.store.changes import stamp
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import Association, Cursor
+from dicom_node.base.store.transitions import append, record, utc_now
+from dicom_node.receive.inspection import Arrival, Inspected, read_arrival
+from dicom_node.receive.inspector import Inspector, ReaderLost, unread
+from dicom_node.receive.spool import JournalReader, Spool, Turns, has_no_writer, journal_folders, marked
 from dicom_node.studies.indexing import Arrived, Indexing
 
 _LOGGER = logging.getLogger(__name__)

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from dicom_node.config.settings import Settings
-from dicom_node.errors import StoreAway
-from dicom_node.events import FILES_PURGED, OBJECTS_REINDEXED, SPOOL_DIFFERS
-from dicom_node.inbox.spool import Spool
-from dicom_node.object_store.files import Files, waiting_paths
-from dicom_node.store import burned_in, intake, results
-from dicom_node.store.database import Database, batches
-from dicom_node.store.transitions import record, utc_now
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.errors import StoreAway
+from dicom_node.base.events import FILES_PURGED, OBJECTS_REINDEXED, SPOOL_DIFFERS
+from dicom_node.base.files import Files, waiting_paths
+from dicom_node.base.store import burned_in, intake, results
+from dicom_node.base.store.database import Database, batches
+from dicom_node.base.store.transitions import record, utc_now
+from dicom_node.receive.spool import Spool
 
 _STUDIES = 100  # studies in one transaction: it holds up other writers for some 50 ms
 

@@ -17,12 +17,11 @@ from pydicom import Dataset, dcmread
 from sqlalchemy import select
 
 from ai_pipeline import pipelines
+from dicom_node.base.kinds import ResultKind, UserRole
+from dicom_node.base.lifecycle import JobState
+from dicom_node.base.store.tables import Result
 from dicom_node.jobs.worker.process import Worker
-from dicom_node.model.kinds import ResultKind
-from dicom_node.model.lifecycle import JobState
-from dicom_node.model.roles import UserRole
-from dicom_node.services import images, users
-from dicom_node.store.tables import Result
+from dicom_node.people import images, users
 from tests.console_lab import Browser, ConsoleLab, add_users, quick_hasher
 from tests.inbox_lab import Inbox
 from tests.modality import chest

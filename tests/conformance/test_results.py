@@ -41,30 +41,36 @@ from ai_pipeline.networks import heads
 from dicom_connectors.worklist.manager import MOST_ITEMS
 from dicom_connectors.worklist.performer import open_manager as open_worklist
 from dicom_console.handlers.stow import PARTS
-from dicom_node import __version__, results
-from dicom_node.config.sections import AssemblySettings, OutboxSettings
-from dicom_node.config.settings import ListenerSettings, NodeSettings, PeerSettings, Settings
-from dicom_node.dicom import commitment, performed_step
-from dicom_node.dicom.header import quiet_pydicom
-from dicom_node.dicom.identity import COPIED
-from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicom_node.fetch.fetcher import Incoming
-from dicom_node.inbox.spool import Spool, WaitingObjects
-from dicom_node.model.kinds import RejectionReason, ResultKind
-from dicom_node.outbox.commitments import INDEXED_AFTER
-from dicom_node.results import BuiltObject, SourceObject
+from dicom_node import __version__
+from dicom_node.base.config.settings import (
+    AssemblySettings,
+    ListenerSettings,
+    NodeSettings,
+    OutboxSettings,
+    PeerSettings,
+    Settings,
+)
+from dicom_node.base.dicom import commitment, performed_step
+from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.base.dicom.identity import COPIED
+from dicom_node.base.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.base.kinds import RejectionReason, ResultKind
+from dicom_node.base.store.requested import MOST_OPEN
+from dicom_node.deliver.commitments import INDEXED_AFTER
+from dicom_node.deliver.scu import open_archive
+from dicom_node.deliver.scu.dimse import LARGEST_BY_GET, REPORT_SECONDS, DimseDestination
+from dicom_node.deliver.scu.interfaces import MOST_OBJECTS
+from dicom_node.receive import limits
+from dicom_node.receive.messages import APPLICATION_CONTEXT, MAXIMUM_PDU_BYTES
+from dicom_node.receive.performed_steps import KEPT_DAYS
+from dicom_node.receive.policy import STORAGE_CLASSES
+from dicom_node.receive.spool import Spool, WaitingObjects
+from dicom_node.results.build import build, build_rejection
 from dicom_node.results.common.concepts import SCHEME, SCHEME_UID
+from dicom_node.results.common.source import BuiltObject, SourceObject
 from dicom_node.results.deidentified import EDITION
 from dicom_node.results.leaks import DUMMY_DATE
-from dicom_node.scp.connection import limits
-from dicom_node.scp.connection.pdus import APPLICATION_CONTEXT, MAXIMUM_PDU_BYTES
-from dicom_node.scp.contexts import STORAGE_CLASSES
-from dicom_node.scp.performed_steps import KEPT_DAYS
-from dicom_node.scu import open_archive
-from dicom_node.scu.archive import MOST_OBJECTS
-from dicom_node.scu.dimse import REPORT_SECONDS, DimseDestination
-from dicom_node.scu.dimse_archive import LARGEST_BY_GET
-from dicom_node.store.requested import MOST_OPEN
+from dicom_node.studies.fetch import Incoming
 from tests import golden_lab
 from tests.deidentified_lab import deidentified, write_named
 from tests.result_images import (
@@ -148,7 +154,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     made = {}
     for name in SOURCES:
         one = source(_source_file(folder, name))
-        objects = results.build(context(CALIBRATED, UNCALIBRATED), [one], everything(one))
+        objects = build(context(CALIBRATED, UNCALIBRATED), [one], everything(one))
         made[name] = Case(one, objects, dict(_written(folder, name, objects)))
     return made
 
@@ -187,7 +193,7 @@ def test_pixelmed_finds_a_whole_tid_1500(cases: dict[str, Case], tmp_path: Path)
     whole = everything(one)
     some = replace(whole, images=(), findings=whole.findings[:3], measurements=whole.measurements[1::3])
     assert {bool(measured.fetus) for measured in some.measurements} == {True, False}
-    objects = results.build(context(CALIBRATED, UNCALIBRATED, kinds=[ResultKind.SR]), [one], some)
+    objects = build(context(CALIBRATED, UNCALIBRATED, kinds=[ResultKind.SR]), [one], some)
     [(_, path)] = _written(tmp_path, "some", objects)
     text = _run([*PIXELMED, str(path)])
     assert "Found Root Template TID_1500" in text
@@ -201,11 +207,11 @@ def test_what_the_golden_dumps_hold_is_valid_and_so_are_a_rejection_and_a_report
     golden: dict[str, BuiltObject], cases: dict[str, Case], tmp_path: Path
 ) -> None:
     written = {name: path for name in golden for _, path in _written(tmp_path, name, [golden[name]])}
-    note = results.build_rejection(
+    note = build_rejection(
         [written["fetal_head-sr"]], RejectionReason.QUALITY, "blurred", ANALYSED_AT, "AINODE", INSTALLATION
     )
     asked = context(kinds=[ResultKind.SR, ResultKind.GSPS])
-    nothing = results.build(asked, [cases["monochrome1"].source], PipelineResult())
+    nothing = build(asked, [cases["monochrome1"].source], PipelineResult())
     further = [path for _, path in _written(tmp_path, "further", [note, *nothing])]
     assert len(further) == 3
     for path in (*written.values(), *further):

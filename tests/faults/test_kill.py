@@ -15,15 +15,15 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_connectors.bucket.handover import oldest_waiting
-from dicom_node.config.sample import toml_value
-from dicom_node.errors import LeaseLost
-from dicom_node.events import STEPS_FULFILLED, STEPS_NOT_AWAITED, STORE_AWAY, STUDY_COMPLETE
+from dicom_node.base.config.sample import toml_value
+from dicom_node.base.errors import LeaseLost
+from dicom_node.base.events import STEPS_FULFILLED, STEPS_NOT_AWAITED, STORE_AWAY, STUDY_COMPLETE
+from dicom_node.base.kinds import Outcome
+from dicom_node.base.lifecycle import JobState, StudyState
+from dicom_node.base.store import migrate
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import Delivery, EventRow, Instance, ReceivedObject, Result, Study
 from dicom_node.jobs.queue import JobQueue
-from dicom_node.model.kinds import Outcome
-from dicom_node.model.lifecycle import JobState, StudyState
-from dicom_node.store import migrate
-from dicom_node.store.database import Database
-from dicom_node.store.tables import Delivery, EventRow, Instance, ReceivedObject, Result, Study
 from dicom_node.studies.upkeep import compare
 from tests.drill_lab import node_on, results_of, work_and_deliver
 from tests.failover_lab import Pair, start_pair

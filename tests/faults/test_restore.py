@@ -17,22 +17,20 @@ import pytest
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from dicom_node import background
-from dicom_node.decisions import copies
-from dicom_node.errors import SpoolError
-from dicom_node.events import CLOCK_PUT_BACK, EventType
-from dicom_node.inbox.header import Arrival
-from dicom_node.inbox.spool import Spool
-from dicom_node.model.kinds import RejectionReason
-from dicom_node.model.lifecycle import DeliveryState, HeldState, StudyState
-from dicom_node.model.roles import Role
-from dicom_node.outbox.delivery_worker import DeliveryWorker
-from dicom_node.services import assessments, audit, backup, decisions
-from dicom_node.services.results import withdraw
-from dicom_node.services.studies import release, versions
-from dicom_node.store import deliveries
-from dicom_node.store.tables import DecisionRow, Delivery, HeldResult, Job, Result, Study, Withdrawal
-from dicom_node.store.transitions import utc_now
+from dicom_node.base.errors import SpoolError
+from dicom_node.base.events import CLOCK_PUT_BACK, EventType
+from dicom_node.base.kinds import RejectionReason, Role
+from dicom_node.base.lifecycle import DeliveryState, HeldState, StudyState
+from dicom_node.base.store import decision_copies, deliveries
+from dicom_node.base.store.tables import DecisionRow, Delivery, HeldResult, Job, Result, Study, Withdrawal
+from dicom_node.base.store.transitions import utc_now
+from dicom_node.deliver.delivery_worker import DeliveryWorker
+from dicom_node.people import assessments, audit, backup, decisions
+from dicom_node.people.results import withdraw
+from dicom_node.people.studies import release, versions
+from dicom_node.receive.inspection import Arrival
+from dicom_node.receive.spool import Spool
+from dicom_node.serve import background
 from dicom_node.studies.upkeep import compare, reindex
 from tests.drill_lab import node_on, results_of, work_and_deliver
 from tests.faults.kills.__main__ import with_postgres
@@ -122,7 +120,7 @@ def test_what_was_withdrawn_stays_so_and_what_came_after_the_backup_is_not_sent(
     assert {row.because for row in node.rows(Withdrawal)} == {WHY}
     assert decisions.reconcile(node.settings) == [], "none twice"
     node.close()
-    assert "Nowak" not in "".join(file.read_text() for file in copies.copied(node.folder))
+    assert "Nowak" not in "".join(file.read_text() for file in decision_copies.copied(node.folder))
 
 
 def test_what_was_rejected_and_accepted_stays_so(tmp_path: Path, pacs: Pacs) -> None:
@@ -192,14 +190,17 @@ def test_a_kill_between_commit_and_copy_loses_and_doubles_nothing(
     """Before the copy, and after it but before the database knows: what the next to copy does."""
     node = opened(tmp_path / "var", pacs)
     analyse(node, "one", "two")
-    for place, owner, name in (("write_new", copies, "one"), ("mark_copied", copies.decisions, "two")):
+    for place, owner, name in (
+        ("write_new", decision_copies, "one"),
+        ("mark_copied", decision_copies.decisions, "two"),
+    ):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(owner, place, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             reject_all(node, name)
-    copies.copy(node.database, node.settings)
-    lines = [copies.read(file) for file in copies.copied(node.folder)]
+    decision_copies.copy(node.database, node.settings)
+    lines = [decision_copies.read(file) for file in decision_copies.copied(node.folder)]
     assert [line and line["study"] for line in lines] == [uid("one"), uid("two")]
-    assert copies.copy(node.database, node.settings) == 0
+    assert decision_copies.copy(node.database, node.settings) == 0
     assert decisions.reconcile(node.settings) == []
     node.close()
 
@@ -210,10 +211,10 @@ def test_nothing_is_sent_after_a_copy_was_changed_until_a_person_settles_it(
     node = opened(tmp_path / "var", pacs)
     analyse(node, "one", "two")
     reject_all(node, "one")
-    [file] = copies.copied(node.folder)
+    [file] = decision_copies.copied(node.folder)
     file.write_text(file.read_text().replace(uid("one"), uid("two")))
     node.write(Session.execute, delete(DecisionRow))  # as of a database that was restored
-    assert copies.is_behind(node.database, node.settings)
+    assert decision_copies.is_behind(node.database, node.settings)
     [row] = decisions.reconcile(node.settings)
     assert file.name in row["waits_for"] and row["holds"]
     deliver(node)

@@ -23,29 +23,21 @@ from werkzeug.wrappers import Request, Response
 
 from dicom_connectors.worklist import workitem
 from dicom_connectors.worklist.performer import open_manager as open_worklist
-from dicom_node import fetch
-from dicom_node.config import loading, sections
-from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.errors import PeerUnreachable
-from dicom_node.events import DESTINATION_HUNG, FETCHED_OTHER_PATIENT
-from dicom_node.model.kinds import ResultKind
-from dicom_node.model.lifecycle import FetchState, StudyState
-from dicom_node.model.outcomes import Done
-from dicom_node.model.roles import UserRole
-from dicom_node.outbox import delivery_worker
-from dicom_node.scu import (
-    Destination,
-    Presence,
-    RetrieveStatus,
-    SendStatus,
-    association,
-    open_archive,
-    open_destination,
-    open_remover,
-)
-from dicom_node.scu.connections import MAXIMUM_ANSWER_BYTES
-from dicom_node.services import users
-from dicom_node.store.tables import Fetch
+from dicom_node.base.config import loading
+from dicom_node.base.config import settings as sections
+from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.errors import PeerUnreachable
+from dicom_node.base.events import DESTINATION_HUNG, FETCHED_OTHER_PATIENT
+from dicom_node.base.kinds import ResultKind, UserRole
+from dicom_node.base.lifecycle import FetchState, StudyState
+from dicom_node.base.outcomes import Done
+from dicom_node.base.store.tables import Fetch
+from dicom_node.deliver import delivery_worker
+from dicom_node.deliver.scu import association, open_archive, open_destination, open_remover
+from dicom_node.deliver.scu.association import MAXIMUM_ANSWER_BYTES
+from dicom_node.deliver.scu.interfaces import Destination, Presence, RetrieveStatus, SendStatus
+from dicom_node.people import users
+from dicom_node.studies import fetch
 from dicom_node.studies.indexing import OTHER_PATIENT, OTHER_STUDY
 from dicom_node.studies.quarantine import release_study
 from tests.archive_lab import (
@@ -142,8 +134,8 @@ def test_a_peer_whose_answer_stops_in_the_middle_is_cut_off(
     tmp_path: Path, passes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After nothing, half an A-ASSOCIATE-AC or an association; an archive and a destination alike."""
-    monkeypatch.setattr("dicom_node.scu.association._NEGOTIATE_SECONDS", 0.3)
-    monkeypatch.setattr("dicom_node.scu.association._ASSOCIATE_SECONDS", 0.6)
+    monkeypatch.setattr("dicom_node.deliver.scu.association._NEGOTIATE_SECONDS", 0.3)
+    monkeypatch.setattr("dicom_node.deliver.scu.association._ASSOCIATE_SECONDS", 0.6)
     image = film("hung")
     liar = FakeArchive(free_port(), answers=[answer_for(image)], gives=[image])
     with run_pacs(liar) as pacs, valve_before(pacs.port) as valve:
@@ -231,7 +223,7 @@ def test_the_end_of_the_node_does_not_wait_for_a_hung_pacs(tmp_path: Path, pacs:
 def test_what_a_deaf_end_holds_is_handed_back_and_asked_for(
     tmp_path: Path, pacs: Pacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dicom_node.outbox.delivery_worker._WRITING_SECONDS", 0.1)
+    monkeypatch.setattr("dicom_node.deliver.delivery_worker._WRITING_SECONDS", 0.1)
     outbox = Outbox(tmp_path, [pacs.peer()], **QUICK)
     outbox.add_study(["pacs"], ONE)
     much_later = threading.Event()
@@ -315,7 +307,7 @@ def test_answers_without_an_end_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_more_objects_than_a_study_may_have_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("archive", "dimse_archive"):
-        monkeypatch.setattr(f"dicom_node.scu.{module}.MOST_OBJECTS", 3)
+        monkeypatch.setattr(f"dicom_node.deliver.scu.{module}.MOST_OBJECTS", 3)
     images = [chest("more", PIXELS, number=one) for one in range(1, 8)]
     sink = Sink()
     with run_pacs(FakeArchive(free_port(), gives=images), classes=()) as pacs:

@@ -21,9 +21,9 @@ from pydicom.uid import ImplicitVRLittleEndian, JPEGBaseline8Bit
 from pydicom.valuerep import PersonName
 from typer.testing import CliRunner
 
-from dicom_node import cli
-from dicom_node.dicom.uids import derived_uid
-from dicom_node.store.tables import Result
+from dicom_node.base.dicom.uids import derived_uid
+from dicom_node.base.store.tables import Result
+from dicom_node.serve import cli
 from tests.collector_lab import Collector, running_collector
 from tests.hostile.attacker import APPLICATION, CONTEXT, request
 from tests.inbox_lab import Inbox

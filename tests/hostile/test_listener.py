@@ -30,9 +30,9 @@ from benchmarks.sender import (
     p_data,
     store_command,
 )
-from dicom_node.dicom import commitment, performed_step
-from dicom_node.errors import FaultyStep
-from dicom_node.events import (
+from dicom_node.base.dicom import commitment, performed_step
+from dicom_node.base.errors import FaultyStep
+from dicom_node.base.events import (
     ASSOCIATION_ABORTED,
     ASSOCIATION_REJECTED,
     ASSOCIATION_RELEASED,
@@ -46,8 +46,7 @@ from dicom_node.events import (
     STORE_REFUSED,
     EventType,
 )
-from dicom_node.scp import statuses
-from dicom_node.scp.connection import limits
+from dicom_node.receive import limits, statuses
 from tests.asking_modality import ask, ask_raw, asked_for, associate_to_ask, encoded_request
 from tests.commitment_lab import empty_sequences, report, send_raw_report, send_report
 from tests.forked import Forked

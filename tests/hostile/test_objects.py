@@ -38,13 +38,12 @@ from sqlalchemy import select
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.decode import open_dicom, open_picture
 from ai_pipeline.images.limits import ImageLimits
-from dicom_node.config.sections import InspectionSettings
-from dicom_node.inbox.inspector import Inspector
-from dicom_node.model.kinds import Outcome, ResultKind
-from dicom_node.model.lifecycle import JobState
-from dicom_node.model.roles import UserRole
-from dicom_node.services import users
-from dicom_node.store.tables import Instance, Job, Result, Study
+from dicom_node.base.config.settings import InspectionSettings
+from dicom_node.base.kinds import Outcome, ResultKind, UserRole
+from dicom_node.base.lifecycle import JobState
+from dicom_node.base.store.tables import Instance, Job, Result, Study
+from dicom_node.people import users
+from dicom_node.receive.inspector import Inspector
 from tests.console_lab import ConsoleLab, add_users, quick_hasher, routes
 from tests.hostile.mutation import mutated
 from tests.inbox_lab import Inbox, encoded
@@ -232,7 +231,9 @@ def test_each_mutated_object_is_indexed_or_quarantined(
     tmp_path: Path, rounds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("dicom_node"), "disabled", True)
-    monkeypatch.setattr(logging.getLogger("dicom_node.events"), "disabled", True)  # pytest would keep all
+    monkeypatch.setattr(
+        logging.getLogger("dicom_node.base.events"), "disabled", True
+    )  # pytest would keep all
     chance = random.Random(20261121)
     inbox = Inbox(tmp_path)
     good = small_xray("good")
@@ -401,8 +402,8 @@ BOMB = 64 * 2**20
 READER = """
 import json, sys
 from pathlib import Path
-from dicom_node.services.audit import Person
-from dicom_node.services import uploads
+from dicom_node.people.audit import Person
+from dicom_node.people import uploads
 from tests.inbox_lab import Inbox
 
 def peak_mib():

@@ -8,8 +8,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from dicom_node.store import migrate
-from dicom_node.store.database import Database
+from dicom_node.base.store import migrate
+from dicom_node.base.store.database import Database
 from dicom_node.studies import choose
 from tests.inbox_lab import CONFIG, INSPECTOR, Inbox
 from tests.smtp_lab import WebServer

@@ -17,12 +17,10 @@ from unittest.mock import DEFAULT, Mock
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from dicom_node import processes
-from dicom_node.background import Background, inode
-from dicom_node.config.sections import InspectionSettings
-from dicom_node.config.settings import NodeSettings, Settings
-from dicom_node.errors import ConfigurationError, ExitCode
-from dicom_node.events import (
+from dicom_node.base import processes
+from dicom_node.base.config.settings import InspectionSettings, NodeSettings, Settings
+from dicom_node.base.errors import ConfigurationError, ExitCode
+from dicom_node.base.events import (
     DATABASE_REPLACED,
     INDEXING_FAILED,
     RECOVERY_SCANNED,
@@ -30,10 +28,11 @@ from dicom_node.events import (
     SPOOL_DIFFERS,
     EventType,
 )
-from dicom_node.inbox.inspector import Inspector
-from dicom_node.model.roles import Role
-from dicom_node.node import _prepare_folder
-from dicom_node.sitekey import SiteKey, load_or_create, path_of
+from dicom_node.base.kinds import Role
+from dicom_node.base.sitekey import SiteKey, load_or_create, path_of
+from dicom_node.receive.inspector import Inspector
+from dicom_node.serve.background import Background, inode
+from dicom_node.serve.node import _prepare_folder
 from dicom_node.studies.scan import Indexer
 from tests.inbox_lab import Inbox, enter_peer
 from tests.modality import ultrasound
@@ -139,7 +138,7 @@ def test_a_lease_that_cannot_be_renewed_leaves_the_others_renewed(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     acquire = Mock(side_effect=[OperationalError("", {}, Exception("locked")), *[True] * 9])
-    monkeypatch.setattr("dicom_node.background.leases.acquire", acquire)
+    monkeypatch.setattr("dicom_node.serve.background.leases.acquire", acquire)
     background = _background(inbox, Role.ALL, "all", Mock())
     with pytest.raises(OperationalError):
         background._hold_leases()
@@ -187,7 +186,7 @@ def running_child(code: str, name: str = "worker-1") -> Iterator[tuple[processes
 
 
 def test_a_hostile_working_directory_is_not_imported_by_the_nodes_other_children(ran: Path) -> None:
-    code = "import json, dicom_node.scp; print(json.dumps({'ready': 1}), flush=True); input()"
+    code = "import json, dicom_node.receive; print(json.dumps({'ready': 1}), flush=True); input()"
     with running_child(code) as (_, heard):
         wait_until(lambda: heard, 60, "the child speaks or ends")
     assert heard == [{"ready": 1}]
@@ -207,7 +206,7 @@ def test_every_interpreter_that_is_started_is_kept_from_the_working_directory() 
 def test_a_child_that_hangs_is_silent_though_its_process_is_there() -> None:
     """It shows life every few hundredths of a second here; the node is told of nothing else by that."""
     code = (
-        "import time; from dicom_node.signals import show_life\n"
+        "import time; from dicom_node.base.processes import show_life\n"
         "print('{\"ready\": true}', flush=True)\nwhile True: show_life(); time.sleep(0.02)"
     )
     with running_child(code) as (child, heard):
@@ -246,7 +245,7 @@ def test_what_a_pipeline_prints_is_not_heard_and_ends_no_watch() -> None:
 
 def test_a_child_that_shows_life_and_loads_on_does_not_count_as_silent() -> None:
     code = (
-        "import time; from dicom_node.signals import show_life; show_life(); time.sleep(1)\n"
+        "import time; from dicom_node.base.processes import show_life; show_life(); time.sleep(1)\n"
         "print('{\"ready\": true}', flush=True); time.sleep(60)"
     )
     with running_child(code) as (child, heard):
@@ -262,7 +261,7 @@ def test_a_child_that_stands_still_is_started_again_unless_it_is_within_the_time
 ) -> None:
     monkeypatch.setattr(processes, "ALIVE_SECONDS", 0.1)
     code = (
-        "import time; from dicom_node.signals import show_life\n"
+        "import time; from dicom_node.base.processes import show_life\n"
         f"show_life(busy_seconds={60 * busy}); print('{{\"ready\": true}}', flush=True)\n"
         "while True: show_life(); time.sleep(0.02)"
     )
@@ -282,8 +281,8 @@ def say(lines: str, level: str = "info", **tables: object) -> subprocess.Complet
     program = (
         "import json, logging, sys\n"
         "from dicom_node import logs\n"
-        "from dicom_node.events import *\n"
-        "from dicom_node.config.settings import Settings\n"
+        "from dicom_node.base.events import *\n"
+        "from dicom_node.base.config.settings import Settings\n"
         "settings = Settings.model_validate(json.loads(sys.argv[1]))\n"
         f"logs.configure({level!r}, 'node', settings.log_target)\n" + lines
     )
@@ -311,7 +310,7 @@ def test_json_has_an_events_number_and_fields_under_keys_of_their_own() -> None:
 def test_one_file_of_several_processes_turns_over_and_loses_no_line(tmp_path: Path) -> None:
     program = """
 import subprocess, sys
-from dicom_node.logs import LogTarget, configure
+from dicom_node.base.logs import LogTarget, configure
 if len(sys.argv) > 2:
     target = LogTarget(file=sys.argv[1], file_bytes=5_000, files=50)
     configure("info", sys.argv[2], target)
@@ -350,7 +349,7 @@ logs.configure("debug", "test")
 import pydicom, pynetdicom  # sets the level of its loggers while it is imported
 logging.getLogger("pydicom").warning("Invalid value for VR PN: 'Doe^Jane'")
 logging.getLogger("pynetdicom.events").error("(0010,0010) Doe^Jane")
-logging.getLogger("dicom_node.events").info("[6002] ready")
+logging.getLogger("dicom_node.base.events").info("[6002] ready")
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "Doe" not in done.stderr
@@ -362,7 +361,7 @@ def test_nobody_outside_writes_a_line_of_its_own() -> None:
     program = """
 import logging
 from dicom_node import logs
-from dicom_node.events import ASSOCIATION_REJECTED, happened
+from dicom_node.base.events import ASSOCIATION_REJECTED, happened
 logs.configure("info", "test")
 forged = ("EVIL\\n2026-01-01T00:00:00.000Z INFO node: [6002] ready\\x9b31m\\u202e")
 happened(ASSOCIATION_REJECTED, calling_ae=forged)

@@ -16,10 +16,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from typer.testing import CliRunner
 
-from dicom_node.cli import app
-from dicom_node.config import loading
-from dicom_node.config.settings import Settings
-from dicom_node.model.roles import Role
+from dicom_node.base.config import loading
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.kinds import Role
+from dicom_node.serve.cli import app
 from tests.wheels import ROOT, build
 
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -75,7 +75,7 @@ def test_every_package_of_a_release_has_a_licence_and_each_gpl_its_place() -> No
     for name in locked():
         assert table[name][-1] not in ("", "UNKNOWN"), name
     viral = page.partition("## GPL")[2].partition("## A release")[0]
-    assert "`dicom_node.scu.orthanc`" in viral and "`ai_training.yolo`" in viral
+    assert "`dicom_node.deliver.scu.orthanc`" in viral and "`ai_training.yolo`" in viral
     assert {"pylibjpeg-libjpeg", "ultralytics", "orthanc-rest-client"} <= set(
         re.findall(r"^\| (\S+)", viral, re.M)
     )
@@ -118,7 +118,7 @@ def test_the_wheel_of_the_run_time_carries_every_module_and_no_training(run_time
         "dicom_connectors",
         "dicom_node",
     }
-    assert {"ai_pipeline/py.typed", "dicom_node/store/migrations/env.py"} < set(run_time)
+    assert {"ai_pipeline/py.typed", "dicom_node/base/store/migrations/env.py"} < set(run_time)
 
 
 def test_the_wheel_carries_the_weights_of_its_cards_and_no_others(run_time: list[str]) -> None:

@@ -10,13 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dicom_connectors.notifications.sender import Notifier
-from dicom_node.config.sections import OutboxSettings
-from dicom_node.config.settings import Settings
-from dicom_node.model.outcomes import Done, Failed, NotYet, Outcome, Retry
-from dicom_node.runner import wait_before_retry
-from dicom_node.store.database import Database
-from dicom_node.store.tables import Notification
-from dicom_node.store.transitions import utc_now
+from dicom_node.base.config.settings import OutboxSettings, Settings
+from dicom_node.base.outcomes import Done, Failed, NotYet, Outcome, Retry
+from dicom_node.base.runner import wait_before_retry
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import Notification
+from dicom_node.base.store.transitions import utc_now
 from tests.rows import Stored
 
 OUTBOX = OutboxSettings(retry_seconds=2, retry_limit_seconds=300)

@@ -17,11 +17,10 @@ from pydicom.uid import UID
 from pynetdicom.dsutils import encode
 
 from benchmarks.sender import Stored
-from dicom_node.config.settings import Settings
-from dicom_node.events import Event, EventType
-from dicom_node.inbox.journal import JournalReader
-from dicom_node.inbox.spool import Spool
-from dicom_node.scp.policy import AEPolicy, policy_path
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.events import Event, EventType
+from dicom_node.receive.policy import AEPolicy, policy_path
+from dicom_node.receive.spool import JournalReader, Spool
 from tests.forked import Forked
 from tests.waiting import wait_until
 
@@ -37,7 +36,7 @@ PEERS = [
 
 
 class Receiver:
-    """``python -m dicom_node.scp``, on a free port where none is given.
+    """``python -m dicom_node.receive``, on a free port where none is given.
 
     ``alone``: started as a node starts it, not by fork.
     """
@@ -70,7 +69,7 @@ class Receiver:
         """Start it and wait until it listens; ``stderr`` takes its log."""
         self._process = self._start(
             [
-                *(sys.executable, "-m", "dicom_node.scp", "--data-dir", str(self.data_dir)),
+                *(sys.executable, "-m", "dicom_node.receive.listener", "--data-dir", str(self.data_dir)),
                 *(["--place", self._place] if self._place else []),
             ],
             stdin=subprocess.PIPE,

@@ -27,17 +27,14 @@ from sqlalchemy import select
 from dicom_console.handlers import live
 from dicom_console.views import changes
 from dicom_console.web.access import ANYONE
-from dicom_node import services
-from dicom_node.config import loading
-from dicom_node.config.settings import Settings
-from dicom_node.model.lifecycle import DeliveryState
-from dicom_node.model.roles import UserRole
-from dicom_node.services import entered, uploads, users
-from dicom_node.services.audit import Person
-from dicom_node.services.uploads import UploadedFile
-from dicom_node.store import database
-from dicom_node.store.database import Database
-from dicom_node.store.tables import (
+from dicom_node import people
+from dicom_node.base.config import loading
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.kinds import UserRole
+from dicom_node.base.lifecycle import DeliveryState
+from dicom_node.base.store import database
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import (
     CleaningReview,
     Delivery,
     DrawnByHand,
@@ -46,7 +43,10 @@ from dicom_node.store.tables import (
     Study,
     UserSession,
 )
-from dicom_node.store.transitions import utc_now
+from dicom_node.base.store.transitions import utc_now
+from dicom_node.people import entered, uploads, users
+from dicom_node.people.audit import Person
+from dicom_node.people.uploads import UploadedFile
 from tests.browser_lab import debian_chromium, served, served_app, signed_in
 from tests.console_lab import PASSWORD, ConsoleLab, own_model, routes
 from tests.drawn_chest import of_public_picture
@@ -126,7 +126,7 @@ def test_pages_say_that_the_database_is_away_and_come_back(
     tmp_path: Path, chromium: Chromium, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(database, "_BUSY_SECONDS", 0.2)
-    monkeypatch.setattr(services, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(people, "BUSY_SECONDS", 0.2)
     monkeypatch.setattr(live, "POLL_SECONDS", 0.1)
     with ExitStack() as stack:
         server = stack.enter_context(start_postgres()) if kind == "postgres" else None

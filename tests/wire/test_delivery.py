@@ -32,10 +32,10 @@ from pynetdicom import AE, build_context
 from pynetdicom.sop_class import Verification
 from sqlalchemy import select
 
-from dicom_node import events
-from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.dicom.commitment import CommitmentReport
-from dicom_node.events import (
+from dicom_node.base import events
+from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.dicom.commitment import CommitmentReport
+from dicom_node.base.events import (
     DELIVERY_CONFIRMED,
     DELIVERY_DEAD,
     DELIVERY_IN_DOUBT,
@@ -43,17 +43,17 @@ from dicom_node.events import (
     DELIVERY_SENT,
     DELIVERY_WARNED,
 )
-from dicom_node.model.kinds import ResultKind
-from dicom_node.model.lifecycle import DeliveryState
-from dicom_node.outbox import commitments
-from dicom_node.outbox.delivery_worker import DeliveryWorker
-from dicom_node.scu import dimse, open_destination
-from dicom_node.scu.association import CallingAE
-from dicom_node.scu.dimse import CommitmentRequestor
-from dicom_node.store import intake
-from dicom_node.store.database import Database
-from dicom_node.store.tables import Commitment, Delivery
-from dicom_node.store.transitions import utc_now
+from dicom_node.base.kinds import ResultKind
+from dicom_node.base.lifecycle import DeliveryState
+from dicom_node.base.store import intake
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import Commitment, Delivery
+from dicom_node.base.store.transitions import utc_now
+from dicom_node.deliver import commitments
+from dicom_node.deliver.delivery_worker import DeliveryWorker
+from dicom_node.deliver.scu import dimse, open_destination
+from dicom_node.deliver.scu.association import CallingAE
+from dicom_node.deliver.scu.dimse import CommitmentRequestor
 from dicom_node.studies.scan import JournalIngest
 from tests.commitment_lab import SOP_CLASS as SECONDARY_CAPTURE
 from tests.commitment_lab import CommittingPacs, report, send_report

@@ -16,10 +16,10 @@ from pydicom.uid import (
 
 from dicom_console.handlers import stow
 from dicom_console.views import uploaded
-from dicom_node.errors import SpoolFull
-from dicom_node.inbox.spool import IncomingObject
-from dicom_node.model.roles import UserRole
-from dicom_node.services import users
+from dicom_node.base.errors import SpoolFull
+from dicom_node.base.kinds import UserRole
+from dicom_node.people import users
+from dicom_node.receive.spool import IncomingObject
 from tests.browser_lab import served_app
 from tests.console_lab import PASSWORD, ConsoleLab, audited
 from tests.inbox_lab import Inbox

@@ -17,7 +17,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID
 from pynetdicom.dsutils import decode
 
-from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES, SyntaxKind
+from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES, SyntaxKind
 from tests.chest_lab import CHESTS
 from tests.chest_lab import write as write_chest
 from tests.modality import part_10, ultrasound_from

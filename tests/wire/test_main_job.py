@@ -21,7 +21,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from dicom_node.demo import run
+from dicom_node.people.demo import run
 from tests import wheels
 from tests.example_lab import FILM
 from tests.forked import Forked

@@ -24,9 +24,9 @@ import pytest
 from sqlalchemy import select
 
 from benchmarks.sender import Rejected, associate
-from dicom_node.inbox.header import Arrival
-from dicom_node.inbox.spool import Spool
-from dicom_node.store.tables import Lease, Result
+from dicom_node.base.store.tables import Lease, Result
+from dicom_node.receive.inspection import Arrival
+from dicom_node.receive.spool import Spool
 from tests.collector_lab import running_collector, text
 from tests.forked import run_forked
 from tests.inbox_lab import Inbox, spooled
@@ -292,7 +292,10 @@ def children(pid: int) -> dict[str, int]:
     return {
         name: int(child)
         for child, line in lines.items()
-        for name, module in (("listener", b"dicom_node.scp"), ("worker", b"dicom_node.jobs.worker"))
+        for name, module in (
+            ("listener", b"dicom_node.receive.listener"),
+            ("worker", b"dicom_node.jobs.worker"),
+        )
         if module in line.split(b"\0")
     }
 
@@ -529,9 +532,9 @@ def test_a_node_serves_without_any_connector(tmp_path: Path, monkeypatch: pytest
 _SEND = """
 import sys
 from pathlib import Path
-from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.scu import open_destination
-from dicom_node.scu.destination import Outgoing
+from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.deliver.scu import open_destination
+from dicom_node.deliver.scu.interfaces import Outgoing
 folder, uid = Path(sys.argv[1]), "2.25.1"
 peer = PeerSettings(name="x", ae_title="X", transport="folder", may=["receive"], folder=folder)
 destination = open_destination(peer, Settings())

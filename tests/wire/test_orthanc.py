@@ -31,24 +31,20 @@ from pydicom.uid import (
 from sqlalchemy import select
 from werkzeug.wrappers import Request, Response
 
-from dicom_node.config.settings import ListenerSettings, PeerSettings, Settings, TlsSettings
-from dicom_node.dicom.identity import Patient
-from dicom_node.dicom.own_objects import MANUFACTURER, MODEL_NAME
-from dicom_node.errors import FaultyInput, PeerUnreachable
-from dicom_node.events import RESULT_NOT_REMOVED, RESULT_REMOVED
-from dicom_node.model.kinds import ResultKind
-from dicom_node.model.lifecycle import DeliveryState
-from dicom_node.outbox.removals import Removals
-from dicom_node.scp.contexts import accepted_classes
-from dicom_node.scu import (
-    RetrieveStatus,
-    StudyQuery,
-    open_archive,
-    open_destination,
-)
-from dicom_node.services.results import show
-from dicom_node.store.tables import Delivery, Removal, Result
-from dicom_node.store.transitions import utc_now
+from dicom_node.base.config.settings import ListenerSettings, PeerSettings, Settings, TlsSettings
+from dicom_node.base.dicom.identity import Patient
+from dicom_node.base.dicom.uids import MANUFACTURER, MODEL_NAME
+from dicom_node.base.errors import FaultyInput, PeerUnreachable
+from dicom_node.base.events import RESULT_NOT_REMOVED, RESULT_REMOVED
+from dicom_node.base.kinds import ResultKind
+from dicom_node.base.lifecycle import DeliveryState
+from dicom_node.base.store.tables import Delivery, Removal, Result
+from dicom_node.base.store.transitions import utc_now
+from dicom_node.deliver.outbox import Removals
+from dicom_node.deliver.scu import open_archive, open_destination
+from dicom_node.deliver.scu.interfaces import RetrieveStatus, StudyQuery
+from dicom_node.people.results import show
+from dicom_node.receive.policy import accepted_classes
 from tests.certificates_lab import Authority
 from tests.hostile.web import answering
 from tests.modality import chest, part_10, ultrasound, ultrasound_from

@@ -31,8 +31,8 @@ from benchmarks.sender import (
     p_data,
     store_command,
 )
-from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
-from dicom_node.events import (
+from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES
+from dicom_node.base.events import (
     ASSOCIATION_ABORTED,
     ASSOCIATION_ACCEPTED,
     ASSOCIATION_RELEASED,
@@ -41,8 +41,8 @@ from dicom_node.events import (
     STORE_REFUSED,
     TLS_FAILED,
 )
-from dicom_node.inbox.header import read_arrival
-from dicom_node.scp.contexts import STORAGE_CLASSES
+from dicom_node.receive.inspection import read_arrival
+from dicom_node.receive.policy import STORAGE_CLASSES
 from tests.certificates_lab import Authority
 from tests.ports import free_port
 from tests.wire.receiver import (
@@ -494,7 +494,7 @@ def test_a_second_listener_does_not_touch_the_spool_of_the_first(
         encoded = association.encode_store(1, ultrasound(1))
         association.sock.sendall(encoded[:-500])
         wait_until(lambda: len(first.files()) == 1)
-        code = "import dicom_node.scp.__main__ as m; m._LOCK_SECONDS = 0.2; raise SystemExit(m.main())"
+        code = "import dicom_node.receive.listener as m; m._LOCK_SECONDS = 0.2; raise SystemExit(m.main())"
         second = subprocess.run(
             [sys.executable, "-c", code, "--data-dir", str(tmp_path)],
             check=False,

@@ -13,16 +13,12 @@ from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from dicom_connectors.hl7.oru import control_id
-from dicom_node.config.settings import ConsoleSettings, ListenerSettings, Settings, TlsSettings
-from dicom_node.model.kinds import ResultKind
-from dicom_node.model.outcomes import Done, Outcome
-from dicom_node.scu import (
-    Destination,
-    SendStatus,
-    open_destination,
-    open_remover,
-)
-from dicom_node.store.tables import Delivery
+from dicom_node.base.config.settings import ConsoleSettings, ListenerSettings, Settings, TlsSettings
+from dicom_node.base.kinds import ResultKind
+from dicom_node.base.outcomes import Done, Outcome
+from dicom_node.base.store.tables import Delivery
+from dicom_node.deliver.scu import open_destination, open_remover
+from dicom_node.deliver.scu.interfaces import Destination, SendStatus
 from tests.certificates_lab import Authority
 from tests.fhir_lab import SYSTEM, FhirServer, add_report, fhir_peer, outgoing_report, report_file, start_fhir
 from tests.hostile.valve import valve_before

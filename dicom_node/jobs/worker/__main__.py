@@ -10,10 +10,10 @@ import sys
 
 from ai_pipeline import extras
 from ai_pipeline.models.engine import INFERENCE
-from dicom_node import logs
-from dicom_node.child import give_way, given_settings, limit_memory, watch_parent
-from dicom_node.errors import ExitCode
-from dicom_node.store.database import Database
+from dicom_node.base import logs
+from dicom_node.base.errors import ExitCode
+from dicom_node.base.processes import give_way, given_settings, limit_memory, watch_parent
+from dicom_node.base.store.database import Database
 
 
 def main() -> int:

@@ -34,20 +34,19 @@ from ai_pipeline.contract import (
 from ai_pipeline.errors import CleaningFailed, NoNumber, PixelError
 from ai_pipeline.images.decode import DicomImage, read_dicom
 from ai_pipeline.summary import without_research
-from dicom_node.config.sections import DEVICE_RULES_FOLDER
-from dicom_node.config.settings import Settings
-from dicom_node.errors import NotInSpool
-from dicom_node.events import CLEANING_WITHHELD, IMAGES_CLEANED
-from dicom_node.jobs.worker.at_work import AtWork
-from dicom_node.model.kinds import ReviewCause
-from dicom_node.object_store.files import Files
-from dicom_node.results import SourceObject
-from dicom_node.store import burned_in, intake
-from dicom_node.store import results as stored
-from dicom_node.store.burned_in import Drawn
-from dicom_node.store.database import Database
-from dicom_node.store.tables import Instance, Job
-from dicom_node.store.transitions import record
+from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, Settings
+from dicom_node.base.errors import NotInSpool
+from dicom_node.base.events import CLEANING_WITHHELD, IMAGES_CLEANED
+from dicom_node.base.files import Files
+from dicom_node.base.kinds import ReviewCause
+from dicom_node.base.store import burned_in, intake
+from dicom_node.base.store import results as stored
+from dicom_node.base.store.burned_in import Drawn
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import Instance, Job
+from dicom_node.base.store.transitions import record
+from dicom_node.jobs.worker.run import AtWork
+from dicom_node.results.common.source import SourceObject
 
 WITHHELD: Final = "cleaning_failed"
 """The quality note on an image of which no cleaned picture is handed back."""

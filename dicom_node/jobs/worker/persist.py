@@ -24,36 +24,40 @@ from sqlalchemy.orm import Session
 from ai_pipeline.contract import Code, CodingScheme, Decision, ModelRef, Pipeline, PipelineResult, Refusal
 from ai_pipeline.images.dates import date_of
 from ai_pipeline.summary import without_research
-from dicom_node import outbox, results
-from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.errors import ResultRefused
-from dicom_node.events import RESULT_LOST, RESULT_WITHHELD, RESULTS_HELD, RESULTS_ROUTED, SOURCE_REPAIRED
+from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.errors import ResultRefused
+from dicom_node.base.events import (
+    RESULT_LOST,
+    RESULT_WITHHELD,
+    RESULTS_HELD,
+    RESULTS_ROUTED,
+    SOURCE_REPAIRED,
+)
+from dicom_node.base.files import Files
+from dicom_node.base.kinds import ResultKind
+from dicom_node.base.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.base.sitekey import load_or_create
+from dicom_node.base.store import deliveries, fetches, intake
+from dicom_node.base.store import results as stored
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import Delivery, Instance, Job, Result, Study, Withdrawal
+from dicom_node.base.store.transitions import record, settle_study, utc_now
+from dicom_node.deliver import outbox
+from dicom_node.jobs.drift import Tallies, Tally
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.jobs.worker.analyse import JobImages, record_cleaning
-from dicom_node.model.kinds import ResultKind
-from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
-from dicom_node.monitoring.drift import Tallies, Tally
-from dicom_node.object_store.files import Files
-from dicom_node.results import (
+from dicom_node.results.build import ResultFile, build, build_failure, put_in_place, row_values, written
+from dicom_node.results.common.source import (
     BuiltObject,
     Cause,
     EarlierObject,
     PreviousImage,
-    Pseudonyms,
     ResultContext,
-    ResultFile,
     SourceObject,
-    put_in_place,
-    row_values,
-    stated,
-    written,
+    repairs_of,
 )
-from dicom_node.sitekey import load_or_create
-from dicom_node.store import deliveries, fetches, intake
-from dicom_node.store import results as stored
-from dicom_node.store.database import Database
-from dicom_node.store.tables import Delivery, Instance, Job, Result, Study, Withdrawal
-from dicom_node.store.transitions import record, settle_study, utc_now
+from dicom_node.results.deidentified import Pseudonyms, build_deidentified
+from dicom_node.results.sr import stated
 
 T = TypeVar("T")
 _NOT_AGAIN = "its file was deleted after spool.result_days"
@@ -132,7 +136,7 @@ class ResultWriter:
         for peers in _alike(self._peers(names, deidentified=False)):
             context = self._context(job, by, analysed_at, peers, built=built)
             context = replace(context, previous=previous, study_day=day)
-            built += results.build(context, sources=images.readable, result=result)
+            built += build(context, sources=images.readable, result=result)
         built += self._deidentified(job, names, by, analysed_at, images, result)
         self._tell_repairs(job, images.readable)
         end = _Ending(
@@ -169,9 +173,7 @@ class ResultWriter:
         now = utc_now()
         built: list[BuiltObject] = []
         for peers in _alike(self._peers(names, deidentified=False)):
-            built += results.build_failure(
-                self._context(job, by, now, peers, built=built), images, reason, cause
-            )
+            built += build_failure(self._context(job, by, now, peers, built=built), images, reason, cause)
         self._tell_repairs(job, images)
         self._end(job, _Ending(state, reason, names, self._tallies.count((), refused), stat=stat), built)
 
@@ -310,7 +312,7 @@ class ResultWriter:
 
     def _tell_repairs(self, job: Job, images: Sequence[SourceObject]) -> None:
         """An event for each image with attributes that DICOM does not allow: keywords, no values."""
-        faulty = results.repairs_of(images)
+        faulty = repairs_of(images)
         if not faulty:
             return
         with self._database.write() as session:
@@ -347,7 +349,7 @@ class ResultWriter:
         reasons: list[str] = []
         for domain, peers in domains.items():
             context = self._context(job, by, analysed_at, peers, domain=domain)
-            made = results.build_deidentified(
+            made = build_deidentified(
                 context,
                 sources=images.readable,
                 result=result,

@@ -23,8 +23,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from ai_pipeline import pipelines
 from ai_pipeline.contract import Pipeline
 from ai_pipeline.errors import PluginError
-from dicom_node.config.settings import Settings
-from dicom_node.errors import (
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.errors import (
     HandedBack,
     JobCancelled,
     JobStopped,
@@ -34,18 +34,17 @@ from dicom_node.errors import (
     TimeLimitReached,
     WorkerSpent,
 )
-from dicom_node.events import WORKER_READY
+from dicom_node.base.events import WORKER_READY
+from dicom_node.base.lifecycle import JobState
+from dicom_node.base.processes import show_life
+from dicom_node.base.store.changes import SHORTEST
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import Job
+from dicom_node.base.store.transitions import record, utc_now
 from dicom_node.jobs.lease import new_owner
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.jobs.worker.analyse import device_rules_of
-from dicom_node.jobs.worker.at_work import AtWork
-from dicom_node.jobs.worker.run import JobRunner
-from dicom_node.model.lifecycle import JobState
-from dicom_node.signals import show_life
-from dicom_node.store.changes import SHORTEST
-from dicom_node.store.database import Database
-from dicom_node.store.tables import Job
-from dicom_node.store.transitions import record, utc_now
+from dicom_node.jobs.worker.run import AtWork, JobRunner
 
 _LOGGER = logging.getLogger(__name__)
 _FINISH_SECONDS = 8.0  # a worker that stops lets its job run so long, then hands it back

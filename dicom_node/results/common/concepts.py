@@ -16,11 +16,10 @@ from pydicom.tag import Tag
 from ai_pipeline import contract
 from ai_pipeline.contract import Code, CodingScheme, Decision, Finding
 from ai_pipeline.summary import HIGH
-from dicom_node.dicom.own_objects import MANUFACTURER
-from dicom_node.dicom.uids import derived_uid
-from dicom_node.dicom.walk import items
-from dicom_node.model.kinds import ReaderVerdict
-from dicom_node.results.common.context import Cause
+from dicom_node.base.dicom.uids import MANUFACTURER, derived_uid
+from dicom_node.base.dicom.walk import items
+from dicom_node.base.kinds import ReaderVerdict
+from dicom_node.results.common.source import Cause
 
 # Private scheme: designators that begin with 99 are for local use (PS3.3 8.2).
 SCHEME: Final = contract.BURNED_IN.scheme

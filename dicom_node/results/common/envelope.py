@@ -1,4 +1,11 @@
-"""Completes and encodes objects built by highdicom: identity, fixed times, references, encoding.
+"""UIDs of results, derived from everything that shapes the object.
+
+Modules and attributes of IODs (PS3.3), codes of body parts (PS3.16 Annex L): the tables of highdicom.
+
+Only this module imports these tables, which are private in highdicom: it is pinned below 0.29, and
+``tests/unit/results`` show what a newer version changed.
+
+Completes and encodes objects built by highdicom: identity, fixed times, references, encoding.
 
 The maker of a result: General Equipment, Contributing Equipment and the observer of a report.
 
@@ -7,13 +14,23 @@ aware time and an offset as from ``offset_of`` (``+0100`` or empty).
 """
 
 import io
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from datetime import datetime, timedelta, timezone
+from functools import cache
 from typing import Any, Final
 
 from highdicom import ContributingEquipment
+from highdicom._standard_utils import (
+    check_required_attributes,
+    get_anatomic_region_map,
+    get_iod_module_map,
+    get_module_attribute_map,
+    get_sop_class_iod_map,
+    is_attribute_in_iod,
+)
 from highdicom.sr import (
     AlgorithmIdentification,
     CodedConcept,
@@ -28,19 +45,176 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import PersonName
 
 from ai_pipeline.contract import Finding, ModelRef
-from dicom_node.dicom.header import can_hold, named, quiet_pydicom
-from dicom_node.dicom.identity import COPIED
-from dicom_node.dicom.own_objects import MANUFACTURER, MODEL_NAME
-from dicom_node.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicom_node.dicom.walk import items
-from dicom_node.model.kinds import ResultKind
+from dicom_node.base.dicom.header import can_hold, character_sets, quiet_pydicom
+from dicom_node.base.dicom.identity import COPIED
+from dicom_node.base.dicom.uids import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+    MANUFACTURER,
+    MODEL_NAME,
+    derived_uid,
+)
+from dicom_node.base.dicom.walk import items
+from dicom_node.base.kinds import ResultKind
 from dicom_node.results.common.concepts import (
     coding_schemes,
 )
-from dicom_node.results.common.context import BuiltObject, ResultContext
-from dicom_node.results.common.examination import body_part_of, is_unpaired, stated_side
-from dicom_node.results.common.identity import BUILDER_VERSION, model_device_uid, observer_uid, series_uid
-from dicom_node.results.common.source import Source
+from dicom_node.results.common.report import body_part_of, is_unpaired, stated_side
+from dicom_node.results.common.source import BuiltObject, ResultContext, Source
+
+# Raised with every change that makes other bytes from the same input; written into every object.
+BUILDER_VERSION: Final = "11"
+
+
+def series_uid(context: ResultContext, kind: ResultKind, source: Source, *parts: str) -> str:
+    """Series Instance UID for all results of one kind in a study, also of images that arrive later.
+
+    It changes when the patient's identity changes, because a series has one patient.
+    """
+    shaping = (*_shaping(context), context.charset)
+    identity = source.stored.identity_sha256
+    return derived_uid("series", *shaping, kind, source.study_uid, identity, *parts)
+
+
+def tracking_uid(context: ResultContext, source: Source, *parts: str) -> str:
+    """Tracking UID of a finding, derived from its image only, so that all objects on it always agree."""
+    return derived_uid("tracking", *_shaping(context), source.study_uid, *_source_parts(source), *parts)
+
+
+def document_uid(context: ResultContext, what: str, *parts: str) -> str:
+    """SOP Instance UID of a person's statement on results: an assessment, a rejection note."""
+    return derived_uid(what, *_shaping(context), *parts)
+
+
+def model_device_uid(context: ResultContext, model: ModelRef) -> str:
+    """Device UID of a model in this installation; it changes with the weights or the card (IHE AIR
+    6.5.3.1).
+    """
+    return derived_uid("model", context.installation.device_uid, *_model_parts(model))
+
+
+def observer_uid(context: ResultContext) -> str:
+    """Device Observer UID (121012, DCM) of this installation with this pipeline and its models."""
+    return derived_uid("observer", context.installation.device_uid, *_program(context))
+
+
+def _shaping(context: ResultContext) -> tuple[str, ...]:
+    options = json.dumps(dict(context.options), sort_keys=True, default=str, ensure_ascii=True)
+    return BUILDER_VERSION, context.installation.device_uid, options, *_program(context)
+
+
+def _program(context: ResultContext) -> tuple[str, ...]:
+    models = [part for model in context.models for part in _model_parts(model)]
+    return context.pipeline, context.pipeline_version, *models
+
+
+def _model_parts(model: ModelRef) -> tuple[str, str, str, str]:
+    return (model.id, model.version, model.sha256, model.card_sha256)
+
+
+def _source_parts(source: Source) -> tuple[str, str, str]:
+    return (source.uid, source.stored.pixels_sha256, source.stored.identity_sha256)
+
+
+def described(
+    context: ResultContext,
+    kind: ResultKind,
+    sop_class_uid: str,
+    sources: Sequence[Source],
+    parts: tuple[str, ...] = (),
+    series_parts: tuple[str, ...] = (),
+) -> BuiltObject:
+    """An object with its UIDs and without its bytes, to find out whether it was built before.
+
+    ``parts`` and ``series_parts`` distinguish several objects, or series, of one kind.
+    """
+    named = [part for source in sorted(sources, key=lambda s: s.uid) for part in _source_parts(source)]
+    shaping = (*_shaping(context), context.charset)
+    return BuiltObject(
+        kind=kind,
+        sop_instance_uid=derived_uid("object", *shaping, kind, sources[0].study_uid, *named, *parts),
+        sop_class_uid=str(sop_class_uid),
+        series_instance_uid=series_uid(context, kind, sources[0], *series_parts),
+        supersedes=context.supersedes if kind is ResultKind.SR else "",
+        data=None,
+        burned_in_boxes=context.burned_in_boxes,
+        charset=context.charset,
+    )
+
+
+_OTHER_WORDS: Final = {
+    "UPPERLIMB": ("ARM", "UPEXM", "UPPEREXTREMITY"),
+    "LOWERLIMB": ("LEG", "LOWEXM", "LOWEREXTREMITY"),
+    "FOREARM": ("LOWERARM",),
+    "THIGH": ("UPPERLEG",),
+    "CSPINE": ("CERVICALSPINE",),
+    "TSPINE": ("THORACICSPINE", "DORSALSPINE"),
+    "LSPINE": ("LUMBARSPINE",),
+    "SSPINE": ("SACRUM",),
+    "SINUS": ("SINUSES", "PARANASALSINUS"),
+    "PELVIS": ("FETUS",),  # as of placenta and amniotic fluid
+}
+
+
+def is_known(sop_class_uid: str) -> bool:
+    """Whether the modules of this class are known, because it is in the present standard."""
+    return get_sop_class_iod_map().get(sop_class_uid) in get_iod_module_map()
+
+
+@cache
+def has_frames(sop_class_uid: str) -> bool:
+    """Whether an object of this class, which must be known, may have several frames."""
+    return bool(is_attribute_in_iod("NumberOfFrames", sop_class_uid))
+
+
+def usages(sop_class_uid: str) -> dict[str, str]:
+    """Usage (M, C, U) of each module of a known class, by highdicom's names ("general-study")."""
+    modules = get_iod_module_map()[get_sop_class_iod_map()[sop_class_uid]]
+    return {module["key"]: module["usage"] for module in modules}
+
+
+def mandatory_modules(sop_class_uid: str) -> list[str]:
+    """Modules of usage M of a known class."""
+    return [module for module, usage in usages(sop_class_uid).items() if usage == "M"]
+
+
+def attributes(module: str) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    """Attributes of a module: keywords of the enclosing sequences, keyword of the attribute, Type."""
+    for item in get_module_attribute_map()[module]:
+        yield tuple(item["path"]), item["keyword"], item["type"]
+
+
+def missing_attribute(dataset: Dataset, module: str) -> str:
+    """A sentence on the first Type 1 or 2 attribute of the module that the object lacks, "" for none."""
+    try:
+        check_required_attributes(dataset, module, check_optional_sequences=False)
+    except AttributeError as error:
+        return f"{error} (module {module})"
+    return ""
+
+
+def region(body_part: object) -> CodedConcept | None:
+    """The code of a Body Part Examined (0018,0015), as senders write it; None if it has no code."""
+    word, known = re.sub("[ _]", "", str(body_part or "").upper()), body_parts()
+    return known.get(word) or known.get(word.removesuffix("S"))
+
+
+def body_part(code_value: object) -> str:
+    """The Body Part Examined (PS3.16 Annex L) of a SNOMED CT code, "" if there is none.
+
+    Where two words have one code, the word that names no endoscopy.
+    """
+    words = [part for part, code in body_parts().items() if code.value == code_value]
+    return min(words, key=lambda word: word.startswith("ENDO"), default="")
+
+
+@cache
+def body_parts() -> dict[str, CodedConcept]:
+    """Codes by Body Part Examined; those of former editions and of senders come last."""
+    known = {part: code for part, (code, *_) in get_anatomic_region_map().items()}
+    known["SINUS"] = CodedConcept("2095001", "SCT", "Paranasal sinus")  # PS3.16 CID 4031
+    return known | {word: known[part] for part, words in _OTHER_WORDS.items() for word in words}
+
 
 UTF8: Final = "ISO_IR 192"
 _SERIES_NAMES: Final = {
@@ -169,7 +343,7 @@ def _encoded(dataset: Dataset, source: Dataset) -> bytes:
 
     If that cannot encode a text (a label of a model card), or is none, ISO_IR 192 is used: never "?".
     """
-    charset = named(source)
+    charset = character_sets(source)
     dataset.SpecificCharacterSet = UTF8
     if any(charset) and can_hold(charset, dataset):
         dataset.SpecificCharacterSet = list(charset) if len(charset) > 1 else charset[0]

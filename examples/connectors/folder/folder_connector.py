@@ -7,9 +7,16 @@ from pathlib import Path
 
 from folder_settings import FolderPeer
 
-from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.connectors import part
-from dicom_node.scu.destination import Check, Confirmation, Outgoing, Presence, SendReport, SendStatus
+from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.connectors import part
+from dicom_node.deliver.scu.interfaces import (
+    Check,
+    Confirmation,
+    Outgoing,
+    Presence,
+    SendReport,
+    SendStatus,
+)
 
 
 class FolderDestination:

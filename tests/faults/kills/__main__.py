@@ -39,10 +39,10 @@ from sqlalchemy import func, select
 from sqlalchemy.engine import make_url
 
 from benchmarks.lab import command_line
-from dicom_node import services
-from dicom_node.config import loading
-from dicom_node.model.lifecycle import StudyState
-from dicom_node.store.tables import DecisionRow, Study
+from dicom_node import people
+from dicom_node.base.config import loading
+from dicom_node.base.lifecycle import StudyState
+from dicom_node.base.store.tables import DecisionRow, Study
 from tests.faults.kills.ledger import Sent, count, mistakes, wait_until_settled
 from tests.faults.kills.persons import Persons, decided, wrong
 from tests.modality import ultrasound
@@ -193,7 +193,7 @@ def restore(site: Site, url: str, dump: Path) -> None:
 
 def failed_studies(site: Site) -> set[str]:
     """Studies whose analysis failed. Those that failed since the dump are analysed again afterwards."""
-    with services.reading(loading.load([site.listeners[0].config])) as session:
+    with people.reading(loading.load([site.listeners[0].config])) as session:
         failed = select(Study.study_instance_uid).where(Study.state == StudyState.FAILED)
         return {str(uid) for uid in session.scalars(failed)}
 
@@ -207,7 +207,7 @@ def others(site: Site, new: set[str], failed: set[str]) -> list[str]:
 def again(site: Site, dump: Path) -> int:
     """How many decisions the restored database had to be told."""
     made = datetime.fromtimestamp(dump.stat().st_mtime, UTC)
-    with services.reading(loading.load([site.listeners[0].config])) as session:
+    with people.reading(loading.load([site.listeners[0].config])) as session:
         since = select(func.count()).select_from(DecisionRow).where(DecisionRow.at > made)
         return session.scalar(since.where(DecisionRow.applied_at.is_not(None))) or 0
 
@@ -259,8 +259,8 @@ def _children(node: Node) -> Iterator[tuple[str, psutil.Process]]:
     for child in psutil.Process(node.pid).children():
         words = child.cmdline()
         for module, kind in (
-            ("dicom_node.scp", "a listener process"),
-            ("dicom_node.inbox", "an inspector"),
+            ("dicom_node.receive.listener", "a listener process"),
+            ("dicom_node.receive.inspecting", "an inspector"),
             ("dicom_node.jobs.worker", "a worker process"),
             ("dicom_console", "a console process"),
         ):

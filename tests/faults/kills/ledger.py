@@ -12,11 +12,19 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from sqlalchemy import Select, or_, select
 
-from dicom_node import services
-from dicom_node.config import loading
-from dicom_node.model.kinds import ObjectRole, Outcome
-from dicom_node.model.lifecycle import DeliveryState, HeldState, StudyState
-from dicom_node.store.tables import Delivery, HeldResult, Instance, ReceivedObject, Result, Study, Withdrawal
+from dicom_node import people
+from dicom_node.base.config import loading
+from dicom_node.base.kinds import ObjectRole, Outcome
+from dicom_node.base.lifecycle import DeliveryState, HeldState, StudyState
+from dicom_node.base.store.tables import (
+    Delivery,
+    HeldResult,
+    Instance,
+    ReceivedObject,
+    Result,
+    Study,
+    Withdrawal,
+)
 from tests.site_lab import Site
 
 _SETTLED_SECONDS = 300  # without any change
@@ -58,7 +66,7 @@ def count(site: Site, sent: Sent, folder: Path) -> dict[str, Any]:
     An object that was set aside because its reader was killed has no SOP Instance UID in the database: it is
     read from its file.
     """
-    with services.reading(loading.load([site.listeners[0].config])) as session:
+    with people.reading(loading.load([site.listeners[0].config])) as session:
         arrivals = [
             (row.sop_instance_uid or _uid(folder / "var" / row.path), row.outcome, row.reason)
             for row in session.scalars(select(ReceivedObject))

@@ -17,13 +17,13 @@ from typing import Any
 
 from sqlalchemy import select
 
-from dicom_node import services
-from dicom_node.config import loading
-from dicom_node.decisions import copies
-from dicom_node.errors import NodeError
-from dicom_node.model.lifecycle import HeldState, StudyState
-from dicom_node.services import audit, studies
-from dicom_node.store.tables import AuditRow, HeldResult, Result, Study, Withdrawal
+from dicom_node import people
+from dicom_node.base.config import loading
+from dicom_node.base.errors import NodeError
+from dicom_node.base.lifecycle import HeldState, StudyState
+from dicom_node.base.store import decision_copies
+from dicom_node.base.store.tables import AuditRow, HeldResult, Result, Study, Withdrawal
+from dicom_node.people import audit, studies
 from tests.site_lab import Site
 
 _KILLED = 0.25  # share of commands that are killed
@@ -92,7 +92,7 @@ class Persons:
         named = Study.study_instance_uid.is_not(None)  # nothing is released of objects that name no study
         chosen = select(Study.study_instance_uid, Study.state).where(named)
         try:
-            with services.reading(loading.load([self.site.listeners[0].config])) as session:
+            with people.reading(loading.load([self.site.listeners[0].config])) as session:
                 states = {str(uid): state for uid, state in session.execute(chosen)}
         except NodeError:
             return []
@@ -110,10 +110,10 @@ class Persons:
 def decided(site: Site) -> dict[str, Any]:
     """What the database, the audit and the copy say of persons' decisions."""
     settings = loading.load([site.listeners[0].config])
-    files = {file.name: copies.read(file) for file in copies.copied(settings.node.data_dir)}
+    files = {file.name: decision_copies.read(file) for file in decision_copies.copied(settings.node.data_dir)}
     lines = [line for line in files.values() if line is not None]
     of_study = select(Study.study_instance_uid)
-    with services.reading(settings) as session:
+    with people.reading(settings) as session:
         noted = select(AuditRow.action, Study.study_instance_uid).join(Study, Study.id == AuditRow.study_id)
         results = select(Study.study_instance_uid, HeldResult.state).join(HeldResult)
         of_result = of_study.join(Result, Result.study_id == Study.id)

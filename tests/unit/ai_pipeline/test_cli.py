@@ -42,7 +42,7 @@ from ai_pipeline.models import registry
 from ai_pipeline.ovarian import card as ovarian
 from ai_pipeline.summary import MOST, certainty, short_result, without_research
 from ai_pipeline.terms import shown_term, shown_uid_name
-from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES
+from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES
 from tests.modality import ultrasound
 from tests.unit.ai_pipeline.phantoms import echo, image_header, write_dicom
 from tests.unit.ai_training.small_models import parsed

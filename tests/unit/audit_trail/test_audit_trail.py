@@ -23,8 +23,7 @@ from dicom_connectors.audit_syslog.message import KINDS, AuditSource, audit_mess
 from dicom_connectors.audit_syslog.schema import check_message
 from dicom_connectors.audit_syslog.sender import AuditSender
 from dicom_connectors.audit_syslog.settings import AuditSettings
-from dicom_node.background import Background
-from dicom_node.events import (
+from dicom_node.base.events import (
     ARCHIVE_ANSWERED,
     ASSOCIATION_REJECTED,
     AUDIT_NOT_MADE,
@@ -36,12 +35,12 @@ from dicom_node.events import (
     STUDY_COMPLETE,
     STUDY_RERUN,
 )
-from dicom_node.model.kinds import AuditAction
-from dicom_node.model.roles import Role
-from dicom_node.printable import printable
-from dicom_node.services import audit
-from dicom_node.store.tables import AuditRow
-from dicom_node.store.transitions import record
+from dicom_node.base.kinds import AuditAction, Role
+from dicom_node.base.printable import printable
+from dicom_node.base.store.tables import AuditRow
+from dicom_node.base.store.transitions import record
+from dicom_node.people import audit
+from dicom_node.serve.background import Background
 from tests.certificates_lab import self_signed
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound

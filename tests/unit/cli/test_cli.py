@@ -24,25 +24,19 @@ from pydicom import examples
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from dicom_node import cli
-from dicom_node.config import loading, sample
-from dicom_node.demo.pacs import EmbeddedPacs
-from dicom_node.errors import ExitCode
-from dicom_node.events import ASSOCIATION_ACCEPTED, JOB_FAILED
-from dicom_node.model.kinds import Counted, ObjectRole, Outcome, ResultKind
-from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
-from dicom_node.monitoring import drift
-from dicom_node.nouns import moment
-from dicom_node.services import audit, deliveries, users
-from dicom_node.store import migrate
-from dicom_node.store.database import Database
-from dicom_node.store.tables import (
-    AuditRow,
-    EventRow,
-    Instance,
-    ReceivedObject,
-    Study,
-)
+from dicom_node.base.config import loading, sample
+from dicom_node.base.errors import ExitCode
+from dicom_node.base.events import ASSOCIATION_ACCEPTED, JOB_FAILED
+from dicom_node.base.kinds import Counted, ObjectRole, Outcome, ResultKind
+from dicom_node.base.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.base.store import migrate
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import AuditRow, EventRow, Instance, ReceivedObject, Study
+from dicom_node.jobs import drift
+from dicom_node.people import audit, deliveries, users
+from dicom_node.people.demo.pacs import EmbeddedPacs
+from dicom_node.people.nouns import moment
+from dicom_node.serve import cli
 from tests.drawn_chest import chest_phantom, chest_radiograph
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -475,8 +469,8 @@ def test_a_list_imports_neither_pydicom_nor_other_nouns(filled: Path, words: str
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     loaded = set(done.stdout.rpartition("LOADED")[2].split())
     assert HEAVY & {name.partition(".")[0] for name in loaded} == set()
-    assert "dicom_node.store.tables" in loaded  # it did its work
-    assert f"dicom_node.nouns.{noun}" in loaded and "dicom_node.nouns.configured" not in loaded
+    assert "dicom_node.base.store.tables" in loaded  # it did its work
+    assert f"dicom_node.people.nouns.{noun}" in loaded and "dicom_node.people.nouns.configured" not in loaded
 
 
 def today() -> date:

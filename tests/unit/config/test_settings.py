@@ -19,13 +19,12 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from ai_pipeline.models import registry
 from dicom_connectors.hl7.settings import checked_hl7_fields
 from dicom_connectors.notifications.settings import NotificationSettings
-from dicom_node import preflight
-from dicom_node.config import sample
-from dicom_node.config.loading import examine, load, load_to_read
-from dicom_node.config.mistakes import did_you_mean
-from dicom_node.config.settings import PeerSettings, Settings, TlsSettings
-from dicom_node.config.toml_files import _line, _lines
-from dicom_node.errors import ConfigurationError, ExitCode
+from dicom_node.base.config import sample
+from dicom_node.base.config.loading import did_you_mean, examine, load, load_to_read
+from dicom_node.base.config.settings import PeerSettings, Settings, TlsSettings
+from dicom_node.base.config.toml_files import _line, _lines
+from dicom_node.base.errors import ConfigurationError, ExitCode
+from dicom_node.people import preflight
 
 SITE = """
 [node]
@@ -504,7 +503,7 @@ def test_many_mistakes_cost_as_much_as_one(monkeypatch: pytest.MonkeyPatch) -> N
     text = "".join(f'[[peers]]\nname = "p{n}"\nqueit_seconds = 3\n[peers.tls]\n' for n in range(80))
     _lines.cache_clear()
     parse = Mock(wraps=tomllib.loads)
-    monkeypatch.setattr("dicom_node.config.toml_files.tomllib.loads", parse)
+    monkeypatch.setattr("dicom_node.base.config.toml_files.tomllib.loads", parse)
     assert [_line(text, ("peers", n, "queit_seconds")) for n in range(80)] == [4 * n + 3 for n in range(80)]
     assert sum(len(call.args[0]) for call in parse.call_args_list) <= len(text)
 

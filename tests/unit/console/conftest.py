@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dicom_node.services import users
+from dicom_node.people import users
 from tests.console_lab import ConsoleLab, add_users, quick_hasher
 from tests.inbox_lab import Inbox
 from tests.unit.console.illustrated import analysed, illustrated

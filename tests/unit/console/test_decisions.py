@@ -29,40 +29,29 @@ from ai_pipeline.images import decode
 from ai_pipeline.models import registry
 from dicom_console.app import create_app
 from dicom_console.views import charts, contents, listing, patients, search
-from dicom_node.config.sections import DEVICE_RULES_FOLDER
-from dicom_node.config.settings import PeerSettings
-from dicom_node.dicom.own_objects import is_own_result
-from dicom_node.errors import FaultyInput, NotAllowedNow
-from dicom_node.events import DELIVERY_CONFIRMED, DELIVERY_SENT, FETCH_ASKED, STORE_REFUSED, STUDIES_MISSING
-from dicom_node.model.kinds import (
+from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, PeerSettings
+from dicom_node.base.dicom.uids import is_own_result
+from dicom_node.base.errors import FaultyInput, NotAllowedNow
+from dicom_node.base.events import (
+    DELIVERY_CONFIRMED,
+    DELIVERY_SENT,
+    FETCH_ASKED,
+    STORE_REFUSED,
+    STUDIES_MISSING,
+)
+from dicom_node.base.kinds import (
     AuditAction,
     ObjectRole,
     ReaderVerdict,
     RejectionReason,
     ResultKind,
     ReviewVerdict,
+    UserRole,
 )
-from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
-from dicom_node.model.roles import UserRole
-from dicom_node.outbox.delivery_worker import DeliveryWorker
-from dicom_node.results import StatedNumber
-from dicom_node.results.sr import reading
-from dicom_node.scu import Confirmation, Outgoing, Presence, SendReport, SendStatus
-from dicom_node.services import (
-    assessments,
-    audit,
-    deliveries,
-    fetches,
-    images,
-    results,
-    stow,
-    studies,
-    uploads,
-    users,
-)
-from dicom_node.store import sight
-from dicom_node.store.database import Database
-from dicom_node.store.tables import (
+from dicom_node.base.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.base.store import sight
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import (
     AuditRow,
     Base,
     CleaningReview,
@@ -75,7 +64,23 @@ from dicom_node.store.tables import (
     StudyName,
     Withdrawal,
 )
-from dicom_node.store.transitions import record, utc_now
+from dicom_node.base.store.transitions import record, utc_now
+from dicom_node.deliver.delivery_worker import DeliveryWorker
+from dicom_node.deliver.scu.interfaces import Confirmation, Outgoing, Presence, SendReport, SendStatus
+from dicom_node.people import (
+    assessments,
+    audit,
+    deliveries,
+    fetches,
+    images,
+    results,
+    stow,
+    studies,
+    uploads,
+    users,
+)
+from dicom_node.results import sr
+from dicom_node.results.common.source import StatedNumber
 from tests.archive_lab import FakeArchive, answer_for, film, peer
 from tests.console_lab import PASSWORD, Browser, ConsoleLab, Program, audited, routes
 from tests.inbox_lab import Inbox, encoded
@@ -216,7 +221,7 @@ def test_it_refers_to_the_report_and_to_the_tracking_uids_of_its_findings(site: 
     assert about.SOPInstanceUID in evidence and len(evidence) == 3, "and the images"
     groups = groups_of(document)
     tracked = [str(named(group, "112040")[0].UID) for group in groups]
-    assert tracked == [row["tracking_uid"] for row in reading.findings(report)]
+    assert tracked == [row["tracking_uid"] for row in sr.findings(report)]
     said = [item.ConceptCodeSequence[0].CodeValue for one in groups for item in named(one, "ASSESSMENT")]
     assert said == ["ACCEPTED", "REJECTED"]
     texts = [item.TextValue for group in groups for item in of_type(group, "TEXT")]
@@ -378,13 +383,13 @@ SCORES = (
 def test_the_page_shows_the_three_highest_scores_with_their_cut_offs(
     node: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    [mark, *_] = reading.findings(objects(node, ResultKind.SR)[0])
+    [mark, *_] = sr.findings(objects(node, ResultKind.SR)[0])
     rows = [
         mark
         | {"finding": name, "decision": word, "numbers": dict(zip(mark["numbers"], values, strict=False))}
         for name, word, values in SCORES
     ]
-    monkeypatch.setattr(reading, "findings", lambda _: rows)
+    monkeypatch.setattr(sr, "findings", lambda _: rows)
     text = ConsoleLab(node.settings, node.database).browser(UserRole.VIEWER).page("/studies/1")
     [shown] = re.findall(r"<p>Highest scores of (.*?)</p>", text, re.DOTALL)
     assert re.sub(r"</?(?:b|small)>", "", shown) == (

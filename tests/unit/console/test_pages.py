@@ -39,21 +39,15 @@ from dicom_console.forms import rule as form
 from dicom_console.handlers.happened import TREND_SPANS
 from dicom_console.views import activity, changes, listing, metrics, problems, search
 from dicom_console.web import languages, limits
-from dicom_node import events
-from dicom_node.config import loading
-from dicom_node.config.settings import Conditions, ConsoleSettings, RuleSettings, Settings
-from dicom_node.errors import ChangedMeanwhile, FaultyInput, NotAllowedNow, NotFound
-from dicom_node.model.kinds import AuditAction, ReaderVerdict, ResultKind, StepStatus
-from dicom_node.model.lifecycle import DeliveryState, JobState, RequestedState, StudyState
-from dicom_node.model.roles import Role, UserRole
-from dicom_node.monitoring.disk import DiskForecast
-from dicom_node.preflight import machine
-from dicom_node.preflight.found import Tried
-from dicom_node.scp.entrance import Failure
-from dicom_node.services import audit, entered, models, rules, users
-from dicom_node.store import requested, steps
-from dicom_node.store.database import Database
-from dicom_node.store.tables import (
+from dicom_node.base import events
+from dicom_node.base.config import loading
+from dicom_node.base.config.settings import Conditions, ConsoleSettings, RuleSettings, Settings
+from dicom_node.base.errors import ChangedMeanwhile, FaultyInput, NotAllowedNow, NotFound
+from dicom_node.base.kinds import AuditAction, ReaderVerdict, ResultKind, Role, StepStatus, UserRole
+from dicom_node.base.lifecycle import DeliveryState, JobState, RequestedState, StudyState
+from dicom_node.base.store import requested, steps
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import (
     ApiToken,
     Association,
     Base,
@@ -70,8 +64,12 @@ from dicom_node.store.tables import (
     Study,
     UtcDateTime,
 )
-from dicom_node.store.transitions import append, record, utc_now
-from dicom_node.store.views import View, list_events
+from dicom_node.base.store.transitions import append, record, utc_now
+from dicom_node.base.store.views import View, list_events
+from dicom_node.people import audit, entered, models, preflight, rules, users
+from dicom_node.people.monitoring.disk import DiskForecast
+from dicom_node.people.preflight import Tried
+from dicom_node.receive.entrance import Failure
 from tests.console_lab import (
     OWN_MODEL,
     Browser,
@@ -824,7 +822,7 @@ def test_the_address_of_a_console_needs_tls_unless_it_is_of_this_machine(
 ) -> None:
     given = {"enabled": True, "port": free_port(), **keys}
     settings = Settings.model_validate({"node": {"data_dir": tmp_path}, "console": given})
-    found = [*machine.check_console(settings, role), *machine.probe_console(settings, role)]
+    found = [*preflight.check_console(settings, role), *preflight.probe_console(settings, role)]
     remedies = {one[0]: one[2] for one in found if not isinstance(one, Tried)}
     assert set(remedies) == set(told)
     assert all(word in remedies[key] for key, word in told.items())

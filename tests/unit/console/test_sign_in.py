@@ -30,12 +30,11 @@ from dicom_console.app import create_app
 from dicom_console.web import limits
 from dicom_console.web.access import ANYONE
 from dicom_console.web.faces import Asked
-from dicom_node.config.settings import ConsoleSettings
-from dicom_node.errors import NotAllowedNow, NotFound, SignInRefused
-from dicom_node.model.kinds import AuditAction
-from dicom_node.model.roles import UserRole
-from dicom_node.services import audit, users
-from dicom_node.store.tables import UserSession
+from dicom_node.base.config.settings import ConsoleSettings
+from dicom_node.base.errors import NotAllowedNow, NotFound, SignInRefused
+from dicom_node.base.kinds import AuditAction, UserRole
+from dicom_node.base.store.tables import UserSession
+from dicom_node.people import audit, users
 from tests.console_lab import PASSWORD, Browser, ConsoleLab, client_of, routes
 from tests.hostile.web import answering
 from tests.inbox_lab import Inbox

@@ -9,8 +9,8 @@ import pytest
 from pydicom import dcmread, examples
 from werkzeug.wrappers import Response
 
-from dicom_node.demo import inputs
-from dicom_node.errors import FaultyInput
+from dicom_node.base.errors import FaultyInput
+from dicom_node.people.demo import inputs
 from tests.hostile.web import answering
 
 

@@ -20,15 +20,24 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom.dsutils import encode
 
 from ai_pipeline.contract import PipelineResult
-from dicom_node import results
-from dicom_node.dicom.elements import Limits, Walk
-from dicom_node.dicom.file_meta import read_sop_uids, read_study_uids
-from dicom_node.dicom.header import CharacterSet, can_hold, decoded, named, quiet_pydicom, terms
-from dicom_node.dicom.repair import Repairs, repair
-from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES, TransferSyntax, transfer_syntax
-from dicom_node.errors import DecodedDifferently
-from dicom_node.inbox.inspection import inspect
-from dicom_node.model.kinds import ReaderVerdict, RejectionReason, ResultKind
+from dicom_node.base.dicom.file_meta import read_sop_uids, read_study_uids
+from dicom_node.base.dicom.header import (
+    CharacterSet,
+    Limits,
+    Walk,
+    can_hold,
+    character_sets,
+    decoded,
+    quiet_pydicom,
+    terms,
+)
+from dicom_node.base.dicom.repair import Repairs, repair
+from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES, TransferSyntax, transfer_syntax
+from dicom_node.base.errors import DecodedDifferently
+from dicom_node.base.kinds import ReaderVerdict, RejectionReason, ResultKind
+from dicom_node.receive.inspection import inspect
+from dicom_node.results.build import FindingAssessment, build, build_assessment, build_rejection
+from dicom_node.results.common.source import repairs_of
 from tests.modality import assign, data_set
 from tests.result_images import ANALYSED_AT, CR, INSTALLATION, context, grey_image, source, write_image
 
@@ -130,7 +139,7 @@ def names() -> strategies.SearchStrategy[bytes]:
 
 
 def built_name(path: Path) -> str:
-    made = results.build(context(kinds=[ResultKind.SR]), [source(path)], PipelineResult())
+    made = build(context(kinds=[ResultKind.SR]), [source(path)], PipelineResult())
     with quiet_pydicom():
         return str(pydicom.dcmread(io.BytesIO(made[0].data)).PatientName)
 
@@ -167,20 +176,20 @@ def test_results_in_their_sources_character_set_are_withdrawn_and_assessed_in_it
     charset: str, raw: bytes, name: str, tmp_path: Path
 ) -> None:
     report, of_source = tmp_path / "report.dcm", context(kinds=[ResultKind.SR], charset="source")
-    made = results.build(of_source, [source(received(charset, raw))], PipelineResult())
+    made = build(of_source, [source(received(charset, raw))], PipelineResult())
     report.write_bytes(made[0].data or b"")
     said = (RejectionReason.QUALITY, "wrong film", ANALYSED_AT, "AINODE", INSTALLATION)
     verdict = ("Cyst", ("1", "99X"), "", "a model", "1", ReaderVerdict.MISSING, "", ANALYSED_AT)
-    by = ([results.FindingAssessment(*verdict)], "ann", "AINODE", INSTALLATION, "")
+    by = ([FindingAssessment(*verdict)], "ann", "AINODE", INSTALLATION, "")
     for one in (
         made[0],
-        results.build_rejection([report], *said),
-        results.build_assessment(report, *by),
+        build_rejection([report], *said),
+        build_assessment(report, *by),
     ):
         read = pydicom.dcmread(io.BytesIO(one.data or b""))
-        assert named(read) == terms(charset)
+        assert character_sets(read) == terms(charset)
         bears = read.get_item("PatientName").value
-        assert CharacterSet.from_terms(named(read)).decode(bears, "PN").rstrip() == name
+        assert CharacterSet.from_terms(character_sets(read)).decode(bears, "PN").rstrip() == name
 
 
 @pytest.mark.parametrize(
@@ -621,12 +630,12 @@ def test_all_results_of_a_faulty_source_bear_the_repaired_values(tmp_path: Path)
     with pytest.warns(UserWarning):
         path = write_image(tmp_path / "cr.dcm", CR, grey_image(), **odd)
     given = source(path)
-    assert results.repairs_of([given]) == {
+    assert repairs_of([given]) == {
         given.image.uid: Repairs(
             ("PatientAge", "StudyDate", "StudyTime"), ("PatientSex", "SmokingStatus"), ("StudyInstanceUID",)
         )
     }
-    built = results.build(context(), [given], PipelineResult())
+    built = build(context(), [given], PipelineResult())
     assert {one.kind for one in built} == {
         ResultKind.SR,
         ResultKind.GSPS,

@@ -15,10 +15,9 @@ from sqlalchemy import select
 
 from dicom_connectors.worklist.cancellations import Cancellations
 from dicom_connectors.worklist.performer import Worklist, open_manager
-from dicom_node import fetch
-from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.dicom.identity import Patient
-from dicom_node.events import (
+from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.dicom.identity import Patient
+from dicom_node.base.events import (
     ARCHIVE_ANSWERED,
     ARCHIVE_NOT_AWAITED,
     ARCHIVE_WAIT_ENDED,
@@ -29,11 +28,12 @@ from dicom_node.events import (
     WORKLIST_AWAY,
     WORKLIST_BACK,
 )
-from dicom_node.model.kinds import FetchPurpose
-from dicom_node.model.lifecycle import DeliveryState, FetchState, JobState, StudyState, WorkitemState
-from dicom_node.scu import open_archive
-from dicom_node.store.tables import ClaimedWorkitem, Delivery, Fetch, Job, Study
-from dicom_node.store.transitions import move_fetch, settle_study, utc_now
+from dicom_node.base.kinds import FetchPurpose
+from dicom_node.base.lifecycle import DeliveryState, FetchState, JobState, StudyState, WorkitemState
+from dicom_node.base.store.tables import ClaimedWorkitem, Delivery, Fetch, Job, Study
+from dicom_node.base.store.transitions import move_fetch, settle_study, utc_now
+from dicom_node.deliver.scu import open_archive
+from dicom_node.studies import fetch
 from dicom_node.studies.indexing import OTHER_PATIENT
 from tests.archive_lab import FakeArchive, answer_for, beside, film, inbox_beside
 from tests.hostile.valve import valve_before
@@ -66,8 +66,8 @@ TODAY = f"{datetime.now().astimezone():%Y%m%d}"
 @pytest.fixture(autouse=True)
 def _calls_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call to an archive or a manager ends up to this much later than its answer."""
-    monkeypatch.setattr("dicom_node.fetch.fetcher._WATCH_SECONDS", 0.01)
-    monkeypatch.setattr("dicom_node.fetch.arriving._LOOK", timedelta())
+    monkeypatch.setattr("dicom_node.studies.fetch._WATCH_SECONDS", 0.01)
+    monkeypatch.setattr("dicom_node.studies.fetch._LOOK", timedelta())
 
 
 def asked(inbox: Inbox) -> None:
@@ -95,8 +95,8 @@ def prior_of(image: Dataset, name: str) -> Dataset:
 def test_a_peer_that_does_not_answer_holds_a_job_no_longer_than_set(
     tmp_path: Path, hangs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dicom_node.scu.association._NEGOTIATE_SECONDS", 0.3)
-    monkeypatch.setattr("dicom_node.scu.association._ASSOCIATE_SECONDS", 0.6)
+    monkeypatch.setattr("dicom_node.deliver.scu.association._NEGOTIATE_SECONDS", 0.3)
+    monkeypatch.setattr("dicom_node.deliver.scu.association._ASSOCIATE_SECONDS", 0.6)
     with run_pacs(FakeArchive(free_port()), classes=()) as pacs, valve_before(pacs.port) as valve:
         valve.from_peer = 0
         inbox = inbox_beside(tmp_path, valve.port if hangs else free_port(), PRIORS)

@@ -12,8 +12,8 @@ from pydicom.dataset import Dataset
 pytest.importorskip("fhir.resources", reason="needs the extra fhir")
 
 from dicom_connectors.fhir.report import MOST_OBSERVATIONS, FiledReport, ReportTransaction, observation_uid
-from dicom_node.dicom.walk import items
-from dicom_node.errors import FaultyInput
+from dicom_node.base.dicom.walk import items
+from dicom_node.base.errors import FaultyInput
 from tests.fhir_lab import SYSTEM, report_file
 from tests.golden_lab import written
 from tests.modality import data_set

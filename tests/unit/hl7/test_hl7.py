@@ -17,8 +17,8 @@ from hl7apy.parser import parse_message
 
 from ai_pipeline.contract import Code, Measurement, PipelineResult
 from dicom_connectors.hl7.oru import MessageContext, SentReport, control_id, oru_of, withdrawal_of
-from dicom_node import results
-from dicom_node.model.kinds import RejectionReason, ResultKind
+from dicom_node.base.kinds import RejectionReason, ResultKind
+from dicom_node.results.build import build, build_rejection
 from tests.golden_lab import written
 from tests.result_images import (
     ANALYSED_AT,
@@ -52,7 +52,7 @@ def read(path: Path, with_context: MessageContext = RIS, rule: str = "") -> hl7.
 def read_withdrawal(
     folder: Path, withdrawn: list[Path], sent: list[SentReport], with_context: MessageContext = RIS
 ) -> hl7.Message:
-    note = results.build_rejection(
+    note = build_rejection(
         withdrawn, RejectionReason.SAFETY, "wrong|film", ANALYSED_AT, "AINODE", INSTALLATION
     )
     (folder / "note.dcm").write_bytes(note.data or b"")
@@ -76,7 +76,7 @@ def a_report(folder: Path, **attributes: Any) -> Path:
 
 
 def report_of(folder: Path, one: Any, found: PipelineResult) -> Path:
-    [built] = results.build(context(kinds=[ResultKind.SR]), [one], found)
+    [built] = build(context(kinds=[ResultKind.SR]), [one], found)
     (folder / "sr.dcm").write_bytes(built.data or b"")
     return folder / "sr.dcm"
 

@@ -13,8 +13,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from dicom_node.dicom.own_objects import MANUFACTURER, MODEL_NAME
-from dicom_node.dicom.uids import derived_uid
+from dicom_node.base.dicom.uids import MANUFACTURER, MODEL_NAME, derived_uid
 from tests.modality import assign, chest, data_set
 
 

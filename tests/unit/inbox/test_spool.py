@@ -15,11 +15,10 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import UltrasoundImageStorage
 
-from dicom_node.errors import SpoolError, SpoolFull
-from dicom_node.events import ASSOCIATION_ACCEPTED, ASSOCIATION_RELEASED, Event
-from dicom_node.inbox.header import Arrival, read_arrival
-from dicom_node.inbox.journal import JournalReader, JournalWriter
-from dicom_node.inbox.spool import Spool, Turns, WaitingObjects, mark_of
+from dicom_node.base.errors import SpoolError, SpoolFull
+from dicom_node.base.events import ASSOCIATION_ACCEPTED, ASSOCIATION_RELEASED, Event
+from dicom_node.receive.inspection import Arrival, read_arrival
+from dicom_node.receive.spool import JournalReader, JournalWriter, Spool, Turns, WaitingObjects, mark_of
 from tests.inbox_lab import spooled
 
 IMPLICIT = "1.2.840.10008.1.2"
@@ -137,7 +136,7 @@ def test_an_object_that_brings_the_disk_under_the_watermark_is_given_up(
 ) -> None:
     spool = Spool(tmp_path / "spool", minimum_free_bytes=3 * 2**20)
     incoming = spool.open(arrival(), UltrasoundImageStorage, "1.2.3", IMPLICIT)
-    monkeypatch.setattr("dicom_node.inbox.spool._FREE_SPACE_SECONDS", 0.0)
+    monkeypatch.setattr("dicom_node.receive.spool._FREE_SPACE_SECONDS", 0.0)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 2 * 2**20))
     with pytest.raises(SpoolFull, match=r"^2 MiB free, spool\.minimum_free_mib asks for 3$"):
         incoming.write(DATA_SET)
@@ -319,7 +318,7 @@ def test_events_of_a_newer_version_are_passed_over(tmp_path: Path) -> None:
 def test_a_long_journal_goes_on_in_a_new_file_and_the_old_one_can_be_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dicom_node.inbox.journal._FILE_BYTES", 1000)
+    monkeypatch.setattr("dicom_node.receive.spool._FILE_BYTES", 1000)
     writer = JournalWriter(tmp_path, "l1")
     events = [event(number) for number in range(40)]
     for one in events:

@@ -4,12 +4,12 @@ from datetime import timedelta
 
 from sqlalchemy import text
 
-from dicom_node.config.sections import WorkerSettings
+from dicom_node.base.config.settings import WorkerSettings
+from dicom_node.base.lifecycle import JobState, StudyState
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import EventRow, Job, Study
+from dicom_node.base.store.transitions import utc_now
 from dicom_node.jobs.queue import JobQueue, enqueue
-from dicom_node.model.lifecycle import JobState, StudyState
-from dicom_node.store.database import Database
-from dicom_node.store.tables import EventRow, Job, Study
-from dicom_node.store.transitions import utc_now
 from tests.rows import Stored, a_study
 
 WORKERS = WorkerSettings(lease_seconds=2, attempts=3, retry_seconds=0)

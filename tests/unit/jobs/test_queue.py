@@ -18,13 +18,9 @@ from procrastinate import jobs as procrastinate_jobs
 from procrastinate.schema import SchemaManager
 from sqlalchemy import text
 
-from dicom_node import jobs
-from dicom_node.errors import JobCancelled, LeaseLost, NotAllowedNow, NotFound
-from dicom_node.events import EventType
-from dicom_node.jobs.lease import is_dead, new_owner
-from dicom_node.jobs.queue import JobQueue, enqueue, estimated_seconds
-from dicom_node.jobs.worker import process as worker_module
-from dicom_node.model.lifecycle import (
+from dicom_node.base.errors import JobCancelled, LeaseLost, NotAllowedNow, NotFound
+from dicom_node.base.events import EventType
+from dicom_node.base.lifecycle import (
     COMMITMENT,
     DELIVERY,
     HELD,
@@ -38,10 +34,14 @@ from dicom_node.model.lifecycle import (
     StudyState,
     study_state,
 )
-from dicom_node.store import leases, tickets
-from dicom_node.store.database import Database
-from dicom_node.store.tables import Job, Study
-from dicom_node.store.transitions import settle_study, utc_now
+from dicom_node.base.store import leases, tickets
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import Job, Study
+from dicom_node.base.store.transitions import settle_study, utc_now
+from dicom_node.jobs.enqueue import cancel, retry
+from dicom_node.jobs.lease import is_dead, new_owner
+from dicom_node.jobs.queue import JobQueue, enqueue, estimated_seconds
+from dicom_node.jobs.worker import process as worker_module
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.rows import Stored, a_job
@@ -222,19 +222,19 @@ def test_after_the_last_try_as_many_only_tell_of_it_and_then_the_job_has_failed(
 def test_what_waits_is_cancelled_at_once(database: Database, queue: JobQueue) -> None:
     study = add_study(database)
     number = add_job(database, study)
-    Stored(database).write(jobs.cancel, number)
+    Stored(database).write(cancel, number)
     assert job_row(database, number).state is JobState.CANCELLED
     assert state_of_study(database, study) is StudyState.CANCELLED
     assert queue.claim("me") is None
     for wrong, error in ((number, NotAllowedNow), (number + 1000, NotFound)):
         with pytest.raises(error):
-            Stored(database).write(jobs.cancel, wrong)
+            Stored(database).write(cancel, wrong)
 
 
 def test_what_runs_learns_at_its_heartbeat_that_it_is_cancelled(database: Database, queue: JobQueue) -> None:
     number = add_job(database, add_study(database))
     job = claimed(queue)
-    Stored(database).write(jobs.cancel, number)
+    Stored(database).write(cancel, number)
     for call in (lambda: queue.heartbeat(job, 0.1, ""), lambda: complete(database, queue, job)):
         with pytest.raises(JobCancelled):
             call()
@@ -249,12 +249,12 @@ def test_a_person_runs_what_failed_with_all_its_tries_again(database: Database, 
     for _ in range(3):
         queue.retry_at(claimed(queue), utc_now() - timedelta(seconds=1), "no")
     queue.end(claimed(queue), JobState.FAILED, "no")
-    Stored(database).write(jobs.retry, number)
+    Stored(database).write(retry, number)
     assert state_of_study(database, study) is StudyState.QUEUED
     job = claimed(queue)
     assert (job.attempts, job.tries, queue.gives_up(job)) == (5, 1, False)
     with pytest.raises(NotAllowedNow):
-        Stored(database).write(jobs.retry, number)
+        Stored(database).write(retry, number)
 
 
 def test_a_lease_has_one_holder_until_it_ends_or_is_given_back(database: Database) -> None:
@@ -302,7 +302,7 @@ def test_a_newer_revision_is_not_held_up_by_the_retry_of_an_older_one(
     old = add_job(database, study)
     queue.retry_at(claimed(queue), utc_now() + timedelta(minutes=30), "the disk was full")
     new = add_job(database, study, revision=2)
-    Stored(database).write(jobs.cancel, old)
+    Stored(database).write(cancel, old)
     assert claimed(queue).id == new
 
 

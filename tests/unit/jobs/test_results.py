@@ -35,27 +35,18 @@ from ai_pipeline.contract import (
 from ai_pipeline.images.dates import date_of
 from dicom_connectors.notifications.gather import Gatherer
 from dicom_connectors.notifications.settings import NotificationSettings
-from dicom_node import preflight
-from dicom_node.config.settings import PeerSettings, Settings
-from dicom_node.errors import FaultyInput, NotAllowedNow
-from dicom_node.events import RESULTS_ACCEPTED, RESULTS_HELD
-from dicom_node.model.deidentified import is_deidentified
-from dicom_node.model.kinds import AuditAction, ReaderVerdict, RejectionReason, ResultKind
-from dicom_node.model.lifecycle import DeliveryState, HeldState, JobState, StudyState
-from dicom_node.outbox import held
-from dicom_node.outbox.delivery_worker import DeliveryWorker
-from dicom_node.results.sr import reading
-from dicom_node.services import assessments, audit, deliveries, results, studies
-from dicom_node.store.database import Database
-from dicom_node.store.tables import (
-    Delivery,
-    HeldResult,
-    Instance,
-    Notification,
-    Result,
-    Study,
-)
-from dicom_node.store.transitions import utc_now
+from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.errors import FaultyInput, NotAllowedNow
+from dicom_node.base.events import RESULTS_ACCEPTED, RESULTS_HELD
+from dicom_node.base.kinds import AuditAction, ReaderVerdict, RejectionReason, ResultKind, is_deidentified
+from dicom_node.base.lifecycle import DeliveryState, HeldState, JobState, StudyState
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import Delivery, HeldResult, Instance, Notification, Result, Study
+from dicom_node.base.store.transitions import utc_now
+from dicom_node.deliver import outbox
+from dicom_node.deliver.delivery_worker import DeliveryWorker
+from dicom_node.people import assessments, audit, deliveries, preflight, results, studies
+from dicom_node.results import sr
 from dicom_node.studies.upkeep import purge_results
 from tests.inbox_lab import Inbox
 from tests.modality import quick_ultrasound, ultrasound
@@ -296,7 +287,7 @@ def test_results_with_a_finding_that_was_not_accepted_stay_here(node: Inbox) -> 
 def test_an_acceptance_that_is_cut_off_has_done_nothing(node: Inbox) -> None:
     uid = analysed(node)
     with (
-        patch.object(held, "settle_study", side_effect=RuntimeError("killed")),
+        patch.object(outbox, "settle_study", side_effect=RuntimeError("killed")),
         pytest.raises(RuntimeError, match="killed"),
     ):
         assessments.accept_results(node.settings, uid, ANNA)
@@ -457,7 +448,7 @@ def take(comparing: Inbox, day: str, words: str, **given: Any) -> Path:
 
 
 def compared(report: Path) -> list[str]:
-    return [line for line in reading.stated(report).short_result if line.startswith("Before, ")]
+    return [line for line in sr.stated(report).short_result if line.startswith("Before, ")]
 
 
 def test_the_newest_earlier_study_counts_and_a_difference_within_the_error_is_no_change(
@@ -529,11 +520,11 @@ def test_the_report_quotes_the_earlier_one_and_is_valid(comparing: Inbox) -> Non
     others = {uid for _, _, uid, _ in whole} - {uid for _, _, uid, _ in own}
     [series] = quoted.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
     assert others == {quoted.SOPInstanceUID, series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID}
-    numbers = reading.stated(earlier).numbers
+    numbers = sr.stated(earlier).numbers
     for word in ("Time Point", "2024-03-02", numbers[0].tracking_uid):
         assert word in str(document)
     # Today's numbers alone are read back as this report's own.
-    assert [row["number"] for row in reading.measurements(report)] == ["0.6 {ratio}"]
+    assert [row["number"] for row in sr.measurements(report)] == ["0.6 {ratio}"]
 
 
 def test_a_hostile_header_gives_no_comparison(comparing: Inbox) -> None:

@@ -26,22 +26,23 @@ from ai_pipeline.contract import (
     Reading,
 )
 from dicom_connectors.notifications.gather import Gatherer
-from dicom_node import events, jobs, outbox, preflight
-from dicom_node.config.settings import ResultSettings, RuleSettings, Settings
-from dicom_node.dicom.header import quiet_pydicom
-from dicom_node.dicom.uids import derived_uid
-from dicom_node.errors import NotAllowedNow
-from dicom_node.inbox.inspection import inspect
+from dicom_node.base import events
+from dicom_node.base.config.settings import ResultSettings, RuleSettings, Settings
+from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.base.dicom.uids import derived_uid
+from dicom_node.base.errors import NotAllowedNow
+from dicom_node.base.kinds import ObjectRole, ResultKind
+from dicom_node.base.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.base.store.tables import Delivery, Instance, Job, Notification, Original, Result, Study
+from dicom_node.base.store.transitions import settle_study, utc_now
+from dicom_node.deliver import outbox
+from dicom_node.jobs.enqueue import retry
 from dicom_node.jobs.rules import decide, explain, why_none
 from dicom_node.jobs.worker.analyse import ImageAnalysis
 from dicom_node.jobs.worker.process import Worker
-from dicom_node.model.kinds import ObjectRole, ResultKind
-from dicom_node.model.lifecycle import DeliveryState, JobState, StudyState
-from dicom_node.outbox import last_check
-from dicom_node.services import assessments, studies
-from dicom_node.services.audit import Person
-from dicom_node.store.tables import Delivery, Instance, Job, Notification, Original, Result, Study
-from dicom_node.store.transitions import settle_study, utc_now
+from dicom_node.people import assessments, preflight, studies
+from dicom_node.people.audit import Person
+from dicom_node.receive.inspection import inspect
 from dicom_node.studies import quarantine
 from dicom_node.studies.rerun import rerun
 from dicom_node.studies.upkeep import purge, reindex
@@ -163,7 +164,7 @@ def test_a_later_success_replaces_the_report_that_the_ai_did_not_run(make: Make)
     analysed(node, ultrasound("later"))
     [failure] = reports(node)
     node.put(Job, options={"do": "find", "log": ""})
-    node.write(jobs.retry, node.jobs()[0].id)
+    node.write(retry, node.jobs()[0].id)
     work(node)
     [_, success] = reports(node)
     replaced = success.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
@@ -757,9 +758,9 @@ def test_the_last_check_keeps_it_from_a_destination_that_is_de_identified_by_now
     item = replace(outgoing(image, inbox.folder), is_original=True)
     whole = replace(item, bytes=item.path.stat().st_size)
     peer = inbox.settings.peer("archive")
-    assert last_check.fault(whole, peer) == ""
-    assert "names the patient" in last_check.fault(whole, peer.model_copy(update={"deidentify": True}))
-    assert "missing or damaged" in last_check.fault(item, peer)
+    assert outbox.fault(whole, peer) == ""
+    assert "names the patient" in outbox.fault(whole, peer.model_copy(update={"deidentify": True}))
+    assert "missing or damaged" in outbox.fault(item, peer)
 
 
 def report_of(image: Dataset, number: int) -> Dataset:

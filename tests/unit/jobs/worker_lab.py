@@ -31,13 +31,13 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.errors import CleaningFailed, PixelError
 from ai_pipeline.models.engine import OnnxRuntime
-from dicom_node.child import limit_memory, watch_parent
-from dicom_node.config.settings import Settings
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.lifecycle import DeliveryState
+from dicom_node.base.processes import limit_memory, watch_parent
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import Delivery, Study
+from dicom_node.base.store.transitions import settle_study, utc_now
 from dicom_node.jobs.worker import process as worker_module
-from dicom_node.model.lifecycle import DeliveryState
-from dicom_node.store.database import Database
-from dicom_node.store.tables import Delivery, Study
-from dicom_node.store.transitions import settle_study, utc_now
 from tests.inbox_lab import Inbox
 from tests.unit.ai_training import small_models
 

@@ -20,7 +20,7 @@ from ai_pipeline.contract import (  # fmt: skip
     SourceImage,
 )
 from ai_pipeline.models.registry import cards, load
-from dicom_node.monitoring.drift import CountedModel
+from dicom_node.jobs.drift import CountedModel
 from tests.unit.jobs.worker_lab import Obedient, configuration
 
 LABEL = """

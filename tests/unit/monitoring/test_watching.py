@@ -16,25 +16,11 @@ from sqlalchemy import select
 from ai_pipeline.contract import ModelRef, Scores
 from ai_pipeline.models.reference import Verdict
 from dicom_console.views.metrics import gauges
-from dicom_node import jobs
-from dicom_node.events import DELIVERY_DEAD, PROCESS_BACK, PROCESS_LOST, SCORES_DRIFTED, Event
-from dicom_node.jobs.worker import persist as release
-from dicom_node.model.kinds import Counted
-from dicom_node.model.lifecycle import JobState, StudyState
-from dicom_node.monitoring import processes
-from dicom_node.monitoring.disk import forecast, forget_past, note_free_space
-from dicom_node.monitoring.drift import (
-    Drift,
-    Tallies,
-    add_images,
-    add_scores,
-    drift,
-    report_drift,
-    wilson,
-    window,
-)
-from dicom_node.store.database import Database
-from dicom_node.store.tables import (
+from dicom_node.base.events import DELIVERY_DEAD, PROCESS_BACK, PROCESS_LOST, SCORES_DRIFTED, Event
+from dicom_node.base.kinds import Counted
+from dicom_node.base.lifecycle import JobState, StudyState
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import (
     Association,
     Base,
     DiskSample,
@@ -44,7 +30,21 @@ from dicom_node.store.tables import (
     ScoreCount,
     Study,
 )
-from dicom_node.store.transitions import append, utc_now
+from dicom_node.base.store.transitions import append, utc_now
+from dicom_node.jobs.drift import (
+    Drift,
+    Tallies,
+    add_images,
+    add_scores,
+    drift,
+    report_drift,
+    wilson,
+    window,
+)
+from dicom_node.jobs.enqueue import retry
+from dicom_node.jobs.worker import persist as release
+from dicom_node.people.monitoring import processes
+from dicom_node.people.monitoring.disk import forecast, forget_past, note_free_space
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.rows import Stored, an_association
@@ -278,7 +278,7 @@ def test_refused_images_count_by_the_gate_that_refused_them(node: Inbox) -> None
     analysed(node, aged("leg", 50, BodyPartExamined="LEG"))
     counted = dict.fromkeys(((MODALITY, by) for by in ("analysed", "refused_pixels", "refused_header")), 1)
     assert (images(node), scores(node)) == (counted, {5: 1})
-    node.write(jobs.retry, node.jobs()[1].id)
+    node.write(retry, node.jobs()[1].id)
     work(node)
     assert images(node) == counted, "a person asked again: the answer was counted before"
 

@@ -15,16 +15,16 @@ from dicom_connectors.notifications.gather import EVENTS
 from dicom_connectors.notifications.message import Message
 from dicom_connectors.notifications.sender import Notifier, call_webhook, send_mail
 from dicom_connectors.notifications.settings import MailSettings, NotificationSettings
-from dicom_node import events
-from dicom_node.errors import NotAllowedNow
-from dicom_node.model.kinds import NotificationState
-from dicom_node.monitoring.silence import report_silence
-from dicom_node.preflight import check
-from dicom_node.results.common.context import StatedFinding
-from dicom_node.results.sr import reading
-from dicom_node.services import notifications
-from dicom_node.store.tables import EventRow, Notification
-from dicom_node.store.transitions import record, utc_now
+from dicom_node.base import events
+from dicom_node.base.errors import NotAllowedNow
+from dicom_node.base.kinds import NotificationState
+from dicom_node.base.store.tables import EventRow, Notification
+from dicom_node.base.store.transitions import record, utc_now
+from dicom_node.people import notifications
+from dicom_node.people.monitoring.disk import report_silence
+from dicom_node.people.preflight import check
+from dicom_node.results import sr
+from dicom_node.results.common.source import StatedFinding
 from tests.certificates_lab import self_signed
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
@@ -148,13 +148,13 @@ def test_findings_that_were_asked_for_are_told(
     said = {"a.dcm": [("Pneumothorax", "present"), ("Mass", "present")], "b.dcm": [("Mass", "absent")]}
     lines = ("AI: Suspected: pneumothorax and lung mass.", "Not assessed: nodule of lung.")
 
-    def stated(report: Path) -> reading.StatedReport:
+    def stated(report: Path) -> sr.StatedReport:
         found = [
             StatedFinding("", ("", ""), name, Decision(word), "", "") for name, word in said[report.name]
         ]
-        return reading.StatedReport(found, (), "\n".join(lines), "")
+        return sr.StatedReport(found, (), "\n".join(lines), "")
 
-    monkeypatch.setattr(reading, "stated", stated)
+    monkeypatch.setattr(sr, "stated", stated)
     inbox = node(tmp_path, hook(web, on=[], findings=["pneumo*"]))
     inbox.settle(ultrasound("one"))
     made = notifier(inbox)

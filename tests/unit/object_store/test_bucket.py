@@ -10,17 +10,17 @@ import pytest
 
 from dicom_connectors.bucket.connector import probe
 from dicom_connectors.bucket.handover import HandOver, LocalCopies, oldest_waiting, refuse_another_key
-from dicom_node.config.settings import Settings
-from dicom_node.errors import ConfigurationError, NotInSpool, StoreAway
-from dicom_node.events import STORE_AWAY, STORE_BACK
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.errors import ConfigurationError, NotInSpool, StoreAway
+from dicom_node.base.events import STORE_AWAY, STORE_BACK
+from dicom_node.base.files import Bucket, bucket_of
+from dicom_node.base.lifecycle import DeliveryState, JobState
+from dicom_node.base.sitekey import path_of as path_of_key
+from dicom_node.base.store.tables import Delivery, EventRow, Job, Result
+from dicom_node.base.store.transitions import utc_now
+from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.jobs.worker.process import Worker
-from dicom_node.model.lifecycle import DeliveryState, JobState
-from dicom_node.object_store.files import Bucket, bucket_of
-from dicom_node.outbox.delivery_worker import DeliveryWorker
-from dicom_node.preflight.found import Tried
-from dicom_node.sitekey import path_of as path_of_key
-from dicom_node.store.tables import Delivery, EventRow, Job, Result
-from dicom_node.store.transitions import utc_now
+from dicom_node.people.preflight import Tried
 from dicom_node.studies.upkeep import compare, purge, reindex
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound

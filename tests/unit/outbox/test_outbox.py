@@ -21,20 +21,13 @@ from sqlalchemy.orm import Session
 
 from dicom_connectors.notifications.gather import Gatherer
 from dicom_connectors.notifications.settings import NotificationSettings
-from dicom_node import events
-from dicom_node.config.sections import OutboxSettings
-from dicom_node.config.settings import PeerSettings
-from dicom_node.errors import NotAllowedNow
-from dicom_node.model.deidentified import DEIDENTIFIED_FOLDER
-from dicom_node.model.kinds import Outcome, ResultKind
-from dicom_node.model.lifecycle import DeliveryState, StudyState
-from dicom_node.outbox import delivery_worker, retry, retry_all
-from dicom_node.outbox.commitments import CommitmentAnswers
-from dicom_node.outbox.moves import Moves, wait_before_question
-from dicom_node.outbox.outages import outages, report_outages
-from dicom_node.scu import Confirmation, Presence, SendReport, SendStatus
-from dicom_node.store import deliveries, requested
-from dicom_node.store.tables import (
+from dicom_node.base import events
+from dicom_node.base.config.settings import OutboxSettings, PeerSettings
+from dicom_node.base.errors import NotAllowedNow
+from dicom_node.base.kinds import DEIDENTIFIED_FOLDER, Outcome, ResultKind
+from dicom_node.base.lifecycle import DeliveryState, StudyState
+from dicom_node.base.store import deliveries, requested
+from dicom_node.base.store.tables import (
     Delivery,
     EventRow,
     Notification,
@@ -44,7 +37,12 @@ from dicom_node.store.tables import (
     Result,
     Study,
 )
-from dicom_node.store.transitions import utc_now
+from dicom_node.base.store.transitions import utc_now
+from dicom_node.deliver import delivery_worker
+from dicom_node.deliver.commitments import CommitmentAnswers
+from dicom_node.deliver.outages import outages, report_outages
+from dicom_node.deliver.outbox import Moves, retry, retry_all, wait_before_question
+from dicom_node.deliver.scu.interfaces import Confirmation, Presence, SendReport, SendStatus
 from dicom_node.studies.scan import JournalIngest
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import DIGITAL_XRAY, ULTRASOUND, assign, ultrasound
@@ -370,7 +368,7 @@ def delivering(worker: delivery_worker.DeliveryWorker, *let_go: threading.Event)
 def test_a_thread_of_a_destination_that_fails_is_told_and_begins_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("dicom_node.runner.FAILED_SECONDS", 0.01)
+    monkeypatch.setattr("dicom_node.base.runner.FAILED_SECONDS", 0.01)
     outbox, failing = Outbox(tmp_path, [PEER]), Mock(side_effect=KeyError("DOE^JANE"))
     for _ in range(2):
         outbox.add_study(["pacs"])

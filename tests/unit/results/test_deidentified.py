@@ -14,14 +14,27 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from ai_pipeline.contract import ImageKind, PipelineResult
-from dicom_node.dicom.header import quiet_pydicom
-from dicom_node.dicom.own_objects import is_own_result
-from dicom_node.dicom.walk import items
-from dicom_node.model.deidentified import OPTIONS, Retained, is_deidentified, retained_by
-from dicom_node.model.kinds import DEIDENTIFIED_KINDS, ResultKind
-from dicom_node.results import Deidentified, Pseudonyms, SourceObject, build, build_deidentified
-from dicom_node.results.common.source import read_sources
-from dicom_node.results.deidentified import in_boxes, pseudonymised, retained
+from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.base.dicom.uids import is_own_result
+from dicom_node.base.dicom.walk import items
+from dicom_node.base.kinds import (
+    DEIDENTIFIED_KINDS,
+    OPTIONS,
+    ResultKind,
+    Retained,
+    is_deidentified,
+    retained_by,
+)
+from dicom_node.results import build
+from dicom_node.results.common.source import SourceObject, read_sources
+from dicom_node.results.deidentified import (
+    Deidentified,
+    Pseudonyms,
+    build_deidentified,
+    in_boxes,
+    pseudonymised,
+    retained,
+)
 from dicom_node.results.leaks import DUMMY_DATE
 from tests.deidentified_lab import (
     BIRTH_DATE,

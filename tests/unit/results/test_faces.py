@@ -30,24 +30,15 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.images.render import PageLayout, PagePicture, lay_out_page
 from dicom_connectors.pdf.connector import as_pdf
-from dicom_node.config.settings import PeerSettings
-from dicom_node.errors import ResultRefused
-from dicom_node.model.kinds import ResultKind
-from dicom_node.results import (
-    BuiltObject,
-    Cause,
-    Pseudonyms,
-    ResultContext,
-    SourceObject,
-    build,
-    build_deidentified,
-    build_failure,
-    gate,
-)
+from dicom_node.base.config.settings import PeerSettings
+from dicom_node.base.errors import ResultRefused
+from dicom_node.base.kinds import ResultKind
+from dicom_node.results import build, gate, sc
+from dicom_node.results.build import build_failure
 from dicom_node.results.common.envelope import encode, series_description
 from dicom_node.results.common.report import report_of
-from dicom_node.results.common.source import read_sources
-from dicom_node.results.sc import page
+from dicom_node.results.common.source import BuiltObject, Cause, ResultContext, SourceObject, read_sources
+from dicom_node.results.deidentified import Pseudonyms, build_deidentified
 from tests.deidentified_lab import HERE, result_of, write_named
 from tests.modality import assign, data_set
 from tests.result_images import (
@@ -564,13 +555,13 @@ def shows_scan(one: BuiltObject) -> bool:
 def said(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the page is drawn of, by the names of its parameters."""
     given: dict[str, Any] = {}
-    draw = page.draw_page
+    draw = sc.draw_page
 
     def note(*parts: Any) -> Any:
         given.update(zip(("title", "head", "shown", "captions", "results", "foot"), parts, strict=True))
         return draw(*parts)
 
-    monkeypatch.setattr(page, "draw_page", note)
+    monkeypatch.setattr(sc, "draw_page", note)
     return given
 
 
@@ -761,7 +752,7 @@ def test_the_gate_lets_no_faulty_document_out(tmp_path: Path, change: dict[str, 
     sources = read_sources([numbered_film(tmp_path)])
     ctx = context(kinds=[ResultKind.PDF])
     report = report_of(ctx, sources, PipelineResult())
-    document = page.build_pdf(report, page.summary_of(report), "2.25.9")
+    document = sc.build_pdf(report, sc.summary_of(report), "2.25.9")
     assign(document, **change)
     with pytest.raises(ResultRefused, match=why):
         gate.check(encode(document, ctx, sources[0]), document, ctx, ResultKind.PDF, sources)

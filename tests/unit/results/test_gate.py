@@ -20,30 +20,27 @@ from pydicom.pixels import pack_bits
 from pydicom.tag import BaseTag, Tag
 
 from ai_pipeline.contract import DerivedImage, Finding, ImageKind, Origin, PipelineResult, Region
-from dicom_node.dicom.header import quiet_pydicom
-from dicom_node.dicom.identity import COPIED, IDENTIFYING, REQUIRED_MAYBE_EMPTY
-from dicom_node.dicom.walk import items
-from dicom_node.errors import DecodedDifferently, FaultyObject, ResultRefused
-from dicom_node.inbox.inspection import inspect
-from dicom_node.model.kinds import DEIDENTIFIED_KINDS, ReaderVerdict, RejectionReason, ResultKind
-from dicom_node.results import (
+from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.base.dicom.identity import COPIED, IDENTIFYING, REQUIRED_MAYBE_EMPTY
+from dicom_node.base.dicom.uids import Installation, is_own_result
+from dicom_node.base.dicom.walk import items
+from dicom_node.base.errors import DecodedDifferently, FaultyObject, ResultRefused
+from dicom_node.base.kinds import DEIDENTIFIED_KINDS, ReaderVerdict, RejectionReason, ResultKind
+from dicom_node.receive.inspection import inspect
+from dicom_node.results import build, gate
+from dicom_node.results.build import FindingAssessment, build_assessment, build_rejection
+from dicom_node.results.common import envelope
+from dicom_node.results.common.envelope import BUILDER_VERSION
+from dicom_node.results.common.source import (
+    _IMAGE_KEYWORDS,
     BuiltObject,
-    FindingAssessment,
-    Installation,
-    Pseudonyms,
     ResultContext,
+    Source,
     SourceObject,
-    build,
-    build_assessment,
-    build_rejection,
-    gate,
-    is_own_result,
+    read_sources,
     repairs_of,
 )
-from dicom_node.results.common import iods
-from dicom_node.results.common.identity import BUILDER_VERSION
-from dicom_node.results.common.source import _IMAGE_KEYWORDS, Source, read_sources
-from dicom_node.results.deidentified import identifying, pseudonymised
+from dicom_node.results.deidentified import Pseudonyms, identifying, pseudonymised
 from dicom_node.results.leaks import KnownIdentity
 from tests import golden_lab
 from tests.deidentified_lab import BIRTH_DATE, HERE, SECRET, UID_ROOT, deidentified, write_named
@@ -630,7 +627,7 @@ def test_what_results_copy_are_the_modules_that_all_objects_of_a_study_share() -
         "ReferencedPatientPhotoSequence",
     }
     modules = ("patient", "clinical-trial-subject", "general-study", "patient-study", "clinical-trial-study")
-    attributes = [one for name in modules for one in iods.attributes(name)]
+    attributes = [one for name in modules for one in envelope.attributes(name)]
     types = {keyword: kind for place, keyword, kind in attributes if not place and keyword not in never}
     assert (*types, "TimezoneOffsetFromUTC") == COPIED
     assert {keyword for keyword, kind in types.items() if kind == "2"} == REQUIRED_MAYBE_EMPTY

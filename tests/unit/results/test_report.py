@@ -31,16 +31,17 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.fetal_head import biometry
 from ai_pipeline.images.render import YELLOW
-from dicom_node.dicom.header import quiet_pydicom
-from dicom_node.dicom.walk import items
-from dicom_node.errors import ResultRefused
-from dicom_node.model.kinds import RejectionReason, ResultKind
-from dicom_node.results import ResultContext, SourceObject, build, build_rejection, deidentified, gate
-from dicom_node.results.common import concepts, examination, iods
+from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.base.dicom.walk import items
+from dicom_node.base.errors import ResultRefused
+from dicom_node.base.kinds import RejectionReason, ResultKind
+from dicom_node.results import build, deidentified, gate, sr
+from dicom_node.results.build import build_rejection
+from dicom_node.results.common import concepts, envelope
+from dicom_node.results.common import report as examination
 from dicom_node.results.common.report import report_of
-from dicom_node.results.common.source import as_judged, read_sources
-from dicom_node.results.sc.page import summary_of
-from dicom_node.results.sr import reading
+from dicom_node.results.common.source import ResultContext, SourceObject, as_judged, read_sources
+from dicom_node.results.sc import summary_of
 from tests.result_images import (
     ANALYSED_AT,
     CALIBRATED,
@@ -382,7 +383,7 @@ def _known_meanings(scheme: str, value: str) -> set[str]:
         for code, (meaning, _cids) in values.items()
         if code == value
     }
-    regions = iods.body_parts().values()
+    regions = envelope.body_parts().values()
     words |= {code.meaning for code in regions if (code.scheme_designator, code.value) == (scheme, value)}
     return {word.lower().split(" (")[0] for word in words}
 
@@ -517,14 +518,14 @@ def test_an_organ_is_no_endoscopy_of_it(tmp_path: Path, code: str, part: str) ->
     state = built(CTX, one, PipelineResult(findings=(finding(NODULE, 0.8, one.image.uid, BOX),)))[
         ResultKind.GSPS
     ]
-    assert iods.body_part(code) == state.BodyPartExamined == part
+    assert envelope.body_part(code) == state.BodyPartExamined == part
     assert ("Laterality" in state) is (part == "KIDNEY")
 
 
 def test_every_organ_that_dicom_names_lies_in_a_region_of_the_context_group() -> None:
     nowhere = {"artery", "endo-arterial", "endo-vascular", "endo-venous", "joint", "lumen of blood vessel"}
     nowhere |= {"vein", "cardiovascular system", "phantom", "saphenous vein", "entire body"}
-    for organ in iods.body_parts().values():
+    for organ in envelope.body_parts().values():
         if organ.meaning.lower() not in nowhere and examination.common_region(organ) is None:
             region = examination.region_of(organ)
             assert region is not None and examination.common_region(region) is not None, organ.meaning
@@ -544,16 +545,16 @@ def test_findings_are_read_back_with_numbers_and_model(tmp_path: Path, beside: b
     numbers = lambda row: sorted(value.split()[0] for value in row["numbers"].values())
     rows = [
         (row["finding"], row["decision"], numbers(row), bool(row["region"]), row["model"])
-        for row in reading.findings(path)
+        for row in sr.findings(path)
     ]
     assert rows == [
         ("Cardiomegaly", "present", ["41.0", "83.0"], True, "chest-lite0 1"),
         ("Nodule of lung", "indeterminate", ["40.0", "41.0"], False, "chest-lite0 1"),
         ("Pleural effusion", "absent", ["7.0"], False, "chest-lite0 1"),
     ]
-    assert "Suspected: cardiomegaly." in reading.conclusion(path)
-    assert [row["number"] for row in reading.measurements(path)] == ["0.543 {ratio}"] * beside
-    drawn = {(row["finding"], row["number"]) for row in reading.places(path)}
+    assert "Suspected: cardiomegaly." in sr.conclusion(path)
+    assert [row["number"] for row in sr.measurements(path)] == ["0.543 {ratio}"] * beside
+    drawn = {(row["finding"], row["number"]) for row in sr.places(path)}
     ratios = {("Cardiothoracic ratio", "0.543 {ratio}")} if beside else set()
     assert drawn == {("Cardiomegaly", "83.0 % (cut-off 41.0 %)"), *ratios}
 

@@ -23,31 +23,35 @@ from pynetdicom.pdu_primitives import P_DATA
 
 from ai_pipeline.errors import CodestreamFault
 from ai_pipeline.images.codestreams import check_decodable
-from dicom_node.config.settings import Settings
-from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES, SyntaxKind
-from dicom_node.scp import statuses
-from dicom_node.scp.command import (
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES, SyntaxKind
+from dicom_node.receive import limits, statuses
+from dicom_node.receive.entrance import OTHERS, Entrance, Failure, network
+from dicom_node.receive.messages import (
     C_STORE_RQ,
     N_CREATE_RQ,
     Answer,
     Command,
-    encode_response,
-    read_command,
-)
-from dicom_node.scp.connection import limits
-from dicom_node.scp.connection.pdus import (
+    DeadlineSocket,
     Proposal,
     ProtocolViolation,
     acceptance,
     check_answer,
+    encode_response,
     fragments,
+    read_command,
     read_request,
 )
-from dicom_node.scp.connection.sockets import DeadlineSocket
-from dicom_node.scp.contexts import VERIFICATION, negotiate, refused_class
-from dicom_node.scp.entrance import OTHERS, Entrance, Failure, network
-from dicom_node.scp.policy import AEPolicy, Permission, PolicyFile, addresses
-from dicom_node.scp.storage_service import StoreRequest
+from dicom_node.receive.policy import (
+    VERIFICATION,
+    AEPolicy,
+    Permission,
+    PolicyFile,
+    addresses,
+    negotiate,
+    refused_class,
+)
+from dicom_node.receive.storage_service import StoreRequest
 from tests.certificates_lab import Authority
 from tests.node_lab import in_background
 
@@ -76,7 +80,7 @@ def test_what_is_called_decoded_here_is_and_nothing_else() -> None:
 def test_the_table_needs_nothing_that_pynetdicom_adds_to_the_dictionary_of_pydicom() -> None:
     """The process that inspects objects, and workers, do not import pynetdicom."""
     program = (
-        "import sys; from dicom_node.dicom.transfer_syntaxes import TRANSFER_SYNTAXES as table;"
+        "import sys; from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES as table;"
         "assert 'pynetdicom' not in sys.modules;"
         "print(*(f'{one.uid}={one.name}' for one in table), sep=chr(10))"
     )

@@ -17,11 +17,10 @@ from hypothesis import given, strategies
 from pydicom.dataset import Dataset
 from werkzeug.wrappers import Response
 
-from dicom_node.config.addresses import LocalAddress, is_local, remote_address
-from dicom_node.config.settings import ConsoleSettings, PeerSettings, Settings
-from dicom_node.scu import http, open_destination, orthanc
-from dicom_node.scu.destination import Presence, SendStatus, store_report
-from dicom_node.scu.dicomweb import (
+from dicom_node.base.config.addresses import LocalAddress, is_local, remote_address
+from dicom_node.base.config.settings import ConsoleSettings, PeerSettings, Settings
+from dicom_node.deliver.scu import http, open_destination, orthanc
+from dicom_node.deliver.scu.dicomweb import (
     LONGEST_HEAD,
     DicomwebDestination,
     MalformedMultipart,
@@ -29,7 +28,8 @@ from dicom_node.scu.dicomweb import (
     _stored,
     boundary_of,
 )
-from dicom_node.scu.dimse import DimseDestination
+from dicom_node.deliver.scu.dimse import DimseDestination
+from dicom_node.deliver.scu.interfaces import Presence, SendStatus, store_report
 from tests.hostile.web import answering
 from tests.modality import data_set, ultrasound
 from tests.outbox_lab import outgoing
@@ -205,8 +205,8 @@ def test_the_checked_address_is_the_one_that_is_called(
         return real(host, *rest, **further)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket, "getaddrinfo", name_server)
-    monkeypatch.setattr("dicom_node.scu.http.CONNECT_SECONDS", 0.2)
-    monkeypatch.setattr("dicom_node.scu.orthanc.CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("dicom_node.deliver.scu.http.CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("dicom_node.deliver.scu.orthanc.CONNECT_SECONDS", 0.2)
     with watched() as (port, came):
         peer = PeerSettings.model_validate({**keys("orthanc", "pacs.example.org", port), "entered": True})
         [check] = open_destination(peer, Settings()).test()
@@ -266,7 +266,7 @@ def test_the_boundary_of_what_is_multipart_is_read(content_type: str, boundary: 
 
 @pytest.fixture
 def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    monkeypatch.setattr("dicom_node.scu.association._NEGOTIATE_SECONDS", 1.0)
+    monkeypatch.setattr("dicom_node.deliver.scu.association._NEGOTIATE_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server
 

@@ -28,14 +28,11 @@ from sqlalchemy.orm import Session
 
 from dicom_connectors.notifications.gather import forget_removed
 from dicom_connectors.traces.settings import TelemetrySettings
-from dicom_node import events, preflight
-from dicom_node.background import Background, inode
-from dicom_node.config.sections import WorkerSettings
-from dicom_node.config.settings import PeerSettings
-from dicom_node.errors import DatabaseNotReady, IllegalTransition, SchemaOutdated
-from dicom_node.jobs.queue import JobQueue
-from dicom_node.jobs.worker.process import JobHeartbeat, Worker
-from dicom_node.model.lifecycle import (
+from dicom_node.base import events
+from dicom_node.base.config.settings import PeerSettings, WorkerSettings
+from dicom_node.base.errors import DatabaseNotReady, IllegalTransition, SchemaOutdated
+from dicom_node.base.kinds import Role, UserRole
+from dicom_node.base.lifecycle import (
     LIFE_CYCLES,
     READ_FROM_WORK,
     CommitmentState,
@@ -47,20 +44,12 @@ from dicom_node.model.lifecycle import (
     StudyState,
     WorkitemState,
 )
-from dicom_node.model.roles import Role, UserRole
-from dicom_node.monitoring.disk import forget_past, note_free_space
-from dicom_node.monitoring.drift import forget_old, report_drift
-from dicom_node.monitoring.processes import Sign, SignsOfLife, forget_lost
-from dicom_node.outbox.commitments import forget_requests
-from dicom_node.outbox.delivery_worker import DeliveryWorker
-from dicom_node.scu.destination import SendReport, SendStatus
-from dicom_node.services import deliveries, users
-from dicom_node.sitekey import path_of
-from dicom_node.store import leases, migrate, views
-from dicom_node.store.changes import SHORTEST, Changes
-from dicom_node.store.database import Database
-from dicom_node.store.patient_names import PatientNames
-from dicom_node.store.tables import (
+from dicom_node.base.sitekey import path_of
+from dicom_node.base.store import leases, migrate, views
+from dicom_node.base.store.changes import SHORTEST, Changes
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.patient_names import PatientNames
+from dicom_node.base.store.tables import (
     Base,
     ClaimedWorkitem,
     Commitment,
@@ -74,7 +63,7 @@ from dicom_node.store.tables import (
     Study,
     StudyName,
 )
-from dicom_node.store.transitions import (
+from dicom_node.base.store.transitions import (
     OwnEvents,
     move_commitment,
     move_delivery,
@@ -88,6 +77,16 @@ from dicom_node.store.transitions import (
     settle_study_as,
     utc_now,
 )
+from dicom_node.deliver.commitments import forget_requests
+from dicom_node.deliver.delivery_worker import DeliveryWorker
+from dicom_node.deliver.scu.interfaces import SendReport, SendStatus
+from dicom_node.jobs.drift import forget_old, report_drift
+from dicom_node.jobs.queue import JobQueue
+from dicom_node.jobs.worker.process import JobHeartbeat, Worker
+from dicom_node.people import deliveries, preflight, users
+from dicom_node.people.monitoring.disk import forget_past, note_free_space
+from dicom_node.people.monitoring.processes import Sign, SignsOfLife, forget_lost
+from dicom_node.serve.background import Background, inode
 from dicom_node.studies.upkeep import purge, purge_results
 from tests.console_lab import ConsoleLab, add_users, quick_hasher
 from tests.inbox_lab import Inbox
@@ -523,7 +522,7 @@ def test_what_failed_without_a_database_is_stored_with_begin_and_end_when_it_is_
     say = OwnEvents(inbox.database).say
     background = Background(inbox.database, inbox.settings, Role.ALL, "here", say, inode(inbox.database))
     away = OperationalError("", {}, Exception("connection refused"))
-    monkeypatch.setattr("dicom_node.background._FAILED_SECONDS", 0.01)
+    monkeypatch.setattr("dicom_node.serve.background._FAILED_SECONDS", 0.01)
     monkeypatch.setattr(Database, "write", Mock(side_effect=away))
     tries = iter(range(4))
 

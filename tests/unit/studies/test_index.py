@@ -35,13 +35,12 @@ from pynetdicom.dsutils import encode
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from dicom_node.config.sections import InspectionSettings
-from dicom_node.config.settings import Settings
-from dicom_node.dicom.identity import Patient
-from dicom_node.dicom.performed_step import SOP_CLASS
-from dicom_node.dicom.uids import derived_uid
-from dicom_node.errors import JobCancelled, NotAllowedNow
-from dicom_node.events import (
+from dicom_node.base.config.settings import InspectionSettings, Settings
+from dicom_node.base.dicom.identity import Patient
+from dicom_node.base.dicom.performed_step import SOP_CLASS
+from dicom_node.base.dicom.uids import derived_uid
+from dicom_node.base.errors import JobCancelled, NotAllowedNow
+from dicom_node.base.events import (
     DELIVERY_CONFIRMED,
     DELIVERY_SENT,
     DELIVERY_STARTED,
@@ -56,12 +55,8 @@ from dicom_node.events import (
     EventType,
     by_number,
 )
-from dicom_node.inbox.header import Arrival, encode_header
-from dicom_node.inbox.inspection import Inspected
-from dicom_node.inbox.inspector import Inspector, ReaderLost
-from dicom_node.jobs.queue import JobQueue
-from dicom_node.model.kinds import ObjectRole, StepStatus
-from dicom_node.model.lifecycle import (
+from dicom_node.base.kinds import ObjectRole, StepStatus
+from dicom_node.base.lifecycle import (
     END_STATES,
     OPEN_DELIVERIES,
     OPEN_JOBS,
@@ -69,13 +64,8 @@ from dicom_node.model.lifecycle import (
     JobState,
     StudyState,
 )
-from dicom_node.monitoring.disk import forget_past
-from dicom_node.outbox import deliveries
-from dicom_node.scp.command import N_CREATE_RQ, N_SET_RQ, Command
-from dicom_node.scp.performed_steps import PerformedSteps
-from dicom_node.services import audit, rules, studies
-from dicom_node.store import intake, steps, views
-from dicom_node.store.tables import (
+from dicom_node.base.store import intake, steps, views
+from dicom_node.base.store.tables import (
     Delivery,
     Instance,
     Job,
@@ -85,7 +75,15 @@ from dicom_node.store.tables import (
     StepObject,
     Study,
 )
-from dicom_node.store.transitions import move_delivery, settle_study, steady_now, utc_now
+from dicom_node.base.store.transitions import move_delivery, settle_study, steady_now, utc_now
+from dicom_node.deliver import outbox
+from dicom_node.jobs.queue import JobQueue
+from dicom_node.people import audit, rules, studies
+from dicom_node.people.monitoring.disk import forget_past
+from dicom_node.receive.inspection import Arrival, Inspected, encode_header
+from dicom_node.receive.inspector import Inspector, ReaderLost
+from dicom_node.receive.messages import N_CREATE_RQ, N_SET_RQ, Command
+from dicom_node.receive.performed_steps import PerformedSteps
 from dicom_node.studies import rerun, scan
 from dicom_node.studies.choose import Choice
 from dicom_node.studies.upkeep import compare, purge, purge_results, reconcile, reindex
@@ -302,10 +300,10 @@ OBJECTS = 80
 VICTIM = """
 import sys, time
 from pathlib import Path
-from dicom_node.config.settings import Settings
-from dicom_node.inbox.inspector import Inspector
-from dicom_node.inbox.spool import Spool
-from dicom_node.store.database import Database
+from dicom_node.base.config.settings import Settings
+from dicom_node.receive.inspector import Inspector
+from dicom_node.receive.spool import Spool
+from dicom_node.base.store.database import Database
 from dicom_node.studies.scan import Indexer
 
 folder = Path(sys.argv[1])
@@ -999,8 +997,8 @@ def test_a_clock_that_is_set_a_day_on_or_back_moves_no_quiet_time(
     first, second = (ultrasound("clock", number=number) for number in (1, 2))
     inbox.index(first)
     for module in ("spool", "journal"):
-        monkeypatch.setattr(f"dicom_node.inbox.{module}.datetime", Moved)
-    monkeypatch.setattr("dicom_node.store.transitions.utc_now", lambda: Moved.now(UTC))
+        monkeypatch.setattr(f"dicom_node.receive.{module}.datetime", Moved)
+    monkeypatch.setattr("dicom_node.base.store.transitions.utc_now", lambda: Moved.now(UTC))
     inbox.opened("a1")
     inbox.index(second, association="a1")
     assert inbox.assemble(600) == 0  # the association is open
@@ -1642,7 +1640,7 @@ def test_a_result_that_a_person_sends_again_while_its_study_is_purged_keeps_its_
     [sent, *_] = delivered.rows(Delivery)
     delivered.put(Delivery, sent.id, state=DeliveryState.DISCARDED)
     file = delivered.folder / delivered.get(Result, sent.result_id).path
-    settle = deliveries.settle_study
+    settle = outbox.settle_study
     other = threading.Thread(
         target=purge_results, args=(delivered.database, keeping(delivered, 1), utc_now() + 2 * DAY)
     )
@@ -1653,8 +1651,8 @@ def test_a_result_that_a_person_sends_again_while_its_study_is_purged_keeps_its_
         assert not other.is_alive() and file.is_file()
         settle(*of)
 
-    monkeypatch.setattr(deliveries, "settle_study", meanwhile)
-    delivered.write(deliveries.retry, sent.id)
+    monkeypatch.setattr(outbox, "settle_study", meanwhile)
+    delivered.write(outbox.retry, sent.id)
     other.join()
     assert delivered.get(Delivery, sent.id).state is DeliveryState.PENDING
     assert (delivered.get(Result, sent.result_id).purged, file.is_file()) == (False, True)
@@ -1714,4 +1712,4 @@ def test_what_has_no_file_any_more_is_sent_nowhere_again(inbox: Inbox) -> None:
     purge(inbox.database, inbox.settings, utc_now() + LATER)
     assert purge_results(inbox.database, keeping(inbox), utc_now() + LATER) == 1
     with pytest.raises(NotAllowedNow, match="result_days"):
-        inbox.write(deliveries.retry, number)
+        inbox.write(outbox.retry, number)

@@ -13,9 +13,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from dicom_connectors.traces import sender
 from dicom_console.views import metrics
-from dicom_node.model.lifecycle import DeliveryState, StudyState
-from dicom_node.store.tables import Delivery, Study, StudyTrace
-from dicom_node.store.transitions import settle_study, utc_now
+from dicom_node.base.lifecycle import DeliveryState, StudyState
+from dicom_node.base.store.tables import Delivery, Study, StudyTrace
+from dicom_node.base.store.transitions import settle_study, utc_now
 from tests.collector_lab import Collector, running_collector
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound

@@ -83,8 +83,8 @@ from ai_pipeline.images.render import (
     place_lines,
 )
 from ai_training.sets.images import rows
-from dicom_node.dicom.header import quiet_pydicom
-from dicom_node.inbox.inspection import inspect
+from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.receive.inspection import inspect
 from tests.modality import chest
 from tests.unit.ai_pipeline.phantoms import (
     Picture,

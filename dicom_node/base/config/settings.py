@@ -1,0 +1,788 @@
+"""Sections of the configuration that know no others; ``settings.py`` puts all of them together.
+
+All settings: frozen once read, every mistake reported together (exit 78).
+
+Each field says its unit and its reason; ``docs/reference/settings.md`` and ``config/node.toml`` are checked
+against this module by tests. ``${VAR}`` and ``${VAR:-default}`` in strings are taken from the environment,
+``${file:PATH}`` from a file (its last line break dropped), so that secrets stay out of the configuration.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    PlainSerializer,
+    SecretStr,
+    SerializationInfo,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from dicom_node.base.config.addresses import checked_host, checked_url, checked_viewer, with_login_apart
+from dicom_node.base.config.loading import AE_TITLE, HOST, NAME, did_you_mean
+from dicom_node.base.connectors import extended, installed
+from dicom_node.base.errors import UnknownPeer
+from dicom_node.base.kinds import CONSOLE_AE_TITLE, CONSOLE_NAME, DEIDENTIFIED_KINDS, ResultKind, Retained
+from dicom_node.base.logs import LogTarget
+
+DEVICE_RULES_FOLDER: Final = "device_rules"
+"""Device rules that were made at the console, in ``node.data_dir``, unless a folder is configured."""
+SLOWEST_KIB_PER_SECOND = 64.0
+"""Rate at which an object that is slower is cut off, and tried later."""
+REVEALED: Final = "secrets revealed"
+"""The context of a dump for a process of the node itself, by a pipe that nobody else reads."""
+
+
+def _dumped(secret: SecretStr, info: SerializationInfo) -> str:
+    return secret.get_secret_value() if info.context == REVEALED else str(secret)
+
+
+AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=AE_TITLE)]
+Secret = Annotated[SecretStr, PlainSerializer(_dumped, return_type=str)]
+"""A password, or what may hold one: neither repr, str, a log, a mistake nor JSON shows it."""
+
+
+class Section(BaseModel):
+    """A table of the configuration: frozen once read, unknown keys are mistakes."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
+
+
+class LogSettings(Section):
+    """``[log]``: the log besides standard error, and its form. No level logs patient data."""
+
+    format: Literal["text", "json"] = "text"
+    """text, or json: an object a line, with an event's number and fields under keys of their own."""
+    file: Path | None = None
+    """A file that all processes of this node write, besides standard error."""
+    syslog: str = ""
+    """Syslog besides standard error: a socket such as /dev/log, or HOST:PORT (UDP)."""
+
+
+class AssemblySettings(Section):
+    """``[assembly]``: when is a study complete."""
+
+    quiet_seconds: float = Field(5, ge=0)
+    """No object and no open association for this long, for CR and DX."""
+    quiet_seconds_us: float = Field(30, ge=0)
+    """The same for ultrasound, where the examination goes on between images."""
+    mpps_minutes: float = Field(30, gt=0, le=1440)
+    """How long a study that is quiet waits for the end of its performed procedure steps, and for the images
+    that these name (peers with mpps)."""
+    archive_seconds: float = Field(60, ge=0, le=600)
+    """How long the job of a study waits for earlier studies (priors of a rule), once the study is quiet."""
+
+
+class SpoolSettings(Section):
+    """``[spool]``: received objects and built results on disk."""
+
+    minimum_free_mib: int = Field(1024, ge=0)
+    """Under this much free space (MiB) C-STORE is refused with A700 and the sender tries later."""
+    waiting_objects: int = Field(20_000, ge=1)
+    """Objects of one peer (of strangers: of one address) that may wait to be indexed. Beyond it C-STORE is
+    refused with A700, and the peer tries later."""
+    waiting_mib: int = Field(65_536, ge=1)
+    """The same for the size of these objects (MiB)."""
+    keep_days: float = Field(14, ge=0)
+    """How long received objects stay after all results were confirmed."""
+    result_days: float = Field(0, ge=0)
+    """How long files of results stay after all of them were confirmed, and until the images are gone. 0: for
+    good."""
+
+
+class WorkerSettings(Section):
+    """``[workers]``: processes that run the models."""
+
+    processes: int = Field(1, ge=0, le=64)
+    """Worker processes of this node; 0: this machine runs none."""
+    threads: int = Field(2, ge=1, le=128)
+    """CPU threads of one worker's inference."""
+    inference: Literal["cpu", "cuda", "openvino"] = "cpu"
+    """Where ONNX Runtime runs all networks: cuda and openvino need a build of it that has them."""
+    models_dir: Path | None = None
+    """Folder with your own model cards and weights, besides those shipped."""
+    device_rules_dir: Path | None = None
+    """Folder with your own device rules (*.toml): where your scanners write the patient's name."""
+    memory_mib: int = Field(2304, ge=0)
+    """Memory that one worker may take (MiB of data, RLIMIT_DATA; 0: no limit). An image that needs more fails
+    by itself. Enough for ultrasound stills of 20 megapixels and X-rays of 40; larger stills are refused."""
+    time_limit_seconds: float = Field(600, gt=0)
+    """A job that takes longer is stopped and counts as failed once."""
+    lease_seconds: float = Field(15, gt=0, le=3600)
+    """A worker that shows no life for this long loses its job to another."""
+    attempts: int = Field(3, ge=1)
+    """How often a job is tried before it fails for good."""
+    retry_seconds: float = Field(5, ge=0, le=3600)
+    """Wait before the second attempt; doubles for each further one."""
+    pipelines: tuple[str, ...] = ()
+    """This node's workers load only these pipelines, and take only jobs of them; empty: all."""
+
+    def takes(self, pipeline: str) -> bool:
+        """Whether workers of this node run the pipeline ``pipeline``."""
+        return not self.pipelines or pipeline in self.pipelines
+
+
+class OutboxSettings(Section):
+    """``[outbox]``: delivery of results."""
+
+    deliver: bool = True
+    """false: this machine sends nothing, another of the site does, such as one with --role delivery."""
+    retry_seconds: float = Field(2, gt=0)
+    """Wait before a delivery is tried again; doubles up to retry_limit_seconds."""
+    retry_limit_seconds: float = Field(300, gt=0, le=3600)
+    """Longest wait between two tries, at most an hour. A peer that is down is tried for ever."""
+    confirm_seconds: float = Field(1800, gt=0)
+    """An object that the peer does not show is asked for again this long, then sent again."""
+    refusals: int = Field(3, ge=1)
+    """After this many refusals that waiting does not cure (0122, other Axxx and Cxxx) a person must look."""
+    answer_seconds: float = Field(120, gt=0)
+    """A peer that takes no byte or gives no answer for this long is cut off and tried later. An object may
+    take as long, and a second more for each 64 KiB."""
+    assess_hours: float = Field(24, ge=0)
+    """Event 4041 when results of a rule with assess_first wait longer for a person (hours); 0: never."""
+
+    def seconds_for(self, size: int) -> float:
+        """The most seconds that sending ``size`` bytes and waiting for the answer may take."""
+        return self.answer_seconds + size / (SLOWEST_KIB_PER_SECOND * 1024)
+
+
+class InspectionSettings(Section):
+    """Limits of a received object's header; an object beyond a limit is quarantined."""
+
+    maximum_items: int = Field(20_000, ge=1)
+    """Items of sequences and fragments outside the pixels; a reader needs 0.1 ms and 1 kB for each."""
+    maximum_elements: int = Field(200_000, ge=1)
+    """Number of attributes, including those in items."""
+    maximum_depth: int = Field(32, ge=1, le=200)
+    """Sequences within sequences."""
+    maximum_header_mib: int = Field(64, ge=1)
+    """All values that are read: pixels, private ones, and others over 64 KiB outside of items are not."""
+    maximum_inflated_mib: int = Field(512, ge=1)
+    """A deflated data set when it is inflated (on disk, not in memory)."""
+    memory_mib: int = Field(512, ge=64)
+    """Memory (address space) of the process that reads objects, above what it starts with."""
+    seconds: float = Field(30, gt=0)
+    """Time to read one object, and a second more for every 10 MiB."""
+
+
+def web_address(example: str, login_in: str) -> AfterValidator:
+    """Validator of an http or https address without a login; ``login_in`` is the key for the login."""
+
+    def checked(url: str) -> str:
+        parts = urlsplit(url)
+        if url and (parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc):
+            raise ValueError(f"write it as {example}; a login goes into {login_in}")
+        return url
+
+    return AfterValidator(checked)
+
+
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=NAME)]
+Label = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[\w .-]+$")]
+Host = Annotated[str, Field(max_length=255, pattern=HOST), AfterValidator(checked_host)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Words = tuple[str, ...]
+PeerService = Literal["storage", "query", "commitment"]
+if TYPE_CHECKING:
+    Transport = str
+else:
+    Transport = Literal["dimse", "orthanc", "dicomweb", *installed("destinations")]
+NEEDS_RESTART = "cannot change while the node runs: restart it"
+"""Of the settings that are ``Settings.fixed``."""
+
+
+class NodeSettings(Section):
+    """``[node]``: who we are and where we keep things."""
+
+    ae_title: AeTitle = "AINODE"
+    """Our AE title, called by modalities and used when we call a peer; also the station name in results."""
+    data_dir: Path = Path("./var")
+    """Folder for spool, database, results and journal. A local disk, not a network share."""
+    database_url: Secret = Field("", validate_default=True)
+    """SQLAlchemy URL; empty: SQLite under data_dir. PostgreSQL: postgresql+psycopg://user@host/name."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Level of the log (standard error). No level logs patient data."""
+    event_days: float = Field(400, ge=1)
+    """How long events, and associations that have ended, are kept."""
+    entered: int = 0
+    """The node itself sets it: the version of the entered peers and rules that it runs with."""
+
+
+class TlsSettings(Section):
+    """``[listener.tls]`` (PS3.15 B.12) and ``[console.tls]``: our certificate, and whose we ask for."""
+
+    certificate: Path
+    """PEM file with our certificate and its chain."""
+    private_key: Path
+    """PEM file with its key."""
+    trusted: Path | None = None
+    """PEM file of CAs whose client certificates are accepted; set: a client certificate is required."""
+
+
+class ListenerSettings(Section):
+    """``[listener]``: the C-STORE and C-ECHO service."""
+
+    host: Host = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every interface."""
+    port: Port = 11112
+    """TCP port."""
+    share_port: bool = False
+    """Further listeners of this folder may have the same port; the system deals connections among them."""
+    tls: TlsSettings | None = None
+    """Certificates; absent: plain DICOM."""
+    maximum_associations: int = Field(100, ge=1, le=1000)
+    """Associations at the same time, over all peers; further ones are rejected for the moment."""
+    maximum_object_mib: int = Field(4096, ge=1)
+    """Larger objects (MiB) are refused with C001; the disk is guarded by spool.minimum_free_mib."""
+    acse_timeout_seconds: float = Field(30, gt=0)
+    """How long a peer may take from its connection to the whole of its association request."""
+    network_timeout_seconds: float = Field(60, gt=0)
+    """How long an association may be idle; a message gets a second more for each 100 bytes that came."""
+    unknown_callers: Literal["refuse", "accept"] = "refuse"
+    """Treatment of AE titles that are neither a peer nor the console: refused, or the rights of a sender."""
+    check_called_ae: bool = True
+    """Refuse associations that call another AE title than ours."""
+    further_ae_titles: tuple[AeTitle, ...] = ()
+    """More AE titles that we answer to (rules can tell them apart)."""
+    further_storage_classes: Words = ()
+    """SOP Class UIDs accepted besides those of the conformance statement."""
+
+
+@extended("settings.console")
+class ConsoleSettings(Section):
+    """``[console]``: pages for people with a browser."""
+
+    url: Annotated[str, AfterValidator(checked_url)] = ""
+    """Its address for people, such as "https://ai-node.example.org": in links of notifications, and
+    where the provider of [console.oidc] sends browsers back to; empty: no links."""
+    enabled: bool = False
+    """Serve it where the node receives or has that role; needs dicom-ai-node-console, and users."""
+    host: Host = "127.0.0.1"
+    """Address to listen on; another than this machine's own 127.0.0.1 or ::1 needs [console.tls]."""
+    port: Port = 8080
+    """TCP port."""
+    tls: TlsSettings | None = None
+    """Certificates, with the keys of [listener.tls]; absent: plain HTTP, for this machine only."""
+    idle_minutes: float = Field(15, gt=0, le=1440)
+    """Who asks for no page for this long is signed out."""
+    upload_mib: int = Field(2048, ge=1)
+    """Largest upload or request of STOW-RS (MiB), and largest unpacked size of a ZIP in an upload."""
+    hosts: tuple[Host, ...] = ()
+    """Names under which the console is asked for, such as "ai-node.example.org", without port. localhost and
+    the address that is connected to need no entry."""
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
+    """Addresses or networks of reverse proxies, such as "127.0.0.1" or "10.1.0.0/24". What they say in
+    X-Forwarded-For is the address of a visitor: limits count by it, and the audit has it."""
+    open_in: dict[Label, Annotated[str, AfterValidator(checked_viewer)]] = Field({}, max_length=5)
+    """Viewers that the page of a study links to, by name, as open_in = {OHIF =
+    "https://ohif.example.org/viewer?StudyInstanceUIDs={study}"}. {study}: the Study Instance UID,
+    {accession}: the Accession Number."""
+    dicomweb_store: bool = False
+    """Programs may store objects at /api/dicomweb/studies (STOW-RS), with a token of an operator or admin."""
+    local_peers: bool = False
+    """Entered peers may have an address of this machine, link-local ones and those of cloud metadata."""
+    metrics_token: Secret = Field("", validate_default=True)
+    """Bearer token for /metrics, by ${VAR}; empty: /metrics is refused at the console's port."""
+    metrics_port: Port | None = None
+    """A further port at console.host that answers /metrics without a token, /healthz and /readyz, and nothing
+    else: for a network of its own. Whoever reaches it reads the numbers."""
+
+
+@extended("settings.peers")
+class PeerSettings(Section):
+    """``[[peers]]``: a modality, a PACS, an Orthanc."""
+
+    by_url: ClassVar = frozenset({"orthanc", "dicomweb"})
+    """Transports whose peers have a base URL. A connector's class may have more."""
+    by_address: ClassVar = frozenset({"dimse"})
+    """Transports whose peers have host and port. A connector's class may have more."""
+    takes_over: ClassVar[frozenset[str]] = frozenset()
+    """Transports whose acknowledgement says that the peer is responsible from now on."""
+
+    name: Name
+    """Short name, used in rules and commands."""
+    ae_title: AeTitle
+    """Its AE title."""
+    host: Host = ""
+    """Its address, for sending and (with check_address) for receiving."""
+    port: Port | None = None
+    """Its port; needed when it may receive over DIMSE."""
+    may: tuple[Literal["send", "receive", "query"], ...] = ("send",)
+    """"send": may send to us. "receive": may get results. "query": may be asked for studies."""
+    check_address: bool = False
+    """Refuse associations under this AE title from another address than host."""
+    maximum_associations: int = Field(20, ge=1)
+    """Associations of this peer at the same time."""
+    quiet_seconds: float | None = Field(None, ge=0)
+    """Overrides assembly.quiet_seconds for studies of this peer."""
+    silent_hours: float = Field(0, ge=0)
+    """Event 1010 when no object came from it for so long; 0: it may be silent."""
+    mpps: bool = False
+    """With "send": it may report on its performed procedure steps (MPPS): a study is complete when its steps
+    have ended and all images that they name are here."""
+    assume_charset: str = ""
+    """Specific Character Set (0008,0005) to assume where this peer names none or a wrong one."""
+    transport: Transport = "dimse"
+    """How results are sent: C-STORE, Orthanc's REST API, STOW-RS; reports as HL7 v2 ORU^R01 by MLLP, or as
+    resources of FHIR R4."""
+    url: Annotated[str, AfterValidator(checked_url)] = ""
+    """Base URL for orthanc (http://host:8042), dicomweb (…/dicom-web) and fhir (…/fhir)."""
+    username: str = ""
+    """For HTTP; better by ${VAR}."""
+    password: Secret = Field("", validate_default=True)
+    """For HTTP; by ${VAR}, never in the file."""
+    tls: bool = False
+    """Call this peer with DICOM TLS, or MLLP over TLS, with the listener's certificate as ours."""
+    results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
+    """Kinds of result that it can show: sr, gsps, sc, summary, pdf (needs the extra pdf), heatmap, cleaned,
+    seg."""
+    burned_in_boxes: bool = False
+    """A box around each burned-in text that was found, in sr, gsps and sc; false: one paragraph on all."""
+    confirm: Literal["query", "commitment", "none"] = "query"
+    """"query": ask until it shows the object. "commitment": until it says that it keeps it. "none": its
+    Success is all we get."""
+    commitment_hours: float = Field(24, gt=0, le=168)
+    """With confirm = "commitment": how long its report may take."""
+    commitment_else: Literal["query", "give_up"] = "query"
+    """Where no report comes: "query": ask as without commitment. "give_up": a dead letter, for a person."""
+    query_ae_title: AeTitle | None = None
+    """Another AE title to query, where store and query are two AEs."""
+    query_host: Host | None = None
+    """Another host to query."""
+    query_port: Port | None = None
+    """Another port to query."""
+    retrieve: Literal["move", "get"] = "move"
+    """With "query", unless by DICOMweb: C-MOVE (the peer knows our AE title and address, and may send), or
+    C-GET."""
+    fetch_per_minute: float = Field(6, gt=0, le=600)
+    """With "query": studies a minute that are retrieved from it at most."""
+    retrieve_minutes: float = Field(10, gt=0, le=55)
+    """With "query": how long the retrieval of one study may take."""
+    missing_days: int = Field(0, ge=0, le=90)
+    """With "query": once a day it is asked for studies of the last days without a result; 0: it is not."""
+    commitment_ae_title: AeTitle | None = None
+    """Another AE title for storage commitment; reports may come from either."""
+    commitment_host: Host | None = None
+    """Another host for storage commitment."""
+    commitment_port: Port | None = None
+    """Another port for storage commitment."""
+    commit_after: Literal["", "delivered"] = ""
+    """"delivered": it may ask us for storage commitment of what it sent, and gets our report once an archive
+    in forward of a rule has confirmed the image. Empty: its requests are refused."""
+    commit_hours: float = Field(24, gt=0, le=168)
+    """With commit_after: what no archive has confirmed after this time is reported as a failure, and a report
+    that the peer does not take is given up after as long."""
+    iocm: bool = False
+    """Gets a rejection note (IHE IOCM) when results that it has are withdrawn, and hides or deletes them.
+    With transport = "hl7": a message that takes them back."""
+    withdraw: Literal["", "delete"] = ""
+    """With "delete" the node deletes there the results that a person withdraws, and asks whether they are
+    gone. By Orthanc's REST API, or by DELETE of DICOMweb, which the standard does not have. By FHIR they are
+    marked as entered in error."""
+    assessments: bool = False
+    """Gets persons' verdicts on findings in reports that it has, as a further SR (as IHE AIRA does)."""
+    charset: Literal["utf8", "source"] = "utf8"
+    """Character set of results: ISO_IR 192, or the source's for an old PACS."""
+    deidentify: bool = False
+    """Results without identity (PS3.15 Annex E), pseudonyms by the site key. For cleaned, seg and sr only."""
+    pseudonym_domain: Name | None = None
+    """With deidentify: only peers of one domain share pseudonyms and UIDs; all without a domain do."""
+    retain: tuple[Retained, ...] = ()
+    """With deidentify, kept besides: modified_dates, patient_characteristics, device."""
+    entered: int = 0
+    """The node itself sets it, for peers that a person entered: they follow console.local_peers."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_its_login_apart(cls, given: Any) -> Any:
+        return with_login_apart(given) if isinstance(given, dict) else given
+
+    @field_validator("results")
+    @classmethod
+    def _notes_have_a_key(cls, results: tuple[ResultKind, ...]) -> tuple[ResultKind, ...]:
+        if ResultKind.REJECTION in results:
+            raise ValueError("rejection notes go to peers with iocm = true")
+        if ResultKind.ASSESSMENT in results:
+            raise ValueError("assessments go to peers with assessments = true")
+        return results
+
+    @field_validator("deidentify")
+    @classmethod
+    def _shows_no_source(cls, deidentify: bool, info: ValidationInfo) -> bool:
+        """Annotated pictures show the uncleaned source; mask and report refer to the cleaned image."""
+        results = info.data.get("results", ())
+        wrong = ", ".join(kind.value for kind in results if kind not in DEIDENTIFIED_KINDS)
+        why = f"{wrong} may identify the patient" if wrong else "cleaned is missing"
+        faults = (
+            (
+                bool(wrong) or ResultKind.CLEANED not in results,
+                f'{why}: set results = ["cleaned", "seg", "sr"], or fewer with cleaned',
+            ),
+            (
+                info.data.get("burned_in_boxes"),
+                "what was burned in is not there to box: leave out burned_in_boxes",
+            ),
+            (info.data.get("assessments"), "an assessment names the patient: leave out assessments"),
+            (
+                info.data.get("charset") == "source",
+                "de-identified results are in UTF-8 always: leave out charset",
+            ),
+        )
+        if deidentify and (fault := next((text for is_fault, text in faults if is_fault), "")):
+            raise ValueError(fault)
+        return deidentify
+
+    @model_validator(mode="after")
+    def _can_do_what_is_asked_of_it(self) -> Self:
+        sends, receives, is_queried = (word in self.may for word in ("send", "receive", "query"))
+        by_query = is_queried and self.transport != "dicomweb"
+        missing = self.missing_of_address()
+        asked_at, reported_at = (self.address_of(service)[:2] for service in ("query", "commitment"))
+        to_our_listener = self.retrieve == "move" and self.transport not in installed("destinations")
+        faults = (
+            (
+                receives and self._is_in("by_address") and bool(missing),
+                f"{missing}: a peer that may receive needs host and port",
+            ),
+            (receives and self.by_http and not self.url, f"transport {self.transport} needs url"),
+            (self.mpps and not sends, 'mpps is for peers with may = ["send"]'),
+            (
+                self.missing_days > 0 and not is_queried,
+                'missing_days is for peers with may = ["query"]',
+            ),
+            (is_queried and not by_query and not self.url, "transport dicomweb needs url"),
+            (
+                by_query and not all(asked_at),
+                'a peer that may be queried needs host and port, or transport = "dicomweb"',
+            ),
+            (
+                by_query and to_our_listener and not sends,
+                'objects of a C-MOVE come to our listener: add "send" to may, or use "get"',
+            ),
+            (
+                self.withdraw == "delete" and not (receives and self.by_http),
+                'withdraw = "delete" is for peers that receive by transport "orthanc", "dicomweb" or '
+                '"fhir": neither DICOM\'s own network nor HL7 v2 has a request to delete',
+            ),
+            (
+                self.withdraw == "delete" and self.iocm,
+                'give iocm = true or withdraw = "delete", not both',
+            ),
+            (
+                self.confirm == "commitment" and not (receives and self.transport == "dimse"),
+                'confirm = "commitment" is for peers that receive by transport = "dimse"',
+            ),
+            (
+                bool(self.commit_after) and not (sends and all(reported_at)),
+                'commit_after is for peers with may = ["send"], and with host and port, or commitment_host '
+                "and commitment_port, at which they take our report",
+            ),
+        )
+        if fault := next((text for is_fault, text in faults if is_fault), ""):
+            raise ValueError(fault)
+        return self
+
+    def address_of(self, service: PeerService) -> tuple[str, int | None, str]:
+        """Host ("" if it is missing), port and AE title for one of the peer's services."""
+        host, port, ae_title = {
+            "storage": (None, None, None),
+            "query": (self.query_host, self.query_port, self.query_ae_title),
+            "commitment": (self.commitment_host, self.commitment_port, self.commitment_ae_title),
+        }[service]
+        return host or self.host, port or self.port, ae_title or self.ae_title
+
+    @property
+    def by_http(self) -> bool:
+        """Whether the peer has a base URL; other peers have host and port."""
+        return self._is_in("by_url")
+
+    @property
+    def acknowledges(self) -> bool:
+        """Whether nothing has to be asked of a result that the peer has acknowledged."""
+        return self._is_in("takes_over")
+
+    def _is_in(self, transports: str) -> bool:
+        return any(self.transport in getattr(kind, transports, ()) for kind in type(self).__mro__)
+
+    @property
+    def retrieve_seconds(self) -> float:
+        """The most seconds that the retrieval of one study may take."""
+        return 60 * self.retrieve_minutes
+
+    @property
+    def may_be_asked(self) -> bool:
+        """Whether the peer answers queries for its objects."""
+        return self.confirm == "query" or (self.confirm == "commitment" and self.commitment_else == "query")
+
+    @property
+    def reporting_titles(self) -> tuple[str, ...]:
+        """AE titles that may send storage commitment reports for this peer; none if the node requests
+        none.
+        """
+        return self._commitment_titles if self.confirm == "commitment" else ()
+
+    @property
+    def requesting_titles(self) -> tuple[str, ...]:
+        """AE titles under which the peer may ask us for storage commitment; empty if it may not."""
+        return self._commitment_titles if self.commit_after else ()
+
+    @property
+    def _commitment_titles(self) -> tuple[str, ...]:
+        return tuple(filter(None, (self.ae_title, self.commitment_ae_title)))
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """All AE titles under which the peer may call."""
+        titles = (self.ae_title, self.query_ae_title, self.commitment_ae_title)
+        return tuple(dict.fromkeys(title.strip() for title in titles if title))
+
+    @property
+    def is_called(self) -> bool:
+        """Whether the node calls the peer by itself."""
+        return bool({"receive", "query"} & {*self.may} or self.commit_after)
+
+    def missing_of_address(self) -> str:
+        """The setting that a DICOM association to this peer lacks, such as ``port is missing``; "" if
+        complete.
+        """
+        missing = [key for key in ("host", "port") if not getattr(self, key)]
+        return f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing" if missing else ""
+
+
+def matches(pattern: str, value: str) -> bool:
+    """Whether a shell pattern matches, case ignored; ``[`` is a plain character: descriptions have
+    brackets.
+    """
+    return fnmatchcase(value.casefold(), pattern.casefold().replace("[", "[[]"))
+
+
+class Conditions(Section):
+    """``when`` of a rule: all that are given must hold. Texts are patterns with * and ?, case ignored."""
+
+    modality: Words = ()
+    """Modality (0008,0060), a code in capitals: one or a list."""
+    body_part: Words = ()
+    """Body Part Examined (0018,0015)."""
+    view: Words = ()
+    """View Position (0018,5101)."""
+    calling_ae: Words = ()
+    """AE title that sent the object."""
+    called_ae: Words = ()
+    """AE title of ours that it called."""
+    station: Words = ()
+    """Station Name (0008,1010)."""
+    study_description: Words = ()
+    """Study Description (0008,1030)."""
+    series_description: Words = ()
+    """Series Description (0008,103E)."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+
+def _condition(text: str) -> str:
+    if text not in QUALITY and not (text.endswith(SUSPECTED) and text.removesuffix(SUSPECTED).strip()):
+        raise ValueError(f'write "FINDING{SUSPECTED}", {" or ".join(map(repr, QUALITY))}')
+    if not text.isprintable():
+        raise ValueError("has signs that no finding has")
+    return text
+
+
+QUALITY = ("withheld", "not assessed")
+SUSPECTED = " suspected"
+
+
+class ResultSettings(Section):
+    """``then`` of a rule: what a condition on its results adds. Nothing is taken away by it."""
+
+    when: Annotated[str, Field(max_length=80), AfterValidator(_condition)]
+    """ "FINDING suspected", as the report names it, * and ? as above; "not assessed": the AI did not run;
+    "withheld": nothing may be sent, a person rejected it or text may be left."""
+    send_to: tuple[Name, ...] = ()
+    """Further peers that get the results of the job."""
+    notify: tuple[Name, ...] = ()
+    """Notifications that say it, by name; once a person accepted the results where the rule asks for that."""
+    priority: Annotated[Literal["routine", "stat"], BeforeValidator(lambda given: str(given).lower())] = (
+        "routine"
+    )
+    """STAT: deliveries of the study go before others; every fourth is the one that has waited longest."""
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Self:
+        if self.when == "withheld" and (self.send_to or self.priority == "stat"):
+            raise ValueError("what is withheld is sent nowhere: give notify only")
+        if not self.send_to and not self.notify and self.priority == "routine":
+            raise ValueError("does nothing: give send_to, notify or priority")
+        return self
+
+    @property
+    def finding(self) -> str:
+        """The pattern of the condition's finding, "" for a condition on quality."""
+        return "" if self.when in QUALITY else self.when.removesuffix(SUSPECTED).strip()
+
+    def holds(self, suspected: Iterable[str], *, assessed: bool = True) -> bool:
+        """Whether the condition holds for a result with these findings."""
+        if self.when in QUALITY:
+            return self.when == "not assessed" and not assessed
+        return any(matches(self.finding, name) for name in suspected)
+
+    def __str__(self) -> str:
+        does = [f"to {', '.join(self.send_to)}"] if self.send_to else []
+        does += [f"notify {', '.join(self.notify)}"] if self.notify else []
+        does += ["STAT"] if self.priority == "stat" else []
+        return f"{self.when}: {', '.join(does)}"
+
+
+class PriorsSettings(Section):
+    """``priors`` of a rule: earlier studies of the patient, fetched when a study begins to arrive."""
+
+    peer: Name
+    """The peer that has them; it must be allowed to be queried."""
+    same: Literal["modality", "body part and modality"] = "body part and modality"
+    """What they have in common. Where the peer names no body part, the modality decides."""
+    most: int = Field(2, ge=1, le=10)
+    """Fetched at most, the newest first."""
+    years: int = Field(5, ge=1, le=50)
+    """Not older than this, from the day of the new study."""
+
+
+class RuleSettings(Section):
+    """``[[rules]]``: which pipeline for which study, and where its results go."""
+
+    name: Name
+    """Short name; results and events say it."""
+    when: Conditions = Conditions()
+    """Required: one or more conditions on single images; modality = "*": every image of a source class."""
+    pipeline: str
+    """Name of a pipeline (`ai-pipeline pipelines` lists the installed ones)."""
+    options: Mapping[str, Any] = Field(default_factory=dict)
+    """Options of the pipeline, such as policy = "research"."""
+    send_to: tuple[Name, ...]
+    """Peers that get the results; each must be allowed to receive."""
+    forward: tuple[Name, ...] = ()
+    """Peers that get the received images that the rule takes, unchanged, once the study is complete, and what
+    the same device sent with them that is no image; never the one that sent them."""
+    priority: Literal["stat", "routine", "low"] = "routine"
+    """STAT studies overtake others; a C-STORE with priority HIGH is STAT too."""
+    max_study_age_days: float = Field(7, ge=0)
+    """Older studies are held for a person (a migration must not start a million jobs). 0: no limit."""
+    secondary_captures_from: tuple[Name, ...] = ()
+    """Peers whose secondary captures count as images (a frame grabber; "console": uploads)."""
+    tell_pacs_refusals: bool = False
+    """Send a short report also when the pipeline does not apply."""
+    priors: PriorsSettings | None = None
+    """Earlier studies of the patient that are fetched from a peer and analysed by this rule, for comparison:
+    their results are sent nowhere. Keys: peer, same, most, years."""
+    assess_first: bool = False
+    """Results wait until a person has accepted them (console, studies accept); rejected ones never leave."""
+    compare: bool = False
+    """Compare with the same pipeline's results for earlier studies of the patient on this node."""
+    then: tuple[ResultSettings, ...] = Field((), max_length=50)
+    """What findings, or none, change: a list of { when = …, send_to = […], notify = […], priority = … }."""
+    entered: int = 0
+    """The node itself sets it, for rules that a person entered."""
+
+    @property
+    def receivers(self) -> tuple[str, ...]:
+        """Every peer that may get the rule's results: ``send_to``, and the peers of ``then``."""
+        return tuple(dict.fromkeys((*self.send_to, *(name for one in self.then for name in one.send_to))))
+
+
+@extended("settings")
+class Settings(Section):
+    """The whole configuration."""
+
+    node: NodeSettings = NodeSettings()
+    log: LogSettings = LogSettings()
+    listener: ListenerSettings = ListenerSettings()
+    console: ConsoleSettings = ConsoleSettings()
+    spool: SpoolSettings = SpoolSettings()
+    assembly: AssemblySettings = AssemblySettings()
+    workers: WorkerSettings = WorkerSettings()
+    outbox: OutboxSettings = OutboxSettings()
+    peers: tuple[PeerSettings, ...] = ()
+    rules: tuple[RuleSettings, ...] = ()
+
+    def peer(self, name: str) -> PeerSettings:
+        """The peer ``name``. Raises UnknownPeer."""
+        names = [peer.name for peer in self.peers]
+        if name not in names:
+            raise UnknownPeer(f"no peer is called {name!r}; {did_you_mean(name, names, 'configured')}")
+        return self.peers[names.index(name)]
+
+    def sender(self, asked: str) -> PeerSettings:
+        """The peer with this name or AE title. Raises UnknownPeer."""
+        titles = {peer.ae_title: peer.name for peer in reversed(self.peers)}
+        names = [peer.name for peer in self.peers]
+        return self.peer(asked if asked in names else titles.get(asked, asked))
+
+    def rule(self, name: str) -> RuleSettings | None:
+        """The rule ``name``, None if the configuration has it no longer."""
+        return next((rule for rule in self.rules if rule.name == name), None)
+
+    @property
+    def watched_findings(self) -> Mapping[str, Sequence[str]]:
+        """Findings that somebody waits for besides the rules, by the key that names them."""
+        return {}
+
+    @property
+    def asked_by_rules(self) -> frozenset[str]:
+        """The names of the peers that the rules query for ``priors`` while a study is being received."""
+        return frozenset(rule.priors.peer for rule in self.rules if rule.priors)
+
+    @property
+    def sender_names(self) -> dict[str, str]:
+        """The names of all senders by AE title; the console, possibly on another machine, is one of them."""
+        asked = {peer.ae_title: peer.name for peer in self.peers if "query" in peer.may}
+        named = {peer.ae_title: peer.name for peer in self.peers if "send" in peer.may}
+        return asked | named | {CONSOLE_AE_TITLE: CONSOLE_NAME}
+
+    @property
+    def log_target(self) -> LogTarget:
+        """The target of the log."""
+        return LogTarget(
+            json=self.log.format == "json",
+            file=str(self.log.file.resolve()) if self.log.file else "",
+            syslog=self.log.syslog,
+        )
+
+    @property
+    def database_url(self) -> str:
+        """URL of the database, SQLite under ``data_dir`` by default."""
+        given = self.node.database_url.get_secret_value()
+        return given or f"sqlite:///{self.node.data_dir.resolve() / 'node.db'}"
+
+    @property
+    def fixed(self) -> dict[str, object]:
+        """The settings, by key, that take effect only after a restart of the node."""
+        return {
+            "node.data_dir": self.node.data_dir,
+            "node.database_url": self.node.database_url,
+            "listener.host": self.listener.host,
+            "listener.port": self.listener.port,
+            "listener.share_port": self.listener.share_port,
+            "spool.minimum_free_mib": self.spool.minimum_free_mib,
+        }
+
+    def for_children(self) -> str:
+        """All settings as JSON with passwords, for the standard input of the node's processes, never for a
+        file.
+        """
+        return self.model_dump_json(context=REVEALED)

@@ -1,0 +1,219 @@
+"""A file that is made whole or not at all, and never over another one.
+
+Access to files of received objects and built results, by the paths in their rows.
+
+With an object store, ``node.data_dir`` has the files that are not uploaded yet, and copies of files of the
+bucket under the same paths.
+"""
+
+import contextlib
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from sqlalchemy import ColumnElement, exists, func, select
+from sqlalchemy.orm import Session, aliased
+
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.connectors import every
+from dicom_node.base.errors import NotInSpool, StorageError, StoreAway
+from dicom_node.base.store.tables import Instance, ReceivedObject, Result, Study
+
+
+def write_new(path: Path, text: str, mode: int = 0o644) -> None:
+    """Write the file and sync it, then give it its name. ``mode`` is its mode whatever the umask: what root
+    wrote by a command the node can read.
+
+    Complete under a name of its own first: the first link to the final name wins, over NFS too. Raises
+    FileExistsError where there is one of this name, OSError.
+    """
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            os.fchmod(handle, mode)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        path.hardlink_to(temporary)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+WAITS = (ReceivedObject.sha256 == "") & ReceivedObject.purged.is_(False)
+"""SQL: a received object that only the disk of one machine has."""
+_INDEXING = 0x4449434F4D  # number of the lock of who indexes ("DICOM")
+
+
+class Bucket(Protocol):
+    """Stores, fetches and deletes whole files; many threads may use one. No half-written file is visible.
+
+    All methods raise StoreAway if the store does not answer or refuses the request.
+    """
+
+    name: str
+    """Its address, for people."""
+
+    def put(self, key: str, file: Path) -> None:
+        """Upload a file under a key that is used for no other content, and check its size in the bucket."""
+
+    def put_first(self, key: str, file: Path) -> None:
+        """Upload a file, held in memory, unless the key exists. Raises StoreAway if the key has other
+        bytes.
+        """
+
+    def size(self, key: str) -> int | None:
+        """The size of an object in bytes, None if it does not exist."""
+
+    def get(self, key: str, into: Path, sha256: str = "") -> str:
+        """Fetch an object into a file, which is complete or does not exist; returns its SHA-256.
+
+        Raises NotInSpool if the bucket does not have the object, or its hash is not ``sha256``.
+        """
+
+    def delete(self, *keys: str) -> None:
+        """Delete objects; missing objects are ignored."""
+
+    def keys(self, under: str) -> Iterator[str]:
+        """All keys in the folder ``under``."""
+
+
+def bucket_of(settings: Settings) -> Bucket | None:
+    """The object store of these settings, None without one; the process shares one."""
+    found: Iterator[Bucket | None] = (offer(settings) for offer in every("object_stores"))
+    return next(filter(None, found), None)
+
+
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a whole file, as hex. Raises OSError."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+class Files:
+    """Files under ``node.data_dir``; paths of rows are relative to it, and are the keys of the bucket."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.data_dir = settings.node.data_dir
+        self.bucket = bucket_of(settings)
+
+    def here(self, session: Session, path: str) -> Path:
+        """The local file for a row's ``path``, fetched if this machine does not have it.
+
+        Without an object store, opening the file shows whether it exists. Raises StoreAway (the store does
+        not answer, or another machine has not uploaded the object yet), NotInSpool (lost or damaged).
+        """
+        file = self.data_dir / path
+        if self.bucket is None:
+            return file
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(file)  # in use: it is not cleared away
+            return file
+        sha256 = known_sha256(session, path)
+        if sha256 is None:
+            raise NotInSpool("an object is neither on this machine nor in the object store")
+        if not sha256:
+            raise StoreAway("another machine has not handed an object over to the object store yet")
+        self.bucket.get(path, file, sha256)
+        return file
+
+    def if_here(self, session: Session, path: str) -> Path | None:
+        """The file as :meth:`here` returns it; None if it is lost or cannot be fetched now."""
+        with contextlib.suppress(StorageError):
+            file = self.here(session, path)
+            return file if file.is_file() else None
+        return None
+
+    def has(self, session: Session, path: str) -> bool:
+        """Whether the object store has the file of this row, so that no local copy is needed."""
+        return self.bucket is not None and bool(known_sha256(session, path))
+
+    def built_before(self, path: str) -> Path | None:
+        """The file of a result that was built before, even if its row is lost. Raises StoreAway."""
+        file = self.data_dir / path
+        if self.bucket is None or (file.is_file() and self.bucket.size(path) is not None):
+            return file if file.is_file() else None
+        if file.is_file():  # of a time without a store
+            self.bucket.put_first(path, file)
+            return file
+        with contextlib.suppress(NotInSpool):
+            self.bucket.get(path, file)
+            return file
+        return None
+
+    def keep(self, file: Path, path: str) -> None:
+        """Upload a built result before a row of the database names it. Raises StoreAway."""
+        if self.bucket is not None:
+            self.bucket.put_first(path, file)
+        file.replace(self.data_dir / path)
+
+    def stored(self, folder: str) -> Iterator[str]:
+        """The paths below a folder in the object store. Raises StoreAway."""
+        return iter(()) if self.bucket is None else self.bucket.keys(folder)
+
+    def fetch_unknown(self, file: Path) -> None:
+        """Fetch a file that exists in the store and has no row in a restored database.
+
+        Raises StoreAway, NotInSpool.
+        """
+        if self.bucket is not None and not file.is_file():
+            self.bucket.get(self.relative(file), file)
+
+    def relative(self, file: Path) -> str:
+        """The path relative to the data folder, as in rows. Raises ValueError for a file outside the data
+        folder.
+        """
+        return str(file.relative_to(self.data_dir))
+
+    def delete(self, *paths: str) -> None:
+        """Delete files, and folders that become empty. Raises StoreAway; then only the local files are
+        deleted.
+        """
+        for path in paths:
+            file = self.data_dir / path
+            file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not empty: a late object came
+                file.parent.rmdir()
+        if self.bucket is not None and paths:
+            self.bucket.delete(*paths)
+
+
+def known_sha256(session: Session, path: str) -> str | None:
+    """The hash of the file at ``path``: "" while it waits for upload, None if it was never uploaded."""
+    name = PurePosixPath(path)
+    if name.parts[0] == "spool":
+        return session.scalar(select(ReceivedObject.sha256).where(ReceivedObject.spool_name == name.stem))
+    return session.scalar(select(Result.sha256).where(Result.sop_instance_uid == name.stem))
+
+
+def waiting_paths(session: Session) -> set[str]:
+    """The paths of all files waiting for upload."""
+    return set(session.scalars(select(ReceivedObject.path).where(WAITS)))
+
+
+def is_whole() -> ColumnElement[bool]:
+    """SQL: whether all objects in force of the study are in the store, so that any machine finds them."""
+    file = aliased(ReceivedObject)
+    there = exists().where(
+        file.sop_instance_uid == Instance.sop_instance_uid, file.path == Instance.path, file.sha256 > ""
+    )
+    return ~exists().where(Instance.study_id == Study.id, Instance.purged.is_(False), ~there)
+
+
+def one_indexer(session: Session) -> None:
+    """Prevent other machines of the site from indexing until this transaction ends.
+
+    A machine that stops responding loses this right after two minutes. SQLite has a single writer anyway.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.set_config("idle_in_transaction_session_timeout", "120s", True)))
+        session.execute(select(func.pg_advisory_xact_lock(_INDEXING)))

@@ -1,0 +1,285 @@
+"""Queries and updates of the outbox table. ``outbox`` decides when and why."""
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy.orm import Session, contains_eager, selectinload
+
+from dicom_node.base.events import DELIVERY_DISCARDED, DELIVERY_WANTED, DELIVERY_WITHDRAWN
+from dicom_node.base.kinds import ResultKind
+from dicom_node.base.lifecycle import DeliveryState
+from dicom_node.base.store import decisions
+from dicom_node.base.store.tables import Delivery, Job, Lease, Original, Result, Study, Withdrawal, has_come
+from dicom_node.base.store.transitions import move_delivery, utc_now
+
+WITHDRAWN = "withdrawn"
+"""Why a delivery is discarded whose result a person withdrew."""
+
+_S = DeliveryState
+_LONGEST_LEASE = timedelta(minutes=10)  # of a lane
+# With further queries: a lock on the deliveries would lock nothing that is joined from outside.
+_OBJECTS = (
+    selectinload(Delivery.result).selectinload(Result.study),
+    selectinload(Delivery.result).selectinload(Result.job),
+    selectinload(Delivery.original).selectinload(Original.received),
+    selectinload(Delivery.original).selectinload(Original.study),
+)
+
+
+STUDY = func.coalesce(Result.study_id, Original.study_id)
+"""SQL: the study of a delivery, where both kinds of objects are joined (:func:`with_objects`)."""
+
+
+def with_objects(chosen: Any) -> Any:
+    """Add to a query the object of each delivery (result or original) and its study."""
+    joined = chosen.select_from(Delivery).outerjoin(Delivery.result).outerjoin(Delivery.original)
+    return joined.join(Study, Study.id == STUDY)
+
+
+def forward(session: Session, original: Original, destination: str) -> bool:
+    """Add a received object to the outbox of a peer, due now; only once, however often this is called.
+
+    A delivery that was withdrawn before it was sent is queued again. Returns whether anything changed.
+    """
+    found = session.scalar(
+        select(Delivery).where(Delivery.original_id == original.id, Delivery.destination == destination)
+    )
+    if found is None:
+        session.add(Delivery(original=original, destination=destination, next_at=utc_now()))
+        session.flush()
+        return True
+    if not found.withdrawn:
+        return False
+    return move_delivery(
+        session, found, DELIVERY_WANTED, reason="wanted again", withdrawn=False, next_at=utc_now()
+    )
+
+
+def add(
+    session: Session,
+    result: Result,
+    destination: str,
+    *,
+    ask_first: bool = False,
+    by_hand: bool = False,
+    unassessed: bool = False,
+) -> Delivery:
+    """Add a result to the outbox of a peer, due now; only once, however often this is called.
+
+    ``ask_first``: it may have been sent before, so the peer is queried first, and it is sent if it is missing
+    there. ``by_hand``: a person asked for it, not a rule. ``unassessed``: it waits until a person accepts it.
+    """
+    found = session.scalar(
+        select(Delivery).where(Delivery.result_id == result.id, Delivery.destination == destination)
+    )
+    if found is not None:
+        return found
+    delivery = Delivery(
+        result=result,
+        destination=destination,
+        state=_S.UNASSESSED if unassessed else _S.UNCONFIRMED if ask_first else _S.PENDING,
+        next_at=utc_now(),
+        reason="",
+        status="",
+        by_hand=by_hand,
+    )
+    session.add(delivery)
+    session.flush()
+    return delivery
+
+
+def is_outdated(session: Session, delivery: Delivery) -> bool:
+    """Whether a newer version of a received object goes, or went, to the same peer."""
+    return any((one.original_id or 0) > (delivery.original_id or 0) for one in versions(session, delivery))
+
+
+def versions(session: Session, delivery: Delivery) -> Sequence[Delivery]:
+    """Deliveries of other versions of a received object to the same peer; none for a result."""
+    if delivery.original is None:
+        return ()
+    return session.scalars(
+        select(Delivery)
+        .join(Delivery.original)
+        .where(
+            Original.sop_instance_uid == delivery.original.sop_instance_uid,
+            Original.id != delivery.original_id,
+            Delivery.destination == delivery.destination,
+        )
+    ).all()
+
+
+def withdraw(session: Session, delivery: Delivery, reason: str) -> None:
+    """Cancel a delivery until a job wants it again."""
+    move_delivery(session, delivery, DELIVERY_WITHDRAWN, reason=f"withdrawn: {reason}", withdrawn=True)
+
+
+def replace_unassessed(session: Session, study_id: int, rule: str, by: Collection[int]) -> None:
+    """Withdraw unassessed deliveries of a rule's earlier results.
+
+    Results in ``by``, which a newer job made, are left alone.
+    """
+    for delivery in session.scalars(
+        select(Delivery)
+        .join(Delivery.result)
+        .join(Job, Job.id == Result.job_id)
+        .where(
+            Job.study_id == study_id, Job.rule == rule, Delivery.state == _S.UNASSESSED, Result.id.not_in(by)
+        )
+    ).all():
+        withdraw(session, delivery, "newer results replace it")
+
+
+def left_by_hand(session: Session, study_id: int, rule: str) -> list[Delivery]:
+    """Deliveries of a rule's results that a person added and that were withdrawn before they were sent."""
+    return list(
+        session.scalars(
+            select(Delivery)
+            .join(Delivery.result)
+            .join(Job, Job.id == Result.job_id)
+            .where(Job.study_id == study_id, Job.rule == rule, Delivery.withdrawn, Delivery.by_hand)
+            .options(contains_eager(Delivery.result))
+        )
+    )
+
+
+def withdrawn_assessments(session: Session, jobs: Collection[int]) -> Sequence[Delivery]:
+    """Deliveries of persons' assessments of these jobs' reports that were withdrawn before they were sent."""
+    return session.scalars(
+        select(Delivery)
+        .join(Delivery.result)
+        .where(Result.kind == ResultKind.ASSESSMENT, Result.job_id.in_(jobs), Delivery.withdrawn)
+    ).all()
+
+
+def discard(session: Session, delivery: Delivery, because: str) -> bool:
+    """Discard a delivery; returns False if a sender has claimed it meanwhile."""
+    return move_delivery(session, delivery, DELIVERY_DISCARDED, reason="", discarded_because=because)
+
+
+def may_be_there(delivery: Delivery) -> bool:
+    """Whether the peer has the object, or may have it because it gave no answer."""
+    return delivery.state in (_S.CONFIRMED, _S.UNCONFIRMED) or delivery.sent_at is not None
+
+
+def former_of(session: Session, result: Result, destination: str) -> list[Delivery]:
+    """Deliveries to this peer of what this note withdraws, or this report replaces, and the peer may have."""
+    former = or_(
+        Result.id.in_(select(Withdrawal.result_id).where(Withdrawal.note_id == result.id)),
+        Result.sop_instance_uid == result.supersedes,
+    )
+    found = session.scalars(
+        select(Delivery)
+        .join(Delivery.result)
+        .where(former, Delivery.destination == destination)
+        .options(*_OBJECTS)
+        .order_by(Delivery.id)
+    )
+    return [delivery for delivery in found if may_be_there(delivery)]
+
+
+def discard_withdrawn(session: Session, held: Iterable[Delivery]) -> None:
+    """Discard those deliveries that wait or were given up and whose result a person withdrew meanwhile."""
+    waiting = [one for one in held if one.state in (_S.PENDING, _S.DEAD)]
+    results = {one.result_id for one in waiting if one.result_id is not None}
+    gone = set(session.scalars(select(Withdrawal.result_id).where(Withdrawal.result_id.in_(results))))
+    for delivery in waiting:
+        if delivery.result_id in gone:
+            discard(session, delivery, WITHDRAWN)
+
+
+def due_destinations(session: Session, now: datetime, owners: Collection[str] = ()) -> list[str]:
+    """The peers to which something is due that nobody else sends now, and none of the ``owners`` yet."""
+    held = select(Lease.name, Lease.owner).where(~has_come(Lease.until, now, _LONGEST_LEASE))
+    owner_of = {name: owner for name, owner in session.execute(held)}  # noqa: C416
+    due = select(Delivery.destination, Delivery.state).where(_due(now)).distinct()
+    found = dict[str, None]()
+    for destination, state in session.execute(due):
+        owner = owner_of.get(lane(destination))
+        if owner is None or (owner in owners and state is not _S.SENDING):
+            found[destination] = None
+    return list(found)
+
+
+def due_study(session: Session, destination: str, now: datetime, *, by_waiting: bool = False) -> int | None:
+    """The study of which something is due next: STAT studies first, then the longest waiting.
+
+    ``by_waiting``: the longest waiting, STAT or not.
+    """
+    waiting = (Delivery.next_at, Delivery.id)
+    order = waiting if by_waiting else (Study.priority.desc(), *waiting)
+    chosen = with_objects(select(STUDY)).where(Delivery.destination == destination, _due(now))
+    study: int | None = session.scalar(chosen.order_by(*order).limit(1))
+    return study
+
+
+def due_batch(session: Session, destination: str, study: int, now: datetime, limit: int) -> list[Delivery]:
+    """The due deliveries of one study, locked."""
+    return list(
+        session.scalars(
+            with_objects(select(Delivery))
+            .options(*_OBJECTS)
+            .where(Delivery.destination == destination, study == STUDY, _due(now))
+            .order_by(Delivery.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True, of=Delivery)
+        )
+    )
+
+
+def of_numbers(session: Session, numbers: Collection[int]) -> dict[int, Delivery]:
+    """The deliveries of these numbers by their number, locked, with their objects."""
+    chosen = select(Delivery).where(Delivery.id.in_(numbers)).order_by(Delivery.id)
+    rows = session.scalars(chosen.options(*_OBJECTS).with_for_update(of=Delivery))
+    return {row.id: row for row in rows}
+
+
+def postpone(session: Session, destination: str, until: datetime) -> None:
+    """Postpone the waiting deliveries of an unreachable peer until ``until``."""
+    session.execute(
+        update(Delivery)
+        .where(Delivery.destination == destination, Delivery.state == _S.PENDING, Delivery.next_at < until)
+        .values(next_at=until)
+    )
+
+
+def hurry(session: Session, now: datetime, destination: str | None = None) -> None:
+    """Make a peer's waiting deliveries due, because it answers again (None: all peers). Refused objects
+    wait on.
+    """
+    waiting = [Delivery.state == _S.PENDING, Delivery.refusals == 0, Delivery.next_at > now]
+    if destination is not None:
+        waiting.append(Delivery.destination == destination)
+    session.execute(update(Delivery).where(*waiting).values(next_at=now))
+
+
+def clock_put_back(session: Session, now: datetime) -> None:
+    """Make all deliveries due whose send or query time lies in the future, after the clock was put back."""
+    waiting = Delivery.state.in_((_S.PENDING, _S.UNCONFIRMED)) & (Delivery.next_at > now)
+    session.execute(update(Delivery).where(waiting).values(next_at=now))
+
+
+def others_of_study(session: Session, study_id: int, destination: str, but: Sequence[int]) -> list[Delivery]:
+    """Deliveries of the same study to the same peer, without those in ``but``."""
+    return list(
+        session.scalars(
+            select(Delivery)
+            .join(Delivery.result)
+            .where(Result.study_id == study_id, Delivery.destination == destination, Delivery.id.not_in(but))
+        )
+    )
+
+
+def lane(destination: str) -> str:
+    """The name of the lease of who delivers to this peer."""
+    return f"to {destination}"
+
+
+def _due(now: datetime) -> ColumnElement[bool]:
+    """Pending or to be confirmed, and its time has come; or begun by a sender that is gone.
+
+    Nothing of a study of which a decision was lost with the database, until that is applied again.
+    """
+    waits = Delivery.state.in_((_S.PENDING, _S.UNCONFIRMED)) & has_come(Delivery.next_at, now)
+    return or_(waits, Delivery.state == _S.SENDING) & ~decisions.holds_back()

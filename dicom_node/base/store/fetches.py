@@ -1,0 +1,128 @@
+"""Queries of fetches (studies that are fetched from peers); ``fetch`` decides."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, exists, func, or_, select
+from sqlalchemy.orm import Session
+
+from dicom_node.base.kinds import FetchPurpose, ObjectRole
+from dicom_node.base.lifecycle import DeliveryState, FetchState
+from dicom_node.base.store.tables import Delivery, Fetch, Instance, Result, Study
+
+_S = FetchState
+
+
+def of_study(session: Session, study_instance_uid: str | None, *, lock: bool = False) -> Fetch | None:
+    """The fetch of this study, None if it was never requested.
+
+    ``lock``: as it is now, and nobody else changes it until the transaction ends.
+    """
+    chosen = select(Fetch).where(Fetch.study_instance_uid == study_instance_uid)
+    if lock:
+        chosen = chosen.with_for_update().execution_options(populate_existing=True)
+    return session.scalar(chosen)
+
+
+def of_studies(session: Session, study_instance_uids: Collection[str]) -> dict[str, Fetch]:
+    """The fetches of several studies, by Study Instance UID."""
+    return {
+        row.study_instance_uid: row
+        for row in session.scalars(select(Fetch).where(Fetch.study_instance_uid.in_(study_instance_uids)))
+    }
+
+
+def last_start(session: Session, peer: str) -> datetime | None:
+    """The time of the last retrieval from this peer; None without one."""
+    return session.scalar(select(func.max(Fetch.started_at)).where(Fetch.peer == peer))
+
+
+def states_since(session: Session, peer: str, first: int) -> dict[FetchState, int]:
+    """The number of a peer's fetches in each state, counting rows from number ``first`` on."""
+    return {
+        row[0]: row[1]
+        for row in session.execute(
+            select(Fetch.state, func.count())
+            .where(Fetch.peer == peer, Fetch.id >= first)
+            .group_by(Fetch.state)
+        )
+    }
+
+
+def states_by_peer(session: Session) -> dict[str, dict[FetchState, int]]:
+    """The number of fetches in each state, for each peer."""
+    found: dict[str, dict[FetchState, int]] = {}
+    for peer, state, number in session.execute(
+        select(Fetch.peer, Fetch.state, func.count()).group_by(Fetch.peer, Fetch.state).order_by(Fetch.peer)
+    ):
+        found.setdefault(peer, {})[state] = number
+    return found
+
+
+def listed(
+    session: Session,
+    peer: str = "",
+    states: Collection[FetchState] = (),
+    limit: int | None = None,
+    before: int | None = None,
+) -> Sequence[Fetch]:
+    """Fetches, the newest first; of one peer, in these states, with numbers below ``before``."""
+    chosen = select(Fetch).order_by(Fetch.id.desc()).limit(limit)
+    if before is not None:
+        chosen = chosen.where(Fetch.id < before)
+    if peer:
+        chosen = chosen.where(Fetch.peer == peer)
+    if states:
+        chosen = chosen.where(Fetch.state.in_(states))
+    return session.scalars(chosen).all()
+
+
+def is_not_under_way(silent_since: datetime) -> ColumnElement[bool]:
+    """Whether a study is not being fetched: neither now, nor between a failed try and the next one.
+
+    A study that received nothing since ``silent_since`` is no longer kept open for its fetch.
+    """
+    tried = or_(Fetch.state == _S.FETCHING, (Fetch.state == _S.WAITING) & (Fetch.attempts > 0))
+    under_way = exists().where(Fetch.study_instance_uid == Study.study_instance_uid, tried)
+    return ~(under_way & (Study.due_at > silent_since))
+
+
+def is_prior(session: Session, study_id: int) -> bool:
+    """Whether a study was fetched as a prior; results of a prior are never sent."""
+    uid = select(Study.study_instance_uid).where(Study.id == study_id).scalar_subquery()
+    prior = exists().where(Fetch.study_instance_uid == uid, Fetch.purpose == FetchPurpose.PRIOR)
+    return bool(session.scalar(select(prior)))
+
+
+def here(session: Session, study_instance_uids: Collection[str]) -> dict[str, Study]:
+    """The studies that this node has, by UID."""
+    return {
+        str(row.study_instance_uid): row
+        for row in session.scalars(select(Study).where(Study.study_instance_uid.in_(study_instance_uids)))
+    }
+
+
+def received_objects(session: Session, study_id: int) -> int:
+    """The number of a study's objects in force here, without this node's results."""
+    return (
+        session.scalar(
+            select(func.count())
+            .select_from(Instance)
+            .where(Instance.study_id == study_id, Instance.role != ObjectRole.OWN)
+        )
+        or 0
+    )
+
+
+def results_at(session: Session, study_id: int, peer: str) -> int:
+    """The number of a study's results that this peer has confirmed."""
+    mine = (Result.study_id == study_id, Delivery.destination == peer)
+    return (
+        session.scalar(
+            select(func.count())
+            .select_from(Delivery)
+            .join(Delivery.result)
+            .where(*mine, Delivery.state == DeliveryState.CONFIRMED)
+        )
+        or 0
+    )

@@ -1,0 +1,399 @@
+"""Queries of indexing: received objects, instances, studies, associations; ``studies`` decides."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, exists, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from dicom_node.base.dicom.identity import Patient, are_one_patient
+from dicom_node.base.kinds import AssociationOutcome, ObjectRole, Outcome, ResultKind
+from dicom_node.base.lifecycle import END_STATES, OPEN_JOBS, DeliveryState, JobState, StudyState
+from dicom_node.base.store.tables import (
+    Association,
+    Delivery,
+    Instance,
+    Job,
+    Original,
+    ReceivedObject,
+    Result,
+    Study,
+    WaitingReport,
+)
+
+_HAS_FILE = ReceivedObject.purged.is_(False)
+
+
+def received_object(session: Session, spool_name: str) -> ReceivedObject | None:
+    """The row of a spooled file, if it was indexed."""
+    return session.scalar(select(ReceivedObject).where(ReceivedObject.spool_name == spool_name))
+
+
+def indexed(session: Session, spool_names: Collection[str]) -> dict[str, bool]:
+    """The given names that were indexed, each with whether it has been purged since."""
+    return {
+        row.spool_name: row.purged
+        for row in session.execute(
+            select(ReceivedObject.spool_name, ReceivedObject.purged).where(
+                ReceivedObject.spool_name.in_(spool_names)
+            )
+        )
+    }
+
+
+def paths_after(session: Session, number: int, limit: int) -> Sequence[tuple[int, str]]:
+    """Numbers and paths of unpurged received objects with numbers above ``number``."""
+    return [
+        (row.id, row.path)
+        for row in session.execute(
+            select(ReceivedObject.id, ReceivedObject.path)
+            .where(ReceivedObject.id > number, _HAS_FILE)
+            .order_by(ReceivedObject.id)
+            .limit(limit)
+        )
+    ]
+
+
+def kept_copies(session: Session, sop_instance_uid: str, limit: int) -> Sequence[ReceivedObject]:
+    """The first received copies of this SOP instance whose files still exist, each file once."""
+    chosen = (
+        select(func.min(ReceivedObject.id))
+        .where(ReceivedObject.sop_instance_uid == sop_instance_uid, _HAS_FILE)
+        .group_by(ReceivedObject.path)
+    )
+    return session.scalars(
+        select(ReceivedObject).where(ReceivedObject.id.in_(chosen)).order_by(ReceivedObject.id).limit(limit)
+    ).all()
+
+
+def received(session: Session, study_id: int) -> Sequence[ReceivedObject]:
+    """The received objects of a study that were not purged, in the order in which they were indexed."""
+    return session.scalars(
+        select(ReceivedObject)
+        .where(ReceivedObject.study_id == study_id, _HAS_FILE)
+        .order_by(ReceivedObject.id)
+    ).all()
+
+
+def instances(session: Session, sop_instance_uids: Collection[str]) -> dict[str, Instance]:
+    """The versions in force by SOP Instance UID, in any study."""
+    return {
+        row.sop_instance_uid: row
+        for row in session.scalars(select(Instance).where(Instance.sop_instance_uid.in_(sop_instance_uids)))
+    }
+
+
+def instances_of(session: Session, study_id: int, roles: Collection[ObjectRole]) -> Sequence[Instance]:
+    """The objects of a study that have one of these ``roles``, in the order in which they were indexed."""
+    return session.scalars(
+        select(Instance).where(Instance.study_id == study_id, Instance.role.in_(roles)).order_by(Instance.id)
+    ).all()
+
+
+def instance(session: Session, sop_instance_uid: str) -> Instance | None:
+    """The version of this SOP instance that is in force."""
+    return instances(session, [sop_instance_uid]).get(sop_instance_uid)
+
+
+def study(session: Session, study_instance_uid: str) -> Study | None:
+    """The study, locked against other indexers until the transaction ends."""
+    return session.scalar(
+        select(Study).where(Study.study_instance_uid == study_instance_uid).with_for_update()
+    )
+
+
+def faulty_entry(session: Session, sender: str, since: datetime) -> Study | None:
+    """The sender's newest entry without Study Instance UID, in quarantine since ``since`` or later.
+
+    ``sender``: the end of the spool names of its objects. All objects of an entry are from one sender.
+    """
+    first = (
+        select(ReceivedObject.spool_name)
+        .where(ReceivedObject.study_id == Study.id)
+        .order_by(ReceivedObject.id)
+        .limit(1)
+        .scalar_subquery()
+    )
+    chosen = select(Study).where(
+        Study.study_instance_uid.is_(None),
+        Study.state == StudyState.QUARANTINED,
+        Study.first_received_at >= since,
+        first.endswith(sender),
+    )
+    return session.scalar(chosen.order_by(Study.id.desc()).limit(1).with_for_update())
+
+
+def patients(session: Session, study_id: int, roles: Collection[ObjectRole]) -> list[Patient]:
+    """The distinct patients in the study's objects of these roles."""
+    return [
+        Patient.parse(text)
+        for text in session.scalars(
+            select(Instance.patient).where(Instance.study_id == study_id, Instance.role.in_(roles)).distinct()
+        )
+    ]
+
+
+def of_one_patient(session: Session, studies: Collection[int]) -> bool:
+    """Whether all objects of these studies can be of one patient."""
+    return are_one_patient(
+        [
+            Patient.parse(text)
+            for text in session.scalars(
+                select(Instance.patient).where(Instance.study_id.in_(studies)).distinct()
+            )
+        ]
+    )
+
+
+def settled_studies(session: Session, since: datetime) -> Sequence[Study]:
+    """Studies whose last object arrived after ``since`` and whose rules were applied, the oldest first."""
+    coming = (StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUARANTINED)
+    return session.scalars(
+        select(Study)
+        .where(Study.last_received_at >= since, Study.state.not_in(coming))
+        .order_by(Study.last_received_at, Study.id)
+    ).all()
+
+
+def unread_beside(session: Session, study_id: int) -> int:
+    """The number of objects that cannot be read and came on associations that brought objects of this study.
+
+    Nobody knows to which study they belong. One that came again and could be read does not count.
+    """
+    unread = (
+        ReceivedObject.outcome == Outcome.QUARANTINED,
+        ReceivedObject.association != "",
+        ReceivedObject.association.in_(
+            select(ReceivedObject.association).where(ReceivedObject.study_id == study_id)
+        ),
+        Study.study_instance_uid.is_(None),
+        ~exists().where(Instance.sop_instance_uid == ReceivedObject.sop_instance_uid),
+    )
+    return (
+        session.scalar(
+            select(func.count(func.distinct(ReceivedObject.path)))
+            .join(Study, Study.id == ReceivedObject.study_id)
+            .where(*unread)
+        )
+        or 0
+    )
+
+
+def last_associations(session: Session, study_id: int, number: int) -> list[str]:
+    """The associations of the study's last objects, one for each object."""
+    return list(
+        session.scalars(
+            select(ReceivedObject.association)
+            .where(ReceivedObject.study_id == study_id)
+            .order_by(ReceivedObject.id.desc())
+            .limit(number)
+        )
+    )
+
+
+def pending_deliveries(session: Session, study_id: int, but: Collection[ResultKind]) -> Sequence[Delivery]:
+    """The study's result deliveries that were not sent yet.
+
+    ``but``: kinds to leave out, because they stay true in any case.
+    """
+    chosen = select(Delivery).join(Delivery.result).where(Result.study_id == study_id)
+    chosen = chosen.where(Result.kind.not_in(but))
+    unsent = (DeliveryState.PENDING, DeliveryState.UNASSESSED)
+    return session.scalars(chosen.where(Delivery.state.in_(unsent))).all()
+
+
+def pending_originals(session: Session, study_id: int) -> Sequence[Delivery]:
+    """Deliveries of the study's received objects that were not sent yet."""
+    return session.scalars(
+        select(Delivery)
+        .join(Delivery.original)
+        .where(Original.study_id == study_id)
+        .where(Delivery.state == DeliveryState.PENDING)
+    ).all()
+
+
+def file_of(session: Session, instance: Instance) -> ReceivedObject:
+    """The received object whose file is the version in force."""
+    return session.scalars(
+        select(ReceivedObject)
+        .where(
+            ReceivedObject.sop_instance_uid == instance.sop_instance_uid, ReceivedObject.path == instance.path
+        )
+        .order_by(ReceivedObject.id)
+        .limit(1)
+    ).one()
+
+
+def forwarded_to(session: Session, study_id: int, calling_ae: str) -> Sequence[str]:
+    """The peers that get, or got, objects of this sender in this study by forwarding rules."""
+    return session.scalars(
+        select(Delivery.destination)
+        .join(Delivery.original)
+        .join(Original.received)
+        .where(Original.study_id == study_id, ReceivedObject.calling_ae == calling_ae)
+        .distinct()
+        .order_by(Delivery.destination)
+    ).all()
+
+
+def newest_original(session: Session, sop_instance_uid: str) -> Original | None:
+    """The newest version of this SOP instance that rules forward."""
+    mine = Original.sop_instance_uid == sop_instance_uid
+    return session.scalar(select(Original).where(mine).order_by(Original.id.desc()).limit(1))
+
+
+def came_from_none_of(senders: Collection[str]) -> ColumnElement[bool]:
+    """Whether none of a study's objects came from ``senders``.
+
+    ``senders`` are ends of spool names ("" for names without a mark).
+    """
+    return ~exists().where(
+        ReceivedObject.study_id == Study.id,
+        or_(*(ReceivedObject.spool_name.endswith(sender) for sender in senders)),
+    )
+
+
+def next_due(
+    session: Session,
+    now: datetime,
+    silent_since: datetime,
+    *also: ColumnElement[bool],
+    at_once: ColumnElement[bool] | None = None,
+) -> Study | None:
+    """A due study: its quiet time has passed and no association that brings it objects is open.
+
+    STAT studies come first. An open association does not delay a study that received nothing since
+    ``silent_since``. A study to which ``at_once`` applies is due in any case.
+    """
+    return session.scalar(
+        select(Study)
+        .where(_is_quiet(now, silent_since, at_once), *also)
+        .order_by(Study.priority.desc(), Study.due_at, Study.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+
+
+def any_due(
+    session: Session,
+    now: datetime,
+    silent_since: datetime,
+    *also: ColumnElement[bool],
+    at_once: ColumnElement[bool] | None = None,
+) -> bool:
+    """Whether ``next_due`` would find a study, which makes a writing transaction worthwhile."""
+    return bool(session.scalar(select(exists().where(_is_quiet(now, silent_since, at_once), *also))))
+
+
+def lose_associations(session: Session, listeners: Collection[str], at: datetime) -> None:
+    """Mark the open associations of these ``listeners``, which have ended, as lost."""
+    session.execute(
+        update(Association)
+        .where(Association.listener.in_(listeners), Association.closed_at.is_(None))
+        .values(closed_at=at, outcome=AssociationOutcome.LOST)
+    )
+
+
+def keep_report(
+    session: Session,
+    transaction_uid: str,
+    calling_ae: str,
+    committed: Sequence[str],
+    failed: Sequence[str],
+    received_at: datetime,
+) -> None:
+    """Store a commitment report until the outbox processes it; ``failed``: "UID reason" each, in
+    hexadecimal.
+    """
+    session.add(
+        WaitingReport(
+            transaction_uid=transaction_uid,
+            calling_ae=calling_ae,
+            committed=list(committed),
+            failed=list(failed),
+            received_at=received_at,
+        )
+    )
+
+
+def sources(session: Session, study_id: int) -> Sequence[Instance]:
+    """Images of a study that may start a job and whose files still exist."""
+    return session.scalars(
+        select(Instance)
+        .where(Instance.study_id == study_id, Instance.role == ObjectRole.SOURCE)
+        .where(Instance.purged.is_(False))
+        .order_by(Instance.id)
+    ).all()
+
+
+def purgeable(
+    session: Session, before: datetime, limit: int, among: Collection[int] | None = None
+) -> list[int]:
+    """Ended studies whose files may be deleted: unchanged since ``before``, and every delivery is confirmed.
+
+    Another transaction may be adding an object to one: call ``lock_purgeable`` before anything is deleted.
+    """
+    sent = exists().where(Result.study_id == Study.id, Delivery.result_id == Result.id)
+    forwarded = exists().where(Original.study_id == Study.id, Delivery.original_id == Original.id)
+    finished = (DeliveryState.CONFIRMED, DeliveryState.CANCELLED, DeliveryState.DISCARDED)
+    unfinished = or_(*(one.where(Delivery.state.not_in(finished)) for one in (sent, forwarded)))
+    fresh = or_(*(one.where(Delivery.confirmed_at >= before) for one in (sent, forwarded)))
+    working = (
+        exists()
+        .where(Job.study_id == Study.id)
+        .where(Job.state.in_(OPEN_JOBS) | (Job.finished_at >= before) | (Job.state == JobState.HELD))
+    )
+    files = exists().where(ReceivedObject.study_id == Study.id, _HAS_FILE)
+    ended = END_STATES - {StudyState.QUARANTINED}
+    chosen = select(Study.id).where(
+        Study.state.in_(ended), Study.last_received_at < before, files, ~unfinished, ~fresh, ~working
+    )
+    if among is not None:
+        chosen = chosen.where(Study.id.in_(among))
+    return list(session.scalars(chosen.order_by(Study.id).limit(limit)))
+
+
+def lock_purgeable(
+    session: Session, before: datetime, limit: int, among: Collection[int] | None = None
+) -> list[int]:
+    """Lock purgeable studies until the transaction ends; returns them.
+
+    Studies that another transaction is changing now are left out.
+    """
+    found = purgeable(session, before, limit, among)
+    locked = session.scalars(
+        select(Study.id)
+        .where(Study.id.in_(found))
+        .order_by(Study.id)
+        .with_for_update(key_share=True, skip_locked=True)
+    ).all()
+    # Again: what was committed between the first look and the lock is seen by a new statement only.
+    return purgeable(session, before, limit, locked)
+
+
+def mark_purged(session: Session, study_id: int) -> list[str]:
+    """Mark the objects of a locked study as purged; returns the paths of their files."""
+    rows = {row.id: row.path for row in received(session, study_id)}
+    if not rows:
+        return []
+    theirs = (ReceivedObject.study_id == study_id) & (ReceivedObject.id <= max(rows))
+    for chosen in (
+        update(Instance).where(
+            Instance.study_id == study_id, Instance.path.in_(select(ReceivedObject.path).where(theirs))
+        ),
+        update(ReceivedObject).where(theirs),
+    ):
+        session.execute(chosen.values(purged=True), execution_options={"synchronize_session": False})
+    return sorted(set(rows.values()))
+
+
+def _is_quiet(
+    now: datetime, silent_since: datetime, at_once: ColumnElement[bool] | None
+) -> ColumnElement[bool]:
+    is_held = exists().where(
+        ReceivedObject.study_id == Study.id,
+        Association.id == ReceivedObject.association,
+        Association.closed_at.is_(None),
+    ) & (Study.due_at > silent_since)  # set anew by each object, by the steady clock
+    quiet = (Study.state == StudyState.RECEIVING) & (Study.due_at <= now) & ~is_held
+    return quiet if at_once is None else quiet | at_once

@@ -1,0 +1,134 @@
+"""Queries of jobs: free jobs, running jobs, jobs of a study; and the turns of the lease table."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, exists, select, true, update
+from sqlalchemy.orm import Session, aliased
+
+from dicom_node.base.config.settings import WorkerSettings
+from dicom_node.base.lifecycle import JobState
+from dicom_node.base.store.tables import Job, has_come
+
+_IN_TURN = ((Job.priority > 0).desc(), Job.turn_at, Job.id)
+_LAST_JOBS = 20
+
+
+def of_study(session: Session, study_id: int, states: Collection[JobState]) -> Sequence[Job]:
+    """Jobs of a study in these states, whatever their revision."""
+    return session.scalars(select(Job).where(Job.study_id == study_id, Job.state.in_(states))).all()
+
+
+def waiting_until(session: Session, later: datetime) -> Sequence[Job]:
+    """Queued jobs, locked, that may start only after ``later``, because of a retry or of earlier studies."""
+    return session.scalars(
+        select(Job).where(Job.state == JobState.QUEUED, Job.run_at > later).with_for_update()
+    ).all()
+
+
+def next_free(
+    session: Session, now: datetime, workers: WorkerSettings, passing: tuple[int, float] | None = None
+) -> Job | None:
+    """The job that a worker should take, locked: STAT first, then by the earliest turn; None without any.
+
+    ``passing``: priority and limit in seconds of a job in progress; only a more urgent job may pass it, or an
+    equally urgent one with at most so much work.
+    """
+    chosen = select(Job).where(_is_free(now, workers)).order_by(*_IN_TURN).limit(1)
+    if passing is not None:
+        priority, seconds = passing
+        short = (Job.priority == priority) & (Job.cost_seconds <= seconds)
+        chosen = chosen.where((Job.priority > priority) | short)
+    return session.scalar(chosen.with_for_update(skip_locked=True))
+
+
+def expected_waits(session: Session, workers: int) -> dict[int, float]:
+    """The seconds that each queued job will wait for one of ``workers`` (at least 1), by its number.
+
+    The estimates are scaled by the real durations of the last jobs.
+    """
+    ended = session.execute(
+        select(Job.cost_seconds, Job.started_at, Job.finished_at)
+        .where(Job.state == JobState.SUCCEEDED, Job.started_at.is_not(None), Job.finished_at.is_not(None))
+        .order_by(Job.id.desc())
+        .limit(_LAST_JOBS)
+    ).all()
+    took = sum((row.finished_at - row.started_at).total_seconds() for row in ended)
+    scale = took / estimated if (estimated := sum(row.cost_seconds for row in ended)) else 1.0
+    before = sum(job.cost_seconds * (1.0 - job.share_done) for job in running(session))
+    waits: dict[int, float] = {}
+    for number, seconds in session.execute(
+        select(Job.id, Job.cost_seconds).where(Job.state == JobState.QUEUED).order_by(*_IN_TURN)
+    ):
+        waits[number] = round(max(scale, 0.0) * before / workers, 1)
+        before += seconds
+    return waits
+
+
+def work(session: Session, now: datetime, workers: WorkerSettings) -> tuple[bool, bool]:
+    """Whether these workers can claim a job, and whether a worker is running one.
+
+    Each worker asks 20 times a second, so it is one query.
+    """
+    is_free, is_running = session.execute(
+        select(
+            exists().where(_is_free(now, workers)),
+            exists().where(Job.state == JobState.RUNNING),
+        )
+    ).one()
+    return bool(is_free), bool(is_running)
+
+
+def running(session: Session, *, lock: bool = False) -> Sequence[Job]:
+    """The jobs that workers are running."""
+    chosen = select(Job).where(Job.state == JobState.RUNNING)
+    if lock:
+        chosen = chosen.with_for_update(skip_locked=True)
+    return session.scalars(chosen).all()
+
+
+def beat(
+    session: Session, job_id: int, owner: str, attempt: int, *, until: datetime, share: float, doing: str
+) -> bool | None:
+    """Renew the lease of this attempt; returns whether a person cancelled it, None if the attempt lost the
+    job.
+    """
+    changed = session.execute(
+        update(Job)
+        .where(_is_held(job_id, owner, attempt))
+        .values(lease_until=until, share_done=share, doing=doing[:255])
+    )
+    if not getattr(changed, "rowcount", 0):
+        return None
+    return session.scalar(select(Job.cancel_requested).where(Job.id == job_id))
+
+
+def held(session: Session, job_id: int, owner: str, attempt: int) -> Job | None:
+    """The job, locked, if this attempt of this owner still holds it."""
+    return session.scalar(
+        select(Job)
+        .where(_is_held(job_id, owner, attempt))
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+
+
+def _is_held(job_id: int, owner: str, attempt: int) -> ColumnElement[bool]:
+    return (
+        (Job.id == job_id)
+        & (Job.state == JobState.RUNNING)
+        & (Job.attempts == attempt)
+        & (Job.lease_owner == owner)
+    )
+
+
+def _is_free(now: datetime, workers: WorkerSettings) -> ColumnElement[bool]:
+    """Queued, due, and of a pipeline that these workers run; not while an older revision of the same rule and
+    study still runs.
+    """
+    other = aliased(Job)
+    same_work_runs = exists().where(
+        other.study_id == Job.study_id, other.rule == Job.rule, other.state == JobState.RUNNING
+    )
+    taken = Job.pipeline.in_(workers.pipelines) if workers.pipelines else true()
+    return (Job.state == JobState.QUEUED) & has_come(Job.run_at, now) & ~same_work_runs & taken

@@ -1,0 +1,216 @@
+"""The results table: built objects, and which report of a study a newer one supersedes.
+
+The database also has the installation that results name as their equipment, because all machines of a site
+share the database and every backup contains it.
+"""
+
+from collections.abc import Collection
+from datetime import datetime
+
+from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy.orm import Session, aliased
+
+from dicom_node.base.dicom.uids import Installation
+from dicom_node.base.events import RESULT_BUILT, RESULT_EXISTS
+from dicom_node.base.kinds import ResultKind
+from dicom_node.base.lifecycle import END_STATES, DeliveryState, StudyState
+from dicom_node.base.store.tables import (
+    Delivery,
+    InstallationRow,
+    Instance,
+    Job,
+    ReceivedObject,
+    ReportedFinding,
+    Result,
+    Study,
+    Withdrawal,
+)
+from dicom_node.base.store.transitions import record
+
+_NEVER_LEFT = (DeliveryState.UNASSESSED, DeliveryState.CANCELLED, DeliveryState.DISCARDED)
+
+
+def is_result(session: Session, sop_instance_uid: str) -> bool:
+    """Whether this node built an object of that UID."""
+    return bool(session.scalar(select(exists().where(Result.sop_instance_uid == sop_instance_uid))))
+
+
+def withdrawn(session: Session, result_ids: Collection[int]) -> set[int]:
+    """The ids of the results that a person withdrew, among ``result_ids``."""
+    return set(session.scalars(select(Withdrawal.result_id).where(Withdrawal.result_id.in_(result_ids))))
+
+
+def note_findings(session: Session, report: Result, present: Collection[str]) -> None:
+    """Record the findings that a new report suspects.
+
+    This replaces earlier results of its rule for the same images, whether they were sent or not.
+    Earlier results for images that were purged since stay in force.
+    """
+    job = session.get_one(Job, report.job_id)
+    earlier = (
+        select(Result.id, Result.sop_instance_uid, Job.source_uids)
+        .join(Job, Job.id == Result.job_id)
+        .where(Result.study_id == report.study_id, Job.rule == job.rule, Result.kind == ResultKind.SR)
+        .where(Result.deidentified.is_(False), Result.id < report.id)
+    )
+    said_again = [
+        row
+        for row, uid, images in session.execute(earlier)
+        if uid == report.supersedes or set(job.source_uids).issuperset(images)
+    ]
+    forget_findings(session, said_again)
+    session.add_all(
+        ReportedFinding(result_id=report.id, finding=name, study_id=report.study_id) for name in set(present)
+    )
+
+
+def suspected(session: Session, study_id: int, pipeline: str) -> set[str]:
+    """The findings that this pipeline's reports in force suspect."""
+    return set(
+        session.scalars(
+            select(ReportedFinding.finding)
+            .join(Result, Result.id == ReportedFinding.result_id)
+            .join(Job, Job.id == Result.job_id)
+            .where(Result.study_id == study_id, Job.pipeline == pipeline)
+        )
+    )
+
+
+def forget_findings(session: Session, result_ids: Collection[int]) -> None:
+    """Delete the findings of these results, so that searches by finding no longer match their studies."""
+    session.execute(delete(ReportedFinding).where(ReportedFinding.result_id.in_(result_ids)))
+
+
+def existing(session: Session, sop_instance_uids: Collection[str]) -> dict[str, Result]:
+    """The results with these UIDs that were built before, by UID. Records an event for each."""
+    known = {
+        row.sop_instance_uid: row
+        for row in session.scalars(select(Result).where(Result.sop_instance_uid.in_(sop_instance_uids)))
+    }
+    for row in known.values():
+        record(session, RESULT_EXISTS, row.study_id, kind=row.kind.value, instance=row.sop_instance_uid)
+    return known
+
+
+def series_began(session: Session, study_id: int, series_instance_uid: str) -> datetime | None:
+    """The time when the first job of this study with a result in that series analysed its images; None
+    without one.
+    """
+    return session.scalar(
+        select(func.min(Job.analysed_at))
+        .join(Result, Result.job_id == Job.id)
+        .where(Result.study_id == study_id, Result.series_instance_uid == series_instance_uid)
+    )
+
+
+def add(session: Session, row: Result) -> Result:
+    """Add a new result. Raises IntegrityError if another worker was faster."""
+    session.add(row)
+    session.flush()
+    record(
+        session,
+        RESULT_BUILT,
+        row.study_id,
+        job=row.job_id,
+        kind=row.kind.value,
+        instance=row.sop_instance_uid,
+        supersedes=row.supersedes,
+    )
+    return row
+
+
+def newest_report(
+    session: Session, study_id: int, rule: str, destinations: Collection[str], *, domain: str | None
+) -> tuple[str, str]:
+    """SOP and Series Instance UID of the newest SR of this rule for one of these destinations; "" for none.
+
+    ``domain``: the domain of its pseudonyms, None if it names the patient. A report on images that were
+    purged since is left out: no newer report can repeat its findings on them.
+    """
+    sent = exists().where(
+        Delivery.result_id == Result.id,
+        Delivery.destination.in_(destinations),
+        Delivery.state.not_in(_NEVER_LEFT),
+    )
+    chosen = (
+        select(Result.sop_instance_uid, Result.series_instance_uid, Job.source_uids)
+        .join(Job, Job.id == Result.job_id)
+        .where(Result.study_id == study_id, Result.kind == ResultKind.SR, Job.rule == rule, sent)
+        .where(Result.deidentified.is_(domain is not None), Result.pseudonym_domain == (domain or ""))
+        .order_by(Result.id.desc())
+    )
+    gone = purged_images(session, study_id, rule).keys()
+    whole = (row for row in session.execute(chosen) if gone.isdisjoint(row.source_uids))
+    return next(((row.sop_instance_uid, row.series_instance_uid) for row in whole), ("", ""))
+
+
+def receivers(session: Session, study_id: int, rule: str) -> set[str]:
+    """The peers that got, or will get, results of this rule."""
+    chosen = select(Delivery.destination).join(Delivery.result).join(Job, Job.id == Result.job_id)
+    left = Delivery.state.not_in(_NEVER_LEFT)
+    return set(session.scalars(chosen.where(Result.study_id == study_id, Job.rule == rule, left).distinct()))
+
+
+def make_stat(session: Session, study_id: int) -> None:
+    """Give a study the priority STAT: its deliveries and later jobs go before those of other studies."""
+    session.execute(update(Study).where(Study.id == study_id, Study.priority < 1).values(priority=1))
+
+
+def purged_images(session: Session, study_id: int, rule: str) -> dict[str, str]:
+    """Images of this study in jobs of this rule whose files were purged since.
+
+    Instance Number (0020,0013) by SOP Instance UID; "" for an image without one.
+    """
+    had = {
+        uid
+        for uids in session.scalars(select(Job.source_uids).where(Job.study_id == study_id, Job.rule == rule))
+        for uid in uids
+    }
+    return {
+        uid: attributes.get("InstanceNumber", "")
+        for uid, attributes in session.execute(
+            select(Instance.sop_instance_uid, Instance.attributes)
+            .order_by(Instance.id)
+            .where(Instance.study_id == study_id, Instance.purged)
+        )
+        if uid in had
+    }
+
+
+def lock_outdated(session: Session, before: datetime, limit: int) -> list[Result]:
+    """Lock and return results whose files may be deleted, because all results of their study were sent.
+
+    ``before``: the time before which they must have been sent. A study is left out while one of its objects
+    is here, because a job on it may want to send its results to a further destination. A result is left out
+    while another transaction locks it, because that transaction may wait for the study.
+    """
+    other = aliased(Result)
+    sent = exists().where(other.study_id == Study.id, Delivery.result_id == other.id)
+    finished = (DeliveryState.CONFIRMED, DeliveryState.CANCELLED, DeliveryState.DISCARDED)
+    chosen = (
+        select(Result)
+        .join(Result.study)
+        .where(
+            Result.purged.is_(False),
+            Study.state.in_(END_STATES - {StudyState.QUARANTINED}),
+            ~exists().where(other.study_id == Study.id, other.created_at >= before),
+            ~sent.where(Delivery.state.not_in(finished)),
+            ~sent.where(Delivery.confirmed_at >= before),
+            ~exists().where(ReceivedObject.study_id == Study.id, ReceivedObject.purged.is_(False)),
+        )
+    )
+    found = {row.study_id for row in session.scalars(chosen.order_by(Result.id).limit(limit))}
+    locked = session.scalars(
+        select(Study.id)
+        .where(Study.id.in_(found))
+        .order_by(Study.id)
+        .with_for_update(key_share=True, skip_locked=True)
+    ).all()
+    # Again: what was committed between the first look and the lock is seen by a new statement only.
+    free_rows = chosen.where(Result.study_id.in_(locked)).order_by(Result.id)
+    return list(session.scalars(free_rows.with_for_update(of=Result, key_share=True, skip_locked=True)))
+
+
+def this_installation(session: Session) -> Installation:
+    """The installation of this database."""
+    return Installation.from_drawn(session.scalars(select(InstallationRow.drawn)).one())

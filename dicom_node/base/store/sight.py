@@ -1,0 +1,173 @@
+"""The studies that a user sees: all, or the studies of some senders.
+
+The condition is added here to every statement on a table that belongs to a study, so no page and no service
+can forget it (SQLAlchemy: "Adding global WHERE / ON criteria").
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Select, and_, event, exists, false, func, or_, select, true
+from sqlalchemy.orm import InstrumentedAttribute, ORMExecuteState, Session, with_loader_criteria
+
+from dicom_node.base.kinds import CONSOLE_AE_TITLE, AuditAction
+from dicom_node.base.store.tables import (
+    Association,
+    AuditRow,
+    Base,
+    ClaimedWorkitem,
+    CountedImage,
+    Delivery,
+    DrawnByHand,
+    EventRow,
+    Fetch,
+    ImageCount,
+    Instance,
+    Notification,
+    NotifiedEvent,
+    Original,
+    PerformedStep,
+    ReceivedObject,
+    Removal,
+    RequestedCommitment,
+    Result,
+    ScoreCount,
+    StepObject,
+    StepStudy,
+    Study,
+    Withdrawal,
+)
+
+SENDERS: Final[ContextVar[tuple[str, ...]]] = ContextVar("senders", default=())
+"""Calling AE titles whose studies are seen in this request; () for all."""
+
+# Tables of Core, to which the conditions themselves are not added.
+_instance, _received, _result, _original, _delivery, _study, _step_study = (
+    one.__table__ for one in (Instance, ReceivedObject, Result, Original, Delivery, Study, StepStudy)
+)
+
+
+def _studies(senders: Sequence[str]) -> Select[Any]:
+    return select(_instance.c.study_id).where(_instance.c.calling_ae.in_(senders))
+
+
+def _images(senders: Sequence[str]) -> Select[Any]:
+    return select(_instance.c.id).where(_instance.c.study_id.in_(_studies(senders)))
+
+
+def _results(senders: Sequence[str]) -> Select[Any]:
+    return select(_result.c.id).where(_result.c.study_id.in_(_studies(senders)))
+
+
+def _uids(senders: Sequence[str]) -> Select[Any]:
+    return select(_study.c.study_instance_uid).where(_study.c.id.in_(_studies(senders)))
+
+
+def _steps(senders: Sequence[str]) -> Select[Any]:
+    return select(_step_study.c.step_id).where(_step_study.c.study_instance_uid.in_(_uids(senders)))
+
+
+def _names_no_other(senders: Sequence[str]) -> ColumnElement[bool]:
+    """Of events before a study is here, of fetches, work items and associations: none of other senders."""
+    calling, study, *others = (
+        EventRow.fields[field].as_string()
+        for field in ("calling", "study", "studies", "instance", "workitem")
+    )
+    return or_(
+        calling.in_(senders),
+        study.in_(_uids(senders)),
+        and_(*(field.is_(None) for field in (calling, study, *others))),
+    )
+
+
+_CONDITIONS: Final[Mapping[type[Base], Callable[[Sequence[str]], ColumnElement[bool]]]] = {
+    Study: lambda senders: Study.id.in_(_studies(senders)),
+    ReceivedObject: lambda senders: or_(
+        ReceivedObject.study_id.in_(_studies(senders)),
+        ReceivedObject.study_id.is_(None) & ReceivedObject.calling_ae.in_(senders),
+    ),
+    EventRow: lambda senders: or_(
+        EventRow.study_id.in_(_studies(senders)), EventRow.study_id.is_(None) & _names_no_other(senders)
+    ),
+    AuditRow: lambda senders: or_(
+        AuditRow.study_id.in_(_studies(senders)),
+        AuditRow.study_id.is_(None)
+        & (true() if CONSOLE_AE_TITLE in senders else AuditRow.action != AuditAction.UPLOADED),
+    ),
+    Association: Association.calling_ae.in_,
+    RequestedCommitment: RequestedCommitment.calling_ae.in_,
+    Delivery: lambda senders: or_(
+        Delivery.result_id.in_(_results(senders)),
+        Delivery.original_id.in_(select(_original.c.id).where(_original.c.study_id.in_(_studies(senders)))),
+    ),
+    Withdrawal: lambda senders: Withdrawal.result_id.in_(_results(senders)),
+    Removal: lambda senders: Removal.id.in_(
+        select(_delivery.c.id).where(_delivery.c.result_id.in_(_results(senders)))
+    ),
+    Fetch: lambda senders: Fetch.study_instance_uid.in_(_uids(senders)),
+    ClaimedWorkitem: lambda senders: ClaimedWorkitem.study_instance_uid.in_(_uids(senders)),
+    PerformedStep: lambda senders: PerformedStep.id.in_(_steps(senders)),
+    StepStudy: lambda senders: StepStudy.study_instance_uid.in_(_uids(senders)),
+    StepObject: lambda senders: StepObject.step_id.in_(_steps(senders)),
+    CountedImage: lambda senders: CountedImage.instance_id.in_(_images(senders)),
+    DrawnByHand: lambda senders: DrawnByHand.instance_id.in_(_images(senders)),
+    ImageCount: ImageCount.calling_ae.in_,
+    ScoreCount: ScoreCount.calling_ae.in_,
+    Notification: lambda _: false(),  # their texts name findings of all studies
+    NotifiedEvent: lambda _: false(),
+}
+"""Of tables that have no ``study_id``, or in which it may be NULL."""
+
+
+def condition_of(table: type[Base], senders: Sequence[str]) -> ColumnElement[bool] | None:
+    """The condition on the rows of a table, None for a table that belongs to no study."""
+    if table in _CONDITIONS:
+        return _CONDITIONS[table](senders)
+    if "study_id" in table.__table__.columns:
+        return table.study_id.in_(_studies(senders))  # type: ignore[attr-defined, no-any-return]
+    return None
+
+
+@contextmanager
+def seen_by(senders: Sequence[str] = ()) -> Iterator[None]:
+    """Look meanwhile at what a user with these senders sees; at all for checks, shown to nobody."""
+    before = SENDERS.set(tuple(senders))
+    try:
+        yield
+    finally:
+        SENDERS.reset(before)
+
+
+def is_hidden(session: Session, study_uid: str, *instance_uids: str) -> bool:
+    """Whether the study, or an object with one of these SOP Instance UIDs, is here, and the user may not see
+    it.
+    """
+    by_others = _received.c.calling_ae.not_in(SENDERS.get())  # of a faulty object no study may be seen
+    study_of_others = exists().where(_received.c.study_id == _study.c.id, by_others)
+    asked: Sequence[tuple[InstrumentedAttribute[Any], Sequence[str], ColumnElement[bool]]] = (
+        (Study.study_instance_uid, [study_uid], study_of_others),
+        (Instance.sop_instance_uid, instance_uids, true()),
+        (ReceivedObject.sop_instance_uid, instance_uids, by_others),
+        (Result.sop_instance_uid, instance_uids, true()),
+    )
+    for attribute, uids, of_others in asked:
+        column = attribute.property.columns[0]
+        chosen = select(func.count()).where(column.in_(uids), of_others)
+        seen = chosen.select_from(attribute.class_)
+        if session.scalar(chosen.select_from(column.table)) != session.scalar(seen):
+            return True
+    return False
+
+
+@event.listens_for(Session, "do_orm_execute")
+def _limit(state: ORMExecuteState) -> None:
+    senders = SENDERS.get()
+    if not senders or not state.is_orm_statement or state.is_insert or state.is_column_load:
+        return
+    for mapper in Base.registry.mappers:
+        condition = condition_of(mapper.class_, senders)
+        if condition is not None:
+            criteria = with_loader_criteria(mapper.class_, condition, include_aliases=True)
+            state.statement = state.statement.options(criteria)

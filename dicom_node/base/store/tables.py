@@ -1,0 +1,892 @@
+"""The base of all tables, types of columns, and comparison of times with a clock that may be set back.
+
+No wait and no lease of ours is longer than an hour. A time further ahead was written by a clock that has been
+put back since: waiting for it would hold a delivery, a job or a lease for as long as the clock was ahead.
+
+The tables of the console: users with sessions and tokens, the audit, readers' verdicts and withdrawals.
+
+The node's records of itself: events, leases, journals; notifications; persons' decisions.
+
+What peers ask of the node, or it of them: storage commitment (PS3.4 Annex J), performed procedure steps
+(PS3.4 F.7), and work items (Unified Procedure Steps) of worklist managers that the node claims.
+
+Studies in the node: received objects, jobs, built objects, the outbox, and what analyses left.
+
+Studies that are fetched from a peer, and questions to a peer about a study that is being received.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    ColumnElement,
+    DateTime,
+    Dialect,
+    Enum,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    or_,
+    text,
+)
+from sqlalchemy.engine.default import DefaultExecutionContext
+from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column, relationship
+
+from dicom_node.base.kinds import (
+    AssociationOutcome,
+    AuditAction,
+    Counted,
+    FetchPurpose,
+    NotificationState,
+    ObjectRole,
+    Outcome,
+    QuestionState,
+    ReaderVerdict,
+    RejectionReason,
+    RemovalState,
+    ResultKind,
+    ReviewCause,
+    ReviewVerdict,
+    StepStatus,
+    UserRole,
+)
+from dicom_node.base.lifecycle import (
+    CommitmentState,
+    DeliveryState,
+    FetchState,
+    HeldState,
+    JobState,
+    RequestedState,
+    StudyState,
+    WorkitemState,
+)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware UTC in Python, naive UTC in the database (SQLite keeps no zone)."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without zone cannot be stored")
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+def _words(words: type[StrEnum]) -> Enum:
+    """A column of a closed set of words, without database enums: a new word needs no migration."""
+    return Enum(words, native_enum=False, length=16, values_callable=lambda e: [member.value for member in e])
+
+
+class Base(DeclarativeBase):
+    @declared_attr.directive
+    def __tablename__(cls) -> str:
+        """Unless it says another: the name of its class, as ``study_name`` for StudyName."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012
+        datetime: UtcDateTime,
+        dict[str, Any]: JSON,
+        list[str]: JSON,
+        list[int]: JSON,
+        list[list[int]]: JSON,
+        StudyState: _words(StudyState),
+        JobState: _words(JobState),
+        DeliveryState: _words(DeliveryState),
+        CommitmentState: _words(CommitmentState),
+        RequestedState: _words(RequestedState),
+        WorkitemState: _words(WorkitemState),
+        HeldState: _words(HeldState),
+        FetchState: _words(FetchState),
+        FetchPurpose: _words(FetchPurpose),
+        QuestionState: _words(QuestionState),
+        ObjectRole: _words(ObjectRole),
+        Outcome: _words(Outcome),
+        ResultKind: _words(ResultKind),
+        AssociationOutcome: _words(AssociationOutcome),
+        StepStatus: _words(StepStatus),
+        Counted: _words(Counted),
+        UserRole: _words(UserRole),
+        AuditAction: _words(AuditAction),
+        RejectionReason: _words(RejectionReason),
+        RemovalState: _words(RemovalState),
+        ReaderVerdict: _words(ReaderVerdict),
+        ReviewCause: _words(ReviewCause),
+        ReviewVerdict: _words(ReviewVerdict),
+        NotificationState: _words(NotificationState),
+        str: String(255),
+    }
+
+
+class Numbered(Base):
+    """A table whose rows have numbers."""
+
+    __abstract__ = True
+
+    # SQLite autoincrements INTEGER keys only.
+    id: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"), primary_key=True, sort_order=-2
+    )
+
+
+class Tried(Numbered):
+    """A table whose rows are tried until they are done (``runner``)."""
+
+    __abstract__ = True
+
+    reason: Mapped[str] = mapped_column(default="", sort_order=1)  # why the last try brought nothing
+    attempts: Mapped[int] = mapped_column(default=0, sort_order=1)
+    next_at: Mapped[datetime] = mapped_column(sort_order=1)  # not before
+
+
+class OfStudy:
+    """A table whose rows belong to a study each."""
+
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True, sort_order=-1)
+
+
+LONGEST_WAIT = timedelta(hours=1)
+LATEST = 2 * LONGEST_WAIT
+"""A time further ahead than this was never meant: machines that share a database may disagree by minutes."""
+
+
+DISAGREEMENT = timedelta(minutes=10)
+"""Largest difference between the clocks of machines that share a database."""
+
+
+def has_come(column: Any, now: datetime, longest: timedelta = LATEST - DISAGREEMENT) -> ColumnElement[bool]:
+    """SQL: whether the column's time has come, or is impossible because nothing waits longer than
+    ``longest``.
+    """
+    return or_(column <= now, column > now + longest + DISAGREEMENT)
+
+
+def has_ended(until: datetime | None, now: datetime) -> bool:
+    """Whether a lease until this time has ended; True also if ``until`` is None or impossibly far ahead."""
+    return until is None or not now <= until <= now + LATEST
+
+
+class UserAccount(Numbered):
+    """A person who may use the console, with a password here or an account at the hospital's provider."""
+
+    __table_args__ = (UniqueConstraint("issuer", "subject", name="uq_user_account_issuer"),)
+
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    role: Mapped[UserRole]
+    password_hash: Mapped[str]  # argon2id, with its salt and parameters; "": none fits
+    created_at: Mapped[datetime]
+    disabled: Mapped[bool] = mapped_column(default=False)  # signs in nowhere, and its tokens open nothing
+    senders: Mapped[list[str]] = mapped_column(default=list)  # AE titles of those it sees; []: all
+    issuer: Mapped[str | None] = mapped_column(String(255))  # the provider, which has the password
+    subject: Mapped[str | None] = mapped_column(String(255))  # whom it means: names are given again, this not
+
+
+class UserSession(Numbered):
+    """A browser that signed in; only the hash of its cookie is stored."""
+
+    token_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id"), index=True)
+    created_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+    address: Mapped[str] = mapped_column(String(64))
+    browser: Mapped[str] = mapped_column(String(64))  # in words
+    search: Mapped[dict[str, Any]] = mapped_column(default=dict)  # what no address may hold: a patient's ID
+
+
+class Withdrawal(Base):
+    """A result that a person withdrew: it is not sent any more, and its findings are not shown."""
+
+    result_id: Mapped[int] = mapped_column(ForeignKey("result.id"), primary_key=True)
+    at: Mapped[datetime]
+    actor: Mapped[str] = mapped_column(String(64))
+    reason: Mapped[RejectionReason]
+    because: Mapped[str]  # a person's words: in no log and no event
+    note_id: Mapped[int | None] = mapped_column(ForeignKey("result.id"), index=True)  # the rejection note
+
+
+class Removal(Tried):
+    """The deletion of a withdrawn result at a peer with ``withdraw = "delete"`` that has or may have it.
+
+    It has the number of the delivery by which the peer has it.
+    """
+
+    id: Mapped[int] = mapped_column("delivery_id", ForeignKey("delivery.id"), primary_key=True)
+    state: Mapped[RemovalState] = mapped_column(default=RemovalState.ASKED, index=True)
+    ended_at: Mapped[datetime | None]
+
+
+class ApiToken(Numbered):
+    """A program's substitute for a password; only its hash is stored. It has the rights of its user."""
+
+    token_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id"), index=True)
+    purpose: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
+
+
+class AuditRow(Numbered):
+    """One action of a person, also a view or a refused action. Append-only; ``fields`` contain no PHI."""
+
+    __tablename__ = "audit"
+    __table_args__ = (
+        Index("ix_audit_action_at", "action", "at"),
+        Index("ix_audit_reported", "reported", "id"),
+    )
+
+    at: Mapped[datetime]
+    actor: Mapped[str] = mapped_column(String(64))  # a user's name, as it was then
+    address: Mapped[str] = mapped_column(String(64), default="")
+    action: Mapped[AuditAction]
+    study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
+    fields: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    reported: Mapped[bool] = mapped_column(default=False)  # the audit record repository has it
+
+
+class Feedback(Numbered):
+    """One person's verdict on one finding of one model; a later one replaces it. It names no patient."""
+
+    __table_args__ = (
+        UniqueConstraint(
+            "study_id", "actor", "finding", "tracking_uid", "model", "version", name="uq_feedback_once"
+        ),
+        Index("ix_feedback_model", "model", "version"),
+    )
+
+    at: Mapped[datetime] = mapped_column(index=True)
+    actor: Mapped[str] = mapped_column(String(64))
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+    finding: Mapped[str] = mapped_column(String(64))  # the meaning of its code
+    tracking_uid: Mapped[str] = mapped_column(String(64), default="")  # "": of no single place
+    decision: Mapped[str] = mapped_column(String(16), default="")  # the AI's decision, "" if it reported none
+    verdict: Mapped[ReaderVerdict]
+    because: Mapped[str] = mapped_column(default="")  # a person's words: in no log and no event
+    report_uid: Mapped[str] = mapped_column(String(64), default="")  # the report that was assessed
+    sent_in: Mapped[str] = mapped_column(
+        String(64), default=""
+    )  # SOP Instance UID of the last object with it
+    model: Mapped[str] = mapped_column(String(64))
+    version: Mapped[str] = mapped_column(String(64))
+    age_group: Mapped[str] = mapped_column(String(64), default="")  # "" also: before version 0032
+    sex: Mapped[str] = mapped_column(String(64), default="")
+    station: Mapped[str] = mapped_column(String(64), default="")  # that made the images
+
+
+class EventRow(Numbered):
+    """One event. Append-only; ``fields`` hold no PHI."""
+
+    __tablename__ = "event"
+
+    at: Mapped[datetime] = mapped_column(index=True)
+    number: Mapped[int] = mapped_column(index=True)
+    study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
+    fields: Mapped[dict[str, Any]]
+
+
+class StudyTrace(Base):
+    """The trace of a study for OpenTelemetry: its id, and the time until which its spans were sent or
+    dropped.
+    """
+
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), primary_key=True)
+    trace_id: Mapped[str] = mapped_column(String(32))  # drawn at random, hexadecimal
+    until: Mapped[datetime | None]
+    dropped: Mapped[int] = mapped_column(default=0, index=True)  # times that no collector took it
+
+
+class DiskSample(Base):
+    """The free space on the data folder's disk at one time."""
+
+    at: Mapped[datetime] = mapped_column(primary_key=True)
+    free_bytes: Mapped[int] = mapped_column(BigInteger)
+
+
+class Lease(Base):
+    """A named right that one process at a time holds, such as ``scheduler``."""
+
+    name: Mapped[str] = mapped_column(String(80), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(64))
+    until: Mapped[datetime]
+
+
+class InstallationRow(Base):
+    """The installation that this database belongs to: one row, made with the table."""
+
+    __tablename__ = "installation"
+
+    drawn: Mapped[str] = mapped_column(String(32), primary_key=True)  # at random, hexadecimal
+
+
+class SiteProcess(Base):
+    """One process of a node of the site, with the time of its last sign of life."""
+
+    machine: Mapped[str] = mapped_column(String(64), primary_key=True)  # its host name
+    place: Mapped[str] = mapped_column(String(16), primary_key=True)  # "all", "listener-1", "worker-2"
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)  # "main", "listener", "worker-1"
+    pid: Mapped[int]
+    version: Mapped[str] = mapped_column(String(32))
+    since: Mapped[datetime]
+    seen_at: Mapped[datetime]  # by the clock of the database
+    lost: Mapped[bool]  # event 6012 was written
+
+
+class Cursor(Base):
+    """The read position in a journal file."""
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    offset: Mapped[int] = mapped_column(BigInteger)
+
+
+class Notification(Tried):
+    """One e-mail or webhook call. Its text is written once; only that text is sent."""
+
+    __table_args__ = (
+        Index("ix_notification_due", "state", "next_at"),
+        Index("ix_notification_rule", "rule", "created_at"),
+    )
+
+    key: Mapped[str] = mapped_column(String(36), unique=True)  # UUID: Message-ID, Idempotency-Key
+    rule: Mapped[str] = mapped_column(String(64))  # a [[notifications]] of the settings, by name
+    subject: Mapped[str]
+    text: Mapped[str] = mapped_column(Text)
+    content: Mapped[dict[str, Any]]  # what templates got: of a webhook
+    state: Mapped[NotificationState] = mapped_column(default=NotificationState.PENDING)
+    refusals: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime]
+    sent_at: Mapped[datetime | None]
+
+
+class NotifiedEvent(Base):
+    """An event that a rule has sent, each once. Events before the rule's cursor are deleted."""
+
+    rule: Mapped[str] = mapped_column(String(64), primary_key=True)
+    event_id: Mapped[int] = mapped_column(ForeignKey("event.id"), primary_key=True)
+
+
+_NOT_APPLIED, _NOT_COPIED = text("applied_at IS NULL"), text("NOT copied")
+
+
+class DecisionRow(Base):
+    """One decision of a person, written in the transaction that carries it out.
+
+    A row without ``applied_at`` came from the copy: the restored database does not contain the decision. If
+    it ``holds``, no result of its study is sent until it is applied, or a person has settled it; an empty
+    ``study_uid`` holds all studies.
+    """
+
+    __tablename__ = "decision"
+    __table_args__ = (
+        Index("ix_decision_waits", "study_uid", sqlite_where=_NOT_APPLIED, postgresql_where=_NOT_APPLIED),
+        Index("ix_decision_not_copied", "at", sqlite_where=_NOT_COPIED, postgresql_where=_NOT_COPIED),
+    )
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    at: Mapped[datetime]
+    machine: Mapped[str] = mapped_column(String(64))  # that writes the copy
+    action: Mapped[str] = mapped_column(String(16))  # an AuditAction, or FAULT
+    study_uid: Mapped[str] = mapped_column(String(64), default="")
+    record: Mapped[dict[str, Any]]  # actor, address, fields of the audit; "what": by UIDs; "words": a reason
+    copied: Mapped[bool] = mapped_column(default=False)
+    holds: Mapped[bool] = mapped_column(default=False)
+    applied_at: Mapped[datetime | None]
+    waits_for: Mapped[str] = mapped_column(default="")
+
+
+FAULT = "fault"
+"""Action of a row that stands for a line of the copy which somebody changed or cut out."""
+
+
+class HeldResult(Base):
+    """A result of a rule with ``assess_first``. It is sent once a person has accepted it."""
+
+    result_id: Mapped[int] = mapped_column(ForeignKey("result.id"), primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+    since: Mapped[datetime]
+    state: Mapped[HeldState] = mapped_column(default=HeldState.WAITING)
+    decided_at: Mapped[datetime | None]
+    decided_by: Mapped[str] = mapped_column(String(64), default="")
+    because: Mapped[str] = mapped_column(default="")  # a person's words: in no log and no event
+
+
+class Commitment(Numbered):
+    """One request (N-ACTION) to a destination; stored before it is sent, so that every report finds it."""
+
+    transaction_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    destination: Mapped[str] = mapped_column(String(64))
+    deliveries: Mapped[list[int]]
+    asked_at: Mapped[datetime] = mapped_column(index=True)
+    state: Mapped[CommitmentState] = mapped_column(default=CommitmentState.ASKED)
+
+
+class WaitingReport(Numbered):
+    """A report (N-EVENT-REPORT) that was acknowledged; the outbox processes it and deletes the row."""
+
+    transaction_uid: Mapped[str] = mapped_column(String(64))
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    committed: Mapped[list[str]]  # "instance class": UIDs
+    failed: Mapped[list[str]]  # "UID reason", the Failure Reason (0008,1197) in hexadecimal
+    received_at: Mapped[datetime]
+
+
+class RequestedCommitment(Tried):
+    """One request (N-ACTION) of a peer with ``commit_after``, until it has our report."""
+
+    __table_args__ = (
+        UniqueConstraint("peer", "transaction_uid", name="uq_requested_commitment_once"),
+        Index("ix_requested_commitment_due", "peer", "state", "next_at"),
+    )
+
+    peer: Mapped[str] = mapped_column(String(64))
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    transaction_uid: Mapped[str] = mapped_column(String(64))
+    objects: Mapped[list[str]]  # "instance class": UIDs
+    failed: Mapped[list[str]] = mapped_column(default=list)  # "UID reason", in hexadecimal; once decided
+    state: Mapped[RequestedState] = mapped_column(default=RequestedState.WAITING)
+    asked_at: Mapped[datetime] = mapped_column(index=True)
+    decided_at: Mapped[datetime | None]
+
+
+class PerformedStep(Numbered):
+    """One step, from its last report. It contains no patient data."""
+
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    peer: Mapped[str] = mapped_column(String(64))
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    status: Mapped[StepStatus]
+    number: Mapped[int]  # of its last report: journals of several listeners are read in any order
+    begun_at: Mapped[datetime]  # when its first report came
+    changed_at: Mapped[datetime] = mapped_column(index=True)  # when its last one came
+    ended_at: Mapped[datetime | None]  # when it was COMPLETED or DISCONTINUED
+
+
+class StepStudy(Base):
+    """A study that a step belongs to; the study may arrive later, or never."""
+
+    step_id: Mapped[int] = mapped_column(
+        ForeignKey("performed_step.id", ondelete="CASCADE"), primary_key=True
+    )
+    study_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
+
+
+class StepObject(Base):
+    """An object that a step refers to."""
+
+    step_id: Mapped[int] = mapped_column(
+        ForeignKey("performed_step.id", ondelete="CASCADE"), primary_key=True
+    )
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+
+
+class ClaimedWorkitem(Tried):
+    """One work item; written before it is claimed, so that it is claimed under one Transaction UID only."""
+
+    __table_args__ = (
+        UniqueConstraint("peer", "workitem_uid", name="uq_claimed_workitem_once"),
+        Index("ix_claimed_workitem_due", "peer", "state", "next_at"),
+    )
+
+    peer: Mapped[str] = mapped_column(String(64))
+    workitem_uid: Mapped[str] = mapped_column(String(64))
+    transaction_uid: Mapped[str] = mapped_column(String(64))  # the lock of the item: in no event
+    study_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    work: Mapped[list[str]] = mapped_column(default=list)  # scheduled codes: "value^scheme^meaning"
+    state: Mapped[WorkitemState] = mapped_column(default=WorkitemState.CLAIMING)
+    outcome: Mapped[str] = mapped_column(String(16), default="")  # COMPLETED or CANCELED, once decided
+    percent: Mapped[int] = mapped_column(default=0)  # as last reported
+    doing: Mapped[str] = mapped_column(default="")  # the same
+    fetch_asked: Mapped[bool] = mapped_column(default=False)  # for this item
+    cancel_asked: Mapped[bool] = mapped_column(default=False)  # by the manager, for somebody
+    began_at: Mapped[datetime]
+    checked_at: Mapped[datetime]  # when the manager last said that it is ours
+    decided_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+
+_WAITS = text("sha256 = ''")
+_BEGINS = "text_pattern_ops"  # in every locale an index finds how texts begin
+
+
+class Study(Numbered):
+    """One study as assembled here. ``study_instance_uid`` is NULL for a quarantined object without one."""
+
+    __table_args__ = (  # the orders and searches of lists
+        Index("ix_study_received", "last_received_at", "id"),
+        Index("ix_study_date", "study_date", "id"),
+        Index("ix_study_patient", "patient_id", postgresql_ops={"patient_id": _BEGINS}),
+        Index("ix_study_accession", "accession_number", postgresql_ops={"accession_number": _BEGINS}),
+    )
+
+    study_instance_uid: Mapped[str | None] = mapped_column(String(64), unique=True)
+    patient_id: Mapped[str] = mapped_column(default="")
+    issuer_of_patient_id: Mapped[str] = mapped_column(default="")
+    accession_number: Mapped[str] = mapped_column(String(16), default="")  # "" also: before version 0012
+    study_date: Mapped[str] = mapped_column(String(8), default="")
+    state: Mapped[StudyState] = mapped_column(default=StudyState.RECEIVING, index=True)
+    reason: Mapped[str] = mapped_column(Text, default="")
+    revision: Mapped[int] = mapped_column(default=1)  # raised by late objects and changed demographics
+    first_received_at: Mapped[datetime]
+    last_received_at: Mapped[datetime]
+    due_at: Mapped[datetime | None] = mapped_column(index=True)  # when quiet; NULL when not receiving
+    priority: Mapped[int] = mapped_column(default=0)  # 1 STAT, 0 routine, -1 low
+    sealed_name: Mapped[bytes] = mapped_column(LargeBinary, default=b"")  # opened by store.patient_names
+
+
+class StudyName(Base):
+    """A word of the patient's name as a keyed hash, by which studies are found (``store.patient_names``)."""
+
+    __table_args__ = (Index("ix_study_name_word", "word", "study_id"),)
+
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), primary_key=True)
+    word: Mapped[str] = mapped_column(String(32), primary_key=True)
+
+
+class Instance(OfStudy, Numbered):
+    """The version of a SOP instance that is in force; every version received is a :class:`ReceivedObject`."""
+
+    __table_args__ = (  # studies by what their images are, and by who sent them
+        Index("ix_instance_modality", "modality", "study_id", "role"),
+        Index("ix_instance_sender", "calling_ae", "study_id", "role"),
+    )
+
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    series_instance_uid: Mapped[str] = mapped_column(String(64))
+    transfer_syntax_uid: Mapped[str] = mapped_column(String(64))
+    modality: Mapped[str] = mapped_column(String(16), default="")
+    role: Mapped[ObjectRole]
+    path: Mapped[str] = mapped_column(Text)
+    purged: Mapped[bool] = mapped_column(default=False)  # the file is deleted
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    pixels_sha256: Mapped[str] = mapped_column(String(64), default="")  # of the Pixel Data value as received
+    identity_sha256: Mapped[str] = mapped_column(String(64))  # of patient and study attributes
+    header_sha256: Mapped[str] = mapped_column(String(64), default="")  # dicom.hashes
+    patient: Mapped[str] = mapped_column(Text, default="")  # model.identity.Patient: hashes of what it says
+    attributes: Mapped[dict[str, Any]]  # keyword -> text of what rules may ask for; no name, no ID
+    assumed_charset: Mapped[str] = mapped_column(default="")  # of its texts, where it names none itself
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    called_ae: Mapped[str] = mapped_column(String(16))
+    received_at: Mapped[datetime]
+    revision: Mapped[int] = mapped_column(default=1)  # the study revision in which it came
+
+
+class ReceivedObject(Numbered):
+    """Every object that was acknowledged, with its outcome. Append-only."""
+
+    __table_args__ = (
+        Index("ix_received_object_sender", "calling_ae", "received_at"),
+        # Few: what waits for the object store.
+        Index("ix_received_object_waits", "id", sqlite_where=_WAITS, postgresql_where=_WAITS),
+    )
+
+    spool_name: Mapped[str] = mapped_column(unique=True)  # indexed once, also after a crash
+    path: Mapped[str] = mapped_column(Text)
+    purged: Mapped[bool] = mapped_column(default=False)  # the file is deleted
+    sha256: Mapped[str | None] = mapped_column(String(64))  # of a file in the object store; "": it waits
+    dataset_sha256: Mapped[str] = mapped_column(String(64), default="")  # as received; "": not readable
+    study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), default="", index=True)
+    outcome: Mapped[Outcome]
+    reason: Mapped[str] = mapped_column(Text, default="")
+    association: Mapped[str] = mapped_column(String(64), index=True)
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    called_ae: Mapped[str] = mapped_column(String(16))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    received_at: Mapped[datetime]
+
+
+class Association(Base):
+    """One association, from the listener's journal; an open one keeps its studies open."""
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    listener: Mapped[str] = mapped_column(String(64), index=True)
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    called_ae: Mapped[str] = mapped_column(String(16))
+    address: Mapped[str]
+    opened_at: Mapped[datetime] = mapped_column(index=True)
+    closed_at: Mapped[datetime | None] = mapped_column(index=True)
+    outcome: Mapped[AssociationOutcome] = mapped_column(default=AssociationOutcome.OPEN)
+    objects: Mapped[int] = mapped_column(default=0)
+    refused: Mapped[list[str]] = mapped_column(default=list)  # presentation contexts, in words
+    refused_count: Mapped[int] = mapped_column(default=0)  # also of those that are not named
+    reason: Mapped[str] = mapped_column(Text, default="")  # why it was not released
+
+
+def _when_due(context: DefaultExecutionContext) -> Any:
+    """Default of a job's turn, for jobs without estimated work."""
+    return context.get_current_parameters()["run_at"]  # type: ignore[no-untyped-call]
+
+
+class Job(OfStudy, Numbered):
+    """One rule's pipeline on one revision of a study."""
+
+    __table_args__ = (
+        UniqueConstraint("study_id", "study_revision", "rule", name="uq_job_once_per_rule"),
+        Index("ix_job_claim", "state", "priority", "run_at"),
+    )
+
+    study_revision: Mapped[int]
+    rule: Mapped[str] = mapped_column(String(64))
+    pipeline: Mapped[str] = mapped_column(String(64))
+    options: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    destinations: Mapped[list[str]]
+    source_uids: Mapped[list[str]]  # SOP Instance UIDs that the rule matched, ordered
+    priority: Mapped[int] = mapped_column(default=0)
+    assess_first: Mapped[bool] = mapped_column(default=False)  # of its rule: results wait for a person
+    state: Mapped[JobState] = mapped_column(default=JobState.QUEUED)
+    reason: Mapped[str] = mapped_column(Text, default="")
+    attempts: Mapped[int] = mapped_column(default=0)  # the fence: only the newest attempt may finish it
+    tries: Mapped[int] = mapped_column(default=0)  # attempts that count: not those handed back; 0 by hand
+    run_at: Mapped[datetime]  # not before: set after a failed try, and while earlier studies are awaited
+    turn_at: Mapped[datetime] = mapped_column(default=_when_due)  # the earliest goes first (jobs/queue.py)
+    cost_seconds: Mapped[float] = mapped_column(default=1.0)  # estimated work
+    ticket: Mapped[int | None] = mapped_column(BigInteger)  # its number in procrastinate_jobs (PostgreSQL)
+    lease_owner: Mapped[str] = mapped_column(String(64), default="")
+    lease_until: Mapped[datetime | None] = mapped_column(index=True)
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    share_done: Mapped[float] = mapped_column(default=0.0)  # 0 to 1
+    doing: Mapped[str] = mapped_column(default="")
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    analysed_at: Mapped[datetime | None]  # set once, when the job first succeeds
+    models: Mapped[list[str]] = mapped_column(default=list)  # id@version of those that its results are of
+
+    study: Mapped[Study] = relationship()
+
+
+class Result(OfStudy, Numbered):
+    """One object that the node built. Its bytes are built once, and only those bytes are sent."""
+
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), index=True)
+    kind: Mapped[ResultKind]
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    series_instance_uid: Mapped[str] = mapped_column(String(64))
+    path: Mapped[str] = mapped_column(Text)
+    sha256: Mapped[str] = mapped_column(String(64))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    purged: Mapped[bool] = mapped_column(default=False)  # its file was deleted after spool.result_days
+    supersedes: Mapped[str] = mapped_column(String(64), default="")
+    short_result: Mapped[str] = mapped_column(Text, default="")  # the lines of a report, for lists
+    deidentified: Mapped[bool] = mapped_column(default=False)  # for de-identified destinations only
+    pseudonym_domain: Mapped[str] = mapped_column(String(64), default="")  # and of these for this one only
+    created_at: Mapped[datetime]
+
+    study: Mapped[Study] = relationship()
+    job: Mapped[Job] = relationship()
+    deliveries: Mapped[list[Delivery]] = relationship(back_populates="result", order_by="Delivery.id")
+
+
+class ReportedFinding(Base):
+    """A finding that a report suspects, until the report is replaced or withdrawn."""
+
+    __table_args__ = (Index("ix_reported_finding_name", "finding", "study_id"),)
+
+    result_id: Mapped[int] = mapped_column(ForeignKey("result.id"), primary_key=True)
+    finding: Mapped[str] = mapped_column(String(64), primary_key=True)  # the meaning of its code
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
+
+
+class Original(OfStudy, Numbered):
+    """A version of a received object that rules forward with its bytes unchanged."""
+
+    received_id: Mapped[int] = mapped_column(ForeignKey("received_object.id"), index=True)  # its file
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), index=True)  # several versions may have it
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    series_instance_uid: Mapped[str] = mapped_column(String(64))
+
+    study: Mapped[Study] = relationship()
+    received: Mapped[ReceivedObject] = relationship()
+
+    @property
+    def path(self) -> str:
+        """The path of the object's file, as for results."""
+        return self.received.path
+
+    @property
+    def bytes(self) -> int:
+        """The size of the object's file."""
+        return self.received.bytes
+
+    @property
+    def purged(self) -> bool:
+        """Whether the object's file was deleted."""
+        return self.received.purged
+
+
+class Delivery(Numbered):
+    """One delivery in the outbox: one result, or one original, to one destination."""
+
+    __table_args__ = (
+        UniqueConstraint("result_id", "destination", name="uq_delivery_once_per_destination"),
+        UniqueConstraint("original_id", "destination", name="uq_delivery_original_once"),
+        CheckConstraint("(result_id IS NULL) <> (original_id IS NULL)", name="ck_delivery_one_object"),
+        Index("ix_delivery_due", "state", "next_at"),
+    )
+
+    result_id: Mapped[int | None] = mapped_column(ForeignKey("result.id"), index=True)
+    original_id: Mapped[int | None] = mapped_column(ForeignKey("original.id"))
+    destination: Mapped[str] = mapped_column(String(64), index=True)
+    state: Mapped[DeliveryState] = mapped_column(default=DeliveryState.PENDING)
+    reason: Mapped[str] = mapped_column(Text, default="")
+    withdrawn: Mapped[bool] = mapped_column(default=False)  # cancelled only until a job wants it again
+    by_hand: Mapped[bool] = mapped_column(default=False)  # a person added it: no rule wants it there
+    discarded_because: Mapped[str] = mapped_column(default="")  # a person's words: in no log and no event
+    status: Mapped[str] = mapped_column(String(32), default="")  # last DIMSE or HTTP status, as text
+    attempts: Mapped[int] = mapped_column(default=0)
+    refusals: Mapped[int] = mapped_column(default=0)  # refused for reasons that waiting does not cure
+    queries: Mapped[int] = mapped_column(default=0)  # how often confirmation was asked for
+    transaction_uid: Mapped[str] = mapped_column(String(64), default="")  # of the Commitment it waits for
+    next_at: Mapped[datetime]
+    sent_at: Mapped[datetime | None]
+    confirmed_at: Mapped[datetime | None]
+
+    result: Mapped[Result | None] = relationship(back_populates="deliveries")
+    original: Mapped[Original | None] = relationship()
+
+    @property
+    def item(self) -> Result | Original:
+        """The object to deliver: a result, or a received original."""
+        item = self.result or self.original
+        assert item is not None
+        return item
+
+
+class CountedImage(Base):
+    """An image that was counted for a model card: each is counted once, however often analysed."""
+
+    card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), primary_key=True, index=True)
+    day: Mapped[date] = mapped_column(index=True)
+
+
+class ImageCount(Base):
+    """The number of a sender's images that a model analysed or refused on one day (UTC). No patient data."""
+
+    day: Mapped[date] = mapped_column(primary_key=True)
+    card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    calling_ae: Mapped[str] = mapped_column(String(16), primary_key=True)  # "": no configured peer
+    outcome: Mapped[Counted] = mapped_column(primary_key=True)
+    model: Mapped[str]
+    version: Mapped[str]
+    images: Mapped[int]
+
+
+class ScoreCount(Base):
+    """The number of counted images with a score in this tenth of the card's reference, by label."""
+
+    day: Mapped[date] = mapped_column(primary_key=True)
+    card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    calling_ae: Mapped[str] = mapped_column(String(16), primary_key=True)
+    label: Mapped[str] = mapped_column(primary_key=True)
+    bin: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # 0 to 9
+    images: Mapped[int]
+
+
+class CleaningReview(OfStudy, Numbered):
+    """An image whose cleaning a person should check; ``verdict`` is NULL until the person decides.
+
+    There is one row for each image, rule and analysis. ``analysis_sha256``: hash of the pipeline, its options
+    and all else that shapes the image. ``places``: boxes (left, top, right, bottom) in pixels; right and
+    bottom are exclusive. The row never holds the text that was read in the image.
+    """
+
+    __table_args__ = (
+        UniqueConstraint("instance_id", "rule", "analysis_sha256", name="uq_cleaning_review_once"),
+        Index("ix_cleaning_review_waiting", "verdict", "id"),
+    )
+
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), index=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), index=True)
+    rule: Mapped[str] = mapped_column(String(64))
+    analysis_sha256: Mapped[str] = mapped_column(String(64))
+    cause: Mapped[ReviewCause]
+    note: Mapped[str] = mapped_column(Text)
+    places: Mapped[list[list[int]]]
+    created_at: Mapped[datetime]
+    verdict: Mapped[ReviewVerdict | None]
+    decided_at: Mapped[datetime | None]
+    decided_by: Mapped[str] = mapped_column(String(64), default="")
+
+
+class DrawnByHand(Base):
+    """Boxes, as in :class:`CleaningReview`, that a person wants removed in addition to the detected
+    annotation.
+
+    For these pixels only. ``role``: of the person, for the cleaned image, which must not name staff.
+    """
+
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), primary_key=True)
+    pixels_sha256: Mapped[str] = mapped_column(String(64))
+    boxes: Mapped[list[list[int]]]
+    at: Mapped[datetime]
+    actor: Mapped[str] = mapped_column(String(64))
+    role: Mapped[UserRole]
+
+
+class Fetch(Tried):
+    """One requested study; it is fetched once, from whatever peer."""
+
+    __tablename__ = "study_fetch"
+    __table_args__ = (Index("ix_study_fetch_due", "state", "peer", "next_at"),)
+
+    peer: Mapped[str] = mapped_column(String(64))
+    study_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    rule: Mapped[str] = mapped_column(String(64), default="")  # the only rule that may take it; "": all
+    per_minute: Mapped[float] = mapped_column(default=0.0)  # studies a minute that were allowed; 0: no wish
+    purpose: Mapped[FetchPurpose] = mapped_column(default=FetchPurpose.ASKED)
+    urgent: Mapped[bool] = mapped_column(default=False)  # a study waits for it: before others
+    patient_id: Mapped[str] = mapped_column(default="")  # of the answer that named the study
+    issuer_of_patient_id: Mapped[str] = mapped_column(default="")  # the same
+    patient: Mapped[str] = mapped_column(Text, default="")  # the same: hashes of name, birth date and sex
+    state: Mapped[FetchState] = mapped_column(default=FetchState.WAITING)
+    reason: Mapped[str] = mapped_column(Text, default="")
+    objects: Mapped[int] = mapped_column(default=0)  # that the last try brought
+    asked_at: Mapped[datetime]
+    started_at: Mapped[datetime | None] = mapped_column(index=True)  # of the last try
+    ended_at: Mapped[datetime | None]
+
+
+class ArchiveQuestion(Tried):
+    """A question to a peer for the patient's studies before one revision of a study, for one rule."""
+
+    __table_args__ = (
+        UniqueConstraint("study_id", "revision", "rule", name="uq_archive_question_once_per_rule"),
+        Index("ix_archive_question_open", "state", "peer"),
+    )
+
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"))
+    revision: Mapped[int]
+    rule: Mapped[str] = mapped_column(String(64))
+    peer: Mapped[str] = mapped_column(String(64))
+    state: Mapped[QuestionState] = mapped_column(default=QuestionState.WAITING)
+    until: Mapped[datetime | None]  # a job waits so long; NULL: none waits yet
+    priors: Mapped[list[str]] = mapped_column(default=list)  # Study Instance UIDs that are waited for

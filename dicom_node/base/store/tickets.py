@@ -1,0 +1,244 @@
+"""Tickets: the entries of procrastinate's queue in PostgreSQL, one for each job that is queued or runs.
+
+The job's row says what is to be done and which attempt may end it; the ticket says whose turn it is, and
+whether its holder lives. Both change in the transaction of one session, by procrastinate's own statements. A
+ticket that its job does not name is thrown away when fetched. A holder is a *worker* of procrastinate: it is
+registered with each claim, and removed at the claim's end.
+"""
+
+import math
+from collections.abc import Collection, Coroutine, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar
+
+from procrastinate import jobs, types
+from procrastinate.connector import BaseConnector
+from procrastinate.manager import JobManager
+from psycopg.types.json import Jsonb
+from sqlalchemy import column, func, or_, select, table, text, update
+from sqlalchemy.orm import Session
+
+from dicom_node.base.config.settings import WorkerSettings
+from dicom_node.base.lifecycle import JobState
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import LATEST, Job, has_ended
+
+Answer = TypeVar("Answer")
+TASK: Final = "dicom_node.job"
+_MOST_STALE = 20  # tickets that one claim throws away before it leaves the rest to the next
+_MOST_OFFERED = 100  # jobs without a ticket that one look gives one
+_SINCE = datetime(2020, 1, 1, tzinfo=UTC)
+_LONGEST_TURN = 2_000_000_000  # seconds since then, until 2083: a ticket's priority is a signed 32-bit number
+_STEPS = 4  # classes of estimated work for each doubling of it
+_MOST_WORK = 99  # the highest class: a year and more
+_TICKETS = table(
+    "procrastinate_jobs", *map(column, ("id", "queue_name", "status", "scheduled_at", "worker_id"))
+)
+_HOLDERS = table("procrastinate_workers", column("id"), column("last_heartbeat"))
+
+
+def follow(session: Session, job: Job) -> None:
+    """Update the ticket of a job: one while the job is queued, none once it has ended."""
+    if job.state is JobState.RUNNING:
+        return
+    if job.ticket is not None:
+        _remove(session, job.ticket)
+    job.ticket = _offer(session, job) if job.state is JobState.QUEUED else None
+    session.flush()
+
+
+class TicketEngine:
+    """The distributed engine of the queue, by procrastinate.
+
+    Turns are procrastinate's priorities; signs of life are the heartbeats of its workers, by the clock of the
+    database.
+    """
+
+    def __init__(self, workers: WorkerSettings) -> None:
+        self._workers = workers
+
+    def next_free(self, session: Session, now: datetime, passing: tuple[int, float] | None) -> Job | None:  # noqa: ARG002
+        """The queued job, locked, of the ticket whose turn it is; the caller then holds the ticket."""
+        manager, queues = _manager(session), _open_queues(session, self._workers, passing)
+        holder = _run(manager.register_worker())
+        for _ in range(_MOST_STALE):
+            ticket = _run(manager.fetch_job(queues, holder))
+            if ticket is None or ticket.id is None:
+                break
+            number = ticket.task_kwargs.get("job")
+            there = session.execute(select(Job.state, Job.ticket).where(Job.id == number)).first()
+            if there is None or (there.state, there.ticket) != (JobState.QUEUED, ticket.id):
+                _run(manager.finish_job_by_id_async(ticket.id, jobs.Status.ABORTED, delete_job=True))
+                continue
+            # Never waited for: who holds the job may wait for its ticket, which is ours until this ends.
+            job = session.scalar(
+                select(Job)
+                .where(Job.id == number)
+                .with_for_update(skip_locked=True)
+                .execution_options(populate_existing=True)
+            )
+            if job is not None and (job.state, job.ticket) == (JobState.QUEUED, ticket.id):
+                return job
+            _run(manager.retry_job_by_id_async(ticket.id, datetime.now(UTC)))
+            break
+        _run(manager.unregister_worker(holder))
+        return None
+
+    def beat(self, session: Session, job_id: int) -> None:
+        named = select(Job.ticket).where(Job.id == job_id).scalar_subquery()
+        holder = session.scalar(select(_TICKETS.c.worker_id).where(_TICKETS.c.id == named))
+        if holder is not None:
+            _run(_manager(session).update_heartbeat(holder))
+
+    def lost(self, session: Session, now: datetime, running: Collection[Job]) -> list[Job]:
+        """The running jobs whose worker is lost; a job without a ticket is lost when its lease ends.
+
+        A heartbeat from a future time was written before the database's clock was put back, and is ignored.
+        """
+        since = func.now() - timedelta(seconds=self._workers.lease_seconds)
+        lives = _HOLDERS.c.last_heartbeat.between(since, func.now() + LATEST)
+        alive = set(
+            session.scalars(
+                select(_TICKETS.c.id)
+                .join_from(_TICKETS, _HOLDERS, _TICKETS.c.worker_id == _HOLDERS.c.id)
+                .where(lives)
+            )
+        )
+        return [
+            job
+            for job in running
+            if (has_ended(job.lease_until, now) if job.ticket is None else job.ticket not in alive)
+        ]
+
+    def repair(self, database: Database) -> int:
+        """Give tickets to queued jobs without one: jobs of a former version, or with a time impossibly far
+        ahead.
+        """
+        with database.write() as session:
+            # Signs of life from a time ahead, before the clock of the database was put back: as of now.
+            # Else a worker that was killed before would be alive for as long as that clock was ahead.
+            ahead = _HOLDERS.c.last_heartbeat > func.now()
+            session.execute(update(_HOLDERS).where(ahead).values(last_heartbeat=func.now()))
+            waits = (
+                select(_TICKETS.c.id)
+                .where(
+                    _TICKETS.c.id == Job.ticket,
+                    or_(_TICKETS.c.scheduled_at.is_(None), _TICKETS.c.scheduled_at < func.now() + LATEST),
+                )
+                .exists()
+            )
+            without = session.scalars(
+                select(Job)
+                .where(Job.state == JobState.QUEUED, ~waits)
+                .limit(_MOST_OFFERED)
+                .with_for_update(skip_locked=True)
+            ).all()
+            for job in without:
+                offered = _manager(session).list_jobs_async(lock=_lock(job), task=TASK, status="todo")
+                for ticket in _run(offered):
+                    if ticket.id is not None and ticket.task_kwargs == {"job": job.id}:
+                        _remove(session, ticket.id)  # it would hold up the new one
+                follow(session, job)
+            return len(without)
+
+
+def _offer(session: Session, job: Job) -> int | None:
+    ahead = job.run_at - datetime.now(UTC)
+    # The lowest class whose seconds are at least so many.
+    work = min(max(math.ceil(_STEPS * math.log2(max(job.cost_seconds, 1.0))), 0), _MOST_WORK)
+    turn = min(max((job.turn_at - _SINCE).total_seconds(), 0), _LONGEST_TURN)
+    ticket = jobs.Job(
+        queue=f"{job.pipeline}/{job.priority}/{work}",
+        # Higher is sooner: STAT before all others, then whose turn is earlier, by the second.
+        priority=(_LONGEST_TURN if job.priority > 0 else 0) - int(turn),
+        lock=_lock(job),
+        queueing_lock=None,
+        task_name=TASK,
+        task_kwargs={"job": job.id},
+        scheduled_at=job.run_at if timedelta() < ahead <= LATEST else None,
+    )
+    return _run(_manager(session).defer_job_async(ticket)).id
+
+
+def _lock(job: Job) -> str:
+    """The name of the job's lock: one of two jobs with the same lock runs, a newer revision waits."""
+    return f"{job.study_id}/{job.rule}"
+
+
+def _remove(session: Session, ticket: int) -> None:
+    """Take it and its holder away, whatever became of them."""
+    found = session.execute(select(_TICKETS.c.worker_id).where(_TICKETS.c.id == ticket)).first()
+    if found is None:
+        return
+    manager = _manager(session)
+    _run(manager.finish_job_by_id_async(ticket, jobs.Status.SUCCEEDED, delete_job=True))
+    if found.worker_id is not None:
+        _run(manager.unregister_worker(found.worker_id))
+
+
+def _open_queues(
+    session: Session, workers: WorkerSettings, passing: tuple[int, float] | None
+) -> list[str] | None:
+    """The queues from which may be taken; None for all. A queue's name says what its jobs have in common."""
+    if not workers.pipelines and passing is None:
+        return None
+    return [
+        name
+        for name in session.scalars(
+            select(_TICKETS.c.queue_name).where(_TICKETS.c.status == text("'todo'")).distinct()
+        )
+        if _is_open(name, workers, passing)
+    ]
+
+
+def _is_open(name: str, workers: WorkerSettings, passing: tuple[int, float] | None) -> bool:
+    pipeline, priority, work = name.rsplit("/", 2)
+    if not workers.takes(pipeline):
+        return False
+    if passing is None:
+        return True
+    urgency, seconds = passing
+    most = math.inf if int(work) == _MOST_WORK else 2.0 ** (int(work) / _STEPS)
+    return int(priority) > urgency or (int(priority) == urgency and most <= seconds)
+
+
+def _manager(session: Session) -> JobManager:
+    return JobManager(_InSession(session))
+
+
+def _run(coroutine: Coroutine[Any, Any, Answer]) -> Answer:
+    """The answer of a coroutine that waits for nothing: below it is a session, which blocks."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        answer: Answer = end.value
+        return answer
+    raise AssertionError("a statement in a session does not wait")
+
+
+class _InSession(BaseConnector):
+    """procrastinate's statements in the transaction of a session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def execute_query_async(self, query: str, **arguments: Any) -> None:
+        self._execute(query, arguments)
+
+    async def execute_query_one_async(self, query: str, **arguments: Any) -> dict[str, Any]:
+        return dict(self._execute(query, arguments).mappings().one())
+
+    async def execute_query_all_async(self, query: str, **arguments: Any) -> list[dict[str, Any]]:
+        return [dict(row) for row in self._execute(query, arguments).mappings()]
+
+    def _execute(self, query: str, arguments: Mapping[str, Any]) -> Any:
+        given = {name: _as_driver_takes_it(value) for name, value in arguments.items()}
+        return self._session.connection().exec_driver_sql(query, given)
+
+
+def _as_driver_takes_it(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_driver_takes_it(one) for one in value]
+    if isinstance(value, types.JobToDefer):
+        return tuple(value._replace(args=Jsonb(value.args)))  # type: ignore[arg-type]
+    return value

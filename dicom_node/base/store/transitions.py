@@ -1,0 +1,319 @@
+"""State changes of the life cycles: one compare-and-set each, with an event in the same transaction.
+
+Events of the node itself: none is lost if the database is unreachable.
+"""
+
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from sqlalchemy import select, update
+from sqlalchemy.engine import CursorResult
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from dicom_node.base.errors import IllegalTransition
+from dicom_node.base.events import STUDY_MOVED, Event, EventType, happened
+from dicom_node.base.lifecycle import (
+    COMMITMENT,
+    DELIVERY,
+    END_STATES,
+    FETCH,
+    HELD,
+    JOB,
+    OPEN_DELIVERIES,
+    READ_FROM_WORK,
+    REQUESTED,
+    STUDY,
+    WORKITEM,
+    DeliveryState,
+    JobState,
+    StudyState,
+    study_state,
+)
+from dicom_node.base.store.database import EVENTS, Database
+from dicom_node.base.store.tables import (
+    ClaimedWorkitem,
+    Commitment,
+    Delivery,
+    EventRow,
+    Fetch,
+    HeldResult,
+    Job,
+    Original,
+    RequestedCommitment,
+    Result,
+    Study,
+)
+
+_State = TypeVar("_State", bound=StrEnum)
+
+# FOR NO KEY UPDATE: an event that others write about the study holds KEY SHARE on it, and does not wait.
+FOR_UPDATE = {"key_share": True}
+_AS_READ, _OF_ATTEMPT = ("id", "state"), ("id", "state", "attempts")
+_HOW = {"attempt": "attempts", "reason": "reason"}
+
+
+def record(session: Session, event_type: EventType, study_id: int | None = None, **fields: Any) -> Event:
+    """Append an event to the table, with its study's UID, by which persons search the log.
+
+    It is logged when the transaction is committed.
+    """
+    if study_id is not None and "study" not in fields:
+        uid = session.scalar(select(Study.study_instance_uid).where(Study.id == study_id))
+        fields = {"study": uid, **fields}
+    event = Event(event_type, datetime.now(UTC), fields)
+    session.info.setdefault(EVENTS, []).append(event)
+    append(session, event, study_id)
+    return event
+
+
+def append(session: Session, event: Event, study_id: int | None = None) -> None:
+    """Append an event that was logged before, such as one from the listener's journal."""
+    session.add(EventRow(at=event.at, number=event.type.number, study_id=study_id, fields=dict(event.fields)))
+
+
+def move_study(session: Session, study: Study, event: EventType, *, reason: str = "") -> bool:
+    """Change a study's state by an event; returns False if another process changed it first.
+
+    The caller then reads the state again. Raises IllegalTransition if the event cannot happen in the study's
+    state.
+    """
+    return _set_study(session, study, _next(STUDY, study, event), event, reason)
+
+
+def move_job(session: Session, job: Job, event: EventType, **values: Any) -> bool:
+    """Change a job's state by an event, if its state and attempt are as read; ``values``: further columns.
+
+    Returns False if another process changed the job first.
+    """
+    if not _set(session, job, _next(JOB, job, event), values, _OF_ATTEMPT):
+        return False
+    record(session, event, job.study_id, job=job.id, rule=job.rule, attempt=job.attempts, reason=job.reason)
+    turn_changed(session, job)
+    return True
+
+
+def turn_changed(session: Session, job: Job) -> None:
+    """Inform the distributed engine, if there is one, of a job that was made, moved, or put first."""
+    if session.get_bind().dialect.name == "postgresql":
+        from dicom_node.base.store import tickets
+
+        tickets.follow(session, job)
+
+
+def move_delivery(session: Session, delivery: Delivery, event: EventType, **values: Any) -> bool:
+    """Change a delivery's state by an event, if its state and attempt are as read; ``values``: further
+    columns.
+
+    Returns False if another process changed the delivery first.
+    """
+    if not _set(session, delivery, _next(DELIVERY, delivery, event), values, _OF_ATTEMPT):
+        return False
+    item = delivery.item
+    record(
+        session,
+        event,
+        item.study_id,
+        delivery=delivery.id,
+        destination=delivery.destination,
+        instance=item.sop_instance_uid,
+        status=delivery.status,
+        reason=delivery.reason,
+    )
+    return True
+
+
+def move_commitment(session: Session, commitment: Commitment, event: EventType) -> bool:
+    """Change the state of a request for storage commitment by an event, if its state is as read."""
+    told = {"destination": "destination", "transaction": "transaction_uid", "objects": "deliveries"}
+    return _move(session, commitment, COMMITMENT, event, {}, told)
+
+
+def move_requested(session: Session, row: RequestedCommitment, event: EventType, **values: Any) -> bool:
+    """Change the state of a peer's request for storage commitment by an event, if its state is as read.
+
+    ``values``: further columns.
+    """
+    told = {"peer": "peer", "transaction": "transaction_uid", "objects": "objects", "failed": "failed"}
+    return _move(session, row, REQUESTED, event, values, told | _HOW)
+
+
+def move_held(session: Session, rows: Sequence[HeldResult], event: EventType, **values: Any) -> int:
+    """Change the state of held results of one study by one event, each if its state is as read.
+
+    ``values``: further columns. Returns how many were changed.
+    """
+    moved = []
+    for row in rows:
+        if _set(session, row, _next(HELD, row, event), values, ("result_id", "state")):
+            moved.append(row)
+    if moved:
+        since = min(row.since for row in moved).isoformat()
+        numbers = [row.result_id for row in moved]
+        record(session, event, moved[0].study_id, results=len(moved), since=since, numbers=numbers)
+    return len(moved)
+
+
+def move_fetch(session: Session, fetch: Fetch, event: EventType, **values: Any) -> bool:
+    """Change the state of a fetch by an event, if its state and attempt are as read; ``values``: further
+    columns.
+    """
+    told = {"study": "study_instance_uid", "peer": "peer", "attempt": "attempts", "objects": "objects"}
+    return _move(session, fetch, FETCH, event, values, told | _HOW, _OF_ATTEMPT)
+
+
+def move_workitem(session: Session, row: ClaimedWorkitem, event: EventType, **values: Any) -> bool:
+    """Change the state of a work item by an event, if its state is as read; ``values``: further columns."""
+    told = {"study": "study_instance_uid", "peer": "peer", "workitem": "workitem_uid", "outcome": "outcome"}
+    return _move(session, row, WORKITEM, event, values, told | _HOW)
+
+
+def settle_study(session: Session, study_id: int) -> None:
+    """Derive a study's state from its jobs and deliveries, and set it.
+
+    Every function that ends a job or a delivery calls this in the same transaction. A study that is being
+    received or is in quarantine is left alone: assembly or a person changes it.
+    """
+    study = session.get_one(Study, study_id, populate_existing=True, with_for_update=FOR_UPDATE)
+    if study.state not in READ_FROM_WORK:
+        return
+    jobs = session.execute(
+        select(Job.state, Job.reason).where(Job.study_id == study_id, Job.study_revision == study.revision)
+    ).all()
+    said = select(Delivery.state, Delivery.reason)
+    results = session.execute(said.join(Delivery.result).where(Result.study_id == study_id)).all()
+    # Results decide the state of a study; originals only while they are on their way, or given up.
+    unfinished = Delivery.state.in_(OPEN_DELIVERIES | {DeliveryState.DEAD})
+    originals = session.execute(
+        said.join(Delivery.original).where(Original.study_id == study_id, unfinished)
+    ).all()
+    deliveries = [*results, *originals]
+    state = study_state([job.state for job in jobs], [delivery.state for delivery in deliveries])
+    if state == study.state:
+        return
+    reason = ""
+    if state in END_STATES:
+        reason = "; ".join(dict.fromkeys(row.reason for row in (*jobs, *deliveries) if row.reason))
+    settle_study_as(session, study, state, reason)
+
+
+def settle_studies(session: Session, study_ids: Iterable[int]) -> None:
+    """Derive and set the state of each of these studies, in a fixed order: other transactions lock them
+    too.
+    """
+    for study_id in sorted(set(study_ids)):
+        settle_study(session, study_id)
+
+
+def settle_study_as(session: Session, study: Study, state: StudyState, reason: str = "") -> bool:
+    """Set a study's state as derived from its work; returns False if another process changed it first.
+
+    Raises IllegalTransition for a study that is being received or is in quarantine.
+    """
+    if study.state not in {StudyState.COMPLETE, *READ_FROM_WORK} or state not in READ_FROM_WORK:
+        raise IllegalTransition(f"study {study.id}: {study.state} cannot become {state}")
+    return _set_study(session, study, state, STUDY_MOVED, reason)
+
+
+def _set_study(session: Session, study: Study, to: StudyState, event: EventType, reason: str) -> bool:
+    before = study.state
+    if not _set(session, study, to, {"reason": reason}):
+        return False
+    # In the word of lists: "held" where nothing came of the study but jobs that a limit holds.
+    held = select(Job.id).where(Job.study_id == study.id, Job.state == JobState.HELD).limit(1)
+    is_held = to is StudyState.NOT_APPLICABLE and session.scalar(held) is not None
+    after, uid = JobState.HELD if is_held else to, study.study_instance_uid
+    record(session, event, study.id, study=uid, before=before, after=after, reason=reason)
+    return True
+
+
+def _move(
+    session: Session,
+    row: Commitment | RequestedCommitment | Fetch | ClaimedWorkitem,
+    cycle: Mapping[tuple[Any, EventType], StrEnum],
+    event: EventType,
+    values: Mapping[str, Any],
+    told: Mapping[str, str],
+    same: Sequence[str] = _AS_READ,
+) -> bool:
+    """``told``: the columns that the event tells, by its fields; of a list its length."""
+    if not _set(session, row, _next(cycle, row, event), values, same):
+        return False
+    fields = {field: getattr(row, column) for field, column in told.items()}
+    record(session, event, **{name: len(v) if isinstance(v, list) else v for name, v in fields.items()})
+    return True
+
+
+def _next(table: Mapping[tuple[_State, EventType], _State], row: Any, event: EventType) -> _State:
+    try:
+        return table[row.state, event]
+    except KeyError:
+        number = row.result_id if isinstance(row, HeldResult) else row.id
+        raise IllegalTransition(
+            f"{row.__tablename__} {number} is {row.state}: event {event.number} cannot happen to it"
+        ) from None
+
+
+def _set(
+    session: Session,
+    row: Study | Job | Delivery | Commitment | RequestedCommitment | HeldResult | Fetch | ClaimedWorkitem,
+    to: StrEnum,
+    values: Mapping[str, Any],
+    same: Sequence[str] = _AS_READ,
+) -> bool:
+    """Compare and set: only while the row has what was read of it in the columns ``same``."""
+    here = [getattr(type(row), column) == getattr(row, column) for column in same]
+    changed = session.execute(update(type(row)).where(*here).values(state=to, **values))
+    assert isinstance(changed, CursorResult)
+    if changed.rowcount != 1:
+        return False
+    session.refresh(row)
+    return True
+
+
+def utc_now() -> datetime:
+    """The present time, aware."""
+    return datetime.now(UTC)
+
+
+_STARTED = datetime.now(UTC) - timedelta(seconds=time.monotonic())
+
+
+def steady_now() -> datetime:
+    """UTC at the process's start plus monotonic time since: setting the clock does not change quiet times.
+
+    Times that people see are from :func:`utc_now`.
+    """
+    return _STARTED + timedelta(seconds=time.monotonic())
+
+
+class OwnEvents:
+    """Logs events at once, and stores them at once or, with their time, when the database answers again."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: list[Event] = []
+        self._lock = threading.RLock()  # storing finds out that the database is back, which stores
+        database.outage.then = self._store
+
+    def say(self, event_type: EventType, **fields: str | int | float) -> None:
+        """Log an event and store it; an unreachable database must not stop the node."""
+        event = happened(event_type, **fields)
+        with self._lock:
+            self._waiting = [*self._waiting, event][-100:]
+        self._store()
+
+    def _store(self) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+            try:
+                with self._database.write() as session:
+                    for event in waiting:
+                        append(session, event)
+            except SQLAlchemyError as error:
+                self._waiting = waiting
+                self._database.outage.noticed(error)

@@ -1,0 +1,445 @@
+"""Views: lists and details as JSON-ready dicts with stable keys (docs/reference/lists.md).
+
+Console and command line show the same rows. Only ``patient_id`` identifies a patient here; events never
+contain it.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, exists, func, literal, or_, select
+from sqlalchemy.orm import Session, selectinload
+
+from dicom_node.base import events
+from dicom_node.base.errors import NotFound
+from dicom_node.base.kinds import ObjectRole, Outcome
+from dicom_node.base.lifecycle import OPEN_DELIVERIES, DeliveryState, JobState, StudyState
+from dicom_node.base.store import deliveries, queue, steps
+from dicom_node.base.store.tables import (
+    Association,
+    Base,
+    Delivery,
+    EventRow,
+    Instance,
+    Job,
+    ReceivedObject,
+    Result,
+    Study,
+    StudyTrace,
+    UtcDateTime,
+    Withdrawal,
+)
+from dicom_node.base.store.transitions import utc_now
+
+View = dict[str, Any]
+
+PRIORITIES = {1: "stat", 0: "routine", -1: "low"}
+
+HELD = "held"
+"""What lists call a study that no rule runs yet, as a limit holds its job; ``not_applicable`` there."""
+
+ORIGINAL = "original"
+"""What the outbox calls a received object that is forwarded, among the kinds of results."""
+
+_NO_UID = "no-uid-"  # and a number: what a study without Study Instance UID is called
+_DIGITS = 18  # that a number in the database may have
+_CANDIDATES = 5  # studies that are named where a UID's ending means several
+_TOLD_LATE = timedelta(minutes=1)  # the end of an association that outlasted its listener
+_RECEIVED = ("sop_instance_uid", "outcome", "reason", "calling_ae", "called_ae", "bytes", "received_at")
+_NOT_COUNTED = (ObjectRole.OWN, ObjectRole.ASIDE)
+
+
+def list_studies(
+    session: Session,
+    *,
+    states: Iterable[StudyState | str] = (),
+    since: datetime | None = None,
+    limit: int | None = None,
+) -> list[View]:
+    """Studies, the one with the newest object first. ``since``: only those with an object received since
+    then.
+
+    The state ``HELD`` selects studies with a held job.
+    """
+    chosen = select(Study).order_by(Study.last_received_at.desc(), Study.id.desc()).limit(limit)
+    if wanted := tuple(states):
+        chosen = chosen.where(in_states(wanted))
+    if since is not None:
+        chosen = chosen.where(Study.last_received_at >= since)
+    return list(numbered_studies(session, chosen).values())
+
+
+def in_states(wanted: Collection[StudyState | str]) -> ColumnElement[bool]:
+    """SQL condition: the study has one of these states, which may include ``HELD``."""
+    of_state = Study.state.in_([state for state in wanted if state != HELD])
+    return or_(of_state, _ARE_HELD) if HELD in wanted else of_state
+
+
+def find_study(session: Session, uid: str) -> Study:
+    """The study whose Study Instance UID is ``uid``, or the only one whose UID ends with it. Raises NotFound.
+
+    A study without UID is named by its number, as in lists ("no-uid-7").
+    """
+    exact = session.scalar(select(Study).where(Study.study_instance_uid == uid))
+    number = uid.removeprefix(_NO_UID)
+    if uid.startswith(_NO_UID) and number.isdecimal():
+        numbered = Study.id == int(number[:_DIGITS])
+        exact = session.scalar(select(Study).where(numbered, Study.study_instance_uid.is_(None)))
+    if exact is not None:
+        return exact
+    ending = Study.study_instance_uid.endswith(uid, autoescape=True)
+    found = session.scalars(select(Study).where(ending).limit(_CANDIDATES + 1)).all() if uid else []
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise NotFound(f"no study has a UID that is or ends with {uid!r}")
+    candidates = [str(study.study_instance_uid) for study in found[:_CANDIDATES]]
+    more = ["and more"] if len(found) > _CANDIDATES else []
+    raise NotFound(
+        f"several studies have a UID that ends with {uid!r}, give more figures: "
+        + ", ".join([*candidates, *more])
+    )
+
+
+def show_study(session: Session, uid: str) -> View:
+    """One study (by UID or its ending) with its jobs, received objects, steps and events. Raises NotFound."""
+    found = find_study(session, uid)
+    view = numbered_studies(session, select(Study).where(Study.id == found.id))[found.id]
+    received = select(ReceivedObject).where(ReceivedObject.study_id == found.id).order_by(ReceivedObject.id)
+    return view | {
+        "trace": session.scalar(select(StudyTrace.trace_id).where(StudyTrace.study_id == found.id)),
+        "jobs": _job_views(session, _jobs().where(Job.study_id == found.id)),
+        "received": [
+            columns(row, *_RECEIVED, "association") | {"path": "" if row.purged else row.path}
+            for row in session.scalars(received)
+        ],
+        "steps": list_steps(session, found.study_instance_uid),
+        "events": list_events(session, study_instance_uid=view["study"]),
+    }
+
+
+def list_steps(session: Session, study_instance_uid: str | None) -> list[View]:
+    """The performed procedure steps of a study, in the order in which they began."""
+    return [
+        {
+            **columns(row, "sop_instance_uid", "peer", "calling_ae", "status"),
+            "objects": steps.named(session, row.id),
+            "missing": steps.missing(session, [row.id]),
+            **columns(row, "begun_at", "changed_at", "ended_at"),
+        }
+        for row in steps.of_study(session, study_instance_uid)
+    ]
+
+
+def list_jobs(
+    session: Session,
+    *,
+    states: Iterable[JobState] = (),
+    study_instance_uid: str = "",
+    limit: int | None = None,
+    before: int | None = None,
+    workers: int = 1,
+) -> list[View]:
+    """Jobs, newest first; with ``before`` only jobs with a lower number.
+
+    ``workers``: the number of workers, to estimate the wait of queued jobs; 0: unknown.
+    """
+    chosen = _jobs().limit(limit)
+    if before is not None:
+        chosen = chosen.where(Job.id < before)
+    if wanted := tuple(states):
+        chosen = chosen.where(Job.state.in_(wanted))
+    if study_instance_uid:
+        chosen = chosen.where(Study.id == find_study(session, study_instance_uid).id)
+    waits = queue.expected_waits(session, workers) if workers else {}
+    return [view | {"waits_seconds": waits.get(view["job"])} for view in _job_views(session, chosen)]
+
+
+def show_job(session: Session, job_id: int) -> View:
+    """One job with the images that its rule matched and the results. Raises NotFound."""
+    found = _job_views(session, _jobs().where(Job.id == job_id))
+    if not found:
+        raise NotFound(f"no job has the number {job_id}")
+    row = session.get_one(Job, job_id)
+    return found[0] | {
+        **columns(row, "options", "source_uids", "models"),
+        "results": [view for _, view in _results(session, Result.job_id == job_id)],
+    }
+
+
+def list_deliveries(
+    session: Session,
+    *,
+    states: Iterable[DeliveryState | str] = (),
+    destination: str = "",
+    study_instance_uid: str = "",
+    limit: int | None = None,
+    before: int | None = None,
+) -> list[View]:
+    """The outbox: one row per object and destination, newest first; only numbers below ``before``.
+
+    A received object that is forwarded has the kind ``ORIGINAL``. The state "open": all on their way.
+    """
+    wanted = {state for one in states for state in (OPEN_DELIVERIES if one == "open" else (one,))}
+    chosen = (
+        deliveries.with_objects(
+            select(Delivery, Result, Study.study_instance_uid).options(selectinload(Delivery.original))
+        )
+        .order_by(Delivery.id.desc())
+        .limit(limit)
+    )
+    if wanted:
+        chosen = chosen.where(Delivery.state.in_(wanted))
+    if before is not None:
+        chosen = chosen.where(Delivery.id < before)
+    if destination:
+        chosen = chosen.where(Delivery.destination == destination)
+    if study_instance_uid:
+        chosen = chosen.where(Study.id == find_study(session, study_instance_uid).id)
+    names = ("destination", "state", "reason", "status", "attempts", "queries", "next_at", "sent_at")
+    return [
+        {
+            "delivery": row.id,
+            "study_instance_uid": study_uid,
+            "kind": as_json(result.kind) if result else ORIGINAL,
+            "sop_instance_uid": row.item.sop_instance_uid,
+            **columns(row, *names, "confirmed_at", "discarded_because"),
+        }
+        for row, result, study_uid in session.execute(chosen)
+    ]
+
+
+def list_events(
+    session: Session,
+    *,
+    study_instance_uid: str = "",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    numbers: Iterable[int] = (),
+    debug: bool = True,
+    limit: int | None = None,
+    oldest: bool = False,
+) -> list[View]:
+    """Events, oldest first; with ``limit`` only the newest, or the ``oldest``.
+
+    A study's events include the events of the associations that brought its objects. Debug events are
+    included only with ``debug``, or if ``numbers`` names them.
+    """
+    chosen = select(EventRow, Study.study_instance_uid).join(
+        Study, EventRow.study_id == Study.id, isouter=True
+    )
+    if study_instance_uid:
+        chosen = chosen.where(_concerns(session, study_instance_uid))
+    if since is not None:
+        chosen = chosen.where(EventRow.at >= since)
+    if until is not None:
+        chosen = chosen.where(EventRow.at < until)
+    if wanted := tuple(numbers):
+        chosen = chosen.where(EventRow.number.in_(wanted))
+    elif not debug:
+        chosen = chosen.where(EventRow.number.not_in(_DEBUG_EVENTS))
+    columns = (EventRow.at, EventRow.id)
+    order = columns if oldest else [column.desc() for column in columns]
+    rows = session.execute(chosen.order_by(*order).limit(limit)).all()
+    return [_event(row, uid) for row, uid in (rows if oldest else reversed(rows))]
+
+
+def list_associations(
+    session: Session,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: int | None = None,
+) -> list[View]:
+    """Associations, from the listener's journal, newest first; an open one has no ``closed_at``."""
+    chosen = select(Association).order_by(Association.opened_at.desc()).limit(limit)
+    if since is not None:
+        chosen = chosen.where(Association.opened_at >= since)
+    if until is not None:
+        chosen = chosen.where(Association.opened_at < until)
+    names = ("calling_ae", "called_ae", "address", "opened_at", "closed_at", "outcome", "objects")
+    return [
+        {"association": row.id, **columns(row, *names, "refused", "refused_count", "reason")}
+        for row in session.scalars(chosen)
+    ]
+
+
+def counts(session: Session) -> View:
+    """The number of studies, jobs and deliveries in each state; empty states are left out."""
+
+    def by_state(column: Any) -> dict[str, int]:
+        rows = session.execute(select(column, func.count()).group_by(column))
+        return {str(state): number for state, number in rows}
+
+    return {
+        "studies": by_state(Study.state),
+        "jobs": by_state(Job.state),
+        "deliveries": by_state(Delivery.state),
+    }
+
+
+def numbered_studies(session: Session, chosen: Select[Study]) -> dict[int, View]:
+    """The chosen studies as lists show them, by their numbers, in the order of ``chosen``.
+
+    Five queries for any number of studies. A study deleted meanwhile is left out.
+    """
+    rows = session.scalars(chosen).all()
+    ids = chosen.with_only_columns(Study.id).subquery()
+    held = set(session.scalars(select(Study.id).where(Study.id.in_(select(ids.c.id)), _HAS_HELD_JOB)))
+    of_study = select(ids.c.id).scalar_subquery()
+    images = session.execute(
+        select(Instance.study_id, Instance.modality, func.count())
+        .where(Instance.study_id.in_(of_study), Instance.role.not_in(_NOT_COUNTED))
+        .group_by(Instance.study_id, Instance.modality)
+        .order_by(Instance.modality)
+    ).all()
+    # How many more faulty objects went to entries without a study than their reasons name.
+    faulty = session.execute(
+        select(Study.id, func.count())
+        .join(ReceivedObject, ReceivedObject.study_id == Study.id)
+        .where(Study.id.in_(of_study), Study.study_instance_uid.is_(None))
+        .where(ReceivedObject.outcome == Outcome.QUARANTINED)
+        .group_by(Study.id)
+    ).all()
+    more = {study: f"; and {n - 1} more faulty objects of this sender" for study, n in faulty if n > 1}
+    modalities: dict[int, list[str]] = defaultdict(list)
+    instances: dict[int, int] = defaultdict(int)
+    for study_id, modality, number in images:
+        instances[study_id] += number
+        if modality:
+            modalities[study_id].append(modality)
+    results: dict[int, list[View]] = defaultdict(list)
+    for study_id, result in _results(session, Result.study_id.in_(of_study)):
+        results[study_id].append(result)
+    return {
+        row.id: {
+            "study": row.study_instance_uid or f"{_NO_UID}{row.id}",
+            **columns(row, "study_instance_uid", "state", "reason", "patient_id"),
+            "reason": row.reason + more.get(row.id, ""),
+            "job_held": row.id in held,
+            "modalities": modalities[row.id],
+            "instances": instances[row.id],
+            "revision": row.revision,
+            "priority": PRIORITIES.get(row.priority, str(row.priority)),
+            **columns(row, "study_date", "first_received_at", "last_received_at"),
+            "results": results[row.id],
+        }
+        for row in rows
+    }
+
+
+def _results(session: Session, which: ColumnElement[bool]) -> list[tuple[int, View]]:
+    """Results, in the order in which they were built, each with the id of its study."""
+    states: dict[int, dict[str, str]] = defaultdict(dict)
+    for result_id, destination, state in session.execute(
+        select(Result.id, Delivery.destination, Delivery.state)
+        .join(Result.deliveries)
+        .where(which)
+        .order_by(Delivery.id)
+    ):
+        states[result_id][destination] = state.value
+    found = session.execute(
+        select(Result, Withdrawal)
+        .join(Withdrawal, Withdrawal.result_id == Result.id, isouter=True)
+        .where(which)
+        .order_by(Result.id)
+    )
+    names = ("kind", "sop_instance_uid", "sop_class_uid", "series_instance_uid", "supersedes", "deidentified")
+    return [
+        (
+            row.study_id,
+            columns(row, *names)
+            | {
+                "withdrawn": gone and columns(gone, "at", "actor", "reason", "because"),  # None: in force
+                "deliveries": states[row.id],
+            },
+        )
+        for row, gone in found
+    ]
+
+
+def _jobs() -> Select[Job, str | None]:
+    return select(Job, Study.study_instance_uid).join(Study, Job.study_id == Study.id).order_by(Job.id.desc())
+
+
+def _job_views(session: Session, chosen: Select[Job, str | None]) -> list[View]:
+    return [
+        {
+            "job": row.id,
+            "study_instance_uid": study_instance_uid,
+            "revision": row.study_revision,
+            **columns(row, "rule", "pipeline", "state", "reason"),
+            "priority": PRIORITIES.get(row.priority, str(row.priority)),
+            "attempts": row.attempts,
+            "sources": len(row.source_uids),
+            **columns(row, "destinations", "share_done", "doing", "created_at", "run_at", "turn_at"),
+            **columns(row, "cost_seconds", "started_at", "finished_at"),
+        }
+        for row, study_instance_uid in session.execute(chosen)
+    ]
+
+
+def _concerns(session: Session, study_instance_uid: str) -> ColumnElement[bool]:
+    """The events of a study: its own, and those of the associations that brought its objects.
+
+    Not what became of other objects of them: other studies come in the same association.
+    """
+    found = find_study(session, study_instance_uid).id
+    brought = session.scalars(
+        select(ReceivedObject.association).where(ReceivedObject.study_id == found).distinct()
+    ).all()
+    field = EventRow.fields["association"].as_string()
+    since, until = session.execute(
+        select(
+            func.min(Association.opened_at),
+            func.max(func.coalesce(Association.closed_at, literal(utc_now(), UtcDateTime()))),
+        ).where(Association.id.in_(brought))
+    ).one()
+    if since is None:  # brought by none, or events and associations are forgotten
+        return EventRow.study_id == found
+    # By the index of times: fields have none, and SQLite would take the one of numbers for all associations.
+    times = EventRow.at.between(min(since, until), max(since, until) + _TOLD_LATE)
+    then = times & (EventRow.number // 1000 == 1)
+    return or_(EventRow.study_id == found, then & field.in_([name for name in brought if name]))
+
+
+def _event(row: EventRow, study_instance_uid: str | None) -> View:
+    try:
+        known = events.by_number(row.number)
+    except KeyError:  # written by a newer version
+        text, level = "event of another version", "info"
+    else:
+        text, level = known.text, _LEVELS[known.level]
+    return {
+        "at": as_json(row.at),
+        "number": row.number,
+        "level": level,
+        "text": text,
+        "study_instance_uid": study_instance_uid,
+        "fields": dict(row.fields),
+    }
+
+
+_HAS_HELD_JOB = exists().where(
+    Job.study_id == Study.id, Job.study_revision == Study.revision, Job.state == JobState.HELD
+)
+# For a search, by the index of states first: few jobs are held, and studies without one are many.
+_ARE_HELD = Study.id.in_(select(Job.study_id).where(Job.state == JobState.HELD)) & _HAS_HELD_JOB
+_DEBUG_EVENTS = [kind.number for kind in events.all_types() if kind.level < logging.INFO]
+_LEVELS = {10: "debug", 20: "info", 30: "warning", 40: "error"}
+
+
+def columns(row: Base, *names: str) -> View:
+    """These columns as JSON values: times in UTC, states as their words."""
+    return {name: as_json(getattr(row, name)) for name in names}
+
+
+def as_json(value: Any) -> Any:
+    """A column's value as a JSON value: times in UTC, states as their words."""
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return value.value if isinstance(value, StrEnum) else value

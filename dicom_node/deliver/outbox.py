@@ -1,0 +1,816 @@
+"""Delivery of results: one row per object and destination, sent until confirmed. Builds no objects.
+
+The last check before an object is sent: is it the object that was built, and may this peer get it?
+
+It reads the object's bytes. Whatever tables or settings say by then, an object that names a patient is not
+sent to a de-identified destination.
+
+The effect of a destination's answer on one delivery: every decision of the outbox is one transition.
+
+Delivered means confirmed: the destination shows the object when it is queried, or reports that it keeps the
+object (storage commitment). A delivery that was given up because no such report came still has its
+``transaction_uid``: a late report confirms it. An unconfirmed delivery that was *acknowledged* has
+``sent_at``; one that a killed process may or may not have sent has none, and is sent again as soon as the
+destination does not know it: the same UID and bytes twice are one object to a PACS. In every other state
+``sent_at`` says when the object was last sent, if it may have arrived.
+
+Deliveries are added, retried, discarded and sent by hand, within the caller's transaction.
+
+Results of rules with ``assess_first``: they wait until a person accepts or rejects them.
+
+Deletes withdrawn results at peers with ``withdraw = "delete"``; repeats until each is gone.
+
+A kill between the deletion and its check costs one more query: a missing object counts as deleted.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import closing
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from sqlalchemy import ColumnElement, Select, exists, func, select
+from sqlalchemy.orm import Session
+
+from dicom_node.base import events
+from dicom_node.base.config.settings import OutboxSettings, PeerSettings, Settings
+from dicom_node.base.dicom.commitment import failure_text
+from dicom_node.base.errors import NotAllowedNow, NotFound
+from dicom_node.base.events import (
+    ASSESSMENT_OVERDUE,
+    DELIVERY_ADDED,
+    DELIVERY_BY_HAND,
+    DELIVERY_DISCARDED,
+    DELIVERY_FREED,
+    DELIVERY_HELD,
+    DELIVERY_WANTED,
+    RESULT_NOT_REMOVED,
+    RESULT_REMOVED,
+    RESULTS_ACCEPTED,
+    RESULTS_REJECTED,
+)
+from dicom_node.base.files import Files, sha256_of
+from dicom_node.base.kinds import RemovalState, ResultKind, is_deidentified, retained_by
+from dicom_node.base.lifecycle import DELIVERY, UNDECIDED, DeliveryState, HeldState, StudyState
+from dicom_node.base.outcomes import Done, Failed, Outcome, Retry
+from dicom_node.base.runner import Lane, wait_before_retry
+from dicom_node.base.store import deliveries, results
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import (
+    Delivery,
+    HeldResult,
+    Job,
+    Original,
+    Removal,
+    Result,
+    Study,
+    Withdrawal,
+)
+from dicom_node.base.store.transitions import (
+    FOR_UPDATE,
+    move_delivery,
+    move_held,
+    record,
+    settle_study,
+    utc_now,
+)
+from dicom_node.base.store.views import View, as_json
+from dicom_node.deliver import scu
+from dicom_node.deliver.scu.interfaces import Confirmation, Outgoing, Presence, SendReport, SendStatus
+
+_NAMES_THE_PATIENT = "it names the patient, and this peer gets de-identified objects only"
+_KEEPS_MORE = "it keeps more than this peer may know by now: dicom-node studies rerun makes new objects"
+_READ = ["StudyInstanceUID", "PatientIdentityRemoved", "DeidentificationMethodCodeSequence"]
+
+
+def study_of(path: Path) -> str:
+    """The Study Instance UID in an object's header, "" if it cannot be read."""
+    header = _header(path)
+    return "" if header is None else str(header.get("StudyInstanceUID") or "")
+
+
+def fault(item: Outgoing, peer: PeerSettings) -> str:
+    """Why this object must not be sent to this peer; "" if it may.
+
+    The data set of a received object is not read: it is forwarded unchanged.
+    """
+    if item.is_original:
+        if peer.deidentify:
+            return _NAMES_THE_PATIENT
+        is_whole = item.path.is_file() and item.path.stat().st_size == item.bytes
+        return "" if is_whole else "the received file is missing or damaged"
+    if item.pseudonym_domain != (peer.pseudonym_domain or ""):
+        return "it bears the pseudonyms of another domain: dicom-node studies rerun makes new objects"
+    try:  # only the bytes that were built may leave
+        header = _header(item.path) if sha256_of(item.path) == item.sha256 else None
+    except OSError:
+        header = None
+    if header is None:
+        return "the result file of the node is missing or damaged"
+    if is_deidentified(header) is not peer.deidentify:
+        return _NAMES_THE_PATIENT if peer.deidentify else "it is de-identified: this peer has no such study"
+    keeps_more = peer.deidentify and not retained_by(header) <= frozenset(peer.retain)
+    return _KEEPS_MORE if keeps_more else ""
+
+
+def _header(path: Path) -> Dataset | None:
+    try:
+        return pydicom.dcmread(path, specific_tags=_READ, stop_before_pixels=True)
+    except (OSError, InvalidDicomError):
+        return None
+
+
+NOT_ASKED = "not asked: the peer's profile says confirm = none"
+BY_QUERY = "found by query: the destination gave no storage commitment"
+_KEEPS_EARLIER = "the destination keeps the version of this object that it has: a person replaces it there"
+_REPORT_STEP = timedelta(minutes=30)  # a time further ahead than an hour counts as come (store.leases)
+_DOUBTFUL_QUESTIONS = 3  # to a destination that cannot be asked; the object is then sent again
+# Most archives show an object at once, some after their indexer came round.
+_QUESTIONS_SECONDS = (0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+
+class Moves:
+    """Changes the state of deliveries to one destination, within the caller's transaction.
+
+    The caller holds the row of a delivery: no other process can change it meanwhile.
+    """
+
+    def __init__(self, session: Session, peer: PeerSettings, settings: OutboxSettings, now: datetime) -> None:
+        self._session, self._peer, self._settings, self._now = session, peer, settings, now
+        self._report_time = timedelta(hours=peer.commitment_hours)
+
+    def sent(self, delivery: Delivery, report: SendReport) -> None:
+        """Record the answer to a C-STORE, an upload or a STOW-RS. Refused kinds go to :meth:`narrowed`."""
+        if report.status is SendStatus.VERIFY and self._earlier_version_may_be_found(delivery):
+            self.give_up(delivery, _KEEPS_EARLIER)
+        elif report.status in (SendStatus.STORED, SendStatus.WARNED, SendStatus.VERIFY):
+            event = {
+                SendStatus.STORED: events.DELIVERY_SENT,
+                SendStatus.WARNED: events.DELIVERY_WARNED,
+                SendStatus.VERIFY: events.DELIVERY_IN_DOUBT,
+            }[report.status]
+            self._move(
+                delivery,
+                event,
+                status=report.code,
+                reason="" if report.status is SendStatus.STORED else report.text,
+                sent_at=self._now,
+                queries=0,
+                next_at=self._now,
+                transaction_uid="",
+            )
+            if self._peer.confirm == "none":
+                self._confirmed(delivery, reason="" if self._peer.acknowledges else NOT_ASKED, queries=0)
+        elif report.status is SendStatus.REFUSED:
+            self._count_refusal(delivery, report.code, report.text)
+        else:
+            answered = bool(report.code) or report.status is SendStatus.UNREACHABLE
+            self._again(delivery, report.code, report.text, left=not answered)
+
+    def narrowed(self, delivery: Delivery, report: SendReport, *, takes_others: bool) -> None:
+        """Leave out, with a warning, an object of a kind that the destination does not accept.
+
+        If the destination accepts none of the study's results, they are given up instead, so that a person
+        looks: else a study would count as "delivered" that nobody will ever see.
+        """
+        if takes_others:
+            self._move(delivery, events.DELIVERY_NARROWED, reason=report.text, transaction_uid="")
+        elif delivery.result:
+            self.give_up(delivery, f"{report.text}: it takes none of the results")
+        else:
+            self.give_up(delivery, report.text)
+
+    def give_up(self, delivery: Delivery, reason: str) -> None:
+        """Give up a delivery that no retry can help."""
+        self._move(delivery, events.DELIVERY_DEAD, reason=reason, transaction_uid="")
+
+    def sender_lost(self, delivery: Delivery) -> None:
+        """Query the peer for the object, or send it again: the sending process died, and the object may
+        have arrived.
+        """
+        reason = "the sending process was lost"
+        # Of a corrected object the answer would be the same before and after it arrived.
+        if self._peer.confirm != "query" or self._earlier_version_may_be_found(delivery):
+            self._move(
+                delivery,
+                events.DELIVERY_RETRIED,
+                reason=reason,
+                next_at=self._now,
+                sent_at=self._now,
+                transaction_uid="",
+            )
+        else:
+            self._move(
+                delivery,
+                events.DELIVERY_IN_DOUBT,
+                reason=reason,
+                sent_at=None,
+                queries=0,
+                transaction_uid="",
+            )
+
+    def asked(self, delivery: Delivery, answer: Confirmation) -> None:
+        """Record the answer to a C-FIND, a look-up or a QIDO-RS."""
+        if answer.presence is Presence.FOUND:
+            reason = BY_QUERY if self._peer.confirm == "commitment" else ""
+            self._confirmed(delivery, reason=reason, queries=delivery.queries + 1)
+        elif answer.presence is Presence.DIFFERENT:
+            self.give_up(delivery, answer.text)
+        elif delivery.sent_at is None:
+            # Never acknowledged: no half hour of patience, it is sent (again) now.
+            unanswered = answer.presence in (Presence.UNKNOWN, Presence.HUNG)
+            if unanswered and delivery.queries + 1 < _DOUBTFUL_QUESTIONS:
+                self.ask_again(delivery, answer.text)
+            else:
+                self._move(
+                    delivery,
+                    events.DELIVERY_RETRIED,
+                    reason=answer.text,
+                    next_at=self._now,
+                    sent_at=self._now,
+                    transaction_uid="",
+                )
+        elif (
+            answer.presence is Presence.NOT_FOUND
+            and (self._now - delivery.sent_at).total_seconds() > self._settings.confirm_seconds
+        ):
+            self._count_refusal(delivery, delivery.status, "acknowledged, but not shown for confirm_seconds")
+        else:
+            self.ask_again(delivery, answer.text)
+
+    def await_report(self, delivery: Delivery) -> None:
+        """Wait for the report on a storage commitment request; check again at the latest when its time
+        ends.
+        """
+        assert delivery.sent_at is not None
+        delivery.reason = "waits for the storage commitment report"
+        delivery.next_at = min(self._now + _REPORT_STEP, delivery.sent_at + self._report_time)
+        self._session.flush()
+
+    def ask_again(self, delivery: Delivery, reason: str) -> None:
+        """Query, or request storage commitment, again later."""
+        delivery.queries += 1
+        delivery.reason = reason
+        delivery.next_at = self._now + wait_before_question(delivery.queries, self._settings)
+        self._session.flush()
+
+    def commitment_is_overdue(self, delivery: Delivery) -> bool:
+        """Whether the peer's time for the report is over."""
+        return delivery.sent_at is not None and self._now - delivery.sent_at >= self._report_time
+
+    def commitment_missing(self, delivery: Delivery, reason: str) -> None:
+        """Handle a missing report: query the peer if possible, else give the delivery up for a person.
+
+        The report is missing if none came in time, or the peer accepts no request.
+        """
+        if delivery.transaction_uid or not delivery.queries:  # not with each question
+            record(
+                self._session,
+                events.COMMITMENT_MISSING,
+                delivery.item.study_id,
+                destination=delivery.destination,
+                instance=delivery.item.sop_instance_uid,
+                reason=reason,
+            )
+        if self._peer.may_be_asked:
+            delivery.transaction_uid = ""
+        else:
+            self._move(
+                delivery,
+                events.DELIVERY_DEAD,
+                reason=f"acknowledged, but unconfirmed: {reason}",
+            )
+
+    def committed(self, delivery: Delivery) -> None:
+        """Confirm the delivery: the destination reports that it keeps the object, even if we had given it
+        up.
+        """
+        given_up = delivery.state is DeliveryState.DEAD and delivery.transaction_uid
+        if delivery.state is DeliveryState.UNCONFIRMED or given_up:
+            self._confirmed(delivery, reason="", queries=delivery.queries)
+
+    def not_committed(self, delivery: Delivery, transaction_uid: str, reason: int) -> None:
+        """Send the object again, as often as after refusals: the destination reports that it does not keep
+        it.
+        """
+        if delivery.transaction_uid == transaction_uid and delivery.state is DeliveryState.UNCONFIRMED:
+            self._count_refusal(delivery, f"{reason:04X}", failure_text(reason))
+
+    def _confirmed(self, delivery: Delivery, *, reason: str, queries: int) -> None:
+        self._move(
+            delivery,
+            events.DELIVERY_CONFIRMED,
+            reason=reason,
+            confirmed_at=self._now,
+            sent_at=delivery.sent_at or self._now,
+            queries=queries,
+            transaction_uid="",
+        )
+
+    def _again(self, delivery: Delivery, status: str, reason: str, *, left: bool = False) -> None:
+        """Try later. ``left``: the object went out, and no answer came."""
+        self._move(
+            delivery,
+            events.DELIVERY_RETRIED,
+            status=status,
+            reason=reason,
+            next_at=self._now + wait_before_retry(delivery.attempts, self._settings),
+            sent_at=self._now if left else delivery.sent_at,
+            transaction_uid="",
+        )
+
+    def _count_refusal(self, delivery: Delivery, status: str, reason: str) -> None:
+        delivery.refusals += 1
+        self._session.flush()
+        if delivery.refusals >= self._settings.refusals:
+            self._move(delivery, events.DELIVERY_DEAD, status=status, reason=reason, transaction_uid="")
+        else:
+            self._again(delivery, status, reason)
+
+    def _earlier_version_may_be_found(self, delivery: Delivery) -> bool:
+        """Whether the peer may have another version under this UID, and cannot say which one it has."""
+        if self._peer.transport == "orthanc":  # the stored bytes are compared
+            return False
+        return any(
+            one.sent_at or one.state is DeliveryState.SENDING
+            for one in deliveries.versions(self._session, delivery)
+        )
+
+    def _move(self, delivery: Delivery, event: events.EventType, **values: Any) -> None:
+        move_delivery(self._session, delivery, event, **values)
+
+
+def wait_before_question(queries: int, settings: OutboxSettings) -> timedelta:
+    """The wait before the next query to the destination, after ``queries`` queries (from 1): short ones
+    first.
+    """
+    step = _QUESTIONS_SECONDS[min(max(queries, 1), len(_QUESTIONS_SECONDS)) - 1]
+    return timedelta(seconds=min(step, settings.retry_limit_seconds))
+
+
+def enqueue(
+    session: Session,
+    result: Result,
+    peers: Iterable[PeerSettings],
+    *,
+    in_doubt: bool = False,
+    by_hand: bool = False,
+    assess_first: bool = False,
+) -> int:
+    """Queue a result for these peers, once for each, however often this is called.
+
+    A delivery that was withdrawn or held before is queued again. A result that a person withdrew or rejected
+    is not queued. Returns how many deliveries wait for an assessment. ``in_doubt``: the result may have been
+    sent before, so a peer that answers queries is queried first. ``by_hand``: a person asked for it, not a
+    rule. ``assess_first``: its rule wants a person to accept it first.
+    """
+    if results.withdrawn(session, [result.id]):
+        return 0
+    peers = list(peers)
+    doubtful = hold(session, result, [peer.name for peer in peers], assess_first)
+    if doubtful is not None and doubtful.state is HeldState.REJECTED:
+        return 0
+    waits = doubtful is not None and doubtful.state in UNDECIDED
+    for peer in peers:
+        delivery = deliveries.add(
+            session,
+            result,
+            peer.name,
+            ask_first=in_doubt and peer.confirm == "query",
+            by_hand=by_hand,
+            unassessed=waits,
+        )
+        if delivery.withdrawn or (delivery.state is DeliveryState.UNASSESSED and not waits):
+            event = DELIVERY_HELD if waits else DELIVERY_WANTED
+            move_delivery(session, delivery, event, reason="wanted again", withdrawn=False, next_at=utc_now())
+    return int(waits)
+
+
+def retry(session: Session, delivery_id: int) -> None:
+    """Send again a delivery that was given up or left out; send a waiting one now.
+
+    Raises NotFound, and NotAllowedNow for a delivery that is being sent, is confirmed, or is in quarantine.
+    """
+    now = utc_now()
+    delivery = _locked(session, delivery_id)
+    if delivery.state is DeliveryState.CONFIRMED:
+        raise NotAllowedNow(f"delivery {delivery_id} is {delivery.state} already")
+    if delivery.state is DeliveryState.SENDING:
+        raise NotAllowedNow(
+            f"delivery {delivery_id} is being sent; a peer that hangs is cut off after outbox.answer_seconds"
+        )
+    if reason := _refusal(session, delivery):
+        raise NotAllowedNow(f"delivery {delivery_id}: {reason}")
+    if delivery.state in (DeliveryState.PENDING, DeliveryState.UNCONFIRMED):
+        delivery.next_at, delivery.transaction_uid = now, ""
+        record(
+            session,
+            DELIVERY_BY_HAND,
+            delivery.item.study_id,
+            delivery=delivery_id,
+            destination=delivery.destination,
+        )
+        return
+    move_delivery(
+        session,
+        delivery,
+        DELIVERY_BY_HAND,
+        reason="",
+        withdrawn=False,
+        discarded_because="",
+        refusals=0,
+        queries=0,
+        next_at=now,
+    )
+    settle_study(session, delivery.item.study_id)
+
+
+def retry_all(session: Session, destination: str | None = None) -> list[int]:
+    """Send again the deliveries that were given up (to one peer, or to all); returns their numbers.
+
+    Results that are in quarantine, withdrawn or not accepted by a person are left out.
+    """
+    sound = _dead(destination).where(
+        Study.state != StudyState.QUARANTINED,
+        ~exists().where(Withdrawal.result_id == Delivery.result_id),
+        ~may_not_leave(),
+    )
+    chosen = list(session.scalars(sound.order_by(Delivery.id)))
+    for delivery_id in chosen:
+        retry(session, delivery_id)
+    return chosen
+
+
+def discard(session: Session, delivery_id: int, because: str) -> None:
+    """Discard a delivery: it is not sent any more. ``because``: a person's words. Raises NotFound,
+    NotAllowedNow.
+
+    A delivery that may have arrived cannot be discarded until it is given up.
+    """
+    delivery = _locked(session, delivery_id)
+    if (delivery.state, DELIVERY_DISCARDED) not in DELIVERY:
+        raise NotAllowedNow(
+            f"delivery {delivery_id} is {delivery.state}: discard only waiting or given-up ones"
+        )
+    deliveries.discard(session, delivery, because)
+    settle_study(session, delivery.item.study_id)
+
+
+def discard_all(session: Session, because: str, destination: str | None = None) -> list[int]:
+    """Discard deliveries that were given up (to one peer, or to all), except rejection notes.
+
+    Returns their numbers.
+    """
+    is_note = func.coalesce(Result.kind == ResultKind.REJECTION, False)
+    chosen = list(session.scalars(_dead(destination).where(~is_note).order_by(Delivery.id)))
+    for delivery_id in chosen:
+        discard(session, delivery_id, because)
+    return chosen
+
+
+def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence[PeerSettings]) -> int:
+    """Send the newest results of a study to a further peer; returns how many. Raises NotAllowedNow.
+
+    ``peers``: all configured peers. The table does not say whether objects have burned-in boxes, or in which
+    character set they are: objects that only peers with other settings received are left out.
+    """
+    study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
+    if study.state in (StudyState.RECEIVING, StudyState.QUARANTINED):
+        raise NotAllowedNow(f"the study is {study.state}: its results go nowhere now")
+    if "receive" not in peer.may:
+        raise NotAllowedNow(f'{peer.name} gets no results: may = ["receive"] in the configuration allows it')
+    wants = (peer.burned_in_boxes, peer.charset)
+    others = {one.name for one in peers if (one.burned_in_boxes, one.charset) != wants}
+    made_for = (peer.deidentify, (peer.pseudonym_domain or "") if peer.deidentify else "")
+    rows = session.scalars(select(Result).where(Result.study_id == study_id).order_by(Result.id)).all()
+    replaced, gone = {row.supersedes for row in rows}, results.withdrawn(session, [row.id for row in rows])
+    fitting = [
+        row
+        for row in rows
+        if row.sop_instance_uid not in replaced and row.id not in gone and not row.purged
+        if row.kind in peer.results and (row.deidentified, row.pseudonym_domain) == made_for
+        if not row.deliveries or {delivery.destination for delivery in row.deliveries} - others
+    ]
+    if not fitting:
+        raise NotAllowedNow(
+            f"the study has no results that {peer.name} takes: name it in send_to of a rule, then run the "
+            "rules again"
+        )
+    known = {
+        delivery.result_id
+        for row in fitting
+        for delivery in row.deliveries
+        if delivery.destination == peer.name
+    }
+    waiting = not_accepted(session, [row.id for row in fitting])
+    if not UNDECIDED.isdisjoint(waiting.values()):
+        raise NotAllowedNow("the results wait until a person has accepted them (studies accept)")
+    new = [row for row in fitting if row.id not in known and row.id not in waiting]
+    if not new:
+        raise NotAllowedNow(
+            f"all results that {peer.name} takes are in its outbox already: send those again there"
+        )
+    for row in new:
+        delivery = deliveries.add(session, row, peer.name, by_hand=True)
+        record(
+            session,
+            DELIVERY_ADDED,
+            study_id,
+            delivery=delivery.id,
+            destination=peer.name,
+            instance=row.sop_instance_uid,
+        )
+    settle_study(session, study_id)
+    return len(new)
+
+
+def _refusal(session: Session, delivery: Delivery) -> str:
+    """Why its object must not be sent, "" where it may."""
+    item, result = delivery.item, delivery.result
+    is_note = result is not None and result.kind is ResultKind.REJECTION
+    if item.study.state is StudyState.QUARANTINED and not is_note:
+        return "its study is in quarantine: release the study first"
+    if result is None:
+        original = delivery.original
+        assert original is not None
+        session.refresh(original.study, with_for_update=FOR_UPDATE)  # its files may be going at this moment
+        session.refresh(original.received)
+        return "the file was deleted after spool.keep_days" if original.purged else ""
+    if results.withdrawn(session, [result.id]):
+        return "its result was withdrawn, it is sent nowhere"
+    session.refresh(result, with_for_update={"read": True})  # its file may be going at this moment
+    if result.purged:
+        return "the file was deleted after spool.result_days"
+    held_state = not_accepted(session, [result.id]).get(result.id)
+    if held_state is not None or delivery.state is DeliveryState.UNASSESSED:
+        rejected = "a person rejected its result, it is sent nowhere"
+        undecided = "its result waits until a person has accepted it (studies accept)"
+        return rejected if held_state is HeldState.REJECTED else undecided
+    return ""
+
+
+def _dead(destination: str | None) -> Select[int]:
+    dead: Select[int] = deliveries.with_objects(select(Delivery.id)).where(
+        Delivery.state == DeliveryState.DEAD
+    )
+    return dead if destination is None else dead.where(Delivery.destination == destination)
+
+
+def _locked(session: Session, delivery_id: int) -> Delivery:
+    delivery = session.get(Delivery, delivery_id, with_for_update=True)
+    if delivery is None:
+        raise NotFound(f"no delivery has the number {delivery_id}")
+    return delivery
+
+
+# The state of deliveries is indexed, and few are unassessed.
+_UNASSESSED = select(Delivery.result_id).where(Delivery.state == DeliveryState.UNASSESSED)
+_NOT_ACCEPTED = HeldResult.state != HeldState.ACCEPTED
+
+
+def hold(
+    session: Session, result: Result, destinations: Collection[str], assess_first: bool
+) -> HeldResult | None:
+    """Hold a result for these destinations if it must be assessed first.
+
+    Returns the row that holds the result or that a person decided on; None if nothing holds it.
+    ``assess_first``: the rule wants an assessment. If the rule has stopped wanting one, an undecided result
+    is released, unless it waits for destinations of other rules.
+    """
+    row = session.get(HeldResult, result.id)
+    if row is not None and row.state not in UNDECIDED:
+        return row
+    here = select(Delivery.destination).where(Delivery.result_id == result.id)
+    waits = Delivery.state == DeliveryState.UNASSESSED
+    if assess_first:
+        left = set(session.scalars(here.where(Delivery.withdrawn.is_(False), ~waits)))
+        if row is None and set(destinations) - left:
+            row = HeldResult(result_id=result.id, study_id=result.study_id, since=utc_now())
+            session.add(row)
+            session.flush()
+        return row
+    if row is not None and not set(session.scalars(here.where(waits))) - set(destinations):
+        session.delete(row)
+        session.flush()
+    return None
+
+
+def accept(
+    session: Session, study_id: int, by: str, as_of: str | None, *, rejected: bool | None = None
+) -> int:
+    """Release the study's held results for sending; returns how many. Raises NotAllowedNow.
+
+    ``as_of``: the mark of the results that the person saw. ``rejected``: whether a person rejected them
+    before; None: as the mark says; without a mark only results that nobody rejected, so that a repeated
+    request releases nothing.
+    """
+    rows = _locked_doubtful(session, study_id, as_of)
+    were_rejected = rows[0].state is HeldState.REJECTED
+    if were_rejected is not (rejected if rejected is not None else were_rejected and as_of is not None):
+        raise NotAllowedNow(
+            "no result of this study waits for an assessment; to send rejected results, use studies accept "
+            "--rejected"
+            if were_rejected
+            else "newer results wait for an assessment: decide on these first"
+        )
+    for row in rows:
+        for delivery in _deliveries(
+            session, row, DeliveryState.DISCARDED if were_rejected else DeliveryState.UNASSESSED
+        ):
+            if delivery.item.purged:
+                raise NotAllowedNow("the files of these results were deleted after spool.result_days")
+            move_delivery(
+                session, delivery, DELIVERY_FREED, reason="", discarded_because="", next_at=utc_now()
+            )
+    move_held(session, rows, RESULTS_ACCEPTED, decided_at=utc_now(), decided_by=by, because="")
+    settle_study(session, study_id)
+    return len(rows)
+
+
+def reject(session: Session, study_id: int, by: str, because: str, as_of: str | None) -> int:
+    """Reject the study's held results, so that none is sent; returns how many.
+
+    ``because``: a person's words. Raises as ``accept``.
+    """
+    rows = _locked_doubtful(session, study_id, as_of)
+    if rows[0].state is HeldState.REJECTED:
+        raise NotAllowedNow("these results were rejected already")
+    for row in rows:
+        for delivery in _deliveries(session, row, DeliveryState.UNASSESSED):
+            move_delivery(session, delivery, DELIVERY_DISCARDED, reason="", discarded_because=because)
+    move_held(session, rows, RESULTS_REJECTED, decided_at=utc_now(), decided_by=by, because=because)
+    settle_study(session, study_id)
+    return len(rows)
+
+
+def report_overdue(database: Database, settings: Settings) -> int:
+    """Record event 4041 once for each study whose results wait too long; returns the number of studies."""
+    hours = settings.outbox.assess_hours
+    if not hours:
+        return 0
+    late = select(HeldResult).where(
+        HeldResult.state == HeldState.WAITING,
+        HeldResult.since < utc_now() - timedelta(hours=hours),
+        HeldResult.result_id.in_(_UNASSESSED),
+    )
+    with database.write() as session:
+        studies: dict[int, list[HeldResult]] = {}
+        for row in session.scalars(late.order_by(HeldResult.result_id)):
+            studies.setdefault(row.study_id, []).append(row)
+        return sum(move_held(session, rows, ASSESSMENT_OVERDUE) > 0 for rows in studies.values())
+
+
+def in_question(session: Session, study_id: int) -> Sequence[HeldResult]:
+    """The results on which a person can decide now, by number: the waiting ones; if none, the rejected
+    ones.
+    """
+    of_study = select(HeldResult).where(HeldResult.study_id == study_id).order_by(HeldResult.result_id)
+    waiting = session.scalars(of_study.where(HeldResult.result_id.in_(_UNASSESSED))).all()
+    if waiting:
+        return waiting
+    # Those that a person rejected, without results that newer ones of their rule replaced.
+    newest = (
+        select(func.max(Result.job_id))
+        .join(Job, Job.id == Result.job_id)
+        .where(Job.study_id == study_id)
+        .group_by(Job.rule)
+    )
+    return session.scalars(
+        of_study.where(
+            HeldResult.state == HeldState.REJECTED,
+            HeldResult.result_id.in_(select(Result.id).where(Result.job_id.in_(newest))),
+            HeldResult.result_id.not_in(select(Withdrawal.result_id)),
+        )
+    ).all()
+
+
+def mark(rows: Sequence[HeldResult]) -> str:
+    """A hash of the results and their decisions: it changes when results are added or rejected."""
+    seen = ",".join(f"{row.result_id}:{row.state is HeldState.REJECTED}" for row in rows)
+    return hashlib.sha256(seen.encode()).hexdigest()[:16]
+
+
+def may_not_leave() -> ColumnElement[bool]:
+    """SQL condition for deliveries of results that are not assessed, or are rejected."""
+    return exists().where(HeldResult.result_id == Delivery.result_id, _NOT_ACCEPTED)
+
+
+def not_accepted(session: Session, result_ids: Collection[int]) -> dict[int, HeldState]:
+    """The state of each of these results that must not be sent: not assessed, or rejected."""
+    chosen = select(HeldResult).where(HeldResult.result_id.in_(result_ids), _NOT_ACCEPTED)
+    return {row.result_id: row.state for row in session.scalars(chosen)}
+
+
+def decided(session: Session, study_id: int) -> Sequence[HeldResult]:
+    """The results of a study that a person accepted or rejected, in the order of the decisions."""
+    decisions = select(HeldResult).where(HeldResult.study_id == study_id, HeldResult.state.not_in(UNDECIDED))
+    return session.scalars(decisions.order_by(HeldResult.decided_at)).all()
+
+
+def numbers(session: Session) -> View:
+    """The number of studies with held, unassessed results, and the time since when the oldest waits."""
+    chosen = select(func.count(HeldResult.study_id.distinct())).where(HeldResult.result_id.in_(_UNASSESSED))
+    return {"studies": session.scalar(chosen) or 0, "oldest": as_json(oldest(session))}
+
+
+def oldest(session: Session) -> datetime | None:
+    """The time since when the longest waiting result waits; None if none waits."""
+    return session.scalar(select(func.min(HeldResult.since)).where(HeldResult.result_id.in_(_UNASSESSED)))
+
+
+def _locked_doubtful(session: Session, study_id: int, as_of: str | None) -> Sequence[HeldResult]:
+    study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE, populate_existing=True)
+    if study.state in (StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUARANTINED):
+        raise NotAllowedNow(f"the study is {study.state}: its results are made anew, look again then")
+    rows = in_question(session, study_id)
+    if not rows:
+        raise NotAllowedNow("no result of this study waits for an assessment")
+    if as_of is not None and as_of != mark(rows):
+        raise NotAllowedNow("the results changed since you saw them: load the page again")
+    return rows
+
+
+def _deliveries(session: Session, row: HeldResult, state: DeliveryState) -> Sequence[Delivery]:
+    chosen = select(Delivery).where(
+        Delivery.result_id == row.result_id,
+        Delivery.state == state,
+        Delivery.discarded_because == row.because,  # not what was discarded for another reason
+    )
+    return session.scalars(chosen.with_for_update()).all()
+
+
+_SECONDS = 60.0  # that one may take
+
+
+def ask_to_remove(session: Session, result: Result, peers: Sequence[PeerSettings]) -> None:
+    """Queue the deletion of a withdrawn result at each of these peers that has it or may have it."""
+    deleting = {peer.name for peer in peers if peer.withdraw == "delete"}
+    for delivery in result.deliveries:
+        if delivery.destination in deleting and deliveries.may_be_there(delivery):
+            session.add(Removal(id=delivery.id, next_at=utc_now()))
+
+
+class Removals(Lane[Removal]):
+    """Deletes withdrawn results at peers under one configuration; all state is in the database."""
+
+    table = Removal
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        owner: str,
+        open_remover: Callable[[PeerSettings, Settings], scu.Remover] = scu.open_remover,
+    ) -> None:
+        super().__init__(database, settings, "removals", owner, _SECONDS)
+        self._open = open_remover
+
+    def waits(self) -> Sequence[ColumnElement[bool]]:
+        """Those that no peer has carried out, and that are not left to a person."""
+        return (Removal.state == RemovalState.ASKED,)
+
+    def work(self, row: Removal, _: threading.Event) -> Outcome:
+        """Request the deletion at the peer, and ask whether the object is gone."""
+        with self._database.read() as session:
+            delivery = session.get_one(Delivery, row.id)
+            peer = next((one for one in self._settings.peers if one.name == delivery.destination), None)
+            if peer is None or peer.withdraw != "delete":
+                return Failed('the peer is not configured with withdraw = "delete" any more')
+            result = delivery.item
+            path = Files(self._settings).if_here(session, result.path)
+            if path is None or isinstance(result, Original):  # which nobody withdraws
+                why = "its file is not here: it cannot be compared with the object there"
+                return Failed(why) if result.purged else Retry(why)
+            # With the UIDs that its file has: a de-identified object has its own.
+            header = dcmread(
+                path, stop_before_pixels=True, specific_tags=["StudyInstanceUID", "SeriesInstanceUID"]
+            )
+            item = scu.Outgoing(
+                sop_class_uid=result.sop_class_uid,
+                sop_instance_uid=result.sop_instance_uid,
+                study_instance_uid=str(header.StudyInstanceUID),
+                series_instance_uid=str(header.SeriesInstanceUID),
+                path=path,
+                sha256=result.sha256,
+            )
+        with closing(self._open(peer, self._settings)) as remover:
+            return remover.remove(item)
+
+    def move(self, session: Session, row: Removal, outcome: Outcome) -> None:
+        """Gone, or left to a person."""
+        if isinstance(outcome, Retry):
+            return
+        row.ended_at, delivery = utc_now(), session.get_one(Delivery, row.id)
+        about = {"destination": delivery.destination, "instance": delivery.item.sop_instance_uid}
+        if isinstance(outcome, Done):
+            row.state = RemovalState.GONE
+            record(session, RESULT_REMOVED, delivery.item.study_id, **about)
+        else:
+            row.state = RemovalState.BY_HAND
+            record(session, RESULT_NOT_REMOVED, delivery.item.study_id, **about, reason=outcome.why)

@@ -1,0 +1,547 @@
+"""DIMSE destination: C-STORE, C-FIND to confirm, C-ECHO to test (PS3.4 B, C; PS3.7 9.1).
+
+Files are sent with their bytes unchanged if the peer accepts their transfer syntax. Explicit VR Little Endian
+is converted if the peer accepts only Implicit VR Little Endian; compressed objects are never transcoded.
+Query and store may be two AEs.
+
+Requests for storage commitment (PS3.4 J.3.2), with a report on the same association; and our own
+reports.
+
+An archive that speaks DIMSE: C-FIND, then C-MOVE to our own listener or C-GET (PS3.4 C.4, Study Root).
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_file_meta_info
+from pydicom.multival import MultiValue
+from pydicom.uid import (
+    UID,
+    ColorSoftcopyPresentationStateStorage,
+    Comprehensive3DSRStorage,
+    EncapsulatedPDFStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    KeyObjectSelectionDocumentStorage,
+    MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+    generate_uid,
+)
+from pynetdicom import build_context, build_role, evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.sop_class import (
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
+    Verification,
+)
+
+from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.dicom import commitment
+from dicom_node.base.dicom.header import character_sets, decoded, quiet_pydicom, terms
+from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES, SyntaxKind
+from dicom_node.base.errors import DecodedDifferently, FaultyObject, FaultyReport, PeerUnreachable, SpoolError
+from dicom_node.base.kinds import ResultKind
+from dicom_node.base.outcomes import Done, Failed, Outcome, Retry
+from dicom_node.deliver.scu.association import (
+    FIND,
+    LITTLE_ENDIAN,
+    MOST_CONTEXTS,
+    DimseCaller,
+    NoAssociation,
+    contexts,
+    question_at,
+)
+from dicom_node.deliver.scu.interfaces import (
+    CUT_OFF,
+    MOST_OBJECTS,
+    NOT_TRIED,
+    STUDY_KEYS,
+    Check,
+    Confirmation,
+    FoundStudies,
+    KeepReport,
+    ObjectSink,
+    Outgoing,
+    Presence,
+    Retrieved,
+    RetrieveStatus,
+    SendReport,
+    SendStatus,
+    StudyQuery,
+    Taking,
+    hangs,
+    retrieve_status,
+    shown,
+    store_report,
+)
+
+SOP_CLASSES: Mapping[ResultKind, tuple[UID, ...]] = {
+    ResultKind.SR: (Comprehensive3DSRStorage,),
+    ResultKind.GSPS: (GrayscaleSoftcopyPresentationStateStorage, ColorSoftcopyPresentationStateStorage),
+    ResultKind.SC: (SecondaryCaptureImageStorage,),
+    ResultKind.SUMMARY: (SecondaryCaptureImageStorage,),
+    ResultKind.PDF: (EncapsulatedPDFStorage,),
+    ResultKind.HEATMAP: (SecondaryCaptureImageStorage,),
+    ResultKind.CLEANED: (
+        SecondaryCaptureImageStorage,
+        MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+        MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+        MultiFrameTrueColorSecondaryCaptureImageStorage,
+    ),
+    ResultKind.SEG: (SegmentationStorage,),
+    ResultKind.ASSESSMENT: (Comprehensive3DSRStorage,),
+    ResultKind.REJECTION: (KeyObjectSelectionDocumentStorage,),
+}
+"""Of each kind of result: what ``test`` proposes to a PACS."""
+REPORT_SECONDS = 1.0
+"""How long the association of a request stays open for the report; later ones come to our listener."""
+_ROLES = [build_role(commitment.SOP_CLASS, scp_role=True)]
+
+
+class DimseDestination(DimseCaller):
+    """A PACS that speaks DIMSE."""
+
+    def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
+        """Send all objects on one association; if the peer cuts it at one object, call again for the next."""
+        reports: list[SendReport] = []
+        while len(reports) < len(objects):
+            rest = objects[len(reports) :]
+            reports += [NOT_TRIED] * len(rest) if hangs(reports) else self._send_on_one_association(rest)
+        return reports
+
+    def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
+        """C-FIND at IMAGE level (PS3.4 C.6.2.1), one query per series."""
+        with self.associate(contexts(FIND), service="query") as association:
+            if isinstance(association, NoAssociation):
+                return [Confirmation(Presence.UNKNOWN, f"query: {association.text}")] * len(objects)
+            found: dict[str, str] = {}
+            missing: dict[str, Confirmation] = {}
+            for series in dict.fromkeys(item.series_instance_uid for item in objects):
+                group = [item for item in objects if item.series_instance_uid == series]
+                question = question_at(
+                    "IMAGE",
+                    StudyInstanceUID=group[0].study_instance_uid,
+                    SeriesInstanceUID=series,
+                    SOPInstanceUID=group[0].sop_instance_uid if len(group) == 1 else "",
+                    SOPClassUID="",
+                )
+                matches, code = self.matches_of(association, question)
+                named = [match for match in matches if "SOPInstanceUID" in match]
+                found |= {str(one.SOPInstanceUID): str(one.get("SOPClassUID", "") or "") for one in named}
+                self.debug("C-FIND", found=len(found), status=code)
+                missing[series] = self._not_found(code)
+        return [
+            shown(item, found[item.sop_instance_uid])
+            if item.sop_instance_uid in found
+            else missing[item.series_instance_uid]
+            for item in objects
+        ]
+
+    def test(self) -> list[Check]:
+        """Test C-ECHO, the acceptance of result classes, and queries for confirmation."""
+        checks = [self.echo()]
+        if not checks[0].ok:
+            return checks
+        checks += self._check_classes()
+        if self._peer.confirm == "commitment":
+            checks.append(self.accepts("commitment", "commitment", commitment.SOP_CLASS))
+        if self._peer.may_be_asked:
+            # For an object that nobody has: a PACS may accept the context and refuse the question.
+            nobody = Outgoing("", generate_uid(), generate_uid(), generate_uid(), Path(), "")
+            [answer] = self.confirm([nobody])
+            is_answered = answer.presence is not Presence.UNKNOWN and answer.presence is not Presence.HUNG
+            text = "Study Root C-FIND answered" if is_answered else answer.text.removeprefix("query: ")
+            checks.append(Check("query", is_answered, text))
+        return checks
+
+    def echo(self) -> Check:
+        """Test C-ECHO (PS3.4 A)."""
+        began = time.monotonic()
+        with self.associate([build_context(Verification)]) as association:
+            if isinstance(association, NoAssociation):
+                return Check("echo", False, association.text)
+            with self.waiting(association, self._settings.outbox.answer_seconds):
+                status = association.send_c_echo().get("Status")
+        took = f"{(time.monotonic() - began) * 1000:.0f} ms"
+        if status is None:
+            return Check("echo", False, "association lost before the answer")
+        return Check("echo", status == 0, f"status {status:04X}, {took}")
+
+    def _send_on_one_association(self, objects: Sequence[Outgoing]) -> list[SendReport]:
+        with self.associate(_store_contexts(objects)) as association:
+            if isinstance(association, NoAssociation):
+                status = SendStatus.NARROWED if association.takes_nothing else SendStatus.UNREACHABLE
+                return [SendReport(status, "", association.text)] * len(objects)
+            reports: list[SendReport] = []
+            for item in objects:
+                reports.append(self._store(association, item))
+                if not association.is_established:
+                    break
+        return reports
+
+    def _check_classes(self) -> list[Check]:
+        more = {ResultKind.REJECTION: self._peer.iocm, ResultKind.ASSESSMENT: self._peer.assessments}
+        kinds = (*self._peer.results, *(kind for kind, taken in more.items() if taken))
+        wanted = [(kind, uid) for kind in kinds for uid in SOP_CLASSES[kind]]
+        proposed = [
+            build_context(uid, list(LITTLE_ENDIAN)) for uid in dict.fromkeys(uid for _, uid in wanted)
+        ]
+        with self.associate(proposed) as association:
+            if isinstance(association, NoAssociation) and not association.takes_nothing:
+                return [Check("results", False, association.text)]
+            accepted = () if isinstance(association, NoAssociation) else association.accepted_contexts
+            taken = {context.abstract_syntax for context in accepted}
+        return [
+            Check(
+                str(kind), uid in taken, f"{UID(uid).name}: {'accepted' if uid in taken else 'not accepted'}"
+            )
+            for kind, uid in wanted
+        ]
+
+    def _store(self, association: Association, item: Outgoing) -> SendReport:
+        content = _as_accepted(association, item)
+        if isinstance(content, SendReport):
+            return content
+        seconds = self._settings.outbox.seconds_for(item.path.stat().st_size)
+        try:
+            # Priority 0 is medium (PS3.7 9.1.1).
+            status = self.status_of(association, seconds, association.send_c_store, content, priority=0)
+        except ValueError:
+            return SendReport(SendStatus.REFUSED, "", "cannot be converted to Implicit VR Little Endian")
+        self.debug("C-STORE", instance=item.sop_instance_uid, status=status)
+        return CUT_OFF if status is None and self._connections.timed_out else store_report(status)
+
+    def _not_found(self, code: int | None) -> Confirmation:
+        """Of what a C-FIND with this last status did not return."""
+        if code is None and self._connections.timed_out:
+            return Confirmation(Presence.HUNG, "query: cut off, its answer does not end")
+        if code is None:
+            return Confirmation(Presence.UNKNOWN, "query: association lost before the answer")
+        if code != 0:
+            return Confirmation(Presence.UNKNOWN, f"query: status {code:04X}")
+        return Confirmation(Presence.NOT_FOUND, "the destination does not show it")
+
+
+def _store_contexts(objects: Iterable[Outgoing]) -> list[PresentationContext]:
+    """One context per class and transfer syntax, so that the peer answers for each of them."""
+    wanted: dict[tuple[str, str], None] = {}
+    for item in objects:
+        own = _transfer_syntax(item)
+        for syntax in LITTLE_ENDIAN if own in LITTLE_ENDIAN else (own,):
+            wanted[item.sop_class_uid, syntax] = None
+    return [build_context(sop_class, syntax) for sop_class, syntax in wanted]
+
+
+def _as_accepted(association: Association, item: Outgoing) -> Path | Dataset | SendReport:
+    """The file, or its data set where it must be converted; a report where no context fits."""
+    syntaxes = {
+        context.transfer_syntax[0]
+        for context in association.accepted_contexts
+        if context.abstract_syntax == item.sop_class_uid
+    }
+    if not syntaxes:
+        return SendReport(SendStatus.NARROWED, "", f"{UID(item.sop_class_uid).name} is not accepted")
+    own = _transfer_syntax(item)
+    if own in syntaxes:
+        return item.path
+    if own in LITTLE_ENDIAN:
+        return dcmread(item.path)
+    return SendReport(
+        SendStatus.NARROWED, "", f"{UID(item.sop_class_uid).name} in {own.name} is not accepted"
+    )
+
+
+def _transfer_syntax(item: Outgoing) -> UID:
+    return UID(str(read_file_meta_info(item.path).TransferSyntaxUID))
+
+
+class CommitmentRequestor(DimseCaller):
+    """Requests storage commitment from one peer for objects that it acknowledged."""
+
+    def ask(self, transaction_uid: str, objects: Sequence[Outgoing], keep: KeepReport) -> Outcome:
+        """Send a request, then wait ``REPORT_SECONDS`` for a report on the same association."""
+        handlers = [(evt.EVT_N_EVENT_REPORT, _take, [keep])]
+        with self.associate(
+            contexts(commitment.SOP_CLASS), service="commitment", handlers=handlers
+        ) as association:
+            if isinstance(association, NoAssociation):
+                why = f"storage commitment: {association.text}"
+                return Failed(why) if association.takes_nothing else Retry(why)
+            uids = [(item.sop_class_uid, item.sop_instance_uid) for item in objects]
+            code = self.status_of(
+                association,
+                self._settings.outbox.answer_seconds,
+                association.send_n_action,
+                commitment.request(transaction_uid, uids),
+                commitment.REQUEST,
+                commitment.SOP_CLASS,
+                commitment.SOP_INSTANCE,
+            )
+            self.debug("N-ACTION", status=code)
+            answer = _answer(code)
+            end = time.monotonic() + REPORT_SECONDS
+            while isinstance(answer, Done) and time.monotonic() < end:
+                if not association.is_established or self._connections.closed:
+                    break
+                if association.dimse.report_answered.wait(0.1):
+                    break
+            return answer
+
+
+class CommitmentReporter(DimseCaller):
+    """Reports to one peer on the objects in the peer's requests (PS3.4 J.3.3), as SCP on our own
+    association.
+    """
+
+    def report(self, information: Dataset, event_type: int) -> str:
+        """Send a report; returns "" if the peer accepted it, else why not."""
+        with self.associate(
+            contexts(commitment.SOP_CLASS), service="commitment", roles=_ROLES
+        ) as association:
+            if isinstance(association, NoAssociation):
+                return association.text
+            code = self.status_of(
+                association,
+                self._settings.outbox.answer_seconds,
+                association.send_n_event_report,
+                information,
+                event_type,
+                commitment.SOP_CLASS,
+                commitment.SOP_INSTANCE,
+            )
+            self.debug("N-EVENT-REPORT", status=code)
+        if code is None:
+            return "association lost before the answer"
+        return "" if code == 0 else f"status {code:04X}"
+
+    def check(self) -> Check:
+        """Check whether the peer accepts reports; sends none."""
+        with self.associate(
+            contexts(commitment.SOP_CLASS), service="commitment", roles=_ROLES
+        ) as association:
+            if isinstance(association, NoAssociation):
+                return Check("commitment report", False, association.text)
+            reversed_roles = any(context.as_scp for context in association.accepted_contexts)
+        how = "roles reversed" if reversed_roles else "without role selection: sent all the same"
+        return Check("commitment report", True, f"Storage Commitment Push Model accepted, {how}")
+
+
+def _answer(code: int | None) -> Outcome:
+    """The answer to an N-ACTION by its status (PS3.7 10.1.4.1.10)."""
+    if code is None:
+        return Retry("storage commitment: association lost before the answer")
+    if code == 0x0000 or code >> 12 == 0xB or code in (0x0001, 0x0107, 0x0116):
+        return Done()
+    why = f"storage commitment refused: status {code:04X}"
+    return Retry(why) if code in (0x0110, 0x0210, 0x0213) else Failed(why)
+
+
+def _take(event: Any, keep: KeepReport) -> tuple[int, None]:
+    """Answer an N-EVENT-REPORT: its status (PS3.7 10.1.1.1.8), and no Event Reply."""
+    try:
+        encoded = event.request.EventInformation
+        report = commitment.read_report(encoded.getvalue() if encoded else b"", event.context.transfer_syntax)
+    except FaultyReport:
+        return 0x0115, None
+    try:
+        keep(report)
+    except Exception:  # noqa: BLE001 - whatever went wrong, it is not kept: the peer is to report again
+        return 0x0213, None
+    return 0x0000, None
+
+
+LARGEST_BY_GET = 512 * 2**20
+"""Bytes of an object by C-GET, which is in memory once; larger ones come by C-MOVE."""
+GET_SYNTAXES = [
+    one.uid for one in TRANSFER_SYNTAXES if one.kind not in (SyntaxKind.LOSSLESS_KEPT, SyntaxKind.LOSSY_KEPT)
+]
+"""Proposed for objects by C-GET: those that are decoded here. DCMTK gives no answer to as many as we know."""
+_MODELS = {
+    "move": StudyRootQueryRetrieveInformationModelMove,
+    "get": StudyRootQueryRetrieveInformationModelGet,
+}
+_CANNOT_UNDERSTAND, _OUT_OF_RESOURCES = 0xC000, 0xA700  # PS3.4 B.2.3
+_FAULTY_VALUES = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    NotImplementedError,
+    DecodedDifferently,
+    FaultyObject,
+)
+
+
+class DimseArchive(DimseCaller):
+    """A PACS that is queried by C-FIND."""
+
+    def __init__(self, peer: PeerSettings, settings: Settings) -> None:
+        super().__init__(peer, settings, silence_seconds=peer.retrieve_seconds)
+
+    def find(self, query: StudyQuery) -> FoundStudies:
+        """C-FIND at STUDY level. Raises PeerUnreachable."""
+        values = {
+            "StudyDate": query.dates,
+            "ModalitiesInStudy": query.modality,
+            "StudyInstanceUID": query.study_instance_uid,
+            "PatientID": query.patient_id,
+        }
+        answers = self._answers(question_at("STUDY", **dict.fromkeys(STUDY_KEYS, "") | values))
+        return FoundStudies.fitting(query, (texts for answer in answers if (texts := self._texts(answer))))
+
+    def body_parts(self, study_instance_uid: str) -> frozenset[str]:
+        """The Body Part Examined of the study's series, in capitals (C-FIND at SERIES level). Raises
+        PeerUnreachable.
+        """
+        question = question_at(
+            "SERIES",
+            StudyInstanceUID=study_instance_uid,
+            SeriesInstanceUID="",
+            Modality="",
+            BodyPartExamined="",
+        )
+        found = set()
+        for answer in self._answers(question):
+            with quiet_pydicom(), suppress(*_FAULTY_VALUES):
+                found.add(_text(answer.get("BodyPartExamined")).strip().upper())
+        return frozenset(found - {""})
+
+    def retrieve(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
+        """C-MOVE or C-GET, by the peer's setting ``retrieve``; objects of a C-MOVE arrive at our listener."""
+        if self._peer.retrieve == "get":
+            return self._get(study_instance_uid, sink)
+        with self.associate(contexts(_MODELS["move"]), service="query") as association:
+            if isinstance(association, NoAssociation):
+                return _none(association)
+            with self.waiting(association, self._peer.retrieve_seconds):
+                asked = question_at("STUDY", StudyInstanceUID=study_instance_uid)
+                answers = _until_cut(
+                    association.send_c_move, asked, self._settings.node.ae_title, _MODELS["move"]
+                )
+                return self._outcome(association, answers, came=None)
+
+    def test(self) -> list[Check]:
+        """Test whether queries and retrieval are accepted; nothing is retrieved."""
+        wanted = {"find": FIND, self._peer.retrieve: _MODELS[self._peer.retrieve]}
+        return [self.accepts(name, "query", model) for name, model in wanted.items()]
+
+    def _answers(self, question: Dataset) -> list[Dataset]:
+        with self.associate(contexts(FIND), service="query") as association:
+            if isinstance(association, NoAssociation):
+                raise PeerUnreachable(f"{self._peer.name}: {association.text}")
+            answers, code = self.matches_of(association, question)
+            self.debug("C-FIND", answers=len(answers), status=code)
+            if code is None:
+                cut = "cut off, its answer does not end" if self._connections.timed_out else "no answer"
+                raise PeerUnreachable(f"{self._peer.name}: query: {cut}")
+            if code != 0:
+                raise PeerUnreachable(f"{self._peer.name}: query: status {code:04X}")
+            return answers
+
+    def _texts(self, answer: Dataset) -> dict[str, str]:
+        """The values of an answer; of one that cannot be decoded, its UID: it can be fetched."""
+        with quiet_pydicom():
+            for charset in (character_sets(answer), terms(self._peer.assume_charset)):
+                try:
+                    header = decoded(answer, STUDY_KEYS, charset)
+                    return {keyword: _text(header.get(keyword)) for keyword in STUDY_KEYS}
+                except _FAULTY_VALUES:
+                    continue
+            try:
+                return {"StudyInstanceUID": _text(answer.get("StudyInstanceUID"))}
+            except _FAULTY_VALUES:
+                return {"StudyInstanceUID": ""}
+
+    def _get(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
+        taking = Taking()
+
+        def on_store(event: Any) -> int:
+            """Store one object; its status is sent when it is durable (PS3.4 B.2.3)."""
+            request = event.request
+            data = request.DataSet.getvalue() if request.DataSet else b""
+            named = str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
+            try:
+                taken = taking.take(sink.take_object, *named, str(event.context.transfer_syntax), [data])
+            except SpoolError:
+                if taking.taken + taking.refused >= MOST_OBJECTS:  # it may go on for ever
+                    self._connections.cut()
+                return _OUT_OF_RESOURCES
+            return 0x0000 if taken else _CANNOT_UNDERSTAND
+
+        with self.associate(
+            [*contexts(_MODELS["get"]), *(build_context(uid, GET_SYNTAXES) for uid in _classes(sink))],
+            service="query",
+            handlers=[(evt.EVT_C_STORE, on_store)],
+            roles=[build_role(uid, scp_role=True) for uid in _classes(sink)],
+            largest_object=min(sink.largest_bytes, LARGEST_BY_GET),
+        ) as association:
+            if isinstance(association, NoAssociation):
+                return _none(association)
+            if all(one.abstract_syntax != _MODELS["get"] for one in association.accepted_contexts):
+                return Retrieved(RetrieveStatus.REFUSED, 0, "the peer does not accept C-GET")
+            with self.waiting(association, self._peer.retrieve_seconds):
+                asked = question_at("STUDY", StudyInstanceUID=study_instance_uid)
+                answers = _until_cut(association.send_c_get, asked, _MODELS["get"])
+                outcome = self._outcome(association, answers, came=taking)
+        if taking.stopped:
+            return Retrieved(RetrieveStatus.RETRY, taking.taken, taking.stopped)
+        return outcome
+
+    def _outcome(
+        self,
+        association: Association,
+        answers: Iterator[tuple[Dataset, Dataset | None]],
+        came: Taking | None,
+    ) -> Retrieved:
+        """Read the answers to their end; ``came``: what the sink took, None where our listener did."""
+        last = Dataset()
+        for status, _identifier in answers:
+            last = status
+        code = last.get("Status")
+        self.debug(self._peer.retrieve, status=code)
+        if code is None:
+            association.abort()
+            why = "cut off: too slow" if self._connections.timed_out else "association lost before the end"
+            return Retrieved(RetrieveStatus.RETRY, came.taken if came else 0, why)
+        objects = came.taken if came else int(last.get("NumberOfCompletedSuboperations") or 0)
+        failed = int(last.get("NumberOfFailedSuboperations") or 0)
+        outcome, text = retrieve_status(code)
+        if outcome is RetrieveStatus.RETRIEVED and failed:
+            outcome = RetrieveStatus.INCOMPLETE
+        if outcome is RetrieveStatus.INCOMPLETE:
+            text = f"{failed} objects did not come: of classes that are not taken here, or see its log"
+        # Counts are optional where all came (PS3.4 C.4.2.1.8): only a 0 that is there says "none".
+        if outcome is RetrieveStatus.RETRIEVED and not objects and "NumberOfCompletedSuboperations" in last:
+            return Retrieved(RetrieveStatus.ABSENT, 0, "the peer sent nothing of this study")
+        return Retrieved(outcome, objects, text)
+
+
+def _until_cut(send: Callable[..., Iterator[Any]], *request: Any) -> Iterator[tuple[Dataset, Dataset | None]]:
+    """The answers to a request; where the association was cut before it, one without a status."""
+    try:
+        yield from send(*request)
+    except RuntimeError:
+        yield Dataset(), None
+
+
+def _none(association: NoAssociation) -> Retrieved:
+    status = RetrieveStatus.REFUSED if association.takes_nothing else RetrieveStatus.UNREACHABLE
+    return Retrieved(status, 0, association.text)
+
+
+def _classes(sink: ObjectSink) -> Sequence[str]:
+    return list(sink.sop_classes)[: MOST_CONTEXTS - 1]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    values = value if isinstance(value, MultiValue | list) else [value]
+    return "\\".join("" if one is None else str(one) for one in values)

@@ -1,0 +1,122 @@
+"""A person's actions on a node, one file per noun; command line and console share these functions,
+and the base classes of typed requests and results.
+
+Each function takes the settings, opens the database for one short unit of work and raises a ``NodeError``
+that says what to do. Modules that are slow to import (networking, models) are imported by the function that
+needs them: a list must be quick.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from sqlalchemy.orm import Session
+
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.errors import DatabaseNotReady, NotFound
+from dicom_node.base.store import decision_copies, faults, migrate
+from dicom_node.base.store.database import Database, sqlite_file
+from dicom_node.base.store.tables import Base
+from dicom_node.people import audit
+
+Found = TypeVar("Found", bound=Base)
+
+BUSY_SECONDS = 60.0
+"""How long what a person asked for waits for other writers: eight commands at once on two busy cores, each of
+which holds SQLite's one lock for a second, were too many for the ten seconds of the node's own threads."""
+
+
+@contextmanager
+def open_database(settings: Settings, busy_seconds: float | None = None) -> Iterator[Database]:
+    """The node's database, which must exist and have this version's schema."""
+    # SQLite would make an empty file where there is none; a list must not.
+    file = sqlite_file(settings.database_url)
+    if file is not None and not file.exists():
+        raise DatabaseNotReady(
+            f"there is no database in {settings.node.data_dir.resolve()} yet: start `dicom-node serve`, "
+            "or run `dicom-node db upgrade`"
+        )
+    with faults.in_words(settings.database_url):
+        database = Database(settings.database_url, busy_seconds=busy_seconds or BUSY_SECONDS)
+        try:
+            migrate.check(database)
+            database.copy_decisions = partial(decision_copies.copy, database, settings)
+            yield database
+        finally:
+            database.dispose()
+
+
+@contextmanager
+def reading(settings: Settings) -> Iterator[Session]:
+    """A short reading scope on the node's database."""
+    with open_database(settings) as database, database.read() as session:
+        yield session
+
+
+@contextmanager
+def writing(settings: Settings) -> Iterator[Session]:
+    """A short writing scope on the node's database."""
+    with open_database(settings) as database, database.write() as session:
+        yield session
+
+
+def existing(
+    session: Session, kind: type[Found], key: object, otherwise: str, *, lock: bool = False
+) -> Found:
+    """The row with this key. Raises NotFound with the words ``otherwise``."""
+    row = session.get(kind, key, with_for_update=lock or None)
+    if row is None:
+        raise NotFound(otherwise)
+    return row
+
+
+def upgrade_database(settings: Settings) -> str:
+    """Update the schema to this program's version; returns that version."""
+    with faults.in_words(settings.database_url):
+        database = Database(settings.database_url)
+        try:
+            migrate.upgrade(database)
+            return migrate.current(database) or ""
+        finally:
+            database.dispose()
+
+
+PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
+
+
+class ServiceResult(BaseModel):
+    """The answer of a service; its keys can be read as those of a mapping."""
+
+    def __getitem__(self, key: str) -> Any:
+        return getattr(self, key)
+
+
+class Row(ServiceResult):
+    """The keys of ``dicom-node … list --json`` (docs/reference/lists.md), and further ones."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class ServiceRequest(BaseModel):
+    """A request to a service; an unknown key is a mistake."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Because(ServiceRequest):
+    """The reason that a person gives for a change; it must not contain names."""
+
+    because: Annotated[
+        str,
+        Field(min_length=audit.SHORTEST_REASON, max_length=audit.LONGEST_REASON, pattern=PRINTABLE),
+        # A refused one raises an error that says why.
+        BeforeValidator(lambda text: audit.checked_reason(text) if isinstance(text, str) else text),
+    ]
+
+
+class Done(ServiceResult):
+    """How many results or jobs the request has changed, or results it has sent."""
+
+    objects: int

@@ -1,0 +1,551 @@
+"""Assessments: readers' verdicts on findings; results that wait for an assessment; assessments as objects.
+
+Also how often the AI was right, counted by model and version.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from ai_pipeline.contract import Decision
+from ai_pipeline.errors import CardError
+from ai_pipeline.models import registry
+from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.errors import NotAllowedNow, NotFound
+from dicom_node.base.files import Files
+from dicom_node.base.kinds import AuditAction, ReaderVerdict, ResultKind
+from dicom_node.base.lifecycle import OPEN_DELIVERIES, UNDECIDED, DeliveryState, HeldState, StudyState
+from dicom_node.base.store import results as stored
+from dicom_node.base.store.tables import Feedback, Result, Study
+from dicom_node.base.store.transitions import FOR_UPDATE, settle_study, utc_now
+from dicom_node.base.store.views import View, as_json, columns, find_study
+from dicom_node.deliver import outbox
+from dicom_node.deliver.outbox import enqueue
+from dicom_node.jobs.drift import wilson
+from dicom_node.people import PRINTABLE, Because, Row, ServiceRequest, audit, reading, writing
+from dicom_node.people.images import report_files
+from dicom_node.results.sr import findings as findings_of_report
+
+if TYPE_CHECKING:
+    from dicom_node.results.build import FindingAssessment
+
+
+_HAVE = OPEN_DELIVERIES | {DeliveryState.CONFIRMED}
+COLUMNS = (
+    "at", "actor", "study_instance_uid", "finding", "tracking_uid", "decision", "verdict", "because",
+    "report_uid", "model", "version",
+)  # fmt: skip
+_KEYS = ("finding", "tracking_uid", "model")  # what tells a finding of a study from the others
+_NOTED = (*_KEYS, "decision", "report_uid")
+_BEGIN_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+_NOT_ACCEPTED = (ReaderVerdict.MODIFIED.value, ReaderVerdict.REJECTED.value)
+
+AsOf = Annotated[str | None, Field(max_length=64, pattern=PRINTABLE)]
+
+
+class StudyAssessment(Row):
+    """How many results of a study wait or were rejected; ``as_of`` goes with a decision on them."""
+
+    waiting: int
+    rejected: int
+    as_of: str
+
+
+class Assessed(Row):
+    """A person's verdict on a finding."""
+
+    at: datetime
+    actor: str
+    verdict: ReaderVerdict
+
+
+class FindingAssessed(ServiceRequest):
+    """A person's verdict on a finding of the study's newest report, as its page names the finding; a modified
+    or rejected finding needs a reason.
+    """
+
+    finding: str = Field(max_length=64, pattern=PRINTABLE)
+    model: str = Field(max_length=130, pattern=PRINTABLE)
+    tracking_uid: str = Field("", max_length=64, pattern=PRINTABLE)
+    verdict: ReaderVerdict
+    because: str = Field("", max_length=audit.LONGEST_REASON, pattern=PRINTABLE)
+
+
+class AcceptResults(ServiceRequest):
+    """``as_of``: the mark of the results that the person saw; required for rejected results. When other
+    results wait meanwhile, the request is refused (409)."""
+
+    as_of: AsOf = None
+
+
+class RejectResults(Because):
+    """A person's rejection of results, with the reason; ``as_of`` as in ``AcceptResults``."""
+
+    as_of: AsOf = None
+
+
+def held_results(session: Session, settings: Settings, study: int) -> View:
+    """The waiting or rejected results of a study, since when they wait, and who decided what.
+
+    ``takers``: peers that have a report of the study and accept assessments. A decision must pass ``as_of``
+    back, so that it applies to the results that the person saw.
+    """
+    rows = outbox.in_question(session, study)
+    decisions = {
+        (row.decided_at, row.decided_by, row.state): {
+            "verdict": row.state.value,
+            **columns(row, "decided_at", "decided_by", "because"),
+        }
+        for row in outbox.decided(session, study)
+    }
+    return {
+        "waiting": sum(row.state in UNDECIDED for row in rows),
+        "rejected": sum(row.state is HeldState.REJECTED for row in rows),
+        "since": as_json(min((row.since for row in rows), default=None)),
+        "as_of": outbox.mark(rows) if rows else "",
+        "decisions": list(decisions.values()),
+        "takers": sorted(
+            {peer.name for one in _reports(session, settings, study) for peer in _takers(settings, one)}
+        ),
+    }
+
+
+def accept_results(
+    settings: Settings,
+    study_instance_uid: str,
+    by: audit.Person = audit.COMMAND_LINE,
+    *,
+    as_of: str | None = None,
+    rejected: bool | None = None,
+) -> int:
+    """Accept the waiting (or the rejected) results of a study, so that they are sent; returns how many.
+
+    ``as_of``: the mark of the results that the person saw. Without it the waiting results are accepted, with
+    ``rejected`` the rejected ones. A finding that the results suspect and that nobody has assessed
+    counts as accepted by this person. Peers that take assessments get this person's assessment, too.
+
+    Raises NotFound, or NotAllowedNow where no results wait, where other results wait than ``as_of`` marks,
+    or where a finding in them was not accepted: the receivers would see the finding all the same.
+    """
+    with writing(settings) as session:
+        study = find_study(session, study_instance_uid).id
+        session.get_one(Study, study, with_for_update=FOR_UPDATE)  # nobody assesses a finding meanwhile
+        if others := _contested(session, settings, study):
+            raise NotAllowedNow(
+                f"{', '.join(others)}: not accepted as it is in the results, and they cannot be changed. "
+                "Reject the results, or assess the finding anew"
+            )
+        what = _decision(session, study, HeldState.ACCEPTED)
+        number = outbox.accept(session, study, by.name, as_of, rejected=rejected)
+        # Whoever accepts the results accepts what they suspect and nobody has assessed yet.
+        rest = [
+            row
+            for row in with_verdicts(session, study, _findings(session, settings, study))
+            if row["decision"] == Decision.PRESENT.value and row["model"] and not row["verdicts"]
+        ]
+        _keep(session, study, rest, ReaderVerdict.ACCEPTED, by, "")
+        _send(session, settings, study, by)
+        _note_decision(session, by, study, what, number)
+    return number
+
+
+def reject_results(
+    settings: Settings,
+    study_instance_uid: str,
+    by: audit.Person = audit.COMMAND_LINE,
+    *,
+    because: str,
+    as_of: str | None = None,
+) -> int:
+    """Reject a study's waiting results, so that none is sent; returns how many. Raises NotFound,
+    NotAllowedNow, FaultyInput.
+    """
+    words = audit.checked_reason(because)
+    with writing(settings) as session:
+        study = find_study(session, study_instance_uid).id
+        what = _decision(session, study, HeldState.REJECTED)
+        number = outbox.reject(session, study, by.name, words, as_of)
+        _note_decision(session, by, study, what, number, words)
+    return number
+
+
+def send_assessments(
+    settings: Settings, study_instance_uid: str, by: audit.Person = audit.COMMAND_LINE
+) -> list[str]:
+    """Send this person's assessments of a study to the peers that have the report and accept assessments.
+
+    Returns their names. Raises NotFound, or NotAllowedNow if there is nothing (new) to send, no peer accepts
+    assessments, or the study is being received or in quarantine.
+    """
+    with writing(settings) as session:
+        study = find_study(session, study_instance_uid).id
+        state = session.get_one(Study, study, with_for_update=FOR_UPDATE).state
+        if state in (StudyState.RECEIVING, StudyState.QUARANTINED):
+            raise NotAllowedNow(f"the study is {state}: nothing of it goes anywhere now")
+        if not (names := _send(session, settings, study, by)):
+            raise NotAllowedNow(
+                "there is nothing new to send: assess a finding first; a peer gets it that has "
+                "assessments = true and the report"
+            )
+        audit.note(session, by, AuditAction.ASSESSMENT_SENT, study_id=study, peers=names)
+        settle_study(session, study)
+    return names
+
+
+def assess(
+    settings: Settings,
+    study: int,
+    given: FindingAssessed,
+    by: audit.Person,
+) -> None:
+    """Store a person's assessment of a finding of the study's newest report, or of one that the report lacks.
+
+    A missing finding has no place, so its tracking UID is ignored. Raises NotFound if the report does not
+    have the finding (any more), FaultyInput.
+    """
+    verdict = given.verdict
+    words = audit.checked_reason(given.because) if given.because or verdict.value in _NOT_ACCEPTED else ""
+    is_missing = verdict is ReaderVerdict.MISSING
+    wanted = (given.finding, "" if is_missing else given.tracking_uid, given.model)
+    with writing(settings) as session:
+        session.get(Study, study, with_for_update=FOR_UPDATE)  # its results are not accepted meanwhile
+        findings = _findings(session, settings, study)
+        known = _may_be_missing(settings, findings) if is_missing else findings
+        row = next((one for one in known if _key(one) == wanted), None)
+        if row is None:
+            raise NotFound(
+                "this model knows no such finding, or its report says something of it"
+                if is_missing
+                else "the newest report says nothing of this: load the page again"
+            )
+        _keep(session, study, [row], verdict, by, words)
+        audit.note(
+            session,
+            by,
+            AuditAction.FEEDBACK_GIVEN,
+            study_id=study,
+            what={"finding": {key: row[key] for key in _NOTED}, "verdict": verdict.value},
+            words=words,
+            verdict=verdict.value,
+            model=wanted[2],
+        )
+
+
+def assess_again(
+    session: Session, study: int, what: Mapping[str, Any], by: audit.Person, because: str
+) -> None:
+    """Store an assessment again after a restore, whatever the newest report is by now."""
+    verdict, finding = ReaderVerdict(what["verdict"]), what["finding"]
+    _keep(session, study, [finding], verdict, by, because)
+    audit.note(
+        session,
+        by,
+        AuditAction.FEEDBACK_GIVEN,
+        study_id=study,
+        verdict=verdict.value,
+        model=finding["model"],
+    )
+
+
+def assess_named(
+    settings: Settings,
+    study_instance_uid: str,
+    finding: str,
+    verdict: ReaderVerdict,
+    by: audit.Person = audit.COMMAND_LINE,
+    *,
+    because: str = "",
+    tracking_uid: str = "",
+    model: str = "",
+) -> View:
+    """Assess the finding with these values ("" matches every one); returns the finding.
+
+    Raises NotFound if none matches, NotAllowedNow if several do, FaultyInput.
+    """
+    with reading(settings) as session:
+        study = find_study(session, study_instance_uid).id
+        rows = _findings(session, settings, study)
+    if verdict is ReaderVerdict.MISSING:
+        rows = _may_be_missing(settings, rows)
+    wanted = zip(_KEYS, (finding, tracking_uid, model), strict=True)
+    about = {key: value for key, value in wanted if value}
+    found = [row for row in rows if all(row[key] == value for key, value in about.items())]
+    if not found:
+        raise NotFound(
+            "no such finding: `dicom-node studies findings` lists the findings of the newest report"
+        )
+    if len({_key(row) for row in found}) > 1:
+        raise NotAllowedNow("several findings are called so: name the tracking UID or the model too")
+    which = dict(zip(_KEYS, _key(found[0]), strict=True))
+    assess(settings, study, FindingAssessed(**which, verdict=verdict, because=because), by)
+    return found[0]
+
+
+def findings_of_study(session: Session, settings: Settings, study_instance_uid: str) -> list[View]:
+    """The findings of a study's newest reports with their ``verdicts``. Raises NotFound."""
+    study = find_study(session, study_instance_uid).id
+    return with_verdicts(session, study, _findings(session, settings, study))
+
+
+def with_verdicts(session: Session, study: int, findings: Sequence[View]) -> list[View]:
+    """The findings with ``verdicts``: each person's verdict and reason, the newest last."""
+    given: dict[tuple[str, ...], list[View]] = {}
+    chosen = select(Feedback).where(Feedback.study_id == study).order_by(Feedback.at, Feedback.id)
+    for row in session.scalars(chosen):
+        given.setdefault(_key_of(row), []).append(columns(row, "actor", "verdict", "because"))
+    return [row | {"verdicts": given.get(_key(row), [])} for row in findings]
+
+
+def missing_findings(session: Session, settings: Settings, study: int, findings: Sequence[View]) -> View:
+    """Findings that readers reported as missing, and the findings that a person may report as missing."""
+    chosen = select(Feedback).where(Feedback.study_id == study, Feedback.verdict == ReaderVerdict.MISSING)
+    return {
+        "said": [
+            columns(row, "actor", "finding", "model") for row in session.scalars(chosen.order_by(Feedback.id))
+        ],
+        "choices": [
+            {"finding": row["finding"], "model": row["model"]} for row in _may_be_missing(settings, findings)
+        ],
+    }
+
+
+def counts_by_finding(session: Session, model: str, version: str) -> list[View]:
+    """For each finding, the number of verdicts of each sort, and the positive predictive value (``ppv``).
+
+    ``ppv`` is the share of calls "present" that readers confirmed, with its 95 % interval (Wilson); None
+    without verdicts. A modified finding counts as confirmed.
+    """
+    rows = session.execute(
+        select(Feedback.finding, Feedback.decision, Feedback.verdict, func.count())
+        .where(Feedback.model == model, Feedback.version == version)
+        .group_by(Feedback.finding, Feedback.decision, Feedback.verdict)
+    )
+    found: dict[str, Counter[str]] = {}
+    for finding, decision, verdict, number in rows:
+        found.setdefault(finding, Counter())[f"{decision} {verdict.value}".strip()] += number
+    present, absent = Decision.PRESENT.value, Decision.ABSENT.value
+    return [
+        {
+            "finding": finding,
+            "present_accepted": (accepted := number[f"{present} accepted"]),
+            "present_modified": (modified := number[f"{present} modified"]),
+            "present_rejected": (rejected := number[f"{present} rejected"]),
+            "absent_accepted": number[f"{absent} accepted"],
+            "missed": number[f"{absent} rejected"] + number[f"{absent} modified"] + number["missing"],
+            "ppv": wilson(accepted + modified, accepted + modified + rejected),
+        }
+        for finding, number in sorted(found.items())
+    ]
+
+
+def all_assessments(
+    session: Session, *, since: datetime | None = None, model: str = "", version: str = ""
+) -> list[View]:
+    """All assessments, the oldest first, with the keys in COLUMNS."""
+    chosen = select(Feedback, Study.study_instance_uid).join(Study, Feedback.study_id == Study.id)
+    if since is not None:
+        chosen = chosen.where(Feedback.at >= since)
+    if model:
+        chosen = chosen.where(Feedback.model == model, Feedback.version == version)
+    found = session.execute(chosen.order_by(Feedback.id))
+    return [
+        {
+            **columns(row, *(name for name in COLUMNS if name != "study_instance_uid")),
+            "study_instance_uid": uid,
+        }
+        for row, uid in found
+    ]
+
+
+def as_csv(found: Iterable[View]) -> str:
+    """The rows as CSV (RFC 4180), with a line of column names. No cell can be taken for a formula."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    # With a ' before what spreadsheets would work out (OWASP, CSV Injection).
+    writer.writerows(
+        {
+            name: f"'{value}" if isinstance(value, str) and value.startswith(_BEGIN_FORMULAS) else value
+            for name, value in row.items()
+        }
+        for row in found
+    )
+    return text.getvalue()
+
+
+def _send(session: Session, settings: Settings, study: int, by: audit.Person) -> list[str]:
+    """An object for each report that this person assessed; returns the peers that get one."""
+    from dicom_node.results.build import build_assessment, put_in_place, row_values, written
+
+    reached: set[str] = set()
+    door = Files(settings)
+    for report in _reports(session, settings, study):
+        peers = _takers(settings, report)
+        rows, assessed = _assessed_by(session, settings, study, report.sop_instance_uid, by)
+        if not peers or not assessed:
+            continue
+        path = door.here(session, report.path)
+        # The newest assessment object in which these verdicts were sent.
+        sent = Result.sop_instance_uid.in_([row.sent_in for row in rows])
+        sent_in = select(Result.sop_instance_uid).where(Result.kind == ResultKind.ASSESSMENT, sent)
+        former = session.scalar(sent_in.order_by(Result.id.desc()).limit(1)) or ""
+        by_us = stored.this_installation(session)
+        built = build_assessment(path, assessed, by.name, settings.node.ae_title, by_us, former)
+        if stored.is_result(session, built.sop_instance_uid):
+            continue
+        with written([built], door) as files:
+            file = files[built.sop_instance_uid]
+            values = row_values(built, file, door)
+            row = Result(study_id=study, job_id=report.job_id, created_at=utc_now(), **values)
+            enqueue(session, stored.add(session, row), peers)
+            for one in rows:
+                one.sent_in = built.sop_instance_uid
+            session.flush()
+            put_in_place([] if file.was_there else [file], door)
+        reached |= {peer.name for peer in peers}
+    return sorted(reached)
+
+
+def _reports(session: Session, settings: Settings, study: int) -> Sequence[Result]:
+    """The newest reports of a study that name the patient."""
+    named = Result.sop_instance_uid.in_([path.stem for path in report_files(session, settings, study)])
+    return session.scalars(select(Result).where(named).order_by(Result.id)).all()
+
+
+def _takers(settings: Settings, report: Result) -> list[PeerSettings]:
+    """Peers that take assessments, and have the report or will have it."""
+    have = {one.destination for one in report.deliveries if one.state in _HAVE}
+    return [
+        peer for peer in settings.peers if peer.assessments and "receive" in peer.may and peer.name in have
+    ]
+
+
+def _decision(session: Session, study: int, verdict: HeldState) -> dict[str, Any]:
+    """What a person is about to decide, for its copy."""
+    held_rows = outbox.in_question(session, study)
+    uids = select(Result.sop_instance_uid).where(Result.id.in_([row.result_id for row in held_rows]))
+    return {
+        "results": sorted(session.scalars(uids)),
+        "rejected": [row.state for row in held_rows[:1]] == [HeldState.REJECTED],
+        "verdict": verdict.value,
+    }
+
+
+def _note_decision(
+    session: Session, by: audit.Person, study: int, what: dict[str, Any], results: int, words: str = ""
+) -> None:
+    audit.note(
+        session,
+        by,
+        AuditAction.RESULTS_ASSESSED,
+        study_id=study,
+        what=what,
+        words=words,
+        verdict=what["verdict"],
+        results=results,
+    )
+
+
+def _contested(session: Session, settings: Settings, study: int) -> list[str]:
+    """Findings of the newest reports that the last person who assessed them did not accept, by name."""
+    return sorted(
+        {
+            row["finding"]
+            for row in with_verdicts(session, study, _findings(session, settings, study))
+            if row["verdicts"] and row["verdicts"][-1]["verdict"] in _NOT_ACCEPTED
+        }
+    )
+
+
+def _assessed_by(
+    session: Session, settings: Settings, study: int, report_uid: str, by: audit.Person
+) -> tuple[Sequence[Feedback], list[FindingAssessment]]:
+    """A person's assessments of one of the newest reports: the rows, and the same for an object."""
+    from dicom_node.results.build import FindingAssessment
+
+    findings = _findings(session, settings, study)
+    known = (*_may_be_missing(settings, findings), *findings)
+    codes = {_key(row): (row["code"][0], row["code"][1]) for row in known}
+    same = {"study_id": study, "actor": by.name, "report_uid": report_uid}
+    rows = [
+        row
+        for row in session.scalars(select(Feedback).filter_by(**same).order_by(Feedback.id))
+        if _key_of(row) in codes
+    ]
+    return rows, [
+        FindingAssessment(
+            finding=row.finding,
+            code=codes[_key_of(row)],
+            tracking_uid=row.tracking_uid,
+            model=row.model,
+            version=row.version,
+            verdict=row.verdict,
+            because=row.because,
+            at=row.at,
+        )
+        for row in rows
+    ]
+
+
+def _keep(
+    session: Session,
+    study: int,
+    findings: Sequence[Mapping[str, Any]],
+    verdict: ReaderVerdict,
+    by: audit.Person,
+    because: str,
+) -> None:
+    """One assessment a person and finding: a later one replaces it."""
+    for finding in findings:
+        model, _, version = finding["model"].rpartition(" ")
+        named = {"finding": finding["finding"], "tracking_uid": finding["tracking_uid"]}
+        same = {"study_id": study, "actor": by.name, **named, "model": model, "version": version}
+        row = session.scalar(select(Feedback).filter_by(**same))
+        if row is None:
+            row = Feedback(**same)
+            session.add(row)
+        row.at, row.decision, row.verdict, row.because = by.now, finding["decision"], verdict, because
+        row.report_uid = finding["report_uid"]
+
+
+def _findings(session: Session, settings: Settings, study: int) -> list[dict[str, Any]]:
+    """The findings of the newest reports, each with the UID of its report."""
+    files = report_files(session, settings, study)
+    return [row | {"report_uid": path.stem} for path in files for row in findings_of_report(path)]
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(row[key] for key in _KEYS)
+
+
+def _key_of(row: Feedback) -> tuple[str, ...]:
+    return row.finding, row.tracking_uid, f"{row.model} {row.version}"
+
+
+def _may_be_missing(settings: Settings, findings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The labels that the models of these findings know and did not report, as findings without a place."""
+    reported = {(row["finding"], row["model"]) for row in findings}
+    reports = {row["model"]: row.get("report_uid", "") for row in reversed(findings) if row["model"]}
+    found = []
+    for model, report_uid in reversed(reports.items()):
+        identifier, _, version = model.rpartition(" ")
+        try:
+            card = registry.find(f"{identifier}@{version}", settings.workers.models_dir)
+        except CardError:
+            continue  # of a pipeline of the site's own, or no longer here
+        about = {"tracking_uid": "", "model": model, "decision": "", "report_uid": report_uid}
+        found += [
+            {"finding": label.code.meaning, "code": [label.code.value, label.code.scheme], **about}
+            for label in card.labels
+            if (label.code.meaning, model) not in reported
+        ]
+    return found

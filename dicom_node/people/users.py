@@ -1,0 +1,577 @@
+"""Users of the console: names, roles and passwords; sessions of browsers; tokens of programs."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy.orm import Session
+
+from dicom_node.base.config.loading import AE_TITLE
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.errors import (
+    CannotCreate,
+    ConfigProblem,
+    ConfigurationError,
+    FaultyInput,
+    NotAllowedNow,
+    NotFound,
+    SignInRefused,
+)
+from dicom_node.base.kinds import AuditAction, UserRole
+from dicom_node.base.store.database import Database
+from dicom_node.base.store.tables import ApiToken, AuditRow, UserAccount, UserSession
+from dicom_node.base.store.transitions import utc_now
+from dicom_node.base.store.views import View, as_json, columns
+from dicom_node.people import audit, existing, reading, writing
+from dicom_node.receive.entrance import network
+
+if TYPE_CHECKING:
+    from argon2 import PasswordHasher
+
+
+SHORTEST, LONGEST = 12, 256
+"""Characters of a password: no other rule makes one harder to guess as surely as its length."""
+_MOST_SENDERS = 50  # of one user
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """The user who makes a request, signed in or with a token."""
+
+    name: str
+    role: UserRole
+    senders: tuple[str, ...] = ()
+    """Calling AE titles whose studies the user sees; () for all."""
+
+
+LONGEST_SESSION = timedelta(hours=12)
+"""After this long one signs in again, however busy."""
+LIMIT_MINUTES = 15
+REFUSALS_OF_A_NAME_FROM_ONE_ADDRESS, REFUSALS_OF_AN_ADDRESS, REFUSALS_OF_A_NAME = 5, 200, 100
+"""Refused attempts in LIMIT_MINUTES after which further ones are not looked at.
+
+Of a name from everywhere, and of an address from which many sign in, there may be many: else a stranger could
+lock users out.
+"""
+SUSPECT_REFUSALS = 20
+"""After so many of an address, a name that was refused there once is not looked at there any more."""
+FAMILIAR_DAYS = 30
+"""Who signed in from an address within these days is known there."""
+_SEEN_SECONDS = 15.0  # how exactly it is known when somebody was last seen
+_one_at_a_time = threading.Lock()  # an attempt takes 64 MiB and a twentieth of a second
+LONGEST_DAYS = 3650
+_PREFIX = "dn_"  # so that a leaked one is recognised for what it is
+_USED_MINUTES = 5  # how exactly it is known when a token was used
+_BROWSERS = {"Edg": "Edge", "OPR": "Opera", "Firefox": "Firefox", "Chrome": "Chrome", "Version": "Safari"}
+"""Sign in a User-Agent → name, in this order: most call themselves Chrome, too."""
+_SYSTEMS = {
+    "Windows": "Windows", "Android": "Android", "iPhone": "iOS", "iPad": "iPadOS", "Mac OS X": "macOS",
+    "Linux": "Linux",
+}  # fmt: skip
+
+
+def add_user(
+    settings: Settings,
+    name: str,
+    role: UserRole,
+    password: str,
+    by: audit.Person = audit.COMMAND_LINE,
+    *,
+    senders: Sequence[str] = (),
+) -> None:
+    """Add a user. ``senders``: calling AE titles whose studies the user sees; without any, all studies.
+
+    Raises FaultyInput for an invalid name, password or sender, CannotCreate if the name exists.
+    """
+    refuse_faulty(name, password)
+    sees = _checked(senders, role)
+    hashed = hasher().hash(password)
+    with writing(settings) as session:
+        if find(session, name) is not None:
+            raise CannotCreate(f"user {name} is there already: dicom-node users password changes it")
+        session.add(
+            UserAccount(name=name, role=role, password_hash=hashed, created_at=utc_now(), senders=sees)
+        )
+        audit.note(session, by, AuditAction.USER_ADDED, user=name, role=role.value, senders=sees)
+
+
+def refuse_faulty(name: str, password: str) -> None:
+    """Raise FaultyInput if a new user may not have this name or password."""
+    if not _NAME.fullmatch(name):
+        raise FaultyInput("a user's name has letters of ASCII, figures, dot, dash and underscore, at most 64")
+    _refuse_weak(name, password)
+
+
+def list_users(settings: Settings) -> list[View]:
+    """All users, by name. ``sessions``: the number of open sessions; ``seen_at``: when one was last used."""
+    signed_in = select(UserSession.user_id, func.count(), func.max(UserSession.seen_at))
+    with reading(settings) as session:
+        rows = session.execute(signed_in.group_by(UserSession.user_id))
+        used = {user: {"sessions": number, "seen_at": as_json(at)} for user, number, at in rows}
+        return [
+            columns(user, "name", "role", "senders", "created_at", "disabled", "issuer")
+            | used.get(user.id, {"sessions": 0, "seen_at": None})
+            for user in session.scalars(select(UserAccount).order_by(UserAccount.name))
+        ]
+
+
+def change_user(
+    settings: Settings,
+    name: str,
+    by: audit.Person = audit.COMMAND_LINE,
+    *,
+    role: UserRole | None = None,
+    disabled: bool | None = None,
+    senders: Sequence[str] | None = None,
+    sees_all: bool = False,
+) -> None:
+    """Set a user's role, the senders whose studies the user sees, and whether the account is disabled.
+
+    None leaves each as it is, ``sees_all`` removes all senders. The user is signed out everywhere. Raises
+    NotFound, FaultyInput for invalid senders, and NotAllowedNow for the own account of
+    ``by`` and for role and senders of an account that is the provider's.
+    """
+    senders = () if sees_all else senders
+    with writing(settings) as session:
+        user = _known(session, name)
+        _refuse_own(user, by)
+        if role or senders is not None:
+            _refuse_of_provider(user, "role")
+        user.role = role or user.role
+        user.senders = _checked(user.senders if senders is None else senders, user.role)
+        user.disabled = user.disabled if disabled is None else disabled
+        sign_out_everywhere(session, user)
+        now: dict[str, Any] = {"role": user.role.value, "senders": user.senders, "disabled": user.disabled}
+        audit.note(session, by, AuditAction.USER_CHANGED, user=user.name, **now)
+
+
+def end_sessions(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE) -> None:
+    """Sign a user out everywhere. Raises NotFound."""
+    with writing(settings) as session:
+        user = _known(session, name)
+        sign_out_everywhere(session, user)
+        audit.note(session, by, AuditAction.USER_CHANGED, user=user.name, signed_out=True)
+
+
+def remove_user(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE) -> None:
+    """Remove the account and its tokens, and sign the user out; audit rows stay. Raises NotFound."""
+    with writing(settings) as session:
+        user = _known(session, name)
+        _refuse_own(user, by)
+        sign_out_everywhere(session, user)
+        session.execute(delete(ApiToken).where(ApiToken.user_id == user.id))
+        session.delete(user)
+        audit.note(session, by, AuditAction.USER_REMOVED, user=name)
+
+
+def set_password(settings: Settings, name: str, password: str, by: audit.Person = audit.COMMAND_LINE) -> None:
+    """Set a password, and end the user's sessions.
+
+    Raises NotFound, FaultyInput, and NotAllowedNow for an account that is the provider's.
+    """
+    with reading(settings) as session:  # before a new password is asked for its length
+        _refuse_of_provider(_known(session, name), "password")
+    _refuse_weak(name, password)
+    hashed = hasher().hash(password)
+    with writing(settings) as session:
+        user = _known(session, name)
+        user.password_hash = hashed
+        sign_out_everywhere(session, user)
+        audit.note(session, by, AuditAction.PASSWORD_SET, user=name)
+
+
+def find(session: Session, name: str) -> UserAccount | None:
+    """The user with this name; case is ignored."""
+    literally = re.sub(r"([\\%_])", r"\\\1", name)
+    return session.scalar(select(UserAccount).where(UserAccount.name.ilike(literally, escape="\\")))
+
+
+@cache
+def hasher() -> PasswordHasher:
+    """The password hasher: Argon2id with the parameters of RFC 9106 for little memory (64 MiB).
+
+    Raises ConfigurationError.
+    """
+    try:
+        from argon2 import PasswordHasher
+    except ModuleNotFoundError:
+        remedy = "pip install 'dicom-ai-node[console]'"
+        raise ConfigurationError([ConfigProblem("this program", "console", "", remedy)]) from None
+    return PasswordHasher()
+
+
+def new_token() -> str:
+    """A random value for a cookie."""
+    return secrets.token_urlsafe(32)
+
+
+def sign_in(
+    database: Database, name: str, password: str, address: str, former: str = "", agent: str = ""
+) -> str:
+    """Start a session; returns its token. The session ``former`` ends. ``agent``: the browser's User-Agent.
+
+    Raises SignInRefused, in the same words for an unknown name and a disabled account.
+    """
+    with _one_at_a_time:
+        with database.read() as session:
+            user = find(session, name)
+            number = user.id if user and not user.disabled else None
+            hashed = (user.password_hash if user else "") or _hash_of_nobody()
+            attempt = attempt_of(session, user, name, address)
+        if not _fits(hashed, password) or number is None:
+            refuse(database, attempt)
+    with database.write() as session:
+        return open_session(session, number, attempt.by, agent, former)
+
+
+@dataclass(frozen=True, slots=True)
+class SignInAttempt:
+    """A sign-in attempt, counted for its account, or for a bucket of the name if there is no account."""
+
+    by: audit.Person
+    typed: Mapping[str, Any]
+
+
+def attempt_of(session: Session, user: UserAccount | None, name: str, address: str) -> SignInAttempt:
+    """An attempt, before its password is checked. Raises SignInRefused after too many attempts."""
+    # One of 65,536 for a name that is no user's: too few to guess from the audit what was typed.
+    bucket = hashlib.sha256(name.lower().encode(errors="replace")).hexdigest()[:4]
+    attempt = SignInAttempt(
+        audit.Person(user.name if user else "", address), {} if user else {"typed": bucket}
+    )
+    named = AuditRow.actor == attempt.by.name
+    if not user:
+        named &= AuditRow.fields["typed"].as_string() == bucket
+    refuse_too_many(session, address, named)
+    return attempt
+
+
+def refuse(database: Database, attempt: SignInAttempt, **how: Any) -> NoReturn:
+    """Record that the attempt failed, and raise SignInRefused. ``how``: fields for the audit."""
+    with database.write() as session:
+        audit.note(session, attempt.by, AuditAction.SIGN_IN_REFUSED, **attempt.typed, **how)
+    raise SignInRefused("Name or password is wrong.")
+
+
+def open_session(
+    session: Session, user_id: int, by: audit.Person, agent: str, former: str = "", **how: Any
+) -> str:
+    """Start a session; returns its token. The session ``former`` ends. ``how``: fields for the audit."""
+    token, now = new_token(), utc_now()
+    ended = (UserSession.created_at < now - LONGEST_SESSION) | (UserSession.token_sha256 == _hash(former))
+    session.execute(delete(UserSession).where(ended))
+    session.add(
+        UserSession(
+            token_sha256=_hash(token),
+            user_id=user_id,
+            created_at=now,
+            seen_at=now,
+            address=by.address[:64],
+            browser=browser_name(agent),
+            search={},
+        )
+    )
+    audit.note(session, by, AuditAction.SIGNED_IN, **how)
+    return token
+
+
+def browser_name(agent: str) -> str:
+    """The browser in a User-Agent (RFC 9110 10.1.5), such as "Firefox 144, Windows"; "" if it names none."""
+    agent = agent[:400]
+    versions = ((name, re.search(rf"{sign}/(\d{{1,4}})", agent)) for sign, name in _BROWSERS.items())
+    browser = next((f"{name} {found[1]}" for name, found in versions if found), "")
+    system = next((name for sign, name in _SYSTEMS.items() if sign in agent), "")
+    return ", ".join(filter(None, (browser, system)))
+
+
+def list_sessions(settings: Settings, user: str = "", *, token: str = "") -> list[View]:
+    """Open sessions by user name, optionally of one ``user``; ``own``: whether it is the session of
+    ``token``.
+    """
+    with reading(settings) as session:
+        idle = timedelta(minutes=settings.console.idle_minutes)
+        chosen = (
+            select(UserSession, UserAccount.name)
+            .join(UserAccount, UserSession.user_id == UserAccount.id)
+            .where(UserSession.created_at > utc_now() - LONGEST_SESSION)
+            .where(UserSession.seen_at > utc_now() - idle)
+        )
+        if user:
+            chosen = chosen.where(UserAccount.name == _known(session, user).name)
+        rows = session.execute(chosen.order_by(UserAccount.name, UserSession.seen_at.desc()))
+        return [
+            {
+                "session": row.id,
+                "user": name,
+                **columns(row, "created_at", "seen_at", "address", "browser"),
+                "own": row.token_sha256 == _hash(token),
+            }
+            for row, name in rows
+        ]
+
+
+def end_session(
+    settings: Settings, number: int, by: audit.Person = audit.COMMAND_LINE, of: User | None = None
+) -> None:
+    """End one session. Raises NotFound.
+
+    ``of``: the user who ends it; only an admin may end sessions of others.
+    """
+    with writing(settings) as session:
+        row = session.get(UserSession, number)
+        user = session.get_one(UserAccount, row.user_id) if row else None
+        may = of is None or of.role is UserRole.ADMIN or (user is not None and user.name == of.name)
+        if row is None or user is None or not may:
+            raise NotFound(f"no session has the number {number}: dicom-node users sessions shows them")
+        session.delete(row)
+        audit.note(session, by, AuditAction.USER_CHANGED, user=user.name, signed_out=True, ended=number)
+
+
+def user_of_session(
+    database: Database, token: str, idle_minutes: float, *, counts: bool = True
+) -> User | None:
+    """The user who is signed in with this token; None without one, or if it was not used for too long.
+
+    ``counts``: whether a person asks; a page that updates by itself does not keep a session alive.
+    """
+    now = utc_now()
+    with database.read() as session:
+        row = session.execute(
+            select(UserSession, UserAccount)
+            .join(UserAccount, UserSession.user_id == UserAccount.id)
+            .where(UserSession.token_sha256 == _hash(token))
+        ).one_or_none()
+        if row is None:
+            return None
+        signed_in, user = row
+        found = User(user.name, user.role, tuple(user.senders))
+        idle, age = now - signed_in.seen_at, now - signed_in.created_at
+    if idle > timedelta(minutes=idle_minutes) or age > LONGEST_SESSION:
+        return None
+    if counts and idle.total_seconds() > min(_SEEN_SECONDS, idle_minutes * 6):
+        with database.write() as session:
+            session.execute(
+                update(UserSession).where(UserSession.token_sha256 == _hash(token)).values(seen_at=now)
+            )
+    return found
+
+
+def sign_out(database: Database, token: str, by: audit.Person) -> None:
+    """End the session."""
+    with database.write() as session:
+        session.execute(delete(UserSession).where(UserSession.token_sha256 == _hash(token)))
+        audit.note(session, by, AuditAction.SIGNED_OUT)
+
+
+def search_of(database: Database, token: str) -> dict[str, str]:
+    """The session's last search by patient or accession number, which must not appear in an address."""
+    with database.read() as session:
+        row = _session(session, token)
+        return dict(row.search) if row else {}
+
+
+def keep_search(database: Database, token: str, about: Mapping[str, str], by: audit.Person) -> None:
+    """Store the search for the list that follows.
+
+    The audit records that a patient was searched for, not which.
+    """
+    with database.write() as session:
+        if row := _session(session, token):
+            row.search = dict(about)
+        if about:
+            audit.note(session, by, AuditAction.STUDY_SEARCHED, searched_by=sorted(about))
+
+
+def add_token(settings: Settings, user: str, purpose: str, days: int) -> str:
+    """Make a token for a user, valid for this many days; it is shown once.
+
+    Raises NotFound, FaultyInput, and NotAllowedNow for an account that is the provider's.
+    """
+    words = " ".join(purpose.split())
+    if not 1 <= len(words) <= 64 or not words.isprintable():
+        raise FaultyInput("describe the use of the token in 1 to 64 characters")
+    if not 1 <= days <= LONGEST_DAYS:
+        raise FaultyInput(f"a token is good for 1 to {LONGEST_DAYS} days")
+    token, now = _PREFIX + secrets.token_urlsafe(32), utc_now()
+    with writing(settings) as session:
+        owner = _known(session, user)
+        _refuse_of_provider(owner, "token")
+        row = ApiToken(
+            token_sha256=_hash(token),
+            user_id=owner.id,
+            purpose=words,
+            created_at=now,
+            expires_at=now + timedelta(days=days),
+        )
+        session.add(row)
+        session.flush()
+        audit.note(session, audit.COMMAND_LINE, AuditAction.TOKEN_ADDED, user=owner.name, token=row.id)
+    return token
+
+
+def list_tokens(settings: Settings) -> list[View]:
+    """All tokens, without their secrets."""
+    with reading(settings) as session:
+        chosen = select(ApiToken, UserAccount).join(UserAccount, ApiToken.user_id == UserAccount.id)
+        return [
+            {
+                "token": row.id,
+                "user": user.name,
+                "role": user.role.value,
+                **columns(row, "purpose", "created_at", "expires_at", "used_at"),
+            }
+            for row, user in session.execute(chosen.order_by(ApiToken.id))
+        ]
+
+
+def remove_token(settings: Settings, number: int) -> None:
+    """Remove a token, so that nobody can use it any more. Raises NotFound."""
+    with writing(settings) as session:
+        missing = f"no token has the number {number}: dicom-node tokens list shows them"
+        existing(session, ApiToken, number, missing)
+        session.execute(delete(ApiToken).where(ApiToken.id == number))
+        audit.note(session, audit.COMMAND_LINE, AuditAction.TOKEN_REMOVED, token=number)
+
+
+def user_of_token(database: Database, token: str) -> User | None:
+    """The user of this token; None when there is no such token or it has expired."""
+    now = utc_now()
+    with database.read() as session:
+        row = session.execute(
+            select(ApiToken, UserAccount)
+            .join(UserAccount, ApiToken.user_id == UserAccount.id)
+            .where(ApiToken.token_sha256 == _hash(token))
+        ).one_or_none()
+        if row is None:
+            return None
+        known, user = row
+        if known.expires_at <= now or user.disabled:
+            return None
+        found, number = User(user.name, user.role, tuple(user.senders)), known.id
+        is_noted = known.used_at is not None and now - known.used_at < timedelta(minutes=_USED_MINUTES)
+    if not is_noted:
+        with database.write() as session:
+            session.execute(update(ApiToken).where(ApiToken.id == number).values(used_at=now))
+    return found
+
+
+def _refuse_own(user: UserAccount, by: audit.Person) -> None:
+    """Raise NotAllowedNow for one's own account: so the last admin cannot be locked out by mistake."""
+    if user.name == by.name:
+        raise NotAllowedNow("this is your own account: another admin changes or removes it")
+
+
+def _refuse_of_provider(user: UserAccount, what: str) -> None:
+    """Raise NotAllowedNow where the provider decides: a token would outlive the account there."""
+    if user.issuer:
+        raise NotAllowedNow(
+            f"{user.name} is an account of {user.issuer}: it gets no {what} here"
+            + (", add a user for the program" if what == "token" else ", change it there")
+        )
+
+
+def _session(session: Session, token: str) -> UserSession | None:
+    return session.scalar(select(UserSession).where(UserSession.token_sha256 == _hash(token)))
+
+
+def _known(session: Session, name: str) -> UserAccount:
+    user = find(session, name)
+    if user is None:
+        raise NotFound(f"there is no user {name}: dicom-node users list shows them")
+    return user
+
+
+def sign_out_everywhere(session: Session, user: UserAccount) -> None:
+    """End all sessions of a user."""
+    session.execute(delete(UserSession).where(UserSession.user_id == user.id))
+
+
+def _checked(senders: Sequence[str], role: UserRole) -> list[str]:
+    """The AE titles (PS3.5 6.2), each once. Raises FaultyInput."""
+    titles = sorted({title.strip() for title in senders if title.strip()})
+    valid = [title for title in titles if len(title) <= 16 and re.fullmatch(AE_TITLE, title)]
+    if len(titles) > _MOST_SENDERS or valid != titles:
+        raise FaultyInput(f"senders are AE titles of 1 to 16 characters, {_MOST_SENDERS} at most")
+    if titles and role is UserRole.ADMIN:
+        raise FaultyInput("an admin sees the studies of all senders: choose another role, or no senders")
+    return titles
+
+
+def _refuse_weak(name: str, password: str) -> None:
+    if not SHORTEST <= len(password) <= LONGEST:
+        raise FaultyInput(f"a password has {SHORTEST} to {LONGEST} characters: four words are good and easy")
+    if name.casefold() in password.casefold() and len(password) - len(name) < SHORTEST:
+        raise FaultyInput("the password is little more than the name: take another")
+
+
+def refuse_too_many(session: Session, address: str, named: ColumnElement[bool] | None = None) -> None:
+    """Raise SignInRefused after too many refusals of an address, or of the account ``named``.
+
+    An IPv6 address counts with its /64, in which a machine may take any. Who signed in from there in the last
+    FAMILIAR_DAYS counts alone: neither others behind the same address nor strangers elsewhere shut him out.
+    """
+    now = utc_now()
+    refused = (AuditRow.action == AuditAction.SIGN_IN_REFUSED) & (
+        AuditRow.at >= now - timedelta(minutes=LIMIT_MINUTES)
+    )
+    of_address = _by_network(session, refused)[_network(address)]
+    if named is None:
+        too_many = of_address >= REFUSALS_OF_AN_ADDRESS
+    else:
+        signed_in = (AuditRow.action == AuditAction.SIGNED_IN) & (
+            AuditRow.at >= now - timedelta(days=FAMILIAR_DAYS)
+        )
+        is_familiar = _network(address) in _by_network(session, named & signed_in)
+        of_name = _by_network(session, named & refused)
+        suspect = of_address >= SUSPECT_REFUSALS and not is_familiar
+        too_many = of_name[_network(address)] >= (1 if suspect else REFUSALS_OF_A_NAME_FROM_ONE_ADDRESS)
+        if not is_familiar:
+            too_many |= of_address >= REFUSALS_OF_AN_ADDRESS or of_name.total() >= REFUSALS_OF_A_NAME
+    if too_many:
+        raise SignInRefused(f"Too many attempts: try again in {LIMIT_MINUTES} minutes.")
+
+
+def _by_network(session: Session, which: ColumnElement[bool]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for address, number in session.execute(
+        select(AuditRow.address, func.count()).where(which).group_by(AuditRow.address)
+    ):
+        found[_network(address)] += number
+    return found
+
+
+def _network(address: str) -> str:
+    try:
+        return network(address)
+    except ValueError:  # no IP address: the command line, a local socket
+        return address
+
+
+def _fits(hashed: str, password: str) -> bool:
+    from argon2.exceptions import InvalidHashError, VerificationError
+
+    try:
+        return hasher().verify(hashed, password[:LONGEST])
+    except (InvalidHashError, VerificationError):
+        return False
+
+
+@cache
+def _hash_of_nobody() -> str:
+    """So that an unknown name takes as long as a known one."""
+    return hasher().hash(secrets.token_hex(16))
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()

@@ -1,0 +1,258 @@
+"""The listener process: ``python -m dicom_node.receive --data-dir DIR [--place listener-N]``.
+
+The process writes ``{"listening": [host, port]}`` to standard output when it accepts connections, else
+``{"cannot_start": reason}``. It ends when standard input closes (the node died) or on SIGTERM, after giving
+associations a few seconds. On SIGHUP it reads ``policy.json`` again if the file was replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import resource
+import secrets
+import select
+import signal
+import socket
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dicom_node.base import logs
+from dicom_node.base.errors import ExitCode, SpoolError
+from dicom_node.base.events import LISTENER_STARTED, LISTENER_STOPPED, happened
+from dicom_node.base.processes import ALIVE_SECONDS, show_life, signal_pipe
+from dicom_node.receive.association import Association
+from dicom_node.receive.policy import AEPolicy, PolicyFile, addresses, policy_path
+from dicom_node.receive.spool import JournalWriter, Spool, journal_folder, listener_lock
+from dicom_node.receive.storage_service import StorageService
+
+_LOGGER = logging.getLogger(__name__)
+_WAITING_CONNECTIONS = 128  # that the system accepts for us
+_ABORT_SECONDS = 4.0  # for all of them: a successor waits 15 s for us
+_UPKEEP_SECONDS = 1.0
+_GRACE_SECONDS = 5.0
+_LOCK_SECONDS = 15.0  # longer than a predecessor takes to end
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until SIGTERM or the end of standard input; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m dicom_node.receive", description="The node's listener.")
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder with policy.json")
+    parser.add_argument("--place", default="", help="listener-2 and so on: a further one on this folder")
+    given = parser.parse_args(arguments)
+    try:
+        policy = PolicyFile(policy_path(given.data_dir, given.place)).current()
+        logs.configure(policy.log_level, "listener", policy.log)
+        with _only_one(listener_lock(given.data_dir, given.place)):
+            _serve(Listener(given.data_dir, given.place))
+    except (OSError, ValueError, KeyError, TypeError, SpoolError) as error:
+        print(json.dumps({"cannot_start": str(error)}), flush=True)
+        return ExitCode.UNAVAILABLE
+    return ExitCode.OK
+
+
+def _serve(listener: Listener) -> None:
+    # ^C goes to the whole group of processes: it is the node that says when to stop.
+    signals = signal_pipe()
+    # An association holds two files; a thousand of them are allowed.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 8192 if hard == resource.RLIM_INFINITY else min(8192, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    host, port = listener.start()
+    print(json.dumps({"listening": [host, port]}), flush=True)
+    told_at = time.monotonic()
+    while not _must_stop(signals):
+        listener.keep_up()
+        if time.monotonic() - told_at > ALIVE_SECONDS:  # after keep_up, which raises where nobody accepts
+            show_life()
+            told_at = time.monotonic()
+    listener.stop(_GRACE_SECONDS)
+
+
+def _must_stop(signals: int) -> bool:
+    """Wait a while; whether SIGTERM came, or the node closed our standard input by dying."""
+    stdin = sys.stdin.fileno()
+    ready, _, _ = select.select([signals, stdin], [], [], _UPKEEP_SECONDS)
+    if signals in ready and signal.SIGTERM in os.read(signals, 64):
+        return True
+    return stdin in ready and not os.read(stdin, 4096)
+
+
+@contextlib.contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    """Two of one place would delete each other's half-written objects. Waits for one that is ending."""
+    with path.open("w") as lock:
+        end = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise OSError(f"another listener works on {path.parent}") from None
+                time.sleep(0.05)
+        yield
+
+
+class Listener:
+    """The C-STORE and C-ECHO service of one data folder.
+
+    Reads ``policy.json`` in ``data_dir``, writes below ``spool`` and ``journal``; a further listener of the
+    folder has its own files, named by its ``place`` such as "listener-2". Limits, peers, storage classes and
+    certificates follow the file while the listener runs; host and port do not change.
+    """
+
+    def __init__(self, data_dir: Path, place: str = "") -> None:
+        self._policy_file = PolicyFile(policy_path(data_dir, place))
+        policy = self._policy_file.current()
+        self._listener_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+        spool = Spool(data_dir / "spool", policy.minimum_free_bytes, place)
+        self._leftovers = spool.remove_leftovers()
+        journal = JournalWriter(journal_folder(data_dir, place), self._listener_id)
+        self._service = StorageService(self._policy_file, data_dir, spool, journal, self._listener_id)
+        self._tls = _ssl_context(policy.tls)
+        self._applied = self._refused = policy
+        self._associations: set[Association] = set()
+        self._stopping = False
+        self._socket = _listen(policy)
+        self._learn_addresses(policy)
+        self._thread = threading.Thread(target=self._accept, name="listener", daemon=True)
+
+    def start(self) -> tuple[str, int]:
+        """Start to accept connections; returns host and port. An event ends associations left by former
+        listeners.
+        """
+        host, port = self._socket.getsockname()[:2]
+        self._service.record(
+            happened(
+                LISTENER_STARTED,
+                listener=self._listener_id,
+                host=host,
+                port=port,
+                leftovers=self._leftovers,
+            )
+        )
+        self._thread.start()
+        return host, port
+
+    def keep_up(self) -> None:
+        """Follow the policy file, and write delayed journal events; call it about once a second.
+
+        Raises RuntimeError if the accepting thread has ended: the process must end and be started again.
+        """
+        if not self._thread.is_alive():
+            raise RuntimeError("the thread that accepts connections ended")
+        policy = self._policy_file.current()
+        if policy is not self._applied:  # read again: also where only certificates were replaced
+            try:
+                self._tls = _ssl_context(policy.tls)
+                logging.getLogger().setLevel(policy.log_level.upper())
+                self._learn_addresses(policy)
+                self._applied = policy
+            except OSError as error:  # certificates that change since the node checked them: tried again
+                if policy is not self._refused:
+                    _LOGGER.error(
+                        "new certificates cannot be used, the previous ones stay in force: %s", error
+                    )
+                self._refused = policy
+        self._service.keep_up()
+
+    def stop(self, grace_seconds: float) -> None:
+        """Accept no more connections, give associations ``grace_seconds`` to finish, abort the rest."""
+        self._stopping = True
+        self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+        self._thread.join()
+        self._socket.close()
+        for seconds in (grace_seconds, _ABORT_SECONDS):
+            end = time.monotonic() + seconds
+            while self._associations and time.monotonic() < end:
+                time.sleep(0.02)
+            for association in list(self._associations):
+                association.abort()
+        self._service.record(happened(LISTENER_STOPPED, listener=self._listener_id))
+
+    def _accept(self) -> None:
+        """Accept connections until the listener stops; nothing here waits for a peer."""
+        while not self._stopping:
+            try:
+                connection, (address, *_) = self._socket.accept()
+            except OSError:  # gone before we came, too many open files, or the listener stops
+                time.sleep(0.01)
+                continue
+            if not self._service.entrance.enter(address):
+                connection.close()
+                continue
+            try:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if self._tls is not None:
+                    connection = self._tls.wrap_socket(
+                        connection, server_side=True, do_handshake_on_connect=False
+                    )
+                association = Association(self._service, connection, address)
+                threading.Thread(target=self._run, args=(association,), name=address, daemon=True).start()
+            except (OSError, RuntimeError, MemoryError) as error:  # gone, or no thread can be started
+                _LOGGER.error("connection closed: %s", type(error).__name__)
+                self._service.entrance.leave(address)
+                connection.close()
+
+    def _run(self, association: Association) -> None:
+        self._associations.add(association)
+        try:
+            association.run()
+        finally:
+            self._associations.discard(association)
+
+    def _learn_addresses(self, policy: AEPolicy) -> None:
+        """Reserve places for addresses of peers; in a thread, because the name service may be slow."""
+        hosts = {peer.host for peer in policy.peers if peer.host}
+
+        def learn() -> None:
+            self._service.entrance.know([one for host in hosts for one in addresses(host)])
+
+        threading.Thread(target=learn, daemon=True).start()
+
+
+def _listen(policy: AEPolicy) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(
+            policy.host or None, policy.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+        return socket.create_server(
+            address,
+            family=family,
+            backlog=_WAITING_CONNECTIONS,
+            reuse_port=policy.share_port,
+            dualstack_ipv6=family == socket.AF_INET6,
+        )
+    except OSError as error:
+        why = "in use by another program" if error.errno == errno.EADDRINUSE else error.strerror
+        raise OSError(f"port {policy.port} of {policy.host}: {why} (listener.host, listener.port)") from None
+
+
+def _ssl_context(tls: tuple[str, str, str] | None) -> ssl.SSLContext | None:
+    """BCP 195 (PS3.15 B.12): TLS 1.2 or newer; with CAs of our own, only clients that these certify."""
+    if tls is None:
+        return None
+    certificate, private_key, trusted = tls
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certificate, private_key)
+    if trusted:
+        context.load_verify_locations(trusted)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+if __name__ == "__main__":
+    sys.exit(main())

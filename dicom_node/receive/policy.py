@@ -1,0 +1,411 @@
+"""The accepted storage classes, each in every transfer syntax (``dicom.transfer_syntaxes``).
+
+Names and UIDs are pydicom's, which are generated from PS3.6 Annex A; the tables of
+``docs/conformance.md`` are generated from here.
+
+AE policy: who may associate, and for which services. The listener reads it from ``policy.json``.
+
+The node replaces the file in one step, so the listener needs neither settings nor database.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import socket
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydicom.uid import UID_dictionary
+
+from dicom_node.base.dicom import commitment, performed_step
+from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES, SyntaxKind
+from dicom_node.base.kinds import CONSOLE_AE_TITLE
+from dicom_node.base.logs import LogTarget
+from dicom_node.receive import limits, statuses
+from dicom_node.receive.entrance import numeric
+from dicom_node.receive.messages import APPLICATION_CONTEXT, Contexts, Proposal, is_ae_title
+
+_KEYWORDS = """
+    UltrasoundImageStorage UltrasoundMultiFrameImageStorage
+    UltrasoundImageStorageRetired UltrasoundMultiFrameImageStorageRetired
+    ComputedRadiographyImageStorage
+    DigitalXRayImageStorageForPresentation DigitalXRayImageStorageForProcessing
+    SecondaryCaptureImageStorage MultiFrameSingleBitSecondaryCaptureImageStorage
+    MultiFrameGrayscaleByteSecondaryCaptureImageStorage
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage
+    MultiFrameTrueColorSecondaryCaptureImageStorage
+    BasicTextSRStorage EnhancedSRStorage ComprehensiveSRStorage Comprehensive3DSRStorage
+    ExtensibleSRStorage ProcedureLogStorage MammographyCADSRStorage ChestCADSRStorage ColonCADSRStorage
+    XRayRadiationDoseSRStorage EnhancedXRayRadiationDoseSRStorage PatientRadiationDoseSRStorage
+    AcquisitionContextSRStorage SimplifiedAdultEchoSRStorage KeyObjectSelectionDocumentStorage
+    GrayscaleSoftcopyPresentationStateStorage ColorSoftcopyPresentationStateStorage
+    PseudoColorSoftcopyPresentationStateStorage BlendingSoftcopyPresentationStateStorage
+    AdvancedBlendingPresentationStateStorage VariableModalityLUTSoftcopyPresentationStateStorage
+    SegmentationStorage
+    EncapsulatedPDFStorage EncapsulatedCDAStorage
+    EnhancedUSVolumeStorage RawDataStorage
+    DigitalMammographyXRayImageStorageForPresentation DigitalMammographyXRayImageStorageForProcessing
+    XRayAngiographicImageStorage XRayRadiofluoroscopicImageStorage
+    TwelveLeadECGWaveformStorage GeneralECGWaveformStorage AmbulatoryECGWaveformStorage
+"""  # those of sources first (``dicom.sop_classes``)
+
+
+def _name(uid: str) -> str:
+    entry = UID_dictionary[uid]
+    return f"{entry[0]} (Retired)" if entry[3] else entry[0]
+
+
+_BY_KEYWORD = {entry[4]: uid for uid, entry in UID_dictionary.items() if entry[4]}
+STORAGE_CLASSES: Mapping[str, str] = {
+    **{_BY_KEYWORD[keyword]: _name(_BY_KEYWORD[keyword]) for keyword in _KEYWORDS.split()},
+    # Private classes of ultrasound systems, as public dictionaries of UIDs name them.
+    "1.2.840.113543.6.6.1.3.10001": "Private Philips HP Live 3D 01 Storage",
+    "1.2.840.113543.6.6.1.3.10002": "Private Philips HP Live 3D 02 Storage",
+    "1.3.46.670589.2.5.1.1": "Private Philips 3D Presentation State Storage",
+    "1.2.276.0.48.5.1.4.1.1.7": "Private TomTec Annotation Storage",
+    "1.2.392.200036.9116.7.8.1.1.1": "Private Toshiba US Image Storage",
+}
+"""Names of SOP classes of the Storage service (PS3.4 B.5) by UID.
+
+Accepted without configuration, so that nothing that an ultrasound cart sends beside its images fails its
+job; ``listener.further_storage_classes`` adds to them."""
+
+VERIFICATION = "1.2.840.10008.1.1"
+_SYNTAXES_SHOWN = 3
+_ACCEPTED, _NO_SUCH_CLASS, _NO_SUCH_SYNTAX = 0, 3, 4
+_NOT_SIGNIFICANT = "1.2.840.10008.1.2"  # the transfer syntax of a refused context (PS3.8 9.3.3.2)
+LITTLE_ENDIAN = tuple(
+    one.uid for one in TRANSFER_SYNTAXES if one.kind in (SyntaxKind.EXPLICIT, SyntaxKind.IMPLICIT)
+)
+"""Transfer syntaxes of commands that are no C-STORE."""
+_SYNTAXES = tuple(one.uid for one in TRANSFER_SYNTAXES)
+_CLASS = re.compile(r"(?:[^:]* \()?([0-9]+(?:\.[0-9]+)+)\)?")  # as _named writes it
+
+
+def accepted_classes(further: Iterable[str] = ()) -> tuple[str, ...]:
+    """SOP Class UIDs of the Storage service that the node accepts, including those in the configuration."""
+    return tuple(dict.fromkeys([*STORAGE_CLASSES, *further]))
+
+
+def supported_syntaxes(further: Iterable[str] = ()) -> dict[str, tuple[str, ...]]:
+    """Transfer syntaxes that the acceptor takes of everybody, the best first, by abstract syntax."""
+    decoded = tuple(one.uid for one in TRANSFER_SYNTAXES if not one.is_encapsulated)
+    return {VERIFICATION: decoded, **dict.fromkeys(accepted_classes(further), _SYNTAXES)}
+
+
+def negotiate(
+    proposed: Contexts, supported: Mapping[str, tuple[str, ...]]
+) -> tuple[dict[int, tuple[int, str]], tuple[str, ...]]:
+    """Result (PS3.8 Table 9-18) and transfer syntax of each context; the refused ones as texts.
+
+    Of the transfer syntaxes the first of ours is taken. A text is the SOP class, such as "CT Image Storage
+    (1.2.840.10008.5.1.4.1.1.2)". If the node accepts the class, but none of the proposed transfer syntaxes, a
+    colon and these transfer syntaxes follow.
+    """
+    results, refused = dict[int, tuple[int, str]](), dict[str, None]()
+    for context_id, (abstract, syntaxes) in proposed.items():
+        ours = supported.get(abstract)
+        best = next((one for one in ours or () if one in syntaxes), "")
+        if best:
+            results[context_id] = _ACCEPTED, best
+        elif ours is None:
+            results[context_id] = _NO_SUCH_CLASS, _NOT_SIGNIFICANT
+            refused[_named(abstract)] = None
+        else:
+            results[context_id] = _NO_SUCH_SYNTAX, _NOT_SIGNIFICANT
+            shown = ", ".join(_named(uid) for uid in syntaxes[:_SYNTAXES_SHOWN])
+            more = f" and {len(syntaxes) - _SYNTAXES_SHOWN} more" if len(syntaxes) > _SYNTAXES_SHOWN else ""
+            refused[f"{_named(abstract)}: {shown}{more}"] = None
+    return results, tuple(refused)
+
+
+def refused_class(refusal: str) -> str:
+    """The SOP class in one of these texts; "" if the text has no UID, or the class itself is accepted."""
+    found = _CLASS.fullmatch(refusal)
+    return found[1] if found else ""
+
+
+def _named(uid: str) -> str:
+    """A UID from outside with its name, if it has one."""
+    return f"{_name(uid)} ({shown_uid(uid)})" if uid in UID_dictionary else shown_uid(uid)
+
+
+def shown_uid(uid: str) -> str:
+    """A UID from outside, reduced to digits and dots for events, so that a name in its place is not shown."""
+    return re.sub(r"[^0-9.]", "?", uid[:64])
+
+
+if TYPE_CHECKING:  # the listener starts without it
+    from dicom_node.base.config.settings import Settings
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerPolicy:
+    """The rights of one peer; fields as in ``[[peers]]``."""
+
+    name: str
+    ae_title: str
+    host: str
+    may_send: bool
+    check_address: bool
+    maximum_associations: int
+    reports_as: tuple[str, ...] = ()
+    """AE titles under which it reports on storage commitment."""
+    reports_from: str = ""
+    """The host that does, "" where it is ``host``."""
+    asks_as: tuple[str, ...] = ()
+    """AE titles under which it asks us for storage commitment, from the same host."""
+    mpps: bool = False
+    """Whether it may report on performed procedure steps."""
+
+    def is_at(self, address: str, host: str) -> bool:
+        """Whether it may call from this (numeric) address, if it is to call from ``host``."""
+        if not self.check_address:
+            return True
+        return numeric(address) in {numeric(one) for one in addresses(host)}
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """The rights of an accepted association; ``peer`` is its name, "" for an unknown caller."""
+
+    peer: str
+    may_send: bool
+    may_report: bool = False
+    """On storage commitment."""
+    may_ask: bool = False
+    """For storage commitment."""
+    mpps: bool = False
+    """May report on performed procedure steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class AEPolicy:
+    """All settings that the listener needs."""
+
+    host: str
+    port: int
+    share_port: bool
+    ae_titles: tuple[str, ...]
+    check_called_ae: bool
+    unknown_callers: str
+    maximum_associations: int
+    maximum_object_bytes: int
+    acse_timeout_seconds: float
+    network_timeout_seconds: float
+    further_storage_classes: tuple[str, ...]
+    minimum_free_bytes: int
+    waiting_objects: int
+    waiting_bytes: int
+    log_level: str
+    tls: tuple[str, str, str] | None
+    """Paths of PEM files: certificate, its key, and CAs of which a client needs a certificate ("": none)."""
+    peers: tuple[PeerPolicy, ...]
+    log: LogTarget = field(default_factory=LogTarget)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> AEPolicy:
+        """The part of the configuration that concerns the listener."""
+        listener = settings.listener
+        return cls(
+            host=listener.host,
+            port=listener.port,
+            share_port=listener.share_port,
+            ae_titles=(settings.node.ae_title, *listener.further_ae_titles),
+            check_called_ae=listener.check_called_ae,
+            unknown_callers=listener.unknown_callers,
+            maximum_associations=listener.maximum_associations,
+            maximum_object_bytes=listener.maximum_object_mib * 2**20,
+            acse_timeout_seconds=listener.acse_timeout_seconds,
+            network_timeout_seconds=listener.network_timeout_seconds,
+            further_storage_classes=listener.further_storage_classes,
+            minimum_free_bytes=settings.spool.minimum_free_mib * 2**20,
+            waiting_objects=settings.spool.waiting_objects,
+            waiting_bytes=settings.spool.waiting_mib * 2**20,
+            log_level=settings.node.log_level,
+            tls=(
+                str(listener.tls.certificate),
+                str(listener.tls.private_key),
+                str(listener.tls.trusted or ""),
+            )
+            if listener.tls
+            else None,
+            peers=tuple(
+                PeerPolicy(
+                    name=peer.name,
+                    ae_title=peer.ae_title,
+                    host=peer.host,
+                    may_send="send" in peer.may,
+                    check_address=peer.check_address,
+                    maximum_associations=peer.maximum_associations,
+                    reports_as=tuple(title.strip() for title in peer.reporting_titles),
+                    reports_from=peer.commitment_host or "",
+                    asks_as=tuple(title.strip() for title in peer.requesting_titles),
+                    mpps=peer.mpps,
+                )
+                for peer in settings.peers
+            ),
+            log=settings.log_target,
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> AEPolicy:
+        """Read the output of ``to_json``. Raises ValueError, KeyError or TypeError for any other text."""
+        fields: dict[str, Any] = json.loads(text, object_hook=_with_tuples)
+        fields["log"] = LogTarget(**fields["log"])
+        fields["peers"] = tuple(PeerPolicy(**peer) for peer in fields["peers"])
+        return cls(**fields)
+
+    def to_json(self) -> str:
+        """The policy as the text of ``policy.json``."""
+        return json.dumps(asdict(self), indent=1)
+
+    def write(self, path: Path) -> None:
+        """Replace the file at once: a reader finds the old policy or the new one. Raises OSError.
+
+        An identical file is not written again, because a full disk would not accept another one, but is read
+        again: the certificates that it names may be others.
+        """
+        with contextlib.suppress(OSError):
+            if path.read_text(encoding="utf-8") == self.to_json():
+                return path.touch()
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            temporary.write_text(self.to_json(), encoding="utf-8")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def decide(self, proposal: Proposal) -> Permission | statuses.Rejection:
+        """Decide whether this caller may associate, and for which services.
+
+        May use the name service (``check_address``). An unknown caller may at most verify,
+        unless ``unknown_callers`` is "accept"; but a caller may not send under the title of the node's own
+        console or of a peer with another address, because rules use the title.
+        """
+        if not proposal.has_version_1:
+            return statuses.PROTOCOL_VERSION_NOT_SUPPORTED
+        if proposal.application_context != APPLICATION_CONTEXT:
+            return statuses.APPLICATION_CONTEXT_NOT_SUPPORTED
+        if not is_ae_title(proposal.called_ae) or (
+            self.check_called_ae and proposal.called_ae not in self.ae_titles
+        ):
+            return statuses.CALLED_AE_NOT_RECOGNISED
+        calling, address = proposal.calling_ae.strip(), proposal.address
+        titled = [one for one in self.peers if one.ae_title.strip() == calling]
+        titled.sort(key=lambda one: not one.may_send)  # the one that may send, where several bear it
+        peer = next((one for one in titled if one.is_at(address, one.host)), None)
+        committing = [one for one in self.peers if calling in (*one.reports_as, *one.asks_as)]
+        committing = [one for one in committing if one.is_at(address, one.reports_from or one.host)]
+        reporter = next((one for one in committing if calling in one.reports_as), None)
+        asking = next((one for one in committing if calling in one.asks_as), None)
+        if known_peer := peer or asking or reporter:
+            return Permission(
+                known_peer.name,
+                may_send=peer is not None and peer.may_send,
+                may_report=reporter is not None,
+                may_ask=asking is not None and asking.name == known_peer.name,
+                mpps=peer is not None and peer.mpps,
+            )
+        return self._decide_unknown(proposal)
+
+    def _decide_unknown(self, proposal: Proposal) -> Permission | statuses.Rejection:
+        if not is_ae_title(proposal.calling_ae):
+            return statuses.CALLING_AE_NOT_RECOGNISED
+        taken = {CONSOLE_AE_TITLE, *(one.ae_title.strip() for one in self.peers)}
+        taken |= {title for one in self.peers for title in (*one.reports_as, *one.asks_as)}
+        if self.unknown_callers == "accept" and proposal.calling_ae.strip() not in taken:
+            return Permission("", may_send=True)
+        classes = {abstract for abstract, _ in proposal.contexts.values()}
+        if classes == {VERIFICATION}:
+            return Permission("", may_send=False)
+        return statuses.CALLING_AE_NOT_RECOGNISED
+
+    def offer(
+        self, permission: Permission, roles: Mapping[str, tuple[bool, bool]]
+    ) -> tuple[Mapping[str, tuple[str, ...]], dict[str, tuple[bool, bool]]]:
+        """Transfer syntaxes by abstract syntax for an association with this permission, and the roles of the
+        peer in storage commitment (PS3.4 J.3), where it proposed ``roles``.
+
+        A peer that we ask for storage commitment proposes to be its SCP; without that it is the SCU, and asks
+        us.
+        """
+        supported, granted = supported_syntaxes(self.further_storage_classes), dict[str, tuple[bool, bool]]()
+        scu, scp = roles.get(commitment.SOP_CLASS, (True, False))
+        reports = scp and permission.may_report
+        if reports or (scu and permission.may_ask):
+            supported[commitment.SOP_CLASS] = LITTLE_ENDIAN
+            if commitment.SOP_CLASS in roles:
+                granted[commitment.SOP_CLASS] = (not reports, reports)
+        if permission.mpps:
+            supported[performed_step.SOP_CLASS] = LITTLE_ENDIAN
+        return supported, granted
+
+    def has_room(self, permission: Permission, address: str, open_ones: Collection[tuple[str, str]]) -> bool:
+        """Whether one more association from this address is within the limits.
+
+        ``open_ones``: name of peer, "" for strangers, and address of each open association. If there are
+        peers, strangers never get more than half of the places.
+        """
+        number = sum(peer == permission.peer for peer, _ in open_ones)
+        if len(open_ones) >= self.maximum_associations:
+            return False
+        if permission.peer:
+            return number < {peer.name: peer.maximum_associations for peer in self.peers}[permission.peer]
+        here = sum(one == ("", address) for one in open_ones)
+        half = max(self.maximum_associations // 2, 1) if self.peers else self.maximum_associations
+        if permission.may_send:
+            return number < half and here < limits.SENDING_STRANGERS_OF_ONE_ADDRESS
+        return number < min(half, limits.STRANGERS) and here < limits.STRANGERS_OF_ONE_ADDRESS
+
+
+def policy_path(data_dir: Path, place: str = "") -> Path:
+    """The path of the policy of the listener at this place ("" for the first)."""
+    return data_dir / (f"policy-{place}.json" if place else "policy.json")
+
+
+class PolicyFile:
+    """The file ``policy.json``, read again after it was replaced."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[int, int, int] | None = None
+        self._policy: AEPolicy | None = None
+
+    def current(self) -> AEPolicy:
+        """The newest valid policy; if the file is broken, the previous policy stays in force.
+
+        Raises OSError, ValueError, KeyError or TypeError where there was none.
+        """
+        try:
+            status = self._path.stat()
+            identity = status.st_ino, status.st_mtime_ns, status.st_size
+            if self._policy is None or identity != self._seen:
+                self._seen = identity
+                self._policy = AEPolicy.from_json(self._path.read_text(encoding="utf-8"))
+                _LOGGER.info("policy read")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if self._policy is None:
+                raise
+            _LOGGER.error("%s cannot be read (%s): the policy before stays in force", self._path, error)
+        return self._policy
+
+
+def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+
+def addresses(host: str) -> Iterable[str]:
+    """Numeric addresses of a host from the name service, none if it does not know the host."""
+    try:
+        return [str(entry[4][0]) for entry in socket.getaddrinfo(host, None)]
+    except OSError:
+        return []

@@ -1,0 +1,545 @@
+"""The journal: events by which the listener, which has no database, reports to the node.
+
+Lines of JSON in ``journal/*.jsonl``, one file per listener (a new one after every 16 MiB). File names sort by
+time. Only lines with storage commitment reports and performed procedure steps are synced: the other lines
+that a power failure loses are void anyway after the listener's restart.
+
+The spool: the received bytes on disk, unchanged; it decides what counts as received.
+
+``incoming`` has the objects that are acknowledged and not yet indexed, ``objects`` the indexed ones,
+``quarantine`` the ones that a person must look at. A file gets its name only when it is complete and on
+stable storage (durable before Success); until then its name starts with a dot. Nothing received is
+overwritten.
+
+The name also has a mark of the sender: a listing of the folder shows whose files wait, whose turn it is, and
+who has reached the limit of waiting files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import re
+import secrets
+import shutil
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from dicom_node.base.errors import FaultyInput, SpoolError, SpoolFull
+from dicom_node.base.events import Event, by_number
+from dicom_node.receive import inspection
+
+_TIME = "%Y%m%dT%H%M%S%fZ"
+_FILE_BYTES = 16 * 2**20
+_READ_BYTES = 2**20
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable. It is opened each time: it may have been deleted and made again."""
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def journal_folder(data_dir: Path, place: str = "") -> Path:
+    """The folder of a listener's journal; each place has its own, because only one listener may write to
+    it.
+    """
+    return data_dir / (f"journal-{place}" if place else "journal")
+
+
+def listener_lock(data_dir: Path, place: str = "") -> Path:
+    """The lock file of the listener at this place; the listener holds the lock while it runs."""
+    return data_dir / (f"scp-{place}.lock" if place else "scp.lock")
+
+
+def has_no_writer(folder: Path) -> bool:
+    """Whether the listener that writes to this folder has ended, because its lock is free. False if
+    unknown.
+    """
+    place = folder.name.removeprefix("journal").removeprefix("-")
+    try:
+        with listener_lock(folder.parent, place).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:  # held, or there was never one
+        return False
+    return True
+
+
+def journal_folders(data_dir: Path) -> list[Path]:
+    """The journal folders of all listeners that use, or used, this data folder."""
+    return [journal_folder(data_dir), *sorted(data_dir.glob("journal-*"))]
+
+
+class JournalWriter:
+    """Appends events; many threads may share one. Each line is one write, passed to the kernel at once.
+
+    It can also be created on a full disk, and appends once there is space.
+    """
+
+    def __init__(self, folder: Path, listener_id: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._stem = folder / f"{_newest(folder):{_TIME}}-{listener_id}"
+        self._lock = threading.Lock()
+        self._number = 0
+        self._file = -1
+        self._torn = False
+
+    def append(self, event: Event) -> None:
+        """Write one event. Raises OSError (disk full); then no part of the event counts."""
+        with self._lock:
+            self._append(_encode(event))
+
+    def append_durably(self, event: Event) -> None:
+        """Write one event that must survive a power failure. Raises OSError, even if the event was
+        written.
+        """
+        with self._lock:
+            self._append(_encode(event))
+            os.fdatasync(self._file)
+        sync_folder(self._stem.parent)
+
+    def _append(self, line: bytes) -> None:
+        if self._file < 0 or os.fstat(self._file).st_size > _FILE_BYTES:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            file = os.open(f"{self._stem}-{self._number + 1:05d}.jsonl", flags, 0o640)
+            if self._file >= 0:
+                os.close(self._file)
+            self._file, self._number = file, self._number + 1
+        if self._torn:  # the disk was full: end the half line, so that it spoils no other
+            line = b"\n" + line
+        self._torn = True
+        if os.write(self._file, line) != len(line):
+            raise OSError("journal line written in part")
+        self._torn = False
+
+
+class JournalLine(NamedTuple):
+    """An event with the name of its file, and the offset (bytes) of the next event in the file."""
+
+    file: str
+    offset: int
+    event: Event
+
+
+class JournalReader:
+    """Reads lines appended since a cursor; the caller stores the cursor together with its own results."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self, cursor: Mapping[str, int]) -> list[JournalLine]:
+        """The lines after the cursor (file name to offset), oldest first.
+
+        At most 1 MiB per file and call: call again until no line is returned.
+        """
+        return [
+            JournalLine(path.name, offset, event)
+            for path in self._files()
+            for offset, event in _events(path, cursor.get(path.name, 0))
+        ]
+
+    def remove_read(self, cursor: Mapping[str, int]) -> int:
+        """Delete files that are completely read, except the newest, which may still grow. Returns their
+        number.
+        """
+        removed = 0
+        for path in self._files()[:-1]:
+            if cursor.get(path.name, 0) >= path.stat().st_size:
+                path.unlink()
+                removed += 1
+        return removed
+
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob("*.jsonl"))
+
+
+def _newest(folder: Path) -> datetime:
+    """The present, or just after the newest file there: a clock put back must not make this the oldest."""
+    now = datetime.now(UTC)
+    with suppress(IndexError, ValueError):  # no file, or none of ours
+        newest = datetime.strptime(sorted(path.name for path in folder.glob("*.jsonl"))[-1][:22], _TIME)
+        return max(now, newest.replace(tzinfo=UTC) + timedelta(microseconds=1))
+    return now
+
+
+def _events(path: Path, offset: int) -> Iterator[tuple[int, Event]]:
+    with path.open("rb") as file:
+        file.seek(offset)
+        block = file.read(_READ_BYTES)
+    for line in block[: block.rfind(b"\n") + 1].splitlines(keepends=True):
+        offset += len(line)
+        if (event := _decode(line)) is not None:
+            yield offset, event
+
+
+def _encode(event: Event) -> bytes:
+    line = {"event": event.type.number, "at": event.at.isoformat(), **event.fields}
+    return json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def _decode(line: bytes) -> Event | None:
+    """None for a torn line and for an event of a newer version."""
+    try:
+        fields = json.loads(line)
+        number, at = fields.pop("event"), fields.pop("at")
+        return Event(by_number(number), datetime.fromisoformat(at), fields)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+_FREE_SPACE_SECONDS = 1.0  # statvfs is asked this often; at 600 MB/s the watermark is passed by 0.6 GB
+_OF_A_PLACE = re.compile(r"\.listener-[0-9]+-")
+_FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
+
+
+class Spool:
+    """Folders ``incoming``, ``objects`` and ``quarantine`` under ``root``; many threads may use one.
+
+    ``minimum_free_bytes``: with less free space no object is accepted (SpoolFull). ``place``: the name of a
+    further listener on the same spool, such as "listener-2". Raises SpoolError.
+    """
+
+    def __init__(self, root: Path, minimum_free_bytes: int, place: str = "") -> None:
+        self.incoming = root / "incoming"
+        """Where acknowledged files are that are not indexed yet."""
+        self._objects, self._quarantine = root / "objects", root / "quarantine"
+        for folder in (self.incoming, self._objects, self._quarantine):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise SpoolError(f"{folder} cannot be made: {error.strerror}") from None
+        self.crash_record = root / "open"
+        """The file in which the index notes which object it has open."""
+        self._minimum_free = minimum_free_bytes
+        self._free, self._asked_at = 0, float("-inf")
+        self.commits = _GroupCommit(self.incoming)
+        """The sync of ``incoming`` that its threads share."""
+        self._place = f".{place}-" if place else ""
+        self._token = f"{self._place or '.'}{secrets.token_hex(4)}"
+        self._numbers = itertools.count()
+
+    def open(
+        self,
+        arrival: inspection.Arrival,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        transfer_syntax_uid: str,
+        sender: str = "",
+    ) -> IncomingObject:
+        """Begin an object whose bytes are then written piece by piece. Raises SpoolFull or SpoolError.
+
+        ``sender``: senders take turns in indexing under this name, by default the calling AE title.
+        """
+        self.check_space()
+        name = f"{self._token}-{next(self._numbers):08x}{mark_of(sender or arrival.calling_ae)}"
+        first = inspection.encode_header(arrival, sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+        return IncomingObject(self, name, first)
+
+    def check_space(self) -> None:
+        """Raise SpoolFull if there is too little free space, SpoolError if the folder is gone.
+
+        One statvfs a second serves all threads.
+        """
+        now = time.monotonic()
+        if now - self._asked_at > _FREE_SPACE_SECONDS:
+            try:
+                self._free = shutil.disk_usage(self.incoming).free
+            except OSError as error:
+                raise _spool_error(error) from None
+            self._asked_at = now  # after the answer: other threads must not read the old one as new
+        if self._free < self._minimum_free:
+            minimum = self._minimum_free // 2**20
+            raise SpoolFull(f"{self._free // 2**20} MiB free, spool.minimum_free_mib asks for {minimum}")
+
+    def pending(self) -> list[Path]:
+        """Acknowledged files that are not indexed yet, oldest first."""
+        with os.scandir(self.incoming) as entries:
+            names = [entry.name for entry in entries if entry.name.endswith(".dcm")]
+        return [self.incoming / name for name in sorted(names) if not name.startswith(".")]
+
+    def is_pending(self, name: str) -> bool:
+        """Whether a file of this name waits to be indexed."""
+        return (self.incoming / name).is_file()
+
+    def stored(self) -> Iterator[Path]:
+        """The paths of indexed files, including files in quarantine."""
+        for folder in (self._objects, self._quarantine):
+            yield from (path for path in folder.rglob("*.dcm") if not path.name.startswith("."))
+
+    def put_back(self, path: Path) -> Path:
+        """Move a stored file back to ``incoming``, so that it is indexed again. Raises SpoolError."""
+        return _move(path, self.incoming)
+
+    def settle(self, path: Path, place: Path) -> None:
+        """Move an indexed file to its place, or delete it if the place is another file with the same bytes.
+
+        Idempotent. Not synced: a power failure may bring the file back to ``incoming``. Raises SpoolError.
+        """
+        if path.name == place.name:
+            _move(path, place.parent)
+        elif place.is_file() or self.is_pending(place.name):
+            path.unlink(missing_ok=True)
+        elif path.is_file():  # the other one was lost meanwhile
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(place)
+
+    def place(self, path: Path, study_dir: str) -> Path:
+        """The path of an indexed object; the index stores it before the move. Raises SpoolError."""
+        if not _FOLDER_NAME.fullmatch(study_dir):
+            raise SpoolError(f"{study_dir!r} is no folder name")
+        shard = hashlib.sha256(study_dir.encode("ascii")).hexdigest()[:2]
+        return self._objects / shard / study_dir / path.name
+
+    def quarantine_place(self, path: Path) -> Path:
+        """The path of an object that a person must look at."""
+        return self._quarantine / path.name
+
+    def remove_leftovers(self) -> int:
+        """Delete half-written files of a killed listener of this place, before a new one accepts objects."""
+        leftovers = [
+            path
+            for path in self.incoming.glob(".*")
+            if (path.name.startswith(self._place) if self._place else not _OF_A_PLACE.match(path.name))
+        ]
+        for leftover in leftovers:
+            leftover.unlink(missing_ok=True)
+        return len(leftovers)
+
+
+class IncomingObject:
+    """One object while it is being received. Used by one thread at a time."""
+
+    def __init__(self, spool: Spool, name: str, encoded_header: bytes) -> None:
+        self._spool, self._temporary, self._header = spool, spool.incoming / name, encoded_header
+        # The header says when the last byte came, so it is written last, into the room left for it.
+        try:
+            self._file = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+            os.lseek(self._file, len(encoded_header), os.SEEK_SET)
+        except OSError as error:
+            raise _spool_error(error) from None
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append bytes of the data set. Raises SpoolFull or SpoolError; then call ``abandon``."""
+        self._spool.check_space()
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
+        except OSError as error:
+            raise _spool_error(error) from None
+
+    def commit(self) -> str:
+        """Make the object durable and visible; returns its spool name. Raises SpoolFull or SpoolError."""
+        received_at = datetime.now(UTC)
+        name = f"{received_at:%Y%m%dT%H%M%S%fZ}{self._temporary.name.replace('.', '-')}"
+        path = self._temporary.with_name(f"{name}.dcm")
+        first = inspection.with_time_of_arrival(self._header, received_at)
+        try:
+            if os.pwrite(self._file, first, 0) != len(first):
+                raise OSError(errno.ENOSPC, "short write")
+            os.fdatasync(self._file)
+            self._temporary.rename(path)
+            self._close()
+            self._spool.commits.wait()
+        except OSError as error:
+            path.unlink(missing_ok=True)  # not acknowledged: the sender comes again
+            raise _spool_error(error) from None
+        return name
+
+    def take(self, pieces: Iterable[bytes], largest: int) -> int:
+        """Write a data set of at most ``largest`` bytes and make it durable; returns its size in bytes.
+
+        Raises FaultyInput, SpoolError.
+        """
+        size = 0
+        try:
+            for piece in pieces:
+                size += len(piece)
+                if size > largest:
+                    raise FaultyInput("it is larger than listener.maximum_object_mib")
+                self.write(piece)
+            if not size:
+                raise FaultyInput("it has no data set")
+            self.commit()
+        finally:
+            self.abandon()
+        return size
+
+    def abandon(self) -> None:
+        """Delete an object that was not committed; does nothing after ``commit``."""
+        if self._file >= 0:
+            self._close()
+            self._temporary.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        file, self._file = self._file, -1
+        os.close(file)
+
+
+class _GroupCommit:
+    """fsync of a directory, shared: one sync serves all threads that asked before it began.
+
+    A directory fsync per object costs half the throughput at eight associations.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._changed = threading.Condition()
+        self._begun = self._finished = self._failed = 0  # numbers of syncs
+        self._error: OSError | None = None
+
+    def wait(self) -> None:
+        """Return when all renames done before this call are durable. Raises OSError."""
+        with self._changed:
+            mine = self._begun + 1  # the next sync that begins covers what was done until now
+            while self._finished < mine:
+                if self._begun == self._finished:
+                    self._lead()
+                else:
+                    self._changed.wait()
+            if self._failed >= mine:
+                raise self._error or OSError(errno.EIO, "directory sync failed")
+
+    def _lead(self) -> None:
+        self._begun += 1
+        self._changed.release()
+        error = None
+        try:
+            sync_folder(self._folder)
+        except OSError as raised:
+            error = raised
+        finally:
+            self._changed.acquire()
+        if error is not None:
+            self._failed, self._error = self._begun, error
+        self._finished = self._begun
+        self._changed.notify_all()
+
+
+def _move(path: Path, folder: Path) -> Path:
+    target = folder / path.name
+    if path == target:
+        return target
+    if target.exists():
+        if path.exists():
+            raise SpoolError(f"{path.name} is in two folders of the spool")
+        return target
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return path.rename(target)
+    except FileNotFoundError:
+        raise SpoolError(f"{path.name} is not in the spool") from None
+    except OSError as error:
+        raise _spool_error(error) from None
+
+
+def _spool_error(error: OSError) -> SpoolError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return SpoolFull("the disk of the spool is full")
+    return SpoolError(f"the spool cannot be written: {error.strerror}")
+
+
+_MARK = re.compile(r"-s([0-9a-f]{8})(?:\.dcm)?$")
+_LIST_SECONDS = 1.0  # the folder is listed at most this often; 20,000 files take 60 ms
+
+
+def mark_of(sender: str) -> str:
+    """The mark of this sender, which ends its file names before the suffix."""
+    return f"-s{hashlib.sha256(sender.encode()).hexdigest()[:8]}"
+
+
+def marked(name: str) -> str:
+    """The mark in the name of a file; "" for files that a person put there."""
+    found = _MARK.search(name)
+    return f"-s{found[1]}" if found else ""
+
+
+class Turns:
+    """Whose file is indexed next: a file of the sender whose files took the least time so far.
+
+    So neither a flood of one sender nor its slow objects hold up those of others.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}  # by mark, of senders of whom something waits
+
+    def in_turn(self, paths: Iterable[Path]) -> Iterator[Path]:
+        """The files, each sender's in their order; whoever begins to wait begins with the least time.
+
+        Small differences do not count: then the first of each sender comes, the second of each, and so on.
+        """
+        by_sender: defaultdict[str, list[Path]] = defaultdict(list)
+        for path in paths:
+            by_sender[marked(path.name)].append(path)
+        least = min((self._seconds[mark] for mark in by_sender if mark in self._seconds), default=0.0)
+        self._seconds = {mark: self._seconds.get(mark, least) for mark in by_sender}
+        done = Counter[str]()
+        while by_sender:
+            mark = min(by_sender, key=lambda mark: (int(10 * self._seconds[mark]), done[mark]))
+            yield by_sender[mark][done[mark]]
+            done[mark] += 1
+            if done[mark] == len(by_sender[mark]):
+                del by_sender[mark]
+
+    def took(self, path: Path, seconds: float) -> None:
+        """Count the time that this file took."""
+        self._seconds[marked(path.name)] += seconds
+
+
+class WaitingObjects:
+    """How many objects and bytes each sender has waiting in ``incoming``; many threads may use one.
+
+    Objects that leave are not subtracted, so a count is never too low. When a count exceeds the limits, it is
+    corrected from a listing of the folder, at most once for as many objects as the limit allows.
+    """
+
+    def __init__(self, incoming: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._incoming, self._clock = incoming, clock
+        self._lock = threading.Lock()
+        self._listed_at = float("-inf")
+        self._objects, self._bytes = self._list()
+
+    def add(self, sender: str, size: int) -> None:
+        """Count an object of ``size`` bytes. Call it after the object's file has its name in the folder."""
+        mark = mark_of(sender)
+        with self._lock:
+            self._objects[mark] += 1
+            self._bytes[mark] += size
+
+    def has_room(self, sender: str, objects: int, size: int) -> bool:
+        """Whether this sender has fewer than ``objects`` objects and fewer than ``size`` bytes waiting."""
+        mark = mark_of(sender)
+        with self._lock:
+            if not self._is_within(mark, objects, size) and self._clock() - self._listed_at > _LIST_SECONDS:
+                # Under the lock: what is added meanwhile is counted twice at most.
+                self._objects, self._bytes = self._list()
+                self._listed_at = self._clock()
+            return self._is_within(mark, objects, size)
+
+    def _is_within(self, mark: str, objects: int, size: int) -> bool:
+        return self._objects[mark] < objects and self._bytes[mark] < size
+
+    def _list(self) -> tuple[Counter[str], Counter[str]]:
+        objects, sizes = Counter[str](), Counter[str]()
+        with os.scandir(self._incoming) as entries:
+            for entry in entries:
+                if entry.name.endswith(".dcm") and not entry.name.startswith("."):
+                    mark = marked(entry.name)
+                    objects[mark] += 1
+                    with contextlib.suppress(OSError):  # indexed meanwhile
+                        sizes[mark] += entry.stat().st_size
+        return objects, sizes

@@ -1,0 +1,494 @@
+"""The service that all associations of a listener share: policy, spool, journal, open associations.
+
+It is the interface between the network and the disk: an association passes on what it received and gets an
+answer back. The way bytes reach the spool, and the way the association waits, may each change independently.
+"""
+
+import itertools
+import logging
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydicom.uid import UID
+
+from dicom_node.base import events
+from dicom_node.base.dicom import commitment, performed_step
+from dicom_node.base.dicom.file_meta import read_sop_uids
+from dicom_node.base.dicom.uids import transfer_syntax
+from dicom_node.base.errors import FaultyReport, SpoolError, SpoolFull
+from dicom_node.receive import limits, statuses
+from dicom_node.receive.entrance import Entrance, Failure, network
+from dicom_node.receive.inspection import Arrival
+from dicom_node.receive.messages import (
+    C_ECHO_RQ,
+    C_STORE_RQ,
+    N_ACTION_RQ,
+    N_CREATE_RQ,
+    N_EVENT_REPORT_RQ,
+    N_SET_RQ,
+    Answer,
+    Command,
+    Proposal,
+    ProtocolViolation,
+    name_of,
+)
+from dicom_node.receive.performed_steps import PerformedSteps
+from dicom_node.receive.policy import VERIFICATION, Permission, PolicyFile, negotiate, shown_uid
+from dicom_node.receive.spool import IncomingObject, JournalWriter, Spool, WaitingObjects
+
+_LOGGER = logging.getLogger(__name__)
+_MINUTE = 60.0
+_SUCCESS = Answer(statuses.SUCCESS)
+# By abstract syntax and command field: the bytes that are read of a data set, and the event of a refusal.
+_SERVED = {
+    (VERIFICATION, C_ECHO_RQ): (0, events.ECHOED),
+    (commitment.SOP_CLASS, N_EVENT_REPORT_RQ): (commitment.MAXIMUM_BYTES, events.COMMITMENT_REPORT_REFUSED),
+    (commitment.SOP_CLASS, N_ACTION_RQ): (commitment.REQUEST_BYTES, events.COMMITMENT_ASK_REFUSED),
+    (performed_step.SOP_CLASS, N_CREATE_RQ): (2 * performed_step.MAXIMUM_BYTES, events.STEP_REFUSED),
+    (performed_step.SOP_CLASS, N_SET_RQ): (2 * performed_step.MAXIMUM_BYTES, events.STEP_REFUSED),
+}
+
+
+@dataclass(slots=True, eq=False)
+class AcceptedAssociation:
+    """One accepted association. ``association`` is our own identifier of it, never used again."""
+
+    association: str
+    proposal: Proposal
+    permission: Permission
+    results: dict[int, tuple[int, str]]
+    """Result and transfer syntax of each presentation context."""
+    roles: dict[str, tuple[bool, bool]]
+    """The roles that the peer has, by SOP class."""
+    stored: int = 0
+    """Objects acknowledged with Success."""
+    repeatable: int = 0
+    """Echoes answered, objects and reports refused: a peer can repeat these at will; few are journalled."""
+    refused: int = 0
+    """Objects not acknowledged with Success."""
+
+    @property
+    def sender(self) -> str:
+        """The sender of the objects: a peer's name, or a stranger's address."""
+        return self.permission.peer or network(self.proposal.address)
+
+
+class Request:
+    """One request being received, with the data set that follows its command."""
+
+    def __init__(self, command: Command, abstract_syntax: str, syntax: str, largest: int) -> None:
+        self.command, self.abstract_syntax, self.syntax = command, abstract_syntax, syntax
+        self.largest = largest
+        """Bytes of the data set that are taken."""
+        self.data = bytearray()
+
+    def write(self, data: memoryview | bytes) -> None:
+        """Take one fragment of the data set. Raises ProtocolViolation if it does not seem to end."""
+        self.data += data
+        if len(self.data) > self.largest:
+            raise ProtocolViolation(f"data set of {name_of(self.command.field)} beyond its largest length")
+
+    def abandon(self) -> None:
+        """Discard what came: the association ended."""
+        self.data.clear()
+
+
+class StoreRequest(Request):
+    """One C-STORE being received. Once ``refusal`` is set, further bytes are discarded.
+
+    An object beyond ``largest`` is read to its end, and answered. ``data``: its first bytes only.
+    """
+
+    incoming: IncomingObject | None = None
+    refusal: Answer | None = None
+    size = 0
+
+    def refuse(self, status: statuses.Status, comment: str) -> None:
+        """Refuse the object with ``status``; none of its bytes are kept."""
+        self.refusal = Answer(status, comment)
+        self.abandon()
+
+    def write(self, data: memoryview | bytes) -> None:
+        """Store one fragment of the data set. Raises ProtocolViolation if it does not seem to end."""
+        self.size += len(data)
+        if self.size > max(limits.DISCARDED, self.largest):
+            raise ProtocolViolation("data set without end")
+        if self.incoming is None:
+            return
+        if len(self.data) < limits.HEAD:
+            self.data += data[: limits.HEAD - len(self.data)]
+        if self.size > self.largest:
+            self.refuse(statuses.TOO_LARGE, "larger than listener.maximum_object_mib")
+            return
+        try:
+            self.incoming.write(data)
+        except SpoolError as error:
+            self.refuse(statuses.OUT_OF_RESOURCES, _comment(error))
+
+    def abandon(self) -> None:
+        """Delete the bytes written so far: the association ended, or the object is refused."""
+        if self.incoming is not None:
+            self.incoming.abandon()
+            self.incoming = None
+
+
+class StorageService:
+    """The service that the threads of all associations of one listener share."""
+
+    def __init__(
+        self, policy: PolicyFile, data_dir: Path, spool: Spool, journal: JournalWriter, listener_id: str
+    ) -> None:
+        self.policy = policy
+        self._spool, self._waiting = spool, WaitingObjects(spool.incoming)
+        self._journal, self._steps = journal, PerformedSteps(data_dir, journal)
+        self._listener_id = listener_id
+        self.entrance = Entrance()
+        self._lock = threading.Lock()
+        self._open: list[AcceptedAssociation] = []
+        self._numbers = itertools.count(1)
+        self._unwritten: list[events.Event] = []
+        self._complained_at = float("-inf")
+        self._requests, self._objects_asked = Counter[str](), Counter[str]()
+        self._minute = time.monotonic()
+
+    def enter(self, proposal: Proposal) -> AcceptedAssociation | statuses.Rejection:
+        """Accept or reject an association; the decision is in the journal before the peer is answered.
+
+        On a full disk an association is accepted without a line in the journal, and its objects are refused
+        until it has one; when too many events wait for the journal, associations are rejected for the moment.
+        A rejected connection counts as waiting until it is closed.
+        """
+        policy = self.policy.current()
+        verdict = policy.decide(proposal)
+        if isinstance(verdict, Permission):
+            if len(self._unwritten) > limits.EVENTS_WAITING // 2:  # half: several come at once
+                verdict = statuses.TEMPORARY_CONGESTION
+            elif verdict.peer:
+                self.entrance.know([proposal.address])
+            elif not verdict.may_send and not self.entrance.may_list(proposal.address):
+                verdict = statuses.TEMPORARY_CONGESTION
+        if isinstance(verdict, Permission):
+            supported, roles = policy.offer(verdict, proposal.roles)
+            results, refused = negotiate(proposal.contexts, supported)
+            name = f"{self._listener_id}-{next(self._numbers)}"
+            accepted = AcceptedAssociation(name, proposal, verdict, results, roles)
+            with self._lock:
+                if policy.has_room(
+                    verdict,
+                    proposal.address,
+                    [(one.permission.peer, one.proposal.address) for one in self._open],
+                ):
+                    self._open.append(accepted)
+                else:
+                    verdict = statuses.LOCAL_LIMIT_EXCEEDED
+        if isinstance(verdict, statuses.Rejection):
+            self._list_or_count(
+                Failure.REJECTED,
+                proposal.address,
+                events.ASSOCIATION_REJECTED,
+                calling=proposal.calling_ae,
+                called=proposal.called_ae,
+                address=proposal.address,
+                result=verdict.result,
+                source=verdict.source,
+                reason=verdict.reason,
+                meaning=verdict.meaning,
+            )
+            return verdict
+        # Toolkits offer all they have: of many refused contexts only some are named.
+        many = len(refused) > limits.REFUSED_CONTEXTS_NAMED
+        shown = list(refused[: limits.REFUSED_CONTEXTS_OF_MANY] if many else refused)
+        fields = {"refused": shown, "refused_count": len(refused)} if refused else {}
+        event = self._event(events.ASSOCIATION_ACCEPTED, accepted)
+        self.record(replace(event, fields={**event.fields, **fields}))  # these are not in the log
+        self.entrance.leave(proposal.address)
+        return accepted
+
+    def leave(self, accepted: AcceptedAssociation, *, released: bool, reason: str) -> None:
+        """End an association, after its last object; ``reason``: why it ended, if without A-RELEASE."""
+        with self._lock:
+            self._open.remove(accepted)
+        fields: dict[str, events.FieldValue] = {"objects": accepted.stored}
+        if accepted.refused:
+            fields["objects_refused"] = accepted.refused
+        if released:
+            self.record(self._event(events.ASSOCIATION_RELEASED, accepted, outcome="released", **fields))
+        else:
+            fields["reason"] = reason
+            self.record(self._event(events.ASSOCIATION_ABORTED, accepted, outcome="aborted", **fields))
+
+    def begin(self, accepted: AcceptedAssociation, command: Command, context_id: int) -> Request:
+        """Begin to receive the data set of a request. Raises ProtocolViolation if its presentation context
+        does not allow it.
+        """
+        result, syntax = accepted.results.get(context_id, (-1, ""))
+        if result:
+            raise ProtocolViolation("presentation context not accepted")
+        abstract_syntax, _ = accepted.proposal.contexts[context_id]
+        if command.field == C_STORE_RQ:
+            return self._begin_to_store(accepted, command, abstract_syntax, syntax)
+        # A C-ECHO is answered in any context; N-services only in their own.
+        service = (VERIFICATION if command.field == C_ECHO_RQ else abstract_syntax, command.field)
+        if service not in _SERVED:
+            raise ProtocolViolation(f"not served: {name_of(command.field)}")
+        return Request(command, abstract_syntax, syntax, _SERVED[service][0])
+
+    def finish(self, accepted: AcceptedAssociation, request: Request) -> Answer:
+        """The answer to a completely received request: what it brought is durable before Success."""
+        if isinstance(request, StoreRequest):
+            return self._finish_store(accepted, request)
+        if request.command.field == C_ECHO_RQ:
+            if request.abstract_syntax != VERIFICATION:
+                return Answer(statuses.SOP_CLASS_NOT_SUPPORTED)
+            self._journal_if_few(accepted, events.ECHOED)
+            return _SUCCESS
+        try:
+            answer = self._finish_normalized(accepted, request)
+        except SpoolError as error:
+            answer = Answer(statuses.NOT_KEPT, _comment(error))
+        except FaultyReport:
+            answer = Answer(statuses.INFORMATION_UNREADABLE)
+        except OSError:
+            answer = Answer(statuses.NOT_KEPT)
+        if answer.status is not statuses.SUCCESS:
+            _, refused = _SERVED[request.abstract_syntax, request.command.field]
+            fields: dict[str, events.FieldValue] = {
+                "status": f"{answer.status.code:04X}",
+                "reason": answer.comment or answer.status.meaning,
+            }
+            if refused is events.STEP_REFUSED:
+                fields["step"] = shown_uid(request.command.sop_instance_uid)
+            self._journal_if_few(accepted, refused, **fields)
+        return answer
+
+    def _begin_to_store(
+        self, accepted: AcceptedAssociation, command: Command, abstract_syntax: str, syntax: str
+    ) -> StoreRequest:
+        """An object that is stored, or refused with the reason."""
+        policy = self.policy.current()
+        request = StoreRequest(command, abstract_syntax, syntax, policy.maximum_object_bytes)
+        if not accepted.permission.may_send:
+            request.refuse(statuses.NOT_AUTHORISED, "this AE title may not send here")
+        elif command.sop_class_uid != abstract_syntax:
+            request.refuse(statuses.SOP_CLASS_NOT_SUPPORTED, "not the class of the presentation context")
+        elif not command.names_an_instance:
+            request.refuse(statuses.CANNOT_UNDERSTAND, "no valid Affected SOP Instance UID")
+        elif not command.has_data_set:
+            request.refuse(statuses.CANNOT_UNDERSTAND, "no data set")
+        elif not self.record():  # without the beginning of its association a study could seem complete
+            request.refuse(statuses.OUT_OF_RESOURCES, "the journal cannot be written")
+        elif not self._waiting.has_room(accepted.sender, policy.waiting_objects, policy.waiting_bytes):
+            request.refuse(statuses.OUT_OF_RESOURCES, "too many objects of this sender wait to be indexed")
+        else:
+            try:
+                request.incoming = self._spool.open(
+                    Arrival(
+                        association=accepted.association,
+                        calling_ae=accepted.proposal.calling_ae,
+                        called_ae=accepted.proposal.called_ae,
+                        address=accepted.proposal.address,
+                        priority=command.priority,
+                        received_at=datetime.now(UTC),
+                    ),
+                    command.sop_class_uid,
+                    command.sop_instance_uid,
+                    syntax,
+                    accepted.sender,
+                )
+            except SpoolError as error:
+                request.refuse(statuses.OUT_OF_RESOURCES, _comment(error))
+        return request
+
+    def _finish_store(self, accepted: AcceptedAssociation, request: StoreRequest) -> Answer:
+        """Make a completely received object durable, and only then return Success.
+
+        What the first bytes of a data set do not show is taken to be as requested (PS3.4 B.2.3), and judged
+        when it is inspected.
+        """
+        command, syntax = request.command, transfer_syntax(request.syntax)
+        sop_class_uid = sop_instance_uid = ""
+        if request.incoming is not None and syntax is not None:
+            sop_class_uid, sop_instance_uid = read_sop_uids(request.data, syntax)
+            if not request.size:
+                request.refuse(statuses.CANNOT_UNDERSTAND, "empty data set")
+            elif sop_class_uid not in ("", command.sop_class_uid):
+                request.refuse(statuses.DATA_SET_MISMATCH, "the data set has another SOP Class UID")
+        if request.incoming is not None:
+            try:
+                request.incoming.commit()
+            except SpoolError as error:
+                request.refuse(statuses.OUT_OF_RESOURCES, _comment(error))
+        if request.refusal is not None:
+            accepted.refused += 1
+            self._journal_if_few(
+                accepted,
+                events.STORE_REFUSED,
+                status=f"{request.refusal.status.code:04X}",
+                reason=request.refusal.comment,
+                sop_class_uid=shown_uid(command.sop_class_uid),
+                sop_instance_uid=shown_uid(command.sop_instance_uid),
+            )
+            return request.refusal
+        accepted.stored += 1
+        self._waiting.add(accepted.sender, request.size)
+        if sop_instance_uid not in ("", command.sop_instance_uid):
+            self._journal_if_few(
+                accepted,
+                events.INSTANCE_UID_DIFFERS,
+                requested=shown_uid(command.sop_instance_uid),
+                sop_instance_uid=shown_uid(sop_instance_uid),
+            )
+        return _SUCCESS
+
+    def _finish_normalized(self, accepted: AcceptedAssociation, request: Request) -> Answer:
+        """Make a completely received DIMSE-N request durable, and only then return Success.
+
+        Raises SpoolError, FaultyReport, OSError.
+        """
+        permission, syntax = accepted.permission, UID(request.syntax)
+        if not self._is_within_minute(permission.peer, 0):
+            return Answer(statuses.NOT_KEPT, "too many in a minute")
+        if request.command.field == N_EVENT_REPORT_RQ:
+            return self._take_report(accepted, request, syntax)
+        self._spool.check_space()
+        if request.command.field == N_ACTION_RQ:
+            return self._take_request(accepted, request, syntax)
+        if not permission.mpps:
+            return Answer(statuses.NOT_AUTHORISED)
+        fields = {
+            "association": accepted.association,
+            "listener": self._listener_id,
+            "calling": accepted.proposal.calling_ae,
+            "peer": permission.peer,
+        }
+        return self._steps.take(request.command, bytes(request.data), syntax, permission.peer, fields)
+
+    def _take_report(self, accepted: AcceptedAssociation, request: Request, syntax: UID) -> Answer:
+        """A storage commitment report. Raises FaultyReport, OSError."""
+        if not accepted.permission.may_report:
+            return Answer(statuses.NOT_AUTHORISED)
+        report = commitment.read_report(bytes(request.data), syntax)
+        fields: dict[str, events.FieldValue] = {
+            "transaction": report.transaction_uid,
+            "calling": accepted.proposal.calling_ae,
+            "committed": report.committed_lines(),
+            "failed": report.failed_lines(),
+        }
+        # Not logged here, as requests are not: it names many objects. The index tells their number.
+        self._journal.append_durably(events.Event(events.COMMITMENT_REPORTED, datetime.now(UTC), fields))
+        return _SUCCESS
+
+    def _take_request(self, accepted: AcceptedAssociation, request: Request, syntax: UID) -> Answer:
+        """A request for storage commitment (PS3.7 10.1.4.1.10). Raises FaultyReport, OSError."""
+        command, peer = request.command, accepted.permission.peer
+        for wrong, status in (
+            (not accepted.permission.may_ask, statuses.NOT_AUTHORISED),
+            (command.sop_class_uid != commitment.SOP_CLASS, statuses.NO_SUCH_CLASS),
+            (command.sop_instance_uid != commitment.SOP_INSTANCE, statuses.NO_SUCH_PUSH_MODEL),
+            (command.type_id != commitment.REQUEST, statuses.NO_SUCH_ACTION),
+        ):
+            if wrong:
+                return Answer(status)
+        asked = commitment.read_request(bytes(request.data), syntax)
+        if not self._is_within_minute(peer, len(asked.objects)):
+            return Answer(statuses.NOT_KEPT)
+        fields: dict[str, events.FieldValue] = {
+            "transaction": asked.transaction_uid,
+            "calling": accepted.proposal.calling_ae,
+            "peer": peer,
+            "objects": asked.lines(),
+        }
+        self._journal.append_durably(events.Event(events.COMMITMENT_ASKED, datetime.now(UTC), fields))
+        return _SUCCESS
+
+    def _is_within_minute(self, peer: str, objects: int) -> bool:
+        """Count a DIMSE-N request of the peer, or the objects that it asks for storage commitment of; whether
+        it may bring so many in this minute.
+        """
+        with self._lock:
+            if time.monotonic() - self._minute > _MINUTE:
+                self._minute = time.monotonic()
+                self._requests.clear()
+                self._objects_asked.clear()
+            if not objects:
+                self._requests[peer] += 1
+                return self._requests[peer] <= limits.REQUESTS_A_MINUTE
+            if self._objects_asked[peer] + objects > limits.OBJECTS_ASKED_A_MINUTE:
+                return False
+            self._objects_asked[peer] += objects
+            return True
+
+    def tls_failed(self, address: str, reason: str) -> None:
+        """Count a connection whose TLS handshake failed."""
+        self._list_or_count(Failure.NO_TLS, address, events.TLS_FAILED, address=address, reason=reason)
+
+    def _list_or_count(
+        self, failure: Failure, caller: str, event_type: events.EventType, **fields: events.FieldValue
+    ) -> None:
+        """An event of its own for this failure of ``caller``, or one more of those counted in a minute."""
+        if self.entrance.may_list(caller):
+            self.record(events.happened(event_type, listener=self._listener_id, **fields))
+        else:
+            self.entrance.fail(caller, failure)
+
+    def record(self, *new: events.Event) -> bool:
+        """Write events to the journal; on a full disk keep them for later, unless too many are kept.
+
+        Returns whether all are written that were kept.
+        """
+        with self._lock:
+            self._unwritten = [*self._unwritten, *new][: limits.EVENTS_WAITING]
+            try:
+                while self._unwritten:
+                    self._journal.append(self._unwritten[0])
+                    del self._unwritten[0]
+            except OSError as error:
+                if time.monotonic() - self._complained_at > _MINUTE:  # each sender tries again and again
+                    self._complained_at = time.monotonic()
+                    _LOGGER.error("the journal cannot be written: %s", error.strerror)
+            return not self._unwritten
+
+    def keep_up(self) -> None:
+        """Write the kept events to the journal, and the counts of failed connections; forget old steps."""
+        for address, counts in self.entrance.due():
+            self.record(
+                events.happened(
+                    events.CONNECTIONS_FAILED,
+                    listener=self._listener_id,
+                    address=address,
+                    **{str(failure): number for failure, number in counts.items()},
+                )
+            )
+        self.record()
+        self._steps.forget_old()
+
+    def _journal_if_few(
+        self, accepted: AcceptedAssociation, event_type: events.EventType, **fields: events.FieldValue
+    ) -> None:
+        """Journal an event that a peer can cause a thousand times a second, within limits."""
+        accepted.repeatable += 1
+        sends = accepted.permission.may_send
+        if accepted.repeatable <= (limits.LISTED_OF_A_SENDER if sends else limits.LISTED_OF_ONE_ASSOCIATION):
+            self.record(self._event(event_type, accepted, **fields))
+
+    def _event(
+        self, event_type: events.EventType, accepted: AcceptedAssociation, **fields: events.FieldValue
+    ) -> events.Event:
+        return events.happened(
+            event_type,
+            association=accepted.association,
+            listener=self._listener_id,
+            calling=accepted.proposal.calling_ae,
+            called=accepted.proposal.called_ae,
+            address=accepted.proposal.address,
+            peer=accepted.permission.peer,
+            **fields,
+        )
+
+
+def _comment(error: SpoolError) -> str:
+    return "out of disk space" if isinstance(error, SpoolFull) else "the spool cannot be written"

@@ -1,0 +1,723 @@
+"""The summary of a job on one page, and pictures with the result drawn in.
+
+Secondary captures are for viewers that show neither reports nor presentation states. The summary page is also
+an Encapsulated PDF (PS3.3 A.45.1), for systems that accept documents, not pictures.
+
+The image without burned-in text, and masks.
+
+The source's samples, inpainted, as secondary captures. Masks as Segmentations (PS3.3 A.51): the synthetic
+pixels of a cleaned image, and the pixels of organs.
+"""
+
+import re
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from tempfile import TemporaryFile
+from typing import Any, Final
+
+import highdicom as hd
+import numpy as np
+import numpy.typing as npt
+from highdicom import SOPClass
+from highdicom.sc import SCImage
+from highdicom.seg import Segmentation, SegmentDescription
+from highdicom.sr import CodedConcept
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.tag import Tag
+from pydicom.uid import (
+    EncapsulatedPDFStorage,
+    MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    SecondaryCaptureImageStorage,
+)
+
+from ai_pipeline.contract import (
+    BURNED_IN,
+    Decision,
+    DerivedImage,
+    Finding,
+    ModelRef,
+    Picture,
+    PixelArray,
+)
+from ai_pipeline.images.numbers import decimal_of
+from ai_pipeline.images.render import (
+    NOT_FOR_DIAGNOSIS,
+    PagePicture,
+    annotate,
+    draw_page,
+    drawable,
+    heatmap_overlay,
+    lay_out_page,
+    place_lines,
+)
+from ai_pipeline.terms import shown_term
+from dicom_node.base.connectors import installed
+from dicom_node.base.dicom.uids import derived_uid
+from dicom_node.base.errors import ResultRefused
+from dicom_node.base.kinds import ResultKind
+from dicom_node.results.common import concepts
+from dicom_node.results.common.concepts import coded
+from dicom_node.results.common.envelope import (
+    OUTLINES_SERIES_NUMBER,
+    PROCESSED_SERIES_NUMBER,
+    complete,
+    disclaimer,
+    header_arguments,
+    local,
+    offset_of,
+    series_description,
+    tracking_uid,
+)
+from dicom_node.results.common.report import ImageReport, Report, first_frame, in_words, view_of
+from dicom_node.results.common.source import (
+    ORIENTATION_FOR_HIGHDICOM,
+    ResultContext,
+    Source,
+    copy_aspect,
+    copy_present,
+    copy_spacing,
+    describe_derivation,
+    pixel_height,
+    reference,
+    referenced,
+    set_orientation,
+)
+
+TITLE: Final = NOT_FOR_DIAGNOSIS.replace("AI result", "AI summary")
+"""What the page begins with."""
+_NOT_GIVEN: Final = "not given"
+_OTHER_LETTERS: Final = "(in letters that this page cannot show)"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SummaryPage:
+    """The content of a job's summary page.
+
+    ``content``: title, lines on the patient, picture or why there is none, captions, texts of the results,
+    last lines. ``source``: the image in the picture, ``frame``: its frame (from 1); ``filled``: whether the
+    picture shows the cleaned image.
+    """
+
+    content: tuple[str, Sequence[str], PagePicture | str, Sequence[str], Sequence[str], Sequence[str]]
+    source: Source
+    what: str
+    frame: int = 1
+    filled: bool = False
+
+
+def summary_of(report: Report) -> SummaryPage:
+    """The page on all images of a job, with a picture of the most important one.
+
+    If an image may have names burned in, the page shows the cleaned image, or none if the cleaning was not
+    verified; none at all if the AI did not run, because the images may not decode. Raises PixelError if the
+    picture does not decode.
+    """
+    sources = report.sources
+    head, foot = _head(sources[0].header), _foot(report)
+    if not report.drawn_on:
+        what = "AI did not run."
+        return SummaryPage(
+            (TITLE, head, f"No picture: the {what}", [], [report.conclusion], foot), sources[0], what
+        )
+    ordered = sorted(report.images, key=lambda image: _importance(image, report))
+    first, *_ = ordered
+    source, cleaned = first.source, first.cleaned
+    located = [one for one in first.located if one.finding.code != BURNED_IN]
+    frame = first_frame(located)
+    here = [one for one in located if (one.finding.frame or 1) == frame]
+    places = place_lines(one.region for one in here if one.region is not None)
+    caption = "; ".join(filter(None, [_name(source, sources, frame, cleaned=cleaned is not None), *places]))
+    shown: PagePicture | str = (
+        "No picture: names may be burned into this image, and it was not verified that none is left."
+    )
+    if cleaned is not None or not _may_show_names(first, report):
+        display = display_of(source, cleaned, frame)
+        measured = [one for one in first.measurements if (one.frame or 1) == frame]
+        shown = PagePicture(display, [one.finding for one in here], measured, pixel_height(source))
+    words = [text.replace("\r\n", "\n") for text in in_words(ordered)]
+    if len(sources) == 1:
+        words = [line for text in words for line in text.split("\n")]
+    return SummaryPage(
+        (TITLE, head, shown, [caption], [*words, *report.purged], foot),
+        source,
+        f"AI summary of {_counted(len(sources))} on one page.",
+        frame,
+        filled=cleaned is not None,
+    )
+
+
+def build_page(report: Report, summary: SummaryPage, uid: str) -> Dataset:
+    """The page as a picture; without a body part if the images have different ones."""
+    return _picture(
+        report.context,
+        report.sources,
+        uid,
+        ResultKind.SUMMARY,
+        draw_page(*summary.content),
+        summary.frame,
+        len(report.images),
+        summary.what,
+        shown=summary.source,
+        filled=summary.filled,
+    )
+
+
+def _importance(image: ImageReport, report: Report) -> tuple[int, bool]:
+    """Images with what is suspected come first, then those with what is not excluded or was measured; of such
+    the ones that may be shown."""
+    decisions = {one.decision for one in image.findings if one.code != BURNED_IN}
+    hidden = image.cleaned is None and _may_show_names(image, report)
+    if Decision.PRESENT in decisions:
+        return 0, hidden
+    measured = any(one.model for one in image.measurements)
+    return (1 if measured or Decision.INDETERMINATE in decisions else 2), hidden
+
+
+def _may_show_names(image: ImageReport, report: Report) -> bool:
+    """Whether names may be burned into the image: it is an ultrasound, or such text was looked for."""
+    looked = any(one.code == BURNED_IN for one in image.findings)
+    return looked or report.drawn_on == "cleaned" or image.source.header.get("Modality") == "US"
+
+
+def _foot(report: Report) -> list[str]:
+    """The warning, and the models' names and versions in 200 characters, those too many counted."""
+    context = report.context
+    analysed = local(context.analysed_at, offset_of(report.sources[0]))
+    names = [f"{model.id} {model.version}" for model in context.models]
+    fitting = next((n for n in range(len(names), 1, -1) if len(", ".join(names[:n])) <= 200), 1)
+    more = f" and {len(names) - fitting} more" if fitting < len(names) else ""
+    models = f"Model{'s' if len(names) > 1 else ''}: {', '.join(names[:fitting])}{more}"
+    return [
+        f"{NOT_FOR_DIAGNOSIS}. Analysed {analysed:%Y-%m-%d %H:%M}, {_counted(len(report.images))}.",
+        models if names else f"Pipeline: {context.pipeline} {context.pipeline_version}",
+    ]
+
+
+def _head(header: Dataset) -> list[str]:
+    """Name; ID, birth date and sex; date, accession number and description of the study."""
+    patient = {
+        "ID": _value(header, "PatientID"),
+        "Born": _date(_value(header, "PatientBirthDate")),
+        "Sex": _value(header, "PatientSex"),
+    }
+    study = {
+        "Study": _date(_value(header, "StudyDate")),
+        "Accession number": _value(header, "AccessionNumber"),
+    }
+    lines = [[f"{name}: {value}" for name, value in group.items()] for group in (patient, study)]
+    if header.get("StudyDescription"):
+        lines[1].append(_value(header, "StudyDescription"))
+    return [_patient_name(header), *(" | ".join(line) for line in lines)]
+
+
+def _patient_name(header: Dataset) -> str:
+    """Family name, a comma and the others, of the first group (PS3.5 6.2.1) whose letters can be drawn."""
+    groups = [group.strip("^ ") for group in str(header.get("PatientName") or "").split("=")]
+    given = [group for group in groups if group]
+    group = next(filter(drawable, given), None)
+    if group is None:
+        return f"Name: {_OTHER_LETTERS if given else _NOT_GIVEN}"
+    family, _, others = group.partition("^")
+    return ", ".join(filter(None, (family.strip(), " ".join(others.replace("^", " ").split()))))
+
+
+def _value(header: Dataset, keyword: str) -> str:
+    text = str(header.get(keyword) or "").strip() or _NOT_GIVEN
+    return text if drawable(text) else _OTHER_LETTERS
+
+
+def _date(text: str) -> str:
+    """19700131 as 1970-01-31, anything else as it is."""
+    return re.sub(r"^(\d{4})(\d{2})(\d{2})$", r"\1-\2-\3", text)
+
+
+def _name(source: Source, sources: Sequence[Source], frame: int, *, cleaned: bool) -> str:
+    """Which image the picture is of, and how it was taken."""
+    parts = [f"Image {source.number}"] if len(sources) > 1 else []
+    view = view_of(source)
+    position = source.view or (view.meaning if view else "")
+    parts += [f"view: {position}"] if position else []
+    parts += [f"frame {frame} of {source.frames}"] if source.frames > 1 else []
+    parts += ["cleaned image"] if cleaned else []
+    text = ", ".join(parts)
+    return text[:1].upper() + text[1:]
+
+
+def _counted(images: int) -> str:
+    return f"{images} image{'s' if images > 1 else ''}"
+
+
+def build_annotated(report: Report, image: ImageReport, cleaned: DerivedImage | None, uid: str) -> Dataset:
+    """The image, or its ``cleaned`` version, with boxes, names, probabilities and measured lines.
+
+    Of a cine the frame with the first finding is shown.
+    """
+    source, frame = image.source, first_frame(image.located)
+    shown = [one for one in image.located if (one.finding.frame or 1) == frame]
+    words = [*image.lines, *place_lines(one.region for one in shown if one.region is not None)]
+    if source.frames > 1:
+        words.append(f"frame {frame} of {source.frames}")
+    pixels = annotate(
+        display_of(source, cleaned, frame),
+        [one.finding for one in shown],
+        legend=[*words, disclaimer(report.context)],
+        measurements=[one for one in image.measurements if (one.frame or 1) == frame],
+    )
+    what = f"AI findings drawn into the {'cleaned ' if cleaned else ''}image."
+    filled = cleaned is not None
+    return _picture(
+        report.context, [source], uid, ResultKind.SC, pixels, frame, source.number, what, filled=filled
+    )
+
+
+def build_heatmap(
+    context: ResultContext,
+    source: Source,
+    finding: Finding,
+    rank: int,
+    cleaned: DerivedImage | None,
+    uid: str,
+) -> Dataset:
+    """The image, or its ``cleaned`` version, under the heat map (0 to 1) of a finding, with a colour bar.
+
+    ``rank`` 1 is the likeliest finding.
+    """
+    assert finding.evidence is not None
+    frame = finding.frame or 1
+    pixels = heatmap_overlay(display_of(source, cleaned, frame), finding, legend=[disclaimer(context)])
+    what = f"AI heat map ({finding.evidence.method}) of {finding.name}."
+    filled = cleaned is not None
+    return _picture(context, [source], uid, ResultKind.HEATMAP, pixels, frame, rank, what, filled=filled)
+
+
+def build_failure_picture(context: ResultContext, source: Source, reason: str, uid: str) -> Dataset:
+    """A black picture of the image's size with the text that the AI did not run, and the reason.
+
+    The image is not shown: it may not decode, and its burned-in text was not removed. The picture is small if
+    the image's header was refused.
+    """
+    display = np.zeros((source.rows, source.columns) if source.rows > 0 else (512, 512), np.uint8)
+    pixels = annotate(display, [], legend=["AI did not run", reason, disclaimer(context)])
+    return _picture(context, [source], uid, ResultKind.SC, pixels, 1, source.number, "AI did not run.")
+
+
+def _picture(
+    context: ResultContext,
+    sources: Sequence[Source],
+    uid: str,
+    kind: ResultKind,
+    pixels: Picture,
+    frame: int,
+    number: int,
+    what: str,
+    *,
+    filled: bool = False,
+    shown: Source | None = None,
+) -> Dataset:
+    """The first of ``sources`` gives patient, study and series; ``shown`` is the image on a page of several.
+
+    ``frame`` and ``number`` (Instance Number) count from 1. ``filled``: whether it shows a cleaned image, in
+    which some pixels were never measured.
+    """
+    source, *_ = sources
+    picture = SCImage.from_ref_dataset(
+        source.stand_in,
+        pixels,
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=ORIENTATION_FOR_HIGHDICOM,
+        **header_arguments(context, kind, source, uid, number),
+    )
+    description = f"{what} {disclaimer(context)}"[:1024]
+    describe_derivation(picture, shown or source, description, frames=(frame,))
+    picture.BurnedInAnnotation = "YES"
+    if filled:
+        picture.SyntheticData = "YES"  # PS3.3 C.12.1: filled pixels were never measured
+    if shown is None:
+        set_orientation(picture, source)
+        copy_spacing(picture, source)  # the margin for the words leaves size and place of the pixels
+        return complete(picture, context, kind, sources)
+    picture.PatientOrientation = None
+    picture.SourceImageSequence = [reference(one) for one in sources]
+    for one in () if filled else sources:
+        copy_present(picture, one, "SyntheticData")
+    complete(picture, context, kind, sources)
+    words = ("BodyPartExamined", "Laterality")
+    if len({tuple(str(one.header.get(word) or "") for word in words) for one in sources}) > 1:
+        picture.pop("BodyPartExamined", None)
+        picture.Laterality = ""
+    return picture
+
+
+def display_of(source: Source, cleaned: DerivedImage | None, frame: int) -> Picture:
+    """A frame (from 1) as displayed: from the cleaned image if there is one, else from the source.
+
+    Raises PixelError, and ResultRefused for a cleaned image of another size.
+    """
+    image = source.stored.image
+    if cleaned is None:
+        return image.display(frame - 1)
+    return image.show(frames_of(source, cleaned)[frame - 1], frame - 1)
+
+
+_DATETIME: Final = re.compile(r"\d{14}(\.\d{1,6})?([+-]\d{4})?")  # PS3.5 6.2, whole
+
+
+def build_pdf(report: Report, summary: SummaryPage, uid: str) -> Dataset:
+    """The page as a document on all images; marked unverified, because a program made it."""
+    context, sources = report.context, report.sources
+    page = lay_out_page(*summary.content)
+    if not (writer := installed("documents").get("pdf")):
+        raise ResultRefused("a PDF needs the connector pdf")
+    pdf: bytes = writer.load()(page, TITLE, context.analysed_at)
+    arguments = header_arguments(context, ResultKind.PDF, sources[0], uid, len(sources))
+    equipment = arguments.pop("contributing_equipment")
+    document = SOPClass(
+        study_instance_uid=sources[0].study_uid,
+        sop_class_uid=EncapsulatedPDFStorage,
+        modality="DOC",
+        **arguments,
+    )
+    document.ContributingEquipmentSequence = equipment
+    document.ConversionType = "WSD"
+    times = [
+        str(one.header.get("AcquisitionDateTime") or "")
+        or f"{one.header.get('AcquisitionDate') or ''}{one.header.get('AcquisitionTime') or ''}"
+        for one in sources
+    ]
+    # Of the first image, "" where one does not say it.
+    document.AcquisitionDateTime = min(times) if all(map(_DATETIME.fullmatch, times)) else ""
+    document.BurnedInAnnotation = "YES"
+    document.DocumentTitle = TITLE
+    document.ConceptNameCodeSequence = [CodedConcept.from_code(codes.LN.DiagnosticImagingReport)]
+    document.VerificationFlag = "UNVERIFIED"
+    document.SourceInstanceSequence = [referenced(one) for one in sources]
+    document.MIMETypeOfEncapsulatedDocument = "application/pdf"
+    document.EncapsulatedDocumentLength = len(pdf)
+    document.EncapsulatedDocument = pdf + b"\0" * (len(pdf) % 2)
+    return complete(document, context, ResultKind.PDF, sources)
+
+
+_GREY_DISPLAY: Final = (
+    "WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction", "VOILUTSequence",
+)  # fmt: skip
+_CINE: Final = (
+    "CineRate", "RecommendedDisplayFrameRate", "FrameDelay", "ActualFrameDuration", "StartTrim", "StopTrim",
+    "PreferredPlaybackSequencing",
+)  # fmt: skip
+
+
+def build_cleaned(
+    context: ResultContext, source: Source, image: DerivedImage, mask: DerivedImage | None, uid: str
+) -> Dataset:
+    """The cleaned picture of one source, or another processed picture in a series of its own.
+
+    Raises ResultRefused unless the cleaning was verified.
+
+    ``image`` has samples ``[frames,] rows, columns[, 3]`` as stored in the source, ``mask`` the same without
+    colour, nonzero in filled pixels. Grey stays grey with the source's depth, sign, window and rescale.
+    Calibration is copied only where no pixel was filled; without a mask, nowhere.
+    """
+    if not image.verified:
+        raise ResultRefused("the cleaned image was not verified to be free of legible text: it stays here")
+    frames = frames_of(source, image)
+    series = series_parts(source, image)
+    arguments = header_arguments(context, ResultKind.CLEANED, source, uid, source.number, *series)
+    if len(frames) == 1:
+        picture = _still(source, image, frames[0], arguments)
+    else:
+        picture = _cine(source, frames, image.photometric, arguments)
+    # PS3.3 C.8.6.1: in a secondary capture this is the modality of the source equipment.
+    picture.Modality = modality_of(source)
+    processed = [coded(image.processing.code)] if image.processing else []
+    # CID 7203 has no inpainting; this code says that pixels under a mask were set.
+    derived = (codes.DCM.PixelByPixelMask, *processed)
+    describe_derivation(picture, source, _derivation(image, context, source.stored.by_hand), *derived)
+    picture.BurnedInAnnotation = "NO"
+    picture.SyntheticData = "YES"  # PS3.3 C.12.1: filled pixels were never measured
+    set_orientation(picture, source)
+    # Pixel Spacing if no pixel was filled; the ultrasound regions in which none was.
+    changed = filled(source, mask) if mask else np.ones((source.rows, source.columns), np.bool_)
+    copy_size = copy_aspect if changed.any() else copy_spacing
+    copy_size(picture, source)
+    regions = source.header.get("SequenceOfUltrasoundRegions") or []
+    if untouched := [deepcopy(region) for region in regions if _is_untouched(region, changed)]:
+        picture.SequenceOfUltrasoundRegions = untouched
+    whole = complete(picture, context, ResultKind.CLEANED, [source])
+    if image.processing:
+        name = f"AI cleaned, {image.processing.title}"
+        whole.SeriesNumber = PROCESSED_SERIES_NUMBER
+        whole.SeriesDescription = series_description(context, ResultKind.CLEANED, name)
+    return whole
+
+
+def filled(source: Source, mask: DerivedImage) -> npt.NDArray[np.bool_]:
+    """The pixels ``[rows, columns]`` that were filled in any frame. Raises ResultRefused for a mask of
+    another size.
+    """
+    frames = mask.frames if mask.frames.ndim == 3 else mask.frames[None]
+    if frames.shape != (source.frames, source.rows, source.columns):
+        raise ResultRefused(f"the mask is {frames.shape}, its source {source.frames} × {source.rows} × …")
+    any_frame: npt.NDArray[np.bool_] = np.any(frames, axis=0)
+    return any_frame
+
+
+def _is_untouched(region: Dataset, changed: npt.NDArray[np.bool_]) -> bool:
+    """False also of a region that does not lie in the image: it is of another one (PS3.3 C.8.5.5.1.1)."""
+    corners = [region.get(f"RegionLocation{end}") for end in ("MinX0", "MinY0", "MaxX1", "MaxY1")]
+    if not all(isinstance(corner, int) for corner in corners):
+        return False
+    left, top, right, bottom = corners
+    rows, columns = changed.shape
+    lies_inside = 0 <= left < right < columns and 0 <= top < bottom < rows
+    return bool(lies_inside and not changed[top : bottom + 1, left : right + 1].any())
+
+
+def _derivation(image: DerivedImage, context: ResultContext, by_hand: str) -> str:
+    """Derivation Description (0028,2111), VR ST: 1,024 characters."""
+    if image.processing:
+        ours = ", ".join(f"model {model.id} version {model.version}" for model in image.models[-1:])
+        what = f"AI: {image.description} by {ours}, {image.processing.caution}"
+        return f"{what}; burned-in text was removed before. {disclaimer(context)}"[:1024]
+    proof = f" SHA-256 outside the mask: {image.outside_sha256}." if image.outside_sha256 else ""
+    marked = f" {by_hand}." if by_hand else ""
+    return (
+        f"AI: {image.description} inpainted, not for measurement; verified that no text is left that had "
+        f"to go.{marked}{proof} {disclaimer(context)}"
+    )[:1024]
+
+
+def series_parts(source: Source, image: DerivedImage) -> tuple[str, ...]:
+    """The parts of the series UID that separate cleaned pictures from the other series of the study."""
+    return (modality_of(source), *([image.name] if image.processing else []))
+
+
+def modality_of(source: Source) -> str:
+    """Modality (0008,0060) of a cleaned image and its series: the source's modality."""
+    return str(source.header.get("Modality") or "OT")
+
+
+def _cine(source: Source, frames: PixelArray, photometric: str, arguments: dict[str, Any]) -> Dataset:
+    """Multi-frame SC (PS3.3 A.8.3 byte, A.8.4 word, A.8.5 true colour), built with one frame in memory."""
+    colour = frames.ndim == 4
+    if not colour and (photometric != "MONOCHROME2" or source.header.get("PixelRepresentation")):
+        raise ResultRefused(
+            "no SOP class holds a multi-frame grey secondary capture that is MONOCHROME1 or signed"
+        )
+    contributing = arguments.pop("contributing_equipment")
+    picture = SOPClass(
+        study_instance_uid=source.study_uid,
+        sop_class_uid=cleaned_class(frames),
+        modality="OT",
+        referring_physician_name=None,
+        **arguments,
+    )
+    picture._add_contributing_equipment(contributing, source.stand_in)
+    picture.Rows, picture.Columns = source.rows, source.columns
+    picture.SamplesPerPixel = 3 if colour else 1
+    picture.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
+    if colour:
+        picture.PlanarConfiguration = 0
+    else:
+        # SC Multi-frame Image (PS3.3 C.8.6.3) wants the identity transformation of a byte image stated.
+        picture.PresentationLUTShape = "IDENTITY"
+        picture.RescaleIntercept, picture.RescaleSlope, picture.RescaleType = 0, 1, "US"
+        copy_present(picture, source, *_GREY_DISPLAY)
+    picture.BitsAllocated = frames.dtype.itemsize * 8
+    picture.BitsStored = 8 if colour else int(source.header.BitsStored)
+    picture.HighBit, picture.PixelRepresentation = picture.BitsStored - 1, 0
+    picture.NumberOfFrames = len(frames)
+    _describe_time(picture, source, len(frames))
+    samples = TemporaryFile()  # noqa: SIM115  (it is read when the picture is encoded)
+    for frame in frames:  # a memmap stays on disk
+        samples.write(np.ascontiguousarray(frame, frames.dtype.newbyteorder("<")).tobytes())
+    samples.write(b"\0" * (frames.nbytes % 2))  # PS3.5 7.1.1
+    samples.seek(0)
+    picture.add_new("PixelData", "OW" if picture.BitsAllocated > 8 else "OB", samples)
+    return picture
+
+
+def frames_of(source: Source, image: DerivedImage) -> PixelArray:
+    """Frames as ``[frames, rows, columns(, 3)]``. Raises ResultRefused if number or size differ from the
+    source.
+    """
+    frames = image.frames
+    colour = image.photometric == "RGB"
+    if frames.ndim == (3 if colour else 2):
+        frames = frames[None]
+    wanted = (source.frames, source.rows, source.columns, *((3,) if colour else ()))
+    if frames.shape != wanted:
+        raise ResultRefused(f"the cleaned image is {frames.shape}, its source {wanted}")
+    if colour and frames.dtype != np.uint8:
+        raise ResultRefused("a cleaned colour image of more than 8 bits cannot be stored")
+    if not colour and image.photometric != source.photometric:
+        was = shown_term("PhotometricInterpretation", source.photometric)
+        raise ResultRefused(f"a cleaned {was} image cannot be {image.photometric}")
+    if frames.dtype.kind not in "iu" or frames.dtype.itemsize > 2:
+        raise ResultRefused(f"samples of type {frames.dtype} cannot be stored in a secondary capture")
+    return frames
+
+
+def _still(source: Source, image: DerivedImage, pixels: PixelArray, arguments: dict[str, Any]) -> Dataset:
+    bits = pixels.dtype.itemsize * 8
+    picture = SCImage.from_ref_dataset(
+        source.stand_in,
+        # SCImage takes unsigned samples only; the bits are the same and Pixel Representation is set below.
+        pixels if pixels.dtype.kind == "u" else pixels.view(f"u{pixels.dtype.itemsize}"),
+        photometric_interpretation=image.photometric,
+        bits_allocated=bits,
+        coordinate_system="PATIENT",
+        patient_orientation=ORIENTATION_FOR_HIGHDICOM,
+        **arguments,
+    )
+    if image.photometric != "RGB":
+        picture.BitsStored = int(source.header.BitsStored)
+        picture.HighBit = picture.BitsStored - 1
+        picture.PixelRepresentation = int(pixels.dtype.kind == "i")
+        copy_present(picture, source, *_GREY_DISPLAY, "PixelPaddingValue", "ModalityLUTSequence")
+        if "ModalityLUTSequence" not in picture:
+            copy_present(picture, source, "RescaleIntercept", "RescaleSlope", "RescaleType")
+            if "RescaleSlope" in picture and "RescaleType" not in picture:
+                picture.RescaleType = "US"  # Type 1 in the Modality LUT module (PS3.3 C.11.1)
+    return picture
+
+
+def _describe_time(picture: Dataset, source: Source, frames: int) -> None:
+    """Multi-frame and Cine modules: the source's own frame times, else its rate, else page numbers."""
+    rates = (decimal_of(source.header, word, 0.0) for word in ("CineRate", "RecommendedDisplayFrameRate"))
+    rate = next((one for one in rates if one > 0), 0.0)
+    given = next(filter(source.header.get, ("FrameTimeVector", "FrameTime")), "")
+    picture.FrameIncrementPointer = Tag(given or ("FrameTime" if rate else "PageNumberVector"))
+    if given:
+        copy_present(picture, source, given)
+    elif rate:
+        picture.FrameTime = f"{1000 / rate:.4f}"  # milliseconds
+    else:
+        picture.PageNumberVector = list(range(1, frames + 1))
+    copy_present(picture, source, *_CINE)
+
+
+def cleaned_class(frames: PixelArray) -> str:
+    """The SOP class of a cleaned image with these ``frames_of`` its source."""
+    if len(frames) == 1:
+        return str(SecondaryCaptureImageStorage)
+    if frames.ndim == 4:
+        return str(MultiFrameTrueColorSecondaryCaptureImageStorage)
+    if frames.dtype.itemsize == 1:
+        return str(MultiFrameGrayscaleByteSecondaryCaptureImageStorage)
+    return str(MultiFrameGrayscaleWordSecondaryCaptureImageStorage)
+
+
+_LABEL: Final = "Removed burned-in text"
+ORGAN_SERIES: Final = "organs"
+"""What tells the series of outlined organs from that of removed text."""
+
+
+def is_empty(image: DerivedImage) -> bool:
+    """Whether no pixel of the mask ``[frames,] rows, columns`` is set; then no segmentation is sent."""
+    return not any(np.any(frame) for frame in image.frames)
+
+
+def build_segmentation(context: ResultContext, source: Source, image: DerivedImage, uid: str) -> Dataset:
+    """Binary segmentation with one segment and one frame. Raises ResultRefused for a mask of another size.
+
+    Its category is from CID 7150, its type from our own scheme. For a cine it marks pixels that were changed
+    in any frame, and refers to all frames: highdicom makes no multi-frame segmentation of images without a
+    frame of reference, and ultrasound has none.
+    """
+    segment = SegmentDescription(
+        segment_number=1,
+        segment_label=_LABEL,
+        segmented_property_category=codes.SCT.SpatialAndRelationalConcept,
+        segmented_property_type=concepts.BURNED_IN,
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=_algorithm(context, context.models),
+        tracking_uid=tracking_uid(context, source, "mask"),
+        tracking_id=f"AI {_LABEL}, image {source.number}",
+    )
+    return _segmentation(
+        context,
+        source,
+        filled(source, image)[None],
+        [segment],
+        content_label="AI_REMOVED_TEXT",
+        content_description="Pixels that AI inpainted" + (", in any frame" if source.frames > 1 else ""),
+        **header_arguments(context, ResultKind.SEG, source, uid, source.number),
+    )
+
+
+def build_organs(context: ResultContext, source: Source, image: DerivedImage, uid: str) -> Dataset:
+    """Binary segmentation with one segment for each organ that the model outlined, in a series of its own.
+
+    Category and types are from CID 7150 and CID 7151. Raises ResultRefused for masks of another size.
+    """
+    masks = np.asarray(image.frames, np.uint8) > 0
+    if masks.shape != (len(image.organs), source.rows, source.columns):
+        raise ResultRefused("outlines of organs have not the size of their image")
+    segments = [
+        SegmentDescription(
+            segment_number=number,
+            segment_label=f"AI {organ.meaning}",
+            # PS3.16 CID 7150: a lesion is no anatomical structure.
+            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure
+            if organ.value == codes.SCT.Lesion.value
+            else codes.SCT.AnatomicalStructure,
+            segmented_property_type=coded(organ),
+            algorithm_type="AUTOMATIC",
+            algorithm_identification=_algorithm(context, image.models),
+            tracking_uid=tracking_uid(context, source, "organ", organ.scheme, organ.value),
+            tracking_id=f"AI {organ.meaning}, image {source.number}",
+        )
+        for number, organ in enumerate(image.organs, start=1)
+    ]
+    outlined = _segmentation(
+        context,
+        source,
+        np.moveaxis(masks, 0, -1)[None],
+        segments,
+        content_label="AI_ORGANS",
+        content_description="Outlines by AI - not for diagnostic use",
+        **header_arguments(context, ResultKind.SEG, source, uid, source.number, ORGAN_SERIES),
+    )
+    outlined.SeriesNumber = OUTLINES_SERIES_NUMBER
+    outlined.SeriesDescription = series_description(context, ResultKind.SEG, "AI outlines of organs")
+    return outlined
+
+
+def _segmentation(
+    context: ResultContext,
+    source: Source,
+    masks: npt.NDArray[np.bool_],
+    segments: Sequence[SegmentDescription],
+    **arguments: Any,
+) -> Dataset:
+    """``masks``: ``[1, rows, columns]``, or ``[1, rows, columns, segments]``."""
+    # The stand-in as a single-frame secondary capture; envelope.complete names the true SOP class again.
+    image = deepcopy(source.stand_in)  # the elements too: the stand-in is used again
+    image.SOPClassUID = SecondaryCaptureImageStorage
+    image.pop("NumberOfFrames", None)
+    segmentation = Segmentation(
+        source_images=[image],
+        pixel_array=masks,
+        segmentation_type="BINARY",
+        segment_descriptions=segments,
+        **arguments,
+    )
+    # highdicom draws this UID at random; the same input must give the same object.
+    dimension = derived_uid("dimension", str(segmentation.SOPInstanceUID))
+    for item in (*segmentation.DimensionOrganizationSequence, *segmentation.DimensionIndexSequence):
+        item.DimensionOrganizationUID = dimension
+    # Type 2C in General Image for images without a frame of reference; highdicom leaves it out.
+    set_orientation(segmentation, source)
+    return complete(segmentation, context, ResultKind.SEG, [source])
+
+
+def _algorithm(context: ResultContext, models: Sequence[ModelRef]) -> hd.AlgorithmIdentificationSequence:
+    named = ((model.id, model.version) for model in models)
+    name, version = next(named, (context.pipeline, context.pipeline_version))
+    return hd.AlgorithmIdentificationSequence(name, codes.DCM.ArtificialIntelligence, version)

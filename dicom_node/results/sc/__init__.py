@@ -1,1 +1,0 @@
-"""Secondary captures: images with the results drawn in, and cleaned images."""

@@ -1,0 +1,736 @@
+"""The report as an object: Comprehensive 3D SR, TID 1500 (PS3.16), by IHE AIR.
+
+Content of the report: measurement groups (TID 1410, TID 1501) and qualitative evaluations (TID 1500).
+A length between two points is no region, so it is a TID 1501 group whose NUM (TID 300) is inferred from open
+polylines (TID 320). The finding of a measurement is the measured anatomical structure, at its site. If the
+value was read from text in the image, finding and method say so.
+
+Earlier reports' content on earlier images, quoted in a report that compares with them.
+A container (121068, DCM, "Previous Findings") of PS3.16 CID 7001 for each earlier image, after the containers
+of TID 1500, which is extensible: in "Imaging Measurements" viewers would take the earlier values for those of
+today's image, and OHIF would look for the image in today's study. It begins with the quotation (TID 1000: a
+document, and which) and its Time Point Context (TID 1502). Findings and measurements (TID 300) have the same
+tracking UIDs as in the quoted report (TID 1501), and are inferred from the earlier image. The earlier image
+and the quoted report are in Pertinent Other Evidence Sequence (PS3.3 C.17.2), because they are in another
+study.
+
+Reads the node's own reports back: findings with their numbers, measurements, conclusion.
+
+The items are pydicom's. highdicom's own readers rebuild each content item: the same findings take 0.19 s
+instead of 0.05 (a chest X-ray with three), and the page of a study reads all its reports.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, TypeAlias
+
+from highdicom.sr import (
+    CodeContentItem,
+    CodedConcept,
+    CompositeContentItem,
+    Comprehensive3DSR,
+    ContainerContentItem,
+    ContentItem,
+    ContentSequence,
+    CoordinatesForMeasurement,
+    FindingSite,
+    GraphicTypeValues,
+    ImageContentItem,
+    ImageRegion,
+    Measurement,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    NumContentItem,
+    ObservationContext,
+    PlanarROIMeasurementsAndQualitativeEvaluations,
+    QualitativeEvaluation,
+    RelationshipTypeValues,
+    SourceImageForMeasurementGroup,
+    SourceImageForRegion,
+    TextContentItem,
+    TimePointContext,
+    TrackingIdentifier,
+    UIDRefContentItem,
+)
+from highdicom.sr.templates import ImageLibraryEntryDescriptors
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code as DicomCode
+from pydicom.uid import Comprehensive3DSRStorage
+
+from ai_pipeline.contract import Decision
+from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.base.dicom.walk import listed
+from dicom_node.base.kinds import ResultKind
+from dicom_node.results.common import concepts
+from dicom_node.results.common.concepts import name_of
+from dicom_node.results.common.envelope import (
+    algorithm,
+    complete,
+    device_observer,
+    disclaimer,
+    header_arguments,
+    series_uid,
+    tracking_uid,
+)
+from dicom_node.results.common.report import (
+    ImageReport,
+    Report,
+    ReportedFinding,
+    TrackedMeasurement,
+    each_once,
+    procedure_reported,
+    procedures_performed,
+    target_of,
+    view_of,
+)
+from dicom_node.results.common.source import (
+    BURNED_IN_HEAD,
+    PreviousImage,
+    Source,
+    StatedCode,
+    StatedFinding,
+    StatedNumber,
+    StatedPlace,
+    stand_in_of,
+)
+
+# A measurement group: TID 1410 or TID 1501.
+Group: TypeAlias = ContentSequence
+
+_ACQUISITION: Final = RelationshipTypeValues.HAS_ACQ_CONTEXT
+_CONTAINS: Final = RelationshipTypeValues.CONTAINS
+_INFERRED_FROM: Final = RelationshipTypeValues.INFERRED_FROM
+_CONTEXT: Final = RelationshipTypeValues.HAS_OBS_CONTEXT
+
+
+def build_document(report: Report, uid: str) -> Dataset:
+    """The report on all images of the job: the conclusion, then present findings and others, by image.
+
+    Findings with a region are TID 1410 groups. The others are TID 1501 groups only if there is no region at
+    all: OHIF 3.13 stops loading a report at a group without coordinates and draws no box. Beside regions they
+    are in the container "Qualitative Evaluations" of TID 1500, which OHIF skips. Measurements come last, to
+    be checked, with the boxes of burned-in annotation if a destination wants them (TID 1500 is extensible, so
+    a conclusion may come before its containers).
+    """
+    context, sources = report.context, report.sources
+    groups = [_finding_group(one) for one in report.located if one.region is not None]
+    elsewhere = [one for one in report.located if one.region is None]
+    # These have coordinates in their numbers: OHIF loads them.
+    groups += [
+        _measurement_group(report, image.source, one) for image in report.images for one in image.measured
+    ]
+    further = [*map(_previous, report.compared)]
+    if groups:
+        further = [_evaluations(report, elsewhere), *further]
+    else:
+        groups = [*map(_finding_group, elsewhere), *(_image_group(report, image) for image in report.images)]
+    # TID 1001 with a device observer (TID 1004): no person has looked at this.
+    observed = ObservationContext(observer_device_context=device_observer(context))
+    if report.fetus:
+        observed.extend(concepts.subject_context(report.fetus))
+    # Procedure reported: validators take no codes but those of CID 100 here, though it is a baseline
+    # (TID 1207). The codes of the source are in Performed Procedure Code Sequence.
+    content = MeasurementReport(
+        observation_context=observed,
+        procedure_reported=each_once(map(procedure_reported, sources)),
+        title=codes.DCM.ImagingMeasurementReport,
+        imaging_measurements=groups,
+    )
+    *about, measurements = content[0].ContentSequence
+    for item in about:
+        if item.name == codes.DCM.ProcedureReported:  # its code names no region
+            same_kind = (source for source in sources if procedure_reported(source) == item.value)
+            known = (region for source in same_kind if (region := target_of(context, source)))
+            sites = {region.value: region for region in known}.values()
+            modifies = RelationshipTypeValues.HAS_CONCEPT_MOD
+            if sites:
+                item.ContentSequence = ContentSequence(
+                    [CodeContentItem(concepts.PROCEDURE_SITE, region, modifies) for region in sites]
+                )
+    content[0].ContentSequence = ContentSequence(
+        [
+            *about,
+            _text(codes.DCM.Conclusion, report.conclusion),
+            _text(codes.DCM.Comment, disclaimer(context)),
+            _image_library(report),
+            measurements,
+            *further,
+            # What the weights and cards of the models can be checked by.
+            *(
+                _text(codes.DCM.Comment, f"{model.id} {model.version}: {what} sha256 {digest}")
+                for model in context.models
+                for what, digest in (("weights", model.sha256), ("card", model.card_sha256))
+            ),
+        ]
+    )
+    replaced = stand_in_of(
+        Comprehensive3DSRStorage,
+        context.supersedes,
+        sources[0].study_uid,
+        context.supersedes_series or series_uid(context, ResultKind.SR, sources[0]),
+    )
+    # The quoted reports and earlier images, of the same patient.
+    earlier = {one.uid: one for previous in report.compared for one in (previous.image, previous.report)}
+    quoted = [
+        stand_in_of(one.sop_class_uid, one.uid, one.study_uid, one.series_uid) for one in earlier.values()
+    ]
+    for one in quoted:
+        one.PatientID = sources[0].stand_in.PatientID
+    document = Comprehensive3DSR(
+        evidence=[*(source.stand_in for source in sources), *quoted],
+        content=content,
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+        requested_procedures=_requests(sources[0]) or None,
+        performed_procedure_codes=procedures_performed(sources),
+        # The report that this one replaces: of the same class and study (PS3.3 C.17.2).
+        previous_versions=[replaced] if context.supersedes else None,
+        **header_arguments(context, ResultKind.SR, sources[0], uid, 1),
+    )
+    return complete(document, context, ResultKind.SR, sources)
+
+
+def _text(name: DicomCode, value: str) -> TextContentItem:
+    return TextContentItem(name=name, value=value, relationship_type=_CONTAINS)
+
+
+def _container(name: object, items: Sequence[ContentItem]) -> ContainerContentItem:
+    container = ContainerContentItem(name=name, relationship_type=_CONTAINS)
+    container.ContentSequence = ContentSequence(items)
+    return container
+
+
+def _requests(source: Source) -> list[Dataset]:
+    """Items of Referenced Request Sequence (0040,A370), from the image's own requests or accession number."""
+    header, items = source.header, []
+    with quiet_pydicom():  # an accession number may be longer than DICOM allows
+        accession = header.get("AccessionNumber")
+        for asked in header.get("RequestAttributesSequence") or ([Dataset()] if accession else []):
+            item = Dataset()
+            item.StudyInstanceUID = source.study_uid
+            item.ReferencedStudySequence = []
+            item.AccessionNumber = asked.get("AccessionNumber") or accession
+            item.PlacerOrderNumberImagingServiceRequest = ""
+            item.FillerOrderNumberImagingServiceRequest = ""
+            item.RequestedProcedureID = asked.get("RequestedProcedureID")
+            item.RequestedProcedureDescription = asked.get("RequestedProcedureDescription")
+            keyword = "RequestedProcedureCodeSequence"
+            item.RequestedProcedureCodeSequence = deepcopy(asked.get(keyword) or [])
+            items.append(item)
+    return items
+
+
+def _frames(source: Source, frame: int | None) -> list[int] | None:
+    return [frame or 1] if source.frames > 1 else None
+
+
+def _image_item(source: Source, frames: list[int] | None, name: object, related: object) -> ImageContentItem:
+    return ImageContentItem(
+        name=name,
+        referenced_sop_class_uid=source.stand_in.SOPClassUID,
+        referenced_sop_instance_uid=source.uid,
+        referenced_frame_numbers=frames,
+        relationship_type=related,
+    )
+
+
+def _all_frames(source: Source) -> list[int] | None:
+    """Numbers (from 1) of all frames of a cine, because PixelMed expects them in references; None for a
+    still.
+    """
+    return list(range(1, source.frames + 1)) if source.frames > 1 else None
+
+
+def _image_library(report: Report) -> ContainerContentItem:
+    """TID 1600 with one group: an entry (TID 1601) for each image, with its descriptors (TID 1602, 1603)."""
+    entries = []
+    for source in report.sources:
+        entry = _image_item(source, _all_frames(source), concepts.SOURCE, _CONTAINS)
+        descriptors = [
+            item
+            for item in ImageLibraryEntryDescriptors(source.stand_in)
+            # CID 29 has no "Other": of a secondary capture the modality is left out.
+            if item.name != codes.DCM.Modality or item.ConceptCodeSequence[0].CodeValue != "OT"
+        ]
+        region = target_of(report.context, source) or codes.SCT.EntireBody
+        descriptors.append(CodeContentItem(codes.DCM.TargetRegion, region, _ACQUISITION))
+        if (view := view_of(source)) is not None:
+            descriptors.append(CodeContentItem(codes.DCM.ImageView, view, _ACQUISITION))
+        entry.ContentSequence = ContentSequence(descriptors)
+        entries.append(entry)
+    return _container(codes.DCM.ImageLibrary, [_container(codes.DCM.ImageLibraryGroup, entries)])
+
+
+def _finding_group(one: ReportedFinding) -> Group:
+    """TID 1410: one finding in one region; TID 1501: one finding in the image as a whole.
+
+    Each has its own tracking UID; its presence is a code of CID 240.
+    """
+    finding, source = one.finding, one.source
+    presence = QualitativeEvaluation(concepts.PRESENCE, one.presence)
+    if cut_off := _cut_offs(one):
+        presence[0].ContentSequence = ContentSequence(cut_off)
+    about: dict[str, Any] = {
+        "tracking_identifier": TrackingIdentifier(uid=one.tracking_uid, identifier=one.identifier),
+        "finding_type": concepts.coded(finding.code),
+        "finding_sites": _finding_sites(one),
+        "algorithm_id": algorithm(finding.model, finding),
+        "measurements": [Measurement(**number) for number in _number_of(one)],
+        "qualitative_evaluations": [presence],
+    }
+    frames = _frames(source, finding.frame)
+    if one.region is None:
+        image = SourceImageForMeasurementGroup.from_source_image(source.stand_in, frames)
+        return MeasurementsAndQualitativeEvaluations(source_images=[image], **about)
+    return PlanarROIMeasurementsAndQualitativeEvaluations(
+        referenced_region=ImageRegion(
+            graphic_type="POLYLINE",
+            graphic_data=one.outline,
+            source_image=SourceImageForRegion.from_source_image(source.stand_in, frames),
+        ),
+        geometric_purpose=codes.SCT.BoundedBy if one.region.type == "box" else None,
+        **about,
+    )
+
+
+def _image_group(report: Report, image: ImageReport) -> Group:
+    """TID 1501 on the whole image: absent findings, the outcome of the analysis, and remarks."""
+    source, models = image.source, report.context.models
+    measurements = [
+        Measurement(algorithm_id=algorithm(one.finding.model, one.finding), **number)
+        for one in image.absent
+        for number in _number_of(one)
+    ]
+    absences = [(concepts.coded(one.finding.code), one.presence) for one in image.absent]
+    group = MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(
+            uid=tracking_uid(report.context, source, image.name),
+            identifier=f"{image.name}, image {source.number}",
+        ),
+        source_images=[
+            SourceImageForMeasurementGroup.from_source_image(source.stand_in, _all_frames(source))
+        ],
+        algorithm_id=algorithm(models[0]) if models else None,
+        measurements=measurements or None,
+        qualitative_evaluations=[QualitativeEvaluation(*pair) for pair in [*absences, *image.answers]],
+    )
+    group[0].ContentSequence.extend(_text(codes.DCM.Comment, text) for text in image.remarks)
+    return group
+
+
+def _evaluations(report: Report, elsewhere: Sequence[ReportedFinding]) -> ContainerContentItem:
+    """TID 1500, "Qualitative Evaluations": the content of the TID 1501 groups, without groups."""
+    items = [_evaluation(one) for one in elsewhere]
+    for image in report.images:
+        items += [_evaluation(one) for one in image.absent]
+        for name, value in image.answers:
+            answer = CodeContentItem(name=name, value=value, relationship_type=_CONTAINS)
+            answer.ContentSequence = ContentSequence([_measured_in(image.source, _all_frames(image.source))])
+            items.append(answer)
+        items += [_text(codes.DCM.Comment, text) for text in image.remarks]
+    return _container(concepts.QUALITATIVE_EVALUATIONS, items)
+
+
+def _evaluation(one: ReportedFinding) -> ContentItem:
+    """CODE "finding = present / absent / undetermined" with its number, site, algorithm and image."""
+    name = concepts.coded(one.finding.code)
+    item = CodeContentItem(name=name, value=one.presence, relationship_type=_CONTAINS)
+    of_finding = RelationshipTypeValues.HAS_PROPERTIES
+    tracking = TrackingIdentifier(uid=one.tracking_uid, identifier=one.identifier) if one.tracking_uid else ()
+    item.ContentSequence = ContentSequence(
+        [
+            *tracking,
+            *_finding_sites(one),
+            *algorithm(one.finding.model, one.finding),
+            *(NumContentItem(relationship_type=of_finding, **number) for number in _number_of(one)),
+            *_cut_offs(one),
+            _measured_in(one.source, _frames(one.source, one.finding.frame)),
+        ]
+    )
+    return item
+
+
+def _measured_in(source: Source, frames: list[int] | None) -> ImageContentItem:
+    return _image_item(source, frames, codes.DCM.SourceOfMeasurement, _INFERRED_FROM)
+
+
+def _number_of(one: ReportedFinding) -> list[dict[str, object]]:
+    """The probability, one number or none."""
+    return [dict(zip(("name", "value", "unit"), one.number, strict=True))] if one.number else []
+
+
+def _cut_offs(one: ReportedFinding) -> list[ContentItem]:
+    """NUM, from which presence was inferred: no value that was measured."""
+    return [NumContentItem(*one.cut_off, relationship_type=_INFERRED_FROM)] if one.cut_off else []
+
+
+def _finding_sites(one: ReportedFinding) -> list[FindingSite]:
+    return [FindingSite(anatomic_location=one.sites[0], laterality=one.sites[1])] if one.sites else []
+
+
+def _measurement_group(report: Report, source: Source, tracked: TrackedMeasurement) -> Group:
+    """TID 1501: a group for one measurement of this image.
+
+    Values have their unit (UCUM), points are SCOORD: column and row in pixels of the image.
+    """
+    measurement = tracked.measurement
+    frames = _frames(source, measurement.frame)
+    read = measurement.model is None
+    model = measurement.model or next(iter(report.context.models), None)
+    number = Measurement(
+        name=concepts.coded(measurement.quantity),
+        value=measurement.value,
+        unit=concepts.coded(measurement.unit),
+        method=concepts.READ_FROM_IMAGE if read else None,
+        referenced_coordinates=[
+            CoordinatesForMeasurement(
+                graphic_type=GraphicTypeValues.POLYLINE,
+                graphic_data=line,
+                source_image=SourceImageForRegion.from_source_image(source.stand_in, frames),
+            )
+            for line in tracked.lines
+        ],
+    )
+    group = MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(uid=tracked.tracking_uid, identifier=tracked.identifier),
+        source_images=[SourceImageForMeasurementGroup.from_source_image(source.stand_in, frames)],
+        finding_type=concepts.BURNED_IN_MEASUREMENT if read else codes.SCT.AnatomicalStructure,
+        finding_sites=[FindingSite(concepts.coded(measurement.site))] if measurement.site else None,
+        algorithm_id=algorithm(model) if model else None,
+        measurements=[number],
+    )
+    if measurement.fetus:
+        tracking, about = group[0].ContentSequence[:2], group[0].ContentSequence[2:]
+        subject = concepts.subject_context(measurement.fetus)
+        group[0].ContentSequence = ContentSequence([*tracking, *subject, *about])
+    return group
+
+
+def _previous(previous: PreviousImage) -> ContainerContentItem:
+    """The container that quotes the earlier report on one earlier image."""
+    mode, document = DicomCode("121001", "DCM", "Quotation Mode"), DicomCode("121003", "DCM", "Document")
+    quoted_source, report = DicomCode("121002", "DCM", "Quoted Source"), previous.report
+    said = [
+        (
+            one,
+            NumContentItem(
+                _coded(one.code, one.meaning), one.value, _coded(one.unit), relationship_type=_CONTAINS
+            ),
+        )
+        for one in previous.numbers
+    ] + [
+        (one, CodeContentItem(_coded(one.code, one.meaning), concepts.DECISIONS[one.decision], _CONTAINS))
+        for one in previous.findings
+    ]
+    for one, item in said:
+        item.ContentSequence = ContentSequence(list(_about(one, previous)))
+    items = [
+        CodeContentItem(mode, document, _CONTEXT),
+        CompositeContentItem(quoted_source, report.sop_class_uid, report.uid, _CONTEXT),
+        *TimePointContext(time_point=previous.on.isoformat()),
+        *(item for _, item in said),
+    ]
+    return _container(DicomCode("121068", "DCM", "Previous Findings"), items)
+
+
+def _about(one: StatedFinding | StatedNumber, previous: PreviousImage) -> Iterator[ContentItem]:
+    """The tracking UID that it has in the quoted report, the model that said it, and the image."""
+    if one.tracking_uid:
+        yield UIDRefContentItem(codes.DCM.TrackingUniqueIdentifier, one.tracking_uid, _CONTEXT)
+    if one.model:
+        name = DicomCode("111001", "DCM", "Algorithm Name")
+        yield TextContentItem(name, one.model, RelationshipTypeValues.HAS_CONCEPT_MOD)
+    image = previous.image
+    measured = codes.DCM.SourceOfMeasurement
+    yield ImageContentItem(measured, image.sop_class_uid, image.uid, relationship_type=_INFERRED_FROM)
+
+
+def _coded(code: tuple[str, str], meaning: str = "") -> CodedConcept:
+    return CodedConcept(*code, meaning or code[0])
+
+
+# PS3.16 TID 1500: the containers and the concepts that are read here.
+_MEASUREMENT_GROUP, _FINDING, _TRACKING_UID = "125007", "121071", "112040"
+_SITE, _LATERALITY = "363698007", "272741003"
+_ALGORITHM_NAME, _ALGORITHM_VERSION = "111001", "111003"
+_DECISIONS = {code.value: decision for decision, code in concepts.DECISIONS.items()} | {
+    codes.SCT.Present.value: Decision.PRESENT
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StatedReport:
+    """What a report says, each finding and number with its image.
+
+    ``conclusion``: "" without one. ``statement``: the sentence that names the models and says that the report
+    is not for diagnostic use.
+    """
+
+    findings: Sequence[StatedFinding]
+    numbers: Sequence[StatedNumber]
+    conclusion: str
+    statement: str
+
+    @property
+    def short_result(self) -> tuple[str, ...]:
+        """The lines of the conclusion without the sentences on burned-in text."""
+        lines = self.conclusion.splitlines()
+        return tuple(line for line in lines if not line.startswith(BURNED_IN_HEAD))
+
+
+def stated(report: Path | BinaryIO | Dataset) -> StatedReport:
+    """The content of a TID 1500 report, in its order."""
+    document = report if isinstance(report, Dataset) else dcmread(report)
+    findings: list[StatedFinding] = []
+    numbers: list[StatedNumber] = []
+    for group in _containers(document, _MEASUREMENT_GROUP):
+        items = _below(group)
+        if decided := list(filter(_decides, items)):
+            findings += _of_group(group, items, decided)
+        else:
+            numbers += [_number(item, items, group) for item in items if _is_number(item)]
+    for container in _containers(document, concepts.QUALITATIVE_EVALUATIONS.value):
+        # CODE "finding = present / absent / undetermined", with what belongs to it below it.
+        for item in filter(_decides, _below(container)):
+            findings.append(_finding(_name(item), item, _below(item), _image(item), _numbers(_below(item))))
+    texts = [item for item in _below(document) if item.ValueType == "TEXT"]
+    conclusion, statements = (
+        [str(item.TextValue) for item in texts if name_of(item) == code.value]
+        for code in (codes.DCM.Conclusion, codes.DCM.Comment)
+    )
+    return StatedReport(findings, numbers, " ".join(conclusion), next(iter(statements), ""))
+
+
+def findings(report: Path) -> list[dict[str, Any]]:
+    """The findings of a report as rows of a page: name, code, decision, the concept of its presence, sites,
+    numbers, region, model and UID.
+    """
+    return [
+        {
+            "finding": one.meaning,
+            "code": list(one.code),
+            "decision": one.decision.value,
+            "presence": one.presence,
+            "sites": one.sites,
+            "numbers": one.numbers,
+            "region": one.places[0][-1] if one.places else [],
+            "model": one.model,
+            "tracking_uid": one.tracking_uid,
+        }
+        for one in stated(report).findings
+    ]
+
+
+def measurements(report: Path) -> list[dict[str, Any]]:
+    """The measurements of a report that belong to no finding: name, number, model."""
+    return [
+        {
+            "name": one.meaning,
+            "site": ", ".join(meaning for _, _, meaning in one.sites),
+            "number": f"{one.value} {one.unit[0]}",
+            "model": one.model,
+        }
+        for one in stated(report).numbers
+    ]
+
+
+def places(report: Path) -> list[dict[str, Any]]:
+    """The regions in a report: name, decision ("" for a measurement), image, frames, points.
+
+    ``frames`` is [] for all frames. ``number``: of a measurement its value; of a finding such as "83 %
+    (cut-off 41 %)", "" where it is not clear which.
+    """
+    read = stated(report)
+    about: list[tuple[StatedFinding | StatedNumber, str, str]]
+    about = [(one, one.decision.value, _probability(one.numbers)) for one in read.findings]
+    about += [(one, "", f"{one.value} {one.unit[0]}") for one in read.numbers]
+    return [
+        {
+            "finding": one.meaning,
+            "decision": decision,
+            "number": number,
+            "image": image,
+            "frames": frames,
+            "points": points,
+        }
+        for one, decision, number in about
+        for image, frames, points in one.places
+    ]
+
+
+def conclusion(report: Path) -> str:
+    """The report's conclusion, "" if it has none."""
+    return stated(report).conclusion
+
+
+def _of_group(group: Dataset, items: list[Dataset], decided: list[Dataset]) -> Iterator[StatedFinding]:
+    """Each finding; of a summary on several, each with the number at its place."""
+    numbers = _numbers([*items, *(below for item in decided for below in _below(item))])
+    subject = next((_value(item) for item in items if _is_coded(item) and name_of(item) == _FINDING), None)
+    for place, item in enumerate(decided):
+        own = dict(list(numbers.items())[place : place + 1]) if len(numbers) == len(decided) else {}
+        name = _name(item)
+        if subject is not None and name_of(item) == concepts.PRESENCE.value:
+            name = subject
+        mine = numbers if len(decided) == 1 else own
+        yield _finding(name, item, items, _image(group), mine, list(_places(group)))
+
+
+def _finding(
+    name: Dataset,
+    decided: Dataset,
+    items: list[Dataset],
+    image: str,
+    numbers: Mapping[str, str],
+    places: Sequence[StatedPlace] = (),
+) -> StatedFinding:
+    presence = _value(decided)
+    return StatedFinding(
+        image,
+        _code(name),
+        str(name.CodeMeaning),
+        _DECISIONS[presence.CodeValue],
+        _model(items),
+        _tracking_uid(items),
+        _stated_code(presence),
+        _sites(items),
+        numbers,
+        places,
+    )
+
+
+def _number(item: Dataset, beside: list[Dataset], group: Dataset) -> StatedNumber:
+    [measured] = item.MeasuredValueSequence
+    return StatedNumber(
+        _image(group),
+        _code(_name(item)),
+        str(_name(item).CodeMeaning),
+        float(measured.NumericValue),
+        _code(measured.MeasurementUnitsCodeSequence[0]),
+        _model(beside),
+        _tracking_uid(beside),
+        _sites(beside),
+        # The Subject ID of the group (TID 1008), "" where it is about the patient.
+        _texts(beside).get(codes.DCM.SubjectID.value, ""),
+        list(_places(group)),
+    )
+
+
+def _below(item: Dataset) -> list[Dataset]:
+    return list(item.get("ContentSequence", ()))
+
+
+def _image(item: Dataset) -> str:
+    """SOP Instance UID of the image that is named first in a content item, "" where there is none."""
+    for child in _below(item):
+        uid = child.ReferencedSOPSequence[0].ReferencedSOPInstanceUID if child.ValueType == "IMAGE" else ""
+        if uid := str(uid or _image(child)):
+            return uid
+    return ""
+
+
+def _places(item: Dataset) -> Iterator[StatedPlace]:
+    """The SCOORD items below this one."""
+    for child in _below(item):
+        if child.ValueType == "SCOORD":
+            image = child.ContentSequence[0].ReferencedSOPSequence[0]
+            points = [float(value) for value in child.GraphicData]
+            yield (
+                str(image.ReferencedSOPInstanceUID),
+                [int(one) for one in listed(image.get("ReferencedFrameNumber"))],
+                list(zip(points[::2], points[1::2], strict=True)),
+            )
+        else:
+            yield from _places(child)
+
+
+def _probability(numbers: Mapping[str, str]) -> str:
+    """A probability with its cut-off, or the one number; "" where it is not clear which."""
+    cut_offs = [value for name, value in numbers.items() if name.startswith("AI cut-off")]
+    others = [value for name, value in numbers.items() if not name.startswith("AI cut-off")]
+    return " ".join([*others, *(f"(cut-off {value})" for value in cut_offs)]) if len(others) == 1 else ""
+
+
+def _code(concept: Dataset) -> tuple[str, str]:
+    """Value and scheme."""
+    value = concept.get("CodeValue") or concept.get("LongCodeValue") or concept.get("URNCodeValue")
+    return str(value or ""), str(concept.get("CodingSchemeDesignator") or "")
+
+
+def _stated_code(concept: Dataset) -> StatedCode:
+    return *_code(concept), str(concept.get("CodeMeaning") or "")
+
+
+def _sites(items: list[Dataset]) -> tuple[StatedCode, ...]:
+    """The finding site (TID 1410, TID 1501), then its laterality where one is stated."""
+    return tuple(
+        _stated_code(_value(item))
+        for site in items
+        if _is_coded(site) and name_of(site) == _SITE
+        for item in (site, *_below(site))
+        if item is site or (_is_coded(item) and name_of(item) == _LATERALITY)
+    )
+
+
+def _texts(items: list[Dataset]) -> dict[str, str]:
+    """Texts by the code of their concept."""
+    return {name_of(item): str(item.TextValue) for item in items if item.ValueType == "TEXT"}
+
+
+def _numbers(items: list[Dataset]) -> dict[str, str]:
+    """Number and unit by the name of the concept."""
+    return {
+        str(
+            _name(item).CodeMeaning
+        ): f"{measured.NumericValue} {_code(measured.MeasurementUnitsCodeSequence[0])[0]}"
+        for item in filter(_is_number, items)
+        for measured in item.MeasuredValueSequence[:1]
+    }
+
+
+def _is_number(item: Dataset) -> bool:
+    return bool(item.ValueType == "NUM" and item.get("MeasuredValueSequence"))
+
+
+def _is_coded(item: Dataset) -> bool:
+    return bool(item.ValueType == "CODE" and item.get("ConceptCodeSequence"))
+
+
+def _decides(item: Dataset) -> bool:
+    """Whether it says present, absent or undetermined."""
+    return _is_coded(item) and _value(item).CodeValue in _DECISIONS
+
+
+def _model(items: list[Dataset]) -> str:
+    """Name and version of the algorithm (TID 4019), "" where the group names none."""
+    named = _texts(items)
+    return f"{named.get(_ALGORITHM_NAME, '')} {named.get(_ALGORITHM_VERSION, '')}".strip()
+
+
+def _tracking_uid(items: list[Dataset]) -> str:
+    """The tracking UID of this finding (TID 4108); "" where it has none, such as an absent finding."""
+    uids = {name_of(item): str(item.UID) for item in items if item.ValueType == "UIDREF"}
+    return uids.get(_TRACKING_UID, "")
+
+
+def _containers(item: Dataset, code: str) -> list[Dataset]:
+    if name_of(item) == code:
+        return [item]
+    return [found for child in _below(item) for found in _containers(child, code)]
+
+
+def _name(item: Dataset) -> Dataset:
+    """Its concept, as a code."""
+    code: Dataset = item.ConceptNameCodeSequence[0]
+    return code
+
+
+def _value(item: Dataset) -> Dataset:
+    """The code that it states."""
+    code: Dataset = item.ConceptCodeSequence[0]
+    return code

@@ -1,1 +1,0 @@
-"""The report: Comprehensive 3D SR by TID 1500."""

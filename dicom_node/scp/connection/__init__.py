@@ -1,1 +1,0 @@
-"""The connection of one association: reading of PDUs, deadlines and limits."""
