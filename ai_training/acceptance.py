@@ -29,7 +29,7 @@ from ai_training.calibration import THRESHOLDS, calibrated, prevalence, probabil
 from ai_training.cards import changed_card, weights_row
 from ai_training.chest.gates import TRUE_POSITIVE_RATE, directions_of
 from ai_training.chest.ship import known_only
-from ai_training.conversion.first_card import NO_GATE, NOT_ACCEPTED, USE
+from ai_training.convert import NO_GATE, NOT_ACCEPTED, USE
 from ai_training.evaluation import operating_points
 from ai_training.evaluation.figures import (
     CURVES,

@@ -22,7 +22,7 @@ from ai_training.base import DataMissing, Report, followed, silent
 from ai_training.cards import new_card
 from ai_training.engine import Recipe, RecipeRun, Validation, input_of
 from ai_training.metrics import agreement, dice, mean_of
-from ai_training.networks.backbones import DEFAULT_START, StartWeights
+from ai_training.networks.backbones import StartWeights
 from ai_training.networks.efficientnet import NAME
 from ai_training.networks.outlines import (
     ORGANS,
@@ -206,17 +206,12 @@ TOLERANCE = 0.03
 """Largest difference of the ratio between two variants of the picture."""
 
 
-def write_card(
-    folder: Path, training: Mapping[str, Any], backbone: str = NAME, start: StartWeights = DEFAULT_START
-) -> Path:
-    """Write the card beside the weights of a network on ``backbone``.
-
-    ``ai-pipeline evaluate anatomy`` adds the test figures.
-    """
+def write_card(folder: Path, training: Mapping[str, Any]) -> Path:
+    """Write the card beside the weights; ``ai-pipeline evaluate anatomy`` adds the test figures."""
     about = {
         "task": "outlines of heart and lungs in frontal chest X-rays, for the cardiothoracic ratio",
-        "architecture": "anatomy-unet" if backbone == NAME else f"anatomy-unet on {backbone}",
-        "licence": start.licence_of(backbone, "trunk"),
+        "architecture": "anatomy-unet",
+        "licence": StartWeights().licence_of(NAME, "trunk"),
         "intended_use": (
             "To measure the cardiothoracic ratio of upright frontal chest X-rays of adults, by lines that a "
             "reader checks. Comparable on PA films only."
@@ -238,7 +233,7 @@ def write_card(
         },
         "anatomy": {"organs": list(ORGANS), "tolerance": TOLERANCE},
         "calibration": {"calibrated": False, "method": "none: outlines, no probabilities"},
-        "training": {**training, "start": start.described(backbone)},
+        "training": {**training, "start": StartWeights().described(NAME)},
     }
     made_by = "Model card of the network that outlines heart and lungs: `ai-pipeline train anatomy`."
     return new_card(folder, ID, made_by, "anatomy", about, tables)
@@ -253,8 +248,6 @@ class AnatomyRecipe(Recipe):
     """The settings of a run. ``dice_weight``: weight of the Dice loss against the cross-entropy."""
 
     iterations: int = 2000
-    backbone: str = NAME
-    start: StartWeights = DEFAULT_START
     batch: int = 8
     augment: Augment = field(default_factory=Augment)
     weight_decay: float = 0.02
@@ -275,7 +268,7 @@ def train(
     export_outlines(graph, (SIDE, SIDE), ("organs",), out / f"{ID}.onnx")
     learned = [f"{anatomy_set(data).title} (train): masks of heart and lungs"]
     training = {"data": learned, "recipe": recipe.described(), "chosen": run.best}
-    return write_card(out, training, recipe.backbone, recipe.start)
+    return write_card(out, training)
 
 
 def loss_of(logits: Tensor, organs: Tensor, dice_weight: float) -> Tensor:
@@ -302,7 +295,7 @@ class _AnatomyRun(RecipeRun[AnatomyRecipe]):
         self.validation = [(values, organs, ratio(organs)) for values, organs in seen]
 
     def new_network(self) -> OutlineNetwork:
-        return outline_network(self.recipe.backbone, self.recipe.start, len(ORGANS), SIDE, SIDE)
+        return outline_network(len(ORGANS))
 
     def examples(self) -> AnatomyBatches:
         return AnatomyBatches(self.training, self.recipe.augment, self.recipe.batch, self.recipe.seed)

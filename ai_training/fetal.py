@@ -32,7 +32,7 @@ from ai_training.base import DataMissing, ExperimentError, Report, followed, sil
 from ai_training.cards import new_card
 from ai_training.engine import Recipe, RecipeRun, Validation, input_of
 from ai_training.metrics import agreement, dice, mean_of, patient_weights, share
-from ai_training.networks.backbones import DEFAULT_START, StartWeights
+from ai_training.networks.backbones import StartWeights
 from ai_training.networks.efficientnet import NAME
 from ai_training.networks.outlines import (
     HeadNetwork,
@@ -324,17 +324,12 @@ def write_card(
     folder: Path,
     limits: HeadLimits,
     training: Mapping[str, Any],
-    backbone: str = NAME,
-    start: StartWeights = DEFAULT_START,
 ) -> Path:
-    """Write the card beside the weights of a network on ``backbone``.
-
-    ``ai-pipeline evaluate fetal`` adds the test figures.
-    """
+    """Write the card beside the weights; ``ai-pipeline evaluate fetal`` adds the test figures."""
     about = {
         "task": "outline of a fetal head in ultrasound, for head circumference, BPD and OFD",
-        "architecture": "head-unet" if backbone == NAME else f"head-unet on {backbone}",
-        "licence": start.licence_of(backbone, "trunk"),
+        "architecture": "head-unet",
+        "licence": StartWeights().licence_of(NAME, "trunk"),
         "intended_use": (
             "To measure the head of a fetus in a still picture of the plane for biometry, by an ellipse that "
             "a sonographer checks."
@@ -353,7 +348,7 @@ def write_card(
             "calibrated": False,
             "method": "none: outlines, no probabilities; limits of the gate fitted on validation pictures",
         },
-        "training": {**training, "start": start.described(backbone)},
+        "training": {**training, "start": StartWeights().described(NAME)},
     }
     made_by = "Model card of the network that outlines fetal heads: `ai-pipeline train fetal`."
     return new_card(folder, ID, made_by, "head", about, tables)
@@ -369,8 +364,6 @@ class HeadRecipe(Recipe):
     """
 
     iterations: int = 2000
-    backbone: str = NAME
-    start: StartWeights = DEFAULT_START
     mix: HeadMix = field(default_factory=HeadMix)
     augment: HeadAugment = field(default_factory=HeadAugment)
     weight_decay: float = 0.02
@@ -403,7 +396,7 @@ class _HeadRun(RecipeRun[HeadRecipe]):
         self.data, self.validation = data, head_images(data, "val")
 
     def new_network(self) -> HeadNetwork:
-        return HeadNetwork(outline_network(self.recipe.backbone, self.recipe.start, 1, ROWS, COLUMNS))
+        return HeadNetwork(outline_network(1))
 
     def examples(self) -> HeadBatches:
         return HeadBatches(self.data, self.recipe.mix, self.recipe.augment, self.recipe.seed)
@@ -452,7 +445,7 @@ def train_and_ship(
     engine = OnnxRuntime(weights.read_bytes(), recipe.threads)
     limits = fit_limits(data, HeadModel(engine, OPEN, ModelRef(ID, "1", "", "")), report)
     training = {"data": learned_from(data), "recipe": recipe.described(), "chosen": run.best}
-    return write_card(out, limits, training, recipe.backbone, recipe.start)
+    return write_card(out, limits, training)
 
 
 BESIDE = f"{HEADS}, parts beside the head"

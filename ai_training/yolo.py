@@ -24,8 +24,8 @@ from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.inputs import prepare
 from ai_pipeline.models.registry import Card, Chain
 from ai_training.cards import strip
-from ai_training.conversion.foreign import offer_torchvision_operators
 from ai_training.networks.efficientnet import FINE, MIDDLE, from_arrays, parameters
+from ai_training.networks.foreign import offer_torchvision_operators
 from ai_training.sets.images import TruthBox, corners, read_grey
 
 FILE = "yolo.onnx"

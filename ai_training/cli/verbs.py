@@ -115,12 +115,6 @@ def train_ovarian(
             help="Passes over the training frames; the outline in proportion. Default: the shipped recipe's."
         ),
     ] = None,
-    backbone: console.Backbone = "efficientnet-lite0",
-    weights: console.StartFrom = "",
-    weights_licence: console.StartLicence = "",
-    frozen: Annotated[
-        int | None, typer.Option(help="First blocks of EfficientNet-Lite0 that do not learn; 0: none.")
-    ] = None,
     threads: console.NetworkThreads = 2,
 ) -> Path:
     """Train the classifier of ovarian frames: 5 folds by group, then on all frames; gate, outline, card.
@@ -132,12 +126,10 @@ def train_ovarian(
     import torch
 
     from ai_training.engine import CHECKPOINT
-    from ai_training.networks.backbones import StartWeights
     from ai_training.ovarian import fit
 
     torch.set_num_threads(threads)
-    start = StartWeights(weights, weights_licence)
-    recipe = fit.recipe(epochs=epochs, architecture=backbone, frozen=frozen, start=start)
+    recipe = fit.OvarianRecipe(epochs=epochs) if epochs else fit.OvarianRecipe()
     numbers = range(1, seeds + 1)
     fit.train(data, out, recipe, numbers, report=report)
     outline = fit.outline_recipe(epochs=recipe.epochs, threads=threads)
@@ -152,7 +144,7 @@ def _train_by_recipe(name: str, steps: int, about: str, recipe: str, trained: st
     def train(
         *,
         report: Report,
-        data: console.PublicData,
+        data: console.SetData,
         out: console.Out,
         iterations: console.Iterations = steps,
         seed: console.Seed = 1,
@@ -167,35 +159,6 @@ def _train_by_recipe(name: str, steps: int, about: str, recipe: str, trained: st
     verb(train_app, name)(train)
 
 
-def _train_on_backbone(name: str, steps: int, about: str, recipe: str, trained: str) -> None:
-    """:func:`_train_by_recipe` of a network that may be on any backbone."""
-
-    def train(
-        *,
-        report: Report,
-        data: console.SetData,
-        out: console.Out,
-        backbone: console.Backbone = "efficientnet-lite0",
-        weights: console.StartFrom = "",
-        weights_licence: console.StartLicence = "",
-        iterations: console.Iterations = steps,
-        seed: console.Seed = 1,
-        threads: console.NetworkThreads = 2,
-        workers: console.Workers = 1,
-        resume: console.Resume = False,
-    ) -> Path:
-        from ai_training.networks.backbones import StartWeights
-
-        start = StartWeights(weights, weights_licence)
-        how = resolve_name(recipe)(
-            iterations=iterations, seed=seed, threads=threads, workers=workers, backbone=backbone, start=start
-        )
-        return cast("Path", resolve_name(trained)(data, out, how, resume=resume, report=report))
-
-    train.__doc__ = f"{about}\n\nExample: ai-pipeline train {name} --data DIR --out runs/{name}"
-    verb(train_app, name)(train)
-
-
 _train_by_recipe(
     "marks",
     6000,
@@ -203,14 +166,14 @@ _train_by_recipe(
     "ai_training.ultrasound.marks:MarkRecipe",
     "ai_training.ultrasound.marks:train",
 )
-_train_on_backbone(
+_train_by_recipe(
     "anatomy",
     2000,
     "Train the network that outlines heart and lungs.",
     "ai_training.anatomy:AnatomyRecipe",
     "ai_training.anatomy:train",
 )
-_train_on_backbone(
+_train_by_recipe(
     "fetal",
     2000,
     "Train the network that outlines fetal heads, and fit its gate.",

@@ -20,8 +20,8 @@ from torch.nn.functional import avg_pool2d, interpolate
 from ai_pipeline.errors import CardError, ModelError
 from ai_pipeline.models.registry import Card
 from ai_training.base import CannotAdapt, DataMissing, ExperimentError
-from ai_training.conversion import foreign
-from ai_training.conversion.checkpoints import fill, read_weights
+from ai_training.networks import foreign
+from ai_training.networks.checkpoints import fill, read_weights
 from ai_training.networks.efficientnet import (
     NAME,
     PlacedClassifier,
@@ -81,9 +81,6 @@ class StartWeights:
         if self.of(backbone) == IMAGENET:
             return f"AGPL-3.0-or-later; {part} from ImageNet weights ({PACKAGE_LICENCE})"
         return f"{part} from {about['weights']}: {about['licence']}; what is ours: AGPL-3.0-or-later"
-
-
-DEFAULT_START = StartWeights()
 
 
 def imagenet_file(backbone: str) -> Path:
@@ -216,14 +213,6 @@ def unfilled(name: str, rows: int, columns: int) -> Pyramid:
         raise ExperimentError(f"--backbone {name}: {error}") from error
 
 
-def pyramid(name: str, start: StartWeights, rows: int, columns: int) -> Pyramid:
-    """:func:`unfilled`, filled with the weights to start from. Raises ExperimentError, DataMissing."""
-    made = unfilled(name, rows, columns)
-    if (path := start.path(name)) is not None:
-        fill_backbone(made, path, name)
-    return made
-
-
 def fill_backbone(backbone: nn.Module, path: Path, name: str) -> None:
     """Fill a :class:`Pyramid` or an EfficientNet-Lite with weights from a file; a head in the file is
     ignored.
@@ -235,7 +224,7 @@ def fill_backbone(backbone: nn.Module, path: Path, name: str) -> None:
 
 
 def fill_from(network: Any, path: Path, name: str, heads: Sequence[str]) -> tuple[str, ...]:
-    """Fill the network ``name`` from ``path``, except ``heads`` (:func:`.conversion.checkpoints.fill`).
+    """Fill the network ``name`` from ``path``, except ``heads`` (:func:`.checkpoints.fill`).
 
     Raises ExperimentError, DataMissing.
     """

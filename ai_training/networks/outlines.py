@@ -1,10 +1,10 @@
-"""A U-Net on the finer maps of a backbone: organs of a chest X-ray, the head of a fetus, the lesion of an
-ovary.
+"""A U-Net on the finer maps of EfficientNet-Lite0: organs of a chest X-ray, the head of a fetus,
+the lesion of an ovary.
 
 The last blocks (stride 32) are left out: they hold two thirds of the weights, and outlines do not need them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn.functional import interpolate
 
-from ai_training.base import ExperimentError
 from ai_training.cards import export
-from ai_training.networks.backbones import Pyramid, StartWeights, fill_backbone, pyramid
+from ai_training.networks.backbones import HEADS, fill_from, imagenet_file
 from ai_training.networks.efficientnet import NAME
 
 ORGANS = ("heart", "right lung", "left lung")
@@ -24,10 +23,8 @@ SIDE = 320
 """Rows and columns of the anatomy network's input."""
 SKIPS = {0: 16, 2: 24, 4: 40, 10: 112}
 """Block of EfficientNet-Lite0 → its channels, at strides 2, 4, 8 and 16."""
-WIDTHS = {16: 96, 8: 64, 4: 40, 2: 24}
-"""Stride → channels of the decoder."""
-DEEPEST, CONTEXT = 16, 112
-"""The coarsest stride that is read where a backbone has it, and the channels there."""
+CONTEXT = 112
+"""Channels at stride 16."""
 
 
 class OutlineNetwork(nn.Module):
@@ -40,29 +37,20 @@ class OutlineNetwork(nn.Module):
         trunk = EfficientNet.from_name(NAME, image_size=SIDE)
         self.stem, self.norm, self.act = trunk._conv_stem, trunk._bn0, trunk._swish
         self.blocks = nn.ModuleList(trunk._blocks[: max(SKIPS) + 1])
-        self._add_decoder(dict(zip((2, 4, 8, 16), SKIPS.values(), strict=True)), outlines)
-
-    def _add_decoder(self, channels: Mapping[int, int], outlines: int) -> None:
-        """``channels``: of the maps, by their stride; the decoder goes from the coarsest to stride 2."""
-        deepest = max(channels)
         # Dilated: each place sees the whole chest, which side is which among it.
-        self.context = nn.Sequential(_block(channels[deepest], CONTEXT, 2), _block(CONTEXT, CONTEXT, 4))
+        self.context = nn.Sequential(_block(SKIPS[10], CONTEXT, 2), _block(CONTEXT, CONTEXT, 4))
         below, blocks = CONTEXT, []
-        for stride in (stride for stride in WIDTHS if stride < deepest):
-            blocks.append(_block(below + channels.get(stride, 0), WIDTHS[stride]))
-            below = WIDTHS[stride]
+        for beside, width in ((SKIPS[4], 64), (SKIPS[2], 40), (SKIPS[0], 24)):
+            blocks.append(_block(below + beside, width))
+            below = width
         self.up = nn.ModuleList(blocks)
         self.head = nn.Conv2d(below, outlines, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.outline(*self.seen(images))
 
-    def seen(self, images: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
-        """Features at the coarsest stride ``[N, CONTEXT, rows / 16, columns / 16]``, and the maps of the
-        finer strides.
-
-        The maps begin with stride 2; a map is None where the backbone has none at that stride.
-        """
+    def seen(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Features ``[N, CONTEXT, rows / 16, columns / 16]``, and the maps at strides 2, 4 and 8."""
         x = self.act(self.norm(self.stem(images)))
         skips: list[Tensor] = []
         for index, block in enumerate(self.blocks):
@@ -71,58 +59,23 @@ class OutlineNetwork(nn.Module):
                 skips.append(x)
         return self.context(skips.pop()), skips
 
-    def outline(self, x: Tensor, skips: Sequence[Tensor | None]) -> Tensor:
+    def outline(self, x: Tensor, skips: Sequence[Tensor]) -> Tensor:
         """The logits from the two outputs of :meth:`seen`."""
         for block, skip in zip(self.up, reversed(skips), strict=True):
-            x = _doubled(x)
-            x = block(x if skip is None else torch.cat([x, skip], 1))
+            x = block(torch.cat([_doubled(x), skip], 1))
         return _doubled(self.head(x))
 
-    def load_trunk(self, checkpoint: Path) -> None:
-        """Load the trunk's weights from a file of EfficientNet-Lite0. Raises ExperimentError, DataMissing."""
-        with torch.random.fork_rng(devices=[]):  # what is built after this does not depend on the file
-            trunk = EfficientNet.from_name(NAME, image_size=SIDE)
-        fill_backbone(trunk, checkpoint, NAME)
-        self.stem.load_state_dict(trunk._conv_stem.state_dict())
-        self.norm.load_state_dict(trunk._bn0.state_dict())
-        for own, theirs in zip(self.blocks, trunk._blocks, strict=False):
-            own.load_state_dict(theirs.state_dict())
 
-
-class PyramidOutlines(OutlineNetwork):
-    """:class:`OutlineNetwork` on any backbone."""
-
-    def __init__(self, trunk: Pyramid, outlines: int) -> None:
-        nn.Module.__init__(self)
-        self.trunk = trunk
-        found = {
-            stride: channels
-            for stride, channels in zip(trunk.strides, trunk.channels, strict=True)
-            if stride >= 2 and stride & (stride - 1) == 0
-        }
-        if not found:
-            raise ExperimentError(f"outlines need maps of a stride of 2 to 32, not of {trunk.strides}")
-        self.deepest = DEEPEST if DEEPEST in found else max(found)
-        self._add_decoder({stride: found[stride] for stride in found if stride <= self.deepest}, outlines)
-
-    def seen(self, images: Tensor) -> tuple[Tensor, Sequence[Tensor | None]]:
-        maps = dict(zip(self.trunk.strides, self.trunk(images), strict=True))
-        finer = [maps.get(stride) for stride in sorted(WIDTHS) if stride < self.deepest]
-        return self.context(maps[self.deepest]), finer
-
-
-def outline_network(
-    backbone: str, start: StartWeights, outlines: int, rows: int, columns: int
-) -> OutlineNetwork:
-    """The network on ``backbone`` with the weights that it starts from.
-
-    Raises ExperimentError, DataMissing.
-    """
-    if backbone != NAME:
-        return PyramidOutlines(pyramid(backbone, start, rows, columns), outlines)
+def outline_network(outlines: int) -> OutlineNetwork:
+    """The network with ImageNet weights in its trunk. Raises ExperimentError, DataMissing."""
     network = OutlineNetwork(outlines)
-    if (path := start.path(NAME)) is not None:
-        network.load_trunk(path)
+    with torch.random.fork_rng(devices=[]):  # what is built after this does not depend on the file
+        trunk = EfficientNet.from_name(NAME, image_size=SIDE)
+    fill_from(trunk, imagenet_file(NAME), NAME, HEADS)
+    network.stem.load_state_dict(trunk._conv_stem.state_dict())
+    network.norm.load_state_dict(trunk._bn0.state_dict())
+    for own, theirs in zip(network.blocks, trunk._blocks, strict=False):
+        own.load_state_dict(theirs.state_dict())
     return network
 
 

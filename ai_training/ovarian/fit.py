@@ -46,12 +46,9 @@ from ai_training.engine import (
 )
 from ai_training.metrics import Interval
 from ai_training.networks.backbones import (
-    DEFAULT_START,
-    RANDOM,
-    Pyramid,
     StartWeights,
     fill_backbone,
-    pyramid,
+    imagenet_file,
 )
 from ai_training.networks.efficientnet import NAME, fuse
 from ai_training.networks.outlines import (
@@ -82,7 +79,7 @@ from ai_training.sets.ovarian import (
 class LiteTrunk(nn.Module):
     """EfficientNet-Lite0 without its head: ``[N, 3, size, size]`` → feature maps ``[N, C, h, w]``.
 
-    The stem and the first ``frozen`` blocks keep their weights and statistics (0: every layer learns).
+    The stem and the first ``frozen`` blocks keep their weights and statistics.
     """
 
     def __init__(self, size: int, frozen: int) -> None:
@@ -91,61 +88,37 @@ class LiteTrunk(nn.Module):
         self.channels = int(self.network._fc.in_features)
         self.network._fc = nn.Identity()
         self.frozen = frozen
-        for part in self._kept():
+        self._kept = [self.network._conv_stem, self.network._bn0, *self.network._blocks[:frozen]]
+        for part in self._kept:
             part.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        for part in self._kept():
+        for part in self._kept:
             part.eval()
         return self
 
     def lower(self, images: Tensor) -> Tensor:
-        """The output of the frozen layers; the images themselves if no layer is frozen."""
-        if not self.frozen:
-            return images
+        """The output of the frozen layers."""
+        net = self.network
         with torch.no_grad():
-            x = self._stem(images)
-            for block in self.network._blocks[: self.frozen]:
+            x = net._swish(net._bn0(net._conv_stem(images)))
+            for block in net._blocks[: self.frozen]:
                 x = block(x)
-        return x
+        return cast(Tensor, x)
 
     def upper(self, x: Tensor) -> Tensor:
         """The feature maps from the output of :meth:`lower`."""
         net = self.network
-        x = x if self.frozen else self._stem(x)
         for index, block in enumerate(net._blocks[self.frozen :], start=self.frozen):
             x = block(x, drop_connect_rate=0.2 * index / len(net._blocks))
         return cast(Tensor, net._swish(net._bn1(net._conv_head(x))))
-
-    def _stem(self, images: Tensor) -> Tensor:
-        net = self.network
-        return cast(Tensor, net._swish(net._bn0(net._conv_stem(images))))
-
-    def _kept(self) -> list[nn.Module]:
-        net = self.network
-        return [net._conv_stem, net._bn0, *net._blocks[: self.frozen]] if self.frozen else []
-
-
-class PyramidTrunk(nn.Module):
-    """Any other backbone, such as ``convnext_atto``; all of its layers learn."""
-
-    frozen = 0
-
-    def __init__(self, pyramid: Pyramid) -> None:
-        super().__init__()
-        self.network, self.channels = pyramid, pyramid.channels[-1]
-        self.lower = nn.Identity()  # no layer is frozen
-
-    def upper(self, x: Tensor) -> Tensor:
-        """The feature maps of images."""
-        return cast(Tensor, self.network(x)[-1])
 
 
 class CystClassifier(nn.Module):
     """Trunk, mean over its feature maps, linear head: ``logits [N, labels]``, ``features [N, C, h, w]``."""
 
-    def __init__(self, trunk: LiteTrunk | PyramidTrunk, labels: int, dropout: float = 0.3) -> None:
+    def __init__(self, trunk: LiteTrunk, labels: int, dropout: float = 0.3) -> None:
         super().__init__()
         self.trunk = trunk
         self.dropout = nn.Dropout(dropout)
@@ -417,15 +390,14 @@ Both = tuple[Tensor, Tensor]
 class OvarianRecipe:
     """All settings of a run.
 
-    ``start``: the weights that ``architecture`` starts from; ``epochs``: passes over its training frames;
+    ``epochs``: passes over its training frames;
     ``frozen``: first blocks of EfficientNet-Lite0 that keep their weights; ``balance``: exponent of a class's
     count by which its frames are drawn less often (0: all frames equally often, 1: all classes equally
-    often). The frozen part runs on ``copies`` of each frame, once for all runs (0: a new copy in every step).
+    often). The frozen part runs on ``copies`` of each frame, once for all runs.
     For a copy: ``rotation`` in degrees, the rest as shares of the picture or of its grey levels.
     """
 
     architecture: str = NAME
-    start: StartWeights = DEFAULT_START
     size: int = 192
     frozen: int = 11
     epochs: float = 16.0
@@ -460,7 +432,7 @@ def train(
 
     ``pixels``: reduced pictures ``[N, side, side]`` to use in place of the frames.
 
-    If the recipe keeps augmented copies, all seeds share them. Each run writes ``best.pt``, and for a fold
+    All seeds share the augmented copies. Each run writes ``best.pt``, and for a fold
     ``validation.npz`` with ``rows`` and ``logits`` of its frames. Raises DataMissing, or ExperimentError if a
     folder holds a run of another recipe.
     """
@@ -468,7 +440,7 @@ def train(
     fold = folds(frames)
     if pixels is None:
         pixels = reduced([frame.rgb() for frame in frames])
-    seen = _seen_copies(pixels, recipe, report) if recipe.copies else None
+    seen = _seen_copies(pixels, recipe, report)
     for seed, name in product(seeds, runs):
         folder, own = out / f"seed-{seed}" / name, replace(recipe, seed=seed)
         run = _OvarianRun(folder, own, pixels, frames, _outside(name, fold), seen)
@@ -481,42 +453,16 @@ def _outside(run: str, fold: Ints) -> npt.NDArray[np.bool_]:
     return np.asarray(fold == (-1 if run == ALL else int(run)))
 
 
-def recipe(
-    *,
-    epochs: float | None = None,
-    architecture: str | None = None,
-    frozen: int | None = None,
-    start: StartWeights = DEFAULT_START,
-) -> OvarianRecipe:
-    """The shipped recipe with the given changes. If no block is frozen, every step uses new copies."""
-    made = OvarianRecipe()
-    architecture = architecture or made.architecture
-    kept = 0 if architecture != NAME else made.frozen if frozen is None else frozen
-    copies = made.copies if kept else 0
-    return replace(
-        made,
-        architecture=architecture,
-        start=start,
-        frozen=kept,
-        copies=copies,
-        epochs=epochs or made.epochs,
-    )
-
-
 def new_classifier(recipe: OvarianRecipe) -> CystClassifier:
-    """The network of ``recipe`` before its first step. Raises ExperimentError, DataMissing."""
-    architecture, size = recipe.architecture, recipe.size
-    if architecture != NAME:
-        return CystClassifier(PyramidTrunk(pyramid(architecture, recipe.start, size, size)), len(LABELS))
-    trunk = LiteTrunk(size, recipe.frozen)
-    if (path := recipe.start.path(NAME)) is not None:
-        fill_backbone(trunk.network, path, NAME)
+    """The network of ``recipe`` before its first step, with ImageNet weights. Raises ExperimentError."""
+    trunk = LiteTrunk(recipe.size, recipe.frozen)
+    fill_backbone(trunk.network, imagenet_file(NAME), NAME)
     return CystClassifier(trunk, len(LABELS))
 
 
 def trained_classifier(folder: Path, recipe: OvarianRecipe) -> CystClassifier:
     """The network of a run in ``folder``, ready for inference."""
-    return best_of(new_classifier(replace(recipe, start=StartWeights(RANDOM))), folder)
+    return best_of(new_classifier(recipe), folder)
 
 
 def ensemble(out: Path, recipe: OvarianRecipe, seeds: Sequence[int], name: str) -> CystEnsemble:
@@ -552,16 +498,12 @@ def outputs_above(network: CystEnsemble, lower: Sequence[Both]) -> tuple[Floats,
 
 
 class OvarianBatches(Dataset[tuple[Tensor, Tensor]]):
-    """Batch i of a run: images ``[B, 3, size, size]`` and labels ``[B]``, drawn from (seed, i) alone.
-
-    If ``seen [N, copies, C, h, w]`` is given, batches hold these outputs of the frozen layers in place of
-    images.
+    """Batch i of a run: outputs of the frozen layers ``[B, C, h, w]``, of ``seen [N, copies, C, h, w]``, and
+    labels ``[B]``, drawn from (seed, i) alone.
     """
 
-    def __init__(
-        self, recipe: OvarianRecipe, pixels: Grey, labels: Ints, rows: Ints, seen: Tensor | None
-    ) -> None:
-        self._recipe, self._pixels, self._labels, self._rows, self._seen = recipe, pixels, labels, rows, seen
+    def __init__(self, recipe: OvarianRecipe, labels: Ints, rows: Ints, seen: Tensor) -> None:
+        self._recipe, self._labels, self._rows, self._seen = recipe, labels, rows, seen
         odds = np.bincount(labels[rows], minlength=len(LABELS))[labels[rows]] ** -recipe.balance
         self._odds = odds / odds.sum()
 
@@ -569,11 +511,8 @@ class OvarianBatches(Dataset[tuple[Tensor, Tensor]]):
         random = np.random.default_rng((self._recipe.seed, iteration))
         rows = random.choice(self._rows, self._recipe.batch, p=self._odds)
         labels = torch.from_numpy(self._labels[rows])
-        if self._seen is not None:
-            chosen = random.integers(self._recipe.copies, size=len(rows))
-            return self._seen[rows, chosen].float(), labels
-        copies = np.stack([augmented(self._pixels[row], self._recipe, random) for row in rows])
-        return torch.from_numpy(normalise(copies, MEAN, SCALE)), labels
+        chosen = random.integers(self._recipe.copies, size=len(rows))
+        return self._seen[rows, chosen].float(), labels
 
 
 def _seen_copies(pixels: Grey, recipe: OvarianRecipe, report: Report) -> Tensor:
@@ -634,7 +573,7 @@ class _OvarianRun(TrainingRun):
         pixels: Grey,
         frames: Sequence[OvarianFrame],
         held_out: npt.NDArray[np.bool_],
-        seen: Tensor | None,
+        seen: Tensor,
     ) -> None:
         seed_all(recipe.seed)
         self.recipe, self.pixels, self.seen = recipe, pixels, seen
@@ -653,14 +592,14 @@ class _OvarianRun(TrainingRun):
         super().__init__(out, json.dumps(asdict(recipe)), plan, network)
 
     def examples(self) -> OvarianBatches:
-        return OvarianBatches(self.recipe, self.pixels, self.labels, self.rows, self.seen)
+        return OvarianBatches(self.recipe, self.labels, self.rows, self.seen)
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch
         images = images.contiguous(memory_format=torch.channels_last)
         network = cast(CystClassifier, self.network)
         with self.autocast():
-            logits, _ = network(images) if self.seen is None else network.upper(images)
+            logits, _ = network.upper(images)
         return cross_entropy(logits.float(), labels, label_smoothing=self.recipe.smoothing)
 
     def validate(self) -> Validation:
@@ -762,7 +701,7 @@ class _OutlineRun(RecipeRun[OutlineRecipe]):
         self.checked = pairs_of([frame for frame in frames if frame.split == "val"])
 
     def new_network(self) -> OutlineNetwork:
-        network = outline_network(NAME, DEFAULT_START, OUTLINES, self.recipe.size, self.recipe.size)
+        network = outline_network(OUTLINES)
         for part in (network.stem, network.norm, *network.blocks[: self.recipe.frozen]):
             part.requires_grad_(False)
         return network
@@ -871,8 +810,7 @@ def write_card(
     about = {
         "task": "eight classes of the ovary or its lesion in single ultrasound frames, and its outline",
         "architecture": f"{recipe.architecture} with a head for eight classes; outline: anatomy-unet",
-        "licence": recipe.start.licence_of(recipe.architecture, "trunks")
-        + ("" if recipe.start == DEFAULT_START else "; outline from ImageNet weights (Apache-2.0)"),
+        "licence": StartWeights().licence_of(NAME, "trunks"),
         "intended_use": (
             "Research and development: to show a second diagnostic pipeline at work on ultrasound frames of "
             "the female pelvis. Not for diagnostic use, not for triage, not to exclude cancer."
@@ -918,8 +856,8 @@ def write_card(
             "seeds": len(held_out.logits),
             "views": "picture and mirror image, the mean of their logits",
             "held_out_looks": LOOKS,
-            "start": recipe.start.described(recipe.architecture),
-            "recipe": {name: value for name, value in asdict(recipe).items() if name != "start"},
+            "start": StartWeights().described(NAME),
+            "recipe": asdict(recipe),
             "outline": outline.described(),
         },
     }

@@ -34,7 +34,6 @@ from ai_training.chest.fit import (
     laid_over,
     read_table,
 )
-from ai_training.conversion.foreign import timm_network, torchvision_network
 from ai_training.engine import BEST, CHECKPOINT, Plan, TrainingRun, Validation, seed_all
 from ai_training.networks.backbones import (
     HEADS,
@@ -48,6 +47,7 @@ from ai_training.networks.backbones import (
     set_drop_connect,
 )
 from ai_training.networks.efficientnet import PlacedNetwork
+from ai_training.networks.foreign import timm_network, torchvision_network
 from ai_training.sets.chest import chest_set, label_matrix, reduced_images
 from ai_training.sets.images import LABELS, ChestImage
 

@@ -16,10 +16,10 @@ from ai_pipeline.models.engine import OnnxRuntime, load
 from ai_pipeline.networks.heads import COLUMNS, ROWS, HeadModel
 from ai_training import anatomy, fetal
 from ai_training.base import CannotAdapt, DataMissing, ExperimentError, UnreadableCheckpoint
-from ai_training.conversion.checkpoints import fill, read_weights
-from ai_training.conversion.foreign import timm_network
-from ai_training.networks.backbones import StartWeights, classifier, pyramid, torch_network
+from ai_training.networks.backbones import StartWeights, classifier, torch_network
+from ai_training.networks.checkpoints import fill, read_weights
 from ai_training.networks.efficientnet import OUTPUTS
+from ai_training.networks.foreign import timm_network
 from ai_training.networks.outlines import ORGANS, SIDE, HeadNetwork, OutlineNetwork
 from tests.unit.ai_pipeline.fetal_head.test_fetal_head import LIMITS, REF, by_brightness
 from tests.unit.ai_training import published_lab as lab
@@ -241,7 +241,7 @@ def test_a_file_of_the_user_is_opened_by_torch_s_reader_of_numbers_alone(tmp_pat
     with pytest.raises(UnreadableCheckpoint, match=r"text\.pt"):
         read_weights(tmp_path / "text.pt")
     with pytest.raises(DataMissing, match=r"gone\.pt is missing"):
-        pyramid("timm/test_convnext", StartWeights(str(tmp_path / "gone.pt")), 64, 64)
+        classifier("timm/test_convnext", StartWeights(str(tmp_path / "gone.pt")), 2, 64)
 
 
 def test_a_transformer_s_places_are_resized_and_another_network_is_refused(tmp_path: Path) -> None:
@@ -249,14 +249,14 @@ def test_a_transformer_s_places_are_resized_and_another_network_is_refused(tmp_p
     save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "vit.safetensors")
     start = StartWeights(str(tmp_path / "vit.safetensors"))
 
-    made: Any = pyramid("timm/test_vit", start, 64, 96)
+    made: Any = classifier("timm/test_vit", start, 2, 64).backbone
 
     assert torch.equal(made.network.blocks[0].attn.qkv.weight, state["blocks.0.attn.qkv.weight"])
     assert made.network.pos_embed.shape != state["pos_embed"].shape
     with pytest.raises(ExperimentError, match=r"vit\.safetensors does not hold .*test_convnext: \d+ of"):
-        pyramid("timm/test_convnext", start, 64, 64)
+        classifier("timm/test_convnext", start, 2, 64)
     with pytest.raises(ExperimentError, match="no package has ImageNet weights of resnet18"):
-        pyramid("resnet18", StartWeights("imagenet"), 64, 64)
+        classifier("resnet18", StartWeights("imagenet"), 2, 64)
 
 
 def test_norms_that_a_file_has_folded_are_restored_without_another_answer() -> None:

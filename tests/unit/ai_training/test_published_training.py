@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from ai_pipeline.chest.classifier import BoxTemplates
 from ai_pipeline.cli import app, mount_commands
-from ai_training.conversion.foreign import timm_network
+from ai_training.networks.foreign import timm_network
 from ai_training.sets.images import LABELS, rows
 from tests.unit.ai_pipeline.models.store_lab import ended
 from tests.unit.ai_training import published_lab as lab
@@ -122,7 +122,9 @@ def test_a_published_set_alone_becomes_a_model(
     kind: str, made: Callable[[Path], Path], how: str, card: str, taught_by: str, tmp_path: Path
 ) -> None:
     words = ("--data", made(tmp_path / "set"), "--out", tmp_path / "run", "--threads", 1, *how.split())
-    command("train", kind, *words, *on_backbone(tmp_path))
+    torch.manual_seed(1)  # after two steps some networks outline no head, and cannot be shipped
+    command("train", kind, *words)
     found = added(tmp_path / "run" / f"{card}.toml", tmp_path / "models")
-    assert starts_from_the_file(found) and found["training"]["data"][0].startswith(taught_by)
+    assert found["training"]["start"]["weights"].startswith("ImageNet, of the package")
+    assert found["training"]["data"][0].startswith(taught_by)
     assert kind != "ovarian" or (found["training"]["frames"], found["training"]["groups"]) == (48, 46)

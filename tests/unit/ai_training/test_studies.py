@@ -41,9 +41,9 @@ from ai_pipeline.chest.anatomy import Anatomy, Completeness, Edge, Judge
 from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose
 from ai_pipeline.models import registry
 from ai_training.base import DataMissing, ExperimentError
-from ai_training.conversion.foreign import torchvision_network
 from ai_training.fetal import HEADS
 from ai_training.networks.backbones import Perception
+from ai_training.networks.foreign import torchvision_network
 from ai_training.networks.outlines import HeadNetwork
 from ai_training.sets.chest import label_matrix
 from ai_training.sets.images import LABELS, ChestImage

@@ -1,6 +1,5 @@
 """Training of the ovarian model on drawn frames: folds by group, one held-out score each, export, figures."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,7 +11,7 @@ from torch.export import Dim
 
 from ai_pipeline.models.registry import find
 from ai_pipeline.ovarian.classifier import OvarianClassifier
-from ai_training.base import DataMissing, ExperimentError
+from ai_training.base import DataMissing
 from ai_training.cards import export, store_in_half
 from ai_training.ovarian import evaluate, fit
 from ai_training.sets.ovarian import FOLDS, LABELS, folds, ovarian_frames, reduced
@@ -53,15 +52,6 @@ def test_each_fold_is_scored_by_a_network_that_has_not_seen_it(data: Path, tmp_p
     network = fit.ensemble(tmp_path, SMALL, [1], "0")
     pixels = reduced([frame.rgb() for frame in frames])[folds(frames) == 0]
     assert np.allclose(fit.outputs_of(network, pixels, SMALL.size)[0], logits, atol=1e-4)
-
-
-def test_a_network_of_timm_learns_from_scratch_by_the_same_recipe() -> None:
-    recipe = fit.recipe(architecture="convnext_atto")
-    logits, features = fit.new_classifier(replace(recipe, size=64))(torch.zeros(2, 3, 64, 64))
-    assert (recipe.frozen, recipe.copies) == (0, 0)
-    assert (logits.shape, features.shape) == ((2, len(LABELS)), (2, 320, 2, 2))
-    with pytest.raises(ExperimentError, match="knows no network"):
-        fit.new_classifier(replace(recipe, architecture="resnet_of_nobody"))
 
 
 @pytest.fixture(scope="module")

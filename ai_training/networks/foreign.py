@@ -1,4 +1,4 @@
-"""Networks of timm and torchvision, and the networks that wrap them when they are converted."""
+"""Networks of timm and torchvision, with the maps that a card can name."""
 
 import re
 import sys
@@ -11,64 +11,36 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from ai_training.base import CannotAdapt
-from ai_training.conversion.checkpoints import State, fill
-from ai_training.conversion.messages import NetworkFacts
+from ai_training.networks.checkpoints import State, fill
 
 DENSENETS = ("densenet121", "densenet161", "densenet169", "densenet201")
 """Networks to which timm and torchvision give the same names of parameters."""
 TOLERANCE = 1e-3  # of logits against the class activation's mean
 
 
-class Adapted(NetworkFacts):
-    """A network that returns the outputs named in ``outputs``, and what its card says of it."""
+class WithMaps(nn.Module):
+    """A timm network that also returns its last feature maps and the class activation.
 
-    network: Any
-
-
-class Answers(nn.Module):
-    """``network``, which answers with what ``outputs`` names, as its card says it.
-
-    ``softmax``: its first answer, the logits, become probabilities that exclude one another. ``kept``: the
-    numbers of the labels that the answers have; None: all.
+    ``softmax``: its first answer, the logits, become probabilities that exclude one another. ``outputs``: the
+    names of what ``forward`` returns.
     """
 
-    def __init__(
-        self, network: nn.Module, outputs: tuple[str, ...], *, softmax: bool, kept: list[int] | None
-    ) -> None:
-        super().__init__()
-        self.network, self.outputs, self.softmax, self.kept = network, outputs, softmax, kept
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        found = self.network(images)
-        first, *others = found if isinstance(found, tuple) else (found,)
-        answers = (first.softmax(1) if self.softmax else first, *others)
-        if self.kept is None:
-            return answers
-        named = zip(self.outputs, answers, strict=True)
-        return tuple(value if name == "features" else value[:, self.kept] for name, value in named)
-
-
-class WithMaps(nn.Module):
-    """A timm network that also returns its last feature maps and the class activation."""
-
-    def __init__(self, network: Any, *, features: bool, places: bool) -> None:
+    def __init__(self, network: Any, *, features: bool, places: bool, softmax: bool) -> None:
         super().__init__()
         self.network = network
-        self.features, self.places = features, places
+        self.features, self.places, self.softmax = features, places, softmax
+        names = {"logits": True, "features": features, "places": places}
+        self.outputs = tuple(name for name, there in names.items() if there)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         features = self.network.forward_features(images)
-        outputs = [self.network.forward_head(features)]
+        logits = self.network.forward_head(features)
+        outputs = [logits.softmax(1) if self.softmax else logits]
         if self.features:
             outputs.append(features)
         if self.places:
             outputs.append(conv2d(features, self.network.get_classifier().weight[:, :, None, None]))
         return tuple(outputs)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """The names of the outputs of ``forward``."""
-        return ("logits", *(("features",) if self.features else ()), *(("places",) if self.places else ()))
 
 
 def timm_network(architecture: str, labels: int, channels: int, **how: Any) -> Any:
@@ -87,13 +59,6 @@ def timm_fixes_its_size(architecture: str) -> bool:
     return bool(about is not None and about.fixed_input_size)
 
 
-def exportable_timm() -> Any:
-    """timm's models with their attention spelled out, so that they can be exported. Raises CannotAdapt."""
-    timm = _timm()
-    timm.layers.set_fused_attn(enable=False)
-    return timm.models
-
-
 def _timm() -> Any:
     offer_torchvision_operators()
     import timm
@@ -101,7 +66,9 @@ def _timm() -> Any:
     return timm
 
 
-def filled_timm_network(architecture: str, state: State, labels: int, channels: int) -> WithMaps:
+def filled_timm_network(
+    architecture: str, state: State, labels: int, channels: int, *, softmax: bool
+) -> WithMaps:
     """timm's network of that name with the parameters of ``state``, for inference, with class activation maps
     if their mean, plus the bias, proves to be the logit. Raises CannotAdapt.
     """
@@ -118,7 +85,7 @@ def filled_timm_network(architecture: str, state: State, labels: int, channels: 
             means = conv2d(features, head.weight[:, :, None, None]).mean((2, 3))
             means = means if head.bias is None else means + head.bias
             places = bool(torch.allclose(means, logits, rtol=TOLERANCE, atol=TOLERANCE))
-    return WithMaps(network, features=maps, places=places)
+    return WithMaps(network, features=maps, places=places, softmax=softmax).eval()
 
 
 def fill_timm(network: Any, state: State, architecture: str, **how: Any) -> tuple[str, ...]:

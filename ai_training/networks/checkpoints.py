@@ -42,7 +42,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises UnreadableCheckpoint, FileNotFoundError.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: the training starts from it")
+        raise FileNotFoundError(f"{path} is missing")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
