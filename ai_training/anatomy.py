@@ -22,21 +22,20 @@ from ai_training.base import DataMissing, Report, followed, silent
 from ai_training.cards import new_card
 from ai_training.engine import Recipe, RecipeRun, Validation, input_of
 from ai_training.metrics import agreement, dice, mean_of
-from ai_training.networks.backbones import StartWeights
-from ai_training.networks.efficientnet import NAME
-from ai_training.networks.outlines import (
+from ai_training.networks import (
+    NAME,
     ORGANS,
-    SIDE,
+    ORGANS_SIDE,
     OutlineNetwork,
     Probabilities,
+    StartWeights,
     export_outlines,
     less_dice,
     outline_network,
 )
-from ai_training.sets.images import ImageSet, MaskFile, SetImage, read_grey
-from ai_training.sets.published import CHEST, MASK, named_set
+from ai_training.sets import CHEST, MASK, ImageSet, MaskFile, SetImage, named_set, read_grey
 
-CHAIN = Chain(side=SIDE, low=1.0, high=99.0, blur=0.0, jpeg_quality=95)
+CHAIN = Chain(side=ORGANS_SIDE, low=1.0, high=99.0, blur=0.0, jpeg_quality=95)
 MEAN, SCALE = 127.0, 128.0  # EfficientNet-Lite's own normalisation of 0..255
 EXCHANGED = {"w053": (2, 1, 0)}
 """Patient → the bits of heart, right and left lung, where the published mask has them in another order."""
@@ -134,7 +133,7 @@ def plain(image: AnatomyImage) -> tuple[Floats, Floats]:
     picture, organs = image.read()
     reduced, affine = reduce(picture, CHAIN)
     matrix = np.array([[affine.a, 0, affine.c], [0, affine.e, affine.f]])
-    return normalise(enlarge(reduced, SIDE)[None], MEAN, SCALE)[0], _moved(organs, matrix)
+    return normalise(enlarge(reduced, ORGANS_SIDE)[None], MEAN, SCALE)[0], _moved(organs, matrix)
 
 
 def augment(
@@ -143,7 +142,7 @@ def augment(
     """A randomly moved copy with changed grey levels, and its organs in the same place."""
     matrix = _motion(picture.shape, how, random)
     border = float(random.choice([0.0, float(np.median(picture))]))
-    moved = cv2.warpAffine(picture, _centred(matrix), (SIDE, SIDE), borderValue=border)
+    moved = cv2.warpAffine(picture, _centred(matrix), (ORGANS_SIDE, ORGANS_SIDE), borderValue=border)
     return _exposed(np.asarray(moved, np.uint8), how, random), _moved(organs, matrix)
 
 
@@ -151,12 +150,12 @@ def _motion(shape: tuple[int, ...], how: Augment, random: np.random.Generator) -
     """Source pixels → input pixels: turned, scaled and shifted about the middle."""
     rows, columns = shape
     angle = np.deg2rad(random.uniform(-how.rotation, how.rotation))
-    zoom = SIDE / max(rows, columns) * np.exp(random.uniform(-how.scale, how.scale))
+    zoom = ORGANS_SIDE / max(rows, columns) * np.exp(random.uniform(-how.scale, how.scale))
     wide, high = zoom * np.exp(random.uniform(-how.stretch, how.stretch, 2))
     turn = np.array(
         [[np.cos(angle) * wide, -np.sin(angle) * high], [np.sin(angle) * wide, np.cos(angle) * high]]
     )
-    centre = np.full(2, SIDE / 2) + random.uniform(-how.shift, how.shift, 2) * SIDE
+    centre = np.full(2, ORGANS_SIDE / 2) + random.uniform(-how.shift, how.shift, 2) * ORGANS_SIDE
     offset = centre - turn @ (np.array([columns, rows]) / 2)
     return np.column_stack([turn, offset])
 
@@ -164,7 +163,9 @@ def _motion(shape: tuple[int, ...], how: Augment, random: np.random.Generator) -
 def _moved(organs: npt.NDArray[np.bool_], matrix: npt.NDArray[np.float64]) -> Floats:
     """``organs`` through ``matrix`` (corner coordinates), with the soft edges of a reduced mask."""
     centred = _centred(matrix)
-    return np.stack([cv2.warpAffine(organ.astype(np.float32), centred, (SIDE, SIDE)) for organ in organs])
+    return np.stack(
+        [cv2.warpAffine(organ.astype(np.float32), centred, (ORGANS_SIDE, ORGANS_SIDE)) for organ in organs]
+    )
 
 
 def _centred(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -179,12 +180,12 @@ def _exposed(picture: Bytes, how: Augment, random: np.random.Generator) -> Bytes
     low, high = np.percentile(picture, (1, 99))
     grey = np.clip((picture - np.float32(low)) / np.float32(max(high - low, 1)), 0, 1)
     if random.random() < how.framed:
-        top, bottom, left, right = (random.uniform(0, 0.12, 4) * SIDE).astype(int)
+        top, bottom, left, right = (random.uniform(0, 0.12, 4) * ORGANS_SIDE).astype(int)
         kept = np.zeros_like(grey)
-        kept[top : SIDE - bottom, left : SIDE - right] = 1
+        kept[top : ORGANS_SIDE - bottom, left : ORGANS_SIDE - right] = 1
         grey = grey * kept
     if random.random() < how.shaded:
-        down, across = np.meshgrid(*(np.linspace(-1, 1, SIDE, dtype=np.float32),) * 2, indexing="ij")
+        down, across = np.meshgrid(*(np.linspace(-1, 1, ORGANS_SIDE, dtype=np.float32),) * 2, indexing="ij")
         slope = random.uniform(-0.35, 0.35, 2).astype(np.float32)
         grey = grey * (1 + slope[0] * down + slope[1] * across)
     grey = np.clip(grey, 0, 1) ** np.float32(np.exp(random.uniform(-how.gamma, how.gamma)))
@@ -224,7 +225,7 @@ def write_card(folder: Path, training: Mapping[str, Any]) -> Path:
     }
     tables = {
         "input": {
-            "size": SIDE,
+            "size": ORGANS_SIDE,
             "channels": 3,
             "mean": MEAN,
             "scale": SCALE,
@@ -265,7 +266,7 @@ def train(
     """
     run = _AnatomyRun(data, out, recipe)
     graph = Probabilities(run.trained(report, resume=resume)).eval()
-    export_outlines(graph, (SIDE, SIDE), ("organs",), out / f"{ID}.onnx")
+    export_outlines(graph, (ORGANS_SIDE, ORGANS_SIDE), ("organs",), out / f"{ID}.onnx")
     learned = [f"{anatomy_set(data).title} (train): masks of heart and lungs"]
     training = {"data": learned, "recipe": recipe.described(), "chosen": run.best}
     return write_card(out, training)

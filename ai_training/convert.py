@@ -255,8 +255,7 @@ def _converted(request: Request) -> ConvertedNetwork:
     """Write the model; returns what a card says of it, compared with the network on a random picture."""
     import torch
 
-    from ai_training.networks import foreign
-    from ai_training.networks.checkpoints import read_weights
+    from ai_training import networks
 
     path, architecture, labels, about = request.checkpoint, request.architecture, request.labels, {}
     softmax = request.softmax
@@ -270,11 +269,11 @@ def _converted(request: Request) -> ConvertedNetwork:
         path, about = path / WEIGHTS, config.pretrained_cfg
     if not architecture or not labels:
         raise CannotAdapt("say what it is and what it finds: --architecture densenet121 --labels A,B")
-    state = read_weights(path)
+    state = networks.read_weights(path)
     channels = next((value.shape[1] for value in state.values() if value.ndim == 4), 3)
-    network = foreign.filled_timm_network(architecture, state, len(labels), channels, softmax=softmax)
+    network = networks.filled_timm_network(architecture, state, len(labels), channels, softmax=softmax)
     # timm's configuration says mean, spread, size and crop; a file of a DenseNet may be torchvision's.
-    about = about or ({} if architecture in foreign.DENSENETS else network.network.pretrained_cfg)
+    about = about or ({} if architecture in networks.DENSENETS else network.network.pretrained_cfg)
     try:
         found = ConvertedNetwork(
             outputs=network.outputs,

@@ -54,13 +54,10 @@ from ai_pipeline.models.registry import SHIPPED, Card
 from ai_training import cards
 from ai_training.base import DataMissing, Report
 from ai_training.cards import changed_card, weights_row
-from ai_training.chest.ship import forget_detector, learn_choices, middle_maps
+from ai_training.chest import forget_detector, learn_choices, middle_maps
 from ai_training.metrics import mean_interval, overlap, patient_weights
-from ai_training.networks.backbones import NotThisNetwork, torch_network
-from ai_training.networks.efficientnet import PlacedClassifier
-from ai_training.sets.chest import chest_set, split_by_patient
-from ai_training.sets.images import LABELS, TruthBox, corners, read_grey
-from ai_training.sets.published import listed_boxes
+from ai_training.networks import NotThisNetwork, PlacedClassifier, torch_network
+from ai_training.sets import LABELS, TruthBox, chest_set, corners, listed_boxes, read_grey, split_by_patient
 from ai_training.yolo import FILE, YoloRecipe, labels_of, train_yolo
 
 Floats = npt.NDArray[np.float32]

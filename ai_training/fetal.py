@@ -32,17 +32,16 @@ from ai_training.base import DataMissing, ExperimentError, Report, followed, sil
 from ai_training.cards import new_card
 from ai_training.engine import Recipe, RecipeRun, Validation, input_of
 from ai_training.metrics import agreement, dice, mean_of, patient_weights, share
-from ai_training.networks.backbones import StartWeights
-from ai_training.networks.efficientnet import NAME
-from ai_training.networks.outlines import (
+from ai_training.networks import (
+    NAME,
     HeadNetwork,
     Probabilities,
+    StartWeights,
     export_outlines,
     less_dice,
     outline_network,
 )
-from ai_training.sets.images import ImageSet, MaskFile, SetImage, read_grey
-from ai_training.sets.published import FETAL, named_set, part_of_set
+from ai_training.sets import FETAL, ImageSet, MaskFile, SetImage, named_set, part_of_set, read_grey
 
 HEADS, PLANES = "us_fetal_head", "us_fetal_planes"
 OTHERS = ("us_ovarian", "us_breast", "cxr_nih")

@@ -24,9 +24,8 @@ from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.inputs import prepare
 from ai_pipeline.models.registry import Card, Chain
 from ai_training.cards import strip
-from ai_training.networks.efficientnet import FINE, MIDDLE, from_arrays, parameters
-from ai_training.networks.foreign import offer_torchvision_operators
-from ai_training.sets.images import TruthBox, corners, read_grey
+from ai_training.networks import FINE, MIDDLE, from_arrays, offer_torchvision_operators, parameters
+from ai_training.sets import TruthBox, corners, read_grey
 
 FILE = "yolo.onnx"
 TRUNK_CHANNELS = (40, 112, 320)  # at strides 8, 16 and 32

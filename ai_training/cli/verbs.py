@@ -50,20 +50,18 @@ def train_chest(
 
     Then: ai-pipeline evaluate chest --data DIR --models-dir runs/chest --write-card
     """
-    from ai_training.chest import fit as experiments
-    from ai_training.chest.fit import fit
-    from ai_training.chest.ship import ship
+    from ai_training import chest
 
-    named = Path(experiment) if experiment.endswith(".toml") else experiments.shipped(experiment)
-    made = experiments.load(named)
+    named = Path(experiment) if experiment.endswith(".toml") else chest.shipped(experiment)
+    made = chest.load(named)
     if seed is not None:
         made = made.changed(made.name, {"seed": seed})
     if iterations is not None:
         made = made.changed(made.name, {"schedule": {"iterations": iterations}})
     if backbone or weights:
         made = made.on_backbone(backbone or made.network.architecture, weights, weights_licence)
-    run = fit(data, out, made, resume=resume, threads=threads, cache=cache, report=report)
-    return ship(data, out, run, cache or out / "cache", report)
+    run = chest.fit(data, out, made, resume=resume, threads=threads, cache=cache, report=report)
+    return chest.ship(data, out, run, cache or out / "cache", report)
 
 
 @verb(train_app, "detect")
@@ -125,17 +123,17 @@ def train_ovarian(
     """
     import torch
 
+    from ai_training import ovarian
     from ai_training.engine import CHECKPOINT
-    from ai_training.ovarian import fit
 
     torch.set_num_threads(threads)
-    recipe = fit.OvarianRecipe(epochs=epochs) if epochs else fit.OvarianRecipe()
+    recipe = ovarian.OvarianRecipe(epochs=epochs) if epochs else ovarian.OvarianRecipe()
     numbers = range(1, seeds + 1)
-    fit.train(data, out, recipe, numbers, report=report)
-    outline = fit.outline_recipe(epochs=recipe.epochs, threads=threads)
+    ovarian.train(data, out, recipe, numbers, report=report)
+    outline = ovarian.outline_recipe(epochs=recipe.epochs, threads=threads)
     begun = (out / "outline" / CHECKPOINT).is_file()
-    fit.train_outline(data, out / "outline", outline, resume=begun, report=report)
-    return fit.ship(data, out, recipe, outline, numbers, report)
+    ovarian.train_outline(data, out / "outline", outline, resume=begun, report=report)
+    return ovarian.ship(data, out, recipe, outline, numbers, report)
 
 
 def _train_by_recipe(name: str, steps: int, about: str, recipe: str, trained: str) -> None:
@@ -211,7 +209,7 @@ def evaluate_chest(
     write_card: console.WriteCard = False,
 ) -> Figures:
     """Measure a chest X-ray classifier; every interval is 95 %, by bootstrap over patients."""
-    from ai_training.evaluation.evaluate import evaluate_chest as evaluate
+    from ai_training.evaluation import evaluate_chest as evaluate
 
     model = model or console.chest_card(model, models_dir).name
     result = evaluate(
@@ -224,11 +222,11 @@ def evaluate_chest(
         report=report,
     )
     if write_card:
-        from ai_training.chest.ship import write_metrics
+        from ai_training.chest import write_metrics
 
         write_metrics(console.own_card(model, models_dir), result)
     if report_to is not None:
-        from ai_training.evaluation.figures import write_report
+        from ai_training.evaluation import write_report
 
         typer.echo(str(write_report(report_to, result)), err=True)
     # The curves are thousands of points that only plots need.
@@ -260,7 +258,7 @@ def evaluate_marks(
         raise typer.BadParameter("the hand-drawn frames are test frames", param_hint="--split")
     from ai_pipeline.burnin.find.annotation import CleaningPolicy
     from ai_pipeline.burnin.tools import shared_tools
-    from ai_training.ultrasound.removal import evaluate_removal
+    from ai_training.ultrasound.cleaning import evaluate_removal
 
     result = evaluate_removal(
         data,
@@ -331,16 +329,16 @@ def evaluate_inpaint(
     """
     from ai_pipeline.burnin.find.annotation import CleaningPolicy
     from ai_pipeline.burnin.tools import shared_tools
-    from ai_training.ultrasound import filling
-    from ai_training.ultrasound.removal import node_mask
+    from ai_training.ultrasound import cleaning
+    from ai_training.ultrasound.cleaning import node_mask
 
-    known = filling.cards_with_compared(models_dir)
-    ways = filling.inpainters(known, threads)
+    known = cleaning.cards_with_compared(models_dir)
+    ways = cleaning.inpainters(known, threads)
 
     def planned(picture: Picture) -> Mask | None:
         return node_mask(picture, shared_tools(models_dir), CleaningPolicy(policy))
 
-    result = filling.evaluate_inpaint(
+    result = cleaning.evaluate_inpaint(
         data,
         ways,
         planned if FINDER in known else None,
@@ -350,7 +348,7 @@ def evaluate_inpaint(
         report=report,
     )
     if write_card:
-        for card_id, figures in filling.inpaint_figures(result).items():
+        for card_id, figures in cleaning.inpaint_figures(result).items():
             if card_id in known:
                 console.write_figures(card_id, models_dir, figures)
     return result
@@ -386,7 +384,7 @@ def evaluate_cleaning(
     """
     from ai_pipeline.burnin.find.annotation import CleaningPolicy
     from ai_pipeline.burnin.tools import shared_tools
-    from ai_training.ultrasound import content as cleaning
+    from ai_training.ultrasound import cleaning
 
     tools = shared_tools(models_dir)
     result = cleaning.evaluate_cleaning(
@@ -493,8 +491,7 @@ def evaluate_ovarian(
     """
     from ai_pipeline.models.registry import find
     from ai_training.cards import changed_card
-    from ai_training.ovarian.evaluate import evaluate
-    from ai_training.ovarian.fit import ID
+    from ai_training.ovarian import ID, evaluate
 
     result = evaluate(data, find(ID, models_dir), report)
     if write_card:
@@ -536,22 +533,22 @@ def split(
     force: console.Force = False,
 ) -> Figures:
     """Deal patients out to train, val and test, each label in equal shares; writes a manifest."""
-    from ai_training.sets import chest
-    from ai_training.sets.chest import chest_set, label_matrix
+    from ai_training import sets
+    from ai_training.sets import chest_set, label_matrix
 
     found = chest_set(data)
     patients = [image.patient for image in found.images]
     shares = {"train": train, "val": val, "test": test}
     try:
-        dealt = chest.split_by_patient(patients, label_matrix(found.images), shares, seed)
+        dealt = sets.split_by_patient(patients, label_matrix(found.images), shares, seed)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--train, --val, --test") from error
-    chest.write_manifest(found, dealt, out, force=force)
+    sets.write_manifest(found, dealt, out, force=force)
     typer.echo(
         "A model that was trained on some of these images must not be measured on them under new splits.",
         err=True,
     )
-    return chest.table(found.images, dealt, found.labels)
+    return sets.table(found.images, dealt, found.labels)
 
 
 def accept_model(
@@ -594,10 +591,10 @@ def _filling(data: Path, tools: Tools, pictures: int, report: Report) -> dict[st
     """How near the node's filling and the plain one come to what was there, where every mark is removed."""
     from ai_pipeline.burnin.find.annotation import CleaningPolicy
     from ai_pipeline.burnin.tools import PLAIN
-    from ai_training.ultrasound import filling
-    from ai_training.ultrasound.removal import node_mask
+    from ai_training.ultrasound import cleaning
+    from ai_training.ultrasound.cleaning import node_mask
 
-    return filling.evaluate_inpaint(
+    return cleaning.evaluate_inpaint(
         data,
         [tools.filler, PLAIN],
         lambda picture: node_mask(picture, tools, CleaningPolicy.RESEARCH),

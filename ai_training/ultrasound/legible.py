@@ -41,9 +41,9 @@ from ai_pipeline.images.decode import PictureImage
 from ai_pipeline.images.header import picture_header
 from ai_training.base import Report
 from ai_training.metrics import overlap
-from ai_training.ultrasound import removal
+from ai_training.ultrasound import cleaning
+from ai_training.ultrasound.cleaning import MODALITY
 from ai_training.ultrasound.overlays import HELD_OUT, BurnIn, CleanFrame, MarkClass, burn_in, clean_frames
-from ai_training.ultrasound.removal import MODALITY
 
 RAPIDOCR, TESSERACT = "rapidocr", "tesseract"
 LEAST_SCORE, LEAST_CONFIDENCE = 0.5, 60.0
@@ -489,7 +489,7 @@ class LegibilityTest:
             read = np.zeros(mask.shape, np.bool_)
             for box in boxes:
                 read[index_of(box)] = True
-            marked = removal.outlined(picture, (mask, removal.OUTLINE), (read, removal.TARGET))
+            marked = cleaning.outlined(picture, (mask, cleaning.OUTLINE), (read, cleaning.TARGET))
             shown = {"before": burned.image, "mask, what is read": marked, "after": picture}
             self._show(f"{'left' if boxes else 'uncovered'}-{begun.number:04}", shown)
         return found
@@ -518,7 +518,7 @@ class LegibilityTest:
 
     def _show(self, name: str, pictures: Mapping[str, Picture]) -> None:
         if self.report is not None:
-            removal.write_sheet(self.report / f"{name}.png", pictures)
+            cleaning.write_sheet(self.report / f"{name}.png", pictures)
 
 
 def burned_picture(

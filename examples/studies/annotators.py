@@ -14,8 +14,8 @@ from ai_pipeline.burnin.find.annotation import Box, Mask
 from ai_training.cli import console
 from ai_training.cli.console import Figures, verb
 from ai_training.metrics import overlap, patient_weights, ratio
-from ai_training.sets.images import rows
-from ai_training.ultrasound.content import (
+from ai_training.sets import rows
+from ai_training.ultrasound.cleaning import (
     Content,
     MarkedObject,
     marked,

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from ai_pipeline.models.inputs import normalise
 from ai_pipeline.models.registry import Chain
 from ai_training.base import CannotAdapt, DataMissing, ExperimentError, Report, part_of, silent
-from ai_training.chest.fit import (
+from ai_training.chest import (
     MEAN,
     SCALE,
     Augmentation,
@@ -35,21 +35,21 @@ from ai_training.chest.fit import (
     read_table,
 )
 from ai_training.engine import BEST, CHECKPOINT, Plan, TrainingRun, Validation, seed_all
-from ai_training.networks.backbones import (
+from ai_training.networks import (
     HEADS,
     IMAGENET,
     STARTS,
     TIMM,
+    PlacedNetwork,
     StartWeights,
     classifier,
     fill_backbone,
     fill_from,
     set_drop_connect,
+    timm_network,
+    torchvision_network,
 )
-from ai_training.networks.efficientnet import PlacedNetwork
-from ai_training.networks.foreign import timm_network, torchvision_network
-from ai_training.sets.chest import chest_set, label_matrix, reduced_images
-from ai_training.sets.images import LABELS, ChestImage
+from ai_training.sets import LABELS, ChestImage, chest_set, label_matrix, reduced_images
 
 SHIPPED = Path(__file__).parent
 ARM = "arm:"

@@ -32,8 +32,7 @@ from ai_training.base import DataMissing, Report, silent
 from ai_training.cli import console
 from ai_training.cli.console import Figures, verb
 from ai_training.metrics import patient_weights
-from ai_training.sets.chest import chest_set
-from ai_training.sets.images import ChestImage, read_grey
+from ai_training.sets import ChestImage, chest_set, read_grey
 
 SMALLEST: Final = 224
 """Shorter side of a film, at least (pixels)."""

@@ -42,9 +42,8 @@ from ai_training.engine import Recipe, RecipeRun, Validation, input_of
 from ai_training.fetal import ID as HEADS
 from ai_training.fetal import head_images
 from ai_training.metrics import mean_interval, patient_weights
-from ai_training.networks.backbones import Perception
-from ai_training.networks.outlines import HeadNetwork
-from ai_training.sets.images import read_grey
+from ai_training.networks import HeadNetwork, Perception
+from ai_training.sets import read_grey
 from ai_training.ultrasound.speckle import (
     MODEL,
     SIGMAS,

@@ -26,9 +26,7 @@ from ai_training.base import DataMissing, Report, silent
 from ai_training.cli import console
 from ai_training.cli.console import Figures, verb
 from ai_training.metrics import Interval, auc_interval, patient_weights
-from ai_training.sets.chest import SHARES, label_matrix, split_by_patient
-from ai_training.sets.images import ChestImage, read_grey, rows
-from ai_training.sets.published import check_splits
+from ai_training.sets import SHARES, ChestImage, check_splits, label_matrix, read_grey, rows, split_by_patient
 
 FEWEST = 5  # positives and negatives to learn from: fewer teach nothing
 ALTER = Alteration(rotation=5.0, shift=0.05, scale=0.1, contrast=0.15)

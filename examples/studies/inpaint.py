@@ -22,7 +22,7 @@ from ai_training.cards import export, new_card
 from ai_training.cli import console
 from ai_training.cli.console import verb
 from ai_training.engine import Recipe, RecipeRun, Validation
-from ai_training.networks.backbones import Perception
+from ai_training.networks import Perception
 from ai_training.ultrasound.marks import burned_frames
 from ai_training.ultrasound.overlays import TRAIN, BurnIn, MarkClass, burn_in, clean_frames
 

@@ -45,12 +45,12 @@ from ai_training.cli import console
 from ai_training.cli.console import Figures, verb
 from ai_training.engine import Recipe, RecipeRun, Validation, input_of
 from ai_training.metrics import patient_weights, ratio
-from ai_training.sets.images import rows
-from ai_training.ultrasound.content import patient_of, shown_frame
+from ai_training.sets import rows
+from ai_training.ultrasound import overlays
+from ai_training.ultrasound.cleaning import patient_of, shown_frame
 from ai_training.ultrasound.legible import SEED, tesseract_line, tesseract_version
 from ai_training.ultrasound.marks import burned_frames
-from ai_training.ultrasound.overlays import HELD_OUT, MarkClass, clean_frames, writing
-from ai_training.ultrasound.overlays.writing import TRAIN, Random, one
+from ai_training.ultrasound.overlays import HELD_OUT, TRAIN, MarkClass, Random, clean_frames, one
 
 WIDTHS = (32, 48, 96, 128)
 LINE = 192
@@ -220,20 +220,22 @@ def _other_script(random: Random) -> str:
 
 
 _SHARES: tuple[tuple[float, Callable[[Random], str]], ...] = (
-    (0.16, lambda random: writing.settings(random, 1)[0]),
-    (0.05, writing.acoustic_output),
-    (0.13, writing.measurement),
+    (0.16, lambda random: overlays.settings(random, 1)[0]),
+    (0.05, overlays.acoustic_output),
+    (0.13, overlays.measurement),
     (0.14, _number),
     (0.12, _anatomy),
     (0.05, lambda random: _cased(one(random, DEVICE), random)),
     (
         0.09,
-        lambda random: writing.name(random, one(random, [form for form in TRAIN.names if form != "korean"])),
+        lambda random: overlays.person_name(
+            random, one(random, [form for form in TRAIN.names if form != "korean"])
+        ),
     ),
-    (0.06, lambda random: writing.date(random, one(random, TRAIN.dates))),
-    (0.02, writing.time),
-    (0.04, writing.identifier),
-    (0.03, lambda random: writing.hospital(random, korean=False)),
+    (0.06, lambda random: overlays.date_text(random, one(random, TRAIN.dates))),
+    (0.02, overlays.time_text),
+    (0.04, overlays.identifier),
+    (0.03, lambda random: overlays.hospital(random, korean=False)),
     (0.08, _some_letters),
     (0.03, _other_script),
 )

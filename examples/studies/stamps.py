@@ -29,9 +29,8 @@ from ai_training.base import DataMissing, Report, silent
 from ai_training.cli import console
 from ai_training.cli.console import Figures, verb
 from ai_training.metrics import mean_interval, patient_weights
-from ai_training.sets.chest import chest_set
-from ai_training.sets.images import ChestImage, read_grey
-from ai_training.ultrasound.overlays.writing import HELD_OUT, TRAIN, Face, Hand, stencil
+from ai_training.sets import ChestImage, chest_set, read_grey
+from ai_training.ultrasound.overlays import HELD_OUT, TRAIN, Face, Hand, stencil
 
 SMALLEST: Final = 448
 """Shorter side of a film, at least: on smaller ones letters are no longer legible (pixels)."""

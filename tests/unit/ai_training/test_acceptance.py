@@ -19,7 +19,7 @@ from ai_pipeline.cli import mount_commands
 from ai_pipeline.models.registry import find
 from ai_pipeline.models.store import folder
 from ai_training.acceptance import first_half
-from ai_training.sets.images import rows
+from ai_training.sets import rows
 from tests.unit.ai_pipeline.models.store_lab import add, contents, ended, models
 from tests.unit.ai_training import published_lab as lab
 from tests.unit.ai_training import small_models

@@ -24,12 +24,16 @@ from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.registry import find
 from ai_pipeline.models.store import sandbox
 from ai_training import convert as conversion
+from ai_training import evaluation
 from ai_training.base import UnreadableCheckpoint
-from ai_training.chest.ship import export_onnx
-from ai_training.evaluation import evaluate
-from ai_training.networks import foreign
-from ai_training.networks.backbones import StartWeights, classifier
-from ai_training.networks.checkpoints import read_weights
+from ai_training.chest import export_onnx
+from ai_training.networks import (
+    StartWeights,
+    classifier,
+    offer_torchvision_operators,
+    read_weights,
+    timm_network,
+)
 from tests.unit.ai_pipeline.models.store_lab import SHIPPED, ended, run_quietly
 from tests.unit.ai_pipeline.test_cli import ROOT
 
@@ -120,7 +124,7 @@ def test_no_pickle_is_opened_but_by_the_reader_of_numbers() -> None:
         for package in ("ai_pipeline", "ai_training", "dicom_node")
         for path in (ROOT / package).rglob("*.py")
     }
-    checkpoints = "ai_training/networks/checkpoints.py"
+    checkpoints = "ai_training/networks.py"
     assert [name for name, text in texts.items() if "weights_only=False" in text or "jit.load" in text] == []
     assert checkpoints in [name for name, text in texts.items() if "read_weights(" in text]
 
@@ -131,7 +135,7 @@ pytestmark = pytest.mark.usefixtures("confinement")
 @pytest.fixture(autouse=True, scope="module")
 def libraries() -> None:
     mount_commands()
-    foreign.offer_torchvision_operators()
+    offer_torchvision_operators()
 
 
 # Whole networks say the same through their files, and the shipped classifier has the figures of its card.
@@ -156,7 +160,7 @@ def test_a_network_of_timm_says_the_same_through_its_converted_file(tmp_path: Pa
 
 
 def test_a_folder_that_timm_wrote_is_converted_as_it_says(tmp_path: Path) -> None:
-    network, folder = foreign.timm_network("test_vit", 2, 1), tmp_path / "vit"
+    network, folder = timm_network("test_vit", 2, 1), tmp_path / "vit"
     folder.mkdir()
     about = {"input_size": (1, 160, 160), "mean": (0.5,), "std": (0.25,), "crop_pct": 0.9}
     config = {"architecture": "test_vit", "pretrained_cfg": about, "label_names": ["Effusion", "Other one"]}
@@ -192,9 +196,9 @@ def test_a_classifier_on_any_backbone_is_exported_as_it_is(name: str, tmp_path: 
 def test_the_evaluation_prints_the_figures_of_the_card(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "gate_figures", lambda *_, **__: {})  # is not compared
-    monkeypatch.setattr(evaluate.calibration, "calibration", lambda *_, **__: {})
-    result = evaluate.evaluate_chest(data, "test", cache=tmp_path)
+    monkeypatch.setattr(evaluation, "gate_figures", lambda *_, **__: {})  # is not compared
+    monkeypatch.setattr(evaluation.calibration, "calibration", lambda *_, **__: {})
+    result = evaluation.evaluate_chest(data, "test", cache=tmp_path)
     main, card = result["main"], find(SHIPPED).details["metrics"]
     assert main["mean_auc"] == pytest.approx(card["mean_auc"], abs=0.002)
     for label, auc in {row["label"]: row["auc"] for row in main["labels"] if row["positives"] >= 15}.items():

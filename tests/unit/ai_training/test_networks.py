@@ -16,11 +16,19 @@ from ai_pipeline.models.engine import OnnxRuntime, load
 from ai_pipeline.networks.heads import COLUMNS, ROWS, HeadModel
 from ai_training import anatomy, fetal
 from ai_training.base import CannotAdapt, DataMissing, ExperimentError, UnreadableCheckpoint
-from ai_training.networks.backbones import StartWeights, classifier, torch_network
-from ai_training.networks.checkpoints import fill, read_weights
-from ai_training.networks.efficientnet import OUTPUTS
-from ai_training.networks.foreign import timm_network
-from ai_training.networks.outlines import ORGANS, SIDE, HeadNetwork, OutlineNetwork
+from ai_training.networks import (
+    ORGANS,
+    ORGANS_SIDE,
+    OUTPUTS,
+    HeadNetwork,
+    OutlineNetwork,
+    StartWeights,
+    classifier,
+    fill,
+    read_weights,
+    timm_network,
+    torch_network,
+)
 from tests.unit.ai_pipeline.fetal_head.test_fetal_head import LIMITS, REF, by_brightness
 from tests.unit.ai_training import published_lab as lab
 from tests.unit.chests import drawn_chest
@@ -68,7 +76,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lambda data, out: anatomy.train(data, out, anatomy.AnatomyRecipe(batch=2, **SHORT)),
             lambda: OutlineNetwork(len(ORGANS)),
             ("organs",),
-            (len(ORGANS), SIDE, SIDE),
+            (len(ORGANS), ORGANS_SIDE, ORGANS_SIDE),
         ),
         (
             fetal,
@@ -105,7 +113,7 @@ def test_the_exported_network_says_what_the_trained_one_says(
 def test_the_loss_of_organs_falls_towards_the_truth(data: Path) -> None:
     images, organs = anatomy.AnatomyBatches(anatomy.anatomy_images(data, "train"), anatomy.Augment(), 2, 1)[0]
     right, wrong = (anatomy.loss_of(sign * (20 * organs - 10), organs, 1.0) for sign in (1, -1))
-    assert images.shape == (2, 3, SIDE, SIDE) and right < 0.1 < wrong
+    assert images.shape == (2, 3, ORGANS_SIDE, ORGANS_SIDE) and right < 0.1 < wrong
 
 
 def test_organs_stay_on_the_picture_whatever_is_done_to_it() -> None:

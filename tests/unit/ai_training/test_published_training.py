@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from ai_pipeline.chest.classifier import BoxTemplates
 from ai_pipeline.cli import app, mount_commands
-from ai_training.networks.foreign import timm_network
-from ai_training.sets.images import LABELS, rows
+from ai_training.networks import timm_network
+from ai_training.sets import LABELS, rows
 from tests.unit.ai_pipeline.models.store_lab import ended
 from tests.unit.ai_training import published_lab as lab
 

@@ -42,12 +42,9 @@ from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose
 from ai_pipeline.models import registry
 from ai_training.base import DataMissing, ExperimentError
 from ai_training.fetal import HEADS
-from ai_training.networks.backbones import Perception
-from ai_training.networks.foreign import torchvision_network
-from ai_training.networks.outlines import HeadNetwork
-from ai_training.sets.chest import label_matrix
-from ai_training.sets.images import LABELS, ChestImage
-from ai_training.ultrasound.overlays.writing import TRAIN
+from ai_training.networks import HeadNetwork, Perception, torchvision_network
+from ai_training.sets import LABELS, ChestImage, label_matrix
+from ai_training.ultrasound.overlays import TRAIN
 from ai_training.ultrasound.speckle import (
     Despeckler,
     amplitude,

@@ -22,7 +22,7 @@ from ai_training.base import DataMissing
 from ai_training.cli import console
 from ai_training.cli.verbs import train_app
 from ai_training.metrics import overlap
-from ai_training.sets.images import LABELS, TruthBox, corners, rows
+from ai_training.sets import LABELS, TruthBox, corners, rows
 from tests.unit.ai_pipeline.models.store_lab import run_quietly
 
 

@@ -15,7 +15,7 @@ import torch
 from ai_pipeline.models.inputs import normalise, prepare
 from ai_pipeline.models.registry import find
 from ai_training import yolo
-from ai_training.sets.images import TruthBox
+from ai_training.sets import TruthBox
 
 SIDE = 96  # pixels that the network sees
 

@@ -20,16 +20,24 @@ from ai_training.base import DataMissing
 from ai_training.cli.console import verb
 from ai_training.cli.verbs import split
 from ai_training.fetal import head_images
-from ai_training.sets.chest import SHARES, chest_set, label_matrix, reduced_images, split_by_patient, table
-from ai_training.sets.images import LABELS, ImageSet, read_grey, size_of
-from ai_training.sets.ovarian import ovarian_frames
-from ai_training.sets.published import (
+from ai_training.ovarian import ovarian_frames
+from ai_training.sets import (
     BESIDE,
     CHEST,
     FETAL,
+    LABELS,
     LAYOUTS,
     OVARY,
+    SHARES,
+    ImageSet,
+    chest_set,
+    label_matrix,
+    read_grey,
     read_set,
+    reduced_images,
+    size_of,
+    split_by_patient,
+    table,
     years,
 )
 from tests.unit.ai_training import published_lab as lab

@@ -1,7 +1,12 @@
-"""``ai-pipeline train ovarian``: five folds by group of near-duplicates, then the network that ships."""
+"""``ai-pipeline train ovarian`` and ``evaluate ovarian``: classifier, gate and outline of the lesion.
+
+Frames with class and lesion mask are those of MMOTU (Q. Zhao et al., arXiv 2207.06799). Five folds by group
+of near-duplicates, then the network that ships. Figures are of the committed predictions of the folds.
+"""
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +23,8 @@ from efficientnet_lite_pytorch import EfficientNet
 from scipy.optimize import minimize
 from scipy.special import softmax
 from scipy.stats import binomtest
+from sklearn.metrics import roc_curve
+from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
@@ -28,11 +35,12 @@ from ai_pipeline.errors import PixelError
 from ai_pipeline.images.coordinates import UPRIGHT
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.models.inputs import enlarge, normalise, reduce
+from ai_pipeline.models.registry import Card, Chain
 from ai_pipeline.networks.gate import FeatureGate
-from ai_pipeline.ovarian.classifier import SURE, OvarianClassifier, PixelGate, dice
+from ai_pipeline.ovarian.classifier import SURE, Outliner, OvarianClassifier, PixelGate, dice
 from ai_training.base import DataMissing, Report, followed, silent
 from ai_training.cards import changed_card, export, new_card, store_in_half, weights_row
-from ai_training.chest.gates import directions_of, drawn_from, files_of_split, linear_head
+from ai_training.chest import directions_of, drawn_from, files_of_split, linear_head
 from ai_training.engine import (
     Plan,
     Recipe,
@@ -44,36 +52,121 @@ from ai_training.engine import (
     run_options,
     seed_all,
 )
-from ai_training.metrics import Interval
-from ai_training.networks.backbones import (
-    StartWeights,
-    fill_backbone,
-    imagenet_file,
+from ai_training.metrics import (
+    Floats,
+    Interval,
+    auc_interval,
+    brier,
+    calibration_error,
+    interval,
+    mean_auc,
+    mean_auc_interval,
+    mean_interval,
+    patient_weights,
+    slope_and_intercept,
 )
-from ai_training.networks.efficientnet import NAME, fuse
-from ai_training.networks.outlines import (
+from ai_training.networks import (
+    NAME,
     OutlineNetwork,
     Probabilities,
+    StartWeights,
     export_outlines,
+    fill_backbone,
+    fuse,
+    imagenet_file,
     less_dice,
     outline_network,
 )
-from ai_training.sets.images import read_rgb
-from ai_training.sets.ovarian import (
-    CHAIN,
-    FOLDS,
-    LABELS,
-    MALIGNANT,
-    MEAN,
-    SCALE,
-    Grey,
-    OvarianFrame,
-    folds,
-    grey,
-    ovarian_frames,
-    ovarian_set,
-    reduced,
+from ai_training.sets import OVARIAN, OVARY, ImageSet, MaskFile, SetImage, named_set, read_rgb
+
+SET = "us_ovarian"
+LABELS = OVARIAN
+"""In the order of the networks' outputs."""
+MALIGNANT = ("High-grade_Serous_Cystadenoma",)
+NEOPLASMS = (
+    "Serous_Cystadenoma",
+    "Teratoma",
+    "Theca_Cell_Tumor",
+    "Mucinous_Cystadenoma",
+    *MALIGNANT,
 )
+"""Tumours, in contrast to endometriotic and simple cysts and to normal ovaries."""
+NORMAL = "Ovary_Normal"
+FOLDS, FOLD_SEED = 5, 0
+CHAIN = Chain(side=208, blur=0.0, jpeg_quality=95, low=0.0, high=99.5)
+MEAN, SCALE = 127.0, 128.0  # EfficientNet-Lite's own normalisation of 0..255
+FEW_MARKS = 30
+"""Yellow pixels up to which a frame counts as one without yellow marks (the set's own limit)."""
+Grey = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class OvarianFrame:
+    """A frame of :data:`SET`. ``name``: its file in the set; ``label``: index into :data:`LABELS`.
+
+    ``group``: near-duplicates share it; ``split``: train, val or test by group; ``yellow``: number of yellow
+    pixels in the published frame, above :data:`FEW_MARKS` if they were not counted.
+    """
+
+    name: str
+    picture: Path
+    mask: MaskFile
+    label: int
+    group: str
+    split: str
+    yellow: int
+
+    def rgb(self) -> Grey:
+        """Read the frame as RGB ``[rows, columns, 3]``. Raises DataMissing."""
+        return read_rgb(self.picture)
+
+    def lesion(self) -> npt.NDArray[np.bool_]:
+        """Read the mask of the lesion, in normal frames of the ovary: ``[rows, columns]``. Raises
+        DataMissing.
+        """
+        return self.mask.read()
+
+
+def ovarian_set(data: Path) -> ImageSet:
+    """The set of ovaries that ``data`` names. Raises DataMissing."""
+    return named_set(data, SET, OVARY)
+
+
+def ovarian_frames(data: Path) -> tuple[OvarianFrame, ...]:
+    """All frames of the set, in its order. Raises DataMissing, also if a frame has no class or mask."""
+    return tuple(map(_frame, ovarian_set(data).images))
+
+
+def _frame(image: SetImage) -> OvarianFrame:
+    known = [label for label in LABELS if label in image.labels]
+    if len(known) != 1 or len(image.masks) != 1:
+        raise DataMissing(f"{image.path}: a mask and one of {', '.join(LABELS)} were expected")
+    [mask] = image.masks.values()
+    yellow = int(image.measures.get("yellow_overlay_px", FEW_MARKS + 1))
+    return OvarianFrame(
+        image.name, image.path, mask, LABELS.index(known[0]), image.patient, image.split, yellow
+    )
+
+
+def folds(frames: Sequence[OvarianFrame]) -> npt.NDArray[np.intp]:
+    """The fold of each frame, 0 to :data:`FOLDS` - 1: groups stay together, every class is spread evenly."""
+    found = np.zeros(len(frames), np.intp)
+    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=FOLD_SEED)
+    labels = [frame.label for frame in frames]
+    groups = [frame.group for frame in frames]
+    for fold, (_, held_out) in enumerate(splitter.split(labels, labels, groups)):
+        found[held_out] = fold
+    return found
+
+
+def grey(picture: Grey) -> Grey:
+    """A displayed picture, RGB or grey, as grey levels ``[rows, columns]``."""
+    return picture if picture.ndim == 2 else np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def reduced(pictures: Sequence[Grey]) -> Grey:
+    """Displayed pictures after the preprocessing :data:`CHAIN`: ``[N, side, side]``."""
+    return np.stack([reduce(grey(picture), CHAIN)[0] for picture in pictures])
 
 
 class LiteTrunk(nn.Module):
@@ -301,7 +394,7 @@ INSIDE = 0.995
 TRUE_POSITIVE_RATE = 0.975
 """Share of the frames that were held out that the gate lets through."""
 FRAMES = "us_ovarian"
-Floats = npt.NDArray[np.float32]
+Singles = npt.NDArray[np.float32]
 
 
 def other_pictures(data: Path, split: str, seed: int = 1) -> dict[str, list[Grey]]:
@@ -322,7 +415,7 @@ def other_pictures(data: Path, split: str, seed: int = 1) -> dict[str, list[Grey
     return {name: pictures for name, pictures in found.items() if pictures}
 
 
-def fit_gate(frames: Floats, others: Mapping[str, Floats], seed: int = 1) -> FeatureGate:
+def fit_gate(frames: Singles, others: Mapping[str, Singles], seed: int = 1) -> FeatureGate:
     """Fit the gate to pooled features ``[N, C]`` of training frames and of other pictures; its limit is 1.
 
     Without other pictures the gate has only the directions, and a limit in their units.
@@ -470,7 +563,7 @@ def ensemble(out: Path, recipe: OvarianRecipe, seeds: Sequence[int], name: str) 
     return CystEnsemble([trained_classifier(out / f"seed-{seed}" / name, recipe) for seed in seeds]).eval()
 
 
-def outputs_of(network: CystEnsemble, pixels: Grey, size: int, batch: int = 16) -> tuple[Floats, Floats]:
+def outputs_of(network: CystEnsemble, pixels: Grey, size: int, batch: int = 16) -> tuple[Singles, Singles]:
     """Logits ``[N, labels]`` and pooled features ``[N, C]`` for reduced pictures ``[N, side, side]``."""
     return outputs_above(network, lower_of(network, pixels, size, batch))
 
@@ -486,7 +579,7 @@ def lower_of(network: CystEnsemble, pixels: Grey, size: int, batch: int = 16) ->
     return found
 
 
-def outputs_above(network: CystEnsemble, lower: Sequence[Both]) -> tuple[Floats, Floats]:
+def outputs_above(network: CystEnsemble, lower: Sequence[Both]) -> tuple[Singles, Singles]:
     """:func:`outputs_of`, computed from the outputs of :func:`lower_of`."""
     logits, features = [np.zeros((0, len(LABELS)), np.float32)], []
     for upright, mirrored in lower:
@@ -926,3 +1019,192 @@ def _gates(
         found = zip(names[outside], made.distance(features[outside]), strict=True)
         rows += [(FRAMES, picture, int(name), distance) for picture, distance in found]
     write_gate(rows, out / FOLDER.name / GATE)
+
+
+MARGIN = 0.02
+"""Largest loss of macro AUC by cleaning that counts as none."""
+EVERY_LABEL = tuple(range(len(LABELS)))
+
+
+def classification(held_out: HeldOut) -> dict[str, Any]:
+    """Figures of out-of-fold predictions: AUC, accuracy, calibration, risk, coverage, two binary tasks."""
+    truth, weights = held_out.labels, patient_weights(held_out.groups)
+    found = cross_fitted(held_out.mean, truth, held_out.folds)
+    hot = np.eye(len(LABELS))[truth]
+    sure, right = found.max(1), (found.argmax(1) == truth).astype(np.float64)
+    slopes, intercepts = slope_and_intercept(right, sure, weights)
+    slope, intercept = slope_and_intercept(right, sure, np.ones((1, len(truth))))
+    return {
+        "frames": len(truth),
+        "groups": len(set(held_out.groups)),
+        "seeds": len(held_out.logits),
+        "macro_auc": mean_auc_interval(hot, found, EVERY_LABEL, weights).as_list(),
+        "macro_auc_of_seeds": [
+            round(mean_auc(hot, cross_fitted(one, truth, held_out.folds), EVERY_LABEL), 4)
+            for one in held_out.logits
+        ],
+        "macro_auc_of_folds": [
+            round(mean_auc(hot[held_out.folds == fold], found[held_out.folds == fold], EVERY_LABEL), 4)
+            for fold in np.unique(held_out.folds)
+        ],
+        "accuracy": mean_interval(right, weights).as_list(),
+        "labels": {
+            label: {
+                "frames": int(hot[:, k].sum()),
+                "auc": auc_interval(hot[:, k], found[:, k], weights).as_list(),
+            }
+            for k, label in enumerate(LABELS)
+        },
+        "confusion": np.array(
+            [np.bincount(found[truth == k].argmax(1), minlength=len(LABELS)) for k in EVERY_LABEL]
+        ).tolist(),
+        # Of the likeliest class: whether it is right as often as its probability says.
+        "calibration": {
+            "ece": round(calibration_error(right, sure), 4),
+            "brier": round(brier(right, sure), 4),
+            "slope": interval(float(slope[0]), slopes).as_list(),
+            "intercept": interval(float(intercept[0]), intercepts).as_list(),
+        },
+        "risk_coverage": risk_coverage(found, right, weights),
+        "binary": {
+            "malignant": binary(found, hot, [LABELS.index(one) for one in MALIGNANT], held_out, weights),
+            "neoplasm": binary(found, hot, [LABELS.index(one) for one in NEOPLASMS], held_out, weights),
+        },
+    }
+
+
+def risk_coverage(found: Floats, right: Floats, weights: Floats) -> list[dict[str, Any]]:
+    """The model's accuracy if it answers only for its surest frames: share answered, least probability, share
+    right.
+    """
+    sure, rows = found.max(1), []
+    for coverage in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3):
+        cut = float(np.quantile(sure, 1 - coverage))
+        answered = (sure >= cut).astype(np.float64)
+        value = float((right * answered).sum() / answered.sum())
+        resampled = (weights @ (right * answered)) / (weights @ answered)
+        row = {"coverage": round(float(answered.mean()), 3), "least_probability": round(cut, 4)}
+        rows.append({**row, "right": interval(value, resampled).as_list()})
+    return rows
+
+
+def answer_figures(held_out: HeldOut, threshold: float, absent_below: float) -> dict[str, Any]:
+    """Figures at the thresholds of a card, on probabilities calibrated on other folds; a normal ovary and a
+    malignant lesion are never called.
+    """
+    truth, weights = held_out.labels, patient_weights(held_out.groups)
+    found = cross_fitted(held_out.mean, truth, held_out.folds)
+    best = found.argmax(1)
+    sure = found.max(1) >= threshold
+    called = sure & ~np.isin(best, [LABELS.index(one) for one in (*MALIGNANT, NORMAL)])
+    right = called & (best == truth)
+    own = found[np.arange(len(truth)), truth]
+    malignant = np.isin(truth, [LABELS.index(one) for one in MALIGNANT])
+    normal = sure & (best == LABELS.index(NORMAL))
+    return {
+        "answered": mean_interval(called.astype(np.float64), weights).as_list(),
+        "right": _right_of(called, right, weights)["right"],
+        "own_class_called_absent": mean_interval((own < absent_below) * 1.0, weights).as_list(),
+        "malignant_called_another_class": [int((called & malignant).sum()), int(malignant.sum())],
+        "by_class": {
+            label: _right_of(called & (best == k), right, weights)
+            for k, label in enumerate(LABELS)
+            if (called & (best == k)).any()
+        },
+        "would_be_normal": {
+            **_right_of(normal, best == truth, weights),
+            "malignant": int((normal & malignant).sum()),
+        },
+    }
+
+
+def _right_of(called: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_], weights: Floats) -> dict[str, Any]:
+    """The number of frames that were ``called`` something, and the share that is right."""
+    value = float((called & right).sum() / max(called.sum(), 1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drawn = (weights @ (called & right)) / (weights @ called)
+    return {"frames": int(called.sum()), "right": interval(value, drawn).as_list()}
+
+
+def binary(
+    found: Floats, hot: Floats, positive: Sequence[int], held_out: HeldOut, weights: Floats
+) -> dict[str, Any]:
+    """The columns of the published table for the question "one of ``positive``?"; the cut of each fold is
+    chosen by Youden's J on the other folds. ``*_at_31``: re-weighted to the published share of positives.
+    """
+    truth, score = hot[:, positive].sum(1), found[:, positive].sum(1)
+    called = np.zeros(len(truth), np.bool_)
+    for fold in np.unique(held_out.folds):
+        inside = held_out.folds == fold
+        false_rate, true_rate, cuts = roc_curve(truth[~inside], score[~inside])
+        called[inside] = score[inside] >= cuts[int(np.argmax(true_rate - false_rate))]
+    counts = np.stack([truth * called, truth * ~called, (1 - truth) * called, (1 - truth) * ~called])
+    once, drawn = _columns(counts.sum(1)[None]), _columns(weights @ counts.T)
+    return {
+        "positives": int(truth.sum()),
+        "auc": auc_interval(truth, score, weights).as_list(),
+        **{name: interval(float(once[name][0]), drawn[name]).as_list() for name in once},
+    }
+
+
+def _columns(counts: Floats) -> dict[str, Floats]:
+    """Of rows of (true positives, false negatives, false positives, true negatives)."""
+    tp, fn, fp, tn = counts.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall, specificity = tp / (tp + fn), tn / (tn + fp)
+        # Share of positives that the published table implies (OCI-GAN).
+        p = 0.31
+        ppv = recall * p / (recall * p + (1 - specificity) * (1 - p))
+        return {
+            "recall": recall,
+            "specificity": specificity,
+            "ppv": tp / (tp + fp),
+            "npv": tn / (tn + fn),
+            "f1": 2 * tp / (2 * tp + fp + fn),
+            "accuracy": (tp + tn) / counts.sum(1),
+            "ppv_at_31": ppv,
+            "npv_at_31": specificity * (1 - p) / (specificity * (1 - p) + (1 - recall) * p),
+            "f1_at_31": 2 * ppv * recall / (ppv + recall),
+        }
+
+
+def evaluate(data: Path, card: Card, report: Report = silent) -> dict[str, Any]:
+    """All figures. The outline, and the gate on other pictures, are measured with the card's networks on the
+    test splits; all other figures come from the committed predictions of the folds.
+
+    Raises DataMissing, CardError.
+    """
+    frames = ovarian_frames(data)
+    held_out = read_predictions(frames)
+    points = card.labels[0]
+    return {
+        "model": card.id,
+        "version": card.version,
+        "cross_validation": classification(held_out),
+        "answers": answer_figures(held_out, points.threshold, points.absent_below),
+        "gate": gate_figures(FOLDER / GATE, OvarianClassifier(card), data, report),
+        "outline": outlines([frame for frame in frames if frame.split == "test"], card, report),
+    }
+
+
+def outlines(frames: Sequence[OvarianFrame], card: Card, report: Report = silent) -> dict[str, Any]:
+    """Dice of the shown outlines against the masks; how many outlines are withheld, and why."""
+    classifier, outliner = OvarianClassifier(card), Outliner(card)
+    found, groups, faults = [], [], Counter[str]()
+    for number, frame in enumerate(frames):
+        report(number / len(frames), "outlines")
+        outline = outliner.outline(classifier.analyse(frame.rgb()))
+        if outline.mask is None:
+            faults[outline.fault] += 1
+            continue
+        found.append(dice(outline.mask, frame.lesion()))
+        groups.append(frame.group)
+    values = np.array(found)
+    return {
+        "frames": len(frames),
+        "shown": len(found),
+        "dice": mean_interval(values, patient_weights(groups)).as_list(),
+        "median": round(float(np.median(values)), 4),
+        "below_half": int((values < 0.5).sum()),
+        "withheld": dict(faults),
+    }
