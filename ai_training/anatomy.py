@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from ai_pipeline.chest.anatomy import FINER, Anatomy, AnatomyModel, cardiothoracic, organ_masks
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.inputs import enlarge, normalise, reduce
-from ai_pipeline.models.registry import Chain
+from ai_pipeline.models.registry import Chain, find
 from ai_training.base import DataMissing, Report, followed, silent
 from ai_training.cards import new_card
 from ai_training.engine import Recipe, RecipeRun, Validation, input_of
@@ -349,7 +349,7 @@ class AnatomyCase:
     fault: str
 
 
-def evaluate(data: Path, model: AnatomyModel, split: str, report: Report = silent) -> dict[str, Any]:
+def evaluate(data: Path, models_dir: Path | None, split: str, report: Report = silent) -> dict[str, Any]:
     """All figures of ``split`` (test, val). Intervals are 95 %, by bootstrap over images, one image per
     patient.
 
@@ -358,6 +358,7 @@ def evaluate(data: Path, model: AnatomyModel, split: str, report: Report = silen
     images = anatomy_images(data, split)
     if not images:
         raise DataMissing(f"{data} has no chest with masks in the split {split}")
+    model = AnatomyModel.from_card(find(ID, models_dir))
     cases = [measure(image, model) for image in followed(images, report, "heart and lungs")]
     return {"model": model.ref.id, "version": model.ref.version, "split": split, **figures(cases)}
 

@@ -45,10 +45,9 @@ from ai_pipeline.models.inputs import enlarge, normalise, prepare, reduce
 from ai_pipeline.models.registry import SHIPPED, Chain
 from ai_pipeline.networks.gate import ASKEW, CHILD, CLIPPED, CUT_OFF, OTHER, FeatureGate, Head
 from ai_training.base import DataMissing, ExperimentError, Report, silent
-from ai_training.metrics import THRESHOLDS, calibrated, prevalence, reference
 from ai_training.cards import changed_card, export, weights_row
 from ai_training.engine import Plan, TrainingRun, Validation, best_of, run_options, seed_all
-from ai_training.metrics import Interval, within_source_auc
+from ai_training.metrics import THRESHOLDS, Interval, calibrated, prevalence, reference, within_source_auc
 from ai_training.networks import (
     NAME,
     OUTPUTS,

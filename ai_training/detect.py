@@ -48,7 +48,7 @@ from ai_pipeline.chest.classifier import (
     softmax,
 )
 from ai_pipeline.errors import CardError
-from ai_pipeline.models.engine import OnnxRuntime
+from ai_pipeline.models.engine import OnnxRuntime, usable_cores
 from ai_pipeline.models.inputs import normalise, prepare
 from ai_pipeline.models.registry import SHIPPED, Card
 from ai_training import cards
@@ -66,6 +66,13 @@ Floats = npt.NDArray[np.float32]
 CUTS = (0.1, 0.3, 0.5)  # T(IoU), as the literature on these boxes has it (X. Wang et al., CVPR 2017)
 PLACE_NAMES = ("T(IoU.1)", "T(IoU.3)", "T(IoU.5)", "mean T", "IoU", "pointing")
 Corners = tuple[float, float, float, float]
+
+
+def recipe(threads: int, *, yolo: bool) -> YoloRecipe | None:
+    """How YOLOs are trained, if any are; limits torch to ``threads``, 0: as many as there are cores."""
+    if threads:
+        torch.set_num_threads(threads)
+    return YoloRecipe(threads=threads or usable_cores()) if yolo else None
 
 
 def detection_boxes(data: Path, more: Sequence[Path] = ()) -> tuple[TruthBox, ...]:
@@ -669,7 +676,7 @@ def _shipped_locators(case: LabelledBoxes, known: Sequence[Any], card: Card) -> 
 
 
 def train_detector(
-    data: Path, out: Path, card: Card, more: tuple[Path, ...], yolo: YoloRecipe | None, report: Report
+    data: Path, out: Path, card: Card, more: Sequence[Path], yolo: YoloRecipe | None, report: Report
 ) -> Path:
     """Cross-validate, decide label by label, fit to all train and val boxes; returns the new card in ``out``.
 

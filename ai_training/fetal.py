@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from ai_pipeline.contract import ModelRef
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.engine import OnnxRuntime
+from ai_pipeline.models.registry import find
 from ai_pipeline.networks.heads import (
     COLUMNS,
     GRID,
@@ -464,7 +465,7 @@ class HeadCase:
     fault: str
 
 
-def evaluate(data: Path, model: HeadModel, split: str, report: Report = silent) -> dict[str, Any]:
+def evaluate(data: Path, models_dir: Path | None, split: str, report: Report = silent) -> dict[str, Any]:
     """All figures of ``split`` (test, val). Intervals are 95 %, by bootstrap over examinations.
 
     Raises DataMissing.
@@ -472,6 +473,7 @@ def evaluate(data: Path, model: HeadModel, split: str, report: Report = silent) 
     images = head_images(data, split)
     if not images:
         raise DataMissing(f"{data} has no fetal heads in the split {split}")
+    model = HeadModel.of(find(ID, models_dir))
     cases = [measure(image, model) for image in followed(images, report, "fetal heads")]
     return {
         "model": model.ref.id,

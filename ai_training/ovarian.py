@@ -35,7 +35,7 @@ from ai_pipeline.errors import PixelError
 from ai_pipeline.images.coordinates import UPRIGHT
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.models.inputs import enlarge, normalise, reduce
-from ai_pipeline.models.registry import Card, Chain
+from ai_pipeline.models.registry import Card, Chain, find
 from ai_pipeline.networks.gate import FeatureGate
 from ai_pipeline.ovarian.classifier import SURE, Outliner, OvarianClassifier, PixelGate, dice
 from ai_training.base import DataMissing, Report, followed, silent
@@ -726,23 +726,28 @@ class OutlineRecipe(Recipe):
     copies: OvarianRecipe = field(default_factory=OvarianRecipe)
 
 
-def outline_recipe(*, epochs: float, threads: int) -> OutlineRecipe:
-    """The shipped recipe with its steps multiplied by ``epochs`` / 16, as the classifier is trained for
-    ``epochs``.
-    """
-    made = OutlineRecipe(threads=threads)
-    share = epochs / made.copies.epochs
-    steps, every = (max(1, round(share * count)) for count in (made.iterations, made.validate_every))
-    return replace(made, iterations=steps, validate_every=every)
+def train_and_ship(
+    data: Path, out: Path, epochs: float | None, seeds: Sequence[int], threads: int, report: Report = silent
+) -> Path:
+    """Train the folds and the network that ships, once for each of ``seeds``, and the outline; returns the
+    card.
 
-
-def train_outline(
-    data: Path, out: Path, recipe: OutlineRecipe, *, resume: bool = False, report: Report = silent
-) -> OutlineNetwork:
-    """Train and choose a checkpoint; ``out`` receives checkpoints and history. Raises DataMissing,
-    ExperimentError.
+    Complete parts in ``out`` are not trained again. ``epochs``: passes over the frames, the outline's steps
+    in proportion; None: the shipped recipe's. Raises DataMissing, ExperimentError.
     """
-    return cast(OutlineNetwork, _OutlineRun(data, out, recipe).trained(report, resume=resume))
+    torch.set_num_threads(threads)
+    recipe, outline = OvarianRecipe(), OutlineRecipe(threads=threads)
+    if epochs:
+        share = epochs / recipe.epochs
+        recipe = replace(recipe, epochs=epochs)
+        steps, every = (
+            max(1, round(share * count)) for count in (outline.iterations, outline.validate_every)
+        )
+        outline = replace(outline, iterations=steps, validate_every=every)
+    train(data, out, recipe, seeds, report=report)
+    run = _OutlineRun(data, out / "outline", outline)
+    run.finish(report, resume=run.begun)
+    return ship(data, out, recipe, outline, seeds, report)
 
 
 def pairs_of(frames: Sequence[OvarianFrame]) -> tuple[Grey, Grey]:
@@ -1168,13 +1173,13 @@ def _columns(counts: Floats) -> dict[str, Floats]:
         }
 
 
-def evaluate(data: Path, card: Card, report: Report = silent) -> dict[str, Any]:
+def evaluate(data: Path, models_dir: Path | None, report: Report = silent) -> dict[str, Any]:
     """All figures. The outline, and the gate on other pictures, are measured with the card's networks on the
     test splits; all other figures come from the committed predictions of the folds.
 
     Raises DataMissing, CardError.
     """
-    frames = ovarian_frames(data)
+    frames, card = ovarian_frames(data), find(ID, models_dir)
     held_out = read_predictions(frames)
     points = card.labels[0]
     return {

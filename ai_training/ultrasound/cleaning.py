@@ -44,7 +44,16 @@ from ai_pipeline.burnin.find.drawings import grown
 from ai_pipeline.burnin.find.text import TextReader, paint
 from ai_pipeline.burnin.find.traces import no_waves
 from ai_pipeline.burnin.planning import MARGIN, RemovalTask, plan_removal
-from ai_pipeline.burnin.tools import MARKS, Classical, Inpainter, NetworkInpainter, Tools, on_onnx
+from ai_pipeline.burnin.tools import (
+    MARKS,
+    PLAIN,
+    Classical,
+    Inpainter,
+    NetworkInpainter,
+    Tools,
+    on_onnx,
+    shared_tools,
+)
 from ai_pipeline.contract import SourceImage
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.decode import PictureImage, open_dicom
@@ -355,13 +364,13 @@ SEED = 15485863
 
 def evaluate_removal(
     data: Path,
-    tools: Tools,
+    models_dir: Path | None,
     *,
     masks: Path | None,
     split: str = "test",
     style: str = "held-out",
     pictures: int = 200,
-    policy: CleaningPolicy = CleaningPolicy.RESEARCH,
+    policy: str = "research",
     report_to: Path | None = None,
     report: Report = silent,
 ) -> dict[str, Any]:
@@ -370,9 +379,10 @@ def evaluate_removal(
     ``masks``: the folder of the hand-drawn frames (test split). On the validation split the coloured marks of
     real frames are used instead, so that no choice needs test frames.
     """
+    tools = shared_tools(models_dir)
     model = next(ref for ref in tools.models if ref.id == MARKS)
     figures: dict[str, Any] = {}
-    ways = maskers(tools, policy)
+    ways = maskers(tools, CleaningPolicy(policy))
     if pictures:
         made = synthetic_frames(data, split, style, pictures)
         about = {"set": f"overlays on {split} frames, style {style}", "threshold": tools.threshold}
@@ -387,7 +397,7 @@ def evaluate_removal(
         "model": {"id": model.id, "version": model.version, "sha256": model.sha256},
         "split": split,
         "threshold": tools.threshold,
-        "policy": policy.value,
+        "policy": policy,
         "figures": figures,
     }
 
@@ -529,7 +539,7 @@ def strokes(picture: Picture, contrast: int) -> Mask:
 CUT, WHOLE = 0.1, 0.9
 """A text of which more than the one and less than the other share is removed is cut; identity of which less
 than the other is removed is left."""
-NEIGHBOURHOOD, FEWEST, PLAIN = 41, 200, 3.0
+NEIGHBOURHOOD, FEWEST, EVEN = 41, 200, 3.0
 """Background is where the known pixels of such a square, at least so many, differ no more (pixels; standard
 deviation in grey levels)."""
 STANDS_OUT = 10.0
@@ -573,21 +583,31 @@ def evaluate_cleaning(
     data: Path,
     content: Path,
     masks: Path,
-    tools: Tools,
-    policy: CleaningPolicy,
+    models_dir: Path | None,
+    policy: str,
     *,
+    pictures: int = 0,
     report_to: Path | None = None,
     report: Report = silent,
 ) -> dict[str, Any]:
     """Clean every marked frame and judge the result. Raises DataMissing.
 
+    How near the node's filling and the plain one come to what was there is measured on so many ``pictures``
+    with drawn marks, all of which are removed.
+
     ``content``, ``masks``: as :func:`marked_content` takes them; ``report_to``: folder for pictures.
     """
-    outcomes = []
+    tools, how, outcomes = shared_tools(models_dir), CleaningPolicy(policy), []
     for number, frame in enumerate(marked_content(data, content, masks), start=1):
-        outcomes.append(_outcome(frame, tools, policy, report_to))
+        outcomes.append(_outcome(frame, tools, how, report_to))
         report(number / (number + 1), f"frame {number}: {frame.name}")
-    return summary(outcomes, policy, tools)
+    result = summary(outcomes, how, tools)
+    if pictures:
+        planned = planned_by(models_dir, CleaningPolicy.RESEARCH)
+        result["filling"] = evaluate_inpaint(
+            data, [tools.filler, PLAIN], planned, pictures=pictures, report=report
+        )
+    return result
 
 
 def _outcome(
@@ -642,7 +662,7 @@ def _made_up(frame: MarkedContent, after: Picture, mask: Mask) -> tuple[Mask, Ma
     enough = np.maximum(count, 1)
     level = total / enough
     spread = np.sqrt(np.maximum(squares / enough - level**2, 0))
-    background = mask & (count >= FEWEST) & (spread <= PLAIN)
+    background = mask & (count >= FEWEST) & (spread <= EVEN)
     shown = brightest(after)
     differs = (np.abs(shown.astype(np.float64) - level) > STANDS_OUT) & (shown > BLACK)
     return np.asarray(background, np.bool_), np.asarray(background & differs, np.bool_)
@@ -657,7 +677,7 @@ def summary(outcomes: Sequence[FrameOutcome], policy: CleaningPolicy, tools: Too
     kinds = {kind.value: {kind} for kind in Content if kind in every} | {"all": every}
     content = {name: _row(released, contents) for name, contents in kinds.items()}
     return {
-        "policy": policy.value,
+        "policy": policy,
         "models": [f"{ref.id} {ref.version}" for ref in tools.models],
         "frames": len(outcomes),
         "patients": len({patient_of(one.name) for one in outcomes}),
@@ -716,6 +736,11 @@ def inpainters(known: Mapping[str, Card], threads: int) -> list[Inpainter]:
     return [*networks, *map(Classical, CLASSICAL)]
 
 
+def planned_by(models_dir: Path | None, policy: str) -> Masker:
+    """All that the node removes under ``policy``."""
+    return partial(node_mask, tools=shared_tools(models_dir), policy=CleaningPolicy(policy))
+
+
 FIGURES = ("mae", "mse", "psnr", "ssim")
 PLACES = ("inside", "whole")
 UNCLEANED = "uncleaned"
@@ -729,7 +754,7 @@ LARGEST_PSNR = 60.0
 def evaluate_inpaint(
     data: Path,
     inpainters: Sequence[Inpainter],
-    planned: Callable[[Picture], Mask | None] | None,
+    planned: Masker | None,
     *,
     pictures: int = 200,
     split: str = "test",

@@ -17,7 +17,7 @@ import tempfile
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -308,6 +308,29 @@ def level_crop(picture: npt.NDArray[np.uint8], corners: Corners) -> npt.NDArray[
     return np.asarray(cut, np.uint8)
 
 
+def evaluate(
+    data: Path,
+    split: str,
+    policy: str,
+    models_dir: Path | None,
+    report_to: Path | None,
+    pictures: range,
+    workers: int,
+    report: Report,
+) -> dict[str, Any]:
+    """Evaluate the pictures with these numbers in ``workers`` processes. Raises DataMissing."""
+    test, found = LegibilityTest(data, split, CleaningPolicy(policy), models_dir, report_to), []
+    with (
+        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+        if workers > 1
+        else nullcontext() as pool
+    ):
+        for outcome in (pool.map if pool else map)(test.picture, pictures):
+            found.append(outcome)
+            report(len(found) / len(pictures), f"picture {len(found)} of {len(pictures)}")
+    return counted(found, split, policy)
+
+
 def counted(found: Sequence[LegibleOutcome], split: str, policy: str) -> dict[str, Any]:
     """All figures; ``at_most`` is the exact one-sided upper 95 % bound (Clopper and Pearson).
 
@@ -422,18 +445,6 @@ class LegibleOutcome:
     def is_read(self) -> bool:
         """Whether an engine still reads anything of the overlay."""
         return any(count.left or count.elsewhere for count in self.counts.values())
-
-
-def outcomes(test: LegibilityTest, pictures: range, workers: int, report: Report) -> Iterator[LegibleOutcome]:
-    """Evaluate the pictures with these numbers in ``workers`` processes. Raises DataMissing."""
-    with (
-        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
-        if workers > 1
-        else nullcontext() as pool
-    ):
-        for count, outcome in enumerate((pool.map if pool else map)(test.picture, pictures), start=1):
-            yield outcome
-            report(count / len(pictures), f"picture {count} of {len(pictures)}")
 
 
 @dataclass(frozen=True, slots=True)

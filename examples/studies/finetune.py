@@ -22,9 +22,9 @@ from arms import Alteration, Arm, ArmRun, Lesson, Split, StudyMaterial, StudyNet
 
 from ai_pipeline.models.inputs import reduce
 from ai_pipeline.models.registry import Chain
+from ai_training import cli
 from ai_training.base import DataMissing, Report, silent
-from ai_training.cli import console
-from ai_training.cli.console import Figures, verb
+from ai_training.cli import Figures, verb
 from ai_training.metrics import Interval, auc_interval, patient_weights
 from ai_training.sets import SHARES, ChestImage, check_splits, label_matrix, read_grey, rows, split_by_patient
 
@@ -172,7 +172,7 @@ def command(
     report: Report,
     labels: Annotated[Path, typer.Option(help="CSV file: file, patient_id, the target (0, 1) or labels.")],
     target: Annotated[str, typer.Option(help="The finding, against the rest: Cardiomegaly.")],
-    out: console.Out,
+    out: cli.Out,
     weights: Annotated[
         str, typer.Option(help="random, imagenet, or the best.pt or .safetensors of an earlier training.")
     ] = "imagenet",
@@ -180,13 +180,13 @@ def command(
         str, typer.Option(help="efficientnet-lite0, a network of torchvision, or timm/NAME.")
     ] = "efficientnet-lite0",
     size: Annotated[int, typer.Option(help="Side of the input in pixels.", min=32, max=1024)] = 128,
-    iterations: console.Iterations = 400,
-    seed: console.Seed = 1,
+    iterations: cli.Iterations = 400,
+    seed: cli.Seed = 1,
     external: Annotated[
         Path | None, typer.Option("--test", help="CSV file of another hospital, to measure on.")
     ] = None,
-    threads: console.Threads = 0,
-    resume: console.Resume = False,
+    threads: cli.Threads = 0,
+    resume: cli.Resume = False,
 ) -> Figures:
     """Fine-tune a chest network on images of one's own: one finding against the rest.
 

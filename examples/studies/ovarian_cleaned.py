@@ -20,10 +20,9 @@ from ai_pipeline.models.engine import usable_cores
 from ai_pipeline.models.inputs import enlarge, normalise, reduce
 from ai_pipeline.models.registry import Card, find
 from ai_pipeline.ovarian.classifier import OvarianClassifier, heatmap
-from ai_training import ovarian
+from ai_training import cli, ovarian
 from ai_training.base import Report, silent
-from ai_training.cli import console
-from ai_training.cli.console import Figures, verb
+from ai_training.cli import Figures, verb
 from ai_training.evaluation import BLUE, GREEN, GREY, ORANGE, save
 from ai_training.metrics import Floats, mean_auc_difference, mean_auc_interval, mean_interval, patient_weights
 from ai_training.networks import NAME
@@ -493,7 +492,7 @@ SHOWN = 30
 def command(
     *,
     report: Report,
-    data: console.SetData,
+    data: cli.SetData,
     out: Annotated[
         Path | None, typer.Option(help="What `train ovarian` left: its networks see cleaned frames anew.")
     ] = None,

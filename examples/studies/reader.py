@@ -39,10 +39,10 @@ from ai_pipeline.burnin.find.networks import (
 from ai_pipeline.burnin.find.text import TextBox, TextReader
 from ai_pipeline.burnin.tools import LINES, shared_tools
 from ai_pipeline.contract import Meaning
+from ai_training import cli
 from ai_training.base import DataMissing, Report, silent
 from ai_training.cards import export, new_card
-from ai_training.cli import console
-from ai_training.cli.console import Figures, verb
+from ai_training.cli import Figures, verb
 from ai_training.engine import Recipe, RecipeRun, Validation, input_of
 from ai_training.metrics import patient_weights, ratio
 from ai_training.sets import rows
@@ -802,13 +802,13 @@ Pictures = Annotated[int, typer.Option(help="Pictures with drawn names.")]
 def command_train(
     *,
     report: Report,
-    data: console.PublicData,
-    out: console.Out,
-    iterations: console.Iterations = 9000,
-    seed: console.Seed = 1,
-    threads: console.NetworkThreads = 2,
-    workers: console.Workers = 1,
-    resume: console.Resume = False,
+    data: cli.PublicData,
+    out: cli.Out,
+    iterations: cli.Iterations = 9000,
+    seed: cli.Seed = 1,
+    threads: cli.NetworkThreads = 2,
+    workers: cli.Workers = 1,
+    resume: cli.Resume = False,
 ) -> Path:
     """Train the reader of small letters on ultrasound pictures.
 
@@ -822,13 +822,13 @@ def command_train(
 def command_evaluate(
     *,
     report: Report,
-    data: console.PublicData,
+    data: cli.PublicData,
     lines: Annotated[Path, typer.Option(help="Folder with real lines that were written down by eye.")] = Path(
         "tests/data/lines"
     ),
     pictures: Pictures = 100,
-    models_dir: console.ModelsDir = None,
-    write_card: console.WriteCard = False,
+    models_dir: cli.ModelsDir = None,
+    write_card: cli.WriteCard = False,
 ) -> Figures:
     """Read real lines that no reader has seen, and drawn names, beside rapidocr and Tesseract.
 
@@ -841,7 +841,7 @@ def command_evaluate(
 
     result = evaluate_reader(data, lines, shared_tools(models_dir).reader, pictures, report)
     if write_card:
-        console.write_figures(LINES, models_dir, {"test": result})
+        cli.write_figures(LINES, models_dir, {"test": result})
     return result
 
 

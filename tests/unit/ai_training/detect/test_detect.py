@@ -17,10 +17,9 @@ from typer.testing import CliRunner
 
 from ai_pipeline.chest.classifier import PARTS, ScoredBox
 from ai_pipeline.models.registry import find
-from ai_training import detect, yolo
+from ai_training import cli, detect, yolo
 from ai_training.base import DataMissing
-from ai_training.cli import console
-from ai_training.cli.verbs import train_app
+from ai_training.cli import train_app
 from ai_training.metrics import overlap
 from ai_training.sets import LABELS, TruthBox, corners, rows
 from tests.unit.ai_pipeline.models.store_lab import run_quietly
@@ -239,9 +238,9 @@ def test_a_yolo_that_is_there_is_taken_only_if_it_is_the_one(
 def test_without_ultralytics_it_is_said_at_once_which_extra_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console, "find_spec", lambda _package: None)
+    monkeypatch.setattr(cli, "find_spec", lambda _package: None)
     result = CliRunner().invoke(train_app, ["detect", "--data", str(tmp_path), "--out", str(tmp_path)])
-    assert result.exit_code == console.EXIT_CONFIG and "extra 'yolo'" in result.output
+    assert result.exit_code == cli.EXIT_CONFIG and "extra 'yolo'" in result.output
 
 
 def test_the_test_figures_stand_in_the_card(tmp_path: Path) -> None:

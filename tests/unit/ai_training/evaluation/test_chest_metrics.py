@@ -22,7 +22,7 @@ from ai_pipeline.models.reference import BINS
 from ai_training import chest, evaluation, metrics, pages
 from ai_training.base import DataMissing
 from ai_training.chest import card_metrics
-from ai_training.cli.verbs import evaluate_app
+from ai_training.cli import evaluate_app
 from ai_training.evaluation import (
     FALSE_ALARMS,
     Scored,

@@ -17,8 +17,7 @@ from typer.testing import CliRunner, Result
 
 from ai_pipeline.models.registry import Chain
 from ai_training.base import DataMissing
-from ai_training.cli.console import verb
-from ai_training.cli.verbs import split
+from ai_training.cli import split, verb
 from ai_training.fetal import head_images
 from ai_training.ovarian import ovarian_frames
 from ai_training.sets import (

@@ -27,6 +27,7 @@ from ai_pipeline.burnin.find.networks import HEIGHT, SYMBOLS, MarkFinder, MarkMa
 from ai_pipeline.burnin.tools import (
     CORE,
     LINES,
+    PLAIN,
     Classical,
     Floats,
     Inpainter,
@@ -38,9 +39,8 @@ from ai_pipeline.burnin.tools import inpaint as inpaint_stored
 from ai_pipeline.contract import DerivedImage, ImageKind, Meaning
 from ai_pipeline.models import registry
 from ai_pipeline.models.engine import OnnxRuntime
-from ai_training.base import silent
+from ai_training import cli
 from ai_training.cards import add_figures
-from ai_training.cli import verbs
 from ai_training.pages import PAGES, figure_lines
 from ai_training.sets import rows
 from ai_training.ultrasound import cleaning, legible, marks
@@ -535,8 +535,8 @@ EXIT_DATA, EXIT_CONFIG, EXIT_USAGE = 66, 78, 2
 
 def run(*words: str | Path) -> Result:
     app = typer.Typer()
-    app.add_typer(verbs.train_app, name="train")
-    app.add_typer(verbs.evaluate_app, name="evaluate")
+    app.add_typer(cli.train_app, name="train")
+    app.add_typer(cli.evaluate_app, name="evaluate")
     return CliRunner().invoke(app, list(map(str, words)))
 
 
@@ -560,7 +560,8 @@ def test_what_is_missing_or_wrong_is_told_by_the_status(
 
 @pytest.mark.data
 def test_the_filling_of_the_node_is_measured_beside_the_plain_one(data: Path) -> None:
-    result = verbs._filling(data, shared_tools(), 2, silent)
+    research = cleaning.planned_by(None, "research")
+    result = cleaning.evaluate_inpaint(data, [shared_tools().filler, PLAIN], research, pictures=2)
     assert ({row["mask"] for row in result["rows"]}, result["reference"]) == (
         {"given", "detected"},
         "navier-stokes",
