@@ -414,13 +414,12 @@ Pictures = Annotated[int, typer.Option(help="Synthetic pictures to measure on; 0
 PolicyName = Annotated[
     Literal["research", "clinical"], typer.Option(help="What has to go: all, or what names the patient.")
 ]
-ReportTo = Annotated[Path | None, typer.Option("--report", help="Folder for pictures of what failed.")]
 
 
 @verb(
     evaluate_app,
     "chest",
-    epilog="Example:  ai-pipeline evaluate chest --data DIR --report report   (see report/report.md)",
+    epilog="Example:  ai-pipeline evaluate chest --data DIR",
 )
 def evaluate_chest(
     *,
@@ -429,9 +428,6 @@ def evaluate_chest(
     split: Split = "test",
     model: Model = None,
     models_dir: ModelsDir = None,
-    report_to: Annotated[
-        Path | None, typer.Option("--report", help="Folder for PNG plots and report.md.")
-    ] = None,
     cache: Cache = None,
     threads: Threads = 0,
     write_card: WriteCard = False,
@@ -439,7 +435,6 @@ def evaluate_chest(
     """Measure a chest X-ray classifier; every interval is 95 %, by bootstrap over patients."""
     from ai_training.chest import write_metrics
     from ai_training.evaluation import evaluate_chest as evaluate
-    from ai_training.evaluation import write_report
 
     model = model or chest_card(model, models_dir).name
     result = evaluate(
@@ -453,10 +448,7 @@ def evaluate_chest(
     )
     if write_card:
         write_metrics(own_card(model, models_dir), result)
-    if report_to is not None:
-        typer.echo(str(write_report(report_to, result)), err=True)
-    # The curves are thousands of points that only plots need.
-    return {key: value for key, value in result.items() if key != "curves"}
+    return result
 
 
 @verb(evaluate_app, "marks")
@@ -472,13 +464,12 @@ def evaluate_marks(
     pictures: Pictures = 200,
     policy: PolicyName = "research",
     models_dir: ModelsDir = None,
-    report_to: ReportTo = None,
     write_card: WriteCard = False,
 ) -> Figures:
     """Measure the mark detector, and all that the node removes, on synthetic overlays and on real frames.
 
     With --masks on the hand-drawn test frames; with --split val on the coloured marks of validation frames,
-    which choices are made by. --report draws every mark that was missed. Intervals are 95 %, over frames.
+    which choices are made by. Intervals are 95 %, over frames.
     """
     if masks is not None and split != "test":
         raise typer.BadParameter("the hand-drawn frames are test frames", param_hint="--split")
@@ -492,7 +483,6 @@ def evaluate_marks(
         style=style,
         pictures=pictures,
         policy=policy,
-        report_to=report_to,
         report=report,
     )
     if write_card:
@@ -513,19 +503,15 @@ def evaluate_legible(
     policy: PolicyName = "research",
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
     models_dir: ModelsDir = None,
-    report_to: ReportTo = None,
     write_card: WriteCard = False,
 ) -> Figures:
     """Burn names, dates and numbers in, clean as the node cleans, and try to read them: two OCR engines.
 
-    Counts with exact upper 95 % bounds. --report draws every picture in which something is left, and every
-    one that the node withheld. About 3 s a picture on one core.
+    Counts with exact upper 95 % bounds. About 3 s a picture on one core.
     """
     from ai_training.ultrasound.legible import evaluate
 
-    result = evaluate(
-        data, split, policy, models_dir, report_to, range(first, first + pictures), workers, report
-    )
+    result = evaluate(data, split, policy, models_dir, range(first, first + pictures), workers, report)
     if write_card:
         told = {name: value for name, value in result.items() if name not in ("what", "reasons")}
         write_figures(FINDER, models_dir, {f"legible_{policy}": told})
@@ -542,13 +528,12 @@ def evaluate_inpaint(
     threads: NetworkThreads = 2,
     policy: PolicyName = "research",
     models_dir: ModelsDir = None,
-    report_to: ReportTo = None,
     write_card: WriteCard = False,
 ) -> Figures:
     """Compare the ways of filling holes, with a given mask and with all that the node's plan removes.
 
     Networks whose cards are not there are left out; without a mark detector so is the detected mask.
-    --report writes grids before | filled | truth. Intervals are 95 %, by bootstrap over frames.
+    Intervals are 95 %, by bootstrap over frames.
     """
     from ai_training.ultrasound import cleaning
 
@@ -559,7 +544,6 @@ def evaluate_inpaint(
         cleaning.planned_by(models_dir, policy) if FINDER in known else None,
         pictures=pictures,
         split=split,
-        report_to=report_to,
         report=report,
     )
     if write_card:
@@ -586,22 +570,19 @@ def evaluate_cleaning(
         typer.Option(min=0, help="Pictures with drawn marks, on which filling is measured in dB; 0: none."),
     ] = 100,
     models_dir: ModelsDir = None,
-    report_to: ReportTo = None,
 ) -> Figures:
     """Clean real frames; count the removed pixels of waves, flow, bars, rulers, calipers and text.
 
     The pixels under a real mark are unknown, so the filling is measured on clean frames with drawn marks.
 
     Run where the repository is checked out: the marks lie among its tests. Intervals are 95 %, by bootstrap
-    over patients, or over frames where the patient is not known. --report draws every frame before and after.
+    over patients, or over frames where the patient is not known.
 
-    Example: ai-pipeline evaluate cleaning --data ../shared/data --report /tmp/cleaning
+    Example: ai-pipeline evaluate cleaning --data ../shared/data
     """
     from ai_training.ultrasound.cleaning import evaluate_cleaning as evaluate
 
-    return evaluate(
-        data, content, masks, models_dir, policy, pictures=pictures, report_to=report_to, report=report
-    )
+    return evaluate(data, content, masks, models_dir, policy, pictures=pictures, report=report)
 
 
 @verb(evaluate_app, "detect")

@@ -58,7 +58,7 @@ from ai_training.sets import (
     reduced_images,
     soft_matrix,
 )
-from ai_training.text import figures_text, interval, without_nan
+from ai_training.text import interval, without_nan
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -414,22 +414,6 @@ def _thin(x: Floats, y: Floats) -> list[list[float]]:
 
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
-
-
-def write_report(folder: Path, result: Mapping[str, Any]) -> Path:
-    """Write ``report.md``, all figures of ``evaluate_chest``, and plots of its curves; returns the page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    figures = {name: value for name, value in result.items() if name != "curves"}
-    lines = ["# Report", "", "```", figures_text(figures), "```", ""]
-    for name, found in result["curves"].items():
-        inside = [row["labels"] for row in result["sources"] if row["source"] == name]
-        rows = {label: cell["auc"] for labels in inside for label, cell in labels.items()}
-        slug = "".join(c if c.isalnum() else "-" for c in name.casefold()).strip("-")
-        path = draw_curves(folder / f"curves-{slug}.png", found, rows)
-        lines += [f"![{name}: {CURVES}]({path.name})", ""]
-    page = folder / "report.md"
-    page.write_text("\n".join(lines), encoding="utf-8")
-    return page
 
 
 CURVES = "ROC; circle: not absent, square: present. Precision. Reliability; bars: 95 % of the bin's rate"
@@ -880,7 +864,6 @@ class _Evaluation:
             "teacher": beside_teacher(adults, {self.found.main: head["labels_counted"]}, self.found.left_out),
             "boxes": self._boxes(),
             "gate": gate_figures(self.data, self.classifier, self.split, self.report),
-            "curves": {name: curves(part, ENOUGH) for name, part in apart.items()},
         }
         self.report(1.0, "done")
         return result

@@ -10,7 +10,6 @@ over frames. KID compares squares around marks in the feature space of Efficient
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,10 +21,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from skimage.metrics import structural_similarity
-from skimage.segmentation import find_boundaries
 from sklearn.metrics.pairwise import polynomial_kernel
 
 from ai_pipeline.burnin.cleaning import clean
@@ -84,33 +80,6 @@ from ai_training.ultrasound.overlays import (
     clean_frames,
 )
 from ai_training.ultrasound.speckle import COMPARED
-
-AROUND = 40
-"""Pixels that are shown around a mark."""
-OUTLINE, TARGET = (255, 0, 255), (0, 255, 0)
-
-
-def outlined(picture: Picture, *masks: tuple[Mask, tuple[int, int, int]]) -> Picture:
-    """A copy of the picture with the outlines of the masks in their colours."""
-    for mask, colour in masks:
-        edge = find_boundaries(mask, mode="outer")  # type: ignore[no-untyped-call]
-        picture = np.where(edge[..., None], np.array(colour, np.uint8), picture)
-    return picture
-
-
-def write_sheet(path: Path, *shown: Mapping[str, Picture]) -> None:
-    """Write a PNG with rows of pictures, each under its title."""
-    columns = max(map(len, shown))
-    figure = Figure(figsize=(5 * columns, 4 * len(shown)), layout="constrained")
-    for places, row in zip(figure.subplots(len(shown), columns, squeeze=False), shown, strict=True):
-        for axes, (title, picture) in zip(places, row.items(), strict=False):
-            axes.imshow(picture, interpolation="nearest")
-            axes.set_title(title)
-        for axes in places:
-            axes.set_axis_off()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure).print_png(str(path))
-
 
 MODALITY = "US"
 NETWORK, TEXT_BOXES, NODE = "network", "text_boxes", "node"
@@ -256,10 +225,9 @@ def measured(
     frames: Iterable[MarkedFrame],
     ways: Mapping[str, Masker],
     report: Report = silent,
-    report_to: Path | None = None,
 ) -> dict[str, Any]:
     """The figures of every way: recall overall and by class, pixels and areas. Of a frame that the node
-    refuses nothing is found. ``report_to``: folder for a picture of every mark that was missed.
+    refuses nothing is found.
     """
     names: list[str] = []
     counts: dict[str, list[MarkCounts]] = {name: [] for name in ways}
@@ -267,7 +235,7 @@ def measured(
         report(len(names) / (len(names) + 1), f"frame {frame.name}")
         names.append(frame.name)
         for name, way in ways.items():
-            counts[name].append(_counted(frame, way(frame.picture), report_to and report_to / name))
+            counts[name].append(_counted(frame, way(frame.picture)))
     weights = patient_weights(names)
     result: dict[str, Any] = {
         "frames": len(names),
@@ -331,7 +299,7 @@ def recall(found: npt.NDArray[np.float64], there: npt.NDArray[np.float64], weigh
     return exact_at_the_ends(rate.value, int((there > 0).sum())) if rate.value in {0.0, 1.0} else rate
 
 
-def _counted(frame: MarkedFrame, mask: Mask | None, report_to: Path | None) -> MarkCounts:
+def _counted(frame: MarkedFrame, mask: Mask | None) -> MarkCounts:
     refused, owners = mask is None, frame.owners
     mask = np.zeros(owners.shape, np.bool_) if mask is None else mask
     found, there = np.zeros((2, len(MarkClass)))
@@ -343,16 +311,6 @@ def _counted(frame: MarkedFrame, mask: Mask | None, report_to: Path | None) -> M
         share = covered[number] / pixels[number]
         there[kind] += 1
         found[kind] += share >= FOUND_SHARE
-        if share < FOUND_SHARE and report_to:
-            left, top, wide, high = cv2.boundingRect((owners == number).astype(np.uint8))
-            cut = (
-                slice(max(0, top - AROUND), top + high + AROUND),
-                slice(max(0, left - AROUND), left + wide + AROUND),
-            )
-            part = frame.picture[cut]
-            marked = outlined(part, (mask[cut], OUTLINE), ((owners == number)[cut], TARGET))
-            about = {f"{frame.name}, mark {number}": part, f"{kind.name.lower()}, {share:.0%} found": marked}
-            write_sheet(report_to / f"{frame.name}-{number}.png", about)
     near = dilated(owners > 0, 2 * TOLERANCE + 1)
     counted, free = mask & (frame.known | near), frame.known & ~near
     of_pixels = (counted & near, counted, mask & free, free)
@@ -371,7 +329,6 @@ def evaluate_removal(
     style: str = "held-out",
     pictures: int = 200,
     policy: str = "research",
-    report_to: Path | None = None,
     report: Report = silent,
 ) -> dict[str, Any]:
     """All figures of the detector on one split; ``figures`` are those for its card. Raises DataMissing.
@@ -389,7 +346,7 @@ def evaluate_removal(
         figures[f"synthetic_{split}"] = about | measured(made, {NETWORK: ways[NETWORK]}, report)
     if masks is not None or split == "val":
         real = drawn_frames(data, masks) if masks is not None else coloured_frames(data, split)
-        figures["coloured" if masks is None else "drawn"] = measured(real, ways, report, report_to)
+        figures["coloured" if masks is None else "drawn"] = measured(real, ways, report)
         clean = [frame for frame in clean_frames(split) if frame.file not in NOT_CLEAN]
         del ways[TEXT_BOXES]
         figures[f"clean_{split}"] = clean_areas(clean, (frame.read(data) for frame in clean), ways, report)
@@ -587,7 +544,6 @@ def evaluate_cleaning(
     policy: str,
     *,
     pictures: int = 0,
-    report_to: Path | None = None,
     report: Report = silent,
 ) -> dict[str, Any]:
     """Clean every marked frame and judge the result. Raises DataMissing.
@@ -595,11 +551,11 @@ def evaluate_cleaning(
     How near the node's filling and the plain one come to what was there is measured on so many ``pictures``
     with drawn marks, all of which are removed.
 
-    ``content``, ``masks``: as :func:`marked_content` takes them; ``report_to``: folder for pictures.
+    ``content``, ``masks``: as :func:`marked_content` takes them.
     """
     tools, how, outcomes = shared_tools(models_dir), CleaningPolicy(policy), []
     for number, frame in enumerate(marked_content(data, content, masks), start=1):
-        outcomes.append(_outcome(frame, tools, how, report_to))
+        outcomes.append(_outcome(frame, tools, how))
         report(number / (number + 1), f"frame {number}: {frame.name}")
     result = summary(outcomes, how, tools)
     if pictures:
@@ -610,9 +566,7 @@ def evaluate_cleaning(
     return result
 
 
-def _outcome(
-    frame: MarkedContent, tools: Tools, policy: CleaningPolicy, report_to: Path | None
-) -> FrameOutcome:
+def _outcome(frame: MarkedContent, tools: Tools, policy: CleaningPolicy) -> FrameOutcome:
     began = time.perf_counter()
     try:
         cleaned = clean(frame.source, lambda _share, _what: None, policy=policy, tools=tools)
@@ -627,8 +581,6 @@ def _outcome(
         for one in frame.objects
     )
     background, made_up = _made_up(frame, after, changed)
-    if report_to is not None:
-        write_sheet(report_to / f"{frame.name}.png", {"before": frame.picture, "after": after})
     return FrameOutcome(
         frame.name, objects, int(background.sum()), int(made_up.sum()), float(mask.mean()), seconds
     )
@@ -758,19 +710,16 @@ def evaluate_inpaint(
     *,
     pictures: int = 200,
     split: str = "test",
-    report_to: Path | None = None,
     report: Report = silent,
 ) -> dict[str, Any]:
     """Measure ``inpainters`` and the uncleaned picture; ``planned`` gives the mask that the node would
     remove.
 
     Without ``planned`` there are no rows with a detected mask; pictures that the node refuses are left out of
-    those rows and counted. ``report_to``: folder for the first pictures of each set, filled in every way,
-    with the truth. Raises DataMissing.
+    those rows and counted. Raises DataMissing.
     """
     perception, refused = Perception(), 0
     measured: dict[str, list[MeasuredPicture]] = {"given": [], "detected": []}
-    shown: Counter[str] = Counter()
     files: list[str] = []
     for frame, burned in burned_frames(data, clean_frames(split), pictures, FILLING_SEED, HELD_OUT):
         if not burned.objects:
@@ -784,17 +733,11 @@ def evaluate_inpaint(
             refused += hole is None
         squares = squares_of(burned)
         truth = _features(perception, burned.clean, squares)
-        sheet = []
         for mask, hole in holes.items():
             made = {UNCLEANED: burned.image} | {way.name: way.fill(burned.image, hole) for way in inpainters}
             values = {name: figures(one, burned.clean, burned.owners > 0) for name, one in made.items()}
             features = {name: _features(perception, one, squares) for name, one in made.items()}
             measured[mask].append(MeasuredPicture(frame.file, truth, values, features))
-            made |= {"truth": burned.clean, f"{mask} mask": outlined(burned.image, (hole, OUTLINE))}
-            sheet.append({name: one[squares[0]] for name, one in made.items()})
-        shown[frame.source] += 1
-        if report_to is not None and shown[frame.source] <= 6:
-            write_sheet(report_to / f"grid-{len(files):02}.png", *sheet)
     return {
         "set": f"{len(files)} pictures on {len(set(files))} {split} frames, style {HELD_OUT.name}",
         "split": split,

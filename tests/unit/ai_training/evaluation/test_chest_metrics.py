@@ -8,7 +8,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import tomlkit
@@ -31,7 +30,6 @@ from ai_training.evaluation import (
     measured_points,
     scored,
     sensitive_cuts,
-    write_report,
 )
 from ai_training.metrics import calibrated, calibration, deciles, platt, slope_and_intercept
 from ai_training.sets import LABELS, ChestImage, chest_set
@@ -355,14 +353,6 @@ def test_the_source_alone_is_a_classifier_where_sources_differ() -> None:
     assert scores[0] > 0.9 and scores[1] < 0.1 and scores[2] == pytest.approx(0.5)
 
 
-def test_the_report_is_a_page_with_its_pictures(result: dict[str, Any], tmp_path: Path) -> None:
-    page = write_report(tmp_path / "report", result)
-    drawn = {path.name: cv2.imread(str(path)).std() > 5 for path in page.parent.glob("*.png")}
-    assert drawn == {"curves-nih.png": True}
-    said = ("Not for diagnostic use.", *(f"({name})" for name in drawn))
-    assert [text for text in said if text not in page.read_text()] == []
-
-
 def test_the_figures_fit_into_a_card_and_onto_its_page(result: dict[str, Any], tmp_path: Path) -> None:
     text = tomlkit.parse((registry.SHIPPED / f"{MODEL}.toml").read_text())
     text["metrics"] = card_metrics(result)
@@ -377,15 +367,10 @@ def test_the_figures_fit_into_a_card_and_onto_its_page(result: dict[str, Any], t
     assert "| nih | sex | F |" in page and "None" not in page
 
 
-def test_the_verb_prints_the_same_as_json_and_writes_the_report(
-    result: dict[str, Any], download: Path, tmp_path: Path
-) -> None:
-    done = run(
-        "--data", download, "--json", "--report", tmp_path / "report"
-    )  # without the cache of the first
+def test_the_verb_prints_the_same_as_json(result: dict[str, Any], download: Path) -> None:
+    done = run("--data", download, "--json")  # without the cache of the first
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout.splitlines()[-1]) == {k: v for k, v in result.items() if k != "curves"}
-    assert (tmp_path / "report" / "report.md").exists()
+    assert json.loads(done.stdout.splitlines()[-1]) == result
 
 
 def run(*words: object) -> Result:
