@@ -1,6 +1,5 @@
 """``ai-pipeline train anatomy`` and ``evaluate anatomy``: a network that outlines heart and lungs."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,38 +22,34 @@ from ai_training.cards import new_card
 from ai_training.engine import Recipe, RecipeRun, Validation, input_of
 from ai_training.metrics import agreement, dice, mean_of
 from ai_training.networks import (
-    NAME,
+    MEAN,
     ORGANS,
     ORGANS_SIDE,
+    SCALE,
     OutlineNetwork,
     Probabilities,
-    StartWeights,
     export_outlines,
     less_dice,
+    licence_from,
     outline_network,
+    start_described,
 )
-from ai_training.sets import CHEST, MASK, ImageSet, MaskFile, SetImage, named_set, read_grey
+from ai_training.sets import CHEST, MASK, Grey, ImageSet, MaskFile, SetImage, Singles, named_set, read_grey
 
 CHAIN = Chain(side=ORGANS_SIDE, low=1.0, high=99.0, blur=0.0, jpeg_quality=95)
-MEAN, SCALE = 127.0, 128.0  # EfficientNet-Lite's own normalisation of 0..255
 EXCHANGED = {"w053": (2, 1, 0)}
 """Patient → the bits of heart, right and left lung, where the published mask has them in another order."""
-Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class AnatomyImage:
-    """A chest X-ray with a mask of each of :data:`ORGANS`. ``ctr``: its published cardiothoracic ratio, NaN
-    if none is published.
-    """
+    """A chest X-ray with a mask of each of :data:`ORGANS`."""
 
     name: str
     picture: Path
     masks: tuple[MaskFile, ...]
-    ctr: float
 
-    def read(self) -> tuple[Bytes, npt.NDArray[np.bool_]]:
+    def read(self) -> tuple[Grey, npt.NDArray[np.bool_]]:
         """Read the grey picture ``[rows, columns]`` and its organs ``[3, rows, columns]``. Raises
         DataMissing.
         """
@@ -70,7 +65,7 @@ def anatomy_set(data: Path) -> ImageSet:
 def anatomy_images(data: Path, split: str) -> tuple[AnatomyImage, ...]:
     """The images of ``split`` (train, val, test). Raises DataMissing, also if one has no mask."""
     return tuple(
-        AnatomyImage(image.patient, image.path, _masks(image), image.measures.get("ctr", math.nan))
+        AnatomyImage(image.patient, image.path, _masks(image))
         for image in anatomy_set(data).images
         if image.split == split
     )
@@ -126,7 +121,7 @@ class AnatomyBatches(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(images), torch.from_numpy(np.stack([organs for _, organs in copies]))
 
 
-def plain(image: AnatomyImage) -> tuple[Floats, Floats]:
+def plain(image: AnatomyImage) -> tuple[Singles, Singles]:
     """The network's input ``[3, SIDE, SIDE]`` and the organs ``[3, SIDE, SIDE]`` 0..1, without
     augmentation.
     """
@@ -137,8 +132,8 @@ def plain(image: AnatomyImage) -> tuple[Floats, Floats]:
 
 
 def augment(
-    picture: Bytes, organs: npt.NDArray[np.bool_], how: Augment, random: np.random.Generator
-) -> tuple[Bytes, Floats]:
+    picture: Grey, organs: npt.NDArray[np.bool_], how: Augment, random: np.random.Generator
+) -> tuple[Grey, Singles]:
     """A randomly moved copy with changed grey levels, and its organs in the same place."""
     matrix = _motion(picture.shape, how, random)
     border = float(random.choice([0.0, float(np.median(picture))]))
@@ -160,7 +155,7 @@ def _motion(shape: tuple[int, ...], how: Augment, random: np.random.Generator) -
     return np.column_stack([turn, offset])
 
 
-def _moved(organs: npt.NDArray[np.bool_], matrix: npt.NDArray[np.float64]) -> Floats:
+def _moved(organs: npt.NDArray[np.bool_], matrix: npt.NDArray[np.float64]) -> Singles:
     """``organs`` through ``matrix`` (corner coordinates), with the soft edges of a reduced mask."""
     centred = _centred(matrix)
     return np.stack(
@@ -175,7 +170,7 @@ def _centred(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return centres
 
 
-def _exposed(picture: Bytes, how: Augment, random: np.random.Generator) -> Bytes:
+def _exposed(picture: Grey, how: Augment, random: np.random.Generator) -> Grey:
     """Other exposure, sharpness, borders and noise; stretched at the end as every input is."""
     low, high = np.percentile(picture, (1, 99))
     grey = np.clip((picture - np.float32(low)) / np.float32(max(high - low, 1)), 0, 1)
@@ -212,7 +207,7 @@ def write_card(folder: Path, training: Mapping[str, Any]) -> Path:
     about = {
         "task": "outlines of heart and lungs in frontal chest X-rays, for the cardiothoracic ratio",
         "architecture": "anatomy-unet",
-        "licence": StartWeights().licence_of(NAME, "trunk"),
+        "licence": licence_from(start_described()),
         "intended_use": (
             "To measure the cardiothoracic ratio of upright frontal chest X-rays of adults, by lines that a "
             "reader checks. Comparable on PA films only."
@@ -234,7 +229,7 @@ def write_card(folder: Path, training: Mapping[str, Any]) -> Path:
         },
         "anatomy": {"organs": list(ORGANS), "tolerance": TOLERANCE},
         "calibration": {"calibrated": False, "method": "none: outlines, no probabilities"},
-        "training": {**training, "start": StartWeights().described(NAME)},
+        "training": {**training, "start": start_described()},
     }
     made_by = "Model card of the network that outlines heart and lungs: `ai-pipeline train anatomy`."
     return new_card(folder, ID, made_by, "anatomy", about, tables)
@@ -316,7 +311,7 @@ class _AnatomyRun(RecipeRun[AnatomyRecipe]):
 
 
 def scores(
-    network: OutlineNetwork, cases: Sequence[tuple[Floats, npt.NDArray[np.bool_], float]]
+    network: OutlineNetwork, cases: Sequence[tuple[Singles, npt.NDArray[np.bool_], float]]
 ) -> dict[str, Any]:
     """Mean Dice of each organ, and mean absolute error of the ratio (1 if no ratio could be measured).
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -49,18 +48,20 @@ from ai_training.cards import changed_card, export, weights_row
 from ai_training.engine import Plan, TrainingRun, Validation, best_of, run_options, seed_all
 from ai_training.metrics import THRESHOLDS, Interval, calibrated, prevalence, reference, within_source_auc
 from ai_training.networks import (
-    NAME,
+    MEAN,
     OUTPUTS,
-    PlacedNetwork,
-    StartWeights,
+    SCALE,
+    PlacedClassifier,
     classifier,
     fuse,
-    set_drop_connect,
-    unfilled_classifier,
+    licence_from,
+    start_described,
 )
 from ai_training.sets import (
     LABELS,
     ChestImage,
+    Grey,
+    Singles,
     TruthBox,
     chest_set,
     label_matrix,
@@ -121,13 +122,12 @@ EXPERIMENTS = Path(__file__).parent / "experiments"
 
 
 class Network(ExperimentPart):
-    """The network to train. ``architecture``: a backbone (:func:`ai_training.networks.unfilled`).
+    """The network to train.
 
     ``initial``: ``imagenet`` (of a package), ``random``, or the path of a file with its weights, such as the
     ``*.pt`` of an earlier run; ``licence`` of that file.
     """
 
-    architecture: str = "efficientnet-lite0"
     size: Annotated[int, Field(ge=64, multiple_of=32)] = 160
     initial: str = "imagenet"
     licence: str | None = None
@@ -203,27 +203,11 @@ class Experiment(ExperimentPart):
     loss: Loss = Field(default_factory=Loss)
     schedule: Schedule = Field(default_factory=Schedule)
 
-    @property
-    def start(self) -> StartWeights:
-        """The weights that the backbone starts from."""
-        return StartWeights(self.network.initial, self.network.licence or "")
-
     def described(self) -> dict[str, Any]:
         """The experiment as a table for a card, without folders of this machine."""
         found: dict[str, Any] = self.model_dump(mode="json", exclude_none=True)
         found["network"]["initial"] = Path(self.network.initial).name
         return found
-
-    @property
-    def size(self) -> int:
-        """The side of the network's input in pixels."""
-        return self.network.size
-
-    def on_backbone(self, backbone: str, weights: str = "", licence: str = "") -> Experiment:
-        """This experiment on another ``backbone``, with ``weights`` as in :class:`StartWeights`."""
-        initial = StartWeights(weights).of(backbone)
-        network = {"architecture": backbone, "initial": initial, "licence": licence or None}
-        return self.changed(self.name, {"network": network})
 
     def changed(self, name: str, change: Mapping[str, Any]) -> Experiment:
         """This experiment with the values of ``change`` (nested tables, as in TOML) in place of its own."""
@@ -242,10 +226,7 @@ def shipped(name: str) -> Path:
     return EXPERIMENTS / f"{name}.toml"
 
 
-MEAN, SCALE = 127.0, 128.0  # EfficientNet-Lite's own normalisation of 0..255
 CERTAIN = 1e-3  # probabilities nearer to 0 or 1 than this count as this: their log-odds mean nothing
-Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
 
 
 class Targets(NamedTuple):
@@ -264,7 +245,7 @@ class Targets(NamedTuple):
     @staticmethod
     def from_images(images: Sequence[ChestImage]) -> Targets:
         """The targets in the manifests of ``images``."""
-        soft: Floats = soft_matrix(images)
+        soft: Singles = soft_matrix(images)
         taught = np.asarray(~np.isnan(soft).any(1, keepdims=True))
         learned = taught[:, 0] & np.array([image.split == "train" for image in images])
         probability = np.clip(soft, CERTAIN, 1 - CERTAIN)
@@ -283,7 +264,7 @@ class ChestBatches(Dataset[Batch]):
     """Batch number i of a run: images drawn at random and augmented."""
 
     def __init__(
-        self, experiment: Experiment, pixels: Bytes, targets: Targets, rows: npt.NDArray[np.intp]
+        self, experiment: Experiment, pixels: Grey, targets: Targets, rows: npt.NDArray[np.intp]
     ) -> None:
         self._experiment, self._pixels, self._targets, self._rows = experiment, pixels, targets, rows
         made = experiment.images
@@ -295,13 +276,13 @@ class ChestBatches(Dataset[Batch]):
         made, known = self._experiment, self._targets
         random = np.random.default_rng((made.seed, iteration))
         rows = random.choice(self._rows, made.schedule.batch, p=self._odds)
-        copies = [augment(self._pixels[row], made.size, made.augment, random) for row in rows]
+        copies = [augment(self._pixels[row], made.network.size, made.augment, random) for row in rows]
         images = torch.from_numpy(normalise(np.stack(copies), MEAN, SCALE))
         targets = Targets(*(torch.from_numpy(part[rows]) for part in known))
         return images.contiguous(memory_format=torch.channels_last), targets
 
 
-def augment(image: Bytes, size: int, how: Augmentation, random: np.random.Generator) -> Bytes:
+def augment(image: Grey, size: int, how: Augmentation, random: np.random.Generator) -> Grey:
     """A randomly moved, turned and re-windowed copy ``[size, size]``."""
     side = image.shape[0]
     angle = np.deg2rad(random.uniform(-how.rotation, how.rotation))
@@ -327,7 +308,7 @@ UNFAIR = (("cxr_nih_more/images", LABELS.index("Pneumonia")),)
 class Trained:
     """The result of a run: the best network by validation, and the history of validation figures."""
 
-    network: PlacedNetwork
+    network: PlacedClassifier
     history: tuple[dict[str, float], ...]
     experiment: Experiment
 
@@ -393,11 +374,11 @@ def fit(
     material = Material.gather(data, experiment, cache or out / "cache", report)
     run = ClassifierRun(experiment, material, out)
     run.finish(report, resume=resume)
-    network = unfilled_classifier(experiment.network.architecture, len(LABELS), experiment.size)
+    network = PlacedClassifier(len(LABELS), experiment.network.size)
     return Trained(best_of(network, out), tuple(run.history), experiment)
 
 
-def infer(network: PlacedNetwork, pixels: npt.NDArray[np.uint8], size: int) -> tuple[Floats, Floats]:
+def infer(network: PlacedClassifier, pixels: npt.NDArray[np.uint8], size: int) -> tuple[Singles, Singles]:
     """Run ``network`` on reduced images ``[N, side, side]`` as at run time: logits ``[N, labels]`` and pooled
     features ``[N, C]``.
     """
@@ -418,7 +399,7 @@ def infer(network: PlacedNetwork, pixels: npt.NDArray[np.uint8], size: int) -> t
 class Tasks(nn.Module):
     """The network with the head that only training needs: of the teacher's log-odds."""
 
-    def __init__(self, network: PlacedNetwork) -> None:
+    def __init__(self, network: PlacedClassifier) -> None:
         super().__init__()
         self.network = network
         self.teacher = nn.Linear(network.head.in_features, len(LABELS))
@@ -428,7 +409,7 @@ class Tasks(nn.Module):
         pooled = self.network.dropout(self.network.maps(images)[0].mean((2, 3)))
         return self.network.head(pooled), self.teacher(pooled)
 
-    def merged(self, pooled: npt.NDArray[np.float32], share: float) -> PlacedNetwork:
+    def merged(self, pooled: npt.NDArray[np.float32], share: float) -> PlacedClassifier:
         """The network with one head: its own plus ``share`` times the teacher's, each in units of its spread.
 
         ``pooled [N, C]``: features of the images on which the spreads are computed.
@@ -482,10 +463,7 @@ class ClassifierRun(TrainingRun):
         self.workers = max(0, len(os.sched_getaffinity(0)) - 1) if cuda else 0
         precision = "bf16" if made.precision == "bfloat16" or (made.precision == "auto" and cuda) else "fp32"
         wanted = experiment.network
-        network = classifier(
-            wanted.architecture, experiment.start, len(LABELS), experiment.size, wanted.dropout
-        )
-        set_drop_connect(network, wanted.drop_connect)
+        network = classifier(wanted.initial, len(LABELS), wanted.size, wanted.dropout, wanted.drop_connect)
         tasks = Tasks(network)
         super().__init__(out, experiment.model_dump_json(), plan, tasks, precision)
 
@@ -504,7 +482,7 @@ class ClassifierRun(TrainingRun):
         return loss_of(predicted, batch, self.experiment.loss)
 
     def validate(self) -> Validation:
-        rows, size, weights = self.validation_rows, self.experiment.size, self.experiment.loss
+        rows, size, weights = self.validation_rows, self.experiment.network.size, self.experiment.loss
         average, pixels = cast(Tasks, self.average), self.material.pixels[self.validation_rows]
         network = average.network
         if weights.teacher and weights.teacher_share:  # what ships: both heads as one
@@ -518,7 +496,6 @@ class ClassifierRun(TrainingRun):
         return Validation({"validation_auc": auc}, f"validation AUC {auc:.4f}", network.state_dict(), arrays)
 
 
-Grey = npt.NDArray[np.uint8]
 T = TypeVar("T")
 Random = np.random.Generator
 Change = Callable[[Grey, Random], Grey]
@@ -614,7 +591,7 @@ def files_of_split(folder: Path, split: str) -> list[Path]:
     return [image.path for image in part_of_set(folder, split)]
 
 
-See = Callable[[Sequence[Grey]], Floats]
+See = Callable[[Sequence[Grey]], Singles]
 """Displayed pictures of any size, 0 to 255 → the network's pooled features ``[N, C]``."""
 INVERTED = Pose(inverted=True)
 
@@ -638,7 +615,7 @@ def fit_gate(data: Path, see: See, seed: int = 1, report: Report = silent) -> tu
     random = np.random.default_rng(seed)
     report(0.0, "reading the pictures that the gate learns from")
     whole = drawn_from(_adults(data, "train"), WHOLE, random)
-    shown: dict[str, list[Floats]] = {}
+    shown: dict[str, list[Singles]] = {}
     jobs = _lessons(data, whole, random)
     for number, (kind, files, change) in enumerate(jobs):
         shown.setdefault(kind, []).append(see(pictures(files, change, random)))
@@ -658,7 +635,7 @@ def fit_gate(data: Path, see: See, seed: int = 1, report: Report = silent) -> tu
     return gate, float(np.quantile(gate.distance(checked), TRUE_POSITIVE_RATE))
 
 
-def directions_of(features: Floats, count: int) -> FeatureGate:
+def directions_of(features: Singles, count: int) -> FeatureGate:
     """A gate of the ``count`` principal directions of features ``[N, C]`` of images in the domain; without a
     head.
     """
@@ -733,7 +710,7 @@ def _lessons(data: Path, whole: Sequence[Path], random: Random) -> list[tuple[st
     return [lesson for lesson in lessons if lesson[1]]
 
 
-def linear_head(shown: Mapping[str, Floats], seed: int) -> Head:
+def linear_head(shown: Mapping[str, Singles], seed: int) -> Head:
     """Multinomial logistic regression on principal components, as one linear map of the features; its limits
     are 1.
     """
@@ -809,7 +786,7 @@ def _first_frames(files: Sequence[Path]) -> list[Grey]:
     return found
 
 
-def _seen(classifier: Classifier, pictures: Sequence[Grey]) -> tuple[Floats, dict[str, float]]:
+def _seen(classifier: Classifier, pictures: Sequence[Grey]) -> tuple[Singles, dict[str, float]]:
     """The distance of each picture as shown, and the shares that the gate accepts, reorients and refuses."""
     rows = []
     for picture in pictures:
@@ -826,7 +803,7 @@ AT_ONCE = 8
 
 
 def fit_places(
-    network: PlacedNetwork, data: Path, experiment: Experiment, known: Sequence[str] = LABELS
+    network: PlacedClassifier, data: Path, experiment: Experiment, known: Sequence[str] = LABELS
 ) -> BoxTemplates:
     """Set ``network.place`` and ``network.place_bias``; returns the box templates from which the maps choose.
 
@@ -838,7 +815,7 @@ def fit_places(
         torch.nn.init.zeros_(network.place_bias)
         return BoxTemplates(np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
     paths = sorted({box.path for box in boxes})
-    maps = torch.from_numpy(middle_maps(network, paths, experiment.images.chain, experiment.size))
+    maps = torch.from_numpy(middle_maps(network, paths, experiment.images.chain, experiment.network.size))
     centre, spread, cells = maps.mean(0), maps.std((0, 2, 3)), maps.shape[-1]
     standard = ((maps - centre) / spread[:, None, None]).flatten(2).transpose(1, 2)
     labels = np.array([known.index(box.label) for box in boxes])
@@ -868,7 +845,7 @@ def fit_places(
 
 
 def middle_maps(
-    network: PlacedNetwork,
+    network: PlacedClassifier,
     paths: Sequence[Path],
     chain: Chain,
     size: int,
@@ -999,7 +976,7 @@ TOLD_OF_SHIPPED = ("mined from", "224 pixels", "another network", "NIH Clinical 
 """Words of the shipped card's limits that are true of its own training alone."""
 
 
-def export_onnx(network: PlacedNetwork, size: int, path: Path) -> None:
+def export_onnx(network: PlacedClassifier, size: int, path: Path) -> None:
     """Write ``network`` as ONNX: input ``images`` with a free batch size, outputs as ``OUTPUTS`` names them.
 
     The batch normalisations of EfficientNet-Lite0 are folded in (``network`` is changed), the parameters keep
@@ -1014,11 +991,6 @@ def export_onnx(network: PlacedNetwork, size: int, path: Path) -> None:
         path,
         path.stem,
     )
-
-
-def card_id(backbone: str) -> str:
-    """The id of the card of a chest classifier on ``backbone``."""
-    return f"chest-{re.sub('[^A-Za-z0-9._+-]+', '-', backbone)}"[:64]
 
 
 def forget_detector(card: Any) -> None:
@@ -1059,7 +1031,7 @@ def ship(data: Path, out: Path, trained: Trained, cache: Path, report: Report = 
     """
     out.mkdir(parents=True, exist_ok=True)
     experiment, found = trained.experiment, chest_set(data)
-    backbone, size = experiment.network.architecture, experiment.size
+    size, start = experiment.network.size, experiment.network
     material = Material.gather(data, experiment, cache, report)
     labels, columns = material.labels, [LABELS.index(label) for label in material.labels]
     network = trained.network if len(labels) == len(LABELS) else trained.network.narrowed(columns)
@@ -1077,20 +1049,16 @@ def ship(data: Path, out: Path, trained: Trained, cache: Path, report: Report = 
     points = [calibrated(truth[:, k], logits[:, k]) for k in range(len(labels))]
     odds = [point.slope * logits[:, k] + point.intercept for k, point in enumerate(points)]
     chances, refused = 1 / (1 + np.exp(-np.stack(odds, axis=1))), gate.distance(pooled) > limit
-    name = card_id(backbone)
-    export_onnx(network, size, out / f"{name}.onnx")
-    (out / f"{name}.gate.npz").write_bytes(gate.to_bytes())
-    (out / f"{name}.boxes.npz").write_bytes(places.to_bytes())
+    export_onnx(network, size, out / f"{ID}.onnx")
+    (out / f"{ID}.gate.npz").write_bytes(gate.to_bytes())
+    (out / f"{ID}.boxes.npz").write_bytes(places.to_bytes())
     best = max(trained.history, key=lambda entry: entry["validation_auc"])
-    licence, path = experiment.start.licence_of(backbone, "trunk"), out / f"{name}.toml"
+    about, path = start_described(start.initial, start.licence or ""), out / f"{ID}.toml"
     with changed_card(SHIPPED / f"{ID}.toml", path) as card:
         forget_detector(card)
         for weights in card["weights"]:
-            weights.update(weights_row(weights["role"], out / weights["file"].replace(ID, name)))
-        if backbone != NAME or licence != StartWeights().licence_of(NAME, "trunk"):
-            card.update({"id": name, "architecture": backbone, "licence": licence})
-        if backbone != NAME:
-            card["version"] = "1"
+            weights.update(weights_row(weights["role"], out / weights["file"]))
+        card["licence"] = licence_from(about)
         card["input"]["size"] = size
         card["input"]["chain"].update(asdict(experiment.images.chain))
         card["gate"].update({"threshold": round(limit, 6), "true_positive_rate": TRUE_POSITIVE_RATE})
@@ -1114,7 +1082,7 @@ def ship(data: Path, out: Path, trained: Trained, cache: Path, report: Report = 
             "chosen_iteration": int(best["iteration"]),
             "validation_auc_within_sources": round(best["validation_auc"], 4),
             "validation_images": len(validated),
-            "start": experiment.start.described(backbone),
+            "start": about,
             "experiment": experiment.described(),
         }
         if found.name != SHIPPED_SET:  # task and limits of a network that another set has taught

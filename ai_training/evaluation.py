@@ -44,7 +44,14 @@ from ai_training import metrics
 from ai_training.base import DataMissing, Report, silent
 from ai_training.chest import box_mask, drawn_from, gate_figures
 from ai_training.detect import constant, place_figures
-from ai_training.metrics import Floats, mean_interval, patient_weights, probabilities, reliability_curve
+from ai_training.metrics import (
+    Bools,
+    Floats,
+    mean_interval,
+    patient_weights,
+    probabilities,
+    reliability_curve,
+)
 from ai_training.sets import (
     LABELS,
     YOUNGEST,
@@ -353,7 +360,7 @@ def _auc_row(found: Scored, k: int, weights: Floats) -> dict[str, Any]:
     return {"positives": int(truth.sum()), "auc": auc.as_list()}
 
 
-def call_rates(truth: Floats, called: metrics.Called, weights: Floats) -> dict[str, list[float]]:
+def call_rates(truth: Floats, called: metrics.Bools, weights: Floats) -> dict[str, list[float]]:
     """Sensitivity and specificity of calls."""
     return {
         "sensitivity": metrics.share(called, np.asarray(truth > 0), weights).as_list(),
@@ -455,7 +462,6 @@ def save(figure: Figure, path: Path) -> Path:
 FALSE_ALARMS = 0.10  # share of the images without any finding that may get one at ``specific``
 DIGITS = 1e6  # to which a card rounds thresholds
 TINY = 1e-9  # of probability: what is nearer to 0 or 1 has odds all the same
-Bools = npt.NDArray[np.bool_]
 
 
 def choose_points(found: Scored, shown: Sequence[str]) -> dict[str, Any]:

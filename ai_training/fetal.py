@@ -32,24 +32,31 @@ from ai_pipeline.networks.heads import (
 from ai_training.base import DataMissing, ExperimentError, Report, followed, silent
 from ai_training.cards import new_card
 from ai_training.engine import Recipe, RecipeRun, Validation, input_of
-from ai_training.metrics import agreement, dice, mean_of, patient_weights, share
+from ai_training.metrics import Bools, agreement, dice, mean_of, patient_weights, share
 from ai_training.networks import (
-    NAME,
     HeadNetwork,
     Probabilities,
-    StartWeights,
     export_outlines,
     less_dice,
+    licence_from,
     outline_network,
+    start_described,
 )
-from ai_training.sets import FETAL, ImageSet, MaskFile, SetImage, named_set, part_of_set, read_grey
+from ai_training.sets import (
+    FETAL,
+    Grey,
+    ImageSet,
+    MaskFile,
+    SetImage,
+    Singles,
+    named_set,
+    part_of_set,
+    read_grey,
+)
 
 HEADS, PLANES = "us_fetal_head", "us_fetal_planes"
 OTHERS = ("us_ovarian", "us_breast", "cxr_nih")
 PIXEL = ("pixel_mm", "pixel_mm_at_512")
-Bytes = npt.NDArray[np.uint8]
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,7 @@ class HeadImage:
     pixel_mm: float
     circumference: float
 
-    def read(self) -> tuple[Bytes, Bools]:
+    def read(self) -> tuple[Grey, Bools]:
         """Read the grey picture and the head's mask, both ``[rows, columns]``. Raises DataMissing."""
         picture = read_grey(self.picture)
         return picture, self.mask.read(picture.shape)
@@ -104,7 +111,7 @@ def _head(image: SetImage) -> HeadImage:
         raise DataMissing(f"{image.path}: {wanted} were expected") from error
 
 
-def without_head(picture: Bytes, head: Bools, random: np.random.Generator) -> Bytes:
+def without_head(picture: Grey, head: Bools, random: np.random.Generator) -> Grey:
     """A part of ``picture``, a fifth to a half as wide, of which at most a fiftieth is head.
 
     The first such part that is not mostly black, else the least black one; a black picture if the head is
@@ -195,15 +202,15 @@ class HeadBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         return inputs, heads, present, known
 
 
-def plain(image: HeadImage) -> tuple[Floats, Bools]:
+def plain(image: HeadImage) -> tuple[Singles, Bools]:
     """The network's input ``[3, ROWS, COLUMNS]``, and the head in the source ``[rows, columns]``."""
     picture, head = image.read()
     return values(fit_to_input(picture)[0][None])[0], head
 
 
 def augment(
-    picture: Bytes, head: Bools, how: HeadAugment, random: np.random.Generator
-) -> tuple[Bytes, Floats]:
+    picture: Grey, head: Bools, how: HeadAugment, random: np.random.Generator
+) -> tuple[Grey, Singles]:
     """A randomly moved and mirrored copy with changed grey levels, ``[ROWS, COLUMNS]``, and its head 0..1."""
     matrix, scale = _motion(picture.shape, how, random)
     if random.random() < how.written:
@@ -234,7 +241,7 @@ def _motion(
     return np.column_stack([turn, offset]), float(zoom)
 
 
-def _written(picture: Bytes, random: np.random.Generator) -> Bytes:
+def _written(picture: Grey, random: np.random.Generator) -> Grey:
     """Letters and a line on a copy, as scanners and sonographers leave them."""
     picture = picture.copy()
     rows, columns = picture.shape
@@ -250,7 +257,7 @@ def _written(picture: Bytes, random: np.random.Generator) -> Bytes:
     return picture
 
 
-def _exposed(picture: Bytes, how: HeadAugment, random: np.random.Generator) -> Bytes:
+def _exposed(picture: Grey, how: HeadAugment, random: np.random.Generator) -> Grey:
     """Another gain, sharpness and noise."""
     grey = (picture / np.float32(255)) ** np.float32(np.exp(random.uniform(-how.gamma, how.gamma)))
     grey = grey * np.float32(np.exp(random.uniform(-how.contrast, how.contrast)))
@@ -260,7 +267,7 @@ def _exposed(picture: Bytes, how: HeadAugment, random: np.random.Generator) -> B
     return np.asarray(np.clip(grey + speckle * np.sqrt(grey), 0, 1) * 255, np.uint8)
 
 
-def _blank(picture: Bytes) -> tuple[Bytes, Bools]:
+def _blank(picture: Grey) -> tuple[Grey, Bools]:
     return picture, np.zeros(picture.shape, np.bool_)
 
 
@@ -304,7 +311,7 @@ def fit_limits(data: Path, model: HeadModel, report: Report = silent) -> HeadLim
     )
 
 
-def headless(data: Path, name: str, split: str) -> list[Bytes]:
+def headless(data: Path, name: str, split: str) -> list[Grey]:
     """Pictures without a head: of the set ``name``; if ``name`` is empty, parts of frames beside the head."""
     if name:
         return [read_grey(image.path) for image in part_of_set(data / name, split)]
@@ -329,7 +336,7 @@ def write_card(
     about = {
         "task": "outline of a fetal head in ultrasound, for head circumference, BPD and OFD",
         "architecture": "head-unet",
-        "licence": StartWeights().licence_of(NAME, "trunk"),
+        "licence": licence_from(start_described()),
         "intended_use": (
             "To measure the head of a fetus in a still picture of the plane for biometry, by an ellipse that "
             "a sonographer checks."
@@ -348,7 +355,7 @@ def write_card(
             "calibrated": False,
             "method": "none: outlines, no probabilities; limits of the gate fitted on validation pictures",
         },
-        "training": {**training, "start": StartWeights().described(NAME)},
+        "training": {**training, "start": start_described()},
     }
     made_by = "Model card of the network that outlines fetal heads: `ai-pipeline train fetal`."
     return new_card(folder, ID, made_by, "head", about, tables)

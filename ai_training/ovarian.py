@@ -66,18 +66,22 @@ from ai_training.metrics import (
     slope_and_intercept,
 )
 from ai_training.networks import (
+    HEADS,
+    MEAN,
     NAME,
+    SCALE,
     OutlineNetwork,
     Probabilities,
-    StartWeights,
     export_outlines,
-    fill_backbone,
+    fill_from,
     fuse,
     imagenet_file,
     less_dice,
+    licence_from,
     outline_network,
+    start_described,
 )
-from ai_training.sets import OVARIAN, OVARY, ImageSet, MaskFile, SetImage, named_set, read_rgb
+from ai_training.sets import OVARIAN, OVARY, Grey, ImageSet, MaskFile, SetImage, Singles, named_set, read_rgb
 
 SET = "us_ovarian"
 LABELS = OVARIAN
@@ -94,10 +98,8 @@ NEOPLASMS = (
 NORMAL = "Ovary_Normal"
 FOLDS, FOLD_SEED = 5, 0
 CHAIN = Chain(side=208, blur=0.0, jpeg_quality=95, low=0.0, high=99.5)
-MEAN, SCALE = 127.0, 128.0  # EfficientNet-Lite's own normalisation of 0..255
 FEW_MARKS = 30
 """Yellow pixels up to which a frame counts as one without yellow marks (the set's own limit)."""
-Grey = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,7 +396,6 @@ INSIDE = 0.995
 TRUE_POSITIVE_RATE = 0.975
 """Share of the frames that were held out that the gate lets through."""
 FRAMES = "us_ovarian"
-Singles = npt.NDArray[np.float32]
 
 
 def other_pictures(data: Path, split: str, seed: int = 1) -> dict[str, list[Grey]]:
@@ -549,7 +550,7 @@ def _outside(run: str, fold: Ints) -> npt.NDArray[np.bool_]:
 def new_classifier(recipe: OvarianRecipe) -> CystClassifier:
     """The network of ``recipe`` before its first step, with ImageNet weights. Raises ExperimentError."""
     trunk = LiteTrunk(recipe.size, recipe.frozen)
-    fill_backbone(trunk.network, imagenet_file(NAME), NAME)
+    fill_from(trunk.network, imagenet_file(), NAME, HEADS)
     return CystClassifier(trunk, len(LABELS))
 
 
@@ -908,7 +909,7 @@ def write_card(
     about = {
         "task": "eight classes of the ovary or its lesion in single ultrasound frames, and its outline",
         "architecture": f"{recipe.architecture} with a head for eight classes; outline: anatomy-unet",
-        "licence": StartWeights().licence_of(NAME, "trunks"),
+        "licence": licence_from(start_described(), "trunks"),
         "intended_use": (
             "Research and development: to show a second diagnostic pipeline at work on ultrasound frames of "
             "the female pelvis. Not for diagnostic use, not for triage, not to exclude cancer."
@@ -954,7 +955,7 @@ def write_card(
             "seeds": len(held_out.logits),
             "views": "picture and mirror image, the mean of their logits",
             "held_out_looks": LOOKS,
-            "start": StartWeights().described(NAME),
+            "start": start_described(),
             "recipe": asdict(recipe),
             "outline": outline.described(),
         },

@@ -36,7 +36,8 @@ from ai_pipeline.models.inputs import reduce
 from ai_pipeline.models.registry import Chain
 from ai_training.base import DataMissing
 
-Pixels = npt.NDArray[np.uint8]
+Grey = npt.NDArray[np.uint8]
+Singles = npt.NDArray[np.float32]
 DICOM = (".dcm", ".dicom")
 
 
@@ -80,7 +81,7 @@ def lines(path: Path) -> list[str]:
         raise DataMissing(f"{path} cannot be read: a list (text, UTF-8) was expected") from error
 
 
-def read_grey(path: Path) -> Pixels:
+def read_grey(path: Path) -> Grey:
     """A picture as grey levels ``[rows, columns]``, 0 to 255; DICOM as its header says. Raises
     DataMissing.
     """
@@ -88,7 +89,7 @@ def read_grey(path: Path) -> Pixels:
     return picture if picture.ndim == 2 else np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), np.uint8)
 
 
-def read_rgb(path: Path) -> Pixels:
+def read_rgb(path: Path) -> Grey:
     """A picture as RGB ``[rows, columns, 3]``, 0 to 255. Raises DataMissing."""
     picture = _read(path, cv2.IMREAD_COLOR)
     code = cv2.COLOR_GRAY2RGB if picture.ndim == 2 else cv2.COLOR_BGR2RGB
@@ -107,7 +108,7 @@ def size_of(path: Path) -> tuple[int, int]:
         raise _no_picture(path) from error
 
 
-def _read(path: Path, how: int) -> Pixels:
+def _read(path: Path, how: int) -> Grey:
     """Grey, or the colours of OpenCV in their order."""
     if path.suffix.lower() in DICOM:
         try:
@@ -471,7 +472,7 @@ def _image(manifest: Path, row: dict[str, str], columns: list[str]) -> SetImage:
         repository=row.get("source_repo") or "",
         measures={
             name: number(row, name, manifest)
-            for name in ("pixel_mm_at_512", "head_circumference_mm", "ctr", "yellow_overlay_px")
+            for name in ("pixel_mm_at_512", "head_circumference_mm", "yellow_overlay_px")
             if row.get(name)
         },
     )

@@ -40,12 +40,9 @@ from ai_training.networks import (
     IMAGENET,
     STARTS,
     TIMM,
-    PlacedNetwork,
-    StartWeights,
+    PlacedClassifier,
     classifier,
-    fill_backbone,
     fill_from,
-    set_drop_connect,
     timm_network,
     torchvision_network,
 )
@@ -396,13 +393,13 @@ def _drawn(rows: Rows, most: int) -> Rows:
 
 
 LITE0, TORCHVISION = "efficientnet-lite0", "torchvision/"
-PLACED_HEADS = ("head.", "place")  # beginnings of names in a PlacedNetwork
+PLACED_HEADS = ("head.", "place")  # beginnings of names in a PlacedClassifier
 
 
 class Logits(nn.Module):
     """This project's EfficientNet-Lite0, reduced to its logits."""
 
-    def __init__(self, network: PlacedNetwork) -> None:
+    def __init__(self, network: PlacedClassifier) -> None:
         super().__init__()
         self.network = network
 
@@ -425,9 +422,7 @@ def study_network(architecture: str, initial: str, labels: int, size: int) -> nn
 
 def _built(architecture: str, initial: str, labels: int, size: int) -> nn.Module:
     if architecture == LITE0:
-        network: PlacedNetwork = classifier(LITE0, StartWeights(initial), labels, size, 0.2)
-        set_drop_connect(network, 0.0)
-        return Logits(network)
+        return Logits(classifier(initial, labels, size, 0.2, 0.0))
     if initial == IMAGENET:
         raise ExperimentError(f"{architecture}: no ImageNet weights come with a package: name a file")
     if architecture.startswith(TIMM):
@@ -447,7 +442,7 @@ def fill(network: nn.Module, architecture: str, path: Path) -> None:
     try:
         fill_from(network.network, path, architecture, PLACED_HEADS)
     except ExperimentError:
-        fill_backbone(network.network.backbone, path, architecture)
+        fill_from(network.network.backbone, path, architecture, HEADS)
 
 
 PREDICTIONS = "predictions.npz"

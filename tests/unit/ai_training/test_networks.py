@@ -17,14 +17,15 @@ from ai_pipeline.networks.heads import COLUMNS, ROWS, HeadModel
 from ai_training import anatomy, fetal
 from ai_training.base import CannotAdapt, DataMissing, ExperimentError, UnreadableCheckpoint
 from ai_training.networks import (
+    HEADS,
     ORGANS,
     ORGANS_SIDE,
     OUTPUTS,
     HeadNetwork,
     OutlineNetwork,
-    StartWeights,
     classifier,
     fill,
+    fill_from,
     read_weights,
     timm_network,
     torch_network,
@@ -254,33 +255,30 @@ def test_a_file_of_the_user_is_opened_by_torch_s_reader_of_numbers_alone(tmp_pat
     with pytest.raises(UnreadableCheckpoint, match=r"text\.pt"):
         read_weights(tmp_path / "text.pt")
     with pytest.raises(DataMissing, match=r"gone\.pt is missing"):
-        classifier("timm/test_convnext", StartWeights(str(tmp_path / "gone.pt")), 2, 64)
+        classifier(str(tmp_path / "gone.pt"), 2, 64)
 
 
 def test_a_transformer_s_places_are_resized_and_another_network_is_refused(tmp_path: Path) -> None:
     state = timm_network("test_vit", 9, 3).state_dict()
     save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "vit.safetensors")
-    start = StartWeights(str(tmp_path / "vit.safetensors"))
+    made = timm_network("test_vit", 2, 3, img_size=64)
+    fill_from(made, tmp_path / "vit.safetensors", "timm/test_vit", HEADS)
 
-    made: Any = classifier("timm/test_vit", start, 2, 64).backbone
-
-    assert torch.equal(made.network.blocks[0].attn.qkv.weight, state["blocks.0.attn.qkv.weight"])
-    assert made.network.pos_embed.shape != state["pos_embed"].shape
+    assert torch.equal(made.blocks[0].attn.qkv.weight, state["blocks.0.attn.qkv.weight"])
+    assert made.pos_embed.shape != state["pos_embed"].shape
     with pytest.raises(ExperimentError, match=r"vit\.safetensors does not hold .*test_convnext: \d+ of"):
-        classifier("timm/test_convnext", start, 2, 64)
-    with pytest.raises(ExperimentError, match="no package has ImageNet weights of resnet18"):
-        classifier("resnet18", StartWeights("imagenet"), 2, 64)
+        fill_from(timm_network("test_convnext", 2, 3), tmp_path / "vit.safetensors", "test_convnext", HEADS)
 
 
 def test_norms_that_a_file_has_folded_are_restored_without_another_answer() -> None:
     network, images = (
-        classifier("timm/mobilenetv2_050", StartWeights("random"), 2, 32).eval(),
+        timm_network("mobilenetv2_050", 2, 3).eval(),
         torch.randn(4, 3, 32, 32),
     )
     with torch.inference_mode():
-        before = network(images)[0]
+        before = network(images)
     assert folded(network)
     restore_normalisation(network, images)
     assert not folded(network)
     with torch.inference_mode():
-        torch.testing.assert_close(network.eval()(images)[0], before, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(network.eval()(images), before, atol=1e-3, rtol=1e-3)

@@ -134,7 +134,7 @@ def test_a_short_run_has_a_learning_rate_for_each_step(tmp_path: Path, iteration
     ("arguments", "said"),
     [
         (["--precision", "fp16", "--device", "cpu"], "fp16 needs a GPU"),
-        (["--device", "mps"], "no such device"),
+        (["--device", "cuda"], "no such device"),
     ],
 )
 def test_what_is_not_here_ends_a_command_before_it_reads(
