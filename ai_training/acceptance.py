@@ -50,7 +50,7 @@ from ai_training.metrics import (
     probabilities,
     reference,
 )
-from ai_training.sets import ChestImage, chest_set, read_grey
+from ai_training.sets import SetImage, chest_set, read_grey
 from ai_training.text import NOT_DIAGNOSTIC, interval, without_nan
 
 
@@ -117,7 +117,7 @@ ROLE, FILE = "gate", "gate.npz"
 
 
 def fit_and_add(
-    path: Path, classifier: Classifier, images: Sequence[ChestImage], fitting: Sequence[bool], report: Report
+    path: Path, classifier: Classifier, images: Sequence[SetImage], fitting: Sequence[bool], report: Report
 ) -> dict[str, Any]:
     """Fit a gate to the images marked in ``fitting``, add it to the card at ``path`` and measure it on the
     others.
@@ -168,7 +168,7 @@ def fit_and_add(
     }
 
 
-def _features(classifier: Classifier, images: Sequence[ChestImage]) -> Floats:
+def _features(classifier: Classifier, images: Sequence[SetImage]) -> Floats:
     return np.concatenate([classifier.features(read_grey(image.path)) for image in images])
 
 

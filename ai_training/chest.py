@@ -59,8 +59,8 @@ from ai_training.networks import (
 )
 from ai_training.sets import (
     LABELS,
-    ChestImage,
     Grey,
+    SetImage,
     Singles,
     TruthBox,
     chest_set,
@@ -243,7 +243,7 @@ class Targets(NamedTuple):
     taught: Any
 
     @staticmethod
-    def from_images(images: Sequence[ChestImage]) -> Targets:
+    def from_images(images: Sequence[SetImage]) -> Targets:
         """The targets in the manifests of ``images``."""
         soft: Singles = soft_matrix(images)
         taught = np.asarray(~np.isnan(soft).any(1, keepdims=True))
@@ -321,7 +321,7 @@ class Material:
     and ships with these.
     """
 
-    images: tuple[ChestImage, ...]
+    images: tuple[SetImage, ...]
     pixels: npt.NDArray[np.uint8]
     labels: tuple[str, ...] = LABELS
 
@@ -809,12 +809,12 @@ def fit_places(
 
     There are no templates if the train split of ``data`` has no boxes. ``known``: the labels of ``network``.
     """
-    boxes = tuple(box for box in chest_set(data).boxes if box.split == "train" and box.label in known)
+    boxes = tuple(box for box in chest_set(data).boxes if box.image.split == "train" and box.label in known)
     if not boxes:
         torch.nn.init.zeros_(network.place.weight)
         torch.nn.init.zeros_(network.place_bias)
         return BoxTemplates(np.zeros(0, np.int64), np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
-    paths = sorted({box.path for box in boxes})
+    paths = sorted({box.image.path for box in boxes})
     maps = torch.from_numpy(middle_maps(network, paths, experiment.images.chain, experiment.network.size))
     centre, spread, cells = maps.mean(0), maps.std((0, 2, 3)), maps.shape[-1]
     standard = ((maps - centre) / spread[:, None, None]).flatten(2).transpose(1, 2)
@@ -824,7 +824,7 @@ def fit_places(
     priors = {int(k): np.log(covered[labels == k].mean(0) + 0.01) for k in np.unique(labels)}
     torch.manual_seed(experiment.seed)
     weight, trust = learn_choices(
-        standard[[paths.index(box.path) for box in boxes]],
+        standard[[paths.index(box.image.path) for box in boxes]],
         torch.from_numpy(np.stack([priors[k] for k in labels.tolist()])).flatten(1),
         torch.from_numpy(covered / covered.sum((1, 2), keepdims=True)).flatten(1),
         torch.from_numpy(labels),

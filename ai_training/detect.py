@@ -93,16 +93,7 @@ def detection_boxes(data: Path, more: Sequence[Path] = ()) -> tuple[TruthBox, ..
     by_name = {image.path.stem: image for image in found.images}
     for path in more:
         listed = [
-            TruthBox(
-                file,
-                box.label,
-                *box.corners,
-                split=image.split,
-                path=image.path,
-                side=box.side,
-                patient=image.patient,
-                adult=image.adult,
-            )
+            TruthBox(box.label, box.corners, box.side, image)
             for file, box in listed_boxes(path)
             if (image := by_name.get(Path(file).stem))
         ]
@@ -115,9 +106,9 @@ def detection_boxes(data: Path, more: Sequence[Path] = ()) -> tuple[TruthBox, ..
 def _new(known: Iterable[TruthBox], listed: Iterable[TruthBox]) -> Iterator[TruthBox]:
     there: dict[tuple[Path, str], list[tuple[float, float, float, float]]] = {}
     for box in known:
-        there.setdefault((box.path, box.label), []).append(corners(box))
+        there.setdefault((box.image.path, box.label), []).append(corners(box))
     for box in listed:
-        others = there.setdefault((box.path, box.label), [])
+        others = there.setdefault((box.image.path, box.label), [])
         # Two boxes of one label that overlap so much are one.
         if all(overlap(corners(box), other) < 0.5 for other in others):
             others.append(corners(box))
@@ -386,7 +377,7 @@ def folds(boxes: Sequence[TruthBox], count: int = FOLDS, seed: int = SEED) -> np
     truth = np.zeros((len(boxes), len(LABELS)), np.float32)
     truth[np.arange(len(boxes)), [LABELS.index(box.label) for box in boxes]] = 1.0
     names = {str(fold): 1.0 / count for fold in range(count)}
-    dealt = split_by_patient([box.patient for box in boxes], truth, names, seed)
+    dealt = split_by_patient([box.image.patient for box in boxes], truth, names, seed)
     return np.array([int(name) for name in dealt], np.int64)
 
 
@@ -437,7 +428,7 @@ def trained(
     Raises FileExistsError if the YOLO in ``folder`` was trained in another way, or on other boxes.
     """
     path, note = folder / FILE, folder / "made_of.json"
-    truth = sorted((box.file, box.label, *corners(box)) for box in boxes)
+    truth = sorted((box.image.name, box.label, *corners(box)) for box in boxes)
     settings = {name: value for name, value in asdict(recipe).items() if name != "threads"}
     boxes_hash = hashlib.sha256(json.dumps(truth).encode()).hexdigest()
     wanted = json.dumps({"classifier": card.id, "boxes": boxes_hash, **settings}, indent=1)
@@ -486,14 +477,14 @@ class LabelledBoxes:
 
     @staticmethod
     def from_boxes(boxes: Sequence[TruthBox], card: Card, report: Report) -> LabelledBoxes:
-        paths = sorted({box.path for box in boxes})
-        rows = tuple(paths.index(box.path) for box in boxes)
+        paths = sorted({box.image.path for box in boxes})
+        rows = tuple(paths.index(box.image.path) for box in boxes)
         return LabelledBoxes(tuple(boxes), rows, tuple(paths), read_images(card, paths, report))
 
     @property
     def patients(self) -> list[str]:
         """The patient of each box, in the order of ``boxes``."""
-        return [box.patient for box in self.boxes]
+        return [box.image.patient for box in self.boxes]
 
     def of_boxes(self, found: Mapping[tuple[int, str], ScoredBox]) -> tuple[ScoredBox | None, ...]:
         """The prediction of one locator for each box, found by the box's image and label."""
@@ -561,11 +552,11 @@ def figures_of(case: LabelledBoxes, predictions: Predictions, *, decide: bool) -
         "boxes": len(case.boxes),
         "images": len(case.paths),
         "patients": len(set(case.patients)),
-        "children": sum(not box.adult for box in case.boxes),
+        "children": sum(not box.image.adult for box in case.boxes),
         **compared(rows, case.patients),
         "labels": per_label,
     }
-    unseen = np.array([box.split == "val" for box in case.boxes])
+    unseen = np.array([box.image.split == "val" for box in case.boxes])
     if decide and unseen.any() and not unseen.all():
         result["images that the classifier was not trained on"] = part(unseen)
     return result
@@ -613,8 +604,8 @@ def evaluate(
     evaluates the head alone. Raises DataMissing or CardError.
     """
     boxes = detection_boxes(data, more)
-    known = [box for box in boxes if box.split != "test"]
-    asked = [box for box in boxes if box.split == "test"] if split == "test" else known
+    known = [box for box in boxes if box.image.split != "test"]
+    asked = [box for box in boxes if box.image.split == "test"] if split == "test" else known
     if not asked:
         raise DataMissing(f"{data} has no boxes in the split {split}")
     case = LabelledBoxes.from_boxes(asked, card, report)
@@ -679,7 +670,7 @@ def train_detector(
     ``yolo``: how the six YOLOs in ``out/yolo`` are trained (an existing one is not trained again); None for
     the head alone. Raises DataMissing or CardError.
     """
-    boxes = [box for box in detection_boxes(data, more) if box.split != "test"]
+    boxes = [box for box in detection_boxes(data, more) if box.image.split != "test"]
     case = LabelledBoxes.from_boxes(boxes, card, report)
     yolos = None if yolo is None else (out / "yolo", yolo)
     figures = figures_of(case, cross_validated(case, card, yolos, report), decide=True)

@@ -55,8 +55,8 @@ from ai_training.metrics import (
 from ai_training.sets import (
     LABELS,
     YOUNGEST,
-    ChestImage,
-    ChestSet,
+    ImageSet,
+    SetImage,
     TruthBox,
     chest_set,
     corners,
@@ -75,7 +75,7 @@ class Scored:
     ``columns``: the labels' positions in :data:`LABELS`; ``labels``: the card's entries for them.
     """
 
-    images: tuple[ChestImage, ...]
+    images: tuple[SetImage, ...]
     names: tuple[str, ...]
     columns: tuple[int, ...]
     labels: tuple[Label, ...]
@@ -113,7 +113,7 @@ class Scored:
 
 
 def run(
-    classifier: Classifier, images: Sequence[ChestImage], cache: Path, report: Report = silent
+    classifier: Classifier, images: Sequence[SetImage], cache: Path, report: Report = silent
 ) -> tuple[Floats, Floats]:
     """Run the classifier on every image as at run time: ``logits [N, labels of the card]`` and ``distances
     [N]``, which are stored in ``cache`` by model and list of files.
@@ -138,7 +138,7 @@ def run(
 
 
 def scored(
-    images: Sequence[ChestImage],
+    images: Sequence[SetImage],
     logits: npt.NDArray[np.floating],
     labels: Sequence[Label],
     known: Sequence[str],
@@ -376,7 +376,7 @@ def _top(found: Scored, among: Sequence[int], scores: Floats, weights: Floats) -
     return metrics.share(hits, np.asarray(truth.any(1)), weights).as_list()
 
 
-def _groups(images: Sequence[ChestImage]) -> dict[str, dict[str, list[bool]]]:
+def _groups(images: Sequence[SetImage]) -> dict[str, dict[str, list[bool]]]:
     found: dict[str, dict[str, list[bool]]] = {}
     for attribute in ("sex", "view"):
         values = sorted({getattr(image, attribute) for image in images} - {""})
@@ -676,7 +676,7 @@ ALPHA, WIDTH = 3.0, 1.5  # ridge, kernel width over dimension: the best of 4 × 
 
 
 def hog_scores(
-    train: Sequence[ChestImage],
+    train: Sequence[SetImage],
     train_pixels: npt.NDArray[np.uint8],
     pixels: npt.NDArray[np.uint8],
     cache: Path,
@@ -709,7 +709,7 @@ def hog(pixels: npt.NDArray[np.uint8]) -> Floats:
     return np.stack([describe(image, pixels_per_cell=(16, 16), cells_per_block=(2, 2)) for image in pixels])
 
 
-def demographic_scores(train: Sequence[ChestImage], images: Sequence[ChestImage]) -> Floats:
+def demographic_scores(train: Sequence[SetImage], images: Sequence[SetImage]) -> Floats:
     """Scores ``[N, labels]`` of a logistic regression on age, sex and view, without the image."""
     known, asked = (
         np.array([(one.age, one.age**2, one.sex == "F", one.view == "AP") for one in part], np.float64)
@@ -723,7 +723,7 @@ def demographic_scores(train: Sequence[ChestImage], images: Sequence[ChestImage]
     return scores
 
 
-def source_scores(train: Sequence[ChestImage], images: Sequence[ChestImage]) -> Floats:
+def source_scores(train: Sequence[SetImage], images: Sequence[SetImage]) -> Floats:
     """Scores ``[N, labels]`` of a classifier that knows only the folder and repository of an image.
 
     The score is the rate of each label in the train images of the same origin; if there are none, in all of
@@ -751,8 +751,8 @@ def box_scores(
     ``model`` and ``constant`` (the one of ``known`` that overlaps the label's others best, and where most of
     them overlap), with intervals by patient and the paired difference.
     """
-    analyses = {path: classifier.analyse(read_grey(path)) for path in {box.path for box in asked}}
-    found = [_located(classifier, analyses[box.path], box.label) for box in asked]
+    analyses = {path: classifier.analyse(read_grey(path)) for path in {box.image.path for box in asked}}
+    found = [_located(classifier, analyses[box.image.path], box.label) for box in asked]
     fixed = {
         label: replace(
             place, point=_peak(np.sum([box_mask(b, 64) for b in known if b.label == label], axis=0))
@@ -763,7 +763,7 @@ def box_scores(
     model, prior = (
         place_figures(truth, places) for places in (found, [fixed.get(box.label) for box in asked])
     )
-    weights = patient_weights([box.patient for box in asked])
+    weights = patient_weights([box.image.patient for box in asked])
     return {"boxes": len(asked)} | {
         name: {
             "model": mean_interval(model[:, k], weights).as_list(),
@@ -820,7 +820,7 @@ class _Evaluation:
     data: Path
     split: str
     classifier: Classifier
-    found: ChestSet
+    found: ImageSet
     cache: Path
     report: Report
 
@@ -891,7 +891,7 @@ class _Evaluation:
         having = replace(card, details={**card.details, "operating_points": chosen})
         return {"chosen": chosen, "tested": measured_points(adults, having, shown)}
 
-    def _baselines(self, train: Sequence[ChestImage], adults: Scored) -> dict[str, Floats]:
+    def _baselines(self, train: Sequence[SetImage], adults: Scored) -> dict[str, Floats]:
         """Scores ``[N, K]`` of what the network has to beat; none without train images."""
         if not train:
             return {}
@@ -956,10 +956,10 @@ class _Evaluation:
 
     def _boxes(self) -> dict[str, Any] | None:
         labels = {label.name for label in self.classifier.card.labels}
-        boxes = [box for box in self.found.boxes if box.adult and box.label in labels]
-        asked = [box for box in boxes if box.split == self.split]
+        boxes = [box for box in self.found.boxes if box.image.adult and box.label in labels]
+        asked = [box for box in boxes if box.image.split == self.split]
         places = any(weights.role == "boxes" for weights in self.classifier.card.weights)
         if not asked or not places:
             return None
         self.report(0.5, "placing boxes")
-        return box_scores([box for box in boxes if box.split == "train"], asked, self.classifier)
+        return box_scores([box for box in boxes if box.image.split == "train"], asked, self.classifier)

@@ -11,8 +11,8 @@ alone, and refuses TorchScript and the tars of torch before 0.1.10. Training scr
 follows global average pooling, so its class activation map (Zhou et al., CVPR 2016) needs no gradient. These
 maps point badly (at 224 pixels 25 % of the radiologists' validation boxes hold the peak; a fixed map per
 label reaches 31 %), because the last 7 × 7 cells each see the whole chest. The place head therefore reads the
-finer maps of the middle layers beside the class activation, and is fitted to lesion boxes after the classifier is
-done, without touching it (51 %).
+finer maps of the middle layers beside the class activation, and is fitted to lesion boxes after the
+classifier is done, without touching it (51 %).
 
 **Outlines** are of a U-Net on the finer maps of EfficientNet-Lite0. Its last blocks (stride 32) are left out:
 they hold two thirds of the weights, and outlines do not need them.

@@ -192,7 +192,8 @@ class SetImage:
     empty if the set has none. ``labels``: findings that are present; ``unsure``: findings that are neither
     present nor absent. ``masks`` by the outlined structure. ``age`` in years, NaN if unknown. ``source``: the
     part of the set, ``repository``: where that part came from. ``soft``: a teacher's probabilities of
-    :data:`LABELS`. ``measures``: further numbers by name.
+    :data:`LABELS`. ``measures``: further numbers by name. ``marks``: of :data:`LABELS`, 0 or 1, NaN if not
+    known (:func:`chest_set`).
     """
 
     name: str
@@ -210,42 +211,7 @@ class SetImage:
     repository: str = ""
     soft: tuple[float, ...] | None = None
     measures: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ImageSet:
-    """The set that a reader finds in a folder. ``title``: name and source, for cards. ``labels``: the labels
-    that the set covers. The rest as in :class:`ChestSet`.
-    """
-
-    title: str
-    images: tuple[SetImage, ...]
-    labels: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    main: str = ""
-    natural: tuple[str, ...] = ()
-    left_out: Mapping[tuple[str, str], str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ChestImage:
-    """One image: its file and the facts known about it.
-
-    ``labels`` as :data:`LABELS`, 0 or 1, NaN if not known. ``soft``: a teacher's probabilities of them.
-    ``split`` is train, val, test, or empty if the manifest has none. ``source`` is the part of its set,
-    ``repository`` where that part came from. ``age`` in years, NaN if unknown.
-    """
-
-    path: Path
-    labels: tuple[float, ...]
-    soft: tuple[float, ...] | None
-    patient: str
-    split: str
-    source: str
-    repository: str
-    age: float
-    sex: str
-    view: str
+    marks: tuple[float, ...] = ()
 
     @property
     def adult(self) -> bool:
@@ -258,48 +224,41 @@ class ChestImage:
 
 
 @dataclass(frozen=True, slots=True)
-class TruthBox:
-    """A radiologist's box in corner coordinates of an image of ``side`` × ``side`` pixels.
+class TruthBox(SetBox):
+    """A radiologist's box with its image."""
 
-    ``file``: the image's name in the list of boxes, ``path``: where the image is.
-    """
-
-    file: str
-    label: str
-    left: float
-    top: float
-    right: float
-    bottom: float
-    split: str
-    path: Path = Path()
-    side: float = 512.0
-    patient: str = ""
-    adult: bool = True
-
-    @property
-    def corners(self) -> tuple[float, float, float, float]:
-        """``(left, top, right, bottom)`` in pixels."""
-        return self.left, self.top, self.right, self.bottom
+    image: SetImage
 
 
 @dataclass(frozen=True, slots=True)
-class ChestSet:
-    """Images with the facts that a fair measurement needs.
+class ImageSet:
+    """The set that a reader finds in a folder, with the facts that a fair measurement needs.
 
-    ``main``: the source whose figures come first. ``natural``: the sources whose images were not chosen by
-    disease. ``labels``: the set's labels. ``left_out``: why a label of a source is not measured. ``notes``
-    are printed with the figures. ``title``: name and source, for cards.
+    ``title``: name and source, for cards. ``labels``: the labels that the set covers. ``notes`` are printed
+    with the figures. ``main``: the source whose figures come first. ``natural``: the sources whose images
+    were not chosen by disease. ``left_out``: why a label of a source is not measured.
     """
 
-    name: str
-    images: tuple[ChestImage, ...]
-    boxes: tuple[TruthBox, ...]
-    main: str
-    natural: tuple[str, ...] = ()
-    labels: tuple[str, ...] = LABELS
-    left_out: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    title: str
+    images: tuple[SetImage, ...]
+    labels: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    title: str = ""
+    main: str = ""
+    natural: tuple[str, ...] = ()
+    left_out: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The title without its source."""
+        return self.title.partition(" (")[0]
+
+    @property
+    def boxes(self) -> tuple[TruthBox, ...]:
+        """The boxes of all images and of the set's labels."""
+        drawn = ((box, image) for image in self.images for box in image.boxes)
+        return tuple(
+            TruthBox(b.label, b.corners, b.side, image) for b, image in drawn if b.label in self.labels
+        )
 
 
 def corners(box: TruthBox) -> tuple[float, float, float, float]:
@@ -758,7 +717,7 @@ def part_of_set(folder: Path, split: str) -> tuple[SetImage, ...]:
     return tuple(image for image in layout.read(folder).images if image.split == split) if layout else ()
 
 
-def chest_set(data: Path) -> ChestSet:
+def chest_set(data: Path) -> ImageSet:
     """The images that ``data`` names, children included.
 
     Raises DataMissing when they cannot be read, or no label or no age is known.
@@ -770,56 +729,23 @@ def chest_set(data: Path) -> ChestSet:
     if all(math.isnan(image.age) for image in found.images):
         raise DataMissing(f"{data} says no age (column age): the model is for adults")
     images = tuple(
-        ChestImage(
-            path=image.path,
-            labels=tuple(
+        replace(
+            image,
+            marks=tuple(
                 # Unknown where the set says nothing of it, or is unsure.
                 math.nan if label in image.unsure or label not in labels else float(label in image.labels)
                 for label in LABELS
             ),
-            soft=image.soft,
-            patient=image.patient,
-            split=image.split,
-            source=image.source,
-            repository=image.repository,
-            age=image.age,
-            sex=image.sex,
-            view=image.view,
         )
         for image in found.images
     )
     sources = [image.source for image in images]
     main = found.main or max(sorted(set(sources)), key=sources.count)
-    boxes = tuple(
-        TruthBox(
-            there.name,
-            box.label,
-            *box.corners,
-            split=image.split,
-            path=image.path,
-            side=box.side,
-            patient=image.patient,
-            adult=image.adult,
-        )
-        for there, image in zip(found.images, images, strict=True)
-        for box in there.boxes
-        if box.label in labels
-    )
-    return ChestSet(
-        name=found.title.partition(" (")[0],
-        images=images,
-        boxes=boxes,
-        main=main,
-        natural=found.natural,
-        labels=labels,
-        left_out=found.left_out,
-        notes=found.notes,
-        title=found.title,
-    )
+    return replace(found, images=images, main=main, labels=labels)
 
 
 def reduced_images(
-    images: Sequence[ChestImage],
+    images: Sequence[SetImage],
     chain: Chain,
     cache: Path,
     report: Callable[[float, str], None] = lambda _share, _what: None,
@@ -851,12 +777,12 @@ def reduced_images(
     return reduced
 
 
-def label_matrix(images: Sequence[ChestImage], unknown: float = 0.0) -> npt.NDArray[np.float32]:
+def label_matrix(images: Sequence[SetImage], unknown: float = 0.0) -> npt.NDArray[np.float32]:
     """The labels ``[N, 14]`` as 0 and 1; ``unknown`` where a label is not known."""
-    return np.nan_to_num(np.array([image.labels for image in images], np.float32), nan=unknown)
+    return np.nan_to_num(np.array([image.marks for image in images], np.float32), nan=unknown)
 
 
-def soft_matrix(images: Sequence[ChestImage]) -> npt.NDArray[np.float32]:
+def soft_matrix(images: Sequence[SetImage]) -> npt.NDArray[np.float32]:
     """The teacher's probabilities ``[N, 14]``; NaN for images that it learned from or never saw."""
     unknown = (np.nan,) * len(LABELS)
     return np.array([image.soft or unknown for image in images], np.float32)
@@ -888,7 +814,7 @@ def split_by_patient(
 
 
 def table(
-    images: Sequence[ChestImage], splits: Sequence[str], labels: Sequence[str]
+    images: Sequence[SetImage], splits: Sequence[str], labels: Sequence[str]
 ) -> dict[str, dict[str, int]]:
     """The contents of each split: patients, images, and the positives of each label."""
     held = {
@@ -900,13 +826,13 @@ def table(
         "patients": {name: len({image.patient for image in inside}) for name, inside in held.items()},
         "images": {name: len(inside) for name, inside in held.items()},
         **{
-            label: {name: sum(one.labels[number] == 1 for one in inside) for name, inside in held.items()}
+            label: {name: sum(one.marks[number] == 1 for one in inside) for name, inside in held.items()}
             for label, number in numbers.items()
         },
     }
 
 
-def write_manifest(found: ChestSet, splits: Sequence[str], path: Path, *, force: bool = False) -> None:
+def write_manifest(found: ImageSet, splits: Sequence[str], path: Path, *, force: bool = False) -> None:
     """Write the images of ``found`` with their new splits as a manifest that ``--data`` takes.
 
     Raises FileExistsError if ``path`` exists and ``force`` is not set: figures belong to one split.
@@ -920,7 +846,7 @@ def write_manifest(found: ChestSet, splits: Sequence[str], path: Path, *, force:
         writer.writerow(("file", *found.labels, *header))
         for image, split in zip(found.images, splits, strict=True):
             # -1 for what is neither 1 nor 0, as CheXpert writes it
-            marks = [int(np.nan_to_num(image.labels[LABELS.index(name)], nan=-1)) for name in found.labels]
+            marks = [int(np.nan_to_num(image.marks[LABELS.index(name)], nan=-1)) for name in found.labels]
             age = "" if math.isnan(image.age) else f"{image.age:g}"
             known = (image.patient, age, image.sex, image.view, split, image.source, image.repository)
             writer.writerow((os.path.relpath(image.path, path.parent), *marks, *known))

@@ -189,7 +189,7 @@ def _write_set(
         made.mkdir(parents=True, exist_ok=True)
     of_image: dict[Path, list[TruthBox]] = {}
     for box in boxes:
-        of_image.setdefault(box.path, []).append(box)
+        of_image.setdefault(box.image.path, []).append(box)
     for path, mine in of_image.items():
         grey = read_grey(path)
         picture, to_model = prepare(grey, chain, size)

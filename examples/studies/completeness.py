@@ -31,7 +31,7 @@ from ai_training import cli, metrics
 from ai_training.base import DataMissing, Report, silent
 from ai_training.cli import Figures, verb
 from ai_training.metrics import patient_weights
-from ai_training.sets import ChestImage, chest_set, read_grey
+from ai_training.sets import SetImage, chest_set, read_grey
 
 SMALLEST: Final = 224
 """Shorter side of a film, at least (pixels)."""
@@ -123,7 +123,7 @@ def measured(films: Sequence[CutFilm], judges: Completeness) -> dict[str, Any]:
     }
 
 
-def _chosen(data: Path, split: str, rng: Random) -> Iterator[ChestImage]:
+def _chosen(data: Path, split: str, rng: Random) -> Iterator[SetImage]:
     """Adults' films of a split that are large enough, one a patient, in random order."""
     images = [image for image in chest_set(data).images if image.adult and image.is_in(split)]
     images.sort(key=lambda image: str(image.path))
@@ -135,7 +135,7 @@ def _chosen(data: Path, split: str, rng: Random) -> Iterator[ChestImage]:
             yield image
 
 
-def _versions(image: ChestImage, model: AnatomyModel, rng: Random) -> Iterator[CutFilm]:
+def _versions(image: SetImage, model: AnatomyModel, rng: Random) -> Iterator[CutFilm]:
     picture = read_grey(image.path)
     lungs = model.outline(picture).in_image(*picture.shape)[[RIGHT_LUNG, LEFT_LUNG]] > 0
     if not lungs.any(axis=(1, 2)).all():

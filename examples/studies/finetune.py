@@ -26,7 +26,7 @@ from ai_training import cli
 from ai_training.base import DataMissing, Report, silent
 from ai_training.cli import Figures, verb
 from ai_training.metrics import Interval, auc_interval, patient_weights
-from ai_training.sets import SHARES, ChestImage, check_splits, label_matrix, read_grey, rows, split_by_patient
+from ai_training.sets import SHARES, SetImage, check_splits, label_matrix, read_grey, rows, split_by_patient
 
 FEWEST = 5  # positives and negatives to learn from: fewer teach nothing
 ALTER = Alteration(rotation=5.0, shift=0.05, scale=0.1, contrast=0.15)
@@ -147,22 +147,18 @@ def _external(table: Path, target: str, size: int, run: ArmRun) -> AucOfSet:
     return measured(material, tested, logits_of(run.network, material.pixels[tested])[:, 0])
 
 
-def _image(table: Path, row: Mapping[str, str], target: str) -> ChestImage:
+def _image(table: Path, row: Mapping[str, str], target: str) -> SetImage:
     named = {part.strip() for part in re.split(r"[|,]", row.get("labels") or "")}
     mark = row.get(target) or str(int(target in named))
     if mark not in ("0", "1"):
         raise DataMissing(f"{table}: the column {target} holds 0 and 1 only")
-    return ChestImage(
+    return SetImage(
+        row["file"],
         table.parent / row["file"],
-        (int(mark),),
-        None,
         row["patient_id"],
         row.get("split") or "",
-        table.stem,
-        "",
-        float("nan"),
-        "",
-        "",
+        source=table.stem,
+        marks=(int(mark),),
     )
 
 

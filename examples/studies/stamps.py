@@ -29,7 +29,7 @@ from ai_training import cli
 from ai_training.base import DataMissing, Report, silent
 from ai_training.cli import Figures, verb
 from ai_training.metrics import mean_interval, patient_weights
-from ai_training.sets import ChestImage, chest_set, read_grey
+from ai_training.sets import SetImage, chest_set, read_grey
 from ai_training.ultrasound.overlays import HELD_OUT, TRAIN, Face, Hand, stencil
 
 SMALLEST: Final = 448
@@ -89,7 +89,7 @@ def evaluate(
     return {"split": split, **figures(cases)}
 
 
-def measure(image: ChestImage, picture: Grey, models: StampModels, faces: Sequence[Face]) -> StampCase:
+def measure(image: SetImage, picture: Grey, models: StampModels, faces: Sequence[Face]) -> StampCase:
     """Test whether the stamps of one film are read, and whether its mirror image is noticed."""
     began = time.perf_counter()
     models.classifier.analyse(picture)

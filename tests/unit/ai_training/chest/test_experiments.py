@@ -10,7 +10,7 @@ from ai_pipeline.models.registry import Chain
 from ai_training import chest
 from ai_training.base import ExperimentError
 from ai_training.networks import PlacedClassifier
-from ai_training.sets import LABELS, ChestImage
+from ai_training.sets import LABELS, SetImage
 
 SMALL = chest.Experiment.model_validate(
     {
@@ -53,9 +53,10 @@ def test_augmentation_repeats_with_its_seed_and_never_mirrors() -> None:
 
 def test_the_batches_are_the_same_whoever_prepares_them(tmp_path: Path) -> None:
     films = tuple(
-        ChestImage(
-            *(Path(f"{number}.png"), tuple((number >> k) % 2 for k in range(len(LABELS))), None, str(number)),
-            *("val" if number % 3 == 2 else "train", "made", "made", 40.0, "F", "PA"),
+        SetImage(
+            *("", Path(f"{number}.png"), str(number), "val" if number % 3 == 2 else "train"),
+            marks=tuple((number >> k) % 2 for k in range(len(LABELS))),
+            age=40.0,
         )
         for number in range(12)
     )

@@ -15,7 +15,7 @@ import torch
 from ai_pipeline.models.inputs import normalise, prepare
 from ai_pipeline.models.registry import find
 from ai_training import yolo
-from ai_training.sets import TruthBox
+from ai_training.sets import SetImage, TruthBox
 
 SIDE = 96  # pixels that the network sees
 
@@ -30,9 +30,9 @@ def pictures(folder: Path) -> list[TruthBox]:
         path = folder / f"{number}.png"
         cv2.imwrite(str(path), grey)
         label = ("Mass", "Effusion")[number % 2]
-        # The lists give pixels of 1,024 squares (ai_training.sets.images).
-        edges = (edge * 8.0 for edge in (left, top, left + 40, top + 50))
-        boxes.append(TruthBox(path.name, label, *edges, "train", path=path, patient=str(number)))
+        # In pixels of a square of 512.
+        edges = left * 4.0, top * 4.0, left * 4.0 + 160, top * 4.0 + 200
+        boxes.append(TruthBox(label, edges, 512.0, SetImage(path.name, path, str(number), "train")))
     return boxes
 
 

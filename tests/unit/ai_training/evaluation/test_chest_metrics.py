@@ -32,7 +32,7 @@ from ai_training.evaluation import (
     sensitive_cuts,
 )
 from ai_training.metrics import calibrated, calibration, deciles, platt, slope_and_intercept
-from ai_training.sets import LABELS, ChestImage, chest_set
+from ai_training.sets import LABELS, SetImage, chest_set
 from ai_training.text import figures_text
 from tests.unit.ai_training.published_lab import nih_download
 
@@ -179,8 +179,11 @@ def images(card: registry.Card, seed: int, count: int = IMAGES) -> Scored:
     """Two images a patient, half of them without any finding, and a classifier that is better than chance."""
     random = np.random.default_rng(seed)
     truth = ((random.random((count, 1)) < 0.5) & (random.random((count, 14)) < 0.25)).astype(np.float32)
-    rest = ("val", "a", "b", 50.0, "F", "PA")
-    made = [ChestImage(Path(f"{n}.png"), tuple(row), None, str(n // 2), *rest) for n, row in enumerate(truth)]
+    rest: dict[str, Any] = {"age": 50.0, "sex": "F", "view": "PA", "source": "a", "repository": "b"}
+    made = [
+        SetImage("", Path(f"{n}.png"), str(n // 2), "val", marks=tuple(row), **rest)
+        for n, row in enumerate(truth)
+    ]
     return scored(made, random.normal(size=(count, 14)) * 4 + 5 * truth, card.labels, LABELS)
 
 
@@ -379,9 +382,10 @@ def run(*words: object) -> Result:
     return CliRunner().invoke(app, ["evaluate", "chest", *map(str, words)])
 
 
-def _image(source: str, effusion: int) -> ChestImage:
+def _image(source: str, effusion: int) -> SetImage:
     labels = tuple(int(label == "Effusion") * effusion for label in LABELS)
-    return ChestImage(Path("a.png"), labels, None, "p", "train", source, source, 50.0, "F", "PA")
+    about: dict[str, Any] = {"source": source, "repository": source, "age": 50.0, "sex": "F", "view": "PA"}
+    return SetImage("a.png", Path("a.png"), "p", "train", marks=labels, **about)
 
 
 def test_the_pages_about_the_models_are_those_of_the_shipped_cards() -> None:

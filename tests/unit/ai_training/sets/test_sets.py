@@ -52,7 +52,7 @@ def test_the_download_is_recognised_and_read_whole(download: Path) -> None:
     found = chest_set(download)
     assert (found.name, len(found.images), found.main) == ("NIH ChestX-ray14", 80, "nih")
     image = next(image for image in found.images if image.path.name == "00000005_001.png")
-    marked = [name for name, mark in zip(LABELS, image.labels, strict=True) if mark]
+    marked = [name for name, mark in zip(LABELS, image.marks, strict=True) if mark]
     assert marked == ["Cardiomegaly", "Effusion"]
     assert (image.patient, image.age, image.sex, image.view) == ("00000005", 35.0, "F", "PA")
     assert cv2.imread(str(image.path), cv2.IMREAD_UNCHANGED).shape == (128, 128, 4)
@@ -72,7 +72,7 @@ def test_the_official_lists_are_kept_and_val_is_an_eighth_of_the_others(download
 
 def test_one_folder_of_images_gives_the_same_table(download: Path, tmp_path: Path) -> None:
     flat, archives = (
-        [(image.path.name, image.labels, image.split, image.patient) for image in chest_set(folder).images]
+        [(image.path.name, image.marks, image.split, image.patient) for image in chest_set(folder).images]
         for folder in (lab.nih_download(tmp_path, archives=False), download)
     )
     assert flat == archives
