@@ -267,8 +267,8 @@ def _converted(request: Request) -> ConvertedNetwork:
         architecture, labels = config.architecture, labels or config.label_names
         softmax |= config.problem_type == "single_label_classification"
         path, about = path / WEIGHTS, config.pretrained_cfg
-    if not architecture or not labels:
-        raise CannotAdapt("say what it is and what it finds: --architecture densenet121 --labels A,B")
+    if not architecture or not labels or len(set(labels)) < len(labels):
+        raise CannotAdapt("say what it is, and each label once: --architecture densenet121 --labels A,B")
     state = networks.read_weights(path)
     channels = next((value.shape[1] for value in state.values() if value.ndim == 4), 3)
     network = networks.filled_timm_network(architecture, state, len(labels), channels, softmax=softmax)
@@ -290,7 +290,7 @@ def _converted(request: Request) -> ConvertedNetwork:
             kind="probabilities" if softmax else "logits",
         )
     except (ValidationError, TypeError) as error:
-        wrong = str(error).partition("\n")[0]
+        wrong = " ".join(str(error).split())[:200]
         raise CannotAdapt(f"labels or {CONFIG} are not as a card needs them: {wrong}") from error
     # The exporter by tracing: 1 s for a DenseNet-121, the one by torch.export 25 s, with the same result.
     torch.onnx.export(

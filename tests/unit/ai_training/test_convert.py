@@ -193,7 +193,7 @@ def test_the_evaluation_prints_the_figures_of_the_card(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluation, "gate_figures", lambda *_, **__: {})  # is not compared
-    monkeypatch.setattr(evaluation.calibration, "calibration", lambda *_, **__: {})
+    monkeypatch.setattr(evaluation.metrics, "calibration", lambda *_, **__: {})
     result = evaluation.evaluate_chest(data, "test", cache=tmp_path)
     main, card = result["main"], find(SHIPPED).details["metrics"]
     assert main["mean_auc"] == pytest.approx(card["mean_auc"], abs=0.002)
