@@ -42,7 +42,7 @@ def main(folder: Path) -> None:
     card = find("chest-efficientnet-lite0")
     boxes = pictures(folder)
     yolo.train_yolo(boxes, card, folder, yolo.YoloRecipe(size=SIDE, epochs=1, batch=5))
-    picture, _ = prepare(cv2.imread(str(boxes[0].path), cv2.IMREAD_GRAYSCALE), card.input.chain, SIDE)
+    picture, _ = prepare(cv2.imread(str(boxes[0].image.path), cv2.IMREAD_GRAYSCALE), card.input.chain, SIDE)
     values = normalise(picture[None], card.input.mean[0], card.input.scale[0])
     with torch.inference_mode():
         said = yolo._Seeing(exported.call_args.args[0], card).float().eval()(torch.from_numpy(values))

@@ -329,7 +329,7 @@ def test_a_sites_manifest_is_measured_on_adults_by_the_labels_that_the_model_has
     ages = [9, 9, *(image.age for image in images[2:])]
     lines = ["file,patient_id,age,Effusion,Hernia,Pleural_Thickening"]
     lines += [
-        f"{i.path},{i.patient},{age:g},{i.labels[EFFUSION]},0,0" for i, age in zip(images, ages, strict=True)
+        f"{i.path},{i.patient},{age:g},{i.marks[EFFUSION]},0,0" for i, age in zip(images, ages, strict=True)
     ]
     (tmp_path / "site.csv").write_text("\n".join(lines) + "\n")
 

@@ -97,7 +97,8 @@ def test_boxes_are_read_by_place_and_renamed(download: Path) -> None:
     boxes = {box.label: box for box in chest_set(download).boxes}
 
     assert set(boxes) == {"Infiltration", "Effusion"}  # not Infiltrate, and not of an image that is not there
-    assert boxes["Infiltration"].split == "test" and boxes["Effusion"].right == pytest.approx(300.0)
+    assert boxes["Infiltration"].image.split == "test"
+    assert boxes["Effusion"].corners[2] == pytest.approx(300.0)
 
 
 @pytest.mark.parametrize(

@@ -289,7 +289,7 @@ def test_a_frame_that_is_withheld_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     picture = np.zeros((20, 20, 3), np.uint8)
     objects = (cleaning.MarkedObject(cleaning.Content.PLACE, (0, 0, 5, 5), np.ones((20, 20), np.bool_)),)
     frame = cleaning.MarkedContent("x", source=None, frame=1, picture=picture, objects=objects)  # type: ignore[arg-type]
-    found = cleaning._outcome(frame, TOOLS, CleaningPolicy.CLINICAL, None)
+    found = cleaning._outcome(frame, TOOLS, CleaningPolicy.CLINICAL)
     assert (found.withheld, found.objects) == ("too much would be filled", ())
 
 
@@ -343,7 +343,7 @@ def test_pixels_that_changed_outside_the_mask_are_counted(burned: BurnIn) -> Non
     changed[5, 7:10] ^= 1
     mask[5, 9] = True
 
-    assert outcome_of(burned, result_of(changed, mask), [], None).changed_outside == 2
+    assert outcome_of(burned, result_of(changed, mask), []).changed_outside == 2
 
 
 def test_a_line_that_the_mask_leaves_out_is_counted(burned: BurnIn) -> None:
