@@ -48,6 +48,7 @@ from ai_training.cards import changed_card, export, weights_row
 from ai_training.engine import Plan, TrainingRun, Validation, best_of, run_options, seed_all
 from ai_training.metrics import THRESHOLDS, Interval, calibrated, prevalence, reference, within_source_auc
 from ai_training.networks import (
+    IMAGENET,
     MEAN,
     OUTPUTS,
     SCALE,
@@ -1058,7 +1059,8 @@ def ship(data: Path, out: Path, trained: Trained, cache: Path, report: Report = 
         forget_detector(card)
         for weights in card["weights"]:
             weights.update(weights_row(weights["role"], out / weights["file"]))
-        card["licence"] = licence_from(about)
+        if start.initial != IMAGENET:
+            card["licence"] = licence_from(about)
         card["input"]["size"] = size
         card["input"]["chain"].update(asdict(experiment.images.chain))
         card["gate"].update({"threshold": round(limit, 6), "true_positive_rate": TRUE_POSITIVE_RATE})
