@@ -12,8 +12,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom.dsutils import encode
 
-from dicom_node.base.config.sections import InspectionSettings
-from dicom_node.base.config.settings import Settings
+from dicom_node.base.config.settings import InspectionSettings, Settings
 from dicom_node.base.config.toml_files import file_of, newest
 from dicom_node.base.events import (
     ASSOCIATION_ACCEPTED,

@@ -20,8 +20,7 @@ from pydicom.uid import (
 )
 from sqlalchemy import select
 
-from dicom_node.base.config.sections import OutboxSettings
-from dicom_node.base.config.settings import NodeSettings, PeerSettings, Settings
+from dicom_node.base.config.settings import NodeSettings, OutboxSettings, PeerSettings, Settings
 from dicom_node.base.kinds import RejectionReason, ResultKind
 from dicom_node.base.lifecycle import JobState, StudyState
 from dicom_node.base.store import deliveries, migrate

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from dicom_node.base.config.sections import Secret, Section, web_address
+from dicom_node.base.config.settings import Secret, Section, web_address
 
 if TYPE_CHECKING:
     from dicom_node.base.config.settings import Settings

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, SecretStr, field_validator, model_va
 
 from dicom_node.base.config.addresses import checked_host
 from dicom_node.base.config.mistakes import NAME, did_you_mean
-from dicom_node.base.config.sections import Secret, Section
+from dicom_node.base.config.settings import Secret, Section
 from dicom_node.base.connectors import part
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from dicom_node.base.config.addresses import checked_url
-from dicom_node.base.config.sections import AeTitle, Secret, Section
+from dicom_node.base.config.settings import AeTitle, Secret, Section
 from dicom_node.base.connectors import part
 from dicom_node.base.kinds import UserRole
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from dicom_node.base.config.sections import Secret, Section, web_address
+from dicom_node.base.config.settings import Secret, Section, web_address
 
 
 class TelemetrySettings(Section):

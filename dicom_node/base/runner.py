@@ -16,8 +16,7 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from dicom_node.base.config.sections import OutboxSettings
-from dicom_node.base.config.settings import Settings
+from dicom_node.base.config.settings import OutboxSettings, Settings
 from dicom_node.base.events import THREAD_FAILED
 from dicom_node.base.outcomes import Done, Failed, NotYet, Outcome, Retry
 from dicom_node.base.store.database import Database

@@ -39,8 +39,7 @@ from sqlalchemy import ColumnElement, Select, exists, func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.base import events
-from dicom_node.base.config.sections import OutboxSettings
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.settings import OutboxSettings, PeerSettings, Settings
 from dicom_node.base.dicom.commitment import failure_text
 from dicom_node.base.errors import NotAllowedNow, NotFound
 from dicom_node.base.events import (

@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from dicom_node.base import events
-from dicom_node.base.config.sections import WorkerSettings
+from dicom_node.base.config.settings import WorkerSettings
 from dicom_node.base.errors import JobCancelled, LeaseLost
 from dicom_node.base.events import EventType
 from dicom_node.base.lifecycle import JobState

@@ -17,8 +17,7 @@ from ai_pipeline.contract import ImageHeader
 from ai_pipeline.errors import DeviceRuleError, PixelError
 from ai_pipeline.images.decode import open_dicom
 from dicom_node.base.config.sample import toml_value
-from dicom_node.base.config.sections import DEVICE_RULES_FOLDER
-from dicom_node.base.config.settings import Settings
+from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, Settings
 from dicom_node.base.errors import FaultyInput, NotAllowedNow, NotFound, StorageError
 from dicom_node.base.files import Files, write_new
 from dicom_node.base.kinds import AuditAction, ObjectRole, ResultKind, ReviewCause, ReviewVerdict, UserRole

@@ -22,8 +22,7 @@ from pydantic import BaseModel
 
 from dicom_node.base.config import addresses, loading
 from dicom_node.base.config.sample import toml_value
-from dicom_node.base.config.sections import REVEALED
-from dicom_node.base.config.settings import NEEDS_RESTART, PeerSettings, RuleSettings, Settings
+from dicom_node.base.config.settings import NEEDS_RESTART, REVEALED, PeerSettings, RuleSettings, Settings
 from dicom_node.base.config.toml_files import SAVED, TomlFiles, edition, file_of, newest, versions
 from dicom_node.base.errors import (
     ChangedMeanwhile,

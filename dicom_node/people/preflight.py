@@ -50,8 +50,15 @@ from ai_pipeline.pipelines import PIPELINES, card_of, create, option_faults
 from dicom_node.base import connectors
 from dicom_node.base.config.loading import examine, examined, undercuts
 from dicom_node.base.config.mistakes import did_you_mean
-from dicom_node.base.config.sections import DEVICE_RULES_FOLDER, Section
-from dicom_node.base.config.settings import PeerSettings, RuleSettings, Settings, TlsSettings, matches
+from dicom_node.base.config.settings import (
+    DEVICE_RULES_FOLDER,
+    PeerSettings,
+    RuleSettings,
+    Section,
+    Settings,
+    TlsSettings,
+    matches,
+)
 from dicom_node.base.config.toml_files import Place, TomlFiles
 from dicom_node.base.connectors import every
 from dicom_node.base.dicom.header import CharacterSet, terms

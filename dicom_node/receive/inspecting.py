@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dicom_node.base.config.sections import InspectionSettings
+from dicom_node.base.config.settings import InspectionSettings
 from dicom_node.receive.inspection import inspect
 
 

@@ -29,7 +29,7 @@ from pydicom.tag import BaseTag, Tag
 
 from ai_pipeline.images.dates import as_da
 from ai_pipeline.terms import shown_uid_name
-from dicom_node.base.config.sections import InspectionSettings
+from dicom_node.base.config.settings import InspectionSettings
 from dicom_node.base.dicom.file_meta import META_BYTES, FileMeta, read_file_meta, uid_of
 from dicom_node.base.dicom.hashes import PixelData, check_image, hash_pixel_data, header_sha256
 from dicom_node.base.dicom.header import (

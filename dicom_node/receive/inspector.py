@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
-from dicom_node.base.config.sections import InspectionSettings
+from dicom_node.base.config.settings import InspectionSettings
 from dicom_node.base.dicom.identity import Patient
 from dicom_node.base.processes import without_secrets
 from dicom_node.receive import inspection

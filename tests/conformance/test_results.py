@@ -42,8 +42,14 @@ from dicom_connectors.worklist.manager import MOST_ITEMS
 from dicom_connectors.worklist.performer import open_manager as open_worklist
 from dicom_console.handlers.stow import PARTS
 from dicom_node import __version__
-from dicom_node.base.config.sections import AssemblySettings, OutboxSettings
-from dicom_node.base.config.settings import ListenerSettings, NodeSettings, PeerSettings, Settings
+from dicom_node.base.config.settings import (
+    AssemblySettings,
+    ListenerSettings,
+    NodeSettings,
+    OutboxSettings,
+    PeerSettings,
+    Settings,
+)
 from dicom_node.base.dicom import commitment, performed_step
 from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.dicom.identity import COPIED

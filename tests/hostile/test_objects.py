@@ -38,7 +38,7 @@ from sqlalchemy import select
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.decode import open_dicom, open_picture
 from ai_pipeline.images.limits import ImageLimits
-from dicom_node.base.config.sections import InspectionSettings
+from dicom_node.base.config.settings import InspectionSettings
 from dicom_node.base.kinds import Outcome, ResultKind, UserRole
 from dicom_node.base.lifecycle import JobState
 from dicom_node.base.store.tables import Instance, Job, Result, Study

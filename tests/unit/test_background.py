@@ -18,8 +18,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from dicom_node.base import processes
-from dicom_node.base.config.sections import InspectionSettings
-from dicom_node.base.config.settings import NodeSettings, Settings
+from dicom_node.base.config.settings import InspectionSettings, NodeSettings, Settings
 from dicom_node.base.errors import ConfigurationError, ExitCode
 from dicom_node.base.events import (
     DATABASE_REPLACED,

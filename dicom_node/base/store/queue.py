@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, exists, select, true, update
 from sqlalchemy.orm import Session, aliased
 
-from dicom_node.base.config.sections import WorkerSettings
+from dicom_node.base.config.settings import WorkerSettings
 from dicom_node.base.lifecycle import JobState
 from dicom_node.base.store.tables import Job, has_come
 

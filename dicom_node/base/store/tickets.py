@@ -18,7 +18,7 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import column, func, or_, select, table, text, update
 from sqlalchemy.orm import Session
 
-from dicom_node.base.config.sections import WorkerSettings
+from dicom_node.base.config.settings import WorkerSettings
 from dicom_node.base.lifecycle import JobState
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import LATEST, Job, has_ended

@@ -34,8 +34,7 @@ from ai_pipeline.contract import (
 from ai_pipeline.errors import CleaningFailed, NoNumber, PixelError
 from ai_pipeline.images.decode import DicomImage, read_dicom
 from ai_pipeline.summary import without_research
-from dicom_node.base.config.sections import DEVICE_RULES_FOLDER
-from dicom_node.base.config.settings import Settings
+from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, Settings
 from dicom_node.base.errors import NotInSpool
 from dicom_node.base.events import CLEANING_WITHHELD, IMAGES_CLEANED
 from dicom_node.base.files import Files

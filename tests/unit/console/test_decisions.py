@@ -29,8 +29,7 @@ from ai_pipeline.images import decode
 from ai_pipeline.models import registry
 from dicom_console.app import create_app
 from dicom_console.views import charts, contents, listing, patients, search
-from dicom_node.base.config.sections import DEVICE_RULES_FOLDER
-from dicom_node.base.config.settings import PeerSettings
+from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, PeerSettings
 from dicom_node.base.dicom.uids import is_own_result
 from dicom_node.base.errors import FaultyInput, NotAllowedNow
 from dicom_node.base.events import (

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from sqlalchemy import text
 
-from dicom_node.base.config.sections import WorkerSettings
+from dicom_node.base.config.settings import WorkerSettings
 from dicom_node.base.lifecycle import JobState, StudyState
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import EventRow, Job, Study

@@ -22,8 +22,7 @@ from sqlalchemy.orm import Session
 from dicom_connectors.notifications.gather import Gatherer
 from dicom_connectors.notifications.settings import NotificationSettings
 from dicom_node.base import events
-from dicom_node.base.config.sections import OutboxSettings
-from dicom_node.base.config.settings import PeerSettings
+from dicom_node.base.config.settings import OutboxSettings, PeerSettings
 from dicom_node.base.errors import NotAllowedNow
 from dicom_node.base.kinds import DEIDENTIFIED_FOLDER, Outcome, ResultKind
 from dicom_node.base.lifecycle import DeliveryState, StudyState

@@ -29,8 +29,7 @@ from sqlalchemy.orm import Session
 from dicom_connectors.notifications.gather import forget_removed
 from dicom_connectors.traces.settings import TelemetrySettings
 from dicom_node.base import events
-from dicom_node.base.config.sections import WorkerSettings
-from dicom_node.base.config.settings import PeerSettings
+from dicom_node.base.config.settings import PeerSettings, WorkerSettings
 from dicom_node.base.errors import DatabaseNotReady, IllegalTransition, SchemaOutdated
 from dicom_node.base.kinds import Role, UserRole
 from dicom_node.base.lifecycle import (

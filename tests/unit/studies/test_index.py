@@ -35,8 +35,7 @@ from pynetdicom.dsutils import encode
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from dicom_node.base.config.sections import InspectionSettings
-from dicom_node.base.config.settings import Settings
+from dicom_node.base.config.settings import InspectionSettings, Settings
 from dicom_node.base.dicom.identity import Patient
 from dicom_node.base.dicom.performed_step import SOP_CLASS
 from dicom_node.base.dicom.uids import derived_uid
