@@ -280,8 +280,8 @@ def say(lines: str, level: str = "info", **tables: object) -> subprocess.Complet
     """Run lines in a process of its own, whose log is configured by these settings."""
     program = (
         "import json, logging, sys\n"
-        "from dicom_node import logs\n"
-        "from dicom_node.base.events import *\n"
+        "from dicom_node.base import logs\n"
+        "from dicom_node.base.events import ASSOCIATION_ACCEPTED, NODE_READY, happened\n"
         "from dicom_node.base.config.settings import Settings\n"
         "settings = Settings.model_validate(json.loads(sys.argv[1]))\n"
         f"logs.configure({level!r}, 'node', settings.log_target)\n" + lines
