@@ -13,7 +13,7 @@ revision = "0001"
 down_revision = None
 
 
-def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
+def upgrade() -> None:
     op.create_table(
         "association",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -33,11 +33,10 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("refused_count", sa.Integer(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_association")),
+        sa.Index("ix_association_closed_at", "closed_at"),
+        sa.Index("ix_association_listener", "listener"),
+        sa.Index("ix_association_opened_at", "opened_at"),
     )
-    op.create_index("ix_association_closed_at", "association", ["closed_at"])
-    op.create_index("ix_association_listener", "association", ["listener"])
-    op.create_index("ix_association_opened_at", "association", ["opened_at"])
-
     op.create_table(
         "commitment",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -48,9 +47,8 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_commitment")),
         sa.UniqueConstraint("transaction_uid", name=op.f("uq_commitment_transaction_uid")),
+        sa.Index("ix_commitment_asked_at", "asked_at"),
     )
-    op.create_index("ix_commitment_asked_at", "commitment", ["asked_at"])
-
     op.create_table(
         "cursor",
         sa.Column("name", sa.String(length=255), nullable=False),
@@ -70,22 +68,19 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("applied_at", sa.DateTime(), nullable=True),
         sa.Column("waits_for", sa.String(length=255), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_decision")),
+        sa.Index(
+            "ix_decision_not_copied",
+            "at",
+            sqlite_where=sa.text("NOT copied"),
+            postgresql_where=sa.text("NOT copied"),
+        ),
+        sa.Index(
+            "ix_decision_waits",
+            "study_uid",
+            sqlite_where=sa.text("applied_at IS NULL"),
+            postgresql_where=sa.text("applied_at IS NULL"),
+        ),
     )
-    op.create_index(
-        "ix_decision_not_copied",
-        "decision",
-        ["at"],
-        sqlite_where=sa.text("NOT copied"),
-        postgresql_where=sa.text("NOT copied"),
-    )
-    op.create_index(
-        "ix_decision_waits",
-        "decision",
-        ["study_uid"],
-        sqlite_where=sa.text("applied_at IS NULL"),
-        postgresql_where=sa.text("applied_at IS NULL"),
-    )
-
     op.create_table(
         "disk_sample",
         sa.Column("at", sa.DateTime(), nullable=False),
@@ -140,10 +135,9 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("sent_at", sa.DateTime(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_notification")),
         sa.UniqueConstraint("key", name=op.f("uq_notification_key")),
+        sa.Index("ix_notification_due", "state", "next_at"),
+        sa.Index("ix_notification_rule", "rule", "created_at"),
     )
-    op.create_index("ix_notification_due", "notification", ["state", "next_at"])
-    op.create_index("ix_notification_rule", "notification", ["rule", "created_at"])
-
     op.create_table(
         "score_count",
         sa.Column("day", sa.Date(), nullable=False),
@@ -190,21 +184,15 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("sealed_name", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_study")),
         sa.UniqueConstraint("study_instance_uid", name=op.f("uq_study_study_instance_uid")),
+        sa.Index(
+            "ix_study_accession", "accession_number", postgresql_ops={"accession_number": "text_pattern_ops"}
+        ),
+        sa.Index("ix_study_date", "study_date", "id"),
+        sa.Index("ix_study_due_at", "due_at"),
+        sa.Index("ix_study_patient", "patient_id", postgresql_ops={"patient_id": "text_pattern_ops"}),
+        sa.Index("ix_study_received", "last_received_at", "id"),
+        sa.Index("ix_study_state", "state"),
     )
-    op.create_index(
-        "ix_study_accession",
-        "study",
-        ["accession_number"],
-        postgresql_ops={"accession_number": "text_pattern_ops"},
-    )
-    op.create_index("ix_study_date", "study", ["study_date", "id"])
-    op.create_index("ix_study_due_at", "study", ["due_at"])
-    op.create_index(
-        "ix_study_patient", "study", ["patient_id"], postgresql_ops={"patient_id": "text_pattern_ops"}
-    )
-    op.create_index("ix_study_received", "study", ["last_received_at", "id"])
-    op.create_index("ix_study_state", "study", ["state"])
-
     op.create_table(
         "user_account",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -240,10 +228,9 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("next_at", sa.DateTime(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_requested_commitment")),
         sa.UniqueConstraint("peer", "transaction_uid", name="uq_requested_commitment_once"),
+        sa.Index("ix_requested_commitment_asked_at", "asked_at"),
+        sa.Index("ix_requested_commitment_due", "peer", "state", "next_at"),
     )
-    op.create_index("ix_requested_commitment_asked_at", "requested_commitment", ["asked_at"])
-    op.create_index("ix_requested_commitment_due", "requested_commitment", ["peer", "state", "next_at"])
-
     op.create_table(
         "claimed_workitem",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -267,12 +254,9 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("next_at", sa.DateTime(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_claimed_workitem")),
         sa.UniqueConstraint("peer", "workitem_uid", name="uq_claimed_workitem_once"),
+        sa.Index("ix_claimed_workitem_due", "peer", "state", "next_at"),
+        sa.Index("ix_claimed_workitem_study_instance_uid", "study_instance_uid"),
     )
-    op.create_index("ix_claimed_workitem_due", "claimed_workitem", ["peer", "state", "next_at"])
-    op.create_index(
-        op.f("ix_claimed_workitem_study_instance_uid"), "claimed_workitem", ["study_instance_uid"]
-    )
-
     op.create_table(
         "performed_step",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -286,9 +270,8 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("ended_at", sa.DateTime(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_performed_step")),
         sa.UniqueConstraint("sop_instance_uid", name=op.f("uq_performed_step_sop_instance_uid")),
+        sa.Index("ix_performed_step_changed_at", "changed_at"),
     )
-    op.create_index("ix_performed_step_changed_at", "performed_step", ["changed_at"])
-
     op.create_table(
         "step_study",
         sa.Column("step_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -297,9 +280,8 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
             ["step_id"], ["performed_step.id"], name=op.f("fk_step_study_step_id"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("step_id", "study_instance_uid", name=op.f("pk_step_study")),
+        sa.Index("ix_step_study_study_instance_uid", "study_instance_uid"),
     )
-    op.create_index("ix_step_study_study_instance_uid", "step_study", ["study_instance_uid"])
-
     op.create_table(
         "step_object",
         sa.Column("step_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -331,9 +313,8 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.ForeignKeyConstraint(["user_id"], ["user_account.id"], name=op.f("fk_api_token_user_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_api_token")),
         sa.UniqueConstraint("token_sha256", name=op.f("uq_api_token_token_sha256")),
+        sa.Index("ix_api_token_user_id", "user_id"),
     )
-    op.create_index("ix_api_token_user_id", "api_token", ["user_id"])
-
     op.create_table(
         "audit",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -350,11 +331,10 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("reported", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_audit_study_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit")),
+        sa.Index("ix_audit_action_at", "action", "at"),
+        sa.Index("ix_audit_reported", "reported", "id"),
+        sa.Index("ix_audit_study_id", "study_id"),
     )
-    op.create_index("ix_audit_action_at", "audit", ["action", "at"])
-    op.create_index("ix_audit_reported", "audit", ["reported", "id"])
-    op.create_index("ix_audit_study_id", "audit", ["study_id"])
-
     op.create_table(
         "event",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -364,11 +344,10 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("fields", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_event_study_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_event")),
+        sa.Index("ix_event_at", "at"),
+        sa.Index("ix_event_number", "number"),
+        sa.Index("ix_event_study_id", "study_id"),
     )
-    op.create_index("ix_event_at", "event", ["at"])
-    op.create_index("ix_event_number", "event", ["number"])
-    op.create_index("ix_event_study_id", "event", ["study_id"])
-
     op.create_table(
         "feedback",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -396,11 +375,10 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.UniqueConstraint(
             "study_id", "actor", "finding", "tracking_uid", "model", "version", name="uq_feedback_once"
         ),
+        sa.Index("ix_feedback_at", "at"),
+        sa.Index("ix_feedback_model", "model", "version"),
+        sa.Index("ix_feedback_study_id", "study_id"),
     )
-    op.create_index("ix_feedback_at", "feedback", ["at"])
-    op.create_index("ix_feedback_model", "feedback", ["model", "version"])
-    op.create_index("ix_feedback_study_id", "feedback", ["study_id"])
-
     op.create_table(
         "instance",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -431,11 +409,10 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_instance_study_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_instance")),
         sa.UniqueConstraint("sop_instance_uid", name=op.f("uq_instance_sop_instance_uid")),
+        sa.Index("ix_instance_modality", "modality", "study_id", "role"),
+        sa.Index("ix_instance_sender", "calling_ae", "study_id", "role"),
+        sa.Index("ix_instance_study_id", "study_id"),
     )
-    op.create_index("ix_instance_modality", "instance", ["modality", "study_id", "role"])
-    op.create_index("ix_instance_sender", "instance", ["calling_ae", "study_id", "role"])
-    op.create_index("ix_instance_study_id", "instance", ["study_id"])
-
     op.create_table(
         "job",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -473,11 +450,10 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_job_study_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_job")),
         sa.UniqueConstraint("study_id", "study_revision", "rule", name="uq_job_once_per_rule"),
+        sa.Index("ix_job_claim", "state", "priority", "run_at"),
+        sa.Index("ix_job_lease_until", "lease_until"),
+        sa.Index("ix_job_study_id", "study_id"),
     )
-    op.create_index("ix_job_claim", "job", ["state", "priority", "run_at"])
-    op.create_index("ix_job_lease_until", "job", ["lease_until"])
-    op.create_index("ix_job_study_id", "job", ["study_id"])
-
     op.create_table(
         "received_object",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -502,19 +478,17 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_received_object_study_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_received_object")),
         sa.UniqueConstraint("spool_name", name=op.f("uq_received_object_spool_name")),
+        sa.Index("ix_received_object_association", "association"),
+        sa.Index("ix_received_object_sender", "calling_ae", "received_at"),
+        sa.Index("ix_received_object_sop_instance_uid", "sop_instance_uid"),
+        sa.Index("ix_received_object_study_id", "study_id"),
+        sa.Index(
+            "ix_received_object_waits",
+            "id",
+            sqlite_where=sa.text("sha256 = ''"),
+            postgresql_where=sa.text("sha256 = ''"),
+        ),
     )
-    op.create_index("ix_received_object_association", "received_object", ["association"])
-    op.create_index("ix_received_object_sender", "received_object", ["calling_ae", "received_at"])
-    op.create_index("ix_received_object_sop_instance_uid", "received_object", ["sop_instance_uid"])
-    op.create_index("ix_received_object_study_id", "received_object", ["study_id"])
-    op.create_index(
-        "ix_received_object_waits",
-        "received_object",
-        ["id"],
-        sqlite_where=sa.text("sha256 = ''"),
-        postgresql_where=sa.text("sha256 = ''"),
-    )
-
     op.create_table(
         "study_fetch",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -537,10 +511,9 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("ended_at", sa.DateTime(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_study_fetch")),
         sa.UniqueConstraint("study_instance_uid", name=op.f("uq_study_fetch_study_instance_uid")),
+        sa.Index("ix_study_fetch_due", "state", "peer", "next_at"),
+        sa.Index("ix_study_fetch_started_at", "started_at"),
     )
-    op.create_index("ix_study_fetch_due", "study_fetch", ["state", "peer", "next_at"])
-    op.create_index("ix_study_fetch_started_at", "study_fetch", ["started_at"])
-
     op.create_table(
         "archive_question",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -557,18 +530,16 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_archive_question_study_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_archive_question")),
         sa.UniqueConstraint("study_id", "revision", "rule", name="uq_archive_question_once_per_rule"),
+        sa.Index("ix_archive_question_open", "state", "peer"),
     )
-    op.create_index("ix_archive_question_open", "archive_question", ["state", "peer"])
-
     op.create_table(
         "study_name",
         sa.Column("study_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("word", sa.String(length=32), nullable=False),
         sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_study_name_study_id")),
         sa.PrimaryKeyConstraint("study_id", "word", name=op.f("pk_study_name")),
+        sa.Index("ix_study_name_word", "word", "study_id"),
     )
-    op.create_index("ix_study_name_word", "study_name", ["word", "study_id"])
-
     op.create_table(
         "study_trace",
         sa.Column("study_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -577,9 +548,8 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("dropped", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_study_trace_study_id")),
         sa.PrimaryKeyConstraint("study_id", name=op.f("pk_study_trace")),
+        sa.Index("ix_study_trace_dropped", "dropped"),
     )
-    op.create_index("ix_study_trace_dropped", "study_trace", ["dropped"])
-
     op.create_table(
         "user_session",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -593,9 +563,8 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.ForeignKeyConstraint(["user_id"], ["user_account.id"], name=op.f("fk_user_session_user_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_user_session")),
         sa.UniqueConstraint("token_sha256", name=op.f("uq_user_session_token_sha256")),
+        sa.Index("ix_user_session_user_id", "user_id"),
     )
-    op.create_index("ix_user_session_user_id", "user_session", ["user_id"])
-
     op.create_table(
         "cleaning_review",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -626,12 +595,11 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_cleaning_review_study_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_cleaning_review")),
         sa.UniqueConstraint("instance_id", "rule", "analysis_sha256", name="uq_cleaning_review_once"),
+        sa.Index("ix_cleaning_review_instance_id", "instance_id"),
+        sa.Index("ix_cleaning_review_job_id", "job_id"),
+        sa.Index("ix_cleaning_review_study_id", "study_id"),
+        sa.Index("ix_cleaning_review_waiting", "verdict", "id"),
     )
-    op.create_index("ix_cleaning_review_instance_id", "cleaning_review", ["instance_id"])
-    op.create_index("ix_cleaning_review_job_id", "cleaning_review", ["job_id"])
-    op.create_index("ix_cleaning_review_study_id", "cleaning_review", ["study_id"])
-    op.create_index("ix_cleaning_review_waiting", "cleaning_review", ["verdict", "id"])
-
     op.create_table(
         "counted_image",
         sa.Column("card_sha256", sa.String(length=64), nullable=False),
@@ -639,10 +607,9 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("day", sa.Date(), nullable=False),
         sa.ForeignKeyConstraint(["instance_id"], ["instance.id"], name=op.f("fk_counted_image_instance_id")),
         sa.PrimaryKeyConstraint("card_sha256", "instance_id", name=op.f("pk_counted_image")),
+        sa.Index("ix_counted_image_day", "day"),
+        sa.Index("ix_counted_image_instance_id", "instance_id"),
     )
-    op.create_index("ix_counted_image_day", "counted_image", ["day"])
-    op.create_index("ix_counted_image_instance_id", "counted_image", ["instance_id"])
-
     op.create_table(
         "drawn_by_hand",
         sa.Column("instance_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -691,10 +658,9 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_result_study_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_result")),
         sa.UniqueConstraint("sop_instance_uid", name=op.f("uq_result_sop_instance_uid")),
+        sa.Index("ix_result_job_id", "job_id"),
+        sa.Index("ix_result_study_id", "study_id"),
     )
-    op.create_index("ix_result_job_id", "result", ["job_id"])
-    op.create_index("ix_result_study_id", "result", ["study_id"])
-
     op.create_table(
         "original",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -708,10 +674,10 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         ),
         sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_original_study_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_original")),
+        sa.Index("ix_original_received_id", "received_id"),
+        sa.Index("ix_original_sop_instance_uid", "sop_instance_uid"),
+        sa.Index("ix_original_study_id", "study_id"),
     )
-    for column in ("received_id", "sop_instance_uid", "study_id"):
-        op.create_index(f"ix_original_{column}", "original", [column])
-
     op.create_table(
         "delivery",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -743,11 +709,10 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.PrimaryKeyConstraint("id", name=op.f("pk_delivery")),
         sa.UniqueConstraint("original_id", "destination", name="uq_delivery_original_once"),
         sa.UniqueConstraint("result_id", "destination", name="uq_delivery_once_per_destination"),
+        sa.Index("ix_delivery_destination", "destination"),
+        sa.Index("ix_delivery_due", "state", "next_at"),
+        sa.Index("ix_delivery_result_id", "result_id"),
     )
-    op.create_index("ix_delivery_destination", "delivery", ["destination"])
-    op.create_index("ix_delivery_due", "delivery", ["state", "next_at"])
-    op.create_index("ix_delivery_result_id", "delivery", ["result_id"])
-
     op.create_table(
         "held_result",
         sa.Column("result_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -760,9 +725,8 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.ForeignKeyConstraint(["result_id"], ["result.id"], name=op.f("fk_held_result_result_id")),
         sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_held_result_study_id")),
         sa.PrimaryKeyConstraint("result_id", name=op.f("pk_held_result")),
+        sa.Index("ix_held_result_study_id", "study_id"),
     )
-    op.create_index("ix_held_result_study_id", "held_result", ["study_id"])
-
     op.create_table(
         "reported_finding",
         sa.Column("result_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -771,10 +735,9 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.ForeignKeyConstraint(["result_id"], ["result.id"], name=op.f("fk_reported_finding_result_id")),
         sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_reported_finding_study_id")),
         sa.PrimaryKeyConstraint("result_id", "finding", name=op.f("pk_reported_finding")),
+        sa.Index("ix_reported_finding_name", "finding", "study_id"),
+        sa.Index("ix_reported_finding_study_id", "study_id"),
     )
-    op.create_index("ix_reported_finding_name", "reported_finding", ["finding", "study_id"])
-    op.create_index("ix_reported_finding_study_id", "reported_finding", ["study_id"])
-
     op.create_table(
         "withdrawal",
         sa.Column("result_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -790,9 +753,8 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.ForeignKeyConstraint(["note_id"], ["result.id"], name=op.f("fk_withdrawal_note_id")),
         sa.ForeignKeyConstraint(["result_id"], ["result.id"], name=op.f("fk_withdrawal_result_id")),
         sa.PrimaryKeyConstraint("result_id", name=op.f("pk_withdrawal")),
+        sa.Index("ix_withdrawal_note_id", "note_id"),
     )
-    op.create_index("ix_withdrawal_note_id", "withdrawal", ["note_id"])
-
     op.create_table(
         "removal",
         sa.Column("delivery_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -803,9 +765,8 @@ def upgrade() -> None:  # noqa: PLR0915  (a statement for each table and index)
         sa.Column("ended_at", sa.DateTime(), nullable=True),
         sa.ForeignKeyConstraint(["delivery_id"], ["delivery.id"], name=op.f("fk_removal_delivery_id")),
         sa.PrimaryKeyConstraint("delivery_id", name=op.f("pk_removal")),
+        sa.Index("ix_removal_state", "state"),
     )
-    op.create_index("ix_removal_state", "removal", ["state"])
-
     op.bulk_insert(sa.table("installation", sa.column("drawn")), [{"drawn": secrets.token_hex(16)}])
     connection = op.get_bind()
     if connection.dialect.name == "postgresql" and not sa.inspect(connection).has_table("procrastinate_jobs"):
