@@ -62,7 +62,7 @@ def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
     """
     signals = signal_pipe()
     settings = _checked(files, role)
-    logs.configure(settings.node.log_level, "node", settings.log_target)
+    logs.configure(settings.node.log_level, "node", as_json=settings.log.format == "json")
     _prepare_folder(settings)
     with (
         faults.in_words(settings.database_url),
@@ -157,7 +157,7 @@ class _MainProcess:
             return
         self._background.stop()
         self._settings, self._background = settings, background
-        logs.configure(settings.node.log_level, "node", settings.log_target)
+        logs.configure(settings.node.log_level, "node", as_json=settings.log.format == "json")
         if self._listener:
             self._listener.hang_up()
         # Each ends after its job, once another one is ready.
