@@ -56,9 +56,8 @@ from dicom_node.base.store import fetches, workitems
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import ClaimedWorkitem, Fetch, Study
 from dicom_node.base.store.transitions import (
-    move_fetch,
+    move,
     move_job,
-    move_workitem,
     record,
     settle_study,
     utc_now,
@@ -177,7 +176,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         """Lost before it was claimed, or given up, after ``worklist_hours``."""
         if isinstance(outcome, Failed):
             event = WORKITEM_LOST if row.state is WorkitemState.CLAIMING else WORKITEM_GIVEN_UP
-            move_workitem(session, row, event, ended_at=utc_now())
+            move(session, row, event, ended_at=utc_now())
 
     # New items
 
@@ -388,7 +387,7 @@ class Worklist(Lane[ClaimedWorkitem]):
                 known = write_down(session, peer.name, named)
             elif known.state not in OPEN_FETCHES:
                 known.peer = peer.name
-                move_fetch(session, known, FETCH_ASKED, attempts=0, reason="", next_at=utc_now())
+                move(session, known, FETCH_ASKED, attempts=0, reason="", next_at=utc_now())
             known.urgent = True
 
     def _decide(self, row: ClaimedWorkitem, standing: _Standing) -> None:
@@ -439,7 +438,7 @@ class Worklist(Lane[ClaimedWorkitem]):
                 return
             fetch = fetches.of_study(session, row.study_instance_uid)
             if fetch is not None and fetch.state is FetchState.WAITING:
-                move_fetch(session, fetch, FETCH_CANCELLED, ended_at=utc_now())
+                move(session, fetch, FETCH_CANCELLED, ended_at=utc_now())
             study = fetches.here(session, [row.study_instance_uid]).get(row.study_instance_uid)
             if study is None:
                 return
@@ -454,7 +453,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         with self._database.write() as session:
             current = session.get_one(ClaimedWorkitem, row.id)
             if current.state is row.state:  # else the lease ended, and another process moved it
-                move_workitem(session, current, event, **values)
+                move(session, current, event, **values)
 
     def _keep(self, row: ClaimedWorkitem, reported: _Standing | None) -> None:
         """Look again soon; ``reported``: what the manager has taken."""
@@ -484,7 +483,7 @@ def give_up_workitems(database: Database, settings: Settings) -> None:
     with database.write() as session:
         for row in workitems.of_others(session, peers, _BATCH):
             values = {"reason": "the peer is not configured with worklist any more", "ended_at": utc_now()}
-            move_workitem(session, row, WORKITEM_GIVEN_UP, **values)
+            move(session, row, WORKITEM_GIVEN_UP, **values)
 
 
 def _of_input(fetch: Fetch | None, row: ClaimedWorkitem) -> _Standing:

@@ -27,7 +27,7 @@ from dicom_node.base.store import fetches, intake, questions, results, sight, st
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.patient_names import PatientNames
 from dicom_node.base.store.tables import Fetch, Instance, ReceivedObject, Study
-from dicom_node.base.store.transitions import move_fetch, move_study, record, steady_now
+from dicom_node.base.store.transitions import move, move_study, record, steady_now
 from dicom_node.jobs.enqueue import decide_study, forward_late
 from dicom_node.receive.inspection import Arrival, Inspected, same_object
 from dicom_node.receive.inspector import Inspector
@@ -445,7 +445,7 @@ def note_other_patient(session: Session, study: Study) -> None:
     """Record that the images of a fetched study name another patient, whatever its fetch is doing now."""
     row = fetches.of_study(session, study.study_instance_uid, lock=True)
     if row is not None and row.state is not FetchState.OTHER_PATIENT:
-        move_fetch(session, row, events.FETCHED_OTHER_PATIENT)
+        move(session, row, events.FETCHED_OTHER_PATIENT)
 
 
 def judge(item: Arrived, former: Instance, study: Study) -> Judgement:

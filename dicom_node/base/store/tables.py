@@ -295,9 +295,6 @@ class Feedback(Numbered):
     )  # SOP Instance UID of the last object with it
     model: Mapped[str] = mapped_column(String(64))
     version: Mapped[str] = mapped_column(String(64))
-    age_group: Mapped[str] = mapped_column(String(64), default="")  # "" also: before version 0032
-    sex: Mapped[str] = mapped_column(String(64), default="")
-    station: Mapped[str] = mapped_column(String(64), default="")  # that made the images
 
 
 class EventRow(Numbered):
@@ -547,7 +544,7 @@ class Study(Numbered):
     study_instance_uid: Mapped[str | None] = mapped_column(String(64), unique=True)
     patient_id: Mapped[str] = mapped_column(default="")
     issuer_of_patient_id: Mapped[str] = mapped_column(default="")
-    accession_number: Mapped[str] = mapped_column(String(16), default="")  # "" also: before version 0012
+    accession_number: Mapped[str] = mapped_column(String(16), default="")
     study_date: Mapped[str] = mapped_column(String(8), default="")
     state: Mapped[StudyState] = mapped_column(default=StudyState.RECEIVING, index=True)
     reason: Mapped[str] = mapped_column(Text, default="")

@@ -36,6 +36,7 @@ from dicom_node.base.lifecycle import (
 )
 from dicom_node.base.store.database import EVENTS, Database
 from dicom_node.base.store.tables import (
+    Base,
     ClaimedWorkitem,
     Commitment,
     Delivery,
@@ -55,6 +56,25 @@ _State = TypeVar("_State", bound=StrEnum)
 FOR_UPDATE = {"key_share": True}
 _AS_READ, _OF_ATTEMPT = ("id", "state"), ("id", "state", "attempts")
 _HOW = {"attempt": "attempts", "reason": "reason"}
+_ASKED = {"transaction": "transaction_uid"}
+_OF_STUDY = {"study": "study_instance_uid", "peer": "peer"}
+_CYCLES: Mapping[type[Base], tuple[Mapping[Any, Any], Sequence[str], Mapping[str, str]]] = {
+    Commitment: (COMMITMENT, _AS_READ, _ASKED | {"destination": "destination", "objects": "deliveries"}),
+    RequestedCommitment: (
+        REQUESTED,
+        _AS_READ,
+        _ASKED | {"peer": "peer", "objects": "objects", "failed": "failed"} | _HOW,
+    ),
+    Fetch: (FETCH, _OF_ATTEMPT, _OF_STUDY | {"objects": "objects"} | _HOW),
+    ClaimedWorkitem: (
+        WORKITEM,
+        _AS_READ,
+        _OF_STUDY | {"workitem": "workitem_uid", "outcome": "outcome"} | _HOW,
+    ),
+}
+"""The life cycle of a table's rows, the columns that must be as read, and the columns that an event has, by
+the names of its fields; of a list its length.
+"""
 
 
 def record(session: Session, event_type: EventType, study_id: int | None = None, **fields: Any) -> Event:
@@ -127,21 +147,6 @@ def move_delivery(session: Session, delivery: Delivery, event: EventType, **valu
     return True
 
 
-def move_commitment(session: Session, commitment: Commitment, event: EventType) -> bool:
-    """Change the state of a request for storage commitment by an event, if its state is as read."""
-    told = {"destination": "destination", "transaction": "transaction_uid", "objects": "deliveries"}
-    return _move(session, commitment, COMMITMENT, event, {}, told)
-
-
-def move_requested(session: Session, row: RequestedCommitment, event: EventType, **values: Any) -> bool:
-    """Change the state of a peer's request for storage commitment by an event, if its state is as read.
-
-    ``values``: further columns.
-    """
-    told = {"peer": "peer", "transaction": "transaction_uid", "objects": "objects", "failed": "failed"}
-    return _move(session, row, REQUESTED, event, values, told | _HOW)
-
-
 def move_held(session: Session, rows: Sequence[HeldResult], event: EventType, **values: Any) -> int:
     """Change the state of held results of one study by one event, each if its state is as read.
 
@@ -158,18 +163,22 @@ def move_held(session: Session, rows: Sequence[HeldResult], event: EventType, **
     return len(moved)
 
 
-def move_fetch(session: Session, fetch: Fetch, event: EventType, **values: Any) -> bool:
-    """Change the state of a fetch by an event, if its state and attempt are as read; ``values``: further
-    columns.
+def move(
+    session: Session,
+    row: Commitment | RequestedCommitment | Fetch | ClaimedWorkitem,
+    event: EventType,
+    **values: Any,
+) -> bool:
+    """Change the state of a row by an event, if its state (and the attempt at a fetch) are as read.
+
+    ``values``: further columns. Returns False if another process changed the row first.
     """
-    told = {"study": "study_instance_uid", "peer": "peer", "attempt": "attempts", "objects": "objects"}
-    return _move(session, fetch, FETCH, event, values, told | _HOW, _OF_ATTEMPT)
-
-
-def move_workitem(session: Session, row: ClaimedWorkitem, event: EventType, **values: Any) -> bool:
-    """Change the state of a work item by an event, if its state is as read; ``values``: further columns."""
-    told = {"study": "study_instance_uid", "peer": "peer", "workitem": "workitem_uid", "outcome": "outcome"}
-    return _move(session, row, WORKITEM, event, values, told | _HOW)
+    cycle, same, recorded = _CYCLES[type(row)]
+    if not _set(session, row, _next(cycle, row, event), values, same):
+        return False
+    fields = {field: getattr(row, column) for field, column in recorded.items()}
+    record(session, event, **{name: len(v) if isinstance(v, list) else v for name, v in fields.items()})
+    return True
 
 
 def settle_study(session: Session, study_id: int) -> None:
@@ -228,23 +237,6 @@ def _set_study(session: Session, study: Study, to: StudyState, event: EventType,
     is_held = to is StudyState.NOT_APPLICABLE and session.scalar(held) is not None
     after, uid = JobState.HELD if is_held else to, study.study_instance_uid
     record(session, event, study.id, study=uid, before=before, after=after, reason=reason)
-    return True
-
-
-def _move(
-    session: Session,
-    row: Commitment | RequestedCommitment | Fetch | ClaimedWorkitem,
-    cycle: Mapping[tuple[Any, EventType], StrEnum],
-    event: EventType,
-    values: Mapping[str, Any],
-    told: Mapping[str, str],
-    same: Sequence[str] = _AS_READ,
-) -> bool:
-    """``told``: the columns that the event tells, by its fields; of a list its length."""
-    if not _set(session, row, _next(cycle, row, event), values, same):
-        return False
-    fields = {field: getattr(row, column) for field, column in told.items()}
-    record(session, event, **{name: len(v) if isinstance(v, list) else v for name, v in fields.items()})
     return True
 
 

@@ -273,7 +273,7 @@ def fill(database: Database) -> None:
         for row in _rows(table):
             with suppress(IntegrityError):
                 stored.write(Session.execute, table.insert().values(row))
-    kinds = [one.number for one in vars(events).values() if isinstance(one, events.EventType)]
+    kinds = [one.number for one in events.all_types()]
     told = [{"number": number, "fields": fields} for number in kinds for fields in ({}, _FIELDS)]
     stored.add(*(EventRow(at=utc_now(), study_id=1, **one) for one in told))
 

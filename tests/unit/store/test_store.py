@@ -65,14 +65,11 @@ from dicom_node.base.store.tables import (
 )
 from dicom_node.base.store.transitions import (
     OwnEvents,
-    move_commitment,
+    move,
     move_delivery,
-    move_fetch,
     move_held,
     move_job,
-    move_requested,
     move_study,
-    move_workitem,
     record,
     settle_study_as,
     utc_now,
@@ -241,18 +238,18 @@ def a_value(table: Table, column: Column[Any]) -> object:
     return next((value for kind, value in kinds.items() if isinstance(column.type, kind)), 1)
 
 
-ALL_EVENTS = [value for value in vars(events).values() if isinstance(value, events.EventType)]
+ALL_EVENTS = events.all_types()
 
 
 MOVES: dict[str, tuple[type[Any], type[Any], Callable[[Session, Any, events.EventType], bool | int]]] = {
     "study": (Study, StudyState, move_study),
     "job": (Job, JobState, move_job),
     "delivery": (Delivery, DeliveryState, move_delivery),
-    "request for storage commitment": (Commitment, CommitmentState, move_commitment),
-    "storage commitment asked of the node": (RequestedCommitment, RequestedState, move_requested),
+    "request for storage commitment": (Commitment, CommitmentState, move),
+    "storage commitment asked of the node": (RequestedCommitment, RequestedState, move),
     "held result": (HeldResult, HeldState, lambda session, row, event: move_held(session, [row], event)),
-    "fetched study": (Fetch, FetchState, move_fetch),
-    "work item": (ClaimedWorkitem, WorkitemState, move_workitem),
+    "fetched study": (Fetch, FetchState, move),
+    "work item": (ClaimedWorkitem, WorkitemState, move),
 }
 
 

@@ -367,9 +367,6 @@ def upgrade() -> None:
         sa.Column("sent_in", sa.String(length=64), nullable=False),
         sa.Column("model", sa.String(length=64), nullable=False),
         sa.Column("version", sa.String(length=64), nullable=False),
-        sa.Column("age_group", sa.String(length=64), nullable=False),
-        sa.Column("sex", sa.String(length=64), nullable=False),
-        sa.Column("station", sa.String(length=64), nullable=False),
         sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_feedback_study_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_feedback")),
         sa.UniqueConstraint(
