@@ -29,8 +29,7 @@ from dicom_node.base.errors import NodeError, SpoolError, StoreAway
 from dicom_node.base.files import Files, one_indexer
 from dicom_node.base.kinds import AssociationOutcome
 from dicom_node.base.store import fetches, intake, requested, steps
-from dicom_node.base.store.changes import stamp
-from dicom_node.base.store.database import Database
+from dicom_node.base.store.database import Database, stamp
 from dicom_node.base.store.tables import Association, Cursor
 from dicom_node.base.store.transitions import append, record, utc_now
 from dicom_node.receive.inspection import Arrival, Inspected, read_arrival

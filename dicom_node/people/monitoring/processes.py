@@ -15,10 +15,9 @@ from sqlalchemy.orm import Session
 from dicom_node import __version__
 from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.store import leases
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import SiteProcess
-from dicom_node.base.store.transitions import record, utc_now
+from dicom_node.base.store.transitions import acquire_lease, record, release_lease, utc_now
 from dicom_node.base.store.views import View, columns
 
 SIGN_SECONDS: Final = 10.0
@@ -85,7 +84,7 @@ class SignsOfLife:
             if before is None or not timedelta() <= now - before <= 2 * timedelta(seconds=SIGN_SECONDS):
                 self._steady_since = now  # without a database all were silent: others need a moment, too
             since = now - timedelta(seconds=SILENT_SECONDS)
-            if self._steady_since <= since and leases.acquire(
+            if self._steady_since <= since and acquire_lease(
                 self._database, _WATCH, self._owner, 3 * SIGN_SECONDS
             ):
                 self._look(since, now)
@@ -100,7 +99,7 @@ class SignsOfLife:
             with suppress(SQLAlchemyError):  # a node ends without a database, too
                 with self._database.write() as session:
                     session.execute(delete(SiteProcess).where(*self._ours()))
-                leases.release(self._database, _WATCH, self._owner)
+                release_lease(self._database, _WATCH, self._owner)
 
     def _ours(self) -> tuple[ColumnElement[bool], ...]:
         return SiteProcess.machine == self._machine, SiteProcess.place == self._place
