@@ -52,7 +52,7 @@ from dicom_node.base.lifecycle import (
 )
 from dicom_node.base.outcomes import Failed, NotYet, Outcome, Retry
 from dicom_node.base.runner import NEVER, Lane
-from dicom_node.base.store import fetches, workitems
+from dicom_node.base.store import fetches, requested
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import ClaimedWorkitem, Fetch, Study
 from dicom_node.base.store.transitions import (
@@ -183,7 +183,7 @@ class Worklist(Lane[ClaimedWorkitem]):
     def _search(self, manager: WorklistManager) -> None:
         """Raises PeerUnreachable."""
         with self._database.read() as session:
-            room = self._work.worklist_items - workitems.open_items(session, self._peer.name)
+            room = self._work.worklist_items - requested.open_items(session, self._peer.name)
         if room <= 0:
             return
         found = [item for given in manager.search() if (item := ups.read_workitem(given))]
@@ -191,7 +191,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         station = self._settings.node.ae_title
         mine = [item for item in found if item.is_for(self._work.worklist, station)]
         with self._database.read() as session:
-            known = workitems.known(session, self._peer.name, [item.uid for item in mine])
+            known = requested.known_items(session, self._peer.name, [item.uid for item in mine])
         for item in sorted(mine, key=lambda one: not one.is_urgent):
             if room and item.uid not in known and self._is_wanted(manager, item):
                 known.add(item.uid)
@@ -408,7 +408,7 @@ class Worklist(Lane[ClaimedWorkitem]):
     def _outputs(self, row: ClaimedWorkitem) -> list[Output]:
         with self._database.read() as session:
             study = fetches.here(session, [row.study_instance_uid]).get(row.study_instance_uid)
-            found = workitems.delivered(session, study.id) if study is not None else {}
+            found = requested.delivered_series(session, study.id) if study is not None else {}
         peers = {peer.name: peer for peer in self._settings.peers}
         outputs = []
         for series, delivered in found.items():
@@ -434,7 +434,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         One that was here goes on: somebody sent it for its results.
         """
         with self._database.write() as session:
-            if not row.fetch_asked or workitems.others_of_study(session, row):
+            if not row.fetch_asked or requested.is_wanted_twice(session, row):
                 return
             fetch = fetches.of_study(session, row.study_instance_uid)
             if fetch is not None and fetch.state is FetchState.WAITING:
@@ -442,7 +442,7 @@ class Worklist(Lane[ClaimedWorkitem]):
             study = fetches.here(session, [row.study_instance_uid]).get(row.study_instance_uid)
             if study is None:
                 return
-            for job in workitems.unfinished_jobs(session, study.id):
+            for job in requested.unfinished_jobs(session, study.id):
                 if job.state is JobState.RUNNING:
                     job.cancel_requested, job.reason = True, _STOPPED
                 else:
@@ -478,10 +478,10 @@ def give_up_workitems(database: Database, settings: Settings) -> None:
     """Give up open items of managers from which the settings no longer accept work."""
     peers = [peer.name for peer in settings.peers if part(peer, WorklistPeer).worklist]
     with database.read() as session:
-        if not workitems.of_others(session, peers, 1):
+        if not requested.items_of_others(session, peers, 1):
             return
     with database.write() as session:
-        for row in workitems.of_others(session, peers, _BATCH):
+        for row in requested.items_of_others(session, peers, _BATCH):
             values = {"reason": "the peer is not configured with worklist any more", "ended_at": utc_now()}
             move(session, row, WORKITEM_GIVEN_UP, **values)
 
@@ -503,12 +503,12 @@ def _of_study(session: Session, study: Study) -> _Standing:
     if study.state in _ENDS:
         return _cancelled(_ENDS[study.state])
     if study.state is StudyState.DELIVERED:
-        if workitems.delivered(session, study.id):
+        if requested.delivered_series(session, study.id):
             return _Standing(100, outcome=ProcedureStepState.COMPLETED)
         return _cancelled(CancelReason.NOT_APPLICABLE)
     percent, doing = _PHASES[study.state]
     if study.state is StudyState.RUNNING:
-        percent += 10 * round(4 * workitems.share_done(session, study.id))
+        percent += 10 * round(4 * requested.share_done(session, study.id))
     return _Standing(percent, doing)
 
 

@@ -145,7 +145,7 @@ def forget_requests(database: Database, _: Settings) -> None:
     """Delete requests for storage commitment, by us or by peers, that expect no more reports."""
     with database.write() as session:
         session.execute(delete(Commitment).where(Commitment.asked_at < utc_now() - _KEEP))
-        requested.forget(session, utc_now() - _KEEP)
+        requested.forget_requests(session, utc_now() - _KEEP)
 
 
 def _enter_one(database: Database, settings: Settings, number: int) -> bool:
@@ -256,7 +256,7 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
         title = self._peer.ae_title
         asked = dict(line.split(" ", 1) for line in row.objects)
         uids = list(asked)
-        sent = requested.sent(session, title, uids)
+        sent = requested.sent_by(session, title, uids)
         classes = requested.classes(session, uids)
         if requested.awaits_index(session, title, row.asked_at, now - INDEXED_AFTER):
             archived = set()
@@ -305,10 +305,10 @@ def give_up_others(database: Database, settings: Settings) -> None:
     """Give up the requests of peers that may no longer ask."""
     peers = [peer.name for peer in settings.peers if peer.commit_after]
     with database.read() as session:
-        if not requested.of_others(session, peers, 1):
+        if not requested.requests_of_others(session, peers, 1):
             return
     with database.write() as session:
-        for row in requested.of_others(session, peers, _ANSWERS_AT_ONCE):
+        for row in requested.requests_of_others(session, peers, _ANSWERS_AT_ONCE):
             row.reason = "the peer is not configured with commit_after any more"
             session.flush()
             move(session, row, COMMITMENT_ANSWER_GIVEN_UP)

@@ -18,7 +18,8 @@ from dicom_node.base.errors import NodeError, NotAllowedNow
 from dicom_node.base.events import DECISION_SETTLED, DELIVERY_DISCARDED
 from dicom_node.base.kinds import AuditAction, RejectionReason, ReviewVerdict, UserRole
 from dicom_node.base.lifecycle import DELIVERY, END_STATES, DeliveryState, HeldState, JobState, StudyState
-from dicom_node.base.store import burned_in, decision_copies, transitions
+from dicom_node.base.store import decision_copies, transitions
+from dicom_node.base.store.results import end_reviews_of_image
 from dicom_node.base.store.tables import FAULT, DecisionRow, Delivery, DrawnByHand, Instance, Job, Result
 from dicom_node.base.store.views import View, as_json, find_study
 from dicom_node.deliver import outbox
@@ -265,7 +266,7 @@ def _judge_cleaning(settings: Settings, wanted: LostDecision) -> None:
                     role=UserRole(what["role"]),
                 )
             )
-        burned_in.decide(session, instance.id, verdict, wanted.by.name)
+        end_reviews_of_image(session, instance.id, verdict, wanted.by.name)
         _note(session, wanted, study.id)
         if verdict is ReviewVerdict.DRAWN and study.state is not StudyState.RECEIVING:
             rerun.rerun(session, study.id, settings)

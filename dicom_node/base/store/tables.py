@@ -553,11 +553,11 @@ class Study(Numbered):
     last_received_at: Mapped[datetime]
     due_at: Mapped[datetime | None] = mapped_column(index=True)  # when quiet; NULL when not receiving
     priority: Mapped[int] = mapped_column(default=0)  # 1 STAT, 0 routine, -1 low
-    sealed_name: Mapped[bytes] = mapped_column(LargeBinary, default=b"")  # opened by store.patient_names
+    sealed_name: Mapped[bytes] = mapped_column(LargeBinary, default=b"")  # opened by ``sitekey``
 
 
 class StudyName(Base):
-    """A word of the patient's name as a keyed hash, by which studies are found (``store.patient_names``)."""
+    """A word of the patient's name as a keyed hash, by which studies are found (``sitekey``)."""
 
     __table_args__ = (Index("ix_study_name_word", "word", "study_id"),)
 

@@ -18,7 +18,7 @@ from dicom_node.base import events
 from dicom_node.base.errors import NotFound
 from dicom_node.base.kinds import ObjectRole, Outcome
 from dicom_node.base.lifecycle import OPEN_DELIVERIES, DeliveryState, JobState, StudyState
-from dicom_node.base.store import deliveries, queue, steps
+from dicom_node.base.store import deliveries, queue, requested
 from dicom_node.base.store.tables import (
     Association,
     Base,
@@ -127,11 +127,11 @@ def list_steps(session: Session, study_instance_uid: str | None) -> list[View]:
     return [
         {
             **columns(row, "sop_instance_uid", "peer", "calling_ae", "status"),
-            "objects": steps.named(session, row.id),
-            "missing": steps.missing(session, [row.id]),
+            "objects": requested.objects_named(session, row.id),
+            "missing": requested.objects_missing(session, [row.id]),
             **columns(row, "begun_at", "changed_at", "ended_at"),
         }
-        for row in steps.of_study(session, study_instance_uid)
+        for row in requested.steps_of(session, study_instance_uid)
     ]
 
 

@@ -44,10 +44,9 @@ from dicom_node.base.lifecycle import (
     StudyState,
     WorkitemState,
 )
-from dicom_node.base.sitekey import path_of
+from dicom_node.base.sitekey import PatientNames, path_of
 from dicom_node.base.store import transitions, views
 from dicom_node.base.store.database import SHORTEST, Changes, Database
-from dicom_node.base.store.patient_names import PatientNames
 from dicom_node.base.store.tables import (
     Base,
     ClaimedWorkitem,
