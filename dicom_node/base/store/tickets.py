@@ -111,9 +111,7 @@ class TicketEngine:
         ]
 
     def repair(self, database: Database) -> int:
-        """Give tickets to queued jobs without one: jobs of a former version, or with a time impossibly far
-        ahead.
-        """
+        """Give new tickets to queued jobs whose ticket is gone, or has a time impossibly far ahead."""
         with database.write() as session:
             # Signs of life from a time ahead, before the clock of the database was put back: as of now.
             # Else a worker that was killed before would be alive for as long as that clock was ahead.
@@ -134,10 +132,6 @@ class TicketEngine:
                 .with_for_update(skip_locked=True)
             ).all()
             for job in without:
-                offered = _manager(session).list_jobs_async(lock=_lock(job), task=TASK, status="todo")
-                for ticket in _run(offered):
-                    if ticket.id is not None and ticket.task_kwargs == {"job": job.id}:
-                        _remove(session, ticket.id)  # it would hold up the new one
                 follow(session, job)
             return len(without)
 
