@@ -203,15 +203,6 @@ class OfReceipt(OfFile):
     received_at: Mapped[datetime]
 
 
-class OfDay:
-    """Counts of one day (UTC), model card and sender."""
-
-    day: Mapped[date] = mapped_column(primary_key=True)
-    card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
-    calling_ae: Mapped[str] = mapped_column(String(16), primary_key=True)  # "": no configured peer
-    images: Mapped[int]
-
-
 LONGEST_WAIT = timedelta(hours=1)
 LATEST = 2 * LONGEST_WAIT
 """A time further ahead than this was never meant: machines that share a database may disagree by minutes."""
@@ -786,19 +777,27 @@ class CountedImage(Base):
     day: Mapped[date] = mapped_column(index=True)
 
 
-class ImageCount(OfDay, Base):
+class ImageCount(Base):
     """The number of a sender's images that a model analysed or refused on one day (UTC). No patient data."""
 
+    day: Mapped[date] = mapped_column(primary_key=True)
+    card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    calling_ae: Mapped[str] = mapped_column(String(16), primary_key=True)  # "": no configured peer
     outcome: Mapped[Counted] = mapped_column(primary_key=True)
     model: Mapped[str]
     version: Mapped[str]
+    images: Mapped[int]
 
 
-class ScoreCount(OfDay, Base):
+class ScoreCount(Base):
     """The number of counted images with a score in this tenth of the card's reference, by label."""
 
+    day: Mapped[date] = mapped_column(primary_key=True)
+    card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    calling_ae: Mapped[str] = mapped_column(String(16), primary_key=True)
     label: Mapped[str] = mapped_column(primary_key=True)
     bin: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # 0 to 9
+    images: Mapped[int]
 
 
 class CleaningReview(OfStudy, Numbered):

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from sqlalchemy import delete, insert, or_, select, update
+from sqlalchemy import delete, func, insert, or_, select, update
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -274,6 +274,14 @@ def _set(
 def utc_now() -> datetime:
     """The present time, aware."""
     return datetime.now(UTC)
+
+
+def database_time(session: Session) -> datetime:
+    """The time of the database's clock, which all machines of a site share."""
+    if session.get_bind().dialect.name == "sqlite":
+        return utc_now()
+    now: datetime = session.execute(select(func.now())).scalar_one()
+    return now
 
 
 _STARTED = datetime.now(UTC) - timedelta(seconds=time.monotonic())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -17,7 +17,7 @@ from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import SiteProcess
-from dicom_node.base.store.transitions import acquire_lease, record, release_lease, utc_now
+from dicom_node.base.store.transitions import acquire_lease, database_time, record, release_lease, utc_now
 from dicom_node.base.store.views import View, columns
 
 SIGN_SECONDS: Final = 10.0
@@ -161,14 +161,6 @@ def forget_lost(database: Database, _settings: Settings) -> None:
     with database.write() as session:
         old = SiteProcess.seen_at < database_time(session) - timedelta(days=7)
         session.execute(delete(SiteProcess).where(SiteProcess.lost, old))
-
-
-def database_time(session: Session) -> datetime:
-    """The time of the database's clock, which all machines of a site share."""
-    if session.get_bind().dialect.name == "sqlite":
-        return utc_now()
-    now: datetime = session.execute(select(func.now())).scalar_one()
-    return now
 
 
 def _view(row: SiteProcess, now: datetime) -> View:
