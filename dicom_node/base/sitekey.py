@@ -89,10 +89,6 @@ def load_or_create(data_dir: Path) -> SiteKey:
         path.parent.chmod(0o700)
         with suppress(FileExistsError):  # another process was quicker: its key counts
             write_new(path, secrets.token_hex(_BYTES) + "\n", 0o600)
-    return _read(path)
-
-
-def _read(path: Path) -> SiteKey:
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode & 0o777

@@ -232,9 +232,10 @@ class Database:
         DatabaseDamaged and changes nothing if a reference has no target at the end.
         """
         with self._writing.connect() as connection:
-            keys = "PRAGMA foreign_keys={}"  # has no effect inside a transaction
+            # By the driver: it has no effect inside a transaction, which SQLAlchemy would begin.
+            driver: Any = connection.connection.driver_connection
             if self.is_sqlite:
-                _execute(connection.connection, keys.format("OFF"))
+                driver.execute("PRAGMA foreign_keys=OFF")
             try:
                 with connection.begin():
                     yield connection
@@ -242,7 +243,7 @@ class Database:
                         raise DatabaseDamaged("the database is damaged: its tables refer to missing rows")
             finally:
                 if self.is_sqlite:
-                    _execute(connection.connection, keys.format("ON"))
+                    driver.execute("PRAGMA foreign_keys=ON")
 
     def upgrade(self) -> None:
         """Create the schema, or update it to this program's version. Raises DatabaseNotReady if it is
@@ -336,14 +337,7 @@ def _set_pragmas(busy_seconds: float, connection: Any, _record: Any) -> None:
         "synchronous=FULL",
         "foreign_keys=ON",
     ):
-        _execute(connection, f"PRAGMA {setting}")
-
-
-def _execute(connection: Any, statement: str) -> None:
-    """Outside of transactions, which SQLAlchemy would begin."""
-    cursor = connection.cursor()
-    cursor.execute(statement)
-    cursor.close()
+        connection.execute(f"PRAGMA {setting}")
 
 
 def _begin_sqlite(connection: Connection) -> None:
