@@ -74,8 +74,7 @@ from dicom_node.base.kinds import Role
 from dicom_node.base.printable import redacted
 from dicom_node.base.processes import console_program, running
 from dicom_node.base.sitekey import load_or_create, path_of
-from dicom_node.base.store import faults, migrate
-from dicom_node.base.store.database import Database, hosts
+from dicom_node.base.store.database import Database, hosts, meaning_of
 from dicom_node.base.store.tables import UserAccount
 from dicom_node.deliver.scu import open_archive, open_destination, open_reporter
 from dicom_node.people.monitoring.disk import forecast
@@ -268,7 +267,7 @@ def check_database(settings: Settings) -> Found:
         remedy = "is no URL of a database: write postgresql+psycopg://USER@HOST:PORT/NAME"
         yield "node.database_url", shown, remedy
     except (SQLAlchemyError, ImportError) as error:
-        yield "node.database_url", shown, str(faults.meaning(error, settings.database_url) or error)
+        yield "node.database_url", shown, str(meaning_of(error, settings.database_url) or error)
 
 
 def _doubts(url: URL) -> Found:
@@ -300,7 +299,7 @@ def probe_database(settings: Settings) -> Found:
     except (ArgumentError, ValueError, SQLAlchemyError, ImportError, DatabaseNotReady):
         return  # reported by check_database
     try:
-        migrate.check(database)
+        database.check()
         yield Tried("database", True, f"{shown}: reachable, schema is up to date")
         with database.read() as session:
             nobody = settings.console.enabled and not session.scalar(
@@ -311,13 +310,13 @@ def probe_database(settings: Settings) -> Found:
         yield from _compare_spool(database, settings)
         yield from _ask_server(database, settings)
     except DatabaseNotReady as error:
-        outdated = isinstance(error, SchemaOutdated) and migrate.current(database) is not None
+        outdated = isinstance(error, SchemaOutdated) and database.version() is not None
         if database.is_sqlite and outdated:
             yield Tried("database", True, f"{shown}: will be brought up to date at the next start")
         else:
             yield "node.database_url", shown, str(error)
     except SQLAlchemyError as error:
-        fault = faults.meaning(error, settings.database_url)
+        fault = meaning_of(error, settings.database_url)
         yield "node.database_url", shown, str(fault or f"cannot be used: {type(error).__name__}")
     finally:
         database.dispose()
