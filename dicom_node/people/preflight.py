@@ -24,7 +24,6 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from pydantic import SecretStr
-from pydicom.charset import python_encoding
 from pydicom.uid import UID
 from sqlalchemy import text
 from sqlalchemy.engine.url import make_url
@@ -43,7 +42,6 @@ from dicom_node.base.config.settings import (
     DEVICE_RULES_FOLDER,
     PeerSettings,
     RuleSettings,
-    Section,
     Settings,
     TlsSettings,
     did_you_mean,
@@ -129,16 +127,20 @@ def _check_machine(settings: Settings, role: Role) -> Found:
     if settings.listener.tls:
         yield from _check_certificates("listener.tls", settings.listener.tls)
     elif without := [peer.name for peer in settings.peers if peer.tls]:
-        text = (
-            f"peers with tls but no [listener.tls]: no certificate of ours is shown to {', '.join(without)}"
+        yield Tried(
+            "TLS",
+            False,
+            f"peers with tls but no [listener.tls]: no certificate of ours is shown to {', '.join(without)}",
         )
-        yield Tried("TLS", False, text)
     if not settings.outbox.deliver:
         if role is Role.DELIVERY:
             yield "outbox.deliver", "false", "this machine has nothing else to do: take it out"
         elif role.may_deliver:
-            text = "outbox.deliver = false: nothing is sent from here, another machine must (--role delivery)"
-            yield Tried("outbox", False, text)
+            yield Tried(
+                "outbox",
+                False,
+                "outbox.deliver = false: nothing is sent from here, another machine must (--role delivery)",
+            )
 
 
 def _check_data_dir(settings: Settings) -> Found:
@@ -147,8 +149,11 @@ def _check_data_dir(settings: Settings) -> Found:
     try:  # since a file system may refuse what permissions allow
         Path(tempfile.mkdtemp(prefix=".check-", dir=existing)).rmdir()
     except OSError as error:
-        remedy = f"no folder can be made in {existing} ({error.strerror}): change its owner or choose another"
-        yield "node.data_dir", str(folder), remedy
+        yield (
+            "node.data_dir",
+            str(folder),
+            f"no folder can be made in {existing} ({error.strerror}): change its owner or choose another",
+        )
         return
     kind = network_file_system(folder)
     if kind and settings.database_url.startswith("sqlite"):
@@ -189,8 +194,11 @@ def _check_certificates(section: str, tls: TlsSettings) -> Found:
     try:
         context.load_cert_chain(tls.certificate, tls.private_key)
     except OSError:  # ssl.SSLError is one
-        remedy = "is no PEM certificate, or the private key is not its own"
-        yield f"{section}.certificate", str(tls.certificate), remedy
+        yield (
+            f"{section}.certificate",
+            str(tls.certificate),
+            "is no PEM certificate, or the private key is not its own",
+        )
     try:
         if tls.trusted:
             context.load_verify_locations(tls.trusted)
@@ -223,8 +231,11 @@ def _check_database(settings: Settings) -> Found:
                 remedy = "add ?sslmode=verify-full to node.database_url"
                 yield Tried("database", False, f"patients' data may go to it unencrypted: {remedy}")
     except (ArgumentError, ValueError):
-        remedy = "is no URL of a database: write postgresql+psycopg://USER@HOST:PORT/NAME"
-        yield "node.database_url", shown, remedy
+        yield (
+            "node.database_url",
+            shown,
+            "is no URL of a database: write postgresql+psycopg://USER@HOST:PORT/NAME",
+        )
     except (SQLAlchemyError, ImportError) as error:
         yield "node.database_url", shown, str(faults.meaning(error, settings.database_url) or error)
 
@@ -284,13 +295,19 @@ def check_console(settings: Settings, role: Role) -> Found:
     if not (console.enabled and role.may_serve_console):
         return
     if not console_program():
-        remedy = "needs the package dicom-ai-node-console: pip install -c constraints.txt ./dicom_console"
-        yield "console.enabled", "true", remedy
+        yield (
+            "console.enabled",
+            "true",
+            "needs the package dicom-ai-node-console: pip install -c constraints.txt ./dicom_console",
+        )
     if console.tls:
         yield from _check_certificates("console.tls", console.tls)
     elif not _is_this_machine(console.host):
-        remedy = "passwords would cross the network unencrypted: add [console.tls], or keep 127.0.0.1"
-        yield "console.host", repr(console.host), remedy
+        yield (
+            "console.host",
+            repr(console.host),
+            "passwords would cross the network unencrypted: add [console.tls], or keep 127.0.0.1",
+        )
     if role.receives and (console.host, console.port) == (settings.listener.host, settings.listener.port):
         yield "console.port", str(console.port), "is the listener's port: choose another"
     if console.metrics_port in (console.port, settings.listener.port):
@@ -321,8 +338,11 @@ def _check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) ->
     """
     key = f"rules.{rule.name}"
     if rule.pipeline not in PIPELINES:
-        remedy = f"no such pipeline; {did_you_mean(rule.pipeline, sorted(PIPELINES), 'there are')}"
-        yield f"{key}.pipeline", repr(rule.pipeline), remedy
+        yield (
+            f"{key}.pipeline",
+            repr(rule.pipeline),
+            f"no such pipeline; {did_you_mean(rule.pipeline, sorted(PIPELINES), 'there are')}",
+        )
     if rule.pipeline not in PIPELINES or extras.missing():
         return
     try:
@@ -335,8 +355,7 @@ def _check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) ->
     known = card.options.model_fields
     for option in rule.options.keys() - known.keys():
         instead = card.options.former.get(option) or did_you_mean(option, sorted(known))
-        remedy = f"{rule.pipeline} has no such option; {instead}"
-        yield f"{key}.options.{option}", "", remedy
+        yield f"{key}.options.{option}", "", f"{rule.pipeline} has no such option; {instead}"
     given = {option: value for option, value in rule.options.items() if option in known}
     faults = _faults(rule, given, settings) if runs_models else card.options.faults(given)
     for place, remedy in faults.items():
@@ -345,8 +364,11 @@ def _check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) ->
     nameless = [peer.name for peer in settings.peers if peer.deidentify and peer.name in rule.receivers]
     for one in card.options.listed() if nameless and not faults else ():
         if one.leaves_text and card.options.sets(one.key, given):
-            remedy = f"not in pictures for {nameless[0]}, which is de-identified: give it a rule of its own"
-            yield f"{key}.options.{one.key}", repr(given[one.key]), remedy
+            yield (
+                f"{key}.options.{one.key}",
+                repr(given[one.key]),
+                f"not in pictures for {nameless[0]}, which is de-identified: give it a rule of its own",
+            )
 
 
 def _check_findings(settings: Settings) -> Found:
@@ -395,8 +417,11 @@ def _check_conditions(rule: RuleSettings, card: PipelineCard) -> Found:
     for name, values in {"modality": card.modalities, "view": card.views}.items():
         for pattern in getattr(rule.when, name) if values and name not in lifted else ():
             if not any(matches(pattern, value) for value in values):
-                remedy = f"{rule.pipeline} takes no such images; it takes {', '.join(sorted(values))}"
-                yield f"rules.{rule.name}.when.{name}", repr(pattern), remedy
+                yield (
+                    f"rules.{rule.name}.when.{name}",
+                    repr(pattern),
+                    f"{rule.pipeline} takes no such images; it takes {', '.join(sorted(values))}",
+                )
 
 
 def _faults(rule: RuleSettings, options: Mapping[str, object], settings: Settings) -> Mapping[str, str]:
@@ -411,9 +436,6 @@ def _faults(rule: RuleSettings, options: Mapping[str, object], settings: Setting
         return {"": f"pipeline {rule.pipeline} cannot be used: {first_line(error)}"}
 
 
-DECODER = "its process can do nothing but decode; JPEG XL and video are kept, and no model sees them"
-
-
 def _check_models(settings: Settings) -> Found:
     """Check that the models' weights match their cards, and that the device rules can be read."""
     if remedy := extras.missing():
@@ -423,12 +445,12 @@ def _check_models(settings: Settings) -> Found:
     if remedy := lacking(settings.workers.inference):
         yield "workers.inference", settings.workers.inference, remedy
     try:
-        walls = _lacking()
+        if walls := _lacking():
+            yield Tried(
+                "decoder", False, f"this machine cannot take from it {walls} (docs/reference/confinement.md)"
+            )
     except NoDecoder as error:
         yield "decoder", "", str(error)
-    else:
-        text = f"this machine cannot take from it {walls} (docs/reference/confinement.md)"
-        yield Tried("decoder", not walls, text if walls else DECODER)
     yield from _check_cards(settings)
     yield from _check_device_rules(settings)
 
@@ -467,9 +489,6 @@ def _check_device_rules(settings: Settings) -> Found:
         for fault in error.faults:
             place = ": ".join(filter(None, (str(fault.file), fault.key)))
             yield "workers.device_rules_dir", place, fault.remedy
-
-
-_CHARSETS = sorted(term for term in python_encoding if term.startswith(("ISO_IR", "GB")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -538,8 +557,11 @@ def _check_rules(settings: Settings, read: TomlFiles, role: Role) -> Found:
     runs_models = role.runs_models and settings.workers.processes > 0
     for name in settings.workers.pipelines:
         if name not in PIPELINES:
-            remedy = f"no such pipeline; {did_you_mean(name, sorted(PIPELINES), 'there are')}"
-            yield "workers.pipelines", repr(name), remedy
+            yield (
+                "workers.pipelines",
+                repr(name),
+                f"no such pipeline; {did_you_mean(name, sorted(PIPELINES), 'there are')}",
+            )
     for rule in settings.rules:
         runs = runs_models and settings.workers.takes(rule.pipeline)
         yield from _check_rule(rule, settings, runs_models=runs)
@@ -556,28 +578,28 @@ def _check_rules(settings: Settings, read: TomlFiles, role: Role) -> Found:
 def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
     """Files that every user of this machine may read, and that hold a password or a private key."""
     files = {tls.private_key for tls in (settings.listener.tls, settings.console.tls) if tls}
-    for place in _secrets(settings):
+    for place in _secrets(settings.model_dump()):
         if place != ("node", "database_url") or re.match(r"[^:]+://[^/@]*:[^/]*@", settings.database_url):
             files.update(read.files_of(place if read.at(place) else (*place[:-1], "url")))
     for file in sorted(files):
         if file.exists() and file.stat().st_mode & stat.S_IROTH:
-            text = f"{file} holds a password, a token or a private key, and every user may read it: chmod 600"
-            yield Tried("secrets", False, text)
+            yield Tried(
+                "secrets",
+                False,
+                f"{file} holds a password, a token or a private key, and every user may read it: chmod 600",
+            )
 
 
 def _secrets(value: object, place: Place = ()) -> Iterator[Place]:
-    """The places of the secrets in settings."""
-    if isinstance(value, SecretStr) and value.get_secret_value():
+    """The places of the secrets in dumped settings, which show each of them as stars."""
+    if value == _HIDDEN:
         yield place
-    inner: Iterable[tuple[Any, object]] = ()
-    if isinstance(value, Section):
-        inner = value
-    elif isinstance(value, Mapping):
-        inner = value.items()
-    elif isinstance(value, tuple):
-        inner = enumerate(value)
-    for key, item in inner:
+    items = dict(enumerate(value)) if isinstance(value, list | tuple) else value
+    for key, item in items.items() if isinstance(items, dict) else ():
         yield from _secrets(item, (*place, key))
+
+
+_HIDDEN = str(SecretStr("x"))
 
 
 def _check_senders(settings: Settings, read: TomlFiles) -> Found:
@@ -601,25 +623,38 @@ def _check_peer(peer: PeerSettings, settings: Settings) -> Found:
         and {parts.scheme, "all"} & getproxies().keys()
         and not proxy_bypass(parts.hostname or "")
     ):
-        text = "what it gets goes through a proxy, which the environment names (HTTP_PROXY, HTTPS_PROXY)"
-        yield Tried(f"peer {peer.name}", False, text)
-    if (peer.username or any(_secrets(peer))) and peer.url.startswith("http://"):
-        text = "its login goes over the network unencrypted (http): use https"
-        yield Tried(f"peer {peer.name}", False, text)
+        yield Tried(
+            f"peer {peer.name}",
+            False,
+            "what it gets goes through a proxy, which the environment names (HTTP_PROXY, HTTPS_PROXY)",
+        )
+    if (peer.username or any(_secrets(peer.model_dump()))) and peer.url.startswith("http://"):
+        yield Tried(
+            f"peer {peer.name}", False, "its login goes over the network unencrypted (http): use https"
+        )
     if (peer.pseudonym_domain or peer.retain) and not peer.deidentify:
         key = "retain" if peer.retain else "pseudonym_domain"
         yield f"peers.{peer.name}.{key}", "", "is for peers with deidentify = true: add that, or leave it out"
     if peer.assume_charset and not CharacterSet.from_terms(terms(peer.assume_charset)).known:
-        remedy = f"is no defined term of PS3.3 C.12.1.1.2; {did_you_mean(peer.assume_charset, _CHARSETS)}"
-        yield f"peers.{peer.name}.assume_charset", repr(peer.assume_charset), remedy
+        yield (
+            f"peers.{peer.name}.assume_charset",
+            repr(peer.assume_charset),
+            "is no defined term of PS3.3 C.12.1.1.2, such as ISO_IR 100",
+        )
     archives = {name for rule in settings.rules for name in rule.forward} - {peer.name}
     confirming = [one for one in settings.peers if one.name in archives and one.confirm != "none"]
     if peer.commit_after and not confirming:
-        remedy = 'no archive confirms: give a rule forward, to a peer with confirm = "query" or "commitment"'
-        yield f"peers.{peer.name}.commit_after", repr(peer.commit_after), remedy
+        yield (
+            f"peers.{peer.name}.commit_after",
+            repr(peer.commit_after),
+            'no archive confirms: give a rule forward, to a peer with confirm = "query" or "commitment"',
+        )
     if peer.mpps and bucket_of(settings):  # a machine keeps the steps that it took in its own folder
-        text = "MPPS: with a bucket each machine knows the steps that it took: report to one listener only"
-        yield Tried(f"peer {peer.name}", False, text)
+        yield Tried(
+            f"peer {peer.name}",
+            False,
+            "MPPS: with a bucket each machine knows the steps that it took: report to one listener only",
+        )
 
 
 def _ask_peers(settings: Settings) -> Iterator[Tried]:

@@ -40,7 +40,7 @@ from dicom_node.base.config.settings import (
 )
 from dicom_node.base.connectors import every
 from dicom_node.base.errors import ConfigProblem, ConfigurationError
-from dicom_node.base.kinds import CONSOLE_AE_TITLE, CONSOLE_NAME
+from dicom_node.base.kinds import CONSOLE_AE_TITLE, CONSOLE_NAME, Retained
 from dicom_node.base.printable import redacted
 
 Place = tuple[str | int, ...]  # ("peers", 0, "port")
@@ -102,11 +102,14 @@ def examine(files: Sequence[Path]) -> tuple[Settings | None, "TomlFiles"]:
         folder, beside = settings.node.data_dir, files[0].resolve().parent
         if not folder.is_absolute() and not _has_a_node(folder) and _has_a_node(beside / folder):
             meant = (beside / folder).resolve()
-            remedy = (
-                f"is {folder.resolve()} in the folder you are in, where no node is, and {meant} is one: "
-                f"start this in {beside}, or write the whole path"
+            read.add(
+                ("node", "data_dir"),
+                repr(str(folder)),
+                (
+                    f"is {folder.resolve()} in the folder you are in, where no node is, and {meant} is one: "
+                    f"start this in {beside}, or write the whole path"
+                ),
             )
-            read.add(("node", "data_dir"), repr(str(folder)), remedy)
     return settings, read
 
 
@@ -123,10 +126,11 @@ def examined(read: "TomlFiles") -> Settings | None:
         settings, mistakes = None, error.errors()
         for found in mistakes:
             place, value = found["loc"], read.at(found["loc"])
+            shown = "" if value is None or isinstance(value, dict | list) else repr(value)
             if found["type"] == "extra_forbidden":
                 read.add(place, "", _unknown_key(place))  # a misspelt key may hold a password
             elif not read.is_faulty(place):  # such as by an unset variable
-                read.add(place, read.shown(place, value), _remedy(found))
+                read.add(place, shown, _remedy(found))
         # Without the faulty keys, so that the other mistakes can be found in the same run. A required key
         # cannot be left out: its peer or rule goes.
         for depth in (None, 2):
@@ -251,8 +255,7 @@ def _cross_check(settings: Settings, read: "TomlFiles") -> None:
                     read.add((*when, name), repr(pattern), remedy)
         before = (one for one in settings.rules[:number] if one.name != rule.name)
         if other := next((one.name for one in before if _does(one) == _does(rule)), ""):
-            remedy = f"does the same as rule {other}: everything would be analysed and sent twice"
-            read.add(place, "", remedy)
+            read.add(place, "", f"does the same as rule {other}: everything would be analysed and sent twice")
     for check in every("settings.checks"):
         check(settings, read)
 
@@ -280,14 +283,12 @@ def _check_ae_titles(settings: Settings, read: "TomlFiles") -> None:
 
 def _check_retained(settings: Settings, read: "TomlFiles") -> None:
     """Peers of one pseudonym domain get the same objects, so their options must agree."""
-    first: dict[str | None, PeerSettings] = {}
+    retained: dict[str | None, set[Retained]] = {}
     for peer in settings.peers:
-        if peer.deidentify:
-            other = first.setdefault(peer.pseudonym_domain, peer)
-            if set(other.retain) != set(peer.retain):
-                place = (*read.place_of("peers", peer.name), "retain")
-                remedy = f"peer {other.name} shares its pseudonyms and retains other attributes: give one a "
-                read.add(place, ", ".join(peer.retain) or "nothing", f"{remedy}pseudonym_domain of its own")
+        if peer.deidentify and retained.setdefault(peer.pseudonym_domain, {*peer.retain}) != {*peer.retain}:
+            remedy = "another peer shares its pseudonyms and retains other attributes: give one a "
+            place = (*read.place_of("peers", peer.name), "retain")
+            read.add(place, ", ".join(peer.retain) or "nothing", f"{remedy}pseudonym_domain of its own")
 
 
 def _check_peers_of(rule: RuleSettings, settings: Settings, read: "TomlFiles") -> None:
@@ -417,8 +418,6 @@ class TomlFiles:
     _written: dict[Place, str] = field(default_factory=dict)
     """Values before ${...} was expanded."""
     _problems: list[ConfigProblem] = field(default_factory=list)
-    _faulty: set[str] = field(default_factory=set)
-    """The keys of the mistakes, and of the tables around them."""
 
     @property
     def problems(self) -> list[ConfigProblem]:
@@ -428,7 +427,8 @@ class TomlFiles:
 
     def is_faulty(self, place: Place) -> bool:
         """Whether a mistake is known at this place, or inside it."""
-        return self._spelled(place) in self._faulty
+        key = self._spelled(place)
+        return any(f"{problem.key}.".startswith((f"{key}.", f"{key}[")) for problem in self._problems)
 
     def add(self, place: Place, value: str, remedy: str) -> None:
         """Add a mistake in the value at ``place``."""
@@ -437,12 +437,6 @@ class TomlFiles:
     def add_named(self, key: str, value: str, remedy: str) -> None:
         """Add a mistake about a key in dotted form, such as ``peers.pacs.port``."""
         self._add(*self._origin(self._place(key)), key, value, remedy)
-
-    def shown(self, place: Place, value: object) -> str:
-        """A value for a message, as written in the file: secrets from the environment are not shown."""
-        return (
-            "" if value is None or isinstance(value, dict | list) else repr(self._written.get(place, value))
-        )
 
     def files_of(self, place: Place) -> list[Path]:
         """The files that contain the value at ``place``: the TOML file, or files named in ``${file:PATH}``.
@@ -488,8 +482,9 @@ class TomlFiles:
         for number, name in self.numbered_names(key):
             if other := seen.get(name.casefold()):
                 problem = "is used twice" if other == name else f"differs from {other} in capitals only"
-                remedy = f"{problem}: give each of the {key} a name of its own"
-                self.add((key, number, "name"), repr(name), remedy)
+                self.add(
+                    (key, number, "name"), repr(name), f"{problem}: give each of the {key} a name of its own"
+                )
             seen.setdefault(name.casefold(), name)
 
     def add_file(self, file: Path) -> None:
@@ -526,8 +521,7 @@ class TomlFiles:
             if not isinstance(value, list):
                 self.data[key] = self._expand(value, (key,))
         else:
-            line = _line(self._texts[file], (key,))
-            self._add(str(file), line, key, "", "is in another file already")
+            self._add(str(file), _line(self._texts[file], (key,)), key, "", "is in another file already")
 
     def _expand(self, value: Any, place: Place) -> Any:
         if isinstance(value, dict):
@@ -558,7 +552,6 @@ class TomlFiles:
         shown = "" if any(_SECRET.fullmatch(part) for part in re.split(r"[.\[]", key)) else redacted(value)
         key, shown, remedy = (self.as_written(text) for text in (key, shown, remedy))
         self._problems.append(ConfigProblem(file, key, shown, remedy, line))
-        self._faulty.update([key, *(key[: found.start()] for found in re.finditer(r"[.\[]", key))])
 
     def _origin(self, place: Place) -> tuple[str, int]:
         """The file that a place stands in, and its line there; of a key that is missing, its table's."""

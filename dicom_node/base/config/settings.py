@@ -275,25 +275,6 @@ class OutboxSettings(Section):
         return self.answer_seconds + size / (SLOWEST_KIB_PER_SECOND * 1024)
 
 
-class InspectionSettings(Section):
-    """Limits of a received object's header; an object beyond a limit is quarantined."""
-
-    maximum_items: int = Field(20_000, ge=1)
-    """Items of sequences and fragments outside the pixels; a reader needs 0.1 ms and 1 kB for each."""
-    maximum_elements: int = Field(200_000, ge=1)
-    """Number of attributes, including those in items."""
-    maximum_depth: int = Field(32, ge=1, le=200)
-    """Sequences within sequences."""
-    maximum_header_mib: int = Field(64, ge=1)
-    """All values that are read: pixels, private ones, and others over 64 KiB outside of items are not."""
-    maximum_inflated_mib: int = Field(512, ge=1)
-    """A deflated data set when it is inflated (on disk, not in memory)."""
-    memory_mib: int = Field(512, ge=64)
-    """Memory (address space) of the process that reads objects, above what it starts with."""
-    seconds: float = Field(30, gt=0)
-    """Time to read one object, and a second more for every 10 MiB."""
-
-
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=NAME)]
 Label = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[\w .-]+$")]
 Host = Annotated[str, Field(max_length=255, pattern=HOST), AfterValidator(checked_host)]
@@ -836,9 +817,8 @@ class Settings(Section):
 
     def sender(self, asked: str) -> PeerSettings:
         """The peer with this name or AE title. Raises UnknownPeer."""
-        titles = {peer.ae_title: peer.name for peer in reversed(self.peers)}
-        names = [peer.name for peer in self.peers]
-        return self.peer(asked if asked in names else titles.get(asked, asked))
+        titled = {peer.ae_title: peer.name for peer in reversed(self.peers)}
+        return self.peer(({**titled} | {peer.name: peer.name for peer in self.peers}).get(asked, asked))
 
     def rule(self, name: str) -> RuleSettings | None:
         """The rule ``name``, None if the configuration has it no longer."""

@@ -269,7 +269,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> str:
          "peers.US1.name = 'US1': differs from us1 in capitals"),
         ("", f'[[peers]]\nname = "one"\nae_title = "ONE"\n{SEALED}retain = ["device"]\n'
          f'[[peers]]\nname = "two"\nae_title = "TWO"\n{SEALED}',
-         "peers.two.retain = nothing: peer one shares its pseudonyms and retains other attributes"),
+         "peers.two.retain = nothing: another peer shares its pseudonyms and retains other attributes"),
         ('send_to = ["pacs"]', 'send_to = ["pacs", "far"]\noptions = { keep_words = ["R-CY"] }\n'
          f'[[peers]]\nname = "far"\nae_title = "FAR"\n{SEALED}',
          "rules.ultrasound.options.keep_words = ['R-CY']: not in pictures for far, which is de-identified"),
