@@ -12,8 +12,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom.dsutils import encode
 
-from dicom_node.base.config.settings import InspectionSettings, Settings
-from dicom_node.base.config.toml_files import file_of, newest
+from dicom_node.base.config.loading import file_of, newest
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.events import (
     ASSOCIATION_ACCEPTED,
     ASSOCIATION_RELEASED,
@@ -68,7 +68,7 @@ CONFIG: dict[str, Any] = {
 }
 
 
-INSPECTOR = Inspector(InspectionSettings())  # one process for all tests of a run
+INSPECTOR = Inspector()  # one process for all tests of a run
 atexit.register(INSPECTOR.close)
 
 

@@ -35,8 +35,8 @@ from dicom_connectors.fhir.resources import (
     updated,
     written,
 )
+from dicom_node.base.dicom.header import listed
 from dicom_node.base.dicom.uids import MANUFACTURER, derived_uid
-from dicom_node.base.dicom.walk import listed
 from dicom_node.base.errors import FaultyInput
 from dicom_node.results import sr
 from dicom_node.results.common.concepts import BURNED_IN

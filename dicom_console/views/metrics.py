@@ -138,7 +138,7 @@ def overview(session: Session, settings: Settings) -> View:
         "disk": space,
         "processes": processes(session),
         "problems": wrong,
-        "undercut": [f"rule {one.rule}: {one}" for one in undercuts(settings)],
+        "undercut": [*undercuts(settings)],
         "named": listing.named(session, concerned),
     }
 

@@ -73,7 +73,7 @@ def request_commitment(
 
     def keep(report: commitment.CommitmentReport) -> None:
         """Keep a report that came on the association of the request."""
-        calling, lines = peer.reporting_titles[-1], (report.committed_lines(), report.failed_lines())
+        calling, lines = peer.reporting_titles[-1], (report.committed, report.failed)
         with entering(()) as (session, _, _):
             intake.keep_report(session, report.transaction_uid, calling, *lines, utc_now())
 

@@ -24,8 +24,8 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from dicom_node.base.config.loading import is_behind
 from dicom_node.base.config.settings import PeerSettings, Settings
-from dicom_node.base.config.toml_files import is_behind
 from dicom_node.base.errors import NotInSpool, StoreAway
 from dicom_node.base.events import DELIVERY_OVERDUE, DELIVERY_STARTED, DESTINATION_HUNG, EventType
 from dicom_node.base.files import Files

@@ -25,8 +25,8 @@ from typing import Any
 
 from dicom_node import __version__
 from dicom_node.base import events, sitekey
+from dicom_node.base.config.loading import FOLDER
 from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, PeerSettings, Settings
-from dicom_node.base.config.toml_files import FOLDER
 from dicom_node.base.errors import CannotCreate, FaultyInput, NodeError, NotAllowedNow, StorageError
 from dicom_node.base.files import sha256_of
 from dicom_node.base.kinds import DEIDENTIFIED_FOLDER, AuditAction

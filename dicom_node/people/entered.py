@@ -1,7 +1,7 @@
 """Peers and rules that a person enters by page or command; those in configuration files cannot be changed.
 
 Each change is a new version of the file of entered peers and rules
-(:mod:`dicom_node.base.config.toml_files`).
+(:mod:`dicom_node.base.config.loading`).
 Reload: a running node loads a changed configuration completely or not at all.
 """
 
@@ -20,10 +20,19 @@ from urllib.parse import urlsplit
 import tomlkit
 from pydantic import BaseModel
 
-from dicom_node.base.config import addresses, loading
+from dicom_node.base.config import loading
+from dicom_node.base.config.loading import SAVED, TomlFiles, edition, file_of, newest, versions
 from dicom_node.base.config.sample import toml_value
-from dicom_node.base.config.settings import NEEDS_RESTART, REVEALED, PeerSettings, RuleSettings, Settings
-from dicom_node.base.config.toml_files import SAVED, TomlFiles, edition, file_of, newest, versions
+from dicom_node.base.config.settings import (
+    NEEDS_RESTART,
+    REVEALED,
+    LocalAddress,
+    PeerSettings,
+    RuleSettings,
+    Settings,
+    did_you_mean,
+    remote_address,
+)
 from dicom_node.base.errors import (
     ChangedMeanwhile,
     ConfigProblem,
@@ -280,7 +289,7 @@ def _changed(
     known = _entries(text)
     here = known.get((kind, name))
     if here is None and content is None:
-        hint = loading.did_you_mean(name, [one for other, one in known if other == kind])
+        hint = did_you_mean(name, [one for other, one in known if other == kind])
         raise NotFound(f"no {kind[:-1]} that was entered is called {name!r}; {hint}")
     if version == 0 and here:
         raise ChangedMeanwhile(f"there is a {kind[:-1]} {name} already: nothing was saved")
@@ -366,8 +375,8 @@ def _refuse_local(content: Mapping[str, Any]) -> None:
         try:
             host = urlsplit(given).hostname if key == "url" else given
             if host:
-                addresses.remote_address(host)
-        except addresses.LocalAddress as error:
+                remote_address(host)
+        except LocalAddress as error:
             problems.append(ConfigProblem("", f"peers.{content['name']}.{key}", repr(given), str(error)))
         except (OSError, ValueError):  # nobody knows it yet, or the check of the settings says what is wrong
             continue
@@ -402,7 +411,7 @@ def checked(settings: Settings, tables: dict[str, Any], changed: Kind = "peers")
     return Warned(
         found.settings,
         tuple(f"{one.subject}: {one.text}" for one in found.tried if not one.ok),
-        tuple(f"rule {one.rule}: {one}" for one in loading.undercuts(found.settings) if one not in known),
+        tuple(one for one in loading.undercuts(found.settings) if one not in known),
     )
 
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from dicom_node.base.config.mistakes import did_you_mean
 from dicom_node.base.config.sample import toml_value
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.settings import PeerSettings, Settings, did_you_mean
 from dicom_node.base.connectors import every
 from dicom_node.base.errors import NotFound, TooManyAtOnce
 from dicom_node.base.events import (

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.dicom.file_meta import META_BYTES, FileMeta, is_uid, read_sop_uids, read_study_uids
+from dicom_node.base.dicom.elements import META_BYTES, FileMeta, is_uid, read_sop_uids, read_study_uids
 from dicom_node.base.dicom.uids import TransferSyntax, transfer_syntax
 from dicom_node.base.errors import FaultyInput, SpoolError
 from dicom_node.base.kinds import CONSOLE_AE_TITLE, AuditAction

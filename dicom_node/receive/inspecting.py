@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dicom_node.base.config.settings import InspectionSettings
+from dicom_node.base.dicom.elements import Limits
 from dicom_node.receive.inspection import inspect
 
 
 def main() -> None:
     """Answer requests until standard input closes."""
-    limits = InspectionSettings.model_validate_json(sys.argv[1])
+    limits = Limits(**json.loads(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C goes to the whole group; the node ends us
     with contextlib.suppress(OSError):  # the kernel shall rather take this process than the node
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
@@ -42,7 +42,7 @@ def main() -> None:
         print(encoded, flush=True)
 
 
-def _same(one: Path, other: Path, limits: InspectionSettings) -> bool | None:
+def _same(one: Path, other: Path, limits: Limits) -> bool | None:
     """Whether both decode to the same samples; None when one does not decode or needs too much memory."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
@@ -57,7 +57,7 @@ def _same(one: Path, other: Path, limits: InspectionSettings) -> bool | None:
         return None
 
 
-def _limit_memory(limits: InspectionSettings) -> None:
+def _limit_memory(limits: Limits) -> None:
     """So much more than there is now; the hard limit stays, as ``_same`` begins anew."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     _, hard = resource.getrlimit(resource.RLIMIT_AS)

@@ -29,19 +29,22 @@ from pydicom.tag import BaseTag, Tag
 
 from ai_pipeline.images.dates import as_da
 from ai_pipeline.terms import shown_uid_name
-from dicom_node.base.config.settings import InspectionSettings
-from dicom_node.base.dicom.file_meta import META_BYTES, FileMeta, read_file_meta, uid_of
-from dicom_node.base.dicom.hashes import PixelData, check_image, hash_pixel_data, header_sha256
-from dicom_node.base.dicom.header import (
+from dicom_node.base.dicom.elements import (
     BULK_BYTES,
+    META_BYTES,
     PIXEL_DATA,
     Element,
+    FileMeta,
     Limits,
     Walk,
-    character_sets,
-    read_identity,
-    readable_text,
+    check_image,
+    hash_bytes,
+    hash_pixel_data,
+    header_sha256,
+    read_file_meta,
+    uid_of,
 )
+from dicom_node.base.dicom.header import character_sets, read_identity, readable_text
 from dicom_node.base.dicom.identity import Patient, identity_texts
 from dicom_node.base.dicom.uids import (
     IMPLEMENTATION_CLASS_UID,
@@ -215,7 +218,7 @@ ATTRIBUTES = (
     "PhotometricInterpretation", "Manufacturer", "ManufacturerModelName", "SeriesNumber", "InstanceNumber",
     "StudyDate",
 )  # fmt: skip
-_DEFAULT_LIMITS = InspectionSettings()
+_DEFAULT_LIMITS = Limits()
 # What pydicom raises on damaged headers (its own damaged test files and fuzzing).
 _DAMAGE = (
     ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError,
@@ -255,7 +258,7 @@ class Inspected:
     fault: str = ""
 
 
-def inspect(path: Path, assume_charset: str = "", limits: InspectionSettings = _DEFAULT_LIMITS) -> Inspected:
+def inspect(path: Path, assume_charset: str = "", limits: Limits = _DEFAULT_LIMITS) -> Inspected:
     """Read a Part 10 file; ``fault`` says why it cannot be used. Raises OSError if the disk fails."""
     try:
         with path.open("rb") as file, warnings.catch_warnings():
@@ -267,7 +270,7 @@ def inspect(path: Path, assume_charset: str = "", limits: InspectionSettings = _
         return Inspected(fault=f"not readable as DICOM ({_cause(error)})")
 
 
-def _inspect(file: BinaryIO, assume_charset: str, limits: InspectionSettings) -> Inspected:
+def _inspect(file: BinaryIO, assume_charset: str, limits: Limits) -> Inspected:
     meta = read_file_meta(file.read(META_BYTES))
     file.seek(meta.length)
     syntax = transfer_syntax(meta.transfer_syntax_uid)
@@ -276,18 +279,9 @@ def _inspect(file: BinaryIO, assume_charset: str, limits: InspectionSettings) ->
         if syntax is not None and syntax.is_deflated:
             file = _inflated(file, limits)
         start = file.tell()
-        walk = Walk(
-            file,
-            syntax,
-            Limits(
-                limits.maximum_items,
-                limits.maximum_elements,
-                limits.maximum_depth,
-                limits.maximum_header_mib,
-            ),
-        )
+        walk = Walk(file, syntax, limits)
         dataset, pixels = _read(file, walk, list(walk.elements()))
-        header = header_sha256(dataset, file, little_endian=walk.is_little_endian)
+        header = header_sha256(dataset, file)
         found = replace(_described(known, dataset, assume_charset), header_sha256=header)
         if syntax is None:
             raise FaultyObject(f"the transfer syntax is {shown_uid_name(meta.transfer_syntax_uid)}")
@@ -299,9 +293,15 @@ def _inspect(file: BinaryIO, assume_charset: str, limits: InspectionSettings) ->
             )
             raise FaultyObject(walk.fault)
         _check(dataset, known.sop_class_uid, syntax, pixels)
-        pixels_sha256 = hash_pixel_data(pixels) if pixels else ""
-        whole = _hash_data_set(file, start, pixels, f"{meta.transfer_syntax_uid} {pixels_sha256} ")
-        return replace(found, pixels_sha256=pixels_sha256, dataset_sha256=whole)
+        pixels_sha256, begin, end = "", start, start
+        if pixels:
+            pixels_sha256 = hash_pixel_data(file, pixels, is_little_endian=walk.is_little_endian)
+            begin, end = pixels.start, pixels.start + pixels.length
+        # All bytes of the data set but its Pixel Data.
+        digest = hashlib.sha256(f"{meta.transfer_syntax_uid} {pixels_sha256} ".encode())
+        hash_bytes(digest, file, start, begin - start)
+        hash_bytes(digest, file, end, walk.size - end)
+        return replace(found, pixels_sha256=pixels_sha256, dataset_sha256=digest.hexdigest())
     except FaultyObject as error:
         return replace(found, fault=str(error))
     except _DAMAGE as error:
@@ -354,7 +354,7 @@ def _described(known: Inspected, dataset: Dataset, assume_charset: str) -> Inspe
     )
 
 
-def _check(dataset: Dataset, requested_class: str, syntax: TransferSyntax, pixels: PixelData | None) -> None:
+def _check(dataset: Dataset, requested_class: str, syntax: TransferSyntax, pixels: Element | None) -> None:
     """Raise FaultyObject for what makes an object unusable, the plainest cause first."""
     for keyword, name in (
         ("SOPClassUID", "SOP Class UID (0008,0016)"),
@@ -375,34 +375,17 @@ def _check(dataset: Dataset, requested_class: str, syntax: TransferSyntax, pixel
         check_image(dataset, syntax, pixels)
 
 
-def _hash_data_set(file: BinaryIO, start: int, pixels: PixelData | None, begun: str) -> str:
-    """SHA-256 of ``begun`` and all bytes of a data set but its Pixel Data, at whose end the file stands."""
-    digest = hashlib.sha256(begun.encode())
-    end = file.tell() if pixels else start
-    file.seek(start)
-    left = pixels.start - start if pixels else 0
-    while left > 0 and (block := file.read(min(left, BULK_BYTES))):
-        digest.update(block)
-        left -= len(block)
-    file.seek(end)
-    while block := file.read(BULK_BYTES):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _read(file: BinaryIO, walk: Walk, elements: Iterable[Element]) -> tuple[Dataset, PixelData | None]:
+def _read(file: BinaryIO, walk: Walk, elements: Iterable[Element]) -> tuple[Dataset, Element | None]:
     """The data set without private elements and long values, and where its Pixel Data is."""
     read: dict[BaseTag, Any] = {}
-    pixels: PixelData | None = None
+    pixels: Element | None = None
     for element in elements:
-        tag, vr, start, length, is_undefined, is_implicit = element
+        tag, vr, start, length, _, is_implicit = element
         if tag in PIXEL_DATA:
-            pixels = pixels or PixelData(
-                file, start, None if is_undefined else length, walk.size, walk.is_little_endian
-            )
+            pixels = pixels or element
         elif not element.is_private:
             value = None
-            if length <= BULK_BYTES or element.is_sequence:
+            if length <= BULK_BYTES or vr == "SQ":
                 file.seek(start)
                 value = file.read(length)
             raw = RawDataElement(BaseTag(tag), vr, length, value, start, is_implicit, walk.is_little_endian)
@@ -410,7 +393,7 @@ def _read(file: BinaryIO, walk: Walk, elements: Iterable[Element]) -> tuple[Data
     return Dataset(read), pixels
 
 
-def _inflated(file: BinaryIO, limits: InspectionSettings) -> BinaryIO:
+def _inflated(file: BinaryIO, limits: Limits) -> BinaryIO:
     """The inflated data set, in a file without a name beside this one."""
     folder = Path(file.name).parent
     handle = tempfile.TemporaryFile(dir=folder if os.access(folder, os.W_OK) else None)  # noqa: SIM115  (returned)
@@ -422,8 +405,8 @@ def _inflated(file: BinaryIO, limits: InspectionSettings) -> BinaryIO:
         if not block and not inflated:
             raise FaultyObject("the data set is truncated")
         out.write(inflated)
-        if out.tell() > limits.maximum_inflated_mib * 2**20:
-            limit = f"{limits.maximum_inflated_mib} MiB"
+        if out.tell() > limits.inflated_mib * 2**20:
+            limit = f"{limits.inflated_mib} MiB"
             raise FaultyObject(f"the data set inflates to more than {limit}")
     out.seek(0)
     return out

@@ -12,10 +12,11 @@ import select
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from dicom_node.base.config.settings import InspectionSettings
+from dicom_node.base.dicom.elements import Limits
 from dicom_node.base.dicom.identity import Patient
 from dicom_node.base.processes import without_secrets
 from dicom_node.receive import inspection
@@ -33,8 +34,8 @@ class ReaderLost(Exception):
 class Inspector:
     """The process, started on first use. One thread at a time uses it."""
 
-    def __init__(self, limits: InspectionSettings | None = None) -> None:
-        self._limits = limits or InspectionSettings()
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -42,9 +43,10 @@ class Inspector:
         if self._process is not None and self._process.poll() is not None:  # killed between two objects
             self.close()
         if self._process is None:
+            limits = json.dumps(asdict(self._limits))
             # Its errors would quote what is in the object.
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "dicom_node.receive.inspecting", self._limits.model_dump_json()],
+                [sys.executable, "-P", "-m", "dicom_node.receive.inspecting", limits],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

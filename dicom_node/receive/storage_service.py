@@ -17,7 +17,7 @@ from pydicom.uid import UID
 
 from dicom_node.base import events
 from dicom_node.base.dicom import commitment, performed_step
-from dicom_node.base.dicom.file_meta import read_sop_uids
+from dicom_node.base.dicom.elements import read_sop_uids
 from dicom_node.base.dicom.uids import transfer_syntax
 from dicom_node.base.errors import FaultyReport, SpoolError, SpoolFull
 from dicom_node.receive import limits, statuses
@@ -375,8 +375,8 @@ class StorageService:
         fields: dict[str, events.FieldValue] = {
             "transaction": report.transaction_uid,
             "calling": accepted.proposal.calling_ae,
-            "committed": report.committed_lines(),
-            "failed": report.failed_lines(),
+            "committed": report.committed,
+            "failed": report.failed,
         }
         # Not logged here, as requests are not: it names many objects. The index tells their number.
         self._journal.append_durably(events.Event(events.COMMITMENT_REPORTED, datetime.now(UTC), fields))
@@ -393,14 +393,14 @@ class StorageService:
         ):
             if wrong:
                 return Answer(status)
-        asked = commitment.read_request(bytes(request.data), syntax)
-        if not self._is_within_minute(peer, len(asked.objects)):
+        transaction, objects = commitment.read_request(bytes(request.data), syntax)
+        if not self._is_within_minute(peer, len(objects)):
             return Answer(statuses.NOT_KEPT)
         fields: dict[str, events.FieldValue] = {
-            "transaction": asked.transaction_uid,
+            "transaction": transaction,
             "calling": accepted.proposal.calling_ae,
             "peer": peer,
-            "objects": asked.lines(),
+            "objects": objects,
         }
         self._journal.append_durably(events.Event(events.COMMITMENT_ASKED, datetime.now(UTC), fields))
         return _SUCCESS

@@ -48,9 +48,9 @@ from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
 from ai_pipeline.contract import DerivedImage, ImageKind, PipelineResult
 from ai_pipeline.images.dates import date_of
 from ai_pipeline.images.numbers import decimal
+from dicom_node.base.dicom.header import items
 from dicom_node.base.dicom.identity import patient_sha256
 from dicom_node.base.dicom.uids import NO_INSTALLATION
-from dicom_node.base.dicom.walk import items
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.kinds import OPTIONS, ResultKind, Retained, is_deidentified, retained_by
 from dicom_node.base.sitekey import SiteKey

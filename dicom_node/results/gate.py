@@ -14,10 +14,9 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.valuerep import PersonName
 
-from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.base.dicom.header import items, listed, quiet_pydicom
 from dicom_node.base.dicom.identity import COPIED
 from dicom_node.base.dicom.uids import is_own_result
-from dicom_node.base.dicom.walk import items, listed
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.kinds import ResultKind
 from dicom_node.results.common import concepts, envelope

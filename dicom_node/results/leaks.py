@@ -18,8 +18,7 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from dicom_node.base.dicom import walk
-from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.base.dicom.header import quiet_pydicom, values
 from dicom_node.base.dicom.uids import NO_INSTALLATION
 from dicom_node.results.common.source import Source
 
@@ -166,7 +165,7 @@ def _plain(value: str) -> str:
 
 def _values(dataset: Dataset) -> Iterator[tuple[str, str, str]]:
     """Keyword, VR and text of every value, items of sequences included; bytes of any VR as Latin-1."""
-    for element, value in walk.values(dataset):
+    for element, value in values(dataset):
         if isinstance(value, bytes):
             text = value.decode("latin-1")
         else:

@@ -27,8 +27,7 @@ from pydicom.tag import Tag
 from ai_pipeline.images.display import lut_of
 from ai_pipeline.images.numbers import decimal, decimal_of
 from ai_pipeline.images.render import label_text
-from dicom_node.base.dicom.header import quiet_pydicom
-from dicom_node.base.dicom.walk import listed
+from dicom_node.base.dicom.header import listed, quiet_pydicom
 from dicom_node.base.kinds import ResultKind
 from dicom_node.results.common.envelope import complete, disclaimer, header_arguments
 from dicom_node.results.common.report import (

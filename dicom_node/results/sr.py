@@ -62,8 +62,7 @@ from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import Comprehensive3DSRStorage
 
 from ai_pipeline.contract import Decision
-from dicom_node.base.dicom.header import quiet_pydicom
-from dicom_node.base.dicom.walk import listed
+from dicom_node.base.dicom.header import listed, quiet_pydicom
 from dicom_node.base.kinds import ResultKind
 from dicom_node.results.common import concepts
 from dicom_node.results.common.concepts import name_of

@@ -20,8 +20,8 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.base import connectors
+from dicom_node.base.config.loading import newest
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.config.toml_files import newest
 from dicom_node.base.errors import DecisionNotCopied, NodeError
 from dicom_node.base.events import (
     CLOCK_PUT_BACK,

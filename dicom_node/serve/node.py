@@ -25,8 +25,8 @@ from typing import Any
 
 from dicom_node import __version__
 from dicom_node.base import connectors, events, logs, sitekey
+from dicom_node.base.config.loading import FOLDER, is_behind
 from dicom_node.base.config.settings import NEEDS_RESTART, Settings
-from dicom_node.base.config.toml_files import FOLDER, is_behind
 from dicom_node.base.errors import (
     CannotRun,
     ConfigurationError,

@@ -33,7 +33,7 @@ from sqlalchemy.orm import Session
 
 from ai_pipeline.images.dates import date_of
 from dicom_node.base.config.settings import PeerSettings, PriorsSettings, RuleSettings, Settings, matches
-from dicom_node.base.dicom.file_meta import META_BYTES, is_uid
+from dicom_node.base.dicom.elements import META_BYTES, is_uid
 from dicom_node.base.dicom.identity import Patient, are_one_patient
 from dicom_node.base.errors import FaultyInput, PeerUnreachable, SpoolFull
 from dicom_node.base.events import (

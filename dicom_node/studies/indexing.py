@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.dicom.hashes import CODING
+from dicom_node.base.dicom.elements import CODING
 from dicom_node.base.dicom.identity import Patient, identity_sha256, patient_sha256
 from dicom_node.base.dicom.uids import role_of
 from dicom_node.base.errors import NotInSpool, StoreAway

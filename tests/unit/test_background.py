@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from dicom_node.base import processes
-from dicom_node.base.config.settings import InspectionSettings, NodeSettings, Settings
+from dicom_node.base.config.settings import NodeSettings, Settings
 from dicom_node.base.errors import ConfigurationError, ExitCode
 from dicom_node.base.events import (
     DATABASE_REPLACED,
@@ -165,7 +165,7 @@ def test_the_process_that_reads_objects_imports_no_hostile_working_directory_and
 ) -> None:
     monkeypatch.setenv("PACS_PASSWORD", "hunter2")
     small_xray("one").save_as(tmp_path / "object.dcm", enforce_file_format=True)
-    with closing(Inspector(InspectionSettings())) as inspector:
+    with closing(Inspector()) as inspector:
         inspector.start()
         assert inspector.inspect(tmp_path / "object.dcm").fault == ""
         variables = Path(f"/proc/{inspector._process.pid}/environ").read_bytes()

@@ -1,17 +1,19 @@
-"""Sections of the configuration that know no others; ``settings.py`` puts all of them together.
-
-All settings: frozen once read, every mistake reported together (exit 78).
+"""All settings: frozen once read, every mistake reported together (exit 78).
 
 Each field says its unit and its reason; ``docs/reference/settings.md`` and ``config/node.toml`` are checked
 against this module by tests. ``${VAR}`` and ``${VAR:-default}`` in strings are taken from the environment,
 ``${file:PATH}`` from a file (its last line break dropped), so that secrets stay out of the configuration.
 """
 
+import difflib
+import re
+import socket
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote
 
 from pydantic import (
     AfterValidator,
@@ -28,11 +30,123 @@ from pydantic import (
     model_validator,
 )
 
-from dicom_node.base.config.addresses import checked_host, checked_url, checked_viewer, with_login_apart
-from dicom_node.base.config.mistakes import AE_TITLE, HOST, NAME, did_you_mean
 from dicom_node.base.connectors import extended, installed
 from dicom_node.base.errors import UnknownPeer
 from dicom_node.base.kinds import CONSOLE_AE_TITLE, CONSOLE_NAME, DEIDENTIFIED_KINDS, ResultKind, Retained
+
+AE_TITLE: Final = r"^[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]*)$"
+NAME: Final = r"^[A-Za-z0-9._-]+$"
+HOST: Final = r"^[A-Za-z0-9._:%-]*$"
+MODALITY: Final = r"^[A-Z0-9_*?]([A-Z0-9_ *?]*[A-Z0-9_*?])?$"  # PS3.5 6.2, CS, with the signs of patterns
+_VIEWER_SCHEMES = ("https", "http", "weasis", "radiant", "osirix", "horos")  # none that runs script
+# Besides loopback, link-local, unspecified, multicast and broadcast: "this network" (RFC 1122), and where
+# clouds give out the machine's identity (Amazon and Google by IPv6, Alibaba, Azure, Oracle).
+_OF_THE_MACHINE = tuple(
+    map(
+        ip_network,
+        ("0.0.0.0/8", "fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"),
+    )
+)
+_IPV4_WITHIN = ip_network("64:ff9b::/96")  # NAT64 (RFC 6052)
+
+
+class LocalAddress(OSError):
+    """The name leads to this machine, to a link-local address, or to the metadata service of a cloud."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"{host} leads to this machine, its link or a metadata service: an entered peer may have such an "
+            "address only where a configuration file says console.local_peers = true"
+        )
+        self.strerror = str(self)
+
+
+def is_local(address: str) -> bool:
+    """Whether an IP address is this machine's, link-local, or the metadata service of a cloud."""
+    ip: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
+    # An IPv6 address may stand for one of IPv4: mapped, 6to4, NAT64, or the old compatible form.
+    if ip in _IPV4_WITHIN or (ip.version == 6 and int(ip) >> 32 == 0 and int(ip) > 1):
+        ip = IPv4Address(int(ip) & 0xFFFFFFFF)
+    elif isinstance(ip, IPv6Address):
+        ip = ip.ipv4_mapped or ip.sixtofour or ip
+    kinds = ip.is_loopback, ip.is_link_local, ip.is_unspecified, ip.is_multicast
+    return any(kinds) or ip == IPv4Address("255.255.255.255") or any(ip in one for one in _OF_THE_MACHINE)
+
+
+def remote_address(host: str) -> str:
+    """The present IP address of a host name or number.
+
+    Connect to this address: a second look-up may give another one. Numbers are read as the system reads them:
+    127.1, 2130706433 and 0x7f000001 are 127.0.0.1. Raises LocalAddress if one of the host's addresses is
+    local, OSError if the host has none.
+    """
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    if any(is_local(str(place[0])) for *_, place in found):
+        raise LocalAddress(host)
+    # IPv4 first, as pynetdicom takes it.
+    return str(min(found, key=lambda one: one[0] != socket.AF_INET)[4][0])
+
+
+def did_you_mean(word: object, known: Iterable[str], otherwise: str = "known") -> str:
+    """``did you mean "us1"?`` if a known word is similar, else the list of known words."""
+    choices = list(filter(None, dict.fromkeys(known)))
+    folded = {choice.casefold(): choice for choice in choices}
+    near = difflib.get_close_matches(str(word).casefold(), folded, n=1, cutoff=0.5)
+    return f"did you mean {folded[near[0]]}?" if near else f"{otherwise}: {', '.join(choices) or 'none'}"
+
+
+def _refuse(*faults: tuple[object, str]) -> None:
+    """Raise ValueError with the first remedy whose fault is there."""
+    for is_there, remedy in faults:
+        if is_there:
+            raise ValueError(remedy)
+
+
+def checked_host(host: str) -> str:
+    """Return the host. Raises ValueError for a malformed IPv4 address, or when the text contains a port."""
+    parts = host.split(".")
+    is_ipv4 = len(parts) == 4 and all(part.isdigit() and int(part) <= 255 for part in parts)
+    _refuse(
+        (
+            re.fullmatch(r"[0-9.]+", host) and not is_ipv4,
+            "is not an IP address: four numbers from 0 to 255, such as 192.168.1.20",
+        ),
+        (host.count(":") == 1, "must be the name or address alone: the port is a key of its own"),
+    )
+    return host
+
+
+def checked_url(url: str) -> str:
+    """Return ``url``, a base URL or "", if it is valid. Raises ValueError that says what is wrong with it."""
+    found = re.fullmatch(r"https?://([\w.%-]+|\[[\w:.%]+\])(:(\d{1,5}))?(/.*)?", url)
+    _refuse(
+        (url and not url.startswith(("http://", "https://")), "must begin with http:// or https://"),
+        ("@" in url, "leave user and password out of it: they are keys of their own"),
+        ("?" in url or "#" in url, "must end with the path: leave out ? or # and what follows"),
+        (
+            url and not (found and 0 < int(found[3] or 80) < 2**16),
+            "write it as http://host:8042 or https://host/dicom-web",
+        ),
+    )
+    return url
+
+
+def checked_viewer(address: str) -> str:
+    """Return the address of a viewer, with ``{study}`` or ``{accession}`` in it, if it is valid.
+
+    Raises ValueError with the mistake.
+    """
+    places = {*re.findall(r"{([^{}]*)}", address)}
+    _refuse(
+        (
+            address.partition("://")[0] not in _VIEWER_SCHEMES,
+            f"must begin with one of {', '.join(f'{one}://' for one in _VIEWER_SCHEMES)}",
+        ),
+        (places - {"study", "accession"}, "only {study} and {accession} can be in it"),
+        (not places, "must have {study}, the Study Instance UID, or {accession} where it belongs"),
+    )
+    return address
+
 
 DEVICE_RULES_FOLDER: Final = "device_rules"
 """Device rules that were made at the console, in ``node.data_dir``, unless a folder is configured."""
@@ -156,42 +270,12 @@ class OutboxSettings(Section):
         return self.answer_seconds + size / (SLOWEST_KIB_PER_SECOND * 1024)
 
 
-class InspectionSettings(Section):
-    """Limits of a received object's header; an object beyond a limit is quarantined."""
-
-    maximum_items: int = Field(20_000, ge=1)
-    """Items of sequences and fragments outside the pixels; a reader needs 0.1 ms and 1 kB for each."""
-    maximum_elements: int = Field(200_000, ge=1)
-    """Number of attributes, including those in items."""
-    maximum_depth: int = Field(32, ge=1, le=200)
-    """Sequences within sequences."""
-    maximum_header_mib: int = Field(64, ge=1)
-    """All values that are read: pixels, private ones, and others over 64 KiB outside of items are not."""
-    maximum_inflated_mib: int = Field(512, ge=1)
-    """A deflated data set when it is inflated (on disk, not in memory)."""
-    memory_mib: int = Field(512, ge=64)
-    """Memory (address space) of the process that reads objects, above what it starts with."""
-    seconds: float = Field(30, gt=0)
-    """Time to read one object, and a second more for every 10 MiB."""
-
-
-def web_address(example: str, login_in: str) -> AfterValidator:
-    """Validator of an http or https address without a login; ``login_in`` is the key for the login."""
-
-    def checked(url: str) -> str:
-        parts = urlsplit(url)
-        if url and (parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc):
-            raise ValueError(f"write it as {example}; a login goes into {login_in}")
-        return url
-
-    return AfterValidator(checked)
-
-
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=NAME)]
 Label = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[\w .-]+$")]
 Host = Annotated[str, Field(max_length=255, pattern=HOST), AfterValidator(checked_host)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Words = tuple[str, ...]
+Patterns = tuple[Annotated[str, Field(min_length=1)], ...]
 PeerService = Literal["storage", "query", "commitment"]
 if TYPE_CHECKING:
     Transport = str
@@ -405,15 +489,22 @@ class PeerSettings(Section):
     @model_validator(mode="before")
     @classmethod
     def _has_its_login_apart(cls, given: Any) -> Any:
-        return with_login_apart(given) if isinstance(given, dict) else given
+        """Move user and password out of ``url`` to keys of their own, so that a URL can be shown."""
+        url = given.get("url") if isinstance(given, dict) else None
+        found = re.fullmatch(r"(https?://)(.*)@(.*)", url, re.DOTALL) if isinstance(url, str) else None
+        if found is None or {"username", "password"} & given.keys():
+            return given
+        scheme, login, place = found.groups()
+        name, _, password = login.partition(":")
+        return {**given, "url": scheme + place, "username": unquote(name), "password": unquote(password)}
 
     @field_validator("results")
     @classmethod
     def _notes_have_a_key(cls, results: tuple[ResultKind, ...]) -> tuple[ResultKind, ...]:
-        if ResultKind.REJECTION in results:
-            raise ValueError("rejection notes go to peers with iocm = true")
-        if ResultKind.ASSESSMENT in results:
-            raise ValueError("assessments go to peers with assessments = true")
+        _refuse(
+            (ResultKind.REJECTION in results, "rejection notes go to peers with iocm = true"),
+            (ResultKind.ASSESSMENT in results, "assessments go to peers with assessments = true"),
+        )
         return results
 
     @field_validator("deidentify")
@@ -423,23 +514,22 @@ class PeerSettings(Section):
         results = info.data.get("results", ())
         wrong = ", ".join(kind.value for kind in results if kind not in DEIDENTIFIED_KINDS)
         why = f"{wrong} may identify the patient" if wrong else "cleaned is missing"
-        faults = (
-            (
-                bool(wrong) or ResultKind.CLEANED not in results,
-                f'{why}: set results = ["cleaned", "seg", "sr"], or fewer with cleaned',
-            ),
-            (
-                info.data.get("burned_in_boxes"),
-                "what was burned in is not there to box: leave out burned_in_boxes",
-            ),
-            (info.data.get("assessments"), "an assessment names the patient: leave out assessments"),
-            (
-                info.data.get("charset") == "source",
-                "de-identified results are in UTF-8 always: leave out charset",
-            ),
-        )
-        if deidentify and (fault := next((text for is_fault, text in faults if is_fault), "")):
-            raise ValueError(fault)
+        if deidentify:
+            _refuse(
+                (
+                    wrong or ResultKind.CLEANED not in results,
+                    f'{why}: set results = ["cleaned", "seg", "sr"], or fewer with cleaned',
+                ),
+                (
+                    info.data.get("burned_in_boxes"),
+                    "what was burned in is not there to box: leave out burned_in_boxes",
+                ),
+                (info.data.get("assessments"), "an assessment names the patient: leave out assessments"),
+                (
+                    info.data.get("charset") == "source",
+                    "de-identified results are in UTF-8 always: leave out charset",
+                ),
+            )
         return deidentify
 
     @model_validator(mode="after")
@@ -449,17 +539,15 @@ class PeerSettings(Section):
         missing = self.missing_of_address()
         asked_at, reported_at = (self.address_of(service)[:2] for service in ("query", "commitment"))
         to_our_listener = self.retrieve == "move" and self.transport not in installed("destinations")
-        faults = (
+        _refuse(
             (
-                receives and self._is_in("by_address") and bool(missing),
+                receives and self._is_in("by_address") and missing,
                 f"{missing}: a peer that may receive needs host and port",
             ),
             (receives and self.by_http and not self.url, f"transport {self.transport} needs url"),
             (self.mpps and not sends, 'mpps is for peers with may = ["send"]'),
-            (
-                self.missing_days > 0 and not is_queried,
-                'missing_days is for peers with may = ["query"]',
-            ),
+            (self.silent_hours and not sends, 'silent_hours is for peers with may = ["send"]'),
+            (self.missing_days and not is_queried, 'missing_days is for peers with may = ["query"]'),
             (is_queried and not by_query and not self.url, "transport dicomweb needs url"),
             (
                 by_query and not all(asked_at),
@@ -474,22 +562,17 @@ class PeerSettings(Section):
                 'withdraw = "delete" is for peers that receive by transport "orthanc", "dicomweb" or '
                 '"fhir": neither DICOM\'s own network nor HL7 v2 has a request to delete',
             ),
-            (
-                self.withdraw == "delete" and self.iocm,
-                'give iocm = true or withdraw = "delete", not both',
-            ),
+            (self.withdraw == "delete" and self.iocm, 'give iocm = true or withdraw = "delete", not both'),
             (
                 self.confirm == "commitment" and not (receives and self.transport == "dimse"),
                 'confirm = "commitment" is for peers that receive by transport = "dimse"',
             ),
             (
-                bool(self.commit_after) and not (sends and all(reported_at)),
+                self.commit_after and not (sends and all(reported_at)),
                 'commit_after is for peers with may = ["send"], and with host and port, or commitment_host '
                 "and commitment_port, at which they take our report",
             ),
         )
-        if fault := next((text for is_fault, text in faults if is_fault), ""):
-            raise ValueError(fault)
         return self
 
     def address_of(self, service: PeerService) -> tuple[str, int | None, str]:
@@ -569,21 +652,21 @@ def matches(pattern: str, value: str) -> bool:
 class Conditions(Section):
     """``when`` of a rule: all that are given must hold. Texts are patterns with * and ?, case ignored."""
 
-    modality: Words = ()
+    modality: tuple[Annotated[str, Field(pattern=MODALITY)], ...] = ()
     """Modality (0008,0060), a code in capitals: one or a list."""
-    body_part: Words = ()
+    body_part: Patterns = ()
     """Body Part Examined (0018,0015)."""
-    view: Words = ()
+    view: Patterns = ()
     """View Position (0018,5101)."""
-    calling_ae: Words = ()
+    calling_ae: Patterns = ()
     """AE title that sent the object."""
-    called_ae: Words = ()
+    called_ae: Patterns = ()
     """AE title of ours that it called."""
-    station: Words = ()
+    station: Patterns = ()
     """Station Name (0008,1010)."""
-    study_description: Words = ()
+    study_description: Patterns = ()
     """Study Description (0008,1030)."""
-    series_description: Words = ()
+    series_description: Patterns = ()
     """Series Description (0008,103E)."""
 
     @field_validator("*", mode="before")
@@ -593,10 +676,14 @@ class Conditions(Section):
 
 
 def _condition(text: str) -> str:
-    if text not in QUALITY and not (text.endswith(SUSPECTED) and text.removesuffix(SUSPECTED).strip()):
-        raise ValueError(f'write "FINDING{SUSPECTED}", {" or ".join(map(repr, QUALITY))}')
-    if not text.isprintable():
-        raise ValueError("has signs that no finding has")
+    names_finding = text.endswith(SUSPECTED) and text.removesuffix(SUSPECTED).strip()
+    _refuse(
+        (
+            text not in QUALITY and not names_finding,
+            f'write "FINDING{SUSPECTED}", {" or ".join(map(repr, QUALITY))}',
+        ),
+        (not text.isprintable(), "has signs that no finding has"),
+    )
     return text
 
 
@@ -621,10 +708,11 @@ class ResultSettings(Section):
 
     @model_validator(mode="after")
     def _does_something(self) -> Self:
-        if self.when == "withheld" and (self.send_to or self.priority == "stat"):
-            raise ValueError("what is withheld is sent nowhere: give notify only")
-        if not self.send_to and not self.notify and self.priority == "routine":
-            raise ValueError("does nothing: give send_to, notify or priority")
+        goes = self.send_to or self.priority == "stat"
+        _refuse(
+            (self.when == "withheld" and goes, "what is withheld is sent nowhere: give notify only"),
+            (not goes and not self.notify, "does nothing: give send_to, notify or priority"),
+        )
         return self
 
     @property
@@ -724,9 +812,8 @@ class Settings(Section):
 
     def sender(self, asked: str) -> PeerSettings:
         """The peer with this name or AE title. Raises UnknownPeer."""
-        titles = {peer.ae_title: peer.name for peer in reversed(self.peers)}
-        names = [peer.name for peer in self.peers]
-        return self.peer(asked if asked in names else titles.get(asked, asked))
+        titled = {peer.ae_title: peer.name for peer in reversed(self.peers)}
+        return self.peer(({**titled} | {peer.name: peer.name for peer in self.peers}).get(asked, asked))
 
     def rule(self, name: str) -> RuleSettings | None:
         """The rule ``name``, None if the configuration has it no longer."""

@@ -38,8 +38,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
-from dicom_node.base.config.addresses import LocalAddress, remote_address
-from dicom_node.base.config.settings import PeerService, PeerSettings, Settings
+from dicom_node.base.config.settings import LocalAddress, PeerService, PeerSettings, Settings, remote_address
 from dicom_node.base.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.base.errors import PeerUnreachable
 from dicom_node.deliver.scu.interfaces import Check, SendStatus, store_report

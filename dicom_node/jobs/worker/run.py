@@ -19,8 +19,8 @@ from pathlib import Path
 from ai_pipeline.contract import Pipeline, Progress, QualityNote, Refusal, Refuse
 from ai_pipeline.errors import CardError, CleaningFailed, NoNumber, PixelError, ProgramFailed, ProgramStopped
 from ai_pipeline.images.limits import lacks_memory
+from dicom_node.base.config.loading import is_behind
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.config.toml_files import is_behind
 from dicom_node.base.errors import (
     DecodedDifferently,
     HandedBack,

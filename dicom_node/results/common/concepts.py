@@ -16,8 +16,8 @@ from pydicom.tag import Tag
 from ai_pipeline import contract
 from ai_pipeline.contract import Code, CodingScheme, Decision, Finding
 from ai_pipeline.summary import HIGH
+from dicom_node.base.dicom.header import items
 from dicom_node.base.dicom.uids import MANUFACTURER, derived_uid
-from dicom_node.base.dicom.walk import items
 from dicom_node.base.kinds import ReaderVerdict
 from dicom_node.results.common.source import Cause
 

@@ -45,7 +45,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import PersonName
 
 from ai_pipeline.contract import Finding, ModelRef
-from dicom_node.base.dicom.header import can_hold, character_sets, quiet_pydicom
+from dicom_node.base.dicom.header import can_hold, character_sets, items, quiet_pydicom
 from dicom_node.base.dicom.identity import COPIED
 from dicom_node.base.dicom.uids import (
     IMPLEMENTATION_CLASS_UID,
@@ -54,7 +54,6 @@ from dicom_node.base.dicom.uids import (
     MODEL_NAME,
     derived_uid,
 )
-from dicom_node.base.dicom.walk import items
 from dicom_node.base.kinds import ResultKind
 from dicom_node.results.common.concepts import (
     coding_schemes,

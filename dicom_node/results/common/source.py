@@ -27,9 +27,8 @@ from pydicom.tag import Tag
 
 from ai_pipeline.contract import Code, CodingScheme, Decision, ImageHeader, JudgedView, ModelRef, SourceImage
 from ai_pipeline.images.numbers import decimal, value_of, whole_of
-from dicom_node.base.dicom.header import read_header
+from dicom_node.base.dicom.header import Repairs, read_header, repair
 from dicom_node.base.dicom.identity import COPIED, REQUIRED_MAYBE_EMPTY, Patient, are_one_patient
-from dicom_node.base.dicom.repair import Repairs, repair
 from dicom_node.base.dicom.uids import SECONDARY_CAPTURES, Installation
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.kinds import ResultKind

@@ -813,7 +813,11 @@ CERTIFIED = {"tls": {"certificate": "none.pem", "private_key": "none.key"}}
         *(({"host": host}, Role.ALL, {"console.host": "[console.tls]"}) for host in ("0.0.0.0", "::")),
         ({"host": "0.0.0.0", "enabled": False}, Role.ALL, {}),
         ({"host": "0.0.0.0"}, Role.WORKER, {}),
-        ({"host": "console.example.org"}, Role.ALL, {"console.host": "is not an address of this machine"}),
+        (
+            {"host": "console.example.org"},
+            Role.ALL,
+            {"console.host": "[console.tls]", "console.port": "cannot be listened on"},
+        ),
         (CERTIFIED, Role.ALL, {"console.tls.certificate": "", "console.tls.private_key": ""}),
     ],
 )

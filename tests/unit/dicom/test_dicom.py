@@ -20,18 +20,17 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom.dsutils import encode
 
 from ai_pipeline.contract import PipelineResult
-from dicom_node.base.dicom.file_meta import read_sop_uids, read_study_uids
+from dicom_node.base.dicom.elements import Limits, Walk, read_sop_uids, read_study_uids
 from dicom_node.base.dicom.header import (
     CharacterSet,
-    Limits,
-    Walk,
+    Repairs,
     can_hold,
     character_sets,
     decoded,
     quiet_pydicom,
+    repair,
     terms,
 )
-from dicom_node.base.dicom.repair import Repairs, repair
 from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES, TransferSyntax, transfer_syntax
 from dicom_node.base.errors import DecodedDifferently
 from dicom_node.base.kinds import ReaderVerdict, RejectionReason, ResultKind

@@ -14,9 +14,8 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from ai_pipeline.contract import ImageKind, PipelineResult
-from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.base.dicom.header import items, quiet_pydicom
 from dicom_node.base.dicom.uids import is_own_result
-from dicom_node.base.dicom.walk import items
 from dicom_node.base.kinds import (
     DEIDENTIFIED_KINDS,
     OPTIONS,

@@ -20,10 +20,9 @@ from pydicom.pixels import pack_bits
 from pydicom.tag import BaseTag, Tag
 
 from ai_pipeline.contract import DerivedImage, Finding, ImageKind, Origin, PipelineResult, Region
-from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.base.dicom.header import items, quiet_pydicom
 from dicom_node.base.dicom.identity import COPIED, IDENTIFYING, REQUIRED_MAYBE_EMPTY
 from dicom_node.base.dicom.uids import Installation, is_own_result
-from dicom_node.base.dicom.walk import items
 from dicom_node.base.errors import DecodedDifferently, FaultyObject, ResultRefused
 from dicom_node.base.kinds import DEIDENTIFIED_KINDS, ReaderVerdict, RejectionReason, ResultKind
 from dicom_node.receive.inspection import inspect

@@ -31,8 +31,7 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.fetal_head import biometry
 from ai_pipeline.images.render import YELLOW
-from dicom_node.base.dicom.header import quiet_pydicom
-from dicom_node.base.dicom.walk import items
+from dicom_node.base.dicom.header import items, quiet_pydicom
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.kinds import RejectionReason, ResultKind
 from dicom_node.results import build, deidentified, gate, sr

@@ -17,8 +17,14 @@ from hypothesis import given, strategies
 from pydicom.dataset import Dataset
 from werkzeug.wrappers import Response
 
-from dicom_node.base.config.addresses import LocalAddress, is_local, remote_address
-from dicom_node.base.config.settings import ConsoleSettings, PeerSettings, Settings
+from dicom_node.base.config.settings import (
+    ConsoleSettings,
+    LocalAddress,
+    PeerSettings,
+    Settings,
+    is_local,
+    remote_address,
+)
 from dicom_node.deliver.scu import http, open_destination, orthanc
 from dicom_node.deliver.scu.dicomweb import (
     LONGEST_HEAD,

@@ -35,7 +35,7 @@ from pynetdicom.dsutils import encode
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from dicom_node.base.config.settings import InspectionSettings, Settings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.identity import Patient
 from dicom_node.base.dicom.performed_step import SOP_CLASS
 from dicom_node.base.dicom.uids import derived_uid
@@ -166,7 +166,7 @@ SAID: list[dict[str, Any]] = [
     {"ProcedureCodeSequence": [REGION]},
     {"ProcedureCodeSequence": [changed(REGION, CodeMeaning="Arm")]},
 ]
-LOSSLESS = (ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian, RLELossless)
+LOSSLESS = (ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, RLELossless)
 OF_ONE_UID: dict[str, tuple[Dataset, list[Dataset], list[str]]] = {
     "whatever a header says": (XRAY, [changed(XRAY, **one) for one in SAID], ["revision"] * len(SAID)),
     "another colour model": (
@@ -185,7 +185,7 @@ OF_ONE_UID: dict[str, tuple[Dataset, list[Dataset], list[str]]] = {
         ],
         ["duplicate"] * 5,
     ),
-    "another lossless syntax": (XRAY, [in_syntax(XRAY, one) for one in LOSSLESS], ["duplicate"] * 4),
+    "another lossless syntax": (XRAY, [in_syntax(XRAY, one) for one in LOSSLESS], ["duplicate"] * 3),
     "a name in two character sets": (
         changed(IMAGE, PatientName=KOREAN),
         [changed(IMAGE, SpecificCharacterSet=["", "ISO 2022 IR 149"], PatientName=KOREAN)],
@@ -576,7 +576,7 @@ class Standing(Inspector):
     turn = threading.Lock()
 
     def __init__(self, tries: int, second_tries: int = 0) -> None:
-        super().__init__(InspectionSettings())
+        super().__init__()
         self.tries, self.second_tries = tries, second_tries
         self.goes_on = threading.Event()
 
