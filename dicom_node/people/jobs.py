@@ -20,7 +20,7 @@ from dicom_node.base.store import views
 from dicom_node.base.store.queue import running as running_jobs
 from dicom_node.base.store.tables import Job, Study
 from dicom_node.base.store.views import View
-from dicom_node.jobs.enqueue import cancel, put_first, retry
+from dicom_node.jobs.queue import cancel, put_first, retry
 from dicom_node.people import Row, ServiceRequest, audit, open_database, writing
 from dicom_node.people.monitoring import processes
 

@@ -41,8 +41,8 @@ from dicom_node.jobs.drift import (
     wilson,
     window,
 )
-from dicom_node.jobs.enqueue import retry
-from dicom_node.jobs.worker import persist as release
+from dicom_node.jobs.queue import retry
+from dicom_node.jobs.worker import run as release
 from dicom_node.people.monitoring import processes
 from dicom_node.people.monitoring.disk import forecast, forget_past, note_free_space
 from tests.inbox_lab import Inbox
