@@ -48,7 +48,7 @@ OVERLAYS: Final = "OVERLAYS"
 
 _FOOTER_LINE, _FOOTER_LETTERS = 0.035, 100
 """Height of a line of the footer (share of the display), and its letters, at most."""
-_LABEL: Final = (0.3, 0.04)
+_LABEL_SIZE: Final = (0.3, 0.04)
 """Width and height of a finding's label (shares of the image)."""
 
 _SHUTTER: Final = {
@@ -208,7 +208,7 @@ def _label(located: ReportedFinding) -> TextObject:
     source = located.source
     assert located.outline is not None
     left, top = map(float, located.outline.min(axis=0))
-    width, height = _LABEL[0] * source.columns, _LABEL[1] * source.rows
+    width, height = _LABEL_SIZE[0] * source.columns, _LABEL_SIZE[1] * source.rows
     first = float(np.clip(left, 0.01 * source.columns, source.columns - width))
     above = top - height if top >= height else top
     return TextObject(

@@ -72,7 +72,8 @@ from dicom_node.results.common.envelope import (
     series_description,
     tracking_uid,
 )
-from dicom_node.results.common.report import ImageReport, Report, first_frame, in_words, view_of
+from dicom_node.results.common.examined import view_of
+from dicom_node.results.common.report import ImageReport, Report, first_frame, in_words
 from dicom_node.results.common.source import (
     ORIENTATION_FOR_HIGHDICOM,
     ResultContext,

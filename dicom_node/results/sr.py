@@ -76,17 +76,14 @@ from dicom_node.results.common.envelope import (
     series_uid,
     tracking_uid,
 )
-from dicom_node.results.common.report import (
-    ImageReport,
-    Report,
-    ReportedFinding,
-    TrackedMeasurement,
+from dicom_node.results.common.examined import (
     each_once,
     procedure_reported,
     procedures_performed,
     target_of,
     view_of,
 )
+from dicom_node.results.common.report import ImageReport, Report, ReportedFinding, TrackedMeasurement
 from dicom_node.results.common.source import (
     BURNED_IN_HEAD,
     PreviousImage,

@@ -59,7 +59,7 @@ from dicom_node.base.kinds import ResultKind
 from dicom_node.results.common.concepts import (
     coding_schemes,
 )
-from dicom_node.results.common.report import body_part_of, is_unpaired, stated_side
+from dicom_node.results.common.examined import body_part_of, is_unpaired, stated_side
 from dicom_node.results.common.source import BuiltObject, ResultContext, Source
 
 # Raised with every change that makes other bytes from the same input; written into every object.
