@@ -32,11 +32,15 @@ from ai_pipeline.contract import (
 from ai_pipeline.fetal_head import biometry
 from dicom_node.base.kinds import ReaderVerdict, RejectionReason, ResultKind
 from dicom_node.base.sitekey import SiteKey
-from dicom_node.results import build
-from dicom_node.results.build import FindingAssessment, build_assessment, build_failure, build_rejection
-from dicom_node.results.common.envelope import BUILDER_VERSION
-from dicom_node.results.common.source import BuiltObject, ResultContext, SourceObject
+from dicom_node.results.build import (
+    FindingAssessment,
+    build,
+    build_assessment,
+    build_failure,
+    build_rejection,
+)
 from dicom_node.results.deidentified import Pseudonyms, build_deidentified
+from dicom_node.results.envelope import BUILDER_VERSION, BuiltObject, ResultContext, SourceObject
 from tests.result_images import (
     ANALYSED_AT,
     CALIBRATED,

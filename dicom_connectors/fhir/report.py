@@ -39,8 +39,7 @@ from dicom_node.base.dicom.uids import MANUFACTURER, derived_uid
 from dicom_node.base.dicom.walk import listed
 from dicom_node.base.errors import FaultyInput
 from dicom_node.results import sr
-from dicom_node.results.common.concepts import BURNED_IN
-from dicom_node.results.common.source import StatedCode, StatedFinding, StatedNumber
+from dicom_node.results.envelope import BURNED_IN, StatedCode, StatedFinding, StatedNumber
 
 _HL7: Final = "http://terminology.hl7.org/CodeSystem"
 _RADIOLOGY: Final = (

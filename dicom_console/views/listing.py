@@ -21,7 +21,7 @@ from dicom_node.base.store.views import View, columns
 from dicom_node.people import Row, assessments
 from dicom_node.people.images import images_of, number_in, person, report_files, subject, view
 from dicom_node.results import sr as report
-from dicom_node.results.common.concepts import CUT_OFF
+from dicom_node.results.envelope import CUT_OFF
 
 _FIGURES = 12  # of a UID, at least
 _LOOKED_INTO = 6  # images of a study, for one with marks

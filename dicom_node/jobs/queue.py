@@ -1,25 +1,18 @@
-"""Names of lease owners, by which processes of the same machine see whether an owner still runs.
+"""The jobs of a study: which rule takes which image, whose turn it is, what a person does to a job.
 
-A killed worker's job is thus taken over at once, not when its lease ends; on other machines the lease
-decides.
-
-Decides which rule takes which image, and why; without side effects, for the node and ``rules try``.
-
-The queue of jobs, with one of two engines: the lease table (SQLite), procrastinate (PostgreSQL).
-
-Delivery is at least once: a worker that dies loses its job and another takes the job over. So a job's effects
-are idempotent (derived UIDs), and only the newest attempt at a job can end it.
+Engines of the queue are the lease table (SQLite) and procrastinate (PostgreSQL). Delivery is at least once: a
+worker that dies loses its job and another takes the job over. So a job's effects are idempotent (derived
+UIDs), and only the newest attempt at a job can end it. By the names of lease owners, processes of one machine
+see whether an owner still runs: a killed worker's job is taken over at once, on other machines when its lease
+ends.
 
 Short jobs overtake long ones, and none waits for ever. A job's turn is its arrival plus ten times its
 estimated work; the earliest turn is first. So a chest film (a few seconds) overtakes a cine loop (minutes)
 that came up to half an hour before it, and not one that has waited longer. Urgent jobs (STAT, or put first by
 a person) go before all turns.
 
-Jobs of a complete study, as the rules decide; what is forwarded; what a person does to jobs.
-
-Received objects that rules forward: queued for delivery unchanged, each version once for each peer.
-This is decided when the study is complete: then it has one patient and no conflict, and the rules have all of
-its images.
+What rules forward is decided with the jobs, when the study is complete: then it has one patient and no
+conflict, and the rules have all of its images. Objects are queued unchanged, each version once for each peer.
 """
 
 import hashlib

@@ -65,26 +65,8 @@ from ai_pipeline.contract import Decision
 from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.dicom.walk import listed
 from dicom_node.base.kinds import ResultKind
-from dicom_node.results.common import concepts
-from dicom_node.results.common.concepts import name_of
-from dicom_node.results.common.envelope import (
-    algorithm,
-    complete,
-    device_observer,
-    disclaimer,
-    header_arguments,
-    series_uid,
-    tracking_uid,
-)
-from dicom_node.results.common.examined import (
-    each_once,
-    procedure_reported,
-    procedures_performed,
-    target_of,
-    view_of,
-)
-from dicom_node.results.common.report import ImageReport, Report, ReportedFinding, TrackedMeasurement
-from dicom_node.results.common.source import (
+from dicom_node.results import envelope
+from dicom_node.results.envelope import (
     BURNED_IN_HEAD,
     PreviousImage,
     Source,
@@ -92,8 +74,22 @@ from dicom_node.results.common.source import (
     StatedFinding,
     StatedNumber,
     StatedPlace,
+    algorithm,
+    complete,
+    device_observer,
+    disclaimer,
+    each_once,
+    header_arguments,
+    name_of,
+    procedure_reported,
+    procedures_performed,
+    series_uid,
     stand_in_of,
+    target_of,
+    tracking_uid,
+    view_of,
 )
+from dicom_node.results.report import ImageReport, Report, ReportedFinding, TrackedMeasurement
 
 # A measurement group: TID 1410 or TID 1501.
 Group: TypeAlias = ContentSequence
@@ -128,7 +124,7 @@ def build_document(report: Report, uid: str) -> Dataset:
     # TID 1001 with a device observer (TID 1004): no person has looked at this.
     observed = ObservationContext(observer_device_context=device_observer(context))
     if report.fetus:
-        observed.extend(concepts.subject_context(report.fetus))
+        observed.extend(envelope.subject_context(report.fetus))
     # Procedure reported: validators take no codes but those of CID 100 here, though it is a baseline
     # (TID 1207). The codes of the source are in Performed Procedure Code Sequence.
     content = MeasurementReport(
@@ -146,7 +142,7 @@ def build_document(report: Report, uid: str) -> Dataset:
             modifies = RelationshipTypeValues.HAS_CONCEPT_MOD
             if sites:
                 item.ContentSequence = ContentSequence(
-                    [CodeContentItem(concepts.PROCEDURE_SITE, region, modifies) for region in sites]
+                    [CodeContentItem(envelope.PROCEDURE_SITE, region, modifies) for region in sites]
                 )
     content[0].ContentSequence = ContentSequence(
         [
@@ -247,7 +243,7 @@ def _image_library(report: Report) -> ContainerContentItem:
     """TID 1600 with one group: an entry (TID 1601) for each image, with its descriptors (TID 1602, 1603)."""
     entries = []
     for source in report.sources:
-        entry = _image_item(source, _all_frames(source), concepts.SOURCE, _CONTAINS)
+        entry = _image_item(source, _all_frames(source), envelope.SOURCE, _CONTAINS)
         descriptors = [
             item
             for item in ImageLibraryEntryDescriptors(source.stand_in)
@@ -269,12 +265,12 @@ def _finding_group(one: ReportedFinding) -> Group:
     Each has its own tracking UID; its presence is a code of CID 240.
     """
     finding, source = one.finding, one.source
-    presence = QualitativeEvaluation(concepts.PRESENCE, one.presence)
+    presence = QualitativeEvaluation(envelope.PRESENCE, one.presence)
     if cut_off := _cut_offs(one):
         presence[0].ContentSequence = ContentSequence(cut_off)
     about: dict[str, Any] = {
         "tracking_identifier": TrackingIdentifier(uid=one.tracking_uid, identifier=one.identifier),
-        "finding_type": concepts.coded(finding.code),
+        "finding_type": envelope.coded(finding.code),
         "finding_sites": _finding_sites(one),
         "algorithm_id": algorithm(finding.model, finding),
         "measurements": [Measurement(**number) for number in _number_of(one)],
@@ -303,7 +299,7 @@ def _image_group(report: Report, image: ImageReport) -> Group:
         for one in image.absent
         for number in _number_of(one)
     ]
-    absences = [(concepts.coded(one.finding.code), one.presence) for one in image.absent]
+    absences = [(envelope.coded(one.finding.code), one.presence) for one in image.absent]
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
             uid=tracking_uid(report.context, source, image.name),
@@ -330,12 +326,12 @@ def _evaluations(report: Report, elsewhere: Sequence[ReportedFinding]) -> Contai
             answer.ContentSequence = ContentSequence([_measured_in(image.source, _all_frames(image.source))])
             items.append(answer)
         items += [_text(codes.DCM.Comment, text) for text in image.remarks]
-    return _container(concepts.QUALITATIVE_EVALUATIONS, items)
+    return _container(envelope.QUALITATIVE_EVALUATIONS, items)
 
 
 def _evaluation(one: ReportedFinding) -> ContentItem:
     """CODE "finding = present / absent / undetermined" with its number, site, algorithm and image."""
-    name = concepts.coded(one.finding.code)
+    name = envelope.coded(one.finding.code)
     item = CodeContentItem(name=name, value=one.presence, relationship_type=_CONTAINS)
     of_finding = RelationshipTypeValues.HAS_PROPERTIES
     tracking = TrackingIdentifier(uid=one.tracking_uid, identifier=one.identifier) if one.tracking_uid else ()
@@ -380,10 +376,10 @@ def _measurement_group(report: Report, source: Source, tracked: TrackedMeasureme
     read = measurement.model is None
     model = measurement.model or next(iter(report.context.models), None)
     number = Measurement(
-        name=concepts.coded(measurement.quantity),
+        name=envelope.coded(measurement.quantity),
         value=measurement.value,
-        unit=concepts.coded(measurement.unit),
-        method=concepts.READ_FROM_IMAGE if read else None,
+        unit=envelope.coded(measurement.unit),
+        method=envelope.READ_FROM_IMAGE if read else None,
         referenced_coordinates=[
             CoordinatesForMeasurement(
                 graphic_type=GraphicTypeValues.POLYLINE,
@@ -396,14 +392,14 @@ def _measurement_group(report: Report, source: Source, tracked: TrackedMeasureme
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=tracked.tracking_uid, identifier=tracked.identifier),
         source_images=[SourceImageForMeasurementGroup.from_source_image(source.stand_in, frames)],
-        finding_type=concepts.BURNED_IN_MEASUREMENT if read else codes.SCT.AnatomicalStructure,
-        finding_sites=[FindingSite(concepts.coded(measurement.site))] if measurement.site else None,
+        finding_type=envelope.BURNED_IN_MEASUREMENT if read else codes.SCT.AnatomicalStructure,
+        finding_sites=[FindingSite(envelope.coded(measurement.site))] if measurement.site else None,
         algorithm_id=algorithm(model) if model else None,
         measurements=[number],
     )
     if measurement.fetus:
         tracking, about = group[0].ContentSequence[:2], group[0].ContentSequence[2:]
-        subject = concepts.subject_context(measurement.fetus)
+        subject = envelope.subject_context(measurement.fetus)
         group[0].ContentSequence = ContentSequence([*tracking, *subject, *about])
     return group
 
@@ -421,7 +417,7 @@ def _previous(previous: PreviousImage) -> ContainerContentItem:
         )
         for one in previous.numbers
     ] + [
-        (one, CodeContentItem(_coded(one.code, one.meaning), concepts.DECISIONS[one.decision], _CONTAINS))
+        (one, CodeContentItem(_coded(one.code, one.meaning), envelope.DECISIONS[one.decision], _CONTAINS))
         for one in previous.findings
     ]
     for one, item in said:
@@ -455,7 +451,7 @@ def _coded(code: tuple[str, str], meaning: str = "") -> CodedConcept:
 _MEASUREMENT_GROUP, _FINDING, _TRACKING_UID = "125007", "121071", "112040"
 _SITE, _LATERALITY = "363698007", "272741003"
 _ALGORITHM_NAME, _ALGORITHM_VERSION = "111001", "111003"
-_DECISIONS = {code.value: decision for decision, code in concepts.DECISIONS.items()} | {
+_DECISIONS = {code.value: decision for decision, code in envelope.DECISIONS.items()} | {
     codes.SCT.Present.value: Decision.PRESENT
 }
 
@@ -491,7 +487,7 @@ def stated(report: Path | BinaryIO | Dataset) -> StatedReport:
             findings += _of_group(group, items, decided)
         else:
             numbers += [_number(item, items, group) for item in items if _is_number(item)]
-    for container in _containers(document, concepts.QUALITATIVE_EVALUATIONS.value):
+    for container in _containers(document, envelope.QUALITATIVE_EVALUATIONS.value):
         # CODE "finding = present / absent / undetermined", with what belongs to it below it.
         for item in filter(_decides, _below(container)):
             findings.append(_finding(_name(item), item, _below(item), _image(item), _numbers(_below(item))))
@@ -572,7 +568,7 @@ def _of_group(group: Dataset, items: list[Dataset], decided: list[Dataset]) -> I
     for place, item in enumerate(decided):
         own = dict(list(numbers.items())[place : place + 1]) if len(numbers) == len(decided) else {}
         name = _name(item)
-        if subject is not None and name_of(item) == concepts.PRESENCE.value:
+        if subject is not None and name_of(item) == envelope.PRESENCE.value:
             name = subject
         mine = numbers if len(decided) == 1 else own
         yield _finding(name, item, items, _image(group), mine, list(_places(group)))

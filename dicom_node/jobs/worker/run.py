@@ -1,27 +1,19 @@
-"""Runs a pipeline on the images of a job, which the one decoder opens, one by one if possible.
+"""A worker: loads the pipelines once, then claims and runs jobs until it must stop.
 
-The images of a job: their versions in force from the spool, opened by the one decoder. What became of their
-cleaning: counts for events, and images for a person's review.
+One job: its images, opened by the one decoder → pipeline → files of its results → one transaction that writes
+rows and deliveries and ends the job. A thread renews the job's lease meanwhile, and notices when it must
+stop.
 
-The end of a job: the files of its results, then one transaction for rows, deliveries and job state.
+One small file per image in work, with a line per worker, records which image a worker is working on, so that
+an image that kills workers, or takes all their memory, is left out. The line is removed when the worker has
+finished with the image, whatever the result; a line that remains is a worker that the image killed. Losing
+the files only costs further tries.
 
-Finds earlier results to compare a job's images with: finished results of earlier studies in the database.
-They must be of the same patient (Patient ID and issuer, and no contradiction by the rule "One patient per
-study"), pipeline, modality, body part and view. The newest earlier study with such an image is used. Results
-that wait for a person, were rejected or withdrawn, or whose file was deleted are not used. If an earlier
-study arrives later, nothing is written again.
-
-Records which image a worker is working on, so that an image that kills workers is left out.
-
-The same holds for an image that takes all memory of a worker. There is one small file per image in work, with
-a line per worker. The line is removed when the worker has finished with the image, whatever the result; a
-line that remains is a worker that the image killed. Losing the files only costs further tries.
-
-One job: images → pipeline → results → one transaction that stores them and ends the job.
-
-A worker process: loads the pipelines once, then claims and runs jobs until it must stop.
-
-The heartbeat of a running job: a thread renews the job's lease, and notices when the job must stop.
+A job's images are compared with finished results of earlier studies in the database. They must be of the same
+patient (Patient ID and issuer, and no contradiction by the rule "One patient per study"), pipeline, modality,
+body part and view. The newest earlier study with such an image is used. Results that wait for a person, were
+rejected or withdrawn, or whose file was deleted are not used. If an earlier study arrives later, nothing is
+written again.
 """
 
 from __future__ import annotations
@@ -130,7 +122,8 @@ from dicom_node.jobs import queue as owners
 from dicom_node.jobs.drift import Tallies, Tally
 from dicom_node.jobs.queue import JobQueue, new_owner
 from dicom_node.results.build import ResultFile, build, build_failure, put_in_place, row_values, written
-from dicom_node.results.common.source import (
+from dicom_node.results.deidentified import Pseudonyms, build_deidentified
+from dicom_node.results.envelope import (
     NOT_HERE,
     NOT_READ,
     BuiltObject,
@@ -141,7 +134,6 @@ from dicom_node.results.common.source import (
     SourceObject,
     repairs_of,
 )
-from dicom_node.results.deidentified import Pseudonyms, build_deidentified
 from dicom_node.results.sr import stated
 
 WITHHELD: Final = "cleaning_failed"

@@ -25,9 +25,9 @@ from dicom_node.base.kinds import (
     is_deidentified,
     retained_by,
 )
-from dicom_node.results import build
-from dicom_node.results.common.source import SourceObject, read_sources
+from dicom_node.results.build import build
 from dicom_node.results.deidentified import (
+    DUMMY_DATE,
     Deidentified,
     Pseudonyms,
     build_deidentified,
@@ -35,7 +35,7 @@ from dicom_node.results.deidentified import (
     pseudonymised,
     retained,
 )
-from dicom_node.results.leaks import DUMMY_DATE
+from dicom_node.results.envelope import SourceObject, read_sources
 from tests.deidentified_lab import (
     BIRTH_DATE,
     EXAMINED,

@@ -27,12 +27,12 @@ from dicom_node.base.dicom.walk import items
 from dicom_node.base.errors import DecodedDifferently, FaultyObject, ResultRefused
 from dicom_node.base.kinds import DEIDENTIFIED_KINDS, ReaderVerdict, RejectionReason, ResultKind
 from dicom_node.receive.inspection import inspect
-from dicom_node.results import build, gate
-from dicom_node.results.build import FindingAssessment, build_assessment, build_rejection
-from dicom_node.results.common import envelope
-from dicom_node.results.common.envelope import BUILDER_VERSION
-from dicom_node.results.common.source import (
+from dicom_node.results import envelope, gate
+from dicom_node.results.build import FindingAssessment, build, build_assessment, build_rejection
+from dicom_node.results.deidentified import KnownIdentity, Pseudonyms, identifying, pseudonymised
+from dicom_node.results.envelope import (
     _IMAGE_KEYWORDS,
+    BUILDER_VERSION,
     BuiltObject,
     ResultContext,
     Source,
@@ -40,8 +40,6 @@ from dicom_node.results.common.source import (
     read_sources,
     repairs_of,
 )
-from dicom_node.results.deidentified import Pseudonyms, identifying, pseudonymised
-from dicom_node.results.leaks import KnownIdentity
 from tests import golden_lab
 from tests.deidentified_lab import BIRTH_DATE, HERE, SECRET, UID_ROOT, deidentified, write_named
 from tests.modality import data_set
@@ -627,7 +625,7 @@ def test_what_results_copy_are_the_modules_that_all_objects_of_a_study_share() -
         "ReferencedPatientPhotoSequence",
     }
     modules = ("patient", "clinical-trial-subject", "general-study", "patient-study", "clinical-trial-study")
-    attributes = [one for name in modules for one in envelope.attributes(name)]
+    attributes = [one for name in modules for one in envelope.attributes_of(name)]
     types = {keyword: kind for place, keyword, kind in attributes if not place and keyword not in never}
     assert (*types, "TimezoneOffsetFromUTC") == COPIED
     assert {keyword for keyword, kind in types.items() if kind == "2"} == REQUIRED_MAYBE_EMPTY

@@ -1,7 +1,7 @@
 """The report of a job: findings and measurements ranked, located, worded and coded, once for all results.
 
 SR, presentation states, pictures and summary page are written from it and compute nothing of their own;
-messages and pages read it back from the SR (``sr/reading.py``). So one finding has the same words, the same
+messages and pages read it back from the SR (``results/sr.py``). So one finding has the same words, the same
 tracking UID and the same coordinates wherever it is shown.
 """
 
@@ -39,10 +39,8 @@ from ai_pipeline.summary import (
     result_lines,
 )
 from dicom_node.base.errors import ResultRefused
-from dicom_node.results.common import concepts
-from dicom_node.results.common.envelope import tracking_uid
-from dicom_node.results.common.examined import regions_of, side_of
-from dicom_node.results.common.source import (
+from dicom_node.results import envelope
+from dicom_node.results.envelope import (
     BURNED_IN_HEAD,
     NOT_HERE,
     NOT_READ,
@@ -51,6 +49,9 @@ from dicom_node.results.common.source import (
     ResultContext,
     Source,
     StatedNumber,
+    regions_of,
+    side_of,
+    tracking_uid,
 )
 
 COMPARED: Final = "compared"
@@ -210,7 +211,7 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
                 source,
                 "AI summary",
                 result_lines(in_order, measured, here),
-                [(concepts.AI_RESULT, _answer(known, measured, unsure=unsure))],
+                [(envelope.AI_RESULT, _answer(known, measured, unsure=unsure))],
                 known,
                 [one for one in located if one.source is source],
                 [_coded(context, source, one, absence) for one in absent],
@@ -243,8 +244,8 @@ def failure_of(context: ResultContext, sources: Sequence[Source], reason: str, c
     """The report that the AI did not run, with the reason, so that nobody waits for a result."""
     name, words = "AI did not run", f"AI did not run: {reason}"
     answers = [
-        (concepts.AI_RESULT, concepts.NOT_RUN),
-        (concepts.NOT_RUN_BECAUSE, concepts.CAUSES[cause]),
+        (envelope.AI_RESULT, envelope.NOT_RUN),
+        (envelope.NOT_RUN_BECAUSE, envelope.CAUSES[cause]),
     ]
     return Report(context, [ImageReport(source, name, [words], answers) for source in sources], words)
 
@@ -309,7 +310,7 @@ def _located(
             raise ResultRefused(f"a finding in frame {finding.frame} of an image of {source.frames}")
         if finding.decision is Decision.ABSENT:
             continue
-        coded = _coded(context, source, finding, concepts.presence(finding))
+        coded = _coded(context, source, finding, envelope.presence_of(finding))
         key = (code.scheme, code.value, finding.label, finding.model.id, str(finding.frame or 0))
         for place, region in enumerate(finding.regions or (None,)):
             own = finding.tracking_uid if place == 0 else ""
@@ -351,11 +352,11 @@ def _coded(context: ResultContext, source: Source, finding: Finding, presence: D
 
     number = cut_off = None
     if finding.probability is not None:
-        number = in_its_unit(concepts.number_of(finding), finding.probability)
+        number = in_its_unit(envelope.number_of(finding), finding.probability)
         if finding.threshold is not None and finding.decision is not Decision.ABSENT:
-            cut_off = in_its_unit(concepts.CUT_OFF, finding.threshold)
-    site = concepts.coded(finding.site) if finding.site else next(regions_of(context, source), None)
-    side = concepts.SIDES.get(finding.side or side_of(source))
+            cut_off = in_its_unit(envelope.CUT_OFF, finding.threshold)
+    site = envelope.coded(finding.site) if finding.site else next(regions_of(context, source), None)
+    side = envelope.SIDES.get(finding.side or side_of(source))
     return ReportedFinding(source, finding, presence, number, cut_off, (site, side) if site else ())
 
 
@@ -384,7 +385,7 @@ def _tracked(
         raise ResultRefused(f"a measurement in frame {measurement.frame} of an image of {source.frames}")
     name = measurement.name
     if measurement.model is None:
-        how = concepts.READ_FROM_IMAGE.meaning.lower()
+        how = envelope.READ_FROM_IMAGE.meaning.lower()
         parts, identifier = [str(place)], f"{name} {place}, image {source.number}: {how}"
     else:
         parts = [measurement.model.id, name, str(measurement.frame or 0), *filter(None, [measurement.fetus])]
@@ -409,10 +410,10 @@ def _line(source: Source, line: Sequence[Point], *, closed: bool) -> npt.NDArray
 def _answer(findings: Sequence[Finding], measured: Sequence[Measurement], *, unsure: bool) -> DicomCode:
     """The outcome in one code. ``unsure``: the model cannot exclude any finding on this image."""
     if not assesses(findings):
-        return concepts.MEASURED if assesses((), measured) else concepts.NOT_ASSESSED
+        return envelope.MEASURED if assesses((), measured) else envelope.NOT_ASSESSED
     if assesses(finding for finding in findings if finding.decision is not Decision.ABSENT):
-        return concepts.FINDINGS
-    return concepts.NONE_SUSPECTED if unsure else concepts.NONE_FOUND
+        return envelope.FINDINGS
+    return envelope.NONE_SUSPECTED if unsure else envelope.NONE_FOUND
 
 
 def _remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityNote]) -> Iterator[str]:
