@@ -60,6 +60,7 @@ from ai_pipeline.contract import (
     QualityNote,
     Refusal,
     Refuse,
+    Scores,
 )
 from ai_pipeline.errors import (
     CardError,
@@ -119,7 +120,7 @@ from dicom_node.base.store.tables import Delivery, Instance, Job, Result, Study,
 from dicom_node.base.store.transitions import record, settle_study, utc_now
 from dicom_node.deliver import outbox
 from dicom_node.jobs import queue as owners
-from dicom_node.jobs.drift import Tallies, Tally
+from dicom_node.jobs.drift import count_images
 from dicom_node.jobs.queue import JobQueue, new_owner
 from dicom_node.results.build import ResultFile, build, build_failure, put_in_place, row_values, written
 from dicom_node.results.deidentified import Pseudonyms, build_deidentified
@@ -474,7 +475,8 @@ class _Ending:
     state: JobState
     reason: str
     destinations: Sequence[str]
-    tally: Tally
+    refused: Sequence[Refusal] = ()
+    scores: Sequence[Scores] = ()
     also: Callable[[Session], object] = bool  # what is recorded besides
     analysed_at: datetime | None = None
     assess_first: bool = False
@@ -491,7 +493,6 @@ class ResultWriter:
         self._settings = settings
         self._queue = queue
         self._files = Files(settings)
-        self._tallies = Tallies(settings.workers.models_dir)
 
     def write(
         self,
@@ -527,7 +528,8 @@ class ResultWriter:
             JobState.SUCCEEDED,
             "",
             names,
-            self._tallies.count(result.scores, refused),
+            refused,
+            result.scores,
             lambda session: record_cleaning(session, job, pipeline, result, images.readable),
             analysed_at,
             # Whether its rule wanted that when it took the study, or wants it now.
@@ -559,14 +561,13 @@ class ResultWriter:
         for peers in _alike(self._peers(names, deidentified=False)):
             built += build_failure(self._context(job, by, now, peers, built=built), images, reason, cause)
         self._tell_repairs(job, images)
-        self._end(job, _Ending(state, reason, names, self._tallies.count((), refused), stat=stat), built)
+        self._end(job, _Ending(state, reason, names, refused, stat=stat), built)
 
     def end(self, job: Job, state: JobState, reason: str = "", refused: Sequence[Refusal] = ()) -> None:
         """End a job without results. Raises LeaseLost."""
-        tally = self._tallies.count((), refused)
         with self._database.write() as session:
             self._queue.complete_if_owner(session, job, state, reason)
-            tally.count(session, self._settings)
+            count_images(session, self._settings, refused=refused)
             settle_study(session, job.study_id)
 
     def _end(self, job: Job, end: _Ending, built: Sequence[BuiltObject]) -> None:
@@ -592,7 +593,7 @@ class ResultWriter:
                             destinations=",".join(further),
                             stat=end.stat,
                         )
-                    end.tally.count(session, self._settings)
+                    count_images(session, self._settings, end.scores, end.refused)
                     end.also(session)
                     settle_study(session, job.study_id)
                     session.flush()
