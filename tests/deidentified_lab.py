@@ -94,7 +94,7 @@ def deidentified(
     image = source(path)
     ctx = ctx or context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound", rule="ultrasound")
     result = result_of(image, verified=verified)
-    return build_deidentified(ctx, [image], result, Pseudonyms.of(key, domain), options)
+    return build_deidentified(ctx, [image], result, Pseudonyms(key, domain), options)
 
 
 def _set(dataset: Dataset, tag: Any, number: int) -> None:

@@ -129,7 +129,7 @@ def objects(folder: Path) -> Iterator[tuple[str, BuiltObject]]:
     for one in build_failure(_context("chest_xray"), [film], "the model file is missing"):
         yield f"failure-{one.kind}", one
     hidden = _context("ultrasound", UNCALIBRATED)
-    key = Pseudonyms.of(SiteKey(b"k" * 32), "registry")
+    key = Pseudonyms(SiteKey(b"k" * 32), "registry")
     for one in build_deidentified(hidden, [breast], _text_removed(breast), key).objects:
         yield f"deidentified-{one.kind}", one
     yield from _of_a_person(folder, film)

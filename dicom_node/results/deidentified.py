@@ -39,7 +39,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cache, partial
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -80,6 +80,7 @@ from dicom_node.results.envelope import (
     node_equipment,
     read_sources,
     series_description,
+    set_values,
     source_of,
 )
 from dicom_node.results.pictures import (
@@ -340,28 +341,13 @@ class Pseudonyms:
     Neither ``repr`` nor ``str`` shows the keys.
     """
 
-    _uids: bytes = field(repr=False)
-    _patients: bytes = field(repr=False)
-    _digests: bytes = field(repr=False)
-    _dates: bytes = field(repr=False)
+    _key: SiteKey = field(repr=False)
     domain: str = ""
-
-    @classmethod
-    def of(cls, key: SiteKey, domain: str = "") -> Self:
-        """The pseudonyms of a site for destinations in one pseudonym ``domain``; "": no domain.
-
-        Every key is derived for a different purpose, because the name of a domain has neither a blank nor a
-        colon.
-        """
-        purpose = f"de-identification for {domain}" if domain else "de-identification"
-        uids, patients, digests, dates = (
-            key.derive(f"{purpose}: {what}") for what in ("UIDs", "patients", "digests", "dates")
-        )
-        return cls(uids, patients, digests, dates, domain)
+    """Of the destinations, "" without any."""
 
     def uid(self, original: str) -> str:
         """The UID that replaces ``original``: under 2.25 (PS3.5 B.2), from a UUID of version 8 (RFC 9562)."""
-        digest = bytearray(_mac(self._uids, original.strip("\0 "))[:16])
+        digest = bytearray(self._mac("UIDs", original.strip("\0 "))[:16])
         digest[6] = digest[6] & 0x0F | 0x80
         digest[8] = digest[8] & 0x3F | 0x80
         return f"2.25.{uuid.UUID(bytes=bytes(digest)).int}"
@@ -375,7 +361,7 @@ class Pseudonyms:
         named = (
             patient_sha256(patient_id, issuer_of_patient_id) if patient_id.strip() else f"study {study_uid}"
         )
-        text = base64.b32encode(_mac(self._patients, named)).decode("ascii")
+        text = base64.b32encode(self._mac("patients", named)).decode("ascii")
         return PREFIX + text[:20]  # of base32: 100 bits
 
     def days_earlier(self, patient: str) -> int:
@@ -384,18 +370,20 @@ class Pseudonyms:
         ``patient``: the pseudonym. All dates of one patient move by the same number, so that intervals do not
         change.
         """
-        return 365 + int.from_bytes(_mac(self._dates, patient)[:4], "big") % 3650
+        return 365 + int.from_bytes(self._mac("dates", patient)[:4], "big") % 3650
 
     def digest(self, of_original: str) -> str:
         """A keyed hash that replaces a hash of the original; the UIDs of results are derived from it.
 
         With a plain hash anybody could test candidate originals against a UID.
         """
-        return _mac(self._digests, of_original).hex()
+        return self._mac("digests", of_original).hex()
 
-
-def _mac(key: bytes, text: str) -> bytes:
-    return hmac.new(key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
+    def _mac(self, what: str, text: str) -> bytes:
+        """By a key for each purpose: the name of a domain has neither a blank nor a colon."""
+        purpose = f"de-identification for {self.domain}" if self.domain else "de-identification"
+        key = self._key.derive(f"{purpose}: {what}")
+        return hmac.new(key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -497,8 +485,12 @@ class _Builder(ResultBuilder):
         make = partial(build_cleaned, self.context, source, image, mask)
         self.add(kind, [source], make, of_series=(modality_of(source),))
         header, made = deepcopy(source.header), self.built[-1]  # of the same size and frames
-        header.SOPClassUID, header.SOPInstanceUID = made.sop_class_uid, made.sop_instance_uid
-        header.SeriesInstanceUID = made.series_instance_uid
+        set_values(
+            header,
+            SOPClassUID=made.sop_class_uid,
+            SOPInstanceUID=made.sop_instance_uid,
+            SeriesInstanceUID=made.series_instance_uid,
+        )
         return source_of(source.stored, header)
 
     def checked(self, dataset: Dataset, kind: ResultKind, sources: Sequence[Source]) -> bytes:
@@ -508,8 +500,7 @@ class _Builder(ResultBuilder):
         purpose = codes.DCM.DeIdentifyingEquipment
         dataset.ContributingEquipmentSequence.append(node_equipment(self.context, "", what, purpose))
         apply(dataset, kind, self._options)
-        for keyword, value in ours.items():
-            setattr(dataset, keyword, value)
+        set_values(dataset, **ours)
         given = sources[0].header
         kept = _keywords(self._options - {Retained.DEVICE})
         for keyword in ("PatientID", "PatientName", *(word for word in kept if word in given)):
@@ -550,10 +541,13 @@ def apply(dataset: Dataset, kind: ResultKind, options: Set[Retained] = frozenset
     _walk(dataset, _types(str(dataset.SOPClassUID)), ())
     retained = [DicomCode(OPTIONS[option][0], "DCM", OPTIONS[option][1]) for option in sorted(options)]
     named = [codes.DCM.BasicApplicationConfidentialityProfile, *_OPTIONS.get(kind, ()), *retained]
-    dataset.PatientIdentityRemoved = "YES"
-    dataset.DeidentificationMethod = [f"DICOM PS3.15 {EDITION} Table E.1-1", "DICOM AI Node"]
-    dataset.DeidentificationMethodCodeSequence = [CodedConcept.from_code(code) for code in named]
-    dataset.LongitudinalTemporalInformationModified = _dates(options)
+    set_values(
+        dataset,
+        PatientIdentityRemoved="YES",
+        DeidentificationMethod=[f"DICOM PS3.15 {EDITION} Table E.1-1", "DICOM AI Node"],
+        DeidentificationMethodCodeSequence=[CodedConcept.from_code(code) for code in named],
+        LongitudinalTemporalInformationModified=_dates(options),
+    )
 
 
 def faults(read: Dataset, options: Set[Retained] = frozenset()) -> Iterator[str]:
@@ -709,18 +703,21 @@ def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained]
     retain.
     """
     given = source.header
-    header = Dataset()
-    header.SpecificCharacterSet = UTF8
-    header.SOPClassUID = source.sop_class_uid
-    header.SOPInstanceUID = pseudonyms.uid(source.uid)
-    header.SeriesInstanceUID = pseudonyms.uid(source.series_uid)
-    header.StudyInstanceUID = pseudonyms.uid(source.study_uid)
-    header.PatientID = pseudonyms.patient(
+    patient = pseudonyms.patient(
         str(given.get("PatientID") or ""), str(given.get("IssuerOfPatientID") or ""), source.study_uid
     )
-    header.PatientName = f"{header.PatientID}^"  # without "^" it has the retired form of ACR-NEMA
-    for keyword in _EMPTIED:
-        setattr(header, keyword, None)
+    header = Dataset()
+    set_values(
+        header,
+        SpecificCharacterSet=UTF8,
+        SOPClassUID=source.sop_class_uid,
+        SOPInstanceUID=pseudonyms.uid(source.uid),
+        SeriesInstanceUID=pseudonyms.uid(source.series_uid),
+        StudyInstanceUID=pseudonyms.uid(source.study_uid),
+        PatientID=patient,
+        PatientName=f"{patient}^",  # without "^" it has the retired form of ACR-NEMA
+        **dict.fromkeys(_EMPTIED),
+    )
     for keyword in _KEPT:
         if keyword in given and (kept := _harmless(given[keyword])) is not None:
             header[keyword] = kept
@@ -731,7 +728,7 @@ def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained]
                 header[keyword] = deepcopy(given[keyword])
     if envelope.region_code(given.get("BodyPartExamined")):
         header.BodyPartExamined = str(given.BodyPartExamined).upper()
-    header.update(retained(given, options, pseudonyms.days_earlier(header.PatientID)))
+    header.update(retained(given, options, pseudonyms.days_earlier(patient)))
     header.file_meta = FileMetaDataset()
     header.file_meta.TransferSyntaxUID = str(given.file_meta.get("TransferSyntaxUID") or "")
     keeps = "".join(f" {option}" for option in sorted(options))
@@ -740,7 +737,7 @@ def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained]
         # With what is kept: an object that says more is another one.
         pixels_sha256=pseudonyms.digest(source.stored.pixels_sha256 + keeps),
         # Whose it is, by the pseudonym: a corrected name makes no second object where no name is.
-        identity_sha256=pseudonyms.digest(header.PatientID),
+        identity_sha256=pseudonyms.digest(patient),
         by_hand=source.stored.by_hand.partition(" on ")[0],  # without a date near the patient's
     )
     return source_of(keyed, header)

@@ -502,17 +502,20 @@ def describe_derivation(
     ``description``: VR ST, at most 1,024 characters. ``codes``: of CID 7203. ``frames``: numbers from 1;
     empty: all frames of the source.
     """
-    picture.ImageType = ["DERIVED", "SECONDARY"]
-    picture.ConversionType = "WSD"
-    picture.DerivationDescription = description
+    header, lossy = source.header, source.stored.image.header.lossy
+    set_values(
+        picture,
+        ImageType=["DERIVED", "SECONDARY"],
+        ConversionType="WSD",
+        DerivationDescription=description,
+        SourceImageSequence=[reference(source, frames)],
+        # Lossy compression of the source stays declared (PS3.3 C.7.6.1.1.5), though ours is lossless.
+        LossyImageCompression="01" if lossy else "00",
+    )
     if codes:
         picture.DerivationCodeSequence = [CodedConcept.from_code(code) for code in codes]
-    picture.SourceImageSequence = [reference(source, frames)]
     copy_present(picture, source, "SyntheticData")  # PS3.3 C.12.1.1.12: what was drawn on stays made up
-    # Lossy compression of the source stays declared (PS3.3 C.7.6.1.1.5), though ours is lossless.
-    header = source.header
-    picture.LossyImageCompression = "01" if source.stored.image.header.lossy else "00"
-    if not source.stored.image.header.lossy:
+    if not lossy:
         return
     ratio, method = (header.get(f"LossyImageCompression{what}") for what in ("Ratio", "Method"))
     by_syntax = _LOSSY_METHODS.get(str(header.file_meta.get("TransferSyntaxUID") or ""))
@@ -524,6 +527,12 @@ def describe_derivation(
         picture.LossyImageCompressionRatio = deepcopy(ratio)
     if method or by_syntax:
         picture.LossyImageCompressionMethod = deepcopy(method or by_syntax)
+
+
+def set_values(dataset: Dataset, **values: object) -> None:
+    """Set attributes, by their keywords."""
+    for keyword, value in values.items():
+        setattr(dataset, keyword, value)
 
 
 def set_orientation(picture: Dataset, source: Source) -> None:

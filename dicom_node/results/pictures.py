@@ -99,6 +99,7 @@ from dicom_node.results.envelope import (
     referenced,
     series_description,
     set_orientation,
+    set_values,
     tracking_uid,
     view_of,
 )
@@ -664,23 +665,26 @@ def build_pdf(report: Report, summary: SummaryPage, uid: str) -> Dataset:
         modality="DOC",
         **arguments,
     )
-    document.ContributingEquipmentSequence = equipment
-    document.ConversionType = "WSD"
     times = [
         str(one.header.get("AcquisitionDateTime") or "")
         or f"{one.header.get('AcquisitionDate') or ''}{one.header.get('AcquisitionTime') or ''}"
         for one in sources
     ]
-    # Of the first image, "" where one does not say it.
-    document.AcquisitionDateTime = min(times) if all(map(_DATETIME.fullmatch, times)) else ""
-    document.BurnedInAnnotation = "YES"
-    document.DocumentTitle = TITLE
-    document.ConceptNameCodeSequence = [CodedConcept.from_code(codes.LN.DiagnosticImagingReport)]
-    document.VerificationFlag = "UNVERIFIED"
-    document.SourceInstanceSequence = [referenced(one) for one in sources]
-    document.MIMETypeOfEncapsulatedDocument = "application/pdf"
-    document.EncapsulatedDocumentLength = len(pdf)
-    document.EncapsulatedDocument = pdf + b"\0" * (len(pdf) % 2)
+    set_values(
+        document,
+        ContributingEquipmentSequence=equipment,
+        ConversionType="WSD",
+        # Of the first image, "" where one does not say it.
+        AcquisitionDateTime=min(times) if all(map(_DATETIME.fullmatch, times)) else "",
+        BurnedInAnnotation="YES",
+        DocumentTitle=TITLE,
+        ConceptNameCodeSequence=[CodedConcept.from_code(codes.LN.DiagnosticImagingReport)],
+        VerificationFlag="UNVERIFIED",
+        SourceInstanceSequence=[referenced(one) for one in sources],
+        MIMETypeOfEncapsulatedDocument="application/pdf",
+        EncapsulatedDocumentLength=len(pdf),
+        EncapsulatedDocument=pdf + b"\0" * (len(pdf) % 2),
+    )
     return complete(document, context, ResultKind.PDF, sources)
 
 
@@ -713,14 +717,16 @@ def build_cleaned(
         picture = _still(source, image, frames[0], arguments)
     else:
         picture = _cine(source, frames, image.photometric, arguments)
-    # PS3.3 C.8.6.1: in a secondary capture this is the modality of the source equipment.
-    picture.Modality = modality_of(source)
     processed = [coded(image.processing.code)] if image.processing else []
     # CID 7203 has no inpainting; this code says that pixels under a mask were set.
     derived = (codes.DCM.PixelByPixelMask, *processed)
     describe_derivation(picture, source, _derivation(image, context, source.stored.by_hand), *derived)
-    picture.BurnedInAnnotation = "NO"
-    picture.SyntheticData = "YES"  # PS3.3 C.12.1: filled pixels were never measured
+    set_values(
+        picture,
+        Modality=modality_of(source),  # PS3.3 C.8.6.1: that of the source equipment
+        BurnedInAnnotation="NO",
+        SyntheticData="YES",  # PS3.3 C.12.1: filled pixels were never measured
+    )
     set_orientation(picture, source)
     # Pixel Spacing if no pixel was filled; the ultrasound regions in which none was.
     changed = filled(source, mask) if mask else np.ones((source.rows, source.columns), np.bool_)
@@ -799,20 +805,27 @@ def _cine(source: Source, frames: PixelArray, photometric: str, arguments: dict[
         **arguments,
     )
     picture._add_contributing_equipment(contributing, source.stand_in)
-    picture.Rows, picture.Columns = source.rows, source.columns
-    picture.SamplesPerPixel = 3 if colour else 1
-    picture.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
+    bits = 8 if colour else int(source.header.BitsStored)
+    set_values(
+        picture,
+        Rows=source.rows,
+        Columns=source.columns,
+        SamplesPerPixel=3 if colour else 1,
+        PhotometricInterpretation="RGB" if colour else "MONOCHROME2",
+        BitsAllocated=frames.dtype.itemsize * 8,
+        BitsStored=bits,
+        HighBit=bits - 1,
+        PixelRepresentation=0,
+        NumberOfFrames=len(frames),
+    )
     if colour:
         picture.PlanarConfiguration = 0
     else:
         # SC Multi-frame Image (PS3.3 C.8.6.3) wants the identity transformation of a byte image stated.
-        picture.PresentationLUTShape = "IDENTITY"
-        picture.RescaleIntercept, picture.RescaleSlope, picture.RescaleType = 0, 1, "US"
+        set_values(
+            picture, PresentationLUTShape="IDENTITY", RescaleIntercept=0, RescaleSlope=1, RescaleType="US"
+        )
         copy_present(picture, source, *_GREY_DISPLAY)
-    picture.BitsAllocated = frames.dtype.itemsize * 8
-    picture.BitsStored = 8 if colour else int(source.header.BitsStored)
-    picture.HighBit, picture.PixelRepresentation = picture.BitsStored - 1, 0
-    picture.NumberOfFrames = len(frames)
     _describe_time(picture, source, len(frames))
     samples = TemporaryFile()  # noqa: SIM115  (it is read when the picture is encoded)
     for frame in frames:  # a memmap stays on disk
@@ -857,9 +870,9 @@ def _still(source: Source, image: DerivedImage, pixels: PixelArray, arguments: d
         **arguments,
     )
     if image.photometric != "RGB":
-        picture.BitsStored = int(source.header.BitsStored)
-        picture.HighBit = picture.BitsStored - 1
-        picture.PixelRepresentation = int(pixels.dtype.kind == "i")
+        stored = int(source.header.BitsStored)
+        is_signed = int(pixels.dtype.kind == "i")
+        set_values(picture, BitsStored=stored, HighBit=stored - 1, PixelRepresentation=is_signed)
         copy_present(picture, source, *_GREY_DISPLAY, "PixelPaddingValue", "ModalityLUTSequence")
         if "ModalityLUTSequence" not in picture:
             copy_present(picture, source, "RescaleIntercept", "RescaleSlope", "RescaleType")

@@ -84,6 +84,7 @@ from dicom_node.results.envelope import (
     procedure_reported,
     procedures_performed,
     series_uid,
+    set_values,
     stand_in_of,
     target_of,
     tracking_uid,
@@ -205,15 +206,17 @@ def _requests(source: Source) -> list[Dataset]:
         accession = header.get("AccessionNumber")
         for asked in header.get("RequestAttributesSequence") or ([Dataset()] if accession else []):
             item = Dataset()
-            item.StudyInstanceUID = source.study_uid
-            item.ReferencedStudySequence = []
-            item.AccessionNumber = asked.get("AccessionNumber") or accession
-            item.PlacerOrderNumberImagingServiceRequest = ""
-            item.FillerOrderNumberImagingServiceRequest = ""
-            item.RequestedProcedureID = asked.get("RequestedProcedureID")
-            item.RequestedProcedureDescription = asked.get("RequestedProcedureDescription")
-            keyword = "RequestedProcedureCodeSequence"
-            item.RequestedProcedureCodeSequence = deepcopy(asked.get(keyword) or [])
+            set_values(
+                item,
+                StudyInstanceUID=source.study_uid,
+                ReferencedStudySequence=[],
+                AccessionNumber=asked.get("AccessionNumber") or accession,
+                PlacerOrderNumberImagingServiceRequest="",
+                FillerOrderNumberImagingServiceRequest="",
+                RequestedProcedureID=asked.get("RequestedProcedureID"),
+                RequestedProcedureDescription=asked.get("RequestedProcedureDescription"),
+                RequestedProcedureCodeSequence=deepcopy(asked.get("RequestedProcedureCodeSequence") or []),
+            )
             items.append(item)
     return items
 

@@ -738,7 +738,7 @@ class ResultWriter:
                 context,
                 sources=images.readable,
                 result=result,
-                pseudonyms=Pseudonyms.of(load_or_create(self._settings.node.data_dir), domain),
+                pseudonyms=Pseudonyms(load_or_create(self._settings.node.data_dir), domain),
                 options=frozenset(peers[-1].retain),
             )
             objects += made.objects

@@ -163,7 +163,7 @@ def test_of_a_region_only_the_numbers_that_it_may_have_are_kept(tmp_path: Path) 
         _with_plants(ds)
         ds.save_as(path)
         (given,) = read_sources([source(path)])
-        header = pseudonymised(given, Pseudonyms.of(HERE)).header
+        header = pseudonymised(given, Pseudonyms(HERE)).header
     (region,) = header.SequenceOfUltrasoundRegions
     assert {element.keyword for element in region} == {
         "RegionSpatialFormat",
@@ -224,13 +224,13 @@ def test_no_text_that_was_read_in_the_pixels_goes_into_the_report(built: dict[Re
 
 def test_without_a_cleaned_image_there_is_nothing_to_send(image: SourceObject) -> None:
     made = build_deidentified(
-        context(kinds=tuple(DEIDENTIFIED_KINDS)), [image], PipelineResult(), Pseudonyms.of(HERE)
+        context(kinds=tuple(DEIDENTIFIED_KINDS)), [image], PipelineResult(), Pseudonyms(HERE)
     )
     assert (made.objects, made.withheld) == ((), ())
 
 
 def test_a_patient_has_one_pseudonym_and_the_same_number_of_another_hospital_another() -> None:
-    pseudonyms = Pseudonyms.of(HERE)
+    pseudonyms = Pseudonyms(HERE)
     assert pseudonyms.patient("1", "A", "1.2") not in (
         pseudonyms.patient("1", "B", "1.2"),
         pseudonyms.patient("2", "A", "1.2"),
@@ -252,7 +252,7 @@ def test_a_tracking_uid_of_a_pipeline_is_not_passed_on(image: SourceObject) -> N
     result = result_of(image)
     tracked = replace(result, findings=tuple(replace(one, tracking_uid="2.25.77") for one in result.findings))
     ctx = context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound", rule="ultrasound")
-    made = build_deidentified(ctx, [image], tracked, Pseudonyms.of(HERE))
+    made = build_deidentified(ctx, [image], tracked, Pseudonyms(HERE))
     assert len(made.objects) == 3 and all(b"2.25.77" not in item.data for item in made.objects if item.data)
 
 
@@ -278,7 +278,7 @@ def test_an_original_and_its_deidentified_twin_share_no_uid(image: SourceObject,
 def test_a_uid_is_no_plain_hash_of_patient_data(image: SourceObject) -> None:
     """Otherwise anybody could try out names against the UID: it changes with the key alone."""
     (one,) = read_sources([image])
-    here, there = (pseudonymised(one, Pseudonyms.of(key)) for key in (HERE, THERE))
+    here, there = (pseudonymised(one, Pseudonyms(key)) for key in (HERE, THERE))
     assert here.stored.identity_sha256 not in {one.stored.identity_sha256, there.stored.identity_sha256}
     assert here.stored.pixels_sha256 not in {one.stored.pixels_sha256, there.stored.pixels_sha256}
 

@@ -296,7 +296,7 @@ def at_the_gate(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Callab
     """A de-identified image that passes, and the gate for such as it."""
     image = source(write_named(tmp_path_factory.mktemp("gate") / "us.dcm"))
     given = read_sources([image])
-    disguised, identity = [pseudonymised(given[0], Pseudonyms.of(HERE))], KnownIdentity.from_sources(given)
+    disguised, identity = [pseudonymised(given[0], Pseudonyms(HERE))], KnownIdentity.from_sources(given)
     ctx = context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound", station_name="")
     data = deidentified(image.path, ctx=ctx).objects[0].data
 
