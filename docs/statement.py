@@ -49,8 +49,8 @@ from dicom_node.receive.statuses import (
 )
 from dicom_node.results import envelope
 from dicom_node.results.envelope import (
+    OURS,
     OUTLINES_SERIES_NUMBER,
-    PRIVATE,
     PROCESSED_SERIES_NUMBER,
     SCHEME,
     SERIES_NUMBERS,
@@ -649,7 +649,7 @@ def private_codes() -> str:
     """Annex A.E: the codes of our own scheme."""
     codes = [code for card in pipelines.cards() for code in card.private_codes]
     codes += [label.code for card in cards() for label in card.labels]
-    meanings = {code.value: code.meaning for code in PRIVATE}
+    meanings = {code.value: code.meaning for code in OURS.values()}
     for code in codes:
         if code.scheme == SCHEME:
             meanings.setdefault(code.value, code.meaning)

@@ -240,7 +240,7 @@ def _reference_for_bins(models_dir: Path | None, card_sha256: str) -> Reference 
     """The reference of that very card; None when it has none or was replaced on disk by now."""
     try:
         card = next((card for card in cards(models_dir) if card.sha256 == card_sha256), None)
-        return card and reference_of(card)
+        return reference_of(card) if card else None
     except CardError as error:  # a count is not worth a job
         _LOGGER.warning("scores of card %s are not counted: %s", card_sha256, error)
         return None

@@ -36,14 +36,6 @@ from dicom_node.base import events
 from dicom_node.base.config.settings import Conditions, RuleSettings, Settings, WorkerSettings, matches
 from dicom_node.base.dicom.uids import SECONDARY_CAPTURES
 from dicom_node.base.errors import JobCancelled, LeaseLost, NotAllowedNow, NotFound
-from dicom_node.base.events import (
-    JOB_CANCELLED,
-    JOB_FIRST,
-    JOB_QUEUED,
-    NO_RULE,
-    ORIGINALS_FORWARDED,
-    EventType,
-)
 from dicom_node.base.kinds import ObjectRole
 from dicom_node.base.lifecycle import JOB, JobState, StudyState
 from dicom_node.base.store import deliveries, fetches, intake, questions
@@ -233,7 +225,7 @@ def _order(image: Instance) -> tuple[int, int, str]:
 
 
 _LOSSES = 20  # times workers.attempts: so often a job may be lost with its node before it is counted
-_ENDS: Mapping[JobState, EventType] = {
+_ENDS: Mapping[JobState, events.EventType] = {
     JobState.SUCCEEDED: events.JOB_SUCCEEDED,
     JobState.NOT_APPLICABLE: events.JOB_NOT_APPLICABLE,
     JobState.FAILED: events.JOB_FAILED,
@@ -243,7 +235,9 @@ _ENDS: Mapping[JobState, EventType] = {
 
 def enqueue(session: Session, job: Job) -> None:
     """Add a job with its turn and its event; workers see it when the caller's transaction commits."""
-    job.turn_at = turn_of(job.run_at, job.priority or 0, job.cost_seconds or 0.0)
+    job.turn_at = job.run_at + timedelta(seconds=OVERTAKING * (job.cost_seconds or 0.0))
+    if (job.priority or 0) < 0:  # 1 STAT, 0 routine, -1 low
+        job.turn_at += LOW
     session.add(job)
     session.flush()
     record(
@@ -398,7 +392,7 @@ class JobQueue:
         """Whether a further try is allowed, even if only to report the failure."""
         return job.tries < 2 * self._workers.attempts
 
-    def _put_back(self, job: Job, event: EventType, **values: Any) -> None:
+    def _put_back(self, job: Job, event: events.EventType, **values: Any) -> None:
         with self._database.write() as session:
             row = self._held(session, job)
             if row.cancel_requested:
@@ -486,11 +480,6 @@ def estimated_seconds(images: Iterable[Mapping[str, Any]]) -> float:
     return sum(SECONDS_PER_IMAGE + SECONDS_PER_MEGAPIXEL * math.prod(one, start=1.0) / 1e6 for one in sizes)
 
 
-def turn_of(came_at: datetime, priority: int, seconds: float) -> datetime:
-    """The turn of a job. ``priority``: 1 STAT, 0 routine, -1 low; ``seconds``: estimated work."""
-    return came_at + timedelta(seconds=OVERTAKING * seconds) + (LOW if priority < 0 else timedelta())
-
-
 _RULE_PRIORITY = {"stat": 1, "routine": 0, "low": -1}
 
 
@@ -504,7 +493,7 @@ def enqueue_study(session: Session, study: Study, settings: Settings) -> list[Ru
     if not decisions:
         images = sources or intake.instances_of(session, study.id, [ObjectRole.NON_SOURCE])
         reason = why_none(settings.rules, images, settings.sender_names)
-        record(session, NO_RULE, study.id, study=study.study_instance_uid, reason=reason)
+        record(session, events.NO_RULE, study.id, study=study.study_instance_uid, reason=reason)
         settle_study_as(session, study, StudyState.NOT_APPLICABLE, reason)
         return []
     attributes, now = {source.sop_instance_uid: source.attributes for source in sources}, utc_now()
@@ -581,7 +570,7 @@ def forward_originals(
                 added[decision.rule.name, name] += _forward(session, instance, name, settings)
     for (rule, name), number in added.items():
         if number:
-            record(session, ORIGINALS_FORWARDED, study.id, rule=rule, destination=name, objects=number)
+            record(session, events.ORIGINALS_FORWARDED, study.id, rule=rule, destination=name, objects=number)
     return added.total() > 0
 
 
@@ -592,7 +581,7 @@ def forward_late(session: Session, study: Study, instance: Instance, settings: S
     """
     for name in intake.forwarded_to(session, study.id, instance.calling_ae):
         if _forward(session, instance, name, settings):
-            record(session, ORIGINALS_FORWARDED, study.id, destination=name, objects=1)
+            record(session, events.ORIGINALS_FORWARDED, study.id, destination=name, objects=1)
             settle_study(session, study.id)
 
 
@@ -631,7 +620,7 @@ def _original(session: Session, instance: Instance) -> Original:
 def retry(session: Session, job_id: int) -> None:
     """Queue a job that failed, was held, cancelled or did not apply. Raises NotFound, NotAllowedNow."""
     job = _locked(session, job_id)
-    if (job.state, JOB_QUEUED) not in JOB:
+    if (job.state, events.JOB_QUEUED) not in JOB:
         raise NotAllowedNow(f"job {job_id} is {job.state}: it cannot be queued again")
     study = session.get_one(Study, job.study_id, with_for_update=FOR_UPDATE)
     if job.study_revision != study.revision or study.state in (StudyState.RECEIVING, StudyState.QUARANTINED):
@@ -642,7 +631,7 @@ def retry(session: Session, job_id: int) -> None:
     move_job(
         session,
         job,
-        JOB_QUEUED,
+        events.JOB_QUEUED,
         reason="",
         run_at=utc_now(),
         tries=0,
@@ -665,7 +654,7 @@ def cancel(session: Session, job_id: int) -> None:
         return
     if job.state not in (JobState.QUEUED, JobState.HELD):
         raise NotAllowedNow(f"job {job_id} is {job.state}: only one that waits or runs can be cancelled")
-    move_job(session, job, JOB_CANCELLED, reason=reason, finished_at=utc_now())
+    move_job(session, job, events.JOB_CANCELLED, reason=reason, finished_at=utc_now())
     settle_study(session, job.study_id)
 
 
@@ -678,7 +667,7 @@ def put_first(session: Session, job_id: int) -> None:
     job.priority, job.turn_at, job.run_at = 1, datetime.min.replace(tzinfo=now.tzinfo), min(job.run_at, now)
     session.flush()
     turn_changed(session, job)
-    record(session, JOB_FIRST, job.study_id, job=job.id, rule=job.rule)
+    record(session, events.JOB_FIRST, job.study_id, job=job.id, rule=job.rule)
 
 
 def _locked(session: Session, job_id: int) -> Job:

@@ -362,7 +362,7 @@ def build_assessment(
             finding_type=CodedConcept(*one.code, one.finding[:64]),
             algorithm_id=AlgorithmIdentification(name=one.model, version=one.version),
             qualitative_evaluations=[
-                QualitativeEvaluation(envelope.ASSESSMENT, envelope.ASSESSMENTS[one.verdict])
+                QualitativeEvaluation(envelope.OURS["ASSESSMENT"], envelope.OURS[one.verdict.upper()])
             ],
         )
         if one.because:
@@ -389,7 +389,7 @@ def build_assessment(
     )
     *first, measurements = content[0].ContentSequence
     assessed = UIDRefContentItem(
-        name=envelope.ASSESSED_REPORT, value=about.SOPInstanceUID, relationship_type=_CONTAINS
+        name=envelope.OURS["ASSESSEDREPORT"], value=about.SOPInstanceUID, relationship_type=_CONTAINS
     )
     content[0].ContentSequence = ContentSequence([*first, assessed, _text(_DISCLAIMER), measurements])
     document = Comprehensive3DSR(
@@ -422,7 +422,7 @@ def build_assessment(
     # The assessed report, and why it is named (PS3.3 Table C.17-2).
     related = Dataset()
     related.ReferencedSOPClassUID, related.ReferencedSOPInstanceUID = about.SOPClassUID, about.SOPInstanceUID
-    related.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(envelope.ASSESSED_REPORT)]
+    related.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(envelope.OURS["ASSESSEDREPORT"])]
     document.ReferencedInstanceSequence = [related]
     built = built_document(document, context, ResultKind.ASSESSMENT, about, former)
     gate.check_assessment(built.data or b"", document, about)

@@ -83,7 +83,7 @@ from dicom_node.base.dicom.uids import (
 )
 from dicom_node.base.dicom.walk import items
 from dicom_node.base.errors import ResultRefused
-from dicom_node.base.kinds import ReaderVerdict, ResultKind
+from dicom_node.base.kinds import ResultKind
 
 
 class Cause(StrEnum):
@@ -680,38 +680,34 @@ CAUSES: Final[Mapping[Cause, DicomCode]] = MappingProxyType(
 )
 
 # Private, since neither PS3.16 nor SNOMED CT has them. A meaning that changes gets a new value.
-AI_RESULT: Final = DicomCode("RESULT", SCHEME, "AI result")
-FINDINGS: Final = DicomCode("FINDINGS", SCHEME, "Findings reported by AI")
-NONE_FOUND: Final = DicomCode("NONEFOUND", SCHEME, "Nothing found of what AI looked for")
-NONE_SUSPECTED: Final = DicomCode("NONESUSPECTED", SCHEME, "Nothing suspected by AI, nothing excluded")
-NOT_ASSESSED: Final = DicomCode("NOTASSESSED", SCHEME, "Image not assessed by AI")
-MEASURED: Final = DicomCode("MEASURED", SCHEME, "Measured by AI, nothing else assessed")
-NOT_RUN: Final = DicomCode("NOTRUN", SCHEME, "AI did not run")
-NOT_RUN_BECAUSE: Final = DicomCode("NOTRUNBECAUSE", SCHEME, "Reason why AI did not run")
-BURNED_IN: Final = DicomCode(contract.BURNED_IN.value, SCHEME, contract.BURNED_IN.meaning)
-BURNED_IN_MEASUREMENT: Final = DicomCode("BURNEDINLENGTH", SCHEME, "Measurement burned into the image")
-CUT_OFF: Final = DicomCode("CUTOFF", SCHEME, "AI cut-off")
-READ_FROM_IMAGE: Final = DicomCode("READFROMIMAGE", SCHEME, "Read from image, for review")
-# As IHE's AI Result Assessment has them; its text names no codes that are in PS3.16 yet.
-ASSESSMENT: Final = DicomCode("ASSESSMENT", SCHEME, "Assessment of AI finding by a person")
-ASSESSED_REPORT: Final = DicomCode("ASSESSEDREPORT", SCHEME, "AI report that was assessed")
-ASSESSMENTS: Final[Mapping[ReaderVerdict, DicomCode]] = MappingProxyType(
-    {
-        ReaderVerdict.ACCEPTED: DicomCode("ACCEPTED", SCHEME, "Accepted"),
-        ReaderVerdict.MODIFIED: DicomCode("MODIFIED", SCHEME, "There, but otherwise than AI says"),
-        ReaderVerdict.REJECTED: DicomCode("REJECTED", SCHEME, "Rejected"),
-        ReaderVerdict.MISSING: DicomCode("MISSING", SCHEME, "There, and not reported by AI"),
-    }
-)
+OURS: Final[Mapping[str, DicomCode]] = {
+    value: DicomCode(value, SCHEME, meaning)
+    for value, meaning in (
+        ("RESULT", "AI result"),
+        ("FINDINGS", "Findings reported by AI"),
+        ("NONEFOUND", "Nothing found of what AI looked for"),
+        ("NONESUSPECTED", "Nothing suspected by AI, nothing excluded"),
+        ("NOTASSESSED", "Image not assessed by AI"),
+        ("MEASURED", "Measured by AI, nothing else assessed"),
+        ("NOTRUN", "AI did not run"),
+        ("NOTRUNBECAUSE", "Reason why AI did not run"),
+        (contract.BURNED_IN.value, contract.BURNED_IN.meaning),
+        ("BURNEDINLENGTH", "Measurement burned into the image"),
+        ("CUTOFF", "AI cut-off"),
+        ("READFROMIMAGE", "Read from image, for review"),
+        # As IHE's AI Result Assessment has them; its text names no codes that are in PS3.16 yet.
+        ("ASSESSMENT", "Assessment of AI finding by a person"),
+        ("ASSESSEDREPORT", "AI report that was assessed"),
+        ("ACCEPTED", "Accepted"),
+        ("MODIFIED", "There, but otherwise than AI says"),
+        ("REJECTED", "Rejected"),
+        ("MISSING", "There, and not reported by AI"),
+    )
+}
+"""Our codes by their values; a verdict (``ReaderVerdict``) is the value in small letters."""
 _OF_CODE: Final = (
     "CodeValue", "LongCodeValue", "URNCodeValue", "CodingSchemeDesignator", "CodingSchemeVersion",
     "CodeMeaning",
-)  # fmt: skip
-
-PRIVATE: Final = (
-    AI_RESULT, FINDINGS, NONE_FOUND, NONE_SUSPECTED, NOT_ASSESSED, MEASURED, NOT_RUN, NOT_RUN_BECAUSE,
-    BURNED_IN, BURNED_IN_MEASUREMENT, CUT_OFF, READ_FROM_IMAGE,
-    ASSESSMENT, ASSESSED_REPORT, *ASSESSMENTS.values(),
 )  # fmt: skip
 
 
@@ -1047,18 +1043,6 @@ def tracking_uid(context: ResultContext, source: Source, *parts: str) -> str:
 def document_uid(context: ResultContext, what: str, *parts: str) -> str:
     """SOP Instance UID of a person's statement on results: an assessment, a rejection note."""
     return derived_uid(what, *_shaping(context), *parts)
-
-
-def model_device_uid(context: ResultContext, model: ModelRef) -> str:
-    """Device UID of a model in this installation; it changes with the weights or the card (IHE AIR
-    6.5.3.1).
-    """
-    return derived_uid("model", context.installation.device_uid, *_model_parts(model))
-
-
-def observer_uid(context: ResultContext) -> str:
-    """Device Observer UID (121012, DCM) of this installation with this pipeline and its models."""
-    return derived_uid("observer", context.installation.device_uid, *_program(context))
 
 
 def _shaping(context: ResultContext) -> tuple[str, ...]:
@@ -1414,7 +1398,8 @@ def contributing_equipment(
             "AI model: inference",
             codes.DCM.ProcessingEquipment,
         )
-        item.DeviceUID = model_device_uid(context, model)
+        # It changes with the weights or the card.
+        item.DeviceUID = derived_uid("model", context.installation.device_uid, *_model_parts(model))
         items.append(item)
     return items
 
@@ -1431,9 +1416,9 @@ def acquisition_equipment(header: Dataset) -> Dataset:
 
 
 def device_observer(context: ResultContext) -> ObserverContext:
-    """TID 1004 for this node."""
+    """TID 1004 for this node; its UID is of this installation with this pipeline and its models."""
     device = DeviceObserverIdentifyingAttributes(
-        uid=observer_uid(context),
+        uid=derived_uid("observer", context.installation.device_uid, *_program(context)),
         name=context.station_name or MODEL_NAME,
         manufacturer_name=MANUFACTURER,
         model_name=MODEL_NAME,

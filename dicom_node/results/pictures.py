@@ -928,7 +928,7 @@ def build_segmentation(context: ResultContext, source: Source, image: DerivedIma
         segment_number=1,
         segment_label=_LABEL,
         segmented_property_category=codes.SCT.SpatialAndRelationalConcept,
-        segmented_property_type=envelope.BURNED_IN,
+        segmented_property_type=envelope.OURS[BURNED_IN.value],
         algorithm_type="AUTOMATIC",
         algorithm_identification=_algorithm(context, context.models),
         tracking_uid=tracking_uid(context, source, "mask"),

@@ -211,7 +211,7 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
                 source,
                 "AI summary",
                 result_lines(in_order, measured, here),
-                [(envelope.AI_RESULT, _answer(known, measured, unsure=unsure))],
+                [(envelope.OURS["RESULT"], _answer(known, measured, unsure=unsure))],
                 known,
                 [one for one in located if one.source is source],
                 [_coded(context, source, one, absence) for one in absent],
@@ -244,8 +244,8 @@ def failure_of(context: ResultContext, sources: Sequence[Source], reason: str, c
     """The report that the AI did not run, with the reason, so that nobody waits for a result."""
     name, words = "AI did not run", f"AI did not run: {reason}"
     answers = [
-        (envelope.AI_RESULT, envelope.NOT_RUN),
-        (envelope.NOT_RUN_BECAUSE, envelope.CAUSES[cause]),
+        (envelope.OURS["RESULT"], envelope.OURS["NOTRUN"]),
+        (envelope.OURS["NOTRUNBECAUSE"], envelope.CAUSES[cause]),
     ]
     return Report(context, [ImageReport(source, name, [words], answers) for source in sources], words)
 
@@ -354,7 +354,7 @@ def _coded(context: ResultContext, source: Source, finding: Finding, presence: D
     if finding.probability is not None:
         number = in_its_unit(envelope.number_of(finding), finding.probability)
         if finding.threshold is not None and finding.decision is not Decision.ABSENT:
-            cut_off = in_its_unit(envelope.CUT_OFF, finding.threshold)
+            cut_off = in_its_unit(envelope.OURS["CUTOFF"], finding.threshold)
     site = envelope.coded(finding.site) if finding.site else next(regions_of(context, source), None)
     side = envelope.SIDES.get(finding.side or side_of(source))
     return ReportedFinding(source, finding, presence, number, cut_off, (site, side) if site else ())
@@ -385,7 +385,7 @@ def _tracked(
         raise ResultRefused(f"a measurement in frame {measurement.frame} of an image of {source.frames}")
     name = measurement.name
     if measurement.model is None:
-        how = envelope.READ_FROM_IMAGE.meaning.lower()
+        how = envelope.OURS["READFROMIMAGE"].meaning.lower()
         parts, identifier = [str(place)], f"{name} {place}, image {source.number}: {how}"
     else:
         parts = [measurement.model.id, name, str(measurement.frame or 0), *filter(None, [measurement.fetus])]
@@ -410,10 +410,10 @@ def _line(source: Source, line: Sequence[Point], *, closed: bool) -> npt.NDArray
 def _answer(findings: Sequence[Finding], measured: Sequence[Measurement], *, unsure: bool) -> DicomCode:
     """The outcome in one code. ``unsure``: the model cannot exclude any finding on this image."""
     if not assesses(findings):
-        return envelope.MEASURED if assesses((), measured) else envelope.NOT_ASSESSED
+        return envelope.OURS["MEASURED"] if assesses((), measured) else envelope.OURS["NOTASSESSED"]
     if assesses(finding for finding in findings if finding.decision is not Decision.ABSENT):
-        return envelope.FINDINGS
-    return envelope.NONE_SUSPECTED if unsure else envelope.NONE_FOUND
+        return envelope.OURS["FINDINGS"]
+    return envelope.OURS["NONESUSPECTED"] if unsure else envelope.OURS["NONEFOUND"]
 
 
 def _remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityNote]) -> Iterator[str]:

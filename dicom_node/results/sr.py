@@ -382,7 +382,7 @@ def _measurement_group(report: Report, source: Source, tracked: TrackedMeasureme
         name=envelope.coded(measurement.quantity),
         value=measurement.value,
         unit=envelope.coded(measurement.unit),
-        method=envelope.READ_FROM_IMAGE if read else None,
+        method=envelope.OURS["READFROMIMAGE"] if read else None,
         referenced_coordinates=[
             CoordinatesForMeasurement(
                 graphic_type=GraphicTypeValues.POLYLINE,
@@ -395,7 +395,7 @@ def _measurement_group(report: Report, source: Source, tracked: TrackedMeasureme
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=tracked.tracking_uid, identifier=tracked.identifier),
         source_images=[SourceImageForMeasurementGroup.from_source_image(source.stand_in, frames)],
-        finding_type=envelope.BURNED_IN_MEASUREMENT if read else codes.SCT.AnatomicalStructure,
+        finding_type=envelope.OURS["BURNEDINLENGTH"] if read else codes.SCT.AnatomicalStructure,
         finding_sites=[FindingSite(envelope.coded(measurement.site))] if measurement.site else None,
         algorithm_id=algorithm(model) if model else None,
         measurements=[number],
@@ -485,15 +485,38 @@ def stated(report: Path | BinaryIO | Dataset) -> StatedReport:
     findings: list[StatedFinding] = []
     numbers: list[StatedNumber] = []
     for group in _containers(document, _MEASUREMENT_GROUP):
-        items = _below(group)
-        if decided := list(filter(_decides, items)):
-            findings += _of_group(group, items, decided)
-        else:
-            numbers += [_number(item, items, group) for item in items if _is_number(item)]
+        items, places = _below(group), list(_places(group))
+        decided = list(filter(_decides, items))
+        in_group = _numbers([*items, *(below for item in decided for below in _below(item))])
+        subject = next((_value(item) for item in items if _states(item, _FINDING)), None)
+        for place, item in enumerate(decided):
+            name = _name(item)
+            if subject is not None and name_of(item) == envelope.PRESENCE.value:
+                name = subject
+            own = in_group
+            if len(decided) > 1:  # a summary on several findings: each with the number at its place
+                own = dict([*in_group.items()][place : place + 1]) if len(in_group) == len(decided) else {}
+            findings.append(_finding(name, item, items, group, own, places))
+        for item in () if decided else filter(_is_number, items):
+            [measured] = item.MeasuredValueSequence
+            numbers.append(
+                StatedNumber(
+                    _image(group),
+                    _code(_name(item))[:2],
+                    str(_name(item).CodeMeaning),
+                    float(measured.NumericValue),
+                    _code(measured.MeasurementUnitsCodeSequence[0])[:2],
+                    *_model_and_tracking(items),
+                    _sites(items),
+                    # The Subject ID of the group (TID 1008), "" where it is about the patient.
+                    _texts(items).get(codes.DCM.SubjectID.value, ""),
+                    places,
+                )
+            )
     for container in _containers(document, envelope.QUALITATIVE_EVALUATIONS.value):
         # CODE "finding = present / absent / undetermined", with what belongs to it below it.
         for item in filter(_decides, _below(container)):
-            findings.append(_finding(_name(item), item, _below(item), _image(item), _numbers(_below(item))))
+            findings.append(_finding(_name(item), item, _below(item), item, _numbers(_below(item))))
     texts = [item for item in _below(document) if item.ValueType == "TEXT"]
     conclusion, statements = (
         [str(item.TextValue) for item in texts if name_of(item) == code.value]
@@ -564,56 +587,26 @@ def conclusion(report: Path) -> str:
     return stated(report).conclusion
 
 
-def _of_group(group: Dataset, items: list[Dataset], decided: list[Dataset]) -> Iterator[StatedFinding]:
-    """Each finding; of a summary on several, each with the number at its place."""
-    numbers = _numbers([*items, *(below for item in decided for below in _below(item))])
-    subject = next((_value(item) for item in items if _is_coded(item) and name_of(item) == _FINDING), None)
-    for place, item in enumerate(decided):
-        own = dict(list(numbers.items())[place : place + 1]) if len(numbers) == len(decided) else {}
-        name = _name(item)
-        if subject is not None and name_of(item) == envelope.PRESENCE.value:
-            name = subject
-        mine = numbers if len(decided) == 1 else own
-        yield _finding(name, item, items, _image(group), mine, list(_places(group)))
-
-
 def _finding(
     name: Dataset,
     decided: Dataset,
     items: list[Dataset],
-    image: str,
+    of_image: Dataset,
     numbers: Mapping[str, str],
     places: Sequence[StatedPlace] = (),
 ) -> StatedFinding:
+    """The finding of this ``name`` as ``decided``, with the items beside it."""
     presence = _value(decided)
     return StatedFinding(
-        image,
-        _code(name),
+        _image(of_image),
+        _code(name)[:2],
         str(name.CodeMeaning),
         _DECISIONS[presence.CodeValue],
-        _model(items),
-        _tracking_uid(items),
-        _stated_code(presence),
+        *_model_and_tracking(items),
+        _code(presence),
         _sites(items),
         numbers,
         places,
-    )
-
-
-def _number(item: Dataset, beside: list[Dataset], group: Dataset) -> StatedNumber:
-    [measured] = item.MeasuredValueSequence
-    return StatedNumber(
-        _image(group),
-        _code(_name(item)),
-        str(_name(item).CodeMeaning),
-        float(measured.NumericValue),
-        _code(measured.MeasurementUnitsCodeSequence[0]),
-        _model(beside),
-        _tracking_uid(beside),
-        _sites(beside),
-        # The Subject ID of the group (TID 1008), "" where it is about the patient.
-        _texts(beside).get(codes.DCM.SubjectID.value, ""),
-        list(_places(group)),
     )
 
 
@@ -652,24 +645,20 @@ def _probability(numbers: Mapping[str, str]) -> str:
     return " ".join([*others, *(f"(cut-off {value})" for value in cut_offs)]) if len(others) == 1 else ""
 
 
-def _code(concept: Dataset) -> tuple[str, str]:
-    """Value and scheme."""
+def _code(concept: Dataset) -> StatedCode:
     value = concept.get("CodeValue") or concept.get("LongCodeValue") or concept.get("URNCodeValue")
-    return str(value or ""), str(concept.get("CodingSchemeDesignator") or "")
-
-
-def _stated_code(concept: Dataset) -> StatedCode:
-    return *_code(concept), str(concept.get("CodeMeaning") or "")
+    scheme, meaning = concept.get("CodingSchemeDesignator"), concept.get("CodeMeaning")
+    return str(value or ""), str(scheme or ""), str(meaning or "")
 
 
 def _sites(items: list[Dataset]) -> tuple[StatedCode, ...]:
     """The finding site (TID 1410, TID 1501), then its laterality where one is stated."""
     return tuple(
-        _stated_code(_value(item))
+        _code(_value(item))
         for site in items
-        if _is_coded(site) and name_of(site) == _SITE
+        if _states(site, _SITE)
         for item in (site, *_below(site))
-        if item is site or (_is_coded(item) and name_of(item) == _LATERALITY)
+        if item is site or _states(item, _LATERALITY)
     )
 
 
@@ -693,25 +682,25 @@ def _is_number(item: Dataset) -> bool:
     return bool(item.ValueType == "NUM" and item.get("MeasuredValueSequence"))
 
 
-def _is_coded(item: Dataset) -> bool:
-    return bool(item.ValueType == "CODE" and item.get("ConceptCodeSequence"))
+def _states(item: Dataset, concept: str = "") -> bool:
+    """Whether it states a code, of this concept."""
+    is_code = item.ValueType == "CODE" and item.get("ConceptCodeSequence")
+    return bool(is_code and concept in ("", name_of(item)))
 
 
 def _decides(item: Dataset) -> bool:
     """Whether it says present, absent or undetermined."""
-    return _is_coded(item) and _value(item).CodeValue in _DECISIONS
+    return _states(item) and _value(item).CodeValue in _DECISIONS
 
 
-def _model(items: list[Dataset]) -> str:
-    """Name and version of the algorithm (TID 4019), "" where the group names none."""
+def _model_and_tracking(items: list[Dataset]) -> tuple[str, str]:
+    """Name and version of the algorithm (TID 4019); the tracking UID (TID 4108), which an absent finding has
+    not. "" where the items name none.
+    """
     named = _texts(items)
-    return f"{named.get(_ALGORITHM_NAME, '')} {named.get(_ALGORITHM_VERSION, '')}".strip()
-
-
-def _tracking_uid(items: list[Dataset]) -> str:
-    """The tracking UID of this finding (TID 4108); "" where it has none, such as an absent finding."""
     uids = {name_of(item): str(item.UID) for item in items if item.ValueType == "UIDREF"}
-    return uids.get(_TRACKING_UID, "")
+    model = f"{named.get(_ALGORITHM_NAME, '')} {named.get(_ALGORITHM_VERSION, '')}".strip()
+    return model, uids.get(_TRACKING_UID, "")
 
 
 def _containers(item: Dataset, code: str) -> list[Dataset]:

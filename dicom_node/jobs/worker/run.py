@@ -47,8 +47,6 @@ from ai_pipeline import pipelines
 from ai_pipeline.burnin.devices.rules import matching_rules, site_folder
 from ai_pipeline.contract import (
     Accept,
-    Code,
-    CodingScheme,
     Decision,
     ImageHeader,
     ImageKind,
@@ -449,42 +447,6 @@ _NOT_AGAIN = "its file was deleted after spool.result_days"
 _ROUNDS = 5  # another worker may write the same object at the same moment; once is enough in practice
 
 
-@dataclass(frozen=True, slots=True)
-class JobPipeline:
-    """The pipeline of a job as results name it; without version and models if it could not be loaded."""
-
-    name: str
-    version: str = "unknown"
-    models: tuple[ModelRef, ...] = ()
-    region: Code | None = None
-    scheme: CodingScheme | None = None
-
-    @staticmethod
-    def from_pipeline(pipeline: Pipeline, models: tuple[ModelRef, ...] = ()) -> JobPipeline:
-        """The pipeline with the models that were run, or with all models that it may run if none are
-        given.
-        """
-        card = pipeline.card
-        return JobPipeline(card.name, card.version, models or pipeline.models(), card.region, card.scheme)
-
-
-@dataclass(frozen=True, slots=True)
-class _Ending:
-    """How a job ends, where its results go and whether they wait for a person, of which models they are."""
-
-    state: JobState
-    reason: str
-    destinations: Sequence[str]
-    refused: Sequence[Refusal] = ()
-    scores: Sequence[Scores] = ()
-    also: Callable[[Session], object] = bool  # what is recorded besides
-    analysed_at: datetime | None = None
-    assess_first: bool = False
-    present: frozenset[str] = frozenset()  # findings by the meanings of their codes
-    models: tuple[ModelRef, ...] = ()
-    stat: bool = False  # a condition of the rule makes the study STAT
-
-
 class ResultWriter:
     """Builds the result objects of a job, and writes files, rows and deliveries: all or none."""
 
@@ -510,7 +472,7 @@ class ResultWriter:
         findings = without_research(result).findings
         present = frozenset(one.code.meaning[:64] for one in findings if one.decision is Decision.PRESENT)
         names, stat = self._routed(job, present)
-        by = JobPipeline.from_pipeline(pipeline, result.models)
+        models = result.models or pipeline.models()
         rule = self._settings.rule(job.rule)
         previous: Mapping[str, PreviousImage] = {}
         day: date | None = None
@@ -519,15 +481,17 @@ class ResultWriter:
             previous, day = self._read(previous_images, self._files, job, uids)
         built: list[BuiltObject] = []
         for peers in _alike(self._peers(names, deidentified=False)):
-            context = self._context(job, by, analysed_at, peers, built=built)
+            context = self._context(job, pipeline, models, analysed_at, peers, built=built)
             context = replace(context, previous=previous, study_day=day)
             built += build(context, sources=images.readable, result=result)
-        built += self._deidentified(job, names, by, analysed_at, images, result)
+        built += self._deidentified(job, names, pipeline, models, analysed_at, images, result)
         self._tell_repairs(job, images.readable)
-        end = _Ending(
+        self._end(
+            job,
             JobState.SUCCEEDED,
             "",
             names,
+            built,
             refused,
             result.scores,
             lambda session: record_cleaning(session, job, pipeline, result, images.readable),
@@ -535,15 +499,14 @@ class ResultWriter:
             # Whether its rule wanted that when it took the study, or wants it now.
             assess_first=job.assess_first or (rule is not None and rule.assess_first),
             present=present,
-            models=by.models,
+            models=models,
             stat=stat,
         )
-        self._end(job, end, built)
 
     def write_failure(
         self,
         job: Job,
-        by: JobPipeline,
+        pipeline: Pipeline | None,
         images: Sequence[SourceObject],
         state: JobState,
         reason: str,
@@ -556,12 +519,13 @@ class ResultWriter:
         assessment, because it says nothing about the patient.
         """
         names, stat = self._routed(job, (), assessed=False)
-        now = utc_now()
+        now, models = utc_now(), pipeline.models() if pipeline else ()
         built: list[BuiltObject] = []
         for peers in _alike(self._peers(names, deidentified=False)):
-            built += build_failure(self._context(job, by, now, peers, built=built), images, reason, cause)
+            context = self._context(job, pipeline, models, now, peers, built=built)
+            built += build_failure(context, images, reason, cause)
         self._tell_repairs(job, images)
-        self._end(job, _Ending(state, reason, names, refused, stat=stat), built)
+        self._end(job, state, reason, names, built, refused, stat=stat)
 
     def end(self, job: Job, state: JobState, reason: str = "", refused: Sequence[Refusal] = ()) -> None:
         """End a job without results. Raises LeaseLost."""
@@ -570,20 +534,42 @@ class ResultWriter:
             count_images(session, self._settings, refused=refused)
             settle_study(session, job.study_id)
 
-    def _end(self, job: Job, end: _Ending, built: Sequence[BuiltObject]) -> None:
+    def _end(
+        self,
+        job: Job,
+        state: JobState,
+        reason: str,
+        names: Sequence[str],
+        built: Sequence[BuiltObject],
+        refused: Sequence[Refusal] = (),
+        scores: Sequence[Scores] = (),
+        also: Callable[[Session], object] = bool,
+        analysed_at: datetime | None = None,
+        *,
+        assess_first: bool = False,
+        present: frozenset[str] = frozenset(),
+        models: Sequence[ModelRef] = (),
+        stat: bool = False,
+    ) -> None:
+        """End the job in a state, with the results that were built for the peers of these ``names``.
+
+        ``refused`` and ``scores`` of images are counted. ``also``: what is recorded besides.
+        ``assess_first``: the results wait for a person. ``present``: findings, by the meanings of their
+        codes. ``models``: of the results. ``stat``: a condition of the rule makes the study STAT.
+        """
         with written(built, self._files) as files:
             for _ in range(_ROUNDS):
                 with contextlib.suppress(IntegrityError), self._database.write() as session:
-                    row = self._queue.complete_if_owner(session, job, end.state, end.reason)
-                    row.analysed_at = row.analysed_at or end.analysed_at
-                    row.models = [f"{model.id}@{model.version}" for model in end.models]
-                    new = self._enter(session, job, end, built, files)
+                    row = self._queue.complete_if_owner(session, job, state, reason)
+                    row.analysed_at = row.analysed_at or analysed_at
+                    row.models = [f"{model.id}@{model.version}" for model in models]
+                    new = self._enter(session, job, state, names, assess_first, present, built, files)
                     # Make the study STAT, and record what the conditions of its rule changed, but no
                     # finding.
-                    further = [name for name in end.destinations if name not in row.destinations]
-                    if end.stat:
+                    further = [name for name in names if name not in row.destinations]
+                    if stat:
                         stored.make_stat(session, job.study_id)
-                    if further or end.stat:
+                    if further or stat:
                         record(
                             session,
                             RESULTS_ROUTED,
@@ -591,10 +577,10 @@ class ResultWriter:
                             job=job.id,
                             rule=job.rule,
                             destinations=",".join(further),
-                            stat=end.stat,
+                            stat=stat,
                         )
-                    count_images(session, self._settings, end.scores, end.refused)
-                    end.also(session)
+                    count_images(session, self._settings, scores, refused)
+                    also(session)
                     settle_study(session, job.study_id)
                     session.flush()
                     # Last before the commit: should it fail, the next try writes the files anew.
@@ -627,7 +613,10 @@ class ResultWriter:
         self,
         session: Session,
         job: Job,
-        end: _Ending,
+        state: JobState,
+        names: Sequence[str],
+        assess_first: bool,
+        present: frozenset[str],
         built: Sequence[BuiltObject],
         files: Mapping[str, ResultFile],
     ) -> list[ResultFile]:
@@ -644,8 +633,8 @@ class ResultWriter:
                 rows[uid] = stored.add(session, row)
                 new.append(files[uid])
                 if item.kind is ResultKind.SR and not item.deidentified:
-                    stored.note_findings(session, rows[uid], end.present)
-            known = [] if is_prior else self._peers(end.destinations, deidentified=item.deidentified)
+                    stored.note_findings(session, rows[uid], present)
+            known = [] if is_prior else self._peers(names, deidentified=item.deidentified)
             peers = [peer for peer in known if _gets(peer, item)]
             in_doubt = uid in files and files[uid].was_there
             if rows[uid].purged:  # write down who misses it: a result is made once
@@ -656,44 +645,41 @@ class ResultWriter:
                         lost = {"instance": uid, "destination": peer.name}
                         record(session, RESULT_LOST, job.study_id, **lost)
                 continue
-            waiting += outbox.enqueue(
-                session, rows[uid], peers, in_doubt=in_doubt, assess_first=end.assess_first
-            )
-        if end.state is JobState.SUCCEEDED:
+            waiting += outbox.enqueue(session, rows[uid], peers, in_doubt=in_doubt, assess_first=assess_first)
+        if state is JobState.SUCCEEDED:
             deliveries.replace_unassessed(session, job.study_id, job.rule, [row.id for row in rows.values()])
         if waiting:
             record(session, RESULTS_HELD, job.study_id, job=job.id, rule=job.rule, results=waiting)
-        here = [(item, rows[item.sop_instance_uid]) for item in built]
-        self._carry_over(session, job, end, [(item, row) for item, row in here if not row.purged])
-        self._restore_assessments(session, rows.values())
+        self._hand_on(session, job, names, assess_first, built, rows)
         return [file for file in new if not file.was_there]
 
-    def _carry_over(
+    def _hand_on(
         self,
         session: Session,
         job: Job,
-        end: _Ending,
-        built: Sequence[tuple[BuiltObject, Result]],
+        names: Sequence[str],
+        assess_first: bool,
+        built: Sequence[BuiltObject],
+        rows: Mapping[str, Result],
     ) -> None:
-        """Peers to which a person sent results that these replace before they left get these instead."""
+        """What a person sent or assessed of the results that these replace holds for these, too."""
+        # Peers to which a person sent results that these replace before they left get these instead.
         left = deliveries.left_by_hand(session, job.study_id, job.rule)
-        names = {delivery.destination for delivery in left} - set(end.destinations)
-        for peer in (peer for peer in self._settings.peers if peer.name in names):
-            rows = [row for item, row in built if peer.deidentify is item.deidentified and _gets(peer, item)]
-            for row in rows:
-                outbox.enqueue(session, row, [peer], by_hand=True, assess_first=end.assess_first)
-            replaced = [one for one in left if one.destination == peer.name and one.result not in rows]
-            for delivery in replaced if rows else ():
+        by_hand = {delivery.destination for delivery in left} - set(names)
+        for peer in (peer for peer in self._settings.peers if peer.name in by_hand):
+            fitting = [one for one in built if peer.deidentify is one.deidentified and _gets(peer, one)]
+            here = [row for one in fitting if not (row := rows[one.sop_instance_uid]).purged]
+            for row in here:
+                outbox.enqueue(session, row, [peer], by_hand=True, assess_first=assess_first)
+            replaced = [one for one in left if one.destination == peer.name and one.result not in here]
+            for delivery in replaced if here else ():
                 delivery.withdrawn = False
-
-    def _restore_assessments(self, session: Session, rows: Collection[Result]) -> None:
-        """Deliver withdrawn assessments of reports that did not change after all."""
-        jobs = {row.job_id for row in rows if row.kind is ResultKind.SR and not row.deidentified}
+        # Withdrawn assessments of reports that did not change after all are delivered.
+        jobs = {row.job_id for row in rows.values() if row.kind is ResultKind.SR and not row.deidentified}
         for delivery in deliveries.withdrawn_assessments(session, jobs):
-            takers = [peer for peer in self._settings.peers if peer.assessments]
-            peers = [peer for peer in takers if peer.name == delivery.destination]
+            takers = [one for one in self._settings.peers if one.name == delivery.destination]
             if delivery.result is not None:
-                outbox.enqueue(session, delivery.result, peers)
+                outbox.enqueue(session, delivery.result, [one for one in takers if one.assessments])
 
     def _tell_repairs(self, job: Job, images: Sequence[SourceObject]) -> None:
         """An event for each image with attributes that DICOM does not allow: keywords, no values."""
@@ -717,7 +703,8 @@ class ResultWriter:
         self,
         job: Job,
         names: Sequence[str],
-        by: JobPipeline,
+        pipeline: Pipeline,
+        models: Sequence[ModelRef],
         analysed_at: datetime,
         images: JobImages,
         result: PipelineResult,
@@ -733,7 +720,7 @@ class ResultWriter:
         objects: list[BuiltObject] = []
         reasons: list[str] = []
         for domain, peers in domains.items():
-            context = self._context(job, by, analysed_at, peers, domain=domain)
+            context = self._context(job, pipeline, models, analysed_at, peers, domain=domain)
             made = build_deidentified(
                 context,
                 sources=images.readable,
@@ -754,32 +741,34 @@ class ResultWriter:
     def _context(
         self,
         job: Job,
-        by: JobPipeline,
+        pipeline: Pipeline | None,
+        models: Sequence[ModelRef],
         analysed_at: datetime,
         peers: Sequence[PeerSettings],
         *,
         domain: str | None = None,
         built: Sequence[BuiltObject] = (),
     ) -> ResultContext:
-        """``domain``: of the pseudonyms, None where the patient is named.
+        """``pipeline``: None if it could not be loaded. ``domain``: of the pseudonyms, None where the patient
+        is named.
 
         ``built``: objects of this job for other destinations; the same one is not built again.
         """
-        names = [peer.name for peer in peers]
+        names, card = [peer.name for peer in peers], pipeline.card if pipeline else None
         with self._database.read() as session:
             former, series = stored.newest_report(session, job.study_id, job.rule, names, domain=domain)
             installation = stored.this_installation(session)
         return ResultContext(
-            pipeline=by.name,
-            pipeline_version=by.version,
+            pipeline=card.name if card else job.pipeline,
+            pipeline_version=card.version if card else "unknown",
             rule=job.rule,
-            models=by.models,
+            models=tuple(models),
             analysed_at=analysed_at,
             kinds=frozenset(kind for peer in peers for kind in peer.results),
             installation=installation,
             options=job.options,
-            region=by.region,
-            scheme=by.scheme,
+            region=card.region if card else None,
+            scheme=card.scheme if card else None,
             station_name=self._settings.node.ae_title,
             charset=peers[0].charset if peers else "utf8",
             burned_in_boxes=any(peer.burned_in_boxes for peer in peers),
@@ -1066,168 +1055,6 @@ class _Failed(Exception):
 _FINAL = (_Failed, PixelError, NoNumber, CleaningFailed, DecodedDifferently, UnknownPeer, NoSuchPipeline)
 
 
-class JobRunner:
-    """Runs claimed jobs of this process.
-
-    ``pipelines`` returns a pipeline by its name, loaded once.
-    """
-
-    def __init__(
-        self,
-        database: Database,
-        settings: Settings,
-        queue: JobQueue,
-        pipelines: Callable[[str], Pipeline],
-        at_work: AtWork,
-    ) -> None:
-        self._database = database
-        self._settings = settings
-        self._queue = queue
-        self._pipelines = pipelines
-        self._at_work = at_work
-        self._analysis = ImageAnalysis(at_work)
-        self._results = ResultWriter(database, settings, queue)
-
-    def run(self, job: Job, report: Progress) -> None:
-        """Finish a job, put it back, or lose it. Raises only database errors.
-
-        ``report`` stops the job by raising JobCancelled, LeaseLost, HandedBack or TimeLimitReached. After a
-        job that used up the memory (``AtWork.spent``) this process must end.
-        """
-        attempt = _Attempt(job)
-        self._at_work.last_try = self._queue.is_last_try(job)
-        try:
-            try:
-                self._end(attempt, report)
-            except JobCancelled:
-                self._results.end(job, JobState.CANCELLED)
-            except (StoreAway, NotTakenOverYet) as away:  # not the job's fault: no try is lost
-                self._queue.hand_back(
-                    job, min(_AWAY_SECONDS * job.attempts, _LONGEST_AWAY_SECONDS), str(away)
-                )
-        except LeaseLost as lost:
-            _LOGGER.warning("%s", lost)
-        finally:
-            self._at_work.last_try = False
-
-    def _end(self, attempt: _Attempt, report: Progress) -> None:
-        job = attempt.job
-        try:
-            self._try(attempt, report)
-        except (LeaseLost, JobCancelled, StoreAway, NotTakenOverYet):
-            raise
-        except HandedBack:
-            self._queue.hand_back(job)
-        except _FINAL as failure:
-            if isinstance(failure, CleaningFailed) and attempt.pipeline:
-                readable = attempt.images.readable
-                withheld = not_cleaned(failure, readable)
-                with self._database.write() as session:
-                    record_cleaning(session, job, attempt.pipeline, withheld, readable)
-            self._fail(attempt, _sentence(failure), _cause(failure))
-        except ResultRefused as refused:
-            with self._database.write() as session:
-                record(session, RESULT_REFUSED, job.study_id, job=job.id, reason=str(refused))
-            self._fail(attempt, f"a result was refused: {refused}", _cause(refused))
-        except Exception as error:  # noqa: BLE001  (a pipeline may raise anything; it is tried again, then reported)
-            reason = _sentence(error)
-            self._at_work.spent |= lacks_memory(error)
-            if self._at_work.spent:
-                with self._database.write() as session:
-                    record(
-                        session, WORKER_SPENT, job.study_id, job=job.id, memory_mib=self._at_work.memory_mib
-                    )
-            _LOGGER.error("job %s, attempt %s: %s", job.id, job.attempts, _where(error))
-            if self._queue.is_last_try(job):
-                self._fail(attempt, reason, _cause(error))
-            else:
-                self._queue.retry_at(job, utc_now() + self._queue.retry_delay(job.tries), reason)
-
-    def _try(self, attempt: _Attempt, report: Progress) -> None:
-        job = attempt.job
-        report(0.0, "reading")
-        attempt.images = images = open_images(self._database, self._settings, job)
-        attempt.pipeline = pipeline = self._pipelines(job.pipeline)
-        # Raise UnknownPeer when a destination of the job was taken out of the configuration. Raises
-        # NotTakenOverYet where it may have been entered just now: this machine will know it in a moment.
-        for name in job.destinations:
-            try:
-                self._settings.peer(name)
-            except UnknownPeer:
-                if is_behind(self._settings):
-                    raise NotTakenOverYet(f"this machine has yet to take over the peer {name}") from None
-                raise
-        if self._queue.gives_up(job):
-            tries = min(job.tries - 1, self._settings.workers.attempts)
-            raise _Failed(f"given up after {tries} tries: {job.reason or 'its worker was lost'}")
-        if not images.readable:
-            reasons = "; ".join(dict.fromkeys(images.faults.values()))
-            raise _Failed(reasons, Cause.FORMAT) if reasons else _Failed(_NO_IMAGE, Cause.INCOMPLETE)
-        # Ask the pipeline; images that do not decode are left out, so that one does not spoil the rest.
-        verdict, faults = self._analysis.accepts(pipeline, images.readable, job.options)
-        self._leave_out(attempt, faults)
-        attempt.refused = verdict.refused
-        if isinstance(verdict, Refuse):
-            if left_out := attempt.images.faults:  # the pipeline did not see these: the PACS gets a report
-                raise _Failed("; ".join(dict.fromkeys(left_out.values())), Cause.FORMAT)
-            # Out of scope: listed in the node; reported to the PACS only where the rule asks for it.
-            rule = self._settings.rule(job.rule)
-            if rule is not None and rule.tell_pacs_refusals:
-                self._report_failure(attempt, JobState.NOT_APPLICABLE, verdict.reason, Cause.OBJECT_TYPE)
-            else:
-                self._results.end(job, JobState.NOT_APPLICABLE, verdict.reason, attempt.refused)
-            return
-        attempt.images = attempt.images.only(verdict.source_uids)
-
-        def progress(share: float, what: str) -> None:
-            report(_ACCEPTED + share * (_ANALYSED - _ACCEPTED), what)
-
-        report(_ACCEPTED, "analysing")
-        result, faults = self._analysis.run(pipeline, attempt.images.readable, job.options, progress)
-        self._leave_out(attempt, faults)
-        result = replace(result, quality=(*result.quality, *_missing(attempt.images)))
-        report(_ANALYSED, "building results")
-        self._results.write(job, pipeline, attempt.images, result, attempt.refused)
-
-    def _leave_out(self, attempt: _Attempt, faults: Mapping[str, str]) -> None:
-        """These images cannot be analysed; the others of the study are."""
-        if not faults:
-            return
-        attempt.images = attempt.images.without(faults)
-        with self._database.write() as session:
-            for uid, reason in faults.items():
-                named = {"job": attempt.job.id, "instance": uid, "reason": reason}
-                record(session, IMAGE_LEFT_OUT, attempt.job.study_id, **named)
-
-    def _fail(self, attempt: _Attempt, reason: str, cause: Cause) -> None:
-        """Fail for good: the PACS gets a report that says so, unless the job had a result before."""
-        if attempt.job.analysed_at is None:
-            self._report_failure(attempt, JobState.FAILED, reason, cause)
-        else:
-            self._results.end(attempt.job, JobState.FAILED, reason)
-
-    def _report_failure(self, attempt: _Attempt, state: JobState, reason: str, cause: Cause) -> None:
-        """Write the report that the AI did not run. What memory an image has left may not do for it: then
-        another process writes it."""
-        job, refused = attempt.job, attempt.refused if state is JobState.NOT_APPLICABLE else ()
-        known, again = attempt.images.all or attempt.images.unopened, self._queue.may_be_tried_again(job)
-        if known and not (self._at_work.spent and again):  # not known: nothing says whose study it is
-            loaded = attempt.pipeline
-            by = JobPipeline.from_pipeline(loaded) if loaded else JobPipeline(job.pipeline)
-            try:
-                self._results.write_failure(job, by, known, state, reason, cause, refused)
-                return
-            except (LeaseLost, JobCancelled, StoreAway):
-                raise
-            except Exception as error:  # noqa: BLE001  (the job must end, even if the PACS gets no report)
-                self._at_work.spent |= lacks_memory(error)
-                _LOGGER.error("job %s: the PACS gets no report: %s", job.id, _where(error))
-        if self._at_work.spent and again:
-            self._queue.retry_at(job, utc_now(), reason)
-        else:
-            self._results.end(job, state, reason, refused)
-
-
 def _missing(images: JobImages) -> Iterator[QualityNote]:
     """What of the study is not in this result."""
     if images.faults:
@@ -1306,7 +1133,8 @@ class Worker:
         # The last attempt of a job is made without an image that failed the ones before.
         most, data_dir = max(1, workers.attempts - 1), settings.node.data_dir
         self._at_work = AtWork(data_dir / "at-work", self._owner, most, workers.memory_mib)
-        self._runner = JobRunner(database, settings, self._queue, self._pipeline, self._at_work)
+        self._analysis = ImageAnalysis(self._at_work)
+        self._results = ResultWriter(database, settings, self._queue)
 
     def run_forever(self) -> None:
         """Warm up, report that the worker is ready, and work until it must stop or its memory is used up."""
@@ -1354,7 +1182,7 @@ class Worker:
                 looked_at = time.monotonic()
 
         with self._heartbeat(job) as heartbeat:
-            self._runner.run(job, progress)
+            self._run(job, progress)
         return True
 
     def _run_passing_job(self, job: Job, heartbeat: JobHeartbeat) -> None:
@@ -1368,7 +1196,7 @@ class Worker:
             other = self._queue.claim(self._owner, passing=job)
             if other is not None:
                 with heartbeat.paused(), self._at_work.aside(), self._heartbeat(other) as report:
-                    self._runner.run(other, report)
+                    self._run(other, report)
         except SQLAlchemyError as error:  # the other's lease ends; this job goes on
             self._database.outage.noticed(error)
 
@@ -1434,6 +1262,143 @@ class Worker:
             _LOGGER.error("job %s is left to its lease: %s", job.id, type(error).__name__)
         finally:
             os._exit(1)
+
+    def _run(self, job: Job, report: Progress) -> None:
+        """Finish a job, put it back, or lose it. Raises only database errors.
+
+        ``report`` stops the job by raising JobCancelled, LeaseLost, HandedBack or TimeLimitReached. After a
+        job that used up the memory (``AtWork.spent``) this process must end.
+        """
+        attempt = _Attempt(job)
+        self._at_work.last_try = self._queue.is_last_try(job)
+        try:
+            try:
+                self._end(attempt, report)
+            except JobCancelled:
+                self._results.end(job, JobState.CANCELLED)
+            except (StoreAway, NotTakenOverYet) as away:  # not the job's fault: no try is lost
+                self._queue.hand_back(
+                    job, min(_AWAY_SECONDS * job.attempts, _LONGEST_AWAY_SECONDS), str(away)
+                )
+        except LeaseLost as lost:
+            _LOGGER.warning("%s", lost)
+        finally:
+            self._at_work.last_try = False
+
+    def _end(self, attempt: _Attempt, report: Progress) -> None:
+        job = attempt.job
+        try:
+            self._try(attempt, report)
+        except (LeaseLost, JobCancelled, StoreAway, NotTakenOverYet):
+            raise
+        except HandedBack:
+            self._queue.hand_back(job)
+        except _FINAL as failure:
+            if isinstance(failure, CleaningFailed) and attempt.pipeline:
+                readable = attempt.images.readable
+                withheld = not_cleaned(failure, readable)
+                with self._database.write() as session:
+                    record_cleaning(session, job, attempt.pipeline, withheld, readable)
+            self._fail(attempt, _sentence(failure), _cause(failure))
+        except ResultRefused as refused:
+            with self._database.write() as session:
+                record(session, RESULT_REFUSED, job.study_id, job=job.id, reason=str(refused))
+            self._fail(attempt, f"a result was refused: {refused}", _cause(refused))
+        except Exception as error:  # noqa: BLE001  (a pipeline may raise anything; it is tried again, then reported)
+            reason = _sentence(error)
+            self._at_work.spent |= lacks_memory(error)
+            if self._at_work.spent:
+                with self._database.write() as session:
+                    record(
+                        session, WORKER_SPENT, job.study_id, job=job.id, memory_mib=self._at_work.memory_mib
+                    )
+            _LOGGER.error("job %s, attempt %s: %s", job.id, job.attempts, _where(error))
+            if self._queue.is_last_try(job):
+                self._fail(attempt, reason, _cause(error))
+            else:
+                self._queue.retry_at(job, utc_now() + self._queue.retry_delay(job.tries), reason)
+
+    def _try(self, attempt: _Attempt, report: Progress) -> None:
+        job = attempt.job
+        report(0.0, "reading")
+        attempt.images = images = open_images(self._database, self._settings, job)
+        attempt.pipeline = pipeline = self._pipeline(job.pipeline)
+        # Raise UnknownPeer when a destination of the job was taken out of the configuration. Raises
+        # NotTakenOverYet where it may have been entered just now: this machine will know it in a moment.
+        for name in job.destinations:
+            try:
+                self._settings.peer(name)
+            except UnknownPeer:
+                if is_behind(self._settings):
+                    raise NotTakenOverYet(f"this machine has yet to take over the peer {name}") from None
+                raise
+        if self._queue.gives_up(job):
+            tries = min(job.tries - 1, self._settings.workers.attempts)
+            raise _Failed(f"given up after {tries} tries: {job.reason or 'its worker was lost'}")
+        if not images.readable:
+            reasons = "; ".join(dict.fromkeys(images.faults.values()))
+            raise _Failed(reasons, Cause.FORMAT) if reasons else _Failed(_NO_IMAGE, Cause.INCOMPLETE)
+        # Ask the pipeline; images that do not decode are left out, so that one does not spoil the rest.
+        verdict, faults = self._analysis.accepts(pipeline, images.readable, job.options)
+        self._leave_out(attempt, faults)
+        attempt.refused = verdict.refused
+        if isinstance(verdict, Refuse):
+            if left_out := attempt.images.faults:  # the pipeline did not see these: the PACS gets a report
+                raise _Failed("; ".join(dict.fromkeys(left_out.values())), Cause.FORMAT)
+            # Out of scope: listed in the node; reported to the PACS only where the rule asks for it.
+            rule = self._settings.rule(job.rule)
+            if rule is not None and rule.tell_pacs_refusals:
+                self._report_failure(attempt, JobState.NOT_APPLICABLE, verdict.reason, Cause.OBJECT_TYPE)
+            else:
+                self._results.end(job, JobState.NOT_APPLICABLE, verdict.reason, attempt.refused)
+            return
+        attempt.images = attempt.images.only(verdict.source_uids)
+
+        def progress(share: float, what: str) -> None:
+            report(_ACCEPTED + share * (_ANALYSED - _ACCEPTED), what)
+
+        report(_ACCEPTED, "analysing")
+        result, faults = self._analysis.run(pipeline, attempt.images.readable, job.options, progress)
+        self._leave_out(attempt, faults)
+        result = replace(result, quality=(*result.quality, *_missing(attempt.images)))
+        report(_ANALYSED, "building results")
+        self._results.write(job, pipeline, attempt.images, result, attempt.refused)
+
+    def _leave_out(self, attempt: _Attempt, faults: Mapping[str, str]) -> None:
+        """These images cannot be analysed; the others of the study are."""
+        if not faults:
+            return
+        attempt.images = attempt.images.without(faults)
+        with self._database.write() as session:
+            for uid, reason in faults.items():
+                named = {"job": attempt.job.id, "instance": uid, "reason": reason}
+                record(session, IMAGE_LEFT_OUT, attempt.job.study_id, **named)
+
+    def _fail(self, attempt: _Attempt, reason: str, cause: Cause) -> None:
+        """Fail for good: the PACS gets a report that says so, unless the job had a result before."""
+        if attempt.job.analysed_at is None:
+            self._report_failure(attempt, JobState.FAILED, reason, cause)
+        else:
+            self._results.end(attempt.job, JobState.FAILED, reason)
+
+    def _report_failure(self, attempt: _Attempt, state: JobState, reason: str, cause: Cause) -> None:
+        """Write the report that the AI did not run. What memory an image has left may not do for it: then
+        another process writes it."""
+        job, refused = attempt.job, attempt.refused if state is JobState.NOT_APPLICABLE else ()
+        known, again = attempt.images.all or attempt.images.unopened, self._queue.may_be_tried_again(job)
+        if known and not (self._at_work.spent and again):  # not known: nothing says whose study it is
+            try:
+                self._results.write_failure(job, attempt.pipeline, known, state, reason, cause, refused)
+                return
+            except (LeaseLost, JobCancelled, StoreAway):
+                raise
+            except Exception as error:  # noqa: BLE001  (the job must end, even if the PACS gets no report)
+                self._at_work.spent |= lacks_memory(error)
+                _LOGGER.error("job %s: the PACS gets no report: %s", job.id, _where(error))
+        if self._at_work.spent and again:
+            self._queue.retry_at(job, utc_now(), reason)
+        else:
+            self._results.end(job, state, reason, refused)
 
 
 class JobHeartbeat:

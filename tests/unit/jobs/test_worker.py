@@ -216,7 +216,7 @@ def test_a_name_corrected_while_the_job_runs_releases_nothing_with_the_old_name(
     worker = Worker(node.settings, node.database)
     claimed = worker._queue.claim(worker._owner)
     node.index(changed(image, PatientName="Right^Name"))
-    worker._runner.run(claimed, lambda share, what: None)
+    worker._run(claimed, lambda share, what: None)
     assert (node.rows(Result), node.jobs()[0].state) == ([], JobState.CANCELLED)
     node.assemble(1)
     work(node)

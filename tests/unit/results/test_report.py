@@ -433,9 +433,9 @@ def test_no_private_code_means_two_things_and_the_decision_is_no_part_of_its_nam
     numbers = [envelope.number_of(one) for one in said]
     assert len({number.value for number in numbers}) == len({number.meaning for number in numbers}) == 4
     assert all(len(number.value) <= 16 for number in numbers)
-    values = [code.value for code in envelope.PRIVATE]
+    values = [code.value for code in envelope.OURS.values()]
     assert len(set(values)) == len(values)
-    assert {code.scheme_designator for code in envelope.PRIVATE} == {envelope.SCHEME}
+    assert {code.scheme_designator for code in envelope.OURS.values()} == {envelope.SCHEME}
     decided = [replace(calibrated, decision=decision) for decision in Decision]
     assert len({envelope.number_of(one).value for one in decided}) == 1
 
