@@ -61,7 +61,7 @@ from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.dicom.identity import COPIED
 from dicom_node.base.dicom.uids import Installation, derived_uid
 from dicom_node.base.errors import ResultRefused
-from dicom_node.base.files import Files
+from dicom_node.base.files import Files, sync_folder
 from dicom_node.base.kinds import DEIDENTIFIED_FOLDER, ReaderVerdict, RejectionReason, ResultKind
 from dicom_node.results import envelope, gate
 from dicom_node.results.envelope import (
@@ -287,11 +287,7 @@ def put_in_place(files: Sequence[ResultFile], door: Files) -> None:
         door.keep(file.temporary, door.relative(file.final))
     folders = {file.final.parent for file in files}
     for folder in folders | {folder.parent for folder in folders}:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_folder(folder)
 
 
 def _write(door: Files, folder: Path, uid: str, data: bytes) -> ResultFile:

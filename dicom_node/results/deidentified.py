@@ -74,7 +74,6 @@ from dicom_node.results.envelope import (
     ResultContext,
     Source,
     SourceObject,
-    acquisition_equipment,
     disclaimer,
     encode,
     node_equipment,
@@ -279,9 +278,8 @@ _REMOVE, _REPLACE, _UID = "X", "D", "U"
 KEYWORDS: Final[Mapping[Retained, tuple[str, ...]]] = {
     Retained.MODIFIED_DATES: ("StudyDate",),
     Retained.PATIENT_CHARACTERISTICS: ("PatientSex", "PatientAge", "PatientSize", "PatientWeight"),
-    Retained.DEVICE: ("DeviceSerialNumber", "StationName", "SoftwareVersions"),
 }
-"""Attributes of the source that an option keeps. Those of the device stand in Contributing Equipment."""
+"""Attributes of the source that an option keeps."""
 _OLDEST: Final = 90  # years: an age above it may identify a person, so it is written as this age
 _LARGEST: Final = {"PatientSize": 3.0, "PatientWeight": 500.0}  # metres, kilograms
 # Type 2 in the Patient and General Study modules: present, and empty (action Z of PS3.15 Table E.1-1).
@@ -502,11 +500,9 @@ class _Builder(ResultBuilder):
         apply(dataset, kind, self._options)
         set_values(dataset, **ours)
         given = sources[0].header
-        kept = _keywords(self._options - {Retained.DEVICE})
-        for keyword in ("PatientID", "PatientName", *(word for word in kept if word in given)):
+        kept = (word for word in _keywords(self._options) if word in given)
+        for keyword in ("PatientID", "PatientName", *kept):
             dataset[keyword] = given[keyword]
-        if Retained.DEVICE in self._options:
-            dataset.ContributingEquipmentSequence.append(acquisition_equipment(given))
         data = encode(dataset, self.context, sources[0])
         further = partial(identifying, self.context, kind, given, self._identity, self._options)
         gate.check(data, dataset, self.context, kind, sources, further)

@@ -1331,12 +1331,14 @@ def _freeze_times(dataset: Dataset, context: ResultContext, offset: str) -> None
     """
     analysed = local(context.analysed_at, offset)
     date, time = f"{analysed:%Y%m%d}", f"{analysed:%H%M%S.%f}"
-    for prefix in ("InstanceCreation", "Content", "PresentationCreation"):
-        if f"{prefix}Date" in dataset:
-            setattr(dataset, f"{prefix}Date", date)
-            setattr(dataset, f"{prefix}Time", time)
-    if "DateOfSecondaryCapture" in dataset:
-        dataset.DateOfSecondaryCapture, dataset.TimeOfSecondaryCapture = date, time
+    for day, hour in (
+        ("InstanceCreationDate", "InstanceCreationTime"),
+        ("ContentDate", "ContentTime"),
+        ("PresentationCreationDate", "PresentationCreationTime"),
+        ("DateOfSecondaryCapture", "TimeOfSecondaryCapture"),
+    ):
+        if day in dataset:
+            set_values(dataset, **{day: date, hour: time})
     for item in dataset.ContributingEquipmentSequence:
         if item.get("ManufacturerModelName") == "highdicom":
             item.ContributionDateTime = dicom_datetime(context.analysed_at, offset)
@@ -1402,17 +1404,6 @@ def contributing_equipment(
         item.DeviceUID = derived_uid("model", context.installation.device_uid, *_model_parts(model))
         items.append(item)
     return items
-
-
-def acquisition_equipment(header: Dataset) -> Dataset:
-    """The machine that made a source (CID 7005), as far as ``header`` names it; PS3.15 E.3.9 retains it."""
-    item = Dataset()
-    item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(codes.DCM.AcquisitionEquipment)]
-    item.Manufacturer = header.get("Manufacturer") or ""
-    for keyword in ("ManufacturerModelName", "DeviceSerialNumber", "StationName", "SoftwareVersions"):
-        if header.get(keyword):
-            item[keyword] = deepcopy(header[keyword])
-    return item
 
 
 def device_observer(context: ResultContext) -> ObserverContext:

@@ -111,7 +111,6 @@ from dicom_node.base.processes import show_life
 from dicom_node.base.sitekey import load_or_create
 from dicom_node.base.store import burned_in, deliveries, fetches, intake
 from dicom_node.base.store import results as stored
-from dicom_node.base.store.burned_in import Drawn
 from dicom_node.base.store.changes import SHORTEST
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Delivery, Instance, Job, Result, Study, Withdrawal
@@ -383,14 +382,14 @@ def open_images(database: Database, settings: Settings, job: Job) -> JobImages:
         if not path.is_file():
             raise NotInSpool("an image is not in the spool")
         try:
-            by_hand = drawn.get(row.sop_instance_uid)
-            image = opened(path, by_hand)
+            image, note = read_dicom(path), ""
+            if by_hand := drawn.get(row.sop_instance_uid):
+                image.header = replace(image.header, removed_by_hand=by_hand.boxes)
+                places = "1 place was" if len(by_hand.boxes) == 1 else f"{len(by_hand.boxes)} places were"
+                # The cleaned image says it: no names of staff.
+                note = f"{places} marked by a person ({by_hand.role}) on {by_hand.at:%Y-%m-%d}"
             shape = shape_sha256(row.pixels_sha256, row.header_sha256, image.header, rules)
-            sources.append(
-                SourceObject(
-                    image, path, shape, row.identity_sha256, row.assumed_charset, _note_by_hand(by_hand)
-                )
-            )
+            sources.append(SourceObject(image, path, shape, row.identity_sha256, row.assumed_charset, note))
             image.check_decodable()  # it stays among the sources: a report can name it
         except PixelError as error:
             faults[row.sop_instance_uid] = str(error)
@@ -412,14 +411,6 @@ def device_rules_of(settings: Settings) -> Path | None:
     return site_folder(settings.workers.device_rules_dir, settings.node.data_dir / DEVICE_RULES_FOLDER)
 
 
-def opened(path: Path, by_hand: Drawn | None) -> DicomImage:
-    """An image with the boxes that a person drew in it; it may be undecodable. Raises PixelError."""
-    image = read_dicom(path)
-    if by_hand is not None:
-        image.header = replace(image.header, removed_by_hand=by_hand.boxes)
-    return image
-
-
 def shape_sha256(
     pixels_sha256: str, header_sha256: str, header: ImageHeader, device_rules: Path | None
 ) -> str:
@@ -431,15 +422,6 @@ def shape_sha256(
     rules = [rule.model_dump(mode="json") for rule in matching_rules(header, device_rules)]
     shaped_by = json.dumps([pixels_sha256, header_sha256, header.removed_by_hand, rules], sort_keys=True)
     return hashlib.sha256(shaped_by.encode()).hexdigest()
-
-
-def _note_by_hand(by_hand: Drawn | None) -> str:
-    """What the cleaned image says of it: no names of staff."""
-    if by_hand is None:
-        return ""
-    count = len(by_hand.boxes)
-    places = "1 place was" if count == 1 else f"{count} places were"
-    return f"{places} marked by a person ({by_hand.role}) on {by_hand.at:%Y-%m-%d}"
 
 
 T = TypeVar("T")
@@ -755,6 +737,7 @@ class ResultWriter:
         ``built``: objects of this job for other destinations; the same one is not built again.
         """
         names, card = [peer.name for peer in peers], pipeline.card if pipeline else None
+        here = {item.sop_instance_uid for item in built}
         with self._database.read() as session:
             former, series = stored.newest_report(session, job.study_id, job.rule, names, domain=domain)
             installation = stored.this_installation(session)
@@ -774,12 +757,9 @@ class ResultWriter:
             burned_in_boxes=any(peer.burned_in_boxes for peer in peers),
             supersedes=former,
             supersedes_series=series,
-            exists=partial(self._exists, {item.sop_instance_uid for item in built}),
+            exists=lambda uid: uid in here or self._read(stored.is_result, uid),
             series_began=partial(self._read, stored.series_began, job.study_id),
         )
-
-    def _exists(self, built: Collection[str], uid: str) -> bool:
-        return uid in built or self._read(stored.is_result, uid)
 
     def _read(self, query: Callable[..., T], *given: Any) -> T:
         with self._database.read() as session:
@@ -827,24 +807,11 @@ def previous_images(
         return found, on
     kinds = {row.sop_instance_uid: _kind(row) for row in _instances(session, study.id, uids)}
     wanted = {uid: kind for uid, kind in kinds.items() if kind is not None}
-    for report, earlier, by in _earlier(session, study, job.pipeline):
-        if not wanted:
-            break
-        then = date_of(earlier.study_date)
-        if then is None or then >= on or not intake.of_one_patient(session, [study.id, earlier.id]):
-            continue
-        for uid, one in _of_report(session, files, report, earlier, by, wanted, then, job).items():
-            found[uid] = one
-            del wanted[uid]
-    return found, on
-
-
-def _earlier(session: Session, study: Study, pipeline: str) -> list[tuple[Result, Study, Job]]:
-    """Reports on earlier studies with the same Patient ID and issuer, the newest study first."""
-    held = exists().where(
+    not_released = exists().where(
         Delivery.result_id == Result.id,
         Delivery.state.in_([DeliveryState.UNASSESSED, DeliveryState.DISCARDED]),
     )
+    # Reports on earlier studies with the same Patient ID and issuer, the newest study first.
     chosen = (
         select(Result, Study, Job)
         .join(Study, Study.id == Result.study_id)
@@ -855,52 +822,42 @@ def _earlier(session: Session, study: Study, pipeline: str) -> list[tuple[Result
             Study.id != study.id,
             Study.study_date < study.study_date,
             Study.state != StudyState.QUARANTINED,
-            Job.pipeline == pipeline,
+            Job.pipeline == job.pipeline,
             Job.state == JobState.SUCCEEDED,
             Result.kind == ResultKind.SR,
             Result.deidentified.is_(False),
             Result.purged.is_(False),
             ~exists().where(Withdrawal.result_id == Result.id),
-            ~held,
+            ~not_released,
         )
         .order_by(Study.study_date.desc(), Result.id.desc())
         .limit(MOST_REPORTS)
     )
-    return [(report, earlier, by) for report, earlier, by in session.execute(chosen)]
-
-
-def _of_report(
-    session: Session,
-    files: Files,
-    report: Result,
-    study: Study,
-    by: Job,
-    wanted: dict[str, _Kind],
-    then: date,
-    job: Job,
-) -> dict[str, PreviousImage]:
-    """What one report says of images of the wanted kinds; of several of one kind the last one counts."""
-    path = files.if_here(session, report.path)
-    if path is None or study.study_instance_uid is None:
-        return {}
-    said = stated(path)
-    said_of = {one.image for one in said.findings} | {one.image for one in said.numbers}
-    rows = {row.sop_instance_uid: row for row in _instances(session, study.id, by.source_uids)}
-    there = [rows[uid] for uid in by.source_uids if uid in rows and uid in said_of]
-    last = {kind: row for row in there if (kind := _kind(row)) is not None}
-    refer = study.study_instance_uid
-    return {
-        uid: PreviousImage(
-            then,
-            EarlierObject(refer, report.series_instance_uid, report.sop_class_uid, report.sop_instance_uid),
-            EarlierObject(refer, row.series_instance_uid, row.sop_class_uid, row.sop_instance_uid),
-            tuple(one for one in said.findings if one.image == row.sop_instance_uid),
-            tuple(one for one in said.numbers if one.image == row.sop_instance_uid),
-            same_options=dict(by.options) == dict(job.options),
-        )
-        for uid, kind in wanted.items()
-        if (row := last.get(kind)) is not None
-    }
+    for report, earlier, by in session.execute(chosen).all() if wanted else ():
+        then, refer = date_of(earlier.study_date), earlier.study_instance_uid
+        if not wanted or then is None or then >= on or refer is None:
+            continue
+        path = files.if_here(session, report.path)
+        if path is None or not intake.of_one_patient(session, [study.id, earlier.id]):
+            continue
+        said = stated(path)
+        said_of = {one.image for one in said.findings} | {one.image for one in said.numbers}
+        rows = {row.sop_instance_uid: row for row in _instances(session, earlier.id, by.source_uids)}
+        there = [rows[uid] for uid in by.source_uids if uid in rows and uid in said_of]
+        last = {_kind(row): row for row in there}  # of several of one kind the last one counts
+        for uid in [uid for uid, kind in wanted.items() if kind in last]:
+            row = last[wanted.pop(uid)]
+            found[uid] = PreviousImage(
+                then,
+                EarlierObject(
+                    refer, report.series_instance_uid, report.sop_class_uid, report.sop_instance_uid
+                ),
+                EarlierObject(refer, row.series_instance_uid, row.sop_class_uid, row.sop_instance_uid),
+                tuple(one for one in said.findings if one.image == row.sop_instance_uid),
+                tuple(one for one in said.numbers if one.image == row.sop_instance_uid),
+                same_options=dict(by.options) == dict(job.options),
+            )
+    return found, on
 
 
 def _instances(session: Session, study: int, uids: Sequence[str]) -> list[Instance]:
