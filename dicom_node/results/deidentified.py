@@ -46,10 +46,9 @@ import numpy.typing as npt
 import pydicom
 from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c as table
 from highdicom.sr import CodedConcept
-from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag
+from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.multival import MultiValue
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.tag import BaseTag
@@ -281,7 +280,6 @@ KEYWORDS: Final[Mapping[Retained, tuple[str, ...]]] = {
 }
 """Attributes of the source that an option keeps."""
 _OLDEST: Final = 90  # years: an age above it may identify a person, so it is written as this age
-_LARGEST: Final = {"PatientSize": 3.0, "PatientWeight": 500.0}  # metres, kilograms
 # Type 2 in the Patient and General Study modules: present, and empty (action Z of PS3.15 Table E.1-1).
 _EMPTIED: Final = (
     "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber", "StudyID",
@@ -653,21 +651,17 @@ def retained(given: Dataset, options: Set[Retained], days: int) -> Dataset:
     """The values of ``given``, a decoded header, that ``options`` retain, cleaned; dates are ``days``
     earlier.
     """
-    clean: dict[str, Callable[[str], object]] = {
+    clean: dict[str, Callable[[str], str]] = {
         "StudyDate": lambda text: _earlier(text, days),
-        "PatientSex": lambda text: text if text in {"M", "F", "O"} else None,
+        "PatientSex": lambda text: text if text in {"M", "F", "O"} else "",
         "PatientAge": _age,
+        "PatientSize": lambda text: text if 0 < (decimal(text) or 0.0) <= 3 else "",  # metres
+        "PatientWeight": lambda text: text if 0 < (decimal(text) or 0.0) <= 500 else "",  # kilograms
     }
     found = Dataset()
     for keyword in _keywords(options):
-        value = given.get(keyword)
-        if keyword in _LARGEST:  # a DS of one value
-            value = value if 0 < (decimal(value) or 0.0) <= _LARGEST[keyword] else None
-        elif isinstance(value, MultiValue) and dictionary_VM(keyword) == "1":
-            value = None  # which of them is meant is not known, and no such object may be built
-        elif keyword in clean:
-            value = clean[keyword](str(value or "").strip())
-        if value:
+        # Of several values none passes: which is meant is not known.
+        if value := clean[keyword](str(given.get(keyword) or "").strip()):
             setattr(found, keyword, value)
     return found
 
