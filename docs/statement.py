@@ -47,9 +47,14 @@ from dicom_node.receive.statuses import (
     STEP_STATUSES,
     Status,
 )
-from dicom_node.results.common import envelope
-from dicom_node.results.common.concepts import PRIVATE, SCHEME
-from dicom_node.results.common.envelope import OUTLINES_SERIES_NUMBER, PROCESSED_SERIES_NUMBER, SERIES_NUMBERS
+from dicom_node.results import envelope
+from dicom_node.results.envelope import (
+    OURS,
+    OUTLINES_SERIES_NUMBER,
+    PROCESSED_SERIES_NUMBER,
+    SCHEME,
+    SERIES_NUMBERS,
+)
 from dicom_node.studies.fetch import ATTEMPTS
 
 GOLDEN: Final = Path(__file__).resolve().parents[1] / "tests" / "golden"
@@ -529,7 +534,7 @@ def _dumps_of(pattern: str, sop_class_uid: str) -> list[Dump]:
 
 def _use_of(module: str, usage: str, made: list[Dump]) -> str:
     """Whether the objects have a module: what it demands, and anything of it."""
-    own = {keyword: kind for path, keyword, kind in envelope.attributes(module) if not path}
+    own = {keyword: kind for path, keyword, kind in envelope.attributes_of(module) if not path}
     demanded = {keyword for keyword, kind in own.items() if kind in ("1", "2")}
     present = [demanded <= one.attributes.keys() and bool(own.keys() & one.attributes.keys()) for one in made]
     if usage == "M" or all(present):
@@ -542,7 +547,7 @@ def _types(uid: str, made: list[Dump]) -> dict[str, str]:
     found: dict[str, str] = {}
     for module, usage in envelope.usages(uid).items():
         if _use_of(module, usage, made) != "not used":
-            for path, keyword, kind in envelope.attributes(module):
+            for path, keyword, kind in envelope.attributes_of(module):
                 if not path:
                     found[keyword] = min(kind, found.get(keyword, "3"))
     return found
@@ -644,7 +649,7 @@ def private_codes() -> str:
     """Annex A.E: the codes of our own scheme."""
     codes = [code for card in pipelines.cards() for code in card.private_codes]
     codes += [label.code for card in cards() for label in card.labels]
-    meanings = {code.value: code.meaning for code in PRIVATE}
+    meanings = {code.value: code.meaning for code in OURS.values()}
     for code in codes:
         if code.scheme == SCHEME:
             meanings.setdefault(code.value, code.meaning)

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from pydicom import dcmread
 
+from ai_pipeline.contract import BURNED_IN
 from dicom_connectors.fhir.resources import (
     LOINC,
     PRELIMINARY,
@@ -39,8 +40,7 @@ from dicom_node.base.dicom.header import listed
 from dicom_node.base.dicom.uids import MANUFACTURER, derived_uid
 from dicom_node.base.errors import FaultyInput
 from dicom_node.results import sr
-from dicom_node.results.common.concepts import BURNED_IN
-from dicom_node.results.common.source import StatedCode, StatedFinding, StatedNumber
+from dicom_node.results.envelope import StatedCode, StatedFinding, StatedNumber
 
 _HL7: Final = "http://terminology.hl7.org/CodeSystem"
 _RADIOLOGY: Final = (
@@ -260,9 +260,7 @@ class ReportTransaction:
         self, subject: Resource, study: Resource, devices: Mapping[str, Resource]
     ) -> Iterator[Resource]:
         """Findings in the order of the report, then measurements; no text that was burned into an image."""
-        shown = [
-            one for one in self._stated.findings if one.code != (BURNED_IN.value, BURNED_IN.scheme_designator)
-        ]
+        shown = [one for one in self._stated.findings if one.code != (BURNED_IN.value, BURNED_IN.scheme)]
         said = [(one.model, one.tracking_uid, self._finding(one)) for one in shown]
         said += [(one.model, one.tracking_uid, self._measurement(one)) for one in self._stated.numbers]
         if len(said) > MOST_OBSERVATIONS:

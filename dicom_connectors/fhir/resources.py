@@ -16,7 +16,7 @@ from pydicom.valuerep import DA, TM
 
 from dicom_node.base.dicom.uids import derived_uid
 from dicom_node.base.errors import FaultyInput
-from dicom_node.results.common.envelope import zone_of
+from dicom_node.results.envelope import zone_of
 
 Resource = dict[str, Any]
 """A resource of FHIR, or a part of one, as JSON has it."""

@@ -27,9 +27,8 @@ from ai_pipeline.contract import BURNED_IN
 from dicom_connectors.hl7.segments import SegmentFields, er7
 from dicom_connectors.hl7.settings import parsed_field
 from dicom_node.base.dicom.header import quiet_pydicom
-from dicom_node.results import sr
-from dicom_node.results.common import concepts
-from dicom_node.results.common.source import StatedCode, StatedFinding, StatedNumber
+from dicom_node.results import envelope, sr
+from dicom_node.results.envelope import StatedCode, StatedFinding, StatedNumber
 
 # Designators of PS3.16 chapter 8 that HL7 table 0396 names in another way; "99" begins a local one in both.
 _SCHEMES: Final[Mapping[str, str]] = {"UMLS": "UML"}
@@ -239,7 +238,7 @@ def _procedure(document: Dataset) -> tuple[str, str, str]:
 def _finding(stated: StatedFinding) -> list[SegmentFields]:
     """The finding is asked for, and its decision answers: Suspected, Absent, Undetermined."""
     value, scheme = stated.code
-    decision = _coded(concepts.DECISIONS[stated.decision])
+    decision = _coded(envelope.DECISIONS[stated.decision])
     return [_row("CWE", [Code(value, scheme, stated.meaning)], *decision), *_side(stated.sites)]
 
 
@@ -259,11 +258,11 @@ def _quantity(stated: StatedNumber) -> list[Code]:
     """
     value, scheme = stated.code
     quantity = Code(value, scheme, stated.meaning)
-    if not stated.sites or scheme in ("LN", concepts.SCHEME):
+    if not stated.sites or scheme in ("LN", envelope.SCHEME):
         return [quantity]
     words = ", ".join(meaning for _, _, meaning in stated.sites)
     named = "\n".join([value, scheme, *(part for site in stated.sites for part in site[:2])])
-    return [Code(f"M-{_hashed(named)[:13]}", concepts.SCHEME, f"{stated.meaning} of {words}"), quantity]
+    return [Code(f"M-{_hashed(named)[:13]}", envelope.SCHEME, f"{stated.meaning} of {words}"), quantity]
 
 
 def _side(sites: Sequence[StatedCode]) -> list[SegmentFields]:

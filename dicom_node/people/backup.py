@@ -160,9 +160,10 @@ def _copy_database(settings: Settings, target: Path) -> list[str]:
 
 def _device_rules(settings: Settings) -> Path:
     """Where the site's device rules lie, or would lie."""
-    from dicom_node.jobs.worker.analyse import device_rules_of
+    from ai_pipeline.burnin.devices.rules import site_folder
 
-    return device_rules_of(settings) or settings.node.data_dir / DEVICE_RULES_FOLDER
+    ours = settings.node.data_dir / DEVICE_RULES_FOLDER
+    return site_folder(settings.workers.device_rules_dir, ours) or ours
 
 
 def _check_database(path: Path) -> None:

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
-from ai_pipeline.burnin.devices.rules import DeviceRule, conditions_of, read_rules
+from ai_pipeline.burnin.devices.rules import DeviceRule, conditions_of, read_rules, site_folder
 from ai_pipeline.contract import ImageHeader
 from ai_pipeline.errors import DeviceRuleError, PixelError
 from ai_pipeline.images.decode import open_dicom
@@ -24,7 +24,6 @@ from dicom_node.base.kinds import AuditAction, ObjectRole, ResultKind, ReviewCau
 from dicom_node.base.store import results
 from dicom_node.base.store.tables import CleaningReview, DrawnByHand, Instance, Study
 from dicom_node.base.store.views import View, as_json, columns
-from dicom_node.jobs.worker.analyse import device_rules_of
 from dicom_node.people import (
     PRINTABLE,
     Row,
@@ -357,7 +356,7 @@ def save_rule(
     with writing(settings) as session:
         instance, header = _opened(session, settings, number)
         rule, text = _rule(settings, instance, header, name, boxes)
-        folder = device_rules_of(settings) or settings.node.data_dir / DEVICE_RULES_FOLDER
+        folder = _device_rules(settings) or settings.node.data_dir / DEVICE_RULES_FOLDER
         # Before the file: no rule is there that the audit does not know.
         audit.note(session, by, AuditAction.RULE_SAVED, name=rule.name, of="device", review=number)
         session.flush()
@@ -394,9 +393,14 @@ def save_rule_and_clean(
     return ""
 
 
+def _device_rules(settings: Settings) -> Path | None:
+    """The site's folder of device rules, None if there is none."""
+    return site_folder(settings.workers.device_rules_dir, settings.node.data_dir / DEVICE_RULES_FOLDER)
+
+
 def rules_made_here(settings: Settings) -> list[View]:
     """The rules that were drawn at the console, by name."""
-    folder = device_rules_of(settings)
+    folder = _device_rules(settings)
     try:
         known = {rule.name: rule for rule in read_rules(folder)} if folder else {}
     except DeviceRuleError:  # the overview tells of the refused configuration
@@ -414,7 +418,7 @@ def rules_made_here(settings: Settings) -> list[View]:
 
 def remove_rule(settings: Settings, name: str, by: audit.Person) -> None:
     """Remove a rule that was drawn at the console. Raises NotFound, NotAllowedNow."""
-    folder = device_rules_of(settings)
+    folder = _device_rules(settings)
     if folder is None or name not in {row["name"] for row in rules_made_here(settings)}:
         raise NotFound(f"no device rule that was drawn here is called {name!r}")
     with writing(settings) as session:
@@ -456,7 +460,7 @@ def _rule(
             raise FaultyInput("name: small letters, digits, dots, - and _, up to 64") from None
         raise FaultyInput("the image names neither manufacturer nor model: no rule can be for it") from None
     try:
-        taken = {one.name for one in read_rules(device_rules_of(settings))}
+        taken = {one.name for one in read_rules(_device_rules(settings))}
     except DeviceRuleError as error:
         raise FaultyInput(str(error)) from None
     if name in taken:

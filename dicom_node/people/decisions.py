@@ -23,7 +23,7 @@ from dicom_node.base.store.results import end_reviews_of_image
 from dicom_node.base.store.tables import FAULT, DecisionRow, Delivery, DrawnByHand, Instance, Job, Result
 from dicom_node.base.store.views import View, as_json, find_study
 from dicom_node.deliver import outbox
-from dicom_node.jobs.enqueue import cancel
+from dicom_node.jobs.queue import cancel
 from dicom_node.people import audit, existing, open_database, reading, results, studies, writing
 from dicom_node.people.jobs import sources_sha256
 

@@ -17,7 +17,7 @@ from dicom_node.base.kinds import AuditAction
 from dicom_node.base.lifecycle import JobState, StudyState
 from dicom_node.base.store.tables import Job, Study
 from dicom_node.base.store.views import View
-from dicom_node.jobs.enqueue import cancel, put_first, retry
+from dicom_node.jobs.queue import cancel, put_first, retry
 from dicom_node.people import Row, ServiceRequest, audit, open_database, writing
 from dicom_node.people.monitoring import processes
 

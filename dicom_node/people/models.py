@@ -5,7 +5,7 @@ model.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,11 @@ from ai_pipeline.models.store import folder
 from ai_pipeline.pipelines import slots, try_out
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import FaultyInput, NotFound
-from dicom_node.base.kinds import AuditAction, Counted
+from dicom_node.base.kinds import AuditAction
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.jobs import drift as scores
 from dicom_node.people import audit, reading, writing
 
-OTHER = "other"
-"""What stands for all senders that are no configured peers."""
 TRIAL_SECONDS = 120
 """How long a model may take on the pictures that it is tried on before it is used."""
 
@@ -70,13 +68,12 @@ def drift(settings: Settings, since: datetime | None = None, peer: str = "") -> 
     """
     day = scores.window(utc_now()) if since is None else since.astimezone(UTC).date()
     with reading(settings) as session, _refused():
-        found = scores.drift(session, settings.workers.models_dir, day)
-    rows = [_drift_row(item, day) for item in found]
+        rows = scores.drift(session, settings.workers.models_dir, day)
     if not peer:
         return rows
     title = next((known.ae_title for known in settings.peers if known.name == peer), peer)
     chosen = [row for row in rows if row["calling_ae"] == title]
-    if not chosen and title not in {OTHER, *(known.ae_title for known in settings.peers)}:
+    if not chosen and title not in {scores.OTHER, *(known.ae_title for known in settings.peers)}:
         settings.peer(peer)
     return chosen
 
@@ -149,32 +146,3 @@ def _refused() -> Iterator[None]:
         yield
     except CardError as error:
         raise FaultyInput(str(error)) from None
-
-
-def _drift_row(item: scores.Drift, since: date) -> dict[str, Any]:
-    reference = item.reference
-    return {
-        "model": item.model.id,
-        "version": item.model.version,
-        "card_sha256": item.model.card_sha256,
-        "calling_ae": item.calling_ae or OTHER,
-        "since": since.isoformat(),
-        "verdict": item.verdict.value,
-        "note": item.note,
-        **{outcome.value: item.images.get(outcome, 0) for outcome in Counted},
-        "refusal_rate": item.refusal_rate and [round(value, 6) for value in item.refusal_rate],
-        "reference": reference
-        and {"set": reference.set, "images": reference.images, "refused": reference.refused},
-        "scores": [
-            {
-                "label": label.label,
-                "images": label.images,
-                "psi": None if label.index is None else round(label.index, 3),
-                "by_chance": None if label.by_chance is None else round(label.by_chance, 3),
-                "verdict": label.verdict.value,
-                # Of few images they would come near to telling single scores.
-                "bins": None if label.index is None else list(label.counts),
-            }
-            for label in item.labels
-        ],
-    }

@@ -17,8 +17,7 @@ from dicom_node.base.lifecycle import HeldState, JobState, StudyState
 from dicom_node.base.store import intake, results, transitions
 from dicom_node.base.store.tables import HeldResult, Instance, Job, Study
 from dicom_node.base.store.views import View, columns
-from dicom_node.jobs.enqueue import decide_study
-from dicom_node.jobs.rules import decide, explain, why_none
+from dicom_node.jobs.queue import decide, decide_study, explain, why_none
 from dicom_node.people import Row, audit, entered, open_database
 from dicom_node.receive.inspection import Inspected, inspect
 

@@ -40,7 +40,7 @@ from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import ReceivedObject, Study
 from dicom_node.base.store.transitions import FOR_UPDATE, move_study, record, steady_now
 from dicom_node.base.store.views import as_json
-from dicom_node.jobs.enqueue import enqueue_study
+from dicom_node.jobs.queue import enqueue_study
 from dicom_node.receive.inspection import Arrival
 from dicom_node.receive.inspector import Inspector
 from dicom_node.receive.spool import Spool

@@ -28,7 +28,7 @@ from dicom_node.base.store import fetches, intake, requested, results, sight
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Fetch, Instance, ReceivedObject, Study
 from dicom_node.base.store.transitions import move, move_study, record, steady_now
-from dicom_node.jobs.enqueue import decide_study, forward_late
+from dicom_node.jobs.queue import decide_study, forward_late
 from dicom_node.receive.inspection import Arrival, Inspected, same_object
 from dicom_node.receive.inspector import Inspector
 from dicom_node.receive.spool import Spool, marked

@@ -16,8 +16,7 @@ from dicom_node.base.store import intake, queue
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Instance, Study
 from dicom_node.base.store.transitions import FOR_UPDATE, move_study
-from dicom_node.jobs.enqueue import decide_study, enqueue_study
-from dicom_node.jobs.rules import RuleDecision
+from dicom_node.jobs.queue import RuleDecision, decide_study, enqueue_study
 from dicom_node.studies.quarantine import stop_study
 
 Row = dict[str, Any]

@@ -66,10 +66,8 @@ from dicom_node.receive.performed_steps import KEPT_DAYS
 from dicom_node.receive.policy import STORAGE_CLASSES
 from dicom_node.receive.spool import Spool, WaitingObjects
 from dicom_node.results.build import build, build_rejection
-from dicom_node.results.common.concepts import SCHEME, SCHEME_UID
-from dicom_node.results.common.source import BuiltObject, SourceObject
-from dicom_node.results.deidentified import EDITION
-from dicom_node.results.leaks import DUMMY_DATE
+from dicom_node.results.deidentified import DUMMY_DATE, EDITION
+from dicom_node.results.envelope import SCHEME, SCHEME_UID, BuiltObject, SourceObject
 from dicom_node.studies.fetch import Incoming
 from tests import golden_lab
 from tests.deidentified_lab import deidentified, write_named

@@ -482,7 +482,7 @@ class PeerSettings(Section):
     pseudonym_domain: Name | None = None
     """With deidentify: only peers of one domain share pseudonyms and UIDs; all without a domain do."""
     retain: tuple[Retained, ...] = ()
-    """With deidentify, kept besides: modified_dates, patient_characteristics, device."""
+    """With deidentify, kept besides: modified_dates, patient_characteristics."""
     entered: int = 0
     """The node itself sets it, for peers that a person entered: they follow console.local_peers."""
 

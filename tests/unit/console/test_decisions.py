@@ -80,7 +80,7 @@ from dicom_node.people import (
     users,
 )
 from dicom_node.results import sr
-from dicom_node.results.common.source import StatedNumber
+from dicom_node.results.envelope import StatedNumber
 from tests.archive_lab import FakeArchive, answer_for, film, peer
 from tests.console_lab import PASSWORD, Browser, ConsoleLab, Program, audited, routes
 from tests.inbox_lab import Inbox, encoded

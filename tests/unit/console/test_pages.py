@@ -228,7 +228,7 @@ _PEERS = [
      "hl7_fields": {"MSH-6": "RIS"}},
     {"name": "fhir", "ae_title": "F", "transport": "fhir", "may": ["receive"], "url": "https://h/fhir"},
     {"name": "web", "ae_title": "W", "transport": "dicomweb", "may": ["receive"], "url": "https://h/dicom-web",
-     "deidentify": True, "results": ["cleaned"], "retain": ["device"]},
+     "deidentify": True, "results": ["cleaned"], "retain": ["modified_dates"]},
 ]  # fmt: skip
 
 

@@ -36,10 +36,8 @@ from dicom_node.base.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.base.store.tables import Delivery, Instance, Job, Notification, Original, Result, Study
 from dicom_node.base.store.transitions import settle_study, utc_now
 from dicom_node.deliver import outbox
-from dicom_node.jobs.enqueue import retry
-from dicom_node.jobs.rules import decide, explain, why_none
-from dicom_node.jobs.worker.analyse import ImageAnalysis
-from dicom_node.jobs.worker.process import Worker
+from dicom_node.jobs.queue import decide, explain, retry, why_none
+from dicom_node.jobs.worker.run import ImageAnalysis, Worker
 from dicom_node.people import assessments, preflight, studies
 from dicom_node.people.audit import Person
 from dicom_node.receive.inspection import inspect
@@ -218,7 +216,7 @@ def test_a_name_corrected_while_the_job_runs_releases_nothing_with_the_old_name(
     worker = Worker(node.settings, node.database)
     claimed = worker._queue.claim(worker._owner)
     node.index(changed(image, PatientName="Right^Name"))
-    worker._runner.run(claimed, lambda share, what: None)
+    worker._run(claimed, lambda share, what: None)
     assert (node.rows(Result), node.jobs()[0].state) == ([], JobState.CANCELLED)
     node.assemble(1)
     work(node)

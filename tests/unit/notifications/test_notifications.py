@@ -24,7 +24,7 @@ from dicom_node.people import notifications
 from dicom_node.people.monitoring.disk import report_silence
 from dicom_node.people.preflight import check
 from dicom_node.results import sr
-from dicom_node.results.common.source import StatedFinding
+from dicom_node.results.envelope import StatedFinding
 from tests.certificates_lab import self_signed
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound

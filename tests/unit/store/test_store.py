@@ -78,7 +78,7 @@ from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.deliver.scu.interfaces import SendReport, SendStatus
 from dicom_node.jobs.drift import forget_old, report_drift
 from dicom_node.jobs.queue import JobQueue
-from dicom_node.jobs.worker.process import JobHeartbeat, Worker
+from dicom_node.jobs.worker.run import JobHeartbeat, Worker
 from dicom_node.people import deliveries, preflight, users
 from dicom_node.people.monitoring.disk import forget_past, note_free_space
 from dicom_node.people.monitoring.processes import Sign, SignsOfLife, forget_lost
