@@ -245,7 +245,7 @@ def _retry(session: Session, wanted: LostDecision) -> None:
 
 
 def _judge_cleaning(settings: Settings, wanted: LostDecision) -> None:
-    from dicom_node.studies import rerun
+    from dicom_node.studies import choose
 
     what = wanted.what
     verdict = ReviewVerdict(what["verdict"])
@@ -268,7 +268,7 @@ def _judge_cleaning(settings: Settings, wanted: LostDecision) -> None:
         burned_in.decide(session, instance.id, verdict, wanted.by.name)
         _note(session, wanted, study.id)
         if verdict is ReviewVerdict.DRAWN and study.state is not StudyState.RECEIVING:
-            rerun.rerun(session, study.id, settings)
+            choose.rerun(session, study.id, settings)
 
 
 def _change_job(session: Session, wanted: LostDecision) -> None:

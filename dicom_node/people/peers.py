@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from dicom_node.base.config.loading import did_you_mean
+from dicom_node.base.config.mistakes import did_you_mean
 from dicom_node.base.config.sample import toml_value
 from dicom_node.base.config.settings import PeerSettings, Settings
 from dicom_node.base.connectors import every
@@ -27,10 +27,9 @@ from dicom_node.base.kinds import AuditAction
 from dicom_node.base.store import views
 from dicom_node.deliver.outages import PeerOutage, outages
 from dicom_node.people import Row, ServiceResult, audit, entered, reading, writing
-from dicom_node.receive.entrance import Failure, network
 from dicom_node.receive.limits import REFUSED_CONTEXTS_NAMED, REFUSED_CONTEXTS_OF_MANY
 from dicom_node.receive.messages import Proposal
-from dicom_node.receive.policy import AEPolicy, accepted_classes, addresses, refused_class
+from dicom_node.receive.policy import AEPolicy, Failure, accepted_classes, addresses, network, refused_class
 from dicom_node.receive.statuses import (
     CALLED_AE_NOT_RECOGNISED,
     CALLING_AE_NOT_RECOGNISED,

@@ -22,9 +22,8 @@ from dicom_node.base.kinds import CONSOLE_AE_TITLE, AuditAction
 from dicom_node.base.store import sight
 from dicom_node.base.store.database import Database
 from dicom_node.people import audit
-from dicom_node.receive.inspection import Arrival, read_meta
 from dicom_node.receive.policy import accepted_classes
-from dicom_node.receive.spool import IncomingObject, Spool, WaitingObjects
+from dicom_node.receive.spool import Arrival, IncomingObject, Spool, WaitingObjects, read_meta
 from dicom_node.receive.statuses import Status
 
 WAY: Final = "STOW-RS"

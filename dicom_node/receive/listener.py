@@ -1,4 +1,11 @@
-"""The listener process: ``python -m dicom_node.receive --data-dir DIR [--place listener-N]``.
+"""The acceptor's side of an association (PS3.8 9.2), in one thread: negotiation, messages, end.
+
+DIMSE for a storage SCP: the fragments of a data set are written to the spool as they arrive, so an object of
+any size needs the memory of one PDU. A command that is not supported ends the association before its data set
+is read. A request is answered by the thread that has read its last byte: passing it to another thread would
+cost as much as the rest of the work on a small object.
+
+The listener process: ``python -m dicom_node.receive --data-dir DIR [--place listener-N]``.
 
 The process writes ``{"listening": [host, port]}`` to standard output when it accepts connections, else
 ``{"cannot_start": reason}``. It ends when standard input closes (the node died) or on SIGTERM, after giving
@@ -20,6 +27,7 @@ import select
 import signal
 import socket
 import ssl
+import struct
 import sys
 import threading
 import time
@@ -31,12 +39,187 @@ from dicom_node.base import logs
 from dicom_node.base.errors import ExitCode, SpoolError
 from dicom_node.base.events import LISTENER_STARTED, LISTENER_STOPPED, happened
 from dicom_node.base.processes import ALIVE_SECONDS, show_life, signal_pipe
-from dicom_node.receive.association import Association
-from dicom_node.receive.policy import AEPolicy, PolicyFile, addresses, policy_path
+from dicom_node.receive import limits
+from dicom_node.receive.messages import (
+    A_ABORT,
+    A_ASSOCIATE_RQ,
+    A_RELEASE_RQ,
+    ABORTED_BY_PROVIDER,
+    MAXIMUM_PDU_BYTES,
+    P_DATA_TF,
+    RELEASED,
+    DeadlineSocket,
+    ProtocolViolation,
+    acceptance,
+    encode_response,
+    fragments,
+    p_data_tf,
+    read_command,
+    read_request,
+    rejection,
+)
+from dicom_node.receive.policy import AEPolicy, Failure, PolicyFile, addresses, policy_path
 from dicom_node.receive.spool import JournalWriter, Spool, journal_folder, listener_lock
-from dicom_node.receive.storage_service import StorageService
+from dicom_node.receive.statuses import Rejection
+from dicom_node.receive.storage_service import AcceptedAssociation, Request, StorageService
 
 _LOGGER = logging.getLogger(__name__)
+_COMMAND, _LAST = 1, 2  # bits of the message control header, PS3.8 E.2
+_SECONDS_TO_READ_AN_ABORT = 0.5  # that a peer has to read our A-ABORT
+
+
+class Association:
+    """One connection. ``run`` is its thread; ``abort`` may be called by another one."""
+
+    def __init__(self, service: StorageService, connection: socket.socket, address: str) -> None:
+        self._service, self._address, self._policy = service, address, service.policy.current()
+        self._socket = DeadlineSocket(
+            connection, self._policy.acse_timeout_seconds, self._policy.network_timeout_seconds
+        )
+        self._buffer = memoryview(b"")
+        self._late = "no association request within the time allowed"
+        """Why the association ends if the deadline passes."""
+        self._reason = ""
+        self._failure: Failure | None = None
+        self._stopping = self._released = False
+        self._accepted: AcceptedAssociation | None = None
+        self._command, self._context_id = bytearray(), 0
+        self._request: Request | None = None
+        self._tiny_fragments = 0
+
+    def run(self) -> None:
+        """From the handshake of TLS to the last event in the journal."""
+        try:
+            if accepted := self._negotiate():
+                self._take_messages(accepted)
+        except ProtocolViolation as error:
+            self._end(str(error))
+        except TimeoutError:
+            self._end(self._late, Failure.TOO_LATE)
+        except OSError:
+            if self._accepted is not None:
+                self._end("the listener stopped" if self._stopping else "connection lost")
+        except Exception as error:  # this association ends, and the listener must live on
+            _LOGGER.error("association failed: %s", type(error).__name__, exc_info=error)
+            self._end(f"failed here: {type(error).__name__}")
+        finally:
+            if self._request is not None:
+                self._request.abandon()
+            self._socket.close()
+            if self._accepted is not None:
+                self._service.leave(self._accepted, released=self._released, reason=self._reason)
+            else:
+                self._service.entrance.leave(self._address, self._failure)
+
+    def abort(self) -> None:
+        """End the association: the listener stops."""
+        self._stopping = True
+        self._socket.interrupt()
+
+    def _end(self, reason: str, failure: Failure = Failure.MALFORMED) -> None:
+        """Abort; AA-1 and AA-8 of PS3.8 9.2.3. ``failure``: counted where there is no association yet."""
+        self._reason, self._failure = reason, failure
+        with contextlib.suppress(OSError):
+            self._socket.send_seconds = _SECONDS_TO_READ_AN_ABORT
+            self._socket.send(ABORTED_BY_PROVIDER)
+
+    def _negotiate(self) -> AcceptedAssociation | None:
+        """The association that the peer has now, if it is not rejected (PS3.8 7.1)."""
+        try:  # the handshake of TLS: not in the thread that accepts, which one silent peer would block
+            self._socket.shake_hands()
+        except OSError as error:
+            reason = getattr(error, "reason", None) or type(error).__name__
+            self._service.tls_failed(self._address, str(reason))
+            return None
+        kind, body = self._read_pdu()
+        if kind != A_ASSOCIATE_RQ:
+            raise ProtocolViolation("no association request")
+        verdict = self._service.enter(read_request(body, self._address))
+        if isinstance(verdict, Rejection):
+            self._socket.send(rejection(verdict.result, verdict.source, verdict.reason))
+            return None
+        self._accepted = verdict
+        self._socket.send(acceptance(body, verdict.results, verdict.roles, MAXIMUM_PDU_BYTES))
+        return verdict
+
+    def _take_messages(self, accepted: AcceptedAssociation) -> None:
+        """Until the peer releases or aborts. Raises ProtocolViolation, OSError."""
+        while True:
+            kind, body = self._read_pdu()
+            if kind == P_DATA_TF:
+                for context_id, value in fragments(body):
+                    self._take(accepted, context_id, value)
+            elif kind == A_RELEASE_RQ:
+                self._released = True
+                self._socket.send(RELEASED)
+                return
+            elif kind == A_ABORT:
+                self._reason = "aborted by the peer"
+                return
+            else:
+                raise ProtocolViolation("a PDU that is not expected")
+
+    def _read_pdu(self) -> tuple[int, memoryview]:
+        """Type and body of the next PDU, in a buffer that the next one overwrites.
+
+        New memory for each costs as much as reading it.
+        """
+        waits = self._accepted is not None and not self._context_id
+        if waits:  # an association request has what is left since the connection
+            self._late = "idle too long"
+            self._socket.allow(self._policy.network_timeout_seconds)
+        kind, length = struct.unpack(">BxI", self._socket.read(memoryview(bytearray(6))))
+        if waits:
+            self._late = "too slow: a message did not come within the time allowed"
+            self._socket.allow(self._policy.network_timeout_seconds, limits.SLOWEST_BYTES_PER_SECOND)
+        is_data = kind == P_DATA_TF and self._accepted is not None
+        largest = limits.LARGEST_PDU if is_data else limits.LARGEST_REQUEST
+        if not A_ASSOCIATE_RQ <= kind <= A_ABORT or length > largest:
+            raise ProtocolViolation("no PDU, or one beyond its largest length")
+        if len(self._buffer) < length:
+            self._buffer = memoryview(bytearray(length))
+        return kind, self._socket.read(self._buffer[:length])
+
+    def _take(self, accepted: AcceptedAssociation, context_id: int, value: memoryview) -> None:
+        """One fragment of a message (PS3.7 6.3, PS3.8 E)."""
+        if not value:
+            raise ProtocolViolation("PDV without message control header")
+        if len(value) <= limits.TINY_FRAGMENT:
+            self._tiny_fragments += 1
+            if self._tiny_fragments > limits.TINY_FRAGMENTS:
+                raise ProtocolViolation("too many tiny fragments")
+        if self._context_id not in (0, context_id):
+            raise ProtocolViolation("a message in two presentation contexts")
+        self._context_id = context_id
+        is_last, request = bool(value[0] & _LAST), self._request
+        if not value[0] & _COMMAND:
+            if request is None:
+                raise ProtocolViolation("data set without command")
+            request.write(value[1:])
+        elif request is not None:
+            raise ProtocolViolation("command inside a data set")
+        else:
+            self._command += value[1:]
+            if len(self._command) > limits.LARGEST_COMMAND:
+                raise ProtocolViolation("command set beyond its largest length")
+            if is_last:
+                encoded, self._command = bytes(self._command), bytearray()
+                command = read_command(encoded)
+                self._request = request = self._service.begin(accepted, command, context_id)
+                is_last = not command.has_data_set
+        if is_last and request is not None:
+            self._answer(accepted, context_id, request)
+            self._request, self._context_id, self._tiny_fragments = None, 0, 0
+
+    def _answer(self, accepted: AcceptedAssociation, context_id: int, request: Request) -> None:
+        response = encode_response(request.command, self._service.finish(accepted, request))
+        limit = accepted.proposal.maximum_length  # 6 bytes of it are the header of a PDV
+        step = max(limit - 6, 1) if limit else len(response)
+        for start in range(0, len(response), step):
+            header = _COMMAND | _LAST if start + step >= len(response) else _COMMAND
+            self._socket.send(p_data_tf(context_id, header, response[start : start + step]))
+
+
 _WAITING_CONNECTIONS = 128  # that the system accepts for us
 _ABORT_SECONDS = 4.0  # for all of them: a successor waits 15 s for us
 _UPKEEP_SECONDS = 1.0

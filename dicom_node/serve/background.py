@@ -47,7 +47,7 @@ from dicom_node.jobs.queue import JobQueue
 from dicom_node.people import decisions
 from dicom_node.people.monitoring import disk, processes
 from dicom_node.receive.spool import Spool
-from dicom_node.studies import choose, scan, upkeep
+from dicom_node.studies import choose, scan
 from dicom_node.studies.fetch import Fetcher, Questions, report_missing
 
 _ARRIVAL_SECONDS = 0.1  # between two looks whether the spool has changed, while nothing happens
@@ -263,8 +263,8 @@ class Background:
             ]
         if self._role.keeps_time:
             hourly: list[Callable[[Database, Settings], object]] = [
-                upkeep.purge,
-                upkeep.purge_results,
+                scan.purge,
+                scan.purge_results,
                 drift.forget_old,
                 disk.forget_past,
                 commitments.forget_requests,
@@ -371,7 +371,7 @@ class Background:
             drift.report_drift(self._database, self._settings)
 
     def _compare_spool(self) -> None:
-        upkeep.reconcile(self._database, self._spool, Files(self._settings))
+        scan.reconcile(self._database, self._spool, Files(self._settings))
 
     def _watch_database(self) -> None:
         """Report a deleted SQLite file: writes to it still succeed, and are lost at the restart."""

@@ -57,9 +57,8 @@ from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import ArchiveQuestion, Fetch, Job, Study
 from dicom_node.base.store.transitions import move_fetch, record, turn_changed, utc_now
 from dicom_node.deliver import scu
-from dicom_node.receive.inspection import Arrival, check_taken, read_meta
 from dicom_node.receive.policy import accepted_classes
-from dicom_node.receive.spool import Spool, WaitingObjects
+from dicom_node.receive.spool import Arrival, Spool, WaitingObjects, check_taken, read_meta
 
 _AGAIN = timedelta(seconds=5)  # until a peer that did not answer is asked again
 _LOOK = timedelta(seconds=2)  # between looks whether all came

@@ -1,4 +1,6 @@
-"""Indexing of one received object: its rows, the version in force, and the effect on its study.
+"""Stops a study that changed or is in doubt: a conflict puts it into quarantine, a person releases it.
+
+Indexing of one received object: its rows, the version in force, and the effect on its study.
 
 Checks that a fetched object belongs to the requested study and to the patient named in the answer.
 
@@ -9,7 +11,7 @@ import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -19,20 +21,80 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.hashes import CODING
 from dicom_node.base.dicom.identity import Patient, identity_sha256, patient_sha256
 from dicom_node.base.dicom.uids import role_of
-from dicom_node.base.errors import NotInSpool, StoreAway
+from dicom_node.base.errors import NotAllowedNow, NotFound, NotInSpool, StoreAway
+from dicom_node.base.events import JOB_CANCELLED, STUDY_QUARANTINED, STUDY_RELEASED
 from dicom_node.base.files import Files
-from dicom_node.base.kinds import ObjectRole, Outcome
-from dicom_node.base.lifecycle import READ_FROM_WORK, FetchState, StudyState
-from dicom_node.base.store import fetches, intake, questions, results, sight, steps
+from dicom_node.base.kinds import NOT_CHOSEN, ObjectRole, Outcome, ResultKind
+from dicom_node.base.lifecycle import READ_FROM_WORK, FetchState, JobState, StudyState
+from dicom_node.base.store import deliveries, fetches, intake, questions, queue, results, sight, steps
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.patient_names import PatientNames
 from dicom_node.base.store.tables import Fetch, Instance, ReceivedObject, Study
-from dicom_node.base.store.transitions import move_fetch, move_study, record, steady_now
+from dicom_node.base.store.transitions import (
+    FOR_UPDATE,
+    move_fetch,
+    move_job,
+    move_study,
+    record,
+    steady_now,
+    utc_now,
+)
 from dicom_node.jobs.enqueue import decide_study, forward_late
-from dicom_node.receive.inspection import Arrival, Inspected, same_object
-from dicom_node.receive.inspector import Inspector
-from dicom_node.receive.spool import Spool, marked
-from dicom_node.studies.quarantine import drop_waiting, quarantine_study, stop_study
+from dicom_node.receive.inspection import Inspected, Inspector
+from dicom_node.receive.spool import Arrival, Spool, marked, same_object
+
+
+def quarantine_study(session: Session, study: Study, reason: str) -> None:
+    """Quarantine the study: none of its results is sent until a person chooses."""
+    if study.state is StudyState.QUARANTINED:
+        if reason not in study.reason:
+            study.reason = f"{study.reason}; {reason}"[:2000]
+            session.flush()
+        return
+    study.due_at = None
+    session.flush()
+    stop_study(session, study, "the study is in quarantine")
+    move_study(session, study, STUDY_QUARANTINED, reason=reason)
+
+
+def release_study(session: Session, study_id: int, now: datetime | None = None) -> None:
+    """Release a study from quarantine: it is assembled again from the versions in force.
+
+    The versions were chosen before (:mod:`dicom_node.studies.choose`). Raises NotFound, NotAllowedNow.
+    """
+    study = session.get(Study, study_id, with_for_update=FOR_UPDATE)
+    if study is None:
+        raise NotFound(f"no study has the number {study_id}")
+    if study.state is not StudyState.QUARANTINED:
+        raise NotAllowedNow(f"the study is {study.state}: only one in quarantine can be released")
+    study.revision += 1  # its jobs may have been made before the conflict came
+    study.due_at = now or utc_now()
+    session.flush()
+    move_study(session, study, STUDY_RELEASED, reason="released by a person")
+
+
+def drop_waiting(session: Session, study: Study, reason: str) -> None:
+    """Cancel jobs that have not started: jobs of a newer revision replace them."""
+    for job in queue.of_study(session, study.id, (JobState.QUEUED, JobState.HELD)):
+        move_job(session, job, JOB_CANCELLED, reason=reason, finished_at=utc_now())
+
+
+def stop_study(session: Session, study: Study, reason: str, *, same_data: bool = False) -> None:
+    """Send nothing more of a study: waiting jobs and deliveries are cancelled, running jobs asked to stop.
+
+    ``same_data``: assessments and received images are still delivered, because no job asks for them again.
+    """
+    drop_waiting(session, study, reason)
+    for job in queue.of_study(session, study.id, (JobState.RUNNING,)):
+        job.cancel_requested, job.reason = True, reason
+    but = NOT_CHOSEN if same_data else {ResultKind.REJECTION}
+    for delivery in intake.pending_deliveries(session, study.id, but):
+        deliveries.withdraw(session, delivery, reason)
+    if not same_data:
+        for delivery in intake.pending_originals(session, study.id):
+            deliveries.withdraw(session, delivery, reason)
+    session.flush()
+
 
 _PRIORITY = {1: 1, 2: -1}  # C-STORE priority (PS3.7 9.1.1: 0 medium, 1 high, 2 low) → ours
 _EVENTS: dict[Outcome, events.EventType] = {

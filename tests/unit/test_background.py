@@ -30,7 +30,7 @@ from dicom_node.base.events import (
 )
 from dicom_node.base.kinds import Role
 from dicom_node.base.sitekey import SiteKey, load_or_create, path_of
-from dicom_node.receive.inspector import Inspector
+from dicom_node.receive.inspection import Inspector
 from dicom_node.serve.background import Background, inode
 from dicom_node.serve.node import _prepare_folder
 from dicom_node.studies.scan import Indexer

@@ -41,8 +41,8 @@ from dicom_node.base.events import (
     STORE_REFUSED,
     TLS_FAILED,
 )
-from dicom_node.receive.inspection import read_arrival
 from dicom_node.receive.policy import STORAGE_CLASSES
+from dicom_node.receive.spool import read_arrival
 from tests.certificates_lab import Authority
 from tests.ports import free_port
 from tests.wire.receiver import (

@@ -17,8 +17,16 @@ from pydicom.uid import UltrasoundImageStorage
 
 from dicom_node.base.errors import SpoolError, SpoolFull
 from dicom_node.base.events import ASSOCIATION_ACCEPTED, ASSOCIATION_RELEASED, Event
-from dicom_node.receive.inspection import Arrival, read_arrival
-from dicom_node.receive.spool import JournalReader, JournalWriter, Spool, Turns, WaitingObjects, mark_of
+from dicom_node.receive.spool import (
+    Arrival,
+    JournalReader,
+    JournalWriter,
+    Spool,
+    Turns,
+    WaitingObjects,
+    mark_of,
+    read_arrival,
+)
 from tests.inbox_lab import spooled
 
 IMPLICIT = "1.2.840.10008.1.2"

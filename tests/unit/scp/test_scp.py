@@ -26,7 +26,6 @@ from ai_pipeline.images.codestreams import check_decodable
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES, SyntaxKind
 from dicom_node.receive import limits, statuses
-from dicom_node.receive.entrance import OTHERS, Entrance, Failure, network
 from dicom_node.receive.messages import (
     C_STORE_RQ,
     N_CREATE_RQ,
@@ -43,12 +42,16 @@ from dicom_node.receive.messages import (
     read_request,
 )
 from dicom_node.receive.policy import (
+    OTHERS,
     VERIFICATION,
     AEPolicy,
+    Entrance,
+    Failure,
     Permission,
     PolicyFile,
     addresses,
     negotiate,
+    network,
     refused_class,
 )
 from dicom_node.receive.storage_service import StoreRequest

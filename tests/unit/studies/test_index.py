@@ -80,13 +80,13 @@ from dicom_node.deliver import outbox
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.people import audit, rules, studies
 from dicom_node.people.monitoring.disk import forget_past
-from dicom_node.receive.inspection import Arrival, Inspected, encode_header
-from dicom_node.receive.inspector import Inspector, ReaderLost
+from dicom_node.receive.inspection import Inspected, Inspector, ReaderLost
 from dicom_node.receive.messages import N_CREATE_RQ, N_SET_RQ, Command
-from dicom_node.receive.performed_steps import PerformedSteps
-from dicom_node.studies import rerun, scan
+from dicom_node.receive.spool import Arrival, encode_header
+from dicom_node.receive.storage_service import PerformedSteps
+from dicom_node.studies import choose, scan
 from dicom_node.studies.choose import Choice
-from dicom_node.studies.upkeep import compare, purge, purge_results, reconcile, reindex
+from dicom_node.studies.scan import compare, purge, purge_results, reconcile, reindex
 from tests.inbox_lab import INSPECTOR, Inbox, encoded
 from tests.modality import ULTRASOUND, assign, chest, ultrasound
 from tests.mpps_lab import COMPLETED, DISCONTINUED, IN_PROGRESS, WITH_STEPS, begun, ended
@@ -301,7 +301,7 @@ VICTIM = """
 import sys, time
 from pathlib import Path
 from dicom_node.base.config.settings import Settings
-from dicom_node.receive.inspector import Inspector
+from dicom_node.receive.inspection import Inspector
 from dicom_node.receive.spool import Spool
 from dicom_node.base.store.database import Database
 from dicom_node.studies.scan import Indexer
@@ -1109,7 +1109,7 @@ class Life:
     def rerun(self) -> None:
         if (study := self.inbox.write(intake.study, self.uid)) is not None:
             with suppress(NotAllowedNow):
-                self.inbox.write(rerun.rerun, study.id, self.inbox.settings)
+                self.inbox.write(choose.rerun, study.id, self.inbox.settings)
 
     def _made(self, number: int, variant: str) -> Dataset:
         image = ultrasound(self.name, number=number, size=(16, 12))
