@@ -183,9 +183,7 @@ class StowRequest:
             raise _Refused(NO_SUCH_CLASS)
         if transfer_syntax(meta.transfer_syntax_uid) is None:
             raise _Refused(NO_SUCH_SYNTAX)
-        if not self._waiting.has_room(
-            CONSOLE_AE_TITLE, self._settings.spool.waiting_objects, self._settings.spool.waiting_mib * 2**20
-        ):
+        if not self._waiting.has_room(CONSOLE_AE_TITLE, self._settings.spool):
             raise _Refused(NO_ROOM)
         arrival = Arrival(
             self.association,

@@ -14,8 +14,6 @@ LARGEST_COMMAND = 2**14
 DISCARDED = 2**38
 """Bytes of a data set that is refused. One that is never answered would be sent again and again; its bytes
 cost no disk, and no more of the network than objects that are taken."""
-HEAD = 2**10
-"""Bytes of a data set in which its SOP Class and Instance UID are looked for before it is answered."""
 TINY_FRAGMENT = 64
 """Bytes: a PDU with a smaller fragment takes as much time of all senders as one of 16 KiB."""
 TINY_FRAGMENTS = 32

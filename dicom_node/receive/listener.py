@@ -36,6 +36,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dicom_node.base import logs
+from dicom_node.base.config.settings import ListenerSettings, TlsSettings
 from dicom_node.base.errors import ExitCode, SpoolError
 from dicom_node.base.events import LISTENER_STARTED, LISTENER_STOPPED, happened
 from dicom_node.base.processes import ALIVE_SECONDS, show_life, signal_pipe
@@ -72,9 +73,9 @@ class Association:
     """One connection. ``run`` is its thread; ``abort`` may be called by another one."""
 
     def __init__(self, service: StorageService, connection: socket.socket, address: str) -> None:
-        self._service, self._address, self._policy = service, address, service.policy.current()
+        self._service, self._address, self._limits = service, address, service.policy.current().listener
         self._socket = DeadlineSocket(
-            connection, self._policy.acse_timeout_seconds, self._policy.network_timeout_seconds
+            connection, self._limits.acse_timeout_seconds, self._limits.network_timeout_seconds
         )
         self._buffer = memoryview(b"")
         self._late = "no association request within the time allowed"
@@ -95,7 +96,7 @@ class Association:
         except ProtocolViolation as error:
             self._end(str(error))
         except TimeoutError:
-            self._end(self._late, Failure.TOO_LATE)
+            self._end(self._late, "too_late")
         except OSError:
             if self._accepted is not None:
                 self._end("the listener stopped" if self._stopping else "connection lost")
@@ -116,7 +117,7 @@ class Association:
         self._stopping = True
         self._socket.interrupt()
 
-    def _end(self, reason: str, failure: Failure = Failure.MALFORMED) -> None:
+    def _end(self, reason: str, failure: Failure = "malformed") -> None:
         """Abort; AA-1 and AA-8 of PS3.8 9.2.3. ``failure``: counted where there is no association yet."""
         self._reason, self._failure = reason, failure
         with contextlib.suppress(OSError):
@@ -167,11 +168,11 @@ class Association:
         waits = self._accepted is not None and not self._context_id
         if waits:  # an association request has what is left since the connection
             self._late = "idle too long"
-            self._socket.allow(self._policy.network_timeout_seconds)
+            self._socket.allow(self._limits.network_timeout_seconds)
         kind, length = struct.unpack(">BxI", self._socket.read(memoryview(bytearray(6))))
         if waits:
             self._late = "too slow: a message did not come within the time allowed"
-            self._socket.allow(self._policy.network_timeout_seconds, limits.SLOWEST_BYTES_PER_SECOND)
+            self._socket.allow(self._limits.network_timeout_seconds, limits.SLOWEST_BYTES_PER_SECOND)
         is_data = kind == P_DATA_TF and self._accepted is not None
         largest = limits.LARGEST_PDU if is_data else limits.LARGEST_REQUEST
         if not A_ASSOCIATE_RQ <= kind <= A_ABORT or length > largest:
@@ -238,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logs.configure(policy.log_level, "listener", policy.log)
         with _only_one(listener_lock(given.data_dir, given.place)):
             _serve(Listener(given.data_dir, given.place))
-    except (OSError, ValueError, KeyError, TypeError, SpoolError) as error:
+    except (OSError, ValueError, SpoolError) as error:
         print(json.dumps({"cannot_start": str(error)}), flush=True)
         return ExitCode.UNAVAILABLE
     return ExitCode.OK
@@ -299,15 +300,15 @@ class Listener:
         self._policy_file = PolicyFile(policy_path(data_dir, place))
         policy = self._policy_file.current()
         self._listener_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
-        spool = Spool(data_dir / "spool", policy.minimum_free_bytes, place)
+        spool = Spool(data_dir / "spool", policy.spool.minimum_free_mib * 2**20, place)
         self._leftovers = spool.remove_leftovers()
         journal = JournalWriter(journal_folder(data_dir, place), self._listener_id)
         self._service = StorageService(self._policy_file, data_dir, spool, journal, self._listener_id)
-        self._tls = _ssl_context(policy.tls)
+        self._tls = _ssl_context(policy.listener.tls)
         self._applied = self._refused = policy
         self._associations: set[Association] = set()
         self._stopping = False
-        self._socket = _listen(policy)
+        self._socket = _listen(policy.listener)
         self._learn_addresses(policy)
         self._thread = threading.Thread(target=self._accept, name="listener", daemon=True)
 
@@ -338,7 +339,7 @@ class Listener:
         policy = self._policy_file.current()
         if policy is not self._applied:  # read again: also where only certificates were replaced
             try:
-                self._tls = _ssl_context(policy.tls)
+                self._tls = _ssl_context(policy.listener.tls)
                 logging.getLogger().setLevel(policy.log_level.upper())
                 self._learn_addresses(policy)
                 self._applied = policy
@@ -405,34 +406,35 @@ class Listener:
         threading.Thread(target=learn, daemon=True).start()
 
 
-def _listen(policy: AEPolicy) -> socket.socket:
+def _listen(listener: ListenerSettings) -> socket.socket:
     try:
         found = socket.getaddrinfo(
-            policy.host or None, policy.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            listener.host or None, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
         return socket.create_server(
             address,
             family=family,
             backlog=_WAITING_CONNECTIONS,
-            reuse_port=policy.share_port,
+            reuse_port=listener.share_port,
             dualstack_ipv6=family == socket.AF_INET6,
         )
     except OSError as error:
         why = "in use by another program" if error.errno == errno.EADDRINUSE else error.strerror
-        raise OSError(f"port {policy.port} of {policy.host}: {why} (listener.host, listener.port)") from None
+        raise OSError(
+            f"port {listener.port} of {listener.host}: {why} (listener.host, listener.port)"
+        ) from None
 
 
-def _ssl_context(tls: tuple[str, str, str] | None) -> ssl.SSLContext | None:
+def _ssl_context(tls: TlsSettings | None) -> ssl.SSLContext | None:
     """BCP 195 (PS3.15 B.12): TLS 1.2 or newer; with CAs of our own, only clients that these certify."""
     if tls is None:
         return None
-    certificate, private_key, trusted = tls
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(certificate, private_key)
-    if trusted:
-        context.load_verify_locations(trusted)
+    context.load_cert_chain(tls.certificate, tls.private_key)
+    if tls.trusted:
+        context.load_verify_locations(tls.trusted)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import json
 import logging
 import os
 import re
@@ -25,13 +24,14 @@ import threading
 import time
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Literal
 
+from pydantic import TypeAdapter
 from pydicom.uid import UID_dictionary
 
+from dicom_node.base.config.settings import ListenerSettings, Settings, SpoolSettings
 from dicom_node.base.dicom import commitment, performed_step
 from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES, SyntaxKind
 from dicom_node.base.kinds import CONSOLE_AE_TITLE
@@ -43,14 +43,10 @@ _MINUTE = 60.0
 OTHERS = "others"
 
 
-class Failure(StrEnum):
-    """The reason why a connection ended without an association."""
-
-    NO_PLACE = "no_place"  # closed at once: too many wait already
-    TOO_LATE = "too_late"  # no complete association request in the time allowed
-    MALFORMED = "malformed"  # something else than an association request
-    REJECTED = "rejected"  # beyond those that are journalled one by one
-    NO_TLS = "no_tls"  # the same
+Failure = Literal["no_place", "too_late", "malformed", "rejected", "no_tls"]
+"""Why a connection ended without an association: closed at once, as too many waited; no complete request
+in the time allowed; something else than a request; of rejections and TLS failures those without an event of
+their own."""
 
 
 class Entrance:
@@ -88,7 +84,7 @@ class Entrance:
             if self._waiting.total() < places and self._waiting[one] < mine:
                 self._waiting[one] += 1
                 return True
-        self.fail(address, Failure.NO_PLACE)
+        self.fail(address, "no_place")
         return False
 
     def leave(self, address: str, failure: Failure | None = None) -> None:
@@ -262,9 +258,6 @@ def shown_uid(uid: str) -> str:
     return re.sub(r"[^0-9.]", "?", uid[:64])
 
 
-if TYPE_CHECKING:  # the listener starts without it
-    from dicom_node.base.config.settings import Settings
-
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -312,82 +305,43 @@ class Permission:
 class AEPolicy:
     """All settings that the listener needs."""
 
-    host: str
-    port: int
-    share_port: bool
     ae_titles: tuple[str, ...]
-    check_called_ae: bool
-    unknown_callers: str
-    maximum_associations: int
-    maximum_object_bytes: int
-    acse_timeout_seconds: float
-    network_timeout_seconds: float
-    further_storage_classes: tuple[str, ...]
-    minimum_free_bytes: int
-    waiting_objects: int
-    waiting_bytes: int
-    log_level: str
-    tls: tuple[str, str, str] | None
-    """Paths of PEM files: certificate, its key, and CAs of which a client needs a certificate ("": none)."""
+    listener: ListenerSettings
+    spool: SpoolSettings
     peers: tuple[PeerPolicy, ...]
-    log: LogTarget = field(default_factory=LogTarget)
+    log_level: str
+    log: LogTarget
 
     @classmethod
     def from_settings(cls, settings: Settings) -> AEPolicy:
         """The part of the configuration that concerns the listener."""
-        listener = settings.listener
-        return cls(
-            host=listener.host,
-            port=listener.port,
-            share_port=listener.share_port,
-            ae_titles=(settings.node.ae_title, *listener.further_ae_titles),
-            check_called_ae=listener.check_called_ae,
-            unknown_callers=listener.unknown_callers,
-            maximum_associations=listener.maximum_associations,
-            maximum_object_bytes=listener.maximum_object_mib * 2**20,
-            acse_timeout_seconds=listener.acse_timeout_seconds,
-            network_timeout_seconds=listener.network_timeout_seconds,
-            further_storage_classes=listener.further_storage_classes,
-            minimum_free_bytes=settings.spool.minimum_free_mib * 2**20,
-            waiting_objects=settings.spool.waiting_objects,
-            waiting_bytes=settings.spool.waiting_mib * 2**20,
-            log_level=settings.node.log_level,
-            tls=(
-                str(listener.tls.certificate),
-                str(listener.tls.private_key),
-                str(listener.tls.trusted or ""),
+        peers = tuple(
+            PeerPolicy(
+                name=peer.name,
+                ae_title=peer.ae_title,
+                host=peer.host,
+                may_send="send" in peer.may,
+                check_address=peer.check_address,
+                maximum_associations=peer.maximum_associations,
+                reports_as=tuple(title.strip() for title in peer.reporting_titles),
+                reports_from=peer.commitment_host or "",
+                asks_as=tuple(title.strip() for title in peer.requesting_titles),
+                mpps=peer.mpps,
             )
-            if listener.tls
-            else None,
-            peers=tuple(
-                PeerPolicy(
-                    name=peer.name,
-                    ae_title=peer.ae_title,
-                    host=peer.host,
-                    may_send="send" in peer.may,
-                    check_address=peer.check_address,
-                    maximum_associations=peer.maximum_associations,
-                    reports_as=tuple(title.strip() for title in peer.reporting_titles),
-                    reports_from=peer.commitment_host or "",
-                    asks_as=tuple(title.strip() for title in peer.requesting_titles),
-                    mpps=peer.mpps,
-                )
-                for peer in settings.peers
-            ),
-            log=settings.log_target,
+            for peer in settings.peers
         )
+        titles = (settings.node.ae_title, *settings.listener.further_ae_titles)
+        level, log = settings.node.log_level, settings.log_target
+        return cls(titles, settings.listener, settings.spool, peers, level, log)
 
     @classmethod
     def from_json(cls, text: str) -> AEPolicy:
-        """Read the output of ``to_json``. Raises ValueError, KeyError or TypeError for any other text."""
-        fields: dict[str, Any] = json.loads(text, object_hook=_with_tuples)
-        fields["log"] = LogTarget(**fields["log"])
-        fields["peers"] = tuple(PeerPolicy(**peer) for peer in fields["peers"])
-        return cls(**fields)
+        """Read the output of ``to_json``. Raises ValueError for any other text."""
+        return _AS_JSON.validate_json(text)
 
     def to_json(self) -> str:
         """The policy as the text of ``policy.json``."""
-        return json.dumps(asdict(self), indent=1)
+        return _AS_JSON.dump_json(self, indent=1).decode()
 
     def write(self, path: Path) -> None:
         """Replace the file at once: a reader finds the old policy or the new one. Raises OSError.
@@ -417,7 +371,7 @@ class AEPolicy:
         if proposal.application_context != APPLICATION_CONTEXT:
             return statuses.APPLICATION_CONTEXT_NOT_SUPPORTED
         if not is_ae_title(proposal.called_ae) or (
-            self.check_called_ae and proposal.called_ae not in self.ae_titles
+            self.listener.check_called_ae and proposal.called_ae not in self.ae_titles
         ):
             return statuses.CALLED_AE_NOT_RECOGNISED
         calling, address = proposal.calling_ae.strip(), proposal.address
@@ -443,7 +397,7 @@ class AEPolicy:
             return statuses.CALLING_AE_NOT_RECOGNISED
         taken = {CONSOLE_AE_TITLE, *(one.ae_title.strip() for one in self.peers)}
         taken |= {title for one in self.peers for title in (*one.reports_as, *one.asks_as)}
-        if self.unknown_callers == "accept" and proposal.calling_ae.strip() not in taken:
+        if self.listener.unknown_callers == "accept" and proposal.calling_ae.strip() not in taken:
             return Permission("", may_send=True)
         classes = {abstract for abstract, _ in proposal.contexts.values()}
         if classes == {VERIFICATION}:
@@ -459,7 +413,10 @@ class AEPolicy:
         A peer that we ask for storage commitment proposes to be its SCP; without that it is the SCU, and asks
         us.
         """
-        supported, granted = supported_syntaxes(self.further_storage_classes), dict[str, tuple[bool, bool]]()
+        supported, granted = (
+            supported_syntaxes(self.listener.further_storage_classes),
+            dict[str, tuple[bool, bool]](),
+        )
         scu, scp = roles.get(commitment.SOP_CLASS, (True, False))
         reports = scp and permission.may_report
         if reports or (scu and permission.may_ask):
@@ -477,12 +434,13 @@ class AEPolicy:
         peers, strangers never get more than half of the places.
         """
         number = sum(peer == permission.peer for peer, _ in open_ones)
-        if len(open_ones) >= self.maximum_associations:
+        most = self.listener.maximum_associations
+        if len(open_ones) >= most:
             return False
         if permission.peer:
             return number < {peer.name: peer.maximum_associations for peer in self.peers}[permission.peer]
         here = sum(one == ("", address) for one in open_ones)
-        half = max(self.maximum_associations // 2, 1) if self.peers else self.maximum_associations
+        half = max(most // 2, 1) if self.peers else most
         if permission.may_send:
             return number < half and here < limits.SENDING_STRANGERS_OF_ONE_ADDRESS
         return number < min(half, limits.STRANGERS) and here < limits.STRANGERS_OF_ONE_ADDRESS
@@ -491,6 +449,9 @@ class AEPolicy:
 def policy_path(data_dir: Path, place: str = "") -> Path:
     """The path of the policy of the listener at this place ("" for the first)."""
     return data_dir / (f"policy-{place}.json" if place else "policy.json")
+
+
+_AS_JSON = TypeAdapter(AEPolicy)
 
 
 class PolicyFile:
@@ -504,7 +465,7 @@ class PolicyFile:
     def current(self) -> AEPolicy:
         """The newest valid policy; if the file is broken, the previous policy stays in force.
 
-        Raises OSError, ValueError, KeyError or TypeError where there was none.
+        Raises OSError or ValueError where there was none.
         """
         try:
             status = self._path.stat()
@@ -513,15 +474,11 @@ class PolicyFile:
                 self._seen = identity
                 self._policy = AEPolicy.from_json(self._path.read_text(encoding="utf-8"))
                 _LOGGER.info("policy read")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError) as error:
             if self._policy is None:
                 raise
             _LOGGER.error("%s cannot be read (%s): the policy before stays in force", self._path, error)
         return self._policy
-
-
-def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 def addresses(host: str) -> Iterable[str]:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import itertools
 import json
@@ -39,8 +40,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
+from dicom_node.base.config.settings import SpoolSettings
 from dicom_node.base.dicom.file_meta import META_BYTES, FileMeta, read_file_meta
 from dicom_node.base.dicom.uids import (
     IMPLEMENTATION_CLASS_UID,
@@ -109,21 +111,20 @@ class JournalWriter:
         self._file = -1
         self._torn = False
 
-    def append(self, event: Event) -> None:
-        """Write one event. Raises OSError (disk full); then no part of the event counts."""
-        with self._lock:
-            self._append(_encode(event))
-
-    def append_durably(self, event: Event) -> None:
-        """Write one event that must survive a power failure. Raises OSError, even if the event was
-        written.
+    def append(self, event: Event, *, durable: bool = False) -> None:
+        """Write one event; ``durable``: it must survive a power failure. Raises OSError, for which no part of
+        the event counts, or, where it is durable, all of it may.
         """
         with self._lock:
-            self._append(_encode(event))
-            os.fdatasync(self._file)
-        sync_folder(self._stem.parent)
+            self._write(event)
+            if durable:
+                os.fdatasync(self._file)
+        if durable:
+            sync_folder(self._stem.parent)
 
-    def _append(self, line: bytes) -> None:
+    def _write(self, event: Event) -> None:
+        fields = {"event": event.type.number, "at": event.at.isoformat(), **event.fields}
+        line = json.dumps(fields, separators=(",", ":")).encode("ascii") + b"\n"
         if self._file < 0 or os.fstat(self._file).st_size > _FILE_BYTES:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             file = os.open(f"{self._stem}-{self._number + 1:05d}.jsonl", flags, 0o640)
@@ -138,44 +139,24 @@ class JournalWriter:
         self._torn = False
 
 
-class JournalLine(NamedTuple):
-    """An event with the name of its file, and the offset (bytes) of the next event in the file."""
+def read_journal(folder: Path, cursor: Mapping[str, int]) -> list[tuple[str, int, Event]]:
+    """The events after the cursor (file name to offset), oldest first: the caller stores the cursor together
+    with its own results. With the name of its file, and the offset (bytes) of the next event in the file.
 
-    file: str
-    offset: int
-    event: Event
+    At most 1 MiB per file and call: call again until no event is returned.
+    """
+    return [
+        (path.name, offset, event)
+        for path in sorted(folder.glob("*.jsonl"))
+        for offset, event in _events(path, cursor.get(path.name, 0))
+    ]
 
 
-class JournalReader:
-    """Reads lines appended since a cursor; the caller stores the cursor together with its own results."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def read(self, cursor: Mapping[str, int]) -> list[JournalLine]:
-        """The lines after the cursor (file name to offset), oldest first.
-
-        At most 1 MiB per file and call: call again until no line is returned.
-        """
-        return [
-            JournalLine(path.name, offset, event)
-            for path in self._files()
-            for offset, event in _events(path, cursor.get(path.name, 0))
-        ]
-
-    def remove_read(self, cursor: Mapping[str, int]) -> int:
-        """Delete files that are completely read, except the newest, which may still grow. Returns their
-        number.
-        """
-        removed = 0
-        for path in self._files()[:-1]:
-            if cursor.get(path.name, 0) >= path.stat().st_size:
-                path.unlink()
-                removed += 1
-        return removed
-
-    def _files(self) -> list[Path]:
-        return sorted(self._folder.glob("*.jsonl"))
+def remove_read(folder: Path, cursor: Mapping[str, int]) -> None:
+    """Delete files that are completely read, except the newest, which may still grow."""
+    for path in sorted(folder.glob("*.jsonl"))[:-1]:
+        if cursor.get(path.name, 0) >= path.stat().st_size:
+            path.unlink()
 
 
 def _newest(folder: Path) -> datetime:
@@ -193,23 +174,10 @@ def _events(path: Path, offset: int) -> Iterator[tuple[int, Event]]:
         block = file.read(_READ_BYTES)
     for line in block[: block.rfind(b"\n") + 1].splitlines(keepends=True):
         offset += len(line)
-        if (event := _decode(line)) is not None:
-            yield offset, event
-
-
-def _encode(event: Event) -> bytes:
-    line = {"event": event.type.number, "at": event.at.isoformat(), **event.fields}
-    return json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n"
-
-
-def _decode(line: bytes) -> Event | None:
-    """None for a torn line and for an event of a newer version."""
-    try:
-        fields = json.loads(line)
-        number, at = fields.pop("event"), fields.pop("at")
-        return Event(by_number(number), datetime.fromisoformat(at), fields)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
+        with suppress(ValueError, KeyError, TypeError, AttributeError):  # torn, or of a newer version
+            fields = json.loads(line)
+            number, at = fields.pop("event"), fields.pop("at")
+            yield offset, Event(by_number(number), datetime.fromisoformat(at), fields)
 
 
 # (0002,0100) Private Information Creator UID: says that (0002,0102) holds an Arrival as JSON.
@@ -297,22 +265,16 @@ def same_object(one: Path, other: Path) -> bool:
     They are compared byte by byte, without the records of their arrival. Raises OSError.
     """
     with one.open("rb") as mine, other.open("rb") as theirs:
-        if _meta_information(mine) != _meta_information(theirs) or _rest(mine) != _rest(theirs):
+        if _meta_information(mine) != _meta_information(theirs):
             return False
-        while block := mine.read(_BLOCK):
-            if block != theirs.read(_BLOCK):
-                return False
-    return True
+        blocks = (iter(functools.partial(file.read, _BLOCK), b"") for file in (mine, theirs))
+        return all(one == other for one, other in itertools.zip_longest(*blocks))
 
 
 def _meta_information(file: BinaryIO) -> bytes:
     """The elements of the header up to the transfer syntax; leaves the file at the data set."""
     start = file.read(len(_PREAMBLE) + 12)
     return file.read(struct.unpack("<I", start[-4:])[0]).partition(_AFTER_SYNTAX)[0]
-
-
-def _rest(file: BinaryIO) -> int:
-    return os.fstat(file.fileno()).st_size - file.tell()
 
 
 def read_requested(path: Path) -> tuple[str, str, str]:
@@ -685,18 +647,21 @@ class WaitingObjects:
             self._objects[mark] += 1
             self._bytes[mark] += size
 
-    def has_room(self, sender: str, objects: int, size: int) -> bool:
-        """Whether this sender has fewer than ``objects`` objects and fewer than ``size`` bytes waiting."""
+    def has_room(self, sender: str, limits: SpoolSettings) -> bool:
+        """Whether this sender has less waiting than ``waiting_objects`` and ``waiting_mib`` allow."""
         mark = mark_of(sender)
         with self._lock:
-            if not self._is_within(mark, objects, size) and self._clock() - self._listed_at > _LIST_SECONDS:
+            is_over = self._is_over(mark, limits)
+            if is_over and self._clock() - self._listed_at > _LIST_SECONDS:
                 # Under the lock: what is added meanwhile is counted twice at most.
                 self._objects, self._bytes = self._list()
                 self._listed_at = self._clock()
-            return self._is_within(mark, objects, size)
+                is_over = self._is_over(mark, limits)
+            return not is_over
 
-    def _is_within(self, mark: str, objects: int, size: int) -> bool:
-        return self._objects[mark] < objects and self._bytes[mark] < size
+    def _is_over(self, mark: str, limits: SpoolSettings) -> bool:
+        too_many = self._objects[mark] >= limits.waiting_objects
+        return too_many or self._bytes[mark] >= limits.waiting_mib * 2**20
 
     def _list(self) -> tuple[Counter[str], Counter[str]]:
         objects, sizes = Counter[str](), Counter[str]()

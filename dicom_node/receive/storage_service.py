@@ -16,24 +16,22 @@ import contextlib
 import fcntl
 import hashlib
 import itertools
-import json
 import logging
 import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from pydantic import TypeAdapter
 from pydicom.uid import UID
 
 from dicom_node.base import events
 from dicom_node.base.dicom import commitment, performed_step
-from dicom_node.base.dicom.file_meta import read_sop_uids
-from dicom_node.base.dicom.uids import transfer_syntax
 from dicom_node.base.errors import FaultyReport, FaultyStep, SpoolError, SpoolFull
 from dicom_node.base.events import STEP_REPORTED, Event, FieldValue
 from dicom_node.base.kinds import StepStatus
@@ -96,6 +94,9 @@ class KnownStep:
     has: tuple[str, ...] = ()
 
 
+_AS_JSON = TypeAdapter(KnownStep)
+
+
 class PerformedSteps:
     """The steps of one data folder, in its folder ``steps`` (made with the first step). Thread-safe."""
 
@@ -123,13 +124,15 @@ class PerformedSteps:
         try:
             read = performed_step.read_creation if creates else performed_step.read_modification
             change = read(encoded, transfer_syntax)
-            with self._locked():
+            self._folder.mkdir(exist_ok=True)
+            with (self._folder / "lock").open("a") as lock:  # for other processes and threads
+                fcntl.flock(lock, fcntl.LOCK_EX)
                 step = self._next(self.known(command.sop_instance_uid), command, change, peer, fields)
                 if isinstance(step, Answer):
                     return step
                 # The whole step, so that each line of the journal can be read alone. Not logged here: it
                 # names all objects. The index tells their number.
-                told = {
+                fields = {
                     **fields,
                     "step": step.uid,
                     "status": step.status.value,
@@ -137,25 +140,21 @@ class PerformedSteps:
                     "studies": list(step.studies),
                     "objects": list(step.objects),
                 }
-                self._journal.append_durably(Event(STEP_REPORTED, datetime.now(UTC), told))
+                self._journal.append(Event(STEP_REPORTED, datetime.now(UTC), fields), durable=True)
                 self._write(step)
                 return Answer(statuses.SUCCESS)
         except FaultyStep as error:
             missing = error.tags if error.code == performed_step.MISSING else ()
             return Answer(_STATUSES[error.code], str(error), missing=missing)
-        except (OSError, ValueError, TypeError):  # the disk, or the file of another version
+        except (OSError, ValueError):  # the disk, or the file of another version
             return Answer(statuses.NOT_KEPT, "the step cannot be written")
 
     def known(self, uid: str) -> KnownStep | None:
-        """The step with this SOP Instance UID. Raises OSError, ValueError or TypeError for a file of another
-        version.
-        """
+        """The step with this SOP Instance UID. Raises OSError; ValueError for a file of another version."""
         try:
-            fields = json.loads(self._path(uid).read_text(encoding="ascii"))
+            return _AS_JSON.validate_json(self._path(uid).read_bytes())
         except FileNotFoundError:
             return None
-        lists = {name: tuple(fields[name]) for name in ("studies", "objects", "has")}
-        return KnownStep(**{**fields, **lists, "status": StepStatus(fields["status"])})
 
     def forget_old(self) -> None:
         """Delete, once an hour, old steps on which no modality reports any more. Call it about once a
@@ -209,20 +208,12 @@ class PerformedSteps:
             raise performed_step.faulty(performed_step.EMPTY, *missing)
         return step
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """No other process or thread reads or writes a step in this scope. Raises OSError."""
-        self._folder.mkdir(exist_ok=True)
-        with (self._folder / "lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
     def _write(self, step: KnownStep) -> None:
         """Replace the step's file; it is durable when this returns. Raises OSError."""
         path = self._path(step.uid)
         temporary = path.with_name(f".{path.name}")
-        with temporary.open("w", encoding="ascii") as file:
-            json.dump(asdict(step), file)
+        with temporary.open("wb") as file:
+            file.write(_AS_JSON.dump_json(step))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -292,7 +283,7 @@ class Request:
 class StoreRequest(Request):
     """One C-STORE being received. Once ``refusal`` is set, further bytes are discarded.
 
-    An object beyond ``largest`` is read to its end, and answered. ``data``: its first bytes only.
+    An object beyond ``largest`` is read to its end, and answered.
     """
 
     incoming: IncomingObject | None = None
@@ -311,8 +302,6 @@ class StoreRequest(Request):
             raise ProtocolViolation("data set without end")
         if self.incoming is None:
             return
-        if len(self.data) < limits.HEAD:
-            self.data += data[: limits.HEAD - len(self.data)]
         if self.size > self.largest:
             self.refuse(statuses.TOO_LARGE, "larger than listener.maximum_object_mib")
             return
@@ -344,7 +333,7 @@ class StorageService:
         self._numbers = itertools.count(1)
         self._unwritten: list[events.Event] = []
         self._complained_at = float("-inf")
-        self._requests, self._objects_asked = Counter[str](), Counter[str]()
+        self._counted = Counter[tuple[str, str]]()
         self._minute = time.monotonic()
 
     def enter(self, proposal: Proposal) -> AcceptedAssociation | statuses.Rejection:
@@ -379,7 +368,7 @@ class StorageService:
                     verdict = statuses.LOCAL_LIMIT_EXCEEDED
         if isinstance(verdict, statuses.Rejection):
             self._list_or_count(
-                Failure.REJECTED,
+                "rejected",
                 proposal.address,
                 events.ASSOCIATION_REJECTED,
                 calling=proposal.calling_ae,
@@ -407,11 +396,9 @@ class StorageService:
         fields: dict[str, events.FieldValue] = {"objects": accepted.stored}
         if accepted.refused:
             fields["objects_refused"] = accepted.refused
-        if released:
-            self.record(self._event(events.ASSOCIATION_RELEASED, accepted, outcome="released", **fields))
-        else:
-            fields["reason"] = reason
-            self.record(self._event(events.ASSOCIATION_ABORTED, accepted, outcome="aborted", **fields))
+        fields |= {"outcome": "released"} if released else {"outcome": "aborted", "reason": reason}
+        event = events.ASSOCIATION_RELEASED if released else events.ASSOCIATION_ABORTED
+        self.record(self._event(event, accepted, **fields))
 
     def begin(self, accepted: AcceptedAssociation, command: Command, context_id: int) -> Request:
         """Begin to receive the data set of a request. Raises ProtocolViolation if its presentation context
@@ -462,7 +449,7 @@ class StorageService:
     ) -> StoreRequest:
         """An object that is stored, or refused with the reason."""
         policy = self.policy.current()
-        request = StoreRequest(command, abstract_syntax, syntax, policy.maximum_object_bytes)
+        request = StoreRequest(command, abstract_syntax, syntax, policy.listener.maximum_object_mib * 2**20)
         if not accepted.permission.may_send:
             request.refuse(statuses.NOT_AUTHORISED, "this AE title may not send here")
         elif command.sop_class_uid != abstract_syntax:
@@ -473,7 +460,7 @@ class StorageService:
             request.refuse(statuses.CANNOT_UNDERSTAND, "no data set")
         elif not self.record():  # without the beginning of its association a study could seem complete
             request.refuse(statuses.OUT_OF_RESOURCES, "the journal cannot be written")
-        elif not self._waiting.has_room(accepted.sender, policy.waiting_objects, policy.waiting_bytes):
+        elif not self._waiting.has_room(accepted.sender, policy.spool):
             request.refuse(statuses.OUT_OF_RESOURCES, "too many objects of this sender wait to be indexed")
         else:
             try:
@@ -498,18 +485,12 @@ class StorageService:
     def _finish_store(self, accepted: AcceptedAssociation, request: StoreRequest) -> Answer:
         """Make a completely received object durable, and only then return Success.
 
-        What the first bytes of a data set do not show is taken to be as requested (PS3.4 B.2.3), and judged
-        when it is inspected.
+        Its content is judged when it is inspected.
         """
-        command, syntax = request.command, transfer_syntax(request.syntax)
-        sop_class_uid = sop_instance_uid = ""
-        if request.incoming is not None and syntax is not None:
-            sop_class_uid, sop_instance_uid = read_sop_uids(request.data, syntax)
-            if not request.size:
-                request.refuse(statuses.CANNOT_UNDERSTAND, "empty data set")
-            elif sop_class_uid not in ("", command.sop_class_uid):
-                request.refuse(statuses.DATA_SET_MISMATCH, "the data set has another SOP Class UID")
-        if request.incoming is not None:
+        command = request.command
+        if request.incoming is not None and not request.size:
+            request.refuse(statuses.CANNOT_UNDERSTAND, "empty data set")
+        elif request.incoming is not None:
             try:
                 request.incoming.commit()
             except SpoolError as error:
@@ -527,13 +508,6 @@ class StorageService:
             return request.refusal
         accepted.stored += 1
         self._waiting.add(accepted.sender, request.size)
-        if sop_instance_uid not in ("", command.sop_instance_uid):
-            self._journal_if_few(
-                accepted,
-                events.INSTANCE_UID_DIFFERS,
-                requested=shown_uid(command.sop_instance_uid),
-                sop_instance_uid=shown_uid(sop_instance_uid),
-            )
         return _SUCCESS
 
     def _finish_normalized(self, accepted: AcceptedAssociation, request: Request) -> Answer:
@@ -542,7 +516,7 @@ class StorageService:
         Raises SpoolError, FaultyReport, OSError.
         """
         permission, syntax = accepted.permission, UID(request.syntax)
-        if not self._is_within_minute(permission.peer, 0):
+        if not self._is_within_minute(permission.peer, "requests", 1, limits.REQUESTS_A_MINUTE):
             return Answer(statuses.NOT_KEPT, "too many in a minute")
         if request.command.field == N_EVENT_REPORT_RQ:
             return self._take_report(accepted, request, syntax)
@@ -571,7 +545,8 @@ class StorageService:
             "failed": report.failed_lines(),
         }
         # Not logged here, as requests are not: it names many objects. The index tells their number.
-        self._journal.append_durably(events.Event(events.COMMITMENT_REPORTED, datetime.now(UTC), fields))
+        event = events.Event(events.COMMITMENT_REPORTED, datetime.now(UTC), fields)
+        self._journal.append(event, durable=True)
         return _SUCCESS
 
     def _take_request(self, accepted: AcceptedAssociation, request: Request, syntax: UID) -> Answer:
@@ -586,7 +561,8 @@ class StorageService:
             if wrong:
                 return Answer(status)
         asked = commitment.read_request(bytes(request.data), syntax)
-        if not self._is_within_minute(peer, len(asked.objects)):
+        number = len(asked.objects)
+        if not self._is_within_minute(peer, "objects", number, limits.OBJECTS_ASKED_A_MINUTE):
             return Answer(statuses.NOT_KEPT)
         fields: dict[str, events.FieldValue] = {
             "transaction": asked.transaction_uid,
@@ -594,29 +570,25 @@ class StorageService:
             "peer": peer,
             "objects": asked.lines(),
         }
-        self._journal.append_durably(events.Event(events.COMMITMENT_ASKED, datetime.now(UTC), fields))
+        event = events.Event(events.COMMITMENT_ASKED, datetime.now(UTC), fields)
+        self._journal.append(event, durable=True)
         return _SUCCESS
 
-    def _is_within_minute(self, peer: str, objects: int) -> bool:
-        """Count a DIMSE-N request of the peer, or the objects that it asks for storage commitment of; whether
-        it may bring so many in this minute.
+    def _is_within_minute(self, peer: str, what: str, number: int, most: int) -> bool:
+        """Count DIMSE-N requests of the peer, or objects that it asks for storage commitment of.
+
+        Returns whether it may bring them in this minute.
         """
         with self._lock:
             if time.monotonic() - self._minute > _MINUTE:
                 self._minute = time.monotonic()
-                self._requests.clear()
-                self._objects_asked.clear()
-            if not objects:
-                self._requests[peer] += 1
-                return self._requests[peer] <= limits.REQUESTS_A_MINUTE
-            if self._objects_asked[peer] + objects > limits.OBJECTS_ASKED_A_MINUTE:
-                return False
-            self._objects_asked[peer] += objects
-            return True
+                self._counted.clear()
+            self._counted[peer, what] += number
+            return self._counted[peer, what] <= most
 
     def tls_failed(self, address: str, reason: str) -> None:
         """Count a connection whose TLS handshake failed."""
-        self._list_or_count(Failure.NO_TLS, address, events.TLS_FAILED, address=address, reason=reason)
+        self._list_or_count("no_tls", address, events.TLS_FAILED, address=address, reason=reason)
 
     def _list_or_count(
         self, failure: Failure, caller: str, event_type: events.EventType, **fields: events.FieldValue

@@ -44,13 +44,14 @@ from dicom_node.base.store.transitions import append, record, utc_now
 from dicom_node.receive.inspection import Inspected, Inspector, ReaderLost, unread
 from dicom_node.receive.spool import (
     Arrival,
-    JournalReader,
     Spool,
     Turns,
     has_no_writer,
     journal_folders,
     marked,
     read_arrival,
+    read_journal,
+    remove_read,
 )
 from dicom_node.studies.indexing import Arrived, Indexing
 
@@ -115,7 +116,9 @@ class Indexer:
             *(path for folder in folders for path in folder.glob("*.jsonl")),
         ]
         for folder in folders:
-            self._journals.setdefault(folder, JournalIngest(self._database, folder)).run_once()
+            if folder not in self._journals:
+                self._journals[folder] = JournalIngest(self._database, folder)
+            self._journals[folder].run_once()
         pending = self._spool.pending()
         self._oldest = tuple({marked(path.name): path for path in reversed(pending)}.values())
         ready = [path for path, again in self._again.items() if again.done()]
@@ -296,7 +299,6 @@ class CrashRecord:
             os.close(self._file)
 
 
-_LOOK_SECONDS = 2.0
 _ENDS = {
     events.ASSOCIATION_RELEASED: AssociationOutcome.RELEASED,
     events.ASSOCIATION_ABORTED: AssociationOutcome.ABORTED,
@@ -309,94 +311,56 @@ class JournalIngest:
     def __init__(self, database: Database, folder: Path) -> None:
         self._database = database
         self._folder = folder
-        self._reader = JournalReader(folder)
-        self._cursor: dict[str, int] | None = None
-        self._look_at = 0.0
-        self._gone: list[str] = []
+        with database.read() as session:
+            known = session.execute(select(Cursor.name, Cursor.offset)).all()
+        # Listeners of other machines have folders of their own.
+        self._cursor = {name: offset for name, offset in known if (folder / name).exists()}
+        self._gone: set[str] = set()
 
     def run_once(self) -> int:
         """Ingest the lines appended since the last run; returns their number."""
-        total, started = 0, self._cursor is None
-        if self._cursor is None:  # listeners of other machines have folders of their own
-            with self._database.read() as session:
-                known = session.execute(select(Cursor.name, Cursor.offset)).all()
-            self._cursor = {name: offset for name, offset in known if (self._folder / name).exists()}
-        gone = [*self._ended_listeners()]  # before their last lines are read
-        while lines := self._reader.read(self._cursor):
-            moved = {line.file: line.offset for line in lines}
+        # First: a listener that starts now holds the lock before its file is there. The files are called
+        # time-listener-number.
+        names = (path.stem for path in sorted(self._folder.glob("*.jsonl")))
+        listeners = [name.split("-", 1)[-1].rsplit("-", 1)[0] for name in names]
+        writes = set() if has_no_writer(self._folder) else {*listeners[-1:]}
+        gone, total = {*listeners} - writes, 0
+        while lines := read_journal(self._folder, self._cursor):
+            moved = {name: offset for name, offset, _ in lines}
             with self._database.write() as session:
-                for line in lines:
-                    _ingest(session, line.event)
+                for _, _, event in lines:
+                    _ingest(session, event)
                 for name, offset in moved.items():
                     session.merge(Cursor(name=name, offset=offset))
             self._cursor |= moved
             total += len(lines)
-            started |= any(line.event.type is events.LISTENER_STARTED for line in lines)
-        if started:  # one at a time writes here, the newest
-            listeners = self._listeners()
-            gone += [one for one in listeners if one != listeners[-1]]
-        if gone:
+        if gone != self._gone:  # an association that hangs must not hold its studies open
             with self._database.write() as session:
-                intake.lose_associations(session, set(gone), utc_now())
-        if started or (total and len(self._cursor) > 1):  # files of former listeners, or full ones
-            self._reader.remove_read(self._cursor)
+                intake.lose_associations(session, gone, utc_now())
+            self._gone = gone
+        if len(self._cursor) > 1:  # files of former listeners, or full ones
+            remove_read(self._folder, self._cursor)
             if removed := {name for name in self._cursor if not (self._folder / name).exists()}:
                 with self._database.write() as session:
                     session.execute(delete(Cursor).where(Cursor.name.in_(removed)))
                 self._cursor = {name: at for name, at in self._cursor.items() if name not in removed}
         return total
 
-    def _listeners(self) -> list[str]:
-        """Which wrote the journal files, whose names are time-listener-number."""
-        names = (path.stem for path in sorted(self._folder.glob("*.jsonl")))
-        return [name.split("-", 1)[-1].rsplit("-", 1)[0] for name in names]
-
-    def _ended_listeners(self) -> list[str]:
-        """Checked now and then, logged once: an association that hangs must not hold its studies open."""
-        now = time.monotonic()
-        if now < self._look_at:
-            return []
-        self._look_at = now + _LOOK_SECONDS
-        listeners = self._listeners()  # first: one that starts now holds the lock before its file is there
-        if listeners == self._gone or not has_no_writer(self._folder):
-            return []
-        self._gone = listeners
-        return listeners
-
 
 def _ingest(session: Session, event: events.Event) -> None:
+    """Events about many objects are stored with numbers in place of UIDs."""
+    fields = event.fields
     if event.type is events.COMMITMENT_REPORTED:
-        # A storage commitment report goes to the outbox; the event has numbers instead of UIDs.
-        transaction, calling = str(event.fields["transaction"]), str(event.fields["calling"])
-        committed, failed = event.fields["committed"], event.fields["failed"]
-        intake.keep_report(session, transaction, calling, committed, failed, event.at)
-        record(
-            session,
-            events.COMMITMENT_REPORTED,
-            transaction=transaction,
-            calling=calling,
-            committed=len(committed),
-            failed=len(failed),
-        )
-        return
-    if event.type is events.COMMITMENT_ASKED:  # by a peer; the same
-        peer, calling, transaction = (str(event.fields[key]) for key in ("peer", "calling", "transaction"))
-        objects = event.fields["objects"]
-        refusal = requested.keep(session, peer, calling, transaction, objects, event.at)
-        record(
-            session,
-            events.COMMITMENT_ASK_REFUSED if refusal else events.COMMITMENT_ASKED,
-            peer=peer,
-            calling=calling,
-            transaction=transaction,
-            objects=len(objects),
-            reason=refusal,
-        )
-        return
-    if event.type is events.STEP_REPORTED:
-        # A report on a performed procedure step goes to its table; the events have numbers instead of
-        # UIDs.
-        fields = event.fields
+        named = {name: str(fields[name]) for name in ("transaction", "calling")}
+        committed, failed = fields["committed"], fields["failed"]
+        intake.keep_report(session, *named.values(), committed, failed, event.at)
+        record(session, event.type, **named, committed=len(committed), failed=len(failed))
+    elif event.type is events.COMMITMENT_ASKED:  # by a peer
+        named = {name: str(fields[name]) for name in ("peer", "calling", "transaction")}
+        refusal = requested.keep(session, *named.values(), fields["objects"], event.at)
+        kind = events.COMMITMENT_ASK_REFUSED if refusal else event.type
+        record(session, kind, **named, objects=len(fields["objects"]), reason=refusal)
+    elif event.type is events.STEP_REPORTED:
         steps.keep(session, fields, event.at)
         known = fetches.here(session, fields["studies"])
         names = ("step", "status", "calling", "peer", "association")
@@ -404,8 +368,12 @@ def _ingest(session: Session, event: events.Event) -> None:
         for uid in fields["studies"]:
             study = known.get(uid)
             record(session, event.type, study.id if study else None, study=uid, **shown)
-        return
-    append(session, event)
+    else:
+        append(session, event)
+        _keep_association(session, event)
+
+
+def _keep_association(session: Session, event: events.Event) -> None:
     association = str(event.fields.get("association", ""))
     if event.type is events.ASSOCIATION_ACCEPTED:
         fields, refused = event.fields, event.fields.get("refused") or []

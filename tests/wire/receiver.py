@@ -20,7 +20,7 @@ from benchmarks.sender import Stored
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.events import Event, EventType
 from dicom_node.receive.policy import AEPolicy, policy_path
-from dicom_node.receive.spool import JournalReader, Spool
+from dicom_node.receive.spool import Spool, read_journal
 from tests.forked import Forked
 from tests.waiting import wait_until
 
@@ -118,7 +118,7 @@ class Receiver:
 
     def events(self, *types: EventType) -> list[Event]:
         """What the journal says, of these types."""
-        found = JournalReader(self.data_dir / "journal").read({})
+        found = read_journal(self.data_dir / "journal", {})
         return [event for _, _, event in found if not types or event.type in types]
 
     def wait_for_event(self, event_type: EventType, count: int = 1) -> list[Event]:

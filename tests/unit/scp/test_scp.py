@@ -46,7 +46,6 @@ from dicom_node.receive.policy import (
     VERIFICATION,
     AEPolicy,
     Entrance,
-    Failure,
     Permission,
     PolicyFile,
     addresses,
@@ -199,24 +198,24 @@ def test_places_are_kept_for_peers_and_one_address_does_not_take_all() -> None:
 def test_failures_are_told_at_once_and_then_once_a_minute() -> None:
     now = [0.0]
     failures = Entrance(lambda: now[0])
-    failures.fail("10.0.0.1", Failure.TOO_LATE)
-    assert failures.due() == [("10.0.0.1", {Failure.TOO_LATE: 1})]
+    failures.fail("10.0.0.1", "too_late")
+    assert failures.due() == [("10.0.0.1", {"too_late": 1})]
     for _ in range(3):
-        failures.fail("10.0.0.1", Failure.NO_PLACE)
+        failures.fail("10.0.0.1", "no_place")
     assert failures.due() == []
     now[0] = 60.0
-    assert failures.due() == [("10.0.0.1", {Failure.NO_PLACE: 3})]
+    assert failures.due() == [("10.0.0.1", {"no_place": 3})]
     assert failures.due() == []
 
 
 def test_a_thousand_addresses_make_no_thousand_events() -> None:
     failures = Entrance(lambda: 0.0)
     for number in range(5000):
-        failures.fail(f"10.{number >> 8}.{number & 255}.1", Failure.TOO_LATE)
+        failures.fail(f"10.{number >> 8}.{number & 255}.1", "too_late")
     told = dict(failures.due())
     assert len(told) <= limits.ADDRESSES_A_MINUTE + 1
-    assert sum(counts[Failure.TOO_LATE] for counts in told.values()) == 5000
-    assert told[OTHERS][Failure.TOO_LATE] > 4000
+    assert sum(counts["too_late"] for counts in told.values()) == 5000
+    assert told[OTHERS]["too_late"] > 4000
 
 
 def test_an_address_is_listed_so_often_a_minute() -> None:
@@ -412,12 +411,10 @@ def test_the_address_counts_where_it_is_asked_for(host: str, address: str, accep
 
 
 def test_limits_hold_per_peer_and_for_all() -> None:
-    one = replace(policy((US1 | {"maximum_associations": 2},)), maximum_associations=3)
+    one = policy((US1 | {"maximum_associations": 2},), maximum_associations=3)
     ours, theirs = ("us1", "192.0.2.7"), ("", "192.0.2.8")
     counts = [(MAY, [ours]), (MAY, [ours] * 2), (MAY_NOT, [ours] * 2), (MAY_NOT, [ours, ours, theirs])]
     assert [one.has_room(who, "h", there) for who, there in counts] == [True, False, True, False]
-    mebibytes = (one.maximum_object_bytes >> 20, one.minimum_free_bytes >> 20, one.waiting_bytes >> 20)
-    assert mebibytes == (4096, 1024, 65536)
 
 
 @pytest.mark.parametrize(("may_send", "of_one_address", "of_all"), [(False, 3, 10), (True, 20, 50)])

@@ -996,8 +996,7 @@ def test_a_clock_that_is_set_a_day_on_or_back_moves_no_quiet_time(
 
     first, second = (ultrasound("clock", number=number) for number in (1, 2))
     inbox.index(first)
-    for module in ("spool", "journal"):
-        monkeypatch.setattr(f"dicom_node.receive.{module}.datetime", Moved)
+    monkeypatch.setattr("dicom_node.receive.spool.datetime", Moved)
     monkeypatch.setattr("dicom_node.base.store.transitions.utc_now", lambda: Moved.now(UTC))
     inbox.opened("a1")
     inbox.index(second, association="a1")
