@@ -27,7 +27,7 @@ from dicom_node.base.kinds import AuditAction
 from dicom_node.base.store import views
 from dicom_node.deliver.outages import PeerOutage, outages
 from dicom_node.people import Row, ServiceResult, audit, entered, reading, writing
-from dicom_node.receive.limits import REFUSED_CONTEXTS_NAMED, REFUSED_CONTEXTS_OF_MANY
+from dicom_node.receive.limits import REFUSED_CONTEXTS_NAMED
 from dicom_node.receive.messages import Proposal
 from dicom_node.receive.policy import AEPolicy, accepted_classes, addresses, network, refused_class
 from dicom_node.receive.statuses import (
@@ -269,7 +269,7 @@ def _is_address(text: str) -> bool:
 def _contexts(associations: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, str]]:
     for row in associations:
         if row["refused_count"] > REFUSED_CONTEXTS_NAMED:
-            few = ", ".join([*row["refused"][:REFUSED_CONTEXTS_OF_MANY], "…"])
+            few = ", ".join([*row["refused"], "…"])
             yield {"context": few, "classes": row["refused_count"]}, 1, row["opened_at"]
             continue
         for context in row["refused"]:

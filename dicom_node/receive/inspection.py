@@ -346,34 +346,22 @@ class Inspector:
                 raise OSError(errno.ETIMEDOUT, "the process that reads objects does not start")
         return self._process
 
-    def inspect(self, path: Path, assume_charset: str = "") -> Inspected:
-        """The header of a Part 10 file, read again where the process is lost. Raises only OSError, if the
-        disk cannot read the file.
-        """
-        try:
-            return self.inspect_once(path, assume_charset)
-        except ReaderLost:
-            return self.inspect_again(path, assume_charset)
-
-    def inspect_once(self, path: Path, assume_charset: str = "", times: int = 1) -> Inspected:
+    def inspect(self, path: Path, assume_charset: str = "", *, again: bool = False) -> Inspected:
         """The header of a Part 10 file. Raises ReaderLost, and OSError if the disk cannot read the file.
 
-        ``times``: how many times the time limit it gets.
+        ``again``: by a fresh process, with more time; an object at which that is lost too is at fault.
         """
-        found = self._ask({"inspect": str(path), "assume": assume_charset}, path.stat().st_size, times)
+        if again:
+            self.close()
+        try:
+            found = self._ask({"inspect": str(path), "assume": assume_charset}, path.stat().st_size, again)
+        except ReaderLost as lost:
+            if not again:
+                raise
+            return unread(path, str(lost))
         if "error" in found:
             raise OSError(found["error"], "the file cannot be read")
         return Inspected(**{**found, "patient": Patient(**found["patient"])})
-
-    def inspect_again(self, path: Path, assume_charset: str = "") -> Inspected:
-        """Read by a fresh process, with more time; an object at which it is lost too is at fault. Raises
-        OSError.
-        """
-        self.close()
-        try:
-            return self.inspect_once(path, assume_charset, _LONGER)
-        except ReaderLost as lost:
-            return unread(path, str(lost))
 
     def fresh(self) -> Inspector:
         """Another one with the same limits, for second tries."""
@@ -385,8 +373,8 @@ class Inspector:
         Raises ReaderLost, unless it is tried ``again``, with more time.
         """
         try:
-            size, times = one.stat().st_size + other.stat().st_size, _LONGER if again else 1
-            return cast("bool | None", self._ask({"same": [str(one), str(other)]}, size, times)["same"])
+            size = one.stat().st_size + other.stat().st_size
+            return cast("bool | None", self._ask({"same": [str(one), str(other)]}, size, again)["same"])
         except (OSError, ReaderLost) as error:
             if isinstance(error, ReaderLost) and not again:
                 raise
@@ -399,8 +387,8 @@ class Inspector:
             process.kill()
             process.communicate()
 
-    def _ask(self, request: dict[str, Any], size: int, times: int) -> dict[str, Any]:
-        seconds = times * (self._limits.seconds + size / _BYTES_A_SECOND)
+    def _ask(self, request: dict[str, Any], size: int, again: bool) -> dict[str, Any]:
+        seconds = (_LONGER if again else 1) * (self._limits.seconds + size / _BYTES_A_SECOND)
         process = self.start()
         assert process.stdin is not None and process.stdout is not None
         try:

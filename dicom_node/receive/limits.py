@@ -46,10 +46,8 @@ SENDING_STRANGERS_OF_ONE_ADDRESS = 20
 # Events.
 LISTED_A_MINUTE = 60
 """Rejections and failed handshakes of one address that are journalled one by one; more are counted."""
-LISTED_OF_ONE_ASSOCIATION = 10
+LISTED_OF_ONE_ASSOCIATION = 100
 """Echoes and refusals that get an event; the event of the association's end has the number of objects."""
-LISTED_OF_A_SENDER = 100
-"""The same of those that may send."""
 EVENTS_WAITING = 1000
 """Events that wait for the journal while the disk is full; later ones are lost."""
 REQUESTS_A_MINUTE = 300
@@ -62,6 +60,4 @@ ADDRESSES_A_MINUTE = 20
 ADDRESSES_KEPT = 1000
 """Addresses remembered at a time."""
 REFUSED_CONTEXTS_NAMED = 8
-"""An event names this many refused presentation contexts; of more it gives the number."""
-REFUSED_CONTEXTS_OF_MANY = 3
-"""How many it names where there are more."""
+"""An event names this many refused presentation contexts, and their number."""

@@ -380,9 +380,7 @@ class StorageService:
                 meaning=verdict.meaning,
             )
             return verdict
-        # Toolkits offer all they have: of many refused contexts only some are named.
-        many = len(refused) > limits.REFUSED_CONTEXTS_NAMED
-        shown = list(refused[: limits.REFUSED_CONTEXTS_OF_MANY] if many else refused)
+        shown = list(refused[: limits.REFUSED_CONTEXTS_NAMED])  # toolkits offer all they have
         fields = {"refused": shown, "refused_count": len(refused)} if refused else {}
         event = self._event(events.ASSOCIATION_ACCEPTED, accepted)
         self.record(replace(event, fields={**event.fields, **fields}))  # these are not in the log
@@ -635,8 +633,7 @@ class StorageService:
     ) -> None:
         """Journal an event that a peer can cause a thousand times a second, within limits."""
         accepted.repeatable += 1
-        sends = accepted.permission.may_send
-        if accepted.repeatable <= (limits.LISTED_OF_A_SENDER if sends else limits.LISTED_OF_ONE_ASSOCIATION):
+        if accepted.repeatable <= limits.LISTED_OF_ONE_ASSOCIATION:
             self.record(self._event(event_type, accepted, **fields))
 
     def _event(

@@ -46,7 +46,7 @@ from dicom_node.base.store.transitions import FOR_UPDATE, move_study, record, st
 from dicom_node.base.store.views import as_json
 from dicom_node.jobs.enqueue import decide_study, enqueue_study
 from dicom_node.jobs.rules import RuleDecision
-from dicom_node.receive.inspection import Inspector
+from dicom_node.receive.inspection import Inspected, Inspector, ReaderLost
 from dicom_node.receive.spool import Arrival, Spool
 from dicom_node.studies.indexing import (
     OTHER_PATIENT,
@@ -187,41 +187,37 @@ class Option:
         return self.if_taken, self.sop_instance_uid
 
 
-@dataclass(frozen=True, slots=True)
-class _StudyVersions:
-    """A study's versions, patient by patient, and what it was made of when they were read."""
+_Patients = Sequence[Sequence[Version]]
+"""A study's versions, patient by patient."""
 
-    patients: Sequence[Sequence[Version]]
-    as_of: str
 
-    def options(self) -> list[Option]:
-        """All options, numbered from 1, the patients first, in the order in which they came."""
-        numbers = count(1)
-        patients = [Option(next(numbers), "", group) for group in self.patients if len(self.patients) > 1]
-        found = list(patients)
-        for at, group in enumerate(self.patients):
-            if_taken = patients[at].number if patients else None
-            for uid, versions in _by_uid(group).items():
-                if len(versions) > 1:
-                    found += [Option(next(numbers), uid, (version,), if_taken) for version in versions]
-        return found
+def _options(groups: _Patients) -> list[Option]:
+    """All options, numbered from 1, the patients first, in the order in which they came."""
+    numbers = count(1)
+    patients = [Option(next(numbers), "", group) for group in groups if len(groups) > 1]
+    found = list(patients)
+    for at, group in enumerate(groups):
+        if_taken = patients[at].number if patients else None
+        for uid, versions in _by_uid(group).items():
+            if len(versions) > 1:
+                found += [Option(next(numbers), uid, (version,), if_taken) for version in versions]
+    return found
 
-    def settled(self, take: Collection[int]) -> dict[str, Version]:
-        """The version of each object that is in force with these options. Raises NotAllowedNow."""
-        options = self.options()
-        if wrong := set(take) - {option.number for option in options}:
-            raise NotAllowedNow(f"--take {min(wrong)} is no option of this study: {_summary(options)}")
-        patient = _one(options, take, (None, "")) if len(self.patients) > 1 else None
-        group = patient.versions if patient else [version for group in self.patients for version in group]
-        if_taken = patient.number if patient else None
-        if wrong := {
-            o.number for o in options if o.number in take and o.if_taken != if_taken and o != patient
-        }:
-            raise NotAllowedNow(f"--take {min(wrong)} is of the other patient")
-        return {
-            uid: versions[0] if len(versions) == 1 else _one(options, take, (if_taken, uid)).versions[0]
-            for uid, versions in _by_uid(group).items()
-        }
+
+def _settled(groups: _Patients, take: Collection[int]) -> dict[str, Version]:
+    """The version of each object that is in force with these options. Raises NotAllowedNow."""
+    options = _options(groups)
+    if wrong := set(take) - {option.number for option in options}:
+        raise NotAllowedNow(f"--take {min(wrong)} is no option of this study: {_summary(options)}")
+    patient = _one(options, take, (None, "")) if len(groups) > 1 else None
+    group = patient.versions if patient else [version for group in groups for version in group]
+    if_taken = patient.number if patient else None
+    if wrong := {o.number for o in options if o.number in take and o.if_taken != if_taken and o != patient}:
+        raise NotAllowedNow(f"--take {min(wrong)} is of the other patient")
+    return {
+        uid: versions[0] if len(versions) == 1 else _one(options, take, (if_taken, uid)).versions[0]
+        for uid, versions in _by_uid(group).items()
+    }
 
 
 class Choice:
@@ -238,8 +234,8 @@ class Choice:
 
     def rows(self, study_id: int) -> list[dict[str, Any]]:
         """The choices, as from :func:`rows`; empty if the study can be released as it is."""
-        read = self._read(study_id)
-        return rows(read.options(), read.as_of)
+        patients, as_of = self._read(study_id)
+        return rows(_options(patients), as_of)
 
     def release(
         self,
@@ -256,15 +252,14 @@ class Choice:
         the released study and the spool names of each option taken. Raises NotAllowedNow if the study is not
         in quarantine, a choice is missing, an option does not exist, or objects came since.
         """
-        read = self._read(study_id)
-        chosen = [option for option in read.options() if option.number in take]
+        patients, seen = self._read(study_id)
+        chosen = [option for option in _options(patients) if option.number in take]
         with self._database.write() as session:
             study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
             if study.state is StudyState.QUARANTINED:  # else it says what it is: released already, say
-                if as_of not in (None, read.as_of) or _arrivals(session, study_id) != read.as_of:
+                if as_of not in (None, seen) or _arrivals(session, study_id) != seen:
                     raise NotAllowedNow(_CAME_SINCE)
-                taken = read.settled(take)
-                self._apply(session, study, read, taken)
+                self._apply(session, study, patients, _settled(patients, take))
                 for option in chosen:
                     first = option.versions[0]
                     record(
@@ -279,8 +274,7 @@ class Choice:
                     )
             release_study(session, study_id)
             if also is not None:
-                of = _arrivals(session, study_id)
-                also(session, {"of": of, "taken": [_names(option) for option in chosen]})
+                also(session, {"of": seen, "taken": [_names(option) for option in chosen]})
 
     def again(self, study_id: int, what: Mapping[str, Any]) -> list[int] | None:
         """The options that were ``taken`` when the study was released, by their present numbers.
@@ -291,12 +285,12 @@ class Choice:
             study = session.get_one(Study, study_id)
             if study.state is not StudyState.QUARANTINED or _arrivals(session, study_id) != what["of"]:
                 return None
-        options = self._read(study_id).options()
-        numbers = [option.number for option in options if _names(option) in what["taken"]]
+        patients, _ = self._read(study_id)
+        numbers = [option.number for option in _options(patients) if _names(option) in what["taken"]]
         return numbers if len(numbers) == len(what["taken"]) else None
 
     def _apply(
-        self, session: Session, study: Study, read: _StudyVersions, taken: Mapping[str, Version]
+        self, session: Session, study: Study, patients: _Patients, taken: Mapping[str, Version]
     ) -> None:
         """Put the taken versions in force, and set the others aside."""
         for version in taken.values():
@@ -310,7 +304,7 @@ class Choice:
                         f"{other.state}: it cannot be taken from there"
                     )
                 self._indexing.take(session, study, version.item)
-        versions = [version for group in read.patients for version in group]
+        versions = [version for group in patients for version in group]
         uids = {version.uid for version in versions}
         for instance in intake.instances_of(session, study.id, _ROLES):
             if instance.sop_instance_uid in uids - taken.keys():
@@ -329,7 +323,7 @@ class Choice:
             study.study_date = found.study_date
             self._indexing.names.enter(session, study, found.identity.get("PatientName", ""))
 
-    def _read(self, study_id: int) -> _StudyVersions:
+    def _read(self, study_id: int) -> tuple[_Patients, str]:
         with self._database.read() as session:
             study = session.get_one(Study, study_id)
             as_of, listed = _arrivals(session, study_id), list(_listed(session, study))
@@ -341,7 +335,7 @@ class Choice:
                 try:
                     with self._database.read() as session:
                         path = self._files.here(session, row.path)
-                    found = self._inspector.inspect(path, self._assumed.get(row.calling_ae, ""))
+                    found = self._inspected(path, self._assumed.get(row.calling_ae, ""))
                 except (OSError, NotInSpool):  # the file is missing
                     continue
                 item = Arrived(self._files.data_dir / row.path, arrival, found, row.bytes)
@@ -349,7 +343,13 @@ class Choice:
                     versions.append(Version(row.id, item, in_force, superseded, elsewhere))
         finally:
             self._inspector.close()
-        return _StudyVersions(_patients(versions), as_of)
+        return _patients(versions), as_of
+
+    def _inspected(self, path: Path, charset: str) -> Inspected:
+        try:
+            return self._inspector.inspect(path, charset)
+        except ReaderLost:
+            return self._inspector.inspect(path, charset, again=True)
 
 
 def _names(option: Option) -> list[Any]:

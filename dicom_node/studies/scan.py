@@ -122,9 +122,8 @@ class Indexer:
         pending = self._spool.pending()
         self._oldest = tuple({marked(path.name): path for path in reversed(pending)}.values())
         ready = [path for path, again in self._again.items() if again.done()]
-        now = time.monotonic()
-        for path in [path for path, until in list(self._unreadable.items()) if until <= now]:
-            self._unreadable.pop(path)
+        put_off = list(self._unreadable.items())
+        self._unreadable = {path: until for path, until in put_off if until > time.monotonic()}
         waiting = (path for path in pending if path not in self._again and path not in self._unreadable)
         files = chain(ready, self._turns.in_turn(waiting))
         done = 0
@@ -146,8 +145,8 @@ class Indexer:
             if time.monotonic() > end:
                 break
         since = f"{datetime.now(UTC) - _LONGEST_WAIT:%Y%m%dT%H%M%S}"  # names begin with the time of arrival
-        put_off = (path for path in self._unreadable if path.name > since)
-        self.behind = frozenset(marked(path.name) for path in (*files, *self._again, *put_off))
+        unread = (path for path in self._unreadable if path.name > since)
+        self.behind = frozenset(marked(path.name) for path in (*files, *self._again, *unread))
         return done
 
     def forget_cursors(self) -> None:
@@ -216,11 +215,11 @@ class Indexer:
             if self._crashes.count(path.name) > 1:  # once may have another cause
                 found = unread(path, "the node died twice while it was being read")
             elif again:
-                found = again.inspect_again(path, charset)
+                found = again.inspect(path, charset, again=True)
             else:
                 self._inspector.start()  # before it is noted: a node killed now did not die of this object
                 with self._crashes.noted(path.name):
-                    found = self._inspector.inspect_once(path, charset)
+                    found = self._inspector.inspect(path, charset)
         except (OSError, ReaderLost):
             raise
         except Exception as error:  # noqa: BLE001  (anything may be in a received file; the next must go on)

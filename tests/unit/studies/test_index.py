@@ -582,19 +582,19 @@ class Standing(Inspector):
 
     def fresh(self) -> Inspector:
         fresh = Standing(self.second_tries)
-        fresh.inspect_again = partial(self._wait, fresh.inspect_again)  # type: ignore[method-assign]
+        fresh.inspect = partial(self._wait, fresh.inspect)  # type: ignore[method-assign]
         return fresh
 
-    def _wait(self, inspect: Callable[..., Inspected], *given: Any) -> Inspected:
+    def _wait(self, inspect: Callable[..., Inspected], *given: Any, **how: bool) -> Inspected:
         self.goes_on.wait(60)
-        return inspect(*given)
+        return inspect(*given, **how)
 
-    def _ask(self, request: dict[str, Any], size: int, times: int) -> dict[str, Any]:
+    def _ask(self, request: dict[str, Any], size: int, again: bool) -> dict[str, Any]:
         self.tries -= 1
         if self.tries >= 0:
             raise ReaderLost("reading it took more than 30 s")
         with self.turn:
-            return INSPECTOR._ask(request, size, times)
+            return INSPECTOR._ask(request, size, again)
 
 
 @pytest.mark.parametrize(("tries", "outcomes"), [((1, 0), ["new"] * 2), ((2, 1), ["new", "quarantined"])])
