@@ -66,7 +66,6 @@ from dicom_node.receive.storage_service import AcceptedAssociation, Request, Sto
 
 _LOGGER = logging.getLogger(__name__)
 _COMMAND, _LAST = 1, 2  # bits of the message control header, PS3.8 E.2
-_SECONDS_TO_READ_AN_ABORT = 0.5  # that a peer has to read our A-ABORT
 
 
 class Association:
@@ -121,7 +120,7 @@ class Association:
         """Abort; AA-1 and AA-8 of PS3.8 9.2.3. ``failure``: counted where there is no association yet."""
         self._reason, self._failure = reason, failure
         with contextlib.suppress(OSError):
-            self._socket.send_seconds = _SECONDS_TO_READ_AN_ABORT
+            self._socket.send_seconds = 0.5  # that a peer has to read it
             self._socket.send(ABORTED_BY_PROVIDER)
 
     def _negotiate(self) -> AcceptedAssociation | None:
@@ -221,10 +220,7 @@ class Association:
             self._socket.send(p_data_tf(context_id, header, response[start : start + step]))
 
 
-_WAITING_CONNECTIONS = 128  # that the system accepts for us
-_ABORT_SECONDS = 4.0  # for all of them: a successor waits 15 s for us
 _UPKEEP_SECONDS = 1.0
-_GRACE_SECONDS = 5.0
 _LOCK_SECONDS = 15.0  # longer than a predecessor takes to end
 
 
@@ -255,21 +251,18 @@ def _serve(listener: Listener) -> None:
     host, port = listener.start()
     print(json.dumps({"listening": [host, port]}), flush=True)
     told_at = time.monotonic()
-    while not _must_stop(signals):
+    stdin = sys.stdin.fileno()
+    while True:
+        ready, _, _ = select.select([signals, stdin], [], [], _UPKEEP_SECONDS)
+        if signals in ready and signal.SIGTERM in os.read(signals, 64):
+            break
+        if stdin in ready and not os.read(stdin, 4096):  # the node closed it by dying
+            break
         listener.keep_up()
         if time.monotonic() - told_at > ALIVE_SECONDS:  # after keep_up, which raises where nobody accepts
             show_life()
             told_at = time.monotonic()
-    listener.stop(_GRACE_SECONDS)
-
-
-def _must_stop(signals: int) -> bool:
-    """Wait a while; whether SIGTERM came, or the node closed our standard input by dying."""
-    stdin = sys.stdin.fileno()
-    ready, _, _ = select.select([signals, stdin], [], [], _UPKEEP_SECONDS)
-    if signals in ready and signal.SIGTERM in os.read(signals, 64):
-        return True
-    return stdin in ready and not os.read(stdin, 4096)
+    listener.stop(grace_seconds=5)
 
 
 @contextlib.contextmanager
@@ -357,7 +350,7 @@ class Listener:
         self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
         self._thread.join()
         self._socket.close()
-        for seconds in (grace_seconds, _ABORT_SECONDS):
+        for seconds in (grace_seconds, 4.0):  # the abort of all: a successor waits 15 s for us
             end = time.monotonic() + seconds
             while self._associations and time.monotonic() < end:
                 time.sleep(0.02)
@@ -415,7 +408,7 @@ def _listen(listener: ListenerSettings) -> socket.socket:
         return socket.create_server(
             address,
             family=family,
-            backlog=_WAITING_CONNECTIONS,
+            backlog=128,  # that the system accepts for us
             reuse_port=listener.share_port,
             dualstack_ipv6=family == socket.AF_INET6,
         )

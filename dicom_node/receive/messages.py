@@ -30,8 +30,6 @@ from dicom_node.base.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_
 from dicom_node.receive import limits
 from dicom_node.receive.statuses import Status
 
-_CLOSING = 0.5  # seconds that a peer has to close after the last PDU, before we do (Sta13)
-
 
 class DeadlineSocket:
     """A connection whose reads end by a deadline; a write that waits for ``send_seconds`` fails."""
@@ -88,7 +86,8 @@ class DeadlineSocket:
 
     def close(self) -> None:
         """Drop what still comes, so that the peer reads our last PDU; close when it does not, or goes on."""
-        end, left = time.monotonic() + _CLOSING, limits.DROPPED
+        # It has half a second to close after the last PDU, before we do (Sta13).
+        end, left = time.monotonic() + 0.5, limits.DROPPED
         with contextlib.suppress(OSError):
             while left > 0 and (seconds := end - time.monotonic()) > 0:
                 self._limit(socket.SO_RCVTIMEO, seconds)

@@ -210,12 +210,6 @@ def accepted_classes(further: Iterable[str] = ()) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*STORAGE_CLASSES, *further]))
 
 
-def supported_syntaxes(further: Iterable[str] = ()) -> dict[str, tuple[str, ...]]:
-    """Transfer syntaxes that the acceptor takes of everybody, the best first, by abstract syntax."""
-    decoded = tuple(one.uid for one in TRANSFER_SYNTAXES if not one.is_encapsulated)
-    return {VERIFICATION: decoded, **dict.fromkeys(accepted_classes(further), _SYNTAXES)}
-
-
 def negotiate(
     proposed: Contexts, supported: Mapping[str, tuple[str, ...]]
 ) -> tuple[dict[int, tuple[int, str]], tuple[str, ...]]:
@@ -413,10 +407,10 @@ class AEPolicy:
         A peer that we ask for storage commitment proposes to be its SCP; without that it is the SCU, and asks
         us.
         """
-        supported, granted = (
-            supported_syntaxes(self.listener.further_storage_classes),
-            dict[str, tuple[bool, bool]](),
-        )
+        decoded = tuple(one.uid for one in TRANSFER_SYNTAXES if not one.is_encapsulated)
+        stored = accepted_classes(self.listener.further_storage_classes)
+        supported = {VERIFICATION: decoded, **dict.fromkeys(stored, _SYNTAXES)}
+        granted = dict[str, tuple[bool, bool]]()
         scu, scp = roles.get(commitment.SOP_CLASS, (True, False))
         reports = scp and permission.may_report
         if reports or (scu and permission.may_ask):

@@ -20,7 +20,6 @@ crash, the spool alone shows which objects were received from whom.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import functools
@@ -55,7 +54,6 @@ from dicom_node.base.events import Event, by_number
 
 _TIME = "%Y%m%dT%H%M%S%fZ"
 _FILE_BYTES = 16 * 2**20
-_READ_BYTES = 2**20
 
 
 def sync_folder(folder: Path) -> None:
@@ -171,7 +169,7 @@ def _newest(folder: Path) -> datetime:
 def _events(path: Path, offset: int) -> Iterator[tuple[int, Event]]:
     with path.open("rb") as file:
         file.seek(offset)
-        block = file.read(_READ_BYTES)
+        block = file.read(2**20)
     for line in block[: block.rfind(b"\n") + 1].splitlines(keepends=True):
         offset += len(line)
         with suppress(ValueError, KeyError, TypeError, AttributeError):  # torn, or of a newer version
@@ -187,7 +185,6 @@ _PREAMBLE = bytes(128) + b"DICM"
 _AFTER_SYNTAX = b"\x02\x00\x12\x00UI"  # (0002,0012), which follows it in every header that is written here
 _TIME_OF_ARRIVAL = b'"received_at":"'
 _JSON = json.JSONEncoder(separators=(",", ":"))
-_BLOCK = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,13 +235,6 @@ def encode_header(
     return _PREAMBLE + _element(0x0000, b"UL", struct.pack("<I", len(elements))) + elements
 
 
-def with_time_of_arrival(encoded: bytes, received_at: datetime) -> bytes:
-    """The header with another ``received_at``, of the same length."""
-    time = _encode_time(received_at)
-    start = encoded.rindex(_TIME_OF_ARRIVAL) + len(_TIME_OF_ARRIVAL)
-    return encoded[:start] + time + encoded[start + len(time) :]
-
-
 def read_arrival(path: Path) -> Arrival:
     """Read the arrival of the object in a spooled file. Raises SpoolError if the file does not contain it,
     and OSError if the disk cannot read it: that says nothing of the object.
@@ -267,7 +257,7 @@ def same_object(one: Path, other: Path) -> bool:
     with one.open("rb") as mine, other.open("rb") as theirs:
         if _meta_information(mine) != _meta_information(theirs):
             return False
-        blocks = (iter(functools.partial(file.read, _BLOCK), b"") for file in (mine, theirs))
+        blocks = (iter(functools.partial(file.read, 2**20), b"") for file in (mine, theirs))
         return all(one == other for one, other in itertools.zip_longest(*blocks))
 
 
@@ -424,16 +414,17 @@ class Spool:
             place.parent.mkdir(parents=True, exist_ok=True)
             path.rename(place)
 
-    def place(self, path: Path, study_dir: str) -> Path:
-        """The path of an indexed object; the index stores it before the move. Raises SpoolError."""
+    def place(self, path: Path, study_dir: str | None) -> Path:
+        """The path of an indexed object, which the index stores before the move. Raises SpoolError.
+
+        ``study_dir``: None for an object that a person must look at.
+        """
+        if study_dir is None:
+            return self._quarantine / path.name
         if not _FOLDER_NAME.fullmatch(study_dir):
             raise SpoolError(f"{study_dir!r} is no folder name")
         shard = hashlib.sha256(study_dir.encode("ascii")).hexdigest()[:2]
         return self._objects / shard / study_dir / path.name
-
-    def quarantine_place(self, path: Path) -> Path:
-        """The path of an object that a person must look at."""
-        return self._quarantine / path.name
 
     def remove_leftovers(self) -> int:
         """Delete half-written files of a killed listener of this place, before a new one accepts objects."""
@@ -474,7 +465,9 @@ class IncomingObject:
         received_at = datetime.now(UTC)
         name = f"{received_at:%Y%m%dT%H%M%S%fZ}{self._temporary.name.replace('.', '-')}"
         path = self._temporary.with_name(f"{name}.dcm")
-        first = with_time_of_arrival(self._header, received_at)
+        time_of_arrival = _encode_time(received_at)  # as long as the one that stands there
+        start = self._header.rindex(_TIME_OF_ARRIVAL) + len(_TIME_OF_ARRIVAL)
+        first = self._header[:start] + time_of_arrival + self._header[start + len(time_of_arrival) :]
         try:
             if os.pwrite(self._file, first, 0) != len(first):
                 raise OSError(errno.ENOSPC, "short write")
@@ -670,6 +663,6 @@ class WaitingObjects:
                 if entry.name.endswith(".dcm") and not entry.name.startswith("."):
                     mark = marked(entry.name)
                     objects[mark] += 1
-                    with contextlib.suppress(OSError):  # indexed meanwhile
+                    with suppress(OSError):  # indexed meanwhile
                         sizes[mark] += entry.stat().st_size
         return objects, sizes

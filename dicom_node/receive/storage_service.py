@@ -33,7 +33,6 @@ from pydicom.uid import UID
 from dicom_node.base import events
 from dicom_node.base.dicom import commitment, performed_step
 from dicom_node.base.errors import FaultyReport, FaultyStep, SpoolError, SpoolFull
-from dicom_node.base.events import STEP_REPORTED, Event, FieldValue
 from dicom_node.base.kinds import StepStatus
 from dicom_node.receive import limits, statuses
 from dicom_node.receive.messages import (
@@ -69,11 +68,9 @@ from dicom_node.receive.spool import (
 )
 
 ENDED: Final = "Performed Procedure Step Object may no longer be updated"
-ENDED_ID: Final = 0xA710
-"""Error Comment and Error ID of an N-SET after the end (PS3.4 Table F.7.2-2)."""
+"""Error Comment of an N-SET after the end (PS3.4 Table F.7.2-2)."""
 KEPT_DAYS: Final = 30
 """How long a step is known after the last request about it."""
-_CLEAN_SECONDS = 3600.0
 _STATUSES = {status.code: status for status in statuses.STEP_STATUSES}
 
 
@@ -110,7 +107,7 @@ class PerformedSteps:
         encoded: bytes,
         transfer_syntax: UID,
         peer: str,
-        fields: Mapping[str, FieldValue],
+        fields: Mapping[str, events.FieldValue],
     ) -> Answer:
         """Accept a request of this peer, or answer why not; the request is durable if the answer is Success.
 
@@ -140,7 +137,9 @@ class PerformedSteps:
                     "studies": list(step.studies),
                     "objects": list(step.objects),
                 }
-                self._journal.append(Event(STEP_REPORTED, datetime.now(UTC), fields), durable=True)
+                self._journal.append(
+                    events.Event(events.STEP_REPORTED, datetime.now(UTC), fields), durable=True
+                )
                 self._write(step)
                 return Answer(statuses.SUCCESS)
         except FaultyStep as error:
@@ -160,7 +159,7 @@ class PerformedSteps:
         """Delete, once an hour, old steps on which no modality reports any more. Call it about once a
         second.
         """
-        if time.monotonic() - self._cleaned_at > _CLEAN_SECONDS:
+        if time.monotonic() - self._cleaned_at > 3600:
             self._cleaned_at = time.monotonic()
             before = time.time() - KEPT_DAYS * 86400
             with contextlib.suppress(OSError):  # another listener did, or does it in an hour
@@ -174,7 +173,7 @@ class PerformedSteps:
         command: Command,
         change: performed_step.StepChange,
         peer: str,
-        fields: Mapping[str, FieldValue],
+        fields: Mapping[str, events.FieldValue],
     ) -> KnownStep | Answer:
         """The step after a request, or why the request is refused. Raises FaultyStep."""
         if command.field == N_CREATE_RQ:
@@ -195,7 +194,7 @@ class PerformedSteps:
         if known.peer != peer:
             return Answer(statuses.NOT_AUTHORISED, "the step is of another AE")
         if known.status is not StepStatus.IN_PROGRESS:
-            return Answer(statuses.STEP_FAILURE, ENDED, ENDED_ID)
+            return Answer(statuses.STEP_FAILURE, ENDED, error_id=0xA710)
         step = replace(
             known,
             status=change.status or known.status,
@@ -425,11 +424,9 @@ class StorageService:
             return _SUCCESS
         try:
             answer = self._finish_normalized(accepted, request)
-        except SpoolError as error:
-            answer = Answer(statuses.NOT_KEPT, _comment(error))
         except FaultyReport:
             answer = Answer(statuses.INFORMATION_UNREADABLE)
-        except OSError:
+        except (SpoolError, OSError):
             answer = Answer(statuses.NOT_KEPT)
         if answer.status is not statuses.SUCCESS:
             _, refused = _SERVED[request.abstract_syntax, request.command.field]

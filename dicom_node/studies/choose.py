@@ -18,7 +18,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import count
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +110,7 @@ class Assembler:
         now = steady_now()
         with self._database.read() as session:
             due = session.scalar(select(func.min(Study.due_at)).where(Study.due_at > now))
-        return (due - now).total_seconds() if due else inf
+        return (due - now).total_seconds() if due else float("inf")
 
     def _complete_next(self, now: datetime, also: Sequence[ColumnElement[bool]]) -> bool:
         with self._database.read() as session:
@@ -146,7 +145,6 @@ class Assembler:
             return True
 
 
-_CAME_SINCE = "something came for the study meanwhile: look at its versions again"
 _ROLES = (ObjectRole.SOURCE, ObjectRole.NON_SOURCE)
 
 
@@ -258,7 +256,7 @@ class Choice:
             study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
             if study.state is StudyState.QUARANTINED:  # else it says what it is: released already, say
                 if as_of not in (None, seen) or _arrivals(session, study_id) != seen:
-                    raise NotAllowedNow(_CAME_SINCE)
+                    raise NotAllowedNow("something came for the study meanwhile: look at its versions again")
                 self._apply(session, study, patients, _settled(patients, take))
                 for option in chosen:
                     first = option.versions[0]

@@ -22,7 +22,6 @@ from dicom_node.base.dicom.hashes import CODING
 from dicom_node.base.dicom.identity import Patient, identity_sha256, patient_sha256
 from dicom_node.base.dicom.uids import role_of
 from dicom_node.base.errors import NotAllowedNow, NotFound, NotInSpool, StoreAway
-from dicom_node.base.events import JOB_CANCELLED, STUDY_QUARANTINED, STUDY_RELEASED
 from dicom_node.base.files import Files
 from dicom_node.base.kinds import NOT_CHOSEN, ObjectRole, Outcome, ResultKind
 from dicom_node.base.lifecycle import READ_FROM_WORK, FetchState, JobState, StudyState
@@ -54,7 +53,7 @@ def quarantine_study(session: Session, study: Study, reason: str) -> None:
     study.due_at = None
     session.flush()
     stop_study(session, study, "the study is in quarantine")
-    move_study(session, study, STUDY_QUARANTINED, reason=reason)
+    move_study(session, study, events.STUDY_QUARANTINED, reason=reason)
 
 
 def release_study(session: Session, study_id: int, now: datetime | None = None) -> None:
@@ -70,13 +69,13 @@ def release_study(session: Session, study_id: int, now: datetime | None = None) 
     study.revision += 1  # its jobs may have been made before the conflict came
     study.due_at = now or utc_now()
     session.flush()
-    move_study(session, study, STUDY_RELEASED, reason="released by a person")
+    move_study(session, study, events.STUDY_RELEASED, reason="released by a person")
 
 
 def drop_waiting(session: Session, study: Study, reason: str) -> None:
     """Cancel jobs that have not started: jobs of a newer revision replace them."""
     for job in queue.of_study(session, study.id, (JobState.QUEUED, JobState.HELD)):
-        move_job(session, job, JOB_CANCELLED, reason=reason, finished_at=utc_now())
+        move_job(session, job, events.JOB_CANCELLED, reason=reason, finished_at=utc_now())
 
 
 def stop_study(session: Session, study: Study, reason: str, *, same_data: bool = False) -> None:
@@ -105,10 +104,7 @@ _EVENTS: dict[Outcome, events.EventType] = {
     Outcome.QUARANTINED: events.OBJECT_QUARANTINED,
     Outcome.SET_ASIDE: events.IDENTITY_NOT_TAKEN,
 }
-_COMPARED = 20  # versions of one object that a new one is compared with at most
 _NOT_SEEN = "its study, or the object, is here from senders that the user who stored it does not see"
-_LOOK_BACK = 3  # objects that show how a sender uses associations
-_ONE_ENTRY = timedelta(hours=1)  # a sender's faulty objects without a study are one entry for so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +207,11 @@ class Indexing:
             self._write_received(session, study, item, Judgement(kept.outcome, kept.reason), place)
             self._record(session, study, item, events.OBJECT_DUPLICATE)
             return place
-        if _is_faulty_copy(found, former, study):
+        # A faulty copy of which nothing is known but the intact object: same study, same patient, as far as read.
+        # It changes nothing, so no sender can replace, hide or stop a good object by it. One whose identity is
+        # another or cannot be read may be a correction, after which nothing may leave with the old name.
+        is_known = former is not None and former.study_id == study.id and bool(found.identity)
+        if found.fault and former and is_known and former.identity_sha256 == identity_sha256(found.identity):
             self._write_received(session, study, item, judgement, place)
             self._record(session, study, item, events.IDENTITY_NOT_TAKEN, reason=judgement.reason)
             return place
@@ -252,7 +252,7 @@ class Indexing:
         """The first received object with the same bytes; None when there is none."""
         if not item.arrival.calling_ae:  # a stray file, not written by the listener
             return None
-        rows = intake.kept_copies(session, item.found.sop_instance_uid, _COMPARED)
+        rows = intake.kept_copies(session, item.found.sop_instance_uid, limit=20)
         return next((row for row in rows if self._is_copy(session, row.path, item)), None)
 
     def _is_copy(self, session: Session, kept: str, item: Arrived) -> bool:
@@ -295,7 +295,7 @@ class Indexing:
         if uid:
             study = intake.study(session, uid)
         else:
-            study = intake.faulty_entry(session, mark, at - _ONE_ENTRY) if mark else None
+            study = intake.faulty_entry(session, mark, at - timedelta(hours=1)) if mark else None
         if study is not None:
             study.priority = max(study.priority, _PRIORITY.get(item.arrival.priority, 0))
             return study
@@ -336,7 +336,7 @@ class Indexing:
             study.revision += 1
         # The end of the quiet time after this object; doubled for one association an image.
         seconds = self._quiet_seconds(item)
-        last = [item.arrival.association, *intake.last_associations(session, study.id, _LOOK_BACK - 1)]
+        last = [item.arrival.association, *intake.last_associations(session, study.id, 2)]
         if len(last) > 1 and len(set(last)) == len(last):
             seconds *= 2
         due_at = steady_now() + timedelta(seconds=seconds)
@@ -396,9 +396,7 @@ class Indexing:
         return row
 
     def _place(self, item: Arrived, *, bad: bool) -> Path:
-        if bad:
-            return self._spool.quarantine_place(item.path)
-        return self._spool.place(item.path, item.found.study_instance_uid)
+        return self._spool.place(item.path, None if bad else item.found.study_instance_uid)
 
     def _write_received(
         self, session: Session, study: Study, item: Arrived, judgement: Judgement, place: Path
@@ -438,17 +436,6 @@ class Indexing:
         )
 
 
-def _is_faulty_copy(found: Inspected, former: Instance | None, study: Study) -> bool:
-    """Whether nothing but the intact object itself is known of it: same study, same patient, as far as read.
-
-    It changes nothing, so no sender can replace, hide or stop a good object by it. One whose identity is
-    another or cannot be read may be a correction, after which nothing may leave with the old name.
-    """
-    if not (found.fault and former and former.study_id == study.id and found.identity):
-        return False
-    return former.identity_sha256 == identity_sha256(found.identity)
-
-
 def _accession(found: Inspected) -> str:
     return found.identity.get("AccessionNumber", "")[:16]  # SH, PS3.5 6.2
 
@@ -475,12 +462,11 @@ def ask_about(session: Session, study: Study, image: Instance, settings: Setting
 
 OTHER_PATIENT = "the fetched images name another patient than the peer's answer"
 OTHER_STUDY = "it came in answer to the retrieval of another study"
-_ASSOCIATION = "fetch-"  # fetch.incoming.ASSOCIATION
 
 
 def is_of_another_study(session: Session, association: str, study_instance_uid: str) -> bool:
     """Whether an object arrived on our own association, during the retrieval of another study."""
-    number = association.removeprefix(_ASSOCIATION)
+    number = association.removeprefix("fetch-")  # fetch.ASSOCIATION
     if number == association or not number.isdecimal():
         return False
     row = session.get(Fetch, int(number))

@@ -33,7 +33,6 @@ from sqlalchemy.orm import Session
 from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NodeError, SpoolError, StoreAway
-from dicom_node.base.events import FILES_PURGED, OBJECTS_REINDEXED, SPOOL_DIFFERS
 from dicom_node.base.files import Files, one_indexer, waiting_paths
 from dicom_node.base.kinds import AssociationOutcome
 from dicom_node.base.store import burned_in, fetches, intake, requested, results, steps
@@ -429,7 +428,7 @@ def purge(database: Database, settings: Settings, now: datetime | None = None) -
             break
     if total:
         with database.write() as session:
-            record(session, FILES_PURGED, objects=total)
+            record(session, events.FILES_PURGED, objects=total)
     return total
 
 
@@ -450,7 +449,7 @@ def purge_results(database: Database, settings: Settings, now: datetime | None =
             for row in rows:
                 row.purged = True
             if rows:
-                record(session, FILES_PURGED, results=len(rows))
+                record(session, events.FILES_PURGED, results=len(rows))
         if not rows:
             return total
         total += len(rows)
@@ -470,7 +469,7 @@ def purge_now(
         for study_id in studies:
             also(session, study_id)
         if paths:
-            record(session, FILES_PURGED, objects=len(paths))
+            record(session, events.FILES_PURGED, objects=len(paths))
     _delete(Files(settings), paths)
     return studies
 
@@ -489,9 +488,6 @@ def _mark(session: Session, studies: Sequence[int]) -> list[str]:
     return paths
 
 
-_ROWS = 500  # rows asked for at once
-
-
 @dataclass(frozen=True, slots=True)
 class Difference:
     """The differences between spool and index.
@@ -507,9 +503,9 @@ class Difference:
     def __str__(self) -> str:
         parts = []
         if self.unknown:
-            parts.append(f"{_objects(len(self.unknown))} unknown to the database: dicom-node spool reindex")
+            parts.append(f"objects unknown to the database: {len(self.unknown)} (dicom-node spool reindex)")
         if self.missing:
-            parts.append(f"{_objects(self.missing)} of the database without a file: restore or send again")
+            parts.append(f"objects of the database without a file: {self.missing} (restore or send again)")
         return "; ".join(parts)
 
 
@@ -547,7 +543,9 @@ def reconcile(database: Database, spool: Spool, files: Files) -> None:
         files.delete(files.relative(path))
     if text := str(found):
         with database.write() as session:
-            record(session, SPOOL_DIFFERS, unknown=len(found.unknown), missing=found.missing, remedy=text)
+            record(
+                session, events.SPOOL_DIFFERS, unknown=len(found.unknown), missing=found.missing, remedy=text
+            )
 
 
 def reindex(database: Database, spool: Spool, files: Files, progress: Callable[[int, int], None]) -> int:
@@ -563,12 +561,8 @@ def reindex(database: Database, spool: Spool, files: Files, progress: Callable[[
         progress(done, len(unknown))
     if unknown:
         with database.write() as session:
-            record(session, OBJECTS_REINDEXED, objects=len(unknown))
+            record(session, events.OBJECTS_REINDEXED, objects=len(unknown))
     return len(unknown)
-
-
-def _objects(number: int) -> str:
-    return f"{number} object{'s' if number != 1 else ''}"
 
 
 def _indexed(database: Database) -> Iterator[str]:
@@ -576,7 +570,7 @@ def _indexed(database: Database) -> Iterator[str]:
     last = 0
     while True:
         with database.read() as session:
-            rows = intake.paths_after(session, last, _ROWS)
+            rows = intake.paths_after(session, last, 500)
         if not rows:
             return
         last = rows[-1][0]

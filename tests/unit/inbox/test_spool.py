@@ -5,7 +5,6 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -211,15 +210,12 @@ def test_no_object_is_acknowledged_before_its_directory_sync(
     assert steps == ["fdatasync", "fsync"]
 
 
-@pytest.mark.parametrize(
-    ("place", "folder"),
-    [(lambda spool, path: spool.place(path, "study-1"), "study-1"), (Spool.quarantine_place, "quarantine")],
-)
+@pytest.mark.parametrize(("study", "folder"), [("study-1", "study-1"), (None, "quarantine")])
 def test_an_indexed_object_moves_to_its_study_and_a_faulty_one_aside_once(
-    spool: Spool, tmp_path: Path, place: Callable[[Spool, Path], Path], folder: str
+    spool: Spool, tmp_path: Path, study: str | None, folder: str
 ) -> None:
     path = stored(spool)
-    new = place(spool, path)
+    new = spool.place(path, study)
     for _ in range(2):
         spool.settle(path, new)
     assert (new.parent.name, new.name) == (folder, path.name)
