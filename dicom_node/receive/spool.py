@@ -50,7 +50,7 @@ from dicom_node.base.dicom.uids import (
     transfer_syntax,
 )
 from dicom_node.base.errors import FaultyInput, FaultyObject, SpoolError, SpoolFull
-from dicom_node.base.events import Event, by_number
+from dicom_node.base.events import Event, EventType, FieldValue, by_number
 
 _TIME = "%Y%m%dT%H%M%S%fZ"
 _FILE_BYTES = 16 * 2**20
@@ -109,16 +109,20 @@ class JournalWriter:
         self._file = -1
         self._torn = False
 
-    def append(self, event: Event, *, durable: bool = False) -> None:
-        """Write one event; ``durable``: it must survive a power failure. Raises OSError, for which no part of
-        the event counts, or, where it is durable, all of it may.
-        """
+    def append(self, event: Event) -> None:
+        """Write one event. Raises OSError (disk full); then no part of the event counts."""
         with self._lock:
             self._write(event)
-            if durable:
-                os.fdatasync(self._file)
-        if durable:
-            sync_folder(self._stem.parent)
+
+    def append_durably(self, event_type: EventType, fields: Mapping[str, FieldValue]) -> None:
+        """Write one event that must survive a power failure. Raises OSError, even if the event was written.
+
+        Not logged, because it names many objects: the index tells their number.
+        """
+        with self._lock:
+            self._write(Event(event_type, datetime.now(UTC), fields))
+            os.fdatasync(self._file)
+        sync_folder(self._stem.parent)
 
     def _write(self, event: Event) -> None:
         fields = {"event": event.type.number, "at": event.at.isoformat(), **event.fields}

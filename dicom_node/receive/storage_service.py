@@ -127,19 +127,15 @@ class PerformedSteps:
                 step = self._next(self.known(command.sop_instance_uid), command, change, peer, fields)
                 if isinstance(step, Answer):
                     return step
-                # The whole step, so that each line of the journal can be read alone. Not logged here: it
-                # names all objects. The index tells their number.
-                fields = {
-                    **fields,
+                # The whole step, so that each line of the journal can be read alone.
+                whole = {
                     "step": step.uid,
                     "status": step.status.value,
                     "number": step.number,
                     "studies": list(step.studies),
                     "objects": list(step.objects),
                 }
-                self._journal.append(
-                    events.Event(events.STEP_REPORTED, datetime.now(UTC), fields), durable=True
-                )
+                self._journal.append_durably(events.STEP_REPORTED, {**fields, **whole})
                 self._write(step)
                 return Answer(statuses.SUCCESS)
         except FaultyStep as error:
@@ -176,31 +172,21 @@ class PerformedSteps:
         fields: Mapping[str, events.FieldValue],
     ) -> KnownStep | Answer:
         """The step after a request, or why the request is refused. Raises FaultyStep."""
-        if command.field == N_CREATE_RQ:
-            if known is not None:
-                return Answer(statuses.STEP_KNOWN)
-            return KnownStep(
-                command.sop_instance_uid,
-                peer,
-                calling=str(fields["calling"]),
-                status=StepStatus.IN_PROGRESS,
-                number=0,
-                studies=change.studies,
-                objects=change.objects or (),
-                has=tuple(sorted(change.has)),
-            )
-        if known is None:
-            return Answer(statuses.STEP_UNKNOWN)
-        if known.peer != peer:
+        creates = command.field == N_CREATE_RQ
+        if creates != (known is None):
+            return Answer(statuses.STEP_KNOWN if creates else statuses.STEP_UNKNOWN)
+        uid, calling, begun = command.sop_instance_uid, str(fields["calling"]), StepStatus.IN_PROGRESS
+        before = known or KnownStep(uid, peer, calling, begun, number=-1, studies=change.studies)
+        if before.peer != peer:
             return Answer(statuses.NOT_AUTHORISED, "the step is of another AE")
-        if known.status is not StepStatus.IN_PROGRESS:
+        if before.status is not StepStatus.IN_PROGRESS:
             return Answer(statuses.STEP_FAILURE, ENDED, error_id=0xA710)
         step = replace(
-            known,
-            status=change.status or known.status,
-            number=known.number + 1,
-            objects=known.objects if change.objects is None else change.objects,
-            has=tuple(sorted({*known.has, *change.has})),
+            before,
+            status=change.status or before.status,
+            number=before.number + 1,
+            objects=before.objects if change.objects is None else change.objects,
+            has=tuple(sorted({*before.has, *change.has})),
         )
         missing = [keyword for keyword in performed_step.LAST if keyword not in step.has]
         if step.status is not StepStatus.IN_PROGRESS and missing:
@@ -445,36 +431,35 @@ class StorageService:
         """An object that is stored, or refused with the reason."""
         policy = self.policy.current()
         request = StoreRequest(command, abstract_syntax, syntax, policy.listener.maximum_object_mib * 2**20)
-        if not accepted.permission.may_send:
-            request.refuse(statuses.NOT_AUTHORISED, "this AE title may not send here")
-        elif command.sop_class_uid != abstract_syntax:
-            request.refuse(statuses.SOP_CLASS_NOT_SUPPORTED, "not the class of the presentation context")
-        elif not command.names_an_instance:
-            request.refuse(statuses.CANNOT_UNDERSTAND, "no valid Affected SOP Instance UID")
-        elif not command.has_data_set:
-            request.refuse(statuses.CANNOT_UNDERSTAND, "no data set")
-        elif not self.record():  # without the beginning of its association a study could seem complete
-            request.refuse(statuses.OUT_OF_RESOURCES, "the journal cannot be written")
-        elif not self._waiting.has_room(accepted.sender, policy.spool):
-            request.refuse(statuses.OUT_OF_RESOURCES, "too many objects of this sender wait to be indexed")
-        else:
-            try:
-                request.incoming = self._spool.open(
-                    Arrival(
-                        association=accepted.association,
-                        calling_ae=accepted.proposal.calling_ae,
-                        called_ae=accepted.proposal.called_ae,
-                        address=accepted.proposal.address,
-                        priority=command.priority,
-                        received_at=datetime.now(UTC),
-                    ),
-                    command.sop_class_uid,
-                    command.sop_instance_uid,
-                    syntax,
-                    accepted.sender,
-                )
-            except SpoolError as error:
-                request.refuse(statuses.OUT_OF_RESOURCES, _comment(error))
+        unclear, full = statuses.CANNOT_UNDERSTAND, statuses.OUT_OF_RESOURCES
+        other = command.sop_class_uid != abstract_syntax
+        has_room = self._waiting.has_room(accepted.sender, policy.spool)
+        for wrong, status, why in (
+            (not accepted.permission.may_send, statuses.NOT_AUTHORISED, "this AE title may not send here"),
+            (other, statuses.SOP_CLASS_NOT_SUPPORTED, "not the class of the presentation context"),
+            (not command.names_an_instance, unclear, "no valid Affected SOP Instance UID"),
+            (not command.has_data_set, unclear, "no data set"),
+            # Without the beginning of its association a study could seem complete.
+            (not self.record(), full, "the journal cannot be written"),
+            (not has_room, full, "too many objects of this sender wait to be indexed"),
+        ):
+            if wrong:
+                request.refuse(status, why)
+                return request
+        proposal = accepted.proposal
+        arrival = Arrival(
+            association=accepted.association,
+            calling_ae=proposal.calling_ae,
+            called_ae=proposal.called_ae,
+            address=proposal.address,
+            priority=command.priority,
+            received_at=datetime.now(UTC),
+        )
+        uid = command.sop_instance_uid
+        try:
+            request.incoming = self._spool.open(arrival, abstract_syntax, uid, syntax, accepted.sender)
+        except SpoolError as error:
+            request.refuse(full, _comment(error))
         return request
 
     def _finish_store(self, accepted: AcceptedAssociation, request: StoreRequest) -> Answer:
@@ -539,9 +524,7 @@ class StorageService:
             "committed": report.committed_lines(),
             "failed": report.failed_lines(),
         }
-        # Not logged here, as requests are not: it names many objects. The index tells their number.
-        event = events.Event(events.COMMITMENT_REPORTED, datetime.now(UTC), fields)
-        self._journal.append(event, durable=True)
+        self._journal.append_durably(events.COMMITMENT_REPORTED, fields)
         return _SUCCESS
 
     def _take_request(self, accepted: AcceptedAssociation, request: Request, syntax: UID) -> Answer:
@@ -565,8 +548,7 @@ class StorageService:
             "peer": peer,
             "objects": asked.lines(),
         }
-        event = events.Event(events.COMMITMENT_ASKED, datetime.now(UTC), fields)
-        self._journal.append(event, durable=True)
+        self._journal.append_durably(events.COMMITMENT_ASKED, fields)
         return _SUCCESS
 
     def _is_within_minute(self, peer: str, what: str, number: int, most: int) -> bool:
