@@ -209,7 +209,7 @@ class Indexing:
             return place
         # A faulty copy of which nothing is known but the intact object: same study, same patient, as far as
         # read. It changes nothing, so no sender can replace, hide or stop a good object by it. One whose
-        # identity is another or unreadable may be a correction, after which nothing may leave with the old name.
+        # identity is another or unreadable may be a correction: then nothing may leave with the old name.
         is_known = former is not None and former.study_id == study.id and bool(found.identity)
         if found.fault and former and is_known and former.identity_sha256 == identity_sha256(found.identity):
             self._write_received(session, study, item, judgement, place)
