@@ -28,7 +28,7 @@ from dicom_node.base.store.tables import EventRow, Instance, Job, ReceivedObject
 from dicom_node.receive.inspection import Inspector
 from dicom_node.receive.spool import Arrival, JournalWriter, Spool
 from dicom_node.studies.choose import Assembler
-from dicom_node.studies.scan import Indexer
+from dicom_node.studies.indexing import Indexer
 from tests.rows import Stored
 
 CONFIG: dict[str, Any] = {

@@ -79,7 +79,7 @@ from dicom_node.base.store.tables import UserAccount
 from dicom_node.deliver.scu import open_archive, open_destination, open_reporter
 from dicom_node.people.monitoring.disk import forecast
 from dicom_node.receive.spool import Spool
-from dicom_node.studies.scan import compare
+from dicom_node.studies.indexing import compare
 
 
 @dataclass(frozen=True, slots=True)

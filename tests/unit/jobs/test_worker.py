@@ -45,7 +45,7 @@ from dicom_node.people.audit import Person
 from dicom_node.receive.inspection import inspect
 from dicom_node.studies import indexing
 from dicom_node.studies.choose import rerun
-from dicom_node.studies.scan import purge, reindex
+from dicom_node.studies.indexing import purge, reindex
 from tests.forked import Forked
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound

@@ -84,9 +84,9 @@ from dicom_node.receive.inspection import Inspected, Inspector, ReaderLost
 from dicom_node.receive.messages import N_CREATE_RQ, N_SET_RQ, Command
 from dicom_node.receive.spool import Arrival, encode_header
 from dicom_node.receive.storage_service import PerformedSteps
-from dicom_node.studies import choose, scan
+from dicom_node.studies import choose, indexing
 from dicom_node.studies.choose import Choice
-from dicom_node.studies.scan import compare, purge, purge_results, reconcile, reindex
+from dicom_node.studies.indexing import compare, purge, purge_results, reconcile, reindex
 from tests.inbox_lab import INSPECTOR, Inbox, encoded
 from tests.modality import ULTRASOUND, assign, chest, ultrasound
 from tests.mpps_lab import COMPLETED, DISCONTINUED, IN_PROGRESS, WITH_STEPS, begun, ended
@@ -304,7 +304,7 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.receive.inspection import Inspector
 from dicom_node.receive.spool import Spool
 from dicom_node.base.store.database import Database
-from dicom_node.studies.scan import Indexer
+from dicom_node.studies.indexing import Indexer
 
 folder = Path(sys.argv[1])
 settings = Settings.model_validate({"node": {"data_dir": folder}})
@@ -371,7 +371,7 @@ def test_faulty_objects_of_one_sender_are_one_entry_with_a_count(inbox: Inbox) -
 def test_a_round_of_indexing_ends_and_studies_of_who_is_behind_wait(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scan, "_BATCH_SECONDS", 60)  # however busy this machine is
+    monkeypatch.setattr(indexing, "_BATCH_SECONDS", 60)  # however busy this machine is
     late = ultrasound("late", number=2)
     inbox.receive(ultrasound("late"), calling="QUICK")
     inbox.receive(ultrasound("good"), calling="MODALITY")
@@ -631,7 +631,7 @@ def test_an_object_that_the_disk_cannot_read_is_tried_again_and_its_study_waits(
     path.symlink_to("/proc/self/mem")  # EIO
     inbox.index()
     assert inbox.outcomes() == ["new"] and inbox.indexer.behind
-    monkeypatch.setattr(scan, "_LONGEST_WAIT", timedelta(seconds=-1))
+    monkeypatch.setattr(indexing, "_LONGEST_WAIT", timedelta(seconds=-1))
     inbox.index()
     assert not inbox.indexer.behind, "for a bad sector nothing waits for ever"
     kept.rename(path)
@@ -869,14 +869,16 @@ def test_only_a_death_of_the_node_is_blamed_on_the_object_that_was_open(
     stalled = []
     for number in range(2):
         if end != "reloaded":
-            monkeypatch.setattr(scan, "_THIS_PROCESS", f"process {number}")
-        record = scan.CrashRecord(tmp_path / "open")
+            monkeypatch.setattr(indexing, "_THIS_PROCESS", f"process {number}")
+        record = indexing.CrashRecord(tmp_path / "open")
         stalled.append(record.noted("healthy.dcm"))
         stalled[-1].__enter__()  # reading does not end before the node does
         if end == "stopped":
             record.clear()
-    monkeypatch.setattr(scan, "_THIS_PROCESS", scan._THIS_PROCESS if end == "reloaded" else "process 2")
-    assert scan.CrashRecord(tmp_path / "open").count("healthy.dcm") == blamed
+    monkeypatch.setattr(
+        indexing, "_THIS_PROCESS", indexing._THIS_PROCESS if end == "reloaded" else "process 2"
+    )
+    assert indexing.CrashRecord(tmp_path / "open").count("healthy.dcm") == blamed
 
 
 DAY = timedelta(days=1)
