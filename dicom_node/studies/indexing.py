@@ -1,14 +1,14 @@
 """The index of the spool: rows of received objects in the database, and what they mean for their studies.
 
-Each acknowledged object is indexed once, also after a crash: the rows are committed first and the file is moved
-after. If the node dies in between, the next scan finds the row and completes the move. Nothing received is
-overwritten. A study that changed or is in doubt is stopped: a conflict puts it into quarantine.
+Each acknowledged object is indexed once, also after a crash: the rows are committed first and the file is
+moved after. If the node dies in between, the next scan finds the row and completes the move. Nothing
+received is overwritten. A study that changed or is in doubt is stopped: a conflict puts it into quarantine.
 
 The listener's journal becomes rows of associations and events: an open association keeps its studies open.
 
 Received objects are deleted once all results of their study are confirmed, never before; the files of results
-later. Files are marked as purged before they are deleted. So a file outside ``incoming`` without a row means a
-lost database, and a row without its file a lost disk.
+later. Files are marked as purged before they are deleted. So a file outside ``incoming`` without a row means
+a lost database, and a row without its file a lost disk.
 """
 
 from __future__ import annotations
