@@ -58,10 +58,10 @@ def test_a_room_imports_only_what_it_may_know() -> None:
 @pytest.mark.parametrize(
     ("module", "target"),
     [
-        ("dicom_node.receive.storage_service", "dicom_node.base.store.tables"),
-        ("dicom_node.receive.storage_service", "sqlalchemy"),
-        ("dicom_node.receive.storage_service", "torch"),
-        ("dicom_node.receive.storage_service", "dicom_node.studies.indexing"),
+        ("dicom_node.receive.listener", "dicom_node.base.store.tables"),
+        ("dicom_node.receive.listener", "sqlalchemy"),
+        ("dicom_node.receive.listener", "torch"),
+        ("dicom_node.receive.listener", "dicom_node.studies.indexing"),
         ("dicom_node.studies.indexing", "dicom_node.receive.policy"),
         ("dicom_node.studies.indexing", "dicom_node.results"),
         ("dicom_node.results.sr", "dicom_node.deliver.outbox"),

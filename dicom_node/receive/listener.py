@@ -1,15 +1,19 @@
-"""The acceptor's side of an association (PS3.8 9.2), in one thread: negotiation, messages, end.
-
-DIMSE for a storage SCP: the fragments of a data set are written to the spool as they arrive, so an object of
-any size needs the memory of one PDU. A command that is not supported ends the association before its data set
-is read. A request is answered by the thread that has read its last byte: passing it to another thread would
-cost as much as the rest of the work on a small object.
-
-The listener process: ``python -m dicom_node.receive --data-dir DIR [--place listener-N]``.
+"""The listener process: ``python -m dicom_node.receive.listener --data-dir DIR [--place listener-N]``.
 
 The process writes ``{"listening": [host, port]}`` to standard output when it accepts connections, else
 ``{"cannot_start": reason}``. It ends when standard input closes (the node died) or on SIGTERM, after giving
 associations a few seconds. On SIGHUP it reads ``policy.json`` again if the file was replaced.
+
+Each association has a thread (PS3.8 9.2: negotiation, messages, end), and all share one service: policy,
+spool, journal, open associations. The fragments of a data set are written to the spool as they arrive, so an
+object of any size needs the memory of one PDU. A command that is not supported ends the association before
+its data set is read. A request is answered by the thread that has read its last byte: passing it to another
+thread would cost as much as the rest of the work on a small object.
+
+Of performed procedure steps (PS3.4 F.7) an accepted request is in the journal before it is in the step's
+file, and in both before it is answered: after a kill in between, the modality has no answer, sends the
+request again, and it is accepted again. The index learns of steps from the journal; the files serve the
+listeners that share a data folder, which have no database.
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ import argparse
 import contextlib
 import errno
 import fcntl
+import hashlib
+import itertools
 import json
 import logging
 import os
@@ -31,40 +37,643 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
-from dicom_node.base import logs
+from pydantic import TypeAdapter
+from pydicom.uid import UID
+
+from dicom_node.base import events, logs
 from dicom_node.base.config.settings import ListenerSettings, TlsSettings
-from dicom_node.base.errors import ExitCode, SpoolError
-from dicom_node.base.events import LISTENER_STARTED, LISTENER_STOPPED, happened
+from dicom_node.base.dicom import commitment, performed_step
+from dicom_node.base.errors import ExitCode, FaultyReport, FaultyStep, SpoolError, SpoolFull
+from dicom_node.base.kinds import StepStatus
 from dicom_node.base.processes import ALIVE_SECONDS, show_life, signal_pipe
-from dicom_node.receive import limits
+from dicom_node.receive import limits, statuses
 from dicom_node.receive.messages import (
     A_ABORT,
     A_ASSOCIATE_RQ,
     A_RELEASE_RQ,
     ABORTED_BY_PROVIDER,
+    C_ECHO_RQ,
+    C_STORE_RQ,
     MAXIMUM_PDU_BYTES,
+    N_ACTION_RQ,
+    N_CREATE_RQ,
+    N_EVENT_REPORT_RQ,
+    N_SET_RQ,
     P_DATA_TF,
     RELEASED,
+    Answer,
+    Command,
     DeadlineSocket,
+    Proposal,
     ProtocolViolation,
     acceptance,
     encode_response,
     fragments,
+    name_of,
     p_data_tf,
     read_command,
     read_request,
     rejection,
 )
-from dicom_node.receive.policy import AEPolicy, Failure, PolicyFile, addresses, policy_path
-from dicom_node.receive.spool import JournalWriter, Spool, journal_folder, listener_lock
+from dicom_node.receive.policy import (
+    VERIFICATION,
+    AEPolicy,
+    Entrance,
+    Failure,
+    Permission,
+    PolicyFile,
+    addresses,
+    negotiate,
+    network,
+    policy_path,
+    shown_uid,
+)
+from dicom_node.receive.spool import (
+    Arrival,
+    IncomingObject,
+    JournalWriter,
+    Spool,
+    WaitingObjects,
+    journal_folder,
+    listener_lock,
+    sync_folder,
+)
 from dicom_node.receive.statuses import Rejection
-from dicom_node.receive.storage_service import AcceptedAssociation, Request, StorageService
+
+ENDED: Final = "Performed Procedure Step Object may no longer be updated"
+"""Error Comment of an N-SET after the end (PS3.4 Table F.7.2-2)."""
+KEPT_DAYS: Final = 30
+"""How long a step is known after the last request about it."""
+_STATUSES = {status.code: status for status in statuses.STEP_STATUSES}
+
+
+@dataclass(frozen=True, slots=True)
+class KnownStep:
+    """A step after an accepted request. ``number``: how many requests were accepted before.
+
+    ``objects``: SOP Instance UIDs; ``has``: attributes of the final state that were given so far.
+    """
+
+    uid: str
+    peer: str
+    calling: str
+    status: StepStatus
+    number: int
+    studies: tuple[str, ...]
+    objects: tuple[str, ...] = ()
+    has: tuple[str, ...] = ()
+
+
+_AS_JSON = TypeAdapter(KnownStep)
+
+
+class PerformedSteps:
+    """The steps of one data folder, in its folder ``steps`` (made with the first step). Thread-safe."""
+
+    def __init__(self, data_dir: Path, journal: JournalWriter) -> None:
+        self._folder, self._journal = data_dir / "steps", journal
+        self._cleaned_at = float("-inf")
+
+    def take(
+        self,
+        command: Command,
+        encoded: bytes,
+        transfer_syntax: UID,
+        peer: str,
+        fields: Mapping[str, events.FieldValue],
+    ) -> Answer:
+        """Accept a request of this peer, or answer why not; the request is durable if the answer is Success.
+
+        ``fields``: for the request's event, such as "calling".
+        """
+        if command.sop_class_uid != performed_step.SOP_CLASS:
+            return Answer(statuses.NO_SUCH_CLASS)
+        if not command.names_an_instance:
+            return Answer(statuses.STEP_INSTANCE)
+        creates = command.field == N_CREATE_RQ
+        try:
+            read = performed_step.read_creation if creates else performed_step.read_modification
+            change = read(encoded, transfer_syntax)
+            self._folder.mkdir(exist_ok=True)
+            with (self._folder / "lock").open("a") as lock:  # for other processes and threads
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                step = self._next(self.known(command.sop_instance_uid), command, change, peer, fields)
+                if isinstance(step, Answer):
+                    return step
+                # The whole step, so that each line of the journal can be read alone.
+                whole = {
+                    "step": step.uid,
+                    "status": step.status.value,
+                    "number": step.number,
+                    "studies": list(step.studies),
+                    "objects": list(step.objects),
+                }
+                self._journal.append_durably(events.STEP_REPORTED, {**fields, **whole})
+                self._write(step)
+                return Answer(statuses.SUCCESS)
+        except FaultyStep as error:
+            missing = error.tags if error.code == performed_step.MISSING else ()
+            return Answer(_STATUSES[error.code], str(error), missing=missing)
+        except (OSError, ValueError):  # the disk, or the file of another version
+            return Answer(statuses.NOT_KEPT, "the step cannot be written")
+
+    def known(self, uid: str) -> KnownStep | None:
+        """The step with this SOP Instance UID. Raises OSError; ValueError for a file of another version."""
+        try:
+            return _AS_JSON.validate_json(self._path(uid).read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def forget_old(self) -> None:
+        """Delete, once an hour, old steps on which no modality reports any more. Call it about once a
+        second.
+        """
+        if time.monotonic() - self._cleaned_at > 3600:
+            self._cleaned_at = time.monotonic()
+            before = time.time() - KEPT_DAYS * 86400
+            with contextlib.suppress(OSError):  # another listener did, or does it in an hour
+                for path in self._folder.glob("*.json"):
+                    if path.stat().st_mtime < before:
+                        path.unlink()
+
+    def _next(
+        self,
+        known: KnownStep | None,
+        command: Command,
+        change: performed_step.StepChange,
+        peer: str,
+        fields: Mapping[str, events.FieldValue],
+    ) -> KnownStep | Answer:
+        """The step after a request, or why the request is refused. Raises FaultyStep."""
+        creates = command.field == N_CREATE_RQ
+        if creates != (known is None):
+            return Answer(statuses.STEP_KNOWN if creates else statuses.STEP_UNKNOWN)
+        uid, calling, begun = command.sop_instance_uid, str(fields["calling"]), StepStatus.IN_PROGRESS
+        before = known or KnownStep(uid, peer, calling, begun, number=-1, studies=change.studies)
+        if before.peer != peer:
+            return Answer(statuses.NOT_AUTHORISED, "the step is of another AE")
+        if before.status is not StepStatus.IN_PROGRESS:
+            return Answer(statuses.STEP_FAILURE, ENDED, error_id=0xA710)
+        step = replace(
+            before,
+            status=change.status or before.status,
+            number=before.number + 1,
+            objects=before.objects if change.objects is None else change.objects,
+            has=tuple(sorted({*before.has, *change.has})),
+        )
+        missing = [keyword for keyword in performed_step.LAST if keyword not in step.has]
+        if step.status is not StepStatus.IN_PROGRESS and missing:
+            raise performed_step.faulty(performed_step.EMPTY, *missing)
+        return step
+
+    def _write(self, step: KnownStep) -> None:
+        """Replace the step's file; it is durable when this returns. Raises OSError."""
+        path = self._path(step.uid)
+        temporary = path.with_name(f".{path.name}")
+        with temporary.open("wb") as file:
+            file.write(_AS_JSON.dump_json(step))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(self._folder)
+
+    def _path(self, uid: str) -> Path:
+        return self._folder / f"{hashlib.sha256(uid.encode()).hexdigest()[:32]}.json"
+
 
 _LOGGER = logging.getLogger(__name__)
+_MINUTE = 60.0
+_SUCCESS = Answer(statuses.SUCCESS)
+# By abstract syntax and command field: the bytes that are read of a data set, and the event of a refusal.
+_SERVED = {
+    (VERIFICATION, C_ECHO_RQ): (0, events.ECHOED),
+    (commitment.SOP_CLASS, N_EVENT_REPORT_RQ): (commitment.MAXIMUM_BYTES, events.COMMITMENT_REPORT_REFUSED),
+    (commitment.SOP_CLASS, N_ACTION_RQ): (commitment.REQUEST_BYTES, events.COMMITMENT_ASK_REFUSED),
+    (performed_step.SOP_CLASS, N_CREATE_RQ): (2 * performed_step.MAXIMUM_BYTES, events.STEP_REFUSED),
+    (performed_step.SOP_CLASS, N_SET_RQ): (2 * performed_step.MAXIMUM_BYTES, events.STEP_REFUSED),
+}
+
+
+@dataclass(slots=True, eq=False)
+class AcceptedAssociation:
+    """One accepted association. ``association`` is our own identifier of it, never used again."""
+
+    association: str
+    proposal: Proposal
+    permission: Permission
+    results: dict[int, tuple[int, str]]
+    """Result and transfer syntax of each presentation context."""
+    roles: dict[str, tuple[bool, bool]]
+    """The roles that the peer has, by SOP class."""
+    stored: int = 0
+    """Objects acknowledged with Success."""
+    repeatable: int = 0
+    """Echoes answered, objects and reports refused: a peer can repeat these at will; few are journalled."""
+    refused: int = 0
+    """Objects not acknowledged with Success."""
+
+    @property
+    def sender(self) -> str:
+        """The sender of the objects: a peer's name, or a stranger's address."""
+        return self.permission.peer or network(self.proposal.address)
+
+
+class Request:
+    """One request being received, with the data set that follows its command."""
+
+    def __init__(self, command: Command, abstract_syntax: str, syntax: str, largest: int) -> None:
+        self.command, self.abstract_syntax, self.syntax = command, abstract_syntax, syntax
+        self.largest = largest
+        """Bytes of the data set that are taken."""
+        self.data = bytearray()
+
+    def write(self, data: memoryview | bytes) -> None:
+        """Take one fragment of the data set. Raises ProtocolViolation if it does not seem to end."""
+        self.data += data
+        if len(self.data) > self.largest:
+            raise ProtocolViolation(f"data set of {name_of(self.command.field)} beyond its largest length")
+
+    def abandon(self) -> None:
+        """Discard what came: the association ended."""
+        self.data.clear()
+
+
+class StoreRequest(Request):
+    """One C-STORE being received. Once ``refusal`` is set, further bytes are discarded.
+
+    An object beyond ``largest`` is read to its end, and answered.
+    """
+
+    incoming: IncomingObject | None = None
+    refusal: Answer | None = None
+    size = 0
+
+    def refuse(self, status: statuses.Status, comment: str) -> None:
+        """Refuse the object with ``status``; none of its bytes are kept."""
+        self.refusal = Answer(status, comment)
+        self.abandon()
+
+    def write(self, data: memoryview | bytes) -> None:
+        """Store one fragment of the data set. Raises ProtocolViolation if it does not seem to end."""
+        self.size += len(data)
+        if self.size > max(limits.DISCARDED, self.largest):
+            raise ProtocolViolation("data set without end")
+        if self.incoming is None:
+            return
+        if self.size > self.largest:
+            self.refuse(statuses.TOO_LARGE, "larger than listener.maximum_object_mib")
+            return
+        try:
+            self.incoming.write(data)
+        except SpoolError as error:
+            self.refuse(statuses.OUT_OF_RESOURCES, _comment(error))
+
+    def abandon(self) -> None:
+        """Delete the bytes written so far: the association ended, or the object is refused."""
+        if self.incoming is not None:
+            self.incoming.abandon()
+            self.incoming = None
+
+
+class StorageService:
+    """The service that the threads of all associations of one listener share."""
+
+    def __init__(
+        self, policy: PolicyFile, data_dir: Path, spool: Spool, journal: JournalWriter, listener_id: str
+    ) -> None:
+        self.policy = policy
+        self._spool, self._waiting = spool, WaitingObjects(spool.incoming)
+        self._journal, self._steps = journal, PerformedSteps(data_dir, journal)
+        self._listener_id = listener_id
+        self.entrance = Entrance()
+        self._lock = threading.Lock()
+        self._open: list[AcceptedAssociation] = []
+        self._numbers = itertools.count(1)
+        self._unwritten: list[events.Event] = []
+        self._complained_at = float("-inf")
+        self._counted = Counter[tuple[str, str]]()
+        self._minute = time.monotonic()
+
+    def enter(self, proposal: Proposal) -> AcceptedAssociation | statuses.Rejection:
+        """Accept or reject an association; the decision is in the journal before the peer is answered.
+
+        On a full disk an association is accepted without a line in the journal, and its objects are refused
+        until it has one; when too many events wait for the journal, associations are rejected for the moment.
+        A rejected connection counts as waiting until it is closed.
+        """
+        policy = self.policy.current()
+        verdict = policy.decide(proposal)
+        if isinstance(verdict, Permission):
+            if len(self._unwritten) > limits.EVENTS_WAITING // 2:  # half: several come at once
+                verdict = statuses.TEMPORARY_CONGESTION
+            elif verdict.peer:
+                self.entrance.know([proposal.address])
+            elif not verdict.may_send and not self.entrance.may_list(proposal.address):
+                verdict = statuses.TEMPORARY_CONGESTION
+        if isinstance(verdict, Permission):
+            supported, roles = policy.offer(verdict, proposal.roles)
+            results, refused = negotiate(proposal.contexts, supported)
+            name = f"{self._listener_id}-{next(self._numbers)}"
+            accepted = AcceptedAssociation(name, proposal, verdict, results, roles)
+            with self._lock:
+                if policy.has_room(
+                    verdict,
+                    proposal.address,
+                    [(one.permission.peer, one.proposal.address) for one in self._open],
+                ):
+                    self._open.append(accepted)
+                else:
+                    verdict = statuses.LOCAL_LIMIT_EXCEEDED
+        if isinstance(verdict, statuses.Rejection):
+            self._list_or_count(
+                "rejected",
+                proposal.address,
+                events.ASSOCIATION_REJECTED,
+                calling=proposal.calling_ae,
+                called=proposal.called_ae,
+                address=proposal.address,
+                result=verdict.result,
+                source=verdict.source,
+                reason=verdict.reason,
+                meaning=verdict.meaning,
+            )
+            return verdict
+        shown = list(refused[: limits.REFUSED_CONTEXTS_NAMED])  # toolkits offer all they have
+        fields = {"refused": shown, "refused_count": len(refused)} if refused else {}
+        event = self._event(events.ASSOCIATION_ACCEPTED, accepted)
+        self.record(replace(event, fields={**event.fields, **fields}))  # these are not in the log
+        self.entrance.leave(proposal.address)
+        return accepted
+
+    def leave(self, accepted: AcceptedAssociation, *, released: bool, reason: str) -> None:
+        """End an association, after its last object; ``reason``: why it ended, if without A-RELEASE."""
+        with self._lock:
+            self._open.remove(accepted)
+        fields: dict[str, events.FieldValue] = {"objects": accepted.stored}
+        if accepted.refused:
+            fields["objects_refused"] = accepted.refused
+        fields |= {"outcome": "released"} if released else {"outcome": "aborted", "reason": reason}
+        event = events.ASSOCIATION_RELEASED if released else events.ASSOCIATION_ABORTED
+        self.record(self._event(event, accepted, **fields))
+
+    def begin(self, accepted: AcceptedAssociation, command: Command, context_id: int) -> Request:
+        """Begin to receive the data set of a request. Raises ProtocolViolation if its presentation context
+        does not allow it.
+        """
+        result, syntax = accepted.results.get(context_id, (-1, ""))
+        if result:
+            raise ProtocolViolation("presentation context not accepted")
+        abstract_syntax, _ = accepted.proposal.contexts[context_id]
+        if command.field == C_STORE_RQ:
+            return self._begin_to_store(accepted, command, abstract_syntax, syntax)
+        # A C-ECHO is answered in any context; N-services only in their own.
+        service = (VERIFICATION if command.field == C_ECHO_RQ else abstract_syntax, command.field)
+        if service not in _SERVED:
+            raise ProtocolViolation(f"not served: {name_of(command.field)}")
+        return Request(command, abstract_syntax, syntax, _SERVED[service][0])
+
+    def finish(self, accepted: AcceptedAssociation, request: Request) -> Answer:
+        """The answer to a completely received request: what it brought is durable before Success."""
+        if isinstance(request, StoreRequest):
+            return self._finish_store(accepted, request)
+        if request.command.field == C_ECHO_RQ:
+            if request.abstract_syntax != VERIFICATION:
+                return Answer(statuses.SOP_CLASS_NOT_SUPPORTED)
+            self._journal_if_few(accepted, events.ECHOED)
+            return _SUCCESS
+        try:
+            answer = self._finish_normalized(accepted, request)
+        except FaultyReport:
+            answer = Answer(statuses.INFORMATION_UNREADABLE)
+        except (SpoolError, OSError):
+            answer = Answer(statuses.NOT_KEPT)
+        if answer.status is not statuses.SUCCESS:
+            _, refused = _SERVED[request.abstract_syntax, request.command.field]
+            fields: dict[str, events.FieldValue] = {
+                "status": f"{answer.status.code:04X}",
+                "reason": answer.comment or answer.status.meaning,
+            }
+            if refused is events.STEP_REFUSED:
+                fields["step"] = shown_uid(request.command.sop_instance_uid)
+            self._journal_if_few(accepted, refused, **fields)
+        return answer
+
+    def _begin_to_store(
+        self, accepted: AcceptedAssociation, command: Command, abstract_syntax: str, syntax: str
+    ) -> StoreRequest:
+        """An object that is stored, or refused with the reason."""
+        policy = self.policy.current()
+        request = StoreRequest(command, abstract_syntax, syntax, policy.listener.maximum_object_mib * 2**20)
+        unclear, full = statuses.CANNOT_UNDERSTAND, statuses.OUT_OF_RESOURCES
+        other = command.sop_class_uid != abstract_syntax
+        has_room = self._waiting.has_room(accepted.sender, policy.spool)
+        for wrong, status, why in (
+            (not accepted.permission.may_send, statuses.NOT_AUTHORISED, "this AE title may not send here"),
+            (other, statuses.SOP_CLASS_NOT_SUPPORTED, "not the class of the presentation context"),
+            (not command.names_an_instance, unclear, "no valid Affected SOP Instance UID"),
+            (not command.has_data_set, unclear, "no data set"),
+            # Without the beginning of its association a study could seem complete.
+            (not self.record(), full, "the journal cannot be written"),
+            (not has_room, full, "too many objects of this sender wait to be indexed"),
+        ):
+            if wrong:
+                request.refuse(status, why)
+                return request
+        proposal = accepted.proposal
+        arrival = Arrival(
+            association=accepted.association,
+            calling_ae=proposal.calling_ae,
+            called_ae=proposal.called_ae,
+            address=proposal.address,
+            priority=command.priority,
+            received_at=datetime.now(UTC),
+        )
+        uid = command.sop_instance_uid
+        try:
+            request.incoming = self._spool.open(arrival, abstract_syntax, uid, syntax, accepted.sender)
+        except SpoolError as error:
+            request.refuse(full, _comment(error))
+        return request
+
+    def _finish_store(self, accepted: AcceptedAssociation, request: StoreRequest) -> Answer:
+        """Make a completely received object durable, and only then return Success.
+
+        Its content is judged when it is inspected.
+        """
+        command = request.command
+        if request.incoming is not None and not request.size:
+            request.refuse(statuses.CANNOT_UNDERSTAND, "empty data set")
+        elif request.incoming is not None:
+            try:
+                request.incoming.commit()
+            except SpoolError as error:
+                request.refuse(statuses.OUT_OF_RESOURCES, _comment(error))
+        if request.refusal is not None:
+            accepted.refused += 1
+            self._journal_if_few(
+                accepted,
+                events.STORE_REFUSED,
+                status=f"{request.refusal.status.code:04X}",
+                reason=request.refusal.comment,
+                sop_class_uid=shown_uid(command.sop_class_uid),
+                sop_instance_uid=shown_uid(command.sop_instance_uid),
+            )
+            return request.refusal
+        accepted.stored += 1
+        self._waiting.add(accepted.sender, request.size)
+        return _SUCCESS
+
+    def _finish_normalized(self, accepted: AcceptedAssociation, request: Request) -> Answer:
+        """Make a completely received DIMSE-N request durable, and only then return Success.
+
+        Raises SpoolError, FaultyReport, OSError.
+        """
+        permission, syntax = accepted.permission, UID(request.syntax)
+        if not self._is_within_minute(permission.peer, "requests", 1, limits.REQUESTS_A_MINUTE):
+            return Answer(statuses.NOT_KEPT, "too many in a minute")
+        if request.command.field == N_EVENT_REPORT_RQ:
+            return self._take_report(accepted, request, syntax)
+        self._spool.check_space()
+        if request.command.field == N_ACTION_RQ:
+            return self._take_request(accepted, request, syntax)
+        if not permission.mpps:
+            return Answer(statuses.NOT_AUTHORISED)
+        fields = {
+            "association": accepted.association,
+            "listener": self._listener_id,
+            "calling": accepted.proposal.calling_ae,
+            "peer": permission.peer,
+        }
+        return self._steps.take(request.command, bytes(request.data), syntax, permission.peer, fields)
+
+    def _take_report(self, accepted: AcceptedAssociation, request: Request, syntax: UID) -> Answer:
+        """A storage commitment report. Raises FaultyReport, OSError."""
+        if not accepted.permission.may_report:
+            return Answer(statuses.NOT_AUTHORISED)
+        report = commitment.read_report(bytes(request.data), syntax)
+        fields: dict[str, events.FieldValue] = {
+            "transaction": report.transaction_uid,
+            "calling": accepted.proposal.calling_ae,
+            "committed": report.committed_lines(),
+            "failed": report.failed_lines(),
+        }
+        self._journal.append_durably(events.COMMITMENT_REPORTED, fields)
+        return _SUCCESS
+
+    def _take_request(self, accepted: AcceptedAssociation, request: Request, syntax: UID) -> Answer:
+        """A request for storage commitment (PS3.7 10.1.4.1.10). Raises FaultyReport, OSError."""
+        command, peer = request.command, accepted.permission.peer
+        for wrong, status in (
+            (not accepted.permission.may_ask, statuses.NOT_AUTHORISED),
+            (command.sop_class_uid != commitment.SOP_CLASS, statuses.NO_SUCH_CLASS),
+            (command.sop_instance_uid != commitment.SOP_INSTANCE, statuses.NO_SUCH_PUSH_MODEL),
+            (command.type_id != commitment.REQUEST, statuses.NO_SUCH_ACTION),
+        ):
+            if wrong:
+                return Answer(status)
+        asked = commitment.read_request(bytes(request.data), syntax)
+        number = len(asked.objects)
+        if not self._is_within_minute(peer, "objects", number, limits.OBJECTS_ASKED_A_MINUTE):
+            return Answer(statuses.NOT_KEPT)
+        fields: dict[str, events.FieldValue] = {
+            "transaction": asked.transaction_uid,
+            "calling": accepted.proposal.calling_ae,
+            "peer": peer,
+            "objects": asked.lines(),
+        }
+        self._journal.append_durably(events.COMMITMENT_ASKED, fields)
+        return _SUCCESS
+
+    def _is_within_minute(self, peer: str, what: str, number: int, most: int) -> bool:
+        """Count DIMSE-N requests of the peer, or objects that it asks for storage commitment of.
+
+        Returns whether it may bring them in this minute.
+        """
+        with self._lock:
+            if time.monotonic() - self._minute > _MINUTE:
+                self._minute = time.monotonic()
+                self._counted.clear()
+            self._counted[peer, what] += number
+            return self._counted[peer, what] <= most
+
+    def tls_failed(self, address: str, reason: str) -> None:
+        """Count a connection whose TLS handshake failed."""
+        self._list_or_count("no_tls", address, events.TLS_FAILED, address=address, reason=reason)
+
+    def _list_or_count(
+        self, failure: Failure, caller: str, event_type: events.EventType, **fields: events.FieldValue
+    ) -> None:
+        """An event of its own for this failure of ``caller``, or one more of those counted in a minute."""
+        if self.entrance.may_list(caller):
+            self.record(events.happened(event_type, listener=self._listener_id, **fields))
+        else:
+            self.entrance.fail(caller, failure)
+
+    def record(self, *new: events.Event) -> bool:
+        """Write events to the journal; on a full disk keep them for later, unless too many are kept.
+
+        Returns whether all are written that were kept.
+        """
+        with self._lock:
+            self._unwritten = [*self._unwritten, *new][: limits.EVENTS_WAITING]
+            try:
+                while self._unwritten:
+                    self._journal.append(self._unwritten[0])
+                    del self._unwritten[0]
+            except OSError as error:
+                if time.monotonic() - self._complained_at > _MINUTE:  # each sender tries again and again
+                    self._complained_at = time.monotonic()
+                    _LOGGER.error("the journal cannot be written: %s", error.strerror)
+            return not self._unwritten
+
+    def keep_up(self) -> None:
+        """Write the kept events to the journal, and the counts of failed connections; forget old steps."""
+        for address, counts in self.entrance.due():
+            self.record(
+                events.happened(
+                    events.CONNECTIONS_FAILED,
+                    listener=self._listener_id,
+                    address=address,
+                    **{str(failure): number for failure, number in counts.items()},
+                )
+            )
+        self.record()
+        self._steps.forget_old()
+
+    def _journal_if_few(
+        self, accepted: AcceptedAssociation, event_type: events.EventType, **fields: events.FieldValue
+    ) -> None:
+        """Journal an event that a peer can cause a thousand times a second, within limits."""
+        accepted.repeatable += 1
+        if accepted.repeatable <= limits.LISTED_OF_ONE_ASSOCIATION:
+            self.record(self._event(event_type, accepted, **fields))
+
+    def _event(
+        self, event_type: events.EventType, accepted: AcceptedAssociation, **fields: events.FieldValue
+    ) -> events.Event:
+        return events.happened(
+            event_type,
+            association=accepted.association,
+            listener=self._listener_id,
+            calling=accepted.proposal.calling_ae,
+            called=accepted.proposal.called_ae,
+            address=accepted.proposal.address,
+            peer=accepted.permission.peer,
+            **fields,
+        )
+
+
+def _comment(error: SpoolError) -> str:
+    return "out of disk space" if isinstance(error, SpoolFull) else "the spool cannot be written"
+
+
 _COMMAND, _LAST = 1, 2  # bits of the message control header, PS3.8 E.2
 
 
@@ -311,8 +920,8 @@ class Listener:
         """
         host, port = self._socket.getsockname()[:2]
         self._service.record(
-            happened(
-                LISTENER_STARTED,
+            events.happened(
+                events.LISTENER_STARTED,
                 listener=self._listener_id,
                 host=host,
                 port=port,
@@ -356,7 +965,7 @@ class Listener:
                 time.sleep(0.02)
             for association in list(self._associations):
                 association.abort()
-        self._service.record(happened(LISTENER_STOPPED, listener=self._listener_id))
+        self._service.record(events.happened(events.LISTENER_STOPPED, listener=self._listener_id))
 
     def _accept(self) -> None:
         """Accept connections until the listener stops; nothing here waits for a peer."""

@@ -64,7 +64,7 @@ from dicom_node.receive import limits
 from dicom_node.receive.messages import APPLICATION_CONTEXT, MAXIMUM_PDU_BYTES
 from dicom_node.receive.policy import STORAGE_CLASSES
 from dicom_node.receive.spool import Spool, WaitingObjects
-from dicom_node.receive.storage_service import KEPT_DAYS
+from dicom_node.receive.listener import KEPT_DAYS
 from dicom_node.results.build import build, build_rejection
 from dicom_node.results.common.concepts import SCHEME, SCHEME_UID
 from dicom_node.results.common.source import BuiltObject, SourceObject

@@ -81,9 +81,9 @@ from dicom_node.jobs.queue import JobQueue
 from dicom_node.people import audit, rules, studies
 from dicom_node.people.monitoring.disk import forget_past
 from dicom_node.receive.inspection import Inspected, Inspector, ReaderLost
+from dicom_node.receive.listener import PerformedSteps
 from dicom_node.receive.messages import N_CREATE_RQ, N_SET_RQ, Command
 from dicom_node.receive.spool import Arrival, encode_header
-from dicom_node.receive.storage_service import PerformedSteps
 from dicom_node.studies import choose, indexing
 from dicom_node.studies.choose import Choice
 from dicom_node.studies.indexing import compare, purge, purge_results, reconcile, reindex
