@@ -12,11 +12,9 @@ process, with more time, fails too.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import hashlib
 import json
-import math
 import os
 import resource
 import select
@@ -29,7 +27,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -435,14 +433,14 @@ def main() -> None:
     for line in sys.stdin.buffer:
         request = json.loads(line)
         # Should the node die first, this one ends all the same.
-        signal.alarm(math.ceil(request["seconds"]) + 5)
+        signal.alarm(int(request["seconds"]) + 6)
         answer: dict[str, Any]
         if "same" in request:
             one, other = map(Path, request["same"])
             answer = {"same": _same(one, other, limits)}
         else:
             try:
-                answer = dataclasses.asdict(inspect(Path(request["inspect"]), request["assume"], limits))
+                answer = asdict(inspect(Path(request["inspect"]), request["assume"], limits))
             except OSError as error:
                 answer = {"error": error.errno or 0}
         encoded = json.dumps(answer)

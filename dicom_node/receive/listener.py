@@ -110,7 +110,7 @@ from dicom_node.receive.statuses import Rejection
 ENDED: Final = "Performed Procedure Step Object may no longer be updated"
 """Error Comment of an N-SET after the end (PS3.4 Table F.7.2-2)."""
 KEPT_DAYS: Final = 30
-"""How long a step is known after the last request about it."""
+"""How long a step is known after the last request about it, at least: a listener that starts forgets it."""
 _STATUSES = {status.code: status for status in statuses.STEP_STATUSES}
 
 
@@ -135,11 +135,18 @@ _AS_JSON = TypeAdapter(KnownStep)
 
 
 class PerformedSteps:
-    """The steps of one data folder, in its folder ``steps`` (made with the first step). Thread-safe."""
+    """The steps of one data folder, in its folder ``steps`` (made with the first step). Thread-safe.
+
+    Old steps, on which no modality reports any more, are deleted when a listener starts.
+    """
 
     def __init__(self, data_dir: Path, journal: JournalWriter) -> None:
         self._folder, self._journal = data_dir / "steps", journal
-        self._cleaned_at = float("-inf")
+        before = time.time() - KEPT_DAYS * 86400
+        with contextlib.suppress(OSError):  # another listener did, or the next one does
+            for path in self._folder.glob("*.json"):
+                if path.stat().st_mtime < before:
+                    path.unlink()
 
     def take(
         self,
@@ -190,18 +197,6 @@ class PerformedSteps:
             return _AS_JSON.validate_json(self._path(uid).read_bytes())
         except FileNotFoundError:
             return None
-
-    def forget_old(self) -> None:
-        """Delete, once an hour, old steps on which no modality reports any more. Call it about once a
-        second.
-        """
-        if time.monotonic() - self._cleaned_at > 3600:
-            self._cleaned_at = time.monotonic()
-            before = time.time() - KEPT_DAYS * 86400
-            with contextlib.suppress(OSError):  # another listener did, or does it in an hour
-                for path in self._folder.glob("*.json"):
-                    if path.stat().st_mtime < before:
-                        path.unlink()
 
     def _next(
         self,
@@ -634,7 +629,7 @@ class StorageService:
             return not self._unwritten
 
     def keep_up(self) -> None:
-        """Write the kept events to the journal, and the counts of failed connections; forget old steps."""
+        """Write the kept events to the journal, and the counts of failed connections."""
         for address, counts in self.entrance.due():
             self.record(
                 events.happened(
@@ -645,7 +640,6 @@ class StorageService:
                 )
             )
         self.record()
-        self._steps.forget_old()
 
     def _journal_if_few(
         self, accepted: AcceptedAssociation, event_type: events.EventType, **fields: events.FieldValue

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import functools
 import hashlib
 import itertools
 import json
@@ -261,7 +260,7 @@ def same_object(one: Path, other: Path) -> bool:
     with one.open("rb") as mine, other.open("rb") as theirs:
         if _meta_information(mine) != _meta_information(theirs):
             return False
-        blocks = (iter(functools.partial(file.read, 2**20), b"") for file in (mine, theirs))
+        blocks = (iter(lambda file=file: file.read(2**20), b"") for file in (mine, theirs))
         return all(one == other for one, other in itertools.zip_longest(*blocks))
 
 

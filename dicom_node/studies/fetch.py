@@ -19,7 +19,6 @@ Queries to a peer for studies to fetch; each study is stored once.
 """
 
 import itertools
-import re
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -61,7 +60,6 @@ from dicom_node.receive.policy import accepted_classes
 from dicom_node.receive.spool import Arrival, Spool, WaitingObjects, check_taken, read_meta
 
 _LOOK = timedelta(seconds=2)  # between looks whether all came
-_WILDCARDS = re.compile(r"[*?\\]")  # PS3.4 C.2.2.2.4, PS3.5 6.2
 _PROJECTION = frozenset({"CR", "DX"})
 _COMES = frozenset({StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUEUED, StudyState.RUNNING})
 
@@ -103,7 +101,7 @@ class Questions(Lane[ArchiveQuestion]):
         self, row: ArchiveQuestion, study: Study, wanted: PriorsSettings, stop: threading.Event
     ) -> Outcome:
         patient_id, issuer = study.patient_id.strip(), study.issuer_of_patient_id.strip()
-        if not patient_id or _WILDCARDS.search(patient_id):
+        if not patient_id or {*patient_id} & {*"*?\\"}:  # wildcards of PS3.4 C.2.2.2.4, PS3.5 6.2
             return Failed("without a Patient ID that can be asked for")
         with self._database.read() as session:
             images = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
