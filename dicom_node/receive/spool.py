@@ -260,8 +260,10 @@ def same_object(one: Path, other: Path) -> bool:
     with one.open("rb") as mine, other.open("rb") as theirs:
         if _meta_information(mine) != _meta_information(theirs):
             return False
-        blocks = (iter(lambda file=file: file.read(2**20), b"") for file in (mine, theirs))
-        return all(one == other for one, other in itertools.zip_longest(*blocks))
+        while True:
+            one_block, other_block = mine.read(2**20), theirs.read(2**20)
+            if one_block != other_block or not one_block:
+                return one_block == other_block
 
 
 def _meta_information(file: BinaryIO) -> bytes:

@@ -467,6 +467,16 @@ def test_a_data_set_does_not_replace_what_the_listener_wrote_of_its_arrival(inbo
     assert inbox.scalars(select(ReceivedObject.calling_ae)) == ["MODALITY"]
 
 
+def test_an_object_of_another_class_than_its_request_is_quarantined(inbox: Inbox) -> None:
+    inbox.receive_bytes(
+        encoded(IMAGE), "1.2.840.10008.5.1.4.1.1.7", IMAGE.SOPInstanceUID, ExplicitVRLittleEndian
+    )
+    inbox.settle()
+    study = inbox.study(IMAGE.StudyInstanceUID)
+    assert study.state is StudyState.QUARANTINED
+    assert "SOP Class UID differs from the one in the C-STORE request" in study.reason
+
+
 @pytest.mark.parametrize("vr", ["OB", "SQ"])
 def test_a_patient_id_that_is_no_text_is_no_patient_id(inbox: Inbox, vr: str) -> None:
     image = ultrasound("no text")
