@@ -56,6 +56,7 @@ from dicom_node.base.processes import ALIVE_SECONDS, show_life, signal_pipe
 from dicom_node.receive import limits, statuses
 from dicom_node.receive.messages import (
     A_ABORT,
+    A_ASSOCIATE_RJ,
     A_ASSOCIATE_RQ,
     A_RELEASE_RQ,
     ABORTED_BY_PROVIDER,
@@ -80,7 +81,6 @@ from dicom_node.receive.messages import (
     p_data_tf,
     read_command,
     read_request,
-    rejection,
 )
 from dicom_node.receive.policy import (
     VERIFICATION,
@@ -387,7 +387,7 @@ class StorageService:
                 else:
                     verdict = statuses.LOCAL_LIMIT_EXCEEDED
         if isinstance(verdict, statuses.Rejection):
-            self._list_or_count(
+            self.list_or_count(
                 "rejected",
                 proposal.address,
                 events.ASSOCIATION_REJECTED,
@@ -598,11 +598,7 @@ class StorageService:
             self._counted[peer, what] += number
             return self._counted[peer, what] <= most
 
-    def tls_failed(self, address: str, reason: str) -> None:
-        """Count a connection whose TLS handshake failed."""
-        self._list_or_count("no_tls", address, events.TLS_FAILED, address=address, reason=reason)
-
-    def _list_or_count(
+    def list_or_count(
         self, failure: Failure, caller: str, event_type: events.EventType, **fields: events.FieldValue
     ) -> None:
         """An event of its own for this failure of ``caller``, or one more of those counted in a minute."""
@@ -732,14 +728,18 @@ class Association:
             self._socket.shake_hands()
         except OSError as error:
             reason = getattr(error, "reason", None) or type(error).__name__
-            self._service.tls_failed(self._address, str(reason))
+            fields = {"address": self._address, "reason": str(reason)}
+            self._service.list_or_count("no_tls", self._address, events.TLS_FAILED, **fields)
             return None
         kind, body = self._read_pdu()
         if kind != A_ASSOCIATE_RQ:
             raise ProtocolViolation("no association request")
         verdict = self._service.enter(read_request(body, self._address))
         if isinstance(verdict, Rejection):
-            self._socket.send(rejection(verdict.result, verdict.source, verdict.reason))
+            self._socket.send(
+                # PS3.8 9.3.4
+                struct.pack(">BxIxBBB", A_ASSOCIATE_RJ, 4, verdict.result, verdict.source, verdict.reason)
+            )
             return None
         self._accepted = verdict
         self._socket.send(acceptance(body, verdict.results, verdict.roles, MAXIMUM_PDU_BYTES))

@@ -219,11 +219,6 @@ def acceptance(
     return struct.pack(">BxI", A_ASSOCIATE_AC, len(body)) + body
 
 
-def rejection(result: int, source: int, reason: int) -> bytes:
-    """An A-ASSOCIATE-RJ (PS3.8 9.3.4)."""
-    return struct.pack(">BxIxBBB", A_ASSOCIATE_RJ, 4, result, source, reason)
-
-
 def fragments(body: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Context identifier and value of each fragment of a P-DATA-TF; the value begins with the message control
     header.

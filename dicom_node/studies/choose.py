@@ -231,9 +231,40 @@ class Choice:
         )
 
     def rows(self, study_id: int) -> list[dict[str, Any]]:
-        """The choices, as from :func:`rows`; empty if the study can be released as it is."""
+        """The options as rows: who sent them, when, and how they differ; none if the study can be released
+        as it is. The rows contain patients' names.
+
+        ``as_of`` is in each row: the choice must pass it back.
+        """
         patients, as_of = self._read(study_id)
-        return rows(_options(patients), as_of)
+        options = _options(patients)
+        shown = []
+        for option in options:
+            texts = [_values(other) for other in options if other.question == option.question]
+            mine = _values(option)
+            arrivals = [version.item.arrival for version in option.versions]
+            shown.append(
+                {
+                    "as_of": as_of,
+                    "number": option.number,
+                    "choose": "image" if option.sop_instance_uid else "patient",
+                    "if_taken": option.if_taken,
+                    "sop_instance_uid": option.sop_instance_uid,
+                    "objects": len(_by_uid(option.versions)),
+                    "received": [version.number for version in option.versions],
+                    "calling_ae": sorted({arrival.calling_ae for arrival in arrivals}),
+                    "first_received_at": as_json(min(arrival.received_at for arrival in arrivals)),
+                    "last_received_at": as_json(max(arrival.received_at for arrival in arrivals)),
+                    "counts": any(version.in_force for version in option.versions),
+                    "stands_in": next((v.elsewhere for v in option.versions if v.elsewhere), ""),
+                    "differs": {
+                        word: mine.get(word, "")
+                        for word in sorted({word for values in texts for word in values})
+                        if len({values.get(word, "") for values in texts}) > 1
+                    },
+                }
+            )
+        return shown
 
     def release(
         self,
@@ -359,40 +390,6 @@ def _arrivals(session: Session, study_id: int) -> str:
     """What a study was made of: the hash of its spool names."""
     names = {Path(row.path).stem for row in intake.received(session, study_id)}
     return hashlib.sha256(" ".join(sorted(names)).encode()).hexdigest()
-
-
-def rows(options: Sequence[Option], as_of: str) -> list[dict[str, Any]]:
-    """The options as rows: who sent them, when, and how they differ. The rows contain patients' names.
-
-    ``as_of`` is in each row: the choice must pass it back.
-    """
-    shown = []
-    for option in options:
-        texts = [_values(other) for other in options if other.question == option.question]
-        mine = _values(option)
-        arrivals = [version.item.arrival for version in option.versions]
-        shown.append(
-            {
-                "as_of": as_of,
-                "number": option.number,
-                "choose": "image" if option.sop_instance_uid else "patient",
-                "if_taken": option.if_taken,
-                "sop_instance_uid": option.sop_instance_uid,
-                "objects": len(_by_uid(option.versions)),
-                "received": [version.number for version in option.versions],
-                "calling_ae": sorted({arrival.calling_ae for arrival in arrivals}),
-                "first_received_at": as_json(min(arrival.received_at for arrival in arrivals)),
-                "last_received_at": as_json(max(arrival.received_at for arrival in arrivals)),
-                "counts": any(version.in_force for version in option.versions),
-                "stands_in": next((v.elsewhere for v in option.versions if v.elsewhere), ""),
-                "differs": {
-                    word: mine.get(word, "")
-                    for word in sorted({word for values in texts for word in values})
-                    if len({values.get(word, "") for values in texts}) > 1
-                },
-            }
-        )
-    return shown
 
 
 def _values(option: Option) -> dict[str, str]:
