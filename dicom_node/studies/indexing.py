@@ -880,15 +880,24 @@ def _ingest(session: Session, event: events.Event) -> None:
     """Events about many objects are stored with numbers in place of UIDs."""
     fields = event.fields
     if event.type is events.COMMITMENT_REPORTED:
-        named = {name: str(fields[name]) for name in ("transaction", "calling")}
+        transaction, calling = str(fields["transaction"]), str(fields["calling"])
         committed, failed = fields["committed"], fields["failed"]
-        intake.keep_report(session, *named.values(), committed, failed, event.at)
-        record(session, event.type, **named, committed=len(committed), failed=len(failed))
+        intake.keep_report(session, transaction, calling, committed, failed, event.at)
+        numbers = {"committed": len(committed), "failed": len(failed)}
+        record(session, event.type, transaction=transaction, calling=calling, **numbers)
     elif event.type is events.COMMITMENT_ASKED:  # by a peer
-        named = {name: str(fields[name]) for name in ("peer", "calling", "transaction")}
-        refusal = requested.keep(session, *named.values(), fields["objects"], event.at)
-        kind = events.COMMITMENT_ASK_REFUSED if refusal else event.type
-        record(session, kind, **named, objects=len(fields["objects"]), reason=refusal)
+        peer, calling, transaction = (str(fields[name]) for name in ("peer", "calling", "transaction"))
+        objects = fields["objects"]
+        refusal = requested.keep(session, peer, calling, transaction, objects, event.at)
+        record(
+            session,
+            events.COMMITMENT_ASK_REFUSED if refusal else event.type,
+            peer=peer,
+            calling=calling,
+            transaction=transaction,
+            objects=len(objects),
+            reason=refusal,
+        )
     elif event.type is events.STEP_REPORTED:
         steps.keep(session, fields, event.at)
         known = fetches.here(session, fields["studies"])
