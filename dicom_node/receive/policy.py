@@ -1,15 +1,11 @@
-"""Connections that have no association yet: limits on their number, and counts of failed ones.
+"""AE policy: who may associate, and for which services, with limits on those who have no association yet.
 
-No unknown caller can use up the places of others, by silence or by number, or fill the journal.
+The listener reads it from ``policy.json``, which the node replaces in one step, so the listener needs no
+database. No unknown caller can use up the places of others, by silence or by number, or fill the journal.
 
-The accepted storage classes, each in every transfer syntax (``dicom.transfer_syntaxes``).
-
-Names and UIDs are pydicom's, which are generated from PS3.6 Annex A; the tables of
-``docs/conformance.md`` are generated from here.
-
-AE policy: who may associate, and for which services. The listener reads it from ``policy.json``.
-
-The node replaces the file in one step, so the listener needs neither settings nor database.
+The accepted storage classes, each in every transfer syntax (``dicom.transfer_syntaxes``): names and UIDs are
+pydicom's, which are generated from PS3.6 Annex A. The tables of ``docs/conformance.md`` are generated from
+here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The journal: events by which the listener, which has no database, reports to the node.
 
 Lines of JSON in ``journal/*.jsonl``, one file per listener (a new one after every 16 MiB). File names sort by
-time. Only lines with storage commitment reports and performed procedure steps are synced: the other lines
-that a power failure loses are void anyway after the listener's restart.
+their number. Only lines with storage commitment reports and performed procedure steps are synced: the other
+lines that a power failure loses are void anyway after the listener's restart.
 
 The spool: the received bytes on disk, unchanged; it decides what counts as received.
 
@@ -36,7 +36,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -51,7 +51,6 @@ from dicom_node.base.dicom.uids import (
 from dicom_node.base.errors import FaultyInput, FaultyObject, SpoolError, SpoolFull
 from dicom_node.base.events import Event, EventType, FieldValue, by_number
 
-_TIME = "%Y%m%dT%H%M%S%fZ"
 _FILE_BYTES = 16 * 2**20
 
 
@@ -102,7 +101,9 @@ class JournalWriter:
 
     def __init__(self, folder: Path, listener_id: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._stem = folder / f"{_newest(folder):{_TIME}}-{listener_id}"
+        # Numbers, not times: a clock put back must not make this the oldest.
+        newest = max((path.name[:8] for path in folder.glob("[0-9]" * 8 + "*.jsonl")), default="0")
+        self._stem = folder / f"{int(newest) + 1:08d}-{listener_id}"
         self._lock = threading.Lock()
         self._number = 0
         self._file = -1
@@ -158,15 +159,6 @@ def remove_read(folder: Path, cursor: Mapping[str, int]) -> None:
     for path in sorted(folder.glob("*.jsonl"))[:-1]:
         if cursor.get(path.name, 0) >= path.stat().st_size:
             path.unlink()
-
-
-def _newest(folder: Path) -> datetime:
-    """The present, or just after the newest file there: a clock put back must not make this the oldest."""
-    now = datetime.now(UTC)
-    with suppress(IndexError, ValueError):  # no file, or none of ours
-        newest = datetime.strptime(sorted(path.name for path in folder.glob("*.jsonl"))[-1][:22], _TIME)
-        return max(now, newest.replace(tzinfo=UTC) + timedelta(microseconds=1))
-    return now
 
 
 def _events(path: Path, offset: int) -> Iterator[tuple[int, Event]]:

@@ -849,7 +849,7 @@ class JournalIngest:
     def run_once(self) -> int:
         """Ingest the lines appended since the last run; returns their number."""
         # First: a listener that starts now holds the lock before its file is there. The files are called
-        # time-listener-number.
+        # number-listener-number.
         names = (path.stem for path in sorted(self._folder.glob("*.jsonl")))
         listeners = [name.split("-", 1)[-1].rsplit("-", 1)[0] for name in names]
         writes = set() if has_no_writer(self._folder) else {*listeners[-1:]}
