@@ -125,11 +125,9 @@ def stop_study(session: Session, study: Study, reason: str, *, same_data: bool =
     for job in queue.of_study(session, study.id, (JobState.RUNNING,)):
         job.cancel_requested, job.reason = True, reason
     but = NOT_CHOSEN if same_data else {ResultKind.REJECTION}
-    for delivery in intake.pending_deliveries(session, study.id, but):
+    received = [] if same_data else intake.pending_originals(session, study.id)
+    for delivery in [*intake.pending_deliveries(session, study.id, but), *received]:
         deliveries.withdraw(session, delivery, reason)
-    if not same_data:
-        for delivery in intake.pending_originals(session, study.id):
-            deliveries.withdraw(session, delivery, reason)
     session.flush()
 
 
@@ -957,18 +955,10 @@ def purge(database: Database, settings: Settings, now: datetime | None = None) -
     committed first; a file that a crash leaves behind is deleted when spool and index are compared.
     """
     before = (now or utc_now()) - timedelta(days=settings.spool.keep_days)
-    total, files = 0, Files(settings)
-    while True:
-        with database.write() as session:
-            studies = intake.lock_purgeable(session, before, _STUDIES)
-            paths = _mark(session, studies)
-        _delete(files, paths)
-        total += len(paths)
-        if not studies:
-            break
-    if total:
-        with database.write() as session:
-            record(session, events.FILES_PURGED, objects=total)
+    total, studies = 0, [0]
+    while studies:
+        studies, number = _purge(database, settings, before, _STUDIES)
+        total += number
     return total
 
 
@@ -1002,30 +992,35 @@ def purge_now(
 
     ``also`` writes in the same transaction, for each of them. Returns the studies whose objects were deleted.
     """
-    with database.write() as session:
-        latest = utc_now() + timedelta(days=1)
-        studies = intake.lock_purgeable(session, latest, len(study_ids), study_ids)
-        paths = _mark(session, studies)
-        for study_id in studies:
-            also(session, study_id)
-        if paths:
-            record(session, events.FILES_PURGED, objects=len(paths))
-    _delete(Files(settings), paths)
+    latest = utc_now() + timedelta(days=1)
+    studies, _ = _purge(database, settings, latest, len(study_ids), study_ids, also)
     return studies
 
 
-def _delete(files: Files, paths: Sequence[str]) -> None:
-    """What an object store that is away keeps goes when it is compared with the index."""
+def _purge(
+    database: Database,
+    settings: Settings,
+    before: datetime,
+    most: int,
+    among: Sequence[int] | None = None,
+    also: Callable[[Session, int], None] | None = None,
+) -> tuple[list[int], int]:
+    """Mark objects of purgeable studies as purged, end their reviews, and delete the files; returns the
+    studies and the number of files. What an object store that is away keeps goes when it is compared with
+    the index.
+    """
+    with database.write() as session:
+        studies = intake.lock_purgeable(session, before, most, among)
+        paths = [path for study_id in studies for path in intake.mark_purged(session, study_id)]
+        for study_id in studies:
+            burned_in.end_reviews(session, study_id)
+            if also:
+                also(session, study_id)
+        if paths:
+            record(session, events.FILES_PURGED, objects=len(paths))
     with suppress(StoreAway):
-        files.delete(*paths)
-
-
-def _mark(session: Session, studies: Sequence[int]) -> list[str]:
-    """Mark their objects as purged and end their reviews; returns the paths of the files."""
-    paths = [path for study_id in studies for path in intake.mark_purged(session, study_id)]
-    for study_id in studies:
-        burned_in.end_reviews(session, study_id)
-    return paths
+        Files(settings).delete(*paths)
+    return studies, len(paths)
 
 
 @dataclass(frozen=True, slots=True)
