@@ -104,15 +104,10 @@ class JournalWriter:
         # Numbers, not times: a clock put back must not make this the oldest.
         newest = max((path.name[:8] for path in folder.glob("[0-9]" * 8 + "*.jsonl")), default="0")
         self._stem = folder / f"{int(newest) + 1:08d}-{listener_id}"
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._number = 0
         self._file = -1
         self._torn = False
-
-    def append(self, event: Event) -> None:
-        """Write one event. Raises OSError (disk full); then no part of the event counts."""
-        with self._lock:
-            self._write(event)
 
     def append_durably(self, event_type: EventType, fields: Mapping[str, FieldValue]) -> None:
         """Write one event that must survive a power failure. Raises OSError, even if the event was written.
@@ -120,25 +115,27 @@ class JournalWriter:
         Not logged, because it names many objects: the index tells their number.
         """
         with self._lock:
-            self._write(Event(event_type, datetime.now(UTC), fields))
+            self.append(Event(event_type, datetime.now(UTC), fields))
             os.fdatasync(self._file)
         sync_folder(self._stem.parent)
 
-    def _write(self, event: Event) -> None:
+    def append(self, event: Event) -> None:
+        """Write one event. Raises OSError (disk full); then no part of the event counts."""
         fields = {"event": event.type.number, "at": event.at.isoformat(), **event.fields}
         line = json.dumps(fields, separators=(",", ":")).encode("ascii") + b"\n"
-        if self._file < 0 or os.fstat(self._file).st_size > _FILE_BYTES:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            file = os.open(f"{self._stem}-{self._number + 1:05d}.jsonl", flags, 0o640)
-            if self._file >= 0:
-                os.close(self._file)
-            self._file, self._number = file, self._number + 1
-        if self._torn:  # the disk was full: end the half line, so that it spoils no other
-            line = b"\n" + line
-        self._torn = True
-        if os.write(self._file, line) != len(line):
-            raise OSError("journal line written in part")
-        self._torn = False
+        with self._lock:
+            if self._file < 0 or os.fstat(self._file).st_size > _FILE_BYTES:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+                file = os.open(f"{self._stem}-{self._number + 1:05d}.jsonl", flags, 0o640)
+                if self._file >= 0:
+                    os.close(self._file)
+                self._file, self._number = file, self._number + 1
+            if self._torn:  # the disk was full: end the half line, so that it spoils no other
+                line = b"\n" + line
+            self._torn = True
+            if os.write(self._file, line) != len(line):
+                raise OSError("journal line written in part")
+            self._torn = False
 
 
 def read_journal(folder: Path, cursor: Mapping[str, int]) -> list[tuple[str, int, Event]]:

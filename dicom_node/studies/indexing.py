@@ -223,9 +223,10 @@ class Indexing:
             is_hidden = bool(item.arrival.senders) and sight.is_hidden(
                 session, item.found.study_instance_uid, item.found.sop_instance_uid
             )
-        if is_hidden:  # by a person who sees some senders only: it changes nothing of others
-            item = replace(item, found=Inspected(item.found.transfer_syntax_uid, fault=_NOT_SEEN))
-        found = item.found
+        # By a person who sees some senders only: it changes nothing of others.
+        unseen = Inspected(item.found.transfer_syntax_uid, fault=_NOT_SEEN)
+        found = unseen if is_hidden else item.found
+        item = replace(item, found=found)
         study = self._study(session, item)  # locked first: what is stored of it cannot be purged from here on
         kept = self._kept_copy(session, item)
         role = self._role(session, item)
@@ -238,44 +239,43 @@ class Indexing:
             judgement = self._judge(session, study, item, role, former)
         bad = judgement.outcome in (Outcome.CONFLICT, Outcome.QUARANTINED)
         place = self._files.data_dir / kept.path if kept else self._place(item, bad=bad)
-        if kept and kept.study_id == study.id and (bad or kept.outcome is Outcome.SET_ASIDE):
-            # It repeats this copy, of which a person may have decided since.
-            self._write_received(session, study, item, Judgement(kept.outcome, kept.reason), place)
-            self._record(session, study, item, events.OBJECT_DUPLICATE)
-            return place
+        event, reason, late = _EVENTS[judgement.outcome], judgement.reason, None
         # A faulty copy of which nothing is known but the intact object: same study, same patient, as far as
         # read. It changes nothing, so no sender can replace, hide or stop a good object by it. One whose
         # identity is another or unreadable may be a correction: then nothing may leave with the old name.
-        is_known = former is not None and former.study_id == study.id and bool(found.identity)
-        if found.fault and former and is_known and former.identity_sha256 == identity_sha256(found.identity):
-            self._write_received(session, study, item, judgement, place)
-            self._record(session, study, item, events.IDENTITY_NOT_TAKEN, reason=judgement.reason)
-            return place
-        if bad:
+        is_faulty_copy = bool(found.fault and found.identity and former and former.study_id == study.id) and (
+            former is not None and former.identity_sha256 == identity_sha256(found.identity)
+        )
+        if kept and kept.study_id == study.id and (bad or kept.outcome is Outcome.SET_ASIDE):
+            # It repeats this copy, of which a person may have decided since.
+            judgement = Judgement(kept.outcome, kept.reason)
+            event, reason = events.OBJECT_DUPLICATE, ""
+        elif is_faulty_copy:
+            event = events.IDENTITY_NOT_TAKEN
+        elif bad:
             self._quarantine(session, study, item, judgement, place)
             if former is not None and former.study_id != study.id and not found.fault:
                 other = session.get_one(Study, former.study_id)
                 quarantine_study(session, other, _with_object(judgement.reason, item))
             return place
-        self._receive(session, study, item, role, judgement.outcome)
-        late: Instance | None = None
-        if judgement.outcome is Outcome.REVISION or (former is None and judgement.outcome is Outcome.NEW):
-            row = self._write_instance(session, study, item, role, place)
-            ask_about(session, study, row, self._settings)
-            late = row if role is ObjectRole.NON_SOURCE and study.state in READ_FROM_WORK else None
-        elif former is not None and former.purged and judgement.outcome is Outcome.DUPLICATE:
-            # The new copy takes its place.
-            former.path, former.purged = self._files.relative(place), False
-            former.transfer_syntax_uid = item.found.transfer_syntax_uid
+        else:
+            self._receive(session, study, item, role, judgement.outcome)
+            if former is None or judgement.outcome is Outcome.REVISION:
+                row = self._write_instance(session, study, item, role, place)
+                ask_about(session, study, row, self._settings)
+                late = row if role is ObjectRole.NON_SOURCE and study.state in READ_FROM_WORK else None
+            elif former.purged and judgement.outcome is Outcome.DUPLICATE:
+                # The new copy takes its place.
+                former.path, former.purged = self._files.relative(place), False
+                former.transfer_syntax_uid = item.found.transfer_syntax_uid
+            if role is ObjectRole.OWN and judgement.outcome is Outcome.NEW:
+                # Unknown: of another node, or a copied mark.
+                is_ours = results.is_result(session, found.sop_instance_uid)
+                event = events.OWN_RESULT_RETURNED if is_ours else events.UNKNOWN_RESULT
         self._write_received(session, study, item, judgement, place)
         if late is not None:
             forward_late(session, study, late, self._settings)
-        event = _EVENTS[judgement.outcome]
-        if role is ObjectRole.OWN and judgement.outcome is Outcome.NEW:
-            # Unknown: of another node, or a copied mark.
-            is_ours = results.is_result(session, found.sop_instance_uid)
-            event = events.OWN_RESULT_RETURNED if is_ours else events.UNKNOWN_RESULT
-        self._record(session, study, item, event, reason=judgement.reason)
+        self._record(session, study, item, event, reason=reason)
         return place
 
     def take(self, session: Session, study: Study, item: Arrived) -> None:
