@@ -320,15 +320,13 @@ class StoreRequest(Request):
         self.size += len(data)
         if self.size > max(limits.DISCARDED, self.largest):
             raise ProtocolViolation("data set without end")
-        if self.incoming is None:
-            return
-        if self.size > self.largest:
+        if self.incoming is not None and self.size > self.largest:
             self.refuse(statuses.TOO_LARGE, "larger than listener.maximum_object_mib")
-            return
-        try:
-            self.incoming.write(data)
-        except SpoolError as error:
-            self.refuse(statuses.OUT_OF_RESOURCES, _comment(error))
+        elif self.incoming is not None:
+            try:
+                self.incoming.write(data)
+            except SpoolError as error:
+                self.refuse(statuses.OUT_OF_RESOURCES, _comment(error))
 
     def abandon(self) -> None:
         """Delete the bytes written so far: the association ended, or the object is refused."""

@@ -339,7 +339,6 @@ class Incoming:
         )
 
 
-_BATCH = 500  # studies of one query or transaction
 _ON_ITS_WAY = frozenset(
     {StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUEUED, StudyState.RUNNING, StudyState.UNASSESSED}
 )
@@ -472,8 +471,7 @@ def ask(
     for question in asked:
         found = archive.find(question)
         outcome["strays"] += found.strays
-        for start in range(0, len(found.studies), _BATCH):
-            batch = found.studies[start : start + _BATCH]
+        for batch in batches(found.studies):
             with database.write() as session:
                 uids = [study.study_instance_uid for study in batch]
                 here, known = fetches.here(session, uids), fetches.of_studies(session, uids)

@@ -763,19 +763,17 @@ class Indexer:
         try:
             with session.begin_nested():
                 place = self._indexing.index(session, item)
+            return self._placed(session, item.path, place)
         except StoreAway:
             waited = (datetime.now(UTC) - item.arrival.received_at).total_seconds()
             pause = min(max(waited / 2, _STORE_SECONDS), _STORE_LONGEST_SECONDS)
             self._unreadable[item.path] = time.monotonic() + pause
-            return None
         except IntegrityError:
             _LOGGER.info("spooled file %s is indexed by another process", item.spool_name)
-            return None
         except (NodeError, DataError) as error:  # a defect of ours; the other files are indexed all the same
             _LOGGER.error("spooled file %s is not indexed: %s", item.spool_name, type(error).__name__)
             self._unreadable[item.path] = time.monotonic() + _AGAIN_SECONDS
-            return None
-        return self._placed(session, item.path, place)
+        return None
 
     def _placed(self, session: Session, path: Path, place: Path | None) -> _Placed:
         """A copy of what the object store has needs no file here."""
