@@ -514,7 +514,7 @@ class _GroupCommit:
         self._folder = folder
         self._changed = threading.Condition()
         self._begun = self._finished = self._failed = 0  # numbers of syncs
-        self._error: OSError | None = None
+        self._error: Exception | None = None
 
     def wait(self) -> None:
         """Return when all renames done before this call are durable. Raises OSError."""
@@ -531,25 +531,20 @@ class _GroupCommit:
     def _lead(self) -> None:
         self._begun += 1
         self._changed.release()
-        error = None
         try:
             sync_folder(self._folder)
-        except OSError as raised:
-            error = raised
+        except Exception as error:  # noqa: BLE001  (all who wait for this sync raise it)
+            self._failed, self._error = self._begun, error
         finally:
             self._changed.acquire()
-        if error is not None:
-            self._failed, self._error = self._begun, error
-        self._finished = self._begun
-        self._changed.notify_all()
+            self._finished = self._begun
+            self._changed.notify_all()
 
 
 def _move(path: Path, folder: Path) -> Path:
     target = folder / path.name
-    if path == target:
-        return target
     if target.exists():
-        if path.exists():
+        if path != target and path.exists():
             raise SpoolError(f"{path.name} is in two folders of the spool")
         return target
     try:
