@@ -9,8 +9,6 @@ object is read. A stalled disk or a busy machine looks alike, so an object is qu
 process, with more time, fails too.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib
@@ -355,7 +353,7 @@ class Inspector:
             raise OSError(found["error"], "the file cannot be read")
         return Inspected(**{**found, "patient": Patient(**found["patient"])})
 
-    def fresh(self) -> Inspector:
+    def fresh(self) -> "Inspector":
         """Another one with the same limits, for second tries."""
         return Inspector(self._limits)
 

@@ -16,8 +16,6 @@ request again, and it is accepted again. The index learns of steps from the jour
 listeners that share a data folder, which have no database.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import errno
@@ -171,7 +169,11 @@ class PerformedSteps:
             self._folder.mkdir(exist_ok=True)
             with (self._folder / "lock").open("a") as lock:  # for other processes and threads
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                step = self._next(self.known(command.sop_instance_uid), command, change, peer, fields)
+                try:
+                    known = _AS_JSON.validate_json(self._path(command.sop_instance_uid).read_bytes())
+                except FileNotFoundError:
+                    known = None
+                step = self._next(known, command, change, peer, fields)
                 if isinstance(step, Answer):
                     return step
                 # The whole step, so that each line of the journal can be read alone.
@@ -190,13 +192,6 @@ class PerformedSteps:
             return Answer(_STATUSES[error.code], str(error), missing=missing)
         except (OSError, ValueError):  # the disk, or the file of another version
             return Answer(statuses.NOT_KEPT, "the step cannot be written")
-
-    def known(self, uid: str) -> KnownStep | None:
-        """The step with this SOP Instance UID. Raises OSError; ValueError for a file of another version."""
-        try:
-            return _AS_JSON.validate_json(self._path(uid).read_bytes())
-        except FileNotFoundError:
-            return None
 
     def _next(
         self,
@@ -821,7 +816,6 @@ class Association:
             self._socket.send(p_data_tf(context_id, header, response[start : start + step]))
 
 
-_UPKEEP_SECONDS = 1.0
 _LOCK_SECONDS = 15.0  # longer than a predecessor takes to end
 
 
@@ -842,7 +836,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return ExitCode.OK
 
 
-def _serve(listener: Listener) -> None:
+def _serve(listener: "Listener") -> None:
     # ^C goes to the whole group of processes: it is the node that says when to stop.
     signals = signal_pipe()
     # An association holds two files; a thousand of them are allowed.
@@ -854,7 +848,7 @@ def _serve(listener: Listener) -> None:
     told_at = time.monotonic()
     stdin = sys.stdin.fileno()
     while True:
-        ready, _, _ = select.select([signals, stdin], [], [], _UPKEEP_SECONDS)
+        ready, _, _ = select.select([signals, stdin], [], [], 1)
         if signals in ready and signal.SIGTERM in os.read(signals, 64):
             break
         if stdin in ready and not os.read(stdin, 4096):  # the node closed it by dying

@@ -8,8 +8,6 @@ pydicom's, which are generated from PS3.6 Annex A. The tables of ``docs/conforma
 here.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ipaddress
 import logging
@@ -22,7 +20,7 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import TypeAdapter
 from pydicom.uid import UID_dictionary
@@ -303,7 +301,7 @@ class AEPolicy:
     log: LogTarget
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> AEPolicy:
+    def from_settings(cls, settings: Settings) -> Self:
         """The part of the configuration that concerns the listener."""
         peers = tuple(
             PeerPolicy(
@@ -325,7 +323,7 @@ class AEPolicy:
         return cls(titles, settings.listener, settings.spool, peers, level, log)
 
     @classmethod
-    def from_json(cls, text: str) -> AEPolicy:
+    def from_json(cls, text: str) -> Self:
         """Read the output of ``to_json``. Raises ValueError for any other text."""
         return _AS_JSON.validate_json(text)
 
@@ -452,7 +450,7 @@ class PolicyFile:
         self._seen: tuple[int, int, int] | None = None
         self._policy: AEPolicy | None = None
 
-    def current(self) -> AEPolicy:
+    def current(self) -> Self:
         """The newest valid policy; if the file is broken, the previous policy stays in force.
 
         Raises OSError or ValueError where there was none.

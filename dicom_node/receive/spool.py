@@ -18,8 +18,6 @@ The Part 10 header of a spooled object (PS3.10 7.1) contains the sender and the 
 crash, the spool alone shows which objects were received from whom.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import hashlib
@@ -350,7 +348,7 @@ class Spool:
         sop_instance_uid: str,
         transfer_syntax_uid: str,
         sender: str = "",
-    ) -> IncomingObject:
+    ) -> "IncomingObject":
         """Begin an object whose bytes are then written piece by piece. Raises SpoolFull or SpoolError.
 
         ``sender``: senders take turns in indexing under this name, by default the calling AE title.

@@ -205,13 +205,13 @@ def _options(groups: _Patients) -> list[Option]:
 def _settled(groups: _Patients, take: Collection[int]) -> dict[str, Version]:
     """The version of each object that is in force with these options. Raises NotAllowedNow."""
     options = _options(groups)
-    if wrong := set(take) - {option.number for option in options}:
-        raise NotAllowedNow(f"--take {min(wrong)} is no option of this study: {_summary(options)}")
     patient = _one(options, take, (None, "")) if len(groups) > 1 else None
     group = patient.versions if patient else [version for group in groups for version in group]
     if_taken = patient.number if patient else None
-    if wrong := {o.number for o in options if o.number in take and o.if_taken != if_taken and o != patient}:
-        raise NotAllowedNow(f"--take {min(wrong)} is of the other patient")
+    if wrong := set(take) - {o.number for o in options if o.if_taken == if_taken or o == patient}:
+        raise NotAllowedNow(
+            f"--take {min(wrong)} is no option of this study, or of the other patient: {_summary(options)}"
+        )
     return {
         uid: versions[0] if len(versions) == 1 else _one(options, take, (if_taken, uid)).versions[0]
         for uid, versions in _by_uid(group).items()

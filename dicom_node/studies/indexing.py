@@ -11,8 +11,6 @@ later. Files are marked as purged before they are deleted. So a file outside ``i
 a lost database, and a row without its file a lost disk.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import secrets
@@ -184,9 +182,6 @@ class Indexing:
         self._settings = settings
         self._files = Files(settings)
         self._peers = {peer.ae_title: peer for peer in settings.peers if "send" in peer.may}
-        self._further = frozenset(settings.listener.further_storage_classes)
-        self._mpps = any(peer.mpps for peer in settings.peers)
-        self._grabbers = {name for rule in settings.rules for name in rule.secondary_captures_from}
         self.names = PatientNames(settings.node.data_dir, make_key=True)
 
     def compare_ahead(
@@ -319,8 +314,10 @@ class Indexing:
     def _role(self, session: Session, item: Arrived) -> ObjectRole:
         if item.found.own or results.is_result(session, item.found.sop_instance_uid):
             return ObjectRole.OWN
-        grabber = self._settings.sender_names.get(item.arrival.calling_ae, "") in self._grabbers
-        return role_of(item.found.sop_class_uid, self._further, takes_secondary_captures=grabber)
+        sender = self._settings.sender_names.get(item.arrival.calling_ae, "")
+        grabber = any(sender in rule.secondary_captures_from for rule in self._settings.rules)
+        further = frozenset(self._settings.listener.further_storage_classes)
+        return role_of(item.found.sop_class_uid, further, takes_secondary_captures=grabber)
 
     def _study(self, session: Session, item: Arrived) -> Study:
         """The object's study. Objects without Study Instance UID are listed as one entry of their sender: a
@@ -352,7 +349,7 @@ class Indexing:
         session.add(study)
         session.flush()
         self.names.enter(session, study, found.identity.get("PatientName", ""))
-        if self._mpps:
+        if any(peer.mpps for peer in self._settings.peers):
             steps.adopt_events(session, study)
         record(session, events.STUDY_RECEIVING, study.id, study=uid, calling=item.arrival.calling_ae)
         return study
