@@ -349,8 +349,6 @@ class Indexing:
         session.add(study)
         session.flush()
         self.names.enter(session, study, found.identity.get("PatientName", ""))
-        if any(peer.mpps for peer in self._settings.peers):
-            steps.adopt_events(session, study)
         record(session, events.STUDY_RECEIVING, study.id, study=uid, calling=item.arrival.calling_ae)
         return study
 
@@ -367,12 +365,7 @@ class Indexing:
             if role is not ObjectRole.SOURCE:
                 return
             study.revision += 1
-        # The end of the quiet time after this object; doubled for one association an image.
-        seconds = self._quiet_seconds(item)
-        last = [item.arrival.association, *intake.last_associations(session, study.id, 2)]
-        if len(last) > 1 and len(set(last)) == len(last):
-            seconds *= 2
-        due_at = steady_now() + timedelta(seconds=seconds)
+        due_at = steady_now() + timedelta(seconds=self._quiet_seconds(item))
         study.due_at = max(due_at, study.due_at) if study.due_at else due_at
         session.flush()
         if outcome is Outcome.REVISION and role is ObjectRole.SOURCE:

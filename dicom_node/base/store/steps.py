@@ -4,13 +4,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, delete, exists, func, insert, select
 from sqlalchemy.orm import Session
 
-from dicom_node.base.events import STEP_REPORTED
 from dicom_node.base.kinds import ObjectRole, StepStatus
 from dicom_node.base.lifecycle import StudyState
-from dicom_node.base.store.tables import EventRow, Instance, PerformedStep, StepObject, StepStudy, Study
+from dicom_node.base.store.tables import Instance, PerformedStep, StepObject, StepStudy, Study
 
 
 def keep(session: Session, report: Mapping[str, Any], at: datetime) -> None:
@@ -34,27 +33,6 @@ def keep(session: Session, report: Mapping[str, Any], at: datetime) -> None:
         session.execute(delete(table).where(table.step_id == step.id))
         if rows:
             session.execute(insert(table), rows)
-
-
-def adopt_events(session: Session, study: Study) -> None:
-    """Assign the events of a new study's steps to it; they began before its first object arrived."""
-    begun = session.scalar(
-        select(func.min(PerformedStep.begun_at))
-        .join(StepStudy, StepStudy.step_id == PerformedStep.id)
-        .where(StepStudy.study_instance_uid == study.study_instance_uid)
-    )
-    if begun is None:
-        return
-    theirs = (
-        EventRow.at >= begun,
-        EventRow.number == STEP_REPORTED.number,
-        EventRow.study_id.is_(None),
-        EventRow.fields["study"].as_string() == study.study_instance_uid,
-    )
-    session.execute(
-        update(EventRow).where(*theirs).values(study_id=study.id),
-        execution_options={"synchronize_session": False},
-    )
 
 
 def of_study(
