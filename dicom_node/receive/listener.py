@@ -987,11 +987,10 @@ class Listener:
     def _learn_addresses(self, policy: AEPolicy) -> None:
         """Reserve places for addresses of peers; in a thread, because the name service may be slow."""
         hosts = {peer.host for peer in policy.peers if peer.host}
-
-        def learn() -> None:
-            self._service.entrance.know([one for host in hosts for one in addresses(host)])
-
-        threading.Thread(target=learn, daemon=True).start()
+        know = self._service.entrance.know
+        threading.Thread(
+            target=lambda: know([one for host in hosts for one in addresses(host)]), daemon=True
+        ).start()
 
 
 def _listen(listener: ListenerSettings) -> socket.socket:
