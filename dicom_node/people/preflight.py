@@ -738,11 +738,7 @@ def _check_senders(settings: Settings, read: TomlFiles) -> Found:
     for uid in map(UID, settings.listener.further_storage_classes):
         if not uid.is_valid or (uid.name != uid and "Storage" not in uid.name):
             yield "listener.further_storage_classes", repr(str(uid)), "is no SOP Class UID of storage"
-    if (
-        not any("send" in peer.may for peer in settings.peers)
-        and not read.is_faulty(("peers",))
-        and settings.listener.unknown_callers == "refuse"
-    ):
+    if not any("send" in peer.may for peer in settings.peers) and not read.is_faulty(("peers",)):
         yield Tried("peers", False, "none may send to this node: add [[peers]], one for each modality")
     if not settings.rules and not read.is_faulty(("rules",)):
         yield Tried("rules", False, "none: nothing that arrives is analysed; add [[rules]]")

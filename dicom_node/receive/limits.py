@@ -40,14 +40,14 @@ WAITING_OF_ONE_ADDRESS = 32
 STRANGERS = 10
 """Associations of unknown callers that may only verify; never more than half of all."""
 STRANGERS_OF_ONE_ADDRESS = 3
-SENDING_STRANGERS_OF_ONE_ADDRESS = 20
-"""Where ``unknown_callers`` are accepted: as many as a peer has by default."""
 
 # Events.
 LISTED_A_MINUTE = 60
 """Rejections and failed handshakes of one address that are journalled one by one; more are counted."""
-LISTED_OF_ONE_ASSOCIATION = 100
+LISTED_OF_ONE_ASSOCIATION = 10
 """Echoes and refusals that get an event; the event of the association's end has the number of objects."""
+LISTED_OF_A_SENDER = 100
+"""The same of those that may send."""
 EVENTS_WAITING = 1000
 """Events that wait for the journal while the disk is full; later ones are lost."""
 REQUESTS_A_MINUTE = 300

@@ -89,7 +89,6 @@ from dicom_node.receive.policy import (
     PolicyFile,
     addresses,
     negotiate,
-    network,
     policy_path,
     shown_uid,
 )
@@ -268,11 +267,6 @@ class AcceptedAssociation:
     """Echoes answered, objects and reports refused: a peer can repeat these at will; few are journalled."""
     refused: int = 0
     """Objects not acknowledged with Success."""
-
-    @property
-    def sender(self) -> str:
-        """The sender of the objects: a peer's name, or a stranger's address."""
-        return self.permission.peer or network(self.proposal.address)
 
 
 class Request:
@@ -461,7 +455,7 @@ class StorageService:
         request = StoreRequest(command, abstract_syntax, syntax, policy.listener.maximum_object_mib * 2**20)
         unclear, full = statuses.CANNOT_UNDERSTAND, statuses.OUT_OF_RESOURCES
         other = command.sop_class_uid != abstract_syntax
-        has_room = self._waiting.has_room(accepted.sender, policy.spool)
+        has_room = self._waiting.has_room(accepted.permission.peer, policy.spool)
         for wrong, status, why in (
             (not accepted.permission.may_send, statuses.NOT_AUTHORISED, "this AE title may not send here"),
             (other, statuses.SOP_CLASS_NOT_SUPPORTED, "not the class of the presentation context"),
@@ -485,7 +479,9 @@ class StorageService:
         )
         uid = command.sop_instance_uid
         try:
-            request.incoming = self._spool.open(arrival, abstract_syntax, uid, syntax, accepted.sender)
+            request.incoming = self._spool.open(
+                arrival, abstract_syntax, uid, syntax, accepted.permission.peer
+            )
         except SpoolError as error:
             request.refuse(full, _comment(error))
         return request
@@ -515,7 +511,7 @@ class StorageService:
             )
             return request.refusal
         accepted.stored += 1
-        self._waiting.add(accepted.sender, request.size)
+        self._waiting.add(accepted.permission.peer, request.size)
         return _SUCCESS
 
     def _finish_normalized(self, accepted: AcceptedAssociation, request: Request) -> Answer:
@@ -635,7 +631,8 @@ class StorageService:
     ) -> None:
         """Journal an event that a peer can cause a thousand times a second, within limits."""
         accepted.repeatable += 1
-        if accepted.repeatable <= limits.LISTED_OF_ONE_ASSOCIATION:
+        sends = accepted.permission.may_send
+        if accepted.repeatable <= (limits.LISTED_OF_A_SENDER if sends else limits.LISTED_OF_ONE_ASSOCIATION):
             self.record(self._event(event_type, accepted, **fields))
 
     def _event(

@@ -28,7 +28,6 @@ from pydicom.uid import UID_dictionary
 from dicom_node.base.config.settings import ListenerSettings, Settings, SpoolSettings
 from dicom_node.base.dicom import commitment, performed_step
 from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES, SyntaxKind
-from dicom_node.base.kinds import CONSOLE_AE_TITLE
 from dicom_node.base.logs import LogTarget
 from dicom_node.receive import limits, statuses
 from dicom_node.receive.messages import APPLICATION_CONTEXT, Contexts, Proposal, is_ae_title
@@ -350,9 +349,7 @@ class AEPolicy:
     def decide(self, proposal: Proposal) -> Permission | statuses.Rejection:
         """Decide whether this caller may associate, and for which services.
 
-        May use the name service (``check_address``). An unknown caller may at most verify,
-        unless ``unknown_callers`` is "accept"; but a caller may not send under the title of the node's own
-        console or of a peer with another address, because rules use the title.
+        May use the name service (``check_address``). An unknown caller may at most verify.
         """
         if not proposal.has_version_1:
             return statuses.PROTOCOL_VERSION_NOT_SUPPORTED
@@ -378,17 +375,8 @@ class AEPolicy:
                 may_ask=asking is not None and asking.name == known_peer.name,
                 mpps=peer is not None and peer.mpps,
             )
-        return self._decide_unknown(proposal)
-
-    def _decide_unknown(self, proposal: Proposal) -> Permission | statuses.Rejection:
-        if not is_ae_title(proposal.calling_ae):
-            return statuses.CALLING_AE_NOT_RECOGNISED
-        taken = {CONSOLE_AE_TITLE, *(one.ae_title.strip() for one in self.peers)}
-        taken |= {title for one in self.peers for title in (*one.reports_as, *one.asks_as)}
-        if self.listener.unknown_callers == "accept" and proposal.calling_ae.strip() not in taken:
-            return Permission("", may_send=True)
         classes = {abstract for abstract, _ in proposal.contexts.values()}
-        if classes == {VERIFICATION}:
+        if is_ae_title(proposal.calling_ae) and classes == {VERIFICATION}:
             return Permission("", may_send=False)
         return statuses.CALLING_AE_NOT_RECOGNISED
 
@@ -428,10 +416,8 @@ class AEPolicy:
         if permission.peer:
             return number < {peer.name: peer.maximum_associations for peer in self.peers}[permission.peer]
         here = sum(one == ("", address) for one in open_ones)
-        half = max(most // 2, 1) if self.peers else most
-        if permission.may_send:
-            return number < half and here < limits.SENDING_STRANGERS_OF_ONE_ADDRESS
-        return number < min(half, limits.STRANGERS) and here < limits.STRANGERS_OF_ONE_ADDRESS
+        strangers = min(max(most // 2, 1) if self.peers else most, limits.STRANGERS)
+        return number < strangers and here < limits.STRANGERS_OF_ONE_ADDRESS
 
 
 def policy_path(data_dir: Path, place: str = "") -> Path:

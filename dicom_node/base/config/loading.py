@@ -229,7 +229,7 @@ def _faults_of(when: Conditions, settings: Settings, read: TomlFiles) -> Iterato
 def never_calls(name: str, pattern: str, settings: Settings, read: TomlFiles) -> str:
     """Why no association that we accept has such an AE title, "" where one may."""
     listener = settings.listener
-    if name == "calling_ae" and listener.unknown_callers == "refuse":
+    if name == "calling_ae":
         titles: Sequence[str] = [str(title) for title in read.values("peers", "ae_title")]
         titles = [*titles, CONSOLE_AE_TITLE]
         places: Sequence[Place] = [("peers", n, "ae_title") for n, _ in enumerate(read.at(("peers",)) or ())]
