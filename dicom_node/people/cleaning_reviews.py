@@ -143,7 +143,7 @@ def draw(
     The image is sent only if its cleaning is proven, as without boxes. Raises NotFound, FaultyInput,
     NotAllowedNow (also if the study cannot be run again).
     """
-    from dicom_node.studies import rerun
+    from dicom_node.studies import choose
 
     with writing(settings) as session:
         review = _waiting(session, number)
@@ -162,7 +162,7 @@ def draw(
         )
         what = {"boxes": drawn, "role": role.value}
         _decide(session, review, instance, ReviewVerdict.DRAWN, by, what, boxes=len(boxes))
-        rerun.rerun(session, review.study_id, settings)
+        choose.rerun(session, review.study_id, settings)
 
 
 def boxes_of(form: Mapping[str, Sequence[str]]) -> list[results.Box]:

@@ -246,7 +246,7 @@ def _retry(session: Session, wanted: LostDecision) -> None:
 
 
 def _judge_cleaning(settings: Settings, wanted: LostDecision) -> None:
-    from dicom_node.studies import rerun
+    from dicom_node.studies import choose
 
     what = wanted.what
     verdict = ReviewVerdict(what["verdict"])
@@ -269,7 +269,7 @@ def _judge_cleaning(settings: Settings, wanted: LostDecision) -> None:
         end_reviews_of_image(session, instance.id, verdict, wanted.by.name)
         _note(session, wanted, study.id)
         if verdict is ReviewVerdict.DRAWN and study.state is not StudyState.RECEIVING:
-            rerun.rerun(session, study.id, settings)
+            choose.rerun(session, study.id, settings)
 
 
 def _change_job(session: Session, wanted: LostDecision) -> None:

@@ -26,10 +26,9 @@ from dicom_node.base.kinds import AuditAction
 from dicom_node.base.store import views
 from dicom_node.deliver.outages import PeerOutage, outages
 from dicom_node.people import Row, ServiceResult, audit, entered, reading, writing
-from dicom_node.receive.entrance import Failure, network
-from dicom_node.receive.limits import REFUSED_CONTEXTS_NAMED, REFUSED_CONTEXTS_OF_MANY
+from dicom_node.receive.limits import REFUSED_CONTEXTS_NAMED
 from dicom_node.receive.messages import Proposal
-from dicom_node.receive.policy import AEPolicy, accepted_classes, addresses, refused_class
+from dicom_node.receive.policy import AEPolicy, accepted_classes, addresses, network, refused_class
 from dicom_node.receive.statuses import (
     CALLED_AE_NOT_RECOGNISED,
     CALLING_AE_NOT_RECOGNISED,
@@ -48,11 +47,11 @@ _ASSOCIATIONS, _EVENTS = 5000, 5000  # that are looked through, the newest
 _SHOWN = 10
 _STANDARD, _STORAGE = "1.2.840.10008.", "1.2.840.10008.5.1.4.1.1."  # PS3.4 B.5: other services lie elsewhere
 _TEXTS = {
-    Failure.NO_PLACE: "closed at once: too many connections waited",
-    Failure.TOO_LATE: "no association request within listener.acse_timeout_seconds",
-    Failure.MALFORMED: "not a DICOM association request",
-    Failure.REJECTED: "rejected, not listed one by one",
-    Failure.NO_TLS: "no TLS, not listed one by one",
+    "no_place": "closed at once: too many connections waited",
+    "too_late": "no association request within listener.acse_timeout_seconds",
+    "malformed": "not a DICOM association request",
+    "rejected": "rejected, not listed one by one",
+    "no_tls": "no TLS, not listed one by one",
 }
 
 
@@ -269,7 +268,7 @@ def _is_address(text: str) -> bool:
 def _contexts(associations: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, str]]:
     for row in associations:
         if row["refused_count"] > REFUSED_CONTEXTS_NAMED:
-            few = ", ".join([*row["refused"][:REFUSED_CONTEXTS_OF_MANY], "…"])
+            few = ", ".join([*row["refused"], "…"])
             yield {"context": few, "classes": row["refused_count"]}, 1, row["opened_at"]
             continue
         for context in row["refused"]:

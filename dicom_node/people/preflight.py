@@ -64,7 +64,7 @@ from dicom_node.base.sitekey import load_or_create, path_of
 from dicom_node.base.store.database import Database, hosts, meaning_of
 from dicom_node.deliver.scu import open_archive, open_destination, open_reporter
 from dicom_node.receive.spool import Spool
-from dicom_node.studies.upkeep import compare
+from dicom_node.studies.indexing import compare
 
 
 @dataclass(frozen=True, slots=True)
@@ -605,11 +605,7 @@ def _check_senders(settings: Settings, read: TomlFiles) -> Found:
     for uid in map(UID, settings.listener.further_storage_classes):
         if not uid.is_valid or (uid.name != uid and "Storage" not in uid.name):
             yield "listener.further_storage_classes", repr(str(uid)), "is no SOP Class UID of storage"
-    if (
-        not any("send" in peer.may for peer in settings.peers)
-        and not read.is_faulty(("peers",))
-        and settings.listener.unknown_callers == "refuse"
-    ):
+    if not any("send" in peer.may for peer in settings.peers) and not read.is_faulty(("peers",)):
         yield Tried("peers", False, "none may send to this node: add [[peers]], one for each modality")
     if not settings.rules and not read.is_faulty(("rules",)):
         yield Tried("rules", False, "none: nothing that arrives is analysed; add [[rules]]")

@@ -146,13 +146,13 @@ def replay(settings: Settings, since: datetime, *, dry_run: bool = False) -> lis
 
     With ``dry_run`` the rules are not applied. Returns a row for each such study and rule that takes it.
     """
-    from dicom_node.studies import rerun
+    from dicom_node.studies import choose
 
     def note(session: Session, study: int) -> None:
         audit.note(session, audit.COMMAND_LINE, AuditAction.STUDY_RERUN, study_id=study, replay=True)
 
     with open_database(settings) as database:
-        return rerun.replay(database, settings, since, None if dry_run else note)
+        return choose.replay(database, settings, since, None if dry_run else note)
 
 
 def _decided(session: Session, study: Study, settings: Settings) -> View:

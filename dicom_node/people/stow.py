@@ -22,9 +22,8 @@ from dicom_node.base.kinds import CONSOLE_AE_TITLE, AuditAction
 from dicom_node.base.store import sight
 from dicom_node.base.store.database import Database
 from dicom_node.people import audit
-from dicom_node.receive.inspection import Arrival, read_meta
 from dicom_node.receive.policy import accepted_classes
-from dicom_node.receive.spool import IncomingObject, Spool, WaitingObjects
+from dicom_node.receive.spool import Arrival, IncomingObject, Spool, WaitingObjects, read_meta
 from dicom_node.receive.statuses import Status
 
 WAY: Final = "STOW-RS"
@@ -184,9 +183,7 @@ class StowRequest:
             raise _Refused(NO_SUCH_CLASS)
         if transfer_syntax(meta.transfer_syntax_uid) is None:
             raise _Refused(NO_SUCH_SYNTAX)
-        if not self._waiting.has_room(
-            CONSOLE_AE_TITLE, self._settings.spool.waiting_objects, self._settings.spool.waiting_mib * 2**20
-        ):
+        if not self._waiting.has_room(CONSOLE_AE_TITLE, self._settings.spool):
             raise _Refused(NO_ROOM)
         arrival = Arrival(
             self.association,

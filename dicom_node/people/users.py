@@ -32,7 +32,7 @@ from dicom_node.base.store.tables import ApiToken, AuditRow, UserAccount, UserSe
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, as_json, columns
 from dicom_node.people import audit, existing, reading, writing
-from dicom_node.receive.entrance import network
+from dicom_node.receive.policy import network
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher

@@ -46,7 +46,7 @@ from dicom_node.jobs.queue import JobQueue
 from dicom_node.people import decisions
 from dicom_node.people.monitoring import disk, processes
 from dicom_node.receive.spool import Spool
-from dicom_node.studies import choose, scan, upkeep
+from dicom_node.studies import choose, indexing
 from dicom_node.studies.fetch import Fetcher, Questions, report_missing
 
 _ARRIVAL_SECONDS = 0.1  # between two looks whether the spool has changed, while nothing happens
@@ -105,7 +105,7 @@ class Background:
         self._not_copied = False
         self._database_file = database_file
         self._spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
-        self._indexer = scan.Indexer(database, self._spool, settings)
+        self._indexer = indexing.Indexer(database, self._spool, settings)
         self._assembler = choose.Assembler(database, settings)
         self._unscanned = False
 
@@ -262,8 +262,8 @@ class Background:
             ]
         if self._role.keeps_time:
             hourly: list[Callable[[Database, Settings], object]] = [
-                upkeep.purge,
-                upkeep.purge_results,
+                indexing.purge,
+                indexing.purge_results,
                 drift.forget_old,
                 disk.forget_past,
                 commitments.forget_requests,
@@ -370,7 +370,7 @@ class Background:
             drift.report_drift(self._database, self._settings)
 
     def _compare_spool(self) -> None:
-        upkeep.reconcile(self._database, self._spool, Files(self._settings))
+        indexing.reconcile(self._database, self._spool, Files(self._settings))
 
     def _watch_database(self) -> None:
         """Report a deleted SQLite file: writes to it still succeed, and are lost at the restart."""

@@ -61,8 +61,8 @@ from dicom_node.deliver.scu import open_archive
 from dicom_node.deliver.scu.dimse import LARGEST_BY_GET, REPORT_SECONDS, DimseDestination
 from dicom_node.deliver.scu.interfaces import MOST_OBJECTS
 from dicom_node.receive import limits
+from dicom_node.receive.listener import KEPT_DAYS
 from dicom_node.receive.messages import APPLICATION_CONTEXT, MAXIMUM_PDU_BYTES
-from dicom_node.receive.performed_steps import KEPT_DAYS
 from dicom_node.receive.policy import STORAGE_CLASSES
 from dicom_node.receive.spool import Spool, WaitingObjects
 from dicom_node.results.build import build, build_rejection

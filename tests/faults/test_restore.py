@@ -28,10 +28,9 @@ from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.people import assessments, audit, backup, decisions
 from dicom_node.people.results import withdraw
 from dicom_node.people.studies import release, versions
-from dicom_node.receive.inspection import Arrival
-from dicom_node.receive.spool import Spool
+from dicom_node.receive.spool import Arrival, Spool
 from dicom_node.serve import background
-from dicom_node.studies.upkeep import compare, reindex
+from dicom_node.studies.indexing import compare, reindex
 from tests.drill_lab import node_on, results_of, work_and_deliver
 from tests.faults.kills.__main__ import with_postgres
 from tests.forked import Forked

@@ -38,8 +38,7 @@ from dicom_node.deliver.scu.association import MAXIMUM_ANSWER_BYTES
 from dicom_node.deliver.scu.interfaces import Destination, Presence, RetrieveStatus, SendStatus
 from dicom_node.people import users
 from dicom_node.studies import fetch
-from dicom_node.studies.indexing import OTHER_PATIENT, OTHER_STUDY
-from dicom_node.studies.quarantine import release_study
+from dicom_node.studies.indexing import OTHER_PATIENT, OTHER_STUDY, release_study
 from tests.archive_lab import (
     PIXELS,
     QUERY,

@@ -44,7 +44,7 @@ from dicom_node.base.kinds import Outcome, ResultKind, UserRole
 from dicom_node.base.lifecycle import JobState
 from dicom_node.base.store.tables import Instance, Job, Result, Study
 from dicom_node.people import users
-from dicom_node.receive.inspector import Inspector
+from dicom_node.receive.inspection import Inspector
 from tests.console_lab import ConsoleLab, add_users, quick_hasher, routes
 from tests.hostile.mutation import mutated
 from tests.inbox_lab import Inbox, encoded

@@ -30,10 +30,10 @@ from dicom_node.base.events import (
 )
 from dicom_node.base.kinds import Role
 from dicom_node.base.sitekey import SiteKey, load_or_create, path_of
-from dicom_node.receive.inspector import Inspector
+from dicom_node.receive.inspection import Inspector
 from dicom_node.serve.background import Background, inode
 from dicom_node.serve.node import _prepare_folder
-from dicom_node.studies.scan import Indexer
+from dicom_node.studies.indexing import Indexer
 from tests.inbox_lab import Inbox, enter_peer
 from tests.modality import ultrasound
 from tests.unit.inbox.objects import small_xray
@@ -129,7 +129,9 @@ def test_who_cannot_index_lets_another_do_it(inbox: Inbox, monkeypatch: pytest.M
 
 def test_a_full_disk_ends_no_reload(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
     background = _background(inbox, Role.ALL, "all", Mock())
-    monkeypatch.setattr("dicom_node.studies.scan.os.pwrite", Mock(side_effect=OSError(errno.ENOSPC, "full")))
+    monkeypatch.setattr(
+        "dicom_node.studies.indexing.os.pwrite", Mock(side_effect=OSError(errno.ENOSPC, "full"))
+    )
     background._scheduler.start()
     background.stop()
 

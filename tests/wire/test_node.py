@@ -25,8 +25,7 @@ from sqlalchemy import select
 
 from benchmarks.sender import Rejected, associate
 from dicom_node.base.store.tables import Lease, Result
-from dicom_node.receive.inspection import Arrival
-from dicom_node.receive.spool import Spool
+from dicom_node.receive.spool import Arrival, Spool
 from tests.collector_lab import running_collector, text
 from tests.forked import run_forked
 from tests.inbox_lab import Inbox, spooled

@@ -332,8 +332,6 @@ class ListenerSettings(Section):
     """How long a peer may take from its connection to the whole of its association request."""
     network_timeout_seconds: float = Field(60, gt=0)
     """How long an association may be idle; a message gets a second more for each 100 bytes that came."""
-    unknown_callers: Literal["refuse", "accept"] = "refuse"
-    """Treatment of AE titles that are neither a peer nor the console: refused, or the rights of a sender."""
     check_called_ae: bool = True
     """Refuse associations that call another AE title than ours."""
     further_ae_titles: tuple[AeTitle, ...] = ()

@@ -69,7 +69,7 @@ from dicom_node.base.store.views import View, list_events
 from dicom_node.people import audit, entered, models, preflight, rules, users
 from dicom_node.people.monitoring.disk import DiskForecast
 from dicom_node.people.preflight import Tried
-from dicom_node.receive.entrance import Failure
+from dicom_node.receive.policy import Failure
 from tests.console_lab import (
     OWN_MODEL,
     Browser,

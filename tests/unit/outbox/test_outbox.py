@@ -43,7 +43,7 @@ from dicom_node.deliver.commitments import CommitmentAnswers
 from dicom_node.deliver.outages import outages, report_outages
 from dicom_node.deliver.outbox import Moves, retry, retry_all, wait_before_question
 from dicom_node.deliver.scu.interfaces import Confirmation, Presence, SendReport, SendStatus
-from dicom_node.studies.scan import JournalIngest
+from dicom_node.studies.indexing import JournalIngest
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import DIGITAL_XRAY, ULTRASOUND, assign, ultrasound
 from tests.outbox_lab import Outbox

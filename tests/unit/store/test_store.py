@@ -83,7 +83,7 @@ from dicom_node.people import deliveries, preflight, users
 from dicom_node.people.monitoring.disk import forget_past, note_free_space
 from dicom_node.people.monitoring.processes import Sign, SignsOfLife, forget_lost
 from dicom_node.serve.background import Background, inode
-from dicom_node.studies.upkeep import purge, purge_results
+from dicom_node.studies.indexing import purge, purge_results
 from tests.console_lab import ConsoleLab, add_users, quick_hasher
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
