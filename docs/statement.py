@@ -29,14 +29,14 @@ from dicom_node.base.dicom.identity import COPIED
 from dicom_node.base.dicom.uids import MANUFACTURER, MODEL_NAME, SECONDARY_CAPTURES, TRANSFER_SYNTAXES
 from dicom_node.base.dicom.uids import SOURCES as ANALYSED
 from dicom_node.base.kinds import ResultKind
-from dicom_node.deliver.scu.dimse import SOP_CLASSES
-from dicom_node.deliver.scu.interfaces import (
+from dicom_node.deliver.scu import (
     RETRIEVE_STATUSES,
     STORE_STATUSES,
     STUDY_KEYS,
     RetrieveStatus,
     SendStatus,
 )
+from dicom_node.deliver.scu.dimse import SOP_CLASSES
 from dicom_node.people.stow import REASONS
 from dicom_node.receive.policy import STORAGE_CLASSES, VERIFICATION
 from dicom_node.receive.statuses import (

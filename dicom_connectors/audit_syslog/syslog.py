@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from dicom_connectors.audit_syslog.settings import AuditSettings
-from dicom_node.deliver.scu.association import Connections
+from dicom_node.deliver.scu import Connections
 
 _T = TypeVar("_T")
 LARGEST_DATAGRAM = 65_000

@@ -16,20 +16,20 @@ from dicom_connectors.fhir.settings import FhirPeer
 from dicom_node.base.config.settings import PeerSettings, Settings
 from dicom_node.base.connectors import part
 from dicom_node.base.errors import FaultyInput
-from dicom_node.deliver.scu.http import (
-    CONNECT_SECONDS,
-    FAULTY_ANSWER,
-    UNREADABLE,
-    HttpDestination,
-    http_report,
-)
-from dicom_node.deliver.scu.interfaces import (
+from dicom_node.deliver.scu import (
     Check,
     Confirmation,
     Outgoing,
     Presence,
     SendReport,
     SendStatus,
+)
+from dicom_node.deliver.scu.http import (
+    CONNECT_SECONDS,
+    FAULTY_ANSWER,
+    UNREADABLE,
+    HttpDestination,
+    http_report,
 )
 
 _JSON: Final = "application/fhir+json"

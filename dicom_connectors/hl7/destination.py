@@ -18,18 +18,19 @@ from dicom_connectors.hl7.oru import MessageContext, SentReport, control_id, oru
 from dicom_connectors.hl7.settings import Hl7Peer
 from dicom_node.base.config.settings import PeerSettings, Settings
 from dicom_node.base.connectors import part
-from dicom_node.deliver.scu.association import Connections, client_tls
-from dicom_node.deliver.scu.interfaces import (
+from dicom_node.deliver.scu import (
     CUT_OFF,
     NOT_TRIED,
     Check,
     Confirmation,
+    Connections,
     Outgoing,
     Presence,
     SendReport,
     SendStatus,
     hangs,
 )
+from dicom_node.deliver.scu.dimse import client_tls
 
 MAXIMUM_ANSWER_BYTES = 2**16
 """Of an acknowledgement; usual ones have 200."""

@@ -12,7 +12,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from dicom_connectors.traces.settings import TelemetrySettings
 from dicom_connectors.traces.spans import StudySpan
 from dicom_node import __version__
-from dicom_node.deliver.scu.association import Connections
+from dicom_node.deliver.scu import Connections
 from dicom_node.deliver.scu.http import BoundedSession
 
 _LATER = frozenset({408, 429})  # and 5xx: opentelemetry.io/docs/specs/otlp, "Failures"

@@ -15,8 +15,8 @@ from dicom_connectors.worklist.manager import MOST_ITEMS, ChangeAnswer, ChangeSt
 from dicom_connectors.worklist.workitem import CHANGE_STATE, PULL, PUSH, ProcedureStepState, change_of_state
 from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.errors import PeerUnreachable
-from dicom_node.deliver.scu.association import DimseCaller, NoAssociation
-from dicom_node.deliver.scu.interfaces import Check
+from dicom_node.deliver.scu import Check
+from dicom_node.deliver.scu.dimse import DimseCaller, NoAssociation
 
 KEYS: Final = (
     "SOPClassUID", "SOPInstanceUID", "ProcedureStepState", "InputReadinessState",

@@ -12,7 +12,7 @@ from dicom_connectors.worklist.workitem import ProcedureStepState, change_of_sta
 from dicom_node.base.config.settings import PeerSettings, Settings
 from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.errors import PeerUnreachable
-from dicom_node.deliver.scu.association import Connections
+from dicom_node.deliver.scu import Check, Connections, SendStatus
 from dicom_node.deliver.scu.http import (
     CONNECT_SECONDS,
     FAULTY_ANSWER,
@@ -21,7 +21,6 @@ from dicom_node.deliver.scu.http import (
     problem,
     status_of,
 )
-from dicom_node.deliver.scu.interfaces import Check, SendStatus
 
 _JSON = "application/dicom+json"
 _Answer = TypeVar("_Answer")

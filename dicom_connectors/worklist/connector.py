@@ -6,7 +6,7 @@ from dicom_connectors.worklist.settings import WorklistPeer
 from dicom_node.base.config.settings import PeerSettings, Settings
 from dicom_node.base.connectors import Service, part
 from dicom_node.base.store.database import Database
-from dicom_node.deliver.scu.interfaces import Check
+from dicom_node.deliver.scu import Check
 from dicom_node.people.preflight import Found, Tried
 
 

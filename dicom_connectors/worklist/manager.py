@@ -7,7 +7,7 @@ from typing import Final, Protocol
 from pydicom.dataset import Dataset
 
 from dicom_connectors.worklist.workitem import ProcedureStepState
-from dicom_node.deliver.scu.interfaces import Check
+from dicom_node.deliver.scu import Check
 
 MOST_ITEMS: Final = 200
 """Work items of one search that are looked at."""

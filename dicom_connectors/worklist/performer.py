@@ -63,7 +63,7 @@ from dicom_node.base.store.transitions import (
     settle_study,
     utc_now,
 )
-from dicom_node.deliver.scu.interfaces import FoundStudy
+from dicom_node.deliver.scu import FoundStudy
 from dicom_node.studies.fetch import closed_at, write_down
 
 LOOK_AGAIN: Final = timedelta(seconds=2)

@@ -41,7 +41,7 @@ from dicom_node.deliver import outbox as last_check
 from dicom_node.deliver import scu
 from dicom_node.deliver.commitments import enter_reports, request_commitment
 from dicom_node.deliver.outbox import Moves
-from dicom_node.deliver.scu.interfaces import Confirmation, Presence, SendReport, SendStatus
+from dicom_node.deliver.scu import Confirmation, Presence, SendReport, SendStatus
 
 _DATABASE_AWAY_SECONDS = 1.0
 _STOP_SECONDS = 20.0  # that objects being sent may take when the node stops; then they are sent later

@@ -25,7 +25,7 @@ from dicom_node.base.events import (
 )
 from dicom_node.base.kinds import AuditAction
 from dicom_node.base.store import views
-from dicom_node.deliver.outages import PeerOutage, outages
+from dicom_node.deliver.outbox import PeerOutage, outages
 from dicom_node.people import Row, ServiceResult, audit, entered, reading, writing
 from dicom_node.receive.entrance import Failure, network
 from dicom_node.receive.limits import REFUSED_CONTEXTS_NAMED, REFUSED_CONTEXTS_OF_MANY
@@ -40,7 +40,7 @@ from dicom_node.receive.statuses import (
 )
 
 if TYPE_CHECKING:
-    from dicom_node.deliver.scu.interfaces import Check
+    from dicom_node.deliver.scu import Check
 
 _tests = threading.Semaphore(2)
 Record = Mapping[str, Any]

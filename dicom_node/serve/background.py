@@ -41,7 +41,7 @@ from dicom_node.base.store import decision_copies, deliveries, leases
 from dicom_node.base.store.changes import SHORTEST
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.transitions import utc_now
-from dicom_node.deliver import commitments, delivery_worker, outages, outbox
+from dicom_node.deliver import commitments, delivery_worker, outbox
 from dicom_node.jobs import drift
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.people import decisions
@@ -275,7 +275,7 @@ class Background:
             timers += [
                 (self._once_a_site(disk.report_silence), 600.0),
                 (self._once_a_site(outbox.report_overdue), 300.0),
-                (self._once_a_site(outages.report_outages), 60.0),
+                (self._once_a_site(outbox.report_outages), 60.0),
                 *((self._once_a_site(function), 3600.0) for function in hourly),
             ]
         add = self._scheduler.add_job

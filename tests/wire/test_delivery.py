@@ -52,8 +52,7 @@ from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver import commitments
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.deliver.scu import dimse, open_destination
-from dicom_node.deliver.scu.association import CallingAE
-from dicom_node.deliver.scu.dimse import CommitmentRequestor
+from dicom_node.deliver.scu.dimse import CallingAE, CommitmentRequestor
 from dicom_node.studies.scan import JournalIngest
 from tests.commitment_lab import SOP_CLASS as SECONDARY_CAPTURE
 from tests.commitment_lab import CommittingPacs, report, send_report

@@ -18,8 +18,7 @@ from requests.auth import HTTPBasicAuth
 from urllib3.util.retry import Retry
 
 from dicom_node.base.config.settings import PeerSettings, Settings
-from dicom_node.deliver.scu.http import CONNECT_SECONDS, UNREADABLE, HttpDestination
-from dicom_node.deliver.scu.interfaces import (
+from dicom_node.deliver.scu import (
     Check,
     Confirmation,
     Outgoing,
@@ -27,6 +26,7 @@ from dicom_node.deliver.scu.interfaces import (
     SendReport,
     SendStatus,
 )
+from dicom_node.deliver.scu.http import CONNECT_SECONDS, UNREADABLE, HttpDestination
 
 _OTHER_HEADER_BYTES = 2**20  # more than another file meta information or Implicit VR makes of our file
 _UPLOADED = {

@@ -25,7 +25,7 @@ def send(
     as_json: Json = False,
 ) -> int:
     """C-STORE files to a peer, each in its own transfer syntax, and print the status of each."""
-    from dicom_node.deliver.scu.association import Modality, dicom_files
+    from dicom_node.deliver.scu.dimse import Modality, dicom_files
 
     loaded = load(config)
     reports = Modality(loaded.peer(peer), loaded).send(

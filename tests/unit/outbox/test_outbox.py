@@ -40,9 +40,8 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver import delivery_worker
 from dicom_node.deliver.commitments import CommitmentAnswers
-from dicom_node.deliver.outages import outages, report_outages
-from dicom_node.deliver.outbox import Moves, retry, retry_all, wait_before_question
-from dicom_node.deliver.scu.interfaces import Confirmation, Presence, SendReport, SendStatus
+from dicom_node.deliver.outbox import Moves, outages, report_outages, retry, retry_all, wait_before_question
+from dicom_node.deliver.scu import Confirmation, Presence, SendReport, SendStatus
 from dicom_node.studies.scan import JournalIngest
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import DIGITAL_XRAY, ULTRASOUND, assign, ultrasound

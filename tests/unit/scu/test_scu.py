@@ -19,8 +19,9 @@ from werkzeug.wrappers import Response
 
 from dicom_node.base.config.addresses import LocalAddress, is_local, remote_address
 from dicom_node.base.config.settings import ConsoleSettings, PeerSettings, Settings
-from dicom_node.deliver.scu import http, open_destination, orthanc
-from dicom_node.deliver.scu.dicomweb import (
+from dicom_node.deliver.scu import Presence, SendStatus, http, open_destination, orthanc, store_report
+from dicom_node.deliver.scu.dimse import DimseDestination
+from dicom_node.deliver.scu.http import (
     LONGEST_HEAD,
     DicomwebDestination,
     MalformedMultipart,
@@ -28,8 +29,6 @@ from dicom_node.deliver.scu.dicomweb import (
     _stored,
     boundary_of,
 )
-from dicom_node.deliver.scu.dimse import DimseDestination
-from dicom_node.deliver.scu.interfaces import Presence, SendStatus, store_report
 from tests.hostile.web import answering
 from tests.modality import data_set, ultrasound
 from tests.outbox_lab import outgoing
@@ -266,7 +265,7 @@ def test_the_boundary_of_what_is_multipart_is_read(content_type: str, boundary: 
 
 @pytest.fixture
 def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    monkeypatch.setattr("dicom_node.deliver.scu.association._NEGOTIATE_SECONDS", 1.0)
+    monkeypatch.setattr("dicom_node.deliver.scu.dimse._NEGOTIATE_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server
 
