@@ -7,13 +7,13 @@ Part 10 files are streamed to the sink: no file is parsed here or held in memory
 """
 
 import contextlib
-import re
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from io import BytesIO
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, TypeVar, cast
 
 import requests
@@ -22,10 +22,11 @@ from pydicom import dcmread
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 from requests.adapters import BaseAdapter, HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
-from urllib3.poolmanager import ProxyManager
 
 from dicom_node.base.config.settings import PeerSettings, Settings
 from dicom_node.base.errors import PeerUnreachable, SpoolError
@@ -237,26 +238,22 @@ class _Adapter(HTTPAdapter):
     """Tells ``connections`` of each connection that is opened."""
 
     def __init__(self, connections: Connections) -> None:
-        self._pools = {
-            "http": _watched(HTTPConnectionPool, connections),
-            "https": _watched(HTTPSConnectionPool, connections),
-        }
         super().__init__()
+        self._watched = {
+            pool: _watched(pool.ConnectionCls, connections)
+            for pool in (HTTPConnectionPool, HTTPSConnectionPool)
+        }
 
-    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        super().init_poolmanager(*arguments, **options)
-        self.poolmanager.pool_classes_by_scheme = self._pools
-
-    def proxy_manager_for(self, proxy: str, **options: Any) -> ProxyManager:
-        manager: ProxyManager = super().proxy_manager_for(proxy, **options)
-        manager.pool_classes_by_scheme = self._pools
-        return manager
+    def get_connection_with_tls_context(self, *request: Any, **options: Any) -> Any:
+        pool = super().get_connection_with_tls_context(*request, **options)
+        pool.ConnectionCls = self._watched[type(pool)]
+        return pool
 
 
-def _watched(pool: type[HTTPConnectionPool], connections: Connections) -> type[HTTPConnectionPool]:
-    class Watched(pool.ConnectionCls):  # type: ignore[misc, name-defined]  # a class attribute of urllib3
+def _watched(connection: Any, connections: Connections) -> Any:
+    class Watched(connection):  # type: ignore[misc]
         def _new_conn(self) -> socket.socket:
-            name = self._dns_host  # type: ignore[has-type]  # of urllib3
+            name = self._dns_host
             if self.proxy is None:  # a proxy is of this machine's environment, and calls from where it is
                 self._dns_host = connections.address_of(name)
             try:
@@ -268,7 +265,7 @@ def _watched(pool: type[HTTPConnectionPool], connections: Connections) -> type[H
             super().connect()
             connections.opened(self.sock)
 
-    return type(pool.__name__, (pool,), {"ConnectionCls": Watched})
+    return Watched
 
 
 def status_of(error: requests.RequestException) -> int | None:
@@ -310,6 +307,11 @@ def unanswered(report: SendReport) -> Confirmation:
     return Confirmation(Presence.HUNG if hung else Presence.UNKNOWN, f"query: {report.text}")
 
 
+_NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
+_RETRIEVED = {
+    SendStatus.UNREACHABLE: RetrieveStatus.UNREACHABLE,
+    SendStatus.REFUSED: RetrieveStatus.REFUSED,
+}
 _SOP_CLASS, _SOP_INSTANCE = "00080016", "00080018"
 _UNNAMED = SendReport(SendStatus.VERIFY, "HTTP 200", "the answer does not name the object")
 
@@ -319,12 +321,12 @@ class DicomwebDestination(HttpDestination):
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
         super().__init__(peer, settings)
-        self._is_queried = peer.may_be_asked
+        self._peer, self._url = peer, peer.url.rstrip("/")
         if peer.username:
             self._session.auth = (peer.username, peer.password.get_secret_value())
         # Study Instance UIDs come from modalities, and some write components with leading zeros.
         self._client = DICOMwebClient(
-            peer.url.rstrip("/"),
+            self._url,
             session=self._session,
             permissive_uid=True,
             timeout=(CONNECT_SECONDS, settings.outbox.answer_seconds),
@@ -343,7 +345,7 @@ class DicomwebDestination(HttpDestination):
 
     def _store(self, item: Outgoing) -> SendReport:
         report = _stored(self._client.store_instances([dcmread(item.path)]), item.sop_instance_uid)
-        return UNREADABLE if report is _UNNAMED and not self._is_queried else report
+        return UNREADABLE if report is _UNNAMED and not self._peer.may_be_asked else report
 
     def _delete(self, item: Outgoing) -> None:
         self._client.delete_instance(item.study_instance_uid, item.series_instance_uid, item.sop_instance_uid)
@@ -405,36 +407,36 @@ _Answer = TypeVar("_Answer")
 _PAGE = 1000
 _PAGES = 100
 _BLOCK = 2**16
-_WADO = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+_WADO = {
+    "Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*',
+    "Accept-Encoding": "identity",  # what is packed has no size that can be limited
+}
 _BODY_PART = f"{tag_for_keyword('BodyPartExamined'):08X}"
 _TAGS = {keyword: f"{tag_for_keyword(keyword):08X}" for keyword in STUDY_KEYS}
 
 
-class DicomwebArchive(HttpCaller):
-    """A DICOMweb server at a base URL such as https://host/dicom-web; every call has a deadline."""
-
-    def __init__(self, peer: PeerSettings, settings: Settings) -> None:
-        super().__init__(peer, settings)
-        self._peer = peer
-        self._url = peer.url.rstrip("/")
-        if peer.username:
-            self._session.auth = (peer.username, peer.password.get_secret_value())
+class DicomwebArchive(DicomwebDestination):
+    """A DICOMweb server that is asked for studies; every call has a deadline."""
 
     def find(self, query: StudyQuery) -> FoundStudies:
         """Ask for studies. Raises PeerUnreachable."""
-        return self._answer(lambda: FoundStudies.fitting(query, self._search(query)))
+        return self._answer(lambda: FoundStudies.fitting(query, self._studies(query)))
 
     def body_parts(self, study_instance_uid: str) -> frozenset[str]:
         """Ask for series. Raises PeerUnreachable."""
-        found = self._answer(lambda: {text.strip().upper() for text in self._body_parts(study_instance_uid)})
-        return frozenset(found - {""})
+
+        def ask() -> frozenset[str]:
+            rows = self._client.search_for_series(study_instance_uid, fields=[_BODY_PART], limit=_PAGE)
+            return frozenset(text.strip().upper() for row in rows for text in _json_texts(row, _BODY_PART))
+
+        return self._answer(ask) - {""}
 
     def _answer(self, ask: Callable[[], _Answer]) -> _Answer:
         try:
             with self._connections.within(self._outbox.answer_seconds):
                 return ask()
         except requests.RequestException as error:
-            report = problem(error, self._connections)
+            report = self._problem(error)
             raise PeerUnreachable(f"{self._peer.name}: {report.code} {report.text}") from None
         except FAULTY_ANSWER:
             raise PeerUnreachable(f"{self._peer.name}: {UNREADABLE.text}") from None
@@ -442,167 +444,95 @@ class DicomwebArchive(HttpCaller):
     def retrieve(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
         """Get all objects of a study within ``retrieve_minutes`` of the peer."""
         taking = Taking()
+        url = f"{self._url}/studies/{study_instance_uid}"
+        timeout = (CONNECT_SECONDS, self._outbox.answer_seconds)
         try:
             with (
                 self._connections.within(self._peer.retrieve_seconds),
-                self._get(f"/studies/{study_instance_uid}", _WADO, stream=True) as answer,
+                self._session.get(url, headers=_WADO, timeout=timeout, stream=True) as answer,
             ):
-                boundary = boundary_of(answer.headers.get("Content-Type", ""))
-                for part in Parts(answer.raw.stream(_BLOCK, decode_content=False), boundary):
-                    taking.take(sink.take_file, part)
+                answer.raise_for_status()
+                for _, pieces in groupby(parts_of(answer), key=itemgetter(0)):
+                    taking.take(sink.take_file, map(itemgetter(1), pieces))
         except requests.RequestException as error:
-            return replace(self._failure(error), objects=taking.taken)
-        except SpoolError as error:
-            return Retrieved(RetrieveStatus.RETRY, taking.taken, str(error))
-        except (HTTPError, MalformedMultipart):
+            return self._failure(error, taking.taken)
+        except (SpoolError, HTTPError, FormParserError):
             cut = "cut off: too slow" if self._connections.timed_out else "its answer ended early"
-            return Retrieved(RetrieveStatus.RETRY, taking.taken, cut)
+            return Retrieved(RetrieveStatus.RETRY, taking.taken, taking.stopped or cut)
         except FAULTY_ANSWER:
             return Retrieved(RetrieveStatus.REFUSED, taking.taken, UNREADABLE.text)
-        status, text = RetrieveStatus.RETRIEVED, ""
         if taking.refused:
             text = f"{taking.refused} objects were not taken: their class, transfer syntax or size"
-            status = RetrieveStatus.INCOMPLETE
-        elif not taking.taken:
-            status, text = RetrieveStatus.ABSENT, "the peer sent nothing of this study"
-        return Retrieved(status, taking.taken, text)
+            return Retrieved(RetrieveStatus.INCOMPLETE, taking.taken, text)
+        if taking.taken:
+            return Retrieved(RetrieveStatus.RETRIEVED, taking.taken)
+        return Retrieved(RetrieveStatus.ABSENT, 0, "the peer sent nothing of this study")
 
-    def test(self) -> list[Check]:
-        """Search for a study that cannot exist."""
-        try:
-            self.find(StudyQuery(study_instance_uid="2.25.0"))
-        except PeerUnreachable as error:
-            return [Check("QIDO-RS", False, str(error).removeprefix(f"{self._peer.name}: "))]
-        return [Check("QIDO-RS", True, "search answered")]
-
-    def _get(self, path: str, accept: str, **options: Any) -> requests.Response:
-        headers = {"Accept": accept}
-        if options.get("stream"):
-            headers["Accept-Encoding"] = "identity"  # what is packed has no size that can be limited
-        timeout = (CONNECT_SECONDS, self._outbox.answer_seconds)
-        answer = self._session.get(f"{self._url}{path}", headers=headers, timeout=timeout, **options)
-        answer.raise_for_status()
-        return answer
-
-    def _rows(self, path: str, **params: Any) -> Any:
-        """A search (PS3.18 10.6); its answer has no body where nothing matches."""
-        answer = self._get(path, "application/dicom+json", params=params)
-        return answer.json() if answer.status_code != 204 and answer.content else []
-
-    def _failure(self, error: requests.RequestException) -> Retrieved:
-        report = problem(error, self._connections)
-        status = {
-            SendStatus.UNREACHABLE: RetrieveStatus.UNREACHABLE,
-            SendStatus.REFUSED: RetrieveStatus.REFUSED,
-        }.get(report.status, RetrieveStatus.RETRY)
+    def _failure(self, error: requests.RequestException, taken: int) -> Retrieved:
         if status_of(error) == 404:
             return Retrieved(RetrieveStatus.ABSENT, text="the peer has no such study")
-        return Retrieved(status, text=f"{report.code} {report.text}".strip())
+        report = self._problem(error)
+        status = _RETRIEVED.get(report.status, RetrieveStatus.RETRY)
+        return Retrieved(status, taken, f"{report.code} {report.text}".strip())
 
-    def _search(self, query: StudyQuery) -> Iterator[dict[str, str]]:
+    def _studies(self, query: StudyQuery) -> Iterator[dict[str, str]]:
+        """The answers to a search (PS3.18 10.6) as values of STUDY_KEYS; one that is faulty has none."""
         asked = {
             "StudyDate": query.dates,
             "ModalitiesInStudy": query.modality,
             "StudyInstanceUID": query.study_instance_uid,
             "PatientID": query.patient_id,
         }
-        keys = {key: value for key, value in asked.items() if value} | {"limit": str(_PAGE)}
-        also = [
-            _TAGS["StudyDescription"],
-            _TAGS["ModalitiesInStudy"],
-            _TAGS["NumberOfStudyRelatedInstances"],
-            _TAGS["IssuerOfPatientID"],
-        ]
+        filters = {key: value for key, value in asked.items() if value}
         for page in range(_PAGES):
-            rows = self._rows("/studies", **keys, offset=str(page * _PAGE), includefield=also)
-            if not isinstance(rows, list):
-                raise TypeError("no list of studies")
-            yield from (_json_texts(row) for row in rows)
+            rows = self._client.search_for_studies(
+                limit=_PAGE, offset=page * _PAGE, fields=list(_TAGS.values()), search_filters=filters
+            )
+            for row in rows:
+                try:
+                    yield {key: "\\".join(_json_texts(row, tag)) for key, tag in _TAGS.items()}
+                except FAULTY_ANSWER:
+                    yield {}
             if len(rows) < _PAGE:
                 return
 
-    def _body_parts(self, study_instance_uid: str) -> Iterator[str]:
-        path = f"/studies/{study_instance_uid}/series"
-        for row in self._rows(path, includefield=_BODY_PART, limit=str(_PAGE)):
-            yield from map(_json_text, row.get(_BODY_PART, {}).get("Value") or [])
+
+def _json_texts(row: Any, tag: str) -> list[str]:
+    """The values of an attribute in DICOM JSON (PS3.18 F)."""
+    values = row.get(tag, {}).get("Value") or []
+    return [
+        "=".join(str(value.get(group, "")) for group in _NAME_GROUPS).rstrip("=")
+        if isinstance(value, dict)
+        else ("" if value is None else str(value))
+        for value in values
+    ]
 
 
-def _json_texts(row: Any) -> dict[str, str]:
-    """The values of STUDY_KEYS in DICOM JSON (PS3.18 F); a study that is faulty has none."""
-    try:
-        return {
-            key: "\\".join(map(_json_text, row.get(tag, {}).get("Value") or [])) for key, tag in _TAGS.items()
-        }
-    except FAULTY_ANSWER:
-        return {}
+def parts_of(answer: requests.Response) -> Iterator[tuple[int, bytes]]:
+    """The content of a multipart answer (RFC 2046 5.1) as it arrives: pieces with the number of their part.
 
-
-def _json_text(value: Any) -> str:
-    if isinstance(value, dict):
-        groups = [str(value.get(key, "")) for key in ("Alphabetic", "Ideographic", "Phonetic")]
-        return "=".join(groups).rstrip("=")
-    return "" if value is None else str(value)
-
-
-LONGEST_HEAD = 16 * 1024
-"""Bytes before the content of one part."""
-_BOUNDARY = re.compile(r"""boundary=(?:"([^"]{1,70})"|([^\s;,"]{1,70}))""", re.IGNORECASE)
-
-
-class MalformedMultipart(ValueError):
-    """The answer is no multipart message, or ends early."""
-
-
-def boundary_of(content_type: str) -> bytes:
-    """The boundary in a Content-Type. Raises MalformedMultipart."""
-    found = _BOUNDARY.search(content_type)
-    if not content_type.lower().startswith("multipart/") or found is None:
-        raise MalformedMultipart("not a multipart answer")
-    return (found[1] or found[2]).encode("ascii", "replace")
-
-
-class Parts:
-    """The parts of one message. Each must be read completely before the next one."""
-
-    def __init__(self, pieces: Iterator[bytes], boundary: bytes) -> None:
-        self._pieces = pieces
-        self._delimiter = b"\r\n--" + boundary
-        self._buffer = b"\r\n"  # the first delimiter may stand at the very begin
-
-    def __iter__(self) -> Iterator[Iterator[bytes]]:
-        """Each part as pieces of its content. Raises MalformedMultipart."""
-        for _ in self._content():  # the preamble
-            pass
-        while self._has_next():
-            while (end := self._buffer.find(b"\r\n\r\n")) < 0:
-                if len(self._buffer) > LONGEST_HEAD:
-                    raise MalformedMultipart("the headers of a part do not end")
-                self._read()
-            self._buffer = self._buffer[end + 4 :]
-            content = self._content()
-            yield content
-            for _ in content:
-                pass
-
-    def _content(self) -> Iterator[bytes]:
-        """Up to the next delimiter, which is dropped."""
-        while (at := self._buffer.find(self._delimiter)) < 0:
-            safe = len(self._buffer) - len(self._delimiter) + 1
-            if safe > 0:
-                piece, self._buffer = self._buffer[:safe], self._buffer[safe:]
-                yield piece
-            self._read()
-        piece, self._buffer = self._buffer[:at], self._buffer[at + len(self._delimiter) :]
-        if piece:
-            yield piece
-
-    def _has_next(self) -> bool:
-        while len(self._buffer) < 2:
-            self._read()
-        return not self._buffer.startswith(b"--")
-
-    def _read(self) -> None:
-        piece = next(self._pieces, None)
-        if piece is None:
-            raise MalformedMultipart("the answer ended early")
-        self._buffer += piece
+    Raises FormParserError for another answer, and for one that ends early.
+    """
+    kind, options = parse_options_header(answer.headers.get("Content-Type"))
+    if not kind.startswith(b"multipart/") or not options.get(b"boundary"):
+        raise FormParserError("not a multipart answer")
+    read: list[bytes | None] = []  # None: the end of a part
+    parser = MultipartParser(
+        options[b"boundary"],
+        {
+            "on_part_data": lambda data, start, end: read.append(data[start:end]),
+            "on_part_end": lambda: read.append(None),
+        },
+    )
+    number = 0
+    for block in answer.raw.stream(_BLOCK, decode_content=False):
+        parser.write(block)
+        for piece in read:
+            if piece is None:
+                number += 1
+            else:
+                yield number, piece
+        read.clear()
+        if parser.state is MultipartState.END:
+            return
+    raise FormParserError("the answer ended early")
