@@ -181,7 +181,9 @@ def store_statuses() -> str:
         (
             behaviour,
             "; ".join(
-                f"{_range(one.first, one.last)} {one.text}" for one in STORE_STATUSES if one.status == status
+                f"{_range(first, last)} {text}"
+                for first, last, of_range, text in STORE_STATUSES
+                if of_range == status
             ),
         )
         for status, behaviour in _SENT.items()

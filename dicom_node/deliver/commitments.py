@@ -59,7 +59,7 @@ def request_commitment(
     settings: Settings,
     peer: PeerSettings,
     entering: Entering,
-    opened: Callable[[scu.CommitmentUser], None],
+    opened: Callable[[scu.CommitmentPeer], None],
     objects: Mapping[int, scu.Outgoing],
 ) -> list[int]:
     """Request commitment for deliveries (by number) that have no request under way.
@@ -224,7 +224,7 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
         settings: Settings,
         peer: PeerSettings,
         owner: str,
-        open_reporter: Callable[[PeerSettings, Settings], scu.CommitmentProvider] = scu.open_reporter,
+        open_reporter: Callable[[PeerSettings, Settings], scu.CommitmentPeer] = scu.open_commitment,
     ) -> None:
         seconds = settings.outbox.answer_seconds + _CALL_SECONDS
         super().__init__(database, settings, f"commitment to {peer.name}", owner, seconds)

@@ -208,7 +208,7 @@ class Route:
         self._files, self._folder = Files(settings), settings.node.data_dir.resolve()
         self.owner, self._lease_seconds, self._open = owner, lease_seconds, open_destination
         self._lease, self._renew_at = deliveries.lane(peer.name), float("inf")
-        self._calls: list[scu.Destination | scu.CommitmentUser] = []
+        self._calls: list[scu.Destination | scu.CommitmentPeer] = []
         self._claims = 0
         self._stopping = False
         self.overdue_at = float("inf")
@@ -271,7 +271,7 @@ class Route:
                 answers = [Confirmation(Presence.UNKNOWN, _defect(error))] * len(to_query)
             self._enter_confirmations(dict(zip(to_query, answers, strict=True)))
 
-    def _opened(self, client: scu.Destination | scu.CommitmentUser) -> None:
+    def _opened(self, client: scu.Destination | scu.CommitmentPeer) -> None:
         """Have its calls ended when the node stops."""
         self._calls.append(client)
         if self._stopping:

@@ -160,14 +160,14 @@ def try_peers(settings: Settings, names: Sequence[str], by: audit.Person | None 
 
 
 def _tried(peer: PeerSettings, settings: Settings) -> Iterator[Check]:
-    from dicom_node.deliver.scu import open_archive, open_destination, open_reporter
+    from dicom_node.deliver.scu import open_archive, open_commitment, open_destination
 
     if "receive" in peer.may or not peer.is_called:
         yield from open_destination(peer, settings).test()
     if "query" in peer.may:
         yield from open_archive(peer, settings).test()
     if peer.commit_after:
-        yield open_reporter(peer, settings).check()
+        yield open_commitment(peer, settings).check()
     for test in every("peer_tests"):
         yield from test(peer, settings)
 

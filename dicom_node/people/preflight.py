@@ -77,7 +77,7 @@ from dicom_node.base.sitekey import load_or_create, path_of
 from dicom_node.base.store import faults, migrate
 from dicom_node.base.store.database import Database, hosts
 from dicom_node.base.store.tables import UserAccount
-from dicom_node.deliver.scu import open_archive, open_destination, open_reporter
+from dicom_node.deliver.scu import open_archive, open_commitment, open_destination
 from dicom_node.people.monitoring.disk import forecast
 from dicom_node.receive.spool import Spool
 from dicom_node.studies.upkeep import compare
@@ -804,7 +804,7 @@ def _ask_peers(settings: Settings) -> Iterator[Tried]:
                 socket.getaddrinfo(peer.host, None)
             lines = open_destination(peer, settings).test() if "receive" in peer.may else []
             lines += open_archive(peer, settings).test() if "query" in peer.may else []
-            lines += [open_reporter(peer, settings).check()] if peer.commit_after else []
+            lines += [open_commitment(peer, settings).check()] if peer.commit_after else []
             for test in connectors.every("peer_tests"):
                 lines += test(peer, settings)
         except (socket.gaierror, UnicodeError):

@@ -84,10 +84,8 @@ class StudyQuery:
         """Whether ``study`` matches this query: an archive may not match by all keys."""
         if self.study_instance_uid:
             return study.study_instance_uid == self.study_instance_uid
-        if self.patient_id and study.patient_id != self.patient_id:
-            return False
         issuers = {self.issuer_of_patient_id, study.issuer_of_patient_id} - {""}
-        if self.patient_id and len(issuers) > 1:
+        if self.patient_id and (study.patient_id != self.patient_id or len(issuers) > 1):
             return False
         day, dates = study.study_date, self.dates
         in_time = not day or not dates or dates[:8] <= day <= dates[9:]
@@ -148,15 +146,10 @@ class FoundStudies:
     @classmethod
     def fitting(cls, query: StudyQuery, given: Iterable[Mapping[str, str]]) -> FoundStudies:
         """The given answers that match the query, each study once."""
-        found: dict[str, FoundStudy] = {}
-        strays = 0
-        for texts in given:
-            study = FoundStudy.from_texts(texts)
-            if study is not None and query.is_answered_by(study):
-                found.setdefault(study.study_instance_uid, study)
-            else:
-                strays += 1
-        return cls(tuple(found.values()), strays)
+        studies = [FoundStudy.from_texts(texts) for texts in given]
+        fitting = [one for one in studies if one is not None and query.is_answered_by(one)]
+        found = {one.study_instance_uid: one for one in fitting}
+        return cls(tuple(found.values()), len(studies) - len(fitting))
 
 
 class RetrieveStatus(StrEnum):
@@ -234,7 +227,6 @@ class Taking:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self.taken = self.refused = 0
         self.stopped = ""
 
@@ -242,19 +234,18 @@ class Taking:
         """Store one object; False if it is refused. Raises SpoolError, also for more objects than a retrieval
         may bring.
         """
-        with self._lock:
-            try:
-                if self.taken + self.refused >= MOST_OBJECTS:
-                    raise SpoolError(f"more than {MOST_OBJECTS} objects")
-                store(*content)
-            except FaultyInput:
-                self.refused += 1
-                return False
-            except SpoolError as error:
-                self.stopped = str(error)
-                raise
-            self.taken += 1
-            return True
+        try:
+            if self.taken + self.refused >= MOST_OBJECTS:
+                raise SpoolError(f"more than {MOST_OBJECTS} objects")
+            store(*content)
+        except FaultyInput:
+            self.refused += 1
+            return False
+        except SpoolError as error:
+            self.stopped = str(error)
+            raise
+        self.taken += 1
+        return True
 
 
 class Archive(Protocol):
@@ -385,8 +376,8 @@ class Destination(Protocol):
         """End all calls under way; calls that wait for the peer return at once. Any thread may call it."""
 
 
-class Remover(Protocol):
-    """A destination that deletes objects. For one thread."""
+class Remover(Destination, Protocol):
+    """A destination that deletes objects."""
 
     def remove(self, item: Outgoing) -> Outcome:
         """Delete this object, but no other object with its UID, and query whether it is gone.
@@ -394,33 +385,23 @@ class Remover(Protocol):
         Done: it is. Failed: a repetition would change nothing.
         """
 
-    def close(self) -> None:
-        """End all calls under way; later calls fail too. Any thread may call it."""
 
+class CommitmentPeer(Protocol):
+    """Requests storage commitment from one peer (PS3.4 Annex J), or reports to it. For one thread."""
 
-KeepReport = Callable[[CommitmentReport], None]
-"""Makes a report durable, or raises: only then it is answered with Success."""
+    def ask(
+        self, transaction_uid: str, objects: Sequence[Outgoing], keep: Callable[[CommitmentReport], None]
+    ) -> Outcome:
+        """Request storage commitment for these objects; a report that arrives at once is passed to ``keep``.
 
-
-class CommitmentUser(Protocol):
-    """Requests storage commitment from one peer, as SCU (PS3.4 Annex J). For one thread."""
-
-    def ask(self, transaction_uid: str, objects: Sequence[Outgoing], keep: KeepReport) -> Outcome:
-        """Request storage commitment for these objects; a report that arrives at once is passed to
-        ``keep``.
-
-        Done: a report will follow, or has come already. Failed: the destination does not do it.
+        ``keep`` makes it durable, or raises: only then it is answered with Success. Done: a report will
+        follow, or has come already. Failed: the destination does not do it.
         """
 
-    def close(self) -> None:
-        """End all calls under way; later calls fail too. Any thread may call it."""
-
-
-class CommitmentProvider(Protocol):
-    """Reports to one peer on storage commitment, as SCP (PS3.4 J.3.3). For one thread."""
-
     def report(self, information: Dataset, event_type: int) -> str:
-        """Report this Event Information; returns "" if the peer accepted it, else why not."""
+        """Report this Event Information, as SCP (PS3.4 J.3.3); returns "" if the peer accepted it, else why
+        not.
+        """
 
     def check(self) -> Check:
         """Check whether the peer accepts reports; sends none."""
@@ -443,35 +424,25 @@ def shown(item: Outgoing, sop_class: str) -> Confirmation:
     return Confirmation(Presence.FOUND)
 
 
-@dataclass(frozen=True, slots=True)
-class StatusRange:
-    """The outbox's reaction to the statuses from ``first`` to ``last``."""
-
-    first: int
-    last: int
-    status: SendStatus
-    text: str
-
-
 # The first range that holds a code counts. A7xx, 0110 and 0122 … stand before the classes that contain them.
-STORE_STATUSES: tuple[StatusRange, ...] = (
-    StatusRange(0x0000, 0x0000, SendStatus.STORED, "stored"),
-    StatusRange(0xB000, 0xB000, SendStatus.WARNED, "stored, data elements coerced"),
-    StatusRange(0xB006, 0xB006, SendStatus.WARNED, "stored, elements discarded"),
-    StatusRange(0xB007, 0xB007, SendStatus.WARNED, "stored, data set does not match its SOP class"),
-    StatusRange(0x0001, 0x0001, SendStatus.WARNED, "stored, with a warning"),
-    StatusRange(0x0107, 0x0107, SendStatus.WARNED, "stored, attribute list warning"),
-    StatusRange(0x0116, 0x0116, SendStatus.WARNED, "stored, attribute value out of range"),
-    StatusRange(0xB000, 0xBFFF, SendStatus.WARNED, "stored, with a warning"),
-    StatusRange(0x0111, 0x0111, SendStatus.VERIFY, "duplicate SOP instance"),
-    StatusRange(0x0110, 0x0110, SendStatus.RETRY, "processing failure"),
-    StatusRange(0x0213, 0x0213, SendStatus.RETRY, "resource limitation"),
-    StatusRange(0xFE00, 0xFE00, SendStatus.RETRY, "cancelled by the destination"),
-    StatusRange(0xA700, 0xA7FF, SendStatus.RETRY, "out of resources"),
-    StatusRange(0x0122, 0x0122, SendStatus.REFUSED, "SOP class not supported"),
-    StatusRange(0x0124, 0x0124, SendStatus.REFUSED, "not authorized"),
-    StatusRange(0xA900, 0xA9FF, SendStatus.REFUSED, "data set does not match SOP class"),
-    StatusRange(0xC000, 0xCFFF, SendStatus.REFUSED, "cannot understand"),
+STORE_STATUSES: tuple[tuple[int, int, SendStatus, str], ...] = (
+    (0x0000, 0x0000, SendStatus.STORED, "stored"),
+    (0xB000, 0xB000, SendStatus.WARNED, "stored, data elements coerced"),
+    (0xB006, 0xB006, SendStatus.WARNED, "stored, elements discarded"),
+    (0xB007, 0xB007, SendStatus.WARNED, "stored, data set does not match its SOP class"),
+    (0x0001, 0x0001, SendStatus.WARNED, "stored, with a warning"),
+    (0x0107, 0x0107, SendStatus.WARNED, "stored, attribute list warning"),
+    (0x0116, 0x0116, SendStatus.WARNED, "stored, attribute value out of range"),
+    (0xB000, 0xBFFF, SendStatus.WARNED, "stored, with a warning"),
+    (0x0111, 0x0111, SendStatus.VERIFY, "duplicate SOP instance"),
+    (0x0110, 0x0110, SendStatus.RETRY, "processing failure"),
+    (0x0213, 0x0213, SendStatus.RETRY, "resource limitation"),
+    (0xFE00, 0xFE00, SendStatus.RETRY, "cancelled by the destination"),
+    (0xA700, 0xA7FF, SendStatus.RETRY, "out of resources"),
+    (0x0122, 0x0122, SendStatus.REFUSED, "SOP class not supported"),
+    (0x0124, 0x0124, SendStatus.REFUSED, "not authorized"),
+    (0xA900, 0xA9FF, SendStatus.REFUSED, "data set does not match SOP class"),
+    (0xC000, 0xCFFF, SendStatus.REFUSED, "cannot understand"),
 )
 
 
@@ -482,10 +453,9 @@ def store_report(code: int | None) -> SendReport:
     """
     if code is None:
         return SendReport(SendStatus.RETRY, "", "association lost before the answer")
-    for meaning in STORE_STATUSES:
-        if meaning.first <= code <= meaning.last:
-            return SendReport(meaning.status, f"{code:04X}", meaning.text)
-    return SendReport(SendStatus.REFUSED, f"{code:04X}", "failure")
+    meanings = ((status, text) for first, last, status, text in STORE_STATUSES if first <= code <= last)
+    status, text = next(meanings, (SendStatus.REFUSED, "failure"))
+    return SendReport(status, f"{code:04X}", text)
 
 
 _AT_ONCE = 0.5  # seconds
@@ -605,27 +575,14 @@ _OURS = {
 
 def open_archive(peer: PeerSettings, settings: Settings) -> Archive:
     """The client that queries this peer, by DICOMweb or DIMSE. For one thread; not connected yet."""
-    if peer.transport == "dicomweb":
-        from dicom_node.deliver.scu.http import DicomwebArchive
-
-        return DicomwebArchive(peer, settings)
-    from dicom_node.deliver.scu.dimse import DimseArchive
-
-    return DimseArchive(peer, settings)
+    archive = "http:DicomwebArchive" if peer.transport == "dicomweb" else "dimse:DimseArchive"
+    return cast(Archive, EntryPoint("", f"{__name__}.{archive}", "").load()(peer, settings))
 
 
-def open_commitment(peer: PeerSettings, settings: Settings) -> CommitmentUser:
-    """The client that requests storage commitment from this peer. For one thread; not connected yet."""
-    from dicom_node.deliver.scu.dimse import CommitmentRequestor
-
-    return CommitmentRequestor(peer, settings)
-
-
-def open_reporter(peer: PeerSettings, settings: Settings) -> CommitmentProvider:
-    """The client that reports to this peer on storage commitment. For one thread; not connected yet."""
-    from dicom_node.deliver.scu.dimse import CommitmentReporter
-
-    return CommitmentReporter(peer, settings)
+def open_commitment(peer: PeerSettings, settings: Settings) -> CommitmentPeer:
+    """The client for storage commitment, ours or this peer's. For one thread; not connected yet."""
+    opens = EntryPoint("", f"{__name__}.dimse:StorageCommitment", "").load()
+    return cast(CommitmentPeer, opens(peer, settings))
 
 
 def open_remover(peer: PeerSettings, settings: Settings) -> Remover:

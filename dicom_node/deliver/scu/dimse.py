@@ -1,16 +1,6 @@
-"""A deadline for every call: connections can be cut off while another thread is blocked on them.
-
-Time-outs of single reads and writes do not suffice: a line that moves one byte now and then never reaches
-them, and pynetdicom waits for its own thread without a time-out.
-
-Associations that we request from a peer, within deadlines; or the reason why there is none (PS3.8 7.1).
+"""Associations that we request from a peer, within deadlines; or the reason why there is none (PS3.8 7.1).
 
 pynetdicom's requestor with corrected defects, through semi-private hooks of the pinned version.
-
-A sending modality: C-STORE of files as they are on disk (``dicom-node send``, the demonstration).
-
-The node itself sends through :mod:`dicom_node.deliver.scu.dimse`, which confirms and retries; here a
-person looks at every status.
 
 DIMSE destination: C-STORE, C-FIND to confirm, C-ECHO to test (PS3.4 B, C; PS3.7 9.1).
 
@@ -31,9 +21,9 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +83,6 @@ from dicom_node.deliver.scu import (
     Confirmation,
     Connections,
     FoundStudies,
-    KeepReport,
     ObjectSink,
     Outgoing,
     Presence,
@@ -213,9 +202,9 @@ class DimseCaller:
                 with self._connections.within(_ASSOCIATE_SECONDS):
                     association.release()
 
-    def accepts(self, name: str, service: PeerService, model: Any) -> Check:
+    def accepts(self, name: str, service: PeerService, model: Any, roles: Sequence[Any] = ()) -> Check:
         """Check whether the peer accepts a service."""
-        with self.associate(contexts(model), service=service) as association:
+        with self.associate(contexts(model), service=service, roles=roles) as association:
             if isinstance(association, NoAssociation):
                 return Check(name, False, association.text)
         return Check(name, True, f"{UID(model).name} accepted")
@@ -390,6 +379,7 @@ class _PromptSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom ship
     def connect(self, primitive: T_CONNECT) -> None:
         super().connect(primitive)
         if self.socket is not None:
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.socket.settimeout(self.connections.silence_seconds)
             self.connections.opened(self.socket)
 
@@ -403,11 +393,6 @@ class _PromptSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom ship
             self.event_queue.put("Evt17")
         except (OSError, AttributeError):  # cut by the peer; closed by the other thread meanwhile
             self.event_queue.put("Evt17")
-
-    def _create_socket(self, address: AddressInformation) -> socket.socket:
-        created: socket.socket = super()._create_socket(address)
-        created.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return created
 
     def recv(self, nr_bytes: int) -> bytearray:
         if nr_bytes > MAXIMUM_ANSWER_BYTES:
@@ -442,75 +427,37 @@ def client_tls(settings: Settings) -> ssl.SSLContext:
     return context
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """The outcome of the C-STORE of one file; ``status`` is None without an answer."""
-
-    path: Path
-    sop_instance_uid: str
-    status: int | None
-    text: str
-
-    @property
-    def stored(self) -> bool:
-        """Whether the peer has stored the file: Success or a warning (PS3.4 B.2.3)."""
-        return self.status is not None and (
-            store_report(self.status).status in (SendStatus.STORED, SendStatus.WARNED)
-        )
-
-
-class Modality(DimseCaller):
-    """Sends files to one peer."""
-
-    def send(self, files: Sequence[Path], on_each: Callable[[Sent], None]) -> list[Sent]:
-        """C-STORE files, each in its own transfer syntax, unchanged; one association per 128 presentation
-        contexts.
-
-        Raises PeerUnreachable if there is no association. A file that cannot be sent is reported, not raised.
-        """
-        reports: list[Sent] = []
-        wanted: dict[tuple[UID, UID], list[tuple[Path, UID]]] = {}
-        for path in files:
-            try:
-                meta = read_file_meta_info(path)
-                kind = meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID
-                wanted.setdefault(kind, []).append((path, meta.MediaStorageSOPInstanceUID))
-            except (InvalidDicomError, OSError, AttributeError):
-                reports.append(Sent(path, "", None, "no DICOM file (Part 10)"))
-                on_each(reports[-1])
-        kinds = list(wanted)
-        for start in range(0, len(kinds), MOST_CONTEXTS):
-            some = kinds[start : start + MOST_CONTEXTS]
-            with self.associate([build_context(*kind) for kind in some]) as association:
-                if isinstance(association, NoAssociation):
-                    raise PeerUnreachable(association.text)
-                for kind in some:
-                    for path, instance in wanted[kind]:
-                        reports.append(Sent(path, str(instance), *self._send(association, path, *kind)))
-                        on_each(reports[-1])
-        return reports
-
-    def _send(
-        self, association: Association, path: Path, sop_class: UID, syntax: UID
-    ) -> tuple[int | None, str]:
-        """The status of one file, and in words."""
-        seconds = self._settings.outbox.seconds_for(path.stat().st_size)
-        try:
-            status = self.status_of(association, seconds, association.send_c_store, path, priority=0)
-        except ValueError:
-            accepted = any(one.abstract_syntax == sop_class for one in association.accepted_contexts)
-            return None, f"the peer does not accept {syntax.name if accepted else UID(sop_class).name}"
-        if status is None:
-            return None, "no answer, or the association was cut"
-        return status, f"{status:04X} {store_report(status).text}"
-
-
 def dicom_files(paths: Iterable[Path]) -> list[Path]:
     """The files, and all files in the folders, sorted by name."""
-    found: list[Path] = []
-    for path in paths:
-        found += sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
-    return found
+    listed = (sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path] for path in paths)
+    return list(chain.from_iterable(listed))
+
+
+def send_files(
+    peer: PeerSettings, settings: Settings, files: Iterable[Path]
+) -> Iterator[tuple[Outgoing, SendReport]]:
+    """C-STORE files as they are (``dicom-node send``, the demonstration); a person looks at every status.
+
+    Raises PeerUnreachable. A file that cannot be sent is reported, not raised.
+    """
+    objects: list[Outgoing] = []
+    for path in files:
+        try:
+            meta = read_file_meta_info(path)
+            named = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID
+            objects.append(Outgoing(named[0], named[1], "", "", path, ""))
+        except (InvalidDicomError, OSError, AttributeError):
+            yield (
+                Outgoing("", "", "", "", path, ""),
+                SendReport(SendStatus.REFUSED, "", "no DICOM file (Part 10)"),
+            )
+    destination = DimseDestination(peer, settings)
+    for start in range(0, len(objects), MOST_CONTEXTS // len(LITTLE_ENDIAN)):
+        some = objects[start : start + MOST_CONTEXTS // len(LITTLE_ENDIAN)]
+        reports = destination.send(some)
+        if reports[0].status is SendStatus.UNREACHABLE:
+            raise PeerUnreachable(reports[0].text)
+        yield from zip(some, reports, strict=True)
 
 
 SOP_CLASSES: Mapping[ResultKind, tuple[UID, ...]] = {
@@ -598,8 +545,8 @@ class DimseDestination(DimseCaller):
         with self.associate([build_context(Verification)]) as association:
             if isinstance(association, NoAssociation):
                 return Check("echo", False, association.text)
-            with self.waiting(association, self._settings.outbox.answer_seconds):
-                status = association.send_c_echo().get("Status")
+            seconds = self._settings.outbox.answer_seconds
+            status = self.status_of(association, seconds, association.send_c_echo)
         took = f"{(time.monotonic() - began) * 1000:.0f} ms"
         if status is None:
             return Check("echo", False, "association lost before the answer")
@@ -651,13 +598,12 @@ class DimseDestination(DimseCaller):
 
     def _not_found(self, code: int | None) -> Confirmation:
         """Of what a C-FIND with this last status did not return."""
+        if code == 0:
+            return Confirmation(Presence.NOT_FOUND, "the destination does not show it")
         if code is None and self._connections.timed_out:
             return Confirmation(Presence.HUNG, "query: cut off, its answer does not end")
-        if code is None:
-            return Confirmation(Presence.UNKNOWN, "query: association lost before the answer")
-        if code != 0:
-            return Confirmation(Presence.UNKNOWN, f"query: status {code:04X}")
-        return Confirmation(Presence.NOT_FOUND, "the destination does not show it")
+        why = "association lost before the answer" if code is None else f"status {code:04X}"
+        return Confirmation(Presence.UNKNOWN, f"query: {why}")
 
 
 def _store_contexts(objects: Iterable[Outgoing]) -> list[PresentationContext]:
@@ -693,11 +639,16 @@ def _transfer_syntax(item: Outgoing) -> UID:
     return UID(str(read_file_meta_info(item.path).TransferSyntaxUID))
 
 
-class CommitmentRequestor(DimseCaller):
-    """Requests storage commitment from one peer for objects that it acknowledged."""
+class StorageCommitment(DimseCaller):
+    """Requests storage commitment from one peer (PS3.4 Annex J), or reports to it. For one thread."""
 
-    def ask(self, transaction_uid: str, objects: Sequence[Outgoing], keep: KeepReport) -> Outcome:
-        """Send a request, then wait ``REPORT_SECONDS`` for a report on the same association."""
+    def ask(
+        self,
+        transaction_uid: str,
+        objects: Sequence[Outgoing],
+        keep: Callable[[commitment.CommitmentReport], None],
+    ) -> Outcome:
+        """Request storage commitment, then wait ``REPORT_SECONDS`` for a report on the same association."""
         handlers = [(evt.EVT_N_EVENT_REPORT, _take, [keep])]
         with self.associate(
             contexts(commitment.SOP_CLASS), service="commitment", handlers=handlers
@@ -725,12 +676,6 @@ class CommitmentRequestor(DimseCaller):
                     break
             return answer
 
-
-class CommitmentReporter(DimseCaller):
-    """Reports to one peer on the objects in the peer's requests (PS3.4 J.3.3), as SCP on our own
-    association.
-    """
-
     def report(self, information: Dataset, event_type: int) -> str:
         """Send a report; returns "" if the peer accepted it, else why not."""
         with self.associate(
@@ -754,14 +699,7 @@ class CommitmentReporter(DimseCaller):
 
     def check(self) -> Check:
         """Check whether the peer accepts reports; sends none."""
-        with self.associate(
-            contexts(commitment.SOP_CLASS), service="commitment", roles=_ROLES
-        ) as association:
-            if isinstance(association, NoAssociation):
-                return Check("commitment report", False, association.text)
-            reversed_roles = any(context.as_scp for context in association.accepted_contexts)
-        how = "roles reversed" if reversed_roles else "without role selection: sent all the same"
-        return Check("commitment report", True, f"Storage Commitment Push Model accepted, {how}")
+        return self.accepts("commitment report", "commitment", commitment.SOP_CLASS, _ROLES)
 
 
 def _answer(code: int | None) -> Outcome:
@@ -774,7 +712,7 @@ def _answer(code: int | None) -> Outcome:
     return Retry(why) if code in (0x0110, 0x0210, 0x0213) else Failed(why)
 
 
-def _take(event: Any, keep: KeepReport) -> tuple[int, None]:
+def _take(event: Any, keep: Callable[[commitment.CommitmentReport], None]) -> tuple[int, None]:
     """Answer an N-EVENT-REPORT: its status (PS3.7 10.1.1.1.8), and no Event Reply."""
     try:
         encoded = event.request.EventInformation
@@ -839,7 +777,7 @@ class DimseArchive(DimseCaller):
         )
         found = set()
         for answer in self._answers(question):
-            with quiet_pydicom(), suppress(*_FAULTY_VALUES):
+            with quiet_pydicom(), contextlib.suppress(*_FAULTY_VALUES):
                 found.add(_text(answer.get("BodyPartExamined")).strip().upper())
         return frozenset(found - {""})
 
