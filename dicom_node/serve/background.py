@@ -41,7 +41,7 @@ from dicom_node.base.store import decision_copies, deliveries, leases
 from dicom_node.base.store.changes import SHORTEST
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.transitions import utc_now
-from dicom_node.deliver import commitments, delivery_worker, outbox
+from dicom_node.deliver import delivery_worker, outbox
 from dicom_node.jobs import drift
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.people import decisions
@@ -120,7 +120,7 @@ class Background:
             self._run("outbox", self._deliver)
             threads.append(outbox.Removals(self._database, self._settings, self._owner))
             threads += [
-                commitments.CommitmentAnswers(self._database, self._settings, peer, self._owner)
+                delivery_worker.CommitmentAnswers(self._database, self._settings, peer, self._owner)
                 for peer in self._settings.peers
                 if peer.commit_after
             ]
@@ -267,8 +267,8 @@ class Background:
                 upkeep.purge_results,
                 drift.forget_old,
                 disk.forget_past,
-                commitments.forget_requests,
-                commitments.give_up_others,
+                delivery_worker.forget_requests,
+                delivery_worker.give_up_requests_of_others,
                 processes.forget_lost,
                 *connectors.every("tasks"),
             ]

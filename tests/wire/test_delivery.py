@@ -49,7 +49,7 @@ from dicom_node.base.store import intake
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Commitment, Delivery
 from dicom_node.base.store.transitions import utc_now
-from dicom_node.deliver import commitments
+from dicom_node.deliver import delivery_worker
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.deliver.scu import dimse, open_destination
 from dicom_node.deliver.scu.dimse import CallingAE, StorageCommitment
@@ -401,7 +401,7 @@ def reported(
     """A report that a listener took, entered."""
     taken, not_taken = [f"{uid} {SECONDARY_CAPTURE}" for uid in committed], [f"{uid} 0112" for uid in failed]
     outbox.write(intake.keep_report, transaction, ae, taken, not_taken, utc_now())
-    assert commitments.enter_reports(outbox.database, outbox.settings) == 1
+    assert delivery_worker.enter_reports(outbox.database, outbox.settings) == 1
 
 
 def hours_pass(outbox: Outbox, hours: float) -> None:
@@ -531,7 +531,7 @@ def test_a_report_to_the_listener_reaches_the_outbox(tmp_path: Path, committing_
         listener.kill()  # at once: what was answered is kept
         JournalIngest(outbox.database, listener.data_dir / "journal").run_once()
         JournalIngest(outbox.database, listener.data_dir / "journal").run_once()  # and after a restart here
-    assert commitments.enter_reports(outbox.database, outbox.settings) == 1
+    assert delivery_worker.enter_reports(outbox.database, outbox.settings) == 1
     assert outbox.states() == {"confirmed": 1}
     assert outbox.numbers()[events.COMMITMENT_REPORTED.number] == 1
 

@@ -39,7 +39,7 @@ from dicom_node.base.store.tables import (
 )
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver import delivery_worker
-from dicom_node.deliver.commitments import CommitmentAnswers
+from dicom_node.deliver.delivery_worker import CommitmentAnswers
 from dicom_node.deliver.outbox import Moves, outages, report_outages, retry, retry_all, wait_before_question
 from dicom_node.deliver.scu import Confirmation, Presence, SendReport, SendStatus
 from dicom_node.studies.scan import JournalIngest

@@ -77,8 +77,7 @@ from dicom_node.base.store.transitions import (
     settle_study_as,
     utc_now,
 )
-from dicom_node.deliver.commitments import forget_requests
-from dicom_node.deliver.delivery_worker import DeliveryWorker
+from dicom_node.deliver.delivery_worker import DeliveryWorker, forget_requests
 from dicom_node.deliver.scu import SendReport, SendStatus
 from dicom_node.jobs.drift import forget_old, report_drift
 from dicom_node.jobs.queue import JobQueue
