@@ -27,7 +27,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -49,6 +49,7 @@ from dicom_node.base.events import (
     COMMITMENT_REQUESTED,
     COMMITMENT_SET_ASIDE,
     COMMITMENT_UNKNOWN,
+    DELIVERY_DEAD,
     DELIVERY_OVERDUE,
     DELIVERY_STARTED,
     DESTINATION_HUNG,
@@ -78,88 +79,6 @@ from dicom_node.deliver.scu import Confirmation, Presence, SendReport, SendStatu
 
 _REPORTS: Final = 20
 _KEEP: Final = timedelta(days=90)  # longer than any report is waited for: late ones are still understood
-
-
-Entering = Callable[[Collection[int]], AbstractContextManager[tuple[Session, Moves, Mapping[int, Delivery]]]]
-"""A transaction with these deliveries, as far as they are the caller's still."""
-
-
-def request_commitment(
-    settings: Settings,
-    peer: PeerSettings,
-    entering: Entering,
-    opened: Callable[[scu.CommitmentPeer], None],
-    objects: Mapping[int, scu.Outgoing],
-) -> list[int]:
-    """Request commitment for deliveries (by number) that have no request under way.
-
-    Returns the deliveries to query instead, because no report came or the peer accepts no request.
-    ``opened``: is told of the client that requests, so that its call can be ended.
-    """
-    transaction = generate_uid()
-    wanted, to_query = _written_down(transaction, peer, entering, objects)
-    if not wanted:
-        return to_query
-
-    def keep(report: commitment.CommitmentReport) -> None:
-        """Keep a report that came on the association of the request."""
-        calling, lines = peer.reporting_titles[-1], (report.committed_lines(), report.failed_lines())
-        with entering(()) as (session, _, _):
-            intake.keep_report(session, report.transaction_uid, calling, *lines, utc_now())
-
-    requestor = scu.open_commitment(peer, settings)
-    opened(requestor)
-    answer = requestor.ask(transaction, [objects[number] for number in wanted], keep)
-    with entering(wanted) as (session, moves, rows):
-        if isinstance(answer, Done):
-            request = _locked(session, transaction)
-            if request is not None and request.state is CommitmentState.ASKED:
-                move_commitment(session, request, COMMITMENT_REQUESTED)
-        for row in _unconfirmed(rows):
-            if isinstance(answer, Done):
-                moves.await_report(row)
-            elif isinstance(answer, Retry):
-                moves.ask_again(row, answer.why)
-            else:
-                row.transaction_uid = ""
-                to_query += _without(moves, row, answer.why)
-    return to_query
-
-
-def _written_down(
-    transaction: str, peer: PeerSettings, entering: Entering, numbers: Collection[int]
-) -> tuple[list[int], list[int]]:
-    """Store a request; the deliveries that it is for, and those that are to be queried."""
-    wanted, to_query = [], []
-    with entering(numbers) as (session, moves, rows):
-        for row in _unconfirmed(rows):
-            before = select(Commitment.state).where(Commitment.transaction_uid == row.transaction_uid)
-            if row.sent_at is None:
-                to_query.append(row.id)
-            elif moves.commitment_is_overdue(row):
-                to_query += _without(moves, row, "no storage commitment report came")
-            # In a request that reached the destination; a kill may have stopped one that was asked.
-            elif session.scalar(before) in (CommitmentState.ACCEPTED, CommitmentState.REPORTED):
-                moves.await_report(row)
-            else:
-                wanted.append(row.id)
-                row.transaction_uid = transaction
-        if wanted:
-            about = {"destination": peer.name, "deliveries": wanted, "asked_at": utc_now()}
-            session.add(Commitment(transaction_uid=transaction, **about))
-            session.flush()
-    return wanted, to_query
-
-
-def _unconfirmed(rows: Mapping[int, Delivery]) -> list[Delivery]:
-    """Those that no report confirmed meanwhile."""
-    return [row for row in rows.values() if row.state is DeliveryState.UNCONFIRMED]
-
-
-def _without(moves: Moves, row: Delivery, reason: str) -> list[int]:
-    """No commitment is to be had: the delivery is given up, or returned to be queried."""
-    moves.commitment_missing(row, reason)
-    return [row.id] if row.state is DeliveryState.UNCONFIRMED else []
 
 
 def enter_reports(database: Database, settings: Settings) -> int:
@@ -220,7 +139,7 @@ def _enter(session: Session, settings: Settings, report: WaitingReport) -> None:
     moves = Moves(session, peer, settings.outbox, utc_now())
     failed = dict(line.split(" ", 1) for line in report.failed)
     committed = {uid: sop_class for uid, _, sop_class in (line.partition(" ") for line in report.committed)}
-    rows = deliveries.of_numbers(session, commitment.deliveries).values()
+    rows = deliveries.of_numbers(session, commitment.deliveries)
     for row in rows:
         uid, sop_class = row.item.sop_instance_uid, row.item.sop_class_uid
         if uid in failed:
@@ -398,7 +317,7 @@ class DeliveryWorker:
             due = deliveries.due_destinations(session, utc_now(), owners)
         unknown = [name for name in due if name not in self._routes]
         if unknown and not is_behind(self._settings):
-            give_up_unknown(self._database, self._settings, unknown)
+            give_up_unknown(self._database, unknown)
         return [name for name in due if name in self._routes]
 
     def run_forever(self, stop: threading.Event) -> None:
@@ -556,21 +475,74 @@ class Route:
         try:
             to_send, to_ask = self._fetched(to_send), self._fetched(to_ask)
         except StoreAway as away:
-            self._put_off([*to_send, *to_ask], str(away))
+            self._enter_reports(dict.fromkeys(to_send, SendReport(SendStatus.UNREACHABLE, "", str(away))))
+            self._enter_confirmations(dict.fromkeys(to_ask, Confirmation(Presence.UNKNOWN, str(away))))
             return
         destination = self._open(self.peer, self._settings)
         self._opened(destination)
         to_query = [*self._send(destination, to_send), *to_ask]
         if self.peer.confirm == "commitment" and to_query and not self._stopping:
-            objects = {one.delivery: one for one in to_query}
-            uncommitted = request_commitment(self._settings, self.peer, self._entering, self._opened, objects)
-            to_query = [one for one in to_query if one.delivery in uncommitted]
+            to_query = self._request_commitment({one.delivery: one for one in to_query})
         if to_query:
             try:
                 answers = destination.confirm(to_query)
             except Exception as error:  # noqa: BLE001 - the thread must live on, the delivery keeps the reason
                 answers = [Confirmation(Presence.UNKNOWN, _defect(error))] * len(to_query)
             self._enter_confirmations(dict(zip(to_query, answers, strict=True)))
+
+    def _request_commitment(self, objects: Mapping[int, scu.Outgoing]) -> list[scu.Outgoing]:
+        """Request commitment for deliveries (by number) that have no request under way.
+
+        Returns what is to be queried instead, because no report came or the peer accepts no request.
+        """
+        transaction = generate_uid()
+        wanted, to_query = self._store_request(transaction, objects)
+        if wanted:
+            requestor = scu.open_commitment(self.peer, self._settings)
+            self._opened(requestor)
+            answer = requestor.ask(transaction, [objects[number] for number in wanted], self._store_report)
+            with self._entering(wanted, DeliveryState.UNCONFIRMED) as (session, moves, rows):
+                request = _locked(session, transaction)
+                if isinstance(answer, Done) and request and request.state is CommitmentState.ASKED:
+                    move_commitment(session, request, COMMITMENT_REQUESTED)
+                for row in rows.values():
+                    if isinstance(answer, Done):
+                        moves.await_report(row)
+                    elif isinstance(answer, Retry):
+                        moves.ask_again(row, answer.why)
+                    else:
+                        row.transaction_uid = ""
+                        to_query += moves.commitment_missing(row, answer.why)
+        return [objects[number] for number in to_query]
+
+    def _store_request(
+        self, transaction: str, objects: Mapping[int, scu.Outgoing]
+    ) -> tuple[list[int], list[int]]:
+        """Store a request; the deliveries that it is for, and those that are to be queried."""
+        wanted, to_query = [], []
+        with self._entering(objects, DeliveryState.UNCONFIRMED) as (session, moves, rows):
+            for row in rows.values():
+                before = select(Commitment.state).where(Commitment.transaction_uid == row.transaction_uid)
+                if row.sent_at is None:
+                    to_query.append(row.id)
+                elif moves.commitment_is_overdue(row):
+                    to_query += moves.commitment_missing(row, "no storage commitment report came")
+                # In a request that reached the destination; a kill may have stopped one that was asked.
+                elif session.scalar(before) in (CommitmentState.ACCEPTED, CommitmentState.REPORTED):
+                    moves.await_report(row)
+                else:
+                    wanted.append(row.id)
+                    row.transaction_uid = transaction
+            if wanted:
+                about = {"destination": self.peer.name, "deliveries": wanted, "asked_at": utc_now()}
+                session.add(Commitment(transaction_uid=transaction, **about))
+        return wanted, to_query
+
+    def _store_report(self, report: commitment.CommitmentReport) -> None:
+        """Store a report that came on the association of the request."""
+        calling, lines = self.peer.reporting_titles[-1], (report.committed_lines(), report.failed_lines())
+        with self._database.write() as session:
+            intake.keep_report(session, report.transaction_uid, calling, *lines, utc_now())
 
     def _opened(self, client: scu.Destination | scu.CommitmentPeer) -> None:
         """Have its calls ended when the node stops."""
@@ -591,19 +563,20 @@ class Route:
 
     def _send(self, destination: scu.Destination, batch: Sequence[scu.Outgoing]) -> list[scu.Outgoing]:
         """Send what passes the last check; returns what the destination took and has not shown yet."""
-        checked = {one: last_check.fault(one, self.peer) for one in batch}
-        faults = {one: fault for one, fault in checked.items() if fault}
-        if faults:
-            self._enter_faults(faults)
-        whole = [one for one in batch if one not in faults]
-        if not whole:
-            return []
+        faults = {one: last_check.fault(one, self.peer) for one in batch}
+        whole = [one for one in batch if not faults[one]]
         try:
-            reports = destination.send(whole)
+            sent = destination.send(whole) if whole else []
         except Exception as error:  # noqa: BLE001 - the thread must live on, the delivery keeps the reason
             # A defect of ours in a destination is a failed try like any other.
-            reports = [SendReport(SendStatus.RETRY, "", _defect(error))] * len(whole)
-        return self._enter_reports(dict(zip(whole, reports, strict=True)))
+            sent = [SendReport(SendStatus.RETRY, "", _defect(error))] * len(whole)
+        # An original's file may be on its way to its place: it is tried again.
+        refused = {
+            one: SendReport(SendStatus.REFUSED if one.is_original else SendStatus.FAULTY, "", fault)
+            for one, fault in faults.items()
+            if fault
+        }
+        return self._enter_reports(refused | dict(zip(whole, sent, strict=True)))
 
     def _claim(self) -> tuple[list[scu.Outgoing], list[scu.Outgoing]]:
         """Begin the due deliveries of one study; returns the deliveries to send, and those to query."""
@@ -640,82 +613,67 @@ class Route:
         return to_send, to_ask
 
     @contextmanager
-    def _entering(self, numbers: Collection[int]) -> Iterator[tuple[Session, Moves, Mapping[int, Delivery]]]:
-        """A transaction with these deliveries, or none if somebody else has the lease; then their studies
-        follow.
+    def _entering(
+        self, numbers: Collection[int], state: DeliveryState
+    ) -> Iterator[tuple[Session, Moves, Mapping[int, Delivery]]]:
+        """A transaction with those of these deliveries that are in a state, or with none if somebody else has
+        the lease; then their studies follow.
         """
         with self._database.write() as session:
             mine = numbers if leases.is_ours(session, self._lease, self.owner) else ()
-            rows = deliveries.of_numbers(session, mine)
+            rows = {row.id: row for row in deliveries.of_numbers(session, mine) if row.state is state}
             yield session, self._moves(session), rows
             deliveries.discard_withdrawn(session, rows.values())
             settle_studies(session, (row.item.study_id for row in rows.values()))
-
-    def _enter_faults(self, faults: Mapping[scu.Outgoing, str]) -> None:
-        """Give up what must not be sent to the peer; an original's file may be on its way to its place."""
-        with self._entering([one.delivery for one in faults]) as (_, moves, rows):
-            for one, row in _being_sent(faults, rows):
-                if one.is_original:
-                    moves.sent(row, SendReport(SendStatus.REFUSED, "", faults[one]))
-                else:
-                    moves.give_up(row, faults[one])
 
     def _enter_reports(self, reports: Mapping[scu.Outgoing, SendReport]) -> list[scu.Outgoing]:
         """Record the outcome of sending; returns deliveries that the peer acknowledged but has not
         confirmed.
         """
-        narrowed = [one for one, report in reports.items() if report.status is SendStatus.NARROWED]
-        with self._entering([one.delivery for one in reports]) as (session, moves, rows):
-            mine = dict(_being_sent(reports, rows))
-            for one, row in mine.items():
-                if one not in narrowed:
-                    moves.sent(row, reports[one])
+        if not reports:
+            return []
+        numbers = [one.delivery for one in reports]
+        with self._entering(numbers, DeliveryState.SENDING) as (session, moves, rows):
+            narrowed = []
+            for one, report in reports.items():
+                row = rows.get(one.delivery)
+                if row is None or row.attempts != one.attempts:  # this round is sending it no more
+                    continue
+                if report.status is SendStatus.NARROWED:
+                    narrowed.append((row, report))
+                else:
+                    moves.sent(row, report)
             # Whether the peer gets, or has got, any other result of the study.
+            left_out = [row.id for row, _ in narrowed]
             takes_others = bool(narrowed) and any(
                 other.state not in (DeliveryState.CANCELLED, DeliveryState.DEAD, DeliveryState.DISCARDED)
                 for other in deliveries.others_of_study(
-                    session, narrowed[0].study, self.peer.name, but=[one.delivery for one in narrowed]
+                    session, narrowed[0][0].item.study_id, self.peer.name, but=left_out
                 )
             )
-            for one in narrowed:
-                if one in mine:
-                    # Results that are left out harm nobody, but of a note or an original a person must know.
-                    result = mine[one].result
-                    may_lack = result is not None and result.kind is not ResultKind.REJECTION
-                    moves.narrowed(mine[one], reports[one], takes_others=takes_others and may_lack)
+            for row, report in narrowed:
+                moves.narrowed(row, report, takes_others=takes_others)
             statuses = {report.status for report in reports.values()}
             attempts = max(one.attempts for one in reports)
-            if statuses <= {SendStatus.UNREACHABLE, SendStatus.HUNG}:  # so is what waits for the peer
-                wait = wait_before_retry(attempts, self._settings.outbox)
+            answered = statuses & {SendStatus.STORED, SendStatus.WARNED, SendStatus.VERIFY}
+            if statuses & {SendStatus.UNREACHABLE, SendStatus.HUNG} and not answered:
+                wait = wait_before_retry(attempts, self._settings.outbox)  # so does what waits for the peer
                 deliveries.postpone(session, self.peer.name, utc_now() + wait)
-            elif attempts > 1 and statuses & {SendStatus.STORED, SendStatus.WARNED, SendStatus.VERIFY}:
+            elif attempts > 1 and answered:
                 deliveries.hurry(session, utc_now(), self.peer.name)
             if SendStatus.HUNG in statuses:
                 self._record_hung(session, list(reports), "send")
-        return [
-            one
-            for one in reports
-            if one.delivery in rows and rows[one.delivery].state is DeliveryState.UNCONFIRMED
-        ]
+            acknowledged = [id for id, row in rows.items() if row.state is DeliveryState.UNCONFIRMED]
+        return [one for one in reports if one.delivery in acknowledged]
 
     def _enter_confirmations(self, answers: Mapping[scu.Outgoing, Confirmation]) -> None:
         """Record the peer's answers to the queries about these deliveries."""
-        with self._entering([one.delivery for one in answers]) as (session, moves, rows):
-            for one, answer in answers.items():
-                row = rows.get(one.delivery)
-                if row is not None and row.state is DeliveryState.UNCONFIRMED:
-                    moves.asked(row, answer)
+        by_number = {one.delivery: answer for one, answer in answers.items()}
+        with self._entering(by_number, DeliveryState.UNCONFIRMED) as (session, moves, rows):
+            for number, row in rows.items():
+                moves.asked(row, by_number[number])
             if any(answer.presence is Presence.HUNG for answer in answers.values()):
                 self._record_hung(session, list(answers), "query")
-
-    def _put_off(self, batch: Sequence[scu.Outgoing], reason: str) -> None:
-        """Postpone these deliveries without sending or querying: the object store is unreachable."""
-        with self._entering([one.delivery for one in batch]) as (_, moves, rows):
-            for _one, row in _being_sent(batch, rows):
-                moves.sent(row, SendReport(SendStatus.UNREACHABLE, "", reason))
-            for row in rows.values():
-                if row.state is DeliveryState.UNCONFIRMED:
-                    moves.asked(row, Confirmation(Presence.UNKNOWN, reason))
 
     def _moves(self, session: Session) -> Moves:
         return Moves(session, self.peer, self._settings.outbox, utc_now())
@@ -751,31 +709,20 @@ class Route:
         record(session, DESTINATION_HUNG, study, destination=self.peer.name, doing=doing, objects=count)
 
 
-def _being_sent(
-    batch: Iterable[scu.Outgoing], rows: Mapping[int, Delivery]
-) -> Iterator[tuple[scu.Outgoing, Delivery]]:
-    """Those that this round is sending still, with their rows."""
-    for one in batch:
-        row = rows.get(one.delivery)
-        if row is not None and (row.state, row.attempts) == (DeliveryState.SENDING, one.attempts):
-            yield one, row
-
-
 def _defect(error: Exception) -> str:
     """Log where it happened (``logs`` leaves out the exception's text); returns its kind as the reason."""
     _LOGGER.error("defect while delivering", exc_info=error)
     return f"defect of the node: {type(error).__name__}"
 
 
-def give_up_unknown(database: Database, settings: Settings, destinations: Sequence[str]) -> None:
+def give_up_unknown(database: Database, destinations: Sequence[str]) -> None:
     """Give up what is due to names that are no longer in the configuration, one study each."""
     now = utc_now()
     for destination in destinations:
-        peer = PeerSettings(name=destination, ae_title="UNKNOWN")
         with database.write() as session:
-            moves = Moves(session, peer, settings.outbox, now)
             study = deliveries.due_study(session, destination, now)
             batch = deliveries.due_batch(session, destination, study or 0, now, _BATCH)
             for delivery in batch:
-                moves.give_up(delivery, "no peer of this name may receive: configure it, then retry")
+                why = "no peer of this name may receive: configure it, then retry"
+                move_delivery(session, delivery, DELIVERY_DEAD, reason=why, transaction_uid="")
             settle_studies(session, (delivery.item.study_id for delivery in batch))

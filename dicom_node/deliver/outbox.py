@@ -174,6 +174,8 @@ class Moves:
             )
             if self._peer.confirm == "none":
                 self._confirmed(delivery, reason="" if self._peer.acknowledges else NOT_ASKED, queries=0)
+        elif report.status is SendStatus.FAULTY:
+            self.give_up(delivery, report.text)
         elif report.status is SendStatus.REFUSED:
             self._count_refusal(delivery, report.code, report.text)
         else:
@@ -186,12 +188,12 @@ class Moves:
         If the destination accepts none of the study's results, they are given up instead, so that a person
         looks: else a study would count as "delivered" that nobody will ever see.
         """
-        if takes_others:
+        result = delivery.result
+        # Results that are left out harm nobody, but of a note or an original a person must know.
+        if takes_others and result is not None and result.kind is not ResultKind.REJECTION:
             self._move(delivery, events.DELIVERY_NARROWED, reason=report.text, transaction_uid="")
-        elif delivery.result:
-            self.give_up(delivery, f"{report.text}: it takes none of the results")
         else:
-            self.give_up(delivery, report.text)
+            self.give_up(delivery, f"{report.text}: it takes none of the results" if result else report.text)
 
     def give_up(self, delivery: Delivery, reason: str) -> None:
         """Give up a delivery that no retry can help."""
@@ -271,10 +273,9 @@ class Moves:
         """Whether the peer's time for the report is over."""
         return delivery.sent_at is not None and self._now - delivery.sent_at >= self._report_time
 
-    def commitment_missing(self, delivery: Delivery, reason: str) -> None:
-        """Handle a missing report: query the peer if possible, else give the delivery up for a person.
-
-        The report is missing if none came in time, or the peer accepts no request.
+    def commitment_missing(self, delivery: Delivery, reason: str) -> list[int]:
+        """Have the peer queried instead, if possible, else give the delivery up for a person: no report came
+        in time, or the peer accepts no request. Returns what is to be queried.
         """
         if delivery.transaction_uid or not delivery.queries:  # not with each question
             record(
@@ -287,12 +288,9 @@ class Moves:
             )
         if self._peer.may_be_asked:
             delivery.transaction_uid = ""
-        else:
-            self._move(
-                delivery,
-                events.DELIVERY_DEAD,
-                reason=f"acknowledged, but unconfirmed: {reason}",
-            )
+            return [delivery.id]
+        self._move(delivery, events.DELIVERY_DEAD, reason=f"acknowledged, but unconfirmed: {reason}")
+        return []
 
     def committed(self, delivery: Delivery) -> None:
         """Confirm the delivery: the destination reports that it keeps the object, even if we had given it

@@ -309,6 +309,7 @@ class SendStatus(StrEnum):
     HUNG = "hung"  # it stopped taking or answering, and was cut off: waiting may cure it
     UNREACHABLE = "unreachable"  # nothing was sent: the destination does not answer
     REFUSED = "refused"  # waiting does not cure it
+    FAULTY = "faulty"  # not sent: it must not leave, or is damaged
     NARROWED = "narrowed"  # no such objects are taken there: no presentation context accepted
 
 
