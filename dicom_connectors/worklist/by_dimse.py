@@ -121,7 +121,7 @@ class DimseManager(DimseCaller):
                 code = status.get("Status")
                 if code is None:
                     association.abort()
-        self.debug(name, status=code)
+        self._log(name, code)
         return code, given, f"{name}: {'no answer' if code is None else f'status {code:04X}'}"
 
 

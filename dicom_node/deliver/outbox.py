@@ -34,7 +34,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pydicom
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
@@ -93,7 +92,12 @@ from dicom_node.deliver.scu import Confirmation, Outgoing, Presence, SendReport,
 
 _NAMES_THE_PATIENT = "it names the patient, and this peer gets de-identified objects only"
 _KEEPS_MORE = "it keeps more than this peer may know by now: dicom-node studies rerun makes new objects"
-_READ = ["StudyInstanceUID", "PatientIdentityRemoved", "DeidentificationMethodCodeSequence"]
+_READ = [
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "PatientIdentityRemoved",
+    "DeidentificationMethodCodeSequence",
+]
 
 
 def study_of(path: Path) -> str:
@@ -128,7 +132,7 @@ def fault(item: Outgoing, peer: PeerSettings) -> str:
 
 def _header(path: Path) -> Dataset | None:
     try:
-        return pydicom.dcmread(path, specific_tags=_READ, stop_before_pixels=True)
+        return dcmread(path, specific_tags=_READ, stop_before_pixels=True)
     except (OSError, InvalidDicomError):
         return None
 
@@ -140,6 +144,13 @@ _REPORT_STEP = timedelta(minutes=30)  # a time further ahead than an hour counts
 _DOUBTFUL_QUESTIONS = 3  # to a destination that cannot be asked; the object is then sent again
 # Most archives show an object at once, some after their indexer came round.
 _QUESTIONS_SECONDS = (0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+
+_ACKNOWLEDGED = {
+    SendStatus.STORED: events.DELIVERY_SENT,
+    SendStatus.WARNED: events.DELIVERY_WARNED,
+    SendStatus.VERIFY: events.DELIVERY_IN_DOUBT,
+}
 
 
 class Moves:
@@ -156,15 +167,10 @@ class Moves:
         """Record the answer to a C-STORE, an upload or a STOW-RS. Refused kinds go to :meth:`narrowed`."""
         if report.status is SendStatus.VERIFY and self._earlier_version_may_be_found(delivery):
             self.give_up(delivery, _KEEPS_EARLIER)
-        elif report.status in (SendStatus.STORED, SendStatus.WARNED, SendStatus.VERIFY):
-            event = {
-                SendStatus.STORED: events.DELIVERY_SENT,
-                SendStatus.WARNED: events.DELIVERY_WARNED,
-                SendStatus.VERIFY: events.DELIVERY_IN_DOUBT,
-            }[report.status]
+        elif report.status in _ACKNOWLEDGED:
             self._move(
                 delivery,
-                event,
+                _ACKNOWLEDGED[report.status],
                 status=report.code,
                 reason="" if report.status is SendStatus.STORED else report.text,
                 sent_at=self._now,
@@ -260,14 +266,12 @@ class Moves:
         assert delivery.sent_at is not None
         delivery.reason = "waits for the storage commitment report"
         delivery.next_at = min(self._now + _REPORT_STEP, delivery.sent_at + self._report_time)
-        self._session.flush()
 
     def ask_again(self, delivery: Delivery, reason: str) -> None:
         """Query, or request storage commitment, again later."""
         delivery.queries += 1
         delivery.reason = reason
         delivery.next_at = self._now + wait_before_question(delivery.queries, self._settings)
-        self._session.flush()
 
     def commitment_is_overdue(self, delivery: Delivery) -> bool:
         """Whether the peer's time for the report is over."""
@@ -793,9 +797,7 @@ class Removals(Lane[Removal]):
                 why = "its file is not here: it cannot be compared with the object there"
                 return Failed(why) if result.purged else Retry(why)
             # With the UIDs that its file has: a de-identified object has its own.
-            header = dcmread(
-                path, stop_before_pixels=True, specific_tags=["StudyInstanceUID", "SeriesInstanceUID"]
-            )
+            header = dcmread(path, stop_before_pixels=True, specific_tags=_READ)
             item = scu.Outgoing(
                 sop_class_uid=result.sop_class_uid,
                 sop_instance_uid=result.sop_instance_uid,
@@ -841,10 +843,11 @@ def outages(session: Session) -> list[PeerOutage]:
     """The outages by peer, since the first failed try of the oldest delivery that waits; without refused
     objects, as the peer answers then.
     """
-    failing = (_WAITING, _TRIED, Delivery.refusals == 0)
-    chosen = select(Delivery.destination, func.min(Delivery.id), func.max(Delivery.id)).where(*failing)
+    failing = case((_TRIED & (Delivery.refusals == 0), Delivery.id))
+    chosen = select(Delivery.destination, func.count(), func.min(failing), func.max(failing)).where(_WAITING)
+    tried = chosen.group_by(Delivery.destination).having(func.min(failing).is_not(None))
     found = []
-    for destination, oldest, newest in session.execute(chosen.group_by(Delivery.destination)).all():
+    for destination, waiting, oldest, newest in session.execute(tried).all():
         first = session.get_one(Delivery, oldest)
         failed = select(EventRow.at).where(
             EventRow.number == DELIVERY_RETRIED.number,
@@ -853,9 +856,8 @@ def outages(session: Session) -> list[PeerOutage]:
         )
         since = session.scalar(failed.order_by(EventRow.id).limit(1))
         if since is not None:
-            theirs = select(func.count()).where(_WAITING, Delivery.destination == destination)
             reason = session.get_one(Delivery, newest).reason
-            found.append(PeerOutage(destination, since, session.scalar(theirs) or 0, reason))
+            found.append(PeerOutage(destination, since, waiting, reason))
     return found
 
 

@@ -459,8 +459,6 @@ def store_report(code: int | None) -> SendReport:
     return SendReport(status, f"{code:04X}", text)
 
 
-_AT_ONCE = 0.5  # seconds
-
 MAXIMUM_ANSWER_BYTES = 16 * 2**20
 """What one association or one HTTP answer may bring: 30,000 matches of a C-FIND."""
 
@@ -477,7 +475,7 @@ class Connections:
         self.refused = ""
         """Why the last call was not made."""
         self.timed_out = self.closed = False
-        self._connected_at: float | None = None
+        self._is_connected = False
         self._lock = threading.Lock()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
@@ -497,7 +495,7 @@ class Connections:
 
     def opened(self, connection: socket.socket) -> None:
         """Register a connection; after :meth:`close` it is cut at once."""
-        self._connected_at = time.monotonic()
+        self._is_connected = True
         with self._lock:
             self._sockets.add(connection)
         if self.closed:
@@ -509,7 +507,7 @@ class Connections:
         error.
         """
         self.timed_out = False
-        self._connected_at = None
+        self._is_connected = False
         timer = threading.Timer(seconds, self.expire)
         timer.daemon = True
         timer.start()
@@ -526,13 +524,12 @@ class Connections:
         self.cut()
 
     def without_answer(self, whom: str) -> str:
-        """How far the call to ``whom`` in the last scope got that led to no association, in words."""
-        if self._connected_at is None:
-            return f"cannot connect to {whom}"
-        seconds = time.monotonic() - self._connected_at
-        if seconds < _AT_ONCE:
-            return f"connected to {whom}, which ended the connection without an answer"
-        return f"connected to {whom}, no answer for {seconds:.0f} s"
+        """How far the last call to ``whom`` got that led to no association, in words."""
+        return (
+            f"connected to {whom}, but it gave no answer"
+            if self._is_connected
+            else f"cannot connect to {whom}"
+        )
 
     def close(self) -> None:
         """Cut all open connections, and all that are opened later. Any thread may call it."""

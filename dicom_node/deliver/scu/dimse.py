@@ -29,7 +29,6 @@ from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.multival import MultiValue
 from pydicom.uid import (
@@ -190,7 +189,6 @@ class DimseCaller:
         if not association.is_established:
             yield _refusal(association, self._connections, f"{called} at {host}:{port}")
             return
-        self.debug("association", accepted=len(association.accepted_contexts), of=len(contexts))
         try:
             yield association
         except KeyboardInterrupt:  # of a person: a release would wait for an answer that is on its way
@@ -208,11 +206,6 @@ class DimseCaller:
             if isinstance(association, NoAssociation):
                 return Check(name, False, association.text)
         return Check(name, True, f"{UID(model).name} accepted")
-
-    def debug(self, what: str, **fields: object) -> None:
-        """Log a line for ``peers.debug``: numbers and UIDs, as in events."""
-        shown = " ".join(f"{key}={value}" for key, value in fields.items())
-        _LOGGER.debug("%s with %s: %s", what, self._peer.name, shown, extra={"peer": self._peer.name})
 
     @contextlib.contextmanager
     def waiting(self, association: Association, seconds: float) -> Iterator[None]:
@@ -240,9 +233,16 @@ class DimseCaller:
                 code: int | None = (answer[0] if isinstance(answer, tuple) else answer).get("Status")
             except RuntimeError:  # cut meanwhile, or by an earlier request
                 code = None
+            self._log(send.__name__, code)
             if code is None:
                 association.abort()
         return code
+
+    def _log(self, request: str, status: int | None) -> None:
+        """A line for ``node.log_level`` "debug": no value of a data set."""
+        _LOGGER.debug(
+            "%s to %s: status %s", request, self._peer.name, status, extra={"peer": self._peer.name}
+        )
 
     def matches_of(self, association: Association, question: Dataset) -> tuple[list[Dataset], int | None]:
         """The answers to a C-FIND and its last status; None, and an abort, where the association was cut."""
@@ -256,6 +256,7 @@ class DimseCaller:
                         matches.append(match if match is not None else Dataset())
             except RuntimeError:
                 code = None
+            self._log("send_c_find", code)
             if code is None:
                 association.abort()
         return matches, code
@@ -433,33 +434,6 @@ def dicom_files(paths: Iterable[Path]) -> list[Path]:
     return list(chain.from_iterable(listed))
 
 
-def send_files(
-    peer: PeerSettings, settings: Settings, files: Iterable[Path]
-) -> Iterator[tuple[Outgoing, SendReport]]:
-    """C-STORE files as they are (``dicom-node send``, the demonstration); a person looks at every status.
-
-    Raises PeerUnreachable. A file that cannot be sent is reported, not raised.
-    """
-    objects: list[Outgoing] = []
-    for path in files:
-        try:
-            meta = read_file_meta_info(path)
-            named = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID
-            objects.append(Outgoing(named[0], named[1], "", "", path, ""))
-        except (InvalidDicomError, OSError, AttributeError):
-            yield (
-                Outgoing("", "", "", "", path, ""),
-                SendReport(SendStatus.REFUSED, "", "no DICOM file (Part 10)"),
-            )
-    destination = DimseDestination(peer, settings)
-    for start in range(0, len(objects), MOST_CONTEXTS // len(LITTLE_ENDIAN)):
-        some = objects[start : start + MOST_CONTEXTS // len(LITTLE_ENDIAN)]
-        reports = destination.send(some)
-        if reports[0].status is SendStatus.UNREACHABLE:
-            raise PeerUnreachable(reports[0].text)
-        yield from zip(some, reports, strict=True)
-
-
 SOP_CLASSES: Mapping[ResultKind, tuple[UID, ...]] = {
     ResultKind.SR: (Comprehensive3DSRStorage,),
     ResultKind.GSPS: (GrayscaleSoftcopyPresentationStateStorage, ColorSoftcopyPresentationStateStorage),
@@ -513,7 +487,6 @@ class DimseDestination(DimseCaller):
                 matches, code = self.matches_of(association, question)
                 named = [match for match in matches if "SOPInstanceUID" in match]
                 found |= {str(one.SOPInstanceUID): str(one.get("SOPClassUID", "") or "") for one in named}
-                self.debug("C-FIND", found=len(found), status=code)
                 missing[series] = self._not_found(code)
         return [
             shown(item, found[item.sop_instance_uid])
@@ -567,21 +540,7 @@ class DimseDestination(DimseCaller):
     def _check_classes(self) -> list[Check]:
         more = {ResultKind.REJECTION: self._peer.iocm, ResultKind.ASSESSMENT: self._peer.assessments}
         kinds = (*self._peer.results, *(kind for kind, taken in more.items() if taken))
-        wanted = [(kind, uid) for kind in kinds for uid in SOP_CLASSES[kind]]
-        proposed = [
-            build_context(uid, list(LITTLE_ENDIAN)) for uid in dict.fromkeys(uid for _, uid in wanted)
-        ]
-        with self.associate(proposed) as association:
-            if isinstance(association, NoAssociation) and not association.takes_nothing:
-                return [Check("results", False, association.text)]
-            accepted = () if isinstance(association, NoAssociation) else association.accepted_contexts
-            taken = {context.abstract_syntax for context in accepted}
-        return [
-            Check(
-                str(kind), uid in taken, f"{UID(uid).name}: {'accepted' if uid in taken else 'not accepted'}"
-            )
-            for kind, uid in wanted
-        ]
+        return [self.accepts(str(kind), "storage", uid) for kind in kinds for uid in SOP_CLASSES[kind]]
 
     def _store(self, association: Association, item: Outgoing) -> SendReport:
         content = _as_accepted(association, item)
@@ -593,7 +552,6 @@ class DimseDestination(DimseCaller):
             status = self.status_of(association, seconds, association.send_c_store, content, priority=0)
         except ValueError:
             return SendReport(SendStatus.REFUSED, "", "cannot be converted to Implicit VR Little Endian")
-        self.debug("C-STORE", instance=item.sop_instance_uid, status=status)
         return CUT_OFF if status is None and self._connections.timed_out else store_report(status)
 
     def _not_found(self, code: int | None) -> Confirmation:
@@ -666,7 +624,6 @@ class StorageCommitment(DimseCaller):
                 commitment.SOP_CLASS,
                 commitment.SOP_INSTANCE,
             )
-            self.debug("N-ACTION", status=code)
             answer = _answer(code)
             end = time.monotonic() + REPORT_SECONDS
             while isinstance(answer, Done) and time.monotonic() < end:
@@ -692,7 +649,6 @@ class StorageCommitment(DimseCaller):
                 commitment.SOP_CLASS,
                 commitment.SOP_INSTANCE,
             )
-            self.debug("N-EVENT-REPORT", status=code)
         if code is None:
             return "association lost before the answer"
         return "" if code == 0 else f"status {code:04X}"
@@ -805,7 +761,6 @@ class DimseArchive(DimseCaller):
             if isinstance(association, NoAssociation):
                 raise PeerUnreachable(f"{self._peer.name}: {association.text}")
             answers, code = self.matches_of(association, question)
-            self.debug("C-FIND", answers=len(answers), status=code)
             if code is None:
                 cut = "cut off, its answer does not end" if self._connections.timed_out else "no answer"
                 raise PeerUnreachable(f"{self._peer.name}: query: {cut}")
@@ -873,7 +828,7 @@ class DimseArchive(DimseCaller):
         for status, _identifier in answers:
             last = status
         code = last.get("Status")
-        self.debug(self._peer.retrieve, status=code)
+        self._log(self._peer.retrieve, code)
         if code is None:
             association.abort()
             why = "cut off: too slow" if self._connections.timed_out else "association lost before the end"

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -258,8 +257,8 @@ def told(server: socket.socket) -> str:
     return check.text.replace(f"PACS at 127.0.0.1:{port}", "it")
 
 
-def test_a_peer_that_hangs_is_told_with_the_time_waited(listening: socket.socket) -> None:
-    assert re.fullmatch(r"connected to it, no answer for [1-9] s", told(listening))
+def test_a_peer_that_hangs_is_told_apart(listening: socket.socket) -> None:
+    assert told(listening) == "connected to it, but it gave no answer"
 
 
 def test_a_peer_that_hangs_up_is_told_so(listening: socket.socket) -> None:
