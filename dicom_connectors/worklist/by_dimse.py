@@ -1,6 +1,5 @@
 """A worklist manager by DIMSE: SCU of UPS Pull (PS3.4 CC), with C-FIND, N-GET, N-SET and N-ACTION."""
 
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -9,7 +8,6 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import build_context
-from pynetdicom.association import Association
 
 from dicom_connectors.worklist.manager import MOST_ITEMS, ChangeAnswer, ChangeStatus
 from dicom_connectors.worklist.workitem import CHANGE_STATE, PULL, PUSH, ProcedureStepState, change_of_state
@@ -29,10 +27,7 @@ CONFLICTS: Final = (0xC300, 0xC301, 0xC302, 0xC310)
 """Of PS3.4 Table CC.2.1-2 and CC.2.6-1: no longer to be changed, another Transaction UID, or state."""
 ABSENT: Final = (0xC307, 0x0112)
 _LATER = (0x0110, 0x0210, 0x0213)
-_PENDING = (0xFF00, 0xFF01)
 _SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
-_Answered = tuple[Dataset, Dataset | None]
-"""Status and data set of an answer."""
 _FAULTY = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, NotImplementedError)
 
 
@@ -41,42 +36,34 @@ class DimseManager(DimseCaller):
 
     def search(self) -> list[Dataset]:
         """The scheduled items (C-FIND). Raises PeerUnreachable."""
-        return self._find(_question(ProcedureStepState=ProcedureStepState.SCHEDULED.value))
+        question = _question(ProcedureStepState=ProcedureStepState.SCHEDULED.value)
+        code, found, text = self._request("send_c_find", question, PULL)
+        if code != 0:
+            raise PeerUnreachable(f"{self._peer.name}: {text}")
+        # The rest waits for the next search.
+        return [decoded for one in found[:MOST_ITEMS] if (decoded := _decoded(one)) is not None]
 
     def read(self, uid: str) -> Dataset | None:
         """All attributes of an item (N-GET); None if the manager has no such item. Raises PeerUnreachable."""
         tags = [Tag(tag_for_keyword(keyword) or 0) for keyword in KEYS]
-
-        def ask(association: Association) -> _Answered:
-            status, found = association.send_n_get(tags, PUSH, uid, meta_uid=PULL)
-            return status, found
-
-        code, given, text = self._request("N-GET", ask)
+        code, given, text = self._request("send_n_get", tags, PUSH, uid, meta_uid=PULL)
         if code in ABSENT:
             return None
-        if given is None or not _is_done(code):
+        if not given or not _is_done(code):
             raise PeerUnreachable(f"{self._peer.name}: {text}")
-        return _decoded(given)
+        return _decoded(given[0])
 
     def change_state(self, uid: str, transaction_uid: str, state: ProcedureStepState) -> ChangeAnswer:
         """Change the state of an item (N-ACTION Change UPS State)."""
         information = change_of_state(transaction_uid, state)
-
-        def ask(association: Association) -> _Answered:
-            answer: _Answered = association.send_n_action(information, CHANGE_STATE, PUSH, uid, meta_uid=PULL)
-            return answer
-
-        return self._change("N-ACTION", ask)
+        code, _, text = self._request("send_n_action", information, CHANGE_STATE, PUSH, uid, meta_uid=PULL)
+        return ChangeAnswer(_meaning(code), text)
 
     def update(self, uid: str, transaction_uid: str, changes: Dataset) -> ChangeAnswer:
         """Replace attributes of an item (N-SET), under the Transaction UID of its claim."""
         changes.TransactionUID = transaction_uid
-
-        def ask(association: Association) -> _Answered:
-            answer: _Answered = association.send_n_set(changes, PUSH, uid, meta_uid=PULL)
-            return answer
-
-        return self._change("N-SET", ask)
+        code, _, text = self._request("send_n_set", changes, PUSH, uid, meta_uid=PULL)
+        return ChangeAnswer(_meaning(code), text)
 
     def test(self) -> list[Check]:
         """Test whether UPS Pull is accepted; sends no query."""
@@ -85,43 +72,18 @@ class DimseManager(DimseCaller):
                 return [Check("UPS Pull", False, association.text)]
         return [Check("UPS Pull", True, "accepted")]
 
-    def _find(self, question: Dataset) -> list[Dataset]:
-        found: list[Dataset] = []
-
-        def ask(association: Association) -> _Answered:
-            last = Dataset()
-            for last, answer in association.send_c_find(question, PULL):
-                if last.get("Status") in _PENDING and answer is not None:
-                    found.append(answer)
-                if len(found) >= MOST_ITEMS:  # the rest waits for the next search
-                    association.abort()
-                    return Dataset(), None
-            return last, None
-
-        code, _, text = self._request("C-FIND", ask)
-        if code != 0 and len(found) < MOST_ITEMS:
-            raise PeerUnreachable(f"{self._peer.name}: {text}")
-        return [decoded for one in found if (decoded := _decoded(one)) is not None]
-
-    def _change(self, name: str, ask: Callable[[Association], _Answered]) -> ChangeAnswer:
-        code, _, text = self._request(name, ask)
-        return ChangeAnswer(_meaning(code), text)
-
-    def _request(
-        self, name: str, ask: Callable[[Association], _Answered]
-    ) -> tuple[int | None, Dataset | None, str]:
-        """One request on an association of its own: its status, None without one, and that in words."""
+    def _request(self, service: str, *request: Any, **options: Any) -> tuple[int | None, list[Dataset], str]:
+        """One request on an association of its own: its status, None without one, the answers, and the status
+        in words.
+        """
+        seconds, code, given = self._settings.outbox.answer_seconds, None, list[Dataset]()
         with self.associate(_contexts()) as association:
             if isinstance(association, NoAssociation):
-                return None, None, association.text
-            with self.waiting(association, self._settings.outbox.answer_seconds):
-                status, given = Dataset(), None
-                with suppress(RuntimeError, *_FAULTY):  # cut meanwhile, or an answer that cannot be decoded
-                    status, given = ask(association)
-                code = status.get("Status")
-                if code is None:
-                    association.abort()
-        self._log(name, code)
+                return None, [], association.text
+            with suppress(*_FAULTY):  # an answer that cannot be decoded
+                send = getattr(association, service)
+                code, _, given = self.request(association, seconds, send, *request, **options)
+        name = service.removeprefix("send_").replace("_", "-").upper()
         return code, given, f"{name}: {'no answer' if code is None else f'status {code:04X}'}"
 
 

@@ -83,47 +83,43 @@ _KEEP: Final = timedelta(days=90)  # longer than any report is waited for: late 
 
 def enter_reports(database: Database, settings: Settings) -> int:
     """Process the waiting commitment reports; returns how many. Processes share them: each is processed
-    once.
+    once, in a transaction of its own: what one report does wrong, or waits for, is no other's matter.
     """
     with database.read() as session:
         waiting = session.scalars(select(WaitingReport.id).order_by(WaitingReport.id).limit(_REPORTS)).all()
-    return sum(_enter_one(database, settings, number) for number in waiting)
-
-
-def forget_requests(database: Database, _: Settings) -> None:
-    """Delete requests for storage commitment, by us or by peers, that expect no more reports."""
-    with database.write() as session:
-        session.execute(delete(Commitment).where(Commitment.asked_at < utc_now() - _KEEP))
-        requested.forget(session, utc_now() - _KEEP)
-
-
-def _enter_one(database: Database, settings: Settings, number: int) -> bool:
-    """In a transaction of its own: what one report does wrong, or waits for, is no other's matter."""
-    chosen = select(WaitingReport).where(WaitingReport.id == number)
-    try:
+    entered = 0
+    for number in waiting:
+        chosen = select(WaitingReport).where(WaitingReport.id == number)
         with database.write() as session:
             report = session.scalar(chosen.with_for_update(skip_locked=True))
             if report is None:
-                return False
-            _enter(session, settings, report)
+                continue
+            calling, transaction = report.calling_ae, report.transaction_uid
+            try:
+                with session.begin_nested():
+                    _enter(session, settings, report)
+            except (OperationalError, InterfaceError):  # the database is away, or two waited for each other
+                raise
+            except Exception as error:  # noqa: BLE001  (no report may keep others, and deliveries, from their turn)
+                reason = type(error).__name__  # without its text, which quotes what was to be written
+                about = {"transaction": transaction, "calling": calling, "reason": reason}
+                record(session, COMMITMENT_SET_ASIDE, **about)
             session.delete(report)
-    except (OperationalError, InterfaceError):  # the database is away, or two waited for each other: later
-        raise
-    except Exception as error:  # noqa: BLE001  (no report may keep others, and deliveries, from their turn)
-        reason = type(error).__name__  # without its text, which quotes what was to be written
-        with database.write() as session:
-            report = session.scalar(chosen)
-            if report is None:
-                return False
-            record(
-                session,
-                COMMITMENT_SET_ASIDE,
-                transaction=report.transaction_uid,
-                calling=report.calling_ae,
-                reason=reason,
-            )
-            session.delete(report)
-    return True
+        entered += 1
+    return entered
+
+
+def give_up_requests(database: Database, settings: Settings) -> None:
+    """Give up the requests of peers that may no longer ask; delete requests, ours and those of peers, that
+    expect no more reports.
+    """
+    peers = [peer.name for peer in settings.peers if peer.commit_after]
+    why = "the peer is not configured with commit_after any more"
+    with database.write() as session:
+        for row in requested.of_others(session, peers, _ANSWERS_AT_ONCE):
+            move_requested(session, row, COMMITMENT_ANSWER_GIVEN_UP, reason=why)
+        session.execute(delete(Commitment).where(Commitment.asked_at < utc_now() - _KEEP))
+        requested.forget(session, utc_now() - _KEEP)
 
 
 def _enter(session: Session, settings: Settings, report: WaitingReport) -> None:
@@ -186,17 +182,6 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
         open_states = (RequestedState.WAITING, RequestedState.DECIDED)
         return RequestedCommitment.peer == self._peer.name, RequestedCommitment.state.in_(open_states)
 
-    def _decide(self, row: RequestedCommitment) -> None:
-        now = utc_now()
-        with self._database.write() as session:
-            failed = self._failed(session, row, now)
-            session.add(row)
-            if failed is None:
-                wait = max((now - row.asked_at) / 10, timedelta(seconds=1))
-                row.next_at = now + min(wait, timedelta(seconds=60))
-            else:
-                move_requested(session, row, COMMITMENT_DECIDED, failed=failed, decided_at=now)
-
     def _failed(self, session: Session, row: RequestedCommitment, now: datetime) -> list[str] | None:
         """The objects that are not committed, "UID reason"; None while one may still be.
 
@@ -207,10 +192,8 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
         uids = list(asked)
         sent = requested.sent(session, title, uids)
         classes = requested.classes(session, uids)
-        if requested.awaits_index(session, title, row.asked_at, now - INDEXED_AFTER):
-            archived = set()
-        else:
-            archived = requested.archived(session, title, uids, self._archives)
+        is_behind = requested.awaits_index(session, title, row.asked_at, now - INDEXED_AFTER)
+        archived = set() if is_behind else requested.archived(session, title, uids, self._archives)
         left_out = requested.left_out(session, uids)
         age, failed, waits = now - row.asked_at, [], False
         for uid, sop_class in asked.items():
@@ -230,7 +213,15 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
     def work(self, row: RequestedCommitment, _: threading.Event) -> Outcome:
         """Decide it if that is possible, then report to the peer once."""
         if row.state is RequestedState.WAITING:
-            self._decide(row)
+            now = utc_now()
+            with self._database.write() as session:
+                found = self._failed(session, row, now)
+                session.add(row)
+                if found is None:
+                    wait = max((now - row.asked_at) / 10, timedelta(seconds=1))
+                    row.next_at = now + min(wait, timedelta(seconds=60))
+                else:
+                    move_requested(session, row, COMMITMENT_DECIDED, failed=found, decided_at=now)
             return NotYet()
         objects = dict(line.split(" ", 1) for line in row.objects)
         failed = {uid: int(code, 16) for uid, code in (line.split(" ") for line in row.failed)}
@@ -247,19 +238,6 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
         if isinstance(outcome, Done):
             move_requested(session, row, COMMITMENT_ANSWERED)
         elif isinstance(outcome, Failed):
-            move_requested(session, row, COMMITMENT_ANSWER_GIVEN_UP)
-
-
-def give_up_requests_of_others(database: Database, settings: Settings) -> None:
-    """Give up the requests of peers that may no longer ask."""
-    peers = [peer.name for peer in settings.peers if peer.commit_after]
-    with database.read() as session:
-        if not requested.of_others(session, peers, 1):
-            return
-    with database.write() as session:
-        for row in requested.of_others(session, peers, _ANSWERS_AT_ONCE):
-            row.reason = "the peer is not configured with commit_after any more"
-            session.flush()
             move_requested(session, row, COMMITMENT_ANSWER_GIVEN_UP)
 
 
@@ -679,11 +657,10 @@ class Route:
         return Moves(session, self.peer, self._settings.outbox, utc_now())
 
     def _claimed(self, session: Session, delivery: Delivery) -> scu.Outgoing:
-        result, outgoing = delivery.result, self._outgoing(delivery)
-        if result is None or not (result.supersedes or result.kind is ResultKind.REJECTION):
-            return outgoing
-        former = deliveries.former_of(session, result, self.peer.name)
-        return replace(outgoing, former=tuple(map(self._outgoing, former)))
+        result = delivery.result
+        revises = result is not None and (result.supersedes or result.kind is ResultKind.REJECTION)
+        former = deliveries.former_of(session, result, self.peer.name) if result and revises else []
+        return replace(self._outgoing(delivery), former=tuple(map(self._outgoing, former)))
 
     def _outgoing(self, delivery: Delivery) -> scu.Outgoing:
         item, result = delivery.item, delivery.result

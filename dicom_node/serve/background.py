@@ -267,8 +267,7 @@ class Background:
                 upkeep.purge_results,
                 drift.forget_old,
                 disk.forget_past,
-                delivery_worker.forget_requests,
-                delivery_worker.give_up_requests_of_others,
+                delivery_worker.give_up_requests,
                 processes.forget_lost,
                 *connectors.every("tasks"),
             ]

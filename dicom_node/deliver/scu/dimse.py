@@ -214,52 +214,48 @@ class DimseCaller:
         with self._connections.within(seconds):
             yield
 
-    def status_of(
+    def request(
         self,
         association: Association,
         seconds: float,
         send: Callable[..., Any],
         *request: Any,
         **options: Any,
-    ) -> int | None:
-        """The status of the answer to one request; None, and an abort, where the association was cut.
+    ) -> tuple[int | None, Dataset, list[Dataset]]:
+        """Send one request; returns the last status with its elements, and the data sets of the answers.
 
-        pynetdicom notices a cut late, and would wait for the next answer. Raises what ``send`` raises for a
-        request that cannot be encoded.
+        None, and an abort, where the association was cut: pynetdicom notices that late, and would wait for
+        the next answer. Raises what ``send`` raises for a request that cannot be encoded.
         """
+        last, matches = Dataset(), list[Dataset]()
         with self.waiting(association, seconds):
             try:
-                answer = send(*request, **options)
-                code: int | None = (answer[0] if isinstance(answer, tuple) else answer).get("Status")
+                answers = send(*request, **options)
+                if isinstance(answers, Dataset):  # of a DIMSE-C service with one answer
+                    answers = [(answers, None)]
+                elif isinstance(answers, tuple):  # of a DIMSE-N service
+                    answers = [answers]
+                for last, match in answers:
+                    if match is not None or last.get("Status") in (0xFF00, 0xFF01):  # pending
+                        matches.append(match or Dataset())
             except RuntimeError:  # cut meanwhile, or by an earlier request
-                code = None
-            self._log(send.__name__, code)
+                last = Dataset()
+            code: int | None = last.get("Status")
+            name = self._peer.name  # no value of a data set: it may name a patient
+            _LOGGER.debug("%s to %s: status %s", send.__name__, name, code, extra={"peer": name})
             if code is None:
                 association.abort()
-        return code
+        return code, last, matches
 
-    def _log(self, request: str, status: int | None) -> None:
-        """A line for ``node.log_level`` "debug": no value of a data set."""
-        _LOGGER.debug(
-            "%s to %s: status %s", request, self._peer.name, status, extra={"peer": self._peer.name}
-        )
-
-    def matches_of(self, association: Association, question: Dataset) -> tuple[list[Dataset], int | None]:
-        """The answers to a C-FIND and its last status; None, and an abort, where the association was cut."""
-        matches: list[Dataset] = []
-        code = None
-        with self.waiting(association, self._settings.outbox.answer_seconds):
-            try:
-                for status, match in association.send_c_find(question, FIND):
-                    code = status.get("Status")
-                    if code in (0xFF00, 0xFF01):  # pending
-                        matches.append(match if match is not None else Dataset())
-            except RuntimeError:
-                code = None
-            self._log("send_c_find", code)
-            if code is None:
-                association.abort()
-        return matches, code
+    def find_matches(
+        self, association: Association, level: str, **keys: str
+    ) -> tuple[int | None, list[Dataset]]:
+        """C-FIND: its last status, as of :meth:`request`, and the matches. Values are matched, empty ones are
+        asked for (PS3.4 C.4.1.1.3).
+        """
+        seconds, question = self._settings.outbox.answer_seconds, question_at(level, **keys)
+        code, _, matches = self.request(association, seconds, association.send_c_find, question, FIND)
+        return code, matches
 
 
 def contexts(sop_class: Any) -> list[PresentationContext]:
@@ -268,7 +264,7 @@ def contexts(sop_class: Any) -> list[PresentationContext]:
 
 
 def question_at(level: str, **keys: str) -> Dataset:
-    """The identifier of a query: values are matched, empty ones are asked for (PS3.4 C.4.1.1.3)."""
+    """The identifier of a query (PS3.4 C.4.1.1.3)."""
     question = Dataset()
     question.QueryRetrieveLevel = level
     for keyword, value in keys.items():
@@ -477,14 +473,14 @@ class DimseDestination(DimseCaller):
             missing: dict[str, Confirmation] = {}
             for series in dict.fromkeys(item.series_instance_uid for item in objects):
                 group = [item for item in objects if item.series_instance_uid == series]
-                question = question_at(
+                code, matches = self.find_matches(
+                    association,
                     "IMAGE",
                     StudyInstanceUID=group[0].study_instance_uid,
                     SeriesInstanceUID=series,
                     SOPInstanceUID=group[0].sop_instance_uid if len(group) == 1 else "",
                     SOPClassUID="",
                 )
-                matches, code = self.matches_of(association, question)
                 named = [match for match in matches if "SOPInstanceUID" in match]
                 found |= {str(one.SOPInstanceUID): str(one.get("SOPClassUID", "") or "") for one in named}
                 missing[series] = self._not_found(code)
@@ -500,7 +496,9 @@ class DimseDestination(DimseCaller):
         checks = [self.echo()]
         if not checks[0].ok:
             return checks
-        checks += self._check_classes()
+        more = {ResultKind.REJECTION: self._peer.iocm, ResultKind.ASSESSMENT: self._peer.assessments}
+        kinds = (*self._peer.results, *(kind for kind, taken in more.items() if taken))
+        checks += [self.accepts(str(kind), "storage", uid) for kind in kinds for uid in SOP_CLASSES[kind]]
         if self._peer.confirm == "commitment":
             checks.append(self.accepts("commitment", "commitment", commitment.SOP_CLASS))
         if self._peer.may_be_asked:
@@ -519,7 +517,7 @@ class DimseDestination(DimseCaller):
             if isinstance(association, NoAssociation):
                 return Check("echo", False, association.text)
             seconds = self._settings.outbox.answer_seconds
-            status = self.status_of(association, seconds, association.send_c_echo)
+            status, _, _ = self.request(association, seconds, association.send_c_echo)
         took = f"{(time.monotonic() - began) * 1000:.0f} ms"
         if status is None:
             return Check("echo", False, "association lost before the answer")
@@ -537,11 +535,6 @@ class DimseDestination(DimseCaller):
                     break
         return reports
 
-    def _check_classes(self) -> list[Check]:
-        more = {ResultKind.REJECTION: self._peer.iocm, ResultKind.ASSESSMENT: self._peer.assessments}
-        kinds = (*self._peer.results, *(kind for kind, taken in more.items() if taken))
-        return [self.accepts(str(kind), "storage", uid) for kind in kinds for uid in SOP_CLASSES[kind]]
-
     def _store(self, association: Association, item: Outgoing) -> SendReport:
         content = _as_accepted(association, item)
         if isinstance(content, SendReport):
@@ -549,7 +542,7 @@ class DimseDestination(DimseCaller):
         seconds = self._settings.outbox.seconds_for(item.path.stat().st_size)
         try:
             # Priority 0 is medium (PS3.7 9.1.1).
-            status = self.status_of(association, seconds, association.send_c_store, content, priority=0)
+            status, _, _ = self.request(association, seconds, association.send_c_store, content, priority=0)
         except ValueError:
             return SendReport(SendStatus.REFUSED, "", "cannot be converted to Implicit VR Little Endian")
         return CUT_OFF if status is None and self._connections.timed_out else store_report(status)
@@ -615,7 +608,7 @@ class StorageCommitment(DimseCaller):
                 why = f"storage commitment: {association.text}"
                 return Failed(why) if association.takes_nothing else Retry(why)
             uids = [(item.sop_class_uid, item.sop_instance_uid) for item in objects]
-            code = self.status_of(
+            code, _, _ = self.request(
                 association,
                 self._settings.outbox.answer_seconds,
                 association.send_n_action,
@@ -640,7 +633,7 @@ class StorageCommitment(DimseCaller):
         ) as association:
             if isinstance(association, NoAssociation):
                 return association.text
-            code = self.status_of(
+            code, _, _ = self.request(
                 association,
                 self._settings.outbox.answer_seconds,
                 association.send_n_event_report,
@@ -717,50 +710,59 @@ class DimseArchive(DimseCaller):
             "StudyInstanceUID": query.study_instance_uid,
             "PatientID": query.patient_id,
         }
-        answers = self._answers(question_at("STUDY", **dict.fromkeys(STUDY_KEYS, "") | values))
+        answers = self._answers("STUDY", **dict.fromkeys(STUDY_KEYS, "") | values)
         return FoundStudies.fitting(query, (texts for answer in answers if (texts := self._texts(answer))))
 
     def body_parts(self, study_instance_uid: str) -> frozenset[str]:
         """The Body Part Examined of the study's series, in capitals (C-FIND at SERIES level). Raises
         PeerUnreachable.
         """
-        question = question_at(
-            "SERIES",
-            StudyInstanceUID=study_instance_uid,
-            SeriesInstanceUID="",
-            Modality="",
-            BodyPartExamined="",
-        )
+        uids = {"StudyInstanceUID": study_instance_uid, "SeriesInstanceUID": ""}
         found = set()
-        for answer in self._answers(question):
+        for answer in self._answers("SERIES", **uids, Modality="", BodyPartExamined=""):
             with quiet_pydicom(), contextlib.suppress(*_FAULTY_VALUES):
                 found.add(_text(answer.get("BodyPartExamined")).strip().upper())
         return frozenset(found - {""})
 
     def retrieve(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
         """C-MOVE or C-GET, by the peer's setting ``retrieve``; objects of a C-MOVE arrive at our listener."""
+        taking, model, get = Taking(), _MODELS[self._peer.retrieve], dict[str, Any]()
+        wanted = contexts(model)
         if self._peer.retrieve == "get":
-            return self._get(study_instance_uid, sink)
-        with self.associate(contexts(_MODELS["move"]), service="query") as association:
+            classes = list(sink.sop_classes)[: MOST_CONTEXTS - 1]
+            wanted += [build_context(uid, GET_SYNTAXES) for uid in classes]
+            get["handlers"] = [(evt.EVT_C_STORE, self._on_store, [sink, taking])]
+            get["roles"] = [build_role(uid, scp_role=True) for uid in classes]
+            get["largest_object"] = min(sink.largest_bytes, LARGEST_BY_GET)
+        with self.associate(wanted, service="query", **get) as association:
             if isinstance(association, NoAssociation):
-                return _none(association)
-            with self.waiting(association, self._peer.retrieve_seconds):
-                asked = question_at("STUDY", StudyInstanceUID=study_instance_uid)
-                answers = _until_cut(
-                    association.send_c_move, asked, self._settings.node.ae_title, _MODELS["move"]
-                )
-                return self._outcome(association, answers, came=None)
+                refused = association.takes_nothing
+                status = RetrieveStatus.REFUSED if refused else RetrieveStatus.UNREACHABLE
+                return Retrieved(status, 0, association.text)
+            if all(one.abstract_syntax != model for one in association.accepted_contexts):
+                return Retrieved(RetrieveStatus.REFUSED, 0, f"the peer does not accept {UID(model).name}")
+            request = [question_at("STUDY", StudyInstanceUID=study_instance_uid), model]
+            if not get:
+                request.insert(1, self._settings.node.ae_title)
+            send = association.send_c_get if get else association.send_c_move
+            code, last, _ = self.request(association, self._peer.retrieve_seconds, send, *request)
+        if taking.stopped:
+            return Retrieved(RetrieveStatus.RETRY, taking.taken, taking.stopped)
+        if code is None:
+            why = "cut off: too slow" if self._connections.timed_out else "association lost before the end"
+            return Retrieved(RetrieveStatus.RETRY, taking.taken, why)
+        return _outcome(code, last, taking.taken if get else None)
 
     def test(self) -> list[Check]:
         """Test whether queries and retrieval are accepted; nothing is retrieved."""
         wanted = {"find": FIND, self._peer.retrieve: _MODELS[self._peer.retrieve]}
         return [self.accepts(name, "query", model) for name, model in wanted.items()]
 
-    def _answers(self, question: Dataset) -> list[Dataset]:
+    def _answers(self, level: str, **keys: str) -> list[Dataset]:
         with self.associate(contexts(FIND), service="query") as association:
             if isinstance(association, NoAssociation):
                 raise PeerUnreachable(f"{self._peer.name}: {association.text}")
-            answers, code = self.matches_of(association, question)
+            code, answers = self.find_matches(association, level, **keys)
             if code is None:
                 cut = "cut off, its answer does not end" if self._connections.timed_out else "no answer"
                 raise PeerUnreachable(f"{self._peer.name}: query: {cut}")
@@ -782,85 +784,33 @@ class DimseArchive(DimseCaller):
             except _FAULTY_VALUES:
                 return {"StudyInstanceUID": ""}
 
-    def _get(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
-        taking = Taking()
-
-        def on_store(event: Any) -> int:
-            """Store one object; its status is sent when it is durable (PS3.4 B.2.3)."""
-            request = event.request
-            data = request.DataSet.getvalue() if request.DataSet else b""
-            named = str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
-            try:
-                taken = taking.take(sink.take_object, *named, str(event.context.transfer_syntax), [data])
-            except SpoolError:
-                if taking.taken + taking.refused >= MOST_OBJECTS:  # it may go on for ever
-                    self._connections.cut()
-                return _OUT_OF_RESOURCES
-            return 0x0000 if taken else _CANNOT_UNDERSTAND
-
-        with self.associate(
-            [*contexts(_MODELS["get"]), *(build_context(uid, GET_SYNTAXES) for uid in _classes(sink))],
-            service="query",
-            handlers=[(evt.EVT_C_STORE, on_store)],
-            roles=[build_role(uid, scp_role=True) for uid in _classes(sink)],
-            largest_object=min(sink.largest_bytes, LARGEST_BY_GET),
-        ) as association:
-            if isinstance(association, NoAssociation):
-                return _none(association)
-            if all(one.abstract_syntax != _MODELS["get"] for one in association.accepted_contexts):
-                return Retrieved(RetrieveStatus.REFUSED, 0, "the peer does not accept C-GET")
-            with self.waiting(association, self._peer.retrieve_seconds):
-                asked = question_at("STUDY", StudyInstanceUID=study_instance_uid)
-                answers = _until_cut(association.send_c_get, asked, _MODELS["get"])
-                outcome = self._outcome(association, answers, came=taking)
-        if taking.stopped:
-            return Retrieved(RetrieveStatus.RETRY, taking.taken, taking.stopped)
-        return outcome
-
-    def _outcome(
-        self,
-        association: Association,
-        answers: Iterator[tuple[Dataset, Dataset | None]],
-        came: Taking | None,
-    ) -> Retrieved:
-        """Read the answers to their end; ``came``: what the sink took, None where our listener did."""
-        last = Dataset()
-        for status, _identifier in answers:
-            last = status
-        code = last.get("Status")
-        self._log(self._peer.retrieve, code)
-        if code is None:
-            association.abort()
-            why = "cut off: too slow" if self._connections.timed_out else "association lost before the end"
-            return Retrieved(RetrieveStatus.RETRY, came.taken if came else 0, why)
-        objects = came.taken if came else int(last.get("NumberOfCompletedSuboperations") or 0)
-        failed = int(last.get("NumberOfFailedSuboperations") or 0)
-        outcome, text = retrieve_status(code)
-        if outcome is RetrieveStatus.RETRIEVED and failed:
-            outcome = RetrieveStatus.INCOMPLETE
-        if outcome is RetrieveStatus.INCOMPLETE:
-            text = f"{failed} objects did not come: of classes that are not taken here, or see its log"
-        # Counts are optional where all came (PS3.4 C.4.2.1.8): only a 0 that is there says "none".
-        if outcome is RetrieveStatus.RETRIEVED and not objects and "NumberOfCompletedSuboperations" in last:
-            return Retrieved(RetrieveStatus.ABSENT, 0, "the peer sent nothing of this study")
-        return Retrieved(outcome, objects, text)
+    def _on_store(self, event: Any, sink: ObjectSink, taking: Taking) -> int:
+        """Store one object; its status is sent when it is durable (PS3.4 B.2.3)."""
+        request = event.request
+        data = request.DataSet.getvalue() if request.DataSet else b""
+        named = str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
+        try:
+            taken = taking.take(sink.take_object, *named, str(event.context.transfer_syntax), [data])
+        except SpoolError:
+            if taking.taken + taking.refused >= MOST_OBJECTS:  # it may go on for ever
+                self._connections.cut()
+            return _OUT_OF_RESOURCES
+        return 0x0000 if taken else _CANNOT_UNDERSTAND
 
 
-def _until_cut(send: Callable[..., Iterator[Any]], *request: Any) -> Iterator[tuple[Dataset, Dataset | None]]:
-    """The answers to a request; where the association was cut before it, one without a status."""
-    try:
-        yield from send(*request)
-    except RuntimeError:
-        yield Dataset(), None
-
-
-def _none(association: NoAssociation) -> Retrieved:
-    status = RetrieveStatus.REFUSED if association.takes_nothing else RetrieveStatus.UNREACHABLE
-    return Retrieved(status, 0, association.text)
-
-
-def _classes(sink: ObjectSink) -> Sequence[str]:
-    return list(sink.sop_classes)[: MOST_CONTEXTS - 1]
+def _outcome(code: int, last: Dataset, taken: int | None) -> Retrieved:
+    """The outcome by the last answer; ``taken``: what the sink took, None where our listener did."""
+    objects = int(last.get("NumberOfCompletedSuboperations") or 0) if taken is None else taken
+    failed = int(last.get("NumberOfFailedSuboperations") or 0)
+    outcome, text = retrieve_status(code)
+    if outcome is RetrieveStatus.RETRIEVED and failed:
+        outcome = RetrieveStatus.INCOMPLETE
+    if outcome is RetrieveStatus.INCOMPLETE:
+        text = f"{failed} objects did not come: of classes that are not taken here, or see its log"
+    # Counts are optional where all came (PS3.4 C.4.2.1.8): only a 0 that is there says "none".
+    if outcome is RetrieveStatus.RETRIEVED and not objects and "NumberOfCompletedSuboperations" in last:
+        return Retrieved(RetrieveStatus.ABSENT, 0, "the peer sent nothing of this study")
+    return Retrieved(outcome, objects, text)
 
 
 def _text(value: Any) -> str:
