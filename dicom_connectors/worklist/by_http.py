@@ -1,7 +1,6 @@
 """A worklist manager by UPS-RS (PS3.18 11)."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import requests
 from pydicom.dataset import Dataset
@@ -9,42 +8,23 @@ from pydicom.uid import generate_uid
 
 from dicom_connectors.worklist.manager import MOST_ITEMS, ChangeAnswer, ChangeStatus
 from dicom_connectors.worklist.workitem import ProcedureStepState, change_of_state
-from dicom_node.base.config.settings import PeerSettings, Settings
 from dicom_node.base.dicom.header import quiet_pydicom
-from dicom_node.base.errors import PeerUnreachable
-from dicom_node.deliver.scu import Check, Connections, SendStatus
-from dicom_node.deliver.scu.http import (
-    CONNECT_SECONDS,
-    FAULTY_ANSWER,
-    UNREADABLE,
-    BoundedSession,
-    problem,
-    status_of,
-)
+from dicom_node.deliver.scu import Check, SendStatus
+from dicom_node.deliver.scu.http import FAULTY_ANSWER, HttpCaller, status_of
 
 _JSON = "application/dicom+json"
-_Answer = TypeVar("_Answer")
 
 
-class UpsRsManager:
+class UpsRsManager(HttpCaller):
     """A worklist manager by UPS-RS at a base URL such as https://host/dicom-web."""
-
-    def __init__(self, peer: PeerSettings, settings: Settings) -> None:
-        self._peer, self._seconds = peer, settings.outbox.answer_seconds
-        local = not peer.entered or settings.console.local_peers
-        self._connections = Connections(self._seconds, local=local)
-        self._session = BoundedSession(self._connections)
-        self._url = f"{peer.url.rstrip('/')}/workitems"
-        if peer.username:
-            self._session.auth = (peer.username, peer.password.get_secret_value())
 
     def search(self) -> list[Dataset]:
         """Search for scheduled items: ``GET /workitems`` (PS3.18 11.9). Raises PeerUnreachable."""
-        return self._asked(lambda: self._search(ProcedureStepState.SCHEDULED))
+        return self._answer(lambda: self._search(ProcedureStepState.SCHEDULED))
 
     def read(self, uid: str) -> Dataset | None:
         """Read an item: ``GET /workitems/{uid}`` (PS3.18 11.5). Raises PeerUnreachable."""
-        return self._asked(lambda: self._read(uid))
+        return self._answer(lambda: self._read(uid))
 
     def change_state(self, uid: str, transaction_uid: str, state: ProcedureStepState) -> ChangeAnswer:
         """Change the state of an item: ``PUT /workitems/{uid}/state`` (PS3.18 11.7)."""
@@ -60,15 +40,12 @@ class UpsRsManager:
 
     def test(self) -> list[Check]:
         """Test the manager: search for an item that cannot exist."""
-        try:
-            self._asked(lambda: self._search(ProcedureStepState.SCHEDULED, SOPInstanceUID=generate_uid()))
-        except PeerUnreachable as error:
-            return [Check("UPS-RS", False, str(error).removeprefix(f"{self._peer.name}: "))]
-        return [Check("UPS-RS", True, "search answered")]
 
-    def close(self) -> None:
-        """End all calls under way; later calls fail too. Any thread may call it."""
-        self._connections.close()
+        def ask() -> list[Check]:
+            self._search(ProcedureStepState.SCHEDULED, SOPInstanceUID=generate_uid())
+            return [Check("UPS-RS", True, "search answered")]
+
+        return self._checked("UPS-RS", ask)
 
     def _search(self, state: ProcedureStepState, **keys: str) -> list[Dataset]:
         wanted = {"ProcedureStepState": state.value, **keys, "includefield": "all", "limit": str(MOST_ITEMS)}
@@ -83,25 +60,17 @@ class UpsRsManager:
             raise
         return found[0] if found else None
 
-    def _asked(self, ask: Callable[[], _Answer]) -> _Answer:
-        try:
-            return ask()
-        except requests.RequestException as error:
-            report = problem(error, self._connections)
-            raise PeerUnreachable(f"{self._peer.name}: {report.code} {report.text}".rstrip()) from None
-        except FAULTY_ANSWER:
-            raise PeerUnreachable(f"{self._peer.name}: {UNREADABLE.text}") from None
-
     def _change(self, method: str, path: str, changes: Dataset) -> ChangeAnswer:
         try:
-            answer = self._call(method, path, json=[changes.to_json_dict()])
+            with self._connections.within(self._outbox.answer_seconds):
+                answer = self._call(method, path, json=[changes.to_json_dict()])
         except requests.RequestException as error:
             return self._refusal(error)
         return ChangeAnswer(ChangeStatus.DONE, f"HTTP {answer.status_code}")
 
     def _refusal(self, error: requests.RequestException) -> ChangeAnswer:
         """The meaning of a failure (PS3.18 Tables 11.6.3-1 and 11.7.3-1)."""
-        report, code = problem(error, self._connections), status_of(error)
+        report, code = self._problem(error), status_of(error)
         if code in (400, 409):  # managers give either for a wrong state and for a wrong Transaction UID
             return ChangeAnswer(ChangeStatus.CONFLICT, f"HTTP {code}")
         if code in (404, 410):
@@ -113,14 +82,8 @@ class UpsRsManager:
     def _call(self, method: str, path: str, **options: Any) -> requests.Response:
         """Raises requests.RequestException."""
         headers = {"Accept": _JSON} | ({"Content-Type": _JSON} if "json" in options else {})
-        with self._connections.within(self._seconds):
-            answer = self._session.request(
-                method,
-                f"{self._url}{path}",
-                headers=headers,
-                timeout=(CONNECT_SECONDS, self._seconds),
-                **options,
-            )
+        url = f"{self._url}/workitems{path}"
+        answer = self._session.request(method, url, headers=headers, timeout=self._timeout, **options)
         answer.raise_for_status()
         return answer
 

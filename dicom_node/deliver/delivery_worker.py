@@ -72,10 +72,7 @@ from dicom_node.base.store.transitions import (
     settle_studies,
     utc_now,
 )
-from dicom_node.deliver import outbox as last_check
-from dicom_node.deliver import scu
-from dicom_node.deliver.outbox import Moves
-from dicom_node.deliver.scu import Confirmation, Presence, SendReport, SendStatus
+from dicom_node.deliver import outbox, scu
 
 _REPORTS: Final = 20
 _KEEP: Final = timedelta(days=90)  # longer than any report is waited for: late ones are still understood
@@ -102,8 +99,7 @@ def enter_reports(database: Database, settings: Settings) -> int:
                 raise
             except Exception as error:  # noqa: BLE001  (no report may keep others, and deliveries, from their turn)
                 reason = type(error).__name__  # without its text, which quotes what was to be written
-                about = {"transaction": transaction, "calling": calling, "reason": reason}
-                record(session, COMMITMENT_SET_ASIDE, **about)
+                record(session, COMMITMENT_SET_ASIDE, transaction=transaction, calling=calling, reason=reason)
             session.delete(report)
         entered += 1
     return entered
@@ -132,7 +128,7 @@ def _enter(session: Session, settings: Settings, report: WaitingReport) -> None:
         return
     if commitment.state is not CommitmentState.REPORTED:  # a second report may name what the first did not
         move_commitment(session, commitment, COMMITMENT_ENTERED)
-    moves = Moves(session, peer, settings.outbox, utc_now())
+    moves = outbox.Moves(session, peer, settings.outbox, utc_now())
     failed = dict(line.split(" ", 1) for line in report.failed)
     committed = {uid: sop_class for uid, _, sop_class in (line.partition(" ") for line in report.committed)}
     rows = deliveries.of_numbers(session, commitment.deliveries)
@@ -439,10 +435,10 @@ class Route:
         if not batch:
             return 0
         # How long sending and asking for these can take at most.
-        outbox = self._settings.outbox
-        sending = sum(outbox.seconds_for(one.bytes) for one in batch)
+        limits = self._settings.outbox
+        sending = sum(limits.seconds_for(one.bytes) for one in batch)
         calls = len(batch) + (self.peer.confirm == "commitment")
-        self.overdue_at = time.monotonic() + 2 * sending + calls * (outbox.answer_seconds + _CALLS_SECONDS)
+        self.overdue_at = time.monotonic() + 2 * sending + calls * (limits.answer_seconds + _CALLS_SECONDS)
         try:
             self._work(to_send, to_ask)
         finally:
@@ -453,8 +449,10 @@ class Route:
         try:
             to_send, to_ask = self._fetched(to_send), self._fetched(to_ask)
         except StoreAway as away:
-            self._enter_reports(dict.fromkeys(to_send, SendReport(SendStatus.UNREACHABLE, "", str(away))))
-            self._enter_confirmations(dict.fromkeys(to_ask, Confirmation(Presence.UNKNOWN, str(away))))
+            unsent = scu.SendReport(scu.SendStatus.UNREACHABLE, "", str(away))
+            self._enter_reports(dict.fromkeys(to_send, unsent))
+            unknown = scu.Confirmation(scu.Presence.UNKNOWN, str(away))
+            self._enter_confirmations(dict.fromkeys(to_ask, unknown))
             return
         destination = self._open(self.peer, self._settings)
         self._opened(destination)
@@ -465,7 +463,7 @@ class Route:
             try:
                 answers = destination.confirm(to_query)
             except Exception as error:  # noqa: BLE001 - the thread must live on, the delivery keeps the reason
-                answers = [Confirmation(Presence.UNKNOWN, _defect(error))] * len(to_query)
+                answers = [scu.Confirmation(scu.Presence.UNKNOWN, _defect(error))] * len(to_query)
             self._enter_confirmations(dict(zip(to_query, answers, strict=True)))
 
     def _request_commitment(self, objects: Mapping[int, scu.Outgoing]) -> list[scu.Outgoing]:
@@ -535,26 +533,25 @@ class Route:
             for item in (one, *one.former):
                 with suppress(NotInSpool), self._database.read() as session:
                     self._files.here(session, str(item.path.relative_to(self._folder)))
-            study = one.study_instance_uid or last_check.study_of(one.path)
+            study = one.study_instance_uid or outbox.study_of(one.path)
             fetched.append(replace(one, study_instance_uid=study))
         return fetched
 
     def _send(self, destination: scu.Destination, batch: Sequence[scu.Outgoing]) -> list[scu.Outgoing]:
         """Send what passes the last check; returns what the destination took and has not shown yet."""
-        faults = {one: last_check.fault(one, self.peer) for one in batch}
+        faults = {one: outbox.fault(one, self.peer) for one in batch}
         whole = [one for one in batch if not faults[one]]
         try:
             sent = destination.send(whole) if whole else []
         except Exception as error:  # noqa: BLE001 - the thread must live on, the delivery keeps the reason
             # A defect of ours in a destination is a failed try like any other.
-            sent = [SendReport(SendStatus.RETRY, "", _defect(error))] * len(whole)
+            sent = [scu.SendReport(scu.SendStatus.RETRY, "", _defect(error))] * len(whole)
         # An original's file may be on its way to its place: it is tried again.
-        refused = {
-            one: SendReport(SendStatus.REFUSED if one.is_original else SendStatus.FAULTY, "", fault)
-            for one, fault in faults.items()
-            if fault
+        statuses = {True: scu.SendStatus.REFUSED, False: scu.SendStatus.FAULTY}
+        faulty = {
+            one: scu.SendReport(statuses[one.is_original], "", why) for one, why in faults.items() if why
         }
-        return self._enter_reports(refused | dict(zip(whole, sent, strict=True)))
+        return self._enter_reports(faulty | dict(zip(whole, sent, strict=True)))
 
     def _claim(self) -> tuple[list[scu.Outgoing], list[scu.Outgoing]]:
         """Begin the due deliveries of one study; returns the deliveries to send, and those to query."""
@@ -593,7 +590,7 @@ class Route:
     @contextmanager
     def _entering(
         self, numbers: Collection[int], state: DeliveryState
-    ) -> Iterator[tuple[Session, Moves, Mapping[int, Delivery]]]:
+    ) -> Iterator[tuple[Session, outbox.Moves, Mapping[int, Delivery]]]:
         """A transaction with those of these deliveries that are in a state, or with none if somebody else has
         the lease; then their studies follow.
         """
@@ -604,7 +601,7 @@ class Route:
             deliveries.discard_withdrawn(session, rows.values())
             settle_studies(session, (row.item.study_id for row in rows.values()))
 
-    def _enter_reports(self, reports: Mapping[scu.Outgoing, SendReport]) -> list[scu.Outgoing]:
+    def _enter_reports(self, reports: Mapping[scu.Outgoing, scu.SendReport]) -> list[scu.Outgoing]:
         """Record the outcome of sending; returns deliveries that the peer acknowledged but has not
         confirmed.
         """
@@ -617,7 +614,7 @@ class Route:
                 row = rows.get(one.delivery)
                 if row is None or row.attempts != one.attempts:  # this round is sending it no more
                     continue
-                if report.status is SendStatus.NARROWED:
+                if report.status is scu.SendStatus.NARROWED:
                     narrowed.append((row, report))
                 else:
                     moves.sent(row, report)
@@ -633,28 +630,28 @@ class Route:
                 moves.narrowed(row, report, takes_others=takes_others)
             statuses = {report.status for report in reports.values()}
             attempts = max(one.attempts for one in reports)
-            answered = statuses & {SendStatus.STORED, SendStatus.WARNED, SendStatus.VERIFY}
-            if statuses & {SendStatus.UNREACHABLE, SendStatus.HUNG} and not answered:
+            answered = statuses & {scu.SendStatus.STORED, scu.SendStatus.WARNED, scu.SendStatus.VERIFY}
+            if statuses & {scu.SendStatus.UNREACHABLE, scu.SendStatus.HUNG} and not answered:
                 wait = wait_before_retry(attempts, self._settings.outbox)  # so does what waits for the peer
                 deliveries.postpone(session, self.peer.name, utc_now() + wait)
             elif attempts > 1 and answered:
                 deliveries.hurry(session, utc_now(), self.peer.name)
-            if SendStatus.HUNG in statuses:
+            if scu.SendStatus.HUNG in statuses:
                 self._record_hung(session, list(reports), "send")
             acknowledged = [id for id, row in rows.items() if row.state is DeliveryState.UNCONFIRMED]
         return [one for one in reports if one.delivery in acknowledged]
 
-    def _enter_confirmations(self, answers: Mapping[scu.Outgoing, Confirmation]) -> None:
+    def _enter_confirmations(self, answers: Mapping[scu.Outgoing, scu.Confirmation]) -> None:
         """Record the peer's answers to the queries about these deliveries."""
         by_number = {one.delivery: answer for one, answer in answers.items()}
         with self._entering(by_number, DeliveryState.UNCONFIRMED) as (session, moves, rows):
             for number, row in rows.items():
                 moves.asked(row, by_number[number])
-            if any(answer.presence is Presence.HUNG for answer in answers.values()):
+            if any(answer.presence is scu.Presence.HUNG for answer in answers.values()):
                 self._record_hung(session, list(answers), "query")
 
-    def _moves(self, session: Session) -> Moves:
-        return Moves(session, self.peer, self._settings.outbox, utc_now())
+    def _moves(self, session: Session) -> outbox.Moves:
+        return outbox.Moves(session, self.peer, self._settings.outbox, utc_now())
 
     def _claimed(self, session: Session, delivery: Delivery) -> scu.Outgoing:
         result = delivery.result

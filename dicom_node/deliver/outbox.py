@@ -44,22 +44,6 @@ from dicom_node.base import events
 from dicom_node.base.config.settings import OutboxSettings, PeerSettings, Settings
 from dicom_node.base.dicom.commitment import failure_text
 from dicom_node.base.errors import NotAllowedNow, NotFound
-from dicom_node.base.events import (
-    ASSESSMENT_OVERDUE,
-    DELIVERY_ADDED,
-    DELIVERY_BY_HAND,
-    DELIVERY_DISCARDED,
-    DELIVERY_FREED,
-    DELIVERY_HELD,
-    DELIVERY_RETRIED,
-    DELIVERY_WANTED,
-    DESTINATION_AWAY,
-    DESTINATION_BACK,
-    RESULT_NOT_REMOVED,
-    RESULT_REMOVED,
-    RESULTS_ACCEPTED,
-    RESULTS_REJECTED,
-)
 from dicom_node.base.files import Files, sha256_of
 from dicom_node.base.kinds import RemovalState, ResultKind, is_deidentified, retained_by
 from dicom_node.base.lifecycle import DELIVERY, UNDECIDED, DeliveryState, HeldState, StudyState
@@ -88,7 +72,6 @@ from dicom_node.base.store.transitions import (
 )
 from dicom_node.base.store.views import View, as_json
 from dicom_node.deliver import scu
-from dicom_node.deliver.scu import Confirmation, Outgoing, Presence, SendReport, SendStatus
 
 _NAMES_THE_PATIENT = "it names the patient, and this peer gets de-identified objects only"
 _KEEPS_MORE = "it keeps more than this peer may know by now: dicom-node studies rerun makes new objects"
@@ -106,7 +89,7 @@ def study_of(path: Path) -> str:
     return "" if header is None else str(header.get("StudyInstanceUID") or "")
 
 
-def fault(item: Outgoing, peer: PeerSettings) -> str:
+def fault(item: scu.Outgoing, peer: PeerSettings) -> str:
     """Why this object must not be sent to this peer; "" if it may.
 
     The data set of a received object is not read: it is forwarded unchanged.
@@ -147,9 +130,9 @@ _QUESTIONS_SECONDS = (0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
 _ACKNOWLEDGED = {
-    SendStatus.STORED: events.DELIVERY_SENT,
-    SendStatus.WARNED: events.DELIVERY_WARNED,
-    SendStatus.VERIFY: events.DELIVERY_IN_DOUBT,
+    scu.SendStatus.STORED: events.DELIVERY_SENT,
+    scu.SendStatus.WARNED: events.DELIVERY_WARNED,
+    scu.SendStatus.VERIFY: events.DELIVERY_IN_DOUBT,
 }
 
 
@@ -163,16 +146,16 @@ class Moves:
         self._session, self._peer, self._settings, self._now = session, peer, settings, now
         self._report_time = timedelta(hours=peer.commitment_hours)
 
-    def sent(self, delivery: Delivery, report: SendReport) -> None:
+    def sent(self, delivery: Delivery, report: scu.SendReport) -> None:
         """Record the answer to a C-STORE, an upload or a STOW-RS. Refused kinds go to :meth:`narrowed`."""
-        if report.status is SendStatus.VERIFY and self._earlier_version_may_be_found(delivery):
+        if report.status is scu.SendStatus.VERIFY and self._earlier_version_may_be_found(delivery):
             self.give_up(delivery, _KEEPS_EARLIER)
         elif report.status in _ACKNOWLEDGED:
             self._move(
                 delivery,
                 _ACKNOWLEDGED[report.status],
                 status=report.code,
-                reason="" if report.status is SendStatus.STORED else report.text,
+                reason="" if report.status is scu.SendStatus.STORED else report.text,
                 sent_at=self._now,
                 queries=0,
                 next_at=self._now,
@@ -180,15 +163,15 @@ class Moves:
             )
             if self._peer.confirm == "none":
                 self._confirmed(delivery, reason="" if self._peer.acknowledges else NOT_ASKED, queries=0)
-        elif report.status is SendStatus.FAULTY:
+        elif report.status is scu.SendStatus.FAULTY:
             self.give_up(delivery, report.text)
-        elif report.status is SendStatus.REFUSED:
+        elif report.status is scu.SendStatus.REFUSED:
             self._count_refusal(delivery, report.code, report.text)
         else:
-            answered = bool(report.code) or report.status is SendStatus.UNREACHABLE
+            answered = bool(report.code) or report.status is scu.SendStatus.UNREACHABLE
             self._again(delivery, report.code, report.text, left=not answered)
 
-    def narrowed(self, delivery: Delivery, report: SendReport, *, takes_others: bool) -> None:
+    def narrowed(self, delivery: Delivery, report: scu.SendReport, *, takes_others: bool) -> None:
         """Leave out, with a warning, an object of a kind that the destination does not accept.
 
         If the destination accepts none of the study's results, they are given up instead, so that a person
@@ -230,16 +213,16 @@ class Moves:
                 transaction_uid="",
             )
 
-    def asked(self, delivery: Delivery, answer: Confirmation) -> None:
+    def asked(self, delivery: Delivery, answer: scu.Confirmation) -> None:
         """Record the answer to a C-FIND, a look-up or a QIDO-RS."""
-        if answer.presence is Presence.FOUND:
+        if answer.presence is scu.Presence.FOUND:
             reason = BY_QUERY if self._peer.confirm == "commitment" else ""
             self._confirmed(delivery, reason=reason, queries=delivery.queries + 1)
-        elif answer.presence is Presence.DIFFERENT:
+        elif answer.presence is scu.Presence.DIFFERENT:
             self.give_up(delivery, answer.text)
         elif delivery.sent_at is None:
             # Never acknowledged: no half hour of patience, it is sent (again) now.
-            unanswered = answer.presence in (Presence.UNKNOWN, Presence.HUNG)
+            unanswered = answer.presence in (scu.Presence.UNKNOWN, scu.Presence.HUNG)
             if unanswered and delivery.queries + 1 < _DOUBTFUL_QUESTIONS:
                 self.ask_again(delivery, answer.text)
             else:
@@ -252,7 +235,7 @@ class Moves:
                     transaction_uid="",
                 )
         elif (
-            answer.presence is Presence.NOT_FOUND
+            answer.presence is scu.Presence.NOT_FOUND
             and (self._now - delivery.sent_at).total_seconds() > self._settings.confirm_seconds
         ):
             self._count_refusal(delivery, delivery.status, "acknowledged, but not shown for confirm_seconds")
@@ -336,7 +319,6 @@ class Moves:
 
     def _count_refusal(self, delivery: Delivery, status: str, reason: str) -> None:
         delivery.refusals += 1
-        self._session.flush()
         if delivery.refusals >= self._settings.refusals:
             self._move(delivery, events.DELIVERY_DEAD, status=status, reason=reason, transaction_uid="")
         else:
@@ -396,7 +378,7 @@ def enqueue(
             unassessed=waits,
         )
         if delivery.withdrawn or (delivery.state is DeliveryState.UNASSESSED and not waits):
-            event = DELIVERY_HELD if waits else DELIVERY_WANTED
+            event = events.DELIVERY_HELD if waits else events.DELIVERY_WANTED
             move_delivery(session, delivery, event, reason="wanted again", withdrawn=False, next_at=utc_now())
     return int(waits)
 
@@ -420,7 +402,7 @@ def retry(session: Session, delivery_id: int) -> None:
         delivery.next_at, delivery.transaction_uid = now, ""
         record(
             session,
-            DELIVERY_BY_HAND,
+            events.DELIVERY_BY_HAND,
             delivery.item.study_id,
             delivery=delivery_id,
             destination=delivery.destination,
@@ -429,7 +411,7 @@ def retry(session: Session, delivery_id: int) -> None:
     move_delivery(
         session,
         delivery,
-        DELIVERY_BY_HAND,
+        events.DELIVERY_BY_HAND,
         reason="",
         withdrawn=False,
         discarded_because="",
@@ -463,7 +445,7 @@ def discard(session: Session, delivery_id: int, because: str) -> None:
     A delivery that may have arrived cannot be discarded until it is given up.
     """
     delivery = _locked(session, delivery_id)
-    if (delivery.state, DELIVERY_DISCARDED) not in DELIVERY:
+    if (delivery.state, events.DELIVERY_DISCARDED) not in DELIVERY:
         raise NotAllowedNow(
             f"delivery {delivery_id} is {delivery.state}: discard only waiting or given-up ones"
         )
@@ -529,7 +511,7 @@ def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence
         delivery = deliveries.add(session, row, peer.name, by_hand=True)
         record(
             session,
-            DELIVERY_ADDED,
+            events.DELIVERY_ADDED,
             study_id,
             delivery=delivery.id,
             destination=peer.name,
@@ -600,13 +582,12 @@ def hold(
     if assess_first:
         left = set(session.scalars(here.where(Delivery.withdrawn.is_(False), ~waits)))
         if row is None and set(destinations) - left:
-            row = HeldResult(result_id=result.id, study_id=result.study_id, since=utc_now())
+            row = HeldResult(result_id=result.id, study_id=result.study_id, state=HeldState.WAITING)
+            row.since = utc_now()
             session.add(row)
-            session.flush()
         return row
     if row is not None and not set(session.scalars(here.where(waits))) - set(destinations):
         session.delete(row)
-        session.flush()
     return None
 
 
@@ -635,9 +616,9 @@ def accept(
             if delivery.item.purged:
                 raise NotAllowedNow("the files of these results were deleted after spool.result_days")
             move_delivery(
-                session, delivery, DELIVERY_FREED, reason="", discarded_because="", next_at=utc_now()
+                session, delivery, events.DELIVERY_FREED, reason="", discarded_because="", next_at=utc_now()
             )
-    move_held(session, rows, RESULTS_ACCEPTED, decided_at=utc_now(), decided_by=by, because="")
+    move_held(session, rows, events.RESULTS_ACCEPTED, decided_at=utc_now(), decided_by=by, because="")
     settle_study(session, study_id)
     return len(rows)
 
@@ -652,8 +633,8 @@ def reject(session: Session, study_id: int, by: str, because: str, as_of: str | 
         raise NotAllowedNow("these results were rejected already")
     for row in rows:
         for delivery in _deliveries(session, row, DeliveryState.UNASSESSED):
-            move_delivery(session, delivery, DELIVERY_DISCARDED, reason="", discarded_because=because)
-    move_held(session, rows, RESULTS_REJECTED, decided_at=utc_now(), decided_by=by, because=because)
+            move_delivery(session, delivery, events.DELIVERY_DISCARDED, reason="", discarded_because=because)
+    move_held(session, rows, events.RESULTS_REJECTED, decided_at=utc_now(), decided_by=by, because=because)
     settle_study(session, study_id)
     return len(rows)
 
@@ -672,7 +653,7 @@ def report_overdue(database: Database, settings: Settings) -> int:
         studies: dict[int, list[HeldResult]] = {}
         for row in session.scalars(late.order_by(HeldResult.result_id)):
             studies.setdefault(row.study_id, []).append(row)
-        return sum(move_held(session, rows, ASSESSMENT_OVERDUE) > 0 for rows in studies.values())
+        return sum(move_held(session, rows, events.ASSESSMENT_OVERDUE) > 0 for rows in studies.values())
 
 
 def in_question(session: Session, study_id: int) -> Sequence[HeldResult]:
@@ -817,10 +798,10 @@ class Removals(Lane[Removal]):
         about = {"destination": delivery.destination, "instance": delivery.item.sop_instance_uid}
         if isinstance(outcome, Done):
             row.state = RemovalState.GONE
-            record(session, RESULT_REMOVED, delivery.item.study_id, **about)
+            record(session, events.RESULT_REMOVED, delivery.item.study_id, **about)
         else:
             row.state = RemovalState.BY_HAND
-            record(session, RESULT_NOT_REMOVED, delivery.item.study_id, **about, reason=outcome.why)
+            record(session, events.RESULT_NOT_REMOVED, delivery.item.study_id, **about, reason=outcome.why)
 
 
 _WAITING = Delivery.state.in_((DeliveryState.PENDING, DeliveryState.SENDING))
@@ -850,7 +831,7 @@ def outages(session: Session) -> list[PeerOutage]:
     for destination, waiting, oldest, newest in session.execute(tried).all():
         first = session.get_one(Delivery, oldest)
         failed = select(EventRow.at).where(
-            EventRow.number == DELIVERY_RETRIED.number,
+            EventRow.number == events.DELIVERY_RETRIED.number,
             EventRow.study_id == first.item.study_id,
             EventRow.fields["delivery"].as_integer() == oldest,
         )
@@ -876,21 +857,21 @@ def report_outages(database: Database, _settings: Settings) -> int:
     with database.read() as session:
         now = {one.destination: one for one in outages(session)}
         # Destinations whose outage has an event and whose return has none.
-        both = (DESTINATION_AWAY.number, DESTINATION_BACK.number)
+        both = (events.DESTINATION_AWAY.number, events.DESTINATION_BACK.number)
         told = select(EventRow.number, EventRow.fields).where(EventRow.number.in_(both)).order_by(EventRow.id)
         newest = {str(fields.get("destination")): number for number, fields in session.execute(told)}
-    reported = {name for name, number in newest.items() if number == DESTINATION_AWAY.number}
+    reported = {name for name, number in newest.items() if number == events.DESTINATION_AWAY.number}
     late, back = utc_now() - _LONG, sorted(reported - set(now))
     new = [one for name, one in now.items() if name not in reported and one.since <= late]
     if not (new or back):
         return 0
     with database.write() as session:
         for destination in back:
-            record(session, DESTINATION_BACK, destination=destination)
+            record(session, events.DESTINATION_BACK, destination=destination)
         for one in new:
             record(
                 session,
-                DESTINATION_AWAY,
+                events.DESTINATION_AWAY,
                 destination=one.destination,
                 since=one.since.isoformat(),
                 waiting=one.waiting,

@@ -191,10 +191,6 @@ class DimseCaller:
             return
         try:
             yield association
-        except KeyboardInterrupt:  # of a person: a release would wait for an answer that is on its way
-            self._connections.cut()
-            association.abort()
-            raise
         finally:
             if association.is_established:
                 with self._connections.within(_ASSOCIATE_SECONDS):

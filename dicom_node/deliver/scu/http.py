@@ -10,7 +10,7 @@ import contextlib
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from functools import partial
 from io import BytesIO
 from itertools import groupby
 from operator import itemgetter
@@ -60,7 +60,9 @@ UNREADABLE = SendReport(
     SendStatus.REFUSED, "", "it answers, but not as this kind of server does: correct url or transport"
 )
 NO_STUDY = Confirmation(Presence.NOT_FOUND, "the destination does not show its study")
-_REFUSED = frozenset({400, 401, 403, 405, 410, 422, 501})  # answers to a request to delete that stay
+_REFUSED = frozenset(
+    f"HTTP {code}" for code in (400, 401, 403, 405, 410, 422, 501)
+)  # answers to a request to delete that stay
 # What the clients raise on JSON of another shape and on XML that is none (ParseError is a SyntaxError).
 FAULTY_ANSWER = (
     ArithmeticError,
@@ -135,15 +137,51 @@ class HttpCaller:
     """Calls one peer by HTTP, with deadlines. For one thread; any thread may call ``close``."""
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
-        self._outbox = settings.outbox
+        self._peer, self._outbox, self._url = peer, settings.outbox, peer.url.rstrip("/")
+        self._timeout = (CONNECT_SECONDS, settings.outbox.answer_seconds)
         self._connections = Connections(
             settings.outbox.answer_seconds, local=not peer.entered or settings.console.local_peers
         )
         self._session = BoundedSession(self._connections)
+        if peer.username:
+            self._session.auth = (peer.username, peer.password.get_secret_value())
 
     def close(self) -> None:
         """End all calls under way; later calls fail too. Any thread may call it."""
         self._connections.close()
+
+    def _called(self, ask: Callable[[], _T], seconds: float = 0) -> _T | SendReport:
+        """What ``ask`` returns in its time (0: ``outbox.answer_seconds``), or its failure."""
+        try:
+            with self._connections.within(seconds or self._outbox.answer_seconds):
+                return ask()
+        except requests.RequestException as error:
+            return self._problem(error)
+        except FAULTY_ANSWER:
+            return UNREADABLE
+
+    def _answer(self, ask: Callable[[], _T]) -> _T:
+        """What ``ask`` returns. Raises PeerUnreachable for any failure."""
+        answer = self._called(ask)
+        if isinstance(answer, SendReport):
+            raise PeerUnreachable(f"{self._peer.name}: {f'{answer.code} {answer.text}'.strip()}")
+        return answer
+
+    def _checked(self, name: str, test: Callable[[], list[Check]]) -> list[Check]:
+        """What a test found, or why it failed."""
+        found = self._called(test)
+        return [Check(name, False, found.text)] if isinstance(found, SendReport) else found
+
+    def _problem(self, error: requests.RequestException) -> SendReport:
+        """The report for any failure, without the error's text, which may quote the answer."""
+        status = status_of(error)
+        if isinstance(error, requests.HTTPError) and status is not None:
+            return http_report(status)
+        if self._connections.timed_out or isinstance(error, requests.ReadTimeout):
+            return CUT_OFF
+        if isinstance(error, requests.JSONDecodeError):
+            return UNREADABLE
+        return SendReport(SendStatus.UNREACHABLE, "", self._connections.refused or "no connection")
 
 
 class HttpDestination(HttpCaller, ABC):
@@ -156,9 +194,7 @@ class HttpDestination(HttpCaller, ABC):
             if reports and reports[-1].status is SendStatus.UNREACHABLE:
                 reports.append(reports[-1])
             else:
-                reports.append(
-                    NOT_TRIED if hangs(reports) else self._asked(self._store, item, lambda report: report)
-                )
+                reports.append(NOT_TRIED if hangs(reports) else self._about(self._store, item))
         return reports
 
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
@@ -166,57 +202,33 @@ class HttpDestination(HttpCaller, ABC):
         answers: list[Confirmation] = []
         for item in objects:
             hung = bool(answers) and answers[-1].presence is Presence.HUNG
-            answers.append(answers[-1] if hung else self._asked(self._look, item, unanswered))
+            answers.append(answers[-1] if hung else self._seen(self._look, item))
         return answers
 
     def remove(self, item: Outgoing) -> Outcome:
         """Delete this object, but no other object with its UID, and query whether it is gone."""
-        try:
-            seen = self._remaining(item)
-            if seen == NO_STUDY:  # an address that leads elsewhere answers so, too
-                return Failed(f"{seen.text}: look there")
-            if seen.presence is Presence.FOUND:
-                with self._within(item):
-                    self._delete(item)
-                seen = self._remaining(item)
-        except requests.RequestException as error:
-            report = problem(error, self._connections)
-            why = f"{report.code} {report.text}".strip()
-            return Failed(why) if status_of(error) in _REFUSED else Retry(why)
-        except FAULTY_ANSWER:
-            return Retry(UNREADABLE.text)
+        seen = self._seen(self._remains, item)
+        if seen == NO_STUDY:  # an address that leads elsewhere answers so, too
+            return Failed(f"{seen.text}: look there")
+        if seen.presence is Presence.FOUND:
+            failed = self._about(self._delete, item)
+            if failed is not None:
+                why = f"{failed.code} {failed.text}".strip()
+                return Failed(why) if failed.code in _REFUSED else Retry(why)
+            seen = self._seen(self._remains, item)
         if seen.presence is Presence.DIFFERENT:
             return Failed(seen.text)
         if seen.presence is Presence.NOT_FOUND and seen != unanswered(UNREADABLE):
             return Done()
         return Retry(seen.text or "it is still there")
 
-    def _asked(self, ask: Callable[[Outgoing], _T], item: Outgoing, failed: Callable[[SendReport], _T]) -> _T:
-        """The answer about an object in the time that it may take; any failure is one, too."""
-        try:
-            with self._within(item):
-                return ask(item)
-        except requests.RequestException as error:
-            return failed(self._problem(error))
-        except FAULTY_ANSWER:
-            return failed(UNREADABLE)
+    def _about(self, ask: Callable[[Outgoing], _T], item: Outgoing) -> _T | SendReport:
+        """The answer about an object in the time that it may take to be sent or fetched, or its failure."""
+        return self._called(partial(ask, item), self._outbox.seconds_for(item.path.stat().st_size))
 
-    def _checked(self, name: str, test: Callable[[], list[Check]]) -> list[Check]:
-        """What a test found, or why it failed."""
-        try:
-            with self._connections.within(self._outbox.answer_seconds):
-                return test()
-        except requests.RequestException as error:
-            return [Check(name, False, self._problem(error).text)]
-        except FAULTY_ANSWER:
-            return [Check(name, False, UNREADABLE.text)]
-
-    def _problem(self, error: requests.RequestException) -> SendReport:
-        return problem(error, self._connections)
-
-    def _within(self, item: Outgoing) -> AbstractContextManager[None]:
-        """The time that this object may take to be sent or fetched."""
-        return self._connections.within(self._outbox.seconds_for(item.path.stat().st_size))
+    def _seen(self, look: Callable[[Outgoing], Confirmation], item: Outgoing) -> Confirmation:
+        answer = self._about(look, item)
+        return unanswered(answer) if isinstance(answer, SendReport) else answer
 
     # These raise requests.RequestException, and FAULTY_ANSWER; their time is limited.
 
@@ -229,9 +241,9 @@ class HttpDestination(HttpCaller, ABC):
     @abstractmethod
     def _look(self, item: Outgoing) -> Confirmation: ...
 
-    def _remaining(self, item: Outgoing) -> Confirmation:
+    def _remains(self, item: Outgoing) -> Confirmation:
         """Whether it is still to be deleted."""
-        return self._asked(self._look, item, unanswered)
+        return self._look(item)
 
 
 class _Adapter(HTTPAdapter):
@@ -253,7 +265,7 @@ class _Adapter(HTTPAdapter):
 def _watched(connection: Any, connections: Connections) -> Any:
     class Watched(connection):  # type: ignore[misc]
         def _new_conn(self) -> socket.socket:
-            name = self._dns_host
+            name = self._dns_host  # type: ignore[has-type]  # of urllib3
             if self.proxy is None:  # a proxy is of this machine's environment, and calls from where it is
                 self._dns_host = connections.address_of(name)
             try:
@@ -287,18 +299,6 @@ def http_report(code: int) -> SendReport:
     return SendReport(SendStatus.RETRY, shown, "the server has a problem")
 
 
-def problem(error: requests.RequestException, connections: Connections) -> SendReport:
-    """The report for any failure of ``requests``, without the error's text, which may quote the answer."""
-    status = status_of(error)
-    if isinstance(error, requests.HTTPError) and status is not None:
-        return http_report(status)
-    if connections.timed_out or isinstance(error, requests.ReadTimeout):
-        return CUT_OFF
-    if isinstance(error, requests.JSONDecodeError):
-        return UNREADABLE
-    return SendReport(SendStatus.UNREACHABLE, "", connections.refused or "no connection")
-
-
 def unanswered(report: SendReport) -> Confirmation:
     """The answer to a query that failed with ``report``."""
     if report is UNREADABLE:  # waiting does not cure it: it counts as not shown, and that has an end
@@ -321,15 +321,12 @@ class DicomwebDestination(HttpDestination):
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
         super().__init__(peer, settings)
-        self._peer, self._url = peer, peer.url.rstrip("/")
-        if peer.username:
-            self._session.auth = (peer.username, peer.password.get_secret_value())
         # Study Instance UIDs come from modalities, and some write components with leading zeros.
         self._client = DICOMwebClient(
             self._url,
             session=self._session,
             permissive_uid=True,
-            timeout=(CONNECT_SECONDS, settings.outbox.answer_seconds),
+            timeout=self._timeout,
         )
         # Retries belong to the outbox, which counts and shows them.
         self._client.set_http_retry_params(retry=False)
@@ -403,7 +400,6 @@ def _value(answer: dict[str, Any], tag: str) -> str:
     return str((answer.get(tag, {}).get("Value") or [""])[0])
 
 
-_Answer = TypeVar("_Answer")
 _PAGE = 1000
 _PAGES = 100
 _BLOCK = 2**16
@@ -431,25 +427,14 @@ class DicomwebArchive(DicomwebDestination):
 
         return self._answer(ask) - {""}
 
-    def _answer(self, ask: Callable[[], _Answer]) -> _Answer:
-        try:
-            with self._connections.within(self._outbox.answer_seconds):
-                return ask()
-        except requests.RequestException as error:
-            report = self._problem(error)
-            raise PeerUnreachable(f"{self._peer.name}: {report.code} {report.text}") from None
-        except FAULTY_ANSWER:
-            raise PeerUnreachable(f"{self._peer.name}: {UNREADABLE.text}") from None
-
     def retrieve(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
         """Get all objects of a study within ``retrieve_minutes`` of the peer."""
         taking = Taking()
         url = f"{self._url}/studies/{study_instance_uid}"
-        timeout = (CONNECT_SECONDS, self._outbox.answer_seconds)
         try:
             with (
                 self._connections.within(self._peer.retrieve_seconds),
-                self._session.get(url, headers=_WADO, timeout=timeout, stream=True) as answer,
+                self._session.get(url, headers=_WADO, timeout=self._timeout, stream=True) as answer,
             ):
                 answer.raise_for_status()
                 for _, pieces in groupby(parts_of(answer), key=itemgetter(0)):
