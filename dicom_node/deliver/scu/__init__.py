@@ -417,6 +417,17 @@ def hangs(reports: Sequence[SendReport]) -> bool:
     return len(reports) > 1 and all(report.status is SendStatus.HUNG for report in reports[-2:])
 
 
+def send_each(objects: Sequence[Outgoing], send: Callable[[Outgoing], SendReport]) -> list[SendReport]:
+    """Send one object after the other; if one finds the peer unreachable, the rest is not tried."""
+    reports: list[SendReport] = []
+    for item in objects:
+        if reports and reports[-1].status is SendStatus.UNREACHABLE:
+            reports.append(reports[-1])
+        else:
+            reports.append(NOT_TRIED if hangs(reports) else send(item))
+    return reports
+
+
 def shown(item: Outgoing, sop_class: str) -> Confirmation:
     """The answer of a destination that lists this UID, with this SOP class ("" if it names none)."""
     if sop_class not in ("", item.sop_class_uid):
@@ -544,6 +555,25 @@ class Connections:
             # moment would send plain text. Closing the file is left to its owner: its number could be reused.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+
+class PeerCaller:
+    """Calls one peer, within deadlines. For one thread; any thread may call ``close``."""
+
+    def __init__(self, peer: PeerSettings, settings: Settings, silence_seconds: float = 0) -> None:
+        """Prepare calls to ``peer``.
+
+        ``silence_seconds``: how long the peer may transfer no byte; 0: ``outbox.answer_seconds``.
+        """
+        self._peer, self._settings = peer, settings
+        self._connections = Connections(
+            silence_seconds or settings.outbox.answer_seconds,
+            local=not peer.entered or settings.console.local_peers,
+        )
+
+    def close(self) -> None:
+        """End all calls under way; later calls fail too. Any thread may call it."""
+        self._connections.close()
 
 
 def tls_context(authorities: Path | None, connections: Connections) -> ssl.SSLContext:

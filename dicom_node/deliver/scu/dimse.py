@@ -84,6 +84,7 @@ from dicom_node.deliver.scu import (
     FoundStudies,
     ObjectSink,
     Outgoing,
+    PeerCaller,
     Presence,
     Retrieved,
     RetrieveStatus,
@@ -123,23 +124,8 @@ class NoAssociation:
     takes_nothing: bool = False
 
 
-class DimseCaller:
-    """Requests associations from one peer. For one thread; any thread may call ``close``."""
-
-    def __init__(self, peer: PeerSettings, settings: Settings, silence_seconds: float = 0) -> None:
-        """Prepare calls to ``peer``.
-
-        ``silence_seconds``: how long the peer may transfer no byte; 0: ``outbox.answer_seconds``.
-        """
-        self._peer, self._settings = peer, settings
-        self._connections = Connections(
-            silence_seconds or settings.outbox.answer_seconds,
-            local=not peer.entered or settings.console.local_peers,
-        )
-
-    def close(self) -> None:
-        """End all calls under way; later calls fail too. Any thread may call it."""
-        self._connections.close()
+class DimseCaller(PeerCaller):
+    """Requests associations from one peer."""
 
     @contextlib.contextmanager
     def associate(

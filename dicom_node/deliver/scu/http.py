@@ -34,7 +34,6 @@ from dicom_node.base.outcomes import Done, Failed, Outcome, Retry
 from dicom_node.deliver.scu import (
     CUT_OFF,
     MAXIMUM_ANSWER_BYTES,
-    NOT_TRIED,
     STUDY_KEYS,
     Check,
     Confirmation,
@@ -42,6 +41,7 @@ from dicom_node.deliver.scu import (
     FoundStudies,
     ObjectSink,
     Outgoing,
+    PeerCaller,
     Presence,
     Retrieved,
     RetrieveStatus,
@@ -49,7 +49,7 @@ from dicom_node.deliver.scu import (
     SendStatus,
     StudyQuery,
     Taking,
-    hangs,
+    send_each,
     shown,
     store_report,
 )
@@ -133,22 +133,16 @@ class BoundedSession(requests.Session):
         return response
 
 
-class HttpCaller:
-    """Calls one peer by HTTP, with deadlines. For one thread; any thread may call ``close``."""
+class HttpCaller(PeerCaller):
+    """Calls one peer by HTTP."""
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
-        self._peer, self._outbox, self._url = peer, settings.outbox, peer.url.rstrip("/")
+        super().__init__(peer, settings)
+        self._outbox, self._url = settings.outbox, peer.url.rstrip("/")
         self._timeout = (CONNECT_SECONDS, settings.outbox.answer_seconds)
-        self._connections = Connections(
-            settings.outbox.answer_seconds, local=not peer.entered or settings.console.local_peers
-        )
         self._session = BoundedSession(self._connections)
         if peer.username:
             self._session.auth = (peer.username, peer.password.get_secret_value())
-
-    def close(self) -> None:
-        """End all calls under way; later calls fail too. Any thread may call it."""
-        self._connections.close()
 
     def _called(self, ask: Callable[[], _T], seconds: float = 0) -> _T | SendReport:
         """What ``ask`` returns in its time (0: ``outbox.answer_seconds``), or its failure."""
@@ -189,13 +183,7 @@ class HttpDestination(HttpCaller, ABC):
 
     def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
         """Send one object after the other; if one finds the peer unreachable, the rest is not tried."""
-        reports: list[SendReport] = []
-        for item in objects:
-            if reports and reports[-1].status is SendStatus.UNREACHABLE:
-                reports.append(reports[-1])
-            else:
-                reports.append(NOT_TRIED if hangs(reports) else self._about(self._store, item))
-        return reports
+        return send_each(objects, partial(self._about, self._store))
 
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
         """Query for each object; if one query is cut off, the rest is not tried."""
