@@ -29,6 +29,7 @@ from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.multival import MultiValue
 from pydicom.uid import (
@@ -410,6 +411,33 @@ def dicom_files(paths: Iterable[Path]) -> list[Path]:
     """The files, and all files in the folders, sorted by name."""
     listed = (sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path] for path in paths)
     return list(chain.from_iterable(listed))
+
+
+def send_files(
+    peer: PeerSettings, settings: Settings, files: Iterable[Path]
+) -> Iterator[tuple[Outgoing, SendReport]]:
+    """C-STORE files as they are (``dicom-node send``, the demonstration); a person looks at every status.
+
+    Raises PeerUnreachable. A file that cannot be sent is reported, not raised.
+    """
+    objects: list[Outgoing] = []
+    for path in files:
+        try:
+            meta = read_file_meta_info(path)
+            named = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID
+            objects.append(Outgoing(named[0], named[1], "", "", path, ""))
+        except (InvalidDicomError, OSError, AttributeError):
+            yield (
+                Outgoing("", "", "", "", path, ""),
+                SendReport(SendStatus.REFUSED, "", "no DICOM file (Part 10)"),
+            )
+    destination = DimseDestination(peer, settings)
+    for start in range(0, len(objects), MOST_CONTEXTS // len(LITTLE_ENDIAN)):
+        some = objects[start : start + MOST_CONTEXTS // len(LITTLE_ENDIAN)]
+        reports = destination.send(some)
+        if reports[0].status is SendStatus.UNREACHABLE:
+            raise PeerUnreachable(reports[0].text)
+        yield from zip(some, reports, strict=True)
 
 
 SOP_CLASSES: Mapping[ResultKind, tuple[UID, ...]] = {

@@ -3,15 +3,48 @@
 import sys
 import time
 from datetime import date, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dicom_node.base.errors import ExitCode
 from dicom_node.base.lifecycle import OPEN_FETCHES, FetchState
-from dicom_node.serve.cli.output import Config, load, say
+from dicom_node.serve.cli.output import Config, Json, load, print_json, say
 
 app = typer.Typer()
+
+
+@app.command(epilog="Example: dicom-node send pacs study/ --config node.toml")
+def send(
+    peer: Annotated[str, typer.Argument(metavar="PEER", help="Name of a configured peer.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILES...", exists=True, help="DICOM files, and folders of them.")
+    ],
+    config: Config,
+    as_json: Json = False,
+) -> int:
+    """C-STORE files to a peer, each in its own transfer syntax, and print the status of each."""
+    from dicom_node.deliver.scu import SendStatus
+    from dicom_node.deliver.scu.dimse import dicom_files, send_files
+
+    loaded, rows = load(config), []
+    for item, report in send_files(loaded.peer(peer), loaded, dicom_files(files)):
+        row = {
+            "file": str(item.path),
+            "sop_instance_uid": item.sop_instance_uid,
+            "stored": report.status in (SendStatus.STORED, SendStatus.WARNED),
+            "status": report.code or None,
+            "text": f"{report.code} {report.text}".strip(),
+        }
+        rows.append(row)
+        if not as_json:
+            say(f"{row['file']}: {row['text']}", err=True)
+    if as_json:
+        print_json(rows)
+    failed = sum(not row["stored"] for row in rows)
+    say(f"{len(rows) - failed} stored, {failed} not.", err=True)
+    return ExitCode.FAILED if failed else ExitCode.OK
 
 
 @app.command(epilog="Example: dicom-node echo pacs --config node.toml")
