@@ -198,7 +198,6 @@ def test_the_checked_address_is_the_one_that_is_called(
 
     monkeypatch.setattr(socket, "getaddrinfo", name_server)
     monkeypatch.setattr("dicom_node.deliver.scu.http.CONNECT_SECONDS", 0.2)
-    monkeypatch.setattr("dicom_node.deliver.scu.orthanc.CONNECT_SECONDS", 0.2)
     with watched() as (port, came):
         peer = PeerSettings.model_validate({**keys("orthanc", "pacs.example.org", port), "entered": True})
         [check] = open_destination(peer, Settings()).test()
