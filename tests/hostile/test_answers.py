@@ -314,8 +314,8 @@ def test_answers_without_an_end_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_more_objects_than_a_study_may_have_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("archive", "dimse_archive"):
-        monkeypatch.setattr(f"dicom_node.deliver.scu.{module}.MOST_OBJECTS", 3)
+    for module in ("scu", "scu.dimse"):
+        monkeypatch.setattr(f"dicom_node.deliver.{module}.MOST_OBJECTS", 3)
     images = [chest("more", PIXELS, number=one) for one in range(1, 8)]
     sink = Sink()
     with run_pacs(FakeArchive(free_port(), gives=images), classes=()) as pacs:
