@@ -237,7 +237,6 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
             move_requested(session, row, COMMITMENT_ANSWER_GIVEN_UP)
 
 
-_DATABASE_AWAY_SECONDS = 1.0
 _STOP_SECONDS = 20.0  # that objects being sent may take when the node stops; then they are sent later
 _WRITING_SECONDS = 5.0  # a call that was cut off returns at once, and its result is written
 _CALLS_SECONDS = 240.0  # two associations made and released for an object, at their slowest
@@ -299,14 +298,12 @@ class DeliveryWorker:
         # Make waiting deliveries due: peers that were away before the restart may be back.
         with self._noticed(), self._database.write() as session:
             deliveries.hurry(session, utc_now())
-        changes, pause, found = self._database.changes, SHORTEST, False
+        changes, pause = self._database.changes, SHORTEST
         while not stop.is_set():
             seen = changes.count
-            try:
+            found = False
+            with self._noticed():  # the loop outlives a database that is away for a while
                 found = self._dispatch(stop)
-            except SQLAlchemyError as error:  # the loop outlives a database that is away for a while
-                self._database.outage.noticed(error)
-                stop.wait(_DATABASE_AWAY_SECONDS)
             pause = changes.pause(pause, found=found)
             changes.wait(seen, min(pause, self._lease_seconds / 3), stop)
         # Wait for what is being sent, cut off what takes too long, hand back what is still held then.
