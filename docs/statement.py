@@ -21,7 +21,7 @@ from pydicom.uid import UID
 from ai_pipeline import pipelines
 from ai_pipeline.models.registry import cards
 from dicom_connectors.audit_syslog.message import KINDS as AUDITED
-from dicom_connectors.worklist.by_dimse import KEYS
+from dicom_connectors.worklist.manager import KEYS
 from dicom_connectors.worklist.workitem import PULL, CancelReason
 from dicom_console.handlers import stow
 from dicom_node.base.dicom import commitment, performed_step

@@ -10,8 +10,7 @@ from typing import Any, Final
 import requests
 from pydicom.uid import Comprehensive3DSRStorage, generate_uid
 
-from dicom_connectors.fhir.report import FiledReport, ReportTransaction
-from dicom_connectors.fhir.resources import Resource, identifier_query, uids_of
+from dicom_connectors.fhir.report import FiledReport, ReportTransaction, Resource, identifier_query, uids_of
 from dicom_connectors.fhir.settings import FhirPeer
 from dicom_node.base.config.settings import PeerSettings, Settings
 from dicom_node.base.connectors import part

@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, exists, func, select
 from sqlalchemy.orm import Session
 
-from dicom_connectors.notifications import message
+from dicom_connectors.notifications import sender
 from dicom_connectors.notifications.settings import NotificationSettings, NotificationsPart, Occasion
 from dicom_node.base import events
 from dicom_node.base.config.settings import ResultSettings, Settings, matches
@@ -111,7 +111,7 @@ class Gatherer:
             chosen = [(number, event) for number, event in told if event]
             session.add_all(NotifiedEvent(rule=rule.name, event_id=row.id) for row in rows)
             if chosen:
-                made = message.written(rule.name, self._settings.node.ae_title, chosen)
+                made = sender.written(rule.name, self._settings.node.ae_title, chosen)
                 content = dict(made.content)
                 texts = {"subject": made.subject, "text": made.text, "content": content}
                 key = str(uuid.uuid4())

@@ -12,8 +12,7 @@ from dicom_node.people.preflight import Found, Tried
 
 def services(database: Database, settings: Settings, owner: str) -> Iterator[Service]:
     """The threads that do the work of each manager, and listen whether it is to be cancelled."""
-    from dicom_connectors.worklist.cancellations import Cancellations
-    from dicom_connectors.worklist.performer import Worklist
+    from dicom_connectors.worklist.performer import Cancellations, Worklist
 
     for peer in settings.peers:
         if part(peer, WorklistPeer).worklist:

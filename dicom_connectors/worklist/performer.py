@@ -4,6 +4,8 @@ A work item is stored with its Transaction UID before it is claimed, and its out
 reported: a kill or a lost answer costs only a second, identical request. If an answer was lost, the manager's
 state of the item decides. If the item's study is not here, it is fetched; then the rules apply to it as
 usual. The item is COMPLETED when the study's results are confirmed, never before.
+
+Requests to cancel claimed work items: they are recorded here, and the performer ends the items.
 """
 
 import threading
@@ -20,6 +22,7 @@ from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
 from dicom_connectors.worklist import workitem as ups
+from dicom_connectors.worklist.events import UpsEvents
 from dicom_connectors.worklist.manager import ChangeAnswer, ChangeStatus, WorklistManager
 from dicom_connectors.worklist.settings import WorklistPeer
 from dicom_connectors.worklist.workitem import CancelReason, Output, ProcedureStepState, Workitem
@@ -37,6 +40,7 @@ from dicom_node.base.events import (
     WORKITEM_GIVEN_UP,
     WORKITEM_LOST,
     WORKITEM_PASSED,
+    WORKITEM_STOPPED,
     WORKITEM_WANTED,
     WORKLIST_AWAY,
     WORKLIST_BACK,
@@ -108,10 +112,10 @@ class _Standing:
 def open_manager(peer: PeerSettings, settings: Settings) -> WorklistManager:
     """The client of this worklist manager, by its ``transport``. For one thread; not connected yet."""
     if peer.transport == "dimse":
-        from dicom_connectors.worklist.by_dimse import DimseManager
+        from dicom_connectors.worklist.manager import DimseManager
 
         return DimseManager(peer, settings)
-    from dicom_connectors.worklist.by_http import UpsRsManager
+    from dicom_connectors.worklist.manager import UpsRsManager
 
     return UpsRsManager(peer, settings)
 
@@ -515,3 +519,51 @@ def _of_study(session: Session, study: Study) -> _Standing:
 
 def _cancelled(reason: CancelReason) -> _Standing:
     return _Standing(outcome=ProcedureStepState.CANCELED, reason=reason.value)
+
+
+_AGAIN_SECONDS: Final = 60.0
+"""Until a manager without a channel, or whose channel ended, is tried again."""
+
+
+class Cancellations:
+    """Keeps an event channel to one manager (UPS-RS) open while the node has claimed items of the manager.
+
+    Several nodes of a site may have a channel: a request is recorded once.
+    """
+
+    def __init__(self, database: Database, settings: Settings, peer: PeerSettings) -> None:
+        self._database, self._settings, self._peer = database, settings, peer
+        self._not_before = 0.0
+
+    def run_once(self, stop: threading.Event) -> None:
+        """Subscribe and listen until no item is claimed, the channel ends, or ``stop`` is set."""
+        if time.monotonic() < self._not_before or not self._claimed():
+            return
+        self._not_before = time.monotonic() + _AGAIN_SECONDS
+        events, subscribed = UpsEvents(self._peer, self._settings), set[str]()
+
+        def goes_on() -> bool:
+            claimed = self._claimed()
+            for uid in claimed - subscribed:
+                events.subscribe(uid)  # one that is refused is not asked again on this channel
+            subscribed.update(claimed)
+            return bool(claimed) and not stop.is_set()
+
+        with closing(events), closed_at(stop, events):
+            try:
+                for uid in events.listen(goes_on):
+                    self._note(uid)
+                self._not_before = 0.0
+            except PeerUnreachable:
+                return
+
+    def _claimed(self) -> set[str]:
+        with self._database.read() as session:
+            return workitems.claimed(session, self._peer.name)
+
+    def _note(self, uid: str) -> None:
+        with self._database.write() as session:
+            for row in workitems.to_cancel(session, self._peer.name, uid):
+                row.cancel_asked, row.next_at = True, utc_now()
+                study = row.study_instance_uid
+                record(session, WORKITEM_STOPPED, peer=self._peer.name, study=study, workitem=uid)

@@ -13,8 +13,7 @@ import pytest
 from pydicom.dataset import Dataset
 from sqlalchemy import select
 
-from dicom_connectors.worklist.cancellations import Cancellations
-from dicom_connectors.worklist.performer import Worklist, open_manager
+from dicom_connectors.worklist.performer import Cancellations, Worklist, open_manager
 from dicom_node.base.config.settings import PeerSettings, Settings
 from dicom_node.base.dicom.identity import Patient
 from dicom_node.base.events import (
