@@ -5,7 +5,6 @@ A worklist manager by DIMSE: SCU of UPS Pull (PS3.4 CC), with C-FIND, N-GET, N-S
 A worklist manager by UPS-RS (PS3.18 11).
 """
 
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Protocol
@@ -125,18 +124,13 @@ class DimseManager(DimseCaller):
         return [Check("UPS Pull", True, "accepted")]
 
     def _request(self, service: str, *request: Any, **options: Any) -> tuple[int | None, list[Dataset], str]:
-        """One request on an association of its own: its status, None without one, the answers, and the status
-        in words.
-        """
-        seconds, code, given = self._settings.outbox.answer_seconds, None, list[Dataset]()
-        with self.associate(_contexts()) as association:
-            if isinstance(association, NoAssociation):
-                return None, [], association.text
-            with suppress(*_FAULTY):  # an answer that cannot be decoded
-                send = getattr(association, service)
-                code, _, given = self.request(association, seconds, send, *request, **options)
+        """One request: its status, None without one, the answers, and the status in words."""
         name = service.removeprefix("send_").replace("_", "-").upper()
-        return code, given, f"{name}: {'no answer' if code is None else f'status {code:04X}'}"
+        try:
+            code, found, text = self.call(_contexts(), service, *request, **options)
+        except _FAULTY:
+            return None, [], f"{name}: an answer that cannot be decoded"
+        return code, found, f"{name}: {text}"
 
 
 def _is_done(code: int | None) -> bool:

@@ -23,7 +23,13 @@ from sqlalchemy.orm import Session
 
 from dicom_connectors.worklist import workitem as ups
 from dicom_connectors.worklist.events import UpsEvents
-from dicom_connectors.worklist.manager import ChangeAnswer, ChangeStatus, WorklistManager
+from dicom_connectors.worklist.manager import (
+    ChangeAnswer,
+    ChangeStatus,
+    DimseManager,
+    UpsRsManager,
+    WorklistManager,
+)
 from dicom_connectors.worklist.settings import WorklistPeer
 from dicom_connectors.worklist.workitem import CancelReason, Output, ProcedureStepState, Workitem
 from dicom_node.base.config.settings import PeerSettings, Settings
@@ -111,13 +117,7 @@ class _Standing:
 
 def open_manager(peer: PeerSettings, settings: Settings) -> WorklistManager:
     """The client of this worklist manager, by its ``transport``. For one thread; not connected yet."""
-    if peer.transport == "dimse":
-        from dicom_connectors.worklist.manager import DimseManager
-
-        return DimseManager(peer, settings)
-    from dicom_connectors.worklist.manager import UpsRsManager
-
-    return UpsRsManager(peer, settings)
+    return DimseManager(peer, settings) if peer.transport == "dimse" else UpsRsManager(peer, settings)
 
 
 class Worklist(Lane[ClaimedWorkitem]):

@@ -112,6 +112,7 @@ _NEGOTIATE_SECONDS = 30.0
 _ASSOCIATE_SECONDS = 2 * _CONNECT_SECONDS + _NEGOTIATE_SECONDS  # TCP, TLS, A-ASSOCIATE
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
 _LATER_SECONDS = 5.0  # pynetdicom's own time-out stands behind ours, which also frees its threads
+_CUT, _LOST = "cut off, its answer does not end", "association lost before the answer"
 MOST_CONTEXTS = 128  # PS3.8 9.3.2.2: odd numbers 1 to 255
 FIND = StudyRootQueryRetrieveInformationModelFind
 LITTLE_ENDIAN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
@@ -230,15 +231,27 @@ class DimseCaller(PeerCaller):
                 association.abort()
         return code, last, matches
 
-    def find_matches(
-        self, association: Association, level: str, **keys: str
-    ) -> tuple[int | None, list[Dataset]]:
-        """C-FIND: its last status, as of :meth:`request`, and the matches. Values are matched, empty ones are
-        asked for (PS3.4 C.4.1.1.3).
+    def call(
+        self,
+        wanted: list[PresentationContext],
+        send: str,
+        *request: Any,
+        service: PeerService = "storage",
+        roles: Sequence[Any] = (),
+        **options: Any,
+    ) -> tuple[int | None, list[Dataset], str]:
+        """Send one request (a method of Association) on an association of its own.
+
+        Returns its status, None without one, the data sets of the answers, and the status in words.
         """
-        seconds, question = self._settings.outbox.answer_seconds, question_at(level, **keys)
-        code, _, matches = self.request(association, seconds, association.send_c_find, question, FIND)
-        return code, matches
+        with self.associate(wanted, service=service, roles=roles) as association:
+            if isinstance(association, NoAssociation):
+                return None, [], association.text
+            seconds, method = self._settings.outbox.answer_seconds, getattr(association, send)
+            code, _, answers = self.request(association, seconds, method, *request, **options)
+        if code is None:
+            return None, [], _CUT if self._connections.timed_out else _LOST
+        return code, answers, f"status {code:04X}"
 
 
 def contexts(sop_class: Any) -> list[PresentationContext]:
@@ -483,14 +496,15 @@ class DimseDestination(DimseCaller):
             missing: dict[str, Confirmation] = {}
             for series in dict.fromkeys(item.series_instance_uid for item in objects):
                 group = [item for item in objects if item.series_instance_uid == series]
-                code, matches = self.find_matches(
-                    association,
+                question = question_at(
                     "IMAGE",
                     StudyInstanceUID=group[0].study_instance_uid,
                     SeriesInstanceUID=series,
                     SOPInstanceUID=group[0].sop_instance_uid if len(group) == 1 else "",
                     SOPClassUID="",
                 )
+                seconds, find = self._settings.outbox.answer_seconds, association.send_c_find
+                code, _, matches = self.request(association, seconds, find, question, FIND)
                 named = [match for match in matches if "SOPInstanceUID" in match]
                 found |= {str(one.SOPInstanceUID): str(one.get("SOPClassUID", "") or "") for one in named}
                 missing[series] = self._not_found(code)
@@ -523,15 +537,9 @@ class DimseDestination(DimseCaller):
     def echo(self) -> Check:
         """Test C-ECHO (PS3.4 A)."""
         began = time.monotonic()
-        with self.associate([build_context(Verification)]) as association:
-            if isinstance(association, NoAssociation):
-                return Check("echo", False, association.text)
-            seconds = self._settings.outbox.answer_seconds
-            status, _, _ = self.request(association, seconds, association.send_c_echo)
-        took = f"{(time.monotonic() - began) * 1000:.0f} ms"
-        if status is None:
-            return Check("echo", False, "association lost before the answer")
-        return Check("echo", status == 0, f"status {status:04X}, {took}")
+        status, _, text = self.call([build_context(Verification)], "send_c_echo")
+        took = f", {(time.monotonic() - began) * 1000:.0f} ms"
+        return Check("echo", status == 0, text if status is None else text + took)
 
     def _send_on_one_association(self, objects: Sequence[Outgoing]) -> list[SendReport]:
         with self.associate(_store_contexts(objects)) as association:
@@ -562,8 +570,8 @@ class DimseDestination(DimseCaller):
         if code == 0:
             return Confirmation(Presence.NOT_FOUND, "the destination does not show it")
         if code is None and self._connections.timed_out:
-            return Confirmation(Presence.HUNG, "query: cut off, its answer does not end")
-        why = "association lost before the answer" if code is None else f"status {code:04X}"
+            return Confirmation(Presence.HUNG, f"query: {_CUT}")
+        why = _LOST if code is None else f"status {code:04X}"
         return Confirmation(Presence.UNKNOWN, f"query: {why}")
 
 
@@ -638,23 +646,17 @@ class StorageCommitment(DimseCaller):
 
     def report(self, information: Dataset, event_type: int) -> str:
         """Send a report; returns "" if the peer accepted it, else why not."""
-        with self.associate(
-            contexts(commitment.SOP_CLASS), service="commitment", roles=_ROLES
-        ) as association:
-            if isinstance(association, NoAssociation):
-                return association.text
-            code, _, _ = self.request(
-                association,
-                self._settings.outbox.answer_seconds,
-                association.send_n_event_report,
-                information,
-                event_type,
-                commitment.SOP_CLASS,
-                commitment.SOP_INSTANCE,
-            )
-        if code is None:
-            return "association lost before the answer"
-        return "" if code == 0 else f"status {code:04X}"
+        code, _, text = self.call(
+            contexts(commitment.SOP_CLASS),
+            "send_n_event_report",
+            information,
+            event_type,
+            commitment.SOP_CLASS,
+            commitment.SOP_INSTANCE,
+            service="commitment",
+            roles=_ROLES,
+        )
+        return "" if code == 0 else text
 
     def check(self) -> Check:
         """Check whether the peer accepts reports; sends none."""
@@ -769,16 +771,11 @@ class DimseArchive(DimseCaller):
         return [self.accepts(name, "query", model) for name, model in wanted.items()]
 
     def _answers(self, level: str, **keys: str) -> list[Dataset]:
-        with self.associate(contexts(FIND), service="query") as association:
-            if isinstance(association, NoAssociation):
-                raise PeerUnreachable(f"{self._peer.name}: {association.text}")
-            code, answers = self.find_matches(association, level, **keys)
-            if code is None:
-                cut = "cut off, its answer does not end" if self._connections.timed_out else "no answer"
-                raise PeerUnreachable(f"{self._peer.name}: query: {cut}")
-            if code != 0:
-                raise PeerUnreachable(f"{self._peer.name}: query: status {code:04X}")
-            return answers
+        question = question_at(level, **keys)
+        code, answers, text = self.call(contexts(FIND), "send_c_find", question, FIND, service="query")
+        if code != 0:
+            raise PeerUnreachable(f"{self._peer.name}: query: {text}")
+        return answers
 
     def _texts(self, answer: Dataset) -> dict[str, str]:
         """The values of an answer; of one that cannot be decoded, its UID: it can be fetched."""
