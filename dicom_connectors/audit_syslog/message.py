@@ -1,11 +1,9 @@
-"""The schema of audit messages (PS3.15 A.5.1.1), limited to the parts that the node writes.
+"""Records of the audit as DICOM audit messages (PS3.15 A.5, after RFC 3881), checked by the parts of the
+schema that the node writes.
 
-One record of the audit as a DICOM audit message (PS3.15 A.5.1, after RFC 3881).
-
-Audit records of the node's own actions, made from its events: starts, transfers, queries, refused callers.
-
-The records are written only if audit messages are sent (PS3.15 A.5.3): the events are in the database anyway.
-The newest of these records names the last event that was read.
+With them go records of the node's own actions, made from its events: starts, transfers, queries, refused
+callers. They are written only if audit messages are sent (PS3.15 A.5.3): the events are in the database
+anyway. The newest of these records names the last event that was read.
 """
 
 import base64

@@ -1,7 +1,5 @@
-"""Syslog (RFC 5424) as PS3.15 A.6 and A.7 require it, over TLS (RFC 5425) or UDP (RFC 5426).
-
-Sends new audit records to the repository, in order; only one process per database sends.
-"""
+"""Sends new audit records to the repository, in order, by syslog (RFC 5424) as PS3.15 A.6 and A.7 require it,
+over TLS (RFC 5425) or UDP (RFC 5426). Only one process per database sends."""
 
 import os
 import socket

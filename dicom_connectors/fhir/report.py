@@ -1,7 +1,5 @@
-"""Parts of FHIR resources: codes by the URI of their scheme (PS3.16 8, terminology.hl7.org), patient, times,
-and the entries of a transaction Bundle (FHIR R4 3.1.0.11); sending a Bundle twice has the effect of once.
-
-A report as one transaction: DiagnosticReport, findings and numbers, study and models.
+"""A report as one transaction (FHIR R4 3.1.0.11): DiagnosticReport, findings and numbers, study and models.
+Sending it twice has the effect of once. Codes are by the URI of their scheme (PS3.16 8, terminology.hl7.org).
 
 A report that replaces an earlier one updates the earlier DiagnosticReport on the server, which gets one
 identifier more; the earlier Observations are marked as entered in error.

@@ -1,15 +1,13 @@
-"""Segments with escaped values, and the message that hl7apy builds from them (HL7 2.5.1 chapter 2).
-
-Of the two libraries that write HL7 v2, hl7apy knows the segments and groups of 2.5.1 and escapes text for
-UTF-8; python-hl7 has no tables of them, and writes each letter beyond ASCII as bytes in hexadecimal. So
-hl7apy builds the message, and the tests read it with python-hl7.
-
-ORU^R01 of a report, or of the note that withdraws reports (HL7 2.5.1 chapters 3, 4 and 7).
+"""ORU^R01 of a report, or of the note that withdraws reports (HL7 2.5.1 chapters 3, 4 and 7).
 
 The same file gives the same bytes at each try, MSH-7 and MSH-10 included: a receiver can recognise a repeat.
 A receiver finds a row by OBX-3 and OBX-4. A withdrawal repeats the order and every OBX of the withdrawn
 report, each with the status W. A report that replaces another repeats the rows that it no longer has, each
 with the status D.
+
+Of the two libraries that write HL7 v2, hl7apy knows the segments and groups of 2.5.1 and escapes text for
+UTF-8; python-hl7 has no tables of them, and writes each letter beyond ASCII as bytes in hexadecimal. So
+hl7apy builds the message, and the tests read it with python-hl7.
 """
 
 from __future__ import annotations

@@ -1,13 +1,9 @@
-"""The text of a notification: what happened, without patients.
+"""Sends waiting notifications one after the other, by e-mail (RFC 5321) or as one POST of JSON, without
+patients.
 
-Sends waiting notifications one after the other; only one process per database sends.
-
-A notification that was sent just before a crash is sent again, with the same Message-ID or Idempotency-Key,
-by which its receiver recognizes it.
-
-E-mail by SMTP (RFC 5321), with a deadline for the exchange and a limit on the server's answers.
-
-A webhook: one POST of JSON, with a deadline; redirects are not followed.
+Each exchange has a deadline and a limit on the server's answers; redirects are not followed. Only one process
+per database sends. A notification that was sent just before a crash is sent again, with the same Message-ID
+or Idempotency-Key, by which its receiver recognizes it.
 """
 
 import smtplib

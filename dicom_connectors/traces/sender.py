@@ -1,13 +1,9 @@
-"""The steps of a study as spans, read from the rows that all processes of the site wrote.
+"""The steps of ended studies as spans, read from the rows that all processes of the site wrote, and sent to a
+collector: OTLP over HTTP, one POST of protobuf with a deadline.
 
 No span identifies the patient or the study: attributes are names of peers, rules, pipelines, models and
-machines, states and numbers.
-
-Sending of spans to a collector: OTLP over HTTP, one POST of protobuf with a deadline.
-
-Sends the traces of ended studies, in a separate thread; only one process per database sends.
-
-Nothing waits for it. Spans that a collector does not accept within five minutes are dropped, and counted.
+machines, states and numbers. Only one process per database sends, in a separate thread, and nothing waits for
+it: spans that a collector does not accept within five minutes are dropped, and counted.
 """
 
 import hashlib

@@ -1,9 +1,5 @@
-"""The protocol of a worklist manager (PS3.4 CC, PS3.18 11): search, claim, update, complete or cancel.
-
-A worklist manager by DIMSE: SCU of UPS Pull (PS3.4 CC), with C-FIND, N-GET, N-SET and N-ACTION.
-
-A worklist manager by UPS-RS (PS3.18 11).
-"""
+"""Clients of a worklist manager: search, claim, update, complete or cancel, by DIMSE as SCU of UPS Pull
+(PS3.4 CC), or by UPS-RS (PS3.18 11)."""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -3,9 +3,8 @@
 A work item is stored with its Transaction UID before it is claimed, and its outcome before the outcome is
 reported: a kill or a lost answer costs only a second, identical request. If an answer was lost, the manager's
 state of the item decides. If the item's study is not here, it is fetched; then the rules apply to it as
-usual. The item is COMPLETED when the study's results are confirmed, never before.
-
-Requests to cancel claimed work items: they are recorded here, and the performer ends the items.
+usual. The item is COMPLETED when the study's results are confirmed, never before. Requests to cancel claimed
+items are recorded here, and the performer ends the items.
 """
 
 import threading

@@ -1,22 +1,20 @@
-"""Storage commitment (PS3.4 Annex J): our requests and their reports, and answers to requests of peers.
-
-A request is stored before it is sent, and a report before it is answered: a kill in between loses nothing,
-and a report may come first, hours late or twice. No transaction is open while the node waits for the network.
-
-Answers to peers' requests for storage commitment, based on an archive's confirmation (PS3.4 J.3).
-The node stores no object for good, so it commits to none itself: an instance is reported as committed when an
-archive that rules forward to has confirmed the very bytes that the peer sent last. A report is decided once,
-stored, and sent until the peer accepts it: a kill or a lost answer costs only a second, identical report.
-
-The delivery worker: finds due deliveries, and works for each destination in a separate thread.
+"""The delivery worker: finds due deliveries, and works for each destination in a separate thread.
 
 A PACS that is down or slow delays only its own deliveries. No state is in memory: another delivery worker, or
 this one after kill -9, continues from the table.
 
 The work for one destination: claim due deliveries of one study, send, query, record the answers. One process
-of a site at a time does it, under a lease for this destination, which is renewed while the work lasts, but
-no longer than it can last at most; if the process is killed or hangs, another one takes over when the lease
-has ended. No transaction is open while the node waits for the network.
+of a site at a time does it, under a lease for this destination, which is renewed while the work lasts, but no
+longer than it can last at most; if the process is killed or hangs, another one takes over when the lease has
+ended. No transaction is open while the node waits for the network.
+
+Storage commitment (PS3.4 Annex J): a request is stored before it is sent, and a report before it is answered:
+a kill in between loses nothing, and a report may come first, hours late or twice.
+
+Peers request storage commitment, too. The node stores no object for good, so it commits to none itself: an
+instance is reported as committed when an archive that rules forward to has confirmed the very bytes that the
+peer sent last. A report is decided once, stored, and sent until the peer accepts it: a kill or a lost answer
+costs only a second, identical report.
 """
 
 from __future__ import annotations

@@ -1,12 +1,5 @@
 """Delivery of results: one row per object and destination, sent until confirmed. Builds no objects.
 
-The last check before an object is sent: is it the object that was built, and may this peer get it?
-
-It reads the object's bytes. Whatever tables or settings say by then, an object that names a patient is not
-sent to a de-identified destination.
-
-The effect of a destination's answer on one delivery: every decision of the outbox is one transition.
-
 Delivered means confirmed: the destination shows the object when it is queried, or reports that it keeps the
 object (storage commitment). A delivery that was given up because no such report came still has its
 ``transaction_uid``: a late report confirms it. An unconfirmed delivery that was *acknowledged* has
@@ -14,15 +7,14 @@ object (storage commitment). A delivery that was given up because no such report
 destination does not know it: the same UID and bytes twice are one object to a PACS. In every other state
 ``sent_at`` says when the object was last sent, if it may have arrived.
 
-Deliveries are added, retried, discarded and sent by hand, within the caller's transaction.
+Before an object is sent, its bytes are read: is it the object that was built, and may this peer get it?
+Whatever tables or settings say by then, an object that names a patient is not sent to a de-identified
+destination.
 
-Results of rules with ``assess_first``: they wait until a person accepts or rejects them.
-
-Deletes withdrawn results at peers with ``withdraw = "delete"``; repeats until each is gone.
-
-A kill between the deletion and its check costs one more query: a missing object counts as deleted.
-
-Peers to which what waits cannot be sent. Sending is retried for ever, so a person must be told.
+Persons add, retry and discard deliveries; results of rules with ``assess_first`` wait until a person accepts
+or rejects them. Withdrawn results are deleted at peers with ``withdraw = "delete"``, until each is gone: a
+kill between the deletion and its check costs one more query, as a missing object counts as deleted. Sending
+to a peer that is away is retried for ever, so a person must be told.
 """
 
 import hashlib

@@ -1,11 +1,12 @@
-"""Clients of destinations and archives, each with one small protocol: DIMSE, DICOMweb, Orthanc REST.
+"""Clients of destinations and archives, each with one small protocol: DIMSE, DICOMweb, Orthanc REST,
+connectors.
 
-The protocol of an archive that can be queried for studies: find, retrieve, test (PS3.4 C, PS3.18 10).
-The protocol of a destination for the outbox: send, confirm, test. Statuses are data.
+Here: what a destination promises to the outbox (send, confirm, test), and an archive to who fetches (find,
+retrieve, test; PS3.4 C, PS3.18 10). Statuses are data.
 
-A deadline for every call: connections can be cut off while another thread is blocked on them. Time-outs of
-single reads and writes do not suffice: a line that moves one byte now and then never reaches them, and
-pynetdicom waits for its own thread without a time-out.
+Every call has a deadline, at which its connections are cut, though another thread is blocked on them. Time-
+outs of single reads and writes do not suffice: a line that moves one byte now and then never reaches them,
+and pynetdicom waits for its own thread without a time-out.
 """
 
 from __future__ import annotations

@@ -1,17 +1,12 @@
-"""Associations that we request from a peer, within deadlines; or the reason why there is none (PS3.8 7.1).
+"""DIMSE, as SCU (PS3.7, PS3.4 B, C, J): destinations, storage commitment and archives.
 
-pynetdicom's requestor with corrected defects, through semi-private hooks of the pinned version.
-
-DIMSE destination: C-STORE, C-FIND to confirm, C-ECHO to test (PS3.4 B, C; PS3.7 9.1).
+Associations that we request have deadlines; they are pynetdicom's with corrected defects, through semi-
+private hooks of the pinned version.
 
 Files are sent with their bytes unchanged if the peer accepts their transfer syntax. Explicit VR Little Endian
-is converted if the peer accepts only Implicit VR Little Endian; compressed objects are never transcoded.
-Query and store may be two AEs.
-
-Requests for storage commitment (PS3.4 J.3.2), with a report on the same association; and our own
-reports.
-
-An archive that speaks DIMSE: C-FIND, then C-MOVE to our own listener or C-GET (PS3.4 C.4, Study Root).
+is converted if the peer accepts only Implicit VR Little Endian; compressed objects are never transcoded. An
+archive is asked by C-FIND, and sends by C-MOVE to our own listener or by C-GET (Study Root). Query and store
+may be two AEs.
 """
 
 import contextlib

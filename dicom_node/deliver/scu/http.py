@@ -1,9 +1,7 @@
 """HTTP with deadlines: sessions that can be cut off, and the outcome of a failed request for the outbox.
 
-DICOMweb (PS3.18): STOW-RS and QIDO-RS by dicomweb-client as destination; QIDO-RS and WADO-RS to fetch.
-
-Archives over HTTP: QIDO-RS and WADO-RS (PS3.18 10.6, 10.4).
-Part 10 files are streamed to the sink: no file is parsed here or held in memory.
+DICOMweb (PS3.18): STOW-RS and QIDO-RS by dicomweb-client as destination; QIDO-RS and WADO-RS to fetch. Part
+10 files are streamed to the sink: no file is parsed here or held in memory.
 """
 
 import contextlib
