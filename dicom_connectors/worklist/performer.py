@@ -271,7 +271,9 @@ class Worklist(Lane[ClaimedWorkitem]):
 
     def _claim(self, manager: WorklistManager, row: ClaimedWorkitem) -> str:
         """Claim; where an answer was lost, an update tells whether it is ours. Raises PeerUnreachable."""
-        answer = manager.change_state(row.workitem_uid, row.transaction_uid, ProcedureStepState.IN_PROGRESS)
+        answer = _heard(
+            manager.change_state(row.workitem_uid, row.transaction_uid, ProcedureStepState.IN_PROGRESS)
+        )
         is_ours, why = answer.status is ChangeStatus.DONE, answer.text
         if answer.status is ChangeStatus.CONFLICT:
             state = self._state(manager, row)
@@ -279,8 +281,6 @@ class Worklist(Lane[ClaimedWorkitem]):
                 return why
             is_ours = state == ProcedureStepState.IN_PROGRESS and self._is_ours(manager, row)
             why = f"{why}: {state or 'it is gone'}"
-        elif answer.status is ChangeStatus.RETRY:
-            raise PeerUnreachable(why)
         if is_ours:
             self._move(row, WORKITEM_CLAIMED, attempts=0, next_at=utc_now())
         else:
@@ -289,9 +289,8 @@ class Worklist(Lane[ClaimedWorkitem]):
 
     def _is_ours(self, manager: WorklistManager, row: ClaimedWorkitem) -> bool:
         """Whether the item takes our Transaction UID. Raises PeerUnreachable."""
-        answer = manager.update(row.workitem_uid, row.transaction_uid, ups.progress(0, "claimed"))
-        if answer.status is ChangeStatus.RETRY:
-            raise PeerUnreachable(answer.text)
+        claimed = ups.progress(0, "claimed")
+        answer = _heard(manager.update(row.workitem_uid, row.transaction_uid, claimed))
         return answer.status is ChangeStatus.DONE
 
     def _report(self, manager: WorklistManager, row: ClaimedWorkitem) -> str:
@@ -303,9 +302,7 @@ class Worklist(Lane[ClaimedWorkitem]):
             self._decide(row, standing)
         elif (standing.percent, standing.doing) != (row.percent, row.doing):
             changes = ups.progress(standing.percent, standing.doing)
-            answer = manager.update(row.workitem_uid, row.transaction_uid, changes)
-            if answer.status is ChangeStatus.RETRY:
-                raise PeerUnreachable(answer.text)
+            answer = _heard(manager.update(row.workitem_uid, row.transaction_uid, changes))
             if answer.status is ChangeStatus.DONE or self._is_in_progress(manager, row):
                 self._keep(row, standing)
         elif utc_now() - row.checked_at < self._every or self._is_in_progress(manager, row):
@@ -326,9 +323,9 @@ class Worklist(Lane[ClaimedWorkitem]):
     def _end(self, manager: WorklistManager, row: ClaimedWorkitem) -> str:
         """Report the outcome: final attributes, then the state. Raises PeerUnreachable."""
         outcome = ProcedureStepState(row.outcome)
-        answer = manager.update(row.workitem_uid, row.transaction_uid, self._final(row, outcome))
+        answer = _heard(manager.update(row.workitem_uid, row.transaction_uid, self._final(row, outcome)))
         if answer.status in (ChangeStatus.DONE, ChangeStatus.REFUSED):
-            answer = manager.change_state(row.workitem_uid, row.transaction_uid, outcome)
+            answer = _heard(manager.change_state(row.workitem_uid, row.transaction_uid, outcome))
         if answer.status is ChangeStatus.CONFLICT:
             answer = self._settled(manager, row, answer)
         ended = WORKITEM_COMPLETED if outcome is ProcedureStepState.COMPLETED else WORKITEM_CANCELED
@@ -338,8 +335,6 @@ class Worklist(Lane[ClaimedWorkitem]):
             self._lose(row, answer.text)
         elif answer.status is ChangeStatus.REFUSED:
             self._move(row, WORKITEM_GIVEN_UP, reason=answer.text[:255], ended_at=utc_now())
-        elif answer.status is ChangeStatus.RETRY:
-            raise PeerUnreachable(answer.text)
         else:
             return answer.text
         return ""
@@ -481,13 +476,17 @@ class Worklist(Lane[ClaimedWorkitem]):
 def give_up_workitems(database: Database, settings: Settings) -> None:
     """Give up open items of managers from which the settings no longer accept work."""
     peers = [peer.name for peer in settings.peers if part(peer, WorklistPeer).worklist]
-    with database.read() as session:
-        if not workitems.of_others(session, peers, 1):
-            return
     with database.write() as session:
         for row in workitems.of_others(session, peers, _BATCH):
             values = {"reason": "the peer is not configured with worklist any more", "ended_at": utc_now()}
             move_workitem(session, row, WORKITEM_GIVEN_UP, **values)
+
+
+def _heard(answer: ChangeAnswer) -> ChangeAnswer:
+    """The answer. Raises PeerUnreachable for one that waiting may cure."""
+    if answer.status is ChangeStatus.RETRY:
+        raise PeerUnreachable(answer.text)
+    return answer
 
 
 def _of_input(fetch: Fetch | None, row: ClaimedWorkitem) -> _Standing:
