@@ -376,10 +376,9 @@ def _stored(answer: Dataset, uid: str) -> SendReport:
 
 
 def _failure(failed: Dataset) -> SendReport:
-    reason = failed.get("FailureReason")
-    if not reason:
-        return SendReport(SendStatus.REFUSED, "HTTP 409", "refused without a reason")
-    return store_report(int(reason))
+    if reason := failed.get("FailureReason"):
+        return store_report(int(reason))
+    return SendReport(SendStatus.REFUSED, "HTTP 409", "refused without a reason")
 
 
 def _value(answer: dict[str, Any], tag: str) -> str:
