@@ -1,4 +1,5 @@
-"""Makes notifications of events, without patients, once for each receiver, in one transaction with the cursor.
+"""Makes notifications of events, without patients, once for each receiver, in one transaction with the
+cursor.
 
 Events are read from the database, where each is written in the transaction that caused it: so it is sent even
 after a crash. Event numbers are assigned before the commit, so that a lower number may appear after a higher

@@ -1,8 +1,8 @@
 """Sends waiting notifications one after the other, by e-mail (RFC 5321) or as one POST of JSON.
 
 Each exchange has a deadline and a limit on the server's answers; redirects are not followed. Only one process
-per database sends. A notification that was sent just before a crash is sent again, with the same Message-ID or
-Idempotency-Key, by which its receiver recognizes it.
+per database sends. A notification that was sent just before a crash is sent again, with the same Message-ID
+or Idempotency-Key, by which its receiver recognizes it.
 """
 
 import smtplib
