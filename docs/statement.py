@@ -21,7 +21,7 @@ from pydicom.uid import UID
 from ai_pipeline import pipelines
 from ai_pipeline.models.registry import cards
 from dicom_connectors.audit_syslog.message import KINDS as AUDITED
-from dicom_connectors.worklist.by_dimse import KEYS
+from dicom_connectors.worklist.manager import KEYS
 from dicom_connectors.worklist.workitem import PULL, CancelReason
 from dicom_console.handlers import stow
 from dicom_node.base.dicom import commitment, performed_step
@@ -29,14 +29,14 @@ from dicom_node.base.dicom.identity import COPIED
 from dicom_node.base.dicom.uids import MANUFACTURER, MODEL_NAME, SECONDARY_CAPTURES, TRANSFER_SYNTAXES
 from dicom_node.base.dicom.uids import SOURCES as ANALYSED
 from dicom_node.base.kinds import ResultKind
-from dicom_node.deliver.scu.dimse import SOP_CLASSES
-from dicom_node.deliver.scu.interfaces import (
+from dicom_node.deliver.scu import (
     RETRIEVE_STATUSES,
     STORE_STATUSES,
     STUDY_KEYS,
     RetrieveStatus,
     SendStatus,
 )
+from dicom_node.deliver.scu.dimse import SOP_CLASSES
 from dicom_node.people.stow import REASONS
 from dicom_node.receive.policy import STORAGE_CLASSES, VERIFICATION
 from dicom_node.receive.statuses import (
@@ -186,7 +186,9 @@ def store_statuses() -> str:
         (
             behaviour,
             "; ".join(
-                f"{_range(one.first, one.last)} {one.text}" for one in STORE_STATUSES if one.status == status
+                f"{_range(first, last)} {text}"
+                for first, last, of_range, text in STORE_STATUSES
+                if of_range == status
             ),
         )
         for status, behaviour in _SENT.items()

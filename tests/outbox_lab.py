@@ -28,7 +28,7 @@ from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Delivery, EventRow, Job, Result, Study
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
-from dicom_node.deliver.scu.interfaces import Outgoing
+from dicom_node.deliver.scu import Outgoing
 from dicom_node.people.results import withdraw
 from tests.modality import data_set, set_pixels
 from tests.rows import Stored

@@ -24,7 +24,7 @@ from dicom_node.base.events import (
 )
 from dicom_node.base.kinds import AuditAction
 from dicom_node.base.store import views
-from dicom_node.deliver.outages import PeerOutage, outages
+from dicom_node.deliver.outbox import PeerOutage, outages
 from dicom_node.people import Row, ServiceResult, audit, entered, reading, writing
 from dicom_node.receive.limits import REFUSED_CONTEXTS_NAMED
 from dicom_node.receive.messages import Proposal
@@ -38,7 +38,7 @@ from dicom_node.receive.statuses import (
 )
 
 if TYPE_CHECKING:
-    from dicom_node.deliver.scu.interfaces import Check
+    from dicom_node.deliver.scu import Check
 
 _tests = threading.Semaphore(2)
 Record = Mapping[str, Any]
@@ -158,14 +158,14 @@ def try_peers(settings: Settings, names: Sequence[str], by: audit.Person | None 
 
 
 def _tried(peer: PeerSettings, settings: Settings) -> Iterator[Check]:
-    from dicom_node.deliver.scu import open_archive, open_destination, open_reporter
+    from dicom_node.deliver.scu import open_archive, open_commitment, open_destination
 
     if "receive" in peer.may or not peer.is_called:
         yield from open_destination(peer, settings).test()
     if "query" in peer.may:
         yield from open_archive(peer, settings).test()
     if peer.commit_after:
-        yield open_reporter(peer, settings).check()
+        yield open_commitment(peer, settings).check()
     for test in every("peer_tests"):
         yield from test(peer, settings)
 

@@ -62,7 +62,7 @@ from dicom_node.base.printable import redacted
 from dicom_node.base.processes import console_program, running
 from dicom_node.base.sitekey import load_or_create, path_of
 from dicom_node.base.store.database import Database, hosts, meaning_of
-from dicom_node.deliver.scu import open_archive, open_destination, open_reporter
+from dicom_node.deliver.scu import open_archive, open_commitment, open_destination
 from dicom_node.receive.spool import Spool
 from dicom_node.studies.indexing import compare
 
@@ -660,7 +660,7 @@ def _ask_peers(settings: Settings) -> Iterator[Tried]:
                 socket.getaddrinfo(peer.host, None)
             lines = open_destination(peer, settings).test() if "receive" in peer.may else []
             lines += open_archive(peer, settings).test() if "query" in peer.may else []
-            lines += [open_reporter(peer, settings).check()] if peer.commit_after else []
+            lines += [open_commitment(peer, settings).check()] if peer.commit_after else []
             for test in every("peer_tests"):
                 lines += test(peer, settings)
         except (socket.gaierror, UnicodeError):

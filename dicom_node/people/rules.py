@@ -109,7 +109,7 @@ def try_files(settings: Settings, files: Sequence[Path], sender: str = "") -> li
 
     ``sender``: name or AE title of the peer that is assumed to have sent them. Raises UnknownPeer.
     """
-    from dicom_node.deliver.scu.association import dicom_files
+    from dicom_node.deliver.scu.dimse import dicom_files
 
     peer = settings.sender(sender) if sender else None
     read = [_read(path, settings, peer) for path in dicom_files(files)]

@@ -40,7 +40,7 @@ from dicom_node.base.runner import outlast
 from dicom_node.base.store import decision_copies, deliveries
 from dicom_node.base.store.database import SHORTEST, Database
 from dicom_node.base.store.transitions import acquire_lease, release_lease, utc_now
-from dicom_node.deliver import commitments, delivery_worker, outages, outbox
+from dicom_node.deliver import delivery_worker, outbox
 from dicom_node.jobs import drift
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.people import decisions
@@ -119,7 +119,7 @@ class Background:
             self._run("outbox", self._deliver)
             threads.append(outbox.Removals(self._database, self._settings, self._owner))
             threads += [
-                commitments.CommitmentAnswers(self._database, self._settings, peer, self._owner)
+                delivery_worker.CommitmentAnswers(self._database, self._settings, peer, self._owner)
                 for peer in self._settings.peers
                 if peer.commit_after
             ]
@@ -266,15 +266,14 @@ class Background:
                 indexing.purge_results,
                 drift.forget_old,
                 disk.forget_past,
-                commitments.forget_requests,
-                commitments.give_up_others,
+                delivery_worker.give_up_requests,
                 processes.forget_lost,
                 *connectors.every("tasks"),
             ]
             timers += [
                 (self._once_a_site(disk.report_silence), 600.0),
                 (self._once_a_site(outbox.report_overdue), 300.0),
-                (self._once_a_site(outages.report_outages), 60.0),
+                (self._once_a_site(outbox.report_outages), 60.0),
                 *((self._once_a_site(function), 3600.0) for function in hourly),
             ]
         add = self._scheduler.add_job

@@ -56,10 +56,9 @@ from dicom_node.base.dicom.identity import COPIED
 from dicom_node.base.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.base.kinds import RejectionReason, ResultKind
 from dicom_node.base.store.requested import MOST_OPEN
-from dicom_node.deliver.commitments import INDEXED_AFTER
-from dicom_node.deliver.scu import open_archive
+from dicom_node.deliver.delivery_worker import INDEXED_AFTER
+from dicom_node.deliver.scu import MOST_OBJECTS, open_archive
 from dicom_node.deliver.scu.dimse import LARGEST_BY_GET, REPORT_SECONDS, DimseDestination
-from dicom_node.deliver.scu.interfaces import MOST_OBJECTS
 from dicom_node.receive import limits
 from dicom_node.receive.listener import KEPT_DAYS
 from dicom_node.receive.messages import APPLICATION_CONTEXT, MAXIMUM_PDU_BYTES

@@ -533,7 +533,7 @@ import sys
 from pathlib import Path
 from dicom_node.base.config.settings import PeerSettings, Settings
 from dicom_node.deliver.scu import open_destination
-from dicom_node.deliver.scu.interfaces import Outgoing
+from dicom_node.deliver.scu import Outgoing
 folder, uid = Path(sys.argv[1]), "2.25.1"
 peer = PeerSettings(name="x", ae_title="X", transport="folder", may=["receive"], folder=folder)
 destination = open_destination(peer, Settings())

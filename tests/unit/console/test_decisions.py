@@ -66,7 +66,7 @@ from dicom_node.base.store.tables import (
 )
 from dicom_node.base.store.transitions import record, utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
-from dicom_node.deliver.scu.interfaces import Confirmation, Outgoing, Presence, SendReport, SendStatus
+from dicom_node.deliver.scu import Confirmation, Outgoing, Presence, SendReport, SendStatus
 from dicom_node.people import (
     assessments,
     audit,

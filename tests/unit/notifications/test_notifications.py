@@ -11,8 +11,7 @@ from pydantic import ValidationError
 
 from ai_pipeline.contract import Decision
 from dicom_connectors.notifications import sender
-from dicom_connectors.notifications.gather import EVENTS
-from dicom_connectors.notifications.message import Message
+from dicom_connectors.notifications.gather import EVENTS, Message
 from dicom_connectors.notifications.sender import Notifier, call_webhook, send_mail
 from dicom_connectors.notifications.settings import MailSettings, NotificationSettings
 from dicom_node.base import events

@@ -73,9 +73,8 @@ from dicom_node.base.store.transitions import (
     settle_study_as,
     utc_now,
 )
-from dicom_node.deliver.commitments import forget_requests
-from dicom_node.deliver.delivery_worker import DeliveryWorker
-from dicom_node.deliver.scu.interfaces import SendReport, SendStatus
+from dicom_node.deliver.delivery_worker import DeliveryWorker, give_up_requests
+from dicom_node.deliver.scu import SendReport, SendStatus
 from dicom_node.jobs.drift import forget_old, report_drift
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.jobs.worker.run import JobHeartbeat, Worker
@@ -695,7 +694,7 @@ def test_a_study_goes_its_way_under_these_rights(
     assert forget_past(listener.database, listener.settings, later) > 0
     forget_old(listener.database, listener.settings, later)
     forget_removed(listener.database, listener.settings)
-    forget_requests(listener.database, listener.settings)
+    give_up_requests(listener.database, listener.settings)
     for node in (listener, worker, console):
         node.close()
 
