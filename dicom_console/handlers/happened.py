@@ -13,7 +13,7 @@ from dicom_console.web.faces import Asked, Faces, Text, Visit
 from dicom_console.web.languages import N_
 from dicom_node.base.errors import FaultyInput
 from dicom_node.base.kinds import UserRole
-from dicom_node.people.happened import Happened, around
+from dicom_node.people.peers import Happened, happened_around
 
 faces = Faces()
 
@@ -54,7 +54,7 @@ def list_events(
     except (ValueError, OverflowError) as error:
         raise FaultyInput(f"{at.strip()!r} is no time: write it as 2026-03-01T03:12") from error
     return asked.read(
-        around,
+        happened_around,
         asked.settings,
         since=since,
         until=until,

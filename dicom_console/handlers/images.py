@@ -11,7 +11,7 @@ from dicom_console.web.faces import Asked, Faces, Number, Visit
 from dicom_node.base.errors import NotFound
 from dicom_node.base.kinds import UserRole
 from dicom_node.people import audit
-from dicom_node.people import images as received
+from dicom_node.people import studies as received
 
 faces = Faces()
 
@@ -22,11 +22,11 @@ def image(asked: Asked, number: Number, frame: int = 1, layer: int = 0, beside: 
     received. ``beside``: number of an image of an earlier study of the patient.
     """
     shown = asked.read(pictures.find, asked.settings, PictureKind.IMAGES, number)
-    found = asked.read(received.view, asked.settings, number)
-    earlier = asked.read(received.earlier, number)
+    found = asked.read(received.image_view, asked.settings, number)
+    earlier = asked.read(received.earlier_images, number)
     past = past_about = None
     if prior := next((one for one in earlier if one["id"] == beside), None):
-        past = asked.read(received.view, asked.settings, beside) | {"masks": []}
+        past = asked.read(received.image_view, asked.settings, beside) | {"masks": []}
         past_file = asked.read(pictures.find, asked.settings, PictureKind.IMAGES, beside)
         past_about = viewer.described(past_file) | {"frame": 1}
         audit.note_sight(asked.site.database, asked.person, past_file.study)

@@ -12,7 +12,7 @@ from dicom_console.web.faces import Asked, Faces, Name, Visit
 from dicom_console.web.languages import SAVED
 from dicom_node.base.errors import ChangedMeanwhile, FaultyInput, HoldUndercut, NotAllowedNow, NotFound
 from dicom_node.base.kinds import UserRole
-from dicom_node.people import entered
+from dicom_node.people import configured
 from dicom_node.people import peers as services
 from dicom_node.people.peers import PeerCheck, PeerRow, try_peers
 
@@ -63,7 +63,7 @@ def new(asked: Asked, caller: Caller = "", host: Caller = "") -> Response:
 @faces.page("GET", "/peers/{name}/change", UserRole.ADMIN)
 def change(asked: Asked, name: str) -> Response:
     """Show the form filled in with the peer's present settings."""
-    return asked.page("peer_form.html", **form.filled(entered.show_entry(asked.settings, "peers", name)))
+    return asked.page("peer_form.html", **form.filled(configured.show_entry(asked.settings, "peers", name)))
 
 
 @faces.handler("POST", "/peers/{name}/test", UserRole.OPERATOR)
@@ -105,7 +105,7 @@ def save(asked: Asked) -> Response:
         if not unread:
             saved = put(asked, "peers", content, version, despite_hold=bool(asked.text("despite_hold")))
             return asked.in_force(SAVED, f"/peers/{named}", *saved.warnings, name=named)
-        entered.check(asked.settings, "peers", content, version)
+        configured.check_entry(asked.settings, "peers", content, version)
     except FaultyInput as error:
         found = form.faults(error.problems, named) if error.problems else {"": str(error).splitlines()}
         faults = found | faults

@@ -10,16 +10,8 @@ from dicom_console.web.faces import Asked, Faces, Name, Number, Since, Visit, se
 from dicom_console.web.languages import N_
 from dicom_node.base.errors import FaultyInput, NotAllowedNow
 from dicom_node.base.kinds import UserRole
-from dicom_node.people import audit, cleaning_reviews
-from dicom_node.people.cleaning_reviews import (
-    Boxes,
-    NewRule,
-    ReviewRow,
-    Reviews,
-    RuleDrawn,
-    RuleSaved,
-    RuleTried,
-)
+from dicom_node.people import audit, reviews
+from dicom_node.people.reviews import Boxes, NewRule, ReviewRow, Reviews, RuleDrawn, RuleSaved, RuleTried
 
 faces = Faces()
 
@@ -29,7 +21,7 @@ _EDGES = ("left", "top", "right", "bottom")
 @faces.handler("GET", "/reviews", UserRole.OPERATOR)
 def list_reviews(asked: Asked, after: Since = None) -> Reviews:
     """Images that wait for a review of their cleaning, the longest waiting first."""
-    rows, more = asked.read(cleaning_reviews.waiting, after)
+    rows, more = asked.read(reviews.waiting_reviews, after)
     return Reviews(reviews=[ReviewRow(**row) for row in rows], next=more)
 
 
@@ -42,7 +34,7 @@ def _reviews_page(asked: Visit, found: Reviews) -> Response:
         rows=found.reviews,
         more=found.next,
         first=first,
-        done=asked.read(cleaning_reviews.decided) if first else [],
+        done=asked.read(reviews.decided_reviews) if first else [],
         made=list_rules(asked),
     )
 
@@ -50,13 +42,13 @@ def _reviews_page(asked: Visit, found: Reviews) -> Response:
 @faces.handler("GET", "/reviews/device-rules", UserRole.OPERATOR)
 def list_rules(asked: Asked) -> list[RuleDrawn]:
     """The device rules that were drawn here."""
-    return [RuleDrawn(**row) for row in cleaning_reviews.rules_made_here(asked.settings)]
+    return [RuleDrawn(**row) for row in reviews.rules_made_here(asked.settings)]
 
 
 @faces.handler("DELETE", "/reviews/device-rules/{name}", UserRole.ADMIN)
 def remove_rule(asked: Asked, name: Name) -> None:
     """Remove a device rule that was drawn here."""
-    cleaning_reviews.remove_rule(asked.settings, name, asked.person)
+    reviews.remove_rule(asked.settings, name, asked.person)
     asked.take_over()
 
 
@@ -71,39 +63,39 @@ def remove_named_rule(asked: Asked) -> Response:
 @faces.handler("GET", "/reviews/{number}", UserRole.OPERATOR)
 def show(asked: Asked, number: Number) -> ReviewRow:
     """Show one image with the detected text, and the boxes that a person drew before."""
-    found = asked.read(cleaning_reviews.show, asked.settings, number)
+    found = asked.read(reviews.show_review, asked.settings, number)
     audit.note_sight(asked.site.database, asked.person, found["study_id"])
     return ReviewRow(**found)
 
 
 def _to_the_next(asked: Visit, _done: None = None) -> Response:
     """The next image that waits, the list where none does."""
-    following = asked.read(cleaning_reviews.after, int(asked.request.path_params["number"]))
+    following = asked.read(reviews.review_after, int(asked.request.path_params["number"]))
     return see_other(f"/reviews/{following}" if following else "/reviews")
 
 
 @faces.handler("POST", "/reviews/{number}/accept", UserRole.OPERATOR, _to_the_next)
 def accept(asked: Asked, number: Number) -> None:
     """Accept the cleaning of an image: it stays as it is."""
-    cleaning_reviews.accept(asked.settings, number, asked.person)
+    reviews.accept_cleaning(asked.settings, number, asked.person)
 
 
 @faces.handler("POST", "/reviews/{number}/boxes", UserRole.OPERATOR)
 def draw(asked: Asked, number: Number, drawn: Annotated[Boxes, Body()]) -> None:
     """Clean the image again, removing also what these boxes hold; they replace those drawn before."""
-    cleaning_reviews.draw(asked.settings, number, drawn.boxes, asked.person, asked.user.role)
+    reviews.draw_boxes(asked.settings, number, drawn.boxes, asked.person, asked.user.role)
 
 
 @faces.handler("POST", "/reviews/{number}/device-rule/try", UserRole.OPERATOR)
 def try_rule(asked: Asked, number: Number, rule: Annotated[NewRule, Body()]) -> RuleTried:
     """Show what a device rule with these boxes would black out; nothing is changed."""
-    return RuleTried(**asked.read(cleaning_reviews.rule_tried, asked.settings, number, rule.name, rule.boxes))
+    return RuleTried(**asked.read(reviews.rule_tried, asked.settings, number, rule.name, rule.boxes))
 
 
 @faces.handler("POST", "/reviews/{number}/device-rule", UserRole.ADMIN)
 def save_rule(asked: Asked, number: Number, rule: Annotated[NewRule, Body()]) -> RuleSaved:
     """Save a device rule with these boxes, and clean the image again with it."""
-    why_not = cleaning_reviews.save_rule_and_clean(
+    why_not = reviews.save_rule_and_clean(
         asked.settings, number, rule.name, rule.boxes, asked.person, asked.user.role
     )
     asked.take_over()
@@ -124,7 +116,7 @@ def use_boxes(asked: Asked, number: Number) -> Response:
     if act == "save" and not asked.user.role.includes(UserRole.ADMIN):
         raise HTTPException(403, "This needs the role admin: device rules are for all images of a device.")
     try:
-        boxes = cleaning_reviews.boxes_of(asked.fields())
+        boxes = reviews.boxes_of(asked.fields())
         rule = NewRule.model_construct(name=name, boxes=boxes)  # the service says what is wrong with it
         if act == "try":
             return asked.page("device_rule.html", number=number, found=try_rule(asked, number, rule))
@@ -161,16 +153,16 @@ def _form(
 ) -> Response:
     """``given``: the edges of each box, as they were typed."""
     shown = asked.read(pictures.find, asked.settings, PictureKind.IMAGES, review["instance_id"])
-    empty = [["", "", "", ""]] * (cleaning_reviews.MOST - len(given))
+    empty = [["", "", "", ""]] * (reviews.MOST_BOXES - len(given))
     return asked.page(
         "review.html",
         status,
         review=review,
         study=asked.read(listing.study_heading, asked.settings, review.study_id),
-        given=[*given[: cleaning_reviews.MOST], *empty],
+        given=[*given[: reviews.MOST_BOXES], *empty],
         edges=_EDGES,
         name=name,
         problem=problem,
         about=viewer.described(shown) | {"frame": 1},
-        following=asked.read(cleaning_reviews.after, review.id),
+        following=asked.read(reviews.review_after, review.id),
     )

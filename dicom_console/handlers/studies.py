@@ -16,8 +16,8 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.kinds import AuditAction, RejectionReason, UserRole
 from dicom_node.base.lifecycle import StudyState
 from dicom_node.base.store import views
-from dicom_node.people import Done, Row, audit, deliveries, results, studies, users
-from dicom_node.people.deliveries import To
+from dicom_node.people import Done, Row, audit, queues, studies, users
+from dicom_node.people.queues import Receiver
 from dicom_node.people.studies import ChangedStudies, SeveralStudies, Studies, StudyRow, Wanted
 
 faces = Faces()
@@ -195,16 +195,16 @@ def rerun(asked: Asked, number: Number) -> list[Row]:
 
 
 @faces.handler("POST", "/studies/{number}/send", UserRole.OPERATOR, _BACK)
-def send(asked: Asked, number: Number, to: Annotated[To, Body()]) -> Done:
+def send(asked: Asked, number: Number, to: Annotated[Receiver, Body()]) -> Done:
     """Send the newest results to a further peer."""
     uid = asked.study_uid(number)
-    return Done(objects=deliveries.send_study(asked.settings, uid, to.peer, asked.person))
+    return Done(objects=queues.send_study(asked.settings, uid, to.peer, asked.person))
 
 
 @faces.page("GET", "/studies/{number}/withdraw", UserRole.OPERATOR)
 def ask_to_withdraw(asked: Asked, number: Number) -> Response:
     """Ask which results to withdraw and why; tell what happens to them, and what was withdrawn before."""
-    shown = asked.read(results.show, asked.settings, number)
+    shown = asked.read(studies.results_to_withdraw, asked.settings, number)
     study = asked.read(listing.study_heading, asked.settings, number)
     audit.note_sight(asked.site.database, asked.person, number)
     return asked.page("withdraw.html", number=number, shown=shown, study=study)
@@ -219,7 +219,7 @@ def withdraw(asked: Asked, number: Number) -> Response:
         reason = RejectionReason(asked.text("reason"))
     except ValueError:
         raise HTTPException(400, "Say whether it is for quality or for the patient's safety.") from None
-    results.withdraw(
+    studies.withdraw_results(
         asked.settings,
         asked.study_uid(number),
         chosen,

@@ -16,8 +16,8 @@ from dicom_node.base.errors import FaultyInput
 from dicom_node.base.kinds import CONSOLE_AE_TITLE, UserRole
 from dicom_node.base.store import sight
 from dicom_node.base.store.views import View
-from dicom_node.people import audit, uploads
-from dicom_node.people.uploads import Described, Upload, UploadedFile, UploadedRow
+from dicom_node.people import arrivals, audit
+from dicom_node.people.arrivals import Described, Upload, UploadedFile, UploadedRow
 
 faces = Faces()
 
@@ -104,7 +104,7 @@ def taken(asked: Visit, form: FormData) -> Upload:
     ]
     texts = {name: text.strip() for name in FIELDS if isinstance(text := form.get(name, ""), str)}
     about = Described.from_form(dict.fromkeys(FIELDS, "") | texts)
-    return uploads.take(asked.site.database, asked.settings, files, about, asked.person)
+    return arrivals.take_files(asked.site.database, asked.settings, files, about, asked.person)
 
 
 def _answer(asked: Visit, form: FormData) -> Response:
@@ -165,7 +165,7 @@ def _form(
     return asked.page(
         "upload.html",
         status,
-        modalities=uploads.MODALITIES,
+        modalities=arrivals.MODALITIES,
         largest=asked.settings.console.upload_mib * 2**20,
         takers=[rule.name for rule in asked.settings.rules if "console" in rule.secondary_captures_from],
         problem=problem,

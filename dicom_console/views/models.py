@@ -12,14 +12,14 @@ from dicom_console.views.contents import Node
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound
 from dicom_node.base.store.views import View
-from dicom_node.people.models import ModelInUse, cards, in_use
+from dicom_node.people.configured import ModelInUse, model_cards, models_in_use
 
 
 def models(settings: Settings) -> list[View]:
     """One row per model card: whether the model's files exist, and which pipelines use it. Raises
     ModelRefused.
     """
-    used, found = in_use(settings), cards(settings)
+    used, found = models_in_use(settings), model_cards(settings)
     return [
         row | {"ready": all(part["there"] for part in row["weights"])}
         for row in (_row(card, used) for card in found)
@@ -28,13 +28,15 @@ def models(settings: Settings) -> list[View]:
 
 def model(settings: Settings, identifier: str, version: str) -> View:
     """One model with the content of its card. Raises NotFound, ModelRefused."""
-    card = next((one for one in cards(settings) if (one.id, one.version) == (identifier, version)), None)
+    card = next(
+        (one for one in model_cards(settings) if (one.id, one.version) == (identifier, version)), None
+    )
     if card is None:
         raise NotFound("there is no such model")
     metrics = dict(card.details.get("metrics", {}))
     by_label: Mapping[str, Any] = metrics.pop("labels", {}) if isinstance(metrics.get("labels"), dict) else {}
     return {
-        **_row(card, in_use(settings)),
+        **_row(card, models_in_use(settings)),
         "intended_use": card.intended_use,
         "limits": list(card.limits),
         "calibrated": card.calibrated,

@@ -38,7 +38,7 @@ from dicom_console.web.pages import render
 from dicom_node import __version__
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.kinds import UserRole
-from dicom_node.people import PRINTABLE, Because, Row, ServiceResult, audit, entered
+from dicom_node.people import PRINTABLE, Because, Row, ServiceResult, audit, configured
 from dicom_node.people.audit import Person
 from dicom_node.people.nouns import Input, Noun
 from dicom_node.people.users import User
@@ -122,7 +122,7 @@ class Visit:
 
     def take_over(self) -> None:
         """Let the node load a changed configuration after the answer is sent."""
-        self.tasks.add_task(entered.apply, self.settings)
+        self.tasks.add_task(configured.apply_now, self.settings)
 
     def in_force(self, what: str, address: str, *besides: str, name: str = "") -> Response:
         """The page after a change of the configuration.

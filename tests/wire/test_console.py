@@ -44,9 +44,9 @@ from dicom_node.base.store.tables import (
     UserSession,
 )
 from dicom_node.base.store.transitions import utc_now
-from dicom_node.people import entered, uploads, users
+from dicom_node.people import arrivals, configured, users
+from dicom_node.people.arrivals import UploadedFile
 from dicom_node.people.audit import Person
-from dicom_node.people.uploads import UploadedFile
 from tests.browser_lab import debian_chromium, served, served_app, signed_in
 from tests.console_lab import PASSWORD, ConsoleLab, own_model, routes
 from tests.drawn_chest import of_public_picture
@@ -558,10 +558,10 @@ def walked(folder: Path, data: Path) -> Iterator[Walked]:
             _upload(database, settings, sent["dead"][1])
             wait_until(lambda: _all_told(database), 60, "the end of deliveries")
             assert node.stop() == 0
-        entered.save(settings, "peers", {"name": "ward", "ae_title": "WARD", "may": ["send"]})
+        configured.save_entry(settings, "peers", {"name": "ward", "ae_title": "WARD", "may": ["send"]})
         settings = loading.load([node.config])
         rule = {"name": "ward", "when": {"calling_ae": "WARD"}, "pipeline": "ultrasound", "send_to": ["pacs"]}
-        entered.save(settings, "rules", rule)
+        configured.save_entry(settings, "rules", rule)
         settings = loading.load([node.config])
         numbers = {row.study_instance_uid: row.id for row in Stored(database).rows(Study)}
         studies = {name: numbers[str(objects[0].StudyInstanceUID)] for name, (_, *objects) in sent.items()}
@@ -594,7 +594,7 @@ def _named(name: str) -> Dataset:
 def _upload(database: Database, settings: Settings, again: Dataset) -> None:
     """One of the objects once more, by the console."""
     sent = UploadedFile("again.dcm", io.BytesIO(part_10(again)))
-    uploads.take(database, settings, [sent], None, Person("operator"))
+    arrivals.take_files(database, settings, [sent], None, Person("operator"))
 
 
 def _all_told(database: Database) -> bool:
@@ -645,7 +645,7 @@ def walk(
     data = request.config.getoption("--data")
     with walked(tmp_path_factory.mktemp("walked"), data) as site, pytest.MonkeyPatch.context() as patch:
         lab = ConsoleLab(site.settings, site.database)
-        patch.setattr(entered, "apply", lambda _: site.taken_over(lab.app))
+        patch.setattr(configured, "apply", lambda _: site.taken_over(lab.app))
         with served_app(lab) as address:
             yield Walk(site, address, lab, chromium)
 

@@ -55,7 +55,7 @@ def _entered(kind: str, file: str) -> tuple[Verb, Verb]:
     return (
         Verb(
             "put",
-            "people.entered:put_file",
+            "people.configured:put_file",
             f"Add a {one}, or change one that was entered, after a check; running nodes take it over.",
             f"{file} --config node.toml",
             inputs=(
@@ -68,7 +68,7 @@ def _entered(kind: str, file: str) -> tuple[Verb, Verb]:
         ),
         Verb(
             "remove",
-            "people.entered:remove_now",
+            "people.configured:remove_now",
             f"Take a {one} out that was entered by page or command; running nodes take it over.",
             f"{Path(file).stem} --config node.toml",
             inputs=(Input("name", str, "One that was entered, not of a file.", metavar=one.upper()),),
@@ -119,7 +119,7 @@ PEERS: Final = Noun(
         *_entered("peers", "us2.toml"),
         Verb(
             "versions",
-            "people.entered:history",
+            "people.configured:entered_versions",
             "List the versions of the entered peers and rules: when, by whom, and what was changed.",
             columns=fields("version", "saved"),
             none="No peers or rules were entered by page or command.",
@@ -127,7 +127,7 @@ PEERS: Final = Noun(
         ),
         Verb(
             "undo",
-            "people.entered:undo_now",
+            "people.configured:undo_now",
             "Have all entered peers and rules as in an earlier version; running nodes take it over.",
             "7 --config node.toml",
             inputs=(
@@ -146,7 +146,7 @@ RULES: Final = Noun(
     (
         Verb(
             "try",
-            "people.rules:try_files",
+            "people.configured:try_files",
             "Say which rules would take these files, which not, and why. Nothing is sent or stored.",
             "image.dcm --from us1 --config node.toml",
             inputs=(
@@ -174,7 +174,7 @@ RULES: Final = Noun(
         ),
         Verb(
             "replay",
-            "people.rules:replay",
+            "people.configured:replay_rules",
             "Queue the jobs that the rules now start for studies received earlier, and that these did not "
             "get.\n\nUses the rules in these files: run `dicom-node reload` first, so that the node uses "
             "them too.",
@@ -203,14 +203,14 @@ MODELS: Final = Noun(
     (
         Verb(
             "list",
-            "people.models:listed",
+            "people.configured:list_models",
             "List the model cards: shipped, and those of workers.models_dir.",
             columns=fields("model: id", "version", "task", "architecture", "licence"),
             none="No model cards.",
         ),
         Verb(
             "verify",
-            "people.models:verified",
+            "people.configured:verify_models",
             "Compare the weights of every model with the SHA-256 of its card.",
             columns=(*fields("model: id"), yes_no("", "ok", "ok", "REFUSED"), *fields("why: text")),
             none="No model cards.",
@@ -218,7 +218,7 @@ MODELS: Final = Noun(
         ),
         Verb(
             "drift",
-            "people.models:drift",
+            "people.configured:model_drift",
             "Compare each model's scores and refusals with its card's reference, sender by sender.\n\n"
             "Counts of whole days (UTC); the last 30 where --since is not given. --json has "
             "the scores of each label.",
@@ -244,7 +244,7 @@ MODELS: Final = Noun(
         ),
         Verb(
             "feedback",
-            "people.assessments:all_assessments",
+            "people.reviews:all_assessments",
             "How readers assessed findings: accepted, modified, rejected or missing, why, of which version.",
             "--since 30d --json --config node.toml",
             inputs=(SINCE,),

@@ -156,7 +156,7 @@ STUDIES: Final = Noun(
         ),
         Verb(
             "findings",
-            "people.assessments:findings_of_study",
+            "people.reviews:findings_of_study",
             "Show what a study's newest reports found, and how each finding was assessed.",
             "1.2.840.113619.2.1 --config node.toml",
             inputs=(STUDY,),
@@ -176,7 +176,7 @@ STUDIES: Final = Noun(
         ),
         Verb(
             "assess",
-            "people.assessments:assess_named",
+            "people.reviews:assess_named",
             "Assess one finding of a study's newest report; a later assessment replaces the earlier one.",
             '1.2.3 "Pleural effusion" --verdict rejected --because "a rib"',
             inputs=(
@@ -218,7 +218,7 @@ STUDIES: Final = Noun(
         ),
         Verb(
             "accept",
-            "people.assessments:accept_results",
+            "people.reviews:accept_results",
             "Accept results that wait for it (assess_first of a rule): they are sent.",
             "1.2.840.113619.2.1 --config node.toml",
             inputs=(
@@ -236,7 +236,7 @@ STUDIES: Final = Noun(
         ),
         Verb(
             "reject",
-            "people.assessments:reject_results",
+            "people.reviews:reject_results",
             "Reject results that wait for an assessment: they are not sent.",
             '1.2.3 --because "wrong side" --config node.toml',
             inputs=(STUDY, BECAUSE),

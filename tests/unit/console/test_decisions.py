@@ -68,18 +68,7 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.transitions import record, utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.deliver.scu.interfaces import Confirmation, Outgoing, Presence, SendReport, SendStatus
-from dicom_node.people import (
-    assessments,
-    audit,
-    deliveries,
-    fetches,
-    images,
-    results,
-    stow,
-    studies,
-    uploads,
-    users,
-)
+from dicom_node.people import arrivals, audit, queues, reviews, studies, users
 from dicom_node.results import sr
 from dicom_node.results.common.source import StatedNumber
 from tests.archive_lab import FakeArchive, answer_for, film, peer
@@ -166,15 +155,13 @@ def instead_of_pacs(node: Inbox, *peers: dict[str, object]) -> None:
 def say(
     node: Inbox, verdict: ReaderVerdict, by: audit.Person = READER, place: int = 0, why: str = ""
 ) -> None:
-    about = node.read(assessments.findings_of_study, node.settings, UID)[place]
+    about = node.read(reviews.findings_of_study, node.settings, UID)[place]
     which = {key: about[key] for key in ("finding", "tracking_uid", "model")}
-    assessments.assess(
-        node.settings, 1, assessments.FindingAssessed(**which, verdict=verdict, because=why), by
-    )
+    reviews.assess(node.settings, 1, reviews.FindingAssessed(**which, verdict=verdict, because=why), by)
 
 
 def send(node: Inbox, by: audit.Person = READER) -> list[str]:
-    return assessments.send_assessments(node.settings, UID, by)
+    return reviews.send_assessments(node.settings, UID, by)
 
 
 UID = str(ultrasound("one").StudyInstanceUID)
@@ -269,7 +256,9 @@ def test_what_was_said_of_a_report_is_withdrawn_with_it(site: Inbox) -> None:
     say(site, ReaderVerdict.ACCEPTED)
     send(site)
     [report] = [row.id for row in site.rows(Result) if row.kind is ResultKind.SR]
-    results.withdraw(site.settings, UID, [report], reason=RejectionReason.QUALITY, because="other patient")
+    studies.withdraw_results(
+        site.settings, UID, [report], reason=RejectionReason.QUALITY, because="other patient"
+    )
     assert sent_to(site) == [("pacs", "discarded")]
 
 
@@ -279,7 +268,9 @@ def test_what_was_said_of_the_other_report_of_an_analysis_stays(site: Inbox) -> 
     [report] = [row for row in site.rows(Result) if row.kind is ResultKind.SR]
     site.add(another(report, sop_instance_uid="2.25.7"))  # for another character set
     site.put(Feedback, report_uid="2.25.7")
-    results.withdraw(site.settings, UID, [report.id], reason=RejectionReason.QUALITY, because="other patient")
+    studies.withdraw_results(
+        site.settings, UID, [report.id], reason=RejectionReason.QUALITY, because="other patient"
+    )
     assert sent_to(site) == [("pacs", "pending")]
     assert [row.result_id for row in site.rows(Withdrawal)] == [report.id]
 
@@ -322,7 +313,7 @@ def test_a_reader_judges_each_finding_and_may_think_again(console_feedback: Cons
     said = [("rejected", "reader: a rib"), ("accepted", "reader")]
     assert re.findall(shown, browser.page("/studies/1")) == said
     assert console_feedback.browser(UserRole.ADMIN).post("/studies/1/feedback", **right) == 303
-    [row] = console_feedback.read(assessments.counts_by_finding, "obedient", "1")
+    [row] = console_feedback.read(reviews.counts_by_finding, "obedient", "1")
     assert (row["present_accepted"], row["present_rejected"]) == (2, 1)
     noted = console_feedback.audited("feedback_given")
     assert (len(noted), noted[0]) == (4, {"verdict": "accepted", "model": "obedient 1"})
@@ -334,13 +325,13 @@ def test_a_reader_says_once_that_a_finding_is_missing(console_feedback: ConsoleL
     said = {"verdict": "missing", "finding": "Cardiomegaly | obedient 1"}
     for given in ({"tracking_uid": stuffed}, {}):
         assert browser.post("/studies/1/feedback", **said, **given) == 303
-    [row] = console_feedback.read(assessments.all_assessments)
+    [row] = console_feedback.read(reviews.all_assessments)
     assert row["tracking_uid"] == ""
 
 
 @pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\r"])
 def test_no_cell_of_the_csv_is_a_formula(begin: str) -> None:
-    text = assessments.as_csv([dict.fromkeys(assessments.COLUMNS, "x") | {"finding": f"{begin}1+1"}])
+    text = reviews.as_csv([dict.fromkeys(reviews.COLUMNS, "x") | {"finding": f"{begin}1+1"}])
     [row] = csv.DictReader(io.StringIO(text, newline=""))
     assert (row["finding"], row["model"]) == (f"'{begin}1+1", "x")
 
@@ -360,14 +351,14 @@ def test_only_what_the_report_or_the_model_knows_is_kept(
     console_feedback: ConsoleLab, fields: dict[str, str], status: int
 ) -> None:
     assert console_feedback.browser(UserRole.READER).post("/studies/1/feedback", **fields) == status
-    assert console_feedback.read(assessments.all_assessments) == []
+    assert console_feedback.read(reviews.all_assessments) == []
 
 
 def test_the_model_counts_it_and_gives_it_as_csv(console_feedback: ConsoleLab) -> None:
     browser = console_feedback.browser(UserRole.READER)
     browser.post("/studies/1/feedback", **forms(browser)[0])
     [row] = csv.DictReader(io.StringIO(browser.page("/models/obedient/1/feedback.csv")))
-    assert browser.headers["content-type"].startswith("text/csv") and set(row) == set(assessments.COLUMNS)
+    assert browser.headers["content-type"].startswith("text/csv") and set(row) == set(reviews.COLUMNS)
     assert row | {"finding": "Mark", "decision": "present", "verdict": "accepted", "version": "1"} == row
     browser.page("/models/obedient/1/feedback.csv")
     assert console_feedback.audited("exported") == [{"list": "feedback"}] * 2, "each is noted"
@@ -633,7 +624,7 @@ def result(node: Inbox, kind: ResultKind) -> Result:
 
 
 def test_an_image_has_its_layers_and_marks(node: Inbox) -> None:
-    still, moving = (node.read(images.view, node.settings, number) for number in (1, 2))
+    still, moving = (node.read(studies.image_view, node.settings, number) for number in (1, 2))
     assert (still["before"], still["after"], moving["before"], moving["after"]) == (None, 2, 1, None)
     for shown, frames in ((still, []), (moving, [2])):
         names = ["Cleaned", "Heat map: Mark", "Drawn into the picture"]
@@ -751,7 +742,7 @@ def note(retracted: ConsoleLab) -> Path:
 
 
 def withdraw(retracted: ConsoleLab, *numbers: int) -> dict[str, list[str]]:
-    return results.withdraw(
+    return studies.withdraw_results(
         retracted.settings, UID, numbers or None, reason=RejectionReason.SAFETY, because=WHY
     )
 
@@ -802,8 +793,8 @@ def test_nothing_that_was_withdrawn_leaves_again(retracted: ConsoleLab, node: In
     withdraw(retracted)
     assert [retracted.get(Delivery, number).state for number in (1, 2)] == [S.DISCARDED] * 2
     for way, says in (
-        (lambda: deliveries.retry(retracted.settings, [2]), "withdrawn"),
-        (lambda: deliveries.send_study(retracted.settings, UID, "archive"), "."),
+        (lambda: queues.send_again(retracted.settings, [2]), "withdrawn"),
+        (lambda: queues.send_study(retracted.settings, UID, "archive"), "."),
     ):
         with pytest.raises(NotAllowedNow, match=says):
             way()
@@ -867,7 +858,7 @@ def test_the_note_goes_though_the_rules_are_run_again_or_the_study_is_in_quarant
 def test_who_did_not_take_the_note_is_listed_by_hand(retracted: ConsoleLab, state: DeliveryState) -> None:
     withdraw(retracted)
     retracted.put(Delivery, retracted.rows(Delivery)[-1].id, state=state)
-    shown = retracted.read(results.show, retracted.settings, 1)["by_hand"]
+    shown = retracted.read(studies.results_to_withdraw, retracted.settings, 1)["by_hand"]
     assert len(shown["pacs"]) == len(shown["archive"]) + len(retracted.rows(Result)) - 1 - 2
 
 
@@ -876,7 +867,7 @@ def test_a_withdrawal_that_was_killed_half_way_is_made_again(
 ) -> None:
     # As kill -9 does, after the file has its name and before the commit.
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(results, "_by_hand", Mock(side_effect=KeyboardInterrupt))
+        patch.setattr(studies, "_by_hand", Mock(side_effect=KeyboardInterrupt))
         withdraw(retracted)
     files = list((retracted.settings.node.data_dir / "results").rglob("*.dcm"))
     withdraw(retracted)
@@ -931,16 +922,16 @@ def test_a_sender_that_comes_in_between_gets_nothing(
         node.settings,
         open_destination=lambda _peer, _settings: Mock(spec=["close"]),
     )
-    original = results._chosen
+    original = studies._chosen
 
     def chosen(*arguments: Any) -> Any:
         found = original(*arguments)
         worker.run_once()
         return found
 
-    monkeypatch.setattr(results, "_chosen", chosen)
+    monkeypatch.setattr(studies, "_chosen", chosen)
     assert {row.state for row in node.rows(Delivery)} == {S.PENDING}
-    results.withdraw(node.settings, UID, None, reason=RejectionReason.SAFETY, because="of another")
+    studies.withdraw_results(node.settings, UID, None, reason=RejectionReason.SAFETY, because="of another")
     assert {row.state for row in node.rows(Delivery)} == {S.DISCARDED}
 
 
@@ -952,7 +943,7 @@ def test_a_finding_is_not_rejected_while_its_results_are_accepted(
     node.settle(ultrasound("one"))
     work(node)
     other = threading.Thread(target=say, args=(node, ReaderVerdict.REJECTED, EVA, 0, "a rib"))
-    original, waited = assessments._contested, []
+    original, waited = reviews._contested, []
 
     def contested(*arguments: Any) -> Any:
         found = original(*arguments)
@@ -961,8 +952,8 @@ def test_a_finding_is_not_rejected_while_its_results_are_accepted(
         waited.append(other.is_alive())
         return found
 
-    monkeypatch.setattr(assessments, "_contested", contested)
-    assessments.accept_results(node.settings, UID, READER)
+    monkeypatch.setattr(reviews, "_contested", contested)
+    reviews.accept_results(node.settings, UID, READER)
     other.join(20)
     assert waited == [True] and not other.is_alive()
 
@@ -1006,7 +997,7 @@ def test_what_may_have_arrived_cannot_be_discarded(
 ) -> None:
     console.put(Delivery, 1, state=state)
     with pytest.raises(NotAllowedNow, match="discard only waiting or given-up ones"):
-        deliveries.discard(console.settings, [1], because="for no reason")
+        queues.discard_deliveries(console.settings, [1], because="for no reason")
     assert console.get(Delivery, 1).state is state
 
 
@@ -1125,7 +1116,7 @@ def test_who_sees_some_senders_only_adds_to_no_other_study(console: ConsoleLab, 
     assert console.browser("elsewhere").upload(("new", files[1])) == 403
     uploader = console.browser("limited")
     uploader.upload(("all.zip", zipped(*((f"{n}", file) for n, file in enumerate(files)))))
-    hidden, no_study = stow.NOT_ITS_STUDY.when, stow.NO_OBJECT.when
+    hidden, no_study = arrivals.NOT_ITS_STUDY.when, arrivals.NO_OBJECT.when
     assert outcomes(uploader) == [hidden, no_study, hidden, "taken", "taken", "taken"]
     before = inbox.study(secret.StudyInstanceUID)
     while inbox.spool.pending():
@@ -1184,7 +1175,7 @@ def test_what_is_no_object_is_refused_in_words(uploader: Browser, inbox: Inbox) 
 @pytest.mark.parametrize("limit", ["ENTRIES", "DIRECTORY_BYTES"])
 def test_a_zip_has_so_many_files(uploader: Browser, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     data = zipped(*((f"{n}", b"x") for n in range(9)))
-    monkeypatch.setattr(uploads, limit, 8)
+    monkeypatch.setattr(arrivals, limit, 8)
     uploader.upload(("a.zip", data))
     assert outcomes(uploader)[0].startswith("this ZIP has more than")
 
@@ -1271,7 +1262,7 @@ FORM = {"peer": "archive", "modalities": "dx", "first": "2024-03-02", "last": "2
 
 def fetched(console: ConsoleLab) -> list[dict[str, object]]:
     with console.database.read() as session:
-        return fetches.list_fetches(session)
+        return queues.list_fetches(session)
 
 
 def with_archive(console: ConsoleLab, port: int) -> None:
@@ -1340,7 +1331,9 @@ def test_a_row_shows_picture_description_result_and_time_to_result(node: Inbox) 
     assert (row["cover"], row["seconds"]) == (first.id, 7.0)
     assert row["description"] == first.attributes.get("StudyDescription", "")
     assert row["short_result"] and all(line.strip() for line in row["short_result"])
-    results.withdraw(node.settings, UID, None, reason=RejectionReason.QUALITY, because="the other side")
+    studies.withdraw_results(
+        node.settings, UID, None, reason=RejectionReason.QUALITY, because="the other side"
+    )
     assert node.read(search.search, search.Search())[0][0]["short_result"] == []
 
 
@@ -1406,8 +1399,8 @@ def test_a_study_that_fails_stops_no_other_and_has_its_row(
     console: ConsoleLab, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(inbox.database)
-    withdraw = Mock(spec=results.withdraw, side_effect=[{}, RuntimeError("a defect"), {}])
-    monkeypatch.setattr(results, "withdraw", withdraw)
+    withdraw = Mock(spec=studies.withdraw_results, side_effect=[{}, RuntimeError("a defect"), {}])
+    monkeypatch.setattr(studies, "withdraw", withdraw)
     wanted = {"studies": [1, 2, 3], "change": "withdraw", "because": "of another patient"}
     status, answer = Program(console, UserRole.OPERATOR).ask("POST", "/studies/change", json=wanted)
     assert status == 200 and isinstance(answer, dict)
@@ -1486,7 +1479,9 @@ def test_studies_are_found_by_what_their_newest_report_calls_present(node: Inbox
         return [list(row["findings"]) for row in node.read(search.search, search.Search(finding=name))[0]]
 
     assert (found("Mark"), found("mark"), found("Cardiomegaly")) == ([["Mark"]], [], [])
-    results.withdraw(node.settings, UID, None, reason=RejectionReason.QUALITY, because="the other side")
+    studies.withdraw_results(
+        node.settings, UID, None, reason=RejectionReason.QUALITY, because="the other side"
+    )
     assert (found("Mark"), found("")) == ([], [[]])
 
 

@@ -1,18 +1,26 @@
-"""Uploads from a browser: files, ZIPs and pictures, each handed over as a part of a STOW-RS request is."""
+"""Objects that come in by HTTP: by STOW-RS (PS3.18 10.5), or uploaded; spooled as those of a modality are.
+
+They are written as they arrive, under the limits of the listener. Of an object only the file meta information
+and the UID of its study are read here: the inspection opens it like any other.
+
+Uploads from a browser: files, ZIPs and pictures, each handed over as a part of a STOW-RS request is.
+"""
 
 from __future__ import annotations
 
 import io
 import re
+import secrets
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from functools import partial
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache, partial
 from operator import attrgetter
-from typing import Any, BinaryIO, Protocol
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Protocol
 
 import numpy as np
 from pydicom import dcmwrite
@@ -25,12 +33,242 @@ from ai_pipeline.images.decode import picture_of
 from ai_pipeline.images.header import NONE_GIVEN
 from ai_pipeline.images.limits import LIMITS
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.dicom.uids import derived_uid
-from dicom_node.base.errors import FaultyInput
-from dicom_node.base.kinds import AuditAction
+from dicom_node.base.dicom.file_meta import META_BYTES, FileMeta, is_uid, read_sop_uids, read_study_uids
+from dicom_node.base.dicom.uids import TransferSyntax, derived_uid, transfer_syntax
+from dicom_node.base.errors import FaultyInput, SpoolError
+from dicom_node.base.kinds import CONSOLE_AE_TITLE, AuditAction
+from dicom_node.base.store import sight
 from dicom_node.base.store.database import Database
 from dicom_node.people import ServiceResult, audit
-from dicom_node.people.stow import StowRequest
+from dicom_node.receive.inspection import Arrival, read_meta
+from dicom_node.receive.policy import accepted_classes
+from dicom_node.receive.spool import IncomingObject, Spool, WaitingObjects
+from dicom_node.receive.statuses import Status
+
+WAY: Final = "STOW-RS"
+"""The field ``way`` of what the audit says of such a request."""
+HEAD = 2**20
+"""Bytes of a data set in which the UIDs of its study and series are looked for."""
+_MEDIUM = 0  # C-STORE priority, PS3.7 9.1.1
+
+# PS3.18 Table I.2-2, but for the last: PS3.7 C.5.24
+NO_ROOM = Status(
+    0xA700,
+    "Refused: Out of Resources",
+    "less free disk space than spool.minimum_free_mib, or the spool cannot be written, or as many objects "
+    "of the console wait to be indexed as spool.waiting_objects or spool.waiting_mib allow; send again later",
+)
+NO_SUCH_CLASS = Status(0x0122, "Refused: SOP Class Not Supported", "the SOP class is none that is accepted")
+NO_SUCH_SYNTAX = Status(
+    0xC122, "Referenced Transfer Syntax Not Supported", "the transfer syntax is none that is accepted"
+)
+OTHER_OBJECT = Status(
+    0xA900,
+    "Error: Data Set Does Not Match SOP Class",
+    "the data set has another SOP Class or SOP Instance UID than the file meta information",
+)
+NO_OBJECT = Status(
+    0xC000,
+    "Error: Cannot understand",
+    "the part is no file of DICOM (PS3.10) with valid UIDs and a data set, or its media type is not "
+    "application/dicom, or its Study or SOP Instance UID is needed and not in its first MiB",
+)
+TOO_LARGE = Status(
+    0xC001, "Error: Cannot understand", "the data set is larger than listener.maximum_object_mib"
+)
+OTHER_STUDY = Status(0xC409, "Error: Cannot understand", "it is of another study than the address names")
+NOT_ITS_STUDY = Status(
+    0x0124,
+    "Refused: Not Authorized",
+    "the user sees the studies of some senders only, and the study or the object is here from others",
+)
+REASONS: Final = (
+    NO_ROOM, NO_SUCH_CLASS, NO_SUCH_SYNTAX, OTHER_OBJECT, NO_OBJECT, TOO_LARGE, OTHER_STUDY, NOT_ITS_STUDY,
+)  # fmt: skip
+"""Failure Reasons (0008,1197) of an answer."""
+
+
+@dataclass(slots=True)
+class StowedInstance:
+    """The outcome for one part. UIDs are "" if they were not read."""
+
+    sop_class_uid: str = ""
+    sop_instance_uid: str = ""
+    failure: Status | None = None
+    why: str = ""
+    """The failure in words, where they say more than the status."""
+
+
+class StowRequest:
+    """The objects of one request, treated as one association. Used by one thread at a time.
+
+    ``study_uid``: the study that all objects must belong to, "" for any. Raises SpoolError, FaultyInput for
+    an invalid UID.
+    """
+
+    def __init__(self, database: Database, settings: Settings, by: audit.Person, study_uid: str = "") -> None:
+        if study_uid and not is_uid(study_uid):
+            raise FaultyInput("the address has no valid Study Instance UID")
+        self._database, self._settings, self._by, self._study_uid = database, settings, by, study_uid
+        self._classes = accepted_classes(settings.listener.further_storage_classes)
+        self._spool, self._waiting = _place(
+            settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20
+        )
+        self._largest = settings.listener.maximum_object_mib * 2**20
+        self.association: Final = f"console-{secrets.token_hex(8)}"
+        self.instances: Final[list[StowedInstance]] = []
+        """What became of the parts that are whole."""
+        self._part = _Part()
+
+    def begin(self, media_type: str = "") -> None:
+        """Begin a part of the request; ``media_type`` in lower case, "" if the part has none."""
+        self.drop()
+        self._part = _Part()
+        if media_type not in ("", "application/dicom"):
+            self._part.one.failure = NO_OBJECT
+
+    def write(self, data: bytes) -> None:
+        """Process the next bytes of the current part: the first ones until they show what it is."""
+        part = self._part
+        part.start += data
+        if part.incoming is not None or len(part.start) >= META_BYTES:
+            self._tried(self._spooled)
+
+    def end(self) -> None:
+        """End the current part: its object is stored durably, or refused, when this returns."""
+        self._tried(self._commit)
+        self.instances.append(self._part.one)
+
+    def drop(self) -> None:
+        """Delete what was written of an incomplete part."""
+        if self._part.incoming is not None:
+            self._part.incoming.abandon()
+            self._part.incoming = None
+
+    def close(self) -> None:
+        """End the request: drop an incomplete part, and note in the audit how many objects were stored."""
+        self.drop()
+        if not self.instances:
+            return
+        with self._database.write() as session:
+            audit.note(
+                session,
+                self._by,
+                AuditAction.UPLOADED,
+                way=WAY,
+                objects=self.stored,
+                refused=len(self.instances) - self.stored,
+                association=self.association,
+            )
+
+    @property
+    def stored(self) -> int:
+        """How many objects of the request have been stored durably."""
+        return sum(1 for one in self.instances if not one.failure)
+
+    def _tried(self, step: Callable[[_Part], None]) -> None:
+        part = self._part
+        if part.one.failure is None:
+            try:
+                step(part)
+            except _Refused as refused:
+                part.one.failure = refused.status
+            except FaultyInput as error:
+                part.one.failure, part.one.why = NO_OBJECT, str(error)
+            except SpoolError:
+                part.one.failure = NO_ROOM
+        if part.one.failure is not None:
+            part.start.clear()
+            self.drop()
+
+    def _spooled(self, part: _Part) -> None:
+        """Write the bytes that came; the first ones open a file in the spool."""
+        if part.incoming is None:
+            meta = read_meta(bytes(part.start[:META_BYTES]))
+            part.one.sop_class_uid, part.one.sop_instance_uid = meta.sop_class_uid, meta.sop_instance_uid
+            part.incoming = self._open(meta)
+            part.syntax = transfer_syntax(meta.transfer_syntax_uid)
+            del part.start[: meta.length]
+        data = bytes(part.start)
+        part.start.clear()
+        part.size += len(data)
+        if part.size > self._largest:
+            raise _Refused(TOO_LARGE)
+        part.head += data[: HEAD - len(part.head)]
+        part.incoming.write(data)
+
+    def _open(self, meta: FileMeta) -> IncomingObject:
+        if meta.sop_class_uid not in self._classes:
+            raise _Refused(NO_SUCH_CLASS)
+        if transfer_syntax(meta.transfer_syntax_uid) is None:
+            raise _Refused(NO_SUCH_SYNTAX)
+        if not self._waiting.has_room(
+            CONSOLE_AE_TITLE, self._settings.spool.waiting_objects, self._settings.spool.waiting_mib * 2**20
+        ):
+            raise _Refused(NO_ROOM)
+        arrival = Arrival(
+            self.association,
+            CONSOLE_AE_TITLE,
+            self._settings.node.ae_title,
+            self._by.address,
+            _MEDIUM,
+            datetime.now(UTC),
+            sight.SENDERS.get(),
+        )
+        return self._spool.open(arrival, meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid)
+
+    def _commit(self, part: _Part) -> None:
+        if part.incoming is None or part.start:
+            self._spooled(part)
+        assert part.incoming is not None and part.syntax is not None
+        one = part.one
+        sop_class_uid, instance_uid = read_sop_uids(part.head, part.syntax, HEAD)
+        if sop_class_uid not in ("", one.sop_class_uid) or instance_uid not in ("", one.sop_instance_uid):
+            raise _Refused(OTHER_OBJECT)
+        study_uid, _ = read_study_uids(part.head, part.syntax, HEAD)
+        self._judge(study_uid, instance_uid)
+        part.incoming.commit()
+        part.incoming = None
+        self._waiting.add(CONSOLE_AE_TITLE, part.size)
+
+    def _judge(self, study_uid: str, instance_uid: str) -> None:
+        """Raise _Refused if this object is not accepted; each UID "" if the first bytes do not contain it."""
+        is_limited = bool(sight.SENDERS.get())
+        if (not study_uid and (self._study_uid or is_limited)) or (is_limited and not instance_uid):
+            raise _Refused(NO_OBJECT)
+        if self._study_uid and study_uid != self._study_uid:
+            raise _Refused(OTHER_STUDY)
+        if is_limited:
+            with self._database.read() as session:
+                if sight.is_hidden(session, study_uid, instance_uid):
+                    raise _Refused(NOT_ITS_STUDY)
+
+
+@cache
+def _place(folder: Path, minimum_free_bytes: int) -> tuple[Spool, WaitingObjects]:
+    """The spool, and what waits in it: all requests of this process share them."""
+    spool = Spool(folder, minimum_free_bytes)
+    return spool, WaitingObjects(spool.incoming)
+
+
+class _Refused(Exception):
+    """The node refuses to store an object."""
+
+    def __init__(self, status: Status) -> None:
+        self.status = status
+
+
+@dataclass(slots=True)
+class _Part:
+    """One part while it comes: bytes that are not written yet, the first ones of the data set, its file."""
+
+    one: StowedInstance = field(default_factory=StowedInstance)
+    start: bytearray = field(default_factory=bytearray)
+    head: bytearray = field(default_factory=bytearray)
+    incoming: IncomingObject | None = None
+    syntax: TransferSyntax | None = None
+    size: int = 0
+
 
 ENTRIES, DIRECTORY_BYTES = 10_000, 4 * 2**20
 """Most files in a ZIP, and most bytes of its directory, which is read whole."""
@@ -71,7 +309,7 @@ class Upload:
     files: Sequence[UploadedRow]
 
 
-def take(
+def take_files(
     database: Database,
     settings: Settings,
     sent: Sequence[UploadedFile],
@@ -247,7 +485,7 @@ _TEXTS = {
     "AccessionNumber": ("Accession number", 16),
 }
 # LO and PN have no control characters and no backslash.
-_TEXT = re.compile(r"[^\\\x00-\x1f\x7f]*")
+_PLAIN = re.compile(r"[^\\\x00-\x1f\x7f]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +505,7 @@ class Described:
         wrong = [
             f"{label}: at most {longest} characters, no backslash"
             for keyword, (label, longest) in _TEXTS.items()
-            if len(texts[keyword]) > longest or not _TEXT.fullmatch(texts[keyword])
+            if len(texts[keyword]) > longest or not _PLAIN.fullmatch(texts[keyword])
         ]
         wrong += [
             f"{_TEXTS[keyword][0]}: is missing"

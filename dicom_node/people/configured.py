@@ -3,28 +3,42 @@
 Each change is a new version of the file of entered peers and rules
 (:mod:`dicom_node.base.config.toml_files`).
 Reload: a running node loads a changed configuration completely or not at all.
+
+Rules: their text, and the effect of present or changed rules on files, new studies and past studies.
+
+Models: their cards, the drift of their scores, the model that a pipeline uses, and a change of the
+model.
 """
 
 import os
 import signal
 import time
 import tomllib
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 import tomlkit
 from pydantic import BaseModel
+from sqlalchemy import exists, select
+from sqlalchemy.orm import Session
 
+from ai_pipeline.contract import ModelSlot, PipelineCard
+from ai_pipeline.errors import CardError
+from ai_pipeline.models import registry
+from ai_pipeline.models.reference import reference_of
+from ai_pipeline.models.store import folder
+from ai_pipeline.pipelines import slots, try_out
 from dicom_node.base.config import addresses, loading
 from dicom_node.base.config.sample import toml_value
 from dicom_node.base.config.sections import REVEALED
 from dicom_node.base.config.settings import NEEDS_RESTART, PeerSettings, RuleSettings, Settings
 from dicom_node.base.config.toml_files import SAVED, TomlFiles, edition, file_of, newest, versions
+from dicom_node.base.dicom.uids import role_of
 from dicom_node.base.errors import (
     ChangedMeanwhile,
     ConfigProblem,
@@ -32,17 +46,25 @@ from dicom_node.base.errors import (
     DatabaseUnusable,
     FaultyInput,
     HoldUndercut,
+    ModelRefused,
     NotAllowedNow,
     NotFound,
     Unavailable,
 )
 from dicom_node.base.events import CONFIGURATION_REFUSED, CONFIGURATION_RELOADED
 from dicom_node.base.files import bucket_of, write_new
-from dicom_node.base.kinds import AuditAction, Role
+from dicom_node.base.kinds import AuditAction, Counted, ObjectRole, Role
+from dicom_node.base.lifecycle import HeldState, JobState, StudyState
 from dicom_node.base.processes import files_of, running
+from dicom_node.base.store import intake, results, transitions
+from dicom_node.base.store.tables import HeldResult, Instance, Job, Study
 from dicom_node.base.store.transitions import utc_now
-from dicom_node.base.store.views import View, list_events
-from dicom_node.people import Row, ServiceResult, audit, reading, writing
+from dicom_node.base.store.views import View, columns, list_events
+from dicom_node.jobs import drift as scores
+from dicom_node.jobs.enqueue import decide_study
+from dicom_node.jobs.rules import decide, explain, why_none
+from dicom_node.people import Row, ServiceResult, audit, open_database, reading, writing
+from dicom_node.receive.inspection import Inspected, inspect
 
 Kind = Literal["peers", "rules"]
 LONGEST: Final = 16 * 1024
@@ -81,7 +103,7 @@ _Entries = dict[tuple[str, str], dict[str, Any]]
 """Peers and rules by kind and name."""
 
 
-def history(settings: Settings) -> list[Version]:
+def entered_versions(settings: Settings) -> list[Version]:
     """All versions, the newest first."""
     numbers = reversed(versions(settings.node.data_dir))
     return [Version(version=number, saved=_saved(_text(settings, number))) for number in numbers]
@@ -94,7 +116,7 @@ def as_text(kind: Kind, content: Mapping[str, Any]) -> str:
     return "".join(f"{key} = {toml_value(content[key])}\n" for key in [*known, *rest])
 
 
-def parsed(kind: Kind, text: str) -> dict[str, Any]:
+def parse_entry(kind: Kind, text: str) -> dict[str, Any]:
     """One peer or rule from lines of TOML, with or without its heading. Raises FaultyInput."""
     data = tables(text)
     if set(data) == {kind} and isinstance(data[kind], list) and len(data[kind]) == 1:
@@ -132,7 +154,7 @@ def _plain(kind: Kind, content: Mapping[str, Any]) -> dict[str, Any]:
     return tables(text)
 
 
-def save(
+def save_entry(
     settings: Settings,
     kind: Kind,
     content: Mapping[str, Any],
@@ -154,13 +176,15 @@ def save(
     return Saved(name=name, version=edition(_entries(after)[kind, name]), warnings=warnings)
 
 
-def check(settings: Settings, kind: Kind, content: Mapping[str, Any], version: int | None = None) -> Warned:
+def check_entry(
+    settings: Settings, kind: Kind, content: Mapping[str, Any], version: int | None = None
+) -> Warned:
     """The warnings of ``save``; raises its errors except HoldUndercut. Nothing is changed."""
     _, after = _changed(settings, kind, content["name"], content, version)
     return _checked(settings, _entries(after), kind)
 
 
-def remove(
+def remove_entry(
     settings: Settings,
     kind: Kind,
     name: str,
@@ -174,7 +198,7 @@ def remove(
     _write(settings, now, after, f"{kind[:-1]} {name} removed", by, despite_hold=True)
 
 
-def undo(
+def undo_to(
     settings: Settings,
     version: int,
     by: audit.Person = audit.COMMAND_LINE,
@@ -192,30 +216,32 @@ def undo(
 def put_file(settings: Settings, kind: Kind, file: Path, *, despite_hold: bool = False) -> View:
     """Save the peer or rule of a file, and let the nodes here load it. Raises as ``save``."""
     try:
-        content = parsed(kind, file.read_text(encoding="utf-8"))
+        content = parse_entry(kind, file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise FaultyInput(f"{file} cannot be read: {type(error).__name__}") from None
-    return _in_force(settings, save(settings, kind, content, despite_hold=despite_hold))
+    return _in_force(settings, save_entry(settings, kind, content, despite_hold=despite_hold))
 
 
 def remove_now(settings: Settings, kind: Kind, name: str) -> View:
     """Remove an entered peer or rule, and let the nodes here load the change. Raises as ``remove``."""
-    remove(settings, kind, name)
+    remove_entry(settings, kind, name)
     return _in_force(settings, Saved(name=name, version=0, warnings=[]))
 
 
 def undo_now(settings: Settings, version: int, *, despite_hold: bool = False) -> View:
     """Have all as in this version, and let the nodes here load it. Raises as ``undo``."""
-    return _in_force(settings, undo(settings, version, despite_hold=despite_hold))
+    return _in_force(settings, undo_to(settings, version, despite_hold=despite_hold))
 
 
 def _in_force(settings: Settings, saved: Saved) -> View:
-    says = "The node takes it over (event 6010; 6011 if not)." if apply(settings) else "No node runs here."
+    says = (
+        "The node takes it over (event 6010; 6011 if not)." if apply_now(settings) else "No node runs here."
+    )
     done = f"{saved.name} is {'saved' if saved.version else 'removed'}. {says}"
     return {"name": saved.name, "text": "\n".join([*(f"warning: {one}" for one in saved.warnings), done])}
 
 
-def apply(settings: Settings) -> int:
+def apply_now(settings: Settings) -> int:
     """Let the nodes of this machine load the entries at once; returns how many. Others load them within 30
     s.
     """
@@ -507,3 +533,381 @@ def _hang_up(settings: Settings, place: str, pid: int) -> Mapping[str, Any] | No
             return events[0] if events[0]["number"] == CONFIGURATION_REFUSED.number else None
         time.sleep(0.1)
     raise NotAllowedNow(f"the node did not answer within {_RELOAD_SECONDS:.0f} s: look into its log")
+
+
+TRIED = 50
+"""Studies that rules are tried against, the newest."""
+
+
+class RuleRow(Row):
+    """A rule; ``version`` is null if it is in the configuration files."""
+
+    name: str
+    pipeline: str
+    version: int | None
+
+
+class RuleTrial(Row):
+    """One of the newest studies, with the rules that take it ``now``, and ``then`` with the changed rules."""
+
+    study_instance_uid: str | None
+    changes: bool
+
+
+_ReadFile = tuple[Path, Inspected, Instance]
+
+
+def list_rules(settings: Settings) -> list[View]:
+    """The rules in their order; a study gets a job for each rule that takes it."""
+    return [
+        {
+            "name": rule.name,
+            "when": {key: list(value) for key, value in rule.when if value},
+            "pipeline": rule.pipeline,
+            "send_to": list(rule.send_to),
+            "forward": list(rule.forward),
+            "then": [str(one) for one in rule.then],
+            "priority": rule.priority,
+            "options": {key: toml_value(value) for key, value in rule.options.items()},
+            "limits": _limits(rule),
+            "version": rule.entered or None,
+        }
+        for rule in settings.rules
+    ]
+
+
+def rules_as_toml(settings: Settings) -> str:
+    """The rules as TOML, without keys that have their default."""
+    return "\n".join(f"[[rules]]\n{as_text('rules', _shown(rule))}" for rule in settings.rules)
+
+
+def with_rules(settings: Settings, text: str) -> Settings:
+    """The settings with the rules in ``text`` instead of the present ones. Raises FaultyInput with every
+    mistake.
+    """
+    data = tables(text)
+    if set(data) != {"rules"}:
+        raise FaultyInput("write only rules, each under a line [[rules]]")
+    return checked(settings, data).settings
+
+
+def with_rule(settings: Settings, content: View) -> Settings:
+    """The settings with this rule added, or replaced if it exists. Raises FaultyInput with every mistake."""
+    others = [_shown(rule) for rule in settings.rules if rule.name != content["name"]]
+    return checked(settings, {"rules": [*others, content]}).settings
+
+
+def _shown(rule: RuleSettings) -> dict[str, Any]:
+    return rule.model_dump(mode="json", exclude_defaults=True, exclude={"entered"})
+
+
+def try_rules(session: Session, settings: Settings, other: Settings | None = None) -> list[View]:
+    """The rules that take each of the newest studies; ``other``: changed rules to compare."""
+    settled = Study.state.not_in((StudyState.RECEIVING, StudyState.QUARANTINED))
+    chosen = select(Study).where(settled).order_by(Study.last_received_at.desc(), Study.id.desc())
+    found = []
+    for study in session.scalars(chosen.limit(TRIED)):
+        row = columns(study, "id", "state", "last_received_at", "study_instance_uid")
+        row["now"] = _decided(session, study, settings)
+        if other is not None:
+            row["then"] = _decided(session, study, other)
+            row["changes"] = _outcome(row["then"]) != _outcome(row["now"])
+        sources = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
+        row["modalities"] = sorted({source.modality for source in sources})
+        found.append(row)
+    return found
+
+
+def try_files(settings: Settings, files: Sequence[Path], sender: str = "") -> list[dict[str, Any]]:
+    """One row per file (also of folders) and rule: whether the rule applies, and why (not).
+
+    ``sender``: name or AE title of the peer that is assumed to have sent them. Raises UnknownPeer.
+    """
+    from dicom_node.deliver.scu.association import dicom_files
+
+    peer = settings.sender(sender) if sender else None
+    read = [_read_file(path, settings, peer) for path in dicom_files(files)]
+    held = _held(settings, read)
+    rows: list[dict[str, Any]] = []
+    for path, image, facts in read:
+        about = {
+            "file": str(path),
+            "study_instance_uid": image.study_instance_uid,
+            "sop_instance_uid": image.sop_instance_uid,
+            "modality": image.modality,
+        }
+        if image.fault:
+            none = {"rule": "", "pipeline": "", "applies": False}
+            rows.append({**about, **none, "reason": f"quarantined: {image.fault}", "then": []})
+            continue
+        for rule, failed in explain(settings.rules, facts, settings.sender_names):
+            limit = "" if failed else held.get((image.study_instance_uid, rule.name), "")
+            rows.append(
+                {
+                    **about,
+                    "rule": rule.name,
+                    "pipeline": rule.pipeline,
+                    "applies": not failed,
+                    "reason": f"held: {limit}" if limit else failed or "all conditions hold",
+                    "then": [] if failed else [str(one) for one in rule.then],
+                }
+            )
+    return rows
+
+
+def replay_rules(settings: Settings, since: datetime, *, dry_run: bool = False) -> list[dict[str, Any]]:
+    """Apply the rules to studies received since ``since`` that should now get a job which they did not get.
+
+    With ``dry_run`` the rules are not applied. Returns a row for each such study and rule that takes it.
+    """
+    from dicom_node.studies import rerun
+
+    def note(session: Session, study: int) -> None:
+        audit.note(session, audit.COMMAND_LINE, AuditAction.STUDY_RERUN, study_id=study, replay=True)
+
+    with open_database(settings) as database:
+        return rerun.replay(database, settings, since, None if dry_run else note)
+
+
+def _decided(session: Session, study: Study, settings: Settings) -> View:
+    """Rules that take the study, with the limit that would hold the job; else why none does."""
+    sources = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
+    decisions = decide_study(session, study, sources, settings)
+    return {
+        "rules": [
+            {
+                "name": decision.rule.name,
+                "images": len(decision.source_uids),
+                "held": decision.held_reason,
+                "send_to": list(decision.rule.send_to),
+                "then": _would_do(session, study, decision.rule),
+            }
+            for decision in decisions
+        ],
+        "why": "" if decisions else why_none(settings.rules, sources, settings.sender_names),
+    }
+
+
+def _outcome(decided: View) -> set[tuple[str, ...]]:
+    return {(rule["name"], *rule["then"]) for rule in decided["rules"]}
+
+
+def _would_do(session: Session, study: Study, rule: RuleSettings) -> list[str]:
+    """Which conditions hold for what the rule's pipeline made of the study last."""
+    if not rule.then:
+        return []
+    states = (JobState.SUCCEEDED, JobState.FAILED, JobState.NOT_APPLICABLE)
+    ended = (Job.study_id == study.id, Job.pipeline == rule.pipeline, Job.state.in_(states))
+    job = session.scalar(select(Job).where(*ended).order_by(Job.id.desc()).limit(1))
+    if job is None:
+        return []
+    present = results.suspected(session, study.id, rule.pipeline)
+    assessed = job.state is JobState.SUCCEEDED
+    rejected = exists().where(HeldResult.study_id == study.id, HeldResult.state == HeldState.REJECTED)
+    withheld = bool(session.scalar(select(rejected)))
+    return [
+        str(one)
+        for one in rule.then
+        if (withheld if one.when == "withheld" else one.holds(present, assessed=assessed))
+        and not (one.finding and withheld)
+    ]
+
+
+def _limits(rule: RuleSettings) -> list[str]:
+    applies = {
+        f"holds studies older than {rule.max_study_age_days:g} days": rule.max_study_age_days,
+        f"secondary captures of {', '.join(rule.secondary_captures_from)} too": rule.secondary_captures_from,
+        "results wait until a person has accepted them": rule.assess_first,
+    }
+    return [text for text, value in applies.items() if value]
+
+
+def _held(settings: Settings, read: Sequence[_ReadFile]) -> dict[tuple[str, str], str]:
+    """The limit that would hold a job for a person, by study and rule."""
+    held = {}
+    intact = [(image, facts) for _, image, facts in read if not image.fault]
+    for uid in {image.study_instance_uid for image, _ in intact}:
+        members = [(image.study_date, facts) for image, facts in intact if image.study_instance_uid == uid]
+        facts, today = [facts for _, facts in members], transitions.utc_now().date()
+        for decision in decide(settings.rules, members[0][0], facts, today, settings.sender_names):
+            held[uid, decision.rule.name] = decision.held_reason
+    return held
+
+
+def _read_file(path: Path, settings: Settings, sender: PeerSettings | None) -> _ReadFile:
+    found = inspect(path, sender.assume_charset if sender else "")
+    name = sender.name if sender else ""
+    takes = any(name in rule.secondary_captures_from for rule in settings.rules)
+    role = role_of(
+        found.sop_class_uid,
+        frozenset(settings.listener.further_storage_classes),
+        takes_secondary_captures=takes,
+    )
+    facts = Instance(
+        sop_instance_uid=found.sop_instance_uid,
+        sop_class_uid=found.sop_class_uid,
+        modality=found.modality,
+        role=ObjectRole.OWN if found.own else role,
+        calling_ae=sender.ae_title if sender else "",
+        called_ae=settings.node.ae_title,
+        attributes=dict(found.attributes),
+    )
+    return path, found, facts
+
+
+OTHER = "other"
+"""What stands for all senders that are no configured peers."""
+TRIAL_SECONDS = 120
+"""How long a model may take on the pictures that it is tried on before it is used."""
+
+
+def list_models(settings: Settings) -> list[dict[str, Any]]:
+    """The model cards. Raises ModelRefused if a card cannot be read."""
+    return [
+        {
+            "id": card.id,
+            "version": card.version,
+            "task": card.task,
+            "architecture": card.architecture,
+            "licence": card.licence,
+            "intended_use": card.intended_use,
+            "limits": list(card.limits),
+            "calibrated": card.calibrated,
+            "labels": [label.name for label in card.labels if label.supported],
+            "weights": [{"role": w.role, "file": w.path.name, "sha256": w.sha256} for w in card.weights],
+            "card_sha256": card.sha256,
+        }
+        for card in model_cards(settings)
+    ]
+
+
+def verify_models(settings: Settings) -> list[dict[str, Any]]:
+    """Whether the weights of each model have the SHA-256 in the model's card. Raises ModelRefused."""
+    rows = []
+    for card in model_cards(settings):
+        try:
+            registry.verify(card)
+            reference_of(card)
+            text, ok = "weights are those of the card", True
+        except CardError as error:
+            text, ok = str(error), False
+        rows.append({"id": card.id, "version": card.version, "ok": ok, "text": text})
+    return rows
+
+
+def model_drift(settings: Settings, since: datetime | None = None, peer: str = "") -> list[dict[str, Any]]:
+    """How each model's scores and refusals for each sender compare with its card's reference.
+
+    From the day (UTC) of ``since`` on, by default the last ``drift.WINDOW_DAYS``. ``peer``: a name or an AE
+    title, or "other" for all senders that are no configured peers. Raises UnknownPeer, ModelRefused.
+    """
+    day = scores.window(utc_now()) if since is None else since.astimezone(UTC).date()
+    with reading(settings) as session, _refused():
+        found = scores.drift(session, settings.workers.models_dir, day)
+    rows = [_drift_row(item, day) for item in found]
+    if not peer:
+        return rows
+    title = next((known.ae_title for known in settings.peers if known.name == peer), peer)
+    chosen = [row for row in rows if row["calling_ae"] == title]
+    if not chosen and title not in {OTHER, *(known.ae_title for known in settings.peers)}:
+        settings.peer(peer)
+    return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInUse:
+    """The model ("id@version", "" for none) in a ``slot`` of a ``pipeline`` for which a site chooses the
+    model.
+    """
+
+    slot: str
+    pipeline: str
+    role: str
+    model: str
+
+
+def models_in_use(settings: Settings) -> list[ModelInUse]:
+    """The model in each slot of each pipeline. Raises ModelRefused."""
+    found = []
+    for name, (pipeline, slot) in slots().items():
+        with _refused():
+            card = folder.in_use(slot, settings.workers.models_dir)
+        found.append(ModelInUse(name, pipeline.name, slot.role, card.name if card else ""))
+    return found
+
+
+def activate_model(settings: Settings, slot: str, name: str, by: audit.Person) -> None:
+    """Use a model of ``workers.models_dir`` in a slot of a pipeline. Raises ModelRefused, NotFound."""
+    pipeline, chosen, models_dir = _slot(settings, slot)
+    with _refused():
+        card = registry.find(name, models_dir)
+        try_out(pipeline.name, card.path, TRIAL_SECONDS)
+        with writing(settings) as session:
+            audit.note(session, by, AuditAction.MODEL_ACTIVATED, pipeline=slot, model=card.name)
+            session.flush()  # no change that cannot be noted
+            folder.activate(chosen, card, models_dir)
+
+
+def roll_back_model(settings: Settings, slot: str, by: audit.Person) -> None:
+    """Use the previous model in a slot of a pipeline again. Raises ModelRefused, NotFound."""
+    _, chosen, models_dir = _slot(settings, slot)
+    with _refused(), writing(settings) as session:
+        card = folder.before(chosen, models_dir)
+        audit.note(session, by, AuditAction.MODEL_ROLLBACK, pipeline=slot, model=card.name if card else "")
+        session.flush()  # no change that cannot be noted
+        folder.rollback(chosen, models_dir)
+
+
+def _slot(settings: Settings, name: str) -> tuple[PipelineCard, ModelSlot, Path]:
+    known = slots()
+    if name not in known:
+        raise NotFound("the model of this pipeline cannot be exchanged")
+    if settings.workers.models_dir is None:
+        raise ModelRefused(
+            "there is no folder for models of your own: set workers.models_dir, then `ai-pipeline models add`"
+        )
+    return *known[name], settings.workers.models_dir
+
+
+def model_cards(settings: Settings) -> Sequence[registry.Card]:
+    """The cards of shipped models and of the site's own. Raises ModelRefused."""
+    with _refused():
+        return registry.cards(settings.workers.models_dir)
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Raises ModelRefused for a card that cannot be used."""
+    try:
+        yield
+    except CardError as error:
+        raise ModelRefused(str(error)) from None
+
+
+def _drift_row(item: scores.Drift, since: date) -> dict[str, Any]:
+    reference = item.reference
+    return {
+        "model": item.model.id,
+        "version": item.model.version,
+        "card_sha256": item.model.card_sha256,
+        "calling_ae": item.calling_ae or OTHER,
+        "since": since.isoformat(),
+        "verdict": item.verdict.value,
+        "note": item.note,
+        **{outcome.value: item.images.get(outcome, 0) for outcome in Counted},
+        "refusal_rate": item.refusal_rate and [round(value, 6) for value in item.refusal_rate],
+        "reference": reference
+        and {"set": reference.set, "images": reference.images, "refused": reference.refused},
+        "scores": [
+            {
+                "label": label.label,
+                "images": label.images,
+                "psi": None if label.index is None else round(label.index, 3),
+                "by_chance": None if label.by_chance is None else round(label.by_chance, 3),
+                "verdict": label.verdict.value,
+                # Of few images they would come near to telling single scores.
+                "bins": None if label.index is None else list(label.counts),
+            }
+            for label in item.labels
+        ],
+    }
