@@ -7,10 +7,8 @@ import json
 import logging
 import re
 import struct
-import tempfile
 import threading
 import tomllib
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -25,7 +23,6 @@ from pydicom import dcmread
 from sqlalchemy import inspect, select
 
 from ai_pipeline.burnin.devices.rules import read_rules
-from ai_pipeline.images import decode
 from ai_pipeline.models import registry
 from dicom_console.app import create_app
 from dicom_console.views import charts, contents, listing, patients, search
@@ -1053,22 +1050,6 @@ def test_all_held_jobs_of_a_rule_are_run_at_once(console: ConsoleLab, inbox: Inb
 
 # What a uploader sends comes in as what a modality sends; fetched studies
 
-ABOUT = {"PatientID": "P-7", "PatientName": "Müller^Änne", "Modality": "US", "PatientBirthDate": "1960-01-02"}
-
-
-def zipped(*files: tuple[str, bytes]) -> bytes:
-    data = io.BytesIO()
-    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files:
-            archive.writestr(name, content)
-    return data.getvalue()
-
-
-def picture(kind: str = "PNG", mode: str = "RGB") -> bytes:
-    data = io.BytesIO()
-    Image.new(mode, (60, 41), 100 if mode != "RGB" else (9, 99, 199)).save(data, kind)
-    return data.getvalue()
-
 
 def outcomes(uploader: Browser) -> list[str]:
     """Why files were refused, in order, then "taken" for each object that was not."""
@@ -1115,7 +1096,7 @@ def test_who_sees_some_senders_only_adds_to_no_other_study(console: ConsoleLab, 
         users.add_user(console.settings, name, UserRole.OPERATOR, PASSWORD, senders=senders)
     assert console.browser("elsewhere").upload(("new", files[1])) == 403
     uploader = console.browser("limited")
-    uploader.upload(("all.zip", zipped(*((f"{n}", file) for n, file in enumerate(files)))))
+    uploader.upload(*((f"{n}", file) for n, file in enumerate(files)))
     hidden, no_study = arrivals.NOT_ITS_STUDY.when, arrivals.NO_OBJECT.when
     assert outcomes(uploader) == [hidden, no_study, hidden, "taken", "taken", "taken"]
     before = inbox.study(secret.StudyInstanceUID)
@@ -1142,27 +1123,11 @@ def test_what_the_listener_refuses_is_refused_here(
     assert inbox.spool.pending() == []
 
 
-def zip64() -> bytes:
-    """Python reads as much of the directory as ZIP64 says (APPNOTE.TXT 4.3.14): here 5 MB."""
-    entry = struct.pack("<4s4B4HL2L5H2L", b"PK\x01\x02", 20, 0, 20, *[0] * 8, 1, *[0] * 6) + b"a"
-    directory, many = 30, 100_000
-    body = b"PK\x03\x04" + bytes(26) + entry * many
-    end, length = len(body), len(entry) * many
-    body += struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, many, many, length, directory)
-    body += struct.pack("<4sLQL", b"PK\x06\x07", 0, end, 1)
-    return body + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, len(entry), directory, 0)
-
-
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
-    "empty": (bytes, "neither DICOM"),
-    "HTML": (lambda: b"<html><script>alert(1)</script>", "neither DICOM"),
-    "ZIP": (lambda: b"PK\x03\x04" + bytes(400), "cannot be read"),
+    "empty": (bytes, "no file of DICOM"),
+    "HTML": (lambda: b"<html><script>alert(1)</script>", "no file of DICOM"),
     "no elements": (lambda: bytes(128) + b"DICM" + bytes(200), "no valid UIDs"),
     "no end": (lambda: bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 1, b"OB", 0, 2**31), "does not end"),
-    "picture": (picture, "needs a patient"),
-    "no picture": (lambda: b"\x89PNG\r\n\x1a\n" + bytes(50), "needs a patient"),
-    "ZIP64": (zip64, "ZIP64"),
-    "bomb": (lambda: zipped(("bomb", part_10(ultrasound("one")) + bytes(40 * 2**20))), "times as packed"),
 }
 
 
@@ -1170,47 +1135,6 @@ def test_what_is_no_object_is_refused_in_words(uploader: Browser, inbox: Inbox) 
     for data, why in REFUSED.values():
         uploader.upload(("file.dcm", data()))
         assert why in outcomes(uploader)[0] and inbox.spool.pending() == [], why
-
-
-@pytest.mark.parametrize("limit", ["ENTRIES", "DIRECTORY_BYTES"])
-def test_a_zip_has_so_many_files(uploader: Browser, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
-    data = zipped(*((f"{n}", b"x") for n in range(9)))
-    monkeypatch.setattr(arrivals, limit, 8)
-    uploader.upload(("a.zip", data))
-    assert outcomes(uploader)[0].startswith("this ZIP has more than")
-
-
-@pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGB"), ("JPEG", "L")])
-def test_a_picture_becomes_a_secondary_capture(uploader: Browser, inbox: Inbox, kind: str, mode: str) -> None:
-    uploader.upload(("scan.png", picture(kind, mode)), ("b.png", picture()), **ABOUT)
-    assert outcomes(uploader) == ["taken", "taken"]
-    inbox.settle()
-    [row], _ = inbox.read(search.search, search.Search())
-    shown = inbox.read(listing.show, inbox.settings, row["id"])
-    assert (row["patient_id"], row["instances"], row["modalities"]) == ("P-7", 2, ["US"])
-    assert shown["person"]["PatientName"] == "Müller^Änne"
-    made = inbox.file_of(shown["images"][0]["sop_instance_uid"])
-    assert (made.SOPClassUID, made.ConversionType) == ("1.2.840.10008.5.1.4.1.1.7", "WSD")
-    assert (made.Rows, made.Columns, made.SamplesPerPixel) == (41, 60, 3 if mode == "RGB" else 1)
-    assert made.get("LossyImageCompression", "00") == ("01" if kind == "JPEG" else "00")
-    assert uploader.get(f"/studies/images/{shown['images'][0]['id']}/1") == 200
-
-
-def test_a_picture_is_in_no_file_that_a_killed_console_would_leave(
-    uploader: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    decoded, seen = decode._picture_samples, []
-
-    def look(*of: Any) -> Any:
-        seen.append(list(scratch.iterdir()))
-        return decoded(*of)
-
-    monkeypatch.setattr(decode, "_picture_samples", look)
-    uploader.upload(("scan.png", picture()), **ABOUT)
-    assert (outcomes(uploader), seen) == (["taken"], [[]])
 
 
 def test_a_body_that_is_too_large_is_cut_off(inbox: Inbox, console: ConsoleLab) -> None:
