@@ -8,14 +8,14 @@ from fastapi import Response
 from dicom_console.web.faces import Asked, DespiteHold, Edition, Faces, Keys, Name, Number, Visit
 from dicom_console.web.languages import N_, SAVED
 from dicom_node.base.kinds import UserRole
-from dicom_node.people import configured
-from dicom_node.people.configured import Kind, Saved, Version
+from dicom_node.people import Row, configured
+from dicom_node.people.configured import Kind, Saved
 
 faces = Faces()
 
 
 @faces.handler("GET", "/entered", UserRole.ADMIN, lambda asked, rows: asked.page("entered.html", rows=rows))
-def list_versions(asked: Asked) -> list[Version]:
+def list_versions(asked: Asked) -> list[Row]:
     """The versions of all entered peers and rules, the newest first: when, by whom, and what was changed."""
     return configured.entered_versions(asked.settings)
 

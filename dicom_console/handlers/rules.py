@@ -16,48 +16,34 @@ from dicom_node.base.config.settings import RuleSettings
 from dicom_node.base.errors import ChangedMeanwhile, ConfigProblem, FaultyInput, HoldUndercut, NotAllowedNow
 from dicom_node.base.kinds import UserRole
 from dicom_node.base.store.views import View
-from dicom_node.people import audit, configured
-from dicom_node.people.configured import RuleRow, RuleTrial, Warned
+from dicom_node.people import Row, audit, configured
+from dicom_node.people.configured import Warned
 
 faces = Faces()
 add_handlers(faces, "rules")
 
 
 @faces.handler("GET", "/rules", UserRole.VIEWER)
-def list_rules(asked: Asked) -> list[RuleRow]:
+def list_rules(asked: Asked) -> list[Row]:
     """The rules in their order."""
-    return [RuleRow(**row) for row in configured.list_rules(asked.settings)]
+    return [Row(**row) for row in configured.list_rules(asked.settings)]
 
 
 @faces.page_of(list_rules)
-def _rules_page(asked: Visit, shown: list[RuleRow]) -> Response:
+def _rules_page(asked: Visit, shown: list[Row]) -> Response:
     """The rules, and what they make of the newest studies."""
-    return _page(
-        asked,
-        shown,
-        asked.read(configured.try_rules, asked.settings),
-        configured.rules_as_toml(asked.settings),
+    tried = asked.read(configured.try_rules, asked.settings)
+    conditions = {key: label for key, (label, _) in form.CONDITIONS.items()}
+    return asked.page(
+        "rules.html", rows=shown, conditions=conditions, tried=tried, named=_named(asked, tried)
     )
 
 
 @faces.handler("POST", "/rules/{name}/try", UserRole.OPERATOR)
-def try_rule(asked: Asked, name: Name, keys: Keys) -> list[RuleTrial]:
+def try_rule(asked: Asked, name: Name, keys: Keys) -> list[Row]:
     """What the rules with this one would make of the newest studies; nothing is changed."""
     other = configured.with_rule(asked.settings, configured.from_keys("rules", name, keys))
-    return [RuleTrial(**row) for row in asked.read(configured.try_rules, asked.settings, other)]
-
-
-@faces.page("POST", "/rules/try", UserRole.OPERATOR)
-def try_rules(asked: Asked) -> Response:
-    """Apply the rules in force, and the rules of the form, to the newest studies; nothing is changed."""
-    text = asked.text("rules")
-    try:
-        other = configured.with_rules(asked.settings, text)
-    except FaultyInput as error:
-        return _page(asked, list_rules(asked), [], text, problem=str(error))
-    return _page(
-        asked, list_rules(asked), asked.read(configured.try_rules, asked.settings, other), text, changed=True
-    )
+    return [Row(**row) for row in asked.read(configured.try_rules, asked.settings, other)]
 
 
 @faces.page("GET", "/rules/new", UserRole.ADMIN)
@@ -150,28 +136,6 @@ def _form(
         warned=warned,
         named=_named(asked, tried or []),
         **form.page(asked.settings, fields, name, error),
-    )
-
-
-def _page(
-    asked: Visit,
-    rows: list[RuleRow],
-    tried: list[View],
-    text: str,
-    *,
-    problem: str = "",
-    changed: bool = False,
-) -> Response:
-    return asked.page(
-        "rules.html",
-        400 if problem else 200,
-        rows=rows,
-        conditions={key: label for key, (label, _) in form.CONDITIONS.items()},
-        tried=tried,
-        named=_named(asked, tried),
-        text=text,
-        problem=problem,
-        changed=changed,
     )
 
 

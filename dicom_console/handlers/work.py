@@ -20,15 +20,12 @@ from dicom_node.base.errors import FaultyInput
 from dicom_node.base.kinds import UserRole
 from dicom_node.base.lifecycle import DeliveryState, FetchState, JobState
 from dicom_node.base.store.views import View
-from dicom_node.people import Done, audit, queues
+from dicom_node.people import Done, Row, audit, queues
 from dicom_node.people.nouns.work import FETCHES, JOBS, NOTIFICATIONS, OUTBOX
 from dicom_node.people.queues import (
     Change,
-    DeliveryRow,
+    FetchChange,
     FetchRequest,
-    FetchRow,
-    JobRow,
-    NotificationRow,
     StuckJobs,
     change_jobs,
     run_jobs_again,
@@ -48,7 +45,7 @@ _TO_FETCHES = back_to("/fetches")
 _TEST_PLACES = Semaphore(2)  # a server that hangs holds its test for as long as it may
 
 
-list_jobs = faces.list_of(JOBS, JobRow)
+list_jobs = faces.list_of(JOBS)
 
 
 @faces.page_of(list_jobs)
@@ -72,7 +69,7 @@ def change_job(asked: Asked, number: Number, change: Change) -> None:
     change_jobs(asked.settings, [number], change, asked.person)
 
 
-list_deliveries = faces.list_of(OUTBOX, DeliveryRow)
+list_deliveries = faces.list_of(OUTBOX)
 
 
 @faces.page_of(list_deliveries)
@@ -123,7 +120,7 @@ def _fetch_of_form(asked: Visit) -> FetchRequest:
     )
 
 
-list_fetches = faces.list_of(FETCHES, FetchRow)
+list_fetches = faces.list_of(FETCHES)
 
 
 @faces.page_of(list_fetches)
@@ -140,7 +137,7 @@ def _fetches_page(asked: Visit, found: Any) -> Response:
 
 
 @faces.handler("POST", "/fetches", UserRole.OPERATOR, _TO_FETCHES, reads=_fetch_of_form)
-def ask(asked: Asked, given: Annotated[FetchRequest, Body()]) -> queues.FetchAsked:
+def ask(asked: Asked, given: Annotated[FetchRequest, Body()]) -> Row:
     """Have studies of a peer fetched that the node has not."""
     if given.questions > _MOST_QUESTIONS:
         raise FaultyInput("too many days for one request: ask for a month, or use dicom-node fetch")
@@ -162,21 +159,14 @@ def missing(asked: Asked, name: str) -> Response:
     return asked.page("missing_studies.html", rows=rows, peer=name, days=_MISSING_DAYS)
 
 
-@faces.page("POST", "/fetches/{name}/again", UserRole.OPERATOR)
-def again(asked: Asked, name: str) -> Response:
-    """Fetch once more what was given up or cancelled of a peer."""
-    queues.fetch_again(asked.settings, name, asked.person)
+@faces.page("POST", "/fetches/{name}/{change}", UserRole.OPERATOR)
+def change_fetches(asked: Asked, name: str, change: FetchChange) -> Response:
+    """Fetch once more what was given up or cancelled of a peer, or do not fetch what waits for it."""
+    queues.change_fetches(asked.settings, name, change, asked.person)
     return _TO_FETCHES(asked, None)
 
 
-@faces.page("POST", "/fetches/{name}/cancel", UserRole.OPERATOR)
-def cancel(asked: Asked, name: str) -> Response:
-    """Do not fetch what waits for a peer."""
-    queues.cancel_fetches(asked.settings, name, asked.person)
-    return _TO_FETCHES(asked, None)
-
-
-list_notifications = faces.list_of(NOTIFICATIONS, NotificationRow)
+list_notifications = faces.list_of(NOTIFICATIONS)
 
 
 def _notifications_page(asked: Visit, found: Any, tested: View | None = None) -> Response:

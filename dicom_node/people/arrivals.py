@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.file_meta import META_BYTES, is_uid, read_sop_uids, read_study_uids
@@ -87,7 +87,7 @@ class StowRequest:
     """
 
     def __init__(
-        self, database: Database, settings: Settings, by: audit.Person, study_uid: str = "", **about: str
+        self, database: Database, settings: Settings, by: audit.Person, study_uid: str = "", **about: Any
     ) -> None:
         if study_uid and not is_uid(study_uid):
             raise FaultyInput("the address has no valid Study Instance UID")

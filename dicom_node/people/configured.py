@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 import tomlkit
 from pydantic import BaseModel
-from sqlalchemy import exists, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import ModelSlot, PipelineCard
@@ -34,6 +34,7 @@ from ai_pipeline.models.reference import reference_of
 from ai_pipeline.models.store import folder
 from ai_pipeline.pipelines import slots, try_out
 from dicom_node.base.config import addresses, loading
+from dicom_node.base.config.mistakes import did_you_mean
 from dicom_node.base.config.sample import toml_value
 from dicom_node.base.config.sections import REVEALED
 from dicom_node.base.config.settings import NEEDS_RESTART, PeerSettings, RuleSettings, Settings
@@ -54,23 +55,23 @@ from dicom_node.base.errors import (
 from dicom_node.base.events import CONFIGURATION_REFUSED, CONFIGURATION_RELOADED
 from dicom_node.base.files import bucket_of, write_new
 from dicom_node.base.kinds import AuditAction, Counted, ObjectRole, Role
-from dicom_node.base.lifecycle import HeldState, JobState, StudyState
+from dicom_node.base.lifecycle import StudyState
 from dicom_node.base.processes import files_of, running
-from dicom_node.base.store import intake, results, transitions
-from dicom_node.base.store.tables import HeldResult, Instance, Job, Study
+from dicom_node.base.store import intake, transitions
+from dicom_node.base.store.tables import Instance, Study
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, columns, list_events
 from dicom_node.jobs import drift as scores
 from dicom_node.jobs.enqueue import decide_study
 from dicom_node.jobs.rules import decide, explain, why_none
 from dicom_node.people import Row, ServiceResult, audit, open_database, reading, writing
+from dicom_node.people.peers import SECRET
 from dicom_node.receive.inspection import Inspected, inspect
 
 Kind = Literal["peers", "rules"]
 LONGEST: Final = 16 * 1024
 """Characters of peers or rules that a person writes."""
 _MODELS: Final[Mapping[str, type[BaseModel]]] = {"peers": PeerSettings, "rules": RuleSettings}
-SECRET: Final = ("username", "password", "token")
 PROGRAMS: Final = ("command", "container")
 """Pipelines of rules that only the configuration files may have."""
 
@@ -81,13 +82,6 @@ class Saved(ServiceResult):
     name: str
     version: int
     warnings: list[str]
-
-
-class Version(Row):
-    """A version of all entered peers and rules: ``saved`` says when, by whom, and what was changed."""
-
-    version: int
-    saved: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +97,10 @@ _Entries = dict[tuple[str, str], dict[str, Any]]
 """Peers and rules by kind and name."""
 
 
-def entered_versions(settings: Settings) -> list[Version]:
-    """All versions, the newest first."""
+def entered_versions(settings: Settings) -> list[Row]:
+    """All versions of what was entered, the newest first; ``saved``: when, by whom, what was changed."""
     numbers = reversed(versions(settings.node.data_dir))
-    return [Version(version=number, saved=_saved(_text(settings, number))) for number in numbers]
+    return [Row(version=number, saved=_saved(_text(settings, number))) for number in numbers]
 
 
 def as_text(kind: Kind, content: Mapping[str, Any]) -> str:
@@ -307,7 +301,7 @@ def _changed(
     known = _entries(text)
     here = known.get((kind, name))
     if here is None and content is None:
-        hint = loading.did_you_mean(name, [one for other, one in known if other == kind])
+        hint = did_you_mean(name, [one for other, one in known if other == kind])
         raise NotFound(f"no {kind[:-1]} that was entered is called {name!r}; {hint}")
     if version == 0 and here:
         raise ChangedMeanwhile(f"there is a {kind[:-1]} {name} already: nothing was saved")
@@ -539,21 +533,6 @@ TRIED = 50
 """Studies that rules are tried against, the newest."""
 
 
-class RuleRow(Row):
-    """A rule; ``version`` is null if it is in the configuration files."""
-
-    name: str
-    pipeline: str
-    version: int | None
-
-
-class RuleTrial(Row):
-    """One of the newest studies, with the rules that take it ``now``, and ``then`` with the changed rules."""
-
-    study_instance_uid: str | None
-    changes: bool
-
-
 _ReadFile = tuple[Path, Inspected, Instance]
 
 
@@ -576,29 +555,14 @@ def list_rules(settings: Settings) -> list[View]:
     ]
 
 
-def rules_as_toml(settings: Settings) -> str:
-    """The rules as TOML, without keys that have their default."""
-    return "\n".join(f"[[rules]]\n{as_text('rules', _shown(rule))}" for rule in settings.rules)
-
-
-def with_rules(settings: Settings, text: str) -> Settings:
-    """The settings with the rules in ``text`` instead of the present ones. Raises FaultyInput with every
-    mistake.
-    """
-    data = tables(text)
-    if set(data) != {"rules"}:
-        raise FaultyInput("write only rules, each under a line [[rules]]")
-    return checked(settings, data).settings
-
-
 def with_rule(settings: Settings, content: View) -> Settings:
     """The settings with this rule added, or replaced if it exists. Raises FaultyInput with every mistake."""
-    others = [_shown(rule) for rule in settings.rules if rule.name != content["name"]]
+    others = [
+        rule.model_dump(mode="json", exclude_defaults=True, exclude={"entered"})
+        for rule in settings.rules
+        if rule.name != content["name"]
+    ]
     return checked(settings, {"rules": [*others, content]}).settings
-
-
-def _shown(rule: RuleSettings) -> dict[str, Any]:
-    return rule.model_dump(mode="json", exclude_defaults=True, exclude={"entered"})
 
 
 def try_rules(session: Session, settings: Settings, other: Settings | None = None) -> list[View]:
@@ -680,7 +644,7 @@ def _decided(session: Session, study: Study, settings: Settings) -> View:
                 "images": len(decision.source_uids),
                 "held": decision.held_reason,
                 "send_to": list(decision.rule.send_to),
-                "then": _would_do(session, study, decision.rule),
+                "then": [str(one) for one in decision.rule.then],
             }
             for decision in decisions
         ],
@@ -690,27 +654,6 @@ def _decided(session: Session, study: Study, settings: Settings) -> View:
 
 def _outcome(decided: View) -> set[tuple[str, ...]]:
     return {(rule["name"], *rule["then"]) for rule in decided["rules"]}
-
-
-def _would_do(session: Session, study: Study, rule: RuleSettings) -> list[str]:
-    """Which conditions hold for what the rule's pipeline made of the study last."""
-    if not rule.then:
-        return []
-    states = (JobState.SUCCEEDED, JobState.FAILED, JobState.NOT_APPLICABLE)
-    ended = (Job.study_id == study.id, Job.pipeline == rule.pipeline, Job.state.in_(states))
-    job = session.scalar(select(Job).where(*ended).order_by(Job.id.desc()).limit(1))
-    if job is None:
-        return []
-    present = results.suspected(session, study.id, rule.pipeline)
-    assessed = job.state is JobState.SUCCEEDED
-    rejected = exists().where(HeldResult.study_id == study.id, HeldResult.state == HeldState.REJECTED)
-    withheld = bool(session.scalar(select(rejected)))
-    return [
-        str(one)
-        for one in rule.then
-        if (withheld if one.when == "withheld" else one.holds(present, assessed=assessed))
-        and not (one.finding and withheld)
-    ]
 
 
 def _limits(rule: RuleSettings) -> list[str]:
@@ -755,8 +698,6 @@ def _read_file(path: Path, settings: Settings, sender: PeerSettings | None) -> _
     return path, found, facts
 
 
-OTHER = "other"
-"""What stands for all senders that are no configured peers."""
 TRIAL_SECONDS = 120
 """How long a model may take on the pictures that it is tried on before it is used."""
 
@@ -795,23 +736,15 @@ def verify_models(settings: Settings) -> list[dict[str, Any]]:
     return rows
 
 
-def model_drift(settings: Settings, since: datetime | None = None, peer: str = "") -> list[dict[str, Any]]:
-    """How each model's scores and refusals for each sender compare with its card's reference.
-
-    From the day (UTC) of ``since`` on, by default the last ``drift.WINDOW_DAYS``. ``peer``: a name or an AE
-    title, or "other" for all senders that are no configured peers. Raises UnknownPeer, ModelRefused.
+def model_drift(settings: Settings, since: datetime | None = None) -> list[dict[str, Any]]:
+    """How each model's scores and refusals for each sender ("other": all that are no configured peers)
+    compare with its card's reference, from the day (UTC) of ``since`` on, by default the last
+    ``drift.WINDOW_DAYS``.
+    Raises ModelRefused.
     """
     day = scores.window(utc_now()) if since is None else since.astimezone(UTC).date()
     with reading(settings) as session, _refused():
-        found = scores.drift(session, settings.workers.models_dir, day)
-    rows = [_drift_row(item, day) for item in found]
-    if not peer:
-        return rows
-    title = next((known.ae_title for known in settings.peers if known.name == peer), peer)
-    chosen = [row for row in rows if row["calling_ae"] == title]
-    if not chosen and title not in {OTHER, *(known.ae_title for known in settings.peers)}:
-        settings.peer(peer)
-    return chosen
+        return [_drift_row(item, day) for item in scores.drift(session, settings.workers.models_dir, day)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -890,7 +823,7 @@ def _drift_row(item: scores.Drift, since: date) -> dict[str, Any]:
         "model": item.model.id,
         "version": item.model.version,
         "card_sha256": item.model.card_sha256,
-        "calling_ae": item.calling_ae or OTHER,
+        "calling_ae": item.calling_ae or "other",
         "since": since.isoformat(),
         "verdict": item.verdict.value,
         "note": item.note,

@@ -1,15 +1,10 @@
-"""A person's actions on jobs (run again, put first, cancel) and on the machines that do them; each change is
-in the audit.
-
-A person's actions on deliveries: send again, discard, send to a further peer; each is in the audit.
-
-Studies of peers: fetched by the running node, listed, and compared with the results here.
-
-Notifications: list them, send a test, and send given-up ones again.
+"""A person's actions on what waits in queues, each in the audit: jobs (run again, put first, cancel) and the
+machines that do them; deliveries (send again, discard, send to a further peer); studies that the running node
+fetches from peers; notifications.
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
@@ -23,7 +18,7 @@ from dicom_node.base.config.settings import PeerSettings, Settings
 from dicom_node.base.connectors import every
 from dicom_node.base.errors import FaultyInput, NotAllowedNow, NotFound
 from dicom_node.base.kinds import AuditAction, NotificationState, Role
-from dicom_node.base.lifecycle import OPEN_FETCHES, DeliveryState, FetchState, JobState, StudyState
+from dicom_node.base.lifecycle import OPEN_FETCHES, FetchState, JobState, StudyState
 from dicom_node.base.processes import running
 from dicom_node.base.store import fetches, sight, views
 from dicom_node.base.store.queue import running as running_jobs
@@ -36,7 +31,6 @@ from dicom_node.people import (
     PRINTABLE,
     Row,
     ServiceRequest,
-    ServiceResult,
     audit,
     existing,
     open_database,
@@ -46,20 +40,13 @@ from dicom_node.people import (
 from dicom_node.people.monitoring import processes
 
 Change = Literal["retry", "put_first", "cancel"]
+FetchChange = Literal["again", "cancel"]
 STUCK = (JobState.HELD, JobState.FAILED, JobState.CANCELLED)
 """States of a job that goes on only if a person wants it."""
 _AT_ONCE = 100  # jobs that are changed together: others write between
 _MAY_RUN = (Job.study_revision == Study.revision) & Study.state.not_in(
     (StudyState.RECEIVING, StudyState.QUARANTINED)
 )
-
-
-class JobRow(Row):
-    """A job."""
-
-    job: int
-    rule: str
-    state: JobState
 
 
 class StuckJobs(ServiceRequest):
@@ -176,14 +163,6 @@ def forget_machine(settings: Settings, machine: str, by: audit.Person = audit.CO
     return forgotten
 
 
-class DeliveryRow(Row):
-    """A result on its way to a peer."""
-
-    delivery: int
-    destination: str
-    state: DeliveryState
-
-
 class Receiver(ServiceRequest):
     """The receiver: the name of a configured peer."""
 
@@ -206,10 +185,7 @@ def send_again(
         done = outbox.retry_all(session, destination or None) if dead else list(numbers)
         for number in numbers:
             outbox.retry(session, number)
-        by_study = _by_study(session, done).values()
-        what = [pair for pairs in by_study for pair in pairs.values()]
-        about = _noted(done, destination, dead=dead)
-        audit.note(session, by, AuditAction.DELIVERY_RETRIED, what={"deliveries": what}, **about)
+        _note_deliveries(session, by, AuditAction.DELIVERY_RETRIED, done, dead=dead, destination=destination)
     return len(done)
 
 
@@ -232,15 +208,28 @@ def discard_deliveries(
         done = outbox.discard_all(session, words, destination or None) if dead else list(numbers)
         for number in numbers:
             outbox.discard(session, number, words)
-        for study, pairs in _by_study(session, done).items():
-            what = {"deliveries": list(pairs.values())}
-            about = _noted([*pairs], destination, dead=dead)
-            audit.note(session, by, AuditAction.DISCARDED, study_id=study, what=what, words=words, **about)
+        _note_deliveries(session, by, AuditAction.DISCARDED, done, words, dead=dead, destination=destination)
     return len(done)
 
 
-def _noted(done: list[int], destination: str, *, dead: bool) -> dict[str, Any]:
-    return {"all_dead": len(done), "destination": destination} if dead else {"deliveries": done}
+def _note_deliveries(
+    session: Session,
+    by: audit.Person,
+    action: AuditAction,
+    done: Sequence[int],
+    words: str = "",
+    *,
+    dead: bool,
+    destination: str,
+) -> None:
+    """A row in the audit for each study; its decision names the results by UID, and their destinations."""
+    by_study: dict[int, dict[int, list[str]]] = {}
+    for row in session.scalars(select(Delivery).where(Delivery.id.in_(done)).order_by(Delivery.id)):
+        by_study.setdefault(row.item.study_id, {})[row.id] = [row.item.sop_instance_uid, row.destination]
+    for study, pairs in by_study.items():
+        about = {"all_dead": len(pairs), "destination": destination} if dead else {"deliveries": [*pairs]}
+        what = {"deliveries": list(pairs.values())}
+        audit.note(session, by, action, study_id=study, what=what, words=words, **about)
 
 
 def send_study(
@@ -266,15 +255,6 @@ def send_study(
     return number
 
 
-def _by_study(session: Session, deliveries: Sequence[int]) -> dict[int, dict[int, list[str]]]:
-    """Object (by UID) and destination of each, by its number and its study's."""
-    chosen = select(Delivery).where(Delivery.id.in_(deliveries)).order_by(Delivery.id)
-    found: dict[int, dict[int, list[str]]] = {}
-    for row in session.scalars(chosen):
-        found.setdefault(row.item.study_id, {})[row.id] = [row.item.sop_instance_uid, row.destination]
-    return found
-
-
 LONGEST_RANGE = 366 * 30
 """Days of one request."""
 
@@ -295,33 +275,15 @@ class FetchRequest(ServiceRequest):
         return max((self.last - self.first).days + 1, 0) * max(len(self.modalities), 1)
 
 
-class FetchAsked(ServiceResult):
-    """The outcome: ``wanted`` studies are to be fetched or on their way, ``first`` is the lowest number."""
-
-    found: int
-    here: int
-    before: int
-    strays: int
-    wanted: int
-    first: int
-
-
-class FetchRow(Row):
-    """One study that was asked for."""
-
-    fetch: int
-    peer: str
-    study_instance_uid: str
-    state: FetchState
-    reason: str
-
-
 def request_fetches(
     settings: Settings,
     request: FetchRequest,
     by: audit.Person = audit.COMMAND_LINE,
-) -> FetchAsked:
+) -> Row:
     """Query a peer for studies, and queue the fetch of those that the node does not have.
+
+    Returns how many were ``found``, are ``here``, were fetched or given up ``before``, did not fit the
+    question (``strays``), are ``wanted``; and the ``first`` number of these.
 
     Raises UnknownPeer, NotFound, FaultyInput, PeerUnreachable;
     fetches that were queued before the error remain.
@@ -356,22 +318,23 @@ def request_fetches(
                 studies=asked["wanted"],
                 rule=request.rule,
             )
-    return FetchAsked(**asked)
+    return Row(**asked)
 
 
-def fetch_again(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE) -> int:
-    """Fetch given-up and cancelled studies again; returns how many. Raises UnknownPeer, FaultyInput."""
+def change_fetches(
+    settings: Settings, name: str, change: FetchChange, by: audit.Person = audit.COMMAND_LINE
+) -> int:
+    """Fetch given-up and cancelled studies of a peer again, or cancel those that wait, also of a peer that is
+    not configured any more. Returns how many. Raises UnknownPeer, FaultyInput.
+    """
     from dicom_node.studies import fetch
 
-    _queried(settings, name)
-    return _changed_fetches(settings, name, by, "again", fetch.ask_again)
-
-
-def cancel_fetches(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE) -> int:
-    """Cancel the waiting fetches from this peer, configured or not; returns the number of studies."""
-    from dicom_node.studies import fetch
-
-    return _changed_fetches(settings, name, by, "cancelled", fetch.cancel)
+    if change == "again":
+        _queried(settings, name)
+    with writing(settings) as session:
+        number = {"again": fetch.ask_again, "cancel": fetch.cancel}[change](session, name)
+        audit.note(session, by, AuditAction.STUDIES_FETCHED, peer=name, studies=number, did=change)
+    return number
 
 
 def fetch_progress(settings: Settings, peer: str, first: int) -> dict[FetchState, int]:
@@ -458,23 +421,6 @@ def _queried(settings: Settings, name: str) -> PeerSettings:
     if "query" not in peer.may:
         raise FaultyInput(f'peer {name} may not be asked for studies: add "query" to its may')
     return peer
-
-
-def _changed_fetches(
-    settings: Settings, name: str, by: audit.Person, did: str, change: Callable[..., int]
-) -> int:
-    with writing(settings) as session:
-        number = change(session, name)
-        audit.note(session, by, AuditAction.STUDIES_FETCHED, peer=name, studies=number, did=did)
-    return number
-
-
-class NotificationRow(Row):
-    """A notification: its rule, its events, and whether it was sent."""
-
-    notification: int
-    rule: str
-    state: NotificationState
 
 
 def notifiers(settings: Settings) -> list[View]:

@@ -34,7 +34,7 @@ PARTS_OF_CALLER: Final[Mapping[str, Sequence[Column]]] = {
         *_COUNTED,
         _SINCE_THEN,
     ),
-    "refused_objects": (*fields("status", "reason"), *_COUNTED, _SINCE_THEN),
+    "refused_objects": (*fields("calling: calling_ae", "status", "reason"), *_COUNTED, _SINCE_THEN),
     "failures": (*fields("address", "text"), *_COUNTED),
 }
 """The parts of ``peers why``."""
@@ -222,19 +222,9 @@ MODELS: Final = Noun(
             "Compare each model's scores and refusals with its card's reference, sender by sender.\n\n"
             "Counts of whole days (UTC); the last 30 where --since is not given. --json has "
             "the scores of each label.",
-            "--peer room3 --since 30d",
+            "--since 30d",
             why="is one machine different?",
-            inputs=(
-                SINCE,
-                Input(
-                    "peer",
-                    str,
-                    "Only images of this peer (or AE title, or other).",
-                    "--peer",
-                    "NAME",
-                    "",
-                ),
-            ),
+            inputs=(SINCE,),
             columns=(
                 *fields("model", "version", "peer: calling_ae", "since", "analysed", "reoriented"),
                 ("refused by pixels", _refused_by_pixels),

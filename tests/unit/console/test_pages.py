@@ -1083,16 +1083,6 @@ def test_each_visitor_behind_a_trusted_proxy_has_an_address(passed: str, address
 
 # Peers, rules and models by page and command: checked, locked, tested, never overwritten unseen
 
-GOOD = """
-[[rules]]
-name = "all"
-when = { modality = "*" }
-pipeline = "ultrasound"
-send_to = ["pacs"]
-max_study_age_days = 0
-"""
-
-
 def test_peers_are_listed_with_what_they_did_last_and_no_secret(console: ConsoleLab, inbox: Inbox) -> None:
     secret = {"username": "someone", "password": "hidden-word", "url": "https://pacs.example/orthanc"}
     peers = [one.model_copy(update=secret if one.name == "pacs" else {}) for one in console.settings.peers]
@@ -1142,12 +1132,6 @@ def test_rules_say_what_they_make_of_recent_studies(console: ConsoleLab, inbox: 
     inbox.settle(ultrasound("one"), small_xray("two"))
     browser = console.browser(UserRole.VIEWER)
     assert "no rule applies; closest is ultrasound" in browser.page("/rules")
-    assert "Try changed rules" not in browser.text
-    browser = console.browser(UserRole.OPERATOR)
-    assert browser.post("/rules/try", rules=GOOD) == 200
-    assert "2 of 2 studies would be taken by other rules" in browser.text
-    assert browser.post("/rules/try", rules=configured.rules_as_toml(console.settings)) == 200
-    assert "0 of 2 studies" in browser.text
     assert [job.rule for job in inbox.jobs()] == ["ultrasound"]
 
 
