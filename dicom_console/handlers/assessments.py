@@ -7,13 +7,11 @@ from pydantic import AwareDatetime
 
 from dicom_console.web.faces import Asked, Faces, Number, Visit, back_to
 from dicom_node.base.kinds import ReaderVerdict, UserRole
-from dicom_node.people import Done, audit, reviews
+from dicom_node.people import Done, Row, audit, reviews
 from dicom_node.people.reviews import (
     AcceptResults,
-    Assessed,
     FindingAssessed,
     RejectResults,
-    StudyAssessment,
 )
 
 faces = Faces()
@@ -30,12 +28,12 @@ def _finding_of_form(asked: Visit) -> FindingAssessed:
 
 
 @faces.handler("GET", "/studies/{number}/assessment", UserRole.VIEWER)
-def held(asked: Asked, number: Number) -> StudyAssessment:
+def held(asked: Asked, number: Number) -> Row:
     """Whether results of a study wait until a person has accepted them, and what was decided."""
     asked.study_uid(number)
     found = asked.read(reviews.held_results, asked.settings, number)
     audit.note_sight(asked.site.database, asked.person, number)
-    return StudyAssessment(**found)
+    return Row(**found)
 
 
 @faces.handler(
@@ -92,7 +90,7 @@ def send(asked: Asked, number: Number) -> list[str]:
 
 
 @faces.handler("GET", "/assessments", UserRole.READER)
-def export(asked: Asked, since: AwareDatetime | None = None) -> list[Assessed]:
+def export(asked: Asked, since: AwareDatetime | None = None) -> list[Row]:
     """All assessments of findings, the oldest first."""
     audit.note_export(asked.site.database, asked.person, "feedback")
-    return [Assessed(**row) for row in asked.read(reviews.all_assessments, since=since)]
+    return [Row(**row) for row in asked.read(reviews.all_assessments, since=since)]

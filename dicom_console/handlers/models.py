@@ -7,8 +7,8 @@ from fastapi import Response
 from dicom_console.views import models
 from dicom_console.web.faces import Asked, Faces, one_of, see_other
 from dicom_node.base.kinds import UserRole
-from dicom_node.people import audit, reviews
 from dicom_node.people import configured as used
+from dicom_node.people import reviews
 
 faces = Faces()
 
@@ -40,15 +40,6 @@ def show(asked: Asked, identifier: str, version: str) -> Response:
             if (row["model"], row["version"]) == (identifier, version)
         ],
     )
-
-
-@faces.page("GET", "/models/{identifier}/{version}/feedback.csv", UserRole.READER)
-def export(asked: Asked, identifier: str, version: str) -> Response:
-    """The readers' assessments of this model's findings, as a CSV file."""
-    audit.note_export(asked.site.database, asked.person, "feedback")
-    rows = asked.read(reviews.all_assessments, model=identifier, version=version)
-    attached = {"Content-Disposition": 'attachment; filename="feedback.csv"'}
-    return Response(reviews.as_csv(rows), media_type="text/csv; charset=utf-8", headers=attached)
 
 
 @faces.page("POST", "/models/{identifier}/{version}/activate", UserRole.ADMIN)

@@ -6,12 +6,12 @@ from fastapi import Body, HTTPException, Response
 
 from dicom_console.views import listing, pictures, viewer
 from dicom_console.views.pictures import PictureKind
-from dicom_console.web.faces import Asked, Faces, Name, Number, Since, Visit, see_other
+from dicom_console.web.faces import Asked, Faces, Number, Since, Visit, see_other
 from dicom_console.web.languages import N_
 from dicom_node.base.errors import FaultyInput, NotAllowedNow
 from dicom_node.base.kinds import UserRole
-from dicom_node.people import audit, reviews
-from dicom_node.people.reviews import Boxes, NewRule, ReviewRow, Reviews, RuleDrawn, RuleSaved, RuleTried
+from dicom_node.people import Row, audit, reviews
+from dicom_node.people.reviews import Boxes, NewRule, Reviews, RuleSaved
 
 faces = Faces()
 
@@ -22,7 +22,7 @@ _EDGES = ("left", "top", "right", "bottom")
 def list_reviews(asked: Asked, after: Since = None) -> Reviews:
     """Images that wait for a review of their cleaning, the longest waiting first."""
     rows, more = asked.read(reviews.waiting_reviews, after)
-    return Reviews(reviews=[ReviewRow(**row) for row in rows], next=more)
+    return Reviews(reviews=[Row(**row) for row in rows], next=more)
 
 
 @faces.page_of(list_reviews)
@@ -35,37 +35,15 @@ def _reviews_page(asked: Visit, found: Reviews) -> Response:
         more=found.next,
         first=first,
         done=asked.read(reviews.decided_reviews) if first else [],
-        made=list_rules(asked),
     )
 
 
-@faces.handler("GET", "/reviews/device-rules", UserRole.OPERATOR)
-def list_rules(asked: Asked) -> list[RuleDrawn]:
-    """The device rules that were drawn here."""
-    return [RuleDrawn(**row) for row in reviews.rules_made_here(asked.settings)]
-
-
-@faces.handler("DELETE", "/reviews/device-rules/{name}", UserRole.ADMIN)
-def remove_rule(asked: Asked, name: Name) -> None:
-    """Remove a device rule that was drawn here."""
-    reviews.remove_rule(asked.settings, name, asked.person)
-    asked.take_over()
-
-
-@faces.page("POST", "/reviews/rules/remove", UserRole.ADMIN)
-def remove_named_rule(asked: Asked) -> Response:
-    """Remove the device rule that the form names."""
-    name = asked.text("name")[:64]
-    remove_rule(asked, name)
-    return asked.in_force(N_("The device rule %(name)s is removed."), "/reviews", name=name)
-
-
 @faces.handler("GET", "/reviews/{number}", UserRole.OPERATOR)
-def show(asked: Asked, number: Number) -> ReviewRow:
+def show(asked: Asked, number: Number) -> Row:
     """Show one image with the detected text, and the boxes that a person drew before."""
     found = asked.read(reviews.show_review, asked.settings, number)
     audit.note_sight(asked.site.database, asked.person, found["study_id"])
-    return ReviewRow(**found)
+    return Row(**found)
 
 
 def _to_the_next(asked: Visit, _done: None = None) -> Response:
@@ -87,23 +65,21 @@ def draw(asked: Asked, number: Number, drawn: Annotated[Boxes, Body()]) -> None:
 
 
 @faces.handler("POST", "/reviews/{number}/device-rule/try", UserRole.OPERATOR)
-def try_rule(asked: Asked, number: Number, rule: Annotated[NewRule, Body()]) -> RuleTried:
+def try_rule(asked: Asked, number: Number, rule: Annotated[NewRule, Body()]) -> Row:
     """Show what a device rule with these boxes would black out; nothing is changed."""
-    return RuleTried(**asked.read(reviews.rule_tried, asked.settings, number, rule.name, rule.boxes))
+    return Row(**asked.read(reviews.rule_tried, asked.settings, number, rule.name, rule.boxes))
 
 
 @faces.handler("POST", "/reviews/{number}/device-rule", UserRole.ADMIN)
 def save_rule(asked: Asked, number: Number, rule: Annotated[NewRule, Body()]) -> RuleSaved:
     """Save a device rule with these boxes, and clean the image again with it."""
-    why_not = reviews.save_rule_and_clean(
-        asked.settings, number, rule.name, rule.boxes, asked.person, asked.user.role
-    )
+    why_not = reviews.save_rule(asked.settings, number, rule.name, rule.boxes, asked.person, asked.user.role)
     asked.take_over()
     return RuleSaved(name=rule.name, not_cleaned=why_not)
 
 
 @faces.page_of(show)
-def _review_page(asked: Visit, review: ReviewRow) -> Response:
+def _review_page(asked: Visit, review: Row) -> Response:
     return _form(asked, review, [list(map(str, box)) for box in review["drawn"]])
 
 
@@ -144,7 +120,7 @@ def _saved(asked: Visit, number: int, saved: RuleSaved) -> Response:
 
 def _form(
     asked: Visit,
-    review: ReviewRow,
+    review: Row,
     given: list[list[str]],
     *,
     name: str = "",
@@ -158,11 +134,11 @@ def _form(
         "review.html",
         status,
         review=review,
-        study=asked.read(listing.study_heading, asked.settings, review.study_id),
+        study=asked.read(listing.study_heading, asked.settings, review["study_id"]),
         given=[*given[: reviews.MOST_BOXES], *empty],
         edges=_EDGES,
         name=name,
         problem=problem,
         about=viewer.described(shown) | {"frame": 1},
-        following=asked.read(reviews.review_after, review.id),
+        following=asked.read(reviews.review_after, review["id"]),
     )

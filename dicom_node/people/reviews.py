@@ -8,12 +8,9 @@ device rules made of boxes that a person drew: tried on the last images of the d
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -58,7 +55,6 @@ from dicom_node.people import (
     ServiceResult,
     audit,
     existing,
-    reading,
     studies,
     writing,
 )
@@ -76,26 +72,9 @@ COLUMNS = (
 )  # fmt: skip
 _KEYS = ("finding", "tracking_uid", "model")  # what tells a finding of a study from the others
 _NOTED = (*_KEYS, "decision", "report_uid")
-_BEGIN_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 _NOT_ACCEPTED = (ReaderVerdict.MODIFIED.value, ReaderVerdict.REJECTED.value)
 
 AsOf = Annotated[str | None, Field(max_length=64, pattern=PRINTABLE)]
-
-
-class StudyAssessment(Row):
-    """How many results of a study wait or were rejected; ``as_of`` goes with a decision on them."""
-
-    waiting: int
-    rejected: int
-    as_of: str
-
-
-class Assessed(Row):
-    """A person's verdict on a finding."""
-
-    at: datetime
-    actor: str
-    verdict: ReaderVerdict
 
 
 class FindingAssessed(ServiceRequest):
@@ -169,17 +148,21 @@ def accept_results(
     with writing(settings) as session:
         study = find_study(session, study_instance_uid).id
         session.get_one(Study, study, with_for_update=FOR_UPDATE)  # nobody assesses a finding meanwhile
-        if others := _contested(session, settings, study):
+        findings = with_verdicts(session, study, _findings(session, settings, study))
+        judged = [row for row in findings if row["verdicts"]]
+        # The last person who assessed them did not accept them.
+        others = {row["finding"] for row in judged if row["verdicts"][-1]["verdict"] in _NOT_ACCEPTED}
+        if others:
             raise NotAllowedNow(
-                f"{', '.join(others)}: not accepted as it is in the results, and they cannot be changed. "
-                "Reject the results, or assess the finding anew"
+                f"{', '.join(sorted(others))}: not accepted as it is in the results, and they cannot be "
+                "changed. Reject the results, or assess the finding anew"
             )
         what = _decision(session, study, HeldState.ACCEPTED)
         number = outbox.accept(session, study, by.name, as_of, rejected=rejected)
         # Whoever accepts the results accepts what they suspect and nobody has assessed yet.
         rest = [
             row
-            for row in with_verdicts(session, study, _findings(session, settings, study))
+            for row in findings
             if row["decision"] == Decision.PRESENT.value and row["model"] and not row["verdicts"]
         ]
         _keep(session, study, rest, ReaderVerdict.ACCEPTED, by, "")
@@ -286,40 +269,6 @@ def assess_again(
     )
 
 
-def assess_named(
-    settings: Settings,
-    study_instance_uid: str,
-    finding: str,
-    verdict: ReaderVerdict,
-    by: audit.Person = audit.COMMAND_LINE,
-    *,
-    because: str = "",
-    tracking_uid: str = "",
-    model: str = "",
-) -> View:
-    """Assess the finding with these values ("" matches every one); returns the finding.
-
-    Raises NotFound if none matches, NotAllowedNow if several do, FaultyInput.
-    """
-    with reading(settings) as session:
-        study = find_study(session, study_instance_uid).id
-        rows = _findings(session, settings, study)
-    if verdict is ReaderVerdict.MISSING:
-        rows = _may_be_missing(settings, rows)
-    wanted = zip(_KEYS, (finding, tracking_uid, model), strict=True)
-    about = {key: value for key, value in wanted if value}
-    found = [row for row in rows if all(row[key] == value for key, value in about.items())]
-    if not found:
-        raise NotFound(
-            "no such finding: `dicom-node studies findings` lists the findings of the newest report"
-        )
-    if len({_key(row) for row in found}) > 1:
-        raise NotAllowedNow("several findings are called so: name the tracking UID or the model too")
-    which = dict(zip(_KEYS, _key(found[0]), strict=True))
-    assess(settings, study, FindingAssessed(**which, verdict=verdict, because=because), by)
-    return found[0]
-
-
 def findings_of_study(session: Session, settings: Settings, study_instance_uid: str) -> list[View]:
     """The findings of a study's newest reports with their ``verdicts``. Raises NotFound."""
     study = find_study(session, study_instance_uid).id
@@ -396,22 +345,6 @@ def all_assessments(
     ]
 
 
-def as_csv(found: Iterable[View]) -> str:
-    """The rows as CSV (RFC 4180), with a line of column names. No cell can be taken for a formula."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS)
-    writer.writeheader()
-    # With a ' before what spreadsheets would work out (OWASP, CSV Injection).
-    writer.writerows(
-        {
-            name: f"'{value}" if isinstance(value, str) and value.startswith(_BEGIN_FORMULAS) else value
-            for name, value in row.items()
-        }
-        for row in found
-    )
-    return text.getvalue()
-
-
 def _send(session: Session, settings: Settings, study: int, by: audit.Person) -> list[str]:
     """An object for each report that this person assessed; returns the peers that get one."""
     from dicom_node.results.build import build_assessment, put_in_place, row_values, written
@@ -482,17 +415,6 @@ def _note_decision(
         words=words,
         verdict=what["verdict"],
         results=results,
-    )
-
-
-def _contested(session: Session, settings: Settings, study: int) -> list[str]:
-    """Findings of the newest reports that the last person who assessed them did not accept, by name."""
-    return sorted(
-        {
-            row["finding"]
-            for row in with_verdicts(session, study, _findings(session, settings, study))
-            if row["verdicts"] and row["verdicts"][-1]["verdict"] in _NOT_ACCEPTED
-        }
     )
 
 
@@ -593,19 +515,10 @@ EDGES = ("left", "top", "right", "bottom")
 Edge = Annotated[int, Field(ge=0, lt=100_000)]
 
 
-class ReviewRow(Row):
-    """An image whose cleaning a person should look at; ``verdict`` is null while it waits."""
-
-    id: int
-    study_id: int
-    cause: ReviewCause
-    verdict: ReviewVerdict | None
-
-
 class Reviews(ServiceResult):
     """One page; ``next`` is ``after`` of the next one, null at the end."""
 
-    reviews: list[ReviewRow]
+    reviews: list[Row]
     next: int | None
 
 
@@ -716,19 +629,11 @@ def boxes_of(form: Mapping[str, Sequence[str]]) -> list[burned_in.Box]:
 
     Raises FaultyInput.
     """
-    columns_ = [form.get(edge, ()) for edge in EDGES]
-    if len({len(column) for column in columns_}) != 1 or len(columns_[0]) > MOST_BOXES:
-        raise FaultyInput(f"up to {MOST_BOXES} boxes, each with its four edges")
-    found: list[burned_in.Box] = []
-    for edges in zip(*columns_, strict=True):
-        texts = [edge.strip() for edge in edges]
-        if not any(texts):
-            continue
-        if not all(text.isascii() and text.isdecimal() and len(text) < 6 for text in texts):
-            raise FaultyInput("the edges of a box are whole numbers of pixels")
-        left, top, right, bottom = map(int, texts)
-        found.append((left, top, right, bottom))
-    return found
+    try:
+        boxes = [edges for edges in zip(*(form.get(edge, ()) for edge in EDGES), strict=True) if any(edges)]
+        return Boxes.model_validate({"boxes": boxes}).boxes if boxes else []
+    except ValueError:  # also that of pydantic
+        raise FaultyInput(f"up to {MOST_BOXES} boxes: edges are whole numbers of pixels") from None
 
 
 def refuse_faulty_boxes(instance: Instance, boxes: Sequence[burned_in.Box]) -> None:
@@ -820,7 +725,6 @@ TRIED: Final = 50
 """Images that a rule is tried on, the newest of the device."""
 _SEARCHED: Final = 5000  # of the newest images of the node, for those of the device
 _CONDITIONS: Final = ("manufacturer", "model", "software", "modality", "rows", "columns")
-_SOURCE: Final = "drawn at the console"
 
 
 class NewRule(Boxes):
@@ -829,24 +733,11 @@ class NewRule(Boxes):
     name: str = Field(min_length=1, max_length=64, pattern=PRINTABLE)
 
 
-class RuleTried(Row):
-    """The rule as its file would have it, and the newest images of the device with its boxes."""
-
-    name: str
-    text: str
-
-
 class RuleSaved(ServiceResult):
     """The rule is saved; ``not_cleaned`` says why the image was not cleaned again, "" where it is."""
 
     name: str
     not_cleaned: str
-
-
-class RuleDrawn(Row):
-    """A device rule that was drawn here."""
-
-    name: str
 
 
 def rule_tried(
@@ -893,9 +784,15 @@ def rule_tried(
 
 
 def save_rule(
-    settings: Settings, number: int, name: str, boxes: Sequence[burned_in.Box], by: audit.Person
-) -> None:
-    """Write the rule into the site's folder of device rules, where the node reads it at its next reload.
+    settings: Settings,
+    number: int,
+    name: str,
+    boxes: Sequence[burned_in.Box],
+    by: audit.Person,
+    role: UserRole,
+) -> str:
+    """Write the rule into the site's folder of device rules, where the node reads it at its next reload, and
+    clean the image again; returns why the image cannot be cleaned, "" if it can.
 
     Raises NotFound, FaultyInput, NotAllowedNow (the rule exists, or the node may not write to the folder).
     """
@@ -917,58 +814,11 @@ def save_rule(
                 f"device rules cannot be written here ({error.strerror}): put these lines into a file of "
                 f"workers.device_rules_dir\n{text}"
             ) from None
-
-
-def save_rule_and_clean(
-    settings: Settings,
-    number: int,
-    name: str,
-    boxes: Sequence[burned_in.Box],
-    by: audit.Person,
-    role: UserRole,
-) -> str:
-    """Save the rule and clean the image again; returns why the image cannot be cleaned, "" if it can.
-
-    Raises as :func:`save_rule`: the rule is not saved then.
-    """
-    save_rule(settings, number, name, boxes, by)
     try:
         draw_boxes(settings, number, boxes, by, role)
     except (FaultyInput, NotAllowedNow) as error:
         return str(error)
     return ""
-
-
-def rules_made_here(settings: Settings) -> list[View]:
-    """The rules that were drawn at the console, by name."""
-    folder = device_rules_of(settings)
-    try:
-        known = {rule.name: rule for rule in read_rules(folder)} if folder else {}
-    except DeviceRuleError:  # the overview tells of the refused configuration
-        return []
-    return [
-        {
-            "name": name,
-            "match": {key: value for key, value in rule.match.model_dump().items() if value is not None},
-            "rectangles": [[getattr(one, edge) for edge in EDGES] for one in rule.rectangles],
-        }
-        for name, rule in sorted(known.items())
-        if folder and _is_ours(folder / f"{name}.toml")
-    ]
-
-
-def remove_rule(settings: Settings, name: str, by: audit.Person) -> None:
-    """Remove a rule that was drawn at the console. Raises NotFound, NotAllowedNow."""
-    folder = device_rules_of(settings)
-    if folder is None or name not in {row["name"] for row in rules_made_here(settings)}:
-        raise NotFound(f"no device rule that was drawn here is called {name!r}")
-    with writing(settings) as session:
-        audit.note(session, by, AuditAction.RULE_REMOVED, name=name, of="device")
-        session.flush()
-        try:
-            (folder / f"{name}.toml").unlink()
-        except OSError as error:
-            raise NotAllowedNow(f"the file of {name} cannot be removed: {error.strerror}") from None
 
 
 def _opened(session: Session, settings: Settings, number: int) -> tuple[Instance, ImageHeader]:
@@ -1008,14 +858,7 @@ def _rule(
         raise FaultyInput(f"there is a device rule {name} already: give this one another name")
     rectangles = ",\n    ".join(map(toml_value, content["rectangles"]))
     return rule, (
-        f"source = {toml_value(f'{_SOURCE}, {datetime.now(UTC):%Y-%m-%d}')}\n\n[[rule]]\n"
+        f"source = {toml_value(f'drawn at the console, {datetime.now(UTC):%Y-%m-%d}')}\n\n[[rule]]\n"
         f"name = {toml_value(content['name'])}\nmatch = {toml_value(content['match'])}\n"
         f"rectangles = [\n    {rectangles},\n]\n"
     )
-
-
-def _is_ours(path: Path) -> bool:
-    try:
-        return path.read_text(encoding="utf-8").startswith(f'source = "{_SOURCE}')
-    except (OSError, UnicodeDecodeError):
-        return False

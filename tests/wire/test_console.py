@@ -610,7 +610,6 @@ NO_PAGES = {
     *("/live", "/static/{name}", "/healthz", "/readyz", "/metrics"),
     *("/studies/{which}/{number}/{frame}", "/studies/{which}/{number}/{frame}/samples"),
     *("/studies/{number}/thumbnail", "/studies/results/{number}/masks/{segment}"),
-    "/models/{identifier}/{version}/feedback.csv",
 }
 
 

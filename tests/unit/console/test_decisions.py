@@ -1,6 +1,5 @@
 """What persons decide by page: assessments, reviews of cleaning, withdrawals, uploads; the worklist."""
 
-import csv
 import html
 import io
 import json
@@ -326,13 +325,6 @@ def test_a_reader_says_once_that_a_finding_is_missing(console_feedback: ConsoleL
     assert row["tracking_uid"] == ""
 
 
-@pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\r"])
-def test_no_cell_of_the_csv_is_a_formula(begin: str) -> None:
-    text = reviews.as_csv([dict.fromkeys(reviews.COLUMNS, "x") | {"finding": f"{begin}1+1"}])
-    [row] = csv.DictReader(io.StringIO(text, newline=""))
-    assert (row["finding"], row["model"]) == (f"'{begin}1+1", "x")
-
-
 @pytest.mark.parametrize(
     ("fields", "status"),
     [
@@ -349,17 +341,6 @@ def test_only_what_the_report_or_the_model_knows_is_kept(
 ) -> None:
     assert console_feedback.browser(UserRole.READER).post("/studies/1/feedback", **fields) == status
     assert console_feedback.read(reviews.all_assessments) == []
-
-
-def test_the_model_counts_it_and_gives_it_as_csv(console_feedback: ConsoleLab) -> None:
-    browser = console_feedback.browser(UserRole.READER)
-    browser.post("/studies/1/feedback", **forms(browser)[0])
-    [row] = csv.DictReader(io.StringIO(browser.page("/models/obedient/1/feedback.csv")))
-    assert browser.headers["content-type"].startswith("text/csv") and set(row) == set(reviews.COLUMNS)
-    assert row | {"finding": "Mark", "decision": "present", "verdict": "accepted", "version": "1"} == row
-    browser.page("/models/obedient/1/feedback.csv")
-    assert console_feedback.audited("exported") == [{"list": "feedback"}] * 2, "each is noted"
-    assert console_feedback.browser(UserRole.VIEWER).get("/models/obedient/1/feedback.csv") == 403
 
 
 SCORES = (

@@ -1083,6 +1083,7 @@ def test_each_visitor_behind_a_trusted_proxy_has_an_address(passed: str, address
 
 # Peers, rules and models by page and command: checked, locked, tested, never overwritten unseen
 
+
 def test_peers_are_listed_with_what_they_did_last_and_no_secret(console: ConsoleLab, inbox: Inbox) -> None:
     secret = {"username": "someone", "password": "hidden-word", "url": "https://pacs.example/orthanc"}
     peers = [one.model_copy(update=secret if one.name == "pacs" else {}) for one in console.settings.peers]
