@@ -18,7 +18,7 @@ from dicom_node.base.lifecycle import StudyState
 from dicom_node.base.store import views
 from dicom_node.people import Done, Row, audit, queues, studies, users
 from dicom_node.people.queues import Receiver
-from dicom_node.people.studies import ChangedStudies, SeveralStudies, Studies, StudyRow, Wanted
+from dicom_node.people.studies import ChangedStudies, SeveralStudies, Studies, Wanted
 
 faces = Faces()
 _BACK = back_to("/studies/{number}")
@@ -152,14 +152,14 @@ def thumbnail(asked: Asked, number: Number) -> Response:
 
 
 @faces.handler("GET", "/studies/{number}", UserRole.VIEWER)
-def show(asked: Asked, number: Number) -> StudyRow:
+def show(asked: Asked, number: Number) -> Row:
     """One study with its images, findings, results, jobs and events."""
     study = asked.read(listing.show, asked.settings, number)
     audit.note_sight(asked.site.database, asked.person, number)
-    return StudyRow(**study)
+    return Row(**study)
 
 
-def _links(viewers: Mapping[str, str], study: StudyRow) -> dict[str, str]:
+def _links(viewers: Mapping[str, str], study: Row) -> dict[str, str]:
     """The address of the study in each viewer; none where the viewer goes by a number that it has not."""
     uid, accession = str(study["study"]), str(study["accession"] or "")
     if not re.fullmatch(r"[\d.]+", uid):
@@ -173,7 +173,7 @@ def _links(viewers: Mapping[str, str], study: StudyRow) -> dict[str, str]:
 
 
 @faces.page_of(show)
-def _study_page(asked: Visit, study: StudyRow) -> Response:
+def _study_page(asked: Visit, study: Row) -> Response:
     had = {sent["destination"] for row in study["results"] for sent in row["deliveries"]}
     takers = _takers(asked.settings)
     further = [name for name in takers if name not in had and study["withdrawn"] != "all"]
@@ -267,4 +267,4 @@ def _searched_for(asked: Visit) -> dict[str, str]:
 
 def _found(asked: Visit, wanted: Search, after: int | None) -> Studies:
     rows, more = asked.read(search.search, wanted, after)
-    return Studies(studies=[StudyRow(**row) for row in rows], next=more)
+    return Studies(studies=[Row(**row) for row in rows], next=more)

@@ -25,7 +25,6 @@ import sqlite3
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -331,20 +330,6 @@ def _machine(settings: Settings) -> dict[str, object]:
 _SHOWN = 100  # decisions that are named
 
 
-@dataclass(frozen=True, slots=True)
-class LostDecision:
-    """A decision that must be applied again."""
-
-    action: AuditAction
-    study: str
-    by: audit.Person
-    holds: bool
-    waits_for: str
-    what: Mapping[str, Any]
-    words: str
-    fields: Mapping[str, Any]
-
-
 class _NotYet(Exception):
     """What it is about is not there (any more), in words."""
 
@@ -372,18 +357,19 @@ def reconcile_decisions(settings: Settings) -> list[View]:
 def apply_waiting_decisions(settings: Settings) -> int:
     """Apply the waiting decisions that can be applied now, in their order; returns how many."""
     with reading(settings) as session:
-        lost = [_lost(row) for row in decisions.waiting(session) if row.action != FAULT]
+        lost = [row for row in decisions.waiting(session) if row.action != FAULT]
+        session.expunge_all()
     done = 0
     behind: set[str] = set()  # studies of which an earlier one waits
     for one in lost:
-        reason = "a decision before it" if one.study in behind else _done(settings, one)
+        reason = "a decision before it" if one.study_uid in behind else _done(settings, one)
         if not reason:
             done += 1
             continue
-        behind |= {one.study} if one.holds and one.study else set()
+        behind |= {one.study_uid} if one.holds and one.study_uid else set()
         if one.waits_for != reason[:255]:
             with writing(settings) as session:
-                here = session.get_one(DecisionRow, one.by.decision, with_for_update=True)
+                here = session.get_one(DecisionRow, one.id, with_for_update=True)
                 here.waits_for = reason[:255] if here.applied_at is None else here.waits_for
     return done
 
@@ -453,14 +439,12 @@ def as_view(row: DecisionRow) -> View:
     }
 
 
-def _lost(row: DecisionRow) -> LostDecision:
-    record_ = row.record
-    by = audit.Person(record_["actor"], record_["address"], decided_at=row.at, decision=row.id)
-    about = {name: record_[name] for name in ("what", "words", "fields")}
-    return LostDecision(AuditAction(row.action), row.study_uid, by, row.holds, row.waits_for, **about)
+def _by(wanted: DecisionRow) -> audit.Person:
+    record = wanted.record
+    return audit.Person(record["actor"], record["address"], decided_at=wanted.at, decision=wanted.id)
 
 
-def _done(settings: Settings, wanted: LostDecision) -> str:
+def _done(settings: Settings, wanted: DecisionRow) -> str:
     """Do it again; "" when it is done, else what it waits for."""
     try:
         _AGAIN.get(wanted.action, _with_audit)(settings, wanted)
@@ -471,90 +455,93 @@ def _done(settings: Settings, wanted: LostDecision) -> str:
     return ""
 
 
-def _with_audit(settings: Settings, wanted: LostDecision) -> None:
+def _with_audit(settings: Settings, wanted: DecisionRow) -> None:
     """What is done in one transaction with its entry in the audit. Of other decisions the entry alone: what
     they did is there, or a person asks for it again.
     """
     with writing(settings) as session:
         if again := _AGAIN_WITH_AUDIT.get(wanted.action):
             again(session, wanted)
-        study = find_study(session, wanted.study).id if wanted.study else None
+        study = find_study(session, wanted.study_uid).id if wanted.study_uid else None
         _note(session, wanted, study)
 
 
-def _note(session: Session, wanted: LostDecision, study: int | None) -> None:
-    audit.note(session, wanted.by, wanted.action, study_id=study, **wanted.fields)
+def _note(session: Session, wanted: DecisionRow, study: int | None) -> None:
+    action = AuditAction(wanted.action)
+    audit.note(session, _by(wanted), action, study_id=study, **wanted.record["fields"])
 
 
-def _withdraw(settings: Settings, wanted: LostDecision) -> None:
-    uids, reason = wanted.what["results"], RejectionReason(wanted.what["reason"])
+def _withdraw(settings: Settings, wanted: DecisionRow) -> None:
+    uids, reason = wanted.record["what"]["results"], RejectionReason(wanted.record["what"]["reason"])
     with reading(settings) as session:
         _results(session, uids)
-    studies.withdraw_results(settings, wanted.study, uids, reason=reason, because=wanted.words, by=wanted.by)
+    studies.withdraw_results(
+        settings, wanted.study_uid, uids, reason=reason, because=wanted.record["words"], by=_by(wanted)
+    )
 
 
-def _assess(settings: Settings, wanted: LostDecision) -> None:
+def _assess(settings: Settings, wanted: DecisionRow) -> None:
     from dicom_node.people import reviews  # loads what builds results
 
-    what = wanted.what
+    what = wanted.record["what"]
     with reading(settings) as session:
         _results(session, what["results"])
-        study = find_study(session, wanted.study).id
+        study = find_study(session, wanted.study_uid).id
         asked = [session.get_one(Result, row.result_id) for row in outbox.in_question(session, study)]
         if {row.sop_instance_uid for row in asked} != set(what["results"]):
             raise _NotYet("the waiting results changed since they were assessed")
     if what["verdict"] == HeldState.REJECTED:
-        reviews.reject_results(settings, wanted.study, wanted.by, because=wanted.words)
+        reviews.reject_results(settings, wanted.study_uid, _by(wanted), because=wanted.record["words"])
     else:
-        reviews.accept_results(settings, wanted.study, wanted.by, rejected=what["rejected"])
+        reviews.accept_results(settings, wanted.study_uid, _by(wanted), rejected=what["rejected"])
 
 
-def _give_feedback(settings: Settings, wanted: LostDecision) -> None:
+def _give_feedback(settings: Settings, wanted: DecisionRow) -> None:
     from dicom_node.people import reviews  # loads what builds results
 
     with writing(settings) as session:
-        study = find_study(session, wanted.study).id
-        reviews.assess_again(session, study, wanted.what, wanted.by, wanted.words)
+        study = find_study(session, wanted.study_uid).id
+        reviews.assess_again(session, study, wanted.record["what"], _by(wanted), wanted.record["words"])
 
 
-def _release(settings: Settings, wanted: LostDecision) -> None:
+def _release(settings: Settings, wanted: DecisionRow) -> None:
     from dicom_node.studies.choose import Choice
 
     with open_database(settings) as database:
-        study = studies.number_of(database, wanted.study)
-        take = Choice(database, settings).again(study, wanted.what)
+        study = studies.number_of(database, wanted.study_uid)
+        take = Choice(database, settings).again(study, wanted.record["what"])
         with database.read() as session:
-            state = find_study(session, wanted.study).state
-            same = (DecisionRow.study_uid == wanted.study, DecisionRow.action == wanted.action)
-            later = select(DecisionRow.id).where(*same, DecisionRow.at > wanted.by.now).limit(1)
+            state = find_study(session, wanted.study_uid).state
+            same = (DecisionRow.study_uid == wanted.study_uid, DecisionRow.action == wanted.action)
+            later = select(DecisionRow.id).where(*same, DecisionRow.at > wanted.at).limit(1)
             released_later = session.scalar(later) is not None
     if take is not None:
-        studies.release(settings, wanted.study, take, wanted.by)
+        studies.release(settings, wanted.study_uid, take, _by(wanted))
     elif released_later or state in END_STATES - {StudyState.QUARANTINED}:  # it came through without it
         _with_audit(settings, wanted)
     else:
         raise _NotYet("the study is not in quarantine with the objects that were released")
 
 
-def _discard(session: Session, wanted: LostDecision) -> None:
-    for delivery in _deliveries(session, wanted.what["deliveries"]):
+def _discard(session: Session, wanted: DecisionRow) -> None:
+    for delivery in _deliveries(session, wanted.record["what"]["deliveries"]):
         if (delivery.state, DELIVERY_DISCARDED) in DELIVERY:
-            outbox.discard(session, delivery.id, wanted.words)
+            outbox.discard(session, delivery.id, wanted.record["words"])
 
 
-def _retry(session: Session, wanted: LostDecision) -> None:
-    for delivery in _deliveries(session, wanted.what["deliveries"]):
+def _retry(session: Session, wanted: DecisionRow) -> None:
+    for delivery in _deliveries(session, wanted.record["what"]["deliveries"]):
         if delivery.state in (DeliveryState.DISCARDED, DeliveryState.DEAD):
             outbox.retry(session, delivery.id)
 
 
-def _judge_cleaning(settings: Settings, wanted: LostDecision) -> None:
+def _judge_cleaning(settings: Settings, wanted: DecisionRow) -> None:
     from dicom_node.studies import rerun
 
-    what = wanted.what
+    what = wanted.record["what"]
     verdict = ReviewVerdict(what["verdict"])
     with writing(settings) as session:
-        study = find_study(session, wanted.study)
+        study = find_study(session, wanted.study_uid)
         instance = session.scalar(select(Instance).where(Instance.sop_instance_uid == what["image"]))
         if instance is None or instance.pixels_sha256 != what["pixels_sha256"]:
             raise _NotYet("the image that was judged is not here")
@@ -564,21 +551,21 @@ def _judge_cleaning(settings: Settings, wanted: LostDecision) -> None:
                     instance_id=instance.id,
                     pixels_sha256=what["pixels_sha256"],
                     boxes=what["boxes"],
-                    at=wanted.by.now,
-                    actor=wanted.by.name,
+                    at=wanted.at,
+                    actor=wanted.record["actor"],
                     role=UserRole(what["role"]),
                 )
             )
-        burned_in.decide(session, instance.id, verdict, wanted.by.name)
+        burned_in.decide(session, instance.id, verdict, wanted.record["actor"])
         _note(session, wanted, study.id)
         if verdict is ReviewVerdict.DRAWN and study.state is not StudyState.RECEIVING:
             rerun.rerun(session, study.id, settings)
 
 
-def _change_job(session: Session, wanted: LostDecision) -> None:
+def _change_job(session: Session, wanted: DecisionRow) -> None:
     """A job that was cancelled is cancelled; where it was quicker, nothing of it leaves that did not yet."""
-    what = wanted.what
-    study = find_study(session, wanted.study).id
+    what = wanted.record["what"]
+    study = find_study(session, wanted.study_uid).id
     if what["change"] == "cancel":
         of_rule = select(Job).where(Job.study_id == study, Job.rule == what["rule"])
         newest_first = session.scalars(of_rule.order_by(Job.id.desc()))
@@ -593,15 +580,15 @@ def _change_job(session: Session, wanted: LostDecision) -> None:
                 outbox.discard(session, delivery.id, "its job was cancelled by a person")
 
 
-def _delete_received(settings: Settings, wanted: LostDecision) -> None:
+def _delete_received(settings: Settings, wanted: DecisionRow) -> None:
     with open_database(settings) as database:
-        study = studies.number_of(database, wanted.study)
-    [row] = studies.delete_received(settings, [study], wanted.by)
+        study = studies.number_of(database, wanted.study_uid)
+    [row] = studies.delete_received(settings, [study], _by(wanted))
     if not row["deleted"]:
         raise _NotYet(row["reason"])
 
 
-_AGAIN: Mapping[AuditAction, Callable[[Settings, LostDecision], None]] = {
+_AGAIN: Mapping[str, Callable[[Settings, DecisionRow], None]] = {
     AuditAction.RESULT_WITHDRAWN: _withdraw,
     AuditAction.RESULTS_ASSESSED: _assess,
     AuditAction.FEEDBACK_GIVEN: _give_feedback,
@@ -609,7 +596,7 @@ _AGAIN: Mapping[AuditAction, Callable[[Settings, LostDecision], None]] = {
     AuditAction.CLEANING_JUDGED: _judge_cleaning,
     AuditAction.OBJECTS_DELETED: _delete_received,
 }
-_AGAIN_WITH_AUDIT: Mapping[AuditAction, Callable[[Session, LostDecision], None]] = {
+_AGAIN_WITH_AUDIT: Mapping[str, Callable[[Session, DecisionRow], None]] = {
     AuditAction.DISCARDED: _discard,
     AuditAction.DELIVERY_RETRIED: _retry,
     AuditAction.JOB_CHANGED: _change_job,

@@ -1,10 +1,5 @@
-"""A person's actions on a study, or on several: each is changed separately, a refused one stops no other; and
-on the spool, where their objects are.
-
-Withdraw results: stop their delivery; peers delete them, get a rejection note, or are listed for a
-person.
-
-One received image with the node's results: other pictures of it, and the marks of the report on it.
+"""A person's actions on a study, or on several: each is changed separately, a refused one stops no other; on
+its results, which are withdrawn; and on the spool. And one received image with the node's results.
 """
 
 import logging
@@ -51,20 +46,10 @@ from dicom_node.receive.spool import Spool
 from dicom_node.results import sr as report
 
 
-class StudyRow(Row):
-    """A study; ``id`` is its number here."""
-
-    id: int
-    study: str
-    state: StudyState
-    reason: str
-    revision: int
-
-
 class Studies(ServiceResult):
     """One page; ``next`` is ``after`` of the next one, null at the end."""
 
-    studies: list[StudyRow]
+    studies: list[Row]
     next: int | None
 
 
@@ -194,22 +179,12 @@ class SeveralStudies(ServiceRequest):
     because: str = Field("", max_length=256, pattern=PRINTABLE)
 
 
-class ChangedStudy(Row):
-    """Whether one study was changed, and if not, why.
-
-    ``by_hand``: UIDs of withdrawn results that a person must remove, by peer.
+class ChangedStudies(ServiceResult):
+    """A row for each study, with its number ``id``: whether it was changed (``done``), and if not, why
+    (``reason``). ``by_hand``: UIDs of withdrawn results that a person must remove, by peer.
     """
 
-    study: str
-    done: bool
-    reason: str
-    by_hand: dict[str, list[str]] = Field(default_factory=dict)
-
-
-class ChangedStudies(ServiceResult):
-    """A row for each study, with its number ``id``."""
-
-    studies: list[ChangedStudy]
+    studies: list[Row]
 
 
 def change_studies(
@@ -225,7 +200,7 @@ def change_studies(
     take: Sequence[int] = (),
     as_of: str | None = None,
     raises_alone: bool = False,
-) -> list[ChangedStudy]:
+) -> list[Row]:
     """Change each of these studies; returns a row for each, with the ``reason`` if it was refused or failed.
 
     "retry": its stopped jobs and given-up deliveries. "release": from quarantine, with the choices ``take``
@@ -262,7 +237,7 @@ def change_studies(
         except Exception as error:  # noqa: BLE001  (the others are changed, and each has its row)
             _LOGGER.error("%s of a study failed: %s", change, type(error).__name__)
             why_not = f"it failed in the node ({type(error).__name__})"
-        rows.append(ChangedStudy(study=uid, done=not why_not, reason=why_not, by_hand=by_hand))
+        rows.append(Row(study=uid, done=not why_not, reason=why_not, by_hand=by_hand))
     return rows
 
 
@@ -382,9 +357,7 @@ def withdraw_results(
                 outbox.enqueue(session, note, [peer for peer in settings.peers if peer.name in reached])
                 note_ids |= {row.id: note.id for row in rows}
             for row in chosen:
-                _withdraw(
-                    session,
-                    row,
+                session.add(
                     Withdrawal(
                         result_id=row.id,
                         at=now,
@@ -392,7 +365,19 @@ def withdraw_results(
                         reason=reason,
                         because=words,
                         note_id=note_ids.get(row.id),
-                    ),
+                    )
+                )
+                for one in row.deliveries:
+                    if one.state in _WAITS and not deliveries.discard(session, one, deliveries.WITHDRAWN):
+                        raise NotAllowedNow(_BEING_SENT)
+                session.flush()
+                transitions.record(
+                    session,
+                    RESULT_WITHDRAWN,
+                    study.id,
+                    instance=row.sop_instance_uid,
+                    kind=row.kind.value,
+                    reason=reason.value,
                 )
                 outbox.ask_to_remove(session, row, settings.peers)
             stored.forget_findings(session, [row.id for row in chosen])
@@ -461,22 +446,6 @@ def _assessments(
                 yield row.id
             else:
                 of_others.add(row.supersedes)
-
-
-def _withdraw(session: Session, row: Result, withdrawal: Withdrawal) -> None:
-    session.add(withdrawal)
-    for delivery in row.deliveries:
-        if delivery.state in _WAITS and not deliveries.discard(session, delivery, deliveries.WITHDRAWN):
-            raise NotAllowedNow(_BEING_SENT)
-    session.flush()
-    transitions.record(
-        session,
-        RESULT_WITHDRAWN,
-        row.study_id,
-        instance=row.sop_instance_uid,
-        kind=row.kind.value,
-        reason=withdrawal.reason.value,
-    )
 
 
 def _arrived(row: Result) -> set[str]:

@@ -895,7 +895,7 @@ PEER: dict[str, Any] = {"ae_title": "US2", "may": ["send"], "quiet_seconds": 7}
 def asked_nodes(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Each time that nodes are asked to take the configuration over."""
     asked: list[object] = []
-    monkeypatch.setattr(configured, "apply", asked.append)
+    monkeypatch.setattr(configured, "apply_now", asked.append)
     return asked
 
 
