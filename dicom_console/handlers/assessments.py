@@ -6,7 +6,7 @@ from fastapi import Body
 from pydantic import AwareDatetime
 
 from dicom_console.web.faces import Asked, Faces, Number, Visit, back_to
-from dicom_node.base.kinds import ReaderVerdict, UserRole
+from dicom_node.base.kinds import AuditAction, ReaderVerdict, UserRole
 from dicom_node.people import Done, Row, audit, reviews
 from dicom_node.people.reviews import (
     AcceptResults,
@@ -92,5 +92,6 @@ def send(asked: Asked, number: Number) -> list[str]:
 @faces.handler("GET", "/assessments", UserRole.READER)
 def export(asked: Asked, since: AwareDatetime | None = None) -> list[Row]:
     """All assessments of findings, the oldest first."""
-    audit.note_export(asked.site.database, asked.person, "feedback")
+    with asked.site.database.write() as session:
+        audit.note(session, asked.person, AuditAction.EXPORTED, list="feedback")
     return [Row(**row) for row in asked.read(reviews.all_assessments, since=since)]

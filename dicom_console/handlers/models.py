@@ -21,7 +21,7 @@ def list_models(asked: Asked) -> Response:
     return asked.page(
         "models.html",
         rows=models.models(asked.settings),
-        used={one.slot: one.model for one in used.models_in_use(asked.settings)},
+        used=used.models_in_use(asked.settings),
         history=models.history(asked.settings),
         models_dir=asked.settings.workers.models_dir is not None,
     )

@@ -1,6 +1,6 @@
 """Models for the console: their cards, use, history and drift."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ai_pipeline.errors import CardError
@@ -12,7 +12,7 @@ from dicom_console.views.contents import Node
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound
 from dicom_node.base.store.views import View
-from dicom_node.people.configured import ModelInUse, model_cards, models_in_use
+from dicom_node.people.configured import model_cards, models_in_use
 
 
 def models(settings: Settings) -> list[View]:
@@ -79,7 +79,7 @@ def history(settings: Settings) -> list[View]:
     return sorted(rows, key=lambda row: row["at"], reverse=True)[:50]
 
 
-def _row(card: Card, used: Sequence[ModelInUse]) -> View:
+def _row(card: Card, used: Mapping[str, str]) -> View:
     return {
         "name": card.name,
         "id": card.id,
@@ -88,7 +88,7 @@ def _row(card: Card, used: Sequence[ModelInUse]) -> View:
         "architecture": card.architecture,
         "licence": card.licence,
         "own": registry.SHIPPED not in card.path.parents,
-        "pipelines": [one.slot for one in used if one.model == card.name],
+        "pipelines": [slot for slot, model in used.items() if model == card.name],
         "weights": [
             {"role": part.role, "file": part.path.name, "sha256": part.sha256, "there": part.path.is_file()}
             for part in card.weights

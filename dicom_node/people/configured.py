@@ -207,34 +207,6 @@ def undo_to(
     return Saved(name=f"version {number}", version=number, warnings=warnings)
 
 
-def put_file(settings: Settings, kind: Kind, file: Path, *, despite_hold: bool = False) -> View:
-    """Save the peer or rule of a file, and let the nodes here load it. Raises as ``save``."""
-    try:
-        content = parse_entry(kind, file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise FaultyInput(f"{file} cannot be read: {type(error).__name__}") from None
-    return _in_force(settings, save_entry(settings, kind, content, despite_hold=despite_hold))
-
-
-def remove_now(settings: Settings, kind: Kind, name: str) -> View:
-    """Remove an entered peer or rule, and let the nodes here load the change. Raises as ``remove``."""
-    remove_entry(settings, kind, name)
-    return _in_force(settings, Saved(name=name, version=0, warnings=[]))
-
-
-def undo_now(settings: Settings, version: int, *, despite_hold: bool = False) -> View:
-    """Have all as in this version, and let the nodes here load it. Raises as ``undo``."""
-    return _in_force(settings, undo_to(settings, version, despite_hold=despite_hold))
-
-
-def _in_force(settings: Settings, saved: Saved) -> View:
-    says = (
-        "The node takes it over (event 6010; 6011 if not)." if apply_now(settings) else "No node runs here."
-    )
-    done = f"{saved.name} is {'saved' if saved.version else 'removed'}. {says}"
-    return {"name": saved.name, "text": "\n".join([*(f"warning: {one}" for one in saved.warnings), done])}
-
-
 def apply_now(settings: Settings) -> int:
     """Let the nodes of this machine load the entries at once; returns how many. Others load them within 30
     s.
@@ -747,25 +719,16 @@ def model_drift(settings: Settings, since: datetime | None = None) -> list[dict[
         return [_drift_row(item, day) for item in scores.drift(session, settings.workers.models_dir, day)]
 
 
-@dataclass(frozen=True, slots=True)
-class ModelInUse:
-    """The model ("id@version", "" for none) in a ``slot`` of a ``pipeline`` for which a site chooses the
-    model.
+def models_in_use(settings: Settings) -> dict[str, str]:
+    """The model ("id@version", "" for none) in each slot of a pipeline for which a site chooses the model.
+
+    Raises ModelRefused.
     """
-
-    slot: str
-    pipeline: str
-    role: str
-    model: str
-
-
-def models_in_use(settings: Settings) -> list[ModelInUse]:
-    """The model in each slot of each pipeline. Raises ModelRefused."""
-    found = []
-    for name, (pipeline, slot) in slots().items():
+    found = {}
+    for name, (_, slot) in slots().items():
         with _refused():
             card = folder.in_use(slot, settings.workers.models_dir)
-        found.append(ModelInUse(name, pipeline.name, slot.role, card.name if card else ""))
+        found[name] = card.name if card else ""
     return found
 
 

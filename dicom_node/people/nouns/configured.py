@@ -39,46 +39,6 @@ PARTS_OF_CALLER: Final[Mapping[str, Sequence[Column]]] = {
 }
 """The parts of ``peers why``."""
 
-_DESPITE_HOLD: Final = Input(
-    "despite_hold",
-    bool,
-    "Save it although it sends results at once that another rule holds.",
-    "--despite-hold",
-    default=False,
-)
-_SAVED: Final = "{result[text]}"
-
-
-def _entered(kind: str, file: str) -> tuple[Verb, Verb]:
-    """``put`` and ``remove`` of peers or rules; ``file``: an example file of one."""
-    one = kind.removesuffix("s")
-    return (
-        Verb(
-            "put",
-            "people.configured:put_file",
-            f"Add a {one}, or change one that was entered, after a check; running nodes take it over.",
-            f"{file} --config node.toml",
-            inputs=(
-                Input("file", Path, f"TOML with the keys of one {one}.", metavar="FILE"),
-                _DESPITE_HOLD,
-            ),
-            fixed={"kind": kind},
-            says=_SAVED,
-            role=UserRole.ADMIN,
-        ),
-        Verb(
-            "remove",
-            "people.configured:remove_now",
-            f"Take a {one} out that was entered by page or command; running nodes take it over.",
-            f"{Path(file).stem} --config node.toml",
-            inputs=(Input("name", str, "One that was entered, not of a file.", metavar=one.upper()),),
-            fixed={"kind": kind},
-            says=_SAVED,
-            role=UserRole.ADMIN,
-        ),
-    )
-
-
 PEERS: Final = Noun(
     "peers",
     "Peers: modalities and PACS.",
@@ -115,27 +75,6 @@ PEERS: Final = Noun(
             none="No peer may receive or be queried.",
             status=all_of("ok", ExitCode.UNAVAILABLE),
             role=UserRole.OPERATOR,
-        ),
-        *_entered("peers", "us2.toml"),
-        Verb(
-            "versions",
-            "people.configured:entered_versions",
-            "List the versions of the entered peers and rules: when, by whom, and what was changed.",
-            columns=fields("version", "saved"),
-            none="No peers or rules were entered by page or command.",
-            role=UserRole.ADMIN,
-        ),
-        Verb(
-            "undo",
-            "people.configured:undo_now",
-            "Have all entered peers and rules as in an earlier version; running nodes take it over.",
-            "7 --config node.toml",
-            inputs=(
-                Input("version", int, "One of `peers versions`; 0: none.", metavar="VERSION", least=0),
-                _DESPITE_HOLD,
-            ),
-            says=_SAVED,
-            role=UserRole.ADMIN,
         ),
     ),
 )
@@ -193,7 +132,6 @@ RULES: Final = Noun(
             none="All studies of this time had the jobs that the rules want.",
             role=UserRole.ADMIN,
         ),
-        *_entered("rules", "chest.toml"),
     ),
 )
 

@@ -1138,7 +1138,7 @@ def test_rules_say_what_they_make_of_recent_studies(console: ConsoleLab, inbox: 
 
 def model_in(console: ConsoleLab, slot: str) -> str:
     """The model that runs in a slot, "" for none."""
-    return {one.slot: one.model for one in configured.models_in_use(console.settings)}[slot]
+    return configured.models_in_use(console.settings)[slot]
 
 
 def test_a_model_of_the_sites_own_is_put_into_use_and_back(console: ConsoleLab, tmp_path: Path) -> None:
