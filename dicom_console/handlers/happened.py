@@ -44,7 +44,7 @@ def list_events(
 
     ``at``: such as 2026-03-01T03:12, of the node's zone where it names none. ``minutes``: before and after.
     ``peer``: a name, AE title or address. ``number``: of an event. ``words``: in its text or fields.
-    ``problems``: only warnings and errors. Of more than 500, those nearest to the time are listed.
+    ``problems``: only warnings and errors. Of more than 500 the newest are listed.
     """
     try:
         middle = datetime.fromisoformat(at.strip()).astimezone(UTC) if at.strip() else None
@@ -58,7 +58,6 @@ def list_events(
         asked.settings,
         since=since,
         until=until,
-        nearest=nearest,
         peer=peer.strip(),
         number=int(number or 0),
         words=words.strip(),

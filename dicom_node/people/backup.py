@@ -36,16 +36,32 @@ from sqlalchemy.orm import Session
 from dicom_node import __version__
 from dicom_node.base import events, sitekey
 from dicom_node.base.config.sections import DEVICE_RULES_FOLDER
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.config.toml_files import FOLDER
 from dicom_node.base.errors import CannotCreate, FaultyInput, NodeError, NotAllowedNow, StorageError
 from dicom_node.base.events import DECISION_SETTLED, DELIVERY_DISCARDED
 from dicom_node.base.files import sha256_of
-from dicom_node.base.kinds import DEIDENTIFIED_FOLDER, AuditAction, RejectionReason, ReviewVerdict, UserRole
+from dicom_node.base.kinds import (
+    DEIDENTIFIED_FOLDER,
+    AuditAction,
+    ReaderVerdict,
+    RejectionReason,
+    ReviewVerdict,
+    UserRole,
+)
 from dicom_node.base.lifecycle import DELIVERY, END_STATES, DeliveryState, HeldState, JobState, StudyState
 from dicom_node.base.store import burned_in, decision_copies, decisions, faults, migrate, transitions, views
 from dicom_node.base.store.database import sqlite_file
-from dicom_node.base.store.tables import FAULT, DecisionRow, Delivery, DrawnByHand, Instance, Job, Result
+from dicom_node.base.store.tables import (
+    FAULT,
+    DecisionRow,
+    Delivery,
+    DrawnByHand,
+    Instance,
+    Job,
+    Result,
+    Study,
+)
 from dicom_node.base.store.views import View, as_json, find_study
 from dicom_node.deliver import outbox
 from dicom_node.jobs.enqueue import cancel
@@ -228,10 +244,6 @@ _LIBRARIES = (
     *("SQLAlchemy", "alembic", "pydantic", "psycopg", "requests", "urllib3"),
 )
 _NUMBERS_OF_IDENTITY = frozenset({"patient", "accession", "birth_date"})
-_WORDS = frozenset(
-    {"after", "before", "database_version", "doing", "kind", "model", "outcome", "pipeline", "process"}
-    | {"rule", "state", "status", "transport", "verdict", "version"}
-)
 _SECRET = frozenset({"password", "token", "username", "url", "database_url"})
 
 
@@ -247,7 +259,23 @@ def write_bundle(settings: Settings, files: Sequence[Path], destination: Path) -
         with reading(settings) as session:
             parts["counts.json"] = views.counts(session)
             rows = views.list_events(session, limit=2000)
-            parts["events.json"] = [_event(row, settings) for row in rows]
+            texts = {event.number: event.text for event in events.all_types()}
+            # Of their fields what cannot name a patient: numbers, and configured peers.
+            peers = {peer.name for peer in settings.peers}
+            parts["events.json"] = [
+                {
+                    "at": row["at"],
+                    "number": row["number"],
+                    "text": texts.get(row["number"], ""),
+                    "fields": {
+                        key: value
+                        for key, value in row["fields"].items()
+                        if key not in _NUMBERS_OF_IDENTITY
+                        and (isinstance(value, bool | int | float) or str(value) in peers)
+                    },
+                }
+                for row in rows
+            ]
     except NodeError as error:
         parts["database.json"] = {"problem": type(error).__name__}
     try:
@@ -271,25 +299,6 @@ def redacted(settings: Settings) -> dict[str, Any]:
         rule["options"] = sorted(rule["options"])
         rule["when"] = sorted(key for key, value in rule["when"].items() if value)
     return plain
-
-
-def _event(row: Mapping[str, Any], settings: Settings) -> dict[str, object]:
-    known = {event.number: event.text for event in events.all_types()}
-    shown = {
-        key: safe
-        for key, value in row["fields"].items()
-        if (safe := _safe(key, value, settings.peers)) is not None
-    }
-    return {"at": row["at"], "number": row["number"], "text": known.get(row["number"], ""), "fields": shown}
-
-
-def _safe(key: str, value: object, peers: Sequence[PeerSettings]) -> object:
-    """The value if it cannot name a patient: numbers, words of the program, configured peers."""
-    if key in ("calling_ae", "destination", "peer"):
-        return next((peer.name for peer in peers if value in (peer.name, peer.ae_title)), "other")
-    if isinstance(value, bool | int | float) and key not in _NUMBERS_OF_IDENTITY:
-        return value
-    return value if key in _WORDS and isinstance(value, str) and value.replace("_", "").isalnum() else None
 
 
 def _check(files: Sequence[Path], settings: Settings) -> dict[str, object]:
@@ -460,15 +469,11 @@ def _with_audit(settings: Settings, wanted: DecisionRow) -> None:
     they did is there, or a person asks for it again.
     """
     with writing(settings) as session:
-        if again := _AGAIN_WITH_AUDIT.get(wanted.action):
-            again(session, wanted)
         study = find_study(session, wanted.study_uid).id if wanted.study_uid else None
-        _note(session, wanted, study)
-
-
-def _note(session: Session, wanted: DecisionRow, study: int | None) -> None:
-    action = AuditAction(wanted.action)
-    audit.note(session, _by(wanted), action, study_id=study, **wanted.record["fields"])
+        if again := _AGAIN_WITH_AUDIT.get(wanted.action):
+            again(session, settings, wanted)
+        action = AuditAction(wanted.action)
+        audit.note(session, _by(wanted), action, study_id=study, **wanted.record["fields"])
 
 
 def _withdraw(settings: Settings, wanted: DecisionRow) -> None:
@@ -496,14 +501,6 @@ def _assess(settings: Settings, wanted: DecisionRow) -> None:
         reviews.accept_results(settings, wanted.study_uid, _by(wanted), rejected=what["rejected"])
 
 
-def _give_feedback(settings: Settings, wanted: DecisionRow) -> None:
-    from dicom_node.people import reviews  # loads what builds results
-
-    with writing(settings) as session:
-        study = find_study(session, wanted.study_uid).id
-        reviews.assess_again(session, study, wanted.record["what"], _by(wanted), wanted.record["words"])
-
-
 def _release(settings: Settings, wanted: DecisionRow) -> None:
     from dicom_node.studies.choose import Choice
 
@@ -523,46 +520,44 @@ def _release(settings: Settings, wanted: DecisionRow) -> None:
         raise _NotYet("the study is not in quarantine with the objects that were released")
 
 
-def _discard(session: Session, wanted: DecisionRow) -> None:
+def _discard(session: Session, _settings: Settings, wanted: DecisionRow) -> None:
     for delivery in _deliveries(session, wanted.record["what"]["deliveries"]):
         if (delivery.state, DELIVERY_DISCARDED) in DELIVERY:
             outbox.discard(session, delivery.id, wanted.record["words"])
 
 
-def _retry(session: Session, wanted: DecisionRow) -> None:
+def _retry(session: Session, _settings: Settings, wanted: DecisionRow) -> None:
     for delivery in _deliveries(session, wanted.record["what"]["deliveries"]):
         if delivery.state in (DeliveryState.DISCARDED, DeliveryState.DEAD):
             outbox.retry(session, delivery.id)
 
 
-def _judge_cleaning(settings: Settings, wanted: DecisionRow) -> None:
+def _give_feedback(session: Session, _settings: Settings, wanted: DecisionRow) -> None:
+    from dicom_node.people import reviews  # loads what builds results
+
+    what, words = wanted.record["what"], wanted.record["words"]
+    study, verdict = find_study(session, wanted.study_uid).id, ReaderVerdict(what["verdict"])
+    reviews.store_verdicts(session, study, [what["finding"]], verdict, _by(wanted), words)
+
+
+def _judge_cleaning(session: Session, settings: Settings, wanted: DecisionRow) -> None:
     from dicom_node.studies import rerun
 
-    what = wanted.record["what"]
+    what, actor = wanted.record["what"], wanted.record["actor"]
+    instance = session.scalar(select(Instance).where(Instance.sop_instance_uid == what["image"]))
+    if instance is None or instance.pixels_sha256 != what["pixels_sha256"]:
+        raise _NotYet("the image that was judged is not here")
     verdict = ReviewVerdict(what["verdict"])
-    with writing(settings) as session:
-        study = find_study(session, wanted.study_uid)
-        instance = session.scalar(select(Instance).where(Instance.sop_instance_uid == what["image"]))
-        if instance is None or instance.pixels_sha256 != what["pixels_sha256"]:
-            raise _NotYet("the image that was judged is not here")
-        if verdict is ReviewVerdict.DRAWN:
-            session.merge(
-                DrawnByHand(
-                    instance_id=instance.id,
-                    pixels_sha256=what["pixels_sha256"],
-                    boxes=what["boxes"],
-                    at=wanted.at,
-                    actor=wanted.record["actor"],
-                    role=UserRole(what["role"]),
-                )
-            )
-        burned_in.decide(session, instance.id, verdict, wanted.record["actor"])
-        _note(session, wanted, study.id)
-        if verdict is ReviewVerdict.DRAWN and study.state is not StudyState.RECEIVING:
-            rerun.rerun(session, study.id, settings)
+    burned_in.decide(session, instance.id, verdict, actor)
+    if verdict is ReviewVerdict.DRAWN:
+        about = {key: what[key] for key in ("pixels_sha256", "boxes")}
+        role = UserRole(what["role"])
+        session.merge(DrawnByHand(instance_id=instance.id, at=wanted.at, actor=actor, role=role, **about))
+        if session.get_one(Study, instance.study_id).state is not StudyState.RECEIVING:
+            rerun.rerun(session, instance.study_id, settings)
 
 
-def _change_job(session: Session, wanted: DecisionRow) -> None:
+def _change_job(session: Session, _settings: Settings, wanted: DecisionRow) -> None:
     """A job that was cancelled is cancelled; where it was quicker, nothing of it leaves that did not yet."""
     what = wanted.record["what"]
     study = find_study(session, wanted.study_uid).id
@@ -591,12 +586,12 @@ def _delete_received(settings: Settings, wanted: DecisionRow) -> None:
 _AGAIN: Mapping[str, Callable[[Settings, DecisionRow], None]] = {
     AuditAction.RESULT_WITHDRAWN: _withdraw,
     AuditAction.RESULTS_ASSESSED: _assess,
-    AuditAction.FEEDBACK_GIVEN: _give_feedback,
     AuditAction.STUDY_RELEASED: _release,
-    AuditAction.CLEANING_JUDGED: _judge_cleaning,
     AuditAction.OBJECTS_DELETED: _delete_received,
 }
-_AGAIN_WITH_AUDIT: Mapping[str, Callable[[Session, DecisionRow], None]] = {
+_AGAIN_WITH_AUDIT: Mapping[str, Callable[[Session, Settings, DecisionRow], None]] = {
+    AuditAction.FEEDBACK_GIVEN: _give_feedback,
+    AuditAction.CLEANING_JUDGED: _judge_cleaning,
     AuditAction.DISCARDED: _discard,
     AuditAction.DELIVERY_RETRIED: _retry,
     AuditAction.JOB_CHANGED: _change_job,

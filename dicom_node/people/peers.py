@@ -9,9 +9,8 @@ import ipaddress
 import logging
 import re
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.orm import Session
@@ -136,7 +135,10 @@ def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[s
         peers = [peer for peer in settings.peers if asked in (peer.name, peer.ae_title)]
         titles = {peer.ae_title for peer in peers} or {asked}
         if not peers and not any(call.get("calling") == asked for call in calls):
-            raise _unknown(settings, asked, calls)
+            titles = {str(call.get("calling", "")) for call in calls} - {""}
+            known = sorted(titles.union(*((peer.name, peer.ae_title) for peer in settings.peers)))
+            hint = did_you_mean(asked, known, "known")
+            raise NotFound(f"{asked!r} is no peer and did not call in this time; {hint}")
         networks |= {network(one) for peer in peers if peer.host for one in addresses(peer.host)}
     capitals = {title.upper() for title in titles}
 
@@ -148,8 +150,8 @@ def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[s
     mine = [row for row in associations if is_meant(row)]
     theirs = [event for event in events if is_meant(event["fields"])]
     # Not by an echo alone, which anybody may send: a peer's association, or one that brought objects.
-    known = [peer.ae_title for peer in settings.peers]
-    through = [row for row in mine if row["objects"] or row["calling_ae"] in known]
+    entitled = {peer.ae_title for peer in settings.peers}
+    through = [row for row in mine if row["objects"] or row["calling_ae"] in entitled]
     names = {"calling_ae": "calling", "called_ae": "called", "address": "address", "meaning": "meaning"}
     rejections = _of(ASSOCIATION_REJECTED, theirs, names)
     refusals = _of(STORE_REFUSED, theirs, {"calling_ae": "calling", "status": "status", "reason": "reason"})
@@ -171,20 +173,6 @@ def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[s
 def short_name(title: str) -> str:
     """A name for a new peer with this AE title, valid by the rules for names; "" without a title."""
     return title and (re.sub(r"[^a-z0-9._-]+", "-", title.lower()).strip("-") or "new")
-
-
-def _unknown(settings: Settings, asked: str, calls: Sequence[Record]) -> NotFound:
-    callers = {str(call.get("calling", "")) for call in calls if asked == call.get("called")}
-    if callers and asked != settings.node.ae_title:
-        by = ", ".join(sorted(callers))
-        return NotFound(
-            f"{asked!r} is no peer; so {by} called this node: the node's AE title is "
-            f"{settings.node.ae_title}; `dicom-node peers why {by}` says more"
-        )
-    titles = {str(call.get("calling", "")) for call in calls} - {""}
-    known = sorted(titles.union(*((peer.name, peer.ae_title) for peer in settings.peers)))
-    hint = did_you_mean(asked, known, "known")
-    return NotFound(f"{asked!r} is no peer and did not call in this time; {hint}")
 
 
 def _is_address(text: str) -> bool:
@@ -371,15 +359,15 @@ def _lines(says: str, *lines: str) -> dict[str, Any]:
 
 
 MOST_SHOWN = 500
-"""Events and associations that are shown, of each: those nearest to the time that was asked for."""
-_READ = 2500  # events that are looked through before the time, and as many after it
+"""Events and associations that are shown, of each: the newest."""
+_READ = 5000  # events that are looked through, the newest
 _PROBLEMS = frozenset(kind.number for kind in all_types() if kind.level >= logging.WARNING)
 _OF_ONE_OBJECT = frozenset({"instance", "spool_name", "association", "id"})
 
 
 class Happened(ServiceResult):
     """Events and associations around a time, the oldest first; ``times``: how often an event happened in a
-    row. ``more``: those far from the time are left out.
+    row. ``more``: older ones are left out.
     """
 
     events: list[Row]
@@ -393,7 +381,6 @@ def happened_around(
     *,
     since: datetime,
     until: datetime,
-    nearest: datetime,
     peer: str = "",
     number: int = 0,
     words: str = "",
@@ -401,51 +388,38 @@ def happened_around(
 ) -> Happened:
     """Events and associations from ``since`` until ``until``; "" and 0 match all.
 
-    ``nearest``: if too many match, the nearest to this time are shown. ``peer``: the name of a peer, an AE
-    title or an address. ``words``: in the text or a field of an event. ``problems``: only warnings and
-    errors.
+    ``peer``: the name of a peer, an AE title or an address. ``words``: in the text or a field of an event.
+    ``problems``: only warnings and errors.
     """
-    called = _names_of(settings, peer)
-    numbers = _PROBLEMS if problems else frozenset[int]()
-    if number:
-        numbers = frozenset({number} & _PROBLEMS if problems else {number})
-    before: list[views.View] = []
-    after: list[views.View] = []
-    if numbers or not (number or problems):
-        chosen = partial(views.list_events, session, numbers=numbers, debug=False, limit=_READ)
-        before = chosen(since=since, until=nearest)
-        after = chosen(since=nearest, until=until, oldest=True)
-    folded = words.casefold()
-    found = _folded(
-        row
-        for row in before + after
-        if _is_of(row["fields"], called)
-        and any(folded in str(text).casefold() for text in (row["text"], *row["fields"].values()))
-    )
-    events = _nearest(found, "at", nearest)
-    opened: list[views.View] = []
-    if not (number or words or problems):  # else events alone were asked for
-        read = views.list_associations(session, since=since, until=until, limit=2 * _READ)
-        opened = [row for row in reversed(read) if _is_of(row, called)]
-    associations = _nearest(opened, "opened_at", nearest)
-    return Happened(
-        events=[Row(**row) for row in events],
-        associations=[Row(**row) for row in associations],
-        more=len(events) < len(found)
-        or len(associations) < len(opened)
-        or _READ in (len(before), len(after)),
-    )
+    asked, folded = peer.casefold(), words.casefold()
+    called = {asked}
+    for one in settings.peers:
+        names = {name.casefold() for name in (one.name, one.ae_title, one.host) if name}
+        called |= names if asked in names else set()
 
+    def is_meant(fields: Mapping[str, Any]) -> bool:
+        return not peer or any(str(value).casefold() in called for value in fields.values())
 
-def _folded(rows: Iterable[views.View]) -> list[views.View]:
-    """Events, each once where the same happened several times in a row: the last one, and how often."""
-    found: list[views.View] = []
-    for row in rows:
-        if found and same_again(found[-1]) == same_again(row):
-            found[-1] = row | {"times": found[-1]["times"] + 1}
+    numbers = {number} if number else _PROBLEMS if problems else frozenset[int]()
+    read = views.list_events(session, since=since, until=until, numbers=numbers, debug=False, limit=_READ)
+    events: list[views.View] = []
+    for row in read:
+        texts = (row["text"], *row["fields"].values())
+        if not is_meant(row["fields"]) or not any(folded in str(text).casefold() for text in texts):
+            continue
+        if events and same_again(events[-1]) == same_again(row):
+            events[-1] = row | {"times": events[-1]["times"] + 1}
         else:
-            found.append(row | {"times": 1})
-    return found
+            events.append(row | {"times": 1})
+    associations: list[views.View] = []
+    if not (number or words or problems):  # else events alone were asked for
+        opened = views.list_associations(session, since=since, until=until, limit=_READ)
+        associations = [row for row in reversed(opened) if is_meant(row)]
+    return Happened(
+        events=[Row(**row) for row in events[-MOST_SHOWN:]],
+        associations=[Row(**row) for row in associations[-MOST_SHOWN:]],
+        more=max(len(events), len(associations)) > MOST_SHOWN or len(read) == _READ,
+    )
 
 
 def same_again(row: views.View) -> object:
@@ -453,25 +427,3 @@ def same_again(row: views.View) -> object:
     fields = row["fields"].items()
     texts = ((key, value) for key, value in fields if isinstance(value, str) and key not in _OF_ONE_OBJECT)
     return row["number"], row["study_instance_uid"], tuple(sorted(texts))
-
-
-def _nearest(rows: Sequence[views.View], key: str, to: datetime) -> Sequence[views.View]:
-    """At most ``MOST`` rows, in their order: those whose time is nearest."""
-    if len(rows) <= MOST_SHOWN:
-        return rows
-    nearest = sorted(rows, key=lambda row: abs(datetime.fromisoformat(row[key]) - to))[:MOST_SHOWN]
-    return sorted(nearest, key=lambda row: str(row[key]))
-
-
-def _names_of(settings: Settings, peer: str) -> frozenset[str]:
-    """What a peer may be called in a field, in lower case: its name, its AE title and its host."""
-    asked = peer.casefold()
-    for one in settings.peers:
-        names = frozenset(name.casefold() for name in (one.name, one.ae_title, one.host or "") if name)
-        if asked in names:
-            return names
-    return frozenset({asked} - {""})
-
-
-def _is_of(fields: Mapping[str, Any], called: Collection[str]) -> bool:
-    return not called or any(str(value).casefold() in called for value in fields.values())

@@ -165,7 +165,7 @@ def accept_results(
             for row in findings
             if row["decision"] == Decision.PRESENT.value and row["model"] and not row["verdicts"]
         ]
-        _keep(session, study, rest, ReaderVerdict.ACCEPTED, by, "")
+        store_verdicts(session, study, rest, ReaderVerdict.ACCEPTED, by, "")
         _send(session, settings, study, by)
         _note_decision(session, by, study, what, number)
     return number
@@ -240,7 +240,7 @@ def assess(
                 if is_missing
                 else "the newest report says nothing of this: load the page again"
             )
-        _keep(session, study, [row], verdict, by, words)
+        store_verdicts(session, study, [row], verdict, by, words)
         audit.note(
             session,
             by,
@@ -251,22 +251,6 @@ def assess(
             verdict=verdict.value,
             model=wanted[2],
         )
-
-
-def assess_again(
-    session: Session, study: int, what: Mapping[str, Any], by: audit.Person, because: str
-) -> None:
-    """Store an assessment again after a restore, whatever the newest report is by now."""
-    verdict, finding = ReaderVerdict(what["verdict"]), what["finding"]
-    _keep(session, study, [finding], verdict, by, because)
-    audit.note(
-        session,
-        by,
-        AuditAction.FEEDBACK_GIVEN,
-        study_id=study,
-        verdict=verdict.value,
-        model=finding["model"],
-    )
 
 
 def findings_of_study(session: Session, settings: Settings, study_instance_uid: str) -> list[View]:
@@ -448,7 +432,7 @@ def _assessed_by(
     ]
 
 
-def _keep(
+def store_verdicts(
     session: Session,
     study: int,
     findings: Sequence[Mapping[str, Any]],
@@ -456,7 +440,7 @@ def _keep(
     by: audit.Person,
     because: str,
 ) -> None:
-    """One assessment a person and finding: a later one replaces it."""
+    """Store a person's verdict on these findings: a later one replaces it."""
     for finding in findings:
         model, _, version = finding["model"].rpartition(" ")
         named = {"finding": finding["finding"], "tracking_uid": finding["tracking_uid"]}
