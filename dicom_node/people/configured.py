@@ -38,7 +38,7 @@ from dicom_node.base.config.mistakes import did_you_mean
 from dicom_node.base.config.sample import toml_value
 from dicom_node.base.config.sections import REVEALED
 from dicom_node.base.config.settings import NEEDS_RESTART, PeerSettings, RuleSettings, Settings
-from dicom_node.base.config.toml_files import SAVED, TomlFiles, edition, file_of, newest, versions
+from dicom_node.base.config.toml_files import SAVED, edition, file_of, newest, versions
 from dicom_node.base.dicom.uids import role_of
 from dicom_node.base.errors import (
     ChangedMeanwhile,
@@ -414,8 +414,7 @@ def _in_words(problem: ConfigProblem) -> str:
     return f"{problem.key}{shown}: {problem.remedy}"
 
 
-_NOT_LOADED = "the running node cannot load it: restart the node if it was installed since its start"
-_IN_ITS_LOG = "the node's log says why (6011)"
+_IN_ITS_LOG = "the node's log says why (6011); what was installed since its start needs a restart"
 _RELOAD_SECONDS = 90.0  # deliveries may have 20 s to finish what they send
 
 
@@ -454,22 +453,17 @@ def reload_node(files: Sequence[Path]) -> list[str]:
             if problems := preflight.check(files, role).problems:
                 raise ConfigurationError(problems)
             if refused := _hang_up(settings, place, pid):
-                raise NotAllowedNow(_refusal(refused, settings, read))
+                # Event 6011 with the lines of the settings that it names.
+                for key in filter(None, str(refused["fields"].get("keys", "")).split(", ")):
+                    read.add_named(key, "", NEEDS_RESTART if key in settings.fixed else _IN_ITS_LOG)
+                why = [str(problem) for problem in read.problems] or [_IN_ITS_LOG]
+                raise NotAllowedNow("\n  ".join(["the node keeps the configuration before:", *why]))
             done.append(place)
     finally:
         if done:  # whatever the other processes answered
             with writing(settings) as session:
                 audit.note(session, audit.COMMAND_LINE, AuditAction.CONFIG_RELOADED, nodes=done)
     return done
-
-
-def _refusal(event: Mapping[str, Any], settings: Settings, read: TomlFiles) -> str:
-    """What event 6011 says, with the lines of the settings that it names."""
-    for key in filter(None, str(event["fields"].get("keys", "")).split(", ")):
-        not_loaded = key.endswith(".pipeline") and _NOT_LOADED
-        read.add_named(key, "", NEEDS_RESTART if key in settings.fixed else not_loaded or _IN_ITS_LOG)
-    why = [str(problem) for problem in read.problems] or [_IN_ITS_LOG]
-    return "\n  ".join(["the node keeps the configuration before:", *why])
 
 
 def _hang_up(settings: Settings, place: str, pid: int) -> Mapping[str, Any] | None:
@@ -527,6 +521,15 @@ def list_rules(settings: Settings) -> list[View]:
     ]
 
 
+def _limits(rule: RuleSettings) -> list[str]:
+    applies = {
+        f"holds studies older than {rule.max_study_age_days:g} days": rule.max_study_age_days,
+        f"secondary captures of {', '.join(rule.secondary_captures_from)} too": rule.secondary_captures_from,
+        "results wait until a person has accepted them": rule.assess_first,
+    }
+    return [text for text, value in applies.items() if value]
+
+
 def with_rule(settings: Settings, content: View) -> Settings:
     """The settings with this rule added, or replaced if it exists. Raises FaultyInput with every mistake."""
     others = [
@@ -563,7 +566,7 @@ def try_files(settings: Settings, files: Sequence[Path], sender: str = "") -> li
 
     peer = settings.sender(sender) if sender else None
     read = [_read_file(path, settings, peer) for path in dicom_files(files)]
-    held = _held(settings, read)
+    today = transitions.utc_now().date()
     rows: list[dict[str, Any]] = []
     for path, image, facts in read:
         about = {
@@ -576,8 +579,10 @@ def try_files(settings: Settings, files: Sequence[Path], sender: str = "") -> li
             none = {"rule": "", "pipeline": "", "applies": False}
             rows.append({**about, **none, "reason": f"quarantined: {image.fault}", "then": []})
             continue
+        decisions = decide(settings.rules, image.study_date, [facts], today, settings.sender_names)
+        held = {decision.rule.name: decision.held_reason for decision in decisions}
         for rule, failed in explain(settings.rules, facts, settings.sender_names):
-            limit = "" if failed else held.get((image.study_instance_uid, rule.name), "")
+            limit = held.get(rule.name, "")
             rows.append(
                 {
                     **about,
@@ -626,27 +631,6 @@ def _decided(session: Session, study: Study, settings: Settings) -> View:
 
 def _outcome(decided: View) -> set[tuple[str, ...]]:
     return {(rule["name"], *rule["then"]) for rule in decided["rules"]}
-
-
-def _limits(rule: RuleSettings) -> list[str]:
-    applies = {
-        f"holds studies older than {rule.max_study_age_days:g} days": rule.max_study_age_days,
-        f"secondary captures of {', '.join(rule.secondary_captures_from)} too": rule.secondary_captures_from,
-        "results wait until a person has accepted them": rule.assess_first,
-    }
-    return [text for text, value in applies.items() if value]
-
-
-def _held(settings: Settings, read: Sequence[_ReadFile]) -> dict[tuple[str, str], str]:
-    """The limit that would hold a job for a person, by study and rule."""
-    held = {}
-    intact = [(image, facts) for _, image, facts in read if not image.fault]
-    for uid in {image.study_instance_uid for image, _ in intact}:
-        members = [(image.study_date, facts) for image, facts in intact if image.study_instance_uid == uid]
-        facts, today = [facts for _, facts in members], transitions.utc_now().date()
-        for decision in decide(settings.rules, members[0][0], facts, today, settings.sender_names):
-            held[uid, decision.rule.name] = decision.held_reason
-    return held
 
 
 def _read_file(path: Path, settings: Settings, sender: PeerSettings | None) -> _ReadFile:

@@ -557,6 +557,9 @@ def show_review(session: Session, settings: Settings, number: int) -> View:
         {**mark, "points": [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]}
         for left, top, right, bottom in review.places
     ]
+    made = studies.pictures_of(session, settings, review.study_id, instance.sop_instance_uid)
+    cleaned = [picture for _, picture in made if picture.kind is ResultKind.CLEANED]
+    gone = results.withdrawn(session, [picture.id for picture in cleaned])
     drawn = burned_in.drawn(session, [instance.sop_instance_uid]).get(instance.sop_instance_uid)
     return {
         **_row(*row),
@@ -564,7 +567,16 @@ def show_review(session: Session, settings: Settings, number: int) -> View:
         "places": review.places,
         "drawn": [list(box) for box in drawn.boxes] if drawn else [],
         "cleaned": next((one for one in image["layers"] if one["same_size"]), None),
-        "left": _left(session, settings, review.study_id, instance.sop_instance_uid),
+        # Peers that have a cleaned image of it, of whatever rule, or to which one is on its way.
+        "left": sorted(
+            {
+                sent.destination
+                for picture in cleaned
+                if picture.id not in gone
+                for sent in picture.deliveries
+                if sent.state.value not in ("cancelled", "discarded", "dead")
+            }
+        ),
     }
 
 
@@ -687,22 +699,6 @@ def _row(review: CleaningReview, instance: Instance, study: str | None) -> View:
         "withheld": review.cause is ReviewCause.WITHHELD,
         "purged": instance.purged,
     }
-
-
-def _left(session: Session, settings: Settings, study: int, uid: str) -> list[str]:
-    """The peers that have a cleaned image of it, of whatever rule, or to which one is on its way."""
-    made = studies.pictures_of(session, settings, study, uid)
-    rows = [row for _, row in made if row.kind is ResultKind.CLEANED]
-    gone = results.withdrawn(session, [row.id for row in rows])
-    return sorted(
-        {
-            sent.destination
-            for row in rows
-            if row.id not in gone
-            for sent in row.deliveries
-            if sent.state.value not in ("cancelled", "discarded", "dead")
-        }
-    )
 
 
 TRIED: Final = 50

@@ -5,14 +5,13 @@ its results, which are withdrawn; and on the spool. And one received image with 
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from sqlalchemy import exists, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ai_pipeline.images.numbers import whole
@@ -23,8 +22,8 @@ from dicom_node.base.errors import FaultyInput, NodeError, NotAllowedNow, NotFou
 from dicom_node.base.events import RESULT_WITHDRAWN
 from dicom_node.base.files import Files
 from dicom_node.base.kinds import AuditAction, ObjectRole, RejectionReason, RemovalState, ResultKind
-from dicom_node.base.lifecycle import END_STATES, OPEN_DELIVERIES, DeliveryState, StudyState
-from dicom_node.base.store import deliveries, intake, results, transitions
+from dicom_node.base.lifecycle import OPEN_DELIVERIES, DeliveryState
+from dicom_node.base.store import deliveries, results, transitions
 from dicom_node.base.store import results as stored
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Delivery, Feedback, Instance, Job, Removal, Result, Study, Withdrawal
@@ -136,7 +135,7 @@ def delete_received(
                 {
                     "study_instance_uid": session.get_one(Study, study).study_instance_uid,
                     "deleted": study in deleted,
-                    "reason": "" if study in deleted else _why_not(session, study),
+                    "reason": "" if study in deleted else _NOT_DELETED,
                 }
                 for study in studies
             ]
@@ -148,20 +147,11 @@ def number_of(database: Database, study_instance_uid: str) -> int:
         return find_study(session, study_instance_uid).id
 
 
-def _why_not(session: Session, number: int) -> str:
-    study = session.get_one(Study, number)
-    if study.state is StudyState.QUARANTINED:
-        return "it is in quarantine: release it first"
-    if study.state not in END_STATES:
-        return f"it is {study.state.value}: wait until it has ended"
-    if not session.scalar(select(exists().where(Instance.study_id == number, Instance.purged.is_(False)))):
-        return "its images were deleted before"
-    if intake.purgeable(session, transitions.utc_now() + timedelta(days=1), 1, [number]):
-        return "it was being changed at that moment: try again"
-    return "a result is not confirmed yet, or a job is held: send, discard or cancel it first"
-
-
 _LOGGER = logging.getLogger(__name__)
+_NOT_DELETED = (
+    "its images were deleted before, or must stay: release it from quarantine, wait until it has ended, and "
+    "send, discard or cancel what is held or not confirmed"
+)
 StudyChange = Literal["retry", "rerun", "send", "release", "withdraw"]
 MOST = 500
 """Studies that one request changes."""
@@ -295,6 +285,13 @@ def results_to_withdraw(session: Session, settings: Settings, study: int) -> Vie
     existing(session, Study, study, "there is no such study")
     rows = _results(session, study)
     gone = _withdrawn(session, rows)
+    removals = session.execute(
+        select(Removal, Delivery.destination, Result.kind, Result.sop_instance_uid)
+        .join(Delivery, Delivery.id == Removal.id)
+        .join(Result, Result.id == Delivery.result_id)
+        .where(Result.study_id == study)
+        .order_by(Delivery.destination, Removal.id)
+    )
     return {
         "kept": [
             {
@@ -306,7 +303,15 @@ def results_to_withdraw(session: Session, settings: Settings, study: int) -> Vie
         ],
         "told": sorted(_iocm(settings)),
         "deleting": sorted(peer.name for peer in settings.peers if peer.withdraw == "delete"),
-        "removals": _removals(session, study),
+        "removals": [
+            {
+                "destination": name,
+                "kind": kind.value,
+                "sop_instance_uid": uid,
+                **columns(row, "state", "reason", "attempts", "next_at", "ended_at"),
+            }
+            for row, name, kind, uid in removals
+        ],
         "gone": [
             {
                 **columns(row, "id", "kind", "sop_instance_uid"),
@@ -472,26 +477,6 @@ def _by_charset(settings: Settings, rows: Sequence[Result]) -> list[list[Result]
     return [group for group in groups if group]
 
 
-def _removals(session: Session, study: int) -> list[View]:
-    """How far peers are that delete withdrawn results of the study."""
-    rows = session.execute(
-        select(Removal, Delivery.destination, Result.kind, Result.sop_instance_uid)
-        .join(Delivery, Delivery.id == Removal.id)
-        .join(Result, Result.id == Delivery.result_id)
-        .where(Result.study_id == study)
-        .order_by(Delivery.destination, Removal.id)
-    )
-    return [
-        {
-            "destination": name,
-            "kind": kind.value,
-            "sop_instance_uid": uid,
-            **columns(row, "state", "reason", "attempts", "next_at", "ended_at"),
-        }
-        for row, name, kind, uid in rows
-    ]
-
-
 def _by_hand(session: Session, rows: Sequence[Result]) -> dict[str, list[str]]:
     """The withdrawn results at each peer that gets no note of the withdrawal and does not delete them.
 
@@ -519,7 +504,6 @@ _PICTURES = (ResultKind.CLEANED, ResultKind.HEATMAP, ResultKind.SC)
 _NOT_SHOWN = (ObjectRole.OWN, ObjectRole.ASIDE)
 _PERSON = ("PatientName", "PatientBirthDate", "PatientSex", "StudyDescription")
 _MOST_RESULTS = 200  # results that are looked into
-_MOST_EARLIER = 50  # images that may be shown beside one
 
 
 def image_view(session: Session, settings: Settings, number: int) -> View:
@@ -536,13 +520,28 @@ def image_view(session: Session, settings: Settings, number: int) -> View:
     place = in_order.index(number) if number in in_order else None
     marks = list(_marks(report_files(session, settings, row.study_id), uid))
     names = {mark["finding"] for mark in marks if not mark["decision"]}
+    pictures: dict[str, Result] = {}  # the newest of each name
+    for name, made in pictures_of(session, settings, row.study_id, uid):
+        pictures.setdefault(name, made)
+    gone = results.withdrawn(session, [made.id for made in pictures.values()])
     return {
         "id": number,
         "uid": uid,
         "study": row.study_id,
         "columns": number_in(row, "Columns"),
         "rows": number_in(row, "Rows"),
-        "layers": _layers(session, settings, row.study_id, uid),
+        "layers": [
+            {
+                "id": made.id,
+                "kind": made.kind.value,
+                "name": name,
+                "same_size": made.kind is ResultKind.CLEANED,
+            }
+            for name, made in sorted(
+                pictures.items(), key=lambda one: (_PICTURES.index(one[1].kind), one[1].id)
+            )
+            if made.id not in gone
+        ],
         "marks": marks,
         # What the cards of pipelines say of the lines that are drawn for measurements.
         "about_lines": [
@@ -554,36 +553,6 @@ def image_view(session: Session, settings: Settings, number: int) -> View:
         "before": in_order[place - 1] if place else None,
         "after": in_order[place + 1] if place is not None and place + 1 < len(in_order) else None,
     }
-
-
-def earlier_images(session: Session, number: int) -> list[View]:
-    """Images of earlier studies of the same patient and modality, the newest first; none without Patient ID.
-
-    Two studies have the same patient if Patient ID and its issuer are equal.
-    """
-    row = session.get_one(Instance, number)
-    here = session.get_one(Study, row.study_id)
-    if not here.patient_id:
-        return []
-    rows = session.execute(
-        select(Instance, Study.study_date)
-        .join(Study, Study.id == Instance.study_id)
-        .where(
-            Study.patient_id == here.patient_id,
-            Study.issuer_of_patient_id == here.issuer_of_patient_id,
-            Study.study_date < here.study_date,
-            Instance.modality == row.modality,
-            Instance.role.not_in(_NOT_SHOWN),
-            Instance.purged.is_(False),
-        )
-        .order_by(Study.study_date.desc(), Instance.id)
-        .limit(_MOST_EARLIER)
-    )
-    return [
-        {"id": image.id, "date": date, "view": str(image.attributes.get("ViewPosition") or "")}
-        for image, date in rows
-        if image.attributes.get("Rows")
-    ]
 
 
 def images_of(session: Session, study: int) -> Sequence[Instance]:
@@ -670,24 +639,6 @@ def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
             "text": text,
             "points": [(round(x, 1), round(y, 1)) for x, y in mark["points"]],
         }
-
-
-def _layers(session: Session, settings: Settings, study: int, uid: str) -> list[View]:
-    """Pictures that were made of the image, the newest of each name unless it was withdrawn."""
-    found: dict[str, Result] = {}
-    for name, row in pictures_of(session, settings, study, uid):
-        found.setdefault(name, row)
-    gone = results.withdrawn(session, [row.id for row in found.values()])
-    return [
-        {
-            "id": row.id,
-            "kind": row.kind.value,
-            "name": name,
-            "same_size": row.kind is ResultKind.CLEANED,
-        }
-        for name, row in sorted(found.items(), key=lambda item: (_PICTURES.index(item[1].kind), item[1].id))
-        if row.id not in gone
-    ]
 
 
 def _name(row: Result, path: Path, uid: str) -> str:

@@ -921,7 +921,7 @@ def test_a_finding_is_not_rejected_while_its_results_are_accepted(
     node.settle(ultrasound("one"))
     work(node)
     other = threading.Thread(target=say, args=(node, ReaderVerdict.REJECTED, EVA, 0, "a rib"))
-    original, waited = reviews._contested, []
+    original, waited = reviews.with_verdicts, []
 
     def contested(*arguments: Any) -> Any:
         found = original(*arguments)
@@ -930,7 +930,7 @@ def test_a_finding_is_not_rejected_while_its_results_are_accepted(
         waited.append(other.is_alive())
         return found
 
-    monkeypatch.setattr(reviews, "_contested", contested)
+    monkeypatch.setattr(reviews, "with_verdicts", contested)
     reviews.accept_results(node.settings, UID, READER)
     other.join(20)
     assert waited == [True] and not other.is_alive()
@@ -1305,7 +1305,7 @@ def test_a_study_that_fails_stops_no_other_and_has_its_row(
 ) -> None:
     fill(inbox.database)
     withdraw = Mock(spec=studies.withdraw_results, side_effect=[{}, RuntimeError("a defect"), {}])
-    monkeypatch.setattr(studies, "withdraw", withdraw)
+    monkeypatch.setattr(studies, "withdraw_results", withdraw)
     wanted = {"studies": [1, 2, 3], "change": "withdraw", "because": "of another patient"}
     status, answer = Program(console, UserRole.OPERATOR).ask("POST", "/studies/change", json=wanted)
     assert status == 200 and isinstance(answer, dict)
