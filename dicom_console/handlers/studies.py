@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from datetime import datetime, time, timedelta
 from typing import Annotated, Literal
-from urllib.parse import parse_qsl, quote
+from urllib.parse import quote
 
 from fastapi import Body, HTTPException, Query, Response
 
@@ -18,7 +18,7 @@ from dicom_node.base.lifecycle import StudyState
 from dicom_node.base.store import views
 from dicom_node.people import Done, Row, audit, queues, studies, users
 from dicom_node.people.queues import Receiver
-from dicom_node.people.studies import ChangedStudies, SeveralStudies, Studies, Wanted
+from dicom_node.people.studies import Studies, Wanted
 
 faces = Faces()
 _BACK = back_to("/studies/{number}")
@@ -80,10 +80,6 @@ def _studies_page(asked: Visit, found: Studies) -> Response:
         about=_searched_for(asked),
         states=[*StudyState, views.HELD],
         findings=models.findings(asked.settings),
-        takers=_takers(asked.settings),
-        rejections=list(RejectionReason),
-        shortest=audit.SHORTEST_REASON,
-        longest=audit.LONGEST_REASON,
     )
 
 
@@ -106,42 +102,6 @@ def keep_search(asked: Asked) -> Response:
     rest["finding"] = asked.text("finding")[:64]
     rest["modality"] = rest["modality"].upper()
     return see_other("/studies", **rest, person="1" if about else "")
-
-
-def _several(asked: Visit) -> SeveralStudies:
-    """The request of the list's form, in which each ticked study is a field."""
-    names = ("change", "peer", "because")
-    sent = {name: asked.text(name) for name in names} | {"studies": asked.fields().get("study", [])}
-    return SeveralStudies.model_validate(sent | {"reason": asked.text("reason") or RejectionReason.QUALITY})
-
-
-@faces.handler("POST", "/studies/change", UserRole.OPERATOR)
-def change_several(asked: Asked, wanted: Annotated[SeveralStudies, Body()]) -> ChangedStudies:
-    """Do one thing to several studies; each is changed alone, and a row says why one was not."""
-    numbers = list(dict.fromkeys(wanted.studies))
-    with asked.site.database.read() as session:
-        uids = [listing.uid(session, number) for number in numbers]
-    about = wanted.model_dump(exclude={"studies"})
-    rows = studies.change_studies(asked.settings, uids, by=asked.person, **about)
-    return ChangedStudies(
-        studies=[row.model_copy(update={"id": n}) for n, row in zip(numbers, rows, strict=True)]
-    )
-
-
-@faces.page_of(change_several, reads=_several)
-def _changed_page(asked: Visit, changed: ChangedStudies) -> Response:
-    refused = [row for row in changed.studies if not row["done"]]
-    sent = parse_qsl(asked.text("filters")[:512])  # of the list that the form was in
-    filters = {key: value[:64] for key, value in sent if key in _IN_ADDRESS}
-    if not refused:
-        return see_other("/studies", **filters)
-    return asked.page(
-        "several.html",
-        done=len(changed.studies) - len(refused),
-        refused=refused,
-        names=asked.read(search.names, asked.settings, [row["id"] for row in refused]),
-        filters=filters,
-    )
 
 
 @faces.page("GET", "/studies/{number}/thumbnail", UserRole.VIEWER)

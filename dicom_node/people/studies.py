@@ -2,11 +2,10 @@
 its results, which are withdrawn; and on the spool. And one received image with the node's results.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from pydicom import dcmread
@@ -147,34 +146,11 @@ def number_of(database: Database, study_instance_uid: str) -> int:
         return find_study(session, study_instance_uid).id
 
 
-_LOGGER = logging.getLogger(__name__)
 _NOT_DELETED = (
     "its images were deleted before, or must stay: release it from quarantine, wait until it has ended, and "
     "send, discard or cancel what is held or not confirmed"
 )
 StudyChange = Literal["retry", "rerun", "send", "release", "withdraw"]
-MOST = 500
-"""Studies that one request changes."""
-
-
-class SeveralStudies(ServiceRequest):
-    """A change of several studies at once; ``studies``: their numbers in the database. ``peer`` is for
-    "send", ``reason`` and ``because`` are for "withdraw".
-    """
-
-    studies: Annotated[list[Annotated[int, Field(ge=1, lt=2**63)]], Field(min_length=1, max_length=MOST)]
-    change: StudyChange
-    peer: str = Field("", max_length=64, pattern=PRINTABLE)
-    reason: RejectionReason = RejectionReason.QUALITY
-    because: str = Field("", max_length=256, pattern=PRINTABLE)
-
-
-class ChangedStudies(ServiceResult):
-    """A row for each study, with its number ``id``: whether it was changed (``done``), and if not, why
-    (``reason``). ``by_hand``: UIDs of withdrawn results that a person must remove, by peer.
-    """
-
-    studies: list[Row]
 
 
 def change_studies(
@@ -224,9 +200,6 @@ def change_studies(
             if raises_alone and len(study_instance_uids) == 1:
                 raise
             why_not = str(refused)
-        except Exception as error:  # noqa: BLE001  (the others are changed, and each has its row)
-            _LOGGER.error("%s of a study failed: %s", change, type(error).__name__)
-            why_not = f"it failed in the node ({type(error).__name__})"
         rows.append(Row(study=uid, done=not why_not, reason=why_not, by_hand=by_hand))
     return rows
 

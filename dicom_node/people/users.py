@@ -239,7 +239,7 @@ def sign_in(
 
 def attempt_of(
     session: Session, user: UserAccount | None, name: str, address: str
-) -> tuple[audit.Person, dict[str, str]]:
+) -> tuple[audit.Person, dict[str, Any]]:
     """An attempt, before its password is checked: who makes it, and the bucket of the name for the audit if
     there is no account of it, for which it is counted then. Raises SignInRefused after too many attempts.
     """

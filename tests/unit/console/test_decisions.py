@@ -73,7 +73,7 @@ from tests.inbox_lab import Inbox, encoded
 from tests.modality import chest, data_set, part_10, ultrasound
 from tests.pacs_lab import free_port, run_pacs
 from tests.result_reading import content, groups_of, named, of_type
-from tests.rows import NOW, Stored, a_job, a_study
+from tests.rows import NOW, Stored, a_study
 from tests.unit.console.illustrated import illustrated
 from tests.unit.console.scrubbed import PLACE, image, scrubbing
 from tests.unit.inbox.objects import changed
@@ -1264,53 +1264,6 @@ def test_studies_of_today_and_of_the_last_days(console: ConsoleLab, inbox: Inbox
         assert {row["id"] for row in answer["studies"]} == found
     for wrong in ("0", "367", "-1", "x", "9" * 40):
         assert program.ask("GET", f"/studies?days={wrong}")[0] == 400
-
-
-def stopped_job(inbox: Inbox, study: int, state: JobState) -> None:
-    inbox.add(a_job(inbox.get(Study, study), state))
-
-
-def test_several_studies_are_retried_and_the_others_say_why_not(console: ConsoleLab, inbox: Inbox) -> None:
-    fill(inbox.database)
-    for study, state in ((1, JobState.HELD), (2, JobState.FAILED), (3, JobState.RUNNING)):
-        stopped_job(inbox, study, state)
-    browser = console.browser(UserRole.OPERATOR)
-    form = {"csrf": browser.token(), "change": "retry", "study": ["1", "2"], "filters": "modality=US"}
-    answer = browser.client.post("/studies/change", data=form)
-    assert (answer.status_code, answer.headers["location"]) == (303, "/studies?modality=US")
-    assert [job.state for job in inbox.jobs()] == [JobState.QUEUED, JobState.QUEUED, JobState.RUNNING]
-    assert [noted["change"] for noted in console.audited("job_changed")] == ["retry", "retry"]
-    answer = browser.client.post("/studies/change", data=form | {"study": ["1", "3"]})
-    assert "0 done, 2 refused" in answer.text and "no job was stopped" in answer.text
-
-
-def test_a_program_changes_several_studies(console: ConsoleLab, inbox: Inbox) -> None:
-    fill(inbox.database)
-    stopped_job(inbox, 1, JobState.HELD)
-    program = Program(console, UserRole.OPERATOR)
-    _, answer = program.ask("POST", "/studies/change", json={"studies": [1, 2, 1], "change": "retry"})
-    assert [(row["id"], row["done"]) for row in answer["studies"]] == [(1, True), (2, False)]
-    for wrong, status in (
-        ({"studies": [1], "change": "send", "peer": "nowhere"}, 404),
-        ({"studies": [99], "change": "retry"}, 404),
-        ({"studies": [1], "change": "delete"}, 400),
-        *(({"studies": some, "change": "retry"}, 400) for some in ([], [0], [1] * 501, [2**63])),
-    ):
-        assert program.ask("POST", "/studies/change", json=wrong)[0] == status
-    assert Program(console, UserRole.VIEWER).ask("POST", "/studies/change", json={})[0] == 403
-
-
-def test_a_study_that_fails_stops_no_other_and_has_its_row(
-    console: ConsoleLab, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fill(inbox.database)
-    withdraw = Mock(spec=studies.withdraw_results, side_effect=[{}, RuntimeError("a defect"), {}])
-    monkeypatch.setattr(studies, "withdraw_results", withdraw)
-    wanted = {"studies": [1, 2, 3], "change": "withdraw", "because": "of another patient"}
-    status, answer = Program(console, UserRole.OPERATOR).ask("POST", "/studies/change", json=wanted)
-    assert status == 200 and isinstance(answer, dict)
-    assert [row["done"] for row in answer["studies"]] == [True, False, True]
-    assert "RuntimeError" in answer["studies"][1]["reason"]
 
 
 PATIENTS = ("AB-1", "AB-2", "AB_3", "ab-4", "ÄB-5", "B%6")
