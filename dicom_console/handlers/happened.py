@@ -13,7 +13,7 @@ from dicom_console.web.faces import Asked, Faces, Text, Visit
 from dicom_console.web.languages import N_
 from dicom_node.base.errors import FaultyInput
 from dicom_node.base.kinds import UserRole
-from dicom_node.people.happened import Happened, around
+from dicom_node.people.peers import Happened, happened_around
 
 faces = Faces()
 
@@ -44,7 +44,7 @@ def list_events(
 
     ``at``: such as 2026-03-01T03:12, of the node's zone where it names none. ``minutes``: before and after.
     ``peer``: a name, AE title or address. ``number``: of an event. ``words``: in its text or fields.
-    ``problems``: only warnings and errors. Of more than 500, those nearest to the time are listed.
+    ``problems``: only warnings and errors. Of more than 500 the newest are listed.
     """
     try:
         middle = datetime.fromisoformat(at.strip()).astimezone(UTC) if at.strip() else None
@@ -54,11 +54,10 @@ def list_events(
     except (ValueError, OverflowError) as error:
         raise FaultyInput(f"{at.strip()!r} is no time: write it as 2026-03-01T03:12") from error
     return asked.read(
-        around,
+        happened_around,
         asked.settings,
         since=since,
         until=until,
-        nearest=nearest,
         peer=peer.strip(),
         number=int(number or 0),
         words=words.strip(),

@@ -58,7 +58,7 @@ from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, as_json
 from dicom_node.deliver import outbox
 from dicom_node.deliver.outbox import outages
-from dicom_node.people import cleaning_reviews
+from dicom_node.people import reviews
 from dicom_node.people.monitoring.disk import forecast
 from dicom_node.people.monitoring.processes import machine_name, processes
 from dicom_node.receive.spool import Spool
@@ -133,7 +133,7 @@ def overview(session: Session, settings: Settings) -> View:
         "outages": [asdict(one) | {"since": as_json(one.since)} for one in outages(session)],
         "studies": studies,
         "unassessed": unassessed | {"late": bool(late)},
-        "cleaning": cleaning_reviews.numbers(session),
+        "cleaning": reviews.count_reviews(session),
         "models": _models(settings.workers.models_dir),
         "disk": space,
         "processes": processes(session),

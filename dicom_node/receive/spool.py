@@ -274,7 +274,7 @@ def read_requested(path: Path) -> tuple[str, str, str]:
 def read_meta(start: bytes) -> FileMeta:
     """Read the meta information from the first META_BYTES of a file. Raises FaultyInput."""
     if start[128:132] != b"DICM":
-        raise FaultyInput("it is neither DICOM (Part 10) nor a ZIP, a PNG or a JPEG")
+        raise FaultyInput("it is no file of DICOM (Part 10)")
     try:
         meta = read_file_meta(start)
     except FaultyObject as error:

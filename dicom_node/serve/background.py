@@ -43,7 +43,7 @@ from dicom_node.base.store.transitions import acquire_lease, release_lease, utc_
 from dicom_node.deliver import delivery_worker, outbox
 from dicom_node.jobs import drift
 from dicom_node.jobs.queue import JobQueue
-from dicom_node.people import decisions
+from dicom_node.people import backup
 from dicom_node.people.monitoring import disk, processes
 from dicom_node.receive.spool import Spool
 from dicom_node.studies import choose, indexing
@@ -345,7 +345,7 @@ class Background:
             if decision_copies.is_behind(self._database, self._settings):
                 decision_copies.take_in(self._database, self._settings)
             if _SITE in self._held:
-                decisions.apply_waiting(self._settings)
+                backup.apply_waiting_decisions(self._settings)
         except DecisionNotCopied:
             if not self._not_copied:
                 self._say(DECISIONS_NOT_COPIED, node=self._owner)

@@ -42,7 +42,7 @@ from dicom_node.base.store.tables import Delivery, Removal, Result
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.outbox import Removals
 from dicom_node.deliver.scu import RetrieveStatus, StudyQuery, open_archive, open_destination
-from dicom_node.people.results import show
+from dicom_node.people.studies import results_to_withdraw
 from dicom_node.receive.policy import accepted_classes
 from tests.certificates_lab import Authority
 from tests.hostile.web import answering
@@ -254,7 +254,7 @@ def dicomweb_of(url: str) -> PeerSettings:
 
 
 def shown(outbox: Outbox) -> dict[str, list[dict[str, object]]]:
-    found = outbox.read(show, outbox.settings, 1)
+    found = outbox.read(results_to_withdraw, outbox.settings, 1)
     return {"removals": found["removals"], "by_hand": found["by_hand"]}
 
 

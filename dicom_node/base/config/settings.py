@@ -358,7 +358,7 @@ class ConsoleSettings(Section):
     idle_minutes: float = Field(15, gt=0, le=1440)
     """Who asks for no page for this long is signed out."""
     upload_mib: int = Field(2048, ge=1)
-    """Largest upload or request of STOW-RS (MiB), and largest unpacked size of a ZIP in an upload."""
+    """Largest upload or request of STOW-RS (MiB)."""
     hosts: tuple[Host, ...] = ()
     """Names under which the console is asked for, such as "ai-node.example.org", without port. localhost and
     the address that is connected to need no entry."""

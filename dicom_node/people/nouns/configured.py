@@ -34,50 +34,10 @@ PARTS_OF_CALLER: Final[Mapping[str, Sequence[Column]]] = {
         *_COUNTED,
         _SINCE_THEN,
     ),
-    "refused_objects": (*fields("status", "reason"), *_COUNTED, _SINCE_THEN),
+    "refused_objects": (*fields("calling: calling_ae", "status", "reason"), *_COUNTED, _SINCE_THEN),
     "failures": (*fields("address", "text"), *_COUNTED),
 }
 """The parts of ``peers why``."""
-
-_DESPITE_HOLD: Final = Input(
-    "despite_hold",
-    bool,
-    "Save it although it sends results at once that another rule holds.",
-    "--despite-hold",
-    default=False,
-)
-_SAVED: Final = "{result[text]}"
-
-
-def _entered(kind: str, file: str) -> tuple[Verb, Verb]:
-    """``put`` and ``remove`` of peers or rules; ``file``: an example file of one."""
-    one = kind.removesuffix("s")
-    return (
-        Verb(
-            "put",
-            "people.entered:put_file",
-            f"Add a {one}, or change one that was entered, after a check; running nodes take it over.",
-            f"{file} --config node.toml",
-            inputs=(
-                Input("file", Path, f"TOML with the keys of one {one}.", metavar="FILE"),
-                _DESPITE_HOLD,
-            ),
-            fixed={"kind": kind},
-            says=_SAVED,
-            role=UserRole.ADMIN,
-        ),
-        Verb(
-            "remove",
-            "people.entered:remove_now",
-            f"Take a {one} out that was entered by page or command; running nodes take it over.",
-            f"{Path(file).stem} --config node.toml",
-            inputs=(Input("name", str, "One that was entered, not of a file.", metavar=one.upper()),),
-            fixed={"kind": kind},
-            says=_SAVED,
-            role=UserRole.ADMIN,
-        ),
-    )
-
 
 PEERS: Final = Noun(
     "peers",
@@ -116,27 +76,6 @@ PEERS: Final = Noun(
             status=all_of("ok", ExitCode.UNAVAILABLE),
             role=UserRole.OPERATOR,
         ),
-        *_entered("peers", "us2.toml"),
-        Verb(
-            "versions",
-            "people.entered:history",
-            "List the versions of the entered peers and rules: when, by whom, and what was changed.",
-            columns=fields("version", "saved"),
-            none="No peers or rules were entered by page or command.",
-            role=UserRole.ADMIN,
-        ),
-        Verb(
-            "undo",
-            "people.entered:undo_now",
-            "Have all entered peers and rules as in an earlier version; running nodes take it over.",
-            "7 --config node.toml",
-            inputs=(
-                Input("version", int, "One of `peers versions`; 0: none.", metavar="VERSION", least=0),
-                _DESPITE_HOLD,
-            ),
-            says=_SAVED,
-            role=UserRole.ADMIN,
-        ),
     ),
 )
 
@@ -146,7 +85,7 @@ RULES: Final = Noun(
     (
         Verb(
             "try",
-            "people.rules:try_files",
+            "people.configured:try_files",
             "Say which rules would take these files, which not, and why. Nothing is sent or stored.",
             "image.dcm --from us1 --config node.toml",
             inputs=(
@@ -174,7 +113,7 @@ RULES: Final = Noun(
         ),
         Verb(
             "replay",
-            "people.rules:replay",
+            "people.configured:replay_rules",
             "Queue the jobs that the rules now start for studies received earlier, and that these did not "
             "get.\n\nUses the rules in these files: run `dicom-node reload` first, so that the node uses "
             "them too.",
@@ -193,7 +132,6 @@ RULES: Final = Noun(
             none="All studies of this time had the jobs that the rules want.",
             role=UserRole.ADMIN,
         ),
-        *_entered("rules", "chest.toml"),
     ),
 )
 
@@ -203,14 +141,14 @@ MODELS: Final = Noun(
     (
         Verb(
             "list",
-            "people.models:listed",
+            "people.configured:list_models",
             "List the model cards: shipped, and those of workers.models_dir.",
             columns=fields("model: id", "version", "task", "architecture", "licence"),
             none="No model cards.",
         ),
         Verb(
             "verify",
-            "people.models:verified",
+            "people.configured:verify_models",
             "Compare the weights of every model with the SHA-256 of its card.",
             columns=(*fields("model: id"), yes_no("", "ok", "ok", "REFUSED"), *fields("why: text")),
             none="No model cards.",
@@ -218,23 +156,13 @@ MODELS: Final = Noun(
         ),
         Verb(
             "drift",
-            "people.models:drift",
+            "people.configured:model_drift",
             "Compare each model's scores and refusals with its card's reference, sender by sender.\n\n"
             "Counts of whole days (UTC); the last 30 where --since is not given. --json has "
             "the scores of each label.",
-            "--peer room3 --since 30d",
+            "--since 30d",
             why="is one machine different?",
-            inputs=(
-                SINCE,
-                Input(
-                    "peer",
-                    str,
-                    "Only images of this peer (or AE title, or other).",
-                    "--peer",
-                    "NAME",
-                    "",
-                ),
-            ),
+            inputs=(SINCE,),
             columns=(
                 *fields("model", "version", "peer: calling_ae", "since", "analysed", "reoriented"),
                 ("refused by pixels", _refused_by_pixels),
@@ -244,7 +172,7 @@ MODELS: Final = Noun(
         ),
         Verb(
             "feedback",
-            "people.assessments:all_assessments",
+            "people.reviews:all_assessments",
             "How readers assessed findings: accepted, modified, rejected or missing, why, of which version.",
             "--since 30d --json --config node.toml",
             inputs=(SINCE,),

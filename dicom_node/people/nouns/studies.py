@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from dicom_node.base.kinds import ReaderVerdict, RejectionReason, UserRole
+from dicom_node.base.kinds import RejectionReason, UserRole
 from dicom_node.base.lifecycle import StudyState
 from dicom_node.people.nouns import BECAUSE, SINCE, STUDY, Input, Noun, Verb, all_of, limit, states
 from dicom_node.people.nouns import STUDIES as UIDS
@@ -156,7 +156,7 @@ STUDIES: Final = Noun(
         ),
         Verb(
             "findings",
-            "people.assessments:findings_of_study",
+            "people.reviews:findings_of_study",
             "Show what a study's newest reports found, and how each finding was assessed.",
             "1.2.840.113619.2.1 --config node.toml",
             inputs=(STUDY,),
@@ -175,50 +175,8 @@ STUDIES: Final = Noun(
             none="No report of this study is here.",
         ),
         Verb(
-            "assess",
-            "people.assessments:assess_named",
-            "Assess one finding of a study's newest report; a later assessment replaces the earlier one.",
-            '1.2.3 "Pleural effusion" --verdict rejected --because "a rib"',
-            inputs=(
-                STUDY,
-                Input("finding", str, "As `studies findings` names it.", metavar="FINDING"),
-                Input(
-                    "verdict",
-                    ReaderVerdict,
-                    "missing: the finding is there and the report lacks it.",
-                    "--verdict",
-                ),
-                Input(
-                    "because",
-                    str,
-                    "The reason; needed for modified and rejected.",
-                    "--because",
-                    "TEXT",
-                    "",
-                ),
-                Input(
-                    "tracking_uid",
-                    str,
-                    "Tracking UID of the finding, if several have this name.",
-                    "--tracking-uid",
-                    "UID",
-                    "",
-                ),
-                Input(
-                    "model",
-                    str,
-                    "Model of the finding, if several models report it.",
-                    "--model",
-                    "NAME",
-                    "",
-                ),
-            ),
-            says="Kept: {result[finding]} of {result[model]} is {verdict}.",
-            role=UserRole.READER,
-        ),
-        Verb(
             "accept",
-            "people.assessments:accept_results",
+            "people.reviews:accept_results",
             "Accept results that wait for it (assess_first of a rule): they are sent.",
             "1.2.840.113619.2.1 --config node.toml",
             inputs=(
@@ -236,7 +194,7 @@ STUDIES: Final = Noun(
         ),
         Verb(
             "reject",
-            "people.assessments:reject_results",
+            "people.reviews:reject_results",
             "Reject results that wait for an assessment: they are not sent.",
             '1.2.3 --because "wrong side" --config node.toml',
             inputs=(STUDY, BECAUSE),

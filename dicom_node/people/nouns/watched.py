@@ -91,7 +91,7 @@ DECISIONS: Final = Noun(
     (
         Verb(
             "list",
-            "people.decisions:waiting",
+            "people.backup:waiting_decisions",
             "List decisions of persons that the database lost and that could not be applied again yet.\n\n"
             'No result of a study is sent while one of its decisions marked "holds" waits.',
             columns=(
@@ -106,7 +106,7 @@ DECISIONS: Final = Noun(
         ),
         Verb(
             "settle",
-            "people.decisions:settle",
+            "people.backup:settle_decision",
             "Answer for a decision that cannot be done again, or a changed line: it holds nothing back any "
             "more.",
             '3f2a... --because "study was sent again"',

@@ -42,7 +42,7 @@ JOBS: Final = Noun(
         ),
         Verb(
             "retry",
-            "people.jobs:run_again",
+            "people.queues:run_jobs_again",
             "Run jobs that failed, were held or were cancelled: these, or all in a --state.",
             "--state held --rule chest --since 2h --config node.toml",
             inputs=(
@@ -57,7 +57,7 @@ JOBS: Final = Noun(
         ),
         Verb(
             "first",
-            "people.jobs:change_jobs",
+            "people.queues:change_jobs",
             "Put jobs that wait before all others: all of these or none.",
             "17 --config node.toml",
             inputs=(numbers("jobs", "JOB"),),
@@ -67,7 +67,7 @@ JOBS: Final = Noun(
         ),
         Verb(
             "cancel",
-            "people.jobs:change_jobs",
+            "people.queues:change_jobs",
             "Cancel jobs, all of these or none; one that runs is stopped at its next step.",
             "17 --config node.toml",
             inputs=(numbers("jobs", "JOB"),),
@@ -115,7 +115,7 @@ OUTBOX: Final = Noun(
         ),
         Verb(
             "retry",
-            "people.deliveries:retry",
+            "people.queues:send_again",
             "Send results again that were given up, once the cause is gone.",
             "--dead --config node.toml",
             inputs=_DELIVERIES,
@@ -125,7 +125,7 @@ OUTBOX: Final = Noun(
         ),
         Verb(
             "discard",
-            "people.deliveries:discard",
+            "people.queues:discard_deliveries",
             "Stop sending results that wait or were given up. `outbox retry` sends them all the same.",
             '17 --because "the PACS was replaced" --config node.toml',
             inputs=(*_DELIVERIES, BECAUSE),
@@ -146,7 +146,7 @@ FETCHES: Final = Noun(
     (
         Verb(
             "list",
-            "people.fetches:list_fetches",
+            "people.queues:list_fetches",
             "List studies that were asked for, the newest first.",
             "--state failed --config node.toml",
             inputs=(
@@ -165,25 +165,27 @@ FETCHES: Final = Noun(
         ),
         Verb(
             "again",
-            "people.fetches:again",
+            "people.queues:change_fetches",
             "Fetch once more what was given up or cancelled of a peer.",
             "pacs --config node.toml",
             inputs=(_PEER,),
+            fixed={"change": "again"},
             says="{result} studies are fetched again.",
             role=UserRole.OPERATOR,
         ),
         Verb(
             "cancel",
-            "people.fetches:cancel",
+            "people.queues:change_fetches",
             "Do not fetch what waits for a peer; the study that is under way still comes.",
             "pacs --config node.toml",
             inputs=(_PEER,),
+            fixed={"change": "cancel"},
             says="{result} studies are not fetched.",
             role=UserRole.OPERATOR,
         ),
         Verb(
             "missing",
-            "people.fetches:missing",
+            "people.queues:missing_studies",
             "List studies of a peer that should have a result by the rules, and have none.\n\nConditions of "
             "rules on single images cannot be tried on a peer's answer. Exit status 1: there are some.",
             "pacs --days 3 --config node.toml",
@@ -220,7 +222,7 @@ NOTIFICATIONS: Final = Noun(
     (
         Verb(
             "list",
-            "people.notifications:list_notifications",
+            "people.queues:list_notifications",
             "List notifications, the newest first, without their text.",
             "--state failed --config node.toml",
             inputs=(states(*NotificationState), limit(50)),
@@ -235,7 +237,7 @@ NOTIFICATIONS: Final = Noun(
         ),
         Verb(
             "test",
-            "people.notifications:send_test",
+            "people.queues:test_notifier",
             "Send a test now, after its templates were tried; exit status 1 when it is not taken.",
             "admins --config node.toml",
             inputs=(Input("name", str, "A [[notifications]] of the configuration.", metavar="NAME"),),
@@ -245,7 +247,7 @@ NOTIFICATIONS: Final = Noun(
         ),
         Verb(
             "retry",
-            "people.notifications:send_again",
+            "people.queues:notify_again",
             "Send notifications again that were given up.",
             "12 --config node.toml",
             inputs=(numbers("notifications", "NOTIFICATION"),),
@@ -284,7 +286,7 @@ PROCESSES: Final = Noun(
         ),
         Verb(
             "forget",
-            "people.jobs:forget_machine",
+            "people.queues:forget_machine",
             "Forget the lost processes of a machine that is gone for good; otherwise they are forgotten "
             "after a week.",
             "oldserver --config node.toml",

@@ -100,10 +100,10 @@ def fetch(
     Given again, it goes on where it was ended. Exit status 1: some studies were given up.
     """
     from dicom_node.base.processes import running
-    from dicom_node.people import fetches
+    from dicom_node.people import queues
 
     settings = load(config)
-    request = fetches.FetchRequest(
+    request = queues.FetchRequest(
         peer=peer,
         first=first,
         last=last,
@@ -111,18 +111,20 @@ def fetch(
         rule=rule,
         per_minute=per_minute,
     )
-    asked = fetches.ask(settings, request)
-    say(f"{asked.found} studies found, {asked.wanted} of them to be fetched.", err=True)
-    say(f"Not fetched: {asked.here} are here, {asked.before} were fetched or given up before.", err=True)
-    if asked.strays:
-        say(f"{asked.strays} answers of the peer do not fit the question: left out.", err=True)
-    if asked.wanted and not running(settings.node.data_dir):
+    asked = queues.request_fetches(settings, request)
+    say(f"{asked['found']} studies found, {asked['wanted']} of them to be fetched.", err=True)
+    say(
+        f"Not fetched: {asked['here']} are here, {asked['before']} were fetched or given up before.", err=True
+    )
+    if asked["strays"]:
+        say(f"{asked['strays']} answers of the peer do not fit the question: left out.", err=True)
+    if asked["wanted"] and not running(settings.node.data_dir):
         say("No node works on this data folder: they are fetched once one does.", err=True)
-    if not (wait and asked.wanted):
+    if not (wait and asked["wanted"]):
         return ExitCode.OK
-    with typer.progressbar(length=asked.wanted, label=f"from {peer}", file=sys.stderr) as bar:
+    with typer.progressbar(length=asked["wanted"], label=f"from {peer}", file=sys.stderr) as bar:
         while True:  # what others ask this peer for meanwhile is waited for too
-            states = fetches.progress(settings, peer, asked.first)
+            states = queues.fetch_progress(settings, peer, asked["first"])
             bar.update(sum(states.values()) - sum(states.get(state, 0) for state in OPEN_FETCHES) - bar.pos)
             if not any(states.get(state) for state in OPEN_FETCHES):
                 break

@@ -55,9 +55,9 @@ def reload(config: Config) -> None:
 
     Mistakes are reported as by `check`, and change nothing. Jobs and deliveries under way are finished first.
     """
-    from dicom_node.people import entered
+    from dicom_node.people import configured
 
-    for place in entered.reload_node(config):
+    for place in configured.reload_node(config):
         say(f"The node ({place}) has the new configuration; each worker takes it after its job.")
 
 
@@ -126,7 +126,8 @@ def restore(
     verify: Annotated[bool, typer.Option("--verify", help="Only look whether the backup is whole.")] = False,
 ) -> None:
     """Put a backup in place of the present data, which is kept beside it. The node must be stopped."""
-    from dicom_node.people import backup, decisions
+    from dicom_node.people import backup
+    from dicom_node.people import backup as decisions
 
     loaded = load(config)
     if verify:
@@ -188,7 +189,8 @@ def compare(config: Config) -> int:
 
     What persons had decided and the database has lost is done again, or named where it cannot be.
     """
-    from dicom_node.people import decisions, studies
+    from dicom_node.people import backup as decisions
+    from dicom_node.people import studies
 
     loaded = load(config)
     lost = decisions.describe_lost(loaded)

@@ -13,7 +13,7 @@ import typer
 
 from dicom_node.base.events import DELIVERY_RETRIED
 from dicom_node.people.nouns import SINCE, UID_HELP, Input, Verb, moment, noun, whole_or_end
-from dicom_node.people.nouns.columns import PrintedRow, local
+from dicom_node.people.nouns.columns import local
 from dicom_node.people.nouns.studies import PARTS, state_in_words
 from dicom_node.serve.cli.output import (
     Config,
@@ -97,15 +97,7 @@ def _why(
     found = peers.why(load(config), asked, moment(since))
     if as_json:
         print_json(found)
-    for caller in [] if as_json else found["callers"] or [found]:
-        _print_caller(caller)
-    if found["callers"] and not as_json:
-        from dicom_node.people.nouns.configured import PARTS_OF_CALLER
-
-        print_part("Without an AE title", found["failures"], PARTS_OF_CALLER["failures"])
-
-
-def _print_caller(found: PrintedRow) -> None:
+        return
     from dicom_node.people.nouns.configured import PARTS_OF_CALLER
 
     peer = f"is the peer {found['peer']}" if found["peer"] else "is no peer"

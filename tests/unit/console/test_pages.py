@@ -66,7 +66,7 @@ from dicom_node.base.store.tables import (
 )
 from dicom_node.base.store.transitions import append, record, utc_now
 from dicom_node.base.store.views import View, list_events
-from dicom_node.people import audit, entered, models, preflight, rules, users
+from dicom_node.people import audit, configured, preflight, users
 from dicom_node.people.monitoring.disk import DiskForecast
 from dicom_node.people.preflight import Tried
 from dicom_node.receive.policy import Failure
@@ -899,7 +899,7 @@ PEER: dict[str, Any] = {"ae_title": "US2", "may": ["send"], "quiet_seconds": 7}
 def asked_nodes(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Each time that nodes are asked to take the configuration over."""
     asked: list[object] = []
-    monkeypatch.setattr(entered, "apply", asked.append)
+    monkeypatch.setattr(configured, "apply_now", asked.append)
     return asked
 
 
@@ -938,7 +938,7 @@ def test_what_is_wrong_is_said_and_nothing_is_saved(console: ConsoleLab, asked_n
     ):
         answer = admin.client.put("/api/v1/peers/us2", content=json.dumps(keys), headers=headers)
         assert answer.status_code == 400 and says in answer.json()["error"], answer.text
-    assert entered.history(console.settings) == [] and asked_nodes == []
+    assert configured.entered_versions(console.settings) == [] and asked_nodes == []
 
 
 def test_no_request_that_the_schema_allows_makes_it_fail(console: ConsoleLab, inbox: Inbox) -> None:
@@ -1087,15 +1087,6 @@ def test_each_visitor_behind_a_trusted_proxy_has_an_address(passed: str, address
 
 # Peers, rules and models by page and command: checked, locked, tested, never overwritten unseen
 
-GOOD = """
-[[rules]]
-name = "all"
-when = { modality = "*" }
-pipeline = "ultrasound"
-send_to = ["pacs"]
-max_study_age_days = 0
-"""
-
 
 def test_peers_are_listed_with_what_they_did_last_and_no_secret(console: ConsoleLab, inbox: Inbox) -> None:
     secret = {"username": "someone", "password": "hidden-word", "url": "https://pacs.example/orthanc"}
@@ -1146,18 +1137,12 @@ def test_rules_say_what_they_make_of_recent_studies(console: ConsoleLab, inbox: 
     inbox.settle(ultrasound("one"), small_xray("two"))
     browser = console.browser(UserRole.VIEWER)
     assert "no rule applies; closest is ultrasound" in browser.page("/rules")
-    assert "Try changed rules" not in browser.text
-    browser = console.browser(UserRole.OPERATOR)
-    assert browser.post("/rules/try", rules=GOOD) == 200
-    assert "2 of 2 studies would be taken by other rules" in browser.text
-    assert browser.post("/rules/try", rules=rules.as_toml(console.settings)) == 200
-    assert "0 of 2 studies" in browser.text
     assert [job.rule for job in inbox.jobs()] == ["ultrasound"]
 
 
 def model_in(console: ConsoleLab, slot: str) -> str:
     """The model that runs in a slot, "" for none."""
-    return {one.slot: one.model for one in models.in_use(console.settings)}[slot]
+    return configured.models_in_use(console.settings)[slot]
 
 
 def test_a_model_of_the_sites_own_is_put_into_use_and_back(console: ConsoleLab, tmp_path: Path) -> None:
@@ -1297,7 +1282,7 @@ def test_what_check_refuses_or_a_browser_must_not_do_is_not_saved(console: Conso
 def test_where_nothing_can_be_entered_the_reason_is_said_and_nothing_is_noted(
     console: ConsoleLab, monkeypatch: pytest.MonkeyPatch, step: str, does: Mock, says: str
 ) -> None:
-    monkeypatch.setattr(entered, step, does)
+    monkeypatch.setattr(configured, step, does)
     browser = console.browser(UserRole.ADMIN)
     assert browser.post("/peers/new", **FORM, version="0") == 409
     assert says in browser.fault("name") and console.audited("peer_saved") == []
@@ -1306,21 +1291,21 @@ def test_where_nothing_can_be_entered_the_reason_is_said_and_nothing_is_noted(
 def test_what_a_hand_wrote_stays(inbox: Inbox, config: Path) -> None:
     settings = loading.load([config])
     us2 = {"name": "us2", "ae_title": "US2", "may": ["send"]}
-    seen = entered.save(settings, "peers", us2, 0).version
+    seen = configured.save_entry(settings, "peers", us2, 0).version
     file = inbox.folder / "entered" / "000001.toml"
     file.write_text("# of the site\n" + file.read_text().replace('"US2"', '"HAND"  # moved'))
     with pytest.raises(ChangedMeanwhile):
-        entered.save(settings, "peers", us2, seen)
-    check = entered._checked
+        configured.save_entry(settings, "peers", us2, seen)
+    check = configured._checked
 
-    def edited_meanwhile(*given: Any) -> entered.Warned:
+    def edited_meanwhile(*given: Any) -> configured.Warned:
         file.write_text(f"{file.read_text()}# once more\n")
         return check(*given)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(ChangedMeanwhile):
-        patch.setattr(entered, "_checked", edited_meanwhile)
-        entered.remove(settings, "peers", "us2")
-    entered.save(settings, "peers", {**us2, "ae_title": "HAND", "quiet_seconds": 7})
+        patch.setattr(configured, "_checked", edited_meanwhile)
+        configured.remove_entry(settings, "peers", "us2")
+    configured.save_entry(settings, "peers", {**us2, "ae_title": "HAND", "quiet_seconds": 7})
     text = entered_in(inbox)
     assert text.startswith("# of the site\n") and 'ae_title = "HAND"  # moved' in text
     assert "quiet_seconds = 7" in text and "# once more" in text
@@ -1332,15 +1317,17 @@ def test_what_a_hand_wrote_stays(inbox: Inbox, config: Path) -> None:
 def test_a_peer_that_a_rule_sends_to_stays(inbox: Inbox, config: Path) -> None:
     settings = loading.load([config])
     pacs2 = {"name": "pacs2", "ae_title": "P2", "host": "127.0.0.1", "port": 2, "may": ["receive"]}
-    entered.save(settings, "peers", pacs2)
+    configured.save_entry(settings, "peers", pacs2)
     settings = loading.load([config])
-    entered.save(settings, "rules", entered.parsed("rules", RULE.replace('"pacs"', '"pacs2"')))
+    configured.save_entry(
+        settings, "rules", configured.parse_entry("rules", RULE.replace('"pacs"', '"pacs2"'))
+    )
     with pytest.raises(FaultyInput, match="no such peer"):
-        entered.remove(loading.load([config]), "peers", "pacs2")
+        configured.remove_entry(loading.load([config]), "peers", "pacs2")
     with pytest.raises(ChangedMeanwhile):
-        entered.remove(loading.load([config]), "rules", "second", version=7)
+        configured.remove_entry(loading.load([config]), "rules", "second", version=7)
     with pytest.raises(NotAllowedNow):
-        entered.save(loading.load([config]), "peers", {**pacs2, "name": "pacs"})
+        configured.save_entry(loading.load([config]), "peers", {**pacs2, "name": "pacs"})
 
 
 def test_a_browser_points_the_node_at_itself_only_where_a_file_allows_it(
@@ -1364,7 +1351,7 @@ def test_a_browser_points_the_node_at_itself_only_where_a_file_allows_it(
         assert allowed.post("/peers/new", **named | keys, version="0") == 200, keys
 
 
-OFFERED = [card for card in cards() if card.name not in entered.PROGRAMS]
+OFFERED = [card for card in cards() if card.name not in configured.PROGRAMS]
 
 
 FIELDS = {
@@ -1501,12 +1488,12 @@ def test_the_form_of_a_rule_saves_it_only_with_the_tick(console: ConsoleLab, adm
     assert admin.post("/rules/new", **FIELDS_holds, act="try") == 200 and SAYS in admin.text
     mark = admin.field("tried")
     assert admin.post("/rules/new", **FIELDS_holds, act="save", tried=mark) == 200
-    assert 'name="despite_hold"' in admin.text and not entered.history(console.settings)
+    assert 'name="despite_hold"' in admin.text and not configured.entered_versions(console.settings)
     assert admin.post("/rules/new", **FIELDS_holds, act="save", tried=mark, despite_hold="true") == 200
     assert "held is saved." in admin.text
     assert SAYS in admin.text, "the page that says that it is saved shows the warnings"
     assert "in_force.js" not in admin.text, "and stays until it was read"
-    assert "rule held" in entered.history(console.settings)[0].saved
+    assert "rule held" in configured.entered_versions(console.settings)[0].saved
     assert SAYS in str(console.audited("rule_saved"))
 
 

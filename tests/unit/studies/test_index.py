@@ -78,7 +78,7 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.transitions import move_delivery, settle_study, steady_now, utc_now
 from dicom_node.deliver import outbox
 from dicom_node.jobs.queue import JobQueue
-from dicom_node.people import audit, rules, studies
+from dicom_node.people import audit, configured, studies
 from dicom_node.people.monitoring.disk import forget_past
 from dicom_node.receive.inspection import Inspected, Inspector, ReaderLost
 from dicom_node.receive.listener import PerformedSteps
@@ -1526,11 +1526,11 @@ def test_a_changed_rule_is_replayed_over_the_studies_that_it_missed(node: Inbox)
     node.settle(changed(ultrasound("conflict", number=2), PatientID="SOMEBODY-ELSE"))
     since, jobs = node.study(ovary).last_received_at, len(node.jobs())
     for same in (node.settings, with_rule(node, name="renamed"), with_rule(node, when={"body_part": "KNEE"})):
-        assert rules.replay(same, since, dry_run=False) == [], "what was delivered stays"
+        assert configured.replay_rules(same, since, dry_run=False) == [], "what was delivered stays"
     second = with_rule(node, send_to=["pacs", "second"], when={"body_part": "OVARY"})
 
     def replayed(dry_run: bool) -> list[tuple[str, bool]]:
-        rows = rules.replay(second, since, dry_run=dry_run)
+        rows = configured.replay_rules(second, since, dry_run=dry_run)
         assert rows[0]["destinations"] == ["pacs", "second"] and "were purged" in rows[-1]["reason"]
         return [(row["study_instance_uid"], row["queued"]) for row in rows]
 
@@ -1542,8 +1542,8 @@ def test_a_changed_rule_is_replayed_over_the_studies_that_it_missed(node: Inbox)
     assert told == [(ovary, "command line", {"replay": True})], "neither foreseen nor refused ones"
     work(node, second)
     assert {peer for peer, _ in sent(node)} == {"pacs", "second"}
-    assert [row["queued"] for row in rules.replay(second, since, dry_run=False)] == [False]
-    assert rules.replay(second, utc_now(), dry_run=False) == []
+    assert [row["queued"] for row in configured.replay_rules(second, since, dry_run=False)] == [False]
+    assert configured.replay_rules(second, utc_now(), dry_run=False) == []
 
 
 # Files leave once nobody needs them, and whoever deletes waits for whoever reads

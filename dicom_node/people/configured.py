@@ -3,14 +3,19 @@
 Each change is a new version of the file of entered peers and rules
 (:mod:`dicom_node.base.config.loading`).
 Reload: a running node loads a changed configuration completely or not at all.
+
+Rules: their text, and the effect of present or changed rules on files, new studies and past studies.
+
+Models: their cards, the drift of their scores, the model that a pipeline uses, and a change of the
+model.
 """
 
 import os
 import signal
 import time
 import tomllib
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +24,17 @@ from urllib.parse import urlsplit
 
 import tomlkit
 from pydantic import BaseModel
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
+from ai_pipeline.contract import ModelSlot, PipelineCard
+from ai_pipeline.errors import CardError
+from ai_pipeline.models import registry
+from ai_pipeline.models.reference import reference_of
+from ai_pipeline.models.store import folder
+from ai_pipeline.pipelines import slots, try_out
 from dicom_node.base.config import loading
-from dicom_node.base.config.loading import SAVED, TomlFiles, edition, file_of, newest, versions
+from dicom_node.base.config.loading import SAVED, edition, file_of, newest, versions
 from dicom_node.base.config.sample import toml_value
 from dicom_node.base.config.settings import (
     NEEDS_RESTART,
@@ -33,6 +46,7 @@ from dicom_node.base.config.settings import (
     did_you_mean,
     remote_address,
 )
+from dicom_node.base.dicom.uids import role_of
 from dicom_node.base.errors import (
     ChangedMeanwhile,
     ConfigProblem,
@@ -46,17 +60,23 @@ from dicom_node.base.errors import (
 )
 from dicom_node.base.events import CONFIGURATION_REFUSED, CONFIGURATION_RELOADED
 from dicom_node.base.files import bucket_of, write_new
-from dicom_node.base.kinds import AuditAction, Role
+from dicom_node.base.kinds import AuditAction, ObjectRole, Role
+from dicom_node.base.lifecycle import StudyState
 from dicom_node.base.processes import files_of, running
+from dicom_node.base.store import intake, transitions
+from dicom_node.base.store.tables import Instance, Study
 from dicom_node.base.store.transitions import utc_now
-from dicom_node.base.store.views import View, list_events
-from dicom_node.people import Row, ServiceResult, audit, reading, writing
+from dicom_node.base.store.views import View, columns, list_events
+from dicom_node.jobs import drift as scores
+from dicom_node.jobs.queue import decide, decide_study, explain, why_none
+from dicom_node.people import Row, ServiceResult, audit, open_database, reading, writing
+from dicom_node.people.peers import SECRET
+from dicom_node.receive.inspection import Inspected, inspect
 
 Kind = Literal["peers", "rules"]
 LONGEST: Final = 16 * 1024
 """Characters of peers or rules that a person writes."""
 _MODELS: Final[Mapping[str, type[BaseModel]]] = {"peers": PeerSettings, "rules": RuleSettings}
-SECRET: Final = ("username", "password", "token")
 PROGRAMS: Final = ("command", "container")
 """Pipelines of rules that only the configuration files may have."""
 
@@ -67,13 +87,6 @@ class Saved(ServiceResult):
     name: str
     version: int
     warnings: list[str]
-
-
-class Version(Row):
-    """A version of all entered peers and rules: ``saved`` says when, by whom, and what was changed."""
-
-    version: int
-    saved: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +102,10 @@ _Entries = dict[tuple[str, str], dict[str, Any]]
 """Peers and rules by kind and name."""
 
 
-def history(settings: Settings) -> list[Version]:
-    """All versions, the newest first."""
+def entered_versions(settings: Settings) -> list[Row]:
+    """All versions of what was entered, the newest first; ``saved``: when, by whom, what was changed."""
     numbers = reversed(versions(settings.node.data_dir))
-    return [Version(version=number, saved=_saved(_text(settings, number))) for number in numbers]
+    return [Row(version=number, saved=_saved(_text(settings, number))) for number in numbers]
 
 
 def as_text(kind: Kind, content: Mapping[str, Any]) -> str:
@@ -102,7 +115,7 @@ def as_text(kind: Kind, content: Mapping[str, Any]) -> str:
     return "".join(f"{key} = {toml_value(content[key])}\n" for key in [*known, *rest])
 
 
-def parsed(kind: Kind, text: str) -> dict[str, Any]:
+def parse_entry(kind: Kind, text: str) -> dict[str, Any]:
     """One peer or rule from lines of TOML, with or without its heading. Raises FaultyInput."""
     data = tables(text)
     if set(data) == {kind} and isinstance(data[kind], list) and len(data[kind]) == 1:
@@ -140,7 +153,7 @@ def _plain(kind: Kind, content: Mapping[str, Any]) -> dict[str, Any]:
     return tables(text)
 
 
-def save(
+def save_entry(
     settings: Settings,
     kind: Kind,
     content: Mapping[str, Any],
@@ -162,13 +175,15 @@ def save(
     return Saved(name=name, version=edition(_entries(after)[kind, name]), warnings=warnings)
 
 
-def check(settings: Settings, kind: Kind, content: Mapping[str, Any], version: int | None = None) -> Warned:
+def check_entry(
+    settings: Settings, kind: Kind, content: Mapping[str, Any], version: int | None = None
+) -> Warned:
     """The warnings of ``save``; raises its errors except HoldUndercut. Nothing is changed."""
     _, after = _changed(settings, kind, content["name"], content, version)
     return _checked(settings, _entries(after), kind)
 
 
-def remove(
+def remove_entry(
     settings: Settings,
     kind: Kind,
     name: str,
@@ -182,7 +197,7 @@ def remove(
     _write(settings, now, after, f"{kind[:-1]} {name} removed", by, despite_hold=True)
 
 
-def undo(
+def undo_to(
     settings: Settings,
     version: int,
     by: audit.Person = audit.COMMAND_LINE,
@@ -197,33 +212,7 @@ def undo(
     return Saved(name=f"version {number}", version=number, warnings=warnings)
 
 
-def put_file(settings: Settings, kind: Kind, file: Path, *, despite_hold: bool = False) -> View:
-    """Save the peer or rule of a file, and let the nodes here load it. Raises as ``save``."""
-    try:
-        content = parsed(kind, file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise FaultyInput(f"{file} cannot be read: {type(error).__name__}") from None
-    return _in_force(settings, save(settings, kind, content, despite_hold=despite_hold))
-
-
-def remove_now(settings: Settings, kind: Kind, name: str) -> View:
-    """Remove an entered peer or rule, and let the nodes here load the change. Raises as ``remove``."""
-    remove(settings, kind, name)
-    return _in_force(settings, Saved(name=name, version=0, warnings=[]))
-
-
-def undo_now(settings: Settings, version: int, *, despite_hold: bool = False) -> View:
-    """Have all as in this version, and let the nodes here load it. Raises as ``undo``."""
-    return _in_force(settings, undo(settings, version, despite_hold=despite_hold))
-
-
-def _in_force(settings: Settings, saved: Saved) -> View:
-    says = "The node takes it over (event 6010; 6011 if not)." if apply(settings) else "No node runs here."
-    done = f"{saved.name} is {'saved' if saved.version else 'removed'}. {says}"
-    return {"name": saved.name, "text": "\n".join([*(f"warning: {one}" for one in saved.warnings), done])}
-
-
-def apply(settings: Settings) -> int:
+def apply_now(settings: Settings) -> int:
     """Let the nodes of this machine load the entries at once; returns how many. Others load them within 30
     s.
     """
@@ -430,8 +419,7 @@ def _in_words(problem: ConfigProblem) -> str:
     return f"{problem.key}{shown}: {problem.remedy}"
 
 
-_NOT_LOADED = "the running node cannot load it: restart the node if it was installed since its start"
-_IN_ITS_LOG = "the node's log says why (6011)"
+_IN_ITS_LOG = "the node's log says why (6011); what was installed since its start needs a restart"
 _RELOAD_SECONDS = 90.0  # deliveries may have 20 s to finish what they send
 
 
@@ -470,22 +458,17 @@ def reload_node(files: Sequence[Path]) -> list[str]:
             if problems := preflight.check(files, role).problems:
                 raise ConfigurationError(problems)
             if refused := _hang_up(settings, place, pid):
-                raise NotAllowedNow(_refusal(refused, settings, read))
+                # Event 6011 with the lines of the settings that it names.
+                for key in filter(None, str(refused["fields"].get("keys", "")).split(", ")):
+                    read.add_named(key, "", NEEDS_RESTART if key in settings.fixed else _IN_ITS_LOG)
+                why = [str(problem) for problem in read.problems] or [_IN_ITS_LOG]
+                raise NotAllowedNow("\n  ".join(["the node keeps the configuration before:", *why]))
             done.append(place)
     finally:
         if done:  # whatever the other processes answered
             with writing(settings) as session:
                 audit.note(session, audit.COMMAND_LINE, AuditAction.CONFIG_RELOADED, nodes=done)
     return done
-
-
-def _refusal(event: Mapping[str, Any], settings: Settings, read: TomlFiles) -> str:
-    """What event 6011 says, with the lines of the settings that it names."""
-    for key in filter(None, str(event["fields"].get("keys", "")).split(", ")):
-        not_loaded = key.endswith(".pipeline") and _NOT_LOADED
-        read.add_named(key, "", NEEDS_RESTART if key in settings.fixed else not_loaded or _IN_ITS_LOG)
-    why = [str(problem) for problem in read.problems] or [_IN_ITS_LOG]
-    return "\n  ".join(["the node keeps the configuration before:", *why])
 
 
 def _hang_up(settings: Settings, place: str, pid: int) -> Mapping[str, Any] | None:
@@ -515,3 +498,272 @@ def _hang_up(settings: Settings, place: str, pid: int) -> Mapping[str, Any] | No
             return events[0] if events[0]["number"] == CONFIGURATION_REFUSED.number else None
         time.sleep(0.1)
     raise NotAllowedNow(f"the node did not answer within {_RELOAD_SECONDS:.0f} s: look into its log")
+
+
+TRIED = 50
+"""Studies that rules are tried against, the newest."""
+
+
+_ReadFile = tuple[Path, Inspected, Instance]
+
+
+def list_rules(settings: Settings) -> list[View]:
+    """The rules in their order; a study gets a job for each rule that takes it."""
+    return [
+        {
+            "name": rule.name,
+            "when": {key: list(value) for key, value in rule.when if value},
+            "pipeline": rule.pipeline,
+            "send_to": list(rule.send_to),
+            "forward": list(rule.forward),
+            "then": [str(one) for one in rule.then],
+            "priority": rule.priority,
+            "options": {key: toml_value(value) for key, value in rule.options.items()},
+            "limits": _limits(rule),
+            "version": rule.entered or None,
+        }
+        for rule in settings.rules
+    ]
+
+
+def _limits(rule: RuleSettings) -> list[str]:
+    applies = {
+        f"holds studies older than {rule.max_study_age_days:g} days": rule.max_study_age_days,
+        f"secondary captures of {', '.join(rule.secondary_captures_from)} too": rule.secondary_captures_from,
+        "results wait until a person has accepted them": rule.assess_first,
+    }
+    return [text for text, value in applies.items() if value]
+
+
+def with_rule(settings: Settings, content: View) -> Settings:
+    """The settings with this rule added, or replaced if it exists. Raises FaultyInput with every mistake."""
+    others = [
+        rule.model_dump(mode="json", exclude_defaults=True, exclude={"entered"})
+        for rule in settings.rules
+        if rule.name != content["name"]
+    ]
+    return checked(settings, {"rules": [*others, content]}).settings
+
+
+def try_rules(session: Session, settings: Settings, other: Settings | None = None) -> list[View]:
+    """The rules that take each of the newest studies; ``other``: changed rules to compare."""
+    settled = Study.state.not_in((StudyState.RECEIVING, StudyState.QUARANTINED))
+    chosen = select(Study).where(settled).order_by(Study.last_received_at.desc(), Study.id.desc())
+    found = []
+    for study in session.scalars(chosen.limit(TRIED)):
+        row = columns(study, "id", "state", "last_received_at", "study_instance_uid")
+        row["now"] = _decided(session, study, settings)
+        if other is not None:
+            row["then"] = _decided(session, study, other)
+            row["changes"] = _outcome(row["then"]) != _outcome(row["now"])
+        sources = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
+        row["modalities"] = sorted({source.modality for source in sources})
+        found.append(row)
+    return found
+
+
+def try_files(settings: Settings, files: Sequence[Path], sender: str = "") -> list[dict[str, Any]]:
+    """One row per file (also of folders) and rule: whether the rule applies, and why (not).
+
+    ``sender``: name or AE title of the peer that is assumed to have sent them. Raises UnknownPeer.
+    """
+    from dicom_node.deliver.scu.dimse import dicom_files
+
+    peer = settings.sender(sender) if sender else None
+    read = [_read_file(path, settings, peer) for path in dicom_files(files)]
+    today = transitions.utc_now().date()
+    rows: list[dict[str, Any]] = []
+    for path, image, facts in read:
+        about = {
+            "file": str(path),
+            "study_instance_uid": image.study_instance_uid,
+            "sop_instance_uid": image.sop_instance_uid,
+            "modality": image.modality,
+        }
+        if image.fault:
+            none = {"rule": "", "pipeline": "", "applies": False}
+            rows.append({**about, **none, "reason": f"quarantined: {image.fault}", "then": []})
+            continue
+        decisions = decide(settings.rules, image.study_date, [facts], today, settings.sender_names)
+        held = {decision.rule.name: decision.held_reason for decision in decisions}
+        for rule, failed in explain(settings.rules, facts, settings.sender_names):
+            limit = held.get(rule.name, "")
+            rows.append(
+                {
+                    **about,
+                    "rule": rule.name,
+                    "pipeline": rule.pipeline,
+                    "applies": not failed,
+                    "reason": f"held: {limit}" if limit else failed or "all conditions hold",
+                    "then": [] if failed else [str(one) for one in rule.then],
+                }
+            )
+    return rows
+
+
+def replay_rules(settings: Settings, since: datetime, *, dry_run: bool = False) -> list[dict[str, Any]]:
+    """Apply the rules to studies received since ``since`` that should now get a job which they did not get.
+
+    With ``dry_run`` the rules are not applied. Returns a row for each such study and rule that takes it.
+    """
+    from dicom_node.studies import choose
+
+    def note(session: Session, study: int) -> None:
+        audit.note(session, audit.COMMAND_LINE, AuditAction.STUDY_RERUN, study_id=study, replay=True)
+
+    with open_database(settings) as database:
+        return choose.replay(database, settings, since, None if dry_run else note)
+
+
+def _decided(session: Session, study: Study, settings: Settings) -> View:
+    """Rules that take the study, with the limit that would hold the job; else why none does."""
+    sources = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
+    decisions = decide_study(session, study, sources, settings)
+    return {
+        "rules": [
+            {
+                "name": decision.rule.name,
+                "images": len(decision.source_uids),
+                "held": decision.held_reason,
+                "send_to": list(decision.rule.send_to),
+                "then": [str(one) for one in decision.rule.then],
+            }
+            for decision in decisions
+        ],
+        "why": "" if decisions else why_none(settings.rules, sources, settings.sender_names),
+    }
+
+
+def _outcome(decided: View) -> set[tuple[str, ...]]:
+    return {(rule["name"], *rule["then"]) for rule in decided["rules"]}
+
+
+def _read_file(path: Path, settings: Settings, sender: PeerSettings | None) -> _ReadFile:
+    found = inspect(path, sender.assume_charset if sender else "")
+    name = sender.name if sender else ""
+    takes = any(name in rule.secondary_captures_from for rule in settings.rules)
+    role = role_of(
+        found.sop_class_uid,
+        frozenset(settings.listener.further_storage_classes),
+        takes_secondary_captures=takes,
+    )
+    facts = Instance(
+        sop_instance_uid=found.sop_instance_uid,
+        sop_class_uid=found.sop_class_uid,
+        modality=found.modality,
+        role=ObjectRole.OWN if found.own else role,
+        calling_ae=sender.ae_title if sender else "",
+        called_ae=settings.node.ae_title,
+        attributes=dict(found.attributes),
+    )
+    return path, found, facts
+
+
+TRIAL_SECONDS = 120
+"""How long a model may take on the pictures that it is tried on before it is used."""
+
+
+def list_models(settings: Settings) -> list[dict[str, Any]]:
+    """The model cards. Raises FaultyInput if a card cannot be read."""
+    return [
+        {
+            "id": card.id,
+            "version": card.version,
+            "task": card.task,
+            "architecture": card.architecture,
+            "licence": card.licence,
+            "intended_use": card.intended_use,
+            "limits": list(card.limits),
+            "calibrated": card.calibrated,
+            "labels": [label.name for label in card.labels if label.supported],
+            "weights": [{"role": w.role, "file": w.path.name, "sha256": w.sha256} for w in card.weights],
+            "card_sha256": card.sha256,
+        }
+        for card in model_cards(settings)
+    ]
+
+
+def verify_models(settings: Settings) -> list[dict[str, Any]]:
+    """Whether the weights of each model have the SHA-256 in the model's card. Raises FaultyInput."""
+    rows = []
+    for card in model_cards(settings):
+        try:
+            registry.verify(card)
+            reference_of(card)
+            text, ok = "weights are those of the card", True
+        except CardError as error:
+            text, ok = str(error), False
+        rows.append({"id": card.id, "version": card.version, "ok": ok, "text": text})
+    return rows
+
+
+def model_drift(settings: Settings, since: datetime | None = None) -> list[dict[str, Any]]:
+    """How each model's scores and refusals for each sender ("other": all that are no configured peers)
+    compare with its card's reference, from the day (UTC) of ``since`` on, by default the last
+    ``drift.WINDOW_DAYS``.
+    Raises FaultyInput.
+    """
+    day = scores.window(utc_now()) if since is None else since.astimezone(UTC).date()
+    with reading(settings) as session, _refused():
+        return scores.drift(session, settings.workers.models_dir, day)
+
+
+def models_in_use(settings: Settings) -> dict[str, str]:
+    """The model ("id@version", "" for none) in each slot of a pipeline for which a site chooses the model.
+
+    Raises FaultyInput.
+    """
+    found = {}
+    for name, (_, slot) in slots().items():
+        with _refused():
+            card = folder.in_use(slot, settings.workers.models_dir)
+        found[name] = card.name if card else ""
+    return found
+
+
+def activate_model(settings: Settings, slot: str, name: str, by: audit.Person) -> None:
+    """Use a model of ``workers.models_dir`` in a slot of a pipeline. Raises FaultyInput, NotFound."""
+    pipeline, chosen, models_dir = _slot(settings, slot)
+    with _refused():
+        card = registry.find(name, models_dir)
+        try_out(pipeline.name, card.path, TRIAL_SECONDS)
+        with writing(settings) as session:
+            audit.note(session, by, AuditAction.MODEL_ACTIVATED, pipeline=slot, model=card.name)
+            session.flush()  # no change that cannot be noted
+            folder.activate(chosen, card, models_dir)
+
+
+def roll_back_model(settings: Settings, slot: str, by: audit.Person) -> None:
+    """Use the previous model in a slot of a pipeline again. Raises FaultyInput, NotFound."""
+    _, chosen, models_dir = _slot(settings, slot)
+    with _refused(), writing(settings) as session:
+        card = folder.before(chosen, models_dir)
+        audit.note(session, by, AuditAction.MODEL_ROLLBACK, pipeline=slot, model=card.name if card else "")
+        session.flush()  # no change that cannot be noted
+        folder.rollback(chosen, models_dir)
+
+
+def _slot(settings: Settings, name: str) -> tuple[PipelineCard, ModelSlot, Path]:
+    known = slots()
+    if name not in known:
+        raise NotFound("the model of this pipeline cannot be exchanged")
+    if settings.workers.models_dir is None:
+        raise FaultyInput(
+            "there is no folder for models of your own: set workers.models_dir, then `ai-pipeline models add`"
+        )
+    return *known[name], settings.workers.models_dir
+
+
+def model_cards(settings: Settings) -> Sequence[registry.Card]:
+    """The cards of shipped models and of the site's own. Raises FaultyInput."""
+    with _refused():
+        return registry.cards(settings.workers.models_dir)
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Raises FaultyInput for a card that cannot be used."""
+    try:
+        yield
+    except CardError as error:
+        raise FaultyInput(str(error)) from None

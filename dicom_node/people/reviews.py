@@ -1,38 +1,63 @@
 """Assessments: readers' verdicts on findings; results that wait for an assessment; assessments as objects.
 
 Also how often the AI was right, counted by model and version.
+
+Images whose cleaning waits for a person's review (withheld, blacked out, filled wider), and the decisions;
+device rules made of boxes that a person drew: tried on the last images of the device, then saved.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from pydantic import Field
-from sqlalchemy import func, select
+from pydantic import Field, ValidationError
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
-from ai_pipeline.contract import Decision
-from ai_pipeline.errors import CardError
+from ai_pipeline.burnin.devices.rules import DeviceRule, conditions_of, read_rules
+from ai_pipeline.contract import Decision, ImageHeader
+from ai_pipeline.errors import CardError, DeviceRuleError, PixelError
+from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.models import registry
-from dicom_node.base.config.settings import PeerSettings, Settings
-from dicom_node.base.errors import NotAllowedNow, NotFound
-from dicom_node.base.files import Files
-from dicom_node.base.kinds import AuditAction, ReaderVerdict, ResultKind
+from dicom_node.base.config.sample import toml_value
+from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, PeerSettings, Settings
+from dicom_node.base.errors import FaultyInput, NotAllowedNow, NotFound, StorageError
+from dicom_node.base.files import Files, write_new
+from dicom_node.base.kinds import (
+    AuditAction,
+    ObjectRole,
+    ReaderVerdict,
+    ResultKind,
+    ReviewCause,
+    ReviewVerdict,
+    UserRole,
+)
 from dicom_node.base.lifecycle import OPEN_DELIVERIES, UNDECIDED, DeliveryState, HeldState, StudyState
+from dicom_node.base.store import results
 from dicom_node.base.store import results as stored
-from dicom_node.base.store.tables import Feedback, Result, Study
+from dicom_node.base.store.tables import CleaningReview, DrawnByHand, Feedback, Instance, Result, Study
 from dicom_node.base.store.transitions import FOR_UPDATE, settle_study, utc_now
 from dicom_node.base.store.views import View, as_json, columns, find_study
 from dicom_node.deliver import outbox
 from dicom_node.deliver.outbox import enqueue
 from dicom_node.jobs.drift import wilson
-from dicom_node.people import PRINTABLE, Because, Row, ServiceRequest, audit, reading, writing
-from dicom_node.people.images import report_files
+from dicom_node.jobs.worker.run import device_rules_of
+from dicom_node.people import (
+    PRINTABLE,
+    Because,
+    Row,
+    ServiceRequest,
+    ServiceResult,
+    audit,
+    existing,
+    studies,
+    writing,
+)
+from dicom_node.people.studies import report_files
 from dicom_node.results.sr import findings as findings_of_report
 
 if TYPE_CHECKING:
@@ -46,26 +71,9 @@ COLUMNS = (
 )  # fmt: skip
 _KEYS = ("finding", "tracking_uid", "model")  # what tells a finding of a study from the others
 _NOTED = (*_KEYS, "decision", "report_uid")
-_BEGIN_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 _NOT_ACCEPTED = (ReaderVerdict.MODIFIED.value, ReaderVerdict.REJECTED.value)
 
 AsOf = Annotated[str | None, Field(max_length=64, pattern=PRINTABLE)]
-
-
-class StudyAssessment(Row):
-    """How many results of a study wait or were rejected; ``as_of`` goes with a decision on them."""
-
-    waiting: int
-    rejected: int
-    as_of: str
-
-
-class Assessed(Row):
-    """A person's verdict on a finding."""
-
-    at: datetime
-    actor: str
-    verdict: ReaderVerdict
 
 
 class FindingAssessed(ServiceRequest):
@@ -139,20 +147,24 @@ def accept_results(
     with writing(settings) as session:
         study = find_study(session, study_instance_uid).id
         session.get_one(Study, study, with_for_update=FOR_UPDATE)  # nobody assesses a finding meanwhile
-        if others := _contested(session, settings, study):
+        findings = with_verdicts(session, study, _findings(session, settings, study))
+        judged = [row for row in findings if row["verdicts"]]
+        # The last person who assessed them did not accept them.
+        others = {row["finding"] for row in judged if row["verdicts"][-1]["verdict"] in _NOT_ACCEPTED}
+        if others:
             raise NotAllowedNow(
-                f"{', '.join(others)}: not accepted as it is in the results, and they cannot be changed. "
-                "Reject the results, or assess the finding anew"
+                f"{', '.join(sorted(others))}: not accepted as it is in the results, and they cannot be "
+                "changed. Reject the results, or assess the finding anew"
             )
         what = _decision(session, study, HeldState.ACCEPTED)
         number = outbox.accept(session, study, by.name, as_of, rejected=rejected)
         # Whoever accepts the results accepts what they suspect and nobody has assessed yet.
         rest = [
             row
-            for row in with_verdicts(session, study, _findings(session, settings, study))
+            for row in findings
             if row["decision"] == Decision.PRESENT.value and row["model"] and not row["verdicts"]
         ]
-        _keep(session, study, rest, ReaderVerdict.ACCEPTED, by, "")
+        store_verdicts(session, study, rest, ReaderVerdict.ACCEPTED, by, "")
         _send(session, settings, study, by)
         _note_decision(session, by, study, what, number)
     return number
@@ -227,7 +239,7 @@ def assess(
                 if is_missing
                 else "the newest report says nothing of this: load the page again"
             )
-        _keep(session, study, [row], verdict, by, words)
+        store_verdicts(session, study, [row], verdict, by, words)
         audit.note(
             session,
             by,
@@ -238,56 +250,6 @@ def assess(
             verdict=verdict.value,
             model=wanted[2],
         )
-
-
-def assess_again(
-    session: Session, study: int, what: Mapping[str, Any], by: audit.Person, because: str
-) -> None:
-    """Store an assessment again after a restore, whatever the newest report is by now."""
-    verdict, finding = ReaderVerdict(what["verdict"]), what["finding"]
-    _keep(session, study, [finding], verdict, by, because)
-    audit.note(
-        session,
-        by,
-        AuditAction.FEEDBACK_GIVEN,
-        study_id=study,
-        verdict=verdict.value,
-        model=finding["model"],
-    )
-
-
-def assess_named(
-    settings: Settings,
-    study_instance_uid: str,
-    finding: str,
-    verdict: ReaderVerdict,
-    by: audit.Person = audit.COMMAND_LINE,
-    *,
-    because: str = "",
-    tracking_uid: str = "",
-    model: str = "",
-) -> View:
-    """Assess the finding with these values ("" matches every one); returns the finding.
-
-    Raises NotFound if none matches, NotAllowedNow if several do, FaultyInput.
-    """
-    with reading(settings) as session:
-        study = find_study(session, study_instance_uid).id
-        rows = _findings(session, settings, study)
-    if verdict is ReaderVerdict.MISSING:
-        rows = _may_be_missing(settings, rows)
-    wanted = zip(_KEYS, (finding, tracking_uid, model), strict=True)
-    about = {key: value for key, value in wanted if value}
-    found = [row for row in rows if all(row[key] == value for key, value in about.items())]
-    if not found:
-        raise NotFound(
-            "no such finding: `dicom-node studies findings` lists the findings of the newest report"
-        )
-    if len({_key(row) for row in found}) > 1:
-        raise NotAllowedNow("several findings are called so: name the tracking UID or the model too")
-    which = dict(zip(_KEYS, _key(found[0]), strict=True))
-    assess(settings, study, FindingAssessed(**which, verdict=verdict, because=because), by)
-    return found[0]
 
 
 def findings_of_study(session: Session, settings: Settings, study_instance_uid: str) -> list[View]:
@@ -366,22 +328,6 @@ def all_assessments(
     ]
 
 
-def as_csv(found: Iterable[View]) -> str:
-    """The rows as CSV (RFC 4180), with a line of column names. No cell can be taken for a formula."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS)
-    writer.writeheader()
-    # With a ' before what spreadsheets would work out (OWASP, CSV Injection).
-    writer.writerows(
-        {
-            name: f"'{value}" if isinstance(value, str) and value.startswith(_BEGIN_FORMULAS) else value
-            for name, value in row.items()
-        }
-        for row in found
-    )
-    return text.getvalue()
-
-
 def _send(session: Session, settings: Settings, study: int, by: audit.Person) -> list[str]:
     """An object for each report that this person assessed; returns the peers that get one."""
     from dicom_node.results.build import build_assessment, put_in_place, row_values, written
@@ -455,17 +401,6 @@ def _note_decision(
     )
 
 
-def _contested(session: Session, settings: Settings, study: int) -> list[str]:
-    """Findings of the newest reports that the last person who assessed them did not accept, by name."""
-    return sorted(
-        {
-            row["finding"]
-            for row in with_verdicts(session, study, _findings(session, settings, study))
-            if row["verdicts"] and row["verdicts"][-1]["verdict"] in _NOT_ACCEPTED
-        }
-    )
-
-
 def _assessed_by(
     session: Session, settings: Settings, study: int, report_uid: str, by: audit.Person
 ) -> tuple[Sequence[Feedback], list[FindingAssessment]]:
@@ -496,7 +431,7 @@ def _assessed_by(
     ]
 
 
-def _keep(
+def store_verdicts(
     session: Session,
     study: int,
     findings: Sequence[Mapping[str, Any]],
@@ -504,7 +439,7 @@ def _keep(
     by: audit.Person,
     because: str,
 ) -> None:
-    """One assessment a person and finding: a later one replaces it."""
+    """Store a person's verdict on these findings: a later one replaces it."""
     for finding in findings:
         model, _, version = finding["model"].rpartition(" ")
         named = {"finding": finding["finding"], "tracking_uid": finding["tracking_uid"]}
@@ -549,3 +484,360 @@ def _may_be_missing(settings: Settings, findings: Sequence[Mapping[str, Any]]) -
             if (label.code.meaning, model) not in reported
         ]
     return found
+
+
+PAGE = 50
+"""Images of one page."""
+MOST_BOXES = 10
+"""Boxes in one image."""
+LARGEST_SHARE = 0.5
+"""Largest share of the picture under a person's boxes: cleaning refuses more (``burnin.decide.banner``)."""
+EDGES = ("left", "top", "right", "bottom")
+
+
+Edge = Annotated[int, Field(ge=0, lt=100_000)]
+
+
+class Reviews(ServiceResult):
+    """One page; ``next`` is ``after`` of the next one, null at the end."""
+
+    reviews: list[Row]
+    next: int | None
+
+
+class Boxes(ServiceRequest):
+    """Boxes that a person drew around text to remove."""
+
+    boxes: list[tuple[Edge, Edge, Edge, Edge]] = Field(min_length=1, max_length=MOST_BOXES)
+
+
+def waiting_reviews(session: Session, after: int | None = None) -> tuple[list[View], int | None]:
+    """One page of reviews, the longest waiting first, and the number of its last row if more follow."""
+    chosen = _rows().where(CleaningReview.verdict.is_(None)).order_by(CleaningReview.id)
+    if after is not None:
+        chosen = chosen.where(CleaningReview.id > after)
+    found = [_row(*row) for row in session.execute(chosen.limit(PAGE + 1)).all()]
+    return found[:PAGE], found[PAGE - 1]["id"] if len(found) > PAGE else None
+
+
+def review_after(session: Session, number: int) -> int | None:
+    """The image that waits after this one; after the last the first one; None if no other image waits."""
+    chosen = select(CleaningReview.id).where(CleaningReview.verdict.is_(None), CleaningReview.id != number)
+    return session.scalar(chosen.order_by(CleaningReview.id < number, CleaningReview.id).limit(1))
+
+
+def decided_reviews(session: Session) -> list[View]:
+    """The latest reviews that a person decided, the newest first."""
+    by_hand = CleaningReview.verdict.in_((ReviewVerdict.ACCEPTED, ReviewVerdict.DRAWN))
+    chosen = _rows().where(by_hand).order_by(CleaningReview.decided_at.desc(), CleaningReview.id.desc())
+    return [_row(*row) for row in session.execute(chosen.limit(PAGE)).all()]
+
+
+def count_reviews(session: Session) -> View:
+    """The number of images that wait for a review, and the time since when the oldest waits."""
+    count, oldest = session.execute(
+        select(func.count(), func.min(CleaningReview.created_at)).where(CleaningReview.verdict.is_(None))
+    ).one()
+    return {"waiting": count, "oldest": as_json(oldest)}
+
+
+def show_review(session: Session, settings: Settings, number: int) -> View:
+    """One image with the detected annotation, the boxes that a person drew, its cleaned image, and the peers
+    that got it. Raises NotFound.
+    """
+    row = session.execute(_rows().where(CleaningReview.id == number)).one_or_none()
+    if row is None:
+        raise NotFound("there is no such review")
+    review, instance, _ = row
+    image = studies.image_view(session, settings, review.instance_id)
+    mark = {"finding": "Detected annotation", "text": "", "decision": "", "frames": []}
+    image["masks"] = []
+    image["marks"] = [
+        {**mark, "points": [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]}
+        for left, top, right, bottom in review.places
+    ]
+    made = studies.pictures_of(session, settings, review.study_id, instance.sop_instance_uid)
+    cleaned = [picture for _, picture in made if picture.kind is ResultKind.CLEANED]
+    gone = results.withdrawn(session, [picture.id for picture in cleaned])
+    drawn = results.drawn_boxes(session, [instance.sop_instance_uid]).get(instance.sop_instance_uid)
+    return {
+        **_row(*row),
+        "image": image,
+        "places": review.places,
+        "drawn": [list(box) for box in drawn.boxes] if drawn else [],
+        "cleaned": next((one for one in image["layers"] if one["same_size"]), None),
+        # Peers that have a cleaned image of it, of whatever rule, or to which one is on its way.
+        "left": sorted(
+            {
+                sent.destination
+                for picture in cleaned
+                if picture.id not in gone
+                for sent in picture.deliveries
+                if sent.state.value not in ("cancelled", "discarded", "dead")
+            }
+        ),
+    }
+
+
+def accept_cleaning(settings: Settings, number: int, by: audit.Person) -> None:
+    """Accept the cleaning of an image as it is: a sent image stays sent, a withheld one is not sent.
+
+    Raises NotFound, NotAllowedNow.
+    """
+    with writing(settings) as session:
+        review = _waiting(session, number)
+        _decide(session, review, session.get_one(Instance, review.instance_id), ReviewVerdict.ACCEPTED, by)
+
+
+def draw_boxes(
+    settings: Settings, number: int, boxes: Sequence[results.Box], by: audit.Person, role: UserRole
+) -> None:
+    """Clean the image again, and also remove the content of these boxes, which replace earlier boxes.
+
+    The image is sent only if its cleaning is proven, as without boxes. Raises NotFound, FaultyInput,
+    NotAllowedNow (also if the study cannot be run again).
+    """
+    from dicom_node.studies import choose
+
+    with writing(settings) as session:
+        review = _waiting(session, number)
+        instance = session.get_one(Instance, review.instance_id)
+        refuse_faulty_boxes(instance, boxes)
+        drawn = [list(box) for box in boxes]
+        session.merge(
+            DrawnByHand(
+                instance_id=instance.id,
+                pixels_sha256=instance.pixels_sha256,
+                boxes=drawn,
+                at=by.now,
+                actor=by.name,
+                role=role,
+            )
+        )
+        what = {"boxes": drawn, "role": role.value}
+        _decide(session, review, instance, ReviewVerdict.DRAWN, by, what, boxes=len(boxes))
+        choose.rerun(session, review.study_id, settings)
+
+
+def boxes_of(form: Mapping[str, Sequence[str]]) -> list[results.Box]:
+    """The boxes in a form with fields ``left, top, right, bottom`` per box; empty rows are left out.
+
+    Raises FaultyInput.
+    """
+    try:
+        boxes = [edges for edges in zip(*(form.get(edge, ()) for edge in EDGES), strict=True) if any(edges)]
+        return Boxes.model_validate({"boxes": boxes}).boxes if boxes else []
+    except ValueError:  # also that of pydantic
+        raise FaultyInput(f"up to {MOST_BOXES} boxes: edges are whole numbers of pixels") from None
+
+
+def refuse_faulty_boxes(instance: Instance, boxes: Sequence[results.Box]) -> None:
+    """Raise FaultyInput for invalid boxes, or boxes that lie outside the picture or cover too much of it."""
+    rows, width = studies.number_in(instance, "Rows"), studies.number_in(instance, "Columns")
+    if not boxes:
+        raise FaultyInput("draw a box first, or give its edges")
+    if not all(left < right <= width and top < bottom <= rows for left, top, right, bottom in boxes):
+        raise FaultyInput(f"a box lies outside the picture of {width} × {rows} pixels, or is empty")
+    area = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
+    if area > LARGEST_SHARE * rows * width:
+        raise FaultyInput(f"the boxes cover more than {LARGEST_SHARE:.0%} of the picture")
+
+
+def _decide(
+    session: Session,
+    review: CleaningReview,
+    instance: Instance,
+    verdict: ReviewVerdict,
+    by: audit.Person,
+    what: Mapping[str, object] = MappingProxyType({}),
+    **fields: Any,
+) -> None:
+    """Enter the verdict, and in the audit ``what`` is needed to decide the same again, and ``fields``."""
+    results.end_reviews_of_image(session, instance.id, verdict, by.name)
+    audit.note(
+        session,
+        by,
+        AuditAction.CLEANING_JUDGED,
+        study_id=review.study_id,
+        review=review.id,
+        verdict=verdict.value,
+        cause=review.cause.value,
+        what={
+            "image": instance.sop_instance_uid,
+            "pixels_sha256": instance.pixels_sha256,
+            "verdict": verdict.value,
+            **what,
+        },
+        **fields,
+    )
+
+
+def _waiting(session: Session, number: int) -> CleaningReview:
+    row = existing(session, CleaningReview, number, "there is no such review", lock=True)
+    if row.verdict is not None:
+        raise NotAllowedNow("this image does not wait any more: load the list again")
+    return row
+
+
+def _rows() -> Select[CleaningReview, Instance, str | None]:
+    return (
+        select(CleaningReview, Instance, Study.study_instance_uid)
+        .join(Instance, CleaningReview.instance_id == Instance.id)
+        .join(Study, CleaningReview.study_id == Study.id)
+    )
+
+
+def _row(review: CleaningReview, instance: Instance, study: str | None) -> View:
+    made = (instance.attributes.get(key, "") for key in ("Manufacturer", "ManufacturerModelName"))
+    return {
+        **columns(review, "id", "study_id", "instance_id", "cause", "rule", "note", "created_at"),
+        **columns(review, "verdict", "decided_at", "decided_by"),
+        "study": study,
+        "device": " ".join(filter(None, made)),
+        "size": f"{instance.attributes.get('Columns', '?')} × {instance.attributes.get('Rows', '?')}",
+        "withheld": review.cause is ReviewCause.WITHHELD,
+        "purged": instance.purged,
+    }
+
+
+TRIED: Final = 50
+"""Images that a rule is tried on, the newest of the device."""
+_SEARCHED: Final = 5000  # of the newest images of the node, for those of the device
+_CONDITIONS: Final = ("manufacturer", "model", "software", "modality", "rows", "columns")
+
+
+class NewRule(Boxes):
+    """A new device rule: its name and its boxes."""
+
+    name: str = Field(min_length=1, max_length=64, pattern=PRINTABLE)
+
+
+class RuleSaved(ServiceResult):
+    """The rule is saved; ``not_cleaned`` says why the image was not cleaned again, "" where it is."""
+
+    name: str
+    not_cleaned: str
+
+
+def rule_tried(
+    session: Session, settings: Settings, number: int, name: str, boxes: Sequence[results.Box]
+) -> View:
+    """The text of the rule's file, and the newest images of the device with the rule's rectangles.
+
+    Raises NotFound, FaultyInput.
+    """
+    instance, header = _opened(session, settings, number)
+    rule, text = _rule(settings, instance, header, name, boxes)
+    rows: list[View] = []
+    door = Files(settings)
+    newest = (
+        select(Instance.id)
+        .where(Instance.role == ObjectRole.SOURCE, Instance.purged.is_(False))
+        .order_by(Instance.id.desc())
+        .limit(_SEARCHED)
+        .subquery()
+    )
+    of_device = [
+        Instance.attributes[key].as_string() == instance.attributes[key]
+        for key in ("Manufacturer", "ManufacturerModelName", "Rows", "Columns")
+        if key in instance.attributes
+    ]
+    chosen = select(Instance).join(newest, Instance.id == newest.c.id).where(*of_device)
+    for other in session.scalars(chosen.order_by(Instance.id.desc()).limit(TRIED)).all():
+        try:
+            about = open_dicom(door.here(session, other.path)).header
+        except (PixelError, OSError, StorageError):
+            continue
+        if rule.match.fits(about):
+            found = [box for one in rule.rectangles if (box := one.box(about.rows, about.columns))]
+            rows.append(
+                {
+                    "id": other.id,
+                    "study_id": other.study_id,
+                    "columns": about.columns,
+                    "rows": about.rows,
+                    "boxes": [list(box) for box in found],
+                }
+            )
+    return {"text": text, "name": rule.name, "images": rows, "boxes": [list(box) for box in boxes]}
+
+
+def save_rule(
+    settings: Settings,
+    number: int,
+    name: str,
+    boxes: Sequence[results.Box],
+    by: audit.Person,
+    role: UserRole,
+) -> str:
+    """Write the rule into the site's folder of device rules, where the node reads it at its next reload, and
+    clean the image again; returns why the image cannot be cleaned, "" if it can.
+
+    Raises NotFound, FaultyInput, NotAllowedNow (the rule exists, or the node may not write to the folder).
+    """
+    with writing(settings) as session:
+        instance, header = _opened(session, settings, number)
+        rule, text = _rule(settings, instance, header, name, boxes)
+        folder = device_rules_of(settings) or settings.node.data_dir / DEVICE_RULES_FOLDER
+        # Before the file: no rule is there that the audit does not know.
+        audit.note(session, by, AuditAction.RULE_SAVED, name=rule.name, of="device", review=number)
+        session.flush()
+        try:
+            write_new(folder / f"{rule.name}.toml", text)  # half a file would refuse all rules
+        except FileExistsError:
+            raise NotAllowedNow(
+                f"there is a file {rule.name}.toml already: give the rule another name"
+            ) from None
+        except OSError as error:
+            raise NotAllowedNow(
+                f"device rules cannot be written here ({error.strerror}): put these lines into a file of "
+                f"workers.device_rules_dir\n{text}"
+            ) from None
+    try:
+        draw_boxes(settings, number, boxes, by, role)
+    except (FaultyInput, NotAllowedNow) as error:
+        return str(error)
+    return ""
+
+
+def _opened(session: Session, settings: Settings, number: int) -> tuple[Instance, ImageHeader]:
+    review = session.get(CleaningReview, number)
+    instance = session.get(Instance, review.instance_id) if review else None
+    if instance is None or instance.purged:
+        raise NotFound("there is no such image, or no longer")
+    try:
+        path = Files(settings).here(session, instance.path)
+        return instance, open_dicom(path).header
+    except (PixelError, OSError, StorageError):
+        raise NotFound("this image cannot be opened") from None
+
+
+def _rule(
+    settings: Settings, instance: Instance, header: ImageHeader, name: str, boxes: Sequence[results.Box]
+) -> tuple[DeviceRule, str]:
+    """The rule, and its file. Raises FaultyInput."""
+    refuse_faulty_boxes(instance, boxes)
+    about = conditions_of(header)
+    content: dict[str, Any] = {
+        "name": name,
+        "match": {key: about[key] for key in _CONDITIONS if key in about},
+        "rectangles": [dict(zip(EDGES, box, strict=True)) for box in boxes],
+    }
+    try:
+        rule = DeviceRule.model_validate(content)
+    except ValidationError as error:
+        if any(fault["loc"][:1] == ("name",) for fault in error.errors()):
+            raise FaultyInput("name: small letters, digits, dots, - and _, up to 64") from None
+        raise FaultyInput("the image names neither manufacturer nor model: no rule can be for it") from None
+    try:
+        taken = {one.name for one in read_rules(device_rules_of(settings))}
+    except DeviceRuleError as error:
+        raise FaultyInput(str(error)) from None
+    if name in taken:
+        raise FaultyInput(f"there is a device rule {name} already: give this one another name")
+    rectangles = ",\n    ".join(map(toml_value, content["rectangles"]))
+    return rule, (
+        f"source = {toml_value(f'drawn at the console, {datetime.now(UTC):%Y-%m-%d}')}\n\n[[rule]]\n"
+        f"name = {toml_value(content['name'])}\nmatch = {toml_value(content['match'])}\n"
+        f"rectangles = [\n    {rectangles},\n]\n"
+    )
