@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self, cast
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from dicom_node.base.config.addresses import checked_host
-from dicom_node.base.config.loading import NAME, did_you_mean
+from dicom_node.base.config.mistakes import NAME, did_you_mean
 from dicom_node.base.config.settings import Secret, Section
 from dicom_node.base.connectors import part
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 from sqlalchemy.orm import Session
 
-from dicom_node.base.config.loading import did_you_mean
+from dicom_node.base.config.mistakes import did_you_mean
 from dicom_node.base.config.settings import PeerSettings, Settings
 from dicom_node.base.errors import FaultyInput, NotFound
 from dicom_node.base.kinds import AuditAction

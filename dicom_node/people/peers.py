@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from dicom_node.base.config.loading import did_you_mean
+from dicom_node.base.config.mistakes import did_you_mean
 from dicom_node.base.config.sample import toml_value
 from dicom_node.base.config.settings import PeerSettings, Settings
 from dicom_node.base.connectors import every

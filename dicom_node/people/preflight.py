@@ -48,7 +48,8 @@ from ai_pipeline.models import registry
 from ai_pipeline.models.engine import lacking
 from ai_pipeline.pipelines import PIPELINES, card_of, create, option_faults
 from dicom_node.base import connectors
-from dicom_node.base.config.loading import did_you_mean, examine, examined, undercuts
+from dicom_node.base.config.loading import examine, examined, undercuts
+from dicom_node.base.config.mistakes import did_you_mean
 from dicom_node.base.config.settings import (
     DEVICE_RULES_FOLDER,
     PeerSettings,

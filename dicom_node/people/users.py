@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from dicom_node.base.config.loading import AE_TITLE
+from dicom_node.base.config.mistakes import AE_TITLE
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import (
     CannotCreate,

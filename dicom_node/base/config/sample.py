@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from dicom_node.base.config.loading import sections
+from dicom_node.base.config.mistakes import sections
 from dicom_node.base.config.settings import Conditions, PeerSettings, RuleSettings, Settings
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # TOML 1.0, keys without quotation marks

@@ -29,7 +29,7 @@ from pydantic import (
 )
 
 from dicom_node.base.config.addresses import checked_host, checked_url, checked_viewer, with_login_apart
-from dicom_node.base.config.loading import AE_TITLE, HOST, NAME, did_you_mean
+from dicom_node.base.config.mistakes import AE_TITLE, HOST, NAME, did_you_mean
 from dicom_node.base.connectors import extended, installed
 from dicom_node.base.errors import UnknownPeer
 from dicom_node.base.kinds import CONSOLE_AE_TITLE, CONSOLE_NAME, DEIDENTIFIED_KINDS, ResultKind, Retained

@@ -14,7 +14,7 @@ from importlib import import_module
 from inspect import Parameter
 from typing import Any, Final
 
-from dicom_node.base.config.loading import did_you_mean
+from dicom_node.base.config.mistakes import did_you_mean
 from dicom_node.base.errors import ExitCode
 from dicom_node.base.kinds import UserRole
 from dicom_node.people.nouns.columns import Column
@@ -53,7 +53,7 @@ class Input:
 class Verb:
     """One thing that a person lists or does.
 
-    ``run``: the function, "services.jobs:change_jobs" in ``dicom_node``; it gets a session of the database
+    ``run``: the function, "people.jobs:change_jobs" in ``dicom_node``; it gets a session of the database
     and the settings (as far as it has parameters of these names), the inputs, and ``fixed``. It returns rows,
     which have ``columns``, or anything else, which ``says`` puts into words ("{result}", "{s}" for its
     plural, and the inputs by name). ``none`` is said without rows, ``then`` below them. ``either``: inputs of

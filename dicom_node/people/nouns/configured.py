@@ -55,7 +55,7 @@ def _entered(kind: str, file: str) -> tuple[Verb, Verb]:
     return (
         Verb(
             "put",
-            "services.entered:put_file",
+            "people.entered:put_file",
             f"Add a {one}, or change one that was entered, after a check; running nodes take it over.",
             f"{file} --config node.toml",
             inputs=(
@@ -68,7 +68,7 @@ def _entered(kind: str, file: str) -> tuple[Verb, Verb]:
         ),
         Verb(
             "remove",
-            "services.entered:remove_now",
+            "people.entered:remove_now",
             f"Take a {one} out that was entered by page or command; running nodes take it over.",
             f"{Path(file).stem} --config node.toml",
             inputs=(Input("name", str, "One that was entered, not of a file.", metavar=one.upper()),),
@@ -85,7 +85,7 @@ PEERS: Final = Noun(
     (
         Verb(
             "list",
-            "services.peers:list_peers",
+            "people.peers:list_peers",
             "List the configured peers; passwords are not shown.",
             columns=(
                 *fields("name", "ae_title", "may"),
@@ -98,7 +98,7 @@ PEERS: Final = Noun(
         ),
         Verb(
             "test",
-            "services.peers:try_peers",
+            "people.peers:try_peers",
             "Try all that delivery to a peer, and questions to it, need; nothing is stored or retrieved.",
             "pacs --config node.toml",
             inputs=(
@@ -119,7 +119,7 @@ PEERS: Final = Noun(
         *_entered("peers", "us2.toml"),
         Verb(
             "versions",
-            "services.entered:history",
+            "people.entered:history",
             "List the versions of the entered peers and rules: when, by whom, and what was changed.",
             columns=fields("version", "saved"),
             none="No peers or rules were entered by page or command.",
@@ -127,7 +127,7 @@ PEERS: Final = Noun(
         ),
         Verb(
             "undo",
-            "services.entered:undo_now",
+            "people.entered:undo_now",
             "Have all entered peers and rules as in an earlier version; running nodes take it over.",
             "7 --config node.toml",
             inputs=(
@@ -146,7 +146,7 @@ RULES: Final = Noun(
     (
         Verb(
             "try",
-            "services.rules:try_files",
+            "people.rules:try_files",
             "Say which rules would take these files, which not, and why. Nothing is sent or stored.",
             "image.dcm --from us1 --config node.toml",
             inputs=(
@@ -174,7 +174,7 @@ RULES: Final = Noun(
         ),
         Verb(
             "replay",
-            "services.rules:replay",
+            "people.rules:replay",
             "Queue the jobs that the rules now start for studies received earlier, and that these did not "
             "get.\n\nUses the rules in these files: run `dicom-node reload` first, so that the node uses "
             "them too.",
@@ -203,14 +203,14 @@ MODELS: Final = Noun(
     (
         Verb(
             "list",
-            "services.models:listed",
+            "people.models:listed",
             "List the model cards: shipped, and those of workers.models_dir.",
             columns=fields("model: id", "version", "task", "architecture", "licence"),
             none="No model cards.",
         ),
         Verb(
             "verify",
-            "services.models:verified",
+            "people.models:verified",
             "Compare the weights of every model with the SHA-256 of its card.",
             columns=(*fields("model: id"), yes_no("", "ok", "ok", "REFUSED"), *fields("why: text")),
             none="No model cards.",
@@ -218,7 +218,7 @@ MODELS: Final = Noun(
         ),
         Verb(
             "drift",
-            "services.models:drift",
+            "people.models:drift",
             "Compare each model's scores and refusals with its card's reference, sender by sender.\n\n"
             "Counts of whole days (UTC); the last 30 where --since is not given. --json has "
             "the scores of each label.",
@@ -244,7 +244,7 @@ MODELS: Final = Noun(
         ),
         Verb(
             "feedback",
-            "services.assessments:all_assessments",
+            "people.assessments:all_assessments",
             "How readers assessed findings: accepted, modified, rejected or missing, why, of which version.",
             "--since 30d --json --config node.toml",
             inputs=(SINCE,),

@@ -80,7 +80,7 @@ STUDIES: Final = Noun(
     (
         Verb(
             "list",
-            "store.views:list_studies",
+            "base.store.views:list_studies",
             'List studies, the newest first. "held": a limit of its rule waits for a person (`jobs retry`).',
             "--state failed --since 2h --config node.toml",
             inputs=(states(*StudyState, "held"), SINCE, limit(100)),
@@ -96,7 +96,7 @@ STUDIES: Final = Noun(
         ),
         Verb(
             "versions",
-            "services.studies:versions",
+            "people.studies:versions",
             "Show the choices for a study in quarantine: patients, versions, their senders and differences.",
             "1.2.840.113619.2.1 --config node.toml",
             inputs=(STUDY,),
@@ -123,7 +123,7 @@ STUDIES: Final = Noun(
         ),
         Verb(
             "rerun",
-            "services.studies:rerun_rules",
+            "people.studies:rerun_rules",
             "Apply the present rules to studies again, delivered and failed ones too: to all of them or "
             "none.\n\nUnchanged results are not sent twice. A study that is being received or in quarantine "
             "is refused.",
@@ -134,7 +134,7 @@ STUDIES: Final = Noun(
         ),
         Verb(
             "retry",
-            "services.studies:change_studies",
+            "people.studies:change_studies",
             "Run the stopped jobs of studies again, and send their given-up deliveries again.",
             "1.2.840.113619.2.1 113619.2.7 --config node.toml",
             inputs=(UIDS,),
@@ -145,7 +145,7 @@ STUDIES: Final = Noun(
         ),
         Verb(
             "send",
-            "services.studies:change_studies",
+            "people.studies:change_studies",
             "Send the newest results of studies to a further peer, as far as it takes their kinds.",
             "1.2.840.113619.2.1 --to teaching --config node.toml",
             inputs=(UIDS, Input("peer", str, "A configured peer that may receive.", "--to", "PEER")),
@@ -156,7 +156,7 @@ STUDIES: Final = Noun(
         ),
         Verb(
             "findings",
-            "services.assessments:findings_of_study",
+            "people.assessments:findings_of_study",
             "Show what a study's newest reports found, and how each finding was assessed.",
             "1.2.840.113619.2.1 --config node.toml",
             inputs=(STUDY,),
@@ -176,7 +176,7 @@ STUDIES: Final = Noun(
         ),
         Verb(
             "assess",
-            "services.assessments:assess_named",
+            "people.assessments:assess_named",
             "Assess one finding of a study's newest report; a later assessment replaces the earlier one.",
             '1.2.3 "Pleural effusion" --verdict rejected --because "a rib"',
             inputs=(
@@ -218,7 +218,7 @@ STUDIES: Final = Noun(
         ),
         Verb(
             "accept",
-            "services.assessments:accept_results",
+            "people.assessments:accept_results",
             "Accept results that wait for it (assess_first of a rule): they are sent.",
             "1.2.840.113619.2.1 --config node.toml",
             inputs=(
@@ -236,7 +236,7 @@ STUDIES: Final = Noun(
         ),
         Verb(
             "reject",
-            "services.assessments:reject_results",
+            "people.assessments:reject_results",
             "Reject results that wait for an assessment: they are not sent.",
             '1.2.3 --because "wrong side" --config node.toml',
             inputs=(STUDY, BECAUSE),
@@ -245,7 +245,7 @@ STUDIES: Final = Noun(
         ),
         Verb(
             "delete",
-            "services.studies:delete_by_uid",
+            "people.studies:delete_by_uid",
             "Delete received images of studies before spool.keep_days; exit status 1 if one cannot be "
             "deleted.\n\nA study must have ended with all results confirmed. Built results stay.",
             "1.2.840.113619.2.1 --config node.toml",
@@ -256,7 +256,7 @@ STUDIES: Final = Noun(
         ),
         Verb(
             "withdraw",
-            "services.studies:change_studies",
+            "people.studies:change_studies",
             "Withdraw the results of studies: peers with iocm get a rejection note; UIDs are printed for the "
             "others.\n\nEach study is withdrawn alone; exit status 1 if one refuses.",
             '1.2.3 --reason safety --because "other patient"',
@@ -281,7 +281,7 @@ STUDIES: Final = Noun(
         ),
         Verb(
             "release",
-            "services.studies:change_studies",
+            "people.studies:change_studies",
             "Release studies from quarantine: each is assembled again; of one study you may choose what "
             "counts.\n\nObjects that you do not choose stay aside.",
             "1.2.840.113619.2.1 --as-of 2-17 --take 1",

@@ -25,7 +25,7 @@ USERS: Final = Noun(
     (
         Verb(
             "list",
-            "services.users:list_users",
+            "people.users:list_users",
             "List the users.",
             columns=(
                 *fields("name", "role"),
@@ -38,7 +38,7 @@ USERS: Final = Noun(
         ),
         Verb(
             "sessions",
-            "services.users:list_sessions",
+            "people.users:list_sessions",
             "List who is signed in, and from where.",
             "--user anna --config node.toml",
             inputs=(Input("user", str, "Only those of this user.", "--user", "NAME", ""),),
@@ -52,7 +52,7 @@ USERS: Final = Noun(
         ),
         Verb(
             "end-session",
-            "services.users:end_session",
+            "people.users:end_session",
             "End one session: its browser must sign in again.",
             "3 --config node.toml",
             inputs=(
@@ -63,7 +63,7 @@ USERS: Final = Noun(
         ),
         Verb(
             "add",
-            "services.users:add_user",
+            "people.users:add_user",
             "Add a user; the password is asked for, or is the first line of standard input.",
             "anna --role admin --config node.toml",
             inputs=(
@@ -82,7 +82,7 @@ USERS: Final = Noun(
         ),
         Verb(
             "change",
-            "services.users:change_user",
+            "people.users:change_user",
             "Change a user's role or senders, or shut or open the account; the user is signed out "
             "everywhere.",
             "anna --role reader --config node.toml",
@@ -105,7 +105,7 @@ USERS: Final = Noun(
         ),
         Verb(
             "password",
-            "services.users:set_password",
+            "people.users:set_password",
             "Set another password; it is asked for, or is the first line of standard input.",
             "anna --config node.toml",
             inputs=(_NAME, _PASSWORD),
@@ -114,7 +114,7 @@ USERS: Final = Noun(
         ),
         Verb(
             "remove",
-            "services.users:remove_user",
+            "people.users:remove_user",
             "Take a user's account away; whoever is signed in under it is signed out.",
             "anna --config node.toml",
             inputs=(_NAME,),
@@ -130,7 +130,7 @@ TOKENS: Final = Noun(
     (
         Verb(
             "list",
-            "services.users:list_tokens",
+            "people.users:list_tokens",
             "List the tokens.",
             columns=(
                 *fields("token", "user", "role", "purpose"),
@@ -142,7 +142,7 @@ TOKENS: Final = Noun(
         ),
         Verb(
             "add",
-            "services.users:add_token",
+            "people.users:add_token",
             "Make a token for a program and print it, once: the node keeps only its hash.",
             'anna --for "the dashboard" --config node.toml',
             inputs=(
@@ -155,7 +155,7 @@ TOKENS: Final = Noun(
         ),
         Verb(
             "remove",
-            "services.users:remove_token",
+            "people.users:remove_token",
             "Take a token back: from now on it opens nothing.",
             "3 --config node.toml",
             inputs=(

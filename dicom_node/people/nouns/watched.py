@@ -26,7 +26,7 @@ ASSOCIATIONS: Final = Noun(
     (
         Verb(
             "list",
-            "store.views:list_associations",
+            "base.store.views:list_associations",
             "List associations, the newest first; an open one has no closing time.",
             "--since 1h",
             why="did the ultrasound get through?",
@@ -47,7 +47,7 @@ EVENTS: Final = Noun(
     (
         Verb(
             "list",
-            "store.views:list_events",
+            "base.store.views:list_events",
             "List events, the oldest first; of more than --limit the newest.",
             "--since 03:10 --until 03:15",
             why='"what happened at 03:12?"',
@@ -91,7 +91,7 @@ DECISIONS: Final = Noun(
     (
         Verb(
             "list",
-            "services.decisions:waiting",
+            "people.decisions:waiting",
             "List decisions of persons that the database lost and that could not be applied again yet.\n\n"
             'No result of a study is sent while one of its decisions marked "holds" waits.',
             columns=(
@@ -106,7 +106,7 @@ DECISIONS: Final = Noun(
         ),
         Verb(
             "settle",
-            "services.decisions:settle",
+            "people.decisions:settle",
             "Answer for a decision that cannot be done again, or a changed line: it holds nothing back any "
             "more.",
             '3f2a... --because "study was sent again"',

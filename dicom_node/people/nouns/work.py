@@ -29,7 +29,7 @@ JOBS: Final = Noun(
     (
         Verb(
             "list",
-            "services.jobs:list_jobs",
+            "people.jobs:list_jobs",
             "List jobs, the newest first.",
             "--state held --config node.toml",
             inputs=(states(*JobState), OF_STUDY, limit(100)),
@@ -51,7 +51,7 @@ JOBS: Final = Noun(
         ),
         Verb(
             "retry",
-            "services.jobs:run_again",
+            "people.jobs:run_again",
             "Run jobs that failed, were held or were cancelled: these, or all in a --state.",
             "--state held --rule chest --since 2h --config node.toml",
             inputs=(
@@ -66,7 +66,7 @@ JOBS: Final = Noun(
         ),
         Verb(
             "first",
-            "services.jobs:change_jobs",
+            "people.jobs:change_jobs",
             "Put jobs that wait before all others: all of these or none.",
             "17 --config node.toml",
             inputs=(numbers("jobs", "JOB"),),
@@ -76,7 +76,7 @@ JOBS: Final = Noun(
         ),
         Verb(
             "cancel",
-            "services.jobs:change_jobs",
+            "people.jobs:change_jobs",
             "Cancel jobs, all of these or none; one that runs is stopped at its next step.",
             "17 --config node.toml",
             inputs=(numbers("jobs", "JOB"),),
@@ -101,7 +101,7 @@ OUTBOX: Final = Noun(
     (
         Verb(
             "list",
-            "store.views:list_deliveries",
+            "base.store.views:list_deliveries",
             "List deliveries, the newest first.",
             "--state dead --config node.toml",
             inputs=(
@@ -124,7 +124,7 @@ OUTBOX: Final = Noun(
         ),
         Verb(
             "retry",
-            "services.deliveries:retry",
+            "people.deliveries:retry",
             "Send results again that were given up, once the cause is gone.",
             "--dead --config node.toml",
             inputs=_DELIVERIES,
@@ -134,7 +134,7 @@ OUTBOX: Final = Noun(
         ),
         Verb(
             "discard",
-            "services.deliveries:discard",
+            "people.deliveries:discard",
             "Stop sending results that wait or were given up. `outbox retry` sends them all the same.",
             '17 --because "the PACS was replaced" --config node.toml',
             inputs=(*_DELIVERIES, BECAUSE),
@@ -155,7 +155,7 @@ FETCHES: Final = Noun(
     (
         Verb(
             "list",
-            "services.fetches:list_fetches",
+            "people.fetches:list_fetches",
             "List studies that were asked for, the newest first.",
             "--state failed --config node.toml",
             inputs=(
@@ -174,7 +174,7 @@ FETCHES: Final = Noun(
         ),
         Verb(
             "again",
-            "services.fetches:again",
+            "people.fetches:again",
             "Fetch once more what was given up or cancelled of a peer.",
             "pacs --config node.toml",
             inputs=(_PEER,),
@@ -183,7 +183,7 @@ FETCHES: Final = Noun(
         ),
         Verb(
             "cancel",
-            "services.fetches:cancel",
+            "people.fetches:cancel",
             "Do not fetch what waits for a peer; the study that is under way still comes.",
             "pacs --config node.toml",
             inputs=(_PEER,),
@@ -192,7 +192,7 @@ FETCHES: Final = Noun(
         ),
         Verb(
             "missing",
-            "services.fetches:missing",
+            "people.fetches:missing",
             "List studies of a peer that should have a result by the rules, and have none.\n\nConditions of "
             "rules on single images cannot be tried on a peer's answer. Exit status 1: there are some.",
             "pacs --days 3 --config node.toml",
@@ -229,7 +229,7 @@ NOTIFICATIONS: Final = Noun(
     (
         Verb(
             "list",
-            "services.notifications:list_notifications",
+            "people.notifications:list_notifications",
             "List notifications, the newest first, without their text.",
             "--state failed --config node.toml",
             inputs=(states(*NotificationState), limit(50)),
@@ -244,7 +244,7 @@ NOTIFICATIONS: Final = Noun(
         ),
         Verb(
             "test",
-            "services.notifications:send_test",
+            "people.notifications:send_test",
             "Send a test now, after its templates were tried; exit status 1 when it is not taken.",
             "admins --config node.toml",
             inputs=(Input("name", str, "A [[notifications]] of the configuration.", metavar="NAME"),),
@@ -254,7 +254,7 @@ NOTIFICATIONS: Final = Noun(
         ),
         Verb(
             "retry",
-            "services.notifications:send_again",
+            "people.notifications:send_again",
             "Send notifications again that were given up.",
             "12 --config node.toml",
             inputs=(numbers("notifications", "NOTIFICATION"),),
@@ -272,7 +272,7 @@ PROCESSES: Final = Noun(
     (
         Verb(
             "list",
-            "monitoring.processes:processes",
+            "people.monitoring.processes:processes",
             "List all processes of all machines; a node that ended in good order is not among them.",
             why="who is silent?",
             columns=(
@@ -285,7 +285,7 @@ PROCESSES: Final = Noun(
         ),
         Verb(
             "health",
-            "monitoring.processes:health",
+            "people.monitoring.processes:health",
             "Exit 0 where every process of this machine (or container) shows life, else 1: for health "
             "checks.",
             says="alive: {result[alive]}, silent: {result[silent]}",
@@ -293,7 +293,7 @@ PROCESSES: Final = Noun(
         ),
         Verb(
             "forget",
-            "services.jobs:forget_machine",
+            "people.jobs:forget_machine",
             "Forget the lost processes of a machine that is gone for good; otherwise they are forgotten "
             "after a week.",
             "oldserver --config node.toml",

@@ -20,7 +20,8 @@ from ai_pipeline.models import registry
 from dicom_connectors.hl7.settings import checked_hl7_fields
 from dicom_connectors.notifications.settings import NotificationSettings
 from dicom_node.base.config import sample
-from dicom_node.base.config.loading import did_you_mean, examine, load, load_to_read
+from dicom_node.base.config.loading import examine, load, load_to_read
+from dicom_node.base.config.mistakes import did_you_mean
 from dicom_node.base.config.settings import PeerSettings, Settings, TlsSettings
 from dicom_node.base.config.toml_files import _line, _lines
 from dicom_node.base.errors import ConfigurationError, ExitCode
