@@ -50,7 +50,7 @@ from dicom_node.results.common.source import SourceObject
 
 WITHHELD: Final = "cleaning_failed"
 """The quality note on an image of which no cleaned picture is handed back."""
-_CAUSES: Final = {WITHHELD: ReviewCause.WITHHELD} | {
+_REVIEWS: Final = {WITHHELD: ReviewCause.WITHHELD} | {
     cause.value: cause for cause in (ReviewCause.IN_DOUBT, ReviewCause.BLACKED_OUT, ReviewCause.WIDENED)
 }
 Answer = TypeVar("Answer")
@@ -84,11 +84,11 @@ def record_cleaning(
         asked = []
         for source in sources:  # one for each image, with the most urgent cause
             own = {note.name: note for note in result.quality if note.source_uid == source.image.uid}
-            if name := next((name for name in _CAUSES if name in own), None):
+            if name := next((name for name in _REVIEWS if name in own), None):
                 card = pipeline.card
                 shaped_by = [card.name, card.version, dict(job.options), source.pixels_sha256]
                 analysis = hashlib.sha256(json.dumps(shaped_by, sort_keys=True, default=str).encode())
-                note, of_image = own[name], (source.image.uid, _CAUSES[name])
+                note, of_image = own[name], (source.image.uid, _REVIEWS[name])
                 asked.append(burned_in.Asked(*of_image, note.text, note.places, analysis.hexdigest()))
         burned_in.ask(session, job.id, [source.image.uid for source in sources], asked)
 
