@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -45,8 +45,10 @@ from dicom_node.base.store.burned_in import Drawn
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Instance, Job
 from dicom_node.base.store.transitions import record
-from dicom_node.jobs.worker.run import AtWork
 from dicom_node.results.common.source import SourceObject
+
+if TYPE_CHECKING:
+    from dicom_node.jobs.worker.run import AtWork
 
 WITHHELD: Final = "cleaning_failed"
 """The quality note on an image of which no cleaned picture is handed back."""

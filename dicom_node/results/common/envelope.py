@@ -59,7 +59,6 @@ from dicom_node.base.kinds import ResultKind
 from dicom_node.results.common.concepts import (
     coding_schemes,
 )
-from dicom_node.results.common.report import body_part_of, is_unpaired, stated_side
 from dicom_node.results.common.source import BuiltObject, ResultContext, Source
 
 # Raised with every change that makes other bytes from the same input; written into every object.
@@ -316,6 +315,8 @@ def complete(
     if kind not in (ResultKind.SR, ResultKind.PDF):
         # General Series (PS3.3 C.7.3.1): Laterality is Type 2C, for paired parts only, never in a
         # Segmentation. Empty says that the part may have a side and the source does not tell it.
+        from dicom_node.results.common.report import body_part_of, is_unpaired, stated_side  # a circle
+
         part = body_part_of(source)
         if part:
             dataset.BodyPartExamined = part

@@ -33,7 +33,6 @@ from dicom_node.base.dicom.repair import Repairs, repair
 from dicom_node.base.dicom.uids import SECONDARY_CAPTURES, Installation
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.kinds import ResultKind
-from dicom_node.results.common import envelope
 
 
 class Cause(StrEnum):
@@ -383,6 +382,8 @@ def stand_in_of(sop_class_uid: str, uid: str, study_uid: str, series_uid: str) -
 
 
 def _stand_in(header: Dataset, image: ImageHeader) -> Dataset:
+    from dicom_node.results.common import envelope  # which imports this module
+
     stand_in = without_identity(Dataset())
     stand_in.SOPClassUID = _class_for_highdicom(header, image.frames)
     stand_in.Rows, stand_in.Columns = image.rows, image.columns
@@ -419,6 +420,8 @@ def _stand_in(header: Dataset, image: ImageHeader) -> Dataset:
 
 
 def _class_for_highdicom(header: Dataset, frames: int) -> str:
+    from dicom_node.results.common import envelope  # which imports this module
+
     sop_class_uid = str(header.SOPClassUID)
     found = _SUCCESSORS.get(sop_class_uid, sop_class_uid)
     if found in SECONDARY_CAPTURES or not envelope.is_known(found):
