@@ -25,7 +25,7 @@ from dicom_node.people.deliveries import DeliveryRow
 from dicom_node.people.fetches import FetchRequest, FetchRow
 from dicom_node.people.jobs import Change, JobRow, StuckJobs, change_jobs, run_again, stuck
 from dicom_node.people.notifications import NotificationRow
-from dicom_node.people.nouns.work import FETCHES, JOBS, NOTIFICATIONS, OUTBOX
+from dicom_node.serve.nouns import FETCHES, JOBS, NOTIFICATIONS, OUTBOX
 
 faces = Faces()
 

@@ -115,12 +115,6 @@ def cancel(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE)
     return _changed(settings, name, by, "cancelled", fetch.cancel)
 
 
-def progress(settings: Settings, peer: str, first: int) -> dict[FetchState, int]:
-    """The number of a peer's studies in each state, counting rows from number ``first`` on."""
-    with reading(settings) as session:
-        return fetches.states_since(session, peer, first)
-
-
 def missing(
     settings: Settings,
     name: str,

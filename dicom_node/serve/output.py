@@ -24,7 +24,7 @@ from rich.text import Text
 
 from dicom_node.base.kinds import Role
 from dicom_node.base.printable import printable, printable_json
-from dicom_node.people.nouns.columns import Column, Moment, PrintedRow, Uid
+from dicom_node.serve.nouns import Column, Moment, Uid
 
 if TYPE_CHECKING:
     from dicom_node.base.config.settings import Settings
@@ -78,6 +78,7 @@ def group(about: str) -> typer.Typer:
 
 
 _GAP = "  "
+_UID_FIGURES = 19  # at least, of a shortened UID
 
 
 def say(text: str, *, err: bool = False, bold: bool = False) -> None:
@@ -104,14 +105,12 @@ def print_json(value: object) -> None:
     )
 
 
-def print_rows(rows: Sequence[PrintedRow], columns: Sequence[Column], *, as_json: bool, none: str) -> None:
-    """Print a list as JSON or as a table; print the sentence ``none`` if it has no rows.
+def print_rows(rows: Sequence[Any], columns: Sequence[Column], none: str = "") -> None:
+    """Print a list as a table; print the sentence ``none`` if it has no rows.
 
     Each row is one uncut line. The heading of the first column of times gives the time zone.
     """
-    if as_json:
-        print_json(list(rows))
-    elif not rows:
+    if not rows:
         say(none, err=True)
     else:
         headings = [heading for heading, _ in columns]
@@ -130,12 +129,12 @@ def print_rows(rows: Sequence[PrintedRow], columns: Sequence[Column], *, as_json
             sys.stdout.write(_GAP.join(padded).rstrip() + "\n")
 
 
-def print_part(heading: str, rows: Sequence[PrintedRow], columns: Sequence[Column]) -> None:
+def print_part(heading: str, rows: Sequence[Any], columns: Sequence[Column]) -> None:
     """Print a table below a blank line and its heading; nothing without rows."""
     if rows:
         say("")
-        say(heading, bold=True)
-        print_rows(rows, columns, as_json=False, none="")
+        say(heading.capitalize().replace("_", " "), bold=True)
+        print_rows(rows, columns)
 
 
 def print_details(row: Mapping[str, Any]) -> None:
@@ -155,24 +154,20 @@ def never_fail_on_characters() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _shortened(column: Sequence[object]) -> list[object]:
-    """The last figures of each UID: as many as its length allows, or as tell all of this list apart."""
-    whole = {value.text for value in column if isinstance(value, Uid)}
-    shown = next((value.length - 1 for value in column if isinstance(value, Uid)), 0)
-    while len({text[-shown:] for text in whole}) < len(whole):
+def _shortened(column: Sequence[object]) -> Sequence[object]:
+    """The last figures of each UID: as many as tell all of this list apart."""
+    whole = {value for value in column if isinstance(value, Uid)}
+    shown = _UID_FIGURES
+    while len({value[-shown:] for value in whole}) < len(whole):
         shown += 1
     return [
-        "…" + value.text[-shown:] if isinstance(value, Uid) and len(value.text) > shown + 1 else value
+        "…" + value[-shown:] if isinstance(value, Uid) and len(value) > shown + 1 else value
         for value in column
     ]
 
 
 def _line(text: Text, *, err: bool = False) -> None:
-    _console(err=err).print(text, soft_wrap=True)
-
-
-def _console(*, err: bool = False) -> Console:
-    return Console(stderr=err, highlight=False, markup=False, emoji=False)
+    Console(stderr=err, highlight=False, markup=False, emoji=False).print(text, soft_wrap=True)
 
 
 def _text(value: object) -> str:
