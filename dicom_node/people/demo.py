@@ -315,7 +315,7 @@ def _run_study(
         sent = Modality(peer, sender).send(images, lambda _sent: None)
     stored = {item.sop_instance_uid for item in sent if item.stored}
     refused = [item.text for item in sent if not item.stored]
-    row = {
+    row: dict[str, Any] = {
         "modality": modality,
         "study_instance_uid": uid,
         "folder": folder.name,

@@ -272,13 +272,13 @@ def test_a_node_notices_that_its_clock_was_put_back(tmp_path: Path, monkeypatch:
     inbox.put(Job, run_at=utc_now() + HOUR)
     said: list[tuple[EventType, dict[str, Any]]] = []
     say = lambda kind, **fields: said.append((kind, fields))
-    node = background.Background(inbox.database, inbox.settings, Role.ALL, "all", say, 0)
-    node._watch_clock()
+    made = background.Background(inbox.database, inbox.settings, Role.ALL, "all", say, 0)
+    made._watch_clock()
     assert (said, work(inbox)) == ([], 0)
     ahead = background._ahead()
     monkeypatch.setattr(background, "_ahead", lambda: ahead - HOUR.total_seconds())
-    node._watch_clock()
-    node._watch_clock()
+    made._watch_clock()
+    made._watch_clock()
     assert [(kind, fields["seconds"]) for kind, fields in said] == [(CLOCK_PUT_BACK, 3600)]
     assert work(inbox) == 1
     inbox.put(Delivery, next_at=utc_now() + HOUR)
