@@ -59,8 +59,7 @@ from dicom_node.base.store.views import View, as_json
 from dicom_node.deliver import outbox
 from dicom_node.deliver.outages import outages
 from dicom_node.people import cleaning_reviews
-from dicom_node.people.monitoring.disk import forecast
-from dicom_node.people.monitoring.processes import machine_name, processes
+from dicom_node.people.monitoring import forecast, list_processes, machine_name
 from dicom_node.receive.spool import Spool
 
 STATES: Final[Mapping[str, tuple[str, InstrumentedAttribute[Any], Sequence[StrEnum]]]] = {
@@ -136,7 +135,7 @@ def overview(session: Session, settings: Settings) -> View:
         "cleaning": cleaning_reviews.numbers(session),
         "models": _models(settings.workers.models_dir),
         "disk": space,
-        "processes": processes(session),
+        "processes": list_processes(session),
         "problems": wrong,
         "undercut": [f"rule {one.rule}: {one}" for one in undercuts(settings)],
         "named": listing.named(session, concerned),
@@ -204,7 +203,7 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     waits_for = 0.0
     with suppress(FileNotFoundError, IndexError):  # indexed at this moment, or none
         waits_for = max(time.time() - waiting[0].stat().st_mtime, 0.0)
-    site = processes(session)  # one that stopped as planned does not count
+    site = list_processes(session)  # one that stopped as planned does not count
     yield from (
         Gauge("disk_free_bytes", "Free space on the data folder's disk.", space["free"]),
         Gauge("disk_minimum_bytes", "Under this much free nothing is taken.", space["minimum"]),

@@ -481,7 +481,7 @@ def _refusal(event: Mapping[str, Any], settings: Settings, read: TomlFiles) -> s
 
 def _hang_up(settings: Settings, place: str, pid: int) -> Mapping[str, Any] | None:
     """SIGHUP, and wait for what the node says of it: None where it is content, else the event."""
-    from dicom_node.people.monitoring.processes import node_name
+    from dicom_node.people.monitoring import node_name
 
     asked = datetime.now(UTC)
     try:

@@ -21,8 +21,7 @@ from dicom_node.base.store.queue import running as running_jobs
 from dicom_node.base.store.tables import Job, Study
 from dicom_node.base.store.views import View
 from dicom_node.jobs.enqueue import cancel, put_first, retry
-from dicom_node.people import Row, ServiceRequest, audit, open_database, writing
-from dicom_node.people.monitoring import processes
+from dicom_node.people import Row, ServiceRequest, audit, monitoring, open_database, writing
 
 Change = Literal["retry", "put_first", "cancel"]
 STUCK = (JobState.HELD, JobState.FAILED, JobState.CANCELLED)
@@ -148,7 +147,7 @@ def forget_machine(settings: Settings, machine: str, by: audit.Person = audit.CO
     Raises NotFound if no process of this machine is lost.
     """
     with writing(settings) as session:
-        forgotten = processes.forget_machine(session, machine)
+        forgotten = monitoring.forget_machine(session, machine)
         if not forgotten:
             raise NotFound(f"no lost process is of a machine called {machine!r}")
         audit.note(session, by, AuditAction.MACHINE_REMOVED, machine=machine, processes=forgotten)

@@ -78,7 +78,7 @@ from dicom_node.base.store import faults, migrate
 from dicom_node.base.store.database import Database, hosts
 from dicom_node.base.store.tables import UserAccount
 from dicom_node.deliver.scu import open_archive, open_destination, open_reporter
-from dicom_node.people.monitoring.disk import forecast
+from dicom_node.people.monitoring import forecast
 from dicom_node.receive.spool import Spool
 from dicom_node.studies.upkeep import compare
 

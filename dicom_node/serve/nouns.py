@@ -827,7 +827,7 @@ PROCESSES: Final = Noun(
     (
         Verb(
             "list",
-            "people.monitoring.processes:processes",
+            "people.monitoring:list_processes",
             "List all processes of all machines; a node that ended in good order is not among them.",
             columns=(
                 *fields("machine", "place", "process", "state"),
@@ -839,7 +839,7 @@ PROCESSES: Final = Noun(
         ),
         Verb(
             "health",
-            "people.monitoring.processes:health",
+            "people.monitoring:health",
             "Exit 0 where every process of this machine (or container) shows life, else 1: for health "
             "checks.",
             says="alive: {result[alive]}, silent: {result[silent]}",

@@ -67,7 +67,7 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.transitions import append, record, utc_now
 from dicom_node.base.store.views import View, list_events
 from dicom_node.people import audit, entered, models, preflight, rules, users
-from dicom_node.people.monitoring.disk import DiskForecast
+from dicom_node.people.monitoring import DiskForecast
 from dicom_node.people.preflight import Tried
 from dicom_node.receive.entrance import Failure
 from tests.console_lab import (

@@ -21,7 +21,7 @@ from dicom_node.base.kinds import NotificationState
 from dicom_node.base.store.tables import EventRow, Notification
 from dicom_node.base.store.transitions import record, utc_now
 from dicom_node.people import notifications
-from dicom_node.people.monitoring.disk import report_silence
+from dicom_node.people.monitoring import report_silence
 from dicom_node.people.preflight import check
 from dicom_node.results import sr
 from dicom_node.results.common.source import StatedFinding
