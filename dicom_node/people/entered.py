@@ -21,6 +21,7 @@ import tomlkit
 from pydantic import BaseModel
 
 from dicom_node.base.config import addresses, loading
+from dicom_node.base.config.mistakes import did_you_mean
 from dicom_node.base.config.sample import toml_value
 from dicom_node.base.config.settings import NEEDS_RESTART, REVEALED, PeerSettings, RuleSettings, Settings
 from dicom_node.base.config.toml_files import SAVED, TomlFiles, edition, file_of, newest, versions
@@ -280,7 +281,7 @@ def _changed(
     known = _entries(text)
     here = known.get((kind, name))
     if here is None and content is None:
-        hint = loading.did_you_mean(name, [one for other, one in known if other == kind])
+        hint = did_you_mean(name, [one for other, one in known if other == kind])
         raise NotFound(f"no {kind[:-1]} that was entered is called {name!r}; {hint}")
     if version == 0 and here:
         raise ChangedMeanwhile(f"there is a {kind[:-1]} {name} already: nothing was saved")

@@ -1,8 +1,8 @@
 """What lives and what fills: processes of the site, senders that are silent, the disk of the data folder.
 
-Each node records its own processes in the database, and one node finds silent ones. The free space is recorded
-once an hour. So that the disk lasts, old events, ended associations, procedure steps and work items are
-deleted. Rows of studies, results and deliveries stay.
+Each node records its own processes in the database, and one node finds silent ones. The free space is
+recorded once an hour. So that the disk lasts, old events, ended associations, procedure steps and work items
+are deleted. Rows of studies, results and deliveries stay.
 """
 
 import shutil

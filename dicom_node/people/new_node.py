@@ -19,7 +19,6 @@ from dicom_node.base.kinds import UserRole
 from dicom_node.people import upgrade_database, users
 
 _HEAD = "# Made by `dicom-node init`. `dicom-node config sample` shows every key with its default.\n\n"
-CONFIGURATION, UNIT = "node.toml", "dicom-node.service"
 _PROGRAM, _CONFIGURED, _STATE = (  # in the unit that ships
     "/opt/dicom-node/bin/dicom-node",
     "/etc/dicom-node/node.toml",
@@ -27,16 +26,9 @@ _PROGRAM, _CONFIGURED, _STATE = (  # in the unit that ships
 )
 
 
-QUESTIONS: Mapping[str, tuple[str, str]] = {
-    "ae_title": ("AE title of this node", "AINODE"),
-    "data_dir": ("Folder for images and database", _STATE),
-    "pacs": ("PACS for the results, AE@HOST:PORT (empty: none yet)", ""),
-    "machines": ("Machines that send, AE@HOST, with commas between (empty: none yet)", ""),
-    "admin": ("Console: name of the first admin (empty: no console)", ""),
-}
-"""Each question about a new node, and its default."""
 Answers = Mapping[str, str]
-"""By the names of the questions; one that is missing is empty."""
+"""``ae_title``, ``data_dir``, ``pacs`` (AE@HOST:PORT), ``machines`` (AE@HOST, …), ``admin``; what is missing
+is the default, or empty."""
 
 
 def examine(answers: Answers) -> Settings:
@@ -50,45 +42,43 @@ def examine(answers: Answers) -> Settings:
     return settings
 
 
-def refuse_what_is_there(folder: Path, data_dir: Path | None = None) -> None:
-    """Raise CannotCreate if a file would be overwritten, or the data folder is not empty."""
-    for path in (folder / CONFIGURATION, folder / UNIT):
-        if path.exists() or path.is_symlink():
-            raise CannotCreate(f"{path} is there already, and stays as it is")
-    if data_dir and data_dir.exists() and (not data_dir.is_dir() or any(data_dir.iterdir())):
-        raise CannotCreate(f"{data_dir} is no empty folder: take another")
+def create(answers: Answers, folder: Path, password: str = "") -> tuple[Path, Path]:
+    """Write configuration and unit into ``folder``, and return them; make the database if the answers name an
+    admin.
 
-
-def create(answers: Answers, folder: Path, password: str = "") -> None:
-    """Write configuration and unit into ``folder``; make the database if the answers name an admin.
-
-    Everything is checked before anything is written. Raises the errors of :func:`examine`,
-    :func:`refuse_what_is_there` and ``users.refuse_faulty``.
+    Everything is checked before anything is written. Raises the errors of :func:`examine` and of
+    ``users.refuse_faulty``, and CannotCreate if something would be overwritten.
     """
     settings = examine(answers)
-    data_dir, admin = settings.node.data_dir, answers["admin"]
+    data_dir, admin = settings.node.data_dir, answers.get("admin", "")
+    configuration, unit = folder / "node.toml", folder / "dicom-node.service"
     for path in (folder, data_dir):
         if not re.fullmatch(r"/[\w./-]*", str(path)):
             raise FaultyInput(
                 f"{str(path)!r}: a unit needs a path of letters, figures, dot, dash and underscore"
             )
-    refuse_what_is_there(folder, data_dir)
+    for path in (configuration, unit):
+        if path.exists() or path.is_symlink():
+            raise CannotCreate(f"{path} is there already, and stays as it is")
+    if data_dir.exists() and (not data_dir.is_dir() or any(data_dir.iterdir())):
+        raise CannotCreate(f"{data_dir} is no empty folder: take another")
     if admin:
         users.refuse_faulty(admin, password)
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in (
-            (CONFIGURATION, _HEAD + tomlkit.dumps(_tables(answers))),
-            (UNIT, _unit(data_dir, folder)),
+        for path, text in (
+            (configuration, _HEAD + tomlkit.dumps(_tables(answers))),
+            (unit, _unit(data_dir, configuration)),
         ):
-            with (folder / name).open("x", encoding="utf-8") as file:
+            with path.open("x", encoding="utf-8") as file:
                 file.write(text)
     except OSError as error:
         raise CannotCreate(f"{error.filename} cannot be made: {error.strerror}") from None
     if admin:
         upgrade_database(settings)
         users.add_user(settings, admin, UserRole.ADMIN, password)
+    return configuration, unit
 
 
 def _tables(answers: Answers) -> dict[str, Any]:
@@ -98,7 +88,7 @@ def _tables(answers: Answers) -> dict[str, Any]:
     ]
     data_dir = Path(answers.get("data_dir", _STATE).strip()).absolute()
     found: dict[str, Any] = {
-        "node": {"ae_title": answers["ae_title"].strip(), "data_dir": str(data_dir)},
+        "node": {"ae_title": answers.get("ae_title", "AINODE").strip(), "data_dir": str(data_dir)},
         "listener": {"host": "0.0.0.0"},  # modalities are on other machines
         "console": {"enabled": bool(answers.get("admin"))},
         "peers": peers,
@@ -123,20 +113,22 @@ def _peer(form: str, text: str, otherwise: str) -> dict[str, Any]:
     return {"name": name, "ae_title": ae_title, "host": host, **({"port": int(port[0])} if port else {})}
 
 
-def _unit(data: Path, folder: Path) -> str:
+def _unit(data: Path, configuration: Path) -> str:
     """The unit that ships, with the paths and the user of this node."""
-    text = (files("dicom_node.base.config") / UNIT).read_text(encoding="utf-8")
+    text = (files("dicom_node.base.config") / "dicom-node.service").read_text(encoding="utf-8")
     program = Path(sys.executable).with_name("dicom-node")
     if str(data) != _STATE:
         text = text.replace("StateDirectory=dicom-node\nStateDirectoryMode=0700", f"ReadWritePaths={data}")
-    if any(path.is_relative_to(home) for path in (data, program, folder) for home in ("/home", "/root")):
+    if any(
+        path.is_relative_to(home) for path in (data, program, configuration) for home in ("/home", "/root")
+    ):
         text = text.replace("ProtectHome=yes", "ProtectHome=read-only")
     user = getpass.getuser()
     for shipped, ours in (
         ("User=dicom-node", f"User={user if user != 'root' else 'dicom-node'}"),
         ("Group=dicom-node\n", "" if user != "root" else "Group=dicom-node\n"),
         (_PROGRAM, str(program)),
-        (_CONFIGURED, str(folder / CONFIGURATION)),
+        (_CONFIGURED, str(configuration)),
         (_STATE, str(data)),
     ):
         text = text.replace(shipped, ours)

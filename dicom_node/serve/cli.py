@@ -8,9 +8,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
-from functools import partial
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -239,22 +238,31 @@ def reindex(config: Config) -> None:
     say(f"{done} objects are put back: the node takes them in." if done else "Nothing to put back.")
 
 
-@app.command("init", epilog="Example: dicom-node init --to /etc/dicom-node")
+def _answer(parameter: typer.CallbackParam, text: str) -> str:
+    """An answer that can be used; at a terminal another one is asked for."""
+    from dicom_node.people import new_node
+
+    try:
+        new_node.examine({str(parameter.name): text})
+    except NodeError as error:
+        raise typer.BadParameter(str(error)) from None
+    return text
+
+
+def _question(flag: str, question: str) -> Any:
+    return typer.Option(flag, prompt=question, callback=_answer, help=f"{question}.")
+
+
+@app.command(epilog="Example: dicom-node init --to /etc/dicom-node")
 def init(
-    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where node.toml and unit go.")] = Path(),
-    ae_title: Annotated[str | None, typer.Option("--ae-title", help="AE title of this node.")] = None,
-    data_dir: Annotated[str | None, typer.Option("--data-dir", help="A new or empty folder.")] = None,
-    pacs: Annotated[
-        str | None, typer.Option("--pacs", metavar="AE@HOST:PORT", help="Where results go.")
-    ] = None,
+    ae_title: Annotated[str, _question("--ae-title", "AE title of this node")] = "AINODE",
+    data_dir: Annotated[str, _question("--data-dir", "Folder for images and data")] = "/var/lib/dicom-node",
+    pacs: Annotated[str, _question("--pacs", "PACS for the results, AE@HOST:PORT (empty: none yet)")] = "",
     machines: Annotated[
-        str | None, typer.Option("--machines", metavar="AE@HOST,…", help="What sends images.")
-    ] = None,
-    admin: Annotated[
-        str | None,
-        typer.Option("--admin", metavar="NAME", help="First user of the console; without: no console."),
-    ] = None,
-    defaults: Annotated[bool, typer.Option("--defaults", help="Ask nothing: defaults for the rest.")] = False,
+        str, _question("--machines", "Machines that send, AE@HOST, with commas between (empty: none yet)")
+    ] = "",
+    admin: Annotated[str, _question("--admin", "Console: name of the first admin (empty: no console)")] = "",
+    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where node.toml and unit go.")] = Path(),
 ) -> None:
     """Ask five questions, and write node.toml, a systemd unit and the console's first admin.
 
@@ -263,32 +271,18 @@ def init(
     """
     from dicom_node.people import new_node
 
-    folder = to.absolute()
-    new_node.refuse_what_is_there(folder)
-    answers: dict[str, str] = {}
-
-    def examined(key: str, text: str) -> str:
-        try:
-            new_node.examine({**answers, key: text})
-        except NodeError as error:
-            if options[key] is not None or not sys.stdin.isatty():
-                raise
-            raise typer.BadParameter(str(error)) from None  # is asked for again
-        return text
-
-    options = dict(zip(new_node.QUESTIONS, (ae_title, data_dir, pacs, machines, admin), strict=True))
-    for key, (question, default) in new_node.QUESTIONS.items():
-        answer = default if defaults and options[key] is None else options[key]
-        if answer is None:
-            check = partial(examined, key)
-            answer = typer.prompt(question, default, show_default=bool(default), value_proc=check)
-        answers[key] = examined(key, answer)
-    new_node.create(answers, folder, asked_password() if answers["admin"] else "")
-    configuration, unit = folder / new_node.CONFIGURATION, folder / new_node.UNIT
+    answers = {
+        "ae_title": ae_title,
+        "data_dir": data_dir,
+        "pacs": pacs,
+        "machines": machines,
+        "admin": admin,
+    }
+    configuration, unit = new_node.create(answers, to.absolute(), asked_password() if admin else "")
     say(f"{configuration} and {unit} are written.")
     say(f"Next: dicom-node check --config {configuration}, then dicom-node serve with it, or as a service:")
     say(f"  cp {unit} /etc/systemd/system/ && systemctl enable --now dicom-node")
-    if answers["admin"]:
+    if admin:
         say("The console is at http://127.0.0.1:8080 on this machine; for others it needs [console.tls].")
 
 
@@ -455,7 +449,15 @@ def _command(verb: Verb) -> Callable[..., int]:
             raise typer.BadParameter(f"give {' or '.join(names)}")
         if "limit" in values:
             values["limit"] = values["limit"] or None
-        result = _done(verb, config, values)
+        function = verb.function()
+        takes = signature(function).parameters
+        if "session" in takes:
+            with reading(config) as (session, settings):
+                shared = {"session": session, "settings": settings}
+                needed = {name: value for name, value in shared.items() if name in takes}
+                result = function(**needed, **values, **verb.fixed)
+        else:
+            result = function(load(config), **values, **verb.fixed)
         if as_json:
             print_json(result)
             return verb.status(result)
@@ -479,17 +481,6 @@ def _command(verb: Verb) -> Callable[..., int]:
     command.__signature__ = Signature(shown)  # type: ignore[attr-defined]
     command.__annotations__ = {one.name: one.annotation for one in shown}
     return command
-
-
-def _done(verb: Verb, config: Sequence[Path], values: dict[str, Any]) -> Any:
-    function = verb.function()
-    takes = signature(function).parameters
-    if "session" not in takes:
-        return function(load(config), **values, **verb.fixed)
-    with reading(config) as (session, settings):
-        shared = {"session": session, "settings": settings}
-        needed = {name: value for name, value in shared.items() if name in takes}
-        return function(**needed, **values, **verb.fixed)
 
 
 def _option(one: Input) -> Parameter:

@@ -75,6 +75,23 @@ _LOGGER = logging.getLogger(__name__)
 _GRACE_SECONDS = 30.0
 _MAXIMUM_KEYS = 10  # of settings with a mistake, that event 6011 names
 _LISTENER_SECONDS = 30.0  # it waits 15 for one of a former node that still ends
+_NEEDED_BYTES = 4 * 2**20  # for a database to be opened, brought up to date and written to
+_LOOK_SECONDS, _SAY_SECONDS = 1.0, 60.0
+_ARRIVAL_SECONDS = 0.1  # between two looks whether the spool has changed, while nothing happens
+_INDEX_TURN_SECONDS = 0.5  # until the folder is listed again: another peer's object is among the next ones
+_INDEX_LAST_SECONDS = 10.0  # at the end of the node; what is left waits for its start
+_SCHEDULER_SECONDS = 15.0
+_CLOCK_SECONDS, _PUT_BACK_SECONDS = 5.0, 60.0  # how often the clock is looked at; what is a step of it
+_ASK_AGAIN_SECONDS = 600.0  # where entered peers and rules could not be taken over
+_DAY_SECONDS = 86400.0
+_MISSING_HOUR = 3  # UTC: when peers are asked for studies without a result
+_DECISIONS_SECONDS = 5.0
+_AWAY_SECONDS = 5.0  # that a database gets to come back
+_REPEAT_SECONDS, _REPEAT_AT_LEAST_SECONDS = 1.0, 5.0  # after an event, and without
+_FAILED_SECONDS = 1.0  # until the lock of indexing is tried again, or a round that failed
+
+_SITE, _JOBS = "scheduler", "job scheduler"
+"""Leases of the timers that act on shared state: of the whole site, and of jobs whose worker is lost."""
 
 
 def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
@@ -115,21 +132,21 @@ class _MainProcess:
     def __init__(
         self, settings: Settings, files: Sequence[Path], role: Role, place: str, database: Database
     ) -> None:
-        self._settings, self._place = settings, place
-        self._files, self._role = files, role
+        self._settings, self._files, self._role, self._place = settings, files, role, place
         self._address, self._ready_lock = "", threading.Lock()
         self._say = OwnEvents(database).say
         self._answer = partial(self._say, node=node_name(place))  # to who asked this node, of several
         self._listener_spoke, self._cannot_listen = threading.Event(), ""
-        command = listener_command(settings, place)
-        bare = without_secrets()
-        self._listener = self._child("listener", command, environment=bare) if role.receives else None
-        self._workers = self._make_workers(settings)
-        self._replaced: dict[str, Child] = {}  # children of configurations before, until the newest are ready
-        self._console = self._make_console(settings)
         self._console_serves = False
-        awaited = [self._console] if role is Role.CONSOLE and self._console else self._children()
-        self._waiting_for = {child.name for child in awaited}
+        self._replaced: dict[str, Child] = {}  # children of configurations before, until the newest are ready
+        self._children = self._renewable(settings)
+        self._listener: Child | None = None
+        if role.receives:
+            ready, died = partial(self._child_ready, "listener"), partial(self._child_died, "listener")
+            self._listener = _listener(settings, place, ready, died)
+            self._children = {"listener": self._listener, **self._children}
+        # "Ready" waits for the console only where that is all: the node receives and works without.
+        self._waiting_for = self._children.keys() - ({"console"} if role is not Role.CONSOLE else set())
         self._background_of = partial(
             Background,
             database,
@@ -148,20 +165,16 @@ class _MainProcess:
         Raises Unavailable; then the children are ended.
         """
         self._say(events.NODE_STARTED, version=__version__, ae_title=self._settings.node.ae_title)
-        if self._role.receives:
-            _write_policy(self._settings, self._place)
-        for child in self._children():
+        for child in self._children.values():
             child.start()
-        if self._role.receives:
+        if self._listener:
             self._listener_spoke.wait(_LISTENER_SECONDS)
             if self._cannot_listen:
-                for child in self._children():
+                for child in self._children.values():
                     child.stop(_GRACE_SECONDS)
                 raise Unavailable(f"the listener cannot start: {self._cannot_listen}")
-        if self._console:  # "ready" does not wait for it: the node receives and works without
-            self._console.start()
         self._background.start(first=True)
-        if not self._children() and self._role is not Role.CONSOLE:  # it delivers or keeps time only
+        if not self._children:  # it delivers or keeps time only
             self._say_ready()
 
     def reload(self) -> None:
@@ -189,10 +202,7 @@ class _MainProcess:
         logs.configure(settings.node.log_level, "node", settings.log_target)
         if self._listener:
             self._listener.hang_up()
-        # Each ends after its job, once another one is ready.
-        former, self._workers = self._workers, self._make_workers(self._settings)
-        self._replace(former, self._workers)
-        self._renew_console()
+        self._renew_children()
         self._background.start()
         self._answer(events.CONFIGURATION_RELOADED, peers=len(settings.peers), rules=len(settings.rules))
 
@@ -202,69 +212,56 @@ class _MainProcess:
         self._background.say_goodbye()
         if self._listener:
             self._listener.stop(_GRACE_SECONDS)
-        children = filter(None, (*self._workers, self._console, *self._replaced.values()))
-        stoppers = [threading.Thread(target=child.stop, args=(_GRACE_SECONDS,)) for child in children]
+        children = (*self._children.values(), *self._replaced.values())
+        others = (child for child in children if child is not self._listener)
+        stoppers = [threading.Thread(target=child.stop, args=(_GRACE_SECONDS,)) for child in others]
         for stopper in stoppers:
             stopper.start()
         self._background.stop()
-        self._background.end_services()
         for stopper in stoppers:
             stopper.join(_GRACE_SECONDS)
-        self._background.give_up_scheduler()
+        self._background.leave()
 
     def _signs_of_life(self) -> list[Sign]:
-        children = filter(None, (self._listener, *self._workers, self._console))
-        signs = (Sign(child.name, child.pid, child.silent_seconds) for child in children)
+        signs = (Sign(child.name, child.pid, child.silent_seconds) for child in self._children.values())
         return [Sign("main", os.getpid()), *signs]
 
-    def _make_workers(self, settings: Settings) -> list[Child]:
+    def _renewable(self, settings: Settings) -> dict[str, Child]:
+        """The children that get their configuration at their start: workers and console."""
         count = settings.workers.processes if self._role.runs_models else 0
+        commands = {f"worker-{number}": ["dicom_node.jobs.worker"] for number in range(1, count + 1)}
+        if settings.console.enabled and self._role.may_serve_console:
+            beside = ["--beside"] if self._console_serves else []  # at the address of the one before
+            commands["console"] = [console_program(), *beside]
         # The configuration in force, by standard input: the files may change before a worker starts again.
         given = settings.for_children()
-        return [
-            self._child(f"worker-{n}", ["-m", "dicom_node.jobs.worker"], given) for n in range(1, count + 1)
-        ]
+        return {
+            name: Child(
+                name,
+                ["-m", *command],
+                partial(self._child_ready, name),
+                partial(self._child_died, name),
+                given,
+            )
+            for name, command in commands.items()
+        }
 
-    def _make_console(self, settings: Settings, *more: str) -> Child | None:
-        if not (settings.console.enabled and self._role.may_serve_console):
-            return None
-        return self._child("console", ["-m", console_program(), *more], settings.for_children())
-
-    def _renew_console(self) -> None:
-        """Another one starts, and the one before ends once that serves: nobody is refused meanwhile."""
-        former, beside = self._console, self._console_serves
-        self._console = self._make_console(self._settings, *(("--beside",) if beside else ()))
-        if former and not beside:  # it would take the port
-            former.retire()
-        self._replace([former] if former and beside else [], [self._console] if self._console else [])
-
-    def _replace(self, former: Sequence[Child], new: Sequence[Child]) -> None:
-        """Start the new ones; a former one ends once the new one of its name is ready, now where there is
-        none.
+    def _renew_children(self) -> None:
+        """Start new workers and a new console; a former one ends once the new one of its name is ready, after
+        its job, and at once where there is none, or where it only tries to take the console's port.
         """
-        names = {child.name for child in new}
+        new = self._renewable(self._settings)
         with self._ready_lock:
-            for child in former:
-                if child.name not in names:
-                    for ended in filter(None, (child, self._replaced.pop(child.name, None))):
+            for name, child in self._children.items():
+                if name in new and (name != "console" or self._console_serves):
+                    if self._replaced.setdefault(name, child) is not child:  # the one before it works on
+                        child.retire()
+                elif child is not self._listener:
+                    for ended in filter(None, (child, self._replaced.pop(name, None))):
                         ended.retire()
-                elif self._replaced.setdefault(child.name, child) is not child:  # the one before it works on
-                    child.retire()
-        for child in new:
+            self._children = {**({"listener": self._listener} if self._listener else {}), **new}
+        for child in new.values():
             child.start()
-
-    def _children(self) -> list[Child]:
-        return [*filter(None, (self._listener, *self._workers))]
-
-    def _child(
-        self,
-        name: str,
-        command: Sequence[str],
-        given: str = "",
-        environment: Mapping[str, str] | None = None,
-    ) -> Child:
-        ready, died = partial(self._child_ready, name), partial(self._child_died, name)
-        return Child(name, command, ready, died, given, environment)
 
     def _child_ready(self, name: str, report: Mapping[str, Any]) -> None:
         reason = str(report.get("cannot_start", ""))
@@ -293,7 +290,7 @@ class _MainProcess:
             events.NODE_READY,
             ae_title=self._settings.node.ae_title,
             dicom=self._address,
-            workers=len(self._workers),
+            workers=sum(name.startswith("worker") for name in self._children),
             database=redacted(self._settings.database_url),
         )
 
@@ -314,7 +311,24 @@ def _disk_in_words(settings: Settings) -> Iterator[None]:
 
 
 def _write_policy(settings: Settings, place: str) -> None:
-    AEPolicy.from_settings(settings).write(policy_path(settings.node.data_dir, listener_place(place)))
+    AEPolicy.from_settings(settings).write(policy_path(settings.node.data_dir, _listener_place(place)))
+
+
+def _listener_place(place: str) -> str:
+    return "" if place in ("all", "listener-1") else place  # "" for the first listener on a data folder
+
+
+def _listener(
+    settings: Settings,
+    place: str,
+    on_ready: Callable[[Mapping[str, Any]], None],
+    on_death: Callable[[int, float], None],
+) -> Child:
+    """The listener's process, whose policy is written."""
+    _write_policy(settings, place)
+    command = ["-m", "dicom_node.receive.listener", "--data-dir", str(settings.node.data_dir)]
+    command += ["--place", _listener_place(place)] if _listener_place(place) else []
+    return Child("listener", command, on_ready, on_death, "", without_secrets())
 
 
 def _checked(files: Sequence[Path], role: Role, running: Settings | None = None) -> Settings:
@@ -370,16 +384,23 @@ def _database(settings: Settings) -> Iterator[Database]:
         database.dispose()
 
 
-_NEEDED_BYTES = 4 * 2**20  # for a database to be opened, brought up to date and written to
-_LOOK_SECONDS, _SAY_SECONDS = 1.0, 60.0
-
-
 def wait_for_space(settings: Settings, role: Role, place: str, signals: int) -> bool:
     """Wait until the disk has space; returns False if the node is stopped before. Raises OSError."""
     if _has_space(settings):
         return True
-    listener = _refusing_listener(settings, place) if role.receives else None
-    said_at = float("-inf")
+    listener, said_at = None, float("-inf")
+    if role.receives:
+        listener = _listener(
+            settings,
+            place,
+            lambda seen: _LOGGER.info(
+                "the listener refuses objects (A700) until there is space: %s", dict(seen)
+            ),
+            lambda status, seconds: _LOGGER.error(
+                "the listener ended (%d), again in %.0f s", status, seconds
+            ),
+        )
+        listener.start()
     try:
         while not _has_space(settings):
             if time.monotonic() - said_at > _SAY_SECONDS:
@@ -395,51 +416,9 @@ def wait_for_space(settings: Settings, role: Role, place: str, signals: int) -> 
     return True
 
 
-def listener_place(place: str) -> str:
-    """The name of the listener's place: "" for the first listener on a data folder."""
-    return "" if place in ("all", "listener-1") else place
-
-
-def listener_command(settings: Settings, place: str) -> list[str]:
-    """The arguments of the Python interpreter that start the listener."""
-    command = ["-m", "dicom_node.receive.listener", "--data-dir", str(settings.node.data_dir)]
-    return command + (["--place", listener_place(place)] if listener_place(place) else [])
-
-
-def _refusing_listener(settings: Settings, place: str) -> Child:
-    _write_policy(settings, place)
-    listener = Child(
-        "listener",
-        listener_command(settings, place),
-        lambda seen: _LOGGER.info("the listener refuses objects (A700) until there is space: %s", dict(seen)),
-        lambda status, seconds: _LOGGER.error("the listener ended (%d), again in %.0f s", status, seconds),
-        "",
-        without_secrets(),
-    )
-    listener.start()
-    return listener
-
-
 def _has_space(settings: Settings) -> bool:
     needed = min(_NEEDED_BYTES, settings.spool.minimum_free_mib * 2**20)
     return shutil.disk_usage(settings.node.data_dir).free >= needed
-
-
-_ARRIVAL_SECONDS = 0.1  # between two looks whether the spool has changed, while nothing happens
-_INDEX_TURN_SECONDS = 0.5  # until the folder is listed again: another peer's object is among the next ones
-_INDEX_LAST_SECONDS = 10.0  # at the end of the node; what is left waits for its start
-_SCHEDULER_SECONDS = 15.0
-_CLOCK_SECONDS, _PUT_BACK_SECONDS = 5.0, 60.0  # how often the clock is looked at; what is a step of it
-_ASK_AGAIN_SECONDS = 600.0  # where entered peers and rules could not be taken over
-_DAY_SECONDS = 86400.0
-_MISSING_HOUR = 3  # UTC: when peers are asked for studies without a result
-_DECISIONS_SECONDS = 5.0
-_AWAY_SECONDS = 5.0  # that a database gets to come back
-_REPEAT_SECONDS, _REPEAT_AT_LEAST_SECONDS = 1.0, 5.0  # after an event, and without
-_FAILED_SECONDS = 1.0  # until the lock of indexing is tried again, or a round that failed
-
-_SITE, _JOBS = "scheduler", "job scheduler"
-"""Leases of the timers that act on shared state: of the whole site, and of jobs whose worker is lost."""
 
 
 class Background:
@@ -504,7 +483,7 @@ class Background:
             if peer.name in self._settings.asked_by_rules:
                 threads.append(Questions(self._database, self._settings, peer, self._owner))
         for one in threads:
-            self._repeat(one.name, one.run_once)
+            self._run(one.name, partial(self._repeat, one.run_once))
         self._start_timers()
 
     def _deliver(self) -> None:
@@ -525,14 +504,13 @@ class Background:
         """Remove the node's heartbeats, so that its planned stop is not reported as a failure."""
         self._life.leave()
 
-    def end_services(self) -> None:
-        """Let services do their last work; where the database is away, the next start does it."""
+    def leave(self) -> None:
+        """Let services do their last work (where the database is away, the next start does it), and give the
+        leases back, so that another machine runs the timers at once.
+        """
         for service in self._services:
             with suppress(SQLAlchemyError):
                 service.at_stop()
-
-    def give_up_scheduler(self) -> None:
-        """Give the scheduler leases back, so that another machine runs the timers at once."""
         for name in self._held:
             leases.release(self._database, name, self._owner)
 
@@ -542,23 +520,19 @@ class Background:
         self._threads.append(thread)
         thread.start()
 
-    def _repeat(self, name: str, work: Callable[[threading.Event], object]) -> None:
-        """Work until the stop, in a thread, once a second while something happens, else more seldom; what is
-        under way then is ended first.
+    def _repeat(self, work: Callable[[threading.Event], object]) -> None:
+        """Work until the stop, once a second while something happens, else more seldom; what is under way
+        then is ended first.
         """
-
-        def loop() -> None:
-            while not self._stop.is_set():
-                seen = self._database.changes.count
-                try:
-                    work(self._stop)
-                except SQLAlchemyError as error:
-                    self._database.outage.noticed(error)
-                    self._stop.wait(_AWAY_SECONDS)
-                self._stop.wait(_REPEAT_SECONDS)
-                self._database.changes.wait(seen, _REPEAT_AT_LEAST_SECONDS - _REPEAT_SECONDS, self._stop)
-
-        self._run(name, loop)
+        while not self._stop.is_set():
+            seen = self._database.changes.count
+            try:
+                work(self._stop)
+            except SQLAlchemyError as error:
+                self._database.outage.noticed(error)
+                self._stop.wait(_AWAY_SECONDS)
+            self._stop.wait(_REPEAT_SECONDS)
+            self._database.changes.wait(seen, _REPEAT_AT_LEAST_SECONDS - _REPEAT_SECONDS, self._stop)
 
     def _index_and_assemble(self) -> None:
         """Index what the listeners spooled and close studies that are quiet; once more at the end.

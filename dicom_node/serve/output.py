@@ -154,7 +154,7 @@ def never_fail_on_characters() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _shortened(column: Sequence[object]) -> Sequence[object]:
+def _shortened(column: Sequence[object]) -> list[object]:
     """The last figures of each UID: as many as tell all of this list apart."""
     whole = {value for value in column if isinstance(value, Uid)}
     shown = _UID_FIGURES

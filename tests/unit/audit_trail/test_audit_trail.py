@@ -282,7 +282,7 @@ def test_the_stop_is_sent_at_the_stop(tmp_path: Path, certificate: Path) -> None
         background.stop()
         [service] = background._services
         service.at_stop.__self__._next_at = inf  # as after a failure
-        background.end_services()
+        background.leave()
     sent = actions(repository.messages())
     assert (sent[0], sent[-1], len(sent)) == ("node_started", "node_stopping", 122)
 

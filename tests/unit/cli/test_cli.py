@@ -954,14 +954,15 @@ def test_at_a_terminal_a_faulty_answer_is_asked_for_again_and_no_password_shows(
         assert path.stat().st_mode & 0o077 == 0
 
 
-def test_options_and_defaults_ask_nothing_and_what_is_there_stays(run: Run, tmp_path: Path) -> None:
+def test_options_ask_nothing_and_what_is_there_stays(run: Run, tmp_path: Path) -> None:
     data, folder = tmp_path / "data", tmp_path / "etc"
-    command = ("init", "--defaults", "--to", folder, "--data-dir", data)
+    nothing = [f"--{name}=" for name in ("pacs", "machines", "admin")]
+    command = ("init", "--to", folder, "--data-dir", data, "--ae-title", "AINODE", *nothing)
     done = run(*command)
     assert done.status == 0, done.err
     assert not loading.load([folder / "node.toml"]).console.enabled
     before = (folder / "node.toml").read_bytes()
-    assert run(*command, "--ae-title", "OTHER").status == ExitCode.CANNOT_CREATE
+    assert run(*command, "--pacs", "PACS@192.0.2.10:104").status == ExitCode.CANNOT_CREATE
     (folder / "node.toml").rename(tmp_path / "kept")
     assert run(*command).status == ExitCode.CANNOT_CREATE, "the unit is there"
     (folder / "dicom-node.service").unlink()
