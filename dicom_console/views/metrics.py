@@ -59,7 +59,7 @@ from dicom_node.base.store.views import View, as_json
 from dicom_node.deliver import outbox
 from dicom_node.deliver.outages import outages
 from dicom_node.people import cleaning_reviews
-from dicom_node.people.monitoring import forecast, list_processes, machine_name
+from dicom_node.people.monitoring import days_left, list_processes, machine_name
 from dicom_node.receive.spool import Spool
 
 STATES: Final[Mapping[str, tuple[str, InstrumentedAttribute[Any], Sequence[StrEnum]]]] = {
@@ -192,9 +192,9 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     def age(since: datetime | None) -> float:
         return (now - since).total_seconds() if since else 0.0
 
-    future = forecast(session, settings)
-    if future is not None and future.days is not None:
-        yield Gauge("disk_days_left", "Until nothing is taken, as the last week went.", future.days)
+    days = days_left(session, settings)
+    if days is not None:
+        yield Gauge("disk_days_left", "Until nothing is taken, as the last week went.", days)
     last = session.scalar(select(ReceivedObject.received_at).order_by(ReceivedObject.id.desc()).limit(1))
     if last is not None:
         yield Gauge("received_last_seconds", "Since an object was received.", age(last))

@@ -37,19 +37,6 @@ from dicom_node.base.store.transitions import record, utc_now
 from dicom_node.base.store.views import View, columns
 
 
-@dataclass(frozen=True, slots=True)
-class DiskForecast:
-    """``bytes_a_day``: the daily loss of free space. ``days``: until C-STORE is refused; None: never."""
-
-    bytes_a_day: float
-    days: float | None
-
-    def __str__(self) -> str:
-        if self.days is None:
-            return "it does not fill"
-        return f"it fills by {self.bytes_a_day / 2**20:.0f} MiB a day: enough for {self.days:.0f} days"
-
-
 def note_free_space(database: Database, settings: Settings, now: datetime | None = None) -> None:
     """Record the free disk space; delete records older than a month."""
     now = now or utc_now()
@@ -58,9 +45,9 @@ def note_free_space(database: Database, settings: Settings, now: datetime | None
         session.execute(delete(DiskSample).where(DiskSample.at < now - timedelta(days=30)))
 
 
-def forecast(session: Session, settings: Settings, now: datetime | None = None) -> DiskForecast | None:
-    """How fast the disk has filled since the oldest record of the last week; None if records span less
-    than a day.
+def days_left(session: Session, settings: Settings, now: datetime | None = None) -> float | None:
+    """Days until C-STORE is refused, if the disk goes on filling as since the oldest record of the last week;
+    None if it does not fill, or records span less than a day.
     """
     now = now or utc_now()
     week = select(DiskSample).where(DiskSample.at >= now - timedelta(days=7))
@@ -70,7 +57,7 @@ def forecast(session: Session, settings: Settings, now: datetime | None = None) 
     free = shutil.disk_usage(settings.node.data_dir).free
     a_day = (oldest.free_bytes - free) / ((now - oldest.at) / timedelta(days=1))
     room = max(free - settings.spool.minimum_free_mib * 2**20, 0)
-    return DiskForecast(a_day, room / a_day if a_day > 0 else None)
+    return room / a_day if a_day > 0 else None
 
 
 _BATCH: Final = 5000  # rows in one transaction: others get their turn to write

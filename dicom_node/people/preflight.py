@@ -78,7 +78,7 @@ from dicom_node.base.store import faults, migrate
 from dicom_node.base.store.database import Database, hosts
 from dicom_node.base.store.tables import UserAccount
 from dicom_node.deliver.scu import open_archive, open_destination, open_reporter
-from dicom_node.people.monitoring import forecast
+from dicom_node.people.monitoring import days_left
 from dicom_node.receive.spool import Spool
 from dicom_node.studies.upkeep import compare
 
@@ -335,15 +335,14 @@ def _compare_spool(database: Database, settings: Settings) -> Found:
 
 def _ask_server(database: Database, settings: Settings) -> Found:
     with database.read() as session:
-        future = forecast(session, settings)
+        days = days_left(session, settings)
         asked = () if database.is_sqlite else _DURABLE
         off = [name for name in asked if session.scalar(text(f"SHOW {name}")) == "off"]
     if off:
         lost = "the last commits are lost if the server crashes"
         yield Tried("database", False, f"{' and '.join(off)} off: {lost}; set to on in postgresql.conf")
-    if future is not None:
-        enough = future.days is None or future.days > 7
-        yield Tried("disk", enough, str(future))
+    if days is not None:
+        yield Tried("disk", days > 7, f"full in {days:.0f} days, as the last week went")
 
 
 def check_console(settings: Settings, role: Role) -> Found:

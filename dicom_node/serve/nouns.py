@@ -26,25 +26,16 @@ Column = tuple[str, Callable[[Any], object]]
 """Of a list: a heading, and what of a row stands below it. A row is a mapping, or a typed result."""
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """A time in a list, in this machine's zone; the heading of its column names the zone."""
-
-    at: datetime
-
-    def __str__(self) -> str:
-        """The time in text; the year is left out if it is the present year."""
-        this_year = self.at.year == datetime.now().astimezone().year
-        return f"{self.at:%m-%d %H:%M:%S}" if this_year else f"{self.at:%Y-%m-%d %H:%M:%S}"
-
-
 class Uid(str):
     """A UID in a list: complete in a file or a pipe, its end alone in a terminal's table."""
 
 
-def local(iso: str | None) -> Moment | str:
-    """A UTC time in this machine's zone, for a person; "" if there is no time."""
-    return Moment(datetime.fromisoformat(iso).astimezone()) if iso else ""
+def local(iso: str | None) -> str:
+    """A UTC time in this machine's zone, for a person, without the present year; "" if there is no time."""
+    if not iso:
+        return ""
+    at, now = datetime.fromisoformat(iso).astimezone(), datetime.now().astimezone()
+    return f"{at:%m-%d %H:%M:%S}" if at.year == now.year else f"{at:%Y-%m-%d %H:%M:%S}"
 
 
 def _heading_and_key(text: str) -> tuple[str, str]:

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from dicom_node.base.kinds import Role
 from dicom_node.base.printable import printable, printable_json
-from dicom_node.serve.nouns import Column, Moment, Uid
+from dicom_node.serve.nouns import Column, Uid
 
 if TYPE_CHECKING:
     from dicom_node.base.config.settings import Settings
@@ -108,17 +108,13 @@ def print_json(value: object) -> None:
 def print_rows(rows: Sequence[Any], columns: Sequence[Column], none: str = "") -> None:
     """Print a list as a table; print the sentence ``none`` if it has no rows.
 
-    Each row is one uncut line. The heading of the first column of times gives the time zone.
+    Each row is one uncut line; times are in this machine's zone.
     """
     if not rows:
         say(none, err=True)
     else:
         headings = [heading for heading, _ in columns]
         values = [[value(row) for row in rows] for _, value in columns]
-        for number, column in enumerate(values):
-            if zones := sorted({value.at.isoformat()[-6:] for value in column if isinstance(value, Moment)}):
-                headings[number] += f" ({', '.join(zones)})"
-                break
         if sys.stdout.isatty():
             values = [_shortened(column) for column in values]
         cells = [[_text(value) for value in column] for column in values]
