@@ -281,7 +281,7 @@ def say(lines: str, level: str = "info", **tables: object) -> subprocess.Complet
     """Run lines in a process of its own, whose log is configured by these settings."""
     program = (
         "import json, logging, sys\n"
-        "from dicom_node import logs\n"
+        "from dicom_node.base import logs\n"
         "from dicom_node.base.events import *\n"
         "from dicom_node.base.config.settings import Settings\n"
         "settings = Settings.model_validate(json.loads(sys.argv[1]))\n"
@@ -345,7 +345,7 @@ def test_a_log_that_cannot_be_written_is_told_and_stops_nothing(tmp_path: Path) 
 def test_no_library_speaks_of_patients_even_when_it_is_imported_late() -> None:
     program = """
 import logging
-from dicom_node import logs
+from dicom_node.base import logs
 logs.configure("debug", "test")
 import pydicom, pynetdicom  # sets the level of its loggers while it is imported
 logging.getLogger("pydicom").warning("Invalid value for VR PN: 'Doe^Jane'")
@@ -361,7 +361,7 @@ logging.getLogger("dicom_node.base.events").info("[6002] ready")
 def test_nobody_outside_writes_a_line_of_its_own() -> None:
     program = """
 import logging
-from dicom_node import logs
+from dicom_node.base import logs
 from dicom_node.base.events import ASSOCIATION_REJECTED, happened
 logs.configure("info", "test")
 forged = ("EVIL\\n2026-01-01T00:00:00.000Z INFO node: [6002] ready\\x9b31m\\u202e")

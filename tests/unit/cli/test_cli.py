@@ -408,7 +408,7 @@ def test_a_uid_can_be_pasted_back_from_a_narrow_terminal(run: Run, hostile: Path
 
 BOTH = """
 import json, sys
-from dicom_node import cli
+from dicom_node.serve import cli
 for words in json.loads(sys.argv[1]):
     try:
         cli.main(words)
