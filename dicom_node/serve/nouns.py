@@ -6,7 +6,6 @@ heavy: the function is named by its place, and imported when it is called.
 """
 
 import re
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -850,16 +849,6 @@ PROCESSES: Final = Noun(
 )
 
 
-def _association(row: Any) -> str:
-    """Its reason, and the class that was refused; of several the number: ``peers why`` names them."""
-    if row["refused_count"] <= 1:
-        refused = "".join(f"refused: {context}" for context in row["refused"])
-    else:
-        why = f"dicom-node peers why {shlex.quote(row['calling_ae'])}"
-        refused = f"{row['refused_count']} classes refused: {why}"
-    return "; ".join(filter(None, [row["reason"], refused]))
-
-
 ASSOCIATIONS: Final = Noun(
     "associations",
     "Associations: who connected, and how many objects came.",
@@ -873,7 +862,8 @@ ASSOCIATIONS: Final = Noun(
             columns=(
                 *times("opened: opened_at", "closed: closed_at"),
                 *fields("calling: calling_ae", "called: called_ae", "address", "outcome", "objects"),
-                ("details", _association),
+                *fields("reason"),
+                ("refused classes", lambda row: row["refused_count"] or ""),
             ),
             none="No associations.",
         ),
@@ -961,14 +951,6 @@ _SINCE_THEN: Final = yes_no("since then", "outdated", "got through", "")
 
 def _address(row: Any) -> str:
     return row["url"] or (f"{row['host']}:{row['port'] or '–'}" if row["host"] else "–")
-
-
-def _refused_by_pixels(row: Any) -> str:
-    """What the pixel gate refused: how many, and the share with its 95 % interval."""
-    if row["refusal_rate"] is None:
-        return str(row["refused_pixels"])
-    share, low, high = row["refusal_rate"]
-    return f"{row['refused_pixels']} = {share:.1%} ({low:.1%} to {high:.1%})"
 
 
 PARTS_OF_CALLER: Final[Mapping[str, Sequence[Column]]] = {
@@ -1181,8 +1163,8 @@ MODELS: Final = Noun(
             ),
             columns=(
                 *fields("model", "version", "peer: calling_ae", "since", "analysed", "reoriented"),
-                ("refused by pixels", _refused_by_pixels),
-                *fields("by header: refused_header", "scores: verdict", "note"),
+                *fields("refused by pixels: refused_pixels", "by header: refused_header"),
+                *fields("scores: verdict", "note"),
             ),
             none="No images were counted.",
         ),

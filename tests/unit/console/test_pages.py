@@ -483,7 +483,6 @@ def test_each_span_counts_the_same_study_once(busy: Inbox, days: int) -> None:
     assert 30 <= max(value for value in median.values if value is not None) <= 45
     assert max(value for value in p95.values if value is not None) <= 45
     assert sum(map(total, found.findings)) >= len(reports)
-    assert [total(one) for one in found.alarms] == [1.0]
     assert [(one.name, total(one)) for one in found.agreement] == [("m@1", 0.5)]
     assert {"peer": "pacs", "given_up": 1, "failed": 2, "associations": 0} in found.failures
 
