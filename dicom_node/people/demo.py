@@ -353,8 +353,6 @@ def _run_study(
         say(f"  came back  {back}; the PACS holds {len(files)} object(s) of the study")
         if row["seconds_to_pacs"] is not None:
             say(f"  took       {row['seconds_to_pacs']} s to the PACS ({QUIET_SECONDS:g} s quiet time)")
-        if row["known_before"]:
-            say("  again      the node knew these objects: nothing was made or sent a second time")
     say(f"  state      {row['state']} {row['reason']}")
     say(f"  files      {folder}/pacs")
     return row

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Delete, Select, delete, exists, func, select, update
+from sqlalchemy import Delete, Select, delete, exists, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
@@ -154,6 +154,7 @@ class SignsOfLife:
     def __init__(self, database: Database, place: str, owner: str) -> None:
         self._database, self._place, self._owner = database, place, owner
         self._machine = machine_name()
+        self._ours = SiteProcess.machine == self._machine, SiteProcess.place == place
         self._lock, self._left = threading.Lock(), False
         self._before: datetime | None = None  # the report before the last one of this node
         self._steady_since = utc_now()  # its reports have come without a gap since then
@@ -193,14 +194,11 @@ class SignsOfLife:
             self._left = True
             with suppress(SQLAlchemyError):  # a node ends without a database, too
                 with self._database.write() as session:
-                    session.execute(delete(SiteProcess).where(*self._ours()))
+                    session.execute(delete(SiteProcess).where(*self._ours))
                 leases.release(self._database, _WATCH, self._owner)
 
-    def _ours(self) -> tuple[ColumnElement[bool], ...]:
-        return SiteProcess.machine == self._machine, SiteProcess.place == self._place
-
     def _write(self, session: Session, signs: Iterable[Sign], now: datetime) -> None:
-        known = {row.name: row for row in session.scalars(select(SiteProcess).where(*self._ours()))}
+        known = {row.name: row for row in session.scalars(select(SiteProcess).where(*self._ours))}
         for sign in signs:
             row = known.pop(sign.name, None)
             if sign.pid is None:  # it ended and is started again: it shows no life
@@ -230,9 +228,19 @@ class SignsOfLife:
 
 def list_processes(session: Session) -> list[View]:
     """All processes of the site by machine and place. ``state``: alive or lost."""
-    now = database_time(session)
+    now, found = database_time(session), []
     key = SiteProcess.machine, SiteProcess.place, SiteProcess.name
-    return [_view(row, now) for row in session.scalars(select(SiteProcess).order_by(*key))]
+    for row in session.scalars(select(SiteProcess).order_by(*key)):
+        silent = max((now - row.seen_at).total_seconds(), 0.0)
+        found.append(
+            _named(row)
+            | columns(row, "pid", "version", "since", "seen_at")
+            | {
+                "silent_seconds": round(silent, 1),
+                "state": "alive" if silent < SILENT_SECONDS and not row.lost else "lost",
+            }
+        )
+    return found
 
 
 def health(session: Session) -> View:
@@ -264,17 +272,6 @@ def database_time(session: Session) -> datetime:
         return utc_now()
     now: datetime = session.execute(select(func.now())).scalar_one()
     return now
-
-
-def _view(row: SiteProcess, now: datetime) -> View:
-    silent = max((now - row.seen_at).total_seconds(), 0.0)
-    return {
-        **columns(row, "machine", "place"),
-        "process": row.name,
-        **columns(row, "pid", "version", "since", "seen_at"),
-        "silent_seconds": round(silent, 1),
-        "state": "alive" if silent < SILENT_SECONDS and not row.lost else "lost",
-    }
 
 
 def _named(row: SiteProcess) -> dict[str, Any]:

@@ -100,11 +100,6 @@ def say_checked(subject: str, text: str, *, ok: bool) -> None:
     _line(mark + Text(printable(subject), "bold") + f" {printable(text)}")
 
 
-def print_document(text: str) -> None:
-    """Print a text of the program, such as a sample configuration, unchanged."""
-    sys.stdout.write(text)
-
-
 def print_json(value: object) -> None:
     """Print one JSON document in UTF-8."""
     of_service = methodcaller("model_dump", mode="json")
@@ -262,8 +257,7 @@ def check(config: Config, role: RoleOption = Role.ALL, as_json: Json = False) ->
         say_checked(line.subject, line.text, ok=line.ok)
     if checked.problems:
         raise ConfigurationError(checked.problems)
-    warnings = sum(not line.ok for line in checked.tried)
-    hint = f", but see the warning{'s' if warnings > 1 else ''} above" if warnings else ""
+    hint = "" if all(line.ok for line in checked.tried) else ", but see what is warned of above"
     say(f"The configuration is right{hint}.")
     return ExitCode.OK
 
@@ -340,17 +334,11 @@ def sample(
             help="Every key of the node, a peer, a rule or a notification.",
         ),
     ] = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Every key of all of them, with its default and a sentence.")
-    ] = False,
 ) -> None:
     """Print a configuration to start from: the lines that are needed, or every key with its default."""
     from dicom_node.base.config.sample import FILES, START
 
-    if everything:
-        print_document("\n".join(make() for make in FILES.values()))
-    else:
-        print_document(FILES[which]() if which else START)
+    sys.stdout.write(FILES[which]() if which else START)
 
 
 @spool.command(epilog="Example: dicom-node spool compare --config node.toml")
@@ -687,13 +675,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def _run(arguments: list[str] | None) -> int:
     try:
         return int(app(args=arguments, standalone_mode=False) or ExitCode.OK)
-    except ConfigurationError as error:
-        say(f"Mistakes in the configuration: {len(error.problems)}", err=True)
-        for problem in error.problems:
-            say(f"  {problem}", err=True)
-        return error.exit_code
     except NodeError as error:
-        for line in f"dicom-node: {error}".splitlines():
+        problems = error.problems if isinstance(error, ConfigurationError) else ()
+        head = f"Mistakes in the configuration: {len(problems)}\n" if problems else "dicom-node: "
+        for line in f"{head}{error}".splitlines():
             say(line, err=True)
         return error.exit_code
     except PermissionError as error:

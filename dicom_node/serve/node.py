@@ -209,7 +209,7 @@ class _MainProcess:
     def stop(self) -> None:
         """Stop receiving first, then index what came, then let workers and deliveries finish or hand back."""
         self._say(events.NODE_STOPPING)
-        self._background.say_goodbye()
+        self._background.life.leave()  # a planned stop is not reported as a failure
         if self._listener:
             self._listener.stop(_GRACE_SECONDS)
         children = (*self._children.values(), *self._replaced.values())
@@ -441,7 +441,7 @@ class Background:
         # The same after a restart, so that a killed node takes its lease back at once.
         folder = hashlib.sha256(str(settings.node.data_dir.resolve()).encode()).hexdigest()[:8]
         self._owner = f"{socket.gethostname()[:40]}/{folder}/{place}"
-        self._life, self._signs = monitoring.SignsOfLife(database, place, self._owner), signs
+        self.life, self._signs = monitoring.SignsOfLife(database, place, self._owner), signs
         self._entered, self._ask_at = settings.node.entered, 0.0
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -499,10 +499,6 @@ class Background:
             thread.join(_GRACE_SECONDS)
         if self._role.indexes:
             self._indexer.leave()
-
-    def say_goodbye(self) -> None:
-        """Remove the node's heartbeats, so that its planned stop is not reported as a failure."""
-        self._life.leave()
 
     def leave(self) -> None:
         """Let services do their last work (where the database is away, the next start does it), and give the
@@ -649,7 +645,7 @@ class Background:
             self._say(events.SCHEDULER_TAKEN, owner=self._owner, lease=name)
 
     def _show_life(self) -> None:
-        self._life.report(self._signs(), running(self._settings.node.data_dir))
+        self.life.report(self._signs(), running(self._settings.node.data_dir))
 
     def _watch_clock(self) -> None:
         """After the machine's clock was put back nothing waits until the time that it showed before."""

@@ -66,11 +66,14 @@ def yes_no(heading: str, key: str, yes: str = "yes", no: str = "no") -> Column:
 
 
 def details(event: Any) -> str:
-    """The fields of an event in words, without the study, which has its own column."""
-    of_event = {key: value for key, value in event["fields"].items() if value not in (None, "")}
-    for known in ("study", "listener"):  # the association's own name begins with its listener's
-        of_event.pop(known, None)
-    return " ".join(f"{key}={value}" for key, value in of_event.items())
+    """The fields of an event in words, without the study, which has its own column, and the listener, with
+    which the association's name begins.
+    """
+    return " ".join(
+        f"{key}={value}"
+        for key, value in event["fields"].items()
+        if value not in (None, "") and key not in ("study", "listener")
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -549,11 +552,7 @@ def _by_hand(left: Mapping[str, Sequence[str]]) -> str:
 
 
 def _waits(row: Any) -> str:
-    """How long it will wait, in words that are no more exact than the estimate."""
-    seconds = row["waits_seconds"]
-    if seconds is None:
-        return ""
-    return f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {seconds:.0f} s"
+    return "" if row["waits_seconds"] is None else f"about {row['waits_seconds'] / 60:.1f} min"
 
 
 def _runs(row: Any) -> bool:
