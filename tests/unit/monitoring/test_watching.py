@@ -160,16 +160,15 @@ class SiteOfTwo(Stored):
     """``a`` and ``b`` tell of their processes when time passes; ``now`` is the database's time."""
 
     def __init__(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.database = database
+        self.database, self._patch = database, monkeypatch
         self.now: datetime = utc_now()
         monkeypatch.setattr(monitoring, "database_time", lambda _session: self.now)
         self.a, self.b = self.node("A", "listener-1"), self.node("B", "listener-2")
 
     def node(self, machine: str, place: str) -> monitoring.SignsOfLife:
         """A node that has just started there."""
-        life = monitoring.SignsOfLife(self.database, place, f"{machine}/{place}")
-        life._machine = machine
-        return life
+        self._patch.setattr(monitoring, "machine_name", lambda: machine)
+        return monitoring.SignsOfLife(self.database, place, f"{machine}/{place}")
 
     def pass_time(
         self, seconds: float, *living: monitoring.SignsOfLife, signs: list[monitoring.Sign] = LISTENER
