@@ -491,7 +491,7 @@ def test_the_page_draws_them_and_programs_get_numbers(busy: Inbox) -> None:
     console = ConsoleLab(busy.settings, busy.database)
     browser = console.browser(UserRole.VIEWER)
     for days in TREND_SPANS:
-        assert browser.page(f"/trends?days={days}").count("<svg") == 5
+        assert browser.page(f"/trends?days={days}").count("<svg") == 4
     assert (browser.get("/trends?days=8"), browser.get("/trends?days=x")) == (409, 400)
     status, found = Program(console, UserRole.VIEWER).ask("GET", "/trends?days=30")
     assert status == 200
