@@ -418,41 +418,6 @@ def init(
         say("The console is at http://127.0.0.1:8080 on this machine; for others it needs [console.tls].")
 
 
-@app.command(epilog="Example: dicom-node send pacs study/ --config node.toml")
-def send(
-    peer: Annotated[str, typer.Argument(metavar="PEER", help="Name of a configured peer.")],
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILES...", exists=True, help="DICOM files, and folders of them.")
-    ],
-    config: Config,
-    as_json: Json = False,
-) -> int:
-    """C-STORE files to a peer, each in its own transfer syntax, and print the status of each."""
-    from dicom_node.deliver.scu.association import Modality, dicom_files
-
-    loaded = load(config)
-    reports = Modality(loaded.peer(peer), loaded).send(
-        dicom_files(files),
-        lambda sent: None if as_json else say(f"{sent.path}: {sent.text}", err=True),
-    )
-    if as_json:
-        print_json(
-            [
-                {
-                    "file": str(sent.path),
-                    "sop_instance_uid": sent.sop_instance_uid,
-                    "stored": sent.stored,
-                    "status": None if sent.status is None else f"{sent.status:04X}",
-                    "text": sent.text,
-                }
-                for sent in reports
-            ]
-        )
-    failed = sum(not sent.stored for sent in reports)
-    say(f"{len(reports) - failed} stored, {failed} not.", err=True)
-    return ExitCode.FAILED if failed else ExitCode.OK
-
-
 @app.command(
     epilog="Example: dicom-node fetch --peer pacs --modality DX --from 2026-03-01 --to 2026-03-31 "
     "--config node.toml"

@@ -601,25 +601,6 @@ def site_with_pacs(site: Path, pacs: EmbeddedPacs) -> Path:
     return site
 
 
-def test_send_keeps_each_file_as_it_is(
-    run: Run, site_with_pacs: Path, pacs: EmbeddedPacs, tmp_path: Path
-) -> None:
-    folder = tmp_path / "to-send"
-    folder.mkdir()
-    for path in (US, CINE):
-        (folder / path.name).write_bytes(path.read_bytes())
-    (folder / "notes.txt").write_text("no DICOM", encoding="utf-8")
-    printed = run("send", "pacs", folder, "--config", site_with_pacs, "--json")
-    assert printed.status == ExitCode.FAILED, "one file is no DICOM"
-    rows = {Path(row["file"]).name: row for row in printed.json}
-    assert rows["notes.txt"]["text"] == "no DICOM file (Part 10)"
-    assert {rows[path.name]["status"] for path in (US, CINE)} == {"0000"}
-    for path in (US, CINE):
-        all_held = (one.read_bytes() for one in pacs._folder.glob("*.dcm"))
-        [held] = [data for data in all_held if rows[path.name]["sop_instance_uid"].encode() in data]
-        assert path.read_bytes()[-10000:] == held[-10000:], "data set, bit for bit"
-
-
 def test_peers_test_tries_what_delivery_needs(run: Run, site_with_pacs: Path, pacs: EmbeddedPacs) -> None:
     printed = run("peers", "test", "--config", site_with_pacs, "--json")
     assert printed.status == 0, printed.out

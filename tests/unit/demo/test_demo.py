@@ -9,6 +9,8 @@ import pytest
 from pydicom import dcmread, examples
 from werkzeug.wrappers import Response
 
+from dicom_node.base.config.settings import Settings
+from dicom_node.deliver.scu.association import Modality
 from dicom_node.people import demo
 from tests.hostile.web import answering
 
@@ -28,6 +30,25 @@ def test_own_files_are_sent_by_study_and_the_rest_is_passed_over(tmp_path: Path)
     (tmp_path / "notes.txt").write_text("no DICOM", encoding="utf-8")
     studies = demo.by_study(tmp_path.iterdir())
     assert sorted(len(files) for _, files in studies.values()) == [1, 2]
+
+
+def test_a_modality_keeps_each_file_as_it_is(tmp_path: Path) -> None:
+    files = [Path(examples.get_path(name)) for name in ("rgb_color", "ybr_color")]
+    notes = tmp_path / "notes.txt"
+    notes.write_text("no DICOM", encoding="utf-8")
+    pacs = demo.EmbeddedPacs(tmp_path / "pacs")
+    try:
+        peer = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": pacs.port}
+        settings = Settings.model_validate({"peers": [peer]})
+        sent = Modality(settings.peers[0], settings).send([*files, notes], lambda _sent: None)
+    finally:
+        pacs.stop()
+    told = {one.path: (one.status, one.text) for one in sent}
+    assert told[notes] == (None, "no DICOM file (Part 10)")
+    for path in files:
+        assert told[path][0] == 0x0000
+        held = (one.read_bytes()[-10000:] for one in (tmp_path / "pacs" / "objects").iterdir())
+        assert path.read_bytes()[-10000:] in held, "data set, bit for bit"
 
 
 FILM = b"stands for the film, whose sha256 the test names"
