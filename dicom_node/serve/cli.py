@@ -86,7 +86,6 @@ def group(about: str) -> typer.Typer:
 
 
 _GAP = "  "
-_UID_FIGURES = 19  # at least, of a shortened UID
 
 
 def say(text: str, *, err: bool = False, bold: bool = False) -> None:
@@ -154,9 +153,9 @@ def never_fail_on_characters() -> None:
 
 
 def _shortened(column: Sequence[object]) -> list[object]:
-    """The last figures of each UID: as many as tell all of this list apart."""
+    """The last figures of each UID: 19, or as many as tell all of this list apart."""
     whole = {value for value in column if isinstance(value, Uid)}
-    shown = _UID_FIGURES
+    shown = 19
     while len({value[-shown:] for value in whole}) < len(whole):
         shown += 1
     return [

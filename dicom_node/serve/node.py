@@ -73,7 +73,6 @@ from dicom_node.studies.fetch import Fetcher, Questions, report_missing
 
 _LOGGER = logging.getLogger(__name__)
 _GRACE_SECONDS = 30.0
-_MAXIMUM_KEYS = 10  # of settings with a mistake, that event 6011 names
 _LISTENER_SECONDS = 30.0  # it waits 15 for one of a former node that still ends
 _NEEDED_BYTES = 4 * 2**20  # for a database to be opened, brought up to date and written to
 _LOOK_SECONDS, _SAY_SECONDS = 1.0, 60.0
@@ -84,9 +83,7 @@ _SCHEDULER_SECONDS = 15.0
 _CLOCK_SECONDS, _PUT_BACK_SECONDS = 5.0, 60.0  # how often the clock is looked at; what is a step of it
 _ASK_AGAIN_SECONDS = 600.0  # where entered peers and rules could not be taken over
 _DAY_SECONDS = 86400.0
-_MISSING_HOUR = 3  # UTC: when peers are asked for studies without a result
 _DECISIONS_SECONDS = 5.0
-_AWAY_SECONDS = 5.0  # that a database gets to come back
 _REPEAT_SECONDS, _REPEAT_AT_LEAST_SECONDS = 1.0, 5.0  # after an event, and without
 _FAILED_SECONDS = 1.0  # until the lock of indexing is tried again, or a round that failed
 
@@ -194,7 +191,7 @@ class _MainProcess:
             problems = error.problems if isinstance(error, ConfigurationError) else ()
             for problem in problems or (error,):
                 _LOGGER.error("the configuration is refused: %s", problem, exc_info=trace)
-            keys = ", ".join(problem.key for problem in problems[:_MAXIMUM_KEYS])
+            keys = ", ".join(problem.key for problem in problems[:10])
             self._answer(events.CONFIGURATION_REFUSED, mistakes=len(problems) or 1, keys=keys)
             return
         self._background.stop()
@@ -526,7 +523,7 @@ class Background:
                 work(self._stop)
             except SQLAlchemyError as error:
                 self._database.outage.noticed(error)
-                self._stop.wait(_AWAY_SECONDS)
+                self._stop.wait(5.0)  # for the database to come back
             self._stop.wait(_REPEAT_SECONDS)
             self._database.changes.wait(seen, _REPEAT_AT_LEAST_SECONDS - _REPEAT_SECONDS, self._stop)
 
@@ -623,7 +620,7 @@ class Background:
                 *connectors.every("tasks"),
             )
             nightly = self._when_held, _SITE, report_missing, *of_node
-            self._scheduler.add_job(self._outlast, "cron", nightly, hour=_MISSING_HOUR)
+            self._scheduler.add_job(self._outlast, "cron", nightly, hour=3)  # UTC
         self._scheduler.start()
 
     def _outlast(self, work: Callable[..., object], *given: object) -> None:
