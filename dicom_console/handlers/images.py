@@ -5,8 +5,8 @@ from typing import Any
 
 from fastapi import Response
 
-from dicom_console.views import contents, listing, viewer
-from dicom_console.views.viewer import PictureKind, Shown
+from dicom_console.views import contents, listing, pictures, viewer
+from dicom_console.views.pictures import PictureKind, Shown
 from dicom_console.web.faces import Asked, Faces, Number, Visit
 from dicom_node.base.errors import NotFound
 from dicom_node.base.kinds import UserRole
@@ -21,13 +21,13 @@ def image(asked: Asked, number: Number, frame: int = 1, layer: int = 0, beside: 
     """Show one received image; ``layer``: number of the result shown in its place, 0: the image as
     received. ``beside``: number of an image of an earlier study of the patient.
     """
-    shown = asked.read(viewer.find_picture, asked.settings, PictureKind.IMAGES, number)
+    shown = asked.read(pictures.find, asked.settings, PictureKind.IMAGES, number)
     found = asked.read(received.view, asked.settings, number)
     earlier = asked.read(received.earlier, number)
     past = past_about = None
     if prior := next((one for one in earlier if one["id"] == beside), None):
         past = asked.read(received.view, asked.settings, beside) | {"masks": []}
-        past_file = asked.read(viewer.find_picture, asked.settings, PictureKind.IMAGES, beside)
+        past_file = asked.read(pictures.find, asked.settings, PictureKind.IMAGES, beside)
         past_about = viewer.described(past_file) | {"frame": 1}
         audit.note_sight(asked.site.database, asked.person, past_file.study)
     return _frame(
@@ -57,7 +57,7 @@ def content(asked: Asked, number: Number) -> Response:
 @faces.page("GET", "/studies/results/{number}", UserRole.VIEWER)
 def result(asked: Asked, number: Number, frame: int = 1) -> Response:
     """Show one frame of a result, with links to the other frames."""
-    shown = asked.read(viewer.find_picture, asked.settings, PictureKind.RESULTS, number)
+    shown = asked.read(pictures.find, asked.settings, PictureKind.RESULTS, number)
     return _frame(asked, "result.html", shown, frame, number=number)
 
 
@@ -78,23 +78,23 @@ def frame_samples(asked: Asked, which: PictureKind, number: Number, frame: int) 
 
 @faces.page("GET", "/studies/{which}/{number}/{frame}", UserRole.VIEWER)
 def png(
-    asked: Asked, which: PictureKind, number: Number, frame: int, longest: int = viewer.LARGEST
+    asked: Asked, which: PictureKind, number: Number, frame: int, longest: int = pictures.LARGEST
 ) -> Response:
     """The frame itself, of a received image or of a result."""
     shown = _seen(asked, which, number)
-    return Response(viewer.as_png(shown, frame, longest), media_type="image/png")
+    return Response(pictures.png(shown, frame, longest), media_type="image/png")
 
 
 def _seen(asked: Visit, which: PictureKind, number: int) -> Shown:
     """What has pixels; the audit says that the person sees its study. Raises NotFound."""
-    shown = asked.read(viewer.find_picture, asked.settings, which, number)
+    shown = asked.read(pictures.find, asked.settings, which, number)
     audit.note_sight(asked.site.database, asked.person, shown.study)
     return shown
 
 
 def _frame(asked: Visit, template: str, shown: Shown, frame: int, **values: Any) -> Response:
     audit.note_sight(asked.site.database, asked.person, shown.study)
-    frames = viewer.frames(shown)
+    frames = pictures.frames(shown)
     if not 1 <= frame <= frames:
         raise NotFound("there is no such frame")
     study = asked.read(listing.study_heading, asked.settings, shown.study)

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from fastapi import Body, HTTPException, Response
 
-from dicom_console.views import listing, viewer
-from dicom_console.views.viewer import PictureKind
+from dicom_console.views import listing, pictures, viewer
+from dicom_console.views.pictures import PictureKind
 from dicom_console.web.faces import Asked, Faces, Name, Number, Since, Visit, see_other
 from dicom_console.web.languages import N_
 from dicom_node.base.errors import FaultyInput, NotAllowedNow
@@ -160,7 +160,7 @@ def _form(
     status: int = 200,
 ) -> Response:
     """``given``: the edges of each box, as they were typed."""
-    shown = asked.read(viewer.find_picture, asked.settings, PictureKind.IMAGES, review["instance_id"])
+    shown = asked.read(pictures.find, asked.settings, PictureKind.IMAGES, review["instance_id"])
     empty = [["", "", "", ""]] * (cleaning_reviews.MOST - len(given))
     return asked.page(
         "review.html",

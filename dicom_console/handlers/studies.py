@@ -8,9 +8,9 @@ from urllib.parse import parse_qsl, quote
 
 from fastapi import Body, HTTPException, Query, Response
 
-from dicom_console.views import listing, models, viewer
-from dicom_console.views.listing import Order, Search
-from dicom_console.views.viewer import PictureKind
+from dicom_console.views import listing, models, pictures, search
+from dicom_console.views.pictures import PictureKind
+from dicom_console.views.search import Order, Search
 from dicom_console.web.faces import Asked, Faces, Number, Since, Text, Visit, back_to, see_other
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.kinds import AuditAction, RejectionReason, UserRole
@@ -51,7 +51,7 @@ def list_studies(
     midnight = datetime.combine(datetime.now().astimezone().date(), time()).astimezone()  # of this machine
     wanted = Search(
         patient=about.get("patient", ""),
-        words=listing.name_words(asked.settings, about.get("name", "")),
+        words=search.name_words(asked.settings, about.get("name", "")),
         accession=about.get("accession", ""),
         modality=modality,
         sender=sender.strip(),
@@ -73,7 +73,7 @@ def _studies_page(asked: Visit, found: Studies) -> Response:
     return asked.page(
         "studies.html",
         rows=found.studies,
-        names=asked.read(listing.names, asked.settings, [row["id"] for row in found.studies]),
+        names=asked.read(search.names, asked.settings, [row["id"] for row in found.studies]),
         more=found.next,
         first=not asked.query("after"),
         filters=filters,
@@ -93,7 +93,7 @@ def search_studies(asked: Asked, wanted: Annotated[Wanted, Body()], after: Since
     with asked.site.database.write() as session:
         by = [key for key, value in wanted if value]
         audit.note(session, asked.person, AuditAction.STUDY_SEARCHED, searched_by=by)
-    words = listing.name_words(asked.settings, wanted.name)
+    words = search.name_words(asked.settings, wanted.name)
     return _found(asked, Search(patient=wanted.patient, words=words, accession=wanted.accession), after)
 
 
@@ -139,7 +139,7 @@ def _changed_page(asked: Visit, changed: ChangedStudies) -> Response:
         "several.html",
         done=len(changed.studies) - len(refused),
         refused=refused,
-        names=asked.read(listing.names, asked.settings, [row["id"] for row in refused]),
+        names=asked.read(search.names, asked.settings, [row["id"] for row in refused]),
         filters=filters,
     )
 
@@ -147,8 +147,8 @@ def _changed_page(asked: Visit, changed: ChangedStudies) -> Response:
 @faces.page("GET", "/studies/{number}/thumbnail", UserRole.VIEWER)
 def thumbnail(asked: Asked, number: Number) -> Response:
     """The small picture of an image in the list of studies; the list is in the audit."""
-    shown = asked.read(viewer.find_picture, asked.settings, PictureKind.IMAGES, number)
-    return Response(viewer.thumbnail(shown), media_type="image/jpeg")
+    shown = asked.read(pictures.find, asked.settings, PictureKind.IMAGES, number)
+    return Response(pictures.thumbnail(shown), media_type="image/jpeg")
 
 
 @faces.handler("GET", "/studies/{number}", UserRole.VIEWER)
@@ -266,5 +266,5 @@ def _searched_for(asked: Visit) -> dict[str, str]:
 
 
 def _found(asked: Visit, wanted: Search, after: int | None) -> Studies:
-    rows, more = asked.read(listing.search, wanted, after)
+    rows, more = asked.read(search.search, wanted, after)
     return Studies(studies=[StudyRow(**row) for row in rows], next=more)

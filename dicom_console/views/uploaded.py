@@ -6,7 +6,7 @@ from typing import Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from dicom_console.views import listing
+from dicom_console.views import listing, search
 from dicom_node.base.errors import NotFound
 from dicom_node.base.kinds import AuditAction, Outcome
 from dicom_node.base.lifecycle import END_STATES, OPEN_JOBS, DeliveryState, StudyState
@@ -36,7 +36,7 @@ def show(session: Session, number: int) -> View:
         raise NotFound("there is no such upload")
     chosen = select(ReceivedObject).where(ReceivedObject.association == row.fields["association"])
     received = session.scalars(chosen.order_by(ReceivedObject.id)).all()
-    by_study = listing.grouped((one.study_id, one) for one in received)
+    by_study = search.grouped((one.study_id, one) for one in received)
     studies = _studies(session, [study for study in by_study if study is not None][:_STUDIES])
     brief = _brief(row)
     return brief | {
@@ -67,7 +67,7 @@ def _became_of(received: list[ReceivedObject]) -> View:
 
 def _studies(session: Session, numbers: list[int]) -> list[View]:
     shown = views.numbered_studies(session, select(Study).where(Study.id.in_(numbers)).order_by(Study.id))
-    rows = listing.remarked(session, [{"id": number, **row} for number, row in shown.items()])
+    rows = search.remarked(session, [{"id": number, **row} for number, row in shown.items()])
     named = listing.named(session, rows)
     return [
         row

@@ -28,7 +28,7 @@ from ai_pipeline.burnin.devices.rules import read_rules
 from ai_pipeline.images import decode
 from ai_pipeline.models import registry
 from dicom_console.app import create_app
-from dicom_console.views import charts, contents, listing, patients
+from dicom_console.views import charts, contents, listing, patients, search
 from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, PeerSettings
 from dicom_node.base.dicom.uids import is_own_result
 from dicom_node.base.errors import FaultyInput, NotAllowedNow
@@ -1193,7 +1193,7 @@ def test_a_picture_becomes_a_secondary_capture(uploader: Browser, inbox: Inbox, 
     uploader.upload(("scan.png", picture(kind, mode)), ("b.png", picture()), **ABOUT)
     assert outcomes(uploader) == ["taken", "taken"]
     inbox.settle()
-    [row], _ = inbox.read(listing.search, listing.Search())
+    [row], _ = inbox.read(search.search, search.Search())
     shown = inbox.read(listing.show, inbox.settings, row["id"])
     assert (row["patient_id"], row["instances"], row["modalities"]) == ("P-7", 2, ["US"])
     assert shown["person"]["PatientName"] == "Müller^Änne"
@@ -1334,13 +1334,13 @@ def test_a_row_shows_picture_description_result_and_time_to_result(node: Inbox) 
     node.put(Study, 1, state=StudyState.DELIVERED)
     later = node.get(Study, 1).last_received_at + timedelta(seconds=7)
     node.put(Delivery, state=DeliveryState.CONFIRMED, confirmed_at=later)
-    [row] = node.read(listing.search, listing.Search())[0]
+    [row] = node.read(search.search, search.Search())[0]
     first = node.rows(Instance)[0]
     assert (row["cover"], row["seconds"]) == (first.id, 7.0)
     assert row["description"] == first.attributes.get("StudyDescription", "")
     assert row["short_result"] and all(line.strip() for line in row["short_result"])
     results.withdraw(node.settings, UID, None, reason=RejectionReason.QUALITY, because="the other side")
-    assert node.read(listing.search, listing.Search())[0][0]["short_result"] == []
+    assert node.read(search.search, search.Search())[0][0]["short_result"] == []
 
 
 def test_the_thumbnail_is_small_and_of_images_that_are_here(console_of_node: ConsoleLab, node: Inbox) -> None:
@@ -1448,24 +1448,24 @@ def fill(database: Database) -> None:
         Stored(database).add(Instance(sop_instance_uid=f"1.3.{n}", **kept), *names)
 
 
-SEARCHES: list[tuple[listing.Search, set[int]]] = [
-    (listing.Search(patient="AB*"), {1, 2, 3}),
-    (listing.Search(patient="AB-*"), {1, 2}),
-    (listing.Search(patient="AB_*"), {3}),
-    (listing.Search(patient="ab*"), {4}),
-    (listing.Search(patient="Ä*"), {5}),
-    (listing.Search(patient="B%*"), {6}),
-    (listing.Search(patient="%*"), set()),
-    (listing.Search(patient="*"), {1, 2, 3, 4, 5, 6}),
-    (listing.Search(accession="A*"), {1, 2, 3, 4, 5, 6}),
-    (listing.Search(modality="US"), {1, 2}),
-    (listing.Search(modality="MG"), set()),
-    (listing.Search(sender="ROOM1"), {1}),
-    (listing.Search(sender="ROOM2", modality="US"), {2}),
-    (listing.Search(patient="AB*", sender="ROOM2"), {2, 3}),
-    (listing.Search(words=("all",)), {1, 2, 3, 4, 5, 6}),
-    (listing.Search(words=("all", "word1")), {2}),
-    (listing.Search(words=("word1", "word2")), set()),
+SEARCHES: list[tuple[search.Search, set[int]]] = [
+    (search.Search(patient="AB*"), {1, 2, 3}),
+    (search.Search(patient="AB-*"), {1, 2}),
+    (search.Search(patient="AB_*"), {3}),
+    (search.Search(patient="ab*"), {4}),
+    (search.Search(patient="Ä*"), {5}),
+    (search.Search(patient="B%*"), {6}),
+    (search.Search(patient="%*"), set()),
+    (search.Search(patient="*"), {1, 2, 3, 4, 5, 6}),
+    (search.Search(accession="A*"), {1, 2, 3, 4, 5, 6}),
+    (search.Search(modality="US"), {1, 2}),
+    (search.Search(modality="MG"), set()),
+    (search.Search(sender="ROOM1"), {1}),
+    (search.Search(sender="ROOM2", modality="US"), {2}),
+    (search.Search(patient="AB*", sender="ROOM2"), {2, 3}),
+    (search.Search(words=("all",)), {1, 2, 3, 4, 5, 6}),
+    (search.Search(words=("all", "word1")), {2}),
+    (search.Search(words=("word1", "word2")), set()),
 ]
 
 
@@ -1474,15 +1474,15 @@ def test_few_and_many_studies_are_found_alike_in_both_databases(
 ) -> None:
     fill(database)
     for few in (0, 500):
-        monkeypatch.setattr(listing, "_FEW", few)
+        monkeypatch.setattr(search, "_FEW", few)
         for wanted, found in SEARCHES:
-            rows, _ = Stored(database).read(listing.search, wanted)
+            rows, _ = Stored(database).read(search.search, wanted)
             assert {row["id"] for row in rows} == found, (wanted, few)
 
 
 def test_studies_are_found_by_what_their_newest_report_calls_present(node: Inbox) -> None:
     def found(name: str) -> list[list[str]]:
-        return [list(row["findings"]) for row in node.read(listing.search, listing.Search(finding=name))[0]]
+        return [list(row["findings"]) for row in node.read(search.search, search.Search(finding=name))[0]]
 
     assert (found("Mark"), found("mark"), found("Cardiomegaly")) == ([["Mark"]], [], [])
     results.withdraw(node.settings, UID, None, reason=RejectionReason.QUALITY, because="the other side")

@@ -37,7 +37,7 @@ from dicom_console import catalogues
 from dicom_console.app import create_app
 from dicom_console.forms import rule as form
 from dicom_console.handlers.happened import TREND_SPANS
-from dicom_console.views import changes, charts, listing, metrics, problems
+from dicom_console.views import activity, changes, listing, metrics, problems, search
 from dicom_console.web import languages, limits
 from dicom_node.base import events
 from dicom_node.base.config import loading
@@ -142,22 +142,22 @@ def test_a_patient_is_found_and_no_address_says_which(console: ConsoleLab, inbox
     assert "SECRET" not in str(console.audit_rows())
 
 
-@pytest.mark.parametrize("order", listing.Order)
-def test_pages_together_show_each_study_once(database: Database, order: listing.Order) -> None:
-    stored, moments = Stored(database), [NOW + timedelta(seconds=n // 3) for n in range(2 * listing.PAGE + 7)]
+@pytest.mark.parametrize("order", search.Order)
+def test_pages_together_show_each_study_once(database: Database, order: search.Order) -> None:
+    stored, moments = Stored(database), [NOW + timedelta(seconds=n // 3) for n in range(2 * search.PAGE + 7)]
     days = [f"202601{n % 28 + 1:02}" for n in range(len(moments))]
     both = zip(moments, days, strict=True)  # some at the same moment
     stored.add(*(a_study(f"1.2.{n}", at=at, study_date=day) for n, (at, day) in enumerate(both)))
     seen: list[dict[str, object]] = []
     after: int | None = None
     for _ in range(3):
-        rows, after = stored.read(listing.search, listing.Search(order=order), after)
+        rows, after = stored.read(search.search, search.Search(order=order), after)
         seen += rows
     assert after is None
-    assert len({row["id"] for row in seen}) == len(seen) == 2 * listing.PAGE + 7
-    key = "study_date" if order in (listing.Order.DATE, listing.Order.OLDEST_DATE) else "last_received_at"
+    assert len({row["id"] for row in seen}) == len(seen) == 2 * search.PAGE + 7
+    key = "study_date" if order in (search.Order.DATE, search.Order.OLDEST_DATE) else "last_received_at"
     values = [str(row[key]) for row in seen]
-    assert values == sorted(values, reverse=order in (listing.Order.RECEIVED, listing.Order.DATE))
+    assert values == sorted(values, reverse=order in (search.Order.RECEIVED, search.Order.DATE))
 
 
 def test_the_page_of_a_study_shows_what_came_and_became_of_it(console: ConsoleLab, inbox: Inbox) -> None:
@@ -186,10 +186,10 @@ def test_numbers_and_lists_are_the_same_of_both_databases(database: Database, in
     stored.add(job := a_job(study, JobState.QUEUED))
     stored.delivery(job, DeliveryState.PENDING, ResultKind.SC)
     stored.write(audit.note, audit.COMMAND_LINE, AuditAction.STUDY_RERUN, study_id=study.id)
-    dated = listing.Search(accession="A1", since="20260102", until="20260102")
-    for wanted in (listing.Search(patient="P%1"), listing.Search(patient="P%*"), dated):
-        assert [row["id"] for row in stored.read(listing.search, wanted)[0]] == [study.id]
-    assert stored.read(listing.search, listing.Search(patient="p%1", modality="US"))[0] == []
+    dated = search.Search(accession="A1", since="20260102", until="20260102")
+    for wanted in (search.Search(patient="P%1"), search.Search(patient="P%*"), dated):
+        assert [row["id"] for row in stored.read(search.search, wanted)[0]] == [study.id]
+    assert stored.read(search.search, search.Search(patient="p%1", modality="US"))[0] == []
     [shown] = stored.read(listing.show, inbox.settings, study.id)["results"]
     assert shown["deliveries"][0]["state"] == "pending"
     assert stored.read(metrics.overview, inbox.settings)["deliveries"]["open"] == 1
@@ -469,13 +469,13 @@ def busy(node: Inbox) -> Inbox:
     return node
 
 
-def total(series: charts.Series) -> float:
+def total(series: activity.Series) -> float:
     return sum(value for value in series.values if value is not None)
 
 
-@pytest.mark.parametrize("days", charts.SPANS)
+@pytest.mark.parametrize("days", activity.SPANS)
 def test_each_span_counts_the_same_study_once(busy: Inbox, days: int) -> None:
-    found = busy.read(charts.activity, days)
+    found = busy.read(activity.activity, days)
     reports = {row.result_id for row in busy.rows(ReportedFinding)}
     assert total(found.received) == 1
     assert len(found.hours) == len(found.received.values) and found.times == sorted(found.times)
