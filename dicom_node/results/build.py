@@ -63,8 +63,9 @@ from dicom_node.base.dicom.uids import Installation, derived_uid
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.files import Files, sync_folder
 from dicom_node.base.kinds import DEIDENTIFIED_FOLDER, ReaderVerdict, RejectionReason, ResultKind
-from dicom_node.results import envelope, gate
+from dicom_node.results import gate
 from dicom_node.results.envelope import (
+    OURS,
     SERIES_NUMBERS,
     UTF8,
     BuiltObject,
@@ -74,14 +75,18 @@ from dicom_node.results.envelope import (
     SourceObject,
     as_judged,
     built_document,
+    coding_schemes,
     contributing_equipment,
     described,
     device_observer,
     document_uid,
     encode,
+    fetus_of_reports,
     general_equipment,
+    name_of,
     read_sources,
     stand_in_of,
+    subject_context,
     without_identity,
 )
 from dicom_node.results.pictures import (
@@ -357,9 +362,7 @@ def build_assessment(
             tracking_identifier=TrackingIdentifier(uid=one.tracking_uid or own, identifier=one.finding),
             finding_type=CodedConcept(*one.code, one.finding[:64]),
             algorithm_id=AlgorithmIdentification(name=one.model, version=one.version),
-            qualitative_evaluations=[
-                QualitativeEvaluation(envelope.OURS["ASSESSMENT"], envelope.OURS[one.verdict.upper()])
-            ],
+            qualitative_evaluations=[QualitativeEvaluation(OURS["ASSESSMENT"], OURS[one.verdict.upper()])],
         )
         if one.because:
             group[0].ContentSequence.append(_text(one.because))
@@ -378,14 +381,14 @@ def build_assessment(
         procedure_reported=[
             CodedConcept.from_dataset(item.ConceptCodeSequence[0])
             for item in about.ContentSequence
-            if envelope.name_of(item) == _PROCEDURE
+            if name_of(item) == _PROCEDURE
         ],
         title=codes.DCM.ImagingMeasurementReport,
         imaging_measurements=groups,
     )
     *first, measurements = content[0].ContentSequence
     assessed = UIDRefContentItem(
-        name=envelope.OURS["ASSESSEDREPORT"], value=about.SOPInstanceUID, relationship_type=_CONTAINS
+        name=OURS["ASSESSEDREPORT"], value=about.SOPInstanceUID, relationship_type=_CONTAINS
     )
     content[0].ContentSequence = ContentSequence([*first, assessed, _text(_DISCLAIMER), measurements])
     document = Comprehensive3DSR(
@@ -408,7 +411,7 @@ def build_assessment(
         else None,
         transfer_syntax_uid=ExplicitVRLittleEndian,
         specific_character_set=UTF8,
-        coding_schemes=envelope.coding_schemes(),
+        coding_schemes=coding_schemes(),
         contributing_equipment=contributing_equipment(
             context, str(about.get("TimezoneOffsetFromUTC") or ""), ResultKind.ASSESSMENT
         ),
@@ -418,7 +421,7 @@ def build_assessment(
     # The assessed report, and why it is named (PS3.3 Table C.17-2).
     related = Dataset()
     related.ReferencedSOPClassUID, related.ReferencedSOPInstanceUID = about.SOPClassUID, about.SOPInstanceUID
-    related.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(envelope.OURS["ASSESSEDREPORT"])]
+    related.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(OURS["ASSESSEDREPORT"])]
     document.ReferencedInstanceSequence = [related]
     built = built_document(document, context, ResultKind.ASSESSMENT, about, former)
     gate.check_assessment(built.data or b"", document, about)
@@ -430,7 +433,7 @@ def _take_over(document: Dataset, about: Dataset) -> None:
     for keyword in (*COPIED, "BodyPartExamined", "Laterality"):
         if keyword in about:
             document[keyword] = deepcopy(about[keyword])
-    library = [deepcopy(item) for item in about.ContentSequence if envelope.name_of(item) == _IMAGE_LIBRARY]
+    library = [deepcopy(item) for item in about.ContentSequence if name_of(item) == _IMAGE_LIBRARY]
     *first, measurements = document.ContentSequence
     document.ContentSequence = [*first, *library, measurements]
     [mine] = document.CurrentRequestedProcedureEvidenceSequence
@@ -475,9 +478,9 @@ def build_rejection(
         observer_device_context=device_observer(context),
         description=because,
     )
-    if fetus := envelope.fetus_of_reports(objects):
+    if fetus := fetus_of_reports(objects):
         by_relationship = sorted(
-            [*content[0].ContentSequence, *envelope.subject_context(fetus)],
+            [*content[0].ContentSequence, *subject_context(fetus)],
             key=lambda item: item.RelationshipType != "HAS OBS CONTEXT",
         )
         content[0].ContentSequence = ContentSequence(by_relationship)

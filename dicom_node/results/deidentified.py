@@ -65,7 +65,7 @@ from dicom_node.base.dicom.walk import items
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.kinds import OPTIONS, ResultKind, Retained, is_deidentified, retained_by
 from dicom_node.base.sitekey import SiteKey
-from dicom_node.results import envelope, gate
+from dicom_node.results import gate
 from dicom_node.results.build import ResultBuilder
 from dicom_node.results.envelope import (
     UTF8,
@@ -73,10 +73,14 @@ from dicom_node.results.envelope import (
     ResultContext,
     Source,
     SourceObject,
+    attributes_of,
     disclaimer,
     encode,
+    mandatory_modules,
+    name_of,
     node_equipment,
     read_sources,
+    region_code,
     series_description,
     set_values,
     source_of,
@@ -584,7 +588,7 @@ def _structured_content(read: Dataset) -> Iterator[str]:
             continue
         if value_type not in _CONTENT_OF_OURS:
             yield f"a content item is of type {value_type}"
-        elif value_type == "TEXT" and envelope.name_of(item) not in _TEXTS_OF_OURS:
+        elif value_type == "TEXT" and name_of(item) not in _TEXTS_OF_OURS:
             yield "a text of the report is not one that the node writes"
 
 
@@ -641,8 +645,8 @@ def _actions() -> dict[int, str]:
 def _types(sop_class_uid: str) -> dict[tuple[tuple[str, ...], str], str]:
     """The strictest type of each attribute in the IOD's mandatory modules, by the sequences it stands in."""
     found: dict[tuple[tuple[str, ...], str], str] = {}
-    for module in envelope.mandatory_modules(sop_class_uid):
-        for place, keyword, kind in envelope.attributes_of(module):
+    for module in mandatory_modules(sop_class_uid):
+        for place, keyword, kind in attributes_of(module):
             found[place, keyword] = min(kind, found.get((place, keyword), "3"))
     return found
 
@@ -716,7 +720,7 @@ def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained]
             values = given[keyword].value if given[keyword].VM > 1 else [given[keyword].value]
             if all(allowed.fullmatch(str(value)) for value in values):
                 header[keyword] = deepcopy(given[keyword])
-    if envelope.region_code(given.get("BodyPartExamined")):
+    if region_code(given.get("BodyPartExamined")):
         header.BodyPartExamined = str(given.BodyPartExamined).upper()
     header.update(retained(given, options, pseudonyms.days_earlier(patient)))
     header.file_meta = FileMetaDataset()

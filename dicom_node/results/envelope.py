@@ -629,13 +629,8 @@ SIDES: Final[Mapping[str, DicomCode]] = MappingProxyType(
 )
 
 QUALITATIVE_EVALUATIONS: Final = DicomCode("C0034375", "UMLS", "Qualitative Evaluations")  # PS3.16 TID 1500
-# PS3.16 CID 7202
-# PS3.16 CID 7203, which has no inpainting; this one says that pixels under a mask were set.
-SOURCE: Final = DicomCode("260753009", "SCT", "Source")  # PS3.16 TID 1601
-PROCEDURE_SITE: Final = DicomCode("363704007", "SCT", "Procedure site")
 
 
-# PS3.16 CID 100, which has nothing for ultrasound but this
 # SNOMED CT 399208008 |Plain chest X-ray (procedure)|, as in the examples of HL7 FHIR
 CHEST_RADIOGRAPHY: Final = DicomCode("399208008", "SCT", "Plain chest X-ray")
 

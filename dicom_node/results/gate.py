@@ -20,8 +20,14 @@ from dicom_node.base.dicom.uids import is_own_result
 from dicom_node.base.dicom.walk import items, listed
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.kinds import ResultKind
-from dicom_node.results import envelope
-from dicom_node.results.envelope import ResultContext, Source
+from dicom_node.results.envelope import (
+    ResultContext,
+    Source,
+    is_known,
+    mandatory_modules,
+    missing_attribute,
+    name_of,
+)
 
 _UID: Final = re.compile(r"[0-2](\.(0|[1-9]\d*))+")
 _PIXEL_DATA_TAG: Final = b"\xe0\x7f\x10\x00"
@@ -193,11 +199,11 @@ def _complete(read: Dataset, kind: ResultKind) -> Iterator[str]:
         if keyword not in read or read[keyword].value in (None, "", []):
             yield f"{keyword} (Type 1) is missing"
     sop_class_uid = str(read.get("SOPClassUID"))
-    if not envelope.is_known(sop_class_uid):
+    if not is_known(sop_class_uid):
         yield "its SOP class has no IOD that is known here"
         return
-    for module in envelope.mandatory_modules(sop_class_uid):
-        if module not in _NOT_BY_TABLE and (missing := envelope.missing_attribute(read, module)):
+    for module in mandatory_modules(sop_class_uid):
+        if module not in _NOT_BY_TABLE and (missing := missing_attribute(read, module)):
             yield missing
 
 
@@ -213,7 +219,7 @@ def _uids(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
     tracking = [
         str(item.UID)
         for item in items(read)
-        if item.get("ValueType") == "UIDREF" and envelope.name_of(item) == "112040"
+        if item.get("ValueType") == "UIDREF" and name_of(item) == "112040"
     ]
     if len(set(tracking)) < len(tracking):
         yield "a Tracking Unique Identifier is in two groups: viewers show only the first"

@@ -21,7 +21,6 @@ import highdicom as hd
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from highdicom import SOPClass
 from highdicom.color import CIELabColor
 from highdicom.pr import (
     ColorSoftcopyPresentationState,
@@ -76,9 +75,9 @@ from dicom_node.base.dicom.uids import derived_uid
 from dicom_node.base.dicom.walk import listed
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.kinds import ResultKind
-from dicom_node.results import envelope
 from dicom_node.results.envelope import (
     ORIENTATION_FOR_HIGHDICOM,
+    OURS,
     OUTLINES_SERIES_NUMBER,
     PROCESSED_SERIES_NUMBER,
     ResultContext,
@@ -549,10 +548,16 @@ def build_annotated(report: Report, image: ImageReport, cleaned: DerivedImage | 
         legend=[*words, disclaimer(report.context)],
         measurements=[one for one in image.measurements if (one.frame or 1) == frame],
     )
-    what = f"AI findings drawn into the {'cleaned ' if cleaned else ''}image."
-    filled = cleaned is not None
     return _picture(
-        report.context, [source], uid, ResultKind.SC, pixels, frame, source.number, what, filled=filled
+        report.context,
+        [source],
+        uid,
+        ResultKind.SC,
+        pixels,
+        frame,
+        source.number,
+        f"AI findings drawn into the {'cleaned ' if cleaned else ''}image.",
+        filled=cleaned is not None,
     )
 
 
@@ -571,9 +576,17 @@ def build_heatmap(
     assert finding.evidence is not None
     frame = finding.frame or 1
     pixels = heatmap_overlay(display_of(source, cleaned, frame), finding, legend=[disclaimer(context)])
-    what = f"AI heat map ({finding.evidence.method}) of {finding.name}."
-    filled = cleaned is not None
-    return _picture(context, [source], uid, ResultKind.HEATMAP, pixels, frame, rank, what, filled=filled)
+    return _picture(
+        context,
+        [source],
+        uid,
+        ResultKind.HEATMAP,
+        pixels,
+        frame,
+        rank,
+        f"AI heat map ({finding.evidence.method}) of {finding.name}.",
+        filled=cleaned is not None,
+    )
 
 
 def build_failure_picture(context: ResultContext, source: Source, reason: str, uid: str) -> Dataset:
@@ -659,7 +672,7 @@ def build_pdf(report: Report, summary: SummaryPage, uid: str) -> Dataset:
     pdf: bytes = writer.load()(page, TITLE, context.analysed_at)
     arguments = header_arguments(context, ResultKind.PDF, sources[0], uid, len(sources))
     equipment = arguments.pop("contributing_equipment")
-    document = SOPClass(
+    document = hd.SOPClass(
         study_instance_uid=sources[0].study_uid,
         sop_class_uid=EncapsulatedPDFStorage,
         modality="DOC",
@@ -797,7 +810,7 @@ def _cine(source: Source, frames: PixelArray, photometric: str, arguments: dict[
             "no SOP class holds a multi-frame grey secondary capture that is MONOCHROME1 or signed"
         )
     contributing = arguments.pop("contributing_equipment")
-    picture = SOPClass(
+    picture = hd.SOPClass(
         study_instance_uid=source.study_uid,
         sop_class_uid=cleaned_class(frames),
         modality="OT",
@@ -928,7 +941,7 @@ def build_segmentation(context: ResultContext, source: Source, image: DerivedIma
         segment_number=1,
         segment_label=_LABEL,
         segmented_property_category=codes.SCT.SpatialAndRelationalConcept,
-        segmented_property_type=envelope.OURS[BURNED_IN.value],
+        segmented_property_type=OURS[BURNED_IN.value],
         algorithm_type="AUTOMATIC",
         algorithm_identification=_algorithm(context, context.models),
         tracking_uid=tracking_uid(context, source, "mask"),

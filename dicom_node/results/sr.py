@@ -65,9 +65,12 @@ from ai_pipeline.contract import Decision
 from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.dicom.walk import listed
 from dicom_node.base.kinds import ResultKind
-from dicom_node.results import envelope
 from dicom_node.results.envelope import (
     BURNED_IN_HEAD,
+    DECISIONS,
+    OURS,
+    PRESENCE,
+    QUALITATIVE_EVALUATIONS,
     PreviousImage,
     Source,
     StatedCode,
@@ -75,6 +78,7 @@ from dicom_node.results.envelope import (
     StatedNumber,
     StatedPlace,
     algorithm,
+    coded,
     complete,
     device_observer,
     disclaimer,
@@ -86,6 +90,7 @@ from dicom_node.results.envelope import (
     series_uid,
     set_values,
     stand_in_of,
+    subject_context,
     target_of,
     tracking_uid,
     view_of,
@@ -125,7 +130,7 @@ def build_document(report: Report, uid: str) -> Dataset:
     # TID 1001 with a device observer (TID 1004): no person has looked at this.
     observed = ObservationContext(observer_device_context=device_observer(context))
     if report.fetus:
-        observed.extend(envelope.subject_context(report.fetus))
+        observed.extend(subject_context(report.fetus))
     # Procedure reported: validators take no codes but those of CID 100 here, though it is a baseline
     # (TID 1207). The codes of the source are in Performed Procedure Code Sequence.
     content = MeasurementReport(
@@ -141,9 +146,10 @@ def build_document(report: Report, uid: str) -> Dataset:
             known = (region for source in same_kind if (region := target_of(context, source)))
             sites = {region.value: region for region in known}.values()
             modifies = RelationshipTypeValues.HAS_CONCEPT_MOD
+            site = DicomCode("363704007", "SCT", "Procedure site")
             if sites:
                 item.ContentSequence = ContentSequence(
-                    [CodeContentItem(envelope.PROCEDURE_SITE, region, modifies) for region in sites]
+                    [CodeContentItem(site, region, modifies) for region in sites]
                 )
     content[0].ContentSequence = ContentSequence(
         [
@@ -246,7 +252,7 @@ def _image_library(report: Report) -> ContainerContentItem:
     """TID 1600 with one group: an entry (TID 1601) for each image, with its descriptors (TID 1602, 1603)."""
     entries = []
     for source in report.sources:
-        entry = _image_item(source, _all_frames(source), envelope.SOURCE, _CONTAINS)
+        entry = _image_item(source, _all_frames(source), DicomCode("260753009", "SCT", "Source"), _CONTAINS)
         descriptors = [
             item
             for item in ImageLibraryEntryDescriptors(source.stand_in)
@@ -268,12 +274,12 @@ def _finding_group(one: ReportedFinding) -> Group:
     Each has its own tracking UID; its presence is a code of CID 240.
     """
     finding, source = one.finding, one.source
-    presence = QualitativeEvaluation(envelope.PRESENCE, one.presence)
+    presence = QualitativeEvaluation(PRESENCE, one.presence)
     if cut_off := _cut_offs(one):
         presence[0].ContentSequence = ContentSequence(cut_off)
     about: dict[str, Any] = {
         "tracking_identifier": TrackingIdentifier(uid=one.tracking_uid, identifier=one.identifier),
-        "finding_type": envelope.coded(finding.code),
+        "finding_type": coded(finding.code),
         "finding_sites": _finding_sites(one),
         "algorithm_id": algorithm(finding.model, finding),
         "measurements": [Measurement(**number) for number in _number_of(one)],
@@ -302,7 +308,7 @@ def _image_group(report: Report, image: ImageReport) -> Group:
         for one in image.absent
         for number in _number_of(one)
     ]
-    absences = [(envelope.coded(one.finding.code), one.presence) for one in image.absent]
+    absences = [(coded(one.finding.code), one.presence) for one in image.absent]
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
             uid=tracking_uid(report.context, source, image.name),
@@ -329,12 +335,12 @@ def _evaluations(report: Report, elsewhere: Sequence[ReportedFinding]) -> Contai
             answer.ContentSequence = ContentSequence([_measured_in(image.source, _all_frames(image.source))])
             items.append(answer)
         items += [_text(codes.DCM.Comment, text) for text in image.remarks]
-    return _container(envelope.QUALITATIVE_EVALUATIONS, items)
+    return _container(QUALITATIVE_EVALUATIONS, items)
 
 
 def _evaluation(one: ReportedFinding) -> ContentItem:
     """CODE "finding = present / absent / undetermined" with its number, site, algorithm and image."""
-    name = envelope.coded(one.finding.code)
+    name = coded(one.finding.code)
     item = CodeContentItem(name=name, value=one.presence, relationship_type=_CONTAINS)
     of_finding = RelationshipTypeValues.HAS_PROPERTIES
     tracking = TrackingIdentifier(uid=one.tracking_uid, identifier=one.identifier) if one.tracking_uid else ()
@@ -379,10 +385,10 @@ def _measurement_group(report: Report, source: Source, tracked: TrackedMeasureme
     read = measurement.model is None
     model = measurement.model or next(iter(report.context.models), None)
     number = Measurement(
-        name=envelope.coded(measurement.quantity),
+        name=coded(measurement.quantity),
         value=measurement.value,
-        unit=envelope.coded(measurement.unit),
-        method=envelope.OURS["READFROMIMAGE"] if read else None,
+        unit=coded(measurement.unit),
+        method=OURS["READFROMIMAGE"] if read else None,
         referenced_coordinates=[
             CoordinatesForMeasurement(
                 graphic_type=GraphicTypeValues.POLYLINE,
@@ -395,14 +401,14 @@ def _measurement_group(report: Report, source: Source, tracked: TrackedMeasureme
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=tracked.tracking_uid, identifier=tracked.identifier),
         source_images=[SourceImageForMeasurementGroup.from_source_image(source.stand_in, frames)],
-        finding_type=envelope.OURS["BURNEDINLENGTH"] if read else codes.SCT.AnatomicalStructure,
-        finding_sites=[FindingSite(envelope.coded(measurement.site))] if measurement.site else None,
+        finding_type=OURS["BURNEDINLENGTH"] if read else codes.SCT.AnatomicalStructure,
+        finding_sites=[FindingSite(coded(measurement.site))] if measurement.site else None,
         algorithm_id=algorithm(model) if model else None,
         measurements=[number],
     )
     if measurement.fetus:
         tracking, about = group[0].ContentSequence[:2], group[0].ContentSequence[2:]
-        subject = envelope.subject_context(measurement.fetus)
+        subject = subject_context(measurement.fetus)
         group[0].ContentSequence = ContentSequence([*tracking, *subject, *about])
     return group
 
@@ -420,7 +426,7 @@ def _previous(previous: PreviousImage) -> ContainerContentItem:
         )
         for one in previous.numbers
     ] + [
-        (one, CodeContentItem(_coded(one.code, one.meaning), envelope.DECISIONS[one.decision], _CONTAINS))
+        (one, CodeContentItem(_coded(one.code, one.meaning), DECISIONS[one.decision], _CONTAINS))
         for one in previous.findings
     ]
     for one, item in said:
@@ -454,7 +460,7 @@ def _coded(code: tuple[str, str], meaning: str = "") -> CodedConcept:
 _MEASUREMENT_GROUP, _FINDING, _TRACKING_UID = "125007", "121071", "112040"
 _SITE, _LATERALITY = "363698007", "272741003"
 _ALGORITHM_NAME, _ALGORITHM_VERSION = "111001", "111003"
-_DECISIONS = {code.value: decision for decision, code in envelope.DECISIONS.items()} | {
+_DECISIONS = {code.value: decision for decision, code in DECISIONS.items()} | {
     codes.SCT.Present.value: Decision.PRESENT
 }
 
@@ -491,7 +497,7 @@ def stated(report: Path | BinaryIO | Dataset) -> StatedReport:
         subject = next((_value(item) for item in items if _states(item, _FINDING)), None)
         for place, item in enumerate(decided):
             name = _name(item)
-            if subject is not None and name_of(item) == envelope.PRESENCE.value:
+            if subject is not None and name_of(item) == PRESENCE.value:
                 name = subject
             own = in_group
             if len(decided) > 1:  # a summary on several findings: each with the number at its place
@@ -513,7 +519,7 @@ def stated(report: Path | BinaryIO | Dataset) -> StatedReport:
                     places,
                 )
             )
-    for container in _containers(document, envelope.QUALITATIVE_EVALUATIONS.value):
+    for container in _containers(document, QUALITATIVE_EVALUATIONS.value):
         # CODE "finding = present / absent / undetermined", with what belongs to it below it.
         for item in filter(_decides, _below(container)):
             findings.append(_finding(_name(item), item, _below(item), item, _numbers(_below(item))))

@@ -29,16 +29,12 @@ import time
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from sqlalchemy import exists, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -51,6 +47,7 @@ from ai_pipeline.contract import (
     ImageHeader,
     ImageKind,
     ModelRef,
+    Picture,
     Pipeline,
     PipelineResult,
     PixelArray,
@@ -343,10 +340,10 @@ class RefusedImage:
     def stored(self, frame: int = 0) -> PixelArray:  # noqa: ARG002
         raise PixelError(self.fault)
 
-    def display(self, frame: int = 0, shorter_side: int = 0) -> npt.NDArray[np.uint8]:  # noqa: ARG002
+    def display(self, frame: int = 0, shorter_side: int = 0) -> Picture:  # noqa: ARG002
         raise PixelError(self.fault)
 
-    def show(self, samples: PixelArray, frame: int = 0) -> npt.NDArray[np.uint8]:  # noqa: ARG002
+    def show(self, samples: PixelArray, frame: int = 0) -> Picture:  # noqa: ARG002
         raise PixelError(self.fault)
 
 
@@ -897,7 +894,7 @@ class AtWork:
     last_try: bool = False
     """Set while a job runs for the last time: an image that fails now is left out at once."""
 
-    @contextmanager
+    @contextlib.contextmanager
     def at(self, spool_name: str) -> Iterator[None]:
         """Record that this worker works on the image during this scope, in case the process ends there.
 
@@ -931,7 +928,7 @@ class AtWork:
         finally:
             self._image = None
 
-    @contextmanager
+    @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
         """A scope in which another job runs first: if the process ends there, this job's image is not
         blamed.
@@ -1394,9 +1391,7 @@ class JobHeartbeat:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._ended.set()
         self._thread.join()
 
@@ -1406,7 +1401,7 @@ class JobHeartbeat:
         if self._stop is not None:
             raise self._stop
 
-    @contextmanager
+    @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """A scope in which another job runs first: this job's lease is renewed, its time limit is
         suspended.
