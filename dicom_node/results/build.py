@@ -109,8 +109,14 @@ from dicom_node.results.pictures import (
 from dicom_node.results.report import ImageReport, Report, failure_of, report_of, reported
 from dicom_node.results.sr import build_document, stated
 
-_PICTURE: Final = (ResultKind.SC, SecondaryCaptureImageStorage)
-_MASK: Final = (ResultKind.SEG, SegmentationStorage)
+_CLASSES: Final[Mapping[ResultKind, str]] = {
+    ResultKind.SR: Comprehensive3DSRStorage,
+    ResultKind.SC: SecondaryCaptureImageStorage,
+    ResultKind.SUMMARY: SecondaryCaptureImageStorage,
+    ResultKind.HEATMAP: SecondaryCaptureImageStorage,
+    ResultKind.SEG: SegmentationStorage,
+    ResultKind.PDF: EncapsulatedPDFStorage,
+}
 
 
 def build(
@@ -142,7 +148,7 @@ def build_failure(
     builder.add_report(report, ("failure", cause, reason), ("failure", reason))
     for source in report.sources:
         make = partial(build_failure_picture, context, source, reason)
-        builder.add(_PICTURE, [source], make, ("failure", reason))
+        builder.add(ResultKind.SC, [source], make, ("failure", reason))
     return builder.built
 
 
@@ -165,20 +171,22 @@ class ResultBuilder:
 
     def add(
         self,
-        kind: tuple[ResultKind, str],
+        kind: ResultKind,
         sources: Sequence[Source],
         make: Callable[[str], Dataset],
         parts: tuple[str, ...] = (),
         of_series: tuple[str, ...] = (),
+        sop_class_uid: str = "",
     ) -> None:
-        """Build and check an object of a kind and SOP class; if it exists already, only list its UIDs.
+        """Build and check an object of a kind; if it exists already, only list its UIDs.
 
         ``make`` builds the data set under the SOP Instance UID that it is given. ``parts`` and
-        ``of_series`` tell apart several objects, or series, of one kind.
+        ``of_series`` tell apart several objects, or series, of one kind. ``sop_class_uid``: of a kind that
+        has several.
         """
-        if kind[0] not in self.context.kinds:
+        if kind not in self.context.kinds:
             return
-        one = described(self.context, *kind, sources, parts, of_series)
+        one = described(self.context, kind, sop_class_uid or _CLASSES[kind], sources, parts, of_series)
         if not self.context.exists(one.sop_instance_uid):
             dataset = make(one.sop_instance_uid)
             if (dataset.SOPClassUID, dataset.SOPInstanceUID) != (one.sop_class_uid, one.sop_instance_uid):
@@ -195,16 +203,14 @@ class ResultBuilder:
     def add_report(self, report: Report, parts: tuple[str, ...], of_page: tuple[str, ...]) -> None:
         """The report, and the page of the job as a picture and as a document."""
         page = cache(lambda: summary_of(report))
-        sr, picture = Comprehensive3DSRStorage, SecondaryCaptureImageStorage
-        self.add((ResultKind.SR, sr), report.sources, partial(build_document, report), parts)
+        self.add(ResultKind.SR, report.sources, partial(build_document, report), parts)
         self.add(
-            (ResultKind.SUMMARY, picture),
+            ResultKind.SUMMARY,
             report.sources,
             lambda uid: build_page(report, page(), uid),
             of_page,
         )
-        document = (ResultKind.PDF, EncapsulatedPDFStorage)
-        self.add(document, report.sources, lambda uid: build_pdf(report, page(), uid), of_page)
+        self.add(ResultKind.PDF, report.sources, lambda uid: build_pdf(report, page(), uid), of_page)
 
     def add_image(self, report: Report, image: ImageReport) -> None:
         """Presentation state, annotated picture, heat maps, cleaned images, masks of one image.
@@ -215,32 +221,34 @@ class ResultBuilder:
         parts = (*_boxed(context, [image]), *image.parts)
         cleaned, masks = image.of_kind(ImageKind.CLEANED), image.of_kind(ImageKind.MASK)
         grey, colour = GrayscaleSoftcopyPresentationStateStorage, ColorSoftcopyPresentationStateStorage
-        state = (ResultKind.GSPS, grey if source.grey else colour)
-        self.add(state, [source], partial(build_presentation, context, image), parts)
+        make = partial(build_presentation, context, image)
+        state = grey if source.grey else colour
+        self.add(ResultKind.GSPS, [source], make, parts, sop_class_uid=state)
         below = image.cleaned if report.drawn_on == "cleaned" else None
         if below is not None or report.drawn_on == "source":
             # Drawn on the source, or on the cleaned image below the drawing.
             shows_cleaned = ResultKind.CLEANED in context.kinds and bool(cleaned)
             if reported(context, image.findings) or not shows_cleaned or assesses((), image.measurements):
-                self.add(_PICTURE, [source], partial(build_annotated, report, image, below), parts)
+                self.add(ResultKind.SC, [source], partial(build_annotated, report, image, below), parts)
             mapped = [one for one in image.findings if one.evidence and one.decision is not Decision.ABSENT]
             for rank, finding in enumerate(mapped, start=1):
                 make = partial(build_heatmap, context, source, finding, rank, below)
-                self.add((ResultKind.HEATMAP, SecondaryCaptureImageStorage), [source], make, (str(rank),))
+                self.add(ResultKind.HEATMAP, [source], make, (str(rank),))
         for one in (*cleaned, *(one for one in image.images if one.processing)):
             self.add(
-                (ResultKind.CLEANED, cleaned_class(frames_of(source, one))),
+                ResultKind.CLEANED,
                 [source],
                 partial(build_cleaned, context, source, one, next(iter(masks), None)),
                 (one.name,) if one.processing else (),
                 series_parts(source, one),
+                cleaned_class(frames_of(source, one)),
             )
         for mask in masks:
             if ResultKind.SEG in context.kinds and not is_empty(mask):
-                self.add(_MASK, [source], partial(build_segmentation, context, source, mask))
+                self.add(ResultKind.SEG, [source], partial(build_segmentation, context, source, mask))
         for outlines in image.of_kind(ImageKind.ORGANS):
             make = partial(build_organs, context, source, outlines)
-            self.add(_MASK, [source], make, (ORGAN_SERIES,), (ORGAN_SERIES,))
+            self.add(ResultKind.SEG, [source], make, (ORGAN_SERIES,), (ORGAN_SERIES,))
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.tag import BaseTag
-from pydicom.uid import UID, Comprehensive3DSRStorage, SegmentationStorage
+from pydicom.uid import UID
 
 from ai_pipeline.contract import DerivedImage, ImageKind, PipelineResult
 from ai_pipeline.images.dates import date_of
@@ -459,13 +459,13 @@ class _Builder(ResultBuilder):
                         for mask in masks:
                             if ResultKind.SEG in self._wanted and not is_empty(mask):
                                 make = partial(build_segmentation, self.context, cleaned, in_boxes(mask))
-                                self.add((ResultKind.SEG, SegmentationStorage), [cleaned], make)
+                                self.add(ResultKind.SEG, [cleaned], make)
         if known:
             of_job = of_cleaned(result, known)
             sources = list(known.values())
             with self._withholding():
                 self.add(
-                    (ResultKind.SR, Comprehensive3DSRStorage),
+                    ResultKind.SR,
                     sources,
                     lambda uid: build_document(report_of(self.context, sources, of_job), uid),
                     not_here(result),
@@ -481,9 +481,9 @@ class _Builder(ResultBuilder):
     def _add_cleaned(self, source: Source, image: DerivedImage, mask: DerivedImage | None) -> Source:
         """Add the cleaned image; return the source as the destination knows it: by that image."""
         source = pseudonymised(source, self._pseudonyms, self._options)
-        kind = (ResultKind.CLEANED, cleaned_class(frames_of(source, image)))
         make = partial(build_cleaned, self.context, source, image, mask)
-        self.add(kind, [source], make, of_series=(modality_of(source),))
+        sop_class, series = cleaned_class(frames_of(source, image)), (modality_of(source),)
+        self.add(ResultKind.CLEANED, [source], make, of_series=series, sop_class_uid=sop_class)
         header, made = deepcopy(source.header), self.built[-1]  # of the same size and frames
         set_values(
             header,

@@ -155,25 +155,15 @@ class StatedNumber:
 
 
 @dataclass(frozen=True, slots=True)
-class EarlierObject:
-    """The UIDs of an object in an earlier study."""
-
-    study_uid: str
-    series_uid: str
-    sop_class_uid: str
-    uid: str
-
-
-@dataclass(frozen=True, slots=True)
 class PreviousImage:
-    """An image of an earlier study with the content of its ``report``.
+    """An image of an earlier study with the content of its ``report``; both as ``stand_in_of`` their UIDs.
 
     ``same_options``: whether the pipeline ran with the present options.
     """
 
     on: date
-    report: EarlierObject
-    image: EarlierObject
+    report: Dataset
+    image: Dataset
     findings: tuple[StatedFinding, ...]
     numbers: tuple[StatedNumber, ...]
     same_options: bool
@@ -628,6 +618,8 @@ SIDES: Final[Mapping[str, DicomCode]] = MappingProxyType(
     {"L": DicomCode("7771000", "SCT", "Left"), "R": DicomCode("24028007", "SCT", "Right")}
 )
 
+SOURCE: Final = DicomCode("260753009", "SCT", "Source")  # PS3.16 TID 1601
+PROCEDURE_SITE: Final = DicomCode("363704007", "SCT", "Procedure site")
 QUALITATIVE_EVALUATIONS: Final = DicomCode("C0034375", "UMLS", "Qualitative Evaluations")  # PS3.16 TID 1500
 
 

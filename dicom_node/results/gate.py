@@ -253,7 +253,9 @@ def _marked_as_ours(read: Dataset, kind: ResultKind) -> Iterator[str]:
 
 def _references(read: Dataset, context: ResultContext, sources: Sequence[Source]) -> Iterator[str]:
     known = {source.uid: source for source in sources}
-    earlier = {one.uid: one for image in context.previous.values() for one in (image.image, image.report)}
+    earlier = {
+        one.SOPInstanceUID: one for image in context.previous.values() for one in (image.image, image.report)
+    }
     # References inside what was copied from the source (Referenced Study Sequence …) are the source's.
     copied = [
         inner
@@ -265,7 +267,7 @@ def _references(read: Dataset, context: ResultContext, sources: Sequence[Source]
         uid = str(item.get("ReferencedSOPInstanceUID") or "")
         if not uid or uid == context.supersedes:
             continue
-        if uid in earlier and item.get("ReferencedSOPClassUID") == earlier[uid].sop_class_uid:
+        if uid in earlier and item.get("ReferencedSOPClassUID") == earlier[uid].SOPClassUID:
             continue
         source = known.get(uid)
         if source is None:

@@ -239,7 +239,7 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
         "\r\n".join([*in_words(images), *purged, *burned_in]),
         located,
         purged,
-        list({one.image.uid: one for one in _quoted(context, compared)}.values()),
+        list({one.image.SOPInstanceUID: one for one in _quoted(context, compared)}.values()),
         (*not_here(result), *_parts(context, compared)),
         result.drawn_on,
     )
@@ -450,7 +450,7 @@ def _quoted(context: ResultContext, compared: Sequence[QualityNote]) -> list[Pre
 
 def _parts(context: ResultContext, compared: Sequence[QualityNote]) -> tuple[str, ...]:
     """The parts that comparisons add to the UID of an object; () without comparisons."""
-    uids = [part for one in _quoted(context, compared) for part in (one.report.uid, one.image.uid)]
+    uids = [one.SOPInstanceUID for pair in _quoted(context, compared) for one in (pair.report, pair.image)]
     return (COMPARED, *(note.text for note in compared), *uids) if compared else ()
 
 

@@ -70,7 +70,9 @@ from dicom_node.results.envelope import (
     DECISIONS,
     OURS,
     PRESENCE,
+    PROCEDURE_SITE,
     QUALITATIVE_EVALUATIONS,
+    SOURCE,
     PreviousImage,
     Source,
     StatedCode,
@@ -146,10 +148,9 @@ def build_document(report: Report, uid: str) -> Dataset:
             known = (region for source in same_kind if (region := target_of(context, source)))
             sites = {region.value: region for region in known}.values()
             modifies = RelationshipTypeValues.HAS_CONCEPT_MOD
-            site = DicomCode("363704007", "SCT", "Procedure site")
             if sites:
                 item.ContentSequence = ContentSequence(
-                    [CodeContentItem(site, region, modifies) for region in sites]
+                    [CodeContentItem(PROCEDURE_SITE, region, modifies) for region in sites]
                 )
     content[0].ContentSequence = ContentSequence(
         [
@@ -174,14 +175,12 @@ def build_document(report: Report, uid: str) -> Dataset:
         context.supersedes_series or series_uid(context, ResultKind.SR, sources[0]),
     )
     # The quoted reports and earlier images, of the same patient.
-    earlier = {one.uid: one for previous in report.compared for one in (previous.image, previous.report)}
-    quoted = [
-        stand_in_of(one.sop_class_uid, one.uid, one.study_uid, one.series_uid) for one in earlier.values()
-    ]
-    for one in quoted:
+    objects = [one for previous in report.compared for one in (previous.image, previous.report)]
+    quoted = {one.SOPInstanceUID: deepcopy(one) for one in objects}
+    for one in quoted.values():
         one.PatientID = sources[0].stand_in.PatientID
     document = Comprehensive3DSR(
-        evidence=[*(source.stand_in for source in sources), *quoted],
+        evidence=[*(source.stand_in for source in sources), *quoted.values()],
         content=content,
         is_complete=True,
         is_final=False,
@@ -252,7 +251,7 @@ def _image_library(report: Report) -> ContainerContentItem:
     """TID 1600 with one group: an entry (TID 1601) for each image, with its descriptors (TID 1602, 1603)."""
     entries = []
     for source in report.sources:
-        entry = _image_item(source, _all_frames(source), DicomCode("260753009", "SCT", "Source"), _CONTAINS)
+        entry = _image_item(source, _all_frames(source), SOURCE, _CONTAINS)
         descriptors = [
             item
             for item in ImageLibraryEntryDescriptors(source.stand_in)
@@ -433,7 +432,7 @@ def _previous(previous: PreviousImage) -> ContainerContentItem:
         item.ContentSequence = ContentSequence(list(_about(one, previous)))
     items = [
         CodeContentItem(mode, document, _CONTEXT),
-        CompositeContentItem(quoted_source, report.sop_class_uid, report.uid, _CONTEXT),
+        CompositeContentItem(quoted_source, report.SOPClassUID, report.SOPInstanceUID, _CONTEXT),
         *TimePointContext(time_point=previous.on.isoformat()),
         *(item for _, item in said),
     ]
@@ -447,9 +446,10 @@ def _about(one: StatedFinding | StatedNumber, previous: PreviousImage) -> Iterat
     if one.model:
         name = DicomCode("111001", "DCM", "Algorithm Name")
         yield TextContentItem(name, one.model, RelationshipTypeValues.HAS_CONCEPT_MOD)
-    image = previous.image
-    measured = codes.DCM.SourceOfMeasurement
-    yield ImageContentItem(measured, image.sop_class_uid, image.uid, relationship_type=_INFERRED_FROM)
+    measured, image = codes.DCM.SourceOfMeasurement, previous.image
+    yield ImageContentItem(
+        measured, image.SOPClassUID, image.SOPInstanceUID, relationship_type=_INFERRED_FROM
+    )
 
 
 def _coded(code: tuple[str, str], meaning: str = "") -> CodedConcept:

@@ -123,11 +123,11 @@ from dicom_node.results.envelope import (
     NOT_READ,
     BuiltObject,
     Cause,
-    EarlierObject,
     PreviousImage,
     ResultContext,
     SourceObject,
     repairs_of,
+    stand_in_of,
 )
 from dicom_node.results.sr import stated
 
@@ -844,12 +844,14 @@ def previous_images(
         last = {_kind(row): row for row in there}  # of several of one kind the last one counts
         for uid in [uid for uid, kind in wanted.items() if kind in last]:
             row = last[wanted.pop(uid)]
+            its_report, image = (
+                stand_in_of(one.sop_class_uid, one.sop_instance_uid, refer, one.series_instance_uid)
+                for one in (report, row)
+            )
             found[uid] = PreviousImage(
                 then,
-                EarlierObject(
-                    refer, report.series_instance_uid, report.sop_class_uid, report.sop_instance_uid
-                ),
-                EarlierObject(refer, row.series_instance_uid, row.sop_class_uid, row.sop_instance_uid),
+                its_report,
+                image,
                 tuple(one for one in said.findings if one.image == row.sop_instance_uid),
                 tuple(one for one in said.numbers if one.image == row.sop_instance_uid),
                 same_options=dict(by.options) == dict(job.options),
