@@ -588,11 +588,6 @@ def places(report: Path) -> list[dict[str, Any]]:
     ]
 
 
-def conclusion(report: Path) -> str:
-    """The report's conclusion, "" if it has none."""
-    return stated(report).conclusion
-
-
 def _finding(
     name: Dataset,
     decided: Dataset,

@@ -138,7 +138,6 @@ _REVIEWS: Final = {WITHHELD: ReviewCause.WITHHELD} | {
 }
 Answer = TypeVar("Answer")
 _Fault = PixelError | NoNumber | CleaningFailed
-_FAULTS = (PixelError, NoNumber, CleaningFailed)
 _MOST_DECODED = 4
 """With more images than these, no image keeps its last decoded frame: a mammogram's frame is 42 MB."""
 
@@ -265,7 +264,7 @@ class ImageAnalysis:
             try:
                 with self.at_work.at(source.path.name):
                     done[source.image.uid] = analyse(number, source)
-            except _FAULTS as fault:
+            except (PixelError, NoNumber, CleaningFailed) as fault:
                 faults[source.image.uid] = fault
             if len(sources) > _MOST_DECODED and isinstance(source.image, DicomImage):
                 source.image.forget()
@@ -422,7 +421,6 @@ def shape_sha256(
 
 
 T = TypeVar("T")
-_NOT_AGAIN = "its file was deleted after spool.result_days"
 _ROUNDS = 5  # another worker may write the same object at the same moment; once is enough in practice
 
 
@@ -453,11 +451,8 @@ class ResultWriter:
         names, stat = self._routed(job, present)
         models = result.models or pipeline.models()
         rule = self._settings.rule(job.rule)
-        previous: Mapping[str, PreviousImage] = {}
-        day: date | None = None
-        if rule is not None and rule.compare:
-            uids = [source.image.uid for source in images.readable]
-            previous, day = self._read(previous_images, self._files, job, uids)
+        uids = [source.image.uid for source in images.readable] if rule and rule.compare else []
+        previous, day = self._read(previous_images, self._files, job, uids) if uids else ({}, None)
         built: list[BuiltObject] = []
         for peers in _alike(self._peers(names, deidentified=False)):
             context = self._context(job, pipeline, models, analysed_at, peers, built=built)
@@ -620,7 +615,7 @@ class ResultWriter:
                 for peer in peers:
                     delivery = deliveries.add(session, rows[uid], peer.name)
                     if delivery.state is DeliveryState.PENDING:
-                        deliveries.withdraw(session, delivery, _NOT_AGAIN)
+                        deliveries.withdraw(session, delivery, "its file was deleted after spool.result_days")
                         lost = {"instance": uid, "destination": peer.name}
                         record(session, RESULT_LOST, job.study_id, **lost)
                 continue
@@ -984,7 +979,6 @@ def _lines(file: Path) -> list[str]:
 
 
 _LOGGER = logging.getLogger(__name__)
-_NO_IMAGE = "there is no image any more"
 _AWAY_SECONDS, _LONGEST_AWAY_SECONDS = 2.0, 60.0  # wait for store or peer, longer each time
 _MOST_NAMED = 50  # purged images, in a note
 _ACCEPTED, _ANALYSED = 0.01, 0.95  # shares done
@@ -1293,7 +1287,11 @@ class Worker:
             raise _Failed(f"given up after {tries} tries: {job.reason or 'its worker was lost'}")
         if not images.readable:
             reasons = "; ".join(dict.fromkeys(images.faults.values()))
-            raise _Failed(reasons, Cause.FORMAT) if reasons else _Failed(_NO_IMAGE, Cause.INCOMPLETE)
+            raise (
+                _Failed(reasons, Cause.FORMAT)
+                if reasons
+                else _Failed("there is no image any more", Cause.INCOMPLETE)
+            )
         # Ask the pipeline; images that do not decode are left out, so that one does not spoil the rest.
         verdict, faults = self._analysis.accepts(pipeline, images.readable, job.options)
         self._leave_out(attempt, faults)
