@@ -106,8 +106,20 @@ def check(
     """
     with quiet_pydicom():
         read, pixel_bytes, header = _read(data)
-        problems = [*_problems(read, pixel_bytes, built, context, kind, sources)]
-        problems += further(read, header) if further else _keeps_identity(read, kind)
+        problems = [
+            # What every object has to keep to, whoever it is for.
+            *_same_as_built(read, built),
+            *_complete(read, kind),
+            *_uids(read, sources),
+            *_of_this_patient(read, sources[0]),
+            *_series(read, sources),
+            *_marked_as_ours(read, kind),
+            *_references(read, context, sources),
+            *_graphics(read, sources),
+            *(_pixels(read, pixel_bytes) if kind in _PICTURES | {ResultKind.SEG} else ()),
+            *(_document(read) if kind is ResultKind.PDF else ()),
+            *(further(read, header) if further else _keeps_identity(read, kind)),
+        ]
     _refuse(kind, problems)
 
 
@@ -148,29 +160,6 @@ def _read(data: bytes) -> tuple[Dataset, int | None, bytes]:
 def _refuse(kind: ResultKind, problems: Sequence[str]) -> None:
     if problems:
         raise ResultRefused(f"{kind} result not released: " + "; ".join(dict.fromkeys(problems)))
-
-
-def _problems(
-    read: Dataset,
-    pixel_bytes: int | None,
-    built: Dataset,
-    context: ResultContext,
-    kind: ResultKind,
-    sources: Sequence[Source],
-) -> Iterator[str]:
-    """What every object has to keep to, whoever it is for."""
-    yield from _same_as_built(read, built)
-    yield from _complete(read, kind)
-    yield from _uids(read, sources)
-    yield from _of_this_patient(read, sources[0])
-    yield from _series(read, sources)
-    yield from _marked_as_ours(read, kind)
-    yield from _references(read, context, sources)
-    yield from _graphics(read, sources)
-    if kind in _PICTURES | {ResultKind.SEG}:
-        yield from _pixels(read, pixel_bytes)
-    if kind is ResultKind.PDF:
-        yield from _document(read)
 
 
 def _keeps_identity(read: Dataset, kind: ResultKind) -> Iterator[str]:
