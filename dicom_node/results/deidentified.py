@@ -553,14 +553,15 @@ def faults(read: Dataset, options: Set[Retained] = frozenset()) -> Iterator[str]
     values.
     """
     kept = _keywords(options)
-    if read.get("PatientIdentityRemoved") != "YES":
-        yield "PatientIdentityRemoved is not YES"
-    if read.get("LongitudinalTemporalInformationModified") != _dates(options):
-        yield f"LongitudinalTemporalInformationModified is not {_dates(options)}"
-    if retained_by(read) != options:
-        yield "the codes of what is retained are not those of the options"
-    if not is_deidentified(read):
-        yield "the code of the basic confidentiality profile is missing"
+    wanted = {
+        "PatientIdentityRemoved is not YES": read.get("PatientIdentityRemoved") == "YES",
+        f"LongitudinalTemporalInformationModified is not {_dates(options)}": (
+            read.get("LongitudinalTemporalInformationModified") == _dates(options)
+        ),
+        "the codes of what is retained are not those of the options": retained_by(read) == options,
+        "the code of the basic confidentiality profile is missing": is_deidentified(read),
+    }
+    yield from (fault for fault, holds in wanted.items() if not holds)
     yield from _structured_content(read)
     for item in items(read):
         for element in item:

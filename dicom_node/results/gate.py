@@ -162,13 +162,22 @@ def _refuse(kind: ResultKind, problems: Sequence[str]) -> None:
         raise ResultRefused(f"{kind} result not released: " + "; ".join(dict.fromkeys(problems)))
 
 
-def _keeps_identity(read: Dataset, kind: ResultKind) -> Iterator[str]:
-    if read.get("PatientIdentityRemoved") == "YES":
-        yield "PatientIdentityRemoved must not be YES: it names the patient"
-    if kind in _PICTURES and not read.get("SourceImageSequence"):
-        yield "SourceImageSequence is missing"
-    if kind is ResultKind.PDF and not read.get("SourceInstanceSequence"):
-        yield "SourceInstanceSequence is missing"
+def _keeps_identity(read: Dataset, kind: ResultKind) -> list[str]:
+    return _those_that_hold(
+        {
+            "PatientIdentityRemoved must not be YES: it names the patient": (
+                read.get("PatientIdentityRemoved") == "YES"
+            ),
+            "SourceImageSequence is missing": kind in _PICTURES and not read.get("SourceImageSequence"),
+            "SourceInstanceSequence is missing": (
+                kind is ResultKind.PDF and not read.get("SourceInstanceSequence")
+            ),
+        }
+    )
+
+
+def _those_that_hold(faults: Mapping[str, bool]) -> list[str]:
+    return [fault for fault, holds in faults.items() if holds]
 
 
 def _same_as_built(read: Dataset, built: Dataset) -> Iterator[str]:
@@ -223,13 +232,15 @@ def _of_this_patient(read: Dataset, source: Source) -> Iterator[str]:
             yield f"{keyword} is not that of the source"
 
 
-def _series(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
-    if int(read.get("SeriesNumber") or 0) < 9000:
-        yield "SeriesNumber is below 9000"
-    if not re.search(r"\bAI\b", str(read.get("SeriesDescription") or "")):
-        yield "SeriesDescription does not say AI"
-    if any(source.study_uid != str(read.get("StudyInstanceUID")) for source in sources):
-        yield "it lies in another study than its sources"
+def _series(read: Dataset, sources: Sequence[Source]) -> list[str]:
+    description, study = str(read.get("SeriesDescription") or ""), str(read.get("StudyInstanceUID"))
+    return _those_that_hold(
+        {
+            "SeriesNumber is below 9000": int(read.get("SeriesNumber") or 0) < 9000,
+            "SeriesDescription does not say AI": not re.search(r"\bAI\b", description),
+            "it lies in another study than its sources": any(one.study_uid != study for one in sources),
+        }
+    )
 
 
 def _marked_as_ours(read: Dataset, kind: ResultKind) -> Iterator[str]:
@@ -315,14 +326,19 @@ def _inside(
             yield "a region reaches out of its image"
 
 
-def _document(read: Dataset) -> Iterator[str]:
+def _document(read: Dataset) -> list[str]:
     """A PDF that is whole (PS3.3 C.24.2), and that names the patient."""
     data = bytes(read.get("EncapsulatedDocument") or b"")
     length = int(read.get("EncapsulatedDocumentLength") or 0)
-    if len(data) != length + length % 2:
-        yield "EncapsulatedDocument has not the length that EncapsulatedDocumentLength says"
-    if not (data.startswith(b"%PDF-") and data[:length].rstrip().endswith(b"%%EOF")):
-        yield "EncapsulatedDocument is no whole PDF"
+    is_whole = data.startswith(b"%PDF-") and data[:length].rstrip().endswith(b"%%EOF")
+    return _those_that_hold(
+        {
+            "EncapsulatedDocument has not the length that EncapsulatedDocumentLength says": (
+                len(data) != length + length % 2
+            ),
+            "EncapsulatedDocument is no whole PDF": not is_whole,
+        }
+    )
 
 
 def _pixels(read: Dataset, pixel_bytes: int | None) -> Iterator[str]:
