@@ -989,11 +989,11 @@ def procedures_performed(sources: Sequence[Source]) -> list[CodedConcept]:
 
 def _examination(source: Source) -> DicomCode:
     modality = source.header.get("Modality")
-    if modality in {"US", "IVUS"}:
-        return codes.SCT.DiagnosticUltrasonography
-    if modality not in _RADIOGRAPHS:
-        return codes.SCT.ImagingProcedure
-    return CHEST_RADIOGRAPHY if body_part_of(source).upper() == "CHEST" else codes.SCT.PlainRadiography
+    if modality in _RADIOGRAPHS:
+        is_chest = body_part_of(source).upper() == "CHEST"
+        return CHEST_RADIOGRAPHY if is_chest else codes.SCT.PlainRadiography
+    is_ultrasound = modality in {"US", "IVUS"}
+    return codes.SCT.DiagnosticUltrasonography if is_ultrasound else codes.SCT.ImagingProcedure
 
 
 def each_once(given: Iterable[CodedConcept | DicomCode]) -> list[CodedConcept]:

@@ -480,19 +480,18 @@ def _foot(report: Report) -> list[str]:
 
 def _head(header: Dataset) -> list[str]:
     """Name; ID, birth date and sex; date, accession number and description of the study."""
-    patient = {
-        "ID": _value(header, "PatientID"),
-        "Born": _date(_value(header, "PatientBirthDate")),
-        "Sex": _value(header, "PatientSex"),
-    }
-    study = {
-        "Study": _date(_value(header, "StudyDate")),
-        "Accession number": _value(header, "AccessionNumber"),
-    }
-    lines = [[f"{name}: {value}" for name, value in group.items()] for group in (patient, study)]
+    identity = [
+        f"ID: {_value(header, 'PatientID')}",
+        f"Born: {_date(_value(header, 'PatientBirthDate'))}",
+        f"Sex: {_value(header, 'PatientSex')}",
+    ]
+    study = [
+        f"Study: {_date(_value(header, 'StudyDate'))}",
+        f"Accession number: {_value(header, 'AccessionNumber')}",
+    ]
     if header.get("StudyDescription"):
-        lines[1].append(_value(header, "StudyDescription"))
-    return [_patient_name(header), *(" | ".join(line) for line in lines)]
+        study.append(_value(header, "StudyDescription"))
+    return [_patient_name(header), " | ".join(identity), " | ".join(study)]
 
 
 def _patient_name(header: Dataset) -> str:
@@ -518,13 +517,15 @@ def _date(text: str) -> str:
 
 def _name(source: Source, sources: Sequence[Source], frame: int, *, cleaned: bool) -> str:
     """Which image the picture is of, and how it was taken."""
-    parts = [f"Image {source.number}"] if len(sources) > 1 else []
     view = view_of(source)
     position = source.view or (view.meaning if view else "")
-    parts += [f"view: {position}"] if position else []
-    parts += [f"frame {frame} of {source.frames}"] if source.frames > 1 else []
-    parts += ["cleaned image"] if cleaned else []
-    text = ", ".join(parts)
+    parts = (
+        f"Image {source.number}" if len(sources) > 1 else "",
+        f"view: {position}" if position else "",
+        f"frame {frame} of {source.frames}" if source.frames > 1 else "",
+        "cleaned image" if cleaned else "",
+    )
+    text = ", ".join(filter(None, parts))
     return text[:1].upper() + text[1:]
 
 
@@ -858,15 +859,20 @@ def frames_of(source: Source, image: DerivedImage) -> PixelArray:
     if frames.ndim == (3 if colour else 2):
         frames = frames[None]
     wanted = (source.frames, source.rows, source.columns, *((3,) if colour else ()))
-    if frames.shape != wanted:
-        raise ResultRefused(f"the cleaned image is {frames.shape}, its source {wanted}")
-    if colour and frames.dtype != np.uint8:
-        raise ResultRefused("a cleaned colour image of more than 8 bits cannot be stored")
-    if not colour and image.photometric != source.photometric:
-        was = shown_term("PhotometricInterpretation", source.photometric)
-        raise ResultRefused(f"a cleaned {was} image cannot be {image.photometric}")
-    if frames.dtype.kind not in "iu" or frames.dtype.itemsize > 2:
-        raise ResultRefused(f"samples of type {frames.dtype} cannot be stored in a secondary capture")
+    was, samples = shown_term("PhotometricInterpretation", source.photometric), frames.dtype
+    faults = {
+        f"the cleaned image is {frames.shape}, its source {wanted}": frames.shape != wanted,
+        "a cleaned colour image of more than 8 bits cannot be stored": colour and samples != np.uint8,
+        f"a cleaned {was} image cannot be {image.photometric}": (
+            not colour and image.photometric != source.photometric
+        ),
+        f"samples of type {samples} cannot be stored in a secondary capture": (
+            samples.kind not in "iu" or samples.itemsize > 2
+        ),
+    }
+    for fault, holds in faults.items():
+        if holds:
+            raise ResultRefused(fault)
     return frames
 
 
