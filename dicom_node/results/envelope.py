@@ -866,7 +866,7 @@ _ORGANS: Final = {
 def side_of(source: Source) -> str:
     """L or R if the image shows one side of a body part that is known to be paired, else empty."""
     part = body_part_of(source)
-    return stated_side(source) if part and not is_unpaired(part) else ""
+    return stated_side(source) if part and part.upper() not in _UNPAIRED else ""
 
 
 def stated_side(source: Source) -> str:
@@ -874,11 +874,6 @@ def stated_side(source: Source) -> str:
     given = [source.header.get(keyword) for keyword in ("ImageLaterality", "Laterality")]
     sides = {str(side).upper() for side in given if side}
     return sides.pop() if len(sides) == 1 and sides <= {"L", "R"} else ""
-
-
-def is_unpaired(part: str) -> bool:
-    """Whether a Body Part Examined (PS3.16 Annex L, any case) has no left and right."""
-    return part.upper() in _UNPAIRED
 
 
 def body_part_of(source: Source) -> str:
@@ -1253,7 +1248,7 @@ def complete(
         part = body_part_of(source)
         if part:
             dataset.BodyPartExamined = part
-        if kind is not ResultKind.SEG and not is_unpaired(part):
+        if kind is not ResultKind.SEG and part.upper() not in _UNPAIRED:
             dataset.Laterality = stated_side(source)
     if kind is not ResultKind.SR:
         # Request Attributes Sequence (0040,0275) of the source: the results answer the same request. So IHE

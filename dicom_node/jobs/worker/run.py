@@ -113,9 +113,8 @@ from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Delivery, Instance, Job, Result, Study, Withdrawal
 from dicom_node.base.store.transitions import record, settle_study, utc_now
 from dicom_node.deliver import outbox
-from dicom_node.jobs import queue as owners
 from dicom_node.jobs.drift import count_images
-from dicom_node.jobs.queue import JobQueue, new_owner
+from dicom_node.jobs.queue import JobQueue, is_dead, is_dead_with_its_node, new_owner
 from dicom_node.results.build import ResultFile, build, build_failure, put_in_place, row_values, written
 from dicom_node.results.deidentified import Pseudonyms, build_deidentified
 from dicom_node.results.envelope import (
@@ -136,7 +135,7 @@ WITHHELD: Final = "cleaning_failed"
 _REVIEWS: Final = {WITHHELD: ReviewCause.WITHHELD} | {
     cause.value: cause for cause in (ReviewCause.IN_DOUBT, ReviewCause.BLACKED_OUT, ReviewCause.WIDENED)
 }
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 _Fault = PixelError | NoNumber | CleaningFailed
 _MOST_DECODED = 4
 """With more images than these, no image keeps its last decoded frame: a mammogram's frame is 42 MB."""
@@ -252,11 +251,11 @@ class ImageAnalysis:
     def _each(
         self,
         sources: Sequence[SourceObject],
-        analyse: Callable[[int, SourceObject], Answer],
+        analyse: Callable[[int, SourceObject], T],
         report: Progress | None = None,
-    ) -> tuple[dict[str, Answer], dict[str, _Fault]]:
+    ) -> tuple[dict[str, T], dict[str, _Fault]]:
         """What comes of each image, by UID, and what is wrong with those of which nothing comes."""
-        done: dict[str, Answer] = {}
+        done: dict[str, T] = {}
         faults: dict[str, _Fault] = {}
         for number, source in enumerate(sources):
             if report:  # a job that is to stop stops here, which is not this image's fault
@@ -420,7 +419,6 @@ def shape_sha256(
     return hashlib.sha256(shaped_by.encode()).hexdigest()
 
 
-T = TypeVar("T")
 _ROUNDS = 5  # another worker may write the same object at the same moment; once is enough in practice
 
 
@@ -954,7 +952,7 @@ class AtWork:
     def _losses(self, file: Path) -> int:
         """Workers that died while their nodes lived on: a power cut is not the image's fault."""
         return sum(
-            line == self._token() or (owners.is_dead(line) and not owners.is_dead_with_its_node(line))
+            line == self._token() or (is_dead(line) and not is_dead_with_its_node(line))
             for line in _lines(file)
         )
 
