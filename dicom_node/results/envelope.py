@@ -188,7 +188,6 @@ class ResultContext:
 
     pipeline: str
     pipeline_version: str
-    rule: str
     models: tuple[ModelRef, ...]
     analysed_at: datetime
     kinds: frozenset[ResultKind]
@@ -217,7 +216,7 @@ class ResultContext:
 
         ``station``: our AE title.
         """
-        return ResultContext(what, "1", "", (), at, frozenset(), installation, station_name=station)
+        return ResultContext(what, "1", (), at, frozenset(), installation, station_name=station)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

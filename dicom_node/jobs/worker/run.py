@@ -734,7 +734,6 @@ class ResultWriter:
         return ResultContext(
             pipeline=card.name if card else job.pipeline,
             pipeline_version=card.version if card else "unknown",
-            rule=job.rule,
             models=tuple(models),
             analysed_at=analysed_at,
             kinds=frozenset(kind for peer in peers for kind in peer.results),
