@@ -85,6 +85,7 @@ from dicom_node.results.envelope import (
     general_equipment,
     name_of,
     read_sources,
+    set_values,
     stand_in_of,
     subject_context,
     without_identity,
@@ -425,19 +426,7 @@ def build_assessment(
         ),
         **general_equipment(context),
     )
-    _take_over(document, about)
-    # The assessed report, and why it is named (PS3.3 Table C.17-2).
-    related = Dataset()
-    related.ReferencedSOPClassUID, related.ReferencedSOPInstanceUID = about.SOPClassUID, about.SOPInstanceUID
-    related.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(OURS["ASSESSEDREPORT"])]
-    document.ReferencedInstanceSequence = [related]
-    built = built_document(document, context, ResultKind.ASSESSMENT, about, former)
-    gate.check_assessment(built.data or b"", document, about)
-    return built
-
-
-def _take_over(document: Dataset, about: Dataset) -> None:
-    """Patient and study as the report has them, and its images with their series (PS3.3 C.17.2)."""
+    # Patient and study as the report has them, and its images with their series (PS3.3 C.17.2).
     for keyword in (*COPIED, "BodyPartExamined", "Laterality"):
         if keyword in about:
             document[keyword] = deepcopy(about[keyword])
@@ -448,6 +437,18 @@ def _take_over(document: Dataset, about: Dataset) -> None:
     for study in about.CurrentRequestedProcedureEvidenceSequence:
         if study.StudyInstanceUID == mine.StudyInstanceUID:
             mine.ReferencedSeriesSequence.extend(deepcopy(study.ReferencedSeriesSequence))
+    # The assessed report, and why it is named (PS3.3 Table C.17-2).
+    related = Dataset()
+    set_values(
+        related,
+        ReferencedSOPClassUID=about.SOPClassUID,
+        ReferencedSOPInstanceUID=about.SOPInstanceUID,
+        PurposeOfReferenceCodeSequence=[CodedConcept.from_code(OURS["ASSESSEDREPORT"])],
+    )
+    document.ReferencedInstanceSequence = [related]
+    built = built_document(document, context, ResultKind.ASSESSMENT, about, former)
+    gate.check_assessment(built.data or b"", document, about)
+    return built
 
 
 def _text(value: str) -> TextContentItem:

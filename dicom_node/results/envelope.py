@@ -416,8 +416,13 @@ def without_identity(document: Dataset) -> Dataset:
 def stand_in_of(sop_class_uid: str, uid: str, study_uid: str, series_uid: str) -> Dataset:
     """An object for highdicom's constructors, which look for these UIDs in evidence and former versions."""
     one = Dataset()
-    one.SOPClassUID, one.SOPInstanceUID = sop_class_uid, uid
-    one.StudyInstanceUID, one.SeriesInstanceUID = study_uid, series_uid
+    set_values(
+        one,
+        SOPClassUID=sop_class_uid,
+        SOPInstanceUID=uid,
+        StudyInstanceUID=study_uid,
+        SeriesInstanceUID=series_uid,
+    )
     return one
 
 

@@ -725,8 +725,9 @@ def build_cleaned(
     if not image.verified:
         raise ResultRefused("the cleaned image was not verified to be free of legible text: it stays here")
     frames = frames_of(source, image)
-    series = series_parts(source, image)
-    arguments = header_arguments(context, ResultKind.CLEANED, source, uid, source.number, *series)
+    arguments = header_arguments(
+        context, ResultKind.CLEANED, source, uid, source.number, *series_parts(source, image)
+    )
     if len(frames) == 1:
         picture = _still(source, image, frames[0], arguments)
     else:
@@ -751,9 +752,8 @@ def build_cleaned(
         picture.SequenceOfUltrasoundRegions = untouched
     whole = complete(picture, context, ResultKind.CLEANED, [source])
     if image.processing:
-        name = f"AI cleaned, {image.processing.title}"
-        whole.SeriesNumber = PROCESSED_SERIES_NUMBER
-        whole.SeriesDescription = series_description(context, ResultKind.CLEANED, name)
+        name = series_description(context, ResultKind.CLEANED, f"AI cleaned, {image.processing.title}")
+        set_values(whole, SeriesNumber=PROCESSED_SERIES_NUMBER, SeriesDescription=name)
     return whole
 
 
@@ -997,8 +997,8 @@ def build_organs(context: ResultContext, source: Source, image: DerivedImage, ui
         content_description="Outlines by AI - not for diagnostic use",
         **header_arguments(context, ResultKind.SEG, source, uid, source.number, ORGAN_SERIES),
     )
-    outlined.SeriesNumber = OUTLINES_SERIES_NUMBER
-    outlined.SeriesDescription = series_description(context, ResultKind.SEG, "AI outlines of organs")
+    name = series_description(context, ResultKind.SEG, "AI outlines of organs")
+    set_values(outlined, SeriesNumber=OUTLINES_SERIES_NUMBER, SeriesDescription=name)
     return outlined
 
 
