@@ -318,21 +318,18 @@ def _located(
         anywhere = _coded(context, source, finding, presence_of(finding))
         key = (code.scheme, code.value, finding.label, finding.model.id, str(finding.frame or 0))
         for place, region in enumerate(finding.regions or (None,)):
-            own = finding.tracking_uid if place == 0 else ""
-            uid = own or tracking_uid(context, source, *key, str(seen[(source.uid, *key)]))
+            made = tracking_uid(context, source, *key, str(seen[(source.uid, *key)]))
+            uid = (finding.tracking_uid if place == 0 else "") or made
             seen[(source.uid, *key)] += 1
             numbers[source.uid] += 1
-            identifier = f"AI {finding.name} {numbers[source.uid]}, image {source.number}"[:64]
-            one = replace(finding, regions=(region,) if region else (), tracking_uid=uid)
-            outline = _outline(region, source) if region else None
             located.append(
                 replace(
                     anywhere,
-                    finding=one,
+                    finding=replace(finding, regions=(region,) if region else (), tracking_uid=uid),
                     tracking_uid=uid,
-                    identifier=identifier,
+                    identifier=f"AI {finding.name} {numbers[source.uid]}, image {source.number}"[:64],
                     region=region,
-                    outline=outline,
+                    outline=_outline(region, source) if region else None,
                 )
             )
     if len({(one.source.uid, one.tracking_uid) for one in located}) < len(located):
