@@ -98,7 +98,7 @@ class Background:
         self._services: list[connectors.Service] = [*chain.from_iterable(services)]
         self._queue = JobQueue(database, settings.workers)
         self._scheduler = BackgroundScheduler(timezone="UTC")
-        self._leases = [_SITE] * role.keeps_time + [_JOBS] * role.may_deliver
+        self._leases = [_SITE] * role.receives + [_JOBS] * role.may_deliver
         self._held: set[str] = set()
         self._fails_since: datetime | None = None  # indexing, round after round
         self._ahead = _ahead()
@@ -260,7 +260,7 @@ class Background:
                 (self._watch_database, 30.0),
                 (lambda: disk.note_free_space(self._database, self._settings), 3600.0),
             ]
-        if self._role.keeps_time:
+        if self._role.receives:
             hourly: list[Callable[[Database, Settings], object]] = [
                 upkeep.purge,
                 upkeep.purge_results,
@@ -279,10 +279,10 @@ class Background:
             ]
         add = self._scheduler.add_job
         bucket = bucket_of(self._settings)  # each node has a spool of its own then
-        if self._role.indexes if bucket else self._role.keeps_time:
+        if self._role.indexes if bucket else self._role.receives:
             compare = self._compare_spool if bucket else self._when_held(_SITE, self._compare_spool)
             add(self._outlast, "interval", [compare], days=1, next_run_time=datetime.now(UTC))
-        if self._role.keeps_time and any(peer.missing_days for peer in self._settings.peers):
+        if self._role.receives and any(peer.missing_days for peer in self._settings.peers):
             look = self._once_a_site(report_missing)
             add(self._outlast, "cron", [look], hour=_MISSING_HOUR, max_instances=1)
         for function, seconds in timers:
