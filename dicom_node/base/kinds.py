@@ -221,9 +221,7 @@ class Role(StrEnum):
 
     @property
     def receives(self) -> bool:
-        """Whether a node with this role listens for associations, and may run the site's timers: one at a time
-        does.
-        """
+        """Whether a node with this role listens, and may run the timers: one node at a time runs them."""
         return self in (Role.ALL, Role.LISTENER)
 
     @property
