@@ -3,7 +3,7 @@
 Each is applied by the function that applied it first, in one transaction with its audit record, under the
 name and the time of the person who decided. A decision that cannot be applied yet waits: the study may still
 come back from the spool, the result from its job. Deliveries that it would prevent wait with it
-(``base/store/decisions.py``).
+(``base/store/decision_copies.py``).
 """
 
 from collections.abc import Callable, Mapping, Sequence

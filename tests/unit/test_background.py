@@ -138,7 +138,7 @@ def test_a_lease_that_cannot_be_renewed_leaves_the_others_renewed(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     acquire = Mock(side_effect=[OperationalError("", {}, Exception("locked")), *[True] * 9])
-    monkeypatch.setattr("dicom_node.serve.background.leases.acquire", acquire)
+    monkeypatch.setattr("dicom_node.serve.background.acquire_lease", acquire)
     background = _background(inbox, Role.ALL, "all", Mock())
     with pytest.raises(OperationalError):
         background._hold_leases()
