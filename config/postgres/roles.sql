@@ -6,7 +6,7 @@
 --   CREATE USER listener1 PASSWORD '...' IN ROLE dicom_node_receives;
 --   CREATE USER worker1 PASSWORD '...' IN ROLE dicom_node_works;
 --   CREATE USER console1 PASSWORD '...' IN ROLE dicom_node_console;
--- dicom_node_receives: `--role listener` without a console, `scheduler`. dicom_node_works: `worker`, `delivery`.
+-- dicom_node_receives: `--role listener` without a console. dicom_node_works: `worker`, `delivery`.
 -- dicom_node_console: a node with console.enabled, `--role all`, and the command line of an admin.
 -- None of them makes, changes or drops tables; none deletes from the audit; only the console knows users.
 

@@ -53,7 +53,7 @@ RoleOption = Annotated[
     typer.Option(
         "--role",
         help="listener: receive, assemble, timers, console if enabled. worker: run models, deliver. "
-        "delivery, scheduler (timers), console: that alone. all: everything.",
+        "delivery, console: that alone. all: everything.",
     ),
 ]
 
