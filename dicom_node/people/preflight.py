@@ -120,9 +120,12 @@ def _check_machine(settings: Settings, role: Role) -> Found:
     # Who can put together what is known of a patient: peers that get the same pseudonyms.
     linked = [peer.name for peer in settings.peers if peer.deidentify and not peer.pseudonym_domain]
     if len(linked) > 1:
-        text = f"{', '.join(linked)} get the same, so who has two of them can link patients"
-        remedy = "give each a pseudonym_domain, or all the same if that is wanted"
-        yield Tried("pseudonyms", False, f"{text}; {remedy}")
+        yield Tried(
+            "pseudonyms",
+            False,
+            f"{', '.join(linked)} get the same, so who has two of them can link patients; "
+            "give each a pseudonym_domain, or all the same if that is wanted",
+        )
     yield from _check_database(settings)
     if settings.listener.tls:
         yield from _check_certificates("listener.tls", settings.listener.tls)
@@ -177,8 +180,12 @@ def _probe_port(key: str, host: str, port: int, settings: Settings) -> Found:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         socket.create_server((str(address[0]), port), family=family).close()
     except OSError as error:
-        remedy = "stop what uses it, choose another, or give CAP_NET_BIND_SERVICE for one under 1024"
-        yield key, f"{host}:{port}", f"cannot be listened on ({error.strerror}): {remedy}"
+        yield (
+            key,
+            f"{host}:{port}",
+            f"cannot be listened on ({error.strerror}): stop what uses it, choose another, or give "
+            "CAP_NET_BIND_SERVICE for one under 1024",
+        )
 
 
 def _check_certificates(section: str, tls: TlsSettings) -> Found:
@@ -228,8 +235,11 @@ def _check_database(settings: Settings) -> Found:
             # A service of libpq may name any machine, and says so in a file that is not read here.
             elsewhere = "service" in url.query or not _HERE.issuperset(hosts(url))
             if elsewhere and url.query.get("sslmode") not in _ENCRYPTED:
-                remedy = "add ?sslmode=verify-full to node.database_url"
-                yield Tried("database", False, f"patients' data may go to it unencrypted: {remedy}")
+                yield Tried(
+                    "database",
+                    False,
+                    "patients' data may go to it unencrypted: add ?sslmode=verify-full to node.database_url",
+                )
     except (ArgumentError, ValueError):
         yield (
             "node.database_url",
@@ -262,17 +272,20 @@ def _probe_database(settings: Settings) -> Found:
             asked = () if database.is_sqlite else _DURABLE
             off = [name for name in asked if session.scalar(text(f"SHOW {name}")) == "off"]
         if off:
-            meant = "the last commits are lost if the server crashes; set to on in postgresql.conf"
-            yield Tried("database", False, f"{' and '.join(off)} off: {meant}")
+            yield Tried(
+                "database",
+                False,
+                f"{' and '.join(off)} off: the last commits are lost if the server crashes; set to on in "
+                "postgresql.conf",
+            )
     except DatabaseNotReady as error:
-        outdated = isinstance(error, SchemaOutdated) and migrate.current(database) is not None
-        if database.is_sqlite and outdated:
+        if database.is_sqlite and isinstance(error, SchemaOutdated) and migrate.current(database) is not None:
             yield Tried("database", True, f"{shown}: will be brought up to date at the next start")
         else:
             yield "node.database_url", shown, str(error)
     except SQLAlchemyError as error:
-        fault = faults.meaning(error, settings.database_url)
-        yield "node.database_url", shown, str(fault or f"cannot be used: {type(error).__name__}")
+        fault = faults.meaning(error, settings.database_url) or f"cannot be used: {type(error).__name__}"
+        yield "node.database_url", shown, str(fault)
     finally:
         database.dispose()
 
@@ -439,8 +452,11 @@ def _faults(rule: RuleSettings, options: Mapping[str, object], settings: Setting
 def _check_models(settings: Settings) -> Found:
     """Check that the models' weights match their cards, and that the device rules can be read."""
     if remedy := extras.missing():
-        further = ", or set 0 on a machine that runs no models"
-        yield "workers.processes", str(settings.workers.processes), f"{remedy}{further}"
+        yield (
+            "workers.processes",
+            str(settings.workers.processes),
+            f"{remedy}, or set 0 on a machine that runs no models",
+        )
         return
     if remedy := lacking(settings.workers.inference):
         yield "workers.inference", settings.workers.inference, remedy

@@ -286,9 +286,12 @@ def _check_retained(settings: Settings, read: "TomlFiles") -> None:
     retained: dict[str | None, set[Retained]] = {}
     for peer in settings.peers:
         if peer.deidentify and retained.setdefault(peer.pseudonym_domain, {*peer.retain}) != {*peer.retain}:
-            remedy = "another peer shares its pseudonyms and retains other attributes: give one a "
-            place = (*read.place_of("peers", peer.name), "retain")
-            read.add(place, ", ".join(peer.retain) or "nothing", f"{remedy}pseudonym_domain of its own")
+            read.add(
+                (*read.place_of("peers", peer.name), "retain"),
+                ", ".join(peer.retain) or "nothing",
+                "another peer shares its pseudonyms and retains other attributes: give one a "
+                "pseudonym_domain of its own",
+            )
 
 
 def _check_peers_of(rule: RuleSettings, settings: Settings, read: "TomlFiles") -> None:
@@ -359,8 +362,10 @@ def undercuts(settings: Settings) -> Iterator[str]:
                 continue
             when = [(getattr(rule.when, key), getattr(holding.when, key)) for key in Conditions.model_fields]
             if not any(_exclude_each_other(*both) for both in when):
-                said = f"gets by it at once what {holding.name} holds of the same study"
-                yield f"rule {rule.name}: {peers} {said}"
+                yield (
+                    f"rule {rule.name}: {peers} gets by it at once what {holding.name} holds of the same "
+                    "study"
+                )
 
 
 def _where(peer: PeerSettings) -> object:

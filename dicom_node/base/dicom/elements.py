@@ -20,6 +20,7 @@ import io
 import re
 import struct
 import zlib
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -220,8 +221,7 @@ class Walk:
             if not (inside or element).is_private and (inside or element.length <= BULK_BYTES):
                 self._read += element.length
             if self._read > self._limits.header_mib * 2**20:
-                limit = f"{self._limits.header_mib} MiB"
-                raise _LimitReached(f"the attributes are more than {limit}")
+                raise _LimitReached(f"the attributes are more than {self._limits.header_mib} MiB")
             self._at += element.length
         elif element.vr in _IN_FRAGMENTS:
             self._fragments(element, end)
@@ -474,14 +474,20 @@ the File Meta Information. ``docs/operate/quarantine.md`` names their kinds."""
 CODING: Final = ("PhotometricInterpretation", "PlanarConfiguration")
 """Attributes that another transfer syntax may change. Pixel Data of the same bytes has the same ones."""
 _PHOTOMETRIC: Final = Tag(CODING[0])
+# Type codes of ``array`` for numbers of 2, 4 and 8 bytes (PS3.5 7.3).
+_NUMBERS: Final = {
+    **dict.fromkeys(("AT", "OW", "SS", "US"), "H"),
+    **dict.fromkeys(("FL", "OF", "OL", "SL", "UL"), "I"),
+    **dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), "Q"),
+}
 
 
 def header_sha256(dataset: Dataset, file: BinaryIO) -> str:
     """The hash of what a data set says, without its Pixel Data, what may differ, and empty attributes.
 
-    Of the transfer syntax it depends on the byte order only. ``dataset`` was parsed from ``file``, which
-    still has the longest values. Text that its character set does not decode is hashed as it is. Call it
-    before a value is read: pydicom replaces the bytes of a value by what they mean.
+    It does not depend on the transfer syntax, but for the byte order of the longest values, which are still
+    in ``file``, from which ``dataset`` was parsed. Text that its character set does not decode is hashed as it
+    is. Call it before a value is read: pydicom replaces the bytes of a value by what they mean.
     """
     digest = hashlib.sha256()
     _hash_header(digest, dataset, file, CharacterSet.from_terms(()))
@@ -522,10 +528,20 @@ def _value_hash(
         except (UnicodeError, LookupError):
             value = element.value.rstrip(b"\0 ")
     else:
-        value = element.value
+        value = element.value if element.is_little_endian else _swapped(element.value, vr)
     if element.tag == _PHOTOMETRIC and not value.startswith((b"MONOCHROME", b"PALETTE")):
         return b""
     return hashlib.sha256(value).digest() if value else b""
+
+
+def _swapped(value: bytes, vr: str) -> bytes:
+    """The bytes of big endian numbers in Little Endian."""
+    numbers = array(_NUMBERS.get(vr, "B"))
+    if len(value) % numbers.itemsize:
+        return value
+    numbers.frombytes(value)
+    numbers.byteswap()
+    return numbers.tobytes()
 
 
 def hash_bytes(digest: hashlib._Hash, file: BinaryIO, start: int, length: int) -> None:
