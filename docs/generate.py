@@ -48,7 +48,7 @@ from dicom_node.serve.cli import INTERRUPTED, app
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 PACKAGES = ("dicom_node", "dicom_connectors", "dicom_console", "ai_pipeline", "ai_training")
-BASE = ("config", "dicom", "model", "object_store", "store")
+BASE = "base"
 """Folders of dicom_node that every room may use."""
 _EXIT_MEANINGS: Mapping[int, str] = {
     ExitCode.OK: "done; for `serve`: stopped in order",
@@ -157,17 +157,10 @@ def packages_part() -> str:
     graph = grimp.build_graph(*PACKAGES, cache_dir=None)
     inside = graph.find_children("dicom_node")
     rooms = {package: package for package in PACKAGES[1:]}
+    rooms |= {module: name for module in inside if (name := module.partition(".")[2]) != BASE}
     for module in (*inside, *rooms):
         graph.squash_module(module)
-    folders = {module for module in inside if (ROOT / module.replace(".", "/")).is_dir()}
-    rooms |= {module: name for module in folders if (name := module.partition(".")[2]) not in BASE}
-    # Files that put rooms together; the other files are base.
-    rooms |= {
-        module: "node.py"
-        for module in inside - folders
-        if graph.find_modules_directly_imported_by(module) & rooms.keys()
-    }
-    rooms["dicom_node.__main__"] = "cli"
+    rooms["dicom_node.__main__"] = "serve"
     arrows = DiGraph(
         (room, rooms[to])
         for module, room in rooms.items()

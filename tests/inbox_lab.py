@@ -22,7 +22,6 @@ from dicom_node.base.events import (
     EventType,
 )
 from dicom_node.base.files import Files, write_new
-from dicom_node.base.store import migrate
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import EventRow, Instance, Job, ReceivedObject, Study
 from dicom_node.receive.inspection import Arrival
@@ -100,7 +99,7 @@ class Inbox(Stored):
         node = {"data_dir": self.folder, "database_url": self.url}
         self.settings = Settings.model_validate({**self.config, "node": node})
         self.database = Database(self.settings.database_url)
-        migrate.upgrade(self.database)
+        self.database.upgrade()
         self.spool = Spool(self.folder / "spool", minimum_free_bytes=0)
         self.journal = JournalWriter(self.folder / "journal", "listener1")
         self.reopen()

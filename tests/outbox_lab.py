@@ -23,7 +23,7 @@ from sqlalchemy import select
 from dicom_node.base.config.settings import NodeSettings, OutboxSettings, PeerSettings, Settings
 from dicom_node.base.kinds import RejectionReason, ResultKind
 from dicom_node.base.lifecycle import JobState, StudyState
-from dicom_node.base.store import deliveries, migrate
+from dicom_node.base.store import deliveries
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Delivery, EventRow, Job, Result, Study
 from dicom_node.base.store.transitions import utc_now
@@ -54,7 +54,7 @@ class Outbox(Stored):
             peers=tuple(peers),
         )
         self.database = Database(self.settings.database_url)
-        migrate.upgrade(self.database)
+        self.database.upgrade()
 
     def worker(self, **options: Any) -> DeliveryWorker:
         """A worker of its own on this outbox."""

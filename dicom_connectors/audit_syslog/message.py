@@ -82,8 +82,6 @@ KINDS: Mapping[AuditAction, _AuditedAs] = {
     _A.DISCARDED: _used("U"),
     _A.SENT_TO_PEER: _AuditedAs(_DCM.BeginTransferringDICOMInstances, "E"),
     _A.UPLOADED: _AuditedAs(_DCM.Import, "C"),
-    _A.PATIENT_ADDED: _alert(_DCM.UseOfRestrictedFunction, "patients/{registration}"),
-    _A.PATIENT_REMOVED: _alert(_DCM.UseOfRestrictedFunction, "patients/{registration}"),
     _A.PEER_SAVED: _alert(_DCM.NetworkConfiguration, "peers/{name}"),
     _A.PEER_REMOVED: _alert(_DCM.NetworkConfiguration, "peers/{name}"),
     _A.RULE_SAVED: _alert(_DCM.SoftwareConfiguration, "rules/{name}"),

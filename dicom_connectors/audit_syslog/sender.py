@@ -17,9 +17,8 @@ from dicom_node.base.errors import FaultyMessage
 from dicom_node.base.events import AUDIT_NOT_MADE, AUDIT_NOT_SENT, AUDIT_SENT_AGAIN
 from dicom_node.base.runner import wait_before_retry
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.leases import KeptLease
 from dicom_node.base.store.tables import AuditRow, Study
-from dicom_node.base.store.transitions import record
+from dicom_node.base.store.transitions import KeptLease, record
 
 _AT_ONCE = 100
 

@@ -23,9 +23,8 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import part
 from dicom_node.base.lifecycle import END_STATES
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.leases import KeptLease
 from dicom_node.base.store.tables import EventRow, Study, StudyTrace
-from dicom_node.base.store.transitions import record, utc_now
+from dicom_node.base.store.transitions import KeptLease, record, utc_now
 
 _LOOK_SECONDS: Final = 2.0
 _LONGEST_WAIT: Final = 60.0  # seconds after a failure

@@ -9,7 +9,7 @@ from dicom_connectors.worklist.events import UpsEvents
 from dicom_node.base.config.settings import PeerSettings, Settings
 from dicom_node.base.errors import PeerUnreachable
 from dicom_node.base.events import WORKITEM_STOPPED
-from dicom_node.base.store import workitems
+from dicom_node.base.store import requested
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.transitions import record, utc_now
 from dicom_node.studies.fetch import closed_at
@@ -52,11 +52,11 @@ class Cancellations:
 
     def _claimed(self) -> set[str]:
         with self._database.read() as session:
-            return workitems.claimed(session, self._peer.name)
+            return requested.claimed_items(session, self._peer.name)
 
     def _note(self, uid: str) -> None:
         with self._database.write() as session:
-            for row in workitems.to_cancel(session, self._peer.name, uid):
+            for row in requested.items_to_cancel(session, self._peer.name, uid):
                 row.cancel_asked, row.next_at = True, utc_now()
                 study = row.study_instance_uid
                 record(session, WORKITEM_STOPPED, peer=self._peer.name, study=study, workitem=uid)

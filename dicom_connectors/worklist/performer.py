@@ -52,13 +52,12 @@ from dicom_node.base.lifecycle import (
 )
 from dicom_node.base.outcomes import Failed, NotYet, Outcome, Retry
 from dicom_node.base.runner import NEVER, Lane
-from dicom_node.base.store import fetches, workitems
+from dicom_node.base.store import fetches, requested
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import ClaimedWorkitem, Fetch, Study
 from dicom_node.base.store.transitions import (
-    move_fetch,
+    move,
     move_job,
-    move_workitem,
     record,
     settle_study,
     utc_now,
@@ -177,14 +176,14 @@ class Worklist(Lane[ClaimedWorkitem]):
         """Lost before it was claimed, or given up, after ``worklist_hours``."""
         if isinstance(outcome, Failed):
             event = WORKITEM_LOST if row.state is WorkitemState.CLAIMING else WORKITEM_GIVEN_UP
-            move_workitem(session, row, event, ended_at=utc_now())
+            move(session, row, event, ended_at=utc_now())
 
     # New items
 
     def _search(self, manager: WorklistManager) -> None:
         """Raises PeerUnreachable."""
         with self._database.read() as session:
-            room = self._work.worklist_items - workitems.open_items(session, self._peer.name)
+            room = self._work.worklist_items - requested.open_items(session, self._peer.name)
         if room <= 0:
             return
         found = [item for given in manager.search() if (item := ups.read_workitem(given))]
@@ -192,7 +191,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         station = self._settings.node.ae_title
         mine = [item for item in found if item.is_for(self._work.worklist, station)]
         with self._database.read() as session:
-            known = workitems.known(session, self._peer.name, [item.uid for item in mine])
+            known = requested.known_items(session, self._peer.name, [item.uid for item in mine])
         for item in sorted(mine, key=lambda one: not one.is_urgent):
             if room and item.uid not in known and self._is_wanted(manager, item):
                 known.add(item.uid)
@@ -388,7 +387,7 @@ class Worklist(Lane[ClaimedWorkitem]):
                 known = write_down(session, peer.name, named)
             elif known.state not in OPEN_FETCHES:
                 known.peer = peer.name
-                move_fetch(session, known, FETCH_ASKED, attempts=0, reason="", next_at=utc_now())
+                move(session, known, FETCH_ASKED, attempts=0, reason="", next_at=utc_now())
             known.urgent = True
 
     def _decide(self, row: ClaimedWorkitem, standing: _Standing) -> None:
@@ -409,7 +408,7 @@ class Worklist(Lane[ClaimedWorkitem]):
     def _outputs(self, row: ClaimedWorkitem) -> list[Output]:
         with self._database.read() as session:
             study = fetches.here(session, [row.study_instance_uid]).get(row.study_instance_uid)
-            found = workitems.delivered(session, study.id) if study is not None else {}
+            found = requested.delivered_series(session, study.id) if study is not None else {}
         peers = {peer.name: peer for peer in self._settings.peers}
         outputs = []
         for series, delivered in found.items():
@@ -435,15 +434,15 @@ class Worklist(Lane[ClaimedWorkitem]):
         One that was here goes on: somebody sent it for its results.
         """
         with self._database.write() as session:
-            if not row.fetch_asked or workitems.others_of_study(session, row):
+            if not row.fetch_asked or requested.is_wanted_twice(session, row):
                 return
             fetch = fetches.of_study(session, row.study_instance_uid)
             if fetch is not None and fetch.state is FetchState.WAITING:
-                move_fetch(session, fetch, FETCH_CANCELLED, ended_at=utc_now())
+                move(session, fetch, FETCH_CANCELLED, ended_at=utc_now())
             study = fetches.here(session, [row.study_instance_uid]).get(row.study_instance_uid)
             if study is None:
                 return
-            for job in workitems.unfinished_jobs(session, study.id):
+            for job in requested.unfinished_jobs(session, study.id):
                 if job.state is JobState.RUNNING:
                     job.cancel_requested, job.reason = True, _STOPPED
                 else:
@@ -454,7 +453,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         with self._database.write() as session:
             current = session.get_one(ClaimedWorkitem, row.id)
             if current.state is row.state:  # else the lease ended, and another process moved it
-                move_workitem(session, current, event, **values)
+                move(session, current, event, **values)
 
     def _keep(self, row: ClaimedWorkitem, reported: _Standing | None) -> None:
         """Look again soon; ``reported``: what the manager has taken."""
@@ -479,12 +478,12 @@ def give_up_workitems(database: Database, settings: Settings) -> None:
     """Give up open items of managers from which the settings no longer accept work."""
     peers = [peer.name for peer in settings.peers if part(peer, WorklistPeer).worklist]
     with database.read() as session:
-        if not workitems.of_others(session, peers, 1):
+        if not requested.items_of_others(session, peers, 1):
             return
     with database.write() as session:
-        for row in workitems.of_others(session, peers, _BATCH):
+        for row in requested.items_of_others(session, peers, _BATCH):
             values = {"reason": "the peer is not configured with worklist any more", "ended_at": utc_now()}
-            move_workitem(session, row, WORKITEM_GIVEN_UP, **values)
+            move(session, row, WORKITEM_GIVEN_UP, **values)
 
 
 def _of_input(fetch: Fetch | None, row: ClaimedWorkitem) -> _Standing:
@@ -504,12 +503,12 @@ def _of_study(session: Session, study: Study) -> _Standing:
     if study.state in _ENDS:
         return _cancelled(_ENDS[study.state])
     if study.state is StudyState.DELIVERED:
-        if workitems.delivered(session, study.id):
+        if requested.delivered_series(session, study.id):
             return _Standing(100, outcome=ProcedureStepState.COMPLETED)
         return _cancelled(CancelReason.NOT_APPLICABLE)
     percent, doing = _PHASES[study.state]
     if study.state is StudyState.RUNNING:
-        percent += 10 * round(4 * workitems.share_done(session, study.id))
+        percent += 10 * round(4 * requested.share_done(session, study.id))
     return _Standing(percent, doing)
 
 

@@ -79,7 +79,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "images": images,
         "lead": _lead(session, settings, images),
         "received": [columns(row, *of_object) for row in session.scalars(received.limit(_MOST))],
-        "jobs": views.list_jobs(session, study_instance_uid=shown["study"], workers=0),
+        "jobs": views.list_jobs(session, study_instance_uid=shown["study"]),
         "results": _results(session, settings, number),
         "held": assessments.held_results(session, settings, number),
         "findings": assessments.with_verdicts(session, number, findings),

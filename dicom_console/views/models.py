@@ -17,7 +17,7 @@ from dicom_node.people.models import ModelInUse, cards, in_use
 
 def models(settings: Settings) -> list[View]:
     """One row per model card: whether the model's files exist, and which pipelines use it. Raises
-    ModelRefused.
+    FaultyInput.
     """
     used, found = in_use(settings), cards(settings)
     return [
@@ -27,7 +27,7 @@ def models(settings: Settings) -> list[View]:
 
 
 def model(settings: Settings, identifier: str, version: str) -> View:
-    """One model with the content of its card. Raises NotFound, ModelRefused."""
+    """One model with the content of its card. Raises NotFound, FaultyInput."""
     card = next((one for one in cards(settings) if (one.id, one.version) == (identifier, version)), None)
     if card is None:
         raise NotFound("there is no such model")

@@ -174,8 +174,6 @@ class AuditAction(StrEnum):
     DISCARDED = "discarded"  # deliveries
     SENT_TO_PEER = "sent_to_peer"  # a further one
     UPLOADED = "uploaded"
-    PATIENT_ADDED = "patient_added"  # registered for uploads, by a former build
-    PATIENT_REMOVED = "patient_removed"  # that registration, by a former build
     PEER_SAVED = "peer_saved"  # added or changed
     PEER_REMOVED = "peer_removed"
     RULE_SAVED = "rule_saved"

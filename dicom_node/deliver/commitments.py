@@ -38,8 +38,7 @@ from dicom_node.base.store import deliveries, intake, requested
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Commitment, Delivery, RequestedCommitment, WaitingReport
 from dicom_node.base.store.transitions import (
-    move_commitment,
-    move_requested,
+    move,
     record,
     settle_studies,
     utc_now,
@@ -85,7 +84,7 @@ def request_commitment(
         if isinstance(answer, Done):
             request = _locked(session, transaction)
             if request is not None and request.state is CommitmentState.ASKED:
-                move_commitment(session, request, COMMITMENT_REQUESTED)
+                move(session, request, COMMITMENT_REQUESTED)
         for row in _unconfirmed(rows):
             if isinstance(answer, Done):
                 moves.await_report(row)
@@ -146,7 +145,7 @@ def forget_requests(database: Database, _: Settings) -> None:
     """Delete requests for storage commitment, by us or by peers, that expect no more reports."""
     with database.write() as session:
         session.execute(delete(Commitment).where(Commitment.asked_at < utc_now() - _KEEP))
-        requested.forget(session, utc_now() - _KEEP)
+        requested.forget_requests(session, utc_now() - _KEEP)
 
 
 def _enter_one(database: Database, settings: Settings, number: int) -> bool:
@@ -187,7 +186,7 @@ def _enter(session: Session, settings: Settings, report: WaitingReport) -> None:
         record(session, COMMITMENT_UNKNOWN, calling=report.calling_ae, transaction=report.transaction_uid)
         return
     if commitment.state is not CommitmentState.REPORTED:  # a second report may name what the first did not
-        move_commitment(session, commitment, COMMITMENT_ENTERED)
+        move(session, commitment, COMMITMENT_ENTERED)
     moves = Moves(session, peer, settings.outbox, utc_now())
     failed = dict(line.split(" ", 1) for line in report.failed)
     committed = {uid: sop_class for uid, _, sop_class in (line.partition(" ") for line in report.committed)}
@@ -247,7 +246,7 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
                 wait = max((now - row.asked_at) / 10, timedelta(seconds=1))
                 row.next_at = now + min(wait, timedelta(seconds=60))
             else:
-                move_requested(session, row, COMMITMENT_DECIDED, failed=failed, decided_at=now)
+                move(session, row, COMMITMENT_DECIDED, failed=failed, decided_at=now)
 
     def _failed(self, session: Session, row: RequestedCommitment, now: datetime) -> list[str] | None:
         """The objects that are not committed, "UID reason"; None while one may still be.
@@ -257,7 +256,7 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
         title = self._peer.ae_title
         asked = dict(line.split(" ", 1) for line in row.objects)
         uids = list(asked)
-        sent = requested.sent(session, title, uids)
+        sent = requested.sent_by(session, title, uids)
         classes = requested.classes(session, uids)
         if requested.awaits_index(session, title, row.asked_at, now - INDEXED_AFTER):
             archived = set()
@@ -297,19 +296,19 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
     def move(self, session: Session, row: RequestedCommitment, outcome: Outcome) -> None:
         """Reported, given up, or still decided."""
         if isinstance(outcome, Done):
-            move_requested(session, row, COMMITMENT_ANSWERED)
+            move(session, row, COMMITMENT_ANSWERED)
         elif isinstance(outcome, Failed):
-            move_requested(session, row, COMMITMENT_ANSWER_GIVEN_UP)
+            move(session, row, COMMITMENT_ANSWER_GIVEN_UP)
 
 
 def give_up_others(database: Database, settings: Settings) -> None:
     """Give up the requests of peers that may no longer ask."""
     peers = [peer.name for peer in settings.peers if peer.commit_after]
     with database.read() as session:
-        if not requested.of_others(session, peers, 1):
+        if not requested.requests_of_others(session, peers, 1):
             return
     with database.write() as session:
-        for row in requested.of_others(session, peers, _ANSWERS_AT_ONCE):
+        for row in requested.requests_of_others(session, peers, _ANSWERS_AT_ONCE):
             row.reason = "the peer is not configured with commit_after any more"
             session.flush()
-            move_requested(session, row, COMMITMENT_ANSWER_GIVEN_UP)
+            move(session, row, COMMITMENT_ANSWER_GIVEN_UP)

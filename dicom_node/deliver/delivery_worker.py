@@ -32,11 +32,20 @@ from dicom_node.base.files import Files
 from dicom_node.base.kinds import ResultKind
 from dicom_node.base.lifecycle import DeliveryState, StudyState
 from dicom_node.base.runner import outlast, wait_before_retry
-from dicom_node.base.store import deliveries, leases
-from dicom_node.base.store.changes import SHORTEST
-from dicom_node.base.store.database import Database
+from dicom_node.base.store import deliveries
+from dicom_node.base.store.database import SHORTEST, Database
 from dicom_node.base.store.tables import Delivery
-from dicom_node.base.store.transitions import move_delivery, record, settle_studies, utc_now
+from dicom_node.base.store.transitions import (
+    acquire_lease,
+    is_lease_of,
+    move_delivery,
+    pass_lease_on,
+    record,
+    release_lease,
+    settle_studies,
+    take_lease,
+    utc_now,
+)
 from dicom_node.deliver import outbox as last_check
 from dicom_node.deliver import scu
 from dicom_node.deliver.commitments import enter_reports, request_commitment
@@ -155,7 +164,7 @@ class DeliveryWorker:
         overdue.hang_up()
         route = self._routes[overdue.peer.name] = self._route(overdue.peer)
         with self._database.write() as session:
-            leases.pass_on(session, deliveries.lane(route.peer.name), overdue.owner, route.owner)
+            pass_lease_on(session, deliveries.lane(route.peer.name), overdue.owner, route.owner)
             record(session, DELIVERY_OVERDUE, destination=route.peer.name)
         return route
 
@@ -226,12 +235,12 @@ class Route:
         """Renew the lease where that is due and a round is under way that may still last."""
         if self._renew_at <= time.monotonic() < self.overdue_at < float("inf"):
             self._renew_at = time.monotonic() + self._lease_seconds / 3
-            leases.acquire(self._database, self._lease, self.owner, self._lease_seconds)
+            acquire_lease(self._database, self._lease, self.owner, self._lease_seconds)
 
     def hand_back(self) -> None:
         """Let go of the lease."""
         if self._renew_at < float("inf"):
-            leases.release(self._database, self._lease, self.owner)
+            release_lease(self._database, self._lease, self.owner)
             self._renew_at = float("inf")
 
     def run_once(self) -> int:
@@ -314,7 +323,7 @@ class Route:
             if study is None or self._stopping:
                 return [], []
             # Before any delivery is locked: who has the lease locks it first, too.
-            if not leases.take(session, self._lease, self.owner, self._lease_seconds):
+            if not take_lease(session, self._lease, self.owner, self._lease_seconds):
                 return [], []
             self._renew_at = time.monotonic() + self._lease_seconds / 3
             moves = self._moves(session)
@@ -344,7 +353,7 @@ class Route:
         follow.
         """
         with self._database.write() as session:
-            mine = numbers if leases.is_ours(session, self._lease, self.owner) else ()
+            mine = numbers if is_lease_of(session, self._lease, self.owner) else ()
             rows = deliveries.of_numbers(session, mine)
             yield session, self._moves(session), rows
             deliveries.discard_withdrawn(session, rows.values())

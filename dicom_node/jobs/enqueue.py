@@ -16,7 +16,7 @@ from dicom_node.base.errors import NotAllowedNow, NotFound
 from dicom_node.base.events import JOB_CANCELLED, JOB_FIRST, JOB_QUEUED, NO_RULE, ORIGINALS_FORWARDED
 from dicom_node.base.kinds import ObjectRole
 from dicom_node.base.lifecycle import JOB, JobState, StudyState
-from dicom_node.base.store import deliveries, fetches, intake, questions
+from dicom_node.base.store import deliveries, fetches, intake
 from dicom_node.base.store.tables import Instance, Job, Original, Study
 from dicom_node.base.store.transitions import (
     FOR_UPDATE,
@@ -50,7 +50,7 @@ def enqueue_study(session: Session, study: Study, settings: Settings) -> list[Ru
     later = now + timedelta(seconds=settings.assembly.archive_seconds)
     for decision in decisions:
         rule = decision.rule
-        waits = rule.priors is not None and questions.wait_for_priors(session, study, rule.name, later)
+        waits = rule.priors is not None and fetches.wait_for_priors(session, study, rule.name, later)
         # STAT when the sender (C-STORE priority HIGH) or the rule says so, else low when either does.
         wanted = (study.priority, _RULE_PRIORITY[rule.priority])
         enqueue(

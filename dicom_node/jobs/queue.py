@@ -10,7 +10,7 @@ a person) go before all turns.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -24,9 +24,17 @@ from dicom_node.base.lifecycle import JobState
 from dicom_node.base.store import queue as table
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import LONGEST_WAIT, Job, has_ended
-from dicom_node.base.store.transitions import move_job, record, settle_study, turn_changed, utc_now
+from dicom_node.base.store.transitions import (
+    database_time,
+    move_job,
+    record,
+    settle_study,
+    turn_changed,
+    utc_now,
+)
 from dicom_node.jobs import lease as owners
 
+NextFree = Callable[[Session, datetime, WorkerSettings, tuple[int, float] | None], Job | None]
 _LOSSES = 20  # times workers.attempts: so often a job may be lost with its node before it is counted
 _ENDS: Mapping[JobState, EventType] = {
     JobState.SUCCEEDED: events.JOB_SUCCEEDED,
@@ -66,11 +74,12 @@ class JobQueue:
         """For who tries again."""
         self._workers = workers
         self._lease = timedelta(seconds=workers.lease_seconds)
-        self._tickets = None  # the built-in engine: turn and lease are columns of the job table
+        self._next_free: NextFree = table.next_free  # the built-in engine: a turn is a column of the job
+        self._repair: Callable[[Database], object] = bool
         if not database.is_sqlite:
-            from dicom_node.base.store.tickets import TicketEngine  # only there procrastinate is installed
+            from dicom_node.base.store import tickets  # only there procrastinate is installed
 
-            self._tickets = TicketEngine(workers)
+            self._next_free, self._repair = tickets.next_free, tickets.repair
 
     def claim(self, owner: str, passing: Job | None = None) -> Job | None:
         """Take the job whose turn it is, STAT before others; None if no job waits.
@@ -82,15 +91,12 @@ class JobQueue:
         now = utc_now()
         with self._database.read() as session:  # no writing transaction while there is nothing to do
             is_free, is_running = table.work(session, now, self._workers)
-            if not is_free and not (is_running and self._lost(session, now)):
+            if not is_free and not (is_running and self._lost(session)):
                 return None
         with self._database.write() as session:
             self._take_back(session, now)
             short = None if passing is None else (passing.priority, PASSES * passing.cost_seconds)
-            if self._tickets:
-                job = self._tickets.next_free(session, now, short)
-            else:
-                job = table.next_free(session, now, self._workers, short)
+            job = self._next_free(session, now, self._workers, short)
             if job is None:
                 return None
             taken = move_job(
@@ -100,7 +106,7 @@ class JobQueue:
                 attempts=job.attempts + 1,
                 tries=job.tries + 1,
                 lease_owner=owner,
-                lease_until=now + self._lease,
+                lease_until=database_time(session) + self._lease,
                 started_at=now,
             )
             if not taken:
@@ -110,13 +116,11 @@ class JobQueue:
 
     def heartbeat(self, job: Job, share: float, doing: str) -> None:
         """Renew the lease. Raises LeaseLost, or JobCancelled if a person has cancelled the job."""
-        until = utc_now() + self._lease
         with self._database.write() as session:
+            until = database_time(session) + self._lease
             cancelled = table.beat(
                 session, job.id, job.lease_owner, job.attempts, until=until, share=share, doing=doing
             )
-            if cancelled is not None and self._tickets:
-                self._tickets.beat(session, job.id)
         if cancelled is None:
             raise _lost(job)
         if cancelled:
@@ -158,10 +162,9 @@ class JobQueue:
     def reap(self) -> int:
         """Take back the jobs of workers that have ended; returns how many."""
         now = utc_now()
-        if self._tickets:
-            self._tickets.repair(self._database)
+        self._repair(self._database)
         with self._database.read() as session:
-            if not self._lost(session, now):
+            if not self._lost(session):
                 return 0
         with self._database.write() as session:
             return self._take_back(session, now)
@@ -211,17 +214,17 @@ class JobQueue:
             raise _lost(job)
         return row
 
-    def _lost(self, session: Session, now: datetime, *, lock: bool = False) -> list[Job]:
+    def _lost(self, session: Session, *, lock: bool = False) -> list[Job]:
         """Running jobs whose worker shows no life, or is dead on this machine."""
-        running = table.running(session, lock=lock)
-        if self._tickets and running:
-            silent = self._tickets.lost(session, now, running)
-        else:
-            silent = [job for job in running if has_ended(job.lease_until, now)]
-        return [job for job in running if job in silent or owners.is_dead(job.lease_owner)]
+        now = database_time(session)
+        return [
+            job
+            for job in table.running(session, lock=lock)
+            if has_ended(job.lease_until, now) or owners.is_dead(job.lease_owner)
+        ]
 
     def _take_back(self, session: Session, now: datetime) -> int:
-        lost = self._lost(session, now, lock=True)
+        lost = self._lost(session, lock=True)
         for job in lost:
             if job.cancel_requested:
                 move_job(session, job, events.JOB_CANCELLED, finished_at=now, lease_until=None)

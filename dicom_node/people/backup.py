@@ -30,8 +30,8 @@ from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, PeerSettings, S
 from dicom_node.base.errors import CannotCreate, FaultyInput, NodeError, NotAllowedNow, StorageError
 from dicom_node.base.files import sha256_of
 from dicom_node.base.kinds import DEIDENTIFIED_FOLDER, AuditAction
-from dicom_node.base.store import decision_copies, faults, migrate, views
-from dicom_node.base.store.database import sqlite_file
+from dicom_node.base.store import decision_copies, views
+from dicom_node.base.store.database import in_words, newest_schema, schema_versions, sqlite_file
 from dicom_node.people import audit, preflight, reading, writing
 
 _MANIFEST = "manifest.json"
@@ -147,7 +147,7 @@ def _copy_database(settings: Settings, target: Path) -> list[str]:
         return ["The database is no SQLite file and not in this backup: save it by pg_dump --format=custom."]
     if not source.exists():
         return ["There is no database yet."]
-    with faults.in_words(url), closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as database:
+    with in_words(url), closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as database:
         try:
             with closing(sqlite3.connect(target)) as copy:
                 database.backup(copy)
@@ -175,7 +175,7 @@ def _check_database(path: Path) -> None:
         raise FaultyInput(f"{path.name} in the backup is no database of a node, or damaged") from None
     if answer != "ok":
         raise FaultyInput(f"{path.name} in the backup is damaged: {answer}")
-    if not migrate.is_known(version):
+    if version not in schema_versions():
         raise FaultyInput(f"{path.name} in the backup has version {version}, newer than this program")
 
 
@@ -295,7 +295,7 @@ def _versions() -> dict[str, str]:
             found[library] = metadata.version(library)
         except metadata.PackageNotFoundError:
             found[library] = "not installed"
-    return found | {"schema of this program": migrate.head()}
+    return found | {"schema of this program": newest_schema()}
 
 
 def _machine(settings: Settings) -> dict[str, object]:

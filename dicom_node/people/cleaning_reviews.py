@@ -21,7 +21,7 @@ from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, Settings
 from dicom_node.base.errors import FaultyInput, NotAllowedNow, NotFound, StorageError
 from dicom_node.base.files import Files, write_new
 from dicom_node.base.kinds import AuditAction, ObjectRole, ResultKind, ReviewCause, ReviewVerdict, UserRole
-from dicom_node.base.store import burned_in, results
+from dicom_node.base.store import results
 from dicom_node.base.store.tables import CleaningReview, DrawnByHand, Instance, Study
 from dicom_node.base.store.views import View, as_json, columns
 from dicom_node.jobs.worker.analyse import device_rules_of
@@ -115,7 +115,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
         {**mark, "points": [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]}
         for left, top, right, bottom in review.places
     ]
-    drawn = burned_in.drawn(session, [instance.sop_instance_uid]).get(instance.sop_instance_uid)
+    drawn = results.drawn_boxes(session, [instance.sop_instance_uid]).get(instance.sop_instance_uid)
     return {
         **_row(*row),
         "image": image,
@@ -137,7 +137,7 @@ def accept(settings: Settings, number: int, by: audit.Person) -> None:
 
 
 def draw(
-    settings: Settings, number: int, boxes: Sequence[burned_in.Box], by: audit.Person, role: UserRole
+    settings: Settings, number: int, boxes: Sequence[results.Box], by: audit.Person, role: UserRole
 ) -> None:
     """Clean the image again, and also remove the content of these boxes, which replace earlier boxes.
 
@@ -166,7 +166,7 @@ def draw(
         rerun.rerun(session, review.study_id, settings)
 
 
-def boxes_of(form: Mapping[str, Sequence[str]]) -> list[burned_in.Box]:
+def boxes_of(form: Mapping[str, Sequence[str]]) -> list[results.Box]:
     """The boxes in a form with fields ``left, top, right, bottom`` per box; empty rows are left out.
 
     Raises FaultyInput.
@@ -174,7 +174,7 @@ def boxes_of(form: Mapping[str, Sequence[str]]) -> list[burned_in.Box]:
     columns_ = [form.get(edge, ()) for edge in EDGES]
     if len({len(column) for column in columns_}) != 1 or len(columns_[0]) > MOST:
         raise FaultyInput(f"up to {MOST} boxes, each with its four edges")
-    found: list[burned_in.Box] = []
+    found: list[results.Box] = []
     for edges in zip(*columns_, strict=True):
         texts = [edge.strip() for edge in edges]
         if not any(texts):
@@ -186,7 +186,7 @@ def boxes_of(form: Mapping[str, Sequence[str]]) -> list[burned_in.Box]:
     return found
 
 
-def refuse_faulty(instance: Instance, boxes: Sequence[burned_in.Box]) -> None:
+def refuse_faulty(instance: Instance, boxes: Sequence[results.Box]) -> None:
     """Raise FaultyInput for invalid boxes, or boxes that lie outside the picture or cover too much of it."""
     rows, width = images.number_in(instance, "Rows"), images.number_in(instance, "Columns")
     if not boxes:
@@ -208,7 +208,7 @@ def _decide(
     **fields: Any,
 ) -> None:
     """Enter the verdict, and in the audit ``what`` is needed to decide the same again, and ``fields``."""
-    burned_in.decide(session, instance.id, verdict, by.name)
+    results.end_reviews_of_image(session, instance.id, verdict, by.name)
     audit.note(
         session,
         by,
@@ -305,7 +305,7 @@ class RuleDrawn(Row):
 
 
 def rule_tried(
-    session: Session, settings: Settings, number: int, name: str, boxes: Sequence[burned_in.Box]
+    session: Session, settings: Settings, number: int, name: str, boxes: Sequence[results.Box]
 ) -> View:
     """The text of the rule's file, and the newest images of the device with the rule's rectangles.
 
@@ -348,7 +348,7 @@ def rule_tried(
 
 
 def save_rule(
-    settings: Settings, number: int, name: str, boxes: Sequence[burned_in.Box], by: audit.Person
+    settings: Settings, number: int, name: str, boxes: Sequence[results.Box], by: audit.Person
 ) -> None:
     """Write the rule into the site's folder of device rules, where the node reads it at its next reload.
 
@@ -378,7 +378,7 @@ def save_rule_and_clean(
     settings: Settings,
     number: int,
     name: str,
-    boxes: Sequence[burned_in.Box],
+    boxes: Sequence[results.Box],
     by: audit.Person,
     role: UserRole,
 ) -> str:
@@ -439,7 +439,7 @@ def _opened(session: Session, settings: Settings, number: int) -> tuple[Instance
 
 
 def _rule(
-    settings: Settings, instance: Instance, header: ImageHeader, name: str, boxes: Sequence[burned_in.Box]
+    settings: Settings, instance: Instance, header: ImageHeader, name: str, boxes: Sequence[results.Box]
 ) -> tuple[DeviceRule, str]:
     """The rule, and its file. Raises FaultyInput."""
     refuse_faulty(instance, boxes)

@@ -18,7 +18,8 @@ from dicom_node.base.errors import NodeError, NotAllowedNow
 from dicom_node.base.events import DECISION_SETTLED, DELIVERY_DISCARDED
 from dicom_node.base.kinds import AuditAction, RejectionReason, ReviewVerdict, UserRole
 from dicom_node.base.lifecycle import DELIVERY, END_STATES, DeliveryState, HeldState, JobState, StudyState
-from dicom_node.base.store import burned_in, decision_copies, decisions, transitions
+from dicom_node.base.store import decision_copies, transitions
+from dicom_node.base.store.results import end_reviews_of_image
 from dicom_node.base.store.tables import FAULT, DecisionRow, Delivery, DrawnByHand, Instance, Job, Result
 from dicom_node.base.store.views import View, as_json, find_study
 from dicom_node.deliver import outbox
@@ -56,7 +57,7 @@ def reconcile(settings: Settings) -> list[View]:
         decision_copies.copy(database, settings)
         new = {row.id for row in decision_copies.take_in(database, settings)}
         with database.read() as session:
-            lost = [as_view(row) for row in decisions.waiting(session)]
+            lost = [as_view(row) for row in decision_copies.waiting(session)]
     apply_waiting(settings)
     with reading(settings) as session:
         left = {row["decision"]: row for row in waiting(session)}
@@ -70,7 +71,7 @@ def reconcile(settings: Settings) -> list[View]:
 def apply_waiting(settings: Settings) -> int:
     """Apply the waiting decisions that can be applied now, in their order; returns how many."""
     with reading(settings) as session:
-        lost = [_lost(row) for row in decisions.waiting(session) if row.action != FAULT]
+        lost = [_lost(row) for row in decision_copies.waiting(session) if row.action != FAULT]
     done = 0
     behind: set[str] = set()  # studies of which an earlier one waits
     for one in lost:
@@ -88,7 +89,7 @@ def apply_waiting(settings: Settings) -> int:
 
 def waiting(session: Session) -> list[View]:
     """Lost decisions that are not applied yet, the oldest first; ``waits_for``: the reason for each."""
-    return [as_view(row) for row in decisions.waiting(session)]
+    return [as_view(row) for row in decision_copies.waiting(session)]
 
 
 def settle(settings: Settings, number: str, *, because: str, by: audit.Person = audit.COMMAND_LINE) -> None:
@@ -100,7 +101,7 @@ def settle(settings: Settings, number: str, *, because: str, by: audit.Person = 
     with writing(settings) as session:
         row = existing(session, DecisionRow, number, "there is no such decision", lock=True)
         try:
-            decisions.apply(session, number)
+            decision_copies.apply(session, number)
         except LookupError:
             raise NotAllowedNow("this decision is applied") from None
         row.waits_for = f"settled by a person: {words}"
@@ -265,7 +266,7 @@ def _judge_cleaning(settings: Settings, wanted: LostDecision) -> None:
                     role=UserRole(what["role"]),
                 )
             )
-        burned_in.decide(session, instance.id, verdict, wanted.by.name)
+        end_reviews_of_image(session, instance.id, verdict, wanted.by.name)
         _note(session, wanted, study.id)
         if verdict is ReviewVerdict.DRAWN and study.state is not StudyState.RECEIVING:
             rerun.rerun(session, study.id, settings)

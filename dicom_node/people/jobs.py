@@ -5,19 +5,16 @@ in the audit.
 import hashlib
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
-from typing import Any, Literal
+from datetime import datetime
+from typing import Literal
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotAllowedNow, NotFound
-from dicom_node.base.kinds import AuditAction, Role
+from dicom_node.base.kinds import AuditAction
 from dicom_node.base.lifecycle import JobState, StudyState
-from dicom_node.base.processes import running
-from dicom_node.base.store import views
-from dicom_node.base.store.queue import running as running_jobs
 from dicom_node.base.store.tables import Job, Study
 from dicom_node.base.store.views import View
 from dicom_node.jobs.enqueue import cancel, put_first, retry
@@ -126,20 +123,6 @@ def run_again(
 def sources_sha256(job: Job) -> str:
     """A hash of the job's images: a restored job with another number has the same hash."""
     return hashlib.sha256(" ".join(sorted(job.source_uids)).encode()).hexdigest()
-
-
-def list_jobs(session: Session, settings: Settings, **wanted: Any) -> list[View]:
-    """Jobs as ``store.views.list_jobs`` lists them, with estimates by the processes that work now."""
-    return views.list_jobs(session, workers=processes_at_work(session, settings), **wanted)
-
-
-def processes_at_work(session: Session, settings: Settings) -> int:
-    """The number of processes that work on jobs, for estimates; 0 if no node works, on any machine."""
-    if not any(Role.at(place).runs_models for place in running(settings.node.data_dir)):
-        now, held = datetime.now(UTC), running_jobs(session)
-        if not any(job.lease_until and job.lease_until > now for job in held):
-            return 0
-    return max(settings.workers.processes, 1)
 
 
 def forget_machine(settings: Settings, machine: str, by: audit.Person = audit.COMMAND_LINE) -> int:

@@ -16,7 +16,7 @@ from ai_pipeline.models.reference import reference_of
 from ai_pipeline.models.store import folder
 from ai_pipeline.pipelines import slots, try_out
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.errors import ModelRefused, NotFound
+from dicom_node.base.errors import FaultyInput, NotFound
 from dicom_node.base.kinds import AuditAction, Counted
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.jobs import drift as scores
@@ -29,7 +29,7 @@ TRIAL_SECONDS = 120
 
 
 def listed(settings: Settings) -> list[dict[str, Any]]:
-    """The model cards. Raises ModelRefused if a card cannot be read."""
+    """The model cards. Raises FaultyInput if a card cannot be read."""
     return [
         {
             "id": card.id,
@@ -49,7 +49,7 @@ def listed(settings: Settings) -> list[dict[str, Any]]:
 
 
 def verified(settings: Settings) -> list[dict[str, Any]]:
-    """Whether the weights of each model have the SHA-256 in the model's card. Raises ModelRefused."""
+    """Whether the weights of each model have the SHA-256 in the model's card. Raises FaultyInput."""
     rows = []
     for card in cards(settings):
         try:
@@ -66,7 +66,7 @@ def drift(settings: Settings, since: datetime | None = None, peer: str = "") -> 
     """How each model's scores and refusals for each sender compare with its card's reference.
 
     From the day (UTC) of ``since`` on, by default the last ``drift.WINDOW_DAYS``. ``peer``: a name or an AE
-    title, or "other" for all senders that are no configured peers. Raises UnknownPeer, ModelRefused.
+    title, or "other" for all senders that are no configured peers. Raises UnknownPeer, FaultyInput.
     """
     day = scores.window(utc_now()) if since is None else since.astimezone(UTC).date()
     with reading(settings) as session, _refused():
@@ -94,7 +94,7 @@ class ModelInUse:
 
 
 def in_use(settings: Settings) -> list[ModelInUse]:
-    """The model in each slot of each pipeline. Raises ModelRefused."""
+    """The model in each slot of each pipeline. Raises FaultyInput."""
     found = []
     for name, (pipeline, slot) in slots().items():
         with _refused():
@@ -104,7 +104,7 @@ def in_use(settings: Settings) -> list[ModelInUse]:
 
 
 def activate(settings: Settings, slot: str, name: str, by: audit.Person) -> None:
-    """Use a model of ``workers.models_dir`` in a slot of a pipeline. Raises ModelRefused, NotFound."""
+    """Use a model of ``workers.models_dir`` in a slot of a pipeline. Raises FaultyInput, NotFound."""
     pipeline, chosen, models_dir = _slot(settings, slot)
     with _refused():
         card = registry.find(name, models_dir)
@@ -116,7 +116,7 @@ def activate(settings: Settings, slot: str, name: str, by: audit.Person) -> None
 
 
 def roll_back(settings: Settings, slot: str, by: audit.Person) -> None:
-    """Use the previous model in a slot of a pipeline again. Raises ModelRefused, NotFound."""
+    """Use the previous model in a slot of a pipeline again. Raises FaultyInput, NotFound."""
     _, chosen, models_dir = _slot(settings, slot)
     with _refused(), writing(settings) as session:
         card = folder.before(chosen, models_dir)
@@ -130,25 +130,25 @@ def _slot(settings: Settings, name: str) -> tuple[PipelineCard, ModelSlot, Path]
     if name not in known:
         raise NotFound("the model of this pipeline cannot be exchanged")
     if settings.workers.models_dir is None:
-        raise ModelRefused(
+        raise FaultyInput(
             "there is no folder for models of your own: set workers.models_dir, then `ai-pipeline models add`"
         )
     return *known[name], settings.workers.models_dir
 
 
 def cards(settings: Settings) -> Sequence[registry.Card]:
-    """The cards of shipped models and of the site's own. Raises ModelRefused."""
+    """The cards of shipped models and of the site's own. Raises FaultyInput."""
     with _refused():
         return registry.cards(settings.workers.models_dir)
 
 
 @contextmanager
 def _refused() -> Iterator[None]:
-    """Raises ModelRefused for a card that cannot be used."""
+    """Raises FaultyInput for a card that cannot be used."""
     try:
         yield
     except CardError as error:
-        raise ModelRefused(str(error)) from None
+        raise FaultyInput(str(error)) from None
 
 
 def _drift_row(item: scores.Drift, since: date) -> dict[str, Any]:

@@ -61,8 +61,7 @@ from dicom_node.base.kinds import Role
 from dicom_node.base.printable import redacted
 from dicom_node.base.processes import console_program, running
 from dicom_node.base.sitekey import load_or_create, path_of
-from dicom_node.base.store import faults, migrate
-from dicom_node.base.store.database import Database, hosts
+from dicom_node.base.store.database import Database, hosts, meaning_of
 from dicom_node.deliver.scu import open_archive, open_destination, open_reporter
 from dicom_node.receive.spool import Spool
 from dicom_node.studies.upkeep import compare
@@ -247,7 +246,7 @@ def _check_database(settings: Settings) -> Found:
             "is no URL of a database: write postgresql+psycopg://USER@HOST:PORT/NAME",
         )
     except (SQLAlchemyError, ImportError) as error:
-        yield "node.database_url", shown, str(faults.meaning(error, settings.database_url) or error)
+        yield "node.database_url", shown, str(meaning_of(error, settings.database_url) or error)
 
 
 def _probe_database(settings: Settings) -> Found:
@@ -265,7 +264,7 @@ def _probe_database(settings: Settings) -> Found:
     except (ArgumentError, ValueError, SQLAlchemyError, ImportError, DatabaseNotReady):
         return  # reported by _check_database
     try:
-        migrate.check(database)
+        database.check()
         yield Tried("database", True, f"{shown}: reachable, schema is up to date")
         yield from _compare_spool(database, settings)
         with database.read() as session:
@@ -279,12 +278,12 @@ def _probe_database(settings: Settings) -> Found:
                 "postgresql.conf",
             )
     except DatabaseNotReady as error:
-        if database.is_sqlite and isinstance(error, SchemaOutdated) and migrate.current(database) is not None:
+        if database.is_sqlite and isinstance(error, SchemaOutdated) and database.version() is not None:
             yield Tried("database", True, f"{shown}: will be brought up to date at the next start")
         else:
             yield "node.database_url", shown, str(error)
     except SQLAlchemyError as error:
-        fault = faults.meaning(error, settings.database_url) or f"cannot be used: {type(error).__name__}"
+        fault = meaning_of(error, settings.database_url) or f"cannot be used: {type(error).__name__}"
         yield "node.database_url", shown, str(fault)
     finally:
         database.dispose()

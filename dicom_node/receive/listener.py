@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         policy = PolicyFile(policy_path(given.data_dir, given.place)).current()
-        logs.configure(policy.log_level, "listener", policy.log)
+        logs.configure(policy.log_level, "listener", as_json=policy.log_as_json)
         with _only_one(listener_lock(given.data_dir, given.place)):
             _serve(Listener(given.data_dir, given.place))
     except (OSError, ValueError, KeyError, TypeError, SpoolError) as error:

@@ -17,7 +17,7 @@ import os
 import re
 import socket
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,6 @@ from pydicom.uid import UID_dictionary
 from dicom_node.base.dicom import commitment, performed_step
 from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES, SyntaxKind
 from dicom_node.base.kinds import CONSOLE_AE_TITLE
-from dicom_node.base.logs import LogTarget
 from dicom_node.receive import limits, statuses
 from dicom_node.receive.entrance import numeric
 from dicom_node.receive.messages import APPLICATION_CONTEXT, Contexts, Proposal, is_ae_title
@@ -209,7 +208,7 @@ class AEPolicy:
     tls: tuple[str, str, str] | None
     """Paths of PEM files: certificate, its key, and CAs of which a client needs a certificate ("": none)."""
     peers: tuple[PeerPolicy, ...]
-    log: LogTarget = field(default_factory=LogTarget)
+    log_as_json: bool = False
 
     @classmethod
     def from_settings(cls, settings: Settings) -> AEPolicy:
@@ -253,14 +252,13 @@ class AEPolicy:
                 )
                 for peer in settings.peers
             ),
-            log=settings.log_target,
+            log_as_json=settings.log.format == "json",
         )
 
     @classmethod
     def from_json(cls, text: str) -> AEPolicy:
         """Read the output of ``to_json``. Raises ValueError, KeyError or TypeError for any other text."""
         fields: dict[str, Any] = json.loads(text, object_hook=_with_tuples)
-        fields["log"] = LogTarget(**fields["log"])
         fields["peers"] = tuple(PeerPolicy(**peer) for peer in fields["peers"])
         return cls(**fields)
 

@@ -37,10 +37,9 @@ from dicom_node.base.files import Files, bucket_of
 from dicom_node.base.kinds import Role
 from dicom_node.base.processes import running
 from dicom_node.base.runner import outlast
-from dicom_node.base.store import decision_copies, deliveries, leases
-from dicom_node.base.store.changes import SHORTEST
-from dicom_node.base.store.database import Database
-from dicom_node.base.store.transitions import utc_now
+from dicom_node.base.store import decision_copies, deliveries
+from dicom_node.base.store.database import SHORTEST, Database
+from dicom_node.base.store.transitions import acquire_lease, release_lease, utc_now
 from dicom_node.deliver import commitments, delivery_worker, outages, outbox
 from dicom_node.jobs import drift
 from dicom_node.jobs.queue import JobQueue
@@ -160,7 +159,7 @@ class Background:
     def give_up_scheduler(self) -> None:
         """Give the scheduler leases back, so that another machine runs the timers at once."""
         for name in self._held:
-            leases.release(self._database, name, self._owner)
+            release_lease(self._database, name, self._owner)
 
     def _run(self, name: str, loop: Callable[[], None]) -> None:
         watched = loop, name, self._stop, self._say
@@ -305,7 +304,7 @@ class Background:
         for name in self._leases:
             ours = False
             try:
-                ours = leases.acquire(self._database, name, self._owner, _SCHEDULER_SECONDS)
+                ours = acquire_lease(self._database, name, self._owner, _SCHEDULER_SECONDS)
             except Exception as error:  # noqa: BLE001  (not known to be ours; the next one may be)
                 failures.append(error)
             is_new = ours and name not in self._held
@@ -367,7 +366,7 @@ class Background:
 
     def _watch_drift(self) -> None:
         """On one machine at a time, and one that has the models: the scheduler may be a listener."""
-        if leases.acquire(self._database, "drift", self._owner, _SCHEDULER_SECONDS):
+        if acquire_lease(self._database, "drift", self._owner, _SCHEDULER_SECONDS):
             drift.report_drift(self._database, self._settings)
 
     def _compare_spool(self) -> None:

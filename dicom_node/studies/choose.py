@@ -35,7 +35,7 @@ from dicom_node.base.events import (
 from dicom_node.base.files import Files, bucket_of, is_whole
 from dicom_node.base.kinds import ObjectRole, Outcome, StepStatus
 from dicom_node.base.lifecycle import StudyState
-from dicom_node.base.store import fetches, intake, steps
+from dicom_node.base.store import fetches, intake, requested
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import ReceivedObject, Study
 from dicom_node.base.store.transitions import FOR_UPDATE, move_study, record, steady_now
@@ -69,7 +69,7 @@ class Assembler:
         self._also = [is_whole()] if bucket_of(settings) else []
         self._fetches = any("query" in peer.may for peer in settings.peers)
         self._mpps = [peer.name for peer in settings.peers if peer.mpps]
-        self._at_once = steps.complete(self._mpps) if self._mpps else None
+        self._at_once = requested.complete_by_steps(self._mpps) if self._mpps else None
         of_site = settings.assembly.quiet_seconds, settings.assembly.quiet_seconds_us
         of_peers = [peer.quiet_seconds or 0 for peer in settings.peers]
         self._longest = timedelta(seconds=max(*of_site, *of_peers))
@@ -86,7 +86,7 @@ class Assembler:
             also.append(fetches.is_not_under_way(now - _SILENCE))
         if self._mpps:
             silent_since = now - timedelta(minutes=self._settings.assembly.mpps_minutes)
-            also.append(~steps.hold(self._mpps, silent_since))
+            also.append(~requested.wait_for_steps(self._mpps, silent_since))
         # A later end of a quiet time was written by a clock that has been set back since.
         latest = now + 2 * self._longest
         late = (Study.state == StudyState.RECEIVING) & (Study.due_at > latest)
@@ -123,8 +123,8 @@ class Assembler:
                 quarantine_study(session, study, OTHER_PATIENT)
                 return True
             # How far the steps of the study were fulfilled.
-            named = steps.of_study(session, study.study_instance_uid, self._mpps) if self._mpps else ()
-            missing = steps.missing(session, [row.id for row in named])
+            named = requested.steps_of(session, study.study_instance_uid, self._mpps) if self._mpps else ()
+            missing = requested.objects_missing(session, [row.id for row in named])
             going_on = sum(row.status is StepStatus.IN_PROGRESS for row in named)
             if missing or going_on:
                 counts = {"steps": len(named), "going_on": going_on, "missing": missing}

@@ -23,11 +23,11 @@ from dicom_node.base.errors import NotInSpool, StoreAway
 from dicom_node.base.files import Files
 from dicom_node.base.kinds import ObjectRole, Outcome
 from dicom_node.base.lifecycle import READ_FROM_WORK, FetchState, StudyState
-from dicom_node.base.store import fetches, intake, questions, results, sight, steps
+from dicom_node.base.sitekey import PatientNames
+from dicom_node.base.store import fetches, intake, requested, results, sight
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.patient_names import PatientNames
 from dicom_node.base.store.tables import Fetch, Instance, ReceivedObject, Study
-from dicom_node.base.store.transitions import move_fetch, move_study, record, steady_now
+from dicom_node.base.store.transitions import move, move_study, record, steady_now
 from dicom_node.jobs.enqueue import decide_study, forward_late
 from dicom_node.receive.inspection import Arrival, Inspected, same_object
 from dicom_node.receive.inspector import Inspector
@@ -255,7 +255,7 @@ class Indexing:
         session.flush()
         self.names.enter(session, study, found.identity.get("PatientName", ""))
         if self._mpps:
-            steps.adopt_events(session, study)
+            requested.adopt_events(session, study)
         record(session, events.STUDY_RECEIVING, study.id, study=uid, calling=item.arrival.calling_ae)
         return study
 
@@ -408,7 +408,7 @@ def ask_about(session: Session, study: Study, image: Instance, settings: Setting
     if not fetches.is_prior(session, study.id):
         for decision in decide_study(session, study, [image], settings):
             if decision.rule.priors and not decision.held_reason:
-                questions.add(session, study, decision.rule.name, decision.rule.priors.peer)
+                fetches.add_question(session, study, decision.rule.name, decision.rule.priors.peer)
 
 
 OTHER_PATIENT = "the fetched images name another patient than the peer's answer"
@@ -445,7 +445,7 @@ def note_other_patient(session: Session, study: Study) -> None:
     """Record that the images of a fetched study name another patient, whatever its fetch is doing now."""
     row = fetches.of_study(session, study.study_instance_uid, lock=True)
     if row is not None and row.state is not FetchState.OTHER_PATIENT:
-        move_fetch(session, row, events.FETCHED_OTHER_PATIENT)
+        move(session, row, events.FETCHED_OTHER_PATIENT)
 
 
 def judge(item: Arrived, former: Instance, study: Study) -> Judgement:

@@ -28,9 +28,8 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NodeError, SpoolError, StoreAway
 from dicom_node.base.files import Files, one_indexer
 from dicom_node.base.kinds import AssociationOutcome
-from dicom_node.base.store import fetches, intake, requested, steps
-from dicom_node.base.store.changes import stamp
-from dicom_node.base.store.database import Database
+from dicom_node.base.store import fetches, intake, requested
+from dicom_node.base.store.database import Database, stamp
 from dicom_node.base.store.tables import Association, Cursor
 from dicom_node.base.store.transitions import append, record, utc_now
 from dicom_node.receive.inspection import Arrival, Inspected, read_arrival
@@ -366,7 +365,7 @@ def _ingest(session: Session, event: events.Event) -> None:
     if event.type is events.COMMITMENT_ASKED:  # by a peer; the same
         peer, calling, transaction = (str(event.fields[key]) for key in ("peer", "calling", "transaction"))
         objects = event.fields["objects"]
-        refusal = requested.keep(session, peer, calling, transaction, objects, event.at)
+        refusal = requested.keep_request(session, peer, calling, transaction, objects, event.at)
         record(
             session,
             events.COMMITMENT_ASK_REFUSED if refusal else events.COMMITMENT_ASKED,
@@ -381,7 +380,7 @@ def _ingest(session: Session, event: events.Event) -> None:
         # A report on a performed procedure step goes to its table; the events have numbers instead of
         # UIDs.
         fields = event.fields
-        steps.keep(session, fields, event.at)
+        requested.keep_step(session, fields, event.at)
         known = fetches.here(session, fields["studies"])
         names = ("step", "status", "calling", "peer", "association")
         shown = {name: fields[name] for name in names} | {"objects": len(fields["objects"])}

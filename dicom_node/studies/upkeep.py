@@ -18,7 +18,7 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import StoreAway
 from dicom_node.base.events import FILES_PURGED, OBJECTS_REINDEXED, SPOOL_DIFFERS
 from dicom_node.base.files import Files, waiting_paths
-from dicom_node.base.store import burned_in, intake, results
+from dicom_node.base.store import intake, results
 from dicom_node.base.store.database import Database, batches
 from dicom_node.base.store.transitions import record, utc_now
 from dicom_node.receive.spool import Spool
@@ -100,7 +100,7 @@ def _mark(session: Session, studies: Sequence[int]) -> list[str]:
     """Mark their objects as purged and end their reviews; returns the paths of the files."""
     paths = [path for study_id in studies for path in intake.mark_purged(session, study_id)]
     for study_id in studies:
-        burned_in.end_reviews(session, study_id)
+        results.end_reviews(session, study_id)
     return paths
 
 

@@ -190,12 +190,9 @@ def test_a_kill_between_commit_and_copy_loses_and_doubles_nothing(
     """Before the copy, and after it but before the database knows: what the next to copy does."""
     node = opened(tmp_path / "var", pacs)
     analyse(node, "one", "two")
-    for place, owner, name in (
-        ("write_new", decision_copies, "one"),
-        ("mark_copied", decision_copies.decisions, "two"),
-    ):
+    for place, name in (("write_new", "one"), ("mark_copied", "two")):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(owner, place, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(decision_copies, place, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             reject_all(node, name)
     decision_copies.copy(node.database, node.settings)
     lines = [decision_copies.read(file) for file in decision_copies.copied(node.folder)]

@@ -33,7 +33,6 @@ from pydantic import (
 from dicom_node.base.connectors import extended, installed
 from dicom_node.base.errors import UnknownPeer
 from dicom_node.base.kinds import CONSOLE_AE_TITLE, CONSOLE_NAME, DEIDENTIFIED_KINDS, ResultKind, Retained
-from dicom_node.base.logs import LogTarget
 
 AE_TITLE: Final = r"^[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]*)$"
 NAME: Final = r"^[A-Za-z0-9._-]+$"
@@ -178,14 +177,10 @@ class Section(BaseModel):
 
 
 class LogSettings(Section):
-    """``[log]``: the log besides standard error, and its form. No level logs patient data."""
+    """``[log]``: the form of the log, which is on standard error. No level logs patient data."""
 
     format: Literal["text", "json"] = "text"
     """text, or json: an object a line, with an event's number and fields under keys of their own."""
-    file: Path | None = None
-    """A file that all processes of this node write, besides standard error."""
-    syslog: str = ""
-    """Syslog besides standard error: a socket such as /dev/log, or HOST:PORT (UDP)."""
 
 
 class AssemblySettings(Section):
@@ -840,15 +835,6 @@ class Settings(Section):
         asked = {peer.ae_title: peer.name for peer in self.peers if "query" in peer.may}
         named = {peer.ae_title: peer.name for peer in self.peers if "send" in peer.may}
         return asked | named | {CONSOLE_AE_TITLE: CONSOLE_NAME}
-
-    @property
-    def log_target(self) -> LogTarget:
-        """The target of the log."""
-        return LogTarget(
-            json=self.log.format == "json",
-            file=str(self.log.file.resolve()) if self.log.file else "",
-            syslog=self.log.syslog,
-        )
 
     @property
     def database_url(self) -> str:

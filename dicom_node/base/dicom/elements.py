@@ -486,8 +486,8 @@ def header_sha256(dataset: Dataset, file: BinaryIO) -> str:
     """The hash of what a data set says, without its Pixel Data, what may differ, and empty attributes.
 
     It does not depend on the transfer syntax, but for the byte order of the longest values, which are still
-    in ``file``, from which ``dataset`` was parsed. Text that its character set does not decode is hashed as it
-    is. Call it before a value is read: pydicom replaces the bytes of a value by what they mean.
+    in ``file``, from which ``dataset`` was parsed. Text that its character set does not decode is hashed as
+    it is. Call it before a value is read: pydicom replaces the bytes of a value by what they mean.
     """
     digest = hashlib.sha256()
     _hash_header(digest, dataset, file, CharacterSet.from_terms(()))

@@ -39,10 +39,10 @@ from dicom_node.base.errors import NotInSpool
 from dicom_node.base.events import CLEANING_WITHHELD, IMAGES_CLEANED
 from dicom_node.base.files import Files
 from dicom_node.base.kinds import ReviewCause
-from dicom_node.base.store import burned_in, intake
+from dicom_node.base.store import intake
 from dicom_node.base.store import results as stored
-from dicom_node.base.store.burned_in import Drawn
 from dicom_node.base.store.database import Database
+from dicom_node.base.store.results import Drawn
 from dicom_node.base.store.tables import Instance, Job
 from dicom_node.base.store.transitions import record
 from dicom_node.results.common.source import SourceObject
@@ -91,8 +91,8 @@ def record_cleaning(
                 shaped_by = [card.name, card.version, dict(job.options), source.pixels_sha256]
                 analysis = hashlib.sha256(json.dumps(shaped_by, sort_keys=True, default=str).encode())
                 note, of_image = own[name], (source.image.uid, _REVIEWS[name])
-                asked.append(burned_in.Asked(*of_image, note.text, note.places, analysis.hexdigest()))
-        burned_in.ask(session, job.id, [source.image.uid for source in sources], asked)
+                asked.append(stored.Asked(*of_image, note.text, note.places, analysis.hexdigest()))
+        stored.ask_for_reviews(session, job.id, [source.image.uid for source in sources], asked)
 
 
 def not_cleaned(failure: CleaningFailed, sources: Sequence[SourceObject]) -> PipelineResult:
@@ -283,7 +283,7 @@ def open_images(database: Database, settings: Settings, job: Job) -> JobImages:
         ).all()
         purged = stored.purged_images(session, job.study_id, job.rule)
         unread = intake.unread_beside(session, job.study_id)
-        drawn = burned_in.drawn(session, job.source_uids)
+        drawn = stored.drawn_boxes(session, job.source_uids)
         here = {row.path: files.here(session, row.path) for row in rows if not row.purged}
     rules = device_rules_of(settings)
     known = {row.sop_instance_uid: row for row in rows}

@@ -37,8 +37,7 @@ from dicom_node.base.errors import (
 from dicom_node.base.events import WORKER_READY
 from dicom_node.base.lifecycle import JobState
 from dicom_node.base.processes import show_life
-from dicom_node.base.store.changes import SHORTEST
-from dicom_node.base.store.database import Database
+from dicom_node.base.store.database import SHORTEST, Database
 from dicom_node.base.store.tables import Job
 from dicom_node.base.store.transitions import record, utc_now
 from dicom_node.jobs.lease import new_owner

@@ -29,7 +29,6 @@ from dicom_node.base.errors import ExitCode
 from dicom_node.base.events import ASSOCIATION_ACCEPTED, JOB_FAILED
 from dicom_node.base.kinds import Counted, ObjectRole, Outcome, ResultKind
 from dicom_node.base.lifecycle import DeliveryState, JobState, StudyState
-from dicom_node.base.store import migrate
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import AuditRow, EventRow, Instance, ReceivedObject, Study
 from dicom_node.jobs import drift
@@ -122,7 +121,7 @@ def site(tmp_path: Path) -> Path:
 def filled(site: Path) -> Path:
     """The same with three studies: delivered, failed with a dead delivery, in quarantine."""
     database = Database(f"sqlite:///{site.parent / 'var' / 'node.db'}")
-    migrate.upgrade(database)
+    database.upgrade()
     stored = Stored(database)
     studies = [
         a_study(DELIVERED, StudyState.DELIVERED, NOW),
@@ -891,7 +890,7 @@ def test_a_database_that_is_damaged_or_does_not_answer_is_told_with_what_to_do(t
     for name, damaged in DAMAGED.items():
         config = configured(tmp_path / name)
         database = Database(f"sqlite:///{config.parent / 'node.db'}")
-        migrate.upgrade(database)
+        database.upgrade()
         with database.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         database.dispose()

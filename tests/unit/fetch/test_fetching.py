@@ -31,7 +31,7 @@ from dicom_node.base.events import (
 from dicom_node.base.kinds import FetchPurpose
 from dicom_node.base.lifecycle import DeliveryState, FetchState, JobState, StudyState, WorkitemState
 from dicom_node.base.store.tables import ClaimedWorkitem, Delivery, Fetch, Job, Study
-from dicom_node.base.store.transitions import move_fetch, settle_study, utc_now
+from dicom_node.base.store.transitions import move, settle_study, utc_now
 from dicom_node.deliver.scu import open_archive
 from dicom_node.studies import fetch
 from dicom_node.studies.indexing import OTHER_PATIENT
@@ -274,7 +274,7 @@ def test_a_study_of_another_patient_is_quarantined_though_its_fetch_moves_at_tha
     def patients_while_the_retrieval_starts(*given: Any) -> list[Patient]:
         with inbox.database.write() as session:
             if (row := session.scalars(select(Fetch)).one()).state is FetchState.WAITING:
-                move_fetch(session, row, FETCH_STARTED, attempts=1)
+                move(session, row, FETCH_STARTED, attempts=1)
         return []
 
     monkeypatch.setattr("dicom_node.studies.indexing.intake.patients", patients_while_the_retrieval_starts)

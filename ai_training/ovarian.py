@@ -1,7 +1,12 @@
-"""``ai-pipeline train ovarian``: five folds by group of near-duplicates, then the network that ships."""
+"""``ai-pipeline train ovarian`` and ``evaluate ovarian``: classifier, gate and outline of the lesion.
+
+Frames with class and lesion mask are those of MMOTU (Q. Zhao et al., arXiv 2207.06799). Five folds by group
+of near-duplicates, then the network that ships. Figures are of the committed predictions of the folds.
+"""
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +23,8 @@ from efficientnet_lite_pytorch import EfficientNet
 from scipy.optimize import minimize
 from scipy.special import softmax
 from scipy.stats import binomtest
+from sklearn.metrics import roc_curve
+from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
@@ -27,12 +34,12 @@ from ai_pipeline.contract import BURNED_IN
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.coordinates import UPRIGHT
 from ai_pipeline.images.decode import open_dicom
-from ai_pipeline.models.inputs import enlarge, normalise, reduce
+from ai_pipeline.models.registry import Card, Chain, enlarge, find, normalise, reduce
 from ai_pipeline.networks.gate import FeatureGate
-from ai_pipeline.ovarian.classifier import SURE, OvarianClassifier, PixelGate, dice
+from ai_pipeline.ovarian.pipeline import SURE, Outliner, OvarianClassifier, PixelGate, dice
 from ai_training.base import DataMissing, Report, followed, silent
 from ai_training.cards import changed_card, export, new_card, store_in_half, weights_row
-from ai_training.chest.gates import directions_of, drawn_from, files_of_split, linear_head
+from ai_training.chest import directions_of, drawn_from, files_of_split, linear_head
 from ai_training.engine import (
     Plan,
     Recipe,
@@ -44,45 +51,129 @@ from ai_training.engine import (
     run_options,
     seed_all,
 )
-from ai_training.metrics import Interval
-from ai_training.networks.backbones import (
-    DEFAULT_START,
-    RANDOM,
-    Pyramid,
-    StartWeights,
-    fill_backbone,
-    pyramid,
+from ai_training.metrics import (
+    Floats,
+    Interval,
+    auc_interval,
+    brier,
+    calibration_error,
+    interval,
+    mean_auc,
+    mean_auc_interval,
+    mean_interval,
+    patient_weights,
+    slope_and_intercept,
 )
-from ai_training.networks.efficientnet import NAME, fuse
-from ai_training.networks.outlines import (
+from ai_training.networks import (
+    HEADS,
+    MEAN,
+    NAME,
+    SCALE,
     OutlineNetwork,
     Probabilities,
     export_outlines,
+    fill_from,
+    fuse,
+    imagenet_file,
     less_dice,
+    licence_from,
     outline_network,
+    start_described,
 )
-from ai_training.sets.images import read_rgb
-from ai_training.sets.ovarian import (
-    CHAIN,
-    FOLDS,
-    LABELS,
-    MALIGNANT,
-    MEAN,
-    SCALE,
-    Grey,
-    OvarianFrame,
-    folds,
-    grey,
-    ovarian_frames,
-    ovarian_set,
-    reduced,
+from ai_training.sets import OVARIAN, OVARY, Grey, ImageSet, MaskFile, SetImage, Singles, named_set, read_rgb
+
+SET = "us_ovarian"
+LABELS = OVARIAN
+"""In the order of the networks' outputs."""
+MALIGNANT = ("High-grade_Serous_Cystadenoma",)
+NEOPLASMS = (
+    "Serous_Cystadenoma",
+    "Teratoma",
+    "Theca_Cell_Tumor",
+    "Mucinous_Cystadenoma",
+    *MALIGNANT,
 )
+"""Tumours, in contrast to endometriotic and simple cysts and to normal ovaries."""
+NORMAL = "Ovary_Normal"
+FOLDS, FOLD_SEED = 5, 0
+CHAIN = Chain(side=208, blur=0.0, jpeg_quality=95, low=0.0, high=99.5)
+FEW_MARKS = 30
+"""Yellow pixels up to which a frame counts as one without yellow marks (the set's own limit)."""
+
+
+@dataclass(frozen=True, slots=True)
+class OvarianFrame:
+    """A frame of :data:`SET`. ``name``: its file in the set; ``label``: index into :data:`LABELS`.
+
+    ``group``: near-duplicates share it; ``split``: train, val or test by group; ``yellow``: number of yellow
+    pixels in the published frame, above :data:`FEW_MARKS` if they were not counted.
+    """
+
+    name: str
+    picture: Path
+    mask: MaskFile
+    label: int
+    group: str
+    split: str
+    yellow: int
+
+    def rgb(self) -> Grey:
+        """Read the frame as RGB ``[rows, columns, 3]``. Raises DataMissing."""
+        return read_rgb(self.picture)
+
+    def lesion(self) -> npt.NDArray[np.bool_]:
+        """Read the mask of the lesion, in normal frames of the ovary: ``[rows, columns]``. Raises
+        DataMissing.
+        """
+        return self.mask.read()
+
+
+def ovarian_set(data: Path) -> ImageSet:
+    """The set of ovaries that ``data`` names. Raises DataMissing."""
+    return named_set(data, SET, OVARY)
+
+
+def ovarian_frames(data: Path) -> tuple[OvarianFrame, ...]:
+    """All frames of the set, in its order. Raises DataMissing, also if a frame has no class or mask."""
+    return tuple(map(_frame, ovarian_set(data).images))
+
+
+def _frame(image: SetImage) -> OvarianFrame:
+    known = [label for label in LABELS if label in image.labels]
+    if len(known) != 1 or len(image.masks) != 1:
+        raise DataMissing(f"{image.path}: a mask and one of {', '.join(LABELS)} were expected")
+    [mask] = image.masks.values()
+    yellow = int(image.measures.get("yellow_overlay_px", FEW_MARKS + 1))
+    return OvarianFrame(
+        image.name, image.path, mask, LABELS.index(known[0]), image.patient, image.split, yellow
+    )
+
+
+def folds(frames: Sequence[OvarianFrame]) -> npt.NDArray[np.intp]:
+    """The fold of each frame, 0 to :data:`FOLDS` - 1: groups stay together, every class is spread evenly."""
+    found = np.zeros(len(frames), np.intp)
+    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=FOLD_SEED)
+    labels = [frame.label for frame in frames]
+    groups = [frame.group for frame in frames]
+    for fold, (_, held_out) in enumerate(splitter.split(labels, labels, groups)):
+        found[held_out] = fold
+    return found
+
+
+def grey(picture: Grey) -> Grey:
+    """A displayed picture, RGB or grey, as grey levels ``[rows, columns]``."""
+    return picture if picture.ndim == 2 else np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def reduced(pictures: Sequence[Grey]) -> Grey:
+    """Displayed pictures after the preprocessing :data:`CHAIN`: ``[N, side, side]``."""
+    return np.stack([reduce(grey(picture), CHAIN)[0] for picture in pictures])
 
 
 class LiteTrunk(nn.Module):
     """EfficientNet-Lite0 without its head: ``[N, 3, size, size]`` → feature maps ``[N, C, h, w]``.
 
-    The stem and the first ``frozen`` blocks keep their weights and statistics (0: every layer learns).
+    The stem and the first ``frozen`` blocks keep their weights and statistics.
     """
 
     def __init__(self, size: int, frozen: int) -> None:
@@ -91,61 +182,37 @@ class LiteTrunk(nn.Module):
         self.channels = int(self.network._fc.in_features)
         self.network._fc = nn.Identity()
         self.frozen = frozen
-        for part in self._kept():
+        self._kept = [self.network._conv_stem, self.network._bn0, *self.network._blocks[:frozen]]
+        for part in self._kept:
             part.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        for part in self._kept():
+        for part in self._kept:
             part.eval()
         return self
 
     def lower(self, images: Tensor) -> Tensor:
-        """The output of the frozen layers; the images themselves if no layer is frozen."""
-        if not self.frozen:
-            return images
+        """The output of the frozen layers."""
+        net = self.network
         with torch.no_grad():
-            x = self._stem(images)
-            for block in self.network._blocks[: self.frozen]:
+            x = net._swish(net._bn0(net._conv_stem(images)))
+            for block in net._blocks[: self.frozen]:
                 x = block(x)
-        return x
+        return cast(Tensor, x)
 
     def upper(self, x: Tensor) -> Tensor:
         """The feature maps from the output of :meth:`lower`."""
         net = self.network
-        x = x if self.frozen else self._stem(x)
         for index, block in enumerate(net._blocks[self.frozen :], start=self.frozen):
             x = block(x, drop_connect_rate=0.2 * index / len(net._blocks))
         return cast(Tensor, net._swish(net._bn1(net._conv_head(x))))
-
-    def _stem(self, images: Tensor) -> Tensor:
-        net = self.network
-        return cast(Tensor, net._swish(net._bn0(net._conv_stem(images))))
-
-    def _kept(self) -> list[nn.Module]:
-        net = self.network
-        return [net._conv_stem, net._bn0, *net._blocks[: self.frozen]] if self.frozen else []
-
-
-class PyramidTrunk(nn.Module):
-    """Any other backbone, such as ``convnext_atto``; all of its layers learn."""
-
-    frozen = 0
-
-    def __init__(self, pyramid: Pyramid) -> None:
-        super().__init__()
-        self.network, self.channels = pyramid, pyramid.channels[-1]
-        self.lower = nn.Identity()  # no layer is frozen
-
-    def upper(self, x: Tensor) -> Tensor:
-        """The feature maps of images."""
-        return cast(Tensor, self.network(x)[-1])
 
 
 class CystClassifier(nn.Module):
     """Trunk, mean over its feature maps, linear head: ``logits [N, labels]``, ``features [N, C, h, w]``."""
 
-    def __init__(self, trunk: LiteTrunk | PyramidTrunk, labels: int, dropout: float = 0.3) -> None:
+    def __init__(self, trunk: LiteTrunk, labels: int, dropout: float = 0.3) -> None:
         super().__init__()
         self.trunk = trunk
         self.dropout = nn.Dropout(dropout)
@@ -328,7 +395,6 @@ INSIDE = 0.995
 TRUE_POSITIVE_RATE = 0.975
 """Share of the frames that were held out that the gate lets through."""
 FRAMES = "us_ovarian"
-Floats = npt.NDArray[np.float32]
 
 
 def other_pictures(data: Path, split: str, seed: int = 1) -> dict[str, list[Grey]]:
@@ -349,7 +415,7 @@ def other_pictures(data: Path, split: str, seed: int = 1) -> dict[str, list[Grey
     return {name: pictures for name, pictures in found.items() if pictures}
 
 
-def fit_gate(frames: Floats, others: Mapping[str, Floats], seed: int = 1) -> FeatureGate:
+def fit_gate(frames: Singles, others: Mapping[str, Singles], seed: int = 1) -> FeatureGate:
     """Fit the gate to pooled features ``[N, C]`` of training frames and of other pictures; its limit is 1.
 
     Without other pictures the gate has only the directions, and a limit in their units.
@@ -417,15 +483,14 @@ Both = tuple[Tensor, Tensor]
 class OvarianRecipe:
     """All settings of a run.
 
-    ``start``: the weights that ``architecture`` starts from; ``epochs``: passes over its training frames;
+    ``epochs``: passes over its training frames;
     ``frozen``: first blocks of EfficientNet-Lite0 that keep their weights; ``balance``: exponent of a class's
     count by which its frames are drawn less often (0: all frames equally often, 1: all classes equally
-    often). The frozen part runs on ``copies`` of each frame, once for all runs (0: a new copy in every step).
+    often). The frozen part runs on ``copies`` of each frame, once for all runs.
     For a copy: ``rotation`` in degrees, the rest as shares of the picture or of its grey levels.
     """
 
     architecture: str = NAME
-    start: StartWeights = DEFAULT_START
     size: int = 192
     frozen: int = 11
     epochs: float = 16.0
@@ -460,7 +525,7 @@ def train(
 
     ``pixels``: reduced pictures ``[N, side, side]`` to use in place of the frames.
 
-    If the recipe keeps augmented copies, all seeds share them. Each run writes ``best.pt``, and for a fold
+    All seeds share the augmented copies. Each run writes ``best.pt``, and for a fold
     ``validation.npz`` with ``rows`` and ``logits`` of its frames. Raises DataMissing, or ExperimentError if a
     folder holds a run of another recipe.
     """
@@ -468,7 +533,7 @@ def train(
     fold = folds(frames)
     if pixels is None:
         pixels = reduced([frame.rgb() for frame in frames])
-    seen = _seen_copies(pixels, recipe, report) if recipe.copies else None
+    seen = _seen_copies(pixels, recipe, report)
     for seed, name in product(seeds, runs):
         folder, own = out / f"seed-{seed}" / name, replace(recipe, seed=seed)
         run = _OvarianRun(folder, own, pixels, frames, _outside(name, fold), seen)
@@ -481,42 +546,16 @@ def _outside(run: str, fold: Ints) -> npt.NDArray[np.bool_]:
     return np.asarray(fold == (-1 if run == ALL else int(run)))
 
 
-def recipe(
-    *,
-    epochs: float | None = None,
-    architecture: str | None = None,
-    frozen: int | None = None,
-    start: StartWeights = DEFAULT_START,
-) -> OvarianRecipe:
-    """The shipped recipe with the given changes. If no block is frozen, every step uses new copies."""
-    made = OvarianRecipe()
-    architecture = architecture or made.architecture
-    kept = 0 if architecture != NAME else made.frozen if frozen is None else frozen
-    copies = made.copies if kept else 0
-    return replace(
-        made,
-        architecture=architecture,
-        start=start,
-        frozen=kept,
-        copies=copies,
-        epochs=epochs or made.epochs,
-    )
-
-
 def new_classifier(recipe: OvarianRecipe) -> CystClassifier:
-    """The network of ``recipe`` before its first step. Raises ExperimentError, DataMissing."""
-    architecture, size = recipe.architecture, recipe.size
-    if architecture != NAME:
-        return CystClassifier(PyramidTrunk(pyramid(architecture, recipe.start, size, size)), len(LABELS))
-    trunk = LiteTrunk(size, recipe.frozen)
-    if (path := recipe.start.path(NAME)) is not None:
-        fill_backbone(trunk.network, path, NAME)
+    """The network of ``recipe`` before its first step, with ImageNet weights. Raises ExperimentError."""
+    trunk = LiteTrunk(recipe.size, recipe.frozen)
+    fill_from(trunk.network, imagenet_file(), NAME, HEADS)
     return CystClassifier(trunk, len(LABELS))
 
 
 def trained_classifier(folder: Path, recipe: OvarianRecipe) -> CystClassifier:
     """The network of a run in ``folder``, ready for inference."""
-    return best_of(new_classifier(replace(recipe, start=StartWeights(RANDOM))), folder)
+    return best_of(new_classifier(recipe), folder)
 
 
 def ensemble(out: Path, recipe: OvarianRecipe, seeds: Sequence[int], name: str) -> CystEnsemble:
@@ -524,7 +563,7 @@ def ensemble(out: Path, recipe: OvarianRecipe, seeds: Sequence[int], name: str) 
     return CystEnsemble([trained_classifier(out / f"seed-{seed}" / name, recipe) for seed in seeds]).eval()
 
 
-def outputs_of(network: CystEnsemble, pixels: Grey, size: int, batch: int = 16) -> tuple[Floats, Floats]:
+def outputs_of(network: CystEnsemble, pixels: Grey, size: int, batch: int = 16) -> tuple[Singles, Singles]:
     """Logits ``[N, labels]`` and pooled features ``[N, C]`` for reduced pictures ``[N, side, side]``."""
     return outputs_above(network, lower_of(network, pixels, size, batch))
 
@@ -540,7 +579,7 @@ def lower_of(network: CystEnsemble, pixels: Grey, size: int, batch: int = 16) ->
     return found
 
 
-def outputs_above(network: CystEnsemble, lower: Sequence[Both]) -> tuple[Floats, Floats]:
+def outputs_above(network: CystEnsemble, lower: Sequence[Both]) -> tuple[Singles, Singles]:
     """:func:`outputs_of`, computed from the outputs of :func:`lower_of`."""
     logits, features = [np.zeros((0, len(LABELS)), np.float32)], []
     for upright, mirrored in lower:
@@ -552,16 +591,12 @@ def outputs_above(network: CystEnsemble, lower: Sequence[Both]) -> tuple[Floats,
 
 
 class OvarianBatches(Dataset[tuple[Tensor, Tensor]]):
-    """Batch i of a run: images ``[B, 3, size, size]`` and labels ``[B]``, drawn from (seed, i) alone.
-
-    If ``seen [N, copies, C, h, w]`` is given, batches hold these outputs of the frozen layers in place of
-    images.
+    """Batch i of a run: outputs of the frozen layers ``[B, C, h, w]``, of ``seen [N, copies, C, h, w]``, and
+    labels ``[B]``, drawn from (seed, i) alone.
     """
 
-    def __init__(
-        self, recipe: OvarianRecipe, pixels: Grey, labels: Ints, rows: Ints, seen: Tensor | None
-    ) -> None:
-        self._recipe, self._pixels, self._labels, self._rows, self._seen = recipe, pixels, labels, rows, seen
+    def __init__(self, recipe: OvarianRecipe, labels: Ints, rows: Ints, seen: Tensor) -> None:
+        self._recipe, self._labels, self._rows, self._seen = recipe, labels, rows, seen
         odds = np.bincount(labels[rows], minlength=len(LABELS))[labels[rows]] ** -recipe.balance
         self._odds = odds / odds.sum()
 
@@ -569,11 +604,8 @@ class OvarianBatches(Dataset[tuple[Tensor, Tensor]]):
         random = np.random.default_rng((self._recipe.seed, iteration))
         rows = random.choice(self._rows, self._recipe.batch, p=self._odds)
         labels = torch.from_numpy(self._labels[rows])
-        if self._seen is not None:
-            chosen = random.integers(self._recipe.copies, size=len(rows))
-            return self._seen[rows, chosen].float(), labels
-        copies = np.stack([augmented(self._pixels[row], self._recipe, random) for row in rows])
-        return torch.from_numpy(normalise(copies, MEAN, SCALE)), labels
+        chosen = random.integers(self._recipe.copies, size=len(rows))
+        return self._seen[rows, chosen].float(), labels
 
 
 def _seen_copies(pixels: Grey, recipe: OvarianRecipe, report: Report) -> Tensor:
@@ -634,7 +666,7 @@ class _OvarianRun(TrainingRun):
         pixels: Grey,
         frames: Sequence[OvarianFrame],
         held_out: npt.NDArray[np.bool_],
-        seen: Tensor | None,
+        seen: Tensor,
     ) -> None:
         seed_all(recipe.seed)
         self.recipe, self.pixels, self.seen = recipe, pixels, seen
@@ -653,14 +685,14 @@ class _OvarianRun(TrainingRun):
         super().__init__(out, json.dumps(asdict(recipe)), plan, network)
 
     def examples(self) -> OvarianBatches:
-        return OvarianBatches(self.recipe, self.pixels, self.labels, self.rows, self.seen)
+        return OvarianBatches(self.recipe, self.labels, self.rows, self.seen)
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch
         images = images.contiguous(memory_format=torch.channels_last)
         network = cast(CystClassifier, self.network)
         with self.autocast():
-            logits, _ = network(images) if self.seen is None else network.upper(images)
+            logits, _ = network.upper(images)
         return cross_entropy(logits.float(), labels, label_smoothing=self.recipe.smoothing)
 
     def validate(self) -> Validation:
@@ -694,23 +726,28 @@ class OutlineRecipe(Recipe):
     copies: OvarianRecipe = field(default_factory=OvarianRecipe)
 
 
-def outline_recipe(*, epochs: float, threads: int) -> OutlineRecipe:
-    """The shipped recipe with its steps multiplied by ``epochs`` / 16, as the classifier is trained for
-    ``epochs``.
-    """
-    made = OutlineRecipe(threads=threads)
-    share = epochs / made.copies.epochs
-    steps, every = (max(1, round(share * count)) for count in (made.iterations, made.validate_every))
-    return replace(made, iterations=steps, validate_every=every)
+def train_and_ship(
+    data: Path, out: Path, epochs: float | None, seeds: Sequence[int], threads: int, report: Report = silent
+) -> Path:
+    """Train the folds and the network that ships, once for each of ``seeds``, and the outline; returns the
+    card.
 
-
-def train_outline(
-    data: Path, out: Path, recipe: OutlineRecipe, *, resume: bool = False, report: Report = silent
-) -> OutlineNetwork:
-    """Train and choose a checkpoint; ``out`` receives checkpoints and history. Raises DataMissing,
-    ExperimentError.
+    Complete parts in ``out`` are not trained again. ``epochs``: passes over the frames, the outline's steps
+    in proportion; None: the shipped recipe's. Raises DataMissing, ExperimentError.
     """
-    return cast(OutlineNetwork, _OutlineRun(data, out, recipe).trained(report, resume=resume))
+    torch.set_num_threads(threads)
+    recipe, outline = OvarianRecipe(), OutlineRecipe(threads=threads)
+    if epochs:
+        share = epochs / recipe.epochs
+        recipe = replace(recipe, epochs=epochs)
+        steps, every = (
+            max(1, round(share * count)) for count in (outline.iterations, outline.validate_every)
+        )
+        outline = replace(outline, iterations=steps, validate_every=every)
+    train(data, out, recipe, seeds, report=report)
+    run = _OutlineRun(data, out / "outline", outline)
+    run.finish(report, resume=run.begun)
+    return ship(data, out, recipe, outline, seeds, report)
 
 
 def pairs_of(frames: Sequence[OvarianFrame]) -> tuple[Grey, Grey]:
@@ -762,7 +799,7 @@ class _OutlineRun(RecipeRun[OutlineRecipe]):
         self.checked = pairs_of([frame for frame in frames if frame.split == "val"])
 
     def new_network(self) -> OutlineNetwork:
-        network = outline_network(NAME, DEFAULT_START, OUTLINES, self.recipe.size, self.recipe.size)
+        network = outline_network(OUTLINES)
         for part in (network.stem, network.norm, *network.blocks[: self.recipe.frozen]):
             part.requires_grad_(False)
         return network
@@ -871,8 +908,7 @@ def write_card(
     about = {
         "task": "eight classes of the ovary or its lesion in single ultrasound frames, and its outline",
         "architecture": f"{recipe.architecture} with a head for eight classes; outline: anatomy-unet",
-        "licence": recipe.start.licence_of(recipe.architecture, "trunks")
-        + ("" if recipe.start == DEFAULT_START else "; outline from ImageNet weights (Apache-2.0)"),
+        "licence": licence_from(start_described(), "trunks"),
         "intended_use": (
             "Research and development: to show a second diagnostic pipeline at work on ultrasound frames of "
             "the female pelvis. Not for diagnostic use, not for triage, not to exclude cancer."
@@ -918,8 +954,8 @@ def write_card(
             "seeds": len(held_out.logits),
             "views": "picture and mirror image, the mean of their logits",
             "held_out_looks": LOOKS,
-            "start": recipe.start.described(recipe.architecture),
-            "recipe": {name: value for name, value in asdict(recipe).items() if name != "start"},
+            "start": start_described(),
+            "recipe": asdict(recipe),
             "outline": outline.described(),
         },
     }
@@ -988,3 +1024,192 @@ def _gates(
         found = zip(names[outside], made.distance(features[outside]), strict=True)
         rows += [(FRAMES, picture, int(name), distance) for picture, distance in found]
     write_gate(rows, out / FOLDER.name / GATE)
+
+
+MARGIN = 0.02
+"""Largest loss of macro AUC by cleaning that counts as none."""
+EVERY_LABEL = tuple(range(len(LABELS)))
+
+
+def classification(held_out: HeldOut) -> dict[str, Any]:
+    """Figures of out-of-fold predictions: AUC, accuracy, calibration, risk, coverage, two binary tasks."""
+    truth, weights = held_out.labels, patient_weights(held_out.groups)
+    found = cross_fitted(held_out.mean, truth, held_out.folds)
+    hot = np.eye(len(LABELS))[truth]
+    sure, right = found.max(1), (found.argmax(1) == truth).astype(np.float64)
+    slopes, intercepts = slope_and_intercept(right, sure, weights)
+    slope, intercept = slope_and_intercept(right, sure, np.ones((1, len(truth))))
+    return {
+        "frames": len(truth),
+        "groups": len(set(held_out.groups)),
+        "seeds": len(held_out.logits),
+        "macro_auc": mean_auc_interval(hot, found, EVERY_LABEL, weights).as_list(),
+        "macro_auc_of_seeds": [
+            round(mean_auc(hot, cross_fitted(one, truth, held_out.folds), EVERY_LABEL), 4)
+            for one in held_out.logits
+        ],
+        "macro_auc_of_folds": [
+            round(mean_auc(hot[held_out.folds == fold], found[held_out.folds == fold], EVERY_LABEL), 4)
+            for fold in np.unique(held_out.folds)
+        ],
+        "accuracy": mean_interval(right, weights).as_list(),
+        "labels": {
+            label: {
+                "frames": int(hot[:, k].sum()),
+                "auc": auc_interval(hot[:, k], found[:, k], weights).as_list(),
+            }
+            for k, label in enumerate(LABELS)
+        },
+        "confusion": np.array(
+            [np.bincount(found[truth == k].argmax(1), minlength=len(LABELS)) for k in EVERY_LABEL]
+        ).tolist(),
+        # Of the likeliest class: whether it is right as often as its probability says.
+        "calibration": {
+            "ece": round(calibration_error(right, sure), 4),
+            "brier": round(brier(right, sure), 4),
+            "slope": interval(float(slope[0]), slopes).as_list(),
+            "intercept": interval(float(intercept[0]), intercepts).as_list(),
+        },
+        "risk_coverage": risk_coverage(found, right, weights),
+        "binary": {
+            "malignant": binary(found, hot, [LABELS.index(one) for one in MALIGNANT], held_out, weights),
+            "neoplasm": binary(found, hot, [LABELS.index(one) for one in NEOPLASMS], held_out, weights),
+        },
+    }
+
+
+def risk_coverage(found: Floats, right: Floats, weights: Floats) -> list[dict[str, Any]]:
+    """The model's accuracy if it answers only for its surest frames: share answered, least probability, share
+    right.
+    """
+    sure, rows = found.max(1), []
+    for coverage in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3):
+        cut = float(np.quantile(sure, 1 - coverage))
+        answered = (sure >= cut).astype(np.float64)
+        value = float((right * answered).sum() / answered.sum())
+        resampled = (weights @ (right * answered)) / (weights @ answered)
+        row = {"coverage": round(float(answered.mean()), 3), "least_probability": round(cut, 4)}
+        rows.append({**row, "right": interval(value, resampled).as_list()})
+    return rows
+
+
+def answer_figures(held_out: HeldOut, threshold: float, absent_below: float) -> dict[str, Any]:
+    """Figures at the thresholds of a card, on probabilities calibrated on other folds; a normal ovary and a
+    malignant lesion are never called.
+    """
+    truth, weights = held_out.labels, patient_weights(held_out.groups)
+    found = cross_fitted(held_out.mean, truth, held_out.folds)
+    best = found.argmax(1)
+    sure = found.max(1) >= threshold
+    called = sure & ~np.isin(best, [LABELS.index(one) for one in (*MALIGNANT, NORMAL)])
+    right = called & (best == truth)
+    own = found[np.arange(len(truth)), truth]
+    malignant = np.isin(truth, [LABELS.index(one) for one in MALIGNANT])
+    normal = sure & (best == LABELS.index(NORMAL))
+    return {
+        "answered": mean_interval(called.astype(np.float64), weights).as_list(),
+        "right": _right_of(called, right, weights)["right"],
+        "own_class_called_absent": mean_interval((own < absent_below) * 1.0, weights).as_list(),
+        "malignant_called_another_class": [int((called & malignant).sum()), int(malignant.sum())],
+        "by_class": {
+            label: _right_of(called & (best == k), right, weights)
+            for k, label in enumerate(LABELS)
+            if (called & (best == k)).any()
+        },
+        "would_be_normal": {
+            **_right_of(normal, best == truth, weights),
+            "malignant": int((normal & malignant).sum()),
+        },
+    }
+
+
+def _right_of(called: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_], weights: Floats) -> dict[str, Any]:
+    """The number of frames that were ``called`` something, and the share that is right."""
+    value = float((called & right).sum() / max(called.sum(), 1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drawn = (weights @ (called & right)) / (weights @ called)
+    return {"frames": int(called.sum()), "right": interval(value, drawn).as_list()}
+
+
+def binary(
+    found: Floats, hot: Floats, positive: Sequence[int], held_out: HeldOut, weights: Floats
+) -> dict[str, Any]:
+    """The columns of the published table for the question "one of ``positive``?"; the cut of each fold is
+    chosen by Youden's J on the other folds. ``*_at_31``: re-weighted to the published share of positives.
+    """
+    truth, score = hot[:, positive].sum(1), found[:, positive].sum(1)
+    called = np.zeros(len(truth), np.bool_)
+    for fold in np.unique(held_out.folds):
+        inside = held_out.folds == fold
+        false_rate, true_rate, cuts = roc_curve(truth[~inside], score[~inside])
+        called[inside] = score[inside] >= cuts[int(np.argmax(true_rate - false_rate))]
+    counts = np.stack([truth * called, truth * ~called, (1 - truth) * called, (1 - truth) * ~called])
+    once, drawn = _columns(counts.sum(1)[None]), _columns(weights @ counts.T)
+    return {
+        "positives": int(truth.sum()),
+        "auc": auc_interval(truth, score, weights).as_list(),
+        **{name: interval(float(once[name][0]), drawn[name]).as_list() for name in once},
+    }
+
+
+def _columns(counts: Floats) -> dict[str, Floats]:
+    """Of rows of (true positives, false negatives, false positives, true negatives)."""
+    tp, fn, fp, tn = counts.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall, specificity = tp / (tp + fn), tn / (tn + fp)
+        # Share of positives that the published table implies (OCI-GAN).
+        p = 0.31
+        ppv = recall * p / (recall * p + (1 - specificity) * (1 - p))
+        return {
+            "recall": recall,
+            "specificity": specificity,
+            "ppv": tp / (tp + fp),
+            "npv": tn / (tn + fn),
+            "f1": 2 * tp / (2 * tp + fp + fn),
+            "accuracy": (tp + tn) / counts.sum(1),
+            "ppv_at_31": ppv,
+            "npv_at_31": specificity * (1 - p) / (specificity * (1 - p) + (1 - recall) * p),
+            "f1_at_31": 2 * ppv * recall / (ppv + recall),
+        }
+
+
+def evaluate(data: Path, models_dir: Path | None, report: Report = silent) -> dict[str, Any]:
+    """All figures. The outline, and the gate on other pictures, are measured with the card's networks on the
+    test splits; all other figures come from the committed predictions of the folds.
+
+    Raises DataMissing, CardError.
+    """
+    frames, card = ovarian_frames(data), find(ID, models_dir)
+    held_out = read_predictions(frames)
+    points = card.labels[0]
+    return {
+        "model": card.id,
+        "version": card.version,
+        "cross_validation": classification(held_out),
+        "answers": answer_figures(held_out, points.threshold, points.absent_below),
+        "gate": gate_figures(FOLDER / GATE, OvarianClassifier(card), data, report),
+        "outline": outlines([frame for frame in frames if frame.split == "test"], card, report),
+    }
+
+
+def outlines(frames: Sequence[OvarianFrame], card: Card, report: Report = silent) -> dict[str, Any]:
+    """Dice of the shown outlines against the masks; how many outlines are withheld, and why."""
+    classifier, outliner = OvarianClassifier(card), Outliner(card)
+    found, groups, faults = [], [], Counter[str]()
+    for number, frame in enumerate(frames):
+        report(number / len(frames), "outlines")
+        outline = outliner.outline(classifier.analyse(frame.rgb()))
+        if outline.mask is None:
+            faults[outline.fault] += 1
+            continue
+        found.append(dice(outline.mask, frame.lesion()))
+        groups.append(frame.group)
+    values = np.array(found)
+    return {
+        "frames": len(frames),
+        "shown": len(found),
+        "dice": mean_interval(values, patient_weights(groups)).as_list(),
+        "median": round(float(np.median(values)), 4),
+        "below_half": int((values < 0.5).sum()),
+        "withheld": dict(faults),
+    }

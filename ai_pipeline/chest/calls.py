@@ -9,8 +9,16 @@ rule).
 A label may use the word "suspected", "not found", both, or none (then it is not assessed). This follows from
 the figures in the card's ``[metrics.operating_points]``, measured on images that were not used to choose
 thresholds. They hold at the operating point in use and at the prevalence of the site.
+
+Convert probabilities from the prevalence a model was calibrated at to the prevalence of a site.
+
+A calibrated probability holds at the prevalence of the images it was calibrated on. Where the same disease
+looks the same but is rarer, Bayes' rule shifts every logit by the difference of the two prevalences' logits
+(M. Saerens et al., Neural Computation 14, 2002, 21-41). Thresholds are shifted by the same amount, so no
+decision changes: only the number changes, so that it is right at the site.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -48,13 +56,13 @@ def points_of(card: Card) -> tuple[OperatingPoint, ...]:
     return tuple(one for one in OperatingPoint if one is OperatingPoint.BALANCED or one in table)
 
 
-def fault(card: Card, wanted: object) -> str | None:
+def point_fault(card: Card, wanted: object) -> str | None:
     """Why ``wanted`` is no valid operating point of this card, as a remedy; None if it is valid."""
     known = points_of(card)
     return None if wanted in known else f"must be one of {', '.join(known)} for {card.name}"
 
 
-def chosen(card: Card, wanted: OperatingPoint | None) -> OperatingPoint:
+def chosen_point(card: Card, wanted: OperatingPoint | None) -> OperatingPoint:
     """The ``wanted`` operating point, or the card's default if None is wanted."""
     return wanted or points_of(card)[0]
 
@@ -72,7 +80,7 @@ def labels_at(card: Card, point: OperatingPoint) -> tuple[Label, ...]:
     )
 
 
-def note(card: Card, point: OperatingPoint) -> QualityNote:
+def point_note(card: Card, point: OperatingPoint) -> QualityNote:
     """The note on the operating point in every result, with the share of false alarms if it was measured."""
     text = f"{point}: {_MEANINGS[point]}"
     measured = _measured(card, point).get("without_finding_called")
@@ -184,3 +192,75 @@ def words_of(card: Card, point: OperatingPoint, label: str, prevalence: float | 
         suspected=not right or (right[0] >= (1 / 3) and right[1] >= (1 / 6)),
         not_found=sensitivity is not None and sensitivity[1] >= FOUND,
     )
+
+
+def calibrated_at(card: Card) -> Mapping[str, float]:
+    """The prevalence of every label in the card's table ``[calibration.prevalence]``, above 0 and below 1."""
+    table = card.details.get("calibration", {}).get("prevalence")
+    if not isinstance(table, Mapping):
+        return {}
+    return {str(name): float(share) for name, share in table.items() if _is_share(share)}
+
+
+def prevalence_fault(card: Card, wanted: Mapping[str, float]) -> str | None:
+    """Why ``prevalence = { Label = share, … }`` is not valid for this card; None if it is."""
+    known = calibrated_at(card)
+    for name, share in wanted.items():
+        label = next((label for label in card.labels if label.name == name), None)
+        if label is None:
+            names = ", ".join(label.name for label in card.labels)
+            return f"{card.name} has no label {name!r}; it has: {names}"
+        if not _is_share(share):
+            return f"{name} must be a share above 0 and below 1, not {share!r}"
+        if not card.calibrated or name not in known:
+            return f"the card of {card.name} does not say at which prevalence of {name} it was calibrated"
+    return None
+
+
+def at_site(card: Card, labels: Sequence[Label], wanted: Mapping[str, float]) -> tuple[Label, ...]:
+    """The ``labels`` of ``card`` at an operating point, with probabilities and thresholds shifted to a site.
+
+    ``wanted``: the site's prevalences by label. Raises ValueError for a faulty value.
+    """
+    wrong = prevalence_fault(card, wanted)
+    if wrong is not None:
+        raise ValueError(f"option prevalence: {wrong}")
+    known = calibrated_at(card)
+    return tuple(
+        shifted(label, known[label.name], float(wanted[label.name])) if label.name in wanted else label
+        for label in labels
+    )
+
+
+def shifted(label: Label, calibrated: float, site: float) -> Label:
+    """``label``, calibrated at the prevalence ``calibrated``, for the prevalence ``site``; both above 0,
+    below 1.
+    """
+    shift = _logit(site) - _logit(calibrated)
+    return replace(
+        label,
+        intercept=label.intercept + shift,
+        threshold=_shifted(label.threshold, shift),
+        absent_below=_shifted(label.absent_below, shift),
+    )
+
+
+def prevalence_sentence(card: Card, wanted: Mapping[str, float]) -> str:
+    """The text of the note that results carry. ``wanted``: prevalences by label, above 0 and below 1."""
+    known = calibrated_at(card)
+    shares = ", ".join(f"{name} {wanted[name]:.3g} (calibrated at {known[name]:.3g})" for name in wanted)
+    return f"Probabilities and thresholds are for the site's prevalence: {shares}."
+
+
+def _shifted(share: float, shift: float) -> float:
+    if not 0.0 < share < 1.0:  # never, or always
+        return share
+    return 1.0 / (1.0 + math.exp(-(_logit(share) + shift)))
+
+
+def _logit(share: float) -> float:
+    return math.log(share / (1.0 - share))
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0.0 < value < 1.0

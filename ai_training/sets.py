@@ -1,38 +1,270 @@
-"""Image sets by their layouts, which are recognised by the content of a folder.
+"""Images and labels: how they are read, the layouts of published sets, chest X-rays as one table, splits.
 
-A new layout is a :class:`SetLayout` in :data:`LAYOUTS`, and a line in docs/reference/data-sets.md. A site's
-own table: ``manifest.csv``, or any CSV file that ``--data`` names: ``file`` (or ``image``, ``path``; relative
-to the table), ``patient_id`` (or ``patient``, ``group``), 0/1 columns with the names of the labels (-1:
-unknown) or one column ``labels`` (``Mass|Nodule``) or ``label``; optional ``split``, ``mask``, ``age``
-(years), ``sex``, ``view`` (PA, AP), ``source`` and ``source_repo``; further numbers are measures."""
+A layout is recognised by the content of a folder. A new one is a :class:`SetLayout` in :data:`LAYOUTS`, and a
+line in docs/reference/data-sets.md. A site's own table: ``manifest.csv``, or any CSV file that ``--data``
+names: ``file`` (or ``image``, ``path``; relative to the table), ``patient_id`` (or ``patient``, ``group``),
+0/1 columns with the names of the labels (-1: unknown) or one column ``labels`` (``Mass|Nodule``) or
+``label``; optional ``split``, ``mask``, ``age`` (years), ``sex``, ``view`` (PA, AP), ``source`` and
+``source_repo``; further numbers are measures.
+"""
 
 import csv
 import gzip
+import hashlib
 import json
+import math
+import os
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
+from iterstrat.ml_stratifiers import IterativeStratification
+from PIL import Image, UnidentifiedImageError
 from scipy.sparse.csgraph import connected_components
 
+from ai_pipeline.errors import PixelError
+from ai_pipeline.images.decode import open_dicom
+from ai_pipeline.models.registry import Chain, reduce
 from ai_training.base import DataMissing
-from ai_training.sets.images import (
-    LABELS,
-    ImageSet,
-    MaskFile,
-    SetBox,
-    SetImage,
-    lines,
-    number,
-    read_grey,
-    rows,
+
+Grey = npt.NDArray[np.uint8]
+Singles = npt.NDArray[np.float32]
+DICOM = (".dcm", ".dicom")
+
+
+def rows(table: Path, split: str | None = None, needs: Sequence[str] = ()) -> list[dict[str, str]]:
+    """The rows of a CSV file (or .csv.gz) by the names in its first line; with ``split`` only rows of that
+    split.
+
+    Raises DataMissing, also if a column of ``needs`` is missing.
+    """
+    if not table.is_file():
+        raise DataMissing(
+            f"{table} is missing: --data must name a folder laid out as docs/reference/data-sets.md says"
+        )
+    opened = gzip.open if table.suffix == ".gz" else open
+    try:
+        with opened(table, "rt", newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns, found = reader.fieldnames or (), list(reader)
+    except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataMissing(f"{table} cannot be read: a table (CSV, UTF-8) was expected") from error
+    if missing := [name for name in needs if name not in columns]:
+        raise DataMissing(f"{table} has no column {', '.join(missing)}")
+    return [row for row in found if split in {None, row.get("split")}]
+
+
+def number(row: dict[str, str], column: str, table: Path) -> float:
+    """The number in a column of a table row. Raises DataMissing with the table, the column and the wrong
+    value.
+    """
+    try:
+        return float(row[column])
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataMissing(f"{table}: column {column} holds no number but {row.get(column)!r}") from error
+
+
+def lines(path: Path) -> list[str]:
+    """The lines of a text file that are not blank. Raises DataMissing."""
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataMissing(f"{path} cannot be read: a list (text, UTF-8) was expected") from error
+
+
+def read_grey(path: Path) -> Grey:
+    """A picture as grey levels ``[rows, columns]``, 0 to 255; DICOM as its header says. Raises
+    DataMissing.
+    """
+    picture = _read(path, cv2.IMREAD_GRAYSCALE)
+    return picture if picture.ndim == 2 else np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), np.uint8)
+
+
+def read_rgb(path: Path) -> Grey:
+    """A picture as RGB ``[rows, columns, 3]``, 0 to 255. Raises DataMissing."""
+    picture = _read(path, cv2.IMREAD_COLOR)
+    code = cv2.COLOR_GRAY2RGB if picture.ndim == 2 else cv2.COLOR_BGR2RGB
+    return np.asarray(cv2.cvtColor(picture, code), np.uint8)
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Rows and columns of a picture, from its header. Raises DataMissing."""
+    try:
+        if path.suffix.lower() in DICOM:
+            header = open_dicom(path).header
+            return header.rows, header.columns
+        with Image.open(path) as opened:
+            return opened.height, opened.width
+    except (PixelError, OSError, UnidentifiedImageError) as error:
+        raise _no_picture(path) from error
+
+
+def _read(path: Path, how: int) -> Grey:
+    """Grey, or the colours of OpenCV in their order."""
+    if path.suffix.lower() in DICOM:
+        try:
+            shown = open_dicom(path).display()
+        except (PixelError, OSError) as error:
+            raise _no_picture(path) from error
+        return shown if shown.ndim == 2 else shown[:, :, ::-1]
+    image = cv2.imread(str(path), how)
+    if image is None:
+        raise _no_picture(path)
+    return np.asarray(image, np.uint8)
+
+
+def _no_picture(path: Path) -> DataMissing:
+    kinds = "a PNG, JPEG, GIF, BMP or DICOM picture was expected"
+    return DataMissing(f"{path} is not an image that can be read: {kinds if path.is_file() else 'no file'}")
+
+
+LABELS = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hernia",
 )
+YOUNGEST = 16  # years; the model is for adults
+
+
+@dataclass(frozen=True, slots=True)
+class MaskFile:
+    """A mask in a file. ``bits``: the bits of a pixel that count; ``outlined``: only the line of an ellipse
+    is drawn, and its inside belongs to the mask, also where the picture cuts the ellipse.
+    """
+
+    path: Path
+    bits: int = 255
+    outlined: bool = False
+
+    def read(self, shape: tuple[int, ...] | None = None) -> npt.NDArray[np.bool_]:
+        """Read the mask ``[rows, columns]``, at the file's size or resized to ``shape``. Raises
+        DataMissing.
+        """
+        drawn = read_grey(self.path) & self.bits
+        rows, columns = shape or drawn.shape
+        if abs(drawn.shape[0] / drawn.shape[1] - rows / columns) > 0.01:
+            raise DataMissing(f"{self.path} is no mask of its picture: it has another format")
+        found = cv2.resize(drawn, (columns, rows), interpolation=cv2.INTER_NEAREST)
+        if self.outlined:
+            points = cv2.findNonZero(found)
+            if points is None or len(points) < 5:
+                raise DataMissing(f"{self.path} draws no ellipse")
+            cv2.ellipse(found, cv2.fitEllipse(points), 255, -1)
+        return np.asarray(found > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class SetBox:
+    """The corners (left, top, right, bottom) of a finding, in pixels of a square of ``side`` with the picture
+    in its middle.
+    """
+
+    label: str
+    corners: tuple[float, float, float, float]
+    side: float
+
+
+@dataclass(frozen=True, slots=True)
+class SetImage:
+    """One picture of a set, in the form that every reader returns.
+
+    ``name``: its name in the set. ``patient``: no patient is in two splits. ``split``: train, val, test, or
+    empty if the set has none. ``labels``: findings that are present; ``unsure``: findings that are neither
+    present nor absent. ``masks`` by the outlined structure. ``age`` in years, NaN if unknown. ``source``: the
+    part of the set, ``repository``: where that part came from. ``soft``: a teacher's probabilities of
+    :data:`LABELS`. ``measures``: further numbers by name. ``marks``: of :data:`LABELS`, 0 or 1, NaN if not
+    known (:func:`chest_set`).
+    """
+
+    name: str
+    path: Path
+    patient: str
+    split: str = ""
+    labels: frozenset[str] = frozenset()
+    unsure: frozenset[str] = frozenset()
+    boxes: tuple[SetBox, ...] = ()
+    masks: Mapping[str, MaskFile] = field(default_factory=dict)
+    age: float = math.nan
+    sex: str = ""
+    view: str = ""
+    source: str = ""
+    repository: str = ""
+    soft: tuple[float, ...] | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)
+    marks: tuple[float, ...] = ()
+
+    @property
+    def adult(self) -> bool:
+        """Whether the patient is known to be old enough for the intended use."""
+        return self.age >= YOUNGEST
+
+    def is_in(self, split: str) -> bool:
+        """True when the image belongs to ``split``, or when its manifest has no splits."""
+        return self.split in {split, ""}
+
+
+@dataclass(frozen=True, slots=True)
+class TruthBox(SetBox):
+    """A radiologist's box with its image."""
+
+    image: SetImage
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSet:
+    """The set that a reader finds in a folder, with the facts that a fair measurement needs.
+
+    ``title``: name and source, for cards. ``labels``: the labels that the set covers. ``notes`` are printed
+    with the figures. ``main``: the source whose figures come first. ``natural``: the sources whose images
+    were not chosen by disease. ``left_out``: why a label of a source is not measured.
+    """
+
+    title: str
+    images: tuple[SetImage, ...]
+    labels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    main: str = ""
+    natural: tuple[str, ...] = ()
+    left_out: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The title without its source."""
+        return self.title.partition(" (")[0]
+
+    @property
+    def boxes(self) -> tuple[TruthBox, ...]:
+        """The boxes of all images and of the set's labels."""
+        drawn = ((box, image) for image in self.images for box in image.boxes)
+        return tuple(
+            TruthBox(b.label, b.corners, b.side, image) for b, image in drawn if b.label in self.labels
+        )
+
+
+def corners(box: TruthBox) -> tuple[float, float, float, float]:
+    """``(left, top, right, bottom)`` as shares of the image's side, cut at the image's edges."""
+    left, top, right, bottom = (min(max(edge / box.side, 0.0), 1.0) for edge in box.corners)
+    return left, top, right, bottom
+
 
 CHEST, FETAL, OVARY = "chest X-rays", "fetal heads", "ovaries"
 HELD_BACK = {"val": 0.125, "train": 0.875}
@@ -198,7 +430,7 @@ def _image(manifest: Path, row: dict[str, str], columns: list[str]) -> SetImage:
         repository=row.get("source_repo") or "",
         measures={
             name: number(row, name, manifest)
-            for name in ("pixel_mm_at_512", "head_circumference_mm", "ctr", "yellow_overlay_px")
+            for name in ("pixel_mm_at_512", "head_circumference_mm", "yellow_overlay_px")
             if row.get(name)
         },
     )
@@ -482,3 +714,138 @@ def part_of_set(folder: Path, split: str) -> tuple[SetImage, ...]:
     """
     layout = next((one for one in LAYOUTS if one.lies_in(folder)), None)
     return tuple(image for image in layout.read(folder).images if image.split == split) if layout else ()
+
+
+def chest_set(data: Path) -> ImageSet:
+    """The images that ``data`` names, children included.
+
+    Raises DataMissing when they cannot be read, or no label or no age is known.
+    """
+    found = read_set(data, CHEST)
+    labels = tuple(label for label in LABELS if label in found.labels)
+    if not labels:
+        raise DataMissing(f"{data} has no column or folder of one label, such as Effusion")
+    if all(math.isnan(image.age) for image in found.images):
+        raise DataMissing(f"{data} says no age (column age): the model is for adults")
+    images = tuple(
+        replace(
+            image,
+            marks=tuple(
+                # Unknown where the set says nothing of it, or is unsure.
+                math.nan if label in image.unsure or label not in labels else float(label in image.labels)
+                for label in LABELS
+            ),
+        )
+        for image in found.images
+    )
+    sources = [image.source for image in images]
+    main = found.main or max(sorted(set(sources)), key=sources.count)
+    return replace(found, images=images, main=main, labels=labels)
+
+
+def reduced_images(
+    images: Sequence[SetImage],
+    chain: Chain,
+    cache: Path,
+    report: Callable[[float, str], None] = lambda _share, _what: None,
+) -> npt.NDArray[np.uint8]:
+    """All ``images`` after the preprocessing chain, ``[N, side, side]`` uint8, stored in the folder
+    ``cache``.
+
+    The name of the stored file depends on the chain and the list of images, so a change of either makes a new
+    one. Raises DataMissing if a file is missing or is no image.
+    """
+    try:  # folder, name and bytes, since two sets may hold the same names
+        names = "\n".join(
+            f"{path.parent.name}/{path.name} {path.stat().st_size}" for path in (one.path for one in images)
+        )
+    except FileNotFoundError as error:
+        raise DataMissing(f"{error.filename} is missing: its manifest names it") from error
+    digest = hashlib.sha256(f"{chain}\n{names}".encode()).hexdigest()[:16]
+    stored = cache / f"reduced-{digest}.npy"
+    if stored.exists():
+        return np.asarray(np.load(stored, mmap_mode="r"))
+    reduced = np.empty((len(images), chain.side, chain.side), np.uint8)
+    for index, image in enumerate(images):
+        reduced[index] = reduce(read_grey(image.path), chain)[0]
+        report((index + 1) / len(images), "reading images")
+    cache.mkdir(parents=True, exist_ok=True)
+    partial = stored.with_suffix(".partial.npy")
+    np.save(partial, reduced)
+    partial.replace(stored)
+    return reduced
+
+
+def label_matrix(images: Sequence[SetImage], unknown: float = 0.0) -> npt.NDArray[np.float32]:
+    """The labels ``[N, 14]`` as 0 and 1; ``unknown`` where a label is not known."""
+    return np.nan_to_num(np.array([image.marks for image in images], np.float32), nan=unknown)
+
+
+def soft_matrix(images: Sequence[SetImage]) -> npt.NDArray[np.float32]:
+    """The teacher's probabilities ``[N, 14]``; NaN for images that it learned from or never saw."""
+    unknown = (np.nan,) * len(LABELS)
+    return np.array([image.soft or unknown for image in images], np.float32)
+
+
+SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
+
+
+def split_by_patient(
+    patients: Sequence[str], truth: npt.NDArray[np.floating], shares: Mapping[str, float], seed: int
+) -> list[str]:
+    """The split of each of N images: ``patients [N]``, ``truth [N, labels]``, ``shares`` of the patients.
+
+    The same input and seed give the same splits. Raises ValueError if the shares do not sum to 1.
+    """
+    if not math.isclose(sum(shares.values()), 1.0, abs_tol=1e-6) or min(shares.values()) < 0:
+        raise ValueError(f"the shares of {', '.join(shares)} must sum to 1, not to {sum(shares.values()):g}")
+    names, owner = np.unique(np.asarray(patients), return_inverse=True)
+    united = np.zeros((len(names), truth.shape[1]), bool)
+    np.logical_or.at(united, owner, truth > 0)
+    wanted = {name: share for name, share in shares.items() if share > 0}
+    random = np.random.RandomState(seed)  # what the library takes
+    order = random.permutation(len(names))
+    dealt = IterativeStratification(united[order], np.array(list(wanted.values())), random)
+    of_patient = np.empty(len(names), int)
+    of_patient[order] = dealt
+    splits = list(wanted)
+    return [splits[number] for number in of_patient[owner]]
+
+
+def table(
+    images: Sequence[SetImage], splits: Sequence[str], labels: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """The contents of each split: patients, images, and the positives of each label."""
+    held = {
+        name: [image for image, split in zip(images, splits, strict=True) if split == name]
+        for name in dict.fromkeys((*SHARES, *splits))
+    }
+    numbers = {label: LABELS.index(label) for label in labels}
+    return {
+        "patients": {name: len({image.patient for image in inside}) for name, inside in held.items()},
+        "images": {name: len(inside) for name, inside in held.items()},
+        **{
+            label: {name: sum(one.marks[number] == 1 for one in inside) for name, inside in held.items()}
+            for label, number in numbers.items()
+        },
+    }
+
+
+def write_manifest(found: ImageSet, splits: Sequence[str], path: Path, *, force: bool = False) -> None:
+    """Write the images of ``found`` with their new splits as a manifest that ``--data`` takes.
+
+    Raises FileExistsError if ``path`` exists and ``force`` is not set: figures belong to one split.
+    """
+    if path.exists() and not force:
+        raise FileExistsError(f"{path} is there already: --force replaces it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        header = ("patient_id", "age", "sex", "view", "split", "source", "source_repo")
+        writer.writerow(("file", *found.labels, *header))
+        for image, split in zip(found.images, splits, strict=True):
+            # -1 for what is neither 1 nor 0, as CheXpert writes it
+            marks = [int(np.nan_to_num(image.marks[LABELS.index(name)], nan=-1)) for name in found.labels]
+            age = "" if math.isnan(image.age) else f"{image.age:g}"
+            known = (image.patient, age, image.sex, image.view, split, image.source, image.repository)
+            writer.writerow((os.path.relpath(image.path, path.parent), *marks, *known))
