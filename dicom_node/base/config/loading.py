@@ -241,8 +241,7 @@ def _cross_check(settings: Settings, read: "TomlFiles") -> None:
     """Add every mistake between keys to the mistakes of ``read``."""
     for key in ("peers", "rules"):
         read.check_names(key)
-    _check_ae_titles(settings, read)
-    _check_retained(settings, read)
+    _check_peers(settings, read)
     for number, rule in enumerate(settings.rules):
         _check_peers_of(rule, settings, read)
         place = read.place_of("rules", rule.name)
@@ -264,34 +263,31 @@ def _does(rule: RuleSettings) -> tuple[object, ...]:
     return rule.when, rule.pipeline, dict(rule.options), frozenset(rule.send_to)
 
 
-def _check_ae_titles(settings: Settings, read: "TomlFiles") -> None:
+def _check_peers(settings: Settings, read: "TomlFiles") -> None:
     ours = {settings.node.ae_title, *settings.listener.further_ae_titles}
     senders: dict[str, PeerSettings] = {}
+    retained: dict[str | None, set[Retained]] = {}
     for peer in settings.peers:
-        place = (*read.place_of("peers", peer.name), "ae_title")
+        table = read.place_of("peers", peer.name)
+        place = (*table, "ae_title")
         if peer.ae_title in ours and not read.is_faulty(("node", "ae_title")):
             read.add(place, repr(peer.ae_title), "is this node's own AE title: enter the peer's")
         if peer.ae_title == CONSOLE_AE_TITLE:
             read.add(place, repr(peer.ae_title), "is the console's: enter another, here and at the peer")
+        # Peers of one pseudonym domain get the same objects, so their options must agree.
+        if peer.deidentify and retained.setdefault(peer.pseudonym_domain, {*peer.retain}) != {*peer.retain}:
+            read.add(
+                (*table, "retain"),
+                ", ".join(peer.retain) or "nothing",
+                "another peer shares its pseudonyms and retains other attributes: give one a "
+                "pseudonym_domain of its own",
+            )
         if "send" not in peer.may:
             continue
         other = senders.setdefault(peer.ae_title.casefold(), peer)
         if other is not peer and other.name != peer.name:
             same = "the same AE title" if other.ae_title == peer.ae_title else "it but for capitals"
             read.add(place, repr(peer.ae_title), f"peer {other.name}, who may send too, bears {same}")
-
-
-def _check_retained(settings: Settings, read: "TomlFiles") -> None:
-    """Peers of one pseudonym domain get the same objects, so their options must agree."""
-    retained: dict[str | None, set[Retained]] = {}
-    for peer in settings.peers:
-        if peer.deidentify and retained.setdefault(peer.pseudonym_domain, {*peer.retain}) != {*peer.retain}:
-            read.add(
-                (*read.place_of("peers", peer.name), "retain"),
-                ", ".join(peer.retain) or "nothing",
-                "another peer shares its pseudonyms and retains other attributes: give one a "
-                "pseudonym_domain of its own",
-            )
 
 
 def _check_peers_of(rule: RuleSettings, settings: Settings, read: "TomlFiles") -> None:

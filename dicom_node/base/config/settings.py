@@ -626,8 +626,8 @@ class PeerSettings(Section):
     @property
     def titles(self) -> tuple[str, ...]:
         """All AE titles under which the peer may call."""
-        titles = (self.ae_title, self.query_ae_title, self.commitment_ae_title)
-        return tuple(dict.fromkeys(title.strip() for title in titles if title))
+        titles = filter(None, (self.ae_title, self.query_ae_title, self.commitment_ae_title))
+        return tuple(dict.fromkeys(title.strip() for title in titles))
 
     @property
     def is_called(self) -> bool:

@@ -592,14 +592,11 @@ def check_image(dataset: Dataset, syntax: TransferSyntax, pixels: Element | None
         raise FaultyObject(f"the Pixel Data is {found}, its transfer syntax is {said}")
     if pixels.is_undefined:
         return
-    bits, *others = _pixel_bits(dataset)
+    sizes = {bits: (frames * rows * columns * bits + 7) // 8 for bits in _pixel_bits(dataset)}
     # Up to a row too long is padding, seen in the field; more is another image than the header describes.
-    for pixel_bits in (bits, *others):
-        wanted, padding = (frames * rows * columns * pixel_bits + 7) // 8, max(columns * pixel_bits // 8, 2)
-        if wanted <= pixels.length <= wanted + padding:
-            return
-    wanted = (frames * rows * columns * bits + 7) // 8
-    raise FaultyObject(f"the Pixel Data has {pixels.length} bytes, its attributes say {wanted}")
+    if not any(size <= pixels.length <= size + max(columns * bits // 8, 2) for bits, size in sizes.items()):
+        wanted = next(iter(sizes.values()))
+        raise FaultyObject(f"the Pixel Data has {pixels.length} bytes, its attributes say {wanted}")
 
 
 def _pixel_bits(dataset: Dataset) -> list[int]:

@@ -23,7 +23,7 @@ import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
@@ -482,12 +482,14 @@ _CODES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Repairs:
-    """Keywords of attributes with invalid values; never the values, which may be PHI."""
+    """Keywords of attributes with invalid values; never the values, which may be PHI.
 
-    repaired: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ()
-    """UIDs that are none (PS3.5 9.1), identity that is too long: they stand in the results nevertheless."""
+    ``kept``: UIDs that are none (PS3.5 9.1), identity that is too long: they are in the results nevertheless.
+    """
+
+    repaired: set[str] = field(default_factory=set)
+    left_out: set[str] = field(default_factory=set)
+    kept: set[str] = field(default_factory=set)
 
     def __bool__(self) -> bool:
         return bool(self.repaired or self.left_out or self.kept)
@@ -500,7 +502,7 @@ def repair(header: Dataset, emptied: Collection[str] = (), unread: Collection[st
     lacks what it must have is removed. Text that says who (``IDENTIFYING``) stays to the letter. ``unread``:
     keywords of what could not be read.
     """
-    notes = _Notes(set(), set(unread), set())
+    notes = Repairs(left_out=set(unread))
     for keyword in {*emptied}.intersection(unread):
         setattr(header, keyword, None)
     for keyword in _without_meaning(header, notes):
@@ -518,17 +520,10 @@ def repair(header: Dataset, emptied: Collection[str] = (), unread: Collection[st
                 del header[element.tag]
         elif _is_empty(element) and keyword not in emptied:
             del header[element.tag]  # it says nothing, and what is of Type 1 or 1C may not be empty
-    return Repairs(*(tuple(sorted(part)) for part in (notes.repaired, notes.left_out, notes.kept)))
+    return notes
 
 
-@dataclass(frozen=True, slots=True)
-class _Notes:
-    repaired: set[str]
-    left_out: set[str]
-    kept: set[str]
-
-
-def _without_meaning(header: Dataset, notes: _Notes) -> list[str]:
+def _without_meaning(header: Dataset, notes: Repairs) -> list[str]:
     """Windows without a width (PS3.3 C.11.2.1.2), and frame times of another number of frames (C.7.6.5).
 
     The windows before the first one without stay.
@@ -551,7 +546,7 @@ def _without_meaning(header: Dataset, notes: _Notes) -> list[str]:
     return found
 
 
-def _is_valid(dataset: Dataset, element: DataElement, notes: _Notes) -> bool:
+def _is_valid(dataset: Dataset, element: DataElement, notes: Repairs) -> bool:
     """Whether an attribute of ``dataset`` is fit to be repeated, after what can be put right in it was."""
     if _is_empty(element):
         return True
@@ -567,7 +562,7 @@ def _is_valid(dataset: Dataset, element: DataElement, notes: _Notes) -> bool:
     return False
 
 
-def _is_whole_item(keyword: str, item: Dataset, notes: _Notes) -> bool:
+def _is_whole_item(keyword: str, item: Dataset, notes: Repairs) -> bool:
     """Whether an item of this sequence has what it must have, without what is not valid in it.
 
     No attribute of a code may be empty (PS3.3 8.8).
@@ -626,7 +621,7 @@ def _is_allowed(multiplicity: str, count: int) -> bool:
     return int(least) <= count <= int(most)
 
 
-def _put_right(dataset: Dataset, element: DataElement, notes: _Notes) -> bool:
+def _put_right(dataset: Dataset, element: DataElement, notes: Repairs) -> bool:
     """Whether the element has values that DICOM allows, now; its keyword is noted if it had others before."""
     right = _RIGHT.get(element.keyword, _RIGHT.get(element.VR))
     allowed = _ENUMERATED.get(element.keyword)

@@ -533,7 +533,7 @@ def header_with(keyword: str, value: Any) -> Dataset:
 )
 def test_what_can_be_put_right_is_put_right(keyword: str, given: str, right: str) -> None:
     header = header_with(keyword, given)
-    assert (repair(header), str(header[keyword].value)) == (Repairs(repaired=(keyword,)), right)
+    assert (repair(header), str(header[keyword].value)) == (Repairs(repaired={keyword}), right)
 
 
 @pytest.mark.parametrize(
@@ -554,7 +554,7 @@ def test_what_can_be_put_right_is_put_right(keyword: str, given: str, right: str
 )
 def test_what_means_nothing_is_left_out_or_emptied(keyword: str, value: str) -> None:
     header = header_with(keyword, value)
-    assert repair(header) == Repairs(left_out=(keyword,)) and keyword not in header
+    assert repair(header) == Repairs(left_out={keyword}) and keyword not in header
     header = header_with(keyword, value)
     repair(header, emptied=[keyword])
     assert header[keyword].value in (None, "")
@@ -594,7 +594,7 @@ def test_windows_without_width_and_times_of_other_frames_are_left_out(
     given: dict[str, Any], left_out: tuple[str, ...]
 ) -> None:
     header = data_set(**given)
-    assert repair(header).left_out == left_out
+    assert repair(header).left_out == set(left_out)
     assert {element.keyword for element in header} == set(given) - set(left_out)
     assert "-1" not in str(header), "of several windows the first ones stay"
 
@@ -608,9 +608,9 @@ def test_items_are_repaired_and_broken_codes_and_references_left_out() -> None:
         ReferencedStudySequence=[reference],
     )
     assert repair(header) == Repairs(
-        repaired=("PatientAge",),
-        left_out=("ProcedureCodeSequence", "ReferencedSOPInstanceUID", "ReferencedStudySequence"),
-        kept=("StudyInstanceUID",),
+        repaired={"PatientAge"},
+        left_out={"ProcedureCodeSequence", "ReferencedSOPInstanceUID", "ReferencedStudySequence"},
+        kept={"StudyInstanceUID"},
     )
     assert header.SequenceOfUltrasoundRegions[0].PatientAge == "009M"
     assert header.StudyInstanceUID == "999.999.01"
@@ -631,7 +631,7 @@ def test_all_results_of_a_faulty_source_bear_the_repaired_values(tmp_path: Path)
     given = source(path)
     assert repairs_of([given]) == {
         given.image.uid: Repairs(
-            ("PatientAge", "StudyDate", "StudyTime"), ("PatientSex", "SmokingStatus"), ("StudyInstanceUID",)
+            {"PatientAge", "StudyDate", "StudyTime"}, {"PatientSex", "SmokingStatus"}, {"StudyInstanceUID"}
         )
     }
     built = build(context(), [given], PipelineResult())
