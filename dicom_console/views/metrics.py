@@ -193,9 +193,9 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     def age(since: datetime | None) -> float:
         return (now - since).total_seconds() if since else 0.0
 
-    future = forecast(session, settings)
-    if future is not None and future.days is not None:
-        yield Gauge("disk_days_left", "Until nothing is taken, as the last week went.", future.days)
+    days = forecast(session, settings)
+    if days is not None:
+        yield Gauge("disk_days_left", "Until nothing is taken, as the last week went.", days)
     last = session.scalar(select(ReceivedObject.received_at).order_by(ReceivedObject.id.desc()).limit(1))
     if last is not None:
         yield Gauge("received_last_seconds", "Since an object was received.", age(last))

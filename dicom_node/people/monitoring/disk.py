@@ -7,7 +7,6 @@ Peers that have been silent for longer than their settings allow.
 """
 
 import shutil
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -29,19 +28,6 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.transitions import record, utc_now
 
 
-@dataclass(frozen=True, slots=True)
-class DiskForecast:
-    """``bytes_a_day``: the daily loss of free space. ``days``: until C-STORE is refused; None: never."""
-
-    bytes_a_day: float
-    days: float | None
-
-    def __str__(self) -> str:
-        if self.days is None:
-            return "it does not fill"
-        return f"it fills by {self.bytes_a_day / 2**20:.0f} MiB a day: enough for {self.days:.0f} days"
-
-
 def note_free_space(database: Database, settings: Settings, now: datetime | None = None) -> None:
     """Record the free disk space; delete records older than a month."""
     now = now or utc_now()
@@ -50,9 +36,9 @@ def note_free_space(database: Database, settings: Settings, now: datetime | None
         session.execute(delete(DiskSample).where(DiskSample.at < now - timedelta(days=30)))
 
 
-def forecast(session: Session, settings: Settings, now: datetime | None = None) -> DiskForecast | None:
-    """How fast the disk has filled since the oldest record of the last week; None if records span less
-    than a day.
+def forecast(session: Session, settings: Settings, now: datetime | None = None) -> float | None:
+    """Days until C-STORE is refused, as the disk has filled since the oldest record of the last week; None if
+    it does not fill, or if records span less than a day.
     """
     now = now or utc_now()
     week = select(DiskSample).where(DiskSample.at >= now - timedelta(days=7))
@@ -62,7 +48,7 @@ def forecast(session: Session, settings: Settings, now: datetime | None = None) 
     free = shutil.disk_usage(settings.node.data_dir).free
     a_day = (oldest.free_bytes - free) / ((now - oldest.at) / timedelta(days=1))
     room = max(free - settings.spool.minimum_free_mib * 2**20, 0)
-    return DiskForecast(a_day, room / a_day if a_day > 0 else None)
+    return room / a_day if a_day > 0 else None
 
 
 _BATCH: Final = 5000  # rows in one transaction: others get their turn to write

@@ -67,7 +67,6 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.transitions import append, record, utc_now
 from dicom_node.base.store.views import View, list_events
 from dicom_node.people import audit, entered, models, preflight, rules, users
-from dicom_node.people.monitoring.disk import DiskForecast
 from dicom_node.people.preflight import Tried
 from dicom_node.receive.entrance import Failure
 from tests.console_lab import (
@@ -548,7 +547,7 @@ def alerts() -> dict[str, str]:
 @pytest.fixture
 def filled(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> Inbox:
     """A node that has received a study and delivered its result, with a disk that lasts."""
-    monkeypatch.setattr(metrics, "forecast", lambda *_: DiskForecast(0, 400.0))
+    monkeypatch.setattr(metrics, "forecast", lambda *_: 400.0)
     inbox.settle(ultrasound("one"))
     inbox.delivery(inbox.jobs()[0], DeliveryState.CONFIRMED, created_at=utc_now())
     inbox.put(Delivery, next_at=utc_now())
@@ -606,7 +605,7 @@ def test_each_alert_is_raised_by_what_it_is_for(
     os.utime(waiting, (time.time() - 600, time.time() - 600))
     assert raised(filled, alerts) == {"ObjectsAreNotIndexed"}
     filled.index()
-    monkeypatch.setattr(metrics, "forecast", lambda *_: DiskForecast(0, 3.0))
+    monkeypatch.setattr(metrics, "forecast", lambda *_: 3.0)
     spool = filled.settings.spool.model_copy(update={"minimum_free_mib": 2**40})
     full = filled.settings.model_copy(update={"spool": spool})
     assert raised(filled, alerts, full) == {"DiskFillsUp", "DiskIsFull"}
