@@ -51,20 +51,15 @@ from dicom_node.base.connectors import every
 from dicom_node.base.dicom.header import CharacterSet, terms
 from dicom_node.base.errors import (
     ConfigProblem,
-    ConfigurationError,
     DatabaseNotReady,
     SchemaOutdated,
-    StoreAway,
 )
-from dicom_node.base.files import Files, bucket_of
+from dicom_node.base.files import bucket_of
 from dicom_node.base.kinds import Role
 from dicom_node.base.printable import redacted
-from dicom_node.base.processes import console_program, running
-from dicom_node.base.sitekey import load_or_create, path_of
+from dicom_node.base.processes import console_program
 from dicom_node.base.store.database import Database, hosts, meaning_of
 from dicom_node.deliver.scu import open_archive, open_destination, open_reporter
-from dicom_node.receive.spool import Spool
-from dicom_node.studies.upkeep import compare
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +106,6 @@ def _existing(folder: Path) -> Path:
 def _check_machine(settings: Settings, role: Role) -> Found:
     """Requirements that the machine does not fulfil, and what its settings lead to."""
     yield from _check_data_dir(settings)
-    try:
-        if any(peer.deidentify for peer in settings.peers) and path_of(settings.node.data_dir).exists():
-            load_or_create(settings.node.data_dir)
-    except ConfigurationError as error:
-        yield from (("site key", problem.file, problem.remedy) for problem in error.problems)
     # Who can put together what is known of a patient: peers that get the same pseudonyms.
     linked = [peer.name for peer in settings.peers if peer.deidentify and not peer.pseudonym_domain]
     if len(linked) > 1:
@@ -169,22 +159,6 @@ def _check_data_dir(settings: Settings) -> Found:
     enough = free >= settings.spool.minimum_free_mib
     note = "" if enough else ": under spool.minimum_free_mib, so C-STORE would be refused (A700)"
     yield Tried("data folder", enough, f"{folder.resolve()}, {free} MiB free{note}")
-
-
-def _probe_port(key: str, host: str, port: int, settings: Settings) -> Found:
-    """Whether a process can listen there, unless a node of this data folder runs."""
-    if running(settings.node.data_dir):
-        return
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        socket.create_server((str(address[0]), port), family=family).close()
-    except OSError as error:
-        yield (
-            key,
-            f"{host}:{port}",
-            f"cannot be listened on ({error.strerror}): stop what uses it, choose another, or give "
-            "CAP_NET_BIND_SERVICE for one under 1024",
-        )
 
 
 def _check_certificates(section: str, tls: TlsSettings) -> Found:
@@ -250,7 +224,7 @@ def _check_database(settings: Settings) -> Found:
 
 
 def _probe_database(settings: Settings) -> Found:
-    """Check the database's schema, its agreement with the spool, and whether it keeps what it committed."""
+    """Check the database's schema, and whether it keeps what it committed."""
     shown = redacted(settings.database_url)
     try:
         url = make_url(settings.database_url)
@@ -266,7 +240,6 @@ def _probe_database(settings: Settings) -> Found:
     try:
         database.check()
         yield Tried("database", True, f"{shown}: reachable, schema is up to date")
-        yield from _compare_spool(database, settings)
         with database.read() as session:
             asked = () if database.is_sqlite else _DURABLE
             off = [name for name in asked if session.scalar(text(f"SHOW {name}")) == "off"]
@@ -287,16 +260,6 @@ def _probe_database(settings: Settings) -> Found:
         yield "node.database_url", shown, str(fault)
     finally:
         database.dispose()
-
-
-def _compare_spool(database: Database, settings: Settings) -> Found:
-    folder = settings.node.data_dir / "spool"
-    if folder.is_dir():
-        try:
-            difference = str(compare(database, Spool(folder, 0), Files(settings)))
-        except StoreAway as away:
-            difference = f"not compared with the database: {away}"
-        yield Tried("spool", not difference, difference or "all objects are known to the database")
 
 
 def check_console(settings: Settings, role: Role) -> Found:
@@ -326,15 +289,6 @@ def check_console(settings: Settings, role: Role) -> Found:
         yield "console.metrics_port", str(console.metrics_port), "is taken by the node: choose another"
     for find in every("checks.console"):
         yield from find(settings)
-
-
-def probe_console(settings: Settings, role: Role) -> Found:
-    """Whether another process uses the console's ports."""
-    console = settings.console
-    if console.enabled and role.may_serve_console:
-        for key in ("port", "metrics_port"):
-            if port := getattr(console, key):
-                yield from _probe_port(f"console.{key}", console.host, port, settings)
 
 
 def _is_this_machine(host: str) -> bool:
@@ -535,7 +489,7 @@ def check_data(data: dict[str, Any], role: Role = Role.ALL) -> Checked:
 
 
 def check_and_probe(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
-    """Check configuration files, and also test what ``serve`` needs: port, spool, console, store, peers."""
+    """Check configuration files, and also ask the database, the peers and other services."""
     return _checked(*examine(files), role, tries=True)
 
 
@@ -553,12 +507,7 @@ def _checked(settings: Settings | None, read: TomlFiles, role: Role, *, tries: b
         *(_check_peer(peer, settings) for peer in settings.peers),
     ]
     if tries:
-        checks.append(_probe_database(settings))
-        if role.receives:
-            checks.append(
-                _probe_port("listener.port", settings.listener.host, settings.listener.port, settings)
-            )
-        checks += [probe_console(settings, role), *(probe(settings) for probe in every("probes"))]
+        checks += [_probe_database(settings), *(probe(settings) for probe in every("probes"))]
         checks.append(_ask_peers(settings))
     for found in chain.from_iterable(checks):
         if isinstance(found, Tried):

@@ -124,7 +124,10 @@ class _MainProcess:
             if self._cannot_listen:
                 for child in self._children():
                     child.stop(_GRACE_SECONDS)
-                raise Unavailable(f"the listener cannot start: {self._cannot_listen}")
+                raise Unavailable(
+                    f"the listener cannot start: {self._cannot_listen}: see listener.host and listener.port; "
+                    "one under 1024 needs CAP_NET_BIND_SERVICE"
+                )
         if self._console:  # "ready" does not wait for it: the node receives and works without
             self._console.start()
         self._background.start(first=True)
