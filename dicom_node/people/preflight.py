@@ -118,12 +118,6 @@ def _check_machine(settings: Settings, role: Role) -> Found:
     yield from _check_database(settings)
     if settings.listener.tls:
         yield from _check_certificates("listener.tls", settings.listener.tls)
-    elif without := [peer.name for peer in settings.peers if peer.tls]:
-        yield Tried(
-            "TLS",
-            False,
-            f"peers with tls but no [listener.tls]: no certificate of ours is shown to {', '.join(without)}",
-        )
     if not settings.outbox.deliver:
         if role is Role.DELIVERY:
             yield "outbox.deliver", "false", "this machine has nothing else to do: take it out"
@@ -283,10 +277,6 @@ def check_console(settings: Settings, role: Role) -> Found:
             repr(console.host),
             "passwords would cross the network unencrypted: add [console.tls], or keep 127.0.0.1",
         )
-    if role.receives and (console.host, console.port) == (settings.listener.host, settings.listener.port):
-        yield "console.port", str(console.port), "is the listener's port: choose another"
-    if console.metrics_port in (console.port, settings.listener.port):
-        yield "console.metrics_port", str(console.metrics_port), "is taken by the node: choose another"
     for find in every("checks.console"):
         yield from find(settings)
 
@@ -445,8 +435,6 @@ def _check_cards(settings: Settings) -> Found:
             registry.verify(card)
         except CardError as error:
             yield f"model {card.id}", "", str(error)
-        else:
-            yield Tried(f"model {card.id}", True, f"version {card.version}, weights are those of the card")
 
 
 def _check_device_rules(settings: Settings) -> Found:
@@ -597,8 +585,11 @@ def _check_peer(peer: PeerSettings, settings: Settings) -> Found:
             f"peer {peer.name}", False, "its login goes over the network unencrypted (http): use https"
         )
     if (peer.pseudonym_domain or peer.retain) and not peer.deidentify:
-        key = "retain" if peer.retain else "pseudonym_domain"
-        yield f"peers.{peer.name}.{key}", "", "is for peers with deidentify = true: add that, or leave it out"
+        yield (
+            f"peers.{peer.name}.{'retain' if peer.retain else 'pseudonym_domain'}",
+            "",
+            "is for peers with deidentify = true: add that, or leave it out",
+        )
     if peer.assume_charset and not CharacterSet.from_terms(terms(peer.assume_charset)).known:
         yield (
             f"peers.{peer.name}.assume_charset",

@@ -32,7 +32,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ai_pipeline.images.dates import date_of
-from dicom_node.base.config.settings import PeerSettings, PriorsSettings, RuleSettings, Settings, matches
+from dicom_node.base.config.settings import PeerSettings, RuleSettings, Settings, matches
 from dicom_node.base.dicom.elements import META_BYTES, is_uid
 from dicom_node.base.dicom.identity import Patient, are_one_patient
 from dicom_node.base.errors import FaultyInput, PeerUnreachable, SpoolFull
@@ -64,6 +64,7 @@ from dicom_node.receive.spool import Spool, WaitingObjects
 _AGAIN = timedelta(seconds=5)  # until a peer that did not answer is asked again
 _LOOK = timedelta(seconds=2)  # between looks whether all came
 _INDEXED = timedelta(seconds=5)  # what was fetched is indexed by then
+_MOST_PRIORS, _PRIOR_YEARS = 2, 5  # the newest, from the day of the new study
 _LOOKED_AT = 20  # earlier studies whose body part is asked for
 _WILDCARDS = re.compile(r"[*?\\]")  # PS3.4 C.2.2.2.4, PS3.5 6.2
 _PROJECTION = frozenset({"CR", "DX"})
@@ -101,11 +102,9 @@ class Questions(Lane[ArchiveQuestion]):
             return Retry(after=_LOOK)
         if rule is None or rule.priors is None:
             return Failed("the rule has no priors any more")
-        return self._ask(row, study, rule.priors, stop)
+        return self._ask(row, study, stop)
 
-    def _ask(
-        self, row: ArchiveQuestion, study: Study, wanted: PriorsSettings, stop: threading.Event
-    ) -> Outcome:
+    def _ask(self, row: ArchiveQuestion, study: Study, stop: threading.Event) -> Outcome:
         patient_id, issuer = study.patient_id.strip(), study.issuer_of_patient_id.strip()
         if not patient_id or _WILDCARDS.search(patient_id):
             return Failed("without a Patient ID that can be asked for")
@@ -121,7 +120,7 @@ class Questions(Lane[ArchiveQuestion]):
             modalities |= _PROJECTION
         day = date_of(study.study_date) or utc_now().date()
         query = scu.StudyQuery(
-            first=day - timedelta(days=round(365.25 * wanted.years)),
+            first=day - timedelta(days=round(365.25 * _PRIOR_YEARS)),
             last=day - timedelta(days=1),
             patient_id=patient_id,
             issuer_of_patient_id=issuer,
@@ -140,12 +139,12 @@ class Questions(Lane[ArchiveQuestion]):
                 ]
                 # The newest of the same body part, as far as the peer names one.
                 for found in sorted(fitting, key=lambda found: found.study_date, reverse=True)[:_LOOKED_AT]:
-                    if wanted.same != "modality" and parts:
+                    if parts:
                         theirs = archive.body_parts(found.study_instance_uid)
                         if theirs and not theirs & parts:
                             continue
                     chosen.append(found)
-                    if len(chosen) == wanted.most:
+                    if len(chosen) == _MOST_PRIORS:
                         break
         except PeerUnreachable:
             return Retry(after=_AGAIN)

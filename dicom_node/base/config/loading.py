@@ -182,7 +182,6 @@ def sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
 
 def _remedy(found: ErrorDetails) -> str:
     kind, given, context = found["type"], found.get("input"), found.get("ctx", {})
-    table = isinstance(given, dict) and found["loc"] in (("peers",), ("rules",))
     match kind:
         case "value_error":
             remedy = found["msg"].removeprefix("Value error, ")
@@ -198,7 +197,7 @@ def _remedy(found: ErrorDetails) -> str:
             remedy = f"has more than {context['max_length']} characters"
         case "tuple_type" if found["loc"][-2:-1] == ("when",):
             remedy = 'must be text in quotes, or a list, such as ["a", "b"]'
-        case "tuple_type" if table:
+        case "tuple_type" if isinstance(given, dict) and found["loc"] in (("peers",), ("rules",)):
             remedy = f"write [[{found['loc'][-1]}]], with two brackets: there may be several"
         case _ if kind in _BOUNDS:
             remedy = f"must be {_BOUNDS[kind]} {next(iter(context.values())):g}"
@@ -300,7 +299,7 @@ def _check_peers_of(rule: RuleSettings, settings: Settings, read: "TomlFiles") -
         (("send_to",), rule.send_to, "receive"),
         (("forward",), rule.forward, "receive"),
         *((("then", n, "send_to"), one.send_to, "receive") for n, one in enumerate(rule.then)),
-        (("priors", "peer"), [rule.priors.peer] if rule.priors else [], "query"),
+        (("priors",), [rule.priors] if rule.priors else [], "query"),
         (("secondary_captures_from",), rule.secondary_captures_from, ""),
     ]
     for key, names, may in uses:
@@ -313,7 +312,12 @@ def _check_peers_of(rule: RuleSettings, settings: Settings, read: "TomlFiles") -
                 remedy = "" if read.is_faulty((*read.place_of("peers", name), "may")) else _MAY[may]
             elif peer and key == ("forward",) and peer.deidentify:
                 remedy = "this peer gets nothing that names a patient: received images do"
-            elif peer and key == ("forward",) and _are_of(rule.when.calling_ae, peer):
+            elif (
+                peer
+                and key == ("forward",)
+                and rule.when.calling_ae
+                and set(rule.when.calling_ae) <= set(peer.titles)
+            ):
                 remedy = "this peer sent the images itself, and gets none of them back"
             if remedy:
                 read.add((*place, *key), repr(name), remedy)
@@ -323,10 +327,6 @@ _MAY: Final = {
     "receive": 'this peer may not receive: add may = ["receive"]',
     "query": 'this peer may not be asked: add may = ["query"]',
 }
-
-
-def _are_of(titles: Sequence[str], peer: PeerSettings) -> bool:
-    return bool(titles) and set(titles) <= set(peer.titles)
 
 
 def never_calls(name: str, pattern: str, settings: Settings, read: "TomlFiles") -> str:
@@ -366,8 +366,7 @@ def undercuts(settings: Settings) -> Iterator[str]:
 
 def _where(peer: PeerSettings) -> object:
     """Where it is: one PACS may be two peers. De-identified objects are others than those with a name."""
-    where = peer.url if peer.by_http else peer.address_of("storage")
-    return peer.transport, where, peer.deidentify
+    return peer.transport, peer.url if peer.by_http else peer.address_of("storage"), peer.deidentify
 
 
 def _exclude_each_other(patterns: tuple[str, ...], others: tuple[str, ...]) -> bool:

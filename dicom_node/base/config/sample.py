@@ -57,7 +57,7 @@ _EXAMPLES: Mapping[tuple[str, str], object] = {
     ("RuleSettings", "send_to"): ["pacs"],
     ("RuleSettings", "secondary_captures_from"): ["grabber"],
     ("RuleSettings", "forward"): ["pacs"],
-    ("RuleSettings", "priors"): {"peer": "pacs", "same": "body part and modality", "most": 2, "years": 5},
+    ("RuleSettings", "priors"): "pacs",
     ("RuleSettings", "options"): {"policy": "research"},
     ("WorkerSettings", "pipelines"): ["ultrasound"],
     ("Conditions", "modality"): ["CR", "DX"],

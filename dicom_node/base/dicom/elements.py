@@ -20,7 +20,6 @@ import io
 import re
 import struct
 import zlib
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -474,11 +473,11 @@ the File Meta Information. ``docs/operate/quarantine.md`` names their kinds."""
 CODING: Final = ("PhotometricInterpretation", "PlanarConfiguration")
 """Attributes that another transfer syntax may change. Pixel Data of the same bytes has the same ones."""
 _PHOTOMETRIC: Final = Tag(CODING[0])
-# Type codes of ``array`` for numbers of 2, 4 and 8 bytes (PS3.5 7.3).
-_NUMBERS: Final = {
-    **dict.fromkeys(("AT", "OW", "SS", "US"), "H"),
-    **dict.fromkeys(("FL", "OF", "OL", "SL", "UL"), "I"),
-    **dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), "Q"),
+# Bytes of a number (PS3.5 7.3).
+_SIZES: Final = {
+    **dict.fromkeys(("AT", "OW", "SS", "US"), 2),
+    **dict.fromkeys(("FL", "OF", "OL", "SL", "UL"), 4),
+    **dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), 8),
 }
 
 
@@ -536,12 +535,8 @@ def _value_hash(
 
 def _swapped(value: bytes, vr: str) -> bytes:
     """The bytes of big endian numbers in Little Endian."""
-    numbers = array(_NUMBERS.get(vr, "B"))
-    if len(value) % numbers.itemsize:
-        return value
-    numbers.frombytes(value)
-    numbers.byteswap()
-    return numbers.tobytes()
+    size = _SIZES.get(vr, 1)
+    return b"".join(value[at : at + size][::-1] for at in range(0, len(value), size))
 
 
 def hash_bytes(digest: hashlib._Hash, file: BinaryIO, start: int, length: int) -> None:

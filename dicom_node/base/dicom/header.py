@@ -150,20 +150,15 @@ def can_hold(charset: Sequence[str], dataset: Dataset) -> bool:
     reads the text behind ``^`` by the set before it, though PS3.5 6.1.2.5.3 returns to the first set there.
     """
     encodings, read = convert_encodings(list(charset)), CharacterSet.from_terms(charset)
-    before = config.settings.writing_validation_mode
-    config.settings.writing_validation_mode = config.RAISE
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)
+        with quiet_pydicom():
             return all(
                 _is_read_back(str(value), element.VR, encodings, read)
                 for element, value in values(dataset)
                 if element.VR in TEXT
             )
-    except (UnicodeError, LookupError, UserWarning):
+    except (UnicodeError, LookupError):
         return False
-    finally:
-        config.settings.writing_validation_mode = before
 
 
 def _is_read_back(text: str, vr: str, encodings: Sequence[str], read: CharacterSet) -> bool:
@@ -532,8 +527,12 @@ def _without_meaning(header: Dataset, notes: Repairs) -> list[str]:
         _values(header[keyword]) if keyword in header else ()
         for keyword in ("WindowCenter", "WindowWidth", "FrameTimeVector", "NumberOfFrames")
     )
-    pairs = zip(centres, widths, strict=False)
-    sound = list(takewhile(lambda pair: decimal(pair[0]) is not None and (decimal(pair[1]) or 0) > 0, pairs))
+    sound = [
+        *takewhile(
+            lambda pair: decimal(pair[0]) is not None and (decimal(pair[1]) or 0) > 0,
+            zip(centres, widths, strict=False),
+        )
+    ]
     window = "WindowCenter", "WindowWidth", "WindowCenterWidthExplanation"
     is_sound = len(sound) == max(len(centres), len(widths))
     found = [] if is_sound else [keyword for keyword in window if keyword in header]
@@ -606,19 +605,17 @@ def _is_value(vr: str, value: Any) -> bool:
         return isinstance(value, type(lowest)) and lowest <= value <= highest
     if vr == "PN":
         return all(len(group) <= 64 for group in str(value).split("="))
-    if vr not in _LENGTHS:
-        return True
-    return len(str(value)) <= _LENGTHS[vr] and not _FORBIDDEN.get(vr, _CONTROL).search(str(value))
+    return len(str(value)) <= _LENGTHS.get(vr, math.inf) and not _FORBIDDEN.get(vr, _CONTROL).search(
+        str(value)
+    )
 
 
 def _is_allowed(multiplicity: str, count: int) -> bool:
     """Whether so many values are of a value multiplicity such as 1, 2, 1-n, 2-2n or 1-3."""
     least, _, most = multiplicity.partition("-")
-    if not most:
-        return count == int(least)
     if most.endswith("n"):
         return count >= int(least) and count % int(most[:-1] or 1) == 0
-    return int(least) <= count <= int(most)
+    return int(least) <= count <= int(most or least)
 
 
 def _put_right(dataset: Dataset, element: DataElement, notes: Repairs) -> bool:
@@ -657,10 +654,8 @@ def _code_string(text: str) -> str | None:
 
 
 def _whole_number(text: str) -> str | None:
-    if not _DECIMAL.fullmatch(text):
-        return None
-    number = float(text)
-    if abs(number) >= 2**31 or not number.is_integer():
+    number = float(text) if _DECIMAL.fullmatch(text) else math.nan
+    if not (abs(number) < 2**31 and number.is_integer()):
         return None
     return text if _WHOLE.fullmatch(text) else str(int(number))
 
