@@ -24,11 +24,10 @@ from dicom_node.base.events import (
 from dicom_node.base.files import Files, write_new
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import EventRow, Instance, Job, ReceivedObject, Study
-from dicom_node.receive.inspection import Arrival
-from dicom_node.receive.inspector import Inspector
-from dicom_node.receive.spool import JournalWriter, Spool
+from dicom_node.receive.inspection import Inspector
+from dicom_node.receive.spool import Arrival, JournalWriter, Spool
 from dicom_node.studies.choose import Assembler
-from dicom_node.studies.scan import Indexer
+from dicom_node.studies.indexing import Indexer
 from tests.rows import Stored
 
 CONFIG: dict[str, Any] = {

@@ -28,8 +28,8 @@ from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Delivery, EventRow, Job, Result, Study
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
-from dicom_node.deliver.scu.interfaces import Outgoing
-from dicom_node.people.results import withdraw
+from dicom_node.deliver.scu import Outgoing
+from dicom_node.people.studies import withdraw_results
 from tests.modality import data_set, set_pixels
 from tests.rows import Stored
 from tests.waiting import wait_until
@@ -95,7 +95,7 @@ class Outbox(Stored):
         """Withdraw these results of the only study, or all; returns who has to remove what by hand."""
         [study] = self.scalars(select(Study.study_instance_uid))
         how = {"reason": RejectionReason.QUALITY, "because": "of the wrong side"}
-        return withdraw(self.settings, str(study), uids, **how)  # type: ignore[arg-type]
+        return withdraw_results(self.settings, str(study), uids, **how)  # type: ignore[arg-type]
 
     def run_until(self, *states: str, seconds: float = 60, worker: DeliveryWorker | None = None) -> None:
         """Run a worker, round by round, until every delivery stands in one of these states."""

@@ -3,7 +3,8 @@
 A work item is stored with its Transaction UID before it is claimed, and its outcome before the outcome is
 reported: a kill or a lost answer costs only a second, identical request. If an answer was lost, the manager's
 state of the item decides. If the item's study is not here, it is fetched; then the rules apply to it as
-usual. The item is COMPLETED when the study's results are confirmed, never before.
+usual. The item is COMPLETED when the study's results are confirmed, never before. Requests to cancel claimed
+items are recorded here, and the performer ends the items.
 """
 
 import threading
@@ -20,7 +21,14 @@ from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
 from dicom_connectors.worklist import workitem as ups
-from dicom_connectors.worklist.manager import ChangeAnswer, ChangeStatus, WorklistManager
+from dicom_connectors.worklist.events import UpsEvents
+from dicom_connectors.worklist.manager import (
+    ChangeAnswer,
+    ChangeStatus,
+    DimseManager,
+    UpsRsManager,
+    WorklistManager,
+)
 from dicom_connectors.worklist.settings import WorklistPeer
 from dicom_connectors.worklist.workitem import CancelReason, Output, ProcedureStepState, Workitem
 from dicom_node.base.config.settings import PeerSettings, Settings
@@ -37,6 +45,7 @@ from dicom_node.base.events import (
     WORKITEM_GIVEN_UP,
     WORKITEM_LOST,
     WORKITEM_PASSED,
+    WORKITEM_STOPPED,
     WORKITEM_WANTED,
     WORKLIST_AWAY,
     WORKLIST_BACK,
@@ -62,7 +71,7 @@ from dicom_node.base.store.transitions import (
     settle_study,
     utc_now,
 )
-from dicom_node.deliver.scu.interfaces import FoundStudy
+from dicom_node.deliver.scu import FoundStudy
 from dicom_node.studies.fetch import closed_at, write_down
 
 LOOK_AGAIN: Final = timedelta(seconds=2)
@@ -106,13 +115,7 @@ class _Standing:
 
 def open_manager(peer: PeerSettings, settings: Settings) -> WorklistManager:
     """The client of this worklist manager, by its ``transport``. For one thread; not connected yet."""
-    if peer.transport == "dimse":
-        from dicom_connectors.worklist.by_dimse import DimseManager
-
-        return DimseManager(peer, settings)
-    from dicom_connectors.worklist.by_http import UpsRsManager
-
-    return UpsRsManager(peer, settings)
+    return DimseManager(peer, settings) if peer.transport == "dimse" else UpsRsManager(peer, settings)
 
 
 class Worklist(Lane[ClaimedWorkitem]):
@@ -267,7 +270,9 @@ class Worklist(Lane[ClaimedWorkitem]):
 
     def _claim(self, manager: WorklistManager, row: ClaimedWorkitem) -> str:
         """Claim; where an answer was lost, an update tells whether it is ours. Raises PeerUnreachable."""
-        answer = manager.change_state(row.workitem_uid, row.transaction_uid, ProcedureStepState.IN_PROGRESS)
+        answer = _heard(
+            manager.change_state(row.workitem_uid, row.transaction_uid, ProcedureStepState.IN_PROGRESS)
+        )
         is_ours, why = answer.status is ChangeStatus.DONE, answer.text
         if answer.status is ChangeStatus.CONFLICT:
             state = self._state(manager, row)
@@ -275,8 +280,6 @@ class Worklist(Lane[ClaimedWorkitem]):
                 return why
             is_ours = state == ProcedureStepState.IN_PROGRESS and self._is_ours(manager, row)
             why = f"{why}: {state or 'it is gone'}"
-        elif answer.status is ChangeStatus.RETRY:
-            raise PeerUnreachable(why)
         if is_ours:
             self._move(row, WORKITEM_CLAIMED, attempts=0, next_at=utc_now())
         else:
@@ -285,9 +288,8 @@ class Worklist(Lane[ClaimedWorkitem]):
 
     def _is_ours(self, manager: WorklistManager, row: ClaimedWorkitem) -> bool:
         """Whether the item takes our Transaction UID. Raises PeerUnreachable."""
-        answer = manager.update(row.workitem_uid, row.transaction_uid, ups.progress(0, "claimed"))
-        if answer.status is ChangeStatus.RETRY:
-            raise PeerUnreachable(answer.text)
+        claimed = ups.progress(0, "claimed")
+        answer = _heard(manager.update(row.workitem_uid, row.transaction_uid, claimed))
         return answer.status is ChangeStatus.DONE
 
     def _report(self, manager: WorklistManager, row: ClaimedWorkitem) -> str:
@@ -299,9 +301,7 @@ class Worklist(Lane[ClaimedWorkitem]):
             self._decide(row, standing)
         elif (standing.percent, standing.doing) != (row.percent, row.doing):
             changes = ups.progress(standing.percent, standing.doing)
-            answer = manager.update(row.workitem_uid, row.transaction_uid, changes)
-            if answer.status is ChangeStatus.RETRY:
-                raise PeerUnreachable(answer.text)
+            answer = _heard(manager.update(row.workitem_uid, row.transaction_uid, changes))
             if answer.status is ChangeStatus.DONE or self._is_in_progress(manager, row):
                 self._keep(row, standing)
         elif utc_now() - row.checked_at < self._every or self._is_in_progress(manager, row):
@@ -322,9 +322,9 @@ class Worklist(Lane[ClaimedWorkitem]):
     def _end(self, manager: WorklistManager, row: ClaimedWorkitem) -> str:
         """Report the outcome: final attributes, then the state. Raises PeerUnreachable."""
         outcome = ProcedureStepState(row.outcome)
-        answer = manager.update(row.workitem_uid, row.transaction_uid, self._final(row, outcome))
+        answer = _heard(manager.update(row.workitem_uid, row.transaction_uid, self._final(row, outcome)))
         if answer.status in (ChangeStatus.DONE, ChangeStatus.REFUSED):
-            answer = manager.change_state(row.workitem_uid, row.transaction_uid, outcome)
+            answer = _heard(manager.change_state(row.workitem_uid, row.transaction_uid, outcome))
         if answer.status is ChangeStatus.CONFLICT:
             answer = self._settled(manager, row, answer)
         ended = WORKITEM_COMPLETED if outcome is ProcedureStepState.COMPLETED else WORKITEM_CANCELED
@@ -334,8 +334,6 @@ class Worklist(Lane[ClaimedWorkitem]):
             self._lose(row, answer.text)
         elif answer.status is ChangeStatus.REFUSED:
             self._move(row, WORKITEM_GIVEN_UP, reason=answer.text[:255], ended_at=utc_now())
-        elif answer.status is ChangeStatus.RETRY:
-            raise PeerUnreachable(answer.text)
         else:
             return answer.text
         return ""
@@ -477,13 +475,17 @@ class Worklist(Lane[ClaimedWorkitem]):
 def give_up_workitems(database: Database, settings: Settings) -> None:
     """Give up open items of managers from which the settings no longer accept work."""
     peers = [peer.name for peer in settings.peers if part(peer, WorklistPeer).worklist]
-    with database.read() as session:
-        if not requested.items_of_others(session, peers, 1):
-            return
     with database.write() as session:
         for row in requested.items_of_others(session, peers, _BATCH):
             values = {"reason": "the peer is not configured with worklist any more", "ended_at": utc_now()}
             move(session, row, WORKITEM_GIVEN_UP, **values)
+
+
+def _heard(answer: ChangeAnswer) -> ChangeAnswer:
+    """The answer. Raises PeerUnreachable for one that waiting may cure."""
+    if answer.status is ChangeStatus.RETRY:
+        raise PeerUnreachable(answer.text)
+    return answer
 
 
 def _of_input(fetch: Fetch | None, row: ClaimedWorkitem) -> _Standing:
@@ -514,3 +516,51 @@ def _of_study(session: Session, study: Study) -> _Standing:
 
 def _cancelled(reason: CancelReason) -> _Standing:
     return _Standing(outcome=ProcedureStepState.CANCELED, reason=reason.value)
+
+
+_AGAIN_SECONDS: Final = 60.0
+"""Until a manager without a channel, or whose channel ended, is tried again."""
+
+
+class Cancellations:
+    """Keeps an event channel to one manager (UPS-RS) open while the node has claimed items of the manager.
+
+    Several nodes of a site may have a channel: a request is recorded once.
+    """
+
+    def __init__(self, database: Database, settings: Settings, peer: PeerSettings) -> None:
+        self._database, self._settings, self._peer = database, settings, peer
+        self._not_before = 0.0
+
+    def run_once(self, stop: threading.Event) -> None:
+        """Subscribe and listen until no item is claimed, the channel ends, or ``stop`` is set."""
+        if time.monotonic() < self._not_before or not self._claimed():
+            return
+        self._not_before = time.monotonic() + _AGAIN_SECONDS
+        events, subscribed = UpsEvents(self._peer, self._settings), set[str]()
+
+        def goes_on() -> bool:
+            claimed = self._claimed()
+            for uid in claimed - subscribed:
+                events.subscribe(uid)  # one that is refused is not asked again on this channel
+            subscribed.update(claimed)
+            return bool(claimed) and not stop.is_set()
+
+        with closing(events), closed_at(stop, events):
+            try:
+                for uid in events.listen(goes_on):
+                    self._note(uid)
+                self._not_before = 0.0
+            except PeerUnreachable:
+                return
+
+    def _claimed(self) -> set[str]:
+        with self._database.read() as session:
+            return requested.claimed_items(session, self._peer.name)
+
+    def _note(self, uid: str) -> None:
+        with self._database.write() as session:
+            for row in requested.items_to_cancel(session, self._peer.name, uid):
+                row.cancel_asked, row.next_at = True, utc_now()
+                study = row.study_instance_uid
+                record(session, WORKITEM_STOPPED, peer=self._peer.name, study=study, workitem=uid)

@@ -27,7 +27,7 @@ from dicom_node.base.store.tables import (
     Withdrawal,
 )
 from dicom_node.base.store.views import View
-from dicom_node.deliver import outages
+from dicom_node.deliver import outbox
 
 PAGE = 50
 """Studies of one page."""
@@ -174,7 +174,7 @@ def remarked(session: Session, rows: Sequence[View]) -> list[View]:
         study: "all" if withdrawn == results else "some" if withdrawn else ""
         for study, results, withdrawn in session.execute(counted.group_by(Result.study_id))
     }
-    waits = outages.reasons(session, Study.id.in_(numbers))
+    waits = outbox.reasons(session, Study.id.in_(numbers))
     return [
         {**row, "withdrawn": gone.get(row["id"], ""), "reason": row["reason"] or waits.get(row["id"], "")}
         for row in rows

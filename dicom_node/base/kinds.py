@@ -283,7 +283,6 @@ class Retained(StrEnum):
 
     MODIFIED_DATES = "modified_dates"
     PATIENT_CHARACTERISTICS = "patient_characteristics"
-    DEVICE = "device"
 
 
 OPTIONS: Final = {
@@ -292,7 +291,6 @@ OPTIONS: Final = {
         "Retain Longitudinal Temporal Information Modified Dates Option",
     ),
     Retained.PATIENT_CHARACTERISTICS: ("113108", "Retain Patient Characteristics Option"),
-    Retained.DEVICE: ("113109", "Retain Device Identity Option"),
 }
 """Code value and meaning (PS3.16 CID 7050) by which an object says that it keeps this."""
 

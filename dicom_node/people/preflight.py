@@ -59,7 +59,7 @@ from dicom_node.base.kinds import Role
 from dicom_node.base.printable import redacted
 from dicom_node.base.processes import console_program
 from dicom_node.base.store.database import Database, hosts, meaning_of
-from dicom_node.deliver.scu import open_archive, open_destination, open_reporter
+from dicom_node.deliver.scu import open_archive, open_commitment, open_destination
 
 
 @dataclass(frozen=True, slots=True)
@@ -558,11 +558,7 @@ def _check_senders(settings: Settings, read: TomlFiles) -> Found:
     for uid in map(UID, settings.listener.further_storage_classes):
         if not uid.is_valid or (uid.name != uid and "Storage" not in uid.name):
             yield "listener.further_storage_classes", repr(str(uid)), "is no SOP Class UID of storage"
-    if (
-        not any("send" in peer.may for peer in settings.peers)
-        and not read.is_faulty(("peers",))
-        and settings.listener.unknown_callers == "refuse"
-    ):
+    if not any("send" in peer.may for peer in settings.peers) and not read.is_faulty(("peers",)):
         yield Tried("peers", False, "none may send to this node: add [[peers]], one for each modality")
     if not settings.rules and not read.is_faulty(("rules",)):
         yield Tried("rules", False, "none: nothing that arrives is analysed; add [[rules]]")
@@ -620,7 +616,7 @@ def _ask_peers(settings: Settings) -> Iterator[Tried]:
                 socket.getaddrinfo(peer.host, None)
             lines = open_destination(peer, settings).test() if "receive" in peer.may else []
             lines += open_archive(peer, settings).test() if "query" in peer.may else []
-            lines += [open_reporter(peer, settings).check()] if peer.commit_after else []
+            lines += [open_commitment(peer, settings).check()] if peer.commit_after else []
             for test in every("peer_tests"):
                 lines += test(peer, settings)
         except (socket.gaierror, UnicodeError):

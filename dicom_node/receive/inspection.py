@@ -1,24 +1,31 @@
-"""The Part 10 header of a spooled object (PS3.10 7.1), which contains the sender and the time of arrival.
-
-After any crash, the spool alone shows which objects were received from whom. Of Part 10 files from other
-systems on their way into the spool only the meta information is read.
-
-The inspection of a received object: it is read once, without its pixels in memory, before it is indexed.
+"""The inspection of a received object: it is read once, without its pixels in memory, before it is indexed.
 
 It does not use ``dicom.header.read_header``: for hostile input the structure is counted first, long values
 stay in the file, and the position of the Pixel Data is recorded.
+
+Objects are opened in a separate process (``python -m`` this module: one request, one answer per line), under
+limits of memory and time. A hostile object can end only this process. It is started again and the next
+object is read. A stalled disk or a busy machine looks alike, so an object is quarantined only when a fresh
+process, with more time, fails too.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
+import resource
+import select
+import signal
 import struct
+import subprocess
+import sys
 import tempfile
+import time
 import warnings
 import zlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -34,7 +41,6 @@ from dicom_node.base.dicom.elements import (
     META_BYTES,
     PIXEL_DATA,
     Element,
-    FileMeta,
     Limits,
     Walk,
     check_image,
@@ -47,169 +53,14 @@ from dicom_node.base.dicom.elements import (
 from dicom_node.base.dicom.header import character_sets, read_identity, readable_text
 from dicom_node.base.dicom.identity import Patient, identity_texts
 from dicom_node.base.dicom.uids import (
-    IMPLEMENTATION_CLASS_UID,
-    IMPLEMENTATION_VERSION_NAME,
     SOURCES,
     TransferSyntax,
-    derived_uid,
     is_own_result,
     transfer_syntax,
 )
-from dicom_node.base.errors import DecodedDifferently, FaultyInput, FaultyObject, SpoolError
-
-# (0002,0100) Private Information Creator UID: says that (0002,0102) holds an Arrival as JSON.
-ARRIVAL_CREATOR_UID = derived_uid("private information", "arrival", "1")
-
-_PREAMBLE = bytes(128) + b"DICM"
-_AFTER_SYNTAX = b"\x02\x00\x12\x00UI"  # (0002,0012), which follows it in every header that is written here
-_TIME_OF_ARRIVAL = b'"received_at":"'
-_JSON = json.JSONEncoder(separators=(",", ":"))
-_BLOCK = 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """The arrival of an object, stored in the private information of its Part 10 header (PS3.10 7.1).
-
-    ``association`` is the node's own identifier of the association; ``priority`` the C-STORE priority of
-    PS3.7 9.1.1 (0 medium, 1 high, 2 low); ``received_at`` is UTC. ``senders``: whose studies the user of the
-    console sees who stored it, () for all.
-    """
-
-    association: str
-    calling_ae: str
-    called_ae: str
-    address: str
-    priority: int
-    received_at: datetime
-    senders: Sequence[str] = ()
-
-
-def encode_header(
-    arrival: Arrival, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
-) -> bytes:
-    """Preamble and File Meta Information. Its length does not depend on ``arrival.received_at``."""
-    fields = {
-        "association": arrival.association,
-        "calling_ae": arrival.calling_ae,
-        "called_ae": arrival.called_ae,
-        "address": arrival.address,
-        "priority": arrival.priority,
-        **({"senders": arrival.senders} if arrival.senders else {}),
-        "received_at": _encode_time(arrival.received_at).decode("ascii"),  # the last, see _TIME_OF_ARRIVAL
-    }
-    values = (
-        (0x0001, b"OB", "\0\1"),
-        (0x0002, b"UI", sop_class_uid),
-        (0x0003, b"UI", sop_instance_uid),
-        (0x0010, b"UI", transfer_syntax_uid),
-        (0x0012, b"UI", IMPLEMENTATION_CLASS_UID),
-        (0x0013, b"SH", IMPLEMENTATION_VERSION_NAME),
-        (0x0016, b"AE", arrival.calling_ae),
-        (0x0017, b"AE", arrival.calling_ae),
-        (0x0018, b"AE", arrival.called_ae),
-        (0x0100, b"UI", ARRIVAL_CREATOR_UID),
-        (0x0102, b"OB", _JSON.encode(fields)),
-    )
-    elements = b"".join(_element(element, vr, value.encode("ascii")) for element, vr, value in values)
-    return _PREAMBLE + _element(0x0000, b"UL", struct.pack("<I", len(elements))) + elements
-
-
-def with_time_of_arrival(encoded: bytes, received_at: datetime) -> bytes:
-    """The header with another ``received_at``, of the same length."""
-    time = _encode_time(received_at)
-    start = encoded.rindex(_TIME_OF_ARRIVAL) + len(_TIME_OF_ARRIVAL)
-    return encoded[:start] + time + encoded[start + len(time) :]
-
-
-def read_arrival(path: Path) -> Arrival:
-    """Read the arrival of the object in a spooled file. Raises SpoolError if the file does not contain it,
-    and OSError if the disk cannot read it: that says nothing of the object.
-    """
-    try:
-        meta = _meta_of(path)
-    except FaultyObject as error:
-        raise SpoolError(f"{path.name} is no spooled object: {type(error).__name__}") from None
-    if meta.values.get(0x0100, b"").rstrip(b"\0") != ARRIVAL_CREATOR_UID.encode("ascii"):
-        raise SpoolError(f"{path.name} was not written by the listener")
-    fields = json.loads(meta.values.get(0x0102, b"").rstrip(b" \0"))
-    return Arrival(**{**fields, "received_at": datetime.fromisoformat(fields["received_at"])})
-
-
-def same_object(one: Path, other: Path) -> bool:
-    """Whether two spooled files hold the same SOP class, instance, transfer syntax and data set.
-
-    They are compared byte by byte, without the records of their arrival. Raises OSError.
-    """
-    with one.open("rb") as mine, other.open("rb") as theirs:
-        if _meta_information(mine) != _meta_information(theirs) or _rest(mine) != _rest(theirs):
-            return False
-        while block := mine.read(_BLOCK):
-            if block != theirs.read(_BLOCK):
-                return False
-    return True
-
-
-def _meta_information(file: BinaryIO) -> bytes:
-    """The elements of the header up to the transfer syntax; leaves the file at the data set."""
-    start = file.read(len(_PREAMBLE) + 12)
-    return file.read(struct.unpack("<I", start[-4:])[0]).partition(_AFTER_SYNTAX)[0]
-
-
-def _rest(file: BinaryIO) -> int:
-    return os.fstat(file.fileno()).st_size - file.tell()
-
-
-def read_requested(path: Path) -> tuple[str, str, str]:
-    """Transfer syntax, SOP class and instance UID of the C-STORE request, each "" if the file lacks it.
-
-    Raises OSError.
-    """
-    try:
-        meta = _meta_of(path)
-    except FaultyObject:
-        return "", "", ""
-    return meta.transfer_syntax_uid, meta.sop_class_uid, meta.sop_instance_uid
-
-
-def read_meta(start: bytes) -> FileMeta:
-    """Read the meta information from the first META_BYTES of a file. Raises FaultyInput."""
-    if start[128:132] != b"DICM":
-        raise FaultyInput("it is neither DICOM (Part 10) nor a ZIP, a PNG or a JPEG")
-    try:
-        meta = read_file_meta(start)
-    except FaultyObject as error:
-        raise FaultyInput(str(error)) from None
-    if not (meta.sop_class_uid and meta.sop_instance_uid and meta.transfer_syntax_uid):
-        raise FaultyInput("its file meta information has no valid UIDs")
-    return meta
-
-
-def check_taken(sop_class_uid: str, transfer_syntax_uid: str, classes: Collection[str]) -> None:
-    """Raise FaultyInput if this node does not accept the class or the transfer syntax."""
-    if sop_class_uid not in classes:
-        raise FaultyInput("this node does not take its SOP class (docs/conformance.md)")
-    if transfer_syntax(transfer_syntax_uid) is None:
-        raise FaultyInput("this node does not take its transfer syntax (docs/conformance.md)")
-
-
-def _meta_of(path: Path) -> FileMeta:
-    with path.open("rb") as file:
-        return read_file_meta(file.read(META_BYTES))
-
-
-def _encode_time(moment: datetime) -> bytes:
-    return moment.isoformat(timespec="microseconds").encode("ascii")
-
-
-def _element(element: int, vr: bytes, value: bytes) -> bytes:
-    """One element of group 0002 in Explicit VR Little Endian (PS3.5 7.1.2), padded to an even length."""
-    if len(value) % 2:
-        value += b"\0" if vr in (b"UI", b"OB") else b" "
-    if vr == b"OB":
-        return struct.pack("<HH2sHI", 2, element, vr, 0, len(value)) + value
-    return struct.pack("<HH2sH", 2, element, vr, len(value)) + value
-
+from dicom_node.base.errors import DecodedDifferently, FaultyObject
+from dicom_node.base.processes import without_secrets
+from dicom_node.receive.spool import read_requested
 
 # What rules may ask for and what orders the images; the first five are texts of people (no event holds them).
 ATTRIBUTES = (
@@ -436,3 +287,176 @@ def _cause(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         raise error
     return type(error).__name__
+
+
+class ReaderLost(Exception):
+    """The process did not answer; the text says why. It may not have been the object's fault."""
+
+
+class Inspector:
+    """The process, started on first use. One thread at a time uses it."""
+
+    def __init__(self, limits: Limits = _DEFAULT_LIMITS) -> None:
+        self._limits = limits or Limits()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """The process, which is started unless it runs, when it is ready. Raises OSError."""
+        if self._process is not None and self._process.poll() is not None:  # killed between two objects
+            self.close()
+        if self._process is None:
+            # Its errors would quote what is in the object.
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "dicom_node.receive.inspection",
+                    json.dumps(asdict(self._limits)),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                env=without_secrets(),
+            )
+            if not _line(self._process, seconds=120):  # no fault of any object
+                self.close()
+                raise OSError(errno.ETIMEDOUT, "the process that reads objects does not start")
+        return self._process
+
+    def inspect(self, path: Path, assume_charset: str = "", *, again: bool = False) -> Inspected:
+        """The header of a Part 10 file. Raises ReaderLost, and OSError if the disk cannot read the file.
+
+        ``again``: by a fresh process, with more time; an object at which that is lost too is at fault.
+        """
+        if again:
+            self.close()
+        try:
+            found = self._ask({"inspect": str(path), "assume": assume_charset}, path.stat().st_size, again)
+        except ReaderLost as lost:
+            if not again:
+                raise
+            return unread(path, str(lost))
+        if "error" in found:
+            raise OSError(found["error"], "the file cannot be read")
+        return Inspected(**{**found, "patient": Patient(**found["patient"])})
+
+    def fresh(self) -> "Inspector":
+        """Another one with the same limits, for second tries."""
+        return Inspector(self._limits)
+
+    def same_image(self, one: Path, other: Path, *, again: bool = False) -> bool | None:
+        """Whether two files decode to the same samples; None if one does not decode within the limits.
+
+        Raises ReaderLost, unless it is tried ``again``, with more time.
+        """
+        try:
+            size = one.stat().st_size + other.stat().st_size
+            return cast("bool | None", self._ask({"same": [str(one), str(other)]}, size, again)["same"])
+        except (OSError, ReaderLost) as error:
+            if isinstance(error, ReaderLost) and not again:
+                raise
+            return None
+
+    def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.communicate()
+
+    def _ask(self, request: dict[str, Any], size: int, again: bool) -> dict[str, Any]:
+        # Beside the limit the time of a slow disk, 10 MiB/s; four times as much for the second try.
+        seconds = (4 if again else 1) * (self._limits.seconds + size / (10 * 2**20))
+        process = self.start()
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(json.dumps({**request, "seconds": seconds}).encode("ascii") + b"\n")
+            answer = _line(process, seconds)
+        except BrokenPipeError:
+            answer = b""
+        if answer is None:
+            self.close()
+            raise ReaderLost(f"reading it took more than {seconds:.0f} s")
+        if not answer.endswith(b"\n"):
+            self.close()
+            raise ReaderLost(
+                f"the process that read it died; it may have needed more than {self._limits.memory_mib} MiB"
+            )
+        return cast(dict[str, Any], json.loads(answer))
+
+
+def unread(path: Path, fault: str) -> Inspected:
+    """Describe an object without opening its data set, by its C-STORE command and file meta information.
+
+    Raises OSError.
+    """
+    return Inspected(*read_requested(path), fault=fault)
+
+
+def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
+    """One line, what there is of it when the process ends, None when the time is over."""
+    assert process.stdout is not None
+    end, read = time.monotonic() + seconds, bytearray()
+    while not read.endswith(b"\n"):
+        ready, _, _ = select.select([process.stdout], [], [], max(end - time.monotonic(), 0))
+        if not ready:
+            return None
+        if not (block := process.stdout.read(2**20)):
+            break
+        read += block
+    return bytes(read)
+
+
+def main() -> None:
+    """Answer requests until standard input closes."""
+    limits = Limits(**json.loads(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C goes to the whole group; the node ends us
+    with contextlib.suppress(OSError):  # the kernel shall rather take this process than the node
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    _limit_memory(limits)
+    print("{}", flush=True)  # ready
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        # Should the node die first, this one ends all the same.
+        signal.alarm(int(request["seconds"]) + 6)
+        answer: dict[str, Any]
+        if "same" in request:
+            one, other = map(Path, request["same"])
+            answer = {"same": _same(one, other, limits)}
+        else:
+            try:
+                answer = asdict(inspect(Path(request["inspect"]), request["assume"], limits))
+            except OSError as error:
+                answer = {"error": error.errno or 0}
+        encoded = json.dumps(answer)
+        signal.alarm(0)
+        print(encoded, flush=True)
+
+
+def _same(one: Path, other: Path, limits: Limits) -> bool | None:
+    """Whether both decode to the same samples; None when one does not decode or needs too much memory."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    # Numpy and decoders, seldom needed here.
+    from ai_pipeline.errors import PixelError
+    from ai_pipeline.images.decode import decoded_sha256
+
+    _limit_memory(limits)
+    try:
+        return decoded_sha256(one) == decoded_sha256(other)
+    except (PixelError, MemoryError):
+        return None
+
+
+def _limit_memory(limits: Limits) -> None:
+    """So much more than there is now; the hard limit stays, as ``_same`` begins anew."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = pages * resource.getpagesize() + limits.memory_mib * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (wanted if hard < 0 else min(wanted, hard), hard))
+
+
+if __name__ == "__main__":
+    main()

@@ -23,7 +23,7 @@ from dicom_node.base.lifecycle import JobState, StudyState
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Delivery, EventRow, Instance, ReceivedObject, Result, Study
 from dicom_node.jobs.queue import JobQueue
-from dicom_node.studies.upkeep import compare
+from dicom_node.studies.indexing import compare
 from tests.drill_lab import node_on, results_of, work_and_deliver
 from tests.failover_lab import Pair, start_pair
 from tests.hostile.valve import valve_before

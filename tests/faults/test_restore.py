@@ -25,13 +25,11 @@ from dicom_node.base.store import decision_copies, deliveries
 from dicom_node.base.store.tables import DecisionRow, Delivery, HeldResult, Job, Result, Study, Withdrawal
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
-from dicom_node.people import assessments, audit, backup, decisions
-from dicom_node.people.results import withdraw
-from dicom_node.people.studies import release, versions
-from dicom_node.receive.inspection import Arrival
-from dicom_node.receive.spool import Spool
-from dicom_node.serve import background
-from dicom_node.studies.upkeep import compare, reindex
+from dicom_node.people import audit, backup, reviews
+from dicom_node.people.studies import release, versions, withdraw_results
+from dicom_node.receive.spool import Arrival, Spool
+from dicom_node.serve import node
+from dicom_node.studies.indexing import compare, reindex
 from tests.drill_lab import node_on, results_of, work_and_deliver
 from tests.faults.kills.__main__ import with_postgres
 from tests.forked import Forked
@@ -89,7 +87,7 @@ def withdrawn(node: Inbox) -> set[str]:
 
 
 def reject_all(node: Inbox, name: str) -> None:
-    withdraw(node.settings, uid(name), None, reason=RejectionReason.SAFETY, because=WHY, by=READER)
+    withdraw_results(node.settings, uid(name), None, reason=RejectionReason.SAFETY, because=WHY, by=READER)
 
 
 def test_what_was_withdrawn_stays_so_and_what_came_after_the_backup_is_not_sent(
@@ -108,17 +106,17 @@ def test_what_was_withdrawn_stays_so_and_what_came_after_the_backup_is_not_sent(
 
     node = restored(node, tmp_path / "saved", pacs)
     assert not withdrawn(node) and not acts(node), "the backup knows nothing of it"
-    [first, second] = decisions.reconcile(node.settings)
+    [first, second] = backup.reconcile_decisions(node.settings)
     assert (first["state"], second["state"]) == ("applied", "waits")
     reindexed(node)
     deliver(node)
     assert pacs.stored == in_pacs, "nothing of a study leaves while a decision on it waits"
-    assert decisions.apply_waiting(node.settings) == 1
+    assert backup.apply_waiting_decisions(node.settings) == 1
     deliver(node)
     assert (withdrawn(node), acts(node)) == (gone, audited)
     assert pacs.stored == in_pacs
     assert {row.because for row in node.rows(Withdrawal)} == {WHY}
-    assert decisions.reconcile(node.settings) == [], "none twice"
+    assert backup.reconcile_decisions(node.settings) == [], "none twice"
     node.close()
     assert "Nowak" not in "".join(file.read_text() for file in decision_copies.copied(node.folder))
 
@@ -127,12 +125,12 @@ def test_what_was_rejected_and_accepted_stays_so(tmp_path: Path, pacs: Pacs) -> 
     node = opened(tmp_path / "var", pacs, assess_first=True)
     analyse(node, "refused", "taken")
     backup.backup(node.settings, [], tmp_path / "saved")
-    assessments.reject_results(node.settings, uid("refused"), READER, because=WHY)
-    assessments.accept_results(node.settings, uid("taken"), READER)
+    reviews.reject_results(node.settings, uid("refused"), READER, because=WHY)
+    reviews.accept_results(node.settings, uid("taken"), READER)
     audited = acts(node)
 
     node = restored(node, tmp_path / "saved", pacs, assess_first=True)
-    assert {row["state"] for row in decisions.reconcile(node.settings)} == {"applied"}
+    assert {row["state"] for row in backup.reconcile_decisions(node.settings)} == {"applied"}
     deliver(node)
     with node.database.read() as session:
         told = (
@@ -175,9 +173,9 @@ def test_what_was_released_with_a_choice_is_released_with_it_again(
     assert chosen == other.PixelData
 
     node = restored(node, tmp_path / "saved", pacs)
-    decisions.reconcile(node.settings)
+    backup.reconcile_decisions(node.settings)
     reindexed(node)
-    decisions.apply_waiting(node.settings)
+    backup.apply_waiting_decisions(node.settings)
     assert node.study(image.StudyInstanceUID).state is not StudyState.QUARANTINED
     assert node.file_of(image.SOPInstanceUID).PixelData == chosen
     assert acts(node) == [("reader", "study_released")]
@@ -198,7 +196,7 @@ def test_a_kill_between_commit_and_copy_loses_and_doubles_nothing(
     lines = [decision_copies.read(file) for file in decision_copies.copied(node.folder)]
     assert [line and line["study"] for line in lines] == [uid("one"), uid("two")]
     assert decision_copies.copy(node.database, node.settings) == 0
-    assert decisions.reconcile(node.settings) == []
+    assert backup.reconcile_decisions(node.settings) == []
     node.close()
 
 
@@ -212,12 +210,12 @@ def test_nothing_is_sent_after_a_copy_was_changed_until_a_person_settles_it(
     file.write_text(file.read_text().replace(uid("one"), uid("two")))
     node.write(Session.execute, delete(DecisionRow))  # as of a database that was restored
     assert decision_copies.is_behind(node.database, node.settings)
-    [row] = decisions.reconcile(node.settings)
+    [row] = backup.reconcile_decisions(node.settings)
     assert file.name in row["waits_for"] and row["holds"]
     deliver(node)
     assert not pacs.stored
-    decisions.settle(node.settings, row["decision"], because="the disk was damaged")
-    assert decisions.reconcile(node.settings) == []
+    backup.settle_decision(node.settings, row["decision"], because="the disk was damaged")
+    assert backup.reconcile_decisions(node.settings) == []
     deliver(node)
     assert pacs.stored and json.dumps(acts(node)).count("result_withdrawn") == 1
     node.close()
@@ -269,13 +267,13 @@ def test_a_node_notices_that_its_clock_was_put_back(tmp_path: Path, monkeypatch:
     inbox.put(Job, run_at=utc_now() + HOUR)
     said: list[tuple[EventType, dict[str, Any]]] = []
     say = lambda kind, **fields: said.append((kind, fields))
-    node = background.Background(inbox.database, inbox.settings, Role.ALL, "all", say, 0)
-    node._watch_clock()
+    made = node.Background(inbox.database, inbox.settings, Role.ALL, "all", say, 0)
+    made._watch_clock()
     assert (said, work(inbox)) == ([], 0)
-    ahead = background._ahead()
-    monkeypatch.setattr(background, "_ahead", lambda: ahead - HOUR.total_seconds())
-    node._watch_clock()
-    node._watch_clock()
+    ahead = node._ahead()
+    monkeypatch.setattr(node, "_ahead", lambda: ahead - HOUR.total_seconds())
+    made._watch_clock()
+    made._watch_clock()
     assert [(kind, fields["seconds"]) for kind, fields in said] == [(CLOCK_PUT_BACK, 3600)]
     assert work(inbox) == 1
     inbox.put(Delivery, next_at=utc_now() + HOUR)

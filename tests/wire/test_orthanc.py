@@ -41,9 +41,8 @@ from dicom_node.base.lifecycle import DeliveryState
 from dicom_node.base.store.tables import Delivery, Removal, Result
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.outbox import Removals
-from dicom_node.deliver.scu import open_archive, open_destination
-from dicom_node.deliver.scu.interfaces import RetrieveStatus, StudyQuery
-from dicom_node.people.results import show
+from dicom_node.deliver.scu import RetrieveStatus, StudyQuery, open_archive, open_destination
+from dicom_node.people.studies import results_to_withdraw
 from dicom_node.receive.policy import accepted_classes
 from tests.certificates_lab import Authority
 from tests.hostile.web import answering
@@ -255,7 +254,7 @@ def dicomweb_of(url: str) -> PeerSettings:
 
 
 def shown(outbox: Outbox) -> dict[str, list[dict[str, object]]]:
-    found = outbox.read(show, outbox.settings, 1)
+    found = outbox.read(results_to_withdraw, outbox.settings, 1)
     return {"removals": found["removals"], "by_hand": found["by_hand"]}
 
 
@@ -488,6 +487,11 @@ def starts(node: Node) -> list[datetime]:
     return sorted(datetime.fromisoformat(row["at"]) for row in node.events(2051))
 
 
+def states_of(node: Node) -> list[str]:
+    """Of what was asked for."""
+    return [row["state"] for row in node.cli("fetches", "list")]
+
+
 def test_a_killed_node_goes_on_and_no_study_is_analysed_twice(tmp_path: Path) -> None:
     """Two studies a second at most, across the kill too."""
     port = free_port()
@@ -498,13 +502,13 @@ def test_a_killed_node_goes_on_and_no_study_is_analysed_twice(tmp_path: Path) ->
         )
         config = config.replace('may = ["send", "receive"]', 'may = ["send", "receive", "query"]')
         with running(Node(tmp_path / "node", config, port=port)) as node:
-            assert node.run("fetch", *ASKED, "--no-wait").returncode == 0
+            assert node.run("fetch", *ASKED).returncode == 0
             wait_until(lambda: len(starts(node)) >= 2, 120, "the first studies")
             node.kill()
             node.start()
             done = node.run("fetch", *ASKED)
             assert done.returncode == 0, done.stderr
-            assert [row["state"] for row in node.cli("fetches", "list")] == ["fetched"] * 4
+            wait_until(lambda: states_of(node) == ["fetched"] * 4, 120, "all fetched")
             assert node.cli("fetches", "missing", "pacs", "--days", "1") == []
             assert node.run("check").returncode == 0
             wait_until(lambda: set(orthanc.reports()) == set(uids), 120, "a report for each")

@@ -332,7 +332,7 @@ _MAY: Final = {
 def never_calls(name: str, pattern: str, settings: Settings, read: "TomlFiles") -> str:
     """Why no association that we accept has such an AE title, "" where one may."""
     listener = settings.listener
-    if name == "calling_ae" and listener.unknown_callers == "refuse":
+    if name == "calling_ae":
         titles = [*(str(table.get("ae_title", "")) for _, table in read.tables("peers")), CONSOLE_AE_TITLE]
         places: list[Place] = [("peers", number, "ae_title") for number, _ in read.tables("peers")]
         whose = "no peer bears this AE title"

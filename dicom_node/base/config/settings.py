@@ -332,8 +332,6 @@ class ListenerSettings(Section):
     """How long a peer may take from its connection to the whole of its association request."""
     network_timeout_seconds: float = Field(60, gt=0)
     """How long an association may be idle; a message gets a second more for each 100 bytes that came."""
-    unknown_callers: Literal["refuse", "accept"] = "refuse"
-    """Treatment of AE titles that are neither a peer nor the console: refused, or the rights of a sender."""
     check_called_ae: bool = True
     """Refuse associations that call another AE title than ours."""
     further_ae_titles: tuple[AeTitle, ...] = ()
@@ -360,7 +358,7 @@ class ConsoleSettings(Section):
     idle_minutes: float = Field(15, gt=0, le=1440)
     """Who asks for no page for this long is signed out."""
     upload_mib: int = Field(2048, ge=1)
-    """Largest upload or request of STOW-RS (MiB), and largest unpacked size of a ZIP in an upload."""
+    """Largest upload or request of STOW-RS (MiB)."""
     hosts: tuple[Host, ...] = ()
     """Names under which the console is asked for, such as "ai-node.example.org", without port. localhost and
     the address that is connected to need no entry."""
@@ -482,7 +480,7 @@ class PeerSettings(Section):
     pseudonym_domain: Name | None = None
     """With deidentify: only peers of one domain share pseudonyms and UIDs; all without a domain do."""
     retain: tuple[Retained, ...] = ()
-    """With deidentify, kept besides: modified_dates, patient_characteristics, device."""
+    """With deidentify, kept besides: modified_dates, patient_characteristics."""
     entered: int = 0
     """The node itself sets it, for peers that a person entered: they follow console.local_peers."""
 

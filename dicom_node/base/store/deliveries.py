@@ -237,11 +237,10 @@ def due_batch(session: Session, destination: str, study: int, now: datetime, lim
     )
 
 
-def of_numbers(session: Session, numbers: Collection[int]) -> dict[int, Delivery]:
-    """The deliveries of these numbers by their number, locked, with their objects."""
+def of_numbers(session: Session, numbers: Collection[int]) -> Sequence[Delivery]:
+    """The deliveries of these numbers, locked, with their objects."""
     chosen = select(Delivery).where(Delivery.id.in_(numbers)).order_by(Delivery.id)
-    rows = session.scalars(chosen.options(*_OBJECTS).with_for_update(of=Delivery))
-    return {row.id: row for row in rows}
+    return session.scalars(chosen.options(*_OBJECTS).with_for_update(of=Delivery)).all()
 
 
 def postpone(session: Session, destination: str, until: datetime) -> None:

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, delete, exists, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, delete, exists, func, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
-from dicom_node.base.events import STEP_REPORTED
 from dicom_node.base.kinds import AssociationOutcome, ObjectRole, ResultKind, StepStatus
 from dicom_node.base.lifecycle import (
     OPEN_WORKITEMS,
@@ -28,7 +27,6 @@ from dicom_node.base.store.tables import (
     Association,
     ClaimedWorkitem,
     Delivery,
-    EventRow,
     Instance,
     Job,
     Original,
@@ -193,27 +191,6 @@ def keep_step(session: Session, report: Mapping[str, Any], at: datetime) -> None
         session.execute(delete(table).where(table.step_id == step.id))
         if rows:
             session.execute(insert(table), rows)
-
-
-def adopt_events(session: Session, study: Study) -> None:
-    """Assign the events of a new study's steps to it; they began before its first object arrived."""
-    begun = session.scalar(
-        select(func.min(PerformedStep.begun_at))
-        .join(StepStudy, StepStudy.step_id == PerformedStep.id)
-        .where(StepStudy.study_instance_uid == study.study_instance_uid)
-    )
-    if begun is None:
-        return
-    theirs = (
-        EventRow.at >= begun,
-        EventRow.number == STEP_REPORTED.number,
-        EventRow.study_id.is_(None),
-        EventRow.fields["study"].as_string() == study.study_instance_uid,
-    )
-    session.execute(
-        update(EventRow).where(*theirs).values(study_id=study.id),
-        execution_options={"synchronize_session": False},
-    )
 
 
 def steps_of(

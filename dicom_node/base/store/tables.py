@@ -49,7 +49,6 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
 from dicom_node.base.kinds import (
     AssociationOutcome,
     AuditAction,
-    Counted,
     FetchPurpose,
     NotificationState,
     ObjectRole,
@@ -133,7 +132,6 @@ class Base(DeclarativeBase):
         ResultKind: _words(ResultKind),
         AssociationOutcome: _words(AssociationOutcome),
         StepStatus: _words(StepStatus),
-        Counted: _words(Counted),
         UserRole: _words(UserRole),
         AuditAction: _words(AuditAction),
         RejectionReason: _words(RejectionReason),
@@ -777,26 +775,18 @@ class CountedImage(Base):
     day: Mapped[date] = mapped_column(index=True)
 
 
-class ImageCount(Base):
-    """The number of a sender's images that a model analysed or refused on one day (UTC). No patient data."""
+class ModelCount(Base):
+    """The number of a sender's images on one day (UTC) with an outcome, or with the score of a label in this
+    tenth of the card's reference. No patient data.
+    """
 
     day: Mapped[date] = mapped_column(primary_key=True)
     card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     calling_ae: Mapped[str] = mapped_column(String(16), primary_key=True)  # "": no configured peer
-    outcome: Mapped[Counted] = mapped_column(primary_key=True)
+    what: Mapped[str] = mapped_column(primary_key=True)  # the label, or the outcome (bin -1)
+    bin: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # 0 to 9
     model: Mapped[str]
     version: Mapped[str]
-    images: Mapped[int]
-
-
-class ScoreCount(Base):
-    """The number of counted images with a score in this tenth of the card's reference, by label."""
-
-    day: Mapped[date] = mapped_column(primary_key=True)
-    card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
-    calling_ae: Mapped[str] = mapped_column(String(16), primary_key=True)
-    label: Mapped[str] = mapped_column(primary_key=True)
-    bin: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # 0 to 9
     images: Mapped[int]
 
 

@@ -34,7 +34,7 @@ def main() -> int:
     os.environ[INFERENCE] = loaded.workers.inference
     limit_memory(loaded.workers.memory_mib)
     # After the thread limit, which libraries read when imported.
-    from dicom_node.jobs.worker.process import Worker
+    from dicom_node.jobs.worker.run import Worker
 
     database = Database(loaded.database_url)
     database.changes.follow(database.engine)

@@ -267,16 +267,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> str:
          "node.toml:12: peers.pacs.ae_title = 'AINODE': is this node's own"),
         ("", '[[peers]]\nname = "US1"\nae_title = "OTHER"\n',
          "peers.US1.name = 'US1': differs from us1 in capitals"),
-        ("", f'[[peers]]\nname = "one"\nae_title = "ONE"\n{SEALED}retain = ["device"]\n'
+        ("", f'[[peers]]\nname = "one"\nae_title = "ONE"\n{SEALED}retain = ["modified_dates"]\n'
          f'[[peers]]\nname = "two"\nae_title = "TWO"\n{SEALED}',
          "peers.two.retain = nothing: another peer shares its pseudonyms and retains other attributes"),
         ('send_to = ["pacs"]', 'send_to = ["pacs", "far"]\noptions = { keep_words = ["R-CY"] }\n'
          f'[[peers]]\nname = "far"\nae_title = "FAR"\n{SEALED}',
          "rules.ultrasound.options.keep_words = ['R-CY']: not in pictures for far, which is de-identified"),
-        ("port = 4242", 'port = 4242\nretain = ["device"]',
+        ("port = 4242", 'port = 4242\nretain = ["modified_dates"]',
          "peers.pacs.retain: is for peers with deidentify = true"),
         ("port = 4242", 'port = 4242\nretain = ["dates"]',
-         "retain[0] = 'dates': must be one of modified_dates, patient_characteristics, device"),
+         "retain[0] = 'dates': must be one of modified_dates, patient_characteristics"),
         ("", '[[peers]]\nname = "us2"\nae_title = "us1"\n',
          "peers.us2.ae_title = 'us1': peer us1, who may send too"),
         ('modality = "US" }', 'calling_ae = "ULTRASOUND_ROOM_SEV" }',

@@ -38,10 +38,8 @@ from dicom_node.base.store import tickets
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Job, Study
 from dicom_node.base.store.transitions import acquire_lease, release_lease, settle_study, utc_now
-from dicom_node.jobs.enqueue import cancel, retry
-from dicom_node.jobs.lease import is_dead, new_owner
-from dicom_node.jobs.queue import JobQueue, enqueue, estimated_seconds
-from dicom_node.jobs.worker import process as worker_module
+from dicom_node.jobs.queue import JobQueue, cancel, enqueue, estimated_seconds, is_dead, new_owner, retry
+from dicom_node.jobs.worker import run as worker_module
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.rows import Stored, a_job

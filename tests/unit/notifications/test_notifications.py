@@ -11,8 +11,7 @@ from pydantic import ValidationError
 
 from ai_pipeline.contract import Decision
 from dicom_connectors.notifications import sender
-from dicom_connectors.notifications.gather import EVENTS
-from dicom_connectors.notifications.message import Message
+from dicom_connectors.notifications.gather import EVENTS, Message
 from dicom_connectors.notifications.sender import Notifier, call_webhook, send_mail
 from dicom_connectors.notifications.settings import MailSettings, NotificationSettings
 from dicom_node.base import events
@@ -20,11 +19,11 @@ from dicom_node.base.errors import NotAllowedNow
 from dicom_node.base.kinds import NotificationState
 from dicom_node.base.store.tables import EventRow, Notification
 from dicom_node.base.store.transitions import record, utc_now
-from dicom_node.people import notifications
-from dicom_node.people.monitoring.disk import report_silence
+from dicom_node.people import queues
+from dicom_node.people.monitoring import report_silence
 from dicom_node.people.preflight import check
 from dicom_node.results import sr
-from dicom_node.results.common.source import StatedFinding
+from dicom_node.results.envelope import StatedFinding
 from tests.certificates_lab import self_signed
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
@@ -125,11 +124,11 @@ def test_what_is_refused_for_good_is_given_up_and_can_be_sent_again(tmp_path: Pa
     assert len(inbox.rows(Notification)) == 1, "that it cannot be sent is not sent"
     web.status = 200
     number = inbox.rows(Notification)[0].id
-    notifications.send_again(inbox.settings, [number])
+    queues.notify_again(inbox.settings, [number])
     made.run_once()
     assert inbox.rows(Notification)[0].state is NotificationState.SENT
     with pytest.raises(NotAllowedNow):
-        notifications.send_again(inbox.settings, [number])
+        queues.notify_again(inbox.settings, [number])
 
 
 def test_no_patient_is_named(tmp_path: Path, web: WebServer) -> None:

@@ -73,17 +73,15 @@ from dicom_node.base.store.transitions import (
     settle_study_as,
     utc_now,
 )
-from dicom_node.deliver.commitments import forget_requests
-from dicom_node.deliver.delivery_worker import DeliveryWorker
-from dicom_node.deliver.scu.interfaces import SendReport, SendStatus
+from dicom_node.deliver.delivery_worker import DeliveryWorker, give_up_requests
+from dicom_node.deliver.scu import SendReport, SendStatus
 from dicom_node.jobs.drift import forget_old, report_drift
 from dicom_node.jobs.queue import JobQueue
-from dicom_node.jobs.worker.process import JobHeartbeat, Worker
-from dicom_node.people import deliveries, preflight, users
-from dicom_node.people.monitoring.disk import forget_past, note_free_space
-from dicom_node.people.monitoring.processes import Sign, SignsOfLife, forget_lost
-from dicom_node.serve.background import Background, inode
-from dicom_node.studies.upkeep import purge, purge_results
+from dicom_node.jobs.worker.run import JobHeartbeat, Worker
+from dicom_node.people import preflight, queues, users
+from dicom_node.people.monitoring import Sign, SignsOfLife, forget_lost, forget_past, note_free_space
+from dicom_node.serve.node import Background, inode
+from dicom_node.studies.indexing import purge, purge_results
 from tests.console_lab import ConsoleLab, add_users, quick_hasher
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -521,7 +519,7 @@ def test_what_failed_without_a_database_is_stored_with_begin_and_end_when_it_is_
     say = OwnEvents(inbox.database).say
     background = Background(inbox.database, inbox.settings, Role.ALL, "here", say, inode(inbox.database))
     away = OperationalError("", {}, Exception("connection refused"))
-    monkeypatch.setattr("dicom_node.serve.background._FAILED_SECONDS", 0.01)
+    monkeypatch.setattr("dicom_node.serve.node._FAILED_SECONDS", 0.01)
     monkeypatch.setattr(Database, "write", Mock(side_effect=away))
     tries = iter(range(4))
 
@@ -686,7 +684,7 @@ def test_a_study_goes_its_way_under_these_rights(
     ):
         assert browser.get(page) == 200, (page, browser.text)
     with pytest.raises(Exception, match="confirmed already"):
-        deliveries.retry(console.settings, [console.rows(Delivery)[0].id])
+        queues.send_again(console.settings, [console.rows(Delivery)[0].id])
 
     later = utc_now() + timedelta(days=1000)
     note_free_space(listener.database, listener.settings)
@@ -695,7 +693,7 @@ def test_a_study_goes_its_way_under_these_rights(
     assert forget_past(listener.database, listener.settings, later) > 0
     forget_old(listener.database, listener.settings, later)
     forget_removed(listener.database, listener.settings)
-    forget_requests(listener.database, listener.settings)
+    give_up_requests(listener.database, listener.settings)
     for node in (listener, worker, console):
         node.close()
 

@@ -89,23 +89,6 @@ def upgrade() -> None:
             sa.PrimaryKeyConstraint("at", name=op.f("pk_disk_sample")),
         ),
         (
-            "image_count",
-            sa.Column("day", sa.Date(), nullable=False),
-            sa.Column("card_sha256", sa.String(length=64), nullable=False),
-            sa.Column("calling_ae", sa.String(length=16), nullable=False),
-            sa.Column(
-                "outcome",
-                sa.String(length=16),
-                nullable=False,
-            ),
-            sa.Column("model", sa.String(length=255), nullable=False),
-            sa.Column("version", sa.String(length=255), nullable=False),
-            sa.Column("images", sa.Integer(), nullable=False),
-            sa.PrimaryKeyConstraint(
-                "day", "card_sha256", "calling_ae", "outcome", name=op.f("pk_image_count")
-            ),
-        ),
-        (
             "installation",
             sa.Column("drawn", sa.String(length=32), nullable=False),
             sa.PrimaryKeyConstraint("drawn", name=op.f("pk_installation")),
@@ -142,15 +125,17 @@ def upgrade() -> None:
             sa.Index("ix_notification_rule", "rule", "created_at"),
         ),
         (
-            "score_count",
+            "model_count",
             sa.Column("day", sa.Date(), nullable=False),
             sa.Column("card_sha256", sa.String(length=64), nullable=False),
             sa.Column("calling_ae", sa.String(length=16), nullable=False),
-            sa.Column("label", sa.String(length=255), nullable=False),
+            sa.Column("what", sa.String(length=255), nullable=False),
             sa.Column("bin", sa.Integer(), autoincrement=False, nullable=False),
+            sa.Column("model", sa.String(length=255), nullable=False),
+            sa.Column("version", sa.String(length=255), nullable=False),
             sa.Column("images", sa.Integer(), nullable=False),
             sa.PrimaryKeyConstraint(
-                "day", "card_sha256", "calling_ae", "label", "bin", name=op.f("pk_score_count")
+                "day", "card_sha256", "calling_ae", "what", "bin", name=op.f("pk_model_count")
             ),
         ),
         (
