@@ -465,20 +465,18 @@ class Checked:
         return self.files.problems
 
 
-def check(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
-    """Check configuration files on a machine of this role; ``tried`` of the result lists further checks."""
-    return _checked(*examine(files), role)
+def check(files: Sequence[Path], role: Role = Role.ALL, *, tries: bool = False) -> Checked:
+    """Check configuration files on a machine of this role; ``tried`` of the result lists further checks.
+
+    ``tries``: also ask the database, the peers and other services.
+    """
+    return _checked(*examine(files), role, tries=tries)
 
 
 def check_data(data: dict[str, Any], role: Role = Role.ALL) -> Checked:
     """Check a configuration without a file, as :func:`check` does."""
     read = TomlFiles(data=data)
     return _checked(examined(read), read, role)
-
-
-def check_and_probe(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
-    """Check configuration files, and also ask the database, the peers and other services."""
-    return _checked(*examine(files), role, tries=True)
 
 
 def _checked(settings: Settings | None, read: TomlFiles, role: Role, *, tries: bool = False) -> Checked:

@@ -243,7 +243,7 @@ def check(config: Config, role: RoleOption = Role.ALL, as_json: Json = False) ->
     """
     from dicom_node.people import preflight
 
-    checked = preflight.check_and_probe(config, role)
+    checked = preflight.check(config, role, tries=True)
     if as_json:
         print_json(
             {

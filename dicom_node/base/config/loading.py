@@ -356,8 +356,10 @@ def undercuts(settings: Settings) -> Iterator[str]:
             peers = ", ".join(sorted(name for name in rule.receivers if places.get(name, name) in held))
             if not peers or rule.assess_first or rule.pipeline != holding.pipeline:
                 continue
-            when = [(getattr(rule.when, key), getattr(holding.when, key)) for key in Conditions.model_fields]
-            if not any(_exclude_each_other(*both) for both in when):
+            if not any(
+                _exclude_each_other(getattr(rule.when, key), getattr(holding.when, key))
+                for key in Conditions.model_fields
+            ):
                 yield (
                     f"rule {rule.name}: {peers} gets by it at once what {holding.name} holds of the same "
                     "study"

@@ -414,41 +414,30 @@ def is_uid(text: str) -> bool:
     return bool(_UID.fullmatch(text)) and len(text) <= 64
 
 
-_SOP_CLASS_UID, _SOP_INSTANCE_UID = 0x00080016, 0x00080018
-_STUDY_UID, _SERIES_UID = 0x0020000D, 0x0020000E
+_UIDS: Final = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)
 
 
-def read_sop_uids(
+def read_uids(
     encoded: bytes | bytearray, syntax: TransferSyntax, inflated: int = 2**10
-) -> tuple[str, str]:
-    """SOP Class UID and SOP Instance UID without padding; "" for a UID that these bytes do not contain
-    or that is none.
+) -> tuple[str, str, str, str]:
+    """SOP Class, SOP Instance, Study and Series Instance UID without padding; "" for one that these bytes
+    do not contain or that is none.
 
     ``inflated``: the number of bytes of a deflated data set to inflate and read.
     """
-    return _uids(encoded, syntax, _SOP_CLASS_UID, _SOP_INSTANCE_UID, inflated)
-
-
-def read_study_uids(encoded: bytes | bytearray, syntax: TransferSyntax, inflated: int) -> tuple[str, str]:
-    """Study and Series Instance UID; otherwise as ``read_sop_uids``."""
-    return _uids(encoded, syntax, _STUDY_UID, _SERIES_UID, inflated)
-
-
-def _uids(
-    encoded: bytes | bytearray, syntax: TransferSyntax, first: int, last: int, inflated: int
-) -> tuple[str, str]:
     if syntax.is_deflated:
         try:
             encoded = zlib.decompressobj(-zlib.MAX_WBITS).decompress(bytes(encoded), inflated)
         except zlib.error:
             encoded = b""
-    found = {first: "", last: ""}
+    found = dict.fromkeys(_UIDS, "")
     for element in Walk(io.BytesIO(encoded), syntax, Limits()).elements():
-        if element.tag > last:
+        if element.tag > _UIDS[-1]:
             break
         if element.tag in found:
             found[element.tag] = uid_of(bytes(encoded[element.start : element.start + element.length]))
-    return found[first], found[last]
+    sop_class, instance, study, series = found.values()
+    return sop_class, instance, study, series
 
 
 _MAY_DIFFER: Final = frozenset(

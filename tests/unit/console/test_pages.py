@@ -1500,7 +1500,7 @@ def test_the_form_of_a_rule_saves_it_only_with_the_tick(console: ConsoleLab, adm
     [
         ({"modality": "US"}, {"modality": "US"}, True),
         ({"modality": "US"}, {"modality": ["DX", "CR"]}, False),
-        ({"modality": "US"}, {"modality": ["DX", "us"]}, True),
+        ({"modality": "US"}, {"modality": ["DX", "U*"]}, True),
         ({"modality": "*"}, {"modality": "US"}, True),
         ({"station": "ROOM*"}, {"station": "ROOM2"}, True),
         ({"station": "ROOM*"}, {"station": "WARD"}, False),

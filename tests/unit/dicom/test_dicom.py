@@ -20,7 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom.dsutils import encode
 
 from ai_pipeline.contract import PipelineResult
-from dicom_node.base.dicom.elements import Limits, Walk, read_sop_uids, read_study_uids
+from dicom_node.base.dicom.elements import Limits, Walk, read_uids
 from dicom_node.base.dicom.header import (
     CharacterSet,
     Repairs,
@@ -237,28 +237,28 @@ def encoded(syntax: TransferSyntax, dataset: Dataset | None = None) -> bytes:
 
 def test_both_are_found_in_every_transfer_syntax() -> None:
     for syntax in TRANSFER_SYNTAXES:
-        assert read_sop_uids(encoded(syntax)[:1024], syntax) == (US, INSTANCE), syntax.uid
+        assert read_uids(encoded(syntax)[:1024], syntax)[:2] == (US, INSTANCE), syntax.uid
 
 
 def test_what_is_cut_off_is_not_guessed() -> None:
     for syntax in map(transfer_syntax, ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")):
         whole = encoded(syntax)
         for length in range(300):
-            found = read_sop_uids(whole[:length], syntax)
+            found = read_uids(whole[:length], syntax)[:2]
             assert found[0] in ("", US) and found[1] in ("", INSTANCE)
 
 
 def test_a_data_set_in_another_syntax_than_negotiated_is_read_as_the_inspection_reads_it() -> None:
     implicit, explicit = transfer_syntax("1.2.840.10008.1.2"), transfer_syntax("1.2.840.10008.1.2.1")
     for real, said in ((implicit, explicit), (explicit, implicit)):
-        assert read_sop_uids(encoded(real), said) == (US, INSTANCE)
+        assert read_uids(encoded(real), said)[:2] == (US, INSTANCE)
 
 
 def test_random_bytes_show_nothing_and_raise_nothing() -> None:
     chance = random.Random(20261124)
     for syntax in TRANSFER_SYNTAXES[:1] + tuple(one for one in TRANSFER_SYNTAXES if one.is_deflated):
         for _ in range(2000):
-            assert read_sop_uids(chance.randbytes(chance.randrange(64)), syntax) == ("", "")
+            assert read_uids(chance.randbytes(chance.randrange(64)), syntax) == ("", "", "", "")
 
 
 def nested(depth: int, *, undefined: bool) -> Dataset:
@@ -277,7 +277,7 @@ def nested(depth: int, *, undefined: bool) -> Dataset:
 def test_the_study_is_found_behind_sequences_and_never_in_one(undefined: bool) -> None:
     for syntax in TRANSFER_SYNTAXES:
         whole = encoded(syntax, nested(5, undefined=undefined))
-        assert read_study_uids(whole, syntax, 2**20) == ("1.2.3", "1.2.4"), syntax.uid
+        assert read_uids(whole, syntax, 2**20)[2:] == ("1.2.3", "1.2.4"), syntax.uid
 
 
 @pytest.mark.parametrize("undefined", [True, False])
@@ -287,7 +287,7 @@ def test_what_is_cut_off_behind_sequences_is_not_guessed(uid: str, undefined: bo
     whole = encoded(syntax, nested(5, undefined=undefined))
     long = whole.index(b"X" * 3000)  # the value of an attribute is passed over, wherever it is cut
     for length in (*range(long), *range(long + 2990, len(whole))):
-        assert set(read_study_uids(whole[:length], syntax, 2**20)) <= {"", "1.2.3", "1.2.4"}
+        assert set(read_uids(whole[:length], syntax, 2**20)[2:]) <= {"", "1.2.3", "1.2.4"}
 
 
 def test_hostile_nesting_shows_nothing() -> None:
@@ -295,7 +295,7 @@ def test_hostile_nesting_shows_nothing() -> None:
     opened = b"\x08\x00\x10\x11SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
     study = b"\x20\x00\x0d\x00UI\x06\x00" + b"9.9.9\0" + b"\x20\x00\x0e\x00UI\x02\x00" + b"1\0"
     for before in (opened * 50_000, SEQUENCE_END, b"\x08\x00\x10\x11UN\0\0\xff\xff\xff\xff"):
-        assert read_study_uids(before + study, syntax, 2**20) == ("", "")
+        assert read_uids(before + study, syntax, 2**20)[2:] == ("", "")
 
 
 IMPLICIT, EXPLICIT, BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
@@ -677,4 +677,4 @@ def test_the_heads_of_uploads_and_the_inspection_read_the_same_uids(
     path.write_bytes(_HEAD + data)
     found, syntax = inspect(path), transfer_syntax(ExplicitVRLittleEndian)
     assert (found.sop_instance_uid, found.study_instance_uid) == (uid, uid)
-    assert (read_sop_uids(data, syntax)[1], read_study_uids(data, syntax, 0)[0]) == (uid, uid)
+    assert read_uids(data, syntax)[1:3] == (uid, uid)
