@@ -168,7 +168,10 @@ class _MainProcess:
             if self._cannot_listen:
                 for child in self._children.values():
                     child.stop(_GRACE_SECONDS)
-                raise Unavailable(f"the listener cannot start: {self._cannot_listen}")
+                raise Unavailable(
+                    f"the listener cannot start: {self._cannot_listen}: see listener.host and listener.port; "
+                    "one under 1024 needs CAP_NET_BIND_SERVICE"
+                )
         self._background.start(first=True)
         if not self._children:  # it delivers or keeps time only
             self._say_ready()

@@ -479,7 +479,7 @@ def ask_about(session: Session, study: Study, image: Instance, settings: Setting
     if not fetches.is_prior(session, study.id):
         for decision in decide_study(session, study, [image], settings):
             if decision.rule.priors and not decision.held_reason:
-                fetches.add_question(session, study, decision.rule.name, decision.rule.priors.peer)
+                fetches.add_question(session, study, decision.rule.name, decision.rule.priors)
 
 
 OTHER_PATIENT = "the fetched images name another patient than the peer's answer"

@@ -665,9 +665,9 @@ class ResultWriter:
                     job.study_id,
                     job=job.id,
                     instance=uid,
-                    repaired=",".join(repairs.repaired),
-                    left_out=",".join(repairs.left_out),
-                    kept=",".join(repairs.kept),
+                    repaired=",".join(sorted(repairs.repaired)),
+                    left_out=",".join(sorted(repairs.left_out)),
+                    kept=",".join(sorted(repairs.kept)),
                 )
 
     def _deidentified(

@@ -56,7 +56,7 @@ from tests.worklist_lab import (
     work_item,
 )
 
-PRIORS = {"priors": {"peer": "archive"}}
+PRIORS = {"priors": "archive"}
 
 
 TODAY = f"{datetime.now().astimezone():%Y%m%d}"
