@@ -68,8 +68,7 @@ class Assembler:
     """Completes studies that are quiet and has their jobs created by the rules."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
-        self._database = database
-        self._settings = settings
+        self._database, self._settings = database, settings
         # Where there is an object store, workers of other machines find all of the study in it.
         self._also = [is_whole()] if bucket_of(settings) else []
         self._fetches = any("query" in peer.may for peer in settings.peers)
