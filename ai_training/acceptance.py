@@ -17,24 +17,22 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader
 
-from ai_pipeline.chest.calls.operating_points import OperatingPoint
+from ai_pipeline.chest.calls import OperatingPoint
 from ai_pipeline.chest.classifier import Classifier
 from ai_pipeline.errors import CardError
 from ai_pipeline.images.coordinates import POSES, UPRIGHT, shown
 from ai_pipeline.models.registry import Card, Label, load
 from ai_pipeline.models.store import folder
-from ai_training import calibration
+from ai_training import evaluation, metrics
 from ai_training.base import DataMissing, Report, silent
-from ai_training.calibration import THRESHOLDS, calibrated, prevalence, probabilities, reference
 from ai_training.cards import changed_card, weights_row
-from ai_training.chest.gates import TRUE_POSITIVE_RATE, directions_of
-from ai_training.chest.ship import known_only
-from ai_training.conversion.first_card import NO_GATE, NOT_ACCEPTED, USE
-from ai_training.evaluation import operating_points
-from ai_training.evaluation.figures import (
+from ai_training.chest import TRUE_POSITIVE_RATE, directions_of, known_only
+from ai_training.convert import NO_GATE, NOT_ACCEPTED, USE
+from ai_training.evaluation import (
     CURVES,
     ENOUGH,
     Scored,
+    choose_points,
     curves,
     draw_curves,
     headline,
@@ -42,10 +40,17 @@ from ai_training.evaluation.figures import (
     scored,
     size,
 )
-from ai_training.evaluation.operating_points import choose_points
-from ai_training.metrics import Floats, mean_interval, patient_weights
-from ai_training.sets.chest import chest_set
-from ai_training.sets.images import ChestImage, read_grey
+from ai_training.metrics import (
+    THRESHOLDS,
+    Floats,
+    calibrated,
+    mean_interval,
+    patient_weights,
+    prevalence,
+    probabilities,
+    reference,
+)
+from ai_training.sets import SetImage, chest_set, read_grey
 from ai_training.text import NOT_DIAGNOSTIC, interval, without_nan
 
 
@@ -112,7 +117,7 @@ ROLE, FILE = "gate", "gate.npz"
 
 
 def fit_and_add(
-    path: Path, classifier: Classifier, images: Sequence[ChestImage], fitting: Sequence[bool], report: Report
+    path: Path, classifier: Classifier, images: Sequence[SetImage], fitting: Sequence[bool], report: Report
 ) -> dict[str, Any]:
     """Fit a gate to the images marked in ``fitting``, add it to the card at ``path`` and measure it on the
     others.
@@ -163,7 +168,7 @@ def fit_and_add(
     }
 
 
-def _features(classifier: Classifier, images: Sequence[ChestImage]) -> Floats:
+def _features(classifier: Classifier, images: Sequence[SetImage]) -> Floats:
     return np.concatenate([classifier.features(read_grey(image.path)) for image in images])
 
 
@@ -280,8 +285,8 @@ def _measured(
         ],
         "not_in_the_data": [label.name for label in made.labels if label.name not in checked.names],
         "thresholds": made.details.get("operating_points", {}),
-        "operating_points": operating_points.measured(checked, made, good),
-        "calibration": calibration.calibration(
+        "operating_points": evaluation.measured_points(checked, made, good),
+        "calibration": metrics.calibration(
             checked.truth, checked.chance, checked.names, checked.weights(), ENOUGH
         ),
     }

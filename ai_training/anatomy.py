@@ -1,6 +1,5 @@
 """``ai-pipeline train anatomy`` and ``evaluate anatomy``: a network that outlines heart and lungs."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,46 +15,40 @@ from torch.utils.data import Dataset
 
 from ai_pipeline.chest.anatomy import FINER, Anatomy, AnatomyModel, cardiothoracic, organ_masks
 from ai_pipeline.images.coordinates import Affine
-from ai_pipeline.models.inputs import enlarge, normalise, reduce
-from ai_pipeline.models.registry import Chain
+from ai_pipeline.models.registry import Chain, enlarge, find, normalise, reduce
 from ai_training.base import DataMissing, Report, followed, silent
 from ai_training.cards import new_card
 from ai_training.engine import Recipe, RecipeRun, Validation, input_of
 from ai_training.metrics import agreement, dice, mean_of
-from ai_training.networks.backbones import DEFAULT_START, StartWeights
-from ai_training.networks.efficientnet import NAME
-from ai_training.networks.outlines import (
+from ai_training.networks import (
+    MEAN,
     ORGANS,
-    SIDE,
+    ORGANS_SIDE,
+    SCALE,
     OutlineNetwork,
     Probabilities,
     export_outlines,
     less_dice,
+    licence_from,
     outline_network,
+    start_described,
 )
-from ai_training.sets.images import ImageSet, MaskFile, SetImage, read_grey
-from ai_training.sets.published import CHEST, MASK, named_set
+from ai_training.sets import CHEST, MASK, Grey, ImageSet, MaskFile, SetImage, Singles, named_set, read_grey
 
-CHAIN = Chain(side=SIDE, low=1.0, high=99.0, blur=0.0, jpeg_quality=95)
-MEAN, SCALE = 127.0, 128.0  # EfficientNet-Lite's own normalisation of 0..255
+CHAIN = Chain(side=ORGANS_SIDE, low=1.0, high=99.0, blur=0.0, jpeg_quality=95)
 EXCHANGED = {"w053": (2, 1, 0)}
 """Patient → the bits of heart, right and left lung, where the published mask has them in another order."""
-Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class AnatomyImage:
-    """A chest X-ray with a mask of each of :data:`ORGANS`. ``ctr``: its published cardiothoracic ratio, NaN
-    if none is published.
-    """
+    """A chest X-ray with a mask of each of :data:`ORGANS`."""
 
     name: str
     picture: Path
     masks: tuple[MaskFile, ...]
-    ctr: float
 
-    def read(self) -> tuple[Bytes, npt.NDArray[np.bool_]]:
+    def read(self) -> tuple[Grey, npt.NDArray[np.bool_]]:
         """Read the grey picture ``[rows, columns]`` and its organs ``[3, rows, columns]``. Raises
         DataMissing.
         """
@@ -71,7 +64,7 @@ def anatomy_set(data: Path) -> ImageSet:
 def anatomy_images(data: Path, split: str) -> tuple[AnatomyImage, ...]:
     """The images of ``split`` (train, val, test). Raises DataMissing, also if one has no mask."""
     return tuple(
-        AnatomyImage(image.patient, image.path, _masks(image), image.measures.get("ctr", math.nan))
+        AnatomyImage(image.patient, image.path, _masks(image))
         for image in anatomy_set(data).images
         if image.split == split
     )
@@ -127,23 +120,23 @@ class AnatomyBatches(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(images), torch.from_numpy(np.stack([organs for _, organs in copies]))
 
 
-def plain(image: AnatomyImage) -> tuple[Floats, Floats]:
+def plain(image: AnatomyImage) -> tuple[Singles, Singles]:
     """The network's input ``[3, SIDE, SIDE]`` and the organs ``[3, SIDE, SIDE]`` 0..1, without
     augmentation.
     """
     picture, organs = image.read()
     reduced, affine = reduce(picture, CHAIN)
     matrix = np.array([[affine.a, 0, affine.c], [0, affine.e, affine.f]])
-    return normalise(enlarge(reduced, SIDE)[None], MEAN, SCALE)[0], _moved(organs, matrix)
+    return normalise(enlarge(reduced, ORGANS_SIDE)[None], MEAN, SCALE)[0], _moved(organs, matrix)
 
 
 def augment(
-    picture: Bytes, organs: npt.NDArray[np.bool_], how: Augment, random: np.random.Generator
-) -> tuple[Bytes, Floats]:
+    picture: Grey, organs: npt.NDArray[np.bool_], how: Augment, random: np.random.Generator
+) -> tuple[Grey, Singles]:
     """A randomly moved copy with changed grey levels, and its organs in the same place."""
     matrix = _motion(picture.shape, how, random)
     border = float(random.choice([0.0, float(np.median(picture))]))
-    moved = cv2.warpAffine(picture, _centred(matrix), (SIDE, SIDE), borderValue=border)
+    moved = cv2.warpAffine(picture, _centred(matrix), (ORGANS_SIDE, ORGANS_SIDE), borderValue=border)
     return _exposed(np.asarray(moved, np.uint8), how, random), _moved(organs, matrix)
 
 
@@ -151,20 +144,22 @@ def _motion(shape: tuple[int, ...], how: Augment, random: np.random.Generator) -
     """Source pixels → input pixels: turned, scaled and shifted about the middle."""
     rows, columns = shape
     angle = np.deg2rad(random.uniform(-how.rotation, how.rotation))
-    zoom = SIDE / max(rows, columns) * np.exp(random.uniform(-how.scale, how.scale))
+    zoom = ORGANS_SIDE / max(rows, columns) * np.exp(random.uniform(-how.scale, how.scale))
     wide, high = zoom * np.exp(random.uniform(-how.stretch, how.stretch, 2))
     turn = np.array(
         [[np.cos(angle) * wide, -np.sin(angle) * high], [np.sin(angle) * wide, np.cos(angle) * high]]
     )
-    centre = np.full(2, SIDE / 2) + random.uniform(-how.shift, how.shift, 2) * SIDE
+    centre = np.full(2, ORGANS_SIDE / 2) + random.uniform(-how.shift, how.shift, 2) * ORGANS_SIDE
     offset = centre - turn @ (np.array([columns, rows]) / 2)
     return np.column_stack([turn, offset])
 
 
-def _moved(organs: npt.NDArray[np.bool_], matrix: npt.NDArray[np.float64]) -> Floats:
+def _moved(organs: npt.NDArray[np.bool_], matrix: npt.NDArray[np.float64]) -> Singles:
     """``organs`` through ``matrix`` (corner coordinates), with the soft edges of a reduced mask."""
     centred = _centred(matrix)
-    return np.stack([cv2.warpAffine(organ.astype(np.float32), centred, (SIDE, SIDE)) for organ in organs])
+    return np.stack(
+        [cv2.warpAffine(organ.astype(np.float32), centred, (ORGANS_SIDE, ORGANS_SIDE)) for organ in organs]
+    )
 
 
 def _centred(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -174,17 +169,17 @@ def _centred(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return centres
 
 
-def _exposed(picture: Bytes, how: Augment, random: np.random.Generator) -> Bytes:
+def _exposed(picture: Grey, how: Augment, random: np.random.Generator) -> Grey:
     """Other exposure, sharpness, borders and noise; stretched at the end as every input is."""
     low, high = np.percentile(picture, (1, 99))
     grey = np.clip((picture - np.float32(low)) / np.float32(max(high - low, 1)), 0, 1)
     if random.random() < how.framed:
-        top, bottom, left, right = (random.uniform(0, 0.12, 4) * SIDE).astype(int)
+        top, bottom, left, right = (random.uniform(0, 0.12, 4) * ORGANS_SIDE).astype(int)
         kept = np.zeros_like(grey)
-        kept[top : SIDE - bottom, left : SIDE - right] = 1
+        kept[top : ORGANS_SIDE - bottom, left : ORGANS_SIDE - right] = 1
         grey = grey * kept
     if random.random() < how.shaded:
-        down, across = np.meshgrid(*(np.linspace(-1, 1, SIDE, dtype=np.float32),) * 2, indexing="ij")
+        down, across = np.meshgrid(*(np.linspace(-1, 1, ORGANS_SIDE, dtype=np.float32),) * 2, indexing="ij")
         slope = random.uniform(-0.35, 0.35, 2).astype(np.float32)
         grey = grey * (1 + slope[0] * down + slope[1] * across)
     grey = np.clip(grey, 0, 1) ** np.float32(np.exp(random.uniform(-how.gamma, how.gamma)))
@@ -206,17 +201,12 @@ TOLERANCE = 0.03
 """Largest difference of the ratio between two variants of the picture."""
 
 
-def write_card(
-    folder: Path, training: Mapping[str, Any], backbone: str = NAME, start: StartWeights = DEFAULT_START
-) -> Path:
-    """Write the card beside the weights of a network on ``backbone``.
-
-    ``ai-pipeline evaluate anatomy`` adds the test figures.
-    """
+def write_card(folder: Path, training: Mapping[str, Any]) -> Path:
+    """Write the card beside the weights; ``ai-pipeline evaluate anatomy`` adds the test figures."""
     about = {
         "task": "outlines of heart and lungs in frontal chest X-rays, for the cardiothoracic ratio",
-        "architecture": "anatomy-unet" if backbone == NAME else f"anatomy-unet on {backbone}",
-        "licence": start.licence_of(backbone, "trunk"),
+        "architecture": "anatomy-unet",
+        "licence": licence_from(start_described()),
         "intended_use": (
             "To measure the cardiothoracic ratio of upright frontal chest X-rays of adults, by lines that a "
             "reader checks. Comparable on PA films only."
@@ -229,7 +219,7 @@ def write_card(
     }
     tables = {
         "input": {
-            "size": SIDE,
+            "size": ORGANS_SIDE,
             "channels": 3,
             "mean": MEAN,
             "scale": SCALE,
@@ -238,7 +228,7 @@ def write_card(
         },
         "anatomy": {"organs": list(ORGANS), "tolerance": TOLERANCE},
         "calibration": {"calibrated": False, "method": "none: outlines, no probabilities"},
-        "training": {**training, "start": start.described(backbone)},
+        "training": {**training, "start": start_described()},
     }
     made_by = "Model card of the network that outlines heart and lungs: `ai-pipeline train anatomy`."
     return new_card(folder, ID, made_by, "anatomy", about, tables)
@@ -253,8 +243,6 @@ class AnatomyRecipe(Recipe):
     """The settings of a run. ``dice_weight``: weight of the Dice loss against the cross-entropy."""
 
     iterations: int = 2000
-    backbone: str = NAME
-    start: StartWeights = DEFAULT_START
     batch: int = 8
     augment: Augment = field(default_factory=Augment)
     weight_decay: float = 0.02
@@ -272,10 +260,10 @@ def train(
     """
     run = _AnatomyRun(data, out, recipe)
     graph = Probabilities(run.trained(report, resume=resume)).eval()
-    export_outlines(graph, (SIDE, SIDE), ("organs",), out / f"{ID}.onnx")
+    export_outlines(graph, (ORGANS_SIDE, ORGANS_SIDE), ("organs",), out / f"{ID}.onnx")
     learned = [f"{anatomy_set(data).title} (train): masks of heart and lungs"]
     training = {"data": learned, "recipe": recipe.described(), "chosen": run.best}
-    return write_card(out, training, recipe.backbone, recipe.start)
+    return write_card(out, training)
 
 
 def loss_of(logits: Tensor, organs: Tensor, dice_weight: float) -> Tensor:
@@ -302,7 +290,7 @@ class _AnatomyRun(RecipeRun[AnatomyRecipe]):
         self.validation = [(values, organs, ratio(organs)) for values, organs in seen]
 
     def new_network(self) -> OutlineNetwork:
-        return outline_network(self.recipe.backbone, self.recipe.start, len(ORGANS), SIDE, SIDE)
+        return outline_network(len(ORGANS))
 
     def examples(self) -> AnatomyBatches:
         return AnatomyBatches(self.training, self.recipe.augment, self.recipe.batch, self.recipe.seed)
@@ -322,7 +310,7 @@ class _AnatomyRun(RecipeRun[AnatomyRecipe]):
 
 
 def scores(
-    network: OutlineNetwork, cases: Sequence[tuple[Floats, npt.NDArray[np.bool_], float]]
+    network: OutlineNetwork, cases: Sequence[tuple[Singles, npt.NDArray[np.bool_], float]]
 ) -> dict[str, Any]:
     """Mean Dice of each organ, and mean absolute error of the ratio (1 if no ratio could be measured).
 
@@ -355,7 +343,7 @@ class AnatomyCase:
     fault: str
 
 
-def evaluate(data: Path, model: AnatomyModel, split: str, report: Report = silent) -> dict[str, Any]:
+def evaluate(data: Path, models_dir: Path | None, split: str, report: Report = silent) -> dict[str, Any]:
     """All figures of ``split`` (test, val). Intervals are 95 %, by bootstrap over images, one image per
     patient.
 
@@ -364,6 +352,7 @@ def evaluate(data: Path, model: AnatomyModel, split: str, report: Report = silen
     images = anatomy_images(data, split)
     if not images:
         raise DataMissing(f"{data} has no chest with masks in the split {split}")
+    model = AnatomyModel.from_card(find(ID, models_dir))
     cases = [measure(image, model) for image in followed(images, report, "heart and lungs")]
     return {"model": model.ref.id, "version": model.ref.version, "split": split, **figures(cases)}
 

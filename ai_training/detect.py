@@ -48,27 +48,36 @@ from ai_pipeline.chest.classifier import (
     softmax,
 )
 from ai_pipeline.errors import CardError
-from ai_pipeline.models.engine import OnnxRuntime
-from ai_pipeline.models.inputs import normalise, prepare
-from ai_pipeline.models.registry import SHIPPED, Card
+from ai_pipeline.models.engine import OnnxRuntime, usable_cores
+from ai_pipeline.models.registry import SHIPPED, Card, normalise, prepare
 from ai_training import cards
 from ai_training.base import DataMissing, Report
 from ai_training.cards import changed_card, weights_row
-from ai_training.chest.ship import forget_detector, learn_choices, middle_maps
+from ai_training.chest import forget_detector, learn_choices, middle_maps
 from ai_training.metrics import mean_interval, overlap, patient_weights
-from ai_training.networks.backbones import NotThisNetwork, torch_network
-from ai_training.networks.efficientnet import PlacedClassifier
-from ai_training.sets.chest import chest_set, split_by_patient
-from ai_training.sets.images import LABELS, TruthBox, corners, read_grey
-from ai_training.sets.published import listed_boxes
+from ai_training.networks import PlacedClassifier, torch_network
+from ai_training.sets import (
+    LABELS,
+    Singles,
+    TruthBox,
+    chest_set,
+    corners,
+    listed_boxes,
+    read_grey,
+    split_by_patient,
+)
 from ai_training.yolo import FILE, YoloRecipe, labels_of, train_yolo
-
-Floats = npt.NDArray[np.float32]
-
 
 CUTS = (0.1, 0.3, 0.5)  # T(IoU), as the literature on these boxes has it (X. Wang et al., CVPR 2017)
 PLACE_NAMES = ("T(IoU.1)", "T(IoU.3)", "T(IoU.5)", "mean T", "IoU", "pointing")
 Corners = tuple[float, float, float, float]
+
+
+def recipe(threads: int, *, yolo: bool) -> YoloRecipe | None:
+    """How YOLOs are trained, if any are; limits torch to ``threads``, 0: as many as there are cores."""
+    if threads:
+        torch.set_num_threads(threads)
+    return YoloRecipe(threads=threads or usable_cores()) if yolo else None
 
 
 def detection_boxes(data: Path, more: Sequence[Path] = ()) -> tuple[TruthBox, ...]:
@@ -83,16 +92,7 @@ def detection_boxes(data: Path, more: Sequence[Path] = ()) -> tuple[TruthBox, ..
     by_name = {image.path.stem: image for image in found.images}
     for path in more:
         listed = [
-            TruthBox(
-                file,
-                box.label,
-                *box.corners,
-                split=image.split,
-                path=image.path,
-                side=box.side,
-                patient=image.patient,
-                adult=image.adult,
-            )
+            TruthBox(box.label, box.corners, box.side, image)
             for file, box in listed_boxes(path)
             if (image := by_name.get(Path(file).stem))
         ]
@@ -105,9 +105,9 @@ def detection_boxes(data: Path, more: Sequence[Path] = ()) -> tuple[TruthBox, ..
 def _new(known: Iterable[TruthBox], listed: Iterable[TruthBox]) -> Iterator[TruthBox]:
     there: dict[tuple[Path, str], list[tuple[float, float, float, float]]] = {}
     for box in known:
-        there.setdefault((box.path, box.label), []).append(corners(box))
+        there.setdefault((box.image.path, box.label), []).append(corners(box))
     for box in listed:
-        others = there.setdefault((box.path, box.label), [])
+        others = there.setdefault((box.image.path, box.label), [])
         # Two boxes of one label that overlap so much are one.
         if all(overlap(corners(box), other) < 0.5 for other in others):
             others.append(corners(box))
@@ -168,29 +168,18 @@ def centre(boxes: Sequence[TruthBox]) -> dict[str, ScoredBox]:
     return places
 
 
-def _by_label(boxes: Sequence[TruthBox]) -> dict[str, Floats]:
+def _by_label(boxes: Sequence[TruthBox]) -> dict[str, Singles]:
     labels = sorted({box.label for box in boxes})
     return {k: np.array([corners(box) for box in boxes if box.label == k], np.float32) for k in labels}
 
 
-def _at(box: Floats, score: float) -> ScoredBox:
+def _at(box: Singles, score: float) -> ScoredBox:
     left, top, right, bottom = (float(edge) for edge in box)
     found: Corners = (left, top, right, bottom)
     return ScoredBox(found, ((left + right) / 2, (top + bottom) / 2), score)
 
 
-def trunk_of(card: Card) -> PlacedClassifier:
-    """The classifier of ``card`` in torch. Raises CardError if this project cannot build it."""
-    try:
-        network = torch_network(card)
-    except NotThisNetwork as error:
-        raise CardError(str(error)) from error
-    if not isinstance(network, PlacedClassifier):
-        raise CardError(f"{card.name}: boxes are fitted to the layers of a {PlacedClassifier.__name__}")
-    return network
-
-
-def read_images(card: Card, paths: Sequence[Path], report: Report) -> Floats:
+def read_images(card: Card, paths: Sequence[Path], report: Report) -> Singles:
     """The middle layers ``[N, C, h, w]`` of the classifier of ``card``, with the class activation, of images.
 
     Raises DataMissing if one cannot be read.
@@ -198,13 +187,13 @@ def read_images(card: Card, paths: Sequence[Path], report: Report) -> Floats:
     wanted = card.input
     assert wanted is not None
     levels = wanted.mean[0], wanted.scale[0]
-    return middle_maps(trunk_of(card), paths, wanted.chain, wanted.size, levels, report)
+    return middle_maps(torch_network(card), paths, wanted.chain, wanted.size, levels, report)
 
 
 class BoxNetwork(nn.Module):
     """Trunk and box head in one: ``images [N, 3, size, size]`` → ``parts [N, labels, 5, h, w]``."""
 
-    def __init__(self, trunk: PlacedClassifier, weights: Floats, bias: Floats) -> None:
+    def __init__(self, trunk: PlacedClassifier, weights: Singles, bias: Singles) -> None:
         super().__init__()
         self.trunk = trunk
         self.labels = weights.shape[0] // len(PARTS)
@@ -243,12 +232,12 @@ class Basis:
     ``usual``.
     """
 
-    centre: Floats  # [C]
-    weights: Floats  # [C, components]
-    usual: Floats  # [components, h, w]
+    centre: Singles  # [C]
+    weights: Singles  # [C, components]
+    usual: Singles  # [components, h, w]
 
     @staticmethod
-    def from_maps(maps: Floats, components: int) -> Basis:
+    def from_maps(maps: Singles, components: int) -> Basis:
         """The principal components of ``maps [N, C, h, w]``, with weak components amplified a little."""
         count, channels, height, width = maps.shape
         rows = maps.transpose(0, 2, 3, 1).reshape(-1, channels)
@@ -260,7 +249,7 @@ class Basis:
         usual = ((rows - centre) @ weights).reshape(count, height, width, -1).mean(0).transpose(2, 0, 1)
         return Basis(_single(centre), _single(weights), _single(usual))
 
-    def __call__(self, maps: Floats) -> Floats:
+    def __call__(self, maps: Singles) -> Singles:
         """``maps [N, C, h, w]`` as ``[N, components, h, w]``."""
         moved = (maps.transpose(0, 2, 3, 1) - self.centre) @ self.weights
         return np.asarray(moved.transpose(0, 3, 1, 2) - self.usual, np.float32)
@@ -274,14 +263,14 @@ class FittedHead:
     """
 
     basis: Basis
-    weights: Floats
+    weights: Singles
     head: BoxHead
-    maps: Floats  # [images, C, h, w]: what ``place`` looks up
+    maps: Singles  # [images, C, h, w]: what ``place`` looks up
 
     def place(self, image: int, label: str) -> ScoredBox | None:
         return self.chosen(label, self.scores(image, label)) if label in self.head.candidates else None
 
-    def scores(self, image: int, label: str) -> Floats:
+    def scores(self, image: int, label: str) -> Singles:
         """The score of each candidate box of ``label`` in an image: ``[candidates]``."""
         number = self.head.labels.index(label)
         spoken = np.einsum("kc,chw->khw", self.weights[number], self.basis(self.maps[image][None])[0])
@@ -292,11 +281,11 @@ class FittedHead:
         )
         return np.asarray(own.prior + sums, np.float32)
 
-    def chosen(self, label: str, scores: Floats) -> ScoredBox:
+    def chosen(self, label: str, scores: Singles) -> ScoredBox:
         """The best box of ``label`` if its candidates have these scores."""
         return self.head.choose(label, softmax(scores))
 
-    def layer(self) -> tuple[Floats, Floats]:
+    def layer(self) -> tuple[Singles, Singles]:
         """The head as one convolution: ``weights [labels·parts, C]`` and ``bias [labels·parts, h, w]``."""
         flat = self.weights.reshape(-1, self.weights.shape[2])
         weights = flat @ self.basis.weights.T
@@ -306,7 +295,7 @@ class FittedHead:
         return _single(weights), _single(bias)
 
 
-def fit(boxes: Sequence[TruthBox], rows: Sequence[int], maps: Floats, recipe: BoxHeadRecipe) -> FittedHead:
+def fit(boxes: Sequence[TruthBox], rows: Sequence[int], maps: Singles, recipe: BoxHeadRecipe) -> FittedHead:
     """Fit a head to ``boxes``; ``rows``: the index in ``maps [images, C, h, w]`` of each box's image."""
     random = np.random.default_rng(recipe.seed)
     basis = Basis.from_maps(maps[sorted(set(rows))], recipe.components)
@@ -337,7 +326,7 @@ def fit(boxes: Sequence[TruthBox], rows: Sequence[int], maps: Floats, recipe: Bo
     return FittedHead(basis, (learned.numpy() / spread).reshape(shape), BoxHead(trusted), maps)
 
 
-def _candidates(boxes: Floats, recipe: BoxHeadRecipe, random: np.random.Generator) -> Candidates:
+def _candidates(boxes: Singles, recipe: BoxHeadRecipe, random: np.random.Generator) -> Candidates:
     centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     made = [boxes]
     for _ in range(recipe.moved):
@@ -347,7 +336,7 @@ def _candidates(boxes: Floats, recipe: BoxHeadRecipe, random: np.random.Generato
     every = np.concatenate(made).astype(np.float32)
     every = every[((every[:, 2:] - every[:, :2]) > 0.015).all(1)]
 
-    def described(some: Floats) -> Floats:
+    def described(some: Singles) -> Singles:
         sizes = some[:, 2:] - some[:, :2]
         return np.concatenate(
             [(some[:, :2] + some[:, 2:]) / 2 / PLACE_WIDTH, np.log(np.maximum(sizes, 1e-3)) / SIZE_WIDTH], 1
@@ -359,8 +348,8 @@ def _candidates(boxes: Floats, recipe: BoxHeadRecipe, random: np.random.Generato
 
 
 def _shown(
-    truth: Floats, boxes: Floats, recipe: BoxHeadRecipe, random: np.random.Generator
-) -> tuple[npt.NDArray[np.int64], Floats]:
+    truth: Singles, boxes: Singles, recipe: BoxHeadRecipe, random: np.random.Generator
+) -> tuple[npt.NDArray[np.int64], Singles]:
     """Which candidates a training box is shown, a quarter of them its nearest, and what it wants of them."""
     low, high = np.maximum(truth[:2], boxes[:, :2]), np.minimum(truth[2:], boxes[:, 2:])
     common = np.prod(np.maximum(high - low, 0.0), axis=1)
@@ -372,7 +361,7 @@ def _shown(
     return chosen, _single(wanted / wanted.sum())
 
 
-def _single(values: npt.ArrayLike) -> Floats:
+def _single(values: npt.ArrayLike) -> Singles:
     return np.asarray(values, np.float32)
 
 
@@ -387,7 +376,7 @@ def folds(boxes: Sequence[TruthBox], count: int = FOLDS, seed: int = SEED) -> np
     truth = np.zeros((len(boxes), len(LABELS)), np.float32)
     truth[np.arange(len(boxes)), [LABELS.index(box.label) for box in boxes]] = 1.0
     names = {str(fold): 1.0 / count for fold in range(count)}
-    dealt = split_by_patient([box.patient for box in boxes], truth, names, seed)
+    dealt = split_by_patient([box.image.patient for box in boxes], truth, names, seed)
     return np.array([int(name) for name in dealt], np.int64)
 
 
@@ -406,9 +395,9 @@ class YoloLocator:
     card: Card
     size: int
     paths: Sequence[Path]
-    _seen: dict[int, dict[str, Floats]] = field(default_factory=dict, init=False, repr=False)
+    _seen: dict[int, dict[str, Singles]] = field(default_factory=dict, init=False, repr=False)
 
-    def boxes(self, image: int, label: str) -> Floats:
+    def boxes(self, image: int, label: str) -> Singles:
         """The detections of ``label``: ``[K, 5]``, corners as shares of the sides, and scores."""
         if image not in self._seen:
             self._seen[image] = self._look(self.paths[image])
@@ -422,7 +411,7 @@ class YoloLocator:
         left, top, right, bottom, score = (float(value) for value in mine[int(np.argmax(mine[:, 4]))])
         return ScoredBox((left, top, right, bottom), ((left + right) / 2, (top + bottom) / 2), score)
 
-    def _look(self, path: Path) -> dict[str, Floats]:
+    def _look(self, path: Path) -> dict[str, Singles]:
         wanted = self.card.input
         assert wanted is not None
         picture, _ = prepare(read_grey(path), replace(wanted.chain, side=self.size), self.size)
@@ -438,7 +427,7 @@ def trained(
     Raises FileExistsError if the YOLO in ``folder`` was trained in another way, or on other boxes.
     """
     path, note = folder / FILE, folder / "made_of.json"
-    truth = sorted((box.file, box.label, *corners(box)) for box in boxes)
+    truth = sorted((box.image.name, box.label, *corners(box)) for box in boxes)
     settings = {name: value for name, value in asdict(recipe).items() if name != "threads"}
     boxes_hash = hashlib.sha256(json.dumps(truth).encode()).hexdigest()
     wanted = json.dumps({"classifier": card.id, "boxes": boxes_hash, **settings}, indent=1)
@@ -483,18 +472,18 @@ class LabelledBoxes:
     boxes: tuple[TruthBox, ...]
     rows: tuple[int, ...]
     paths: tuple[Path, ...]
-    maps: Floats
+    maps: Singles
 
     @staticmethod
     def from_boxes(boxes: Sequence[TruthBox], card: Card, report: Report) -> LabelledBoxes:
-        paths = sorted({box.path for box in boxes})
-        rows = tuple(paths.index(box.path) for box in boxes)
+        paths = sorted({box.image.path for box in boxes})
+        rows = tuple(paths.index(box.image.path) for box in boxes)
         return LabelledBoxes(tuple(boxes), rows, tuple(paths), read_images(card, paths, report))
 
     @property
     def patients(self) -> list[str]:
         """The patient of each box, in the order of ``boxes``."""
-        return [box.patient for box in self.boxes]
+        return [box.image.patient for box in self.boxes]
 
     def of_boxes(self, found: Mapping[tuple[int, str], ScoredBox]) -> tuple[ScoredBox | None, ...]:
         """The prediction of one locator for each box, found by the box's image and label."""
@@ -562,11 +551,11 @@ def figures_of(case: LabelledBoxes, predictions: Predictions, *, decide: bool) -
         "boxes": len(case.boxes),
         "images": len(case.paths),
         "patients": len(set(case.patients)),
-        "children": sum(not box.adult for box in case.boxes),
+        "children": sum(not box.image.adult for box in case.boxes),
         **compared(rows, case.patients),
         "labels": per_label,
     }
-    unseen = np.array([box.split == "val" for box in case.boxes])
+    unseen = np.array([box.image.split == "val" for box in case.boxes])
     if decide and unseen.any() and not unseen.all():
         result["images that the classifier was not trained on"] = part(unseen)
     return result
@@ -614,8 +603,8 @@ def evaluate(
     evaluates the head alone. Raises DataMissing or CardError.
     """
     boxes = detection_boxes(data, more)
-    known = [box for box in boxes if box.split != "test"]
-    asked = [box for box in boxes if box.split == "test"] if split == "test" else known
+    known = [box for box in boxes if box.image.split != "test"]
+    asked = [box for box in boxes if box.image.split == "test"] if split == "test" else known
     if not asked:
         raise DataMissing(f"{data} has no boxes in the split {split}")
     case = LabelledBoxes.from_boxes(asked, card, report)
@@ -672,7 +661,7 @@ def _shipped_locators(case: LabelledBoxes, known: Sequence[Any], card: Card) -> 
 
 
 def train_detector(
-    data: Path, out: Path, card: Card, more: tuple[Path, ...], yolo: YoloRecipe | None, report: Report
+    data: Path, out: Path, card: Card, more: Sequence[Path], yolo: YoloRecipe | None, report: Report
 ) -> Path:
     """Cross-validate, decide label by label, fit to all train and val boxes; returns the new card in ``out``.
 
@@ -680,7 +669,7 @@ def train_detector(
     ``yolo``: how the six YOLOs in ``out/yolo`` are trained (an existing one is not trained again); None for
     the head alone. Raises DataMissing or CardError.
     """
-    boxes = [box for box in detection_boxes(data, more) if box.split != "test"]
+    boxes = [box for box in detection_boxes(data, more) if box.image.split != "test"]
     case = LabelledBoxes.from_boxes(boxes, card, report)
     yolos = None if yolo is None else (out / "yolo", yolo)
     figures = figures_of(case, cross_validated(case, card, yolos, report), decide=True)
@@ -688,7 +677,7 @@ def train_detector(
     fitted = fit(case.boxes, case.rows, case.maps, BoxHeadRecipe())
     out.mkdir(parents=True, exist_ok=True)
     files = {NETWORK: out / f"{card.id}.detector.onnx", CANDIDATES: out / f"{card.id}.detector.npz"}
-    export(trunk_of(card), fitted, card, files[NETWORK])
+    export(torch_network(card), fitted, card, files[NETWORK])
     files[CANDIDATES].write_bytes(BoxHead(fitted.head.candidates, trust).to_bytes())
     if yolo is not None:
         trained(case.boxes, card, out / "yolo" / "all", yolo, ())

@@ -36,7 +36,7 @@ class RunOptions:
     of the recipe. A checkpoint is written every ``save_minutes``.
     """
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     save_minutes: float = 10.0
 
@@ -54,13 +54,11 @@ class RunOptions:
         )
 
     def chosen_device(self) -> str:
-        """``cpu``, ``cuda`` or ``mps``. Raises ExperimentError if the chosen device is not there."""
-        there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-        if self.device == "auto":
-            return "cuda" if there["cuda"] else "cpu"
-        if not there[self.device]:
-            raise ExperimentError(f"--device {self.device}: torch finds no such device on this machine")
-        return self.device
+        """``cpu`` or ``cuda``. Raises ExperimentError if the chosen device is not there."""
+        there = torch.cuda.is_available()
+        if self.device == "cuda" and not there:
+            raise ExperimentError("--device cuda: torch finds no such device on this machine")
+        return "cuda" if there and self.device == "auto" else self.device.replace("auto", "cpu")
 
 
 _chosen: ContextVar[RunOptions] = ContextVar("run options", default=RunOptions())  # noqa: B039 - frozen
@@ -117,7 +115,6 @@ def random_state() -> dict[str, Any]:
         "numpy": (name, torch.from_numpy(np.asarray(keys, np.int64)), *rest),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all(),
-        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
     }
 
 
@@ -131,8 +128,6 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
-    if state["mps"] is not None and torch.backends.mps.is_available():
-        torch.mps.set_rng_state(state["mps"])
 
 
 History = list[dict[str, float]]

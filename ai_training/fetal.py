@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from ai_pipeline.contract import ModelRef
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.models.engine import OnnxRuntime
+from ai_pipeline.models.registry import find
 from ai_pipeline.networks.heads import (
     COLUMNS,
     GRID,
@@ -31,25 +32,31 @@ from ai_pipeline.networks.heads import (
 from ai_training.base import DataMissing, ExperimentError, Report, followed, silent
 from ai_training.cards import new_card
 from ai_training.engine import Recipe, RecipeRun, Validation, input_of
-from ai_training.metrics import agreement, dice, mean_of, patient_weights, share
-from ai_training.networks.backbones import DEFAULT_START, StartWeights
-from ai_training.networks.efficientnet import NAME
-from ai_training.networks.outlines import (
+from ai_training.metrics import Bools, agreement, dice, mean_of, patient_weights, share
+from ai_training.networks import (
     HeadNetwork,
     Probabilities,
     export_outlines,
     less_dice,
+    licence_from,
     outline_network,
+    start_described,
 )
-from ai_training.sets.images import ImageSet, MaskFile, SetImage, read_grey
-from ai_training.sets.published import FETAL, named_set, part_of_set
+from ai_training.sets import (
+    FETAL,
+    Grey,
+    ImageSet,
+    MaskFile,
+    SetImage,
+    Singles,
+    named_set,
+    part_of_set,
+    read_grey,
+)
 
 HEADS, PLANES = "us_fetal_head", "us_fetal_planes"
 OTHERS = ("us_ovarian", "us_breast", "cxr_nih")
 PIXEL = ("pixel_mm", "pixel_mm_at_512")
-Bytes = npt.NDArray[np.uint8]
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,7 @@ class HeadImage:
     pixel_mm: float
     circumference: float
 
-    def read(self) -> tuple[Bytes, Bools]:
+    def read(self) -> tuple[Grey, Bools]:
         """Read the grey picture and the head's mask, both ``[rows, columns]``. Raises DataMissing."""
         picture = read_grey(self.picture)
         return picture, self.mask.read(picture.shape)
@@ -104,7 +111,7 @@ def _head(image: SetImage) -> HeadImage:
         raise DataMissing(f"{image.path}: {wanted} were expected") from error
 
 
-def without_head(picture: Bytes, head: Bools, random: np.random.Generator) -> Bytes:
+def without_head(picture: Grey, head: Bools, random: np.random.Generator) -> Grey:
     """A part of ``picture``, a fifth to a half as wide, of which at most a fiftieth is head.
 
     The first such part that is not mostly black, else the least black one; a black picture if the head is
@@ -195,15 +202,15 @@ class HeadBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         return inputs, heads, present, known
 
 
-def plain(image: HeadImage) -> tuple[Floats, Bools]:
+def plain(image: HeadImage) -> tuple[Singles, Bools]:
     """The network's input ``[3, ROWS, COLUMNS]``, and the head in the source ``[rows, columns]``."""
     picture, head = image.read()
     return values(fit_to_input(picture)[0][None])[0], head
 
 
 def augment(
-    picture: Bytes, head: Bools, how: HeadAugment, random: np.random.Generator
-) -> tuple[Bytes, Floats]:
+    picture: Grey, head: Bools, how: HeadAugment, random: np.random.Generator
+) -> tuple[Grey, Singles]:
     """A randomly moved and mirrored copy with changed grey levels, ``[ROWS, COLUMNS]``, and its head 0..1."""
     matrix, scale = _motion(picture.shape, how, random)
     if random.random() < how.written:
@@ -234,7 +241,7 @@ def _motion(
     return np.column_stack([turn, offset]), float(zoom)
 
 
-def _written(picture: Bytes, random: np.random.Generator) -> Bytes:
+def _written(picture: Grey, random: np.random.Generator) -> Grey:
     """Letters and a line on a copy, as scanners and sonographers leave them."""
     picture = picture.copy()
     rows, columns = picture.shape
@@ -250,7 +257,7 @@ def _written(picture: Bytes, random: np.random.Generator) -> Bytes:
     return picture
 
 
-def _exposed(picture: Bytes, how: HeadAugment, random: np.random.Generator) -> Bytes:
+def _exposed(picture: Grey, how: HeadAugment, random: np.random.Generator) -> Grey:
     """Another gain, sharpness and noise."""
     grey = (picture / np.float32(255)) ** np.float32(np.exp(random.uniform(-how.gamma, how.gamma)))
     grey = grey * np.float32(np.exp(random.uniform(-how.contrast, how.contrast)))
@@ -260,7 +267,7 @@ def _exposed(picture: Bytes, how: HeadAugment, random: np.random.Generator) -> B
     return np.asarray(np.clip(grey + speckle * np.sqrt(grey), 0, 1) * 255, np.uint8)
 
 
-def _blank(picture: Bytes) -> tuple[Bytes, Bools]:
+def _blank(picture: Grey) -> tuple[Grey, Bools]:
     return picture, np.zeros(picture.shape, np.bool_)
 
 
@@ -304,7 +311,7 @@ def fit_limits(data: Path, model: HeadModel, report: Report = silent) -> HeadLim
     )
 
 
-def headless(data: Path, name: str, split: str) -> list[Bytes]:
+def headless(data: Path, name: str, split: str) -> list[Grey]:
     """Pictures without a head: of the set ``name``; if ``name`` is empty, parts of frames beside the head."""
     if name:
         return [read_grey(image.path) for image in part_of_set(data / name, split)]
@@ -324,17 +331,12 @@ def write_card(
     folder: Path,
     limits: HeadLimits,
     training: Mapping[str, Any],
-    backbone: str = NAME,
-    start: StartWeights = DEFAULT_START,
 ) -> Path:
-    """Write the card beside the weights of a network on ``backbone``.
-
-    ``ai-pipeline evaluate fetal`` adds the test figures.
-    """
+    """Write the card beside the weights; ``ai-pipeline evaluate fetal`` adds the test figures."""
     about = {
         "task": "outline of a fetal head in ultrasound, for head circumference, BPD and OFD",
-        "architecture": "head-unet" if backbone == NAME else f"head-unet on {backbone}",
-        "licence": start.licence_of(backbone, "trunk"),
+        "architecture": "head-unet",
+        "licence": licence_from(start_described()),
         "intended_use": (
             "To measure the head of a fetus in a still picture of the plane for biometry, by an ellipse that "
             "a sonographer checks."
@@ -353,7 +355,7 @@ def write_card(
             "calibrated": False,
             "method": "none: outlines, no probabilities; limits of the gate fitted on validation pictures",
         },
-        "training": {**training, "start": start.described(backbone)},
+        "training": {**training, "start": start_described()},
     }
     made_by = "Model card of the network that outlines fetal heads: `ai-pipeline train fetal`."
     return new_card(folder, ID, made_by, "head", about, tables)
@@ -369,8 +371,6 @@ class HeadRecipe(Recipe):
     """
 
     iterations: int = 2000
-    backbone: str = NAME
-    start: StartWeights = DEFAULT_START
     mix: HeadMix = field(default_factory=HeadMix)
     augment: HeadAugment = field(default_factory=HeadAugment)
     weight_decay: float = 0.02
@@ -403,7 +403,7 @@ class _HeadRun(RecipeRun[HeadRecipe]):
         self.data, self.validation = data, head_images(data, "val")
 
     def new_network(self) -> HeadNetwork:
-        return HeadNetwork(outline_network(self.recipe.backbone, self.recipe.start, 1, ROWS, COLUMNS))
+        return HeadNetwork(outline_network(1))
 
     def examples(self) -> HeadBatches:
         return HeadBatches(self.data, self.recipe.mix, self.recipe.augment, self.recipe.seed)
@@ -452,7 +452,7 @@ def train_and_ship(
     engine = OnnxRuntime(weights.read_bytes(), recipe.threads)
     limits = fit_limits(data, HeadModel(engine, OPEN, ModelRef(ID, "1", "", "")), report)
     training = {"data": learned_from(data), "recipe": recipe.described(), "chosen": run.best}
-    return write_card(out, limits, training, recipe.backbone, recipe.start)
+    return write_card(out, limits, training)
 
 
 BESIDE = f"{HEADS}, parts beside the head"
@@ -472,7 +472,7 @@ class HeadCase:
     fault: str
 
 
-def evaluate(data: Path, model: HeadModel, split: str, report: Report = silent) -> dict[str, Any]:
+def evaluate(data: Path, models_dir: Path | None, split: str, report: Report = silent) -> dict[str, Any]:
     """All figures of ``split`` (test, val). Intervals are 95 %, by bootstrap over examinations.
 
     Raises DataMissing.
@@ -480,6 +480,7 @@ def evaluate(data: Path, model: HeadModel, split: str, report: Report = silent) 
     images = head_images(data, split)
     if not images:
         raise DataMissing(f"{data} has no fetal heads in the split {split}")
+    model = HeadModel.of(find(ID, models_dir))
     cases = [measure(image, model) for image in followed(images, report, "fetal heads")]
     return {
         "model": model.ref.id,

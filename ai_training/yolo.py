@@ -6,7 +6,7 @@ The head is YOLO26's (one box per object, no non-maximum suppression needed), so
 boxes: ``boxes [1, N, 6]``, each left, top, right, bottom in pixels of the input, score, label number. Its
 input is the classifier's input.
 
-Pictures are preprocessed as for the classifier (:mod:`ai_pipeline.models.inputs`). They are neither
+Pictures are preprocessed as for the classifier (:mod:`ai_pipeline.models.registry`). They are neither
 mirrored nor cut into mosaics: the heart has a side, and the place in the chest is half of a finding."""
 
 import os
@@ -21,12 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from ai_pipeline.images.coordinates import Affine
-from ai_pipeline.models.inputs import prepare
-from ai_pipeline.models.registry import Card, Chain
+from ai_pipeline.models.registry import Card, Chain, prepare
 from ai_training.cards import strip
-from ai_training.conversion.foreign import offer_torchvision_operators
-from ai_training.networks.efficientnet import FINE, MIDDLE, from_arrays, parameters
-from ai_training.sets.images import TruthBox, corners, read_grey
+from ai_training.networks import FINE, MIDDLE, from_arrays, offer_torchvision_operators, parameters
+from ai_training.sets import TruthBox, corners, read_grey
 
 FILE = "yolo.onnx"
 TRUNK_CHANNELS = (40, 112, 320)  # at strides 8, 16 and 32
@@ -190,7 +188,7 @@ def _write_set(
         made.mkdir(parents=True, exist_ok=True)
     of_image: dict[Path, list[TruthBox]] = {}
     for box in boxes:
-        of_image.setdefault(box.path, []).append(box)
+        of_image.setdefault(box.image.path, []).append(box)
     for path, mine in of_image.items():
         grey = read_grey(path)
         picture, to_model = prepare(grey, chain, size)

@@ -17,8 +17,7 @@ from pynetdicom import build_context, evt
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet
 
-from dicom_node.deliver.scu import open_archive
-from dicom_node.deliver.scu.interfaces import StudyQuery
+from dicom_node.deliver.scu import StudyQuery, open_archive
 from dicom_node.studies import fetch
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import DIGITAL_XRAY, assign, chest, data_set

@@ -24,7 +24,7 @@ from ai_pipeline.contract import Code, Decision, Measurement, PipelineResult
 from dicom_node.base.config.settings import PeerSettings
 from dicom_node.base.kinds import ResultKind
 from dicom_node.base.store.tables import Result
-from dicom_node.deliver.scu.interfaces import Outgoing
+from dicom_node.deliver.scu import Outgoing
 from dicom_node.results.build import build
 from tests.outbox_lab import Outbox
 from tests.ports import free_port

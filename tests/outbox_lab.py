@@ -20,16 +20,15 @@ from pydicom.uid import (
 )
 from sqlalchemy import select
 
-from dicom_node.base.config.sections import OutboxSettings
-from dicom_node.base.config.settings import NodeSettings, PeerSettings, Settings
+from dicom_node.base.config.settings import NodeSettings, OutboxSettings, PeerSettings, Settings
 from dicom_node.base.kinds import RejectionReason, ResultKind
 from dicom_node.base.lifecycle import JobState, StudyState
-from dicom_node.base.store import deliveries, migrate
+from dicom_node.base.store import deliveries
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Delivery, EventRow, Job, Result, Study
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
-from dicom_node.deliver.scu.interfaces import Outgoing
+from dicom_node.deliver.scu import Outgoing
 from dicom_node.people.studies import withdraw_results
 from tests.modality import data_set, set_pixels
 from tests.rows import Stored
@@ -55,7 +54,7 @@ class Outbox(Stored):
             peers=tuple(peers),
         )
         self.database = Database(self.settings.database_url)
-        migrate.upgrade(self.database)
+        self.database.upgrade()
 
     def worker(self, **options: Any) -> DeliveryWorker:
         """A worker of its own on this outbox."""

@@ -10,7 +10,7 @@ from pynetdicom import build_context, build_role
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import N_ACTION, N_CREATE, N_EVENT_REPORT
 
-from dicom_node.deliver.scu.association import CallingAE
+from dicom_node.deliver.scu.dimse import CallingAE
 
 
 def associate_for(

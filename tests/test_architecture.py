@@ -58,12 +58,12 @@ def test_a_room_imports_only_what_it_may_know() -> None:
 @pytest.mark.parametrize(
     ("module", "target"),
     [
-        ("dicom_node.receive.storage_service", "dicom_node.base.store.tables"),
-        ("dicom_node.receive.storage_service", "sqlalchemy"),
-        ("dicom_node.receive.storage_service", "torch"),
-        ("dicom_node.receive.storage_service", "dicom_node.studies.scan"),
-        ("dicom_node.studies.scan", "dicom_node.receive.policy"),
-        ("dicom_node.studies.scan", "dicom_node.results"),
+        ("dicom_node.receive.listener", "dicom_node.base.store.tables"),
+        ("dicom_node.receive.listener", "sqlalchemy"),
+        ("dicom_node.receive.listener", "torch"),
+        ("dicom_node.receive.listener", "dicom_node.studies.indexing"),
+        ("dicom_node.studies.indexing", "dicom_node.receive.policy"),
+        ("dicom_node.studies.indexing", "dicom_node.results"),
         ("dicom_node.results.sr", "dicom_node.deliver.outbox"),
         ("dicom_node.deliver.delivery_worker", "dicom_node.deliver.scu.dimse"),
         ("dicom_node.deliver.delivery_worker", "orthanc_rest_client"),

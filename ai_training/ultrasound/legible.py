@@ -17,7 +17,7 @@ import tempfile
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -41,9 +41,8 @@ from ai_pipeline.images.decode import PictureImage
 from ai_pipeline.images.header import picture_header
 from ai_training.base import Report
 from ai_training.metrics import overlap
-from ai_training.ultrasound import removal
+from ai_training.ultrasound.cleaning import MODALITY
 from ai_training.ultrasound.overlays import HELD_OUT, BurnIn, CleanFrame, MarkClass, burn_in, clean_frames
-from ai_training.ultrasound.removal import MODALITY
 
 RAPIDOCR, TESSERACT = "rapidocr", "tesseract"
 LEAST_SCORE, LEAST_CONFIDENCE = 0.5, 60.0
@@ -308,6 +307,28 @@ def level_crop(picture: npt.NDArray[np.uint8], corners: Corners) -> npt.NDArray[
     return np.asarray(cut, np.uint8)
 
 
+def evaluate(
+    data: Path,
+    split: str,
+    policy: str,
+    models_dir: Path | None,
+    pictures: range,
+    workers: int,
+    report: Report,
+) -> dict[str, Any]:
+    """Evaluate the pictures with these numbers in ``workers`` processes. Raises DataMissing."""
+    test, found = LegibilityTest(data, split, CleaningPolicy(policy), models_dir), []
+    with (
+        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+        if workers > 1
+        else nullcontext() as pool
+    ):
+        for outcome in (pool.map if pool else map)(test.picture, pictures):
+            found.append(outcome)
+            report(len(found) / len(pictures), f"picture {len(found)} of {len(pictures)}")
+    return counted(found, split, policy)
+
+
 def counted(found: Sequence[LegibleOutcome], split: str, policy: str) -> dict[str, Any]:
     """All figures; ``at_most`` is the exact one-sided upper 95 % bound (Clopper and Pearson).
 
@@ -424,27 +445,14 @@ class LegibleOutcome:
         return any(count.left or count.elsewhere for count in self.counts.values())
 
 
-def outcomes(test: LegibilityTest, pictures: range, workers: int, report: Report) -> Iterator[LegibleOutcome]:
-    """Evaluate the pictures with these numbers in ``workers`` processes. Raises DataMissing."""
-    with (
-        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
-        if workers > 1
-        else nullcontext() as pool
-    ):
-        for count, outcome in enumerate((pool.map if pool else map)(test.picture, pictures), start=1):
-            yield outcome
-            report(count / len(pictures), f"picture {count} of {len(pictures)}")
-
-
 @dataclass(frozen=True, slots=True)
 class LegibilityTest:
-    """Burns text into pictures, cleans them and reads them. ``report``: folder for pictures of failures."""
+    """Burns text into pictures, cleans them and reads them."""
 
     data: Path
     split: str
     policy: CleaningPolicy
     models_dir: Path | None
-    report: Path | None
 
     def picture(self, number: int) -> LegibleOutcome:
         """The outcome of picture ``number``: the same in every run."""
@@ -456,7 +464,6 @@ class LegibilityTest:
         try:
             cleaned = clean(image, lambda _share, _what: None, policy=self.policy, tools=tools)
         except CleaningFailed as failure:
-            self._show(f"quarantined-{number:04}", {"before": burned.image})
             return replace(begun, seconds=time.perf_counter() - began, reason=str(failure))
         begun = replace(begun, seconds=time.perf_counter() - began)
         return self.outcome(begun, burned, tokens, cleaned, engines())
@@ -473,7 +480,7 @@ class LegibilityTest:
         picture, mask = np.asarray(cleaned.image.frames[0], np.uint8), np.asarray(cleaned.mask.frames[0]) > 0
         changed = (picture != burned.image).any(axis=2) & ~mask
         counts = {engine.name: self._read(engine, burned, tokens, picture) for engine in readers}
-        found = replace(
+        return replace(
             begun,
             released=True,
             counts=counts,
@@ -484,15 +491,6 @@ class LegibilityTest:
             changed_outside=int(changed.sum()),
             filled=float(mask.mean()),
         )
-        if found.is_read or found.uncovered or found.changed_outside:
-            boxes = [read.box for count in counts.values() for read in (*count.left, *count.elsewhere)]
-            read = np.zeros(mask.shape, np.bool_)
-            for box in boxes:
-                read[index_of(box)] = True
-            marked = removal.outlined(picture, (mask, removal.OUTLINE), (read, removal.TARGET))
-            shown = {"before": burned.image, "mask, what is read": marked, "after": picture}
-            self._show(f"{'left' if boxes else 'uncovered'}-{begun.number:04}", shown)
-        return found
 
     def _read(
         self, engine: OcrEngine, burned: BurnIn, tokens: tuple[Token, ...], cleaned: Picture
@@ -515,10 +513,6 @@ class LegibilityTest:
         words = {word for thing in objects for word in words_of(thing.text)}
         drawn = tuple(s for s in fresh if any(similarity(word, s.text) >= SAME for word in words))
         return EngineCount(len(legible), left, drawn, len(fresh) - len(drawn))
-
-    def _show(self, name: str, pictures: Mapping[str, Picture]) -> None:
-        if self.report is not None:
-            removal.write_sheet(self.report / f"{name}.png", pictures)
 
 
 def burned_picture(

@@ -24,10 +24,18 @@ from ai_pipeline.burnin.find.networks import MarkFinder
 from ai_training.base import Report, silent
 from ai_training.cards import export, new_card
 from ai_training.engine import Recipe, RecipeRun, Validation, input_of
-from ai_training.sets.images import read_rgb, rows
-from ai_training.ultrasound.overlays import TRAIN, BurnIn, CleanFrame, StyleFamily, burn_in, clean_frames
-from ai_training.ultrasound.overlays.burning import chroma
-from ai_training.ultrasound.overlays.writing import FAMILIES, font_list
+from ai_training.sets import read_rgb, rows
+from ai_training.ultrasound.overlays import (
+    FAMILIES,
+    TRAIN,
+    BurnIn,
+    CleanFrame,
+    StyleFamily,
+    burn_in,
+    chroma,
+    clean_frames,
+    font_list,
+)
 
 CLASSES = ("background", "text", "caliper", "marker", "scale", "logo")
 """In the order of the outputs."""

@@ -22,9 +22,9 @@ from ai_pipeline.networks.heads import HeadModel
 from ai_training.base import DataMissing, Report, followed, silent
 from ai_training.fetal import ID as HEADS
 from ai_training.fetal import head_images
-from ai_training.metrics import dice, mean_interval, patient_weights
+from ai_training.metrics import Bools, dice, mean_interval, patient_weights
+from ai_training.sets import Singles
 
-Floats = npt.NDArray[np.float32]
 SIGMAS = (0.10, 0.25, 0.50, 0.75)
 """Scales of the Rayleigh factor in the published work."""
 WIDE = 256
@@ -44,7 +44,7 @@ class Despeckler:
     ``strength``, 0 to 1: the weight of the engine's answer against the picture.
     """
 
-    engine: Callable[[Floats], Mapping[str, Any]]
+    engine: Callable[[Singles], Mapping[str, Any]]
     strength: float
     ref: ModelRef
 
@@ -59,7 +59,7 @@ class Despeckler:
         """The despeckler of the card :data:`MODEL`. Raises CardError."""
         return Despeckler.from_card(find(MODEL, models_dir))
 
-    def picture(self, shares: Floats) -> Floats:
+    def picture(self, shares: Singles) -> Singles:
         """A picture ``[rows, columns]``, 0 to 1, with less speckle."""
         rows, columns = shares.shape
         padded = np.pad(shares, ((0, -rows % STEP), (0, -columns % STEP)), "edge")[None, None]
@@ -67,13 +67,13 @@ class Despeckler:
         return np.asarray(shares + np.float32(self.strength) * (made - shares), np.float32)
 
 
-def reduced(picture: Floats) -> Floats:
+def reduced(picture: Singles) -> Singles:
     """The picture reduced to a width of :data:`WIDE` pixels."""
     size = WIDE, round(picture.shape[0] * WIDE / picture.shape[1])
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.float32)
 
 
-def rayleigh(picture: Floats, sigma: float, random: np.random.Generator) -> Floats:
+def rayleigh(picture: Singles, sigma: float, random: np.random.Generator) -> Singles:
     """The published model: each pixel times a factor of mean 1 with the spread of a Rayleigh distribution of
     scale ``sigma``.
 
@@ -86,8 +86,8 @@ def rayleigh(picture: Floats, sigma: float, random: np.random.Generator) -> Floa
 
 
 def scattered(
-    picture: Floats, random: np.random.Generator, axial: float = 0.8, lateral: float = 1.4
-) -> Floats:
+    picture: Singles, random: np.random.Generator, axial: float = 0.8, lateral: float = 1.4
+) -> Singles:
     """The physical model: scatterers of random phase, seen through a point spread function, as an envelope.
 
     The picture's decibels become amplitudes of complex Gaussian scatterers (J. Goodman, 1975), blurred with
@@ -102,18 +102,18 @@ def scattered(
     return decibels(np.asarray(np.hypot(*field) / np.sqrt(energy), np.float32))
 
 
-def amplitude(picture: Floats) -> Floats:
+def amplitude(picture: Singles) -> Singles:
     """Grey levels as relative echo amplitudes: 1 is white, black is :data:`RANGE_DB` below."""
     return np.asarray(np.power(10.0, (picture - 1) * (RANGE_DB / 20)), np.float32)
 
 
-def decibels(amplitudes: Floats) -> Floats:
+def decibels(amplitudes: Singles) -> Singles:
     """The inverse of :func:`amplitude`, cut off at black and white."""
     level = 1 + 20 / RANGE_DB * np.log10(np.maximum(amplitudes, 1e-6))
     return np.clip(level, 0, 1).astype(np.float32)
 
 
-def _spread(part: Floats, axial: float, lateral: float) -> Floats:
+def _spread(part: Singles, axial: float, lateral: float) -> Singles:
     return np.asarray(cv2.GaussianBlur(part, (0, 0), lateral, sigmaY=axial), np.float32)
 
 
@@ -125,12 +125,12 @@ FLOOR = 1 / 255
 """Added before logarithms: the smallest step of a picture."""
 
 
-def bilateral(picture: Floats) -> Floats:
+def bilateral(picture: Singles) -> Singles:
     """The picture after a bilateral filter, 9 pixels wide; differences above the noise keep their edges."""
     return np.asarray(cv2.bilateralFilter(picture, 9, 2 * spread(picture), 3), np.float32)
 
 
-def non_local_means(picture: Floats) -> Floats:
+def non_local_means(picture: Singles) -> Singles:
     """The picture after non-local means (A. Buades et al., CVPR 2005): 7 × 7 patches, searched in 21 × 21
     pixels.
     """
@@ -139,7 +139,7 @@ def non_local_means(picture: Floats) -> Floats:
     return np.asarray(filtered / 255, np.float32)
 
 
-def bm3d_of_logarithm(picture: Floats) -> Floats:
+def bm3d_of_logarithm(picture: Singles) -> Singles:
     """The picture after BM3D (K. Dabov et al., TIP 2007) of its logarithm, in which speckle is a sum.
 
     Needs the package ``bm3d``, which is free for non-commercial use only.
@@ -151,7 +151,7 @@ def bm3d_of_logarithm(picture: Floats) -> Floats:
     return np.asarray(np.clip(np.exp(filtered) - FLOOR, 0, 1), np.float32)
 
 
-def spread(picture: Floats) -> float:
+def spread(picture: Singles) -> float:
     """Standard deviation of white noise, from the finest diagonal wavelets (D. Donoho, 1994),
     at least .01.
     """
@@ -201,12 +201,11 @@ def head_scores(
     return [image.patient for image in images], np.array(rows, np.float64).T
 
 
-Bools = npt.NDArray[np.bool_]
 SIDE = 24
 """Pixels of a square in which speckle is measured."""
 
 
-def texture(before: Floats, after: Floats, head: Bools) -> dict[str, float]:
+def texture(before: Singles, after: Singles, head: Bools) -> dict[str, float]:
     """How much speckle and how much edge a picture (0 to 1) has ``after`` a filter; ``before``: unfiltered.
 
     ``enl``: equivalent number of looks, mean² over variance of the echoes' power (full speckle: 1). ``cnr``:
@@ -229,7 +228,7 @@ def texture(before: Floats, after: Floats, head: Bools) -> dict[str, float]:
     }
 
 
-def _even_squares(picture: Floats) -> list[tuple[slice, slice]]:
+def _even_squares(picture: Singles) -> list[tuple[slice, slice]]:
     """Squares of tissue whose halves differ least from each other, in the picture as it came."""
     found = []
     for top in range(0, picture.shape[0] - SIDE + 1, SIDE):
@@ -244,7 +243,7 @@ def _even_squares(picture: Floats) -> list[tuple[slice, slice]]:
     return [place for _, place in sorted(found, key=lambda pair: pair[0])[:8]]
 
 
-def _gradient(picture: Floats) -> Floats:
+def _gradient(picture: Singles) -> Singles:
     smooth = cv2.GaussianBlur(picture, (0, 0), 1.0)
     across, down = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
     return np.asarray(np.hypot(across, down), np.float32)
@@ -303,7 +302,7 @@ def evaluate(
     }
 
 
-def _noise(made: Filter, pictures: Sequence[Floats], weights: Any, report: Report) -> dict[str, Any]:
+def _noise(made: Filter, pictures: Sequence[Singles], weights: Any, report: Report) -> dict[str, Any]:
     """PSNR (dB) and SSIM against the frame that the speckle was put on, :data:`WIDE` pixels wide."""
     found: dict[str, Any] = {}
     for name in (*map(str, SIGMAS), "physical"):

@@ -21,7 +21,7 @@ from dicom_node.base.store.views import View, columns
 from dicom_node.people import Row, reviews
 from dicom_node.people.studies import image_view, images_of, number_in, person_of, report_files, subject
 from dicom_node.results import sr as report
-from dicom_node.results.common.concepts import CUT_OFF
+from dicom_node.results.envelope import OURS
 
 _FIGURES = 12  # of a UID, at least
 _LOOKED_INTO = 6  # images of a study, for one with marks
@@ -79,7 +79,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "images": images,
         "lead": _lead(session, settings, images),
         "received": [columns(row, *of_object) for row in session.scalars(received.limit(_MOST))],
-        "jobs": views.list_jobs(session, study_instance_uid=shown["study"], workers=0),
+        "jobs": views.list_jobs(session, study_instance_uid=shown["study"]),
         "results": _results(session, settings, number),
         "held": reviews.held_results(session, settings, number),
         "findings": reviews.with_verdicts(session, number, findings),
@@ -228,14 +228,14 @@ def _likeliest(findings: Sequence[Mapping[str, Any]]) -> list[View]:
     scored: dict[str, dict[str, View]] = {}
     for row in findings:
         numbers = row["numbers"]
-        scores = [text for name, text in numbers.items() if name != CUT_OFF.meaning]
+        scores = [text for name, text in numbers.items() if name != OURS["CUTOFF"].meaning]
         if len(scores) != 1 or tuple(row["code"]) == (BURNED_IN.value, BURNED_IN.scheme):
             continue
         found = {
             "finding": row["finding"],
             "decision": row["decision"],
             "score": scores[0],
-            "cut_off": numbers.get(CUT_OFF.meaning, ""),
+            "cut_off": numbers.get(OURS["CUTOFF"].meaning, ""),
         }
         best = scored.setdefault(row["model"], {})
         if row["finding"] not in best or value(found) > value(best[row["finding"]]):

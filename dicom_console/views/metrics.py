@@ -57,7 +57,7 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, as_json
 from dicom_node.deliver import outbox
-from dicom_node.deliver.outages import outages
+from dicom_node.deliver.outbox import outages
 from dicom_node.people import reviews
 from dicom_node.people.monitoring.disk import forecast
 from dicom_node.people.monitoring.processes import machine_name, processes
@@ -138,7 +138,7 @@ def overview(session: Session, settings: Settings) -> View:
         "disk": space,
         "processes": processes(session),
         "problems": wrong,
-        "undercut": [f"rule {one.rule}: {one}" for one in undercuts(settings)],
+        "undercut": [*undercuts(settings)],
         "named": listing.named(session, concerned),
     }
 

@@ -17,7 +17,7 @@ from dicom_node.people.configured import model_cards, models_in_use
 
 def models(settings: Settings) -> list[View]:
     """One row per model card: whether the model's files exist, and which pipelines use it. Raises
-    ModelRefused.
+    FaultyInput.
     """
     used, found = models_in_use(settings), model_cards(settings)
     return [
@@ -27,7 +27,7 @@ def models(settings: Settings) -> list[View]:
 
 
 def model(settings: Settings, identifier: str, version: str) -> View:
-    """One model with the content of its card. Raises NotFound, ModelRefused."""
+    """One model with the content of its card. Raises NotFound, FaultyInput."""
     card = next(
         (one for one in model_cards(settings) if (one.id, one.version) == (identifier, version)), None
     )

@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.dicom.file_meta import META_BYTES, is_uid, read_sop_uids, read_study_uids
+from dicom_node.base.dicom.elements import META_BYTES, is_uid, read_sop_uids, read_study_uids
 from dicom_node.base.dicom.uids import TransferSyntax, transfer_syntax
 from dicom_node.base.errors import FaultyInput, SpoolError
 from dicom_node.base.kinds import CONSOLE_AE_TITLE, AuditAction
 from dicom_node.base.store import sight
 from dicom_node.base.store.database import Database
 from dicom_node.people import Row, audit
-from dicom_node.receive.inspection import Arrival, read_meta
 from dicom_node.receive.policy import accepted_classes
-from dicom_node.receive.spool import IncomingObject, Spool, WaitingObjects
+from dicom_node.receive.spool import Arrival, IncomingObject, Spool, WaitingObjects, read_meta
 from dicom_node.receive.statuses import Status
 
 HEAD = 2**20
@@ -167,14 +166,11 @@ class StowRequest:
             meta = read_meta(bytes(part.start[:META_BYTES]))
             part.one.sop_class_uid, part.one.sop_instance_uid = meta.sop_class_uid, meta.sop_instance_uid
             part.syntax = transfer_syntax(meta.transfer_syntax_uid)
-            limits = self._settings.spool
             if meta.sop_class_uid not in self._classes:
                 raise _Refused(NO_SUCH_CLASS)
             if part.syntax is None:
                 raise _Refused(NO_SUCH_SYNTAX)
-            if not self._waiting.has_room(
-                CONSOLE_AE_TITLE, limits.waiting_objects, limits.waiting_mib * 2**20
-            ):
+            if not self._waiting.has_room(CONSOLE_AE_TITLE, self._settings.spool):
                 raise _Refused(NO_ROOM)
             arrival = Arrival(
                 self.association,

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.base.errors import FaultyInput
 from dicom_node.base.kinds import AuditAction
-from dicom_node.base.store import decisions, transitions
+from dicom_node.base.store import decision_copies, transitions
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.decision_copies import holds, machine
 from dicom_node.base.store.tables import AuditRow, DecisionRow, Study
@@ -86,7 +86,7 @@ def note(
     )
     session.add(row)
     if by.decision:
-        decisions.apply(session, by.decision)
+        decision_copies.apply(session, by.decision)
     elif action in DECISIONS:
         about = dict(what or {})
         study = session.get_one(Study, study_id) if study_id is not None else None
@@ -108,7 +108,7 @@ def note(
             applied_at=row.at,
             waits_for="",
         )
-        decisions.add(session, decision)
+        decision_copies.add(session, decision)
     return row
 
 

@@ -35,9 +35,8 @@ from sqlalchemy.orm import Session
 
 from dicom_node import __version__
 from dicom_node.base import events, sitekey
-from dicom_node.base.config.sections import DEVICE_RULES_FOLDER
-from dicom_node.base.config.settings import Settings
-from dicom_node.base.config.toml_files import FOLDER
+from dicom_node.base.config.loading import FOLDER
+from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, Settings
 from dicom_node.base.errors import CannotCreate, FaultyInput, NodeError, NotAllowedNow, StorageError
 from dicom_node.base.events import DECISION_SETTLED, DELIVERY_DISCARDED
 from dicom_node.base.files import sha256_of
@@ -50,8 +49,8 @@ from dicom_node.base.kinds import (
     UserRole,
 )
 from dicom_node.base.lifecycle import DELIVERY, END_STATES, DeliveryState, HeldState, JobState, StudyState
-from dicom_node.base.store import burned_in, decision_copies, decisions, faults, migrate, transitions, views
-from dicom_node.base.store.database import sqlite_file
+from dicom_node.base.store import decision_copies, results, transitions, views
+from dicom_node.base.store.database import in_words, newest_schema, schema_versions, sqlite_file
 from dicom_node.base.store.tables import (
     FAULT,
     DecisionRow,
@@ -64,7 +63,7 @@ from dicom_node.base.store.tables import (
 )
 from dicom_node.base.store.views import View, as_json, find_study
 from dicom_node.deliver import outbox
-from dicom_node.jobs.enqueue import cancel
+from dicom_node.jobs.queue import cancel
 from dicom_node.people import audit, existing, open_database, preflight, reading, studies, writing
 from dicom_node.people.queues import sources_sha256
 
@@ -181,7 +180,7 @@ def _copy_database(settings: Settings, target: Path) -> list[str]:
         return ["The database is no SQLite file and not in this backup: save it by pg_dump --format=custom."]
     if not source.exists():
         return ["There is no database yet."]
-    with faults.in_words(url), closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as database:
+    with in_words(url), closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as database:
         try:
             with closing(sqlite3.connect(target)) as copy:
                 database.backup(copy)
@@ -194,9 +193,10 @@ def _copy_database(settings: Settings, target: Path) -> list[str]:
 
 def _device_rules(settings: Settings) -> Path:
     """Where the site's device rules lie, or would lie."""
-    from dicom_node.jobs.worker.analyse import device_rules_of
+    from ai_pipeline.burnin.devices.rules import site_folder
 
-    return device_rules_of(settings) or settings.node.data_dir / DEVICE_RULES_FOLDER
+    ours = settings.node.data_dir / DEVICE_RULES_FOLDER
+    return site_folder(settings.workers.device_rules_dir, ours) or ours
 
 
 def _check_database(path: Path) -> None:
@@ -209,7 +209,7 @@ def _check_database(path: Path) -> None:
         raise FaultyInput(f"{path.name} in the backup is no database of a node, or damaged") from None
     if answer != "ok":
         raise FaultyInput(f"{path.name} in the backup is damaged: {answer}")
-    if not migrate.is_known(version):
+    if version not in schema_versions():
         raise FaultyInput(f"{path.name} in the backup has version {version}, newer than this program")
 
 
@@ -260,7 +260,7 @@ def write_bundle(settings: Settings, files: Sequence[Path], destination: Path) -
             "python": platform.python_version(),
             "system": platform.platform(),
             **{library: installed.get(library, "not installed") for library in _LIBRARIES},
-            "schema of this program": migrate.head(),
+            "schema of this program": newest_schema(),
         },
         "configuration.json": redacted(settings),
         # What ``check`` says, without the values that it quotes.
@@ -340,7 +340,7 @@ def reconcile_decisions(settings: Settings) -> list[View]:
         decision_copies.copy(database, settings)
         new = {row.id for row in decision_copies.take_in(database, settings)}
         with database.read() as session:
-            lost = [as_view(row) for row in decisions.waiting(session)]
+            lost = [as_view(row) for row in decision_copies.waiting(session)]
     apply_waiting_decisions(settings)
     with reading(settings) as session:
         left = {row["decision"]: row for row in waiting_decisions(session)}
@@ -354,7 +354,7 @@ def reconcile_decisions(settings: Settings) -> list[View]:
 def apply_waiting_decisions(settings: Settings) -> int:
     """Apply the waiting decisions that can be applied now, in their order; returns how many."""
     with reading(settings) as session:
-        lost = [row for row in decisions.waiting(session) if row.action != FAULT]
+        lost = [row for row in decision_copies.waiting(session) if row.action != FAULT]
         session.expunge_all()
     done = 0
     behind: set[str] = set()  # studies of which an earlier one waits
@@ -380,7 +380,7 @@ def apply_waiting_decisions(settings: Settings) -> int:
 
 def waiting_decisions(session: Session) -> list[View]:
     """Lost decisions that are not applied yet, the oldest first; ``waits_for``: the reason for each."""
-    return [as_view(row) for row in decisions.waiting(session)]
+    return [as_view(row) for row in decision_copies.waiting(session)]
 
 
 def settle_decision(
@@ -394,7 +394,7 @@ def settle_decision(
     with writing(settings) as session:
         row = existing(session, DecisionRow, number, "there is no such decision", lock=True)
         try:
-            decisions.apply(session, number)
+            decision_copies.apply(session, number)
         except LookupError:
             raise NotAllowedNow("this decision is applied") from None
         row.waits_for = f"settled by a person: {words}"
@@ -525,20 +525,20 @@ def _give_feedback(session: Session, _settings: Settings, wanted: DecisionRow) -
 
 
 def _judge_cleaning(session: Session, settings: Settings, wanted: DecisionRow) -> None:
-    from dicom_node.studies import rerun
+    from dicom_node.studies import choose
 
     what, actor = wanted.record["what"], wanted.record["actor"]
     instance = session.scalar(select(Instance).where(Instance.sop_instance_uid == what["image"]))
     if instance is None or instance.pixels_sha256 != what["pixels_sha256"]:
         raise _NotYet("the image that was judged is not here")
     verdict = ReviewVerdict(what["verdict"])
-    burned_in.decide(session, instance.id, verdict, actor)
+    results.end_reviews_of_image(session, instance.id, verdict, actor)
     if verdict is ReviewVerdict.DRAWN:
         about = {key: what[key] for key in ("pixels_sha256", "boxes")}
         role = UserRole(what["role"])
         session.merge(DrawnByHand(instance_id=instance.id, at=wanted.at, actor=actor, role=role, **about))
         if session.get_one(Study, instance.study_id).state is not StudyState.RECEIVING:
-            rerun.rerun(session, instance.study_id, settings)
+            choose.rerun(session, instance.study_id, settings)
 
 
 def _change_job(session: Session, _settings: Settings, wanted: DecisionRow) -> None:

@@ -1,7 +1,7 @@
 """Peers and rules that a person enters by page or command; those in configuration files cannot be changed.
 
 Each change is a new version of the file of entered peers and rules
-(:mod:`dicom_node.base.config.toml_files`).
+(:mod:`dicom_node.base.config.loading`).
 Reload: a running node loads a changed configuration completely or not at all.
 
 Rules: their text, and the effect of present or changed rules on files, new studies and past studies.
@@ -33,12 +33,19 @@ from ai_pipeline.models import registry
 from ai_pipeline.models.reference import reference_of
 from ai_pipeline.models.store import folder
 from ai_pipeline.pipelines import slots, try_out
-from dicom_node.base.config import addresses, loading
-from dicom_node.base.config.mistakes import did_you_mean
+from dicom_node.base.config import loading
+from dicom_node.base.config.loading import SAVED, edition, file_of, newest, versions
 from dicom_node.base.config.sample import toml_value
-from dicom_node.base.config.sections import REVEALED
-from dicom_node.base.config.settings import NEEDS_RESTART, PeerSettings, RuleSettings, Settings
-from dicom_node.base.config.toml_files import SAVED, edition, file_of, newest, versions
+from dicom_node.base.config.settings import (
+    NEEDS_RESTART,
+    REVEALED,
+    LocalAddress,
+    PeerSettings,
+    RuleSettings,
+    Settings,
+    did_you_mean,
+    remote_address,
+)
 from dicom_node.base.dicom.uids import role_of
 from dicom_node.base.errors import (
     ChangedMeanwhile,
@@ -47,14 +54,13 @@ from dicom_node.base.errors import (
     DatabaseUnusable,
     FaultyInput,
     HoldUndercut,
-    ModelRefused,
     NotAllowedNow,
     NotFound,
     Unavailable,
 )
 from dicom_node.base.events import CONFIGURATION_REFUSED, CONFIGURATION_RELOADED
 from dicom_node.base.files import bucket_of, write_new
-from dicom_node.base.kinds import AuditAction, Counted, ObjectRole, Role
+from dicom_node.base.kinds import AuditAction, ObjectRole, Role
 from dicom_node.base.lifecycle import StudyState
 from dicom_node.base.processes import files_of, running
 from dicom_node.base.store import intake, transitions
@@ -62,8 +68,7 @@ from dicom_node.base.store.tables import Instance, Study
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, columns, list_events
 from dicom_node.jobs import drift as scores
-from dicom_node.jobs.enqueue import decide_study
-from dicom_node.jobs.rules import decide, explain, why_none
+from dicom_node.jobs.queue import decide, decide_study, explain, why_none
 from dicom_node.people import Row, audit, open_database, reading, writing
 from dicom_node.people.peers import SECRET
 from dicom_node.receive.inspection import Inspected, inspect
@@ -351,8 +356,8 @@ def _refuse_local(content: Mapping[str, Any]) -> None:
         try:
             host = urlsplit(given).hostname if key == "url" else given
             if host:
-                addresses.remote_address(host)
-        except addresses.LocalAddress as error:
+                remote_address(host)
+        except LocalAddress as error:
             problems.append(ConfigProblem("", f"peers.{content['name']}.{key}", repr(given), str(error)))
         except (OSError, ValueError):  # nobody knows it yet, or the check of the settings says what is wrong
             continue
@@ -383,7 +388,7 @@ def _checked(settings: Settings, after: _Entries, changed: Kind) -> Warned:
     return Warned(
         found.settings,
         tuple(f"{one.subject}: {one.text}" for one in found.tried if not one.ok),
-        tuple(f"rule {one.rule}: {one}" for one in loading.undercuts(found.settings) if one not in known),
+        tuple(one for one in loading.undercuts(found.settings) if one not in known),
     )
 
 
@@ -540,7 +545,7 @@ def try_files(settings: Settings, files: Sequence[Path], sender: str = "") -> li
 
     ``sender``: name or AE title of the peer that is assumed to have sent them. Raises UnknownPeer.
     """
-    from dicom_node.deliver.scu.association import dicom_files
+    from dicom_node.deliver.scu.dimse import dicom_files
 
     peer = settings.sender(sender) if sender else None
     read = [_read_file(path, settings, peer) for path in dicom_files(files)]
@@ -579,13 +584,13 @@ def replay_rules(settings: Settings, since: datetime, *, dry_run: bool = False) 
 
     With ``dry_run`` the rules are not applied. Returns a row for each such study and rule that takes it.
     """
-    from dicom_node.studies import rerun
+    from dicom_node.studies import choose
 
     def note(session: Session, study: int) -> None:
         audit.note(session, audit.COMMAND_LINE, AuditAction.STUDY_RERUN, study_id=study, replay=True)
 
     with open_database(settings) as database:
-        return rerun.replay(database, settings, since, None if dry_run else note)
+        return choose.replay(database, settings, since, None if dry_run else note)
 
 
 def _decided(session: Session, study: Study, settings: Settings) -> View:
@@ -637,7 +642,7 @@ TRIAL_SECONDS = 120
 
 
 def list_models(settings: Settings) -> list[dict[str, Any]]:
-    """The model cards. Raises ModelRefused if a card cannot be read."""
+    """The model cards. Raises FaultyInput if a card cannot be read."""
     return [
         {
             "id": card.id,
@@ -657,7 +662,7 @@ def list_models(settings: Settings) -> list[dict[str, Any]]:
 
 
 def verify_models(settings: Settings) -> list[dict[str, Any]]:
-    """Whether the weights of each model have the SHA-256 in the model's card. Raises ModelRefused."""
+    """Whether the weights of each model have the SHA-256 in the model's card. Raises FaultyInput."""
     rows = []
     for card in model_cards(settings):
         try:
@@ -674,49 +679,17 @@ def model_drift(settings: Settings, since: datetime | None = None) -> list[dict[
     """How each model's scores and refusals for each sender ("other": all that are no configured peers)
     compare with its card's reference, from the day (UTC) of ``since`` on, by default the last
     ``drift.WINDOW_DAYS``.
-    Raises ModelRefused.
+    Raises FaultyInput.
     """
     day = scores.window(utc_now()) if since is None else since.astimezone(UTC).date()
     with reading(settings) as session, _refused():
-        found = scores.drift(session, settings.workers.models_dir, day)
-    return [
-        {
-            "model": item.model.id,
-            "version": item.model.version,
-            "card_sha256": item.model.card_sha256,
-            "calling_ae": item.calling_ae or "other",
-            "since": day.isoformat(),
-            "verdict": item.verdict.value,
-            "note": item.note,
-            **{outcome.value: item.images.get(outcome, 0) for outcome in Counted},
-            "refusal_rate": item.refusal_rate and [round(value, 6) for value in item.refusal_rate],
-            "reference": item.reference
-            and {
-                "set": item.reference.set,
-                "images": item.reference.images,
-                "refused": item.reference.refused,
-            },
-            "scores": [
-                {
-                    "label": label.label,
-                    "images": label.images,
-                    "psi": None if label.index is None else round(label.index, 3),
-                    "by_chance": None if label.by_chance is None else round(label.by_chance, 3),
-                    "verdict": label.verdict.value,
-                    # Of few images they would come near to telling single scores.
-                    "bins": None if label.index is None else list(label.counts),
-                }
-                for label in item.labels
-            ],
-        }
-        for item in found
-    ]
+        return scores.drift(session, settings.workers.models_dir, day)
 
 
 def models_in_use(settings: Settings) -> dict[str, str]:
     """The model ("id@version", "" for none) in each slot of a pipeline for which a site chooses the model.
 
-    Raises ModelRefused.
+    Raises FaultyInput.
     """
     found = {}
     for name, (_, slot) in slots().items():
@@ -727,7 +700,7 @@ def models_in_use(settings: Settings) -> dict[str, str]:
 
 
 def activate_model(settings: Settings, slot: str, name: str, by: audit.Person) -> None:
-    """Use a model of ``workers.models_dir`` in a slot of a pipeline. Raises ModelRefused, NotFound."""
+    """Use a model of ``workers.models_dir`` in a slot of a pipeline. Raises FaultyInput, NotFound."""
     pipeline, chosen, models_dir = _slot(settings, slot)
     with _refused():
         card = registry.find(name, models_dir)
@@ -739,7 +712,7 @@ def activate_model(settings: Settings, slot: str, name: str, by: audit.Person) -
 
 
 def roll_back_model(settings: Settings, slot: str, by: audit.Person) -> None:
-    """Use the previous model in a slot of a pipeline again. Raises ModelRefused, NotFound."""
+    """Use the previous model in a slot of a pipeline again. Raises FaultyInput, NotFound."""
     _, chosen, models_dir = _slot(settings, slot)
     with _refused(), writing(settings) as session:
         card = folder.before(chosen, models_dir)
@@ -753,22 +726,22 @@ def _slot(settings: Settings, name: str) -> tuple[PipelineCard, ModelSlot, Path]
     if name not in known:
         raise NotFound("the model of this pipeline cannot be exchanged")
     if settings.workers.models_dir is None:
-        raise ModelRefused(
+        raise FaultyInput(
             "there is no folder for models of your own: set workers.models_dir, then `ai-pipeline models add`"
         )
     return *known[name], settings.workers.models_dir
 
 
 def model_cards(settings: Settings) -> Sequence[registry.Card]:
-    """The cards of shipped models and of the site's own. Raises ModelRefused."""
+    """The cards of shipped models and of the site's own. Raises FaultyInput."""
     with _refused():
         return registry.cards(settings.workers.models_dir)
 
 
 @contextmanager
 def _refused() -> Iterator[None]:
-    """Raises ModelRefused for a card that cannot be used."""
+    """Raises FaultyInput for a card that cannot be used."""
     try:
         yield
     except CardError as error:
-        raise ModelRefused(str(error)) from None
+        raise FaultyInput(str(error)) from None

@@ -10,10 +10,9 @@ from typing import Any
 
 import tomlkit
 
-from dicom_node.base.config.loading import examined
+from dicom_node.base.config.loading import TomlFiles, examined
 from dicom_node.base.config.sample import FIRST_RULES
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.config.toml_files import TomlFiles
 from dicom_node.base.errors import CannotCreate, ConfigurationError, FaultyInput
 from dicom_node.base.kinds import UserRole
 from dicom_node.people import upgrade_database, users

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.orm import Session
 
-from dicom_node.base.config.mistakes import did_you_mean
 from dicom_node.base.config.sample import toml_value
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.settings import PeerSettings, Settings, did_you_mean
 from dicom_node.base.connectors import every
 from dicom_node.base.errors import NotFound, TooManyAtOnce
 from dicom_node.base.events import (
@@ -30,12 +29,11 @@ from dicom_node.base.events import (
 )
 from dicom_node.base.kinds import AuditAction
 from dicom_node.base.store import views
-from dicom_node.deliver.outages import PeerOutage, outages
+from dicom_node.deliver.outbox import PeerOutage, outages
 from dicom_node.people import Row, audit, reading, writing
-from dicom_node.receive.entrance import Failure, network
-from dicom_node.receive.limits import REFUSED_CONTEXTS_NAMED, REFUSED_CONTEXTS_OF_MANY
+from dicom_node.receive.limits import REFUSED_CONTEXTS_NAMED
 from dicom_node.receive.messages import Proposal
-from dicom_node.receive.policy import AEPolicy, accepted_classes, addresses, refused_class
+from dicom_node.receive.policy import AEPolicy, accepted_classes, addresses, network, refused_class
 from dicom_node.receive.statuses import (
     CALLED_AE_NOT_RECOGNISED,
     CALLING_AE_NOT_RECOGNISED,
@@ -45,7 +43,7 @@ from dicom_node.receive.statuses import (
 )
 
 if TYPE_CHECKING:
-    from dicom_node.deliver.scu.interfaces import Check
+    from dicom_node.deliver.scu import Check
 
 _tests = threading.Semaphore(2)
 Record = Mapping[str, Any]
@@ -55,11 +53,11 @@ _SHOWN = 10
 SECRET: Final = ("username", "password", "token")
 _STANDARD, _STORAGE = "1.2.840.10008.", "1.2.840.10008.5.1.4.1.1."  # PS3.4 B.5: other services lie elsewhere
 _TEXTS = {
-    Failure.NO_PLACE: "closed at once: too many connections waited",
-    Failure.TOO_LATE: "no association request within listener.acse_timeout_seconds",
-    Failure.MALFORMED: "not a DICOM association request",
-    Failure.REJECTED: "rejected, not listed one by one",
-    Failure.NO_TLS: "no TLS, not listed one by one",
+    "no_place": "closed at once: too many connections waited",
+    "too_late": "no association request within listener.acse_timeout_seconds",
+    "malformed": "not a DICOM association request",
+    "rejected": "rejected, not listed one by one",
+    "no_tls": "no TLS, not listed one by one",
 }
 
 
@@ -96,14 +94,14 @@ def try_peers(settings: Settings, names: Sequence[str], by: audit.Person | None 
 
 
 def _tried(peer: PeerSettings, settings: Settings) -> Iterator[Check]:
-    from dicom_node.deliver.scu import open_archive, open_destination, open_reporter
+    from dicom_node.deliver.scu import open_archive, open_commitment, open_destination
 
     if "receive" in peer.may or not peer.is_called:
         yield from open_destination(peer, settings).test()
     if "query" in peer.may:
         yield from open_archive(peer, settings).test()
     if peer.commit_after:
-        yield open_reporter(peer, settings).check()
+        yield open_commitment(peer, settings).check()
     for test in every("peer_tests"):
         yield from test(peer, settings)
 
@@ -186,7 +184,7 @@ def _is_address(text: str) -> bool:
 def _contexts(associations: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, str]]:
     for row in associations:
         if row["refused_count"] > REFUSED_CONTEXTS_NAMED:
-            few = ", ".join([*row["refused"][:REFUSED_CONTEXTS_OF_MANY], "…"])
+            few = ", ".join([*row["refused"], "…"])
             yield {"context": few, "classes": row["refused_count"]}, 1, row["opened_at"]
             continue
         for context in row["refused"]:

@@ -6,27 +6,24 @@ fetches from peers; notifications.
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from datetime import UTC, date, datetime
-from typing import Annotated, Any, Literal
+from datetime import date, datetime
+from typing import Annotated, Literal
 
 from pydantic import Field
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from dicom_node.base.config.mistakes import did_you_mean
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.settings import PeerSettings, Settings, did_you_mean
 from dicom_node.base.connectors import every
 from dicom_node.base.errors import FaultyInput, NotAllowedNow, NotFound
-from dicom_node.base.kinds import AuditAction, NotificationState, Role
+from dicom_node.base.kinds import AuditAction, NotificationState
 from dicom_node.base.lifecycle import OPEN_FETCHES, FetchState, JobState, StudyState
-from dicom_node.base.processes import running
-from dicom_node.base.store import fetches, sight, views
-from dicom_node.base.store.queue import running as running_jobs
+from dicom_node.base.store import fetches, sight
 from dicom_node.base.store.tables import Delivery, Job, Notification, Study
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, columns, find_study
 from dicom_node.deliver import outbox
-from dicom_node.jobs.enqueue import cancel, put_first, retry
+from dicom_node.jobs.queue import cancel, put_first, retry
 from dicom_node.people import (
     PRINTABLE,
     Row,
@@ -134,20 +131,6 @@ def run_jobs_again(
 def sources_sha256(job: Job) -> str:
     """A hash of the job's images: a restored job with another number has the same hash."""
     return hashlib.sha256(" ".join(sorted(job.source_uids)).encode()).hexdigest()
-
-
-def list_jobs(session: Session, settings: Settings, **wanted: Any) -> list[View]:
-    """Jobs as ``store.views.list_jobs`` lists them, with estimates by the processes that work now."""
-    return views.list_jobs(session, workers=processes_at_work(session, settings), **wanted)
-
-
-def processes_at_work(session: Session, settings: Settings) -> int:
-    """The number of processes that work on jobs, for estimates; 0 if no node works, on any machine."""
-    if not any(Role.at(place).runs_models for place in running(settings.node.data_dir)):
-        now, held = datetime.now(UTC), running_jobs(session)
-        if not any(job.lease_until and job.lease_until > now for job in held):
-            return 0
-    return max(settings.workers.processes, 1)
 
 
 def forget_machine(settings: Settings, machine: str, by: audit.Person = audit.COMMAND_LINE) -> int:

@@ -24,8 +24,7 @@ from ai_pipeline.errors import CardError, DeviceRuleError, PixelError
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.models import registry
 from dicom_node.base.config.sample import toml_value
-from dicom_node.base.config.sections import DEVICE_RULES_FOLDER
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, PeerSettings, Settings
 from dicom_node.base.errors import FaultyInput, NotAllowedNow, NotFound, StorageError
 from dicom_node.base.files import Files, write_new
 from dicom_node.base.kinds import (
@@ -38,7 +37,7 @@ from dicom_node.base.kinds import (
     UserRole,
 )
 from dicom_node.base.lifecycle import OPEN_DELIVERIES, UNDECIDED, DeliveryState, HeldState, StudyState
-from dicom_node.base.store import burned_in, results
+from dicom_node.base.store import results
 from dicom_node.base.store import results as stored
 from dicom_node.base.store.tables import CleaningReview, DrawnByHand, Feedback, Instance, Result, Study
 from dicom_node.base.store.transitions import FOR_UPDATE, settle_study, utc_now
@@ -46,7 +45,7 @@ from dicom_node.base.store.views import View, as_json, columns, find_study
 from dicom_node.deliver import outbox
 from dicom_node.deliver.outbox import enqueue
 from dicom_node.jobs.drift import wilson
-from dicom_node.jobs.worker.analyse import device_rules_of
+from dicom_node.jobs.worker.run import device_rules_of
 from dicom_node.people import (
     PRINTABLE,
     Because,
@@ -553,7 +552,7 @@ def show_review(session: Session, settings: Settings, number: int) -> View:
     made = studies.pictures_of(session, settings, review.study_id, instance.sop_instance_uid)
     cleaned = [picture for _, picture in made if picture.kind is ResultKind.CLEANED]
     gone = results.withdrawn(session, [picture.id for picture in cleaned])
-    drawn = burned_in.drawn(session, [instance.sop_instance_uid]).get(instance.sop_instance_uid)
+    drawn = results.drawn_boxes(session, [instance.sop_instance_uid]).get(instance.sop_instance_uid)
     return {
         **_row(*row),
         "image": image,
@@ -584,14 +583,14 @@ def accept_cleaning(settings: Settings, number: int, by: audit.Person) -> None:
 
 
 def draw_boxes(
-    settings: Settings, number: int, boxes: Sequence[burned_in.Box], by: audit.Person, role: UserRole
+    settings: Settings, number: int, boxes: Sequence[results.Box], by: audit.Person, role: UserRole
 ) -> None:
     """Clean the image again, and also remove the content of these boxes, which replace earlier boxes.
 
     The image is sent only if its cleaning is proven, as without boxes. Raises NotFound, FaultyInput,
     NotAllowedNow (also if the study cannot be run again).
     """
-    from dicom_node.studies import rerun
+    from dicom_node.studies import choose
 
     with writing(settings) as session:
         review = _waiting(session, number)
@@ -610,10 +609,10 @@ def draw_boxes(
         )
         what = {"boxes": drawn, "role": role.value}
         _decide(session, review, instance, ReviewVerdict.DRAWN, by, what, boxes=len(boxes))
-        rerun.rerun(session, review.study_id, settings)
+        choose.rerun(session, review.study_id, settings)
 
 
-def boxes_of(form: Mapping[str, Sequence[str]]) -> list[burned_in.Box]:
+def boxes_of(form: Mapping[str, Sequence[str]]) -> list[results.Box]:
     """The boxes in a form with fields ``left, top, right, bottom`` per box; empty rows are left out.
 
     Raises FaultyInput.
@@ -625,7 +624,7 @@ def boxes_of(form: Mapping[str, Sequence[str]]) -> list[burned_in.Box]:
         raise FaultyInput(f"up to {MOST_BOXES} boxes: edges are whole numbers of pixels") from None
 
 
-def refuse_faulty_boxes(instance: Instance, boxes: Sequence[burned_in.Box]) -> None:
+def refuse_faulty_boxes(instance: Instance, boxes: Sequence[results.Box]) -> None:
     """Raise FaultyInput for invalid boxes, or boxes that lie outside the picture or cover too much of it."""
     rows, width = studies.number_in(instance, "Rows"), studies.number_in(instance, "Columns")
     if not boxes:
@@ -647,7 +646,7 @@ def _decide(
     **fields: Any,
 ) -> None:
     """Enter the verdict, and in the audit ``what`` is needed to decide the same again, and ``fields``."""
-    burned_in.decide(session, instance.id, verdict, by.name)
+    results.end_reviews_of_image(session, instance.id, verdict, by.name)
     audit.note(
         session,
         by,
@@ -707,7 +706,7 @@ class NewRule(Boxes):
 
 
 def rule_tried(
-    session: Session, settings: Settings, number: int, name: str, boxes: Sequence[burned_in.Box]
+    session: Session, settings: Settings, number: int, name: str, boxes: Sequence[results.Box]
 ) -> View:
     """The text of the rule's file, and the newest images of the device with the rule's rectangles.
 
@@ -753,7 +752,7 @@ def save_rule(
     settings: Settings,
     number: int,
     name: str,
-    boxes: Sequence[burned_in.Box],
+    boxes: Sequence[results.Box],
     by: audit.Person,
     role: UserRole,
 ) -> str:
@@ -800,7 +799,7 @@ def _opened(session: Session, settings: Settings, number: int) -> tuple[Instance
 
 
 def _rule(
-    settings: Settings, instance: Instance, header: ImageHeader, name: str, boxes: Sequence[burned_in.Box]
+    settings: Settings, instance: Instance, header: ImageHeader, name: str, boxes: Sequence[results.Box]
 ) -> tuple[DeviceRule, str]:
     """The rule, and its file. Raises FaultyInput."""
     refuse_faulty_boxes(instance, boxes)

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from dicom_node.base.config.mistakes import AE_TITLE
-from dicom_node.base.config.settings import Settings
+from dicom_node.base.config.settings import AE_TITLE, Settings
 from dicom_node.base.errors import (
     CannotCreate,
     ConfigProblem,
@@ -33,7 +32,7 @@ from dicom_node.base.store.tables import ApiToken, AuditRow, UserAccount, UserSe
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, as_json, columns
 from dicom_node.people import audit, existing, reading, writing
-from dicom_node.receive.entrance import network
+from dicom_node.receive.policy import network
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher

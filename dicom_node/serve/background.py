@@ -20,8 +20,8 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.base import connectors
+from dicom_node.base.config.loading import newest
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.config.toml_files import newest
 from dicom_node.base.errors import DecisionNotCopied, NodeError
 from dicom_node.base.events import (
     CLOCK_PUT_BACK,
@@ -37,17 +37,16 @@ from dicom_node.base.files import Files, bucket_of
 from dicom_node.base.kinds import Role
 from dicom_node.base.processes import running
 from dicom_node.base.runner import outlast
-from dicom_node.base.store import decision_copies, deliveries, leases
-from dicom_node.base.store.changes import SHORTEST
-from dicom_node.base.store.database import Database
-from dicom_node.base.store.transitions import utc_now
-from dicom_node.deliver import commitments, delivery_worker, outages, outbox
+from dicom_node.base.store import decision_copies, deliveries
+from dicom_node.base.store.database import SHORTEST, Database
+from dicom_node.base.store.transitions import acquire_lease, release_lease, utc_now
+from dicom_node.deliver import delivery_worker, outbox
 from dicom_node.jobs import drift
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.people import backup
 from dicom_node.people.monitoring import disk, processes
 from dicom_node.receive.spool import Spool
-from dicom_node.studies import choose, scan, upkeep
+from dicom_node.studies import choose, indexing
 from dicom_node.studies.fetch import Fetcher, Questions, report_missing
 
 _ARRIVAL_SECONDS = 0.1  # between two looks whether the spool has changed, while nothing happens
@@ -106,7 +105,7 @@ class Background:
         self._not_copied = False
         self._database_file = database_file
         self._spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
-        self._indexer = scan.Indexer(database, self._spool, settings)
+        self._indexer = indexing.Indexer(database, self._spool, settings)
         self._assembler = choose.Assembler(database, settings)
         self._unscanned = False
 
@@ -120,7 +119,7 @@ class Background:
             self._run("outbox", self._deliver)
             threads.append(outbox.Removals(self._database, self._settings, self._owner))
             threads += [
-                commitments.CommitmentAnswers(self._database, self._settings, peer, self._owner)
+                delivery_worker.CommitmentAnswers(self._database, self._settings, peer, self._owner)
                 for peer in self._settings.peers
                 if peer.commit_after
             ]
@@ -160,7 +159,7 @@ class Background:
     def give_up_scheduler(self) -> None:
         """Give the scheduler leases back, so that another machine runs the timers at once."""
         for name in self._held:
-            leases.release(self._database, name, self._owner)
+            release_lease(self._database, name, self._owner)
 
     def _run(self, name: str, loop: Callable[[], None]) -> None:
         watched = loop, name, self._stop, self._say
@@ -263,19 +262,18 @@ class Background:
             ]
         if self._role.keeps_time:
             hourly: list[Callable[[Database, Settings], object]] = [
-                upkeep.purge,
-                upkeep.purge_results,
+                indexing.purge,
+                indexing.purge_results,
                 drift.forget_old,
                 disk.forget_past,
-                commitments.forget_requests,
-                commitments.give_up_others,
+                delivery_worker.give_up_requests,
                 processes.forget_lost,
                 *connectors.every("tasks"),
             ]
             timers += [
                 (self._once_a_site(disk.report_silence), 600.0),
                 (self._once_a_site(outbox.report_overdue), 300.0),
-                (self._once_a_site(outages.report_outages), 60.0),
+                (self._once_a_site(outbox.report_outages), 60.0),
                 *((self._once_a_site(function), 3600.0) for function in hourly),
             ]
         add = self._scheduler.add_job
@@ -305,7 +303,7 @@ class Background:
         for name in self._leases:
             ours = False
             try:
-                ours = leases.acquire(self._database, name, self._owner, _SCHEDULER_SECONDS)
+                ours = acquire_lease(self._database, name, self._owner, _SCHEDULER_SECONDS)
             except Exception as error:  # noqa: BLE001  (not known to be ours; the next one may be)
                 failures.append(error)
             is_new = ours and name not in self._held
@@ -367,11 +365,11 @@ class Background:
 
     def _watch_drift(self) -> None:
         """On one machine at a time, and one that has the models: the scheduler may be a listener."""
-        if leases.acquire(self._database, "drift", self._owner, _SCHEDULER_SECONDS):
+        if acquire_lease(self._database, "drift", self._owner, _SCHEDULER_SECONDS):
             drift.report_drift(self._database, self._settings)
 
     def _compare_spool(self) -> None:
-        upkeep.reconcile(self._database, self._spool, Files(self._settings))
+        indexing.reconcile(self._database, self._spool, Files(self._settings))
 
     def _watch_database(self) -> None:
         """Report a deleted SQLite file: writes to it still succeed, and are lost at the restart."""

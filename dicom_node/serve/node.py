@@ -25,8 +25,8 @@ from typing import Any
 
 from dicom_node import __version__
 from dicom_node.base import connectors, events, logs, sitekey
+from dicom_node.base.config.loading import FOLDER, is_behind
 from dicom_node.base.config.settings import NEEDS_RESTART, Settings
-from dicom_node.base.config.toml_files import FOLDER, is_behind
 from dicom_node.base.errors import (
     CannotRun,
     ConfigurationError,
@@ -38,8 +38,7 @@ from dicom_node.base.errors import (
 from dicom_node.base.kinds import Role
 from dicom_node.base.printable import redacted
 from dicom_node.base.processes import Child, console_program, signal_pipe, taken_place, without_secrets
-from dicom_node.base.store import faults, migrate
-from dicom_node.base.store.database import Database
+from dicom_node.base.store.database import Database, in_words
 from dicom_node.base.store.transitions import OwnEvents
 from dicom_node.people import preflight
 from dicom_node.people.monitoring.processes import Sign, node_name
@@ -62,10 +61,10 @@ def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
     """
     signals = signal_pipe()
     settings = _checked(files, role)
-    logs.configure(settings.node.log_level, "node", settings.log_target)
+    logs.configure(settings.node.log_level, "node", as_json=settings.log.format == "json")
     _prepare_folder(settings)
     with (
-        faults.in_words(settings.database_url),
+        in_words(settings.database_url),
         _disk_in_words(settings),
         taken_place(settings.node.data_dir, role, files) as place,
     ):
@@ -157,7 +156,7 @@ class _MainProcess:
             return
         self._background.stop()
         self._settings, self._background = settings, background
-        logs.configure(settings.node.log_level, "node", settings.log_target)
+        logs.configure(settings.node.log_level, "node", as_json=settings.log.format == "json")
         if self._listener:
             self._listener.hang_up()
         # Each ends after its job, once another one is ready.
@@ -344,9 +343,9 @@ def _database(settings: Settings) -> Iterator[Database]:
         )
     try:
         if database.is_sqlite:
-            migrate.upgrade(database)
+            database.upgrade()
         else:
-            migrate.check(database)  # shared with other machines: upgrades are a decision of the admin
+            database.check()  # shared with other machines: upgrades are a decision of the admin
         yield database
     finally:
         database.dispose()

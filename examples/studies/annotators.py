@@ -11,11 +11,11 @@ import numpy as np
 import typer
 
 from ai_pipeline.burnin.find.annotation import Box, Mask
-from ai_training.cli import console
-from ai_training.cli.console import Figures, verb
+from ai_training import cli
+from ai_training.cli import Figures, verb
 from ai_training.metrics import overlap, patient_weights, ratio
-from ai_training.sets.images import rows
-from ai_training.ultrasound.content import (
+from ai_training.sets import rows
+from ai_training.ultrasound.cleaning import (
     Content,
     MarkedObject,
     marked,
@@ -141,7 +141,7 @@ def _agreement(frames: Sequence[FrameAgreement], content: Content | None) -> dic
 @verb(app, "annotators")
 def command(
     *,
-    data: console.PublicData,
+    data: cli.PublicData,
     content: Annotated[Path, typer.Option(help="Folder with what was marked by hand.")] = Path(
         "tests/data/content"
     ),

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import Dataset
 
-from ai_pipeline.models.inputs import normalise
-from ai_pipeline.models.registry import Chain
+from ai_pipeline.models.registry import Chain, normalise
 from ai_training.base import CannotAdapt, DataMissing, ExperimentError, Report, part_of, silent
-from ai_training.chest.fit import (
+from ai_training.chest import (
     MEAN,
     SCALE,
     Augmentation,
@@ -34,22 +33,19 @@ from ai_training.chest.fit import (
     laid_over,
     read_table,
 )
-from ai_training.conversion.foreign import timm_network, torchvision_network
 from ai_training.engine import BEST, CHECKPOINT, Plan, TrainingRun, Validation, seed_all
-from ai_training.networks.backbones import (
+from ai_training.networks import (
     HEADS,
     IMAGENET,
     STARTS,
     TIMM,
-    StartWeights,
+    PlacedClassifier,
     classifier,
-    fill_backbone,
     fill_from,
-    set_drop_connect,
+    timm_network,
+    torchvision_network,
 )
-from ai_training.networks.efficientnet import PlacedNetwork
-from ai_training.sets.chest import chest_set, label_matrix, reduced_images
-from ai_training.sets.images import LABELS, ChestImage
+from ai_training.sets import LABELS, SetImage, chest_set, label_matrix, reduced_images
 
 SHIPPED = Path(__file__).parent
 ARM = "arm:"
@@ -260,7 +256,7 @@ Rows = npt.NDArray[np.intp]
 DEALT = 20240601  # one fixed deal of images and patients: arms and seeds are measured on the same ones
 
 
-def chest_images(data: Path) -> tuple[ChestImage, ...]:
+def chest_images(data: Path) -> tuple[SetImage, ...]:
     """All images of ``data`` with all 14 labels, as studies need them.
 
     Raises DataMissing as :func:`chest_set` does, and when a label is missing.
@@ -280,7 +276,7 @@ class StudyMaterial:
     ``left_out``: pairs of source and label number that the set does not measure. ``names``: the labels.
     """
 
-    images: tuple[ChestImage, ...]
+    images: tuple[SetImage, ...]
     pixels: npt.NDArray[np.uint8]
     truth: npt.NDArray[np.float32]
     left_out: frozenset[tuple[str, int]] = frozenset()
@@ -307,8 +303,7 @@ class StudyMaterial:
         side = self.pixels.shape[1]
         marks = tuple(int(name == label) for name in self.names)
         added = tuple(
-            ChestImage(Path(), marks, None, f"{kind}-{k}", kind, kind, "", float("nan"), "", "")
-            for k in range(len(made))
+            SetImage("", Path(), f"{kind}-{k}", kind, source=kind, marks=marks) for k in range(len(made))
         )
         sized = [cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC) for image in made]
         return replace(
@@ -353,17 +348,17 @@ class StudyMaterial:
         return np.sort(np.concatenate([_drawn(part, most) for part, most in parts]))
 
 
-def _few(images: Sequence[ChestImage], each: int) -> tuple[ChestImage, ...]:
+def _few(images: Sequence[SetImage], each: int) -> tuple[SetImage, ...]:
     """So many images of each split, in turn one with a finding and one without."""
-    found: list[ChestImage] = []
+    found: list[SetImage] = []
     for split in ("train", "val", "test"):
         inside = [image for image in images if image.split == split]
-        kinds = [[i for i in inside if any(i.labels)], [i for i in inside if not any(i.labels)]]
+        kinds = [[i for i in inside if any(i.marks)], [i for i in inside if not any(i.marks)]]
         found += [image for kind in kinds for image in kind[: each // 2]]
     return tuple(found)
 
 
-def _dealt(images: Sequence[ChestImage], split: Split) -> tuple[Rows, Rows]:
+def _dealt(images: Sequence[SetImage], split: Split) -> tuple[Rows, Rows]:
     if split.by == "given":
         given = np.array([image.split for image in images])
         return np.flatnonzero(np.isin(given, split.learned)), np.flatnonzero(np.isin(given, split.held_out))
@@ -379,7 +374,7 @@ def _dealt(images: Sequence[ChestImage], split: Split) -> tuple[Rows, Rows]:
     return np.concatenate([further, random.permutation(train)]), np.flatnonzero(torn & second)
 
 
-def _thinned(images: Sequence[ChestImage], rows: Rows, split: Split) -> Rows:
+def _thinned(images: Sequence[SetImage], rows: Rows, split: Split) -> Rows:
     """At most so many of one patient, at most so many in all: the first of ``rows``."""
     kept: list[int] = []
     taken: dict[str, int] = {}
@@ -396,13 +391,13 @@ def _drawn(rows: Rows, most: int) -> Rows:
 
 
 LITE0, TORCHVISION = "efficientnet-lite0", "torchvision/"
-PLACED_HEADS = ("head.", "place")  # beginnings of names in a PlacedNetwork
+PLACED_HEADS = ("head.", "place")  # beginnings of names in a PlacedClassifier
 
 
 class Logits(nn.Module):
     """This project's EfficientNet-Lite0, reduced to its logits."""
 
-    def __init__(self, network: PlacedNetwork) -> None:
+    def __init__(self, network: PlacedClassifier) -> None:
         super().__init__()
         self.network = network
 
@@ -425,9 +420,7 @@ def study_network(architecture: str, initial: str, labels: int, size: int) -> nn
 
 def _built(architecture: str, initial: str, labels: int, size: int) -> nn.Module:
     if architecture == LITE0:
-        network: PlacedNetwork = classifier(LITE0, StartWeights(initial), labels, size, 0.2)
-        set_drop_connect(network, 0.0)
-        return Logits(network)
+        return Logits(classifier(initial, labels, size, 0.2, 0.0))
     if initial == IMAGENET:
         raise ExperimentError(f"{architecture}: no ImageNet weights come with a package: name a file")
     if architecture.startswith(TIMM):
@@ -447,7 +440,7 @@ def fill(network: nn.Module, architecture: str, path: Path) -> None:
     try:
         fill_from(network.network, path, architecture, PLACED_HEADS)
     except ExperimentError:
-        fill_backbone(network.network.backbone, path, architecture)
+        fill_from(network.network.backbone, path, architecture, HEADS)
 
 
 PREDICTIONS = "predictions.npz"

@@ -27,13 +27,11 @@ from ai_pipeline.chest.anatomy import (
 )
 from ai_pipeline.chest.ratio import MODEL
 from ai_pipeline.models.registry import find
-from ai_training import metrics
+from ai_training import cli, metrics
 from ai_training.base import DataMissing, Report, silent
-from ai_training.cli import console
-from ai_training.cli.console import Figures, verb
+from ai_training.cli import Figures, verb
 from ai_training.metrics import patient_weights
-from ai_training.sets.chest import chest_set
-from ai_training.sets.images import ChestImage, read_grey
+from ai_training.sets import SetImage, chest_set, read_grey
 
 SMALLEST: Final = 224
 """Shorter side of a film, at least (pixels)."""
@@ -125,7 +123,7 @@ def measured(films: Sequence[CutFilm], judges: Completeness) -> dict[str, Any]:
     }
 
 
-def _chosen(data: Path, split: str, rng: Random) -> Iterator[ChestImage]:
+def _chosen(data: Path, split: str, rng: Random) -> Iterator[SetImage]:
     """Adults' films of a split that are large enough, one a patient, in random order."""
     images = [image for image in chest_set(data).images if image.adult and image.is_in(split)]
     images.sort(key=lambda image: str(image.path))
@@ -137,7 +135,7 @@ def _chosen(data: Path, split: str, rng: Random) -> Iterator[ChestImage]:
             yield image
 
 
-def _versions(image: ChestImage, model: AnatomyModel, rng: Random) -> Iterator[CutFilm]:
+def _versions(image: SetImage, model: AnatomyModel, rng: Random) -> Iterator[CutFilm]:
     picture = read_grey(image.path)
     lungs = model.outline(picture).in_image(*picture.shape)[[RIGHT_LUNG, LEFT_LUNG]] > 0
     if not lungs.any(axis=(1, 2)).all():
@@ -225,9 +223,9 @@ app = typer.Typer()
 def command_fit(
     *,
     report: Report,
-    data: console.SetData,
-    models_dir: console.ModelsDir = None,
-    threads: console.Threads = 0,
+    data: cli.SetData,
+    models_dir: cli.ModelsDir = None,
+    threads: cli.Threads = 0,
 ) -> str:
     """Fit the recognition of cut-off films, on films that the program cuts itself; some minutes.
 
@@ -245,12 +243,12 @@ def command_fit(
 def command_evaluate(
     *,
     report: Report,
-    data: console.SetData,
-    split: console.Split = "test",
+    data: cli.SetData,
+    split: cli.Split = "test",
     films: Annotated[int, typer.Option(help="Films to measure on; 0: as many as the card's figures.")] = 0,
-    models_dir: console.ModelsDir = None,
-    threads: console.Threads = 0,
-    write_card: console.WriteCard = False,
+    models_dir: cli.ModelsDir = None,
+    threads: cli.Threads = 0,
+    write_card: cli.WriteCard = False,
 ) -> Figures:
     """Cut chest films at each edge and count those recognised; every interval is 95 %, by patient.
 
@@ -262,7 +260,7 @@ def command_evaluate(
     found = cut_films(data, AnatomyModel.from_card(card, threads), split, films, report)
     result = measured(found, judges) | {"split": split}
     if write_card:
-        console.write_figures(MODEL, models_dir, {"completeness": result})
+        cli.write_figures(MODEL, models_dir, {"completeness": result})
     called = [  # that we did not cut: for inspection by eye
         (film.path.name, edge.value)
         for film in found

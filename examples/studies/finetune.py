@@ -20,15 +20,12 @@ import torch
 import typer
 from arms import Alteration, Arm, ArmRun, Lesson, Split, StudyMaterial, StudyNetwork, Task, logits_of
 
-from ai_pipeline.models.inputs import reduce
-from ai_pipeline.models.registry import Chain
+from ai_pipeline.models.registry import Chain, reduce
+from ai_training import cli
 from ai_training.base import DataMissing, Report, silent
-from ai_training.cli import console
-from ai_training.cli.console import Figures, verb
+from ai_training.cli import Figures, verb
 from ai_training.metrics import Interval, auc_interval, patient_weights
-from ai_training.sets.chest import SHARES, label_matrix, split_by_patient
-from ai_training.sets.images import ChestImage, read_grey, rows
-from ai_training.sets.published import check_splits
+from ai_training.sets import SHARES, SetImage, check_splits, label_matrix, read_grey, rows, split_by_patient
 
 FEWEST = 5  # positives and negatives to learn from: fewer teach nothing
 ALTER = Alteration(rotation=5.0, shift=0.05, scale=0.1, contrast=0.15)
@@ -149,22 +146,18 @@ def _external(table: Path, target: str, size: int, run: ArmRun) -> AucOfSet:
     return measured(material, tested, logits_of(run.network, material.pixels[tested])[:, 0])
 
 
-def _image(table: Path, row: Mapping[str, str], target: str) -> ChestImage:
+def _image(table: Path, row: Mapping[str, str], target: str) -> SetImage:
     named = {part.strip() for part in re.split(r"[|,]", row.get("labels") or "")}
     mark = row.get(target) or str(int(target in named))
     if mark not in ("0", "1"):
         raise DataMissing(f"{table}: the column {target} holds 0 and 1 only")
-    return ChestImage(
+    return SetImage(
+        row["file"],
         table.parent / row["file"],
-        (int(mark),),
-        None,
         row["patient_id"],
         row.get("split") or "",
-        table.stem,
-        "",
-        float("nan"),
-        "",
-        "",
+        source=table.stem,
+        marks=(int(mark),),
     )
 
 
@@ -174,7 +167,7 @@ def command(
     report: Report,
     labels: Annotated[Path, typer.Option(help="CSV file: file, patient_id, the target (0, 1) or labels.")],
     target: Annotated[str, typer.Option(help="The finding, against the rest: Cardiomegaly.")],
-    out: console.Out,
+    out: cli.Out,
     weights: Annotated[
         str, typer.Option(help="random, imagenet, or the best.pt or .safetensors of an earlier training.")
     ] = "imagenet",
@@ -182,13 +175,13 @@ def command(
         str, typer.Option(help="efficientnet-lite0, a network of torchvision, or timm/NAME.")
     ] = "efficientnet-lite0",
     size: Annotated[int, typer.Option(help="Side of the input in pixels.", min=32, max=1024)] = 128,
-    iterations: console.Iterations = 400,
-    seed: console.Seed = 1,
+    iterations: cli.Iterations = 400,
+    seed: cli.Seed = 1,
     external: Annotated[
         Path | None, typer.Option("--test", help="CSV file of another hospital, to measure on.")
     ] = None,
-    threads: console.Threads = 0,
-    resume: console.Resume = False,
+    threads: cli.Threads = 0,
+    resume: cli.Resume = False,
 ) -> Figures:
     """Fine-tune a chest network on images of one's own: one finding against the rest.
 

@@ -17,12 +17,12 @@ from torch.utils.data import Dataset
 
 from ai_pipeline.burnin.find.annotation import Mask, Picture, dilated, index_of
 from ai_pipeline.burnin.tools import CONTEXT, CORE, Classical
+from ai_training import cli
 from ai_training.base import Report, silent
 from ai_training.cards import export, new_card
-from ai_training.cli import console
-from ai_training.cli.console import verb
+from ai_training.cli import verb
 from ai_training.engine import Recipe, RecipeRun, Validation
-from ai_training.networks.backbones import Perception
+from ai_training.networks import Perception
 from ai_training.ultrasound.marks import burned_frames
 from ai_training.ultrasound.overlays import TRAIN, BurnIn, MarkClass, burn_in, clean_frames
 
@@ -504,14 +504,14 @@ app = typer.Typer()
 def command(
     *,
     report: Report,
-    data: console.PublicData,
-    out: console.Out,
+    data: cli.PublicData,
+    out: cli.Out,
     arch: Annotated[Literal["oci-gan", "unet", "vae"], typer.Option(help="Which network.")] = "oci-gan",
-    iterations: console.Iterations = 6000,
-    seed: console.Seed = 1,
-    threads: console.NetworkThreads = 2,
-    workers: console.Workers = 1,
-    resume: console.Resume = False,
+    iterations: cli.Iterations = 6000,
+    seed: cli.Seed = 1,
+    threads: cli.NetworkThreads = 2,
+    workers: cli.Workers = 1,
+    resume: cli.Resume = False,
 ) -> Path:
     """Train a network that fills the pixels of removed annotation."""
     recipe = InpaintRecipe(

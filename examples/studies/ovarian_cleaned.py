@@ -17,41 +17,37 @@ from matplotlib.figure import Figure
 
 from ai_pipeline.burnin.tools import Inpainter, Tools, shared_tools
 from ai_pipeline.models.engine import usable_cores
-from ai_pipeline.models.inputs import enlarge, normalise, reduce
-from ai_pipeline.models.registry import Card, find
-from ai_pipeline.ovarian.classifier import OvarianClassifier, heatmap
+from ai_pipeline.models.registry import Card, enlarge, find, normalise, reduce
+from ai_pipeline.ovarian.pipeline import OvarianClassifier, heatmap
+from ai_training import cli, ovarian
 from ai_training.base import Report, silent
-from ai_training.cli import console
-from ai_training.cli.console import Figures, verb
-from ai_training.evaluation.figures import BLUE, GREEN, GREY, ORANGE, save
+from ai_training.cli import Figures, verb
+from ai_training.evaluation import BLUE, GREEN, GREY, ORANGE, save
 from ai_training.metrics import Floats, mean_auc_difference, mean_auc_interval, mean_interval, patient_weights
-from ai_training.networks.efficientnet import NAME
-from ai_training.ovarian import fit
-from ai_training.ovarian.evaluate import MARGIN, binary
-from ai_training.ovarian.fit import (
-    FOLD_RUNS,
-    ID,
-    CystClassifier,
-    HeldOut,
-    OvarianRecipe,
-    scaled,
-    trained_classifier,
-)
-from ai_training.sets.ovarian import (
+from ai_training.networks import NAME
+from ai_training.ovarian import (
     CHAIN,
     FEW_MARKS,
+    FOLD_RUNS,
+    ID,
     LABELS,
+    MARGIN,
     MEAN,
     NEOPLASMS,
     SCALE,
+    CystClassifier,
+    HeldOut,
     OvarianFrame,
+    OvarianRecipe,
+    binary,
     folds,
     grey,
     ovarian_frames,
+    scaled,
+    trained_classifier,
 )
-from ai_training.ultrasound.filling import cards_with_compared, inpainters
+from ai_training.ultrasound.cleaning import cards_with_compared, inpainters, network_mask
 from ai_training.ultrasound.overlays import HELD_OUT, burn_in
-from ai_training.ultrasound.removal import network_mask
 
 ORIGINAL, OURS = "original", "ours (OCI-GAN type)"
 FILLED_BY = {
@@ -101,7 +97,7 @@ def run(
     frames, tools = ovarian_frames(data), shared_tools()
     fold = folds(frames)
     networks = [trained_classifier(out / f"seed-{recipe.seed}" / name, recipe) for name in FOLD_RUNS]
-    path = out / fit.FOLDER.name / STUDY
+    path = out / ovarian.FOLDER.name / STUDY
     path.parent.mkdir(parents=True, exist_ok=True)
     logits, shares = _scored(path, frames)
     order = np.random.default_rng(recipe.seed).permutation(len(frames)).tolist()
@@ -317,7 +313,8 @@ def compared(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def other_networks(held_out: HeldOut, folder: Path) -> dict[str, Any]:
     """Figures of other networks on originals, compared with one seed of the shipped network."""
     others = {
-        path.stem: fit.read_predictions(held_out.frames, folder, path.name) for path in folder.glob("*.csv")
+        path.stem: ovarian.read_predictions(held_out.frames, folder, path.name)
+        for path in folder.glob("*.csv")
     }
     return _trained(held_out, NAME, {name: one.logits[0] for name, one in sorted(others.items())})
 
@@ -422,11 +419,11 @@ def teach(data: Path, out: Path, recipe: OvarianRecipe, report: Report = silent)
     for number, way in enumerate(CLEANED):
         own = folder / str(number)
         report(0.0, f"networks that learn from frames cleaned by {way}\n")
-        fit.train(data, own, recipe, (recipe.seed,), FOLD_RUNS, report, pixels=cleaned[number])
+        ovarian.train(data, own, recipe, (recipe.seed,), FOLD_RUNS, report, pixels=cleaned[number])
         for name in FOLD_RUNS:
             with np.load(own / f"seed-{recipe.seed}" / name / "validation.npz", allow_pickle=False) as found:
                 logits[number, found["rows"]] = found["logits"]
-    path = out / fit.FOLDER.name / TRAINED_ON_CLEANED
+    path = out / ovarian.FOLDER.name / TRAINED_ON_CLEANED
     path.parent.mkdir(parents=True, exist_ok=True)
     files = np.array([frame.name for frame in frames])
     np.savez_compressed(path, names=np.array(CLEANED), files=files, logits=logits.astype(np.float16))
@@ -494,7 +491,7 @@ SHOWN = 30
 def command(
     *,
     report: Report,
-    data: console.SetData,
+    data: cli.SetData,
     out: Annotated[
         Path | None, typer.Option(help="What `train ovarian` left: its networks see cleaned frames anew.")
     ] = None,
@@ -512,7 +509,7 @@ def command(
         folder = run(data, out, recipe, report).parent
         if taught:
             teach(data, out, recipe, report)
-    held_out = fit.read_predictions(ovarian_frames(data))
+    held_out = ovarian.read_predictions(ovarian_frames(data))
     result = {
         "study": figures(held_out, folder),
         "trained_on_cleaned": taught_figures(held_out, folder),

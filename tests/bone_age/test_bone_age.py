@@ -20,7 +20,7 @@ from ai_pipeline import pipelines
 from dicom_node.base.kinds import ResultKind, UserRole
 from dicom_node.base.lifecycle import JobState
 from dicom_node.base.store.tables import Result
-from dicom_node.jobs.worker.process import Worker
+from dicom_node.jobs.worker.run import Worker
 from dicom_node.people import studies, users
 from tests.console_lab import Browser, ConsoleLab, add_users, quick_hasher
 from tests.inbox_lab import Inbox

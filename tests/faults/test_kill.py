@@ -20,11 +20,10 @@ from dicom_node.base.errors import LeaseLost
 from dicom_node.base.events import STEPS_FULFILLED, STEPS_NOT_AWAITED, STORE_AWAY, STUDY_COMPLETE
 from dicom_node.base.kinds import Outcome
 from dicom_node.base.lifecycle import JobState, StudyState
-from dicom_node.base.store import migrate
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Delivery, EventRow, Instance, ReceivedObject, Result, Study
 from dicom_node.jobs.queue import JobQueue
-from dicom_node.studies.upkeep import compare
+from dicom_node.studies.indexing import compare
 from tests.drill_lab import node_on, results_of, work_and_deliver
 from tests.failover_lab import Pair, start_pair
 from tests.hostile.valve import valve_before
@@ -242,7 +241,7 @@ def test_a_node_receives_without_its_database_and_goes_on_with_the_standby(
     """Synchronous: what the node has committed is on the standby. It is not started again, nor told."""
     url = pair.new_database()
     database = Database(url)
-    migrate.upgrade(database)
+    database.upgrade()
     pair.be_synchronous()
     with (
         run_pacs(Pacs(free_port())) as pacs,
@@ -322,7 +321,7 @@ def answers(node: Inbox) -> bool:
 @pytest.mark.debian("postgresql")
 def test_the_job_of_a_worker_without_network_is_taken_over_and_ends_once(postgres_url: str) -> None:
     here = Database(postgres_url)
-    migrate.upgrade(here)
+    here.upgrade()
     number = add_job(here, add_study(here))
     with valve_before(make_url(postgres_url).port) as valve:
         away = Database(make_url(postgres_url).set(port=valve.port).render_as_string(hide_password=False))

@@ -27,10 +27,9 @@ from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.people import audit, backup, reviews
 from dicom_node.people.studies import release, versions, withdraw_results
-from dicom_node.receive.inspection import Arrival
-from dicom_node.receive.spool import Spool
+from dicom_node.receive.spool import Arrival, Spool
 from dicom_node.serve import background
-from dicom_node.studies.upkeep import compare, reindex
+from dicom_node.studies.indexing import compare, reindex
 from tests.drill_lab import node_on, results_of, work_and_deliver
 from tests.faults.kills.__main__ import with_postgres
 from tests.forked import Forked
@@ -189,12 +188,9 @@ def test_a_kill_between_commit_and_copy_loses_and_doubles_nothing(
     """Before the copy, and after it but before the database knows: what the next to copy does."""
     node = opened(tmp_path / "var", pacs)
     analyse(node, "one", "two")
-    for place, owner, name in (
-        ("write_new", decision_copies, "one"),
-        ("mark_copied", decision_copies.decisions, "two"),
-    ):
+    for place, name in (("write_new", "one"), ("mark_copied", "two")):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(owner, place, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(decision_copies, place, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             reject_all(node, name)
     decision_copies.copy(node.database, node.settings)
     lines = [decision_copies.read(file) for file in decision_copies.copied(node.folder)]

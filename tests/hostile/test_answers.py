@@ -33,13 +33,20 @@ from dicom_node.base.lifecycle import FetchState, StudyState
 from dicom_node.base.outcomes import Done
 from dicom_node.base.store.tables import Fetch
 from dicom_node.deliver import delivery_worker
-from dicom_node.deliver.scu import association, open_archive, open_destination, open_remover
-from dicom_node.deliver.scu.association import MAXIMUM_ANSWER_BYTES
-from dicom_node.deliver.scu.interfaces import Destination, Presence, RetrieveStatus, SendStatus
+from dicom_node.deliver.scu import (
+    MAXIMUM_ANSWER_BYTES,
+    Destination,
+    Presence,
+    RetrieveStatus,
+    SendStatus,
+    dimse,
+    open_archive,
+    open_destination,
+    open_remover,
+)
 from dicom_node.people import users
 from dicom_node.studies import fetch
-from dicom_node.studies.indexing import OTHER_PATIENT, OTHER_STUDY
-from dicom_node.studies.quarantine import release_study
+from dicom_node.studies.indexing import OTHER_PATIENT, OTHER_STUDY, release_study
 from tests.archive_lab import (
     PIXELS,
     QUERY,
@@ -134,8 +141,8 @@ def test_a_peer_whose_answer_stops_in_the_middle_is_cut_off(
     tmp_path: Path, passes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After nothing, half an A-ASSOCIATE-AC or an association; an archive and a destination alike."""
-    monkeypatch.setattr("dicom_node.deliver.scu.association._NEGOTIATE_SECONDS", 0.3)
-    monkeypatch.setattr("dicom_node.deliver.scu.association._ASSOCIATE_SECONDS", 0.6)
+    monkeypatch.setattr("dicom_node.deliver.scu.dimse._NEGOTIATE_SECONDS", 0.3)
+    monkeypatch.setattr("dicom_node.deliver.scu.dimse._ASSOCIATE_SECONDS", 0.6)
     image = film("hung")
     liar = FakeArchive(free_port(), answers=[answer_for(image)], gives=[image])
     with run_pacs(liar) as pacs, valve_before(pacs.port) as valve:
@@ -297,7 +304,7 @@ def test_answers_to_another_question_are_left_out() -> None:
 
 
 def test_answers_without_an_end_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(association, "MAXIMUM_ANSWER_BYTES", 2**16)
+    monkeypatch.setattr(dimse, "MAXIMUM_ANSWER_BYTES", 2**16)
     image = film("endless")
     with run_pacs(FakeArchive(free_port(), answers=[answer_for(image)] * 5000), classes=()) as pacs:
         settings = Settings(peers=(PeerSettings.model_validate(peer(pacs.port)),))
@@ -306,8 +313,8 @@ def test_answers_without_an_end_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_more_objects_than_a_study_may_have_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("archive", "dimse_archive"):
-        monkeypatch.setattr(f"dicom_node.deliver.scu.{module}.MOST_OBJECTS", 3)
+    for module in ("scu", "scu.dimse"):
+        monkeypatch.setattr(f"dicom_node.deliver.{module}.MOST_OBJECTS", 3)
     images = [chest("more", PIXELS, number=one) for one in range(1, 8)]
     sink = Sink()
     with run_pacs(FakeArchive(free_port(), gives=images), classes=()) as pacs:

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -35,12 +36,12 @@ from sqlalchemy import select
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.decode import open_dicom, open_picture
 from ai_pipeline.images.limits import ImageLimits
-from dicom_node.base.config.sections import InspectionSettings
+from dicom_node.base.dicom.elements import Limits
 from dicom_node.base.kinds import Outcome, ResultKind, UserRole
 from dicom_node.base.lifecycle import JobState
 from dicom_node.base.store.tables import Instance, Job, Result, Study
 from dicom_node.people import users
-from dicom_node.receive.inspector import Inspector
+from dicom_node.receive.inspection import Inspector
 from tests.console_lab import ConsoleLab, add_users, quick_hasher, routes
 from tests.hostile.mutation import mutated
 from tests.inbox_lab import Inbox, encoded
@@ -92,8 +93,8 @@ def large_value(size: int) -> bytes:
 def make(tmp_path: Path) -> Iterator[Make]:
     made: list[Inbox] = []
 
-    def make(**limits: float) -> Inbox:
-        made.append(Inbox(tmp_path / "var", inspector=Inspector(InspectionSettings.model_validate(limits))))
+    def make(**limits: Any) -> Inbox:
+        made.append(Inbox(tmp_path / "var", inspector=Inspector(Limits(**limits))))
         return made[-1]
 
     yield make
@@ -145,7 +146,7 @@ def test_a_header_bomb_is_quarantined(inbox: Inbox, bomb: Callable[[], bytes], l
 @pytest.mark.parametrize("is_undefined", [True, False])
 def test_of_private_sequences_nothing_is_read_so_they_may_be_large(make: Make, is_undefined: bool) -> None:
     """A three-dimensional ultrasound has its volume there."""
-    inbox = make(maximum_header_mib=1)
+    inbox = make(header_mib=1)
     items = ITEM + length(volume := PRIVATE + b"OB\0\0" + length(bytes(2**21)) + bytes(2**21)) + volume
     sequence = b"\xdf\x7f\x01\x10SQ\0\0" + (UNDEFINED if is_undefined else length(items)) + items
     image = ultrasound("volume")
@@ -157,7 +158,7 @@ def test_of_private_sequences_nothing_is_read_so_they_may_be_large(make: Make, i
 
 
 def test_a_deflated_bomb_is_inflated_to_its_limit_and_no_further(make: Make) -> None:
-    inbox = make(maximum_inflated_mib=16)
+    inbox = make(inflated_mib=16)
     deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     value = PRIVATE + b"OB\0\0" + struct.pack("<I", 2**26)
     bomb = deflate.compress(value) + b"".join(deflate.compress(bytes(2**20)) for _ in range(64))
@@ -174,16 +175,16 @@ def test_a_deflated_bomb_is_inflated_to_its_limit_and_no_further(make: Make) -> 
     ("limits", "bomb", "reason"),
     [
         (
-            {"maximum_items": 10**9, "seconds": 0.02, "memory_mib": 4096},
+            {"items": 10**9, "seconds": 0.02, "memory_mib": 4096},
             lambda: empty_items(150_000),
             "reading it took",
         ),
-        ({"maximum_header_mib": 1000, "memory_mib": 64}, lambda: large_value(80 * 2**20), ""),
+        ({"header_mib": 1000, "memory_mib": 64}, lambda: large_value(80 * 2**20), ""),
     ],
     ids=["time", "memory"],
 )
 def test_what_passes_the_count_still_has_a_limit(
-    make: Make, limits: dict[str, float], bomb: Callable[[], bytes], reason: str
+    make: Make, limits: dict[str, Any], bomb: Callable[[], bytes], reason: str
 ) -> None:
     inbox = make(**limits)
     send(inbox, bomb())

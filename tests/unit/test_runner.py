@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dicom_connectors.notifications.sender import Notifier
-from dicom_node.base.config.sections import OutboxSettings
-from dicom_node.base.config.settings import Settings
+from dicom_node.base.config.settings import OutboxSettings, Settings
 from dicom_node.base.outcomes import Done, Failed, NotYet, Outcome, Retry
 from dicom_node.base.runner import wait_before_retry
 from dicom_node.base.store.database import Database

@@ -49,12 +49,11 @@ from dicom_node.base.store import intake
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Commitment, Delivery
 from dicom_node.base.store.transitions import utc_now
-from dicom_node.deliver import commitments
+from dicom_node.deliver import delivery_worker
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.deliver.scu import dimse, open_destination
-from dicom_node.deliver.scu.association import CallingAE
-from dicom_node.deliver.scu.dimse import CommitmentRequestor
-from dicom_node.studies.scan import JournalIngest
+from dicom_node.deliver.scu.dimse import CallingAE, StorageCommitment
+from dicom_node.studies.indexing import JournalIngest
 from tests.commitment_lab import SOP_CLASS as SECONDARY_CAPTURE
 from tests.commitment_lab import CommittingPacs, report, send_report
 from tests.inbox_lab import CONFIG, Inbox
@@ -402,7 +401,7 @@ def reported(
     """A report that a listener took, entered."""
     taken, not_taken = [f"{uid} {SECONDARY_CAPTURE}" for uid in committed], [f"{uid} 0112" for uid in failed]
     outbox.write(intake.keep_report, transaction, ae, taken, not_taken, utc_now())
-    assert commitments.enter_reports(outbox.database, outbox.settings) == 1
+    assert delivery_worker.enter_reports(outbox.database, outbox.settings) == 1
 
 
 def hours_pass(outbox: Outbox, hours: float) -> None:
@@ -489,16 +488,16 @@ def test_a_pacs_without_storage_commitment_is_noticed_at_once(
 def test_a_kill_between_request_and_answer_loses_nothing(
     tmp_path: Path, committing_pacs: CommittingPacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask = CommitmentRequestor.ask
+    ask = StorageCommitment.ask
 
-    def killed(self: CommitmentRequestor, *words: object) -> None:
+    def killed(self: StorageCommitment, *words: object) -> None:
         ask(self, *words)  # type: ignore[arg-type]
         raise KeyboardInterrupt  # as kill -9 does
 
     outbox = Outbox(tmp_path, [committing(committing_pacs)])
     outbox.add_study(["pacs"], ONE)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(CommitmentRequestor, "ask", killed)
+        patch.setattr(StorageCommitment, "ask", killed)
         outbox.worker(lease_seconds=0.1).run_once()
     (transaction, uids) = committing_pacs.requests[0]
     outbox.worker().run_once()
@@ -514,7 +513,7 @@ def test_a_report_is_answered_only_when_it_is_kept(
     monkeypatch.setattr(dimse, "REPORT_SECONDS", 10)
     committing_pacs.at_once = report
     peer = committing(committing_pacs)
-    requestor = CommitmentRequestor(peer, Settings(peers=(peer,)))
+    requestor = StorageCommitment(peer, Settings(peers=(peer,)))
 
     def keep(_: CommitmentReport) -> None:
         raise OSError("the database is away")
@@ -532,7 +531,7 @@ def test_a_report_to_the_listener_reaches_the_outbox(tmp_path: Path, committing_
         listener.kill()  # at once: what was answered is kept
         JournalIngest(outbox.database, listener.data_dir / "journal").run_once()
         JournalIngest(outbox.database, listener.data_dir / "journal").run_once()  # and after a restart here
-    assert commitments.enter_reports(outbox.database, outbox.settings) == 1
+    assert delivery_worker.enter_reports(outbox.database, outbox.settings) == 1
     assert outbox.states() == {"confirmed": 1}
     assert outbox.numbers()[events.COMMITMENT_REPORTED.number] == 1
 

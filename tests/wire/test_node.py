@@ -25,8 +25,7 @@ from sqlalchemy import select
 
 from benchmarks.sender import Rejected, associate
 from dicom_node.base.store.tables import Lease, Result
-from dicom_node.receive.inspection import Arrival
-from dicom_node.receive.spool import Spool
+from dicom_node.receive.spool import Arrival, Spool
 from tests.collector_lab import running_collector, text
 from tests.forked import run_forked
 from tests.inbox_lab import Inbox, spooled
@@ -534,7 +533,7 @@ import sys
 from pathlib import Path
 from dicom_node.base.config.settings import PeerSettings, Settings
 from dicom_node.deliver.scu import open_destination
-from dicom_node.deliver.scu.interfaces import Outgoing
+from dicom_node.deliver.scu import Outgoing
 folder, uid = Path(sys.argv[1]), "2.25.1"
 peer = PeerSettings(name="x", ae_title="X", transport="folder", may=["receive"], folder=folder)
 destination = open_destination(peer, Settings())

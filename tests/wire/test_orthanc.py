@@ -41,8 +41,7 @@ from dicom_node.base.lifecycle import DeliveryState
 from dicom_node.base.store.tables import Delivery, Removal, Result
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.outbox import Removals
-from dicom_node.deliver.scu import open_archive, open_destination
-from dicom_node.deliver.scu.interfaces import RetrieveStatus, StudyQuery
+from dicom_node.deliver.scu import RetrieveStatus, StudyQuery, open_archive, open_destination
 from dicom_node.people.studies import results_to_withdraw
 from dicom_node.receive.policy import accepted_classes
 from tests.certificates_lab import Authority

@@ -41,8 +41,8 @@ from dicom_node.base.events import (
     STORE_REFUSED,
     TLS_FAILED,
 )
-from dicom_node.receive.inspection import read_arrival
 from dicom_node.receive.policy import STORAGE_CLASSES
+from dicom_node.receive.spool import read_arrival
 from tests.certificates_lab import Authority
 from tests.ports import free_port
 from tests.wire.receiver import (
@@ -276,27 +276,6 @@ def test_an_impossible_instance_or_another_class_than_the_contexts_is_refused(
     association.release()
     assert receiver.events(STORE_REFUSED)[-1].fields["status"] == f"{status:04X}"
     assert len(receiver.files()) == len(before) + 1
-
-
-@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG_ENDIAN, DEFLATED])
-@pytest.mark.parametrize("pdu", [16384, 64])
-@AFTERWARDS
-def test_a_data_set_of_another_class_than_its_request_is_refused(
-    receiver: Receiver, syntax: str, pdu: int
-) -> None:
-    before = receiver.files()
-    association = associate(receiver.address, [(SECONDARY_CAPTURE, [syntax])])
-    association.peer_pdu = pdu
-    item = ultrasound(1, pixels=500, syntax=syntax)
-    other = Stored(SECONDARY_CAPTURE, item.sop_instance_uid, syntax, item.data_set)
-    assert association.store(1, other) == 0xA900
-    association.release()
-    event = receiver.events(STORE_REFUSED)[-1]
-    assert (event.fields["status"], event.fields["reason"]) == (
-        "A900",
-        "the data set has another SOP Class UID",
-    )
-    assert receiver.files() == before
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,7 @@ from dicom_node.base.config.settings import ConsoleSettings, ListenerSettings, S
 from dicom_node.base.kinds import ResultKind
 from dicom_node.base.outcomes import Done, Outcome
 from dicom_node.base.store.tables import Delivery
-from dicom_node.deliver.scu import open_destination, open_remover
-from dicom_node.deliver.scu.interfaces import Destination, SendStatus
+from dicom_node.deliver.scu import Destination, SendStatus, open_destination, open_remover
 from tests.certificates_lab import Authority
 from tests.fhir_lab import SYSTEM, FhirServer, add_report, fhir_peer, outgoing_report, report_file, start_fhir
 from tests.hostile.valve import valve_before

@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from dicom_node import __version__
 from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.store import leases
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import SiteProcess
-from dicom_node.base.store.transitions import record, utc_now
+from dicom_node.base.store.transitions import acquire_lease, database_time, record, release_lease, utc_now
 from dicom_node.base.store.views import View, columns
 
 SIGN_SECONDS: Final = 10.0
@@ -85,7 +84,7 @@ class SignsOfLife:
             if before is None or not timedelta() <= now - before <= 2 * timedelta(seconds=SIGN_SECONDS):
                 self._steady_since = now  # without a database all were silent: others need a moment, too
             since = now - timedelta(seconds=SILENT_SECONDS)
-            if self._steady_since <= since and leases.acquire(
+            if self._steady_since <= since and acquire_lease(
                 self._database, _WATCH, self._owner, 3 * SIGN_SECONDS
             ):
                 self._look(since, now)
@@ -100,7 +99,7 @@ class SignsOfLife:
             with suppress(SQLAlchemyError):  # a node ends without a database, too
                 with self._database.write() as session:
                     session.execute(delete(SiteProcess).where(*self._ours()))
-                leases.release(self._database, _WATCH, self._owner)
+                release_lease(self._database, _WATCH, self._owner)
 
     def _ours(self) -> tuple[ColumnElement[bool], ...]:
         return SiteProcess.machine == self._machine, SiteProcess.place == self._place
@@ -162,14 +161,6 @@ def forget_lost(database: Database, _settings: Settings) -> None:
     with database.write() as session:
         old = SiteProcess.seen_at < database_time(session) - timedelta(days=7)
         session.execute(delete(SiteProcess).where(SiteProcess.lost, old))
-
-
-def database_time(session: Session) -> datetime:
-    """The time of the database's clock, which all machines of a site share."""
-    if session.get_bind().dialect.name == "sqlite":
-        return utc_now()
-    now: datetime = session.execute(select(func.now())).scalar_one()
-    return now
 
 
 def _view(row: SiteProcess, now: datetime) -> View:

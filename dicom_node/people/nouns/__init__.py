@@ -14,7 +14,7 @@ from importlib import import_module
 from inspect import Parameter
 from typing import Any, Final
 
-from dicom_node.base.config.mistakes import did_you_mean
+from dicom_node.base.config.settings import did_you_mean
 from dicom_node.base.errors import ExitCode
 from dicom_node.base.kinds import UserRole
 from dicom_node.people.nouns.columns import Column

@@ -11,14 +11,6 @@ from dicom_node.people.nouns.columns import PrintedRow, fields, local, times, ui
 _OF_STUDY: Final = uid("study", "study_instance_uid")
 
 
-def _waits(row: PrintedRow) -> str:
-    """How long it will wait, in words that are no more exact than the estimate."""
-    seconds = row["waits_seconds"]
-    if seconds is None:
-        return ""
-    return f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {seconds:.0f} s"
-
-
 def _runs(row: PrintedRow) -> bool:
     return bool(row["state"] == JobState.RUNNING)
 
@@ -29,7 +21,7 @@ JOBS: Final = Noun(
     (
         Verb(
             "list",
-            "people.queues:list_jobs",
+            "base.store.views:list_jobs",
             "List jobs, the newest first.",
             "--state held --config node.toml",
             inputs=(states(*JobState), OF_STUDY, limit(100)),
@@ -42,7 +34,6 @@ JOBS: Final = Noun(
                 *fields("rule"),
                 _OF_STUDY,
                 *fields("priority"),
-                ("waits", _waits),
                 *fields("tries: attempts"),
                 *times("created: created_at"),
                 ("reason", lambda row: row["reason"] or (row["doing"] if _runs(row) else "")),

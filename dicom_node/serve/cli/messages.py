@@ -25,28 +25,25 @@ def send(
     as_json: Json = False,
 ) -> int:
     """C-STORE files to a peer, each in its own transfer syntax, and print the status of each."""
-    from dicom_node.deliver.scu.association import Modality, dicom_files
+    from dicom_node.deliver.scu import SendStatus
+    from dicom_node.deliver.scu.dimse import dicom_files, send_files
 
-    loaded = load(config)
-    reports = Modality(loaded.peer(peer), loaded).send(
-        dicom_files(files),
-        lambda sent: None if as_json else say(f"{sent.path}: {sent.text}", err=True),
-    )
+    loaded, rows = load(config), []
+    for item, report in send_files(loaded.peer(peer), loaded, dicom_files(files)):
+        row = {
+            "file": str(item.path),
+            "sop_instance_uid": item.sop_instance_uid,
+            "stored": report.status in (SendStatus.STORED, SendStatus.WARNED),
+            "status": report.code or None,
+            "text": f"{report.code} {report.text}".strip(),
+        }
+        rows.append(row)
+        if not as_json:
+            say(f"{row['file']}: {row['text']}", err=True)
     if as_json:
-        print_json(
-            [
-                {
-                    "file": str(sent.path),
-                    "sop_instance_uid": sent.sop_instance_uid,
-                    "stored": sent.stored,
-                    "status": None if sent.status is None else f"{sent.status:04X}",
-                    "text": sent.text,
-                }
-                for sent in reports
-            ]
-        )
-    failed = sum(not sent.stored for sent in reports)
-    say(f"{len(reports) - failed} stored, {failed} not.", err=True)
+        print_json(rows)
+    failed = sum(not row["stored"] for row in rows)
+    say(f"{len(rows) - failed} stored, {failed} not.", err=True)
     return ExitCode.FAILED if failed else ExitCode.OK
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ai_training.conversion.foreign import offer_torchvision_operators
+from ai_training.networks import offer_torchvision_operators
 
 
 def image() -> Any:

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import onnx.parser
 
-from ai_training.conversion.first_card import written
-from ai_training.conversion.messages import ConvertedNetwork
+from ai_training.convert import ConvertedNetwork, written
 
 LABELS = ("Effusion", "Lung Lesion")
 SIDE = 64  # pixels; the maps have a cell for each 8
@@ -48,12 +47,11 @@ ANSWER = ConvertedNetwork(
     size=SIDE,
     mean=(0.0,),
     scale=(255.0,),
-    licence="Apache-2.0",
-    difference=0.0,
 )
 
 
 def write(folder: Path, model: onnx.ModelProto | None = None, *, version: str = "1") -> tuple[Path, Path]:
     """``small.onnx``, by default the small network, and its card ``small.toml`` in ``folder``."""
-    card = written(folder, (model or network()).SerializeToString(), ANSWER, version=version)
+    made = (model or network()).SerializeToString()
+    card = written(folder, made, ANSWER, version=version, licence="Apache-2.0")
     return card.with_suffix(".onnx"), card

@@ -4,45 +4,40 @@ import io
 import json
 import os
 import pickle
-import shutil
 import tarfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
-from torch.export import Dim
+from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 from ai_pipeline.chest.classifier import Classifier
 from ai_pipeline.cli import app, mount_commands
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.engine import OnnxRuntime
-from ai_pipeline.models.inputs import network_input
-from ai_pipeline.models.registry import find, load
+from ai_pipeline.models.registry import find, network_input
 from ai_pipeline.models.store import sandbox
+from ai_training import convert as conversion
+from ai_training import evaluation
 from ai_training.base import UnreadableCheckpoint
-from ai_training.cards import export
-from ai_training.chest.ship import export_onnx
-from ai_training.conversion import convert as conversion
-from ai_training.conversion import first_card, foreign
-from ai_training.conversion.bundle import CARD, INFERENCE, METADATA, NETWORK
-from ai_training.conversion.checkpoints import read_weights
-from ai_training.evaluation import evaluate
-from ai_training.networks.backbones import StartWeights, classifier
-from ai_training.networks.outlines import HeadNetwork, Probabilities, outline_network
-from tests.unit.ai_pipeline.models import huggingface_folders as folders
-from tests.unit.ai_pipeline.models.store_lab import SHIPPED, add, contents, ended, models, run_quietly
-from tests.unit.ai_pipeline.test_cli import ROOT, pasted
-from tests.unit.chests import drawn_chest
+from ai_training.chest import export_onnx
+from ai_training.networks import (
+    PlacedClassifier,
+    offer_torchvision_operators,
+    read_weights,
+    timm_network,
+)
+from tests.unit.ai_pipeline.models.store_lab import SHIPPED, ended, run_quietly
+from tests.unit.ai_pipeline.test_cli import ROOT
 
 
-def convert(checkpoint: Path, family: str, *more: str) -> Result:
-    words = ["models", "convert", str(checkpoint), "--from", family, "--out", str(checkpoint.parent), *more]
+def convert(checkpoint: Path, *more: str) -> Result:
+    words = ["models", "convert", str(checkpoint), "--out", str(checkpoint.parent), *more]
     return CliRunner().invoke(app, words)
 
 
@@ -52,14 +47,14 @@ NAMED = ("--architecture", "resnet18", "--labels", "Mass,Nodule,Other")
 @pytest.mark.smoke
 def test_where_no_walls_hold_nothing_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "walls", lambda: "none")
-    done = convert(_bomb(tmp_path), "timm", *NAMED)
+    done = convert(_bomb(tmp_path), *NAMED)
     assert done.exit_code != 0 and "Debian package bubblewrap" in " ".join(done.output.split())
 
 
 @pytest.mark.smoke
 @pytest.mark.usefixtures("confinement")
 def test_what_a_pickle_wants_to_run_is_not_run(tmp_path: Path) -> None:
-    done = convert(_bomb(tmp_path), "timm", *NAMED)
+    done = convert(_bomb(tmp_path), *NAMED)
     assert done.exit_code == 65 and "holds more than numbers" in done.output
     assert len(done.output.strip().splitlines()) == 1
     assert not (tmp_path / "ran").exists() and not list(tmp_path.glob("*.onnx"))
@@ -127,7 +122,7 @@ def test_no_pickle_is_opened_but_by_the_reader_of_numbers() -> None:
         for package in ("ai_pipeline", "ai_training", "dicom_node")
         for path in (ROOT / package).rglob("*.py")
     }
-    checkpoints = "ai_training/conversion/checkpoints.py"
+    checkpoints = "ai_training/networks.py"
     assert [name for name, text in texts.items() if "weights_only=False" in text or "jit.load" in text] == []
     assert checkpoints in [name for name, text in texts.items() if "read_weights(" in text]
 
@@ -135,139 +130,21 @@ def test_no_pickle_is_opened_but_by_the_reader_of_numbers() -> None:
 pytestmark = pytest.mark.usefixtures("confinement")
 
 
-def test_all_mistakes_of_a_label_map_are_named_at_once(tmp_path: Path) -> None:
-    (tmp_path / "labels.toml").write_text(
-        '"Pleural Effusion" = "Efusion"\n'
-        '"Enlarged heart" = "Cardiomegaly"\n'
-        'Pneumothorax = "cardiomegaly"\n'
-        'Pneumoperitoneum = { name = "Free air", code = { value = "12345678901234567", scheme = "SCT" } }\n'
-    )
-    folder = folders.vit(tmp_path / "vit", width=12, depth=1)
-    done = convert(folder, "huggingface", "--label-map", str(tmp_path / "labels.toml"))
-    assert done.exit_code in {2, 65}, done.output
-    said = " ".join(done.output.replace("│", " ").split())
-    mistakes = (
-        '"Pleural Effusion" = "Efusion" is none of the node\'s labels (Atelectasis, Cardiomegaly',
-        'two labels become "Cardiomegaly"',
-        '"Pneumoperitoneum" code.value',
-        '"Pneumoperitoneum" code.meaning is missing',
-    )
-    assert [mistake for mistake in mistakes if mistake not in said] == [] and not list(
-        tmp_path.glob("*.onnx")
-    )
-
-
-def test_the_label_map_in_the_documentation_works_as_pasted(tmp_path: Path) -> None:
-    text = pasted("docs/models-convert.md", "toml", '"Pleural Effusion" = "Effusion"')
-    (tmp_path / "labels.toml").write_text(text)
-    found = first_card.read(tmp_path / "labels.toml")
-    assert {name: label and label.name for name, label in found.items()} == {
-        "Pleural Effusion": "Effusion",
-        "Enlarged heart": "Cardiomegaly",
-        "No Finding": None,
-        "Pneumoperitoneum": "Free air",
-    }
-
-
 @pytest.fixture(autouse=True, scope="module")
 def libraries() -> None:
     mount_commands()
-    foreign.offer_torchvision_operators()
-
-
-def command(*words: str | Path, fails: int = 0) -> str:
-    return " ".join(ended(fails, models(*words)).split())
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped classifier as a bundle."""
-    out = tmp_path_factory.mktemp("bundles") / "chest"
-    command("bundle", SHIPPED, "--out", out)
-    return out
-
-
-def test_monai_runs_the_bundle_and_finds_what_the_node_finds(bundle: Path, tmp_path: Path) -> None:
-    picture, _ = drawn_chest(260)
-    cv2.imwrite(str(tmp_path / "chest.png"), picture)
-    places = {"images": [str(tmp_path / "chest.png")], "output_file": str(tmp_path / "predictions.json")}
-    with warnings.catch_warnings(action="ignore"):  # MONAI's, at import
-        parser = pytest.importorskip("monai.bundle").ConfigParser()
-        parser.read_config(str(bundle / INFERENCE))
-        parser.read_meta(str(bundle / METADATA))
-        parser.update({"bundle_root": str(bundle), **places})
-        parser.parse()
-        parser.get_parsed_content("run", eval_expr=True)
-    [(_, found)] = json.loads((tmp_path / "predictions.json").read_text()).items()
-    classifier = Classifier(find(SHIPPED), threads=1)
-    assert list(found) == [label.name for label in classifier.card.labels]
-    np.testing.assert_allclose(list(found.values()), classifier.analyse(picture).logits, atol=1e-4)
-
-
-def test_a_bundle_comes_in_with_the_card_and_the_files_that_went_out(bundle: Path, tmp_path: Path) -> None:
-    words = (bundle / NETWORK, "--card", bundle / CARD, "--accept-licence", "--models-dir", tmp_path)
-    command("add", *words)
-    shipped = find(SHIPPED)
-    card = load(tmp_path / SHIPPED / shipped.version / "card.toml")
-    ours, theirs = (
-        ([part.sha256 for part in one.weights], one.labels, one.input, one.gate) for one in (card, shipped)
-    )
-    assert ours == theirs
-
-
-@pytest.mark.parametrize(
-    ("metadata", "step", "why"),
-    [
-        ({"network_data_format": None}, "Resized", "network_data_format: Field required"),
-        ({"copyright": None}, "Resized", "copyright: Field required"),
-        ({}, "ScaleIntensityd", "no card can say what ScaleIntensity does"),
-    ],
-)
-def test_a_bundle_that_no_card_can_describe_is_refused(
-    bundle: Path, tmp_path: Path, metadata: dict[str, Any], step: str, why: str
-) -> None:
-    folder = shutil.copytree(bundle, tmp_path / "b")
-    (folder / CARD).unlink()
-    facts = json.loads((folder / METADATA).read_text()) | metadata
-    (folder / METADATA).write_text(json.dumps({k: v for k, v in facts.items() if v is not None}))
-    (folder / INFERENCE).write_text(json.dumps({"preprocessing": {"transforms": [{"_target_": step}]}}))
-    assert why in command("convert", folder, "--from", "monai", "--out", tmp_path / "new", fails=65)
-    assert not (tmp_path / "new").exists()
-
-
-def test_a_bundle_of_others_becomes_a_model_that_reads_pictures_as_monai_does(
-    bundle: Path, tmp_path: Path
-) -> None:
-    folder = shutil.copytree(bundle, tmp_path / "b")
-    (folder / CARD).unlink()
-    steps = [{"_target_": "monai.transforms.LoadImaged"}, {"_target_": "ScaleIntensityRanged"}]
-    (folder / INFERENCE).write_text(json.dumps({"preprocessing": {"transforms": steps}}))
-    words = ("--from", "monai", "--id", "theirs", "--out", tmp_path / "new")
-    assert "It answers as the network before it does" in command("convert", folder, *words)
-    card, shipped = load(tmp_path / "new/theirs.toml"), find(SHIPPED)
-    assert [label.name for label in card.labels] == [label.name for label in shipped.labels]
-    assert card.input is not None and shipped.input is not None and card.input.size == shipped.input.size
-    pictures = np.random.default_rng(1).normal(size=(1, 3, card.input.size, card.input.size))
-    turned = np.ascontiguousarray(pictures.transpose(0, 1, 3, 2)).astype(np.float32)
-    ours = OnnxRuntime(card.file("classifier").path.read_bytes(), 1)(pictures.astype(np.float32))["logits"]
-    theirs = OnnxRuntime((folder / NETWORK).read_bytes(), 1)(turned)["logits"]
-    np.testing.assert_allclose(ours, theirs, atol=1e-4)
-    again = command("convert", folder, *words, "--label-map", tmp_path / "none.toml", fails=65)
-    assert "cannot be read" in again
+    offer_torchvision_operators()
 
 
 # Whole networks say the same through their files, and the shipped classifier has the figures of its card.
 # Full-size networks of other projects: of them `make test` converts a small one.
-
-RANDOM = StartWeights("random")
-VIT = (4.13851, -1.70189, -1.95903, 2.39544, 0.59395)
 
 
 def test_a_network_of_timm_says_the_same_through_its_converted_file(tmp_path: Path) -> None:
     run_quietly("-m", "tests.unit.ai_training.foreign_checkpoints", "timm", tmp_path)
     with np.load(tmp_path / "expected.npz") as arrays:
         shown, wanted, [outputs] = (arrays[name] for name in ("image", "input", "scores"))
-    ended(0, convert(tmp_path / "checkpoint.pth", "timm", *NAMED))
+    ended(0, convert(tmp_path / "checkpoint.pth", *NAMED))
     card = find("timm-resnet18", tmp_path)
     assert [label.name for label in card.labels] == ["Mass", "Nodule", "Other"]
     assert not card.calibrated and not any(label.supported for label in card.labels)
@@ -278,25 +155,27 @@ def test_a_network_of_timm_says_the_same_through_its_converted_file(tmp_path: Pa
     assert np.ptp(outputs) > 0.1  # else the comparison says nothing
 
 
-def test_a_vit_of_transformers_says_the_same_with_the_site_s_labels_and_codes(tmp_path: Path) -> None:
-    folder, labels, store = folders.vit(tmp_path / "vit"), tmp_path / "labels.toml", tmp_path / "models"
-    labels.write_text(folders.MAP)
-    how = ("--label-map", str(labels), "--id", "vit-s", "--licence", "MIT")
-    ended(0, convert(folder, "huggingface", *how))
-    added = add(tmp_path / "vit-s.onnx", tmp_path / "vit-s.toml", "--models-dir", str(store))
-    assert "Licence: MIT" in ended(0, added)
-    files = {"vit-s/1/card.toml", "vit-s/1/vit-s.onnx", "vit-s/1/origin.json"}
-    assert contents(store) == {"vit-s", "vit-s/1", *files}
-    card = find("vit-s", store)
-    assert [label.name for label in card.labels] == ["Effusion", "Cardiomegaly", "Free air", "Pneumothorax"]
-    assert [label.code.value for label in card.labels] == ["60046008", "8186001", "48661000", "36118008"]
-    found = Classifier(card, threads=1).analyse(folders.picture())
-    np.testing.assert_allclose(found.logits, np.delete(VIT, 2), atol=1e-3)
+def test_a_folder_that_timm_wrote_is_converted_as_it_says(tmp_path: Path) -> None:
+    network, folder = timm_network("test_vit", 2, 1), tmp_path / "vit"
+    folder.mkdir()
+    about = {"input_size": (1, 160, 160), "mean": (0.5,), "std": (0.25,), "crop_pct": 0.9}
+    config = {"architecture": "test_vit", "pretrained_cfg": about, "label_names": ["Effusion", "Other one"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    refused = ended(65, convert(folder))
+    assert "model.safetensors is missing" in refused
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
+    ended(0, convert(folder, "--softmax", "--id", "vit", "--licence", "MIT"))
+    card = find("vit", tmp_path)
+    assert [label.code.value for label in card.labels] == ["60046008", "OTHER_ONE"]
+    assert (card.outputs.kind, card.licence) == ("probabilities", "MIT")
+    assert card.input is not None
+    assert (card.input.mean, card.input.scale, card.input.crop) == ((127.5,), (63.75,), 0.9)
+    (folder / "config.json").write_text("{}")
+    assert "architecture and pretrained_cfg" in ended(65, convert(folder))
 
 
-@pytest.mark.parametrize("name", ["timm/resnet18", "timm/test_vit"])
-def test_a_classifier_on_any_backbone_is_exported_as_it_is(name: str, tmp_path: Path) -> None:
-    network = classifier(name, RANDOM, 4, 64).eval()
+def test_a_classifier_with_fewer_labels_is_exported_as_it_is(tmp_path: Path) -> None:
+    network = PlacedClassifier(4, 64).eval()
     narrow, images = network.narrowed([2, 0]), torch.randn(3, 3, 64, 64)
     with torch.inference_mode():
         expected, every = [part.numpy() for part in narrow(images)], network(images)[0].numpy()
@@ -308,26 +187,13 @@ def test_a_classifier_on_any_backbone_is_exported_as_it_is(name: str, tmp_path: 
     assert expected[2].shape == (3, 2, 4, 4) and np.ptp(expected[0]) > 0
 
 
-@pytest.mark.parametrize("name", ["timm/test_convnext", "timm/test_vit"])
-def test_an_outline_on_any_backbone_is_exported_as_it_is(name: str, tmp_path: Path) -> None:
-    graph = Probabilities(HeadNetwork(outline_network(name, RANDOM, 1, 64, 96))).eval()
-    images, shapes = torch.randn(2, 3, 64, 96), {"images": {0: Dim("pictures", max=16)}}
-    with torch.inference_mode():
-        expected = dict(zip(("head", "present"), (part.numpy() for part in graph(images)), strict=True))
-    export(graph, (images,), shapes, ("head", "present"), tmp_path / "head.onnx")
-    found = OnnxRuntime((tmp_path / "head.onnx").read_bytes(), 1)(images.numpy())
-    assert expected["head"].shape == (2, 64, 96)
-    for output, wanted in expected.items():
-        np.testing.assert_allclose(found[output], wanted, atol=1e-4)
-
-
 @pytest.mark.data
 def test_the_evaluation_prints_the_figures_of_the_card(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "gate_figures", lambda *_, **__: {})  # is not compared
-    monkeypatch.setattr(evaluate.calibration, "calibration", lambda *_, **__: {})
-    result = evaluate.evaluate_chest(data, "test", cache=tmp_path)
+    monkeypatch.setattr(evaluation, "gate_figures", lambda *_, **__: {})  # is not compared
+    monkeypatch.setattr(evaluation.metrics, "calibration", lambda *_, **__: {})
+    result = evaluation.evaluate_chest(data, "test", cache=tmp_path)
     main, card = result["main"], find(SHIPPED).details["metrics"]
     assert main["mean_auc"] == pytest.approx(card["mean_auc"], abs=0.002)
     for label, auc in {row["label"]: row["auc"] for row in main["labels"] if row["positives"] >= 15}.items():

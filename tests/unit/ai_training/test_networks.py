@@ -16,11 +16,20 @@ from ai_pipeline.models.engine import OnnxRuntime, load
 from ai_pipeline.networks.heads import COLUMNS, ROWS, HeadModel
 from ai_training import anatomy, fetal
 from ai_training.base import CannotAdapt, DataMissing, ExperimentError, UnreadableCheckpoint
-from ai_training.conversion.checkpoints import fill, read_weights
-from ai_training.conversion.foreign import timm_network
-from ai_training.networks.backbones import StartWeights, classifier, pyramid, torch_network
-from ai_training.networks.efficientnet import OUTPUTS
-from ai_training.networks.outlines import ORGANS, SIDE, HeadNetwork, OutlineNetwork
+from ai_training.networks import (
+    HEADS,
+    ORGANS,
+    ORGANS_SIDE,
+    OUTPUTS,
+    HeadNetwork,
+    OutlineNetwork,
+    classifier,
+    fill,
+    fill_from,
+    read_weights,
+    timm_network,
+    torch_network,
+)
 from tests.unit.ai_pipeline.fetal_head.test_fetal_head import LIMITS, REF, by_brightness
 from tests.unit.ai_training import published_lab as lab
 from tests.unit.chests import drawn_chest
@@ -68,7 +77,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lambda data, out: anatomy.train(data, out, anatomy.AnatomyRecipe(batch=2, **SHORT)),
             lambda: OutlineNetwork(len(ORGANS)),
             ("organs",),
-            (len(ORGANS), SIDE, SIDE),
+            (len(ORGANS), ORGANS_SIDE, ORGANS_SIDE),
         ),
         (
             fetal,
@@ -105,7 +114,7 @@ def test_the_exported_network_says_what_the_trained_one_says(
 def test_the_loss_of_organs_falls_towards_the_truth(data: Path) -> None:
     images, organs = anatomy.AnatomyBatches(anatomy.anatomy_images(data, "train"), anatomy.Augment(), 2, 1)[0]
     right, wrong = (anatomy.loss_of(sign * (20 * organs - 10), organs, 1.0) for sign in (1, -1))
-    assert images.shape == (2, 3, SIDE, SIDE) and right < 0.1 < wrong
+    assert images.shape == (2, 3, ORGANS_SIDE, ORGANS_SIDE) and right < 0.1 < wrong
 
 
 def test_organs_stay_on_the_picture_whatever_is_done_to_it() -> None:
@@ -130,11 +139,12 @@ def test_a_mask_with_exchanged_bits_is_read_in_the_right_order(
     assert (anatomy.anatomy_images(data, "train")[0].read()[1] == organs[[2, 1, 0]]).all()
 
 
-def test_the_figures_are_those_of_a_perfect_reader(data: Path) -> None:
+def test_the_figures_are_those_of_a_perfect_reader(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = registry.find(anatomy.ID)
     truths = iter([np.stack([anatomy.plain(image)[1]] * 3) for image in anatomy.anatomy_images(data, "test")])
     perfect = AnatomyModel(card.input, lambda _: {"organs": next(truths)}, 1.0, card.ref)
-    result = anatomy.evaluate(data, perfect, "test")
+    monkeypatch.setattr(AnatomyModel, "from_card", lambda _: perfect)
+    result = anatomy.evaluate(data, None, "test")
     assert result["images"] == 2 and all(value[0] > 0.97 for value in result["dice"].values())
 
 
@@ -178,8 +188,12 @@ def test_the_limits_hold_by_how_much_the_reference_runs_inside_its_mask(data: Pa
     assert limits.roundness[0] < HEAD.short / HEAD.long < limits.roundness[1] and 0.5 <= limits.present <= 1
 
 
-def test_the_figures_are_those_of_a_good_reader_and_the_gate_counts_each_set(data: Path) -> None:
-    result = fetal.evaluate(data, HeadModel(by_brightness, LIMITS, REF), "test")
+def test_the_figures_are_those_of_a_good_reader_and_the_gate_counts_each_set(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = HeadModel(by_brightness, LIMITS, REF)
+    monkeypatch.setattr(HeadModel, "of", lambda _: good)
+    result = fetal.evaluate(data, None, "test")
     assert (result["images"], result["measured"]) == (2, 2)
     assert result["dice"][0] > 0.97 and result["error"][0] < 4
     passed = {name: row["passed"][0] for name, row in result["gate"].items()}
@@ -241,33 +255,30 @@ def test_a_file_of_the_user_is_opened_by_torch_s_reader_of_numbers_alone(tmp_pat
     with pytest.raises(UnreadableCheckpoint, match=r"text\.pt"):
         read_weights(tmp_path / "text.pt")
     with pytest.raises(DataMissing, match=r"gone\.pt is missing"):
-        pyramid("timm/test_convnext", StartWeights(str(tmp_path / "gone.pt")), 64, 64)
+        classifier(str(tmp_path / "gone.pt"), 2, 64)
 
 
 def test_a_transformer_s_places_are_resized_and_another_network_is_refused(tmp_path: Path) -> None:
     state = timm_network("test_vit", 9, 3).state_dict()
     save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "vit.safetensors")
-    start = StartWeights(str(tmp_path / "vit.safetensors"))
+    made = timm_network("test_vit", 2, 3, img_size=64)
+    fill_from(made, tmp_path / "vit.safetensors", "timm/test_vit", HEADS)
 
-    made: Any = pyramid("timm/test_vit", start, 64, 96)
-
-    assert torch.equal(made.network.blocks[0].attn.qkv.weight, state["blocks.0.attn.qkv.weight"])
-    assert made.network.pos_embed.shape != state["pos_embed"].shape
+    assert torch.equal(made.blocks[0].attn.qkv.weight, state["blocks.0.attn.qkv.weight"])
+    assert made.pos_embed.shape != state["pos_embed"].shape
     with pytest.raises(ExperimentError, match=r"vit\.safetensors does not hold .*test_convnext: \d+ of"):
-        pyramid("timm/test_convnext", start, 64, 64)
-    with pytest.raises(ExperimentError, match="no package has ImageNet weights of resnet18"):
-        pyramid("resnet18", StartWeights("imagenet"), 64, 64)
+        fill_from(timm_network("test_convnext", 2, 3), tmp_path / "vit.safetensors", "test_convnext", HEADS)
 
 
 def test_norms_that_a_file_has_folded_are_restored_without_another_answer() -> None:
     network, images = (
-        classifier("timm/mobilenetv2_050", StartWeights("random"), 2, 32).eval(),
+        timm_network("mobilenetv2_050", 2, 3).eval(),
         torch.randn(4, 3, 32, 32),
     )
     with torch.inference_mode():
-        before = network(images)[0]
+        before = network(images)
     assert folded(network)
     restore_normalisation(network, images)
     assert not folded(network)
     with torch.inference_mode():
-        torch.testing.assert_close(network.eval()(images)[0], before, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(network.eval()(images), before, atol=1e-3, rtol=1e-3)

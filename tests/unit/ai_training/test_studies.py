@@ -41,13 +41,10 @@ from ai_pipeline.chest.anatomy import Anatomy, Completeness, Edge, Judge
 from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose
 from ai_pipeline.models import registry
 from ai_training.base import DataMissing, ExperimentError
-from ai_training.conversion.foreign import torchvision_network
 from ai_training.fetal import HEADS
-from ai_training.networks.backbones import Perception
-from ai_training.networks.outlines import HeadNetwork
-from ai_training.sets.chest import label_matrix
-from ai_training.sets.images import LABELS, ChestImage
-from ai_training.ultrasound.overlays.writing import TRAIN
+from ai_training.networks import HeadNetwork, Perception, torchvision_network
+from ai_training.sets import LABELS, SetImage, label_matrix
+from ai_training.ultrasound.overlays import TRAIN
 from ai_training.ultrasound.speckle import (
     Despeckler,
     amplitude,
@@ -159,8 +156,7 @@ def test_each_alteration_alters_and_none_does_not(name: str) -> None:
 def test_a_better_arm_is_called_better_an_equal_one_a_tie_and_seeds_apart_widen_the_interval() -> None:
     marks = [tuple(int(label == "Edema" and n % 3 == 0) for label in LABELS) for n in range(240)]
     images = tuple(
-        ChestImage(Path(f"{n}"), marks[n], None, f"p{n // 2}", "test", "s", "r", 50.0, "F", "PA")
-        for n in range(240)
+        SetImage(f"{n}", Path(f"{n}"), f"p{n // 2}", "test", source="s", marks=marks[n]) for n in range(240)
     )
     material = StudyMaterial(images, np.zeros((1, 1, 1), np.uint8), label_matrix(images))
     made = (Arm(name="one", task=EDEMA), Arm(name="other", task=EDEMA, against="one"))
@@ -349,7 +345,7 @@ def test_a_film_is_measured_as_it_is_mirrored_turned_over_and_turned() -> None:
         cast(Any, SimpleNamespace(outline=outlined_with_the_heart_on_its_side)),
         Reads(picture),
     )
-    image = ChestImage(Path("film.jpg"), (), None, "p1", "val", "", "", 50.0, "F", "AP")
+    image = SetImage("", Path("film.jpg"), "p1", "val", age=50.0, sex="F", view="AP")
     case = measure(image, picture, models, [face for face in TRAIN.latin if not face.is_stroked])
     assert {what for what, holds in case.holds.items() if holds} >= {
         *("AP films with a projection read", "projection as the label says"),

@@ -18,9 +18,8 @@ from hypothesis import example, given, settings, strategies
 from pydicom.sr.codedict import codes
 from sqlalchemy import select
 
-from dicom_connectors.audit_syslog import syslog
-from dicom_connectors.audit_syslog.message import KINDS, AuditSource, audit_message
-from dicom_connectors.audit_syslog.schema import check_message
+from dicom_connectors.audit_syslog import sender as syslog
+from dicom_connectors.audit_syslog.message import KINDS, AuditSource, audit_message, check_message
 from dicom_connectors.audit_syslog.sender import AuditSender
 from dicom_connectors.audit_syslog.settings import AuditSettings
 from dicom_node.base.events import (

@@ -29,10 +29,8 @@ from dicom_node.base.errors import ExitCode
 from dicom_node.base.events import ASSOCIATION_ACCEPTED, JOB_FAILED
 from dicom_node.base.kinds import Counted, ObjectRole, Outcome, ResultKind
 from dicom_node.base.lifecycle import DeliveryState, JobState, StudyState
-from dicom_node.base.store import migrate
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import AuditRow, EventRow, Instance, ReceivedObject, Study
-from dicom_node.jobs import drift
 from dicom_node.people import audit, queues, users
 from dicom_node.people.demo.pacs import EmbeddedPacs
 from dicom_node.people.nouns import moment
@@ -42,6 +40,7 @@ from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.rows import NOW, Stored, a_job, a_study, an_association
 from tests.unit.ai_pipeline.phantoms import echo, write_dicom
+from tests.unit.monitoring import scoring_lab
 from tests.unit.monitoring.scoring_lab import write_card
 
 # A data folder with a database in which everything that a list can show happened once.
@@ -122,7 +121,7 @@ def site(tmp_path: Path) -> Path:
 def filled(site: Path) -> Path:
     """The same with three studies: delivered, failed with a dead delivery, in quarantine."""
     database = Database(f"sqlite:///{site.parent / 'var' / 'node.db'}")
-    migrate.upgrade(database)
+    database.upgrade()
     stored = Stored(database)
     studies = [
         a_study(DELIVERED, StudyState.DELIVERED, NOW),
@@ -487,10 +486,8 @@ def counted(filled: Path) -> Path:
     set_in_workers(filled, "models_dir", filled.parent / "models")
     with in_database(filled) as session:
         for sender, bins, days in (("US1", EVEN, 0), ("US1", SHIFTED, 50), ("", SHIFTED, 1), ("OLD", FEW, 2)):
-            day = today() - timedelta(days=days)
             outcomes = {Counted.ANALYSED: sum(bins), Counted.REFUSED_PIXELS: 12, Counted.REFUSED_HEADER: 3}
-            drift.add_images(session, model, day, {(sender, o): n for o, n in outcomes.items()})
-            drift.add_scores(session, model, day, {(sender, "Shown", n): i for n, i in enumerate(bins)})
+            session.add_all(scoring_lab.counted(model, days, sender, outcomes, Shown=bins))
     return filled
 
 
@@ -516,7 +513,7 @@ def test_each_model_and_sender_is_one_row(run: Run, counted: Path) -> None:
 def test_a_card_without_reference_says_so(run: Run, counted: Path) -> None:
     model = write_card(counted.parent / "models", reference="")
     with in_database(counted) as session:
-        drift.add_images(session, model, today(), {("US1", Counted.ANALYSED): 70})
+        session.add_all(scoring_lab.counted(model, 0, "US1", {Counted.ANALYSED: 70}))
     found = run("models", "drift", "--config", counted, "--json").json
     rows = [row for row in found if row["calling_ae"] == "US1"]
     plain, replaced = sorted(rows, key=lambda row: bool(row["card_sha256"] != model.card_sha256))
@@ -892,7 +889,7 @@ def test_a_database_that_is_damaged_or_does_not_answer_is_told_with_what_to_do(t
     for name, damaged in DAMAGED.items():
         config = configured(tmp_path / name)
         database = Database(f"sqlite:///{config.parent / 'node.db'}")
-        migrate.upgrade(database)
+        database.upgrade()
         with database.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         database.dispose()

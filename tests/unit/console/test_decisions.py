@@ -25,8 +25,7 @@ from ai_pipeline.burnin.devices.rules import read_rules
 from ai_pipeline.models import registry
 from dicom_console.app import create_app
 from dicom_console.views import charts, contents, listing, patients, search
-from dicom_node.base.config.sections import DEVICE_RULES_FOLDER
-from dicom_node.base.config.settings import PeerSettings
+from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, PeerSettings
 from dicom_node.base.dicom.uids import is_own_result
 from dicom_node.base.errors import FaultyInput, NotAllowedNow
 from dicom_node.base.events import (
@@ -63,10 +62,17 @@ from dicom_node.base.store.tables import (
 )
 from dicom_node.base.store.transitions import record, utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
-from dicom_node.deliver.scu.interfaces import Confirmation, Outgoing, Presence, SendReport, SendStatus
-from dicom_node.people import arrivals, audit, queues, reviews, studies, users
+from dicom_node.deliver.scu import Confirmation, Outgoing, Presence, SendReport, SendStatus
+from dicom_node.people import (
+    arrivals,
+    audit,
+    queues,
+    reviews,
+    studies,
+    users,
+)
 from dicom_node.results import sr
-from dicom_node.results.common.source import StatedNumber
+from dicom_node.results.envelope import StatedNumber
 from tests.archive_lab import FakeArchive, answer_for, film, peer
 from tests.console_lab import PASSWORD, Browser, ConsoleLab, Program, audited, routes
 from tests.inbox_lab import Inbox, encoded

@@ -45,7 +45,7 @@ from dicom_node.base.config.settings import Conditions, ConsoleSettings, RuleSet
 from dicom_node.base.errors import ChangedMeanwhile, FaultyInput, NotAllowedNow, NotFound
 from dicom_node.base.kinds import AuditAction, ReaderVerdict, ResultKind, Role, StepStatus, UserRole
 from dicom_node.base.lifecycle import DeliveryState, JobState, RequestedState, StudyState
-from dicom_node.base.store import requested, steps
+from dicom_node.base.store import requested
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import (
     ApiToken,
@@ -69,7 +69,7 @@ from dicom_node.base.store.views import View, list_events
 from dicom_node.people import audit, configured, preflight, users
 from dicom_node.people.monitoring.disk import DiskForecast
 from dicom_node.people.preflight import Tried
-from dicom_node.receive.entrance import Failure
+from dicom_node.receive.policy import Failure
 from tests.console_lab import (
     OWN_MODEL,
     Browser,
@@ -228,7 +228,7 @@ _PEERS = [
      "hl7_fields": {"MSH-6": "RIS"}},
     {"name": "fhir", "ae_title": "F", "transport": "fhir", "may": ["receive"], "url": "https://h/fhir"},
     {"name": "web", "ae_title": "W", "transport": "dicomweb", "may": ["receive"], "url": "https://h/dicom-web",
-     "deidentify": True, "results": ["cleaned"], "retain": ["device"]},
+     "deidentify": True, "results": ["cleaned"], "retain": ["modified_dates"]},
 ]  # fmt: skip
 
 
@@ -273,7 +273,7 @@ def fill(database: Database) -> None:
         for row in _rows(table):
             with suppress(IntegrityError):
                 stored.write(Session.execute, table.insert().values(row))
-    kinds = [one.number for one in vars(events).values() if isinstance(one, events.EventType)]
+    kinds = [one.number for one in events.all_types()]
     told = [{"number": number, "fields": fields} for number in kinds for fields in ({}, _FIELDS)]
     stored.add(*(EventRow(at=utc_now(), study_id=1, **one) for one in told))
 
@@ -743,7 +743,7 @@ def report(inbox: Inbox) -> None:
         ("1.2.2", StepStatus.IN_PROGRESS, []),
     ):
         report = {"step": uid, "peer": "modality", "calling": "MODALITY", "status": status, "number": 1}
-        inbox.write(steps.keep, report | {"studies": [STUDY], "objects": named}, utc_now())
+        inbox.write(requested.keep_step, report | {"studies": [STUDY], "objects": named}, utc_now())
 
 
 def test_the_page_of_a_study_has_its_steps(console: ConsoleLab, inbox: Inbox) -> None:
@@ -813,7 +813,11 @@ CERTIFIED = {"tls": {"certificate": "none.pem", "private_key": "none.key"}}
         *(({"host": host}, Role.ALL, {"console.host": "[console.tls]"}) for host in ("0.0.0.0", "::")),
         ({"host": "0.0.0.0", "enabled": False}, Role.ALL, {}),
         ({"host": "0.0.0.0"}, Role.WORKER, {}),
-        ({"host": "console.example.org"}, Role.ALL, {"console.host": "is not an address of this machine"}),
+        (
+            {"host": "console.example.org"},
+            Role.ALL,
+            {"console.host": "[console.tls]", "console.port": "cannot be listened on"},
+        ),
         (CERTIFIED, Role.ALL, {"console.tls.certificate": "", "console.tls.private_key": ""}),
     ],
 )
@@ -1118,7 +1122,7 @@ def test_the_page_of_a_peer_lists_the_commitments_that_wait_for_a_report(
     console.take(console.settings.model_copy(update={"peers": tuple(peers)}))
     assert "It has a report on all that it asked for." in browser.page("/peers/modality")
     for uid in ("2.25.1", "2.25.2"):
-        inbox.write(requested.keep, "modality", "MODALITY", uid, ["1.2 1.3", "1.4 1.3"], utc_now())
+        inbox.write(requested.keep_request, "modality", "MODALITY", uid, ["1.2 1.3", "1.4 1.3"], utc_now())
     inbox.put(RequestedCommitment, reason="cannot connect")
     inbox.put(RequestedCommitment, 1, state=RequestedState.REPORTED)
     assert "…2.25.2" in browser.page("/peers/modality") and "2.25.1" not in browser.text

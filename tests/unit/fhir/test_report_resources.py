@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 pytest.importorskip("fhir.resources", reason="needs the extra fhir")
 
 from dicom_connectors.fhir.report import MOST_OBSERVATIONS, FiledReport, ReportTransaction, observation_uid
-from dicom_node.base.dicom.walk import items
+from dicom_node.base.dicom.header import items
 from dicom_node.base.errors import FaultyInput
 from tests.fhir_lab import SYSTEM, report_file
 from tests.golden_lab import written

@@ -25,24 +25,21 @@ from dicom_node.base.store.tables import (
     Base,
     DiskSample,
     EventRow,
-    ImageCount,
+    ModelCount,
     NotifiedEvent,
-    ScoreCount,
     Study,
 )
 from dicom_node.base.store.transitions import append, utc_now
 from dicom_node.jobs.drift import (
-    Drift,
-    Tallies,
-    add_images,
-    add_scores,
+    OUTCOME_BIN,
+    count_images,
     drift,
     report_drift,
     wilson,
     window,
 )
-from dicom_node.jobs.enqueue import retry
-from dicom_node.jobs.worker import persist as release
+from dicom_node.jobs.queue import retry
+from dicom_node.jobs.worker import run as release
 from dicom_node.people.monitoring import processes
 from dicom_node.people.monitoring.disk import forecast, forget_past, note_free_space
 from tests.inbox_lab import Inbox
@@ -50,7 +47,7 @@ from tests.modality import ultrasound
 from tests.rows import Stored, an_association
 from tests.unit.inbox.objects import changed
 from tests.unit.jobs.worker_lab import work
-from tests.unit.monitoring.scoring_lab import Scoring, scoring, write_card
+from tests.unit.monitoring.scoring_lab import Scoring, counted, scoring, write_card
 
 DAY = timedelta(days=1)
 NOW = utc_now()
@@ -103,15 +100,12 @@ def count(
     node: Inbox, shown: Sequence[int], hidden: Sequence[int] = EVEN, *, sender: str = MODALITY, days: int = 0
 ) -> None:
     """As if images of these bins had been analysed so many days ago."""
-    about = write_card(node.folder.parent / "models"), today().date() - timedelta(days=days)
-    images = {(sender, Counted.ANALYSED): sum(shown), (sender, Counted.REFUSED_PIXELS): 10}
-    binned = (("Shown", shown), ("Hidden", hidden))
-    scores = {(sender, label, n): images for label, row in binned for n, images in enumerate(row)}
-    node.write(add_images, *about, images)
-    node.write(add_scores, *about, scores)
+    model = write_card(node.folder.parent / "models")
+    images = {Counted.ANALYSED: sum(shown), Counted.REFUSED_PIXELS: 10}
+    node.add(*counted(model, days, sender, images, Shown=shown, Hidden=hidden))
 
 
-def found(node: Inbox) -> list[Drift]:
+def found(node: Inbox) -> list[dict[str, Any]]:
     return node.read(drift, node.settings.workers.models_dir, window(today()))
 
 
@@ -121,11 +115,11 @@ def test_days_are_added_up_and_senders_kept_apart(node: Inbox) -> None:
     count(node, SHIFTED, sender="")
     count(node, SHIFTED, days=31)
     other, modality = found(node)
-    assert (other.calling_ae, other.verdict) == ("", Verdict.DRIFTED)
-    assert (modality.calling_ae, modality.verdict) == ("MODALITY", Verdict.STABLE)
-    assert modality.images == {Counted.ANALYSED: 600, Counted.REFUSED_PIXELS: 20}
-    assert [(label.label, label.images) for label in modality.labels] == [("Shown", 600), ("Hidden", 600)]
-    assert modality.refusal_rate == pytest.approx((20 / 620, 0.0210, 0.0493), abs=1e-4)
+    assert (other["calling_ae"], other["verdict"]) == ("other", Verdict.DRIFTED)
+    assert (modality["calling_ae"], modality["verdict"]) == ("MODALITY", Verdict.STABLE)
+    assert (modality[Counted.ANALYSED], modality[Counted.REFUSED_PIXELS]) == (600, 20)
+    assert [(one["label"], one["images"]) for one in modality["scores"]] == [("Shown", 600), ("Hidden", 600)]
+    assert modality["refusal_rate"] == pytest.approx((20 / 620, 0.0210, 0.0493), abs=1e-4)
 
 
 def test_drift_is_told_once_a_day_for_each_sender(node: Inbox) -> None:
@@ -135,7 +129,7 @@ def test_drift_is_told_once_a_day_for_each_sender(node: Inbox) -> None:
     assert report_drift(node.database, node.settings, today()) == 2
     assert report_drift(node.database, node.settings, today()) == 0
     first, second = (row.fields for row in node.events() if row.number == SCORES_DRIFTED.number)
-    assert {first["calling"], second["calling"]} == {"MODALITY", ""}
+    assert {first["calling"], second["calling"]} == {"MODALITY", "other"}
     assert (first["labels"], first["images"], first["model"]) == ("Shown", 300, "scoring")
     assert report_drift(node.database, node.settings, today() + timedelta(days=1)) == 2
 
@@ -259,12 +253,12 @@ def analysed(node: Inbox, *images: Dataset, calling: str = MODALITY) -> None:
 
 def images(node: Inbox) -> dict[tuple[str, str], int]:
     """Images by sender and outcome."""
-    return {(row.calling_ae, row.outcome.value): row.images for row in node.rows(ImageCount)}
+    return {(row.calling_ae, row.what): row.images for row in node.rows(ModelCount) if row.bin == OUTCOME_BIN}
 
 
 def scores(node: Inbox, label: str = "Shown") -> dict[int, int]:
     """Images by bin."""
-    return {row.bin: row.images for row in node.rows(ScoreCount) if row.label == label}
+    return {row.bin: row.images for row in node.rows(ModelCount) if row.what == label}
 
 
 def test_scores_of_all_labels_are_counted_also_of_those_that_are_not_reported(node: Inbox) -> None:
@@ -318,9 +312,8 @@ def test_the_same_image_in_many_workers_at_the_same_moment_counts_once(
 
     def count(number: int) -> None:
         mine = given[number:] + given[:number]  # each begins with another image
-        tally = Tallies(node.settings.workers.models_dir).count(mine, ())
         start.wait()
-        node.write(tally.count, node.settings)
+        node.write(count_images, node.settings, mine)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(count, range(8)))  # raises what a thread raised
@@ -344,7 +337,6 @@ def test_a_reference_that_is_missing_or_faulty_fails_no_job(
 
 def test_the_counts_know_no_patient_no_study_and_no_image() -> None:
     tables = {name: set(table.columns.keys()) for name, table in Base.metadata.tables.items()}
-    key = {"day", "card_sha256", "calling_ae", "images"}
-    assert tables["image_count"] == key | {"outcome", "model", "version"}
-    assert tables["score_count"] == key | {"label", "bin"}
+    model = {"model", "version", "card_sha256"}
+    assert tables["model_count"] == model | {"day", "calling_ae", "what", "bin", "images"}
     assert tables["counted_image"] == {"card_sha256", "instance_id", "day"}, "an image, and no score"

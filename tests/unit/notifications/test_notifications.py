@@ -11,8 +11,7 @@ from pydantic import ValidationError
 
 from ai_pipeline.contract import Decision
 from dicom_connectors.notifications import sender
-from dicom_connectors.notifications.gather import EVENTS
-from dicom_connectors.notifications.message import Message
+from dicom_connectors.notifications.gather import EVENTS, Message
 from dicom_connectors.notifications.sender import Notifier, call_webhook, send_mail
 from dicom_connectors.notifications.settings import MailSettings, NotificationSettings
 from dicom_node.base import events
@@ -24,7 +23,7 @@ from dicom_node.people import queues
 from dicom_node.people.monitoring.disk import report_silence
 from dicom_node.people.preflight import check
 from dicom_node.results import sr
-from dicom_node.results.common.source import StatedFinding
+from dicom_node.results.envelope import StatedFinding
 from tests.certificates_lab import self_signed
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound

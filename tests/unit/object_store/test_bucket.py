@@ -19,9 +19,9 @@ from dicom_node.base.sitekey import path_of as path_of_key
 from dicom_node.base.store.tables import Delivery, EventRow, Job, Result
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
-from dicom_node.jobs.worker.process import Worker
+from dicom_node.jobs.worker.run import Worker
 from dicom_node.people.preflight import Tried
-from dicom_node.studies.upkeep import compare, purge, reindex
+from dicom_node.studies.indexing import compare, purge, reindex
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.pacs_lab import Pacs

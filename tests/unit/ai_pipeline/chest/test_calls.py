@@ -13,9 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import shared_reader
-from ai_pipeline.chest import stamps
+from ai_pipeline.chest import calls, stamps
 from ai_pipeline.chest.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG, Anatomy, AnatomyModel, anatomy_of
-from ai_pipeline.chest.calls import operating_points, prevalence
 from ai_pipeline.chest.card import CLASSIFIER
 from ai_pipeline.chest.classifier import (
     PARTS,
@@ -37,8 +36,7 @@ from ai_pipeline.chest.ratio import EFFUSION_NOTE, Projections, Ratio, measure
 from ai_pipeline.contract import Code, Decision, ModelRef, Origin, Region
 from ai_pipeline.images.coordinates import POSES, UPRIGHT, Affine, Pose, shown
 from ai_pipeline.images.exposure import Exposure
-from ai_pipeline.models.inputs import network_input, prepare
-from ai_pipeline.models.registry import Card, Chain, Input, Label, find
+from ai_pipeline.models.registry import Card, Chain, Input, Label, find, network_input, prepare
 from ai_pipeline.networks.gate import CHILD, UNKNOWN, Kind
 from tests.unit.ai_pipeline.phantoms import CHEST, echo, film
 from tests.unit.chests import drawn_chest
@@ -148,9 +146,9 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     others = ["file,split", *(f"{seed}.png,train" for seed in range(30))]
     for place, rows in ((folder, lines), (folder / "us_breast", others)):
         (place / "manifest.csv").write_text("\n".join(rows))
-    from ai_training.chest import gates  # scikit-learn takes a second to load
+    from ai_training.chest import fit_gate  # scikit-learn takes a second to load
 
-    return gates.fit(folder, thumbnails)
+    return fit_gate(folder, thumbnails)
 
 
 def chest(seed: int) -> np.ndarray:
@@ -360,7 +358,7 @@ def test_the_heart_is_shared_by_the_middle_of_the_thorax() -> None:
     assert stamps.heart_on_left(masks & False) is None
 
 
-SPECIFIC, BALANCED, SENSITIVE = operating_points.OperatingPoint
+SPECIFIC, BALANCED, SENSITIVE = calls.OperatingPoint
 
 
 CHOSEN: dict[str, Any] = {
@@ -391,15 +389,13 @@ def without(card: Card) -> Card:
 
 def test_few_false_alarms_are_the_default_where_the_card_has_them(card: Card, without: Card) -> None:
     asked = ((card, None), (card, SENSITIVE), (without, None))
-    assert [operating_points.chosen(*one) for one in asked] == [SPECIFIC, SENSITIVE, BALANCED]
+    assert [calls.chosen_point(*one) for one in asked] == [SPECIFIC, SENSITIVE, BALANCED]
 
 
 def test_a_point_moves_the_thresholds_of_the_labels_that_it_has(card: Card) -> None:
     at = {
-        point: {
-            one.name: (one.threshold, one.absent_below) for one in operating_points.labels_at(card, point)
-        }
-        for point in operating_points.OperatingPoint
+        point: {one.name: (one.threshold, one.absent_below) for one in calls.labels_at(card, point)}
+        for point in calls.OperatingPoint
     }
     assert (at[SPECIFIC]["Effusion"], at[SENSITIVE]["Effusion"]) == ((0.5, 0.1), (0.05, 0.05))
     assert at[BALANCED] == {one.name: (one.threshold, one.absent_below) for one in card.labels}
@@ -407,11 +403,11 @@ def test_a_point_moves_the_thresholds_of_the_labels_that_it_has(card: Card) -> N
 
 
 def test_every_result_says_which_point_and_how_many_false_alarms_it_brings(card: Card, without: Card) -> None:
-    assert operating_points.note(card, SPECIFIC).text == (
+    assert calls.point_note(card, SPECIFIC).text == (
         "specific: few false alarms, more findings missed. "
         "Of 100 films without any finding, about 9 get one (7 to 12)."
     )
-    plain = operating_points.note(without, BALANCED).text
+    plain = calls.point_note(without, BALANCED).text
     assert plain == "balanced: between few false alarms and few misses."
 
 
@@ -426,7 +422,7 @@ def test_every_result_says_which_point_and_how_many_false_alarms_it_brings(card:
     ],
 )
 def test_a_call_s_worth_follows_the_site_s_prevalence(card: Card, prevalence: float, said: str) -> None:
-    assert operating_points.reliability(card, SPECIFIC, "Effusion", Decision.PRESENT, prevalence) == said
+    assert calls.reliability(card, SPECIFIC, "Effusion", Decision.PRESENT, prevalence) == said
 
 
 def test_an_image_is_unsure_where_nearly_all_labels_lie_between_the_points(card: Card, without: Card) -> None:
@@ -440,10 +436,10 @@ def test_an_image_is_unsure_where_nearly_all_labels_lie_between_the_points(card:
     between = dict.fromkeys((label.name for label in card.labels), 0.3)
     one_called, two_clear = between | {names[0]: 0.6}, between | {names[0]: 0.6, names[1]: 0.09}
     assert len(names) == 7
-    assert [operating_points.unsure(deciding, chances) for chances in (between, one_called, two_clear)] == [
+    assert [calls.unsure(deciding, chances) for chances in (between, one_called, two_clear)] == [
         *(True, True, False)
     ]
-    assert not any(operating_points.unsure(other, between) for other in (silent, without))
+    assert not any(calls.unsure(other, between) for other in (silent, without))
 
 
 def test_nothing_is_said_of_what_was_not_measured_or_not_decided(card: Card, without: Card) -> None:
@@ -453,7 +449,7 @@ def test_nothing_is_said_of_what_was_not_measured_or_not_decided(card: Card, wit
         (card, SPECIFIC, "Effusion", Decision.INDETERMINATE),
         (without, SPECIFIC, "Effusion", Decision.PRESENT),
     )
-    assert {operating_points.reliability(*case, 0.1) for case in cases} == {""}
+    assert {calls.reliability(*case, 0.1) for case in cases} == {""}
 
 
 @pytest.fixture(scope="module")
@@ -484,13 +480,13 @@ def test_a_rarer_disease_is_less_likely_by_bayes_rule_and_no_decision_changes(
 def test_a_wrong_option_is_told_before_anything_runs(
     calibrated_card: Card, wanted: dict[str, float], remedy: str
 ) -> None:
-    assert remedy in str(prevalence.fault(calibrated_card, wanted))
+    assert remedy in str(calls.prevalence_fault(calibrated_card, wanted))
     with pytest.raises(ValueError, match="option prevalence"):
-        prevalence.at_site(calibrated_card, calibrated_card.labels, wanted)
+        calls.at_site(calibrated_card, calibrated_card.labels, wanted)
 
 
 def _label(card: Card, wanted: dict[str, float]) -> Label:
-    labels = prevalence.at_site(card, card.labels, wanted)
+    labels = calls.at_site(card, card.labels, wanted)
     return next(label for label in labels if label.name == "Effusion")
 
 
@@ -502,50 +498,45 @@ def shipped() -> Card:
 @pytest.mark.parametrize(
     ("ratio", "sensitivity", "words"),
     [
-        ([9.0, 5.0, 16.0], [0.8, 0.6, 0.9], operating_points.Words(suspected=True, not_found=True)),
-        ([9.0, 5.0, 16.0], [0.8, 0.4, 0.9], operating_points.Words(suspected=True, not_found=False)),
+        ([9.0, 5.0, 16.0], [0.8, 0.6, 0.9], calls.Words(suspected=True, not_found=True)),
+        ([9.0, 5.0, 16.0], [0.8, 0.4, 0.9], calls.Words(suspected=True, not_found=False)),
         (
             [9.0, 1.5, 16.0],
             [0.8, 0.6, 0.9],
-            operating_points.Words(suspected=False, not_found=True),
+            calls.Words(suspected=False, not_found=True),
         ),  # few calls measured
         (
             [3.0, 2.5, 4.0],
             [0.8, 0.6, 0.9],
-            operating_points.Words(suspected=False, not_found=True),
+            calls.Words(suspected=False, not_found=True),
         ),  # one in four is right
-        ([3.0, 2.5, 4.0], [0.3, 0.2, 0.4], operating_points.Words(suspected=False, not_found=False)),
+        ([3.0, 2.5, 4.0], [0.3, 0.2, 0.4], calls.Words(suspected=False, not_found=False)),
     ],
 )
 def test_words_follow_from_sensitivity_and_from_how_many_calls_are_right(
-    shipped: Card, ratio: list[float], sensitivity: list[float], words: operating_points.Words
+    shipped: Card, ratio: list[float], sensitivity: list[float], words: calls.Words
 ) -> None:
     figures = {"specific": {"labels": {"Effusion": {"present_ratio": ratio, "sensitivity": sensitivity}}}}
     card = replace(shipped, details={**shipped.details, "metrics": {"operating_points": figures}})
-    assert operating_points.words_of(card, operating_points.OperatingPoint.SPECIFIC, "Effusion", 0.1) == words
+    assert calls.words_of(card, calls.OperatingPoint.SPECIFIC, "Effusion", 0.1) == words
 
 
 def test_a_label_without_figures_is_never_not_found(shipped: Card) -> None:
-    words = operating_points.words_of(
-        replace(shipped, details={}), operating_points.OperatingPoint.BALANCED, "Effusion", None
-    )
-    assert words == operating_points.Words(suspected=True, not_found=False)
+    words = calls.words_of(replace(shipped, details={}), calls.OperatingPoint.BALANCED, "Effusion", None)
+    assert words == calls.Words(suspected=True, not_found=False)
 
 
 def test_what_no_word_allows_cannot_be_excluded() -> None:
-    words = operating_points.Words(suspected=False, not_found=False)
+    words = calls.Words(suspected=False, not_found=False)
     assert {words.limited(decision) for decision in Decision} == {Decision.INDETERMINATE}
-    assert [operating_points.Words(suspected=True, not_found=True).limited(one) for one in Decision] == list(
-        Decision
-    )
+    assert [calls.Words(suspected=True, not_found=True).limited(one) for one in Decision] == list(Decision)
 
 
 def test_the_shipped_model_is_silent_on_what_it_misses_or_mostly_calls_wrongly(shipped: Card) -> None:
     rates = shipped.details["calibration"]["prevalence"]
     names = [label.name for label in shipped.labels if label.supported]
     words = {
-        name: operating_points.words_of(shipped, operating_points.OperatingPoint.SPECIFIC, name, rates[name])
-        for name in names
+        name: calls.words_of(shipped, calls.OperatingPoint.SPECIFIC, name, rates[name]) for name in names
     }
     assert {name for name, one in words.items() if one.suspected} == {"Atelectasis", "Effusion"}
     assert not any(one.not_found for one in words.values())

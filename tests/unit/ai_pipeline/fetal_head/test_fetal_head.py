@@ -20,7 +20,7 @@ from ai_pipeline.fetal_head.intended_use import fetus_of_each, names_in, refused
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.networks import heads
 from ai_pipeline.networks.heads import HeadLimits, HeadModel
-from ai_training.sets.images import rows
+from ai_training.sets import rows
 from tests.unit.ai_pipeline.phantoms import ArrayImage, silent
 from tests.unit.heads import HEAD, drawn_head
 

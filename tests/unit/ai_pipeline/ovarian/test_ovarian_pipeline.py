@@ -16,7 +16,7 @@ from ai_pipeline.images.header import GivenAttributes
 from ai_pipeline.models.registry import Label
 from ai_pipeline.ovarian import pipeline as module
 from ai_pipeline.ovarian.card import refused_by_header
-from ai_pipeline.ovarian.classifier import NORMAL, NOT_LIKE, decisions, dice, of_mask, probabilities
+from ai_pipeline.ovarian.pipeline import NORMAL, NOT_LIKE, decisions, dice, of_mask, probabilities
 from ai_pipeline.summary import without_research
 from tests.unit.ai_pipeline.phantoms import ArrayImage, image_header, silent
 

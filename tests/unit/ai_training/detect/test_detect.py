@@ -17,12 +17,11 @@ from typer.testing import CliRunner
 
 from ai_pipeline.chest.classifier import PARTS, ScoredBox
 from ai_pipeline.models.registry import find
-from ai_training import detect, yolo
+from ai_training import cli, detect, yolo
 from ai_training.base import DataMissing
-from ai_training.cli import console
-from ai_training.cli.verbs import train_app
+from ai_training.cli import train_app
 from ai_training.metrics import overlap
-from ai_training.sets.images import LABELS, TruthBox, corners, rows
+from ai_training.sets import LABELS, SetImage, TruthBox, corners, rows
 from tests.unit.ai_pipeline.models.store_lab import run_quietly
 
 
@@ -50,7 +49,9 @@ def test_chestx_det_gives_several_boxes_of_one_label(images: Path) -> None:
 
     boxes = detect.detection_boxes(images, [images / "det.json"])
 
-    assert [(box.label, box.split, box.patient) for box in boxes] == [("Fibrosis", "train", "00000042")] * 2
+    assert [(box.label, box.image.split, box.image.patient) for box in boxes] == [
+        ("Fibrosis", "train", "00000042")
+    ] * 2
     assert corners(boxes[0]) == pytest.approx((632 / 1024, 721 / 1024, 909 / 1024, 969 / 1024))
 
 
@@ -87,7 +88,7 @@ def test_a_list_that_cannot_be_read_says_so(images: Path, text: str) -> None:
 def test_overlap_is_intersection_over_union_and_a_box_over_the_edge_is_cut() -> None:
     assert overlap((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
     assert overlap((0, 0, 1, 1), (1, 0, 2, 1)) == 0.0
-    box = TruthBox("a", LABELS[0], -5.0, 500.0, 100.0, 520.0, "train")
+    box = TruthBox(LABELS[0], (-5.0, 500.0, 100.0, 520.0), 512.0, SetImage("a", Path(), ""))
     assert corners(box) == pytest.approx((0.0, 500 / 512, 100 / 512, 1.0))
 
 
@@ -97,7 +98,7 @@ CELLS = 14
 def _box(number: int, side: str) -> TruthBox:
     left = (60.0 if side == "left" else 300.0) + 10.0 * (number % 3)
     edges = (left, 200.0, left + 140.0, 330.0)
-    return TruthBox(f"{number}.png", "Mass", *edges, "train", patient=str(number))
+    return TruthBox("Mass", edges, 512.0, SetImage(f"{number}.png", Path(), str(number), "train", age=50.0))
 
 
 def _planted(count: int = 40) -> tuple[list[TruthBox], np.ndarray]:
@@ -112,11 +113,10 @@ def _planted(count: int = 40) -> tuple[list[TruthBox], np.ndarray]:
 
 def test_no_patient_is_in_two_folds_and_every_label_is_in_each() -> None:
     boxes = [
-        replace(_box(number, "left"), label=("Mass", "Nodule")[number % 2], patient=str(number // 3))
-        for number in range(120)
+        replace(_box(number // 3, "left"), label=("Mass", "Nodule")[number % 2]) for number in range(120)
     ]
     fold = detect.folds(boxes)
-    assert len({(box.patient, number) for box, number in zip(boxes, fold, strict=True)}) == 40
+    assert len({(box.image.patient, number) for box, number in zip(boxes, fold, strict=True)}) == 40
     counts = Counter((box.label, number) for box, number in zip(boxes, fold, strict=True))
     assert len(counts) == 2 * detect.FOLDS and min(counts.values()) >= 0.5 * max(counts.values())
     assert (detect.folds(boxes) == fold).all()
@@ -187,8 +187,10 @@ def test_folds_find_what_is_planted_and_learn_from_the_other_folds_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     boxes, maps = _planted()
-    placed = tuple(replace(box, path=tmp_path / box.file) for box in boxes)
-    case = detect.LabelledBoxes(placed, tuple(range(len(boxes))), tuple(box.path for box in placed), maps)
+    placed = tuple(replace(box, image=replace(box.image, path=tmp_path / box.image.name)) for box in boxes)
+    case = detect.LabelledBoxes(
+        placed, tuple(range(len(boxes))), tuple(box.image.path for box in placed), maps
+    )
     fold, drawn_from = detect.folds(case.boxes), []
 
     def drawn(boxes: Sequence[TruthBox], *_how: object) -> object:
@@ -239,9 +241,9 @@ def test_a_yolo_that_is_there_is_taken_only_if_it_is_the_one(
 def test_without_ultralytics_it_is_said_at_once_which_extra_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console, "find_spec", lambda _package: None)
+    monkeypatch.setattr(cli, "find_spec", lambda _package: None)
     result = CliRunner().invoke(train_app, ["detect", "--data", str(tmp_path), "--out", str(tmp_path)])
-    assert result.exit_code == console.EXIT_CONFIG and "extra 'yolo'" in result.output
+    assert result.exit_code == cli.EXIT_CONFIG and "extra 'yolo'" in result.output
 
 
 def test_the_test_figures_stand_in_the_card(tmp_path: Path) -> None:

@@ -12,10 +12,9 @@ import cv2
 import numpy as np
 import torch
 
-from ai_pipeline.models.inputs import normalise, prepare
-from ai_pipeline.models.registry import find
+from ai_pipeline.models.registry import find, normalise, prepare
 from ai_training import yolo
-from ai_training.sets.images import TruthBox
+from ai_training.sets import SetImage, TruthBox
 
 SIDE = 96  # pixels that the network sees
 
@@ -30,9 +29,9 @@ def pictures(folder: Path) -> list[TruthBox]:
         path = folder / f"{number}.png"
         cv2.imwrite(str(path), grey)
         label = ("Mass", "Effusion")[number % 2]
-        # The lists give pixels of 1,024 squares (ai_training.sets.images).
-        edges = (edge * 8.0 for edge in (left, top, left + 40, top + 50))
-        boxes.append(TruthBox(path.name, label, *edges, "train", path=path, patient=str(number)))
+        # In pixels of a square of 512.
+        edges = left * 4.0, top * 4.0, left * 4.0 + 160, top * 4.0 + 200
+        boxes.append(TruthBox(label, edges, 512.0, SetImage(path.name, path, str(number), "train")))
     return boxes
 
 
@@ -42,7 +41,7 @@ def main(folder: Path) -> None:
     card = find("chest-efficientnet-lite0")
     boxes = pictures(folder)
     yolo.train_yolo(boxes, card, folder, yolo.YoloRecipe(size=SIDE, epochs=1, batch=5))
-    picture, _ = prepare(cv2.imread(str(boxes[0].path), cv2.IMREAD_GRAYSCALE), card.input.chain, SIDE)
+    picture, _ = prepare(cv2.imread(str(boxes[0].image.path), cv2.IMREAD_GRAYSCALE), card.input.chain, SIDE)
     values = normalise(picture[None], card.input.mean[0], card.input.scale[0])
     with torch.inference_mode():
         said = yolo._Seeing(exported.call_args.args[0], card).float().eval()(torch.from_numpy(values))

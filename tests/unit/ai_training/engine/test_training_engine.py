@@ -18,8 +18,8 @@ from torch.nn.functional import mse_loss
 from torch.utils.data import Dataset
 from typer.testing import CliRunner
 
+from ai_training import cli
 from ai_training.base import ExperimentError
-from ai_training.cli import console
 from ai_training.engine import BEST, CHECKPOINT, Recipe, RecipeRun, RunOptions, Validation, carried_out
 
 pytestmark = pytest.mark.smoke
@@ -134,27 +134,27 @@ def test_a_short_run_has_a_learning_rate_for_each_step(tmp_path: Path, iteration
     ("arguments", "said"),
     [
         (["--precision", "fp16", "--device", "cpu"], "fp16 needs a GPU"),
-        (["--device", "mps"], "no such device"),
+        (["--device", "cuda"], "no such device"),
     ],
 )
 def test_what_is_not_here_ends_a_command_before_it_reads(
     tmp_path: Path, arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    monkeypatch.setattr(console, "find_spec", lambda _: None)
+    monkeypatch.setattr(cli, "find_spec", lambda _: None)
     app = typer.Typer()
 
     @app.callback()
     def _several() -> None:
         """Commands have names."""
 
-    @console.verb(app, "toy")
-    def toy(*, out: console.Out) -> str:
+    @cli.verb(app, "toy")
+    def toy(*, out: cli.Out) -> str:
         raise AssertionError(out)
 
     result = CliRunner().invoke(app, ["toy", "--out", str(tmp_path), *arguments])
 
-    assert result.exit_code == console.EXIT_CONFIG and said in result.output
+    assert result.exit_code == cli.EXIT_CONFIG and said in result.output
 
 
 def test_off_a_terminal_there_is_a_line_a_minute_beside_milestones(
@@ -162,10 +162,10 @@ def test_off_a_terminal_there_is_a_line_a_minute_beside_milestones(
 ) -> None:
     # The module's own name for time: pytest reads the clock of this process, too.
     monkeypatch.setattr(
-        console, "time", SimpleNamespace(monotonic=iter([0.0, 10.0, 20.0, 61.0, 70.0, 122.0]).__next__)
+        cli, "time", SimpleNamespace(monotonic=iter([0.0, 10.0, 20.0, 61.0, 70.0, 122.0]).__next__)
     )
 
-    with console.progress() as report:
+    with cli.progress() as report:
         for share, what in ((0.1, "a"), (0.2, "b\n"), (0.3, "c"), (0.4, "d"), (0.5, "e")):
             report(share, what)
 

@@ -8,7 +8,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import tomlkit
@@ -19,24 +18,21 @@ from typer.testing import CliRunner, Result
 
 from ai_pipeline.models import registry
 from ai_pipeline.models.reference import BINS
-from ai_training import metrics
-from ai_training import pages as cardpage
+from ai_training import chest, evaluation, metrics, pages
 from ai_training.base import DataMissing
-from ai_training.calibration import calibrated, calibration, deciles, platt, slope_and_intercept
-from ai_training.chest import gates
-from ai_training.chest.ship import card_metrics
-from ai_training.cli.verbs import evaluate_app
-from ai_training.evaluation import evaluate
-from ai_training.evaluation.figures import Scored, scored, write_report
-from ai_training.evaluation.operating_points import (
+from ai_training.chest import card_metrics
+from ai_training.cli import evaluate_app
+from ai_training.evaluation import (
     FALSE_ALARMS,
+    Scored,
     choose_points,
     likelihood_ratio,
-    measured,
+    measured_points,
+    scored,
     sensitive_cuts,
 )
-from ai_training.sets.chest import chest_set
-from ai_training.sets.images import LABELS, ChestImage
+from ai_training.metrics import calibrated, calibration, deciles, platt, slope_and_intercept
+from ai_training.sets import LABELS, SetImage, chest_set
 from ai_training.text import figures_text
 from tests.unit.ai_training.published_lab import nih_download
 
@@ -183,8 +179,11 @@ def images(card: registry.Card, seed: int, count: int = IMAGES) -> Scored:
     """Two images a patient, half of them without any finding, and a classifier that is better than chance."""
     random = np.random.default_rng(seed)
     truth = ((random.random((count, 1)) < 0.5) & (random.random((count, 14)) < 0.25)).astype(np.float32)
-    rest = ("val", "a", "b", 50.0, "F", "PA")
-    made = [ChestImage(Path(f"{n}.png"), tuple(row), None, str(n // 2), *rest) for n, row in enumerate(truth)]
+    rest: dict[str, Any] = {"age": 50.0, "sex": "F", "view": "PA", "source": "a", "repository": "b"}
+    made = [
+        SetImage("", Path(f"{n}.png"), str(n // 2), "val", marks=tuple(row), **rest)
+        for n, row in enumerate(truth)
+    ]
     return scored(made, random.normal(size=(count, 14)) * 4 + 5 * truth, card.labels, LABELS)
 
 
@@ -219,7 +218,7 @@ def test_of_too_few_images_without_a_finding_nothing_is_made(card: registry.Card
 
 
 def test_other_images_are_judged_by_the_card_s_thresholds_and_by_source(card: registry.Card) -> None:
-    result = measured(images(card, 6), with_points(card, choose_points(images(card, 5), SHOWN)), SHOWN)
+    result = measured_points(images(card, 6), with_points(card, choose_points(images(card, 5), SHOWN)), SHOWN)
     specific, balanced, sensitive = (result[point] for point in ("specific", "balanced", "sensitive"))
     called = [point["without_finding_called"][0] for point in (specific, balanced, sensitive)]
     assert called == sorted(set(called)) and list(specific["labels"]) == list(SHOWN)
@@ -234,7 +233,7 @@ def with_points(card: registry.Card, points: dict[str, Any]) -> registry.Card:
 
 def test_images_on_which_the_model_is_unsure_are_counted_and_ranked_worse(card: registry.Card) -> None:
     points = choose_points(images(card, 10), SHOWN)
-    unsure = measured(images(card, 11), with_points(card, points), SHOWN)["unsure"]
+    unsure = measured_points(images(card, 11), with_points(card, points), SHOWN)["unsure"]
     value, low, high = unsure["share"]
     assert points["unsure"]["least_between"] == len(SHOWN) - 1 and 0 < low < value < high < 1
     assert unsure["mean_auc"][0] < unsure["mean_auc_others"][0]
@@ -274,16 +273,16 @@ def few_pictures() -> Iterator[None]:
     network has to beat learns from a third of the images, and intervals come from a tenth of the resamples.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gates, "USUAL", 25)
-        patch.setattr(gates, "MEASURED", 2)
-        patch.setattr(evaluate, "MOST", 80)
+        patch.setattr(chest, "USUAL", 25)
+        patch.setattr(chest, "MEASURED", 2)
+        patch.setattr(evaluation, "MOST", 80)
         patch.setattr(metrics, "RESAMPLES", 200)
         yield
 
 
 @pytest.fixture(scope="module")
 def result(download: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return evaluate.evaluate_chest(download, "test", cache=tmp_path_factory.mktemp("cache"))
+    return evaluation.evaluate_chest(download, "test", cache=tmp_path_factory.mktemp("cache"))
 
 
 def test_a_full_download_is_measured_without_being_told_what_it_is(result: dict[str, Any]) -> None:
@@ -330,11 +329,11 @@ def test_a_sites_manifest_is_measured_on_adults_by_the_labels_that_the_model_has
     ages = [9, 9, *(image.age for image in images[2:])]
     lines = ["file,patient_id,age,Effusion,Hernia,Pleural_Thickening"]
     lines += [
-        f"{i.path},{i.patient},{age:g},{i.labels[EFFUSION]},0,0" for i, age in zip(images, ages, strict=True)
+        f"{i.path},{i.patient},{age:g},{i.marks[EFFUSION]},0,0" for i, age in zip(images, ages, strict=True)
     ]
     (tmp_path / "site.csv").write_text("\n".join(lines) + "\n")
 
-    found = evaluate.evaluate_chest(tmp_path / "site.csv", "test", model="renamed", models_dir=tmp_path)
+    found = evaluation.evaluate_chest(tmp_path / "site.csv", "test", model="renamed", models_dir=tmp_path)
 
     assert (found["main"]["images"], found["with_children"]["images"]) == (78, 80)
     assert (found["labels"], found["labels_left_out"]) == (["Effusion", "Pleural_Thickening"], ["Hernia"])
@@ -346,23 +345,15 @@ def test_a_split_without_images_is_refused(download: Path, tmp_path: Path) -> No
     (tmp_path / "m.csv").write_text("file,patient_id,age,Effusion,split\na.jpg,p,50,1,train\n")
 
     with pytest.raises(DataMissing, match="no adult of split test"):
-        evaluate.evaluate_chest(tmp_path / "m.csv", "test")
+        evaluation.evaluate_chest(tmp_path / "m.csv", "test")
 
 
 def test_the_source_alone_is_a_classifier_where_sources_differ() -> None:
     ill, well = _image("hospital", 1), _image("screening", 0)
-    scores = evaluate.source_scores([*[ill] * 20, *[well] * 20], [ill, well, _image("elsewhere", 1)])[
+    scores = evaluation.source_scores([*[ill] * 20, *[well] * 20], [ill, well, _image("elsewhere", 1)])[
         :, EFFUSION
     ]
     assert scores[0] > 0.9 and scores[1] < 0.1 and scores[2] == pytest.approx(0.5)
-
-
-def test_the_report_is_a_page_with_its_pictures(result: dict[str, Any], tmp_path: Path) -> None:
-    page = write_report(tmp_path / "report", result)
-    drawn = {path.name: cv2.imread(str(path)).std() > 5 for path in page.parent.glob("*.png")}
-    assert drawn == {"curves-nih.png": True}
-    said = ("Not for diagnostic use.", *(f"({name})" for name in drawn))
-    assert [text for text in said if text not in page.read_text()] == []
 
 
 def test_the_figures_fit_into_a_card_and_onto_its_page(result: dict[str, Any], tmp_path: Path) -> None:
@@ -371,23 +362,18 @@ def test_the_figures_fit_into_a_card_and_onto_its_page(result: dict[str, Any], t
     (tmp_path / "card.toml").write_text(tomlkit.dumps(text))
 
     card = registry.load(tmp_path / "card.toml")
-    lines = [line for one in cardpage.PAGES for line in cardpage.figure_lines(one, card)]
-    page = "\n".join([*cardpage.card_lines(card), *lines])
+    lines = [line for one in pages.PAGES for line in pages.figure_lines(one, card)]
+    page = "\n".join([*pages.card_lines(card), *lines])
 
     assert card.details["metrics"]["mean_auc"] == result["main"]["mean_auc"]
     assert page.index("Not for diagnostic use") < page.index("Intended use")
     assert "| nih | sex | F |" in page and "None" not in page
 
 
-def test_the_verb_prints_the_same_as_json_and_writes_the_report(
-    result: dict[str, Any], download: Path, tmp_path: Path
-) -> None:
-    done = run(
-        "--data", download, "--json", "--report", tmp_path / "report"
-    )  # without the cache of the first
+def test_the_verb_prints_the_same_as_json(result: dict[str, Any], download: Path) -> None:
+    done = run("--data", download, "--json")  # without the cache of the first
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout.splitlines()[-1]) == {k: v for k, v in result.items() if k != "curves"}
-    assert (tmp_path / "report" / "report.md").exists()
+    assert json.loads(done.stdout.splitlines()[-1]) == result
 
 
 def run(*words: object) -> Result:
@@ -396,15 +382,16 @@ def run(*words: object) -> Result:
     return CliRunner().invoke(app, ["evaluate", "chest", *map(str, words)])
 
 
-def _image(source: str, effusion: int) -> ChestImage:
+def _image(source: str, effusion: int) -> SetImage:
     labels = tuple(int(label == "Effusion") * effusion for label in LABELS)
-    return ChestImage(Path("a.png"), labels, None, "p", "train", source, source, 50.0, "F", "PA")
+    about: dict[str, Any] = {"source": source, "repository": source, "age": 50.0, "sex": "F", "view": "PA"}
+    return SetImage("a.png", Path("a.png"), "p", "train", marks=labels, **about)
 
 
 def test_the_pages_about_the_models_are_those_of_the_shipped_cards() -> None:
-    written = [cardpage.DOCS / cardpage.CARDS, *sorted((cardpage.DOCS / "models").iterdir())]
-    found = {path.relative_to(cardpage.DOCS).as_posix(): path.read_text("utf-8") for path in written}
-    assert found == cardpage.pages(), "run python -m ai_training.pages"
+    written = [pages.DOCS / pages.CARDS, *sorted((pages.DOCS / "models").iterdir())]
+    found = {path.relative_to(pages.DOCS).as_posix(): path.read_text("utf-8") for path in written}
+    assert found == pages.pages(), "run python -m ai_training.pages"
     assert {name: len(text.split()) for name, text in found.items() if len(text.split()) > 3000} == {}
 
 

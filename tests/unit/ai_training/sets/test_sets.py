@@ -17,19 +17,26 @@ from typer.testing import CliRunner, Result
 
 from ai_pipeline.models.registry import Chain
 from ai_training.base import DataMissing
-from ai_training.cli.console import verb
-from ai_training.cli.verbs import split
+from ai_training.cli import split, verb
 from ai_training.fetal import head_images
-from ai_training.sets.chest import SHARES, chest_set, label_matrix, reduced_images, split_by_patient, table
-from ai_training.sets.images import LABELS, ImageSet, read_grey, size_of
-from ai_training.sets.ovarian import ovarian_frames
-from ai_training.sets.published import (
+from ai_training.ovarian import ovarian_frames
+from ai_training.sets import (
     BESIDE,
     CHEST,
     FETAL,
+    LABELS,
     LAYOUTS,
     OVARY,
+    SHARES,
+    ImageSet,
+    chest_set,
+    label_matrix,
+    read_grey,
     read_set,
+    reduced_images,
+    size_of,
+    split_by_patient,
+    table,
     years,
 )
 from tests.unit.ai_training import published_lab as lab
@@ -45,7 +52,7 @@ def test_the_download_is_recognised_and_read_whole(download: Path) -> None:
     found = chest_set(download)
     assert (found.name, len(found.images), found.main) == ("NIH ChestX-ray14", 80, "nih")
     image = next(image for image in found.images if image.path.name == "00000005_001.png")
-    marked = [name for name, mark in zip(LABELS, image.labels, strict=True) if mark]
+    marked = [name for name, mark in zip(LABELS, image.marks, strict=True) if mark]
     assert marked == ["Cardiomegaly", "Effusion"]
     assert (image.patient, image.age, image.sex, image.view) == ("00000005", 35.0, "F", "PA")
     assert cv2.imread(str(image.path), cv2.IMREAD_UNCHANGED).shape == (128, 128, 4)
@@ -65,7 +72,7 @@ def test_the_official_lists_are_kept_and_val_is_an_eighth_of_the_others(download
 
 def test_one_folder_of_images_gives_the_same_table(download: Path, tmp_path: Path) -> None:
     flat, archives = (
-        [(image.path.name, image.labels, image.split, image.patient) for image in chest_set(folder).images]
+        [(image.path.name, image.marks, image.split, image.patient) for image in chest_set(folder).images]
         for folder in (lab.nih_download(tmp_path, archives=False), download)
     )
     assert flat == archives
@@ -90,7 +97,8 @@ def test_boxes_are_read_by_place_and_renamed(download: Path) -> None:
     boxes = {box.label: box for box in chest_set(download).boxes}
 
     assert set(boxes) == {"Infiltration", "Effusion"}  # not Infiltrate, and not of an image that is not there
-    assert boxes["Infiltration"].split == "test" and boxes["Effusion"].right == pytest.approx(300.0)
+    assert boxes["Infiltration"].image.split == "test"
+    assert boxes["Effusion"].corners[2] == pytest.approx(300.0)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from ai_pipeline.burnin.find.networks import HEIGHT, SYMBOLS, MarkFinder, MarkMa
 from ai_pipeline.burnin.tools import (
     CORE,
     LINES,
+    PLAIN,
     Classical,
     Floats,
     Inpainter,
@@ -38,30 +39,29 @@ from ai_pipeline.burnin.tools import inpaint as inpaint_stored
 from ai_pipeline.contract import DerivedImage, ImageKind, Meaning
 from ai_pipeline.models import registry
 from ai_pipeline.models.engine import OnnxRuntime
-from ai_training.base import silent
+from ai_training import cli
 from ai_training.cards import add_figures
-from ai_training.cli import verbs
 from ai_training.pages import PAGES, figure_lines
-from ai_training.sets.images import rows
-from ai_training.ultrasound import content, filling, legible, marks, removal
+from ai_training.sets import rows
+from ai_training.ultrasound import cleaning, legible, marks
 from ai_training.ultrasound.overlays import (
+    GLYPHS,
     HELD_OUT,
+    LAYOUTS,
     TRAIN,
+    VOCABULARY,
     BurnIn,
+    Canvas,
     CleanFrame,
+    Hand,
     MarkClass,
+    Stamp,
+    Storing,
     StyleFamily,
     burn_in,
     clean_frames,
-)
-from ai_training.ultrasound.overlays.burning import LAYOUTS, Storing, store
-from ai_training.ultrasound.overlays.graphics import GLYPHS
-from ai_training.ultrasound.overlays.writing import (
-    VOCABULARY,
-    Canvas,
-    Hand,
-    Stamp,
     font_list,
+    store,
     write,
 )
 from tests.unit.ai_pipeline.phantoms import burn, linear_echo
@@ -75,12 +75,12 @@ PICTURE = np.zeros((60, 80, 3), np.uint8)
 CLEAN = [CleanFrame("set", f"{name}.png", "test", (0, 0, 80, 60)) for name in "ab"]
 
 
-def frame(name: str) -> removal.MarkedFrame:
+def frame(name: str) -> cleaning.MarkedFrame:
     """A text of 100 pixels and a caliper of 20."""
     owners = np.zeros(PICTURE.shape[:2], np.uint8)
     owners[10:20, 10:20], owners[40:44, 60:65] = 1, 2
     marks = {1: MarkClass.TEXT, 2: MarkClass.CALIPER}
-    return removal.MarkedFrame(name, PICTURE, owners, np.ones(owners.shape, np.bool_), marks)
+    return cleaning.MarkedFrame(name, PICTURE, owners, np.ones(owners.shape, np.bool_), marks)
 
 
 def half_of_the_text(_picture: np.ndarray) -> np.ndarray:
@@ -89,21 +89,18 @@ def half_of_the_text(_picture: np.ndarray) -> np.ndarray:
     return mask
 
 
-def test_a_mark_is_found_from_half_of_its_pixels_on_and_a_missed_one_gets_a_picture(tmp_path: Path) -> None:
-    found = removal.measured(
-        [frame("a"), frame("b")], {removal.NETWORK: half_of_the_text}, report_to=tmp_path
-    )
-    row = found[removal.NETWORK]
+def test_a_mark_is_found_from_half_of_its_pixels_on() -> None:
+    found = cleaning.measured([frame("a"), frame("b")], {cleaning.NETWORK: half_of_the_text})
+    row = found[cleaning.NETWORK]
     assert row["by_class"]["text"] == {"objects": 2, "recall": [1.0, pytest.approx(0.158, abs=1e-3), 1.0]}
     assert (found["objects"], row["recall"][0], row["by_class"]["caliper"]["recall"][0]) == (4, 0.5, 0.0)
     assert row["precision"][0] == pytest.approx(50 / 70, abs=1e-4)
     around = 16 * 16 + 10 * 11  # both marks with three pixels around them
     assert row["false_area"][0] == pytest.approx(20 / (60 * 80 - around), abs=1e-4)
-    assert sorted(path.name for path in (tmp_path / removal.NETWORK).iterdir()) == ["a-2.png", "b-2.png"]
 
 
 def test_a_frame_that_the_node_refuses_counts_as_nothing_found() -> None:
-    row = removal.measured([frame("a")], {removal.NODE: lambda _picture: None})[removal.NODE]
+    row = cleaning.measured([frame("a")], {cleaning.NODE: lambda _picture: None})[cleaning.NODE]
     assert (row["recall"][0], row["refused"]) == (0.0, 1)
 
 
@@ -113,7 +110,7 @@ def test_the_target_needs_the_lower_end_of_the_interval_too() -> None:
 
     frames = [frame(name)._replace(picture=PICTURE + (name == "9")) for name in "0123456789"]
     rows = [
-        removal.measured(part, {removal.NODE: all_but_one})[removal.NODE]
+        cleaning.measured(part, {cleaning.NODE: all_but_one})[cleaning.NODE]
         for part in (frames, frames[:9], frames[:9] * 9)
     ]
     assert [row["recall"][0] for row in rows] == [0.95, 1.0, 1.0]
@@ -121,7 +118,7 @@ def test_the_target_needs_the_lower_end_of_the_interval_too() -> None:
 
 
 def test_of_clean_frames_the_marked_share_is_measured() -> None:
-    row = removal.clean_areas(CLEAN, [PICTURE] * 2, {removal.NETWORK: half_of_the_text})[removal.NETWORK]
+    row = cleaning.clean_areas(CLEAN, [PICTURE] * 2, {cleaning.NETWORK: half_of_the_text})[cleaning.NETWORK]
     assert (row["frames_touched"], row["met"]) == (2, False)
     assert row["area"][0] == pytest.approx(70 / 4800, abs=1e-4)
 
@@ -137,19 +134,19 @@ def test_figures_are_added_to_a_card_and_the_rest_of_it_stays(tmp_path: Path) ->
 
 
 def test_every_part_that_turned_out_to_be_marked_is_a_listed_one() -> None:
-    assert {part.file for split in ("val", "test") for part in clean_frames(split)} >= removal.NOT_CLEAN
+    assert {part.file for split in ("val", "test") for part in clean_frames(split)} >= cleaning.NOT_CLEAN
 
 
 @pytest.mark.data
 def test_coloured_marks_are_known_on_validation_frames_only(data: Path) -> None:
-    found = next(removal.coloured_frames(data))
+    found = next(cleaning.coloured_frames(data))
     assert found.marks and found.known[found.owners > 0].all() and found.known.mean() < 1
 
 
 def test_the_page_about_the_models_shows_what_the_evaluations_wrote_into_the_card(tmp_path: Path) -> None:
-    ways = {removal.NETWORK: half_of_the_text, removal.NODE: half_of_the_text}
-    drawn = removal.measured([frame("a"), frame("b")], ways)
-    clean = removal.clean_areas(CLEAN, [PICTURE] * 2, ways)
+    ways = {cleaning.NETWORK: half_of_the_text, cleaning.NODE: half_of_the_text}
+    drawn = cleaning.measured([frame("a"), frame("b")], ways)
+    clean = cleaning.clean_areas(CLEAN, [PICTURE] * 2, ways)
     outcome = legible.LegibleOutcome(
         0, "a", 4, released=True, counts={"rapidocr": legible.EngineCount(4)}, texts=3
     )
@@ -211,15 +208,15 @@ def test_masks_and_list_are_what_the_shapes_give(
 TOOLS: Any = SimpleNamespace(models=())
 
 
-def outcome(name: str, *objects: tuple[content.Content, int, int], **more: Any) -> content.FrameOutcome:
-    return content.FrameOutcome(name, tuple(content.ObjectOutcome(*one) for one in objects), **more)
+def outcome(name: str, *objects: tuple[cleaning.Content, int, int], **more: Any) -> cleaning.FrameOutcome:
+    return cleaning.FrameOutcome(name, tuple(cleaning.ObjectOutcome(*one) for one in objects), **more)
 
 
 def test_every_marked_object_lies_in_a_listed_frame_and_has_a_class() -> None:
     """A box beyond its frame, or of a frame that is not judged, would be lost without a word."""
     frames = {(row["set"], row["file"]) for row in rows(DATA / "content" / "frames.csv")}
     objects = list(rows(DATA / "content" / "objects.csv"))
-    assert len(frames) >= 120 and {content.Content(row["class"]) for row in objects} == set(content.Content)
+    assert len(frames) >= 120 and {cleaning.Content(row["class"]) for row in objects} == set(cleaning.Content)
     for row in objects:
         left, top, right, bottom = (int(row[side]) for side in ("left", "top", "right", "bottom"))
         assert (row["set"], row["file"]) in frames and left < right and top < bottom, row
@@ -228,18 +225,18 @@ def test_every_marked_object_lies_in_a_listed_frame_and_has_a_class() -> None:
 def test_shares_cut_lines_and_identity_are_counted() -> None:
     """A line of which half went is cut; identity that is covered is neither cut nor lost."""
     frames = [
-        outcome("set__A_Plane3_1", (content.Content.WAVEFORM, 100, 0), (content.Content.SETTING, 40, 20)),
-        outcome("set__A_Plane3_2", (content.Content.WAVEFORM, 100, 10), (content.Content.IDENTITY, 50, 50)),
+        outcome("set__A_Plane3_1", (cleaning.Content.WAVEFORM, 100, 0), (cleaning.Content.SETTING, 40, 20)),
+        outcome("set__A_Plane3_2", (cleaning.Content.WAVEFORM, 100, 10), (cleaning.Content.IDENTITY, 50, 50)),
         outcome(
             "set__b",
-            (content.Content.SETTING, 40, 40),
-            (content.Content.IDENTITY, 50, 30),
+            (cleaning.Content.SETTING, 40, 40),
+            (cleaning.Content.IDENTITY, 50, 30),
             made_up=3,
             background=9,
         ),
         outcome("set__c", withheld="too much"),
     ]
-    result = content.summary(frames, CleaningPolicy.CLINICAL, TOOLS)
+    result = cleaning.summary(frames, CleaningPolicy.CLINICAL, TOOLS)
     counted = result["content"]
     assert [counted[name]["share"][0] for name in ("waveform", "all")] == [0.05, 0.25]
     assert counted["setting"] | {"share": 0} == {"objects": 2, "share": 0, "gone": 1, "in_part": 1}
@@ -260,11 +257,11 @@ def test_what_is_made_up_beside_plain_background_is_seen() -> None:
     picture, mask = np.zeros((120, 240, 3), np.uint8), np.zeros((120, 240), np.bool_)
     picture[:, 120:] = np.random.default_rng(1).integers(40, 200, (120, 120, 1))
     mask[50:60, 40:60] = mask[50:60, 180:200] = True
-    frame = content.MarkedContent("x", source=None, frame=1, picture=picture, objects=())  # type: ignore[arg-type]
+    frame = cleaning.MarkedContent("x", source=None, frame=1, picture=picture, objects=())  # type: ignore[arg-type]
     grey, black = (np.where(mask[..., None], level, picture).astype(np.uint8) for level in (90, 0))
-    background, made_up = content._made_up(frame, grey, mask)
+    background, made_up = cleaning._made_up(frame, grey, mask)
     assert int(background.sum()) == int(made_up.sum()) == 200
-    assert not content._made_up(frame, black, mask)[1].any()
+    assert not cleaning._made_up(frame, black, mask)[1].any()
 
 
 def test_ink_is_what_the_class_says() -> None:
@@ -272,27 +269,27 @@ def test_ink_is_what_the_class_says() -> None:
     picture, within = np.zeros((60, 60, 3), np.uint8), np.ones((60, 60), np.bool_)
     picture[10:20, 10:12] = 200  # a stroke
     picture[30:50, 30:50, 0] = 200  # a coloured patch
-    letters = content.ink(content.Content.SETTING, picture, within)
+    letters = cleaning.ink(cleaning.Content.SETTING, picture, within)
     assert (
         letters[15, 10]
         and not letters[40, 40]
-        and int(content.ink(content.Content.FLOW, picture, within).sum()) == 400
+        and int(cleaning.ink(cleaning.Content.FLOW, picture, within).sum()) == 400
     )
-    assert content.ink(content.Content.GREY_BAR, picture, within).all()
+    assert cleaning.ink(cleaning.Content.GREY_BAR, picture, within).all()
     picture[:, 55:57] = 200
-    ticks = content.ink(content.Content.RULER, picture, within)
+    ticks = cleaning.ink(cleaning.Content.RULER, picture, within)
     assert ticks[15, 10] and not ticks[30, 55]
 
 
 def test_a_frame_that_is_withheld_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """A refusal is an outcome, not an end."""
     monkeypatch.setattr(
-        content, "clean", Mock(side_effect=content.CleaningFailed("too much would be filled"))
+        cleaning, "clean", Mock(side_effect=cleaning.CleaningFailed("too much would be filled"))
     )
     picture = np.zeros((20, 20, 3), np.uint8)
-    objects = (content.MarkedObject(content.Content.PLACE, (0, 0, 5, 5), np.ones((20, 20), np.bool_)),)
-    frame = content.MarkedContent("x", source=None, frame=1, picture=picture, objects=objects)  # type: ignore[arg-type]
-    found = content._outcome(frame, TOOLS, CleaningPolicy.CLINICAL, None)
+    objects = (cleaning.MarkedObject(cleaning.Content.PLACE, (0, 0, 5, 5), np.ones((20, 20), np.bool_)),)
+    frame = cleaning.MarkedContent("x", source=None, frame=1, picture=picture, objects=objects)  # type: ignore[arg-type]
+    found = cleaning._outcome(frame, TOOLS, CleaningPolicy.CLINICAL)
     assert (found.withheld, found.objects) == ("too much would be filled", ())
 
 
@@ -318,27 +315,25 @@ def result_of(picture: Picture, mask: np.ndarray) -> CleaningResult:
 
 
 def outcome_of(
-    burned: BurnIn, cleaned: CleaningResult, readers: list[legible.OcrEngine], report: Path | None
+    burned: BurnIn, cleaned: CleaningResult, readers: list[legible.OcrEngine]
 ) -> legible.LegibleOutcome:
     test, tokens = (
-        legible.LegibilityTest(Path(), "test", CleaningPolicy.RESEARCH, None, report),
+        legible.LegibilityTest(Path(), "test", CleaningPolicy.RESEARCH, None),
         legible.identity_tokens(burned),
     )
     begun = legible.LegibleOutcome(0, "speckle", len(tokens), released=False)
     return test.outcome(begun, burned, tokens, cleaned, readers)
 
 
-def test_a_picture_that_was_not_cleaned_is_found_out(
-    burned: BurnIn, reader: legible.RapidOcr, tmp_path: Path
-) -> None:
-    outcome = outcome_of(burned, result_of(burned.image, burned.mask > 0), [reader], tmp_path)
+def test_a_picture_that_was_not_cleaned_is_found_out(burned: BurnIn, reader: legible.RapidOcr) -> None:
+    outcome = outcome_of(burned, result_of(burned.image, burned.mask > 0), [reader])
     count = outcome.counts["rapidocr"]
-    assert len(count.left) == count.before > 2 and count.elsewhere and list(tmp_path.glob("left-*.png"))
+    assert len(count.left) == count.before > 2 and count.elsewhere
 
 
 def test_a_picture_without_the_overlay_holds_nothing_of_it(burned: BurnIn, reader: legible.RapidOcr) -> None:
     whole = np.ones(burned.owners.shape, np.bool_)
-    outcome = outcome_of(burned, result_of(burned.clean, whole), [reader], None)
+    outcome = outcome_of(burned, result_of(burned.clean, whole), [reader])
     count = outcome.counts["rapidocr"]
     assert ((count.left, count.elsewhere), (outcome.changed_outside, outcome.uncovered)) == (((), ()), (0, 0))
 
@@ -348,7 +343,7 @@ def test_pixels_that_changed_outside_the_mask_are_counted(burned: BurnIn) -> Non
     changed[5, 7:10] ^= 1
     mask[5, 9] = True
 
-    assert outcome_of(burned, result_of(changed, mask), [], None).changed_outside == 2
+    assert outcome_of(burned, result_of(changed, mask), []).changed_outside == 2
 
 
 def test_a_line_that_the_mask_leaves_out_is_counted(burned: BurnIn) -> None:
@@ -535,8 +530,8 @@ EXIT_DATA, EXIT_CONFIG, EXIT_USAGE = 66, 78, 2
 
 def run(*words: str | Path) -> Result:
     app = typer.Typer()
-    app.add_typer(verbs.train_app, name="train")
-    app.add_typer(verbs.evaluate_app, name="evaluate")
+    app.add_typer(cli.train_app, name="train")
+    app.add_typer(cli.evaluate_app, name="evaluate")
     return CliRunner().invoke(app, list(map(str, words)))
 
 
@@ -560,7 +555,8 @@ def test_what_is_missing_or_wrong_is_told_by_the_status(
 
 @pytest.mark.data
 def test_the_filling_of_the_node_is_measured_beside_the_plain_one(data: Path) -> None:
-    result = verbs._filling(data, shared_tools(), 2, silent)
+    research = cleaning.planned_by(None, "research")
+    result = cleaning.evaluate_inpaint(data, [shared_tools().filler, PLAIN], research, pictures=2)
     assert ({row["mask"] for row in result["rows"]}, result["reference"]) == (
         {"given", "detected"},
         "navier-stokes",
@@ -646,22 +642,22 @@ def test_figures_of_a_known_difference() -> None:
     mask = np.zeros(truth.shape[:2], np.bool_)
     mask[50:60, 50:60] = True
     filled = np.where(mask[..., None], np.where(truth > 127, truth - 10, truth + 10), truth).astype(np.uint8)
-    inside, whole = filling.figures(filled, truth, mask)
+    inside, whole = cleaning.figures(filled, truth, mask)
     assert inside[:3] == pytest.approx([10, (10 / 255) ** 2, 20 * np.log10(25.5)])
     assert whole[0] == pytest.approx(10 * mask.mean()) and inside[3] < whole[3] < 1
-    assert filling.figures(truth, truth, mask)[:, 3] == pytest.approx(1)
+    assert cleaning.figures(truth, truth, mask)[:, 3] == pytest.approx(1)
 
 
 def test_kid_is_near_nothing_for_one_distribution_and_large_for_two() -> None:
     one, same = np.random.default_rng(0).normal(size=(2, 80, 2, 16)).astype(np.float32)
-    near, far = (filling.kernel_distances(other, one) for other in (same, same + 1))
+    near, far = (cleaning.kernel_distances(other, one) for other in (same, same + 1))
     assert abs(near.mean()) < 0.1 and far.mean() > 10 * abs(near.mean()) and far.min() > near.max()
 
 
 @pytest.mark.data
 def test_the_table_has_a_row_per_way_and_the_reference_beats_doing_nothing(data: Path) -> None:
     ways = [Classical("telea"), Classical("navier-stokes")]
-    result = filling.evaluate_inpaint(data, ways, None, pictures=6, split="val")
+    result = cleaning.evaluate_inpaint(data, ways, None, pictures=6, split="val")
     rows = {row["name"]: row for row in result["rows"]}
 
     assert list(rows) == ["uncleaned", "telea", "navier-stokes"] and rows["navier-stokes"]["mask"] == "given"

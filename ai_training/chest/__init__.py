@@ -1,1 +1,0 @@
-"""Train the chest X-ray classifier: experiments, runs, the gate, and export."""

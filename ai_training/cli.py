@@ -1,0 +1,806 @@
+"""The commands ``ai-pipeline train``, ``evaluate``, ``split``, ``models accept`` and ``models convert``.
+
+First what they share: options, errors as one line and an exit code, progress. :func:`add_to` adds them to
+``ai-pipeline`` (entry point ``ai_pipeline.commands``).
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ai_pipeline.cli.models import errors as store_errors
+from ai_pipeline.cli.models import models_app
+from ai_pipeline.errors import CardError
+from ai_training.base import ExperimentError, Report
+from ai_training.text import figures_text
+
+if TYPE_CHECKING:
+    from ai_pipeline.models.registry import Card
+
+
+def _with_models_dir(context: typer.Context, write_card: bool) -> bool:
+    """``--write-card``, which is wrong usage without a folder: the shipped card is not written to."""
+    if write_card and context.params["models_dir"] is None:
+        raise typer.BadParameter("needs --models-dir: the shipped card is not written to")
+    return write_card
+
+
+SetData = Annotated[
+    Path,
+    typer.Option(
+        help="A set as published, the public sets, or a table of your own (docs/reference/data-sets.md)."
+    ),
+]
+PublicData = Annotated[
+    Path, typer.Option(help="Folder with the public image sets (docs/reference/data-sets.md).")
+]
+Out = Annotated[Path, typer.Option(help="Folder for checkpoints, figures, card and weights.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder that keeps reduced images between runs.")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Id of the classifier's card, or id@version. Default: what chest_xray runs."),
+]
+ModelsDir = Annotated[  # read before --write-card, which asks for it
+    Path | None, typer.Option(help="Folder with other cards and weights.", is_eager=True)
+]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0: all that the process may use.")]
+Iterations = Annotated[int, typer.Option(help="Steps of the optimiser.")]
+Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
+NetworkThreads = Annotated[int, typer.Option(help="CPU threads of the network.")]
+Workers = Annotated[int, typer.Option(help="Processes that draw pictures; 0: in this one.")]
+
+
+def _how(about: str, **limits: Any) -> Any:
+    """An option of the training engine."""
+    return typer.Option(help=about, rich_help_panel="How it runs", **limits)
+
+
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")]
+Split = Annotated[Literal["test", "val"], typer.Option(help="Which split to measure on.")]
+WriteCard = Annotated[
+    bool,
+    typer.Option(
+        "--write-card", help="Write the figures into the card in --models-dir.", callback=_with_models_dir
+    ),
+]
+Boxes = Annotated[
+    list[Path] | None,
+    typer.Option(help="Further lists of boxes: BBox_List_2017.csv, or JSON of ChestX-Det. May be repeated."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+
+
+def chest_card(model: str | None, models_dir: Path | None) -> Card:
+    """The card that ``--model`` names, or that of the classifier that chest_xray runs. Raises CardError."""
+    from ai_pipeline.chest.card import CLASSIFIER
+    from ai_pipeline.models.registry import find
+    from ai_pipeline.models.store.folder import active
+
+    return find(model, models_dir) if model else active(CLASSIFIER, models_dir)
+
+
+def own_card(model: str, models_dir: Path | None) -> Path:
+    """The file of a card that ``--write-card`` may write to. Raises CardError where it is the shipped one."""
+    from ai_pipeline.models.registry import SHIPPED, find
+
+    path = find(model, models_dir).path
+    if path.parent == SHIPPED:
+        raise CardError(f"{path.name} is the shipped card: --models-dir holds none of this id")
+    return path
+
+
+def write_figures(model: str, models_dir: Path | None, figures: Mapping[str, Any]) -> None:
+    """Put ``figures`` into the card that :func:`own_card` finds; other figures in it stay."""
+    from ai_training.cards import add_figures
+
+    add_figures(own_card(model, models_dir), figures)
+
+
+Figures = Mapping[str, Any]
+Command = TypeVar("Command", bound=Callable[..., Figures | Path | str])
+AS_JSON = inspect.Parameter(
+    "as_json",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=False,
+    annotation=Annotated[bool, typer.Option("--json", help="Print one JSON object.")],
+)
+EXIT_CONFIG = 78  # EX_CONFIG
+
+
+RUN = {
+    name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    for name, (annotation, default) in (
+        {
+            "device": (
+                Annotated[
+                    Literal["auto", "cpu", "cuda"],
+                    _how("Where it trains; auto: CUDA if there is one."),
+                ],
+                "auto",
+            ),
+            "precision": (
+                Annotated[
+                    Literal["auto", "fp32", "bf16", "fp16"],
+                    _how("Of the forward pass; auto: the recipe's. fp16 needs a GPU."),
+                ],
+                "auto",
+            ),
+            "save_minutes": (Annotated[float, _how("Minutes between two checkpoints.", min=0)], 10.0),
+        }
+    ).items()
+}
+"""A user's choices for a run of the training engine, with the defaults of ``engine.RunOptions``."""
+
+
+def verb(app: typer.Typer, name: str, *, trains: bool = False, **how: Any) -> Callable[[Command], Command]:
+    """A decorator: the function is the verb ``name`` of ``app``, and what it returns is printed.
+
+    It may take a ``report`` of its progress; its other parameters are the verb's options. One that returns
+    figures has the option ``--json``, one that leaves a run in ``--out`` the options of the training engine,
+    one that ``trains`` and leaves none two of them.
+    ``how``: options of ``typer``.
+    """
+
+    def added(command: Command) -> Command:
+        signature = inspect.signature(command, eval_str=True)
+        parameters = dict(signature.parameters)
+        reports = parameters.pop("report", None) is not None
+        out = parameters.get("out")
+        if out is not None and out.annotation is Out:
+            parameters.update(RUN)
+        elif trains:
+            parameters.update((name, RUN[name]) for name in ("device", "precision"))
+        if signature.return_annotation == Figures:
+            parameters[AS_JSON.name] = AS_JSON
+
+        def run(**given: Any) -> None:
+            as_json = given.pop(AS_JSON.name, False)
+            run_as = {name: given.pop(name) for name in RUN if name in given}
+            with errors(), _carried_out(run_as), progress() as report:
+                found = command(**given, **({"report": report} if reports else {}))
+            if isinstance(found, Mapping):
+                found = (
+                    json.dumps(found)
+                    if as_json
+                    else figures_text({name: value for name, value in found.items() if name != "pairs"})
+                )
+            typer.echo(str(found))
+
+        run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+        run.__annotations__ = {key: parameter.annotation for key, parameter in parameters.items()}
+        run.__doc__ = command.__doc__
+        app.command(name, **how)(run)
+        return command
+
+    return added
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """Missing data, unusable cards, wrong experiments: one line and an exit code. The rest as it is."""
+    try:
+        yield
+    except ImportError as error:
+        extra = "yolo" if error.name == "ultralytics" else "torch"
+        typer.echo(f"{error}: training and evaluation need the extra '{extra}'", err=True)
+        raise typer.Exit(EXIT_CONFIG) from error
+    except (CardError, ExperimentError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(EXIT_CONFIG) from error
+    except OSError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(66) from error  # EX_NOINPUT of sysexits.h
+
+
+@contextmanager
+def _carried_out(run_as: Mapping[str, Any]) -> Iterator[None]:
+    """Runs of the training engine are carried out so; a device or a package that is not here ends it now."""
+    if not run_as:
+        yield
+        return
+    from ai_training.engine import RunOptions, carried_out
+
+    chosen = RunOptions(**run_as)
+    chosen.fabric()
+    with carried_out(chosen):
+        yield
+
+
+def needed(package: str) -> None:
+    """Raise ModuleNotFoundError now, not after minutes of reading, where ``package`` is not installed."""
+    if find_spec(package) is None:
+        raise ModuleNotFoundError(f"No module named '{package}'", name=package)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[float, str], None]]:
+    """A progress bar on a terminal; elsewhere one line a minute. Milestones are lines on both."""
+    last = time.monotonic()
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    terminal = sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not terminal) as bar:
+        task = bar.add_task("starting", total=1.0)
+
+        def report(share: float, what: str) -> None:
+            nonlocal last
+            now = time.monotonic()
+            bar.update(task, completed=share, description=what.strip())
+            if what.endswith("\n") or (not terminal and now - last >= 60.0):
+                last = now
+                typer.echo(what.strip() if terminal else f"{share:.0%} {what.strip()}", err=True)
+
+        yield report
+
+
+train_app = typer.Typer(help="Train a model; leaves its card and weights in a folder.", no_args_is_help=True)
+
+
+@verb(train_app, "chest")
+def train_chest(
+    *,
+    report: Report,
+    data: SetData,
+    out: Out,
+    experiment: Annotated[
+        str, typer.Option("--experiment", help="A shipped experiment's name, or a TOML file.")
+    ] = "chest",
+    iterations: Annotated[
+        int | None, typer.Option(help="Steps; replaces the experiment's own length (to try things).")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed; replaces the experiment's own.")] = None,
+    threads: Threads = 0,
+    cache: Cache = None,
+    resume: Resume = False,
+) -> Path:
+    """Train the chest X-ray classifier. Uses a GPU when there is one.
+
+    Example: ai-pipeline train chest --data DIR --out runs/chest
+
+    Then: ai-pipeline evaluate chest --data DIR --models-dir runs/chest --write-card
+    """
+    from ai_training import chest
+
+    named = Path(experiment) if experiment.endswith(".toml") else chest.shipped(experiment)
+    made = chest.load(named)
+    if seed is not None:
+        made = made.changed(made.name, {"seed": seed})
+    if iterations is not None:
+        made = made.changed(made.name, {"schedule": {"iterations": iterations}})
+    run = chest.fit(data, out, made, resume=resume, threads=threads, cache=cache, report=report)
+    return chest.ship(data, out, run, cache or out / "cache", report)
+
+
+@verb(train_app, "detect")
+def train_detect(
+    *,
+    report: Report,
+    data: SetData,
+    out: Annotated[Path, typer.Option(help="Folder for card and weights.")],
+    boxes: Boxes = None,
+    model: Model = None,
+    models_dir: ModelsDir = None,
+    head_alone: Annotated[
+        bool, typer.Option("--head-alone", help="Without YOLOs: minutes, and ultralytics is not needed.")
+    ] = False,
+    threads: Threads = 0,
+) -> Path:
+    """Fit head and YOLO on the classifier's frozen layers; five folds decide which labels get boxes.
+
+    Six YOLOs are trained (some 5 minutes each on one core; those in OUT/yolo are not trained again). Needs
+    ultralytics.
+
+    Example: ai-pipeline train detect --data DIR --boxes ChestX_Det_train.json --out runs/detect
+    """
+    if not head_alone:
+        needed("ultralytics")
+    from ai_training.detect import recipe, train_detector
+
+    card = chest_card(model, models_dir)
+    return train_detector(data, out, card, boxes or (), recipe(threads, yolo=not head_alone), report)
+
+
+@verb(train_app, "ovarian")
+def train_ovarian(
+    *,
+    report: Report,
+    data: SetData,
+    out: Out,
+    seeds: Annotated[int, typer.Option(help="Runs of every fold, with seeds from 1 on.", min=1)] = 1,
+    epochs: Annotated[
+        float | None,
+        typer.Option(
+            help="Passes over the training frames; the outline in proportion. Default: the shipped recipe's."
+        ),
+    ] = None,
+    threads: NetworkThreads = 2,
+) -> Path:
+    """Train the classifier of ovarian frames: 5 folds by group, then on all frames; gate, outline, card.
+
+    Complete parts in --out are not trained again, so an interrupted run can continue.
+
+    Example: ai-pipeline train ovarian --data DIR --out runs/ovarian --seeds 3
+    """
+    from ai_training.ovarian import train_and_ship
+
+    return train_and_ship(data, out, epochs, range(1, seeds + 1), threads, report)
+
+
+def _train_by_recipe(name: str, steps: int, about: str, recipe: str, trained: str) -> None:
+    """Add the verb ``name`` of a network that ``recipe`` shapes; both are named as ``module:name``."""
+
+    def train(
+        *,
+        report: Report,
+        data: SetData,
+        out: Out,
+        iterations: Iterations = steps,
+        seed: Seed = 1,
+        threads: NetworkThreads = 2,
+        workers: Workers = 1,
+        resume: Resume = False,
+    ) -> Path:
+        how = resolve_name(recipe)(iterations=iterations, seed=seed, threads=threads, workers=workers)
+        return cast("Path", resolve_name(trained)(data, out, how, resume=resume, report=report))
+
+    train.__doc__ = f"{about}\n\nExample: ai-pipeline train {name} --data DIR --out runs/{name}"
+    verb(train_app, name)(train)
+
+
+_train_by_recipe(
+    "marks",
+    6000,
+    "Train the detector of burned-in annotation in ultrasound pictures.",
+    "ai_training.ultrasound.marks:MarkRecipe",
+    "ai_training.ultrasound.marks:train",
+)
+_train_by_recipe(
+    "anatomy",
+    2000,
+    "Train the network that outlines heart and lungs.",
+    "ai_training.anatomy:AnatomyRecipe",
+    "ai_training.anatomy:train",
+)
+_train_by_recipe(
+    "fetal",
+    2000,
+    "Train the network that outlines fetal heads, and fit its gate.",
+    "ai_training.fetal:HeadRecipe",
+    "ai_training.fetal:train_and_ship",
+)
+
+
+evaluate_app = typer.Typer(help="Measure a model on public data or your own.", no_args_is_help=True)
+FINDER = "ultrasound-marks-unet"
+Pictures = Annotated[int, typer.Option(help="Synthetic pictures to measure on; 0 for `marks`: none.")]
+PolicyName = Annotated[
+    Literal["research", "clinical"], typer.Option(help="What has to go: all, or what names the patient.")
+]
+
+
+@verb(
+    evaluate_app,
+    "chest",
+    epilog="Example:  ai-pipeline evaluate chest --data DIR",
+)
+def evaluate_chest(
+    *,
+    report: Report,
+    data: SetData,
+    split: Split = "test",
+    model: Model = None,
+    models_dir: ModelsDir = None,
+    cache: Cache = None,
+    threads: Threads = 0,
+    write_card: WriteCard = False,
+) -> Figures:
+    """Measure a chest X-ray classifier; every interval is 95 %, by bootstrap over patients."""
+    from ai_training.chest import write_metrics
+    from ai_training.evaluation import evaluate_chest as evaluate
+
+    model = model or chest_card(model, models_dir).name
+    result = evaluate(
+        data,
+        split,
+        model=model,
+        models_dir=models_dir,
+        cache=cache,
+        threads=threads,
+        report=report,
+    )
+    if write_card:
+        write_metrics(own_card(model, models_dir), result)
+    return result
+
+
+@verb(evaluate_app, "marks")
+def evaluate_marks(
+    *,
+    report: Report,
+    data: PublicData,
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder with the hand-drawn test frames (tests/data/marks).")
+    ] = None,
+    split: Split = "test",
+    style: Annotated[Literal["held-out", "train"], typer.Option(help="Fonts and layouts.")] = "held-out",
+    pictures: Pictures = 200,
+    policy: PolicyName = "research",
+    models_dir: ModelsDir = None,
+    write_card: WriteCard = False,
+) -> Figures:
+    """Measure the mark detector, and all that the node removes, on synthetic overlays and on real frames.
+
+    With --masks on the hand-drawn test frames; with --split val on the coloured marks of validation frames,
+    which choices are made by. Intervals are 95 %, over frames.
+    """
+    if masks is not None and split != "test":
+        raise typer.BadParameter("the hand-drawn frames are test frames", param_hint="--split")
+    from ai_training.ultrasound.cleaning import evaluate_removal
+
+    result = evaluate_removal(
+        data,
+        models_dir,
+        masks=masks,
+        split=split,
+        style=style,
+        pictures=pictures,
+        policy=policy,
+        report=report,
+    )
+    if write_card:
+        write_figures(FINDER, models_dir, result["figures"])
+    return result
+
+
+@verb(evaluate_app, "legible")
+def evaluate_legible(
+    *,
+    report: Report,
+    data: PublicData,
+    pictures: Annotated[int, typer.Option(help="Pictures with a name, date or number burned in.")] = 500,
+    first: Annotated[
+        int, typer.Option(help="Number of the first: from another one on others are drawn.")
+    ] = 0,
+    split: Split = "test",
+    policy: PolicyName = "research",
+    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    models_dir: ModelsDir = None,
+    write_card: WriteCard = False,
+) -> Figures:
+    """Burn names, dates and numbers in, clean as the node cleans, and try to read them: two OCR engines.
+
+    Counts with exact upper 95 % bounds. About 3 s a picture on one core.
+    """
+    from ai_training.ultrasound.legible import evaluate
+
+    result = evaluate(data, split, policy, models_dir, range(first, first + pictures), workers, report)
+    if write_card:
+        told = {name: value for name, value in result.items() if name not in ("what", "reasons")}
+        write_figures(FINDER, models_dir, {f"legible_{policy}": told})
+    return result
+
+
+@verb(evaluate_app, "inpaint")
+def evaluate_inpaint(
+    *,
+    report: Report,
+    data: PublicData,
+    split: Split = "test",
+    pictures: Pictures = 200,
+    threads: NetworkThreads = 2,
+    policy: PolicyName = "research",
+    models_dir: ModelsDir = None,
+    write_card: WriteCard = False,
+) -> Figures:
+    """Compare the ways of filling holes, with a given mask and with all that the node's plan removes.
+
+    Networks whose cards are not there are left out; without a mark detector so is the detected mask.
+    Intervals are 95 %, by bootstrap over frames.
+    """
+    from ai_training.ultrasound import cleaning
+
+    known = cleaning.cards_with_compared(models_dir)
+    result = cleaning.evaluate_inpaint(
+        data,
+        cleaning.inpainters(known, threads),
+        cleaning.planned_by(models_dir, policy) if FINDER in known else None,
+        pictures=pictures,
+        split=split,
+        report=report,
+    )
+    if write_card:
+        for card_id, figures in cleaning.inpaint_figures(result).items():
+            if card_id in known:
+                write_figures(card_id, models_dir, figures)
+    return result
+
+
+@verb(evaluate_app, "cleaning")
+def evaluate_cleaning(
+    *,
+    report: Report,
+    data: PublicData,
+    content: Annotated[Path, typer.Option(help="Folder with what was marked by hand on real frames.")] = Path(
+        "tests/data/content"
+    ),
+    masks: Annotated[Path, typer.Option(help="Folder with the hand-drawn test frames.")] = Path(
+        "tests/data/marks"
+    ),
+    policy: PolicyName = "clinical",
+    pictures: Annotated[
+        int,
+        typer.Option(min=0, help="Pictures with drawn marks, on which filling is measured in dB; 0: none."),
+    ] = 100,
+    models_dir: ModelsDir = None,
+) -> Figures:
+    """Clean real frames; count the removed pixels of waves, flow, bars, rulers, calipers and text.
+
+    The pixels under a real mark are unknown, so the filling is measured on clean frames with drawn marks.
+
+    Run where the repository is checked out: the marks lie among its tests. Intervals are 95 %, by bootstrap
+    over patients, or over frames where the patient is not known.
+
+    Example: ai-pipeline evaluate cleaning --data ../shared/data
+    """
+    from ai_training.ultrasound.cleaning import evaluate_cleaning as evaluate
+
+    return evaluate(data, content, masks, models_dir, policy, pictures=pictures, report=report)
+
+
+@verb(evaluate_app, "detect")
+def evaluate_detect(
+    *,
+    report: Report,
+    data: SetData,
+    split: Annotated[
+        Literal["cv", "test"],
+        typer.Option(help="cv: five folds of the train and val boxes; test: the shipped head."),
+    ] = "cv",
+    boxes: Boxes = None,
+    model: Model = None,
+    models_dir: ModelsDir = None,
+    yolos: Annotated[
+        Path | None,
+        typer.Option(
+            help="With cv: folder of the folds' YOLOs (OUT/yolo of `train detect`); one that is missing is "
+            "trained. Without it the folds evaluate the head alone."
+        ),
+    ] = None,
+    write_card: Annotated[
+        bool, typer.Option("--write-card", help="With test: put the pooled figures into the card.")
+    ] = False,
+    threads: Threads = 0,
+) -> Figures:
+    """Measure the boxes against each label's constant box and the centre; intervals are 95 %, by patient.
+
+    Example: ai-pipeline evaluate detect --data DIR --split cv --yolos runs/detect/yolo
+    """
+    if write_card and split == "cv":
+        raise typer.BadParameter("`train detect` writes the figures of the folds", param_hint="--write-card")
+    from ai_training.detect import evaluate, recipe, write_test_figures
+
+    card, how = chest_card(model, models_dir), recipe(threads, yolo=yolos is not None)
+    trained = (yolos, how) if yolos and how else None
+    result = evaluate(data, split, card, boxes or (), trained, report)
+    if write_card:
+        write_test_figures(card, result)
+    return result
+
+
+def _evaluate_outlines(name: str, about: str) -> None:
+    """Add the verb ``name`` of outlines, which its module measures."""
+
+    def evaluate(
+        *,
+        report: Report,
+        data: SetData,
+        split: Split = "test",
+        models_dir: ModelsDir = None,
+        write_card: WriteCard = False,
+    ) -> Figures:
+        module = resolve_name(f"ai_training.{name}")
+        result = module.evaluate(data, models_dir, split, report)
+        if write_card:
+            figures = {key: value for key, value in result.items() if key != "pairs"}
+            write_figures(module.ID, models_dir, {split: figures})
+        return cast("Figures", result)
+
+    evaluate.__doc__ = f"{about}\n\nExample: ai-pipeline evaluate {name} --data DIR --models-dir runs/{name}"
+    verb(evaluate_app, name)(evaluate)
+
+
+_evaluate_outlines(
+    "anatomy",
+    "Measure outlines and cardiothoracic ratio; every interval is 95 %, by bootstrap over images.",
+)
+_evaluate_outlines(
+    "fetal",
+    "Measure outlines, head circumference and gate; every interval is 95 %, by bootstrap over examinations.",
+)
+
+
+@verb(evaluate_app, "ovarian")
+def evaluate_ovarian(
+    *,
+    report: Report,
+    data: SetData,
+    models_dir: ModelsDir = None,
+    write_card: WriteCard = False,
+) -> Figures:
+    """Print every figure of classifier, gate and outline; intervals by bootstrap over groups.
+
+    Example: ai-pipeline evaluate ovarian --data DIR
+    """
+    from ai_training.ovarian import ID, evaluate
+
+    result = evaluate(data, models_dir, report)
+    if write_card:
+        write_figures(ID, models_dir, result)
+    return result
+
+
+@verb(evaluate_app, "despeckle")
+def evaluate_despeckle(
+    *,
+    report: Report,
+    data: PublicData,
+    split: Split = "test",
+    frames: Annotated[int, typer.Option(min=2, help="Frames that speckle is put on.")] = 8,
+    models_dir: ModelsDir = None,
+    write_card: WriteCard = False,
+) -> Figures:
+    """Compare filters and networks: noise, texture, seconds, and heads outlined on what they leave.
+
+    Example: ai-pipeline evaluate despeckle --data DIR   (with the package bm3d, or without that row)
+    """
+    from ai_training.ultrasound.speckle import MODEL, evaluate
+
+    result = evaluate(data, split, frames, models_dir, report)
+    if write_card:
+        write_figures(MODEL, models_dir, {split: result})
+    return result
+
+
+def split(
+    *,
+    data: SetData,
+    out: Annotated[Path, typer.Option(help="Manifest to write (CSV); --data of the other verbs takes it.")],
+    train: Annotated[float, typer.Option(help="Share of the patients.")] = 0.6,
+    val: Annotated[float, typer.Option(help="Share of the patients.")] = 0.2,
+    test: Annotated[float, typer.Option(help="Share of the patients.")] = 0.2,
+    seed: Annotated[int, typer.Option(help="Another seed deals otherwise.")] = 1,
+    force: Force = False,
+) -> Figures:
+    """Deal patients out to train, val and test, each label in equal shares; writes a manifest."""
+    from ai_training import sets
+
+    found = sets.chest_set(data)
+    patients = [image.patient for image in found.images]
+    shares = {"train": train, "val": val, "test": test}
+    try:
+        dealt = sets.split_by_patient(patients, sets.label_matrix(found.images), shares, seed)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--train, --val, --test") from error
+    sets.write_manifest(found, dealt, out, force=force)
+    typer.echo(
+        "A model that was trained on some of these images must not be measured on them under new splits.",
+        err=True,
+    )
+    return sets.table(found.images, dealt, found.labels)
+
+
+def accept_model(
+    model: Annotated[str, typer.Argument(metavar="ID[@VERSION]", help="See `ai-pipeline models list`.")],
+    *,
+    report: Report,
+    data: SetData,
+    out: Annotated[Path, typer.Option(help="Folder for acceptance.html, the page to sign.")] = Path(
+        "acceptance"
+    ),
+    split: Annotated[str, typer.Option(help="Which split to use; all images without splits.")] = "val",
+    version: Annotated[
+        str | None, typer.Option(help="Version of the new card (default: the old-site).")
+    ] = None,
+    models_dir: ModelsDir = None,
+    threads: Threads = 0,
+) -> str:
+    """The site's acceptance test: fit a model to your labelled images, measure it, write a page to sign.
+
+    Half of the patients fit calibration, thresholds and gate, the others measure: AUC with intervals, false
+    calls. The new card stands beside the original; nothing uses it until `ai-pipeline models activate`.
+    """
+    from ai_pipeline.models.registry import MODELS_DIR, find, from_environment
+    from ai_training.acceptance import accept
+
+    store = models_dir or from_environment()
+    if store is None:
+        raise typer.BadParameter(f"say which folder, or set {MODELS_DIR}", param_hint="--models-dir")
+    card = find(model, store if store.is_dir() else None)
+    named = version or f"{card.version}-site"
+    made, page = accept(card, data, store, out, split=split, version=named, threads=threads, report=report)
+    shown = [label.name for label in made.labels if label.supported]
+    return (
+        f"{page}: read it, sign it, then: ai-pipeline models activate {made.name}\n"
+        f"Findings that it will show: {', '.join(shown) or 'none, it tells none better than chance'}"
+    )
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands that train and measure, ``models accept`` and ``models convert``."""
+    app.add_typer(train_app, name="train")
+    app.add_typer(evaluate_app, name="evaluate")
+    verb(
+        app,
+        "split",
+        epilog="Example:  ai-pipeline split --data DIR --out splits.csv   (--data splits.csv takes it)",
+    )(split)
+    verb(
+        models_app,
+        "accept",
+        epilog="Example:  ai-pipeline models accept d121@1 --data our-films.csv --models-dir models --out "
+        "acceptance",
+    )(accept_model)
+    models_app.command(
+        "convert",
+        epilog="Example:  ai-pipeline models convert d121.pth --architecture densenet121 "
+        "--labels A,B --out new",
+    )(convert_model)
+
+
+def convert_model(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT", help=".pt, .pth or .safetensors; a folder of timm for Hugging Face"
+        ),
+    ],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for the model and its card.")],
+    architecture: Annotated[str, typer.Option(help="Its name in timm.")] = "",
+    labels: Annotated[
+        str, typer.Option(help="Names of the outputs in order, A,B,C or a file of lines.")
+    ] = "",
+    size: Annotated[
+        int | None, typer.Option(help="Side of the input in pixels, if not the usual.", min=16, max=4096)
+    ] = None,
+    softmax: Annotated[
+        bool, typer.Option("--softmax", help="The outputs exclude one another; else each is a sigmoid.")
+    ] = False,
+    model_id: Annotated[str, typer.Option("--id", help="The model's id, if not timm-architecture.")] = "",
+    version: Annotated[str, typer.Option(help="The model's version.")] = "1",
+    licence: Annotated[str, typer.Option(help="The licence of the weights, as the card will say.")] = "",
+    seconds: Annotated[int, typer.Option(help="How long it may take.", min=1)] = 600,
+) -> None:
+    """Make an ONNX model with a first card from a checkpoint of a network of timm.
+
+    Only numbers are read, in a process that reaches no other file, process or network: by bubblewrap (Debian
+    package bubblewrap), else by Landlock and seccomp, and not at all where there is neither.
+    """
+    from ai_training.convert import Request, convert
+
+    with store_errors():
+        text = Path(labels).read_text(encoding="utf-8") if labels and Path(labels).is_file() else labels
+        request = Request(
+            checkpoint=checkpoint,
+            architecture=architecture,
+            labels=tuple(name.strip() for name in text.replace("\n", ",").split(",") if name.strip()),
+            size=size,
+            softmax=softmax,
+            seconds=seconds,
+        )
+        card, answer = convert(request, out, model_id=model_id, version=version, licence=licence)
+    outputs = ", ".join(answer.outputs)
+    typer.echo(f"{card}: {len(answer.labels)} labels, {answer.size} pixels, outputs {outputs}")
+    typer.echo(f"It answers as the network before it does, but for {answer.difference:.1g} of the scores.")

@@ -1,1 +1,0 @@
-"""The verbs of ``ai-pipeline`` that this package adds."""

@@ -1,1 +1,0 @@
-"""Measure models: figures with intervals, beside those of simple baselines."""

@@ -1,1 +1,0 @@
-"""Architectures and losses for training only; the exported networks run as ONNX."""
