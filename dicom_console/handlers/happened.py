@@ -80,7 +80,7 @@ def _events_page(asked: Visit, found: Row) -> Response:
 
 @faces.handler("GET", "/trends", UserRole.VIEWER)
 def show(asked: Asked, days: Annotated[int, Query(ge=1, le=91)] = 7) -> Activity:
-    """Studies, turnaround, findings, alarms and failures of the last 1, 7, 30 or 91 days, by time."""
+    """Studies, turnaround, findings and failures of the last 1, 7, 30 or 91 days, by time."""
     if days not in TREND_STEPS:
         raise FaultyInput(f"days is one of {', '.join(map(str, TREND_STEPS))}")
     return asked.read(activity, days)
@@ -92,7 +92,6 @@ def _trends_page(asked: Visit, found: Activity) -> Response:
         chart(N_("Studies received"), "", "bars", found.hours, [found.received]),
         chart(N_("From the last image to the delivery"), "s", "lines", found.times, found.turnaround),
         chart(N_("Reports that suspect a finding"), "", "lines", found.times, found.findings),
-        chart(N_("Share of jobs with a suspected finding"), "%", "lines", found.times, found.alarms, 1.0),
         chart(
             N_("Suspected findings that readers accepted"), "%", "lines", found.times, found.agreement, 1.0
         ),

@@ -21,7 +21,6 @@ from dicom_node.base.kinds import UserRole
 from dicom_node.base.lifecycle import DeliveryState, FetchState, JobState
 from dicom_node.base.store.views import View
 from dicom_node.people import Done, Row, audit, queues
-from dicom_node.people.nouns.work import FETCHES, JOBS, NOTIFICATIONS, OUTBOX
 from dicom_node.people.queues import (
     Change,
     FetchChange,
@@ -31,6 +30,7 @@ from dicom_node.people.queues import (
     run_jobs_again,
     stuck_jobs,
 )
+from dicom_node.serve.nouns import FETCHES, JOBS, NOTIFICATIONS, OUTBOX
 
 faces = Faces()
 

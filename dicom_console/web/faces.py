@@ -40,8 +40,8 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.kinds import UserRole
 from dicom_node.people import PRINTABLE, Because, Row, ServiceResult, audit, configured
 from dicom_node.people.audit import Person
-from dicom_node.people.nouns import Input, Noun
 from dicom_node.people.users import User
+from dicom_node.serve.nouns import Input, Noun
 
 VERSION: Final = f"{API}v1"
 ROWS: Final = 100

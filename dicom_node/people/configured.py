@@ -461,7 +461,7 @@ def reload_node(files: Sequence[Path]) -> list[str]:
 
 def _hang_up(settings: Settings, place: str, pid: int) -> Mapping[str, Any] | None:
     """SIGHUP, and wait for what the node says of it: None where it is content, else the event."""
-    from dicom_node.people.monitoring.processes import node_name
+    from dicom_node.people.monitoring import node_name
 
     asked = datetime.now(UTC)
     try:

@@ -63,6 +63,7 @@ from dicom_node.base.processes import console_program, running
 from dicom_node.base.sitekey import load_or_create, path_of
 from dicom_node.base.store.database import Database, hosts, meaning_of
 from dicom_node.deliver.scu import open_archive, open_commitment, open_destination
+from dicom_node.people.monitoring import days_left
 from dicom_node.receive.spool import Spool
 from dicom_node.studies.indexing import compare
 
@@ -284,6 +285,18 @@ def _compare_spool(database: Database, settings: Settings) -> Found:
         except StoreAway as away:
             difference = f"not compared with the database: {away}"
         yield Tried("spool", not difference, difference or "all objects are known to the database")
+
+
+def _ask_server(database: Database, settings: Settings) -> Found:
+    with database.read() as session:
+        days = days_left(session, settings)
+        asked = () if database.is_sqlite else _DURABLE
+        off = [name for name in asked if session.scalar(text(f"SHOW {name}")) == "off"]
+    if off:
+        lost = "the last commits are lost if the server crashes"
+        yield Tried("database", False, f"{' and '.join(off)} off: {lost}; set to on in postgresql.conf")
+    if days is not None:
+        yield Tried("disk", days > 7, f"full in {days:.0f} days, as the last week went")
 
 
 def check_console(settings: Settings, role: Role) -> Found:

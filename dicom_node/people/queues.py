@@ -30,11 +30,11 @@ from dicom_node.people import (
     ServiceRequest,
     audit,
     existing,
+    monitoring,
     open_database,
     reading,
     writing,
 )
-from dicom_node.people.monitoring import processes
 
 Change = Literal["retry", "put_first", "cancel"]
 FetchChange = Literal["again", "cancel"]
@@ -139,7 +139,7 @@ def forget_machine(settings: Settings, machine: str, by: audit.Person = audit.CO
     Raises NotFound if no process of this machine is lost.
     """
     with writing(settings) as session:
-        forgotten = processes.forget_machine(session, machine)
+        forgotten = monitoring.forget_machine(session, machine)
         if not forgotten:
             raise NotFound(f"no lost process is of a machine called {machine!r}")
         audit.note(session, by, AuditAction.MACHINE_REMOVED, machine=machine, processes=forgotten)

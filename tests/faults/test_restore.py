@@ -28,7 +28,7 @@ from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.people import audit, backup, reviews
 from dicom_node.people.studies import release, versions, withdraw_results
 from dicom_node.receive.spool import Arrival, Spool
-from dicom_node.serve import background
+from dicom_node.serve import node
 from dicom_node.studies.indexing import compare, reindex
 from tests.drill_lab import node_on, results_of, work_and_deliver
 from tests.faults.kills.__main__ import with_postgres
@@ -267,13 +267,13 @@ def test_a_node_notices_that_its_clock_was_put_back(tmp_path: Path, monkeypatch:
     inbox.put(Job, run_at=utc_now() + HOUR)
     said: list[tuple[EventType, dict[str, Any]]] = []
     say = lambda kind, **fields: said.append((kind, fields))
-    node = background.Background(inbox.database, inbox.settings, Role.ALL, "all", say, 0)
-    node._watch_clock()
+    made = node.Background(inbox.database, inbox.settings, Role.ALL, "all", say, 0)
+    made._watch_clock()
     assert (said, work(inbox)) == ([], 0)
-    ahead = background._ahead()
-    monkeypatch.setattr(background, "_ahead", lambda: ahead - HOUR.total_seconds())
-    node._watch_clock()
-    node._watch_clock()
+    ahead = node._ahead()
+    monkeypatch.setattr(node, "_ahead", lambda: ahead - HOUR.total_seconds())
+    made._watch_clock()
+    made._watch_clock()
     assert [(kind, fields["seconds"]) for kind, fields in said] == [(CLOCK_PUT_BACK, 3600)]
     assert work(inbox) == 1
     inbox.put(Delivery, next_at=utc_now() + HOUR)

@@ -31,8 +31,7 @@ from dicom_node.base.events import (
 from dicom_node.base.kinds import Role
 from dicom_node.base.sitekey import SiteKey, load_or_create, path_of
 from dicom_node.receive.inspection import Inspector
-from dicom_node.serve.background import Background, inode
-from dicom_node.serve.node import _prepare_folder
+from dicom_node.serve.node import Background, _prepare_folder, inode
 from dicom_node.studies.indexing import Indexer
 from tests.inbox_lab import Inbox, enter_peer
 from tests.modality import ultrasound
@@ -43,13 +42,13 @@ from tests.waiting import wait_until
 def test_a_database_that_was_deleted_or_replaced_under_the_node_is_told(inbox: Inbox) -> None:
     say = Mock()
     background = _background(inbox, Role.ALL, "here", say)
-    background._watch_database()
+    background._watch_data_folder()
     say.assert_not_called()
     path = inbox.folder / "node.db"
     kept = path.rename(path.with_suffix(".old"))
-    background._watch_database()
+    background._watch_data_folder()
     path.write_bytes(kept.read_bytes())
-    background._watch_database()
+    background._watch_data_folder()
     assert _said(say) == [DATABASE_REPLACED] * 2
 
 
@@ -136,15 +135,17 @@ def test_a_full_disk_ends_no_reload(inbox: Inbox, monkeypatch: pytest.MonkeyPatc
     background.stop()
 
 
-def test_a_lease_that_cannot_be_renewed_leaves_the_others_renewed(
+def test_a_lease_that_cannot_be_renewed_does_not_count_as_held(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    acquire = Mock(side_effect=[OperationalError("", {}, Exception("locked")), *[True] * 9])
-    monkeypatch.setattr("dicom_node.serve.background.leases.acquire", acquire)
+    acquire = Mock(side_effect=[True, OperationalError("", {}, Exception("locked"))])
+    monkeypatch.setattr("dicom_node.serve.node.leases.acquire", acquire)
     background = _background(inbox, Role.ALL, "all", Mock())
+    background._hold("scheduler")
+    assert background._held == {"scheduler"}
     with pytest.raises(OperationalError):
-        background._hold_leases()
-    assert background._held == {call.args[1] for call in acquire.call_args_list[1:]} != set()
+        background._hold("scheduler")
+    assert background._held == set()
 
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -487,6 +487,11 @@ def starts(node: Node) -> list[datetime]:
     return sorted(datetime.fromisoformat(row["at"]) for row in node.events(2051))
 
 
+def states_of(node: Node) -> list[str]:
+    """Of what was asked for."""
+    return [row["state"] for row in node.cli("fetches", "list")]
+
+
 def test_a_killed_node_goes_on_and_no_study_is_analysed_twice(tmp_path: Path) -> None:
     """Two studies a second at most, across the kill too."""
     port = free_port()
@@ -497,13 +502,13 @@ def test_a_killed_node_goes_on_and_no_study_is_analysed_twice(tmp_path: Path) ->
         )
         config = config.replace('may = ["send", "receive"]', 'may = ["send", "receive", "query"]')
         with running(Node(tmp_path / "node", config, port=port)) as node:
-            assert node.run("fetch", *ASKED, "--no-wait").returncode == 0
+            assert node.run("fetch", *ASKED).returncode == 0
             wait_until(lambda: len(starts(node)) >= 2, 120, "the first studies")
             node.kill()
             node.start()
             done = node.run("fetch", *ASKED)
             assert done.returncode == 0, done.stderr
-            assert [row["state"] for row in node.cli("fetches", "list")] == ["fetched"] * 4
+            wait_until(lambda: states_of(node) == ["fetched"] * 4, 120, "all fetched")
             assert node.cli("fetches", "missing", "pacs", "--days", "1") == []
             assert node.run("check").returncode == 0
             wait_until(lambda: set(orthanc.reports()) == set(uids), 120, "a report for each")

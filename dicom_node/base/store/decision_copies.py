@@ -33,7 +33,6 @@ from dicom_node.base.sitekey import Seal
 from dicom_node.base.store.database import DECIDED, Database, batches
 from dicom_node.base.store.tables import FAULT, DecisionRow
 from dicom_node.base.store.transitions import record, utc_now
-from dicom_node.receive.spool import sync_folder
 
 FOLDER = "decisions"
 """In ``node.data_dir``, and in the bucket."""
@@ -197,6 +196,8 @@ def _copy(settings: Settings, row: DecisionRow) -> bool:
     (folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
     is_new, place = not (folder / key).exists(), (folder / key).parent
     if not place.is_dir():
+        from dicom_node.receive.spool import sync_folder  # lists do without it
+
         place.mkdir(parents=True, exist_ok=True)
         for above in place.parents[:3]:
             sync_folder(above)

@@ -39,7 +39,7 @@ from dicom_node.base.printable import printable
 from dicom_node.base.store.tables import AuditRow
 from dicom_node.base.store.transitions import record
 from dicom_node.people import audit
-from dicom_node.serve.background import Background
+from dicom_node.serve.node import Background
 from tests.certificates_lab import self_signed
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
@@ -281,7 +281,7 @@ def test_the_stop_is_sent_at_the_stop(tmp_path: Path, certificate: Path) -> None
         background.stop()
         [service] = background._services
         service.at_stop.__self__._next_at = inf  # as after a failure
-        background.end_services()
+        background.leave()
     sent = actions(repository.messages())
     assert (sent[0], sent[-1], len(sent)) == ("node_started", "node_stopping", 122)
 

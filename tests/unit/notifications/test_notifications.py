@@ -20,7 +20,7 @@ from dicom_node.base.kinds import NotificationState
 from dicom_node.base.store.tables import EventRow, Notification
 from dicom_node.base.store.transitions import record, utc_now
 from dicom_node.people import queues
-from dicom_node.people.monitoring.disk import report_silence
+from dicom_node.people.monitoring import report_silence
 from dicom_node.people.preflight import check
 from dicom_node.results import sr
 from dicom_node.results.envelope import StatedFinding
