@@ -9,7 +9,7 @@ from dicom_console.web.faces import Asked, DespiteHold, Edition, Faces, Keys, Na
 from dicom_console.web.languages import N_, SAVED
 from dicom_node.base.kinds import UserRole
 from dicom_node.people import Row, configured
-from dicom_node.people.configured import Kind, Saved
+from dicom_node.people.configured import Kind
 
 faces = Faces()
 
@@ -24,9 +24,9 @@ def list_versions(asked: Asked) -> list[Row]:
     "POST",
     "/entered/{number}/undo",
     UserRole.ADMIN,
-    lambda asked, saved: asked.in_force(SAVED, "/entered", *saved.warnings, name=saved.name),
+    lambda asked, saved: asked.in_force(SAVED, "/entered", *saved["warnings"], name=saved["name"]),
 )
-def undo(asked: Asked, number: Number, despite_hold: DespiteHold = False) -> Saved:
+def undo(asked: Asked, number: Number, despite_hold: DespiteHold = False) -> Row:
     """Have all entered peers and rules as in an earlier version."""
     asked.take_over()  # once it is answered, and not after a refusal
     return configured.undo_to(asked.settings, number, asked.person, despite_hold=despite_hold)
@@ -38,7 +38,7 @@ def add_handlers(faces: Faces, kind: Kind) -> None:
 
     def put_one(
         asked: Asked, name: Name, keys: Keys, version: Edition = None, despite_hold: DespiteHold = False
-    ) -> Saved:
+    ) -> Row:
         return put(asked, kind, configured.from_keys(kind, name, keys), version, despite_hold=despite_hold)
 
     def remove_one(asked: Asked, name: Name, version: Edition = None) -> None:
@@ -58,7 +58,7 @@ def add_handlers(faces: Faces, kind: Kind) -> None:
 
 def put(
     asked: Visit, kind: Kind, content: Mapping[str, Any], version: int | None, *, despite_hold: bool
-) -> Saved:
+) -> Row:
     """Save a peer or rule, and let the node load the changed configuration.
 
     Raises the errors of ``entered.save``.

@@ -13,7 +13,8 @@ from dicom_console.web.faces import Asked, Faces, Text, Visit
 from dicom_console.web.languages import N_
 from dicom_node.base.errors import FaultyInput
 from dicom_node.base.kinds import UserRole
-from dicom_node.people.peers import Happened, happened_around
+from dicom_node.people import Row
+from dicom_node.people.peers import happened_around
 
 faces = Faces()
 
@@ -39,7 +40,7 @@ def list_events(
     number: Annotated[str, Query(pattern=r"^\d{0,5}$")] = "",
     words: Text = "",
     problems: bool = False,
-) -> Happened:
+) -> Row:
     """Events and associations, the oldest first: around the time ``at``, without one of the last hour.
 
     ``at``: such as 2026-03-01T03:12, of the node's zone where it names none. ``minutes``: before and after.
@@ -66,12 +67,12 @@ def list_events(
 
 
 @faces.page_of(list_events)
-def _events_page(asked: Visit, found: Happened) -> Response:
+def _events_page(asked: Visit, found: Row) -> Response:
     names = ("at", "minutes", "peer", "number", "words", "problems")
     return asked.page(
         "events.html",
         found=found,
-        named=asked.read(listing.named, found.events),
+        named=asked.read(listing.named, found["events"]),
         spans=SPANS,
         filters={name: asked.query(name)[:64] for name in names if asked.query(name)},
     )

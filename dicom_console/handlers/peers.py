@@ -104,7 +104,7 @@ def save(asked: Asked) -> Response:
     try:
         if not unread:
             saved = put(asked, "peers", content, version, despite_hold=bool(asked.text("despite_hold")))
-            return asked.in_force(SAVED, f"/peers/{named}", *saved.warnings, name=named)
+            return asked.in_force(SAVED, f"/peers/{named}", *saved["warnings"], name=named)
         configured.check_entry(asked.settings, "peers", content, version)
     except FaultyInput as error:
         found = form.faults(error.problems, named) if error.problems else {"": str(error).splitlines()}

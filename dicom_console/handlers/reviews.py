@@ -11,7 +11,7 @@ from dicom_console.web.languages import N_
 from dicom_node.base.errors import FaultyInput, NotAllowedNow
 from dicom_node.base.kinds import UserRole
 from dicom_node.people import Row, audit, reviews
-from dicom_node.people.reviews import Boxes, NewRule, Reviews, RuleSaved
+from dicom_node.people.reviews import Boxes, NewRule, Reviews
 
 faces = Faces()
 
@@ -27,14 +27,13 @@ def list_reviews(asked: Asked, after: Since = None) -> Reviews:
 
 @faces.page_of(list_reviews)
 def _reviews_page(asked: Visit, found: Reviews) -> Response:
-    """What waits, and what was decided."""
+    """What waits."""
     first = not asked.query("after")
     return asked.page(
         "reviews.html",
         rows=found.reviews,
         more=found.next,
         first=first,
-        done=asked.read(reviews.decided_reviews) if first else [],
     )
 
 
@@ -71,11 +70,11 @@ def try_rule(asked: Asked, number: Number, rule: Annotated[NewRule, Body()]) -> 
 
 
 @faces.handler("POST", "/reviews/{number}/device-rule", UserRole.ADMIN)
-def save_rule(asked: Asked, number: Number, rule: Annotated[NewRule, Body()]) -> RuleSaved:
-    """Save a device rule with these boxes, and clean the image again with it."""
+def save_rule(asked: Asked, number: Number, rule: Annotated[NewRule, Body()]) -> Row:
+    """Save a device rule with these boxes, and clean the image again; ``not_cleaned`` says why not."""
     why_not = reviews.save_rule(asked.settings, number, rule.name, rule.boxes, asked.person, asked.user.role)
     asked.take_over()
-    return RuleSaved(name=rule.name, not_cleaned=why_not)
+    return Row(name=rule.name, not_cleaned=why_not)
 
 
 @faces.page_of(show)
@@ -107,14 +106,14 @@ def use_boxes(asked: Asked, number: Number) -> Response:
     return _to_the_next(asked)
 
 
-def _saved(asked: Visit, number: int, saved: RuleSaved) -> Response:
+def _saved(asked: Visit, number: int, saved: Row) -> Response:
     """The rule is saved, whether the image was cleaned again or not."""
-    if not saved.not_cleaned:
+    if not saved["not_cleaned"]:
         cleaned = N_("The device rule %(name)s is saved; the image is cleaned again.")
-        return asked.in_force(cleaned, "/reviews", name=saved.name)
-    besides = f"This image was not cleaned again with it, and waits as before: {saved.not_cleaned}."
+        return asked.in_force(cleaned, "/reviews", name=saved["name"])
+    besides = f"This image was not cleaned again with it, and waits as before: {saved['not_cleaned']}."
     return asked.in_force(
-        N_("The device rule %(name)s is saved."), f"/reviews/{number}", besides, name=saved.name
+        N_("The device rule %(name)s is saved."), f"/reviews/{number}", besides, name=saved["name"]
     )
 
 

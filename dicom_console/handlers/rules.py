@@ -42,7 +42,9 @@ def _rules_page(asked: Visit, shown: list[Row]) -> Response:
 @faces.handler("POST", "/rules/{name}/try", UserRole.OPERATOR)
 def try_rule(asked: Asked, name: Name, keys: Keys) -> list[Row]:
     """What the rules with this one would make of the newest studies; nothing is changed."""
-    other = configured.with_rule(asked.settings, configured.from_keys("rules", name, keys))
+    other = configured.check_entry(
+        asked.settings, "rules", configured.from_keys("rules", name, keys)
+    ).settings
     return [Row(**row) for row in asked.read(configured.try_rules, asked.settings, other)]
 
 
@@ -99,7 +101,7 @@ def save(asked: Asked) -> Response:
         confirmed = bool(asked.text("despite_hold"))
         if saves and asked.text("tried") == mark and (confirmed or not warned.undercut):
             saved = put(asked, "rules", content, version, despite_hold=confirmed)
-            return asked.in_force(SAVED, "/rules", *saved.warnings, name=saved.name)
+            return asked.in_force(SAVED, "/rules", *saved["warnings"], name=saved["name"])
         tried = asked.read(configured.try_rules, asked.settings, warned.settings)
     except FaultyInput as error:
         return _form(asked, name, version, fields, text=text, error=error, status=400)

@@ -16,8 +16,8 @@ from dicom_node.base.errors import FaultyInput
 from dicom_node.base.kinds import CONSOLE_AE_TITLE, UserRole
 from dicom_node.base.store import sight
 from dicom_node.base.store.views import View
-from dicom_node.people import audit
-from dicom_node.people.arrivals import UploadedRow, take_files
+from dicom_node.people import Row, audit
+from dicom_node.people.arrivals import take_files
 
 faces = Faces()
 
@@ -67,7 +67,7 @@ _MULTIPART = {
 
 
 @faces.handler("POST", PATH, UserRole.OPERATOR, openapi_extra=_MULTIPART)
-async def take(asked: Asked) -> list[UploadedRow]:
+async def take(asked: Asked) -> list[Row]:
     """DICOM files (Part 10)."""
     async with received(asked, form_of) as form:
         _, rows = await run_in_threadpool(taken, asked, form)
@@ -90,7 +90,7 @@ async def received(asked: Visit, read: Callable[[Request], Awaitable[FormData]])
             await form.close()
 
 
-def taken(asked: Visit, form: FormData) -> tuple[int, list[UploadedRow]]:
+def taken(asked: Visit, form: FormData) -> tuple[int, list[Row]]:
     """The upload's number in the audit, and the outcome for each file. Raises FaultyInput without files."""
     sent = [one for one in form.getlist("files") if isinstance(one, UploadFile)]
     files = [(one.filename, one.file) for one in sent if one.filename]
@@ -103,7 +103,7 @@ def _answer(asked: Visit, form: FormData) -> Response:
         number, rows = taken(asked, form)
     except FaultyInput as error:
         return _form(asked, 400, problem=str(error))
-    refused = [row for row in rows if row.refusal]
+    refused = [row for row in rows if row["refusal"]]
     return asked.page("uploaded.html", refused=refused, now=_now(asked, number))
 
 

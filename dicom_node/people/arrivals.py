@@ -19,16 +19,13 @@ from dicom_node.base.errors import FaultyInput, SpoolError
 from dicom_node.base.kinds import CONSOLE_AE_TITLE, AuditAction
 from dicom_node.base.store import sight
 from dicom_node.base.store.database import Database
-from dicom_node.people import ServiceResult, audit
+from dicom_node.people import Row, audit
 from dicom_node.receive.policy import accepted_classes
 from dicom_node.receive.spool import Arrival, IncomingObject, Spool, WaitingObjects, read_meta
 from dicom_node.receive.statuses import Status
 
-WAY: Final = "STOW-RS"
-"""The field ``way`` of what the audit says of such a request."""
 HEAD = 2**20
 """Bytes of a data set in which the UIDs of its study and series are looked for."""
-_MEDIUM = 0  # C-STORE priority, PS3.7 9.1.1
 
 # PS3.18 Table I.2-2, but for the last: PS3.7 C.5.24
 NO_ROOM = Status(
@@ -119,7 +116,7 @@ class StowRequest:
                 if is_last:
                     self._commit(part)
             except _Refused as refused:
-                part.one.failure = refused.status
+                part.one.failure = refused.args[0]
             except FaultyInput as error:
                 part.one.failure, part.one.why = NO_OBJECT, str(error)
             except SpoolError:
@@ -180,7 +177,7 @@ class StowRequest:
                 CONSOLE_AE_TITLE,
                 self._settings.node.ae_title,
                 self._by.address,
-                _MEDIUM,
+                0,  # C-STORE priority medium, PS3.7 9.1.1
                 datetime.now(UTC),
                 sight.SENDERS.get(),
             )
@@ -226,10 +223,7 @@ def _place(folder: Path, minimum_free_bytes: int) -> tuple[Spool, WaitingObjects
 
 
 class _Refused(Exception):
-    """The node refuses to store an object."""
-
-    def __init__(self, status: Status) -> None:
-        self.status = status
+    """The node refuses to store an object, with this status."""
 
 
 @dataclass(slots=True)
@@ -244,20 +238,12 @@ class _Part:
     size: int = 0
 
 
-class UploadedRow(ServiceResult):
-    """One uploaded file; ``refusal`` is empty where it was taken. Its name in the browser may name a patient:
-    it is only for the page.
-    """
-
-    name: str
-    refusal: str
-
-
 def take_files(
     database: Database, settings: Settings, sent: Sequence[tuple[str, BinaryIO]], by: audit.Person
-) -> tuple[int, list[UploadedRow]]:
+) -> tuple[int, list[Row]]:
     """Spool all acceptable files, each with its name; returns the number of the row in the audit that counts
-    them, and the outcome for each. Raises FaultyInput without files, SpoolError.
+    them, and a row for each: its ``name``, which may name a patient and is only for the page, and the
+    ``refusal``, "" where it was taken. Raises FaultyInput without files, SpoolError.
     """
     if not sent:
         raise FaultyInput("choose the files to send")
@@ -271,7 +257,7 @@ def take_files(
             request.end()
             done = request.instances[-1]
             refusal = done.why or done.failure.when if done.failure else ""
-            rows.append(UploadedRow(name=name, refusal=refusal))
+            rows.append(Row(name=name, refusal=refusal))
     finally:
         number = request.close()
     return number, rows

@@ -249,11 +249,35 @@ _SECRET = frozenset({"password", "token", "username", "url", "database_url"})
 
 def write_bundle(settings: Settings, files: Sequence[Path], destination: Path) -> list[str]:
     """Write the ZIP file; returns the names in it. Raises CannotCreate if it exists or cannot be made."""
+    installed = {one.name: one.version for one in metadata.distributions()}
+    folder = settings.node.data_dir
+    disk = shutil.disk_usage(folder) if folder.is_dir() else None
+    checked = preflight.check(files, tries=True)
+    names = {peer.name for peer in settings.peers}
     parts: dict[str, object] = {
-        "versions.json": _versions(),
+        "versions.json": {
+            "dicom-node": __version__,
+            "python": platform.python_version(),
+            "system": platform.platform(),
+            **{library: installed.get(library, "not installed") for library in _LIBRARIES},
+            "schema of this program": newest_schema(),
+        },
         "configuration.json": redacted(settings),
-        "check.json": _check(files, settings),
-        "machine.json": _machine(settings),
+        # What ``check`` says, without the values that it quotes.
+        "check.json": {
+            "problems": [{"key": problem.key.split("=")[0]} for problem in checked.problems],
+            "checks": [
+                {"subject": line.subject, "ok": line.ok}
+                for line in checked.tried
+                if not line.subject.startswith("peer ") or line.subject.removeprefix("peer ") in names
+            ],
+        },
+        "machine.json": {
+            "free_mib": disk and disk.free // 2**20,
+            "disk_mib": disk and disk.total // 2**20,
+            "spool_objects": sum(1 for _ in (folder / "spool").rglob("*.dcm")),
+            "results": sum(1 for _ in (folder / "results").rglob("*.dcm")),
+        },
     }
     try:
         with reading(settings) as session:
@@ -261,7 +285,6 @@ def write_bundle(settings: Settings, files: Sequence[Path], destination: Path) -
             rows = views.list_events(session, limit=2000)
             texts = {event.number: event.text for event in events.all_types()}
             # Of their fields what cannot name a patient: numbers, and configured peers.
-            peers = {peer.name for peer in settings.peers}
             parts["events.json"] = [
                 {
                     "at": row["at"],
@@ -271,7 +294,7 @@ def write_bundle(settings: Settings, files: Sequence[Path], destination: Path) -
                         key: value
                         for key, value in row["fields"].items()
                         if key not in _NUMBERS_OF_IDENTITY
-                        and (isinstance(value, bool | int | float) or str(value) in peers)
+                        and (isinstance(value, bool | int | float) or str(value) in names)
                     },
                 }
                 for row in rows
@@ -299,41 +322,6 @@ def redacted(settings: Settings) -> dict[str, Any]:
         rule["options"] = sorted(rule["options"])
         rule["when"] = sorted(key for key, value in rule["when"].items() if value)
     return plain
-
-
-def _check(files: Sequence[Path], settings: Settings) -> dict[str, object]:
-    """What ``check`` says, without the values that it quotes."""
-    checked = preflight.check(files, tries=True)
-    names = {peer.name for peer in settings.peers}
-    return {
-        "problems": [{"key": problem.key.split("=")[0]} for problem in checked.problems],
-        "checks": [
-            {"subject": line.subject, "ok": line.ok}
-            for line in checked.tried
-            if not line.subject.startswith("peer ") or line.subject.removeprefix("peer ") in names
-        ],
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {"dicom-node": __version__, "python": platform.python_version(), "system": platform.platform()}
-    for library in _LIBRARIES:
-        try:
-            found[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            found[library] = "not installed"
-    return found | {"schema of this program": newest_schema()}
-
-
-def _machine(settings: Settings) -> dict[str, object]:
-    folder = settings.node.data_dir
-    disk = shutil.disk_usage(folder) if folder.is_dir() else None
-    return {
-        "free_mib": disk and disk.free // 2**20,
-        "disk_mib": disk and disk.total // 2**20,
-        "spool_objects": sum(1 for _ in (folder / "spool").rglob("*.dcm")),
-        "results": sum(1 for _ in (folder / "results").rglob("*.dcm")),
-    }
 
 
 _SHOWN = 100  # decisions that are named
@@ -371,7 +359,14 @@ def apply_waiting_decisions(settings: Settings) -> int:
     done = 0
     behind: set[str] = set()  # studies of which an earlier one waits
     for one in lost:
-        reason = "a decision before it" if one.study_uid in behind else _done(settings, one)
+        reason = "a decision before it" if one.study_uid in behind else ""
+        try:
+            if not reason:
+                _AGAIN.get(one.action, _with_audit)(settings, one)
+        except (NodeError, _NotYet) as not_yet:
+            reason = str(not_yet)
+        except LookupError:  # another process was quicker
+            reason = ""
         if not reason:
             done += 1
             continue
@@ -451,17 +446,6 @@ def as_view(row: DecisionRow) -> View:
 def _by(wanted: DecisionRow) -> audit.Person:
     record = wanted.record
     return audit.Person(record["actor"], record["address"], decided_at=wanted.at, decision=wanted.id)
-
-
-def _done(settings: Settings, wanted: DecisionRow) -> str:
-    """Do it again; "" when it is done, else what it waits for."""
-    try:
-        _AGAIN.get(wanted.action, _with_audit)(settings, wanted)
-    except (NodeError, _NotYet) as not_yet:
-        return str(not_yet)
-    except LookupError:  # another process was quicker
-        return ""
-    return ""
 
 
 def _with_audit(settings: Settings, wanted: DecisionRow) -> None:

@@ -69,7 +69,7 @@ from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, columns, list_events
 from dicom_node.jobs import drift as scores
 from dicom_node.jobs.queue import decide, decide_study, explain, why_none
-from dicom_node.people import Row, ServiceResult, audit, open_database, reading, writing
+from dicom_node.people import Row, audit, open_database, reading, writing
 from dicom_node.people.peers import SECRET
 from dicom_node.receive.inspection import Inspected, inspect
 
@@ -79,14 +79,6 @@ LONGEST: Final = 16 * 1024
 _MODELS: Final[Mapping[str, type[BaseModel]]] = {"peers": PeerSettings, "rules": RuleSettings}
 PROGRAMS: Final = ("command", "container")
 """Pipelines of rules that only the configuration files may have."""
-
-
-class Saved(ServiceResult):
-    """A saved peer or rule, which the node takes over at once. ``warnings`` are from ``dicom-node check``."""
-
-    name: str
-    version: int
-    warnings: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +153,7 @@ def save_entry(
     by: audit.Person = audit.COMMAND_LINE,
     *,
     despite_hold: bool = False,
-) -> Saved:
+) -> Row:
     """Add a peer or rule, or change one; ``apply`` puts it in force.
 
     ``version``: of the entry as the person saw it, 0 to add one, None: whichever exists. ``despite_hold``: a
@@ -172,7 +164,7 @@ def save_entry(
     name = content["name"]
     now, after = _changed(settings, kind, name, content, version)
     _, warnings = _write(settings, now, after, f"{kind[:-1]} {name}", by, despite_hold=despite_hold)
-    return Saved(name=name, version=edition(_entries(after)[kind, name]), warnings=warnings)
+    return Row(name=name, version=edition(_entries(after)[kind, name]), warnings=warnings)
 
 
 def check_entry(
@@ -203,13 +195,13 @@ def undo_to(
     by: audit.Person = audit.COMMAND_LINE,
     *,
     despite_hold: bool = False,
-) -> Saved:
+) -> Row:
     """Have all entered peers and rules as in this version (0: none). Raises NotFound, and as ``save``."""
     if version not in (0, *versions(settings.node.data_dir)):
         raise NotFound(f"there is no version {version} of the entered peers and rules")
     after, what = _text(settings, version), f"as in version {version}"
     number, warnings = _write(settings, _newest(settings), after, what, by, despite_hold=despite_hold)
-    return Saved(name=f"version {number}", version=number, warnings=warnings)
+    return Row(name=f"version {number}", version=number, warnings=warnings)
 
 
 def apply_now(settings: Settings) -> int:
@@ -374,7 +366,12 @@ def _refuse_local(content: Mapping[str, Any]) -> None:
 
 
 def _checked(settings: Settings, after: _Entries, changed: Kind) -> Warned:
-    """Check the configuration with these entries in place of those with which the node runs."""
+    """What ``check`` warns of with these entries in place of those with which the node runs.
+
+    Raises FaultyInput with its mistakes.
+    """
+    from dicom_node.people import preflight
+
     tables: dict[str, Any] = {}
     for kind in _MODELS:
         in_files = [one for one in getattr(settings, kind) if not one.entered]
@@ -382,15 +379,6 @@ def _checked(settings: Settings, after: _Entries, changed: Kind) -> Warned:
             one.model_dump(mode="json", context=REVEALED, exclude_defaults=True) for one in in_files
         ]
         tables[kind] += [one for (other, _), one in after.items() if other == kind]
-    return checked(settings, tables, changed)
-
-
-def checked(settings: Settings, tables: dict[str, Any], changed: Kind = "peers") -> Warned:
-    """What ``check`` warns of in the configuration with other ``tables``. Raises FaultyInput with its
-    mistakes.
-    """
-    from dicom_node.people import preflight
-
     data = settings.model_dump(mode="json", context=REVEALED, exclude_defaults=True) | tables
     found = preflight.check_data(data, _role_here(settings, changed))
     if found.problems:
@@ -533,16 +521,6 @@ def _limits(rule: RuleSettings) -> list[str]:
         "results wait until a person has accepted them": rule.assess_first,
     }
     return [text for text, value in applies.items() if value]
-
-
-def with_rule(settings: Settings, content: View) -> Settings:
-    """The settings with this rule added, or replaced if it exists. Raises FaultyInput with every mistake."""
-    others = [
-        rule.model_dump(mode="json", exclude_defaults=True, exclude={"entered"})
-        for rule in settings.rules
-        if rule.name != content["name"]
-    ]
-    return checked(settings, {"rules": [*others, content]}).settings
 
 
 def try_rules(session: Session, settings: Settings, other: Settings | None = None) -> list[View]:

@@ -30,7 +30,7 @@ from dicom_node.base.events import (
 from dicom_node.base.kinds import AuditAction
 from dicom_node.base.store import views
 from dicom_node.deliver.outbox import PeerOutage, outages
-from dicom_node.people import Row, ServiceResult, audit, reading, writing
+from dicom_node.people import Row, audit, reading, writing
 from dicom_node.receive.limits import REFUSED_CONTEXTS_NAMED
 from dicom_node.receive.messages import Proposal
 from dicom_node.receive.policy import AEPolicy, accepted_classes, addresses, network, refused_class
@@ -363,16 +363,6 @@ _PROBLEMS = frozenset(kind.number for kind in all_types() if kind.level >= loggi
 _OF_ONE_OBJECT = frozenset({"instance", "spool_name", "association", "id"})
 
 
-class Happened(ServiceResult):
-    """Events and associations around a time, the oldest first; ``times``: how often an event happened in a
-    row. ``more``: older ones are left out.
-    """
-
-    events: list[Row]
-    associations: list[Row]
-    more: bool
-
-
 def happened_around(
     session: Session,
     settings: Settings,
@@ -383,8 +373,9 @@ def happened_around(
     number: int = 0,
     words: str = "",
     problems: bool = False,
-) -> Happened:
-    """Events and associations from ``since`` until ``until``; "" and 0 match all.
+) -> Row:
+    """``events`` and ``associations`` from ``since`` until ``until``, the oldest first, and whether there are
+    ``more`` of before; "" and 0 match all. ``times``: how often an event happened in a row.
 
     ``peer``: the name of a peer, an AE title or an address. ``words``: in the text or a field of an event.
     ``problems``: only warnings and errors.
@@ -413,9 +404,9 @@ def happened_around(
     if not (number or words or problems):  # else events alone were asked for
         opened = views.list_associations(session, since=since, until=until, limit=_READ)
         associations = [row for row in reversed(opened) if is_meant(row)]
-    return Happened(
-        events=[Row(**row) for row in events[-MOST_SHOWN:]],
-        associations=[Row(**row) for row in associations[-MOST_SHOWN:]],
+    return Row(
+        events=events[-MOST_SHOWN:],
+        associations=associations[-MOST_SHOWN:],
         more=max(len(events), len(associations)) > MOST_SHOWN or len(read) == _READ,
     )
 

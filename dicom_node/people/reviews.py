@@ -526,13 +526,6 @@ def review_after(session: Session, number: int) -> int | None:
     return session.scalar(chosen.order_by(CleaningReview.id < number, CleaningReview.id).limit(1))
 
 
-def decided_reviews(session: Session) -> list[View]:
-    """The latest reviews that a person decided, the newest first."""
-    by_hand = CleaningReview.verdict.in_((ReviewVerdict.ACCEPTED, ReviewVerdict.DRAWN))
-    chosen = _rows().where(by_hand).order_by(CleaningReview.decided_at.desc(), CleaningReview.id.desc())
-    return [_row(*row) for row in session.execute(chosen.limit(PAGE)).all()]
-
-
 def count_reviews(session: Session) -> View:
     """The number of images that wait for a review, and the time since when the oldest waits."""
     count, oldest = session.execute(
@@ -710,13 +703,6 @@ class NewRule(Boxes):
     """A new device rule: its name and its boxes."""
 
     name: str = Field(min_length=1, max_length=64, pattern=PRINTABLE)
-
-
-class RuleSaved(ServiceResult):
-    """The rule is saved; ``not_cleaned`` says why the image was not cleaned again, "" where it is."""
-
-    name: str
-    not_cleaned: str
 
 
 def rule_tried(

@@ -150,7 +150,7 @@ _NOT_DELETED = (
     "its images were deleted before, or must stay: release it from quarantine, wait until it has ended, and "
     "send, discard or cancel what is held or not confirmed"
 )
-StudyChange = Literal["retry", "rerun", "send", "release", "withdraw"]
+StudyChange = Literal["retry", "send", "release", "withdraw"]
 
 
 def change_studies(
@@ -186,8 +186,6 @@ def change_studies(
             match change:
                 case "retry":
                     _retry(settings, uid, by)
-                case "rerun":
-                    rerun_rules(settings, [uid], by)
                 case "send":
                     queues.send_study(settings, uid, peer, by)
                 case "release":

@@ -364,7 +364,7 @@ def sign_out(database: Database, token: str, by: audit.Person) -> None:
 def search_of(database: Database, token: str) -> dict[str, str]:
     """The session's last search by patient or accession number, which must not appear in an address."""
     with database.read() as session:
-        row = _session(session, token)
+        row = session.scalar(select(UserSession).where(UserSession.token_sha256 == _hash(token)))
         return dict(row.search) if row else {}
 
 
@@ -374,7 +374,7 @@ def keep_search(database: Database, token: str, about: Mapping[str, str], by: au
     The audit records that a patient was searched for, not which.
     """
     with database.write() as session:
-        if row := _session(session, token):
+        if row := session.scalar(select(UserSession).where(UserSession.token_sha256 == _hash(token))):
             row.search = dict(about)
         if about:
             audit.note(session, by, AuditAction.STUDY_SEARCHED, searched_by=sorted(about))
@@ -466,10 +466,6 @@ def _refuse_of_provider(user: UserAccount, what: str) -> None:
             f"{user.name} is an account of {user.issuer}: it gets no {what} here"
             + (", add a user for the program" if what == "token" else ", change it there")
         )
-
-
-def _session(session: Session, token: str) -> UserSession | None:
-    return session.scalar(select(UserSession).where(UserSession.token_sha256 == _hash(token)))
 
 
 def _known(session: Session, name: str) -> UserAccount:

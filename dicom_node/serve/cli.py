@@ -272,8 +272,8 @@ def support_bundle(
     say(f"{destination} holds {', '.join(names)}: read it before you send it.")
 
 
-@app.command(epilog="Example: dicom-node backup /backup/2026-03-01 --config node.toml")
-def backup(
+@app.command("backup", epilog="Example: dicom-node backup /backup/2026-03-01 --config node.toml")
+def save_backup(
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="A new folder.")],
     config: Config,
     objects: Annotated[
@@ -284,11 +284,11 @@ def backup(
     ] = False,
 ) -> None:
     """Save database, site key and configuration while the node runs. It holds patient data and secrets."""
-    from dicom_node.people import backup as copies
+    from dicom_node.people import backup
 
-    for note in copies.backup(load(config), config, destination, objects=objects, key=not without_key):
+    for note in backup.backup(load(config), config, destination, objects=objects, key=not without_key):
         say(note)
-    copies.verify(destination)
+    backup.verify(destination)
     say(f"Saved to {destination} and verified.")
 
 

@@ -288,7 +288,6 @@ def test_keys_decide_on_images_and_a_box_is_drawn_with_the_pointer_and_moved_by_
         page.keyboard.press("c")
         page.wait_for_url("**/reviews")
         expect(page.locator("text=No image waits.")).to_have_count(1)
-        expect(page.locator("text=boxes drawn, cleaned again")).to_have_count(1)
         page.context.close()
     assert node.get(DrawnByHand, node.get(CleaningReview, 1).instance_id).boxes[0][:2] == [0, 0]
     assert complaints == []
@@ -835,8 +834,6 @@ def cleaning(walk: Walk, page: Page) -> None:
     page.click("text=Back to the image")
     draw(page)
     press(page, "Black these out and clean again")
-    page.goto("/reviews")
-    expect(page.locator("text=boxes drawn, cleaned again")).to_have_count(1)
 
 
 def patients_and_uploads(page: Page, tmp_path: Path) -> None:
