@@ -523,14 +523,13 @@ def test_what_failed_without_a_database_is_stored_with_begin_and_end_when_it_is_
     monkeypatch.setattr(Database, "write", Mock(side_effect=away))
     tries = iter(range(4))
 
-    def locked(_: object) -> bool:
+    def forget_cursors() -> None:
         if next(tries) < 3:
             raise away
         monkeypatch.undo()
         background._stop.set()
-        return True
 
-    monkeypatch.setattr(background, "_locked", locked)
+    monkeypatch.setattr(background._indexer, "forget_cursors", forget_cursors)
     background._index_and_assemble()
     numbers = (events.INDEXING_FAILED.number, events.INDEXING_BACK.number)
     began, ended = (row for row in inbox.events() if row.number in numbers)
