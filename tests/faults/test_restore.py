@@ -26,10 +26,10 @@ from dicom_node.base.store.tables import DecisionRow, Delivery, HeldResult, Job,
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.people import audit, reviews
+from dicom_node.people.backup import backup
 from dicom_node.people.studies import release, versions, withdraw_results
 from dicom_node.receive.spool import Arrival, Spool
 from dicom_node.serve import node
-from dicom_node.serve.cli import backup
 from dicom_node.studies.indexing import compare, reindex
 from tests.drill_lab import node_on, results_of, work_and_deliver
 from tests.faults.kills.__main__ import with_postgres
