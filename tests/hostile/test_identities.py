@@ -34,7 +34,7 @@ from tests.smtp_lab import MailServer, WebServer
 from tests.unit.inbox.objects import changed, in_syntax
 from tests.unit.jobs.worker_lab import configuration, confirm, work
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # pydicom warns of the values that we send
+  # pydicom warns of the values that we send
 
 
 IDENTITY = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex")
@@ -87,7 +87,7 @@ VARIANTS = LESS | OTHER
 
 
 @dataclass(frozen=True)
-class Site:
+class TwoPatients:
     """Studies that the first sender sent, by name, and what the second one made of them."""
 
     node: Inbox
@@ -112,7 +112,7 @@ def sent(name: str) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def two_patients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoPatients]:
     """Each variant comes while its study is received, and once more after the study was delivered."""
     config = configuration()
     config["peers"][1]["results"] = ["sr"]
@@ -128,24 +128,26 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         node.settle(*(make(ds) for ds, make in both.values()), calling="US2")
         work(node)
         confirm(node)
-        yield Site(node, {name: ds for name, (ds, _) in both.items()})
+        yield TwoPatients(node, {name: ds for name, (ds, _) in both.items()})
 
 
-def test_every_result_is_of_the_patient_whom_the_first_sender_named(site: Site) -> None:
-    results = {name: site.results(source.StudyInstanceUID) for name, source in site.studies.items()}
+@pytest.mark.filterwarnings("ignore")
+def test_every_result_is_of_the_patient_whom_the_first_sender_named(two_patients: TwoPatients) -> None:
+    results = {name: two_patients.results(source.StudyInstanceUID) for name, source in two_patients.studies.items()}
     assert sum(map(len, results.values())) >= len(VARIANTS)
-    for name, source in site.studies.items():
+    for name, source in two_patients.studies.items():
         patient = {word: source.get(word) for word in IDENTITY}
         for result in results[name]:
             assert {word: result.get(word) for word in IDENTITY} == patient, name
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("when", "results"), [("early", 0), ("late", 1)])
 def test_what_says_less_changes_nothing_and_what_contradicts_the_patient_waits_for_a_person(
-    site: Site, when: str, results: int
+    two_patients: TwoPatients, when: str, results: int
 ) -> None:
-    assert site.outcomes(LESS, when) == dict.fromkeys(LESS, ("delivered", 1))
-    assert site.outcomes(OTHER, when) == dict.fromkeys(OTHER, ("quarantined", results))
+    assert two_patients.outcomes(LESS, when) == dict.fromkeys(LESS, ("delivered", 1))
+    assert two_patients.outcomes(OTHER, when) == dict.fromkeys(OTHER, ("quarantined", results))
 
 
 PATIENT_ID = "PIDZX81"
@@ -214,7 +216,7 @@ HELD_IN_THE_INDEX = {
 MARKUP = "[bold]EVIL[/]"
 
 
-CONFIG = """
+NODE_CONFIG = """
 [spool]
 minimum_free_mib = 1
 [assembly]
@@ -387,7 +389,7 @@ def passed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Passed]:
     mail, web = opened.enter_context(MailServer().running()), opened.enter_context(WebServer().running())
     collector = opened.enter_context(running_collector())
     places = {"mail": mail.port, "web": web.url, "collector": collector.endpoint}
-    node = Node(folder, CONFIG.format(pacs=pacs.port, folder=folder, **places), alone=True)
+    node = Node(folder, NODE_CONFIG.format(pacs=pacs.port, folder=folder, **places), alone=True)
     debug = node.config.read_text(encoding="utf-8").replace(
         "[listener]", 'log_level = "debug"\n[listener]', 1
     )
@@ -409,6 +411,7 @@ def passed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Passed]:
         yield Passed(node, pacs, watch, mail, web, collector)
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_the_canaries_were_in_it_and_are_found_where_they_belong(passed: Passed) -> None:
     states = sorted(study["state"] for study in passed.node.studies().values())
     assert states == ["delivered", "failed", "failed", *["not_applicable"] * 2, *["quarantined"] * 4]
@@ -419,6 +422,7 @@ def test_the_canaries_were_in_it_and_are_found_where_they_belong(passed: Passed)
     assert hidden and set().union(*map(birds, hidden)) == set()
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_no_log_names_anybody_at_debug_level(passed: Passed) -> None:
     for log in (passed.node.log, passed.node.folder / "own.log"):
         lines = log.read_text(encoding="utf-8").splitlines()
@@ -428,6 +432,7 @@ def test_no_log_names_anybody_at_debug_level(passed: Passed) -> None:
         assert not any(sign in log.read_text(encoding="utf-8") for sign in "\x1b\x9b\u202e\r")
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_no_table_holds_more_than_the_index_needs(passed: Passed) -> None:
     found = []
     with closing(sqlite3.connect(passed.data / "node.db")) as database:
@@ -444,6 +449,7 @@ def test_no_table_holds_more_than_the_index_needs(passed: Passed) -> None:
     assert found == []
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_no_other_file_of_the_node_and_no_name_of_a_file_has_one(passed: Passed) -> None:
     objects_of_dicom = ("spool", "results", "deidentified", "node.db")
     searched = [
@@ -457,6 +463,7 @@ def test_no_other_file_of_the_node_and_no_name_of_a_file_has_one(passed: Passed)
     assert len(passed.watch.names) > 20 and [name for name in passed.watch.names if birds(name)] == []
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_no_command_line_or_environment_has_one(passed: Passed) -> None:
     assert sum(b"dicom_node" in text for text in passed.watch.seen) >= 4, "node, listener, inspector, worker"
     assert [text for text in passed.watch.seen if birds(text)] == []
@@ -473,6 +480,7 @@ VERBS: Sequence[tuple[str, ...]] = (
 )
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_no_verb_that_shows_no_patients_shows_one(passed: Passed) -> None:
     for words in VERBS:
         for form in ((), ("--json",)):
@@ -487,6 +495,7 @@ def test_no_verb_that_shows_no_patients_shows_one(passed: Passed) -> None:
     assert MARKUP in {row["fields"].get("calling") for row in events}
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_lists_of_studies_show_the_patient_id_only(passed: Passed) -> None:
     listed = passed.node.studies()
     assert birds(json.dumps(list(listed.values()))) == {PATIENT_ID, CODES["Modality"]}  # a column of the list
@@ -494,6 +503,7 @@ def test_lists_of_studies_show_the_patient_id_only(passed: Passed) -> None:
     assert birds(printed(passed.node, "studies", "show", uid, "--json")) == {PATIENT_ID}
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_nothing_that_is_sent_to_others_has_one(passed: Passed) -> None:
     """Webhooks, e-mail, traces."""
     hooks = [json.dumps(call) for call in passed.web.calls]

@@ -27,7 +27,7 @@ from tests.ports import free_port
 from tests.ultrasound_lab import ENCODINGS, SECRETS, Reader, decoded, write
 from tests.validators import dciodvfy_errors
 
-pytestmark = [pytest.mark.debian("dcmtk", "dicom3tools"), pytest.mark.timeout(1800)]
+
 RULES = (
     rule("chest_xray", 'modality = ["CR", "DX"]')
     + rule("ultrasound", 'modality = "US", calling_ae = "ROOM1"')
@@ -152,6 +152,8 @@ def judge(case: Case, path: Path) -> None:
             assert checked.returncode == 0 and "error" not in checked.stdout.lower(), checked.stdout
 
 
+@pytest.mark.debian("dcmtk", "dicom3tools")
+@pytest.mark.timeout(1800)
 @pytest.mark.data
 @pytest.mark.parametrize("case", CHESTS, indirect=True)
 def test_it_comes_back_with_a_report_that_highdicom_reads_and_validators_find_no_error(
@@ -169,6 +171,8 @@ def reader() -> Reader:
     return Reader()
 
 
+@pytest.mark.debian("dcmtk", "dicom3tools")
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("case", ENCODINGS, indirect=True)
 def test_it_comes_back_cleaned_in_a_series_of_its_own_and_every_pixel_outside_the_mask_is_the_source_s(
     case: Case, reader: Reader, tmp_path: Path
@@ -195,11 +199,15 @@ def shown(samples: np.ndarray, inverted: bool) -> np.ndarray:
     return 255 - eight if inverted else eight
 
 
+@pytest.mark.debian("dcmtk", "dicom3tools")
+@pytest.mark.timeout(1800)
 def test_nothing_that_the_node_says_repeats_what_was_burned_in(site: Site) -> None:
     assert "[6002] ready" in site.told
     assert [secret for secret in SECRETS if secret in site.told] == []
 
 
+@pytest.mark.debian("dcmtk", "dicom3tools")
+@pytest.mark.timeout(1800)
 @pytest.mark.data
 @pytest.mark.parametrize("case", ["ovary"], indirect=True)
 def test_an_ovary_comes_back_cleaned_outlined_and_classified(case: Case) -> None:
@@ -219,6 +227,8 @@ def test_an_ovary_comes_back_cleaned_outlined_and_classified(case: Case) -> None
         assert case.picture(words).SyntheticData == "YES"
 
 
+@pytest.mark.debian("dcmtk", "dicom3tools")
+@pytest.mark.timeout(1800)
 @pytest.mark.data
 @pytest.mark.parametrize("case", ["head"], indirect=True)
 def test_the_head_of_a_fetus_is_not_classified_also_where_the_header_says_ovary(case: Case) -> None:
@@ -231,6 +241,8 @@ def texts(report: Dataset) -> str:
     return "\n".join(str(element.value) for element in report.iterall() if element.keyword == "TextValue")
 
 
+@pytest.mark.debian("dcmtk", "dicom3tools")
+@pytest.mark.timeout(1800)
 def test_an_image_that_is_not_decoded_is_kept_and_the_pacs_gets_a_report_that_says_so(site: Site) -> None:
     """No syntax that is negotiated is a fault; of a study that decodes in part the report names the rest."""
     kept = [one for one in TRIED if one.kind in (SyntaxKind.LOSSLESS_KEPT, SyntaxKind.LOSSY_KEPT)]

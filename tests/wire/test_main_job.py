@@ -30,14 +30,12 @@ from tests.node_lab import ULTRASOUND, Node, running, site_config, wait_until
 from tests.ports import free_port
 from tests.wire.orthanc_lab import DICOMWEB, Orthanc, start_orthanc
 
-pytestmark = [pytest.mark.debian("orthanc", "orthanc-dicomweb", "dcmtk"), pytest.mark.timeout(1800)]
+
 RESULTS = ("sr", "gsps", "sc", "cleaned", "seg")
-SR = "1.2.840.10008.5.1.4.1.1.88.34"
-COLOUR_STATE = "1.2.840.10008.5.1.4.1.1.11.2"
 
 
 @dataclass(frozen=True)
-class Site:
+class Ward:
     """A node with its PACS."""
 
     node: Node
@@ -59,7 +57,7 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
     folder = tmp_path_factory.mktemp("site")
     get = {"DicomAlwaysAllowGet": True}
     with start_orthanc(folder / "orthanc", ae_title="PACS", plugins=[DICOMWEB], config=get) as pacs:
@@ -67,17 +65,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         config = site_config(pacs.dicom_port, ULTRASOUND, RESULTS, senders=("MODALITY",), of_pacs=boxes)
         node = Node(folder / "node", config)
         with running(node):
-            yield Site(node, pacs)
+            yield Ward(node, pacs)
 
 
-KINDS = {"sr": "SR", "gsps": "PR", "sc": "OT", "cleaned": "US", "seg": "SEG"}
+MODALITIES = {"sr": "SR", "gsps": "PR", "sc": "OT", "cleaned": "US", "seg": "SEG"}
 
 
 @dataclass(frozen=True)
 class Department:
     """An Orthanc that holds one study with its results, and what was sent."""
 
-    site: Site
+    ward: Ward
     image: Dataset
     results: dict[str, str]
 
@@ -88,21 +86,23 @@ class Department:
 
     @property
     def pacs(self) -> Orthanc:
-        return self.site.pacs
+        return self.ward.pacs
 
 
 @pytest.fixture(scope="module")
-def department(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Department:
+def department(ward: Ward, tmp_path_factory: pytest.TempPathFactory) -> Department:
     image, file = quick_ultrasound("department"), tmp_path_factory.mktemp("department") / "image.dcm"
     image.save_as(file, enforce_file_format=True)
-    for port, called in ((site.node.port, "AINODE"), (site.pacs.dicom_port, "PACS")):
+    for port, called in ((ward.node.port, "AINODE"), (ward.pacs.dicom_port, "PACS")):
         _run("storescu", "-aet", "MODALITY", "-aec", called, "127.0.0.1", port, file)
-    study = site.end_of(image.StudyInstanceUID)
+    study = ward.end_of(image.StudyInstanceUID)
     assert study["state"] == "delivered", study
     results: list[dict[str, str]] = study["results"]  # type: ignore[assignment]
-    return Department(site, image, {one["kind"]: one["sop_instance_uid"] for one in results})
+    return Department(ward, image, {one["kind"]: one["sop_instance_uid"] for one in results})
 
 
+@pytest.mark.debian("orthanc", "orthanc-dicomweb", "dcmtk")
+@pytest.mark.timeout(1800)
 def test_a_dcmtk_modality_sends_and_dcmtk_finds_a_series_of_each_result(department: Department) -> None:
     pacs = department.pacs
     keys = (
@@ -113,11 +113,13 @@ def test_a_dcmtk_modality_sends_and_dcmtk_finds_a_series_of_each_result(departme
     )
     asked = [part for key in keys for part in ("-k", key)]
     said = _run("findscu", "-S", "-aec", "PACS", *asked, "127.0.0.1", pacs.dicom_port)
-    assert set(department.results) >= set(KINDS)
-    for modality in KINDS.values():
+    assert set(department.results) >= set(MODALITIES)
+    for modality in MODALITIES.values():
         assert f"[{modality}" in said
 
 
+@pytest.mark.debian("orthanc", "orthanc-dicomweb", "dcmtk")
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     "program", [("getscu", "-S"), (sys.executable, "-m", "pynetdicom", "getscu")], ids=["DCMTK", "pynetdicom"]
 )
@@ -129,6 +131,8 @@ def test_a_workstation_gets_the_whole_study_as_it_was_sent(
     _holds_all(department, [dcmread(path) for path in tmp_path.iterdir()])
 
 
+@pytest.mark.debian("orthanc", "orthanc-dicomweb", "dcmtk")
+@pytest.mark.timeout(1800)
 def test_a_dicomweb_workstation_finds_and_reads_every_result(department: Department) -> None:
     """It sees the cleaned picture, pixel for pixel; highdicom reads the report that came."""
     client = DICOMwebClient(f"{department.pacs.url}/dicom-web")
@@ -163,6 +167,8 @@ def _run(*command: object) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.debian("orthanc", "orthanc-dicomweb", "dcmtk")
+@pytest.mark.timeout(1800)
 def test_a_second_run_of_the_demonstration_makes_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +215,8 @@ def held_by_pacs(out: Path) -> Counter[str]:
     return Counter(str(dcmread(path).SOPInstanceUID) for path in folder.glob("*.dcm"))
 
 
+@pytest.mark.debian("orthanc", "orthanc-dicomweb", "dcmtk")
+@pytest.mark.timeout(1800)
 def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dicom_node", "demo", "--offline", "--out", str(tmp_path / "out")]
     demo = Forked(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
@@ -240,6 +248,8 @@ def receiver(folder: Path, port: int) -> Iterator[Callable[[], str]]:
             process.wait()
 
 
+@pytest.mark.debian("orthanc", "orthanc-dicomweb", "dcmtk")
+@pytest.mark.timeout(1800)
 def test_the_film_goes_through_the_node_and_comes_back_as_a_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,7 +55,7 @@ from tests.ports import free_port
 from tests.waiting import wait_until
 from tests.wire.orthanc_lab import DICOMWEB, Orthanc, start_orthanc
 
-pytestmark = pytest.mark.debian("orthanc", "orthanc-dicomweb", "dcmtk")
+needs_orthanc = pytest.mark.debian("orthanc", "orthanc-dicomweb", "dcmtk")
 TAKING = {"may": ("receive",)}
 TAKING_BACK = TAKING | {"withdraw": "delete"}
 WAYS = ("get", "dicomweb")
@@ -121,6 +121,7 @@ def peer(orthanc: Orthanc, way: str, **settings: object) -> PeerSettings:
     return PeerSettings.model_validate({**known, **settings})
 
 
+@needs_orthanc
 @pytest.mark.parametrize("way", WAYS)
 def test_a_day_of_a_modality_is_found(orthanc: Orthanc, films: list[Dataset], way: str) -> None:
     [study] = open_archive(peer(orthanc, way), Settings()).find(StudyQuery(DAY, DAY, "DX")).studies
@@ -132,6 +133,7 @@ def test_a_day_of_a_modality_is_found(orthanc: Orthanc, films: list[Dataset], wa
     assert study.patient.disagrees(Patient.from_values("", "", "Somebody^Else", "", ""))
 
 
+@needs_orthanc
 @pytest.mark.parametrize("way", WAYS)
 def test_all_objects_of_a_study_come(orthanc: Orthanc, films: list[Dataset], way: str) -> None:
     """What is not taken is counted, and a study that is not there is absent."""
@@ -146,6 +148,7 @@ def test_all_objects_of_a_study_come(orthanc: Orthanc, films: list[Dataset], way
     assert none.objects == 0
 
 
+@needs_orthanc
 @pytest.mark.parametrize("way", ["move", *WAYS])
 def test_an_archive_that_is_away_is_named_so(tmp_path: Path, orthanc: Orthanc, way: str) -> None:
     nowhere = free_port()
@@ -156,6 +159,7 @@ def test_an_archive_that_is_away_is_named_so(tmp_path: Path, orthanc: Orthanc, w
     assert not any(check.ok for check in archive.test())
 
 
+@needs_orthanc
 def test_a_peer_that_does_not_know_us_refuses_to_move(orthanc: Orthanc, films: list[Dataset]) -> None:
     outcome = open_archive(peer(orthanc, "move"), Settings()).retrieve(films[0].StudyInstanceUID, Sink())
     assert outcome.status in (RetrieveStatus.REFUSED, RetrieveStatus.RETRY), outcome
@@ -164,6 +168,7 @@ def test_a_peer_that_does_not_know_us_refuses_to_move(orthanc: Orthanc, films: l
 TRANSPORTS = ("dimse", "orthanc", "dicomweb")
 
 
+@needs_orthanc
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_the_same_object_by_all_ways_is_there_once(tmp_path: Path, orthanc: Orthanc, transport: str) -> None:
     """And as it was built, whichever is the first; `peers test` finds no fault."""
@@ -179,6 +184,7 @@ def test_the_same_object_by_all_ways_is_there_once(tmp_path: Path, orthanc: Orth
         assert dcmread(BytesIO(orthanc.fetch(uid))) == dcmread(outbox.file_of(uid))
 
 
+@needs_orthanc
 def test_already_stored_is_not_believed_when_another_object_bears_the_uid(
     tmp_path: Path, orthanc: Orthanc
 ) -> None:
@@ -191,6 +197,7 @@ def test_already_stored_is_not_believed_when_another_object_bears_the_uid(
     assert "another object" in outbox.rows()[0]["reason"]
 
 
+@needs_orthanc
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_an_object_that_orthanc_lost_is_not_confirmed(
     tmp_path: Path, orthanc: Orthanc, transport: str
@@ -212,6 +219,7 @@ def test_an_object_that_orthanc_lost_is_not_confirmed(
         assert there == outbox.file_of(uid).read_bytes()
 
 
+@needs_orthanc
 def test_an_orthanc_that_is_down_gets_everything_once_when_it_is_back(
     tmp_path: Path, orthanc: Orthanc
 ) -> None:
@@ -227,6 +235,7 @@ def test_an_orthanc_that_is_down_gets_everything_once_when_it_is_back(
     assert [uid for uid in orthanc.instances() if uid in sent] == sorted(sent)
 
 
+@needs_orthanc
 def test_delivery_over_tls_needs_the_right_ca(tmp_path: Path) -> None:
     ours, foreign = Authority(tmp_path, "ca"), Authority(tmp_path, "foreign")
     (certificate, key), (own, own_key) = ours.certify("orthanc"), ours.certify("node")
@@ -259,7 +268,7 @@ def shown(outbox: Outbox) -> dict[str, list[dict[str, object]]]:
     return {"removals": found["removals"], "by_hand": found["by_hand"]}
 
 
-def states(outbox: Outbox) -> set[str]:
+def removal_states(outbox: Outbox) -> set[str]:
     return {str(row["state"]) for row in shown(outbox)["removals"]}
 
 
@@ -272,11 +281,12 @@ def run_until(outbox: Outbox, *wanted: str) -> None:
 
     def done() -> bool:
         worker.run_once()
-        return states(outbox) <= set(wanted)
+        return removal_states(outbox) <= set(wanted)
 
     wait_until(done, 30, "/".join(wanted))
 
 
+@needs_orthanc
 def test_exactly_the_withdrawn_results_are_gone_and_another_object_is_left(
     tmp_path: Path, orthanc: Orthanc
 ) -> None:
@@ -285,7 +295,7 @@ def test_exactly_the_withdrawn_results_are_gone_and_another_object_is_left(
     first, gone, replaced = outbox.add_study(["pacs"])
     outbox.run_until("confirmed")
     assert outbox.withdraw([first]) == {}
-    assert states(outbox) == {"asked"} and first in orthanc.instances()
+    assert removal_states(outbox) == {"asked"} and first in orthanc.instances()
     run_until(outbox, "gone")
     assert first not in orthanc.instances() and {gone, replaced} <= set(orthanc.instances())
     [row] = shown(outbox)["removals"]
@@ -307,7 +317,7 @@ def test_exactly_the_withdrawn_results_are_gone_and_another_object_is_left(
 
 @dataclass
 class Server:
-    """A DICOMweb server. ``delete``: the status of a deletion; ``body``: what a search finds."""
+    """A DICOMweb dicomweb. ``delete``: the status of a deletion; ``body``: what a search finds."""
 
     url: str = ""
     delete: int = 200
@@ -321,42 +331,44 @@ class Server:
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    with answering(server) as (server.url, _):
-        yield server
+def dicomweb() -> Iterator[Server]:
+    dicomweb = Server()
+    with answering(dicomweb) as (dicomweb.url, _):
+        yield dicomweb
 
 
 @pytest.fixture
-def at_server(tmp_path: Path, server: Server) -> Outbox:
-    """A result that the DICOMweb server has, withdrawn."""
-    outbox = Outbox(tmp_path, [dicomweb_of(server.url)])
+def at_server(tmp_path: Path, dicomweb: Server) -> Outbox:
+    """A result that the DICOMweb dicomweb has, withdrawn."""
+    outbox = Outbox(tmp_path, [dicomweb_of(dicomweb.url)])
     outbox.add_study(["pacs"], [ResultKind.SC])
     outbox.put(Delivery, sent_at=utc_now())
     [result] = outbox.scalars(select(Result))
     uids = {"00080016": result.sop_class_uid, "00080018": result.sop_instance_uid}
-    server.body = json.dumps([{tag: {"vr": "UI", "Value": [uid]} for tag, uid in uids.items()}]).encode()
+    dicomweb.body = json.dumps([{tag: {"vr": "UI", "Value": [uid]} for tag, uid in uids.items()}]).encode()
     outbox.withdraw()
     return outbox
 
 
+@needs_orthanc
 @pytest.mark.parametrize("status", [401, 403, 405, 501, 500, 503, 429, 302])
 def test_a_server_that_refuses_leaves_it_to_a_person_and_one_in_trouble_is_asked_again(
-    at_server: Outbox, server: Server, status: int
+    at_server: Outbox, dicomweb: Server, status: int
 ) -> None:
-    server.delete = status
+    dicomweb.delete = status
     removals(at_server).run_once()
     [row] = shown(at_server)["removals"]
     refuses = status in (401, 403, 405, 501)
     assert row["state"] == ("by_hand" if refuses else "asked")
     assert not refuses or list(shown(at_server)["by_hand"]) == ["pacs"]
     assert row["reason"] and (not refuses or str(status) in str(row["reason"]))
-    server.delete = 200
+    dicomweb.delete = 200
     run_until(at_server, "by_hand" if refuses else "gone")
 
 
-def test_what_never_left_is_not_asked_for(tmp_path: Path, server: Server) -> None:
-    outbox = Outbox(tmp_path, [dicomweb_of(server.url)])
+@needs_orthanc
+def test_what_never_left_is_not_asked_for(tmp_path: Path, dicomweb: Server) -> None:
+    outbox = Outbox(tmp_path, [dicomweb_of(dicomweb.url)])
     outbox.add_study(["pacs"])
     outbox.withdraw()
     assert outbox.scalars(select(Removal)) == []
@@ -418,6 +430,7 @@ def mark_of(orthanc: Orthanc, sop_instance_uid: str) -> str | None:
     return mark
 
 
+@needs_orthanc
 def test_results_come_back_by_every_way_and_are_not_forwarded_again(tmp_path: Path) -> None:
     """Images go to the node, which is away at first; other objects stay."""
     node = Pacs(free_port(), ae_title="AINODE")
@@ -447,6 +460,7 @@ def test_results_come_back_by_every_way_and_are_not_forwarded_again(tmp_path: Pa
             assert mark_of(pacs, uid) == "result"
 
 
+@needs_orthanc
 def test_a_stranger_who_says_that_it_is_the_node_keeps_no_image_from_it(tmp_path: Path) -> None:
     """AE title and Device UID are public; the node's host is a name here: of the loopback, but another."""
     with (
@@ -488,6 +502,7 @@ def starts(node: Node) -> list[datetime]:
     return sorted(datetime.fromisoformat(row["at"]) for row in node.events(2051))
 
 
+@needs_orthanc
 def test_a_killed_node_goes_on_and_no_study_is_analysed_twice(tmp_path: Path) -> None:
     """Two studies a second at most, across the kill too."""
     port = free_port()
@@ -520,6 +535,7 @@ def test_a_killed_node_goes_on_and_no_study_is_analysed_twice(tmp_path: Path) ->
             assert (asked[-1] - asked[0]).total_seconds() >= 0.5 * (len(asked) - 1) - 0.1
 
 
+@needs_orthanc
 def test_an_orthanc_that_sends_gets_its_report_also_from_a_node_that_was_killed(tmp_path: Path) -> None:
     own, port = free_port(), free_port()
     asking = (

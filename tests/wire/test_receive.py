@@ -57,7 +57,7 @@ from tests.wire.receiver import (
     wait_until,
 )
 
-COMMITMENT = "1.2.840.10008.1.20.1"
+STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
 STORAGE = [(US, [EXPLICIT])]
 TEST_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 RLE, JPEG_LS, J2K_LOSSLESS = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.90"
@@ -130,7 +130,7 @@ def test_of_several_syntaxes_the_best_is_taken(receiver: Receiver, offered: list
 
 
 def test_unknown_classes_and_syntaxes_are_refused_by_context(receiver: Receiver) -> None:
-    offered = [(US, ["1.2.3.4.5"]), ("1.2.3.4", [EXPLICIT]), (COMMITMENT, [EXPLICIT]), (US, [EXPLICIT])]
+    offered = [(US, ["1.2.3.4.5"]), ("1.2.3.4", [EXPLICIT]), (STORAGE_COMMITMENT, [EXPLICIT]), (US, [EXPLICIT])]
     association = associate(receiver.address, offered)
     assert association.results == {1: 4, 3: 3, 5: 3, 7: 0}  # PS3.8 Table 9-18
     association.release()

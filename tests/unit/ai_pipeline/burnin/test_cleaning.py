@@ -55,7 +55,7 @@ from tests.unit.ai_pipeline.phantoms import (
     write_dicom,
 )
 
-pytestmark = pytest.mark.usefixtures("less_enlarged")
+
 SMALL, TINY = (240, 320), (160, 240)
 
 
@@ -66,6 +66,7 @@ def legible(picture: Picture, least: int = 1) -> list[str]:
     return [line.text for box in places if (line := reader.read(picture, box, least)).legible]
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(
     ("dtype", "bits", "photometric"),
     [(np.uint16, 12, "MONOCHROME2"), (np.int16, 16, "MONOCHROME1")],
@@ -80,6 +81,7 @@ def test_deep_grey_is_filled_in_its_own_type(dtype: type[np.integer], bits: int,
     assert mask.any() and np.array_equal(after[~mask], deep[~mask]) and legible(image.show(after)) == []
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_calipers_stay_on_an_x_ray() -> None:
     below = flow(echo(size=(200, 300)))[0]
     marked = burn(burn(below, "+", (160, 120), (255, 230, 0), 20), NAME, (10, 8), (255, 255, 255))
@@ -101,6 +103,7 @@ class Sees(TextReader):
         return self.line
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("by_hand", [(), ((150, 120, 210, 160),)], ids=["", "beside a box of a person"])
 def test_where_text_cannot_be_got_rid_of_nothing_leaves_and_the_places_are_said(
     by_hand: tuple[Box, ...],
@@ -115,6 +118,7 @@ def test_where_text_cannot_be_got_rid_of_nothing_leaves_and_the_places_are_said(
     assert all(0 <= x < right <= 320 and 0 <= y < low <= 240 for x, y, right, low in failed.value.places)
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.debian("tesseract-ocr")
 def test_a_second_engine_reads_nothing_either(tmp_path: Path) -> None:
     burned = burn(burn(echo(size=(200, 300))), "ID 12345678", (12, 176), 255, 16)
@@ -132,6 +136,7 @@ def tesseract(path: Path, picture: PixelArray) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
 def test_filling_keeps_type_and_every_other_pixel(dtype: type[np.generic]) -> None:
     source, filler = (echo().astype(np.float64) * 3 - 100).astype(dtype), Classical("navier-stokes")
@@ -142,6 +147,7 @@ def test_filling_keeps_type_and_every_other_pixel(dtype: type[np.generic]) -> No
     assert not unchanged_outside(source, inpaint(source, ~mask, filler), mask)
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_a_hole_in_black_beside_writing_that_stays_is_black() -> None:
     source, filler = burn(np.zeros((60, 200), np.uint8), "MI 0.9", (70, 20)), Classical("navier-stokes")
     mask = np.zeros(source.shape, np.bool_)
@@ -150,6 +156,7 @@ def test_a_hole_in_black_beside_writing_that_stays_is_black() -> None:
     assert inpaint(source, mask, filler, source > 0)[mask].max() == 0
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_ticks_near_each_other_are_told_as_one_ruler() -> None:
     ticks = [Mark(AnnotationKind.MARKER, (10, y, 14, y + 2), y / 100) for y in range(0, 100, 10)]
     text = Mark(AnnotationKind.TEXT, (12, 5, 40, 15), 0.9)
@@ -161,6 +168,7 @@ def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cines, "WINDOW", 4)
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.usefixtures("short_windows")
 def test_standing_marks_and_a_name_in_one_frame_are_removed_and_nothing_else() -> None:
     frames = [burn(frame, "HOSPITAL 12:34", (8, 6), 255, 14) for frame in cine(5, size=TINY)]
@@ -174,12 +182,14 @@ def test_standing_marks_and_a_name_in_one_frame_are_removed_and_nothing_else() -
     assert told == {(1, False), (2, True)}
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_a_cine_without_marks_is_unchanged() -> None:
     image = ArrayImage(np.stack(cine(3, size=TINY)))
     result = clean(image, silent, policy=CleaningPolicy.RESEARCH)
     assert np.array_equal(result.image.frames, image.frames) and isinstance(result.image.frames, np.memmap)
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_a_cancelled_cine_stops() -> None:
     cancel = Mock(side_effect=InterruptedError)
     with pytest.raises(InterruptedError):
@@ -206,6 +216,7 @@ def cleaned_by() -> dict[CleaningPolicy, CleaningResult]:
 Cleaned = dict[CleaningPolicy, CleaningResult]
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_clinical_takes_the_name_and_leaves_what_a_reader_needs(cleaned_by: Cleaned) -> None:
     result = cleaned_by[CleaningPolicy.CLINICAL]
     after, mask = parts(result)
@@ -216,6 +227,7 @@ def test_clinical_takes_the_name_and_leaves_what_a_reader_needs(cleaned_by: Clea
     assert not mask[140:200, 160:330].any() and "kept" in {note.name for note in result.notes}
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_research_takes_everything_and_says_that_a_filled_caliper_is_over_the_lesion(
     cleaned_by: Cleaned,
 ) -> None:
@@ -227,6 +239,7 @@ def test_research_takes_everything_and_says_that_a_filled_caliper_is_over_the_le
     assert [policy for policy in noted if "over_lesion" in noted[policy]] == [CleaningPolicy.RESEARCH]
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.usefixtures("short_windows")
 def test_a_setting_that_stays_in_a_cine_stays_only_while_it_says_the_same() -> None:
     frames = [burn(frame, "MI 0.9", (8, 6), 255, 18) for frame in cine(6, size=TINY)]
@@ -236,18 +249,21 @@ def test_a_setting_that_stays_in_a_cine_stays_only_while_it_says_the_same() -> N
     assert "MI" in " ".join(legible(np.asarray(after[2])))
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_what_was_read_is_not_shown_by_any_repr(cleaned_by: Cleaned) -> None:
     result = cleaned_by[CleaningPolicy.CLINICAL]
     assert any("KIM" in reading.text for reading in result.readings)
     assert "KIM" not in f"{result!r} {result.readings!r} {result.notes!r} {result.marks!r}"
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_the_mask_does_not_spell_what_it_hides(cleaned_by: Cleaned) -> None:
     letters = burn(np.zeros((120, 400), np.uint8), "KIM MINJUN", (20, 40), 255, 26) > 100
     masks = (letters, blocks(letters), parts(cleaned_by[CleaningPolicy.RESEARCH])[1])
     assert [bool(text_in_outline(mask, shared_reader()).any()) for mask in masks] == [True, False, False]
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_calipers_say_where_the_lesion_is() -> None:
     ends = [Mark(AnnotationKind.CALIPER, (x, y, x + 12, y + 14), 0.9) for x, y in ((14, 44), (74, 44))]
     area = measured_area(ends, (100, 100))
@@ -255,6 +271,7 @@ def test_calipers_say_where_the_lesion_is() -> None:
     assert not measured_area(ends[:1], (100, 100)).any()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(("width", "height"), [(6, 6), (9, 7), (9, 436), (12, 60)])
 def test_ticks_and_rulers_measure_no_lesion(width: int, height: int) -> None:
     places = ((20, 10), (80, 10), (50, 20))
@@ -263,6 +280,7 @@ def test_ticks_and_rulers_measure_no_lesion(width: int, height: int) -> None:
     assert not measured_area(ticks, (500, 500)).any()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_a_name_that_appears_when_brighter_text_is_filled_goes_too(tmp_path: Path) -> None:
     full, black = 2**12 - 1, np.zeros((384, 640), np.uint8)
     name = burn(black, "KIM MINJUN 1970-01-02", (360, 340), 255, 24) > 100
@@ -275,6 +293,7 @@ def test_a_name_that_appears_when_brighter_text_is_filled_goes_too(tmp_path: Pat
     assert result.image.verified and parts(result)[1][name].mean() > 0.99
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_with_enhanced_contrast_all_is_read_again_that_a_change_shows_otherwise() -> None:
     changed = np.zeros((768, 1024), np.bool_)
     changed[384, 512] = True
@@ -289,6 +308,7 @@ def tools() -> Tools:
     return replace(shared_tools(), reader=Sees(NOTHING_READ, (200, 150, 270, 166)))
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_what_nobody_can_read_stays_and_is_listed_once_for_a_cine(tools: Tools) -> None:
     frames = np.stack([linear_echo(seed) for seed in (1, 2, 3)])
     for shown in (frames[:1], frames):
@@ -298,6 +318,7 @@ def test_what_nobody_can_read_stays_and_is_listed_once_for_a_cine(tools: Tools) 
         assert left <= 200 and top <= 150 and right >= 270 and bottom >= 166 and right - left < 90
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_the_pipeline_takes_the_option(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ultrasound, "shared_tools", lambda *_: tools)
     run = partial(create("ultrasound").run, [ArrayImage(linear_echo()[None])], silent)
@@ -311,6 +332,7 @@ def test_the_pipeline_takes_the_option(tools: Tools, monkeypatch: pytest.MonkeyP
     assert failed.value.places
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("size", [14, 26])
 def test_a_name_over_tissue_goes_by_its_strokes_and_neither_it_nor_its_mask_can_be_read(
     size: int, monkeypatch: pytest.MonkeyPatch
@@ -328,6 +350,7 @@ def test_a_name_over_tissue_goes_by_its_strokes_and_neither_it_nor_its_mask_can_
     assert not any(legible(np.where(shown, 255, 0).astype(np.uint8), 2) for shown in (mask, ~mask))
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(("words", "turns"), [("27 Apr 1984", 1), ("82460173", 3)])
 def test_an_upright_line_over_tissue_goes_whole(words: str, turns: int) -> None:
     level = burn(np.rot90(linear_echo(), turns).copy(), words, (100, 150), 230, 20)
@@ -337,6 +360,7 @@ def test_an_upright_line_over_tissue_goes_whole(words: str, turns: int) -> None:
     assert shared_reader().read(np.rot90(cleaned, turns).copy(), place).letters < 3
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_a_box_of_a_person_is_black_in_every_frame_and_the_rest_is_as_without_it() -> None:
     burned = np.stack([burn(frame, size=16) for frame in cine(2, 3, TINY)])
     for frames in (burned[:1], burned):
@@ -349,6 +373,7 @@ def test_a_box_of_a_person_is_black_in_every_frame_and_the_rest_is_as_without_it
     assert (mask[0] | ~plain).all(), "what is found without a person goes as well"
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_boxes_over_half_of_the_picture_are_refused_and_clipped_to_it() -> None:
     picture = echo(3, SMALL)
     beyond, most = (
@@ -361,6 +386,7 @@ def test_boxes_over_half_of_the_picture_are_refused_and_clipped_to_it() -> None:
         find_by_hand(most, picture)
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.usefixtures("short_windows")
 @pytest.mark.parametrize("frames", [np.stack([burn(f) for f in cine(count, size=TINY)]) for count in (1, 5)])
 def test_source_and_segmentation_give_the_hash_again(frames: np.ndarray) -> None:
@@ -369,6 +395,7 @@ def test_source_and_segmentation_give_the_hash_again(frames: np.ndarray) -> None
     assert result.image.outside_sha256 == hashlib.sha256(outside.tobytes()).hexdigest()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("dtype", ["<u2", ">u2"])
 def test_byte_order_does_not_matter(dtype: str) -> None:
     outside, mask = OutsideDigest(), np.zeros((4, 4), np.bool_)
@@ -377,6 +404,7 @@ def test_byte_order_does_not_matter(dtype: str) -> None:
     assert outside.hexdigest() == hashlib.sha256(samples.astype("<u2").tobytes()).hexdigest()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_one_changed_pixel_outside_the_mask_breaks_it() -> None:
     source, outside = echo(), OutsideDigest()
     changed, mask = source.copy(), np.arange(source.size).reshape(source.shape) < 10 * source.shape[1]

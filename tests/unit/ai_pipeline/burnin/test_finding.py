@@ -20,7 +20,7 @@ from ai_pipeline.burnin.tools import shared_tools, with_background
 from ai_pipeline.contract import UltrasoundRegion
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, flow, linear_echo, parts, silent
 
-pytestmark = pytest.mark.usefixtures("less_enlarged")
+
 PICTURES = {"convex": echo(), "linear": linear_echo()}
 
 
@@ -44,6 +44,7 @@ def nothing(picture: Picture) -> Mask:
     return np.zeros(picture.shape[:2], np.bool_)
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("form", PICTURES)
 @pytest.mark.parametrize("background", BACKGROUNDS)
 def test_the_area_is_where_tissue_is(form: str, background: str) -> None:
@@ -52,6 +53,7 @@ def test_the_area_is_where_tissue_is(form: str, background: str) -> None:
     assert (area & truth).sum() >= 0.97 * truth.sum() and not (area & ~dilated(truth, 7)).any()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(
     ("form", "place"),
     [("convex", (60, 150)), ("linear", (20, 335))],
@@ -66,6 +68,7 @@ def test_outside_the_area_the_colour_is_the_background_exactly(form: str, place:
     assert (np.abs(after[rim].astype(int) - background) <= MOST_IN_RIM).all()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_text_across_the_border_leaves_the_border_where_it_was() -> None:
     burned = burn(linear_echo(), "KIM MINJUN", (60, 150), 255, 18)
     after, mask = parts(clean(ArrayImage(burned[None]), silent))
@@ -75,6 +78,7 @@ def test_text_across_the_border_leaves_the_border_where_it_was() -> None:
     assert (after[:, left + 3 :][mask[:, left + 3 :]] > 0).mean() > 0.95
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_a_full_bladder_is_of_the_area_and_a_panel_is_not() -> None:
     picture = linear_echo()
     picture[150:220, 200:280] = 0
@@ -83,22 +87,26 @@ def test_a_full_bladder_is_of_the_area_and_a_panel_is_not() -> None:
     assert area[150:220, 200:280].all() and not area[:40].any()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_a_picture_without_background_is_all_area() -> None:
     tissue = linear_echo(1, (720, 960))[200:600, 240:720]
     assert find_area(tissue, nothing(tissue)).all()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_where_no_area_is_found_nothing_is_made_up() -> None:
     dark = burn(np.zeros((200, 300), np.uint8), "KIM MINJUN", (60, 80), 255, 18)
     assert not find_area(dark, strokes(dark)).any()
     assert not clean(ArrayImage(dark[None]), silent).image.frames.any()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_tissue_shows_between_the_strokes_of_letters() -> None:
     burned = burn(linear_echo(), "KIM MINJUN", (110, 150), 255, 18)
     assert find_area(burned, strokes(burned))[150:170, 110:200].all()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(("region", "bounds"), [((90, 70, 390, 330), True), ((0, 0, 200, 200), False)])
 def test_regions_bound_the_area_where_they_hold_the_tissue(
     region: tuple[int, int, int, int], bounds: bool
@@ -110,6 +118,7 @@ def test_regions_bound_the_area_where_they_hold_the_tissue(
     assert free[20:40, 20:40].all() and area[20:40, 20:40].any() != bounds and area[150, 240]
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_the_background_beside_a_hole_is_a_panels_or_the_pictures() -> None:
     source = np.zeros((100, 200), np.uint16)
     source[:50], source[60:, 100:] = 900, np.arange(4000).reshape(40, 100)
@@ -154,6 +163,7 @@ def found(picture: Picture, shown: Mask) -> Mask:
     return blocks(writing) & ~strong
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("form", PICTURES)
 @pytest.mark.parametrize(
     ("background", "level"),
@@ -169,12 +179,14 @@ def test_letters_of_any_faint_level_are_found(form: str, background: str, level:
     assert letters.any() and mask[letters].all() and not (mask & dilated(shown, 5)).any()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("contrast", [(0, 0, 6), (5, 0, 0), (4, 4, 0), (-6, 6, 0)])
 def test_coloured_letters_are_found_in_any_channel(contrast: tuple[int, ...]) -> None:
     picture, shown = written("convex", BACKGROUNDS["blue"], contrast)
     assert found(picture, shown)[((picture != BACKGROUNDS["blue"]).any(axis=2) & ~shown)].all()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("quality", [75, 92])
 @pytest.mark.parametrize("level", [3, 6, 12])
 def test_letters_that_were_compressed_are_found(quality: int, level: int) -> None:
@@ -182,6 +194,7 @@ def test_letters_that_were_compressed_are_found(quality: int, level: int) -> Non
     assert found(compressed(picture, quality), shown)[(inked(shown.shape) >= 128) & ~shown].mean() >= 0.95
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16])
 def test_letters_that_8_bits_do_not_show_are_found_in_the_stored_levels(dtype: type) -> None:
     tissue = PICTURES["convex"]
@@ -189,6 +202,7 @@ def test_letters_that_8_bits_do_not_show_are_found_in_the_stored_levels(dtype: t
     assert found(tissue.astype(dtype) * 128 + letters.astype(dtype) * 3, tissue > 0)[letters].all()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_dim_tissue_beside_the_area_and_noise_are_no_letters() -> None:
     tissue = PICTURES["linear"]
     shown, noise = tissue > 0, np.random.default_rng(4).integers(0, 6, tissue.shape).astype(np.uint8)
@@ -197,6 +211,7 @@ def test_dim_tissue_beside_the_area_and_noise_are_no_letters() -> None:
     assert found(np.where(shown, tissue, noise), shown).mean() < 0.02
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_what_compression_leaves_around_a_known_line_is_no_writing_unless_it_continues_one() -> None:
     tissue = PICTURES["linear"]
     shown, faint = tissue > 0, inked(tissue.shape) // 32
@@ -208,6 +223,7 @@ def test_what_compression_leaves_around_a_known_line_is_no_writing_unless_it_con
     assert mask[(faint > 0) & ~shown & ~rule].all() and not (mask & rule).any()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_a_strong_curve_among_faint_letters_stays() -> None:
     picture, shown = written("convex", BACKGROUNDS["black"], (4, 4, 4))
     curve = np.zeros(shown.shape, np.bool_)
@@ -216,6 +232,7 @@ def test_a_strong_curve_among_faint_letters_stays() -> None:
     assert mask.any() and not (mask & curve).any()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_many_faint_lines_are_no_tissue_where_the_image_area_is_found() -> None:
     tissue, ink = PICTURES["linear"], np.zeros_like(PICTURES["linear"])
     for place in ((x, y) for y in (2, 22, 336) for x in (4, 240)):
@@ -225,11 +242,13 @@ def test_many_faint_lines_are_no_tissue_where_the_image_area_is_found() -> None:
     assert not after[letters].any()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_tissue_too_dim_for_its_area_to_be_found_is_not_removed_as_writing() -> None:
     picture = echo() // 16
     assert np.mean(parts(clean(ArrayImage(picture[None]), silent))[0] != picture) < 0.06
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_a_still_leaves_nothing_of_faint_lines_but_the_background() -> None:
     picture, tissue = written("linear", BACKGROUNDS["blue"], (4, 4, 4))
     result = clean(ArrayImage(picture[None], photometric="RGB"), silent)
@@ -241,6 +260,7 @@ def test_a_still_leaves_nothing_of_faint_lines_but_the_background() -> None:
     assert any(note.name == "burned_in" and "banner" in note.text for note in result.notes)
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_a_cine_leaves_nothing_of_faint_lines() -> None:
     tissue = PICTURES["linear"] > 0
     ink = (inked(tissue.shape) >= 128) * 3
@@ -276,6 +296,7 @@ def with_ecg(picture: Picture, colour: tuple[int, int, int] = GREEN, row: int = 
     return rgb, (rgb != picture[..., None]).any(axis=2)
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_a_name_in_a_spectrum_is_blacked_out_and_the_rest_stays() -> None:
     before = spectrum()
     picture = burn(before, "KIM MINJUN", (60, 205), WHITE, 18)
@@ -294,6 +315,7 @@ def test_a_name_in_a_spectrum_is_blacked_out_and_the_rest_stays() -> None:
     assert inside.sum() < 0.15 * (STRIP[2] - STRIP[0]) * (STRIP[3] - STRIP[1])
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(("colour", "row"), [(GREEN, 340), ((240, 220, 30), 351)])
 def test_an_ecg_below_a_sector_is_a_trace_and_tissue_is_none(colour: tuple[int, int, int], row: int) -> None:
     picture, ecg = with_ecg(echo(), colour, row)
@@ -301,6 +323,7 @@ def test_an_ecg_below_a_sector_is_a_trace_and_tissue_is_none(colour: tuple[int, 
     assert trace[ecg].mean() > 0.95 and not trace[: row - 60].any()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_a_name_across_an_ecg_cannot_be_read_and_the_ecg_stays() -> None:
     picture, ecg = with_ecg(echo())
     burned = burn(picture, "KIM MINJUN", (30, 322), WHITE, 18)
@@ -312,6 +335,7 @@ def test_a_name_across_an_ecg_cannot_be_read_and_the_ecg_stays() -> None:
     assert not any(reader.read(after, box, 2).legible for box in reader.find(after))
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_an_ecg_that_grows_in_a_cine_stays() -> None:
     drawn = [with_ecg(frame) for frame in cine(2, size=(360, 480))]
     for index, (full, ecg) in enumerate(drawn):
@@ -322,6 +346,7 @@ def test_an_ecg_that_grows_in_a_cine_stays() -> None:
     assert masks.any() and not masks[0][drawn[-1][1]].any()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("size", [10, 14, 18, 30])
 @pytest.mark.parametrize(
     "text", ["KIM MINJUN 12.03.1967 SEOUL NATIONAL", "illimitable williamll mini lullaby"]
@@ -333,6 +358,7 @@ def test_a_line_of_text_is_no_trace(text: str, size: int) -> None:
         assert not find_traces(burned, np.zeros(black.shape[:2], np.bool_)).any()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(
     ("spatial_format", "data_type", "is_strip"),
     [
@@ -356,6 +382,7 @@ def test_strips_are_told_by_format_and_type(spatial_format: int, data_type: int,
 ENDS = [Mark(AnnotationKind.CALIPER, (x - 6, 174, x + 6, 186), 0.9) for x in (160, 320)]
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_a_coloured_line_is_found_between_calipers_and_nothing_where_there_is_none() -> None:
     picture = np.repeat(echo()[..., None], 3, axis=2)
     dots = np.zeros(picture.shape[:2], np.bool_)
@@ -369,6 +396,7 @@ def test_a_coloured_line_is_found_between_calipers_and_nothing_where_there_is_no
     assert not lines_between(picture, ticks).any()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_a_bar_is_seen_by_its_form_and_letters_on_it_or_on_a_panel_are_not() -> None:
     picture = np.zeros((360, 480, 3), np.uint8)
     picture[40:240, 6:30] = np.linspace(255, 20, 200).astype(np.uint8)[:, None, None]
@@ -390,18 +418,21 @@ def power() -> tuple[Picture, np.ndarray]:
     return np.where(depth[..., None] < 1, shade, picture).astype(np.uint8), depth < 1
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("made", [flow(echo()), power()], ids=["colour", "power"])
 def test_flow_is_found(made: tuple[Picture, np.ndarray]) -> None:
     picture, vessel = made
     assert find_flow(picture)[vessel].mean() > 0.95
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("colour", [(255, 230, 0), (60, 80, 255), (255, 40, 40), WHITE])
 def test_text_is_no_flow_whatever_its_colour(colour: tuple[int, int, int]) -> None:
     picture = burn(np.repeat(echo()[..., None], 3, axis=2), "KIM MINJUN 1970", (12, 10), colour, 20)
     assert not find_flow(picture).any()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_a_colour_bar_is_no_flow_in_one_piece_or_in_two_halves() -> None:
     whole = np.repeat(echo()[..., None], 3, axis=2)
     halves = whole.copy()
@@ -411,6 +442,7 @@ def test_a_colour_bar_is_no_flow_in_one_piece_or_in_two_halves() -> None:
     assert not any(find_flow(picture).any() for picture in (whole, halves, echo()))
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_specks_in_flows_colours_are_flow_beside_it_alone() -> None:
     picture, vessel = power()
     last = np.flatnonzero(vessel.any(axis=1)).max()
@@ -420,6 +452,7 @@ def test_specks_in_flows_colours_are_flow_beside_it_alone() -> None:
     assert flows[near].all() and not flows[far].any()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_a_colour_bar_is_one_and_a_vessel_or_letters_are_none() -> None:
     picture, vessel = flow(echo())
     picture[40:100, 440:456] = 0
@@ -428,6 +461,7 @@ def test_a_colour_bar_is_one_and_a_vessel_or_letters_are_none() -> None:
     assert bars[42:98, 441:455].all() and not bars[vessel].any() and not bars[:40, :200].any()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(("rows", "columns"), [(400, 601), (560, 300)])
 def test_tiles_say_what_the_whole_picture_says(
     monkeypatch: pytest.MonkeyPatch, rows: int, columns: int
@@ -443,6 +477,7 @@ def test_tiles_say_what_the_whole_picture_says(
     assert (whole.marked > 0.5).any() and (tiled.classes[drawn] == whole.classes[drawn]).mean() > 0.9999
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("length", [1, 100, 1280, 1281, 1296, 2304, 2305, 4096, 16384])
 def test_tiles_give_each_pixel_once_and_see_what_is_around_it(length: int) -> None:
     given, margin = np.zeros(length, int), networks.MARGIN

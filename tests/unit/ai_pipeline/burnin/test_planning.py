@@ -401,7 +401,7 @@ def test_marks_are_cut_to_the_picture() -> None:
 # Pictures and cines that cleaning was not made for: the name goes or nothing leaves
 
 WHITE = (255, 255, 255)
-SMALL = (120, 200)  # hardly more than the text takes: most of the time is the search for it
+LITTLE = (120, 200)  # hardly more than the text takes: most of the time is the search for it
 
 
 @pytest.fixture(scope="module")
@@ -469,11 +469,11 @@ def test_of_a_frame_that_is_all_text_nothing_legible_leaves(paper: int, ink: int
 
 
 CLEAN_PICTURES: dict[str, Callable[[], ArrayImage]] = {
-    "grey": lambda: ArrayImage(echo(11, SMALL)[None]),
-    "colour flow": lambda: ArrayImage(flow(echo(12, SMALL))[0][None], photometric="RGB"),
-    "16 bit": lambda: ArrayImage((echo(13, SMALL).astype(np.uint16) * 257)[None], bits_stored=16),
-    "black": lambda: ArrayImage(np.zeros((1, *SMALL), np.uint8)),
-    "white": lambda: ArrayImage(np.full((1, *SMALL, 3), 255, np.uint8), photometric="RGB"),
+    "grey": lambda: ArrayImage(echo(11, LITTLE)[None]),
+    "colour flow": lambda: ArrayImage(flow(echo(12, LITTLE))[0][None], photometric="RGB"),
+    "16 bit": lambda: ArrayImage((echo(13, LITTLE).astype(np.uint16) * 257)[None], bits_stored=16),
+    "black": lambda: ArrayImage(np.zeros((1, *LITTLE), np.uint8)),
+    "white": lambda: ArrayImage(np.full((1, *LITTLE, 3), 255, np.uint8), photometric="RGB"),
 }
 
 
@@ -546,7 +546,7 @@ def written_by_hand_and_along_the_sides() -> Picture:
 
 
 BRIGHT = np.asarray(170 + echo() * 0.3, np.uint8)  # tissue of 170 to 230
-DARK = 255 - echo(size=SMALL)
+DARK = 255 - echo(size=LITTLE)
 HARD_PLACES: dict[str, Callable[[], tuple[Picture, Picture]]] = {
     "small, faint, upside down and on edges": lambda: (echo(), written_often()),
     "white and grey on bright tissue": lambda: (
@@ -631,7 +631,7 @@ WINDOWS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.filterwarnings("ignore:Value .* is not valid")
 def test_no_window_hides_a_name_that_another_window_shows(window: str, tmp_path: Path, quick: Reader) -> None:
-    burned = burn(echo(size=SMALL), NAME, (10, 8), 200, 18)
+    burned = burn(echo(size=LITTLE), NAME, (10, 8), 200, 18)
     attributes = {"BitsStored": 12, "HighBit": 11, **WINDOWS[window]}
     path = write_dicom(tmp_path / "window.dcm", burned.astype(np.uint16)[None], **attributes)
     with contextlib.suppress(PixelError):
@@ -651,7 +651,7 @@ def test_a_still_that_takes_more_memory_than_there_may_be_is_refused_by_its_size
 
 def test_a_small_still_is_cleaned_whatever_memory_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (512 << 20, 512 << 20))
-    assert clean(ArrayImage(echo(size=SMALL)[None]), silent).image.verified
+    assert clean(ArrayImage(echo(size=LITTLE)[None]), silent).image.verified
 
 
 LONG, WARM = 24, 8  # frames; the first are a window
@@ -663,7 +663,7 @@ def test_a_name_in_one_frame_goes_whichever_it_is(
     shown_in: int, colour: bool, quick: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cines, "WINDOW", 4)
-    frames = [flow(frame)[0] if colour else frame for frame in cine(6, size=SMALL)]
+    frames = [flow(frame)[0] if colour else frame for frame in cine(6, size=LITTLE)]
     frames[shown_in] = burn(frames[shown_in], NAME, (30, 70), WHITE if colour else 255, 16)
     image = ArrayImage(np.stack(frames), photometric="RGB" if colour else "MONOCHROME2")
     assert frames_with_secrets(image.frames, [shown_in], quick) == [shown_in]
@@ -685,7 +685,7 @@ def test_a_name_in_one_frame_goes_whichever_it_is(
 def test_a_name_that_moves_or_fades_in_or_takes_turns_goes_from_every_frame(
     written: Callable[[Picture, int], Picture], quick: Reader
 ) -> None:
-    frames = [written(frame, number) for number, frame in enumerate(cine(4, size=SMALL))]
+    frames = [written(frame, number) for number, frame in enumerate(cine(4, size=LITTLE))]
     assert left_over(ArrayImage(np.stack(frames)), (1, 2, 3), quick) == []
 
 
@@ -719,7 +719,7 @@ def test_a_long_cine_takes_no_more_memory_than_a_short_one(
 ) -> None:
     """What frames and arrays take; the pages of the temporary file can be given back, and are not counted."""
     monkeypatch.setattr(cines, "WINDOW", WARM)
-    base = np.stack([burn(flow(echo(seed, SMALL))[0], NAME, (12, 10), WHITE, 16) for seed in range(4)])
+    base = np.stack([burn(flow(echo(seed, LITTLE))[0], NAME, (12, 10), WHITE, 16) for seed in range(4)])
     short, long = (
         write_dicom(tmp_path / f"{count}.dcm", np.tile(base, (count // 4, 1, 1, 1))) for count in (WARM, LONG)
     )

@@ -147,7 +147,7 @@ def test_an_upright_line_is_read_the_way_that_is_surer(turns: int) -> None:
 PLACE = (28, 30, 150, 56)
 
 
-def text(large: Line = NOTHING_READ, small: Line = NOTHING_READ) -> Text:
+def text_of(large: Line = NOTHING_READ, small: Line = NOTHING_READ) -> Text:
     return Text(level_box(PLACE, 0.9), large, Meaning.IDENTITY, small)
 
 
@@ -180,14 +180,14 @@ def text(large: Line = NOTHING_READ, small: Line = NOTHING_READ) -> Text:
 def test_two_of_three_witnesses_or_one_reader_that_is_sure(
     one: Line, other: Line, drawn: float, *, proven: bool, turned: bool
 ) -> None:
-    assert are_letters(text(other, one) if turned else text(one, other), drawn) == proven
+    assert are_letters(text_of(other, one) if turned else text_of(one, other), drawn) == proven
 
 
 def speckle(level: int) -> Picture:
     return np.clip(np.random.default_rng(7).normal(level, level / 10, (90, 180)), 0, 255).astype(np.uint8)
 
 
-def written(level: int, colour: int) -> tuple[Picture, Mask]:
+def written_over(level: int, colour: int) -> tuple[Picture, Mask]:
     """A name over speckle, and the pixels of its letters."""
     burned = burn(speckle(level), "KIM MINJUN", (30, 32), colour, 18)
     return burned, np.abs(burned.astype(int) - speckle(level)) > 40
@@ -195,7 +195,7 @@ def written(level: int, colour: int) -> tuple[Picture, Mask]:
 
 @pytest.mark.parametrize(("level", "colour"), [(0, 255), (50, 255), (120, 255), (200, 10)])
 def test_strokes_are_found_over_speckle_and_pixels_beside_them_are_not(level: int, colour: int) -> None:
-    picture, ink = written(level, colour)
+    picture, ink = written_over(level, colour)
     found = strokes_in(picture, level_box(PLACE, 0.9))
     assert found[ink].mean() >= 0.99
     assert (found & ~dilated(ink, 7)).sum() <= 0.02 * found.sum()  # specks of speckle
@@ -207,16 +207,16 @@ def test_strokes_are_found_over_speckle_and_pixels_beside_them_are_not(level: in
     ids=["nothing", "all", "half"],
 )
 def test_all_letters_go_whatever_the_mark_network_has_drawn(drawn: Callable[[Mask], Mask]) -> None:
-    picture, ink = written(50, 255)
-    found = letter_strokes([text()], drawn(ink), picture, 0.15)
+    picture, ink = written_over(50, 255)
+    found = letter_strokes([text_of()], drawn(ink), picture, 0.15)
     assert found[ink].mean() >= 0.99 and found[drawn(ink)].all() and not (found & ~dilated(ink, 7)).any()
 
 
 def test_strokes_of_other_places_are_not_taken_nor_any_beyond_the_picture() -> None:
-    picture, ink = written(50, 255)
+    picture, ink = written_over(50, 255)
     elsewhere = np.zeros_like(ink)
     elsewhere[70:80, 20:60] = True
-    assert not letter_strokes([text()], elsewhere, picture, 0.15)[elsewhere].any()
+    assert not letter_strokes([text_of()], elsewhere, picture, 0.15)[elsewhere].any()
     assert not letter_strokes([], ink, picture, 0.15).any()
     assert not strokes_in(picture, level_box((400, 300, 450, 320), 0.9)).any()
 

@@ -39,10 +39,11 @@ from ai_pipeline.pipelines import create
 from tests.unit.ai_pipeline.phantoms import ArrayImage, burn, cine, echo, silent, write_dicom
 from tests.unit.ai_pipeline.test_cli import pasted
 
-pytestmark = pytest.mark.usefixtures("less_enlarged")
-SMALL = (240, 320)
 
 
+
+
+@pytest.mark.usefixtures("less_enlarged")
 def test_a_marked_image_gives_a_cleaned_one_its_mask_and_a_finding_per_mark() -> None:
     image, pipeline = ArrayImage(burn(echo(size=SMALL))[None]), create("ultrasound")
     assert pipeline.accepts([image]) == Accept(("1.2.3",))
@@ -56,6 +57,7 @@ def test_a_marked_image_gives_a_cleaned_one_its_mask_and_a_finding_per_mark() ->
     assert alone.images == () and alone.findings
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_one_image_that_cannot_be_cleaned_does_not_hold_up_the_others() -> None:
     page = np.full((160, 240), 255, np.uint8)
     for line in range(0, 160, 20):
@@ -69,6 +71,7 @@ def test_one_image_that_cannot_be_cleaned_does_not_hold_up_the_others() -> None:
     ]
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_every_mark_is_explained_without_its_words(tmp_path: Path) -> None:
     """What goes, what stays, and what only looks like text, each with the rule's reason."""
     picture = burn(burn(echo(size=SMALL), "KIM MINJUN", (8, 8), 255, 14), "MI 0.9", (8, 220), 255, 12)
@@ -82,18 +85,21 @@ def test_every_mark_is_explained_without_its_words(tmp_path: Path) -> None:
     assert refused.exit_code == 2 and "no marks to explain" in refused.output
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_other_modalities_are_refused_unless_asked_for() -> None:
     pipeline, image = create("ultrasound"), ArrayImage(echo()[None], modality="CT")
     assert pipeline.accepts([image]) == Refuse("modality CT is not ultrasound")
     assert isinstance(pipeline.accepts([image], {"any_modality": True}), Accept)
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("name", ["ultrasound", "fetal_head", "ovarian"])
 def test_models_are_named_without_loading_them(name: str, tmp_path: Path) -> None:
     """``check`` and a node's main process only name them."""
     assert create(name, device_rules=tmp_path).models() and (None, tmp_path) not in tools._LOADED
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize("name", ["ultrasound", "fetal_head", "ovarian", "chest_xray"])
 def test_what_is_installed_later_is_not_named_as_what_runs(name: str, tmp_path: Path) -> None:
     pipeline = create(name, models_dir=tmp_path)
@@ -105,6 +111,7 @@ def test_what_is_installed_later_is_not_named_as_what_runs(name: str, tmp_path: 
     assert registry.find(run[0].id, tmp_path).version == "99.0" and pipeline.models() == run
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_a_misspelt_policy_is_a_fault_and_not_the_mild_one() -> None:
     pipeline = create("ultrasound")
     assert pipeline.card.options.faults({"policy": "reserach"}) == {"policy": "must be clinical or research"}
@@ -115,6 +122,7 @@ def run(*words: str | Path) -> Result:
     return CliRunner().invoke(app, ["run", *map(str, words)])
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_the_command_prints_one_record_per_input_writes_pictures_and_ends_with_65_for_an_unreadable_one(
     tmp_path: Path,
 ) -> None:
@@ -142,6 +150,7 @@ def test_the_command_prints_one_record_per_input_writes_pictures_and_ends_with_6
     assert [name for name in ("Secret", "KIM") if name in result.output + paths] == []
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(
     "arguments", [["--pipeline", "none"], ["--option", "speed=1"], ["--option", "clean=="]]
 )
@@ -149,12 +158,14 @@ def test_wrong_usage_is_exit_2(tmp_path: Path, arguments: list[str]) -> None:
     assert run(write_dicom(tmp_path / "still.dcm", echo(3, SMALL)[None]), *arguments).exit_code == 2
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_the_command_prints_a_table_for_people(tmp_path: Path) -> None:
     result = run(write_dicom(tmp_path / "still.dcm", burn(echo(size=SMALL))[None]), "--out", tmp_path / "out")
     assert result.exit_code == 0
     assert "Burned-in text" in result.output and "Not for diagnostic use" in result.output
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from ai_pipeline import cli\n"
@@ -200,6 +211,7 @@ def matched(header: ImageHeader, folder: Path | None = None) -> list[str]:
     return [rule.name for rule in matching_rules(header, folder)]
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(
     ("device", "condition", "holds"),
     [
@@ -226,6 +238,7 @@ def test_a_rule_is_for_its_device_and_no_other_and_every_condition_must_hold(
     assert matched(given, rules) == ["ours"] * holds
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(
     ("rectangles", "box"),
     [
@@ -247,6 +260,7 @@ def test_rectangles_are_places_in_the_picture(
     assert found == box
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_a_rectangle_goes_whole_if_something_is_written_in_it_in_whatever_colour(tmp_path: Path) -> None:
     given, rules = header(tmp_path), folder_with(tmp_path, RULE)
     mask, marks = find_device_banner(given, bar(20), rules)
@@ -259,6 +273,7 @@ def test_a_rectangle_goes_whole_if_something_is_written_in_it_in_whatever_colour
     assert find_device_banner(given, red, rules)[0][:20].all()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_only_the_meanings_that_are_asked_for_are_told(tmp_path: Path) -> None:
     scale = RULE.replace('name = "ours"', 'name = "mi"\nmeaning = "acoustic"').replace(
         "left = 0", "left = 200"
@@ -272,12 +287,14 @@ def test_only_the_meanings_that_are_asked_for_are_told(tmp_path: Path) -> None:
     assert len(find_device_banner(given, picture, tmp_path)[1]) == 2
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_rules_that_would_leave_nothing_fail(tmp_path: Path) -> None:
     rules = folder_with(tmp_path, RULE.replace("bottom = 20", "bottom = 0.9"))
     with pytest.raises(CleaningFailed, match=r"cover 90% of the picture: ours"):
         find_device_banner(header(tmp_path), bar(20), rules)
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_the_note_names_the_rules(tmp_path: Path) -> None:
     note = device_note(header(tmp_path), folder_with(tmp_path, RULE), "1.2.3")
     assert note is not None and note.source_uid == "1.2.3"
@@ -285,6 +302,7 @@ def test_the_note_names_the_rules(tmp_path: Path) -> None:
     assert device_note(header(tmp_path, Manufacturer="Other"), tmp_path) is None
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_a_rule_of_the_site_replaces_the_shipped_one_and_can_switch_it_off(tmp_path: Path) -> None:
     epiq = {"Manufacturer": "Philips Medical Systems", "ManufacturerModelName": "EPIQ 5G"}
     name = open_dicom(write_dicom(tmp_path / "epiq.dcm", np.zeros((1, 768, 1024), np.uint8), **epiq)).header
@@ -293,6 +311,7 @@ def test_a_rule_of_the_site_replaces_the_shipped_one_and_can_switch_it_off(tmp_p
     assert device_boxes(name, (768, 1024), folder_with(tmp_path, off)) == ()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_the_environment_names_a_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = header(tmp_path)
     assert matched(given) == []
@@ -300,6 +319,7 @@ def test_the_environment_names_a_folder_too(tmp_path: Path, monkeypatch: pytest.
     assert matched(given) == ["ours"]
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.parametrize(
     ("wrong", "right", "key", "remedy"),
     [
@@ -330,6 +350,7 @@ def test_a_mistake_is_told_with_file_key_and_remedy(
     assert (tmp_path / "site.toml", key) in faults, str(told.value)
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_all_mistakes_are_told_together(tmp_path: Path) -> None:
     folder_with(tmp_path, RULE.replace("rows = 240", "rows = 0"))
     (tmp_path / "other.toml").write_text("", encoding="utf-8")
@@ -338,6 +359,7 @@ def test_all_mistakes_are_told_together(tmp_path: Path) -> None:
     assert {fault.file.name for fault in told.value.faults} == {"site.toml", "other.toml"}
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_a_name_used_twice_is_a_mistake(tmp_path: Path) -> None:
     folder_with(tmp_path, RULE + RULE.partition('room 3"')[2])
     with pytest.raises(DeviceRuleError, match="ours is there twice"):
@@ -348,11 +370,13 @@ def test_a_name_used_twice_is_a_mistake(tmp_path: Path) -> None:
         read_rules(tmp_path)
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_shipped_rules_say_where_they_come_from_and_under_which_licence() -> None:
     files = [tomllib.loads(path.read_text(encoding="utf-8")) for path in SHIPPED.glob("*.toml")]
     assert files and all(file["source"] and file["licence"] for file in files)
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_shipped_rules_name_a_bar_at_the_top_of_a_usual_picture() -> None:
     for rule in read_rules(None):
         rows, columns = rule.match.rows or 768, rule.match.columns or 1024
@@ -361,12 +385,14 @@ def test_shipped_rules_name_a_bar_at_the_top_of_a_usual_picture() -> None:
         assert all(top == 0 and bottom <= 0.15 * rows for _, top, _, bottom in boxes), rule.name
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_the_example_of_the_guide_is_a_file_of_rules(tmp_path: Path) -> None:
     folder_with(tmp_path, pasted("docs/operate/cleaning.md", "toml", "# device-rules/"))
     added = {rule.name for rule in read_rules(tmp_path)} - {rule.name for rule in read_rules(None)}
     assert added == {"room3-scanner", "room3-scanner-acoustic"}
 
 
+@pytest.mark.usefixtures("less_enlarged")
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("file", "rule"),
@@ -389,6 +415,7 @@ def test_a_measured_bar_ends_where_the_rule_says(data: Path, file: str, rule: st
     assert len(marks) == len(boxes) and mask[:bottom, :500].all()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_a_coloured_surrounding_goes_whole() -> None:
     """Blacked out letter by letter its text would stay legible."""
     picture = bar(240)
@@ -400,6 +427,7 @@ def test_a_coloured_surrounding_goes_whole() -> None:
     assert mask.all()
 
 
+@pytest.mark.usefixtures("less_enlarged")
 def test_the_conditions_of_an_image_are_those_of_a_rule_that_fits(tmp_path: Path) -> None:
     given = header(tmp_path, Manufacturer="Maker [EU]", SoftwareVersions=["V6"])
     match = ", ".join(f"{key} = {json.dumps(value)}" for key, value in conditions_of(given).items())

@@ -141,7 +141,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder, lines = tmp_path_factory.mktemp("drawn"), ["file,split,patient_id,age,sex,view,Effusion"]
     (folder / "us_breast").mkdir()
     for split, seed in product(("train", "val"), range(60)):
-        cv2.imwrite(str(folder / f"{split}{seed}.png"), chest(seed + 1000 * (split == "val")))
+        cv2.imwrite(str(folder / f"{split}{seed}.png"), chest_of(seed + 1000 * (split == "val")))
         lines.append(f"{split}{seed}.png,{split},{split}{seed},50,F,PA,{seed % 2}")
     for seed in range(30):
         cv2.imwrite(str(folder / "us_breast" / f"{seed}.png"), echo(seed, (96, 128)))
@@ -153,7 +153,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return fit_gate(folder, thumbnails)
 
 
-def chest(seed: int) -> np.ndarray:
+def chest_of(seed: int) -> np.ndarray:
     """A drawn chest, a little moved; each seed another one."""
     random = np.random.default_rng(seed)
     picture, _ = drawn_chest(128, heart=random.uniform(0.3, 0.5))
@@ -169,14 +169,14 @@ def test_new_chests_pass_and_what_the_head_was_shown_or_not_is_refused(fitted: A
         np.zeros((128, 128), np.uint8),
         np.asarray((np.indices((128, 128)).sum(0) // 32 % 2) * 255, np.uint8),
     ]
-    new = thumbnails([chest(seed) for seed in range(5000, 5100)])
+    new = thumbnails([chest_of(seed) for seed in range(5000, 5100)])
     assert np.mean(fitted[0].distance(new) <= fitted[1]) >= 0.95
     assert np.all(fitted[0].distance(thumbnails(foreign)) > fitted[1])
 
 
 @pytest.mark.parametrize("pose", POSES[1:], ids=[pose.name for pose in POSES[1:]])
 def test_every_pose_is_named_and_refused_as_shown(fitted: Any, pose: Pose) -> None:
-    features = thumbnails([shown(chest(seed), pose) for seed in range(5000, 5050)])
+    features = thumbnails([shown(chest_of(seed), pose) for seed in range(5000, 5050)])
     assert np.mean(fitted[0].distance(features) > fitted[1]) >= 0.95
     assert np.mean([fitted[0].kind(row[None]).pose == pose for row in features]) >= 0.95
 

@@ -41,6 +41,7 @@ def chest() -> ChestXray:
 NOISE = np.random.default_rng(3).integers(0, 256, (512, 512)).astype(np.uint8)
 
 
+@pytest.mark.data
 @pytest.mark.parametrize(
     ("picture", "reason"),
     [
@@ -58,6 +59,7 @@ def test_what_is_no_chest_is_refused_by_its_pixels(
     assert isinstance(answer, Refuse) and reason in answer.reason
 
 
+@pytest.mark.data
 def test_for_presentation_is_taken_and_for_processing_of_the_same_exposure_passed_over(
     chest: ChestXray, data: Path
 ) -> None:
@@ -66,6 +68,7 @@ def test_for_presentation_is_taken_and_for_processing_of_the_same_exposure_passe
     assert chest.accepts([raw, film(pixels, uid="1.2.3.2")]) == Accept(("1.2.3.2",))
 
 
+@pytest.mark.data
 @pytest.mark.parametrize("name", ["pydicom-data__RG1_J2KI", "presidio__0_ORIGINAL_compressed"])
 def test_real_chest_radiographs_are_analysed(chest: ChestXray, data: Path, name: str) -> None:
     image = open_dicom(data / "dicom" / "files" / f"{name}.dcm")
@@ -81,6 +84,7 @@ def test_real_chest_radiographs_are_analysed(chest: ChestXray, data: Path, name:
     assert [bool(texts(result, name)) for name in ("box", NO_PLACE)] == [bool(regions), without]
 
 
+@pytest.mark.data
 def test_legs_teeth_necks_and_dogs_are_refused(chest: ChestXray, data: Path) -> None:
     names = (
         *("pydicom-data__RG3_J2KI", "fo-dicom__CR-ModalitySequenceLUT", "highdicom__dx_image"),
@@ -90,6 +94,7 @@ def test_legs_teeth_necks_and_dogs_are_refused(chest: ChestXray, data: Path) -> 
     assert [name for name, answer in answers.items() if isinstance(answer, Accept)] == []
 
 
+@pytest.mark.data
 @pytest.mark.parametrize("folder", ["us_ovarian", "us_fetal_head", "us_breast"])
 def test_ultrasound_is_refused_by_its_pixels(chest: ChestXray, data: Path, folder: str) -> None:
     paths = sorted((data / folder / "images").iterdir())[::80]
@@ -106,6 +111,7 @@ def plain(chest: ChestXray, data: Path) -> PipelineResult:
     return chest.run([film(_nih(data)[:480])], silent, EVERYTHING)
 
 
+@pytest.mark.data
 def test_a_finding_is_the_same_whatever_the_size_of_the_picture(
     chest: ChestXray, data: Path, plain: PipelineResult
 ) -> None:
@@ -115,6 +121,7 @@ def test_a_finding_is_the_same_whatever_the_size_of_the_picture(
     assert ours == pytest.approx(theirs, abs=0.05)
 
 
+@pytest.mark.data
 def test_labels_that_know_too_little_are_not_assessed_but_on_request(
     chest: ChestXray, data: Path, plain: PipelineResult
 ) -> None:
@@ -130,6 +137,7 @@ def test_labels_that_know_too_little_are_not_assessed_but_on_request(
     assert {label: scores.values[label] for label in found} == pytest.approx(found)
 
 
+@pytest.mark.data
 @pytest.mark.parametrize("pose", [POSES[1], POSES[-1]], ids=lambda pose: pose.name)
 def test_a_chest_in_another_pose_is_mended_and_its_places_land_in_the_picture_as_shown(
     chest: ChestXray, data: Path, plain: PipelineResult, pose: Pose
@@ -151,6 +159,7 @@ def test_a_chest_in_another_pose_is_mended_and_its_places_land_in_the_picture_as
     assert any(finding.regions for finding in after.findings)
 
 
+@pytest.mark.data
 def test_a_chest_that_is_cut_off_or_clipped_is_refused(chest: ChestXray, data: Path) -> None:
     pixels = _nih(data)
     clipped = np.asarray(np.clip((pixels.astype(np.float64) - 110) * 8, 0, 255), np.uint8)
@@ -158,6 +167,7 @@ def test_a_chest_that_is_cut_off_or_clipped_is_refused(chest: ChestXray, data: P
         assert isinstance(chest.accepts([film(np.ascontiguousarray(wrong))]), Refuse)
 
 
+@pytest.mark.data
 def test_a_rule_s_prevalence_moves_probability_and_threshold_and_is_told(
     chest: ChestXray, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +189,7 @@ def test_a_rule_s_prevalence_moves_probability_and_threshold_and_is_told(
     assert here.scores == moved.scores, "drift is watched at the card's own prevalence"
 
 
+@pytest.mark.data
 @pytest.mark.parametrize(("name", "warned"), [("00020000_000.jpg", True), ("00026402_000.jpg", False)])
 def test_an_effusion_beside_the_heart_casts_doubt_on_the_ratio(
     chest: ChestXray, data: Path, name: str, warned: bool
@@ -187,6 +198,7 @@ def test_an_effusion_beside_the_heart_casts_doubt_on_the_ratio(
     assert result.measurements and any(note.text == ratio.EFFUSION_NOTE for note in result.quality) is warned
 
 
+@pytest.mark.data
 @pytest.mark.parametrize(("name", "usual"), [("00020482_032.jpg", False), ("00000032_037.jpg", True)])
 def test_nothing_is_excluded_on_a_chest_with_a_white_lung(
     chest: ChestXray, data: Path, name: str, usual: bool
@@ -203,7 +215,7 @@ def _nih(data: Path, name: str = "00000032_037.jpg") -> np.ndarray:
 
 
 LYING = {"PatientOrientation": "L\\F"}
-pytestmark = pytest.mark.data
+
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +226,7 @@ def sick(chest: ChestXray, data: Path) -> PipelineResult:
     return chest.run(films, silent, {"heatmaps": True})
 
 
+@pytest.mark.data
 def test_only_labels_that_passed_get_a_box_and_a_detector_drew_it(sick: PipelineResult) -> None:
     passed = {label.name for label in find("chest-efficientnet-lite0").labels if label.detector}
     present = [one for one in sick.findings if one.decision is Decision.PRESENT]
@@ -225,6 +238,7 @@ def test_only_labels_that_passed_get_a_box_and_a_detector_drew_it(sick: Pipeline
     assert all(one.evidence is not None for one in present)  # the heat map stays
 
 
+@pytest.mark.data
 def test_the_place_is_told_in_words_where_the_header_says_how_the_film_lies(
     sick: PipelineResult, plain: PipelineResult
 ) -> None:
@@ -232,6 +246,7 @@ def test_the_place_is_told_in_words_where_the_header_says_how_the_film_lies(
     assert told and all("zone" in text for text in told) and not texts(plain, "place")
 
 
+@pytest.mark.data
 def test_a_refusal_names_the_gate_and_the_model(chest: ChestXray, data: Path) -> None:
     lateral, noise = film(NOISE, view_position="LL", uid="1"), film(NOISE, uid="2")
     answer = chest.accepts([lateral, noise])
@@ -243,7 +258,7 @@ def test_a_refusal_names_the_gate_and_the_model(chest: ChestXray, data: Path) ->
     assert isinstance(beside, Accept) and [refusal.source_uid for refusal in beside.refused] == ["2"]
 
 
-def stamped(data: Path, text: str = "") -> np.ndarray:
+def film_stamped(data: Path, text: str = "") -> np.ndarray:
     image = Image.fromarray(_nih(data))
     ImageDraw.Draw(image).text((400, 480), text, fill=255, font=ImageFont.load_default(18))
     return np.array(image)
@@ -258,10 +273,11 @@ def texts(result: PipelineResult, name: str) -> list[str]:
     return [note.text for note in result.quality if note.name == name]
 
 
+@pytest.mark.data
 def test_a_film_stamped_ap_is_not_measured_against_the_limit_of_pa_films(
     chest: ChestXray, data: Path
 ) -> None:
-    result = result_of(chest, stamped(data, "PORTABLE"), "PA")
+    result = result_of(chest, film_stamped(data, "PORTABLE"), "PA")
     assert not any(one.statement for one in result.measurements)
     assert texts(result, "cardiothoracic ratio") == ["not measured: projection AP, not PA."]
     [note] = texts(result, "stamps")
@@ -269,21 +285,22 @@ def test_a_film_stamped_ap_is_not_measured_against_the_limit_of_pa_films(
     assert stamps.MODEL in {model.id for model in result.models} and result.timings["stamps"] > 0
 
 
+@pytest.mark.data
 def test_a_mirrored_film_has_no_sides(chest: ChestXray, data: Path) -> None:
-    result = result_of(chest, stamped(data, "PORTABLE")[:, ::-1], "AP")
+    result = result_of(chest, film_stamped(data, "PORTABLE")[:, ::-1], "AP")
     [note] = texts(result, "sides")
     assert note.endswith("sides are not given.") and not texts(result, "place")
     assert not any(finding.side for finding in result.findings)
     assert ImageKind.ORGANS not in {picture.kind for picture in result.images}
 
 
-SIDE = 400
-MODEL = ModelRef("chest", "1", sha256="0" * 64, card_sha256="0" * 64)
+FILM_SIDE = 400
+CHEST_MODEL = ModelRef("chest", "1", sha256="0" * 64, card_sha256="0" * 64)
 
 
 def drawn_chest() -> np.ndarray:
     """Heart and lungs ``[3, 400, 400]`` of a drawn chest, whose lungs are half ellipses with broad bases."""
-    rows, columns = np.mgrid[:SIDE, :SIDE]
+    rows, columns = np.mgrid[:FILM_SIDE, :FILM_SIDE]
     organs = np.array([(225, 55, 190, 305), (130, 60, 60, 320), (290, 60, 60, 320)])
     middle, across, top, bottom = organs.T[..., None, None]
     inside = ((columns - middle) / across) ** 2 + ((rows - bottom) / (bottom - top)) ** 2 <= 1
@@ -299,22 +316,24 @@ def missing(top: int, bottom: int, left: int, right: int, border: int = 0) -> tu
     return Completeness.from_card(find(ratio.MODEL)).missing(np.pad(picture, border), anatomy)
 
 
+@pytest.mark.data
 @pytest.mark.parametrize("border", [0, 40])
 def test_each_end_of_the_lungs_that_lies_outside_is_named(border: int) -> None:
     cut: dict[tuple[int, int, int, int], tuple[Edge, ...]] = {
-        (0, SIDE, 0, SIDE): (),
-        (0, 270, 0, SIDE): (Edge.BOTTOM,),
-        (135, SIDE, 0, SIDE): (Edge.TOP,),
-        (0, SIDE, 110, SIDE): (Edge.SIDE,),
-        (0, SIDE, 0, 310): (Edge.SIDE,),
+        (0, FILM_SIDE, 0, FILM_SIDE): (),
+        (0, 270, 0, FILM_SIDE): (Edge.BOTTOM,),
+        (135, FILM_SIDE, 0, FILM_SIDE): (Edge.TOP,),
+        (0, FILM_SIDE, 110, FILM_SIDE): (Edge.FILM_SIDE,),
+        (0, FILM_SIDE, 0, 310): (Edge.FILM_SIDE,),
     }
     assert {limits: missing(*limits, border) for limits in cut} == cut
 
 
 def finding(label: str, meaning: str, decision: Decision) -> Finding:
-    return Finding(label, Code("1", "SCT", meaning), 0.2, 0.3, decision, "1.2", MODEL)
+    return Finding(label, Code("1", "SCT", meaning), 0.2, 0.3, decision, "1.2", CHEST_MODEL)
 
 
+@pytest.mark.data
 def test_of_a_film_without_bases_no_effusion_is_excluded_and_nothing_is_not_found() -> None:
     found = [
         finding("Effusion", "Pleural effusion", Decision.ABSENT),
@@ -329,6 +348,7 @@ def test_of_a_film_without_bases_no_effusion_is_excluded_and_nothing_is_not_foun
     )
 
 
+@pytest.mark.data
 def test_what_is_suspected_stays() -> None:
     seen = finding("Effusion", "Pleural effusion", Decision.PRESENT)
     assert without_missing([seen], [Edge.BOTTOM]) == [seen]
