@@ -294,13 +294,13 @@ def test_a_mirrored_film_has_no_sides(chest: ChestXray, data: Path) -> None:
     assert ImageKind.ORGANS not in {picture.kind for picture in result.images}
 
 
-FILM_SIDE = 400
+DRAWN_SIDE = 400
 CHEST_MODEL = ModelRef("chest", "1", sha256="0" * 64, card_sha256="0" * 64)
 
 
 def drawn_chest() -> np.ndarray:
     """Heart and lungs ``[3, 400, 400]`` of a drawn chest, whose lungs are half ellipses with broad bases."""
-    rows, columns = np.mgrid[:FILM_SIDE, :FILM_SIDE]
+    rows, columns = np.mgrid[:DRAWN_SIDE, :DRAWN_SIDE]
     organs = np.array([(225, 55, 190, 305), (130, 60, 60, 320), (290, 60, 60, 320)])
     middle, across, top, bottom = organs.T[..., None, None]
     inside = ((columns - middle) / across) ** 2 + ((rows - bottom) / (bottom - top)) ** 2 <= 1
@@ -320,11 +320,11 @@ def missing(top: int, bottom: int, left: int, right: int, border: int = 0) -> tu
 @pytest.mark.parametrize("border", [0, 40])
 def test_each_end_of_the_lungs_that_lies_outside_is_named(border: int) -> None:
     cut: dict[tuple[int, int, int, int], tuple[Edge, ...]] = {
-        (0, FILM_SIDE, 0, FILM_SIDE): (),
-        (0, 270, 0, FILM_SIDE): (Edge.BOTTOM,),
-        (135, FILM_SIDE, 0, FILM_SIDE): (Edge.TOP,),
-        (0, FILM_SIDE, 110, FILM_SIDE): (Edge.FILM_SIDE,),
-        (0, FILM_SIDE, 0, 310): (Edge.FILM_SIDE,),
+        (0, DRAWN_SIDE, 0, DRAWN_SIDE): (),
+        (0, 270, 0, DRAWN_SIDE): (Edge.BOTTOM,),
+        (135, DRAWN_SIDE, 0, DRAWN_SIDE): (Edge.TOP,),
+        (0, DRAWN_SIDE, 110, DRAWN_SIDE): (Edge.DRAWN_SIDE,),
+        (0, DRAWN_SIDE, 0, 310): (Edge.DRAWN_SIDE,),
     }
     assert {limits: missing(*limits, border) for limits in cut} == cut
 
