@@ -46,17 +46,16 @@ PACKAGES = {
 # Each takes half a minute and more (`--durations=30` in .ci/run).
 LONGEST = frozenset(
     (
+        "test_answers",
         "test_cleaning",
         "test_cleaning_hard",
         "test_console",
+        "test_delivery",
         "test_formats",
-        "test_identities",
         "test_kill",
-        "test_main_job",
-        "test_ovarian_training",
+        "test_listener",
         "test_node",
-        "test_objects",
-        "test_orthanc",
+        "test_ovarian_training",
     )
 )
 
