@@ -191,7 +191,7 @@ class Repository:
         return found
 
 
-def node(folder: Path, port: int, **other: Any) -> Inbox:
+def auditing_node(folder: Path, port: int, **other: Any) -> Inbox:
     given = {"syslog": f"127.0.0.1:{port}", "seconds": 1.0, **other}
     return Inbox(folder / "var", {**CONFIG, "outbox": {"retry_seconds": 0.01}, "audit": given})
 
@@ -212,7 +212,7 @@ def actions(messages: list[bytes]) -> list[str | None]:
 
 def test_each_record_is_sent_once_in_order_and_names_its_patient(tmp_path: Path, certificate: Path) -> None:
     with Repository(certificate).running() as repository:
-        inbox = node(tmp_path, repository.port, authorities=certificate / "cert.pem")
+        inbox = auditing_node(tmp_path, repository.port, authorities=certificate / "cert.pem")
         inbox.settle(changed(ultrasound("one"), PatientID="P-1"))
         sender = AuditSender(inbox.database, inbox.settings, "a test")
         note(inbox, AuditAction.SIGNED_IN)
@@ -233,7 +233,7 @@ def test_starts_transfers_queries_and_refused_callers_are_audited_too(
 ) -> None:
     """PS3.15 A.5.3.1, A.5.3.7, A.5.3.10, A.5.3.11: what no person did."""
     with Repository(certificate).running() as repository:
-        inbox = node(tmp_path, repository.port, authorities=certificate / "cert.pem")
+        inbox = auditing_node(tmp_path, repository.port, authorities=certificate / "cert.pem")
         inbox.write(record, NODE_STARTED)
         inbox.opened("a1")
         inbox.receive(changed(ultrasound("one"), PatientID="P-1"), association="a1")
@@ -270,7 +270,7 @@ def test_starts_transfers_queries_and_refused_callers_are_audited_too(
 
 def test_the_stop_is_sent_at_the_stop(tmp_path: Path, certificate: Path) -> None:
     with Repository(certificate).running() as repository:
-        inbox = node(tmp_path, repository.port, authorities=certificate / "cert.pem")
+        inbox = auditing_node(tmp_path, repository.port, authorities=certificate / "cert.pem")
         background = Background(
             inbox.database, inbox.settings, Role.CONSOLE, "all", say=lambda *_, **__: None, database_file=0
         )
@@ -304,7 +304,7 @@ def _read(message: bytes) -> dict[str, Any]:
 
 def test_what_a_repository_did_not_read_is_sent_again(tmp_path: Path, certificate: Path) -> None:
     with Repository(certificate).running() as repository:
-        inbox = node(tmp_path, repository.port, authorities=certificate / "cert.pem")
+        inbox = auditing_node(tmp_path, repository.port, authorities=certificate / "cert.pem")
         sender = AuditSender(inbox.database, inbox.settings, "a test")
         for _ in range(150):
             note(inbox, AuditAction.STUDY_SEARCHED)
@@ -322,7 +322,7 @@ def test_a_repository_that_is_not_there_or_hangs_holds_up_nothing_else(
     repository = Repository(certificate)
     repository.silent = True
     with repository.running():
-        inbox = node(tmp_path, repository.port, authorities=certificate / "cert.pem", seconds=0.5)
+        inbox = auditing_node(tmp_path, repository.port, authorities=certificate / "cert.pem", seconds=0.5)
         note(inbox, AuditAction.SIGNED_IN)
         assert send(inbox) == 0
     assert send(inbox) == 0
@@ -334,7 +334,7 @@ def test_a_certificate_is_checked_on_both_sides(tmp_path: Path, certificate: Pat
     ours = {"authorities": wants, "certificate": certificate / "both.pem"} if known else {}
     with Repository(certificate, wants=wants).running() as repository:
         for name, given, sent in (("ours", ours, int(known)), ("other", {"authorities": wants}, 0)):
-            inbox = node(tmp_path / name, repository.port, **given)
+            inbox = auditing_node(tmp_path / name, repository.port, **given)
             note(inbox, AuditAction.SIGNED_IN)
             assert send(inbox) == sent
     assert len(repository.messages()) == int(known)
@@ -403,7 +403,7 @@ def test_a_record_without_a_valid_message_is_an_event_and_holds_up_no_others(
     tmp_path: Path, receiver: socket.socket
 ) -> None:
     """Over UDP one of 70 kB would be cut short, and no parser would read it."""
-    inbox = node(tmp_path, receiver.getsockname()[1], transport="udp")
+    inbox = auditing_node(tmp_path, receiver.getsockname()[1], transport="udp")
     inbox.write(audit.note, audit.Person("anna"), AuditAction.CONFIG_RELOADED, files="x" * 70_000)
     note(inbox, AuditAction.SIGNED_OUT)
     sender = AuditSender(inbox.database, inbox.settings, "a test")

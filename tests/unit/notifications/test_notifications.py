@@ -35,7 +35,7 @@ from tests.unit.inbox.objects import changed
 from tests.waiting import wait_until
 
 
-def node(folder: Path, *rules: dict[str, Any], **other: Any) -> Inbox:
+def notifying_node(folder: Path, *rules: dict[str, Any], **other: Any) -> Inbox:
     return Inbox(folder, {**CONFIG, **other, "notifications": list(rules)})
 
 
@@ -54,7 +54,7 @@ def notifier(inbox: Inbox) -> Notifier:
 
 
 def test_what_happens_is_told_once_and_not_what_was_before(tmp_path: Path, web: WebServer) -> None:
-    inbox = node(tmp_path, hook(web))
+    inbox = notifying_node(tmp_path, hook(web))
     happens(inbox, events.JOB_FAILED, reason="before")
     first = notifier(inbox)
     happens(inbox, events.JOB_FAILED, reason="after")
@@ -69,7 +69,7 @@ def test_what_happens_is_told_once_and_not_what_was_before(tmp_path: Path, web: 
 
 def test_an_event_that_appears_behind_others_is_told(tmp_path: Path, web: WebServer) -> None:
     """On PostgreSQL a transaction may commit after one with a higher number."""
-    inbox = node(tmp_path, hook(web))
+    inbox = notifying_node(tmp_path, hook(web))
     made = notifier(inbox)
     happens(inbox, events.JOB_FAILED)
     before = inbox.events()[0].id
@@ -81,7 +81,7 @@ def test_an_event_that_appears_behind_others_is_told(tmp_path: Path, web: WebSer
 
 
 def test_a_flood_becomes_one_notification(tmp_path: Path, web: WebServer) -> None:
-    inbox = node(tmp_path, hook(web, every_minutes=60))
+    inbox = notifying_node(tmp_path, hook(web, every_minutes=60))
     made = notifier(inbox)
     happens(inbox, events.JOB_FAILED)
     made.run_once()
@@ -100,7 +100,7 @@ def test_a_flood_becomes_one_notification(tmp_path: Path, web: WebServer) -> Non
 def test_a_crash_after_handing_over_repeats_the_key(
     tmp_path: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inbox = node(tmp_path, hook(web))
+    inbox = notifying_node(tmp_path, hook(web))
     made = notifier(inbox)
     happens(inbox, events.JOB_FAILED)
     monkeypatch.setattr(made, "_note", lambda *_: (_ for _ in ()).throw(SystemExit))
@@ -112,7 +112,7 @@ def test_a_crash_after_handing_over_repeats_the_key(
 
 
 def test_what_is_refused_for_good_is_given_up_and_can_be_sent_again(tmp_path: Path, web: WebServer) -> None:
-    inbox = node(tmp_path, hook(web, on=["failure", "dead_letter"]), outbox={"retry_seconds": 0.01})
+    inbox = notifying_node(tmp_path, hook(web, on=["failure", "dead_letter"]), outbox={"retry_seconds": 0.01})
     made = notifier(inbox)
     happens(inbox, events.JOB_FAILED)
     web.status = 404
@@ -133,7 +133,7 @@ def test_what_is_refused_for_good_is_given_up_and_can_be_sent_again(tmp_path: Pa
 
 
 def test_no_patient_is_named(tmp_path: Path, web: WebServer) -> None:
-    inbox = node(tmp_path / "var", hook(web))
+    inbox = notifying_node(tmp_path / "var", hook(web))
     inbox.settle(changed(ultrasound("one"), PatientID="SECRET-1"))
     made = notifier(inbox)
     happens(inbox, events.JOB_FAILED, 1)
@@ -155,7 +155,7 @@ def test_findings_that_were_asked_for_are_told(
         return sr.StatedReport(found, (), "\n".join(lines), "")
 
     monkeypatch.setattr(sr, "stated", stated)
-    inbox = node(tmp_path, hook(web, on=[], findings=["pneumo*"]))
+    inbox = notifying_node(tmp_path, hook(web, on=[], findings=["pneumo*"]))
     inbox.settle(ultrasound("one"))
     made = notifier(inbox)
     [job] = inbox.jobs()
@@ -171,7 +171,7 @@ def test_findings_that_were_asked_for_are_told(
 
 
 def test_a_peer_that_is_silent_is_told_once_for_each_silence(tmp_path: Path) -> None:
-    inbox = node(tmp_path, peers=[{**CONFIG["peers"][0], "silent_hours": 1e-9}, *CONFIG["peers"][1:]])
+    inbox = notifying_node(tmp_path, peers=[{**CONFIG["peers"][0], "silent_hours": 1e-9}, *CONFIG["peers"][1:]])
     report_silence(inbox.database, inbox.settings)
     happens(inbox, events.NODE_STARTED)
     for came in ([], [ultrasound("one")]):
