@@ -61,7 +61,7 @@ from dicom_node.receive.inspection import Arrival
 from dicom_node.receive.spool import Spool
 from dicom_node.serve import background
 from dicom_node.studies.upkeep import compare, reindex
-from tests.faults.kills.__main__ import with_postgres
+from tests.faults.kills import with_postgres
 from tests.forked import Forked
 from tests.hostile.valve import valve_before
 from tests.inbox_lab import Inbox

@@ -51,17 +51,6 @@ from dicom_node.serve import cli
 from dicom_node.studies import fetch
 from dicom_node.studies.indexing import OTHER_PATIENT, OTHER_STUDY
 from dicom_node.studies.quarantine import release_study
-from tests.archive_lab import (
-    PIXELS,
-    QUERY,
-    FakeArchive,
-    answer_for,
-    beside,
-    fetched,
-    film,
-    inbox_beside,
-    peer,
-)
 from tests.collector_lab import Collector, running_collector
 from tests.fhir_lab import add_report, fhir_peer, outgoing_report, report_file
 from tests.hostile.attacker import APPLICATION, CONTEXT, request
@@ -71,13 +60,27 @@ from tests.inbox_lab import Inbox
 from tests.modality import chest, data_set, part_10, ultrasound, ultrasound_from
 from tests.node_lab import Node, running, store
 from tests.outbox_lab import Outbox, outgoing
-from tests.pacs_lab import Pacs, free_port, run_pacs
+from tests.pacs_lab import (
+    PIXELS,
+    QUERY,
+    FakeArchive,
+    Pacs,
+    answer_for,
+    beside,
+    fetched,
+    film,
+    free_port,
+    inbox_beside,
+    instances,
+    peer,
+    run_pacs,
+    work_item,
+)
 from tests.smtp_lab import MailServer, WebServer
 from tests.unit.inbox.objects import changed, in_syntax
 from tests.unit.jobs.worker_lab import configuration, confirm, work
 from tests.waiting import wait_until
 from tests.wire.test_delivery import Sink
-from tests.worklist_lab import instances, work_item
 
 ONE = (ResultKind.SC,)
 LARGE = 3000  # pixels squared: 9 MB, more than the socket buffers of both sides hold

@@ -85,7 +85,6 @@ from dicom_node.base.store.tables import Instance, Job, Result, Study
 from dicom_node.people import users
 from dicom_node.receive import limits, statuses
 from dicom_node.receive.inspector import Inspector
-from tests.commitment_lab import empty_sequences, report, send_raw_report, send_report
 from tests.console_lab import ConsoleLab, add_users, quick_hasher, routes
 from tests.forked import Forked
 from tests.hostile.attacker import (
@@ -106,8 +105,16 @@ from tests.inbox_lab import Inbox, encoded
 from tests.modality import ULTRASOUND, assign, data_set, part_10, quick_ultrasound, ultrasound
 from tests.mpps_lab import COMPLETED, IN_PROGRESS, begun, change, create, ended, send_raw, series, status
 from tests.node_lab import Node, running, site_config, store
+from tests.pacs_lab import (
+    answered,
+    associate_for,
+    empty_sequences,
+    report,
+    send_raw_report,
+    send_report,
+    status_of,
+)
 from tests.ports import free_port
-from tests.raw_requests import answered, associate_for, status_of
 from tests.unit.ai_pipeline.phantoms import echo, write_dicom
 from tests.unit.inbox.objects import changed, small_xray
 from tests.unit.jobs.worker_lab import configuration, work

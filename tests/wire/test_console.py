@@ -61,8 +61,7 @@ from tests.postgres_lab import Postgres, start_postgres
 from tests.rows import Stored
 from tests.smtp_lab import WebServer
 from tests.ultrasound_lab import picture
-from tests.unit.console.illustrated import FRAMES, analysed
-from tests.unit.console.scrubbed import image, scrubbing
+from tests.unit.console.illustrated import FRAMES, analysed, image, scrubbing
 from tests.unit.inbox.objects import changed
 from tests.unit.jobs.worker_lab import work
 from tests.waiting import wait_until
