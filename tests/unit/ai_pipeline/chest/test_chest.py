@@ -361,8 +361,8 @@ def test_each_end_of_the_lungs_that_lies_outside_is_named(border: int) -> None:
         (0, DRAWN_SIDE, 0, DRAWN_SIDE): (),
         (0, 270, 0, DRAWN_SIDE): (Edge.BOTTOM,),
         (135, DRAWN_SIDE, 0, DRAWN_SIDE): (Edge.TOP,),
-        (0, DRAWN_SIDE, 110, DRAWN_SIDE): (Edge.DRAWN_SIDE,),
-        (0, DRAWN_SIDE, 0, 310): (Edge.DRAWN_SIDE,),
+        (0, DRAWN_SIDE, 110, DRAWN_SIDE): (Edge.SIDE,),
+        (0, DRAWN_SIDE, 0, 310): (Edge.SIDE,),
     }
     assert {limits: missing(*limits, border) for limits in cut} == cut
 
