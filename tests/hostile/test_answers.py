@@ -88,7 +88,7 @@ A_MEGABYTE = 2**20
 QUICK = {"answer_seconds": 0.5}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sections, "SLOWEST_KIB_PER_SECOND", 16384)
     monkeypatch.setattr(delivery_worker, "_STOP_SECONDS", 0.3)
@@ -121,6 +121,7 @@ def wait_for_event(outbox: Outbox, number: int, seconds: float = 120) -> None:
     wait_until(lambda: outbox.numbers()[number] > 0, seconds, f"event {number}", 0.02, outbox.rows)
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("rate", [0, 1024], ids=["reads nothing more", "reads 1 kB a second"])
 def test_a_pacs_that_hangs_in_an_object_is_cut_off_and_gets_it_when_it_is_back(
     tmp_path: Path, pacs: Pacs, valve: Valve, rate: int
@@ -136,6 +137,7 @@ def test_a_pacs_that_hangs_in_an_object_is_cut_off_and_gets_it_when_it_is_back(
     assert set(pacs.stored) == {uid}
 
 
+@pytest.mark.usefixtures("impatient")
 def test_other_peers_get_theirs_meanwhile(tmp_path: Path, pacs: Pacs, valve: Valve) -> None:
     valve.to_peer = A_MEGABYTE
     outbox = outbox_to(tmp_path, pacs, valve, pacs.peer("other"), answer_seconds=600)
@@ -148,6 +150,7 @@ def test_other_peers_get_theirs_meanwhile(tmp_path: Path, pacs: Pacs, valve: Val
 
 
 # pynetdicom leaves a socket that its peer has closed to the garbage collector
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("passes", [0, 10, 100, 300])
 def test_a_peer_whose_answer_stops_in_the_middle_is_cut_off(
@@ -184,6 +187,7 @@ class Chatterbox(Pacs):
             yield 0xFF00, data_set(QueryRetrieveLevel="IMAGE", SOPInstanceUID="1.2.3")
 
 
+@pytest.mark.usefixtures("impatient")
 def test_an_answer_to_a_query_that_never_ends_is_cut_off(tmp_path: Path) -> None:
     with run_pacs(Chatterbox(free_port())) as pacs:
         outbox = Outbox(tmp_path, [pacs.peer()], **QUICK)
@@ -193,6 +197,7 @@ def test_an_answer_to_a_query_that_never_ends_is_cut_off(tmp_path: Path) -> None
         assert "query: cut off" in outbox.rows()[0]["reason"]
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("transport", ["orthanc", "dicomweb"])
 @pytest.mark.parametrize(
     ("way", "passes"),
@@ -229,6 +234,7 @@ def called(peer: PeerSettings) -> Destination:
     return open_destination(peer, Settings(peers=(peer,)))
 
 
+@pytest.mark.usefixtures("impatient")
 def test_the_end_of_the_node_does_not_wait_for_a_hung_pacs(tmp_path: Path, pacs: Pacs, valve: Valve) -> None:
     valve.to_peer = A_MEGABYTE
     outbox = outbox_to(tmp_path, pacs, valve, answer_seconds=600)
@@ -240,6 +246,7 @@ def test_the_end_of_the_node_does_not_wait_for_a_hung_pacs(tmp_path: Path, pacs:
     outbox.run_until("confirmed")
 
 
+@pytest.mark.usefixtures("impatient")
 def test_what_a_deaf_end_holds_is_handed_back_and_asked_for(
     tmp_path: Path, pacs: Pacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +270,7 @@ HEAD = bytes(128) + b"DICM"
 LONG = b"\2\0\1\0OB\0\0\xff\xff\xff\x7f"  # an element of 2 GiB
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     "other",
     [
@@ -289,6 +297,7 @@ def test_images_of_another_patient_than_the_answer_go_to_quarantine(
     assert [row.state for row in inbox.rows(Fetch)] == [FetchState.OTHER_PATIENT]
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_study_that_nobody_asked_for_goes_to_quarantine(tmp_path: Path) -> None:
     wanted, other = film("wanted"), film("other")
     with beside(tmp_path, answers=[answer_for(wanted)], gives=[wanted, other]) as inbox:
@@ -299,6 +308,7 @@ def test_a_study_that_nobody_asked_for_goes_to_quarantine(tmp_path: Path) -> Non
     assert OTHER_STUDY in study.reason
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.filterwarnings("ignore:.* for VR UI")  # pydicom's, in the archive of the test
 def test_answers_to_another_question_are_left_out() -> None:
     image = film("asked for")
@@ -316,6 +326,7 @@ def test_answers_to_another_question_are_left_out() -> None:
     assert found.strays == 2 * len(wrong)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_answers_without_an_end_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(association, "MAXIMUM_ANSWER_BYTES", 2**16)
     image = film("endless")
@@ -325,6 +336,7 @@ def test_answers_without_an_end_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> 
             open_archive(settings.peers[0], settings).find(QUERY)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_more_objects_than_a_study_may_have_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("archive", "dimse_archive"):
         monkeypatch.setattr(f"dicom_node.deliver.scu.{module}.MOST_OBJECTS", 3)
@@ -340,6 +352,7 @@ def wado(*parts: bytes, end: bytes = b"--b--") -> bytes:
     return b"".join(b"--b\r\nContent-Type: application/dicom\r\n\r\n" + one + b"\r\n" for one in parts) + end
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("body", "kind", "status"),
     [
@@ -367,6 +380,7 @@ def test_what_is_no_answer_of_wado_stores_nothing_faulty(
     assert not inbox.spool.pending()
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("status", "leads_on"), [(300, False), (301, True), (303, True), (304, False), (307, True), (308, True)]
 )
@@ -420,6 +434,7 @@ NONSENSE: dict[str, tuple[tuple[bytes, str], ...]] = {
 }
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("transport", "confirm", "body", "kind"),
     [
@@ -449,7 +464,7 @@ def test_no_nonsense_is_a_success_and_its_tries_have_an_end(
     assert len(check.text) > 10
 
 
-ITEM = work_item("1.2.3").to_json_dict()
+WORK_ITEM = work_item("1.2.3").to_json_dict()
 
 
 @contextmanager
@@ -459,6 +474,7 @@ def manager(status: int, body: bytes) -> Iterator[Any]:
         yield open_worklist(peer, Settings.model_validate({"outbox": {"answer_seconds": 5}}))
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     "body",
     [
@@ -482,6 +498,7 @@ def test_an_answer_that_is_none_is_no_work(body: bytes) -> None:
                 assert "html" not in str(error)
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("tag", "value"),
     [
@@ -499,11 +516,11 @@ def test_an_answer_that_is_none_is_no_work(body: bytes) -> None:
     ],
 )
 def test_a_faulty_item_is_left_out_and_the_others_are_read(tag: str, value: Any) -> None:
-    with manager(200, json.dumps([{**ITEM, tag: value}, ITEM, [], None, 1, {}]).encode()) as ris:
+    with manager(200, json.dumps([{**WORK_ITEM, tag: value}, WORK_ITEM, [], None, 1, {}]).encode()) as ris:
         found = [workitem.read_workitem(one) for one in ris.search()]
         read = [item for item in found if item is not None]
         assert all(item.study_instance_uid in ("", "1.2.3") for item in read)
-        assert read[-1].uid == ITEM["00080018"]["Value"][0]
+        assert read[-1].uid == WORK_ITEM["00080018"]["Value"][0]
         assert not any(code.value == "a^b" for item in read for code in item.codes)
 
 
@@ -603,6 +620,7 @@ def _takes_a_byte(one: socket.socket) -> bool:
     return False
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("beginning", "number"),
     [(SLOW_BODY, 300), (b"GET /sign-in HTTP/1.1\r\nX-Slow: ", 120), (b"", 300)],
@@ -621,6 +639,7 @@ def test_slow_senders_keep_nobody_else_from_the_console(site: Site, number: int,
     assert site.seconds("/sign-in") < 20
 
 
+@pytest.mark.usefixtures("impatient")
 def test_the_same_address_is_answered_beside_its_slow_senders(site: Site) -> None:
     """A proxy has the address of all its users: what is quick is never cut."""
     with slow_senders(site.port, 120, SLOW_BODY):
@@ -642,6 +661,7 @@ OUTCOME = {
 }
 
 
+@pytest.mark.usefixtures("impatient")
 def test_nothing_that_a_server_says_is_in_log_or_database(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -693,6 +713,7 @@ def record() -> Iterator[Recording]:
         yield url, record, asked
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_server_that_ignores_the_search_has_nothing_of_ours(tmp_path: Path, record: Recording) -> None:
     url, server, _ = record
     server.found = [
@@ -705,6 +726,7 @@ def test_a_server_that_ignores_the_search_has_nothing_of_ours(tmp_path: Path, re
     assert confirmed.presence is Presence.NOT_FOUND
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_patient_is_taken_only_by_the_identifier_asked_for(tmp_path: Path, record: Recording) -> None:
     url, server, _ = record
     server.patients = [
@@ -714,6 +736,7 @@ def test_a_patient_is_taken_only_by_the_identifier_asked_for(tmp_path: Path, rec
     assert server.bundles[0].entry[0].resource.subject.reference is None
 
 
+@pytest.mark.usefixtures("impatient")
 def test_references_to_elsewhere_are_not_followed(tmp_path: Path, record: Recording) -> None:
     url, server, asked = record
     item = outgoing_report(report_file(tmp_path))
