@@ -46,14 +46,13 @@ PACKAGES = {
 # Each takes half a minute and more (`--durations=30` in .ci/run).
 LONGEST = frozenset(
     (
-        "test_answers",
+        "test_hostile",
         "test_cleaning",
         "test_cleaning_hard",
         "test_console",
         "test_delivery",
         "test_formats",
         "test_kill",
-        "test_listener",
         "test_node",
         "test_ovarian_training",
     )

@@ -1,4 +1,4 @@
-"""Other systems on real sockets: a PACS that commits, an archive, a worklist manager; raw requests to them."""
+"""Other systems on real sockets: a PACS that commits, an archive, a worklist manager; raw requests."""
 
 import base64
 import hashlib

@@ -92,13 +92,23 @@ from dicom_node.people.results import show
 from dicom_node.receive.policy import accepted_classes
 from dicom_node.studies.scan import JournalIngest
 from tests.certificates_lab import Authority
-from tests.fhir_lab import SYSTEM, FhirServer, add_report, fhir_peer, outgoing_report, report_file, start_fhir
 from tests.hostile.valve import valve_before
 from tests.hostile.web import answering
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import chest, part_10, ultrasound, ultrasound_from
 from tests.node_lab import PROGRAM, Node, running, site_config
-from tests.outbox_lab import THREE_FACES, Outbox, a_result
+from tests.outbox_lab import (
+    SYSTEM,
+    THREE_FACES,
+    FhirServer,
+    Outbox,
+    a_result,
+    add_report,
+    fhir_peer,
+    outgoing_report,
+    report_file,
+    start_fhir,
+)
 from tests.pacs_lab import SOP_CLASS as SECONDARY_CAPTURE
 from tests.pacs_lab import CommittingPacs, Pacs, report, run_pacs, send_report
 from tests.ports import free_port

@@ -93,10 +93,10 @@ from dicom_node.serve.background import Background
 from dicom_node.studies.upkeep import compare, purge, reindex
 from tests.certificates_lab import self_signed
 from tests.collector_lab import Collector, running_collector
-from tests.fhir_lab import SYSTEM, report_file
 from tests.golden_lab import written
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import data_set, ultrasound
+from tests.outbox_lab import SYSTEM, report_file
 from tests.pacs_lab import Pacs
 from tests.result_images import (
     ANALYSED_AT,

@@ -98,7 +98,7 @@ from tests.unit.ai_pipeline.phantoms import (
     silent,
     write_dicom,
 )
-from tests.unit.ai_pipeline.test_cli import pasted
+from tests.unit.ai_pipeline.test_pipelines import pasted
 from tests.unit.inbox.objects import changed
 
 ROWS, COLUMNS = 200, 300
