@@ -1,7 +1,8 @@
 """An outbox for tests: real tables, real Part 10 files, any peers; and a FHIR R4 server to send reports to.
 
-The server is Medplum's router on its repository in memory (npm), by Node (PyPI). It carries out transactions and conditional creates, and validates each resource against HL7's own
-StructureDefinitions with their invariants. ``make`` installs it; its transactions take eight entries.
+The server is Medplum's router on its repository in memory (npm), by Node (PyPI). It carries out transactions
+and conditional creates, and validates each resource against HL7's own StructureDefinitions with their
+invariants. ``make`` installs it; its transactions take eight entries.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What is not documented does not exist; pages are as the program writes them; sentences, words and statements have limits."""
+"""What is not documented does not exist, pages are as the program writes them, sentences are short."""
 
 import ast
 import re

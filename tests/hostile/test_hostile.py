@@ -1,4 +1,4 @@
-"""What is hostile: senders, objects, programs, peers that lie or hang, and names that must stay where they are."""
+"""Hostile senders, objects, programs and peers; and names, which must stay where they belong."""
 
 import contextlib
 import http.client
@@ -1680,15 +1680,6 @@ def test_no_page_fails(lab: ConsoleLab) -> None:
             waiting += [link.replace("&amp;", "&") for link in links if "?at=" not in link]
     assert failed == []
     assert len(seen) > 60
-
-
-def test_no_answer_of_the_rest_api_fails(lab: ConsoleLab) -> None:
-    token = users.add_token(lab.settings, UserRole.ADMIN.value, "a test", 1)
-    client = lab.browser().client
-    paths = list(addresses(lab, "/api/"))
-    assert len(paths) > 30
-    answers = {path: client.get(path, headers={"Authorization": f"Bearer {token}"}) for path in paths}
-    assert {path: answer.text for path, answer in answers.items() if answer.status_code >= 500} == {}
 
 
 def addresses(lab: ConsoleLab, prefix: str) -> Iterator[str]:

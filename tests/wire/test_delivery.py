@@ -1,7 +1,6 @@
 """Delivery to real and to lying receivers: Orthanc, a PACS, FHIR servers, a RIS; each result once."""
 
 import asyncio
-import gc
 import json
 import logging
 import multiprocessing
@@ -356,22 +355,6 @@ def test_an_object_that_orthanc_lost_is_not_confirmed(
     there = orthanc.fetch(uid)
     if transport != "dimse":  # C-STORE leaves the file header to the receiver
         assert there == outbox.file_of(uid).read_bytes()
-
-
-@needs_orthanc
-def test_an_orthanc_that_is_down_gets_everything_once_when_it_is_back(
-    tmp_path: Path, orthanc: Orthanc
-) -> None:
-    outbox = Outbox(tmp_path, [peer(orthanc, way, **TAKING) for way in TRANSPORTS], retry_limit_seconds=0.3)
-    sent = [uid for way in TRANSPORTS for uid in outbox.add_study([way])]
-    outbox.worker().run_once()
-    orthanc.kill()
-    sent += [uid for way in TRANSPORTS for uid in outbox.add_study([way])]
-    outbox.worker().run_once()
-    assert outbox.states()["pending"] >= 9
-    orthanc.start()
-    outbox.run_until("confirmed")
-    assert [uid for uid in orthanc.instances() if uid in sent] == sorted(sent)
 
 
 @needs_orthanc
@@ -911,14 +894,6 @@ def test_the_reactor_does_not_take_answers_that_somebody_waits_for(
     time.sleep(0.2)
     assert association.dimse.msg_queue.empty() is not kept
     association.abort()
-
-
-def test_a_refused_connection_leaves_no_open_socket(recwarn: pytest.WarningsRecorder) -> None:
-    association = CallingAE().associate("127.0.0.1", free_port(), ECHO)
-    assert not association.is_established
-    del association
-    gc.collect()
-    assert [warning for warning in recwarn if warning.category is ResourceWarning] == []
 
 
 SYNTAXES = (

@@ -795,19 +795,6 @@ def test_tiles_say_what_the_whole_picture_says(
     assert (whole.marked > 0.5).any() and (tiled.classes[drawn] == whole.classes[drawn]).mean() > 0.9999
 
 
-@pytest.mark.usefixtures("less_enlarged")
-@pytest.mark.parametrize("length", [1, 100, 1280, 1281, 1296, 2304, 2305, 4096, 16384])
-def test_tiles_give_each_pixel_once_and_see_what_is_around_it(length: int) -> None:
-    given, margin = np.zeros(length, int), networks.MARGIN
-    for seen, own in networks._tiles(length):
-        assert seen.start % networks.MARK_STEP == 0 and seen.stop - seen.start <= networks.TILE
-        assert 0 <= seen.start <= own.start < own.stop <= seen.stop <= length
-        assert own.start == 0 or own.start - seen.start >= margin
-        assert own.stop == length or seen.stop - own.stop >= margin
-        given[own] += 1
-    assert (given == 1).all()
-
-
 HARMLESS = {
     Meaning.ACOUSTIC: (
         "MI 0.9", "MI0.9", "Ml 0.9", "TIs 0.3", "TIB 0.5", "TIS0.1 MI 1.2", "MI0.9TIs0.3", "Gn 50",

@@ -62,7 +62,7 @@ from ai_pipeline.contract import (
 from ai_pipeline.images.coordinates import POSES, UPRIGHT, Affine, Pose, shown, upright
 from ai_pipeline.images.decode import open_dicom, open_image
 from ai_pipeline.images.exposure import Exposure
-from ai_pipeline.models.inputs import network_input, prepare
+from ai_pipeline.models.inputs import prepare
 from ai_pipeline.models.registry import Card, Chain, Input, Label, find
 from ai_pipeline.networks.gate import CHILD, UNKNOWN, Kind
 from ai_pipeline.summary import short_result
@@ -1043,25 +1043,6 @@ def found(masks: np.ndarray, *more: np.ndarray) -> Anatomy:
     """What is made of outlines that are ``masks`` in the first variant, ``more`` in the others."""
     variants = np.stack([masks, *(more or (masks, masks))]).astype(np.float32)
     return anatomy_of(variants, [SAME] * len(variants), SAME, TOLERANCE)
-
-
-@pytest.mark.parametrize("heart", [0.3, 0.4, 0.5])
-def test_the_ratio_is_the_width_of_the_heart_over_that_of_the_lungs(heart: float) -> None:
-    measured = found(drawn_chest(SIDE, heart=heart)[1]).measured
-    assert measured is not None and measured.ratio == pytest.approx(heart / 0.8, abs=0.02)
-    assert measured.heart.length == pytest.approx(heart * SIDE, abs=2)
-    assert measured.thorax.points[0][0] == pytest.approx(0.1 * SIDE, abs=1.5)
-
-
-def test_lines_lie_in_the_source_whatever_its_size() -> None:
-    picture, organs = drawn_chest(600)
-    _, to_model = network_input(picture[:480], INPUT)
-    rows = round(480 * SIDE / 600)
-    padded, top = np.zeros((3, SIDE, SIDE), np.float32), (SIDE - rows) // 2
-    padded[:, top : top + rows] = drawn_chest(SIDE)[1][:, :rows]
-    measured = anatomy_of(padded[None], [SAME], to_model, TOLERANCE).measured
-    columns, ends = np.flatnonzero(organs[0].any(axis=0)), measured.heart.points
-    assert (ends[0][0], ends[-1][0]) == pytest.approx((columns[0], columns[-1] + 1), abs=5)
 
 
 def spoilt(change: str) -> list[np.ndarray]:
