@@ -21,8 +21,6 @@ from tests import network_answers, schema_once
 if TYPE_CHECKING:
     from tests.postgres_lab import Postgres
 
-pytest_plugins = ["tests.costs"]
-
 # The same examples in every run: what a change breaks is found by its tests, not by the next one's.
 settings.register_profile("same", derandomize=True)
 settings.load_profile("same")
