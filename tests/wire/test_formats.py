@@ -551,8 +551,7 @@ def test_a_second_run_of_the_demonstration_makes_nothing_twice(
     assert {item.kind for item in first.results} == {"sr", "summary", "gsps", "sc", "cleaned"}
     found = {(finding["finding"], finding["decision"]) for finding in first.findings}
     assert found == {("Burned-in annotation to remove", "present")}
-    assert first.seconds_to_pacs is not None
-    assert first.seconds_to_pacs >= first.quiet_seconds
+    assert first.seconds_to_pacs and first.seconds_to_pacs >= first.quiet_seconds
     held = held_by_pacs(out)
     assert set(held.values()) == {1}
     assert str(source.SOPInstanceUID) in held
@@ -563,11 +562,6 @@ def test_a_second_run_of_the_demonstration_makes_nothing_twice(
     assert [item.sop_instance_uid for item in second.objects] == [
         item.sop_instance_uid for item in first.objects
     ]
-    [told] = json.loads((out / "summary.json").read_text(encoding="utf-8"))["studies"]
-    assert told["study_instance_uid"] == str(source.StudyInstanceUID)
-    assert told["modality"] == "US"
-    assert told["seconds_to_pacs"] == first.seconds_to_pacs
-    assert {item["kind"] for item in told["objects"]} == {"sr", "summary", "gsps", "sc", "cleaned"}
     assert len(list((out / "us-1" / "pacs").glob("*.dcm"))) == 6
     assert len(list((out / "us-1").glob("*.png"))) == 4, "source, summary, annotated, cleaned"
 
