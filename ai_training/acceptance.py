@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader
 
-from ai_pipeline.chest.calls.operating_points import OperatingPoint
+from ai_pipeline.chest.calls import OperatingPoint
 from ai_pipeline.chest.classifier import Classifier
 from ai_pipeline.errors import CardError
 from ai_pipeline.images.coordinates import POSES, UPRIGHT, shown

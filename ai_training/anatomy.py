@@ -15,8 +15,7 @@ from torch.utils.data import Dataset
 
 from ai_pipeline.chest.anatomy import FINER, Anatomy, AnatomyModel, cardiothoracic, organ_masks
 from ai_pipeline.images.coordinates import Affine
-from ai_pipeline.models.inputs import enlarge, normalise, reduce
-from ai_pipeline.models.registry import Chain, find
+from ai_pipeline.models.registry import Chain, enlarge, find, normalise, reduce
 from ai_training.base import DataMissing, Report, followed, silent
 from ai_training.cards import new_card
 from ai_training.engine import Recipe, RecipeRun, Validation, input_of

@@ -40,8 +40,7 @@ from ai_pipeline.images.coordinates import POSES, UPRIGHT, Pose, shown
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.images.exposure import Exposure
 from ai_pipeline.mistakes import mistakes
-from ai_pipeline.models.inputs import enlarge, normalise, prepare, reduce
-from ai_pipeline.models.registry import SHIPPED, Chain
+from ai_pipeline.models.registry import SHIPPED, Chain, enlarge, normalise, prepare, reduce
 from ai_pipeline.networks.gate import ASKEW, CHILD, CLIPPED, CUT_OFF, OTHER, FeatureGate, Head
 from ai_training.base import DataMissing, ExperimentError, Report, silent
 from ai_training.cards import changed_card, export, weights_row

@@ -49,8 +49,7 @@ from ai_pipeline.chest.classifier import (
 )
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.engine import OnnxRuntime, usable_cores
-from ai_pipeline.models.inputs import normalise, prepare
-from ai_pipeline.models.registry import SHIPPED, Card
+from ai_pipeline.models.registry import SHIPPED, Card, normalise, prepare
 from ai_training import cards
 from ai_training.base import DataMissing, Report
 from ai_training.cards import changed_card, weights_row

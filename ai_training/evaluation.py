@@ -36,7 +36,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ai_pipeline.chest.calls.operating_points import UNSURE, OperatingPoint, labels_at, points_of
+from ai_pipeline.chest.calls import UNSURE, OperatingPoint, labels_at, points_of
 from ai_pipeline.chest.card import CLASSIFIER
 from ai_pipeline.chest.classifier import Analysis, Classifier, ScoredBox, heatmap
 from ai_pipeline.models.registry import Card, Chain, Label, find

@@ -34,10 +34,9 @@ from ai_pipeline.contract import BURNED_IN
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.coordinates import UPRIGHT
 from ai_pipeline.images.decode import open_dicom
-from ai_pipeline.models.inputs import enlarge, normalise, reduce
-from ai_pipeline.models.registry import Card, Chain, find
+from ai_pipeline.models.registry import Card, Chain, enlarge, find, normalise, reduce
 from ai_pipeline.networks.gate import FeatureGate
-from ai_pipeline.ovarian.classifier import SURE, Outliner, OvarianClassifier, PixelGate, dice
+from ai_pipeline.ovarian.pipeline import SURE, Outliner, OvarianClassifier, PixelGate, dice
 from ai_training.base import DataMissing, Report, followed, silent
 from ai_training.cards import changed_card, export, new_card, store_in_half, weights_row
 from ai_training.chest import directions_of, drawn_from, files_of_split, linear_head

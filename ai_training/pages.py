@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ai_pipeline.chest.calls import prevalence
-from ai_pipeline.chest.calls.operating_points import labels_at, points_of, predictive, words_of
+from ai_pipeline.chest import calls as prevalence
+from ai_pipeline.chest.calls import labels_at, points_of, predictive, words_of
 from ai_pipeline.contract import Decision
 from ai_pipeline.models.registry import Card
 from ai_pipeline.models.registry import cards as shipped_cards

@@ -32,8 +32,7 @@ from scipy.sparse.csgraph import connected_components
 
 from ai_pipeline.errors import PixelError
 from ai_pipeline.images.decode import open_dicom
-from ai_pipeline.models.inputs import reduce
-from ai_pipeline.models.registry import Chain
+from ai_pipeline.models.registry import Chain, reduce
 from ai_training.base import DataMissing
 
 Grey = npt.NDArray[np.uint8]

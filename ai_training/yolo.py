@@ -6,7 +6,7 @@ The head is YOLO26's (one box per object, no non-maximum suppression needed), so
 boxes: ``boxes [1, N, 6]``, each left, top, right, bottom in pixels of the input, score, label number. Its
 input is the classifier's input.
 
-Pictures are preprocessed as for the classifier (:mod:`ai_pipeline.models.inputs`). They are neither
+Pictures are preprocessed as for the classifier (:mod:`ai_pipeline.models.registry`). They are neither
 mirrored nor cut into mosaics: the heart has a side, and the place in the chest is half of a finding."""
 
 import os
@@ -21,8 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ai_pipeline.images.coordinates import Affine
-from ai_pipeline.models.inputs import prepare
-from ai_pipeline.models.registry import Card, Chain
+from ai_pipeline.models.registry import Card, Chain, prepare
 from ai_training.cards import strip
 from ai_training.networks import FINE, MIDDLE, from_arrays, offer_torchvision_operators, parameters
 from ai_training.sets import TruthBox, corners, read_grey

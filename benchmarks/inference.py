@@ -39,8 +39,7 @@ from ai_pipeline.chest.pipeline import ChestXray
 from ai_pipeline.contract import Accept
 from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.models import engine
-from ai_pipeline.models.inputs import network_input
-from ai_pipeline.models.registry import find
+from ai_pipeline.models.registry import find, network_input
 from benchmarks.lab import command_line
 from benchmarks.paired import paired_ratio, ratio_text
 from benchmarks.turnaround import SIZE, chests

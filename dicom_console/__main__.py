@@ -32,7 +32,7 @@ _BUSY_SECONDS = 10.0  # for which a page waits for other writers of SQLite befor
 def main() -> int:
     """Serve until a signal, or until standard input (a pipe from the node) closes."""
     settings = given_settings()
-    logs.configure(settings.node.log_level, f"console {os.getpid()}", settings.log_target)
+    logs.configure(settings.node.log_level, f"console {os.getpid()}", as_json=settings.log.format == "json")
     limit_memory(settings.workers.memory_mib)
     # What a browser sends lies here while it comes, in files without a name.
     tempfile.tempdir = str(settings.node.data_dir.resolve())

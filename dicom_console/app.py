@@ -44,8 +44,7 @@ from dicom_node.base.errors import (
     UnknownPeer,
 )
 from dicom_node.base.kinds import UserRole
-from dicom_node.base.store import faults
-from dicom_node.base.store.database import Database
+from dicom_node.base.store.database import ANY_ERROR, Database, meaning_of
 
 _LOGGER = logging.getLogger(__name__)
 FACES = (
@@ -92,7 +91,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
             HTTPException: _of_status,
             NodeError: _of_the_node,
             RequestValidationError: _misread,
-            faults.ANY: _of_the_database,
+            ANY_ERROR: _of_the_database,
             Exception: _defect,
         },
     )
@@ -164,7 +163,7 @@ async def _of_the_node(request: Request, error: Exception) -> Response:
 async def _of_the_database(request: Request, error: Exception) -> Response:
     """One that is away says so, what is no such fault is a defect."""
     site: Site = request.app.state.site
-    fault = faults.meaning(error, site.settings.database_url)
+    fault = meaning_of(error, site.settings.database_url)
     return await _of_the_node(request, fault) if fault else await _defect(request, error)
 
 

@@ -21,7 +21,7 @@ from dicom_node.base import events, kinds, lifecycle
 _HERE: Final = Path(__file__).parent
 _METHODS: Final = [("templates/**.html", "jinja2.ext.babel_extract"), ("**.py", "python")]
 _KEYWORDS: Final = {"_": None, "N_": None, "ngettext": (1, 2)}
-_VALUES: Final = (kinds, lifecycle, kinds)
+_VALUES: Final = (kinds, lifecycle)
 """Modules whose enumerations hold states and kinds; a page shows their values as words."""
 _BESIDES: Final = (
     "withdrawn",

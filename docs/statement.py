@@ -21,7 +21,7 @@ from pydicom.uid import UID
 from ai_pipeline import pipelines
 from ai_pipeline.models.registry import cards
 from dicom_connectors.audit_syslog.message import KINDS as AUDITED
-from dicom_connectors.worklist.by_dimse import KEYS
+from dicom_connectors.worklist.manager import KEYS
 from dicom_connectors.worklist.workitem import PULL, CancelReason
 from dicom_console.handlers import stow
 from dicom_node.base.dicom import commitment, performed_step
@@ -29,15 +29,15 @@ from dicom_node.base.dicom.identity import COPIED
 from dicom_node.base.dicom.uids import MANUFACTURER, MODEL_NAME, SECONDARY_CAPTURES, TRANSFER_SYNTAXES
 from dicom_node.base.dicom.uids import SOURCES as ANALYSED
 from dicom_node.base.kinds import ResultKind
-from dicom_node.deliver.scu.dimse import SOP_CLASSES
-from dicom_node.deliver.scu.interfaces import (
+from dicom_node.deliver.scu import (
     RETRIEVE_STATUSES,
     STORE_STATUSES,
     STUDY_KEYS,
     RetrieveStatus,
     SendStatus,
 )
-from dicom_node.people.stow import REASONS
+from dicom_node.deliver.scu.dimse import SOP_CLASSES
+from dicom_node.people.arrivals import REASONS
 from dicom_node.receive.policy import STORAGE_CLASSES, VERIFICATION
 from dicom_node.receive.statuses import (
     REJECTIONS,
@@ -47,9 +47,14 @@ from dicom_node.receive.statuses import (
     STEP_STATUSES,
     Status,
 )
-from dicom_node.results.common import envelope
-from dicom_node.results.common.concepts import PRIVATE, SCHEME
-from dicom_node.results.common.envelope import OUTLINES_SERIES_NUMBER, PROCESSED_SERIES_NUMBER, SERIES_NUMBERS
+from dicom_node.results import envelope
+from dicom_node.results.envelope import (
+    OURS,
+    OUTLINES_SERIES_NUMBER,
+    PROCESSED_SERIES_NUMBER,
+    SCHEME,
+    SERIES_NUMBERS,
+)
 from dicom_node.studies.fetch import ATTEMPTS
 
 GOLDEN: Final = Path(__file__).resolve().parents[1] / "tests" / "golden"
@@ -181,7 +186,9 @@ def store_statuses() -> str:
         (
             behaviour,
             "; ".join(
-                f"{_range(one.first, one.last)} {one.text}" for one in STORE_STATUSES if one.status == status
+                f"{_range(first, last)} {text}"
+                for first, last, of_range, text in STORE_STATUSES
+                if of_range == status
             ),
         )
         for status, behaviour in _SENT.items()
@@ -529,7 +536,7 @@ def _dumps_of(pattern: str, sop_class_uid: str) -> list[Dump]:
 
 def _use_of(module: str, usage: str, made: list[Dump]) -> str:
     """Whether the objects have a module: what it demands, and anything of it."""
-    own = {keyword: kind for path, keyword, kind in envelope.attributes(module) if not path}
+    own = {keyword: kind for path, keyword, kind in envelope.attributes_of(module) if not path}
     demanded = {keyword for keyword, kind in own.items() if kind in ("1", "2")}
     present = [demanded <= one.attributes.keys() and bool(own.keys() & one.attributes.keys()) for one in made]
     if usage == "M" or all(present):
@@ -542,7 +549,7 @@ def _types(uid: str, made: list[Dump]) -> dict[str, str]:
     found: dict[str, str] = {}
     for module, usage in envelope.usages(uid).items():
         if _use_of(module, usage, made) != "not used":
-            for path, keyword, kind in envelope.attributes(module):
+            for path, keyword, kind in envelope.attributes_of(module):
                 if not path:
                     found[keyword] = min(kind, found.get(keyword, "3"))
     return found
@@ -644,7 +651,7 @@ def private_codes() -> str:
     """Annex A.E: the codes of our own scheme."""
     codes = [code for card in pipelines.cards() for code in card.private_codes]
     codes += [label.code for card in cards() for label in card.labels]
-    meanings = {code.value: code.meaning for code in PRIVATE}
+    meanings = {code.value: code.meaning for code in OURS.values()}
     for code in codes:
         if code.scheme == SCHEME:
             meanings.setdefault(code.value, code.meaning)

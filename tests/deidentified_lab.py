@@ -15,8 +15,8 @@ from ai_pipeline.contract import PipelineResult, QualityNote
 from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.kinds import DEIDENTIFIED_KINDS, Retained
 from dicom_node.base.sitekey import SiteKey
-from dicom_node.results.common.source import ResultContext, SourceObject
 from dicom_node.results.deidentified import Deidentified, Pseudonyms, build_deidentified
+from dicom_node.results.envelope import ResultContext, SourceObject
 from tests.modality import assign, data_set
 from tests.result_images import NODULE, US, context, finding, source, speckle, without_text, write_image
 
@@ -94,7 +94,7 @@ def deidentified(
     image = source(path)
     ctx = ctx or context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound", rule="ultrasound")
     result = result_of(image, verified=verified)
-    return build_deidentified(ctx, [image], result, Pseudonyms.of(key, domain), options)
+    return build_deidentified(ctx, [image], result, Pseudonyms(key, domain), options)
 
 
 def _set(dataset: Dataset, tag: Any, number: int) -> None:

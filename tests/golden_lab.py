@@ -32,11 +32,15 @@ from ai_pipeline.contract import (
 from ai_pipeline.fetal_head import biometry
 from dicom_node.base.kinds import ReaderVerdict, RejectionReason, ResultKind
 from dicom_node.base.sitekey import SiteKey
-from dicom_node.results import build
-from dicom_node.results.build import FindingAssessment, build_assessment, build_failure, build_rejection
-from dicom_node.results.common.envelope import BUILDER_VERSION
-from dicom_node.results.common.source import BuiltObject, ResultContext, SourceObject
+from dicom_node.results.build import (
+    FindingAssessment,
+    build,
+    build_assessment,
+    build_failure,
+    build_rejection,
+)
 from dicom_node.results.deidentified import Pseudonyms, build_deidentified
+from dicom_node.results.envelope import BUILDER_VERSION, BuiltObject, ResultContext, SourceObject
 from tests.result_images import (
     ANALYSED_AT,
     CALIBRATED,
@@ -125,7 +129,7 @@ def objects(folder: Path) -> Iterator[tuple[str, BuiltObject]]:
     for one in build_failure(_context("chest_xray"), [film], "the model file is missing"):
         yield f"failure-{one.kind}", one
     hidden = _context("ultrasound", UNCALIBRATED)
-    key = Pseudonyms.of(SiteKey(b"k" * 32), "registry")
+    key = Pseudonyms(SiteKey(b"k" * 32), "registry")
     for one in build_deidentified(hidden, [breast], _text_removed(breast), key).objects:
         yield f"deidentified-{one.kind}", one
     yield from _of_a_person(folder, film)

@@ -12,9 +12,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom.dsutils import encode
 
-from dicom_node.base.config.sections import InspectionSettings
+from dicom_node.base.config.loading import file_of, newest
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.config.toml_files import file_of, newest
 from dicom_node.base.events import (
     ASSOCIATION_ACCEPTED,
     ASSOCIATION_RELEASED,
@@ -23,14 +22,12 @@ from dicom_node.base.events import (
     EventType,
 )
 from dicom_node.base.files import Files, write_new
-from dicom_node.base.store import migrate
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import EventRow, Instance, Job, ReceivedObject, Study
-from dicom_node.receive.inspection import Arrival
-from dicom_node.receive.inspector import Inspector
-from dicom_node.receive.spool import JournalWriter, Spool
+from dicom_node.receive.inspection import Inspector
+from dicom_node.receive.spool import Arrival, JournalWriter, Spool
 from dicom_node.studies.choose import Assembler
-from dicom_node.studies.scan import Indexer
+from dicom_node.studies.indexing import Indexer
 from tests.rows import Stored
 
 CONFIG: dict[str, Any] = {
@@ -70,7 +67,7 @@ CONFIG: dict[str, Any] = {
 }
 
 
-INSPECTOR = Inspector(InspectionSettings())  # one process for all tests of a run
+INSPECTOR = Inspector()  # one process for all tests of a run
 atexit.register(INSPECTOR.close)
 
 
@@ -101,7 +98,7 @@ class Inbox(Stored):
         node = {"data_dir": self.folder, "database_url": self.url}
         self.settings = Settings.model_validate({**self.config, "node": node})
         self.database = Database(self.settings.database_url)
-        migrate.upgrade(self.database)
+        self.database.upgrade()
         self.spool = Spool(self.folder / "spool", minimum_free_bytes=0)
         self.journal = JournalWriter(self.folder / "journal", "listener1")
         self.reopen()

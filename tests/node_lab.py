@@ -22,10 +22,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.base.config import loading
-from dicom_node.base.store import migrate, views
+from dicom_node.base.store import views
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Study
-from dicom_node.deliver.scu.association import CallingAE
+from dicom_node.deliver.scu.dimse import CallingAE
 from dicom_node.serve import cli
 from tests.forked import Forked, run_forked
 from tests.ports import free_port
@@ -175,7 +175,7 @@ class Node:
         if not self.has_own_database or (data / "node.db").exists():
             return
         data.mkdir(mode=0o750, exist_ok=True)
-        migrate.upgrade(Database(f"sqlite:///{data / 'node.db'}"))
+        Database(f"sqlite:///{data / 'node.db'}").upgrade()
         (data / "node.db").chmod(0o600)
 
     def stop(self, seconds: float = 120) -> int:

@@ -33,17 +33,16 @@ from sqlalchemy import select
 
 from ai_pipeline.chest import ratio
 from ai_pipeline.contract import Code, Decision, Measurement, PipelineResult
-from dicom_node.base.config.sections import OutboxSettings
-from dicom_node.base.config.settings import NodeSettings, PeerSettings, Settings
+from dicom_node.base.config.settings import NodeSettings, OutboxSettings, PeerSettings, Settings
 from dicom_node.base.kinds import RejectionReason, ResultKind
 from dicom_node.base.lifecycle import JobState, StudyState
-from dicom_node.base.store import deliveries, migrate
+from dicom_node.base.store import deliveries
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Delivery, EventRow, Job, Result, Study
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
-from dicom_node.deliver.scu.interfaces import Outgoing
-from dicom_node.people.results import withdraw
+from dicom_node.deliver.scu import Outgoing
+from dicom_node.people.studies import withdraw_results
 from dicom_node.results.build import build
 from tests.modality import data_set, set_pixels
 from tests.ports import free_port
@@ -81,7 +80,7 @@ class Outbox(Stored):
             peers=tuple(peers),
         )
         self.database = Database(self.settings.database_url)
-        migrate.upgrade(self.database)
+        self.database.upgrade()
 
     def worker(self, **options: Any) -> DeliveryWorker:
         """A worker of its own on this outbox."""
@@ -122,7 +121,7 @@ class Outbox(Stored):
         """Withdraw these results of the only study, or all; returns who has to remove what by hand."""
         [study] = self.scalars(select(Study.study_instance_uid))
         how = {"reason": RejectionReason.QUALITY, "because": "of the wrong side"}
-        return withdraw(self.settings, str(study), uids, **how)  # type: ignore[arg-type]
+        return withdraw_results(self.settings, str(study), uids, **how)  # type: ignore[arg-type]
 
     def run_until(self, *states: str, seconds: float = 60, worker: DeliveryWorker | None = None) -> None:
         """Run a worker, round by round, until every delivery stands in one of these states."""

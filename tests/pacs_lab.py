@@ -36,9 +36,8 @@ from werkzeug.wrappers import Request, Response
 from dicom_connectors.worklist.workitem import PULL, PUSH
 from dicom_node.base.config.settings import PeerSettings
 from dicom_node.base.dicom.commitment import SOP_INSTANCE
-from dicom_node.deliver.scu import open_archive
-from dicom_node.deliver.scu.association import CallingAE
-from dicom_node.deliver.scu.interfaces import StudyQuery
+from dicom_node.deliver.scu import StudyQuery, open_archive
+from dicom_node.deliver.scu.dimse import CallingAE
 from dicom_node.studies import fetch
 from tests.hostile.web import answering
 from tests.inbox_lab import CONFIG, Inbox

@@ -14,15 +14,14 @@ import psycopg
 import pytest
 from sqlalchemy import URL, inspect
 
-from dicom_node.base.store import migrate
 from dicom_node.base.store.database import Database
 
 _TEMPLATE = "schema"
 
 
 def remember(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Let ``migrate.upgrade`` fill an empty database from the first one, which stands in ``folder``."""
-    upgrade = migrate.upgrade
+    """Let ``Database.upgrade`` fill an empty database from the first one, which stands in ``folder``."""
+    upgrade = Database.upgrade
     turn = threading.Lock()
 
     @cache
@@ -37,7 +36,7 @@ def remember(patch: pytest.MonkeyPatch, folder: Path) -> None:
             if not take(database, folder, made):
                 upgrade(database)
 
-    patch.setattr(migrate, "upgrade", copy_or_upgrade)
+    patch.setattr(Database, "upgrade", copy_or_upgrade)
 
 
 def _take_sqlite(database: Database, folder: Path, made: Callable[[URL], None]) -> bool:

@@ -107,7 +107,7 @@ class Ultrasound:
             try:
                 result = clean(
                     image,
-                    _share(report, number, len(images)),
+                    lambda share, what, done=number: report((done + share) / len(images), what),
                     policy=wanted.policy,
                     allowed=Allowed.from_options(wanted.keep_words, wanted.dates, image.header),
                     in_doubt=wanted.in_doubt,
@@ -165,8 +165,3 @@ def _finding(image: SourceImage, mark: Mark, tools: Tools) -> Finding:
         frame=mark.frame if image.header.frames > 1 else None,
         regions=(place,),
     )
-
-
-def _share(report: Progress, number: int, count: int) -> Progress:
-    """A report of one image's progress as its part of all."""
-    return lambda share, what: report((number + share) / count, what)

@@ -24,8 +24,7 @@ import numpy as np
 from ai_pipeline.contract import Bools, Code, Decision, Finding, Floats, Grey, ModelRef, Point, QualityNote
 from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose, upright
 from ai_pipeline.models.engine import OnnxRuntime
-from ai_pipeline.models.inputs import Change, changed, network_input
-from ai_pipeline.models.registry import Card, Input, read
+from ai_pipeline.models.registry import Card, Change, Input, changed, network_input, read
 from ai_pipeline.summary import NOT_ASSESSED
 
 HEART, RIGHT_LUNG, LEFT_LUNG = range(3)

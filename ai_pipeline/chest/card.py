@@ -5,7 +5,7 @@ from typing import Final
 
 from ai_pipeline.chest import intended_use
 from ai_pipeline.chest.anatomy import ORGANS
-from ai_pipeline.chest.calls.operating_points import OperatingPoint
+from ai_pipeline.chest.calls import OperatingPoint
 from ai_pipeline.chest.ratio import CARDIOTHORACIC_RATIO, WIDTH, Projections
 from ai_pipeline.contract import Code, MeasuredQuantity, ModelSlot, PipelineCard, PipelineOptions, option
 

@@ -35,8 +35,7 @@ from ai_pipeline.contract import Decision, Floats, Grey, Heatmap, Origin, Region
 from ai_pipeline.errors import CardError
 from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose, upright
 from ai_pipeline.models.engine import load
-from ai_pipeline.models.inputs import Change, changed, network_input
-from ai_pipeline.models.registry import Card, Input, Label, read
+from ai_pipeline.models.registry import Card, Change, Input, Label, changed, network_input, read
 from ai_pipeline.networks.gate import UNKNOWN, FeatureGate, Kind
 
 METHOD = "likely place, learned from radiologists' boxes"

@@ -24,7 +24,7 @@ from typing import Final, Literal
 import numpy as np
 
 from ai_pipeline.accepting import accept
-from ai_pipeline.chest import intended_use, ratio
+from ai_pipeline.chest import calls, intended_use, ratio
 from ai_pipeline.chest.anatomy import (
     HEART,
     LEFT_LUNG,
@@ -38,8 +38,7 @@ from ai_pipeline.chest.anatomy import (
     missing_notes,
     without_missing,
 )
-from ai_pipeline.chest.calls import operating_points, prevalence
-from ai_pipeline.chest.calls.operating_points import OperatingPoint, Words, words_of
+from ai_pipeline.chest.calls import OperatingPoint, Words, words_of
 from ai_pipeline.chest.card import CARD, CLASSIFIER, ChestOptions
 from ai_pipeline.chest.classifier import (
     NETWORK,
@@ -76,8 +75,8 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.errors import CleaningFailed
 from ai_pipeline.images.coordinates import UPRIGHT, Affine, Pose, upright
+from ai_pipeline.images.decode import to_full_size
 from ai_pipeline.images.exposure import Exposure
-from ai_pipeline.images.resolutions import to_full_size
 from ai_pipeline.models.registry import Card, Label, find, load
 from ai_pipeline.models.store.folder import active
 from ai_pipeline.summary import NOT_ASSESSED, UNSURE, certainty, in_sentences
@@ -124,11 +123,11 @@ class _RuleOptions:
 
     @staticmethod
     def from_card(card: Card, given: ChestOptions) -> _RuleOptions:
-        point, here = operating_points.chosen(card, given.operating_point), given.prevalence
-        labels = operating_points.labels_at(card, point)
+        point, here = calls.chosen_point(card, given.operating_point), given.prevalence
+        labels = calls.labels_at(card, point)
         if here is not None:
-            labels = prevalence.at_site(card, labels, here)
-        rates = {**prevalence.calibrated_at(card), **(here or {})}
+            labels = calls.at_site(card, labels, here)
+        rates = {**calls.calibrated_at(card), **(here or {})}
         words = {label.name: words_of(card, point, label.name, rates.get(label.name)) for label in labels}
         if given.all_labels:
             shown = {name: replace(one, suspected=True) for name, one in words.items()}
@@ -166,8 +165,8 @@ class ChestXray:
         """The faults in the values of ``options``, by option. May raise CardError."""
         given, card = ChestOptions.of(options), self._card()
         wrong = {
-            "prevalence": given.prevalence and prevalence.fault(card, given.prevalence),
-            "operating_point": given.operating_point and operating_points.fault(card, given.operating_point),
+            "prevalence": given.prevalence and calls.prevalence_fault(card, given.prevalence),
+            "operating_point": given.operating_point and calls.point_fault(card, given.operating_point),
         }
         return {option: remedy for option, remedy in wrong.items() if remedy}
 
@@ -250,10 +249,10 @@ class ChestXray:
                 )
             )
         notes += box_notes(findings)
-        notes.append(operating_points.note(self._card(), settings.point))
+        notes.append(calls.point_note(self._card(), settings.point))
         notes.append(_not_assessed(settings, size_judged=judged == len(images)))
         if given.prevalence:
-            notes.append(QualityNote("prevalence", prevalence.sentence(self._card(), given.prevalence)))
+            notes.append(QualityNote("prevalence", calls.prevalence_sentence(self._card(), given.prevalence)))
         report(1.0, "chest X-ray")
         seconds["total"] = sum(seconds.values())  # with what accepts() has decoded and analysed already
         return PipelineResult(
@@ -383,8 +382,8 @@ class ChestXray:
                 f"Not the outlines of a usual chest: {anatomy.fault}. "
                 "What this AI does not suspect may be there."
             )
-        elif operating_points.unsure(self._card(), scores.values):
-            text = operating_points.UNSURE_NOTE
+        elif calls.unsure(self._card(), scores.values):
+            text = calls.UNSURE_NOTE
         return [
             *(no_place_notes(found) if self._detector is not None else ()),
             *place_notes(image, pose, analysed.sided_anatomy, found),
@@ -438,9 +437,9 @@ class ChestXray:
         if rate is None:
             return "", ""
         call = self._card(), settings.point, label.name, decision, rate
-        right = operating_points.predictive(*call)
+        right = calls.predictive(*call)
         sure = certainty(right[0]) if right and decision is Decision.PRESENT else ""
-        return sure, operating_points.reliability(*call)
+        return sure, calls.reliability(*call)
 
     def _boxes(
         self, analysed: _AnalysedImage, activation: Activation | None, label: Label, index: int

@@ -10,8 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ai_pipeline.cli.models import models_app
-from ai_pipeline.cli.pipelines import pipelines
+from ai_pipeline.cli.models import models_app, pipelines
 from ai_pipeline.cli.run import run
 from ai_pipeline.cli.terminal import EXIT_CONFIG
 from ai_pipeline.errors import first_line

@@ -1,4 +1,4 @@
-"""``ai-pipeline models …``: a typer app that ``ai_pipeline.cli`` mounts."""
+"""``ai-pipeline pipelines``: what is installed and its cards; ``models …``: models of the site."""
 
 from __future__ import annotations
 
@@ -7,14 +7,73 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ai_pipeline.cli.terminal import EXIT_DATA, print_table
+from ai_pipeline.cli.terminal import EXIT_CONFIG, EXIT_DATA, print_table, print_text
 from ai_pipeline.errors import CardError
+
+
+def pipelines(
+    name: Annotated[str, typer.Argument(help="One pipeline, with its options.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the installed pipelines, or show one with its options."""
+    from ai_pipeline.errors import PluginError
+    from ai_pipeline.pipelines import PIPELINES, card_of, cards
+
+    if name and name not in PIPELINES:
+        raise typer.BadParameter(f"choose from {', '.join(sorted(PIPELINES))}", param_hint="NAME")
+    try:
+        found = [card_of(name)] if name else list(cards())
+    except PluginError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(EXIT_CONFIG) from error
+    if as_json:
+        records = [
+            {
+                "name": card.name,
+                "version": card.version,
+                "about": card.about,
+                "intended_use": card.intended_use,
+                "modalities": sorted(card.modalities),
+                "options": [asdict(one) | {"kind": one.kind.__name__} for one in card.options.listed()],
+                "measures": [one.name for one in card.measures],
+                "outlines": [one.meaning for one in card.outlines],
+                "slots": [one.name for one in card.slots],
+            }
+            for card in found
+        ]
+        print(json.dumps(records))
+    elif name:
+        (card,) = found
+        print_text(f"{card.name} {card.version}\n{card.about}\n{card.intended_use}".rstrip())
+        rows = [
+            (
+                one.key,
+                "required" if one.required else f"{one.default} {one.unit}".strip(),
+                one.label,
+                one.help,
+            )
+            for one in card.options.listed()
+        ]
+        if rows:
+            print_table(("option", "default", "what it is", ""), rows)
+        if card.measures:
+            print_text(f"Measures: {', '.join(one.name for one in card.measures)}.")
+        if card.outlines:
+            print_text(f"Outlines: {', '.join(one.meaning for one in card.outlines)}.")
+        if card.slots:
+            print_text(f"Models that can be exchanged: {', '.join(one.name for one in card.slots)}.")
+        print_text("Not for diagnostic use.")
+    else:
+        print_table(
+            ("name", "version", "what it does"), ((one.name, one.version, one.about) for one in found)
+        )
+
 
 if TYPE_CHECKING:
     from ai_pipeline.contract import ModelSlot, PipelineCard

@@ -60,7 +60,8 @@ def refused_by_header(header: ImageHeader) -> str:
         (
             any(
                 _area(other) >= BESIDE * _area(boxes[0])
-                and _area(_common(other, boxes[0])) < _area(other) / 2
+                and _area((*map(max, other[:2], boxes[0][:2]), *map(min, other[2:], boxes[0][2:])))
+                < _area(other) / 2
                 for other in boxes[1:]
             ),
             "the picture shows several images side by side",
@@ -91,11 +92,7 @@ def _flat(header: ImageHeader) -> list[UltrasoundRegion]:
     ]
 
 
-def _common(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-    return max(one[0], other[0]), max(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])
-
-
-def _area(box: tuple[int, int, int, int]) -> int:
+def _area(box: tuple[int, ...]) -> int:
     return max(box[2] - box[0], 0) * max(box[3] - box[1], 0)
 
 

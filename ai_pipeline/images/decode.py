@@ -1,13 +1,18 @@
 """Decode DICOM, PNG or JPEG to :class:`ai_pipeline.contract.SourceImage`; the node has no other decoder.
 
-Frames are decoded from the file one at a time when asked for, so that a long cine is never in memory as a
-whole.
+Frames are decoded from the file one at a time, so that a long cine is never in memory as a whole.
+
+A JPEG 2000 can be decoded at one of the lower resolutions that it has (ITU-T T.800 B.5): a quarter of the
+pixels takes about a quarter of the time. Networks that reduce a film anyway, thumbnails and pages get it so;
+whatever copies pixels decodes the frame in full. Other transfer syntaxes are halved by the same filter, so
+that a film gives the same findings however it was compressed without loss.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import math
 import re
 import struct
 import uuid
@@ -33,9 +38,10 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from ai_pipeline.contract import ImageHeader, Picture, PixelArray
 from ai_pipeline.errors import CodestreamFault, HeaderError, OutOfMemory, PixelError
-from ai_pipeline.images import codestreams, colours, resolutions
+from ai_pipeline.images import codestreams, colours
 from ai_pipeline.images.codestreams import Fragments
-from ai_pipeline.images.decoder import DECODER
+from ai_pipeline.images.coordinates import Affine
+from ai_pipeline.images.decoder import DECODER, DEEPEST
 from ai_pipeline.images.display import GreyDisplay, colour_display, grey_range
 from ai_pipeline.images.header import (
     NONE_GIVEN,
@@ -49,6 +55,72 @@ from ai_pipeline.images.header import (
 )
 from ai_pipeline.images.limits import LIMITS, ImageLimits, lacks_memory
 from ai_pipeline.images.numbers import value_of, whole, whole_of
+
+GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
+
+
+def halvings(header: ImageHeader, shorter_side: int) -> int:
+    """How often a grey image of up to 16 bits can be halved so that its shorter side still has
+    ``shorter_side`` pixels.
+    """
+    if header.photometric not in GREY or header.bits_stored > 16:
+        return 0
+    return min(DEEPEST, int(math.log2(max(1.0, min(header.rows, header.columns) / shorter_side))))
+
+
+def decoded_smaller(frame: bytes, header: ImageHeader, times: int) -> PixelArray | None:
+    """The samples of a JPEG 2000 at a lower resolution, halved ``times``: uint16 ``[rows, columns]``.
+
+    None where the frame must be decoded in full: it is not of unsigned grey samples, it has no such
+    resolution, or the decoding process is not confined here (docs/decisions.md). Raises NoDecoder.
+    """
+    if DECODER.lacks():
+        return None
+    try:
+        data = codestreams.bare(frame)
+        if codestreams.decomposition_levels(data, header) < times:
+            return None
+        rows, columns = (-(-side // 2**times) for side in (header.rows, header.columns))
+        samples = DECODER.decode(f"halved{times}", data, rows * columns * 2)
+    except (CodestreamFault, struct.error):  # to decode it in full tells what is wrong
+        return None
+    return np.frombuffer(samples, np.uint16).reshape(rows, columns).copy()
+
+
+def halved(samples: PixelArray, bits: int, times: int) -> PixelArray:
+    """Unsigned grey samples of so many ``bits`` halved ``times``, exactly as :func:`decoded` gives those of
+    a lossless file: the low band of the reversible 5-3 filter (T.800 F.4.8).
+    """
+    band = cast(npt.NDArray[np.integer[Any]], samples)
+    for _ in range(times):
+        band = _low_band(_low_band(band).T).T
+    return np.asarray(np.clip(band, 0, 2**bits - 1), np.uint16)
+
+
+def _low_band(values: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int32]:
+    """The low band of each column: every other row, smoothed by its neighbours."""
+    low = values[::2].astype(np.int32)
+    if len(values) < 2:
+        return low
+    detail = values[1::2].astype(np.int32)
+    inner = len(low) - 1  # pairs of even rows; beyond the last row is its mirror image
+    detail[:inner] -= (low[:-1] + low[1:]) >> 1
+    detail[inner:] -= low[-1]
+    low[0] += (2 * detail[0] + 2) >> 2
+    between = len(detail) - 1
+    low[1 : 1 + between] += (detail[:-1] + detail[1:] + 2) >> 2
+    low[1 + between :] += (2 * detail[-1] + 2) >> 2
+    return low
+
+
+def to_full_size(rows: int, header: ImageHeader) -> Affine:
+    """The map from a picture of so many ``rows``, halved or not, to the image.
+
+    Its samples lie on every second, fourth … sample of the image, the first on the first (T.800 annex F).
+    """
+    times = round(math.log2(header.rows / rows))
+    return Affine(2.0**times, 0.0, (1 - 2.0**times) / 2, 0.0, 2.0**times, (1 - 2.0**times) / 2)
+
 
 MOST_PADDING = 0.05
 """Bytes after the last frame that are taken for padding, as a share of the frames."""
@@ -214,7 +286,7 @@ class DicomImage:
             return (numbers >> (8 if int(numbers.max()) > 255 else 0)).astype(np.uint8)
 
     def display(self, frame: int = 0, shorter_side: int = 0) -> Picture:
-        times = resolutions.halvings(self.header, shorter_side) if shorter_side else 0
+        times = halvings(self.header, shorter_side) if shorter_side else 0
         samples = self._halved(frame, times) if times else None
         return self.show(self.stored(frame) if samples is None else samples, frame)
 
@@ -263,9 +335,9 @@ class DicomImage:
         if self.transfer_syntax in codestreams.JPEG_2000:
             with _as_pixel_error("the frames cannot be separated"):
                 codestream = self._separated().frame(frame)
-            if (samples := resolutions.decoded(codestream, self.header, times)) is not None:
+            if (samples := decoded_smaller(codestream, self.header, times)) is not None:
                 return samples
-        return resolutions.halved(self.decoded(frame), self.header.bits_stored, times)
+        return halved(self.decoded(frame), self.header.bits_stored, times)
 
     def _decompressed(self, frame: int) -> PixelArray:
         header, name = PixelAttributes.of(self.dataset), self.transfer_syntax.name

@@ -1,21 +1,136 @@
-"""One record of the audit as a DICOM audit message (PS3.15 A.5.1, after RFC 3881)."""
+"""Records of the audit as DICOM audit messages (PS3.15 A.5, after RFC 3881), checked by the parts of the
+schema that the node writes.
+
+With them go records of the node's own actions, made from its events: starts, transfers, queries, refused
+callers. They are written only if audit messages are sent (PS3.15 A.5.3): the events are in the database
+anyway. The newest of these records names the last event that was read.
+"""
 
 import base64
 import json
+import re
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
-from xml.etree.ElementTree import Element, SubElement, tostring
+from xml.etree.ElementTree import Element, ParseError, SubElement, fromstring, tostring
 
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
+from sqlalchemy import exists, func, select
+from sqlalchemy.orm import Session, aliased
 
-from dicom_connectors.audit_syslog.schema import check_message
+from dicom_node.base import events
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.errors import FaultyMessage, UnknownPeer
 from dicom_node.base.kinds import AuditAction
 from dicom_node.base.printable import printable
-from dicom_node.base.store.tables import AuditRow
+from dicom_node.base.store.tables import Association, AuditRow, EventRow, ReceivedObject
+from dicom_node.base.store.transitions import utc_now
+
+
+@dataclass(frozen=True, slots=True)
+class _MessagePart:
+    """What an element may hold: patterns of its children's names, of its attributes (``?``: optional), of its
+    text."""
+
+    children: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    text: str = r"\s*"
+
+
+_TOKEN = r"[^\t\r\n]*"
+_BASE64 = r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
+_DATE_TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?"
+_BOOLEAN = "true|false|0|1"
+_CODED = _MessagePart(
+    attributes={
+        "csd-code": _TOKEN,
+        "codeSystemName": _TOKEN,
+        "displayName?": _TOKEN,
+        "originalText": _TOKEN,
+    }
+)
+_CONTENTS: Mapping[str, _MessagePart] = {
+    "AuditMessage": _MessagePart(
+        "EventIdentification (ActiveParticipant )+AuditSourceIdentification "
+        "(ParticipantObjectIdentification )*"
+    ),
+    "EventIdentification": _MessagePart(
+        "EventID (EventTypeCode )*(EventOutcomeDescription )?",
+        {
+            "EventActionCode?": "[CRUDE]",
+            "EventDateTime": _DATE_TIME,
+            "EventOutcomeIndicator": "0|4|8|12",
+        },
+    ),
+    "EventID": _CODED,
+    "EventTypeCode": _CODED,
+    "EventOutcomeDescription": _MessagePart(text=".*"),
+    "ActiveParticipant": _MessagePart(
+        "(RoleIDCode )*",
+        {
+            "UserID": ".*",
+            "AlternativeUserID?": ".*",
+            "UserName?": ".*",
+            "UserIsRequestor": _BOOLEAN,
+            "NetworkAccessPointID?": _TOKEN,
+            "NetworkAccessPointTypeCode?": "[1-5]",
+        },
+    ),
+    "RoleIDCode": _CODED,
+    "AuditSourceIdentification": _MessagePart(
+        "(AuditSourceTypeCode )*", {"AuditEnterpriseSiteID?": _TOKEN, "AuditSourceID": _TOKEN}
+    ),
+    "AuditSourceTypeCode": _MessagePart(attributes={"csd-code": "[1-9]"}),
+    "ParticipantObjectIdentification": _MessagePart(
+        "ParticipantObjectIDTypeCode (ParticipantObjectName |ParticipantObjectQuery )"
+        "(ParticipantObjectDetail )*",
+        {
+            "ParticipantObjectID": _TOKEN,
+            "ParticipantObjectTypeCode?": "[1-4]",
+            "ParticipantObjectTypeCodeRole?": "[1-9]|1[0-9]|2[0-6]",
+        },
+    ),
+    "ParticipantObjectIDTypeCode": _CODED,
+    "ParticipantObjectName": _MessagePart(text=_TOKEN),
+    "ParticipantObjectQuery": _MessagePart(text=_BASE64),
+    "ParticipantObjectDetail": _MessagePart(attributes={"type": _TOKEN, "value": _BASE64}),
+}
+
+
+def check_message(message: bytes) -> None:
+    """Validate a message as a repository would. Raises FaultyMessage for the first violation of the
+    schema.
+    """
+    try:
+        root = fromstring(message)
+    except (ParseError, UnicodeError) as error:
+        raise FaultyMessage(f"no parser reads it: {type(error).__name__}") from None
+    if root.tag != "AuditMessage":
+        raise FaultyMessage("its root is no AuditMessage")
+    for element in root.iter():
+        _check(element)
+
+
+def _check(element: Element) -> None:
+    allowed = _CONTENTS.get(element.tag)
+    if allowed is None:
+        raise FaultyMessage("an element that the schema does not have")
+    if not re.fullmatch(allowed.children, "".join(f"{child.tag} " for child in element)):
+        raise FaultyMessage(f"{element.tag} has other elements than the schema says")
+    if not re.fullmatch(allowed.text, element.text or "", re.DOTALL):
+        raise FaultyMessage(f"{element.tag} has another text than the schema says")
+    known = {name.rstrip("?"): pattern for name, pattern in allowed.attributes.items()}
+    required = {name for name in allowed.attributes if not name.endswith("?")}
+    if not required <= element.attrib.keys() <= known.keys():
+        raise FaultyMessage(f"{element.tag} has other attributes than the schema says")
+    for name, value in element.attrib.items():
+        if not re.fullmatch(known[name], value):
+            raise FaultyMessage(f"{name} of {element.tag} has a value that the schema does not take")
+
 
 _SUCCESS, _MINOR_FAILURE = "0", "4"
 _APPLICATION_SERVER = "4"  # Audit Source Type Code
@@ -82,8 +197,6 @@ KINDS: Mapping[AuditAction, _AuditedAs] = {
     _A.DISCARDED: _used("U"),
     _A.SENT_TO_PEER: _AuditedAs(_DCM.BeginTransferringDICOMInstances, "E"),
     _A.UPLOADED: _AuditedAs(_DCM.Import, "C"),
-    _A.PATIENT_ADDED: _alert(_DCM.UseOfRestrictedFunction, "patients/{registration}"),
-    _A.PATIENT_REMOVED: _alert(_DCM.UseOfRestrictedFunction, "patients/{registration}"),
     _A.PEER_SAVED: _alert(_DCM.NetworkConfiguration, "peers/{name}"),
     _A.PEER_REMOVED: _alert(_DCM.NetworkConfiguration, "peers/{name}"),
     _A.RULE_SAVED: _alert(_DCM.SoftwareConfiguration, "rules/{name}"),
@@ -242,3 +355,110 @@ def _base64(value: object) -> str:
     """As it is: base64 is there to keep what would not be text in XML (PS3.15 A.5.1.1, ValuePair)."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return base64.b64encode(text.encode(errors="backslashreplace")).decode("ascii")
+
+
+AUDITED = {
+    events.NODE_STARTED.number: _A.NODE_STARTED,
+    events.NODE_STOPPING.number: _A.NODE_STOPPING,
+    events.STUDY_COMPLETE.number: _A.IMAGES_RECEIVED,
+    events.DELIVERY_SENT.number: _A.RESULTS_SENT,
+    events.DELIVERY_WARNED.number: _A.RESULTS_SENT,
+    events.ASSOCIATION_REJECTED.number: _A.CALLER_REFUSED,
+    events.TLS_FAILED.number: _A.CALLER_REFUSED,
+    events.ARCHIVE_ANSWERED.number: _A.PEER_ASKED,
+    events.STUDIES_MISSING.number: _A.PEER_ASKED,
+    events.WORKITEM_WANTED.number: _A.PEER_ASKED,
+}
+_AT_ONCE = 100
+LATE = timedelta(seconds=2)  # a transaction with a smaller number may still be under way
+_OF_A_RERUN = 4  # events that are at most between "rules applied again" and "complete", which brought nothing
+
+
+def new_records(session: Session, settings: Settings) -> list[AuditRow]:
+    """The audit records, to be added, of events since the last such record; for results one per study and
+    peer.
+    """
+    after = _last_event(session)
+    if after is None:
+        return []
+    rerun = aliased(EventRow)
+    repeated = exists().where(
+        rerun.number == events.STUDY_RERUN.number,
+        rerun.study_id == EventRow.study_id,
+        rerun.id.between(EventRow.id - _OF_A_RERUN, EventRow.id),
+    )
+    chosen = (
+        select(EventRow)
+        .where(EventRow.id > after, EventRow.number.in_(AUDITED), EventRow.at <= utc_now() - LATE)
+        .where((EventRow.number != events.STUDY_COMPLETE.number) | ~repeated)
+        .order_by(EventRow.id)
+        .limit(_AT_ONCE)
+    )
+    rows = _records(session, settings, session.scalars(chosen).all())
+    return sorted(rows, key=lambda row: int(row.fields["event"]))
+
+
+def _last_event(session: Session) -> int | None:
+    """The last event that has a record; at first the one before the node's start, None before any."""
+    newest = (
+        select(AuditRow.fields)
+        .where(AuditRow.action.in_(AUDITED.values()))
+        .order_by(AuditRow.id.desc())
+        .limit(1)
+    )
+    if fields := session.scalar(newest):
+        return int(fields["event"])
+    started = select(func.max(EventRow.id)).where(EventRow.number == events.NODE_STARTED.number)
+    number = session.scalar(started)
+    return None if number is None else number - 1
+
+
+def _records(session: Session, settings: Settings, found: Sequence[EventRow]) -> Iterator[AuditRow]:
+    sent: dict[tuple[int | None, str], AuditRow] = {}
+    for event in found:
+        row = AuditRow(
+            at=event.at, action=AUDITED[event.number], study_id=event.study_id, fields={"event": event.id}
+        )
+        if row.action is _A.RESULTS_SENT:
+            peer, instance = str(event.fields.get("destination")), str(event.fields.get("instance"))
+            row.actor, row.address = _called(settings, peer)
+            known = sent.setdefault((event.study_id, peer), row)
+            instances = [*known.fields.get("instances", ()), instance]
+            known.fields = {"event": event.id, "peer": peer, "instances": instances}
+            continue
+        if row.action is _A.PEER_ASKED:
+            peer = str(event.fields.get("peer"))
+            row.actor, row.address = _called(settings, peer)
+            row.fields |= {"peer": peer, "asked": str(event.fields.get("asked", "studies without result"))}
+        elif row.action is _A.IMAGES_RECEIVED and event.study_id is not None:
+            row.actor, row.address = _sender(session, event.study_id)
+        elif row.action is _A.CALLER_REFUSED:
+            row.actor = str(event.fields.get("calling") or "")[:64]
+            row.address = str(event.fields.get("address") or "")[:64]
+            row.fields |= {"reason": str(event.fields.get("meaning") or "no TLS")}
+        else:
+            row.actor, row.address = "dicom-node", ""
+        yield row
+    yield from sent.values()
+
+
+def _called(settings: Settings, name: str) -> tuple[str, str]:
+    """AE title and host of a destination; its name where it is configured no more."""
+    try:
+        peer = settings.peer(name)
+    except UnknownPeer:
+        return name[:64], ""
+    return peer.ae_title, peer.host[:64]
+
+
+def _sender(session: Session, study_id: int) -> tuple[str, str]:
+    """AE title and address of who sent the last object of a study."""
+    last = (
+        select(ReceivedObject.calling_ae, Association.address)
+        .outerjoin(Association, Association.id == ReceivedObject.association)
+        .where(ReceivedObject.study_id == study_id)
+        .order_by(ReceivedObject.id.desc())
+        .limit(1)
+    )
+    row = session.execute(last).first()
+    return (row.calling_ae, row.address or "") if row else ("", "")

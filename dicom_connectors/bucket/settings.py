@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from dicom_node.base.config.sections import Secret, Section, web_address
+from dicom_node.base.config.settings import Secret, Section, checked_url
 
 if TYPE_CHECKING:
     from dicom_node.base.config.settings import Settings
@@ -25,9 +25,7 @@ class ObjectStoreSettings(Section):
 
     url: Annotated[str, AfterValidator(_bucket_url)] = Field("", examples=["s3://dicom-node"])
     """s3://BUCKET or s3://BUCKET/PREFIX; empty: none, node.data_dir has everything. Needs the extra s3."""
-    endpoint: Annotated[str, web_address("https://s3.example.org", "access_key_id")] = Field(
-        "", examples=["https://s3.example.org"]
-    )
+    endpoint: Annotated[str, AfterValidator(checked_url)] = Field("", examples=["https://s3.example.org"])
     """Address of the S3 service; empty: the AWS address for the region."""
     region: str = "us-east-1"
     """Region of the bucket; services other than AWS mostly take any."""

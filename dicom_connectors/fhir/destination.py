@@ -10,26 +10,24 @@ from typing import Any, Final
 import requests
 from pydicom.uid import Comprehensive3DSRStorage, generate_uid
 
-from dicom_connectors.fhir.report import FiledReport, ReportTransaction
-from dicom_connectors.fhir.resources import Resource, identifier_query, uids_of
+from dicom_connectors.fhir.report import FiledReport, ReportTransaction, Resource, identifier_query, uids_of
 from dicom_connectors.fhir.settings import FhirPeer
 from dicom_node.base.config.settings import PeerSettings, Settings
 from dicom_node.base.connectors import part
 from dicom_node.base.errors import FaultyInput
-from dicom_node.deliver.scu.http import (
-    CONNECT_SECONDS,
-    FAULTY_ANSWER,
-    UNREADABLE,
-    HttpDestination,
-    http_report,
-)
-from dicom_node.deliver.scu.interfaces import (
+from dicom_node.deliver.scu import (
     Check,
     Confirmation,
     Outgoing,
     Presence,
     SendReport,
     SendStatus,
+)
+from dicom_node.deliver.scu.http import (
+    FAULTY_ANSWER,
+    UNREADABLE,
+    HttpDestination,
+    http_report,
 )
 
 _JSON: Final = "application/fhir+json"
@@ -57,16 +55,14 @@ class FhirDestination(HttpDestination):
         super().__init__(peer, settings)
         self._is_queried = peer.may_be_asked
         self._systems = part(peer, FhirPeer).patient_systems
-        self._base = peer.url.rstrip("/")
         self._session.headers["Accept"] = _JSON
         self._session.auth = _login(peer)
-        self._timeout = (CONNECT_SECONDS, settings.outbox.answer_seconds)
 
     def test(self) -> list[Check]:
         """Read the server's statement of capabilities, and search for a report that cannot exist."""
 
         def ask() -> list[Check]:
-            checks = list(_capabilities(self._answer("metadata")))
+            checks = list(_capabilities(self._resource("metadata")))
             self._found("DiagnosticReport", generate_uid())
             return [*checks, Check("search", True, "search for reports answered")]
 
@@ -91,10 +87,9 @@ class FhirDestination(HttpDestination):
             return Confirmation(Presence.FOUND)
         return Confirmation(Presence.NOT_FOUND, "the server does not show it")
 
-    def _remaining(self, item: Outgoing) -> Confirmation:
+    def _remains(self, item: Outgoing) -> Confirmation:
         """What is entered in error is withdrawn: a record of a patient is not deleted."""
-        with self._within(item):
-            left = self._shown(item.sop_instance_uid)
+        left = self._shown(item.sop_instance_uid)
         return Confirmation(Presence.FOUND if left else Presence.NOT_FOUND)
 
     def _delete(self, item: Outgoing) -> None:
@@ -111,7 +106,7 @@ class FhirDestination(HttpDestination):
     def _posted(self, bundle: str) -> SendReport:
         """Raises requests.RequestException."""
         headers = {"Content-Type": _JSON, "Prefer": "return=minimal"}
-        answer = self._session.post(self._base, data=bundle.encode(), headers=headers, timeout=self._timeout)
+        answer = self._session.post(self._url, data=bundle.encode(), headers=headers, timeout=self._timeout)
         answer.raise_for_status()
         try:
             return _outcome(answer.json())
@@ -137,7 +132,7 @@ class FhirDestination(HttpDestination):
 
     def _read(self, place: str) -> list[Resource]:
         """The resource at this address, None after somebody has deleted it."""
-        answer = self._session.get(f"{self._base}/{place}", timeout=self._timeout)
+        answer = self._session.get(f"{self._url}/{place}", timeout=self._timeout)
         if answer.status_code in (404, 410):
             return []
         answer.raise_for_status()
@@ -152,7 +147,7 @@ class FhirDestination(HttpDestination):
         if not system:
             return ""
         answer = self._session.post(
-            f"{self._base}/Patient/_search",
+            f"{self._url}/Patient/_search",
             data={"identifier": f"{system}|{value}"},
             timeout=self._timeout,
         )
@@ -164,11 +159,11 @@ class FhirDestination(HttpDestination):
 
     def _found(self, kind: str, *uids: str) -> list[Resource]:
         """Resources with one of these identifiers. Raises requests.RequestException."""
-        answer = self._answer(kind, identifier=identifier_query(*uids))
+        answer = self._resource(kind, identifier=identifier_query(*uids))
         return [one for one in _resources(answer, kind) if not {*uids}.isdisjoint(uids_of(one))]
 
-    def _answer(self, place: str, **search: str) -> Any:
-        answer = self._session.get(f"{self._base}/{place}", params=search, timeout=self._timeout)
+    def _resource(self, place: str, **search: str) -> Any:
+        answer = self._session.get(f"{self._url}/{place}", params=search, timeout=self._timeout)
         answer.raise_for_status()
         return answer.json()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, cast
 
 from pydantic import Field, model_validator
 
-from dicom_node.base.config.sections import Secret, Section
+from dicom_node.base.config.settings import Secret, Section
 from dicom_node.base.connectors import part
 from dicom_node.base.kinds import ResultKind
 

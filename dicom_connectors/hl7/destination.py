@@ -16,20 +16,19 @@ from pydicom.uid import Comprehensive3DSRStorage, KeyObjectSelectionDocumentStor
 
 from dicom_connectors.hl7.oru import MessageContext, SentReport, control_id, oru_of, withdrawal_of
 from dicom_connectors.hl7.settings import Hl7Peer
-from dicom_node.base.config.settings import PeerSettings, Settings
 from dicom_node.base.connectors import part
-from dicom_node.deliver.scu.association import Connections, client_tls
-from dicom_node.deliver.scu.interfaces import (
+from dicom_node.deliver.scu import (
     CUT_OFF,
-    NOT_TRIED,
     Check,
     Confirmation,
     Outgoing,
+    PeerCaller,
     Presence,
     SendReport,
     SendStatus,
-    hangs,
+    send_each,
 )
+from dicom_node.deliver.scu.dimse import client_tls
 
 MAXIMUM_ANSWER_BYTES = 2**16
 """Of an acknowledgement; usual ones have 200."""
@@ -73,23 +72,12 @@ _CONDITIONS: Final[Mapping[str, str]] = {
 }
 
 
-class Hl7Destination:
+class Hl7Destination(PeerCaller):
     """A RIS or interface engine that accepts ORU^R01."""
-
-    def __init__(self, peer: PeerSettings, settings: Settings) -> None:
-        self._peer, self._settings = peer, settings
-        local = not peer.entered or settings.console.local_peers
-        self._connections = Connections(settings.outbox.answer_seconds, local=local)
 
     def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
         """Send one message after the other; if one finds the peer unreachable, the rest is not tried."""
-        reports: list[SendReport] = []
-        for item in objects:
-            if reports and reports[-1].status is SendStatus.UNREACHABLE:
-                reports.append(reports[-1])
-            else:
-                reports.append(NOT_TRIED if hangs(reports) else self._send(item))
-        return reports
+        return send_each(objects, self._send)
 
     def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
         """Answer "unknown" for each object: HL7 has no query. Called only if the peer had another
@@ -112,10 +100,6 @@ class Hl7Destination:
             except OSError as error:
                 return [Check("connection", False, self._unreachable(error).text)]
         return [Check("connection", True, f"{how} in {took}; nothing was sent")]
-
-    def close(self) -> None:
-        """End all calls under way; later calls fail too. Any thread may call it."""
-        self._connections.close()
 
     def _send(self, item: Outgoing) -> SendReport:
         reports = [

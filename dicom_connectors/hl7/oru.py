@@ -4,7 +4,13 @@ The same file gives the same bytes at each try, MSH-7 and MSH-10 included: a rec
 A receiver finds a row by OBX-3 and OBX-4. A withdrawal repeats the order and every OBX of the withdrawn
 report, each with the status W. A report that replaces another repeats the rows that it no longer has, each
 with the status D.
+
+Of the two libraries that write HL7 v2, hl7apy knows the segments and groups of 2.5.1 and escapes text for
+UTF-8; python-hl7 has no tables of them, and writes each letter beyond ASCII as bytes in hexadecimal. So
+hl7apy builds the message, and the tests read it with python-hl7.
 """
+
+from __future__ import annotations
 
 import base64
 import hashlib
@@ -13,8 +19,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -24,12 +31,101 @@ from pydicom.sr.coding import Code
 from pydicom.valuerep import PersonName
 
 from ai_pipeline.contract import BURNED_IN
-from dicom_connectors.hl7.segments import SegmentFields, er7
 from dicom_connectors.hl7.settings import parsed_field
 from dicom_node.base.dicom.header import quiet_pydicom
-from dicom_node.results import sr
-from dicom_node.results.common import concepts
-from dicom_node.results.common.source import StatedCode, StatedFinding, StatedNumber
+from dicom_node.results import envelope, sr
+from dicom_node.results.envelope import StatedCode, StatedFinding, StatedNumber
+
+VERSION: Final = "2.5.1"
+Component = str | tuple[str, ...]
+"""A text, or its subcomponents."""
+
+_NULL = '""'  # "delete what you have" (2.5.3): no value of ours means that
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]+")
+
+
+class SegmentFields:
+    """One segment: its fields by number, each with repetitions of components."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.fields: dict[int, list[list[str]]] = {}
+
+    def put(self, number: int, *components: Component) -> None:
+        """Fill a field; its former content is replaced."""
+        self.fields[number] = [[_joined(one) for one in components]]
+
+    def repeat(self, number: int, *components: Component) -> None:
+        """Add a repetition to a field."""
+        self.fields.setdefault(number, []).append([_joined(one) for one in components])
+
+    def put_component(self, number: int, component: int, text: str) -> None:
+        """Fill one component of a field, in its first repetition."""
+        [first, *_] = self.fields.setdefault(number, [[]])
+        first.extend([""] * (component - len(first)))
+        first[component - 1] = _joined(text)
+
+    def has(self, number: int) -> bool:
+        """Whether a field has any text."""
+        return any(text for components in self.fields.get(number, ()) for text in components[:1])
+
+    def copy(self, number: int, other: SegmentFields, source: int) -> None:
+        """Fill an empty field with field ``source`` of another segment."""
+        if source in other.fields:
+            self.fields.setdefault(number, other.fields[source])
+
+
+def er7(
+    header: SegmentFields, patient: Sequence[SegmentFields], orders: Sequence[Sequence[SegmentFields]]
+) -> bytes:
+    """The message ORU^R01 with these segments, as bytes; each order has ORC, OBR and its OBX segments."""
+    from hl7apy.core import Message
+
+    message = Message("ORU_R01", version=VERSION)
+    del message.msh.msh_7  # the present time: it would differ at each try
+    _fill(message.msh, header)
+    result = message.add_group("ORU_R01_PATIENT_RESULT")
+    person: Any = result.add_group("ORU_R01_PATIENT") if patient else None
+    for segment in patient:
+        visit = segment.name == "PV1"
+        group = person.add_group("ORU_R01_VISIT") if visit else person
+        _fill(group.add_segment(segment.name), segment)
+    for order in orders:
+        group = result.add_group("ORU_R01_ORDER_OBSERVATION")
+        for segment in order:
+            observed = segment.name == "OBX"  # NTE stands beside the OBR
+            holder = group.add_group("ORU_R01_OBSERVATION") if observed else group
+            _fill(holder.add_segment(segment.name), segment)
+    return f"{message.to_er7()}\r".encode()
+
+
+def escaped(text: str) -> str:
+    """The text with delimiters escaped by the library, on one line.
+
+    The library leaves text that looks like an escape sequence unchanged, so the escape character is escaped
+    first (2.7.1).
+    """
+    plain = _CONTROLS.sub(" ", text).strip()
+    return "" if plain == _NULL else str(_string()(plain.replace("\\", "\\E\\")).to_er7())
+
+
+@cache
+def _string() -> Any:
+    from hl7apy.v2_5_1 import ST
+
+    return ST
+
+
+def _joined(component: Component) -> str:
+    return escaped(component) if isinstance(component, str) else "&".join(map(escaped, component)).rstrip("&")
+
+
+def _fill(target: Any, segment: SegmentFields) -> None:
+    for number, repetitions in sorted(segment.fields.items()):
+        for components in repetitions:
+            if text := "^".join(components).rstrip("^"):
+                target.add_field(f"{segment.name}_{number}".lower()).value = text
+
 
 # Designators of PS3.16 chapter 8 that HL7 table 0396 names in another way; "99" begins a local one in both.
 _SCHEMES: Final[Mapping[str, str]] = {"UMLS": "UML"}
@@ -239,7 +335,7 @@ def _procedure(document: Dataset) -> tuple[str, str, str]:
 def _finding(stated: StatedFinding) -> list[SegmentFields]:
     """The finding is asked for, and its decision answers: Suspected, Absent, Undetermined."""
     value, scheme = stated.code
-    decision = _coded(concepts.DECISIONS[stated.decision])
+    decision = _coded(envelope.DECISIONS[stated.decision])
     return [_row("CWE", [Code(value, scheme, stated.meaning)], *decision), *_side(stated.sites)]
 
 
@@ -259,11 +355,11 @@ def _quantity(stated: StatedNumber) -> list[Code]:
     """
     value, scheme = stated.code
     quantity = Code(value, scheme, stated.meaning)
-    if not stated.sites or scheme in ("LN", concepts.SCHEME):
+    if not stated.sites or scheme in ("LN", envelope.SCHEME):
         return [quantity]
     words = ", ".join(meaning for _, _, meaning in stated.sites)
     named = "\n".join([value, scheme, *(part for site in stated.sites for part in site[:2])])
-    return [Code(f"M-{_hashed(named)[:13]}", concepts.SCHEME, f"{stated.meaning} of {words}"), quantity]
+    return [Code(f"M-{_hashed(named)[:13]}", envelope.SCHEME, f"{stated.meaning} of {words}"), quantity]
 
 
 def _side(sites: Sequence[StatedCode]) -> list[SegmentFields]:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Self, cast
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationInfo, field_validator, model_validator
 
-from dicom_node.base.config.mistakes import did_you_mean
-from dicom_node.base.config.sections import Section
+from dicom_node.base.config.settings import Section, did_you_mean
 from dicom_node.base.kinds import ResultKind
 
 if TYPE_CHECKING:

@@ -48,7 +48,7 @@ def configured(settings: Settings) -> list[dict[str, Any]]:
 def send_test(settings: Settings, name: str) -> tuple[bool, str]:
     """Send a test by the notification ``name``: whether it was taken, and what became of it."""
     from dicom_connectors.notifications import sender
-    from dicom_connectors.notifications.message import Message
+    from dicom_connectors.notifications.gather import Message
 
     [rule] = [one for one in part(settings, NotificationsPart).notifications if one.name == name]
     node = settings.node.ae_title

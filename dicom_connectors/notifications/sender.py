@@ -1,11 +1,8 @@
-"""Sends waiting notifications one after the other; only one process per database sends.
+"""Sends waiting notifications one after the other, by e-mail (RFC 5321) or as one POST of JSON.
 
-A notification that was sent just before a crash is sent again, with the same Message-ID or Idempotency-Key,
-by which its receiver recognizes it.
-
-E-mail by SMTP (RFC 5321), with a deadline for the exchange and a limit on the server's answers.
-
-A webhook: one POST of JSON, with a deadline; redirects are not followed.
+Each exchange has a deadline and a limit on the server's answers; redirects are not followed. Only one process
+per database sends. A notification that was sent just before a crash is sent again, with the same Message-ID
+or Idempotency-Key, by which its receiver recognizes it.
 """
 
 import smtplib
@@ -23,8 +20,7 @@ import requests
 from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
-from dicom_connectors.notifications.gather import Gatherer
-from dicom_connectors.notifications.message import Message
+from dicom_connectors.notifications.gather import Gatherer, Message
 from dicom_connectors.notifications.settings import MailSettings, NotificationSettings, NotificationsPart
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import part
@@ -35,7 +31,7 @@ from dicom_node.base.runner import NEVER, Lane
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Notification
 from dicom_node.base.store.transitions import record, utc_now
-from dicom_node.deliver.scu.association import Connections, tls_context
+from dicom_node.deliver.scu import Connections, tls_context
 from dicom_node.deliver.scu.http import BoundedSession, status_of
 
 SECONDS = 20.0

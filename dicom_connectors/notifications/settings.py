@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self, cast
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
-from dicom_node.base.config.addresses import checked_host
-from dicom_node.base.config.mistakes import NAME, did_you_mean
-from dicom_node.base.config.sections import Secret, Section
+from dicom_node.base.config.settings import NAME, Secret, Section, checked_host, did_you_mean
 from dicom_node.base.connectors import part
 
 if TYPE_CHECKING:
+    from dicom_node.base.config.loading import TomlFiles
     from dicom_node.base.config.settings import Settings
-    from dicom_node.base.config.toml_files import TomlFiles
 
 
 def _mail_address(address: str) -> str:

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_connectors.oidc.settings import ALL, OidcSettings
-from dicom_node.base.errors import ProviderUnusable, SignInRefused, TooManyAtOnce
+from dicom_node.base.errors import SignInRefused, TooManyAtOnce, Unavailable
 from dicom_node.base.events import ACCOUNTS_UNUSABLE, happened
 from dicom_node.base.kinds import AuditAction, UserRole
 from dicom_node.base.store.database import Database
@@ -52,10 +52,10 @@ def place() -> Iterator[None]:
         _places.release()
 
 
-def unusable(reason: str) -> ProviderUnusable:
+def unusable(reason: str) -> Unavailable:
     """The error for a missing or unusable answer; ``reason`` is logged, so it must not name a person."""
     happened(ACCOUNTS_UNUSABLE, reason=reason)
-    return ProviderUnusable(
+    return Unavailable(
         "The provider of the hospital's accounts does not answer as it should: try again later, or sign in "
         "with a user of this node. The log of the node says more."
     )

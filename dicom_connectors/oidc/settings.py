@@ -9,14 +9,13 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from dicom_node.base.config.addresses import checked_url
-from dicom_node.base.config.sections import AeTitle, Secret, Section
+from dicom_node.base.config.settings import AeTitle, Secret, Section, checked_url
 from dicom_node.base.connectors import part
 from dicom_node.base.kinds import UserRole
 
 if TYPE_CHECKING:
+    from dicom_node.base.config.loading import TomlFiles
     from dicom_node.base.config.settings import ConsoleSettings, Settings
-    from dicom_node.base.config.toml_files import TomlFiles
     from dicom_node.people.preflight import Found
 
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")

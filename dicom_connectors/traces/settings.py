@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from dicom_node.base.config.sections import Secret, Section, web_address
+from dicom_node.base.config.settings import Secret, Section, checked_url
 
 
 class TelemetrySettings(Section):
     """``[telemetry]``: sends a trace of each study to an OpenTelemetry collector, without patient data."""
 
-    endpoint: Annotated[str, web_address("https://collector.example.org:4318/v1/traces", "headers")] = Field(
+    endpoint: Annotated[str, AfterValidator(checked_url)] = Field(
         "", examples=["http://127.0.0.1:4318/v1/traces"]
     )
     """URL that takes traces by OTLP over HTTP, often http://HOST:4318/v1/traces; empty: none are sent."""

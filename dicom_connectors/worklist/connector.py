@@ -6,14 +6,13 @@ from dicom_connectors.worklist.settings import WorklistPeer
 from dicom_node.base.config.settings import PeerSettings, Settings
 from dicom_node.base.connectors import Service, part
 from dicom_node.base.store.database import Database
-from dicom_node.deliver.scu.interfaces import Check
+from dicom_node.deliver.scu import Check
 from dicom_node.people.preflight import Found, Tried
 
 
 def services(database: Database, settings: Settings, owner: str) -> Iterator[Service]:
     """The threads that do the work of each manager, and listen whether it is to be cancelled."""
-    from dicom_connectors.worklist.cancellations import Cancellations
-    from dicom_connectors.worklist.performer import Worklist
+    from dicom_connectors.worklist.performer import Cancellations, Worklist
 
     for peer in settings.peers:
         if part(peer, WorklistPeer).worklist:

@@ -20,7 +20,7 @@ import requests
 
 from dicom_node.base.config.settings import PeerSettings, Settings
 from dicom_node.base.errors import PeerUnreachable
-from dicom_node.deliver.scu.association import Connections, tls_context
+from dicom_node.deliver.scu import Connections, tls_context
 from dicom_node.deliver.scu.http import CONNECT_SECONDS, FAULTY_ANSWER, BoundedSession
 
 MAXIMUM_MESSAGE: Final = 2**16

@@ -1,13 +1,23 @@
-"""The protocol of a worklist manager (PS3.4 CC, PS3.18 11): search, claim, update, complete or cancel."""
+"""Clients of a worklist manager: search, claim, update, complete or cancel, by DIMSE as SCU of UPS Pull
+(PS3.4 CC), or by UPS-RS (PS3.18 11)."""
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
+import requests
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+from pynetdicom import build_context
 
-from dicom_connectors.worklist.workitem import ProcedureStepState
-from dicom_node.deliver.scu.interfaces import Check
+from dicom_connectors.worklist.workitem import CHANGE_STATE, PULL, PUSH, ProcedureStepState, change_of_state
+from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.base.errors import PeerUnreachable
+from dicom_node.deliver.scu import Check, SendStatus
+from dicom_node.deliver.scu.dimse import DimseCaller, NoAssociation
+from dicom_node.deliver.scu.http import FAULTY_ANSWER, HttpCaller, status_of
 
 MOST_ITEMS: Final = 200
 """Work items of one search that are looked at."""
@@ -51,3 +61,204 @@ class WorklistManager(Protocol):
 
     def close(self) -> None:
         """Cut all calls under way; later calls fail as well."""
+
+
+KEYS: Final = (
+    "SOPClassUID", "SOPInstanceUID", "ProcedureStepState", "InputReadinessState",
+    "ScheduledProcedureStepPriority", "ScheduledWorkitemCodeSequence", "ScheduledStationNameCodeSequence",
+    "InputInformationSequence", "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate",
+    "PatientSex",
+)  # fmt: skip
+"""What is asked of each work item (PS3.4 CC.2.8.1.3)."""
+CONFLICTS: Final = (0xC300, 0xC301, 0xC302, 0xC310)
+"""Of PS3.4 Table CC.2.1-2 and CC.2.6-1: no longer to be changed, another Transaction UID, or state."""
+ABSENT: Final = (0xC307, 0x0112)
+_LATER = (0x0110, 0x0210, 0x0213)
+_SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+_FAULTY = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, NotImplementedError)
+
+
+class DimseManager(DimseCaller):
+    """A worklist manager that is the SCP of UPS Pull; an association for each request."""
+
+    def search(self) -> list[Dataset]:
+        """The scheduled items (C-FIND). Raises PeerUnreachable."""
+        question = _question(ProcedureStepState=ProcedureStepState.SCHEDULED.value)
+        code, found, text = self._request("send_c_find", question, PULL)
+        if code != 0:
+            raise PeerUnreachable(f"{self._peer.name}: {text}")
+        # The rest waits for the next search.
+        return [decoded for one in found[:MOST_ITEMS] if (decoded := _decoded(one)) is not None]
+
+    def read(self, uid: str) -> Dataset | None:
+        """All attributes of an item (N-GET); None if the manager has no such item. Raises PeerUnreachable."""
+        tags = [Tag(tag_for_keyword(keyword) or 0) for keyword in KEYS]
+        code, given, text = self._request("send_n_get", tags, PUSH, uid, meta_uid=PULL)
+        if code in ABSENT:
+            return None
+        if not given or not _is_done(code):
+            raise PeerUnreachable(f"{self._peer.name}: {text}")
+        return _decoded(given[0])
+
+    def change_state(self, uid: str, transaction_uid: str, state: ProcedureStepState) -> ChangeAnswer:
+        """Change the state of an item (N-ACTION Change UPS State)."""
+        information = change_of_state(transaction_uid, state)
+        code, _, text = self._request("send_n_action", information, CHANGE_STATE, PUSH, uid, meta_uid=PULL)
+        return ChangeAnswer(_meaning(code), text)
+
+    def update(self, uid: str, transaction_uid: str, changes: Dataset) -> ChangeAnswer:
+        """Replace attributes of an item (N-SET), under the Transaction UID of its claim."""
+        changes.TransactionUID = transaction_uid
+        code, _, text = self._request("send_n_set", changes, PUSH, uid, meta_uid=PULL)
+        return ChangeAnswer(_meaning(code), text)
+
+    def test(self) -> list[Check]:
+        """Test whether UPS Pull is accepted; sends no query."""
+        with self.associate(_contexts()) as association:
+            if isinstance(association, NoAssociation):
+                return [Check("UPS Pull", False, association.text)]
+        return [Check("UPS Pull", True, "accepted")]
+
+    def _request(self, service: str, *request: Any, **options: Any) -> tuple[int | None, list[Dataset], str]:
+        """One request: its status, None without one, the answers, and the status in words."""
+        name = service.removeprefix("send_").replace("_", "-").upper()
+        try:
+            code, found, text = self.call(_contexts(), service, *request, **options)
+        except _FAULTY:
+            return None, [], f"{name}: an answer that cannot be decoded"
+        return code, found, f"{name}: {text}"
+
+
+def _is_done(code: int | None) -> bool:
+    """Success, or a warning (PS3.7 Annex C, PS3.4 Table CC.2.1-2)."""
+    return code is not None and (code in (0x0000, 0x0001, 0x0107, 0x0116) or code >> 12 == 0xB)
+
+
+def _meaning(code: int | None) -> ChangeStatus:
+    if _is_done(code):
+        return ChangeStatus.DONE
+    if code is None or code in _LATER:
+        return ChangeStatus.RETRY
+    if code in CONFLICTS:
+        return ChangeStatus.CONFLICT
+    return ChangeStatus.ABSENT if code in ABSENT else ChangeStatus.REFUSED
+
+
+def _contexts() -> list[Any]:
+    return [build_context(PULL, _SYNTAXES)]
+
+
+def _question(**keys: str) -> Dataset:
+    question = Dataset()
+    for keyword in KEYS:
+        setattr(question, keyword, [] if keyword.endswith("Sequence") else "")
+    for keyword, value in keys.items():
+        setattr(question, keyword, value)
+    return question
+
+
+def _decoded(given: Dataset) -> Dataset | None:
+    """With texts in its character set; None for one that cannot be decoded."""
+    with quiet_pydicom():
+        try:
+            given.decode()
+        except _FAULTY:
+            return None
+    return given
+
+
+_JSON = "application/dicom+json"
+
+
+class UpsRsManager(HttpCaller):
+    """A worklist manager by UPS-RS at a base URL such as https://host/dicom-web."""
+
+    def search(self) -> list[Dataset]:
+        """Search for scheduled items: ``GET /workitems`` (PS3.18 11.9). Raises PeerUnreachable."""
+        return self._answer(lambda: self._search(ProcedureStepState.SCHEDULED))
+
+    def read(self, uid: str) -> Dataset | None:
+        """Read an item: ``GET /workitems/{uid}`` (PS3.18 11.5). Raises PeerUnreachable."""
+        return self._answer(lambda: self._read(uid))
+
+    def change_state(self, uid: str, transaction_uid: str, state: ProcedureStepState) -> ChangeAnswer:
+        """Change the state of an item: ``PUT /workitems/{uid}/state`` (PS3.18 11.7)."""
+        return self._change("PUT", f"/{uid}/state", change_of_state(transaction_uid, state))
+
+    def update(self, uid: str, transaction_uid: str, changes: Dataset) -> ChangeAnswer:
+        """Update an item: ``POST /workitems/{uid}?{transaction-uid}`` (PS3.18 11.6).
+
+        The Transaction UID is in the data set as well.
+        """
+        changes.TransactionUID = transaction_uid
+        return self._change("POST", f"/{uid}?{transaction_uid}", changes)
+
+    def test(self) -> list[Check]:
+        """Test the manager: search for an item that cannot exist."""
+
+        def ask() -> list[Check]:
+            self._search(ProcedureStepState.SCHEDULED, SOPInstanceUID=generate_uid())
+            return [Check("UPS-RS", True, "search answered")]
+
+        return self._checked("UPS-RS", ask)
+
+    def _search(self, state: ProcedureStepState, **keys: str) -> list[Dataset]:
+        wanted = {"ProcedureStepState": state.value, **keys, "includefield": "all", "limit": str(MOST_ITEMS)}
+        return _datasets(self._call("GET", "", params=wanted))[:MOST_ITEMS]
+
+    def _read(self, uid: str) -> Dataset | None:
+        try:
+            found = _datasets(self._call("GET", f"/{uid}"))
+        except requests.HTTPError as error:
+            if status_of(error) in (404, 410):
+                return None
+            raise
+        return found[0] if found else None
+
+    def _change(self, method: str, path: str, changes: Dataset) -> ChangeAnswer:
+        try:
+            with self._connections.within(self._outbox.answer_seconds):
+                answer = self._call(method, path, json=[changes.to_json_dict()])
+        except requests.RequestException as error:
+            return self._refusal(error)
+        return ChangeAnswer(ChangeStatus.DONE, f"HTTP {answer.status_code}")
+
+    def _refusal(self, error: requests.RequestException) -> ChangeAnswer:
+        """The meaning of a failure (PS3.18 Tables 11.6.3-1 and 11.7.3-1)."""
+        report, code = self._problem(error), status_of(error)
+        if code in (400, 409):  # managers give either for a wrong state and for a wrong Transaction UID
+            return ChangeAnswer(ChangeStatus.CONFLICT, f"HTTP {code}")
+        if code in (404, 410):
+            return ChangeAnswer(ChangeStatus.ABSENT, f"HTTP {code}")
+        refused = report.status is SendStatus.REFUSED
+        text = f"{report.code} {report.text}".strip()
+        return ChangeAnswer(ChangeStatus.REFUSED if refused else ChangeStatus.RETRY, text)
+
+    def _call(self, method: str, path: str, **options: Any) -> requests.Response:
+        """Raises requests.RequestException."""
+        headers = {"Accept": _JSON} | ({"Content-Type": _JSON} if "json" in options else {})
+        url = f"{self._url}/workitems{path}"
+        answer = self._session.request(method, url, headers=headers, timeout=self._timeout, **options)
+        answer.raise_for_status()
+        return answer
+
+
+def _datasets(answer: requests.Response) -> list[Dataset]:
+    """The data sets of an answer in DICOM JSON; one that is faulty is left out.
+
+    Raises requests.JSONDecodeError, TypeError for an answer that is no list.
+    """
+    rows = answer.json() if answer.status_code != 204 and answer.content else []
+    if isinstance(rows, dict):  # one item without its list, as some managers answer
+        rows = [rows]
+    if not isinstance(rows, list):
+        raise TypeError("no list of work items")
+    return [found for row in rows[:MOST_ITEMS] if (found := _dataset(row)) is not None]
+
+
+def _dataset(row: Any) -> Dataset | None:
+    with quiet_pydicom():
+        try:
+            return Dataset.from_json(row)
+        except FAULTY_ANSWER:
+            return None

@@ -3,7 +3,8 @@
 A work item is stored with its Transaction UID before it is claimed, and its outcome before the outcome is
 reported: a kill or a lost answer costs only a second, identical request. If an answer was lost, the manager's
 state of the item decides. If the item's study is not here, it is fetched; then the rules apply to it as
-usual. The item is COMPLETED when the study's results are confirmed, never before.
+usual. The item is COMPLETED when the study's results are confirmed, never before. Requests to cancel claimed
+items are recorded here, and the performer ends the items.
 """
 
 import threading
@@ -20,7 +21,14 @@ from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
 from dicom_connectors.worklist import workitem as ups
-from dicom_connectors.worklist.manager import ChangeAnswer, ChangeStatus, WorklistManager
+from dicom_connectors.worklist.events import UpsEvents
+from dicom_connectors.worklist.manager import (
+    ChangeAnswer,
+    ChangeStatus,
+    DimseManager,
+    UpsRsManager,
+    WorklistManager,
+)
 from dicom_connectors.worklist.settings import WorklistPeer
 from dicom_connectors.worklist.workitem import CancelReason, Output, ProcedureStepState, Workitem
 from dicom_node.base.config.settings import PeerSettings, Settings
@@ -37,6 +45,7 @@ from dicom_node.base.events import (
     WORKITEM_GIVEN_UP,
     WORKITEM_LOST,
     WORKITEM_PASSED,
+    WORKITEM_STOPPED,
     WORKITEM_WANTED,
     WORKLIST_AWAY,
     WORKLIST_BACK,
@@ -52,18 +61,17 @@ from dicom_node.base.lifecycle import (
 )
 from dicom_node.base.outcomes import Failed, NotYet, Outcome, Retry
 from dicom_node.base.runner import NEVER, Lane
-from dicom_node.base.store import fetches, workitems
+from dicom_node.base.store import fetches, requested
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import ClaimedWorkitem, Fetch, Study
 from dicom_node.base.store.transitions import (
-    move_fetch,
+    move,
     move_job,
-    move_workitem,
     record,
     settle_study,
     utc_now,
 )
-from dicom_node.deliver.scu.interfaces import FoundStudy
+from dicom_node.deliver.scu import FoundStudy
 from dicom_node.studies.fetch import closed_at, write_down
 
 LOOK_AGAIN: Final = timedelta(seconds=2)
@@ -107,13 +115,7 @@ class _Standing:
 
 def open_manager(peer: PeerSettings, settings: Settings) -> WorklistManager:
     """The client of this worklist manager, by its ``transport``. For one thread; not connected yet."""
-    if peer.transport == "dimse":
-        from dicom_connectors.worklist.by_dimse import DimseManager
-
-        return DimseManager(peer, settings)
-    from dicom_connectors.worklist.by_http import UpsRsManager
-
-    return UpsRsManager(peer, settings)
+    return DimseManager(peer, settings) if peer.transport == "dimse" else UpsRsManager(peer, settings)
 
 
 class Worklist(Lane[ClaimedWorkitem]):
@@ -177,14 +179,14 @@ class Worklist(Lane[ClaimedWorkitem]):
         """Lost before it was claimed, or given up, after ``worklist_hours``."""
         if isinstance(outcome, Failed):
             event = WORKITEM_LOST if row.state is WorkitemState.CLAIMING else WORKITEM_GIVEN_UP
-            move_workitem(session, row, event, ended_at=utc_now())
+            move(session, row, event, ended_at=utc_now())
 
     # New items
 
     def _search(self, manager: WorklistManager) -> None:
         """Raises PeerUnreachable."""
         with self._database.read() as session:
-            room = self._work.worklist_items - workitems.open_items(session, self._peer.name)
+            room = self._work.worklist_items - requested.open_items(session, self._peer.name)
         if room <= 0:
             return
         found = [item for given in manager.search() if (item := ups.read_workitem(given))]
@@ -192,7 +194,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         station = self._settings.node.ae_title
         mine = [item for item in found if item.is_for(self._work.worklist, station)]
         with self._database.read() as session:
-            known = workitems.known(session, self._peer.name, [item.uid for item in mine])
+            known = requested.known_items(session, self._peer.name, [item.uid for item in mine])
         for item in sorted(mine, key=lambda one: not one.is_urgent):
             if room and item.uid not in known and self._is_wanted(manager, item):
                 known.add(item.uid)
@@ -268,7 +270,9 @@ class Worklist(Lane[ClaimedWorkitem]):
 
     def _claim(self, manager: WorklistManager, row: ClaimedWorkitem) -> str:
         """Claim; where an answer was lost, an update tells whether it is ours. Raises PeerUnreachable."""
-        answer = manager.change_state(row.workitem_uid, row.transaction_uid, ProcedureStepState.IN_PROGRESS)
+        answer = _heard(
+            manager.change_state(row.workitem_uid, row.transaction_uid, ProcedureStepState.IN_PROGRESS)
+        )
         is_ours, why = answer.status is ChangeStatus.DONE, answer.text
         if answer.status is ChangeStatus.CONFLICT:
             state = self._state(manager, row)
@@ -276,8 +280,6 @@ class Worklist(Lane[ClaimedWorkitem]):
                 return why
             is_ours = state == ProcedureStepState.IN_PROGRESS and self._is_ours(manager, row)
             why = f"{why}: {state or 'it is gone'}"
-        elif answer.status is ChangeStatus.RETRY:
-            raise PeerUnreachable(why)
         if is_ours:
             self._move(row, WORKITEM_CLAIMED, attempts=0, next_at=utc_now())
         else:
@@ -286,9 +288,8 @@ class Worklist(Lane[ClaimedWorkitem]):
 
     def _is_ours(self, manager: WorklistManager, row: ClaimedWorkitem) -> bool:
         """Whether the item takes our Transaction UID. Raises PeerUnreachable."""
-        answer = manager.update(row.workitem_uid, row.transaction_uid, ups.progress(0, "claimed"))
-        if answer.status is ChangeStatus.RETRY:
-            raise PeerUnreachable(answer.text)
+        claimed = ups.progress(0, "claimed")
+        answer = _heard(manager.update(row.workitem_uid, row.transaction_uid, claimed))
         return answer.status is ChangeStatus.DONE
 
     def _report(self, manager: WorklistManager, row: ClaimedWorkitem) -> str:
@@ -300,9 +301,7 @@ class Worklist(Lane[ClaimedWorkitem]):
             self._decide(row, standing)
         elif (standing.percent, standing.doing) != (row.percent, row.doing):
             changes = ups.progress(standing.percent, standing.doing)
-            answer = manager.update(row.workitem_uid, row.transaction_uid, changes)
-            if answer.status is ChangeStatus.RETRY:
-                raise PeerUnreachable(answer.text)
+            answer = _heard(manager.update(row.workitem_uid, row.transaction_uid, changes))
             if answer.status is ChangeStatus.DONE or self._is_in_progress(manager, row):
                 self._keep(row, standing)
         elif utc_now() - row.checked_at < self._every or self._is_in_progress(manager, row):
@@ -323,9 +322,9 @@ class Worklist(Lane[ClaimedWorkitem]):
     def _end(self, manager: WorklistManager, row: ClaimedWorkitem) -> str:
         """Report the outcome: final attributes, then the state. Raises PeerUnreachable."""
         outcome = ProcedureStepState(row.outcome)
-        answer = manager.update(row.workitem_uid, row.transaction_uid, self._final(row, outcome))
+        answer = _heard(manager.update(row.workitem_uid, row.transaction_uid, self._final(row, outcome)))
         if answer.status in (ChangeStatus.DONE, ChangeStatus.REFUSED):
-            answer = manager.change_state(row.workitem_uid, row.transaction_uid, outcome)
+            answer = _heard(manager.change_state(row.workitem_uid, row.transaction_uid, outcome))
         if answer.status is ChangeStatus.CONFLICT:
             answer = self._settled(manager, row, answer)
         ended = WORKITEM_COMPLETED if outcome is ProcedureStepState.COMPLETED else WORKITEM_CANCELED
@@ -335,8 +334,6 @@ class Worklist(Lane[ClaimedWorkitem]):
             self._lose(row, answer.text)
         elif answer.status is ChangeStatus.REFUSED:
             self._move(row, WORKITEM_GIVEN_UP, reason=answer.text[:255], ended_at=utc_now())
-        elif answer.status is ChangeStatus.RETRY:
-            raise PeerUnreachable(answer.text)
         else:
             return answer.text
         return ""
@@ -388,7 +385,7 @@ class Worklist(Lane[ClaimedWorkitem]):
                 known = write_down(session, peer.name, named)
             elif known.state not in OPEN_FETCHES:
                 known.peer = peer.name
-                move_fetch(session, known, FETCH_ASKED, attempts=0, reason="", next_at=utc_now())
+                move(session, known, FETCH_ASKED, attempts=0, reason="", next_at=utc_now())
             known.urgent = True
 
     def _decide(self, row: ClaimedWorkitem, standing: _Standing) -> None:
@@ -409,7 +406,7 @@ class Worklist(Lane[ClaimedWorkitem]):
     def _outputs(self, row: ClaimedWorkitem) -> list[Output]:
         with self._database.read() as session:
             study = fetches.here(session, [row.study_instance_uid]).get(row.study_instance_uid)
-            found = workitems.delivered(session, study.id) if study is not None else {}
+            found = requested.delivered_series(session, study.id) if study is not None else {}
         peers = {peer.name: peer for peer in self._settings.peers}
         outputs = []
         for series, delivered in found.items():
@@ -435,15 +432,15 @@ class Worklist(Lane[ClaimedWorkitem]):
         One that was here goes on: somebody sent it for its results.
         """
         with self._database.write() as session:
-            if not row.fetch_asked or workitems.others_of_study(session, row):
+            if not row.fetch_asked or requested.is_wanted_twice(session, row):
                 return
             fetch = fetches.of_study(session, row.study_instance_uid)
             if fetch is not None and fetch.state is FetchState.WAITING:
-                move_fetch(session, fetch, FETCH_CANCELLED, ended_at=utc_now())
+                move(session, fetch, FETCH_CANCELLED, ended_at=utc_now())
             study = fetches.here(session, [row.study_instance_uid]).get(row.study_instance_uid)
             if study is None:
                 return
-            for job in workitems.unfinished_jobs(session, study.id):
+            for job in requested.unfinished_jobs(session, study.id):
                 if job.state is JobState.RUNNING:
                     job.cancel_requested, job.reason = True, _STOPPED
                 else:
@@ -454,7 +451,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         with self._database.write() as session:
             current = session.get_one(ClaimedWorkitem, row.id)
             if current.state is row.state:  # else the lease ended, and another process moved it
-                move_workitem(session, current, event, **values)
+                move(session, current, event, **values)
 
     def _keep(self, row: ClaimedWorkitem, reported: _Standing | None) -> None:
         """Look again soon; ``reported``: what the manager has taken."""
@@ -478,13 +475,17 @@ class Worklist(Lane[ClaimedWorkitem]):
 def give_up_workitems(database: Database, settings: Settings) -> None:
     """Give up open items of managers from which the settings no longer accept work."""
     peers = [peer.name for peer in settings.peers if part(peer, WorklistPeer).worklist]
-    with database.read() as session:
-        if not workitems.of_others(session, peers, 1):
-            return
     with database.write() as session:
-        for row in workitems.of_others(session, peers, _BATCH):
+        for row in requested.items_of_others(session, peers, _BATCH):
             values = {"reason": "the peer is not configured with worklist any more", "ended_at": utc_now()}
-            move_workitem(session, row, WORKITEM_GIVEN_UP, **values)
+            move(session, row, WORKITEM_GIVEN_UP, **values)
+
+
+def _heard(answer: ChangeAnswer) -> ChangeAnswer:
+    """The answer. Raises PeerUnreachable for one that waiting may cure."""
+    if answer.status is ChangeStatus.RETRY:
+        raise PeerUnreachable(answer.text)
+    return answer
 
 
 def _of_input(fetch: Fetch | None, row: ClaimedWorkitem) -> _Standing:
@@ -504,14 +505,62 @@ def _of_study(session: Session, study: Study) -> _Standing:
     if study.state in _ENDS:
         return _cancelled(_ENDS[study.state])
     if study.state is StudyState.DELIVERED:
-        if workitems.delivered(session, study.id):
+        if requested.delivered_series(session, study.id):
             return _Standing(100, outcome=ProcedureStepState.COMPLETED)
         return _cancelled(CancelReason.NOT_APPLICABLE)
     percent, doing = _PHASES[study.state]
     if study.state is StudyState.RUNNING:
-        percent += 10 * round(4 * workitems.share_done(session, study.id))
+        percent += 10 * round(4 * requested.share_done(session, study.id))
     return _Standing(percent, doing)
 
 
 def _cancelled(reason: CancelReason) -> _Standing:
     return _Standing(outcome=ProcedureStepState.CANCELED, reason=reason.value)
+
+
+_AGAIN_SECONDS: Final = 60.0
+"""Until a manager without a channel, or whose channel ended, is tried again."""
+
+
+class Cancellations:
+    """Keeps an event channel to one manager (UPS-RS) open while the node has claimed items of the manager.
+
+    Several nodes of a site may have a channel: a request is recorded once.
+    """
+
+    def __init__(self, database: Database, settings: Settings, peer: PeerSettings) -> None:
+        self._database, self._settings, self._peer = database, settings, peer
+        self._not_before = 0.0
+
+    def run_once(self, stop: threading.Event) -> None:
+        """Subscribe and listen until no item is claimed, the channel ends, or ``stop`` is set."""
+        if time.monotonic() < self._not_before or not self._claimed():
+            return
+        self._not_before = time.monotonic() + _AGAIN_SECONDS
+        events, subscribed = UpsEvents(self._peer, self._settings), set[str]()
+
+        def goes_on() -> bool:
+            claimed = self._claimed()
+            for uid in claimed - subscribed:
+                events.subscribe(uid)  # one that is refused is not asked again on this channel
+            subscribed.update(claimed)
+            return bool(claimed) and not stop.is_set()
+
+        with closing(events), closed_at(stop, events):
+            try:
+                for uid in events.listen(goes_on):
+                    self._note(uid)
+                self._not_before = 0.0
+            except PeerUnreachable:
+                return
+
+    def _claimed(self) -> set[str]:
+        with self._database.read() as session:
+            return requested.claimed_items(session, self._peer.name)
+
+    def _note(self, uid: str) -> None:
+        with self._database.write() as session:
+            for row in requested.items_to_cancel(session, self._peer.name, uid):
+                row.cancel_asked, row.next_at = True, utc_now()
+                study = row.study_instance_uid
+                record(session, WORKITEM_STOPPED, peer=self._peer.name, study=study, workitem=uid)

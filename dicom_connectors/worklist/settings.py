@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Self, cast
 
 from pydantic import Field, model_validator
 
-from dicom_node.base.config.sections import Section
+from dicom_node.base.config.settings import Section
 
 if TYPE_CHECKING:
     from dicom_node.base.config.settings import PeerSettings

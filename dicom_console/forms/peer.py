@@ -11,7 +11,7 @@ from dicom_node.base.config.settings import PeerSettings
 from dicom_node.base.errors import ConfigProblem, FaultyInput
 from dicom_node.base.kinds import NOT_CHOSEN, ResultKind
 from dicom_node.base.store.views import View
-from dicom_node.people import entered
+from dicom_node.people import configured
 
 KINDS = [kind.value for kind in ResultKind if kind not in NOT_CHOSEN]
 _TEXTS = ("name", "ae_title", "host")
@@ -104,7 +104,7 @@ def _shown(content: Mapping[str, Any], *, name: str, version: int) -> View:
     rest = {key: value for key, value in content.items() if key not in _FIELDS}
     return {
         "peer": {key: content.get(key, "") for key in _FIELDS},
-        "rest": entered.as_text("peers", rest),
+        "rest": configured.as_text("peers", rest),
         "kinds": KINDS,
         "switches": SWITCHES,
         "further": _further(),

@@ -6,14 +6,12 @@ from fastapi import Body
 from pydantic import AwareDatetime
 
 from dicom_console.web.faces import Asked, Faces, Number, Visit, back_to
-from dicom_node.base.kinds import ReaderVerdict, UserRole
-from dicom_node.people import Done, assessments, audit
-from dicom_node.people.assessments import (
+from dicom_node.base.kinds import AuditAction, ReaderVerdict, UserRole
+from dicom_node.people import Done, Row, audit, reviews
+from dicom_node.people.reviews import (
     AcceptResults,
-    Assessed,
     FindingAssessed,
     RejectResults,
-    StudyAssessment,
 )
 
 faces = Faces()
@@ -30,12 +28,12 @@ def _finding_of_form(asked: Visit) -> FindingAssessed:
 
 
 @faces.handler("GET", "/studies/{number}/assessment", UserRole.VIEWER)
-def held(asked: Asked, number: Number) -> StudyAssessment:
+def held(asked: Asked, number: Number) -> Row:
     """Whether results of a study wait until a person has accepted them, and what was decided."""
     asked.study_uid(number)
-    found = asked.read(assessments.held_results, asked.settings, number)
+    found = asked.read(reviews.held_results, asked.settings, number)
     audit.note_sight(asked.site.database, asked.person, number)
-    return StudyAssessment(**found)
+    return Row(**found)
 
 
 @faces.handler(
@@ -48,7 +46,7 @@ def held(asked: Asked, number: Number) -> StudyAssessment:
 )
 def assess(asked: Asked, number: Number, given: Annotated[FindingAssessed, Body()]) -> None:
     """Assess a finding: accepted, modified, rejected, or missing."""
-    assessments.assess(asked.settings, number, given, asked.person)
+    reviews.assess(asked.settings, number, given, asked.person)
 
 
 @faces.handler(
@@ -61,7 +59,7 @@ def assess(asked: Asked, number: Number, given: Annotated[FindingAssessed, Body(
 def accept(asked: Asked, number: Number, given: Annotated[AcceptResults, Body()]) -> Done:
     """Accept results that wait for an assessment or were rejected before, so that they are sent."""
     uid = asked.study_uid(number)
-    return Done(objects=assessments.accept_results(asked.settings, uid, asked.person, as_of=given.as_of))
+    return Done(objects=reviews.accept_results(asked.settings, uid, asked.person, as_of=given.as_of))
 
 
 @faces.handler(
@@ -73,7 +71,7 @@ def accept(asked: Asked, number: Number, given: Annotated[AcceptResults, Body()]
 )
 def reject(asked: Asked, number: Number, given: Annotated[RejectResults, Body()]) -> Done:
     """Reject the waiting results of a study: none of them is sent."""
-    rejected = assessments.reject_results(
+    rejected = reviews.reject_results(
         asked.settings, asked.study_uid(number), asked.person, because=given.because, as_of=given.as_of
     )
     return Done(objects=rejected)
@@ -88,11 +86,12 @@ def reject(asked: Asked, number: Number, given: Annotated[RejectResults, Body()]
 )
 def send(asked: Asked, number: Number) -> list[str]:
     """Send your assessments to the peers that take them; returns the peers' names."""
-    return assessments.send_assessments(asked.settings, asked.study_uid(number), asked.person)
+    return reviews.send_assessments(asked.settings, asked.study_uid(number), asked.person)
 
 
 @faces.handler("GET", "/assessments", UserRole.READER)
-def export(asked: Asked, since: AwareDatetime | None = None) -> list[Assessed]:
+def export(asked: Asked, since: AwareDatetime | None = None) -> list[Row]:
     """All assessments of findings, the oldest first."""
-    audit.note_export(asked.site.database, asked.person, "feedback")
-    return [Assessed(**row) for row in asked.read(assessments.all_assessments, since=since)]
+    with asked.site.database.write() as session:
+        audit.note(session, asked.person, AuditAction.EXPORTED, list="feedback")
+    return [Row(**row) for row in asked.read(reviews.all_assessments, since=since)]

@@ -8,16 +8,16 @@ from fastapi import Response
 from dicom_console.web.faces import Asked, DespiteHold, Edition, Faces, Keys, Name, Number, Visit
 from dicom_console.web.languages import N_, SAVED
 from dicom_node.base.kinds import UserRole
-from dicom_node.people import entered
-from dicom_node.people.entered import Kind, Saved, Version
+from dicom_node.people import Row, configured
+from dicom_node.people.configured import Kind, Saved
 
 faces = Faces()
 
 
 @faces.handler("GET", "/entered", UserRole.ADMIN, lambda asked, rows: asked.page("entered.html", rows=rows))
-def list_versions(asked: Asked) -> list[Version]:
+def list_versions(asked: Asked) -> list[Row]:
     """The versions of all entered peers and rules, the newest first: when, by whom, and what was changed."""
-    return entered.history(asked.settings)
+    return configured.entered_versions(asked.settings)
 
 
 @faces.handler(
@@ -29,7 +29,7 @@ def list_versions(asked: Asked) -> list[Version]:
 def undo(asked: Asked, number: Number, despite_hold: DespiteHold = False) -> Saved:
     """Have all entered peers and rules as in an earlier version."""
     asked.take_over()  # once it is answered, and not after a refusal
-    return entered.undo(asked.settings, number, asked.person, despite_hold=despite_hold)
+    return configured.undo_to(asked.settings, number, asked.person, despite_hold=despite_hold)
 
 
 def add_handlers(faces: Faces, kind: Kind) -> None:
@@ -39,10 +39,10 @@ def add_handlers(faces: Faces, kind: Kind) -> None:
     def put_one(
         asked: Asked, name: Name, keys: Keys, version: Edition = None, despite_hold: DespiteHold = False
     ) -> Saved:
-        return put(asked, kind, entered.from_keys(kind, name, keys), version, despite_hold=despite_hold)
+        return put(asked, kind, configured.from_keys(kind, name, keys), version, despite_hold=despite_hold)
 
     def remove_one(asked: Asked, name: Name, version: Edition = None) -> None:
-        entered.remove(asked.settings, kind, name, version, asked.person)
+        configured.remove_entry(asked.settings, kind, name, version, asked.person)
         asked.take_over()
 
     def removed(asked: Visit, _done: None) -> Response:
@@ -63,6 +63,8 @@ def put(
 
     Raises the errors of ``entered.save``.
     """
-    saved = entered.save(asked.settings, kind, content, version, asked.person, despite_hold=despite_hold)
+    saved = configured.save_entry(
+        asked.settings, kind, content, version, asked.person, despite_hold=despite_hold
+    )
     asked.take_over()
     return saved

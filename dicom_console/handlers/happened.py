@@ -13,7 +13,7 @@ from dicom_console.web.faces import Asked, Faces, Text, Visit
 from dicom_console.web.languages import N_
 from dicom_node.base.errors import FaultyInput
 from dicom_node.base.kinds import UserRole
-from dicom_node.people.happened import Happened, around
+from dicom_node.people.peers import Happened, happened_around
 
 faces = Faces()
 
@@ -44,7 +44,7 @@ def list_events(
 
     ``at``: such as 2026-03-01T03:12, of the node's zone where it names none. ``minutes``: before and after.
     ``peer``: a name, AE title or address. ``number``: of an event. ``words``: in its text or fields.
-    ``problems``: only warnings and errors. Of more than 500, those nearest to the time are listed.
+    ``problems``: only warnings and errors. Of more than 500 the newest are listed.
     """
     try:
         middle = datetime.fromisoformat(at.strip()).astimezone(UTC) if at.strip() else None
@@ -54,11 +54,10 @@ def list_events(
     except (ValueError, OverflowError) as error:
         raise FaultyInput(f"{at.strip()!r} is no time: write it as 2026-03-01T03:12") from error
     return asked.read(
-        around,
+        happened_around,
         asked.settings,
         since=since,
         until=until,
-        nearest=nearest,
         peer=peer.strip(),
         number=int(number or 0),
         words=words.strip(),
@@ -80,7 +79,7 @@ def _events_page(asked: Visit, found: Happened) -> Response:
 
 @faces.handler("GET", "/trends", UserRole.VIEWER)
 def show(asked: Asked, days: Annotated[int, Query(ge=1, le=91)] = 7) -> Activity:
-    """Studies, turnaround, findings, alarms and failures of the last 1, 7, 30 or 91 days, by time."""
+    """Studies, turnaround, findings and failures of the last 1, 7, 30 or 91 days, by time."""
     if days not in TREND_STEPS:
         raise FaultyInput(f"days is one of {', '.join(map(str, TREND_STEPS))}")
     return asked.read(activity, days)
@@ -92,7 +91,6 @@ def _trends_page(asked: Visit, found: Activity) -> Response:
         chart(N_("Studies received"), "", "bars", found.hours, [found.received]),
         chart(N_("From the last image to the delivery"), "s", "lines", found.times, found.turnaround),
         chart(N_("Reports that suspect a finding"), "", "lines", found.times, found.findings),
-        chart(N_("Share of jobs with a suspected finding"), "%", "lines", found.times, found.alarms, 1.0),
         chart(
             N_("Suspected findings that readers accepted"), "%", "lines", found.times, found.agreement, 1.0
         ),

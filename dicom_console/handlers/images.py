@@ -11,25 +11,18 @@ from dicom_console.web.faces import Asked, Faces, Number, Visit
 from dicom_node.base.errors import NotFound
 from dicom_node.base.kinds import UserRole
 from dicom_node.people import audit
-from dicom_node.people import images as received
+from dicom_node.people import studies as received
 
 faces = Faces()
 
 
 @faces.page("GET", "/studies/images/{number}", UserRole.VIEWER)
-def image(asked: Asked, number: Number, frame: int = 1, layer: int = 0, beside: int = 0) -> Response:
+def image(asked: Asked, number: Number, frame: int = 1, layer: int = 0) -> Response:
     """Show one received image; ``layer``: number of the result shown in its place, 0: the image as
-    received. ``beside``: number of an image of an earlier study of the patient.
+    received.
     """
     shown = asked.read(pictures.find, asked.settings, PictureKind.IMAGES, number)
-    found = asked.read(received.view, asked.settings, number)
-    earlier = asked.read(received.earlier, number)
-    past = past_about = None
-    if prior := next((one for one in earlier if one["id"] == beside), None):
-        past = asked.read(received.view, asked.settings, beside) | {"masks": []}
-        past_file = asked.read(pictures.find, asked.settings, PictureKind.IMAGES, beside)
-        past_about = viewer.described(past_file) | {"frame": 1}
-        audit.note_sight(asked.site.database, asked.person, past_file.study)
+    found = asked.read(received.image_view, asked.settings, number)
     return _frame(
         asked,
         "image.html",
@@ -38,10 +31,6 @@ def image(asked: Asked, number: Number, frame: int = 1, layer: int = 0, beside: 
         image=found | {"masks": asked.read(viewer.masks, asked.settings, found["study"], found["uid"])},
         layer=next((one for one in found["layers"] if one["id"] == layer), None),
         about=viewer.described(shown) | {"frame": frame},
-        earlier=earlier,
-        prior=prior,
-        past=past,
-        past_about=past_about,
     )
 
 

@@ -7,8 +7,8 @@ from fastapi import Response
 from dicom_console.views import models
 from dicom_console.web.faces import Asked, Faces, one_of, see_other
 from dicom_node.base.kinds import UserRole
-from dicom_node.people import assessments, audit
-from dicom_node.people import models as used
+from dicom_node.people import configured as used
+from dicom_node.people import reviews
 
 faces = Faces()
 
@@ -21,7 +21,7 @@ def list_models(asked: Asked) -> Response:
     return asked.page(
         "models.html",
         rows=models.models(asked.settings),
-        used={one.slot: one.model for one in used.in_use(asked.settings)},
+        used=used.models_in_use(asked.settings),
         history=models.history(asked.settings),
         models_dir=asked.settings.workers.models_dir is not None,
     )
@@ -32,23 +32,14 @@ def show(asked: Asked, identifier: str, version: str) -> Response:
     """One model, with the drift of its scores for each sender as in ``models drift``."""
     return asked.page(
         "model.html",
-        counts=asked.read(assessments.counts_by_finding, identifier, version),
+        counts=asked.read(reviews.counts_by_finding, identifier, version),
         model=models.model(asked.settings, identifier, version),
         drift=[
             row
-            for row in used.drift(asked.settings)
+            for row in used.model_drift(asked.settings)
             if (row["model"], row["version"]) == (identifier, version)
         ],
     )
-
-
-@faces.page("GET", "/models/{identifier}/{version}/feedback.csv", UserRole.READER)
-def export(asked: Asked, identifier: str, version: str) -> Response:
-    """The readers' assessments of this model's findings, as a CSV file."""
-    audit.note_export(asked.site.database, asked.person, "feedback")
-    rows = asked.read(assessments.all_assessments, model=identifier, version=version)
-    attached = {"Content-Disposition": 'attachment; filename="feedback.csv"'}
-    return Response(assessments.as_csv(rows), media_type="text/csv; charset=utf-8", headers=attached)
 
 
 @faces.page("POST", "/models/{identifier}/{version}/activate", UserRole.ADMIN)
@@ -56,12 +47,12 @@ def activate(asked: Asked, identifier: str, version: str) -> Response:
     """Try the model, and let a pipeline use it."""
     pipeline, name = asked.text("pipeline")[:64], f"{identifier}@{version}"
     with one_of(_place, "Another model is being tried: wait until it is done."):
-        used.activate(asked.settings, pipeline, name, asked.person)
+        used.activate_model(asked.settings, pipeline, name, asked.person)
     return see_other("/models")
 
 
 @faces.page("POST", "/models/{pipeline}/rollback", UserRole.ADMIN)
 def roll_back(asked: Asked, pipeline: str) -> Response:
     """Let a pipeline use the model that was active before."""
-    used.roll_back(asked.settings, pipeline, asked.person)
+    used.roll_back_model(asked.settings, pipeline, asked.person)
     return see_other("/models")

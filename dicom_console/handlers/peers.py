@@ -12,9 +12,9 @@ from dicom_console.web.faces import Asked, Faces, Name, Visit
 from dicom_console.web.languages import SAVED
 from dicom_node.base.errors import ChangedMeanwhile, FaultyInput, HoldUndercut, NotAllowedNow, NotFound
 from dicom_node.base.kinds import UserRole
-from dicom_node.people import entered
+from dicom_node.people import Row, configured
 from dicom_node.people import peers as services
-from dicom_node.people.peers import PeerCheck, PeerRow, try_peers
+from dicom_node.people.peers import try_peers
 
 faces = Faces()
 add_handlers(faces, "peers")
@@ -23,13 +23,13 @@ Caller = Annotated[str, Query(max_length=64, pattern=r"^[ -~]*$")]
 
 
 @faces.handler("GET", "/peers", UserRole.VIEWER)
-def peers(asked: Asked) -> list[PeerRow]:
+def peers(asked: Asked) -> list[Row]:
     """The configured peers, each with its last association."""
-    return [PeerRow(**row) for row in asked.read(directory.peers, asked.settings)]
+    return [Row(**row) for row in asked.read(directory.peers, asked.settings)]
 
 
 @faces.page_of(peers)
-def _peers_page(asked: Visit, rows: list[PeerRow]) -> Response:
+def _peers_page(asked: Visit, rows: list[Row]) -> Response:
     """All peers, and who called that is none."""
     strangers = asked.read(directory.strangers, asked.settings)
     return asked.page("peers.html", rows=rows, strangers=strangers, days=directory.DAYS)
@@ -63,11 +63,11 @@ def new(asked: Asked, caller: Caller = "", host: Caller = "") -> Response:
 @faces.page("GET", "/peers/{name}/change", UserRole.ADMIN)
 def change(asked: Asked, name: str) -> Response:
     """Show the form filled in with the peer's present settings."""
-    return asked.page("peer_form.html", **form.filled(entered.show_entry(asked.settings, "peers", name)))
+    return asked.page("peer_form.html", **form.filled(configured.show_entry(asked.settings, "peers", name)))
 
 
 @faces.handler("POST", "/peers/{name}/test", UserRole.OPERATOR)
-def test_peer(asked: Asked, name: Name) -> list[PeerCheck]:
+def test_peer(asked: Asked, name: Name) -> list[Row]:
     """Test each step that delivery to this peer needs; nothing is stored there."""
     asked.settings.peer(name)
     return try_peers(asked.settings, [name], asked.person)
@@ -80,7 +80,7 @@ def show(asked: Asked) -> Response:
 
 
 @faces.page_of(test_peer)
-def _page(asked: Visit, checks: list[PeerCheck] | None) -> Response:
+def _page(asked: Visit, checks: list[Row] | None) -> Response:
     name = asked.request.path_params["name"]
     return asked.page(
         "peer.html",
@@ -105,7 +105,7 @@ def save(asked: Asked) -> Response:
         if not unread:
             saved = put(asked, "peers", content, version, despite_hold=bool(asked.text("despite_hold")))
             return asked.in_force(SAVED, f"/peers/{named}", *saved.warnings, name=named)
-        entered.check(asked.settings, "peers", content, version)
+        configured.check_entry(asked.settings, "peers", content, version)
     except FaultyInput as error:
         found = form.faults(error.problems, named) if error.problems else {"": str(error).splitlines()}
         faults = found | faults

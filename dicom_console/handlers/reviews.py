@@ -6,20 +6,12 @@ from fastapi import Body, HTTPException, Response
 
 from dicom_console.views import listing, pictures, viewer
 from dicom_console.views.pictures import PictureKind
-from dicom_console.web.faces import Asked, Faces, Name, Number, Since, Visit, see_other
+from dicom_console.web.faces import Asked, Faces, Number, Since, Visit, see_other
 from dicom_console.web.languages import N_
 from dicom_node.base.errors import FaultyInput, NotAllowedNow
 from dicom_node.base.kinds import UserRole
-from dicom_node.people import audit, cleaning_reviews
-from dicom_node.people.cleaning_reviews import (
-    Boxes,
-    NewRule,
-    ReviewRow,
-    Reviews,
-    RuleDrawn,
-    RuleSaved,
-    RuleTried,
-)
+from dicom_node.people import Row, audit, reviews
+from dicom_node.people.reviews import Boxes, NewRule, Reviews, RuleSaved
 
 faces = Faces()
 
@@ -29,8 +21,8 @@ _EDGES = ("left", "top", "right", "bottom")
 @faces.handler("GET", "/reviews", UserRole.OPERATOR)
 def list_reviews(asked: Asked, after: Since = None) -> Reviews:
     """Images that wait for a review of their cleaning, the longest waiting first."""
-    rows, more = asked.read(cleaning_reviews.waiting, after)
-    return Reviews(reviews=[ReviewRow(**row) for row in rows], next=more)
+    rows, more = asked.read(reviews.waiting_reviews, after)
+    return Reviews(reviews=[Row(**row) for row in rows], next=more)
 
 
 @faces.page_of(list_reviews)
@@ -42,76 +34,52 @@ def _reviews_page(asked: Visit, found: Reviews) -> Response:
         rows=found.reviews,
         more=found.next,
         first=first,
-        done=asked.read(cleaning_reviews.decided) if first else [],
-        made=list_rules(asked),
+        done=asked.read(reviews.decided_reviews) if first else [],
     )
 
 
-@faces.handler("GET", "/reviews/device-rules", UserRole.OPERATOR)
-def list_rules(asked: Asked) -> list[RuleDrawn]:
-    """The device rules that were drawn here."""
-    return [RuleDrawn(**row) for row in cleaning_reviews.rules_made_here(asked.settings)]
-
-
-@faces.handler("DELETE", "/reviews/device-rules/{name}", UserRole.ADMIN)
-def remove_rule(asked: Asked, name: Name) -> None:
-    """Remove a device rule that was drawn here."""
-    cleaning_reviews.remove_rule(asked.settings, name, asked.person)
-    asked.take_over()
-
-
-@faces.page("POST", "/reviews/rules/remove", UserRole.ADMIN)
-def remove_named_rule(asked: Asked) -> Response:
-    """Remove the device rule that the form names."""
-    name = asked.text("name")[:64]
-    remove_rule(asked, name)
-    return asked.in_force(N_("The device rule %(name)s is removed."), "/reviews", name=name)
-
-
 @faces.handler("GET", "/reviews/{number}", UserRole.OPERATOR)
-def show(asked: Asked, number: Number) -> ReviewRow:
+def show(asked: Asked, number: Number) -> Row:
     """Show one image with the detected text, and the boxes that a person drew before."""
-    found = asked.read(cleaning_reviews.show, asked.settings, number)
+    found = asked.read(reviews.show_review, asked.settings, number)
     audit.note_sight(asked.site.database, asked.person, found["study_id"])
-    return ReviewRow(**found)
+    return Row(**found)
 
 
 def _to_the_next(asked: Visit, _done: None = None) -> Response:
     """The next image that waits, the list where none does."""
-    following = asked.read(cleaning_reviews.after, int(asked.request.path_params["number"]))
+    following = asked.read(reviews.review_after, int(asked.request.path_params["number"]))
     return see_other(f"/reviews/{following}" if following else "/reviews")
 
 
 @faces.handler("POST", "/reviews/{number}/accept", UserRole.OPERATOR, _to_the_next)
 def accept(asked: Asked, number: Number) -> None:
     """Accept the cleaning of an image: it stays as it is."""
-    cleaning_reviews.accept(asked.settings, number, asked.person)
+    reviews.accept_cleaning(asked.settings, number, asked.person)
 
 
 @faces.handler("POST", "/reviews/{number}/boxes", UserRole.OPERATOR)
 def draw(asked: Asked, number: Number, drawn: Annotated[Boxes, Body()]) -> None:
     """Clean the image again, removing also what these boxes hold; they replace those drawn before."""
-    cleaning_reviews.draw(asked.settings, number, drawn.boxes, asked.person, asked.user.role)
+    reviews.draw_boxes(asked.settings, number, drawn.boxes, asked.person, asked.user.role)
 
 
 @faces.handler("POST", "/reviews/{number}/device-rule/try", UserRole.OPERATOR)
-def try_rule(asked: Asked, number: Number, rule: Annotated[NewRule, Body()]) -> RuleTried:
+def try_rule(asked: Asked, number: Number, rule: Annotated[NewRule, Body()]) -> Row:
     """Show what a device rule with these boxes would black out; nothing is changed."""
-    return RuleTried(**asked.read(cleaning_reviews.rule_tried, asked.settings, number, rule.name, rule.boxes))
+    return Row(**asked.read(reviews.rule_tried, asked.settings, number, rule.name, rule.boxes))
 
 
 @faces.handler("POST", "/reviews/{number}/device-rule", UserRole.ADMIN)
 def save_rule(asked: Asked, number: Number, rule: Annotated[NewRule, Body()]) -> RuleSaved:
     """Save a device rule with these boxes, and clean the image again with it."""
-    why_not = cleaning_reviews.save_rule_and_clean(
-        asked.settings, number, rule.name, rule.boxes, asked.person, asked.user.role
-    )
+    why_not = reviews.save_rule(asked.settings, number, rule.name, rule.boxes, asked.person, asked.user.role)
     asked.take_over()
     return RuleSaved(name=rule.name, not_cleaned=why_not)
 
 
 @faces.page_of(show)
-def _review_page(asked: Visit, review: ReviewRow) -> Response:
+def _review_page(asked: Visit, review: Row) -> Response:
     return _form(asked, review, [list(map(str, box)) for box in review["drawn"]])
 
 
@@ -124,7 +92,7 @@ def use_boxes(asked: Asked, number: Number) -> Response:
     if act == "save" and not asked.user.role.includes(UserRole.ADMIN):
         raise HTTPException(403, "This needs the role admin: device rules are for all images of a device.")
     try:
-        boxes = cleaning_reviews.boxes_of(asked.fields())
+        boxes = reviews.boxes_of(asked.fields())
         rule = NewRule.model_construct(name=name, boxes=boxes)  # the service says what is wrong with it
         if act == "try":
             return asked.page("device_rule.html", number=number, found=try_rule(asked, number, rule))
@@ -152,7 +120,7 @@ def _saved(asked: Visit, number: int, saved: RuleSaved) -> Response:
 
 def _form(
     asked: Visit,
-    review: ReviewRow,
+    review: Row,
     given: list[list[str]],
     *,
     name: str = "",
@@ -161,16 +129,16 @@ def _form(
 ) -> Response:
     """``given``: the edges of each box, as they were typed."""
     shown = asked.read(pictures.find, asked.settings, PictureKind.IMAGES, review["instance_id"])
-    empty = [["", "", "", ""]] * (cleaning_reviews.MOST - len(given))
+    empty = [["", "", "", ""]] * (reviews.MOST_BOXES - len(given))
     return asked.page(
         "review.html",
         status,
         review=review,
-        study=asked.read(listing.study_heading, asked.settings, review.study_id),
-        given=[*given[: cleaning_reviews.MOST], *empty],
+        study=asked.read(listing.study_heading, asked.settings, review["study_id"]),
+        given=[*given[: reviews.MOST_BOXES], *empty],
         edges=_EDGES,
         name=name,
         problem=problem,
         about=viewer.described(shown) | {"frame": 1},
-        following=asked.read(cleaning_reviews.after, review.id),
+        following=asked.read(reviews.review_after, review["id"]),
     )

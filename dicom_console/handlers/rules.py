@@ -16,42 +16,34 @@ from dicom_node.base.config.settings import RuleSettings
 from dicom_node.base.errors import ChangedMeanwhile, ConfigProblem, FaultyInput, HoldUndercut, NotAllowedNow
 from dicom_node.base.kinds import UserRole
 from dicom_node.base.store.views import View
-from dicom_node.people import audit, entered, rules
-from dicom_node.people.entered import Warned
-from dicom_node.people.rules import RuleRow, RuleTrial
+from dicom_node.people import Row, audit, configured
+from dicom_node.people.configured import Warned
 
 faces = Faces()
 add_handlers(faces, "rules")
 
 
 @faces.handler("GET", "/rules", UserRole.VIEWER)
-def list_rules(asked: Asked) -> list[RuleRow]:
+def list_rules(asked: Asked) -> list[Row]:
     """The rules in their order."""
-    return [RuleRow(**row) for row in rules.listed(asked.settings)]
+    return [Row(**row) for row in configured.list_rules(asked.settings)]
 
 
 @faces.page_of(list_rules)
-def _rules_page(asked: Visit, shown: list[RuleRow]) -> Response:
+def _rules_page(asked: Visit, shown: list[Row]) -> Response:
     """The rules, and what they make of the newest studies."""
-    return _page(asked, shown, asked.read(rules.tried, asked.settings), rules.as_toml(asked.settings))
+    tried = asked.read(configured.try_rules, asked.settings)
+    conditions = {key: label for key, (label, _) in form.CONDITIONS.items()}
+    return asked.page(
+        "rules.html", rows=shown, conditions=conditions, tried=tried, named=_named(asked, tried)
+    )
 
 
 @faces.handler("POST", "/rules/{name}/try", UserRole.OPERATOR)
-def try_rule(asked: Asked, name: Name, keys: Keys) -> list[RuleTrial]:
+def try_rule(asked: Asked, name: Name, keys: Keys) -> list[Row]:
     """What the rules with this one would make of the newest studies; nothing is changed."""
-    other = rules.with_rule(asked.settings, entered.from_keys("rules", name, keys))
-    return [RuleTrial(**row) for row in asked.read(rules.tried, asked.settings, other)]
-
-
-@faces.page("POST", "/rules/try", UserRole.OPERATOR)
-def try_rules(asked: Asked) -> Response:
-    """Apply the rules in force, and the rules of the form, to the newest studies; nothing is changed."""
-    text = asked.text("rules")
-    try:
-        other = rules.parsed(asked.settings, text)
-    except FaultyInput as error:
-        return _page(asked, list_rules(asked), [], text, problem=str(error))
-    return _page(asked, list_rules(asked), asked.read(rules.tried, asked.settings, other), text, changed=True)
+    other = configured.with_rule(asked.settings, configured.from_keys("rules", name, keys))
+    return [Row(**row) for row in asked.read(configured.try_rules, asked.settings, other)]
 
 
 @faces.page("GET", "/rules/new", UserRole.ADMIN)
@@ -63,8 +55,8 @@ def new(asked: Asked) -> Response:
 @faces.page("GET", "/rules/{name}/change", UserRole.ADMIN)
 def change(asked: Asked, name: str) -> Response:
     """Show the form filled in with the rule's present settings."""
-    row = entered.show_entry(asked.settings, "rules", name)
-    text = entered.as_text("rules", row["content"])
+    row = configured.show_entry(asked.settings, "rules", name)
+    text = configured.as_text("rules", row["content"])
     return _form(asked, name, row["version"], form.as_form(row["content"]), text=text)
 
 
@@ -77,7 +69,7 @@ def _checked(
     """
     found = [*problems]
     try:
-        warned = entered.check(asked.settings, "rules", content, version)
+        warned = configured.check_entry(asked.settings, "rules", content, version)
     except FaultyInput as error:
         if not error.problems:
             raise
@@ -99,7 +91,7 @@ def save(asked: Asked) -> Response:
     name = asked.request.path_params.get("name", "")
     saves, version, fields = asked.text("act") == "save", asked.number("version"), asked.fields()
     content, problems = form.as_content(fields, name)
-    text = "" if problems else entered.as_text("rules", content)
+    text = "" if problems else configured.as_text("rules", content)
     try:
         warned = _checked(asked, name, content, version, problems)
         rule = RuleSettings.model_validate(content).model_dump(mode="json")
@@ -108,7 +100,7 @@ def save(asked: Asked) -> Response:
         if saves and asked.text("tried") == mark and (confirmed or not warned.undercut):
             saved = put(asked, "rules", content, version, despite_hold=confirmed)
             return asked.in_force(SAVED, "/rules", *saved.warnings, name=saved.name)
-        tried = asked.read(rules.tried, asked.settings, warned.settings)
+        tried = asked.read(configured.try_rules, asked.settings, warned.settings)
     except FaultyInput as error:
         return _form(asked, name, version, fields, text=text, error=error, status=400)
     except (NotAllowedNow, ChangedMeanwhile, HoldUndercut) as error:
@@ -144,28 +136,6 @@ def _form(
         warned=warned,
         named=_named(asked, tried or []),
         **form.page(asked.settings, fields, name, error),
-    )
-
-
-def _page(
-    asked: Visit,
-    rows: list[RuleRow],
-    tried: list[View],
-    text: str,
-    *,
-    problem: str = "",
-    changed: bool = False,
-) -> Response:
-    return asked.page(
-        "rules.html",
-        400 if problem else 200,
-        rows=rows,
-        conditions={key: label for key, (label, _) in form.CONDITIONS.items()},
-        tried=tried,
-        named=_named(asked, tried),
-        text=text,
-        problem=problem,
-        changed=changed,
     )
 
 

@@ -26,7 +26,7 @@ _YEAR = 365 * 24 * 3600
 _FILES = {
     "style.css": "text/css", "icon.svg": "image/svg+xml", "upload.js": "text/javascript",
     "viewer.js": "text/javascript", "live.js": "text/javascript", "in_force.js": "text/javascript",
-    "review.js": "text/javascript", "several.js": "text/javascript",
+    "review.js": "text/javascript",
 }  # fmt: skip
 Change = Literal["role", "password", "disable", "enable", "sign-out", "remove"]
 

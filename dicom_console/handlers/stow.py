@@ -18,7 +18,7 @@ from dicom_console.handlers.uploads import SECONDS, place_for
 from dicom_console.web.access import API, needs
 from dicom_console.web.faces import Asked, Visit
 from dicom_node.base.kinds import UserRole
-from dicom_node.people.stow import NO_ROOM, StowedInstance, StowRequest
+from dicom_node.people.arrivals import NO_ROOM, WAY, StowedInstance, StowRequest
 
 router = APIRouter(prefix=f"{API}dicomweb")
 
@@ -44,7 +44,7 @@ async def store(asked: Asked, study: str = "") -> Response:
     busy = "Other requests to store are under way: try again when they are done."
     async with place_for(asked, _places, busy, without_length=0):
         request = await run_in_threadpool(
-            StowRequest, asked.site.database, asked.settings, asked.person, study
+            StowRequest, asked.site.database, asked.settings, asked.person, study, way=WAY
         )
         try:
             async with asyncio.timeout(SECONDS):

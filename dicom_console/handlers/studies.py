@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from datetime import datetime, time, timedelta
 from typing import Annotated, Literal
-from urllib.parse import parse_qsl, quote
+from urllib.parse import quote
 
 from fastapi import Body, HTTPException, Query, Response
 
@@ -16,9 +16,9 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.kinds import AuditAction, RejectionReason, UserRole
 from dicom_node.base.lifecycle import StudyState
 from dicom_node.base.store import views
-from dicom_node.people import Done, Row, audit, deliveries, results, studies, users
-from dicom_node.people.deliveries import To
-from dicom_node.people.studies import ChangedStudies, SeveralStudies, Studies, StudyRow, Wanted
+from dicom_node.people import Done, Row, audit, queues, studies, users
+from dicom_node.people.queues import Receiver
+from dicom_node.people.studies import Studies, Wanted
 
 faces = Faces()
 _BACK = back_to("/studies/{number}")
@@ -80,10 +80,6 @@ def _studies_page(asked: Visit, found: Studies) -> Response:
         about=_searched_for(asked),
         states=[*StudyState, views.HELD],
         findings=models.findings(asked.settings),
-        takers=_takers(asked.settings),
-        rejections=list(RejectionReason),
-        shortest=audit.SHORTEST_REASON,
-        longest=audit.LONGEST_REASON,
     )
 
 
@@ -108,42 +104,6 @@ def keep_search(asked: Asked) -> Response:
     return see_other("/studies", **rest, person="1" if about else "")
 
 
-def _several(asked: Visit) -> SeveralStudies:
-    """The request of the list's form, in which each ticked study is a field."""
-    names = ("change", "peer", "because")
-    sent = {name: asked.text(name) for name in names} | {"studies": asked.fields().get("study", [])}
-    return SeveralStudies.model_validate(sent | {"reason": asked.text("reason") or RejectionReason.QUALITY})
-
-
-@faces.handler("POST", "/studies/change", UserRole.OPERATOR)
-def change_several(asked: Asked, wanted: Annotated[SeveralStudies, Body()]) -> ChangedStudies:
-    """Do one thing to several studies; each is changed alone, and a row says why one was not."""
-    numbers = list(dict.fromkeys(wanted.studies))
-    with asked.site.database.read() as session:
-        uids = [listing.uid(session, number) for number in numbers]
-    about = wanted.model_dump(exclude={"studies"})
-    rows = studies.change_studies(asked.settings, uids, by=asked.person, **about)
-    return ChangedStudies(
-        studies=[row.model_copy(update={"id": n}) for n, row in zip(numbers, rows, strict=True)]
-    )
-
-
-@faces.page_of(change_several, reads=_several)
-def _changed_page(asked: Visit, changed: ChangedStudies) -> Response:
-    refused = [row for row in changed.studies if not row["done"]]
-    sent = parse_qsl(asked.text("filters")[:512])  # of the list that the form was in
-    filters = {key: value[:64] for key, value in sent if key in _IN_ADDRESS}
-    if not refused:
-        return see_other("/studies", **filters)
-    return asked.page(
-        "several.html",
-        done=len(changed.studies) - len(refused),
-        refused=refused,
-        names=asked.read(search.names, asked.settings, [row["id"] for row in refused]),
-        filters=filters,
-    )
-
-
 @faces.page("GET", "/studies/{number}/thumbnail", UserRole.VIEWER)
 def thumbnail(asked: Asked, number: Number) -> Response:
     """The small picture of an image in the list of studies; the list is in the audit."""
@@ -152,14 +112,14 @@ def thumbnail(asked: Asked, number: Number) -> Response:
 
 
 @faces.handler("GET", "/studies/{number}", UserRole.VIEWER)
-def show(asked: Asked, number: Number) -> StudyRow:
+def show(asked: Asked, number: Number) -> Row:
     """One study with its images, findings, results, jobs and events."""
     study = asked.read(listing.show, asked.settings, number)
     audit.note_sight(asked.site.database, asked.person, number)
-    return StudyRow(**study)
+    return Row(**study)
 
 
-def _links(viewers: Mapping[str, str], study: StudyRow) -> dict[str, str]:
+def _links(viewers: Mapping[str, str], study: Row) -> dict[str, str]:
     """The address of the study in each viewer; none where the viewer goes by a number that it has not."""
     uid, accession = str(study["study"]), str(study["accession"] or "")
     if not re.fullmatch(r"[\d.]+", uid):
@@ -173,7 +133,7 @@ def _links(viewers: Mapping[str, str], study: StudyRow) -> dict[str, str]:
 
 
 @faces.page_of(show)
-def _study_page(asked: Visit, study: StudyRow) -> Response:
+def _study_page(asked: Visit, study: Row) -> Response:
     had = {sent["destination"] for row in study["results"] for sent in row["deliveries"]}
     takers = _takers(asked.settings)
     further = [name for name in takers if name not in had and study["withdrawn"] != "all"]
@@ -195,16 +155,16 @@ def rerun(asked: Asked, number: Number) -> list[Row]:
 
 
 @faces.handler("POST", "/studies/{number}/send", UserRole.OPERATOR, _BACK)
-def send(asked: Asked, number: Number, to: Annotated[To, Body()]) -> Done:
+def send(asked: Asked, number: Number, to: Annotated[Receiver, Body()]) -> Done:
     """Send the newest results to a further peer."""
     uid = asked.study_uid(number)
-    return Done(objects=deliveries.send_study(asked.settings, uid, to.peer, asked.person))
+    return Done(objects=queues.send_study(asked.settings, uid, to.peer, asked.person))
 
 
 @faces.page("GET", "/studies/{number}/withdraw", UserRole.OPERATOR)
 def ask_to_withdraw(asked: Asked, number: Number) -> Response:
     """Ask which results to withdraw and why; tell what happens to them, and what was withdrawn before."""
-    shown = asked.read(results.show, asked.settings, number)
+    shown = asked.read(studies.results_to_withdraw, asked.settings, number)
     study = asked.read(listing.study_heading, asked.settings, number)
     audit.note_sight(asked.site.database, asked.person, number)
     return asked.page("withdraw.html", number=number, shown=shown, study=study)
@@ -219,7 +179,7 @@ def withdraw(asked: Asked, number: Number) -> Response:
         reason = RejectionReason(asked.text("reason"))
     except ValueError:
         raise HTTPException(400, "Say whether it is for quality or for the patient's safety.") from None
-    results.withdraw(
+    studies.withdraw_results(
         asked.settings,
         asked.study_uid(number),
         chosen,
@@ -267,4 +227,4 @@ def _searched_for(asked: Visit) -> dict[str, str]:
 
 def _found(asked: Visit, wanted: Search, after: int | None) -> Studies:
     rows, more = asked.read(search.search, wanted, after)
-    return Studies(studies=[StudyRow(**row) for row in rows], next=more)
+    return Studies(studies=[Row(**row) for row in rows], next=more)

@@ -1,4 +1,4 @@
-"""Uploads of objects and pictures from a browser."""
+"""Uploads of objects from a browser."""
 
 import asyncio
 import shutil
@@ -16,8 +16,8 @@ from dicom_node.base.errors import FaultyInput
 from dicom_node.base.kinds import CONSOLE_AE_TITLE, UserRole
 from dicom_node.base.store import sight
 from dicom_node.base.store.views import View
-from dicom_node.people import audit, uploads
-from dicom_node.people.uploads import Described, Upload, UploadedFile, UploadedRow
+from dicom_node.people import audit
+from dicom_node.people.arrivals import UploadedRow, take_files
 
 faces = Faces()
 
@@ -26,10 +26,6 @@ PATHS = (PATH, VERSION + PATH)
 """Addresses that take more than a form."""
 AT_ONCE, SECONDS = 2, 1800.0
 """Uploads at the same time, and how long one may take to come."""
-FIELDS = (
-    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyDescription",
-    "StudyDate", "Modality",
-)  # fmt: skip
 _places = asyncio.Semaphore(AT_ONCE)
 
 
@@ -42,7 +38,7 @@ def ask(asked: Asked) -> Response:
 @faces.page("GET", PATH + "/{number}", UserRole.OPERATOR)
 def follow(asked: Asked, number: Number) -> Response:
     """Show the progress of one upload."""
-    return asked.page("uploaded.html", files=(), refused=0, now=_now(asked, number))
+    return asked.page("uploaded.html", refused=(), now=_now(asked, number))
 
 
 @faces.page("POST", PATH, UserRole.OPERATOR, reads_form=True)
@@ -61,7 +57,6 @@ _MULTIPART = {
                     "type": "object",
                     "properties": {
                         "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
-                        **{name: {"type": "string"} for name in FIELDS},
                     },
                     "required": ["files"],
                 }
@@ -73,10 +68,10 @@ _MULTIPART = {
 
 @faces.handler("POST", PATH, UserRole.OPERATOR, openapi_extra=_MULTIPART)
 async def take(asked: Asked) -> list[UploadedRow]:
-    """DICOM files, ZIPs of them, PNG and JPEG (with the patient and study of the form)."""
+    """DICOM files (Part 10)."""
     async with received(asked, form_of) as form:
-        found = await run_in_threadpool(taken, asked, form)
-    return list(found.files)
+        _, rows = await run_in_threadpool(taken, asked, form)
+    return rows
 
 
 @asynccontextmanager
@@ -95,30 +90,21 @@ async def received(asked: Visit, read: Callable[[Request], Awaitable[FormData]])
             await form.close()
 
 
-def taken(asked: Visit, form: FormData) -> Upload:
-    """The outcome for each file. Raises FaultyInput for an invalid description."""
-    files = [
-        UploadedFile(one.filename, one.file)
-        for one in form.getlist("files")
-        if isinstance(one, UploadFile) and one.filename
-    ]
-    texts = {name: text.strip() for name in FIELDS if isinstance(text := form.get(name, ""), str)}
-    about = Described.from_form(dict.fromkeys(FIELDS, "") | texts)
-    return uploads.take(asked.site.database, asked.settings, files, about, asked.person)
+def taken(asked: Visit, form: FormData) -> tuple[int, list[UploadedRow]]:
+    """The upload's number in the audit, and the outcome for each file. Raises FaultyInput without files."""
+    sent = [one for one in form.getlist("files") if isinstance(one, UploadFile)]
+    files = [(one.filename, one.file) for one in sent if one.filename]
+    return take_files(asked.site.database, asked.settings, files, asked.person)
 
 
 def _answer(asked: Visit, form: FormData) -> Response:
     """The page that says of each file what became of it."""
     try:
-        found = taken(asked, form)
+        number, rows = taken(asked, form)
     except FaultyInput as error:
         return _form(asked, 400, problem=str(error))
-    return asked.page(
-        "uploaded.html",
-        files=found.files,
-        refused=sum(1 for row in found.files if row.refusal),
-        now=_now(asked, found.number),
-    )
+    refused = [row for row in rows if row.refusal]
+    return asked.page("uploaded.html", refused=refused, now=_now(asked, number))
 
 
 def _now(asked: Visit, number: int) -> View:
@@ -165,9 +151,7 @@ def _form(
     return asked.page(
         "upload.html",
         status,
-        modalities=uploads.MODALITIES,
         largest=asked.settings.console.upload_mib * 2**20,
-        takers=[rule.name for rule in asked.settings.rules if "console" in rule.secondary_captures_from],
         problem=problem,
         last=last,
     )

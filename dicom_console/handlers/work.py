@@ -20,12 +20,17 @@ from dicom_node.base.errors import FaultyInput
 from dicom_node.base.kinds import UserRole
 from dicom_node.base.lifecycle import DeliveryState, FetchState, JobState
 from dicom_node.base.store.views import View
-from dicom_node.people import Done, audit, deliveries, fetches, notifications
-from dicom_node.people.deliveries import DeliveryRow
-from dicom_node.people.fetches import FetchRequest, FetchRow
-from dicom_node.people.jobs import Change, JobRow, StuckJobs, change_jobs, run_again, stuck
-from dicom_node.people.notifications import NotificationRow
-from dicom_node.people.nouns.work import FETCHES, JOBS, NOTIFICATIONS, OUTBOX
+from dicom_node.people import Done, Row, audit, queues
+from dicom_node.people.queues import (
+    Change,
+    FetchChange,
+    FetchRequest,
+    StuckJobs,
+    change_jobs,
+    run_jobs_again,
+    stuck_jobs,
+)
+from dicom_node.serve.nouns import FETCHES, JOBS, NOTIFICATIONS, OUTBOX
 
 faces = Faces()
 
@@ -40,19 +45,21 @@ _TO_FETCHES = back_to("/fetches")
 _TEST_PLACES = Semaphore(2)  # a server that hangs holds its test for as long as it may
 
 
-list_jobs = faces.list_of(JOBS, JobRow)
+list_jobs = faces.list_of(JOBS)
 
 
 @faces.page_of(list_jobs)
 def _jobs_page(asked: Visit, found: Any) -> Response:
     named = asked.read(listing.named, found.jobs)
-    return asked.list_page(JOBS, found, named=named, stuck=asked.read(stuck), states=list(JobState))
+    return asked.list_page(JOBS, found, named=named, stuck=asked.read(stuck_jobs), states=list(JobState))
 
 
 @faces.handler("POST", "/jobs/run-all", UserRole.OPERATOR, back_to("/jobs", state="queued"))
 def run_all_jobs(asked: Asked, wanted: Annotated[StuckJobs, Body()]) -> Done:
     """Run all jobs that were held, failed or were cancelled; of one rule where one is named."""
-    number = run_again(asked.settings, states=[JobState(wanted.state)], rule=wanted.rule, by=asked.person)
+    number = run_jobs_again(
+        asked.settings, states=[JobState(wanted.state)], rule=wanted.rule, by=asked.person
+    )
     return Done(objects=number)
 
 
@@ -62,7 +69,7 @@ def change_job(asked: Asked, number: Number, change: Change) -> None:
     change_jobs(asked.settings, [number], change, asked.person)
 
 
-list_deliveries = faces.list_of(OUTBOX, DeliveryRow)
+list_deliveries = faces.list_of(OUTBOX)
 
 
 @faces.page_of(list_deliveries)
@@ -82,7 +89,7 @@ def _outbox_page(asked: Visit, found: Any) -> Response:
 @faces.page("POST", "/outbox/retry-dead", UserRole.OPERATOR)
 def retry_dead(asked: Asked) -> Response:
     """Send again all that was given up, to one destination or to all."""
-    deliveries.retry(asked.settings, dead=True, destination=_destination(asked), by=asked.person)
+    queues.send_again(asked.settings, dead=True, destination=_destination(asked), by=asked.person)
     return see_other("/outbox", state="open")
 
 
@@ -90,7 +97,9 @@ def retry_dead(asked: Asked) -> Response:
 def discard_dead(asked: Asked) -> Response:
     """Discard all that was given up, to one destination or to all."""
     because, destination = asked.text("because"), _destination(asked)
-    deliveries.discard(asked.settings, because=because, dead=True, destination=destination, by=asked.person)
+    queues.discard_deliveries(
+        asked.settings, because=because, dead=True, destination=destination, by=asked.person
+    )
     return see_other("/outbox", state="discarded")
 
 
@@ -111,7 +120,7 @@ def _fetch_of_form(asked: Visit) -> FetchRequest:
     )
 
 
-list_fetches = faces.list_of(FETCHES, FetchRow)
+list_fetches = faces.list_of(FETCHES)
 
 
 @faces.page_of(list_fetches)
@@ -121,19 +130,19 @@ def _fetches_page(asked: Visit, found: Any) -> Response:
         found,
         states=list(FetchState),
         named=asked.read(listing.named, found.fetches),
-        progress=fetches.by_peer(asked.settings),
+        progress=queues.fetches_by_peer(asked.settings),
         peers=[peer.name for peer in asked.settings.peers if "query" in peer.may],
         rules=[rule.name for rule in asked.settings.rules],
     )
 
 
 @faces.handler("POST", "/fetches", UserRole.OPERATOR, _TO_FETCHES, reads=_fetch_of_form)
-def ask(asked: Asked, given: Annotated[FetchRequest, Body()]) -> fetches.FetchAsked:
+def ask(asked: Asked, given: Annotated[FetchRequest, Body()]) -> Row:
     """Have studies of a peer fetched that the node has not."""
     if given.questions > _MOST_QUESTIONS:
         raise FaultyInput("too many days for one request: ask for a month, or use dicom-node fetch")
     with one_of(_PLACE, _ASKED_ALREADY):
-        return fetches.ask(asked.settings, given, asked.person)
+        return queues.request_fetches(asked.settings, given, asked.person)
 
 
 @faces.page("POST", "/fetches/{name}/missing", UserRole.OPERATOR)
@@ -141,32 +150,27 @@ def missing(asked: Asked, name: str) -> Response:
     """Studies of the last days that should have a result, and have none; fetched where the form says so."""
     fetch_them = asked.text("fetch") == "true"
     with one_of(_PLACE, _ASKED_ALREADY):
-        rows = fetches.missing(asked.settings, name, _MISSING_DAYS, asked.person, fetch_them=fetch_them)
+        rows = queues.missing_studies(
+            asked.settings, name, _MISSING_DAYS, asked.person, fetch_them=fetch_them
+        )
     if fetch_them:
         return _TO_FETCHES(asked, None)
     audit.note_list(asked.site.database, asked.person, "fetches")
     return asked.page("missing_studies.html", rows=rows, peer=name, days=_MISSING_DAYS)
 
 
-@faces.page("POST", "/fetches/{name}/again", UserRole.OPERATOR)
-def again(asked: Asked, name: str) -> Response:
-    """Fetch once more what was given up or cancelled of a peer."""
-    fetches.again(asked.settings, name, asked.person)
+@faces.page("POST", "/fetches/{name}/{change}", UserRole.OPERATOR)
+def change_fetches(asked: Asked, name: str, change: FetchChange) -> Response:
+    """Fetch once more what was given up or cancelled of a peer, or do not fetch what waits for it."""
+    queues.change_fetches(asked.settings, name, change, asked.person)
     return _TO_FETCHES(asked, None)
 
 
-@faces.page("POST", "/fetches/{name}/cancel", UserRole.OPERATOR)
-def cancel(asked: Asked, name: str) -> Response:
-    """Do not fetch what waits for a peer."""
-    fetches.cancel(asked.settings, name, asked.person)
-    return _TO_FETCHES(asked, None)
-
-
-list_notifications = faces.list_of(NOTIFICATIONS, NotificationRow)
+list_notifications = faces.list_of(NOTIFICATIONS)
 
 
 def _notifications_page(asked: Visit, found: Any, tested: View | None = None) -> Response:
-    configured = notifications.configured(asked.settings)
+    configured = queues.notifiers(asked.settings)
     return asked.list_page(NOTIFICATIONS, found, configured=configured, tested=tested)
 
 
@@ -178,7 +182,7 @@ def test_notification(asked: Asked, name: str) -> Response:
     """Send a test message of this notification now, and show the outcome."""
     with one_of(_TEST_PLACES, "Other tests are under way: try again when they are done."):
         try:
-            tested = notifications.send_test(asked.settings, name, asked.person)
+            tested = queues.test_notifier(asked.settings, name, asked.person)
         except FaultyInput as error:
             tested = {"name": name, "ok": False, "text": str(error)}
     return _notifications_page(asked, list_notifications(asked, None, states=None), tested)

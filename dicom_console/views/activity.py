@@ -1,6 +1,5 @@
 """Trends of the node over time: received studies, durations, failures and findings."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,19 +7,17 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, ColumnElement, String, case, cast, extract, func, select
+from sqlalchemy import BigInteger, ColumnElement, case, cast, extract, func, select
 from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import BURNED_IN
 from dicom_node.base import events
 from dicom_node.base.kinds import AssociationOutcome, ReaderVerdict
-from dicom_node.base.lifecycle import JobState
 from dicom_node.base.store.tables import (
     Association,
     Delivery,
     EventRow,
     Feedback,
-    Job,
     ReportedFinding,
     Result,
     Study,
@@ -59,7 +56,6 @@ EDGES: Final = (
 )
 """Upper ends of the steps in which durations are counted (seconds)."""
 _MOST_FINDINGS: Final = 8
-_ENDED: Final = (JobState.SUCCEEDED, JobState.NOT_APPLICABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +80,6 @@ class Activity:
     """Median and 95th percentile, from the last object to the last confirmed delivery (seconds)."""
     findings: Sequence[Series]
     """Reports that suspect a finding, the most frequent ones."""
-    alarms: Sequence[Series]
-    """Share of jobs with a suspected finding, by model (0 to 1)."""
     agreement: Sequence[Series]
     """Share of assessed suspected findings that readers accepted or modified, by model (0 to 1)."""
     failures: Sequence[Mapping[str, Any]]
@@ -129,7 +123,6 @@ def activity(session: Session, days: int) -> Activity:
         Series("received", fine.values({place: float(number) for place, number in received}, 0.0)),
         list(_turnaround(session, coarse)),
         _findings(session, coarse),
-        _alarms(session, coarse),
         _agreement(session, coarse),
         _failures(session, since),
     )
@@ -190,42 +183,16 @@ def _findings(session: Session, steps: _Steps) -> list[Series]:
     return [Series(name, steps.values(found[name], 0.0)) for name in often]
 
 
-def _alarms(session: Session, steps: _Steps) -> list[Series]:
-    """Burned-in text is no finding here either."""
-    suspects = select(Result.job_id).join(ReportedFinding, ReportedFinding.result_id == Result.id)
-    suspects = suspects.where(Result.created_at >= steps.since, ReportedFinding.finding != BURNED_IN.meaning)
-    step, models = steps.of(Job.finished_at), cast(Job.models, String)
-    alarms = func.sum(case((Job.id.in_(suspects), 1), else_=0))
-    chosen = select(models, step, func.count(), alarms).where(Job.state.in_(_ENDED))
-    chosen = chosen.where(Job.finished_at >= steps.since).group_by(models, step)
-    rows = (
-        (model, place, jobs, number)
-        for listed, place, jobs, number in session.execute(chosen)
-        for model in json.loads(listed or "[]")
-    )
-    return _shares(rows, steps)
-
-
 def _agreement(session: Session, steps: _Steps) -> list[Series]:
     step = steps.of(Feedback.at)
     agreed = func.sum(case((Feedback.verdict != ReaderVerdict.REJECTED, 1), else_=0))
     chosen = select(Feedback.model, Feedback.version, step, func.count(), agreed)
     chosen = chosen.where(Feedback.at >= steps.since, Feedback.decision == "present")
     rows = session.execute(chosen.group_by(Feedback.model, Feedback.version, step))
-    return _shares(((f"{model}@{version}", *counts) for model, version, *counts in rows), steps)
-
-
-def _shares(rows: Iterable[tuple[Any, ...]], steps: _Steps) -> list[Series]:
-    """``rows``: name, step, all, part of it."""
-    found: defaultdict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
-    for name, place, every, part in rows:
-        counts = found[name][place]
-        counts[0] += every
-        counts[1] += part or 0
-    return [
-        Series(name, steps.values({place: part / every for place, (every, part) in by_step.items()}))
-        for name, by_step in sorted(found.items())
-    ]
+    found: defaultdict[str, dict[int, float]] = defaultdict(dict)
+    for model, version, place, every, part in rows:
+        found[f"{model}@{version}"][place] = part / every
+    return [Series(name, steps.values(shares)) for name, shares in sorted(found.items())]
 
 
 def _failures(session: Session, since: datetime) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from dicom_console.views.activity import Series
 from dicom_node.base.store.views import View
-from dicom_node.results.common.source import StatedNumber
+from dicom_node.results.envelope import StatedNumber
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 400, 170, 50, 22, 10
 """Of a chart, and what stays free for its numbers (pixels)."""

@@ -18,10 +18,10 @@ from dicom_node.base.lifecycle import DeliveryState
 from dicom_node.base.store import views
 from dicom_node.base.store.tables import Delivery, ReceivedObject, Result, Study, Withdrawal
 from dicom_node.base.store.views import View, columns
-from dicom_node.people import Row, assessments
-from dicom_node.people.images import images_of, number_in, person, report_files, subject, view
+from dicom_node.people import Row, reviews
+from dicom_node.people.studies import image_view, images_of, number_in, person_of, report_files, subject
 from dicom_node.results import sr as report
-from dicom_node.results.common.concepts import CUT_OFF
+from dicom_node.results.envelope import OURS
 
 _FIGURES = 12  # of a UID, at least
 _LOOKED_INTO = 6  # images of a study, for one with marks
@@ -75,18 +75,18 @@ def show(session: Session, settings: Settings, number: int) -> View:
     return {
         **shown,
         "accession": study.accession_number,
-        "person": person(session, settings, number),
+        "person": person_of(session, settings, number),
         "images": images,
         "lead": _lead(session, settings, images),
         "received": [columns(row, *of_object) for row in session.scalars(received.limit(_MOST))],
-        "jobs": views.list_jobs(session, study_instance_uid=shown["study"], workers=0),
+        "jobs": views.list_jobs(session, study_instance_uid=shown["study"]),
         "results": _results(session, settings, number),
-        "held": assessments.held_results(session, settings, number),
-        "findings": assessments.with_verdicts(session, number, findings),
+        "held": reviews.held_results(session, settings, number),
+        "findings": reviews.with_verdicts(session, number, findings),
         "measurements": [row for path in reports for row in report.measurements(path)],
         "conclusions": list(dict.fromkeys(filter(None, map(report.conclusion, reports)))),
         "likeliest": _likeliest(findings),
-        "missing": assessments.missing_findings(session, settings, number, findings),
+        "missing": reviews.missing_findings(session, settings, number, findings),
         "steps": views.list_steps(session, study.study_instance_uid),
         "timeline": timeline(happened),
         "events": happened[-_MOST:],
@@ -134,7 +134,7 @@ def study_heading(session: Session, settings: Settings, number: int) -> View:
     if row is None:
         raise NotFound("there is no such study")
     shown = columns(row, "id", "patient_id", "study_date")
-    return shown | {"person": person(session, settings, number)}
+    return shown | {"person": person_of(session, settings, number)}
 
 
 def named(session: Session, rows: Sequence[View | Row]) -> dict[str, View]:
@@ -172,7 +172,7 @@ def _lead(session: Session, settings: Settings, images: Sequence[View]) -> View 
     """The first image that a report draws on, as its page shows it; else the first that is here."""
     first: View | None = None
     for number in [row["id"] for row in images if not row["purged"]][:_LOOKED_INTO]:
-        seen = view(session, settings, number)
+        seen = image_view(session, settings, number)
         first = first or seen
         if seen["marks"]:
             return seen
@@ -228,14 +228,14 @@ def _likeliest(findings: Sequence[Mapping[str, Any]]) -> list[View]:
     scored: dict[str, dict[str, View]] = {}
     for row in findings:
         numbers = row["numbers"]
-        scores = [text for name, text in numbers.items() if name != CUT_OFF.meaning]
+        scores = [text for name, text in numbers.items() if name != OURS["CUTOFF"].meaning]
         if len(scores) != 1 or tuple(row["code"]) == (BURNED_IN.value, BURNED_IN.scheme):
             continue
         found = {
             "finding": row["finding"],
             "decision": row["decision"],
             "score": scores[0],
-            "cut_off": numbers.get(CUT_OFF.meaning, ""),
+            "cut_off": numbers.get(OURS["CUTOFF"].meaning, ""),
         }
         best = scored.setdefault(row["model"], {})
         if row["finding"] not in best or value(found) > value(best[row["finding"]]):

@@ -57,10 +57,9 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, as_json
 from dicom_node.deliver import outbox
-from dicom_node.deliver.outages import outages
-from dicom_node.people import cleaning_reviews
-from dicom_node.people.monitoring.disk import forecast
-from dicom_node.people.monitoring.processes import machine_name, processes
+from dicom_node.deliver.outbox import outages
+from dicom_node.people import reviews
+from dicom_node.people.monitoring import days_left, list_processes, machine_name
 from dicom_node.receive.spool import Spool
 
 STATES: Final[Mapping[str, tuple[str, InstrumentedAttribute[Any], Sequence[StrEnum]]]] = {
@@ -133,12 +132,12 @@ def overview(session: Session, settings: Settings) -> View:
         "outages": [asdict(one) | {"since": as_json(one.since)} for one in outages(session)],
         "studies": studies,
         "unassessed": unassessed | {"late": bool(late)},
-        "cleaning": cleaning_reviews.numbers(session),
+        "cleaning": reviews.count_reviews(session),
         "models": _models(settings.workers.models_dir),
         "disk": space,
-        "processes": processes(session),
+        "processes": list_processes(session),
         "problems": wrong,
-        "undercut": [f"rule {one.rule}: {one}" for one in undercuts(settings)],
+        "undercut": [*undercuts(settings)],
         "named": listing.named(session, concerned),
     }
 
@@ -193,9 +192,9 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     def age(since: datetime | None) -> float:
         return (now - since).total_seconds() if since else 0.0
 
-    future = forecast(session, settings)
-    if future is not None and future.days is not None:
-        yield Gauge("disk_days_left", "Until nothing is taken, as the last week went.", future.days)
+    days = days_left(session, settings)
+    if days is not None:
+        yield Gauge("disk_days_left", "Until nothing is taken, as the last week went.", days)
     last = session.scalar(select(ReceivedObject.received_at).order_by(ReceivedObject.id.desc()).limit(1))
     if last is not None:
         yield Gauge("received_last_seconds", "Since an object was received.", age(last))
@@ -204,7 +203,7 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
     waits_for = 0.0
     with suppress(FileNotFoundError, IndexError):  # indexed at this moment, or none
         waits_for = max(time.time() - waiting[0].stat().st_mtime, 0.0)
-    site = processes(session)  # one that stopped as planned does not count
+    site = list_processes(session)  # one that stopped as planned does not count
     yield from (
         Gauge("disk_free_bytes", "Free space on the data folder's disk.", space["free"]),
         Gauge("disk_minimum_bytes", "Under this much free nothing is taken.", space["minimum"]),

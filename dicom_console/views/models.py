@@ -1,6 +1,6 @@
 """Models for the console: their cards, use, history and drift."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ai_pipeline.errors import CardError
@@ -12,14 +12,14 @@ from dicom_console.views.contents import Node
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound
 from dicom_node.base.store.views import View
-from dicom_node.people.models import ModelInUse, cards, in_use
+from dicom_node.people.configured import model_cards, models_in_use
 
 
 def models(settings: Settings) -> list[View]:
     """One row per model card: whether the model's files exist, and which pipelines use it. Raises
-    ModelRefused.
+    FaultyInput.
     """
-    used, found = in_use(settings), cards(settings)
+    used, found = models_in_use(settings), model_cards(settings)
     return [
         row | {"ready": all(part["there"] for part in row["weights"])}
         for row in (_row(card, used) for card in found)
@@ -27,14 +27,16 @@ def models(settings: Settings) -> list[View]:
 
 
 def model(settings: Settings, identifier: str, version: str) -> View:
-    """One model with the content of its card. Raises NotFound, ModelRefused."""
-    card = next((one for one in cards(settings) if (one.id, one.version) == (identifier, version)), None)
+    """One model with the content of its card. Raises NotFound, FaultyInput."""
+    card = next(
+        (one for one in model_cards(settings) if (one.id, one.version) == (identifier, version)), None
+    )
     if card is None:
         raise NotFound("there is no such model")
     metrics = dict(card.details.get("metrics", {}))
     by_label: Mapping[str, Any] = metrics.pop("labels", {}) if isinstance(metrics.get("labels"), dict) else {}
     return {
-        **_row(card, in_use(settings)),
+        **_row(card, models_in_use(settings)),
         "intended_use": card.intended_use,
         "limits": list(card.limits),
         "calibrated": card.calibrated,
@@ -77,7 +79,7 @@ def history(settings: Settings) -> list[View]:
     return sorted(rows, key=lambda row: row["at"], reverse=True)[:50]
 
 
-def _row(card: Card, used: Sequence[ModelInUse]) -> View:
+def _row(card: Card, used: Mapping[str, str]) -> View:
     return {
         "name": card.name,
         "id": card.id,
@@ -86,7 +88,7 @@ def _row(card: Card, used: Sequence[ModelInUse]) -> View:
         "architecture": card.architecture,
         "licence": card.licence,
         "own": registry.SHIPPED not in card.path.parents,
-        "pipelines": [one.slot for one in used if one.model == card.name],
+        "pipelines": [slot for slot, model in used.items() if model == card.name],
         "weights": [
             {"role": part.role, "file": part.path.name, "sha256": part.sha256, "there": part.path.is_file()}
             for part in card.weights

@@ -14,7 +14,7 @@ from dicom_node.base.errors import NotFound
 from dicom_node.base.store import intake, views
 from dicom_node.base.store.tables import ReceivedObject, Study
 from dicom_node.base.store.views import View, as_json
-from dicom_node.people import images
+from dicom_node.people import studies as images
 from dicom_node.results import sr as report
 
 PAGE = 50
@@ -70,7 +70,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
     of_patient = select(Study.id).where(*_same(study))
     received = ReceivedObject.study_id.in_(of_patient), ReceivedObject.purged.is_(False)
     same_id = _rows(session, [study.patient_id])
-    people = (images.person(session, settings, row["id"]) for row in rows[:_LOOKED_INTO])
+    people = (images.person_of(session, settings, row["id"]) for row in rows[:_LOOKED_INTO])
     return {
         "patient_id": study.patient_id,
         "issuer": study.issuer_of_patient_id,

@@ -14,7 +14,7 @@ from dicom_node.base.events import EventType
 from dicom_node.base.store.tables import Association, EventRow, ReceivedObject, Study
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, as_json, list_events
-from dicom_node.people.happened import same_again
+from dicom_node.people.peers import same_again
 
 SHOWN, SOLVED_SHOWN = 12, 8
 """Problems of the list: that last, and that were solved."""

@@ -14,8 +14,8 @@ from ai_pipeline.contract import BURNED_IN
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.kinds import ObjectRole, ResultKind
 from dicom_node.base.lifecycle import StudyState
+from dicom_node.base.sitekey import PatientNames
 from dicom_node.base.store import views
-from dicom_node.base.store.patient_names import PatientNames
 from dicom_node.base.store.tables import (
     Delivery,
     Instance,
@@ -27,7 +27,7 @@ from dicom_node.base.store.tables import (
     Withdrawal,
 )
 from dicom_node.base.store.views import View
-from dicom_node.deliver import outages
+from dicom_node.deliver import outbox
 
 PAGE = 50
 """Studies of one page."""
@@ -174,7 +174,7 @@ def remarked(session: Session, rows: Sequence[View]) -> list[View]:
         study: "all" if withdrawn == results else "some" if withdrawn else ""
         for study, results, withdrawn in session.execute(counted.group_by(Result.study_id))
     }
-    waits = outages.reasons(session, Study.id.in_(numbers))
+    waits = outbox.reasons(session, Study.id.in_(numbers))
     return [
         {**row, "withdrawn": gone.get(row["id"], ""), "reason": row["reason"] or waits.get(row["id"], "")}
         for row in rows

@@ -38,10 +38,10 @@ from dicom_console.web.pages import render
 from dicom_node import __version__
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.kinds import UserRole
-from dicom_node.people import PRINTABLE, Because, Row, ServiceResult, audit, entered
+from dicom_node.people import PRINTABLE, Because, Row, ServiceResult, audit, configured
 from dicom_node.people.audit import Person
-from dicom_node.people.nouns import Input, Noun
 from dicom_node.people.users import User
+from dicom_node.serve.nouns import Input, Noun
 
 VERSION: Final = f"{API}v1"
 ROWS: Final = 100
@@ -122,7 +122,7 @@ class Visit:
 
     def take_over(self) -> None:
         """Let the node load a changed configuration after the answer is sent."""
-        self.tasks.add_task(entered.apply, self.settings)
+        self.tasks.add_task(configured.apply_now, self.settings)
 
     def in_force(self, what: str, address: str, *besides: str, name: str = "") -> Response:
         """The page after a change of the configuration.
@@ -248,14 +248,13 @@ class Faces:
 
         return declare
 
-    def list_of(self, noun: Noun, row: type[Row]) -> Callable[..., Any]:
-        """Publish the list of a noun, which its declaration describes: its inputs are the query.
-
-        ``row``: the keys that are described. Returns the handler, for ``page_of``.
+    def list_of(self, noun: Noun) -> Callable[..., Any]:
+        """Publish the list of a noun, which its declaration describes: its inputs are the query. Returns the
+        handler, for ``page_of``.
         """
         verb = noun.verb("list")
         inputs = [one for one in verb.inputs if one.name != "limit"]
-        keys: dict[str, Any] = {noun.rows: (list[row], ...), "next": (int | None, ...)}  # type: ignore[valid-type]
+        keys: dict[str, Any] = {noun.rows: (list[Row], ...), "next": (int | None, ...)}
         answer = create_model(noun.name.title(), __base__=ServiceResult, **keys)
 
         def listed(asked: Visit, before: int | None, **given: Any) -> Any:
@@ -265,7 +264,7 @@ class Faces:
                 wanted["settings"] = asked.settings
             rows = asked.read(find, limit=ROWS + 1, before=before, **wanted)
             more = rows[ROWS - 1][noun.key] if len(rows) > ROWS else None
-            return answer(**{noun.rows: [row(**one) for one in rows[:ROWS]], "next": more})
+            return answer(**{noun.rows: [Row(**one) for one in rows[:ROWS]], "next": more})
 
         queries = [Parameter("asked", Parameter.KEYWORD_ONLY, annotation=Asked), *map(_query, inputs)]
         queries.append(Parameter("before", Parameter.KEYWORD_ONLY, annotation=Since, default=None))

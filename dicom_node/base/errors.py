@@ -76,7 +76,7 @@ class RequestRefused(NodeError, exit_code=ExitCode.FAILED):
 
 
 class Unavailable(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
-    """What is needed does not run or does not start, or what there is one of runs already."""
+    """What is needed does not run, start or answer, or what there is one of runs already."""
 
 
 class NotFound(RequestRefused, exit_code=ExitCode.NOT_FOUND):
@@ -115,12 +115,8 @@ class SignInRefused(RequestRefused):
     """Name or password is wrong, the account may not be used, or there were too many attempts."""
 
 
-class ProviderUnusable(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
-    """The provider of the hospital's accounts (OpenID Connect) does not answer, or not as it should."""
-
-
 class FaultyInput(RequestRefused, exit_code=ExitCode.DATA):
-    """A file, folder or form that a person gave cannot be used. ``problems``: of its keys, where known."""
+    """A file, folder, form or model from a person cannot be used. ``problems``: of its keys, where known."""
 
     def __init__(self, text: str, problems: Sequence[ConfigProblem] = ()) -> None:
         super().__init__(text)
@@ -129,10 +125,6 @@ class FaultyInput(RequestRefused, exit_code=ExitCode.DATA):
 
 class CannotCreate(RequestRefused, exit_code=ExitCode.CANNOT_CREATE):
     """A file or folder that a person named is there already, or cannot be made."""
-
-
-class ModelRefused(RequestRefused, exit_code=ExitCode.DATA):
-    """A model card cannot be read, or the weights do not match the card."""
 
 
 class StorageError(NodeError):

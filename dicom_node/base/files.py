@@ -42,11 +42,16 @@ def write_new(path: Path, text: str, mode: int = 0o644) -> None:
         path.hardlink_to(temporary)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Sync the names in the folder, which a new or renamed file needs to be there after a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
 WAITS = (ReceivedObject.sha256 == "") & ReceivedObject.purged.is_(False)

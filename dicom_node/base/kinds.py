@@ -174,8 +174,6 @@ class AuditAction(StrEnum):
     DISCARDED = "discarded"  # deliveries
     SENT_TO_PEER = "sent_to_peer"  # a further one
     UPLOADED = "uploaded"
-    PATIENT_ADDED = "patient_added"  # registered for uploads, by a former build
-    PATIENT_REMOVED = "patient_removed"  # that registration, by a former build
     PEER_SAVED = "peer_saved"  # added or changed
     PEER_REMOVED = "peer_removed"
     RULE_SAVED = "rule_saved"
@@ -285,7 +283,6 @@ class Retained(StrEnum):
 
     MODIFIED_DATES = "modified_dates"
     PATIENT_CHARACTERISTICS = "patient_characteristics"
-    DEVICE = "device"
 
 
 OPTIONS: Final = {
@@ -294,7 +291,6 @@ OPTIONS: Final = {
         "Retain Longitudinal Temporal Information Modified Dates Option",
     ),
     Retained.PATIENT_CHARACTERISTICS: ("113108", "Retain Patient Characteristics Option"),
-    Retained.DEVICE: ("113109", "Retain Device Identity Option"),
 }
 """Code value and meaning (PS3.16 CID 7050) by which an object says that it keeps this."""
 

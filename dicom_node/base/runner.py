@@ -16,14 +16,12 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from dicom_node.base.config.sections import OutboxSettings
-from dicom_node.base.config.settings import Settings
+from dicom_node.base.config.settings import OutboxSettings, Settings
 from dicom_node.base.events import THREAD_FAILED
 from dicom_node.base.outcomes import Done, Failed, NotYet, Outcome, Retry
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.leases import KeptLease
 from dicom_node.base.store.tables import Tried, has_come
-from dicom_node.base.store.transitions import utc_now
+from dicom_node.base.store.transitions import KeptLease, utc_now
 
 Row = TypeVar("Row", bound=Tried)
 _SPARE_SECONDS = 60.0  # of a lease, so that it is not renewed at each try

@@ -2,10 +2,18 @@
 
 One file, ``data_dir/keys/site.key``: 32 random bytes as hex. Whoever has it can find out whether a known
 patient has a certain pseudonym; a site that loses it gives the same patient another pseudonym from then on.
+
+Patients' names in the database are encrypted under it, and searched by whole words, which are stored as keyed
+hashes (HMAC-SHA256): without the key nobody can read a name there, or test whether a likely one is there.
 """
 
+import hashlib
+import hmac
 import os
+import re
 import secrets
+import unicodedata
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +23,12 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
 
 from dicom_node.base.errors import ConfigProblem, ConfigurationError
 from dicom_node.base.files import write_new
+from dicom_node.base.store.tables import Study, StudyName
 
 _BYTES: Final = 32
 _NONCE_BYTES: Final = 12  # 96 bits, drawn anew for each text (NIST SP 800-38D)
@@ -78,10 +89,6 @@ def load_or_create(data_dir: Path) -> SiteKey:
         path.parent.chmod(0o700)
         with suppress(FileExistsError):  # another process was quicker: its key counts
             write_new(path, secrets.token_hex(_BYTES) + "\n", 0o600)
-    return _read(path)
-
-
-def _read(path: Path) -> SiteKey:
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode & 0o777
@@ -101,3 +108,58 @@ def _read(path: Path) -> SiteKey:
 
 def _refused(path: Path, remedy: str) -> ConfigurationError:
     return ConfigurationError([ConfigProblem(str(path), "site key", "", remedy)])
+
+
+_LONGEST, _MOST_WORDS = 255, 16  # characters of a name, and its words
+_HASH = 32  # figures
+
+
+class PatientNames:
+    """Stores and finds patients' names. Without a usable site key it stores and finds none.
+
+    ``make_key``: create the site key if it is missing; a process that only reads names does not.
+    """
+
+    def __init__(self, data_dir: Path, *, make_key: bool = False) -> None:
+        self._seal: Seal | None = None
+        with suppress(ConfigurationError, PermissionError):  # `check` and `serve` say why
+            if make_key or path_of(data_dir).exists():
+                self._key = load_or_create(data_dir).derive("words of study names")
+                self._seal = Seal(data_dir, "study names")
+
+    def enter(self, session: Session, study: Study, name: str) -> None:
+        """Store the Patient's Name (0010,0010) of a study that already has its number, replacing a former
+        name.
+        """
+        if self._seal is None:
+            return
+        session.execute(delete(StudyName).where(StudyName.study_id == study.id))
+        known = name.strip()[:_LONGEST]
+        study.sealed_name = self._seal.close(known, str(study.id)) if known else b""
+        session.add_all([StudyName(study_id=study.id, word=word) for word in self.hashes(known)])
+
+    def hashes(self, name: str) -> list[str]:
+        """A hash of each word of a name; case and accents are ignored."""
+        if self._seal is None:
+            return []
+        found = dict.fromkeys(words(name))
+        return [
+            hmac.new(self._key, word.encode(), hashlib.sha256).hexdigest()[:_HASH]
+            for word in [*found][:_MOST_WORDS]
+        ]
+
+    def of(self, session: Session, studies: Collection[int]) -> Mapping[int, str]:
+        """The name of each of these studies; "" without a name, or if another key encrypted it."""
+        return {
+            number: (self._seal.open(sealed, str(number)) or "") if self._seal and sealed else ""
+            for number, sealed in session.execute(
+                select(Study.id, Study.sealed_name).where(Study.id.in_(studies))
+            )
+        }
+
+
+def words(name: str) -> list[str]:
+    """The words of all component groups of a Patient's Name (PS3.5 6.2), in lower case without accents."""
+    plain = unicodedata.normalize("NFKD", name.casefold())
+    bare = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    return re.findall(r"\w+", unicodedata.normalize("NFC", bare).replace("_", " "))

@@ -4,9 +4,17 @@ A PACS that is down or slow delays only its own deliveries. No state is in memor
 this one after kill -9, continues from the table.
 
 The work for one destination: claim due deliveries of one study, send, query, record the answers. One process
-of a site at a time does it, under a lease for this destination, which is renewed while the work lasts, but
-no longer than it can last at most; if the process is killed or hangs, another one takes over when the lease
-has ended. No transaction is open while the node waits for the network.
+of a site at a time does it, under a lease for this destination, which is renewed while the work lasts, but no
+longer than it can last at most; if the process is killed or hangs, another one takes over when the lease has
+ended. No transaction is open while the node waits for the network.
+
+Storage commitment (PS3.4 Annex J): a request is stored before it is sent, and a report before it is answered:
+a kill in between loses nothing, and a report may come first, hours late or twice.
+
+Peers request storage commitment, too. The node stores no object for good, so it commits to none itself: an
+instance is reported as committed when an archive that rules forward to has confirmed the very bytes that the
+peer sent last. A report is decided once, stored, and sent until the peer accepts it: a kill or a lost answer
+costs only a second, identical report.
 """
 
 from __future__ import annotations
@@ -17,33 +25,219 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 
-from sqlalchemy.exc import SQLAlchemyError
+from pydicom.uid import generate_uid
+from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from dicom_node.base.config.loading import is_behind
 from dicom_node.base.config.settings import PeerSettings, Settings
-from dicom_node.base.config.toml_files import is_behind
+from dicom_node.base.dicom import commitment
 from dicom_node.base.errors import NotInSpool, StoreAway
-from dicom_node.base.events import DELIVERY_OVERDUE, DELIVERY_STARTED, DESTINATION_HUNG, EventType
+from dicom_node.base.events import (
+    COMMITMENT_ANSWER_GIVEN_UP,
+    COMMITMENT_ANSWERED,
+    COMMITMENT_DECIDED,
+    COMMITMENT_ENTERED,
+    COMMITMENT_REQUESTED,
+    COMMITMENT_SET_ASIDE,
+    COMMITMENT_UNKNOWN,
+    DELIVERY_DEAD,
+    DELIVERY_OVERDUE,
+    DELIVERY_STARTED,
+    DESTINATION_HUNG,
+    EventType,
+)
 from dicom_node.base.files import Files
 from dicom_node.base.kinds import ResultKind
-from dicom_node.base.lifecycle import DeliveryState, StudyState
-from dicom_node.base.runner import outlast, wait_before_retry
-from dicom_node.base.store import deliveries, leases
-from dicom_node.base.store.changes import SHORTEST
-from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import Delivery
-from dicom_node.base.store.transitions import move_delivery, record, settle_studies, utc_now
-from dicom_node.deliver import outbox as last_check
-from dicom_node.deliver import scu
-from dicom_node.deliver.commitments import enter_reports, request_commitment
-from dicom_node.deliver.outbox import Moves
-from dicom_node.deliver.scu.interfaces import Confirmation, Presence, SendReport, SendStatus
+from dicom_node.base.lifecycle import CommitmentState, DeliveryState, RequestedState, StudyState
+from dicom_node.base.outcomes import Done, Failed, NotYet, Outcome, Retry
+from dicom_node.base.runner import Lane, outlast, wait_before_retry
+from dicom_node.base.store import deliveries, intake, requested
+from dicom_node.base.store.database import SHORTEST, Database
+from dicom_node.base.store.tables import Commitment, Delivery, RequestedCommitment, WaitingReport
+from dicom_node.base.store.transitions import (
+    acquire_lease,
+    is_lease_of,
+    move,
+    move_delivery,
+    pass_lease_on,
+    record,
+    release_lease,
+    settle_studies,
+    take_lease,
+    utc_now,
+)
+from dicom_node.deliver import outbox, scu
 
-_DATABASE_AWAY_SECONDS = 1.0
+_REPORTS: Final = 20
+_KEEP: Final = timedelta(days=90)  # longer than any report is waited for: late ones are still understood
+
+
+def enter_reports(database: Database, settings: Settings) -> int:
+    """Process the waiting commitment reports; returns how many. Processes share them: each is processed
+    once, in a transaction of its own: what one report does wrong, or waits for, is no other's matter.
+    """
+    with database.read() as session:
+        waiting = session.scalars(select(WaitingReport.id).order_by(WaitingReport.id).limit(_REPORTS)).all()
+    entered = 0
+    for number in waiting:
+        chosen = select(WaitingReport).where(WaitingReport.id == number)
+        with database.write() as session:
+            report = session.scalar(chosen.with_for_update(skip_locked=True))
+            if report is None:
+                continue
+            calling, transaction = report.calling_ae, report.transaction_uid
+            try:
+                with session.begin_nested():
+                    _enter(session, settings, report)
+            except (OperationalError, InterfaceError):  # the database is away, or two waited for each other
+                raise
+            except Exception as error:  # noqa: BLE001  (no report may keep others, and deliveries, from their turn)
+                reason = type(error).__name__  # without its text, which quotes what was to be written
+                record(session, COMMITMENT_SET_ASIDE, transaction=transaction, calling=calling, reason=reason)
+            session.delete(report)
+        entered += 1
+    return entered
+
+
+def give_up_requests(database: Database, settings: Settings) -> None:
+    """Give up the requests of peers that may no longer ask; delete requests, ours and those of peers, that
+    expect no more reports.
+    """
+    peers = [peer.name for peer in settings.peers if peer.commit_after]
+    why = "the peer is not configured with commit_after any more"
+    with database.write() as session:
+        for row in requested.requests_of_others(session, peers, _ANSWERS_AT_ONCE):
+            move(session, row, COMMITMENT_ANSWER_GIVEN_UP, reason=why)
+        session.execute(delete(Commitment).where(Commitment.asked_at < utc_now() - _KEEP))
+        requested.forget_requests(session, utc_now() - _KEEP)
+
+
+def _enter(session: Session, settings: Settings, report: WaitingReport) -> None:
+    commitment = _locked(session, report.transaction_uid)
+    asked = commitment.destination if commitment is not None else None
+    peer = next((one for one in settings.peers if one.name == asked), None)
+    titles = {title.strip() for title in peer.reporting_titles} if peer is not None else ()
+    if commitment is None or peer is None or report.calling_ae.strip() not in titles:
+        record(session, COMMITMENT_UNKNOWN, calling=report.calling_ae, transaction=report.transaction_uid)
+        return
+    if commitment.state is not CommitmentState.REPORTED:  # a second report may name what the first did not
+        move(session, commitment, COMMITMENT_ENTERED)
+    moves = outbox.Moves(session, peer, settings.outbox, utc_now())
+    failed = dict(line.split(" ", 1) for line in report.failed)
+    committed = {uid: sop_class for uid, _, sop_class in (line.partition(" ") for line in report.committed)}
+    rows = deliveries.of_numbers(session, commitment.deliveries)
+    for row in rows:
+        uid, sop_class = row.item.sop_instance_uid, row.item.sop_class_uid
+        if uid in failed:
+            moves.not_committed(row, report.transaction_uid, int(failed[uid], 16))
+        elif committed.get(uid) == sop_class:
+            moves.committed(row)
+    settle_studies(session, [row.item.study_id for row in rows])
+
+
+def _locked(session: Session, transaction_uid: str) -> Commitment | None:
+    return session.scalar(
+        select(Commitment).where(Commitment.transaction_uid == transaction_uid).with_for_update()
+    )
+
+
+_ANSWERS_AT_ONCE: Final = 20
+_CALL_SECONDS: Final = 150.0  # an association made and released, at its slowest
+INDEXED_AFTER: Final = timedelta(minutes=5)
+"""An object that a peer sent before it asked is in the index by then; until then it may be unknown."""
+
+
+class CommitmentAnswers(Lane[RequestedCommitment]):
+    """Decides on the requests of one peer, and reports to it; all state is in the database."""
+
+    table, is_one_peer = RequestedCommitment, True
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        peer: PeerSettings,
+        owner: str,
+        open_reporter: Callable[[PeerSettings, Settings], scu.CommitmentPeer] = scu.open_commitment,
+    ) -> None:
+        seconds = settings.outbox.answer_seconds + _CALL_SECONDS
+        super().__init__(database, settings, f"commitment to {peer.name}", owner, seconds)
+        self._peer, self._open = peer, open_reporter
+        self._limit = timedelta(hours=peer.commit_hours)
+        forwarded_to = {name for rule in settings.rules for name in rule.forward}
+        self._archives = forwarded_to & {one.name for one in settings.peers if one.confirm != "none"}
+
+    def waits(self) -> Sequence[ColumnElement[bool]]:
+        """Those that wait to be decided, or whose report waits to be taken."""
+        open_states = (RequestedState.WAITING, RequestedState.DECIDED)
+        return RequestedCommitment.peer == self._peer.name, RequestedCommitment.state.in_(open_states)
+
+    def _failed(self, session: Session, row: RequestedCommitment, now: datetime) -> list[str] | None:
+        """The objects that are not committed, "UID reason"; None while one may still be.
+
+        None is committed while a newer version of it may wait to be indexed.
+        """
+        title = self._peer.ae_title
+        asked = dict(line.split(" ", 1) for line in row.objects)
+        uids = list(asked)
+        sent = requested.sent_by(session, title, uids)
+        classes = requested.classes(session, uids)
+        is_behind = requested.awaits_index(session, title, row.asked_at, now - INDEXED_AFTER)
+        archived = set() if is_behind else requested.archived(session, title, uids, self._archives)
+        left_out = requested.left_out(session, uids)
+        age, failed, waits = now - row.asked_at, [], False
+        for uid, sop_class in asked.items():
+            reason = None
+            if uid not in sent:
+                reason = commitment.NO_SUCH_OBJECT if age >= min(INDEXED_AFTER, self._limit) else None
+            elif classes.get(uid, sop_class) != sop_class:
+                reason = commitment.CLASS_CONFLICT
+            elif uid in archived:
+                continue
+            elif age >= self._limit or uid in left_out:
+                reason = commitment.PROCESSING_FAILURE
+            waits = waits or reason is None
+            failed.append(f"{uid} {reason or 0:04X}")
+        return None if waits else failed
+
+    def work(self, row: RequestedCommitment, _: threading.Event) -> Outcome:
+        """Decide it if that is possible, then report to the peer once."""
+        if row.state is RequestedState.WAITING:
+            now = utc_now()
+            with self._database.write() as session:
+                found = self._failed(session, row, now)
+                session.add(row)
+                if found is None:
+                    wait = max((now - row.asked_at) / 10, timedelta(seconds=1))
+                    row.next_at = now + min(wait, timedelta(seconds=60))
+                else:
+                    move(session, row, COMMITMENT_DECIDED, failed=found, decided_at=now)
+            return NotYet()
+        objects = dict(line.split(" ", 1) for line in row.objects)
+        failed = {uid: int(code, 16) for uid, code in (line.split(" ") for line in row.failed)}
+        event_type = commitment.SOME_FAILED if failed else commitment.ALL_COMMITTED
+        with closing(self._open(self._peer, self._settings)) as reporter:
+            reason = reporter.report(commitment.report(row.transaction_uid, objects, failed), event_type)
+        if not reason:
+            return Done()
+        is_over = row.decided_at is not None and utc_now() - row.decided_at >= self._limit
+        return Failed(reason) if is_over else Retry(reason)
+
+    def move(self, session: Session, row: RequestedCommitment, outcome: Outcome) -> None:
+        """Reported, given up, or still decided."""
+        if isinstance(outcome, Done):
+            move(session, row, COMMITMENT_ANSWERED)
+        elif isinstance(outcome, Failed):
+            move(session, row, COMMITMENT_ANSWER_GIVEN_UP)
+
+
 _STOP_SECONDS = 20.0  # that objects being sent may take when the node stops; then they are sent later
 _WRITING_SECONDS = 5.0  # a call that was cut off returns at once, and its result is written
 _CALLS_SECONDS = 240.0  # two associations made and released for an object, at their slowest
@@ -97,7 +291,7 @@ class DeliveryWorker:
             due = deliveries.due_destinations(session, utc_now(), owners)
         unknown = [name for name in due if name not in self._routes]
         if unknown and not is_behind(self._settings):
-            give_up_others(self._database, self._settings, unknown)
+            give_up_unknown(self._database, unknown)
         return [name for name in due if name in self._routes]
 
     def run_forever(self, stop: threading.Event) -> None:
@@ -105,14 +299,12 @@ class DeliveryWorker:
         # Make waiting deliveries due: peers that were away before the restart may be back.
         with self._noticed(), self._database.write() as session:
             deliveries.hurry(session, utc_now())
-        changes, pause, found = self._database.changes, SHORTEST, False
+        changes, pause = self._database.changes, SHORTEST
         while not stop.is_set():
             seen = changes.count
-            try:
+            found = False
+            with self._noticed():  # the loop outlives a database that is away for a while
                 found = self._dispatch(stop)
-            except SQLAlchemyError as error:  # the loop outlives a database that is away for a while
-                self._database.outage.noticed(error)
-                stop.wait(_DATABASE_AWAY_SECONDS)
             pause = changes.pause(pause, found=found)
             changes.wait(seen, min(pause, self._lease_seconds / 3), stop)
         # Wait for what is being sent, cut off what takes too long, hand back what is still held then.
@@ -155,7 +347,7 @@ class DeliveryWorker:
         overdue.hang_up()
         route = self._routes[overdue.peer.name] = self._route(overdue.peer)
         with self._database.write() as session:
-            leases.pass_on(session, deliveries.lane(route.peer.name), overdue.owner, route.owner)
+            pass_lease_on(session, deliveries.lane(route.peer.name), overdue.owner, route.owner)
             record(session, DELIVERY_OVERDUE, destination=route.peer.name)
         return route
 
@@ -208,7 +400,7 @@ class Route:
         self._files, self._folder = Files(settings), settings.node.data_dir.resolve()
         self.owner, self._lease_seconds, self._open = owner, lease_seconds, open_destination
         self._lease, self._renew_at = deliveries.lane(peer.name), float("inf")
-        self._calls: list[scu.Destination | scu.CommitmentUser] = []
+        self._calls: list[scu.Destination | scu.CommitmentPeer] = []
         self._claims = 0
         self._stopping = False
         self.overdue_at = float("inf")
@@ -226,12 +418,12 @@ class Route:
         """Renew the lease where that is due and a round is under way that may still last."""
         if self._renew_at <= time.monotonic() < self.overdue_at < float("inf"):
             self._renew_at = time.monotonic() + self._lease_seconds / 3
-            leases.acquire(self._database, self._lease, self.owner, self._lease_seconds)
+            acquire_lease(self._database, self._lease, self.owner, self._lease_seconds)
 
     def hand_back(self) -> None:
         """Let go of the lease."""
         if self._renew_at < float("inf"):
-            leases.release(self._database, self._lease, self.owner)
+            release_lease(self._database, self._lease, self.owner)
             self._renew_at = float("inf")
 
     def run_once(self) -> int:
@@ -241,10 +433,10 @@ class Route:
         if not batch:
             return 0
         # How long sending and asking for these can take at most.
-        outbox = self._settings.outbox
-        sending = sum(outbox.seconds_for(one.bytes) for one in batch)
+        limits = self._settings.outbox
+        sending = sum(limits.seconds_for(one.bytes) for one in batch)
         calls = len(batch) + (self.peer.confirm == "commitment")
-        self.overdue_at = time.monotonic() + 2 * sending + calls * (outbox.answer_seconds + _CALLS_SECONDS)
+        self.overdue_at = time.monotonic() + 2 * sending + calls * (limits.answer_seconds + _CALLS_SECONDS)
         try:
             self._work(to_send, to_ask)
         finally:
@@ -255,23 +447,78 @@ class Route:
         try:
             to_send, to_ask = self._fetched(to_send), self._fetched(to_ask)
         except StoreAway as away:
-            self._put_off([*to_send, *to_ask], str(away))
+            unsent = scu.SendReport(scu.SendStatus.UNREACHABLE, "", str(away))
+            self._enter_reports(dict.fromkeys(to_send, unsent))
+            unknown = scu.Confirmation(scu.Presence.UNKNOWN, str(away))
+            self._enter_confirmations(dict.fromkeys(to_ask, unknown))
             return
         destination = self._open(self.peer, self._settings)
         self._opened(destination)
         to_query = [*self._send(destination, to_send), *to_ask]
         if self.peer.confirm == "commitment" and to_query and not self._stopping:
-            objects = {one.delivery: one for one in to_query}
-            uncommitted = request_commitment(self._settings, self.peer, self._entering, self._opened, objects)
-            to_query = [one for one in to_query if one.delivery in uncommitted]
+            to_query = self._request_commitment({one.delivery: one for one in to_query})
         if to_query:
             try:
                 answers = destination.confirm(to_query)
             except Exception as error:  # noqa: BLE001 - the thread must live on, the delivery keeps the reason
-                answers = [Confirmation(Presence.UNKNOWN, _defect(error))] * len(to_query)
+                answers = [scu.Confirmation(scu.Presence.UNKNOWN, _defect(error))] * len(to_query)
             self._enter_confirmations(dict(zip(to_query, answers, strict=True)))
 
-    def _opened(self, client: scu.Destination | scu.CommitmentUser) -> None:
+    def _request_commitment(self, objects: Mapping[int, scu.Outgoing]) -> list[scu.Outgoing]:
+        """Request commitment for deliveries (by number) that have no request under way.
+
+        Returns what is to be queried instead, because no report came or the peer accepts no request.
+        """
+        transaction = generate_uid()
+        wanted, to_query = self._store_request(transaction, objects)
+        if wanted:
+            requestor = scu.open_commitment(self.peer, self._settings)
+            self._opened(requestor)
+            answer = requestor.ask(transaction, [objects[number] for number in wanted], self._store_report)
+            with self._entering(wanted, DeliveryState.UNCONFIRMED) as (session, moves, rows):
+                request = _locked(session, transaction)
+                if isinstance(answer, Done) and request and request.state is CommitmentState.ASKED:
+                    move(session, request, COMMITMENT_REQUESTED)
+                for row in rows.values():
+                    if isinstance(answer, Done):
+                        moves.await_report(row)
+                    elif isinstance(answer, Retry):
+                        moves.ask_again(row, answer.why)
+                    else:
+                        row.transaction_uid = ""
+                        to_query += moves.commitment_missing(row, answer.why)
+        return [objects[number] for number in to_query]
+
+    def _store_request(
+        self, transaction: str, objects: Mapping[int, scu.Outgoing]
+    ) -> tuple[list[int], list[int]]:
+        """Store a request; the deliveries that it is for, and those that are to be queried."""
+        wanted, to_query = [], []
+        with self._entering(objects, DeliveryState.UNCONFIRMED) as (session, moves, rows):
+            for row in rows.values():
+                before = select(Commitment.state).where(Commitment.transaction_uid == row.transaction_uid)
+                if row.sent_at is None:
+                    to_query.append(row.id)
+                elif moves.commitment_is_overdue(row):
+                    to_query += moves.commitment_missing(row, "no storage commitment report came")
+                # In a request that reached the destination; a kill may have stopped one that was asked.
+                elif session.scalar(before) in (CommitmentState.ACCEPTED, CommitmentState.REPORTED):
+                    moves.await_report(row)
+                else:
+                    wanted.append(row.id)
+                    row.transaction_uid = transaction
+            if wanted:
+                about = {"destination": self.peer.name, "deliveries": wanted, "asked_at": utc_now()}
+                session.add(Commitment(transaction_uid=transaction, **about))
+        return wanted, to_query
+
+    def _store_report(self, report: commitment.CommitmentReport) -> None:
+        """Store a report that came on the association of the request."""
+        calling, lines = self.peer.reporting_titles[-1], (report.committed, report.failed)
+        with self._database.write() as session:
+            intake.keep_report(session, report.transaction_uid, calling, *lines, utc_now())
+
+    def _opened(self, client: scu.Destination | scu.CommitmentPeer) -> None:
         """Have its calls ended when the node stops."""
         self._calls.append(client)
         if self._stopping:
@@ -284,25 +531,25 @@ class Route:
             for item in (one, *one.former):
                 with suppress(NotInSpool), self._database.read() as session:
                     self._files.here(session, str(item.path.relative_to(self._folder)))
-            study = one.study_instance_uid or last_check.study_of(one.path)
+            study = one.study_instance_uid or outbox.study_of(one.path)
             fetched.append(replace(one, study_instance_uid=study))
         return fetched
 
     def _send(self, destination: scu.Destination, batch: Sequence[scu.Outgoing]) -> list[scu.Outgoing]:
         """Send what passes the last check; returns what the destination took and has not shown yet."""
-        checked = {one: last_check.fault(one, self.peer) for one in batch}
-        faults = {one: fault for one, fault in checked.items() if fault}
-        if faults:
-            self._enter_faults(faults)
-        whole = [one for one in batch if one not in faults]
-        if not whole:
-            return []
+        faults = {one: outbox.fault(one, self.peer) for one in batch}
+        whole = [one for one in batch if not faults[one]]
         try:
-            reports = destination.send(whole)
+            sent = destination.send(whole) if whole else []
         except Exception as error:  # noqa: BLE001 - the thread must live on, the delivery keeps the reason
             # A defect of ours in a destination is a failed try like any other.
-            reports = [SendReport(SendStatus.RETRY, "", _defect(error))] * len(whole)
-        return self._enter_reports(dict(zip(whole, reports, strict=True)))
+            sent = [scu.SendReport(scu.SendStatus.RETRY, "", _defect(error))] * len(whole)
+        # An original's file may be on its way to its place: it is tried again.
+        statuses = {True: scu.SendStatus.REFUSED, False: scu.SendStatus.FAULTY}
+        faulty = {
+            one: scu.SendReport(statuses[one.is_original], "", why) for one, why in faults.items() if why
+        }
+        return self._enter_reports(faulty | dict(zip(whole, sent, strict=True)))
 
     def _claim(self) -> tuple[list[scu.Outgoing], list[scu.Outgoing]]:
         """Begin the due deliveries of one study; returns the deliveries to send, and those to query."""
@@ -314,7 +561,7 @@ class Route:
             if study is None or self._stopping:
                 return [], []
             # Before any delivery is locked: who has the lease locks it first, too.
-            if not leases.take(session, self._lease, self.owner, self._lease_seconds):
+            if not take_lease(session, self._lease, self.owner, self._lease_seconds):
                 return [], []
             self._renew_at = time.monotonic() + self._lease_seconds / 3
             moves = self._moves(session)
@@ -339,92 +586,76 @@ class Route:
         return to_send, to_ask
 
     @contextmanager
-    def _entering(self, numbers: Collection[int]) -> Iterator[tuple[Session, Moves, Mapping[int, Delivery]]]:
-        """A transaction with these deliveries, or none if somebody else has the lease; then their studies
-        follow.
+    def _entering(
+        self, numbers: Collection[int], state: DeliveryState
+    ) -> Iterator[tuple[Session, outbox.Moves, Mapping[int, Delivery]]]:
+        """A transaction with those of these deliveries that are in a state, or with none if somebody else has
+        the lease; then their studies follow.
         """
         with self._database.write() as session:
-            mine = numbers if leases.is_ours(session, self._lease, self.owner) else ()
-            rows = deliveries.of_numbers(session, mine)
+            mine = numbers if is_lease_of(session, self._lease, self.owner) else ()
+            rows = {row.id: row for row in deliveries.of_numbers(session, mine) if row.state is state}
             yield session, self._moves(session), rows
             deliveries.discard_withdrawn(session, rows.values())
             settle_studies(session, (row.item.study_id for row in rows.values()))
 
-    def _enter_faults(self, faults: Mapping[scu.Outgoing, str]) -> None:
-        """Give up what must not be sent to the peer; an original's file may be on its way to its place."""
-        with self._entering([one.delivery for one in faults]) as (_, moves, rows):
-            for one, row in _being_sent(faults, rows):
-                if one.is_original:
-                    moves.sent(row, SendReport(SendStatus.REFUSED, "", faults[one]))
-                else:
-                    moves.give_up(row, faults[one])
-
-    def _enter_reports(self, reports: Mapping[scu.Outgoing, SendReport]) -> list[scu.Outgoing]:
+    def _enter_reports(self, reports: Mapping[scu.Outgoing, scu.SendReport]) -> list[scu.Outgoing]:
         """Record the outcome of sending; returns deliveries that the peer acknowledged but has not
         confirmed.
         """
-        narrowed = [one for one, report in reports.items() if report.status is SendStatus.NARROWED]
-        with self._entering([one.delivery for one in reports]) as (session, moves, rows):
-            mine = dict(_being_sent(reports, rows))
-            for one, row in mine.items():
-                if one not in narrowed:
-                    moves.sent(row, reports[one])
+        if not reports:
+            return []
+        numbers = [one.delivery for one in reports]
+        with self._entering(numbers, DeliveryState.SENDING) as (session, moves, rows):
+            narrowed = []
+            for one, report in reports.items():
+                row = rows.get(one.delivery)
+                if row is None or row.attempts != one.attempts:  # this round is sending it no more
+                    continue
+                if report.status is scu.SendStatus.NARROWED:
+                    narrowed.append((row, report))
+                else:
+                    moves.sent(row, report)
             # Whether the peer gets, or has got, any other result of the study.
+            left_out = [row.id for row, _ in narrowed]
             takes_others = bool(narrowed) and any(
                 other.state not in (DeliveryState.CANCELLED, DeliveryState.DEAD, DeliveryState.DISCARDED)
                 for other in deliveries.others_of_study(
-                    session, narrowed[0].study, self.peer.name, but=[one.delivery for one in narrowed]
+                    session, narrowed[0][0].item.study_id, self.peer.name, but=left_out
                 )
             )
-            for one in narrowed:
-                if one in mine:
-                    # Results that are left out harm nobody, but of a note or an original a person must know.
-                    result = mine[one].result
-                    may_lack = result is not None and result.kind is not ResultKind.REJECTION
-                    moves.narrowed(mine[one], reports[one], takes_others=takes_others and may_lack)
+            for row, report in narrowed:
+                moves.narrowed(row, report, takes_others=takes_others)
             statuses = {report.status for report in reports.values()}
             attempts = max(one.attempts for one in reports)
-            if statuses <= {SendStatus.UNREACHABLE, SendStatus.HUNG}:  # so is what waits for the peer
-                wait = wait_before_retry(attempts, self._settings.outbox)
+            answered = statuses & {scu.SendStatus.STORED, scu.SendStatus.WARNED, scu.SendStatus.VERIFY}
+            if statuses & {scu.SendStatus.UNREACHABLE, scu.SendStatus.HUNG} and not answered:
+                wait = wait_before_retry(attempts, self._settings.outbox)  # so does what waits for the peer
                 deliveries.postpone(session, self.peer.name, utc_now() + wait)
-            elif attempts > 1 and statuses & {SendStatus.STORED, SendStatus.WARNED, SendStatus.VERIFY}:
+            elif attempts > 1 and answered:
                 deliveries.hurry(session, utc_now(), self.peer.name)
-            if SendStatus.HUNG in statuses:
+            if scu.SendStatus.HUNG in statuses:
                 self._record_hung(session, list(reports), "send")
-        return [
-            one
-            for one in reports
-            if one.delivery in rows and rows[one.delivery].state is DeliveryState.UNCONFIRMED
-        ]
+            acknowledged = [id for id, row in rows.items() if row.state is DeliveryState.UNCONFIRMED]
+        return [one for one in reports if one.delivery in acknowledged]
 
-    def _enter_confirmations(self, answers: Mapping[scu.Outgoing, Confirmation]) -> None:
+    def _enter_confirmations(self, answers: Mapping[scu.Outgoing, scu.Confirmation]) -> None:
         """Record the peer's answers to the queries about these deliveries."""
-        with self._entering([one.delivery for one in answers]) as (session, moves, rows):
-            for one, answer in answers.items():
-                row = rows.get(one.delivery)
-                if row is not None and row.state is DeliveryState.UNCONFIRMED:
-                    moves.asked(row, answer)
-            if any(answer.presence is Presence.HUNG for answer in answers.values()):
+        by_number = {one.delivery: answer for one, answer in answers.items()}
+        with self._entering(by_number, DeliveryState.UNCONFIRMED) as (session, moves, rows):
+            for number, row in rows.items():
+                moves.asked(row, by_number[number])
+            if any(answer.presence is scu.Presence.HUNG for answer in answers.values()):
                 self._record_hung(session, list(answers), "query")
 
-    def _put_off(self, batch: Sequence[scu.Outgoing], reason: str) -> None:
-        """Postpone these deliveries without sending or querying: the object store is unreachable."""
-        with self._entering([one.delivery for one in batch]) as (_, moves, rows):
-            for _one, row in _being_sent(batch, rows):
-                moves.sent(row, SendReport(SendStatus.UNREACHABLE, "", reason))
-            for row in rows.values():
-                if row.state is DeliveryState.UNCONFIRMED:
-                    moves.asked(row, Confirmation(Presence.UNKNOWN, reason))
-
-    def _moves(self, session: Session) -> Moves:
-        return Moves(session, self.peer, self._settings.outbox, utc_now())
+    def _moves(self, session: Session) -> outbox.Moves:
+        return outbox.Moves(session, self.peer, self._settings.outbox, utc_now())
 
     def _claimed(self, session: Session, delivery: Delivery) -> scu.Outgoing:
-        result, outgoing = delivery.result, self._outgoing(delivery)
-        if result is None or not (result.supersedes or result.kind is ResultKind.REJECTION):
-            return outgoing
-        former = deliveries.former_of(session, result, self.peer.name)
-        return replace(outgoing, former=tuple(map(self._outgoing, former)))
+        result = delivery.result
+        revises = result is not None and (result.supersedes or result.kind is ResultKind.REJECTION)
+        former = deliveries.former_of(session, result, self.peer.name) if result and revises else []
+        return replace(self._outgoing(delivery), former=tuple(map(self._outgoing, former)))
 
     def _outgoing(self, delivery: Delivery) -> scu.Outgoing:
         item, result = delivery.item, delivery.result
@@ -450,31 +681,20 @@ class Route:
         record(session, DESTINATION_HUNG, study, destination=self.peer.name, doing=doing, objects=count)
 
 
-def _being_sent(
-    batch: Iterable[scu.Outgoing], rows: Mapping[int, Delivery]
-) -> Iterator[tuple[scu.Outgoing, Delivery]]:
-    """Those that this round is sending still, with their rows."""
-    for one in batch:
-        row = rows.get(one.delivery)
-        if row is not None and (row.state, row.attempts) == (DeliveryState.SENDING, one.attempts):
-            yield one, row
-
-
 def _defect(error: Exception) -> str:
     """Log where it happened (``logs`` leaves out the exception's text); returns its kind as the reason."""
     _LOGGER.error("defect while delivering", exc_info=error)
     return f"defect of the node: {type(error).__name__}"
 
 
-def give_up_others(database: Database, settings: Settings, destinations: Sequence[str]) -> None:
+def give_up_unknown(database: Database, destinations: Sequence[str]) -> None:
     """Give up what is due to names that are no longer in the configuration, one study each."""
     now = utc_now()
     for destination in destinations:
-        peer = PeerSettings(name=destination, ae_title="UNKNOWN")
         with database.write() as session:
-            moves = Moves(session, peer, settings.outbox, now)
             study = deliveries.due_study(session, destination, now)
             batch = deliveries.due_batch(session, destination, study or 0, now, _BATCH)
             for delivery in batch:
-                moves.give_up(delivery, "no peer of this name may receive: configure it, then retry")
+                why = "no peer of this name may receive: configure it, then retry"
+                move_delivery(session, delivery, DELIVERY_DEAD, reason=why, transaction_uid="")
             settle_studies(session, (delivery.item.study_id for delivery in batch))

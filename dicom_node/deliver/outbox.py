@@ -1,12 +1,5 @@
 """Delivery of results: one row per object and destination, sent until confirmed. Builds no objects.
 
-The last check before an object is sent: is it the object that was built, and may this peer get it?
-
-It reads the object's bytes. Whatever tables or settings say by then, an object that names a patient is not
-sent to a de-identified destination.
-
-The effect of a destination's answer on one delivery: every decision of the outbox is one transition.
-
 Delivered means confirmed: the destination shows the object when it is queried, or reports that it keeps the
 object (storage commitment). A delivery that was given up because no such report came still has its
 ``transaction_uid``: a late report confirms it. An unconfirmed delivery that was *acknowledged* has
@@ -14,48 +7,35 @@ object (storage commitment). A delivery that was given up because no such report
 destination does not know it: the same UID and bytes twice are one object to a PACS. In every other state
 ``sent_at`` says when the object was last sent, if it may have arrived.
 
-Deliveries are added, retried, discarded and sent by hand, within the caller's transaction.
+Before an object is sent, its bytes are read: is it the object that was built, and may this peer get it?
+Whatever tables or settings say by then, an object that names a patient is not sent to a de-identified
+destination.
 
-Results of rules with ``assess_first``: they wait until a person accepts or rejects them.
-
-Deletes withdrawn results at peers with ``withdraw = "delete"``; repeats until each is gone.
-
-A kill between the deletion and its check costs one more query: a missing object counts as deleted.
+Persons add, retry and discard deliveries; results of rules with ``assess_first`` wait until a person accepts
+or rejects them. Withdrawn results are deleted at peers with ``withdraw = "delete"``, until each is gone: a
+kill between the deletion and its check costs one more query, as a missing object counts as deleted. Sending
+to a peer that is away is retried for ever, so a person must be told.
 """
 
 import hashlib
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pydicom
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from sqlalchemy import ColumnElement, Select, exists, func, select
+from sqlalchemy import ColumnElement, Select, case, exists, func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.base import events
-from dicom_node.base.config.sections import OutboxSettings
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.settings import OutboxSettings, PeerSettings, Settings
 from dicom_node.base.dicom.commitment import failure_text
 from dicom_node.base.errors import NotAllowedNow, NotFound
-from dicom_node.base.events import (
-    ASSESSMENT_OVERDUE,
-    DELIVERY_ADDED,
-    DELIVERY_BY_HAND,
-    DELIVERY_DISCARDED,
-    DELIVERY_FREED,
-    DELIVERY_HELD,
-    DELIVERY_WANTED,
-    RESULT_NOT_REMOVED,
-    RESULT_REMOVED,
-    RESULTS_ACCEPTED,
-    RESULTS_REJECTED,
-)
 from dicom_node.base.files import Files, sha256_of
 from dicom_node.base.kinds import RemovalState, ResultKind, is_deidentified, retained_by
 from dicom_node.base.lifecycle import DELIVERY, UNDECIDED, DeliveryState, HeldState, StudyState
@@ -65,6 +45,7 @@ from dicom_node.base.store import deliveries, results
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import (
     Delivery,
+    EventRow,
     HeldResult,
     Job,
     Original,
@@ -83,11 +64,15 @@ from dicom_node.base.store.transitions import (
 )
 from dicom_node.base.store.views import View, as_json
 from dicom_node.deliver import scu
-from dicom_node.deliver.scu.interfaces import Confirmation, Outgoing, Presence, SendReport, SendStatus
 
 _NAMES_THE_PATIENT = "it names the patient, and this peer gets de-identified objects only"
 _KEEPS_MORE = "it keeps more than this peer may know by now: dicom-node studies rerun makes new objects"
-_READ = ["StudyInstanceUID", "PatientIdentityRemoved", "DeidentificationMethodCodeSequence"]
+_READ = [
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "PatientIdentityRemoved",
+    "DeidentificationMethodCodeSequence",
+]
 
 
 def study_of(path: Path) -> str:
@@ -96,7 +81,7 @@ def study_of(path: Path) -> str:
     return "" if header is None else str(header.get("StudyInstanceUID") or "")
 
 
-def fault(item: Outgoing, peer: PeerSettings) -> str:
+def fault(item: scu.Outgoing, peer: PeerSettings) -> str:
     """Why this object must not be sent to this peer; "" if it may.
 
     The data set of a received object is not read: it is forwarded unchanged.
@@ -122,7 +107,7 @@ def fault(item: Outgoing, peer: PeerSettings) -> str:
 
 def _header(path: Path) -> Dataset | None:
     try:
-        return pydicom.dcmread(path, specific_tags=_READ, stop_before_pixels=True)
+        return dcmread(path, specific_tags=_READ, stop_before_pixels=True)
     except (OSError, InvalidDicomError):
         return None
 
@@ -136,6 +121,13 @@ _DOUBTFUL_QUESTIONS = 3  # to a destination that cannot be asked; the object is 
 _QUESTIONS_SECONDS = (0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
+_ACKNOWLEDGED = {
+    scu.SendStatus.STORED: events.DELIVERY_SENT,
+    scu.SendStatus.WARNED: events.DELIVERY_WARNED,
+    scu.SendStatus.VERIFY: events.DELIVERY_IN_DOUBT,
+}
+
+
 class Moves:
     """Changes the state of deliveries to one destination, within the caller's transaction.
 
@@ -146,21 +138,16 @@ class Moves:
         self._session, self._peer, self._settings, self._now = session, peer, settings, now
         self._report_time = timedelta(hours=peer.commitment_hours)
 
-    def sent(self, delivery: Delivery, report: SendReport) -> None:
+    def sent(self, delivery: Delivery, report: scu.SendReport) -> None:
         """Record the answer to a C-STORE, an upload or a STOW-RS. Refused kinds go to :meth:`narrowed`."""
-        if report.status is SendStatus.VERIFY and self._earlier_version_may_be_found(delivery):
+        if report.status is scu.SendStatus.VERIFY and self._earlier_version_may_be_found(delivery):
             self.give_up(delivery, _KEEPS_EARLIER)
-        elif report.status in (SendStatus.STORED, SendStatus.WARNED, SendStatus.VERIFY):
-            event = {
-                SendStatus.STORED: events.DELIVERY_SENT,
-                SendStatus.WARNED: events.DELIVERY_WARNED,
-                SendStatus.VERIFY: events.DELIVERY_IN_DOUBT,
-            }[report.status]
+        elif report.status in _ACKNOWLEDGED:
             self._move(
                 delivery,
-                event,
+                _ACKNOWLEDGED[report.status],
                 status=report.code,
-                reason="" if report.status is SendStatus.STORED else report.text,
+                reason="" if report.status is scu.SendStatus.STORED else report.text,
                 sent_at=self._now,
                 queries=0,
                 next_at=self._now,
@@ -168,24 +155,26 @@ class Moves:
             )
             if self._peer.confirm == "none":
                 self._confirmed(delivery, reason="" if self._peer.acknowledges else NOT_ASKED, queries=0)
-        elif report.status is SendStatus.REFUSED:
+        elif report.status is scu.SendStatus.FAULTY:
+            self.give_up(delivery, report.text)
+        elif report.status is scu.SendStatus.REFUSED:
             self._count_refusal(delivery, report.code, report.text)
         else:
-            answered = bool(report.code) or report.status is SendStatus.UNREACHABLE
+            answered = bool(report.code) or report.status is scu.SendStatus.UNREACHABLE
             self._again(delivery, report.code, report.text, left=not answered)
 
-    def narrowed(self, delivery: Delivery, report: SendReport, *, takes_others: bool) -> None:
+    def narrowed(self, delivery: Delivery, report: scu.SendReport, *, takes_others: bool) -> None:
         """Leave out, with a warning, an object of a kind that the destination does not accept.
 
         If the destination accepts none of the study's results, they are given up instead, so that a person
         looks: else a study would count as "delivered" that nobody will ever see.
         """
-        if takes_others:
+        result = delivery.result
+        # Results that are left out harm nobody, but of a note or an original a person must know.
+        if takes_others and result is not None and result.kind is not ResultKind.REJECTION:
             self._move(delivery, events.DELIVERY_NARROWED, reason=report.text, transaction_uid="")
-        elif delivery.result:
-            self.give_up(delivery, f"{report.text}: it takes none of the results")
         else:
-            self.give_up(delivery, report.text)
+            self.give_up(delivery, f"{report.text}: it takes none of the results" if result else report.text)
 
     def give_up(self, delivery: Delivery, reason: str) -> None:
         """Give up a delivery that no retry can help."""
@@ -216,16 +205,16 @@ class Moves:
                 transaction_uid="",
             )
 
-    def asked(self, delivery: Delivery, answer: Confirmation) -> None:
+    def asked(self, delivery: Delivery, answer: scu.Confirmation) -> None:
         """Record the answer to a C-FIND, a look-up or a QIDO-RS."""
-        if answer.presence is Presence.FOUND:
+        if answer.presence is scu.Presence.FOUND:
             reason = BY_QUERY if self._peer.confirm == "commitment" else ""
             self._confirmed(delivery, reason=reason, queries=delivery.queries + 1)
-        elif answer.presence is Presence.DIFFERENT:
+        elif answer.presence is scu.Presence.DIFFERENT:
             self.give_up(delivery, answer.text)
         elif delivery.sent_at is None:
             # Never acknowledged: no half hour of patience, it is sent (again) now.
-            unanswered = answer.presence in (Presence.UNKNOWN, Presence.HUNG)
+            unanswered = answer.presence in (scu.Presence.UNKNOWN, scu.Presence.HUNG)
             if unanswered and delivery.queries + 1 < _DOUBTFUL_QUESTIONS:
                 self.ask_again(delivery, answer.text)
             else:
@@ -238,7 +227,7 @@ class Moves:
                     transaction_uid="",
                 )
         elif (
-            answer.presence is Presence.NOT_FOUND
+            answer.presence is scu.Presence.NOT_FOUND
             and (self._now - delivery.sent_at).total_seconds() > self._settings.confirm_seconds
         ):
             self._count_refusal(delivery, delivery.status, "acknowledged, but not shown for confirm_seconds")
@@ -252,23 +241,20 @@ class Moves:
         assert delivery.sent_at is not None
         delivery.reason = "waits for the storage commitment report"
         delivery.next_at = min(self._now + _REPORT_STEP, delivery.sent_at + self._report_time)
-        self._session.flush()
 
     def ask_again(self, delivery: Delivery, reason: str) -> None:
         """Query, or request storage commitment, again later."""
         delivery.queries += 1
         delivery.reason = reason
         delivery.next_at = self._now + wait_before_question(delivery.queries, self._settings)
-        self._session.flush()
 
     def commitment_is_overdue(self, delivery: Delivery) -> bool:
         """Whether the peer's time for the report is over."""
         return delivery.sent_at is not None and self._now - delivery.sent_at >= self._report_time
 
-    def commitment_missing(self, delivery: Delivery, reason: str) -> None:
-        """Handle a missing report: query the peer if possible, else give the delivery up for a person.
-
-        The report is missing if none came in time, or the peer accepts no request.
+    def commitment_missing(self, delivery: Delivery, reason: str) -> list[int]:
+        """Have the peer queried instead, if possible, else give the delivery up for a person: no report came
+        in time, or the peer accepts no request. Returns what is to be queried.
         """
         if delivery.transaction_uid or not delivery.queries:  # not with each question
             record(
@@ -281,12 +267,9 @@ class Moves:
             )
         if self._peer.may_be_asked:
             delivery.transaction_uid = ""
-        else:
-            self._move(
-                delivery,
-                events.DELIVERY_DEAD,
-                reason=f"acknowledged, but unconfirmed: {reason}",
-            )
+            return [delivery.id]
+        self._move(delivery, events.DELIVERY_DEAD, reason=f"acknowledged, but unconfirmed: {reason}")
+        return []
 
     def committed(self, delivery: Delivery) -> None:
         """Confirm the delivery: the destination reports that it keeps the object, even if we had given it
@@ -328,7 +311,6 @@ class Moves:
 
     def _count_refusal(self, delivery: Delivery, status: str, reason: str) -> None:
         delivery.refusals += 1
-        self._session.flush()
         if delivery.refusals >= self._settings.refusals:
             self._move(delivery, events.DELIVERY_DEAD, status=status, reason=reason, transaction_uid="")
         else:
@@ -388,7 +370,7 @@ def enqueue(
             unassessed=waits,
         )
         if delivery.withdrawn or (delivery.state is DeliveryState.UNASSESSED and not waits):
-            event = DELIVERY_HELD if waits else DELIVERY_WANTED
+            event = events.DELIVERY_HELD if waits else events.DELIVERY_WANTED
             move_delivery(session, delivery, event, reason="wanted again", withdrawn=False, next_at=utc_now())
     return int(waits)
 
@@ -412,7 +394,7 @@ def retry(session: Session, delivery_id: int) -> None:
         delivery.next_at, delivery.transaction_uid = now, ""
         record(
             session,
-            DELIVERY_BY_HAND,
+            events.DELIVERY_BY_HAND,
             delivery.item.study_id,
             delivery=delivery_id,
             destination=delivery.destination,
@@ -421,7 +403,7 @@ def retry(session: Session, delivery_id: int) -> None:
     move_delivery(
         session,
         delivery,
-        DELIVERY_BY_HAND,
+        events.DELIVERY_BY_HAND,
         reason="",
         withdrawn=False,
         discarded_because="",
@@ -455,7 +437,7 @@ def discard(session: Session, delivery_id: int, because: str) -> None:
     A delivery that may have arrived cannot be discarded until it is given up.
     """
     delivery = _locked(session, delivery_id)
-    if (delivery.state, DELIVERY_DISCARDED) not in DELIVERY:
+    if (delivery.state, events.DELIVERY_DISCARDED) not in DELIVERY:
         raise NotAllowedNow(
             f"delivery {delivery_id} is {delivery.state}: discard only waiting or given-up ones"
         )
@@ -521,7 +503,7 @@ def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence
         delivery = deliveries.add(session, row, peer.name, by_hand=True)
         record(
             session,
-            DELIVERY_ADDED,
+            events.DELIVERY_ADDED,
             study_id,
             delivery=delivery.id,
             destination=peer.name,
@@ -592,13 +574,12 @@ def hold(
     if assess_first:
         left = set(session.scalars(here.where(Delivery.withdrawn.is_(False), ~waits)))
         if row is None and set(destinations) - left:
-            row = HeldResult(result_id=result.id, study_id=result.study_id, since=utc_now())
+            row = HeldResult(result_id=result.id, study_id=result.study_id, state=HeldState.WAITING)
+            row.since = utc_now()
             session.add(row)
-            session.flush()
         return row
     if row is not None and not set(session.scalars(here.where(waits))) - set(destinations):
         session.delete(row)
-        session.flush()
     return None
 
 
@@ -627,9 +608,9 @@ def accept(
             if delivery.item.purged:
                 raise NotAllowedNow("the files of these results were deleted after spool.result_days")
             move_delivery(
-                session, delivery, DELIVERY_FREED, reason="", discarded_because="", next_at=utc_now()
+                session, delivery, events.DELIVERY_FREED, reason="", discarded_because="", next_at=utc_now()
             )
-    move_held(session, rows, RESULTS_ACCEPTED, decided_at=utc_now(), decided_by=by, because="")
+    move_held(session, rows, events.RESULTS_ACCEPTED, decided_at=utc_now(), decided_by=by, because="")
     settle_study(session, study_id)
     return len(rows)
 
@@ -644,8 +625,8 @@ def reject(session: Session, study_id: int, by: str, because: str, as_of: str | 
         raise NotAllowedNow("these results were rejected already")
     for row in rows:
         for delivery in _deliveries(session, row, DeliveryState.UNASSESSED):
-            move_delivery(session, delivery, DELIVERY_DISCARDED, reason="", discarded_because=because)
-    move_held(session, rows, RESULTS_REJECTED, decided_at=utc_now(), decided_by=by, because=because)
+            move_delivery(session, delivery, events.DELIVERY_DISCARDED, reason="", discarded_because=because)
+    move_held(session, rows, events.RESULTS_REJECTED, decided_at=utc_now(), decided_by=by, because=because)
     settle_study(session, study_id)
     return len(rows)
 
@@ -664,7 +645,7 @@ def report_overdue(database: Database, settings: Settings) -> int:
         studies: dict[int, list[HeldResult]] = {}
         for row in session.scalars(late.order_by(HeldResult.result_id)):
             studies.setdefault(row.study_id, []).append(row)
-        return sum(move_held(session, rows, ASSESSMENT_OVERDUE) > 0 for rows in studies.values())
+        return sum(move_held(session, rows, events.ASSESSMENT_OVERDUE) > 0 for rows in studies.values())
 
 
 def in_question(session: Session, study_id: int) -> Sequence[HeldResult]:
@@ -789,9 +770,7 @@ class Removals(Lane[Removal]):
                 why = "its file is not here: it cannot be compared with the object there"
                 return Failed(why) if result.purged else Retry(why)
             # With the UIDs that its file has: a de-identified object has its own.
-            header = dcmread(
-                path, stop_before_pixels=True, specific_tags=["StudyInstanceUID", "SeriesInstanceUID"]
-            )
+            header = dcmread(path, stop_before_pixels=True, specific_tags=_READ)
             item = scu.Outgoing(
                 sop_class_uid=result.sop_class_uid,
                 sop_instance_uid=result.sop_instance_uid,
@@ -811,7 +790,83 @@ class Removals(Lane[Removal]):
         about = {"destination": delivery.destination, "instance": delivery.item.sop_instance_uid}
         if isinstance(outcome, Done):
             row.state = RemovalState.GONE
-            record(session, RESULT_REMOVED, delivery.item.study_id, **about)
+            record(session, events.RESULT_REMOVED, delivery.item.study_id, **about)
         else:
             row.state = RemovalState.BY_HAND
-            record(session, RESULT_NOT_REMOVED, delivery.item.study_id, **about, reason=outcome.why)
+            record(session, events.RESULT_NOT_REMOVED, delivery.item.study_id, **about, reason=outcome.why)
+
+
+_WAITING = Delivery.state.in_((DeliveryState.PENDING, DeliveryState.SENDING))
+# A first try that is under way has not failed.
+_LONG = timedelta(minutes=15)
+_TRIED = Delivery.attempts > case((Delivery.state == DeliveryState.SENDING, 1), else_=0)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerOutage:
+    """A peer to which tries have failed since ``since``. ``reason``: of the newest failure."""
+
+    destination: str
+    since: datetime
+    waiting: int
+    reason: str
+
+
+def outages(session: Session) -> list[PeerOutage]:
+    """The outages by peer, since the first failed try of the oldest delivery that waits; without refused
+    objects, as the peer answers then.
+    """
+    failing = case((_TRIED & (Delivery.refusals == 0), Delivery.id))
+    chosen = select(Delivery.destination, func.count(), func.min(failing), func.max(failing)).where(_WAITING)
+    tried = chosen.group_by(Delivery.destination).having(func.min(failing).is_not(None))
+    found = []
+    for destination, waiting, oldest, newest in session.execute(tried).all():
+        first = session.get_one(Delivery, oldest)
+        failed = select(EventRow.at).where(
+            EventRow.number == events.DELIVERY_RETRIED.number,
+            EventRow.study_id == first.item.study_id,
+            EventRow.fields["delivery"].as_integer() == oldest,
+        )
+        since = session.scalar(failed.order_by(EventRow.id).limit(1))
+        if since is not None:
+            reason = session.get_one(Delivery, newest).reason
+            found.append(PeerOutage(destination, since, waiting, reason))
+    return found
+
+
+def reasons(session: Session, studies: ColumnElement[bool]) -> Mapping[int, str]:
+    """The reason why results of each of these studies still wait after a try, by the number of the study."""
+    chosen = deliveries.with_objects(select(Study.id, Delivery.destination, Delivery.reason))
+    rows = session.execute(chosen.where(studies, _WAITING, _TRIED).order_by(Delivery.id))
+    return {study: f"{destination}: {reason}" for study, destination, reason in rows if reason}
+
+
+def report_outages(database: Database, _settings: Settings) -> int:
+    """Record event 5022 once for each outage that lasts too long, and 5023 at its end.
+
+    Returns how many outages were reported as new.
+    """
+    with database.read() as session:
+        now = {one.destination: one for one in outages(session)}
+        # Destinations whose outage has an event and whose return has none.
+        both = (events.DESTINATION_AWAY.number, events.DESTINATION_BACK.number)
+        told = select(EventRow.number, EventRow.fields).where(EventRow.number.in_(both)).order_by(EventRow.id)
+        newest = {str(fields.get("destination")): number for number, fields in session.execute(told)}
+    reported = {name for name, number in newest.items() if number == events.DESTINATION_AWAY.number}
+    late, back = utc_now() - _LONG, sorted(reported - set(now))
+    new = [one for name, one in now.items() if name not in reported and one.since <= late]
+    if not (new or back):
+        return 0
+    with database.write() as session:
+        for destination in back:
+            record(session, events.DESTINATION_BACK, destination=destination)
+        for one in new:
+            record(
+                session,
+                events.DESTINATION_AWAY,
+                destination=one.destination,
+                since=one.since.isoformat(),
+                waiting=one.waiting,
+                reason=one.reason,
+            )
+    return len(new)

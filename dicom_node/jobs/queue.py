@@ -1,34 +1,233 @@
-"""The queue of jobs, with one of two engines: the lease table (SQLite), procrastinate (PostgreSQL).
+"""The jobs of a study: which rule takes which image, whose turn it is, what a person does to a job.
 
-Delivery is at least once: a worker that dies loses its job and another takes the job over. So a job's effects
-are idempotent (derived UIDs), and only the newest attempt at a job can end it.
+Engines of the queue are the lease table (SQLite) and procrastinate (PostgreSQL). Delivery is at least once: a
+worker that dies loses its job and another takes the job over. So a job's effects are idempotent (derived
+UIDs), and only the newest attempt at a job can end it. By the names of lease owners, processes of one machine
+see whether an owner still runs: a killed worker's job is taken over at once, on other machines when its lease
+ends.
 
 Short jobs overtake long ones, and none waits for ever. A job's turn is its arrival plus ten times its
 estimated work; the earliest turn is first. So a chest film (a few seconds) overtakes a cine loop (minutes)
 that came up to half an hour before it, and not one that has waited longer. Urgent jobs (STAT, or put first by
 a person) go before all turns.
+
+What rules forward is decided with the jobs, when the study is complete: then it has one patient and no
+conflict, and the rules have all of its images. Objects are queued unchanged, each version once for each peer.
 """
 
+import hashlib
 import math
-from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+import os
+import secrets
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
 
+from ai_pipeline.images.dates import date_of
+from ai_pipeline.terms import shown_term
 from dicom_node.base import events
-from dicom_node.base.config.sections import WorkerSettings
-from dicom_node.base.errors import JobCancelled, LeaseLost
-from dicom_node.base.events import EventType
-from dicom_node.base.lifecycle import JobState
+from dicom_node.base.config.settings import Conditions, RuleSettings, Settings, WorkerSettings, matches
+from dicom_node.base.dicom.uids import SECONDARY_CAPTURES
+from dicom_node.base.errors import JobCancelled, LeaseLost, NotAllowedNow, NotFound
+from dicom_node.base.kinds import ObjectRole
+from dicom_node.base.lifecycle import JOB, JobState, StudyState
+from dicom_node.base.store import deliveries, fetches, intake
 from dicom_node.base.store import queue as table
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import LONGEST_WAIT, Job, has_ended
-from dicom_node.base.store.transitions import move_job, record, settle_study, turn_changed, utc_now
-from dicom_node.jobs import lease as owners
+from dicom_node.base.store.tables import LONGEST_WAIT, Instance, Job, Original, Study, has_ended
+from dicom_node.base.store.transitions import (
+    FOR_UPDATE,
+    database_time,
+    move_job,
+    record,
+    settle_study,
+    settle_study_as,
+    turn_changed,
+    utc_now,
+)
 
+
+def new_owner() -> str:
+    """A name for this process that is never used again; at most 64 characters."""
+    return f"{_machine()}/{os.getpid()}/{os.getppid()}/{secrets.token_hex(4)}"
+
+
+def is_dead(owner: str) -> bool:
+    """Whether the owner was a process of this machine that has ended; False if this is unknown."""
+    return _runs_no_more(owner, 1)
+
+
+def is_dead_with_its_node(owner: str) -> bool:
+    """Whether the process that started the owner has ended too: the whole node died, not only the worker."""
+    return _runs_no_more(owner, 1) and _runs_no_more(owner, 2)
+
+
+def _runs_no_more(owner: str, place: int) -> bool:
+    parts = owner.split("/")
+    if len(parts) != 4 or parts[0] != _machine() or not parts[place].isdigit():
+        return False
+    pid = int(parts[place])
+    try:
+        os.kill(pid, 0)
+        about = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except ProcessLookupError:
+        return True
+    except OSError:  # another user's, or no /proc
+        return False
+    return about.rpartition(")")[2].split()[0] == "Z"  # a zombie
+
+
+@cache
+def _machine() -> str:
+    """This boot of this machine and its process name space: containers may share a host name."""
+    parts = [socket.gethostname()]
+    for read in (Path("/proc/sys/kernel/random/boot_id").read_text, Path("/proc/self/ns/pid").readlink):
+        try:
+            parts.append(str(read()))
+        except OSError:  # not Linux: leases alone decide, because the name holds the process id of one boot
+            parts.append(secrets.token_hex(8))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+# A rule's condition → where the image says it: a column of Instance, or a keyword of its attributes.
+_ASKED = {
+    "modality": "modality",
+    "body_part": "BodyPartExamined",
+    "view": "ViewPosition",
+    "calling_ae": "calling_ae",
+    "called_ae": "called_ae",
+    "station": "StationName",
+    "study_description": "StudyDescription",
+    "series_description": "SeriesDescription",
+}
+Senders = Mapping[str, str]
+"""The names of peers by AE title."""
+_CODED: Mapping[str, str] = {
+    "modality": "Modality",
+    "body_part": "BodyPartExamined",
+    "view": "ViewPosition",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RuleDecision:
+    """A rule that takes images of a study. ``held_reason``: the limit that stops the job, "" for none."""
+
+    rule: RuleSettings
+    source_uids: tuple[str, ...]
+    held_reason: str = ""
+
+
+def decide(
+    rules: Sequence[RuleSettings],
+    study_date: str,
+    images: Sequence[Instance],
+    today: date,
+    senders: Senders,
+    *,
+    asked_for: bool = False,
+) -> list[RuleDecision]:
+    """Every rule that takes at least one image, with the taken images in the order of the examination.
+
+    ``asked_for``: whether a person had the study fetched, in which case it may be old.
+    """
+    ordered = sorted(images, key=_order)
+    taken = [
+        (rule, [image for image in ordered if not any(_mismatches(rule, image, senders))]) for rule in rules
+    ]
+    return [
+        RuleDecision(
+            rule,
+            tuple(image.sop_instance_uid for image in its),
+            "" if asked_for else _held(rule, study_date, today, its),
+        )
+        for rule, its in taken
+        if its
+    ]
+
+
+def explain(
+    rules: Sequence[RuleSettings], image: Instance, senders: Senders
+) -> list[tuple[RuleSettings, str]]:
+    """Each rule, in the order of the configuration, with the first condition that failed; "": it takes the
+    image.
+    """
+    return [(rule, next(_mismatches(rule, image, senders), "")) for rule in rules]
+
+
+def why_none(rules: Sequence[RuleSettings], images: Sequence[Instance], senders: Senders) -> str:
+    """Why no rule takes any of these images: the rule that came closest, and its conditions that failed.
+
+    Closest is the rule with the fewest failed conditions on an image; among equals, the first in the
+    configuration. Header values are quoted only if they are no free text.
+    """
+    ordered = sorted(images, key=_order)
+    tried = [(rule.name, list(_mismatches(rule, image, senders))) for rule in rules for image in ordered]
+    if not tried:
+        return "no rule applies: " + ("none is configured" if images else "the study has no images")
+    name, failed = min(tried, key=lambda attempt: len(attempt[1]))
+    return f"no rule applies; closest is {name}: {' and '.join(failed)}"
+
+
+def _mismatches(rule: RuleSettings, image: Instance, senders: Senders) -> Iterator[str]:
+    """Each condition of the rule that the image fails, as a sentence; none when it takes the image."""
+    if image.role is ObjectRole.OWN:
+        yield "it is a result of this node"
+    elif image.sop_class_uid in SECONDARY_CAPTURES:
+        if senders.get(image.calling_ae, "") not in rule.secondary_captures_from:
+            yield "it is a secondary capture, and secondary_captures_from does not name its sender"
+    elif image.role is not ObjectRole.SOURCE:
+        yield "its SOP class is no ultrasound or X-ray image"
+    for name in Conditions.model_fields:
+        patterns: Sequence[str] = getattr(rule.when, name)
+        asked = _ASKED[name]
+        value = image.attributes.get(asked, "") if asked[0].isupper() else str(getattr(image, asked))
+        values = [part.strip() for part in value.split("\\")]
+        if patterns and not any(matches(pattern, value) for pattern in patterns for value in values):
+            yield _sentence(name, patterns, values)
+
+
+def _sentence(condition: str, patterns: Sequence[str], values: Sequence[str]) -> str:
+    name = condition.replace("_", " ")
+    wanted = " or ".join(patterns)
+    if not any(values):
+        return f"{name} is empty, not {wanted}"
+    if keyword := _CODED.get(condition):
+        return f"{name} {'/'.join(shown_term(keyword, value) for value in values)} does not match {wanted}"
+    shown = f" {'/'.join(values)}" if condition.endswith("_ae") else ""
+    return f"{name}{shown} does not match {wanted}"
+
+
+def _held(rule: RuleSettings, study_date: str, today: date, images: Sequence[Instance]) -> str:
+    most, taken = rule.max_study_age_days, date_of(study_date)
+    if most and taken and (age := (today - taken).days) > most:
+        return f"the study is {age} days old, rule {rule.name} takes {most:g}"
+    # Without any date nothing says that it is old; zeros stand for none.
+    if most and not taken and any(image.attributes.get("StudyDate", "").strip("0") for image in images):
+        return f"the date of the study names no day, rule {rule.name} takes studies of {most:g} days"
+    return ""
+
+
+def _order(image: Instance) -> tuple[int, int, str]:
+    from ai_pipeline.images.numbers import whole  # with pydicom, which `jobs retry` does without
+
+    return (
+        whole(image.attributes.get("SeriesNumber", "")) or 0,
+        whole(image.attributes.get("InstanceNumber", "")) or 0,
+        image.sop_instance_uid,
+    )
+
+
+NextFree = Callable[[Session, datetime, WorkerSettings, tuple[int, float] | None], Job | None]
 _LOSSES = 20  # times workers.attempts: so often a job may be lost with its node before it is counted
-_ENDS: Mapping[JobState, EventType] = {
+_ENDS: Mapping[JobState, events.EventType] = {
     JobState.SUCCEEDED: events.JOB_SUCCEEDED,
     JobState.NOT_APPLICABLE: events.JOB_NOT_APPLICABLE,
     JobState.FAILED: events.JOB_FAILED,
@@ -38,7 +237,9 @@ _ENDS: Mapping[JobState, EventType] = {
 
 def enqueue(session: Session, job: Job) -> None:
     """Add a job with its turn and its event; workers see it when the caller's transaction commits."""
-    job.turn_at = turn_of(job.run_at, job.priority or 0, job.cost_seconds or 0.0)
+    job.turn_at = job.run_at + timedelta(seconds=OVERTAKING * (job.cost_seconds or 0.0))
+    if (job.priority or 0) < 0:  # 1 STAT, 0 routine, -1 low
+        job.turn_at += LOW
     session.add(job)
     session.flush()
     record(
@@ -66,11 +267,12 @@ class JobQueue:
         """For who tries again."""
         self._workers = workers
         self._lease = timedelta(seconds=workers.lease_seconds)
-        self._tickets = None  # the built-in engine: turn and lease are columns of the job table
+        self._next_free: NextFree = table.next_free  # the built-in engine: a turn is a column of the job
+        self._repair: Callable[[Database], object] = bool
         if not database.is_sqlite:
-            from dicom_node.base.store.tickets import TicketEngine  # only there procrastinate is installed
+            from dicom_node.base.store import tickets  # only there procrastinate is installed
 
-            self._tickets = TicketEngine(workers)
+            self._next_free, self._repair = tickets.next_free, tickets.repair
 
     def claim(self, owner: str, passing: Job | None = None) -> Job | None:
         """Take the job whose turn it is, STAT before others; None if no job waits.
@@ -82,15 +284,12 @@ class JobQueue:
         now = utc_now()
         with self._database.read() as session:  # no writing transaction while there is nothing to do
             is_free, is_running = table.work(session, now, self._workers)
-            if not is_free and not (is_running and self._lost(session, now)):
+            if not is_free and not (is_running and self._lost(session)):
                 return None
         with self._database.write() as session:
             self._take_back(session, now)
             short = None if passing is None else (passing.priority, PASSES * passing.cost_seconds)
-            if self._tickets:
-                job = self._tickets.next_free(session, now, short)
-            else:
-                job = table.next_free(session, now, self._workers, short)
+            job = self._next_free(session, now, self._workers, short)
             if job is None:
                 return None
             taken = move_job(
@@ -100,7 +299,7 @@ class JobQueue:
                 attempts=job.attempts + 1,
                 tries=job.tries + 1,
                 lease_owner=owner,
-                lease_until=now + self._lease,
+                lease_until=database_time(session) + self._lease,
                 started_at=now,
             )
             if not taken:
@@ -110,13 +309,11 @@ class JobQueue:
 
     def heartbeat(self, job: Job, share: float, doing: str) -> None:
         """Renew the lease. Raises LeaseLost, or JobCancelled if a person has cancelled the job."""
-        until = utc_now() + self._lease
         with self._database.write() as session:
+            until = database_time(session) + self._lease
             cancelled = table.beat(
                 session, job.id, job.lease_owner, job.attempts, until=until, share=share, doing=doing
             )
-            if cancelled is not None and self._tickets:
-                self._tickets.beat(session, job.id)
         if cancelled is None:
             raise _lost(job)
         if cancelled:
@@ -158,10 +355,9 @@ class JobQueue:
     def reap(self) -> int:
         """Take back the jobs of workers that have ended; returns how many."""
         now = utc_now()
-        if self._tickets:
-            self._tickets.repair(self._database)
+        self._repair(self._database)
         with self._database.read() as session:
-            if not self._lost(session, now):
+            if not self._lost(session):
                 return 0
         with self._database.write() as session:
             return self._take_back(session, now)
@@ -193,7 +389,7 @@ class JobQueue:
         """Whether a further try is allowed, even if only to report the failure."""
         return job.tries < 2 * self._workers.attempts
 
-    def _put_back(self, job: Job, event: EventType, **values: Any) -> None:
+    def _put_back(self, job: Job, event: events.EventType, **values: Any) -> None:
         with self._database.write() as session:
             row = self._held(session, job)
             if row.cancel_requested:
@@ -211,17 +407,17 @@ class JobQueue:
             raise _lost(job)
         return row
 
-    def _lost(self, session: Session, now: datetime, *, lock: bool = False) -> list[Job]:
+    def _lost(self, session: Session, *, lock: bool = False) -> list[Job]:
         """Running jobs whose worker shows no life, or is dead on this machine."""
-        running = table.running(session, lock=lock)
-        if self._tickets and running:
-            silent = self._tickets.lost(session, now, running)
-        else:
-            silent = [job for job in running if has_ended(job.lease_until, now)]
-        return [job for job in running if job in silent or owners.is_dead(job.lease_owner)]
+        now = database_time(session)
+        return [
+            job
+            for job in table.running(session, lock=lock)
+            if has_ended(job.lease_until, now) or is_dead(job.lease_owner)
+        ]
 
     def _take_back(self, session: Session, now: datetime) -> int:
-        lost = self._lost(session, now, lock=True)
+        lost = self._lost(session, lock=True)
         for job in lost:
             if job.cancel_requested:
                 move_job(session, job, events.JOB_CANCELLED, finished_at=now, lease_until=None)
@@ -237,7 +433,7 @@ class JobQueue:
                 # No try for one that ended with the whole node: a power cut is not the job's fault. Within
                 # limits: a job may also be what brings the node down.
                 may_be_free = job.attempts < _LOSSES * self._workers.attempts
-                is_free = may_be_free and owners.is_dead_with_its_node(job.lease_owner)
+                is_free = may_be_free and is_dead_with_its_node(job.lease_owner)
                 move_job(
                     session,
                     job,
@@ -281,6 +477,198 @@ def estimated_seconds(images: Iterable[Mapping[str, Any]]) -> float:
     return sum(SECONDS_PER_IMAGE + SECONDS_PER_MEGAPIXEL * math.prod(one, start=1.0) / 1e6 for one in sizes)
 
 
-def turn_of(came_at: datetime, priority: int, seconds: float) -> datetime:
-    """The turn of a job. ``priority``: 1 STAT, 0 routine, -1 low; ``seconds``: estimated work."""
-    return came_at + timedelta(seconds=OVERTAKING * seconds) + (LOW if priority < 0 else timedelta())
+_RULE_PRIORITY = {"stat": 1, "routine": 0, "low": -1}
+
+
+def enqueue_study(session: Session, study: Study, settings: Settings) -> list[RuleDecision]:
+    """Make the jobs of a complete study, and set its state to queued, or to not_applicable with the reason.
+
+    Returns the rules that took the study.
+    """
+    sources = intake.sources(session, study.id)
+    decisions = decide_study(session, study, sources, settings)
+    if not decisions:
+        images = sources or intake.instances_of(session, study.id, [ObjectRole.NON_SOURCE])
+        reason = why_none(settings.rules, images, settings.sender_names)
+        record(session, events.NO_RULE, study.id, study=study.study_instance_uid, reason=reason)
+        settle_study_as(session, study, StudyState.NOT_APPLICABLE, reason)
+        return []
+    attributes, now = {source.sop_instance_uid: source.attributes for source in sources}, utc_now()
+    later = now + timedelta(seconds=settings.assembly.archive_seconds)
+    for decision in decisions:
+        rule = decision.rule
+        waits = rule.priors is not None and fetches.wait_for_priors(session, study, rule.name, later)
+        # STAT when the sender (C-STORE priority HIGH) or the rule says so, else low when either does.
+        wanted = (study.priority, _RULE_PRIORITY[rule.priority])
+        enqueue(
+            session,
+            Job(
+                study_id=study.id,
+                study_revision=study.revision,
+                rule=rule.name,
+                pipeline=rule.pipeline,
+                options=dict(rule.options),
+                destinations=list(rule.send_to),
+                source_uids=list(decision.source_uids),
+                priority=1 if 1 in wanted else min(wanted),
+                assess_first=rule.assess_first,
+                cost_seconds=estimated_seconds(attributes[uid] for uid in decision.source_uids),
+                state=JobState.HELD if decision.held_reason else JobState.QUEUED,
+                reason=decision.held_reason,
+                run_at=later if waits else now,
+                created_at=now,
+            ),
+        )
+    forwards = forward_originals(session, study, decisions, sources, settings)
+    if all(decision.held_reason for decision in decisions):
+        reason = "held: " + "; ".join(decision.held_reason for decision in decisions)
+        state = StudyState.DELIVERING if forwards else StudyState.NOT_APPLICABLE
+        settle_study_as(session, study, state, reason)
+    else:
+        settle_study_as(session, study, StudyState.QUEUED)
+    return decisions
+
+
+def decide_study(
+    session: Session, study: Study, sources: Sequence[Instance], settings: Settings
+) -> list[RuleDecision]:
+    """The rules' decisions on a study with these images; for a study fetched for a rule, only that rule's."""
+    fetch = fetches.of_study(session, study.study_instance_uid)
+    rules = [rule for rule in settings.rules if not (fetch and fetch.rule) or rule.name == fetch.rule]
+    today, senders = utc_now().date(), settings.sender_names
+    return decide(rules, study.study_date, sources, today, senders, asked_for=fetch is not None)
+
+
+def forward_originals(
+    session: Session,
+    study: Study,
+    decisions: Sequence[RuleDecision],
+    sources: Sequence[Instance],
+    settings: Settings,
+) -> bool:
+    """Queue the images that these rules take for the peers in ``forward``; returns whether any is new.
+
+    Reports, presentation states and captures from the senders of the images are queued with them. A limit of
+    the rule that holds its job does not hold these objects. Nothing of a study that was fetched as a prior is
+    queued.
+    """
+    wanted = [decision for decision in decisions if decision.rule.forward]
+    if not wanted or fetches.is_prior(session, study.id):
+        return False
+    by_uid = {source.sop_instance_uid: source for source in sources}
+    others = intake.instances_of(session, study.id, [ObjectRole.NON_SOURCE])
+    added: Counter[tuple[str, str]] = Counter()
+    for decision in wanted:
+        images = [by_uid[uid] for uid in decision.source_uids]
+        senders = {image.calling_ae for image in images}
+        beside = [one for one in others if one.calling_ae in senders and not one.purged]
+        for name in decision.rule.forward:
+            for instance in (*images, *beside):
+                added[decision.rule.name, name] += _forward(session, instance, name, settings)
+    for (rule, name), number in added.items():
+        if number:
+            record(session, events.ORIGINALS_FORWARDED, study.id, rule=rule, destination=name, objects=number)
+    return added.total() > 0
+
+
+def forward_late(session: Session, study: Study, instance: Instance, settings: Settings) -> None:
+    """Queue an object that is no image and arrived after the study was complete for the peers of its images.
+
+    Such an object does not reopen its study, so no rule will be applied to it.
+    """
+    for name in intake.forwarded_to(session, study.id, instance.calling_ae):
+        if _forward(session, instance, name, settings):
+            record(session, events.ORIGINALS_FORWARDED, study.id, destination=name, objects=1)
+            settle_study(session, study.id)
+
+
+def _forward(session: Session, instance: Instance, name: str, settings: Settings) -> bool:
+    """Whether it is queued anew; not for a peer that may not have it, or that sent it."""
+    peer = next((one for one in settings.peers if one.name == name), None)
+    # It would come back to where it is.
+    sent_it = peer and instance.calling_ae.strip().casefold() in {one.casefold() for one in peer.titles}
+    if peer is None or "receive" not in peer.may or peer.deidentify or sent_it:
+        return False
+    return deliveries.forward(session, _original(session, instance), name)
+
+
+def _original(session: Session, instance: Instance) -> Original:
+    """The version in force, as the outbox knows it. The same bytes, again after their purge, are no other."""
+    received = intake.file_of(session, instance)
+    newest = intake.newest_original(session, instance.sop_instance_uid)
+    if newest is not None and newest.study_id == instance.study_id:
+        if newest.received_id == received.id:
+            return newest
+        if received.dataset_sha256 and newest.received.dataset_sha256 == received.dataset_sha256:
+            newest.received = received
+            return newest
+    original = Original(
+        study_id=instance.study_id,
+        received_id=received.id,
+        sop_instance_uid=instance.sop_instance_uid,
+        sop_class_uid=instance.sop_class_uid,
+        series_instance_uid=instance.series_instance_uid,
+    )
+    session.add(original)
+    session.flush()
+    return original
+
+
+def retry(session: Session, job_id: int) -> None:
+    """Queue a job that failed, was held, cancelled or did not apply. Raises NotFound, NotAllowedNow."""
+    job = _locked(session, job_id)
+    if (job.state, events.JOB_QUEUED) not in JOB:
+        raise NotAllowedNow(f"job {job_id} is {job.state}: it cannot be queued again")
+    study = session.get_one(Study, job.study_id, with_for_update=FOR_UPDATE)
+    if job.study_revision != study.revision or study.state in (StudyState.RECEIVING, StudyState.QUARANTINED):
+        raise NotAllowedNow(
+            f"job {job_id} is of revision {job.study_revision}; its study is {study.state}, "
+            f"revision {study.revision}"
+        )
+    move_job(
+        session,
+        job,
+        events.JOB_QUEUED,
+        reason="",
+        run_at=utc_now(),
+        tries=0,
+        share_done=0.0,
+        doing="",
+        cancel_requested=False,
+        finished_at=None,
+        lease_until=None,
+    )
+    settle_study(session, job.study_id)
+
+
+def cancel(session: Session, job_id: int) -> None:
+    """Cancel waiting jobs; ask running jobs to stop. Raises NotFound, NotAllowedNow."""
+    job = _locked(session, job_id)
+    reason = "cancelled by a person"
+    if job.state is JobState.RUNNING:
+        job.cancel_requested, job.reason = True, reason
+        session.flush()
+        return
+    if job.state not in (JobState.QUEUED, JobState.HELD):
+        raise NotAllowedNow(f"job {job_id} is {job.state}: only one that waits or runs can be cancelled")
+    move_job(session, job, events.JOB_CANCELLED, reason=reason, finished_at=utc_now())
+    settle_study(session, job.study_id)
+
+
+def put_first(session: Session, job_id: int) -> None:
+    """Move a waiting job to the front of the queue. Raises NotFound, NotAllowedNow."""
+    job = _locked(session, job_id)
+    if job.state is not JobState.QUEUED:
+        raise NotAllowedNow(f"job {job_id} is {job.state}: only one that is queued can be put first")
+    now = utc_now()
+    job.priority, job.turn_at, job.run_at = 1, datetime.min.replace(tzinfo=now.tzinfo), min(job.run_at, now)
+    session.flush()
+    turn_changed(session, job)
+    record(session, events.JOB_FIRST, job.study_id, job=job.id, rule=job.rule)
+
+
+def _locked(session: Session, job_id: int) -> Job:
+    job = session.get(Job, job_id, with_for_update=True)
+    if job is None:
+        raise NotFound(f"no job has the number {job_id}")
+    return job

@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session
 
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import DatabaseNotReady, NotFound
-from dicom_node.base.store import decision_copies, faults, migrate
-from dicom_node.base.store.database import Database, sqlite_file
+from dicom_node.base.store import decision_copies
+from dicom_node.base.store.database import Database, in_words, sqlite_file
 from dicom_node.base.store.tables import Base
 from dicom_node.people import audit
 
@@ -38,10 +38,10 @@ def open_database(settings: Settings, busy_seconds: float | None = None) -> Iter
             f"there is no database in {settings.node.data_dir.resolve()} yet: start `dicom-node serve`, "
             "or run `dicom-node db upgrade`"
         )
-    with faults.in_words(settings.database_url):
+    with in_words(settings.database_url):
         database = Database(settings.database_url, busy_seconds=busy_seconds or BUSY_SECONDS)
         try:
-            migrate.check(database)
+            database.check()
             database.copy_decisions = partial(decision_copies.copy, database, settings)
             yield database
         finally:
@@ -74,11 +74,11 @@ def existing(
 
 def upgrade_database(settings: Settings) -> str:
     """Update the schema to this program's version; returns that version."""
-    with faults.in_words(settings.database_url):
+    with in_words(settings.database_url):
         database = Database(settings.database_url)
         try:
-            migrate.upgrade(database)
-            return migrate.current(database) or ""
+            database.upgrade()
+            return database.version() or ""
         finally:
             database.dispose()
 

@@ -1,7 +1,7 @@
 """The audit: who did or saw something, or was refused; rows are only ever added."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,10 +11,10 @@ from sqlalchemy.orm import Session
 
 from dicom_node.base.errors import FaultyInput
 from dicom_node.base.kinds import AuditAction
-from dicom_node.base.store import decisions, transitions
+from dicom_node.base.store import decision_copies, transitions
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.decision_copies import holds, machine
-from dicom_node.base.store.tables import AuditRow, DecisionRow, Study, Withdrawal
+from dicom_node.base.store.tables import AuditRow, DecisionRow, Study
 from dicom_node.base.store.views import View, columns
 
 SHORTEST_REASON, LONGEST_REASON = 3, 200
@@ -86,7 +86,7 @@ def note(
     )
     session.add(row)
     if by.decision:
-        decisions.apply(session, by.decision)
+        decision_copies.apply(session, by.decision)
     elif action in DECISIONS:
         about = dict(what or {})
         study = session.get_one(Study, study_id) if study_id is not None else None
@@ -108,7 +108,7 @@ def note(
             applied_at=row.at,
             waits_for="",
         )
-        decisions.add(session, decision)
+        decision_copies.add(session, decision)
     return row
 
 
@@ -120,12 +120,6 @@ def note_sight(database: Database, by: Person, study_id: int) -> None:
 def note_list(database: Database, by: Person, name: str) -> None:
     """Record that a person sees a list of studies or patients; at most once in some minutes, not per page."""
     _note_once(database, by, AuditAction.LIST_SEEN, AuditRow.fields["list"].as_string() == name, list=name)
-
-
-def note_export(database: Database, by: Person, name: str) -> None:
-    """Record that a person downloads a list as a file; each time."""
-    with database.write() as session:
-        note(session, by, AuditAction.EXPORTED, list=name)
 
 
 def rows(
@@ -150,24 +144,11 @@ def rows(
     if action is not None:
         chosen = chosen.where(AuditRow.action == action)
     found = session.execute(chosen.order_by(AuditRow.id.desc()).limit(limit)).all()
-    words = _words_of_withdrawals(session, [row for row, _ in found])
     return [
         {"number": row.id, **columns(row, "at", "actor", "address", "action", "study_id"), "study": uid}
-        | {"fields": dict(row.fields) | words.get(row.id, {})}
+        | {"fields": dict(row.fields)}
         for row, uid in found
     ]
-
-
-def _words_of_withdrawals(session: Session, rows: Sequence[AuditRow]) -> dict[int, dict[str, str]]:
-    """Why results were withdrawn, by row: kept with the results, as rows go to other systems, too."""
-    of_row = {
-        row.id: row.fields.get("results", []) for row in rows if row.action is AuditAction.RESULT_WITHDRAWN
-    }
-    asked = [result for results in of_row.values() for result in results]
-    chosen = select(Withdrawal.result_id, Withdrawal.because).where(Withdrawal.result_id.in_(asked))
-    because = {row.result_id: row.because for row in session.execute(chosen)} if asked else {}
-    reasons = {row: [because[one] for one in results if one in because] for row, results in of_row.items()}
-    return {row: {"because": words[0]} for row, words in reasons.items() if words}
 
 
 def _note_once(

@@ -8,6 +8,13 @@ in the PACS.
 The support bundle: one ZIP file of JSON that helps remote support and names no patient.
 Only listed data is included: the event fields listed here, and the configuration without secrets. Free texts
 (reasons, paths, AE titles of strangers) stay on the site.
+
+Persons' decisions that a restored database lacks: listed, applied again, or settled by a person.
+
+Each is applied by the function that applied it first, in one transaction with its audit record, under the
+name and the time of the person who decided. A decision that cannot be applied yet waits: the study may still
+come back from the spool, the result from its job. Deliveries that it would prevent wait with it
+(``base/store/decisions.py``).
 """
 
 import fcntl
@@ -16,24 +23,49 @@ import platform
 import shutil
 import sqlite3
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
 from dicom_node import __version__
 from dicom_node.base import events, sitekey
-from dicom_node.base.config.sections import DEVICE_RULES_FOLDER
-from dicom_node.base.config.settings import PeerSettings, Settings
-from dicom_node.base.config.toml_files import FOLDER
+from dicom_node.base.config.loading import FOLDER
+from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, Settings
 from dicom_node.base.errors import CannotCreate, FaultyInput, NodeError, NotAllowedNow, StorageError
+from dicom_node.base.events import DECISION_SETTLED, DELIVERY_DISCARDED
 from dicom_node.base.files import sha256_of
-from dicom_node.base.kinds import DEIDENTIFIED_FOLDER, AuditAction
-from dicom_node.base.store import decision_copies, faults, migrate, views
-from dicom_node.base.store.database import sqlite_file
-from dicom_node.people import audit, preflight, reading, writing
+from dicom_node.base.kinds import (
+    DEIDENTIFIED_FOLDER,
+    AuditAction,
+    ReaderVerdict,
+    RejectionReason,
+    ReviewVerdict,
+    UserRole,
+)
+from dicom_node.base.lifecycle import DELIVERY, END_STATES, DeliveryState, HeldState, JobState, StudyState
+from dicom_node.base.store import decision_copies, results, transitions, views
+from dicom_node.base.store.database import in_words, newest_schema, schema_versions, sqlite_file
+from dicom_node.base.store.tables import (
+    FAULT,
+    DecisionRow,
+    Delivery,
+    DrawnByHand,
+    Instance,
+    Job,
+    Result,
+    Study,
+)
+from dicom_node.base.store.views import View, as_json, find_study
+from dicom_node.deliver import outbox
+from dicom_node.jobs.queue import cancel
+from dicom_node.people import audit, existing, open_database, preflight, reading, studies, writing
+from dicom_node.people.queues import sources_sha256
 
 _MANIFEST = "manifest.json"
 _DATABASE, _KEY, _CONFIG = Path("node.db"), Path("site.key"), Path("config")
@@ -148,7 +180,7 @@ def _copy_database(settings: Settings, target: Path) -> list[str]:
         return ["The database is no SQLite file and not in this backup: save it by pg_dump --format=custom."]
     if not source.exists():
         return ["There is no database yet."]
-    with faults.in_words(url), closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as database:
+    with in_words(url), closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as database:
         try:
             with closing(sqlite3.connect(target)) as copy:
                 database.backup(copy)
@@ -161,9 +193,10 @@ def _copy_database(settings: Settings, target: Path) -> list[str]:
 
 def _device_rules(settings: Settings) -> Path:
     """Where the site's device rules lie, or would lie."""
-    from dicom_node.jobs.worker.analyse import device_rules_of
+    from ai_pipeline.burnin.devices.rules import site_folder
 
-    return device_rules_of(settings) or settings.node.data_dir / DEVICE_RULES_FOLDER
+    ours = settings.node.data_dir / DEVICE_RULES_FOLDER
+    return site_folder(settings.workers.device_rules_dir, ours) or ours
 
 
 def _check_database(path: Path) -> None:
@@ -176,7 +209,7 @@ def _check_database(path: Path) -> None:
         raise FaultyInput(f"{path.name} in the backup is no database of a node, or damaged") from None
     if answer != "ok":
         raise FaultyInput(f"{path.name} in the backup is damaged: {answer}")
-    if not migrate.is_known(version):
+    if version not in schema_versions():
         raise FaultyInput(f"{path.name} in the backup has version {version}, newer than this program")
 
 
@@ -211,10 +244,6 @@ _LIBRARIES = (
     *("SQLAlchemy", "alembic", "pydantic", "psycopg", "requests", "urllib3"),
 )
 _NUMBERS_OF_IDENTITY = frozenset({"patient", "accession", "birth_date"})
-_WORDS = frozenset(
-    {"after", "before", "database_version", "doing", "kind", "model", "outcome", "pipeline", "process"}
-    | {"rule", "state", "status", "transport", "verdict", "version"}
-)
 _SECRET = frozenset({"password", "token", "username", "url", "database_url"})
 
 
@@ -230,7 +259,23 @@ def write_bundle(settings: Settings, files: Sequence[Path], destination: Path) -
         with reading(settings) as session:
             parts["counts.json"] = views.counts(session)
             rows = views.list_events(session, limit=2000)
-            parts["events.json"] = [_event(row, settings) for row in rows]
+            texts = {event.number: event.text for event in events.all_types()}
+            # Of their fields what cannot name a patient: numbers, and configured peers.
+            peers = {peer.name for peer in settings.peers}
+            parts["events.json"] = [
+                {
+                    "at": row["at"],
+                    "number": row["number"],
+                    "text": texts.get(row["number"], ""),
+                    "fields": {
+                        key: value
+                        for key, value in row["fields"].items()
+                        if key not in _NUMBERS_OF_IDENTITY
+                        and (isinstance(value, bool | int | float) or str(value) in peers)
+                    },
+                }
+                for row in rows
+            ]
     except NodeError as error:
         parts["database.json"] = {"problem": type(error).__name__}
     try:
@@ -256,25 +301,6 @@ def redacted(settings: Settings) -> dict[str, Any]:
     return plain
 
 
-def _event(row: Mapping[str, Any], settings: Settings) -> dict[str, object]:
-    known = {event.number: event.text for event in events.all_types()}
-    shown = {
-        key: safe
-        for key, value in row["fields"].items()
-        if (safe := _safe(key, value, settings.peers)) is not None
-    }
-    return {"at": row["at"], "number": row["number"], "text": known.get(row["number"], ""), "fields": shown}
-
-
-def _safe(key: str, value: object, peers: Sequence[PeerSettings]) -> object:
-    """The value if it cannot name a patient: numbers, words of the program, configured peers."""
-    if key in ("calling_ae", "destination", "peer"):
-        return next((peer.name for peer in peers if value in (peer.name, peer.ae_title)), "other")
-    if isinstance(value, bool | int | float) and key not in _NUMBERS_OF_IDENTITY:
-        return value
-    return value if key in _WORDS and isinstance(value, str) and value.replace("_", "").isalnum() else None
-
-
 def _check(files: Sequence[Path], settings: Settings) -> dict[str, object]:
     """What ``check`` says, without the values that it quotes."""
     checked = preflight.check_and_probe(files)
@@ -296,7 +322,7 @@ def _versions() -> dict[str, str]:
             found[library] = metadata.version(library)
         except metadata.PackageNotFoundError:
             found[library] = "not installed"
-    return found | {"schema of this program": migrate.head()}
+    return found | {"schema of this program": newest_schema()}
 
 
 def _machine(settings: Settings) -> dict[str, object]:
@@ -308,3 +334,282 @@ def _machine(settings: Settings) -> dict[str, object]:
         "spool_objects": sum(1 for _ in (folder / "spool").rglob("*.dcm")),
         "results": sum(1 for _ in (folder / "results").rglob("*.dcm")),
     }
+
+
+_SHOWN = 100  # decisions that are named
+
+
+class _NotYet(Exception):
+    """What it is about is not there (any more), in words."""
+
+
+def reconcile_decisions(settings: Settings) -> list[View]:
+    """Enter persons' decisions that the database lost, and apply them again if they can be applied now.
+
+    Returns all lost decisions with the outcome for each. Raises OSError, StoreAway.
+    """
+    with open_database(settings) as database:
+        decision_copies.copy(database, settings)
+        new = {row.id for row in decision_copies.take_in(database, settings)}
+        with database.read() as session:
+            lost = [as_view(row) for row in decision_copies.waiting(session)]
+    apply_waiting_decisions(settings)
+    with reading(settings) as session:
+        left = {row["decision"]: row for row in waiting_decisions(session)}
+    return [
+        left.get(row["decision"], row | {"state": "applied", "waits_for": ""})
+        for row in lost
+        if row["decision"] in new or row["decision"] in left
+    ]
+
+
+def apply_waiting_decisions(settings: Settings) -> int:
+    """Apply the waiting decisions that can be applied now, in their order; returns how many."""
+    with reading(settings) as session:
+        lost = [row for row in decision_copies.waiting(session) if row.action != FAULT]
+        session.expunge_all()
+    done = 0
+    behind: set[str] = set()  # studies of which an earlier one waits
+    for one in lost:
+        reason = "a decision before it" if one.study_uid in behind else _done(settings, one)
+        if not reason:
+            done += 1
+            continue
+        behind |= {one.study_uid} if one.holds and one.study_uid else set()
+        if one.waits_for != reason[:255]:
+            with writing(settings) as session:
+                here = session.get_one(DecisionRow, one.id, with_for_update=True)
+                here.waits_for = reason[:255] if here.applied_at is None else here.waits_for
+    return done
+
+
+def waiting_decisions(session: Session) -> list[View]:
+    """Lost decisions that are not applied yet, the oldest first; ``waits_for``: the reason for each."""
+    return [as_view(row) for row in decision_copies.waiting(session)]
+
+
+def settle_decision(
+    settings: Settings, number: str, *, because: str, by: audit.Person = audit.COMMAND_LINE
+) -> None:
+    """Settle a decision that cannot be applied again, with a person's reason; deliveries stop waiting for it.
+
+    Raises NotFound, NotAllowedNow, FaultyInput.
+    """
+    words = audit.checked_reason(because)
+    with writing(settings) as session:
+        row = existing(session, DecisionRow, number, "there is no such decision", lock=True)
+        try:
+            decision_copies.apply(session, number)
+        except LookupError:
+            raise NotAllowedNow("this decision is applied") from None
+        row.waits_for = f"settled by a person: {words}"
+        transitions.record(session, DECISION_SETTLED, decision=number, action=row.action)
+        audit.note(session, by, AuditAction.DECISION_SETTLED, decision=number, of=row.action)
+
+
+def describe_lost(settings: Settings) -> list[str]:
+    """Lines on the decisions made after the restored backup was written, with the outcome for each.
+
+    Empty if there is no such decision.
+    """
+    try:
+        lost = reconcile_decisions(settings)
+    except (NodeError, OSError) as error:
+        text = error.strerror if isinstance(error, OSError) else str(error)
+        return [f"What persons decided since is compared when the node starts, before it sends: {text}"]
+    if not lost:
+        return []
+    waits = [row for row in lost if row["state"] == "waits"]
+    lines = [
+        f"  {row['at']} {row['actor']} {row['action']} {row['study_instance_uid']}: "
+        + (f"waits: {row['waits_for']}" if row in waits else "applied again")
+        for row in lost[:_SHOWN]
+    ]
+    return [
+        f"{len(lost)} decision{'s' if len(lost) != 1 else ''} of persons unknown to the database: "
+        f"{len(lost) - len(waits)} applied again, {len(waits)} wait (dicom-node decisions list); "
+        f"deliveries of {sum(row['holds'] for row in waits)} wait for them",
+        *lines,
+        *(["  …"] if len(lost) > _SHOWN else []),
+    ]
+
+
+def as_view(row: DecisionRow) -> View:
+    """One decision, as lists show it."""
+    return {
+        "decision": row.id,
+        "at": as_json(row.at),
+        "actor": row.record.get("actor", ""),
+        "action": row.action,
+        "study_instance_uid": row.study_uid,
+        "holds": row.holds,
+        "state": "waits" if row.applied_at is None else "applied",
+        "waits_for": row.waits_for,
+    }
+
+
+def _by(wanted: DecisionRow) -> audit.Person:
+    record = wanted.record
+    return audit.Person(record["actor"], record["address"], decided_at=wanted.at, decision=wanted.id)
+
+
+def _done(settings: Settings, wanted: DecisionRow) -> str:
+    """Do it again; "" when it is done, else what it waits for."""
+    try:
+        _AGAIN.get(wanted.action, _with_audit)(settings, wanted)
+    except (NodeError, _NotYet) as not_yet:
+        return str(not_yet)
+    except LookupError:  # another process was quicker
+        return ""
+    return ""
+
+
+def _with_audit(settings: Settings, wanted: DecisionRow) -> None:
+    """What is done in one transaction with its entry in the audit. Of other decisions the entry alone: what
+    they did is there, or a person asks for it again.
+    """
+    with writing(settings) as session:
+        study = find_study(session, wanted.study_uid).id if wanted.study_uid else None
+        if again := _AGAIN_WITH_AUDIT.get(wanted.action):
+            again(session, settings, wanted)
+        action = AuditAction(wanted.action)
+        audit.note(session, _by(wanted), action, study_id=study, **wanted.record["fields"])
+
+
+def _withdraw(settings: Settings, wanted: DecisionRow) -> None:
+    uids, reason = wanted.record["what"]["results"], RejectionReason(wanted.record["what"]["reason"])
+    with reading(settings) as session:
+        _results(session, uids)
+    studies.withdraw_results(
+        settings, wanted.study_uid, uids, reason=reason, because=wanted.record["words"], by=_by(wanted)
+    )
+
+
+def _assess(settings: Settings, wanted: DecisionRow) -> None:
+    from dicom_node.people import reviews  # loads what builds results
+
+    what = wanted.record["what"]
+    with reading(settings) as session:
+        _results(session, what["results"])
+        study = find_study(session, wanted.study_uid).id
+        asked = [session.get_one(Result, row.result_id) for row in outbox.in_question(session, study)]
+        if {row.sop_instance_uid for row in asked} != set(what["results"]):
+            raise _NotYet("the waiting results changed since they were assessed")
+    if what["verdict"] == HeldState.REJECTED:
+        reviews.reject_results(settings, wanted.study_uid, _by(wanted), because=wanted.record["words"])
+    else:
+        reviews.accept_results(settings, wanted.study_uid, _by(wanted), rejected=what["rejected"])
+
+
+def _release(settings: Settings, wanted: DecisionRow) -> None:
+    from dicom_node.studies.choose import Choice
+
+    with open_database(settings) as database:
+        study = studies.number_of(database, wanted.study_uid)
+        take = Choice(database, settings).again(study, wanted.record["what"])
+        with database.read() as session:
+            state = find_study(session, wanted.study_uid).state
+            same = (DecisionRow.study_uid == wanted.study_uid, DecisionRow.action == wanted.action)
+            later = select(DecisionRow.id).where(*same, DecisionRow.at > wanted.at).limit(1)
+            released_later = session.scalar(later) is not None
+    if take is not None:
+        studies.release(settings, wanted.study_uid, take, _by(wanted))
+    elif released_later or state in END_STATES - {StudyState.QUARANTINED}:  # it came through without it
+        _with_audit(settings, wanted)
+    else:
+        raise _NotYet("the study is not in quarantine with the objects that were released")
+
+
+def _discard(session: Session, _settings: Settings, wanted: DecisionRow) -> None:
+    for delivery in _deliveries(session, wanted.record["what"]["deliveries"]):
+        if (delivery.state, DELIVERY_DISCARDED) in DELIVERY:
+            outbox.discard(session, delivery.id, wanted.record["words"])
+
+
+def _retry(session: Session, _settings: Settings, wanted: DecisionRow) -> None:
+    for delivery in _deliveries(session, wanted.record["what"]["deliveries"]):
+        if delivery.state in (DeliveryState.DISCARDED, DeliveryState.DEAD):
+            outbox.retry(session, delivery.id)
+
+
+def _give_feedback(session: Session, _settings: Settings, wanted: DecisionRow) -> None:
+    from dicom_node.people import reviews  # loads what builds results
+
+    what, words = wanted.record["what"], wanted.record["words"]
+    study, verdict = find_study(session, wanted.study_uid).id, ReaderVerdict(what["verdict"])
+    reviews.store_verdicts(session, study, [what["finding"]], verdict, _by(wanted), words)
+
+
+def _judge_cleaning(session: Session, settings: Settings, wanted: DecisionRow) -> None:
+    from dicom_node.studies import choose
+
+    what, actor = wanted.record["what"], wanted.record["actor"]
+    instance = session.scalar(select(Instance).where(Instance.sop_instance_uid == what["image"]))
+    if instance is None or instance.pixels_sha256 != what["pixels_sha256"]:
+        raise _NotYet("the image that was judged is not here")
+    verdict = ReviewVerdict(what["verdict"])
+    results.end_reviews_of_image(session, instance.id, verdict, actor)
+    if verdict is ReviewVerdict.DRAWN:
+        about = {key: what[key] for key in ("pixels_sha256", "boxes")}
+        role = UserRole(what["role"])
+        session.merge(DrawnByHand(instance_id=instance.id, at=wanted.at, actor=actor, role=role, **about))
+        if session.get_one(Study, instance.study_id).state is not StudyState.RECEIVING:
+            choose.rerun(session, instance.study_id, settings)
+
+
+def _change_job(session: Session, _settings: Settings, wanted: DecisionRow) -> None:
+    """A job that was cancelled is cancelled; where it was quicker, nothing of it leaves that did not yet."""
+    what = wanted.record["what"]
+    study = find_study(session, wanted.study_uid).id
+    if what["change"] == "cancel":
+        of_rule = select(Job).where(Job.study_id == study, Job.rule == what["rule"])
+        newest_first = session.scalars(of_rule.order_by(Job.id.desc()))
+        job = next((job for job in newest_first if sources_sha256(job) == what["images"]), None)
+        if job is None:
+            raise _NotYet("the job that was cancelled is not there")
+        if job.state in (JobState.QUEUED, JobState.HELD, JobState.RUNNING):
+            cancel(session, job.id)
+        of_job = select(Delivery).join(Result, Result.id == Delivery.result_id).where(Result.job_id == job.id)
+        for delivery in session.scalars(of_job.order_by(Delivery.id)).all():
+            if (delivery.state, DELIVERY_DISCARDED) in DELIVERY:
+                outbox.discard(session, delivery.id, "its job was cancelled by a person")
+
+
+def _delete_received(settings: Settings, wanted: DecisionRow) -> None:
+    with open_database(settings) as database:
+        study = studies.number_of(database, wanted.study_uid)
+    [row] = studies.delete_received(settings, [study], _by(wanted))
+    if not row["deleted"]:
+        raise _NotYet(row["reason"])
+
+
+_AGAIN: Mapping[str, Callable[[Settings, DecisionRow], None]] = {
+    AuditAction.RESULT_WITHDRAWN: _withdraw,
+    AuditAction.RESULTS_ASSESSED: _assess,
+    AuditAction.STUDY_RELEASED: _release,
+    AuditAction.OBJECTS_DELETED: _delete_received,
+}
+_AGAIN_WITH_AUDIT: Mapping[str, Callable[[Session, Settings, DecisionRow], None]] = {
+    AuditAction.FEEDBACK_GIVEN: _give_feedback,
+    AuditAction.CLEANING_JUDGED: _judge_cleaning,
+    AuditAction.DISCARDED: _discard,
+    AuditAction.DELIVERY_RETRIED: _retry,
+    AuditAction.JOB_CHANGED: _change_job,
+}
+
+
+def _results(session: Session, uids: Sequence[str]) -> Sequence[Result]:
+    """All of them, of a study whose results stand. Raises _NotYet."""
+    rows = session.scalars(select(Result).where(Result.sop_instance_uid.in_(uids))).all()
+    if missing := len(set(uids)) - len(rows):
+        raise _NotYet(f"{missing} of {len(set(uids))} results are not built (any more)")
+    return rows
+
+
+def _deliveries(session: Session, pairs: Sequence[Sequence[str]]) -> list[Delivery]:
+    rows = {row.sop_instance_uid: row.id for row in _results(session, [uid for uid, _ in pairs])}
+    chosen = (select(Delivery).filter_by(result_id=rows[uid], destination=peer) for uid, peer in pairs)
+    there = [row for one in chosen if (row := session.scalar(one)) is not None]
+    if len(there) < len(pairs):
+        raise _NotYet("its results do not go to that peer (yet)")
+    return there

@@ -1,55 +1,53 @@
-"""A person's actions on a study, or on several: each is changed separately, a refused one stops no other; and
-on the spool, where their objects are.
+"""A person's actions on a study, or on several: each is changed separately, a refused one stops no other; on
+its results, which are withdrawn; and on the spool. And one received image with the node's results.
 """
 
-import logging
-from collections.abc import Callable, Sequence
-from datetime import timedelta
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field
-from sqlalchemy import exists, select
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from ai_pipeline.images.numbers import whole
+from ai_pipeline.pipelines import cards
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.errors import FaultyInput, NodeError, NotAllowedNow
+from dicom_node.base.dicom.header import read_header
+from dicom_node.base.errors import FaultyInput, NodeError, NotAllowedNow, NotFound
+from dicom_node.base.events import RESULT_WITHDRAWN
 from dicom_node.base.files import Files
-from dicom_node.base.kinds import AuditAction, RejectionReason
-from dicom_node.base.lifecycle import END_STATES, DeliveryState, StudyState
-from dicom_node.base.store import intake, transitions
+from dicom_node.base.kinds import AuditAction, ObjectRole, RejectionReason, RemovalState, ResultKind
+from dicom_node.base.lifecycle import OPEN_DELIVERIES, DeliveryState
+from dicom_node.base.store import deliveries, results, transitions
+from dicom_node.base.store import results as stored
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import Delivery, Instance, Job, Result, Study
-from dicom_node.base.store.views import View, find_study
+from dicom_node.base.store.tables import Delivery, Feedback, Instance, Job, Removal, Result, Study, Withdrawal
+from dicom_node.base.store.views import View, columns, find_study
+from dicom_node.deliver import outbox
 from dicom_node.people import (
     PRINTABLE,
     Row,
     ServiceRequest,
     ServiceResult,
     audit,
-    deliveries,
-    jobs,
+    existing,
     open_database,
+    queues,
     reading,
-    results,
     writing,
 )
 from dicom_node.receive.spool import Spool
-
-
-class StudyRow(Row):
-    """A study; ``id`` is its number here."""
-
-    id: int
-    study: str
-    state: StudyState
-    reason: str
-    revision: int
+from dicom_node.results import sr as report
 
 
 class Studies(ServiceResult):
     """One page; ``next`` is ``after`` of the next one, null at the end."""
 
-    studies: list[StudyRow]
+    studies: list[Row]
     next: int | None
 
 
@@ -100,13 +98,13 @@ def rerun_rules(
 
     Raises NotFound, NotAllowedNow.
     """
-    from dicom_node.studies import rerun
+    from dicom_node.studies import choose
 
     with writing(settings) as session:
         studies = [find_study(session, uid).id for uid in study_instance_uids]
         for study in studies:
             audit.note(session, by, AuditAction.STUDY_RERUN, study_id=study)
-        return [row for study in studies for row in rerun.rerun(session, study, settings)]
+        return [row for study in studies for row in choose.rerun(session, study, settings)]
 
 
 def delete_by_uid(settings: Settings, study_instance_uids: Sequence[str]) -> list[View]:
@@ -124,7 +122,7 @@ def delete_received(
     The rule is that of ``spool.keep_days`` without the days: a study must have ended, and each of its results
     be confirmed, cancelled or discarded. Built results stay.
     """
-    from dicom_node.studies.upkeep import purge_now
+    from dicom_node.studies.indexing import purge_now
 
     def note(session: Session, study: int) -> None:
         audit.note(session, by, AuditAction.OBJECTS_DELETED, study_id=study)
@@ -136,7 +134,7 @@ def delete_received(
                 {
                     "study_instance_uid": session.get_one(Study, study).study_instance_uid,
                     "deleted": study in deleted,
-                    "reason": "" if study in deleted else _why_not(session, study),
+                    "reason": "" if study in deleted else _NOT_DELETED,
                 }
                 for study in studies
             ]
@@ -148,53 +146,11 @@ def number_of(database: Database, study_instance_uid: str) -> int:
         return find_study(session, study_instance_uid).id
 
 
-def _why_not(session: Session, number: int) -> str:
-    study = session.get_one(Study, number)
-    if study.state is StudyState.QUARANTINED:
-        return "it is in quarantine: release it first"
-    if study.state not in END_STATES:
-        return f"it is {study.state.value}: wait until it has ended"
-    if not session.scalar(select(exists().where(Instance.study_id == number, Instance.purged.is_(False)))):
-        return "its images were deleted before"
-    if intake.purgeable(session, transitions.utc_now() + timedelta(days=1), 1, [number]):
-        return "it was being changed at that moment: try again"
-    return "a result is not confirmed yet, or a job is held: send, discard or cancel it first"
-
-
-_LOGGER = logging.getLogger(__name__)
+_NOT_DELETED = (
+    "its images were deleted before, or must stay: release it from quarantine, wait until it has ended, and "
+    "send, discard or cancel what is held or not confirmed"
+)
 StudyChange = Literal["retry", "rerun", "send", "release", "withdraw"]
-MOST = 500
-"""Studies that one request changes."""
-
-
-class SeveralStudies(ServiceRequest):
-    """A change of several studies at once; ``studies``: their numbers in the database. ``peer`` is for
-    "send", ``reason`` and ``because`` are for "withdraw".
-    """
-
-    studies: Annotated[list[Annotated[int, Field(ge=1, lt=2**63)]], Field(min_length=1, max_length=MOST)]
-    change: StudyChange
-    peer: str = Field("", max_length=64, pattern=PRINTABLE)
-    reason: RejectionReason = RejectionReason.QUALITY
-    because: str = Field("", max_length=256, pattern=PRINTABLE)
-
-
-class ChangedStudy(Row):
-    """Whether one study was changed, and if not, why.
-
-    ``by_hand``: UIDs of withdrawn results that a person must remove, by peer.
-    """
-
-    study: str
-    done: bool
-    reason: str
-    by_hand: dict[str, list[str]] = Field(default_factory=dict)
-
-
-class ChangedStudies(ServiceResult):
-    """A row for each study, with its number ``id``."""
-
-    studies: list[ChangedStudy]
 
 
 def change_studies(
@@ -210,7 +166,7 @@ def change_studies(
     take: Sequence[int] = (),
     as_of: str | None = None,
     raises_alone: bool = False,
-) -> list[ChangedStudy]:
+) -> list[Row]:
     """Change each of these studies; returns a row for each, with the ``reason`` if it was refused or failed.
 
     "retry": its stopped jobs and given-up deliveries. "release": from quarantine, with the choices ``take``
@@ -233,21 +189,18 @@ def change_studies(
                 case "rerun":
                     rerun_rules(settings, [uid], by)
                 case "send":
-                    deliveries.send_study(settings, uid, peer, by)
+                    queues.send_study(settings, uid, peer, by)
                 case "release":
                     release(settings, uid, take, by, as_of=as_of)
                 case "withdraw":
-                    by_hand = results.withdraw(
+                    by_hand = withdraw_results(
                         settings, uid, only or None, reason=reason, because=because, by=by
                     )
         except NodeError as refused:
             if raises_alone and len(study_instance_uids) == 1:
                 raise
             why_not = str(refused)
-        except Exception as error:  # noqa: BLE001  (the others are changed, and each has its row)
-            _LOGGER.error("%s of a study failed: %s", change, type(error).__name__)
-            why_not = f"it failed in the node ({type(error).__name__})"
-        rows.append(ChangedStudy(study=uid, done=not why_not, reason=why_not, by_hand=by_hand))
+        rows.append(Row(study=uid, done=not why_not, reason=why_not, by_hand=by_hand))
     return rows
 
 
@@ -255,20 +208,20 @@ def _retry(settings: Settings, uid: str, by: audit.Person) -> None:
     with reading(settings) as session:
         study = find_study(session, uid)
         stopped = select(Job.id).where(Job.study_id == study.id, Job.study_revision == study.revision)
-        job_ids = session.scalars(stopped.where(Job.state.in_(jobs.STUCK))).all()
+        job_ids = session.scalars(stopped.where(Job.state.in_(queues.STUCK))).all()
         dead = select(Delivery.id).join(Result).where(Result.study_id == study.id)
         delivery_ids = session.scalars(dead.where(Delivery.state == DeliveryState.DEAD)).all()
     if not job_ids and not delivery_ids:
         raise NotAllowedNow("no job was stopped and no delivery was given up")
     if job_ids:
-        jobs.change_jobs(settings, job_ids, "retry", by)
+        queues.change_jobs(settings, job_ids, "retry", by)
     if delivery_ids:
-        deliveries.retry(settings, delivery_ids, by=by)
+        queues.send_again(settings, delivery_ids, by=by)
 
 
 def compare_spool(settings: Settings) -> str:
     """The differences between spool and index, and what to do; "" if there is none."""
-    from dicom_node.studies.upkeep import compare
+    from dicom_node.studies.indexing import compare
 
     spool = Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)
     with open_database(settings) as database:
@@ -280,7 +233,7 @@ def reindex_spool(settings: Settings, progress: Callable[[int, int], None]) -> i
 
     ``progress`` is called with (done, all). Raises SpoolError.
     """
-    from dicom_node.studies.upkeep import reindex
+    from dicom_node.studies.indexing import reindex
 
     spool = Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)
     with open_database(settings) as database:
@@ -289,3 +242,391 @@ def reindex_spool(settings: Settings, progress: Callable[[int, int], None]) -> i
             with database.write() as session:
                 audit.note(session, audit.COMMAND_LINE, AuditAction.SPOOL_REINDEXED, objects=done)
     return done
+
+
+_WAITS = (DeliveryState.UNASSESSED, DeliveryState.PENDING, DeliveryState.DEAD)
+_INFORMED = OPEN_DELIVERIES | {DeliveryState.CONFIRMED}
+_BEING_SENT = "a result is being sent right now: try again in a moment"
+
+
+def results_to_withdraw(session: Session, settings: Settings, study: int) -> View:
+    """The results that can be withdrawn, the withdrawn results, and the effect of a withdrawal at the peers.
+
+    The effect: which peers get a note of the withdrawal, and at which peers a person must remove results by
+    hand. Raises NotFound.
+    """
+    existing(session, Study, study, "there is no such study")
+    rows = _results(session, study)
+    gone = _withdrawn(session, rows)
+    removals = session.execute(
+        select(Removal, Delivery.destination, Result.kind, Result.sop_instance_uid)
+        .join(Delivery, Delivery.id == Removal.id)
+        .join(Result, Result.id == Delivery.result_id)
+        .where(Result.study_id == study)
+        .order_by(Delivery.destination, Removal.id)
+    )
+    return {
+        "kept": [
+            {
+                **columns(row, "id", "kind", "sop_instance_uid", "deidentified", "created_at"),
+                "arrived": sorted(_arrived(row)),
+            }
+            for row in rows
+            if row.id not in gone
+        ],
+        "told": sorted(_iocm(settings)),
+        "deleting": sorted(peer.name for peer in settings.peers if peer.withdraw == "delete"),
+        "removals": [
+            {
+                "destination": name,
+                "kind": kind.value,
+                "sop_instance_uid": uid,
+                **columns(row, "state", "reason", "attempts", "next_at", "ended_at"),
+            }
+            for row, name, kind, uid in removals
+        ],
+        "gone": [
+            {
+                **columns(row, "id", "kind", "sop_instance_uid"),
+                **columns(gone[row.id], "at", "actor", "reason", "because"),
+            }
+            for row in rows
+            if row.id in gone
+        ],
+        "by_hand": _by_hand(session, [row for row in rows if row.id in gone]),
+    }
+
+
+def withdraw_results(
+    settings: Settings,
+    study_instance_uid: str,
+    results: Sequence[int | str] | None,
+    *,
+    reason: RejectionReason,
+    because: str,
+    by: audit.Person = audit.COMMAND_LINE,
+) -> dict[str, list[str]]:
+    """Withdraw these results of a study, by number or SOP Instance UID, or all.
+
+    Returns the UIDs that persons must remove by hand, by peer. Raises NotFound, NotAllowedNow (something is
+    being sent, or nothing is left to withdraw), FaultyInput.
+    """
+    from dicom_node.results.build import build_rejection, put_in_place, row_values, written
+
+    words, now = audit.checked_reason(because), by.now
+    door = Files(settings)
+    with writing(settings) as session:
+        study = find_study(session, study_instance_uid)
+        session.get_one(Study, study.id, with_for_update=transitions.FOR_UPDATE)
+        chosen = _chosen(session, study.id, results)
+        by_us = stored.this_installation(session)
+        notes = []
+        for rows in _by_charset(settings, chosen):
+            paths = [door.here(session, row.path) for row in rows]
+            built = build_rejection(paths, reason, words, now, settings.node.ae_title, by_us)
+            notes.append((built, rows))
+        with written([built for built, _ in notes], door) as files:
+            note_ids: dict[int, int] = {}
+            for built, rows in notes:
+                values = row_values(built, files[built.sop_instance_uid], door)
+                row = Result(study_id=study.id, job_id=rows[0].job_id, created_at=now, **values)
+                note = stored.add(session, row)
+                reached = set().union(*map(_arrived, rows)) & _iocm(settings)
+                outbox.enqueue(session, note, [peer for peer in settings.peers if peer.name in reached])
+                note_ids |= {row.id: note.id for row in rows}
+            for row in chosen:
+                session.add(
+                    Withdrawal(
+                        result_id=row.id,
+                        at=now,
+                        actor=by.name,
+                        reason=reason,
+                        because=words,
+                        note_id=note_ids.get(row.id),
+                    )
+                )
+                for one in row.deliveries:
+                    if one.state in _WAITS and not deliveries.discard(session, one, deliveries.WITHDRAWN):
+                        raise NotAllowedNow(_BEING_SENT)
+                session.flush()
+                transitions.record(
+                    session,
+                    RESULT_WITHDRAWN,
+                    study.id,
+                    instance=row.sop_instance_uid,
+                    kind=row.kind.value,
+                    reason=reason.value,
+                )
+                outbox.ask_to_remove(session, row, settings.peers)
+            stored.forget_findings(session, [row.id for row in chosen])
+            audit.note(
+                session,
+                by,
+                AuditAction.RESULT_WITHDRAWN,
+                study_id=study.id,
+                reason=reason.value,
+                results=[row.id for row in chosen],
+                words=words,
+                what={"results": [row.sop_instance_uid for row in chosen], "reason": reason.value},
+            )
+            transitions.settle_study(session, study.id)
+            session.flush()
+            # One that was there is of a try that was killed before its rows were written.
+            put_in_place([file for file in files.values() if not file.was_there], door)
+        return _by_hand(session, chosen)
+
+
+def _results(session: Session, study: int) -> list[Result]:
+    chosen = select(Result).where(Result.study_id == study, Result.kind != ResultKind.REJECTION)
+    return list(session.scalars(chosen.order_by(Result.id)))
+
+
+def _withdrawn(session: Session, rows: Sequence[Result]) -> dict[int, Withdrawal]:
+    chosen = select(Withdrawal).where(Withdrawal.result_id.in_([row.id for row in rows]))
+    return {row.result_id: row for row in session.scalars(chosen)}
+
+
+def _chosen(session: Session, study: int, wanted: Sequence[int | str] | None) -> list[Result]:
+    rows = _results(session, study)
+    numbers = {row.id for row in rows}
+    if wanted is not None:
+        known = {name: row for row in rows for name in (row.id, row.sop_instance_uid)}
+        if wrong := [name for name in wanted if name not in known]:
+            raise NotFound(f"result {wrong[0]} is none of this study")
+        # Assessments of a report are withdrawn with it.
+        named = [known[name] for name in wanted]
+        reports = [row for row in named if row.kind is ResultKind.SR]
+        numbers = {*(row.id for row in named), *_assessments(session, study, rows, reports)}
+    gone = _withdrawn(session, rows)
+    chosen = [row for row in rows if row.id not in gone and row.id in numbers]
+    if not chosen:
+        raise NotAllowedNow("there is nothing to withdraw, or it was withdrawn before")
+    # Locked until the end: a delivery that waits must not be taken by its sender meanwhile.
+    theirs = select(Delivery).where(Delivery.result_id.in_([row.id for row in chosen]))
+    locked = session.scalars(theirs.with_for_update().execution_options(populate_existing=True))
+    if any(delivery.state is DeliveryState.SENDING for delivery in locked.all()):
+        raise NotAllowedNow(_BEING_SENT)
+    return chosen
+
+
+def _assessments(
+    session: Session, study: int, rows: Sequence[Result], reports: Sequence[Result]
+) -> Iterator[int]:
+    """The assessments of these reports: those of their jobs, except what was said of another report of a job
+    (one analysis has a report for each character set).
+    """
+    jobs, uids = {row.job_id for row in reports}, [row.sop_instance_uid for row in reports]
+    elsewhere = select(Feedback.sent_in).where(Feedback.study_id == study, Feedback.report_uid.not_in(uids))
+    of_others = set(session.scalars(elsewhere))
+    for row in reversed(rows):
+        if row.kind is ResultKind.ASSESSMENT and row.job_id in jobs:
+            if row.sop_instance_uid not in of_others:
+                yield row.id
+            else:
+                of_others.add(row.supersedes)
+
+
+def _arrived(row: Result) -> set[str]:
+    """The peers that have the result or may have it, including peers that gave no answer."""
+    return {one.destination for one in row.deliveries if deliveries.may_be_there(one)}
+
+
+def _iocm(settings: Settings) -> set[str]:
+    return {peer.name for peer in settings.peers if peer.iocm and "receive" in peer.may}
+
+
+def _by_charset(settings: Settings, rows: Sequence[Result]) -> list[list[Result]]:
+    """The results that a note names, of each note: what peers with ``charset = "source"`` have is in a note
+    of its own, in their character set.
+
+    A note names what the files say: where they are gone, a person removes the results from the PACS.
+    """
+    old = {peer.name for peer in settings.peers if peer.charset == "source"}
+    groups: tuple[list[Result], list[Result]] = ([], [])
+    for row in rows:
+        told = _arrived(row) & _iocm(settings)
+        if told and not row.deidentified and not row.purged:
+            groups[bool(told & old)].append(row)
+    return [group for group in groups if group]
+
+
+def _by_hand(session: Session, rows: Sequence[Result]) -> dict[str, list[str]]:
+    """The withdrawn results at each peer that gets no note of the withdrawal and does not delete them.
+
+    A peer gets the note when it has it or the note is on its way. It does not when it refused the note, or
+    when the delivery was discarded.
+    """
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        note = session.get_one(Withdrawal, row.id).note_id
+        informed = select(Delivery.destination).where(
+            Delivery.result_id == note, Delivery.state.in_(_INFORMED)
+        )
+        deleted = (
+            select(Delivery.destination)
+            .join(Removal, Removal.id == Delivery.id)
+            .where(Delivery.result_id == row.id, Removal.state != RemovalState.BY_HAND)
+        )
+        cared_for = {*session.scalars(informed), *session.scalars(deleted)}
+        for name in sorted(_arrived(row) - cared_for):
+            found.setdefault(name, []).append(row.sop_instance_uid)
+    return found
+
+
+_PICTURES = (ResultKind.CLEANED, ResultKind.HEATMAP, ResultKind.SC)
+_NOT_SHOWN = (ObjectRole.OWN, ObjectRole.ASIDE)
+_PERSON = ("PatientName", "PatientBirthDate", "PatientSex", "StudyDescription")
+_MOST_RESULTS = 200  # results that are looked into
+
+
+def image_view(session: Session, settings: Settings, number: int) -> View:
+    """The image with this number: size, layers, marks, and the images before and after it.
+
+    A layer is a picture of the same image; with ``same_size``, marks and the received picture fit on the
+    layer pixel by pixel. Raises NotFound.
+    """
+    row = session.get(Instance, number)
+    if row is None or row.purged or row.role is ObjectRole.ASIDE:
+        raise NotFound("there is no such image, or no longer")
+    uid = row.sop_instance_uid
+    in_order = [image.id for image in images_of(session, row.study_id) if not image.purged]
+    place = in_order.index(number) if number in in_order else None
+    marks = list(_marks(report_files(session, settings, row.study_id), uid))
+    names = {mark["finding"] for mark in marks if not mark["decision"]}
+    pictures: dict[str, Result] = {}  # the newest of each name
+    for name, made in pictures_of(session, settings, row.study_id, uid):
+        pictures.setdefault(name, made)
+    gone = results.withdrawn(session, [made.id for made in pictures.values()])
+    return {
+        "id": number,
+        "uid": uid,
+        "study": row.study_id,
+        "columns": number_in(row, "Columns"),
+        "rows": number_in(row, "Rows"),
+        "layers": [
+            {
+                "id": made.id,
+                "kind": made.kind.value,
+                "name": name,
+                "same_size": made.kind is ResultKind.CLEANED,
+            }
+            for name, made in sorted(
+                pictures.items(), key=lambda one: (_PICTURES.index(one[1].kind), one[1].id)
+            )
+            if made.id not in gone
+        ],
+        "marks": marks,
+        # What the cards of pipelines say of the lines that are drawn for measurements.
+        "about_lines": [
+            one.about
+            for card in (cards() if names else ())
+            for one in card.measures
+            if one.about and one.code.meaning in names
+        ],
+        "before": in_order[place - 1] if place else None,
+        "after": in_order[place + 1] if place is not None and place + 1 < len(in_order) else None,
+    }
+
+
+def images_of(session: Session, study: int) -> Sequence[Instance]:
+    """The study's objects in force that have pixels, in the order of the examination."""
+    shown = (Instance.study_id == study, Instance.role.not_in(_NOT_SHOWN))
+    rows = session.scalars(select(Instance).where(*shown).order_by(Instance.id).limit(_MOST_RESULTS))
+    return sorted(
+        (row for row in rows if row.attributes.get("Rows")),
+        key=lambda row: (number_in(row, "SeriesNumber"), number_in(row, "InstanceNumber"), row.id),
+    )
+
+
+def number_in(row: Instance, keyword: str) -> int:
+    """A number from the image's header, 0 if it is missing."""
+    return whole(row.attributes.get(keyword, "")) or 0
+
+
+def report_files(session: Session, settings: Settings, study: int) -> list[Path]:
+    """The file of the newest report of each rule that names the patient, if the file exists.
+
+    If the newest was withdrawn there is none: a replaced report does not come back. Reports on images that
+    were purged before the newest was made are not replaced by it; they come first.
+    """
+    rows = session.execute(
+        select(Result, Job.rule, Job.source_uids)
+        .join(Job, Result.job_id == Job.id)
+        .where(Result.study_id == study, Result.kind == ResultKind.SR, Result.deidentified.is_(False))
+        .order_by(Result.id.desc())
+    ).all()
+    replaced = {row.supersedes for row, _, _ in rows}
+    newest: list[Result] = []
+    reported: dict[str, set[str]] = {}  # images of newer reports, by rule
+    for row, rule, images in rows:
+        if row.sop_instance_uid not in replaced and not reported.setdefault(rule, set()).issuperset(images):
+            newest.insert(0, row)
+            reported[rule].update(images)
+    gone = results.withdrawn(session, [row.id for row in newest])
+    door = Files(settings)
+    return [path for row in newest if row.id not in gone and (path := door.if_here(session, row.path))]
+
+
+def pictures_of(session: Session, settings: Settings, study: int, uid: str) -> Iterator[tuple[str, Result]]:
+    """All pictures made of the image that name the patient, the newest first, with their subjects."""
+    wanted = (Result.study_id == study, Result.kind.in_(_PICTURES), Result.deidentified.is_(False))
+    for row in session.scalars(select(Result).where(*wanted).order_by(Result.id.desc()).limit(_MOST_RESULTS)):
+        path = Files(settings).if_here(session, row.path)
+        if path and (name := _name(row, path, uid)):
+            yield name, row
+
+
+def person_of(session: Session, settings: Settings, number: int) -> dict[str, str]:
+    """Name, birth date and sex, read from a file of the study: the database does not contain them all."""
+    shown = (Instance.study_id == number, Instance.purged.is_(False), Instance.role.not_in(_NOT_SHOWN))
+    row = session.scalar(select(Instance).where(*shown).order_by(Instance.id.desc()).limit(1))
+    header = Dataset()
+    if row is not None and (path := Files(settings).if_here(session, row.path)):
+        with suppress(NodeError):  # its text does not decode: the study's reason says so
+            header = read_header(path, _PERSON, row.assumed_charset).dataset
+    return {keyword: str(header.get(keyword) or "") for keyword in _PERSON}
+
+
+def subject(session: Session, settings: Settings, row: Result) -> str:
+    """The finding of a heat map; "" for other results, and if its file is missing."""
+    path = Files(settings).if_here(session, row.path) if row.kind is ResultKind.HEATMAP else None
+    if path is None:
+        return ""
+    return _subject(dcmread(path, stop_before_pixels=True, specific_tags=["DerivationDescription"]))
+
+
+def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
+    """What reports draw on the image, each line once and the name of a measurement once."""
+    drawn: set[object] = set()
+    named: set[tuple[str, object]] = set()
+    for mark in (mark for path in files for mark in report.places(path) if mark["image"] == uid):
+        place = (tuple(mark["points"]), tuple(mark["frames"]))
+        if place in drawn:
+            continue
+        drawn.add(place)
+        name = (mark["finding"], place if mark["decision"] else place[1])
+        text = "" if name in named else mark["finding"]
+        named.add(name)
+        yield {
+            **mark,
+            "text": text,
+            "points": [(round(x, 1), round(y, 1)) for x, y in mark["points"]],
+        }
+
+
+def _name(row: Result, path: Path, uid: str) -> str:
+    """What the picture is called beside this image; "" where it is of another one."""
+    header = dcmread(
+        path, stop_before_pixels=True, specific_tags=["SourceImageSequence", "DerivationDescription"]
+    )
+    if uid not in {item.ReferencedSOPInstanceUID for item in header.get("SourceImageSequence", [])}:
+        return ""
+    return _NAMES.get(row.kind) or f"Heat map: {_subject(header)}"
+
+
+def _subject(header: Dataset) -> str:
+    """The finding that a heat map is of, as its first sentence says (``results.sc.captures``)."""
+    return str(header.get("DerivationDescription", "")).partition(" of ")[2].partition(".")[0]
+
+
+_NAMES = {ResultKind.CLEANED: "Cleaned", ResultKind.SC: "Drawn into the picture"}

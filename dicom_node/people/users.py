@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from dicom_node.base.config.mistakes import AE_TITLE
-from dicom_node.base.config.settings import Settings
+from dicom_node.base.config.settings import AE_TITLE, Settings
 from dicom_node.base.errors import (
     CannotCreate,
     ConfigProblem,
@@ -33,7 +32,7 @@ from dicom_node.base.store.tables import ApiToken, AuditRow, UserAccount, UserSe
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, as_json, columns
 from dicom_node.people import audit, existing, reading, writing
-from dicom_node.receive.entrance import network
+from dicom_node.receive.policy import network
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
@@ -228,40 +227,28 @@ def sign_in(
             user = find(session, name)
             number = user.id if user and not user.disabled else None
             hashed = (user.password_hash if user else "") or _hash_of_nobody()
-            attempt = attempt_of(session, user, name, address)
+            by, typed = attempt_of(session, user, name, address)
         if not _fits(hashed, password) or number is None:
-            refuse(database, attempt)
+            with database.write() as session:
+                audit.note(session, by, AuditAction.SIGN_IN_REFUSED, **typed)
+            raise SignInRefused("Name or password is wrong.")
     with database.write() as session:
-        return open_session(session, number, attempt.by, agent, former)
+        return open_session(session, number, by, agent, former)
 
 
-@dataclass(frozen=True, slots=True)
-class SignInAttempt:
-    """A sign-in attempt, counted for its account, or for a bucket of the name if there is no account."""
-
-    by: audit.Person
-    typed: Mapping[str, Any]
-
-
-def attempt_of(session: Session, user: UserAccount | None, name: str, address: str) -> SignInAttempt:
-    """An attempt, before its password is checked. Raises SignInRefused after too many attempts."""
+def attempt_of(
+    session: Session, user: UserAccount | None, name: str, address: str
+) -> tuple[audit.Person, dict[str, Any]]:
+    """An attempt, before its password is checked: who makes it, and the bucket of the name for the audit if
+    there is no account of it, for which it is counted then. Raises SignInRefused after too many attempts.
+    """
     # One of 65,536 for a name that is no user's: too few to guess from the audit what was typed.
     bucket = hashlib.sha256(name.lower().encode(errors="replace")).hexdigest()[:4]
-    attempt = SignInAttempt(
-        audit.Person(user.name if user else "", address), {} if user else {"typed": bucket}
-    )
-    named = AuditRow.actor == attempt.by.name
+    named = AuditRow.actor == (user.name if user else "")
     if not user:
         named &= AuditRow.fields["typed"].as_string() == bucket
     refuse_too_many(session, address, named)
-    return attempt
-
-
-def refuse(database: Database, attempt: SignInAttempt, **how: Any) -> NoReturn:
-    """Record that the attempt failed, and raise SignInRefused. ``how``: fields for the audit."""
-    with database.write() as session:
-        audit.note(session, attempt.by, AuditAction.SIGN_IN_REFUSED, **attempt.typed, **how)
-    raise SignInRefused("Name or password is wrong.")
+    return audit.Person(user.name if user else "", address), {} if user else {"typed": bucket}
 
 
 def open_session(

@@ -1,24 +1,31 @@
-"""The Part 10 header of a spooled object (PS3.10 7.1), which contains the sender and the time of arrival.
-
-After any crash, the spool alone shows which objects were received from whom. Of Part 10 files from other
-systems on their way into the spool only the meta information is read.
-
-The inspection of a received object: it is read once, without its pixels in memory, before it is indexed.
+"""The inspection of a received object: it is read once, without its pixels in memory, before it is indexed.
 
 It does not use ``dicom.header.read_header``: for hostile input the structure is counted first, long values
 stay in the file, and the position of the Pixel Data is recorded.
+
+Objects are opened in a separate process (``python -m`` this module: one request, one answer per line), under
+limits of memory and time. A hostile object can end only this process. It is started again and the next
+object is read. A stalled disk or a busy machine looks alike, so an object is quarantined only when a fresh
+process, with more time, fails too.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
+import resource
+import select
+import signal
 import struct
+import subprocess
+import sys
 import tempfile
+import time
 import warnings
 import zlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -29,184 +36,31 @@ from pydicom.tag import BaseTag, Tag
 
 from ai_pipeline.images.dates import as_da
 from ai_pipeline.terms import shown_uid_name
-from dicom_node.base.config.sections import InspectionSettings
-from dicom_node.base.dicom.file_meta import META_BYTES, FileMeta, read_file_meta, uid_of
-from dicom_node.base.dicom.hashes import PixelData, check_image, hash_pixel_data, header_sha256
-from dicom_node.base.dicom.header import (
+from dicom_node.base.dicom.elements import (
     BULK_BYTES,
+    META_BYTES,
     PIXEL_DATA,
     Element,
     Limits,
     Walk,
-    character_sets,
-    read_identity,
-    readable_text,
+    check_image,
+    hash_bytes,
+    hash_pixel_data,
+    header_sha256,
+    read_file_meta,
+    uid_of,
 )
+from dicom_node.base.dicom.header import character_sets, read_identity, readable_text
 from dicom_node.base.dicom.identity import Patient, identity_texts
 from dicom_node.base.dicom.uids import (
-    IMPLEMENTATION_CLASS_UID,
-    IMPLEMENTATION_VERSION_NAME,
     SOURCES,
     TransferSyntax,
-    derived_uid,
     is_own_result,
     transfer_syntax,
 )
-from dicom_node.base.errors import DecodedDifferently, FaultyInput, FaultyObject, SpoolError
-
-# (0002,0100) Private Information Creator UID: says that (0002,0102) holds an Arrival as JSON.
-ARRIVAL_CREATOR_UID = derived_uid("private information", "arrival", "1")
-
-_PREAMBLE = bytes(128) + b"DICM"
-_AFTER_SYNTAX = b"\x02\x00\x12\x00UI"  # (0002,0012), which follows it in every header that is written here
-_TIME_OF_ARRIVAL = b'"received_at":"'
-_JSON = json.JSONEncoder(separators=(",", ":"))
-_BLOCK = 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """The arrival of an object, stored in the private information of its Part 10 header (PS3.10 7.1).
-
-    ``association`` is the node's own identifier of the association; ``priority`` the C-STORE priority of
-    PS3.7 9.1.1 (0 medium, 1 high, 2 low); ``received_at`` is UTC. ``senders``: whose studies the user of the
-    console sees who stored it, () for all.
-    """
-
-    association: str
-    calling_ae: str
-    called_ae: str
-    address: str
-    priority: int
-    received_at: datetime
-    senders: Sequence[str] = ()
-
-
-def encode_header(
-    arrival: Arrival, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
-) -> bytes:
-    """Preamble and File Meta Information. Its length does not depend on ``arrival.received_at``."""
-    fields = {
-        "association": arrival.association,
-        "calling_ae": arrival.calling_ae,
-        "called_ae": arrival.called_ae,
-        "address": arrival.address,
-        "priority": arrival.priority,
-        **({"senders": arrival.senders} if arrival.senders else {}),
-        "received_at": _encode_time(arrival.received_at).decode("ascii"),  # the last, see _TIME_OF_ARRIVAL
-    }
-    values = (
-        (0x0001, b"OB", "\0\1"),
-        (0x0002, b"UI", sop_class_uid),
-        (0x0003, b"UI", sop_instance_uid),
-        (0x0010, b"UI", transfer_syntax_uid),
-        (0x0012, b"UI", IMPLEMENTATION_CLASS_UID),
-        (0x0013, b"SH", IMPLEMENTATION_VERSION_NAME),
-        (0x0016, b"AE", arrival.calling_ae),
-        (0x0017, b"AE", arrival.calling_ae),
-        (0x0018, b"AE", arrival.called_ae),
-        (0x0100, b"UI", ARRIVAL_CREATOR_UID),
-        (0x0102, b"OB", _JSON.encode(fields)),
-    )
-    elements = b"".join(_element(element, vr, value.encode("ascii")) for element, vr, value in values)
-    return _PREAMBLE + _element(0x0000, b"UL", struct.pack("<I", len(elements))) + elements
-
-
-def with_time_of_arrival(encoded: bytes, received_at: datetime) -> bytes:
-    """The header with another ``received_at``, of the same length."""
-    time = _encode_time(received_at)
-    start = encoded.rindex(_TIME_OF_ARRIVAL) + len(_TIME_OF_ARRIVAL)
-    return encoded[:start] + time + encoded[start + len(time) :]
-
-
-def read_arrival(path: Path) -> Arrival:
-    """Read the arrival of the object in a spooled file. Raises SpoolError if the file does not contain it,
-    and OSError if the disk cannot read it: that says nothing of the object.
-    """
-    try:
-        meta = _meta_of(path)
-    except FaultyObject as error:
-        raise SpoolError(f"{path.name} is no spooled object: {type(error).__name__}") from None
-    if meta.values.get(0x0100, b"").rstrip(b"\0") != ARRIVAL_CREATOR_UID.encode("ascii"):
-        raise SpoolError(f"{path.name} was not written by the listener")
-    fields = json.loads(meta.values.get(0x0102, b"").rstrip(b" \0"))
-    return Arrival(**{**fields, "received_at": datetime.fromisoformat(fields["received_at"])})
-
-
-def same_object(one: Path, other: Path) -> bool:
-    """Whether two spooled files hold the same SOP class, instance, transfer syntax and data set.
-
-    They are compared byte by byte, without the records of their arrival. Raises OSError.
-    """
-    with one.open("rb") as mine, other.open("rb") as theirs:
-        if _meta_information(mine) != _meta_information(theirs) or _rest(mine) != _rest(theirs):
-            return False
-        while block := mine.read(_BLOCK):
-            if block != theirs.read(_BLOCK):
-                return False
-    return True
-
-
-def _meta_information(file: BinaryIO) -> bytes:
-    """The elements of the header up to the transfer syntax; leaves the file at the data set."""
-    start = file.read(len(_PREAMBLE) + 12)
-    return file.read(struct.unpack("<I", start[-4:])[0]).partition(_AFTER_SYNTAX)[0]
-
-
-def _rest(file: BinaryIO) -> int:
-    return os.fstat(file.fileno()).st_size - file.tell()
-
-
-def read_requested(path: Path) -> tuple[str, str, str]:
-    """Transfer syntax, SOP class and instance UID of the C-STORE request, each "" if the file lacks it.
-
-    Raises OSError.
-    """
-    try:
-        meta = _meta_of(path)
-    except FaultyObject:
-        return "", "", ""
-    return meta.transfer_syntax_uid, meta.sop_class_uid, meta.sop_instance_uid
-
-
-def read_meta(start: bytes) -> FileMeta:
-    """Read the meta information from the first META_BYTES of a file. Raises FaultyInput."""
-    if start[128:132] != b"DICM":
-        raise FaultyInput("it is neither DICOM (Part 10) nor a ZIP, a PNG or a JPEG")
-    try:
-        meta = read_file_meta(start)
-    except FaultyObject as error:
-        raise FaultyInput(str(error)) from None
-    if not (meta.sop_class_uid and meta.sop_instance_uid and meta.transfer_syntax_uid):
-        raise FaultyInput("its file meta information has no valid UIDs")
-    return meta
-
-
-def check_taken(sop_class_uid: str, transfer_syntax_uid: str, classes: Collection[str]) -> None:
-    """Raise FaultyInput if this node does not accept the class or the transfer syntax."""
-    if sop_class_uid not in classes:
-        raise FaultyInput("this node does not take its SOP class (docs/conformance.md)")
-    if transfer_syntax(transfer_syntax_uid) is None:
-        raise FaultyInput("this node does not take its transfer syntax (docs/conformance.md)")
-
-
-def _meta_of(path: Path) -> FileMeta:
-    with path.open("rb") as file:
-        return read_file_meta(file.read(META_BYTES))
-
-
-def _encode_time(moment: datetime) -> bytes:
-    return moment.isoformat(timespec="microseconds").encode("ascii")
-
-
-def _element(element: int, vr: bytes, value: bytes) -> bytes:
-    """One element of group 0002 in Explicit VR Little Endian (PS3.5 7.1.2), padded to an even length."""
-    if len(value) % 2:
-        value += b"\0" if vr in (b"UI", b"OB") else b" "
-    if vr == b"OB":
-        return struct.pack("<HH2sHI", 2, element, vr, 0, len(value)) + value
-    return struct.pack("<HH2sH", 2, element, vr, len(value)) + value
-
+from dicom_node.base.errors import DecodedDifferently, FaultyObject
+from dicom_node.base.processes import without_secrets
+from dicom_node.receive.spool import read_requested
 
 # What rules may ask for and what orders the images; the first five are texts of people (no event holds them).
 ATTRIBUTES = (
@@ -215,7 +69,7 @@ ATTRIBUTES = (
     "PhotometricInterpretation", "Manufacturer", "ManufacturerModelName", "SeriesNumber", "InstanceNumber",
     "StudyDate",
 )  # fmt: skip
-_DEFAULT_LIMITS = InspectionSettings()
+_DEFAULT_LIMITS = Limits()
 # What pydicom raises on damaged headers (its own damaged test files and fuzzing).
 _DAMAGE = (
     ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError,
@@ -255,7 +109,7 @@ class Inspected:
     fault: str = ""
 
 
-def inspect(path: Path, assume_charset: str = "", limits: InspectionSettings = _DEFAULT_LIMITS) -> Inspected:
+def inspect(path: Path, assume_charset: str = "", limits: Limits = _DEFAULT_LIMITS) -> Inspected:
     """Read a Part 10 file; ``fault`` says why it cannot be used. Raises OSError if the disk fails."""
     try:
         with path.open("rb") as file, warnings.catch_warnings():
@@ -267,7 +121,7 @@ def inspect(path: Path, assume_charset: str = "", limits: InspectionSettings = _
         return Inspected(fault=f"not readable as DICOM ({_cause(error)})")
 
 
-def _inspect(file: BinaryIO, assume_charset: str, limits: InspectionSettings) -> Inspected:
+def _inspect(file: BinaryIO, assume_charset: str, limits: Limits) -> Inspected:
     meta = read_file_meta(file.read(META_BYTES))
     file.seek(meta.length)
     syntax = transfer_syntax(meta.transfer_syntax_uid)
@@ -276,18 +130,9 @@ def _inspect(file: BinaryIO, assume_charset: str, limits: InspectionSettings) ->
         if syntax is not None and syntax.is_deflated:
             file = _inflated(file, limits)
         start = file.tell()
-        walk = Walk(
-            file,
-            syntax,
-            Limits(
-                limits.maximum_items,
-                limits.maximum_elements,
-                limits.maximum_depth,
-                limits.maximum_header_mib,
-            ),
-        )
+        walk = Walk(file, syntax, limits)
         dataset, pixels = _read(file, walk, list(walk.elements()))
-        header = header_sha256(dataset, file, little_endian=walk.is_little_endian)
+        header = header_sha256(dataset, file)
         found = replace(_described(known, dataset, assume_charset), header_sha256=header)
         if syntax is None:
             raise FaultyObject(f"the transfer syntax is {shown_uid_name(meta.transfer_syntax_uid)}")
@@ -299,9 +144,15 @@ def _inspect(file: BinaryIO, assume_charset: str, limits: InspectionSettings) ->
             )
             raise FaultyObject(walk.fault)
         _check(dataset, known.sop_class_uid, syntax, pixels)
-        pixels_sha256 = hash_pixel_data(pixels) if pixels else ""
-        whole = _hash_data_set(file, start, pixels, f"{meta.transfer_syntax_uid} {pixels_sha256} ")
-        return replace(found, pixels_sha256=pixels_sha256, dataset_sha256=whole)
+        pixels_sha256, begin, end = "", start, start
+        if pixels:
+            pixels_sha256 = hash_pixel_data(file, pixels, is_little_endian=walk.is_little_endian)
+            begin, end = pixels.start, pixels.start + pixels.length
+        # All bytes of the data set but its Pixel Data.
+        digest = hashlib.sha256(f"{meta.transfer_syntax_uid} {pixels_sha256} ".encode())
+        hash_bytes(digest, file, start, begin - start)
+        hash_bytes(digest, file, end, walk.size - end)
+        return replace(found, pixels_sha256=pixels_sha256, dataset_sha256=digest.hexdigest())
     except FaultyObject as error:
         return replace(found, fault=str(error))
     except _DAMAGE as error:
@@ -354,7 +205,7 @@ def _described(known: Inspected, dataset: Dataset, assume_charset: str) -> Inspe
     )
 
 
-def _check(dataset: Dataset, requested_class: str, syntax: TransferSyntax, pixels: PixelData | None) -> None:
+def _check(dataset: Dataset, requested_class: str, syntax: TransferSyntax, pixels: Element | None) -> None:
     """Raise FaultyObject for what makes an object unusable, the plainest cause first."""
     for keyword, name in (
         ("SOPClassUID", "SOP Class UID (0008,0016)"),
@@ -375,34 +226,17 @@ def _check(dataset: Dataset, requested_class: str, syntax: TransferSyntax, pixel
         check_image(dataset, syntax, pixels)
 
 
-def _hash_data_set(file: BinaryIO, start: int, pixels: PixelData | None, begun: str) -> str:
-    """SHA-256 of ``begun`` and all bytes of a data set but its Pixel Data, at whose end the file stands."""
-    digest = hashlib.sha256(begun.encode())
-    end = file.tell() if pixels else start
-    file.seek(start)
-    left = pixels.start - start if pixels else 0
-    while left > 0 and (block := file.read(min(left, BULK_BYTES))):
-        digest.update(block)
-        left -= len(block)
-    file.seek(end)
-    while block := file.read(BULK_BYTES):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _read(file: BinaryIO, walk: Walk, elements: Iterable[Element]) -> tuple[Dataset, PixelData | None]:
+def _read(file: BinaryIO, walk: Walk, elements: Iterable[Element]) -> tuple[Dataset, Element | None]:
     """The data set without private elements and long values, and where its Pixel Data is."""
     read: dict[BaseTag, Any] = {}
-    pixels: PixelData | None = None
+    pixels: Element | None = None
     for element in elements:
-        tag, vr, start, length, is_undefined, is_implicit = element
+        tag, vr, start, length, _, is_implicit = element
         if tag in PIXEL_DATA:
-            pixels = pixels or PixelData(
-                file, start, None if is_undefined else length, walk.size, walk.is_little_endian
-            )
+            pixels = pixels or element
         elif not element.is_private:
             value = None
-            if length <= BULK_BYTES or element.is_sequence:
+            if length <= BULK_BYTES or vr == "SQ":
                 file.seek(start)
                 value = file.read(length)
             raw = RawDataElement(BaseTag(tag), vr, length, value, start, is_implicit, walk.is_little_endian)
@@ -410,7 +244,7 @@ def _read(file: BinaryIO, walk: Walk, elements: Iterable[Element]) -> tuple[Data
     return Dataset(read), pixels
 
 
-def _inflated(file: BinaryIO, limits: InspectionSettings) -> BinaryIO:
+def _inflated(file: BinaryIO, limits: Limits) -> BinaryIO:
     """The inflated data set, in a file without a name beside this one."""
     folder = Path(file.name).parent
     handle = tempfile.TemporaryFile(dir=folder if os.access(folder, os.W_OK) else None)  # noqa: SIM115  (returned)
@@ -422,8 +256,8 @@ def _inflated(file: BinaryIO, limits: InspectionSettings) -> BinaryIO:
         if not block and not inflated:
             raise FaultyObject("the data set is truncated")
         out.write(inflated)
-        if out.tell() > limits.maximum_inflated_mib * 2**20:
-            limit = f"{limits.maximum_inflated_mib} MiB"
+        if out.tell() > limits.inflated_mib * 2**20:
+            limit = f"{limits.inflated_mib} MiB"
             raise FaultyObject(f"the data set inflates to more than {limit}")
     out.seek(0)
     return out
@@ -453,3 +287,176 @@ def _cause(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         raise error
     return type(error).__name__
+
+
+class ReaderLost(Exception):
+    """The process did not answer; the text says why. It may not have been the object's fault."""
+
+
+class Inspector:
+    """The process, started on first use. One thread at a time uses it."""
+
+    def __init__(self, limits: Limits = _DEFAULT_LIMITS) -> None:
+        self._limits = limits or Limits()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """The process, which is started unless it runs, when it is ready. Raises OSError."""
+        if self._process is not None and self._process.poll() is not None:  # killed between two objects
+            self.close()
+        if self._process is None:
+            # Its errors would quote what is in the object.
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "dicom_node.receive.inspection",
+                    json.dumps(asdict(self._limits)),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                env=without_secrets(),
+            )
+            if not _line(self._process, seconds=120):  # no fault of any object
+                self.close()
+                raise OSError(errno.ETIMEDOUT, "the process that reads objects does not start")
+        return self._process
+
+    def inspect(self, path: Path, assume_charset: str = "", *, again: bool = False) -> Inspected:
+        """The header of a Part 10 file. Raises ReaderLost, and OSError if the disk cannot read the file.
+
+        ``again``: by a fresh process, with more time; an object at which that is lost too is at fault.
+        """
+        if again:
+            self.close()
+        try:
+            found = self._ask({"inspect": str(path), "assume": assume_charset}, path.stat().st_size, again)
+        except ReaderLost as lost:
+            if not again:
+                raise
+            return unread(path, str(lost))
+        if "error" in found:
+            raise OSError(found["error"], "the file cannot be read")
+        return Inspected(**{**found, "patient": Patient(**found["patient"])})
+
+    def fresh(self) -> "Inspector":
+        """Another one with the same limits, for second tries."""
+        return Inspector(self._limits)
+
+    def same_image(self, one: Path, other: Path, *, again: bool = False) -> bool | None:
+        """Whether two files decode to the same samples; None if one does not decode within the limits.
+
+        Raises ReaderLost, unless it is tried ``again``, with more time.
+        """
+        try:
+            size = one.stat().st_size + other.stat().st_size
+            return cast("bool | None", self._ask({"same": [str(one), str(other)]}, size, again)["same"])
+        except (OSError, ReaderLost) as error:
+            if isinstance(error, ReaderLost) and not again:
+                raise
+            return None
+
+    def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.communicate()
+
+    def _ask(self, request: dict[str, Any], size: int, again: bool) -> dict[str, Any]:
+        # Beside the limit the time of a slow disk, 10 MiB/s; four times as much for the second try.
+        seconds = (4 if again else 1) * (self._limits.seconds + size / (10 * 2**20))
+        process = self.start()
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(json.dumps({**request, "seconds": seconds}).encode("ascii") + b"\n")
+            answer = _line(process, seconds)
+        except BrokenPipeError:
+            answer = b""
+        if answer is None:
+            self.close()
+            raise ReaderLost(f"reading it took more than {seconds:.0f} s")
+        if not answer.endswith(b"\n"):
+            self.close()
+            raise ReaderLost(
+                f"the process that read it died; it may have needed more than {self._limits.memory_mib} MiB"
+            )
+        return cast(dict[str, Any], json.loads(answer))
+
+
+def unread(path: Path, fault: str) -> Inspected:
+    """Describe an object without opening its data set, by its C-STORE command and file meta information.
+
+    Raises OSError.
+    """
+    return Inspected(*read_requested(path), fault=fault)
+
+
+def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
+    """One line, what there is of it when the process ends, None when the time is over."""
+    assert process.stdout is not None
+    end, read = time.monotonic() + seconds, bytearray()
+    while not read.endswith(b"\n"):
+        ready, _, _ = select.select([process.stdout], [], [], max(end - time.monotonic(), 0))
+        if not ready:
+            return None
+        if not (block := process.stdout.read(2**20)):
+            break
+        read += block
+    return bytes(read)
+
+
+def main() -> None:
+    """Answer requests until standard input closes."""
+    limits = Limits(**json.loads(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C goes to the whole group; the node ends us
+    with contextlib.suppress(OSError):  # the kernel shall rather take this process than the node
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    _limit_memory(limits)
+    print("{}", flush=True)  # ready
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        # Should the node die first, this one ends all the same.
+        signal.alarm(int(request["seconds"]) + 6)
+        answer: dict[str, Any]
+        if "same" in request:
+            one, other = map(Path, request["same"])
+            answer = {"same": _same(one, other, limits)}
+        else:
+            try:
+                answer = asdict(inspect(Path(request["inspect"]), request["assume"], limits))
+            except OSError as error:
+                answer = {"error": error.errno or 0}
+        encoded = json.dumps(answer)
+        signal.alarm(0)
+        print(encoded, flush=True)
+
+
+def _same(one: Path, other: Path, limits: Limits) -> bool | None:
+    """Whether both decode to the same samples; None when one does not decode or needs too much memory."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    # Numpy and decoders, seldom needed here.
+    from ai_pipeline.errors import PixelError
+    from ai_pipeline.images.decode import decoded_sha256
+
+    _limit_memory(limits)
+    try:
+        return decoded_sha256(one) == decoded_sha256(other)
+    except (PixelError, MemoryError):
+        return None
+
+
+def _limit_memory(limits: Limits) -> None:
+    """So much more than there is now; the hard limit stays, as ``_same`` begins anew."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = pages * resource.getpagesize() + limits.memory_mib * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (wanted if hard < 0 else min(wanted, hard), hard))
+
+
+if __name__ == "__main__":
+    main()

@@ -14,8 +14,6 @@ LARGEST_COMMAND = 2**14
 DISCARDED = 2**38
 """Bytes of a data set that is refused. One that is never answered would be sent again and again; its bytes
 cost no disk, and no more of the network than objects that are taken."""
-HEAD = 2**10
-"""Bytes of a data set in which its SOP Class and Instance UID are looked for before it is answered."""
 TINY_FRAGMENT = 64
 """Bytes: a PDU with a smaller fragment takes as much time of all senders as one of 16 KiB."""
 TINY_FRAGMENTS = 32
@@ -42,8 +40,6 @@ WAITING_OF_ONE_ADDRESS = 32
 STRANGERS = 10
 """Associations of unknown callers that may only verify; never more than half of all."""
 STRANGERS_OF_ONE_ADDRESS = 3
-SENDING_STRANGERS_OF_ONE_ADDRESS = 20
-"""Where ``unknown_callers`` are accepted: as many as a peer has by default."""
 
 # Events.
 LISTED_A_MINUTE = 60
@@ -64,6 +60,4 @@ ADDRESSES_A_MINUTE = 20
 ADDRESSES_KEPT = 1000
 """Addresses remembered at a time."""
 REFUSED_CONTEXTS_NAMED = 8
-"""An event names this many refused presentation contexts; of more it gives the number."""
-REFUSED_CONTEXTS_OF_MANY = 3
-"""How many it names where there are more."""
+"""An event names this many refused presentation contexts, and their number."""

@@ -1,16 +1,27 @@
-"""The listener process: ``python -m dicom_node.receive --data-dir DIR [--place listener-N]``.
+"""The listener process: ``python -m dicom_node.receive.listener --data-dir DIR [--place listener-N]``.
 
 The process writes ``{"listening": [host, port]}`` to standard output when it accepts connections, else
 ``{"cannot_start": reason}``. It ends when standard input closes (the node died) or on SIGTERM, after giving
 associations a few seconds. On SIGHUP it reads ``policy.json`` again if the file was replaced.
-"""
 
-from __future__ import annotations
+Each association has a thread (PS3.8 9.2: negotiation, messages, end), and all share one service: policy,
+spool, journal, open associations. The fragments of a data set are written to the spool as they arrive, so an
+object of any size needs the memory of one PDU. A command that is not supported ends the association before
+its data set is read. A request is answered by the thread that has read its last byte: passing it to another
+thread would cost as much as the rest of the work on a small object.
+
+Of performed procedure steps (PS3.4 F.7) an accepted request is in the journal before it is in the step's
+file, and in both before it is answered: after a kill in between, the modality has no answer, sends the
+request again, and it is accepted again. The index learns of steps from the journal; the files serve the
+listeners that share a data folder, which have no database.
+"""
 
 import argparse
 import contextlib
 import errno
 import fcntl
+import hashlib
+import itertools
 import json
 import logging
 import os
@@ -20,27 +31,788 @@ import select
 import signal
 import socket
 import ssl
+import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
-from dicom_node.base import logs
-from dicom_node.base.errors import ExitCode, SpoolError
-from dicom_node.base.events import LISTENER_STARTED, LISTENER_STOPPED, happened
+from pydantic import TypeAdapter
+from pydicom.uid import UID
+
+from dicom_node.base import events, logs
+from dicom_node.base.config.settings import ListenerSettings, TlsSettings
+from dicom_node.base.dicom import commitment, performed_step
+from dicom_node.base.errors import ExitCode, FaultyReport, FaultyStep, SpoolError, SpoolFull
+from dicom_node.base.kinds import StepStatus
 from dicom_node.base.processes import ALIVE_SECONDS, show_life, signal_pipe
-from dicom_node.receive.association import Association
-from dicom_node.receive.policy import AEPolicy, PolicyFile, addresses, policy_path
-from dicom_node.receive.spool import JournalWriter, Spool, journal_folder, listener_lock
-from dicom_node.receive.storage_service import StorageService
+from dicom_node.receive import limits, statuses
+from dicom_node.receive.messages import (
+    A_ABORT,
+    A_ASSOCIATE_RJ,
+    A_ASSOCIATE_RQ,
+    A_RELEASE_RQ,
+    ABORTED_BY_PROVIDER,
+    C_ECHO_RQ,
+    C_STORE_RQ,
+    MAXIMUM_PDU_BYTES,
+    N_ACTION_RQ,
+    N_CREATE_RQ,
+    N_EVENT_REPORT_RQ,
+    N_SET_RQ,
+    P_DATA_TF,
+    RELEASED,
+    Answer,
+    Command,
+    DeadlineSocket,
+    Proposal,
+    ProtocolViolation,
+    acceptance,
+    encode_response,
+    fragments,
+    name_of,
+    p_data_tf,
+    read_command,
+    read_request,
+)
+from dicom_node.receive.policy import (
+    VERIFICATION,
+    AEPolicy,
+    Entrance,
+    Failure,
+    Permission,
+    PolicyFile,
+    addresses,
+    negotiate,
+    policy_path,
+    shown_uid,
+)
+from dicom_node.receive.spool import (
+    Arrival,
+    IncomingObject,
+    JournalWriter,
+    Spool,
+    WaitingObjects,
+    journal_folder,
+    listener_lock,
+    sync_folder,
+)
+from dicom_node.receive.statuses import Rejection
+
+ENDED: Final = "Performed Procedure Step Object may no longer be updated"
+"""Error Comment of an N-SET after the end (PS3.4 Table F.7.2-2)."""
+KEPT_DAYS: Final = 30
+"""How long a step is known after the last request about it, at least: a listener that starts forgets it."""
+_STATUSES = {status.code: status for status in statuses.STEP_STATUSES}
+
+
+@dataclass(frozen=True, slots=True)
+class KnownStep:
+    """A step after an accepted request. ``number``: how many requests were accepted before.
+
+    ``objects``: SOP Instance UIDs; ``has``: attributes of the final state that were given so far.
+    """
+
+    uid: str
+    peer: str
+    calling: str
+    status: StepStatus
+    number: int
+    studies: tuple[str, ...]
+    objects: tuple[str, ...] = ()
+    has: tuple[str, ...] = ()
+
+
+_AS_JSON = TypeAdapter(KnownStep)
+
+
+class PerformedSteps:
+    """The steps of one data folder, in its folder ``steps`` (made with the first step). Thread-safe.
+
+    Old steps, on which no modality reports any more, are deleted when a listener starts.
+    """
+
+    def __init__(self, data_dir: Path, journal: JournalWriter) -> None:
+        self._folder, self._journal = data_dir / "steps", journal
+        before = time.time() - KEPT_DAYS * 86400
+        with contextlib.suppress(OSError):  # another listener did, or the next one does
+            for path in self._folder.glob("*.json"):
+                if path.stat().st_mtime < before:
+                    path.unlink()
+
+    def take(
+        self,
+        command: Command,
+        encoded: bytes,
+        transfer_syntax: UID,
+        peer: str,
+        fields: Mapping[str, events.FieldValue],
+    ) -> Answer:
+        """Accept a request of this peer, or answer why not; the request is durable if the answer is Success.
+
+        ``fields``: for the request's event, such as "calling".
+        """
+        if command.sop_class_uid != performed_step.SOP_CLASS:
+            return Answer(statuses.NO_SUCH_CLASS)
+        if not command.names_an_instance:
+            return Answer(statuses.STEP_INSTANCE)
+        creates = command.field == N_CREATE_RQ
+        try:
+            read = performed_step.read_creation if creates else performed_step.read_modification
+            change = read(encoded, transfer_syntax)
+            self._folder.mkdir(exist_ok=True)
+            with (self._folder / "lock").open("a") as lock:  # for other processes and threads
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                try:
+                    known = _AS_JSON.validate_json(self._path(command.sop_instance_uid).read_bytes())
+                except FileNotFoundError:
+                    known = None
+                step = self._next(known, command, change, peer, fields)
+                if isinstance(step, Answer):
+                    return step
+                # The whole step, so that each line of the journal can be read alone.
+                whole = {
+                    "step": step.uid,
+                    "status": step.status.value,
+                    "number": step.number,
+                    "studies": list(step.studies),
+                    "objects": list(step.objects),
+                }
+                self._journal.append_durably(events.STEP_REPORTED, {**fields, **whole})
+                self._write(step)
+                return Answer(statuses.SUCCESS)
+        except FaultyStep as error:
+            missing = error.tags if error.code == performed_step.MISSING else ()
+            return Answer(_STATUSES[error.code], str(error), missing=missing)
+        except (OSError, ValueError):  # the disk, or the file of another version
+            return Answer(statuses.NOT_KEPT, "the step cannot be written")
+
+    def _next(
+        self,
+        known: KnownStep | None,
+        command: Command,
+        change: performed_step.StepChange,
+        peer: str,
+        fields: Mapping[str, events.FieldValue],
+    ) -> KnownStep | Answer:
+        """The step after a request, or why the request is refused. Raises FaultyStep."""
+        creates = command.field == N_CREATE_RQ
+        if creates != (known is None):
+            return Answer(statuses.STEP_KNOWN if creates else statuses.STEP_UNKNOWN)
+        uid, calling, begun = command.sop_instance_uid, str(fields["calling"]), StepStatus.IN_PROGRESS
+        before = known or KnownStep(uid, peer, calling, begun, number=-1, studies=change.studies)
+        if before.peer != peer:
+            return Answer(statuses.NOT_AUTHORISED, "the step is of another AE")
+        if before.status is not StepStatus.IN_PROGRESS:
+            return Answer(statuses.STEP_FAILURE, ENDED, error_id=0xA710)
+        step = replace(
+            before,
+            status=change.status or before.status,
+            number=before.number + 1,
+            objects=before.objects if change.objects is None else change.objects,
+            has=tuple(sorted({*before.has, *change.has})),
+        )
+        missing = [keyword for keyword in performed_step.LAST if keyword not in step.has]
+        if step.status is not StepStatus.IN_PROGRESS and missing:
+            raise performed_step.faulty(performed_step.EMPTY, *missing)
+        return step
+
+    def _write(self, step: KnownStep) -> None:
+        """Replace the step's file; it is durable when this returns. Raises OSError."""
+        path = self._path(step.uid)
+        temporary = path.with_name(f".{path.name}")
+        with temporary.open("wb") as file:
+            file.write(_AS_JSON.dump_json(step))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(self._folder)
+
+    def _path(self, uid: str) -> Path:
+        return self._folder / f"{hashlib.sha256(uid.encode()).hexdigest()[:32]}.json"
+
 
 _LOGGER = logging.getLogger(__name__)
-_WAITING_CONNECTIONS = 128  # that the system accepts for us
-_ABORT_SECONDS = 4.0  # for all of them: a successor waits 15 s for us
-_UPKEEP_SECONDS = 1.0
-_GRACE_SECONDS = 5.0
+_MINUTE = 60.0
+_SUCCESS = Answer(statuses.SUCCESS)
+# By abstract syntax and command field: the bytes that are read of a data set, and the event of a refusal.
+_SERVED = {
+    (VERIFICATION, C_ECHO_RQ): (0, events.ECHOED),
+    (commitment.SOP_CLASS, N_EVENT_REPORT_RQ): (commitment.MAXIMUM_BYTES, events.COMMITMENT_REPORT_REFUSED),
+    (commitment.SOP_CLASS, N_ACTION_RQ): (commitment.REQUEST_BYTES, events.COMMITMENT_ASK_REFUSED),
+    (performed_step.SOP_CLASS, N_CREATE_RQ): (2 * performed_step.MAXIMUM_BYTES, events.STEP_REFUSED),
+    (performed_step.SOP_CLASS, N_SET_RQ): (2 * performed_step.MAXIMUM_BYTES, events.STEP_REFUSED),
+}
+
+
+@dataclass(slots=True, eq=False)
+class AcceptedAssociation:
+    """One accepted association. ``association`` is our own identifier of it, never used again."""
+
+    association: str
+    proposal: Proposal
+    permission: Permission
+    results: dict[int, tuple[int, str]]
+    """Result and transfer syntax of each presentation context."""
+    roles: dict[str, tuple[bool, bool]]
+    """The roles that the peer has, by SOP class."""
+    stored: int = 0
+    """Objects acknowledged with Success."""
+    repeatable: int = 0
+    """Echoes answered, objects and reports refused: a peer can repeat these at will; few are journalled."""
+    refused: int = 0
+    """Objects not acknowledged with Success."""
+
+
+class Request:
+    """One request being received, with the data set that follows its command."""
+
+    def __init__(self, command: Command, abstract_syntax: str, syntax: str, largest: int) -> None:
+        self.command, self.abstract_syntax, self.syntax = command, abstract_syntax, syntax
+        self.largest = largest
+        """Bytes of the data set that are taken."""
+        self.data = bytearray()
+
+    def write(self, data: memoryview | bytes) -> None:
+        """Take one fragment of the data set. Raises ProtocolViolation if it does not seem to end."""
+        self.data += data
+        if len(self.data) > self.largest:
+            raise ProtocolViolation(f"data set of {name_of(self.command.field)} beyond its largest length")
+
+    def abandon(self) -> None:
+        """Discard what came: the association ended."""
+        self.data.clear()
+
+
+class StoreRequest(Request):
+    """One C-STORE being received. Once ``refusal`` is set, further bytes are discarded.
+
+    An object beyond ``largest`` is read to its end, and answered.
+    """
+
+    incoming: IncomingObject | None = None
+    refusal: Answer | None = None
+    size = 0
+
+    def refuse(self, status: statuses.Status, comment: str) -> None:
+        """Refuse the object with ``status``; none of its bytes are kept."""
+        self.refusal = Answer(status, comment)
+        self.abandon()
+
+    def write(self, data: memoryview | bytes) -> None:
+        """Store one fragment of the data set. Raises ProtocolViolation if it does not seem to end."""
+        self.size += len(data)
+        if self.size > max(limits.DISCARDED, self.largest):
+            raise ProtocolViolation("data set without end")
+        if self.incoming is not None and self.size > self.largest:
+            self.refuse(statuses.TOO_LARGE, "larger than listener.maximum_object_mib")
+        elif self.incoming is not None:
+            try:
+                self.incoming.write(data)
+            except SpoolError as error:
+                self.refuse(statuses.OUT_OF_RESOURCES, _comment(error))
+
+    def abandon(self) -> None:
+        """Delete the bytes written so far: the association ended, or the object is refused."""
+        if self.incoming is not None:
+            self.incoming.abandon()
+            self.incoming = None
+
+
+class StorageService:
+    """The service that the threads of all associations of one listener share."""
+
+    def __init__(
+        self, policy: PolicyFile, data_dir: Path, spool: Spool, journal: JournalWriter, listener_id: str
+    ) -> None:
+        self.policy = policy
+        self._spool, self._waiting = spool, WaitingObjects(spool.incoming)
+        self._journal, self._steps = journal, PerformedSteps(data_dir, journal)
+        self._listener_id = listener_id
+        self.entrance = Entrance()
+        self._lock = threading.Lock()
+        self._open: list[AcceptedAssociation] = []
+        self._numbers = itertools.count(1)
+        self._unwritten: list[events.Event] = []
+        self._complained_at = float("-inf")
+        self._counted = Counter[tuple[str, str]]()
+        self._minute = time.monotonic()
+
+    def enter(self, proposal: Proposal) -> AcceptedAssociation | statuses.Rejection:
+        """Accept or reject an association; the decision is in the journal before the peer is answered.
+
+        On a full disk an association is accepted without a line in the journal, and its objects are refused
+        until it has one; when too many events wait for the journal, associations are rejected for the moment.
+        A rejected connection counts as waiting until it is closed.
+        """
+        policy = self.policy.current()
+        verdict = policy.decide(proposal)
+        if isinstance(verdict, Permission):
+            if len(self._unwritten) > limits.EVENTS_WAITING // 2:  # half: several come at once
+                verdict = statuses.TEMPORARY_CONGESTION
+            elif verdict.peer:
+                self.entrance.know([proposal.address])
+            elif not verdict.may_send and not self.entrance.may_list(proposal.address):
+                verdict = statuses.TEMPORARY_CONGESTION
+        if isinstance(verdict, Permission):
+            supported, roles = policy.offer(verdict, proposal.roles)
+            results, refused = negotiate(proposal.contexts, supported)
+            name = f"{self._listener_id}-{next(self._numbers)}"
+            accepted = AcceptedAssociation(name, proposal, verdict, results, roles)
+            with self._lock:
+                if policy.has_room(
+                    verdict,
+                    proposal.address,
+                    [(one.permission.peer, one.proposal.address) for one in self._open],
+                ):
+                    self._open.append(accepted)
+                else:
+                    verdict = statuses.LOCAL_LIMIT_EXCEEDED
+        if isinstance(verdict, statuses.Rejection):
+            self.list_or_count(
+                "rejected",
+                proposal.address,
+                events.ASSOCIATION_REJECTED,
+                calling=proposal.calling_ae,
+                called=proposal.called_ae,
+                address=proposal.address,
+                result=verdict.result,
+                source=verdict.source,
+                reason=verdict.reason,
+                meaning=verdict.meaning,
+            )
+            return verdict
+        shown = list(refused[: limits.REFUSED_CONTEXTS_NAMED])  # toolkits offer all they have
+        fields = {"refused": shown, "refused_count": len(refused)} if refused else {}
+        event = self._event(events.ASSOCIATION_ACCEPTED, accepted)
+        self.record(replace(event, fields={**event.fields, **fields}))  # these are not in the log
+        self.entrance.leave(proposal.address)
+        return accepted
+
+    def leave(self, accepted: AcceptedAssociation, *, released: bool, reason: str) -> None:
+        """End an association, after its last object; ``reason``: why it ended, if without A-RELEASE."""
+        with self._lock:
+            self._open.remove(accepted)
+        fields: dict[str, events.FieldValue] = {"objects": accepted.stored}
+        if accepted.refused:
+            fields["objects_refused"] = accepted.refused
+        fields |= {"outcome": "released"} if released else {"outcome": "aborted", "reason": reason}
+        event = events.ASSOCIATION_RELEASED if released else events.ASSOCIATION_ABORTED
+        self.record(self._event(event, accepted, **fields))
+
+    def begin(self, accepted: AcceptedAssociation, command: Command, context_id: int) -> Request:
+        """Begin to receive the data set of a request. Raises ProtocolViolation if its presentation context
+        does not allow it.
+        """
+        result, syntax = accepted.results.get(context_id, (-1, ""))
+        if result:
+            raise ProtocolViolation("presentation context not accepted")
+        abstract_syntax, _ = accepted.proposal.contexts[context_id]
+        if command.field == C_STORE_RQ:
+            return self._begin_to_store(accepted, command, abstract_syntax, syntax)
+        # A C-ECHO is answered in any context; N-services only in their own.
+        service = (VERIFICATION if command.field == C_ECHO_RQ else abstract_syntax, command.field)
+        if service not in _SERVED:
+            raise ProtocolViolation(f"not served: {name_of(command.field)}")
+        return Request(command, abstract_syntax, syntax, _SERVED[service][0])
+
+    def finish(self, accepted: AcceptedAssociation, request: Request) -> Answer:
+        """The answer to a completely received request: what it brought is durable before Success."""
+        if isinstance(request, StoreRequest):
+            return self._finish_store(accepted, request)
+        if request.command.field == C_ECHO_RQ:
+            if request.abstract_syntax != VERIFICATION:
+                return Answer(statuses.SOP_CLASS_NOT_SUPPORTED)
+            self._journal_if_few(accepted, events.ECHOED)
+            return _SUCCESS
+        try:
+            answer = self._finish_normalized(accepted, request)
+        except FaultyReport:
+            answer = Answer(statuses.INFORMATION_UNREADABLE)
+        except (SpoolError, OSError):
+            answer = Answer(statuses.NOT_KEPT)
+        if answer.status is not statuses.SUCCESS:
+            _, refused = _SERVED[request.abstract_syntax, request.command.field]
+            fields: dict[str, events.FieldValue] = {
+                "status": f"{answer.status.code:04X}",
+                "reason": answer.comment or answer.status.meaning,
+            }
+            if refused is events.STEP_REFUSED:
+                fields["step"] = shown_uid(request.command.sop_instance_uid)
+            self._journal_if_few(accepted, refused, **fields)
+        return answer
+
+    def _begin_to_store(
+        self, accepted: AcceptedAssociation, command: Command, abstract_syntax: str, syntax: str
+    ) -> StoreRequest:
+        """An object that is stored, or refused with the reason."""
+        policy = self.policy.current()
+        request = StoreRequest(command, abstract_syntax, syntax, policy.listener.maximum_object_mib * 2**20)
+        unclear, full = statuses.CANNOT_UNDERSTAND, statuses.OUT_OF_RESOURCES
+        other = command.sop_class_uid != abstract_syntax
+        has_room = self._waiting.has_room(accepted.permission.peer, policy.spool)
+        for wrong, status, why in (
+            (not accepted.permission.may_send, statuses.NOT_AUTHORISED, "this AE title may not send here"),
+            (other, statuses.SOP_CLASS_NOT_SUPPORTED, "not the class of the presentation context"),
+            (not command.names_an_instance, unclear, "no valid Affected SOP Instance UID"),
+            (not command.has_data_set, unclear, "no data set"),
+            # Without the beginning of its association a study could seem complete.
+            (not self.record(), full, "the journal cannot be written"),
+            (not has_room, full, "too many objects of this sender wait to be indexed"),
+        ):
+            if wrong:
+                request.refuse(status, why)
+                return request
+        proposal = accepted.proposal
+        arrival = Arrival(
+            association=accepted.association,
+            calling_ae=proposal.calling_ae,
+            called_ae=proposal.called_ae,
+            address=proposal.address,
+            priority=command.priority,
+            received_at=datetime.now(UTC),
+        )
+        uid = command.sop_instance_uid
+        try:
+            request.incoming = self._spool.open(
+                arrival, abstract_syntax, uid, syntax, accepted.permission.peer
+            )
+        except SpoolError as error:
+            request.refuse(full, _comment(error))
+        return request
+
+    def _finish_store(self, accepted: AcceptedAssociation, request: StoreRequest) -> Answer:
+        """Make a completely received object durable, and only then return Success.
+
+        Its content is judged when it is inspected.
+        """
+        command = request.command
+        if request.incoming is not None and not request.size:
+            request.refuse(statuses.CANNOT_UNDERSTAND, "empty data set")
+        elif request.incoming is not None:
+            try:
+                request.incoming.commit()
+            except SpoolError as error:
+                request.refuse(statuses.OUT_OF_RESOURCES, _comment(error))
+        if request.refusal is not None:
+            accepted.refused += 1
+            self._journal_if_few(
+                accepted,
+                events.STORE_REFUSED,
+                status=f"{request.refusal.status.code:04X}",
+                reason=request.refusal.comment,
+                sop_class_uid=shown_uid(command.sop_class_uid),
+                sop_instance_uid=shown_uid(command.sop_instance_uid),
+            )
+            return request.refusal
+        accepted.stored += 1
+        self._waiting.add(accepted.permission.peer, request.size)
+        return _SUCCESS
+
+    def _finish_normalized(self, accepted: AcceptedAssociation, request: Request) -> Answer:
+        """Make a completely received DIMSE-N request durable, and only then return Success.
+
+        Raises SpoolError, FaultyReport, OSError.
+        """
+        permission, syntax = accepted.permission, UID(request.syntax)
+        if not self._is_within_minute(permission.peer, "requests", 1, limits.REQUESTS_A_MINUTE):
+            return Answer(statuses.NOT_KEPT, "too many in a minute")
+        if request.command.field == N_EVENT_REPORT_RQ:
+            return self._take_report(accepted, request, syntax)
+        self._spool.check_space()
+        if request.command.field == N_ACTION_RQ:
+            return self._take_request(accepted, request, syntax)
+        if not permission.mpps:
+            return Answer(statuses.NOT_AUTHORISED)
+        fields = {
+            "association": accepted.association,
+            "listener": self._listener_id,
+            "calling": accepted.proposal.calling_ae,
+            "peer": permission.peer,
+        }
+        return self._steps.take(request.command, bytes(request.data), syntax, permission.peer, fields)
+
+    def _take_report(self, accepted: AcceptedAssociation, request: Request, syntax: UID) -> Answer:
+        """A storage commitment report. Raises FaultyReport, OSError."""
+        if not accepted.permission.may_report:
+            return Answer(statuses.NOT_AUTHORISED)
+        report = commitment.read_report(bytes(request.data), syntax)
+        fields: dict[str, events.FieldValue] = {
+            "transaction": report.transaction_uid,
+            "calling": accepted.proposal.calling_ae,
+            "committed": report.committed,
+            "failed": report.failed,
+        }
+        self._journal.append_durably(events.COMMITMENT_REPORTED, fields)
+        return _SUCCESS
+
+    def _take_request(self, accepted: AcceptedAssociation, request: Request, syntax: UID) -> Answer:
+        """A request for storage commitment (PS3.7 10.1.4.1.10). Raises FaultyReport, OSError."""
+        command, peer = request.command, accepted.permission.peer
+        for wrong, status in (
+            (not accepted.permission.may_ask, statuses.NOT_AUTHORISED),
+            (command.sop_class_uid != commitment.SOP_CLASS, statuses.NO_SUCH_CLASS),
+            (command.sop_instance_uid != commitment.SOP_INSTANCE, statuses.NO_SUCH_PUSH_MODEL),
+            (command.type_id != commitment.REQUEST, statuses.NO_SUCH_ACTION),
+        ):
+            if wrong:
+                return Answer(status)
+        transaction, objects = commitment.read_request(bytes(request.data), syntax)
+        number = len(objects)
+        if not self._is_within_minute(peer, "objects", number, limits.OBJECTS_ASKED_A_MINUTE):
+            return Answer(statuses.NOT_KEPT)
+        fields: dict[str, events.FieldValue] = {
+            "transaction": transaction,
+            "calling": accepted.proposal.calling_ae,
+            "peer": peer,
+            "objects": objects,
+        }
+        self._journal.append_durably(events.COMMITMENT_ASKED, fields)
+        return _SUCCESS
+
+    def _is_within_minute(self, peer: str, what: str, number: int, most: int) -> bool:
+        """Count DIMSE-N requests of the peer, or objects that it asks for storage commitment of.
+
+        Returns whether it may bring them in this minute.
+        """
+        with self._lock:
+            if time.monotonic() - self._minute > _MINUTE:
+                self._minute = time.monotonic()
+                self._counted.clear()
+            self._counted[peer, what] += number
+            return self._counted[peer, what] <= most
+
+    def list_or_count(
+        self, failure: Failure, caller: str, event_type: events.EventType, **fields: events.FieldValue
+    ) -> None:
+        """An event of its own for this failure of ``caller``, or one more of those counted in a minute."""
+        if self.entrance.may_list(caller):
+            self.record(events.happened(event_type, listener=self._listener_id, **fields))
+        else:
+            self.entrance.fail(caller, failure)
+
+    def record(self, *new: events.Event) -> bool:
+        """Write events to the journal; on a full disk keep them for later, unless too many are kept.
+
+        Returns whether all are written that were kept.
+        """
+        with self._lock:
+            self._unwritten = [*self._unwritten, *new][: limits.EVENTS_WAITING]
+            try:
+                while self._unwritten:
+                    self._journal.append(self._unwritten[0])
+                    del self._unwritten[0]
+            except OSError as error:
+                if time.monotonic() - self._complained_at > _MINUTE:  # each sender tries again and again
+                    self._complained_at = time.monotonic()
+                    _LOGGER.error("the journal cannot be written: %s", error.strerror)
+            return not self._unwritten
+
+    def keep_up(self) -> None:
+        """Write the kept events to the journal, and the counts of failed connections."""
+        for address, counts in self.entrance.due():
+            self.record(
+                events.happened(
+                    events.CONNECTIONS_FAILED,
+                    listener=self._listener_id,
+                    address=address,
+                    **{str(failure): number for failure, number in counts.items()},
+                )
+            )
+        self.record()
+
+    def _journal_if_few(
+        self, accepted: AcceptedAssociation, event_type: events.EventType, **fields: events.FieldValue
+    ) -> None:
+        """Journal an event that a peer can cause a thousand times a second, within limits."""
+        accepted.repeatable += 1
+        sends = accepted.permission.may_send
+        if accepted.repeatable <= (limits.LISTED_OF_A_SENDER if sends else limits.LISTED_OF_ONE_ASSOCIATION):
+            self.record(self._event(event_type, accepted, **fields))
+
+    def _event(
+        self, event_type: events.EventType, accepted: AcceptedAssociation, **fields: events.FieldValue
+    ) -> events.Event:
+        return events.happened(
+            event_type,
+            association=accepted.association,
+            listener=self._listener_id,
+            calling=accepted.proposal.calling_ae,
+            called=accepted.proposal.called_ae,
+            address=accepted.proposal.address,
+            peer=accepted.permission.peer,
+            **fields,
+        )
+
+
+def _comment(error: SpoolError) -> str:
+    return "out of disk space" if isinstance(error, SpoolFull) else "the spool cannot be written"
+
+
+_COMMAND, _LAST = 1, 2  # bits of the message control header, PS3.8 E.2
+
+
+class Association:
+    """One connection. ``run`` is its thread; ``abort`` may be called by another one."""
+
+    def __init__(self, service: StorageService, connection: socket.socket, address: str) -> None:
+        self._service, self._address, self._limits = service, address, service.policy.current().listener
+        self._socket = DeadlineSocket(
+            connection, self._limits.acse_timeout_seconds, self._limits.network_timeout_seconds
+        )
+        self._buffer = memoryview(b"")
+        self._late = "no association request within the time allowed"
+        """Why the association ends if the deadline passes."""
+        self._reason = ""
+        self._failure: Failure | None = None
+        self._stopping = self._released = False
+        self._accepted: AcceptedAssociation | None = None
+        self._command, self._context_id = bytearray(), 0
+        self._request: Request | None = None
+        self._tiny_fragments = 0
+
+    def run(self) -> None:
+        """From the handshake of TLS to the last event in the journal."""
+        try:
+            if accepted := self._negotiate():
+                self._take_messages(accepted)
+        except ProtocolViolation as error:
+            self._end(str(error))
+        except TimeoutError:
+            self._end(self._late, "too_late")
+        except OSError:
+            if self._accepted is not None:
+                self._end("the listener stopped" if self._stopping else "connection lost")
+        except Exception as error:  # this association ends, and the listener must live on
+            _LOGGER.error("association failed: %s", type(error).__name__, exc_info=error)
+            self._end(f"failed here: {type(error).__name__}")
+        finally:
+            if self._request is not None:
+                self._request.abandon()
+            self._socket.close()
+            if self._accepted is not None:
+                self._service.leave(self._accepted, released=self._released, reason=self._reason)
+            else:
+                self._service.entrance.leave(self._address, self._failure)
+
+    def abort(self) -> None:
+        """End the association: the listener stops."""
+        self._stopping = True
+        self._socket.interrupt()
+
+    def _end(self, reason: str, failure: Failure = "malformed") -> None:
+        """Abort; AA-1 and AA-8 of PS3.8 9.2.3. ``failure``: counted where there is no association yet."""
+        self._reason, self._failure = reason, failure
+        with contextlib.suppress(OSError):
+            self._socket.send_seconds = 0.5  # that a peer has to read it
+            self._socket.send(ABORTED_BY_PROVIDER)
+
+    def _negotiate(self) -> AcceptedAssociation | None:
+        """The association that the peer has now, if it is not rejected (PS3.8 7.1)."""
+        try:  # the handshake of TLS: not in the thread that accepts, which one silent peer would block
+            self._socket.shake_hands()
+        except OSError as error:
+            reason = getattr(error, "reason", None) or type(error).__name__
+            fields = {"address": self._address, "reason": str(reason)}
+            self._service.list_or_count("no_tls", self._address, events.TLS_FAILED, **fields)
+            return None
+        kind, body = self._read_pdu()
+        if kind != A_ASSOCIATE_RQ:
+            raise ProtocolViolation("no association request")
+        verdict = self._service.enter(read_request(body, self._address))
+        if isinstance(verdict, Rejection):
+            self._socket.send(
+                # PS3.8 9.3.4
+                struct.pack(">BxIxBBB", A_ASSOCIATE_RJ, 4, verdict.result, verdict.source, verdict.reason)
+            )
+            return None
+        self._accepted = verdict
+        self._socket.send(acceptance(body, verdict.results, verdict.roles, MAXIMUM_PDU_BYTES))
+        return verdict
+
+    def _take_messages(self, accepted: AcceptedAssociation) -> None:
+        """Until the peer releases or aborts. Raises ProtocolViolation, OSError."""
+        while True:
+            kind, body = self._read_pdu()
+            if kind == P_DATA_TF:
+                for context_id, value in fragments(body):
+                    self._take(accepted, context_id, value)
+            elif kind == A_RELEASE_RQ:
+                self._released = True
+                self._socket.send(RELEASED)
+                return
+            elif kind == A_ABORT:
+                self._reason = "aborted by the peer"
+                return
+            else:
+                raise ProtocolViolation("a PDU that is not expected")
+
+    def _read_pdu(self) -> tuple[int, memoryview]:
+        """Type and body of the next PDU, in a buffer that the next one overwrites.
+
+        New memory for each costs as much as reading it.
+        """
+        waits = self._accepted is not None and not self._context_id
+        if waits:  # an association request has what is left since the connection
+            self._late = "idle too long"
+            self._socket.allow(self._limits.network_timeout_seconds)
+        kind, length = struct.unpack(">BxI", self._socket.read(memoryview(bytearray(6))))
+        if waits:
+            self._late = "too slow: a message did not come within the time allowed"
+            self._socket.allow(self._limits.network_timeout_seconds, limits.SLOWEST_BYTES_PER_SECOND)
+        is_data = kind == P_DATA_TF and self._accepted is not None
+        largest = limits.LARGEST_PDU if is_data else limits.LARGEST_REQUEST
+        if not A_ASSOCIATE_RQ <= kind <= A_ABORT or length > largest:
+            raise ProtocolViolation("no PDU, or one beyond its largest length")
+        if len(self._buffer) < length:
+            self._buffer = memoryview(bytearray(length))
+        return kind, self._socket.read(self._buffer[:length])
+
+    def _take(self, accepted: AcceptedAssociation, context_id: int, value: memoryview) -> None:
+        """One fragment of a message (PS3.7 6.3, PS3.8 E)."""
+        if not value:
+            raise ProtocolViolation("PDV without message control header")
+        if len(value) <= limits.TINY_FRAGMENT:
+            self._tiny_fragments += 1
+            if self._tiny_fragments > limits.TINY_FRAGMENTS:
+                raise ProtocolViolation("too many tiny fragments")
+        if self._context_id not in (0, context_id):
+            raise ProtocolViolation("a message in two presentation contexts")
+        self._context_id = context_id
+        is_last, request = bool(value[0] & _LAST), self._request
+        if not value[0] & _COMMAND:
+            if request is None:
+                raise ProtocolViolation("data set without command")
+            request.write(value[1:])
+        elif request is not None:
+            raise ProtocolViolation("command inside a data set")
+        else:
+            self._command += value[1:]
+            if len(self._command) > limits.LARGEST_COMMAND:
+                raise ProtocolViolation("command set beyond its largest length")
+            if is_last:
+                encoded, self._command = bytes(self._command), bytearray()
+                command = read_command(encoded)
+                self._request = request = self._service.begin(accepted, command, context_id)
+                is_last = not command.has_data_set
+        if is_last and request is not None:
+            self._answer(accepted, context_id, request)
+            self._request, self._context_id, self._tiny_fragments = None, 0, 0
+
+    def _answer(self, accepted: AcceptedAssociation, context_id: int, request: Request) -> None:
+        response = encode_response(request.command, self._service.finish(accepted, request))
+        limit = accepted.proposal.maximum_length  # 6 bytes of it are the header of a PDV
+        step = max(limit - 6, 1) if limit else len(response)
+        for start in range(0, len(response), step):
+            header = _COMMAND | _LAST if start + step >= len(response) else _COMMAND
+            self._socket.send(p_data_tf(context_id, header, response[start : start + step]))
+
+
 _LOCK_SECONDS = 15.0  # longer than a predecessor takes to end
 
 
@@ -52,16 +824,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         policy = PolicyFile(policy_path(given.data_dir, given.place)).current()
-        logs.configure(policy.log_level, "listener", policy.log)
+        logs.configure(policy.log_level, "listener", as_json=policy.log_as_json)
         with _only_one(listener_lock(given.data_dir, given.place)):
             _serve(Listener(given.data_dir, given.place))
-    except (OSError, ValueError, KeyError, TypeError, SpoolError) as error:
+    except (OSError, ValueError, SpoolError) as error:
         print(json.dumps({"cannot_start": str(error)}), flush=True)
         return ExitCode.UNAVAILABLE
     return ExitCode.OK
 
 
-def _serve(listener: Listener) -> None:
+def _serve(listener: "Listener") -> None:
     # ^C goes to the whole group of processes: it is the node that says when to stop.
     signals = signal_pipe()
     # An association holds two files; a thousand of them are allowed.
@@ -71,21 +843,18 @@ def _serve(listener: Listener) -> None:
     host, port = listener.start()
     print(json.dumps({"listening": [host, port]}), flush=True)
     told_at = time.monotonic()
-    while not _must_stop(signals):
+    stdin = sys.stdin.fileno()
+    while True:
+        ready, _, _ = select.select([signals, stdin], [], [], 1)
+        if signals in ready and signal.SIGTERM in os.read(signals, 64):
+            break
+        if stdin in ready and not os.read(stdin, 4096):  # the node closed it by dying
+            break
         listener.keep_up()
         if time.monotonic() - told_at > ALIVE_SECONDS:  # after keep_up, which raises where nobody accepts
             show_life()
             told_at = time.monotonic()
-    listener.stop(_GRACE_SECONDS)
-
-
-def _must_stop(signals: int) -> bool:
-    """Wait a while; whether SIGTERM came, or the node closed our standard input by dying."""
-    stdin = sys.stdin.fileno()
-    ready, _, _ = select.select([signals, stdin], [], [], _UPKEEP_SECONDS)
-    if signals in ready and signal.SIGTERM in os.read(signals, 64):
-        return True
-    return stdin in ready and not os.read(stdin, 4096)
+    listener.stop(grace_seconds=5)
 
 
 @contextlib.contextmanager
@@ -116,15 +885,15 @@ class Listener:
         self._policy_file = PolicyFile(policy_path(data_dir, place))
         policy = self._policy_file.current()
         self._listener_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
-        spool = Spool(data_dir / "spool", policy.minimum_free_bytes, place)
+        spool = Spool(data_dir / "spool", policy.spool.minimum_free_mib * 2**20, place)
         self._leftovers = spool.remove_leftovers()
         journal = JournalWriter(journal_folder(data_dir, place), self._listener_id)
         self._service = StorageService(self._policy_file, data_dir, spool, journal, self._listener_id)
-        self._tls = _ssl_context(policy.tls)
+        self._tls = _ssl_context(policy.listener.tls)
         self._applied = self._refused = policy
         self._associations: set[Association] = set()
         self._stopping = False
-        self._socket = _listen(policy)
+        self._socket = _listen(policy.listener)
         self._learn_addresses(policy)
         self._thread = threading.Thread(target=self._accept, name="listener", daemon=True)
 
@@ -134,8 +903,8 @@ class Listener:
         """
         host, port = self._socket.getsockname()[:2]
         self._service.record(
-            happened(
-                LISTENER_STARTED,
+            events.happened(
+                events.LISTENER_STARTED,
                 listener=self._listener_id,
                 host=host,
                 port=port,
@@ -155,7 +924,7 @@ class Listener:
         policy = self._policy_file.current()
         if policy is not self._applied:  # read again: also where only certificates were replaced
             try:
-                self._tls = _ssl_context(policy.tls)
+                self._tls = _ssl_context(policy.listener.tls)
                 logging.getLogger().setLevel(policy.log_level.upper())
                 self._learn_addresses(policy)
                 self._applied = policy
@@ -173,13 +942,13 @@ class Listener:
         self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
         self._thread.join()
         self._socket.close()
-        for seconds in (grace_seconds, _ABORT_SECONDS):
+        for seconds in (grace_seconds, 4.0):  # the abort of all: a successor waits 15 s for us
             end = time.monotonic() + seconds
             while self._associations and time.monotonic() < end:
                 time.sleep(0.02)
             for association in list(self._associations):
                 association.abort()
-        self._service.record(happened(LISTENER_STOPPED, listener=self._listener_id))
+        self._service.record(events.happened(events.LISTENER_STOPPED, listener=self._listener_id))
 
     def _accept(self) -> None:
         """Accept connections until the listener stops; nothing here waits for a peer."""
@@ -215,41 +984,41 @@ class Listener:
     def _learn_addresses(self, policy: AEPolicy) -> None:
         """Reserve places for addresses of peers; in a thread, because the name service may be slow."""
         hosts = {peer.host for peer in policy.peers if peer.host}
+        know = self._service.entrance.know
+        threading.Thread(
+            target=lambda: know([one for host in hosts for one in addresses(host)]), daemon=True
+        ).start()
 
-        def learn() -> None:
-            self._service.entrance.know([one for host in hosts for one in addresses(host)])
 
-        threading.Thread(target=learn, daemon=True).start()
-
-
-def _listen(policy: AEPolicy) -> socket.socket:
+def _listen(listener: ListenerSettings) -> socket.socket:
     try:
         found = socket.getaddrinfo(
-            policy.host or None, policy.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            listener.host or None, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
         return socket.create_server(
             address,
             family=family,
-            backlog=_WAITING_CONNECTIONS,
-            reuse_port=policy.share_port,
+            backlog=128,  # that the system accepts for us
+            reuse_port=listener.share_port,
             dualstack_ipv6=family == socket.AF_INET6,
         )
     except OSError as error:
         why = "in use by another program" if error.errno == errno.EADDRINUSE else error.strerror
-        raise OSError(f"port {policy.port} of {policy.host}: {why} (listener.host, listener.port)") from None
+        raise OSError(
+            f"port {listener.port} of {listener.host}: {why} (listener.host, listener.port)"
+        ) from None
 
 
-def _ssl_context(tls: tuple[str, str, str] | None) -> ssl.SSLContext | None:
+def _ssl_context(tls: TlsSettings | None) -> ssl.SSLContext | None:
     """BCP 195 (PS3.15 B.12): TLS 1.2 or newer; with CAs of our own, only clients that these certify."""
     if tls is None:
         return None
-    certificate, private_key, trusted = tls
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(certificate, private_key)
-    if trusted:
-        context.load_verify_locations(trusted)
+    context.load_cert_chain(tls.certificate, tls.private_key)
+    if tls.trusted:
+        context.load_verify_locations(tls.trusted)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 

@@ -30,8 +30,6 @@ from dicom_node.base.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_
 from dicom_node.receive import limits
 from dicom_node.receive.statuses import Status
 
-_CLOSING = 0.5  # seconds that a peer has to close after the last PDU, before we do (Sta13)
-
 
 class DeadlineSocket:
     """A connection whose reads end by a deadline; a write that waits for ``send_seconds`` fails."""
@@ -88,7 +86,8 @@ class DeadlineSocket:
 
     def close(self) -> None:
         """Drop what still comes, so that the peer reads our last PDU; close when it does not, or goes on."""
-        end, left = time.monotonic() + _CLOSING, limits.DROPPED
+        # It has half a second to close after the last PDU, before we do (Sta13).
+        end, left = time.monotonic() + 0.5, limits.DROPPED
         with contextlib.suppress(OSError):
             while left > 0 and (seconds := end - time.monotonic()) > 0:
                 self._limit(socket.SO_RCVTIMEO, seconds)
@@ -218,11 +217,6 @@ def acceptance(
     # Titles and what is reserved are sent back as they came.
     body = struct.pack(">H2x", 1) + request[_TITLES:_ITEMS] + items + _item(_USER_INFORMATION, user)
     return struct.pack(">BxI", A_ASSOCIATE_AC, len(body)) + body
-
-
-def rejection(result: int, source: int, reason: int) -> bytes:
-    """An A-ASSOCIATE-RJ (PS3.8 9.3.4)."""
-    return struct.pack(">BxIxBBB", A_ASSOCIATE_RJ, 4, result, source, reason)
 
 
 def fragments(body: memoryview) -> Iterator[tuple[int, memoryview]]:

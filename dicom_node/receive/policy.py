@@ -1,35 +1,144 @@
-"""The accepted storage classes, each in every transfer syntax (``dicom.transfer_syntaxes``).
+"""AE policy: who may associate, and for which services, with limits on those who have no association yet.
 
-Names and UIDs are pydicom's, which are generated from PS3.6 Annex A; the tables of
-``docs/conformance.md`` are generated from here.
+The listener reads it from ``policy.json``, which the node replaces in one step, so the listener needs no
+database. No unknown caller can use up the places of others, by silence or by number, or fill the journal.
 
-AE policy: who may associate, and for which services. The listener reads it from ``policy.json``.
-
-The node replaces the file in one step, so the listener needs neither settings nor database.
+The accepted storage classes, each in every transfer syntax (``dicom.transfer_syntaxes``): names and UIDs are
+pydicom's, which are generated from PS3.6 Annex A. The tables of ``docs/conformance.md`` are generated from
+here.
 """
 
-from __future__ import annotations
-
 import contextlib
-import json
+import ipaddress
 import logging
 import os
 import re
 import socket
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+import threading
+import time
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Literal, Self
 
+from pydantic import TypeAdapter
 from pydicom.uid import UID_dictionary
 
+from dicom_node.base.config.settings import ListenerSettings, Settings, SpoolSettings
 from dicom_node.base.dicom import commitment, performed_step
 from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES, SyntaxKind
-from dicom_node.base.kinds import CONSOLE_AE_TITLE
-from dicom_node.base.logs import LogTarget
 from dicom_node.receive import limits, statuses
-from dicom_node.receive.entrance import numeric
 from dicom_node.receive.messages import APPLICATION_CONTEXT, Contexts, Proposal, is_ae_title
+
+_MINUTE = 60.0
+OTHERS = "others"
+
+
+Failure = Literal["no_place", "too_late", "malformed", "rejected", "no_tls"]
+"""Why a connection ended without an association: closed at once, as too many waited; no complete request
+in the time allowed; something else than a request; of rejections and TLS failures those without an event of
+their own."""
+
+
+class Entrance:
+    """Counts waiting connections, and failures, by address.
+
+    The first failure of an address is due for the journal at once, further ones once a minute. Thread-safe;
+    no method blocks or uses the name service.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._lock = clock, threading.Lock()
+        self._waiting: Counter[str] = Counter()
+        self._peers: OrderedDict[str, None] = OrderedDict()
+        self._failures: defaultdict[str, Counter[Failure]] = defaultdict(Counter)
+        self._reported: set[str] = set()  # in this minute
+        self._listed: Counter[str] = Counter()
+        self._minute = clock()
+
+    def know(self, addresses: Iterable[str]) -> None:
+        """Remember addresses of peers from now on; beyond ``ADDRESSES_KEPT`` the oldest are forgotten."""
+        with self._lock:
+            for address in addresses:
+                self._peers[network(address)] = None
+                self._peers.move_to_end(network(address))
+            while len(self._peers) > limits.ADDRESSES_KEPT:
+                self._peers.popitem(last=False)
+
+    def enter(self, address: str) -> bool:
+        """Take a place for a new connection; returns False if it must be closed: no place is free for it."""
+        one = network(address)
+        with self._lock:
+            places, mine = limits.WAITING, limits.WAITING_OF_ONE_ADDRESS
+            if one in self._peers:
+                places, mine = places + limits.WAITING_OF_PEERS, 2 * mine
+            if self._waiting.total() < places and self._waiting[one] < mine:
+                self._waiting[one] += 1
+                return True
+        self.fail(address, "no_place")
+        return False
+
+    def leave(self, address: str, failure: Failure | None = None) -> None:
+        """Free the place: the connection has its association, or is closed, by this failure."""
+        with self._lock:
+            self._waiting -= Counter([network(address)])  # keeps only what is above 0
+        if failure:
+            self.fail(address, failure)
+
+    def fail(self, address: str, failure: Failure) -> None:
+        """Count one failure of this address."""
+        with self._lock:
+            self._failures[self._kept(address, self._failures)][failure] += 1
+
+    def may_list(self, address: str) -> bool:
+        """Whether a failure of this address may still get its own event in this minute."""
+        with self._lock:
+            self._turn_minute()
+            one = self._kept(address, self._listed)
+            self._listed[one] += 1
+            return self._listed[one] <= limits.LISTED_A_MINUTE
+
+    def due(self) -> list[tuple[str, Mapping[Failure, int]]]:
+        """Addresses and counts that are due for the journal; this call resets the counts."""
+        with self._lock:
+            self._turn_minute()
+            due: dict[str, Counter[Failure]] = {}
+            for one in sorted(self._failures, key=lambda one: -self._failures[one].total()):
+                full = len(self._reported) + len(due) >= limits.ADDRESSES_A_MINUTE
+                name = OTHERS if full and one not in self._reported else one
+                if name not in self._reported:
+                    due.setdefault(name, Counter()).update(self._failures.pop(one))
+            self._reported.update(due)
+            return list(due.items())
+
+    def _kept(self, address: str, known: Collection[str]) -> str:
+        """The name under which the address is counted among as many as are kept."""
+        one = network(address)
+        return one if one in known or len(known) < limits.ADDRESSES_KEPT else OTHERS
+
+    def _turn_minute(self) -> None:
+        if self._clock() - self._minute >= _MINUTE:
+            self._minute = self._clock()
+            self._listed.clear()
+            self._reported.clear()
+
+
+def network(address: str) -> str:
+    """The key under which an address is counted: the IPv4 address, or the IPv6 network of the machine.
+
+    A machine can choose any address within its IPv6 network.
+    """
+    one = numeric(address)
+    return str(one) if one.version == 4 else str(ipaddress.ip_network((one, 64), strict=False))
+
+
+def numeric(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An address without its scope; an IPv4 address written as IPv6 becomes IPv4."""
+    parsed = ipaddress.ip_address(address.split("%", 1)[0])
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return mapped or parsed
+
 
 _KEYWORDS = """
     UltrasoundImageStorage UltrasoundMultiFrameImageStorage
@@ -93,12 +202,6 @@ def accepted_classes(further: Iterable[str] = ()) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*STORAGE_CLASSES, *further]))
 
 
-def supported_syntaxes(further: Iterable[str] = ()) -> dict[str, tuple[str, ...]]:
-    """Transfer syntaxes that the acceptor takes of everybody, the best first, by abstract syntax."""
-    decoded = tuple(one.uid for one in TRANSFER_SYNTAXES if not one.is_encapsulated)
-    return {VERIFICATION: decoded, **dict.fromkeys(accepted_classes(further), _SYNTAXES)}
-
-
 def negotiate(
     proposed: Contexts, supported: Mapping[str, tuple[str, ...]]
 ) -> tuple[dict[int, tuple[int, str]], tuple[str, ...]]:
@@ -140,9 +243,6 @@ def shown_uid(uid: str) -> str:
     """A UID from outside, reduced to digits and dots for events, so that a name in its place is not shown."""
     return re.sub(r"[^0-9.]", "?", uid[:64])
 
-
-if TYPE_CHECKING:  # the listener starts without it
-    from dicom_node.base.config.settings import Settings
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -191,82 +291,43 @@ class Permission:
 class AEPolicy:
     """All settings that the listener needs."""
 
-    host: str
-    port: int
-    share_port: bool
     ae_titles: tuple[str, ...]
-    check_called_ae: bool
-    unknown_callers: str
-    maximum_associations: int
-    maximum_object_bytes: int
-    acse_timeout_seconds: float
-    network_timeout_seconds: float
-    further_storage_classes: tuple[str, ...]
-    minimum_free_bytes: int
-    waiting_objects: int
-    waiting_bytes: int
-    log_level: str
-    tls: tuple[str, str, str] | None
-    """Paths of PEM files: certificate, its key, and CAs of which a client needs a certificate ("": none)."""
+    listener: ListenerSettings
+    spool: SpoolSettings
     peers: tuple[PeerPolicy, ...]
-    log: LogTarget = field(default_factory=LogTarget)
+    log_level: str
+    log_as_json: bool
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> AEPolicy:
+    def from_settings(cls, settings: Settings) -> Self:
         """The part of the configuration that concerns the listener."""
-        listener = settings.listener
-        return cls(
-            host=listener.host,
-            port=listener.port,
-            share_port=listener.share_port,
-            ae_titles=(settings.node.ae_title, *listener.further_ae_titles),
-            check_called_ae=listener.check_called_ae,
-            unknown_callers=listener.unknown_callers,
-            maximum_associations=listener.maximum_associations,
-            maximum_object_bytes=listener.maximum_object_mib * 2**20,
-            acse_timeout_seconds=listener.acse_timeout_seconds,
-            network_timeout_seconds=listener.network_timeout_seconds,
-            further_storage_classes=listener.further_storage_classes,
-            minimum_free_bytes=settings.spool.minimum_free_mib * 2**20,
-            waiting_objects=settings.spool.waiting_objects,
-            waiting_bytes=settings.spool.waiting_mib * 2**20,
-            log_level=settings.node.log_level,
-            tls=(
-                str(listener.tls.certificate),
-                str(listener.tls.private_key),
-                str(listener.tls.trusted or ""),
+        peers = tuple(
+            PeerPolicy(
+                name=peer.name,
+                ae_title=peer.ae_title,
+                host=peer.host,
+                may_send="send" in peer.may,
+                check_address=peer.check_address,
+                maximum_associations=peer.maximum_associations,
+                reports_as=tuple(title.strip() for title in peer.reporting_titles),
+                reports_from=peer.commitment_host or "",
+                asks_as=tuple(title.strip() for title in peer.requesting_titles),
+                mpps=peer.mpps,
             )
-            if listener.tls
-            else None,
-            peers=tuple(
-                PeerPolicy(
-                    name=peer.name,
-                    ae_title=peer.ae_title,
-                    host=peer.host,
-                    may_send="send" in peer.may,
-                    check_address=peer.check_address,
-                    maximum_associations=peer.maximum_associations,
-                    reports_as=tuple(title.strip() for title in peer.reporting_titles),
-                    reports_from=peer.commitment_host or "",
-                    asks_as=tuple(title.strip() for title in peer.requesting_titles),
-                    mpps=peer.mpps,
-                )
-                for peer in settings.peers
-            ),
-            log=settings.log_target,
+            for peer in settings.peers
         )
+        titles = (settings.node.ae_title, *settings.listener.further_ae_titles)
+        level, as_json = settings.node.log_level, settings.log.format == "json"
+        return cls(titles, settings.listener, settings.spool, peers, level, as_json)
 
     @classmethod
-    def from_json(cls, text: str) -> AEPolicy:
-        """Read the output of ``to_json``. Raises ValueError, KeyError or TypeError for any other text."""
-        fields: dict[str, Any] = json.loads(text, object_hook=_with_tuples)
-        fields["log"] = LogTarget(**fields["log"])
-        fields["peers"] = tuple(PeerPolicy(**peer) for peer in fields["peers"])
-        return cls(**fields)
+    def from_json(cls, text: str) -> Self:
+        """Read the output of ``to_json``. Raises ValueError for any other text."""
+        return _AS_JSON.validate_json(text)
 
     def to_json(self) -> str:
         """The policy as the text of ``policy.json``."""
-        return json.dumps(asdict(self), indent=1)
+        return _AS_JSON.dump_json(self, indent=1).decode()
 
     def write(self, path: Path) -> None:
         """Replace the file at once: a reader finds the old policy or the new one. Raises OSError.
@@ -287,16 +348,14 @@ class AEPolicy:
     def decide(self, proposal: Proposal) -> Permission | statuses.Rejection:
         """Decide whether this caller may associate, and for which services.
 
-        May use the name service (``check_address``). An unknown caller may at most verify,
-        unless ``unknown_callers`` is "accept"; but a caller may not send under the title of the node's own
-        console or of a peer with another address, because rules use the title.
+        May use the name service (``check_address``). An unknown caller may at most verify.
         """
         if not proposal.has_version_1:
             return statuses.PROTOCOL_VERSION_NOT_SUPPORTED
         if proposal.application_context != APPLICATION_CONTEXT:
             return statuses.APPLICATION_CONTEXT_NOT_SUPPORTED
         if not is_ae_title(proposal.called_ae) or (
-            self.check_called_ae and proposal.called_ae not in self.ae_titles
+            self.listener.check_called_ae and proposal.called_ae not in self.ae_titles
         ):
             return statuses.CALLED_AE_NOT_RECOGNISED
         calling, address = proposal.calling_ae.strip(), proposal.address
@@ -315,17 +374,8 @@ class AEPolicy:
                 may_ask=asking is not None and asking.name == known_peer.name,
                 mpps=peer is not None and peer.mpps,
             )
-        return self._decide_unknown(proposal)
-
-    def _decide_unknown(self, proposal: Proposal) -> Permission | statuses.Rejection:
-        if not is_ae_title(proposal.calling_ae):
-            return statuses.CALLING_AE_NOT_RECOGNISED
-        taken = {CONSOLE_AE_TITLE, *(one.ae_title.strip() for one in self.peers)}
-        taken |= {title for one in self.peers for title in (*one.reports_as, *one.asks_as)}
-        if self.unknown_callers == "accept" and proposal.calling_ae.strip() not in taken:
-            return Permission("", may_send=True)
         classes = {abstract for abstract, _ in proposal.contexts.values()}
-        if classes == {VERIFICATION}:
+        if is_ae_title(proposal.calling_ae) and classes == {VERIFICATION}:
             return Permission("", may_send=False)
         return statuses.CALLING_AE_NOT_RECOGNISED
 
@@ -338,7 +388,10 @@ class AEPolicy:
         A peer that we ask for storage commitment proposes to be its SCP; without that it is the SCU, and asks
         us.
         """
-        supported, granted = supported_syntaxes(self.further_storage_classes), dict[str, tuple[bool, bool]]()
+        decoded = tuple(one.uid for one in TRANSFER_SYNTAXES if not one.is_encapsulated)
+        stored = accepted_classes(self.listener.further_storage_classes)
+        supported = {VERIFICATION: decoded, **dict.fromkeys(stored, _SYNTAXES)}
+        granted = dict[str, tuple[bool, bool]]()
         scu, scp = roles.get(commitment.SOP_CLASS, (True, False))
         reports = scp and permission.may_report
         if reports or (scu and permission.may_ask):
@@ -356,20 +409,22 @@ class AEPolicy:
         peers, strangers never get more than half of the places.
         """
         number = sum(peer == permission.peer for peer, _ in open_ones)
-        if len(open_ones) >= self.maximum_associations:
+        most = self.listener.maximum_associations
+        if len(open_ones) >= most:
             return False
         if permission.peer:
             return number < {peer.name: peer.maximum_associations for peer in self.peers}[permission.peer]
         here = sum(one == ("", address) for one in open_ones)
-        half = max(self.maximum_associations // 2, 1) if self.peers else self.maximum_associations
-        if permission.may_send:
-            return number < half and here < limits.SENDING_STRANGERS_OF_ONE_ADDRESS
-        return number < min(half, limits.STRANGERS) and here < limits.STRANGERS_OF_ONE_ADDRESS
+        strangers = min(max(most // 2, 1) if self.peers else most, limits.STRANGERS)
+        return number < strangers and here < limits.STRANGERS_OF_ONE_ADDRESS
 
 
 def policy_path(data_dir: Path, place: str = "") -> Path:
     """The path of the policy of the listener at this place ("" for the first)."""
     return data_dir / (f"policy-{place}.json" if place else "policy.json")
+
+
+_AS_JSON = TypeAdapter(AEPolicy)
 
 
 class PolicyFile:
@@ -380,10 +435,10 @@ class PolicyFile:
         self._seen: tuple[int, int, int] | None = None
         self._policy: AEPolicy | None = None
 
-    def current(self) -> AEPolicy:
+    def current(self) -> Self:
         """The newest valid policy; if the file is broken, the previous policy stays in force.
 
-        Raises OSError, ValueError, KeyError or TypeError where there was none.
+        Raises OSError or ValueError where there was none.
         """
         try:
             status = self._path.stat()
@@ -392,15 +447,11 @@ class PolicyFile:
                 self._seen = identity
                 self._policy = AEPolicy.from_json(self._path.read_text(encoding="utf-8"))
                 _LOGGER.info("policy read")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError) as error:
             if self._policy is None:
                 raise
             _LOGGER.error("%s cannot be read (%s): the policy before stays in force", self._path, error)
         return self._policy
-
-
-def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 def addresses(host: str) -> Iterable[str]:

@@ -1,8 +1,8 @@
 """The journal: events by which the listener, which has no database, reports to the node.
 
 Lines of JSON in ``journal/*.jsonl``, one file per listener (a new one after every 16 MiB). File names sort by
-time. Only lines with storage commitment reports and performed procedure steps are synced: the other lines
-that a power failure loses are void anyway after the listener's restart.
+their number. Only lines with storage commitment reports and performed procedure steps are synced: the other
+lines that a power failure loses are void anyway after the listener's restart.
 
 The spool: the received bytes on disk, unchanged; it decides what counts as received.
 
@@ -13,11 +13,11 @@ overwritten.
 
 The name also has a mark of the sender: a listing of the folder shows whose files wait, whose turn it is, and
 who has reached the limit of waiting files.
+
+The Part 10 header of a spooled object (PS3.10 7.1) contains the sender and the time of arrival: after any
+crash, the spool alone shows which objects were received from whom.
 """
 
-from __future__ import annotations
-
-import contextlib
 import errno
 import fcntl
 import hashlib
@@ -27,22 +27,29 @@ import os
 import re
 import secrets
 import shutil
+import struct
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO
 
-from dicom_node.base.errors import FaultyInput, SpoolError, SpoolFull
-from dicom_node.base.events import Event, by_number
-from dicom_node.receive import inspection
+from dicom_node.base.config.settings import SpoolSettings
+from dicom_node.base.dicom.elements import META_BYTES, FileMeta, read_file_meta
+from dicom_node.base.dicom.uids import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+    derived_uid,
+    transfer_syntax,
+)
+from dicom_node.base.errors import FaultyInput, FaultyObject, SpoolError, SpoolFull
+from dicom_node.base.events import Event, EventType, FieldValue, by_number
 
-_TIME = "%Y%m%dT%H%M%S%fZ"
 _FILE_BYTES = 16 * 2**20
-_READ_BYTES = 2**20
 
 
 def sync_folder(folder: Path) -> None:
@@ -92,113 +99,215 @@ class JournalWriter:
 
     def __init__(self, folder: Path, listener_id: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._stem = folder / f"{_newest(folder):{_TIME}}-{listener_id}"
-        self._lock = threading.Lock()
+        # Numbers, not times: a clock put back must not make this the oldest.
+        newest = max((path.name[:8] for path in folder.glob("[0-9]" * 8 + "*.jsonl")), default="0")
+        self._stem = folder / f"{int(newest) + 1:08d}-{listener_id}"
+        self._lock = threading.RLock()
         self._number = 0
         self._file = -1
         self._torn = False
 
-    def append(self, event: Event) -> None:
-        """Write one event. Raises OSError (disk full); then no part of the event counts."""
-        with self._lock:
-            self._append(_encode(event))
+    def append_durably(self, event_type: EventType, fields: Mapping[str, FieldValue]) -> None:
+        """Write one event that must survive a power failure. Raises OSError, even if the event was written.
 
-    def append_durably(self, event: Event) -> None:
-        """Write one event that must survive a power failure. Raises OSError, even if the event was
-        written.
+        Not logged, because it names many objects: the index tells their number.
         """
         with self._lock:
-            self._append(_encode(event))
+            self.append(Event(event_type, datetime.now(UTC), fields))
             os.fdatasync(self._file)
         sync_folder(self._stem.parent)
 
-    def _append(self, line: bytes) -> None:
-        if self._file < 0 or os.fstat(self._file).st_size > _FILE_BYTES:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            file = os.open(f"{self._stem}-{self._number + 1:05d}.jsonl", flags, 0o640)
-            if self._file >= 0:
-                os.close(self._file)
-            self._file, self._number = file, self._number + 1
-        if self._torn:  # the disk was full: end the half line, so that it spoils no other
-            line = b"\n" + line
-        self._torn = True
-        if os.write(self._file, line) != len(line):
-            raise OSError("journal line written in part")
-        self._torn = False
+    def append(self, event: Event) -> None:
+        """Write one event. Raises OSError (disk full); then no part of the event counts."""
+        fields = {"event": event.type.number, "at": event.at.isoformat(), **event.fields}
+        line = json.dumps(fields, separators=(",", ":")).encode("ascii") + b"\n"
+        with self._lock:
+            if self._file < 0 or os.fstat(self._file).st_size > _FILE_BYTES:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+                file = os.open(f"{self._stem}-{self._number + 1:05d}.jsonl", flags, 0o640)
+                if self._file >= 0:
+                    os.close(self._file)
+                self._file, self._number = file, self._number + 1
+            if self._torn:  # the disk was full: end the half line, so that it spoils no other
+                line = b"\n" + line
+            self._torn = True
+            if os.write(self._file, line) != len(line):
+                raise OSError("journal line written in part")
+            self._torn = False
 
 
-class JournalLine(NamedTuple):
-    """An event with the name of its file, and the offset (bytes) of the next event in the file."""
+def read_journal(folder: Path, cursor: Mapping[str, int]) -> list[tuple[str, int, Event]]:
+    """The events after the cursor (file name to offset), oldest first: the caller stores the cursor together
+    with its own results. With the name of its file, and the offset (bytes) of the next event in the file.
 
-    file: str
-    offset: int
-    event: Event
-
-
-class JournalReader:
-    """Reads lines appended since a cursor; the caller stores the cursor together with its own results."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def read(self, cursor: Mapping[str, int]) -> list[JournalLine]:
-        """The lines after the cursor (file name to offset), oldest first.
-
-        At most 1 MiB per file and call: call again until no line is returned.
-        """
-        return [
-            JournalLine(path.name, offset, event)
-            for path in self._files()
-            for offset, event in _events(path, cursor.get(path.name, 0))
-        ]
-
-    def remove_read(self, cursor: Mapping[str, int]) -> int:
-        """Delete files that are completely read, except the newest, which may still grow. Returns their
-        number.
-        """
-        removed = 0
-        for path in self._files()[:-1]:
-            if cursor.get(path.name, 0) >= path.stat().st_size:
-                path.unlink()
-                removed += 1
-        return removed
-
-    def _files(self) -> list[Path]:
-        return sorted(self._folder.glob("*.jsonl"))
+    At most 1 MiB per file and call: call again until no event is returned.
+    """
+    return [
+        (path.name, offset, event)
+        for path in sorted(folder.glob("*.jsonl"))
+        for offset, event in _events(path, cursor.get(path.name, 0))
+    ]
 
 
-def _newest(folder: Path) -> datetime:
-    """The present, or just after the newest file there: a clock put back must not make this the oldest."""
-    now = datetime.now(UTC)
-    with suppress(IndexError, ValueError):  # no file, or none of ours
-        newest = datetime.strptime(sorted(path.name for path in folder.glob("*.jsonl"))[-1][:22], _TIME)
-        return max(now, newest.replace(tzinfo=UTC) + timedelta(microseconds=1))
-    return now
+def remove_read(folder: Path, cursor: Mapping[str, int]) -> None:
+    """Delete files that are completely read, except the newest, which may still grow."""
+    for path in sorted(folder.glob("*.jsonl"))[:-1]:
+        if cursor.get(path.name, 0) >= path.stat().st_size:
+            path.unlink()
 
 
 def _events(path: Path, offset: int) -> Iterator[tuple[int, Event]]:
     with path.open("rb") as file:
         file.seek(offset)
-        block = file.read(_READ_BYTES)
+        block = file.read(2**20)
     for line in block[: block.rfind(b"\n") + 1].splitlines(keepends=True):
         offset += len(line)
-        if (event := _decode(line)) is not None:
-            yield offset, event
+        with suppress(ValueError, KeyError, TypeError, AttributeError):  # torn, or of a newer version
+            fields = json.loads(line)
+            number, at = fields.pop("event"), fields.pop("at")
+            yield offset, Event(by_number(number), datetime.fromisoformat(at), fields)
 
 
-def _encode(event: Event) -> bytes:
-    line = {"event": event.type.number, "at": event.at.isoformat(), **event.fields}
-    return json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n"
+# (0002,0100) Private Information Creator UID: says that (0002,0102) holds an Arrival as JSON.
+ARRIVAL_CREATOR_UID = derived_uid("private information", "arrival", "1")
+
+_PREAMBLE = bytes(128) + b"DICM"
+_AFTER_SYNTAX = b"\x02\x00\x12\x00UI"  # (0002,0012), which follows it in every header that is written here
+_TIME_OF_ARRIVAL = b'"received_at":"'
+_JSON = json.JSONEncoder(separators=(",", ":"))
 
 
-def _decode(line: bytes) -> Event | None:
-    """None for a torn line and for an event of a newer version."""
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """The arrival of an object, stored in the private information of its Part 10 header (PS3.10 7.1).
+
+    ``association`` is the node's own identifier of the association; ``priority`` the C-STORE priority of
+    PS3.7 9.1.1 (0 medium, 1 high, 2 low); ``received_at`` is UTC. ``senders``: whose studies the user of the
+    console sees who stored it, () for all.
+    """
+
+    association: str
+    calling_ae: str
+    called_ae: str
+    address: str
+    priority: int
+    received_at: datetime
+    senders: Sequence[str] = ()
+
+
+def encode_header(
+    arrival: Arrival, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
+) -> bytes:
+    """Preamble and File Meta Information. Its length does not depend on ``arrival.received_at``."""
+    fields = {
+        "association": arrival.association,
+        "calling_ae": arrival.calling_ae,
+        "called_ae": arrival.called_ae,
+        "address": arrival.address,
+        "priority": arrival.priority,
+        **({"senders": arrival.senders} if arrival.senders else {}),
+        "received_at": _encode_time(arrival.received_at).decode("ascii"),  # the last, see _TIME_OF_ARRIVAL
+    }
+    values = (
+        (0x0001, b"OB", "\0\1"),
+        (0x0002, b"UI", sop_class_uid),
+        (0x0003, b"UI", sop_instance_uid),
+        (0x0010, b"UI", transfer_syntax_uid),
+        (0x0012, b"UI", IMPLEMENTATION_CLASS_UID),
+        (0x0013, b"SH", IMPLEMENTATION_VERSION_NAME),
+        (0x0016, b"AE", arrival.calling_ae),
+        (0x0017, b"AE", arrival.calling_ae),
+        (0x0018, b"AE", arrival.called_ae),
+        (0x0100, b"UI", ARRIVAL_CREATOR_UID),
+        (0x0102, b"OB", _JSON.encode(fields)),
+    )
+    elements = b"".join(_element(element, vr, value.encode("ascii")) for element, vr, value in values)
+    return _PREAMBLE + _element(0x0000, b"UL", struct.pack("<I", len(elements))) + elements
+
+
+def read_arrival(path: Path) -> Arrival:
+    """Read the arrival of the object in a spooled file. Raises SpoolError if the file does not contain it,
+    and OSError if the disk cannot read it: that says nothing of the object.
+    """
     try:
-        fields = json.loads(line)
-        number, at = fields.pop("event"), fields.pop("at")
-        return Event(by_number(number), datetime.fromisoformat(at), fields)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
+        meta = _meta_of(path)
+    except FaultyObject as error:
+        raise SpoolError(f"{path.name} is no spooled object: {type(error).__name__}") from None
+    if meta.values.get(0x0100, b"").rstrip(b"\0") != ARRIVAL_CREATOR_UID.encode("ascii"):
+        raise SpoolError(f"{path.name} was not written by the listener")
+    fields = json.loads(meta.values.get(0x0102, b"").rstrip(b" \0"))
+    return Arrival(**{**fields, "received_at": datetime.fromisoformat(fields["received_at"])})
+
+
+def same_object(one: Path, other: Path) -> bool:
+    """Whether two spooled files hold the same SOP class, instance, transfer syntax and data set.
+
+    They are compared byte by byte, without the records of their arrival. Raises OSError.
+    """
+    with one.open("rb") as mine, other.open("rb") as theirs:
+        if _meta_information(mine) != _meta_information(theirs):
+            return False
+        while True:
+            one_block, other_block = mine.read(2**20), theirs.read(2**20)
+            if one_block != other_block or not one_block:
+                return one_block == other_block
+
+
+def _meta_information(file: BinaryIO) -> bytes:
+    """The elements of the header up to the transfer syntax; leaves the file at the data set."""
+    start = file.read(len(_PREAMBLE) + 12)
+    return file.read(struct.unpack("<I", start[-4:])[0]).partition(_AFTER_SYNTAX)[0]
+
+
+def read_requested(path: Path) -> tuple[str, str, str]:
+    """Transfer syntax, SOP class and instance UID of the C-STORE request, each "" if the file lacks it.
+
+    Raises OSError.
+    """
+    try:
+        meta = _meta_of(path)
+    except FaultyObject:
+        return "", "", ""
+    return meta.transfer_syntax_uid, meta.sop_class_uid, meta.sop_instance_uid
+
+
+def read_meta(start: bytes) -> FileMeta:
+    """Read the meta information from the first META_BYTES of a file. Raises FaultyInput."""
+    if start[128:132] != b"DICM":
+        raise FaultyInput("it is no file of DICOM (Part 10)")
+    try:
+        meta = read_file_meta(start)
+    except FaultyObject as error:
+        raise FaultyInput(str(error)) from None
+    if not (meta.sop_class_uid and meta.sop_instance_uid and meta.transfer_syntax_uid):
+        raise FaultyInput("its file meta information has no valid UIDs")
+    return meta
+
+
+def check_taken(sop_class_uid: str, transfer_syntax_uid: str, classes: Collection[str]) -> None:
+    """Raise FaultyInput if this node does not accept the class or the transfer syntax."""
+    if sop_class_uid not in classes:
+        raise FaultyInput("this node does not take its SOP class (docs/conformance.md)")
+    if transfer_syntax(transfer_syntax_uid) is None:
+        raise FaultyInput("this node does not take its transfer syntax (docs/conformance.md)")
+
+
+def _meta_of(path: Path) -> FileMeta:
+    with path.open("rb") as file:
+        return read_file_meta(file.read(META_BYTES))
+
+
+def _encode_time(moment: datetime) -> bytes:
+    return moment.isoformat(timespec="microseconds").encode("ascii")
+
+
+def _element(element: int, vr: bytes, value: bytes) -> bytes:
+    """One element of group 0002 in Explicit VR Little Endian (PS3.5 7.1.2), padded to an even length."""
+    if len(value) % 2:
+        value += b"\0" if vr in (b"UI", b"OB") else b" "
+    if vr == b"OB":
+        return struct.pack("<HH2sHI", 2, element, vr, 0, len(value)) + value
+    return struct.pack("<HH2sH", 2, element, vr, len(value)) + value
 
 
 _FREE_SPACE_SECONDS = 1.0  # statvfs is asked this often; at 600 MB/s the watermark is passed by 0.6 GB
@@ -234,19 +343,19 @@ class Spool:
 
     def open(
         self,
-        arrival: inspection.Arrival,
+        arrival: Arrival,
         sop_class_uid: str,
         sop_instance_uid: str,
         transfer_syntax_uid: str,
         sender: str = "",
-    ) -> IncomingObject:
+    ) -> "IncomingObject":
         """Begin an object whose bytes are then written piece by piece. Raises SpoolFull or SpoolError.
 
         ``sender``: senders take turns in indexing under this name, by default the calling AE title.
         """
         self.check_space()
         name = f"{self._token}-{next(self._numbers):08x}{mark_of(sender or arrival.calling_ae)}"
-        first = inspection.encode_header(arrival, sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+        first = encode_header(arrival, sop_class_uid, sop_instance_uid, transfer_syntax_uid)
         return IncomingObject(self, name, first)
 
     def check_space(self) -> None:
@@ -297,16 +406,17 @@ class Spool:
             place.parent.mkdir(parents=True, exist_ok=True)
             path.rename(place)
 
-    def place(self, path: Path, study_dir: str) -> Path:
-        """The path of an indexed object; the index stores it before the move. Raises SpoolError."""
+    def place(self, path: Path, study_dir: str | None) -> Path:
+        """The path of an indexed object, which the index stores before the move. Raises SpoolError.
+
+        ``study_dir``: None for an object that a person must look at.
+        """
+        if study_dir is None:
+            return self._quarantine / path.name
         if not _FOLDER_NAME.fullmatch(study_dir):
             raise SpoolError(f"{study_dir!r} is no folder name")
         shard = hashlib.sha256(study_dir.encode("ascii")).hexdigest()[:2]
         return self._objects / shard / study_dir / path.name
-
-    def quarantine_place(self, path: Path) -> Path:
-        """The path of an object that a person must look at."""
-        return self._quarantine / path.name
 
     def remove_leftovers(self) -> int:
         """Delete half-written files of a killed listener of this place, before a new one accepts objects."""
@@ -347,7 +457,9 @@ class IncomingObject:
         received_at = datetime.now(UTC)
         name = f"{received_at:%Y%m%dT%H%M%S%fZ}{self._temporary.name.replace('.', '-')}"
         path = self._temporary.with_name(f"{name}.dcm")
-        first = inspection.with_time_of_arrival(self._header, received_at)
+        time_of_arrival = _encode_time(received_at)  # as long as the one that stands there
+        start = self._header.rindex(_TIME_OF_ARRIVAL) + len(_TIME_OF_ARRIVAL)
+        first = self._header[:start] + time_of_arrival + self._header[start + len(time_of_arrival) :]
         try:
             if os.pwrite(self._file, first, 0) != len(first):
                 raise OSError(errno.ENOSPC, "short write")
@@ -400,7 +512,7 @@ class _GroupCommit:
         self._folder = folder
         self._changed = threading.Condition()
         self._begun = self._finished = self._failed = 0  # numbers of syncs
-        self._error: OSError | None = None
+        self._error: Exception | None = None
 
     def wait(self) -> None:
         """Return when all renames done before this call are durable. Raises OSError."""
@@ -417,25 +529,20 @@ class _GroupCommit:
     def _lead(self) -> None:
         self._begun += 1
         self._changed.release()
-        error = None
         try:
             sync_folder(self._folder)
-        except OSError as raised:
-            error = raised
+        except Exception as error:  # noqa: BLE001  (all who wait for this sync raise it)
+            self._failed, self._error = self._begun, error
         finally:
             self._changed.acquire()
-        if error is not None:
-            self._failed, self._error = self._begun, error
-        self._finished = self._begun
-        self._changed.notify_all()
+            self._finished = self._begun
+            self._changed.notify_all()
 
 
 def _move(path: Path, folder: Path) -> Path:
     target = folder / path.name
-    if path == target:
-        return target
     if target.exists():
-        if path.exists():
+        if path != target and path.exists():
             raise SpoolError(f"{path.name} is in two folders of the spool")
         return target
     try:
@@ -520,18 +627,21 @@ class WaitingObjects:
             self._objects[mark] += 1
             self._bytes[mark] += size
 
-    def has_room(self, sender: str, objects: int, size: int) -> bool:
-        """Whether this sender has fewer than ``objects`` objects and fewer than ``size`` bytes waiting."""
+    def has_room(self, sender: str, limits: SpoolSettings) -> bool:
+        """Whether this sender has less waiting than ``waiting_objects`` and ``waiting_mib`` allow."""
         mark = mark_of(sender)
         with self._lock:
-            if not self._is_within(mark, objects, size) and self._clock() - self._listed_at > _LIST_SECONDS:
+            is_over = self._is_over(mark, limits)
+            if is_over and self._clock() - self._listed_at > _LIST_SECONDS:
                 # Under the lock: what is added meanwhile is counted twice at most.
                 self._objects, self._bytes = self._list()
                 self._listed_at = self._clock()
-            return self._is_within(mark, objects, size)
+                is_over = self._is_over(mark, limits)
+            return not is_over
 
-    def _is_within(self, mark: str, objects: int, size: int) -> bool:
-        return self._objects[mark] < objects and self._bytes[mark] < size
+    def _is_over(self, mark: str, limits: SpoolSettings) -> bool:
+        too_many = self._objects[mark] >= limits.waiting_objects
+        return too_many or self._bytes[mark] >= limits.waiting_mib * 2**20
 
     def _list(self) -> tuple[Counter[str], Counter[str]]:
         objects, sizes = Counter[str](), Counter[str]()
@@ -540,6 +650,6 @@ class WaitingObjects:
                 if entry.name.endswith(".dcm") and not entry.name.startswith("."):
                     mark = marked(entry.name)
                     objects[mark] += 1
-                    with contextlib.suppress(OSError):  # indexed meanwhile
+                    with suppress(OSError):  # indexed meanwhile
                         sizes[mark] += entry.stat().st_size
         return objects, sizes

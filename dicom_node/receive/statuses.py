@@ -25,11 +25,6 @@ SOP_CLASS_NOT_SUPPORTED = Status(
     "Refused: SOP Class Not Supported",
     "the Affected SOP Class UID differs from the presentation context's",
 )
-DATA_SET_MISMATCH = Status(
-    0xA900,
-    "Error: Data Set Does Not Match SOP Class",
-    "the data set has another SOP Class UID than the request",
-)
 # PS3.4 B.2.3, PS3.7 C.5.24
 NOT_AUTHORISED = Status(
     0x0124,
@@ -125,7 +120,7 @@ REQUEST_STATUSES = (
 )  # fmt: skip
 """All that an N-ACTION can get."""
 STATUSES = (
-    SUCCESS, OUT_OF_RESOURCES, SOP_CLASS_NOT_SUPPORTED, DATA_SET_MISMATCH, NOT_AUTHORISED, CANNOT_UNDERSTAND,
+    SUCCESS, OUT_OF_RESOURCES, SOP_CLASS_NOT_SUPPORTED, NOT_AUTHORISED, CANNOT_UNDERSTAND,
     TOO_LARGE,
 )  # fmt: skip
 """All that a C-STORE can get. Faulty content is acknowledged, and quarantined later."""

@@ -61,13 +61,18 @@ from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.dicom.identity import COPIED
 from dicom_node.base.dicom.uids import Installation, derived_uid
 from dicom_node.base.errors import ResultRefused
-from dicom_node.base.files import Files
+from dicom_node.base.files import Files, sync_folder
 from dicom_node.base.kinds import DEIDENTIFIED_FOLDER, ReaderVerdict, RejectionReason, ResultKind
-from dicom_node.results import gate
-from dicom_node.results.common import concepts
-from dicom_node.results.common.envelope import (
+from dicom_node.results import envelope, gate
+from dicom_node.results.envelope import (
     SERIES_NUMBERS,
     UTF8,
+    BuiltObject,
+    Cause,
+    ResultContext,
+    Source,
+    SourceObject,
+    as_judged,
     built_document,
     contributing_equipment,
     described,
@@ -75,21 +80,11 @@ from dicom_node.results.common.envelope import (
     document_uid,
     encode,
     general_equipment,
-)
-from dicom_node.results.common.report import ImageReport, Report, failure_of, report_of, reported
-from dicom_node.results.common.source import (
-    BuiltObject,
-    Cause,
-    ResultContext,
-    Source,
-    SourceObject,
-    as_judged,
     read_sources,
     stand_in_of,
     without_identity,
 )
-from dicom_node.results.presentation import build_presentation
-from dicom_node.results.sc import (
+from dicom_node.results.pictures import (
     ORGAN_SERIES,
     build_annotated,
     build_cleaned,
@@ -98,6 +93,7 @@ from dicom_node.results.sc import (
     build_organs,
     build_page,
     build_pdf,
+    build_presentation,
     build_segmentation,
     cleaned_class,
     frames_of,
@@ -105,6 +101,7 @@ from dicom_node.results.sc import (
     series_parts,
     summary_of,
 )
+from dicom_node.results.report import ImageReport, Report, failure_of, report_of, reported
 from dicom_node.results.sr import build_document, stated
 
 _PICTURE: Final = (ResultKind.SC, SecondaryCaptureImageStorage)
@@ -290,11 +287,7 @@ def put_in_place(files: Sequence[ResultFile], door: Files) -> None:
         door.keep(file.temporary, door.relative(file.final))
     folders = {file.final.parent for file in files}
     for folder in folders | {folder.parent for folder in folders}:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_folder(folder)
 
 
 def _write(door: Files, folder: Path, uid: str, data: bytes) -> ResultFile:
@@ -365,7 +358,7 @@ def build_assessment(
             finding_type=CodedConcept(*one.code, one.finding[:64]),
             algorithm_id=AlgorithmIdentification(name=one.model, version=one.version),
             qualitative_evaluations=[
-                QualitativeEvaluation(concepts.ASSESSMENT, concepts.ASSESSMENTS[one.verdict])
+                QualitativeEvaluation(envelope.OURS["ASSESSMENT"], envelope.OURS[one.verdict.upper()])
             ],
         )
         if one.because:
@@ -385,14 +378,14 @@ def build_assessment(
         procedure_reported=[
             CodedConcept.from_dataset(item.ConceptCodeSequence[0])
             for item in about.ContentSequence
-            if concepts.name_of(item) == _PROCEDURE
+            if envelope.name_of(item) == _PROCEDURE
         ],
         title=codes.DCM.ImagingMeasurementReport,
         imaging_measurements=groups,
     )
     *first, measurements = content[0].ContentSequence
     assessed = UIDRefContentItem(
-        name=concepts.ASSESSED_REPORT, value=about.SOPInstanceUID, relationship_type=_CONTAINS
+        name=envelope.OURS["ASSESSEDREPORT"], value=about.SOPInstanceUID, relationship_type=_CONTAINS
     )
     content[0].ContentSequence = ContentSequence([*first, assessed, _text(_DISCLAIMER), measurements])
     document = Comprehensive3DSR(
@@ -415,7 +408,7 @@ def build_assessment(
         else None,
         transfer_syntax_uid=ExplicitVRLittleEndian,
         specific_character_set=UTF8,
-        coding_schemes=concepts.coding_schemes(),
+        coding_schemes=envelope.coding_schemes(),
         contributing_equipment=contributing_equipment(
             context, str(about.get("TimezoneOffsetFromUTC") or ""), ResultKind.ASSESSMENT
         ),
@@ -425,7 +418,7 @@ def build_assessment(
     # The assessed report, and why it is named (PS3.3 Table C.17-2).
     related = Dataset()
     related.ReferencedSOPClassUID, related.ReferencedSOPInstanceUID = about.SOPClassUID, about.SOPInstanceUID
-    related.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(concepts.ASSESSED_REPORT)]
+    related.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(envelope.OURS["ASSESSEDREPORT"])]
     document.ReferencedInstanceSequence = [related]
     built = built_document(document, context, ResultKind.ASSESSMENT, about, former)
     gate.check_assessment(built.data or b"", document, about)
@@ -437,7 +430,7 @@ def _take_over(document: Dataset, about: Dataset) -> None:
     for keyword in (*COPIED, "BodyPartExamined", "Laterality"):
         if keyword in about:
             document[keyword] = deepcopy(about[keyword])
-    library = [deepcopy(item) for item in about.ContentSequence if concepts.name_of(item) == _IMAGE_LIBRARY]
+    library = [deepcopy(item) for item in about.ContentSequence if envelope.name_of(item) == _IMAGE_LIBRARY]
     *first, measurements = document.ContentSequence
     document.ContentSequence = [*first, *library, measurements]
     [mine] = document.CurrentRequestedProcedureEvidenceSequence
@@ -482,9 +475,9 @@ def build_rejection(
         observer_device_context=device_observer(context),
         description=because,
     )
-    if fetus := concepts.fetus_of_reports(objects):
+    if fetus := envelope.fetus_of_reports(objects):
         by_relationship = sorted(
-            [*content[0].ContentSequence, *concepts.subject_context(fetus)],
+            [*content[0].ContentSequence, *envelope.subject_context(fetus)],
             key=lambda item: item.RelationshipType != "HAS OBS CONTEXT",
         )
         content[0].ContentSequence = ContentSequence(by_relationship)

@@ -1,4 +1,10 @@
-"""Results for a destination that must not know the patient: PS3.15 Annex E, Basic Profile, Clean Pixel Data.
+"""Search for identifying values of the source images' patients in de-identified objects.
+
+This is a second check of the de-identification: values are collected from the whole files of the sources
+(private attributes and items of sequences too) and searched in all bytes to be sent. Nothing here is ever
+shown: a finding names the attribute that contains the value, not the value.
+
+Results for a destination that must not know the patient: PS3.15 Annex E, Basic Profile, Clean Pixel Data.
 
 These objects are built in addition to those for other destinations, by the same builders from pseudonymised
 sources, with UIDs of their own. Such a source has only the listed attributes, which describe the picture: a
@@ -19,63 +25,61 @@ keys that are derived from the site key. Without the key nobody can test whether
 gives a pseudonym; with a plain hash anybody could.
 """
 
+from __future__ import annotations
+
 import base64
 import contextlib
 import hashlib
 import hmac
 import re
+import unicodedata
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cache, partial
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import pydicom
 from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c as table
 from highdicom.sr import CodedConcept
-from pydicom.datadict import dictionary_VM, dictionary_VR
+from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.multival import MultiValue
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.tag import BaseTag
-from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
+from pydicom.uid import UID, Comprehensive3DSRStorage, SegmentationStorage
 
 from ai_pipeline.contract import DerivedImage, ImageKind, PipelineResult
 from ai_pipeline.images.dates import date_of
 from ai_pipeline.images.numbers import decimal
+from dicom_node.base.dicom.header import items, quiet_pydicom, values
 from dicom_node.base.dicom.identity import patient_sha256
 from dicom_node.base.dicom.uids import NO_INSTALLATION
-from dicom_node.base.dicom.walk import items
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.kinds import OPTIONS, ResultKind, Retained, is_deidentified, retained_by
 from dicom_node.base.sitekey import SiteKey
-from dicom_node.results import gate
+from dicom_node.results import envelope, gate
 from dicom_node.results.build import ResultBuilder
-from dicom_node.results.common import concepts, envelope
-from dicom_node.results.common.envelope import (
+from dicom_node.results.envelope import (
     UTF8,
-    acquisition_equipment,
-    disclaimer,
-    encode,
-    node_equipment,
-    series_description,
-)
-from dicom_node.results.common.report import not_here, report_of
-from dicom_node.results.common.source import (
     BuiltObject,
     ResultContext,
     Source,
     SourceObject,
+    disclaimer,
+    encode,
+    node_equipment,
     read_sources,
+    series_description,
+    set_values,
     source_of,
 )
-from dicom_node.results.leaks import DUMMY_DATE, KnownIdentity
-from dicom_node.results.sc import (
+from dicom_node.results.pictures import (
     build_cleaned,
     build_segmentation,
     cleaned_class,
@@ -83,7 +87,160 @@ from dicom_node.results.sc import (
     is_empty,
     modality_of,
 )
+from dicom_node.results.report import not_here, report_of
 from dicom_node.results.sr import build_document
+
+DUMMY_DATE: Final = "19000101"
+"""In the place of a date that has to be there."""
+_IDENTIFYING: Final = frozenset(
+    {
+        "AccessionNumber", "AdmissionID", "DeviceSerialNumber", "FillerOrderNumberImagingServiceRequest",
+        "GantryID", "InstitutionAddress", "InstitutionName", "InstitutionalDepartmentName",
+        "InsurancePlanIdentification", "IssuerOfPatientID", "MedicalRecordLocator", "OtherPatientIDs",
+        "PatientAddress", "PatientID", "PatientTelephoneNumbers", "PerformedProcedureStepID",
+        "PerformedStationAETitle", "PerformedStationName", "PlacerOrderNumberImagingServiceRequest",
+        "RequestedProcedureID", "ScheduledProcedureStepID", "ScheduledStationAETitle", "ScheduledStationName",
+        "ServiceEpisodeID", "StationAETitle", "StationName", "StudyID",
+    }
+)  # fmt: skip
+# Named after what stands there: a station is often called like its scanner.
+_PLACES: Final = frozenset(
+    {
+        "GantryID", "InstitutionName", "InstitutionalDepartmentName", "PerformedStationAETitle",
+        "PerformedStationName", "ScheduledStationAETitle", "ScheduledStationName", "StationAETitle",
+        "StationName",
+    }
+)  # fmt: skip
+_OF_STANDARDS: Final = frozenset(
+    {"CodingSchemeUID", "ContextUID", "MappingResourceUID", "ReferencedSOPClassUID", "SOPClassUID"}
+)
+_FREE_TEXT: Final = frozenset({"AE", "LO", "LT", "PN", "SH", "ST", "UC", "UN", "UR", "UT"})
+_WORDS_OF_OURS: Final = (
+    "AI burned-in text found inpainted and verified to be gone not for measurement diagnostic use result "
+    "model version removed image mask cleaned findings summary DICOM node project US"
+)
+_WORDS_OF_OTHERS: Final = frozenset({"CodeMeaning", "Manufacturer", "ManufacturerModelName"})
+_IN_BYTES: Final = 6  # characters: shorter values are found in any bytes by chance
+_DIGITS_IN_BYTES: Final = 10  # digits: UIDs and hashes are full of shorter numbers
+_NAME_PART: Final = 4  # letters of a single part of a name that is looked for alone; in other scripts 2
+
+
+@dataclass(frozen=True, slots=True)
+class KnownIdentity:
+    """Identifying values of the sources, none of which may occur in a de-identified object."""
+
+    _phrases: set[str] = field(repr=False, default_factory=set)
+    _places: set[str] = field(repr=False, default_factory=set)
+    _name_parts: set[str] = field(repr=False, default_factory=set)
+    _uids: set[str] = field(repr=False, default_factory=set)
+
+    @classmethod
+    def from_sources(cls, sources: Sequence[Source], retained: Collection[str] = ()) -> KnownIdentity:
+        """The values in the files of these sources and in their decoded headers.
+
+        Those of attributes that are ``retained`` on purpose are left out.
+        """
+        found = cls()
+        for source in sources:
+            with quiet_pydicom():
+                whole = pydicom.dcmread(source.stored.path, stop_before_pixels=True)
+                for dataset in (whole, source.header):
+                    for keyword, vr, value in _values(dataset):
+                        # A retained date is shifted: the true date still identifies.
+                        if vr == "DA" or keyword not in retained:
+                            found._note(keyword, vr, value)
+        found._places.difference_update(found._phrases)
+        found._uids.discard(NO_INSTALLATION.device_uid)
+        return found
+
+    def found_in(
+        self, read: Dataset, header: bytes, ours: Iterable[str], scanner: Iterable[str]
+    ) -> Iterator[str]:
+        """The places where an object identifies the patient, one sentence each.
+
+        ``header``: the bytes before Pixel Data. ``ours``: texts that the node writes into every such object;
+        their words do not count as parts of a name. ``scanner``: its manufacturer and model; a station may
+        have the same name.
+        """
+        known = _words(_WORDS_OF_OURS, *ours)
+        wanted = {phrase for phrase in self._phrases if not _words(phrase) <= known}
+        wanted |= {place for place in self._places if not _words(place) <= known | _words(*scanner)}
+        phrases = [_pattern(phrase) for phrase in wanted]
+        parts = [_pattern(part) for part in self._name_parts - known]
+        for keyword, vr, value in _values(read):
+            text = _plain(value)
+            if vr == "UI" and value in self._uids:
+                yield f"{keyword} is a UID of the source"
+            elif vr in {"DA", "DT"} and text[:8] in self._phrases:
+                yield f"{keyword} is a date of the source"
+            # Single parts of a name not where words of others stand: people are called Left, or Philips.
+            elif vr in _FREE_TEXT and any(
+                one.search(text) for one in (phrases if keyword in _WORDS_OF_OTHERS else [*phrases, *parts])
+            ):
+                yield f"{keyword} holds what identifies the source"
+            elif vr == "CS" and len(text) >= _IN_BYTES and text in wanted:
+                yield f"{keyword} is what identifies the source"
+        if any(value in header for value in self._encoded(wanted)):
+            yield "its bytes hold what identifies the source"
+
+    def _encoded(self, wanted: set[str]) -> Iterator[bytes]:
+        for uid in self._uids:
+            if len(uid) >= _DIGITS_IN_BYTES:
+                yield uid.encode("ascii", "replace")
+        for phrase in wanted:
+            enough = _DIGITS_IN_BYTES if re.sub(r"\W", "", phrase).isdigit() else _IN_BYTES
+            if len(phrase) >= enough:
+                spellings = (phrase, phrase.upper(), phrase.title())
+                yield from {one.encode() for text in spellings for one in (text, text.replace(" ", "^"))}
+
+    def _note(self, keyword: str, vr: str, value: str) -> None:
+        if vr == "UI":
+            if keyword not in _OF_STANDARDS and UID(value).is_private:
+                self._uids.add(value)
+        elif vr == "PN":
+            for words in (_plain(name).split() for name in value.split("=")):
+                if len(words) > 1:
+                    self._phrases.update({" ".join(words), " ".join(reversed(words))})
+                self._name_parts.update(
+                    word for word in words if len(word) >= (_NAME_PART if word.isascii() else 2)
+                )
+        elif vr in {"DA", "DT"}:
+            if (day := re.match(r"(\d{4})(\d\d)(\d\d)", value)) and day[0] != DUMMY_DATE:
+                year, month, date = day.groups()
+                self._phrases.update(
+                    {day[0], f"{year}-{month}-{date}", f"{date}.{month}.{year}", f"{month}/{date}/{year}"}
+                )
+        elif keyword in _IDENTIFYING and len(_plain(value)) > 1:
+            (self._places if keyword in _PLACES else self._phrases).add(_plain(value))
+
+
+def _pattern(phrase: str) -> re.Pattern[str]:
+    """As a word of its own; a number of few digits only as the whole value ("12" is in "image 12" too)."""
+    escaped = re.escape(phrase)
+    short = phrase.isdigit() and len(phrase) < _NAME_PART
+    return re.compile(rf"^{escaped}$" if short else rf"(?<!\w){escaped}(?!\w)")
+
+
+def _words(*texts: str) -> set[str]:
+    return set(_plain(" ".join(texts)).split())
+
+
+def _plain(value: str) -> str:
+    """Case, separators of name parts and repeated blanks do not count."""
+    folded = unicodedata.normalize("NFKC", value).casefold()
+    return re.sub(r"[\^=\s\0]+", " ", folded).strip()
+
+
+def _values(dataset: Dataset) -> Iterator[tuple[str, str, str]]:
+    """Keyword, VR and text of every value, items of sequences included; bytes of any VR as Latin-1."""
+    for element, value in values(dataset):
+        if isinstance(value, bytes):
+            text = value.decode("latin-1")
+        else:
+            text = str(value) if value is not None else ""
+        if text:
+            yield keyword_for_tag(element.tag) or str(element.tag), str(element.VR), text
+
 
 EDITION: Final = "2026c"
 # A mask has neither pixels of the source nor content items: the basic profile is all that was applied to it.
@@ -118,11 +275,9 @@ _REMOVE, _REPLACE, _UID = "X", "D", "U"
 KEYWORDS: Final[Mapping[Retained, tuple[str, ...]]] = {
     Retained.MODIFIED_DATES: ("StudyDate",),
     Retained.PATIENT_CHARACTERISTICS: ("PatientSex", "PatientAge", "PatientSize", "PatientWeight"),
-    Retained.DEVICE: ("DeviceSerialNumber", "StationName", "SoftwareVersions"),
 }
-"""Attributes of the source that an option keeps. Those of the device stand in Contributing Equipment."""
+"""Attributes of the source that an option keeps."""
 _OLDEST: Final = 90  # years: an age above it may identify a person, so it is written as this age
-_LARGEST: Final = {"PatientSize": 3.0, "PatientWeight": 500.0}  # metres, kilograms
 # Type 2 in the Patient and General Study modules: present, and empty (action Z of PS3.15 Table E.1-1).
 _EMPTIED: Final = (
     "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber", "StudyID",
@@ -180,28 +335,13 @@ class Pseudonyms:
     Neither ``repr`` nor ``str`` shows the keys.
     """
 
-    _uids: bytes = field(repr=False)
-    _patients: bytes = field(repr=False)
-    _digests: bytes = field(repr=False)
-    _dates: bytes = field(repr=False)
+    _key: SiteKey = field(repr=False)
     domain: str = ""
-
-    @classmethod
-    def of(cls, key: SiteKey, domain: str = "") -> Self:
-        """The pseudonyms of a site for destinations in one pseudonym ``domain``; "": no domain.
-
-        Every key is derived for a different purpose, because the name of a domain has neither a blank nor a
-        colon.
-        """
-        purpose = f"de-identification for {domain}" if domain else "de-identification"
-        uids, patients, digests, dates = (
-            key.derive(f"{purpose}: {what}") for what in ("UIDs", "patients", "digests", "dates")
-        )
-        return cls(uids, patients, digests, dates, domain)
+    """Of the destinations, "" without any."""
 
     def uid(self, original: str) -> str:
         """The UID that replaces ``original``: under 2.25 (PS3.5 B.2), from a UUID of version 8 (RFC 9562)."""
-        digest = bytearray(_mac(self._uids, original.strip("\0 "))[:16])
+        digest = bytearray(self._mac("UIDs", original.strip("\0 "))[:16])
         digest[6] = digest[6] & 0x0F | 0x80
         digest[8] = digest[8] & 0x3F | 0x80
         return f"2.25.{uuid.UUID(bytes=bytes(digest)).int}"
@@ -215,7 +355,7 @@ class Pseudonyms:
         named = (
             patient_sha256(patient_id, issuer_of_patient_id) if patient_id.strip() else f"study {study_uid}"
         )
-        text = base64.b32encode(_mac(self._patients, named)).decode("ascii")
+        text = base64.b32encode(self._mac("patients", named)).decode("ascii")
         return PREFIX + text[:20]  # of base32: 100 bits
 
     def days_earlier(self, patient: str) -> int:
@@ -224,18 +364,20 @@ class Pseudonyms:
         ``patient``: the pseudonym. All dates of one patient move by the same number, so that intervals do not
         change.
         """
-        return 365 + int.from_bytes(_mac(self._dates, patient)[:4], "big") % 3650
+        return 365 + int.from_bytes(self._mac("dates", patient)[:4], "big") % 3650
 
     def digest(self, of_original: str) -> str:
         """A keyed hash that replaces a hash of the original; the UIDs of results are derived from it.
 
         With a plain hash anybody could test candidate originals against a UID.
         """
-        return _mac(self._digests, of_original).hex()
+        return self._mac("digests", of_original).hex()
 
-
-def _mac(key: bytes, text: str) -> bytes:
-    return hmac.new(key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
+    def _mac(self, what: str, text: str) -> bytes:
+        """By a key for each purpose: the name of a domain has neither a blank nor a colon."""
+        purpose = f"de-identification for {self.domain}" if self.domain else "de-identification"
+        key = self._key.derive(f"{purpose}: {what}")
+        return hmac.new(key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,8 +479,12 @@ class _Builder(ResultBuilder):
         make = partial(build_cleaned, self.context, source, image, mask)
         self.add(kind, [source], make, of_series=(modality_of(source),))
         header, made = deepcopy(source.header), self.built[-1]  # of the same size and frames
-        header.SOPClassUID, header.SOPInstanceUID = made.sop_class_uid, made.sop_instance_uid
-        header.SeriesInstanceUID = made.series_instance_uid
+        set_values(
+            header,
+            SOPClassUID=made.sop_class_uid,
+            SOPInstanceUID=made.sop_instance_uid,
+            SeriesInstanceUID=made.series_instance_uid,
+        )
         return source_of(source.stored, header)
 
     def checked(self, dataset: Dataset, kind: ResultKind, sources: Sequence[Source]) -> bytes:
@@ -348,14 +494,11 @@ class _Builder(ResultBuilder):
         purpose = codes.DCM.DeIdentifyingEquipment
         dataset.ContributingEquipmentSequence.append(node_equipment(self.context, "", what, purpose))
         apply(dataset, kind, self._options)
-        for keyword, value in ours.items():
-            setattr(dataset, keyword, value)
+        set_values(dataset, **ours)
         given = sources[0].header
-        kept = _keywords(self._options - {Retained.DEVICE})
-        for keyword in ("PatientID", "PatientName", *(word for word in kept if word in given)):
+        kept = (word for word in _keywords(self._options) if word in given)
+        for keyword in ("PatientID", "PatientName", *kept):
             dataset[keyword] = given[keyword]
-        if Retained.DEVICE in self._options:
-            dataset.ContributingEquipmentSequence.append(acquisition_equipment(given))
         data = encode(dataset, self.context, sources[0])
         further = partial(identifying, self.context, kind, given, self._identity, self._options)
         gate.check(data, dataset, self.context, kind, sources, further)
@@ -390,10 +533,13 @@ def apply(dataset: Dataset, kind: ResultKind, options: Set[Retained] = frozenset
     _walk(dataset, _types(str(dataset.SOPClassUID)), ())
     retained = [DicomCode(OPTIONS[option][0], "DCM", OPTIONS[option][1]) for option in sorted(options)]
     named = [codes.DCM.BasicApplicationConfidentialityProfile, *_OPTIONS.get(kind, ()), *retained]
-    dataset.PatientIdentityRemoved = "YES"
-    dataset.DeidentificationMethod = [f"DICOM PS3.15 {EDITION} Table E.1-1", "DICOM AI Node"]
-    dataset.DeidentificationMethodCodeSequence = [CodedConcept.from_code(code) for code in named]
-    dataset.LongitudinalTemporalInformationModified = _dates(options)
+    set_values(
+        dataset,
+        PatientIdentityRemoved="YES",
+        DeidentificationMethod=[f"DICOM PS3.15 {EDITION} Table E.1-1", "DICOM AI Node"],
+        DeidentificationMethodCodeSequence=[CodedConcept.from_code(code) for code in named],
+        LongitudinalTemporalInformationModified=_dates(options),
+    )
 
 
 def faults(read: Dataset, options: Set[Retained] = frozenset()) -> Iterator[str]:
@@ -436,7 +582,7 @@ def _structured_content(read: Dataset) -> Iterator[str]:
             continue
         if value_type not in _CONTENT_OF_OURS:
             yield f"a content item is of type {value_type}"
-        elif value_type == "TEXT" and concepts.name_of(item) not in _TEXTS_OF_OURS:
+        elif value_type == "TEXT" and envelope.name_of(item) not in _TEXTS_OF_OURS:
             yield "a text of the report is not one that the node writes"
 
 
@@ -494,7 +640,7 @@ def _types(sop_class_uid: str) -> dict[tuple[tuple[str, ...], str], str]:
     """The strictest type of each attribute in the IOD's mandatory modules, by the sequences it stands in."""
     found: dict[tuple[tuple[str, ...], str], str] = {}
     for module in envelope.mandatory_modules(sop_class_uid):
-        for place, keyword, kind in envelope.attributes(module):
+        for place, keyword, kind in envelope.attributes_of(module):
             found[place, keyword] = min(kind, found.get((place, keyword), "3"))
     return found
 
@@ -503,21 +649,17 @@ def retained(given: Dataset, options: Set[Retained], days: int) -> Dataset:
     """The values of ``given``, a decoded header, that ``options`` retain, cleaned; dates are ``days``
     earlier.
     """
-    clean: dict[str, Callable[[str], object]] = {
+    clean: dict[str, Callable[[str], str]] = {
         "StudyDate": lambda text: _earlier(text, days),
-        "PatientSex": lambda text: text if text in {"M", "F", "O"} else None,
+        "PatientSex": lambda text: text if text in {"M", "F", "O"} else "",
         "PatientAge": _age,
+        "PatientSize": lambda text: text if 0 < (decimal(text) or 0.0) <= 3 else "",  # metres
+        "PatientWeight": lambda text: text if 0 < (decimal(text) or 0.0) <= 500 else "",  # kilograms
     }
     found = Dataset()
     for keyword in _keywords(options):
-        value = given.get(keyword)
-        if keyword in _LARGEST:  # a DS of one value
-            value = value if 0 < (decimal(value) or 0.0) <= _LARGEST[keyword] else None
-        elif isinstance(value, MultiValue) and dictionary_VM(keyword) == "1":
-            value = None  # which of them is meant is not known, and no such object may be built
-        elif keyword in clean:
-            value = clean[keyword](str(value or "").strip())
-        if value:
+        # Of several values none passes: which is meant is not known.
+        if value := clean[keyword](str(given.get(keyword) or "").strip()):
             setattr(found, keyword, value)
     return found
 
@@ -549,18 +691,21 @@ def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained]
     retain.
     """
     given = source.header
-    header = Dataset()
-    header.SpecificCharacterSet = UTF8
-    header.SOPClassUID = source.sop_class_uid
-    header.SOPInstanceUID = pseudonyms.uid(source.uid)
-    header.SeriesInstanceUID = pseudonyms.uid(source.series_uid)
-    header.StudyInstanceUID = pseudonyms.uid(source.study_uid)
-    header.PatientID = pseudonyms.patient(
+    patient = pseudonyms.patient(
         str(given.get("PatientID") or ""), str(given.get("IssuerOfPatientID") or ""), source.study_uid
     )
-    header.PatientName = f"{header.PatientID}^"  # without "^" it has the retired form of ACR-NEMA
-    for keyword in _EMPTIED:
-        setattr(header, keyword, None)
+    header = Dataset()
+    set_values(
+        header,
+        SpecificCharacterSet=UTF8,
+        SOPClassUID=source.sop_class_uid,
+        SOPInstanceUID=pseudonyms.uid(source.uid),
+        SeriesInstanceUID=pseudonyms.uid(source.series_uid),
+        StudyInstanceUID=pseudonyms.uid(source.study_uid),
+        PatientID=patient,
+        PatientName=f"{patient}^",  # without "^" it has the retired form of ACR-NEMA
+        **dict.fromkeys(_EMPTIED),
+    )
     for keyword in _KEPT:
         if keyword in given and (kept := _harmless(given[keyword])) is not None:
             header[keyword] = kept
@@ -569,9 +714,9 @@ def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained]
             values = given[keyword].value if given[keyword].VM > 1 else [given[keyword].value]
             if all(allowed.fullmatch(str(value)) for value in values):
                 header[keyword] = deepcopy(given[keyword])
-    if envelope.region(given.get("BodyPartExamined")):
+    if envelope.region_code(given.get("BodyPartExamined")):
         header.BodyPartExamined = str(given.BodyPartExamined).upper()
-    header.update(retained(given, options, pseudonyms.days_earlier(header.PatientID)))
+    header.update(retained(given, options, pseudonyms.days_earlier(patient)))
     header.file_meta = FileMetaDataset()
     header.file_meta.TransferSyntaxUID = str(given.file_meta.get("TransferSyntaxUID") or "")
     keeps = "".join(f" {option}" for option in sorted(options))
@@ -580,7 +725,7 @@ def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained]
         # With what is kept: an object that says more is another one.
         pixels_sha256=pseudonyms.digest(source.stored.pixels_sha256 + keeps),
         # Whose it is, by the pseudonym: a corrected name makes no second object where no name is.
-        identity_sha256=pseudonyms.digest(header.PatientID),
+        identity_sha256=pseudonyms.digest(patient),
         by_hand=source.stored.by_hand.partition(" on ")[0],  # without a date near the patient's
     )
     return source_of(keyed, header)

@@ -14,14 +14,13 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.valuerep import PersonName
 
-from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.base.dicom.header import items, listed, quiet_pydicom
 from dicom_node.base.dicom.identity import COPIED
 from dicom_node.base.dicom.uids import is_own_result
-from dicom_node.base.dicom.walk import items, listed
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.kinds import ResultKind
-from dicom_node.results.common import concepts, envelope
-from dicom_node.results.common.source import ResultContext, Source
+from dicom_node.results import envelope
+from dicom_node.results.envelope import ResultContext, Source
 
 _UID: Final = re.compile(r"[0-2](\.(0|[1-9]\d*))+")
 _PIXEL_DATA_TAG: Final = b"\xe0\x7f\x10\x00"
@@ -213,7 +212,7 @@ def _uids(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
     tracking = [
         str(item.UID)
         for item in items(read)
-        if item.get("ValueType") == "UIDREF" and concepts.name_of(item) == "112040"
+        if item.get("ValueType") == "UIDREF" and envelope.name_of(item) == "112040"
     ]
     if len(set(tracking)) < len(tracking):
         yield "a Tracking Unique Identifier is in two groups: viewers show only the first"

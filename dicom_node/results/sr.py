@@ -62,32 +62,10 @@ from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import Comprehensive3DSRStorage
 
 from ai_pipeline.contract import Decision
-from dicom_node.base.dicom.header import quiet_pydicom
-from dicom_node.base.dicom.walk import listed
+from dicom_node.base.dicom.header import listed, quiet_pydicom
 from dicom_node.base.kinds import ResultKind
-from dicom_node.results.common import concepts
-from dicom_node.results.common.concepts import name_of
-from dicom_node.results.common.envelope import (
-    algorithm,
-    complete,
-    device_observer,
-    disclaimer,
-    header_arguments,
-    series_uid,
-    tracking_uid,
-)
-from dicom_node.results.common.report import (
-    ImageReport,
-    Report,
-    ReportedFinding,
-    TrackedMeasurement,
-    each_once,
-    procedure_reported,
-    procedures_performed,
-    target_of,
-    view_of,
-)
-from dicom_node.results.common.source import (
+from dicom_node.results import envelope
+from dicom_node.results.envelope import (
     BURNED_IN_HEAD,
     PreviousImage,
     Source,
@@ -95,8 +73,23 @@ from dicom_node.results.common.source import (
     StatedFinding,
     StatedNumber,
     StatedPlace,
+    algorithm,
+    complete,
+    device_observer,
+    disclaimer,
+    each_once,
+    header_arguments,
+    name_of,
+    procedure_reported,
+    procedures_performed,
+    series_uid,
+    set_values,
     stand_in_of,
+    target_of,
+    tracking_uid,
+    view_of,
 )
+from dicom_node.results.report import ImageReport, Report, ReportedFinding, TrackedMeasurement
 
 # A measurement group: TID 1410 or TID 1501.
 Group: TypeAlias = ContentSequence
@@ -131,7 +124,7 @@ def build_document(report: Report, uid: str) -> Dataset:
     # TID 1001 with a device observer (TID 1004): no person has looked at this.
     observed = ObservationContext(observer_device_context=device_observer(context))
     if report.fetus:
-        observed.extend(concepts.subject_context(report.fetus))
+        observed.extend(envelope.subject_context(report.fetus))
     # Procedure reported: validators take no codes but those of CID 100 here, though it is a baseline
     # (TID 1207). The codes of the source are in Performed Procedure Code Sequence.
     content = MeasurementReport(
@@ -149,7 +142,7 @@ def build_document(report: Report, uid: str) -> Dataset:
             modifies = RelationshipTypeValues.HAS_CONCEPT_MOD
             if sites:
                 item.ContentSequence = ContentSequence(
-                    [CodeContentItem(concepts.PROCEDURE_SITE, region, modifies) for region in sites]
+                    [CodeContentItem(envelope.PROCEDURE_SITE, region, modifies) for region in sites]
                 )
     content[0].ContentSequence = ContentSequence(
         [
@@ -212,15 +205,17 @@ def _requests(source: Source) -> list[Dataset]:
         accession = header.get("AccessionNumber")
         for asked in header.get("RequestAttributesSequence") or ([Dataset()] if accession else []):
             item = Dataset()
-            item.StudyInstanceUID = source.study_uid
-            item.ReferencedStudySequence = []
-            item.AccessionNumber = asked.get("AccessionNumber") or accession
-            item.PlacerOrderNumberImagingServiceRequest = ""
-            item.FillerOrderNumberImagingServiceRequest = ""
-            item.RequestedProcedureID = asked.get("RequestedProcedureID")
-            item.RequestedProcedureDescription = asked.get("RequestedProcedureDescription")
-            keyword = "RequestedProcedureCodeSequence"
-            item.RequestedProcedureCodeSequence = deepcopy(asked.get(keyword) or [])
+            set_values(
+                item,
+                StudyInstanceUID=source.study_uid,
+                ReferencedStudySequence=[],
+                AccessionNumber=asked.get("AccessionNumber") or accession,
+                PlacerOrderNumberImagingServiceRequest="",
+                FillerOrderNumberImagingServiceRequest="",
+                RequestedProcedureID=asked.get("RequestedProcedureID"),
+                RequestedProcedureDescription=asked.get("RequestedProcedureDescription"),
+                RequestedProcedureCodeSequence=deepcopy(asked.get("RequestedProcedureCodeSequence") or []),
+            )
             items.append(item)
     return items
 
@@ -250,7 +245,7 @@ def _image_library(report: Report) -> ContainerContentItem:
     """TID 1600 with one group: an entry (TID 1601) for each image, with its descriptors (TID 1602, 1603)."""
     entries = []
     for source in report.sources:
-        entry = _image_item(source, _all_frames(source), concepts.SOURCE, _CONTAINS)
+        entry = _image_item(source, _all_frames(source), envelope.SOURCE, _CONTAINS)
         descriptors = [
             item
             for item in ImageLibraryEntryDescriptors(source.stand_in)
@@ -272,12 +267,12 @@ def _finding_group(one: ReportedFinding) -> Group:
     Each has its own tracking UID; its presence is a code of CID 240.
     """
     finding, source = one.finding, one.source
-    presence = QualitativeEvaluation(concepts.PRESENCE, one.presence)
+    presence = QualitativeEvaluation(envelope.PRESENCE, one.presence)
     if cut_off := _cut_offs(one):
         presence[0].ContentSequence = ContentSequence(cut_off)
     about: dict[str, Any] = {
         "tracking_identifier": TrackingIdentifier(uid=one.tracking_uid, identifier=one.identifier),
-        "finding_type": concepts.coded(finding.code),
+        "finding_type": envelope.coded(finding.code),
         "finding_sites": _finding_sites(one),
         "algorithm_id": algorithm(finding.model, finding),
         "measurements": [Measurement(**number) for number in _number_of(one)],
@@ -306,7 +301,7 @@ def _image_group(report: Report, image: ImageReport) -> Group:
         for one in image.absent
         for number in _number_of(one)
     ]
-    absences = [(concepts.coded(one.finding.code), one.presence) for one in image.absent]
+    absences = [(envelope.coded(one.finding.code), one.presence) for one in image.absent]
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
             uid=tracking_uid(report.context, source, image.name),
@@ -333,12 +328,12 @@ def _evaluations(report: Report, elsewhere: Sequence[ReportedFinding]) -> Contai
             answer.ContentSequence = ContentSequence([_measured_in(image.source, _all_frames(image.source))])
             items.append(answer)
         items += [_text(codes.DCM.Comment, text) for text in image.remarks]
-    return _container(concepts.QUALITATIVE_EVALUATIONS, items)
+    return _container(envelope.QUALITATIVE_EVALUATIONS, items)
 
 
 def _evaluation(one: ReportedFinding) -> ContentItem:
     """CODE "finding = present / absent / undetermined" with its number, site, algorithm and image."""
-    name = concepts.coded(one.finding.code)
+    name = envelope.coded(one.finding.code)
     item = CodeContentItem(name=name, value=one.presence, relationship_type=_CONTAINS)
     of_finding = RelationshipTypeValues.HAS_PROPERTIES
     tracking = TrackingIdentifier(uid=one.tracking_uid, identifier=one.identifier) if one.tracking_uid else ()
@@ -383,10 +378,10 @@ def _measurement_group(report: Report, source: Source, tracked: TrackedMeasureme
     read = measurement.model is None
     model = measurement.model or next(iter(report.context.models), None)
     number = Measurement(
-        name=concepts.coded(measurement.quantity),
+        name=envelope.coded(measurement.quantity),
         value=measurement.value,
-        unit=concepts.coded(measurement.unit),
-        method=concepts.READ_FROM_IMAGE if read else None,
+        unit=envelope.coded(measurement.unit),
+        method=envelope.OURS["READFROMIMAGE"] if read else None,
         referenced_coordinates=[
             CoordinatesForMeasurement(
                 graphic_type=GraphicTypeValues.POLYLINE,
@@ -399,14 +394,14 @@ def _measurement_group(report: Report, source: Source, tracked: TrackedMeasureme
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=tracked.tracking_uid, identifier=tracked.identifier),
         source_images=[SourceImageForMeasurementGroup.from_source_image(source.stand_in, frames)],
-        finding_type=concepts.BURNED_IN_MEASUREMENT if read else codes.SCT.AnatomicalStructure,
-        finding_sites=[FindingSite(concepts.coded(measurement.site))] if measurement.site else None,
+        finding_type=envelope.OURS["BURNEDINLENGTH"] if read else codes.SCT.AnatomicalStructure,
+        finding_sites=[FindingSite(envelope.coded(measurement.site))] if measurement.site else None,
         algorithm_id=algorithm(model) if model else None,
         measurements=[number],
     )
     if measurement.fetus:
         tracking, about = group[0].ContentSequence[:2], group[0].ContentSequence[2:]
-        subject = concepts.subject_context(measurement.fetus)
+        subject = envelope.subject_context(measurement.fetus)
         group[0].ContentSequence = ContentSequence([*tracking, *subject, *about])
     return group
 
@@ -424,7 +419,7 @@ def _previous(previous: PreviousImage) -> ContainerContentItem:
         )
         for one in previous.numbers
     ] + [
-        (one, CodeContentItem(_coded(one.code, one.meaning), concepts.DECISIONS[one.decision], _CONTAINS))
+        (one, CodeContentItem(_coded(one.code, one.meaning), envelope.DECISIONS[one.decision], _CONTAINS))
         for one in previous.findings
     ]
     for one, item in said:
@@ -458,7 +453,7 @@ def _coded(code: tuple[str, str], meaning: str = "") -> CodedConcept:
 _MEASUREMENT_GROUP, _FINDING, _TRACKING_UID = "125007", "121071", "112040"
 _SITE, _LATERALITY = "363698007", "272741003"
 _ALGORITHM_NAME, _ALGORITHM_VERSION = "111001", "111003"
-_DECISIONS = {code.value: decision for decision, code in concepts.DECISIONS.items()} | {
+_DECISIONS = {code.value: decision for decision, code in envelope.DECISIONS.items()} | {
     codes.SCT.Present.value: Decision.PRESENT
 }
 
@@ -489,15 +484,38 @@ def stated(report: Path | BinaryIO | Dataset) -> StatedReport:
     findings: list[StatedFinding] = []
     numbers: list[StatedNumber] = []
     for group in _containers(document, _MEASUREMENT_GROUP):
-        items = _below(group)
-        if decided := list(filter(_decides, items)):
-            findings += _of_group(group, items, decided)
-        else:
-            numbers += [_number(item, items, group) for item in items if _is_number(item)]
-    for container in _containers(document, concepts.QUALITATIVE_EVALUATIONS.value):
+        items, places = _below(group), list(_places(group))
+        decided = list(filter(_decides, items))
+        in_group = _numbers([*items, *(below for item in decided for below in _below(item))])
+        subject = next((_value(item) for item in items if _states(item, _FINDING)), None)
+        for place, item in enumerate(decided):
+            name = _name(item)
+            if subject is not None and name_of(item) == envelope.PRESENCE.value:
+                name = subject
+            own = in_group
+            if len(decided) > 1:  # a summary on several findings: each with the number at its place
+                own = dict([*in_group.items()][place : place + 1]) if len(in_group) == len(decided) else {}
+            findings.append(_finding(name, item, items, group, own, places))
+        for item in () if decided else filter(_is_number, items):
+            [measured] = item.MeasuredValueSequence
+            numbers.append(
+                StatedNumber(
+                    _image(group),
+                    _code(_name(item))[:2],
+                    str(_name(item).CodeMeaning),
+                    float(measured.NumericValue),
+                    _code(measured.MeasurementUnitsCodeSequence[0])[:2],
+                    *_model_and_tracking(items),
+                    _sites(items),
+                    # The Subject ID of the group (TID 1008), "" where it is about the patient.
+                    _texts(items).get(codes.DCM.SubjectID.value, ""),
+                    places,
+                )
+            )
+    for container in _containers(document, envelope.QUALITATIVE_EVALUATIONS.value):
         # CODE "finding = present / absent / undetermined", with what belongs to it below it.
         for item in filter(_decides, _below(container)):
-            findings.append(_finding(_name(item), item, _below(item), _image(item), _numbers(_below(item))))
+            findings.append(_finding(_name(item), item, _below(item), item, _numbers(_below(item))))
     texts = [item for item in _below(document) if item.ValueType == "TEXT"]
     conclusion, statements = (
         [str(item.TextValue) for item in texts if name_of(item) == code.value]
@@ -568,56 +586,26 @@ def conclusion(report: Path) -> str:
     return stated(report).conclusion
 
 
-def _of_group(group: Dataset, items: list[Dataset], decided: list[Dataset]) -> Iterator[StatedFinding]:
-    """Each finding; of a summary on several, each with the number at its place."""
-    numbers = _numbers([*items, *(below for item in decided for below in _below(item))])
-    subject = next((_value(item) for item in items if _is_coded(item) and name_of(item) == _FINDING), None)
-    for place, item in enumerate(decided):
-        own = dict(list(numbers.items())[place : place + 1]) if len(numbers) == len(decided) else {}
-        name = _name(item)
-        if subject is not None and name_of(item) == concepts.PRESENCE.value:
-            name = subject
-        mine = numbers if len(decided) == 1 else own
-        yield _finding(name, item, items, _image(group), mine, list(_places(group)))
-
-
 def _finding(
     name: Dataset,
     decided: Dataset,
     items: list[Dataset],
-    image: str,
+    of_image: Dataset,
     numbers: Mapping[str, str],
     places: Sequence[StatedPlace] = (),
 ) -> StatedFinding:
+    """The finding of this ``name`` as ``decided``, with the items beside it."""
     presence = _value(decided)
     return StatedFinding(
-        image,
-        _code(name),
+        _image(of_image),
+        _code(name)[:2],
         str(name.CodeMeaning),
         _DECISIONS[presence.CodeValue],
-        _model(items),
-        _tracking_uid(items),
-        _stated_code(presence),
+        *_model_and_tracking(items),
+        _code(presence),
         _sites(items),
         numbers,
         places,
-    )
-
-
-def _number(item: Dataset, beside: list[Dataset], group: Dataset) -> StatedNumber:
-    [measured] = item.MeasuredValueSequence
-    return StatedNumber(
-        _image(group),
-        _code(_name(item)),
-        str(_name(item).CodeMeaning),
-        float(measured.NumericValue),
-        _code(measured.MeasurementUnitsCodeSequence[0]),
-        _model(beside),
-        _tracking_uid(beside),
-        _sites(beside),
-        # The Subject ID of the group (TID 1008), "" where it is about the patient.
-        _texts(beside).get(codes.DCM.SubjectID.value, ""),
-        list(_places(group)),
     )
 
 
@@ -656,24 +644,20 @@ def _probability(numbers: Mapping[str, str]) -> str:
     return " ".join([*others, *(f"(cut-off {value})" for value in cut_offs)]) if len(others) == 1 else ""
 
 
-def _code(concept: Dataset) -> tuple[str, str]:
-    """Value and scheme."""
+def _code(concept: Dataset) -> StatedCode:
     value = concept.get("CodeValue") or concept.get("LongCodeValue") or concept.get("URNCodeValue")
-    return str(value or ""), str(concept.get("CodingSchemeDesignator") or "")
-
-
-def _stated_code(concept: Dataset) -> StatedCode:
-    return *_code(concept), str(concept.get("CodeMeaning") or "")
+    scheme, meaning = concept.get("CodingSchemeDesignator"), concept.get("CodeMeaning")
+    return str(value or ""), str(scheme or ""), str(meaning or "")
 
 
 def _sites(items: list[Dataset]) -> tuple[StatedCode, ...]:
     """The finding site (TID 1410, TID 1501), then its laterality where one is stated."""
     return tuple(
-        _stated_code(_value(item))
+        _code(_value(item))
         for site in items
-        if _is_coded(site) and name_of(site) == _SITE
+        if _states(site, _SITE)
         for item in (site, *_below(site))
-        if item is site or (_is_coded(item) and name_of(item) == _LATERALITY)
+        if item is site or _states(item, _LATERALITY)
     )
 
 
@@ -697,25 +681,25 @@ def _is_number(item: Dataset) -> bool:
     return bool(item.ValueType == "NUM" and item.get("MeasuredValueSequence"))
 
 
-def _is_coded(item: Dataset) -> bool:
-    return bool(item.ValueType == "CODE" and item.get("ConceptCodeSequence"))
+def _states(item: Dataset, concept: str = "") -> bool:
+    """Whether it states a code, of this concept."""
+    is_code = item.ValueType == "CODE" and item.get("ConceptCodeSequence")
+    return bool(is_code and concept in ("", name_of(item)))
 
 
 def _decides(item: Dataset) -> bool:
     """Whether it says present, absent or undetermined."""
-    return _is_coded(item) and _value(item).CodeValue in _DECISIONS
+    return _states(item) and _value(item).CodeValue in _DECISIONS
 
 
-def _model(items: list[Dataset]) -> str:
-    """Name and version of the algorithm (TID 4019), "" where the group names none."""
+def _model_and_tracking(items: list[Dataset]) -> tuple[str, str]:
+    """Name and version of the algorithm (TID 4019); the tracking UID (TID 4108), which an absent finding has
+    not. "" where the items name none.
+    """
     named = _texts(items)
-    return f"{named.get(_ALGORITHM_NAME, '')} {named.get(_ALGORITHM_VERSION, '')}".strip()
-
-
-def _tracking_uid(items: list[Dataset]) -> str:
-    """The tracking UID of this finding (TID 4108); "" where it has none, such as an absent finding."""
     uids = {name_of(item): str(item.UID) for item in items if item.ValueType == "UIDREF"}
-    return uids.get(_TRACKING_UID, "")
+    model = f"{named.get(_ALGORITHM_NAME, '')} {named.get(_ALGORITHM_VERSION, '')}".strip()
+    return model, uids.get(_TRACKING_UID, "")
 
 
 def _containers(item: Dataset, code: str) -> list[Dataset]:

@@ -1,56 +1,93 @@
-"""The start of the whole node: start order, stop order, reload.
+"""The whole node: start order, stop order, reload, and the work of its main process.
 
-One main process (:mod:`dicom_node.serve.background`: indexing, assembly, delivery, timers), one listener
-process without database and models, the worker processes, and the console's. ``--role`` spreads them over
-machines.
+The main process indexes, closes studies, delivers and runs timers (:class:`Background`). Its children are one
+listener process without database and models, the worker processes, and the console's. ``--role`` spreads them
+over machines.
 
 Start of a node on a full disk: its listener refuses objects with A700 until there is space.
 The database cannot be opened then, so only the listener runs, and no event is stored.
 """
 
 import errno
+import fcntl
+import hashlib
 import logging
 import os
 import select
 import shutil
 import signal
+import socket
 import stat
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from apscheduler.schedulers.background import BackgroundScheduler
+from sqlalchemy.exc import SQLAlchemyError
+
 from dicom_node import __version__
 from dicom_node.base import connectors, events, logs, sitekey
+from dicom_node.base.config.loading import FOLDER, is_behind, newest
 from dicom_node.base.config.settings import NEEDS_RESTART, Settings
-from dicom_node.base.config.toml_files import FOLDER, is_behind
 from dicom_node.base.errors import (
     CannotRun,
     ConfigurationError,
+    DecisionNotCopied,
     ExitCode,
     NodeError,
     SpoolFull,
     Unavailable,
 )
+from dicom_node.base.files import Files, bucket_of
 from dicom_node.base.kinds import Role
 from dicom_node.base.printable import redacted
-from dicom_node.base.processes import Child, console_program, signal_pipe, taken_place, without_secrets
-from dicom_node.base.store import faults, migrate
-from dicom_node.base.store.database import Database
-from dicom_node.base.store.transitions import OwnEvents
-from dicom_node.people import preflight
-from dicom_node.people.monitoring.processes import Sign, node_name
+from dicom_node.base.processes import (
+    Child,
+    console_program,
+    running,
+    signal_pipe,
+    taken_place,
+    without_secrets,
+)
+from dicom_node.base.runner import outlast
+from dicom_node.base.store import decision_copies, deliveries
+from dicom_node.base.store.database import SHORTEST, Database, in_words
+from dicom_node.base.store.transitions import OwnEvents, acquire_lease, release_lease, utc_now
+from dicom_node.deliver import delivery_worker, outbox
+from dicom_node.jobs import drift
+from dicom_node.jobs.queue import JobQueue
+from dicom_node.people import backup, monitoring, preflight
+from dicom_node.people.monitoring import Sign, node_name
 from dicom_node.people.preflight import network_file_system
 from dicom_node.receive.policy import AEPolicy, policy_path
-from dicom_node.serve.background import Background, inode
+from dicom_node.receive.spool import Spool
+from dicom_node.studies import choose, indexing
+from dicom_node.studies.fetch import Fetcher, Questions, report_missing
 
 _LOGGER = logging.getLogger(__name__)
 _GRACE_SECONDS = 30.0
-_MAXIMUM_KEYS = 10  # of settings with a mistake, that event 6011 names
 _LISTENER_SECONDS = 30.0  # it waits 15 for one of a former node that still ends
+_NEEDED_BYTES = 4 * 2**20  # for a database to be opened, brought up to date and written to
+_LOOK_SECONDS, _SAY_SECONDS = 1.0, 60.0
+_ARRIVAL_SECONDS = 0.1  # between two looks whether the spool has changed, while nothing happens
+_INDEX_TURN_SECONDS = 0.5  # until the folder is listed again: another peer's object is among the next ones
+_INDEX_LAST_SECONDS = 10.0  # at the end of the node; what is left waits for its start
+_SCHEDULER_SECONDS = 15.0
+_CLOCK_SECONDS, _PUT_BACK_SECONDS = 5.0, 60.0  # how often the clock is looked at; what is a step of it
+_ASK_AGAIN_SECONDS = 600.0  # where entered peers and rules could not be taken over
+_DAY_SECONDS = 86400.0
+_DECISIONS_SECONDS = 5.0
+_REPEAT_SECONDS, _REPEAT_AT_LEAST_SECONDS = 1.0, 5.0  # after an event, and without
+_FAILED_SECONDS = 1.0  # until the lock of indexing is tried again, or a round that failed
+
+_SITE, _JOBS = "scheduler", "job scheduler"
+"""Leases of the timers that act on shared state: of the whole site, and of jobs whose worker is lost."""
 
 
 def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
@@ -62,10 +99,10 @@ def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
     """
     signals = signal_pipe()
     settings = _checked(files, role)
-    logs.configure(settings.node.log_level, "node", settings.log_target)
+    logs.configure(settings.node.log_level, "node", as_json=settings.log.format == "json")
     _prepare_folder(settings)
     with (
-        faults.in_words(settings.database_url),
+        in_words(settings.database_url),
         _disk_in_words(settings),
         taken_place(settings.node.data_dir, role, files) as place,
     ):
@@ -91,23 +128,31 @@ class _MainProcess:
     def __init__(
         self, settings: Settings, files: Sequence[Path], role: Role, place: str, database: Database
     ) -> None:
-        self._settings, self._place = settings, place
-        self._files, self._role, self._database = files, role, database
+        self._settings, self._files, self._role, self._place = settings, files, role, place
         self._address, self._ready_lock = "", threading.Lock()
         self._say = OwnEvents(database).say
         self._answer = partial(self._say, node=node_name(place))  # to who asked this node, of several
         self._listener_spoke, self._cannot_listen = threading.Event(), ""
-        self._database_file = inode(database)
-        command = listener_command(settings, place)
-        bare = without_secrets()
-        self._listener = self._child("listener", command, environment=bare) if role.receives else None
-        self._workers = self._make_workers(settings)
-        self._replaced: dict[str, Child] = {}  # children of configurations before, until the newest are ready
-        self._console = self._make_console(settings)
         self._console_serves = False
-        awaited = [self._console] if role is Role.CONSOLE and self._console else self._children()
-        self._waiting_for = {child.name for child in awaited}
-        self._background = self._make_background(settings)
+        self._replaced: dict[str, Child] = {}  # children of configurations before, until the newest are ready
+        self._children = self._renewable(settings)
+        self._listener: Child | None = None
+        if role.receives:
+            ready, died = partial(self._child_ready, "listener"), partial(self._child_died, "listener")
+            self._listener = _listener(settings, place, ready, died)
+            self._children = {"listener": self._listener, **self._children}
+        # "Ready" waits for the console only where that is all: the node receives and works without.
+        self._waiting_for = self._children.keys() - ({"console"} if role is not Role.CONSOLE else set())
+        self._background_of = partial(
+            Background,
+            database,
+            role=role,
+            place=place,
+            say=self._say,
+            database_file=inode(database),
+            signs=self._signs_of_life,
+        )
+        self._background = self._background_of(settings)
 
     def start(self) -> None:
         """Listen first, however much waits in the spool; "ready" is logged when every child says so,
@@ -116,20 +161,16 @@ class _MainProcess:
         Raises Unavailable; then the children are ended.
         """
         self._say(events.NODE_STARTED, version=__version__, ae_title=self._settings.node.ae_title)
-        if self._role.receives:
-            _write_policy(self._settings, self._place)
-        for child in self._children():
+        for child in self._children.values():
             child.start()
-        if self._role.receives:
+        if self._listener:
             self._listener_spoke.wait(_LISTENER_SECONDS)
             if self._cannot_listen:
-                for child in self._children():
+                for child in self._children.values():
                     child.stop(_GRACE_SECONDS)
                 raise Unavailable(f"the listener cannot start: {self._cannot_listen}")
-        if self._console:  # "ready" does not wait for it: the node receives and works without
-            self._console.start()
         self._background.start(first=True)
-        if not self._children() and self._role is not Role.CONSOLE:  # it delivers or keeps time only
+        if not self._children:  # it delivers or keeps time only
             self._say_ready()
 
     def reload(self) -> None:
@@ -141,112 +182,82 @@ class _MainProcess:
             with _disk_in_words(self._settings):
                 settings = _checked(self._files, self._role, self._settings)
                 _prepare_folder(settings)
-                background = self._make_background(settings)
+                background = self._background_of(settings)
                 if self._listener:  # the last that a full disk can refuse: nothing has stopped yet
                     _write_policy(settings, self._place)
-        except NodeError as error:
+        except Exception as error:
+            trace = None if isinstance(error, NodeError) else error
             problems = error.problems if isinstance(error, ConfigurationError) else ()
             for problem in problems or (error,):
-                _LOGGER.error("%s", problem)
-            keys = ", ".join(problem.key for problem in problems[:_MAXIMUM_KEYS])
+                _LOGGER.error("the configuration is refused: %s", problem, exc_info=trace)
+            keys = ", ".join(problem.key for problem in problems[:10])
             self._answer(events.CONFIGURATION_REFUSED, mistakes=len(problems) or 1, keys=keys)
-            return
-        except Exception as error:
-            _LOGGER.error("the new configuration cannot be used", exc_info=error)
-            self._answer(events.CONFIGURATION_REFUSED, mistakes=1)
             return
         self._background.stop()
         self._settings, self._background = settings, background
-        logs.configure(settings.node.log_level, "node", settings.log_target)
+        logs.configure(settings.node.log_level, "node", as_json=settings.log.format == "json")
         if self._listener:
             self._listener.hang_up()
-        # Each ends after its job, once another one is ready.
-        former, self._workers = self._workers, self._make_workers(self._settings)
-        self._replace(former, self._workers)
-        self._renew_console()
+        self._renew_children()
         self._background.start()
         self._answer(events.CONFIGURATION_RELOADED, peers=len(settings.peers), rules=len(settings.rules))
 
     def stop(self) -> None:
         """Stop receiving first, then index what came, then let workers and deliveries finish or hand back."""
         self._say(events.NODE_STOPPING)
-        self._background.say_goodbye()
+        self._background.life.leave()  # a planned stop is not reported as a failure
         if self._listener:
             self._listener.stop(_GRACE_SECONDS)
-        children = [*self._workers, *([self._console] if self._console else []), *self._replaced.values()]
-        stoppers = [threading.Thread(target=child.stop, args=(_GRACE_SECONDS,)) for child in children]
+        children = (*self._children.values(), *self._replaced.values())
+        others = (child for child in children if child is not self._listener)
+        stoppers = [threading.Thread(target=child.stop, args=(_GRACE_SECONDS,)) for child in others]
         for stopper in stoppers:
             stopper.start()
         self._background.stop()
-        self._background.end_services()
         for stopper in stoppers:
             stopper.join(_GRACE_SECONDS)
-        self._background.give_up_scheduler()
-
-    def _make_background(self, settings: Settings) -> Background:
-        return Background(
-            self._database,
-            settings,
-            self._role,
-            self._place,
-            self._say,
-            self._database_file,
-            self._signs_of_life,
-        )
+        self._background.leave()
 
     def _signs_of_life(self) -> list[Sign]:
-        children = [*self._children(), *([self._console] if self._console else [])]
-        signs = (Sign(child.name, child.pid, child.silent_seconds) for child in children)
+        signs = (Sign(child.name, child.pid, child.silent_seconds) for child in self._children.values())
         return [Sign("main", os.getpid()), *signs]
 
-    def _make_workers(self, settings: Settings) -> list[Child]:
+    def _renewable(self, settings: Settings) -> dict[str, Child]:
+        """The children that get their configuration at their start: workers and console."""
         count = settings.workers.processes if self._role.runs_models else 0
+        commands = {f"worker-{number}": ["dicom_node.jobs.worker"] for number in range(1, count + 1)}
+        if settings.console.enabled and self._role.may_serve_console:
+            beside = ["--beside"] if self._console_serves else []  # at the address of the one before
+            commands["console"] = [console_program(), *beside]
         # The configuration in force, by standard input: the files may change before a worker starts again.
         given = settings.for_children()
-        return [
-            self._child(f"worker-{n}", ["-m", "dicom_node.jobs.worker"], given) for n in range(1, count + 1)
-        ]
+        return {
+            name: Child(
+                name,
+                ["-m", *command],
+                partial(self._child_ready, name),
+                partial(self._child_died, name),
+                given,
+            )
+            for name, command in commands.items()
+        }
 
-    def _make_console(self, settings: Settings, *more: str) -> Child | None:
-        if not (settings.console.enabled and self._role.may_serve_console):
-            return None
-        return self._child("console", ["-m", console_program(), *more], settings.for_children())
-
-    def _renew_console(self) -> None:
-        """Another one starts, and the one before ends once that serves: nobody is refused meanwhile."""
-        former, beside = self._console, self._console_serves
-        self._console = self._make_console(self._settings, *(("--beside",) if beside else ()))
-        if former and not beside:  # it would take the port
-            former.retire()
-        self._replace([former] if former and beside else [], [self._console] if self._console else [])
-
-    def _replace(self, former: Sequence[Child], new: Sequence[Child]) -> None:
-        """Start the new ones; a former one ends once the new one of its name is ready, now where there is
-        none.
+    def _renew_children(self) -> None:
+        """Start new workers and a new console; a former one ends once the new one of its name is ready, after
+        its job, and at once where there is none, or where it only tries to take the console's port.
         """
-        names = {child.name for child in new}
+        new = self._renewable(self._settings)
         with self._ready_lock:
-            for child in former:
-                if child.name not in names:
-                    for ended in filter(None, (child, self._replaced.pop(child.name, None))):
+            for name, child in self._children.items():
+                if name in new and (name != "console" or self._console_serves):
+                    if self._replaced.setdefault(name, child) is not child:  # the one before it works on
+                        child.retire()
+                elif child is not self._listener:
+                    for ended in filter(None, (child, self._replaced.pop(name, None))):
                         ended.retire()
-                elif self._replaced.setdefault(child.name, child) is not child:  # the one before it works on
-                    child.retire()
-        for child in new:
+            self._children = {**({"listener": self._listener} if self._listener else {}), **new}
+        for child in new.values():
             child.start()
-
-    def _children(self) -> list[Child]:
-        return [*([self._listener] if self._listener else []), *self._workers]
-
-    def _child(
-        self,
-        name: str,
-        command: Sequence[str],
-        given: str = "",
-        environment: Mapping[str, str] | None = None,
-    ) -> Child:
-        ready, died = partial(self._child_ready, name), partial(self._child_died, name)
-        return Child(name, command, ready, died, given, environment)
 
     def _child_ready(self, name: str, report: Mapping[str, Any]) -> None:
         reason = str(report.get("cannot_start", ""))
@@ -275,7 +286,7 @@ class _MainProcess:
             events.NODE_READY,
             ae_title=self._settings.node.ae_title,
             dicom=self._address,
-            workers=len(self._workers),
+            workers=sum(name.startswith("worker") for name in self._children),
             database=redacted(self._settings.database_url),
         )
 
@@ -296,7 +307,24 @@ def _disk_in_words(settings: Settings) -> Iterator[None]:
 
 
 def _write_policy(settings: Settings, place: str) -> None:
-    AEPolicy.from_settings(settings).write(policy_path(settings.node.data_dir, listener_place(place)))
+    AEPolicy.from_settings(settings).write(policy_path(settings.node.data_dir, _listener_place(place)))
+
+
+def _listener_place(place: str) -> str:
+    return "" if place in ("all", "listener-1") else place  # "" for the first listener on a data folder
+
+
+def _listener(
+    settings: Settings,
+    place: str,
+    on_ready: Callable[[Mapping[str, Any]], None],
+    on_death: Callable[[int, float], None],
+) -> Child:
+    """The listener's process, whose policy is written."""
+    _write_policy(settings, place)
+    command = ["-m", "dicom_node.receive.listener", "--data-dir", str(settings.node.data_dir)]
+    command += ["--place", _listener_place(place)] if _listener_place(place) else []
+    return Child("listener", command, on_ready, on_death, "", without_secrets())
 
 
 def _checked(files: Sequence[Path], role: Role, running: Settings | None = None) -> Settings:
@@ -344,24 +372,31 @@ def _database(settings: Settings) -> Iterator[Database]:
         )
     try:
         if database.is_sqlite:
-            migrate.upgrade(database)
+            database.upgrade()
         else:
-            migrate.check(database)  # shared with other machines: upgrades are a decision of the admin
+            database.check()  # shared with other machines: upgrades are a decision of the admin
         yield database
     finally:
         database.dispose()
-
-
-_NEEDED_BYTES = 4 * 2**20  # for a database to be opened, brought up to date and written to
-_LOOK_SECONDS, _SAY_SECONDS = 1.0, 60.0
 
 
 def wait_for_space(settings: Settings, role: Role, place: str, signals: int) -> bool:
     """Wait until the disk has space; returns False if the node is stopped before. Raises OSError."""
     if _has_space(settings):
         return True
-    listener = _refusing_listener(settings, place) if role.receives else None
-    said_at = float("-inf")
+    listener, said_at = None, float("-inf")
+    if role.receives:
+        listener = _listener(
+            settings,
+            place,
+            lambda seen: _LOGGER.info(
+                "the listener refuses objects (A700) until there is space: %s", dict(seen)
+            ),
+            lambda status, seconds: _LOGGER.error(
+                "the listener ended (%d), again in %.0f s", status, seconds
+            ),
+        )
+        listener.start()
     try:
         while not _has_space(settings):
             if time.monotonic() - said_at > _SAY_SECONDS:
@@ -377,31 +412,299 @@ def wait_for_space(settings: Settings, role: Role, place: str, signals: int) -> 
     return True
 
 
-def listener_place(place: str) -> str:
-    """The name of the listener's place: "" for the first listener on a data folder."""
-    return "" if place in ("all", "listener-1") else place
-
-
-def listener_command(settings: Settings, place: str) -> list[str]:
-    """The arguments of the Python interpreter that start the listener."""
-    command = ["-m", "dicom_node.receive.listener", "--data-dir", str(settings.node.data_dir)]
-    return command + (["--place", listener_place(place)] if listener_place(place) else [])
-
-
-def _refusing_listener(settings: Settings, place: str) -> Child:
-    _write_policy(settings, place)
-    listener = Child(
-        "listener",
-        listener_command(settings, place),
-        lambda seen: _LOGGER.info("the listener refuses objects (A700) until there is space: %s", dict(seen)),
-        lambda status, seconds: _LOGGER.error("the listener ended (%d), again in %.0f s", status, seconds),
-        "",
-        without_secrets(),
-    )
-    listener.start()
-    return listener
-
-
 def _has_space(settings: Settings) -> bool:
     needed = min(_NEEDED_BYTES, settings.spool.minimum_free_mib * 2**20)
     return shutil.disk_usage(settings.node.data_dir).free >= needed
+
+
+class Background:
+    """The threads of the main process under one configuration; all their state is in database and spool."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        role: Role,
+        place: str,
+        say: Callable[..., None],
+        database_file: int,
+        signs: Callable[[], Sequence[monitoring.Sign]] = tuple,
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._role = role
+        self._say = say
+        # The same after a restart, so that a killed node takes its lease back at once.
+        folder = hashlib.sha256(str(settings.node.data_dir.resolve()).encode()).hexdigest()[:8]
+        self._owner = f"{socket.gethostname()[:40]}/{folder}/{place}"
+        self.life, self._signs = monitoring.SignsOfLife(database, place, self._owner), signs
+        self._entered, self._ask_at = settings.node.entered, 0.0
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._delivery_worker = delivery_worker.DeliveryWorker(database, settings, owner=self._owner)
+        groups = ("services", "services.intake") if role.indexes else ("services",)
+        offers = chain.from_iterable(map(connectors.every, groups))
+        services = (offer(database, settings, self._owner) for offer in offers)
+        self._services: list[connectors.Service] = [*chain.from_iterable(services)]
+        self._queue = JobQueue(database, settings.workers)
+        self._scheduler = BackgroundScheduler(timezone="UTC", job_defaults={"coalesce": True})
+        self._leases = [_SITE] * role.keeps_time + [_JOBS] * role.may_deliver
+        self._held: set[str] = set()
+        self._fails_since: datetime | None = None  # indexing, round after round
+        self._ahead = _ahead()
+        self._not_copied = False
+        self._database_file = database_file
+        self._spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
+        self._indexer = indexing.Indexer(database, self._spool, settings)
+        self._assembler = choose.Assembler(database, settings)
+        self._unscanned = False
+
+    def start(self, *, first: bool = False) -> None:
+        """Start the threads; at the node's ``first`` start an event says how many objects were waiting."""
+        self._unscanned = first
+        threads: list[Any] = [*self._services]
+        if self._role.indexes:
+            self._run("indexer", self._index_and_assemble)
+        if self._role.may_deliver and self._settings.outbox.deliver:
+            self._run("outbox", self._deliver)
+            threads.append(outbox.Removals(self._database, self._settings, self._owner))
+            threads += [
+                delivery_worker.CommitmentAnswers(self._database, self._settings, peer, self._owner)
+                for peer in self._settings.peers
+                if peer.commit_after
+            ]
+        for peer in self._settings.peers if self._role.indexes else ():  # into this machine's spool
+            if "query" in peer.may:
+                threads.append(Fetcher(self._database, self._settings, peer, self._owner))
+            if peer.name in self._settings.asked_by_rules:
+                threads.append(Questions(self._database, self._settings, peer, self._owner))
+        for one in threads:
+            self._run(one.name, partial(self._repeat, one.run_once))
+        self._start_timers()
+
+    def _deliver(self) -> None:
+        """Take persons' decisions into a restored database, then deliver: nothing is sent before that."""
+        decision_copies.take_in(self._database, self._settings)
+        self._delivery_worker.run_forever(self._stop)
+
+    def stop(self) -> None:
+        """Index the received objects, and let the delivery worker finish its current study."""
+        self._scheduler.shutdown(wait=False)
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(_GRACE_SECONDS)
+        if self._role.indexes:
+            self._indexer.leave()
+
+    def leave(self) -> None:
+        """Let services do their last work (where the database is away, the next start does it), and give the
+        leases back, so that another machine runs the timers at once.
+        """
+        for service in self._services:
+            with suppress(SQLAlchemyError):
+                service.at_stop()
+        for name in self._held:
+            release_lease(self._database, name, self._owner)
+
+    def _run(self, name: str, loop: Callable[[], None]) -> None:
+        watched = loop, name, self._stop, self._say
+        thread = threading.Thread(target=outlast, args=watched, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _repeat(self, work: Callable[[threading.Event], object]) -> None:
+        """Work until the stop, once a second while something happens, else more seldom; what is under way
+        then is ended first.
+        """
+        while not self._stop.is_set():
+            seen = self._database.changes.count
+            try:
+                work(self._stop)
+            except SQLAlchemyError as error:
+                self._database.outage.noticed(error)
+                self._stop.wait(5.0)  # for the database to come back
+            self._stop.wait(_REPEAT_SECONDS)
+            self._database.changes.wait(seen, _REPEAT_AT_LEAST_SECONDS - _REPEAT_SECONDS, self._stop)
+
+    def _index_and_assemble(self) -> None:
+        """Index what the listeners spooled and close studies that are quiet; once more at the end.
+
+        One process of a site does: the next one takes over when the kernel drops the lock of one that died.
+        One whose round failed lets go of the lock: another that has its database and its disk may go on.
+        """
+        while not self._stop.is_set():
+            try:
+                with (self._settings.node.data_dir / "index.lock").open("a") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    self._indexer.forget_cursors()
+                    self._index_until_stop()
+            except BlockingIOError:
+                pass  # another process of the site has the lock
+            except Exception as error:  # noqa: BLE001  (the loop must outlive a database or disk that is away)
+                if self._fails_since is None:  # an event for the first of a row
+                    self._fails_since = utc_now()
+                    # Without the error's text, which may quote data.
+                    number = error.errno if isinstance(error, OSError) else None
+                    reason = errno.errorcode.get(number or 0, type(error).__name__)
+                    self._say(events.INDEXING_FAILED, reason=reason)
+            self._stop.wait(_FAILED_SECONDS)
+
+    def _index_until_stop(self) -> None:
+        changes, pause = self._database.changes, SHORTEST
+        while True:
+            ending = self._stop.is_set()
+            seen, traces = changes.count, self._indexer.traces()
+            if self._unscanned:
+                self._unscanned = False
+                self._say(events.RECOVERY_SCANNED, objects=self._indexer.waiting())
+            busy = self._indexer.run_once(_INDEX_LAST_SECONDS if ending else _INDEX_TURN_SECONDS)
+            busy += self._assembler.run_once(behind=self._indexer.behind)
+            if since := self._fails_since:
+                self._fails_since = None
+                seconds = round((utc_now() - since).total_seconds())
+                self._say(events.INDEXING_BACK, since=since.isoformat(timespec="seconds"), seconds=seconds)
+            if ending:
+                return
+            pause = changes.pause(pause, found=bool(busy))
+            # Wait until something was received or committed, or a study may be quiet.
+            end = time.monotonic() + (0 if busy else min(pause, self._assembler.seconds_to_next()))
+            while time.monotonic() < end and not self._stop.wait(_ARRIVAL_SECONDS):
+                if changes.count != seen or self._indexer.traces() != traces:
+                    break
+
+    def _start_timers(self) -> None:
+        role, settings = self._role, self._settings
+        of_node = self._database, settings
+
+        def every(seconds: float, work: Callable[..., object], *given: object, **more: Any) -> None:
+            self._scheduler.add_job(self._outlast, "interval", [work, *given], seconds=seconds, **more)
+
+        def once_a_site(seconds: float, *tasks: Callable[[Database, Settings], object]) -> None:
+            for task in tasks:
+                every(seconds, self._when_held, _SITE, task, *of_node)
+
+        for name in self._leases:
+            self._outlast(self._hold, name)
+            every(_SCHEDULER_SECONDS / 3, self._hold, name)
+        self._outlast(self._show_life)
+        every(monitoring.SIGN_SECONDS, self._show_life)
+        every(_CLOCK_SECONDS, self._watch_clock)
+        every(_DECISIONS_SECONDS, self._watch_entered)
+        every(_DECISIONS_SECONDS, self._watch_decisions)
+        if role.runs_models:
+            every(3600.0, self._watch_drift)
+        if role.may_deliver:
+            every(settings.workers.lease_seconds / 3, self._when_held, _JOBS, self._queue.reap)
+        if role.indexes:
+            every(30.0, self._watch_data_folder)
+            every(3600.0, monitoring.note_free_space, *of_node)
+        now, compare = datetime.now(UTC), (indexing.reconcile, self._database, self._spool, Files(settings))
+        if bucket_of(settings) and role.indexes:  # each node has a spool of its own then
+            every(_DAY_SECONDS, *compare, next_run_time=now)
+        elif role.keeps_time and not bucket_of(settings):
+            every(_DAY_SECONDS, self._when_held, _SITE, *compare, next_run_time=now)
+        if role.keeps_time:
+            once_a_site(60.0, outbox.report_outages)
+            once_a_site(300.0, outbox.report_overdue)
+            once_a_site(600.0, monitoring.report_silence)
+            once_a_site(
+                3600.0,
+                indexing.purge,
+                indexing.purge_results,
+                drift.forget_old,
+                monitoring.forget_past,
+                delivery_worker.give_up_requests,
+                monitoring.forget_lost,
+                *connectors.every("tasks"),
+            )
+            nightly = self._when_held, _SITE, report_missing, *of_node
+            self._scheduler.add_job(self._outlast, "cron", nightly, hour=3)  # UTC
+        self._scheduler.start()
+
+    def _outlast(self, work: Callable[..., object], *given: object) -> None:
+        """Run a timer's work and survive its errors. An absent database gives one event for all timers."""
+        try:
+            work(*given)
+        except SQLAlchemyError as error:
+            self._database.outage.noticed(error)
+
+    def _hold(self, name: str) -> None:
+        """Take or renew a lease: of those that can do the same duties, one process of a site does them."""
+        is_ours = False
+        try:
+            is_ours = acquire_lease(self._database, name, self._owner, _SCHEDULER_SECONDS)
+        finally:  # after an error it is not known to be ours
+            is_new = is_ours and name not in self._held
+            (self._held.add if is_ours else self._held.discard)(name)
+        if is_new:
+            self._say(events.SCHEDULER_TAKEN, owner=self._owner, lease=name)
+
+    def _show_life(self) -> None:
+        self.life.report(self._signs(), running(self._settings.node.data_dir))
+
+    def _watch_clock(self) -> None:
+        """After the machine's clock was put back nothing waits until the time that it showed before."""
+        ahead = _ahead()
+        if self._ahead - ahead > _PUT_BACK_SECONDS:
+            with self._database.write() as session:
+                deliveries.clock_put_back(session, utc_now())
+            self._queue.clock_put_back()
+            self._say(events.CLOCK_PUT_BACK, seconds=round(self._ahead - ahead))
+        self._ahead = ahead  # last: without a database it is tried again
+
+    def _watch_entered(self) -> None:
+        """Have this node read its configuration anew for what was entered on another machine of the site.
+
+        Not at the first look: the machine where it was entered asks its nodes at once. Where it was refused,
+        again after a while.
+        """
+        before, self._entered = self._entered, newest(self._settings.node.data_dir)
+        if before == self._entered != self._settings.node.entered and time.monotonic() > self._ask_at:
+            self._ask_at = time.monotonic() + _ASK_AGAIN_SECONDS
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    def _watch_decisions(self) -> None:
+        """Copy what could not be copied, notice a database that was restored, do again what it had lost."""
+        try:
+            decision_copies.copy(self._database, self._settings)
+            self._not_copied = False
+            if decision_copies.is_behind(self._database, self._settings):
+                decision_copies.take_in(self._database, self._settings)
+            if _SITE in self._held:
+                backup.apply_waiting_decisions(self._settings)
+        except DecisionNotCopied:
+            if not self._not_copied:
+                self._say(events.DECISIONS_NOT_COPIED, node=self._owner)
+            self._not_copied = True
+        except (OSError, NodeError):
+            return  # who needs them logs it
+
+    def _when_held(self, lease: str, function: Callable[..., object], *given: object) -> None:
+        if lease in self._held:
+            function(*given)
+
+    def _watch_drift(self) -> None:
+        """On one machine at a time, and one that has the models: the scheduler may be a listener."""
+        if acquire_lease(self._database, "drift", self._owner, _SCHEDULER_SECONDS):
+            drift.report_drift(self._database, self._settings)
+
+    def _watch_data_folder(self) -> None:
+        """Report low space, and a deleted SQLite file: writes to it still succeed, and are lost at the
+        restart.
+        """
+        if self._database_file != inode(self._database):
+            self._say(events.DATABASE_REPLACED)
+        free = shutil.disk_usage(self._settings.node.data_dir).free // 2**20
+        if free < self._settings.spool.minimum_free_mib:
+            self._say(events.DISK_LOW, free_mib=free, minimum_mib=self._settings.spool.minimum_free_mib)
+
+
+def inode(database: Database) -> int:
+    """The inode of the SQLite file; 0 for other databases, and if the file does not exist."""
+    path = Path(database.url.database or "")
+    return path.stat().st_ino if database.is_sqlite and path.is_file() else 0
+
+
+def _ahead() -> float:
+    """Seconds by which the machine's clock is ahead of the one that nobody sets."""
+    return time.time() - time.monotonic()

@@ -7,15 +7,17 @@ A person's choices for a study in quarantine: between patients, and between vers
 
 Each choice is a question with numbered options. Nothing received is deleted: versions that are not chosen
 stay in the spool, set aside, and are not analysed.
+
+Applies the present rules to a study again: on request of a person, or because a rule changed.
 """
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import count
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +32,20 @@ from dicom_node.base.events import (
     STEPS_NOT_AWAITED,
     STUDY_COMPLETE,
     STUDY_MAY_BE_INCOMPLETE,
+    STUDY_RERUN,
     VERSION_CHOSEN,
 )
 from dicom_node.base.files import Files, bucket_of, is_whole
 from dicom_node.base.kinds import ObjectRole, Outcome, StepStatus
-from dicom_node.base.lifecycle import StudyState
-from dicom_node.base.store import fetches, intake, steps
+from dicom_node.base.lifecycle import JobState, StudyState
+from dicom_node.base.store import fetches, intake, queue, requested
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import ReceivedObject, Study
+from dicom_node.base.store.tables import Instance, ReceivedObject, Study
 from dicom_node.base.store.transitions import FOR_UPDATE, move_study, record, steady_now
 from dicom_node.base.store.views import as_json
-from dicom_node.jobs.enqueue import enqueue_study
-from dicom_node.receive.inspection import Arrival
-from dicom_node.receive.inspector import Inspector
-from dicom_node.receive.spool import Spool
+from dicom_node.jobs.queue import RuleDecision, decide_study, enqueue_study
+from dicom_node.receive.inspection import Inspected, Inspector, ReaderLost
+from dicom_node.receive.spool import Arrival, Spool
 from dicom_node.studies.indexing import (
     OTHER_PATIENT,
     TWO_PATIENTS,
@@ -51,8 +53,10 @@ from dicom_node.studies.indexing import (
     Indexing,
     is_of_another_patient,
     note_other_patient,
+    quarantine_study,
+    release_study,
+    stop_study,
 )
-from dicom_node.studies.quarantine import quarantine_study, release_study
 
 # An open association that brought a study nothing for so long no longer keeps it open: if the journal loses
 # the line with the association's end, the study is completed all the same.
@@ -69,7 +73,7 @@ class Assembler:
         self._also = [is_whole()] if bucket_of(settings) else []
         self._fetches = any("query" in peer.may for peer in settings.peers)
         self._mpps = [peer.name for peer in settings.peers if peer.mpps]
-        self._at_once = steps.complete(self._mpps) if self._mpps else None
+        self._at_once = requested.complete_by_steps(self._mpps) if self._mpps else None
         of_site = settings.assembly.quiet_seconds, settings.assembly.quiet_seconds_us
         of_peers = [peer.quiet_seconds or 0 for peer in settings.peers]
         self._longest = timedelta(seconds=max(*of_site, *of_peers))
@@ -86,7 +90,7 @@ class Assembler:
             also.append(fetches.is_not_under_way(now - _SILENCE))
         if self._mpps:
             silent_since = now - timedelta(minutes=self._settings.assembly.mpps_minutes)
-            also.append(~steps.hold(self._mpps, silent_since))
+            also.append(~requested.wait_for_steps(self._mpps, silent_since))
         # A later end of a quiet time was written by a clock that has been set back since.
         latest = now + 2 * self._longest
         late = (Study.state == StudyState.RECEIVING) & (Study.due_at > latest)
@@ -105,7 +109,7 @@ class Assembler:
         now = steady_now()
         with self._database.read() as session:
             due = session.scalar(select(func.min(Study.due_at)).where(Study.due_at > now))
-        return (due - now).total_seconds() if due else inf
+        return (due - now).total_seconds() if due else float("inf")
 
     def _complete_next(self, now: datetime, also: Sequence[ColumnElement[bool]]) -> bool:
         with self._database.read() as session:
@@ -123,8 +127,8 @@ class Assembler:
                 quarantine_study(session, study, OTHER_PATIENT)
                 return True
             # How far the steps of the study were fulfilled.
-            named = steps.of_study(session, study.study_instance_uid, self._mpps) if self._mpps else ()
-            missing = steps.missing(session, [row.id for row in named])
+            named = requested.steps_of(session, study.study_instance_uid, self._mpps) if self._mpps else ()
+            missing = requested.objects_missing(session, [row.id for row in named])
             going_on = sum(row.status is StepStatus.IN_PROGRESS for row in named)
             if missing or going_on:
                 counts = {"steps": len(named), "going_on": going_on, "missing": missing}
@@ -140,7 +144,6 @@ class Assembler:
             return True
 
 
-_CAME_SINCE = "something came for the study meanwhile: look at its versions again"
 _ROLES = (ObjectRole.SOURCE, ObjectRole.NON_SOURCE)
 
 
@@ -181,41 +184,37 @@ class Option:
         return self.if_taken, self.sop_instance_uid
 
 
-@dataclass(frozen=True, slots=True)
-class _StudyVersions:
-    """A study's versions, patient by patient, and what it was made of when they were read."""
+_Patients = Sequence[Sequence[Version]]
+"""A study's versions, patient by patient."""
 
-    patients: Sequence[Sequence[Version]]
-    as_of: str
 
-    def options(self) -> list[Option]:
-        """All options, numbered from 1, the patients first, in the order in which they came."""
-        numbers = count(1)
-        patients = [Option(next(numbers), "", group) for group in self.patients if len(self.patients) > 1]
-        found = list(patients)
-        for at, group in enumerate(self.patients):
-            if_taken = patients[at].number if patients else None
-            for uid, versions in _by_uid(group).items():
-                if len(versions) > 1:
-                    found += [Option(next(numbers), uid, (version,), if_taken) for version in versions]
-        return found
+def _options(groups: _Patients) -> list[Option]:
+    """All options, numbered from 1, the patients first, in the order in which they came."""
+    numbers = count(1)
+    patients = [Option(next(numbers), "", group) for group in groups if len(groups) > 1]
+    found = list(patients)
+    for at, group in enumerate(groups):
+        if_taken = patients[at].number if patients else None
+        for uid, versions in _by_uid(group).items():
+            if len(versions) > 1:
+                found += [Option(next(numbers), uid, (version,), if_taken) for version in versions]
+    return found
 
-    def settled(self, take: Collection[int]) -> dict[str, Version]:
-        """The version of each object that is in force with these options. Raises NotAllowedNow."""
-        options = self.options()
-        if wrong := set(take) - {option.number for option in options}:
-            raise NotAllowedNow(f"--take {min(wrong)} is no option of this study: {_summary(options)}")
-        patient = _one(options, take, (None, "")) if len(self.patients) > 1 else None
-        group = patient.versions if patient else [version for group in self.patients for version in group]
-        if_taken = patient.number if patient else None
-        if wrong := {
-            o.number for o in options if o.number in take and o.if_taken != if_taken and o != patient
-        }:
-            raise NotAllowedNow(f"--take {min(wrong)} is of the other patient")
-        return {
-            uid: versions[0] if len(versions) == 1 else _one(options, take, (if_taken, uid)).versions[0]
-            for uid, versions in _by_uid(group).items()
-        }
+
+def _settled(groups: _Patients, take: Collection[int]) -> dict[str, Version]:
+    """The version of each object that is in force with these options. Raises NotAllowedNow."""
+    options = _options(groups)
+    patient = _one(options, take, (None, "")) if len(groups) > 1 else None
+    group = patient.versions if patient else [version for group in groups for version in group]
+    if_taken = patient.number if patient else None
+    if wrong := set(take) - {o.number for o in options if o.if_taken == if_taken or o == patient}:
+        raise NotAllowedNow(
+            f"--take {min(wrong)} is no option of this study, or of the other patient: {_summary(options)}"
+        )
+    return {
+        uid: versions[0] if len(versions) == 1 else _one(options, take, (if_taken, uid)).versions[0]
+        for uid, versions in _by_uid(group).items()
+    }
 
 
 class Choice:
@@ -231,9 +230,40 @@ class Choice:
         )
 
     def rows(self, study_id: int) -> list[dict[str, Any]]:
-        """The choices, as from :func:`rows`; empty if the study can be released as it is."""
-        read = self._read(study_id)
-        return rows(read.options(), read.as_of)
+        """The options as rows: who sent them, when, and how they differ; none if the study can be released
+        as it is. The rows contain patients' names.
+
+        ``as_of`` is in each row: the choice must pass it back.
+        """
+        patients, as_of = self._read(study_id)
+        options = _options(patients)
+        shown = []
+        for option in options:
+            texts = [_values(other) for other in options if other.question == option.question]
+            mine = _values(option)
+            arrivals = [version.item.arrival for version in option.versions]
+            shown.append(
+                {
+                    "as_of": as_of,
+                    "number": option.number,
+                    "choose": "image" if option.sop_instance_uid else "patient",
+                    "if_taken": option.if_taken,
+                    "sop_instance_uid": option.sop_instance_uid,
+                    "objects": len(_by_uid(option.versions)),
+                    "received": [version.number for version in option.versions],
+                    "calling_ae": sorted({arrival.calling_ae for arrival in arrivals}),
+                    "first_received_at": as_json(min(arrival.received_at for arrival in arrivals)),
+                    "last_received_at": as_json(max(arrival.received_at for arrival in arrivals)),
+                    "counts": any(version.in_force for version in option.versions),
+                    "stands_in": next((v.elsewhere for v in option.versions if v.elsewhere), ""),
+                    "differs": {
+                        word: mine.get(word, "")
+                        for word in sorted({word for values in texts for word in values})
+                        if len({values.get(word, "") for values in texts}) > 1
+                    },
+                }
+            )
+        return shown
 
     def release(
         self,
@@ -250,15 +280,14 @@ class Choice:
         the released study and the spool names of each option taken. Raises NotAllowedNow if the study is not
         in quarantine, a choice is missing, an option does not exist, or objects came since.
         """
-        read = self._read(study_id)
-        chosen = [option for option in read.options() if option.number in take]
+        patients, seen = self._read(study_id)
+        chosen = [option for option in _options(patients) if option.number in take]
         with self._database.write() as session:
             study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
             if study.state is StudyState.QUARANTINED:  # else it says what it is: released already, say
-                if as_of not in (None, read.as_of) or _arrivals(session, study_id) != read.as_of:
-                    raise NotAllowedNow(_CAME_SINCE)
-                taken = read.settled(take)
-                self._apply(session, study, read, taken)
+                if as_of not in (None, seen) or _arrivals(session, study_id) != seen:
+                    raise NotAllowedNow("something came for the study meanwhile: look at its versions again")
+                self._apply(session, study, patients, _settled(patients, take))
                 for option in chosen:
                     first = option.versions[0]
                     record(
@@ -273,8 +302,7 @@ class Choice:
                     )
             release_study(session, study_id)
             if also is not None:
-                of = _arrivals(session, study_id)
-                also(session, {"of": of, "taken": [_names(option) for option in chosen]})
+                also(session, {"of": seen, "taken": [_names(option) for option in chosen]})
 
     def again(self, study_id: int, what: Mapping[str, Any]) -> list[int] | None:
         """The options that were ``taken`` when the study was released, by their present numbers.
@@ -285,12 +313,12 @@ class Choice:
             study = session.get_one(Study, study_id)
             if study.state is not StudyState.QUARANTINED or _arrivals(session, study_id) != what["of"]:
                 return None
-        options = self._read(study_id).options()
-        numbers = [option.number for option in options if _names(option) in what["taken"]]
+        patients, _ = self._read(study_id)
+        numbers = [option.number for option in _options(patients) if _names(option) in what["taken"]]
         return numbers if len(numbers) == len(what["taken"]) else None
 
     def _apply(
-        self, session: Session, study: Study, read: _StudyVersions, taken: Mapping[str, Version]
+        self, session: Session, study: Study, patients: _Patients, taken: Mapping[str, Version]
     ) -> None:
         """Put the taken versions in force, and set the others aside."""
         for version in taken.values():
@@ -304,7 +332,7 @@ class Choice:
                         f"{other.state}: it cannot be taken from there"
                     )
                 self._indexing.take(session, study, version.item)
-        versions = [version for group in read.patients for version in group]
+        versions = [version for group in patients for version in group]
         uids = {version.uid for version in versions}
         for instance in intake.instances_of(session, study.id, _ROLES):
             if instance.sop_instance_uid in uids - taken.keys():
@@ -323,7 +351,7 @@ class Choice:
             study.study_date = found.study_date
             self._indexing.names.enter(session, study, found.identity.get("PatientName", ""))
 
-    def _read(self, study_id: int) -> _StudyVersions:
+    def _read(self, study_id: int) -> tuple[_Patients, str]:
         with self._database.read() as session:
             study = session.get_one(Study, study_id)
             as_of, listed = _arrivals(session, study_id), list(_listed(session, study))
@@ -335,7 +363,7 @@ class Choice:
                 try:
                     with self._database.read() as session:
                         path = self._files.here(session, row.path)
-                    found = self._inspector.inspect(path, self._assumed.get(row.calling_ae, ""))
+                    found = self._inspected(path, self._assumed.get(row.calling_ae, ""))
                 except (OSError, NotInSpool):  # the file is missing
                     continue
                 item = Arrived(self._files.data_dir / row.path, arrival, found, row.bytes)
@@ -343,7 +371,13 @@ class Choice:
                     versions.append(Version(row.id, item, in_force, superseded, elsewhere))
         finally:
             self._inspector.close()
-        return _StudyVersions(_patients(versions), as_of)
+        return _patients(versions), as_of
+
+    def _inspected(self, path: Path, charset: str) -> Inspected:
+        try:
+            return self._inspector.inspect(path, charset)
+        except ReaderLost:
+            return self._inspector.inspect(path, charset, again=True)
 
 
 def _names(option: Option) -> list[Any]:
@@ -355,40 +389,6 @@ def _arrivals(session: Session, study_id: int) -> str:
     """What a study was made of: the hash of its spool names."""
     names = {Path(row.path).stem for row in intake.received(session, study_id)}
     return hashlib.sha256(" ".join(sorted(names)).encode()).hexdigest()
-
-
-def rows(options: Sequence[Option], as_of: str) -> list[dict[str, Any]]:
-    """The options as rows: who sent them, when, and how they differ. The rows contain patients' names.
-
-    ``as_of`` is in each row: the choice must pass it back.
-    """
-    shown = []
-    for option in options:
-        texts = [_values(other) for other in options if other.question == option.question]
-        mine = _values(option)
-        arrivals = [version.item.arrival for version in option.versions]
-        shown.append(
-            {
-                "as_of": as_of,
-                "number": option.number,
-                "choose": "image" if option.sop_instance_uid else "patient",
-                "if_taken": option.if_taken,
-                "sop_instance_uid": option.sop_instance_uid,
-                "objects": len(_by_uid(option.versions)),
-                "received": [version.number for version in option.versions],
-                "calling_ae": sorted({arrival.calling_ae for arrival in arrivals}),
-                "first_received_at": as_json(min(arrival.received_at for arrival in arrivals)),
-                "last_received_at": as_json(max(arrival.received_at for arrival in arrivals)),
-                "counts": any(version.in_force for version in option.versions),
-                "stands_in": next((v.elsewhere for v in option.versions if v.elsewhere), ""),
-                "differs": {
-                    word: mine.get(word, "")
-                    for word in sorted({word for values in texts for word in values})
-                    if len({values.get(word, "") for values in texts}) > 1
-                },
-            }
-        )
-    return shown
 
 
 def _values(option: Option) -> dict[str, str]:
@@ -479,3 +479,105 @@ def _summary(options: Sequence[Option]) -> str:
         + (f" (if {if_taken} is taken)" if if_taken else "")
         for (if_taken, uid), numbers in numbers_of.items()
     )
+
+
+Row = dict[str, Any]
+"""A study and a rule that takes it, or "" for none; the keys stand in ``docs/reference/lists.md``."""
+
+
+def rerun(session: Session, study_id: int, settings: Settings) -> list[Row]:
+    """Apply the rules to a study as if it had just been completed; a row for each rule that takes it.
+
+    Unsent deliveries of earlier jobs are withdrawn until a job wants them again. Results that do not change
+    have the same derived UIDs, so they are neither built nor sent again. Raises NotAllowedNow.
+    """
+    study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
+    if reason := _refusal(study, intake.instances_of(session, study_id, [ObjectRole.SOURCE])):
+        raise NotAllowedNow(reason)
+    study.revision += 1
+    session.flush()
+    stop_study(session, study, f"superseded by revision {study.revision}", same_data=True)
+    move_study(session, study, STUDY_RERUN)
+    move_study(session, study, STUDY_COMPLETE)
+    decisions = enqueue_study(session, study, settings)
+    return _rows(study.study_instance_uid, decisions, study.reason, queued=True)
+
+
+def replay(
+    database: Database, settings: Settings, since: datetime, also: Callable[[Session, int], None] | None
+) -> list[Row]:
+    """Apply the rules to the studies that they missed; a row for each study and rule that takes it.
+
+    These are studies received after ``since`` for which the rules now want a job that the study did not get.
+    A study that would only lose a job is left out, because delivered results stay. A study whose rules are
+    still to be applied (being received, in quarantine) is left out too. One transaction each, in which
+    ``also`` writes; with None nothing is done.
+    """
+    found, rows = [], []
+    with database.read() as session:
+        for study in intake.settled_studies(session, since):
+            sources = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
+            had = [
+                _work(job.pipeline, job.options, job.destinations, job.source_uids)
+                for job in queue.of_study(session, study.id, set(JobState) - {JobState.HELD})
+                if job.study_revision == study.revision
+            ]
+            decisions = decide_study(session, study, sources, settings)
+            wanted = [
+                _work(one.rule.pipeline, one.rule.options, one.rule.send_to, one.source_uids)
+                for one in decisions
+                if not one.held_reason
+            ]
+            if any(work not in had for work in wanted):
+                uid, refusal = study.study_instance_uid, _refusal(study, sources)
+                found.append((study.id, uid, decisions, refusal or "would be queued"))
+    for study_id, uid, decisions, reason in found:
+        if also is None:
+            rows += _rows(uid, decisions, reason, queued=False)
+            continue
+        try:
+            with database.write() as session:
+                rows += rerun(session, study_id, settings)
+                also(session, study_id)
+        except NotAllowedNow as refused:
+            rows += _rows(uid, decisions, str(refused), queued=False)
+    return rows
+
+
+def _work(
+    pipeline: str, options: Mapping[str, Any], destinations: Sequence[str], source_uids: Sequence[str]
+) -> tuple[object, ...]:
+    """What tells one job from another, whatever its rule is called."""
+    options_text = json.dumps(dict(options), sort_keys=True)
+    return pipeline, options_text, sorted(destinations), list(source_uids)
+
+
+def _rows(study: str | None, decisions: Sequence[RuleDecision], reason: str, *, queued: bool) -> list[Row]:
+    """``reason`` is the study's; a limit of a rule itself goes before."""
+    none = {"rule": "", "pipeline": "", "destinations": [], "sources": 0, "queued": False, "reason": reason}
+    named = {"study_instance_uid": study}
+    taken = [
+        named
+        | {
+            "rule": decision.rule.name,
+            "pipeline": decision.rule.pipeline,
+            "destinations": list(decision.rule.send_to),
+            "sources": len(decision.source_uids),
+            "queued": queued and not decision.held_reason,
+            "reason": f"held: {decision.held_reason}" if decision.held_reason else reason,
+        }
+        for decision in decisions
+    ]
+    return taken or [named | none]
+
+
+def _refusal(study: Study, sources: Sequence[Instance]) -> str:
+    """Why a study cannot be run again, "" where it can."""
+    named = f"study {study.study_instance_uid}"
+    if study.state in (StudyState.RECEIVING, StudyState.COMPLETE):
+        return f"{named} is still being received: its rules are applied when it is complete"
+    if study.state is StudyState.QUARANTINED:
+        return f"{named} is in quarantine: `dicom-node studies release` releases it and applies the rules"
+    if any(source.purged for source in sources):
+        return f"{named} has images that were purged after spool.keep_days: have them sent again"
+    return ""

@@ -19,7 +19,6 @@ Queries to a peer for studies to fetch; each study is stored once.
 """
 
 import itertools
-import re
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -33,7 +32,7 @@ from sqlalchemy.orm import Session
 
 from ai_pipeline.images.dates import date_of
 from dicom_node.base.config.settings import PeerSettings, PriorsSettings, RuleSettings, Settings, matches
-from dicom_node.base.dicom.file_meta import META_BYTES, is_uid
+from dicom_node.base.dicom.elements import META_BYTES, is_uid
 from dicom_node.base.dicom.identity import Patient, are_one_patient
 from dicom_node.base.errors import FaultyInput, PeerUnreachable, SpoolFull
 from dicom_node.base.events import (
@@ -53,19 +52,14 @@ from dicom_node.base.lifecycle import OPEN_FETCHES, FetchState, JobState, StudyS
 from dicom_node.base.outcomes import Done, Failed, NotYet, Outcome, Retry
 from dicom_node.base.runner import Lane
 from dicom_node.base.store import fetches, intake
-from dicom_node.base.store.database import Database
+from dicom_node.base.store.database import Database, batches
 from dicom_node.base.store.tables import ArchiveQuestion, Fetch, Job, Study
-from dicom_node.base.store.transitions import move_fetch, record, turn_changed, utc_now
+from dicom_node.base.store.transitions import move, record, turn_changed, utc_now
 from dicom_node.deliver import scu
-from dicom_node.receive.inspection import Arrival, check_taken, read_meta
 from dicom_node.receive.policy import accepted_classes
-from dicom_node.receive.spool import Spool, WaitingObjects
+from dicom_node.receive.spool import Arrival, Spool, WaitingObjects, check_taken, read_meta
 
-_AGAIN = timedelta(seconds=5)  # until a peer that did not answer is asked again
 _LOOK = timedelta(seconds=2)  # between looks whether all came
-_INDEXED = timedelta(seconds=5)  # what was fetched is indexed by then
-_LOOKED_AT = 20  # earlier studies whose body part is asked for
-_WILDCARDS = re.compile(r"[*?\\]")  # PS3.4 C.2.2.2.4, PS3.5 6.2
 _PROJECTION = frozenset({"CR", "DX"})
 _COMES = frozenset({StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUEUED, StudyState.RUNNING})
 
@@ -107,7 +101,7 @@ class Questions(Lane[ArchiveQuestion]):
         self, row: ArchiveQuestion, study: Study, wanted: PriorsSettings, stop: threading.Event
     ) -> Outcome:
         patient_id, issuer = study.patient_id.strip(), study.issuer_of_patient_id.strip()
-        if not patient_id or _WILDCARDS.search(patient_id):
+        if not patient_id or {*patient_id} & {*"*?\\"}:  # wildcards of PS3.4 C.2.2.2.4, PS3.5 6.2
             return Failed("without a Patient ID that can be asked for")
         with self._database.read() as session:
             images = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
@@ -139,7 +133,7 @@ class Questions(Lane[ArchiveQuestion]):
                     and not found.patient.disagrees(patient)
                 ]
                 # The newest of the same body part, as far as the peer names one.
-                for found in sorted(fitting, key=lambda found: found.study_date, reverse=True)[:_LOOKED_AT]:
+                for found in sorted(fitting, key=lambda found: found.study_date, reverse=True)[:20]:
                     if wanted.same != "modality" and parts:
                         theirs = archive.body_parts(found.study_instance_uid)
                         if theirs and not theirs & parts:
@@ -148,7 +142,7 @@ class Questions(Lane[ArchiveQuestion]):
                     if len(chosen) == wanted.most:
                         break
         except PeerUnreachable:
-            return Retry(after=_AGAIN)
+            return Retry(after=timedelta(seconds=5))
         # Another process may write the same study down: asked again at once.
         with suppress(IntegrityError), self._database.write() as session:
             session.add(row)
@@ -190,7 +184,9 @@ def _is_settled(session: Session, study_instance_uid: str, now: datetime) -> boo
     study = fetches.here(session, [study_instance_uid]).get(study_instance_uid)
     if study is not None:
         return study.state not in _COMES
-    return fetch is None or fetch.ended_at is None or fetch.ended_at + _INDEXED < now
+    return (
+        fetch is None or fetch.ended_at is None or fetch.ended_at + timedelta(seconds=5) < now
+    )  # indexed by then
 
 
 _S = scu.RetrieveStatus
@@ -198,7 +194,6 @@ ATTEMPTS = 3
 """Tries of a peer that answers; one that does not is tried for ever."""
 ATTEMPTS_OF_KILLED = 10
 """Tries of a study at which the node ends each time."""
-_MARGIN_SECONDS = 120.0  # of the lease, above what a retrieval may take: associations, the database
 _WATCH_SECONDS = 0.2
 _LOOK_SECONDS = 30.0  # between looks whether the next study is still wanted
 
@@ -209,7 +204,7 @@ class Fetcher(Lane[Fetch]):
     table = Fetch
 
     def __init__(self, database: Database, settings: Settings, peer: PeerSettings, owner: str) -> None:
-        seconds = peer.retrieve_seconds + _MARGIN_SECONDS
+        seconds = peer.retrieve_seconds + 120  # for associations and the database
         super().__init__(database, settings, f"fetch from {peer.name}", owner, seconds)
         self._peer = peer
         self._spool = Spool(settings.node.data_dir / "spool", settings.spool.minimum_free_mib * 2**20)
@@ -232,7 +227,7 @@ class Fetcher(Lane[Fetch]):
                 session.add(row)
                 reason = f"the node ended while it was fetched, try {row.attempts}"
                 event = FETCH_RETRIED if row.attempts < ATTEMPTS_OF_KILLED else FETCH_FAILED
-                move_fetch(session, row, event, reason=reason, next_at=utc_now())
+                move(session, row, event, reason=reason, next_at=utc_now())
             return NotYet()
         with self._database.read() as session:
             wait = self._pause(row, fetches.last_start(session, self._peer.name), utc_now())
@@ -242,7 +237,7 @@ class Fetcher(Lane[Fetch]):
         with self._database.write() as session:
             session.add(row)
             started = {"started_at": utc_now(), "attempts": row.attempts + 1}
-            if not move_fetch(session, row, FETCH_STARTED, **started):  # a person cancelled it
+            if not move(session, row, FETCH_STARTED, **started):  # a person cancelled it
                 return NotYet()
         archive = scu.open_archive(self._peer, self._settings)
         sink = Incoming(self._spool, self._waiting, self._settings, self._peer, row.id)
@@ -265,10 +260,10 @@ class Fetcher(Lane[Fetch]):
     def move(self, session: Session, row: Fetch, outcome: Outcome) -> None:
         """Fetched, failed, or waiting again."""
         if isinstance(outcome, Retry):
-            move_fetch(session, row, FETCH_RETRIED)
+            move(session, row, FETCH_RETRIED)
         else:
             event = FETCH_DONE if isinstance(outcome, Done) else FETCH_FAILED
-            move_fetch(session, row, event, ended_at=utc_now())
+            move(session, row, event, ended_at=utc_now())
 
 
 @contextmanager
@@ -314,8 +309,7 @@ class Incoming:
         if not is_uid(sop_instance_uid):
             raise FaultyInput("it has no valid SOP Instance UID")
         check_taken(sop_class_uid, transfer_syntax_uid, self.sop_classes)
-        limits = self._settings.spool
-        if not self._waiting.has_room(self._peer.name, limits.waiting_objects, limits.waiting_mib * 2**20):
+        if not self._waiting.has_room(self._peer.name, self._settings.spool):
             raise SpoolFull("too many objects of this peer wait to be indexed")
         arrival = Arrival(
             self._association,
@@ -345,7 +339,6 @@ class Incoming:
         )
 
 
-_BATCH = 500  # studies of one query or transaction
 _ON_ITS_WAY = frozenset(
     {StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUEUED, StudyState.RUNNING, StudyState.UNASSESSED}
 )
@@ -375,9 +368,8 @@ def missing(database: Database, settings: Settings, peer: PeerSettings, days: in
     asked = questions(today - timedelta(days=days), today, modalities)
     answers = {study.study_instance_uid: study for one in asked for study in archive.find(one).studies}
     wanted = [(study, rule) for study in answers.values() if (rule := _rule_for(study, settings.rules))]
-    batches = [wanted[start : start + _BATCH] for start in range(0, len(wanted), _BATCH)]
     with database.read() as session:
-        return [row for batch in batches for row in _without_result(session, peer, batch)]
+        return [row for batch in batches(wanted) for row in _without_result(session, peer, batch)]
 
 
 def fetch_missing(session: Session, peer: str, study: MissingStudy) -> None:
@@ -387,7 +379,7 @@ def fetch_missing(session: Session, peer: str, study: MissingStudy) -> None:
         write_down(session, peer, study.found)
     elif row.state not in OPEN_FETCHES:
         row.peer = peer
-        move_fetch(session, row, FETCH_ASKED, attempts=0, reason="", next_at=utc_now())
+        move(session, row, FETCH_ASKED, attempts=0, reason="", next_at=utc_now())
 
 
 def report_missing(database: Database, settings: Settings) -> int:
@@ -414,14 +406,14 @@ def _rule_for(study: scu.FoundStudy, rules: Sequence[RuleSettings]) -> str:
     """The first rule whose conditions hold as far as an answer says; those on images cannot be tried."""
     for rule in rules:
         wanted, texts = rule.when.modality, rule.when.study_description
-        of_modality = not wanted or not study.modalities or _any(wanted, study.modalities)
-        if of_modality and (not texts or not study.description or _any(texts, [study.description])):
+        if _may_fit(wanted, study.modalities) and _may_fit(texts, [study.description]):
             return rule.name
     return ""
 
 
-def _any(patterns: Sequence[str], values: Sequence[str]) -> bool:
-    return any(matches(pattern, value) for pattern in patterns for value in values)
+def _may_fit(patterns: Sequence[str], values: Sequence[str]) -> bool:
+    known = [value for value in values if value]
+    return not patterns or not known or any(matches(one, value) for one in patterns for value in known)
 
 
 def _without_result(
@@ -479,8 +471,7 @@ def ask(
     for question in asked:
         found = archive.find(question)
         outcome["strays"] += found.strays
-        for start in range(0, len(found.studies), _BATCH):
-            batch = found.studies[start : start + _BATCH]
+        for batch in batches(found.studies):
             with database.write() as session:
                 uids = [study.study_instance_uid for study in batch]
                 here, known = fetches.here(session, uids), fetches.of_studies(session, uids)
@@ -530,7 +521,7 @@ def write_down(
 def ask_again(session: Session, peer: str) -> int:
     """Fetch again the studies of this peer that were given up or cancelled; returns their number."""
     return sum(
-        move_fetch(session, row, FETCH_ASKED, attempts=0, reason="", next_at=utc_now())
+        move(session, row, FETCH_ASKED, attempts=0, reason="", next_at=utc_now())
         for row in fetches.listed(session, peer, (FetchState.FAILED, FetchState.CANCELLED))
     )
 
@@ -538,6 +529,6 @@ def ask_again(session: Session, peer: str) -> int:
 def cancel(session: Session, peer: str) -> int:
     """Cancel the waiting fetches from this peer; returns the number of studies."""
     return sum(
-        move_fetch(session, row, FETCH_CANCELLED, ended_at=utc_now())
+        move(session, row, FETCH_CANCELLED, ended_at=utc_now())
         for row in fetches.listed(session, peer, (FetchState.WAITING,))
     )

@@ -1,38 +1,129 @@
-"""Indexing of one received object: its rows, the version in force, and the effect on its study.
+"""The index of the spool: rows of received objects in the database, and what they mean for their studies.
 
-Checks that a fetched object belongs to the requested study and to the patient named in the answer.
+Each acknowledged object is indexed once, also after a crash: the rows are committed first and the file is
+moved after. If the node dies in between, the next scan finds the row and completes the move. Nothing
+received is overwritten. A study that changed or is in doubt is stopped: a conflict puts it into quarantine.
 
-Questions to peers about a study, from the rules that take an image of it.
+The listener's journal becomes rows of associations and events: an open association keeps its studies open.
+
+Received objects are deleted once all results of their study are confirmed, never before; the files of results
+later. Files are marked as purged before they are deleted. So a file outside ``incoming`` without a row means
+a lost database, and a row without its file a lost disk.
 """
 
+import logging
+import os
+import secrets
 import struct
-from collections.abc import Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from itertools import chain, islice
 from pathlib import Path
 
+from sqlalchemy import delete, select, update
+from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
 
 from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.dicom.hashes import CODING
+from dicom_node.base.dicom.elements import CODING
 from dicom_node.base.dicom.identity import Patient, identity_sha256, patient_sha256
 from dicom_node.base.dicom.uids import role_of
-from dicom_node.base.errors import NotInSpool, StoreAway
-from dicom_node.base.files import Files
-from dicom_node.base.kinds import ObjectRole, Outcome
-from dicom_node.base.lifecycle import READ_FROM_WORK, FetchState, StudyState
-from dicom_node.base.store import fetches, intake, questions, results, sight, steps
-from dicom_node.base.store.database import Database
-from dicom_node.base.store.patient_names import PatientNames
-from dicom_node.base.store.tables import Fetch, Instance, ReceivedObject, Study
-from dicom_node.base.store.transitions import move_fetch, move_study, record, steady_now
-from dicom_node.jobs.enqueue import decide_study, forward_late
-from dicom_node.receive.inspection import Arrival, Inspected, same_object
-from dicom_node.receive.inspector import Inspector
-from dicom_node.receive.spool import Spool, marked
-from dicom_node.studies.quarantine import drop_waiting, quarantine_study, stop_study
+from dicom_node.base.errors import NodeError, NotAllowedNow, NotFound, NotInSpool, SpoolError, StoreAway
+from dicom_node.base.files import Files, one_indexer, waiting_paths
+from dicom_node.base.kinds import NOT_CHOSEN, AssociationOutcome, ObjectRole, Outcome, ResultKind
+from dicom_node.base.lifecycle import READ_FROM_WORK, FetchState, JobState, StudyState
+from dicom_node.base.sitekey import PatientNames
+from dicom_node.base.store import (
+    deliveries,
+    fetches,
+    intake,
+    queue,
+    requested,
+    results,
+    sight,
+)
+from dicom_node.base.store.database import Database, batches, stamp
+from dicom_node.base.store.tables import Association, Cursor, Fetch, Instance, ReceivedObject, Study
+from dicom_node.base.store.transitions import (
+    FOR_UPDATE,
+    append,
+    move,
+    move_job,
+    move_study,
+    record,
+    steady_now,
+    utc_now,
+)
+from dicom_node.jobs.queue import decide_study, forward_late
+from dicom_node.receive.inspection import Inspected, Inspector, ReaderLost, unread
+from dicom_node.receive.spool import (
+    Arrival,
+    Spool,
+    Turns,
+    has_no_writer,
+    journal_folders,
+    marked,
+    read_arrival,
+    read_journal,
+    remove_read,
+    same_object,
+)
+
+
+def quarantine_study(session: Session, study: Study, reason: str) -> None:
+    """Quarantine the study: none of its results is sent until a person chooses."""
+    if study.state is StudyState.QUARANTINED:
+        if reason not in study.reason:
+            study.reason = f"{study.reason}; {reason}"[:2000]
+            session.flush()
+        return
+    study.due_at = None
+    session.flush()
+    stop_study(session, study, "the study is in quarantine")
+    move_study(session, study, events.STUDY_QUARANTINED, reason=reason)
+
+
+def release_study(session: Session, study_id: int, now: datetime | None = None) -> None:
+    """Release a study from quarantine: it is assembled again from the versions in force.
+
+    The versions were chosen before (:mod:`dicom_node.studies.choose`). Raises NotFound, NotAllowedNow.
+    """
+    study = session.get(Study, study_id, with_for_update=FOR_UPDATE)
+    if study is None:
+        raise NotFound(f"no study has the number {study_id}")
+    if study.state is not StudyState.QUARANTINED:
+        raise NotAllowedNow(f"the study is {study.state}: only one in quarantine can be released")
+    study.revision += 1  # its jobs may have been made before the conflict came
+    study.due_at = now or utc_now()
+    session.flush()
+    move_study(session, study, events.STUDY_RELEASED, reason="released by a person")
+
+
+def drop_waiting(session: Session, study: Study, reason: str) -> None:
+    """Cancel jobs that have not started: jobs of a newer revision replace them."""
+    for job in queue.of_study(session, study.id, (JobState.QUEUED, JobState.HELD)):
+        move_job(session, job, events.JOB_CANCELLED, reason=reason, finished_at=utc_now())
+
+
+def stop_study(session: Session, study: Study, reason: str, *, same_data: bool = False) -> None:
+    """Send nothing more of a study: waiting jobs and deliveries are cancelled, running jobs asked to stop.
+
+    ``same_data``: assessments and received images are still delivered, because no job asks for them again.
+    """
+    drop_waiting(session, study, reason)
+    for job in queue.of_study(session, study.id, (JobState.RUNNING,)):
+        job.cancel_requested, job.reason = True, reason
+    but = NOT_CHOSEN if same_data else {ResultKind.REJECTION}
+    received = [] if same_data else intake.pending_originals(session, study.id)
+    for delivery in [*intake.pending_deliveries(session, study.id, but), *received]:
+        deliveries.withdraw(session, delivery, reason)
+    session.flush()
+
 
 _PRIORITY = {1: 1, 2: -1}  # C-STORE priority (PS3.7 9.1.1: 0 medium, 1 high, 2 low) → ours
 _EVENTS: dict[Outcome, events.EventType] = {
@@ -43,10 +134,7 @@ _EVENTS: dict[Outcome, events.EventType] = {
     Outcome.QUARANTINED: events.OBJECT_QUARANTINED,
     Outcome.SET_ASIDE: events.IDENTITY_NOT_TAKEN,
 }
-_COMPARED = 20  # versions of one object that a new one is compared with at most
 _NOT_SEEN = "its study, or the object, is here from senders that the user who stored it does not see"
-_LOOK_BACK = 3  # objects that show how a sender uses associations
-_ONE_ENTRY = timedelta(hours=1)  # a sender's faulty objects without a study are one entry for so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +178,6 @@ class Indexing:
         self._settings = settings
         self._files = Files(settings)
         self._peers = {peer.ae_title: peer for peer in settings.peers if "send" in peer.may}
-        self._further = frozenset(settings.listener.further_storage_classes)
-        self._mpps = any(peer.mpps for peer in settings.peers)
-        self._grabbers = {name for rule in settings.rules for name in rule.secondary_captures_from}
         self.names = PatientNames(settings.node.data_dir, make_key=True)
 
     def compare_ahead(
@@ -129,9 +214,10 @@ class Indexing:
             is_hidden = bool(item.arrival.senders) and sight.is_hidden(
                 session, item.found.study_instance_uid, item.found.sop_instance_uid
             )
-        if is_hidden:  # by a person who sees some senders only: it changes nothing of others
-            item = replace(item, found=Inspected(item.found.transfer_syntax_uid, fault=_NOT_SEEN))
-        found = item.found
+        # By a person who sees some senders only: it changes nothing of others.
+        unseen = Inspected(item.found.transfer_syntax_uid, fault=_NOT_SEEN)
+        found = unseen if is_hidden else item.found
+        item = replace(item, found=found)
         study = self._study(session, item)  # locked first: what is stored of it cannot be purged from here on
         kept = self._kept_copy(session, item)
         role = self._role(session, item)
@@ -144,40 +230,43 @@ class Indexing:
             judgement = self._judge(session, study, item, role, former)
         bad = judgement.outcome in (Outcome.CONFLICT, Outcome.QUARANTINED)
         place = self._files.data_dir / kept.path if kept else self._place(item, bad=bad)
+        event, reason, late = _EVENTS[judgement.outcome], judgement.reason, None
+        # A faulty copy of which nothing is known but the intact object: same study, same patient, as far as
+        # read. It changes nothing, so no sender can replace, hide or stop a good object by it. One whose
+        # identity is another or unreadable may be a correction: then nothing may leave with the old name.
+        is_faulty_copy = bool(found.fault and found.identity and former and former.study_id == study.id) and (
+            former is not None and former.identity_sha256 == identity_sha256(found.identity)
+        )
         if kept and kept.study_id == study.id and (bad or kept.outcome is Outcome.SET_ASIDE):
             # It repeats this copy, of which a person may have decided since.
-            self._write_received(session, study, item, Judgement(kept.outcome, kept.reason), place)
-            self._record(session, study, item, events.OBJECT_DUPLICATE)
-            return place
-        if _is_faulty_copy(found, former, study):
-            self._write_received(session, study, item, judgement, place)
-            self._record(session, study, item, events.IDENTITY_NOT_TAKEN, reason=judgement.reason)
-            return place
-        if bad:
+            judgement = Judgement(kept.outcome, kept.reason)
+            event, reason = events.OBJECT_DUPLICATE, ""
+        elif is_faulty_copy:
+            event = events.IDENTITY_NOT_TAKEN
+        elif bad:
             self._quarantine(session, study, item, judgement, place)
             if former is not None and former.study_id != study.id and not found.fault:
                 other = session.get_one(Study, former.study_id)
                 quarantine_study(session, other, _with_object(judgement.reason, item))
             return place
-        self._receive(session, study, item, role, judgement.outcome)
-        late: Instance | None = None
-        if judgement.outcome is Outcome.REVISION or (former is None and judgement.outcome is Outcome.NEW):
-            row = self._write_instance(session, study, item, role, place)
-            ask_about(session, study, row, self._settings)
-            late = row if role is ObjectRole.NON_SOURCE and study.state in READ_FROM_WORK else None
-        elif former is not None and former.purged and judgement.outcome is Outcome.DUPLICATE:
-            # The new copy takes its place.
-            former.path, former.purged = self._files.relative(place), False
-            former.transfer_syntax_uid = item.found.transfer_syntax_uid
+        else:
+            self._receive(session, study, item, role, judgement.outcome)
+            if former is None or judgement.outcome is Outcome.REVISION:
+                row = self._write_instance(session, study, item, role, place)
+                ask_about(session, study, row, self._settings)
+                late = row if role is ObjectRole.NON_SOURCE and study.state in READ_FROM_WORK else None
+            elif former.purged and judgement.outcome is Outcome.DUPLICATE:
+                # The new copy takes its place.
+                former.path, former.purged = self._files.relative(place), False
+                former.transfer_syntax_uid = item.found.transfer_syntax_uid
+            if role is ObjectRole.OWN and judgement.outcome is Outcome.NEW:
+                # Unknown: of another node, or a copied mark.
+                is_ours = results.is_result(session, found.sop_instance_uid)
+                event = events.OWN_RESULT_RETURNED if is_ours else events.UNKNOWN_RESULT
         self._write_received(session, study, item, judgement, place)
         if late is not None:
             forward_late(session, study, late, self._settings)
-        event = _EVENTS[judgement.outcome]
-        if role is ObjectRole.OWN and judgement.outcome is Outcome.NEW:
-            # Unknown: of another node, or a copied mark.
-            is_ours = results.is_result(session, found.sop_instance_uid)
-            event = events.OWN_RESULT_RETURNED if is_ours else events.UNKNOWN_RESULT
-        self._record(session, study, item, event, reason=judgement.reason)
+        self._record(session, study, item, event, reason=reason)
         return place
 
     def take(self, session: Session, study: Study, item: Arrived) -> None:
@@ -190,7 +279,7 @@ class Indexing:
         """The first received object with the same bytes; None when there is none."""
         if not item.arrival.calling_ae:  # a stray file, not written by the listener
             return None
-        rows = intake.kept_copies(session, item.found.sop_instance_uid, _COMPARED)
+        rows = intake.kept_copies(session, item.found.sop_instance_uid, limit=20)
         return next((row for row in rows if self._is_copy(session, row.path, item)), None)
 
     def _is_copy(self, session: Session, kept: str, item: Arrived) -> bool:
@@ -221,8 +310,10 @@ class Indexing:
     def _role(self, session: Session, item: Arrived) -> ObjectRole:
         if item.found.own or results.is_result(session, item.found.sop_instance_uid):
             return ObjectRole.OWN
-        grabber = self._settings.sender_names.get(item.arrival.calling_ae, "") in self._grabbers
-        return role_of(item.found.sop_class_uid, self._further, takes_secondary_captures=grabber)
+        sender = self._settings.sender_names.get(item.arrival.calling_ae, "")
+        grabber = any(sender in rule.secondary_captures_from for rule in self._settings.rules)
+        further = frozenset(self._settings.listener.further_storage_classes)
+        return role_of(item.found.sop_class_uid, further, takes_secondary_captures=grabber)
 
     def _study(self, session: Session, item: Arrived) -> Study:
         """The object's study. Objects without Study Instance UID are listed as one entry of their sender: a
@@ -233,7 +324,7 @@ class Indexing:
         if uid:
             study = intake.study(session, uid)
         else:
-            study = intake.faulty_entry(session, mark, at - _ONE_ENTRY) if mark else None
+            study = intake.faulty_entry(session, mark, at - timedelta(hours=1)) if mark else None
         if study is not None:
             study.priority = max(study.priority, _PRIORITY.get(item.arrival.priority, 0))
             return study
@@ -254,8 +345,6 @@ class Indexing:
         session.add(study)
         session.flush()
         self.names.enter(session, study, found.identity.get("PatientName", ""))
-        if self._mpps:
-            steps.adopt_events(session, study)
         record(session, events.STUDY_RECEIVING, study.id, study=uid, calling=item.arrival.calling_ae)
         return study
 
@@ -272,12 +361,7 @@ class Indexing:
             if role is not ObjectRole.SOURCE:
                 return
             study.revision += 1
-        # The end of the quiet time after this object; doubled for one association an image.
-        seconds = self._quiet_seconds(item)
-        last = [item.arrival.association, *intake.last_associations(session, study.id, _LOOK_BACK - 1)]
-        if len(last) > 1 and len(set(last)) == len(last):
-            seconds *= 2
-        due_at = steady_now() + timedelta(seconds=seconds)
+        due_at = steady_now() + timedelta(seconds=self._quiet_seconds(item))
         study.due_at = max(due_at, study.due_at) if study.due_at else due_at
         session.flush()
         if outcome is Outcome.REVISION and role is ObjectRole.SOURCE:
@@ -334,9 +418,7 @@ class Indexing:
         return row
 
     def _place(self, item: Arrived, *, bad: bool) -> Path:
-        if bad:
-            return self._spool.quarantine_place(item.path)
-        return self._spool.place(item.path, item.found.study_instance_uid)
+        return self._spool.place(item.path, None if bad else item.found.study_instance_uid)
 
     def _write_received(
         self, session: Session, study: Study, item: Arrived, judgement: Judgement, place: Path
@@ -376,17 +458,6 @@ class Indexing:
         )
 
 
-def _is_faulty_copy(found: Inspected, former: Instance | None, study: Study) -> bool:
-    """Whether nothing but the intact object itself is known of it: same study, same patient, as far as read.
-
-    It changes nothing, so no sender can replace, hide or stop a good object by it. One whose identity is
-    another or cannot be read may be a correction, after which nothing may leave with the old name.
-    """
-    if not (found.fault and former and former.study_id == study.id and found.identity):
-        return False
-    return former.identity_sha256 == identity_sha256(found.identity)
-
-
 def _accession(found: Inspected) -> str:
     return found.identity.get("AccessionNumber", "")[:16]  # SH, PS3.5 6.2
 
@@ -408,17 +479,16 @@ def ask_about(session: Session, study: Study, image: Instance, settings: Setting
     if not fetches.is_prior(session, study.id):
         for decision in decide_study(session, study, [image], settings):
             if decision.rule.priors and not decision.held_reason:
-                questions.add(session, study, decision.rule.name, decision.rule.priors.peer)
+                fetches.add_question(session, study, decision.rule.name, decision.rule.priors.peer)
 
 
 OTHER_PATIENT = "the fetched images name another patient than the peer's answer"
 OTHER_STUDY = "it came in answer to the retrieval of another study"
-_ASSOCIATION = "fetch-"  # fetch.incoming.ASSOCIATION
 
 
 def is_of_another_study(session: Session, association: str, study_instance_uid: str) -> bool:
     """Whether an object arrived on our own association, during the retrieval of another study."""
-    number = association.removeprefix(_ASSOCIATION)
+    number = association.removeprefix("fetch-")  # fetch.ASSOCIATION
     if number == association or not number.isdecimal():
         return False
     row = session.get(Fetch, int(number))
@@ -445,7 +515,7 @@ def note_other_patient(session: Session, study: Study) -> None:
     """Record that the images of a fetched study name another patient, whatever its fetch is doing now."""
     row = fetches.of_study(session, study.study_instance_uid, lock=True)
     if row is not None and row.state is not FetchState.OTHER_PATIENT:
-        move_fetch(session, row, events.FETCHED_OTHER_PATIENT)
+        move(session, row, events.FETCHED_OTHER_PATIENT)
 
 
 def judge(item: Arrived, former: Instance, study: Study) -> Judgement:
@@ -497,3 +567,530 @@ def _compare_header(found: Inspected, former: Instance, study: Study, *, is_its_
     if is_its_sender:
         return Judgement(Outcome.REVISION)
     return Judgement(Outcome.SET_ASIDE, "corrections are taken from the sender of the version in force only")
+
+
+_LOGGER = logging.getLogger(__name__)
+_BATCH = 32  # one commit (4 ms of fsync) for as many objects, while others still get their turn to write
+_BATCH_SECONDS = 0.1  # of reading, so that slow objects of one peer do not keep the next peer's waiting
+# Until a copy is compared again with an object that another machine has not handed over.
+_STORE_SECONDS, _STORE_LONGEST_SECONDS = 0.5, 30.0
+_AGAIN_SECONDS = 10.0  # until a file that the disk would not read is tried again
+_LONGEST_WAIT = timedelta(minutes=10)  # for an unreadable file: a bad sector never gets better
+
+
+_Placed = tuple[Path, Path | None]
+"""A file and the place that its rows name: another file's where the same bytes are stored already."""
+
+
+class Indexer:
+    """Reads journals and spool into the database. One thread per data folder at a time runs it."""
+
+    def __init__(
+        self, database: Database, spool: Spool, settings: Settings, inspector: Inspector | None = None
+    ) -> None:
+        self._database = database
+        self._spool = spool
+        self._data_dir = settings.node.data_dir
+        self._assumed = {peer.ae_title: peer.assume_charset for peer in settings.peers if "send" in peer.may}
+        self._journals: dict[Path, JournalIngest] = {}
+        self._inspector = inspector or Inspector()
+        self._crashes = CrashRecord(spool.crash_record)
+        # Second tries take minutes: they are made one after the other beside the indexing of other files.
+        self._slow = self._inspector.fresh()
+        self._pool = ThreadPoolExecutor(1, "second tries")
+        self._again: dict[Path, Future[Arrived | None]] = {}
+        self._turns = Turns()
+        self._oldest: Sequence[Path] = ()  # that waits, of each sender
+        self._files = Files(settings)
+        self._indexing = Indexing(spool, settings, self._inspector)
+        self.behind: frozenset[str] = frozenset()
+        """Marks of senders of whom more waits than was indexed in the last round, or is to be tried again."""
+        self._watched: Sequence[Path] = ()
+        self._unreadable: dict[Path, float] = {}  # to when they are tried again, monotonic seconds
+
+    def waiting(self) -> int:
+        """The number of spooled files that wait to be indexed."""
+        return len(self._spool.pending())
+
+    def traces(self) -> Sequence[object]:
+        """Values that change when a listener spools a file or writes a line; cheaper than a listing."""
+        return [stamp(path) for path in self._watched]
+
+    def run_once(self, seconds: float = float("inf")) -> int:
+        """Read the journals, then index pending files, senders taking turns; returns the number of files.
+
+        In this order: when an association is known to have ended, all its objects are pending or indexed. No
+        further file is begun after ``seconds``, so that newly received files get their turn.
+        """
+        end = time.monotonic() + seconds
+        folders = journal_folders(self._data_dir)
+        self._watched = [
+            self._spool.incoming,
+            *folders,
+            *(path for folder in folders for path in folder.glob("*.jsonl")),
+        ]
+        for folder in folders:
+            if folder not in self._journals:
+                self._journals[folder] = JournalIngest(self._database, folder)
+            self._journals[folder].run_once()
+        pending = self._spool.pending()
+        self._oldest = tuple({marked(path.name): path for path in reversed(pending)}.values())
+        ready = [path for path, again in self._again.items() if again.done()]
+        put_off = list(self._unreadable.items())
+        self._unreadable = {path: until for path, until in put_off if until > time.monotonic()}
+        waiting = (path for path in pending if path not in self._again and path not in self._unreadable)
+        files = chain(ready, self._turns.in_turn(waiting))
+        done = 0
+        while arrived := list(self._batch(files)):
+            with self._database.write() as session:
+                if self._files.bucket:  # machines that share a folder share its lock
+                    one_indexer(session)
+                placed = [placed for item in arrived if (placed := self._index_one(session, item))]
+            for path, place in placed:  # the rows are committed
+                try:
+                    if place is None:
+                        path.unlink(missing_ok=True)  # a copy of a stored one
+                    else:
+                        self._spool.settle(path, place)
+                except (SpoolError, OSError) as error:  # it stays where it is, and the next scan moves it
+                    _LOGGER.error("spooled file %s cannot be moved: %s", path.name, error)
+                    self._unreadable[path] = time.monotonic() + _AGAIN_SECONDS
+            done += len(placed)
+            if time.monotonic() > end:
+                break
+        since = f"{datetime.now(UTC) - _LONGEST_WAIT:%Y%m%dT%H%M%S}"  # names begin with the time of arrival
+        unread = (path for path in self._unreadable if path.name > since)
+        self.behind = frozenset(marked(path.name) for path in (*files, *self._again, *unread))
+        return done
+
+    def forget_cursors(self) -> None:
+        """Forget the read positions in the journals, and load them from the database again.
+
+        Another process may have changed them.
+        """
+        self._journals.clear()
+
+    def leave(self) -> None:
+        """End as planned, though the disk may stall: no object is blamed for the end of this process."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._slow.close()
+        with suppress(OSError):  # a full disk, where the record never took a block: it is empty
+            self._crashes.clear()
+
+    def _batch(self, files: Iterator[Path]) -> Iterator[Arrived]:
+        """The next ones: as many as fit into one transaction, and no more after a while."""
+        end, batch = time.monotonic() + _BATCH_SECONDS, list[Arrived]()
+        for path in islice(files, _BATCH):
+            begun, again = time.monotonic(), self._again.pop(path, None)
+            item = again.result() if again else self._opened(path, batch)
+            now = time.monotonic()
+            if not again:
+                self._turns.took(path, now - begun)
+            if item:
+                batch.append(item)
+                yield item
+            if now > end and batch:
+                return
+
+    def _opened(
+        self, path: Path, batch: Sequence[Arrived] = (), again: Inspector | None = None
+    ) -> Arrived | None:
+        """The file as it is to be indexed after ``batch``; None where it is read again later."""
+        try:
+            item = self._read(path, again)
+            self._indexing.compare_ahead(self._database, item, batch, again)
+        except StoreAway:
+            self._unreadable[path] = time.monotonic() + _STORE_SECONDS
+        except ReaderLost as lost:
+            _LOGGER.warning("spooled file %s is read once more, alone: %s", path.name, lost)
+            self._again[path] = self._pool.submit(self._opened, path, again=self._slow)
+        except OSError as error:
+            _LOGGER.error("spooled file %s cannot be read: %s", path.name, error.strerror)
+            self._unreadable[path] = time.monotonic() + _AGAIN_SECONDS
+        else:
+            return item
+        return None
+
+    def _read(self, path: Path, again: Inspector | None) -> Arrived:
+        """Raises StoreAway, ReaderLost, OSError."""
+        size = path.stat().st_size
+        try:
+            arrival = read_arrival(path)
+        except (SpoolError, ValueError, TypeError, KeyError):
+            # A file that was put into the folder by hand: without a sender.
+            by_hand = Arrival("", "", "", "", 0, datetime.fromtimestamp(path.stat().st_mtime, UTC))
+            return Arrived(path, by_hand, Inspected(fault="not written by our listener"), size)
+        # Older objects of other senders that wait may be of the same study.
+        others = [one for one in self._oldest if marked(one.name) != marked(path.name)]
+        if arrival.senders and min([path, *others]) < path:
+            raise StoreAway("nobody knows yet whose the study is")
+        charset = self._assumed.get(arrival.calling_ae, "")
+        try:
+            if self._crashes.count(path.name) > 1:  # once may have another cause
+                found = unread(path, "the node died twice while it was being read")
+            elif again:
+                found = again.inspect(path, charset, again=True)
+            else:
+                self._inspector.start()  # before it is noted: a node killed now did not die of this object
+                with self._crashes.noted(path.name):
+                    found = self._inspector.inspect(path, charset)
+        except (OSError, ReaderLost):
+            raise
+        except Exception as error:  # noqa: BLE001  (anything may be in a received file; the next must go on)
+            found = Inspected(fault=f"cannot be indexed ({type(error).__name__})")
+        return Arrived(path, arrival, found, size)
+
+    def _index_one(self, session: Session, item: Arrived) -> _Placed | None:
+        """Write the rows of one file; None when another process writes them, or it is tried again later."""
+        known = intake.received_object(session, item.spool_name)
+        if known is not None:
+            # Purged, and here again after a power failure: it has no place any more.
+            return self._placed(session, item.path, None if known.purged else self._data_dir / known.path)
+        try:
+            with session.begin_nested():
+                place = self._indexing.index(session, item)
+            return self._placed(session, item.path, place)
+        except StoreAway:
+            waited = (datetime.now(UTC) - item.arrival.received_at).total_seconds()
+            pause = min(max(waited / 2, _STORE_SECONDS), _STORE_LONGEST_SECONDS)
+            self._unreadable[item.path] = time.monotonic() + pause
+        except IntegrityError:
+            _LOGGER.info("spooled file %s is indexed by another process", item.spool_name)
+        except (NodeError, DataError) as error:  # a defect of ours; the other files are indexed all the same
+            _LOGGER.error("spooled file %s is not indexed: %s", item.spool_name, type(error).__name__)
+            self._unreadable[item.path] = time.monotonic() + _AGAIN_SECONDS
+        return None
+
+    def _placed(self, session: Session, path: Path, place: Path | None) -> _Placed:
+        """A copy of what the object store has needs no file here."""
+        is_copy = place is not None and place.name != path.name
+        is_stored = is_copy and place and self._files.has(session, self._files.relative(place))
+        return path, None if is_stored else place
+
+
+_LENGTH = 300  # bytes: a number, a file name and a process
+_THIS_PROCESS = secrets.token_hex(8)  # in a container each process of the node has the same number
+
+
+class CrashRecord:
+    """A file that names the spooled file being opened, so that a crash can be blamed on it.
+
+    The record survives the process, not a power failure, which no object causes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deaths, _, rest = os.pread(self._file, _LENGTH, 0).decode("utf-8", "replace").strip().partition(" ")
+        self._suspect, _, process = rest.partition(" ")
+        # This process lives: it reads on under another configuration.
+        self._deaths = int(deaths) + (process != _THIS_PROCESS) if deaths.isdecimal() else 0
+
+    def count(self, name: str) -> int:
+        """How many times in a row the node died while this file was open."""
+        return self._deaths if name == self._suspect else 0
+
+    @contextmanager
+    def noted(self, name: str) -> Iterator[None]:
+        """Record that the spooled file ``name`` is open in this scope, in case the node dies."""
+        self._write(f"{self.count(name)} {name} {_THIS_PROCESS}")
+        try:
+            yield
+        finally:
+            self.clear()
+
+    def clear(self) -> None:
+        """Name no file: none is being opened, or the node stops as planned, whatever is open."""
+        self._write("")
+
+    def _write(self, text: str) -> None:
+        os.pwrite(self._file, text.encode("utf-8", "replace")[:_LENGTH].ljust(_LENGTH), 0)
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):
+            os.close(self._file)
+
+
+_ENDS = {
+    events.ASSOCIATION_RELEASED: AssociationOutcome.RELEASED,
+    events.ASSOCIATION_ABORTED: AssociationOutcome.ABORTED,
+}
+
+
+class JournalIngest:
+    """Stores journal lines in the database, each once: the read position moves in the same transaction."""
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        self._database = database
+        self._folder = folder
+        with database.read() as session:
+            known = session.execute(select(Cursor.name, Cursor.offset)).all()
+        # Listeners of other machines have folders of their own.
+        self._cursor = {name: offset for name, offset in known if (folder / name).exists()}
+        self._gone: set[str] = set()
+
+    def run_once(self) -> int:
+        """Ingest the lines appended since the last run; returns their number."""
+        # First: a listener that starts now holds the lock before its file is there. The files are called
+        # number-listener-number.
+        names = (path.stem for path in sorted(self._folder.glob("*.jsonl")))
+        listeners = [name.split("-", 1)[-1].rsplit("-", 1)[0] for name in names]
+        writes = set() if has_no_writer(self._folder) else {*listeners[-1:]}
+        gone, total = {*listeners} - writes, 0
+        while lines := read_journal(self._folder, self._cursor):
+            moved = {name: offset for name, offset, _ in lines}
+            with self._database.write() as session:
+                for _, _, event in lines:
+                    _ingest(session, event)
+                for name, offset in moved.items():
+                    session.merge(Cursor(name=name, offset=offset))
+            self._cursor |= moved
+            total += len(lines)
+        if gone != self._gone:  # an association that hangs must not hold its studies open
+            with self._database.write() as session:
+                intake.lose_associations(session, gone, utc_now())
+            self._gone = gone
+        if len(self._cursor) > 1:  # files of former listeners, or full ones
+            remove_read(self._folder, self._cursor)
+            if removed := {name for name in self._cursor if not (self._folder / name).exists()}:
+                with self._database.write() as session:
+                    session.execute(delete(Cursor).where(Cursor.name.in_(removed)))
+                self._cursor = {name: at for name, at in self._cursor.items() if name not in removed}
+        return total
+
+
+def _ingest(session: Session, event: events.Event) -> None:
+    """Events about many objects are stored with numbers in place of UIDs."""
+    fields = event.fields
+    if event.type is events.COMMITMENT_REPORTED:
+        transaction, calling = str(fields["transaction"]), str(fields["calling"])
+        committed, failed = fields["committed"], fields["failed"]
+        intake.keep_report(session, transaction, calling, committed, failed, event.at)
+        numbers = {"committed": len(committed), "failed": len(failed)}
+        record(session, event.type, transaction=transaction, calling=calling, **numbers)
+    elif event.type is events.COMMITMENT_ASKED:  # by a peer
+        peer, calling, transaction = (str(fields[name]) for name in ("peer", "calling", "transaction"))
+        objects = fields["objects"]
+        refusal = requested.keep_request(session, peer, calling, transaction, objects, event.at)
+        record(
+            session,
+            events.COMMITMENT_ASK_REFUSED if refusal else event.type,
+            peer=peer,
+            calling=calling,
+            transaction=transaction,
+            objects=len(objects),
+            reason=refusal,
+        )
+    elif event.type is events.STEP_REPORTED:
+        requested.keep_step(session, fields, event.at)
+        known = fetches.here(session, fields["studies"])
+        names = ("step", "status", "calling", "peer", "association")
+        shown = {name: fields[name] for name in names} | {"objects": len(fields["objects"])}
+        for uid in fields["studies"]:
+            study = known.get(uid)
+            record(session, event.type, study.id if study else None, study=uid, **shown)
+    else:
+        append(session, event)
+        _keep_association(session, event)
+
+
+def _keep_association(session: Session, event: events.Event) -> None:
+    association = str(event.fields.get("association", ""))
+    if event.type is events.ASSOCIATION_ACCEPTED:
+        fields, refused = event.fields, event.fields.get("refused") or []
+        session.merge(
+            Association(
+                id=association,
+                listener=str(fields.get("listener", "")),
+                calling_ae=str(fields.get("calling", ""))[:16],
+                called_ae=str(fields.get("called", ""))[:16],
+                address=str(fields.get("address", "")),
+                opened_at=event.at,
+                closed_at=None,
+                outcome=AssociationOutcome.OPEN,
+                objects=0,
+                refused=refused,
+                refused_count=fields.get("refused_count") or len(refused),
+                reason="",
+            )
+        )
+        session.flush()
+    elif event.type in _ENDS:
+        session.execute(
+            update(Association)
+            .where(Association.id == association, Association.closed_at.is_(None))
+            .values(
+                closed_at=event.at,
+                outcome=_ENDS[event.type],
+                objects=int(event.fields.get("objects") or 0),
+                reason=str(event.fields.get("reason") or ""),
+            )
+        )
+    elif event.type is events.LISTENER_STOPPED:
+        intake.lose_associations(session, [str(event.fields.get("listener"))], event.at)
+
+
+_STUDIES = 100  # studies in one transaction: it holds up other writers for some 50 ms
+
+
+def purge(database: Database, settings: Settings, now: datetime | None = None) -> int:
+    """Delete received objects of studies that ended ``spool.keep_days`` ago; returns how many files.
+
+    Quarantined studies, and studies with a result that is not confirmed, are left alone. The rows are
+    committed first; a file that a crash leaves behind is deleted when spool and index are compared.
+    """
+    before = (now or utc_now()) - timedelta(days=settings.spool.keep_days)
+    total, studies = 0, [0]
+    while studies:
+        studies, number = _purge(database, settings, before, _STUDIES)
+        total += number
+    return total
+
+
+def purge_results(database: Database, settings: Settings, now: datetime | None = None) -> int:
+    """Delete files of results that are older than ``spool.result_days`` (0: none); returns how many.
+
+    Their rows stay, locked while the files are deleted, so that no process sends one meanwhile. A file is
+    deleted before its row says so: after a crash the row is found again the next time.
+    """
+    if not settings.spool.result_days:
+        return 0
+    before = (now or utc_now()) - timedelta(days=settings.spool.result_days)
+    total, files = 0, Files(settings)
+    while True:
+        with database.write() as session:
+            rows = results.lock_outdated(session, before, _STUDIES)
+            files.delete(*(row.path for row in rows))
+            for row in rows:
+                row.purged = True
+            if rows:
+                record(session, events.FILES_PURGED, results=len(rows))
+        if not rows:
+            return total
+        total += len(rows)
+
+
+def purge_now(
+    database: Database, settings: Settings, study_ids: Sequence[int], also: Callable[[Session, int], None]
+) -> list[int]:
+    """Delete the received objects of these studies if that is allowed, regardless of their age.
+
+    ``also`` writes in the same transaction, for each of them. Returns the studies whose objects were deleted.
+    """
+    latest = utc_now() + timedelta(days=1)
+    studies, _ = _purge(database, settings, latest, len(study_ids), study_ids, also)
+    return studies
+
+
+def _purge(
+    database: Database,
+    settings: Settings,
+    before: datetime,
+    most: int,
+    among: Sequence[int] | None = None,
+    also: Callable[[Session, int], None] | None = None,
+) -> tuple[list[int], int]:
+    """Mark objects of purgeable studies as purged, end their reviews, and delete the files; returns the
+    studies and the number of files. What an object store that is away keeps goes when it is compared with
+    the index.
+    """
+    with database.write() as session:
+        studies = intake.lock_purgeable(session, before, most, among)
+        paths = [path for study_id in studies for path in intake.mark_purged(session, study_id)]
+        for study_id in studies:
+            results.end_reviews(session, study_id)
+            if also:
+                also(session, study_id)
+        if paths:
+            record(session, events.FILES_PURGED, objects=len(paths))
+    with suppress(StoreAway):
+        Files(settings).delete(*paths)
+    return studies, len(paths)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The differences between spool and index.
+
+    ``unknown``: files without a row, in order of arrival. ``left_over``: files that still exist after the
+    purge of their study. ``missing``: the number of rows whose file does not exist.
+    """
+
+    unknown: Sequence[Path]
+    left_over: Sequence[Path]
+    missing: int
+
+    def __str__(self) -> str:
+        parts = []
+        if self.unknown:
+            parts.append(f"objects unknown to the database: {len(self.unknown)} (dicom-node spool reindex)")
+        if self.missing:
+            parts.append(f"objects of the database without a file: {self.missing} (restore or send again)")
+        return "; ".join(parts)
+
+
+def compare(database: Database, spool: Spool, files: Files) -> Difference:
+    """Compare files with rows, and rows with files; takes some 20 s for a million objects."""
+    unknown, left_over = [], []
+    in_store = set(files.stored("spool"))
+    fetched = (files.data_dir / key for key in in_store if key.endswith(".dcm"))  # where it lies then
+    only_there = (path for path in fetched if not path.is_file())
+    for batch in batches(chain(spool.stored(), only_there)):
+        with database.read() as session:
+            purged = intake.indexed(session, [path.stem for path in batch])
+        unknown += [path for path in batch if path.stem not in purged]
+        left_over += [path for path in batch if purged.get(path.stem)]
+    with database.read() as session:
+        # Maybe elsewhere: on the way from another machine.
+        there = in_store | waiting_paths(session)
+    paths = (files.data_dir / path for path in _indexed(database) if path not in there)
+    # at its place, or still on the way to it
+    missing = sum(not (one.is_file() or spool.is_pending(one.name) or one.is_file()) for one in paths)
+    return Difference(sorted(unknown, key=lambda path: path.name), left_over, missing)
+
+
+def reconcile(database: Database, spool: Spool, files: Files) -> None:
+    """Delete files that are left over from a purge; record event 2030 for other differences.
+
+    Files that were never indexed are never deleted here: ``reindex`` puts them back, and their study is
+    purged in time.
+    """
+    try:
+        found = compare(database, spool, files)
+    except StoreAway:  # the handover logs it; tried again tomorrow
+        return
+    for path in found.left_over:
+        files.delete(files.relative(path))
+    if text := str(found):
+        with database.write() as session:
+            record(
+                session, events.SPOOL_DIFFERS, unknown=len(found.unknown), missing=found.missing, remedy=text
+            )
+
+
+def reindex(database: Database, spool: Spool, files: Files, progress: Callable[[int, int], None]) -> int:
+    """Move files without a row back to ``incoming``; returns how many.
+
+    The node indexes them like any other, now or when it starts. ``progress`` is called with (done, all). May
+    be interrupted and run again. Raises SpoolError.
+    """
+    unknown = compare(database, spool, files).unknown
+    for done, path in enumerate(unknown, 1):
+        files.fetch_unknown(path)
+        spool.put_back(path)
+        progress(done, len(unknown))
+    if unknown:
+        with database.write() as session:
+            record(session, events.OBJECTS_REINDEXED, objects=len(unknown))
+    return len(unknown)
+
+
+def _indexed(database: Database) -> Iterator[str]:
+    """The paths of all received objects that were not purged."""
+    last = 0
+    while True:
+        with database.read() as session:
+            rows = intake.paths_after(session, last, 500)
+        if not rows:
+            return
+        last = rows[-1][0]
+        yield from (path for _, path in rows)

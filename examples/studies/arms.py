@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import Dataset
 
-from ai_pipeline.models.inputs import normalise
-from ai_pipeline.models.registry import Chain
+from ai_pipeline.models.registry import Chain, normalise
 from ai_training.base import CannotAdapt, DataMissing, ExperimentError, Report, part_of, silent
 from ai_training.chest import (
     MEAN,

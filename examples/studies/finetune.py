@@ -20,8 +20,7 @@ import torch
 import typer
 from arms import Alteration, Arm, ArmRun, Lesson, Split, StudyMaterial, StudyNetwork, Task, logits_of
 
-from ai_pipeline.models.inputs import reduce
-from ai_pipeline.models.registry import Chain
+from ai_pipeline.models.registry import Chain, reduce
 from ai_training import cli
 from ai_training.base import DataMissing, Report, silent
 from ai_training.cli import Figures, verb

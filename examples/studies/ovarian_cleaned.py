@@ -17,9 +17,8 @@ from matplotlib.figure import Figure
 
 from ai_pipeline.burnin.tools import Inpainter, Tools, shared_tools
 from ai_pipeline.models.engine import usable_cores
-from ai_pipeline.models.inputs import enlarge, normalise, reduce
-from ai_pipeline.models.registry import Card, find
-from ai_pipeline.ovarian.classifier import OvarianClassifier, heatmap
+from ai_pipeline.models.registry import Card, enlarge, find, normalise, reduce
+from ai_pipeline.ovarian.pipeline import OvarianClassifier, heatmap
 from ai_training import cli, ovarian
 from ai_training.base import Report, silent
 from ai_training.cli import Figures, verb

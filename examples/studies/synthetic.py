@@ -20,7 +20,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 from torch.utils.data import Dataset
 
-from ai_pipeline.models.inputs import normalise
+from ai_pipeline.models.registry import normalise
 from ai_training.base import ExperimentError, Report, silent
 from ai_training.chest import MEAN, SCALE, ExperimentPart
 from ai_training.engine import Plan, TrainingRun, Validation, move_average, seed_all

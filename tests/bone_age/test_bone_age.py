@@ -20,8 +20,8 @@ from ai_pipeline import pipelines
 from dicom_node.base.kinds import ResultKind
 from dicom_node.base.lifecycle import JobState
 from dicom_node.base.store.tables import Result
-from dicom_node.jobs.worker.process import Worker
-from dicom_node.people import images
+from dicom_node.jobs.worker.run import Worker
+from dicom_node.people import studies
 from tests.inbox_lab import Inbox
 from tests.modality import chest
 
@@ -144,5 +144,5 @@ def test_presentation_state_picture_and_segmentation_show_it(results: dict[Resul
 @pytest.mark.usefixtures("results")
 def test_an_image_page_says_what_its_lines_are(node: Inbox) -> None:
     with node.database.read() as session:
-        shown = images.view(session, node.settings, 1)
+        shown = studies.image_view(session, node.settings, 1)
     assert shown["about_lines"] == ["that of the bone age lies along the third finger"]

@@ -42,28 +42,31 @@ from dicom_connectors.worklist.manager import MOST_ITEMS
 from dicom_connectors.worklist.performer import open_manager as open_worklist
 from dicom_console.handlers.stow import PARTS
 from dicom_node import __version__
-from dicom_node.base.config.sections import AssemblySettings, OutboxSettings
-from dicom_node.base.config.settings import ListenerSettings, NodeSettings, PeerSettings, Settings
+from dicom_node.base.config.settings import (
+    AssemblySettings,
+    ListenerSettings,
+    NodeSettings,
+    OutboxSettings,
+    PeerSettings,
+    Settings,
+)
 from dicom_node.base.dicom import commitment, performed_step
 from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.dicom.identity import COPIED
 from dicom_node.base.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.base.kinds import RejectionReason, ResultKind
 from dicom_node.base.store.requested import MOST_OPEN
-from dicom_node.deliver.commitments import INDEXED_AFTER
-from dicom_node.deliver.scu import open_archive
+from dicom_node.deliver.delivery_worker import INDEXED_AFTER
+from dicom_node.deliver.scu import MOST_OBJECTS, open_archive
 from dicom_node.deliver.scu.dimse import LARGEST_BY_GET, REPORT_SECONDS, DimseDestination
-from dicom_node.deliver.scu.interfaces import MOST_OBJECTS
 from dicom_node.receive import limits
+from dicom_node.receive.listener import KEPT_DAYS
 from dicom_node.receive.messages import APPLICATION_CONTEXT, MAXIMUM_PDU_BYTES
-from dicom_node.receive.performed_steps import KEPT_DAYS
 from dicom_node.receive.policy import STORAGE_CLASSES
 from dicom_node.receive.spool import Spool, WaitingObjects
 from dicom_node.results.build import build, build_rejection
-from dicom_node.results.common.concepts import SCHEME, SCHEME_UID
-from dicom_node.results.common.source import BuiltObject, SourceObject
-from dicom_node.results.deidentified import EDITION
-from dicom_node.results.leaks import DUMMY_DATE
+from dicom_node.results.deidentified import DUMMY_DATE, EDITION
+from dicom_node.results.envelope import SCHEME, SCHEME_UID, BuiltObject, SourceObject
 from dicom_node.studies.fetch import Incoming
 from tests import golden_lab
 from tests.deidentified_lab import deidentified, write_named

@@ -534,7 +534,7 @@ def _children(node: Node) -> Iterator[tuple[str, psutil.Process]]:
         words = child.cmdline()
         for module, kind in (
             ("dicom_node.receive.listener", "a listener process"),
-            ("dicom_node.receive.inspecting", "an inspector"),
+            ("dicom_node.receive.inspection", "an inspector"),
             ("dicom_node.jobs.worker", "a worker process"),
             ("dicom_console", "a console process"),
         ):

@@ -37,7 +37,7 @@ from dicom_node.base.events import (
 )
 from dicom_node.base.kinds import Outcome, RejectionReason, Role
 from dicom_node.base.lifecycle import DeliveryState, HeldState, JobState, StudyState
-from dicom_node.base.store import decision_copies, deliveries, migrate
+from dicom_node.base.store import decision_copies, deliveries
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import (
     DecisionRow,
@@ -54,13 +54,11 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.jobs.queue import JobQueue
-from dicom_node.people import assessments, audit, backup, decisions
-from dicom_node.people.results import withdraw
-from dicom_node.people.studies import release, versions
-from dicom_node.receive.inspection import Arrival
-from dicom_node.receive.spool import Spool
-from dicom_node.serve import background
-from dicom_node.studies.upkeep import compare, reindex
+from dicom_node.people import audit, backup, reviews
+from dicom_node.people.studies import release, versions, withdraw_results
+from dicom_node.receive.spool import Arrival, Spool
+from dicom_node.serve import node
+from dicom_node.studies.indexing import compare, reindex
 from tests.faults.kills import with_postgres
 from tests.forked import Forked
 from tests.hostile.valve import valve_before
@@ -380,7 +378,7 @@ def test_a_node_receives_without_its_database_and_goes_on_with_the_standby(
     """Synchronous: what the node has committed is on the standby. It is not started again, nor told."""
     url = pair.new_database()
     database = Database(url)
-    migrate.upgrade(database)
+    database.upgrade()
     pair.be_synchronous()
     with (
         run_pacs(Pacs(free_port())) as pacs,
@@ -460,7 +458,7 @@ def answers(node: Inbox) -> bool:
 @pytest.mark.debian("postgresql")
 def test_the_job_of_a_worker_without_network_is_taken_over_and_ends_once(postgres_url: str) -> None:
     here = Database(postgres_url)
-    migrate.upgrade(here)
+    here.upgrade()
     number = add_job(here, add_study(here))
     with valve_before(make_url(postgres_url).port) as valve:
         away = Database(make_url(postgres_url).set(port=valve.port).render_as_string(hide_password=False))
@@ -538,7 +536,7 @@ def withdrawn(node: Inbox) -> set[str]:
 
 
 def reject_all(node: Inbox, name: str) -> None:
-    withdraw(node.settings, uid(name), None, reason=RejectionReason.SAFETY, because=WHY, by=READER)
+    withdraw_results(node.settings, uid(name), None, reason=RejectionReason.SAFETY, because=WHY, by=READER)
 
 
 def test_what_was_withdrawn_stays_so_and_what_came_after_the_backup_is_not_sent(
@@ -557,17 +555,17 @@ def test_what_was_withdrawn_stays_so_and_what_came_after_the_backup_is_not_sent(
 
     node = restored(node, tmp_path / "saved", pacs)
     assert not withdrawn(node) and not acts(node), "the backup knows nothing of it"
-    [first, second] = decisions.reconcile(node.settings)
+    [first, second] = backup.reconcile_decisions(node.settings)
     assert (first["state"], second["state"]) == ("applied", "waits")
     reindexed(node)
     deliver(node)
     assert pacs.stored == in_pacs, "nothing of a study leaves while a decision on it waits"
-    assert decisions.apply_waiting(node.settings) == 1
+    assert backup.apply_waiting_decisions(node.settings) == 1
     deliver(node)
     assert (withdrawn(node), acts(node)) == (gone, audited)
     assert pacs.stored == in_pacs
     assert {row.because for row in node.rows(Withdrawal)} == {WHY}
-    assert decisions.reconcile(node.settings) == [], "none twice"
+    assert backup.reconcile_decisions(node.settings) == [], "none twice"
     node.close()
     assert "Nowak" not in "".join(file.read_text() for file in decision_copies.copied(node.folder))
 
@@ -576,12 +574,12 @@ def test_what_was_rejected_and_accepted_stays_so(tmp_path: Path, pacs: Pacs) -> 
     node = opened(tmp_path / "var", pacs, assess_first=True)
     analyse(node, "refused", "taken")
     backup.backup(node.settings, [], tmp_path / "saved")
-    assessments.reject_results(node.settings, uid("refused"), READER, because=WHY)
-    assessments.accept_results(node.settings, uid("taken"), READER)
+    reviews.reject_results(node.settings, uid("refused"), READER, because=WHY)
+    reviews.accept_results(node.settings, uid("taken"), READER)
     audited = acts(node)
 
     node = restored(node, tmp_path / "saved", pacs, assess_first=True)
-    assert {row["state"] for row in decisions.reconcile(node.settings)} == {"applied"}
+    assert {row["state"] for row in backup.reconcile_decisions(node.settings)} == {"applied"}
     deliver(node)
     with node.database.read() as session:
         told = (
@@ -624,9 +622,9 @@ def test_what_was_released_with_a_choice_is_released_with_it_again(
     assert chosen == other.PixelData
 
     node = restored(node, tmp_path / "saved", pacs)
-    decisions.reconcile(node.settings)
+    backup.reconcile_decisions(node.settings)
     reindexed(node)
-    decisions.apply_waiting(node.settings)
+    backup.apply_waiting_decisions(node.settings)
     assert node.study(image.StudyInstanceUID).state is not StudyState.QUARANTINED
     assert node.file_of(image.SOPInstanceUID).PixelData == chosen
     assert acts(node) == [("reader", "study_released")]
@@ -639,18 +637,15 @@ def test_a_kill_between_commit_and_copy_loses_and_doubles_nothing(
     """Before the copy, and after it but before the database knows: what the next to copy does."""
     node = opened(tmp_path / "var", pacs)
     analyse(node, "one", "two")
-    for place, owner, name in (
-        ("write_new", decision_copies, "one"),
-        ("mark_copied", decision_copies.decisions, "two"),
-    ):
+    for place, name in (("write_new", "one"), ("mark_copied", "two")):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(owner, place, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(decision_copies, place, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             reject_all(node, name)
     decision_copies.copy(node.database, node.settings)
     lines = [decision_copies.read(file) for file in decision_copies.copied(node.folder)]
     assert [line and line["study"] for line in lines] == [uid("one"), uid("two")]
     assert decision_copies.copy(node.database, node.settings) == 0
-    assert decisions.reconcile(node.settings) == []
+    assert backup.reconcile_decisions(node.settings) == []
     node.close()
 
 
@@ -664,12 +659,12 @@ def test_nothing_is_sent_after_a_copy_was_changed_until_a_person_settles_it(
     file.write_text(file.read_text().replace(uid("one"), uid("two")))
     node.write(Session.execute, delete(DecisionRow))  # as of a database that was restored
     assert decision_copies.is_behind(node.database, node.settings)
-    [row] = decisions.reconcile(node.settings)
+    [row] = backup.reconcile_decisions(node.settings)
     assert file.name in row["waits_for"] and row["holds"]
     deliver(node)
     assert not pacs.stored
-    decisions.settle(node.settings, row["decision"], because="the disk was damaged")
-    assert decisions.reconcile(node.settings) == []
+    backup.settle_decision(node.settings, row["decision"], because="the disk was damaged")
+    assert backup.reconcile_decisions(node.settings) == []
     deliver(node)
     assert pacs.stored and json.dumps(acts(node)).count("result_withdrawn") == 1
     node.close()
@@ -721,13 +716,13 @@ def test_a_node_notices_that_its_clock_was_put_back(tmp_path: Path, monkeypatch:
     inbox.put(Job, run_at=utc_now() + HOUR)
     said: list[tuple[EventType, dict[str, Any]]] = []
     say = lambda kind, **fields: said.append((kind, fields))
-    node = background.Background(inbox.database, inbox.settings, Role.ALL, "all", say, 0)
-    node._watch_clock()
+    made = node.Background(inbox.database, inbox.settings, Role.ALL, "all", say, 0)
+    made._watch_clock()
     assert (said, work(inbox)) == ([], 0)
-    ahead = background._ahead()
-    monkeypatch.setattr(background, "_ahead", lambda: ahead - HOUR.total_seconds())
-    node._watch_clock()
-    node._watch_clock()
+    ahead = node._ahead()
+    monkeypatch.setattr(node, "_ahead", lambda: ahead - HOUR.total_seconds())
+    made._watch_clock()
+    made._watch_clock()
     assert [(kind, fields["seconds"]) for kind, fields in said] == [(CLOCK_PUT_BACK, 3600)]
     assert work(inbox) == 1
     inbox.put(Delivery, next_at=utc_now() + HOUR)

@@ -8,7 +8,6 @@ from unittest.mock import Mock
 
 import pytest
 
-from dicom_node.base.store import migrate
 from dicom_node.base.store.database import Database
 from dicom_node.studies import choose
 from tests.inbox_lab import CONFIG, INSPECTOR, Inbox
@@ -53,7 +52,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     else:
         url = request.getfixturevalue("postgres_url")
     database = Database(url)
-    migrate.upgrade(database)
+    database.upgrade()
     yield database
     database.dispose()
 

@@ -24,8 +24,7 @@ from sqlalchemy.exc import OperationalError
 
 from dicom_connectors.notifications.sender import Notifier
 from dicom_node.base import processes
-from dicom_node.base.config.sections import InspectionSettings, OutboxSettings
-from dicom_node.base.config.settings import NodeSettings, Settings
+from dicom_node.base.config.settings import NodeSettings, OutboxSettings, Settings
 from dicom_node.base.errors import ConfigurationError, ExitCode
 from dicom_node.base.events import (
     DATABASE_REPLACED,
@@ -42,10 +41,9 @@ from dicom_node.base.sitekey import SiteKey, load_or_create, path_of
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Notification
 from dicom_node.base.store.transitions import utc_now
-from dicom_node.receive.inspector import Inspector
-from dicom_node.serve.background import Background, inode
-from dicom_node.serve.node import _prepare_folder
-from dicom_node.studies.scan import Indexer
+from dicom_node.receive.inspection import Inspector
+from dicom_node.serve.node import Background, _prepare_folder, inode
+from dicom_node.studies.indexing import Indexer
 from tests.inbox_lab import Inbox, enter_peer
 from tests.modality import ultrasound
 from tests.rows import Stored
@@ -56,13 +54,13 @@ from tests.waiting import wait_until
 def test_a_database_that_was_deleted_or_replaced_under_the_node_is_told(inbox: Inbox) -> None:
     say = Mock()
     background = _background(inbox, Role.ALL, "here", say)
-    background._watch_database()
+    background._watch_data_folder()
     say.assert_not_called()
     path = inbox.folder / "node.db"
     kept = path.rename(path.with_suffix(".old"))
-    background._watch_database()
+    background._watch_data_folder()
     path.write_bytes(kept.read_bytes())
-    background._watch_database()
+    background._watch_data_folder()
     assert _said(say) == [DATABASE_REPLACED] * 2
 
 
@@ -142,20 +140,24 @@ def test_who_cannot_index_lets_another_do_it(inbox: Inbox, monkeypatch: pytest.M
 
 def test_a_full_disk_ends_no_reload(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
     background = _background(inbox, Role.ALL, "all", Mock())
-    monkeypatch.setattr("dicom_node.studies.scan.os.pwrite", Mock(side_effect=OSError(errno.ENOSPC, "full")))
+    monkeypatch.setattr(
+        "dicom_node.studies.indexing.os.pwrite", Mock(side_effect=OSError(errno.ENOSPC, "full"))
+    )
     background._scheduler.start()
     background.stop()
 
 
-def test_a_lease_that_cannot_be_renewed_leaves_the_others_renewed(
+def test_a_lease_that_cannot_be_renewed_does_not_count_as_held(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    acquire = Mock(side_effect=[OperationalError("", {}, Exception("locked")), *[True] * 9])
-    monkeypatch.setattr("dicom_node.serve.background.leases.acquire", acquire)
+    acquire = Mock(side_effect=[True, OperationalError("", {}, Exception("locked"))])
+    monkeypatch.setattr("dicom_node.serve.node.leases.acquire", acquire)
     background = _background(inbox, Role.ALL, "all", Mock())
+    background._hold("scheduler")
+    assert background._held == {"scheduler"}
     with pytest.raises(OperationalError):
-        background._hold_leases()
-    assert background._held == {call.args[1] for call in acquire.call_args_list[1:]} != set()
+        background._hold("scheduler")
+    assert background._held == set()
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -178,7 +180,7 @@ def test_the_process_that_reads_objects_imports_no_hostile_working_directory_and
 ) -> None:
     monkeypatch.setenv("PACS_PASSWORD", "hunter2")
     small_xray("one").save_as(tmp_path / "object.dcm", enforce_file_format=True)
-    with closing(Inspector(InspectionSettings())) as inspector:
+    with closing(Inspector()) as inspector:
         inspector.start()
         assert inspector.inspect(tmp_path / "object.dcm").fault == ""
         variables = Path(f"/proc/{inspector._process.pid}/environ").read_bytes()
@@ -293,11 +295,11 @@ def say(lines: str, level: str = "info", **tables: object) -> subprocess.Complet
     """Run lines in a process of its own, whose log is configured by these settings."""
     program = (
         "import json, logging, sys\n"
-        "from dicom_node import logs\n"
-        "from dicom_node.base.events import *\n"
+        "from dicom_node.base import logs\n"
+        "from dicom_node.base.events import ASSOCIATION_ACCEPTED, NODE_READY, happened\n"
         "from dicom_node.base.config.settings import Settings\n"
         "settings = Settings.model_validate(json.loads(sys.argv[1]))\n"
-        f"logs.configure({level!r}, 'node', settings.log_target)\n" + lines
+        f"logs.configure({level!r}, 'node', as_json=settings.log.format == 'json')\n" + lines
     )
     return subprocess.run(
         [sys.executable, "-c", program, json.dumps(tables)],
@@ -320,44 +322,10 @@ def test_json_has_an_events_number_and_fields_under_keys_of_their_own() -> None:
     assert told["time"].endswith("Z")
 
 
-def test_one_file_of_several_processes_turns_over_and_loses_no_line(tmp_path: Path) -> None:
-    program = """
-import subprocess, sys
-from dicom_node.base.logs import LogTarget, configure
-if len(sys.argv) > 2:
-    target = LogTarget(file=sys.argv[1], file_bytes=5_000, files=50)
-    configure("info", sys.argv[2], target)
-    import logging
-    for number in range(500):
-        logging.getLogger("dicom_node").info("line %s of %s", number, sys.argv[2])
-else:
-    mine = [sys.executable, __file__, sys.argv[1]]
-    both = [subprocess.Popen([*mine, name], stderr=subprocess.DEVNULL) for name in ("first", "second")]
-    assert [process.wait(60) for process in both] == [0, 0]
-"""
-    script = tmp_path / "program.py"
-    script.write_text(program, encoding="utf-8")
-    log = tmp_path / "log" / "node.log"
-    subprocess.run([sys.executable, str(script), str(log)], check=True, timeout=120)
-    files = list(log.parent.glob("node.log*"))
-    assert len(files) > 3
-    assert max(file.stat().st_size for file in files) <= 5_000
-    assert sum(len(file.read_text().splitlines()) for file in files) == 1000
-
-
-def test_a_log_that_cannot_be_written_is_told_and_stops_nothing(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    done = say(
-        "happened(NODE_READY)", log={"syslog": "/no/such/socket", "file": str(tmp_path / "file" / "node.log")}
-    )
-    assert "log.file cannot be written" in done.stderr and "log.syslog cannot be reached" in done.stderr
-    assert "[6002] ready" in done.stderr
-
-
 def test_no_library_speaks_of_patients_even_when_it_is_imported_late() -> None:
     program = """
 import logging
-from dicom_node import logs
+from dicom_node.base import logs
 logs.configure("debug", "test")
 import pydicom, pynetdicom  # sets the level of its loggers while it is imported
 logging.getLogger("pydicom").warning("Invalid value for VR PN: 'Doe^Jane'")
@@ -373,7 +341,7 @@ logging.getLogger("dicom_node.base.events").info("[6002] ready")
 def test_nobody_outside_writes_a_line_of_its_own() -> None:
     program = """
 import logging
-from dicom_node import logs
+from dicom_node.base import logs
 from dicom_node.base.events import ASSOCIATION_REJECTED, happened
 logs.configure("info", "test")
 forged = ("EVIL\\n2026-01-01T00:00:00.000Z INFO node: [6002] ready\\x9b31m\\u202e")

@@ -20,8 +20,9 @@ from benchmarks.sender import Stored
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.events import Event, EventType
 from dicom_node.receive.policy import AEPolicy, policy_path
-from dicom_node.receive.spool import JournalReader, Spool
+from dicom_node.receive.spool import Spool, read_journal
 from tests.forked import Forked
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 US = "1.2.840.10008.5.1.4.1.1.6.1"
@@ -54,9 +55,9 @@ class Receiver:
         peers = listener.pop("peers", PEERS)
         free_mib = listener.pop("minimum_free_mib", 1)
         spool = {"minimum_free_mib": free_mib, "waiting_objects": listener.pop("waiting_objects", 20_000)}
-        tables = {"listener": listener, "peers": peers, "spool": spool}
+        tables = {"listener": {"port": self.port or free_port(), **listener}, "peers": peers, "spool": spool}
         policy = AEPolicy.from_settings(Settings.model_validate(tables))
-        policy = replace(policy, port=listener.get("port", 0), log_level="error")
+        policy = replace(policy, log_level="error")
         self.data_dir.mkdir(parents=True, exist_ok=True)
         policy.write(policy_path(self.data_dir, self._place))
         return policy
@@ -118,7 +119,7 @@ class Receiver:
 
     def events(self, *types: EventType) -> list[Event]:
         """What the journal says, of these types."""
-        found = JournalReader(self.data_dir / "journal").read({})
+        found = read_journal(self.data_dir / "journal", {})
         return [event for _, _, event in found if not types or event.type in types]
 
     def wait_for_event(self, event_type: EventType, count: int = 1) -> list[Event]:

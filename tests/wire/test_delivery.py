@@ -80,16 +80,23 @@ from dicom_node.base.store import intake
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Commitment, Delivery, Removal, Result
 from dicom_node.base.store.transitions import utc_now
-from dicom_node.deliver import commitments
+from dicom_node.deliver import delivery_worker
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.deliver.outbox import Removals
-from dicom_node.deliver.scu import dimse, open_archive, open_destination, open_remover
-from dicom_node.deliver.scu.association import CallingAE
-from dicom_node.deliver.scu.dimse import CommitmentRequestor
-from dicom_node.deliver.scu.interfaces import Destination, RetrieveStatus, SendStatus, StudyQuery
-from dicom_node.people.results import show
+from dicom_node.deliver.scu import (
+    Destination,
+    RetrieveStatus,
+    SendStatus,
+    StudyQuery,
+    dimse,
+    open_archive,
+    open_destination,
+    open_remover,
+)
+from dicom_node.deliver.scu.dimse import CallingAE, StorageCommitment
+from dicom_node.people.studies import results_to_withdraw
 from dicom_node.receive.policy import accepted_classes
-from dicom_node.studies.scan import JournalIngest
+from dicom_node.studies.indexing import JournalIngest
 from tests.certificates_lab import Authority
 from tests.hostile.valve import valve_before
 from tests.hostile.web import answering
@@ -386,7 +393,7 @@ def dicomweb_of(url: str) -> PeerSettings:
 
 
 def shown(outbox: Outbox) -> dict[str, list[dict[str, object]]]:
-    found = outbox.read(show, outbox.settings, 1)
+    found = outbox.read(results_to_withdraw, outbox.settings, 1)
     return {"removals": found["removals"], "by_hand": found["by_hand"]}
 
 
@@ -619,6 +626,11 @@ def fill(orthanc: Orthanc, studies: int) -> list[str]:
     return [str(film.StudyInstanceUID) for film in films[::2]]
 
 
+def states_of(node: Node) -> list[str]:
+    """Of what was asked for."""
+    return [row["state"] for row in node.cli("fetches", "list")]
+
+
 def starts(node: Node) -> list[datetime]:
     """When the peer was asked for a study, in order."""
     return sorted(datetime.fromisoformat(row["at"]) for row in node.events(2051))
@@ -635,13 +647,13 @@ def test_a_killed_node_goes_on_and_no_study_is_analysed_twice(tmp_path: Path) ->
         )
         config = config.replace('may = ["send", "receive"]', 'may = ["send", "receive", "query"]')
         with running(Node(tmp_path / "node", config, port=port)) as node:
-            assert node.run("fetch", *ASKED, "--no-wait").returncode == 0
+            assert node.run("fetch", *ASKED).returncode == 0
             wait_until(lambda: len(starts(node)) >= 2, 120, "the first studies")
             node.kill()
             node.start()
             done = node.run("fetch", *ASKED)
             assert done.returncode == 0, done.stderr
-            assert [row["state"] for row in node.cli("fetches", "list")] == ["fetched"] * 4
+            wait_until(lambda: states_of(node) == ["fetched"] * 4, 120, "all fetched")
             assert node.cli("fetches", "missing", "pacs", "--days", "1") == []
             assert node.run("check").returncode == 0
             wait_until(lambda: set(orthanc.reports()) == set(uids), 120, "a report for each")
@@ -1024,7 +1036,7 @@ def reported(
     """A report that a listener took, entered."""
     taken, not_taken = [f"{uid} {SECONDARY_CAPTURE}" for uid in committed], [f"{uid} 0112" for uid in failed]
     outbox.write(intake.keep_report, transaction, ae, taken, not_taken, utc_now())
-    assert commitments.enter_reports(outbox.database, outbox.settings) == 1
+    assert delivery_worker.enter_reports(outbox.database, outbox.settings) == 1
 
 
 def hours_pass(outbox: Outbox, hours: float) -> None:
@@ -1111,16 +1123,16 @@ def test_a_pacs_without_storage_commitment_is_noticed_at_once(
 def test_a_kill_between_request_and_answer_loses_nothing(
     tmp_path: Path, committing_pacs: CommittingPacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask = CommitmentRequestor.ask
+    ask = StorageCommitment.ask
 
-    def killed(self: CommitmentRequestor, *words: object) -> None:
+    def killed(self: StorageCommitment, *words: object) -> None:
         ask(self, *words)  # type: ignore[arg-type]
         raise KeyboardInterrupt  # as kill -9 does
 
     outbox = Outbox(tmp_path, [committing(committing_pacs)])
     outbox.add_study(["pacs"], ONE)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(CommitmentRequestor, "ask", killed)
+        patch.setattr(StorageCommitment, "ask", killed)
         outbox.worker(lease_seconds=0.1).run_once()
     (transaction, uids) = committing_pacs.requests[0]
     outbox.worker().run_once()
@@ -1136,7 +1148,7 @@ def test_a_report_is_answered_only_when_it_is_kept(
     monkeypatch.setattr(dimse, "REPORT_SECONDS", 10)
     committing_pacs.at_once = report
     peer = committing(committing_pacs)
-    requestor = CommitmentRequestor(peer, Settings(peers=(peer,)))
+    requestor = StorageCommitment(peer, Settings(peers=(peer,)))
 
     def keep(_: CommitmentReport) -> None:
         raise OSError("the database is away")
@@ -1154,7 +1166,7 @@ def test_a_report_to_the_listener_reaches_the_outbox(tmp_path: Path, committing_
         listener.kill()  # at once: what was answered is kept
         JournalIngest(outbox.database, listener.data_dir / "journal").run_once()
         JournalIngest(outbox.database, listener.data_dir / "journal").run_once()  # and after a restart here
-    assert commitments.enter_reports(outbox.database, outbox.settings) == 1
+    assert delivery_worker.enter_reports(outbox.database, outbox.settings) == 1
     assert outbox.states() == {"confirmed": 1}
     assert outbox.numbers()[events.COMMITMENT_REPORTED.number] == 1
 

@@ -33,7 +33,7 @@ from pydicom.uid import (
 from pynetdicom.dsutils import decode
 
 from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES, SyntaxKind
-from dicom_node.people.demo import run
+from dicom_node.people import demo
 from tests import wheels
 from tests.example_lab import FILM
 from tests.forked import Forked
@@ -534,34 +534,36 @@ def _run(*command: object) -> str:
 def test_a_second_run_of_the_demonstration_makes_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "_POLL_SECONDS", 1.0)
+    monkeypatch.setattr(demo, "_POLL_SECONDS", 1.0)
     monkeypatch.setattr(subprocess, "Popen", Forked)
     chest = '[[rules]]\nname = "chest"'  # whose networks would be loaded twice
-    monkeypatch.setattr(run, "_CONFIG", run._CONFIG.partition(chest)[0])
+    monkeypatch.setattr(demo, "_CONFIG", demo._CONFIG.partition(chest)[0])
     own, out, source = tmp_path / "own", tmp_path / "out", quick_ultrasound("demonstrated")
     own.mkdir()
     source.save_as(own / "image.dcm", enforce_file_format=True)
 
-    def perform() -> run.DemoResult:
-        [shown] = run.run(out, own=own, fresh=False, offline=True, say=lambda _line: None)
-        return shown
+    def perform() -> dict[str, Any]:
+        [row] = demo.run(out, own=own, fresh=False, offline=True, say=lambda _line, **_: None)
+        return row
 
     first = perform()
-    assert first.state == "delivered", first
-    assert {item.kind for item in first.results} == {"sr", "summary", "gsps", "sc", "cleaned"}
-    found = {(finding["finding"], finding["decision"]) for finding in first.findings}
+    assert first["state"] == "delivered", first
+    assert {item["kind"] for item in first["objects"]} == {"sr", "summary", "gsps", "sc", "cleaned"}
+    found = {(finding["finding"], finding["decision"]) for finding in first["findings"]}
     assert found == {("Burned-in annotation to remove", "present")}
-    assert first.seconds_to_pacs and first.seconds_to_pacs >= first.quiet_seconds
+    assert first["seconds_to_pacs"] >= first["quiet_seconds"]
     held = held_by_pacs(out)
     assert set(held.values()) == {1}
     assert str(source.SOPInstanceUID) in held
 
     second = perform()
-    assert second.known_before
+    assert second["known_before"]
     assert held_by_pacs(out) == held
-    assert [item.sop_instance_uid for item in second.objects] == [
-        item.sop_instance_uid for item in first.objects
-    ]
+    assert second["objects"] == first["objects"]
+    [told] = json.loads((out / "summary.json").read_text(encoding="utf-8"))["studies"]
+    assert told["study_instance_uid"] == str(source.StudyInstanceUID)
+    assert told["modality"] == "US"
+    assert told == second
     assert len(list((out / "us-1" / "pacs").glob("*.dcm"))) == 6
     assert len(list((out / "us-1").glob("*.png"))) == 4, "source, summary, annotated, cleaned"
 

@@ -1,27 +1,52 @@
-"""Mistakes in values of a configuration, in words that an admin uses.
+"""Loading of the configuration from TOML files: all mistakes are reported together (exit status 78), in words
+that an admin uses, with file and line.
 
-Loading of the configuration from files: all mistakes are reported together (exit status 78).
+Peers and rules that persons enter by page, program or command: ``node.data_dir/entered/000001.toml``, …
+
+Each version is a file of its own, and the last one is read besides the configuration files. None is ever
+written over: so the folder is the history, and machines of a site that share it share the entries.
 
 Mistakes between keys: names that refer to each other, conditions that never hold. Rules that bypass a hold
 (``assess_first``) of another rule: they send the same results to a peer at once.
 """
 
+import copy
 import os
 import re
+import tomllib
+import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, Final, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
-from dicom_node.base.config.mistakes import described, did_you_mean
-from dicom_node.base.config.settings import Conditions, PeerSettings, RuleSettings, Settings, matches
-from dicom_node.base.config.toml_files import SAVED, Place, TomlFiles, edition, file_of, newest
+from dicom_node.base.config.settings import (
+    AE_TITLE,
+    HOST,
+    MODALITY,
+    NAME,
+    Conditions,
+    PeerSettings,
+    RuleSettings,
+    Settings,
+    did_you_mean,
+    matches,
+)
 from dicom_node.base.connectors import every
-from dicom_node.base.errors import ConfigurationError
-from dicom_node.base.kinds import CONSOLE_AE_TITLE, CONSOLE_NAME
+from dicom_node.base.errors import ConfigProblem, ConfigurationError
+from dicom_node.base.kinds import CONSOLE_AE_TITLE, CONSOLE_NAME, Retained
+from dicom_node.base.printable import redacted
+
+Place = tuple[str | int, ...]  # ("peers", 0, "port")
+FOLDER: Final = "entered"
+SAVED: Final = "saved"
+"""The key of a version that says when it was written, by whom, and what changed."""
 
 
 def load(files: Sequence[Path]) -> Settings:
@@ -49,60 +74,43 @@ def load_to_read(files: Sequence[Path]) -> tuple[Settings, int]:
     return settings, len(read.problems)
 
 
-def examine(files: Sequence[Path]) -> tuple[Settings | None, TomlFiles]:
+def examine(files: Sequence[Path]) -> tuple[Settings | None, "TomlFiles"]:
     """The settings without faulty keys, and the files with their mistakes.
 
     The settings are None if no key is left, or if a file could not be read: defaults must not replace its
     content.
     """
-    read = TomlFiles.read(files)
+    read = TomlFiles()
+    for file in files:
+        read.add_file(file)
     given = read.at(("node", "data_dir"))
     data_dir = Path(given) if isinstance(given, str) else Settings.model_fields["node"].get_default().data_dir
     number = newest(data_dir)
-    file = file_of(data_dir, number)
-    if os.access(file, os.R_OK):  # who may not read it may not change the node either
-        in_files = {kind: len(read.numbered_names(kind)) for kind in ("peers", "rules")}
-        read.add_file(file)
+    entered = file_of(data_dir, number)
+    if os.access(entered, os.R_OK):  # who may not read it may not change the node either
+        read.add_file(entered)
         read.data.pop(SAVED, None)
         with suppress(TypeError):  # "node" is no table: a mistake of its own
             read.data.setdefault("node", {})["entered"] = number
-        for kind, before in in_files.items():
-            for place, _ in read.numbered_names(kind)[before:]:
-                read.data[kind][place]["entered"] = edition(read.data[kind][place])
+        for kind in ("peers", "rules"):
+            for place, table in read.tables(kind):
+                if read.files_of((kind, place)) == [entered]:
+                    table["entered"] = edition(table)
     settings = examined(read)
     if settings is not None:
         # Started elsewhere, a relative data folder would be a second, empty node, which lists would show.
         folder, beside = settings.node.data_dir, files[0].resolve().parent
         if not folder.is_absolute() and not _has_a_node(folder) and _has_a_node(beside / folder):
             meant = (beside / folder).resolve()
-            remedy = (
-                f"is {folder.resolve()} in the folder you are in, where no node is, and {meant} is one: "
-                f"start this in {beside}, or write the whole path"
+            read.add(
+                ("node", "data_dir"),
+                repr(str(folder)),
+                (
+                    f"is {folder.resolve()} in the folder you are in, where no node is, and {meant} is one: "
+                    f"start this in {beside}, or write the whole path"
+                ),
             )
-            read.add_named("node.data_dir", repr(str(folder)), remedy)
     return settings, read
-
-
-def examined(read: TomlFiles) -> Settings | None:
-    """The settings without faulty keys; each mistake is added to the mistakes of ``read``."""
-    try:
-        settings: Settings | None = Settings.model_validate(read.data)
-    except ValidationError as error:
-        mistakes = list(described(error, Settings))
-        for place, known, remedy in mistakes:
-            value = read.shown(place, read.at(place)) if known else ""  # a misspelt key may hold a password
-            if not read.is_faulty(place):  # such as by an unset variable
-                read.add(place, value, remedy)
-        # Without the faulty keys, so that the other mistakes can be found in the same run. A required key
-        # cannot be left out: its peer or rule goes.
-        settings, keys = None, [place for place, _, _ in mistakes]
-        for places in (keys, [place[:2] for place in keys]):
-            with suppress(ValidationError):
-                settings = settings or Settings.model_validate(read.without(places))
-    if settings is None or read.unread:
-        return None
-    cross_check(settings, read)
-    return settings
 
 
 def _has_a_node(folder: Path) -> bool:
@@ -110,37 +118,153 @@ def _has_a_node(folder: Path) -> bool:
     return any(os.access(folder / name, os.F_OK) for name in ("node.db", "spool"))
 
 
-# Modalities that a near one is suggested from (PS3.3 C.7.3.1.1.1); a rule may name any other code.
-_MODALITIES = ("US", "IVUS", "CR", "DX", "MG", "XA", "RF", "CT", "MR", "NM", "PT", "OT")
-_CODE_STRING = re.compile(r"[A-Z0-9_ *?]+")  # PS3.5 6.2, CS, with the signs of patterns
-# Most characters that a value of this attribute may have (PS3.5 6.2: CS and SH 16, AE 16, LO 64).
-_LONGEST = {"study_description": 64, "series_description": 64}
-_LONGEST_CODE = 16
+def examined(read: "TomlFiles") -> Settings | None:
+    """The settings without faulty keys; each mistake is added to the mistakes of ``read``."""
+    try:
+        settings: Settings | None = Settings.model_validate(read.data)
+    except ValidationError as error:
+        settings, mistakes = None, error.errors()
+        for found in mistakes:
+            place, value = found["loc"], read.at(found["loc"])
+            shown = "" if value is None or isinstance(value, dict | list) else repr(value)
+            if found["type"] == "extra_forbidden":
+                read.add(place, "", _unknown_key(place))  # a misspelt key may hold a password
+            elif not read.is_faulty(place):  # such as by an unset variable
+                read.add(place, shown, _remedy(found))
+        # Without the faulty keys, so that the other mistakes can be found in the same run. A required key
+        # cannot be left out: its peer or rule goes.
+        for depth in (None, 2):
+            with suppress(ValidationError):
+                left = _without(read.data, {found["loc"][:depth] for found in mistakes})
+                settings = settings or Settings.model_validate(left)
+    if settings is None or read.unread:
+        return None
+    _cross_check(settings, read)
+    return settings
 
 
-def cross_check(settings: Settings, read: TomlFiles) -> None:
+def _without(data: dict[str, Any], places: set[Place]) -> dict[str, Any]:
+    """A copy without the keys at ``places``; the later ones of a list go first."""
+    left = copy.deepcopy(data)
+    for *path, key in sorted(places, reverse=True):
+        with suppress(KeyError, TypeError):  # what is missing, and what is within a faulty value
+            del _at(left, path)[key]
+    return left
+
+
+def _at(value: Any, place: Sequence[str | int]) -> Any:
+    """What is there, None where nothing is (TOML has no null); a text that is given in place of a list."""
+    for part in place:
+        try:
+            value = value if isinstance(value, str) else value[part]
+        except (LookupError, TypeError):
+            return None
+    return value
+
+
+def _unknown_key(place: Place) -> str:
+    *path, key = (part for part in place if isinstance(part, str))
+    model: type[BaseModel] = Settings
+    for part in path:
+        model = sections(model)[part]
+    return f"unknown key: {did_you_mean(key, model.model_fields, 'the keys here are')}"
+
+
+def sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """The tables in ``model``, by key."""
+    return {
+        name: kind
+        for name, field in model.model_fields.items()
+        for kind in (field.annotation, *get_args(field.annotation))
+        if isinstance(kind, type) and issubclass(kind, BaseModel)
+    }
+
+
+def _remedy(found: ErrorDetails) -> str:
+    kind, given, context = found["type"], found.get("input"), found.get("ctx", {})
+    table = isinstance(given, dict) and found["loc"] in (("peers",), ("rules",))
+    match kind:
+        case "value_error":
+            remedy = found["msg"].removeprefix("Value error, ")
+        case "literal_error" | "enum":
+            choices = re.findall(r"'([^']*)'", context["expected"])
+            named, hint = ", ".join(choice or '""' for choice in choices), did_you_mean(given, choices)
+            remedy = f"must be one of {named}{f'; {hint}' if hint.startswith('did') else ''}"
+        case "string_pattern_mismatch":
+            remedy = _WRITTEN.get(
+                context["pattern"], "has not the form that docs/reference/settings.md gives"
+            )
+        case "string_too_long":
+            remedy = f"has more than {context['max_length']} characters"
+        case "tuple_type" if found["loc"][-2:-1] == ("when",):
+            remedy = 'must be text in quotes, or a list, such as ["a", "b"]'
+        case "tuple_type" if table:
+            remedy = f"write [[{found['loc'][-1]}]], with two brackets: there may be several"
+        case _ if kind in _BOUNDS:
+            remedy = f"must be {_BOUNDS[kind]} {next(iter(context.values())):g}"
+        case _:
+            remedy = _REMEDIES.get(kind, _REMEDIES.get(kind.partition("_")[0], "cannot be used here"))
+    return remedy
+
+
+_REMEDIES: Mapping[str, str] = {
+    "missing": "is missing",
+    "string_too_short": "must not be empty",
+    "bool": "must be true or false",
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "finite": "must be a finite number",
+    "string": "must be text, in quotes",
+    "path": "must be a path, in quotes",
+    "ip": "must be an address, or a network without bits of a host, such as 10.0.0.0/8",
+    "tuple": 'must be a list, such as ["a", "b"]',
+    "list": 'must be a list, such as ["a", "b"]',
+    "model": "must be a table, such as [node] or { key = value }",
+    "dict": "must be a table, such as { key = value }",
+    "mapping": "must be a table, such as { key = value }",
+}
+_BOUNDS: Mapping[str, str] = {
+    "greater_than": "more than",
+    "greater_than_equal": "at least",
+    "less_than": "less than",
+    "less_than_equal": "at most",
+}
+_WRITTEN: Mapping[str, str] = {
+    AE_TITLE: "an AE title has letters of ASCII, figures and signs, no backslash and no space in front",
+    NAME: "a name has letters of ASCII, figures, dot, dash and underscore, no space",
+    HOST: "is no name or address of a machine: letters, figures, dots and dashes, no space",
+    MODALITY: "a modality is a code in capital letters, such as US, CR or DX",
+}
+
+
+def _cross_check(settings: Settings, read: "TomlFiles") -> None:
     """Add every mistake between keys to the mistakes of ``read``."""
     for key in ("peers", "rules"):
         read.check_names(key)
     _check_ae_titles(settings, read)
     _check_retained(settings, read)
-    for rule in settings.rules:
+    for number, rule in enumerate(settings.rules):
         _check_peers_of(rule, settings, read)
-        when = (*read.place_of("rules", rule.name), "when")
+        place = read.place_of("rules", rule.name)
+        when = (*place, "when")
         if not read.at(when):
             read.add(when, "", 'has no condition: say which images, such as { modality = "US" } ("*": all)')
-        for name, pattern, remedy in _faults_of(rule.when, settings, read):
-            read.add((*when, name), repr(pattern), remedy)
-    for number, rule in enumerate(settings.rules):
+        for name, patterns in rule.when:
+            for pattern in patterns:
+                if remedy := never_calls(name, pattern, settings, read):
+                    read.add((*when, name), repr(pattern), remedy)
         before = (one for one in settings.rules[:number] if one.name != rule.name)
         if other := next((one.name for one in before if _does(one) == _does(rule)), ""):
-            remedy = f"does the same as rule {other}: everything would be analysed and sent twice"
-            read.add(read.place_of("rules", rule.name), "", remedy)
+            read.add(place, "", f"does the same as rule {other}: everything would be analysed and sent twice")
     for check in every("settings.checks"):
         check(settings, read)
 
 
-def _check_ae_titles(settings: Settings, read: TomlFiles) -> None:
+def _does(rule: RuleSettings) -> tuple[object, ...]:
+    return rule.when, rule.pipeline, dict(rule.options), frozenset(rule.send_to)
+
+
+def _check_ae_titles(settings: Settings, read: "TomlFiles") -> None:
     ours = {settings.node.ae_title, *settings.listener.further_ae_titles}
     senders: dict[str, PeerSettings] = {}
     for peer in settings.peers:
@@ -157,25 +281,17 @@ def _check_ae_titles(settings: Settings, read: TomlFiles) -> None:
             read.add(place, repr(peer.ae_title), f"peer {other.name}, who may send too, bears {same}")
 
 
-def _check_retained(settings: Settings, read: TomlFiles) -> None:
+def _check_retained(settings: Settings, read: "TomlFiles") -> None:
     """Peers of one pseudonym domain get the same objects, so their options must agree."""
-    first: dict[str | None, PeerSettings] = {}
+    retained: dict[str | None, set[Retained]] = {}
     for peer in settings.peers:
-        if peer.deidentify:
-            other = first.setdefault(peer.pseudonym_domain, peer)
-            if set(other.retain) != set(peer.retain):
-                place = (*read.place_of("peers", peer.name), "retain")
-                remedy = f"peer {other.name} shares its pseudonyms and retains other attributes: give one a "
-                read.add(place, ", ".join(peer.retain) or "nothing", f"{remedy}pseudonym_domain of its own")
+        if peer.deidentify and retained.setdefault(peer.pseudonym_domain, {*peer.retain}) != {*peer.retain}:
+            remedy = "another peer shares its pseudonyms and retains other attributes: give one a "
+            place = (*read.place_of("peers", peer.name), "retain")
+            read.add(place, ", ".join(peer.retain) or "nothing", f"{remedy}pseudonym_domain of its own")
 
 
-_MAY = {
-    "receive": 'this peer may not receive: add may = ["receive"]',
-    "query": 'this peer may not be asked: add may = ["query"]',
-}
-
-
-def _check_peers_of(rule: RuleSettings, settings: Settings, read: TomlFiles) -> None:
+def _check_peers_of(rule: RuleSettings, settings: Settings, read: "TomlFiles") -> None:
     place = read.place_of("rules", rule.name)
     if not read.at((*place, "send_to")):
         read.add((*place, "send_to"), "[]", "is empty: the results would go nowhere")
@@ -191,48 +307,35 @@ def _check_peers_of(rule: RuleSettings, settings: Settings, read: TomlFiles) -> 
     for key, names, may in uses:
         for name, times in Counter(names).items():
             peer = peers.get(name)
+            remedy = "is listed twice" if times > 1 and may else ""
             if name not in known and (may or name != CONSOLE_NAME):
                 remedy = f"no such peer; {did_you_mean(name, known)}"
             elif peer and may and may not in peer.may:
                 remedy = "" if read.is_faulty((*read.place_of("peers", name), "may")) else _MAY[may]
             elif peer and key == ("forward",) and peer.deidentify:
                 remedy = "this peer gets nothing that names a patient: received images do"
-            elif (
-                peer
-                and key == ("forward",)
-                and rule.when.calling_ae
-                and set(rule.when.calling_ae) <= set(peer.titles)
-            ):
+            elif peer and key == ("forward",) and _are_of(rule.when.calling_ae, peer):
                 remedy = "this peer sent the images itself, and gets none of them back"
-            else:
-                remedy = "is listed twice" if times > 1 and may else ""
             if remedy:
                 read.add((*place, *key), repr(name), remedy)
 
 
-def _faults_of(when: Conditions, settings: Settings, read: TomlFiles) -> Iterator[tuple[str, str, str]]:
-    """Condition, pattern, remedy."""
-    for name, patterns in when:
-        longest = _LONGEST.get(name, _LONGEST_CODE)
-        for pattern in patterns:
-            if not pattern.strip():
-                yield name, pattern, "is empty and would match images without a value only: leave it out"
-            elif len(pattern.replace("*", "")) > longest:
-                yield name, pattern, f"never holds: a value has at most {longest} characters"
-            elif name == "modality" and (pattern != pattern.strip() or not _CODE_STRING.fullmatch(pattern)):
-                near = did_you_mean(pattern.strip(" *?"), _MODALITIES, "such as")
-                yield name, pattern, f"a modality is a code in capital letters; {near}"
-            elif remedy := never_calls(name, pattern, settings, read):
-                yield name, pattern, remedy
+_MAY: Final = {
+    "receive": 'this peer may not receive: add may = ["receive"]',
+    "query": 'this peer may not be asked: add may = ["query"]',
+}
 
 
-def never_calls(name: str, pattern: str, settings: Settings, read: TomlFiles) -> str:
+def _are_of(titles: Sequence[str], peer: PeerSettings) -> bool:
+    return bool(titles) and set(titles) <= set(peer.titles)
+
+
+def never_calls(name: str, pattern: str, settings: Settings, read: "TomlFiles") -> str:
     """Why no association that we accept has such an AE title, "" where one may."""
     listener = settings.listener
-    if name == "calling_ae" and listener.unknown_callers == "refuse":
-        titles: Sequence[str] = [str(title) for title in read.values("peers", "ae_title")]
-        titles = [*titles, CONSOLE_AE_TITLE]
-        places: Sequence[Place] = [("peers", n, "ae_title") for n, _ in enumerate(read.at(("peers",)) or ())]
+    if name == "calling_ae":
+        titles = [*(str(table.get("ae_title", "")) for _, table in read.tables("peers")), CONSOLE_AE_TITLE]
+        places: list[Place] = [("peers", number, "ae_title") for number, _ in read.tables("peers")]
         whose = "no peer bears this AE title"
     elif name == "called_ae" and listener.check_called_ae:
         titles = [settings.node.ae_title, *listener.further_ae_titles]
@@ -245,39 +348,22 @@ def never_calls(name: str, pattern: str, settings: Settings, read: TomlFiles) ->
     return f"never holds: {whose}; {did_you_mean(pattern, titles)}"
 
 
-def _does(rule: RuleSettings) -> tuple[object, ...]:
-    return rule.when, rule.pipeline, dict(rule.options), frozenset(rule.send_to)
-
-
-@dataclass(frozen=True, slots=True)
-class Undercut:
-    """``rule`` sends to ``peers`` at once the results that ``holding`` keeps until a person has accepted
-    them.
-    """
-
-    rule: str
-    holding: str
-    peers: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"{', '.join(self.peers)} gets by it at once what {self.holding} holds of the same study"
-
-
-def undercuts(settings: Settings) -> Iterator[Undercut]:
-    """Each rule that sends at once the same results that another rule holds for a person."""
-    places = {peer.name: _place(peer) for peer in settings.peers}
+def undercuts(settings: Settings) -> Iterator[str]:
+    """A sentence for each rule that sends at once the same results that another rule holds for a person."""
+    places = {peer.name: _where(peer) for peer in settings.peers}
     for holding in (rule for rule in settings.rules if rule.assess_first):
         held = {places.get(name, name) for name in holding.receivers}
         for rule in settings.rules:
-            peers = tuple(sorted(name for name in rule.receivers if places.get(name, name) in held))
+            peers = ", ".join(sorted(name for name in rule.receivers if places.get(name, name) in held))
             if not peers or rule.assess_first or rule.pipeline != holding.pipeline:
                 continue
             when = [(getattr(rule.when, key), getattr(holding.when, key)) for key in Conditions.model_fields]
             if not any(_exclude_each_other(*both) for both in when):
-                yield Undercut(rule.name, holding.name, peers)
+                said = f"gets by it at once what {holding.name} holds of the same study"
+                yield f"rule {rule.name}: {peers} {said}"
 
 
-def _place(peer: PeerSettings) -> object:
+def _where(peer: PeerSettings) -> object:
     """Where it is: one PACS may be two peers. De-identified objects are others than those with a name."""
     where = peer.url if peer.by_http else peer.address_of("storage")
     return peer.transport, where, peer.deidentify
@@ -290,3 +376,290 @@ def _exclude_each_other(patterns: tuple[str, ...], others: tuple[str, ...]) -> b
         for one in patterns
         for two in others
     )
+
+
+def file_of(data_dir: Path, version: int) -> Path:
+    """The file of a version of the entered peers and rules, from 1."""
+    return data_dir / FOLDER / f"{version:06}.toml"
+
+
+def versions(data_dir: Path) -> list[int]:
+    """The versions, the oldest first."""
+    return sorted(int(file.stem) for file in (data_dir / FOLDER).glob("[0-9]" * 6 + ".toml"))
+
+
+def newest(data_dir: Path) -> int:
+    """The version that counts, 0 where nothing was ever entered."""
+    return max(versions(data_dir), default=0)
+
+
+def edition(entry: Mapping[str, Any] | None) -> int:
+    """A mark of what an entry says, by which a later request finds out whether it was changed; 0 for none."""
+    return zlib.crc32(repr(entry).encode()) % 10**9 or 1 if entry else 0
+
+
+def is_behind(settings: Settings) -> bool:
+    """Whether these settings were read before the newest version was there: it will be loaded in a moment."""
+    return newest(settings.node.data_dir) != settings.node.entered
+
+
+@dataclass(slots=True)
+class TomlFiles:
+    """The merged content of TOML files, expanded. Lists of tables (peers, rules) are joined.
+
+    ``unread``: a file is missing, empty or no TOML, so what the others say is not the whole configuration.
+    """
+
+    data: dict[str, Any] = field(default_factory=dict)
+    unread: bool = False
+    _origins: dict[Place, tuple[Path, Place]] = field(default_factory=dict)
+    """Where a table begins, and as what."""
+    _texts: dict[Path, str] = field(default_factory=dict)
+    _written: dict[Place, str] = field(default_factory=dict)
+    """Values before ${...} was expanded."""
+    _problems: list[ConfigProblem] = field(default_factory=list)
+
+    @property
+    def problems(self) -> list[ConfigProblem]:
+        """Every mistake, by file and line; mistakes that belong to no file come last."""
+        rank = {str(file): number for number, file in enumerate(self._texts)}
+        return sorted(self._problems, key=lambda known: (rank.get(known.file, len(rank)), known.line))
+
+    def is_faulty(self, place: Place) -> bool:
+        """Whether a mistake is known at this place, or inside it."""
+        key = self._spelled(place)
+        return any(f"{problem.key}.".startswith((f"{key}.", f"{key}[")) for problem in self._problems)
+
+    def add(self, place: Place, value: str, remedy: str) -> None:
+        """Add a mistake in the value at ``place``."""
+        self._add(*self._origin(place), self._spelled(place), value, remedy)
+
+    def add_named(self, key: str, value: str, remedy: str) -> None:
+        """Add a mistake about a key in dotted form, such as ``peers.pacs.port``."""
+        self._add(*self._origin(self._place(key)), key, value, remedy)
+
+    def files_of(self, place: Place) -> list[Path]:
+        """The files that contain the value at ``place``: the TOML file, or files named in ``${file:PATH}``.
+
+        Empty where the value comes from environment variables only.
+        """
+        written = self._written.get(place)
+        if written is None:
+            return [Path(self._origin(place)[0])]
+        return [Path(path) for path, _, _ in _VARIABLE.findall(written) if path]
+
+    def as_written(self, text: str) -> str:
+        """A message in which values from the environment or files appear as ``${NAME}`` and
+        ``${file:...}``.
+        """
+        for place, written in self._written.items():
+            value = str(self.at(place))
+            if len(value) >= _SHORTEST_SECRET:
+                text = text.replace(repr(value)[1:-1], written).replace(value, written)
+        return text
+
+    def at(self, place: Place) -> Any:
+        """The value at this place, None if there is none."""
+        return _at(self.data, place)
+
+    def tables(self, key: str) -> list[tuple[int, dict[str, Any]]]:
+        """The tables of the list ``key`` with their numbers in it, also faulty ones."""
+        items = self.data.get(key)
+        numbered = enumerate(items if isinstance(items, list) else ())
+        return [(number, item) for number, item in numbered if isinstance(item, dict)]
+
+    def numbered_names(self, key: str) -> list[tuple[int, str]]:
+        """Number and name of each table in the list ``key`` that has a name."""
+        return [(number, str(table["name"])) for number, table in self.tables(key) if "name" in table]
+
+    def place_of(self, key: str, name: str) -> Place:
+        """The place of the table with this name in the list ``key``."""
+        return next(((key, number) for number, known in self.numbered_names(key) if known == name), (key,))
+
+    def check_names(self, key: str) -> None:
+        """Add a mistake for each name that two tables of the list ``key`` have."""
+        seen: dict[str, str] = {}
+        for number, name in self.numbered_names(key):
+            if other := seen.get(name.casefold()):
+                problem = "is used twice" if other == name else f"differs from {other} in capitals only"
+                self.add(
+                    (key, number, "name"), repr(name), f"{problem}: give each of the {key} a name of its own"
+                )
+            seen.setdefault(name.casefold(), name)
+
+    def add_file(self, file: Path) -> None:
+        """Read one more configuration file."""
+        line, remedy, self._texts[file] = 0, "", ""
+        try:
+            self._texts[file] = _bytes_of(file).decode("utf-8-sig").replace("\r\n", "\n")
+            read = tomllib.loads(self._texts[file])
+        except OSError as error:
+            remedy = f"cannot be read: {error.strerror}"
+        except UnicodeDecodeError as error:
+            line = error.object[: error.start].count(b"\n") + 1
+            remedy = "holds a letter that is not in UTF-8: save the file as UTF-8"
+        except tomllib.TOMLDecodeError as error:
+            line, remedy = _syntax_mistake(error, self._texts[file])
+        else:
+            remedy = "" if read else "is empty: nothing is configured there"
+            for key, value in read.items():
+                self._merge(file, key, value)
+        if remedy:
+            self.unread = True
+            self._add(str(file), line, "file", "", remedy)
+
+    def _merge(self, file: Path, key: str, value: Any) -> None:
+        known = self.data.get(key)
+        if key not in self.data or (isinstance(value, list) and isinstance(known, list)):
+            self._origins.setdefault((key,), (file, (key,)))
+            # First as it is, so that a mistake found in it can be named.
+            before = len(known or ())
+            self.data[key] = [*(known or ()), *value] if isinstance(value, list) else value
+            for number, item in enumerate(value if isinstance(value, list) else ()):
+                self._origins[key, before + number] = (file, (key, number))
+                self.data[key][before + number] = self._expand(item, (key, before + number))
+            if not isinstance(value, list):
+                self.data[key] = self._expand(value, (key,))
+        else:
+            self._add(str(file), _line(self._texts[file], (key,)), key, "", "is in another file already")
+
+    def _expand(self, value: Any, place: Place) -> Any:
+        if isinstance(value, dict):
+            return {name: self._expand(item, (*place, name)) for name, item in value.items()}
+        if isinstance(value, list):
+            return [self._expand(item, (*place, number)) for number, item in enumerate(value)]
+        if not isinstance(value, str):
+            return value
+
+        def replace(match: re.Match[str]) -> str:
+            path, name, default = match.groups()
+            if path:
+                try:
+                    return _bytes_of(path).decode().replace("\r\n", "\n").removesuffix("\n")
+                except (OSError, UnicodeDecodeError):
+                    self.add(place, str(Path(path)), "this file cannot be read")
+                    return ""
+            if name not in os.environ and default is None:
+                self.add(place, match.group(0), f"environment variable {name} is not set")
+            return os.environ.get(name, default or "")
+
+        if (expanded := _VARIABLE.sub(replace, value)) != value:
+            self._written[place] = value
+        return expanded
+
+    def _add(self, file: str, line: int, key: str, value: str, remedy: str) -> None:
+        """The one place where a mistake gets its value: no secret is among what is printed and logged."""
+        shown = "" if any(_SECRET.fullmatch(part) for part in re.split(r"[.\[]", key)) else redacted(value)
+        key, shown, remedy = (self.as_written(text) for text in (key, shown, remedy))
+        self._problems.append(ConfigProblem(file, key, shown, remedy, line))
+
+    def _origin(self, place: Place) -> tuple[str, int]:
+        """The file that a place stands in, and its line there; of a key that is missing, its table's."""
+        for length in range(len(place), 0, -1):
+            if place[:length] in self._origins:
+                file, local = self._origins[place[:length]]
+                return str(file), _line(self._texts[file], (*local, *place[length:]))
+        return ", ".join(map(str, self._texts)), 0
+
+    def _place(self, key: str) -> Place:
+        """The place of a key that ``_spelled`` wrote out, such as ``peers.pacs.port``."""
+        for table in self.data:
+            for number, name in self.numbered_names(table):
+                if f"{key}.".startswith(f"{table}.{name}."):
+                    return (table, number, *key.removeprefix(f"{table}.{name}").split(".")[1:])
+        return tuple(key.split("."))
+
+    def _spelled(self, place: Place) -> str:
+        """``peers.pacs.port``; ``peers[0].port`` where the peer has no name."""
+        spelled = ""
+        for length, part in enumerate(place, start=1):
+            table = self.at(place[:length])
+            name = table.get("name") if isinstance(table, dict) and isinstance(part, int) else part
+            spelled += f".{name}" if isinstance(name, str) else f"[{part}]"
+        return spelled.lstrip(".") or "file"
+
+
+_SHORTEST_SECRET = 4  # characters; a shorter value would be found in words of the message
+_SECRET = re.compile(r"\w*(?:password|passwd|passphrase|secret|token|key|credentials?)", re.IGNORECASE)
+_VARIABLE = re.compile(r"\$\{(?:file:([^}]+)|([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?)\}")
+
+
+def _bytes_of(file: str | Path) -> bytes:
+    """What the file holds. A FIFO to which nobody writes is empty: a node that waited there would stand
+    still. Raises OSError.
+    """
+    with open(file, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as opened:
+        os.set_blocking(opened.fileno(), True)
+        return opened.read()
+
+
+def _line(text: str, place: Place) -> int:
+    """The line at which the statement begins that makes ``place``, or the table around it; from 1."""
+    lines = _lines(text)
+    return next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), 1)
+
+
+@lru_cache(maxsize=16)
+def _lines(text: str) -> dict[Place, int]:
+    """The line at which the statement of each key and table begins.
+
+    Each statement is parsed by itself: a line that is no TOML goes on in the next one. So the standard
+    library finds the lines, and no second parser has to know the grammar.
+    """
+    found: dict[Place, int] = {}
+    numbers: Counter[Place] = Counter()  # of tables in a list, such as [[peers]]
+    table: Place = ()
+    statement, first = "", 1
+    for number, line in enumerate(text.split("\n"), start=1):
+        statement, first = (f"{statement}\n{line}", first) if statement else (line, number)
+        with suppress(tomllib.TOMLDecodeError):
+            read: Any = tomllib.loads(statement)
+            is_heading, statement = statement.lstrip().startswith("["), ""
+            place = () if is_heading else table
+            while isinstance(read, dict) and len(read) == 1:
+                [(key, read)] = read.items()
+                place = (*place, key)
+                if is_heading and isinstance(read, list):
+                    [read] = read
+                    numbers[place] += 1
+                if is_heading and numbers[place]:
+                    found.setdefault(place, first)
+                    place = (*place, numbers[place] - 1)
+                found.setdefault(place, first)
+            table = place if is_heading else table
+    return found
+
+
+def _syntax_mistake(error: tomllib.TOMLDecodeError, text: str) -> tuple[int, str]:
+    """The line of a mistake in the syntax (from 1), and the remedy."""
+    message, _, where = str(error).partition(" (at ")
+    found, lines = re.match(r"line (\d+)", where), text.rstrip("\n").split("\n")
+    number = int(found[1]) if found else len(lines)
+    line = next(iter(lines[number - 1 : number]), "").strip()
+    fits = (row[2] for row in _SYNTAX if re.match(row[0], message) and re.match(row[1], line))
+    return number, f"is no TOML: {next(fits, message)}"
+
+
+# How the message of the standard library's parser begins, how the line looks, and the remedy.
+_SYNTAX: Final = (
+    ("Invalid|Expected", ".*[\u2018-\u201f\u00ab\u00bb]", 'quotes must be straight ones: "'),
+    ("Invalid value", r"[^=]*=\s*(#|$)", "the key has no value: write one, or leave the key out"),
+    ("Invalid value", r"(?i)[^=]*=\s*(null|none|nil)\b", "there is no null in TOML: leave the key out"),
+    ("Invalid value", r"(?i)[^=]*=\s*(true|false)\b", "write true or false, in small letters"),
+    ("Invalid value", "", 'text must be in quotes, such as "us1"'),
+    ("Cannot", r"\[+\s*(peers|rules)\b", "write [[peers]] or [[rules]], with two brackets, each time"),
+    ("Cannot", r"\[", "the heading is given twice: put its keys together under one"),
+    ("Cannot overwrite|Duplicate inline", "", "a key is given twice here: leave one out"),
+    (
+        "Unterminated string|Illegal character '\\\\n'",
+        "",
+        'the quotes are not closed: put a " at its end',
+    ),
+    ("Unclosed array", "", 'a list is not closed, or a comma is missing in it: write ["a", "b"]'),
+    ("Unclosed inline", "", "a table is not closed, or a comma is missing in it: write { key = value }"),
+    ("Expected '=' after a key", "", "write it as key = value"),
+    (r"Expected '\]", "", "a heading is not closed: write it as [node] or [[peers]]"),
+    ("Expected newline", "", "nothing but a # comment may follow the value; text must be in quotes"),
+    ("Invalid hex value|Unescaped", "", "write \\\\ for a \\ in a text, or put the text in single quotes"),
+    ("Invalid initial", "", "a key has letters of ASCII, figures, dash and underscore"),
+)

@@ -4,22 +4,20 @@
 default and its sentence; a key without a default, or with the default "not set", is in a comment.
 """
 
-import ast
-import inspect
 import json
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 
 from pydantic import BaseModel
+from pydantic._internal._docs_extraction import extract_docstrings_from_cls
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from dicom_node.base.config.mistakes import sections
+from dicom_node.base.config.loading import sections
 from dicom_node.base.config.settings import Conditions, PeerSettings, RuleSettings, Settings
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # TOML 1.0, keys without quotation marks
@@ -290,15 +288,7 @@ def documented_fields(model: type[BaseModel]) -> Mapping[str, FieldInfo]:
     """
     texts: dict[str, str] = {}
     for one in reversed(model.__mro__):
-        if issubclass(one, BaseModel) and one is not BaseModel:
-            [written] = ast.parse(textwrap.dedent(inspect.getsource(one))).body
-            assert isinstance(written, ast.ClassDef)
-            for above, below in pairwise(written.body):
-                match above, below:
-                    case ast.AnnAssign(target=ast.Name(id=key)), ast.Expr(
-                        value=ast.Constant(value=str(text))
-                    ):
-                        texts[key] = inspect.cleandoc(text)
+        texts |= extract_docstrings_from_cls(one, use_inspect=True)
     for name, field in model.model_fields.items():
         field.description = field.description or texts.get(name)
     return model.model_fields

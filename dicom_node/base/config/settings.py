@@ -1,50 +1,281 @@
-"""Sections of the configuration that know no others; ``settings.py`` puts all of them together.
-
-All settings: frozen once read, every mistake reported together (exit 78).
+"""All settings: frozen once read, every mistake reported together (exit 78).
 
 Each field says its unit and its reason; ``docs/reference/settings.md`` and ``config/node.toml`` are checked
 against this module by tests. ``${VAR}`` and ``${VAR:-default}`` in strings are taken from the environment,
 ``${file:PATH}`` from a file (its last line break dropped), so that secrets stay out of the configuration.
 """
 
+import difflib
+import re
+import socket
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Self
+from urllib.parse import unquote
 
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     IPvAnyNetwork,
+    PlainSerializer,
+    SecretStr,
+    SerializationInfo,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from dicom_node.base.config.addresses import checked_host, checked_url, checked_viewer, with_login_apart
-from dicom_node.base.config.mistakes import HOST, NAME, did_you_mean
-from dicom_node.base.config.sections import (
-    REVEALED,
-    AeTitle,
-    AssemblySettings,
-    LogSettings,
-    OutboxSettings,
-    Secret,
-    Section,
-    SpoolSettings,
-    WorkerSettings,
-)
 from dicom_node.base.connectors import extended, installed
 from dicom_node.base.errors import UnknownPeer
 from dicom_node.base.kinds import CONSOLE_AE_TITLE, CONSOLE_NAME, DEIDENTIFIED_KINDS, ResultKind, Retained
-from dicom_node.base.logs import LogTarget
+
+AE_TITLE: Final = r"^[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]*)$"
+NAME: Final = r"^[A-Za-z0-9._-]+$"
+HOST: Final = r"^[A-Za-z0-9._:%-]*$"
+MODALITY: Final = r"^[A-Z0-9_*?]([A-Z0-9_ *?]*[A-Z0-9_*?])?$"  # PS3.5 6.2, CS, with the signs of patterns
+_VIEWER_SCHEMES = ("https", "http", "weasis", "radiant", "osirix", "horos")  # none that runs script
+# Besides loopback, link-local, unspecified, multicast and broadcast: "this network" (RFC 1122), and where
+# clouds give out the machine's identity (Amazon and Google by IPv6, Alibaba, Azure, Oracle).
+_OF_THE_MACHINE = tuple(
+    map(
+        ip_network,
+        ("0.0.0.0/8", "fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"),
+    )
+)
+_IPV4_WITHIN = ip_network("64:ff9b::/96")  # NAT64 (RFC 6052)
+
+
+class LocalAddress(OSError):
+    """The name leads to this machine, to a link-local address, or to the metadata service of a cloud."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"{host} leads to this machine, its link or a metadata service: an entered peer may have such an "
+            "address only where a configuration file says console.local_peers = true"
+        )
+        self.strerror = str(self)
+
+
+def is_local(address: str) -> bool:
+    """Whether an IP address is this machine's, link-local, or the metadata service of a cloud."""
+    ip: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
+    # An IPv6 address may stand for one of IPv4: mapped, 6to4, NAT64, or the old compatible form.
+    if ip in _IPV4_WITHIN or (ip.version == 6 and int(ip) >> 32 == 0 and int(ip) > 1):
+        ip = IPv4Address(int(ip) & 0xFFFFFFFF)
+    elif isinstance(ip, IPv6Address):
+        ip = ip.ipv4_mapped or ip.sixtofour or ip
+    kinds = ip.is_loopback, ip.is_link_local, ip.is_unspecified, ip.is_multicast
+    return any(kinds) or ip == IPv4Address("255.255.255.255") or any(ip in one for one in _OF_THE_MACHINE)
+
+
+def remote_address(host: str) -> str:
+    """The present IP address of a host name or number.
+
+    Connect to this address: a second look-up may give another one. Numbers are read as the system reads them:
+    127.1, 2130706433 and 0x7f000001 are 127.0.0.1. Raises LocalAddress if one of the host's addresses is
+    local, OSError if the host has none.
+    """
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    if any(is_local(str(place[0])) for *_, place in found):
+        raise LocalAddress(host)
+    # IPv4 first, as pynetdicom takes it.
+    return str(min(found, key=lambda one: one[0] != socket.AF_INET)[4][0])
+
+
+def did_you_mean(word: object, known: Iterable[str], otherwise: str = "known") -> str:
+    """``did you mean "us1"?`` if a known word is similar, else the list of known words."""
+    choices = list(filter(None, dict.fromkeys(known)))
+    folded = {choice.casefold(): choice for choice in choices}
+    near = difflib.get_close_matches(str(word).casefold(), folded, n=1, cutoff=0.5)
+    return f"did you mean {folded[near[0]]}?" if near else f"{otherwise}: {', '.join(choices) or 'none'}"
+
+
+def _refuse(*faults: tuple[object, str]) -> None:
+    """Raise ValueError with the first remedy whose fault is there."""
+    for is_there, remedy in faults:
+        if is_there:
+            raise ValueError(remedy)
+
+
+def checked_host(host: str) -> str:
+    """Return the host. Raises ValueError for a malformed IPv4 address, or when the text contains a port."""
+    parts = host.split(".")
+    is_ipv4 = len(parts) == 4 and all(part.isdigit() and int(part) <= 255 for part in parts)
+    _refuse(
+        (
+            re.fullmatch(r"[0-9.]+", host) and not is_ipv4,
+            "is not an IP address: four numbers from 0 to 255, such as 192.168.1.20",
+        ),
+        (host.count(":") == 1, "must be the name or address alone: the port is a key of its own"),
+    )
+    return host
+
+
+def checked_url(url: str) -> str:
+    """Return ``url``, a base URL or "", if it is valid. Raises ValueError that says what is wrong with it."""
+    found = re.fullmatch(r"https?://([\w.%-]+|\[[\w:.%]+\])(:(\d{1,5}))?(/.*)?", url)
+    _refuse(
+        (url and not url.startswith(("http://", "https://")), "must begin with http:// or https://"),
+        ("@" in url, "leave user and password out of it: they are keys of their own"),
+        ("?" in url or "#" in url, "must end with the path: leave out ? or # and what follows"),
+        (
+            url and not (found and 0 < int(found[3] or 80) < 2**16),
+            "write it as http://host:8042 or https://host/dicom-web",
+        ),
+    )
+    return url
+
+
+def checked_viewer(address: str) -> str:
+    """Return the address of a viewer, with ``{study}`` or ``{accession}`` in it, if it is valid.
+
+    Raises ValueError with the mistake.
+    """
+    places = {*re.findall(r"{([^{}]*)}", address)}
+    _refuse(
+        (
+            address.partition("://")[0] not in _VIEWER_SCHEMES,
+            f"must begin with one of {', '.join(f'{one}://' for one in _VIEWER_SCHEMES)}",
+        ),
+        (places - {"study", "accession"}, "only {study} and {accession} can be in it"),
+        (not places, "must have {study}, the Study Instance UID, or {accession} where it belongs"),
+    )
+    return address
+
+
+DEVICE_RULES_FOLDER: Final = "device_rules"
+"""Device rules that were made at the console, in ``node.data_dir``, unless a folder is configured."""
+SLOWEST_KIB_PER_SECOND = 64.0
+"""Rate at which an object that is slower is cut off, and tried later."""
+REVEALED: Final = "secrets revealed"
+"""The context of a dump for a process of the node itself, by a pipe that nobody else reads."""
+
+
+def _dumped(secret: SecretStr, info: SerializationInfo) -> str:
+    return secret.get_secret_value() if info.context == REVEALED else str(secret)
+
+
+AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=AE_TITLE)]
+Secret = Annotated[SecretStr, PlainSerializer(_dumped, return_type=str)]
+"""A password, or what may hold one: neither repr, str, a log, a mistake nor JSON shows it."""
+
+
+class Section(BaseModel):
+    """A table of the configuration: frozen once read, unknown keys are mistakes."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
+
+
+class LogSettings(Section):
+    """``[log]``: the form of the log, which is on standard error. No level logs patient data."""
+
+    format: Literal["text", "json"] = "text"
+    """text, or json: an object a line, with an event's number and fields under keys of their own."""
+
+
+class AssemblySettings(Section):
+    """``[assembly]``: when is a study complete."""
+
+    quiet_seconds: float = Field(5, ge=0)
+    """No object and no open association for this long, for CR and DX."""
+    quiet_seconds_us: float = Field(30, ge=0)
+    """The same for ultrasound, where the examination goes on between images."""
+    mpps_minutes: float = Field(30, gt=0, le=1440)
+    """How long a study that is quiet waits for the end of its performed procedure steps, and for the images
+    that these name (peers with mpps)."""
+    archive_seconds: float = Field(60, ge=0, le=600)
+    """How long the job of a study waits for earlier studies (priors of a rule), once the study is quiet."""
+
+
+class SpoolSettings(Section):
+    """``[spool]``: received objects and built results on disk."""
+
+    minimum_free_mib: int = Field(1024, ge=0)
+    """Under this much free space (MiB) C-STORE is refused with A700 and the sender tries later."""
+    waiting_objects: int = Field(20_000, ge=1)
+    """Objects of one peer (of strangers: of one address) that may wait to be indexed. Beyond it C-STORE is
+    refused with A700, and the peer tries later."""
+    waiting_mib: int = Field(65_536, ge=1)
+    """The same for the size of these objects (MiB)."""
+    keep_days: float = Field(14, ge=0)
+    """How long received objects stay after all results were confirmed."""
+    result_days: float = Field(0, ge=0)
+    """How long files of results stay after all of them were confirmed, and until the images are gone. 0: for
+    good."""
+
+
+class WorkerSettings(Section):
+    """``[workers]``: processes that run the models."""
+
+    processes: int = Field(1, ge=0, le=64)
+    """Worker processes of this node; 0: this machine runs none."""
+    threads: int = Field(2, ge=1, le=128)
+    """CPU threads of one worker's inference."""
+    inference: Literal["cpu", "cuda", "openvino"] = "cpu"
+    """Where ONNX Runtime runs all networks: cuda and openvino need a build of it that has them."""
+    models_dir: Path | None = None
+    """Folder with your own model cards and weights, besides those shipped."""
+    device_rules_dir: Path | None = None
+    """Folder with your own device rules (*.toml): where your scanners write the patient's name."""
+    memory_mib: int = Field(2304, ge=0)
+    """Memory that one worker may take (MiB of data, RLIMIT_DATA; 0: no limit). An image that needs more fails
+    by itself. Enough for ultrasound stills of 20 megapixels and X-rays of 40; larger stills are refused."""
+    time_limit_seconds: float = Field(600, gt=0)
+    """A job that takes longer is stopped and counts as failed once."""
+    lease_seconds: float = Field(15, gt=0, le=3600)
+    """A worker that shows no life for this long loses its job to another."""
+    attempts: int = Field(3, ge=1)
+    """How often a job is tried before it fails for good."""
+    retry_seconds: float = Field(5, ge=0, le=3600)
+    """Wait before the second attempt; doubles for each further one."""
+    pipelines: tuple[str, ...] = ()
+    """This node's workers load only these pipelines, and take only jobs of them; empty: all."""
+
+    def takes(self, pipeline: str) -> bool:
+        """Whether workers of this node run the pipeline ``pipeline``."""
+        return not self.pipelines or pipeline in self.pipelines
+
+
+class OutboxSettings(Section):
+    """``[outbox]``: delivery of results."""
+
+    deliver: bool = True
+    """false: this machine sends nothing, another of the site does, such as one with --role delivery."""
+    retry_seconds: float = Field(2, gt=0)
+    """Wait before a delivery is tried again; doubles up to retry_limit_seconds."""
+    retry_limit_seconds: float = Field(300, gt=0, le=3600)
+    """Longest wait between two tries, at most an hour. A peer that is down is tried for ever."""
+    confirm_seconds: float = Field(1800, gt=0)
+    """An object that the peer does not show is asked for again this long, then sent again."""
+    refusals: int = Field(3, ge=1)
+    """After this many refusals that waiting does not cure (0122, other Axxx and Cxxx) a person must look."""
+    answer_seconds: float = Field(120, gt=0)
+    """A peer that takes no byte or gives no answer for this long is cut off and tried later. An object may
+    take as long, and a second more for each 64 KiB."""
+    assess_hours: float = Field(24, ge=0)
+    """Event 4041 when results of a rule with assess_first wait longer for a person (hours); 0: never."""
+
+    def seconds_for(self, size: int) -> float:
+        """The most seconds that sending ``size`` bytes and waiting for the answer may take."""
+        return self.answer_seconds + size / (SLOWEST_KIB_PER_SECOND * 1024)
+
 
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=NAME)]
 Label = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[\w .-]+$")]
 Host = Annotated[str, Field(max_length=255, pattern=HOST), AfterValidator(checked_host)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Words = tuple[str, ...]
+Patterns = tuple[Annotated[str, Field(min_length=1)], ...]
 PeerService = Literal["storage", "query", "commitment"]
 if TYPE_CHECKING:
     Transport = str
@@ -101,8 +332,6 @@ class ListenerSettings(Section):
     """How long a peer may take from its connection to the whole of its association request."""
     network_timeout_seconds: float = Field(60, gt=0)
     """How long an association may be idle; a message gets a second more for each 100 bytes that came."""
-    unknown_callers: Literal["refuse", "accept"] = "refuse"
-    """Treatment of AE titles that are neither a peer nor the console: refused, or the rights of a sender."""
     check_called_ae: bool = True
     """Refuse associations that call another AE title than ours."""
     further_ae_titles: tuple[AeTitle, ...] = ()
@@ -129,7 +358,7 @@ class ConsoleSettings(Section):
     idle_minutes: float = Field(15, gt=0, le=1440)
     """Who asks for no page for this long is signed out."""
     upload_mib: int = Field(2048, ge=1)
-    """Largest upload or request of STOW-RS (MiB), and largest unpacked size of a ZIP in an upload."""
+    """Largest upload or request of STOW-RS (MiB)."""
     hosts: tuple[Host, ...] = ()
     """Names under which the console is asked for, such as "ai-node.example.org", without port. localhost and
     the address that is connected to need no entry."""
@@ -251,22 +480,29 @@ class PeerSettings(Section):
     pseudonym_domain: Name | None = None
     """With deidentify: only peers of one domain share pseudonyms and UIDs; all without a domain do."""
     retain: tuple[Retained, ...] = ()
-    """With deidentify, kept besides: modified_dates, patient_characteristics, device."""
+    """With deidentify, kept besides: modified_dates, patient_characteristics."""
     entered: int = 0
     """The node itself sets it, for peers that a person entered: they follow console.local_peers."""
 
     @model_validator(mode="before")
     @classmethod
     def _has_its_login_apart(cls, given: Any) -> Any:
-        return with_login_apart(given) if isinstance(given, dict) else given
+        """Move user and password out of ``url`` to keys of their own, so that a URL can be shown."""
+        url = given.get("url") if isinstance(given, dict) else None
+        found = re.fullmatch(r"(https?://)(.*)@(.*)", url, re.DOTALL) if isinstance(url, str) else None
+        if found is None or {"username", "password"} & given.keys():
+            return given
+        scheme, login, place = found.groups()
+        name, _, password = login.partition(":")
+        return {**given, "url": scheme + place, "username": unquote(name), "password": unquote(password)}
 
     @field_validator("results")
     @classmethod
     def _notes_have_a_key(cls, results: tuple[ResultKind, ...]) -> tuple[ResultKind, ...]:
-        if ResultKind.REJECTION in results:
-            raise ValueError("rejection notes go to peers with iocm = true")
-        if ResultKind.ASSESSMENT in results:
-            raise ValueError("assessments go to peers with assessments = true")
+        _refuse(
+            (ResultKind.REJECTION in results, "rejection notes go to peers with iocm = true"),
+            (ResultKind.ASSESSMENT in results, "assessments go to peers with assessments = true"),
+        )
         return results
 
     @field_validator("deidentify")
@@ -276,23 +512,22 @@ class PeerSettings(Section):
         results = info.data.get("results", ())
         wrong = ", ".join(kind.value for kind in results if kind not in DEIDENTIFIED_KINDS)
         why = f"{wrong} may identify the patient" if wrong else "cleaned is missing"
-        faults = (
-            (
-                bool(wrong) or ResultKind.CLEANED not in results,
-                f'{why}: set results = ["cleaned", "seg", "sr"], or fewer with cleaned',
-            ),
-            (
-                info.data.get("burned_in_boxes"),
-                "what was burned in is not there to box: leave out burned_in_boxes",
-            ),
-            (info.data.get("assessments"), "an assessment names the patient: leave out assessments"),
-            (
-                info.data.get("charset") == "source",
-                "de-identified results are in UTF-8 always: leave out charset",
-            ),
-        )
-        if deidentify and (fault := next((text for is_fault, text in faults if is_fault), "")):
-            raise ValueError(fault)
+        if deidentify:
+            _refuse(
+                (
+                    wrong or ResultKind.CLEANED not in results,
+                    f'{why}: set results = ["cleaned", "seg", "sr"], or fewer with cleaned',
+                ),
+                (
+                    info.data.get("burned_in_boxes"),
+                    "what was burned in is not there to box: leave out burned_in_boxes",
+                ),
+                (info.data.get("assessments"), "an assessment names the patient: leave out assessments"),
+                (
+                    info.data.get("charset") == "source",
+                    "de-identified results are in UTF-8 always: leave out charset",
+                ),
+            )
         return deidentify
 
     @model_validator(mode="after")
@@ -302,17 +537,15 @@ class PeerSettings(Section):
         missing = self.missing_of_address()
         asked_at, reported_at = (self.address_of(service)[:2] for service in ("query", "commitment"))
         to_our_listener = self.retrieve == "move" and self.transport not in installed("destinations")
-        faults = (
+        _refuse(
             (
-                receives and self._is_in("by_address") and bool(missing),
+                receives and self._is_in("by_address") and missing,
                 f"{missing}: a peer that may receive needs host and port",
             ),
             (receives and self.by_http and not self.url, f"transport {self.transport} needs url"),
             (self.mpps and not sends, 'mpps is for peers with may = ["send"]'),
-            (
-                self.missing_days > 0 and not is_queried,
-                'missing_days is for peers with may = ["query"]',
-            ),
+            (self.silent_hours and not sends, 'silent_hours is for peers with may = ["send"]'),
+            (self.missing_days and not is_queried, 'missing_days is for peers with may = ["query"]'),
             (is_queried and not by_query and not self.url, "transport dicomweb needs url"),
             (
                 by_query and not all(asked_at),
@@ -327,22 +560,17 @@ class PeerSettings(Section):
                 'withdraw = "delete" is for peers that receive by transport "orthanc", "dicomweb" or '
                 '"fhir": neither DICOM\'s own network nor HL7 v2 has a request to delete',
             ),
-            (
-                self.withdraw == "delete" and self.iocm,
-                'give iocm = true or withdraw = "delete", not both',
-            ),
+            (self.withdraw == "delete" and self.iocm, 'give iocm = true or withdraw = "delete", not both'),
             (
                 self.confirm == "commitment" and not (receives and self.transport == "dimse"),
                 'confirm = "commitment" is for peers that receive by transport = "dimse"',
             ),
             (
-                bool(self.commit_after) and not (sends and all(reported_at)),
+                self.commit_after and not (sends and all(reported_at)),
                 'commit_after is for peers with may = ["send"], and with host and port, or commitment_host '
                 "and commitment_port, at which they take our report",
             ),
         )
-        if fault := next((text for is_fault, text in faults if is_fault), ""):
-            raise ValueError(fault)
         return self
 
     def address_of(self, service: PeerService) -> tuple[str, int | None, str]:
@@ -422,21 +650,21 @@ def matches(pattern: str, value: str) -> bool:
 class Conditions(Section):
     """``when`` of a rule: all that are given must hold. Texts are patterns with * and ?, case ignored."""
 
-    modality: Words = ()
+    modality: tuple[Annotated[str, Field(pattern=MODALITY)], ...] = ()
     """Modality (0008,0060), a code in capitals: one or a list."""
-    body_part: Words = ()
+    body_part: Patterns = ()
     """Body Part Examined (0018,0015)."""
-    view: Words = ()
+    view: Patterns = ()
     """View Position (0018,5101)."""
-    calling_ae: Words = ()
+    calling_ae: Patterns = ()
     """AE title that sent the object."""
-    called_ae: Words = ()
+    called_ae: Patterns = ()
     """AE title of ours that it called."""
-    station: Words = ()
+    station: Patterns = ()
     """Station Name (0008,1010)."""
-    study_description: Words = ()
+    study_description: Patterns = ()
     """Study Description (0008,1030)."""
-    series_description: Words = ()
+    series_description: Patterns = ()
     """Series Description (0008,103E)."""
 
     @field_validator("*", mode="before")
@@ -446,10 +674,14 @@ class Conditions(Section):
 
 
 def _condition(text: str) -> str:
-    if text not in QUALITY and not (text.endswith(SUSPECTED) and text.removesuffix(SUSPECTED).strip()):
-        raise ValueError(f'write "FINDING{SUSPECTED}", {" or ".join(map(repr, QUALITY))}')
-    if not text.isprintable():
-        raise ValueError("has signs that no finding has")
+    names_finding = text.endswith(SUSPECTED) and text.removesuffix(SUSPECTED).strip()
+    _refuse(
+        (
+            text not in QUALITY and not names_finding,
+            f'write "FINDING{SUSPECTED}", {" or ".join(map(repr, QUALITY))}',
+        ),
+        (not text.isprintable(), "has signs that no finding has"),
+    )
     return text
 
 
@@ -474,10 +706,11 @@ class ResultSettings(Section):
 
     @model_validator(mode="after")
     def _does_something(self) -> Self:
-        if self.when == "withheld" and (self.send_to or self.priority == "stat"):
-            raise ValueError("what is withheld is sent nowhere: give notify only")
-        if not self.send_to and not self.notify and self.priority == "routine":
-            raise ValueError("does nothing: give send_to, notify or priority")
+        goes = self.send_to or self.priority == "stat"
+        _refuse(
+            (self.when == "withheld" and goes, "what is withheld is sent nowhere: give notify only"),
+            (not goes and not self.notify, "does nothing: give send_to, notify or priority"),
+        )
         return self
 
     @property
@@ -577,9 +810,8 @@ class Settings(Section):
 
     def sender(self, asked: str) -> PeerSettings:
         """The peer with this name or AE title. Raises UnknownPeer."""
-        titles = {peer.ae_title: peer.name for peer in reversed(self.peers)}
-        names = [peer.name for peer in self.peers]
-        return self.peer(asked if asked in names else titles.get(asked, asked))
+        titled = {peer.ae_title: peer.name for peer in reversed(self.peers)}
+        return self.peer(({**titled} | {peer.name: peer.name for peer in self.peers}).get(asked, asked))
 
     def rule(self, name: str) -> RuleSettings | None:
         """The rule ``name``, None if the configuration has it no longer."""
@@ -601,15 +833,6 @@ class Settings(Section):
         asked = {peer.ae_title: peer.name for peer in self.peers if "query" in peer.may}
         named = {peer.ae_title: peer.name for peer in self.peers if "send" in peer.may}
         return asked | named | {CONSOLE_AE_TITLE: CONSOLE_NAME}
-
-    @property
-    def log_target(self) -> LogTarget:
-        """The target of the log."""
-        return LogTarget(
-            json=self.log.format == "json",
-            file=str(self.log.file.resolve()) if self.log.file else "",
-            syslog=self.log.syslog,
-        )
 
     @property
     def database_url(self) -> str:

@@ -3,7 +3,7 @@
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.uid import UID
 
-from dicom_node.base.errors import FaultyReport
+from dicom_node.base.errors import FaultyReport, NodeError
 
 SOP_CLASS: Final = UID("1.2.840.10008.1.20.1")
 SOP_INSTANCE: Final = UID("1.2.840.10008.1.20.1.1")
@@ -39,41 +39,20 @@ _REASONS = {
     0x0213: "resource limitation",
 }
 _ITEM = b"\xfe\xff\x00\xe0"  # (FFFE,E000), little endian
-_UID = re.compile(r"[0-9.]{1,64}")
+UID_TEXT: Final = re.compile(r"[0-9.]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
 class CommitmentReport:
-    """Event Information of an N-EVENT-REPORT (PS3.4 J.3.3.1).
+    """Event Information of an N-EVENT-REPORT (PS3.4 J.3.3.1), in the form of the journal and the database.
 
-    ``committed``: SOP Instance and SOP Class UIDs. ``failed``: SOP Instance UIDs and Failure Reasons (US).
+    ``committed``: lines of "instance class". ``failed``: lines of "instance reason", the reason in four
+    hexadecimal digits.
     """
 
     transaction_uid: str
-    committed: tuple[tuple[str, str], ...]
-    failed: tuple[tuple[str, int], ...]
-
-    def committed_lines(self) -> list[str]:
-        """``committed`` in the form of the journal and the database: lines of "instance class"."""
-        return [f"{instance} {sop_class}" for instance, sop_class in self.committed]
-
-    def failed_lines(self) -> list[str]:
-        """``failed`` in the form of the journal and the database: "instance reason", four hexadecimal
-        digits.
-        """
-        return [f"{instance} {reason:04X}" for instance, reason in self.failed]
-
-
-@dataclass(frozen=True, slots=True)
-class RequestedObjects:
-    """Action Information of an N-ACTION (PS3.4 J.3.2.1): SOP Instance and SOP Class UIDs, each once."""
-
-    transaction_uid: str
-    objects: tuple[tuple[str, str], ...]
-
-    def lines(self) -> list[str]:
-        """``objects`` in the form of the journal and the database: lines of "instance class"."""
-        return [f"{instance} {sop_class}" for instance, sop_class in self.objects]
+    committed: list[str]
+    failed: list[str]
 
 
 def failure_text(reason: int) -> str:
@@ -110,43 +89,60 @@ def read_report(encoded: bytes, transfer_syntax: UID) -> CommitmentReport:
     """Read Event Information in Implicit or Explicit VR Little Endian. Raises FaultyReport."""
     with _read(encoded, transfer_syntax, MAXIMUM_BYTES, MAXIMUM_OBJECTS) as information:
         return CommitmentReport(
-            _uid(information.get("TransactionUID")),
-            tuple(_uids(item) for item in _items(information, "Referenced")),
-            tuple(
-                (_uid(item.get("ReferencedSOPInstanceUID")), _reason(item))
-                for item in _items(information, "Failed")
-            ),
+            _uid(information, "TransactionUID"),
+            [_line(item) for item in information.get("ReferencedSOPSequence") or ()],
+            [
+                f"{_uid(item, 'ReferencedSOPInstanceUID')} {_reason(item):04X}"
+                for item in information.get("FailedSOPSequence") or ()
+            ],
         )
 
 
-def read_request(encoded: bytes, transfer_syntax: UID) -> RequestedObjects:
-    """Read Action Information in Implicit or Explicit VR Little Endian. Raises FaultyReport.
+def read_request(encoded: bytes, transfer_syntax: UID) -> tuple[str, list[str]]:
+    """The Transaction UID and the objects, lines of "instance class", of Action Information (PS3.4 J.3.2.1)
+    in Implicit or Explicit VR Little Endian. Raises FaultyReport.
 
     If an instance is listed twice, its last class is used.
     """
     with _read(encoded, transfer_syntax, REQUEST_BYTES, REQUEST_OBJECTS) as information:
-        objects = dict(_uids(item) for item in _items(information, "Referenced"))
-        if not objects:
+        lines = [_line(item) for item in information.get("ReferencedSOPSequence") or ()]
+        if not lines:
             raise FaultyReport("storage commitment request for no object")
-        return RequestedObjects(_uid(information.get("TransactionUID")), tuple(objects.items()))
+        return _uid(information, "TransactionUID"), [*{line.split()[0]: line for line in lines}.values()]
+
+
+def _read(
+    encoded: bytes, transfer_syntax: UID, most_bytes: int, most_items: int
+) -> AbstractContextManager[Dataset]:
+    beyond = FaultyReport("storage commitment message beyond its limits")
+    unreadable = FaultyReport("storage commitment message cannot be read")
+    return reading(encoded, transfer_syntax, most_bytes, most_items, beyond, unreadable)
 
 
 @contextmanager
-def _read(encoded: bytes, transfer_syntax: UID, most_bytes: int, most_items: int) -> Iterator[Dataset]:
-    """The data set, for a scope in which whatever is wrong with it raises FaultyReport."""
+def reading(
+    encoded: bytes,
+    transfer_syntax: UID,
+    most_bytes: int,
+    most_items: int,
+    beyond: NodeError,
+    unreadable: NodeError,
+) -> Iterator[Dataset]:
+    """The data set of a message in Little Endian, for a scope in which whatever is wrong with it is one of
+    the errors: it is beyond the limits, or cannot be read.
+    """
     if len(encoded) > most_bytes or encoded.count(_ITEM) > most_items:
-        raise FaultyReport("storage commitment message beyond its limits")
+        raise beyond
     try:
         yield read_dataset(io.BytesIO(encoded), transfer_syntax.is_implicit_VR, is_little_endian=True)
-    except FaultyReport:
+    except NodeError:
         raise
-    except Exception as error:  # noqa: BLE001 - pydicom raises what it likes for bytes that are no data set
-        raise FaultyReport(f"storage commitment message cannot be read: {type(error).__name__}") from None
+    except Exception:  # noqa: BLE001 - pydicom raises what it likes for bytes that are no data set
+        raise unreadable from None
 
 
-def _uids(item: Dataset) -> tuple[str, str]:
-    """SOP Instance and SOP Class UID of a reference."""
-    return _uid(item.get("ReferencedSOPInstanceUID")), _uid(item.get("ReferencedSOPClassUID"))
+def _line(item: Dataset) -> str:
+    return f"{_uid(item, 'ReferencedSOPInstanceUID')} {_uid(item, 'ReferencedSOPClassUID')}"
 
 
 def _reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
@@ -155,22 +151,17 @@ def _reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
     return item
 
 
-def _items(information: Dataset, which: str) -> Iterator[Dataset]:
-    yield from information.get(f"{which}SOPSequence") or ()
-
-
 def _reason(item: Dataset) -> int:
     """A Failure Reason, 0 where there is none. In Explicit VR the sender chooses the VR: only US is taken."""
-    element = item.get("FailureReason") and item["FailureReason"]
-    if not element:
-        return 0
-    if element.VR != "US" or not isinstance(element.value, int):
+    reason = item.get("FailureReason") or 0
+    if reason and (item["FailureReason"].VR != "US" or not isinstance(reason, int)):
         raise FaultyReport("storage commitment report with a Failure Reason that is no number of 16 bits")
-    return element.value
+    return int(reason)
 
 
-def _uid(value: object) -> str:
+def _uid(item: Dataset, keyword: str) -> str:
     """A UID as sent; events show it, so nothing else may stand there."""
-    if not isinstance(value, str) or not _UID.fullmatch(value):
+    value = item.get(keyword)
+    if not isinstance(value, str) or not UID_TEXT.fullmatch(value):
         raise FaultyReport("storage commitment message without a valid UID where one is needed")
     return str(value)

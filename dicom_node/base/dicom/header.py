@@ -1,35 +1,32 @@
-"""The raw elements of an encoded data set (PS3.5 7.1, 7.5), walked before any parser reads it.
-
-It decides which element counts, for all that opens received objects. Where a tag stands twice, DCMTK and
-Orthanc go by the first element, pydicom by the last: here the first counts, and the object is faulty. So is
-whatever else two readers may read in two ways, because a result must never go to another patient than the one
-under whom the PACS files the source.
-
-Headers with all text decoded strictly: what cannot be decoded is never replaced by "?".
+"""Headers with all text decoded strictly: what cannot be decoded is never replaced by "?".
 
 An object that does not say who it is of is refused; text that names nobody is left out.
 
-The inbox decodes the data set that it has parsed under its limits (``inbox.inspection``); builders of results
-read the file again. Both use ``decoded``, so that they cannot disagree. ``ai_pipeline.images.header`` is
-separate: it knows nothing of the node, and reads no text that identifies a patient.
+The inbox decodes the data set that it has parsed under its limits (``receive.inspection``); builders of
+results read the file again. Both use ``decoded``, so that they cannot disagree. ``ai_pipeline.images.header``
+is separate: it knows nothing of the node, and reads no text that identifies a patient.
 
 Text is decoded strictly by Specific Character Set (0008,0005) (PS3.5 6.1, PS3.3 C.12.1.1.2): pydicom puts
 replacement characters where bytes do not fit the character set, and reads the default repertoire as ISO
 8859-1. Both would hide that a patient's name is broken, and a wrong name on a result is worse than no result.
+
+Attributes that are copied from a source are repaired: invalid values are corrected or left out. Otherwise a
+source's mistake would be an error in our result. Old scanners and converters write dates with dots (ACR-NEMA
+300), times with colons, whole numbers with a fraction, and unlisted codes (PS3.5 6.2). UIDs and what says who
+stay unchanged: results belong to the patient and study of their source.
 """
 
 from __future__ import annotations
 
-import io
+import math
 import re
-import struct
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import Any, Final
 
 import pydicom
 from pydicom import charset as pydicom_sets
@@ -44,332 +41,24 @@ from pydicom.charset import (
     python_encoding,
 )
 from pydicom.datadict import (
-    dictionary_description,
     dictionary_has_tag,
+    dictionary_VM,
     dictionary_VR,
     keyword_for_tag,
     tag_for_keyword,
 )
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as Items
 from pydicom.tag import BaseTag, Tag
-from pydicom.valuerep import TEXT_VR_DELIMS, PersonName
+from pydicom.valuerep import TEXT_VR_DELIMS, PersonName, format_number_as_ds
 from pydicom.values import convert_PN
 
-from ai_pipeline.images.numbers import DAMAGE
+from ai_pipeline.images.dates import as_da, as_dt, as_tm
+from ai_pipeline.images.numbers import DAMAGE, decimal, whole
 from dicom_node.base.dicom.identity import COPIED, IDENTIFYING
-from dicom_node.base.dicom.uids import TransferSyntax
-from dicom_node.base.dicom.walk import values
 from dicom_node.base.errors import DecodedDifferently, FaultyObject
-
-BULK_BYTES: Final = 65536
-"""Longer values (bytes) outside of items are not read: no attribute that is read is so long."""
-PIXEL_DATA: Final = (0x7FE00008, 0x7FE00009, 0x7FE00010)
-"""Float, Double Float, Pixel Data."""
-LONG: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # PS3.5 7.1.2
-_SHORT: Final = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
-_LITTLE, _BIG = (tuple(struct.Struct(order + form) for form in ("HH", "I", "H")) for order in ("<", ">"))
-_IN_FRAGMENTS: Final = frozenset({"OB", "OW", "OB or OW"})
-_NOT_IN_DATA_SETS: Final = (0x0000, 0x0002)  # of commands (PS3.7 6.3.1), of headers of files (PS3.10 7.1)
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_ITEM_IN_BYTES: Final = b"\xfe\xff\x00\xe0"
-_UNDEFINED: Final = 0xFFFFFFFF
-_MISPLACED: Final = " is in the data set, where its group has no place (PS3.10 7.1)"
-_TRUNCATED: Final = "the data set is truncated"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits of one walk; ``header_mib``: MiB of all values that are read."""
-
-    items: int = 20_000
-    elements: int = 200_000
-    depth: int = 32
-    header_mib: int = 64
-
-
-class Element(NamedTuple):
-    """An element outside of sequences. Its value: ``length`` bytes at ``start``, without a delimiter.
-
-    ``vr``: "" for an unknown one in Implicit VR. ``is_implicit``: whether its items are in Implicit VR.
-    """
-
-    tag: int
-    vr: str
-    start: int
-    length: int
-    is_undefined: bool
-    is_implicit: bool
-
-    @property
-    def is_private(self) -> bool:
-        return bool(self.tag >> 16 & 1)
-
-    @property
-    def is_sequence(self) -> bool:
-        return self.vr == "SQ"
-
-    def __str__(self) -> str:
-        return named(self.tag)
-
-
-class Walk:
-    """One walk over a data set that begins at the position of ``file`` and goes on to its end.
-
-    ``fault``: the first thing that is wrong, one sentence, "" for a sound data set; known when ``elements``
-    has ended.
-    """
-
-    def __init__(self, file: BinaryIO, syntax: TransferSyntax | None, limits: Limits) -> None:
-        self.fault = ""
-        self.is_little_endian = syntax is None or syntax.is_little_endian
-        self._is_implicit = syntax is not None and syntax.is_implicit_vr
-        self._file, self._limits = file, limits
-        self._at = self._begun = file.tell()
-        self.size = file.seek(0, io.SEEK_END)
-        """Where the data set ends."""
-        self._window, self._window_at = b"", 0
-        self._items = self._elements = self._depth = self._read = 0
-        self._tag, self._long, self._short = _LITTLE if self.is_little_endian else _BIG
-
-    def elements(self) -> Iterator[Element]:
-        """The first element of each tag, as far as the data set is sound. Without sequences that are none."""
-        try:
-            # The header of a file (PS3.10 7.1), which some senders leave before the data set.
-            if self._peek(132)[128:] == b"DICM":
-                self._note("a whole file with its preamble (PS3.10 7.1) is in the place of the data set")
-                self._at += 132
-            while self.is_little_endian and self._peek(2) == b"\2\0":
-                element = self._head(self.size, is_implicit=False)
-                self._note(f"{element}{_MISPLACED}")
-                self._at += element.length
-            # The first element counts, as for parsers, where the transfer syntax says something else of VRs.
-            if len(self._peek(6)) == 6 and self._seems_explicit() is self._is_implicit:
-                found, said = ("Explicit", "Implicit") if self._is_implicit else ("Implicit", "Explicit")
-                self._note(f"the data set is in {found} VR, its transfer syntax says {said} VR")
-                self._is_implicit = not self._is_implicit
-            yield from self._data_set(self.size, self._is_implicit, is_delimited=False)
-        except _Damage as damage:
-            if not self._is_padding():
-                self._note(str(damage))
-
-    def _seems_explicit(self) -> bool:
-        vr = self._peek(6)[4:]
-        return vr.isalpha() and vr.isupper()
-
-    def _is_padding(self) -> bool:
-        """Whether only zeros stand where the last element outside of sequences should begin.
-
-        Some writers fill a file up with them.
-        """
-        self._file.seek(self._begun)
-        while block := self._file.read(BULK_BYTES):
-            if block.strip(b"\0"):
-                return False
-        return True
-
-    def _data_set(
-        self, end: int, is_implicit: bool, *, is_delimited: bool, inside: Element | None = None
-    ) -> Iterator[Element]:
-        """The elements up to ``end`` or, ``is_delimited``, the delimiter of the item."""
-        last, seen = -1, set[int]()
-        is_checked = inside is None or not inside.is_private
-        while is_delimited or self._at < end:
-            if inside is None:
-                self._begun = self._at
-            element = self._head(end, is_implicit)
-            tag = element.tag
-            if tag >> 16 == _ITEM >> 16:
-                if tag == _ITEM_END and inside and (is_delimited or self._at == end):
-                    return
-                raise _Damage(f"{element} is where no item begins or ends{_in(inside)}")
-            if tag <= last and is_checked:
-                wrong = "twice" if tag in seen else f"after {named(last)}, out of order (PS3.5 7.1)"
-                self._note(f"{element} is given {wrong}{_in(inside)}")
-            if inside is None and tag >> 16 in _NOT_IN_DATA_SETS:
-                self._note(f"{element}{_MISPLACED}")
-            length = self._value(element, end, inside)
-            if length is not None and tag not in seen:
-                yield element if length == element.length else element._replace(length=length)
-            seen.add(tag)
-            last = max(last, tag)
-
-    def _head(self, end: int, is_implicit: bool) -> Element:
-        """Read tag, VR and length; go to the value."""
-        at = self._pass(8, end)
-        group, number = self._tag.unpack_from(self._window, at)
-        tag, code = group << 16 | number, self._window[at + 4 : at + 6]
-        if not tag:
-            raise _Damage("zeros are in the place of an element")
-        if group == _ITEM >> 16:
-            return Element(tag, "", self._at, 0, is_undefined=False, is_implicit=is_implicit)
-        if is_implicit:
-            vr = _vr(tag)
-            (length,) = self._long.unpack_from(self._window, at + 4)
-        elif code in LONG:
-            vr = code.decode()
-            (length,) = self._long.unpack_from(self._window, self._pass(4, end))
-        elif code in _SHORT:
-            vr = code.decode()
-            (length,) = self._short.unpack_from(self._window, at + 6)
-        else:  # DCMTK reads a length of two bytes here, pydicom one of four
-            raise _Damage(f"{named(tag)} has no VR of PS3.5 6.2")
-        is_undefined = length == _UNDEFINED
-        if vr in ("", "UN"):  # its items are in Implicit VR Little Endian (PS3.5 6.2.2)
-            is_implicit = True
-            is_listed = _vr(tag) == "SQ"
-            if not self.is_little_endian and (is_undefined or (is_listed and length)):
-                raise _Damage(f"{named(tag)} is a sequence with VR UN, in big endian")
-            # Of a private element without VR the parser of a PACS may know that it is a sequence.
-            known = is_listed if vr else self._peek(4) == _ITEM_IN_BYTES
-            vr = "SQ" if is_undefined or known else vr
-        return Element(tag, vr, self._at, length, is_undefined, is_implicit)
-
-    def _value(self, element: Element, end: int, inside: Element | None) -> int | None:
-        """Go to the end of the value; its length in bytes, None for a sequence that is none."""
-        self._elements += 1
-        if self._elements > self._limits.elements:
-            raise _LimitReached(f"more than {self._limits.elements} attributes")
-        if not element.is_undefined and element.start + element.length > end:
-            raise _Damage(f"{element}{_in(inside)} is longer than its item" if inside else _TRUNCATED)
-        if element.is_sequence:
-            if not self._sequence(element, end, inside):
-                return None
-        elif not element.is_undefined:
-            # No bytes are read of private elements, nor of bulk data outside of items.
-            if not (inside or element).is_private and (inside or element.length <= BULK_BYTES):
-                self._read += element.length
-            if self._read > self._limits.header_mib * 2**20:
-                limit = f"{self._limits.header_mib} MiB"
-                raise _LimitReached(f"the attributes are more than {limit}")
-            self._at += element.length
-        elif element.vr in _IN_FRAGMENTS:
-            self._fragments(element, end)
-        else:
-            raise _Damage(f"{element}{_in(inside)} has VR {element.vr} and no length")
-        return self._at - 8 - element.start if element.is_undefined else element.length
-
-    def _sequence(self, element: Element, end: int, inside: Element | None) -> bool:
-        """Walk the items; False for a damaged sequence, which is passed over if its length is known."""
-        self._depth += 1
-        if self._depth > self._limits.depth:
-            raise _LimitReached(f"sequences within more than {self._limits.depth} others")
-        outer = inside if inside and inside.is_private else element
-        try:
-            self._walk_items(element, outer, end if element.is_undefined else self._at + element.length)
-        except _LimitReached:
-            raise
-        except _Damage as damage:
-            if element.is_undefined:
-                raise
-            self._note(str(damage))
-            self._at = element.start + element.length
-            return False
-        finally:
-            self._depth -= 1
-        return True
-
-    def _walk_items(self, element: Element, outer: Element, end: int) -> None:
-        while element.is_undefined or self._at < end:
-            first = self._at == element.start
-            if first and end - self._at < 8:
-                raise _Damage(f"{element} has text where a sequence belongs")
-            tag, length = self._item_head(end)
-            if tag == _SEQUENCE_END and (element.is_undefined or self._at == end):
-                return
-            if tag != _ITEM:
-                wrong = "has text where a sequence belongs" if first else "has no item where one belongs"
-                raise _Damage(f"{element} {wrong}")
-            self._count_item()
-            is_delimited = length == _UNDEFINED
-            if not is_delimited and self._at + length > end:  # DCMTK reads on behind the sequence
-                raise _Damage(f"an item of {element} is longer than its sequence")
-            if length and element.is_implicit and not self._is_implicit and self._seems_explicit():
-                raise _Damage(f"an item of {element} is in Explicit VR (PS3.5 6.2.2)")
-            item_end = end if is_delimited else self._at + length
-            for _ in self._data_set(item_end, element.is_implicit, is_delimited=is_delimited, inside=outer):
-                pass
-
-    def _fragments(self, element: Element, end: int) -> None:
-        """Go to the end of a value in fragments (PS3.5 A.4)."""
-        name = "the Pixel Data" if element.tag in PIXEL_DATA else str(element)
-        while True:
-            if self._at + 8 > end:
-                raise _Damage(f"{name} is truncated")
-            tag, length = self._item_head(end)
-            if tag == _SEQUENCE_END:
-                return
-            if tag != _ITEM or length == _UNDEFINED:
-                raise _Damage(f"{name} is not made of fragments (PS3.5 A.4)")
-            if element.tag not in PIXEL_DATA:
-                self._count_item()
-            self._at += length
-
-    def _item_head(self, end: int) -> tuple[int, int]:
-        """Read the tag and the length of an item or a delimiter."""
-        at = self._pass(8, end)
-        group, number = self._tag.unpack_from(self._window, at)
-        return group << 16 | number, self._long.unpack_from(self._window, at + 4)[0]
-
-    def _count_item(self) -> None:
-        self._items += 1
-        if self._items > self._limits.items:
-            raise _LimitReached(f"more than {self._limits.items} items")
-
-    def _peek(self, count: int) -> bytes:
-        at = self._offset(count)
-        return self._window[at : at + count]
-
-    def _pass(self, count: int, end: int) -> int:
-        """Go on by ``count`` bytes; returns where they begin in the window."""
-        if self._at + count > end:
-            raise _Damage(_TRUNCATED if end == self.size else "an item ends within an element")
-        at = self._offset(count)
-        self._at += count
-        return at
-
-    def _offset(self, count: int) -> int:
-        """The position in the window, which is moved if it does not have the next ``count`` bytes."""
-        at = self._at - self._window_at
-        if at < 0 or at + count > len(self._window):
-            self._file.seek(self._at)
-            self._window, self._window_at, at = self._file.read(8192), self._at, 0
-        return at
-
-    def _note(self, fault: str) -> None:
-        self.fault = self.fault or fault
-
-
-class _Damage(Exception):
-    """From here on nobody can say what is an element."""
-
-
-class _LimitReached(_Damage):
-    """The rest is not walked, wherever it is."""
-
-
-def named(tag: int) -> str:
-    """The tag with its name in PS3.6, such as "Patient ID (0010,0020)"."""
-    number = f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
-    try:
-        return f"{dictionary_description(tag)} {number}"
-    except KeyError:
-        return f"the private attribute {number}" if tag >> 16 & 1 else number
-
-
-def _in(inside: Element | None) -> str:
-    return f" in an item of {inside}" if inside else ""
-
-
-@lru_cache(maxsize=4096)
-def _vr(tag: int) -> str:
-    """The VR in PS3.6, "" for an unknown tag."""
-    try:
-        return str(dictionary_VR(tag))
-    except KeyError:
-        return ""
-
 
 CHARACTER_SET: Final = Tag("SpecificCharacterSet")
 TEXT: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
@@ -685,3 +374,320 @@ def _made(tag: BaseTag, vr: str, value: Any) -> DataElement | None:
         return DataElement(tag, vr, value, validation_mode=config.IGNORE)
     except (ValueError, TypeError, OverflowError, ArithmeticError):
         return None
+
+
+def items(dataset: Dataset) -> Iterator[Dataset]:
+    """The data set and every item in it, outer ones first; an item removed during iteration is skipped."""
+    yield dataset
+    for element in _elements(dataset):
+        if element.VR == "SQ":
+            for item in element.value:
+                yield from items(item)
+
+
+def values(dataset: Dataset) -> Iterator[tuple[DataElement, Any]]:
+    """Each value that is neither a sequence nor empty, with its element."""
+    for item in items(dataset):
+        for element in _elements(item):
+            if element.VR != "SQ" and element.value not in (None, ""):
+                for value in element.value if element.VM > 1 else [element.value]:
+                    yield element, value
+
+
+def listed(value: Any) -> tuple[Any, ...]:
+    """The values of an attribute, which has none, one or several."""
+    if value in (None, ""):
+        return ()
+    return tuple(value) if isinstance(value, MultiValue | list) else (value,)
+
+
+def _elements(dataset: Dataset) -> Iterator[DataElement]:
+    """All of them; of one that is no value of its VR the bytes: a sender decides what stands in a header."""
+    for tag in sorted(dataset.keys()):
+        try:
+            element = dataset[tag]
+        except DAMAGE:
+            raw = dataset.get_item(tag, keep_deferred=True)
+            element = DataElement(tag, "OB", raw.value or b"", validation_mode=config.IGNORE)
+        yield element
+
+
+_UID: Final = re.compile(r"([01]\.[1-3]?\d|2\.(0|[1-9]\d*))(\.(0|[1-9]\d*))*")
+_AGE: Final = re.compile(r"(\d{1,3}) ?([DWMY])")
+_CODE_STRING: Final = re.compile(r"[A-Z0-9 _]{1,16}")
+_DECIMAL: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_OFFSET: Final = re.compile(r"-((0\d|1[01]):?[0-5]\d|12:?00)|\+((0\d|1[0-3]):?[0-5]\d|14:?00)")
+_WHOLE: Final = re.compile(r"[+-]?\d{1,11}")
+
+# Values that PS3.3 enumerates, of the attributes that results take over.
+_ENUMERATED: Final = {
+    "ImageLaterality": {"R", "L", "U", "B"},
+    "Laterality": {"R", "L"},
+    "LossyImageCompression": {"00", "01"},
+    "PatientSex": {"M", "F", "O"},
+    "PatientSexNeutered": {"ALTERED", "UNALTERED"},
+    "PixelSpacingCalibrationType": {"GEOMETRY", "FIDUCIAL"},
+    "QualityControlSubject": {"YES", "NO"},
+    "ShutterShape": {"RECTANGULAR", "CIRCULAR", "POLYGONAL"},
+    "SmokingStatus": {"YES", "NO", "UNKNOWN"},
+    "SyntheticData": {"YES", "NO"},
+    "VOILUTFunction": {"LINEAR", "LINEAR_EXACT", "SIGMOID"},
+}
+# What an item must have, by its sequence; of several alternatives one. Codes and references have their own.
+_REQUIRED: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
+    "OtherPatientIDsSequence": (("PatientID", "TypeOfPatientID"),),
+    "SourcePatientGroupIdentificationSequence": (("PatientID",),),
+    "GroupOfPatientsIdentificationSequence": (("PatientID",),),
+    "StrainStockSequence": (("StrainStockNumber", "StrainSource", "StrainSourceRegistryCodeSequence"),),
+    "GeneticModificationsSequence": (
+        ("GeneticModificationsDescription", "GeneticModificationsNomenclature"),
+    ),
+    "BreedRegistrationSequence": (("BreedRegistrationNumber", "BreedRegistryCodeSequence"),),
+    "ReferringPhysicianIdentificationSequence": (("PersonIdentificationCodeSequence",),),
+    "ConsultingPhysicianIdentificationSequence": (("PersonIdentificationCodeSequence",),),
+    "PhysiciansOfRecordIdentificationSequence": (("PersonIdentificationCodeSequence",),),
+    "PhysiciansReadingStudyIdentificationSequence": (("PersonIdentificationCodeSequence",),),
+    "OtherClinicalTrialProtocolIDsSequence": (("ClinicalTrialProtocolID",),),
+    "ConsentForClinicalTrialUseSequence": (("ConsentForDistributionFlag",),),
+    "ModalityLUTSequence": (("LUTDescriptor", "LUTData"),),
+    "VOILUTSequence": (("LUTDescriptor", "LUTData"),),
+}
+_ISSUER: Final = (("LocalNamespaceEntityID",), ("UniversalEntityID", "UniversalEntityIDType"))
+_OF_CODES: Final = frozenset({"AnatomicRegionSequence", "AnatomicRegionModifierSequence"})
+_LENGTHS: Final = {
+    "AE": 16,
+    "SH": 16,
+    "LO": 64,
+    "ST": 1024,
+    "LT": 10240,
+    "UC": 2**16,
+    "UR": 2**16,
+    "UT": 2**16,
+}
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_FORBIDDEN: Final = {
+    **dict.fromkeys(("LT", "ST", "UT"), re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")),
+    "UR": re.compile(r"[\x00-\x20\x7f]"),
+}
+_RANGES: Final = {
+    "US": (0, 2**16 - 1), "SS": (-(2**15), 2**15 - 1), "UL": (0, 2**32 - 1), "SL": (-(2**31), 2**31 - 1),
+    "UV": (0, 2**64 - 1), "SV": (-(2**63), 2**63 - 1), "FL": (-3.4e38, 3.4e38), "FD": (-1.7e308, 1.7e308),
+}  # fmt: skip
+_CODES: Final = (
+    ("CodeValue", "CodingSchemeDesignator", "CodeMeaning"),
+    ("LongCodeValue", "CodingSchemeDesignator", "CodeMeaning"),
+    ("URNCodeValue", "CodeMeaning"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Repairs:
+    """Keywords of attributes with invalid values; never the values, which may be PHI."""
+
+    repaired: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    """UIDs that are none (PS3.5 9.1), identity that is too long: they stand in the results nevertheless."""
+
+    def __bool__(self) -> bool:
+        return bool(self.repaired or self.left_out or self.kept)
+
+
+def repair(header: Dataset, emptied: Collection[str] = (), unread: Collection[str] = ()) -> Repairs:
+    """Correct faulty values in place; remove values that cannot be corrected, or empty those in ``emptied``.
+
+    Each value is then what PS3.5 6.2 and PS3.6 allow, in items of sequences too. A sequence with an item that
+    lacks what it must have is removed. Text that says who (``IDENTIFYING``) stays to the letter. ``unread``:
+    keywords of what could not be read.
+    """
+    notes = _Notes(set(), set(unread), set())
+    for keyword in {*emptied}.intersection(unread):
+        setattr(header, keyword, None)
+    for keyword in _without_meaning(header, notes):
+        notes.left_out.add(keyword)
+        del header[keyword]
+    for element in list(header):
+        keyword = element.keyword
+        if element.VR == "UI" and not _are_uids(element):
+            notes.kept.add(keyword)
+        elif not _is_valid(header, element, notes):
+            notes.left_out.add(keyword)
+            if keyword in emptied:
+                header[element.tag] = DataElement(element.tag, element.VR, None)
+            else:
+                del header[element.tag]
+        elif _is_empty(element) and keyword not in emptied:
+            del header[element.tag]  # it says nothing, and what is of Type 1 or 1C may not be empty
+    return Repairs(*(tuple(sorted(part)) for part in (notes.repaired, notes.left_out, notes.kept)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Notes:
+    repaired: set[str]
+    left_out: set[str]
+    kept: set[str]
+
+
+def _without_meaning(header: Dataset, notes: _Notes) -> list[str]:
+    """Windows without a width (PS3.3 C.11.2.1.2), and frame times of another number of frames (C.7.6.5).
+
+    The windows before the first one without stay.
+    """
+    centres, widths, times, frames = (
+        _values(header[keyword]) if keyword in header else ()
+        for keyword in ("WindowCenter", "WindowWidth", "FrameTimeVector", "NumberOfFrames")
+    )
+    pairs = zip(centres, widths, strict=False)
+    sound = list(takewhile(lambda pair: decimal(pair[0]) is not None and (decimal(pair[1]) or 0) > 0, pairs))
+    window = "WindowCenter", "WindowWidth", "WindowCenterWidthExplanation"
+    is_sound = len(sound) == max(len(centres), len(widths))
+    found = [] if is_sound else [keyword for keyword in window if keyword in header]
+    if sound and found:
+        header.WindowCenter, header.WindowWidth = (list(part) for part in zip(*sound, strict=True))
+        notes.repaired.update(window[:2])
+        found = found[2:]
+    if times and len(times) != (whole(*frames[:1]) if frames else 1):
+        found.append("FrameTimeVector")
+    return found
+
+
+def _is_valid(dataset: Dataset, element: DataElement, notes: _Notes) -> bool:
+    """Whether an attribute of ``dataset`` is fit to be repeated, after what can be put right in it was."""
+    if _is_empty(element):
+        return True
+    if element.VR == "SQ":
+        return all(_is_whole_item(element.keyword, item, notes) for item in element.value)
+    if element.VR == "UI":
+        return _are_uids(element)
+    if _put_right(dataset, element, notes) and _fits(dataset[element.tag]):
+        return True
+    if element.VR in TEXT and element.keyword in IDENTIFYING:
+        notes.kept.add(element.keyword)
+        return True
+    return False
+
+
+def _is_whole_item(keyword: str, item: Dataset, notes: _Notes) -> bool:
+    """Whether an item of this sequence has what it must have, without what is not valid in it.
+
+    No attribute of a code may be empty (PS3.3 8.8).
+    """
+    codes = keyword.endswith("CodeSequence") or keyword in _OF_CODES
+    for element in list(item):
+        if not _is_valid(item, element, notes):
+            notes.left_out.add(element.keyword)
+            del item[element.tag]
+        elif codes and _is_empty(element):
+            del item[element.tag]
+    if codes:
+        values = [word for word in ("CodeValue", "LongCodeValue", "URNCodeValue") if word in item]
+        return len(values) == 1 and any(all(word in item for word in one) for one in _CODES)
+    if keyword.startswith("Referenced"):
+        return "ReferencedSOPClassUID" in item and "ReferencedSOPInstanceUID" in item
+    wanted = _ISSUER if keyword.startswith("Issuer") else _REQUIRED.get(keyword, ((),))
+    return len(item) > 0 and any(all(item.get(word) for word in one) for one in wanted)
+
+
+def _is_empty(element: DataElement) -> bool:
+    return element.value in (None, "") or (element.VR == "SQ" and not element.value)
+
+
+def _fits(element: DataElement) -> bool:
+    """Whether the values are as many as PS3.6 allows, and each is what PS3.5 6.2 does."""
+    values = _values(element)
+    if not _is_allowed(dictionary_VM(element.tag), len(values)):
+        return False
+    # PS3.3 8.8: what fits into Code Value stands there.
+    shortest = _LENGTHS["SH"] + 1 if element.keyword == "LongCodeValue" else 0
+    return all(len(str(one)) >= shortest and _is_value(element.VR, one) for one in values)
+
+
+def _is_value(vr: str, value: Any) -> bool:
+    """Whether it is as long as it may be, without control characters; a number within its range."""
+    if vr in {"DS", "IS"}:
+        return value not in (None, "")
+    if vr in _RANGES:
+        lowest, highest = _RANGES[vr]
+        return isinstance(value, type(lowest)) and lowest <= value <= highest
+    if vr == "PN":
+        return all(len(group) <= 64 for group in str(value).split("="))
+    if vr not in _LENGTHS:
+        return True
+    return len(str(value)) <= _LENGTHS[vr] and not _FORBIDDEN.get(vr, _CONTROL).search(str(value))
+
+
+def _is_allowed(multiplicity: str, count: int) -> bool:
+    """Whether so many values are of a value multiplicity such as 1, 2, 1-n, 2-2n or 1-3."""
+    least, _, most = multiplicity.partition("-")
+    if not most:
+        return count == int(least)
+    if most.endswith("n"):
+        return count >= int(least) and count % int(most[:-1] or 1) == 0
+    return int(least) <= count <= int(most)
+
+
+def _put_right(dataset: Dataset, element: DataElement, notes: _Notes) -> bool:
+    """Whether the element has values that DICOM allows, now; its keyword is noted if it had others before."""
+    right = _RIGHT.get(element.keyword, _RIGHT.get(element.VR))
+    allowed = _ENUMERATED.get(element.keyword)
+    if right is None or element.value in (None, ""):
+        return True
+    given = [str(one).strip(" \0") for one in _values(element)]
+    values = [right(one) if one else "" for one in given]
+    if any(one is None or (one and allowed and one not in allowed) for one in values):
+        return False
+    if values != given:
+        notes.repaired.add(element.keyword)
+        value = values if len(values) > 1 else values[0]
+        dataset[element.tag] = DataElement(element.tag, element.VR, value, validation_mode=config.IGNORE)
+    return True
+
+
+def _are_uids(element: DataElement) -> bool:
+    return all(len(str(one)) <= 64 and _UID.fullmatch(str(one)) for one in _values(element) if one)
+
+
+def _values(element: DataElement) -> Sequence[Any]:
+    several: bool = isinstance(element.value, MultiValue | list)
+    return element.value if several else [element.value]
+
+
+def _age(text: str) -> str | None:
+    found = _AGE.fullmatch(text.upper())
+    return found and f"{int(found[1]):03}{found[2]}"
+
+
+def _code_string(text: str) -> str | None:
+    return text.upper() if _CODE_STRING.fullmatch(text.upper()) else None
+
+
+def _whole_number(text: str) -> str | None:
+    if not _DECIMAL.fullmatch(text):
+        return None
+    number = float(text)
+    if abs(number) >= 2**31 or not number.is_integer():
+        return None
+    return text if _WHOLE.fullmatch(text) else str(int(number))
+
+
+def _decimal(text: str) -> str | None:
+    if not _DECIMAL.fullmatch(text) or not math.isfinite(float(text)):
+        return None
+    return text if len(text) <= 16 else str(format_number_as_ds(float(text)))
+
+
+def _offset(text: str) -> str | None:
+    return text.replace(":", "").replace("-0000", "+0000") if _OFFSET.fullmatch(text) else None
+
+
+_RIGHT: Final[dict[str, Callable[[str], str | None]]] = {
+    "AS": _age,
+    "CS": _code_string,
+    "DA": as_da,
+    "DS": _decimal,
+    "DT": as_dt,
+    "IS": _whole_number,
+    "TM": as_tm,
+    "TimezoneOffsetFromUTC": _offset,
+}
+"""By value representation or keyword: the text as PS3.5 6.2 wants it, None where its meaning is unclear."""

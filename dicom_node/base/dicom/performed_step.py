@@ -4,18 +4,16 @@ Only attributes that show when a study is complete are read: status, studies and
 taken as bytes, whatever VR their sender chose, so that no patient data is decoded.
 """
 
-import io
-import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
-from pydicom.filereader import read_dataset
 from pydicom.uid import UID
 
+from dicom_node.base.dicom.commitment import UID_TEXT, reading
 from dicom_node.base.errors import FaultyStep
 from dicom_node.base.kinds import StepStatus
 
@@ -42,8 +40,6 @@ LAST: Final = (
     "PerformedProcedureStepEndDate", "PerformedProcedureStepEndTime", "PerformedSeriesSequence",
 )  # fmt: skip
 """Needed for the end, from whichever N-SET."""
-_ITEM = b"\xfe\xff\x00\xe0"  # (FFFE,E000), little endian
-_UID = re.compile(r"[0-9.]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +87,10 @@ def faulty(code: int, *keywords: str) -> FaultyStep:
     return FaultyStep(f"{MISSING_FROM[code]} {shown}", code, tags)
 
 
-@contextmanager
-def _read(encoded: bytes, transfer_syntax: UID) -> Iterator[Dataset]:
-    """The data set, for a scope in which whatever is wrong with it raises FaultyStep."""
-    if len(encoded) > MAXIMUM_BYTES or encoded.count(_ITEM) > 2 * MAXIMUM_OBJECTS:
-        raise FaultyStep("beyond the limits of a step", TOO_MUCH)
-    try:
-        yield read_dataset(io.BytesIO(encoded), transfer_syntax.is_implicit_VR, is_little_endian=True)
-    except FaultyStep:
-        raise
-    except Exception as error:  # noqa: BLE001 - pydicom raises what it likes for bytes that are no data set
-        raise FaultyStep(f"data set cannot be read: {type(error).__name__}", FAILURE) from None
+def _read(encoded: bytes, transfer_syntax: UID) -> AbstractContextManager[Dataset]:
+    beyond = FaultyStep("beyond the limits of a step", TOO_MUCH)
+    unreadable = FaultyStep("data set cannot be read", FAILURE)
+    return reading(encoded, transfer_syntax, MAXIMUM_BYTES, 2 * MAXIMUM_OBJECTS, beyond, unreadable)
 
 
 def _last(given: Dataset) -> frozenset[str]:
@@ -122,21 +111,18 @@ def _objects(given: Dataset) -> tuple[str, ...] | None:
     """The objects of all series; None where there is no Performed Series Sequence."""
     if "PerformedSeriesSequence" not in given:
         return None
-    found = tuple(dict.fromkeys(_of_series(_items(given, "PerformedSeriesSequence"))))
-    if len(found) > MAXIMUM_OBJECTS:
-        raise FaultyStep(f"names more than {MAXIMUM_OBJECTS} objects", TOO_MUCH)
-    return found
-
-
-def _of_series(series: Iterable[Dataset]) -> Iterator[str]:
-    for one in series:
+    found: dict[str, None] = {}
+    for one in _items(given, "PerformedSeriesSequence"):
         _uid(one, "SeriesInstanceUID")
         if not _text(one, "ProtocolName"):
             raise faulty(EMPTY, "ProtocolName")
         for keyword in ("ReferencedImageSequence", "ReferencedNonImageCompositeSOPInstanceSequence"):
             for item in _items(one, keyword):
                 _uid(item, "ReferencedSOPClassUID")
-                yield _uid(item, "ReferencedSOPInstanceUID")
+                found[_uid(item, "ReferencedSOPInstanceUID")] = None
+    if len(found) > MAXIMUM_OBJECTS:
+        raise FaultyStep(f"names more than {MAXIMUM_OBJECTS} objects", TOO_MUCH)
+    return tuple(found)
 
 
 def _items(given: Dataset, keyword: str) -> Iterator[Dataset]:
@@ -154,7 +140,7 @@ def _uid(given: Dataset, keyword: str) -> str:
     text = _text(given, keyword)
     if not text:
         raise faulty(EMPTY, keyword)
-    if not _UID.fullmatch(text):
+    if not UID_TEXT.fullmatch(text):
         raise faulty(INVALID_VALUE, keyword)
     return text
 

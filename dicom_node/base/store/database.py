@@ -1,21 +1,28 @@
-"""Connections and sessions: one short scope per unit of work.
+"""Connections and sessions: one short scope per unit of work; the schema; outages, changes of others.
 
 SQLite runs in WAL with ``synchronous=FULL`` (an acknowledged transition survives a power cut), and every
 writing scope begins IMMEDIATE: a transaction that reads first and writes later would otherwise fail with
 "database is locked" without waiting for the busy time-out.
+
+A process waits until another one, on any machine, commits an event, without querying the database meanwhile.
+PostgreSQL announces it (LISTEN, NOTIFY); for SQLite the times of its files are checked. If neither works, as
+behind a transaction pooler, waits are short.
+
+Errors of a database become errors of the node, each with one sentence that says what to do.
 """
 
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Engine, column, create_engine, event, inspect, select, table, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.engine.url import URL, make_url
 from sqlalchemy.exc import (
@@ -23,17 +30,116 @@ from sqlalchemy.exc import (
     DataError,
     DBAPIError,
     IntegrityError,
+    NoSuchModuleError,
     ProgrammingError,
     SQLAlchemyError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from dicom_node.base.errors import DatabaseDamaged, DatabaseNotReady
+from dicom_node.base.errors import (
+    DatabaseDamaged,
+    DatabaseNotReady,
+    DatabaseUnusable,
+    NodeError,
+    SchemaOutdated,
+)
 from dicom_node.base.events import log
-from dicom_node.base.store.changes import CHANNEL, Changes
 
 T = TypeVar("T")
+
+CHANNEL: Final = "dicom_node_event"
+SHORTEST: Final = 0.05
+"""Seconds between two looks for work, at least."""
+_LONGEST, _LONGEST_UNHEARD = 5.0, 0.25  # while nothing happens; where nobody would say so
+_STOP_SECONDS = 0.25
+_LISTEN_SECONDS, _AWAY_SECONDS = 60.0, 1.0
+
+
+class Changes:
+    """Counts commits of events; any number of threads wait for the next one."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._heard = False
+        self.count = 0
+        """Read it before you look for work, and give it to :meth:`wait`."""
+
+    def wait(self, seen: int, seconds: float, stop: threading.Event) -> None:
+        """Wait for ``SHORTEST``, then until the count differs from ``seen``; at most ``seconds`` in all."""
+        end = time.monotonic() + seconds
+        stop.wait(min(SHORTEST, seconds))
+        with self._changed:
+            while self.count == seen and not stop.is_set() and (left := end - time.monotonic()) > 0:
+                self._changed.wait(min(left, _STOP_SECONDS))
+
+    def pause(self, before: float, *, found: bool) -> float:
+        """The next pause of a loop that looks for work: the shortest if it ``found`` some, else a longer
+        one.
+        """
+        return SHORTEST if found else min(1.2 * before, _LONGEST if self._heard else _LONGEST_UNHEARD)
+
+    def announce(self) -> None:
+        """Wake all threads that wait for a change: a process has committed one."""
+        with self._changed:
+            self.count += 1
+            self._changed.notify_all()
+
+    def follow(self, engine: Engine) -> None:
+        """Start a thread that announces the commits of other processes, for the life of this process."""
+        threading.Thread(
+            target=self._watch if engine.dialect.name == "sqlite" else self._listen_for_ever,
+            args=(engine,),
+            name="changes",
+            daemon=True,
+        ).start()
+
+    def _watch(self, engine: Engine) -> None:
+        file = Path(engine.url.database or "")
+        files, before = (file, file.with_name(f"{file.name}-wal")), [(0, 0)]
+        while True:
+            self._heard = True
+            if (now := [stamp(one) for one in files]) != before:
+                before = now
+                self.announce()
+            time.sleep(SHORTEST)
+
+    def _listen_for_ever(self, engine: Engine) -> None:
+        from psycopg import Error  # only there it is installed
+
+        while True:
+            try:
+                self._listen(engine)
+            except (SQLAlchemyError, Error):
+                self._heard = False
+            time.sleep(_AWAY_SECONDS)
+
+    def _listen(self, engine: Engine) -> None:
+        with engine.connect() as pooled:
+            connection = pooled.connection.driver_connection
+            assert connection is not None
+            try:
+                connection.autocommit = True
+                connection.execute(f"LISTEN {CHANNEL}")
+                self.announce()  # what was committed before
+                with engine.begin() as other:  # a pooler may take LISTEN and pass on nothing
+                    other.execute(text(f"NOTIFY {CHANNEL}"))
+                while True:
+                    for _ in connection.notifies(timeout=_LISTEN_SECONDS, stop_after=1):
+                        self._heard = True
+                        self.announce()
+            finally:
+                pooled.invalidate()  # it is not as the pool's others
+
+
+def stamp(file: Path) -> tuple[int, int]:
+    """Size and time of a file or folder, which change when it is written; zeros if it does not exist."""
+    try:
+        about = file.stat()
+    except OSError:
+        return 0, 0
+    return about.st_size, about.st_mtime_ns
+
 
 EVENTS = "dicom_node_events"
 """Under which the session of a writing scope keeps its events until it is committed."""
@@ -41,6 +147,8 @@ DECIDED = "dicom_node_decided"
 """Key of ``Session.info``: the transaction carries out a decision of a person."""
 _WRITES = "dicom_node_writes"
 _BUSY_SECONDS = 10.0
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_VERSION = table("alembic_version", column("version_num"))
 _CONNECT_SECONDS = 10  # for all hosts of the URL together
 # Of libpq, where the URL does not say otherwise. A machine that fell silent is noticed within some eleven
 # seconds, before leases of jobs and deliveries end (15 s); by itself the kernel waits a quarter of an hour.
@@ -124,9 +232,10 @@ class Database:
         DatabaseDamaged and changes nothing if a reference has no target at the end.
         """
         with self._writing.connect() as connection:
-            keys = "PRAGMA foreign_keys={}"  # has no effect inside a transaction
+            # By the driver: it has no effect inside a transaction, which SQLAlchemy would begin.
+            driver: Any = connection.connection.driver_connection
             if self.is_sqlite:
-                _execute(connection.connection, keys.format("OFF"))
+                driver.execute("PRAGMA foreign_keys=OFF")
             try:
                 with connection.begin():
                     yield connection
@@ -134,11 +243,61 @@ class Database:
                         raise DatabaseDamaged("the database is damaged: its tables refer to missing rows")
             finally:
                 if self.is_sqlite:
-                    _execute(connection.connection, keys.format("ON"))
+                    driver.execute("PRAGMA foreign_keys=ON")
+
+    def upgrade(self) -> None:
+        """Create the schema, or update it to this program's version. Raises DatabaseNotReady if it is
+        newer.
+        """
+        if self._known_version() == newest_schema():
+            return
+        from alembic import command, config  # a third of a second
+
+        how = config.Config()
+        how.set_main_option("script_location", str(_MIGRATIONS))
+        with self.alter() as connection:
+            how.attributes["connection"] = connection
+            command.upgrade(how, "head")
+
+    def check(self) -> None:
+        """Raise SchemaOutdated or DatabaseNotReady unless the schema has this program's version."""
+        found = self._known_version()
+        if found != newest_schema():
+            state = "empty" if found is None else "older than this program"
+            raise SchemaOutdated(f"the database is {state}: run `dicom-node db upgrade`")
+
+    def version(self) -> str | None:
+        """The version of the database's schema, None for an empty database."""
+        with self.read() as session:
+            if not inspect(session.connection()).has_table(_VERSION.name):
+                return None
+            return session.scalar(select(_VERSION.c.version_num))
+
+    def _known_version(self) -> str | None:
+        found = self.version()
+        if found is not None and found not in schema_versions():
+            raise DatabaseNotReady(
+                f"the database has version {found}, newer than this program or from before release 0.1.0"
+            )
+        return found
 
     def dispose(self) -> None:
         """Close all connections (before a fork, and at the end)."""
         self.engine.dispose()
+
+
+def newest_schema() -> str:
+    """The schema version that this program needs."""
+    return max(schema_versions())
+
+
+@cache
+def schema_versions() -> frozenset[str]:
+    """The schema versions that this program knows, all but newer ones.
+
+    As the files are named, since every command and every page asks: alembic would run them all.
+    """
+    return frozenset(file.name[:4] for file in _MIGRATIONS.glob("versions/[0-9]*.py"))
 
 
 def hosts(url: URL) -> list[str]:
@@ -178,14 +337,7 @@ def _set_pragmas(busy_seconds: float, connection: Any, _record: Any) -> None:
         "synchronous=FULL",
         "foreign_keys=ON",
     ):
-        _execute(connection, f"PRAGMA {setting}")
-
-
-def _execute(connection: Any, statement: str) -> None:
-    """Outside of transactions, which SQLAlchemy would begin."""
-    cursor = connection.cursor()
-    cursor.execute(statement)
-    cursor.close()
+        connection.execute(f"PRAGMA {setting}")
 
 
 def _begin_sqlite(connection: Connection) -> None:
@@ -245,3 +397,63 @@ class DatabaseOutage:
         if began is not None:
             _LOGGER.warning("the database answers again; it did not for %.0f s", self._failed - began)
             self.then()
+
+
+ANY_ERROR: Final = SQLAlchemyError
+"""What all errors of a database are before they have words."""
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_SQLITE = {
+    sqlite3.SQLITE_BUSY: "is locked by another program: end that",
+    sqlite3.SQLITE_LOCKED: "is locked by another program: end that",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened: whose are the file and its folder?",
+    sqlite3.SQLITE_PERM: "cannot be opened: whose are the file and its folder?",
+    sqlite3.SQLITE_READONLY: "cannot be written: whose are the file and its folder?",
+    sqlite3.SQLITE_FULL: "cannot be written: the disk is full",
+    sqlite3.SQLITE_IOERR: "cannot be read or written: the disk reports an error",
+}
+
+_POSTGRES = "postgresql+psycopg://"
+
+
+@contextmanager
+def in_words(url: str) -> Iterator[None]:
+    """A scope in which errors of an unusable database are raised as NodeErrors.
+
+    Raises DatabaseDamaged, DatabaseUnusable; other errors are defects of this program and pass unchanged.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, ImportError) as error:
+        if (meant := meaning_of(error, url)) is None:
+            raise
+        raise meant from None
+
+
+def meaning_of(error: Exception, url: str) -> NodeError | None:
+    """The error of the node for the database at ``url``; None if ``error`` says nothing about its state."""
+    if isinstance(error, ArgumentError | NoSuchModuleError | ImportError):
+        if url.startswith(_POSTGRES):
+            remedy = "PostgreSQL needs psycopg, which is not installed: pip install 'dicom-ai-node[postgres]'"
+        elif url.startswith("postgres"):
+            remedy = f"node.database_url of PostgreSQL must begin with {_POSTGRES}"
+        else:
+            remedy = "node.database_url is no URL of a database that this program can use"
+        return DatabaseUnusable(remedy)
+    if not isinstance(error, DBAPIError) or isinstance(error, IntegrityError):
+        return None
+    shown = make_url(url).render_as_string(hide_password=True)
+    if not isinstance(error.orig, sqlite3.Error):
+        return DatabaseUnusable(
+            f"the database {shown} does not answer or does not let us in ({type(error.orig).__name__}): "
+            "is it running, and are host, name, user and password in node.database_url right?"
+        )
+    # The low byte is the kind, the rest its detail (sqlite.org/rescode.html).
+    code = (getattr(error.orig, "sqlite_errorcode", None) or sqlite3.SQLITE_CORRUPT) & 0xFF
+    if code in _SQLITE:
+        return DatabaseUnusable(f"the database {shown} {_SQLITE[code]}")
+    if code in _DAMAGED or "no such" in str(error.orig):
+        return DatabaseDamaged(
+            f"the database {shown} is damaged: stop the node, put a backup in its place (dicom-node restore) "
+            "or take the file away, start the node, then run dicom-node spool reindex"
+        )
+    return None

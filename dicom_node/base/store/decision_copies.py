@@ -1,4 +1,4 @@
-"""Copies of decisions: in the database, in files of each machine in ``node.data_dir``, in the bucket.
+"""Decisions of persons: rows of the database, files of each machine in ``node.data_dir``, in the bucket.
 
 A decision is committed together with its effects, then copied; then the person gets the answer. After a kill
 in between, the row is still marked as not copied: the next copying process copies it, unless its file is
@@ -13,31 +13,32 @@ import base64
 import hashlib
 import json
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import or_, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.errors import DecisionNotCopied, NotInSpool, StoreAway
+from dicom_node.base.errors import DecisionNotCopied, StoreAway
 from dicom_node.base.events import DECISIONS_CHANGED, DECISIONS_UNKNOWN
 from dicom_node.base.files import bucket_of, write_new
 from dicom_node.base.kinds import AuditAction, ReviewVerdict
 from dicom_node.base.lifecycle import HeldState
 from dicom_node.base.sitekey import Seal
-from dicom_node.base.store import decisions
-from dicom_node.base.store.database import Database, batches
+from dicom_node.base.store.database import DECIDED, Database, batches
 from dicom_node.base.store.tables import FAULT, DecisionRow
 from dicom_node.base.store.transitions import record, utc_now
-from dicom_node.receive.spool import sync_folder
 
 FOLDER = "decisions"
 """In ``node.data_dir``, and in the bucket."""
 LOST = "sealed under another site key"
 """In place of words that cannot be opened."""
+_OTHERS_HAD = timedelta(hours=1)  # after which a machine copies what another one did not
 _BATCH = 200  # rows that are copied at once
 _PURPOSE = "words of decisions"
 _LETS_GO = (HeldState.ACCEPTED.value, ReviewVerdict.ACCEPTED.value)
@@ -58,6 +59,29 @@ def machine() -> str:
     return socket.gethostname()[:64]
 
 
+def add(session: Session, decision: DecisionRow) -> None:
+    """Add a decision that this transaction carries out."""
+    session.add(decision)
+    session.info[DECIDED] = True
+
+
+def apply(session: Session, number: str) -> None:
+    """Mark a decision from the copy as applied by this transaction. Raises LookupError if it was applied
+    before.
+    """
+    row = session.get(DecisionRow, number, with_for_update=True, populate_existing=True)
+    if row is None or row.applied_at is not None:
+        raise LookupError(number)
+    row.applied_at, row.waits_for = utc_now(), ""
+
+
+def waiting(session: Session) -> Sequence[DecisionRow]:
+    """Decisions from the copy that are not applied, in the order in which they were made."""
+    return session.scalars(
+        select(DecisionRow).where(DecisionRow.applied_at.is_(None)).order_by(DecisionRow.at, DecisionRow.id)
+    ).all()
+
+
 def copy(database: Database, settings: Settings) -> int:
     """Copy this machine's decisions that are not in the copies yet, and sync; returns their number.
 
@@ -66,10 +90,8 @@ def copy(database: Database, settings: Settings) -> int:
     done = 0
     try:
         while rows := _not_copied(database):
-            for row in rows:
-                done += _copy(settings, row)
-            with database.write() as session:
-                decisions.mark_copied(session, [row.id for row in rows])
+            done += sum(_copy(settings, row) for row in rows)
+            mark_copied(database, [row.id for row in rows])
     except OSError as error:
         raise DecisionNotCopied(
             f"the decision is in force, but not in its copy ({error.strerror}): it would be lost with the "
@@ -78,26 +100,32 @@ def copy(database: Database, settings: Settings) -> int:
     return done
 
 
+def mark_copied(database: Database, numbers: Collection[str], *, copied: bool = True) -> None:
+    """Mark decisions as copied (the synced file contains them), or as to be copied."""
+    with database.write() as session:
+        for batch in batches(numbers):
+            session.execute(update(DecisionRow).where(DecisionRow.id.in_(batch)).values(copied=copied))
+
+
 def take_in(database: Database, settings: Settings) -> Sequence[DecisionRow]:
     """Enter decisions that are in the copies but not in the database; returns the new rows, which wait.
 
     A changed file gets a row, too: then all deliveries wait for a person. Decisions that are in the database
-    but missing in this machine's copies are copied again. Raises OSError, StoreAway.
+    but missing in this machine's copies are copied again. Raises OSError, StoreAway, NotInSpool.
     """
     folder, bucket = settings.node.data_dir, bucket_of(settings)
     in_bucket = set(bucket.keys(FOLDER)) if bucket is not None else set()
     for key in in_bucket:
         if bucket is not None and not (folder / key).exists():
-            try:
-                bucket.get(key, folder / key)
-            except NotInSpool as lost:
-                raise StoreAway(str(lost)) from None
-    new: list[DecisionRow] = []
+            bucket.get(key, folder / key)
     files = {_number(file): file for file in copied(folder)}
+    new: list[DecisionRow] = []
     for numbers in batches(files):
         new += _entered(database, settings, {number: files[number] for number in numbers})
-    with database.write() as session:  # those that went with a disk
-        decisions.mark_lost(session, machine(), files)
+    with database.read() as session:  # those that went with a disk
+        mine = select(DecisionRow.id).where(DecisionRow.machine == machine(), DecisionRow.copied)
+        lost = set(session.scalars(mine)) - files.keys()
+    mark_copied(database, lost, copied=False)
     for file in copied(folder, machine()) if bucket is not None else ():
         if bucket is not None and str(file.relative_to(folder)) not in in_bucket:
             bucket.put_first(str(file.relative_to(folder)), file)
@@ -106,12 +134,12 @@ def take_in(database: Database, settings: Settings) -> Sequence[DecisionRow]:
 
 def is_behind(database: Database, settings: Settings) -> bool:
     """Whether the database lacks the newest copy of a machine: it was restored while this node ran."""
-    last = []
+    newest: set[str] = set()
     for folder in (settings.node.data_dir / FOLDER).glob("*"):
-        if month := max(folder.glob("[!.]*"), default=None):
-            last += [_number(file) for file in [max(month.glob("[!.]*.json"), default=None)] if file]
+        month = max(folder.glob("[!.]*"), default=folder)
+        newest |= {_number(file) for file in sorted(month.glob("[!.]*.json"))[-1:]}
     with database.read() as session:
-        return bool(set(last) - decisions.known(session, last))
+        return not newest <= _known(session, newest)
 
 
 def copied(data_dir: Path, of: str = "*") -> list[Path]:
@@ -138,10 +166,17 @@ def holds(action: AuditAction, what: dict[str, Any]) -> bool:
 
 
 def _not_copied(database: Database) -> Sequence[DecisionRow]:
+    """Decisions that this machine must copy, the oldest first; also another machine's after an hour."""
+    ours = or_(DecisionRow.machine == machine(), DecisionRow.at < utc_now() - _OTHERS_HAD)
+    chosen = select(DecisionRow).where(DecisionRow.copied.is_(False), ours)
     with database.read() as session:
-        rows = decisions.not_copied(session, machine(), _BATCH)
+        rows = session.scalars(chosen.order_by(DecisionRow.at, DecisionRow.id).limit(_BATCH)).all()
         session.expunge_all()
     return rows
+
+
+def _known(session: Session, numbers: Collection[str]) -> set[str]:
+    return set(session.scalars(select(DecisionRow.id).where(DecisionRow.id.in_(numbers))))
 
 
 def _copy(settings: Settings, row: DecisionRow) -> bool:
@@ -161,6 +196,8 @@ def _copy(settings: Settings, row: DecisionRow) -> bool:
     (folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
     is_new, place = not (folder / key).exists(), (folder / key).parent
     if not place.is_dir():
+        from dicom_node.receive.spool import sync_folder  # lists do without it
+
         place.mkdir(parents=True, exist_ok=True)
         for above in place.parents[:3]:
             sync_folder(above)
@@ -179,13 +216,10 @@ def _entered(database: Database, settings: Settings, files: Mapping[str, Path]) 
     Two nodes that start at the same time may both try to enter them.
     """
     while True:
-        with database.read() as session:
-            known = decisions.known(session, files)
-        new = [_row(settings, files[number]) for number in files if number not in known]
-        if not new:
-            return []
         try:
             with database.write() as session:
+                known = _known(session, files)
+                new = [_row(settings, file) for number, file in files.items() if number not in known]
                 session.add_all(new)
                 session.flush()
                 faults = sum(row.action == FAULT for row in new)

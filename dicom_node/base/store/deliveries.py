@@ -4,14 +4,23 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, exists, func, or_, select, update
 from sqlalchemy.orm import Session, contains_eager, selectinload
 
 from dicom_node.base.events import DELIVERY_DISCARDED, DELIVERY_WANTED, DELIVERY_WITHDRAWN
 from dicom_node.base.kinds import ResultKind
 from dicom_node.base.lifecycle import DeliveryState
-from dicom_node.base.store import decisions
-from dicom_node.base.store.tables import Delivery, Job, Lease, Original, Result, Study, Withdrawal, has_come
+from dicom_node.base.store.tables import (
+    DecisionRow,
+    Delivery,
+    Job,
+    Lease,
+    Original,
+    Result,
+    Study,
+    Withdrawal,
+    has_come,
+)
 from dicom_node.base.store.transitions import move_delivery, utc_now
 
 WITHDRAWN = "withdrawn"
@@ -228,11 +237,10 @@ def due_batch(session: Session, destination: str, study: int, now: datetime, lim
     )
 
 
-def of_numbers(session: Session, numbers: Collection[int]) -> dict[int, Delivery]:
-    """The deliveries of these numbers by their number, locked, with their objects."""
+def of_numbers(session: Session, numbers: Collection[int]) -> Sequence[Delivery]:
+    """The deliveries of these numbers, locked, with their objects."""
     chosen = select(Delivery).where(Delivery.id.in_(numbers)).order_by(Delivery.id)
-    rows = session.scalars(chosen.options(*_OBJECTS).with_for_update(of=Delivery))
-    return {row.id: row for row in rows}
+    return session.scalars(chosen.options(*_OBJECTS).with_for_update(of=Delivery)).all()
 
 
 def postpone(session: Session, destination: str, until: datetime) -> None:
@@ -279,7 +287,22 @@ def lane(destination: str) -> str:
 def _due(now: datetime) -> ColumnElement[bool]:
     """Pending or to be confirmed, and its time has come; or begun by a sender that is gone.
 
-    Nothing of a study of which a decision was lost with the database, until that is applied again.
+    Nothing of a study of which a decision was lost with the database, until that is applied again; nothing
+    at all if the copy of the decisions is faulty.
     """
     waits = Delivery.state.in_((_S.PENDING, _S.UNCONFIRMED)) & has_come(Delivery.next_at, now)
-    return or_(waits, Delivery.state == _S.SENDING) & ~decisions.holds_back()
+    lost = (DecisionRow.applied_at.is_(None), DecisionRow.holds)
+    studies = (
+        select(Study.id)
+        .join(DecisionRow, DecisionRow.study_uid == Study.study_instance_uid)
+        .where(*lost)
+        .correlate(None)
+    )
+    is_held_back = or_(
+        exists().where(Result.id == Delivery.result_id, Result.study_id.in_(studies)).correlate(Delivery),
+        exists()
+        .where(Original.id == Delivery.original_id, Original.study_id.in_(studies))
+        .correlate(Delivery),
+        exists().where(*lost, DecisionRow.study_uid == ""),
+    )
+    return or_(waits, Delivery.state == _S.SENDING) & ~is_held_back

@@ -1,4 +1,7 @@
-"""Queries of fetches (studies that are fetched from peers); ``fetch`` decides."""
+"""Studies that are fetched from peers, and questions to peers about earlier studies of a patient.
+
+Queries only: ``studies/fetch.py`` decides.
+"""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -6,9 +9,10 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, exists, func, or_, select
 from sqlalchemy.orm import Session
 
-from dicom_node.base.kinds import FetchPurpose, ObjectRole
+from dicom_node.base.kinds import FetchPurpose, ObjectRole, QuestionState
 from dicom_node.base.lifecycle import DeliveryState, FetchState
-from dicom_node.base.store.tables import Delivery, Fetch, Instance, Result, Study
+from dicom_node.base.store.tables import ArchiveQuestion, Delivery, Fetch, Instance, Result, Study
+from dicom_node.base.store.transitions import utc_now
 
 _S = FetchState
 
@@ -126,3 +130,27 @@ def results_at(session: Session, study_id: int, peer: str) -> int:
         )
         or 0
     )
+
+
+def question_of_rule(session: Session, study: Study, rule: str) -> ArchiveQuestion | None:
+    """The question of a rule about this revision of the study."""
+    row = ArchiveQuestion
+    mine = (row.study_id == study.id, row.revision == study.revision, row.rule == rule)
+    return session.scalar(select(row).where(*mine))
+
+
+def add_question(session: Session, study: Study, rule: str, peer: str) -> None:
+    """Add the question of a rule about this revision of the study, once."""
+    if question_of_rule(session, study, rule) is None:
+        mine = {"study_id": study.id, "revision": study.revision, "rule": rule}
+        session.add(ArchiveQuestion(**mine, peer=peer, next_at=utc_now()))
+        session.flush()
+
+
+def wait_for_priors(session: Session, study: Study, rule: str, until: datetime) -> bool:
+    """Whether the job of this rule must wait for earlier studies; ``until`` at most."""
+    row = question_of_rule(session, study, rule)
+    if row is None or row.state is QuestionState.ENDED:
+        return False
+    row.until = until
+    return True

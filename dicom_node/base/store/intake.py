@@ -179,18 +179,6 @@ def unread_beside(session: Session, study_id: int) -> int:
     )
 
 
-def last_associations(session: Session, study_id: int, number: int) -> list[str]:
-    """The associations of the study's last objects, one for each object."""
-    return list(
-        session.scalars(
-            select(ReceivedObject.association)
-            .where(ReceivedObject.study_id == study_id)
-            .order_by(ReceivedObject.id.desc())
-            .limit(number)
-        )
-    )
-
-
 def pending_deliveries(session: Session, study_id: int, but: Collection[ResultKind]) -> Sequence[Delivery]:
     """The study's result deliveries that were not sent yet.
 

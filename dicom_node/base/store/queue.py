@@ -1,4 +1,4 @@
-"""Queries of jobs: free jobs, running jobs, jobs of a study; and the turns of the lease table."""
+"""Queries of jobs: free jobs, running jobs, jobs of a study."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -6,12 +6,11 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, exists, select, true, update
 from sqlalchemy.orm import Session, aliased
 
-from dicom_node.base.config.sections import WorkerSettings
+from dicom_node.base.config.settings import WorkerSettings
 from dicom_node.base.lifecycle import JobState
 from dicom_node.base.store.tables import Job, has_come
 
 _IN_TURN = ((Job.priority > 0).desc(), Job.turn_at, Job.id)
-_LAST_JOBS = 20
 
 
 def of_study(session: Session, study_id: int, states: Collection[JobState]) -> Sequence[Job]:
@@ -40,29 +39,6 @@ def next_free(
         short = (Job.priority == priority) & (Job.cost_seconds <= seconds)
         chosen = chosen.where((Job.priority > priority) | short)
     return session.scalar(chosen.with_for_update(skip_locked=True))
-
-
-def expected_waits(session: Session, workers: int) -> dict[int, float]:
-    """The seconds that each queued job will wait for one of ``workers`` (at least 1), by its number.
-
-    The estimates are scaled by the real durations of the last jobs.
-    """
-    ended = session.execute(
-        select(Job.cost_seconds, Job.started_at, Job.finished_at)
-        .where(Job.state == JobState.SUCCEEDED, Job.started_at.is_not(None), Job.finished_at.is_not(None))
-        .order_by(Job.id.desc())
-        .limit(_LAST_JOBS)
-    ).all()
-    took = sum((row.finished_at - row.started_at).total_seconds() for row in ended)
-    scale = took / estimated if (estimated := sum(row.cost_seconds for row in ended)) else 1.0
-    before = sum(job.cost_seconds * (1.0 - job.share_done) for job in running(session))
-    waits: dict[int, float] = {}
-    for number, seconds in session.execute(
-        select(Job.id, Job.cost_seconds).where(Job.state == JobState.QUEUED).order_by(*_IN_TURN)
-    ):
-        waits[number] = round(max(scale, 0.0) * before / workers, 1)
-        before += seconds
-    return waits
 
 
 def work(session: Session, now: datetime, workers: WorkerSettings) -> tuple[bool, bool]:

@@ -1,24 +1,43 @@
-"""Requests of peers for storage commitment, and the confirmations of archives; ``outbox`` decides."""
+"""What peers ask or report: storage commitment, performed procedure steps, work items.
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+Queries only: ``deliver``, ``studies`` and the connector of worklists decide what follows.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import delete, exists, func, or_, select
+from sqlalchemy import ColumnElement, delete, exists, func, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
-from dicom_node.base.kinds import AssociationOutcome
-from dicom_node.base.lifecycle import READ_FROM_WORK, DeliveryState, RequestedState
+from dicom_node.base.kinds import AssociationOutcome, ObjectRole, ResultKind, StepStatus
+from dicom_node.base.lifecycle import (
+    OPEN_WORKITEMS,
+    READ_FROM_WORK,
+    DeliveryState,
+    JobState,
+    RequestedState,
+    StudyState,
+    WorkitemState,
+)
 from dicom_node.base.store.database import batches
 from dicom_node.base.store.tables import (
     Association,
+    ClaimedWorkitem,
     Delivery,
     Instance,
+    Job,
     Original,
+    PerformedStep,
     ReceivedObject,
     RequestedCommitment,
+    Result,
+    StepObject,
+    StepStudy,
     Study,
+    Withdrawal,
 )
 
 MOST_OPEN = 5000
@@ -26,7 +45,7 @@ MOST_OPEN = 5000
 _LONGEST_BACKLOG: Final = timedelta(days=1)  # of objects that wait to be indexed
 
 
-def keep(
+def keep_request(
     session: Session, peer: str, calling_ae: str, transaction_uid: str, objects: Sequence[str], at: datetime
 ) -> str:
     """Store a request; returns why it is not stored, "" if it is. ``objects``: "instance class" each."""
@@ -63,7 +82,7 @@ def unreported(session: Session, peer: str, limit: int) -> Sequence[RequestedCom
     ).all()
 
 
-def of_others(session: Session, peers: Collection[str], limit: int) -> Sequence[RequestedCommitment]:
+def requests_of_others(session: Session, peers: Collection[str], limit: int) -> Sequence[RequestedCommitment]:
     """Unfinished requests of all peers but these."""
     unfinished = RequestedCommitment.state.in_((RequestedState.WAITING, RequestedState.DECIDED))
     return session.scalars(
@@ -71,12 +90,12 @@ def of_others(session: Session, peers: Collection[str], limit: int) -> Sequence[
     ).all()
 
 
-def forget(session: Session, before: datetime) -> None:
+def forget_requests(session: Session, before: datetime) -> None:
     """Delete requests that were made before ``before``."""
     session.execute(delete(RequestedCommitment).where(RequestedCommitment.asked_at < before))
 
 
-def sent(session: Session, calling_ae: str, uids: Sequence[str]) -> set[str]:
+def sent_by(session: Session, calling_ae: str, uids: Sequence[str]) -> set[str]:
     """The ``uids`` under which this AE sent an object."""
     theirs = select(ReceivedObject.sop_instance_uid).where(ReceivedObject.calling_ae == calling_ae)
     return {uid for (uid,) in _among(session, uids, ReceivedObject.sop_instance_uid, theirs.distinct())}
@@ -149,3 +168,211 @@ def _among(session: Session, uids: Sequence[str], column: Any, chosen: Any) -> I
     """The chosen rows in which the column is one of these UIDs."""
     for batch in batches(uids):
         yield from session.execute(chosen.where(column.in_(batch)))
+
+
+def keep_step(session: Session, report: Mapping[str, Any], at: datetime) -> None:
+    """Store a step from the journal's fields of a report, unless a later report of it is stored."""
+    uid, number, status = str(report["step"]), int(report["number"]), StepStatus(report["status"])
+    step = session.scalar(select(PerformedStep).where(PerformedStep.sop_instance_uid == uid))
+    if step is None:
+        peer, calling = str(report["peer"]), str(report["calling"])
+        step = PerformedStep(sop_instance_uid=uid, peer=peer, calling_ae=calling, begun_at=at)
+        session.add(step)
+    elif number < step.number:
+        step.begun_at = min(step.begun_at, at)
+        return
+    step.status, step.number, step.changed_at = status, number, at
+    step.ended_at = None if status is StepStatus.IN_PROGRESS else at
+    session.flush()
+    # Its studies and objects are those of this report.
+    studies = [{"step_id": step.id, "study_instance_uid": uid} for uid in report["studies"]]
+    objects = [{"step_id": step.id, "sop_instance_uid": uid} for uid in report["objects"]]
+    for table, rows in ((StepStudy, studies), (StepObject, objects)):
+        session.execute(delete(table).where(table.step_id == step.id))
+        if rows:
+            session.execute(insert(table), rows)
+
+
+def steps_of(
+    session: Session, study_instance_uid: str | None, peers: Collection[str] = ()
+) -> Sequence[PerformedStep]:
+    """The steps of a study in the order in which they began; with ``peers`` only the steps of these peers."""
+    chosen = select(PerformedStep).join(StepStudy, StepStudy.step_id == PerformedStep.id)
+    chosen = chosen.where(StepStudy.study_instance_uid == study_instance_uid)
+    if peers:
+        chosen = chosen.where(PerformedStep.peer.in_(peers))
+    return session.scalars(chosen.order_by(PerformedStep.begun_at, PerformedStep.id)).all()
+
+
+def objects_named(session: Session, step: int) -> int:
+    """The number of objects that the performed procedure step with this id refers to."""
+    return session.scalar(select(func.count()).where(StepObject.step_id == step)) or 0
+
+
+def objects_missing(session: Session, steps: Iterable[int]) -> int:
+    """The number of objects that these steps refer to and that have not been received."""
+    return (
+        session.scalar(
+            select(func.count(StepObject.sop_instance_uid.distinct())).where(
+                StepObject.step_id.in_(list(steps)), ~_is_here()
+            )
+        )
+        or 0
+    )
+
+
+def wait_for_steps(peers: Collection[str], silent_since: datetime) -> ColumnElement[bool]:
+    """Whether a study waits for a step of these peers: for its end, or for an object that it refers to.
+
+    Never if the study received nothing since ``silent_since``.
+    """
+    return _unfinished(peers) & (Study.due_at > silent_since)
+
+
+def complete_by_steps(peers: Collection[str]) -> ColumnElement[bool]:
+    """Whether the steps of these peers show that a study is complete, so that no quiet time is needed.
+
+    Only if they refer to all of its images, the images are of one patient, and the study is in its first
+    revision: steps do not report corrections.
+    """
+    mine = (Instance.study_id == Study.id, Instance.role == ObjectRole.SOURCE)
+    is_named = exists().where(*_named_by(peers), StepObject.sop_instance_uid == Instance.sop_instance_uid)
+    patients = select(func.count(Instance.patient.distinct())).where(*mine).scalar_subquery()
+    receiving = (Study.state == StudyState.RECEIVING) & (Study.revision == 1)
+    named_all = exists().where(*_named_by(peers)) & ~exists().where(*mine, ~is_named)
+    return receiving & named_all & ~_unfinished(peers) & (patients == 1)
+
+
+def _unfinished(peers: Collection[str]) -> ColumnElement[bool]:
+    """Whether a step of the study has not ended, or names an object that is not here."""
+    return exists().where(
+        *_of(peers),
+        (PerformedStep.status == StepStatus.IN_PROGRESS)
+        | exists().where(StepObject.step_id == PerformedStep.id, ~_is_here()),
+    )
+
+
+def _of(peers: Collection[str]) -> tuple[ColumnElement[bool], ...]:
+    return (
+        StepStudy.study_instance_uid == Study.study_instance_uid,
+        PerformedStep.id == StepStudy.step_id,
+        PerformedStep.peer.in_(peers),
+    )
+
+
+def _named_by(peers: Collection[str]) -> tuple[ColumnElement[bool], ...]:
+    return *_of(peers), StepObject.step_id == PerformedStep.id
+
+
+def _is_here() -> ColumnElement[bool]:
+    return exists().where(Instance.sop_instance_uid == StepObject.sop_instance_uid)
+
+
+_NOT_ASKED = ClaimedWorkitem.cancel_asked.is_(False)
+
+
+@dataclass(slots=True)
+class DeliveredSeries:
+    """Results of one series that are in force and confirmed; ``destinations``: names of peers."""
+
+    objects: dict[str, str] = field(default_factory=dict)
+    """SOP Class UID by SOP Instance UID."""
+    destinations: set[str] = field(default_factory=set)
+
+
+def open_items(session: Session, peer: str) -> int:
+    """The number of this manager's items that are claimed and not ended."""
+    return (
+        session.scalar(
+            select(func.count())
+            .select_from(ClaimedWorkitem)
+            .where(ClaimedWorkitem.peer == peer, ClaimedWorkitem.state.in_(OPEN_WORKITEMS))
+        )
+        or 0
+    )
+
+
+def claimed_items(session: Session, peer: str) -> set[str]:
+    """UIDs of this manager's claimed items without a request to cancel them."""
+    return set(
+        session.scalars(
+            select(ClaimedWorkitem.workitem_uid).where(
+                ClaimedWorkitem.peer == peer, ClaimedWorkitem.state == WorkitemState.CLAIMED, _NOT_ASKED
+            )
+        )
+    )
+
+
+def items_to_cancel(session: Session, peer: str, uid: str) -> Sequence[ClaimedWorkitem]:
+    """This manager's claimed items with this UID and without a request to cancel them."""
+    mine = (ClaimedWorkitem.peer == peer, ClaimedWorkitem.state == WorkitemState.CLAIMED)
+    named = ClaimedWorkitem.workitem_uid == uid
+    return session.scalars(select(ClaimedWorkitem).where(*mine, named, _NOT_ASKED)).all()
+
+
+def items_of_others(session: Session, peers: Collection[str], limit: int) -> Sequence[ClaimedWorkitem]:
+    """Open work items of all managers except ``peers``."""
+    return session.scalars(
+        select(ClaimedWorkitem)
+        .where(ClaimedWorkitem.state.in_(OPEN_WORKITEMS), ClaimedWorkitem.peer.not_in(peers))
+        .limit(limit)
+    ).all()
+
+
+def is_wanted_twice(session: Session, row: ClaimedWorkitem) -> bool:
+    """Whether another open item wants the same study."""
+    same = (ClaimedWorkitem.study_instance_uid == row.study_instance_uid, ClaimedWorkitem.id != row.id)
+    return bool(session.scalar(select(exists().where(*same, ClaimedWorkitem.state.in_(OPEN_WORKITEMS)))))
+
+
+def unfinished_jobs(session: Session, study_id: int) -> Sequence[Job]:
+    """Jobs of a study that wait, are held, or run."""
+    states = (JobState.HELD, JobState.QUEUED, JobState.RUNNING)
+    return session.scalars(select(Job).where(Job.study_id == study_id, Job.state.in_(states))).all()
+
+
+def known_items(session: Session, peer: str, uids: Collection[str]) -> set[str]:
+    """The UIDs among ``uids`` for which a claim at this peer is recorded, in whatever state."""
+    return set(
+        session.scalars(
+            select(ClaimedWorkitem.workitem_uid).where(
+                ClaimedWorkitem.peer == peer, ClaimedWorkitem.workitem_uid.in_(uids)
+            )
+        )
+    )
+
+
+def share_done(session: Session, study_id: int) -> float:
+    """The finished part of the study's running jobs, 0 to 1."""
+    return (
+        session.scalar(
+            select(func.avg(Job.share_done)).where(Job.study_id == study_id, Job.state == JobState.RUNNING)
+        )
+        or 0.0
+    )
+
+
+def delivered_series(session: Session, study_id: int) -> Mapping[str, DeliveredSeries]:
+    """Results that name the patient and are confirmed, not withdrawn and not replaced, by Series Instance
+    UID.
+    """
+    replaced = select(Result.supersedes).where(Result.study_id == study_id, Result.supersedes != "")
+    chosen = (
+        select(Result, Delivery.destination)
+        .join(Delivery, Delivery.result_id == Result.id)
+        .where(
+            Result.study_id == study_id,
+            Result.deidentified.is_(False),
+            Result.kind != ResultKind.REJECTION,
+            Result.id.not_in(select(Withdrawal.result_id)),
+            Result.sop_instance_uid.not_in(replaced),
+            Delivery.state == DeliveryState.CONFIRMED,
+        )
+        .order_by(Result.id)
+    )
+    found: dict[str, DeliveredSeries] = {}
+    for result, destination in session.execute(chosen):
+        series = found.setdefault(result.series_instance_uid, DeliveredSeries())
+        series.objects[result.sop_instance_uid] = result.sop_class_uid
+        series.destinations.add(destination)
+    return found

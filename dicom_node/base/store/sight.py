@@ -23,8 +23,8 @@ from dicom_node.base.store.tables import (
     DrawnByHand,
     EventRow,
     Fetch,
-    ImageCount,
     Instance,
+    ModelCount,
     Notification,
     NotifiedEvent,
     Original,
@@ -33,7 +33,6 @@ from dicom_node.base.store.tables import (
     Removal,
     RequestedCommitment,
     Result,
-    ScoreCount,
     StepObject,
     StepStudy,
     Study,
@@ -113,8 +112,7 @@ _CONDITIONS: Final[Mapping[type[Base], Callable[[Sequence[str]], ColumnElement[b
     StepObject: lambda senders: StepObject.step_id.in_(_steps(senders)),
     CountedImage: lambda senders: CountedImage.instance_id.in_(_images(senders)),
     DrawnByHand: lambda senders: DrawnByHand.instance_id.in_(_images(senders)),
-    ImageCount: ImageCount.calling_ae.in_,
-    ScoreCount: ScoreCount.calling_ae.in_,
+    ModelCount: ModelCount.calling_ae.in_,
     Notification: lambda _: false(),  # their texts name findings of all studies
     NotifiedEvent: lambda _: false(),
 }

@@ -43,12 +43,12 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.engine.default import DefaultExecutionContext
+from sqlalchemy.ext.associationproxy import AssociationProxy, association_proxy
 from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column, relationship
 
 from dicom_node.base.kinds import (
     AssociationOutcome,
     AuditAction,
-    Counted,
     FetchPurpose,
     NotificationState,
     ObjectRole,
@@ -132,7 +132,6 @@ class Base(DeclarativeBase):
         ResultKind: _words(ResultKind),
         AssociationOutcome: _words(AssociationOutcome),
         StepStatus: _words(StepStatus),
-        Counted: _words(Counted),
         UserRole: _words(UserRole),
         AuditAction: _words(AuditAction),
         RejectionReason: _words(RejectionReason),
@@ -170,6 +169,36 @@ class OfStudy:
     """A table whose rows belong to a study each."""
 
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True, sort_order=-1)
+
+
+class OfPerson:
+    """A table whose rows say what a person did."""
+
+    at: Mapped[datetime]
+    actor: Mapped[str] = mapped_column(String(64))  # a user's name, as it was then
+
+
+class OfObject:
+    """A table whose rows are DICOM objects."""
+
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    series_instance_uid: Mapped[str] = mapped_column(String(64))
+
+
+class OfFile:
+    """A table whose rows have a file in ``node.data_dir`` each."""
+
+    path: Mapped[str] = mapped_column(Text)
+    purged: Mapped[bool] = mapped_column(default=False)  # the file is deleted
+    bytes: Mapped[int] = mapped_column(BigInteger)
+
+
+class OfReceipt(OfFile):
+    """A table whose rows were received from a peer."""
+
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    called_ae: Mapped[str] = mapped_column(String(16))
+    received_at: Mapped[datetime]
 
 
 LONGEST_WAIT = timedelta(hours=1)
@@ -220,12 +249,10 @@ class UserSession(Numbered):
     search: Mapped[dict[str, Any]] = mapped_column(default=dict)  # what no address may hold: a patient's ID
 
 
-class Withdrawal(Base):
+class Withdrawal(OfPerson, Base):
     """A result that a person withdrew: it is not sent any more, and its findings are not shown."""
 
     result_id: Mapped[int] = mapped_column(ForeignKey("result.id"), primary_key=True)
-    at: Mapped[datetime]
-    actor: Mapped[str] = mapped_column(String(64))
     reason: Mapped[RejectionReason]
     because: Mapped[str]  # a person's words: in no log and no event
     note_id: Mapped[int | None] = mapped_column(ForeignKey("result.id"), index=True)  # the rejection note
@@ -253,7 +280,7 @@ class ApiToken(Numbered):
     used_at: Mapped[datetime | None]
 
 
-class AuditRow(Numbered):
+class AuditRow(OfPerson, Numbered):
     """One action of a person, also a view or a refused action. Append-only; ``fields`` contain no PHI."""
 
     __tablename__ = "audit"
@@ -262,8 +289,6 @@ class AuditRow(Numbered):
         Index("ix_audit_reported", "reported", "id"),
     )
 
-    at: Mapped[datetime]
-    actor: Mapped[str] = mapped_column(String(64))  # a user's name, as it was then
     address: Mapped[str] = mapped_column(String(64), default="")
     action: Mapped[AuditAction]
     study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
@@ -271,7 +296,7 @@ class AuditRow(Numbered):
     reported: Mapped[bool] = mapped_column(default=False)  # the audit record repository has it
 
 
-class Feedback(Numbered):
+class Feedback(OfStudy, Numbered):
     """One person's verdict on one finding of one model; a later one replaces it. It names no patient."""
 
     __table_args__ = (
@@ -283,7 +308,6 @@ class Feedback(Numbered):
 
     at: Mapped[datetime] = mapped_column(index=True)
     actor: Mapped[str] = mapped_column(String(64))
-    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
     finding: Mapped[str] = mapped_column(String(64))  # the meaning of its code
     tracking_uid: Mapped[str] = mapped_column(String(64), default="")  # "": of no single place
     decision: Mapped[str] = mapped_column(String(16), default="")  # the AI's decision, "" if it reported none
@@ -295,9 +319,6 @@ class Feedback(Numbered):
     )  # SOP Instance UID of the last object with it
     model: Mapped[str] = mapped_column(String(64))
     version: Mapped[str] = mapped_column(String(64))
-    age_group: Mapped[str] = mapped_column(String(64), default="")  # "" also: before version 0032
-    sex: Mapped[str] = mapped_column(String(64), default="")
-    station: Mapped[str] = mapped_column(String(64), default="")  # that made the images
 
 
 class EventRow(Numbered):
@@ -424,11 +445,10 @@ FAULT = "fault"
 """Action of a row that stands for a line of the copy which somebody changed or cut out."""
 
 
-class HeldResult(Base):
+class HeldResult(OfStudy, Base):
     """A result of a rule with ``assess_first``. It is sent once a person has accepted it."""
 
     result_id: Mapped[int] = mapped_column(ForeignKey("result.id"), primary_key=True)
-    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
     since: Mapped[datetime]
     state: Mapped[HeldState] = mapped_column(default=HeldState.WAITING)
     decided_at: Mapped[datetime | None]
@@ -547,7 +567,7 @@ class Study(Numbered):
     study_instance_uid: Mapped[str | None] = mapped_column(String(64), unique=True)
     patient_id: Mapped[str] = mapped_column(default="")
     issuer_of_patient_id: Mapped[str] = mapped_column(default="")
-    accession_number: Mapped[str] = mapped_column(String(16), default="")  # "" also: before version 0012
+    accession_number: Mapped[str] = mapped_column(String(16), default="")
     study_date: Mapped[str] = mapped_column(String(8), default="")
     state: Mapped[StudyState] = mapped_column(default=StudyState.RECEIVING, index=True)
     reason: Mapped[str] = mapped_column(Text, default="")
@@ -556,11 +576,11 @@ class Study(Numbered):
     last_received_at: Mapped[datetime]
     due_at: Mapped[datetime | None] = mapped_column(index=True)  # when quiet; NULL when not receiving
     priority: Mapped[int] = mapped_column(default=0)  # 1 STAT, 0 routine, -1 low
-    sealed_name: Mapped[bytes] = mapped_column(LargeBinary, default=b"")  # opened by store.patient_names
+    sealed_name: Mapped[bytes] = mapped_column(LargeBinary, default=b"")  # opened by ``sitekey``
 
 
 class StudyName(Base):
-    """A word of the patient's name as a keyed hash, by which studies are found (``store.patient_names``)."""
+    """A word of the patient's name as a keyed hash, by which studies are found (``sitekey``)."""
 
     __table_args__ = (Index("ix_study_name_word", "word", "study_id"),)
 
@@ -568,7 +588,7 @@ class StudyName(Base):
     word: Mapped[str] = mapped_column(String(32), primary_key=True)
 
 
-class Instance(OfStudy, Numbered):
+class Instance(OfObject, OfReceipt, OfStudy, Numbered):
     """The version of a SOP instance that is in force; every version received is a :class:`ReceivedObject`."""
 
     __table_args__ = (  # studies by what their images are, and by who sent them
@@ -577,27 +597,19 @@ class Instance(OfStudy, Numbered):
     )
 
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
-    sop_class_uid: Mapped[str] = mapped_column(String(64))
-    series_instance_uid: Mapped[str] = mapped_column(String(64))
     transfer_syntax_uid: Mapped[str] = mapped_column(String(64))
     modality: Mapped[str] = mapped_column(String(16), default="")
     role: Mapped[ObjectRole]
-    path: Mapped[str] = mapped_column(Text)
-    purged: Mapped[bool] = mapped_column(default=False)  # the file is deleted
-    bytes: Mapped[int] = mapped_column(BigInteger)
     pixels_sha256: Mapped[str] = mapped_column(String(64), default="")  # of the Pixel Data value as received
     identity_sha256: Mapped[str] = mapped_column(String(64))  # of patient and study attributes
     header_sha256: Mapped[str] = mapped_column(String(64), default="")  # dicom.hashes
     patient: Mapped[str] = mapped_column(Text, default="")  # model.identity.Patient: hashes of what it says
     attributes: Mapped[dict[str, Any]]  # keyword -> text of what rules may ask for; no name, no ID
     assumed_charset: Mapped[str] = mapped_column(default="")  # of its texts, where it names none itself
-    calling_ae: Mapped[str] = mapped_column(String(16))
-    called_ae: Mapped[str] = mapped_column(String(16))
-    received_at: Mapped[datetime]
     revision: Mapped[int] = mapped_column(default=1)  # the study revision in which it came
 
 
-class ReceivedObject(Numbered):
+class ReceivedObject(OfReceipt, Numbered):
     """Every object that was acknowledged, with its outcome. Append-only."""
 
     __table_args__ = (
@@ -607,8 +619,6 @@ class ReceivedObject(Numbered):
     )
 
     spool_name: Mapped[str] = mapped_column(unique=True)  # indexed once, also after a crash
-    path: Mapped[str] = mapped_column(Text)
-    purged: Mapped[bool] = mapped_column(default=False)  # the file is deleted
     sha256: Mapped[str | None] = mapped_column(String(64))  # of a file in the object store; "": it waits
     dataset_sha256: Mapped[str] = mapped_column(String(64), default="")  # as received; "": not readable
     study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id"), index=True)
@@ -616,10 +626,6 @@ class ReceivedObject(Numbered):
     outcome: Mapped[Outcome]
     reason: Mapped[str] = mapped_column(Text, default="")
     association: Mapped[str] = mapped_column(String(64), index=True)
-    calling_ae: Mapped[str] = mapped_column(String(16))
-    called_ae: Mapped[str] = mapped_column(String(16))
-    bytes: Mapped[int] = mapped_column(BigInteger)
-    received_at: Mapped[datetime]
 
 
 class Association(Base):
@@ -682,18 +688,13 @@ class Job(OfStudy, Numbered):
     study: Mapped[Study] = relationship()
 
 
-class Result(OfStudy, Numbered):
+class Result(OfObject, OfFile, OfStudy, Numbered):
     """One object that the node built. Its bytes are built once, and only those bytes are sent."""
 
     job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), index=True)
     kind: Mapped[ResultKind]
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
-    sop_class_uid: Mapped[str] = mapped_column(String(64))
-    series_instance_uid: Mapped[str] = mapped_column(String(64))
-    path: Mapped[str] = mapped_column(Text)
     sha256: Mapped[str] = mapped_column(String(64))
-    bytes: Mapped[int] = mapped_column(BigInteger)
-    purged: Mapped[bool] = mapped_column(default=False)  # its file was deleted after spool.result_days
     supersedes: Mapped[str] = mapped_column(String(64), default="")
     short_result: Mapped[str] = mapped_column(Text, default="")  # the lines of a report, for lists
     deidentified: Mapped[bool] = mapped_column(default=False)  # for de-identified destinations only
@@ -705,41 +706,27 @@ class Result(OfStudy, Numbered):
     deliveries: Mapped[list[Delivery]] = relationship(back_populates="result", order_by="Delivery.id")
 
 
-class ReportedFinding(Base):
+class ReportedFinding(OfStudy, Base):
     """A finding that a report suspects, until the report is replaced or withdrawn."""
 
     __table_args__ = (Index("ix_reported_finding_name", "finding", "study_id"),)
 
     result_id: Mapped[int] = mapped_column(ForeignKey("result.id"), primary_key=True)
     finding: Mapped[str] = mapped_column(String(64), primary_key=True)  # the meaning of its code
-    study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True)
 
 
-class Original(OfStudy, Numbered):
+class Original(OfObject, OfStudy, Numbered):
     """A version of a received object that rules forward with its bytes unchanged."""
 
     received_id: Mapped[int] = mapped_column(ForeignKey("received_object.id"), index=True)  # its file
     sop_instance_uid: Mapped[str] = mapped_column(String(64), index=True)  # several versions may have it
-    sop_class_uid: Mapped[str] = mapped_column(String(64))
-    series_instance_uid: Mapped[str] = mapped_column(String(64))
 
     study: Mapped[Study] = relationship()
     received: Mapped[ReceivedObject] = relationship()
 
-    @property
-    def path(self) -> str:
-        """The path of the object's file, as for results."""
-        return self.received.path
-
-    @property
-    def bytes(self) -> int:
-        """The size of the object's file."""
-        return self.received.bytes
-
-    @property
-    def purged(self) -> bool:
-        """Whether the object's file was deleted."""
-        return self.received.purged
+    path: AssociationProxy[str] = association_proxy("received", "path")
+    bytes: AssociationProxy[int] = association_proxy("received", "bytes")
+    purged: AssociationProxy[bool] = association_proxy("received", "purged")
 
 
 class Delivery(Numbered):
@@ -788,26 +775,18 @@ class CountedImage(Base):
     day: Mapped[date] = mapped_column(index=True)
 
 
-class ImageCount(Base):
-    """The number of a sender's images that a model analysed or refused on one day (UTC). No patient data."""
+class ModelCount(Base):
+    """The number of a sender's images on one day (UTC) with an outcome, or with the score of a label in this
+    tenth of the card's reference. No patient data.
+    """
 
     day: Mapped[date] = mapped_column(primary_key=True)
     card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     calling_ae: Mapped[str] = mapped_column(String(16), primary_key=True)  # "": no configured peer
-    outcome: Mapped[Counted] = mapped_column(primary_key=True)
+    what: Mapped[str] = mapped_column(primary_key=True)  # the label, or the outcome (bin -1)
+    bin: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # 0 to 9
     model: Mapped[str]
     version: Mapped[str]
-    images: Mapped[int]
-
-
-class ScoreCount(Base):
-    """The number of counted images with a score in this tenth of the card's reference, by label."""
-
-    day: Mapped[date] = mapped_column(primary_key=True)
-    card_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
-    calling_ae: Mapped[str] = mapped_column(String(16), primary_key=True)
-    label: Mapped[str] = mapped_column(primary_key=True)
-    bin: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # 0 to 9
     images: Mapped[int]
 
 
@@ -837,7 +816,7 @@ class CleaningReview(OfStudy, Numbered):
     decided_by: Mapped[str] = mapped_column(String(64), default="")
 
 
-class DrawnByHand(Base):
+class DrawnByHand(OfPerson, Base):
     """Boxes, as in :class:`CleaningReview`, that a person wants removed in addition to the detected
     annotation.
 
@@ -847,8 +826,6 @@ class DrawnByHand(Base):
     instance_id: Mapped[int] = mapped_column(ForeignKey("instance.id"), primary_key=True)
     pixels_sha256: Mapped[str] = mapped_column(String(64))
     boxes: Mapped[list[list[int]]]
-    at: Mapped[datetime]
-    actor: Mapped[str] = mapped_column(String(64))
     role: Mapped[UserRole]
 
 

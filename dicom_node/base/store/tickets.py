@@ -1,13 +1,12 @@
 """Tickets: the entries of procrastinate's queue in PostgreSQL, one for each job that is queued or runs.
 
-The job's row says what is to be done and which attempt may end it; the ticket says whose turn it is, and
-whether its holder lives. Both change in the transaction of one session, by procrastinate's own statements. A
-ticket that its job does not name is thrown away when fetched. A holder is a *worker* of procrastinate: it is
-registered with each claim, and removed at the claim's end.
+The job's row says what is to be done, who does it and until when; the ticket says whose turn it is. Both
+change in the transaction of one session, by procrastinate's own statements. A ticket that its job does not
+name is thrown away when fetched.
 """
 
 import math
-from collections.abc import Collection, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
@@ -15,13 +14,13 @@ from procrastinate import jobs, types
 from procrastinate.connector import BaseConnector
 from procrastinate.manager import JobManager
 from psycopg.types.json import Jsonb
-from sqlalchemy import column, func, or_, select, table, text, update
+from sqlalchemy import column, func, or_, select, table, text
 from sqlalchemy.orm import Session
 
-from dicom_node.base.config.sections import WorkerSettings
+from dicom_node.base.config.settings import WorkerSettings
 from dicom_node.base.lifecycle import JobState
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import LATEST, Job, has_ended
+from dicom_node.base.store.tables import LATEST, Job
 
 Answer = TypeVar("Answer")
 TASK: Final = "dicom_node.job"
@@ -31,10 +30,7 @@ _SINCE = datetime(2020, 1, 1, tzinfo=UTC)
 _LONGEST_TURN = 2_000_000_000  # seconds since then, until 2083: a ticket's priority is a signed 32-bit number
 _STEPS = 4  # classes of estimated work for each doubling of it
 _MOST_WORK = 99  # the highest class: a year and more
-_TICKETS = table(
-    "procrastinate_jobs", *map(column, ("id", "queue_name", "status", "scheduled_at", "worker_id"))
-)
-_HOLDERS = table("procrastinate_workers", column("id"), column("last_heartbeat"))
+_TICKETS = table("procrastinate_jobs", *map(column, ("id", "queue_name", "status", "scheduled_at")))
 
 
 def follow(session: Session, job: Job) -> None:
@@ -47,99 +43,58 @@ def follow(session: Session, job: Job) -> None:
     session.flush()
 
 
-class TicketEngine:
-    """The distributed engine of the queue, by procrastinate.
-
-    Turns are procrastinate's priorities; signs of life are the heartbeats of its workers, by the clock of the
-    database.
-    """
-
-    def __init__(self, workers: WorkerSettings) -> None:
-        self._workers = workers
-
-    def next_free(self, session: Session, now: datetime, passing: tuple[int, float] | None) -> Job | None:  # noqa: ARG002
-        """The queued job, locked, of the ticket whose turn it is; the caller then holds the ticket."""
-        manager, queues = _manager(session), _open_queues(session, self._workers, passing)
-        holder = _run(manager.register_worker())
-        for _ in range(_MOST_STALE):
-            ticket = _run(manager.fetch_job(queues, holder))
-            if ticket is None or ticket.id is None:
-                break
-            number = ticket.task_kwargs.get("job")
-            there = session.execute(select(Job.state, Job.ticket).where(Job.id == number)).first()
-            if there is None or (there.state, there.ticket) != (JobState.QUEUED, ticket.id):
-                _run(manager.finish_job_by_id_async(ticket.id, jobs.Status.ABORTED, delete_job=True))
-                continue
-            # Never waited for: who holds the job may wait for its ticket, which is ours until this ends.
-            job = session.scalar(
-                select(Job)
-                .where(Job.id == number)
-                .with_for_update(skip_locked=True)
-                .execution_options(populate_existing=True)
-            )
-            if job is not None and (job.state, job.ticket) == (JobState.QUEUED, ticket.id):
-                return job
-            _run(manager.retry_job_by_id_async(ticket.id, datetime.now(UTC)))
+def next_free(
+    session: Session,
+    _now: datetime,
+    workers: WorkerSettings,
+    passing: tuple[int, float] | None = None,
+) -> Job | None:
+    """The queued job, locked, of the ticket whose turn it is; the caller then holds the ticket."""
+    manager, queues = _manager(session), _open_queues(session, workers, passing)
+    for _ in range(_MOST_STALE):
+        # No worker of procrastinate: the owner is in the job's row.
+        ticket = _run(manager.fetch_job(queues, None))  # type: ignore[arg-type]
+        if ticket is None or ticket.id is None:
             break
-        _run(manager.unregister_worker(holder))
-        return None
-
-    def beat(self, session: Session, job_id: int) -> None:
-        named = select(Job.ticket).where(Job.id == job_id).scalar_subquery()
-        holder = session.scalar(select(_TICKETS.c.worker_id).where(_TICKETS.c.id == named))
-        if holder is not None:
-            _run(_manager(session).update_heartbeat(holder))
-
-    def lost(self, session: Session, now: datetime, running: Collection[Job]) -> list[Job]:
-        """The running jobs whose worker is lost; a job without a ticket is lost when its lease ends.
-
-        A heartbeat from a future time was written before the database's clock was put back, and is ignored.
-        """
-        since = func.now() - timedelta(seconds=self._workers.lease_seconds)
-        lives = _HOLDERS.c.last_heartbeat.between(since, func.now() + LATEST)
-        alive = set(
-            session.scalars(
-                select(_TICKETS.c.id)
-                .join_from(_TICKETS, _HOLDERS, _TICKETS.c.worker_id == _HOLDERS.c.id)
-                .where(lives)
-            )
+        number = ticket.task_kwargs.get("job")
+        there = session.execute(select(Job.state, Job.ticket).where(Job.id == number)).first()
+        if there is None or (there.state, there.ticket) != (JobState.QUEUED, ticket.id):
+            _run(manager.finish_job_by_id_async(ticket.id, jobs.Status.ABORTED, delete_job=True))
+            continue
+        # Never waited for: who holds the job may wait for its ticket, which is ours until this ends.
+        job = session.scalar(
+            select(Job)
+            .where(Job.id == number)
+            .with_for_update(skip_locked=True)
+            .execution_options(populate_existing=True)
         )
-        return [
-            job
-            for job in running
-            if (has_ended(job.lease_until, now) if job.ticket is None else job.ticket not in alive)
-        ]
+        if job is not None and (job.state, job.ticket) == (JobState.QUEUED, ticket.id):
+            return job
+        _run(manager.retry_job_by_id_async(ticket.id, datetime.now(UTC)))
+        break
+    return None
 
-    def repair(self, database: Database) -> int:
-        """Give tickets to queued jobs without one: jobs of a former version, or with a time impossibly far
-        ahead.
-        """
-        with database.write() as session:
-            # Signs of life from a time ahead, before the clock of the database was put back: as of now.
-            # Else a worker that was killed before would be alive for as long as that clock was ahead.
-            ahead = _HOLDERS.c.last_heartbeat > func.now()
-            session.execute(update(_HOLDERS).where(ahead).values(last_heartbeat=func.now()))
-            waits = (
-                select(_TICKETS.c.id)
-                .where(
-                    _TICKETS.c.id == Job.ticket,
-                    or_(_TICKETS.c.scheduled_at.is_(None), _TICKETS.c.scheduled_at < func.now() + LATEST),
-                )
-                .exists()
+
+def repair(database: Database) -> int:
+    """Give new tickets to queued jobs whose ticket is gone, or has a time impossibly far ahead."""
+    with database.write() as session:
+        waits = (
+            select(_TICKETS.c.id)
+            .where(
+                _TICKETS.c.id == Job.ticket,
+                or_(_TICKETS.c.scheduled_at.is_(None), _TICKETS.c.scheduled_at < func.now() + LATEST),
             )
-            without = session.scalars(
-                select(Job)
-                .where(Job.state == JobState.QUEUED, ~waits)
-                .limit(_MOST_OFFERED)
-                .with_for_update(skip_locked=True)
-            ).all()
-            for job in without:
-                offered = _manager(session).list_jobs_async(lock=_lock(job), task=TASK, status="todo")
-                for ticket in _run(offered):
-                    if ticket.id is not None and ticket.task_kwargs == {"job": job.id}:
-                        _remove(session, ticket.id)  # it would hold up the new one
-                follow(session, job)
-            return len(without)
+            .exists()
+        )
+        without = session.scalars(
+            select(Job)
+            .where(Job.state == JobState.QUEUED, ~waits)
+            .limit(_MOST_OFFERED)
+            .with_for_update(skip_locked=True)
+        ).all()
+        for job in without:
+            follow(session, job)
+        return len(without)
 
 
 def _offer(session: Session, job: Job) -> int | None:
@@ -166,14 +121,9 @@ def _lock(job: Job) -> str:
 
 
 def _remove(session: Session, ticket: int) -> None:
-    """Take it and its holder away, whatever became of them."""
-    found = session.execute(select(_TICKETS.c.worker_id).where(_TICKETS.c.id == ticket)).first()
-    if found is None:
-        return
-    manager = _manager(session)
-    _run(manager.finish_job_by_id_async(ticket, jobs.Status.SUCCEEDED, delete_job=True))
-    if found.worker_id is not None:
-        _run(manager.unregister_worker(found.worker_id))
+    """Take it away, whatever became of it."""
+    if session.execute(select(_TICKETS.c.id).where(_TICKETS.c.id == ticket)).first() is not None:
+        _run(_manager(session).finish_job_by_id_async(ticket, jobs.Status.SUCCEEDED, delete_job=True))
 
 
 def _open_queues(

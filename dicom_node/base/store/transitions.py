@@ -1,6 +1,7 @@
 """State changes of the life cycles: one compare-and-set each, with an event in the same transaction.
 
-Events of the node itself: none is lost if the database is unreachable.
+Named leases, each held by one process at a time. Events of the node itself: none is lost if the database is
+unreachable.
 """
 
 import threading
@@ -10,9 +11,9 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, func, insert, or_, select, update
 from sqlalchemy.engine import CursorResult
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from dicom_node.base.errors import IllegalTransition
@@ -36,6 +37,7 @@ from dicom_node.base.lifecycle import (
 )
 from dicom_node.base.store.database import EVENTS, Database
 from dicom_node.base.store.tables import (
+    Base,
     ClaimedWorkitem,
     Commitment,
     Delivery,
@@ -43,18 +45,40 @@ from dicom_node.base.store.tables import (
     Fetch,
     HeldResult,
     Job,
+    Lease,
     Original,
     RequestedCommitment,
     Result,
     Study,
+    has_come,
 )
 
+_LEAST_PAUSE = 5.0  # seconds before a lease that somebody else holds is asked for again
 _State = TypeVar("_State", bound=StrEnum)
 
 # FOR NO KEY UPDATE: an event that others write about the study holds KEY SHARE on it, and does not wait.
 FOR_UPDATE = {"key_share": True}
 _AS_READ, _OF_ATTEMPT = ("id", "state"), ("id", "state", "attempts")
 _HOW = {"attempt": "attempts", "reason": "reason"}
+_ASKED = {"transaction": "transaction_uid"}
+_OF_STUDY = {"study": "study_instance_uid", "peer": "peer"}
+_CYCLES: Mapping[type[Base], tuple[Mapping[Any, Any], Sequence[str], Mapping[str, str]]] = {
+    Commitment: (COMMITMENT, _AS_READ, _ASKED | {"destination": "destination", "objects": "deliveries"}),
+    RequestedCommitment: (
+        REQUESTED,
+        _AS_READ,
+        _ASKED | {"peer": "peer", "objects": "objects", "failed": "failed"} | _HOW,
+    ),
+    Fetch: (FETCH, _OF_ATTEMPT, _OF_STUDY | {"objects": "objects"} | _HOW),
+    ClaimedWorkitem: (
+        WORKITEM,
+        _AS_READ,
+        _OF_STUDY | {"workitem": "workitem_uid", "outcome": "outcome"} | _HOW,
+    ),
+}
+"""The life cycle of a table's rows, the columns that must be as read, and the columns that an event has, by
+the names of its fields; of a list its length.
+"""
 
 
 def record(session: Session, event_type: EventType, study_id: int | None = None, **fields: Any) -> Event:
@@ -127,21 +151,6 @@ def move_delivery(session: Session, delivery: Delivery, event: EventType, **valu
     return True
 
 
-def move_commitment(session: Session, commitment: Commitment, event: EventType) -> bool:
-    """Change the state of a request for storage commitment by an event, if its state is as read."""
-    told = {"destination": "destination", "transaction": "transaction_uid", "objects": "deliveries"}
-    return _move(session, commitment, COMMITMENT, event, {}, told)
-
-
-def move_requested(session: Session, row: RequestedCommitment, event: EventType, **values: Any) -> bool:
-    """Change the state of a peer's request for storage commitment by an event, if its state is as read.
-
-    ``values``: further columns.
-    """
-    told = {"peer": "peer", "transaction": "transaction_uid", "objects": "objects", "failed": "failed"}
-    return _move(session, row, REQUESTED, event, values, told | _HOW)
-
-
 def move_held(session: Session, rows: Sequence[HeldResult], event: EventType, **values: Any) -> int:
     """Change the state of held results of one study by one event, each if its state is as read.
 
@@ -158,18 +167,22 @@ def move_held(session: Session, rows: Sequence[HeldResult], event: EventType, **
     return len(moved)
 
 
-def move_fetch(session: Session, fetch: Fetch, event: EventType, **values: Any) -> bool:
-    """Change the state of a fetch by an event, if its state and attempt are as read; ``values``: further
-    columns.
+def move(
+    session: Session,
+    row: Commitment | RequestedCommitment | Fetch | ClaimedWorkitem,
+    event: EventType,
+    **values: Any,
+) -> bool:
+    """Change the state of a row by an event, if its state (and the attempt at a fetch) are as read.
+
+    ``values``: further columns. Returns False if another process changed the row first.
     """
-    told = {"study": "study_instance_uid", "peer": "peer", "attempt": "attempts", "objects": "objects"}
-    return _move(session, fetch, FETCH, event, values, told | _HOW, _OF_ATTEMPT)
-
-
-def move_workitem(session: Session, row: ClaimedWorkitem, event: EventType, **values: Any) -> bool:
-    """Change the state of a work item by an event, if its state is as read; ``values``: further columns."""
-    told = {"study": "study_instance_uid", "peer": "peer", "workitem": "workitem_uid", "outcome": "outcome"}
-    return _move(session, row, WORKITEM, event, values, told | _HOW)
+    cycle, same, recorded = _CYCLES[type(row)]
+    if not _set(session, row, _next(cycle, row, event), values, same):
+        return False
+    fields = {field: getattr(row, column) for field, column in recorded.items()}
+    record(session, event, **{name: len(v) if isinstance(v, list) else v for name, v in fields.items()})
+    return True
 
 
 def settle_study(session: Session, study_id: int) -> None:
@@ -231,23 +244,6 @@ def _set_study(session: Session, study: Study, to: StudyState, event: EventType,
     return True
 
 
-def _move(
-    session: Session,
-    row: Commitment | RequestedCommitment | Fetch | ClaimedWorkitem,
-    cycle: Mapping[tuple[Any, EventType], StrEnum],
-    event: EventType,
-    values: Mapping[str, Any],
-    told: Mapping[str, str],
-    same: Sequence[str] = _AS_READ,
-) -> bool:
-    """``told``: the columns that the event tells, by its fields; of a list its length."""
-    if not _set(session, row, _next(cycle, row, event), values, same):
-        return False
-    fields = {field: getattr(row, column) for field, column in told.items()}
-    record(session, event, **{name: len(v) if isinstance(v, list) else v for name, v in fields.items()})
-    return True
-
-
 def _next(table: Mapping[tuple[_State, EventType], _State], row: Any, event: EventType) -> _State:
     try:
         return table[row.state, event]
@@ -280,6 +276,14 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def database_time(session: Session) -> datetime:
+    """The time of the database's clock, which all machines of a site share."""
+    if session.get_bind().dialect.name == "sqlite":
+        return utc_now()
+    now: datetime = session.execute(select(func.now())).scalar_one()
+    return now
+
+
 _STARTED = datetime.now(UTC) - timedelta(seconds=time.monotonic())
 
 
@@ -289,6 +293,72 @@ def steady_now() -> datetime:
     Times that people see are from :func:`utc_now`.
     """
     return _STARTED + timedelta(seconds=time.monotonic())
+
+
+def acquire_lease(database: Database, name: str, owner: str, seconds: float) -> bool:
+    """Take or renew the lease for ``seconds`` from now; returns False if another owner holds it."""
+    with database.write() as session:
+        return take_lease(session, name, owner, seconds)
+
+
+def take_lease(session: Session, name: str, owner: str, seconds: float) -> bool:
+    """As :func:`acquire_lease`, in the caller's transaction: until its end nobody else takes the lease."""
+    now, length = utc_now(), timedelta(seconds=seconds)
+    until = now + length
+    taken = session.execute(
+        update(Lease)
+        .where(Lease.name == name, or_(Lease.owner == owner, has_come(Lease.until, now, length)))
+        .values(owner=owner, until=until)
+    )
+    if getattr(taken, "rowcount", 0):
+        return True
+    try:
+        with session.begin_nested():
+            session.execute(insert(Lease).values(name=name, owner=owner, until=until))
+    except IntegrityError:  # there is one, and somebody else holds it
+        return False
+    return True
+
+
+def is_lease_of(session: Session, name: str, owner: str) -> bool:
+    """Whether nobody else took the lease since the owner did; until the transaction ends nobody does."""
+    mine = select(Lease.owner).where(Lease.name == name).with_for_update()
+    return session.scalar(mine) == owner
+
+
+def pass_lease_on(session: Session, name: str, owner: str, to: str) -> None:
+    """Give the owner's lease to another owner: the former one works no more under it."""
+    session.execute(update(Lease).where(Lease.name == name, Lease.owner == owner).values(owner=to))
+
+
+def release_lease(database: Database, name: str, owner: str) -> None:
+    """Release the lease, so that the next owner need not wait until it ends."""
+    with database.write() as session:
+        session.execute(delete(Lease).where(Lease.name == name, Lease.owner == owner))
+
+
+class KeptLease:
+    """A lease that a loop checks repeatedly; it is renewed only when ``spare`` of its seconds have passed, by
+    default half of them.
+    """
+
+    def __init__(
+        self, database: Database, name: str, owner: str, seconds: float, spare: float | None = None
+    ) -> None:
+        self._database, self._name, self._owner, self._seconds = database, name, owner, seconds
+        self._spare = seconds / 2 if spare is None else spare
+        self._held = False
+        self._ask_at = 0.0
+
+    def keep(self) -> bool:
+        """Take or renew the lease where that is due; returns whether it is ours for at least ``seconds``
+        less ``spare`` from now on.
+        """
+        now = time.monotonic()
+        if now >= self._ask_at:
+            self._held = acquire_lease(self._database, self._name, self._owner, self._seconds)
+            self._ask_at = now + min(self._spare, _LEAST_PAUSE if not self._held else self._seconds)
+        return self._held
 
 
 class OwnEvents:

@@ -18,7 +18,7 @@ from dicom_node.base import events
 from dicom_node.base.errors import NotFound
 from dicom_node.base.kinds import ObjectRole, Outcome
 from dicom_node.base.lifecycle import OPEN_DELIVERIES, DeliveryState, JobState, StudyState
-from dicom_node.base.store import deliveries, queue, steps
+from dicom_node.base.store import deliveries, requested
 from dicom_node.base.store.tables import (
     Association,
     Base,
@@ -127,11 +127,11 @@ def list_steps(session: Session, study_instance_uid: str | None) -> list[View]:
     return [
         {
             **columns(row, "sop_instance_uid", "peer", "calling_ae", "status"),
-            "objects": steps.named(session, row.id),
-            "missing": steps.missing(session, [row.id]),
+            "objects": requested.objects_named(session, row.id),
+            "missing": requested.objects_missing(session, [row.id]),
             **columns(row, "begun_at", "changed_at", "ended_at"),
         }
-        for row in steps.of_study(session, study_instance_uid)
+        for row in requested.steps_of(session, study_instance_uid)
     ]
 
 
@@ -142,12 +142,8 @@ def list_jobs(
     study_instance_uid: str = "",
     limit: int | None = None,
     before: int | None = None,
-    workers: int = 1,
 ) -> list[View]:
-    """Jobs, newest first; with ``before`` only jobs with a lower number.
-
-    ``workers``: the number of workers, to estimate the wait of queued jobs; 0: unknown.
-    """
+    """Jobs, newest first; with ``before`` only jobs with a lower number."""
     chosen = _jobs().limit(limit)
     if before is not None:
         chosen = chosen.where(Job.id < before)
@@ -155,8 +151,7 @@ def list_jobs(
         chosen = chosen.where(Job.state.in_(wanted))
     if study_instance_uid:
         chosen = chosen.where(Study.id == find_study(session, study_instance_uid).id)
-    waits = queue.expected_waits(session, workers) if workers else {}
-    return [view | {"waits_seconds": waits.get(view["job"])} for view in _job_views(session, chosen)]
+    return _job_views(session, chosen)
 
 
 def show_job(session: Session, job_id: int) -> View:

@@ -1,60 +1,600 @@
-"""Clients of destinations and archives, each with one small protocol: DIMSE, DICOMweb, Orthanc REST."""
+"""Clients of destinations and archives, each with one small protocol: DIMSE, DICOMweb, Orthanc REST,
+connectors.
 
+Here: what a destination promises to the outbox (send, confirm, test), and an archive to who fetches (find,
+retrieve, test; PS3.4 C, PS3.18 10). Statuses are data.
+
+Every call has a deadline, at which its connections are cut, though another thread is blocked on them. Time-
+outs of single reads and writes do not suffice: a line that moves one byte now and then never reaches them,
+and pynetdicom waits for its own thread without a time-out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import ssl
+import threading
+import weakref
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
 from importlib.metadata import EntryPoint
-from typing import cast
+from pathlib import Path
+from typing import Any, Final, Protocol, cast
 
-from dicom_node.base.config.settings import PeerSettings, Settings
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from ai_pipeline.images.dates import as_da
+from dicom_node.base.config.settings import LocalAddress, PeerSettings, Settings, remote_address
 from dicom_node.base.connectors import installed
-from dicom_node.deliver.scu.interfaces import (
-    MOST_OBJECTS,
-    Archive,
-    Check,
-    CommitmentProvider,
-    CommitmentUser,
-    Confirmation,
-    Destination,
-    FoundStudies,
-    FoundStudy,
-    ObjectSink,
-    Outgoing,
-    Presence,
-    Remover,
-    Retrieved,
-    RetrieveStatus,
-    SendReport,
-    SendStatus,
-    StudyQuery,
+from dicom_node.base.dicom.commitment import CommitmentReport
+from dicom_node.base.dicom.identity import Patient
+from dicom_node.base.errors import FaultyInput, SpoolError
+from dicom_node.base.outcomes import Outcome
+
+STUDY_KEYS: Final = (
+    "StudyInstanceUID",
+    "StudyDate",
+    "ModalitiesInStudy",
+    "StudyDescription",
+    "NumberOfStudyRelatedInstances",
+    "PatientID",
+    "IssuerOfPatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+)
+"""What is asked of each study (PS3.4 C.6.2.1.2)."""
+MOST_OBJECTS: Final = 20_000
+"""Objects that one retrieval may bring."""
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_NOBODY = Patient()
+
+
+@dataclass(frozen=True, slots=True)
+class StudyQuery:
+    """One query: studies of these days that have a modality, or the study with one UID.
+
+    With ``patient_id`` only studies of that patient; the ID is matched literally, so it must have no
+    wildcard.
+    """
+
+    first: date | None = None
+    last: date | None = None
+    modality: str = ""
+    """A code in capitals; "": any."""
+    study_instance_uid: str = ""
+    patient_id: str = ""
+    issuer_of_patient_id: str = ""
+    """"": any."""
+
+    @property
+    def dates(self) -> str:
+        """The range of dates as DA for matching (PS3.4 C.2.2.2.5); "" for all days."""
+        if self.first is None or self.last is None:
+            return ""
+        return f"{self.first:%Y%m%d}-{self.last:%Y%m%d}"
+
+    def is_answered_by(self, study: FoundStudy) -> bool:
+        """Whether ``study`` matches this query: an archive may not match by all keys."""
+        if self.study_instance_uid:
+            return study.study_instance_uid == self.study_instance_uid
+        issuers = {self.issuer_of_patient_id, study.issuer_of_patient_id} - {""}
+        if self.patient_id and (study.patient_id != self.patient_id or len(issuers) > 1):
+            return False
+        day, dates = study.study_date, self.dates
+        in_time = not day or not dates or dates[:8] <= day <= dates[9:]
+        return in_time and (not self.modality or not study.modalities or self.modality in study.modalities)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundStudy:
+    """One study in an answer. Values that the archive left out are "" or None.
+
+    ``patient``: hashes of name, birth date and sex. ``instances``: Number of Study Related Instances.
+    """
+
+    study_instance_uid: str
+    study_date: str = ""
+    modalities: tuple[str, ...] = ()
+    description: str = ""
+    instances: int | None = None
+    patient_id: str = ""
+    issuer_of_patient_id: str = ""
+    patient: Patient = _NOBODY
+
+    @classmethod
+    def from_texts(cls, texts: Mapping[str, str]) -> FoundStudy | None:
+        """A study from the decoded values of STUDY_KEYS; None for an answer without a valid Study Instance
+        UID.
+        """
+        uid = texts.get("StudyInstanceUID", "").strip("\0 ")
+        if not _UID.fullmatch(uid) or len(uid) > 64:
+            return None
+        number = texts.get("NumberOfStudyRelatedInstances", "").strip()
+        name, birth, sex = (texts.get(f"Patient{key}", "") for key in ("Name", "BirthDate", "Sex"))
+        return cls(
+            study_instance_uid=uid,
+            study_date=as_da(texts.get("StudyDate", "")) or "",
+            modalities=tuple(filter(None, texts.get("ModalitiesInStudy", "").split("\\"))),
+            description=texts.get("StudyDescription", "")[:64],
+            instances=int(number) if number.isdecimal() and len(number) < 10 else None,
+            patient_id=_identifier(texts, "PatientID"),
+            issuer_of_patient_id=_identifier(texts, "IssuerOfPatientID"),
+            patient=Patient.from_values("", "", name, birth, sex),
+        )
+
+
+def _identifier(texts: Mapping[str, str], keyword: str) -> str:
+    return texts.get(keyword, "").replace("\0", "").strip()[:64]  # LO, PS3.5 6.2
+
+
+@dataclass(frozen=True, slots=True)
+class FoundStudies:
+    """The answer to a query. ``strays``: number of answers without a study, or with a study that does not
+    match.
+    """
+
+    studies: tuple[FoundStudy, ...]
+    strays: int = 0
+
+    @classmethod
+    def fitting(cls, query: StudyQuery, given: Iterable[Mapping[str, str]]) -> FoundStudies:
+        """The given answers that match the query, each study once."""
+        studies = [FoundStudy.from_texts(texts) for texts in given]
+        fitting = [one for one in studies if one is not None and query.is_answered_by(one)]
+        found = {one.study_instance_uid: one for one in fitting}
+        return cls(tuple(found.values()), len(studies) - len(fitting))
+
+
+class RetrieveStatus(StrEnum):
+    """The outcome of one retrieval, which decides the next step."""
+
+    RETRIEVED = "retrieved"
+    INCOMPLETE = "incomplete"  # some objects did not come: tried again, then accepted as it is
+    ABSENT = "absent"  # the archive has no such study
+    RETRY = "retry"  # waiting may cure it
+    UNREACHABLE = "unreachable"  # the archive does not answer: tried for ever
+    REFUSED = "refused"  # waiting does not cure it
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """The outcome for one study. ``objects``: number of received objects. ``text``: why some are missing."""
+
+    status: RetrieveStatus
+    objects: int = 0
+    text: str = ""
+
+
+# PS3.4 C.4.2.1.5 and C.4.3.1.4. The first range that holds a code counts.
+RETRIEVE_STATUSES: tuple[tuple[int, int, RetrieveStatus, str], ...] = (
+    (0x0000, 0x0000, RetrieveStatus.RETRIEVED, ""),
+    (0xB000, 0xB000, RetrieveStatus.INCOMPLETE, "some objects did not come"),
+    (
+        0xA801,
+        0xA801,
+        RetrieveStatus.REFUSED,
+        "the peer does not know our AE title as a destination: add it there",
+    ),
+    (0xA900, 0xA9FF, RetrieveStatus.REFUSED, "the request does not match its SOP class"),
+    (0xA700, 0xA7FF, RetrieveStatus.RETRY, "out of resources"),
+    (0xFE00, 0xFE00, RetrieveStatus.RETRY, "cancelled by the peer"),
+    (0x0122, 0x0124, RetrieveStatus.REFUSED, "not supported, or not authorized"),
+    (0x0000, 0xFFFF, RetrieveStatus.RETRY, "failure"),
 )
 
-__all__ = [
-    "MOST_OBJECTS",
-    "Archive",
-    "Check",
-    "CommitmentProvider",
-    "CommitmentUser",
-    "Confirmation",
-    "Destination",
-    "FoundStudies",
-    "FoundStudy",
-    "ObjectSink",
-    "Outgoing",
-    "Presence",
-    "Remover",
-    "RetrieveStatus",
-    "Retrieved",
-    "SendReport",
-    "SendStatus",
-    "StudyQuery",
-    "open_archive",
-    "open_commitment",
-    "open_destination",
-    "open_remover",
-    "open_reporter",
-]
+
+def retrieve_status(code: int) -> tuple[RetrieveStatus, str]:
+    """The outcome for the final status of a C-MOVE or C-GET, and why objects are missing ("" for success)."""
+    status, text = next(
+        (status, text) for first, last, status, text in RETRIEVE_STATUSES if first <= code <= last
+    )
+    return status, f"status {code:04X}: {text}" if text else ""
+
+
+class ObjectSink(Protocol):
+    """Stores objects that a retrieval receives on our own connection.
+
+    Raises FaultyInput for an object that is not accepted, SpoolError if nothing more can be stored.
+    """
+
+    @property
+    def sop_classes(self) -> Collection[str]:
+        """The UIDs of the SOP classes that the sink accepts."""
+
+    @property
+    def largest_bytes(self) -> int:
+        """The size of the largest object that the sink accepts, in bytes."""
+
+    def take_object(
+        self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, data: Iterable[bytes]
+    ) -> None:
+        """Store an encoded data set."""
+
+    def take_file(self, pieces: Iterable[bytes]) -> None:
+        """Store a Part 10 file (PS3.10 7)."""
+
+
+class Taking:
+    """What of one retrieval went into the sink: ``taken`` and ``refused`` objects. ``stopped``: why nothing
+    further is taken.
+    """
+
+    def __init__(self) -> None:
+        self.taken = self.refused = 0
+        self.stopped = ""
+
+    def take(self, store: Callable[..., None], *content: Any) -> bool:
+        """Store one object; False if it is refused. Raises SpoolError, also for more objects than a retrieval
+        may bring.
+        """
+        try:
+            if self.taken + self.refused >= MOST_OBJECTS:
+                raise SpoolError(f"more than {MOST_OBJECTS} objects")
+            store(*content)
+        except FaultyInput:
+            self.refused += 1
+            return False
+        except SpoolError as error:
+            self.stopped = str(error)
+            raise
+        self.taken += 1
+        return True
+
+
+class Archive(Protocol):
+    """The client of one peer that can be queried. For one thread; no connection stays open between calls.
+
+    Every call has a time limit.
+    """
+
+    def find(self, query: StudyQuery) -> FoundStudies:
+        """Query for studies. Raises PeerUnreachable without a readable answer."""
+
+    def body_parts(self, study_instance_uid: str) -> frozenset[str]:
+        """Body Part Examined (0018,0015) of the study's series, as far as it is given. Raises
+        PeerUnreachable.
+        """
+
+    def retrieve(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
+        """Get all objects of a study. Failures of the peer are outcomes, not errors."""
+
+    def test(self) -> list[Check]:
+        """Test what queries and retrieval need, without retrieving anything."""
+
+    def close(self) -> None:
+        """End all calls under way; later calls fail too. Any thread may call it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One result object to send: a complete Part 10 file on disk.
+
+    ``path`` is absolute. ``sha256``: the hash of the whole file; not known of a received object, which
+    ``is_original``. ``bytes``: its size. ``study``: the number of its study on this node, 0 if it is not
+    needed. ``rule``: the rule whose job built it. ``former``: of what it withdraws (a rejection note) or
+    replaces (a report), the results that this peer has or may have. ``delivery``, ``attempts``: number and
+    tries of its row in the outbox. ``pseudonym_domain``: of the pseudonyms in it, "" for none.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    path: Path
+    sha256: str
+    study: int = 0
+    rule: str = ""
+    former: tuple[Outgoing, ...] = ()
+    delivery: int = 0
+    attempts: int = 0
+    bytes: int = 0
+    pseudonym_domain: str = ""
+    is_original: bool = False
+
+
+class SendStatus(StrEnum):
+    """The outcome for one object, which decides the next step of the outbox."""
+
+    STORED = "stored"
+    WARNED = "warned"  # stored, with a warning status
+    VERIFY = "verify"  # the destination says it has the object already: ask it
+    RETRY = "retry"  # waiting may cure it
+    HUNG = "hung"  # it stopped taking or answering, and was cut off: waiting may cure it
+    UNREACHABLE = "unreachable"  # nothing was sent: the destination does not answer
+    REFUSED = "refused"  # waiting does not cure it
+    FAULTY = "faulty"  # not sent: it must not leave, or is damaged
+    NARROWED = "narrowed"  # no such objects are taken there: no presentation context accepted
+
+
+@dataclass(frozen=True, slots=True)
+class SendReport:
+    """The answer to one sent object. ``code``: the DIMSE or HTTP status (up to 32 characters); ``text``:
+    the reason.
+    """
+
+    status: SendStatus
+    code: str = ""
+    text: str = ""
+
+
+class Presence(StrEnum):
+    """The destination's answer on whether it has an object."""
+
+    FOUND = "found"
+    DIFFERENT = "different"  # another object bears this UID there
+    NOT_FOUND = "not found"
+    UNKNOWN = "unknown"  # could not be asked
+    HUNG = "hung"  # the same: it stopped answering, and was cut off
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """The answer to a query for one object."""
+
+    presence: Presence
+    text: str = ""
+
+
+CUT_OFF = SendReport(SendStatus.HUNG, "", "cut off: it stopped taking or answering, or is too slow")
+NOT_TRIED = SendReport(SendStatus.UNREACHABLE, "", "not tried: two objects before it were cut off")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The result of one test; one line of ``dicom-node peers test``."""
+
+    name: str
+    ok: bool
+    text: str
+
+
+class Destination(Protocol):
+    """The client of one peer that can receive objects. For one thread; no connection stays open between
+    calls.
+
+    Every call has a time limit (``outbox.answer_seconds``, ``SLOWEST_KIB_PER_SECOND``).
+    """
+
+    def send(self, objects: Sequence[Outgoing]) -> list[SendReport]:
+        """Send in this order; one report per object, in order. Failures of the peer are reports, not
+        errors.
+        """
+
+    def confirm(self, objects: Sequence[Outgoing]) -> list[Confirmation]:
+        """Query whether the peer has the objects; one answer per object, in the same order."""
+
+    def test(self) -> list[Check]:
+        """Test everything that delivery needs, without storing anything."""
+
+    def close(self) -> None:
+        """End all calls under way; calls that wait for the peer return at once. Any thread may call it."""
+
+
+class Remover(Destination, Protocol):
+    """A destination that deletes objects."""
+
+    def remove(self, item: Outgoing) -> Outcome:
+        """Delete this object, but no other object with its UID, and query whether it is gone.
+
+        Done: it is. Failed: a repetition would change nothing.
+        """
+
+
+class CommitmentPeer(Protocol):
+    """Requests storage commitment from one peer (PS3.4 Annex J), or reports to it. For one thread."""
+
+    def ask(
+        self, transaction_uid: str, objects: Sequence[Outgoing], keep: Callable[[CommitmentReport], None]
+    ) -> Outcome:
+        """Request storage commitment for these objects; a report that arrives at once is passed to ``keep``.
+
+        ``keep`` makes it durable, or raises: only then it is answered with Success. Done: a report will
+        follow, or has come already. Failed: the destination does not do it.
+        """
+
+    def report(self, information: Dataset, event_type: int) -> str:
+        """Report this Event Information, as SCP (PS3.4 J.3.3); returns "" if the peer accepted it, else why
+        not.
+        """
+
+    def check(self) -> Check:
+        """Check whether the peer accepts reports; sends none."""
+
+    def close(self) -> None:
+        """End all calls under way; later calls fail too. Any thread may call it."""
+
+
+def hangs(reports: Sequence[SendReport]) -> bool:
+    """Whether two objects in a row hung: then the destination hangs, not one object, so the rest is not
+    tried.
+    """
+    return len(reports) > 1 and all(report.status is SendStatus.HUNG for report in reports[-2:])
+
+
+def send_each(objects: Sequence[Outgoing], send: Callable[[Outgoing], SendReport]) -> list[SendReport]:
+    """Send one object after the other; if one finds the peer unreachable, the rest is not tried."""
+    reports: list[SendReport] = []
+    for item in objects:
+        if reports and reports[-1].status is SendStatus.UNREACHABLE:
+            reports.append(reports[-1])
+        else:
+            reports.append(NOT_TRIED if hangs(reports) else send(item))
+    return reports
+
+
+def shown(item: Outgoing, sop_class: str) -> Confirmation:
+    """The answer of a destination that lists this UID, with this SOP class ("" if it names none)."""
+    if sop_class not in ("", item.sop_class_uid):
+        return Confirmation(Presence.DIFFERENT, f"the destination holds it as {UID(sop_class).name}")
+    return Confirmation(Presence.FOUND)
+
+
+# The first range that holds a code counts. A7xx, 0110 and 0122 … stand before the classes that contain them.
+STORE_STATUSES: tuple[tuple[int, int, SendStatus, str], ...] = (
+    (0x0000, 0x0000, SendStatus.STORED, "stored"),
+    (0xB000, 0xB000, SendStatus.WARNED, "stored, data elements coerced"),
+    (0xB006, 0xB006, SendStatus.WARNED, "stored, elements discarded"),
+    (0xB007, 0xB007, SendStatus.WARNED, "stored, data set does not match its SOP class"),
+    (0x0001, 0x0001, SendStatus.WARNED, "stored, with a warning"),
+    (0x0107, 0x0107, SendStatus.WARNED, "stored, attribute list warning"),
+    (0x0116, 0x0116, SendStatus.WARNED, "stored, attribute value out of range"),
+    (0xB000, 0xBFFF, SendStatus.WARNED, "stored, with a warning"),
+    (0x0111, 0x0111, SendStatus.VERIFY, "duplicate SOP instance"),
+    (0x0110, 0x0110, SendStatus.RETRY, "processing failure"),
+    (0x0213, 0x0213, SendStatus.RETRY, "resource limitation"),
+    (0xFE00, 0xFE00, SendStatus.RETRY, "cancelled by the destination"),
+    (0xA700, 0xA7FF, SendStatus.RETRY, "out of resources"),
+    (0x0122, 0x0122, SendStatus.REFUSED, "SOP class not supported"),
+    (0x0124, 0x0124, SendStatus.REFUSED, "not authorized"),
+    (0xA900, 0xA9FF, SendStatus.REFUSED, "data set does not match SOP class"),
+    (0xC000, 0xCFFF, SendStatus.REFUSED, "cannot understand"),
+)
+
+
+def store_report(code: int | None) -> SendReport:
+    """The report for a C-STORE status; None: no answer came (the association was cut off).
+
+    Error Comment (0000,0902) is left out on purpose: free text of the peer may name a patient.
+    """
+    if code is None:
+        return SendReport(SendStatus.RETRY, "", "association lost before the answer")
+    meanings = ((status, text) for first, last, status, text in STORE_STATUSES if first <= code <= last)
+    status, text = next(meanings, (SendStatus.REFUSED, "failure"))
+    return SendReport(status, f"{code:04X}", text)
+
+
+MAXIMUM_ANSWER_BYTES = 16 * 2**20
+"""What one association or one HTTP answer may bring: 30,000 matches of a C-FIND."""
+
+
+class Connections:
+    """The open connections of one destination.
+
+    ``silence_seconds``: how long one read or write may transfer no byte. ``local``: whether the destination
+    may be this machine, link-local, or a metadata service.
+    """
+
+    def __init__(self, silence_seconds: float, *, local: bool = True) -> None:
+        self.silence_seconds, self.local = silence_seconds, local
+        self.refused = ""
+        """Why the last call was not made."""
+        self.timed_out = self.closed = False
+        self._is_connected = False
+        self._lock = threading.Lock()
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+    def address_of(self, host: str) -> str:
+        """The address for a connection to this host. Raises OSError, LocalAddress for a forbidden address.
+
+        Connect to this address: a second look-up could return another one.
+        """
+        self.refused = ""
+        if self.local:
+            return host
+        try:
+            return remote_address(host)
+        except LocalAddress as error:
+            self.refused = str(error)
+            raise
+
+    def opened(self, connection: socket.socket) -> None:
+        """Register a connection; after :meth:`close` it is cut at once."""
+        self._is_connected = True
+        with self._lock:
+            self._sockets.add(connection)
+        if self.closed:
+            self.cut()
+
+    @contextlib.contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Limit a scope to ``seconds``: after that, calls that wait for the peer fail with a connection
+        error.
+        """
+        self.timed_out = False
+        self._is_connected = False
+        timer = threading.Timer(seconds, self.expire)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def expire(self) -> None:
+        """Cut open connections, because the deadline has passed. ``timed_out`` is set until the next scope
+        begins.
+        """
+        self.timed_out = True
+        self.cut()
+
+    def without_answer(self, whom: str) -> str:
+        """How far the last call to ``whom`` got that led to no association, in words."""
+        return (
+            f"connected to {whom}, but it gave no answer"
+            if self._is_connected
+            else f"cannot connect to {whom}"
+        )
+
+    def close(self) -> None:
+        """Cut all open connections, and all that are opened later. Any thread may call it."""
+        self.closed = True
+        self.cut()
+
+    def cut(self) -> None:
+        """Cut all connections that are open now."""
+        with self._lock:
+            open_now = list(self._sockets)
+        for connection in open_now:
+            # Not the method of ssl.SSLSocket, which first forgets the cipher: a thread that sends at that
+            # moment would send plain text. Closing the file is left to its owner: its number could be reused.
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+
+class PeerCaller:
+    """Calls one peer, within deadlines. For one thread; any thread may call ``close``."""
+
+    def __init__(self, peer: PeerSettings, settings: Settings, silence_seconds: float = 0) -> None:
+        """Prepare calls to ``peer``.
+
+        ``silence_seconds``: how long the peer may transfer no byte; 0: ``outbox.answer_seconds``.
+        """
+        self._peer, self._settings = peer, settings
+        self._connections = Connections(
+            silence_seconds or settings.outbox.answer_seconds,
+            local=not peer.entered or settings.console.local_peers,
+        )
+
+    def close(self) -> None:
+        """End all calls under way; later calls fail too. Any thread may call it."""
+        self._connections.close()
+
+
+def tls_context(authorities: Path | None, connections: Connections) -> ssl.SSLContext:
+    """TLS for a client whose connections can be cut, even in the handshake.
+
+    ``authorities``: None for the system's. Raises OSError if the file of authorities cannot be read.
+    """
+
+    class WatchedSocket(ssl.SSLSocket):
+        def do_handshake(self, block: bool = False) -> None:
+            connections.opened(self)  # it took the descriptor of the plain one
+            super().do_handshake(block)
+
+    context = ssl.create_default_context(cafile=authorities)
+    context.sslsocket_class = WatchedSocket
+    return context
+
 
 _OURS = {
     "dimse": "dicom_node.deliver.scu.dimse:DimseDestination",
-    "dicomweb": "dicom_node.deliver.scu.dicomweb:DicomwebDestination",
+    "dicomweb": "dicom_node.deliver.scu.http:DicomwebDestination",
     "orthanc": "dicom_node.deliver.scu.orthanc:OrthancDestination",
 }
 """By transport; those of connectors are entry points."""
@@ -62,27 +602,14 @@ _OURS = {
 
 def open_archive(peer: PeerSettings, settings: Settings) -> Archive:
     """The client that queries this peer, by DICOMweb or DIMSE. For one thread; not connected yet."""
-    if peer.transport == "dicomweb":
-        from dicom_node.deliver.scu.dicomweb import DicomwebArchive
-
-        return DicomwebArchive(peer, settings)
-    from dicom_node.deliver.scu.dimse import DimseArchive
-
-    return DimseArchive(peer, settings)
+    archive = "http:DicomwebArchive" if peer.transport == "dicomweb" else "dimse:DimseArchive"
+    return cast(Archive, EntryPoint("", f"{__name__}.{archive}", "").load()(peer, settings))
 
 
-def open_commitment(peer: PeerSettings, settings: Settings) -> CommitmentUser:
-    """The client that requests storage commitment from this peer. For one thread; not connected yet."""
-    from dicom_node.deliver.scu.dimse import CommitmentRequestor
-
-    return CommitmentRequestor(peer, settings)
-
-
-def open_reporter(peer: PeerSettings, settings: Settings) -> CommitmentProvider:
-    """The client that reports to this peer on storage commitment. For one thread; not connected yet."""
-    from dicom_node.deliver.scu.dimse import CommitmentReporter
-
-    return CommitmentReporter(peer, settings)
+def open_commitment(peer: PeerSettings, settings: Settings) -> CommitmentPeer:
+    """The client for storage commitment, ours or this peer's. For one thread; not connected yet."""
+    opens = EntryPoint("", f"{__name__}.dimse:StorageCommitment", "").load()
+    return cast(CommitmentPeer, opens(peer, settings))
 
 
 def open_remover(peer: PeerSettings, settings: Settings) -> Remover:

@@ -1,23 +1,30 @@
-"""DIMSE destination: C-STORE, C-FIND to confirm, C-ECHO to test (PS3.4 B, C; PS3.7 9.1).
+"""DIMSE, as SCU (PS3.7, PS3.4 B, C, J): destinations, storage commitment and archives.
+
+Associations that we request have deadlines; they are pynetdicom's with corrected defects, through semi-
+private hooks of the pinned version.
 
 Files are sent with their bytes unchanged if the peer accepts their transfer syntax. Explicit VR Little Endian
-is converted if the peer accepts only Implicit VR Little Endian; compressed objects are never transcoded.
-Query and store may be two AEs.
-
-Requests for storage commitment (PS3.4 J.3.2), with a report on the same association; and our own
-reports.
-
-An archive that speaks DIMSE: C-FIND, then C-MOVE to our own listener or C-GET (PS3.4 C.4, Study Root).
+is converted if the peer accepts only Implicit VR Little Endian; compressed objects are never transcoded. An
+archive is asked by C-FIND, and sends by C-MOVE to our own listener or by C-GET (Study Root). Query and store
+may be two AEs.
 """
 
+import contextlib
+import logging
+import socket
+import ssl
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.multival import MultiValue
 from pydicom.uid import (
@@ -25,7 +32,9 @@ from pydicom.uid import (
     ColorSoftcopyPresentationStateStorage,
     Comprehensive3DSRStorage,
     EncapsulatedPDFStorage,
+    ExplicitVRLittleEndian,
     GrayscaleSoftcopyPresentationStateStorage,
+    ImplicitVRLittleEndian,
     KeyObjectSelectionDocumentStorage,
     MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
     MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
@@ -34,42 +43,44 @@ from pydicom.uid import (
     SegmentationStorage,
     generate_uid,
 )
-from pynetdicom import build_context, build_role, evt
+from pynetdicom import AE, _config, build_context, build_role, evt
 from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_primitives import C_STORE, N_EVENT_REPORT
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import (
+    StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,
     StudyRootQueryRetrieveInformationModelMove,
     Verification,
 )
+from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
-from dicom_node.base.config.settings import PeerSettings, Settings
+from dicom_node.base.config.settings import PeerService, PeerSettings, Settings
 from dicom_node.base.dicom import commitment
 from dicom_node.base.dicom.header import character_sets, decoded, quiet_pydicom, terms
-from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES, SyntaxKind
+from dicom_node.base.dicom.uids import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+    TRANSFER_SYNTAXES,
+    SyntaxKind,
+)
 from dicom_node.base.errors import DecodedDifferently, FaultyObject, FaultyReport, PeerUnreachable, SpoolError
 from dicom_node.base.kinds import ResultKind
 from dicom_node.base.outcomes import Done, Failed, Outcome, Retry
-from dicom_node.deliver.scu.association import (
-    FIND,
-    LITTLE_ENDIAN,
-    MOST_CONTEXTS,
-    DimseCaller,
-    NoAssociation,
-    contexts,
-    question_at,
-)
-from dicom_node.deliver.scu.interfaces import (
+from dicom_node.deliver.scu import (
     CUT_OFF,
+    MAXIMUM_ANSWER_BYTES,
     MOST_OBJECTS,
     NOT_TRIED,
     STUDY_KEYS,
     Check,
     Confirmation,
+    Connections,
     FoundStudies,
-    KeepReport,
     ObjectSink,
     Outgoing,
+    PeerCaller,
     Presence,
     Retrieved,
     RetrieveStatus,
@@ -82,6 +93,360 @@ from dicom_node.deliver.scu.interfaces import (
     shown,
     store_report,
 )
+from dicom_node.receive.messages import A_ASSOCIATE_AC, MAXIMUM_PDU_BYTES, check_answer
+
+# A path given to send_c_store is sent as it stands on disk, in pieces.
+_config.STORE_SEND_CHUNKED_DATASET = True
+# pynetdicom logs data sets and identifiers, which name patients.
+_config.LOG_HANDLER_LEVEL = "none"
+logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
+
+_LOGGER = logging.getLogger(__name__)
+_CONNECT_SECONDS = 10.0
+_NEGOTIATE_SECONDS = 30.0
+_ASSOCIATE_SECONDS = 2 * _CONNECT_SECONDS + _NEGOTIATE_SECONDS  # TCP, TLS, A-ASSOCIATE
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux
+_LATER_SECONDS = 5.0  # pynetdicom's own time-out stands behind ours, which also frees its threads
+_CUT, _LOST = "cut off, its answer does not end", "association lost before the answer"
+MOST_CONTEXTS = 128  # PS3.8 9.3.2.2: odd numbers 1 to 255
+FIND = StudyRootQueryRetrieveInformationModelFind
+LITTLE_ENDIAN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+
+
+@dataclass(frozen=True, slots=True)
+class NoAssociation:
+    """Why there is no association, and whether the peer refused all presentation contexts."""
+
+    text: str
+    takes_nothing: bool = False
+
+
+class DimseCaller(PeerCaller):
+    """Requests associations from one peer."""
+
+    @contextlib.contextmanager
+    def associate(
+        self,
+        contexts: list[PresentationContext],
+        *,
+        service: PeerService = "storage",
+        handlers: Sequence[tuple[Any, ...]] = (),
+        roles: Sequence[Any] = (),
+        largest_object: int = 0,
+    ) -> Iterator[Association | NoAssociation]:
+        """An association with one service of the peer, released at the end of the scope.
+
+        ``handlers``: pynetdicom's events for requests of the peer. ``roles``: SCP/SCU role selection (PS3.7
+        D.3.3.4), for objects of up to ``largest_object`` bytes that the peer sends on this association.
+        """
+        peer = self._peer
+        host, port, called = peer.address_of(service)
+        if port is None or not host:
+            yield NoAssociation(f"{peer.missing_of_address()}: add it to this peer's [[peers]]")
+            return
+        if self._connections.closed:
+            yield NoAssociation("not tried: the node stops")
+            return
+        ae = CallingAE(self._settings.node.ae_title, self._connections, largest_object)
+        ae.connection_timeout = _CONNECT_SECONDS
+        ae.acse_timeout = _NEGOTIATE_SECONDS
+        ae.network_timeout = None
+        try:
+            tls = (client_tls(self._settings), host) if peer.tls else None
+            with self._connections.within(_ASSOCIATE_SECONDS):
+                association = ae.associate(
+                    self._connections.address_of(host),
+                    port,
+                    contexts,
+                    ae_title=called,
+                    max_pdu=MAXIMUM_PDU_BYTES,
+                    tls_args=tls,
+                    ext_neg=list(roles),
+                    evt_handlers=list(handlers),
+                )
+        except OSError as error:  # unknown host name, unreadable certificate
+            yield NoAssociation(
+                f"cannot call {called} at {host}:{port}: {error.strerror or 'TLS set-up failed'}"
+            )
+            return
+        if not association.is_established:
+            yield _refusal(association, self._connections, f"{called} at {host}:{port}")
+            return
+        try:
+            yield association
+        finally:
+            if association.is_established:
+                with self._connections.within(_ASSOCIATE_SECONDS):
+                    association.release()
+
+    def accepts(self, name: str, service: PeerService, model: Any, roles: Sequence[Any] = ()) -> Check:
+        """Check whether the peer accepts a service."""
+        with self.associate(contexts(model), service=service, roles=roles) as association:
+            if isinstance(association, NoAssociation):
+                return Check(name, False, association.text)
+        return Check(name, True, f"{UID(model).name} accepted")
+
+    @contextlib.contextmanager
+    def waiting(self, association: Association, seconds: float) -> Iterator[None]:
+        """Scope of one message and its answer, limited to ``seconds``."""
+        association.dimse_timeout = seconds + _LATER_SECONDS
+        with self._connections.within(seconds):
+            yield
+
+    def request(
+        self,
+        association: Association,
+        seconds: float,
+        send: Callable[..., Any],
+        *request: Any,
+        **options: Any,
+    ) -> tuple[int | None, Dataset, list[Dataset]]:
+        """Send one request; returns the last status with its elements, and the data sets of the answers.
+
+        None, and an abort, where the association was cut: pynetdicom notices that late, and would wait for
+        the next answer. Raises what ``send`` raises for a request that cannot be encoded.
+        """
+        last, matches = Dataset(), list[Dataset]()
+        with self.waiting(association, seconds):
+            try:
+                answers = send(*request, **options)
+                if isinstance(answers, Dataset):  # of a DIMSE-C service with one answer
+                    answers = [(answers, None)]
+                elif isinstance(answers, tuple):  # of a DIMSE-N service
+                    answers = [answers]
+                for last, match in answers:
+                    if match is not None or last.get("Status") in (0xFF00, 0xFF01):  # pending
+                        matches.append(match or Dataset())
+            except RuntimeError:  # cut meanwhile, or by an earlier request
+                last = Dataset()
+            code: int | None = last.get("Status")
+            name = self._peer.name  # no value of a data set: it may name a patient
+            _LOGGER.debug("%s to %s: status %s", send.__name__, name, code, extra={"peer": name})
+            if code is None:
+                association.abort()
+        return code, last, matches
+
+    def call(
+        self,
+        wanted: list[PresentationContext],
+        send: str,
+        *request: Any,
+        service: PeerService = "storage",
+        roles: Sequence[Any] = (),
+        **options: Any,
+    ) -> tuple[int | None, list[Dataset], str]:
+        """Send one request (a method of Association) on an association of its own.
+
+        Returns its status, None without one, the data sets of the answers, and the status in words.
+        """
+        with self.associate(wanted, service=service, roles=roles) as association:
+            if isinstance(association, NoAssociation):
+                return None, [], association.text
+            seconds, method = self._settings.outbox.answer_seconds, getattr(association, send)
+            code, _, answers = self.request(association, seconds, method, *request, **options)
+        if code is None:
+            return None, [], _CUT if self._connections.timed_out else _LOST
+        return code, answers, f"status {code:04X}"
+
+
+def contexts(sop_class: Any) -> list[PresentationContext]:
+    """The presentation context of a service that needs no other transfer syntaxes than these two."""
+    return [build_context(sop_class, list(LITTLE_ENDIAN))]
+
+
+def question_at(level: str, **keys: str) -> Dataset:
+    """The identifier of a query (PS3.4 C.4.1.1.3)."""
+    question = Dataset()
+    question.QueryRetrieveLevel = level
+    for keyword, value in keys.items():
+        setattr(question, keyword, value)
+    return question
+
+
+def _refusal(association: Association, connections: Connections, whom: str) -> NoAssociation:
+    if association.is_rejected:
+        reason = association.acceptor.primitive.reason_str
+        return NoAssociation(f"association rejected by {whom}: {reason}")
+    if association.rejected_contexts:
+        names = {UID(context.abstract_syntax).name for context in association.rejected_contexts}
+        return NoAssociation(f"{whom} does not accept {', '.join(sorted(names))}", takes_nothing=True)
+    return NoAssociation(connections.without_answer(whom))
+
+
+class CallingAE(AE):  # type: ignore[misc]  # pynetdicom ships no types
+    """An AE that requests associations and serves no requests on them.
+
+    Its sockets do not wait for delayed acknowledgements, and are always closed; no answer is lost; threads
+    that wait for the peer continue when ``connections`` are cut.
+    """
+
+    def __init__(
+        self, ae_title: str = "PYNETDICOM", connections: Connections | None = None, largest_object: int = 0
+    ) -> None:
+        """Prepare an AE. ``largest_object``: bytes of an object that the peer may send on our association
+        (C-GET).
+        """
+        super().__init__(ae_title)
+        self.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        self.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        self._connections = connections or Connections(silence_seconds=120.0)
+        self._largest_object = largest_object
+
+    def _create_socket(
+        self, assoc: Association, address: AddressInformation, tls_args: tuple[ssl.SSLContext, str] | None
+    ) -> AssociationSocket:
+        connection = _PromptSocket(assoc, address=address)
+        connection.connections = self._connections
+        connection.tls_args = tls_args
+        assoc.dimse = _AnswersOnly(assoc, MAXIMUM_ANSWER_BYTES + self._largest_object)
+        assoc.dul.daemon = True  # the interpreter would wait for it at its end
+        assoc.dul._decode_pdu = partial(_decoded, assoc.dul._decode_pdu)
+        return connection
+
+
+def _decoded(decode: Callable[[bytearray], Any], pdu: bytearray) -> Any:
+    """pynetdicom's objects of a PDU; it aborts at items of an answer that it does not know."""
+    return decode(check_answer(memoryview(pdu)) if pdu[0] == A_ASSOCIATE_AC else pdu)
+
+
+class _AnswersOnly(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom ships no types
+    """Messages go to who waits for them.
+
+    Association._run_reactor says that it is paused before it looks whether it has to: a thread that sends in
+    between is not waited for, and the reactor takes the answer off the queue (the only reader without
+    ``block``). Seen under load: one C-STORE or C-FIND of 1,500 waited in vain until its time-out, or lost a
+    match. A requestor has no requests to serve: its reactor gets nothing.
+
+    They are gathered in memory, so a peer that never ends its answer is hung up on. An object that was taken
+    (C-GET) is in memory no more: its bytes no longer count.
+    """
+
+    def __init__(self, association: Association, most_bytes: int) -> None:
+        super().__init__(association)
+        self._received, self._most_bytes = 0, most_bytes
+        self.report_answered = threading.Event()
+        """Set when an N-EVENT-REPORT was answered; pynetdicom serves that in a thread of its own."""
+
+    def send_msg(self, primitive: Any, context_id: int) -> None:
+        super().send_msg(primitive, context_id)
+        if isinstance(primitive, N_EVENT_REPORT):
+            self.report_answered.set()
+
+    def receive_primitive(self, primitive: Any) -> None:
+        self._received += sum(len(value) for _, value in primitive.presentation_data_value_list)
+        if self._received > self._most_bytes:
+            self.assoc.dul.socket.connections.expire()
+        else:
+            super().receive_primitive(primitive)
+
+    def get_msg(self, block: bool = False) -> tuple[int, Any] | tuple[None, None]:
+        """Return a message only to the caller that waits for an answer.
+
+        pynetdicom's reactor polls without waiting, to serve requests: it gets none.
+        """
+        if not block:
+            return None, None
+        message: tuple[int, Any] | tuple[None, None] = super().get_msg(block=True)
+        if isinstance(message[1], C_STORE) and message[1].DataSet is not None:
+            self._received -= len(message[1].DataSet.getbuffer())
+        return message
+
+
+class _PromptSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom ships no types
+    """DCMTK and Orthanc answer in two small writes with Nagle's algorithm on: the second waits for our
+    acknowledgement of the first, which Linux delays by 40 ms. Measured with Orthanc 1.10.1 on the loopback,
+    one C-STORE with its association: 115 ms before, 27 ms with TCP_QUICKACK after each read and TCP_NODELAY
+    for our own writes.
+
+    A read or write that moves no byte for ``connections.silence_seconds`` ends the connection: pynetdicom's
+    own have no time-out, and its abort() waits for the thread that is blocked in them.
+    """
+
+    connections: Connections
+
+    def connect(self, primitive: T_CONNECT) -> None:
+        super().connect(primitive)
+        if self.socket is not None:
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.socket.settimeout(self.connections.silence_seconds)
+            self.connections.opened(self.socket)
+
+    def send(self, bytestream: bytes) -> None:
+        rest = memoryview(bytestream)
+        try:
+            while rest:
+                rest = rest[self.socket.send(rest) :]
+        except TimeoutError:
+            self.connections.expire()
+            self.event_queue.put("Evt17")
+        except (OSError, AttributeError):  # cut by the peer; closed by the other thread meanwhile
+            self.event_queue.put("Evt17")
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        if nr_bytes > MAXIMUM_ANSWER_BYTES:
+            raise OSError("a PDU longer than any that we asked for")
+        try:
+            data: bytearray = super().recv(nr_bytes)
+        except TimeoutError:
+            self.connections.expire()
+            raise
+        if self.socket is not None and _QUICKACK is not None:
+            with contextlib.suppress(OSError):  # closed by the other thread meanwhile
+                self.socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+        return data
+
+    def _shutdown_socket(self) -> None:
+        """pynetdicom forgets the socket of a refused connection without closing it."""
+        last = self.socket
+        if last is None:
+            return
+        with contextlib.suppress(OSError):  # not ssl.SSLSocket's, see Connections
+            socket.socket.shutdown(last, socket.SHUT_RDWR)
+        last.close()
+
+
+def client_tls(settings: Settings) -> ssl.SSLContext:
+    """TLS for a client by PS3.15 B.12: it checks the peer's certificate and presents ours."""
+    tls = settings.listener.tls
+    trusted = str(tls.trusted) if tls and tls.trusted else None
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=trusted)
+    if tls:
+        context.load_cert_chain(tls.certificate, tls.private_key)
+    return context
+
+
+def dicom_files(paths: Iterable[Path]) -> list[Path]:
+    """The files, and all files in the folders, sorted by name."""
+    listed = (sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path] for path in paths)
+    return list(chain.from_iterable(listed))
+
+
+def send_files(
+    peer: PeerSettings, settings: Settings, files: Iterable[Path]
+) -> Iterator[tuple[Outgoing, SendReport]]:
+    """C-STORE files as they are (``dicom-node send``, the demonstration); a person looks at every status.
+
+    Raises PeerUnreachable. A file that cannot be sent is reported, not raised.
+    """
+    objects: list[Outgoing] = []
+    for path in files:
+        try:
+            meta = read_file_meta_info(path)
+            named = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID
+            objects.append(Outgoing(named[0], named[1], "", "", path, ""))
+        except (InvalidDicomError, OSError, AttributeError):
+            yield (
+                Outgoing("", "", "", "", path, ""),
+                SendReport(SendStatus.REFUSED, "", "no DICOM file (Part 10)"),
+            )
+    destination = DimseDestination(peer, settings)
+    for start in range(0, len(objects), MOST_CONTEXTS // len(LITTLE_ENDIAN)):
+        some = objects[start : start + MOST_CONTEXTS // len(LITTLE_ENDIAN)]
+        reports = destination.send(some)
+        if reports[0].status is SendStatus.UNREACHABLE:
+            raise PeerUnreachable(reports[0].text)
+        yield from zip(some, reports, strict=True)
+
 
 SOP_CLASSES: Mapping[ResultKind, tuple[UID, ...]] = {
     ResultKind.SR: (Comprehensive3DSRStorage,),
@@ -133,10 +498,10 @@ class DimseDestination(DimseCaller):
                     SOPInstanceUID=group[0].sop_instance_uid if len(group) == 1 else "",
                     SOPClassUID="",
                 )
-                matches, code = self.matches_of(association, question)
+                seconds, find = self._settings.outbox.answer_seconds, association.send_c_find
+                code, _, matches = self.request(association, seconds, find, question, FIND)
                 named = [match for match in matches if "SOPInstanceUID" in match]
                 found |= {str(one.SOPInstanceUID): str(one.get("SOPClassUID", "") or "") for one in named}
-                self.debug("C-FIND", found=len(found), status=code)
                 missing[series] = self._not_found(code)
         return [
             shown(item, found[item.sop_instance_uid])
@@ -150,7 +515,9 @@ class DimseDestination(DimseCaller):
         checks = [self.echo()]
         if not checks[0].ok:
             return checks
-        checks += self._check_classes()
+        more = {ResultKind.REJECTION: self._peer.iocm, ResultKind.ASSESSMENT: self._peer.assessments}
+        kinds = (*self._peer.results, *(kind for kind, taken in more.items() if taken))
+        checks += [self.accepts(str(kind), "storage", uid) for kind in kinds for uid in SOP_CLASSES[kind]]
         if self._peer.confirm == "commitment":
             checks.append(self.accepts("commitment", "commitment", commitment.SOP_CLASS))
         if self._peer.may_be_asked:
@@ -165,15 +532,9 @@ class DimseDestination(DimseCaller):
     def echo(self) -> Check:
         """Test C-ECHO (PS3.4 A)."""
         began = time.monotonic()
-        with self.associate([build_context(Verification)]) as association:
-            if isinstance(association, NoAssociation):
-                return Check("echo", False, association.text)
-            with self.waiting(association, self._settings.outbox.answer_seconds):
-                status = association.send_c_echo().get("Status")
-        took = f"{(time.monotonic() - began) * 1000:.0f} ms"
-        if status is None:
-            return Check("echo", False, "association lost before the answer")
-        return Check("echo", status == 0, f"status {status:04X}, {took}")
+        status, _, text = self.call([build_context(Verification)], "send_c_echo")
+        took = f", {(time.monotonic() - began) * 1000:.0f} ms"
+        return Check("echo", status == 0, text if status is None else text + took)
 
     def _send_on_one_association(self, objects: Sequence[Outgoing]) -> list[SendReport]:
         with self.associate(_store_contexts(objects)) as association:
@@ -187,25 +548,6 @@ class DimseDestination(DimseCaller):
                     break
         return reports
 
-    def _check_classes(self) -> list[Check]:
-        more = {ResultKind.REJECTION: self._peer.iocm, ResultKind.ASSESSMENT: self._peer.assessments}
-        kinds = (*self._peer.results, *(kind for kind, taken in more.items() if taken))
-        wanted = [(kind, uid) for kind in kinds for uid in SOP_CLASSES[kind]]
-        proposed = [
-            build_context(uid, list(LITTLE_ENDIAN)) for uid in dict.fromkeys(uid for _, uid in wanted)
-        ]
-        with self.associate(proposed) as association:
-            if isinstance(association, NoAssociation) and not association.takes_nothing:
-                return [Check("results", False, association.text)]
-            accepted = () if isinstance(association, NoAssociation) else association.accepted_contexts
-            taken = {context.abstract_syntax for context in accepted}
-        return [
-            Check(
-                str(kind), uid in taken, f"{UID(uid).name}: {'accepted' if uid in taken else 'not accepted'}"
-            )
-            for kind, uid in wanted
-        ]
-
     def _store(self, association: Association, item: Outgoing) -> SendReport:
         content = _as_accepted(association, item)
         if isinstance(content, SendReport):
@@ -213,21 +555,19 @@ class DimseDestination(DimseCaller):
         seconds = self._settings.outbox.seconds_for(item.path.stat().st_size)
         try:
             # Priority 0 is medium (PS3.7 9.1.1).
-            status = self.status_of(association, seconds, association.send_c_store, content, priority=0)
+            status, _, _ = self.request(association, seconds, association.send_c_store, content, priority=0)
         except ValueError:
             return SendReport(SendStatus.REFUSED, "", "cannot be converted to Implicit VR Little Endian")
-        self.debug("C-STORE", instance=item.sop_instance_uid, status=status)
         return CUT_OFF if status is None and self._connections.timed_out else store_report(status)
 
     def _not_found(self, code: int | None) -> Confirmation:
         """Of what a C-FIND with this last status did not return."""
+        if code == 0:
+            return Confirmation(Presence.NOT_FOUND, "the destination does not show it")
         if code is None and self._connections.timed_out:
-            return Confirmation(Presence.HUNG, "query: cut off, its answer does not end")
-        if code is None:
-            return Confirmation(Presence.UNKNOWN, "query: association lost before the answer")
-        if code != 0:
-            return Confirmation(Presence.UNKNOWN, f"query: status {code:04X}")
-        return Confirmation(Presence.NOT_FOUND, "the destination does not show it")
+            return Confirmation(Presence.HUNG, f"query: {_CUT}")
+        why = _LOST if code is None else f"status {code:04X}"
+        return Confirmation(Presence.UNKNOWN, f"query: {why}")
 
 
 def _store_contexts(objects: Iterable[Outgoing]) -> list[PresentationContext]:
@@ -263,11 +603,16 @@ def _transfer_syntax(item: Outgoing) -> UID:
     return UID(str(read_file_meta_info(item.path).TransferSyntaxUID))
 
 
-class CommitmentRequestor(DimseCaller):
-    """Requests storage commitment from one peer for objects that it acknowledged."""
+class StorageCommitment(DimseCaller):
+    """Requests storage commitment from one peer (PS3.4 Annex J), or reports to it. For one thread."""
 
-    def ask(self, transaction_uid: str, objects: Sequence[Outgoing], keep: KeepReport) -> Outcome:
-        """Send a request, then wait ``REPORT_SECONDS`` for a report on the same association."""
+    def ask(
+        self,
+        transaction_uid: str,
+        objects: Sequence[Outgoing],
+        keep: Callable[[commitment.CommitmentReport], None],
+    ) -> Outcome:
+        """Request storage commitment, then wait ``REPORT_SECONDS`` for a report on the same association."""
         handlers = [(evt.EVT_N_EVENT_REPORT, _take, [keep])]
         with self.associate(
             contexts(commitment.SOP_CLASS), service="commitment", handlers=handlers
@@ -276,7 +621,7 @@ class CommitmentRequestor(DimseCaller):
                 why = f"storage commitment: {association.text}"
                 return Failed(why) if association.takes_nothing else Retry(why)
             uids = [(item.sop_class_uid, item.sop_instance_uid) for item in objects]
-            code = self.status_of(
+            code, _, _ = self.request(
                 association,
                 self._settings.outbox.answer_seconds,
                 association.send_n_action,
@@ -285,7 +630,6 @@ class CommitmentRequestor(DimseCaller):
                 commitment.SOP_CLASS,
                 commitment.SOP_INSTANCE,
             )
-            self.debug("N-ACTION", status=code)
             answer = _answer(code)
             end = time.monotonic() + REPORT_SECONDS
             while isinstance(answer, Done) and time.monotonic() < end:
@@ -295,43 +639,23 @@ class CommitmentRequestor(DimseCaller):
                     break
             return answer
 
-
-class CommitmentReporter(DimseCaller):
-    """Reports to one peer on the objects in the peer's requests (PS3.4 J.3.3), as SCP on our own
-    association.
-    """
-
     def report(self, information: Dataset, event_type: int) -> str:
         """Send a report; returns "" if the peer accepted it, else why not."""
-        with self.associate(
-            contexts(commitment.SOP_CLASS), service="commitment", roles=_ROLES
-        ) as association:
-            if isinstance(association, NoAssociation):
-                return association.text
-            code = self.status_of(
-                association,
-                self._settings.outbox.answer_seconds,
-                association.send_n_event_report,
-                information,
-                event_type,
-                commitment.SOP_CLASS,
-                commitment.SOP_INSTANCE,
-            )
-            self.debug("N-EVENT-REPORT", status=code)
-        if code is None:
-            return "association lost before the answer"
-        return "" if code == 0 else f"status {code:04X}"
+        code, _, text = self.call(
+            contexts(commitment.SOP_CLASS),
+            "send_n_event_report",
+            information,
+            event_type,
+            commitment.SOP_CLASS,
+            commitment.SOP_INSTANCE,
+            service="commitment",
+            roles=_ROLES,
+        )
+        return "" if code == 0 else text
 
     def check(self) -> Check:
         """Check whether the peer accepts reports; sends none."""
-        with self.associate(
-            contexts(commitment.SOP_CLASS), service="commitment", roles=_ROLES
-        ) as association:
-            if isinstance(association, NoAssociation):
-                return Check("commitment report", False, association.text)
-            reversed_roles = any(context.as_scp for context in association.accepted_contexts)
-        how = "roles reversed" if reversed_roles else "without role selection: sent all the same"
-        return Check("commitment report", True, f"Storage Commitment Push Model accepted, {how}")
+        return self.accepts("commitment report", "commitment", commitment.SOP_CLASS, _ROLES)
 
 
 def _answer(code: int | None) -> Outcome:
@@ -344,7 +668,7 @@ def _answer(code: int | None) -> Outcome:
     return Retry(why) if code in (0x0110, 0x0210, 0x0213) else Failed(why)
 
 
-def _take(event: Any, keep: KeepReport) -> tuple[int, None]:
+def _take(event: Any, keep: Callable[[commitment.CommitmentReport], None]) -> tuple[int, None]:
     """Answer an N-EVENT-REPORT: its status (PS3.7 10.1.1.1.8), and no Event Reply."""
     try:
         encoded = event.request.EventInformation
@@ -393,57 +717,60 @@ class DimseArchive(DimseCaller):
             "StudyInstanceUID": query.study_instance_uid,
             "PatientID": query.patient_id,
         }
-        answers = self._answers(question_at("STUDY", **dict.fromkeys(STUDY_KEYS, "") | values))
+        answers = self._answers("STUDY", **dict.fromkeys(STUDY_KEYS, "") | values)
         return FoundStudies.fitting(query, (texts for answer in answers if (texts := self._texts(answer))))
 
     def body_parts(self, study_instance_uid: str) -> frozenset[str]:
         """The Body Part Examined of the study's series, in capitals (C-FIND at SERIES level). Raises
         PeerUnreachable.
         """
-        question = question_at(
-            "SERIES",
-            StudyInstanceUID=study_instance_uid,
-            SeriesInstanceUID="",
-            Modality="",
-            BodyPartExamined="",
-        )
+        uids = {"StudyInstanceUID": study_instance_uid, "SeriesInstanceUID": ""}
         found = set()
-        for answer in self._answers(question):
-            with quiet_pydicom(), suppress(*_FAULTY_VALUES):
+        for answer in self._answers("SERIES", **uids, Modality="", BodyPartExamined=""):
+            with quiet_pydicom(), contextlib.suppress(*_FAULTY_VALUES):
                 found.add(_text(answer.get("BodyPartExamined")).strip().upper())
         return frozenset(found - {""})
 
     def retrieve(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
         """C-MOVE or C-GET, by the peer's setting ``retrieve``; objects of a C-MOVE arrive at our listener."""
+        taking, model, get = Taking(), _MODELS[self._peer.retrieve], dict[str, Any]()
+        wanted = contexts(model)
         if self._peer.retrieve == "get":
-            return self._get(study_instance_uid, sink)
-        with self.associate(contexts(_MODELS["move"]), service="query") as association:
+            classes = list(sink.sop_classes)[: MOST_CONTEXTS - 1]
+            wanted += [build_context(uid, GET_SYNTAXES) for uid in classes]
+            get["handlers"] = [(evt.EVT_C_STORE, self._on_store, [sink, taking])]
+            get["roles"] = [build_role(uid, scp_role=True) for uid in classes]
+            get["largest_object"] = min(sink.largest_bytes, LARGEST_BY_GET)
+        with self.associate(wanted, service="query", **get) as association:
             if isinstance(association, NoAssociation):
-                return _none(association)
-            with self.waiting(association, self._peer.retrieve_seconds):
-                asked = question_at("STUDY", StudyInstanceUID=study_instance_uid)
-                answers = _until_cut(
-                    association.send_c_move, asked, self._settings.node.ae_title, _MODELS["move"]
-                )
-                return self._outcome(association, answers, came=None)
+                refused = association.takes_nothing
+                status = RetrieveStatus.REFUSED if refused else RetrieveStatus.UNREACHABLE
+                return Retrieved(status, 0, association.text)
+            if all(one.abstract_syntax != model for one in association.accepted_contexts):
+                return Retrieved(RetrieveStatus.REFUSED, 0, f"the peer does not accept {UID(model).name}")
+            request = [question_at("STUDY", StudyInstanceUID=study_instance_uid), model]
+            if not get:
+                request.insert(1, self._settings.node.ae_title)
+            send = association.send_c_get if get else association.send_c_move
+            code, last, _ = self.request(association, self._peer.retrieve_seconds, send, *request)
+        if taking.stopped:
+            return Retrieved(RetrieveStatus.RETRY, taking.taken, taking.stopped)
+        if code is None:
+            why = "cut off: too slow" if self._connections.timed_out else "association lost before the end"
+            return Retrieved(RetrieveStatus.RETRY, taking.taken, why)
+        return _outcome(code, last, taking.taken if get else None)
 
     def test(self) -> list[Check]:
         """Test whether queries and retrieval are accepted; nothing is retrieved."""
         wanted = {"find": FIND, self._peer.retrieve: _MODELS[self._peer.retrieve]}
         return [self.accepts(name, "query", model) for name, model in wanted.items()]
 
-    def _answers(self, question: Dataset) -> list[Dataset]:
-        with self.associate(contexts(FIND), service="query") as association:
-            if isinstance(association, NoAssociation):
-                raise PeerUnreachable(f"{self._peer.name}: {association.text}")
-            answers, code = self.matches_of(association, question)
-            self.debug("C-FIND", answers=len(answers), status=code)
-            if code is None:
-                cut = "cut off, its answer does not end" if self._connections.timed_out else "no answer"
-                raise PeerUnreachable(f"{self._peer.name}: query: {cut}")
-            if code != 0:
-                raise PeerUnreachable(f"{self._peer.name}: query: status {code:04X}")
-            return answers
+    def _answers(self, level: str, **keys: str) -> list[Dataset]:
+        question = question_at(level, **keys)
+        code, answers, text = self.call(contexts(FIND), "send_c_find", question, FIND, service="query")
+        if code != 0:
+            raise PeerUnreachable(f"{self._peer.name}: query: {text}")
+        return answers
 
     def _texts(self, answer: Dataset) -> dict[str, str]:
         """The values of an answer; of one that cannot be decoded, its UID: it can be fetched."""
@@ -459,85 +786,33 @@ class DimseArchive(DimseCaller):
             except _FAULTY_VALUES:
                 return {"StudyInstanceUID": ""}
 
-    def _get(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
-        taking = Taking()
-
-        def on_store(event: Any) -> int:
-            """Store one object; its status is sent when it is durable (PS3.4 B.2.3)."""
-            request = event.request
-            data = request.DataSet.getvalue() if request.DataSet else b""
-            named = str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
-            try:
-                taken = taking.take(sink.take_object, *named, str(event.context.transfer_syntax), [data])
-            except SpoolError:
-                if taking.taken + taking.refused >= MOST_OBJECTS:  # it may go on for ever
-                    self._connections.cut()
-                return _OUT_OF_RESOURCES
-            return 0x0000 if taken else _CANNOT_UNDERSTAND
-
-        with self.associate(
-            [*contexts(_MODELS["get"]), *(build_context(uid, GET_SYNTAXES) for uid in _classes(sink))],
-            service="query",
-            handlers=[(evt.EVT_C_STORE, on_store)],
-            roles=[build_role(uid, scp_role=True) for uid in _classes(sink)],
-            largest_object=min(sink.largest_bytes, LARGEST_BY_GET),
-        ) as association:
-            if isinstance(association, NoAssociation):
-                return _none(association)
-            if all(one.abstract_syntax != _MODELS["get"] for one in association.accepted_contexts):
-                return Retrieved(RetrieveStatus.REFUSED, 0, "the peer does not accept C-GET")
-            with self.waiting(association, self._peer.retrieve_seconds):
-                asked = question_at("STUDY", StudyInstanceUID=study_instance_uid)
-                answers = _until_cut(association.send_c_get, asked, _MODELS["get"])
-                outcome = self._outcome(association, answers, came=taking)
-        if taking.stopped:
-            return Retrieved(RetrieveStatus.RETRY, taking.taken, taking.stopped)
-        return outcome
-
-    def _outcome(
-        self,
-        association: Association,
-        answers: Iterator[tuple[Dataset, Dataset | None]],
-        came: Taking | None,
-    ) -> Retrieved:
-        """Read the answers to their end; ``came``: what the sink took, None where our listener did."""
-        last = Dataset()
-        for status, _identifier in answers:
-            last = status
-        code = last.get("Status")
-        self.debug(self._peer.retrieve, status=code)
-        if code is None:
-            association.abort()
-            why = "cut off: too slow" if self._connections.timed_out else "association lost before the end"
-            return Retrieved(RetrieveStatus.RETRY, came.taken if came else 0, why)
-        objects = came.taken if came else int(last.get("NumberOfCompletedSuboperations") or 0)
-        failed = int(last.get("NumberOfFailedSuboperations") or 0)
-        outcome, text = retrieve_status(code)
-        if outcome is RetrieveStatus.RETRIEVED and failed:
-            outcome = RetrieveStatus.INCOMPLETE
-        if outcome is RetrieveStatus.INCOMPLETE:
-            text = f"{failed} objects did not come: of classes that are not taken here, or see its log"
-        # Counts are optional where all came (PS3.4 C.4.2.1.8): only a 0 that is there says "none".
-        if outcome is RetrieveStatus.RETRIEVED and not objects and "NumberOfCompletedSuboperations" in last:
-            return Retrieved(RetrieveStatus.ABSENT, 0, "the peer sent nothing of this study")
-        return Retrieved(outcome, objects, text)
+    def _on_store(self, event: Any, sink: ObjectSink, taking: Taking) -> int:
+        """Store one object; its status is sent when it is durable (PS3.4 B.2.3)."""
+        request = event.request
+        data = request.DataSet.getvalue() if request.DataSet else b""
+        named = str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
+        try:
+            taken = taking.take(sink.take_object, *named, str(event.context.transfer_syntax), [data])
+        except SpoolError:
+            if taking.taken + taking.refused >= MOST_OBJECTS:  # it may go on for ever
+                self._connections.cut()
+            return _OUT_OF_RESOURCES
+        return 0x0000 if taken else _CANNOT_UNDERSTAND
 
 
-def _until_cut(send: Callable[..., Iterator[Any]], *request: Any) -> Iterator[tuple[Dataset, Dataset | None]]:
-    """The answers to a request; where the association was cut before it, one without a status."""
-    try:
-        yield from send(*request)
-    except RuntimeError:
-        yield Dataset(), None
-
-
-def _none(association: NoAssociation) -> Retrieved:
-    status = RetrieveStatus.REFUSED if association.takes_nothing else RetrieveStatus.UNREACHABLE
-    return Retrieved(status, 0, association.text)
-
-
-def _classes(sink: ObjectSink) -> Sequence[str]:
-    return list(sink.sop_classes)[: MOST_CONTEXTS - 1]
+def _outcome(code: int, last: Dataset, taken: int | None) -> Retrieved:
+    """The outcome by the last answer; ``taken``: what the sink took, None where our listener did."""
+    objects = int(last.get("NumberOfCompletedSuboperations") or 0) if taken is None else taken
+    failed = int(last.get("NumberOfFailedSuboperations") or 0)
+    outcome, text = retrieve_status(code)
+    if outcome is RetrieveStatus.RETRIEVED and failed:
+        outcome = RetrieveStatus.INCOMPLETE
+    if outcome is RetrieveStatus.INCOMPLETE:
+        text = f"{failed} objects did not come: of classes that are not taken here, or see its log"
+    # Counts are optional where all came (PS3.4 C.4.2.1.8): only a 0 that is there says "none".
+    if outcome is RetrieveStatus.RETRIEVED and not objects and "NumberOfCompletedSuboperations" in last:
+        return Retrieved(RetrieveStatus.ABSENT, 0, "the peer sent nothing of this study")
+    return Retrieved(outcome, objects, text)
 
 
 def _text(value: Any) -> str:

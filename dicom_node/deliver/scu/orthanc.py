@@ -14,12 +14,10 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag
-from requests.auth import HTTPBasicAuth
 from urllib3.util.retry import Retry
 
 from dicom_node.base.config.settings import PeerSettings, Settings
-from dicom_node.deliver.scu.http import CONNECT_SECONDS, UNREADABLE, HttpDestination
-from dicom_node.deliver.scu.interfaces import (
+from dicom_node.deliver.scu import (
     Check,
     Confirmation,
     Outgoing,
@@ -27,6 +25,7 @@ from dicom_node.deliver.scu.interfaces import (
     SendReport,
     SendStatus,
 )
+from dicom_node.deliver.scu.http import UNREADABLE, HttpDestination
 
 _OTHER_HEADER_BYTES = 2**20  # more than another file meta information or Implicit VR makes of our file
 _UPLOADED = {
@@ -45,7 +44,7 @@ class OrthancDestination(HttpDestination):
         self._client = _client(peer)
         # Retries belong to the outbox, which counts and shows them.
         self._call: dict[str, Any] = {
-            "timeout_spec": Timeout(CONNECT_SECONDS, settings.outbox.answer_seconds),
+            "timeout_spec": Timeout(*self._timeout),
             "retry_spec": Retry(0),
             "session": self._session,
         }
@@ -117,8 +116,7 @@ def _values(ds: Dataset) -> dict[BaseTag, object]:
 def _client(peer: PeerSettings) -> Orthanc:
     """A client of its own server: the library keeps the server's address in classes that all clients share,
     so that of two Orthancs the last one opened would get everything."""
-    auth = HTTPBasicAuth(peer.username, peer.password.get_secret_value()) if peer.username else None
-    client = Orthanc(peer.url, auth=auth, warn_insecure=False)
+    client = Orthanc(peer.url, warn_insecure=False)
     for room in ("instances", "server"):
         shared = getattr(client, room)
         setattr(client, room, type(shared)(shared.__name__, (shared,), {"domain": peer.url}))

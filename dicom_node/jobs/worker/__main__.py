@@ -22,7 +22,7 @@ def main() -> int:
     if lacking := extras.missing():
         sys.stderr.write(f"{lacking}\n")
         return ExitCode.CONFIG
-    logs.configure(loaded.node.log_level, f"worker {os.getpid()}", loaded.log_target)
+    logs.configure(loaded.node.log_level, f"worker {os.getpid()}", as_json=loaded.log.format == "json")
     give_way()
     # Libraries that count cores themselves (OpenCV, OpenMP) get as many threads as the settings say.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
@@ -34,7 +34,7 @@ def main() -> int:
     os.environ[INFERENCE] = loaded.workers.inference
     limit_memory(loaded.workers.memory_mib)
     # After the thread limit, which libraries read when imported.
-    from dicom_node.jobs.worker.process import Worker
+    from dicom_node.jobs.worker.run import Worker
 
     database = Database(loaded.database_url)
     database.changes.follow(database.engine)

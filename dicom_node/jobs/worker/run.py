@@ -1,33 +1,89 @@
-"""Records which image a worker is working on, so that an image that kills workers is left out.
+"""A worker: loads the pipelines once, then claims and runs jobs until it must stop.
 
-The same holds for an image that takes all memory of a worker. There is one small file per image in work, with
-a line per worker. The line is removed when the worker has finished with the image, whatever the result; a
-line that remains is a worker that the image killed. Losing the files only costs further tries.
+One job: its images, opened by the one decoder → pipeline → files of its results → one transaction that writes
+rows and deliveries and ends the job. A thread renews the job's lease meanwhile, and notices when it must
+stop.
 
-One job: images → pipeline → results → one transaction that stores them and ends the job.
+One small file per image in work, with a line per worker, records which image a worker is working on, so that
+an image that kills workers, or takes all their memory, is left out. The line is removed when the worker has
+finished with the image, whatever the result; a line that remains is a worker that the image killed. Losing
+the files only costs further tries.
+
+A job's images are compared with finished results of earlier studies in the database. They must be of the same
+patient (Patient ID and issuer, and no contradiction by the rule "One patient per study"), pipeline, modality,
+body part and view. The newest earlier study with such an image is used. Results that wait for a person, were
+rejected or withdrawn, or whose file was deleted are not used. If an earlier study arrives later, nothing is
+written again.
 """
 
+from __future__ import annotations
+
 import contextlib
+import hashlib
+import json
 import logging
+import os
+import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
 
-from ai_pipeline.contract import Pipeline, Progress, QualityNote, Refusal, Refuse
-from ai_pipeline.errors import CardError, CleaningFailed, NoNumber, PixelError, ProgramFailed, ProgramStopped
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import exists, select
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from ai_pipeline import pipelines
+from ai_pipeline.burnin.devices.rules import matching_rules, site_folder
+from ai_pipeline.contract import (
+    Accept,
+    Decision,
+    ImageHeader,
+    ImageKind,
+    ModelRef,
+    Pipeline,
+    PipelineResult,
+    PixelArray,
+    Progress,
+    QualityNote,
+    Refusal,
+    Refuse,
+    Scores,
+)
+from ai_pipeline.errors import (
+    CardError,
+    CleaningFailed,
+    NoNumber,
+    PixelError,
+    PluginError,
+    ProgramFailed,
+    ProgramStopped,
+)
+from ai_pipeline.images.dates import date_of
+from ai_pipeline.images.decode import DicomImage, read_dicom
 from ai_pipeline.images.limits import lacks_memory
-from dicom_node.base.config.settings import Settings
-from dicom_node.base.config.toml_files import is_behind
+from ai_pipeline.summary import without_research
+from dicom_node.base.config.loading import is_behind
+from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, PeerSettings, Settings
 from dicom_node.base.errors import (
     DecodedDifferently,
     HandedBack,
     JobCancelled,
+    JobStopped,
     LeaseLost,
     NodeError,
     NoSuchPipeline,
+    NotInSpool,
     NotTakenOverYet,
     ResultRefused,
     StoreAway,
@@ -35,16 +91,789 @@ from dicom_node.base.errors import (
     UnknownPeer,
     WorkerSpent,
 )
-from dicom_node.base.events import IMAGE_LEFT_OUT, RESULT_REFUSED, WORKER_SPENT
-from dicom_node.base.lifecycle import JobState
-from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import Job
-from dicom_node.base.store.transitions import record, utc_now
-from dicom_node.jobs import lease as owners
-from dicom_node.jobs.queue import JobQueue
-from dicom_node.jobs.worker.analyse import ImageAnalysis, JobImages, not_cleaned, open_images, record_cleaning
-from dicom_node.jobs.worker.persist import JobPipeline, ResultWriter
-from dicom_node.results.common.source import NOT_HERE, NOT_READ, Cause
+from dicom_node.base.events import (
+    CLEANING_WITHHELD,
+    IMAGE_LEFT_OUT,
+    IMAGES_CLEANED,
+    RESULT_LOST,
+    RESULT_REFUSED,
+    RESULT_WITHHELD,
+    RESULTS_HELD,
+    RESULTS_ROUTED,
+    SOURCE_REPAIRED,
+    WORKER_READY,
+    WORKER_SPENT,
+)
+from dicom_node.base.files import Files
+from dicom_node.base.kinds import ResultKind, ReviewCause
+from dicom_node.base.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.base.processes import show_life
+from dicom_node.base.sitekey import load_or_create
+from dicom_node.base.store import deliveries, fetches, intake
+from dicom_node.base.store import results as stored
+from dicom_node.base.store.database import SHORTEST, Database
+from dicom_node.base.store.tables import Delivery, Instance, Job, Result, Study, Withdrawal
+from dicom_node.base.store.transitions import record, settle_study, utc_now
+from dicom_node.deliver import outbox
+from dicom_node.jobs import queue as owners
+from dicom_node.jobs.drift import count_images
+from dicom_node.jobs.queue import JobQueue, new_owner
+from dicom_node.results.build import ResultFile, build, build_failure, put_in_place, row_values, written
+from dicom_node.results.deidentified import Pseudonyms, build_deidentified
+from dicom_node.results.envelope import (
+    NOT_HERE,
+    NOT_READ,
+    BuiltObject,
+    Cause,
+    EarlierObject,
+    PreviousImage,
+    ResultContext,
+    SourceObject,
+    repairs_of,
+)
+from dicom_node.results.sr import stated
+
+WITHHELD: Final = "cleaning_failed"
+"""The quality note on an image of which no cleaned picture is handed back."""
+_REVIEWS: Final = {WITHHELD: ReviewCause.WITHHELD} | {
+    cause.value: cause for cause in (ReviewCause.IN_DOUBT, ReviewCause.BLACKED_OUT, ReviewCause.WIDENED)
+}
+Answer = TypeVar("Answer")
+_Fault = PixelError | NoNumber | CleaningFailed
+_FAULTS = (PixelError, NoNumber, CleaningFailed)
+_MOST_DECODED = 4
+"""With more images than these, no image keeps its last decoded frame: a mammogram's frame is 42 MB."""
+
+
+class NothingCleaned(CleaningFailed):
+    """No image of the job could be cleaned; ``notes`` give the reason for each."""
+
+    def __init__(self, text: str, notes: Sequence[QualityNote]) -> None:
+        super().__init__(text)
+        self.notes = tuple(notes)
+
+
+def record_cleaning(
+    session: Session, job: Job, pipeline: Pipeline, result: PipelineResult, sources: Sequence[SourceObject]
+) -> None:
+    """Record in the transaction that ends the job what became of the cleaning of its images: how many were
+    cleaned (of these: filled wider, blacked out) and withheld, and the reviews that a person should make.
+    """
+    noted = Counter(note.name for note in result.quality)
+    if cleaned := sum(image.kind is ImageKind.CLEANED for image in result.images):
+        counts = {"images": cleaned, "widened": noted["widened"], "blacked_out": noted["blacked_out"]}
+        record(session, IMAGES_CLEANED, job.study_id, job=job.id, **counts)
+    if noted[WITHHELD]:
+        record(session, CLEANING_WITHHELD, job.study_id, job=job.id, images=noted[WITHHELD])
+    if sources:
+        asked = []
+        for source in sources:  # one for each image, with the most urgent cause
+            own = {note.name: note for note in result.quality if note.source_uid == source.image.uid}
+            if name := next((name for name in _REVIEWS if name in own), None):
+                card = pipeline.card
+                shaped_by = [card.name, card.version, dict(job.options), source.pixels_sha256]
+                analysis = hashlib.sha256(json.dumps(shaped_by, sort_keys=True, default=str).encode())
+                note, of_image = own[name], (source.image.uid, _REVIEWS[name])
+                asked.append(stored.Asked(*of_image, note.text, note.places, analysis.hexdigest()))
+        stored.ask_for_reviews(session, job.id, [source.image.uid for source in sources], asked)
+
+
+def not_cleaned(failure: CleaningFailed, sources: Sequence[SourceObject]) -> PipelineResult:
+    """The result where no image could be cleaned.
+
+    If the pipeline does not say which images failed, a person should look at all of them.
+    """
+    if isinstance(failure, NothingCleaned):
+        return PipelineResult(quality=failure.notes)
+    text = f"no cleaned picture: {failure}"
+    return PipelineResult(quality=tuple(QualityNote(WITHHELD, text, one.image.uid) for one in sources))
+
+
+@dataclass(frozen=True, slots=True)
+class ImageAnalysis:
+    """Runs pipelines on images. The text that was read in images stays in this process."""
+
+    at_work: AtWork
+
+    def accepts(
+        self, pipeline: Pipeline, sources: Sequence[SourceObject], options: Mapping[str, object]
+    ) -> tuple[Accept | Refuse, Mapping[str, str]]:
+        """Which images the pipeline accepts; for each image that could not be judged the reason, by UID.
+
+        Raises WorkerSpent; PixelError or NoNumber if it can judge no image.
+        """
+        if not pipeline.card.per_image:
+            return pipeline.accepts([source.image for source in sources], options), {}
+        done, faults = self._each(sources, lambda _, source: pipeline.accepts([source.image], options))
+        if not done:
+            raise _as_one(faults.values())
+        verdicts, in_words = done.values(), {uid: str(fault) for uid, fault in faults.items()}
+        refused = tuple(refusal for verdict in verdicts for refusal in verdict.refused)
+        taken = [uid for verdict in verdicts if isinstance(verdict, Accept) for uid in verdict.source_uids]
+        if taken:
+            return Accept(tuple(taken), refused), in_words
+        reasons = dict.fromkeys(verdict.reason for verdict in verdicts if isinstance(verdict, Refuse))
+        return Refuse("; ".join(reasons), refused), in_words
+
+    def run(
+        self,
+        pipeline: Pipeline,
+        sources: Sequence[SourceObject],
+        options: Mapping[str, object],
+        report: Progress,
+    ) -> tuple[PipelineResult, Mapping[str, str]]:
+        """The pipeline's result, and the reason for each image that was left out, by UID.
+
+        An image that cannot be cleaned is left out with a note. An image that cannot be decoded, or for which
+        the model gives no number, is left out as a fault. Raises CleaningFailed, PixelError or NoNumber if no
+        image is left, WorkerSpent, and the exceptions of the pipeline.
+        """
+        if not pipeline.card.per_image:
+            return self._run(pipeline, sources, options, report), {}
+
+        def run_one(number: int, source: SourceObject) -> PipelineResult:
+            return self._run(
+                pipeline, [source], options, lambda share, what: report((number + share) / len(sources), what)
+            )
+
+        done, faults = self._each(sources, run_one, report)
+        withheld = {
+            uid: QualityNote(WITHHELD, f"no cleaned picture: {fault}", uid, places=fault.places)
+            for uid, fault in faults.items()
+            if isinstance(fault, CleaningFailed)
+        }
+        if withheld and not done:
+            raise NothingCleaned(str(faults[next(iter(withheld))]), list(withheld.values()))
+        if not done:
+            raise _as_one(faults.values())
+        for uid, note in withheld.items():
+            done[uid] = PipelineResult(quality=(note,), models=pipeline.models())
+        in_order = [done[uid] for uid in (source.image.uid for source in sources) if uid in done]
+        left_out = {uid: str(fault) for uid, fault in faults.items() if uid not in withheld}
+        return PipelineResult.joined(in_order), left_out
+
+    def _each(
+        self,
+        sources: Sequence[SourceObject],
+        analyse: Callable[[int, SourceObject], Answer],
+        report: Progress | None = None,
+    ) -> tuple[dict[str, Answer], dict[str, _Fault]]:
+        """What comes of each image, by UID, and what is wrong with those of which nothing comes."""
+        done: dict[str, Answer] = {}
+        faults: dict[str, _Fault] = {}
+        for number, source in enumerate(sources):
+            if report:  # a job that is to stop stops here, which is not this image's fault
+                report(number / len(sources), f"image {number + 1} of {len(sources)}")
+            try:
+                with self.at_work.at(source.path.name):
+                    done[source.image.uid] = analyse(number, source)
+            except _FAULTS as fault:
+                faults[source.image.uid] = fault
+            if len(sources) > _MOST_DECODED and isinstance(source.image, DicomImage):
+                source.image.forget()
+        return done, faults
+
+    def _run(
+        self,
+        pipeline: Pipeline,
+        sources: Sequence[SourceObject],
+        options: Mapping[str, object],
+        report: Progress,
+    ) -> PipelineResult:
+        result = pipeline.run([source.image for source in sources], report, options)
+        return replace(without_research(result), readings=())
+
+
+def _as_one(faults: Collection[Exception]) -> PixelError | NoNumber:
+    """The faults of all images as one: the model's where it is at fault for each."""
+    words = "; ".join(dict.fromkeys(map(str, faults)))
+    return NoNumber(words) if all(isinstance(fault, NoNumber) for fault in faults) else PixelError(words)
+
+
+@dataclass(frozen=True, slots=True)
+class JobImages:
+    """The images of a job.
+
+    ``all``: images with a readable header, in the job's order. ``faults``: why an image is left out, by UID.
+    ``unopened``: images that were refused before decoding; only the report needs them. ``purged``: Instance
+    Numbers, as text, of images of an earlier job of the rule that are deleted now. ``unread``: objects that
+    came with the study and cannot be read, so that nobody knows whether they belong to it.
+    """
+
+    all: tuple[SourceObject, ...] = ()
+    faults: Mapping[str, str] = field(default_factory=dict)
+    purged: tuple[str, ...] = ()
+    unopened: tuple[SourceObject, ...] = ()
+    unread: int = 0
+
+    @property
+    def readable(self) -> list[SourceObject]:
+        """The images without a fault, which a pipeline may analyse."""
+        return [source for source in self.all if source.image.uid not in self.faults]
+
+    def only(self, uids: Collection[str]) -> JobImages:
+        """Only the images with these UIDs, and the images with a fault, which the report lists too."""
+        chosen = tuple(s for s in self.all if s.image.uid in uids or s.image.uid in self.faults)
+        return replace(self, all=chosen)
+
+    def without(self, faults: Mapping[str, str]) -> JobImages:
+        """The images without those in ``faults`` (by UID). Raises PixelError if none is left."""
+        left = replace(self, faults={**self.faults, **faults})
+        if faults and not left.readable:
+            raise PixelError("; ".join(dict.fromkeys(faults.values())))
+        return left
+
+
+_NO_HEADER = ImageHeader("", "", rows=0, columns=0, frames=1, photometric="", bits_stored=0)
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedImage:
+    """An image that was refused by its header (:class:`ai_pipeline.contract.SourceImage`): it has no pixels.
+
+    A report can name it, because the node reads the header itself.
+    """
+
+    uid: str
+    fault: str
+    series_uid: str = ""
+    header: ImageHeader = _NO_HEADER
+
+    def stored(self, frame: int = 0) -> PixelArray:  # noqa: ARG002
+        raise PixelError(self.fault)
+
+    def display(self, frame: int = 0, shorter_side: int = 0) -> npt.NDArray[np.uint8]:  # noqa: ARG002
+        raise PixelError(self.fault)
+
+    def show(self, samples: PixelArray, frame: int = 0) -> npt.NDArray[np.uint8]:  # noqa: ARG002
+        raise PixelError(self.fault)
+
+
+def open_images(database: Database, settings: Settings, job: Job) -> JobImages:
+    """Open the job's images, headers only. Raises NotInSpool."""
+    files = Files(settings)
+    with database.read() as session:
+        rows = session.execute(
+            select(
+                Instance.sop_instance_uid,
+                Instance.path,
+                Instance.purged,
+                Instance.pixels_sha256,
+                Instance.identity_sha256,
+                Instance.header_sha256,
+                Instance.assumed_charset,
+            ).where(Instance.sop_instance_uid.in_(job.source_uids))
+        ).all()
+        purged = stored.purged_images(session, job.study_id, job.rule)
+        unread = intake.unread_beside(session, job.study_id)
+        drawn = stored.drawn_boxes(session, job.source_uids)
+        here = {row.path: files.here(session, row.path) for row in rows if not row.purged}
+    rules = device_rules_of(settings)
+    known = {row.sop_instance_uid: row for row in rows}
+    sources: list[SourceObject] = []
+    faults: dict[str, str] = {}
+    unopened: list[SourceObject] = []
+    for row in [known[uid] for uid in job.source_uids if uid in known]:
+        if row.purged:
+            faults[row.sop_instance_uid] = "an image was purged from the spool"
+            continue
+        path = here[row.path]
+        if not path.is_file():
+            raise NotInSpool("an image is not in the spool")
+        try:
+            image, note = read_dicom(path), ""
+            if by_hand := drawn.get(row.sop_instance_uid):
+                image.header = replace(image.header, removed_by_hand=by_hand.boxes)
+                places = "1 place was" if len(by_hand.boxes) == 1 else f"{len(by_hand.boxes)} places were"
+                # The cleaned image says it: no names of staff.
+                note = f"{places} marked by a person ({by_hand.role}) on {by_hand.at:%Y-%m-%d}"
+            shape = shape_sha256(row.pixels_sha256, row.header_sha256, image.header, rules)
+            sources.append(SourceObject(image, path, shape, row.identity_sha256, row.assumed_charset, note))
+            image.check_decodable()  # it stays among the sources: a report can name it
+        except PixelError as error:
+            faults[row.sop_instance_uid] = str(error)
+            refused = RefusedImage(row.sop_instance_uid, str(error))
+            shape = shape_sha256(row.pixels_sha256, row.header_sha256, refused.header, rules)
+            unopened.append(SourceObject(refused, path, shape, row.identity_sha256, row.assumed_charset))
+    earlier = tuple(
+        number if number.isdecimal() else "without number"
+        for uid, number in purged.items()
+        if uid not in known
+    )
+    return JobImages(tuple(sources), faults, earlier, tuple(unopened), unread)
+
+
+def device_rules_of(settings: Settings) -> Path | None:
+    """The site's folder of device rules: the configured folder, else the folder that the console writes
+    to.
+    """
+    return site_folder(settings.workers.device_rules_dir, settings.node.data_dir / DEVICE_RULES_FOLDER)
+
+
+def shape_sha256(
+    pixels_sha256: str, header_sha256: str, header: ImageHeader, device_rules: Path | None
+) -> str:
+    """The hash of everything that shapes the results of an image, beside its patient and study.
+
+    That is its pixels, its header, the boxes that a person drew and the device rules for it. Raises
+    ``ai_pipeline.errors.DeviceRuleError``.
+    """
+    rules = [rule.model_dump(mode="json") for rule in matching_rules(header, device_rules)]
+    shaped_by = json.dumps([pixels_sha256, header_sha256, header.removed_by_hand, rules], sort_keys=True)
+    return hashlib.sha256(shaped_by.encode()).hexdigest()
+
+
+T = TypeVar("T")
+_NOT_AGAIN = "its file was deleted after spool.result_days"
+_ROUNDS = 5  # another worker may write the same object at the same moment; once is enough in practice
+
+
+class ResultWriter:
+    """Builds the result objects of a job, and writes files, rows and deliveries: all or none."""
+
+    def __init__(self, database: Database, settings: Settings, queue: JobQueue) -> None:
+        self._database = database
+        self._settings = settings
+        self._queue = queue
+        self._files = Files(settings)
+
+    def write(
+        self,
+        job: Job,
+        pipeline: Pipeline,
+        images: JobImages,
+        result: PipelineResult,
+        refused: Sequence[Refusal] = (),
+    ) -> None:
+        """Write the pipeline's results, and count them and the ``refused`` images.
+
+        Raises ResultRefused, LeaseLost, JobCancelled, PixelError.
+        """
+        analysed_at = job.analysed_at or utc_now()
+        findings = without_research(result).findings
+        present = frozenset(one.code.meaning[:64] for one in findings if one.decision is Decision.PRESENT)
+        names, stat = self._routed(job, present)
+        models = result.models or pipeline.models()
+        rule = self._settings.rule(job.rule)
+        previous: Mapping[str, PreviousImage] = {}
+        day: date | None = None
+        if rule is not None and rule.compare:
+            uids = [source.image.uid for source in images.readable]
+            previous, day = self._read(previous_images, self._files, job, uids)
+        built: list[BuiltObject] = []
+        for peers in _alike(self._peers(names, deidentified=False)):
+            context = self._context(job, pipeline, models, analysed_at, peers, built=built)
+            context = replace(context, previous=previous, study_day=day)
+            built += build(context, sources=images.readable, result=result)
+        built += self._deidentified(job, names, pipeline, models, analysed_at, images, result)
+        self._tell_repairs(job, images.readable)
+        self._end(
+            job,
+            JobState.SUCCEEDED,
+            "",
+            names,
+            built,
+            refused,
+            result.scores,
+            lambda session: record_cleaning(session, job, pipeline, result, images.readable),
+            analysed_at,
+            # Whether its rule wanted that when it took the study, or wants it now.
+            assess_first=job.assess_first or (rule is not None and rule.assess_first),
+            present=present,
+            models=models,
+            stat=stat,
+        )
+
+    def write_failure(
+        self,
+        job: Job,
+        pipeline: Pipeline | None,
+        images: Sequence[SourceObject],
+        state: JobState,
+        reason: str,
+        cause: Cause,
+        refused: Sequence[Refusal] = (),
+    ) -> None:
+        """Write a short report that the AI did not run, with the reason and its cause. Raises as ``write``.
+
+        The report is for people who wait for the study, so de-identified destinations get none. It needs no
+        assessment, because it says nothing about the patient.
+        """
+        names, stat = self._routed(job, (), assessed=False)
+        now, models = utc_now(), pipeline.models() if pipeline else ()
+        built: list[BuiltObject] = []
+        for peers in _alike(self._peers(names, deidentified=False)):
+            context = self._context(job, pipeline, models, now, peers, built=built)
+            built += build_failure(context, images, reason, cause)
+        self._tell_repairs(job, images)
+        self._end(job, state, reason, names, built, refused, stat=stat)
+
+    def end(self, job: Job, state: JobState, reason: str = "", refused: Sequence[Refusal] = ()) -> None:
+        """End a job without results. Raises LeaseLost."""
+        with self._database.write() as session:
+            self._queue.complete_if_owner(session, job, state, reason)
+            count_images(session, self._settings, refused=refused)
+            settle_study(session, job.study_id)
+
+    def _end(
+        self,
+        job: Job,
+        state: JobState,
+        reason: str,
+        names: Sequence[str],
+        built: Sequence[BuiltObject],
+        refused: Sequence[Refusal] = (),
+        scores: Sequence[Scores] = (),
+        also: Callable[[Session], object] = bool,
+        analysed_at: datetime | None = None,
+        *,
+        assess_first: bool = False,
+        present: frozenset[str] = frozenset(),
+        models: Sequence[ModelRef] = (),
+        stat: bool = False,
+    ) -> None:
+        """End the job in a state, with the results that were built for the peers of these ``names``.
+
+        ``refused`` and ``scores`` of images are counted. ``also``: what is recorded besides.
+        ``assess_first``: the results wait for a person. ``present``: findings, by the meanings of their
+        codes. ``models``: of the results. ``stat``: a condition of the rule makes the study STAT.
+        """
+        with written(built, self._files) as files:
+            for _ in range(_ROUNDS):
+                with contextlib.suppress(IntegrityError), self._database.write() as session:
+                    row = self._queue.complete_if_owner(session, job, state, reason)
+                    row.analysed_at = row.analysed_at or analysed_at
+                    row.models = [f"{model.id}@{model.version}" for model in models]
+                    new = self._enter(session, job, state, names, assess_first, present, built, files)
+                    # Make the study STAT, and record what the conditions of its rule changed, but no
+                    # finding.
+                    further = [name for name in names if name not in row.destinations]
+                    if stat:
+                        stored.make_stat(session, job.study_id)
+                    if further or stat:
+                        record(
+                            session,
+                            RESULTS_ROUTED,
+                            job.study_id,
+                            job=job.id,
+                            rule=job.rule,
+                            destinations=",".join(further),
+                            stat=stat,
+                        )
+                    count_images(session, self._settings, scores, refused)
+                    also(session)
+                    settle_study(session, job.study_id)
+                    session.flush()
+                    # Last before the commit: should it fail, the next try writes the files anew.
+                    put_in_place(new, self._files)
+                    return
+        raise RuntimeError("another worker writes the results of this job again and again")
+
+    def _routed(
+        self, job: Job, present: Collection[str], *, assessed: bool = True
+    ) -> tuple[Sequence[str], bool]:
+        """The job's peers with those of its rule's conditions; whether one of these makes the study STAT.
+
+        A peer that got an earlier report of the rule by a condition gets what replaces it, too.
+        """
+        rule = self._settings.rule(job.rule)
+        if rule is None or not rule.then:
+            return job.destinations, False
+        holding = [one for one in rule.then if one.holds(present, assessed=assessed)]
+        with self._database.read() as session:
+            if fetches.is_prior(session, job.study_id):  # its results are sent nowhere
+                return job.destinations, False
+            had = stored.receivers(session, job.study_id, job.rule)
+        further = {name for one in holding for name in one.send_to} | (had & set(rule.receivers))
+        known = {peer.name for peer in self._settings.peers if "receive" in peer.may}
+        names = [name for name in rule.receivers if name in further & known - set(job.destinations)]
+        stat = any(one.priority == "stat" for one in holding)
+        return [*job.destinations, *names], stat
+
+    def _enter(
+        self,
+        session: Session,
+        job: Job,
+        state: JobState,
+        names: Sequence[str],
+        assess_first: bool,
+        present: frozenset[str],
+        built: Sequence[BuiltObject],
+        files: Mapping[str, ResultFile],
+    ) -> list[ResultFile]:
+        """Rows and deliveries of these objects; returns the files that are to be put in place."""
+        waiting = 0
+        is_prior = fetches.is_prior(session, job.study_id)  # analysed for a comparison only
+        rows = stored.existing(session, [item.sop_instance_uid for item in built])
+        new: list[ResultFile] = []
+        for item in built:
+            uid = item.sop_instance_uid
+            if uid not in rows:
+                values = row_values(item, files[uid], self._files)
+                row = Result(study_id=job.study_id, job_id=job.id, created_at=utc_now(), **values)
+                rows[uid] = stored.add(session, row)
+                new.append(files[uid])
+                if item.kind is ResultKind.SR and not item.deidentified:
+                    stored.note_findings(session, rows[uid], present)
+            known = [] if is_prior else self._peers(names, deidentified=item.deidentified)
+            peers = [peer for peer in known if _gets(peer, item)]
+            in_doubt = uid in files and files[uid].was_there
+            if rows[uid].purged:  # write down who misses it: a result is made once
+                for peer in peers:
+                    delivery = deliveries.add(session, rows[uid], peer.name)
+                    if delivery.state is DeliveryState.PENDING:
+                        deliveries.withdraw(session, delivery, _NOT_AGAIN)
+                        lost = {"instance": uid, "destination": peer.name}
+                        record(session, RESULT_LOST, job.study_id, **lost)
+                continue
+            waiting += outbox.enqueue(session, rows[uid], peers, in_doubt=in_doubt, assess_first=assess_first)
+        if state is JobState.SUCCEEDED:
+            deliveries.replace_unassessed(session, job.study_id, job.rule, [row.id for row in rows.values()])
+        if waiting:
+            record(session, RESULTS_HELD, job.study_id, job=job.id, rule=job.rule, results=waiting)
+        self._hand_on(session, job, names, assess_first, built, rows)
+        return [file for file in new if not file.was_there]
+
+    def _hand_on(
+        self,
+        session: Session,
+        job: Job,
+        names: Sequence[str],
+        assess_first: bool,
+        built: Sequence[BuiltObject],
+        rows: Mapping[str, Result],
+    ) -> None:
+        """What a person sent or assessed of the results that these replace holds for these, too."""
+        # Peers to which a person sent results that these replace before they left get these instead.
+        left = deliveries.left_by_hand(session, job.study_id, job.rule)
+        by_hand = {delivery.destination for delivery in left} - set(names)
+        for peer in (peer for peer in self._settings.peers if peer.name in by_hand):
+            fitting = [one for one in built if peer.deidentify is one.deidentified and _gets(peer, one)]
+            here = [row for one in fitting if not (row := rows[one.sop_instance_uid]).purged]
+            for row in here:
+                outbox.enqueue(session, row, [peer], by_hand=True, assess_first=assess_first)
+            replaced = [one for one in left if one.destination == peer.name and one.result not in here]
+            for delivery in replaced if here else ():
+                delivery.withdrawn = False
+        # Withdrawn assessments of reports that did not change after all are delivered.
+        jobs = {row.job_id for row in rows.values() if row.kind is ResultKind.SR and not row.deidentified}
+        for delivery in deliveries.withdrawn_assessments(session, jobs):
+            takers = [one for one in self._settings.peers if one.name == delivery.destination]
+            if delivery.result is not None:
+                outbox.enqueue(session, delivery.result, [one for one in takers if one.assessments])
+
+    def _tell_repairs(self, job: Job, images: Sequence[SourceObject]) -> None:
+        """An event for each image with attributes that DICOM does not allow: keywords, no values."""
+        faulty = repairs_of(images)
+        if not faulty:
+            return
+        with self._database.write() as session:
+            for uid, repairs in faulty.items():
+                record(
+                    session,
+                    SOURCE_REPAIRED,
+                    job.study_id,
+                    job=job.id,
+                    instance=uid,
+                    repaired=",".join(repairs.repaired),
+                    left_out=",".join(repairs.left_out),
+                    kept=",".join(repairs.kept),
+                )
+
+    def _deidentified(
+        self,
+        job: Job,
+        names: Sequence[str],
+        pipeline: Pipeline,
+        models: Sequence[ModelRef],
+        analysed_at: datetime,
+        images: JobImages,
+        result: PipelineResult,
+    ) -> list[BuiltObject]:
+        """Objects for de-identified destinations, by their pseudonym domain; an event is recorded for each
+        that may not leave.
+
+        Raises ResultRefused when nothing may and the job has no other destination.
+        """
+        domains: dict[str, list[PeerSettings]] = defaultdict(list)
+        for peer in self._peers(names, deidentified=True):
+            domains[peer.pseudonym_domain or ""].append(peer)
+        objects: list[BuiltObject] = []
+        reasons: list[str] = []
+        for domain, peers in domains.items():
+            context = self._context(job, pipeline, models, analysed_at, peers, domain=domain)
+            made = build_deidentified(
+                context,
+                sources=images.readable,
+                result=result,
+                pseudonyms=Pseudonyms(load_or_create(self._settings.node.data_dir), domain),
+                options=frozenset(peers[-1].retain),
+            )
+            objects += made.objects
+            reasons += made.withheld
+        if withheld := list(dict.fromkeys(reasons)):
+            with self._database.write() as session:
+                for reason in withheld:
+                    record(session, RESULT_WITHHELD, job.study_id, job=job.id, reason=reason)
+        if withheld and not objects and not self._peers(names, deidentified=False):
+            raise ResultRefused("; ".join(withheld))
+        return objects
+
+    def _context(
+        self,
+        job: Job,
+        pipeline: Pipeline | None,
+        models: Sequence[ModelRef],
+        analysed_at: datetime,
+        peers: Sequence[PeerSettings],
+        *,
+        domain: str | None = None,
+        built: Sequence[BuiltObject] = (),
+    ) -> ResultContext:
+        """``pipeline``: None if it could not be loaded. ``domain``: of the pseudonyms, None where the patient
+        is named.
+
+        ``built``: objects of this job for other destinations; the same one is not built again.
+        """
+        names, card = [peer.name for peer in peers], pipeline.card if pipeline else None
+        here = {item.sop_instance_uid for item in built}
+        with self._database.read() as session:
+            former, series = stored.newest_report(session, job.study_id, job.rule, names, domain=domain)
+            installation = stored.this_installation(session)
+        return ResultContext(
+            pipeline=card.name if card else job.pipeline,
+            pipeline_version=card.version if card else "unknown",
+            rule=job.rule,
+            models=tuple(models),
+            analysed_at=analysed_at,
+            kinds=frozenset(kind for peer in peers for kind in peer.results),
+            installation=installation,
+            options=job.options,
+            region=card.region if card else None,
+            scheme=card.scheme if card else None,
+            station_name=self._settings.node.ae_title,
+            charset=peers[0].charset if peers else "utf8",
+            burned_in_boxes=any(peer.burned_in_boxes for peer in peers),
+            supersedes=former,
+            supersedes_series=series,
+            exists=lambda uid: uid in here or self._read(stored.is_result, uid),
+            series_began=partial(self._read, stored.series_began, job.study_id),
+        )
+
+    def _read(self, query: Callable[..., T], *given: Any) -> T:
+        with self._database.read() as session:
+            return query(session, *given)
+
+    def _peers(self, names: Sequence[str], *, deidentified: bool) -> list[PeerSettings]:
+        known = {peer.name: peer for peer in self._settings.peers}  # the job's start logged who is unknown
+        return [known[one] for one in names if one in known and known[one].deidentify is deidentified]
+
+
+def _gets(peer: PeerSettings, item: BuiltObject) -> bool:
+    """Whether a peer can show this kind of object, and wants these pseudonyms, boxes and characters."""
+    return (
+        item.kind in peer.results
+        and item.pseudonym_domain == (peer.pseudonym_domain or "")
+        and item.burned_in_boxes in (None, peer.burned_in_boxes)
+        and item.charset in (None, peer.charset)
+    )
+
+
+def _alike(peers: Sequence[PeerSettings]) -> list[list[PeerSettings]]:
+    """Destinations that get the same objects: they want the same boxes and the same character set."""
+    groups: dict[tuple[str, bool], list[PeerSettings]] = {}
+    for peer in peers:
+        groups.setdefault((peer.charset, peer.burned_in_boxes), []).append(peer)
+    return [groups[key] for key in sorted(groups)] or [[]]
+
+
+MOST_REPORTS: Final = 20
+"""Earlier reports of a patient that are read at most, the newest first."""
+_VIEWED: Final = frozenset({"CR", "DX", "MG"})  # modalities of which a view must be given
+_Kind = tuple[str, str, str]
+
+
+def previous_images(
+    session: Session, files: Files, job: Job, uids: Sequence[str]
+) -> tuple[dict[str, PreviousImage], date | None]:
+    """The earlier image, if any, for each of these images (SOP Instance UIDs); and the earlier study's
+    date.
+    """
+    study = session.get_one(Study, job.study_id)
+    on = date_of(study.study_date)
+    found: dict[str, PreviousImage] = {}
+    if on is None or not study.patient_id.strip():
+        return found, on
+    kinds = {row.sop_instance_uid: _kind(row) for row in _instances(session, study.id, uids)}
+    wanted = {uid: kind for uid, kind in kinds.items() if kind is not None}
+    not_released = exists().where(
+        Delivery.result_id == Result.id,
+        Delivery.state.in_([DeliveryState.UNASSESSED, DeliveryState.DISCARDED]),
+    )
+    # Reports on earlier studies with the same Patient ID and issuer, the newest study first.
+    chosen = (
+        select(Result, Study, Job)
+        .join(Study, Study.id == Result.study_id)
+        .join(Job, Job.id == Result.job_id)
+        .where(
+            Study.patient_id == study.patient_id,
+            Study.issuer_of_patient_id == study.issuer_of_patient_id,
+            Study.id != study.id,
+            Study.study_date < study.study_date,
+            Study.state != StudyState.QUARANTINED,
+            Job.pipeline == job.pipeline,
+            Job.state == JobState.SUCCEEDED,
+            Result.kind == ResultKind.SR,
+            Result.deidentified.is_(False),
+            Result.purged.is_(False),
+            ~exists().where(Withdrawal.result_id == Result.id),
+            ~not_released,
+        )
+        .order_by(Study.study_date.desc(), Result.id.desc())
+        .limit(MOST_REPORTS)
+    )
+    for report, earlier, by in session.execute(chosen).all() if wanted else ():
+        then, refer = date_of(earlier.study_date), earlier.study_instance_uid
+        if not wanted or then is None or then >= on or refer is None:
+            continue
+        path = files.if_here(session, report.path)
+        if path is None or not intake.of_one_patient(session, [study.id, earlier.id]):
+            continue
+        said = stated(path)
+        said_of = {one.image for one in said.findings} | {one.image for one in said.numbers}
+        rows = {row.sop_instance_uid: row for row in _instances(session, earlier.id, by.source_uids)}
+        there = [rows[uid] for uid in by.source_uids if uid in rows and uid in said_of]
+        last = {_kind(row): row for row in there}  # of several of one kind the last one counts
+        for uid in [uid for uid, kind in wanted.items() if kind in last]:
+            row = last[wanted.pop(uid)]
+            found[uid] = PreviousImage(
+                then,
+                EarlierObject(
+                    refer, report.series_instance_uid, report.sop_class_uid, report.sop_instance_uid
+                ),
+                EarlierObject(refer, row.series_instance_uid, row.sop_class_uid, row.sop_instance_uid),
+                tuple(one for one in said.findings if one.image == row.sop_instance_uid),
+                tuple(one for one in said.numbers if one.image == row.sop_instance_uid),
+                same_options=dict(by.options) == dict(job.options),
+            )
+    return found, on
+
+
+def _instances(session: Session, study: int, uids: Sequence[str]) -> list[Instance]:
+    return list(
+        session.scalars(
+            select(Instance).where(Instance.study_id == study, Instance.sop_instance_uid.in_(uids))
+        )
+    )
+
+
+def _kind(row: Instance) -> _Kind | None:
+    """Modality, body part and view; None where a radiograph does not say its view."""
+    body_part, view = (
+        str(row.attributes.get(word) or "").strip().upper() for word in ("BodyPartExamined", "ViewPosition")
+    )
+    return None if row.modality in _VIEWED and not view else (row.modality, body_part, view)
+
 
 KEEP_SECONDS = 86_400.0
 
@@ -182,29 +1011,215 @@ class _Failed(Exception):
 _FINAL = (_Failed, PixelError, NoNumber, CleaningFailed, DecodedDifferently, UnknownPeer, NoSuchPipeline)
 
 
-class JobRunner:
-    """Runs claimed jobs of this process.
+def _missing(images: JobImages) -> Iterator[QualityNote]:
+    """What of the study is not in this result."""
+    if images.faults:
+        reasons = "; ".join(dict.fromkeys(images.faults.values()))
+        yield QualityNote("not_analysed", f"{len(images.faults)} of the images not analysed: {reasons}")
+    if images.unread:
+        number = f"{images.unread} object" + "s" * (images.unread > 1)
+        yield QualityNote(
+            NOT_READ, f"{number} that came with these images cannot be read: the study may be incomplete"
+        )
+    if images.purged:
+        named = ", ".join(images.purged[:_MOST_NAMED])
+        if len(images.purged) > _MOST_NAMED:
+            named += f" and {len(images.purged) - _MOST_NAMED} more"
+        yield QualityNote(
+            NOT_HERE, f"image {named} of this study; what an earlier report says of it is not replaced."
+        )
 
-    ``pipelines`` returns a pipeline by its name, loaded once.
-    """
 
-    def __init__(
-        self,
-        database: Database,
-        settings: Settings,
-        queue: JobQueue,
-        pipelines: Callable[[str], Pipeline],
-        at_work: AtWork,
-    ) -> None:
-        self._database = database
+def _sentence(error: BaseException) -> str:
+    """The reason as a sentence. Only errors of our own are quoted: others may hold header values."""
+    if isinstance(error, DecodedDifferently):
+        return f"a text of the object cannot be decoded ({error})"
+    if isinstance(error, (NodeError, PixelError, NoNumber, CleaningFailed, ProgramFailed, _Failed)):
+        return str(error)
+    if lacks_memory(error):
+        return "the analysis takes more memory than workers.memory_mib allows"
+    return f"{type(error).__name__} in the pipeline"
+
+
+def _cause(error: BaseException) -> Cause:
+    """The kind of a failure, as the report codes it."""
+    if isinstance(error, _Failed):
+        return error.cause
+    if lacks_memory(error):
+        return Cause.RESOURCES
+    return next((cause for kinds, cause in _CAUSES if isinstance(error, kinds)), Cause.UNKNOWN)
+
+
+_CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Cause], ...] = (
+    ((PixelError, DecodedDifferently), Cause.FORMAT),
+    (CleaningFailed, Cause.QUALITY),
+    ((TimeLimitReached, ProgramStopped), Cause.RESOURCES),
+    ((CardError, NoNumber, UnknownPeer, NoSuchPipeline), Cause.EQUIPMENT),
+)
+
+
+def _where(error: BaseException) -> str:
+    """Type and place of an error, without its text."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    places = " < ".join(f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in reversed(frames))
+    return f"{type(error).__name__} at {places}"
+
+
+_FINISH_SECONDS = 8.0  # a worker that stops lets its job run so long, then hands it back
+_GRACE_SECONDS = 10.0  # a job that reports no progress for so long after it was to stop is abandoned
+_FAILURE_REPORT_SECONDS = 60.0  # at least, for the attempt that only builds the report of a failure
+_LOOK_SECONDS = 1.0  # how often a running job looks whether another may pass
+_PAUSE_SECONDS = 1.0  # when the database is away
+
+
+class Worker:
+    """Runs jobs of the queue, one at a time, under one configuration."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
-        self._queue = queue
-        self._pipelines = pipelines
-        self._at_work = at_work
-        self._analysis = ImageAnalysis(at_work)
-        self._results = ResultWriter(database, settings, queue)
+        self._database = database
+        self._owner = new_owner()
+        self._queue = JobQueue(database, settings.workers)
+        self._pipelines: dict[str, Pipeline] = {}
+        self.stopping = threading.Event()
+        """Set by SIGTERM, and when the node that started this process is gone."""
+        self.retiring = threading.Event()
+        """Set by SIGHUP: end after this job, another process works under another configuration."""
+        workers = settings.workers
+        # The last attempt of a job is made without an image that failed the ones before.
+        most, data_dir = max(1, workers.attempts - 1), settings.node.data_dir
+        self._at_work = AtWork(data_dir / "at-work", self._owner, most, workers.memory_mib)
+        self._analysis = ImageAnalysis(self._at_work)
+        self._results = ResultWriter(database, settings, self._queue)
 
-    def run(self, job: Job, report: Progress) -> None:
+    def run_forever(self) -> None:
+        """Warm up, report that the worker is ready, and work until it must stop or its memory is used up."""
+        self.warm_up()
+        # One JSON line for the node that started us, and the event for everybody.
+        with contextlib.suppress(SQLAlchemyError), self._database.write() as session:
+            record(session, WORKER_READY, owner=self._owner, pipelines=" ".join(sorted(self._pipelines)))
+        with contextlib.suppress(BrokenPipeError):
+            # A line of its own, whatever a pipeline printed.
+            sys.stdout.write(f"\n{json.dumps({'ready': True, 'owner': self._owner})}\n")
+            sys.stdout.flush()
+        changes, pause = self._database.changes, SHORTEST
+        while not (self.stopping.is_set() or self.retiring.is_set() or self._at_work.spent):
+            seen = changes.count
+            try:
+                found = self.run_once()
+                pause = changes.pause(pause, found=found)
+                if found:
+                    show_life(busy_seconds=0)
+                else:  # a look costs 0.4 ms with SQLite, some 5 ms of both sides with PostgreSQL
+                    changes.wait(seen, pause, self.stopping)
+            except WorkerSpent as spent:
+                _LOGGER.warning("%s: this worker ends", spent)
+            except SQLAlchemyError as error:  # the job's lease ends, and somebody takes it over
+                show_life(busy_seconds=0)
+                self._database.outage.noticed(error)
+                self.stopping.wait(_PAUSE_SECONDS)
+
+    def run_once(self) -> bool:
+        """Claim and run one job; returns False if no job waits."""
+        job = self._queue.claim(self._owner)
+        if job is None:
+            return False
+        # This process may be silent until the job's time limit ends it.
+        limit = max(self._settings.workers.time_limit_seconds, _FAILURE_REPORT_SECONDS)
+        show_life(busy_seconds=limit + 2 * _GRACE_SECONDS)
+        looked_at = time.monotonic()
+
+        def progress(share: float, what: str) -> None:
+            """Between the steps of the job shorter or more urgent ones run."""
+            nonlocal looked_at
+            heartbeat(share, what)
+            if time.monotonic() - looked_at > _LOOK_SECONDS:
+                self._run_passing_job(job, heartbeat)
+                looked_at = time.monotonic()
+
+        with self._heartbeat(job) as heartbeat:
+            self._run(job, progress)
+        return True
+
+    def _run_passing_job(self, job: Job, heartbeat: JobHeartbeat) -> None:
+        """Between two steps of a job: run one that is more urgent or much shorter, if there is any.
+
+        So a chest film waits for 16 frames of a cine (10 s), not for all of it; the cine goes on after it.
+        """
+        if self.stopping.is_set() or self._at_work.spent:
+            return
+        try:
+            other = self._queue.claim(self._owner, passing=job)
+            if other is not None:
+                with heartbeat.paused(), self._at_work.aside(), self._heartbeat(other) as report:
+                    self._run(other, report)
+        except SQLAlchemyError as error:  # the other's lease ends; this job goes on
+            self._database.outage.noticed(error)
+
+    def _heartbeat(self, job: Job) -> JobHeartbeat:
+        workers = self._settings.workers
+        return JobHeartbeat(
+            self._queue,
+            job,
+            interval=min(1.0, workers.lease_seconds / 4),
+            limit=max(workers.time_limit_seconds, _FAILURE_REPORT_SECONDS)
+            if self._queue.gives_up(job)
+            else workers.time_limit_seconds,
+            grace=_GRACE_SECONDS,
+            stopping=self.stopping,
+            finish=_FINISH_SECONDS,
+            abandon=self._abandon,
+        )
+
+    def warm_up(self) -> None:
+        """Load the pipelines of the rules; if one cannot be loaded, only its jobs fail."""
+        self._at_work.forget_old()
+        started = time.monotonic()
+        named = dict.fromkeys(rule.pipeline for rule in self._settings.rules)
+        for name in filter(self._settings.workers.takes, named):
+            try:
+                self._pipeline(name)
+            except (Exception, SystemExit) as error:  # noqa: BLE001  (a model or another package)
+                _LOGGER.error("pipeline %s cannot be loaded: %s", name, error)
+        _LOGGER.info("pipelines loaded in %.1f s", time.monotonic() - started)
+
+    def _pipeline(self, name: str) -> Pipeline:
+        if name not in self._pipelines:
+            try:
+                pipeline = pipelines.create(
+                    name,
+                    models_dir=self._settings.workers.models_dir,
+                    device_rules=device_rules_of(self._settings),
+                )
+            except (KeyError, PluginError) as error:
+                raise NoSuchPipeline(str(error.args[0])) from None
+            pipeline.warm_up()
+            self._pipelines[name] = pipeline
+        return self._pipelines[name]
+
+    def _abandon(self, job: Job, stop: JobStopped) -> None:
+        """The job hangs in code that cannot be stopped: settle it and end this process."""
+        _LOGGER.error("job %s does not stop (%s): this worker ends", job.id, stop)
+        try:
+            with contextlib.suppress(LeaseLost):
+                if isinstance(stop, JobCancelled):
+                    self._queue.end(job, JobState.CANCELLED)
+                elif isinstance(stop, HandedBack):
+                    self._queue.hand_back(job)
+                elif self._queue.gives_up(job):
+                    self._queue.end(job, JobState.FAILED, str(stop))
+                elif not isinstance(stop, LeaseLost):
+                    # After the last try the next claim gives up, and tells the PACS.
+                    wait = self._queue.retry_delay(job.tries)
+                    self._queue.retry_at(
+                        job, utc_now() + (timedelta() if self._queue.is_last_try(job) else wait), str(stop)
+                    )
+        except (NodeError, SQLAlchemyError) as error:
+            _LOGGER.error("job %s is left to its lease: %s", job.id, type(error).__name__)
+        finally:
+            os._exit(1)
+
+    def _run(self, job: Job, report: Progress) -> None:
         """Finish a job, put it back, or lose it. Raises only database errors.
 
         ``report`` stops the job by raising JobCancelled, LeaseLost, HandedBack or TimeLimitReached. After a
@@ -263,7 +1278,7 @@ class JobRunner:
         job = attempt.job
         report(0.0, "reading")
         attempt.images = images = open_images(self._database, self._settings, job)
-        attempt.pipeline = pipeline = self._pipelines(job.pipeline)
+        attempt.pipeline = pipeline = self._pipeline(job.pipeline)
         # Raise UnknownPeer when a destination of the job was taken out of the configuration. Raises
         # NotTakenOverYet where it may have been entered just now: this machine will know it in a moment.
         for name in job.destinations:
@@ -328,10 +1343,8 @@ class JobRunner:
         job, refused = attempt.job, attempt.refused if state is JobState.NOT_APPLICABLE else ()
         known, again = attempt.images.all or attempt.images.unopened, self._queue.may_be_tried_again(job)
         if known and not (self._at_work.spent and again):  # not known: nothing says whose study it is
-            loaded = attempt.pipeline
-            by = JobPipeline.from_pipeline(loaded) if loaded else JobPipeline(job.pipeline)
             try:
-                self._results.write_failure(job, by, known, state, reason, cause, refused)
+                self._results.write_failure(job, attempt.pipeline, known, state, reason, cause, refused)
                 return
             except (LeaseLost, JobCancelled, StoreAway):
                 raise
@@ -344,55 +1357,92 @@ class JobRunner:
             self._results.end(job, state, reason, refused)
 
 
-def _missing(images: JobImages) -> Iterator[QualityNote]:
-    """What of the study is not in this result."""
-    if images.faults:
-        reasons = "; ".join(dict.fromkeys(images.faults.values()))
-        yield QualityNote("not_analysed", f"{len(images.faults)} of the images not analysed: {reasons}")
-    if images.unread:
-        number = f"{images.unread} object" + "s" * (images.unread > 1)
-        yield QualityNote(
-            NOT_READ, f"{number} that came with these images cannot be read: the study may be incomplete"
-        )
-    if images.purged:
-        named = ", ".join(images.purged[:_MOST_NAMED])
-        if len(images.purged) > _MOST_NAMED:
-            named += f" and {len(images.purged) - _MOST_NAMED} more"
-        yield QualityNote(
-            NOT_HERE, f"image {named} of this study; what an earlier report says of it is not replaced."
-        )
+class JobHeartbeat:
+    """Sends the heartbeats of a running job, watches its time limit, and stops it.
 
+    All times are in seconds: ``interval`` between heartbeats, ``limit`` of the job's time, ``finish``: how
+    long the job may still run when the worker has to stop. A job is stopped at its next report of progress;
+    if none comes for ``grace`` seconds, ``abandon(job, reason)`` is called, which ends the process.
+    """
 
-def _sentence(error: BaseException) -> str:
-    """The reason as a sentence. Only errors of our own are quoted: others may hold header values."""
-    if isinstance(error, DecodedDifferently):
-        return f"a text of the object cannot be decoded ({error})"
-    if isinstance(error, (NodeError, PixelError, NoNumber, CleaningFailed, ProgramFailed, _Failed)):
-        return str(error)
-    if lacks_memory(error):
-        return "the analysis takes more memory than workers.memory_mib allows"
-    return f"{type(error).__name__} in the pipeline"
+    def __init__(
+        self,
+        queue: JobQueue,
+        job: Job,
+        *,
+        interval: float,
+        limit: float,
+        grace: float,
+        stopping: threading.Event,
+        finish: float,
+        abandon: Callable[[Job, JobStopped], None],
+    ) -> None:
+        self._queue, self._job = queue, job
+        self._interval, self._limit, self._grace, self._finish = interval, limit, grace, finish
+        self._stopping, self._abandon = stopping, abandon
+        self._started = time.monotonic()
+        self._stopping_since: float | None = None  # when the worker was asked to stop
+        self._stop_decided_at = 0.0
+        self._paused = False
+        self._stop: JobStopped | None = None
+        self._share, self._doing = 0.0, ""
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{job.id}", daemon=True)
 
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
 
-def _cause(error: BaseException) -> Cause:
-    """The kind of a failure, as the report codes it."""
-    if isinstance(error, _Failed):
-        return error.cause
-    if lacks_memory(error):
-        return Cause.RESOURCES
-    return next((cause for kinds, cause in _CAUSES if isinstance(error, kinds)), Cause.UNKNOWN)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
 
+    def __call__(self, share: float, what: str) -> None:
+        """Report the job's progress: ``share`` done, 0 to 1. Raises JobStopped if the job must stop."""
+        self._share, self._doing = share, what
+        if self._stop is not None:
+            raise self._stop
 
-_CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Cause], ...] = (
-    ((PixelError, DecodedDifferently), Cause.FORMAT),
-    (CleaningFailed, Cause.QUALITY),
-    ((TimeLimitReached, ProgramStopped), Cause.RESOURCES),
-    ((CardError, NoNumber, UnknownPeer, NoSuchPipeline), Cause.EQUIPMENT),
-)
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """A scope in which another job runs first: this job's lease is renewed, its time limit is
+        suspended.
+        """
+        began, self._paused = time.monotonic(), True
+        try:
+            yield
+        finally:
+            gone = time.monotonic() - began
+            self._started += gone
+            self._stop_decided_at += gone
+            self._paused = False
 
+    def _beat(self) -> None:
+        next_beat = time.monotonic() + self._interval
+        while not self._ended.wait(min(self._interval, 0.1)):
+            now = time.monotonic()
+            if self._stop is None and not self._paused:
+                if now - self._started > self._limit:
+                    self._request_stop(TimeLimitReached(f"took longer than {self._limit:g} s"))
+                elif self._stopping.is_set():
+                    self._stopping_since = self._stopping_since or now
+                    if now - self._stopping_since >= self._finish:
+                        self._request_stop(HandedBack("the worker stops"))
+            if now >= next_beat and not isinstance(self._stop, (LeaseLost, JobCancelled)):
+                next_beat = now + self._interval
+                try:
+                    self._queue.heartbeat(self._job, self._share, self._doing)
+                except (LeaseLost, JobCancelled) as stop:
+                    self._request_stop(stop)
+                except SQLAlchemyError as error:  # the lease outlasts several beats
+                    self._queue.outage.noticed(error)
+                except Exception as error:  # noqa: BLE001  (no memory, say: the next one may succeed)
+                    _LOGGER.warning("job %s: no heartbeat: %s", self._job.id, type(error).__name__)
+            idle = self._paused or self._ended.is_set()
+            if self._stop is not None and not idle and now - self._stop_decided_at > self._grace:
+                self._abandon(self._job, self._stop)
 
-def _where(error: BaseException) -> str:
-    """Type and place of an error, without its text."""
-    frames = traceback.extract_tb(error.__traceback__)[-4:]
-    places = " < ".join(f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in reversed(frames))
-    return f"{type(error).__name__} at {places}"
+    def _request_stop(self, stop: JobStopped) -> None:
+        self._stop, self._stop_decided_at = stop, time.monotonic()

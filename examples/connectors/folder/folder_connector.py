@@ -9,7 +9,7 @@ from folder_settings import FolderPeer
 
 from dicom_node.base.config.settings import PeerSettings, Settings
 from dicom_node.base.connectors import part
-from dicom_node.deliver.scu.interfaces import (
+from dicom_node.deliver.scu import (
     Check,
     Confirmation,
     Outgoing,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dicom_node.base.config.sections import Section
+from dicom_node.base.config.settings import Section
 
 
 class FolderPeer(Section):

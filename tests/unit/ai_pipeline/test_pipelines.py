@@ -60,7 +60,7 @@ from ai_pipeline.networks import heads
 from ai_pipeline.networks.heads import HeadLimits, HeadModel
 from ai_pipeline.ovarian import card as ovarian_card
 from ai_pipeline.ovarian import pipeline as ovaries
-from ai_pipeline.ovarian.classifier import NORMAL, NOT_LIKE, decisions, dice, of_mask, probabilities
+from ai_pipeline.ovarian.pipeline import NORMAL, NOT_LIKE, decisions, dice, of_mask, probabilities
 from ai_pipeline.pipelines import create, option_faults
 from ai_pipeline.programs import container, process
 from ai_pipeline.programs.pipeline import findings_in

@@ -20,8 +20,7 @@ from ai_pipeline.chest.classifier import Classifier
 from ai_pipeline.cli import app, mount_commands
 from ai_pipeline.errors import CardError
 from ai_pipeline.models.engine import OnnxRuntime
-from ai_pipeline.models.inputs import network_input
-from ai_pipeline.models.registry import find
+from ai_pipeline.models.registry import find, network_input
 from ai_pipeline.models.store import sandbox
 from ai_training import convert as conversion
 from ai_training import evaluation

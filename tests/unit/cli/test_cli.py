@@ -29,19 +29,18 @@ from dicom_node.base.errors import ExitCode
 from dicom_node.base.events import ASSOCIATION_ACCEPTED, JOB_FAILED
 from dicom_node.base.kinds import Counted, ObjectRole, Outcome, ResultKind
 from dicom_node.base.lifecycle import DeliveryState, JobState, StudyState
-from dicom_node.base.store import migrate
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import AuditRow, EventRow, Instance, ReceivedObject, Study
-from dicom_node.jobs import drift
-from dicom_node.people import audit, deliveries, users
-from dicom_node.people.demo.pacs import EmbeddedPacs
-from dicom_node.people.nouns import moment
+from dicom_node.people import audit, queues, users
+from dicom_node.people.demo import EmbeddedPacs
 from dicom_node.serve import cli
+from dicom_node.serve.nouns import moment
 from tests.drawn_chest import chest_phantom, chest_radiograph
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.rows import NOW, Stored, a_job, a_study, an_association
 from tests.unit.ai_pipeline.phantoms import echo, write_dicom
+from tests.unit.monitoring import scoring_lab
 from tests.unit.monitoring.scoring_lab import write_card
 
 # A data folder with a database in which everything that a list can show happened once.
@@ -122,7 +121,7 @@ def site(tmp_path: Path) -> Path:
 def filled(site: Path) -> Path:
     """The same with three studies: delivered, failed with a dead delivery, in quarantine."""
     database = Database(f"sqlite:///{site.parent / 'var' / 'node.db'}")
-    migrate.upgrade(database)
+    database.upgrade()
     stored = Stored(database)
     studies = [
         a_study(DELIVERED, StudyState.DELIVERED, NOW),
@@ -408,7 +407,7 @@ def test_a_uid_can_be_pasted_back_from_a_narrow_terminal(run: Run, hostile: Path
 
 BOTH = """
 import json, sys
-from dicom_node import cli
+from dicom_node.serve import cli
 for words in json.loads(sys.argv[1]):
     try:
         cli.main(words)
@@ -442,7 +441,7 @@ def test_commands_at_once_wait_for_each_other(filled: Path, monkeypatch: pytest.
     with closing(sqlite3.connect(settings.node.data_dir / "node.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with ThreadPoolExecutor(8) as commands:
-            sent = [commands.submit(deliveries.send_study, settings, DELIVERED, "pacs") for _ in range(8)]
+            sent = [commands.submit(queues.send_study, settings, DELIVERED, "pacs") for _ in range(8)]
             time.sleep(1.5)
             assert not any(one.done() for one in sent)
             other.execute("ROLLBACK")
@@ -455,7 +454,7 @@ HEAVY = {"alembic", "numpy", "onnxruntime", "PIL", "psycopg", "pydicom", "pynetd
 
 PROGRAM = """
 import sys
-from dicom_node import cli
+from dicom_node.serve import cli
 try:
     cli.main(sys.argv[1:])
 finally:
@@ -463,14 +462,13 @@ finally:
 """
 
 
-@pytest.mark.parametrize(("words", "noun"), [("studies list", "studies"), ("jobs retry 3", "work")])
-def test_a_list_imports_neither_pydicom_nor_other_nouns(filled: Path, words: str, noun: str) -> None:
+@pytest.mark.parametrize("words", ["studies list", "jobs retry 3"])
+def test_a_list_imports_neither_pydicom_nor_networks(filled: Path, words: str) -> None:
     command = [sys.executable, "-c", PROGRAM, *words.split(), "--config", str(filled)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     loaded = set(done.stdout.rpartition("LOADED")[2].split())
     assert HEAVY & {name.partition(".")[0] for name in loaded} == set()
     assert "dicom_node.base.store.tables" in loaded  # it did its work
-    assert f"dicom_node.people.nouns.{noun}" in loaded and "dicom_node.people.nouns.configured" not in loaded
 
 
 def today() -> date:
@@ -487,10 +485,8 @@ def counted(filled: Path) -> Path:
     set_in_workers(filled, "models_dir", filled.parent / "models")
     with in_database(filled) as session:
         for sender, bins, days in (("US1", EVEN, 0), ("US1", SHIFTED, 50), ("", SHIFTED, 1), ("OLD", FEW, 2)):
-            day = today() - timedelta(days=days)
             outcomes = {Counted.ANALYSED: sum(bins), Counted.REFUSED_PIXELS: 12, Counted.REFUSED_HEADER: 3}
-            drift.add_images(session, model, day, {(sender, o): n for o, n in outcomes.items()})
-            drift.add_scores(session, model, day, {(sender, "Shown", n): i for n, i in enumerate(bins)})
+            session.add_all(scoring_lab.counted(model, days, sender, outcomes, Shown=bins))
     return filled
 
 
@@ -516,8 +512,9 @@ def test_each_model_and_sender_is_one_row(run: Run, counted: Path) -> None:
 def test_a_card_without_reference_says_so(run: Run, counted: Path) -> None:
     model = write_card(counted.parent / "models", reference="")
     with in_database(counted) as session:
-        drift.add_images(session, model, today(), {("US1", Counted.ANALYSED): 70})
-    rows = run("models", "drift", "--config", counted, "--json", "--peer", "us1").json
+        session.add_all(scoring_lab.counted(model, 0, "US1", {Counted.ANALYSED: 70}))
+    found = run("models", "drift", "--config", counted, "--json").json
+    rows = [row for row in found if row["calling_ae"] == "US1"]
     plain, replaced = sorted(rows, key=lambda row: bool(row["card_sha256"] != model.card_sha256))
     assert "no reference in the card" in plain["note"] and plain["verdict"] == "no reference"
     assert (replaced["note"], replaced["scores"][0]["psi"]) == ("this card is not installed any more", 0.0)
@@ -602,38 +599,6 @@ def site_with_pacs(site: Path, pacs: EmbeddedPacs) -> Path:
     return site
 
 
-def test_echo_says_whether_a_peer_answers(run: Run, site_with_pacs: Path, pacs: EmbeddedPacs) -> None:
-    echo = lambda peer: run("echo", peer, "--config", site_with_pacs)
-    assert echo("pacs").status == 0
-    pacs.stop()
-    for peer, status, said in (
-        ("pacs", ExitCode.UNAVAILABLE, "127.0.0.1"),
-        ("ris", ExitCode.NOT_FOUND, "configured: pacs, us1"),
-        ("us1", ExitCode.UNAVAILABLE, "missing: add it"),
-    ):
-        answer = echo(peer)
-        assert answer.status == status and said in answer.err
-
-
-def test_send_keeps_each_file_as_it_is(
-    run: Run, site_with_pacs: Path, pacs: EmbeddedPacs, tmp_path: Path
-) -> None:
-    folder = tmp_path / "to-send"
-    folder.mkdir()
-    for path in (US, CINE):
-        (folder / path.name).write_bytes(path.read_bytes())
-    (folder / "notes.txt").write_text("no DICOM", encoding="utf-8")
-    printed = run("send", "pacs", folder, "--config", site_with_pacs, "--json")
-    assert printed.status == ExitCode.FAILED, "one file is no DICOM"
-    rows = {Path(row["file"]).name: row for row in printed.json}
-    assert rows["notes.txt"]["text"] == "no DICOM file (Part 10)"
-    assert {rows[path.name]["status"] for path in (US, CINE)} == {"0000"}
-    for path in (US, CINE):
-        all_held = (one.read_bytes() for one in pacs._folder.glob("*.dcm"))
-        [held] = [data for data in all_held if rows[path.name]["sop_instance_uid"].encode() in data]
-        assert path.read_bytes()[-10000:] == held[-10000:], "data set, bit for bit"
-
-
 def test_peers_test_tries_what_delivery_needs(run: Run, site_with_pacs: Path, pacs: EmbeddedPacs) -> None:
     printed = run("peers", "test", "--config", site_with_pacs, "--json")
     assert printed.status == 0, printed.out
@@ -702,10 +667,8 @@ def test_check_says_when_a_database_is_missing_whose_objects_are_there(run: Run,
 
 def test_config_sample_prints_the_files_of_the_repository(run: Run) -> None:
     folder = Path(__file__).resolve().parents[3] / "config"
-    for name in ("node", "peers", "rules"):
+    for name in sample.FILES:
         assert run("config", "sample", name).out == (folder / f"{name}.toml").read_text(encoding="utf-8")
-    whole = "\n".join((folder / f"{name}.toml").read_text(encoding="utf-8") for name in sample.FILES)
-    assert run("config", "sample", "--all").out == whole
 
 
 def test_an_unknown_option_ends_with_64(run: Run) -> None:
@@ -854,7 +817,7 @@ def in_one_process(
     """
     program = (
         "import contextlib, io, json, sys\n"
-        "from dicom_node import cli\n"
+        "from dicom_node.serve import cli\n"
         "said = []\n"
         "for config, verbs in json.loads(sys.argv[1]):\n"
         "  for verb in verbs:\n"
@@ -891,7 +854,7 @@ def test_a_database_that_is_damaged_or_does_not_answer_is_told_with_what_to_do(t
     for name, damaged in DAMAGED.items():
         config = configured(tmp_path / name)
         database = Database(f"sqlite:///{config.parent / 'node.db'}")
-        migrate.upgrade(database)
+        database.upgrade()
         with database.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         database.dispose()
@@ -968,14 +931,15 @@ def test_at_a_terminal_a_faulty_answer_is_asked_for_again_and_no_password_shows(
         assert path.stat().st_mode & 0o077 == 0
 
 
-def test_options_and_defaults_ask_nothing_and_what_is_there_stays(run: Run, tmp_path: Path) -> None:
+def test_options_ask_nothing_and_what_is_there_stays(run: Run, tmp_path: Path) -> None:
     data, folder = tmp_path / "data", tmp_path / "etc"
-    command = ("init", "--defaults", "--to", folder, "--data-dir", data)
+    nothing = [f"--{name}=" for name in ("pacs", "machines", "admin")]
+    command = ("init", "--to", folder, "--data-dir", data, "--ae-title", "AINODE", *nothing)
     done = run(*command)
     assert done.status == 0, done.err
     assert not loading.load([folder / "node.toml"]).console.enabled
     before = (folder / "node.toml").read_bytes()
-    assert run(*command, "--ae-title", "OTHER").status == ExitCode.CANNOT_CREATE
+    assert run(*command, "--pacs", "PACS@192.0.2.10:104").status == ExitCode.CANNOT_CREATE
     (folder / "node.toml").rename(tmp_path / "kept")
     assert run(*command).status == ExitCode.CANNOT_CREATE, "the unit is there"
     (folder / "dicom-node.service").unlink()
@@ -1083,6 +1047,6 @@ def test_no_canary_is_in_a_support_bundle(run: Run, filled: Path, tmp_path: Path
     names = ["CANARY", "Canary^Jane", "4711-PID", "19560807", "hunter2", "tweety", DELIVERED, "SYLVESTER"]
     assert [(name, one) for name, text in parts.items() for one in names if one in text] == []
     told = [one for one in json.loads(parts["events.json"]) if one["number"] == 5020]
-    assert told[0]["fields"] == {"calling_ae": "other", "destination": "pacs", "objects": 3}
+    assert told[0]["fields"] == {"destination": "pacs", "objects": 3}
     assert json.loads(parts["versions.json"])["pydicom"] != "not installed"
     assert json.loads(parts["counts.json"])

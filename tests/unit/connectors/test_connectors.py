@@ -30,9 +30,8 @@ from pydicom.sr.codedict import codes
 from sqlalchemy import select
 
 from ai_pipeline.contract import Code, Decision, Measurement, PipelineResult
-from dicom_connectors.audit_syslog import syslog
-from dicom_connectors.audit_syslog.message import KINDS, AuditSource, audit_message
-from dicom_connectors.audit_syslog.schema import check_message
+from dicom_connectors.audit_syslog import sender as syslog
+from dicom_connectors.audit_syslog.message import KINDS, AuditSource, audit_message, check_message
 from dicom_connectors.audit_syslog.sender import AuditSender
 from dicom_connectors.audit_syslog.settings import AuditSettings
 from dicom_connectors.bucket.connector import probe
@@ -41,15 +40,14 @@ from dicom_connectors.fhir.report import MOST_OBSERVATIONS, FiledReport, ReportT
 from dicom_connectors.hl7.destination import parsed_acknowledgement
 from dicom_connectors.hl7.oru import MessageContext, SentReport, control_id, oru_of, withdrawal_of
 from dicom_connectors.notifications import sender as notifications_sender
-from dicom_connectors.notifications.gather import EVENTS
-from dicom_connectors.notifications.message import Message
+from dicom_connectors.notifications.gather import EVENTS, Message
 from dicom_connectors.notifications.sender import Notifier, call_webhook, send_mail
 from dicom_connectors.notifications.settings import MailSettings, NotificationSettings
 from dicom_connectors.traces import sender as traces_sender
 from dicom_console.views import metrics
 from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.dicom.walk import items
+from dicom_node.base.dicom.header import items
 from dicom_node.base.errors import ConfigurationError, FaultyInput, NotAllowedNow, NotInSpool, StoreAway
 from dicom_node.base.events import (
     ARCHIVE_ANSWERED,
@@ -82,15 +80,15 @@ from dicom_node.base.store.tables import (
 )
 from dicom_node.base.store.transitions import record, settle_study, utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
-from dicom_node.jobs.worker.process import Worker
-from dicom_node.people import audit, notifications
-from dicom_node.people.monitoring.disk import report_silence
+from dicom_node.jobs.worker.run import Worker
+from dicom_node.people import audit, queues
+from dicom_node.people.monitoring import report_silence
 from dicom_node.people.preflight import Tried, check
 from dicom_node.results import sr
 from dicom_node.results.build import build, build_rejection
-from dicom_node.results.common.source import StatedFinding
-from dicom_node.serve.background import Background
-from dicom_node.studies.upkeep import compare, purge, reindex
+from dicom_node.results.envelope import StatedFinding
+from dicom_node.serve.node import Background
+from dicom_node.studies.indexing import compare, purge, reindex
 from tests.certificates_lab import self_signed
 from tests.collector_lab import Collector, running_collector
 from tests.golden_lab import written
@@ -728,11 +726,11 @@ def test_what_is_refused_for_good_is_given_up_and_can_be_sent_again(tmp_path: Pa
     assert len(inbox.rows(Notification)) == 1, "that it cannot be sent is not sent"
     web.status = 200
     number = inbox.rows(Notification)[0].id
-    notifications.send_again(inbox.settings, [number])
+    queues.notify_again(inbox.settings, [number])
     made.run_once()
     assert inbox.rows(Notification)[0].state is NotificationState.SENT
     with pytest.raises(NotAllowedNow):
-        notifications.send_again(inbox.settings, [number])
+        queues.notify_again(inbox.settings, [number])
 
 
 def test_no_patient_is_named(tmp_path: Path, web: WebServer) -> None:
@@ -1157,7 +1155,7 @@ def test_the_stop_is_sent_at_the_stop(tmp_path: Path, certificate: Path) -> None
         background.stop()
         [service] = background._services
         service.at_stop.__self__._next_at = inf  # as after a failure
-        background.end_services()
+        background.leave()
     sent = actions(repository.messages())
     assert (sent[0], sent[-1], len(sent)) == ("node_started", "node_stopping", 122)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dicom_node.base.config.settings import NodeSettings, Settings
-from dicom_node.base.store import decision_copies, migrate
+from dicom_node.base.store import decision_copies
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import DecisionRow
 from dicom_node.base.store.transitions import utc_now
@@ -17,7 +17,8 @@ from dicom_node.base.store.transitions import utc_now
 def settings(tmp_path: Path) -> Settings:
     """A node whose database has two decisions, which are copied."""
     settings = Settings(node=NodeSettings(data_dir=tmp_path))
-    migrate.upgrade(database := Database(settings.database_url))
+    database = Database(settings.database_url)
+    database.upgrade()
     record: dict[str, Any] = {"actor": "reader", "address": "", "fields": {}, "what": {}, "words": ""}
     with database.write() as session:
         for number in ("a", "b"):

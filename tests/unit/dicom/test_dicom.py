@@ -20,24 +20,23 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom.dsutils import encode
 
 from ai_pipeline.contract import PipelineResult
-from dicom_node.base.dicom.file_meta import read_sop_uids, read_study_uids
+from dicom_node.base.dicom.elements import Limits, Walk, read_sop_uids, read_study_uids
 from dicom_node.base.dicom.header import (
     CharacterSet,
-    Limits,
-    Walk,
+    Repairs,
     can_hold,
     character_sets,
     decoded,
     quiet_pydicom,
+    repair,
     terms,
 )
-from dicom_node.base.dicom.repair import Repairs, repair
 from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES, TransferSyntax, transfer_syntax
 from dicom_node.base.errors import DecodedDifferently
 from dicom_node.base.kinds import ReaderVerdict, RejectionReason, ResultKind
 from dicom_node.receive.inspection import inspect
 from dicom_node.results.build import FindingAssessment, build, build_assessment, build_rejection
-from dicom_node.results.common.source import repairs_of
+from dicom_node.results.envelope import repairs_of
 from tests.modality import assign, data_set
 from tests.result_images import ANALYSED_AT, CR, INSTALLATION, context, grey_image, source, write_image
 

@@ -13,8 +13,7 @@ import pytest
 from pydicom.dataset import Dataset
 from sqlalchemy import select
 
-from dicom_connectors.worklist.cancellations import Cancellations
-from dicom_connectors.worklist.performer import Worklist, open_manager
+from dicom_connectors.worklist.performer import Cancellations, Worklist, open_manager
 from dicom_node.base.config.settings import PeerSettings, Settings
 from dicom_node.base.dicom.identity import Patient
 from dicom_node.base.events import (
@@ -31,7 +30,7 @@ from dicom_node.base.events import (
 from dicom_node.base.kinds import FetchPurpose
 from dicom_node.base.lifecycle import DeliveryState, FetchState, JobState, StudyState, WorkitemState
 from dicom_node.base.store.tables import ClaimedWorkitem, Delivery, Fetch, Job, Study
-from dicom_node.base.store.transitions import move_fetch, settle_study, utc_now
+from dicom_node.base.store.transitions import move, settle_study, utc_now
 from dicom_node.deliver.scu import open_archive
 from dicom_node.studies import fetch
 from dicom_node.studies.indexing import OTHER_PATIENT
@@ -100,8 +99,8 @@ def prior_of(image: Dataset, name: str) -> Dataset:
 def test_a_peer_that_does_not_answer_holds_a_job_no_longer_than_set(
     tmp_path: Path, hangs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dicom_node.deliver.scu.association._NEGOTIATE_SECONDS", 0.3)
-    monkeypatch.setattr("dicom_node.deliver.scu.association._ASSOCIATE_SECONDS", 0.6)
+    monkeypatch.setattr("dicom_node.deliver.scu.dimse._NEGOTIATE_SECONDS", 0.3)
+    monkeypatch.setattr("dicom_node.deliver.scu.dimse._ASSOCIATE_SECONDS", 0.6)
     with run_pacs(FakeArchive(free_port()), classes=()) as pacs, valve_before(pacs.port) as valve:
         valve.from_peer = 0
         inbox = inbox_beside(tmp_path, valve.port if hangs else free_port(), PRIORS)
@@ -279,7 +278,7 @@ def test_a_study_of_another_patient_is_quarantined_though_its_fetch_moves_at_tha
     def patients_while_the_retrieval_starts(*given: Any) -> list[Patient]:
         with inbox.database.write() as session:
             if (row := session.scalars(select(Fetch)).one()).state is FetchState.WAITING:
-                move_fetch(session, row, FETCH_STARTED, attempts=1)
+                move(session, row, FETCH_STARTED, attempts=1)
         return []
 
     monkeypatch.setattr("dicom_node.studies.indexing.intake.patients", patients_while_the_retrieval_starts)

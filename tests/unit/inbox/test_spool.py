@@ -5,7 +5,6 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,10 +14,20 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import UltrasoundImageStorage
 
+from dicom_node.base.config.settings import SpoolSettings
 from dicom_node.base.errors import SpoolError, SpoolFull
 from dicom_node.base.events import ASSOCIATION_ACCEPTED, ASSOCIATION_RELEASED, Event
-from dicom_node.receive.inspection import Arrival, read_arrival
-from dicom_node.receive.spool import JournalReader, JournalWriter, Spool, Turns, WaitingObjects, mark_of
+from dicom_node.receive.spool import (
+    Arrival,
+    JournalWriter,
+    Spool,
+    Turns,
+    WaitingObjects,
+    mark_of,
+    read_arrival,
+    read_journal,
+    remove_read,
+)
 from tests.inbox_lab import spooled
 
 IMPLICIT = "1.2.840.10008.1.2"
@@ -201,15 +210,12 @@ def test_no_object_is_acknowledged_before_its_directory_sync(
     assert steps == ["fdatasync", "fsync"]
 
 
-@pytest.mark.parametrize(
-    ("place", "folder"),
-    [(lambda spool, path: spool.place(path, "study-1"), "study-1"), (Spool.quarantine_place, "quarantine")],
-)
+@pytest.mark.parametrize(("study", "folder"), [("study-1", "study-1"), (None, "quarantine")])
 def test_an_indexed_object_moves_to_its_study_and_a_faulty_one_aside_once(
-    spool: Spool, tmp_path: Path, place: Callable[[Spool, Path], Path], folder: str
+    spool: Spool, tmp_path: Path, study: str | None, folder: str
 ) -> None:
     path = stored(spool)
-    new = place(spool, path)
+    new = spool.place(path, study)
     for _ in range(2):
         spool.settle(path, new)
     assert (new.parent.name, new.name) == (folder, path.name)
@@ -254,9 +260,9 @@ def event(number: int = 1, padding: str = "") -> Event:
     return Event(ASSOCIATION_ACCEPTED, NOW, {"association": f"a{number}", "objects": number, "note": padding})
 
 
-def read_all(reader: JournalReader, cursor: dict[str, int]) -> list[Event]:
+def read_all(folder: Path, cursor: dict[str, int]) -> list[Event]:
     events = []
-    while found := reader.read(cursor):
+    while found := read_journal(folder, cursor):
         for name, offset, one in found:
             cursor[name] = offset
             events.append(one)
@@ -264,11 +270,11 @@ def read_all(reader: JournalReader, cursor: dict[str, int]) -> list[Event]:
 
 
 def test_each_event_is_read_once_as_it_was_written(tmp_path: Path) -> None:
-    writer, reader, cursor = JournalWriter(tmp_path, "l1"), JournalReader(tmp_path), dict[str, int]()
+    writer, cursor = JournalWriter(tmp_path, "l1"), dict[str, int]()
     for number in (1, 2):
         writer.append(event(number))
-        assert read_all(reader, cursor) == [event(number)]
-    assert read_all(reader, cursor) == []
+        assert read_all(tmp_path, cursor) == [event(number)]
+    assert read_all(tmp_path, cursor) == []
     assert all("l1" in name for name in cursor)
 
 
@@ -282,18 +288,18 @@ def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         for _ in range(4):
             pool.submit(write)
-    assert len(read_all(JournalReader(tmp_path), {})) == 800
+    assert len(read_all(tmp_path, {})) == 800
 
 
 def test_a_line_that_is_not_complete_waits_for_its_end(tmp_path: Path) -> None:
     JournalWriter(tmp_path, "l1").append(event(1))
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
-    reader, cursor = JournalReader(tmp_path), dict[str, int]()
+    cursor = dict[str, int]()
     path.write_bytes(whole + whole[:20])
-    assert read_all(reader, cursor) == [event(1)]
+    assert read_all(tmp_path, cursor) == [event(1)]
     path.write_bytes(whole + whole)
-    assert read_all(reader, cursor) == [event(1)]
+    assert read_all(tmp_path, cursor) == [event(1)]
 
 
 def test_a_full_disk_spoils_only_the_line_that_it_cut(
@@ -306,13 +312,13 @@ def test_a_full_disk_spoils_only_the_line_that_it_cut(
         writer.append(event(1))
     monkeypatch.setattr(os, "write", write)
     writer.append(event(2))
-    assert read_all(JournalReader(tmp_path), {}) == [event(2)]
+    assert read_all(tmp_path, {}) == [event(2)]
 
 
 def test_events_of_a_newer_version_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "2026-l1.jsonl").write_text('{"event":1999,"at":"2026-01-02T00:00:00+00:00"}\n')
     JournalWriter(tmp_path, "l2").append(event(2))
-    assert read_all(JournalReader(tmp_path), {}) == [event(2)]
+    assert read_all(tmp_path, {}) == [event(2)]
 
 
 def test_a_long_journal_goes_on_in_a_new_file_and_the_old_one_can_be_removed(
@@ -323,17 +329,19 @@ def test_a_long_journal_goes_on_in_a_new_file_and_the_old_one_can_be_removed(
     events = [event(number) for number in range(40)]
     for one in events:
         writer.append(one)
-    reader, cursor = JournalReader(tmp_path), dict[str, int]()
+    cursor = dict[str, int]()
     files = len(list(tmp_path.iterdir()))
     assert files > 2
-    assert reader.remove_read(cursor) == 0
-    assert read_all(reader, cursor) == events
-    assert reader.remove_read(cursor) == files - 1
+    remove_read(tmp_path, cursor)
+    assert len(list(tmp_path.iterdir())) == files
+    assert read_all(tmp_path, cursor) == events
+    remove_read(tmp_path, cursor)
+    assert len(list(tmp_path.iterdir())) == 1
     writer.append(Event(ASSOCIATION_RELEASED, NOW, {"association": "a1"}))
-    assert [one.type for one in read_all(reader, cursor)] == [ASSOCIATION_RELEASED]
+    assert [one.type for one in read_all(tmp_path, cursor)] == [ASSOCIATION_RELEASED]
 
 
-LIMITS = 3, 1000  # objects, bytes
+LIMITS = SpoolSettings(waiting_objects=3, waiting_mib=1)
 
 
 def put(folder: Path, sender: str, number: int, size: int = 10) -> Path:
@@ -358,10 +366,10 @@ def test_a_sender_with_too_many_objects_or_bytes_has_no_room_and_others_have(tmp
     for number in range(3):
         put(tmp_path, "FLOODER", number)
         waiting.add("FLOODER", 10)
-    put(tmp_path, "LARGE", 9, 1000)
-    waiting.add("LARGE", 1000)
+    put(tmp_path, "LARGE", 9, 2**20)
+    waiting.add("LARGE", 2**20)
     for counts in (waiting, WaitingObjects(tmp_path)):  # what waited before a start counts
-        assert [counts.has_room(sender, *LIMITS) for sender in ("FLOODER", "LARGE", "US1")] == [
+        assert [counts.has_room(sender, LIMITS) for sender in ("FLOODER", "LARGE", "US1")] == [
             False,
             False,
             True,
@@ -376,11 +384,11 @@ def test_there_is_room_again_when_objects_were_indexed_and_the_folder_is_listed_
     paths = [put(tmp_path, "FLOODER", number) for number in range(3)]
     for _ in paths:
         waiting.add("FLOODER", 10)
-    assert not waiting.has_room("FLOODER", *LIMITS)
+    assert not waiting.has_room("FLOODER", LIMITS)
     paths[0].unlink()
-    assert not waiting.has_room("FLOODER", *LIMITS), "listed a moment ago"
+    assert not waiting.has_room("FLOODER", LIMITS), "listed a moment ago"
     now[0] += 1.1
-    assert waiting.has_room("FLOODER", *LIMITS)
+    assert waiting.has_room("FLOODER", LIMITS)
 
 
 def test_the_folder_is_not_listed_while_a_count_is_within_the_limits(tmp_path: Path) -> None:
@@ -389,5 +397,5 @@ def test_the_folder_is_not_listed_while_a_count_is_within_the_limits(tmp_path: P
     waiting = WaitingObjects(folder)
     folder.rmdir()  # a listing would fail
     for _ in range(2):
-        assert waiting.has_room("US1", *LIMITS)
+        assert waiting.has_room("US1", LIMITS)
         waiting.add("US1", 10)

@@ -2,9 +2,7 @@
 
 from datetime import timedelta
 
-from sqlalchemy import text
-
-from dicom_node.base.config.sections import WorkerSettings
+from dicom_node.base.config.settings import WorkerSettings
 from dicom_node.base.lifecycle import JobState, StudyState
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import EventRow, Job, Study
@@ -64,15 +62,6 @@ def lose(database: Database, job_id: int, *, shown_ahead: bool = False) -> None:
     with database.write() as session:
         job = session.get_one(Job, job_id)
         job.lease_until = now + timedelta(days=1) if shown_ahead else now - timedelta(hours=1)
-        if job.ticket is not None:
-            moved = "+ interval '1 day'" if shown_ahead else "- interval '1 hour'"
-            session.execute(
-                text(
-                    f"UPDATE procrastinate_workers SET last_heartbeat = now() {moved}"
-                    " WHERE id = (SELECT worker_id FROM procrastinate_jobs WHERE id = :ticket)"
-                ),
-                {"ticket": job.ticket},
-            )
 
 
 def job_row(database: Database, job_id: int) -> Job:

@@ -45,9 +45,9 @@ from dicom_node.base.store.tables import Delivery, HeldResult, Instance, Notific
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver import outbox
 from dicom_node.deliver.delivery_worker import DeliveryWorker
-from dicom_node.people import assessments, audit, deliveries, preflight, results, studies
+from dicom_node.people import audit, preflight, queues, reviews, studies
 from dicom_node.results import sr
-from dicom_node.studies.upkeep import purge_results
+from dicom_node.studies.indexing import purge_results
 from tests.inbox_lab import Inbox
 from tests.modality import quick_ultrasound, ultrasound
 from tests.pacs_lab import Pacs, run_pacs
@@ -123,7 +123,7 @@ def analysed(node: Inbox, number: int = 1) -> str:
 
 
 def mark(node: Inbox, uid: str) -> str:
-    return str(node.read(assessments.held_results, node.settings, node.study(uid).id)["as_of"])
+    return str(node.read(reviews.held_results, node.settings, node.study(uid).id)["as_of"])
 
 
 def test_nothing_leaves_before_a_person_has_accepted_it(node: Inbox) -> None:
@@ -138,13 +138,13 @@ def test_nothing_leaves_before_a_person_has_accepted_it(node: Inbox) -> None:
         sender = DeliveryWorker(other, node.settings)
         assert [sender.run_once() for _ in range(3)] == [0, 0, 0]
         assert pacs.received == []
-        assert assessments.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 2
+        assert reviews.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 2
         assert node.study(uid).state is StudyState.DELIVERING
         wait_until(lambda: sender.run_once() == 0 and set(states(node)) == {D.CONFIRMED})
         other.dispose()
         assert len(pacs.received) == 2 and node.study(uid).state is StudyState.DELIVERED
     [row] = [row for row in node.read(audit.rows) if row["action"] == AuditAction.RESULTS_ASSESSED]
-    [said] = node.read(assessments.all_assessments)
+    [said] = node.read(reviews.all_assessments)
     assert (row["actor"], row["fields"]) == ("anna", {"verdict": "accepted", "results": 2})
     assert (said["verdict"], said["actor"], said["version"]) == ("accepted", "anna", "1")
     assert {RESULTS_HELD.number, RESULTS_ACCEPTED.number} <= {event.number for event in node.events()}
@@ -153,36 +153,38 @@ def test_nothing_leaves_before_a_person_has_accepted_it(node: Inbox) -> None:
 def test_what_was_rejected_leaves_by_no_way_until_a_person_thinks_again(node: Inbox) -> None:
     uid = analysed(node)
     with pytest.raises(FaultyInput):
-        assessments.reject_results(node.settings, uid, ANNA, because=" ")
-    assert assessments.reject_results(node.settings, uid, ANNA, because="wrong side") == 2
+        reviews.reject_results(node.settings, uid, ANNA, because=" ")
+    assert reviews.reject_results(node.settings, uid, ANNA, because="wrong side") == 2
     assert node.study(uid).state is StudyState.CANCELLED
     studies.rerun_rules(node.settings, [uid])
     work(node)
     assert states(node) == [D.DISCARDED] * 2, "the same results stay rejected"
     for way, says in (
-        (lambda: deliveries.retry(node.settings, [1]), "rejected"),
-        (lambda: deliveries.send_study(node.settings, uid, "pacs"), ""),
-        (lambda: assessments.reject_results(node.settings, uid, ANNA, because="again"), "rejected already"),
-        (lambda: assessments.accept_results(node.settings, uid, ANNA), "--rejected"),
+        (lambda: queues.send_again(node.settings, [1]), "rejected"),
+        (lambda: queues.send_study(node.settings, uid, "pacs"), ""),
+        (lambda: reviews.reject_results(node.settings, uid, ANNA, because="again"), "rejected already"),
+        (lambda: reviews.accept_results(node.settings, uid, ANNA), "--rejected"),
     ):
         with pytest.raises(NotAllowedNow, match=says or None):
             way()
-    assert assessments.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 2
+    assert reviews.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 2
     assert states(node) == [D.PENDING] * 2
     with pytest.raises(NotAllowedNow, match="waits for"):
-        assessments.accept_results(node.settings, uid, ANNA)
+        reviews.accept_results(node.settings, uid, ANNA)
 
 
 def test_what_was_discarded_or_withdrawn_is_not_accepted_with_the_others(node: Inbox) -> None:
     uid = analysed(node)
-    deliveries.discard(node.settings, [1], because="wrong destination")
-    assessments.reject_results(node.settings, uid, ANNA, because="wrong side")
-    assessments.accept_results(node.settings, uid, ANNA, rejected=True)
+    queues.discard_deliveries(node.settings, [1], because="wrong destination")
+    reviews.reject_results(node.settings, uid, ANNA, because="wrong side")
+    reviews.accept_results(node.settings, uid, ANNA, rejected=True)
     assert states(node) == [D.DISCARDED, D.PENDING]
-    assessments.reject_results(node.settings, analysed(node, 2), ANNA, because="wrong side")
-    results.withdraw(node.settings, uid, None, reason=RejectionReason.QUALITY, because="other patient")
+    reviews.reject_results(node.settings, analysed(node, 2), ANNA, because="wrong side")
+    studies.withdraw_results(
+        node.settings, uid, None, reason=RejectionReason.QUALITY, because="other patient"
+    )
     with pytest.raises(NotAllowedNow, match="waits for"):
-        assessments.accept_results(node.settings, uid, ANNA, rejected=True)
+        reviews.accept_results(node.settings, uid, ANNA, rejected=True)
 
 
 def test_a_rule_without_assessment_frees_nothing_of_another_rule(fresh: Inbox) -> None:
@@ -193,10 +195,10 @@ def test_a_rule_without_assessment_frees_nothing_of_another_rule(fresh: Inbox) -
     assert sorted(states(node)) == [D.PENDING] * 2 + [D.UNASSESSED] * 2 and len(node.rows(HeldResult)) == 2
     node.write(Session.execute, delete(HeldResult))  # as an earlier version left it
     with pytest.raises(NotAllowedNow, match="studies accept"):
-        deliveries.retry(node.settings, [1])
+        queues.send_again(node.settings, [1])
     studies.rerun_rules(node.settings, [uid])
     work(node)
-    assert assessments.accept_results(node.settings, uid, ANNA) == 2
+    assert reviews.accept_results(node.settings, uid, ANNA) == 2
     assert states(node) == [D.PENDING] * 4
 
 
@@ -219,10 +221,10 @@ def test_no_way_leads_around_the_assessment(node: Inbox) -> None:
     uid = analysed(node)
     go_on(node, peers=second_peer(node))
     with pytest.raises(NotAllowedNow, match="studies accept"):
-        deliveries.retry(node.settings, [1])
+        queues.send_again(node.settings, [1])
     with pytest.raises(NotAllowedNow, match="studies accept"):
-        deliveries.send_study(node.settings, uid, "second")
-    assert deliveries.retry(node.settings, dead=True) == 0 and states(node) == [D.UNASSESSED] * 2
+        queues.send_study(node.settings, uid, "second")
+    assert queues.send_again(node.settings, dead=True) == 0 and states(node) == [D.UNASSESSED] * 2
 
 
 def test_a_late_image_makes_results_that_wait_anew(node: Inbox) -> None:
@@ -230,13 +232,13 @@ def test_a_late_image_makes_results_that_wait_anew(node: Inbox) -> None:
     seen = mark(node, uid)
     node.index(changed(ultrasound("one", number=2), StudyInstanceUID=uid))
     with pytest.raises(NotAllowedNow, match="receiving"):
-        assessments.accept_results(node.settings, uid, ANNA, as_of=seen)
+        reviews.accept_results(node.settings, uid, ANNA, as_of=seen)
     node.settle()
     work(node)
     assert states(node).count(D.UNASSESSED) == 3, "the new report, and both pictures"
     with pytest.raises(NotAllowedNow, match="changed since you saw them"):
-        assessments.accept_results(node.settings, uid, ANNA, as_of=seen)
-    assert assessments.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 3
+        reviews.accept_results(node.settings, uid, ANNA, as_of=seen)
+    assert reviews.accept_results(node.settings, uid, ANNA, as_of=mark(node, uid)) == 3
     assert sorted(states(node)) == [D.CANCELLED, D.PENDING, D.PENDING, D.PENDING]
     assert {row.supersedes for row in node.rows(Result)} == {""}, "the first never left"
 
@@ -252,9 +254,9 @@ def test_a_rule_that_wants_no_assessment_any_more_lets_its_results_go(node: Inbo
 
 def test_a_failure_is_told_at_once_to_whom_a_person_sent_the_results(node: Inbox) -> None:
     uid, peers = analysed(node), second_peer(node)
-    assessments.accept_results(node.settings, uid, ANNA)
+    reviews.accept_results(node.settings, uid, ANNA)
     go_on(node, peers=peers)
-    assert deliveries.send_study(node.settings, uid, "second") == 2
+    assert queues.send_study(node.settings, uid, "second") == 2
     go_on(node, settings(node, do="stumble"), peers=peers)
     studies.rerun_rules(node.settings, [uid])
     work(node)
@@ -263,23 +265,23 @@ def test_a_failure_is_told_at_once_to_whom_a_person_sent_the_results(node: Inbox
 
 def test_results_with_a_finding_that_was_not_accepted_stay_here(node: Inbox) -> None:
     uid = analysed(node)
-    [about, *_] = node.read(assessments.findings_of_study, node.settings, uid)
+    [about, *_] = node.read(reviews.findings_of_study, node.settings, uid)
     which = {key: about[key] for key in ("finding", "tracking_uid", "model")}
 
     def assess(verdict: ReaderVerdict, by: audit.Person, because: str = "") -> None:
-        given = assessments.FindingAssessed(**which, verdict=verdict, because=because)
-        assessments.assess(node.settings, node.study(uid).id, given, by)
+        given = reviews.FindingAssessed(**which, verdict=verdict, because=because)
+        reviews.assess(node.settings, node.study(uid).id, given, by)
 
     for verdict in (ReaderVerdict.REJECTED, ReaderVerdict.MODIFIED):
         with pytest.raises(FaultyInput):
             assess(verdict, ANNA)
         assess(verdict, ANNA, "a rib")
         with pytest.raises(NotAllowedNow, match="Mark: not accepted"):
-            assessments.accept_results(node.settings, uid, ANNA)
+            reviews.accept_results(node.settings, uid, ANNA)
         assert states(node) == [D.UNASSESSED] * 2 and node.study(uid).state is StudyState.UNASSESSED
     assess(ReaderVerdict.ACCEPTED, audit.Person("eva"))
-    assert assessments.accept_results(node.settings, uid, ANNA) == 2
-    rows = node.read(assessments.all_assessments)
+    assert reviews.accept_results(node.settings, uid, ANNA) == 2
+    rows = node.read(reviews.all_assessments)
     assert [(row["verdict"], row["because"]) for row in rows] == [("modified", "a rib"), ("accepted", "")]
     assert {row["report_uid"] for row in rows} == {about["report_uid"]} != {""}
 
@@ -290,14 +292,12 @@ def test_an_acceptance_that_is_cut_off_has_done_nothing(node: Inbox) -> None:
         patch.object(outbox, "settle_study", side_effect=RuntimeError("killed")),
         pytest.raises(RuntimeError, match="killed"),
     ):
-        assessments.accept_results(node.settings, uid, ANNA)
+        reviews.accept_results(node.settings, uid, ANNA)
     assert states(node) == [D.UNASSESSED] * 2
     assert [row.state for row in node.rows(HeldResult)] == [HeldState.WAITING] * 2
 
 
-@pytest.mark.parametrize(
-    ("assess", "told"), [(assessments.accept_results, 1), (assessments.reject_results, 0)]
-)
+@pytest.mark.parametrize(("assess", "told"), [(reviews.accept_results, 1), (reviews.reject_results, 0)])
 def test_findings_are_told_once_they_were_accepted(
     fresh: Inbox, assess: Callable[..., int], told: int
 ) -> None:
@@ -721,7 +721,7 @@ def test_an_old_destination_changes_no_other_ones_results(do: str, open_inbox: M
         assert sets(node, name) == {("sr", charset)}
     confirm(node)
     assert (
-        results.withdraw(
+        studies.withdraw_results(
             node.settings,
             str(image.StudyInstanceUID),
             None,

@@ -36,16 +36,14 @@ from dicom_node.base.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.base.store.tables import Delivery, Instance, Job, Notification, Original, Result, Study
 from dicom_node.base.store.transitions import settle_study, utc_now
 from dicom_node.deliver import outbox
-from dicom_node.jobs.enqueue import retry
-from dicom_node.jobs.rules import decide, explain, why_none
-from dicom_node.jobs.worker.analyse import ImageAnalysis
-from dicom_node.jobs.worker.process import Worker
-from dicom_node.people import assessments, preflight, studies
+from dicom_node.jobs.queue import decide, explain, retry, why_none
+from dicom_node.jobs.worker.run import ImageAnalysis, Worker
+from dicom_node.people import preflight, reviews, studies
 from dicom_node.people.audit import Person
 from dicom_node.receive.inspection import inspect
-from dicom_node.studies import quarantine
-from dicom_node.studies.rerun import rerun
-from dicom_node.studies.upkeep import purge, reindex
+from dicom_node.studies import indexing
+from dicom_node.studies.choose import rerun
+from dicom_node.studies.indexing import purge, reindex
 from tests.forked import Forked
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
@@ -204,8 +202,8 @@ def test_the_same_work_again_makes_no_second_object(make: Make) -> None:
     study = analysed(node, ultrasound("same"))
     contents = lambda: {row.path: (node.folder / row.path).read_bytes() for row in node.rows(Result)}
     before = contents()
-    node.write(lambda session: quarantine.quarantine_study(session, session.get_one(Study, study.id), "test"))
-    node.write(quarantine.release_study, study.id)
+    node.write(lambda session: indexing.quarantine_study(session, session.get_one(Study, study.id), "test"))
+    node.write(indexing.release_study, study.id)
     assert set(states(node)) == {DeliveryState.CANCELLED}
     node.assemble(1)
     work(node)
@@ -218,7 +216,7 @@ def test_a_name_corrected_while_the_job_runs_releases_nothing_with_the_old_name(
     worker = Worker(node.settings, node.database)
     claimed = worker._queue.claim(worker._owner)
     node.index(changed(image, PatientName="Right^Name"))
-    worker._runner.run(claimed, lambda share, what: None)
+    worker._run(claimed, lambda share, what: None)
     assert (node.rows(Result), node.jobs()[0].state) == ([], JobState.CANCELLED)
     node.assemble(1)
     work(node)
@@ -554,14 +552,14 @@ def test_a_peer_that_got_a_finding_gets_the_report_that_replaces_it(ruled: Inbox
 def test_a_result_that_is_held_is_notified_when_a_person_accepted_it(ruled: Inbox) -> None:
     uid = analysed_by_rules(ruled, made(ruled, MARK, assess_first=True))
     assert notified(ruled) == []
-    assessments.accept_results(ruled.settings, uid, ANNA)
+    reviews.accept_results(ruled.settings, uid, ANNA)
     assert [len(notified(ruled)) for _ in range(2)] == [1, 1]
 
 
 def test_a_rejected_result_is_withheld_and_not_a_finding(ruled: Inbox) -> None:
     withheld = {"when": "withheld", "notify": ["on-call"]}
     uid = analysed_by_rules(ruled, made(ruled, {**MARK, "notify": []}, withheld, assess_first=True))
-    assessments.reject_results(ruled.settings, uid, ANNA, because="Secret words")
+    reviews.reject_results(ruled.settings, uid, ANNA, because="Secret words")
     [text] = notified(ruled)
     assert text.startswith("Results of this study are withheld") and "Secret" not in text
     assert {row.state for row in ruled.rows(Delivery)} == {S.DISCARDED}
@@ -713,7 +711,7 @@ def test_nothing_of_a_study_in_quarantine_is_forwarded_until_it_is_released(inbo
     assert states_of(inbox) == ["cancelled"]
     with pytest.raises(NotAllowedNow, match="quarantine"):
         inbox.write(outbox.retry, 1)
-    inbox.write(quarantine.release_study, 1)
+    inbox.write(indexing.release_study, 1)
     inbox.settle()
     assert rows(inbox) == [(first.SOPInstanceUID, "archive", "pending")], "the other is another patient's"
 

@@ -37,7 +37,7 @@ from dicom_node.base.processes import limit_memory, watch_parent
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Delivery, Study
 from dicom_node.base.store.transitions import settle_study, utc_now
-from dicom_node.jobs.worker import process as worker_module
+from dicom_node.jobs.worker import run as worker_module
 from tests.inbox_lab import Inbox
 from tests.unit.ai_training import small_models
 

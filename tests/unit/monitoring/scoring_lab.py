@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +21,9 @@ from ai_pipeline.contract import (  # fmt: skip
     SourceImage,
 )
 from ai_pipeline.models.registry import cards, load
-from dicom_node.jobs.drift import CountedModel
+from dicom_node.base.kinds import Counted
+from dicom_node.base.store.tables import ModelCount
+from dicom_node.jobs.drift import OUTCOME_BIN
 from tests.unit.jobs.worker_lab import Obedient, configuration
 
 LABEL = """
@@ -51,14 +54,27 @@ limits = []
 """
 
 
-def write_card(folder: Path, reference: str = REFERENCE) -> CountedModel:
+def write_card(folder: Path, reference: str = REFERENCE) -> ModelRef:
     """A card with one label that is reported and one that is not; returns its model as counts name it."""
     folder.mkdir(parents=True, exist_ok=True)
     labels = LABEL.format(name="Shown", supported="true") + LABEL.format(name="Hidden", supported="false")
     path = folder / "scoring.toml"
     path.write_text(CARD + labels + reference, encoding="utf-8")
-    card = load(path)
-    return CountedModel(card.id, card.version, card.sha256)
+    return load(path).ref
+
+
+def counted(
+    model: ModelRef, days_ago: int, sender: str, outcomes: Mapping[Counted, int], **labels: Sequence[int]
+) -> list[ModelCount]:
+    """Counts of a day (UTC): images of a sender with these outcomes, and with scores in these bins."""
+    rows = {(outcome.value, OUTCOME_BIN): images for outcome, images in outcomes.items()}
+    rows |= {(label, n): images for label, bins in labels.items() for n, images in enumerate(bins)}
+    day = datetime.now(UTC).date() - timedelta(days=days_ago)
+    card = {"model": model.id, "version": model.version, "card_sha256": model.card_sha256}
+    return [
+        ModelCount(day=day, calling_ae=sender, what=what, bin=number, images=images, **card)
+        for (what, number), images in rows.items()
+    ]
 
 
 class Scoring(Obedient):

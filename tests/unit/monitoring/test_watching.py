@@ -25,32 +25,29 @@ from dicom_node.base.store.tables import (
     Base,
     DiskSample,
     EventRow,
-    ImageCount,
+    ModelCount,
     NotifiedEvent,
-    ScoreCount,
     Study,
 )
 from dicom_node.base.store.transitions import append, utc_now
 from dicom_node.jobs.drift import (
-    Drift,
-    Tallies,
-    add_images,
-    add_scores,
+    OUTCOME_BIN,
+    count_images,
     drift,
     report_drift,
     wilson,
     window,
 )
-from dicom_node.jobs.enqueue import retry
-from dicom_node.jobs.worker import persist as release
-from dicom_node.people.monitoring import processes
-from dicom_node.people.monitoring.disk import forecast, forget_past, note_free_space
+from dicom_node.jobs.queue import retry
+from dicom_node.jobs.worker import run as release
+from dicom_node.people import monitoring
+from dicom_node.people.monitoring import days_left, forget_past, note_free_space
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
 from tests.rows import Stored, an_association
 from tests.unit.inbox.objects import changed
 from tests.unit.jobs.worker_lab import work
-from tests.unit.monitoring.scoring_lab import Scoring, scoring, write_card
+from tests.unit.monitoring.scoring_lab import Scoring, counted, scoring, write_card
 
 DAY = timedelta(days=1)
 NOW = utc_now()
@@ -65,7 +62,7 @@ def test_a_disk_that_fills_says_for_how_many_days_it_will_do(
         monkeypatch.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
         if days:
             note_free_space(inbox.database, inbox.settings, NOW - days * DAY)
-    assert str(inbox.read(forecast, inbox.settings, NOW)) == "it fills by 10240 MiB a day: enough for 4 days"
+    assert inbox.read(days_left, inbox.settings, NOW) == pytest.approx(4)
     shown = {gauge.name: gauge.value for gauge in inbox.read(gauges, inbox.settings)}
     assert shown["disk_days_left"] == pytest.approx(4, rel=0.01)
     assert len(inbox.rows(DiskSample)) == 2, "that of 40 days ago is none"
@@ -103,15 +100,12 @@ def count(
     node: Inbox, shown: Sequence[int], hidden: Sequence[int] = EVEN, *, sender: str = MODALITY, days: int = 0
 ) -> None:
     """As if images of these bins had been analysed so many days ago."""
-    about = write_card(node.folder.parent / "models"), today().date() - timedelta(days=days)
-    images = {(sender, Counted.ANALYSED): sum(shown), (sender, Counted.REFUSED_PIXELS): 10}
-    binned = (("Shown", shown), ("Hidden", hidden))
-    scores = {(sender, label, n): images for label, row in binned for n, images in enumerate(row)}
-    node.write(add_images, *about, images)
-    node.write(add_scores, *about, scores)
+    model = write_card(node.folder.parent / "models")
+    images = {Counted.ANALYSED: sum(shown), Counted.REFUSED_PIXELS: 10}
+    node.add(*counted(model, days, sender, images, Shown=shown, Hidden=hidden))
 
 
-def found(node: Inbox) -> list[Drift]:
+def found(node: Inbox) -> list[dict[str, Any]]:
     return node.read(drift, node.settings.workers.models_dir, window(today()))
 
 
@@ -121,11 +115,11 @@ def test_days_are_added_up_and_senders_kept_apart(node: Inbox) -> None:
     count(node, SHIFTED, sender="")
     count(node, SHIFTED, days=31)
     other, modality = found(node)
-    assert (other.calling_ae, other.verdict) == ("", Verdict.DRIFTED)
-    assert (modality.calling_ae, modality.verdict) == ("MODALITY", Verdict.STABLE)
-    assert modality.images == {Counted.ANALYSED: 600, Counted.REFUSED_PIXELS: 20}
-    assert [(label.label, label.images) for label in modality.labels] == [("Shown", 600), ("Hidden", 600)]
-    assert modality.refusal_rate == pytest.approx((20 / 620, 0.0210, 0.0493), abs=1e-4)
+    assert (other["calling_ae"], other["verdict"]) == ("other", Verdict.DRIFTED)
+    assert (modality["calling_ae"], modality["verdict"]) == ("MODALITY", Verdict.STABLE)
+    assert (modality[Counted.ANALYSED], modality[Counted.REFUSED_PIXELS]) == (600, 20)
+    assert [(one["label"], one["images"]) for one in modality["scores"]] == [("Shown", 600), ("Hidden", 600)]
+    assert modality["refusal_rate"] == pytest.approx((20 / 620, 0.0210, 0.0493), abs=1e-4)
 
 
 def test_drift_is_told_once_a_day_for_each_sender(node: Inbox) -> None:
@@ -135,7 +129,7 @@ def test_drift_is_told_once_a_day_for_each_sender(node: Inbox) -> None:
     assert report_drift(node.database, node.settings, today()) == 2
     assert report_drift(node.database, node.settings, today()) == 0
     first, second = (row.fields for row in node.events() if row.number == SCORES_DRIFTED.number)
-    assert {first["calling"], second["calling"]} == {"MODALITY", ""}
+    assert {first["calling"], second["calling"]} == {"MODALITY", "other"}
     assert (first["labels"], first["images"], first["model"]) == ("Shown", 300, "scoring")
     assert report_drift(node.database, node.settings, today() + timedelta(days=1)) == 2
 
@@ -153,31 +147,30 @@ def test_a_share_has_its_wilson_interval(part: int, whole: int, expected: tuple[
     assert wilson(part, whole) == pytest.approx(expected, abs=1e-4)
 
 
-LISTENER = [processes.Sign("main", 11), processes.Sign("listener", 12, 2.0)]
+LISTENER = [monitoring.Sign("main", 11), monitoring.Sign("listener", 12, 2.0)]
 
 
 class SiteOfTwo(Stored):
     """``a`` and ``b`` tell of their processes when time passes; ``now`` is the database's time."""
 
     def __init__(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.database = database
+        self.database, self._patch = database, monkeypatch
         self.now: datetime = utc_now()
-        monkeypatch.setattr(processes, "database_time", lambda _session: self.now)
+        monkeypatch.setattr(monitoring, "database_time", lambda _session: self.now)
         self.a, self.b = self.node("A", "listener-1"), self.node("B", "listener-2")
 
-    def node(self, machine: str, place: str) -> processes.SignsOfLife:
+    def node(self, machine: str, place: str) -> monitoring.SignsOfLife:
         """A node that has just started there."""
-        life = processes.SignsOfLife(self.database, place, f"{machine}/{place}")
-        life._machine = machine
-        return life
+        self._patch.setattr(monitoring, "machine_name", lambda: machine)
+        return monitoring.SignsOfLife(self.database, place, f"{machine}/{place}")
 
     def pass_time(
-        self, seconds: float, *living: processes.SignsOfLife, signs: list[processes.Sign] = LISTENER
+        self, seconds: float, *living: monitoring.SignsOfLife, signs: list[monitoring.Sign] = LISTENER
     ) -> None:
         """So much time, in which these nodes tell of themselves every ten seconds."""
         end = self.now + timedelta(seconds=seconds)
         while self.now < end:
-            self.now += timedelta(seconds=min(processes.SIGN_SECONDS, (end - self.now).total_seconds()))
+            self.now += timedelta(seconds=min(monitoring.SIGN_SECONDS, (end - self.now).total_seconds()))
             for node in living:
                 node.report(signs, ["listener-1", "listener-2"])
 
@@ -194,7 +187,7 @@ def lost_and_back(site: SiteOfTwo) -> list[tuple[int, str, str]]:
 
 
 def shown(site: SiteOfTwo) -> dict[tuple[str, str], dict[str, Any]]:
-    return {(row["machine"], row["process"]): row for row in site.read(processes.processes)}
+    return {(row["machine"], row["process"]): row for row in site.read(monitoring.list_processes)}
 
 
 def test_a_silent_machine_is_told_once_and_its_return_too(site: SiteOfTwo) -> None:
@@ -214,17 +207,17 @@ def test_a_silent_machine_is_told_once_and_its_return_too(site: SiteOfTwo) -> No
 def test_a_process_that_hangs_or_died_is_lost_though_its_node_lives(site: SiteOfTwo) -> None:
     site.pass_time(30, site.a)
     since = shown(site)["A", "listener"]["since"]
-    for hangs in (processes.Sign("listener", 12, 45.0), processes.Sign("listener", None, 0.0)):
-        site.pass_time(60, site.a, signs=[processes.Sign("main", 11), hangs])
+    for hangs in (monitoring.Sign("listener", 12, 45.0), monitoring.Sign("listener", None, 0.0)):
+        site.pass_time(60, site.a, signs=[monitoring.Sign("main", 11), hangs])
         assert shown(site)["A", "listener"]["state"] == "lost"
     assert lost_and_back(site) == [(PROCESS_LOST.number, "A", "listener")]
-    site.pass_time(10, site.a, signs=[processes.Sign("main", 11), processes.Sign("listener", 13)])
+    site.pass_time(10, site.a, signs=[monitoring.Sign("main", 11), monitoring.Sign("listener", 13)])
     assert shown(site)["A", "listener"]["pid"] == 13
     assert shown(site)["A", "listener"]["since"] > since
 
 
 def test_nobody_is_missed_who_left_in_good_order_or_was_taken_out_of_the_settings(site: SiteOfTwo) -> None:
-    site.pass_time(30, site.a, site.b, signs=[*LISTENER, processes.Sign("worker-2", 14)])
+    site.pass_time(30, site.a, site.b, signs=[*LISTENER, monitoring.Sign("worker-2", 14)])
     site.b.leave()
     site.b.report(LISTENER, [])  # of a timer that had begun before
     site.pass_time(60, site.a)
@@ -259,12 +252,12 @@ def analysed(node: Inbox, *images: Dataset, calling: str = MODALITY) -> None:
 
 def images(node: Inbox) -> dict[tuple[str, str], int]:
     """Images by sender and outcome."""
-    return {(row.calling_ae, row.outcome.value): row.images for row in node.rows(ImageCount)}
+    return {(row.calling_ae, row.what): row.images for row in node.rows(ModelCount) if row.bin == OUTCOME_BIN}
 
 
 def scores(node: Inbox, label: str = "Shown") -> dict[int, int]:
     """Images by bin."""
-    return {row.bin: row.images for row in node.rows(ScoreCount) if row.label == label}
+    return {row.bin: row.images for row in node.rows(ModelCount) if row.what == label}
 
 
 def test_scores_of_all_labels_are_counted_also_of_those_that_are_not_reported(node: Inbox) -> None:
@@ -318,9 +311,8 @@ def test_the_same_image_in_many_workers_at_the_same_moment_counts_once(
 
     def count(number: int) -> None:
         mine = given[number:] + given[:number]  # each begins with another image
-        tally = Tallies(node.settings.workers.models_dir).count(mine, ())
         start.wait()
-        node.write(tally.count, node.settings)
+        node.write(count_images, node.settings, mine)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(count, range(8)))  # raises what a thread raised
@@ -344,7 +336,6 @@ def test_a_reference_that_is_missing_or_faulty_fails_no_job(
 
 def test_the_counts_know_no_patient_no_study_and_no_image() -> None:
     tables = {name: set(table.columns.keys()) for name, table in Base.metadata.tables.items()}
-    key = {"day", "card_sha256", "calling_ae", "images"}
-    assert tables["image_count"] == key | {"outcome", "model", "version"}
-    assert tables["score_count"] == key | {"label", "bin"}
+    model = {"model", "version", "card_sha256"}
+    assert tables["model_count"] == model | {"day", "calling_ae", "what", "bin", "images"}
     assert tables["counted_image"] == {"card_sha256", "instance_id", "day"}, "an image, and no score"

@@ -22,8 +22,7 @@ from sqlalchemy.orm import Session
 from dicom_connectors.notifications.gather import Gatherer
 from dicom_connectors.notifications.settings import NotificationSettings
 from dicom_node.base import events
-from dicom_node.base.config.sections import OutboxSettings
-from dicom_node.base.config.settings import PeerSettings
+from dicom_node.base.config.settings import OutboxSettings, PeerSettings
 from dicom_node.base.errors import NotAllowedNow
 from dicom_node.base.kinds import DEIDENTIFIED_FOLDER, Outcome, ResultKind
 from dicom_node.base.lifecycle import DeliveryState, StudyState
@@ -40,11 +39,10 @@ from dicom_node.base.store.tables import (
 )
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver import delivery_worker
-from dicom_node.deliver.commitments import CommitmentAnswers
-from dicom_node.deliver.outages import outages, report_outages
-from dicom_node.deliver.outbox import Moves, retry, retry_all, wait_before_question
-from dicom_node.deliver.scu.interfaces import Confirmation, Presence, SendReport, SendStatus
-from dicom_node.studies.scan import JournalIngest
+from dicom_node.deliver.delivery_worker import CommitmentAnswers
+from dicom_node.deliver.outbox import Moves, outages, report_outages, retry, retry_all, wait_before_question
+from dicom_node.deliver.scu import Confirmation, Presence, SendReport, SendStatus
+from dicom_node.studies.indexing import JournalIngest
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import DIGITAL_XRAY, ULTRASOUND, assign, ultrasound
 from tests.outbox_lab import Outbox
@@ -247,9 +245,10 @@ SEALED = {"deidentify": True, "results": ("cleaned", "seg", "sr")}
         (SEALED, move, ""),
         (SEALED, mark, None),
         (SEALED | {"pseudonym_domain": "own"}, mark, "pseudonyms of another domain"),
-        (SEALED | {"retain": []}, lambda *where: mark(*where, "113100", "113109"), ""),
-        (SEALED | {"retain": ["modified_dates"]}, lambda *where: mark(*where, "113100", "113109"), ""),
-        (SEALED | {"retain": ["device"]}, lambda *where: mark(*where, "113100", "113109"), None),
+        (SEALED | {"retain": []}, lambda *where: mark(*where, "113100", "113108"), ""),
+        (SEALED | {"retain": ["modified_dates"]}, lambda *where: mark(*where, "113100", "113108"), ""),
+        (SEALED | {"retain": ["patient_characteristics"]},
+         lambda *where: mark(*where, "113100", "113108"), None),
         ({}, mark, ""),
     ],
     ids=["an original", "an original in the folder of the deidentified", "its own study",
@@ -374,7 +373,7 @@ def test_a_thread_of_a_destination_that_fails_is_told_and_begins_anew(
     for _ in range(2):
         outbox.add_study(["pacs"])
     with caplog.at_level(logging.ERROR), delivering(outbox.worker(open_destination=failing)):
-        wait_until(lambda: failing.call_count == 2, 60, "the second study, in a round after the defect")
+        wait_until(lambda: failing.call_count >= 2, 60, "the second study, in a round after the defect")
     told = [row.fields for row in outbox.rows(EventRow) if row.number == events.THREAD_FAILED.number]
     assert told[0] == {"thread": "to pacs", "reason": "KeyError"}
     assert "defect in the thread to pacs" in caplog.messages

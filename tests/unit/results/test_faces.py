@@ -33,12 +33,19 @@ from dicom_connectors.pdf.connector import as_pdf
 from dicom_node.base.config.settings import PeerSettings
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.kinds import ResultKind
-from dicom_node.results import build, gate, sc
-from dicom_node.results.build import build_failure
-from dicom_node.results.common.envelope import encode, series_description
-from dicom_node.results.common.report import report_of
-from dicom_node.results.common.source import BuiltObject, Cause, ResultContext, SourceObject, read_sources
+from dicom_node.results import gate, pictures
+from dicom_node.results.build import build, build_failure
 from dicom_node.results.deidentified import Pseudonyms, build_deidentified
+from dicom_node.results.envelope import (
+    BuiltObject,
+    Cause,
+    ResultContext,
+    SourceObject,
+    encode,
+    read_sources,
+    series_description,
+)
+from dicom_node.results.report import report_of
 from tests.deidentified_lab import HERE, result_of, write_named
 from tests.modality import assign, data_set
 from tests.result_images import (
@@ -555,13 +562,13 @@ def shows_scan(one: BuiltObject) -> bool:
 def said(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the page is drawn of, by the names of its parameters."""
     given: dict[str, Any] = {}
-    draw = sc.draw_page
+    draw = pictures.draw_page
 
     def note(*parts: Any) -> Any:
         given.update(zip(("title", "head", "shown", "captions", "results", "foot"), parts, strict=True))
         return draw(*parts)
 
-    monkeypatch.setattr(sc, "draw_page", note)
+    monkeypatch.setattr(pictures, "draw_page", note)
     return given
 
 
@@ -662,7 +669,7 @@ def test_a_destination_that_may_not_know_the_patient_gets_none(tmp_path: Path) -
     assert ResultKind.PDF not in PeerSettings.model_validate(peer).results
     image = source(write_named(tmp_path / "us.dcm"))
     ctx = context(kinds=tuple(ResultKind), pipeline="ultrasound", rule="ultrasound")
-    made = build_deidentified(ctx, [image], result_of(image, verified=True), Pseudonyms.of(HERE, ""))
+    made = build_deidentified(ctx, [image], result_of(image, verified=True), Pseudonyms(HERE, ""))
     assert made.objects and not pages & {one.kind for one in made.objects}
 
 
@@ -752,7 +759,7 @@ def test_the_gate_lets_no_faulty_document_out(tmp_path: Path, change: dict[str, 
     sources = read_sources([numbered_film(tmp_path)])
     ctx = context(kinds=[ResultKind.PDF])
     report = report_of(ctx, sources, PipelineResult())
-    document = sc.build_pdf(report, sc.summary_of(report), "2.25.9")
+    document = pictures.build_pdf(report, pictures.summary_of(report), "2.25.9")
     assign(document, **change)
     with pytest.raises(ResultRefused, match=why):
         gate.check(encode(document, ctx, sources[0]), document, ctx, ResultKind.PDF, sources)

@@ -20,19 +20,18 @@ from pydicom.pixels import pack_bits
 from pydicom.tag import BaseTag, Tag
 
 from ai_pipeline.contract import DerivedImage, Finding, ImageKind, Origin, PipelineResult, Region
-from dicom_node.base.dicom.header import quiet_pydicom
+from dicom_node.base.dicom.header import items, quiet_pydicom
 from dicom_node.base.dicom.identity import COPIED, IDENTIFYING, REQUIRED_MAYBE_EMPTY
 from dicom_node.base.dicom.uids import Installation, is_own_result
-from dicom_node.base.dicom.walk import items
 from dicom_node.base.errors import DecodedDifferently, FaultyObject, ResultRefused
 from dicom_node.base.kinds import DEIDENTIFIED_KINDS, ReaderVerdict, RejectionReason, ResultKind
 from dicom_node.receive.inspection import inspect
-from dicom_node.results import build, gate
-from dicom_node.results.build import FindingAssessment, build_assessment, build_rejection
-from dicom_node.results.common import envelope
-from dicom_node.results.common.envelope import BUILDER_VERSION
-from dicom_node.results.common.source import (
+from dicom_node.results import envelope, gate
+from dicom_node.results.build import FindingAssessment, build, build_assessment, build_rejection
+from dicom_node.results.deidentified import KnownIdentity, Pseudonyms, identifying, pseudonymised
+from dicom_node.results.envelope import (
     _IMAGE_KEYWORDS,
+    BUILDER_VERSION,
     BuiltObject,
     ResultContext,
     Source,
@@ -40,8 +39,6 @@ from dicom_node.results.common.source import (
     read_sources,
     repairs_of,
 )
-from dicom_node.results.deidentified import Pseudonyms, identifying, pseudonymised
-from dicom_node.results.leaks import KnownIdentity
 from tests import golden_lab
 from tests.deidentified_lab import BIRTH_DATE, HERE, SECRET, UID_ROOT, deidentified, write_named
 from tests.modality import data_set
@@ -298,7 +295,7 @@ def at_the_gate(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Callab
     """A de-identified image that passes, and the gate for such as it."""
     image = source(write_named(tmp_path_factory.mktemp("gate") / "us.dcm"))
     given = read_sources([image])
-    disguised, identity = [pseudonymised(given[0], Pseudonyms.of(HERE))], KnownIdentity.from_sources(given)
+    disguised, identity = [pseudonymised(given[0], Pseudonyms(HERE))], KnownIdentity.from_sources(given)
     ctx = context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound", station_name="")
     data = deidentified(image.path, ctx=ctx).objects[0].data
 
@@ -627,7 +624,7 @@ def test_what_results_copy_are_the_modules_that_all_objects_of_a_study_share() -
         "ReferencedPatientPhotoSequence",
     }
     modules = ("patient", "clinical-trial-subject", "general-study", "patient-study", "clinical-trial-study")
-    attributes = [one for name in modules for one in envelope.attributes(name)]
+    attributes = [one for name in modules for one in envelope.attributes_of(name)]
     types = {keyword: kind for place, keyword, kind in attributes if not place and keyword not in never}
     assert (*types, "TimezoneOffsetFromUTC") == COPIED
     assert {keyword for keyword, kind in types.items() if kind == "2"} == REQUIRED_MAYBE_EMPTY

@@ -31,17 +31,14 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.fetal_head import biometry
 from ai_pipeline.images.render import YELLOW
-from dicom_node.base.dicom.header import quiet_pydicom
-from dicom_node.base.dicom.walk import items
+from dicom_node.base.dicom.header import items, quiet_pydicom
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.kinds import RejectionReason, ResultKind
-from dicom_node.results import build, deidentified, gate, sr
-from dicom_node.results.build import build_rejection
-from dicom_node.results.common import concepts, envelope
-from dicom_node.results.common import report as examination
-from dicom_node.results.common.report import report_of
-from dicom_node.results.common.source import ResultContext, SourceObject, as_judged, read_sources
-from dicom_node.results.sc import summary_of
+from dicom_node.results import deidentified, envelope, gate, sr
+from dicom_node.results.build import build, build_rejection
+from dicom_node.results.envelope import ResultContext, SourceObject, as_judged, read_sources
+from dicom_node.results.pictures import summary_of
+from dicom_node.results.report import report_of
 from tests.result_images import (
     ANALYSED_AT,
     CALIBRATED,
@@ -365,7 +362,7 @@ CHECKED_BY_HAND = {("UMLS", "C0034375")} | {
 }  # fmt: skip
 
 
-FORMER = {(code.scheme_designator, code.value) for code in concepts.FORMER_REGIONS.values()}
+FORMER = {(code.scheme_designator, code.value) for code in envelope.FORMER_REGIONS.values()}
 
 
 def _codes(value: object) -> Iterator[DicomCode]:
@@ -390,7 +387,7 @@ def _known_meanings(scheme: str, value: str) -> set[str]:
 
 def _is_right(scheme: str, value: str, meaning: str) -> bool:
     """Ours, in a dictionary by these words, or CHECKED_BY_HAND, where its source is named."""
-    if scheme == concepts.SCHEME or (scheme, value) in CHECKED_BY_HAND | FORMER:
+    if scheme == envelope.SCHEME or (scheme, value) in CHECKED_BY_HAND | FORMER:
         return True
     return meaning.lower() in _known_meanings(scheme, value)
 
@@ -398,7 +395,7 @@ def _is_right(scheme: str, value: str, meaning: str) -> bool:
 def test_the_dictionaries_know_our_codes_and_those_of_cards_by_the_same_words() -> None:
     ours = {
         f"{name} {code.value}": code
-        for module in (concepts, deidentified)
+        for module in (envelope, deidentified)
         for name, value in vars(module).items()
         for code in _codes(value)
     }
@@ -432,14 +429,14 @@ def test_no_private_code_means_two_things_and_the_decision_is_no_part_of_its_nam
         calibrated,
         replace(calibrated, model=UNCALIBRATED),
     )
-    numbers = [concepts.number_of(one) for one in said]
+    numbers = [envelope.number_of(one) for one in said]
     assert len({number.value for number in numbers}) == len({number.meaning for number in numbers}) == 4
     assert all(len(number.value) <= 16 for number in numbers)
-    values = [code.value for code in concepts.PRIVATE]
+    values = [code.value for code in envelope.OURS.values()]
     assert len(set(values)) == len(values)
-    assert {code.scheme_designator for code in concepts.PRIVATE} == {concepts.SCHEME}
+    assert {code.scheme_designator for code in envelope.OURS.values()} == {envelope.SCHEME}
     decided = [replace(calibrated, decision=decision) for decision in Decision]
-    assert len({concepts.number_of(one).value for one in decided}) == 1
+    assert len({envelope.number_of(one).value for one in decided}) == 1
 
 
 CHEST, HEAD_REGION, PELVIS, BREAST, WHOLE = "51185008", "69536005", "12921003", "76752008", "38266002"
@@ -501,7 +498,7 @@ def test_a_report_says_its_target_region(images: dict[tuple[str, str], SourceObj
     circumstances = context(kinds=[ResultKind.SR], pipeline=pipeline, region=made.card.region)
     headers = HEADERS if pipeline == "chest_xray" else ("breast", "head in SNOMED RT", "no body part")
     read = {header: read_sources([images[kind, header]])[0] for header in headers}
-    regions = {header: examination.target_of(circumstances, one) for header, one in read.items()}
+    regions = {header: envelope.target_of(circumstances, one) for header, one in read.items()}
     found = {header: (region or codes.SCT.EntireBody).value for header, region in regions.items()}
     own = OWN.get(pipeline, WHOLE)
     assert found == {header: HEADERS[header][1] or own for header in headers}
@@ -518,7 +515,7 @@ def test_an_organ_is_no_endoscopy_of_it(tmp_path: Path, code: str, part: str) ->
     state = built(CTX, one, PipelineResult(findings=(finding(NODULE, 0.8, one.image.uid, BOX),)))[
         ResultKind.GSPS
     ]
-    assert envelope.body_part(code) == state.BodyPartExamined == part
+    assert envelope.body_part_word(code) == state.BodyPartExamined == part
     assert ("Laterality" in state) is (part == "KIDNEY")
 
 
@@ -526,9 +523,9 @@ def test_every_organ_that_dicom_names_lies_in_a_region_of_the_context_group() ->
     nowhere = {"artery", "endo-arterial", "endo-vascular", "endo-venous", "joint", "lumen of blood vessel"}
     nowhere |= {"vein", "cardiovascular system", "phantom", "saphenous vein", "entire body"}
     for organ in envelope.body_parts().values():
-        if organ.meaning.lower() not in nowhere and examination.common_region(organ) is None:
-            region = examination.region_of(organ)
-            assert region is not None and examination.common_region(region) is not None, organ.meaning
+        if organ.meaning.lower() not in nowhere and envelope.common_region(organ) is None:
+            region = envelope.region_of(organ)
+            assert region is not None and envelope.common_region(region) is not None, organ.meaning
 
 
 @pytest.mark.parametrize("beside", [False, True], ids=["findings alone", "beside measurements"])

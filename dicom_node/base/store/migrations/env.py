@@ -1,4 +1,4 @@
-"""Alembic's environment: works on the connection that ``store.migrate`` hands in."""
+"""Alembic's environment: works on the connection that ``store.database`` hands in."""
 
 from typing import Any, Literal
 

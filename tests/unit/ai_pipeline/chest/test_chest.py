@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import shared_reader
-from ai_pipeline.chest import ratio, stamps
+from ai_pipeline.chest import calls, ratio, stamps
 from ai_pipeline.chest.anatomy import (
     HEART,
     LEFT_LUNG,
@@ -27,7 +27,6 @@ from ai_pipeline.chest.anatomy import (
     missing_notes,
     without_missing,
 )
-from ai_pipeline.chest.calls import operating_points, prevalence
 from ai_pipeline.chest.card import CLASSIFIER
 from ai_pipeline.chest.classifier import (
     PARTS,
@@ -62,8 +61,7 @@ from ai_pipeline.contract import (
 from ai_pipeline.images.coordinates import POSES, UPRIGHT, Affine, Pose, shown, upright
 from ai_pipeline.images.decode import open_dicom, open_image
 from ai_pipeline.images.exposure import Exposure
-from ai_pipeline.models.inputs import prepare
-from ai_pipeline.models.registry import Card, Chain, Input, Label, find
+from ai_pipeline.models.registry import Card, Chain, Input, Label, find, prepare
 from ai_pipeline.networks.gate import CHILD, UNKNOWN, Kind
 from ai_pipeline.summary import short_result
 from tests.unit.ai_pipeline.phantoms import CHEST, echo, film, silent
@@ -715,7 +713,7 @@ def test_the_heart_is_shared_by_the_middle_of_the_thorax() -> None:
     assert stamps.heart_on_left(masks & False) is None
 
 
-SPECIFIC, BALANCED, SENSITIVE = operating_points.OperatingPoint
+SPECIFIC, BALANCED, SENSITIVE = calls.OperatingPoint
 
 
 CHOSEN: dict[str, Any] = {
@@ -746,15 +744,13 @@ def without(card: Card) -> Card:
 
 def test_few_false_alarms_are_the_default_where_the_card_has_them(card: Card, without: Card) -> None:
     asked = ((card, None), (card, SENSITIVE), (without, None))
-    assert [operating_points.chosen(*one) for one in asked] == [SPECIFIC, SENSITIVE, BALANCED]
+    assert [calls.chosen_point(*one) for one in asked] == [SPECIFIC, SENSITIVE, BALANCED]
 
 
 def test_a_point_moves_the_thresholds_of_the_labels_that_it_has(card: Card) -> None:
     at = {
-        point: {
-            one.name: (one.threshold, one.absent_below) for one in operating_points.labels_at(card, point)
-        }
-        for point in operating_points.OperatingPoint
+        point: {one.name: (one.threshold, one.absent_below) for one in calls.labels_at(card, point)}
+        for point in calls.OperatingPoint
     }
     assert (at[SPECIFIC]["Effusion"], at[SENSITIVE]["Effusion"]) == ((0.5, 0.1), (0.05, 0.05))
     assert at[BALANCED] == {one.name: (one.threshold, one.absent_below) for one in card.labels}
@@ -762,11 +758,11 @@ def test_a_point_moves_the_thresholds_of_the_labels_that_it_has(card: Card) -> N
 
 
 def test_every_result_says_which_point_and_how_many_false_alarms_it_brings(card: Card, without: Card) -> None:
-    assert operating_points.note(card, SPECIFIC).text == (
+    assert calls.point_note(card, SPECIFIC).text == (
         "specific: few false alarms, more findings missed. "
         "Of 100 films without any finding, about 9 get one (7 to 12)."
     )
-    plain = operating_points.note(without, BALANCED).text
+    plain = calls.point_note(without, BALANCED).text
     assert plain == "balanced: between few false alarms and few misses."
 
 
@@ -781,7 +777,7 @@ def test_every_result_says_which_point_and_how_many_false_alarms_it_brings(card:
     ],
 )
 def test_a_call_s_worth_follows_the_site_s_prevalence(card: Card, prevalence: float, said: str) -> None:
-    assert operating_points.reliability(card, SPECIFIC, "Effusion", Decision.PRESENT, prevalence) == said
+    assert calls.reliability(card, SPECIFIC, "Effusion", Decision.PRESENT, prevalence) == said
 
 
 def test_an_image_is_unsure_where_nearly_all_labels_lie_between_the_points(card: Card, without: Card) -> None:
@@ -795,10 +791,10 @@ def test_an_image_is_unsure_where_nearly_all_labels_lie_between_the_points(card:
     between = dict.fromkeys((label.name for label in card.labels), 0.3)
     one_called, two_clear = between | {names[0]: 0.6}, between | {names[0]: 0.6, names[1]: 0.09}
     assert len(names) == 7
-    assert [operating_points.unsure(deciding, chances) for chances in (between, one_called, two_clear)] == [
+    assert [calls.unsure(deciding, chances) for chances in (between, one_called, two_clear)] == [
         *(True, True, False)
     ]
-    assert not any(operating_points.unsure(other, between) for other in (silent, without))
+    assert not any(calls.unsure(other, between) for other in (silent, without))
 
 
 def test_nothing_is_said_of_what_was_not_measured_or_not_decided(card: Card, without: Card) -> None:
@@ -808,7 +804,7 @@ def test_nothing_is_said_of_what_was_not_measured_or_not_decided(card: Card, wit
         (card, SPECIFIC, "Effusion", Decision.INDETERMINATE),
         (without, SPECIFIC, "Effusion", Decision.PRESENT),
     )
-    assert {operating_points.reliability(*case, 0.1) for case in cases} == {""}
+    assert {calls.reliability(*case, 0.1) for case in cases} == {""}
 
 
 @pytest.fixture(scope="module")
@@ -839,13 +835,13 @@ def test_a_rarer_disease_is_less_likely_by_bayes_rule_and_no_decision_changes(
 def test_a_wrong_option_is_told_before_anything_runs(
     calibrated_card: Card, wanted: dict[str, float], remedy: str
 ) -> None:
-    assert remedy in str(prevalence.fault(calibrated_card, wanted))
+    assert remedy in str(calls.prevalence_fault(calibrated_card, wanted))
     with pytest.raises(ValueError, match="option prevalence"):
-        prevalence.at_site(calibrated_card, calibrated_card.labels, wanted)
+        calls.at_site(calibrated_card, calibrated_card.labels, wanted)
 
 
 def _label(card: Card, wanted: dict[str, float]) -> Label:
-    labels = prevalence.at_site(card, card.labels, wanted)
+    labels = calls.at_site(card, card.labels, wanted)
     return next(label for label in labels if label.name == "Effusion")
 
 
@@ -857,50 +853,45 @@ def shipped() -> Card:
 @pytest.mark.parametrize(
     ("ratio", "sensitivity", "words"),
     [
-        ([9.0, 5.0, 16.0], [0.8, 0.6, 0.9], operating_points.Words(suspected=True, not_found=True)),
-        ([9.0, 5.0, 16.0], [0.8, 0.4, 0.9], operating_points.Words(suspected=True, not_found=False)),
+        ([9.0, 5.0, 16.0], [0.8, 0.6, 0.9], calls.Words(suspected=True, not_found=True)),
+        ([9.0, 5.0, 16.0], [0.8, 0.4, 0.9], calls.Words(suspected=True, not_found=False)),
         (
             [9.0, 1.5, 16.0],
             [0.8, 0.6, 0.9],
-            operating_points.Words(suspected=False, not_found=True),
+            calls.Words(suspected=False, not_found=True),
         ),  # few calls measured
         (
             [3.0, 2.5, 4.0],
             [0.8, 0.6, 0.9],
-            operating_points.Words(suspected=False, not_found=True),
+            calls.Words(suspected=False, not_found=True),
         ),  # one in four is right
-        ([3.0, 2.5, 4.0], [0.3, 0.2, 0.4], operating_points.Words(suspected=False, not_found=False)),
+        ([3.0, 2.5, 4.0], [0.3, 0.2, 0.4], calls.Words(suspected=False, not_found=False)),
     ],
 )
 def test_words_follow_from_sensitivity_and_from_how_many_calls_are_right(
-    shipped: Card, ratio: list[float], sensitivity: list[float], words: operating_points.Words
+    shipped: Card, ratio: list[float], sensitivity: list[float], words: calls.Words
 ) -> None:
     figures = {"specific": {"labels": {"Effusion": {"present_ratio": ratio, "sensitivity": sensitivity}}}}
     card = replace(shipped, details={**shipped.details, "metrics": {"operating_points": figures}})
-    assert operating_points.words_of(card, operating_points.OperatingPoint.SPECIFIC, "Effusion", 0.1) == words
+    assert calls.words_of(card, calls.OperatingPoint.SPECIFIC, "Effusion", 0.1) == words
 
 
 def test_a_label_without_figures_is_never_not_found(shipped: Card) -> None:
-    words = operating_points.words_of(
-        replace(shipped, details={}), operating_points.OperatingPoint.BALANCED, "Effusion", None
-    )
-    assert words == operating_points.Words(suspected=True, not_found=False)
+    words = calls.words_of(replace(shipped, details={}), calls.OperatingPoint.BALANCED, "Effusion", None)
+    assert words == calls.Words(suspected=True, not_found=False)
 
 
 def test_what_no_word_allows_cannot_be_excluded() -> None:
-    words = operating_points.Words(suspected=False, not_found=False)
+    words = calls.Words(suspected=False, not_found=False)
     assert {words.limited(decision) for decision in Decision} == {Decision.INDETERMINATE}
-    assert [operating_points.Words(suspected=True, not_found=True).limited(one) for one in Decision] == list(
-        Decision
-    )
+    assert [calls.Words(suspected=True, not_found=True).limited(one) for one in Decision] == list(Decision)
 
 
 def test_the_shipped_model_is_silent_on_what_it_misses_or_mostly_calls_wrongly(shipped: Card) -> None:
     rates = shipped.details["calibration"]["prevalence"]
     names = [label.name for label in shipped.labels if label.supported]
     words = {
-        name: operating_points.words_of(shipped, operating_points.OperatingPoint.SPECIFIC, name, rates[name])
-        for name in names
+        name: calls.words_of(shipped, calls.OperatingPoint.SPECIFIC, name, rates[name]) for name in names
     }
     assert {name for name, one in words.items() if one.suspected} == {"Atelectasis", "Effusion"}
     assert not any(one.not_found for one in words.values())

@@ -57,15 +57,18 @@ from ai_pipeline.contract import (
     Region,
 )
 from ai_pipeline.errors import HeaderError, NoDecoder, OutOfMemory, PixelError
-from ai_pipeline.images import codestreams, colours, decoder, render, resolutions
+from ai_pipeline.images import codestreams, colours, decoder, render
 from ai_pipeline.images.coordinates import POSES, Pose, shown, upright
 from ai_pipeline.images.decode import (
     DicomImage,
     decoded_sha256,
+    decoded_smaller,
+    halved,
     open_dicom,
     open_image,
     open_picture,
     samples_photometric,
+    to_full_size,
 )
 from ai_pipeline.images.display import BAND_ROWS, GreyDisplay
 from ai_pipeline.images.header import age_years, read_header
@@ -750,9 +753,7 @@ def film(path: Path, samples: np.ndarray = RAMP, syntax: str = JPEG2000Lossless)
 
 def decoded(path: Path, times: int) -> np.ndarray | None:
     image = open_dicom(path)
-    return resolutions.decoded(
-        codestreams.Fragments.find(path, image.pixels_at, 1).frame(0), image.header, times
-    )
+    return decoded_smaller(codestreams.Fragments.find(path, image.pixels_at, 1).frame(0), image.header, times)
 
 
 @pytest.mark.parametrize("rows", [400, 403])
@@ -763,7 +764,7 @@ def test_a_lossless_file_is_decoded_as_its_samples_are_halved(
 ) -> None:
     samples = RAMP[:rows, :columns]
     found = decoded(film(tmp_path / "film.dcm", samples), times)
-    wanted = resolutions.halved(samples, 12, times)
+    wanted = halved(samples, 12, times)
     assert wanted.shape == (-(-rows // 2**times), -(-columns // 2**times))
     if found is None:  # Pillow rounds these sides differently: the frame is decoded in full
         assert (rows % 2**times, columns % 2**times) != (0, 0)
@@ -776,7 +777,7 @@ def test_without_a_confined_decoder_films_are_decoded_in_full(
 ) -> None:
     path = film(tmp_path / "film.dcm")
     small = open_dicom(path).display(shorter_side=150)
-    monkeypatch.setattr(resolutions.DECODER, "lacks", lambda: "system calls (seccomp)")
+    monkeypatch.setattr(decoder.DECODER, "lacks", lambda: "system calls (seccomp)")
     assert decoded(path, 1) is None
     np.testing.assert_array_equal(open_dicom(path).display(shorter_side=150), small)
 
@@ -798,7 +799,7 @@ def test_a_lossy_file_is_decoded_close_to_its_samples_halved(tmp_path: Path) -> 
     lossy = dcmread(path)
     lossy.compress(JPEG2000, j2k_cr=[8])
     lossy.save_as(path)
-    found, whole = decoded(path, 1), resolutions.halved(open_dicom(path).stored(), 12, 1)
+    found, whole = decoded(path, 1), halved(open_dicom(path).stored(), 12, 1)
     assert found is not None and np.abs(found.astype(int) - whole).mean() < 8, "of 4,096 levels"
 
 
@@ -810,7 +811,7 @@ def test_places_in_a_smaller_picture_are_mapped_to_the_image(tmp_path: Path) -> 
     assert small.shape == (100, 76)
     rows, columns = (np.arange(side) + 0.5 for side in small.shape)
     middle = (small.sum(0) @ columns / small.sum(), small.sum(1) @ rows / small.sum())
-    ((x, y),) = resolutions.to_full_size(100, image.header)([middle])
+    ((x, y),) = to_full_size(100, image.header)([middle])
     assert (x, y) == pytest.approx((100, 204), abs=0.6)
 
 
@@ -822,7 +823,7 @@ def test_tiles_are_decoded_in_full_because_each_is_halved_by_itself(
     stream = encoded(samples, "JPEG2000", no_jp2=True, irreversible=False, **tiles)
     path = encapsulated(tmp_path / "film.dcm", samples[None], [stream], JPEG2000Lossless)
     assert (decoded(path, 1) is None) is bool(tiles)
-    image, wanted = open_dicom(path), resolutions.halved(samples, 8, 1)
+    image, wanted = open_dicom(path), halved(samples, 8, 1)
     np.testing.assert_array_equal(image.display(shorter_side=120), image.show(wanted))
 
 

@@ -33,7 +33,6 @@ from ai_pipeline.confinement import landlock, seccomp
 from ai_pipeline.contract import Code
 from ai_pipeline.errors import CardError, NoNumber, NoProvider
 from ai_pipeline.models import engine, registry
-from ai_pipeline.models.inputs import network_input
 from ai_pipeline.models.reference import (
     BINS,
     Reference,
@@ -43,7 +42,7 @@ from ai_pipeline.models.reference import (
     stability_index,
     verdict,
 )
-from ai_pipeline.models.registry import Chain, Input
+from ai_pipeline.models.registry import Chain, Input, network_input
 from ai_pipeline.models.store import folder, formats, sandbox
 from ai_pipeline.pipelines import create
 from tests.unit.ai_pipeline.models.store_lab import SHIPPED, add, contents, ended, models, sha256

@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 import torch
 
-from ai_pipeline.models.inputs import normalise, prepare
-from ai_pipeline.models.registry import find
+from ai_pipeline.models.registry import find, normalise, prepare
 from ai_training import yolo
 from ai_training.sets import SetImage, TruthBox
 

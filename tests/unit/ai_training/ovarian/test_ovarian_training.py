@@ -10,7 +10,7 @@ import torch
 from torch.export import Dim
 
 from ai_pipeline.models.registry import find
-from ai_pipeline.ovarian.classifier import OvarianClassifier
+from ai_pipeline.ovarian.pipeline import OvarianClassifier
 from ai_training import ovarian
 from ai_training.base import DataMissing
 from ai_training.cards import export, store_in_half

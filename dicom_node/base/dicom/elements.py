@@ -1,0 +1,608 @@
+"""The raw elements of an encoded data set (PS3.5 7.1, 7.5), walked before any parser reads it.
+
+It decides which element counts, for all that opens received objects. Where a tag stands twice, DCMTK and
+Orthanc go by the first element, pydicom by the last: here the first counts, and the object is faulty. So is
+whatever else two readers may read in two ways, because a result must never go to another patient than the one
+under whom the PACS files the source.
+
+The header of a Part 10 file, its File Meta Information (PS3.10 7.1), ends where its Group Length says:
+elements of group 0002 behind it are of the data set, which may not have any. A parser that reads them as a
+part of the header lets a sender replace what the listener wrote there.
+
+Hashes of a received object, of its header and its Pixel Data, by which an object that comes again is the same
+version or another one; and whether it can be an image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import BinaryIO, Final, NamedTuple
+
+from pydicom.datadict import dictionary_description, dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as Items
+from pydicom.tag import Tag
+
+from ai_pipeline.images.numbers import DAMAGE, LARGEST_WHOLE, is_empty, value_of, whole
+from dicom_node.base.dicom.header import ASCII, TEXT, CharacterSet, character_sets, vr_of
+from dicom_node.base.dicom.uids import TransferSyntax
+from dicom_node.base.errors import FaultyObject
+
+BULK_BYTES: Final = 65536
+"""Longer values (bytes) outside of items are not read: no attribute that is read is so long."""
+PIXEL_DATA: Final = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+"""Float, Double Float, Pixel Data."""
+LONG: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # PS3.5 7.1.2
+_SHORT: Final = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
+_LITTLE, _BIG = (tuple(struct.Struct(order + form) for form in ("HH", "I", "H")) for order in ("<", ">"))
+_IN_FRAGMENTS: Final = frozenset({"OB", "OW", "OB or OW"})
+_NOT_IN_DATA_SETS: Final = (0x0000, 0x0002)  # of commands (PS3.7 6.3.1), of headers of files (PS3.10 7.1)
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_ITEM_IN_BYTES: Final = b"\xfe\xff\x00\xe0"
+_UNDEFINED: Final = 0xFFFFFFFF
+_MISPLACED: Final = " is in the data set, where its group has no place (PS3.10 7.1)"
+_TRUNCATED: Final = "the data set is truncated"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of a received object's header; an object beyond a limit is quarantined."""
+
+    items: int = 20_000
+    """Items of sequences and fragments outside the pixels; a reader needs 0.1 ms and 1 kB for each."""
+    elements: int = 200_000
+    """Number of attributes, including those in items."""
+    depth: int = 32
+    """Sequences within sequences."""
+    header_mib: int = 64
+    """All values that are read: pixels, private ones, and others over 64 KiB outside of items are not."""
+    inflated_mib: int = 512
+    """A deflated data set when it is inflated (on disk, not in memory)."""
+    memory_mib: int = 512
+    """Memory (address space) of the process that reads objects, above what it starts with."""
+    seconds: float = 30
+    """Time to read one object, and a second more for every 10 MiB."""
+
+
+class Element(NamedTuple):
+    """An element outside of sequences. Its value: ``length`` bytes at ``start``, without a delimiter.
+
+    ``vr``: "" for an unknown one in Implicit VR. ``is_implicit``: whether its items are in Implicit VR.
+    """
+
+    tag: int
+    vr: str
+    start: int
+    length: int
+    is_undefined: bool
+    is_implicit: bool
+
+    @property
+    def is_private(self) -> bool:
+        return bool(self.tag >> 16 & 1)
+
+    def __str__(self) -> str:
+        return named(self.tag)
+
+
+class Walk:
+    """One walk over a data set that begins at the position of ``file`` and goes on to its end.
+
+    ``fault``: the first thing that is wrong, one sentence, "" for a sound data set; known when ``elements``
+    has ended.
+    """
+
+    def __init__(self, file: BinaryIO, syntax: TransferSyntax | None, limits: Limits) -> None:
+        self.fault = ""
+        self.is_little_endian = syntax is None or syntax.is_little_endian
+        self._is_implicit = syntax is not None and syntax.is_implicit_vr
+        self._file, self._limits = file, limits
+        self._at = self._begun = file.tell()
+        self.size = file.seek(0, io.SEEK_END)
+        """Where the data set ends."""
+        self._window, self._window_at = b"", 0
+        self._items = self._elements = self._depth = self._read = 0
+        self._tag, self._long, self._short = _LITTLE if self.is_little_endian else _BIG
+
+    def elements(self) -> Iterator[Element]:
+        """The first element of each tag, as far as the data set is sound. Without sequences that are none."""
+        try:
+            # The header of a file (PS3.10 7.1), which some senders leave before the data set.
+            if self._peek(132)[128:] == b"DICM":
+                self._note("a whole file with its preamble (PS3.10 7.1) is in the place of the data set")
+                self._at += 132
+            while self.is_little_endian and self._peek(2) == b"\2\0":
+                element = self._head(self.size, is_implicit=False)
+                self._note(f"{element}{_MISPLACED}")
+                self._at += element.length
+            # The first element counts, as for parsers, where the transfer syntax says something else of VRs.
+            if len(self._peek(6)) == 6 and self._seems_explicit() is self._is_implicit:
+                found, said = ("Explicit", "Implicit") if self._is_implicit else ("Implicit", "Explicit")
+                self._note(f"the data set is in {found} VR, its transfer syntax says {said} VR")
+                self._is_implicit = not self._is_implicit
+            yield from self._data_set(self.size, self._is_implicit, is_delimited=False)
+        except _Damage as damage:
+            if not self._is_padding():
+                self._note(str(damage))
+
+    def _seems_explicit(self) -> bool:
+        vr = self._peek(6)[4:]
+        return vr.isalpha() and vr.isupper()
+
+    def _is_padding(self) -> bool:
+        """Whether only zeros stand where the last element outside of sequences should begin.
+
+        Some writers fill a file up with them.
+        """
+        self._file.seek(self._begun)
+        while block := self._file.read(BULK_BYTES):
+            if block.strip(b"\0"):
+                return False
+        return True
+
+    def _data_set(
+        self, end: int, is_implicit: bool, *, is_delimited: bool, inside: Element | None = None
+    ) -> Iterator[Element]:
+        """The elements up to ``end`` or, ``is_delimited``, the delimiter of the item."""
+        last, seen = -1, set[int]()
+        is_checked = inside is None or not inside.is_private
+        while is_delimited or self._at < end:
+            if inside is None:
+                self._begun = self._at
+            element = self._head(end, is_implicit)
+            tag = element.tag
+            if tag >> 16 == _ITEM >> 16:
+                if tag == _ITEM_END and inside and (is_delimited or self._at == end):
+                    return
+                raise _Damage(f"{element} is where no item begins or ends{_in(inside)}")
+            if tag <= last and is_checked:
+                wrong = "twice" if tag in seen else f"after {named(last)}, out of order (PS3.5 7.1)"
+                self._note(f"{element} is given {wrong}{_in(inside)}")
+            if inside is None and tag >> 16 in _NOT_IN_DATA_SETS:
+                self._note(f"{element}{_MISPLACED}")
+            length = self._value(element, end, inside)
+            if length is not None and tag not in seen:
+                yield element if length == element.length else element._replace(length=length)
+            seen.add(tag)
+            last = max(last, tag)
+
+    def _head(self, end: int, is_implicit: bool) -> Element:
+        """Read tag, VR and length; go to the value."""
+        at = self._pass(8, end)
+        group, number = self._tag.unpack_from(self._window, at)
+        tag, code = group << 16 | number, self._window[at + 4 : at + 6]
+        if not tag:
+            raise _Damage("zeros are in the place of an element")
+        if group == _ITEM >> 16:
+            return Element(tag, "", self._at, 0, is_undefined=False, is_implicit=is_implicit)
+        if is_implicit:
+            vr = _vr(tag)
+            (length,) = self._long.unpack_from(self._window, at + 4)
+        elif code in LONG:
+            vr = code.decode()
+            (length,) = self._long.unpack_from(self._window, self._pass(4, end))
+        elif code in _SHORT:
+            vr = code.decode()
+            (length,) = self._short.unpack_from(self._window, at + 6)
+        else:  # DCMTK reads a length of two bytes here, pydicom one of four
+            raise _Damage(f"{named(tag)} has no VR of PS3.5 6.2")
+        is_undefined = length == _UNDEFINED
+        if vr in ("", "UN"):  # its items are in Implicit VR Little Endian (PS3.5 6.2.2)
+            is_implicit = True
+            is_listed = _vr(tag) == "SQ"
+            if not self.is_little_endian and (is_undefined or (is_listed and length)):
+                raise _Damage(f"{named(tag)} is a sequence with VR UN, in big endian")
+            # Of a private element without VR the parser of a PACS may know that it is a sequence.
+            known = is_listed if vr else self._peek(4) == _ITEM_IN_BYTES
+            vr = "SQ" if is_undefined or known else vr
+        return Element(tag, vr, self._at, length, is_undefined, is_implicit)
+
+    def _value(self, element: Element, end: int, inside: Element | None) -> int | None:
+        """Go to the end of the value; its length in bytes, None for a sequence that is none."""
+        self._elements += 1
+        if self._elements > self._limits.elements:
+            raise _LimitReached(f"more than {self._limits.elements} attributes")
+        if not element.is_undefined and element.start + element.length > end:
+            raise _Damage(f"{element}{_in(inside)} is longer than its item" if inside else _TRUNCATED)
+        if element.vr == "SQ":
+            if not self._sequence(element, end, inside):
+                return None
+        elif not element.is_undefined:
+            # No bytes are read of private elements, nor of bulk data outside of items.
+            if not (inside or element).is_private and (inside or element.length <= BULK_BYTES):
+                self._read += element.length
+            if self._read > self._limits.header_mib * 2**20:
+                limit = f"{self._limits.header_mib} MiB"
+                raise _LimitReached(f"the attributes are more than {limit}")
+            self._at += element.length
+        elif element.vr in _IN_FRAGMENTS:
+            self._fragments(element, end)
+        else:
+            raise _Damage(f"{element}{_in(inside)} has VR {element.vr} and no length")
+        return self._at - 8 - element.start if element.is_undefined else element.length
+
+    def _sequence(self, element: Element, end: int, inside: Element | None) -> bool:
+        """Walk the items; False for a damaged sequence, which is passed over if its length is known."""
+        self._depth += 1
+        if self._depth > self._limits.depth:
+            raise _LimitReached(f"sequences within more than {self._limits.depth} others")
+        outer = inside if inside and inside.is_private else element
+        try:
+            self._walk_items(element, outer, end if element.is_undefined else self._at + element.length)
+        except _LimitReached:
+            raise
+        except _Damage as damage:
+            if element.is_undefined:
+                raise
+            self._note(str(damage))
+            self._at = element.start + element.length
+            return False
+        finally:
+            self._depth -= 1
+        return True
+
+    def _walk_items(self, element: Element, outer: Element, end: int) -> None:
+        while element.is_undefined or self._at < end:
+            first = self._at == element.start
+            if first and end - self._at < 8:
+                raise _Damage(f"{element} has text where a sequence belongs")
+            tag, length = self._item_head(end)
+            if tag == _SEQUENCE_END and (element.is_undefined or self._at == end):
+                return
+            if tag != _ITEM:
+                wrong = "has text where a sequence belongs" if first else "has no item where one belongs"
+                raise _Damage(f"{element} {wrong}")
+            self._count_item()
+            is_delimited = length == _UNDEFINED
+            if not is_delimited and self._at + length > end:  # DCMTK reads on behind the sequence
+                raise _Damage(f"an item of {element} is longer than its sequence")
+            if length and element.is_implicit and not self._is_implicit and self._seems_explicit():
+                raise _Damage(f"an item of {element} is in Explicit VR (PS3.5 6.2.2)")
+            item_end = end if is_delimited else self._at + length
+            for _ in self._data_set(item_end, element.is_implicit, is_delimited=is_delimited, inside=outer):
+                pass
+
+    def _fragments(self, element: Element, end: int) -> None:
+        """Go to the end of a value in fragments (PS3.5 A.4)."""
+        name = "the Pixel Data" if element.tag in PIXEL_DATA else str(element)
+        while True:
+            if self._at + 8 > end:
+                raise _Damage(f"{name} is truncated")
+            tag, length = self._item_head(end)
+            if tag == _SEQUENCE_END:
+                return
+            if tag != _ITEM or length == _UNDEFINED:
+                raise _Damage(f"{name} is not made of fragments (PS3.5 A.4)")
+            if element.tag not in PIXEL_DATA:
+                self._count_item()
+            self._at += length
+
+    def _item_head(self, end: int) -> tuple[int, int]:
+        """Read the tag and the length of an item or a delimiter."""
+        at = self._pass(8, end)
+        group, number = self._tag.unpack_from(self._window, at)
+        return group << 16 | number, self._long.unpack_from(self._window, at + 4)[0]
+
+    def _count_item(self) -> None:
+        self._items += 1
+        if self._items > self._limits.items:
+            raise _LimitReached(f"more than {self._limits.items} items")
+
+    def _peek(self, count: int) -> bytes:
+        at = self._offset(count)
+        return self._window[at : at + count]
+
+    def _pass(self, count: int, end: int) -> int:
+        """Go on by ``count`` bytes; returns where they begin in the window."""
+        if self._at + count > end:
+            raise _Damage(_TRUNCATED if end == self.size else "an item ends within an element")
+        at = self._offset(count)
+        self._at += count
+        return at
+
+    def _offset(self, count: int) -> int:
+        """The position in the window, which is moved if it does not have the next ``count`` bytes."""
+        at = self._at - self._window_at
+        if at < 0 or at + count > len(self._window):
+            self._file.seek(self._at)
+            self._window, self._window_at, at = self._file.read(8192), self._at, 0
+        return at
+
+    def _note(self, fault: str) -> None:
+        self.fault = self.fault or fault
+
+
+class _Damage(Exception):
+    """From here on nobody can say what is an element."""
+
+
+class _LimitReached(_Damage):
+    """The rest is not walked, wherever it is."""
+
+
+def named(tag: int) -> str:
+    """The tag with its name in PS3.6, such as "Patient ID (0010,0020)"."""
+    number = f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+    try:
+        return f"{dictionary_description(tag)} {number}"
+    except KeyError:
+        return f"the private attribute {number}" if tag >> 16 & 1 else number
+
+
+def _in(inside: Element | None) -> str:
+    return f" in an item of {inside}" if inside else ""
+
+
+@lru_cache(maxsize=4096)
+def _vr(tag: int) -> str:
+    """The VR in PS3.6, "" for an unknown tag."""
+    try:
+        return str(dictionary_VR(tag))
+    except KeyError:
+        return ""
+
+
+META_BYTES = 64 * 1024
+"""In which a header must end."""
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_GROUP_LENGTH = struct.Struct("<HH2sHI")  # (0002,0000), 12 bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FileMeta:
+    """A file's header. ``values``: by element number of group 0002; ``length``: where the data set begins.
+
+    The UIDs are Media Storage SOP Class (0002,0002) and Instance UID (0002,0003) and Transfer Syntax UID
+    (0002,0010), "" for one that is missing or no UID.
+    """
+
+    values: Mapping[int, bytes]
+    length: int
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+
+
+def read_file_meta(start: bytes) -> FileMeta:
+    """Read the header from the first META_BYTES of a file. Raises FaultyObject."""
+    if start[128:132] != b"DICM":
+        raise FaultyObject("not DICOM: the prefix DICM is missing")
+    at, end, last = 132, len(start), -1
+    if len(start) >= at + 12:
+        *tag, vr, _, length = _GROUP_LENGTH.unpack_from(start, at)
+        if (*tag, vr) == (2, 0, b"UL"):
+            end = at + 12 + length
+    values: dict[int, bytes] = {}
+    while at < end:
+        if at + 12 > len(start):
+            raise FaultyObject("the header of the file does not end")
+        group, element, vr = struct.unpack_from("<HH2s", start, at)
+        if group != 2:
+            break
+        if element <= last:
+            raise FaultyObject(f"{named(group << 16 | element)} is given twice or out of order in the header")
+        long = vr in LONG
+        (length,) = struct.unpack_from("<I" if long else "<H", start, at + (8 if long else 6))
+        at += 12 if long else 8
+        values[element] = start[at : at + length]
+        at += length
+        last = element
+    if at > len(start):
+        raise FaultyObject("the header of the file does not end")
+    return FileMeta(values, at, *(uid_of(values.get(number, b"")) for number in (0x0002, 0x0003, 0x0010)))
+
+
+def uid_of(value: bytes) -> str:
+    """The UID in the bytes of a value, "" if it is none.
+
+    Everything that opens objects reads UIDs by this, whatever the VR: parsers also take one with a space
+    before it, an escape sequence in it or written as a number, and would file an object where nobody looked.
+    """
+    uid = value.rstrip(b"\0 ").decode("ascii", "replace")
+    return uid if is_uid(uid) else ""
+
+
+def is_uid(text: str) -> bool:
+    """Whether the text has the form of a UID (PS3.5 9.1)."""
+    return bool(_UID.fullmatch(text)) and len(text) <= 64
+
+
+_SOP_CLASS_UID, _SOP_INSTANCE_UID = 0x00080016, 0x00080018
+_STUDY_UID, _SERIES_UID = 0x0020000D, 0x0020000E
+
+
+def read_sop_uids(
+    encoded: bytes | bytearray, syntax: TransferSyntax, inflated: int = 2**10
+) -> tuple[str, str]:
+    """SOP Class UID and SOP Instance UID without padding; "" for a UID that these bytes do not contain
+    or that is none.
+
+    ``inflated``: the number of bytes of a deflated data set to inflate and read.
+    """
+    return _uids(encoded, syntax, _SOP_CLASS_UID, _SOP_INSTANCE_UID, inflated)
+
+
+def read_study_uids(encoded: bytes | bytearray, syntax: TransferSyntax, inflated: int) -> tuple[str, str]:
+    """Study and Series Instance UID; otherwise as ``read_sop_uids``."""
+    return _uids(encoded, syntax, _STUDY_UID, _SERIES_UID, inflated)
+
+
+def _uids(
+    encoded: bytes | bytearray, syntax: TransferSyntax, first: int, last: int, inflated: int
+) -> tuple[str, str]:
+    if syntax.is_deflated:
+        try:
+            encoded = zlib.decompressobj(-zlib.MAX_WBITS).decompress(bytes(encoded), inflated)
+        except zlib.error:
+            encoded = b""
+    found = {first: "", last: ""}
+    for element in Walk(io.BytesIO(encoded), syntax, Limits()).elements():
+        if element.tag > last:
+            break
+        if element.tag in found:
+            found[element.tag] = uid_of(bytes(encoded[element.start : element.start + element.length]))
+    return found[first], found[last]
+
+
+_MAY_DIFFER: Final = frozenset(
+    Tag(keyword)
+    for keyword in (
+        # when and by which way the object was written and sent
+        "InstanceCreationDate", "InstanceCreationTime", "InstanceCoercionDateTime",
+        "ContributingEquipmentSequence", "OriginalAttributesSequence",
+        # where it is stored, and who vouches for that copy
+        "RetrieveAETitle", "InstanceAvailability", "StorageMediaFileSetID", "StorageMediaFileSetUID",
+        "SOPInstanceStatus", "SOPAuthorizationDateTime", "SOPAuthorizationComment",
+        "AuthorizationEquipmentCertificationNumber", "MACParametersSequence", "DigitalSignaturesSequence",
+        "DataSetTrailingPadding",  # without significance (PS3.10 7.2)
+        # how texts are encoded: they are compared decoded
+        "SpecificCharacterSet",
+        # how pixels are encoded (CODING)
+        "PlanarConfiguration",
+    )
+)  # fmt: skip
+"""Attributes that may differ between two transmissions of one version, beside private ones, group lengths and
+the File Meta Information. ``docs/operate/quarantine.md`` names their kinds."""
+CODING: Final = ("PhotometricInterpretation", "PlanarConfiguration")
+"""Attributes that another transfer syntax may change. Pixel Data of the same bytes has the same ones."""
+_PHOTOMETRIC: Final = Tag(CODING[0])
+
+
+def header_sha256(dataset: Dataset, file: BinaryIO) -> str:
+    """The hash of what a data set says, without its Pixel Data, what may differ, and empty attributes.
+
+    Of the transfer syntax it depends on the byte order only. ``dataset`` was parsed from ``file``, which
+    still has the longest values. Text that its character set does not decode is hashed as it is. Call it
+    before a value is read: pydicom replaces the bytes of a value by what they mean.
+    """
+    digest = hashlib.sha256()
+    _hash_header(digest, dataset, file, CharacterSet.from_terms(()))
+    return digest.hexdigest()
+
+
+def _hash_header(digest: hashlib._Hash, dataset: Dataset, file: BinaryIO, inherited: CharacterSet) -> None:
+    """Add a data set, or an item of one with the character set ``inherited``."""
+    own = character_sets(dataset)
+    charset = CharacterSet.from_terms(own) if any(own) else inherited
+    for tag in sorted(dataset.keys()):
+        if tag.is_private or tag.element == 0 or tag in _MAY_DIFFER:
+            continue
+        element, mark = dataset.get_item(tag, keep_deferred=True), struct.pack("<L", tag)
+        vr = vr_of(element)
+        if vr == "SQ" and (items := _items(dataset, element)) is not None:
+            for item in items:
+                digest.update(mark + b"(")
+                _hash_header(digest, item, file, charset)
+                digest.update(mark + b")")
+        elif value := _value_hash(element, vr, charset, file):
+            digest.update(mark + b"=" + value)
+
+
+def _value_hash(
+    element: DataElement | RawDataElement, vr: str, charset: CharacterSet, file: BinaryIO
+) -> bytes:
+    """The hash of a value; empty for an empty value, and for a colour model, which the coding may change."""
+    if not isinstance(element, RawDataElement):
+        value = str(element.value or "").encode("utf-8", "surrogatepass")
+    elif element.value is None:  # it is still in the file
+        digest = hashlib.sha256()
+        hash_bytes(digest, file, element.value_tell, element.length)
+        return digest.digest() if element.length else b""
+    elif vr in TEXT | ASCII:
+        try:
+            value = charset.decode(element.value, vr).rstrip("\0 ").encode()
+        except (UnicodeError, LookupError):
+            value = element.value.rstrip(b"\0 ")
+    else:
+        value = element.value
+    if element.tag == _PHOTOMETRIC and not value.startswith((b"MONOCHROME", b"PALETTE")):
+        return b""
+    return hashlib.sha256(value).digest() if value else b""
+
+
+def hash_bytes(digest: hashlib._Hash, file: BinaryIO, start: int, length: int) -> None:
+    """Add ``length`` bytes at ``start`` of the file, or as many as there are."""
+    file.seek(start)
+    while length > 0 and (block := file.read(min(length, 2**20))):
+        digest.update(block)
+        length -= len(block)
+
+
+def _items(dataset: Dataset, element: DataElement | RawDataElement) -> Sequence[Dataset] | None:
+    """The items of a sequence; None where its bytes are no items or are still in the file."""
+    if isinstance(element, RawDataElement) and element.value is None:
+        return None
+    try:
+        value = dataset[element.tag].value
+    except DAMAGE:
+        return None
+    return value if isinstance(value, Items) else None
+
+
+def hash_pixel_data(file: BinaryIO, pixels: Element, *, is_little_endian: bool) -> str:
+    """SHA-256 of the value as received, of fragments without the delimiter at their end.
+
+    The same bytes in big endian are other samples, so they have another hash.
+    """
+    digest = hashlib.sha256(b"" if is_little_endian else b"big endian")
+    hash_bytes(digest, file, pixels.start, pixels.length)
+    return digest.hexdigest()
+
+
+def check_image(dataset: Dataset, syntax: TransferSyntax, pixels: Element | None) -> None:
+    """Raise FaultyObject if these attributes and this value cannot be an image (PS3.3 C.7.6.3)."""
+    if missing := [word for word in ("Rows", "Columns", "BitsAllocated") if dataset.get(word) is None]:
+        raise FaultyObject(f"{dictionary_description(missing[0])} is missing, which an image must have")
+    rows, columns = (_number(dataset, keyword, 0) for keyword in ("Rows", "Columns"))
+    if rows <= 0 or columns <= 0:
+        raise FaultyObject(f"the image has {rows} × {columns} pixels")
+    if pixels is None or not (pixels.length or pixels.is_undefined):
+        raise FaultyObject("the image has no Pixel Data")
+    frames = _number(dataset, "NumberOfFrames", 1)
+    if frames <= 0:
+        raise FaultyObject("Number of Frames (0028,0008) is not a positive number")
+    if pixels.is_undefined is not syntax.is_encapsulated:
+        found, said = (
+            ("in fragments", "uncompressed") if pixels.is_undefined else ("not in fragments", "compressed")
+        )
+        raise FaultyObject(f"the Pixel Data is {found}, its transfer syntax is {said}")
+    if pixels.is_undefined:
+        return
+    bits, *others = _pixel_bits(dataset)
+    # Up to a row too long is padding, seen in the field; more is another image than the header describes.
+    for pixel_bits in (bits, *others):
+        wanted, padding = (frames * rows * columns * pixel_bits + 7) // 8, max(columns * pixel_bits // 8, 2)
+        if wanted <= pixels.length <= wanted + padding:
+            return
+    wanted = (frames * rows * columns * bits + 7) // 8
+    raise FaultyObject(f"the Pixel Data has {pixels.length} bytes, its attributes say {wanted}")
+
+
+def _pixel_bits(dataset: Dataset) -> list[int]:
+    """Bits of a pixel, the number by the attributes first."""
+    samples = _number(dataset, "SamplesPerPixel", 1)
+    allocated = _number(dataset, "BitsAllocated", 0)
+    if allocated not in (1, 8, 16, 32, 64) or samples not in (1, 3, 4):
+        raise FaultyObject(f"{samples} samples of {allocated} bits per pixel are no image")
+    photometric = str(dataset.get("PhotometricInterpretation") or "").strip().upper()
+    if photometric.startswith(("YBR_FULL_422", "YBR_PARTIAL_422")):
+        # Chrominance at every other pixel (PS3.3 C.7.6.3.1.2); some makers write it at each.
+        return [2 * allocated, samples * allocated]
+    return [samples * allocated]
+
+
+def _number(dataset: Dataset, keyword: str, default: int) -> int:
+    if is_empty(dataset, keyword):
+        return default
+    number = whole(value_of(dataset, keyword), least=-LARGEST_WHOLE)
+    if number is None:
+        raise FaultyObject(f"{keyword} is not a number")
+    return number

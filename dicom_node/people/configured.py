@@ -1,0 +1,769 @@
+"""Peers and rules that a person enters by page or command; those in configuration files cannot be changed.
+
+Each change is a new version of the file of entered peers and rules
+(:mod:`dicom_node.base.config.loading`).
+Reload: a running node loads a changed configuration completely or not at all.
+
+Rules: their text, and the effect of present or changed rules on files, new studies and past studies.
+
+Models: their cards, the drift of their scores, the model that a pipeline uses, and a change of the
+model.
+"""
+
+import os
+import signal
+import time
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+
+import tomlkit
+from pydantic import BaseModel
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ai_pipeline.contract import ModelSlot, PipelineCard
+from ai_pipeline.errors import CardError
+from ai_pipeline.models import registry
+from ai_pipeline.models.reference import reference_of
+from ai_pipeline.models.store import folder
+from ai_pipeline.pipelines import slots, try_out
+from dicom_node.base.config import loading
+from dicom_node.base.config.loading import SAVED, edition, file_of, newest, versions
+from dicom_node.base.config.sample import toml_value
+from dicom_node.base.config.settings import (
+    NEEDS_RESTART,
+    REVEALED,
+    LocalAddress,
+    PeerSettings,
+    RuleSettings,
+    Settings,
+    did_you_mean,
+    remote_address,
+)
+from dicom_node.base.dicom.uids import role_of
+from dicom_node.base.errors import (
+    ChangedMeanwhile,
+    ConfigProblem,
+    ConfigurationError,
+    DatabaseUnusable,
+    FaultyInput,
+    HoldUndercut,
+    NotAllowedNow,
+    NotFound,
+    Unavailable,
+)
+from dicom_node.base.events import CONFIGURATION_REFUSED, CONFIGURATION_RELOADED
+from dicom_node.base.files import bucket_of, write_new
+from dicom_node.base.kinds import AuditAction, ObjectRole, Role
+from dicom_node.base.lifecycle import StudyState
+from dicom_node.base.processes import files_of, running
+from dicom_node.base.store import intake, transitions
+from dicom_node.base.store.tables import Instance, Study
+from dicom_node.base.store.transitions import utc_now
+from dicom_node.base.store.views import View, columns, list_events
+from dicom_node.jobs import drift as scores
+from dicom_node.jobs.queue import decide, decide_study, explain, why_none
+from dicom_node.people import Row, ServiceResult, audit, open_database, reading, writing
+from dicom_node.people.peers import SECRET
+from dicom_node.receive.inspection import Inspected, inspect
+
+Kind = Literal["peers", "rules"]
+LONGEST: Final = 16 * 1024
+"""Characters of peers or rules that a person writes."""
+_MODELS: Final[Mapping[str, type[BaseModel]]] = {"peers": PeerSettings, "rules": RuleSettings}
+PROGRAMS: Final = ("command", "container")
+"""Pipelines of rules that only the configuration files may have."""
+
+
+class Saved(ServiceResult):
+    """A saved peer or rule, which the node takes over at once. ``warnings`` are from ``dicom-node check``."""
+
+    name: str
+    version: int
+    warnings: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Warnings of ``check`` for the whole configuration, and the holds that a change would bypass."""
+
+    settings: Settings
+    warnings: tuple[str, ...]
+    undercut: tuple[str, ...]
+
+
+_Entries = dict[tuple[str, str], dict[str, Any]]
+"""Peers and rules by kind and name."""
+
+
+def entered_versions(settings: Settings) -> list[Row]:
+    """All versions of what was entered, the newest first; ``saved``: when, by whom, what was changed."""
+    numbers = reversed(versions(settings.node.data_dir))
+    return [Row(version=number, saved=_saved(_text(settings, number))) for number in numbers]
+
+
+def as_text(kind: Kind, content: Mapping[str, Any]) -> str:
+    """A peer or rule as lines of TOML, in the order of the documentation."""
+    known = [key for key in _MODELS[kind].model_fields if key in content]
+    rest = [key for key in content if key not in known]
+    return "".join(f"{key} = {toml_value(content[key])}\n" for key in [*known, *rest])
+
+
+def parse_entry(kind: Kind, text: str) -> dict[str, Any]:
+    """One peer or rule from lines of TOML, with or without its heading. Raises FaultyInput."""
+    data = tables(text)
+    if set(data) == {kind} and isinstance(data[kind], list) and len(data[kind]) == 1:
+        data = data[kind][0]
+    if not isinstance(data.get("name"), str):
+        raise FaultyInput(f"write the keys of one {kind[:-1]}, a name among them")
+    return _plain(kind, data)
+
+
+def tables(text: str) -> dict[str, Any]:
+    """The tables in a person's TOML text. Raises FaultyInput."""
+    if len(text) > LONGEST:
+        raise FaultyInput(f"that is too long: {LONGEST // 1024} KiB at most")
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:  # thousands of brackets
+        raise FaultyInput(f"this is no TOML: {error}") from None
+
+
+def from_keys(kind: Kind, name: str, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The peer or rule with this name and these keys, as if read from TOML. Raises FaultyInput."""
+    content = _plain(kind, {"name": name, **keys})
+    if content["name"] != name:
+        raise FaultyInput(f"name: the address says {name}")
+    return content
+
+
+def _plain(kind: Kind, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content as our own lines of TOML give it back. Raises FaultyInput where none can hold it."""
+    try:
+        text = as_text(kind, content)
+        text.encode()
+    except (RecursionError, TypeError, UnicodeEncodeError):
+        raise FaultyInput("a key or value in it is of a kind that no setting has") from None
+    return tables(text)
+
+
+def save_entry(
+    settings: Settings,
+    kind: Kind,
+    content: Mapping[str, Any],
+    version: int | None = None,
+    by: audit.Person = audit.COMMAND_LINE,
+    *,
+    despite_hold: bool = False,
+) -> Saved:
+    """Add a peer or rule, or change one; ``apply`` puts it in force.
+
+    ``version``: of the entry as the person saw it, 0 to add one, None: whichever exists. ``despite_hold``: a
+    person confirmed that the rule sends results at once that another rule holds. Raises FaultyInput with
+    every mistake that ``check`` would find, NotAllowedNow (the entry is in a file, or none can be written),
+    ChangedMeanwhile, HoldUndercut.
+    """
+    name = content["name"]
+    now, after = _changed(settings, kind, name, content, version)
+    _, warnings = _write(settings, now, after, f"{kind[:-1]} {name}", by, despite_hold=despite_hold)
+    return Saved(name=name, version=edition(_entries(after)[kind, name]), warnings=warnings)
+
+
+def check_entry(
+    settings: Settings, kind: Kind, content: Mapping[str, Any], version: int | None = None
+) -> Warned:
+    """The warnings of ``save``; raises its errors except HoldUndercut. Nothing is changed."""
+    _, after = _changed(settings, kind, content["name"], content, version)
+    return _checked(settings, _entries(after), kind)
+
+
+def remove_entry(
+    settings: Settings,
+    kind: Kind,
+    name: str,
+    version: int | None = None,
+    by: audit.Person = audit.COMMAND_LINE,
+) -> None:
+    """Remove an entered peer or rule. Raises NotFound, ChangedMeanwhile, FaultyInput (a rule needs the
+    peer).
+    """
+    now, after = _changed(settings, kind, name, None, version)
+    _write(settings, now, after, f"{kind[:-1]} {name} removed", by, despite_hold=True)
+
+
+def undo_to(
+    settings: Settings,
+    version: int,
+    by: audit.Person = audit.COMMAND_LINE,
+    *,
+    despite_hold: bool = False,
+) -> Saved:
+    """Have all entered peers and rules as in this version (0: none). Raises NotFound, and as ``save``."""
+    if version not in (0, *versions(settings.node.data_dir)):
+        raise NotFound(f"there is no version {version} of the entered peers and rules")
+    after, what = _text(settings, version), f"as in version {version}"
+    number, warnings = _write(settings, _newest(settings), after, what, by, despite_hold=despite_hold)
+    return Saved(name=f"version {number}", version=number, warnings=warnings)
+
+
+def apply_now(settings: Settings) -> int:
+    """Let the nodes of this machine load the entries at once; returns how many. Others load them within 30
+    s.
+    """
+    asked = 0
+    for pid in running(settings.node.data_dir).values():
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGHUP)
+            asked += 1
+    return asked
+
+
+def show_entry(settings: Settings, kind: Kind, name: str) -> View:
+    """An entered peer or rule, and its version, which a change of it names.
+
+    Raises NotFound; NotAllowedNow for one in the configuration files, FaultyInput for one with a secret.
+    """
+    _, text = _newest(settings)
+    if content := _entries(text).get((kind, name)):
+        _refuse_for_files(kind, content)  # who may not enter it may not see it
+        return {"name": name, "version": edition(content), "content": content}
+    if name in {one.name for one in getattr(settings, kind)}:
+        raise NotAllowedNow(f"{name} is in the configuration files: change it there")
+    raise NotFound(f"no {kind[:-1]} is called {name!r}")
+
+
+def _text(settings: Settings, version: int) -> str:
+    file = file_of(settings.node.data_dir, version)
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+
+def _saved(text: str) -> str:
+    with suppress(ValueError):
+        return str(tomllib.loads(text).get(SAVED, "by hand"))
+    return "damaged"
+
+
+def _entries(text: str) -> _Entries:
+    """Raises NotAllowedNow for a text that was edited by hand and cannot be read."""
+    try:
+        data = tomllib.loads(text)
+        return {(kind, str(one.get("name"))): one for kind in _MODELS for one in data.get(kind, ())}
+    except (ValueError, TypeError, AttributeError):
+        raise NotAllowedNow("what was entered is damaged: correct it, dicom-node check says where") from None
+
+
+def _newest(settings: Settings) -> tuple[int, str]:
+    """The newest version and its text. Raises NotAllowedNow where nothing can be entered."""
+    if bucket_of(settings):
+        raise NotAllowedNow(
+            "machines with [object_store] share no folder: peers and rules are in the configuration files"
+        )
+    number = newest(settings.node.data_dir)
+    return number, _text(settings, number)
+
+
+def _changed(
+    settings: Settings, kind: Kind, name: str, content: Mapping[str, Any] | None, version: int | None
+) -> tuple[tuple[int, str], str]:
+    """The newest version, and its text with this peer or rule, or without; comments and order stay."""
+    if content is not None:
+        _refuse_risky(settings, kind, content)
+    number, text = _newest(settings)
+    known = _entries(text)
+    here = known.get((kind, name))
+    if here is None and content is None:
+        hint = did_you_mean(name, [one for other, one in known if other == kind])
+        raise NotFound(f"no {kind[:-1]} that was entered is called {name!r}; {hint}")
+    if version == 0 and here:
+        raise ChangedMeanwhile(f"there is a {kind[:-1]} {name} already: nothing was saved")
+    if version not in (None, edition(here)):
+        what = f"{name} was {'changed' if here else 'removed'} after you opened it: nothing was saved"
+        raise ChangedMeanwhile(f"{what}. What was saved last: {_saved(text)}")
+    if here is None and any(one.name == name and not one.entered for one in getattr(settings, kind)):
+        raise NotAllowedNow(f"{name} is in the configuration files: change it there")
+    document = tomlkit.parse(text)
+    rows: Any = document.setdefault(kind, tomlkit.aot())
+    at = next((at for at, one in enumerate(rows) if one["name"] == name), len(rows))
+    if content is None:
+        del rows[at]
+    else:
+        written: Any = tomlkit.parse(f"[[{kind}]]\n{as_text(kind, content)}\n")[kind]
+        if here is None:
+            rows.append(written[0])
+        for key in {*rows[at]} - {*content}:
+            del rows[at][key]
+        rows[at].update({key: value for key, value in written[0].items() if rows[at].get(key) != value})
+    if not rows:
+        del document[kind]
+    return (number, text), tomlkit.dumps(document)
+
+
+def _write(
+    settings: Settings, now: tuple[int, str], after: str, what: str, by: audit.Person, *, despite_hold: bool
+) -> tuple[int, list[str]]:
+    """Check the whole, note each change in the audit, and write the next version: its number, warnings."""
+    number, before = now
+    old, new = _entries(before), _entries(after)
+    changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    warned = _checked(settings, new, "rules" if "rules" in dict(changed) else "peers")
+    if warned.undercut and not despite_hold:
+        raise HoldUndercut(
+            f"{'; '.join(warned.undercut)}: give it assess_first = true, or confirm it (despite_hold)"
+        )
+    document = tomlkit.parse(after)
+    document[SAVED] = f"{utc_now():%Y-%m-%dT%H:%M:%SZ}, {by.name}: {what}"
+    fields: dict[str, Any] = {"despite_hold": "; ".join(warned.undercut)} if warned.undercut else {}
+    with writing(settings) as session:
+        for kind, entry in changed:
+            action = AuditAction(f"{kind[:-1]}_{'saved' if (kind, entry) in new else 'removed'}")
+            audit.note(session, by, action, name=entry, version=number + 1, **fields)
+        session.flush()  # nothing is in force that the audit does not know
+        try:
+            if _text(settings, number) != before:  # edited by hand
+                raise FileExistsError
+            write_new(file_of(settings.node.data_dir, number + 1), tomlkit.dumps(document))
+        except FileExistsError:
+            raise ChangedMeanwhile("somebody else saved something just now: nothing was saved") from None
+        except OSError as error:
+            raise NotAllowedNow(f"nothing can be entered here: {error.strerror}") from None
+    return number + 1, list(warned.warnings)
+
+
+def _refuse_risky(settings: Settings, kind: Kind, content: Mapping[str, Any]) -> None:
+    """What a browser must not be able to do: read files and variables, run programs, keep passwords, and have
+    the node call itself or the network behind it."""
+    _refuse_for_files(kind, content)
+    if "entered" in content:
+        raise FaultyInput("entered: the node itself sets it: leave it out")
+    if kind == "peers" and not settings.console.local_peers:
+        _refuse_local(content)
+    if kind == "rules" and content.get("pipeline") in PROGRAMS:
+        raise FaultyInput("pipeline: rules that run programs belong in the configuration files")
+
+
+def _refuse_for_files(kind: Kind, content: Mapping[str, Any]) -> None:
+    if "${" in as_text(kind, content):
+        raise FaultyInput("variables and files (${...}) are for the configuration files only")
+    if kind == "peers" and (secret := [key for key in SECRET if content.get(key)]):
+        raise FaultyInput(f"{', '.join(secret)}: a peer with a login belongs in the configuration files")
+    if kind == "peers" and "@" in str(content.get("url", "")):
+        raise FaultyInput("url: a peer with a login belongs in the configuration files")
+
+
+def _refuse_local(content: Mapping[str, Any]) -> None:
+    """A name is looked up again at each call."""
+    problems = []
+    for key in ("host", "query_host", "commitment_host", "url"):
+        given = str(content.get(key) or "")
+        try:
+            host = urlsplit(given).hostname if key == "url" else given
+            if host:
+                remote_address(host)
+        except LocalAddress as error:
+            problems.append(ConfigProblem("", f"peers.{content['name']}.{key}", repr(given), str(error)))
+        except (OSError, ValueError):  # nobody knows it yet, or the check of the settings says what is wrong
+            continue
+    if problems:
+        raise FaultyInput("\n".join(map(_in_words, problems)), problems)
+
+
+def _checked(settings: Settings, after: _Entries, changed: Kind) -> Warned:
+    """Check the configuration with these entries in place of those with which the node runs."""
+    tables: dict[str, Any] = {}
+    for kind in _MODELS:
+        in_files = [one for one in getattr(settings, kind) if not one.entered]
+        tables[kind] = [
+            one.model_dump(mode="json", context=REVEALED, exclude_defaults=True) for one in in_files
+        ]
+        tables[kind] += [one for (other, _), one in after.items() if other == kind]
+    return checked(settings, tables, changed)
+
+
+def checked(settings: Settings, tables: dict[str, Any], changed: Kind = "peers") -> Warned:
+    """What ``check`` warns of in the configuration with other ``tables``. Raises FaultyInput with its
+    mistakes.
+    """
+    from dicom_node.people import preflight
+
+    data = settings.model_dump(mode="json", context=REVEALED, exclude_defaults=True) | tables
+    found = preflight.check_data(data, _role_here(settings, changed))
+    if found.problems:
+        raise FaultyInput("\n".join(map(_in_words, found.problems)), found.problems)
+    assert found.settings is not None, "without settings there are problems"
+    known = set(loading.undercuts(settings))
+    return Warned(
+        found.settings,
+        tuple(f"{one.subject}: {one.text}" for one in found.tried if not one.ok),
+        tuple(one for one in loading.undercuts(found.settings) if one not in known),
+    )
+
+
+def _role_here(settings: Settings, changed: Kind) -> Role:
+    """As which the change is checked: models only where they run, and of a rule, as that takes a while."""
+    here = {Role.at(place) for place in running(settings.node.data_dir)} or {Role.ALL}
+    if changed == "rules" and any(role.runs_models for role in here):
+        return Role.ALL
+    if any(role.receives for role in here):
+        return Role.LISTENER
+    return Role.CONSOLE if Role.CONSOLE in here else min(here)
+
+
+def _in_words(problem: ConfigProblem) -> str:
+    shown = f" = {problem.value}" if problem.value else ""
+    return f"{problem.key}{shown}: {problem.remedy}"
+
+
+_IN_ITS_LOG = "the node's log says why (6011); what was installed since its start needs a restart"
+_RELOAD_SECONDS = 90.0  # deliveries may have 20 s to finish what they send
+
+
+def reload_node(files: Sequence[Path]) -> list[str]:
+    """Let the running nodes of this machine load the configuration ``files``; returns the places of the
+    nodes.
+
+    Only nodes on the data folder that the files name are asked. Raises ConfigurationError (before any node is
+    asked), Unavailable, NotAllowedNow.
+    """
+    from dicom_node.people import preflight
+
+    settings, read = loading.examine(files)
+    if settings is None or read.problems:
+        raise ConfigurationError(read.problems)
+    found = running(settings.node.data_dir)
+    if not found:
+        if settings.node.data_dir.exists() and not os.access(settings.node.data_dir, os.R_OK | os.X_OK):
+            raise NotAllowedNow(
+                f"{settings.node.data_dir} is closed to this user: run this as the user that the node runs as"
+            )
+        raise Unavailable(f"no node runs on {settings.node.data_dir} here: dicom-node serve starts one")
+    given = {path.resolve() for path in files}
+    for place in found:
+        # A node reads the files again that it was started with, whatever stands in others.
+        known = files_of(settings.node.data_dir, place)
+        if known and given != {path.resolve() for path in known}:
+            runs, asked = (", ".join(sorted(map(str, paths))) for paths in (known, files))
+            raise NotAllowedNow(
+                f"the node runs with {runs}, not with {asked}: give it these, or start it again with others"
+            )
+    done = []
+    try:
+        for place, pid in found.items():
+            role = Role.at(place)
+            if problems := preflight.check(files, role).problems:
+                raise ConfigurationError(problems)
+            if refused := _hang_up(settings, place, pid):
+                # Event 6011 with the lines of the settings that it names.
+                for key in filter(None, str(refused["fields"].get("keys", "")).split(", ")):
+                    read.add_named(key, "", NEEDS_RESTART if key in settings.fixed else _IN_ITS_LOG)
+                why = [str(problem) for problem in read.problems] or [_IN_ITS_LOG]
+                raise NotAllowedNow("\n  ".join(["the node keeps the configuration before:", *why]))
+            done.append(place)
+    finally:
+        if done:  # whatever the other processes answered
+            with writing(settings) as session:
+                audit.note(session, audit.COMMAND_LINE, AuditAction.CONFIG_RELOADED, nodes=done)
+    return done
+
+
+def _hang_up(settings: Settings, place: str, pid: int) -> Mapping[str, Any] | None:
+    """SIGHUP, and wait for what the node says of it: None where it is content, else the event."""
+    from dicom_node.people.monitoring import node_name
+
+    asked = datetime.now(UTC)
+    try:
+        os.kill(pid, signal.SIGHUP)
+    except PermissionError:
+        raise NotAllowedNow(f"process {pid} belongs to another user: run this as that user") from None
+    ours, numbers = node_name(place), (CONFIGURATION_RELOADED.number, CONFIGURATION_REFUSED.number)
+    end = time.monotonic() + _RELOAD_SECONDS
+    while time.monotonic() < end:
+        try:
+            with reading(settings) as session:
+                events = [
+                    event
+                    for event in list_events(session, since=asked, numbers=numbers)
+                    if event["fields"].get("node", ours) == ours  # other machines take things over, too
+                ]
+        except DatabaseUnusable as error:
+            raise NotAllowedNow(
+                f"the node was asked; its log has the answer (6010 taken over, 6011 not): {error}"
+            ) from error
+        if events:
+            return events[0] if events[0]["number"] == CONFIGURATION_REFUSED.number else None
+        time.sleep(0.1)
+    raise NotAllowedNow(f"the node did not answer within {_RELOAD_SECONDS:.0f} s: look into its log")
+
+
+TRIED = 50
+"""Studies that rules are tried against, the newest."""
+
+
+_ReadFile = tuple[Path, Inspected, Instance]
+
+
+def list_rules(settings: Settings) -> list[View]:
+    """The rules in their order; a study gets a job for each rule that takes it."""
+    return [
+        {
+            "name": rule.name,
+            "when": {key: list(value) for key, value in rule.when if value},
+            "pipeline": rule.pipeline,
+            "send_to": list(rule.send_to),
+            "forward": list(rule.forward),
+            "then": [str(one) for one in rule.then],
+            "priority": rule.priority,
+            "options": {key: toml_value(value) for key, value in rule.options.items()},
+            "limits": _limits(rule),
+            "version": rule.entered or None,
+        }
+        for rule in settings.rules
+    ]
+
+
+def _limits(rule: RuleSettings) -> list[str]:
+    applies = {
+        f"holds studies older than {rule.max_study_age_days:g} days": rule.max_study_age_days,
+        f"secondary captures of {', '.join(rule.secondary_captures_from)} too": rule.secondary_captures_from,
+        "results wait until a person has accepted them": rule.assess_first,
+    }
+    return [text for text, value in applies.items() if value]
+
+
+def with_rule(settings: Settings, content: View) -> Settings:
+    """The settings with this rule added, or replaced if it exists. Raises FaultyInput with every mistake."""
+    others = [
+        rule.model_dump(mode="json", exclude_defaults=True, exclude={"entered"})
+        for rule in settings.rules
+        if rule.name != content["name"]
+    ]
+    return checked(settings, {"rules": [*others, content]}).settings
+
+
+def try_rules(session: Session, settings: Settings, other: Settings | None = None) -> list[View]:
+    """The rules that take each of the newest studies; ``other``: changed rules to compare."""
+    settled = Study.state.not_in((StudyState.RECEIVING, StudyState.QUARANTINED))
+    chosen = select(Study).where(settled).order_by(Study.last_received_at.desc(), Study.id.desc())
+    found = []
+    for study in session.scalars(chosen.limit(TRIED)):
+        row = columns(study, "id", "state", "last_received_at", "study_instance_uid")
+        row["now"] = _decided(session, study, settings)
+        if other is not None:
+            row["then"] = _decided(session, study, other)
+            row["changes"] = _outcome(row["then"]) != _outcome(row["now"])
+        sources = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
+        row["modalities"] = sorted({source.modality for source in sources})
+        found.append(row)
+    return found
+
+
+def try_files(settings: Settings, files: Sequence[Path], sender: str = "") -> list[dict[str, Any]]:
+    """One row per file (also of folders) and rule: whether the rule applies, and why (not).
+
+    ``sender``: name or AE title of the peer that is assumed to have sent them. Raises UnknownPeer.
+    """
+    from dicom_node.deliver.scu.dimse import dicom_files
+
+    peer = settings.sender(sender) if sender else None
+    read = [_read_file(path, settings, peer) for path in dicom_files(files)]
+    today = transitions.utc_now().date()
+    rows: list[dict[str, Any]] = []
+    for path, image, facts in read:
+        about = {
+            "file": str(path),
+            "study_instance_uid": image.study_instance_uid,
+            "sop_instance_uid": image.sop_instance_uid,
+            "modality": image.modality,
+        }
+        if image.fault:
+            none = {"rule": "", "pipeline": "", "applies": False}
+            rows.append({**about, **none, "reason": f"quarantined: {image.fault}", "then": []})
+            continue
+        decisions = decide(settings.rules, image.study_date, [facts], today, settings.sender_names)
+        held = {decision.rule.name: decision.held_reason for decision in decisions}
+        for rule, failed in explain(settings.rules, facts, settings.sender_names):
+            limit = held.get(rule.name, "")
+            rows.append(
+                {
+                    **about,
+                    "rule": rule.name,
+                    "pipeline": rule.pipeline,
+                    "applies": not failed,
+                    "reason": f"held: {limit}" if limit else failed or "all conditions hold",
+                    "then": [] if failed else [str(one) for one in rule.then],
+                }
+            )
+    return rows
+
+
+def replay_rules(settings: Settings, since: datetime, *, dry_run: bool = False) -> list[dict[str, Any]]:
+    """Apply the rules to studies received since ``since`` that should now get a job which they did not get.
+
+    With ``dry_run`` the rules are not applied. Returns a row for each such study and rule that takes it.
+    """
+    from dicom_node.studies import choose
+
+    def note(session: Session, study: int) -> None:
+        audit.note(session, audit.COMMAND_LINE, AuditAction.STUDY_RERUN, study_id=study, replay=True)
+
+    with open_database(settings) as database:
+        return choose.replay(database, settings, since, None if dry_run else note)
+
+
+def _decided(session: Session, study: Study, settings: Settings) -> View:
+    """Rules that take the study, with the limit that would hold the job; else why none does."""
+    sources = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
+    decisions = decide_study(session, study, sources, settings)
+    return {
+        "rules": [
+            {
+                "name": decision.rule.name,
+                "images": len(decision.source_uids),
+                "held": decision.held_reason,
+                "send_to": list(decision.rule.send_to),
+                "then": [str(one) for one in decision.rule.then],
+            }
+            for decision in decisions
+        ],
+        "why": "" if decisions else why_none(settings.rules, sources, settings.sender_names),
+    }
+
+
+def _outcome(decided: View) -> set[tuple[str, ...]]:
+    return {(rule["name"], *rule["then"]) for rule in decided["rules"]}
+
+
+def _read_file(path: Path, settings: Settings, sender: PeerSettings | None) -> _ReadFile:
+    found = inspect(path, sender.assume_charset if sender else "")
+    name = sender.name if sender else ""
+    takes = any(name in rule.secondary_captures_from for rule in settings.rules)
+    role = role_of(
+        found.sop_class_uid,
+        frozenset(settings.listener.further_storage_classes),
+        takes_secondary_captures=takes,
+    )
+    facts = Instance(
+        sop_instance_uid=found.sop_instance_uid,
+        sop_class_uid=found.sop_class_uid,
+        modality=found.modality,
+        role=ObjectRole.OWN if found.own else role,
+        calling_ae=sender.ae_title if sender else "",
+        called_ae=settings.node.ae_title,
+        attributes=dict(found.attributes),
+    )
+    return path, found, facts
+
+
+TRIAL_SECONDS = 120
+"""How long a model may take on the pictures that it is tried on before it is used."""
+
+
+def list_models(settings: Settings) -> list[dict[str, Any]]:
+    """The model cards. Raises FaultyInput if a card cannot be read."""
+    return [
+        {
+            "id": card.id,
+            "version": card.version,
+            "task": card.task,
+            "architecture": card.architecture,
+            "licence": card.licence,
+            "intended_use": card.intended_use,
+            "limits": list(card.limits),
+            "calibrated": card.calibrated,
+            "labels": [label.name for label in card.labels if label.supported],
+            "weights": [{"role": w.role, "file": w.path.name, "sha256": w.sha256} for w in card.weights],
+            "card_sha256": card.sha256,
+        }
+        for card in model_cards(settings)
+    ]
+
+
+def verify_models(settings: Settings) -> list[dict[str, Any]]:
+    """Whether the weights of each model have the SHA-256 in the model's card. Raises FaultyInput."""
+    rows = []
+    for card in model_cards(settings):
+        try:
+            registry.verify(card)
+            reference_of(card)
+            text, ok = "weights are those of the card", True
+        except CardError as error:
+            text, ok = str(error), False
+        rows.append({"id": card.id, "version": card.version, "ok": ok, "text": text})
+    return rows
+
+
+def model_drift(settings: Settings, since: datetime | None = None) -> list[dict[str, Any]]:
+    """How each model's scores and refusals for each sender ("other": all that are no configured peers)
+    compare with its card's reference, from the day (UTC) of ``since`` on, by default the last
+    ``drift.WINDOW_DAYS``.
+    Raises FaultyInput.
+    """
+    day = scores.window(utc_now()) if since is None else since.astimezone(UTC).date()
+    with reading(settings) as session, _refused():
+        return scores.drift(session, settings.workers.models_dir, day)
+
+
+def models_in_use(settings: Settings) -> dict[str, str]:
+    """The model ("id@version", "" for none) in each slot of a pipeline for which a site chooses the model.
+
+    Raises FaultyInput.
+    """
+    found = {}
+    for name, (_, slot) in slots().items():
+        with _refused():
+            card = folder.in_use(slot, settings.workers.models_dir)
+        found[name] = card.name if card else ""
+    return found
+
+
+def activate_model(settings: Settings, slot: str, name: str, by: audit.Person) -> None:
+    """Use a model of ``workers.models_dir`` in a slot of a pipeline. Raises FaultyInput, NotFound."""
+    pipeline, chosen, models_dir = _slot(settings, slot)
+    with _refused():
+        card = registry.find(name, models_dir)
+        try_out(pipeline.name, card.path, TRIAL_SECONDS)
+        with writing(settings) as session:
+            audit.note(session, by, AuditAction.MODEL_ACTIVATED, pipeline=slot, model=card.name)
+            session.flush()  # no change that cannot be noted
+            folder.activate(chosen, card, models_dir)
+
+
+def roll_back_model(settings: Settings, slot: str, by: audit.Person) -> None:
+    """Use the previous model in a slot of a pipeline again. Raises FaultyInput, NotFound."""
+    _, chosen, models_dir = _slot(settings, slot)
+    with _refused(), writing(settings) as session:
+        card = folder.before(chosen, models_dir)
+        audit.note(session, by, AuditAction.MODEL_ROLLBACK, pipeline=slot, model=card.name if card else "")
+        session.flush()  # no change that cannot be noted
+        folder.rollback(chosen, models_dir)
+
+
+def _slot(settings: Settings, name: str) -> tuple[PipelineCard, ModelSlot, Path]:
+    known = slots()
+    if name not in known:
+        raise NotFound("the model of this pipeline cannot be exchanged")
+    if settings.workers.models_dir is None:
+        raise FaultyInput(
+            "there is no folder for models of your own: set workers.models_dir, then `ai-pipeline models add`"
+        )
+    return *known[name], settings.workers.models_dir
+
+
+def model_cards(settings: Settings) -> Sequence[registry.Card]:
+    """The cards of shipped models and of the site's own. Raises FaultyInput."""
+    with _refused():
+        return registry.cards(settings.workers.models_dir)
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Raises FaultyInput for a card that cannot be used."""
+    try:
+        yield
+    except CardError as error:
+        raise FaultyInput(str(error)) from None

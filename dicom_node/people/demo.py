@@ -1,0 +1,403 @@
+"""The demonstration: modalities send real images, a node analyses them, a small PACS has the results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from PIL import Image
+from pydicom import dcmread, examples
+from pydicom.data.download import get_cached_filehash, get_url
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
+
+from ai_pipeline.errors import PixelError
+from ai_pipeline.images.decode import open_dicom
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.errors import ExitCode, FaultyInput, Unavailable
+from dicom_node.base.kinds import ResultKind
+from dicom_node.deliver.scu import SendStatus
+from dicom_node.deliver.scu.dimse import send_files
+from dicom_node.results.sr import stated
+
+Say = Callable[..., None]
+
+QUIET_SECONDS = 1.0
+_NODE, _PACS = "AINODE", "PACS"  # AE titles
+_PROGRAM = (sys.executable, "-P", "-m", "dicom_node")
+_POLL_SECONDS = 0.5
+_ENDS = (
+    "delivered",
+    "not_applicable",
+    "quarantined",
+    "failed",
+    "cancelled",
+)  # nothing more happens by itself
+
+# Real ultrasound that comes with pydicom (MIT): a palette colour still, a still in RGB and in JPEG 2000 of
+# one patient, and a JPEG cine of 30 frames.
+_ULTRASOUND = ("palette_color", "rgb_color", "jpeg2k", "ybr_color")
+# Computed radiography, 1955 × 1841, JPEG 2000 (DICOM WG 4; pydicom-data, MIT). No model was trained on it.
+_FILM = "RG1_J2KI.dcm"
+
+
+_CONFIG = """\
+# Written by `dicom-node demo`: a node, a PACS that holds the studies, two modalities.
+[node]
+ae_title = "AINODE"
+data_dir = "{data_dir}"
+[listener]
+host = "127.0.0.1"
+port = {port}
+[spool]
+minimum_free_mib = 100
+[assembly]
+quiet_seconds = {quiet}
+quiet_seconds_us = {quiet}
+
+[[peers]]
+name = "pacs"
+ae_title = "PACS"
+host = "127.0.0.1"
+port = {pacs_port}
+may = ["send", "receive"]
+results = ["sr", "gsps", "sc", "summary", "heatmap", "cleaned"]
+burned_in_boxes = true
+[[peers]]
+name = "us1"
+ae_title = "US1"
+[[peers]]
+name = "xray1"
+ae_title = "XRAY1"
+
+[[rules]]
+name = "ultrasound"
+when = {{ modality = "US" }}
+max_study_age_days = 0
+pipeline = "ultrasound"
+send_to = ["pacs"]
+[[rules]]
+name = "chest"
+when = {{ modality = ["CR", "DX"] }}
+max_study_age_days = 0
+pipeline = "chest_xray"
+options = {{ heatmaps = true }}
+send_to = ["pacs"]
+"""
+
+
+def run(out: Path, *, own: Path | None, fresh: bool, offline: bool, say: Say) -> list[dict[str, Any]]:
+    """Run the demonstration in ``out`` and write ``summary.json``; returns its ``studies``.
+
+    PACS and node keep their data in ``out``/.site, so that a second run shows that no result is made twice;
+    ``fresh`` deletes their data first. ``offline``: no film is downloaded. Raises Unavailable, FaultyInput,
+    PeerUnreachable.
+    """
+    site = out / ".site"
+    if fresh:
+        shutil.rmtree(site, ignore_errors=True)
+    site.mkdir(parents=True, exist_ok=True)
+    files = sorted(own.rglob("*")) if own else shipped(site / "input", offline=offline)
+    studies = by_study(path for path in files if path.is_file())
+    if not studies:
+        raise FaultyInput(f"{own} holds no DICOM file (Part 10) with a Study Instance UID")
+    pacs, rows, seen = EmbeddedPacs(site / "pacs"), [], Counter[str]()
+    node = _Node(site / "node", pacs.port)
+    try:
+        say(f"PACS: AE title {_PACS}, port {pacs.port}")
+        node.wait_until_ready()
+        say(f"Node: AE title {_NODE}, port {node.port}, log {node.log}")
+        for uid, (modality, images) in studies.items():
+            name = re.sub("[^a-z0-9]", "", modality.lower()) or "ot"
+            seen[name] += 1
+            folder = out / f"{name}-{seen[name]}"
+            say("")
+            say(f"{folder.name}: {len(images)} object(s) of {own or 'pydicom'}", bold=True)
+            row = _run_study(uid, modality, images, folder, node, pacs, say)
+            rows.append(row | {"origin": str(own or "pydicom")})
+    finally:
+        node.stop()
+        pacs.stop()
+    # Other programs use the keys (docs/reference/lists.md).
+    summary = json.dumps({"studies": rows}, ensure_ascii=False, indent=2)
+    (out / "summary.json").write_text(summary + "\n", encoding="utf-8")
+    return rows
+
+
+def shipped(folder: Path, *, offline: bool = True) -> list[Path]:
+    """Ultrasound files of pydicom; and a public chest X-ray, in ``folder``, where it can be had."""
+    film = None if offline else public_film(folder / _FILM)
+    return [*(Path(examples.get_path(name)) for name in _ULTRASOUND), *([film] if film else [])]
+
+
+def public_film(target: Path, url: str = "") -> Path | None:
+    """Download the public chest X-ray (0.7 MB) to ``target``, unless it exists; returns ``target``.
+
+    The SHA-256 must be the one in pydicom. ``url`` replaces pydicom's address. Returns None without a
+    network, after ten seconds without data, and if the content is different.
+    """
+    try:
+        if target.is_file():
+            content = target.read_bytes()
+        else:
+            with urlopen(url or get_url(_FILM), timeout=10) as answer:
+                content = answer.read(2 * 2**20)
+    except (OSError, HTTPException):  # the latter: something answers that speaks no HTTP
+        return None
+    if hashlib.sha256(content).hexdigest() != get_cached_filehash(_FILM):
+        return None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(content)
+    return target
+
+
+def by_study(files: Iterable[Path]) -> dict[str, tuple[str, list[Path]]]:
+    """Modality and files of each study, by Study Instance UID; what is no DICOM file is passed over."""
+    found: dict[str, tuple[str, list[Path]]] = {}
+    for path in files:
+        with suppress(InvalidDicomError, OSError):
+            header = dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID", "Modality"])
+            if uid := str(header.get("StudyInstanceUID") or ""):
+                found.setdefault(uid, (str(header.get("Modality") or "OT"), []))[1].append(path)
+    return found
+
+
+_QUERY_KEYS = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"]
+
+
+class EmbeddedPacs:
+    """A storage SCP that answers C-ECHO, C-STORE and C-FIND at IMAGE level (PS3.4 C.6.2.1)."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start it on a free port; what is in ``folder``/objects already is in the PACS."""
+        self._folder = folder / "objects"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._ae = ae = AE(ae_title=_PACS)
+        ae.add_supported_context(Verification)
+        ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
+        for context in AllStoragePresentationContexts:
+            ae.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
+        server = ae.start_server(
+            ("127.0.0.1", 0),
+            block=False,
+            evt_handlers=[(evt.EVT_C_STORE, self._store), (evt.EVT_C_FIND, self._find)],
+        )
+        self.port: int = server.socket.getsockname()[1]
+
+    def fetch(self, study_instance_uid: str) -> list[Path]:
+        """The Part 10 files of a study in the PACS."""
+        return [path for path, keys in self._held().items() if keys.StudyInstanceUID == study_instance_uid]
+
+    def stop(self) -> None:
+        """Stop the PACS; the objects stay in its folder."""
+        self._ae.shutdown()
+
+    def _store(self, event: Any) -> int:
+        uid = str(event.request.AffectedSOPInstanceUID)
+        if not re.fullmatch(r"[0-9.]{1,64}", uid):  # it names a file
+            return 0xC000
+        target = self._folder / f"{uid}.dcm"
+        with self._lock:
+            if not target.exists():  # the first copy stays, as in Orthanc
+                target.write_bytes(event.encoded_dataset(include_meta=True))
+        return 0x0000
+
+    def _find(self, event: Any) -> Iterator[tuple[int, Dataset | None]]:
+        for keys in self._held().values():
+            if all(event.identifier.get(key) in (None, "", keys.get(key)) for key in _QUERY_KEYS):
+                keys.QueryRetrieveLevel = "IMAGE"
+                yield 0xFF00, keys
+        yield 0x0000, None
+
+    def _held(self) -> dict[Path, Dataset]:
+        """The keys of each object."""
+        with self._lock:
+            return {
+                path: Dataset(dcmread(path, specific_tags=list(_QUERY_KEYS), stop_before_pixels=True))
+                for path in sorted(self._folder.glob("*.dcm"))
+            }
+
+
+class _Node:
+    """A process of ``dicom-node serve`` with a folder of its own, and the commands that ask it, as a script
+    would.
+    """
+
+    def __init__(self, folder: Path, pacs_port: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with socket.create_server(("127.0.0.1", 0)) as probe:  # finds one that is not in use
+            self.port: int = probe.getsockname()[1]
+        self.log, self._config = folder / "node.log", folder / "node.toml"
+        values = {"port": self.port, "pacs_port": pacs_port, "quiet": QUIET_SECONDS}
+        text = _CONFIG.format(data_dir=folder.resolve() / "var", **values)
+        self._config.write_text(text, encoding="utf-8")
+        # A modality sends to the PACS and to the node.
+        peers = [(_PACS, pacs_port), (_NODE, self.port)]
+        self.receivers = [
+            {"name": name, "ae_title": name, "host": "127.0.0.1", "port": port} for name, port in peers
+        ]
+        with self.log.open("wb") as log:
+            # A group of its own: Ctrl-C reaches the demonstration, which then stops the node in order.
+            self._process = subprocess.Popen(
+                [*_PROGRAM, "serve", "--config", str(self._config)],
+                stderr=log,
+                stdout=log,
+                start_new_session=True,
+            )
+
+    def wait_until_ready(self) -> None:
+        """Wait until it can receive objects and run jobs. Raises Unavailable."""
+        while "[6002]" not in self._log_text():  # events.NODE_READY; the first start compiles models
+            self.fail_if_ended()
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Send SIGTERM; kill the node with its children if it does not end."""
+        self._process.terminate()
+        try:
+            self._process.wait(40)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def fail_if_ended(self) -> None:
+        """Raise Unavailable if the node's process has ended."""
+        if self._process.poll() is not None:
+            last_lines = "\n".join(self._log_text().splitlines()[-12:])
+            raise Unavailable(f"the node has ended; {self.log} ends:\n{last_lines}")
+
+    def ask(self, *words: str) -> Any:
+        """What a command prints as JSON, None for what is not there. Raises Unavailable."""
+        command = [*_PROGRAM, *words, "--json", "--config", str(self._config)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == ExitCode.NOT_FOUND:
+            return None
+        if done.returncode:
+            raise Unavailable(f"dicom-node {' '.join(words[:2])}: {done.stderr.strip()}")
+        return json.loads(done.stdout)
+
+    def _log_text(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+
+def _run_study(
+    uid: str, modality: str, images: list[Path], folder: Path, node: _Node, pacs: EmbeddedPacs, say: Say
+) -> dict[str, Any]:
+    """Send a study, wait for its end, fetch and show what came back; returns its row of the summary."""
+    begun = datetime.now(UTC)
+    calling = "XRAY1" if modality in ("CR", "DX") else "US1"
+    sender = Settings.model_validate({"node": {"ae_title": calling}, "peers": node.receivers})
+    for peer in sender.peers:  # as on a real site: the modality sends to both; the node is the last one
+        sent = list(send_files(peer, sender, images))
+    taken = SendStatus.STORED, SendStatus.WARNED
+    stored = {item.sop_instance_uid for item, report in sent if report.status in taken}
+    refused = [f"{report.code} {report.text}".strip() for _, report in sent if report.status not in taken]
+    row: dict[str, Any] = {
+        "modality": modality,
+        "study_instance_uid": uid,
+        "folder": folder.name,
+        "state": "refused",
+        "reason": "; ".join(refused),
+        "findings": [],
+        "objects": [],
+        "seconds_to_pacs": None,
+        "quiet_seconds": QUIET_SECONDS,
+        "known_before": False,
+    }
+    if stored:
+        view = _wait(uid, stored, begun, node)
+        files = pacs.fetch(uid)
+        results = {item["sop_instance_uid"]: item["kind"] for item in view["results"]}
+        written = _write_objects(folder, files, results)
+        # From the reception of the last new object to the confirmation of the last result, by the node's
+        # records: so a second run, which sends the same objects again, tells the time of the first.
+        deliveries = node.ask("outbox", "list", "--limit", "0", "--study", uid)
+        times = [item["confirmed_at"] for item in deliveries if item["confirmed_at"]]
+        new = [item["received_at"] for item in view["received"] if item["outcome"] in ("new", "revision")]
+        if times and new:
+            took = datetime.fromisoformat(max(times)) - datetime.fromisoformat(max(new))
+            row["seconds_to_pacs"] = round(took.total_seconds(), 3)
+        findings = node.ask("studies", "findings", uid)
+        row |= {
+            "state": view["state"],
+            "reason": view["reason"],
+            "findings": [
+                {key: found[key] for key in found.keys() - {"report_uid", "verdicts"}} for found in findings
+            ],
+            "objects": [{"kind": kind, "sop_instance_uid": key} for key, kind, _ in written if kind],
+            "known_before": all(item["outcome"] == "duplicate" for item in _received_since(view, begun)),
+        }
+        for _, kind, path in written:
+            if kind == ResultKind.SR:
+                say("  result     " + "; ".join(stated(path).short_result))
+        kinds = Counter(kind for _, kind, _ in written if kind)
+        back = ", ".join(f"{number} {kind}" for kind, number in kinds.items()) or "nothing"
+        say(f"  came back  {back}; the PACS holds {len(files)} object(s) of the study")
+        if row["seconds_to_pacs"] is not None:
+            say(f"  took       {row['seconds_to_pacs']} s to the PACS ({QUIET_SECONDS:g} s quiet time)")
+    say(f"  state      {row['state']} {row['reason']}")
+    say(f"  files      {folder}/pacs")
+    return row
+
+
+def _wait(uid: str, stored: set[str], begun: datetime, node: _Node) -> dict[str, Any]:
+    """Until everything sent is indexed and the study stands in an end state. Raises Unavailable."""
+    while True:
+        node.fail_if_ended()
+        view: dict[str, Any] = node.ask("studies", "show", uid) or {"received": [], "state": ""}
+        indexed = {item["sop_instance_uid"] for item in _received_since(view, begun)}
+        if stored <= indexed and view["state"] in _ENDS:
+            return view
+        time.sleep(_POLL_SECONDS)
+
+
+def _received_since(view: dict[str, Any], begun: datetime) -> list[dict[str, Any]]:
+    return [item for item in view["received"] if datetime.fromisoformat(item["received_at"]) >= begun]
+
+
+def _write_objects(folder: Path, files: Sequence[Path], kinds: dict[str, str]) -> list[tuple[str, str, Path]]:
+    """Copy objects of the PACS to ``folder``/pacs, with previews of the images beside: SOP Instance UID, kind
+    ("" for a source) and new file of each.
+
+    Sources first, then results by kind and number. Files of an earlier run are replaced.
+    """
+    shutil.rmtree(folder / "pacs", ignore_errors=True)
+    for preview in folder.glob("[0-9][0-9]-*.png"):
+        preview.unlink()
+    (folder / "pacs").mkdir(parents=True)
+    headers = [dcmread(path, stop_before_pixels=True) for path in files]
+    headers.sort(key=lambda ds: (kinds.get(ds.SOPInstanceUID, ""), int(ds.get("InstanceNumber") or 0)))
+    written = []
+    for number, header in enumerate(headers, start=1):
+        kind = kinds.get(header.SOPInstanceUID, "")
+        name = f"{number:02d}-{kind or 'source'}"
+        target = folder / "pacs" / f"{name}.dcm"
+        shutil.copy(header.filename, target)
+        if header.get("Rows"):
+            # The middle frame as a viewer shows it; nothing for pixels that cannot be decoded.
+            with suppress(PixelError):
+                image = open_dicom(target)
+                picture = Image.fromarray(image.display(image.header.frames // 2))
+                picture.save(folder / f"{name}.png")
+        written.append((str(header.SOPInstanceUID), kind, target))
+    return written

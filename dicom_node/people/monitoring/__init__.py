@@ -1,1 +1,0 @@
-"""Outcomes and scores of models, counted by sender and day, and their drift from the card's reference."""

@@ -1,1 +1,0 @@
-"""Code that all kinds of results share: source, identity, equipment, times, codes, encoding."""

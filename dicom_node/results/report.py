@@ -1,0 +1,511 @@
+"""The report of a job: findings and measurements ranked, located, worded and coded, once for all results.
+
+SR, presentation states, pictures and summary page are written from it and compute nothing of their own;
+messages and pages read it back from the SR (``results/sr.py``). So one finding has the same words, the same
+tracking UID and the same coordinates wherever it is shown.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from highdicom.sr import CodedConcept
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code as DicomCode
+
+from ai_pipeline.contract import (
+    BURNED_IN,
+    Decision,
+    DerivedImage,
+    Finding,
+    ImageKind,
+    Measurement,
+    PipelineResult,
+    Point,
+    QualityNote,
+    Region,
+)
+from ai_pipeline.images.render import assesses
+from ai_pipeline.summary import (
+    UNSURE,
+    comparison_line,
+    decided_in_words,
+    measurement_text,
+    named,
+    result_lines,
+)
+from dicom_node.base.errors import ResultRefused
+from dicom_node.results import envelope
+from dicom_node.results.envelope import (
+    BURNED_IN_HEAD,
+    NOT_HERE,
+    NOT_READ,
+    Cause,
+    PreviousImage,
+    ResultContext,
+    Source,
+    StatedNumber,
+    regions_of,
+    side_of,
+    tracking_uid,
+)
+
+COMPARED: Final = "compared"
+"""Name of the note on an image with the comparison."""
+SAME_PREGNANCY: Final = 210
+"""Days: no two examinations of one pregnancy with a measurable head (from week ten) lie further apart."""
+_RANK: Final = {Decision.PRESENT: 0, Decision.INDETERMINATE: 1, Decision.ABSENT: 2}
+# Notes on the cleaning of an image that a reader has to know: what went, what stayed, what to beware of.
+_OF_CLEANING: Final = frozenset(
+    {
+        "burned_in", "kept", "in_doubt", "blacked_out", "over_lesion", "side_marker", "cleaning_failed",
+        "overlay_planes",
+    }
+)  # fmt: skip
+
+Number = tuple[CodedConcept | DicomCode, float, DicomCode]
+"""Concept, value and unit."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReportedFinding:
+    """One finding at one place of an image, or in the image as a whole (``region`` None).
+
+    ``finding`` has no region but this one. ``presence``: the concept of its decision. ``outline``: the place
+    as a closed polyline ``[points, 2]`` in SCOORD and PIXEL coordinates. ``identifier``: Tracking Identifier
+    (112039), which names the finding, unique within one report. Absent findings have no tracking UID ("").
+    """
+
+    source: Source
+    finding: Finding
+    presence: DicomCode
+    number: Number | None
+    cut_off: Number | None
+    sites: tuple[CodedConcept | DicomCode | None, ...]
+    tracking_uid: str = ""
+    identifier: str = ""
+    region: Region | None = None
+    outline: npt.NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrackedMeasurement:
+    """A measurement with its tracking UID.
+
+    ``identifier``: Tracking Identifier (112039). ``lines``: ``[points, 2]`` each, as SCOORD.
+    """
+
+    measurement: Measurement
+    tracking_uid: str
+    identifier: str
+    lines: tuple[npt.NDArray[np.float64], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageReport:
+    """What all results say of one image.
+
+    ``lines``: the short result and what must be read wherever it is. ``answers``: the outcome of the analysis
+    as coded evaluations, name and value. ``findings``: all of the image, ranked; ``located``: those that are
+    reported and not absent, by place; ``absent``: those that were looked for and not found. ``remarks``:
+    quality notes for who reads on. ``parts``: what its comparison adds to the UID of an object.
+    """
+
+    source: Source
+    name: str
+    lines: Sequence[str]
+    answers: Sequence[tuple[DicomCode, DicomCode]]
+    findings: Sequence[Finding] = ()
+    located: Sequence[ReportedFinding] = ()
+    absent: Sequence[ReportedFinding] = ()
+    measured: Sequence[TrackedMeasurement] = ()
+    remarks: Sequence[str] = ()
+    images: Sequence[DerivedImage] = ()
+    parts: tuple[str, ...] = ()
+
+    def of_kind(self, kind: ImageKind) -> list[DerivedImage]:
+        """The pictures of this kind that the pipeline made of the image."""
+        return [one for one in self.images if one.kind is kind]
+
+    @property
+    def cleaned(self) -> DerivedImage | None:
+        """The cleaned image, None where it was not verified."""
+        return next((one for one in self.of_kind(ImageKind.CLEANED) if one.verified), None)
+
+    @property
+    def measurements(self) -> list[Measurement]:
+        """The measurements without their tracking."""
+        return [one.measurement for one in self.measured]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Report:
+    """What all results of a job say. ``located``: the findings of all images, for a reader: ranked.
+
+    ``purged``: remarks on images of earlier jobs that have been deleted here since. ``compared``: the earlier
+    images that the comparisons use. ``parts``: what tells the report's UID from that of another one.
+    """
+
+    context: ResultContext
+    images: Sequence[ImageReport]
+    conclusion: str
+    located: Sequence[ReportedFinding] = ()
+    purged: Sequence[str] = ()
+    compared: Sequence[PreviousImage] = ()
+    parts: tuple[str, ...] = ()
+    drawn_on: str = ""
+
+    @property
+    def sources(self) -> list[Source]:
+        """The source images, in their order."""
+        return [one.source for one in self.images]
+
+    @property
+    def fetus(self) -> str:
+        """The fetus that all measurements are of; "" if one is of the patient, or of another fetus."""
+        fetuses = {one.fetus for image in self.images for one in image.measurements}
+        return fetuses.pop() if len(fetuses) == 1 else ""
+
+
+def report_of(context: ResultContext, sources: Sequence[Source], result: PipelineResult) -> Report:
+    """The report on all images of a job.
+
+    Raises ResultRefused for a finding or a measurement that does not lie in its image, and for an image that
+    is no source of the job.
+    """
+    of = {source.uid: source for source in sources}
+    named_uids = {one.source_uid for one in result.findings} | {one.source_uid for one in result.images}
+    if not of.keys() >= named_uids | {one.source_uid for one in result.measurements}:
+        raise ResultRefused("the pipeline names an image that is not a source of this job")
+    findings = ranked(result.findings)
+    located = _located(context, of, findings)
+    # A note for each image that has a previous one; it is shown wherever the findings are shown.
+    compared = [
+        QualityNote(COMPARED, line, uid, on_faces=True)
+        for uid, one in context.previous.items()
+        if context.study_day and one.on < context.study_day
+        if (line := _changes(result, uid, one, context.study_day))
+    ]
+    notes = [*result.quality, *compared]
+    images = []
+    for source in sources:
+        known = [one for one in findings if one.source_uid == source.uid]
+        measured = [one for one in result.measurements if one.source_uid == source.uid]
+        here = [one for one in notes if one.source_uid in {None, source.uid}]
+        unsure = any(one.name == UNSURE and one.source_uid == source.uid for one in notes)
+        absence = codes.SCT.Undetermined if unsure else codes.SCT.Absent
+        absent = [one for one in reported(context, known) if one.decision is Decision.ABSENT]
+        # How often a film has what is not suspected was measured on usual ones.
+        rated = " ".join(
+            f"{decided_in_words(one)}: {one.reliability}."
+            for one in known
+            if one.reliability and not (unsure and one.decision is Decision.ABSENT)
+        )
+        in_order = [one for one in result.findings if one.source_uid == source.uid]
+        images.append(
+            ImageReport(
+                source,
+                "AI summary",
+                result_lines(in_order, measured, here),
+                [(envelope.OURS["RESULT"], _answer(known, measured, unsure=unsure))],
+                known,
+                [one for one in located if one.source is source],
+                [_coded(context, source, one, absence) for one in absent],
+                [_tracked(context, source, one, place) for place, one in enumerate(measured, start=1)],
+                [*([f"reliability: {rated}"] if rated else []), *_remarks(source, sources, notes)],
+                [one for one in result.images if one.source_uid == source.uid],
+                _parts(context, [one for one in compared if one.source_uid == source.uid]),
+            )
+        )
+    cleaning = [note for note in notes if note.name in _OF_CLEANING]
+    cleaned = _grouped(
+        (source, "; ".join(note.text.rstrip(".") for note in cleaning if note.source_uid == source.uid))
+        for source in sources
+    )
+    purged = [f"No longer here: {note.text}" for note in notes if note.name == NOT_HERE]
+    burned_in = [f"{BURNED_IN_HEAD}{'. '.join(cleaned)}."] if cleaned else []
+    return Report(
+        context,
+        images,
+        "\r\n".join([*in_words(images), *purged, *burned_in]),
+        located,
+        purged,
+        list({one.image.uid: one for one in _quoted(context, compared)}.values()),
+        (*not_here(result), *_parts(context, compared)),
+        result.drawn_on,
+    )
+
+
+def failure_of(context: ResultContext, sources: Sequence[Source], reason: str, cause: Cause) -> Report:
+    """The report that the AI did not run, with the reason, so that nobody waits for a result."""
+    name, words = "AI did not run", f"AI did not run: {reason}"
+    answers = [
+        (envelope.OURS["RESULT"], envelope.OURS["NOTRUN"]),
+        (envelope.OURS["NOTRUNBECAUSE"], envelope.CAUSES[cause]),
+    ]
+    return Report(context, [ImageReport(source, name, [words], answers) for source in sources], words)
+
+
+def not_here(result: PipelineResult) -> tuple[str, ...]:
+    """The texts on images that are purged or cannot be read: the report's UID is derived from them too."""
+    return tuple(note.text for note in result.quality if note.name in (NOT_HERE, NOT_READ))
+
+
+def ranked(findings: Sequence[Finding]) -> list[Finding]:
+    """Sort findings: the patient's before burned-in annotation, then present, indeterminate, absent.
+
+    Findings with the same decision are sorted by probability, the highest first.
+    """
+    return sorted(
+        findings,
+        key=lambda f: (
+            f.code == BURNED_IN,
+            _RANK[f.decision],
+            -(f.probability or 0.0),
+            f.label,
+            f.code.value,
+        ),
+    )
+
+
+def reported(context: ResultContext, findings: Sequence[Finding]) -> list[Finding]:
+    """The findings for a reader; burned-in annotation is included only for peers that want its boxes."""
+    return [finding for finding in findings if context.burned_in_boxes or finding.code != BURNED_IN]
+
+
+def in_words(images: Sequence[ImageReport]) -> list[str]:
+    """The short result of each image, with its lines; images with identical lines are named together."""
+    return _grouped((one.source, "\r\n".join(one.lines)) for one in images)
+
+
+def first_frame(located: Sequence[ReportedFinding]) -> int:
+    """The frame (from 1) of the first finding that names one."""
+    return next((one.finding.frame for one in located if one.finding.frame), 1)
+
+
+def further_numbers(image: ImageReport) -> list[str]:
+    """The numbers that a model measured and that the first line of the short result does not have."""
+    numbers = [
+        measurement_text(one)
+        for one in image.measurements
+        if one.model is not None and not one.statement and one.unit.value != "{pixels}"
+    ]
+    return [line for line in numbers if line not in image.lines[0]]
+
+
+def _located(
+    context: ResultContext, sources: Mapping[str, Source], findings: Sequence[Finding]
+) -> list[ReportedFinding]:
+    """What is reported and not absent, in the order of ``findings``, each place with its tracking UID."""
+    located: list[ReportedFinding] = []
+    seen: Counter[tuple[str, ...]] = Counter()
+    numbers: Counter[str] = Counter()
+    for finding in reported(context, findings):
+        source, code = sources[finding.source_uid], finding.code
+        if not 1 <= (1 if finding.frame is None else finding.frame) <= source.frames:
+            raise ResultRefused(f"a finding in frame {finding.frame} of an image of {source.frames}")
+        if finding.decision is Decision.ABSENT:
+            continue
+        coded = _coded(context, source, finding, envelope.presence_of(finding))
+        key = (code.scheme, code.value, finding.label, finding.model.id, str(finding.frame or 0))
+        for place, region in enumerate(finding.regions or (None,)):
+            own = finding.tracking_uid if place == 0 else ""
+            uid = own or tracking_uid(context, source, *key, str(seen[(source.uid, *key)]))
+            seen[(source.uid, *key)] += 1
+            numbers[source.uid] += 1
+            identifier = f"AI {finding.name} {numbers[source.uid]}, image {source.number}"[:64]
+            one = replace(finding, regions=(region,) if region else (), tracking_uid=uid)
+            outline = _outline(region, source) if region else None
+            located.append(
+                replace(
+                    coded,
+                    finding=one,
+                    tracking_uid=uid,
+                    identifier=identifier,
+                    region=region,
+                    outline=outline,
+                )
+            )
+    if len({(one.source.uid, one.tracking_uid) for one in located}) < len(located):
+        raise ResultRefused("two findings of one image bear the same tracking UID: viewers show only one")
+    return located
+
+
+def _coded(context: ResultContext, source: Source, finding: Finding, presence: DicomCode) -> ReportedFinding:
+    """The finding with its codes and numbers.
+
+    Probability is a claim about how often such a finding is there: only a calibrated model gives per cent.
+    The score of any other is a number of its own kind, without unit. The cut-off is that from which presence
+    was inferred; an absent finding has none. The site is the card's, else the region of image or pipeline,
+    with the side on which the finding lies. That is the side of its regions, or of an image that shows one
+    side: an image of both lungs (Image Laterality B) does not make a finding bilateral.
+    """
+
+    def in_its_unit(name: CodedConcept | DicomCode, value: float) -> Number:
+        if finding.model.calibrated:
+            return name, round(value * 100, 1), codes.UCUM.Percent
+        return name, round(value, 4), codes.UCUM.Ratio
+
+    number = cut_off = None
+    if finding.probability is not None:
+        number = in_its_unit(envelope.number_of(finding), finding.probability)
+        if finding.threshold is not None and finding.decision is not Decision.ABSENT:
+            cut_off = in_its_unit(envelope.OURS["CUTOFF"], finding.threshold)
+    site = envelope.coded(finding.site) if finding.site else next(regions_of(context, source), None)
+    side = envelope.SIDES.get(finding.side or side_of(source))
+    return ReportedFinding(source, finding, presence, number, cut_off, (site, side) if site else ())
+
+
+def _outline(region: Region, source: Source) -> npt.NDArray[np.float64]:
+    """Closed polyline, clipped to the image: it must lie within (PS3.3 C.18.6.1.2, C.10.5.1.2).
+
+    Raises ResultRefused if no part lies inside.
+    """
+    corners = list(region.points)
+    if region.type == "box":
+        left, top, right, bottom = region.bounds
+        corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
+    points = np.asarray([*corners, corners[0]], np.float64)
+    points = np.clip(points, 0.0, [float(source.columns), float(source.rows)])
+    points = points.astype(np.float32).astype(np.float64)  # Graphic Data has VR FL
+    if (np.ptp(points, axis=0) < 1.0).any():
+        raise ResultRefused("a region lies outside its image or has no area in it")
+    return points
+
+
+def _tracked(
+    context: ResultContext, source: Source, measurement: Measurement, place: int
+) -> TrackedMeasurement:
+    """``place``: among the measurements of the image, from 1."""
+    if not 1 <= (measurement.frame or 1) <= source.frames:
+        raise ResultRefused(f"a measurement in frame {measurement.frame} of an image of {source.frames}")
+    name = measurement.name
+    if measurement.model is None:
+        how = envelope.OURS["READFROMIMAGE"].meaning.lower()
+        parts, identifier = [str(place)], f"{name} {place}, image {source.number}: {how}"
+    else:
+        parts = [measurement.model.id, name, str(measurement.frame or 0), *filter(None, [measurement.fetus])]
+        whose = f" of fetus {measurement.fetus}" if measurement.fetus else ""
+        identifier = f"AI {name}{whose}, image {source.number}"
+    return TrackedMeasurement(
+        measurement,
+        tracking_uid(context, source, "measurement", *parts),
+        identifier[:64],
+        tuple(_line(source, line, closed=measurement.closed) for line in measurement.lines),
+    )
+
+
+def _line(source: Source, line: Sequence[Point], *, closed: bool) -> npt.NDArray[np.float64]:
+    points = np.asarray(line, np.float32).astype(np.float64)  # Graphic Data has VR FL
+    inside = (points >= 0.0).all() and (points <= [float(source.columns), float(source.rows)]).all()
+    if not inside or (points[0] == points[-1]).all():
+        raise ResultRefused("a measurement whose ends do not lie apart in its image")
+    return np.concatenate([points, points[:1]]) if closed else points
+
+
+def _answer(findings: Sequence[Finding], measured: Sequence[Measurement], *, unsure: bool) -> DicomCode:
+    """The outcome in one code. ``unsure``: the model cannot exclude any finding on this image."""
+    if not assesses(findings):
+        return envelope.OURS["MEASURED"] if assesses((), measured) else envelope.OURS["NOTASSESSED"]
+    if assesses(finding for finding in findings if finding.decision is not Decision.ABSENT):
+        return envelope.OURS["FINDINGS"]
+    return envelope.OURS["NONESUSPECTED"] if unsure else envelope.OURS["NONEFOUND"]
+
+
+def _remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityNote]) -> Iterator[str]:
+    """Quality notes on an image; notes without an image belong to the first of ``sources``."""
+    mine = {source.uid, None} if source is sources[0] else {source.uid}
+    for note in notes:
+        if note.source_uid in mine and not note.on_faces and note.name not in _OF_CLEANING | {NOT_HERE}:
+            yield f"{note.name}: {note.text}"
+
+
+def _grouped(sentences: Iterable[tuple[Source, str]]) -> list[str]:
+    """Each sentence once, with the numbers of its images where there are several."""
+    images: dict[str, list[int]] = {}
+    pairs = list(sentences)
+    for source, text in pairs:
+        if text:
+            images.setdefault(text, []).append(source.number)
+    if len(pairs) == 1:
+        return list(images)
+    return [
+        f"image{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}: {text}"
+        for text, numbers in images.items()
+    ]
+
+
+def _quoted(context: ResultContext, compared: Sequence[QualityNote]) -> list[PreviousImage]:
+    return [context.previous[note.source_uid] for note in compared if note.source_uid]
+
+
+def _parts(context: ResultContext, compared: Sequence[QualityNote]) -> tuple[str, ...]:
+    """The parts that comparisons add to the UID of an object; () without comparisons."""
+    uids = [part for one in _quoted(context, compared) for part in (one.report.uid, one.image.uid)]
+    return (COMPARED, *(note.text for note in compared), *uids) if compared else ()
+
+
+def _changes(result: PipelineResult, uid: str, previous: PreviousImage, on: date) -> str:
+    """The line on one image; "" where nothing can be compared."""
+    measured = [one for one in result.measurements if one.source_uid == uid]
+    numbers = list(_changed_numbers(measured, previous, (on - previous.on).days))
+    then = {one.code: one for one in previous.findings}
+    known = [
+        (one, was)
+        for one in result.findings
+        if one.source_uid == uid and one.code != BURNED_IN and not one.research_only
+        if (was := then.get((one.code.value, one.code.scheme)))
+    ]
+    alike = [pair for pair in known if previous.same_options and _model(pair[0]) == pair[1].model]
+    if known and not alike:
+        numbers.append("findings by another model or with other options, not compared")
+    if not numbers and not alike:
+        return ""
+    present = [
+        (named(now), now.decision is Decision.PRESENT, was.decision is Decision.PRESENT) for now, was in alike
+    ]
+    new = [name for name, now, was in present if now and not was]
+    gone = [name for name, now, was in present if was and not now]
+    return comparison_line(previous.on.isoformat(), numbers, new, gone)
+
+
+def _changed_numbers(measured: Sequence[Measurement], previous: PreviousImage, days: int) -> Iterator[str]:
+    """What to say of each measurement with a known error. Of several of one quantity none is compared: which
+    belongs to which is not known."""
+    for one in measured:
+        code, unit = (one.quantity.value, one.quantity.scheme), (one.unit.value, one.unit.scheme)
+        then = [was for was in previous.numbers if (was.code, was.unit) == (code, unit)]
+        several = len([other for other in measured if other.quantity == one.quantity]) > 1 or len(then) > 1
+        if one.error is None or one.model is None or not then or several:
+            continue
+        [was] = then
+        name = one.name.lower()
+        if was.model != _model(one):
+            yield f"{name} by another model version, not compared"
+        elif not one.fetus or (
+            one.fetus == "1" and days <= SAME_PREGNANCY and one.value >= was.value - one.error
+        ):
+            yield f"{name} {_changed(one, was)}"
+
+
+def _changed(now: Measurement, then: StatedNumber) -> str:
+    """Value of then; with a known error the difference as the two shown values have it, against that error.
+
+    A fetus grows: no judgement on the difference.
+    """
+    places, unit = (2, "") if now.unit.value == "{ratio}" else (0, f" {now.unit.meaning}")
+    was = f"was {then.value:.{places}f}{unit}"
+    if now.fetus or now.error is None:
+        return was
+    difference = round(round(now.value, places) - round(then.value, places), places)
+    if abs(difference) <= round(now.error, places):
+        return f"{was}, no change (±{now.error:.{places}f})"
+    return f"{was} ({difference:+.{places}f}, method ±{now.error:.{places}f})"
+
+
+def _model(one: Finding | Measurement) -> str:
+    return f"{one.model.id} {one.model.version}" if one.model else ""

@@ -1,0 +1,660 @@
+"""``dicom-node``: the verbs of nouns as ``serve/nouns.py`` declares them, and those of the whole node.
+
+Verbs hold no logic, and import what is heavy only when they run. Standard output has JSON for programs or
+tables for people, nothing else. Text from outside is printed literally: no markup is read from it, and
+control characters appear as escapes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from inspect import Parameter, Signature, signature
+from operator import methodcaller
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from dicom_node import __version__
+from dicom_node.base import logs
+from dicom_node.base.errors import ConfigurationError, ExitCode, NodeError
+from dicom_node.base.kinds import Role
+from dicom_node.base.printable import printable, printable_json
+from dicom_node.serve.nouns import NOUNS, PARTS_OF_CALLER, SINCE, Column, Input, Uid, Verb, moment
+
+if TYPE_CHECKING:
+    from dicom_node.base.config.settings import Settings
+
+Config = Annotated[
+    list[Path],
+    typer.Option(
+        "--config",
+        "-c",
+        envvar="DICOM_NODE_CONFIG",
+        metavar="FILE",
+        help="Configuration file; may be given more than once (peers and rules in files of their own).",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table or words.")]
+RoleOption = Annotated[
+    Role,
+    typer.Option(
+        "--role",
+        help="listener: receive, assemble, timers, console if enabled. worker: run models, deliver. "
+        "delivery, scheduler (timers), console: that alone. all: everything.",
+    ),
+]
+
+
+def load(files: Sequence[Path]) -> Settings:
+    """The configuration. Raises ConfigurationError with every mistake."""
+    from dicom_node.base.config import loading  # takes a moment: `--help` does without
+
+    return loading.load(files)
+
+
+@contextmanager
+def reading(files: Sequence[Path]) -> Iterator[tuple[Any, Settings]]:
+    """A session on the database, for a list. Mistakes that do not concern the database are only warnings."""
+    from dicom_node import people
+    from dicom_node.base.config import loading
+
+    settings, mistakes = loading.load_to_read(files)
+    if mistakes:
+        say(f"The configuration has mistakes ({mistakes}): dicom-node check shows them.", err=True)
+    with people.reading(settings) as session:
+        yield session, settings
+
+
+def group(about: str) -> typer.Typer:
+    """A group of verbs, also if it has only one (typer would turn that verb into the group itself)."""
+    app = typer.Typer(no_args_is_help=True, help=about)
+    app.callback()(lambda: None)
+    return app
+
+
+_GAP = "  "
+
+
+def say(text: str, *, err: bool = False, bold: bool = False) -> None:
+    """Print one line."""
+    _line(Text(printable(text), style="bold" if bold else ""), err=err)
+
+
+def say_checked(subject: str, text: str, *, ok: bool) -> None:
+    """Print the result of a check: "ok", or a warning."""
+    mark = Text("ok      ", "green") if ok else Text("warning ", "yellow")
+    _line(mark + Text(printable(subject), "bold") + f" {printable(text)}")
+
+
+def print_json(value: object) -> None:
+    """Print one JSON document in UTF-8."""
+    of_service = methodcaller("model_dump", mode="json")
+    sys.stdout.write(
+        printable_json(json.dumps(value, ensure_ascii=False, indent=2, default=of_service)) + "\n"
+    )
+
+
+def print_rows(rows: Sequence[Any], columns: Sequence[Column], none: str = "") -> None:
+    """Print a list as a table; print the sentence ``none`` if it has no rows.
+
+    Each row is one uncut line; times are in this machine's zone.
+    """
+    if not rows:
+        say(none, err=True)
+    else:
+        headings = [heading for heading, _ in columns]
+        values = [[value(row) for row in rows] for _, value in columns]
+        if sys.stdout.isatty():
+            values = [_shortened(column) for column in values]
+        cells = [[_text(value) for value in column] for column in values]
+        table = [headings, *zip(*cells, strict=True)]
+        widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
+        for row in table:
+            padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
+            sys.stdout.write(_GAP.join(padded).rstrip() + "\n")
+
+
+def print_part(heading: str, rows: Sequence[Any], columns: Sequence[Column]) -> None:
+    """Print a table below a blank line and its heading; nothing without rows."""
+    if rows:
+        say("")
+        say(heading.capitalize().replace("_", " "), bold=True)
+        print_rows(rows, columns)
+
+
+def print_details(row: Mapping[str, Any]) -> None:
+    """Print one key and value per line, without empty values."""
+    shown = [
+        (key.replace("_", " "), _text(value)) for key, value in row.items() if value not in (None, "", [], {})
+    ]
+    width = max((len(key) for key, _ in shown), default=0)
+    for key, value in shown:
+        _line(Text(key.ljust(width), "bold") + f"{_GAP}{value}")
+
+
+def never_fail_on_characters() -> None:
+    """Make output to a terminal without UTF-8 print escapes instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _shortened(column: Sequence[object]) -> list[object]:
+    """The last figures of each UID: 19, or as many as tell all of this list apart."""
+    whole = {value for value in column if isinstance(value, Uid)}
+    shown = 19
+    while len({value[-shown:] for value in whole}) < len(whole):
+        shown += 1
+    return [
+        "…" + value[-shown:] if isinstance(value, Uid) and len(value) > shown + 1 else value
+        for value in column
+    ]
+
+
+def _line(text: Text, *, err: bool = False) -> None:
+    Console(stderr=err, highlight=False, markup=False, emoji=False).print(text, soft_wrap=True)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list | tuple):
+        value = ", ".join(str(item) for item in value)
+    elif isinstance(value, Mapping):
+        value = ", ".join(f"{key}={item}" for key, item in value.items())
+    return "" if value is None else printable(str(value))
+
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count it
+
+_DAY = ["%Y-%m-%d"]
+_LOGGER = logging.getLogger(__name__)
+
+app = typer.Typer(
+    name="dicom-node",
+    help="A DICOM node that runs AI on studies and returns the results to the PACS. Not for diagnostic use.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+database = group("The database.")
+samples = group("Configuration files to start from.")
+spool = group("The spool: received objects on disk.")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        say(f"dicom-node {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """A DICOM node that runs AI on studies and returns the results to the PACS. Not for diagnostic use."""
+
+
+@app.command(epilog="Example: dicom-node serve --config node.toml")
+def serve(config: Config, role: RoleOption = Role.ALL) -> int:
+    """Run the node in the foreground until SIGTERM or Ctrl-C; logs "ready" when it can receive and run.
+
+    SIGHUP (`dicom-node reload`) takes over a changed configuration, all of it or nothing.
+    """
+    logs.configure("info", "node")
+    _LOGGER.info(
+        "dicom-node %s starts (role %s), reads and checks %s", __version__, role, ", ".join(map(str, config))
+    )
+    from dicom_node.serve import node  # takes a second or two
+
+    return node.serve(config, role)
+
+
+@app.command(epilog="Example: dicom-node reload --config node.toml")
+def reload(config: Config) -> None:
+    """Let the node that runs on this machine take over its configuration files, all of them or nothing.
+
+    Mistakes are reported as by `check`, and change nothing. Jobs and deliveries under way are finished first.
+    """
+    from dicom_node.people import configured
+
+    for place in configured.reload_node(config):
+        say(f"The node ({place}) has the new configuration; each worker takes it after its job.")
+
+
+@app.command(epilog="Example: dicom-node check --config node.toml")
+def check(config: Config, role: RoleOption = Role.ALL, as_json: Json = False) -> int:
+    """Check configuration, folders, database, certificates, port, models and peers; exit 78 on a mistake.
+
+    What may pass, such as a PACS that does not answer now, is a warning and changes no exit status.
+    """
+    from dicom_node.people import preflight
+
+    checked = preflight.check_and_probe(config, role)
+    if as_json:
+        print_json(
+            {
+                "problems": [dataclasses.asdict(problem) for problem in checked.problems],
+                "checks": [dataclasses.asdict(line) for line in checked.tried],
+            }
+        )
+        return ExitCode.CONFIG if checked.problems else ExitCode.OK
+    for line in checked.tried:
+        say_checked(line.subject, line.text, ok=line.ok)
+    if checked.problems:
+        raise ConfigurationError(checked.problems)
+    hint = "" if all(line.ok for line in checked.tried) else ", but see what is warned of above"
+    say(f"The configuration is right{hint}.")
+    return ExitCode.OK
+
+
+@app.command("support-bundle", epilog="Example: dicom-node support-bundle bundle.zip --config node.toml")
+def support_bundle(
+    destination: Annotated[Path, typer.Argument(metavar="FILE", help="A new ZIP file.")], config: Config
+) -> None:
+    """Write versions, counts, events, what check says, the configuration; no patients, no secrets."""
+    from dicom_node.people import backup
+
+    names = backup.write_bundle(load(config), config, destination)
+    say(f"{destination} holds {', '.join(names)}: read it before you send it.")
+
+
+@app.command(epilog="Example: dicom-node backup /backup/2026-03-01 --config node.toml")
+def backup(
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A new folder.")],
+    config: Config,
+    objects: Annotated[
+        bool, typer.Option("--objects", help="With received objects and built results.")
+    ] = False,
+    without_key: Annotated[
+        bool, typer.Option("--without-key", help="Without the site key, where its copy is kept elsewhere.")
+    ] = False,
+) -> None:
+    """Save database, site key and configuration while the node runs. It holds patient data and secrets."""
+    from dicom_node.people import backup as copies
+
+    for note in copies.backup(load(config), config, destination, objects=objects, key=not without_key):
+        say(note)
+    copies.verify(destination)
+    say(f"Saved to {destination} and verified.")
+
+
+@app.command(epilog="Example: dicom-node restore /backup/2026-03-01 --verify --config node.toml")
+def restore(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The folder of a backup.")],
+    config: Config,
+    verify: Annotated[bool, typer.Option("--verify", help="Only look whether the backup is whole.")] = False,
+) -> None:
+    """Put a backup in place of the present data, which is kept beside it. The node must be stopped."""
+    from dicom_node.people import backup
+
+    loaded = load(config)
+    if verify:
+        manifest = backup.verify(source)
+        say(f"{len(manifest['files'])} files of {manifest['made']}, program {manifest['program']}: whole.")
+        return
+    saved, notes = backup.restore(loaded, source)
+    for note in (*notes, *backup.describe_lost(loaded)):
+        say(note)
+    say(f"Restored. Its configuration, for comparison: {', '.join(str(file) for file in saved)}")
+    say("Start the node, then run dicom-node spool compare: reindex adds objects received after the backup.")
+
+
+@database.command(epilog="Example: dicom-node db upgrade --config node.toml")
+def upgrade(config: Config) -> None:
+    """Create the database or bring its schema to this version. Stop the node first."""
+    from dicom_node import people
+
+    version = people.upgrade_database(load(config))
+    say(f"The database has version {version}.")
+
+
+@samples.command(
+    epilog="Example: dicom-node config sample > node.toml; dicom-node config sample peers >> node.toml"
+)
+def sample(
+    which: Annotated[
+        Literal["node", "peers", "rules", "notifications"] | None,
+        typer.Argument(
+            metavar="[node|peers|rules|notifications]",
+            help="Every key of the node, a peer, a rule or a notification.",
+        ),
+    ] = None,
+) -> None:
+    """Print a configuration to start from: the lines that are needed, or every key with its default."""
+    from dicom_node.base.config.sample import FILES, START
+
+    sys.stdout.write(FILES[which]() if which else START)
+
+
+@spool.command(epilog="Example: dicom-node spool compare --config node.toml")
+def compare(config: Config) -> int:
+    """Compare spool and database, as the node does at its start and daily; exit status 1: they differ.
+
+    What persons had decided and the database has lost is done again, or named where it cannot be.
+    """
+    from dicom_node.people import backup, studies
+
+    loaded = load(config)
+    lost = backup.describe_lost(loaded)
+    difference = studies.compare_spool(loaded)
+    for line in (*lost, difference or "Spool and database agree."):
+        say(line)
+    return ExitCode.FAILED if difference or lost else ExitCode.OK
+
+
+@spool.command(epilog="Example: dicom-node spool reindex --config node.toml")
+def reindex(config: Config) -> None:
+    """Put objects that the database does not know back to be taken in, as after a lost database.
+
+    The node may run; one that is stopped takes them in when it starts. Results that were sent are asked for
+    at their destinations and not sent twice.
+    """
+    from dicom_node.people import studies
+
+    done = studies.reindex_spool(load(config), lambda _done, _of: None)
+    say(f"{done} objects are put back: the node takes them in." if done else "Nothing to put back.")
+
+
+def _answer(parameter: typer.CallbackParam, text: str) -> str:
+    """An answer that can be used; at a terminal another one is asked for."""
+    from dicom_node.people import new_node
+
+    try:
+        new_node.examine({str(parameter.name): text})
+    except NodeError as error:
+        raise typer.BadParameter(str(error)) from None
+    return text
+
+
+def _question(flag: str, question: str) -> Any:
+    return typer.Option(flag, prompt=question, callback=_answer, help=f"{question}.")
+
+
+@app.command(epilog="Example: dicom-node init --to /etc/dicom-node")
+def init(
+    ae_title: Annotated[str, _question("--ae-title", "AE title of this node")] = "AINODE",
+    data_dir: Annotated[str, _question("--data-dir", "Folder for images and data")] = "/var/lib/dicom-node",
+    pacs: Annotated[str, _question("--pacs", "PACS for the results, AE@HOST:PORT (empty: none yet)")] = "",
+    machines: Annotated[
+        str, _question("--machines", "Machines that send, AE@HOST, with commas between (empty: none yet)")
+    ] = "",
+    admin: Annotated[str, _question("--admin", "Console: name of the first admin (empty: no console)")] = "",
+    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where node.toml and unit go.")] = Path(),
+) -> None:
+    """Ask five questions, and write node.toml, a systemd unit and the console's first admin.
+
+    Run it as the user that the node runs as. An option answers its question. The password is asked for, or is
+    the next line of standard input. Nothing is overwritten.
+    """
+    from dicom_node.people import new_node
+
+    answers = {
+        "ae_title": ae_title,
+        "data_dir": data_dir,
+        "pacs": pacs,
+        "machines": machines,
+        "admin": admin,
+    }
+    configuration, unit = new_node.create(answers, to.absolute(), asked_password() if admin else "")
+    say(f"{configuration} and {unit} are written.")
+    say(f"Next: dicom-node check --config {configuration}, then dicom-node serve with it, or as a service:")
+    say(f"  cp {unit} /etc/systemd/system/ && systemctl enable --now dicom-node")
+    if admin:
+        say("The console is at http://127.0.0.1:8080 on this machine; for others it needs [console.tls].")
+
+
+@app.command(
+    epilog="Example: dicom-node fetch --peer pacs --modality DX --from 2026-03-01 --to 2026-03-31 "
+    "--config node.toml"
+)
+def fetch(
+    config: Config,
+    peer: Annotated[str, typer.Option("--peer", metavar="PEER", help='A peer with may = ["query"].')],
+    first: Annotated[datetime, typer.Option("--from", formats=_DAY, help="First Study Date.")],
+    last: Annotated[datetime, typer.Option("--to", formats=_DAY, help="Last Study Date.")],
+    modality: Annotated[
+        list[str] | None,
+        typer.Option("--modality", metavar="CODE", help="Such as DX; repeatable."),
+    ] = None,
+    rule: Annotated[
+        str, typer.Option("--rule", metavar="RULE", help="Only this rule may take them; default: all rules.")
+    ] = "",
+    per_minute: Annotated[
+        float,
+        typer.Option(
+            "--per-minute",
+            metavar="N",
+            min=0,
+            max=600,
+            help="Less than the peer's fetch_per_minute.",
+        ),
+    ] = 0,
+) -> None:
+    """Have the node fetch studies from a peer and analyse them, also old ones; what it has is left out.
+
+    It returns at once; `fetches list` shows what came of each.
+    """
+    from dicom_node.base.processes import running
+    from dicom_node.people import queues
+
+    settings = load(config)
+    request = queues.FetchRequest(
+        peer=peer,
+        first=first.date(),
+        last=last.date(),
+        modalities=tuple(modality or ()),
+        rule=rule,
+        per_minute=per_minute,
+    )
+    asked = queues.request_fetches(settings, request)
+    say(f"{asked['found']} studies found, {asked['wanted']} of them to be fetched.", err=True)
+    say(
+        f"Not fetched: {asked['here']} are here, {asked['before']} were fetched or given up before.", err=True
+    )
+    if asked["strays"]:
+        say(f"{asked['strays']} answers of the peer do not fit the question: left out.", err=True)
+    if asked["wanted"] and not running(settings.node.data_dir):
+        say("No node works on this data folder: they are fetched once one does.", err=True)
+
+
+@app.command(epilog="Example: dicom-node demo --input my-dicom-files --out demo-output")
+def demo(
+    *,
+    own: Annotated[
+        Path | None,
+        typer.Option("--input", metavar="DIR", exists=True, file_okay=False, help="Your own DICOM files."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where results go.")] = Path(
+        "demo-output"
+    ),
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget what earlier runs stored in the demonstration's PACS.")
+    ] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Fetch no public chest X-ray (0.7 MB).")] = False,
+) -> int:
+    """Start a PACS and a node, send ultrasound and a chest X-ray, and show what came back."""
+    from dicom_node.people import demo as demonstration
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # PACS and node are stopped then, too
+    rows = demonstration.run(out, own=own, fresh=fresh, offline=offline, say=say)
+    say("")
+    say(f"Everything is in {out}/ (summary.json, pacs/*.dcm, previews). Not for diagnostic use.")
+    # Results are in the PACS, or the pipeline had a reason not to apply.
+    ended_well = all(row["state"] in ("delivered", "not_applicable") for row in rows)
+    return ExitCode.OK if ended_well else ExitCode.FAILED
+
+
+def why(
+    config: Config,
+    asked: Annotated[
+        str, typer.Argument(metavar="NAME|AE|ADDRESS", help="A peer, an AE title or an address.")
+    ],
+    since: Annotated[str, typer.Option("--since", metavar="WHEN", help=SINCE.help)] = "30d",
+    as_json: Json = False,
+) -> None:
+    """List what a machine tried, what was refused, and the configuration lines that would allow it."""
+    from dicom_node.people import peers
+
+    found = peers.why(load(config), asked, moment(since))
+    if as_json:
+        print_json(found)
+        return
+    for caller in found["callers"] or [found]:
+        peer = f"is the peer {caller['peer']}" if caller["peer"] else "is no peer"
+        addresses = ", ".join(caller["addresses"]) or "no address"
+        say(f"{caller['asked']} {peer}; seen from {addresses}", bold=True)
+        for heading, columns in PARTS_OF_CALLER.items():
+            print_part(heading, caller[heading], columns)
+        if caller["others"]:
+            others = ", ".join(caller["others"])
+            say(f"From there also called (each has its own `dicom-node peers why`): {others}")
+        for advice in caller["advice"] or [{"says": "There is nothing to do.", "lines": []}]:
+            say("")
+            say(advice["says"], bold=True)
+            for line in advice["lines"]:
+                say(f"    {line}")
+    if found["callers"]:
+        print_part("Without an AE title", found["failures"], PARTS_OF_CALLER["failures"])
+
+
+def _command(verb: Verb) -> Callable[..., int]:
+    def command(*, config: Any, as_json: bool, **given: Any) -> int:
+        values = {
+            one.name: asked_password()
+            if one.is_secret
+            else one.default
+            if given[one.name] is None
+            else given[one.name]
+            for one in verb.inputs
+        }
+        chosen = [one for one in verb.inputs if one.name in verb.either and values[one.name] != one.default]
+        if verb.either and (not chosen or len(chosen) == len(verb.either) == 2):
+            names = (one.flag or one.metavar or one.name for one in verb.inputs if one.name in verb.either)
+            raise typer.BadParameter(f"give {' or '.join(names)}")
+        if "limit" in values:
+            values["limit"] = values["limit"] or None
+        function = verb.function()
+        takes = signature(function).parameters
+        if "session" in takes:
+            with reading(config) as (session, settings):
+                shared = {"session": session, "settings": settings}
+                needed = {name: value for name, value in shared.items() if name in takes}
+                result = function(**needed, **values, **verb.fixed)
+        else:
+            result = function(load(config), **values, **verb.fixed)
+        if as_json:
+            print_json(result)
+            return verb.status(result)
+        if verb.columns:
+            print_rows(result, verb.columns, verb.none)
+        elif verb.details:
+            shown = verb.details(result)
+            print_details({key: shown[key] for key in shown if key not in verb.parts})
+            for part, columns in verb.parts.items():
+                print_part(part, shown[part], columns)
+        if verb.says and (result or not verb.columns):
+            for line in verb.says.format(result=result, s="" if result == 1 else "s", **values).splitlines():
+                say(line)
+        return verb.status(result)
+
+    shown = [
+        Parameter("config", Parameter.KEYWORD_ONLY, annotation=Config),
+        *(_option(one) for one in verb.inputs if not one.is_secret),
+        Parameter("as_json", Parameter.KEYWORD_ONLY, annotation=Json, default=False),
+    ]
+    command.__signature__ = Signature(shown)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in shown}
+    return command
+
+
+def _option(one: Input) -> Parameter:
+    kind: Any = one.kind
+    how: dict[str, Any] = {"help": one.help, "metavar": one.metavar, "min": one.least, "max": one.most}
+    if not isinstance(kind, type):
+        how["parser"], kind = _parser(kind), Any
+    elif kind is Path:
+        how["exists"] = True
+    info = typer.Option(*one.flag.split(), **how) if one.flag else typer.Argument(**how)
+    kind = list[kind] if one.many else kind
+    if one.default is None or one.default == ():
+        kind = kind | None
+    default = None if one.default == () else one.default
+    return Parameter(one.name, Parameter.KEYWORD_ONLY, annotation=Annotated[kind, info], default=default)
+
+
+def _parser(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return parse
+
+
+def asked_password() -> str:
+    """A password, never from an argument: every user of this machine can read those."""
+    if sys.stdin.isatty():
+        return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
+    return sys.stdin.readline().rstrip("\r\n")
+
+
+for _noun in NOUNS.values():
+    _verbs = group(_noun.about)
+    for _verb in _noun.verbs:
+        _epilog = f"Example: dicom-node {_noun.name} {_verb.name} {_verb.example}"
+        _verbs.command(_verb.name, help=_verb.help, epilog=_epilog)(_command(_verb))
+    if _noun.name == "peers":
+        _verbs.command("why", epilog="Example: dicom-node peers why US1 --config node.toml")(why)
+    app.add_typer(_verbs, name=_noun.name)
+for _name, _verbs in (("spool", spool), ("config", samples), ("db", database)):
+    app.add_typer(_verbs, name=_name)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run a verb; every error of the node becomes one clear message and its exit status."""
+    logs.configure("error", "dicom-node")  # a verb says what it has to say itself; `serve` sets its own level
+    never_fail_on_characters()
+    os.umask(0o077)  # whatever a verb writes holds patient data, or leads to it
+    status = _run(arguments)
+    if status == INTERRUPTED:
+        # All is cleaned up; threads of an association that was cut would wait for their peer.
+        sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        return int(app(args=arguments, standalone_mode=False) or ExitCode.OK)
+    except NodeError as error:
+        problems = error.problems if isinstance(error, ConfigurationError) else ()
+        head = f"Mistakes in the configuration: {len(problems)}\n" if problems else "dicom-node: "
+        for line in f"{head}{error}".splitlines():
+            say(line, err=True)
+        return error.exit_code
+    except PermissionError as error:
+        say(
+            f"dicom-node: {error.filename}: {error.strerror}: run this as the user that the node runs as",
+            err=True,
+        )
+        return ExitCode.CONFIG
+    except typer.TyperException as error:
+        error.show() if hasattr(error, "show") else say(str(error), err=True)
+        return ExitCode.USAGE
+    except (typer.Abort, KeyboardInterrupt):
+        return INTERRUPTED
