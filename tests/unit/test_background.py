@@ -151,7 +151,7 @@ def test_a_lease_that_cannot_be_renewed_does_not_count_as_held(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     acquire = Mock(side_effect=[True, OperationalError("", {}, Exception("locked"))])
-    monkeypatch.setattr("dicom_node.serve.node.leases.acquire", acquire)
+    monkeypatch.setattr("dicom_node.serve.node.acquire_lease", acquire)
     background = _background(inbox, Role.ALL, "all", Mock())
     background._hold("scheduler")
     assert background._held == {"scheduler"}
