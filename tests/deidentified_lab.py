@@ -92,7 +92,7 @@ def deidentified(
 ) -> Deidentified:
     """The de-identified results of one image."""
     image = source(path)
-    ctx = ctx or context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound", rule="ultrasound")
+    ctx = ctx or context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound")
     result = result_of(image, verified=verified)
     return build_deidentified(ctx, [image], result, Pseudonyms(key, domain), options)
 

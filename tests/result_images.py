@@ -154,7 +154,6 @@ def context(
     usual: dict[str, Any] = {
         "pipeline": "chest_xray",
         "pipeline_version": "1.0",
-        "rule": "chest",
         "models": models or (CALIBRATED,),
         "analysed_at": ANALYSED_AT,
         "kinds": frozenset(kinds),

@@ -144,11 +144,13 @@ def test_no_number_stands_for_two_events() -> None:
     assert len(set(numbers)) == len(numbers)
 
 
-def test_every_event_that_the_program_knows_is_used() -> None:
-    files = (path for folder in ("dicom_node", "dicom_connectors") for path in (ROOT / folder).rglob("*.py"))
+def test_every_event_that_the_program_knows_is_used_and_no_other_is_named() -> None:
+    folders = ("dicom_node", "dicom_connectors", "dicom_console")
+    files = (path for folder in folders for path in (ROOT / folder).rglob("*.py"))
     sources = {path: path.read_text(encoding="utf-8") for path in files}
     code = "".join(text for path, text in sources.items() if path.name != "events.py")
     assert [name for name in events.TYPES if not re.search(rf"\b{name}\b", code)] == []
+    assert [name for name in re.findall(r"\bevents\.([A-Z_]{3,})\b", code) if not hasattr(events, name)] == []
 
 
 def test_every_verb_has_an_example() -> None:

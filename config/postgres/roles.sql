@@ -6,7 +6,7 @@
 --   CREATE USER listener1 PASSWORD '...' IN ROLE dicom_node_receives;
 --   CREATE USER worker1 PASSWORD '...' IN ROLE dicom_node_works;
 --   CREATE USER console1 PASSWORD '...' IN ROLE dicom_node_console;
--- dicom_node_receives: `--role listener` without a console, `scheduler`. dicom_node_works: `worker`, `delivery`.
+-- dicom_node_receives: `--role listener` without a console. dicom_node_works: `worker`, `delivery`.
 -- dicom_node_console: a node with console.enabled, `--role all`, and the command line of an admin.
 -- None of them makes, changes or drops tables; none deletes from the audit; only the console knows users.
 
@@ -52,13 +52,13 @@ GRANT INSERT, DELETE ON study_name TO dicom_node_receives;
 GRANT INSERT, UPDATE ON archive_question, instance, original, received_object, study_fetch TO dicom_node_receives;
 GRANT INSERT, UPDATE, DELETE ON association, claimed_workitem, disk_sample, performed_step, step_object, step_study TO dicom_node_receives;
 GRANT UPDATE ON cleaning_review, held_result TO dicom_node_receives;
-GRANT DELETE ON counted_image, event, image_count, score_count TO dicom_node_receives;
+GRANT DELETE ON counted_image, event, model_count TO dicom_node_receives;
 
 -- What models made of images.
 GRANT dicom_node_any TO dicom_node_works;
 GRANT INSERT ON counted_image TO dicom_node_works;
 GRANT INSERT, DELETE ON held_result, reported_finding TO dicom_node_works;
-GRANT INSERT, UPDATE ON cleaning_review, image_count, score_count TO dicom_node_works;
+GRANT INSERT, UPDATE ON cleaning_review, model_count TO dicom_node_works;
 
 -- What people do.
 GRANT dicom_node_receives, dicom_node_works TO dicom_node_console;

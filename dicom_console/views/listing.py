@@ -84,7 +84,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "held": reviews.held_results(session, settings, number),
         "findings": reviews.with_verdicts(session, number, findings),
         "measurements": [row for path in reports for row in report.measurements(path)],
-        "conclusions": list(dict.fromkeys(filter(None, map(report.conclusion, reports)))),
+        "conclusions": list(dict.fromkeys(filter(None, (report.stated(one).conclusion for one in reports)))),
         "likeliest": _likeliest(findings),
         "missing": reviews.missing_findings(session, settings, number, findings),
         "steps": views.list_steps(session, study.study_instance_uid),

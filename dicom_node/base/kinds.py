@@ -211,8 +211,6 @@ class Role(StrEnum):
     WORKER = "worker"
     """Run models, deliver."""
     DELIVERY = "delivery"
-    SCHEDULER = "scheduler"
-    """Timers only."""
     CONSOLE = "console"
     """Serve it, and index what is uploaded there."""
 
@@ -223,7 +221,7 @@ class Role(StrEnum):
 
     @property
     def receives(self) -> bool:
-        """Whether a node with this role listens for associations."""
+        """Whether a node with this role listens, and may run the timers: one node at a time runs them."""
         return self in (Role.ALL, Role.LISTENER)
 
     @property
@@ -235,11 +233,6 @@ class Role(StrEnum):
     def indexes(self) -> bool:
         """Whether a node with this role writes objects to the spool and takes part in indexing them."""
         return self.may_serve_console
-
-    @property
-    def keeps_time(self) -> bool:
-        """Whether a node with this role may run the site's timers; one node at a time runs them."""
-        return self.receives or self is Role.SCHEDULER
 
     @property
     def runs_models(self) -> bool:

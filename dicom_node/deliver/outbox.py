@@ -115,7 +115,7 @@ def _header(path: Path) -> Dataset | None:
 NOT_ASKED = "not asked: the peer's profile says confirm = none"
 BY_QUERY = "found by query: the destination gave no storage commitment"
 _KEEPS_EARLIER = "the destination keeps the version of this object that it has: a person replaces it there"
-_REPORT_STEP = timedelta(minutes=30)  # a time further ahead than an hour counts as come (store.leases)
+_REPORT_STEP = timedelta(minutes=30)  # a time further ahead than an hour counts as come (store.tables)
 _DOUBTFUL_QUESTIONS = 3  # to a destination that cannot be asked; the object is then sent again
 # Most archives show an object at once, some after their indexer came round.
 _QUESTIONS_SECONDS = (0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0)

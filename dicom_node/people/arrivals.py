@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.dicom.elements import META_BYTES, is_uid, read_sop_uids, read_study_uids
+from dicom_node.base.dicom.elements import META_BYTES, is_uid, read_uids
 from dicom_node.base.dicom.uids import TransferSyntax, transfer_syntax
 from dicom_node.base.errors import FaultyInput, SpoolError
 from dicom_node.base.kinds import CONSOLE_AE_TITLE, AuditAction
@@ -201,11 +201,10 @@ class StowRequest:
         user does not see; a UID that is not in the first bytes is "".
         """
         assert part.incoming is not None and part.syntax is not None
-        sop_class_uid, instance_uid = read_sop_uids(part.head, part.syntax, HEAD)
+        sop_class_uid, instance_uid, study_uid, _ = read_uids(part.head, part.syntax, HEAD)
         one, is_limited = part.one, bool(sight.SENDERS.get())
         if sop_class_uid not in ("", one.sop_class_uid) or instance_uid not in ("", one.sop_instance_uid):
             raise _Refused(OTHER_OBJECT)
-        study_uid, _ = read_study_uids(part.head, part.syntax, HEAD)
         if (not study_uid and (self._study_uid or is_limited)) or (is_limited and not instance_uid):
             raise _Refused(NO_OBJECT)
         if self._study_uid and study_uid != self._study_uid:

@@ -51,21 +51,15 @@ from dicom_node.base.connectors import every
 from dicom_node.base.dicom.header import CharacterSet, terms
 from dicom_node.base.errors import (
     ConfigProblem,
-    ConfigurationError,
     DatabaseNotReady,
     SchemaOutdated,
-    StoreAway,
 )
-from dicom_node.base.files import Files, bucket_of
+from dicom_node.base.files import bucket_of
 from dicom_node.base.kinds import Role
 from dicom_node.base.printable import redacted
-from dicom_node.base.processes import console_program, running
-from dicom_node.base.sitekey import load_or_create, path_of
+from dicom_node.base.processes import console_program
 from dicom_node.base.store.database import Database, hosts, meaning_of
 from dicom_node.deliver.scu import open_archive, open_commitment, open_destination
-from dicom_node.people.monitoring import days_left
-from dicom_node.receive.spool import Spool
-from dicom_node.studies.indexing import compare
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,26 +106,18 @@ def _existing(folder: Path) -> Path:
 def _check_machine(settings: Settings, role: Role) -> Found:
     """Requirements that the machine does not fulfil, and what its settings lead to."""
     yield from _check_data_dir(settings)
-    try:
-        if any(peer.deidentify for peer in settings.peers) and path_of(settings.node.data_dir).exists():
-            load_or_create(settings.node.data_dir)
-    except ConfigurationError as error:
-        yield from (("site key", problem.file, problem.remedy) for problem in error.problems)
     # Who can put together what is known of a patient: peers that get the same pseudonyms.
     linked = [peer.name for peer in settings.peers if peer.deidentify and not peer.pseudonym_domain]
     if len(linked) > 1:
-        text = f"{', '.join(linked)} get the same, so who has two of them can link patients"
-        remedy = "give each a pseudonym_domain, or all the same if that is wanted"
-        yield Tried("pseudonyms", False, f"{text}; {remedy}")
+        yield Tried(
+            "pseudonyms",
+            False,
+            f"{', '.join(linked)} get the same, so who has two of them can link patients; "
+            "give each a pseudonym_domain, or all the same if that is wanted",
+        )
     yield from _check_database(settings)
     if settings.listener.tls:
         yield from _check_certificates("listener.tls", settings.listener.tls)
-    elif without := [peer.name for peer in settings.peers if peer.tls]:
-        yield Tried(
-            "TLS",
-            False,
-            f"peers with tls but no [listener.tls]: no certificate of ours is shown to {', '.join(without)}",
-        )
     if not settings.outbox.deliver:
         if role is Role.DELIVERY:
             yield "outbox.deliver", "false", "this machine has nothing else to do: take it out"
@@ -167,18 +153,6 @@ def _check_data_dir(settings: Settings) -> Found:
     enough = free >= settings.spool.minimum_free_mib
     note = "" if enough else ": under spool.minimum_free_mib, so C-STORE would be refused (A700)"
     yield Tried("data folder", enough, f"{folder.resolve()}, {free} MiB free{note}")
-
-
-def _probe_port(key: str, host: str, port: int, settings: Settings) -> Found:
-    """Whether a process can listen there, unless a node of this data folder runs."""
-    if running(settings.node.data_dir):
-        return
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        socket.create_server((str(address[0]), port), family=family).close()
-    except OSError as error:
-        remedy = "stop what uses it, choose another, or give CAP_NET_BIND_SERVICE for one under 1024"
-        yield key, f"{host}:{port}", f"cannot be listened on ({error.strerror}): {remedy}"
 
 
 def _check_certificates(section: str, tls: TlsSettings) -> Found:
@@ -228,8 +202,11 @@ def _check_database(settings: Settings) -> Found:
             # A service of libpq may name any machine, and says so in a file that is not read here.
             elsewhere = "service" in url.query or not _HERE.issuperset(hosts(url))
             if elsewhere and url.query.get("sslmode") not in _ENCRYPTED:
-                remedy = "add ?sslmode=verify-full to node.database_url"
-                yield Tried("database", False, f"patients' data may go to it unencrypted: {remedy}")
+                yield Tried(
+                    "database",
+                    False,
+                    "patients' data may go to it unencrypted: add ?sslmode=verify-full to node.database_url",
+                )
     except (ArgumentError, ValueError):
         yield (
             "node.database_url",
@@ -241,7 +218,7 @@ def _check_database(settings: Settings) -> Found:
 
 
 def _probe_database(settings: Settings) -> Found:
-    """Check the database's schema, its agreement with the spool, and whether it keeps what it committed."""
+    """Check the database's schema, and whether it keeps what it committed."""
     shown = redacted(settings.database_url)
     try:
         url = make_url(settings.database_url)
@@ -257,46 +234,26 @@ def _probe_database(settings: Settings) -> Found:
     try:
         database.check()
         yield Tried("database", True, f"{shown}: reachable, schema is up to date")
-        yield from _compare_spool(database, settings)
         with database.read() as session:
             asked = () if database.is_sqlite else _DURABLE
             off = [name for name in asked if session.scalar(text(f"SHOW {name}")) == "off"]
         if off:
-            meant = "the last commits are lost if the server crashes; set to on in postgresql.conf"
-            yield Tried("database", False, f"{' and '.join(off)} off: {meant}")
+            yield Tried(
+                "database",
+                False,
+                f"{' and '.join(off)} off: the last commits are lost if the server crashes; set to on in "
+                "postgresql.conf",
+            )
     except DatabaseNotReady as error:
-        outdated = isinstance(error, SchemaOutdated) and database.version() is not None
-        if database.is_sqlite and outdated:
+        if database.is_sqlite and isinstance(error, SchemaOutdated) and database.version() is not None:
             yield Tried("database", True, f"{shown}: will be brought up to date at the next start")
         else:
             yield "node.database_url", shown, str(error)
     except SQLAlchemyError as error:
-        fault = meaning_of(error, settings.database_url)
-        yield "node.database_url", shown, str(fault or f"cannot be used: {type(error).__name__}")
+        fault = meaning_of(error, settings.database_url) or f"cannot be used: {type(error).__name__}"
+        yield "node.database_url", shown, str(fault)
     finally:
         database.dispose()
-
-
-def _compare_spool(database: Database, settings: Settings) -> Found:
-    folder = settings.node.data_dir / "spool"
-    if folder.is_dir():
-        try:
-            difference = str(compare(database, Spool(folder, 0), Files(settings)))
-        except StoreAway as away:
-            difference = f"not compared with the database: {away}"
-        yield Tried("spool", not difference, difference or "all objects are known to the database")
-
-
-def _ask_server(database: Database, settings: Settings) -> Found:
-    with database.read() as session:
-        days = days_left(session, settings)
-        asked = () if database.is_sqlite else _DURABLE
-        off = [name for name in asked if session.scalar(text(f"SHOW {name}")) == "off"]
-    if off:
-        lost = "the last commits are lost if the server crashes"
-        yield Tried("database", False, f"{' and '.join(off)} off: {lost}; set to on in postgresql.conf")
-    if days is not None:
-        yield Tried("disk", days > 7, f"full in {days:.0f} days, as the last week went")
 
 
 def check_console(settings: Settings, role: Role) -> Found:
@@ -320,21 +277,8 @@ def check_console(settings: Settings, role: Role) -> Found:
             repr(console.host),
             "passwords would cross the network unencrypted: add [console.tls], or keep 127.0.0.1",
         )
-    if role.receives and (console.host, console.port) == (settings.listener.host, settings.listener.port):
-        yield "console.port", str(console.port), "is the listener's port: choose another"
-    if console.metrics_port in (console.port, settings.listener.port):
-        yield "console.metrics_port", str(console.metrics_port), "is taken by the node: choose another"
     for find in every("checks.console"):
         yield from find(settings)
-
-
-def probe_console(settings: Settings, role: Role) -> Found:
-    """Whether another process uses the console's ports."""
-    console = settings.console
-    if console.enabled and role.may_serve_console:
-        for key in ("port", "metrics_port"):
-            if port := getattr(console, key):
-                yield from _probe_port(f"console.{key}", console.host, port, settings)
 
 
 def _is_this_machine(host: str) -> bool:
@@ -451,8 +395,11 @@ def _faults(rule: RuleSettings, options: Mapping[str, object], settings: Setting
 def _check_models(settings: Settings) -> Found:
     """Check that the models' weights match their cards, and that the device rules can be read."""
     if remedy := extras.missing():
-        further = ", or set 0 on a machine that runs no models"
-        yield "workers.processes", str(settings.workers.processes), f"{remedy}{further}"
+        yield (
+            "workers.processes",
+            str(settings.workers.processes),
+            f"{remedy}, or set 0 on a machine that runs no models",
+        )
         return
     if remedy := lacking(settings.workers.inference):
         yield "workers.inference", settings.workers.inference, remedy
@@ -488,8 +435,6 @@ def _check_cards(settings: Settings) -> Found:
             registry.verify(card)
         except CardError as error:
             yield f"model {card.id}", "", str(error)
-        else:
-            yield Tried(f"model {card.id}", True, f"version {card.version}, weights are those of the card")
 
 
 def _check_device_rules(settings: Settings) -> Found:
@@ -520,20 +465,18 @@ class Checked:
         return self.files.problems
 
 
-def check(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
-    """Check configuration files on a machine of this role; ``tried`` of the result lists further checks."""
-    return _checked(*examine(files), role)
+def check(files: Sequence[Path], role: Role = Role.ALL, *, tries: bool = False) -> Checked:
+    """Check configuration files on a machine of this role; ``tried`` of the result lists further checks.
+
+    ``tries``: also ask the database, the peers and other services.
+    """
+    return _checked(*examine(files), role, tries=tries)
 
 
 def check_data(data: dict[str, Any], role: Role = Role.ALL) -> Checked:
     """Check a configuration without a file, as :func:`check` does."""
     read = TomlFiles(data=data)
     return _checked(examined(read), read, role)
-
-
-def check_and_probe(files: Sequence[Path], role: Role = Role.ALL) -> Checked:
-    """Check configuration files, and also test what ``serve`` needs: port, spool, console, store, peers."""
-    return _checked(*examine(files), role, tries=True)
 
 
 def _checked(settings: Settings | None, read: TomlFiles, role: Role, *, tries: bool = False) -> Checked:
@@ -550,12 +493,7 @@ def _checked(settings: Settings | None, read: TomlFiles, role: Role, *, tries: b
         *(_check_peer(peer, settings) for peer in settings.peers),
     ]
     if tries:
-        checks.append(_probe_database(settings))
-        if role.receives:
-            checks.append(
-                _probe_port("listener.port", settings.listener.host, settings.listener.port, settings)
-            )
-        checks += [probe_console(settings, role), *(probe(settings) for probe in every("probes"))]
+        checks += [_probe_database(settings), *(probe(settings) for probe in every("probes"))]
         checks.append(_ask_peers(settings))
     for found in chain.from_iterable(checks):
         if isinstance(found, Tried):
@@ -641,8 +579,11 @@ def _check_peer(peer: PeerSettings, settings: Settings) -> Found:
             f"peer {peer.name}", False, "its login goes over the network unencrypted (http): use https"
         )
     if (peer.pseudonym_domain or peer.retain) and not peer.deidentify:
-        key = "retain" if peer.retain else "pseudonym_domain"
-        yield f"peers.{peer.name}.{key}", "", "is for peers with deidentify = true: add that, or leave it out"
+        yield (
+            f"peers.{peer.name}.{'retain' if peer.retain else 'pseudonym_domain'}",
+            "",
+            "is for peers with deidentify = true: add that, or leave it out",
+        )
     if peer.assume_charset and not CharacterSet.from_terms(terms(peer.assume_charset)).known:
         yield (
             f"peers.{peer.name}.assume_charset",

@@ -625,7 +625,7 @@ def _name(row: Result, path: Path, uid: str) -> str:
 
 
 def _subject(header: Dataset) -> str:
-    """The finding that a heat map is of, as its first sentence says (``results.sc.captures``)."""
+    """The finding that a heat map is of, as its first sentence says (``results.pictures.build_heatmap``)."""
     return str(header.get("DerivationDescription", "")).partition(" of ")[2].partition(".")[0]
 
 

@@ -85,8 +85,8 @@ class Inspected:
     With a fault the other fields have the values that could be read (UIDs are empty or valid). ``attributes``
     are texts by DICOM keyword, ``identity`` the values that results copy (``dicom.identity``);
     ``assumed_charset`` is set if the object's own character set does not decode them. ``header_sha256`` is
-    the hash of what the header says (``dicom.hashes``), ``dataset_sha256`` that of the data set byte for
-    byte and its transfer syntax.
+    the hash of what the header says, ``dataset_sha256`` that of the data set byte for byte and its transfer
+    syntax.
     """
 
     transfer_syntax_uid: str = ""

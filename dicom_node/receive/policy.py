@@ -321,7 +321,7 @@ class AEPolicy:
         return cls(titles, settings.listener, settings.spool, peers, level, as_json)
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str) -> "AEPolicy":
         """Read the output of ``to_json``. Raises ValueError for any other text."""
         return _AS_JSON.validate_json(text)
 
@@ -435,7 +435,7 @@ class PolicyFile:
         self._seen: tuple[int, int, int] | None = None
         self._policy: AEPolicy | None = None
 
-    def current(self) -> Self:
+    def current(self) -> AEPolicy:
         """The newest valid policy; if the file is broken, the previous policy stays in force.
 
         Raises OSError or ValueError where there was none.

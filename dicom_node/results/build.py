@@ -63,8 +63,9 @@ from dicom_node.base.dicom.uids import Installation, derived_uid
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.files import Files, sync_folder
 from dicom_node.base.kinds import DEIDENTIFIED_FOLDER, ReaderVerdict, RejectionReason, ResultKind
-from dicom_node.results import envelope, gate
+from dicom_node.results import gate
 from dicom_node.results.envelope import (
+    OURS,
     SERIES_NUMBERS,
     UTF8,
     BuiltObject,
@@ -74,14 +75,19 @@ from dicom_node.results.envelope import (
     SourceObject,
     as_judged,
     built_document,
+    coding_schemes,
     contributing_equipment,
     described,
     device_observer,
     document_uid,
     encode,
+    fetus_of_reports,
     general_equipment,
+    name_of,
     read_sources,
+    set_values,
     stand_in_of,
+    subject_context,
     without_identity,
 )
 from dicom_node.results.pictures import (
@@ -104,8 +110,14 @@ from dicom_node.results.pictures import (
 from dicom_node.results.report import ImageReport, Report, failure_of, report_of, reported
 from dicom_node.results.sr import build_document, stated
 
-_PICTURE: Final = (ResultKind.SC, SecondaryCaptureImageStorage)
-_MASK: Final = (ResultKind.SEG, SegmentationStorage)
+_CLASSES: Final[Mapping[ResultKind, str]] = {
+    ResultKind.SR: Comprehensive3DSRStorage,
+    ResultKind.SC: SecondaryCaptureImageStorage,
+    ResultKind.SUMMARY: SecondaryCaptureImageStorage,
+    ResultKind.HEATMAP: SecondaryCaptureImageStorage,
+    ResultKind.SEG: SegmentationStorage,
+    ResultKind.PDF: EncapsulatedPDFStorage,
+}
 
 
 def build(
@@ -137,7 +149,7 @@ def build_failure(
     builder.add_report(report, ("failure", cause, reason), ("failure", reason))
     for source in report.sources:
         make = partial(build_failure_picture, context, source, reason)
-        builder.add(_PICTURE, [source], make, ("failure", reason))
+        builder.add(ResultKind.SC, [source], make, ("failure", reason))
     return builder.built
 
 
@@ -160,20 +172,22 @@ class ResultBuilder:
 
     def add(
         self,
-        kind: tuple[ResultKind, str],
+        kind: ResultKind,
         sources: Sequence[Source],
         make: Callable[[str], Dataset],
         parts: tuple[str, ...] = (),
         of_series: tuple[str, ...] = (),
+        sop_class_uid: str = "",
     ) -> None:
-        """Build and check an object of a kind and SOP class; if it exists already, only list its UIDs.
+        """Build and check an object of a kind; if it exists already, only list its UIDs.
 
         ``make`` builds the data set under the SOP Instance UID that it is given. ``parts`` and
-        ``of_series`` tell apart several objects, or series, of one kind.
+        ``of_series`` tell apart several objects, or series, of one kind. ``sop_class_uid``: of a kind that
+        has several.
         """
-        if kind[0] not in self.context.kinds:
+        if kind not in self.context.kinds:
             return
-        one = described(self.context, *kind, sources, parts, of_series)
+        one = described(self.context, kind, sop_class_uid or _CLASSES[kind], sources, parts, of_series)
         if not self.context.exists(one.sop_instance_uid):
             dataset = make(one.sop_instance_uid)
             if (dataset.SOPClassUID, dataset.SOPInstanceUID) != (one.sop_class_uid, one.sop_instance_uid):
@@ -190,16 +204,14 @@ class ResultBuilder:
     def add_report(self, report: Report, parts: tuple[str, ...], of_page: tuple[str, ...]) -> None:
         """The report, and the page of the job as a picture and as a document."""
         page = cache(lambda: summary_of(report))
-        sr, picture = Comprehensive3DSRStorage, SecondaryCaptureImageStorage
-        self.add((ResultKind.SR, sr), report.sources, partial(build_document, report), parts)
+        self.add(ResultKind.SR, report.sources, partial(build_document, report), parts)
         self.add(
-            (ResultKind.SUMMARY, picture),
+            ResultKind.SUMMARY,
             report.sources,
             lambda uid: build_page(report, page(), uid),
             of_page,
         )
-        document = (ResultKind.PDF, EncapsulatedPDFStorage)
-        self.add(document, report.sources, lambda uid: build_pdf(report, page(), uid), of_page)
+        self.add(ResultKind.PDF, report.sources, lambda uid: build_pdf(report, page(), uid), of_page)
 
     def add_image(self, report: Report, image: ImageReport) -> None:
         """Presentation state, annotated picture, heat maps, cleaned images, masks of one image.
@@ -210,32 +222,34 @@ class ResultBuilder:
         parts = (*_boxed(context, [image]), *image.parts)
         cleaned, masks = image.of_kind(ImageKind.CLEANED), image.of_kind(ImageKind.MASK)
         grey, colour = GrayscaleSoftcopyPresentationStateStorage, ColorSoftcopyPresentationStateStorage
-        state = (ResultKind.GSPS, grey if source.grey else colour)
-        self.add(state, [source], partial(build_presentation, context, image), parts)
+        make = partial(build_presentation, context, image)
+        state = grey if source.grey else colour
+        self.add(ResultKind.GSPS, [source], make, parts, sop_class_uid=state)
         below = image.cleaned if report.drawn_on == "cleaned" else None
         if below is not None or report.drawn_on == "source":
             # Drawn on the source, or on the cleaned image below the drawing.
             shows_cleaned = ResultKind.CLEANED in context.kinds and bool(cleaned)
             if reported(context, image.findings) or not shows_cleaned or assesses((), image.measurements):
-                self.add(_PICTURE, [source], partial(build_annotated, report, image, below), parts)
+                self.add(ResultKind.SC, [source], partial(build_annotated, report, image, below), parts)
             mapped = [one for one in image.findings if one.evidence and one.decision is not Decision.ABSENT]
             for rank, finding in enumerate(mapped, start=1):
                 make = partial(build_heatmap, context, source, finding, rank, below)
-                self.add((ResultKind.HEATMAP, SecondaryCaptureImageStorage), [source], make, (str(rank),))
+                self.add(ResultKind.HEATMAP, [source], make, (str(rank),))
         for one in (*cleaned, *(one for one in image.images if one.processing)):
             self.add(
-                (ResultKind.CLEANED, cleaned_class(frames_of(source, one))),
+                ResultKind.CLEANED,
                 [source],
                 partial(build_cleaned, context, source, one, next(iter(masks), None)),
                 (one.name,) if one.processing else (),
                 series_parts(source, one),
+                cleaned_class(frames_of(source, one)),
             )
         for mask in masks:
             if ResultKind.SEG in context.kinds and not is_empty(mask):
-                self.add(_MASK, [source], partial(build_segmentation, context, source, mask))
+                self.add(ResultKind.SEG, [source], partial(build_segmentation, context, source, mask))
         for outlines in image.of_kind(ImageKind.ORGANS):
             make = partial(build_organs, context, source, outlines)
-            self.add(_MASK, [source], make, (ORGAN_SERIES,), (ORGAN_SERIES,))
+            self.add(ResultKind.SEG, [source], make, (ORGAN_SERIES,), (ORGAN_SERIES,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,9 +371,7 @@ def build_assessment(
             tracking_identifier=TrackingIdentifier(uid=one.tracking_uid or own, identifier=one.finding),
             finding_type=CodedConcept(*one.code, one.finding[:64]),
             algorithm_id=AlgorithmIdentification(name=one.model, version=one.version),
-            qualitative_evaluations=[
-                QualitativeEvaluation(envelope.OURS["ASSESSMENT"], envelope.OURS[one.verdict.upper()])
-            ],
+            qualitative_evaluations=[QualitativeEvaluation(OURS["ASSESSMENT"], OURS[one.verdict.upper()])],
         )
         if one.because:
             group[0].ContentSequence.append(_text(one.because))
@@ -378,14 +390,14 @@ def build_assessment(
         procedure_reported=[
             CodedConcept.from_dataset(item.ConceptCodeSequence[0])
             for item in about.ContentSequence
-            if envelope.name_of(item) == _PROCEDURE
+            if name_of(item) == _PROCEDURE
         ],
         title=codes.DCM.ImagingMeasurementReport,
         imaging_measurements=groups,
     )
     *first, measurements = content[0].ContentSequence
     assessed = UIDRefContentItem(
-        name=envelope.OURS["ASSESSEDREPORT"], value=about.SOPInstanceUID, relationship_type=_CONTAINS
+        name=OURS["ASSESSEDREPORT"], value=about.SOPInstanceUID, relationship_type=_CONTAINS
     )
     content[0].ContentSequence = ContentSequence([*first, assessed, _text(_DISCLAIMER), measurements])
     document = Comprehensive3DSR(
@@ -408,35 +420,35 @@ def build_assessment(
         else None,
         transfer_syntax_uid=ExplicitVRLittleEndian,
         specific_character_set=UTF8,
-        coding_schemes=envelope.coding_schemes(),
+        coding_schemes=coding_schemes(),
         contributing_equipment=contributing_equipment(
             context, str(about.get("TimezoneOffsetFromUTC") or ""), ResultKind.ASSESSMENT
         ),
         **general_equipment(context),
     )
-    _take_over(document, about)
-    # The assessed report, and why it is named (PS3.3 Table C.17-2).
-    related = Dataset()
-    related.ReferencedSOPClassUID, related.ReferencedSOPInstanceUID = about.SOPClassUID, about.SOPInstanceUID
-    related.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(envelope.OURS["ASSESSEDREPORT"])]
-    document.ReferencedInstanceSequence = [related]
-    built = built_document(document, context, ResultKind.ASSESSMENT, about, former)
-    gate.check_assessment(built.data or b"", document, about)
-    return built
-
-
-def _take_over(document: Dataset, about: Dataset) -> None:
-    """Patient and study as the report has them, and its images with their series (PS3.3 C.17.2)."""
+    # Patient and study as the report has them, and its images with their series (PS3.3 C.17.2).
     for keyword in (*COPIED, "BodyPartExamined", "Laterality"):
         if keyword in about:
             document[keyword] = deepcopy(about[keyword])
-    library = [deepcopy(item) for item in about.ContentSequence if envelope.name_of(item) == _IMAGE_LIBRARY]
+    library = [deepcopy(item) for item in about.ContentSequence if name_of(item) == _IMAGE_LIBRARY]
     *first, measurements = document.ContentSequence
     document.ContentSequence = [*first, *library, measurements]
     [mine] = document.CurrentRequestedProcedureEvidenceSequence
     for study in about.CurrentRequestedProcedureEvidenceSequence:
         if study.StudyInstanceUID == mine.StudyInstanceUID:
             mine.ReferencedSeriesSequence.extend(deepcopy(study.ReferencedSeriesSequence))
+    # The assessed report, and why it is named (PS3.3 Table C.17-2).
+    related = Dataset()
+    set_values(
+        related,
+        ReferencedSOPClassUID=about.SOPClassUID,
+        ReferencedSOPInstanceUID=about.SOPInstanceUID,
+        PurposeOfReferenceCodeSequence=[CodedConcept.from_code(OURS["ASSESSEDREPORT"])],
+    )
+    document.ReferencedInstanceSequence = [related]
+    built = built_document(document, context, ResultKind.ASSESSMENT, about, former)
+    gate.check_assessment(built.data or b"", document, about)
+    return built
 
 
 def _text(value: str) -> TextContentItem:
@@ -475,9 +487,9 @@ def build_rejection(
         observer_device_context=device_observer(context),
         description=because,
     )
-    if fetus := envelope.fetus_of_reports(objects):
+    if fetus := fetus_of_reports(objects):
         by_relationship = sorted(
-            [*content[0].ContentSequence, *envelope.subject_context(fetus)],
+            [*content[0].ContentSequence, *subject_context(fetus)],
             key=lambda item: item.RelationshipType != "HAS OBS CONTEXT",
         )
         content[0].ContentSequence = ContentSequence(by_relationship)

@@ -52,7 +52,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.tag import BaseTag
-from pydicom.uid import UID, Comprehensive3DSRStorage, SegmentationStorage
+from pydicom.uid import UID
 
 from ai_pipeline.contract import DerivedImage, ImageKind, PipelineResult
 from ai_pipeline.images.dates import date_of
@@ -63,7 +63,7 @@ from dicom_node.base.dicom.uids import NO_INSTALLATION
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.kinds import OPTIONS, ResultKind, Retained, is_deidentified, retained_by
 from dicom_node.base.sitekey import SiteKey
-from dicom_node.results import envelope, gate
+from dicom_node.results import gate
 from dicom_node.results.build import ResultBuilder
 from dicom_node.results.envelope import (
     UTF8,
@@ -71,10 +71,14 @@ from dicom_node.results.envelope import (
     ResultContext,
     Source,
     SourceObject,
+    attributes_of,
     disclaimer,
     encode,
+    mandatory_modules,
+    name_of,
     node_equipment,
     read_sources,
+    region_code,
     series_description,
     set_values,
     source_of,
@@ -453,13 +457,13 @@ class _Builder(ResultBuilder):
                         for mask in masks:
                             if ResultKind.SEG in self._wanted and not is_empty(mask):
                                 make = partial(build_segmentation, self.context, cleaned, in_boxes(mask))
-                                self.add((ResultKind.SEG, SegmentationStorage), [cleaned], make)
+                                self.add(ResultKind.SEG, [cleaned], make)
         if known:
             of_job = of_cleaned(result, known)
             sources = list(known.values())
             with self._withholding():
                 self.add(
-                    (ResultKind.SR, Comprehensive3DSRStorage),
+                    ResultKind.SR,
                     sources,
                     lambda uid: build_document(report_of(self.context, sources, of_job), uid),
                     not_here(result),
@@ -475,9 +479,9 @@ class _Builder(ResultBuilder):
     def _add_cleaned(self, source: Source, image: DerivedImage, mask: DerivedImage | None) -> Source:
         """Add the cleaned image; return the source as the destination knows it: by that image."""
         source = pseudonymised(source, self._pseudonyms, self._options)
-        kind = (ResultKind.CLEANED, cleaned_class(frames_of(source, image)))
         make = partial(build_cleaned, self.context, source, image, mask)
-        self.add(kind, [source], make, of_series=(modality_of(source),))
+        sop_class, series = cleaned_class(frames_of(source, image)), (modality_of(source),)
+        self.add(ResultKind.CLEANED, [source], make, of_series=series, sop_class_uid=sop_class)
         header, made = deepcopy(source.header), self.built[-1]  # of the same size and frames
         set_values(
             header,
@@ -547,14 +551,15 @@ def faults(read: Dataset, options: Set[Retained] = frozenset()) -> Iterator[str]
     values.
     """
     kept = _keywords(options)
-    if read.get("PatientIdentityRemoved") != "YES":
-        yield "PatientIdentityRemoved is not YES"
-    if read.get("LongitudinalTemporalInformationModified") != _dates(options):
-        yield f"LongitudinalTemporalInformationModified is not {_dates(options)}"
-    if retained_by(read) != options:
-        yield "the codes of what is retained are not those of the options"
-    if not is_deidentified(read):
-        yield "the code of the basic confidentiality profile is missing"
+    wanted = {
+        "PatientIdentityRemoved is not YES": read.get("PatientIdentityRemoved") == "YES",
+        f"LongitudinalTemporalInformationModified is not {_dates(options)}": (
+            read.get("LongitudinalTemporalInformationModified") == _dates(options)
+        ),
+        "the codes of what is retained are not those of the options": retained_by(read) == options,
+        "the code of the basic confidentiality profile is missing": is_deidentified(read),
+    }
+    yield from (fault for fault, holds in wanted.items() if not holds)
     yield from _structured_content(read)
     for item in items(read):
         for element in item:
@@ -582,7 +587,7 @@ def _structured_content(read: Dataset) -> Iterator[str]:
             continue
         if value_type not in _CONTENT_OF_OURS:
             yield f"a content item is of type {value_type}"
-        elif value_type == "TEXT" and envelope.name_of(item) not in _TEXTS_OF_OURS:
+        elif value_type == "TEXT" and name_of(item) not in _TEXTS_OF_OURS:
             yield "a text of the report is not one that the node writes"
 
 
@@ -639,8 +644,8 @@ def _actions() -> dict[int, str]:
 def _types(sop_class_uid: str) -> dict[tuple[tuple[str, ...], str], str]:
     """The strictest type of each attribute in the IOD's mandatory modules, by the sequences it stands in."""
     found: dict[tuple[tuple[str, ...], str], str] = {}
-    for module in envelope.mandatory_modules(sop_class_uid):
-        for place, keyword, kind in envelope.attributes_of(module):
+    for module in mandatory_modules(sop_class_uid):
+        for place, keyword, kind in attributes_of(module):
             found[place, keyword] = min(kind, found.get((place, keyword), "3"))
     return found
 
@@ -714,7 +719,7 @@ def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained]
             values = given[keyword].value if given[keyword].VM > 1 else [given[keyword].value]
             if all(allowed.fullmatch(str(value)) for value in values):
                 header[keyword] = deepcopy(given[keyword])
-    if envelope.region_code(given.get("BodyPartExamined")):
+    if region_code(given.get("BodyPartExamined")):
         header.BodyPartExamined = str(given.BodyPartExamined).upper()
     header.update(retained(given, options, pseudonyms.days_earlier(patient)))
     header.file_meta = FileMetaDataset()

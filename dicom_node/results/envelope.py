@@ -161,25 +161,15 @@ class StatedNumber:
 
 
 @dataclass(frozen=True, slots=True)
-class EarlierObject:
-    """The UIDs of an object in an earlier study."""
-
-    study_uid: str
-    series_uid: str
-    sop_class_uid: str
-    uid: str
-
-
-@dataclass(frozen=True, slots=True)
 class PreviousImage:
-    """An image of an earlier study with the content of its ``report``.
+    """An image of an earlier study with the content of its ``report``; both as ``stand_in_of`` their UIDs.
 
     ``same_options``: whether the pipeline ran with the present options.
     """
 
     on: date
-    report: EarlierObject
-    image: EarlierObject
+    report: Dataset
+    image: Dataset
     findings: tuple[StatedFinding, ...]
     numbers: tuple[StatedNumber, ...]
     same_options: bool
@@ -204,7 +194,6 @@ class ResultContext:
 
     pipeline: str
     pipeline_version: str
-    rule: str
     models: tuple[ModelRef, ...]
     analysed_at: datetime
     kinds: frozenset[ResultKind]
@@ -233,7 +222,7 @@ class ResultContext:
 
         ``station``: our AE title.
         """
-        return ResultContext(what, "1", "", (), at, frozenset(), installation, station_name=station)
+        return ResultContext(what, "1", (), at, frozenset(), installation, station_name=station)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -433,8 +422,13 @@ def without_identity(document: Dataset) -> Dataset:
 def stand_in_of(sop_class_uid: str, uid: str, study_uid: str, series_uid: str) -> Dataset:
     """An object for highdicom's constructors, which look for these UIDs in evidence and former versions."""
     one = Dataset()
-    one.SOPClassUID, one.SOPInstanceUID = sop_class_uid, uid
-    one.StudyInstanceUID, one.SeriesInstanceUID = study_uid, series_uid
+    set_values(
+        one,
+        SOPClassUID=sop_class_uid,
+        SOPInstanceUID=uid,
+        StudyInstanceUID=study_uid,
+        SeriesInstanceUID=series_uid,
+    )
     return one
 
 
@@ -634,14 +628,11 @@ SIDES: Final[Mapping[str, DicomCode]] = MappingProxyType(
     {"L": DicomCode("7771000", "SCT", "Left"), "R": DicomCode("24028007", "SCT", "Right")}
 )
 
-QUALITATIVE_EVALUATIONS: Final = DicomCode("C0034375", "UMLS", "Qualitative Evaluations")  # PS3.16 TID 1500
-# PS3.16 CID 7202
-# PS3.16 CID 7203, which has no inpainting; this one says that pixels under a mask were set.
 SOURCE: Final = DicomCode("260753009", "SCT", "Source")  # PS3.16 TID 1601
 PROCEDURE_SITE: Final = DicomCode("363704007", "SCT", "Procedure site")
+QUALITATIVE_EVALUATIONS: Final = DicomCode("C0034375", "UMLS", "Qualitative Evaluations")  # PS3.16 TID 1500
 
 
-# PS3.16 CID 100, which has nothing for ultrasound but this
 # SNOMED CT 399208008 |Plain chest X-ray (procedure)|, as in the examples of HL7 FHIR
 CHEST_RADIOGRAPHY: Final = DicomCode("399208008", "SCT", "Plain chest X-ray")
 
@@ -885,7 +876,7 @@ _ORGANS: Final = {
 def side_of(source: Source) -> str:
     """L or R if the image shows one side of a body part that is known to be paired, else empty."""
     part = body_part_of(source)
-    return stated_side(source) if part and not is_unpaired(part) else ""
+    return stated_side(source) if part and part.upper() not in _UNPAIRED else ""
 
 
 def stated_side(source: Source) -> str:
@@ -893,11 +884,6 @@ def stated_side(source: Source) -> str:
     given = [source.header.get(keyword) for keyword in ("ImageLaterality", "Laterality")]
     sides = {str(side).upper() for side in given if side}
     return sides.pop() if len(sides) == 1 and sides <= {"L", "R"} else ""
-
-
-def is_unpaired(part: str) -> bool:
-    """Whether a Body Part Examined (PS3.16 Annex L, any case) has no left and right."""
-    return part.upper() in _UNPAIRED
 
 
 def body_part_of(source: Source) -> str:
@@ -1008,11 +994,11 @@ def procedures_performed(sources: Sequence[Source]) -> list[CodedConcept]:
 
 def _examination(source: Source) -> DicomCode:
     modality = source.header.get("Modality")
-    if modality in {"US", "IVUS"}:
-        return codes.SCT.DiagnosticUltrasonography
-    if modality not in _RADIOGRAPHS:
-        return codes.SCT.ImagingProcedure
-    return CHEST_RADIOGRAPHY if body_part_of(source).upper() == "CHEST" else codes.SCT.PlainRadiography
+    if modality in _RADIOGRAPHS:
+        is_chest = body_part_of(source).upper() == "CHEST"
+        return CHEST_RADIOGRAPHY if is_chest else codes.SCT.PlainRadiography
+    is_ultrasound = modality in {"US", "IVUS"}
+    return codes.SCT.DiagnosticUltrasonography if is_ultrasound else codes.SCT.ImagingProcedure
 
 
 def each_once(given: Iterable[CodedConcept | DicomCode]) -> list[CodedConcept]:
@@ -1272,7 +1258,7 @@ def complete(
         part = body_part_of(source)
         if part:
             dataset.BodyPartExamined = part
-        if kind is not ResultKind.SEG and not is_unpaired(part):
+        if kind is not ResultKind.SEG and part.upper() not in _UNPAIRED:
             dataset.Laterality = stated_side(source)
     if kind is not ResultKind.SR:
         # Request Attributes Sequence (0040,0275) of the source: the results answer the same request. So IHE

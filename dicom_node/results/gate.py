@@ -19,8 +19,14 @@ from dicom_node.base.dicom.identity import COPIED
 from dicom_node.base.dicom.uids import is_own_result
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.kinds import ResultKind
-from dicom_node.results import envelope
-from dicom_node.results.envelope import ResultContext, Source
+from dicom_node.results.envelope import (
+    ResultContext,
+    Source,
+    is_known,
+    mandatory_modules,
+    missing_attribute,
+    name_of,
+)
 
 _UID: Final = re.compile(r"[0-2](\.(0|[1-9]\d*))+")
 _PIXEL_DATA_TAG: Final = b"\xe0\x7f\x10\x00"
@@ -99,8 +105,20 @@ def check(
     """
     with quiet_pydicom():
         read, pixel_bytes, header = _read(data)
-        problems = [*_problems(read, pixel_bytes, built, context, kind, sources)]
-        problems += further(read, header) if further else _keeps_identity(read, kind)
+        problems = [
+            # What every object has to keep to, whoever it is for.
+            *_same_as_built(read, built),
+            *_complete(read, kind),
+            *_uids(read, sources),
+            *_of_this_patient(read, sources[0]),
+            *_series(read, sources),
+            *_marked_as_ours(read, kind),
+            *_references(read, context, sources),
+            *_graphics(read, sources),
+            *(_pixels(read, pixel_bytes) if kind in _PICTURES | {ResultKind.SEG} else ()),
+            *(_document(read) if kind is ResultKind.PDF else ()),
+            *(further(read, header) if further else _keeps_identity(read, kind)),
+        ]
     _refuse(kind, problems)
 
 
@@ -143,36 +161,22 @@ def _refuse(kind: ResultKind, problems: Sequence[str]) -> None:
         raise ResultRefused(f"{kind} result not released: " + "; ".join(dict.fromkeys(problems)))
 
 
-def _problems(
-    read: Dataset,
-    pixel_bytes: int | None,
-    built: Dataset,
-    context: ResultContext,
-    kind: ResultKind,
-    sources: Sequence[Source],
-) -> Iterator[str]:
-    """What every object has to keep to, whoever it is for."""
-    yield from _same_as_built(read, built)
-    yield from _complete(read, kind)
-    yield from _uids(read, sources)
-    yield from _of_this_patient(read, sources[0])
-    yield from _series(read, sources)
-    yield from _marked_as_ours(read, kind)
-    yield from _references(read, context, sources)
-    yield from _graphics(read, sources)
-    if kind in _PICTURES | {ResultKind.SEG}:
-        yield from _pixels(read, pixel_bytes)
-    if kind is ResultKind.PDF:
-        yield from _document(read)
+def _keeps_identity(read: Dataset, kind: ResultKind) -> list[str]:
+    return _those_that_hold(
+        {
+            "PatientIdentityRemoved must not be YES: it names the patient": (
+                read.get("PatientIdentityRemoved") == "YES"
+            ),
+            "SourceImageSequence is missing": kind in _PICTURES and not read.get("SourceImageSequence"),
+            "SourceInstanceSequence is missing": (
+                kind is ResultKind.PDF and not read.get("SourceInstanceSequence")
+            ),
+        }
+    )
 
 
-def _keeps_identity(read: Dataset, kind: ResultKind) -> Iterator[str]:
-    if read.get("PatientIdentityRemoved") == "YES":
-        yield "PatientIdentityRemoved must not be YES: it names the patient"
-    if kind in _PICTURES and not read.get("SourceImageSequence"):
-        yield "SourceImageSequence is missing"
-    if kind is ResultKind.PDF and not read.get("SourceInstanceSequence"):
-        yield "SourceInstanceSequence is missing"
+def _those_that_hold(faults: Mapping[str, bool]) -> list[str]:
+    return [fault for fault, holds in faults.items() if holds]
 
 
 def _same_as_built(read: Dataset, built: Dataset) -> Iterator[str]:
@@ -192,11 +196,11 @@ def _complete(read: Dataset, kind: ResultKind) -> Iterator[str]:
         if keyword not in read or read[keyword].value in (None, "", []):
             yield f"{keyword} (Type 1) is missing"
     sop_class_uid = str(read.get("SOPClassUID"))
-    if not envelope.is_known(sop_class_uid):
+    if not is_known(sop_class_uid):
         yield "its SOP class has no IOD that is known here"
         return
-    for module in envelope.mandatory_modules(sop_class_uid):
-        if module not in _NOT_BY_TABLE and (missing := envelope.missing_attribute(read, module)):
+    for module in mandatory_modules(sop_class_uid):
+        if module not in _NOT_BY_TABLE and (missing := missing_attribute(read, module)):
             yield missing
 
 
@@ -212,7 +216,7 @@ def _uids(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
     tracking = [
         str(item.UID)
         for item in items(read)
-        if item.get("ValueType") == "UIDREF" and envelope.name_of(item) == "112040"
+        if item.get("ValueType") == "UIDREF" and name_of(item) == "112040"
     ]
     if len(set(tracking)) < len(tracking):
         yield "a Tracking Unique Identifier is in two groups: viewers show only the first"
@@ -227,13 +231,15 @@ def _of_this_patient(read: Dataset, source: Source) -> Iterator[str]:
             yield f"{keyword} is not that of the source"
 
 
-def _series(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
-    if int(read.get("SeriesNumber") or 0) < 9000:
-        yield "SeriesNumber is below 9000"
-    if not re.search(r"\bAI\b", str(read.get("SeriesDescription") or "")):
-        yield "SeriesDescription does not say AI"
-    if any(source.study_uid != str(read.get("StudyInstanceUID")) for source in sources):
-        yield "it lies in another study than its sources"
+def _series(read: Dataset, sources: Sequence[Source]) -> list[str]:
+    description, study = str(read.get("SeriesDescription") or ""), str(read.get("StudyInstanceUID"))
+    return _those_that_hold(
+        {
+            "SeriesNumber is below 9000": int(read.get("SeriesNumber") or 0) < 9000,
+            "SeriesDescription does not say AI": not re.search(r"\bAI\b", description),
+            "it lies in another study than its sources": any(one.study_uid != study for one in sources),
+        }
+    )
 
 
 def _marked_as_ours(read: Dataset, kind: ResultKind) -> Iterator[str]:
@@ -246,7 +252,9 @@ def _marked_as_ours(read: Dataset, kind: ResultKind) -> Iterator[str]:
 
 def _references(read: Dataset, context: ResultContext, sources: Sequence[Source]) -> Iterator[str]:
     known = {source.uid: source for source in sources}
-    earlier = {one.uid: one for image in context.previous.values() for one in (image.image, image.report)}
+    earlier = {
+        one.SOPInstanceUID: one for image in context.previous.values() for one in (image.image, image.report)
+    }
     # References inside what was copied from the source (Referenced Study Sequence …) are the source's.
     copied = [
         inner
@@ -258,7 +266,7 @@ def _references(read: Dataset, context: ResultContext, sources: Sequence[Source]
         uid = str(item.get("ReferencedSOPInstanceUID") or "")
         if not uid or uid == context.supersedes:
             continue
-        if uid in earlier and item.get("ReferencedSOPClassUID") == earlier[uid].sop_class_uid:
+        if uid in earlier and item.get("ReferencedSOPClassUID") == earlier[uid].SOPClassUID:
             continue
         source = known.get(uid)
         if source is None:
@@ -317,14 +325,19 @@ def _inside(
             yield "a region reaches out of its image"
 
 
-def _document(read: Dataset) -> Iterator[str]:
+def _document(read: Dataset) -> list[str]:
     """A PDF that is whole (PS3.3 C.24.2), and that names the patient."""
     data = bytes(read.get("EncapsulatedDocument") or b"")
     length = int(read.get("EncapsulatedDocumentLength") or 0)
-    if len(data) != length + length % 2:
-        yield "EncapsulatedDocument has not the length that EncapsulatedDocumentLength says"
-    if not (data.startswith(b"%PDF-") and data[:length].rstrip().endswith(b"%%EOF")):
-        yield "EncapsulatedDocument is no whole PDF"
+    is_whole = data.startswith(b"%PDF-") and data[:length].rstrip().endswith(b"%%EOF")
+    return _those_that_hold(
+        {
+            "EncapsulatedDocument has not the length that EncapsulatedDocumentLength says": (
+                len(data) != length + length % 2
+            ),
+            "EncapsulatedDocument is no whole PDF": not is_whole,
+        }
+    )
 
 
 def _pixels(read: Dataset, pixel_bytes: int | None) -> Iterator[str]:

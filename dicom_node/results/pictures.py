@@ -21,7 +21,6 @@ import highdicom as hd
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from highdicom import SOPClass
 from highdicom.color import CIELabColor
 from highdicom.pr import (
     ColorSoftcopyPresentationState,
@@ -75,9 +74,9 @@ from dicom_node.base.dicom.header import listed, quiet_pydicom
 from dicom_node.base.dicom.uids import derived_uid
 from dicom_node.base.errors import ResultRefused
 from dicom_node.base.kinds import ResultKind
-from dicom_node.results import envelope
 from dicom_node.results.envelope import (
     ORIENTATION_FOR_HIGHDICOM,
+    OURS,
     OUTLINES_SERIES_NUMBER,
     PROCESSED_SERIES_NUMBER,
     ResultContext,
@@ -480,19 +479,18 @@ def _foot(report: Report) -> list[str]:
 
 def _head(header: Dataset) -> list[str]:
     """Name; ID, birth date and sex; date, accession number and description of the study."""
-    patient = {
-        "ID": _value(header, "PatientID"),
-        "Born": _date(_value(header, "PatientBirthDate")),
-        "Sex": _value(header, "PatientSex"),
-    }
-    study = {
-        "Study": _date(_value(header, "StudyDate")),
-        "Accession number": _value(header, "AccessionNumber"),
-    }
-    lines = [[f"{name}: {value}" for name, value in group.items()] for group in (patient, study)]
+    identity = [
+        f"ID: {_value(header, 'PatientID')}",
+        f"Born: {_date(_value(header, 'PatientBirthDate'))}",
+        f"Sex: {_value(header, 'PatientSex')}",
+    ]
+    study = [
+        f"Study: {_date(_value(header, 'StudyDate'))}",
+        f"Accession number: {_value(header, 'AccessionNumber')}",
+    ]
     if header.get("StudyDescription"):
-        lines[1].append(_value(header, "StudyDescription"))
-    return [_patient_name(header), *(" | ".join(line) for line in lines)]
+        study.append(_value(header, "StudyDescription"))
+    return [_patient_name(header), " | ".join(identity), " | ".join(study)]
 
 
 def _patient_name(header: Dataset) -> str:
@@ -518,13 +516,15 @@ def _date(text: str) -> str:
 
 def _name(source: Source, sources: Sequence[Source], frame: int, *, cleaned: bool) -> str:
     """Which image the picture is of, and how it was taken."""
-    parts = [f"Image {source.number}"] if len(sources) > 1 else []
     view = view_of(source)
     position = source.view or (view.meaning if view else "")
-    parts += [f"view: {position}"] if position else []
-    parts += [f"frame {frame} of {source.frames}"] if source.frames > 1 else []
-    parts += ["cleaned image"] if cleaned else []
-    text = ", ".join(parts)
+    parts = (
+        f"Image {source.number}" if len(sources) > 1 else "",
+        f"view: {position}" if position else "",
+        f"frame {frame} of {source.frames}" if source.frames > 1 else "",
+        "cleaned image" if cleaned else "",
+    )
+    text = ", ".join(filter(None, parts))
     return text[:1].upper() + text[1:]
 
 
@@ -548,10 +548,16 @@ def build_annotated(report: Report, image: ImageReport, cleaned: DerivedImage | 
         legend=[*words, disclaimer(report.context)],
         measurements=[one for one in image.measurements if (one.frame or 1) == frame],
     )
-    what = f"AI findings drawn into the {'cleaned ' if cleaned else ''}image."
-    filled = cleaned is not None
     return _picture(
-        report.context, [source], uid, ResultKind.SC, pixels, frame, source.number, what, filled=filled
+        report.context,
+        [source],
+        uid,
+        ResultKind.SC,
+        pixels,
+        frame,
+        source.number,
+        f"AI findings drawn into the {'cleaned ' if cleaned else ''}image.",
+        filled=cleaned is not None,
     )
 
 
@@ -570,9 +576,17 @@ def build_heatmap(
     assert finding.evidence is not None
     frame = finding.frame or 1
     pixels = heatmap_overlay(display_of(source, cleaned, frame), finding, legend=[disclaimer(context)])
-    what = f"AI heat map ({finding.evidence.method}) of {finding.name}."
-    filled = cleaned is not None
-    return _picture(context, [source], uid, ResultKind.HEATMAP, pixels, frame, rank, what, filled=filled)
+    return _picture(
+        context,
+        [source],
+        uid,
+        ResultKind.HEATMAP,
+        pixels,
+        frame,
+        rank,
+        f"AI heat map ({finding.evidence.method}) of {finding.name}.",
+        filled=cleaned is not None,
+    )
 
 
 def build_failure_picture(context: ResultContext, source: Source, reason: str, uid: str) -> Dataset:
@@ -658,7 +672,7 @@ def build_pdf(report: Report, summary: SummaryPage, uid: str) -> Dataset:
     pdf: bytes = writer.load()(page, TITLE, context.analysed_at)
     arguments = header_arguments(context, ResultKind.PDF, sources[0], uid, len(sources))
     equipment = arguments.pop("contributing_equipment")
-    document = SOPClass(
+    document = hd.SOPClass(
         study_instance_uid=sources[0].study_uid,
         sop_class_uid=EncapsulatedPDFStorage,
         modality="DOC",
@@ -710,8 +724,9 @@ def build_cleaned(
     if not image.verified:
         raise ResultRefused("the cleaned image was not verified to be free of legible text: it stays here")
     frames = frames_of(source, image)
-    series = series_parts(source, image)
-    arguments = header_arguments(context, ResultKind.CLEANED, source, uid, source.number, *series)
+    arguments = header_arguments(
+        context, ResultKind.CLEANED, source, uid, source.number, *series_parts(source, image)
+    )
     if len(frames) == 1:
         picture = _still(source, image, frames[0], arguments)
     else:
@@ -736,9 +751,8 @@ def build_cleaned(
         picture.SequenceOfUltrasoundRegions = untouched
     whole = complete(picture, context, ResultKind.CLEANED, [source])
     if image.processing:
-        name = f"AI cleaned, {image.processing.title}"
-        whole.SeriesNumber = PROCESSED_SERIES_NUMBER
-        whole.SeriesDescription = series_description(context, ResultKind.CLEANED, name)
+        name = series_description(context, ResultKind.CLEANED, f"AI cleaned, {image.processing.title}")
+        set_values(whole, SeriesNumber=PROCESSED_SERIES_NUMBER, SeriesDescription=name)
     return whole
 
 
@@ -796,7 +810,7 @@ def _cine(source: Source, frames: PixelArray, photometric: str, arguments: dict[
             "no SOP class holds a multi-frame grey secondary capture that is MONOCHROME1 or signed"
         )
     contributing = arguments.pop("contributing_equipment")
-    picture = SOPClass(
+    picture = hd.SOPClass(
         study_instance_uid=source.study_uid,
         sop_class_uid=cleaned_class(frames),
         modality="OT",
@@ -844,15 +858,20 @@ def frames_of(source: Source, image: DerivedImage) -> PixelArray:
     if frames.ndim == (3 if colour else 2):
         frames = frames[None]
     wanted = (source.frames, source.rows, source.columns, *((3,) if colour else ()))
-    if frames.shape != wanted:
-        raise ResultRefused(f"the cleaned image is {frames.shape}, its source {wanted}")
-    if colour and frames.dtype != np.uint8:
-        raise ResultRefused("a cleaned colour image of more than 8 bits cannot be stored")
-    if not colour and image.photometric != source.photometric:
-        was = shown_term("PhotometricInterpretation", source.photometric)
-        raise ResultRefused(f"a cleaned {was} image cannot be {image.photometric}")
-    if frames.dtype.kind not in "iu" or frames.dtype.itemsize > 2:
-        raise ResultRefused(f"samples of type {frames.dtype} cannot be stored in a secondary capture")
+    was, samples = shown_term("PhotometricInterpretation", source.photometric), frames.dtype
+    faults = {
+        f"the cleaned image is {frames.shape}, its source {wanted}": frames.shape != wanted,
+        "a cleaned colour image of more than 8 bits cannot be stored": colour and samples != np.uint8,
+        f"a cleaned {was} image cannot be {image.photometric}": (
+            not colour and image.photometric != source.photometric
+        ),
+        f"samples of type {samples} cannot be stored in a secondary capture": (
+            samples.kind not in "iu" or samples.itemsize > 2
+        ),
+    }
+    for fault, holds in faults.items():
+        if holds:
+            raise ResultRefused(fault)
     return frames
 
 
@@ -927,7 +946,7 @@ def build_segmentation(context: ResultContext, source: Source, image: DerivedIma
         segment_number=1,
         segment_label=_LABEL,
         segmented_property_category=codes.SCT.SpatialAndRelationalConcept,
-        segmented_property_type=envelope.OURS[BURNED_IN.value],
+        segmented_property_type=OURS[BURNED_IN.value],
         algorithm_type="AUTOMATIC",
         algorithm_identification=_algorithm(context, context.models),
         tracking_uid=tracking_uid(context, source, "mask"),
@@ -977,8 +996,8 @@ def build_organs(context: ResultContext, source: Source, image: DerivedImage, ui
         content_description="Outlines by AI - not for diagnostic use",
         **header_arguments(context, ResultKind.SEG, source, uid, source.number, ORGAN_SERIES),
     )
-    outlined.SeriesNumber = OUTLINES_SERIES_NUMBER
-    outlined.SeriesDescription = series_description(context, ResultKind.SEG, "AI outlines of organs")
+    name = series_description(context, ResultKind.SEG, "AI outlines of organs")
+    set_values(outlined, SeriesNumber=OUTLINES_SERIES_NUMBER, SeriesDescription=name)
     return outlined
 
 

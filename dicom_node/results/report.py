@@ -39,16 +39,21 @@ from ai_pipeline.summary import (
     result_lines,
 )
 from dicom_node.base.errors import ResultRefused
-from dicom_node.results import envelope
 from dicom_node.results.envelope import (
     BURNED_IN_HEAD,
+    CAUSES,
     NOT_HERE,
     NOT_READ,
+    OURS,
+    SIDES,
     Cause,
     PreviousImage,
     ResultContext,
     Source,
     StatedNumber,
+    coded,
+    number_of,
+    presence_of,
     regions_of,
     side_of,
     tracking_uid,
@@ -211,7 +216,7 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
                 source,
                 "AI summary",
                 result_lines(in_order, measured, here),
-                [(envelope.OURS["RESULT"], _answer(known, measured, unsure=unsure))],
+                [(OURS["RESULT"], _answer(known, measured, unsure=unsure))],
                 known,
                 [one for one in located if one.source is source],
                 [_coded(context, source, one, absence) for one in absent],
@@ -234,7 +239,7 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
         "\r\n".join([*in_words(images), *purged, *burned_in]),
         located,
         purged,
-        list({one.image.uid: one for one in _quoted(context, compared)}.values()),
+        list({one.image.SOPInstanceUID: one for one in _quoted(context, compared)}.values()),
         (*not_here(result), *_parts(context, compared)),
         result.drawn_on,
     )
@@ -244,8 +249,8 @@ def failure_of(context: ResultContext, sources: Sequence[Source], reason: str, c
     """The report that the AI did not run, with the reason, so that nobody waits for a result."""
     name, words = "AI did not run", f"AI did not run: {reason}"
     answers = [
-        (envelope.OURS["RESULT"], envelope.OURS["NOTRUN"]),
-        (envelope.OURS["NOTRUNBECAUSE"], envelope.CAUSES[cause]),
+        (OURS["RESULT"], OURS["NOTRUN"]),
+        (OURS["NOTRUNBECAUSE"], CAUSES[cause]),
     ]
     return Report(context, [ImageReport(source, name, [words], answers) for source in sources], words)
 
@@ -310,24 +315,21 @@ def _located(
             raise ResultRefused(f"a finding in frame {finding.frame} of an image of {source.frames}")
         if finding.decision is Decision.ABSENT:
             continue
-        coded = _coded(context, source, finding, envelope.presence_of(finding))
+        anywhere = _coded(context, source, finding, presence_of(finding))
         key = (code.scheme, code.value, finding.label, finding.model.id, str(finding.frame or 0))
         for place, region in enumerate(finding.regions or (None,)):
-            own = finding.tracking_uid if place == 0 else ""
-            uid = own or tracking_uid(context, source, *key, str(seen[(source.uid, *key)]))
+            made = tracking_uid(context, source, *key, str(seen[(source.uid, *key)]))
+            uid = (finding.tracking_uid if place == 0 else "") or made
             seen[(source.uid, *key)] += 1
             numbers[source.uid] += 1
-            identifier = f"AI {finding.name} {numbers[source.uid]}, image {source.number}"[:64]
-            one = replace(finding, regions=(region,) if region else (), tracking_uid=uid)
-            outline = _outline(region, source) if region else None
             located.append(
                 replace(
-                    coded,
-                    finding=one,
+                    anywhere,
+                    finding=replace(finding, regions=(region,) if region else (), tracking_uid=uid),
                     tracking_uid=uid,
-                    identifier=identifier,
+                    identifier=f"AI {finding.name} {numbers[source.uid]}, image {source.number}"[:64],
                     region=region,
-                    outline=outline,
+                    outline=_outline(region, source) if region else None,
                 )
             )
     if len({(one.source.uid, one.tracking_uid) for one in located}) < len(located):
@@ -352,11 +354,11 @@ def _coded(context: ResultContext, source: Source, finding: Finding, presence: D
 
     number = cut_off = None
     if finding.probability is not None:
-        number = in_its_unit(envelope.number_of(finding), finding.probability)
+        number = in_its_unit(number_of(finding), finding.probability)
         if finding.threshold is not None and finding.decision is not Decision.ABSENT:
-            cut_off = in_its_unit(envelope.OURS["CUTOFF"], finding.threshold)
-    site = envelope.coded(finding.site) if finding.site else next(regions_of(context, source), None)
-    side = envelope.SIDES.get(finding.side or side_of(source))
+            cut_off = in_its_unit(OURS["CUTOFF"], finding.threshold)
+    site = coded(finding.site) if finding.site else next(regions_of(context, source), None)
+    side = SIDES.get(finding.side or side_of(source))
     return ReportedFinding(source, finding, presence, number, cut_off, (site, side) if site else ())
 
 
@@ -385,7 +387,7 @@ def _tracked(
         raise ResultRefused(f"a measurement in frame {measurement.frame} of an image of {source.frames}")
     name = measurement.name
     if measurement.model is None:
-        how = envelope.OURS["READFROMIMAGE"].meaning.lower()
+        how = OURS["READFROMIMAGE"].meaning.lower()
         parts, identifier = [str(place)], f"{name} {place}, image {source.number}: {how}"
     else:
         parts = [measurement.model.id, name, str(measurement.frame or 0), *filter(None, [measurement.fetus])]
@@ -410,10 +412,10 @@ def _line(source: Source, line: Sequence[Point], *, closed: bool) -> npt.NDArray
 def _answer(findings: Sequence[Finding], measured: Sequence[Measurement], *, unsure: bool) -> DicomCode:
     """The outcome in one code. ``unsure``: the model cannot exclude any finding on this image."""
     if not assesses(findings):
-        return envelope.OURS["MEASURED"] if assesses((), measured) else envelope.OURS["NOTASSESSED"]
+        return OURS["MEASURED"] if assesses((), measured) else OURS["NOTASSESSED"]
     if assesses(finding for finding in findings if finding.decision is not Decision.ABSENT):
-        return envelope.OURS["FINDINGS"]
-    return envelope.OURS["NONESUSPECTED"] if unsure else envelope.OURS["NONEFOUND"]
+        return OURS["FINDINGS"]
+    return OURS["NONESUSPECTED"] if unsure else OURS["NONEFOUND"]
 
 
 def _remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityNote]) -> Iterator[str]:
@@ -445,7 +447,7 @@ def _quoted(context: ResultContext, compared: Sequence[QualityNote]) -> list[Pre
 
 def _parts(context: ResultContext, compared: Sequence[QualityNote]) -> tuple[str, ...]:
     """The parts that comparisons add to the UID of an object; () without comparisons."""
-    uids = [part for one in _quoted(context, compared) for part in (one.report.uid, one.image.uid)]
+    uids = [one.SOPInstanceUID for pair in _quoted(context, compared) for one in (pair.report, pair.image)]
     return (COMPARED, *(note.text for note in compared), *uids) if compared else ()
 
 

@@ -64,9 +64,14 @@ from pydicom.uid import Comprehensive3DSRStorage
 from ai_pipeline.contract import Decision
 from dicom_node.base.dicom.header import listed, quiet_pydicom
 from dicom_node.base.kinds import ResultKind
-from dicom_node.results import envelope
 from dicom_node.results.envelope import (
     BURNED_IN_HEAD,
+    DECISIONS,
+    OURS,
+    PRESENCE,
+    PROCEDURE_SITE,
+    QUALITATIVE_EVALUATIONS,
+    SOURCE,
     PreviousImage,
     Source,
     StatedCode,
@@ -74,6 +79,7 @@ from dicom_node.results.envelope import (
     StatedNumber,
     StatedPlace,
     algorithm,
+    coded,
     complete,
     device_observer,
     disclaimer,
@@ -85,6 +91,7 @@ from dicom_node.results.envelope import (
     series_uid,
     set_values,
     stand_in_of,
+    subject_context,
     target_of,
     tracking_uid,
     view_of,
@@ -124,7 +131,7 @@ def build_document(report: Report, uid: str) -> Dataset:
     # TID 1001 with a device observer (TID 1004): no person has looked at this.
     observed = ObservationContext(observer_device_context=device_observer(context))
     if report.fetus:
-        observed.extend(envelope.subject_context(report.fetus))
+        observed.extend(subject_context(report.fetus))
     # Procedure reported: validators take no codes but those of CID 100 here, though it is a baseline
     # (TID 1207). The codes of the source are in Performed Procedure Code Sequence.
     content = MeasurementReport(
@@ -142,7 +149,7 @@ def build_document(report: Report, uid: str) -> Dataset:
             modifies = RelationshipTypeValues.HAS_CONCEPT_MOD
             if sites:
                 item.ContentSequence = ContentSequence(
-                    [CodeContentItem(envelope.PROCEDURE_SITE, region, modifies) for region in sites]
+                    [CodeContentItem(PROCEDURE_SITE, region, modifies) for region in sites]
                 )
     content[0].ContentSequence = ContentSequence(
         [
@@ -167,14 +174,12 @@ def build_document(report: Report, uid: str) -> Dataset:
         context.supersedes_series or series_uid(context, ResultKind.SR, sources[0]),
     )
     # The quoted reports and earlier images, of the same patient.
-    earlier = {one.uid: one for previous in report.compared for one in (previous.image, previous.report)}
-    quoted = [
-        stand_in_of(one.sop_class_uid, one.uid, one.study_uid, one.series_uid) for one in earlier.values()
-    ]
-    for one in quoted:
+    objects = [one for previous in report.compared for one in (previous.image, previous.report)]
+    quoted = {one.SOPInstanceUID: deepcopy(one) for one in objects}
+    for one in quoted.values():
         one.PatientID = sources[0].stand_in.PatientID
     document = Comprehensive3DSR(
-        evidence=[*(source.stand_in for source in sources), *quoted],
+        evidence=[*(source.stand_in for source in sources), *quoted.values()],
         content=content,
         is_complete=True,
         is_final=False,
@@ -245,7 +250,7 @@ def _image_library(report: Report) -> ContainerContentItem:
     """TID 1600 with one group: an entry (TID 1601) for each image, with its descriptors (TID 1602, 1603)."""
     entries = []
     for source in report.sources:
-        entry = _image_item(source, _all_frames(source), envelope.SOURCE, _CONTAINS)
+        entry = _image_item(source, _all_frames(source), SOURCE, _CONTAINS)
         descriptors = [
             item
             for item in ImageLibraryEntryDescriptors(source.stand_in)
@@ -267,12 +272,12 @@ def _finding_group(one: ReportedFinding) -> Group:
     Each has its own tracking UID; its presence is a code of CID 240.
     """
     finding, source = one.finding, one.source
-    presence = QualitativeEvaluation(envelope.PRESENCE, one.presence)
+    presence = QualitativeEvaluation(PRESENCE, one.presence)
     if cut_off := _cut_offs(one):
         presence[0].ContentSequence = ContentSequence(cut_off)
     about: dict[str, Any] = {
         "tracking_identifier": TrackingIdentifier(uid=one.tracking_uid, identifier=one.identifier),
-        "finding_type": envelope.coded(finding.code),
+        "finding_type": coded(finding.code),
         "finding_sites": _finding_sites(one),
         "algorithm_id": algorithm(finding.model, finding),
         "measurements": [Measurement(**number) for number in _number_of(one)],
@@ -301,7 +306,7 @@ def _image_group(report: Report, image: ImageReport) -> Group:
         for one in image.absent
         for number in _number_of(one)
     ]
-    absences = [(envelope.coded(one.finding.code), one.presence) for one in image.absent]
+    absences = [(coded(one.finding.code), one.presence) for one in image.absent]
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
             uid=tracking_uid(report.context, source, image.name),
@@ -328,12 +333,12 @@ def _evaluations(report: Report, elsewhere: Sequence[ReportedFinding]) -> Contai
             answer.ContentSequence = ContentSequence([_measured_in(image.source, _all_frames(image.source))])
             items.append(answer)
         items += [_text(codes.DCM.Comment, text) for text in image.remarks]
-    return _container(envelope.QUALITATIVE_EVALUATIONS, items)
+    return _container(QUALITATIVE_EVALUATIONS, items)
 
 
 def _evaluation(one: ReportedFinding) -> ContentItem:
     """CODE "finding = present / absent / undetermined" with its number, site, algorithm and image."""
-    name = envelope.coded(one.finding.code)
+    name = coded(one.finding.code)
     item = CodeContentItem(name=name, value=one.presence, relationship_type=_CONTAINS)
     of_finding = RelationshipTypeValues.HAS_PROPERTIES
     tracking = TrackingIdentifier(uid=one.tracking_uid, identifier=one.identifier) if one.tracking_uid else ()
@@ -378,10 +383,10 @@ def _measurement_group(report: Report, source: Source, tracked: TrackedMeasureme
     read = measurement.model is None
     model = measurement.model or next(iter(report.context.models), None)
     number = Measurement(
-        name=envelope.coded(measurement.quantity),
+        name=coded(measurement.quantity),
         value=measurement.value,
-        unit=envelope.coded(measurement.unit),
-        method=envelope.OURS["READFROMIMAGE"] if read else None,
+        unit=coded(measurement.unit),
+        method=OURS["READFROMIMAGE"] if read else None,
         referenced_coordinates=[
             CoordinatesForMeasurement(
                 graphic_type=GraphicTypeValues.POLYLINE,
@@ -394,14 +399,14 @@ def _measurement_group(report: Report, source: Source, tracked: TrackedMeasureme
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=tracked.tracking_uid, identifier=tracked.identifier),
         source_images=[SourceImageForMeasurementGroup.from_source_image(source.stand_in, frames)],
-        finding_type=envelope.OURS["BURNEDINLENGTH"] if read else codes.SCT.AnatomicalStructure,
-        finding_sites=[FindingSite(envelope.coded(measurement.site))] if measurement.site else None,
+        finding_type=OURS["BURNEDINLENGTH"] if read else codes.SCT.AnatomicalStructure,
+        finding_sites=[FindingSite(coded(measurement.site))] if measurement.site else None,
         algorithm_id=algorithm(model) if model else None,
         measurements=[number],
     )
     if measurement.fetus:
         tracking, about = group[0].ContentSequence[:2], group[0].ContentSequence[2:]
-        subject = envelope.subject_context(measurement.fetus)
+        subject = subject_context(measurement.fetus)
         group[0].ContentSequence = ContentSequence([*tracking, *subject, *about])
     return group
 
@@ -419,14 +424,14 @@ def _previous(previous: PreviousImage) -> ContainerContentItem:
         )
         for one in previous.numbers
     ] + [
-        (one, CodeContentItem(_coded(one.code, one.meaning), envelope.DECISIONS[one.decision], _CONTAINS))
+        (one, CodeContentItem(_coded(one.code, one.meaning), DECISIONS[one.decision], _CONTAINS))
         for one in previous.findings
     ]
     for one, item in said:
         item.ContentSequence = ContentSequence(list(_about(one, previous)))
     items = [
         CodeContentItem(mode, document, _CONTEXT),
-        CompositeContentItem(quoted_source, report.sop_class_uid, report.uid, _CONTEXT),
+        CompositeContentItem(quoted_source, report.SOPClassUID, report.SOPInstanceUID, _CONTEXT),
         *TimePointContext(time_point=previous.on.isoformat()),
         *(item for _, item in said),
     ]
@@ -440,9 +445,10 @@ def _about(one: StatedFinding | StatedNumber, previous: PreviousImage) -> Iterat
     if one.model:
         name = DicomCode("111001", "DCM", "Algorithm Name")
         yield TextContentItem(name, one.model, RelationshipTypeValues.HAS_CONCEPT_MOD)
-    image = previous.image
-    measured = codes.DCM.SourceOfMeasurement
-    yield ImageContentItem(measured, image.sop_class_uid, image.uid, relationship_type=_INFERRED_FROM)
+    measured, image = codes.DCM.SourceOfMeasurement, previous.image
+    yield ImageContentItem(
+        measured, image.SOPClassUID, image.SOPInstanceUID, relationship_type=_INFERRED_FROM
+    )
 
 
 def _coded(code: tuple[str, str], meaning: str = "") -> CodedConcept:
@@ -453,7 +459,7 @@ def _coded(code: tuple[str, str], meaning: str = "") -> CodedConcept:
 _MEASUREMENT_GROUP, _FINDING, _TRACKING_UID = "125007", "121071", "112040"
 _SITE, _LATERALITY = "363698007", "272741003"
 _ALGORITHM_NAME, _ALGORITHM_VERSION = "111001", "111003"
-_DECISIONS = {code.value: decision for decision, code in envelope.DECISIONS.items()} | {
+_DECISIONS = {code.value: decision for decision, code in DECISIONS.items()} | {
     codes.SCT.Present.value: Decision.PRESENT
 }
 
@@ -490,7 +496,7 @@ def stated(report: Path | BinaryIO | Dataset) -> StatedReport:
         subject = next((_value(item) for item in items if _states(item, _FINDING)), None)
         for place, item in enumerate(decided):
             name = _name(item)
-            if subject is not None and name_of(item) == envelope.PRESENCE.value:
+            if subject is not None and name_of(item) == PRESENCE.value:
                 name = subject
             own = in_group
             if len(decided) > 1:  # a summary on several findings: each with the number at its place
@@ -512,7 +518,7 @@ def stated(report: Path | BinaryIO | Dataset) -> StatedReport:
                     places,
                 )
             )
-    for container in _containers(document, envelope.QUALITATIVE_EVALUATIONS.value):
+    for container in _containers(document, QUALITATIVE_EVALUATIONS.value):
         # CODE "finding = present / absent / undetermined", with what belongs to it below it.
         for item in filter(_decides, _below(container)):
             findings.append(_finding(_name(item), item, _below(item), item, _numbers(_below(item))))
@@ -579,11 +585,6 @@ def places(report: Path) -> list[dict[str, Any]]:
         for one, decision, number in about
         for image, frames, points in one.places
     ]
-
-
-def conclusion(report: Path) -> str:
-    """The report's conclusion, "" if it has none."""
-    return stated(report).conclusion
 
 
 def _finding(

@@ -53,7 +53,7 @@ RoleOption = Annotated[
     typer.Option(
         "--role",
         help="listener: receive, assemble, timers, console if enabled. worker: run models, deliver. "
-        "delivery, scheduler (timers), console: that alone. all: everything.",
+        "delivery, console: that alone. all: everything.",
     ),
 ]
 
@@ -237,13 +237,13 @@ def reload(config: Config) -> None:
 
 @app.command(epilog="Example: dicom-node check --config node.toml")
 def check(config: Config, role: RoleOption = Role.ALL, as_json: Json = False) -> int:
-    """Check configuration, folders, database, certificates, port, models and peers; exit 78 on a mistake.
+    """Check configuration, folders, database, certificates, models and peers; exit 78 on a mistake.
 
     What may pass, such as a PACS that does not answer now, is a warning and changes no exit status.
     """
     from dicom_node.people import preflight
 
-    checked = preflight.check_and_probe(config, role)
+    checked = preflight.check(config, role, tries=True)
     if as_json:
         print_json(
             {

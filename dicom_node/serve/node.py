@@ -168,7 +168,10 @@ class _MainProcess:
             if self._cannot_listen:
                 for child in self._children.values():
                     child.stop(_GRACE_SECONDS)
-                raise Unavailable(f"the listener cannot start: {self._cannot_listen}")
+                raise Unavailable(
+                    f"the listener cannot start: {self._cannot_listen}: see listener.host and listener.port; "
+                    "one under 1024 needs CAP_NET_BIND_SERVICE"
+                )
         self._background.start(first=True)
         if not self._children:  # it delivers or keeps time only
             self._say_ready()
@@ -448,7 +451,7 @@ class Background:
         self._services: list[connectors.Service] = [*chain.from_iterable(services)]
         self._queue = JobQueue(database, settings.workers)
         self._scheduler = BackgroundScheduler(timezone="UTC", job_defaults={"coalesce": True})
-        self._leases = [_SITE] * role.keeps_time + [_JOBS] * role.may_deliver
+        self._leases = [_SITE] * role.receives + [_JOBS] * role.may_deliver
         self._held: set[str] = set()
         self._fails_since: datetime | None = None  # indexing, round after round
         self._ahead = _ahead()
@@ -601,9 +604,9 @@ class Background:
         now, compare = datetime.now(UTC), (indexing.reconcile, self._database, self._spool, Files(settings))
         if bucket_of(settings) and role.indexes:  # each node has a spool of its own then
             every(_DAY_SECONDS, *compare, next_run_time=now)
-        elif role.keeps_time and not bucket_of(settings):
+        elif role.receives and not bucket_of(settings):
             every(_DAY_SECONDS, self._when_held, _SITE, *compare, next_run_time=now)
-        if role.keeps_time:
+        if role.receives:
             once_a_site(60.0, outbox.report_outages)
             once_a_site(300.0, outbox.report_overdue)
             once_a_site(600.0, monitoring.report_silence)

@@ -67,8 +67,7 @@ class Assembler:
     """Completes studies that are quiet and has their jobs created by the rules."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
-        self._database = database
-        self._settings = settings
+        self._database, self._settings = database, settings
         # Where there is an object store, workers of other machines find all of the study in it.
         self._also = [is_whole()] if bucket_of(settings) else []
         self._fetches = any("query" in peer.may for peer in settings.peers)
@@ -573,11 +572,10 @@ def _rows(study: str | None, decisions: Sequence[RuleDecision], reason: str, *, 
 
 def _refusal(study: Study, sources: Sequence[Instance]) -> str:
     """Why a study cannot be run again, "" where it can."""
-    named = f"study {study.study_instance_uid}"
-    if study.state in (StudyState.RECEIVING, StudyState.COMPLETE):
-        return f"{named} is still being received: its rules are applied when it is complete"
-    if study.state is StudyState.QUARANTINED:
-        return f"{named} is in quarantine: `dicom-node studies release` releases it and applies the rules"
-    if any(source.purged for source in sources):
-        return f"{named} has images that were purged after spool.keep_days: have them sent again"
-    return ""
+    coming = "is still being received: its rules are applied when it is complete"
+    held = "is in quarantine: `dicom-node studies release` releases it and applies the rules"
+    reasons = {StudyState.RECEIVING: coming, StudyState.COMPLETE: coming, StudyState.QUARANTINED: held}
+    why = reasons.get(study.state, "")
+    if not why and any(source.purged for source in sources):
+        why = "has images that were purged after spool.keep_days: have them sent again"
+    return why and f"study {study.study_instance_uid} {why}"

@@ -31,7 +31,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ai_pipeline.images.dates import date_of
-from dicom_node.base.config.settings import PeerSettings, PriorsSettings, RuleSettings, Settings, matches
+from dicom_node.base.config.settings import PeerSettings, RuleSettings, Settings, matches
 from dicom_node.base.dicom.elements import META_BYTES, is_uid
 from dicom_node.base.dicom.identity import Patient, are_one_patient
 from dicom_node.base.errors import FaultyInput, PeerUnreachable, SpoolFull
@@ -60,6 +60,7 @@ from dicom_node.receive.policy import accepted_classes
 from dicom_node.receive.spool import Arrival, Spool, WaitingObjects, check_taken, read_meta
 
 _LOOK = timedelta(seconds=2)  # between looks whether all came
+_MOST_PRIORS, _PRIOR_YEARS = 2, 5  # the newest, from the day of the new study
 _PROJECTION = frozenset({"CR", "DX"})
 _COMES = frozenset({StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUEUED, StudyState.RUNNING})
 
@@ -95,11 +96,9 @@ class Questions(Lane[ArchiveQuestion]):
             return Retry(after=_LOOK)
         if rule is None or rule.priors is None:
             return Failed("the rule has no priors any more")
-        return self._ask(row, study, rule.priors, stop)
+        return self._ask(row, study, stop)
 
-    def _ask(
-        self, row: ArchiveQuestion, study: Study, wanted: PriorsSettings, stop: threading.Event
-    ) -> Outcome:
+    def _ask(self, row: ArchiveQuestion, study: Study, stop: threading.Event) -> Outcome:
         patient_id, issuer = study.patient_id.strip(), study.issuer_of_patient_id.strip()
         if not patient_id or {*patient_id} & {*"*?\\"}:  # wildcards of PS3.4 C.2.2.2.4, PS3.5 6.2
             return Failed("without a Patient ID that can be asked for")
@@ -115,7 +114,7 @@ class Questions(Lane[ArchiveQuestion]):
             modalities |= _PROJECTION
         day = date_of(study.study_date) or utc_now().date()
         query = scu.StudyQuery(
-            first=day - timedelta(days=round(365.25 * wanted.years)),
+            first=day - timedelta(days=round(365.25 * _PRIOR_YEARS)),
             last=day - timedelta(days=1),
             patient_id=patient_id,
             issuer_of_patient_id=issuer,
@@ -134,12 +133,12 @@ class Questions(Lane[ArchiveQuestion]):
                 ]
                 # The newest of the same body part, as far as the peer names one.
                 for found in sorted(fitting, key=lambda found: found.study_date, reverse=True)[:20]:
-                    if wanted.same != "modality" and parts:
+                    if parts:
                         theirs = archive.body_parts(found.study_instance_uid)
                         if theirs and not theirs & parts:
                             continue
                     chosen.append(found)
-                    if len(chosen) == wanted.most:
+                    if len(chosen) == _MOST_PRIORS:
                         break
         except PeerUnreachable:
             return Retry(after=timedelta(seconds=5))

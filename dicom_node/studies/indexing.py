@@ -173,9 +173,7 @@ class Indexing:
     """Indexes objects, one after the other, within the caller's transaction."""
 
     def __init__(self, spool: Spool, settings: Settings, inspector: Inspector) -> None:
-        self._spool = spool
-        self._inspector = inspector
-        self._settings = settings
+        self._spool, self._inspector, self._settings = spool, inspector, settings
         self._files = Files(settings)
         self._peers = {peer.ae_title: peer for peer in settings.peers if "send" in peer.may}
         self.names = PatientNames(settings.node.data_dir, make_key=True)
@@ -479,7 +477,7 @@ def ask_about(session: Session, study: Study, image: Instance, settings: Setting
     if not fetches.is_prior(session, study.id):
         for decision in decide_study(session, study, [image], settings):
             if decision.rule.priors and not decision.held_reason:
-                fetches.add_question(session, study, decision.rule.name, decision.rule.priors.peer)
+                fetches.add_question(session, study, decision.rule.name, decision.rule.priors)
 
 
 OTHER_PATIENT = "the fetched images name another patient than the peer's answer"
@@ -820,8 +818,7 @@ class JournalIngest:
     """Stores journal lines in the database, each once: the read position moves in the same transaction."""
 
     def __init__(self, database: Database, folder: Path) -> None:
-        self._database = database
-        self._folder = folder
+        self._database, self._folder = database, folder
         with database.read() as session:
             known = session.execute(select(Cursor.name, Cursor.offset)).all()
         # Listeners of other machines have folders of their own.
@@ -1042,9 +1039,16 @@ def compare(database: Database, spool: Spool, files: Files) -> Difference:
     with database.read() as session:
         # Maybe elsewhere: on the way from another machine.
         there = in_store | waiting_paths(session)
-    paths = (files.data_dir / path for path in _indexed(database) if path not in there)
-    # at its place, or still on the way to it
-    missing = sum(not (one.is_file() or spool.is_pending(one.name) or one.is_file()) for one in paths)
+    last = missing = 0
+    while True:
+        with database.read() as session:
+            rows = intake.paths_after(session, last, 500)
+        if not rows:
+            break
+        last = rows[-1][0]
+        paths = (files.data_dir / path for _, path in rows if path not in there)
+        # at its place, or still on the way to it
+        missing += sum(not (one.is_file() or spool.is_pending(one.name) or one.is_file()) for one in paths)
     return Difference(sorted(unknown, key=lambda path: path.name), left_over, missing)
 
 
@@ -1082,15 +1086,3 @@ def reindex(database: Database, spool: Spool, files: Files, progress: Callable[[
         with database.write() as session:
             record(session, events.OBJECTS_REINDEXED, objects=len(unknown))
     return len(unknown)
-
-
-def _indexed(database: Database) -> Iterator[str]:
-    """The paths of all received objects that were not purged."""
-    last = 0
-    while True:
-        with database.read() as session:
-            rows = intake.paths_after(session, last, 500)
-        if not rows:
-            return
-        last = rows[-1][0]
-        yield from (path for _, path in rows)

@@ -441,7 +441,6 @@ def test_each_role_does_its_part_and_a_study_is_one_trace_through_all(
         config += f'[telemetry]\nendpoint = "{collector.endpoint}"\nheaders = {{ x-key = "abc" }}\n'
         port = free_port()
         parts = {
-            "scheduler": config,
             "console": f"{config}[console]\nenabled = true\nport = {port}\n",
             "worker": config.replace("[outbox]\n", "[outbox]\ndeliver = false\n"),
             "listener": config,
@@ -453,7 +452,7 @@ def test_each_role_does_its_part_and_a_study_is_one_trace_through_all(
         }
         upgraded = nodes["listener"].run("db", "upgrade")
         assert upgraded.returncode == 0, upgraded.stderr
-        for role in ("scheduler", "console", "worker", "listener"):
+        for role in ("console", "worker", "listener"):
             site.enter_context(running(nodes[role]))
         with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=60) as answer:
             assert answer.status == 200
@@ -471,7 +470,7 @@ def test_each_role_does_its_part_and_a_study_is_one_trace_through_all(
         assert len(pacs.received) == 1
         with nodes["listener"].reading() as session:
             holders = {row.name: row.owner.rpartition("/")[2] for row in session.scalars(select(Lease))}
-        assert holders["scheduler"] == "scheduler-1"
+        assert holders["scheduler"] == "listener-1"
         assert holders["job scheduler"] == "worker-1"
         wait_until(lambda: collector.refused, 60, "the first try")
         collector.answer = 200

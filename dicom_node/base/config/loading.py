@@ -182,7 +182,6 @@ def sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
 
 def _remedy(found: ErrorDetails) -> str:
     kind, given, context = found["type"], found.get("input"), found.get("ctx", {})
-    table = isinstance(given, dict) and found["loc"] in (("peers",), ("rules",))
     match kind:
         case "value_error":
             remedy = found["msg"].removeprefix("Value error, ")
@@ -198,7 +197,7 @@ def _remedy(found: ErrorDetails) -> str:
             remedy = f"has more than {context['max_length']} characters"
         case "tuple_type" if found["loc"][-2:-1] == ("when",):
             remedy = 'must be text in quotes, or a list, such as ["a", "b"]'
-        case "tuple_type" if table:
+        case "tuple_type" if isinstance(given, dict) and found["loc"] in (("peers",), ("rules",)):
             remedy = f"write [[{found['loc'][-1]}]], with two brackets: there may be several"
         case _ if kind in _BOUNDS:
             remedy = f"must be {_BOUNDS[kind]} {next(iter(context.values())):g}"
@@ -241,8 +240,7 @@ def _cross_check(settings: Settings, read: "TomlFiles") -> None:
     """Add every mistake between keys to the mistakes of ``read``."""
     for key in ("peers", "rules"):
         read.check_names(key)
-    _check_ae_titles(settings, read)
-    _check_retained(settings, read)
+    _check_peers(settings, read)
     for number, rule in enumerate(settings.rules):
         _check_peers_of(rule, settings, read)
         place = read.place_of("rules", rule.name)
@@ -264,31 +262,31 @@ def _does(rule: RuleSettings) -> tuple[object, ...]:
     return rule.when, rule.pipeline, dict(rule.options), frozenset(rule.send_to)
 
 
-def _check_ae_titles(settings: Settings, read: "TomlFiles") -> None:
+def _check_peers(settings: Settings, read: "TomlFiles") -> None:
     ours = {settings.node.ae_title, *settings.listener.further_ae_titles}
     senders: dict[str, PeerSettings] = {}
+    retained: dict[str | None, set[Retained]] = {}
     for peer in settings.peers:
-        place = (*read.place_of("peers", peer.name), "ae_title")
+        table = read.place_of("peers", peer.name)
+        place = (*table, "ae_title")
         if peer.ae_title in ours and not read.is_faulty(("node", "ae_title")):
             read.add(place, repr(peer.ae_title), "is this node's own AE title: enter the peer's")
         if peer.ae_title == CONSOLE_AE_TITLE:
             read.add(place, repr(peer.ae_title), "is the console's: enter another, here and at the peer")
+        # Peers of one pseudonym domain get the same objects, so their options must agree.
+        if peer.deidentify and retained.setdefault(peer.pseudonym_domain, {*peer.retain}) != {*peer.retain}:
+            read.add(
+                (*table, "retain"),
+                ", ".join(peer.retain) or "nothing",
+                "another peer shares its pseudonyms and retains other attributes: give one a "
+                "pseudonym_domain of its own",
+            )
         if "send" not in peer.may:
             continue
         other = senders.setdefault(peer.ae_title.casefold(), peer)
         if other is not peer and other.name != peer.name:
             same = "the same AE title" if other.ae_title == peer.ae_title else "it but for capitals"
             read.add(place, repr(peer.ae_title), f"peer {other.name}, who may send too, bears {same}")
-
-
-def _check_retained(settings: Settings, read: "TomlFiles") -> None:
-    """Peers of one pseudonym domain get the same objects, so their options must agree."""
-    retained: dict[str | None, set[Retained]] = {}
-    for peer in settings.peers:
-        if peer.deidentify and retained.setdefault(peer.pseudonym_domain, {*peer.retain}) != {*peer.retain}:
-            remedy = "another peer shares its pseudonyms and retains other attributes: give one a "
-            place = (*read.place_of("peers", peer.name), "retain")
-            read.add(place, ", ".join(peer.retain) or "nothing", f"{remedy}pseudonym_domain of its own")
 
 
 def _check_peers_of(rule: RuleSettings, settings: Settings, read: "TomlFiles") -> None:
@@ -301,7 +299,7 @@ def _check_peers_of(rule: RuleSettings, settings: Settings, read: "TomlFiles") -
         (("send_to",), rule.send_to, "receive"),
         (("forward",), rule.forward, "receive"),
         *((("then", n, "send_to"), one.send_to, "receive") for n, one in enumerate(rule.then)),
-        (("priors", "peer"), [rule.priors.peer] if rule.priors else [], "query"),
+        (("priors",), [rule.priors] if rule.priors else [], "query"),
         (("secondary_captures_from",), rule.secondary_captures_from, ""),
     ]
     for key, names, may in uses:
@@ -314,7 +312,12 @@ def _check_peers_of(rule: RuleSettings, settings: Settings, read: "TomlFiles") -
                 remedy = "" if read.is_faulty((*read.place_of("peers", name), "may")) else _MAY[may]
             elif peer and key == ("forward",) and peer.deidentify:
                 remedy = "this peer gets nothing that names a patient: received images do"
-            elif peer and key == ("forward",) and _are_of(rule.when.calling_ae, peer):
+            elif (
+                peer
+                and key == ("forward",)
+                and rule.when.calling_ae
+                and set(rule.when.calling_ae) <= set(peer.titles)
+            ):
                 remedy = "this peer sent the images itself, and gets none of them back"
             if remedy:
                 read.add((*place, *key), repr(name), remedy)
@@ -324,10 +327,6 @@ _MAY: Final = {
     "receive": 'this peer may not receive: add may = ["receive"]',
     "query": 'this peer may not be asked: add may = ["query"]',
 }
-
-
-def _are_of(titles: Sequence[str], peer: PeerSettings) -> bool:
-    return bool(titles) and set(titles) <= set(peer.titles)
 
 
 def never_calls(name: str, pattern: str, settings: Settings, read: "TomlFiles") -> str:
@@ -357,16 +356,19 @@ def undercuts(settings: Settings) -> Iterator[str]:
             peers = ", ".join(sorted(name for name in rule.receivers if places.get(name, name) in held))
             if not peers or rule.assess_first or rule.pipeline != holding.pipeline:
                 continue
-            when = [(getattr(rule.when, key), getattr(holding.when, key)) for key in Conditions.model_fields]
-            if not any(_exclude_each_other(*both) for both in when):
-                said = f"gets by it at once what {holding.name} holds of the same study"
-                yield f"rule {rule.name}: {peers} {said}"
+            if not any(
+                _exclude_each_other(getattr(rule.when, key), getattr(holding.when, key))
+                for key in Conditions.model_fields
+            ):
+                yield (
+                    f"rule {rule.name}: {peers} gets by it at once what {holding.name} holds of the same "
+                    "study"
+                )
 
 
 def _where(peer: PeerSettings) -> object:
     """Where it is: one PACS may be two peers. De-identified objects are others than those with a name."""
-    where = peer.url if peer.by_http else peer.address_of("storage")
-    return peer.transport, where, peer.deidentify
+    return peer.transport, peer.url if peer.by_http else peer.address_of("storage"), peer.deidentify
 
 
 def _exclude_each_other(patterns: tuple[str, ...], others: tuple[str, ...]) -> bool:

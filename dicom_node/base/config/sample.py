@@ -57,7 +57,7 @@ _EXAMPLES: Mapping[tuple[str, str], object] = {
     ("RuleSettings", "send_to"): ["pacs"],
     ("RuleSettings", "secondary_captures_from"): ["grabber"],
     ("RuleSettings", "forward"): ["pacs"],
-    ("RuleSettings", "priors"): {"peer": "pacs", "same": "body part and modality", "most": 2, "years": 5},
+    ("RuleSettings", "priors"): "pacs",
     ("RuleSettings", "options"): {"policy": "research"},
     ("WorkerSettings", "pipelines"): ["ultrasound"],
     ("Conditions", "modality"): ["CR", "DX"],
@@ -169,9 +169,8 @@ def rules_toml() -> str:
     """Two rules as TOML: ultrasound with every key, chest X-ray with the keys it needs; one more in a
     comment.
     """
-    examples = {name: toml_value(_EXAMPLES[("Conditions", name)]) for name in Conditions.model_fields}
     when = [
-        f"#   {name} = {examples[name]}".ljust(44) + f"  {_described(field)}"
+        f"#   {name} = {toml_value(_EXAMPLES['Conditions', name])}".ljust(44) + f"  {_described(field)}"
         for name, field in documented_fields(Conditions).items()
     ]
     return _lines(
@@ -237,8 +236,7 @@ def _section(path: str, model: type[BaseModel], *, commented: bool = False) -> I
     # "``[node]``: who we are." without the name, which stands below it.
     sentence = (model.__doc__ or "").strip().splitlines()[0].split(": ", 1)[-1]
     yield from _comment(sentence[0].upper() + sentence[1:])
-    mark = "# " if commented else ""
-    yield f"{mark}[{path}]"
+    yield f"# [{path}]" if commented else f"[{path}]"
     inner: list[str] = []
     for name, field in documented_fields(model).items():
         if sub := sections(model).get(name):

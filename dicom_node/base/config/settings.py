@@ -536,7 +536,6 @@ class PeerSettings(Section):
         by_query = is_queried and self.transport != "dicomweb"
         missing = self.missing_of_address()
         asked_at, reported_at = (self.address_of(service)[:2] for service in ("query", "commitment"))
-        to_our_listener = self.retrieve == "move" and self.transport not in installed("destinations")
         _refuse(
             (
                 receives and self._is_in("by_address") and missing,
@@ -552,7 +551,10 @@ class PeerSettings(Section):
                 'a peer that may be queried needs host and port, or transport = "dicomweb"',
             ),
             (
-                by_query and to_our_listener and not sends,
+                by_query
+                and self.retrieve == "move"
+                and self.transport not in installed("destinations")
+                and not sends,
                 'objects of a C-MOVE come to our listener: add "send" to may, or use "get"',
             ),
             (
@@ -624,7 +626,7 @@ class PeerSettings(Section):
     @property
     def titles(self) -> tuple[str, ...]:
         """All AE titles under which the peer may call."""
-        titles = (self.ae_title, self.query_ae_title, self.commitment_ae_title)
+        titles = self.ae_title, self.query_ae_title, self.commitment_ae_title
         return tuple(dict.fromkeys(title.strip() for title in titles if title))
 
     @property
@@ -731,19 +733,6 @@ class ResultSettings(Section):
         return f"{self.when}: {', '.join(does)}"
 
 
-class PriorsSettings(Section):
-    """``priors`` of a rule: earlier studies of the patient, fetched when a study begins to arrive."""
-
-    peer: Name
-    """The peer that has them; it must be allowed to be queried."""
-    same: Literal["modality", "body part and modality"] = "body part and modality"
-    """What they have in common. Where the peer names no body part, the modality decides."""
-    most: int = Field(2, ge=1, le=10)
-    """Fetched at most, the newest first."""
-    years: int = Field(5, ge=1, le=50)
-    """Not older than this, from the day of the new study."""
-
-
 class RuleSettings(Section):
     """``[[rules]]``: which pipeline for which study, and where its results go."""
 
@@ -768,9 +757,10 @@ class RuleSettings(Section):
     """Peers whose secondary captures count as images (a frame grabber; "console": uploads)."""
     tell_pacs_refusals: bool = False
     """Send a short report also when the pipeline does not apply."""
-    priors: PriorsSettings | None = None
-    """Earlier studies of the patient that are fetched from a peer and analysed by this rule, for comparison:
-    their results are sent nowhere. Keys: peer, same, most, years."""
+    priors: Name | None = None
+    """A peer that may be queried: up to two earlier studies of the patient (the same body part and modality,
+    of five years) are fetched from it and analysed by this rule, for comparison. Their results are sent
+    nowhere."""
     assess_first: bool = False
     """Results wait until a person has accepted them (console, studies accept); rejected ones never leave."""
     compare: bool = False
@@ -825,7 +815,7 @@ class Settings(Section):
     @property
     def asked_by_rules(self) -> frozenset[str]:
         """The names of the peers that the rules query for ``priors`` while a study is being received."""
-        return frozenset(rule.priors.peer for rule in self.rules if rule.priors)
+        return frozenset(rule.priors for rule in self.rules if rule.priors)
 
     @property
     def sender_names(self) -> dict[str, str]:

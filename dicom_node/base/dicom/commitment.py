@@ -114,9 +114,14 @@ def read_request(encoded: bytes, transfer_syntax: UID) -> tuple[str, list[str]]:
 def _read(
     encoded: bytes, transfer_syntax: UID, most_bytes: int, most_items: int
 ) -> AbstractContextManager[Dataset]:
-    beyond = FaultyReport("storage commitment message beyond its limits")
-    unreadable = FaultyReport("storage commitment message cannot be read")
-    return reading(encoded, transfer_syntax, most_bytes, most_items, beyond, unreadable)
+    return reading(
+        encoded,
+        transfer_syntax,
+        most_bytes,
+        most_items,
+        beyond=FaultyReport("storage commitment message beyond its limits"),
+        unreadable=FaultyReport("storage commitment message cannot be read"),
+    )
 
 
 @contextmanager

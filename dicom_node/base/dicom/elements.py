@@ -220,8 +220,7 @@ class Walk:
             if not (inside or element).is_private and (inside or element.length <= BULK_BYTES):
                 self._read += element.length
             if self._read > self._limits.header_mib * 2**20:
-                limit = f"{self._limits.header_mib} MiB"
-                raise _LimitReached(f"the attributes are more than {limit}")
+                raise _LimitReached(f"the attributes are more than {self._limits.header_mib} MiB")
             self._at += element.length
         elif element.vr in _IN_FRAGMENTS:
             self._fragments(element, end)
@@ -415,41 +414,30 @@ def is_uid(text: str) -> bool:
     return bool(_UID.fullmatch(text)) and len(text) <= 64
 
 
-_SOP_CLASS_UID, _SOP_INSTANCE_UID = 0x00080016, 0x00080018
-_STUDY_UID, _SERIES_UID = 0x0020000D, 0x0020000E
+_UIDS: Final = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)
 
 
-def read_sop_uids(
+def read_uids(
     encoded: bytes | bytearray, syntax: TransferSyntax, inflated: int = 2**10
-) -> tuple[str, str]:
-    """SOP Class UID and SOP Instance UID without padding; "" for a UID that these bytes do not contain
-    or that is none.
+) -> tuple[str, str, str, str]:
+    """SOP Class, SOP Instance, Study and Series Instance UID without padding; "" for one that these bytes
+    do not contain or that is none.
 
     ``inflated``: the number of bytes of a deflated data set to inflate and read.
     """
-    return _uids(encoded, syntax, _SOP_CLASS_UID, _SOP_INSTANCE_UID, inflated)
-
-
-def read_study_uids(encoded: bytes | bytearray, syntax: TransferSyntax, inflated: int) -> tuple[str, str]:
-    """Study and Series Instance UID; otherwise as ``read_sop_uids``."""
-    return _uids(encoded, syntax, _STUDY_UID, _SERIES_UID, inflated)
-
-
-def _uids(
-    encoded: bytes | bytearray, syntax: TransferSyntax, first: int, last: int, inflated: int
-) -> tuple[str, str]:
     if syntax.is_deflated:
         try:
             encoded = zlib.decompressobj(-zlib.MAX_WBITS).decompress(bytes(encoded), inflated)
         except zlib.error:
             encoded = b""
-    found = {first: "", last: ""}
+    found = dict.fromkeys(_UIDS, "")
     for element in Walk(io.BytesIO(encoded), syntax, Limits()).elements():
-        if element.tag > last:
+        if element.tag > _UIDS[-1]:
             break
         if element.tag in found:
             found[element.tag] = uid_of(bytes(encoded[element.start : element.start + element.length]))
-    return found[first], found[last]
+    sop_class, instance, study, series = found.values()
+    return sop_class, instance, study, series
 
 
 _MAY_DIFFER: Final = frozenset(
@@ -474,14 +462,20 @@ the File Meta Information. ``docs/operate/quarantine.md`` names their kinds."""
 CODING: Final = ("PhotometricInterpretation", "PlanarConfiguration")
 """Attributes that another transfer syntax may change. Pixel Data of the same bytes has the same ones."""
 _PHOTOMETRIC: Final = Tag(CODING[0])
+# Bytes of a number (PS3.5 7.3).
+_SIZES: Final = {
+    **dict.fromkeys(("AT", "OW", "SS", "US"), 2),
+    **dict.fromkeys(("FL", "OF", "OL", "SL", "UL"), 4),
+    **dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), 8),
+}
 
 
 def header_sha256(dataset: Dataset, file: BinaryIO) -> str:
     """The hash of what a data set says, without its Pixel Data, what may differ, and empty attributes.
 
-    Of the transfer syntax it depends on the byte order only. ``dataset`` was parsed from ``file``, which
-    still has the longest values. Text that its character set does not decode is hashed as it is. Call it
-    before a value is read: pydicom replaces the bytes of a value by what they mean.
+    It does not depend on the transfer syntax, but for the byte order of the longest values, which are still
+    in ``file``, from which ``dataset`` was parsed. Text that its character set does not decode is hashed as
+    it is. Call it before a value is read: pydicom replaces the bytes of a value by what they mean.
     """
     digest = hashlib.sha256()
     _hash_header(digest, dataset, file, CharacterSet.from_terms(()))
@@ -522,10 +516,16 @@ def _value_hash(
         except (UnicodeError, LookupError):
             value = element.value.rstrip(b"\0 ")
     else:
-        value = element.value
+        value = element.value if element.is_little_endian else _swapped(element.value, vr)
     if element.tag == _PHOTOMETRIC and not value.startswith((b"MONOCHROME", b"PALETTE")):
         return b""
     return hashlib.sha256(value).digest() if value else b""
+
+
+def _swapped(value: bytes, vr: str) -> bytes:
+    """The bytes of big endian numbers in Little Endian."""
+    size = _SIZES.get(vr, 1)
+    return b"".join(value[at : at + size][::-1] for at in range(0, len(value), size))
 
 
 def hash_bytes(digest: hashlib._Hash, file: BinaryIO, start: int, length: int) -> None:
@@ -576,14 +576,11 @@ def check_image(dataset: Dataset, syntax: TransferSyntax, pixels: Element | None
         raise FaultyObject(f"the Pixel Data is {found}, its transfer syntax is {said}")
     if pixels.is_undefined:
         return
-    bits, *others = _pixel_bits(dataset)
+    sizes = {bits: (frames * rows * columns * bits + 7) // 8 for bits in _pixel_bits(dataset)}
     # Up to a row too long is padding, seen in the field; more is another image than the header describes.
-    for pixel_bits in (bits, *others):
-        wanted, padding = (frames * rows * columns * pixel_bits + 7) // 8, max(columns * pixel_bits // 8, 2)
-        if wanted <= pixels.length <= wanted + padding:
-            return
-    wanted = (frames * rows * columns * bits + 7) // 8
-    raise FaultyObject(f"the Pixel Data has {pixels.length} bytes, its attributes say {wanted}")
+    if not any(size <= pixels.length <= size + max(columns * bits // 8, 2) for bits, size in sizes.items()):
+        wanted = next(iter(sizes.values()))
+        raise FaultyObject(f"the Pixel Data has {pixels.length} bytes, its attributes say {wanted}")
 
 
 def _pixel_bits(dataset: Dataset) -> list[int]:

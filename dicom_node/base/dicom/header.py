@@ -23,7 +23,7 @@ import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
@@ -150,20 +150,15 @@ def can_hold(charset: Sequence[str], dataset: Dataset) -> bool:
     reads the text behind ``^`` by the set before it, though PS3.5 6.1.2.5.3 returns to the first set there.
     """
     encodings, read = convert_encodings(list(charset)), CharacterSet.from_terms(charset)
-    before = config.settings.writing_validation_mode
-    config.settings.writing_validation_mode = config.RAISE
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)
+        with quiet_pydicom():
             return all(
                 _is_read_back(str(value), element.VR, encodings, read)
                 for element, value in values(dataset)
                 if element.VR in TEXT
             )
-    except (UnicodeError, LookupError, UserWarning):
+    except (UnicodeError, LookupError):
         return False
-    finally:
-        config.settings.writing_validation_mode = before
 
 
 def _is_read_back(text: str, vr: str, encodings: Sequence[str], read: CharacterSet) -> bool:
@@ -482,12 +477,14 @@ _CODES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Repairs:
-    """Keywords of attributes with invalid values; never the values, which may be PHI."""
+    """Keywords of attributes with invalid values; never the values, which may be PHI.
 
-    repaired: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ()
-    """UIDs that are none (PS3.5 9.1), identity that is too long: they stand in the results nevertheless."""
+    ``kept``: UIDs that are none (PS3.5 9.1), identity that is too long: they are in the results nevertheless.
+    """
+
+    repaired: set[str] = field(default_factory=set)
+    left_out: set[str] = field(default_factory=set)
+    kept: set[str] = field(default_factory=set)
 
     def __bool__(self) -> bool:
         return bool(self.repaired or self.left_out or self.kept)
@@ -500,7 +497,7 @@ def repair(header: Dataset, emptied: Collection[str] = (), unread: Collection[st
     lacks what it must have is removed. Text that says who (``IDENTIFYING``) stays to the letter. ``unread``:
     keywords of what could not be read.
     """
-    notes = _Notes(set(), set(unread), set())
+    notes = Repairs(left_out=set(unread))
     for keyword in {*emptied}.intersection(unread):
         setattr(header, keyword, None)
     for keyword in _without_meaning(header, notes):
@@ -518,17 +515,10 @@ def repair(header: Dataset, emptied: Collection[str] = (), unread: Collection[st
                 del header[element.tag]
         elif _is_empty(element) and keyword not in emptied:
             del header[element.tag]  # it says nothing, and what is of Type 1 or 1C may not be empty
-    return Repairs(*(tuple(sorted(part)) for part in (notes.repaired, notes.left_out, notes.kept)))
+    return notes
 
 
-@dataclass(frozen=True, slots=True)
-class _Notes:
-    repaired: set[str]
-    left_out: set[str]
-    kept: set[str]
-
-
-def _without_meaning(header: Dataset, notes: _Notes) -> list[str]:
+def _without_meaning(header: Dataset, notes: Repairs) -> list[str]:
     """Windows without a width (PS3.3 C.11.2.1.2), and frame times of another number of frames (C.7.6.5).
 
     The windows before the first one without stay.
@@ -537,8 +527,12 @@ def _without_meaning(header: Dataset, notes: _Notes) -> list[str]:
         _values(header[keyword]) if keyword in header else ()
         for keyword in ("WindowCenter", "WindowWidth", "FrameTimeVector", "NumberOfFrames")
     )
-    pairs = zip(centres, widths, strict=False)
-    sound = list(takewhile(lambda pair: decimal(pair[0]) is not None and (decimal(pair[1]) or 0) > 0, pairs))
+    sound = [
+        *takewhile(
+            lambda pair: decimal(pair[0]) is not None and (decimal(pair[1]) or 0) > 0,
+            zip(centres, widths, strict=False),
+        )
+    ]
     window = "WindowCenter", "WindowWidth", "WindowCenterWidthExplanation"
     is_sound = len(sound) == max(len(centres), len(widths))
     found = [] if is_sound else [keyword for keyword in window if keyword in header]
@@ -551,7 +545,7 @@ def _without_meaning(header: Dataset, notes: _Notes) -> list[str]:
     return found
 
 
-def _is_valid(dataset: Dataset, element: DataElement, notes: _Notes) -> bool:
+def _is_valid(dataset: Dataset, element: DataElement, notes: Repairs) -> bool:
     """Whether an attribute of ``dataset`` is fit to be repeated, after what can be put right in it was."""
     if _is_empty(element):
         return True
@@ -567,7 +561,7 @@ def _is_valid(dataset: Dataset, element: DataElement, notes: _Notes) -> bool:
     return False
 
 
-def _is_whole_item(keyword: str, item: Dataset, notes: _Notes) -> bool:
+def _is_whole_item(keyword: str, item: Dataset, notes: Repairs) -> bool:
     """Whether an item of this sequence has what it must have, without what is not valid in it.
 
     No attribute of a code may be empty (PS3.3 8.8).
@@ -611,22 +605,20 @@ def _is_value(vr: str, value: Any) -> bool:
         return isinstance(value, type(lowest)) and lowest <= value <= highest
     if vr == "PN":
         return all(len(group) <= 64 for group in str(value).split("="))
-    if vr not in _LENGTHS:
-        return True
-    return len(str(value)) <= _LENGTHS[vr] and not _FORBIDDEN.get(vr, _CONTROL).search(str(value))
+    return len(str(value)) <= _LENGTHS.get(vr, math.inf) and not _FORBIDDEN.get(vr, _CONTROL).search(
+        str(value)
+    )
 
 
 def _is_allowed(multiplicity: str, count: int) -> bool:
     """Whether so many values are of a value multiplicity such as 1, 2, 1-n, 2-2n or 1-3."""
     least, _, most = multiplicity.partition("-")
-    if not most:
-        return count == int(least)
     if most.endswith("n"):
         return count >= int(least) and count % int(most[:-1] or 1) == 0
-    return int(least) <= count <= int(most)
+    return int(least) <= count <= int(most or least)
 
 
-def _put_right(dataset: Dataset, element: DataElement, notes: _Notes) -> bool:
+def _put_right(dataset: Dataset, element: DataElement, notes: Repairs) -> bool:
     """Whether the element has values that DICOM allows, now; its keyword is noted if it had others before."""
     right = _RIGHT.get(element.keyword, _RIGHT.get(element.VR))
     allowed = _ENUMERATED.get(element.keyword)
@@ -662,10 +654,8 @@ def _code_string(text: str) -> str | None:
 
 
 def _whole_number(text: str) -> str | None:
-    if not _DECIMAL.fullmatch(text):
-        return None
-    number = float(text)
-    if abs(number) >= 2**31 or not number.is_integer():
+    number = float(text) if _DECIMAL.fullmatch(text) else math.nan
+    if not (abs(number) < 2**31 and number.is_integer()):
         return None
     return text if _WHOLE.fullmatch(text) else str(int(number))
 

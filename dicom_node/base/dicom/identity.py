@@ -209,5 +209,5 @@ def _text(element: DataElement) -> str:
 
 def _plain_name(group: str) -> str:
     """A name as two senders write it alike: case, width, spaces and trailing delimiters mean nothing."""
-    components = unicodedata.normalize("NFKC", group).casefold().split("^")
-    return "^".join(" ".join(component.split()) for component in components).rstrip("^")
+    plain = unicodedata.normalize("NFKC", group).casefold()
+    return "^".join(" ".join(component.split()) for component in plain.split("^")).rstrip("^")

@@ -65,8 +65,8 @@ def read_creation(encoded: bytes, transfer_syntax: UID) -> StepChange:
             raise faulty(EMPTY, *empty)
         if _status(given) is not StepStatus.IN_PROGRESS:
             raise faulty(INVALID_VALUE, "PerformedProcedureStepStatus")
-        scheduled = _items(given, "ScheduledStepAttributesSequence")
-        studies = tuple(dict.fromkeys(_uid(item, "StudyInstanceUID") for item in scheduled))
+        steps = _items(given, "ScheduledStepAttributesSequence")
+        studies = tuple(dict.fromkeys(_uid(step, "StudyInstanceUID") for step in steps))
         if len(studies) > MAXIMUM_STUDIES:
             raise FaultyStep(f"of more than {MAXIMUM_STUDIES} studies", TOO_MUCH)
         return StepChange(StepStatus.IN_PROGRESS, studies, _objects(given), _last(given))
@@ -88,9 +88,14 @@ def faulty(code: int, *keywords: str) -> FaultyStep:
 
 
 def _read(encoded: bytes, transfer_syntax: UID) -> AbstractContextManager[Dataset]:
-    beyond = FaultyStep("beyond the limits of a step", TOO_MUCH)
-    unreadable = FaultyStep("data set cannot be read", FAILURE)
-    return reading(encoded, transfer_syntax, MAXIMUM_BYTES, 2 * MAXIMUM_OBJECTS, beyond, unreadable)
+    return reading(
+        encoded,
+        transfer_syntax,
+        MAXIMUM_BYTES,
+        2 * MAXIMUM_OBJECTS,
+        beyond=FaultyStep("beyond the limits of a step", TOO_MUCH),
+        unreadable=FaultyStep("data set cannot be read", FAILURE),
+    )
 
 
 def _last(given: Dataset) -> frozenset[str]:

@@ -29,16 +29,12 @@ import time
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from sqlalchemy import exists, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -51,6 +47,7 @@ from ai_pipeline.contract import (
     ImageHeader,
     ImageKind,
     ModelRef,
+    Picture,
     Pipeline,
     PipelineResult,
     PixelArray,
@@ -115,9 +112,8 @@ from dicom_node.base.store.database import SHORTEST, Database
 from dicom_node.base.store.tables import Delivery, Instance, Job, Result, Study, Withdrawal
 from dicom_node.base.store.transitions import record, settle_study, utc_now
 from dicom_node.deliver import outbox
-from dicom_node.jobs import queue as owners
 from dicom_node.jobs.drift import count_images
-from dicom_node.jobs.queue import JobQueue, new_owner
+from dicom_node.jobs.queue import JobQueue, is_dead, is_dead_with_its_node, new_owner
 from dicom_node.results.build import ResultFile, build, build_failure, put_in_place, row_values, written
 from dicom_node.results.deidentified import Pseudonyms, build_deidentified
 from dicom_node.results.envelope import (
@@ -125,11 +121,11 @@ from dicom_node.results.envelope import (
     NOT_READ,
     BuiltObject,
     Cause,
-    EarlierObject,
     PreviousImage,
     ResultContext,
     SourceObject,
     repairs_of,
+    stand_in_of,
 )
 from dicom_node.results.sr import stated
 
@@ -138,9 +134,8 @@ WITHHELD: Final = "cleaning_failed"
 _REVIEWS: Final = {WITHHELD: ReviewCause.WITHHELD} | {
     cause.value: cause for cause in (ReviewCause.IN_DOUBT, ReviewCause.BLACKED_OUT, ReviewCause.WIDENED)
 }
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 _Fault = PixelError | NoNumber | CleaningFailed
-_FAULTS = (PixelError, NoNumber, CleaningFailed)
 _MOST_DECODED = 4
 """With more images than these, no image keeps its last decoded frame: a mammogram's frame is 42 MB."""
 
@@ -255,11 +250,11 @@ class ImageAnalysis:
     def _each(
         self,
         sources: Sequence[SourceObject],
-        analyse: Callable[[int, SourceObject], Answer],
+        analyse: Callable[[int, SourceObject], T],
         report: Progress | None = None,
-    ) -> tuple[dict[str, Answer], dict[str, _Fault]]:
+    ) -> tuple[dict[str, T], dict[str, _Fault]]:
         """What comes of each image, by UID, and what is wrong with those of which nothing comes."""
-        done: dict[str, Answer] = {}
+        done: dict[str, T] = {}
         faults: dict[str, _Fault] = {}
         for number, source in enumerate(sources):
             if report:  # a job that is to stop stops here, which is not this image's fault
@@ -267,7 +262,7 @@ class ImageAnalysis:
             try:
                 with self.at_work.at(source.path.name):
                     done[source.image.uid] = analyse(number, source)
-            except _FAULTS as fault:
+            except (PixelError, NoNumber, CleaningFailed) as fault:
                 faults[source.image.uid] = fault
             if len(sources) > _MOST_DECODED and isinstance(source.image, DicomImage):
                 source.image.forget()
@@ -342,10 +337,10 @@ class RefusedImage:
     def stored(self, frame: int = 0) -> PixelArray:  # noqa: ARG002
         raise PixelError(self.fault)
 
-    def display(self, frame: int = 0, shorter_side: int = 0) -> npt.NDArray[np.uint8]:  # noqa: ARG002
+    def display(self, frame: int = 0, shorter_side: int = 0) -> Picture:  # noqa: ARG002
         raise PixelError(self.fault)
 
-    def show(self, samples: PixelArray, frame: int = 0) -> npt.NDArray[np.uint8]:  # noqa: ARG002
+    def show(self, samples: PixelArray, frame: int = 0) -> Picture:  # noqa: ARG002
         raise PixelError(self.fault)
 
 
@@ -423,8 +418,6 @@ def shape_sha256(
     return hashlib.sha256(shaped_by.encode()).hexdigest()
 
 
-T = TypeVar("T")
-_NOT_AGAIN = "its file was deleted after spool.result_days"
 _ROUNDS = 5  # another worker may write the same object at the same moment; once is enough in practice
 
 
@@ -455,11 +448,8 @@ class ResultWriter:
         names, stat = self._routed(job, present)
         models = result.models or pipeline.models()
         rule = self._settings.rule(job.rule)
-        previous: Mapping[str, PreviousImage] = {}
-        day: date | None = None
-        if rule is not None and rule.compare:
-            uids = [source.image.uid for source in images.readable]
-            previous, day = self._read(previous_images, self._files, job, uids)
+        uids = [source.image.uid for source in images.readable] if rule and rule.compare else []
+        previous, day = self._read(previous_images, self._files, job, uids) if uids else ({}, None)
         built: list[BuiltObject] = []
         for peers in _alike(self._peers(names, deidentified=False)):
             context = self._context(job, pipeline, models, analysed_at, peers, built=built)
@@ -622,7 +612,7 @@ class ResultWriter:
                 for peer in peers:
                     delivery = deliveries.add(session, rows[uid], peer.name)
                     if delivery.state is DeliveryState.PENDING:
-                        deliveries.withdraw(session, delivery, _NOT_AGAIN)
+                        deliveries.withdraw(session, delivery, "its file was deleted after spool.result_days")
                         lost = {"instance": uid, "destination": peer.name}
                         record(session, RESULT_LOST, job.study_id, **lost)
                 continue
@@ -675,9 +665,9 @@ class ResultWriter:
                     job.study_id,
                     job=job.id,
                     instance=uid,
-                    repaired=",".join(repairs.repaired),
-                    left_out=",".join(repairs.left_out),
-                    kept=",".join(repairs.kept),
+                    repaired=",".join(sorted(repairs.repaired)),
+                    left_out=",".join(sorted(repairs.left_out)),
+                    kept=",".join(sorted(repairs.kept)),
                 )
 
     def _deidentified(
@@ -743,7 +733,6 @@ class ResultWriter:
         return ResultContext(
             pipeline=card.name if card else job.pipeline,
             pipeline_version=card.version if card else "unknown",
-            rule=job.rule,
             models=tuple(models),
             analysed_at=analysed_at,
             kinds=frozenset(kind for peer in peers for kind in peer.results),
@@ -846,12 +835,14 @@ def previous_images(
         last = {_kind(row): row for row in there}  # of several of one kind the last one counts
         for uid in [uid for uid, kind in wanted.items() if kind in last]:
             row = last[wanted.pop(uid)]
+            its_report, image = (
+                stand_in_of(one.sop_class_uid, one.sop_instance_uid, refer, one.series_instance_uid)
+                for one in (report, row)
+            )
             found[uid] = PreviousImage(
                 then,
-                EarlierObject(
-                    refer, report.series_instance_uid, report.sop_class_uid, report.sop_instance_uid
-                ),
-                EarlierObject(refer, row.series_instance_uid, row.sop_class_uid, row.sop_instance_uid),
+                its_report,
+                image,
                 tuple(one for one in said.findings if one.image == row.sop_instance_uid),
                 tuple(one for one in said.numbers if one.image == row.sop_instance_uid),
                 same_options=dict(by.options) == dict(job.options),
@@ -896,7 +887,7 @@ class AtWork:
     last_try: bool = False
     """Set while a job runs for the last time: an image that fails now is left out at once."""
 
-    @contextmanager
+    @contextlib.contextmanager
     def at(self, spool_name: str) -> Iterator[None]:
         """Record that this worker works on the image during this scope, in case the process ends there.
 
@@ -930,7 +921,7 @@ class AtWork:
         finally:
             self._image = None
 
-    @contextmanager
+    @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
         """A scope in which another job runs first: if the process ends there, this job's image is not
         blamed.
@@ -959,7 +950,7 @@ class AtWork:
     def _losses(self, file: Path) -> int:
         """Workers that died while their nodes lived on: a power cut is not the image's fault."""
         return sum(
-            line == self._token() or (owners.is_dead(line) and not owners.is_dead_with_its_node(line))
+            line == self._token() or (is_dead(line) and not is_dead_with_its_node(line))
             for line in _lines(file)
         )
 
@@ -984,7 +975,6 @@ def _lines(file: Path) -> list[str]:
 
 
 _LOGGER = logging.getLogger(__name__)
-_NO_IMAGE = "there is no image any more"
 _AWAY_SECONDS, _LONGEST_AWAY_SECONDS = 2.0, 60.0  # wait for store or peer, longer each time
 _MOST_NAMED = 50  # purged images, in a note
 _ACCEPTED, _ANALYSED = 0.01, 0.95  # shares done
@@ -1293,7 +1283,11 @@ class Worker:
             raise _Failed(f"given up after {tries} tries: {job.reason or 'its worker was lost'}")
         if not images.readable:
             reasons = "; ".join(dict.fromkeys(images.faults.values()))
-            raise _Failed(reasons, Cause.FORMAT) if reasons else _Failed(_NO_IMAGE, Cause.INCOMPLETE)
+            raise (
+                _Failed(reasons, Cause.FORMAT)
+                if reasons
+                else _Failed("there is no image any more", Cause.INCOMPLETE)
+            )
         # Ask the pipeline; images that do not decode are left out, so that one does not spoil the rest.
         verdict, faults = self._analysis.accepts(pipeline, images.readable, job.options)
         self._leave_out(attempt, faults)
@@ -1393,9 +1387,7 @@ class JobHeartbeat:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._ended.set()
         self._thread.join()
 
@@ -1405,7 +1397,7 @@ class JobHeartbeat:
         if self._stop is not None:
             raise self._stop
 
-    @contextmanager
+    @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """A scope in which another job runs first: this job's lease is renewed, its time limit is
         suspended.

@@ -644,7 +644,6 @@ def test_check_reports_everything_at_once(run: Run, site: Path, pacs: EmbeddedPa
     assert (printed.status, "IR 149" in printed.err) == (78, False)
     for expected in (
         "listener.colour",
-        f"listener.port = 127.0.0.1:{pacs.port}: cannot be listened on",
         "listener.tls.certificate = none.pem: the certificate is missing: there is no such file",
         "rules.ultrasound.pipeline = 'ultrasnd': no such pipeline; did you mean ultrasound?",
         "rules.chest.options.heatmap: chest_xray has no such option; did you mean heatmaps?",

@@ -20,7 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom.dsutils import encode
 
 from ai_pipeline.contract import PipelineResult
-from dicom_node.base.dicom.elements import Limits, Walk, read_sop_uids, read_study_uids
+from dicom_node.base.dicom.elements import Limits, Walk, read_uids
 from dicom_node.base.dicom.header import (
     CharacterSet,
     Repairs,
@@ -237,28 +237,28 @@ def encoded(syntax: TransferSyntax, dataset: Dataset | None = None) -> bytes:
 
 def test_both_are_found_in_every_transfer_syntax() -> None:
     for syntax in TRANSFER_SYNTAXES:
-        assert read_sop_uids(encoded(syntax)[:1024], syntax) == (US, INSTANCE), syntax.uid
+        assert read_uids(encoded(syntax)[:1024], syntax)[:2] == (US, INSTANCE), syntax.uid
 
 
 def test_what_is_cut_off_is_not_guessed() -> None:
     for syntax in map(transfer_syntax, ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")):
         whole = encoded(syntax)
         for length in range(300):
-            found = read_sop_uids(whole[:length], syntax)
+            found = read_uids(whole[:length], syntax)[:2]
             assert found[0] in ("", US) and found[1] in ("", INSTANCE)
 
 
 def test_a_data_set_in_another_syntax_than_negotiated_is_read_as_the_inspection_reads_it() -> None:
     implicit, explicit = transfer_syntax("1.2.840.10008.1.2"), transfer_syntax("1.2.840.10008.1.2.1")
     for real, said in ((implicit, explicit), (explicit, implicit)):
-        assert read_sop_uids(encoded(real), said) == (US, INSTANCE)
+        assert read_uids(encoded(real), said)[:2] == (US, INSTANCE)
 
 
 def test_random_bytes_show_nothing_and_raise_nothing() -> None:
     chance = random.Random(20261124)
     for syntax in TRANSFER_SYNTAXES[:1] + tuple(one for one in TRANSFER_SYNTAXES if one.is_deflated):
         for _ in range(2000):
-            assert read_sop_uids(chance.randbytes(chance.randrange(64)), syntax) == ("", "")
+            assert read_uids(chance.randbytes(chance.randrange(64)), syntax) == ("", "", "", "")
 
 
 def nested(depth: int, *, undefined: bool) -> Dataset:
@@ -277,7 +277,7 @@ def nested(depth: int, *, undefined: bool) -> Dataset:
 def test_the_study_is_found_behind_sequences_and_never_in_one(undefined: bool) -> None:
     for syntax in TRANSFER_SYNTAXES:
         whole = encoded(syntax, nested(5, undefined=undefined))
-        assert read_study_uids(whole, syntax, 2**20) == ("1.2.3", "1.2.4"), syntax.uid
+        assert read_uids(whole, syntax, 2**20)[2:] == ("1.2.3", "1.2.4"), syntax.uid
 
 
 @pytest.mark.parametrize("undefined", [True, False])
@@ -287,7 +287,7 @@ def test_what_is_cut_off_behind_sequences_is_not_guessed(uid: str, undefined: bo
     whole = encoded(syntax, nested(5, undefined=undefined))
     long = whole.index(b"X" * 3000)  # the value of an attribute is passed over, wherever it is cut
     for length in (*range(long), *range(long + 2990, len(whole))):
-        assert set(read_study_uids(whole[:length], syntax, 2**20)) <= {"", "1.2.3", "1.2.4"}
+        assert set(read_uids(whole[:length], syntax, 2**20)[2:]) <= {"", "1.2.3", "1.2.4"}
 
 
 def test_hostile_nesting_shows_nothing() -> None:
@@ -295,7 +295,7 @@ def test_hostile_nesting_shows_nothing() -> None:
     opened = b"\x08\x00\x10\x11SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
     study = b"\x20\x00\x0d\x00UI\x06\x00" + b"9.9.9\0" + b"\x20\x00\x0e\x00UI\x02\x00" + b"1\0"
     for before in (opened * 50_000, SEQUENCE_END, b"\x08\x00\x10\x11UN\0\0\xff\xff\xff\xff"):
-        assert read_study_uids(before + study, syntax, 2**20) == ("", "")
+        assert read_uids(before + study, syntax, 2**20)[2:] == ("", "")
 
 
 IMPLICIT, EXPLICIT, BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
@@ -533,7 +533,7 @@ def header_with(keyword: str, value: Any) -> Dataset:
 )
 def test_what_can_be_put_right_is_put_right(keyword: str, given: str, right: str) -> None:
     header = header_with(keyword, given)
-    assert (repair(header), str(header[keyword].value)) == (Repairs(repaired=(keyword,)), right)
+    assert (repair(header), str(header[keyword].value)) == (Repairs(repaired={keyword}), right)
 
 
 @pytest.mark.parametrize(
@@ -554,7 +554,7 @@ def test_what_can_be_put_right_is_put_right(keyword: str, given: str, right: str
 )
 def test_what_means_nothing_is_left_out_or_emptied(keyword: str, value: str) -> None:
     header = header_with(keyword, value)
-    assert repair(header) == Repairs(left_out=(keyword,)) and keyword not in header
+    assert repair(header) == Repairs(left_out={keyword}) and keyword not in header
     header = header_with(keyword, value)
     repair(header, emptied=[keyword])
     assert header[keyword].value in (None, "")
@@ -594,7 +594,7 @@ def test_windows_without_width_and_times_of_other_frames_are_left_out(
     given: dict[str, Any], left_out: tuple[str, ...]
 ) -> None:
     header = data_set(**given)
-    assert repair(header).left_out == left_out
+    assert repair(header).left_out == set(left_out)
     assert {element.keyword for element in header} == set(given) - set(left_out)
     assert "-1" not in str(header), "of several windows the first ones stay"
 
@@ -608,9 +608,9 @@ def test_items_are_repaired_and_broken_codes_and_references_left_out() -> None:
         ReferencedStudySequence=[reference],
     )
     assert repair(header) == Repairs(
-        repaired=("PatientAge",),
-        left_out=("ProcedureCodeSequence", "ReferencedSOPInstanceUID", "ReferencedStudySequence"),
-        kept=("StudyInstanceUID",),
+        repaired={"PatientAge"},
+        left_out={"ProcedureCodeSequence", "ReferencedSOPInstanceUID", "ReferencedStudySequence"},
+        kept={"StudyInstanceUID"},
     )
     assert header.SequenceOfUltrasoundRegions[0].PatientAge == "009M"
     assert header.StudyInstanceUID == "999.999.01"
@@ -631,7 +631,7 @@ def test_all_results_of_a_faulty_source_bear_the_repaired_values(tmp_path: Path)
     given = source(path)
     assert repairs_of([given]) == {
         given.image.uid: Repairs(
-            ("PatientAge", "StudyDate", "StudyTime"), ("PatientSex", "SmokingStatus"), ("StudyInstanceUID",)
+            {"PatientAge", "StudyDate", "StudyTime"}, {"PatientSex", "SmokingStatus"}, {"StudyInstanceUID"}
         )
     }
     built = build(context(), [given], PipelineResult())
@@ -677,4 +677,4 @@ def test_the_heads_of_uploads_and_the_inspection_read_the_same_uids(
     path.write_bytes(_HEAD + data)
     found, syntax = inspect(path), transfer_syntax(ExplicitVRLittleEndian)
     assert (found.sop_instance_uid, found.study_instance_uid) == (uid, uid)
-    assert (read_sop_uids(data, syntax)[1], read_study_uids(data, syntax, 0)[0]) == (uid, uid)
+    assert read_uids(data, syntax)[1:3] == (uid, uid)

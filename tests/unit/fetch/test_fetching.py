@@ -61,7 +61,7 @@ from tests.result_reading import coded
 from tests.rows import a_job, a_study
 from tests.waiting import wait_until
 
-PRIORS = {"priors": {"peer": "archive"}}
+PRIORS = {"priors": "archive"}
 
 
 TODAY = f"{datetime.now().astimezone():%Y%m%d}"

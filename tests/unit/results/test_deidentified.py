@@ -250,7 +250,7 @@ def test_the_same_key_gives_the_same_bytes_and_another_site_no_uid_in_common(
 def test_a_tracking_uid_of_a_pipeline_is_not_passed_on(image: SourceObject) -> None:
     result = result_of(image)
     tracked = replace(result, findings=tuple(replace(one, tracking_uid="2.25.77") for one in result.findings))
-    ctx = context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound", rule="ultrasound")
+    ctx = context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound")
     made = build_deidentified(ctx, [image], tracked, Pseudonyms(HERE))
     assert len(made.objects) == 3 and all(b"2.25.77" not in item.data for item in made.objects if item.data)
 
@@ -265,7 +265,7 @@ def test_two_domains_of_a_site_share_no_pseudonym_no_uid_and_no_date(path: Path,
 
 def test_an_original_and_its_deidentified_twin_share_no_uid(image: SourceObject, once: Deidentified) -> None:
     twins = uids(once)
-    ctx = context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound", rule="ultrasound")
+    ctx = context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound")
     made = build(ctx, [image], result_of(image))
     assert made and twins
     for item in made:

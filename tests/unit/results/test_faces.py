@@ -668,7 +668,7 @@ def test_a_destination_that_may_not_know_the_patient_gets_none(tmp_path: Path) -
             PeerSettings.model_validate({**peer, "results": ["cleaned", kind], "deidentify": True})
     assert ResultKind.PDF not in PeerSettings.model_validate(peer).results
     image = source(write_named(tmp_path / "us.dcm"))
-    ctx = context(kinds=tuple(ResultKind), pipeline="ultrasound", rule="ultrasound")
+    ctx = context(kinds=tuple(ResultKind), pipeline="ultrasound")
     made = build_deidentified(ctx, [image], result_of(image, verified=True), Pseudonyms(HERE, ""))
     assert made.objects and not pages & {one.kind for one in made.objects}
 

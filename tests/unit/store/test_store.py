@@ -543,7 +543,7 @@ def warnings(folder: Path, url: str) -> str:
     given = f'node = {{ data_dir = "{folder / "var"}", database_url = "{url}" }}\nworkers.processes = 0\n'
     (folder / "node.toml").write_text(given, encoding="utf-8")
     return "\n".join(
-        line.text for line in preflight.check_and_probe([folder / "node.toml"]).tried if not line.ok
+        line.text for line in preflight.check([folder / "node.toml"], tries=True).tried if not line.ok
     )
 
 

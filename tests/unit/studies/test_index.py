@@ -166,7 +166,7 @@ SAID: list[dict[str, Any]] = [
     {"ProcedureCodeSequence": [REGION]},
     {"ProcedureCodeSequence": [changed(REGION, CodeMeaning="Arm")]},
 ]
-LOSSLESS = (ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, RLELossless)
+LOSSLESS = (ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian, RLELossless)
 OF_ONE_UID: dict[str, tuple[Dataset, list[Dataset], list[str]]] = {
     "whatever a header says": (XRAY, [changed(XRAY, **one) for one in SAID], ["revision"] * len(SAID)),
     "another colour model": (
@@ -185,7 +185,7 @@ OF_ONE_UID: dict[str, tuple[Dataset, list[Dataset], list[str]]] = {
         ],
         ["duplicate"] * 5,
     ),
-    "another lossless syntax": (XRAY, [in_syntax(XRAY, one) for one in LOSSLESS], ["duplicate"] * 3),
+    "another lossless syntax": (XRAY, [in_syntax(XRAY, one) for one in LOSSLESS], ["duplicate"] * 4),
     "a name in two character sets": (
         changed(IMAGE, PatientName=KOREAN),
         [changed(IMAGE, SpecificCharacterSet=["", "ISO 2022 IR 149"], PatientName=KOREAN)],
