@@ -871,7 +871,8 @@ def test_three_workers_deliver_the_same_studies_to_two_pacs_without_deadlock(
 
 LEASE_SECONDS = 1.0
 _FORKING = multiprocessing.get_context("forkserver")
-_FORKING.set_forkserver_preload([__name__])  # each worker would import for seconds
+# Each worker would import for seconds; the settings first, which load those of connectors.
+_FORKING.set_forkserver_preload(["dicom_node.base.config.settings", __name__])
 
 
 def deliver_forever(settings: Settings) -> None:
