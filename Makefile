@@ -48,7 +48,7 @@ test: $(VENV)/.test  ## everything: lint and types beside all tests
 
 tests: $(VENV)/.test  ## the tests of test alone; PYTEST_ARGS=… goes to pytest, WORKERS=3 run side by side
 	$(BIN)/python -m compileall -q ai_pipeline ai_training benchmarks dicom_connectors dicom_console dicom_node  # once, not in each
-	$(PYTEST) --costs=build/costs.csv -m "not smoke" $(addprefix --ignore=,$(TRAINED)) $(PYTEST_ARGS)
+	$(PYTEST) -m "not smoke" $(addprefix --ignore=,$(TRAINED)) $(PYTEST_ARGS)
 	$(ONE_CORE) -q -m smoke $$(grep -rl --include='test_*.py' mark.smoke tests)  # to collect all takes longer
 
 test-training: $(VENV)/.test  ## all tests of ai_training, of its studies and of converted networks

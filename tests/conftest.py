@@ -21,8 +21,6 @@ from tests import network_answers, schema_once
 if TYPE_CHECKING:
     from tests.postgres_lab import Postgres
 
-pytest_plugins = ["tests.costs"]
-
 # The same examples in every run: what a change breaks is found by its tests, not by the next one's.
 settings.register_profile("same", derandomize=True)
 settings.load_profile("same")
@@ -46,17 +44,15 @@ PACKAGES = {
 # Each takes half a minute and more (`--durations=30` in .ci/run).
 LONGEST = frozenset(
     (
+        "test_hostile",
         "test_cleaning",
         "test_cleaning_hard",
         "test_console",
+        "test_delivery",
         "test_formats",
-        "test_identities",
         "test_kill",
-        "test_main_job",
-        "test_ovarian_training",
         "test_node",
-        "test_objects",
-        "test_orthanc",
+        "test_ovarian_training",
     )
 )
 

@@ -13,7 +13,7 @@ from pynetdicom.sop_class import ModalityPerformedProcedureStep
 
 from tests.inbox_lab import CONFIG
 from tests.modality import assign, data_set
-from tests.raw_requests import answered, associate_for, status_of
+from tests.pacs_lab import answered, associate_for, status_of
 
 IN_PROGRESS, COMPLETED, DISCONTINUED = "IN PROGRESS", "COMPLETED", "DISCONTINUED"
 WITH_STEPS: dict[str, Any] = {

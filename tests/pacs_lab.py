@@ -1,20 +1,93 @@
-"""A PACS on a real socket that answers as a test wants: any status, no answer, an index that lags."""
+"""Other systems on real sockets: a PACS that commits, an archive, a worklist manager; raw requests."""
 
+import base64
+import hashlib
+import json
+import queue
+import socket
+import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import date
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import unquote
 
+import numpy as np
+from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+from pynetdicom import AE, AllStoragePresentationContexts, _config, build_context, build_role, evt
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import N_ACTION, N_CREATE, N_EVENT_REPORT
 from pynetdicom.presentation import PresentationContext
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
+from pynetdicom.sop_class import (
+    StorageCommitmentPushModel,
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    Verification,
+)
+from werkzeug.wrappers import Request, Response
 
+from dicom_connectors.worklist.workitem import PULL, PUSH
 from dicom_node.base.config.settings import PeerSettings
-from tests.modality import data_set
-from tests.ports import free_port  # noqa: F401  (imported from here by tests of deliveries)
+from dicom_node.base.dicom.commitment import SOP_INSTANCE
+from dicom_node.deliver.scu import StudyQuery, open_archive
+from dicom_node.deliver.scu.dimse import CallingAE
+from dicom_node.studies import fetch
+from tests.hostile.web import answering
+from tests.inbox_lab import CONFIG, Inbox
+from tests.modality import DIGITAL_XRAY, assign, chest, data_set
+from tests.ports import free_port
+from tests.result_reading import coded
+
+
+def associate_for(
+    sop_class: UID, port: int, calling: str, *, as_provider: bool = False, seconds: float = 30
+) -> Association:
+    """For this class in Implicit VR Little Endian, established or not; ``as_provider``: its SCP asks."""
+    ae = CallingAE(ae_title=calling)
+    ae.dimse_timeout = seconds
+    roles = [build_role(sop_class, scp_role=True)] if as_provider else []
+    context = build_context(sop_class, ImplicitVRLittleEndian)
+    return ae.associate("127.0.0.1", port, [context], ae_title="AINODE", ext_neg=roles)
+
+
+def answered(association: Association, send: Callable[[Association], tuple[Dataset, Any]]) -> Dataset | str:
+    """Its answer, without a status where none came, and release it; or why it could not be asked."""
+    if not association.is_established:
+        return "rejected" if association.is_rejected else "no context"
+    try:
+        return send(association)[0]
+    except (RuntimeError, ValueError):  # the association was cut under us
+        return Dataset()
+    finally:
+        if association.is_established:
+            association.release()
+
+
+def status_of(
+    association: Association, request: N_ACTION | N_CREATE | N_EVENT_REPORT, keyword: str, encoded: bytes
+) -> int | None:
+    """Send the request with these bytes in the one context that was accepted, and abort.
+
+    ``keyword``: the attribute of the request that holds the data set. None: the association was cut.
+    """
+    assert association.is_established
+    request.MessageID = 1
+    setattr(request, keyword, BytesIO(encoded) if encoded else None)
+    (context,) = association.accepted_contexts
+    association._reactor_checkpoint.clear()
+    association.dimse.send_msg(request, context.context_id)
+    _, answer = association.dimse.get_msg(block=True)
+    association._reactor_checkpoint.set()
+    association.abort()
+    return None if answer is None else answer.Status
+
 
 _config.LOG_HANDLER_LEVEL = "none"
 
@@ -118,3 +191,470 @@ def run_pacs(
             if thread.name.startswith("AcceptorThread"):
                 with suppress(RuntimeError):
                     thread.join(5)
+
+
+NO_SUCH_OBJECT = 0x0112
+SOP_CLASS = UID("1.2.840.10008.5.1.4.1.1.7")
+"""Secondary Capture Image Storage, the class of what is reported on."""
+
+
+@dataclass
+class CommittingPacs(Pacs):
+    """``action``: from how often it was asked to the status of an N-ACTION.
+
+    ``at_once``: reports on the association of the request, from Transaction UID and SOP Instance UIDs.
+    """
+
+    action: Callable[[int], int] = lambda times: 0x0000
+    at_once: Callable[[str, Sequence[str]], Dataset | None] = lambda transaction, uids: None
+    requests: list[tuple[str, list[str]]] = field(default_factory=list)
+    report_statuses: list[int | None] = field(default_factory=list)
+
+    def contexts(self) -> list[PresentationContext]:
+        return [build_context(StorageCommitmentPushModel)]
+
+    def handlers(self) -> list[tuple[evt.EventType, Callable[[evt.Event], Any]]]:
+        return [*super().handlers(), (evt.EVT_N_ACTION, self._on_action)]
+
+    def _on_action(self, event: evt.Event) -> tuple[int, None]:
+        asked = event.action_information
+        uids = [str(item.ReferencedSOPInstanceUID) for item in asked.ReferencedSOPSequence]
+        self.requests.append((str(asked.TransactionUID), uids))
+        information = self.at_once(str(asked.TransactionUID), uids)
+        if information is not None:
+            classes = {
+                item.ReferencedSOPInstanceUID: item.ReferencedSOPClassUID
+                for item in asked.ReferencedSOPSequence
+            }
+            for item in information.get("ReferencedSOPSequence", ()):
+                item.ReferencedSOPClassUID = classes[item.ReferencedSOPInstanceUID]
+            threading.Timer(0.1, self._report, (event.assoc, information)).start()
+        return self.action(len(self.requests)), None
+
+    def _report(self, association: Association, information: Dataset) -> None:
+        status, _ = association.send_n_event_report(
+            information, event_type(information), StorageCommitmentPushModel, SOP_INSTANCE
+        )
+        self.report_statuses.append(status.get("Status"))
+
+
+def report(transaction: str, committed: Sequence[str] = (), failed: Sequence[str] = ()) -> Dataset:
+    """Event Information; ``failed``: no such object instance."""
+    information = data_set(TransactionUID=transaction)
+    if committed:
+        information.ReferencedSOPSequence = [_item(uid) for uid in committed]
+    if failed:
+        information.FailedSOPSequence = [_item(uid, NO_SUCH_OBJECT) for uid in failed]
+    return information
+
+
+def event_type(information: Dataset) -> int:
+    """1: all is kept. 2: some is not."""
+    return 2 if "FailedSOPSequence" in information else 1
+
+
+def send_report(
+    port: int, information: Dataset, *, calling: str = "PACS", role: bool = True
+) -> int | str | None:
+    """Report on an association of its own, roles reversed; the status, or why there was none."""
+    asked = (information, event_type(information), StorageCommitmentPushModel, SOP_INSTANCE)
+    answer = answered(associate(port, calling, role), lambda one: one.send_n_event_report(*asked))
+    return answer if isinstance(answer, str) else answer.get("Status")
+
+
+def send_raw_report(
+    port: int, encoded: bytes, calling: str = "PACS", association: Association | None = None
+) -> int | None:
+    """Report these bytes as Event Information in Implicit VR Little Endian; None: the association was cut."""
+    request = assign(
+        N_EVENT_REPORT(),
+        EventTypeID=1,
+        AffectedSOPClassUID=StorageCommitmentPushModel,
+        AffectedSOPInstanceUID=SOP_INSTANCE,
+    )
+    return status_of(association or associate(port, calling), request, "EventInformation", encoded)
+
+
+def empty_sequences(depth: int, group: int = 0x0008, element: int = 0x1198) -> bytes:
+    """Failed SOP Sequences, or others, of undefined length within each other (PS3.5 7.5)."""
+    return struct.pack("<HHIHHI", group, element, 0xFFFFFFFF, 0xFFFE, 0xE000, 0xFFFFFFFF) * depth
+
+
+def associate(port: int, calling: str = "PACS", role: bool = True) -> Association:
+    """To report on: as the SCP, where ``role``."""
+    return associate_for(StorageCommitmentPushModel, port, calling, as_provider=role)
+
+
+def _item(uid: str, reason: int | None = None) -> Dataset:
+    failed = {} if reason is None else {"FailureReason": reason}
+    return data_set(ReferencedSOPClassUID=SOP_CLASS, ReferencedSOPInstanceUID=uid, **failed)
+
+
+DAY = date(2024, 3, 2)
+QUERY = StudyQuery(DAY, DAY, "DX")
+PIXELS = np.zeros((16, 16), np.uint16)
+
+
+@dataclass
+class FakeArchive(Pacs):
+    """Answers every question with ``answers``, and every C-GET with ``gives``."""
+
+    answers: Sequence[Dataset] = ()
+    gives: Sequence[Dataset] = ()
+    pause: float = 0.0
+    asked: list[str] = field(default_factory=list)
+
+    def contexts(self) -> list[PresentationContext]:
+        storage = build_context(DIGITAL_XRAY, ExplicitVRLittleEndian)
+        storage.scu_role = storage.scp_role = True
+        return [build_context(StudyRootQueryRetrieveInformationModelGet), storage]
+
+    def handlers(self) -> list[Any]:
+        return [*super().handlers(), (evt.EVT_C_GET, self._on_get)]
+
+    def _on_find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        for answer in self.answers:
+            yield 0xFF00, answer
+        yield 0x0000, None
+
+    def _on_get(self, event: evt.Event) -> Iterator[Any]:
+        self.asked.append(str(event.identifier.StudyInstanceUID))
+        yield len(self.gives)
+        for image in self.gives:
+            time.sleep(self.pause)
+            yield 0xFF00, image
+
+
+def answer_for(image: Dataset, **other: str) -> Dataset:
+    """What an archive says of the study of this image, but for ``other``."""
+    named = ("StudyInstanceUID", "PatientID", "PatientName", "PatientBirthDate", "PatientSex")
+    known = {"QueryRetrieveLevel": "STUDY", "ModalitiesInStudy": "DX", "StudyDate": "20240302"}
+    with disable_value_validation():
+        return data_set(**known | {keyword: image.get(keyword, "") for keyword in named} | other)
+
+
+def film(name: str) -> Dataset:
+    return assign(chest(name, PIXELS), StudyDate="20240302")
+
+
+def peer(port: int, **settings: object) -> dict[str, Any]:
+    known = {"name": "archive", "ae_title": "PACS", "host": "127.0.0.1", "port": port, "may": ["query"]}
+    return {**known, "retrieve": "get", "fetch_per_minute": 600, **settings}
+
+
+def inbox_beside(
+    folder: Path,
+    port: int,
+    rule: Mapping[str, Any] = {},
+    assembly: Mapping[str, float] = {},
+    *,
+    url_of_database: str = "",
+    **settings: object,
+) -> Inbox:
+    """A rule for films, and this archive beside the other peers; ``settings``: of the archive."""
+    others = [dict(one) for one in CONFIG["peers"]]
+    others[-1]["ae_title"] = "RESULTS"
+    films = {**CONFIG["rules"][0], "when": {"modality": "DX"}, "name": "films", "max_study_age_days": 7}
+    config = {
+        **CONFIG,
+        "assembly": {**CONFIG["assembly"], **assembly},
+        "peers": [*others, peer(port, **settings)],
+        "rules": [{**films, **rule}],
+        "outbox": {"answer_seconds": 1, "retry_seconds": 0.01, "retry_limit_seconds": 0.01},
+    }
+    return Inbox(folder, config, url=url_of_database)
+
+
+@contextmanager
+def beside(
+    folder: Path,
+    *rules: dict[str, Any],
+    answers: Sequence[Dataset],
+    gives: Sequence[Dataset] = (),
+    **settings: object,
+) -> Iterator[Inbox]:
+    """Such an inbox, and an archive that answers and gives this as long as the scope lasts."""
+    with run_pacs(FakeArchive(free_port(), answers=answers, gives=gives), classes=()) as pacs:
+        yield inbox_beside(folder, pacs.port, *rules, **settings)
+
+
+def fetched(inbox: Inbox, name: str = "archive") -> dict[str, int]:
+    """Ask, fetch until nothing is due, index and assemble."""
+    archive = open_archive(inbox.settings.peer(name), inbox.settings)
+    asked = fetch.ask(inbox.database, archive, name, [QUERY])
+    fetcher = fetch.Fetcher(inbox.database, inbox.settings, inbox.settings.peer(name), "tests")
+    for _ in range(fetch.ATTEMPTS):
+        fetcher.run_once(threading.Event())
+        time.sleep(0.02)
+    inbox.settle()
+    return asked
+
+
+SCHEDULED, IN_PROGRESS, COMPLETED, CANCELED = "SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED"
+LOSE, HANG = "lose", "hang"
+"""Faults: do what was asked and cut the line before the answer; answer nothing for seconds."""
+
+
+def work_item(study: str, **other: Any) -> Dataset:
+    """A scheduled item with this input study."""
+    known = {
+        "SOPClassUID": PUSH,
+        "SOPInstanceUID": generate_uid(),
+        "ProcedureStepState": SCHEDULED,
+        "InputReadinessState": "READY",
+        "ScheduledProcedureStepPriority": "MEDIUM",
+        "ScheduledWorkitemCodeSequence": [coded("110004", "DCM", "Computer Aided Detection")],
+        "InputInformationSequence": [instances(study)],
+        "PatientID": "",
+        "PatientName": "",
+    }
+    return data_set(**known | other)
+
+
+def instances(study: str, ae_title: str = "", url: str = "") -> Dataset:
+    """An item of Input Information Sequence."""
+    by_title = {"DICOMRetrievalSequence": [data_set(RetrieveAETitle=ae_title)]} if ae_title else {}
+    by_url = {"WADORSRetrievalSequence": [data_set(RetrieveURL=url)]} if url else {}
+    return data_set(TypeOfInstances="DICOM", StudyInstanceUID=study, **by_title, **by_url)
+
+
+@dataclass
+class Manager:
+    """Work items and who claimed them. ``fault``: of an operation and how often it came, or "" for none.
+
+    ``log``: operations that were carried out, as "claim", "COMPLETED", "update 40", with their status.
+    """
+
+    items: dict[str, Dataset] = field(default_factory=dict)
+    locks: dict[str, str] = field(default_factory=dict)
+    log: list[tuple[str, int]] = field(default_factory=list)
+    fault: Callable[[str, int], str] = lambda operation, times: ""
+    subscribed: list[str] = field(default_factory=list)
+    frames: queue.Queue[bytes] = field(default_factory=queue.Queue)
+    """Frames for whoever has the event channel open."""
+    _times: dict[str, int] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, item: Dataset) -> str:
+        self.items[item.SOPInstanceUID] = item
+        return str(item.SOPInstanceUID)
+
+    def state(self, uid: str) -> str:
+        return str(self.items[uid].ProcedureStepState)
+
+    def done(self) -> list[str]:
+        """Operations that changed something."""
+        return [name for name, status in self.log if status == 0]
+
+    def claimed_by_another(self, uid: str) -> None:
+        self.change(uid, generate_uid(), IN_PROGRESS)
+
+    def request_cancel(self, uid: str) -> None:
+        """Request UPS Cancel (PS3.4 CC.2.2) of somebody else: an event for the performer."""
+        self.tell({"00001000": {"vr": "UI", "Value": [uid]}, "00001002": {"vr": "US", "Value": [2]}})
+
+    def tell(self, event: Any) -> None:
+        body = json.dumps(event).encode()
+        length = bytes([len(body)]) if len(body) < 126 else bytes([126]) + len(body).to_bytes(2, "big")
+        self.frames.put(b"\x81" + length + body)
+
+    def faulty(self, operation: str) -> str:
+        with self._lock:
+            self._times[operation] = self._times.get(operation, 0) + 1
+            return self.fault(operation, self._times[operation])
+
+    def search(self, keys: dict[str, str]) -> list[Dataset]:
+        return [
+            item
+            for item in self.items.values()
+            if all(not value or str(item.get(keyword, "")) == value for keyword, value in keys.items())
+        ]
+
+    def change(self, uid: str, transaction: str, state: str) -> int:
+        """Change UPS State (PS3.4 Table CC.1.1-2)."""
+        with self._lock:
+            status = self._change(uid, transaction, state)
+            self.log.append(("claim" if state == IN_PROGRESS else state, status))
+            return status
+
+    def _change(self, uid: str, transaction: str, state: str) -> int:  # noqa: PLR0911 - rows of the table
+        if (item := self.items.get(uid)) is None:
+            return 0xC307
+        now = item.ProcedureStepState
+        if now in (COMPLETED, CANCELED):
+            return 0xB304 if now == state else 0xC300
+        if state == IN_PROGRESS:
+            if now == IN_PROGRESS:
+                return 0xC302
+            self.locks[uid], item.ProcedureStepState = transaction, IN_PROGRESS
+            return 0
+        if now == SCHEDULED:
+            return 0xC310
+        if self.locks[uid] != transaction:
+            return 0xC301
+        if missing_for(item, state):
+            return 0xC304
+        item.ProcedureStepState = state
+        return 0
+
+    def update(self, uid: str, transaction: str, changes: Dataset) -> int:
+        """N-SET (PS3.4 CC.2.6)."""
+        with self._lock:
+            status = self._update(uid, transaction, changes)
+            steps = changes.get("ProcedureStepProgressInformationSequence") or [Dataset()]
+            self.log.append((f"update {float(steps[0].get('ProcedureStepProgress', 0)):.0f}", status))
+            return status
+
+    def _update(self, uid: str, transaction: str, changes: Dataset) -> int:
+        if (item := self.items.get(uid)) is None:
+            return 0xC307
+        if item.ProcedureStepState in (COMPLETED, CANCELED):
+            return 0xC300
+        if item.ProcedureStepState == IN_PROGRESS and self.locks[uid] != transaction:
+            return 0xC301
+        for element in changes:
+            if element.keyword not in ("TransactionUID", "ProcedureStepState"):
+                item[element.tag] = element
+        return 0
+
+
+def missing_for(item: Dataset, state: str) -> list[str]:
+    """What the final state needs and the item lacks (PS3.4 Table CC.2.5-3)."""
+    [performed] = item.get("UnifiedProcedureStepPerformedProcedureSequence") or [Dataset()]
+    [progress] = item.get("ProcedureStepProgressInformationSequence") or [Dataset()]
+    lacks = (
+        [] if state == COMPLETED or progress.get("ProcedureStepCancellationDateTime") else ["cancelled at"]
+    )
+    if state == CANCELED:
+        reasons = progress.get("ProcedureStepDiscontinuationReasonCodeSequence")
+        return lacks if reasons else [*lacks, "discontinuation reason"]
+    needed = (
+        "PerformedStationNameCodeSequence",
+        "PerformedProcedureStepStartDateTime",
+        "PerformedProcedureStepEndDateTime",
+        "PerformedWorkitemCodeSequence",
+    )
+    lacks += [keyword for keyword in needed if not performed.get(keyword)]
+    return lacks if "OutputInformationSequence" in performed else [*lacks, "outputs"]
+
+
+@contextmanager
+def ups_rs(manager: Manager) -> Iterator[str]:
+    """The manager as an origin server of UPS-RS; its base URL."""
+
+    def answer(request: Request) -> Response:
+        line: socket.socket = request.environ["werkzeug.socket"]
+        names = request.path.strip("/").split("/")
+        if names[0] == "subscribers":  # RFC 6455, from the server's side
+            key = request.headers["Sec-WebSocket-Key"].encode()
+            accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+            line.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
+            line.sendall(b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n")
+            while frame := manager.frames.get():
+                line.sendall(frame)
+            return cut(line)
+        if "subscribers" in names:
+            manager.subscribed.append(names[1])
+            return Response(status=201)
+        uid = names[1] if len(names) > 1 else ""
+        if request.method == "GET":
+            return carry_out(line, "read" if uid else "search", lambda: found(uid, request))
+        assert request.content_type == "application/dicom+json"
+        given = Dataset.from_json(request.get_json(force=True)[0])
+        if request.method == "POST":
+            transaction = unquote(request.query_string.decode())
+            return carry_out(line, "update", lambda: changed(manager.update(uid, transaction, given)))
+        state = str(given.ProcedureStepState)
+        change = lambda: changed(manager.change(uid, str(given.TransactionUID), state))
+        return carry_out(line, "claim" if state == IN_PROGRESS else state, change)
+
+    def found(uid: str, request: Request) -> Response:
+        asked = {key: request.args.get(key, "") for key in ("ProcedureStepState", "SOPInstanceUID")}
+        items = [manager.items[uid]] if uid in manager.items else [] if uid else manager.search(asked)
+        rows = json.dumps([item.to_json_dict() for item in items])
+        status = 200 if items else 404 if uid else 204
+        return Response(rows if items else "", status, content_type="application/dicom+json")
+
+    def carry_out(line: socket.socket, operation: str, what: Callable[[], Response]) -> Response:
+        fault = manager.faulty(operation)
+        if fault == HANG:
+            time.sleep(3)
+            return cut(line)
+        if fault.isdecimal():
+            return Response(status=int(fault))
+        done = what()
+        return cut(line) if fault == LOSE else done
+
+    def changed(status: int) -> Response:
+        return Response(
+            status={
+                0x0000: 200,
+                0xC300: 409,
+                0xC301: 400,
+                0xC302: 409,
+                0xC304: 409,
+                0xC307: 404,
+                0xC310: 409,
+                0xB304: 200,
+            }[status]
+        )
+
+    def cut(line: socket.socket) -> NoReturn:
+        line.shutdown(socket.SHUT_RDWR)
+        raise ConnectionAbortedError
+
+    with answering(answer) as (url, _):
+        try:
+            yield url
+        finally:
+            manager.frames.put(b"")
+
+
+@contextmanager
+def ups_pull(manager: Manager) -> Iterator[int]:
+    """The manager as an SCP of UPS Pull (pynetdicom); its port."""
+
+    def on_find(event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        for item in manager.search({"ProcedureStepState": str(event.identifier.ProcedureStepState)}):
+            yield 0xFF00, item
+        yield 0x0000, None
+
+    def on_get(event: evt.Event) -> tuple[int, Dataset | None]:
+        item = manager.items.get(str(event.request.RequestedSOPInstanceUID))
+        if item is None:
+            return 0xC307, None
+        found = Dataset()
+        found.update({one.tag: one for one in item if one.keyword not in ("SOPClassUID", "SOPInstanceUID")})
+        return 0x0000, found  # the UIDs are in the command set
+
+    def on_set(event: evt.Event) -> tuple[int, Dataset | None]:
+        uid, changes = str(event.request.RequestedSOPInstanceUID), event.modification_list
+        fault = manager.faulty("update")
+        status = manager.update(uid, str(changes.get("TransactionUID", "")), changes)
+        if fault == LOSE:
+            event.assoc.abort()
+        return status, None
+
+    def on_action(event: evt.Event) -> tuple[int, Dataset | None]:
+        given, uid = event.action_information, str(event.request.RequestedSOPInstanceUID)
+        assert (event.action_type, event.request.RequestedSOPClassUID) == (1, PUSH)
+        state = str(given.ProcedureStepState)
+        fault = manager.faulty("claim" if state == IN_PROGRESS else state)
+        status = manager.change(uid, str(given.TransactionUID), state)
+        if fault == LOSE:
+            event.assoc.abort()
+        return status, None
+
+    port, ae = free_port(), AE("MANAGER")
+    ae.add_supported_context(PULL)
+    handlers: list[Any] = [
+        (evt.EVT_C_FIND, on_find),
+        (evt.EVT_N_GET, on_get),
+        (evt.EVT_N_SET, on_set),
+        (evt.EVT_N_ACTION, on_action),
+    ]
+    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+    try:
+        yield port
+    finally:
+        server.shutdown()

@@ -1,20 +1,96 @@
-"""What is not documented does not exist; pages that the program writes are as it writes them now."""
+"""What is not documented does not exist, pages are as the program writes them, sentences are short."""
 
+import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 from typer.main import get_command
 
+from ai_pipeline.summary import MOST
 from dicom_connectors.notifications.settings import NotificationSettings
 from dicom_connectors.oidc.settings import OidcSettings
 from dicom_node.base import events
 from dicom_node.base.config import sample
 from dicom_node.base.config.settings import Conditions, PeerSettings, RuleSettings, Settings, TlsSettings
 from dicom_node.serve import cli
+from tests.budget import faults, statements
+
+ROOMS = (
+    "ai_pipeline",
+    "dicom_node/results",
+    "dicom_node/jobs/worker",
+    "dicom_node/model",
+    "dicom_node/base/dicom",
+)
+_PUT_IN = "12345678"
+"""Stands for a value that is put in: as long as a number with its unit, or a short name."""
+_CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
+_NO_PROSE = ("CHANGELOG", "models", "training")
+_END = re.compile(r"(?<=[.!?])\s+|\r?\n")
+_NO_SENTENCES = (
+    "ai_pipeline/burnin/decide/",
+    "ai_pipeline/fetal_head/intended_use.py",
+    "ai_pipeline/models/",
+    "ai_pipeline/cli/",
+    "dicom_node/results/deidentified.py",
+    "dicom_node/results/deidentified.py",
+)
+"""Files with patterns and word lists, and those whose words only the command line shows."""
+
+
+def sentences() -> Iterator[tuple[str, str]]:
+    """File with line, and sentence; of literals with a space that are neither docstrings nor patterns."""
+    for room in ROOMS:
+        for path in sorted((ROOT / room).rglob("*.py")):
+            where = path.relative_to(ROOT)
+            if str(where).startswith(_NO_SENTENCES):
+                continue
+            for line, text in _literals(ast.parse(path.read_text(encoding="utf-8"))):
+                for one in _END.split(text):
+                    yield f"{where}:{line}", one.strip()
+
+
+def messages() -> Iterator[tuple[str, str]]:
+    """File with line, and text, of all literals of the packages with a space that are no docstrings."""
+    for package in ("ai_pipeline", "ai_training", "dicom_connectors", "dicom_console", "dicom_node"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for line, text in _literals(ast.parse(path.read_text(encoding="utf-8"))):
+                yield f"{path.relative_to(ROOT)}:{line}", text
+
+
+def prose() -> Iterator[tuple[str, str]]:
+    """Page with line, and line, outside of code; not the changes, nor yet models, studies and training."""
+    pages = (*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / "orthanc").glob("*.md"))
+    for page in sorted(pages):
+        if page.name.startswith(_NO_PROSE) or "studies" in page.parts:
+            continue
+        text = _CODE.sub(lambda code: re.sub(r"[^\n]", "·", code[0]), page.read_text(encoding="utf-8"))
+        yield from (
+            (f"{page.relative_to(ROOT)}:{number}", line) for number, line in enumerate(text.splitlines(), 1)
+        )
+
+
+def _literals(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    inside: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant | ast.JoinedStr):
+            inside.add(id(node.value))  # a docstring
+        if isinstance(node, ast.JoinedStr):
+            inside |= {id(part) for part in node.values}
+    for node in ast.walk(tree):
+        if id(node) in inside:
+            continue
+        if isinstance(node, ast.JoinedStr):
+            parts = (str(part.value) if isinstance(part, ast.Constant) else _PUT_IN for part in node.values)
+            yield node.lineno, "".join(parts)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+            yield node.lineno, re.sub(r"\{[a-z_]*\}", _PUT_IN, node.value)
+
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -160,3 +236,76 @@ def test_no_page_is_longer_than_a_quarter_of_an_hour() -> None:
         and (words := len(path.read_text(encoding="utf-8").split())) > 1500
     }
     assert sorted(long.keys() - REFERENCE) == []
+
+
+GOLDEN = Path(__file__).parent / "golden"
+# Texts of the objects in the dumps: of reports, presentation states and pictures.
+_TEXT = re.compile(
+    r'(?:TEXT \(.*"(?:Conclusion|Comment)"\) = '
+    r"|(?:UnformattedTextValue|DerivationDescription|ImageComments|PresentationDescription): )(.+)"
+)
+
+_PRIVATE = re.compile(
+    r"\b(told|tells? of|said|stands?(?! for| out| upside)|those that|to be had|what lay)\b", re.I
+)
+"""Words that were terms here. Write who does what: "is in" for "stands in", "reports", "images that"."""
+_OF = re.compile(r"\bthat of\b", re.I)
+
+
+def test_no_page_has_private_words() -> None:
+    found = list(prose())
+    assert len(found) > 3000, "no pages"
+    assert [(at, line) for at, line in found if _PRIVATE.search(line) or _OF.search(line)] == []
+
+
+def test_no_message_has_private_words() -> None:
+    found = list(messages())
+    assert len(found) > 3000, "no messages"
+    assert [(at, text) for at, text in found if _PRIVATE.search(text)] == []
+
+
+def test_no_sentence_that_can_reach_a_pacs_is_longer_than_a_line() -> None:
+    catalogue = list(sentences())
+    assert len(catalogue) > 500, "the catalogue is empty"
+    assert [(where, text) for where, text in catalogue if len(text) > MOST] == []
+
+
+def test_no_sentence_of_the_golden_objects_is_longer_than_a_line() -> None:
+    texts = [
+        one
+        for dump in sorted(GOLDEN.glob("*.txt"))
+        for found in _TEXT.finditer(dump.read_text(encoding="utf-8"))
+        for one in re.split(r"(?<=[.!?])\s+| \| ", found[1])
+    ]
+    assert len(texts) > 50, "no text was found"
+    assert [text for text in texts if len(text) > MOST] == []
+
+
+def test_docstrings_and_comments_cost_nothing() -> None:
+    assert (
+        statements('"""A module."""\nimport os  # why\n\n\ndef f():\n    """Shape."""\n    return os\n') == 3
+    )
+
+
+def test_only_what_is_above_its_number_is_a_fault() -> None:
+    assert faults({"store": 10, "words": 5}, {"store": 10, "words": 6}, {}) == []
+    assert faults({"store": 11, "attic": 1}, {"store": 10}, {}) == ["attic: 1 of 0", "store: 11 of 10"]
+
+
+def test_a_number_may_fall_and_go_to_a_new_package_but_not_grow() -> None:
+    landed = {"store": 10, "words": 5}
+    assert faults({}, {"store": 7, "attic": 3, "words": 5}, landed) == []
+    assert faults({}, {"store": 11, "words": 6}, landed) == [
+        "budget.toml: store was 10 and is 11",
+        "budget.toml: words was 5 and is 6",
+        "budget.toml: all packages were 10 and are 11",
+    ]
+    assert faults({}, {"store": 10, "attic": 3}, landed) == ["budget.toml: all packages were 10 and are 13"]
+
+
+def test_a_connector_that_leaves_the_core_takes_its_number_along() -> None:
+    landed = {"dicom_node": 10, "dicom_connectors": 5}
+    assert faults({}, {"dicom_node": 8, "dicom_connectors": 7}, landed) == []
+    assert "budget.toml: dicom_connectors was 5 and is 7" in faults(
+        {}, {"dicom_node": 9, "dicom_connectors": 7}, landed
+    )

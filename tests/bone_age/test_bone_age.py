@@ -17,12 +17,11 @@ from pydicom import Dataset, dcmread
 from sqlalchemy import select
 
 from ai_pipeline import pipelines
-from dicom_node.base.kinds import ResultKind, UserRole
+from dicom_node.base.kinds import ResultKind
 from dicom_node.base.lifecycle import JobState
 from dicom_node.base.store.tables import Result
 from dicom_node.jobs.worker.run import Worker
-from dicom_node.people import studies, users
-from tests.console_lab import Browser, ConsoleLab, add_users, quick_hasher
+from dicom_node.people import studies
 from tests.inbox_lab import Inbox
 from tests.modality import chest
 
@@ -121,26 +120,6 @@ def test_check_knows_its_options_and_what_it_takes(site: Path, tmp_path: Path) -
         "bone_age takes no such images; it takes CR, DX",
     )
     assert [remedy for remedy in remedies if remedy not in said] == [], said
-
-
-def test_the_form_of_a_rule_has_its_options(node: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(users, "hasher", quick_hasher)
-    add_users(node.settings)
-    browser: Browser = ConsoleLab(node.settings, node.database).browser(UserRole.ADMIN)
-    assert browser.get("/rules/new") == 200
-    words = ("Radiographs of a hand", "Margin (months)", "usual (24)", '<option value="fine">')
-    assert [word for word in words if word not in browser.text] == []
-    rule = {
-        "name": "second",
-        "version": "0",
-        "when.modality": "CR",
-        "pipeline": "bone_age",
-        "send_to": "pacs",
-    }
-    margin = "options.bone_age.margin"
-    assert browser.post("/rules/new", **rule, act="try", **{margin: "500"}) == 400
-    assert "must be at most 120 months" in browser.text
-    assert browser.post("/rules/new", **rule, act="try", **{margin: "6"}) == 200
 
 
 def test_the_report_has_its_finding_measurement_text_and_private_codes(

@@ -63,25 +63,16 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.transitions import record, utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.deliver.scu import Confirmation, Outgoing, Presence, SendReport, SendStatus
-from dicom_node.people import (
-    arrivals,
-    audit,
-    queues,
-    reviews,
-    studies,
-    users,
-)
+from dicom_node.people import arrivals, audit, queues, reviews, studies, users
 from dicom_node.results import sr
 from dicom_node.results.envelope import StatedNumber
-from tests.archive_lab import FakeArchive, answer_for, film, peer
 from tests.console_lab import PASSWORD, Browser, ConsoleLab, Program, audited, routes
 from tests.inbox_lab import Inbox, encoded
 from tests.modality import chest, data_set, part_10, ultrasound
-from tests.pacs_lab import free_port, run_pacs
+from tests.pacs_lab import FakeArchive, answer_for, film, free_port, peer, run_pacs
 from tests.result_reading import content, groups_of, named, of_type
 from tests.rows import NOW, Stored, a_study
-from tests.unit.console.illustrated import illustrated
-from tests.unit.console.scrubbed import PLACE, image, scrubbing
+from tests.unit.console.illustrated import PLACE, illustrated, image, scrubbing
 from tests.unit.inbox.objects import changed
 from tests.unit.jobs.worker_lab import work
 from tests.validators import dciodvfy_errors

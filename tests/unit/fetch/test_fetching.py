@@ -34,27 +34,32 @@ from dicom_node.base.store.transitions import move, settle_study, utc_now
 from dicom_node.deliver.scu import open_archive
 from dicom_node.studies import fetch
 from dicom_node.studies.indexing import OTHER_PATIENT
-from tests.archive_lab import FakeArchive, answer_for, beside, film, inbox_beside
 from tests.hostile.valve import valve_before
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import assign, chest, ultrasound
-from tests.pacs_lab import free_port, run_pacs
-from tests.result_reading import coded
-from tests.rows import a_job, a_study
-from tests.waiting import wait_until
-from tests.worklist_lab import (
+from tests.pacs_lab import (
     CANCELED,
     COMPLETED,
     HANG,
     IN_PROGRESS,
     LOSE,
     SCHEDULED,
+    FakeArchive,
     Manager,
+    answer_for,
+    beside,
+    film,
+    free_port,
+    inbox_beside,
     instances,
+    run_pacs,
     ups_pull,
     ups_rs,
     work_item,
 )
+from tests.result_reading import coded
+from tests.rows import a_job, a_study
+from tests.waiting import wait_until
 
 PRIORS = {"priors": "archive"}
 

@@ -1,4 +1,4 @@
-"""Models: their networks, the store that takes and activates them, and the walls around them."""
+"""Models: cards, stores, engines, and files of models that are hostile."""
 
 import contextlib
 import json
@@ -19,9 +19,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import onnx
+import onnx.compose
+import onnx.parser
 import onnxruntime
 import pytest
 import tomlkit
+from onnx import TensorProto, helper
 from pydicom.sr.codedict import codes
 
 from ai_pipeline.chest import card as chest
@@ -42,10 +45,153 @@ from ai_pipeline.models.reference import (
 from ai_pipeline.models.registry import Chain, Input, network_input
 from ai_pipeline.models.store import folder, formats, sandbox
 from ai_pipeline.pipelines import create
-from tests.unit.ai_pipeline.models import hostile_models
 from tests.unit.ai_pipeline.models.store_lab import SHIPPED, add, contents, ended, models, sha256
 from tests.unit.ai_pipeline.phantoms import film, silent
 from tests.unit.ai_training import small_models
+
+
+def external_tensor(name: str = "w") -> onnx.TensorProto:
+    """One number that lies in ``weights.bin``."""
+    tensor = helper.make_tensor(name, TensorProto.FLOAT, [1], [1.0])
+    tensor.ClearField("float_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="weights.bin")
+    return tensor
+
+
+def sparse_constant() -> onnx.ModelProto:
+    """A Constant whose ``sparse_value`` has its values in another file."""
+    return of_nodes([helper.make_node("Constant", [], ["c"], sparse_value=sparse_tensor())])
+
+
+def sparse_tensor() -> onnx.SparseTensorProto:
+    indices = helper.make_tensor("i", TensorProto.INT64, [1], [0])
+    return helper.make_sparse_tensor(external_tensor(), indices, [4])
+
+
+def sparse_list() -> onnx.ModelProto:
+    """An attribute that is a list of sparse tensors; no operator takes one."""
+    node, kind = helper.make_node("Identity", ["images"], ["c"]), onnx.AttributeProto.SPARSE_TENSORS
+    node.attribute.append(onnx.AttributeProto(name="s", type=kind, sparse_tensors=[sparse_tensor()]))
+    return of_nodes([node])
+
+
+def external_without_saying_so() -> onnx.ModelProto:
+    """A tensor with the entries of external data whose ``data_location`` still says the opposite."""
+    tensor = external_tensor()
+    tensor.data_location = TensorProto.DEFAULT
+    return of_nodes([helper.make_node("Constant", [], ["c"], value=tensor)])
+
+
+def deep_in_branches() -> onnx.ModelProto:
+    """External data in an If inside an If, in a list of graphs."""
+    inner = helper.make_graph([helper.make_node("Constant", [], ["d"], value=external_tensor())], "g", [], [])
+    node = helper.make_node("Identity", ["images"], ["c"])
+    node.attribute.append(
+        onnx.AttributeProto(name="g", type=onnx.AttributeProto.GRAPHS, graphs=[inner, inner])
+    )
+    outer = helper.make_graph([node], "g", [], [])
+    return of_nodes([helper.make_node("If", ["images"], ["c"], then_branch=outer, else_branch=outer)])
+
+
+def foreign_operator(domain: str) -> onnx.ModelProto:
+    model = small_models.network()
+    model.graph.node[1].domain = domain
+    model.opset_import.append(helper.make_opsetid(domain, 1))
+    return model
+
+
+def foreign_operator_deep_inside() -> onnx.ModelProto:
+    inner = "inner () => () { d = mine.Own () }"
+    branches = f"<then_branch = {inner}, else_branch = {inner}>"
+    return small_models.parsed(f"deep (float[1] images) => (float[1] c) {{ c = If (images) {branches} }}")
+
+
+def function_named_like_a_kernel() -> onnx.ModelProto:
+    """A local function with the name of one of the run time's own kernels, and a call of it."""
+    return onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["": 17, "com.microsoft": 1]>
+        hostile (float[1] images) => (float[1] c) { c = com.microsoft.FusedMatMul (images) }
+        <domain: "com.microsoft", opset_import: ["": 17]>
+        FusedMatMul (x) => (y) { y = Identity (x) }
+    """)
+
+
+def function_that_is_not_called() -> onnx.ModelProto:
+    model, body = small_models.network(), [helper.make_node("Identity", ["x"], ["y"])]
+    model.functions.append(helper.make_function("", "Relu", ["x"], ["y"], body, model.opset_import))
+    return model
+
+
+def unknown_field() -> bytes:
+    """A field that only another ONNX than the installed one would read."""
+    return small_models.network().SerializeToString() + b"\xfa\x3f\x03abc"  # field 1023, three bytes
+
+
+def opaque_type() -> onnx.ModelProto:
+    model = small_models.network()
+    model.graph.value_info.add(name="o").type.opaque_type.domain = "mine"
+    return model
+
+
+def of_nodes(nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
+    images, out = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("images", "c"))
+    graph = helper.make_graph(nodes, "hostile", [images], [out])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+
+
+def endless(folder: Path) -> tuple[Path, Path]:
+    """The small network and its card, with a Loop before it that has no end."""
+    return _behind(
+        """
+        yes = Constant <value = bool {1}> ()
+        looped = Loop (, yes, images) <
+            body = again (int64 i, bool c, float m) => (bool go, float n) {
+                go = Constant <value = bool {1}> ()
+                n = Identity (m)
+            }
+        >
+        mean = ReduceMean <keepdims = 1> (looped)
+        given = Add (images, mean)
+        """,
+        folder,
+    )
+
+
+def without_number(folder: Path, low: float, high: float) -> tuple[Path, Path]:
+    """The small network and its card, whose answers are NaN of pictures with a standard deviation (0 to 1)
+    between ``low`` and ``high``, as of one that divides by something that may be nothing: the square root of
+    what is negative.
+    """
+    return _behind(
+        f"""
+        low = Constant <value_float = {low**2}> ()
+        high = Constant <value_float = {high**2}> ()
+        nothing = Constant <value_float = 0.0> ()
+        mean = ReduceMean <axes = [1, 2, 3]> (images)
+        squares = Mul (images, images)
+        mean_square = ReduceMean <axes = [1, 2, 3]> (squares)
+        square_mean = Mul (mean, mean)
+        difference = Sub (mean_square, square_mean)
+        variance = Abs (difference)
+        above = Sub (variance, low)
+        below = Sub (variance, high)
+        outside = Mul (above, below)
+        root = Sqrt (outside)
+        none_or_nan = Mul (root, nothing)
+        given = Add (images, none_or_nan)
+        """,
+        folder,
+    )
+
+
+def _behind(steps: str, folder: Path) -> tuple[Path, Path]:
+    """The small network behind these steps from ``images`` to ``given``, and its card."""
+    shape = f"float[n, 1, {small_models.SIDE}, {small_models.SIDE}]"
+    first = small_models.parsed(f"steps ({shape} images) => ({shape} given) {{ {steps} }}")
+    model = onnx.compose.merge_models(first, small_models.network(), [("given", "images")])
+    return small_models.write(folder, model)
+
 
 CARD = registry.find(SHIPPED)
 
@@ -407,25 +553,25 @@ def test_a_model_that_cannot_run_is_not_activated(store: Path, model: tuple[Path
 def test_a_model_that_gives_no_number_for_a_picture_is_not_activated_and_the_picture_is_named(
     store: Path, tmp_path: Path
 ) -> None:
-    add(*hostile_models.without_number(tmp_path / "made", 0.01, 0.10))
+    add(*without_number(tmp_path / "made", 0.01, 0.10))
     not_activated(store, "small@1 gives no number for noise of 1024 × 768 pixels")
     for low, high, named in (
         (0.20, 0.22, "a drawn chest of 512 × 512 pixels"),
         (0.15, 0.20, "noise of 48 × 64 pixels"),
     ):
-        _, card = hostile_models.without_number(tmp_path / named, low, high)
+        _, card = without_number(tmp_path / named, low, high)
         with pytest.raises(CardError, match=named):
             trial._try(registry.load(card))
 
 
 def test_a_model_that_never_ends_is_not_activated(store: Path, tmp_path: Path) -> None:
-    add(*hostile_models.endless(tmp_path / "made"))
+    add(*endless(tmp_path / "made"))
     not_activated(store, "does not run: it took longer than 2 s", "--seconds", "2")
 
 
 def test_a_model_with_weights_elsewhere_that_lies_in_the_folder_already_is_not_activated(store: Path) -> None:
     network = small_models.network()
-    network.graph.node.insert(0, hostile_models.sparse_constant().graph.node[0])
+    network.graph.node.insert(0, sparse_constant().graph.node[0])
     small_models.write(store, network)
     not_activated(store, "in other files")
 
@@ -483,21 +629,21 @@ NO_MODEL, PICKLE = b"\x80\x04this is something else" * 10, pickle.dumps({"weight
 @pytest.mark.parametrize(
     ("make", "suffix", "told"),
     [
-        (hostile_models.sparse_constant, ".onnx", "in other files"),
-        (hostile_models.sparse_list, ".onnx", "in other files"),
-        (hostile_models.external_without_saying_so, ".onnx", "in other files"),
-        (hostile_models.deep_in_branches, ".onnx", "in other files"),
-        (partial(hostile_models.foreign_operator, "com.microsoft"), ".onnx", "the operator com.microsoft"),
-        (partial(hostile_models.foreign_operator, "mine"), ".onnx", "the operator mine"),
-        (hostile_models.foreign_operator_deep_inside, ".onnx", "the operator mine.Own"),
+        (sparse_constant, ".onnx", "in other files"),
+        (sparse_list, ".onnx", "in other files"),
+        (external_without_saying_so, ".onnx", "in other files"),
+        (deep_in_branches, ".onnx", "in other files"),
+        (partial(foreign_operator, "com.microsoft"), ".onnx", "the operator com.microsoft"),
+        (partial(foreign_operator, "mine"), ".onnx", "the operator mine"),
+        (foreign_operator_deep_inside, ".onnx", "the operator mine.Own"),
         (
-            hostile_models.function_named_like_a_kernel,
+            function_named_like_a_kernel,
             ".onnx",
             "functions of its own|the operator com.microsoft",
         ),
-        (hostile_models.function_that_is_not_called, ".onnx", "functions of its own"),
-        (hostile_models.unknown_field, ".onnx", "does not know"),
-        (hostile_models.opaque_type, ".onnx", "does not know"),
+        (function_that_is_not_called, ".onnx", "functions of its own"),
+        (unknown_field, ".onnx", "does not know"),
+        (opaque_type, ".onnx", "does not know"),
         *((lambda: NO_MODEL, suffix, "model") for suffix in (".onnx", ".safetensors", ".npz")),
         *((lambda: PICKLE, suffix, "models convert") for suffix in (".pt", ".pth", ".pkl", ".keras")),
     ],
@@ -533,7 +679,7 @@ def test_an_archive_that_grows_a_thousandfold_is_refused_before_it_is_inflated(
 
 def test_a_file_is_looked_into_apart_and_its_fault_comes_back_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    path.write_bytes(hostile_models.sparse_constant().SerializeToString())
+    path.write_bytes(sparse_constant().SerializeToString())
     good, _ = small_models.write(tmp_path / "good")
 
     sandbox.inspect([good])
