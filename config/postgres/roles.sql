@@ -30,9 +30,9 @@ GRANT USAGE ON SCHEMA public TO dicom_node_any;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO dicom_node_any;
 GRANT SELECT ON
     alembic_version, archive_question, association, audit, claimed_workitem, cleaning_review, commitment, counted_image, cursor, decision,
-    delivery, disk_sample, drawn_by_hand, event, feedback, held_result, image_count, installation, instance, job, lease,
+    delivery, disk_sample, drawn_by_hand, event, feedback, held_result, installation, instance, job, lease, model_count,
     notification, notified_event, original, performed_step, received_object, removal, reported_finding, requested_commitment, result,
-    score_count, site_process, step_object, step_study, study, study_fetch, study_name, study_trace, waiting_report,
+    site_process, step_object, step_study, study, study_fetch, study_name, study_trace, waiting_report,
     withdrawal
 TO dicom_node_any;
 GRANT INSERT ON audit, event TO dicom_node_any;
