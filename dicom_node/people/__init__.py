@@ -16,10 +16,9 @@ from sqlalchemy.orm import Session
 
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import DatabaseNotReady, NotFound
-from dicom_node.base.store import decision_copies
 from dicom_node.base.store.database import Database, in_words, sqlite_file
 from dicom_node.base.store.tables import Base
-from dicom_node.people import audit
+from dicom_node.people import audit, decision_copies
 
 Found = TypeVar("Found", bound=Base)
 

@@ -11,11 +11,12 @@ from sqlalchemy.orm import Session
 
 from dicom_node.base.errors import FaultyInput
 from dicom_node.base.kinds import AuditAction
-from dicom_node.base.store import decision_copies, transitions
+from dicom_node.base.store import transitions
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.decision_copies import holds, machine
 from dicom_node.base.store.tables import AuditRow, DecisionRow, Study
 from dicom_node.base.store.views import View, columns
+from dicom_node.people import decision_copies
+from dicom_node.people.decision_copies import holds, machine
 
 SHORTEST_REASON, LONGEST_REASON = 3, 200
 """Characters of a reason."""

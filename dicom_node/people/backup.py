@@ -49,7 +49,7 @@ from dicom_node.base.kinds import (
     UserRole,
 )
 from dicom_node.base.lifecycle import DELIVERY, END_STATES, DeliveryState, HeldState, JobState, StudyState
-from dicom_node.base.store import decision_copies, results, transitions, views
+from dicom_node.base.store import results, transitions, views
 from dicom_node.base.store.database import in_words, newest_schema, schema_versions, sqlite_file
 from dicom_node.base.store.tables import (
     FAULT,
@@ -64,7 +64,16 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.views import View, as_json, find_study
 from dicom_node.deliver import outbox
 from dicom_node.jobs.queue import cancel
-from dicom_node.people import audit, existing, open_database, preflight, reading, studies, writing
+from dicom_node.people import (
+    audit,
+    decision_copies,
+    existing,
+    open_database,
+    preflight,
+    reading,
+    studies,
+    writing,
+)
 from dicom_node.people.queues import sources_sha256
 
 _MANIFEST = "manifest.json"

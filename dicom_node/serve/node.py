@@ -56,13 +56,13 @@ from dicom_node.base.processes import (
     without_secrets,
 )
 from dicom_node.base.runner import outlast
-from dicom_node.base.store import decision_copies, deliveries
+from dicom_node.base.store import deliveries
 from dicom_node.base.store.database import SHORTEST, Database, in_words
 from dicom_node.base.store.transitions import OwnEvents, acquire_lease, release_lease, utc_now
 from dicom_node.deliver import delivery_worker, outbox
 from dicom_node.jobs import drift
 from dicom_node.jobs.queue import JobQueue
-from dicom_node.people import backup, monitoring, preflight
+from dicom_node.people import backup, decision_copies, monitoring, preflight
 from dicom_node.people.monitoring import Sign, node_name
 from dicom_node.people.preflight import network_file_system
 from dicom_node.receive.policy import AEPolicy, policy_path

@@ -45,7 +45,6 @@ from dicom_node.base.config import loading
 from dicom_node.base.errors import NodeError
 from dicom_node.base.kinds import ObjectRole, Outcome
 from dicom_node.base.lifecycle import DeliveryState, HeldState, StudyState
-from dicom_node.base.store import decision_copies
 from dicom_node.base.store.tables import (
     AuditRow,
     DecisionRow,
@@ -57,7 +56,7 @@ from dicom_node.base.store.tables import (
     Study,
     Withdrawal,
 )
-from dicom_node.people import audit, studies
+from dicom_node.people import audit, decision_copies, studies
 from tests.modality import ultrasound
 from tests.node_lab import PROGRAM, Node, in_background, store
 from tests.postgres_lab import program, start_postgres

@@ -37,7 +37,7 @@ from dicom_node.base.events import (
 )
 from dicom_node.base.kinds import Outcome, RejectionReason, Role
 from dicom_node.base.lifecycle import DeliveryState, HeldState, JobState, StudyState
-from dicom_node.base.store import decision_copies, deliveries
+from dicom_node.base.store import deliveries
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import (
     DecisionRow,
@@ -54,7 +54,7 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.jobs.queue import JobQueue
-from dicom_node.people import audit, backup, reviews
+from dicom_node.people import audit, backup, decision_copies, reviews
 from dicom_node.people.studies import release, versions, withdraw_results
 from dicom_node.receive.spool import Arrival, Spool
 from dicom_node.serve import node

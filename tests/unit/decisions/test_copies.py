@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from dicom_node.base.config.settings import NodeSettings, Settings
-from dicom_node.base.store import decision_copies
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import DecisionRow
 from dicom_node.base.store.transitions import utc_now
+from dicom_node.people import decision_copies
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from sqlalchemy.orm import Session
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import DecisionNotCopied, StoreAway
 from dicom_node.base.events import DECISIONS_CHANGED, DECISIONS_UNKNOWN
-from dicom_node.base.files import bucket_of, write_new
+from dicom_node.base.files import bucket_of, sync_folder, write_new
 from dicom_node.base.kinds import AuditAction, ReviewVerdict
 from dicom_node.base.lifecycle import HeldState
 from dicom_node.base.sitekey import Seal
@@ -196,8 +196,6 @@ def _copy(settings: Settings, row: DecisionRow) -> bool:
     (folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
     is_new, place = not (folder / key).exists(), (folder / key).parent
     if not place.is_dir():
-        from dicom_node.receive.spool import sync_folder  # lists do without it
-
         place.mkdir(parents=True, exist_ok=True)
         for above in place.parents[:3]:
             sync_folder(above)
