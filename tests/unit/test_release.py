@@ -75,7 +75,7 @@ def test_every_package_of_a_release_has_a_licence_and_each_gpl_its_place() -> No
     for name in locked():
         assert table[name][-1] not in ("", "UNKNOWN"), name
     viral = page.partition("## GPL")[2].partition("## A release")[0]
-    assert "`dicom_node.deliver.scu.orthanc`" in viral and "`ai_training.yolo`" in viral
+    assert "`dicom_connectors.orthanc.destination`" in viral and "`ai_training.yolo`" in viral
     assert {"pylibjpeg-libjpeg", "ultralytics", "orthanc-rest-client"} <= set(
         re.findall(r"^\| (\S+)", viral, re.M)
     )

@@ -280,7 +280,7 @@ PeerService = Literal["storage", "query", "commitment"]
 if TYPE_CHECKING:
     Transport = str
 else:
-    Transport = Literal["dimse", "orthanc", "dicomweb", *installed("destinations")]
+    Transport = Literal["dimse", *installed("destinations")]
 NEEDS_RESTART = "cannot change while the node runs: restart it"
 """Of the settings that are ``Settings.fixed``."""
 
@@ -551,10 +551,7 @@ class PeerSettings(Section):
                 'a peer that may be queried needs host and port, or transport = "dicomweb"',
             ),
             (
-                by_query
-                and self.retrieve == "move"
-                and self.transport not in installed("destinations")
-                and not sends,
+                by_query and self.retrieve == "move" and self.transport in ("dimse", "orthanc") and not sends,
                 'objects of a C-MOVE come to our listener: add "send" to may, or use "get"',
             ),
             (

@@ -592,24 +592,14 @@ def tls_context(authorities: Path | None, connections: Connections) -> ssl.SSLCo
     return context
 
 
-_OURS = {
-    "dimse": "dicom_node.deliver.scu.dimse:DimseDestination",
-    "dicomweb": "dicom_node.deliver.scu.http:DicomwebDestination",
-    "orthanc": "dicom_node.deliver.scu.orthanc:OrthancDestination",
-}
-"""By transport; those of connectors are entry points."""
-
-
 def open_archive(peer: PeerSettings, settings: Settings) -> Archive:
-    """The client that queries this peer, by DICOMweb or DIMSE. For one thread; not connected yet."""
-    archive = "http:DicomwebArchive" if peer.transport == "dicomweb" else "dimse:DimseArchive"
-    return cast(Archive, EntryPoint("", f"{__name__}.{archive}", "").load()(peer, settings))
+    """The client that queries this peer, by its ``transport`` or DIMSE. For one thread; not connected yet."""
+    return cast(Archive, _client("archives", peer, "DimseArchive")(peer, settings))
 
 
 def open_commitment(peer: PeerSettings, settings: Settings) -> CommitmentPeer:
     """The client for storage commitment, ours or this peer's. For one thread; not connected yet."""
-    opens = EntryPoint("", f"{__name__}.dimse:StorageCommitment", "").load()
-    return cast(CommitmentPeer, opens(peer, settings))
+    return cast(CommitmentPeer, _client("", peer, "StorageCommitment")(peer, settings))
 
 
 def open_remover(peer: PeerSettings, settings: Settings) -> Remover:
@@ -619,7 +609,10 @@ def open_remover(peer: PeerSettings, settings: Settings) -> Remover:
 
 def open_destination(peer: PeerSettings, settings: Settings) -> Destination:
     """The client that sends to this peer, by its ``transport``. For one thread; not connected yet."""
-    # Each end is imported when a peer uses it: a site without Orthanc never loads the Orthanc client.
-    added = installed("destinations").get(peer.transport)
-    opens = (added or EntryPoint(peer.transport, _OURS[peer.transport], "")).load()
-    return cast(Destination, opens(peer, settings))
+    return cast(Destination, _client("destinations", peer, "DimseDestination")(peer, settings))
+
+
+def _client(group: str, peer: PeerSettings, ours: str) -> Any:
+    """The client of a connector for the peer's transport, else ours for DIMSE; imported when it is used."""
+    added = installed(group).get(peer.transport)
+    return (added or EntryPoint("", f"{__name__}.dimse:{ours}", "")).load()

@@ -1,55 +1,32 @@
-"""HTTP with deadlines: sessions that can be cut off, and the outcome of a failed request for the outbox.
+"""HTTP with deadlines: sessions that can be cut off, and the outcome of a failed request for the outbox."""
 
-DICOMweb (PS3.18): STOW-RS and QIDO-RS by dicomweb-client as destination; QIDO-RS and WADO-RS to fetch. Part
-10 files are streamed to the sink: no file is parsed here or held in memory.
-"""
-
-import contextlib
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from io import BytesIO
-from itertools import groupby
-from operator import itemgetter
 from typing import Any, TypeVar, cast
 
 import requests
-from dicomweb_client import DICOMwebClient
-from pydicom import dcmread
-from pydicom.datadict import tag_for_keyword
-from pydicom.dataset import Dataset
-from pydicom.uid import generate_uid
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 from requests.adapters import BaseAdapter, HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 
 from dicom_node.base.config.settings import PeerSettings, Settings
-from dicom_node.base.errors import PeerUnreachable, SpoolError
+from dicom_node.base.errors import PeerUnreachable
 from dicom_node.base.outcomes import Done, Failed, Outcome, Retry
 from dicom_node.deliver.scu import (
     CUT_OFF,
     MAXIMUM_ANSWER_BYTES,
-    STUDY_KEYS,
     Check,
     Confirmation,
     Connections,
-    FoundStudies,
-    ObjectSink,
     Outgoing,
     PeerCaller,
     Presence,
-    Retrieved,
-    RetrieveStatus,
     SendReport,
     SendStatus,
-    StudyQuery,
-    Taking,
     send_each,
-    shown,
-    store_report,
 )
 
 _T = TypeVar("_T")
@@ -291,218 +268,3 @@ def unanswered(report: SendReport) -> Confirmation:
         return Confirmation(Presence.NOT_FOUND, f"query: {report.text}")
     hung = report.status is SendStatus.HUNG
     return Confirmation(Presence.HUNG if hung else Presence.UNKNOWN, f"query: {report.text}")
-
-
-_NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
-_RETRIEVED = {
-    SendStatus.UNREACHABLE: RetrieveStatus.UNREACHABLE,
-    SendStatus.REFUSED: RetrieveStatus.REFUSED,
-}
-_SOP_CLASS, _SOP_INSTANCE = "00080016", "00080018"
-_UNNAMED = SendReport(SendStatus.VERIFY, "HTTP 200", "the answer does not name the object")
-
-
-class DicomwebDestination(HttpDestination):
-    """A DICOMweb server at a base URL such as https://host/dicom-web."""
-
-    def __init__(self, peer: PeerSettings, settings: Settings) -> None:
-        super().__init__(peer, settings)
-        # Study Instance UIDs come from modalities, and some write components with leading zeros.
-        self._client = DICOMwebClient(
-            self._url,
-            session=self._session,
-            permissive_uid=True,
-            timeout=self._timeout,
-        )
-        # Retries belong to the outbox, which counts and shows them.
-        self._client.set_http_retry_params(retry=False)
-
-    def test(self) -> list[Check]:
-        """Search for an object that cannot exist: tests whether the server answers and lets the node in."""
-
-        def ask() -> list[Check]:
-            self._search(generate_uid())
-            return [Check("QIDO-RS", True, "search answered")]
-
-        return self._checked("QIDO-RS", ask)
-
-    def _store(self, item: Outgoing) -> SendReport:
-        report = _stored(self._client.store_instances([dcmread(item.path)]), item.sop_instance_uid)
-        return UNREADABLE if report is _UNNAMED and not self._peer.may_be_asked else report
-
-    def _delete(self, item: Outgoing) -> None:
-        self._client.delete_instance(item.study_instance_uid, item.series_instance_uid, item.sop_instance_uid)
-
-    def _look(self, item: Outgoing) -> Confirmation:
-        answers = self._search(item.sop_instance_uid, item.study_instance_uid, item.series_instance_uid)
-        if answers is None:
-            return NO_STUDY
-        for answer in answers:
-            if not (uid := _value(answer, _SOP_INSTANCE)):
-                raise ValueError("an answer names no object")
-            if uid == item.sop_instance_uid:
-                return shown(item, _value(answer, _SOP_CLASS))
-        return Confirmation(Presence.NOT_FOUND, "the destination does not show it")
-
-    def _search(self, instance: str, *inside: str) -> list[dict[str, Any]] | None:
-        """What is found of this UID; None where the server does not know the study, or has no search."""
-        try:
-            filters = {"SOPInstanceUID": instance}
-            return list(self._client.search_for_instances(*inside, search_filters=filters))
-        except requests.HTTPError as error:
-            if status_of(error) != 404:
-                raise
-            return None
-
-    def _problem(self, error: requests.RequestException) -> SendReport:
-        """A 409 says in its body why each instance failed (PS3.18 10.5.3)."""
-        if error.response is not None and status_of(error) == 409:
-            with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):  # any idea of a body
-                for failed in Dataset.from_json(error.response.json()).get("FailedSOPSequence") or ():
-                    return _failure(failed)
-        return super()._problem(error)
-
-
-def _stored(answer: Dataset, uid: str) -> SendReport:
-    """Read the Store Instances Response (PS3.18 I.2) to one object: stored is what it names as stored."""
-    for failed in answer.get("FailedSOPSequence") or ():
-        return _failure(failed)
-    for stored in answer.get("ReferencedSOPSequence") or ():
-        if warning := stored.get("WarningReason"):
-            return store_report(int(warning))
-        if stored.get("ReferencedSOPInstanceUID") == uid:
-            return SendReport(SendStatus.STORED, "HTTP 200", "stored")
-    return _UNNAMED
-
-
-def _failure(failed: Dataset) -> SendReport:
-    if reason := failed.get("FailureReason"):
-        return store_report(int(reason))
-    return SendReport(SendStatus.REFUSED, "HTTP 409", "refused without a reason")
-
-
-def _value(answer: dict[str, Any], tag: str) -> str:
-    return str((answer.get(tag, {}).get("Value") or [""])[0])
-
-
-_PAGE = 1000
-_PAGES = 100
-_BLOCK = 2**16
-_WADO = {
-    "Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*',
-    "Accept-Encoding": "identity",  # what is packed has no size that can be limited
-}
-_BODY_PART = f"{tag_for_keyword('BodyPartExamined'):08X}"
-_TAGS = {keyword: f"{tag_for_keyword(keyword):08X}" for keyword in STUDY_KEYS}
-
-
-class DicomwebArchive(DicomwebDestination):
-    """A DICOMweb server that is asked for studies; every call has a deadline."""
-
-    def find(self, query: StudyQuery) -> FoundStudies:
-        """Ask for studies. Raises PeerUnreachable."""
-        return self._answer(lambda: FoundStudies.fitting(query, self._studies(query)))
-
-    def body_parts(self, study_instance_uid: str) -> frozenset[str]:
-        """Ask for series. Raises PeerUnreachable."""
-
-        def ask() -> frozenset[str]:
-            rows = self._client.search_for_series(study_instance_uid, fields=[_BODY_PART], limit=_PAGE)
-            return frozenset(text.strip().upper() for row in rows for text in _json_texts(row, _BODY_PART))
-
-        return self._answer(ask) - {""}
-
-    def retrieve(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
-        """Get all objects of a study within ``retrieve_minutes`` of the peer."""
-        taking = Taking()
-        url = f"{self._url}/studies/{study_instance_uid}"
-        try:
-            with (
-                self._connections.within(self._peer.retrieve_seconds),
-                self._session.get(url, headers=_WADO, timeout=self._timeout, stream=True) as answer,
-            ):
-                answer.raise_for_status()
-                for _, pieces in groupby(parts_of(answer), key=itemgetter(0)):
-                    taking.take(sink.take_file, map(itemgetter(1), pieces))
-        except requests.RequestException as error:
-            return self._failure(error, taking.taken)
-        except (SpoolError, HTTPError, FormParserError):
-            cut = "cut off: too slow" if self._connections.timed_out else "its answer ended early"
-            return Retrieved(RetrieveStatus.RETRY, taking.taken, taking.stopped or cut)
-        except FAULTY_ANSWER:
-            return Retrieved(RetrieveStatus.REFUSED, taking.taken, UNREADABLE.text)
-        if taking.refused:
-            text = f"{taking.refused} objects were not taken: their class, transfer syntax or size"
-            return Retrieved(RetrieveStatus.INCOMPLETE, taking.taken, text)
-        if taking.taken:
-            return Retrieved(RetrieveStatus.RETRIEVED, taking.taken)
-        return Retrieved(RetrieveStatus.ABSENT, 0, "the peer sent nothing of this study")
-
-    def _failure(self, error: requests.RequestException, taken: int) -> Retrieved:
-        if status_of(error) == 404:
-            return Retrieved(RetrieveStatus.ABSENT, text="the peer has no such study")
-        report = self._problem(error)
-        status = _RETRIEVED.get(report.status, RetrieveStatus.RETRY)
-        return Retrieved(status, taken, f"{report.code} {report.text}".strip())
-
-    def _studies(self, query: StudyQuery) -> Iterator[dict[str, str]]:
-        """The answers to a search (PS3.18 10.6) as values of STUDY_KEYS; one that is faulty has none."""
-        asked = {
-            "StudyDate": query.dates,
-            "ModalitiesInStudy": query.modality,
-            "StudyInstanceUID": query.study_instance_uid,
-            "PatientID": query.patient_id,
-        }
-        filters = {key: value for key, value in asked.items() if value}
-        for page in range(_PAGES):
-            rows = self._client.search_for_studies(
-                limit=_PAGE, offset=page * _PAGE, fields=list(_TAGS.values()), search_filters=filters
-            )
-            for row in rows:
-                try:
-                    yield {key: "\\".join(_json_texts(row, tag)) for key, tag in _TAGS.items()}
-                except FAULTY_ANSWER:
-                    yield {}
-            if len(rows) < _PAGE:
-                return
-
-
-def _json_texts(row: Any, tag: str) -> list[str]:
-    """The values of an attribute in DICOM JSON (PS3.18 F)."""
-    values = row.get(tag, {}).get("Value") or []
-    return [
-        "=".join(str(value.get(group, "")) for group in _NAME_GROUPS).rstrip("=")
-        if isinstance(value, dict)
-        else ("" if value is None else str(value))
-        for value in values
-    ]
-
-
-def parts_of(answer: requests.Response) -> Iterator[tuple[int, bytes]]:
-    """The content of a multipart answer (RFC 2046 5.1) as it arrives: pieces with the number of their part.
-
-    Raises FormParserError for another answer, and for one that ends early.
-    """
-    kind, options = parse_options_header(answer.headers.get("Content-Type"))
-    if not kind.startswith(b"multipart/") or not options.get(b"boundary"):
-        raise FormParserError("not a multipart answer")
-    read: list[bytes | None] = []  # None: the end of a part
-    parser = MultipartParser(
-        options[b"boundary"],
-        {
-            "on_part_data": lambda data, start, end: read.append(data[start:end]),
-            "on_part_end": lambda: read.append(None),
-        },
-    )
-    number = 0
-    for block in answer.raw.stream(_BLOCK, decode_content=False):
-        parser.write(block)
-        for piece in read:
-            if piece is None:
-                number += 1
-            else:
-                yield number, piece
-        read.clear()
-        if parser.state is MultipartState.END:
-            return
-    raise FormParserError("the answer ended early")

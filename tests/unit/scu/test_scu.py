@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 from python_multipart.exceptions import FormParserError
 from werkzeug.wrappers import Response
 
+from dicom_connectors.dicomweb.client import DicomwebDestination, _stored, parts_of
 from dicom_node.base.config.settings import (
     ConsoleSettings,
     LocalAddress,
@@ -27,7 +28,6 @@ from dicom_node.base.config.settings import (
 )
 from dicom_node.deliver.scu import Presence, SendStatus, http, open_destination, orthanc, store_report
 from dicom_node.deliver.scu.dimse import DimseDestination
-from dicom_node.deliver.scu.http import DicomwebDestination, _stored, parts_of
 from tests.hostile.web import answering
 from tests.modality import data_set, ultrasound
 from tests.outbox_lab import outgoing

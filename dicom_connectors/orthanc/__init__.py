@@ -1,0 +1,1 @@
+"""An Orthanc as a destination of results, by its REST API."""
