@@ -513,22 +513,18 @@ def why(
     if as_json:
         print_json(found)
         return
-    for caller in found["callers"] or [found]:
-        peer = f"is the peer {caller['peer']}" if caller["peer"] else "is no peer"
-        addresses = ", ".join(caller["addresses"]) or "no address"
-        say(f"{caller['asked']} {peer}; seen from {addresses}", bold=True)
-        for heading, columns in PARTS_OF_CALLER.items():
-            print_part(heading, caller[heading], columns)
-        if caller["others"]:
-            others = ", ".join(caller["others"])
-            say(f"From there also called (each has its own `dicom-node peers why`): {others}")
-        for advice in caller["advice"] or [{"says": "There is nothing to do.", "lines": []}]:
-            say("")
-            say(advice["says"], bold=True)
-            for line in advice["lines"]:
-                say(f"    {line}")
-    if found["callers"]:
-        print_part("Without an AE title", found["failures"], PARTS_OF_CALLER["failures"])
+    peer = f"is the peer {found['peer']}" if found["peer"] else "is no peer"
+    say(f"{found['asked']} {peer}; seen from {', '.join(found['addresses']) or 'no address'}", bold=True)
+    for heading, columns in PARTS_OF_CALLER.items():
+        print_part(heading, found[heading], columns)
+    if found["others"]:
+        others = ", ".join(found["others"])
+        say(f"From there also called (each has its own `dicom-node peers why`): {others}")
+    for advice in found["advice"] or [{"says": "There is nothing to do.", "lines": []}]:
+        say("")
+        say(advice["says"], bold=True)
+        for line in advice["lines"]:
+            say(f"    {line}")
 
 
 def _command(verb: Verb) -> Callable[..., int]:
