@@ -639,7 +639,7 @@ def walk(
     data = request.config.getoption("--data")
     with walked(tmp_path_factory.mktemp("walked"), data) as site, pytest.MonkeyPatch.context() as patch:
         lab = ConsoleLab(site.settings, site.database)
-        patch.setattr(configured, "apply", lambda _: site.taken_over(lab.app))
+        patch.setattr(configured, "apply_now", lambda _: site.taken_over(lab.app))
         with served_app(lab) as address:
             yield Walk(site, address, lab, chromium)
 
