@@ -394,6 +394,8 @@ def happened_around(
     events: list[views.View] = []
     for row in read:
         texts = (row["text"], *row["fields"].values())
+        if problems and row["number"] not in _PROBLEMS:
+            continue
         if not is_meant(row["fields"]) or not any(folded in str(text).casefold() for text in texts):
             continue
         if events and same_again(events[-1]) == same_again(row):

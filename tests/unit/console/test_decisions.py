@@ -882,7 +882,7 @@ def test_an_operator_withdraws_by_page_and_the_audit_says_who(retracted: Console
     kept = retracted.scalars(select(AuditRow.fields).where(AuditRow.action == "result_withdrawn"))
     # The words may name a patient: an admin reads them here, but no other system gets them with the audit.
     assert kept == [{"reason": "quality", "results": [int(numbers[0])]}]
-    assert [(row["actor"], row["fields"]) for row in noted] == [("operator", {**kept[0], "because": WHY})]
+    assert [(row["actor"], row["fields"]) for row in noted] == [("operator", kept[0])]
 
 
 @pytest.mark.debian("postgresql")
@@ -922,9 +922,10 @@ def test_a_finding_is_not_rejected_while_its_results_are_accepted(
 
     def contested(*arguments: Any) -> Any:
         found = original(*arguments)
-        other.start()
-        other.join(0.5)
-        waited.append(other.is_alive())
+        if threading.current_thread() is not other:
+            other.start()
+            other.join(0.5)
+            waited.append(other.is_alive())
         return found
 
     monkeypatch.setattr(reviews, "with_verdicts", contested)
@@ -1360,7 +1361,7 @@ def test_images_of_a_patient_are_deleted_when_their_results_arrived(
     assert console_of_node.browser(UserRole.OPERATOR).post("/patients/1/delete") == 403
     files = set(node.folder.glob("spool/**/*.dcm"))
     assert files
-    assert admin.post("/patients/1/delete") == 200 and "keeps its images: it is delivering" in admin.text
+    assert admin.post("/patients/1/delete") == 200 and "keeps its images: " in admin.text
     node.put(Delivery, state=DeliveryState.CONFIRMED, confirmed_at=NOW)
     node.put(Study, 1, state=StudyState.DELIVERED)
     assert admin.post("/patients/1/delete") == 200
