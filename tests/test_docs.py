@@ -24,7 +24,6 @@ ROOMS = (
     "ai_pipeline",
     "dicom_node/results",
     "dicom_node/jobs/worker",
-    "dicom_node/model",
     "dicom_node/base/dicom",
 )
 _PUT_IN = "12345678"

@@ -56,9 +56,6 @@ TYPES: Final[Mapping[str, EventType]] = {
     "PEER_SILENT": EventType(1010, _WARNING, "no object came from a peer for longer than its silent_hours"),
     "COMMITMENT_REPORTED": EventType(1011, _INFO, "storage commitment report received"),
     "COMMITMENT_REPORT_REFUSED": EventType(1012, _WARNING, "storage commitment report refused"),
-    "INSTANCE_UID_DIFFERS": EventType(
-        1013, _WARNING, "a data set has another SOP Instance UID than its C-STORE request"
-    ),
     "COMMITMENT_ASKED": EventType(1070, _INFO, "a peer asked for storage commitment"),
     "COMMITMENT_ASK_REFUSED": EventType(1071, _WARNING, "request of a peer for storage commitment refused"),
     "COMMITMENT_DECIDED": EventType(1072, _INFO, "storage commitment that a peer asked for is decided"),

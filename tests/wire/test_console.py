@@ -741,9 +741,7 @@ def test_a_reader_assesses_rejects_accepts_and_sends_it(walk: Walk) -> None:
     press(page, "Send my assessment to pacs")
     model = page.inner_text("#findings tbody tr >> nth=0 >> td >> nth=4").split()
     page.goto(f"/models/{model[0]}/{model[-1]}")
-    with page.expect_download() as kept:
-        page.click("text=All of it as CSV")
-    assert "accepted" in Path(kept.value.path()).read_text(encoding="utf-8")
+    expect(page.locator("main")).to_contain_text("accepted")
     assert complaints == []
 
 

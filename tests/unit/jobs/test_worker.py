@@ -378,7 +378,7 @@ def why(when: dict[str, Any], *images: Instance) -> list[str]:
     [
         ({}, {}, ""),
         ({"modality": "DX"}, {}, ""),
-        ({"modality": ["CR", "dx"]}, {}, ""),
+        ({"modality": ["CR", "DX"]}, {}, ""),
         ({"body_part": "chest"}, {"BodyPartExamined": "CHEST"}, ""),
         ({"study_description": "*thorax*"}, {"StudyDescription": "RX THORAX PA"}, ""),
         ({"series_description": "lung [?]"}, {"SeriesDescription": "LUNG [2]"}, ""),

@@ -18,6 +18,7 @@ from python_multipart.exceptions import FormParserError
 from werkzeug.wrappers import Response
 
 from dicom_connectors.dicomweb.client import DicomwebDestination, _stored, parts_of
+from dicom_connectors.orthanc import destination as orthanc
 from dicom_node.base.config.settings import (
     ConsoleSettings,
     LocalAddress,
@@ -26,7 +27,7 @@ from dicom_node.base.config.settings import (
     is_local,
     remote_address,
 )
-from dicom_node.deliver.scu import Presence, SendStatus, http, open_destination, orthanc, store_report
+from dicom_node.deliver.scu import Presence, SendStatus, http, open_destination, store_report
 from dicom_node.deliver.scu.dimse import DimseDestination
 from tests.hostile.web import answering
 from tests.modality import data_set, ultrasound
