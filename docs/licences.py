@@ -11,7 +11,7 @@ from generate import ROOT, table
 
 from ai_pipeline.models.registry import cards
 
-_OURS = ("ai_pipeline", "dicom_node", "ai_training")
+_OURS = ("ai_pipeline", "dicom_connectors", "dicom_node", "ai_training")
 _COPYLEFT = re.compile(r"\b[AL]?GPL|GNU ")
 _TEXT = """# Licences
 

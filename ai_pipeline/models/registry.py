@@ -40,7 +40,6 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import cv2
 import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -86,6 +85,8 @@ def reduce(image: Grey, chain: Chain) -> tuple[Grey, Affine]:
     """``image`` (uint8 grey, any size) after the chain, ``[side, side]`` uint8, and the map
     source → reduced.
     """
+    import cv2  # of the extra ai: cards are read without it
+
     rows, columns = image.shape
     scale = chain.side / max(rows, columns)
     height, width = max(1, round(rows * scale)), max(1, round(columns * scale))
@@ -108,6 +109,8 @@ def reduce(image: Grey, chain: Chain) -> tuple[Grey, Affine]:
 
 def enlarge(reduced: Grey, size: int) -> Grey:
     """A reduced image at the network's input size, ``[size, size]`` uint8."""
+    import cv2
+
     return np.asarray(cv2.resize(reduced, (size, size), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
@@ -151,6 +154,8 @@ def changed(values: Floats, change: Change, wanted: Input) -> tuple[Floats, Affi
 
     ``wanted``: the input of the network, by which values are normalised.
     """
+    import cv2
+
     if change == Change():
         return values, Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
     mean, scale = (np.float32(pair[0]) for pair in (wanted.mean, wanted.scale))

@@ -34,7 +34,6 @@ from ai_pipeline.images.dates import date_of
 from ai_pipeline.terms import shown_term
 from dicom_node.base import events
 from dicom_node.base.config.settings import Conditions, RuleSettings, Settings, WorkerSettings, matches
-from dicom_node.base.dicom.uids import SECONDARY_CAPTURES
 from dicom_node.base.errors import JobCancelled, LeaseLost, NotAllowedNow, NotFound
 from dicom_node.base.kinds import ObjectRole
 from dicom_node.base.lifecycle import JOB, JobState, StudyState
@@ -178,6 +177,8 @@ def why_none(rules: Sequence[RuleSettings], images: Sequence[Instance], senders:
 
 def _mismatches(rule: RuleSettings, image: Instance, senders: Senders) -> Iterator[str]:
     """Each condition of the rule that the image fails, as a sentence; none when it takes the image."""
+    from dicom_node.base.dicom.uids import SECONDARY_CAPTURES  # with pydicom, which `jobs retry` does without
+
     if image.role is ObjectRole.OWN:
         yield "it is a result of this node"
     elif image.sop_class_uid in SECONDARY_CAPTURES:

@@ -24,7 +24,7 @@ from itertools import count, product
 from pathlib import Path
 from select import poll
 from string import Formatter
-from typing import Any
+from typing import Any, get_args
 from unittest.mock import Mock
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
@@ -1081,7 +1081,7 @@ _TITLE, _ADDRESS = "GE CT^1", "192.0.2.77"
 _FIELDS = {
     "calling": _TITLE, "called": "AINODE", "address": _ADDRESS, "meaning": "no", "status": "A700",
     "peer": "pacs", "destination": "pacs", "study": "1.2", "instance": "1.2", "job": 1, "reason": "x",
-    **dict.fromkeys(Failure, 1),
+    **dict.fromkeys(get_args(Failure), 1),
 }  # fmt: skip
 
 
