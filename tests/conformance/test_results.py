@@ -501,7 +501,6 @@ def test_numbers_in_its_sentences_are_those_of_the_program() -> None:
         "refusals": f"refusals are given up after {outbox.refusals} tries",
         "strangers": f"at most {limits.STRANGERS} associations of unknown callers at a time, and "
         f"{limits.STRANGERS_OF_ONE_ADDRESS} of one address",
-        "head": f"where the first {limits.HEAD} bytes of the data set show them",
         "reports": f"Limits: {commitment.MAXIMUM_BYTES // 1024} KiB, {commitment.MAXIMUM_OBJECTS} objects, "
         f"{limits.REQUESTS_A_MINUTE} reports of a peer in a minute",
         "wait": f"open for {REPORT_SECONDS:g} s",
