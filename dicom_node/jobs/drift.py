@@ -131,10 +131,11 @@ def report_drift(database: Database, settings: Settings, now: datetime | None = 
     unused machines are not reported.
     """
     moment, events = now or utc_now(), 0
-    yesterday = moment.date() - timedelta(days=1)
     with database.read() as session:
         found = drift(session, settings.workers.models_dir, window(moment))
-        chosen = select(ModelCount.card_sha256, ModelCount.calling_ae).where(ModelCount.day >= yesterday)
+        chosen = select(ModelCount.card_sha256, ModelCount.calling_ae).where(
+            ModelCount.day >= moment.date() - timedelta(days=1)  # since yesterday
+        )
         fresh = {(card, calling_ae or OTHER) for card, calling_ae in session.execute(chosen.distinct())}
     with database.write() as session:
         midnight = datetime.combine(moment.date(), time(), UTC)
@@ -196,8 +197,7 @@ def count_images(
     """
     made: dict[ModelRef, dict[str, list[tuple[str, int]]]] = {}
     for refusal in refused:
-        outcome = [(f"refused_{refusal.by}", OUTCOME_BIN)]
-        made.setdefault(refusal.model, {})[refusal.source_uid] = outcome
+        made.setdefault(refusal.model, {})[refusal.source_uid] = [(f"refused_{refusal.by}", OUTCOME_BIN)]
     for score in scores:
         outcomes = [Counted.ANALYSED, Counted.REORIENTED] if score.reoriented else [Counted.ANALYSED]
         counts: list[tuple[str, int]] = [(outcome, OUTCOME_BIN) for outcome in outcomes]
@@ -231,8 +231,11 @@ def count_images(
         if rows:
             statement = _insert(session, ModelCount).values(rows)
             keys = [column.name for column in ModelCount.__mapper__.primary_key]
-            more = {"images": ModelCount.images + statement.excluded.images}
-            session.execute(statement.on_conflict_do_update(index_elements=keys, set_=more))
+            session.execute(
+                statement.on_conflict_do_update(
+                    index_elements=keys, set_={"images": ModelCount.images + statement.excluded.images}
+                )
+            )
 
 
 @cache

@@ -167,8 +167,11 @@ def why_none(rules: Sequence[RuleSettings], images: Sequence[Instance], senders:
     Closest is the rule with the fewest failed conditions on an image; among equals, the first in the
     configuration. Header values are quoted only if they are no free text.
     """
-    ordered = sorted(images, key=_order)
-    tried = [(rule.name, list(_mismatches(rule, image, senders))) for rule in rules for image in ordered]
+    tried = [
+        (rule.name, list(_mismatches(rule, image, senders)))
+        for rule in rules
+        for image in sorted(images, key=_order)
+    ]
     if not tried:
         return "no rule applies: " + ("none is configured" if images else "the study has no images")
     name, failed = min(tried, key=lambda attempt: len(attempt[1]))
@@ -311,9 +314,14 @@ class JobQueue:
     def heartbeat(self, job: Job, share: float, doing: str) -> None:
         """Renew the lease. Raises LeaseLost, or JobCancelled if a person has cancelled the job."""
         with self._database.write() as session:
-            until = database_time(session) + self._lease
             cancelled = table.beat(
-                session, job.id, job.lease_owner, job.attempts, until=until, share=share, doing=doing
+                session,
+                job.id,
+                job.lease_owner,
+                job.attempts,
+                until=database_time(session) + self._lease,
+                share=share,
+                doing=doing,
             )
         if cancelled is None:
             raise _lost(job)
@@ -344,8 +352,13 @@ class JobQueue:
         """Put the job back, free for other workers after ``seconds``; this try does not count. Raises
         LeaseLost.
         """
-        when = utc_now() + timedelta(seconds=seconds)
-        self._put_back(job, events.JOB_HANDED_BACK, run_at=when, reason=reason, tries=job.tries - 1)
+        self._put_back(
+            job,
+            events.JOB_HANDED_BACK,
+            run_at=utc_now() + timedelta(seconds=seconds),
+            reason=reason,
+            tries=job.tries - 1,
+        )
 
     def end(self, job: Job, state: JobState, reason: str = "") -> None:
         """End the job in ``state``, without results. Raises as ``complete_if_owner``."""
@@ -523,8 +536,9 @@ def enqueue_study(session: Session, study: Study, settings: Settings) -> list[Ru
     forwards = forward_originals(session, study, decisions, sources, settings)
     if all(decision.held_reason for decision in decisions):
         reason = "held: " + "; ".join(decision.held_reason for decision in decisions)
-        state = StudyState.DELIVERING if forwards else StudyState.NOT_APPLICABLE
-        settle_study_as(session, study, state, reason)
+        settle_study_as(
+            session, study, StudyState.DELIVERING if forwards else StudyState.NOT_APPLICABLE, reason
+        )
     else:
         settle_study_as(session, study, StudyState.QUEUED)
     return decisions

@@ -222,9 +222,13 @@ class ResultBuilder:
         parts = (*_boxed(context, [image]), *image.parts)
         cleaned, masks = image.of_kind(ImageKind.CLEANED), image.of_kind(ImageKind.MASK)
         grey, colour = GrayscaleSoftcopyPresentationStateStorage, ColorSoftcopyPresentationStateStorage
-        make = partial(build_presentation, context, image)
-        state = grey if source.grey else colour
-        self.add(ResultKind.GSPS, [source], make, parts, sop_class_uid=state)
+        self.add(
+            ResultKind.GSPS,
+            [source],
+            partial(build_presentation, context, image),
+            parts,
+            sop_class_uid=grey if source.grey else colour,
+        )
         below = image.cleaned if report.drawn_on == "cleaned" else None
         if below is not None or report.drawn_on == "source":
             # Drawn on the source, or on the cleaned image below the drawing.
@@ -287,12 +291,20 @@ def written(built: Iterable[BuiltObject], door: Files) -> Iterator[dict[str, Res
 
 def row_values(built: BuiltObject, file: ResultFile, door: Files) -> dict[str, Any]:
     """The values for a new result's row that come from the object and its file."""
-    names = ("kind", "sop_instance_uid", "sop_class_uid", "series_instance_uid", "supersedes")
-    values = {name: getattr(built, name) for name in (*names, "deidentified", "pseudonym_domain")}
     is_report = built.kind is ResultKind.SR and built.data is not None
-    short = "\n".join(stated(BytesIO(built.data or b"")).short_result) if is_report else ""
-    where = {"path": door.relative(file.final), "sha256": file.sha256, "bytes": file.size}
-    return {**values, **where, "short_result": short}
+    return {
+        "kind": built.kind,
+        "sop_instance_uid": built.sop_instance_uid,
+        "sop_class_uid": built.sop_class_uid,
+        "series_instance_uid": built.series_instance_uid,
+        "supersedes": built.supersedes,
+        "deidentified": built.deidentified,
+        "pseudonym_domain": built.pseudonym_domain,
+        "path": door.relative(file.final),
+        "sha256": file.sha256,
+        "bytes": file.size,
+        "short_result": "\n".join(stated(BytesIO(built.data or b"")).short_result) if is_report else "",
+    }
 
 
 def put_in_place(files: Sequence[ResultFile], door: Files) -> None:
@@ -356,8 +368,7 @@ def build_assessment(
     """
     with quiet_pydicom():
         about = dcmread(report)
-    at = max(one.at for one in said)
-    context = ResultContext.of_person("assessment", at, installation, station)
+    context = ResultContext.of_person("assessment", max(one.at for one in said), installation, station)
     shaping = [
         (one.finding, *one.code, one.tracking_uid, one.model, one.version, one.verdict, one.because, one.at)
         for one in said
@@ -488,11 +499,12 @@ def build_rejection(
         description=because,
     )
     if fetus := fetus_of_reports(objects):
-        by_relationship = sorted(
-            [*content[0].ContentSequence, *subject_context(fetus)],
-            key=lambda item: item.RelationshipType != "HAS OBS CONTEXT",
+        content[0].ContentSequence = ContentSequence(
+            sorted(
+                [*content[0].ContentSequence, *subject_context(fetus)],
+                key=lambda item: item.RelationshipType != "HAS OBS CONTEXT",
+            )
         )
-        content[0].ContentSequence = ContentSequence(by_relationship)
     note = KeyObjectSelectionDocument(
         evidence=[without_identity(one) for one in objects],
         content=content,

@@ -238,11 +238,8 @@ def _plain(value: str) -> str:
 def _values(dataset: Dataset) -> Iterator[tuple[str, str, str]]:
     """Keyword, VR and text of every value, items of sequences included; bytes of any VR as Latin-1."""
     for element, value in values(dataset):
-        if isinstance(value, bytes):
-            text = value.decode("latin-1")
-        else:
-            text = str(value) if value is not None else ""
-        if text:
+        text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
+        if text and value is not None:
             yield keyword_for_tag(element.tag) or str(element.tag), str(element.VR), text
 
 
@@ -359,8 +356,7 @@ class Pseudonyms:
         named = (
             patient_sha256(patient_id, issuer_of_patient_id) if patient_id.strip() else f"study {study_uid}"
         )
-        text = base64.b32encode(self._mac("patients", named)).decode("ascii")
-        return PREFIX + text[:20]  # of base32: 100 bits
+        return PREFIX + base64.b32encode(self._mac("patients", named)).decode("ascii")[:20]  # 100 bits
 
     def days_earlier(self, patient: str) -> int:
         """The number of days by which a patient's dates are moved back: one to eleven years.
@@ -495,8 +491,9 @@ class _Builder(ResultBuilder):
         """The object after the profile and the gate, which looks for what identifies the patient, too."""
         ours = {keyword: dataset[keyword].value for keyword in OUR_WORDS if keyword in dataset}
         what = "AI node: applied the confidentiality profile"
-        purpose = codes.DCM.DeIdentifyingEquipment
-        dataset.ContributingEquipmentSequence.append(node_equipment(self.context, "", what, purpose))
+        dataset.ContributingEquipmentSequence.append(
+            node_equipment(self.context, "", what, codes.DCM.DeIdentifyingEquipment)
+        )
         apply(dataset, kind, self._options)
         set_values(dataset, **ours)
         given = sources[0].header
@@ -583,9 +580,7 @@ def _structured_content(read: Dataset) -> Iterator[str]:
     """The Clean Structured Content Option (PS3.15 E.3.4): content items that the node fills with its own."""
     for item in items(read):
         value_type = str(item.get("ValueType") or "")
-        if not value_type:
-            continue
-        if value_type not in _CONTENT_OF_OURS:
+        if value_type and value_type not in _CONTENT_OF_OURS:
             yield f"a content item is of type {value_type}"
         elif value_type == "TEXT" and name_of(item) not in _TEXTS_OF_OURS:
             yield "a text of the report is not one that the node writes"
@@ -596,9 +591,8 @@ def _walk(dataset: Dataset, types: dict[tuple[tuple[str, ...], str], str], place
         action = action_of(element.tag)
         if action == _REPLACE and element.keyword == "ContentSequence":
             action = None
-        kind = types.get((place, element.keyword), "3")
         if action is not None and action != _UID:
-            _act(dataset, element, action, kind)
+            _act(dataset, element, action, types.get((place, element.keyword), "3"))
         if element.tag in dataset and element.VR == "SQ":
             for item in dataset[element.tag].value:
                 _walk(item, types, (*place, element.keyword))
@@ -675,17 +669,15 @@ def _keywords(options: Set[Retained]) -> list[str]:
 
 def _earlier(text: str, days: int) -> str:
     """A DA, shifted; "" for what is none."""
-    try:
-        day = date_of(text)
-        return f"{day - timedelta(days):%Y%m%d}" if day else ""
-    except OverflowError:
-        return ""
+    with contextlib.suppress(OverflowError):
+        if day := date_of(text):
+            return f"{day - timedelta(days):%Y%m%d}"
+    return ""
 
 
 def _age(text: str) -> str:
     """An AS; "" for what is none."""
-    found = re.fullmatch(r"(\d{3})([DWMY])", text)
-    if found is None:
+    if not (found := re.fullmatch(r"(\d{3})([DWMY])", text)):
         return ""
     years = int(found[1]) / {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}[found[2]]
     return f"{_OLDEST:03}Y" if years > _OLDEST else text
@@ -725,15 +717,17 @@ def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained]
     header.file_meta = FileMetaDataset()
     header.file_meta.TransferSyntaxUID = str(given.file_meta.get("TransferSyntaxUID") or "")
     keeps = "".join(f" {option}" for option in sorted(options))
-    keyed = replace(
-        source.stored,
-        # With what is kept: an object that says more is another one.
-        pixels_sha256=pseudonyms.digest(source.stored.pixels_sha256 + keeps),
-        # Whose it is, by the pseudonym: a corrected name makes no second object where no name is.
-        identity_sha256=pseudonyms.digest(patient),
-        by_hand=source.stored.by_hand.partition(" on ")[0],  # without a date near the patient's
+    return source_of(
+        replace(
+            source.stored,
+            # With what is kept: an object that says more is another one.
+            pixels_sha256=pseudonyms.digest(source.stored.pixels_sha256 + keeps),
+            # Whose it is, by the pseudonym: a corrected name makes no second object where no name is.
+            identity_sha256=pseudonyms.digest(patient),
+            by_hand=source.stored.by_hand.partition(" on ")[0],  # without a date near the patient's
+        ),
+        header,
     )
-    return source_of(keyed, header)
 
 
 def of_cleaned(result: PipelineResult, cleaned: dict[str, Source]) -> PipelineResult:

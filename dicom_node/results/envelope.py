@@ -434,10 +434,15 @@ def stand_in_of(sop_class_uid: str, uid: str, study_uid: str, series_uid: str) -
 
 def _stand_in(header: Dataset, image: ImageHeader) -> Dataset:
     stand_in = without_identity(Dataset())
-    stand_in.SOPClassUID = _class_for_highdicom(header, image.frames)
-    stand_in.Rows, stand_in.Columns = image.rows, image.columns
-    for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        setattr(stand_in, keyword, header[keyword].value)
+    set_values(
+        stand_in,
+        SOPClassUID=_class_for_highdicom(header, image.frames),
+        SOPInstanceUID=header.SOPInstanceUID,
+        StudyInstanceUID=header.StudyInstanceUID,
+        SeriesInstanceUID=header.SeriesInstanceUID,
+        Rows=image.rows,
+        Columns=image.columns,
+    )
     for keyword in (
         "SamplesPerPixel",
         "PhotometricInterpretation",
@@ -539,8 +544,7 @@ def set_orientation(picture: Dataset, source: Source) -> None:
     """Copy Patient Orientation of the source, or set it empty: Type 2C in General Image, and never a
     guess.
     """
-    value = source.header.get("PatientOrientation")
-    picture.PatientOrientation = deepcopy(value) if value else None
+    picture.PatientOrientation = deepcopy(source.header.get("PatientOrientation")) or None
 
 
 def copy_present(picture: Dataset, source: Source, *keywords: str) -> None:
@@ -553,8 +557,13 @@ def copy_present(picture: Dataset, source: Source, *keywords: str) -> None:
 def copy_spacing(picture: Dataset, source: Source) -> None:
     """Copy Pixel Spacing of the source; if it has none, copy the shape of its pixels."""
     if _pair(source, "PixelSpacing"):
-        keywords = ("PixelSpacing", "PixelSpacingCalibrationType", "PixelSpacingCalibrationDescription")
-        copy_present(picture, source, *keywords)
+        copy_present(
+            picture,
+            source,
+            "PixelSpacing",
+            "PixelSpacingCalibrationType",
+            "PixelSpacingCalibrationDescription",
+        )
     else:
         copy_aspect(picture, source)
 
@@ -593,8 +602,9 @@ def reference(source: Source, frames: tuple[int, ...] = ()) -> Dataset:
     item = referenced(source)
     if source.frames > 1:
         item.ReferencedFrameNumber = list(frames or range(1, source.frames + 1))
-    purpose = codes.DCM.SourceImageForImageProcessingOperation
-    item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(purpose)]
+    item.PurposeOfReferenceCodeSequence = [
+        CodedConcept.from_code(codes.DCM.SourceImageForImageProcessingOperation)
+    ]
     return item
 
 
@@ -718,10 +728,12 @@ def coding_schemes(further: CodingScheme | None = None) -> list[CodingSchemeIden
     scheme.CodingSchemeUID = SCHEME_UID  # highdicom writes it only with a registry, and ours is in none
     if further is None:
         return [scheme]
-    theirs = CodingSchemeIdentificationItem(
-        further.designator, name=further.name, responsible_organization=further.organization
-    )
-    return [scheme, theirs]
+    return [
+        scheme,
+        CodingSchemeIdentificationItem(
+            further.designator, name=further.name, responsible_organization=further.organization
+        ),
+    ]
 
 
 def coded(code: Code) -> CodedConcept:
@@ -754,8 +766,9 @@ def presence_of(finding: Finding) -> DicomCode:
     "Undetermined". Burned-in annotation counts as certain.
     """
     is_sure = finding.certainty == HIGH or finding.code == contract.BURNED_IN
-    sure = finding.decision is Decision.PRESENT and is_sure
-    return codes.SCT.Present if sure else DECISIONS[finding.decision]
+    return (
+        codes.SCT.Present if is_sure and finding.decision is Decision.PRESENT else DECISIONS[finding.decision]
+    )
 
 
 def number_of(finding: Finding) -> CodedConcept:
@@ -767,8 +780,7 @@ def number_of(finding: Finding) -> CodedConcept:
     number, for readers and for programs. For an absent finding it would mean the certainty of its absence.
     """
     calibrated = finding.model.calibrated
-    what = "estimated probability" if calibrated else "score"
-    meaning = f"AI {what} of {finding.name}"[:64]
+    meaning = f"AI {'estimated probability' if calibrated else 'score'} of {finding.name}"[:64]
     # A private code of this finding and this meaning: its value is a hash of both (VR SH: 16).
     named = "\n".join((finding.code.scheme, finding.code.value, meaning))
     value = f"{'P' if calibrated else 'S'}-{hashlib.sha256(named.encode()).hexdigest()[:13]}"
@@ -896,8 +908,10 @@ def body_part_of(source: Source) -> str:
 def _body_part(source: Source) -> tuple[str, bool]:
     """The body part, and whether header attributes name two regions of the body."""
     today = {former.value: value for value, former in FORMER_REGIONS.items()}
-    regions = _codes(source.header, "AnatomicRegionSequence")
-    words = (body_part_word(today.get(code.value, code.value)) for code in regions)
+    words = (
+        body_part_word(today.get(code.value, code.value))
+        for code in _codes(source.header, "AnatomicRegionSequence")
+    )
     parts = [str(source.header.get("BodyPartExamined") or ""), next(filter(None, words), "")]
     named = {(_of_organs().get(code.value) or code).value for code in map(region_code, parts) if code}
     return ("", True) if len(named) > 1 else (next(filter(None, parts), ""), False)
@@ -940,19 +954,17 @@ def region_of(part: CodedConcept | DicomCode) -> CodedConcept | None:
 def common_region(region: CodedConcept | DicomCode) -> CodedConcept | None:
     """The member of CID 4031 with this code, in words of the standard; None for other codes."""
     given = DicomCode(region.value, region.scheme_designator, region.meaning)
-    former = FORMER_REGIONS
-    known = (code for code in _common_regions() if given in (code, former.get(code.value, code)))
+    known = (code for code in _common_regions() if given in (code, FORMER_REGIONS.get(code.value, code)))
     member = next(known, None)
-    if member is None or member.value not in former:
+    if member is None or member.value not in FORMER_REGIONS:
         return member and CodedConcept.from_code(member)
-    return with_equivalent(former[member.value], member)
+    return with_equivalent(FORMER_REGIONS[member.value], member)
 
 
 @cache
 def _common_regions() -> tuple[DicomCode, ...]:
     """CID 4031, as far as validators of 2022 know it."""
-    group = codes.cid4031
-    members = [getattr(group, word) for word in group.dir()]
+    members = [getattr(codes.cid4031, word) for word in codes.cid4031.dir()]
     return tuple(code for code in members if code.value not in NEW_REGIONS)
 
 
@@ -995,10 +1007,8 @@ def procedures_performed(sources: Sequence[Source]) -> list[CodedConcept]:
 def _examination(source: Source) -> DicomCode:
     modality = source.header.get("Modality")
     if modality in _RADIOGRAPHS:
-        is_chest = body_part_of(source).upper() == "CHEST"
-        return CHEST_RADIOGRAPHY if is_chest else codes.SCT.PlainRadiography
-    is_ultrasound = modality in {"US", "IVUS"}
-    return codes.SCT.DiagnosticUltrasonography if is_ultrasound else codes.SCT.ImagingProcedure
+        return CHEST_RADIOGRAPHY if body_part_of(source).upper() == "CHEST" else codes.SCT.PlainRadiography
+    return codes.SCT.DiagnosticUltrasonography if modality in {"US", "IVUS"} else codes.SCT.ImagingProcedure
 
 
 def each_once(given: Iterable[CodedConcept | DicomCode]) -> list[CodedConcept]:
@@ -1022,9 +1032,8 @@ def series_uid(context: ResultContext, kind: ResultKind, source: Source, *parts:
 
     It changes when the patient's identity changes, because a series has one patient.
     """
-    shaping = (*_shaping(context), context.charset)
-    identity = source.stored.identity_sha256
-    return derived_uid("series", *shaping, kind, source.study_uid, identity, *parts)
+    of_study = (source.study_uid, source.stored.identity_sha256)
+    return derived_uid("series", *_shaping(context), context.charset, kind, *of_study, *parts)
 
 
 def tracking_uid(context: ResultContext, source: Source, *parts: str) -> str:
@@ -1068,10 +1077,11 @@ def described(
     ``parts`` and ``series_parts`` distinguish several objects, or series, of one kind.
     """
     named = [part for source in sorted(sources, key=lambda s: s.uid) for part in _source_parts(source)]
-    shaping = (*_shaping(context), context.charset)
     return BuiltObject(
         kind=kind,
-        sop_instance_uid=derived_uid("object", *shaping, kind, sources[0].study_uid, *named, *parts),
+        sop_instance_uid=derived_uid(
+            "object", *_shaping(context), context.charset, kind, sources[0].study_uid, *named, *parts
+        ),
         sop_class_uid=str(sop_class_uid),
         series_instance_uid=series_uid(context, kind, sources[0], *series_parts),
         supersedes=context.supersedes if kind is ResultKind.SR else "",
@@ -1106,15 +1116,10 @@ def has_frames(sop_class_uid: str) -> bool:
     return bool(is_attribute_in_iod("NumberOfFrames", sop_class_uid))
 
 
-def usages(sop_class_uid: str) -> dict[str, str]:
-    """Usage (M, C, U) of each module of a known class, by highdicom's names ("general-study")."""
-    modules = get_iod_module_map()[get_sop_class_iod_map()[sop_class_uid]]
-    return {module["key"]: module["usage"] for module in modules}
-
-
 def mandatory_modules(sop_class_uid: str) -> list[str]:
-    """Modules of usage M of a known class."""
-    return [module for module, usage in usages(sop_class_uid).items() if usage == "M"]
+    """Modules of usage M of a known class, by highdicom's names ("general-study")."""
+    modules = get_iod_module_map()[get_sop_class_iod_map()[sop_class_uid]]
+    return [module["key"] for module in modules if module["usage"] == "M"]
 
 
 def attributes_of(module: str) -> Iterator[tuple[tuple[str, ...], str, str]]:
@@ -1191,14 +1196,13 @@ def header_arguments(
     ``uid`` is the SOP Instance UID, ``number`` the Instance Number (from 1); ``series_parts`` distinguish
     several series of one kind.
     """
-    offset = offset_of(source)
     return {
         **general_equipment(context),
         "series_instance_uid": series_uid(context, kind, source, *series_parts),
         "series_number": SERIES_NUMBERS[kind],
         "sop_instance_uid": uid,
         "instance_number": number,
-        "contributing_equipment": contributing_equipment(context, offset, kind),
+        "contributing_equipment": contributing_equipment(context, offset_of(source), kind),
         "transfer_syntax_uid": ExplicitVRLittleEndian,
         "specific_character_set": UTF8,
         "coding_schemes": coding_schemes(context.scheme),
@@ -1245,8 +1249,9 @@ def complete(
                 name.value = [PersonName(str(one)) for one in name.value] if name.VM > 1 else str(name.value)
     _freeze_times(dataset, context, offset_of(source))
     # Series Date and Time (PS3.3 C.7.3.1): the same in all objects of a series, those of later jobs too.
-    began = context.series_began(str(dataset.SeriesInstanceUID)) or context.analysed_at
-    began = local(began, offset_of(source))
+    began = local(
+        context.series_began(str(dataset.SeriesInstanceUID)) or context.analysed_at, offset_of(source)
+    )
     dataset.SeriesDate, dataset.SeriesTime = f"{began:%Y%m%d}", f"{began:%H%M%S.%f}"
     _right_references(dataset, sources)
     dataset.SeriesDescription = series_description(context, kind)
@@ -1335,8 +1340,11 @@ def _freeze_times(dataset: Dataset, context: ResultContext, offset: str) -> None
         if item.get("ManufacturerModelName") == "highdicom":
             item.ContributionDateTime = dicom_datetime(context.analysed_at, offset)
     dataset.DeviceUID = context.installation.device_uid
-    dataset.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
-    dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    set_values(
+        dataset.file_meta,
+        ImplementationClassUID=IMPLEMENTATION_CLASS_UID,
+        ImplementationVersionName=IMPLEMENTATION_VERSION_NAME,
+    )
 
 
 def _right_references(dataset: Dataset, sources: Sequence[Source]) -> None:
@@ -1384,30 +1392,25 @@ def contributing_equipment(
             )
         )
     for model in context.models:
-        item = _item(
-            context,
-            offset,
-            model.id[:64],
-            [model.version[:64]],
-            "AI model: inference",
-            codes.DCM.ProcessingEquipment,
-        )
-        # It changes with the weights or the card.
-        item.DeviceUID = derived_uid("model", context.installation.device_uid, *_model_parts(model))
-        items.append(item)
+        # The UID changes with the weights or the card.
+        uid = derived_uid("model", context.installation.device_uid, *_model_parts(model))
+        what, purpose = "AI model: inference", codes.DCM.ProcessingEquipment
+        items.append(_item(context, offset, uid, model.id[:64], [model.version[:64]], what, purpose))
     return items
 
 
 def device_observer(context: ResultContext) -> ObserverContext:
     """TID 1004 for this node; its UID is of this installation with this pipeline and its models."""
-    device = DeviceObserverIdentifyingAttributes(
-        uid=derived_uid("observer", context.installation.device_uid, *_program(context)),
-        name=context.station_name or MODEL_NAME,
-        manufacturer_name=MANUFACTURER,
-        model_name=MODEL_NAME,
-        serial_number=context.installation.serial_number,
+    return ObserverContext(
+        observer_type=codes.DCM.Device,
+        observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
+            uid=derived_uid("observer", context.installation.device_uid, *_program(context)),
+            name=context.station_name or MODEL_NAME,
+            manufacturer_name=MANUFACTURER,
+            model_name=MODEL_NAME,
+            serial_number=context.installation.serial_number,
+        ),
     )
-    return ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
 
 
 def algorithm(model: ModelRef, finding: Finding | None = None) -> AlgorithmIdentification:
@@ -1421,15 +1424,20 @@ def node_equipment(
     context: ResultContext, offset: str, what: str, purpose: DicomCode
 ) -> ContributingEquipment:
     """The node as equipment that did ``what``, for a ``purpose`` of CID 7005."""
-    item = _item(context, offset, MODEL_NAME, software_versions(context), what, purpose)
-    item.DeviceUID = context.installation.device_uid
-    return item
+    uid = context.installation.device_uid
+    return _item(context, offset, uid, MODEL_NAME, software_versions(context), what, purpose)
 
 
 def _item(
-    context: ResultContext, offset: str, name: str, versions: list[str], what: str, purpose: DicomCode
+    context: ResultContext,
+    offset: str,
+    uid: str,
+    name: str,
+    versions: list[str],
+    what: str,
+    purpose: DicomCode,
 ) -> ContributingEquipment:
-    return ContributingEquipment(
+    item = ContributingEquipment(
         manufacturer=MANUFACTURER,
         purpose_of_reference=purpose,
         manufacturer_model_name=name,
@@ -1439,6 +1447,8 @@ def _item(
         contribution_datetime=dicom_datetime(context.analysed_at, offset),
         contribution_description=what,
     )
+    item.DeviceUID = uid
+    return item
 
 
 _OFFSET: Final = re.compile(r"([+-])([01]\d)([0-5]\d)")

@@ -191,8 +191,7 @@ def _same_as_built(read: Dataset, built: Dataset) -> Iterator[str]:
 
 
 def _complete(read: Dataset, kind: ResultKind) -> Iterator[str]:
-    wanted = _TYPE_1 + (_TYPE_1_OF_PICTURES if kind in _PICTURES else _TYPE_1_OF_KIND[kind])
-    for keyword in wanted:
+    for keyword in (*_TYPE_1, *(_TYPE_1_OF_PICTURES if kind in _PICTURES else _TYPE_1_OF_KIND[kind])):
         if keyword not in read or read[keyword].value in (None, "", []):
             yield f"{keyword} (Type 1) is missing"
     sop_class_uid = str(read.get("SOPClassUID"))
@@ -264,9 +263,8 @@ def _references(read: Dataset, context: ResultContext, sources: Sequence[Source]
     ]
     for item in items(read):
         uid = str(item.get("ReferencedSOPInstanceUID") or "")
-        if not uid or uid == context.supersedes:
-            continue
-        if uid in earlier and item.get("ReferencedSOPClassUID") == earlier[uid].SOPClassUID:
+        is_earlier = uid in earlier and item.get("ReferencedSOPClassUID") == earlier[uid].SOPClassUID
+        if not uid or uid == context.supersedes or is_earlier:
             continue
         source = known.get(uid)
         if source is None:
@@ -352,8 +350,7 @@ def _pixels(read: Dataset, pixel_bytes: int | None) -> Iterator[str]:
 def _sequence(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
     if keyword not in dataset or dataset[keyword].VR != "SQ":
         return ()
-    items: Sequence[Dataset] = dataset[keyword].value
-    return items
+    return list(dataset[keyword].value)
 
 
 def _equal(one: Any, other: Any) -> bool:

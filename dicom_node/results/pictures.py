@@ -189,9 +189,8 @@ def _copy_shutter(state: Dataset, source: Source) -> None:
     whole = [shape for shape in shapes if all(source.header.get(word) for word in _SHUTTER[shape])]
     if not whole:
         return
-    state.ShutterShape = whole
+    set_values(state, ShutterShape=whole, ShutterPresentationValue=0)
     copy_present(state, source, *(word for shape in whole for word in _SHUTTER[shape]))
-    state.ShutterPresentationValue = 0
     copy_present(state, source, "ShutterPresentationValue", "ShutterPresentationColorCIELabValue")
     if not source.grey and "ShutterPresentationColorCIELabValue" not in state:
         state.ShutterPresentationColorCIELabValue = [0, 32896, 32896]  # black (PS3.3 C.10.7.1.1)
@@ -299,8 +298,7 @@ def _modality_lut(source: Source) -> hd.ModalityLUTTransformation:
     header = source.header
     tables = header.get("ModalityLUTSequence")
     if tables and (table := _table(source, tables[0])):
-        kind = str(tables[0].get("ModalityLUTType") or "US")
-        lut = hd.ModalityLUT(lut_type=kind, **table)
+        lut = hd.ModalityLUT(lut_type=str(tables[0].get("ModalityLUTType") or "US"), **table)
         return hd.ModalityLUTTransformation(modality_lut=_with_depth(lut, tables[0]))
     return hd.ModalityLUTTransformation(
         rescale_intercept=decimal_of(header, "RescaleIntercept", 0.0),
@@ -459,8 +457,11 @@ def _importance(image: ImageReport, report: Report) -> tuple[int, bool]:
 
 def _may_show_names(image: ImageReport, report: Report) -> bool:
     """Whether names may be burned into the image: it is an ultrasound, or such text was looked for."""
-    looked = any(one.code == BURNED_IN for one in image.findings)
-    return looked or report.drawn_on == "cleaned" or image.source.header.get("Modality") == "US"
+    return (
+        report.drawn_on == "cleaned"
+        or image.source.header.get("Modality") == "US"
+        or any(one.code == BURNED_IN for one in image.findings)
+    )
 
 
 def _foot(report: Report) -> list[str]:
@@ -628,8 +629,7 @@ def _picture(
         patient_orientation=ORIENTATION_FOR_HIGHDICOM,
         **header_arguments(context, kind, source, uid, number),
     )
-    description = f"{what} {disclaimer(context)}"[:1024]
-    describe_derivation(picture, shown or source, description, frames=(frame,))
+    describe_derivation(picture, shown or source, f"{what} {disclaimer(context)}"[:1024], frames=(frame,))
     picture.BurnedInAnnotation = "YES"
     if filled:
         picture.SyntheticData = "YES"  # PS3.3 C.12.1: filled pixels were never measured
@@ -637,8 +637,7 @@ def _picture(
         set_orientation(picture, source)
         copy_spacing(picture, source)  # the margin for the words leaves size and place of the pixels
         return complete(picture, context, kind, sources)
-    picture.PatientOrientation = None
-    picture.SourceImageSequence = [reference(one) for one in sources]
+    set_values(picture, PatientOrientation=None, SourceImageSequence=[reference(one) for one in sources])
     for one in () if filled else sources:
         copy_present(picture, one, "SyntheticData")
     complete(picture, context, kind, sources)
@@ -731,10 +730,14 @@ def build_cleaned(
         picture = _still(source, image, frames[0], arguments)
     else:
         picture = _cine(source, frames, image.photometric, arguments)
-    processed = [coded(image.processing.code)] if image.processing else []
-    # CID 7203 has no inpainting; this code says that pixels under a mask were set.
-    derived = (codes.DCM.PixelByPixelMask, *processed)
-    describe_derivation(picture, source, _derivation(image, context, source.stored.by_hand), *derived)
+    describe_derivation(
+        picture,
+        source,
+        _derivation(image, context, source.stored.by_hand),
+        # CID 7203 has no inpainting; this code says that pixels under a mask were set.
+        codes.DCM.PixelByPixelMask,
+        *([coded(image.processing.code)] if image.processing else []),
+    )
     set_values(
         picture,
         Modality=modality_of(source),  # PS3.3 C.8.6.1: that of the source equipment
@@ -763,8 +766,7 @@ def filled(source: Source, mask: DerivedImage) -> npt.NDArray[np.bool_]:
     frames = mask.frames if mask.frames.ndim == 3 else mask.frames[None]
     if frames.shape != (source.frames, source.rows, source.columns):
         raise ResultRefused(f"the mask is {frames.shape}, its source {source.frames} × {source.rows} × …")
-    any_frame: npt.NDArray[np.bool_] = np.any(frames, axis=0)
-    return any_frame
+    return np.asarray(np.any(frames, axis=0), np.bool_)
 
 
 def _is_untouched(region: Dataset, changed: npt.NDArray[np.bool_]) -> bool:
@@ -876,21 +878,24 @@ def frames_of(source: Source, image: DerivedImage) -> PixelArray:
 
 
 def _still(source: Source, image: DerivedImage, pixels: PixelArray, arguments: dict[str, Any]) -> Dataset:
-    bits = pixels.dtype.itemsize * 8
     picture = SCImage.from_ref_dataset(
         source.stand_in,
         # SCImage takes unsigned samples only; the bits are the same and Pixel Representation is set below.
         pixels if pixels.dtype.kind == "u" else pixels.view(f"u{pixels.dtype.itemsize}"),
         photometric_interpretation=image.photometric,
-        bits_allocated=bits,
+        bits_allocated=pixels.dtype.itemsize * 8,
         coordinate_system="PATIENT",
         patient_orientation=ORIENTATION_FOR_HIGHDICOM,
         **arguments,
     )
     if image.photometric != "RGB":
         stored = int(source.header.BitsStored)
-        is_signed = int(pixels.dtype.kind == "i")
-        set_values(picture, BitsStored=stored, HighBit=stored - 1, PixelRepresentation=is_signed)
+        set_values(
+            picture,
+            BitsStored=stored,
+            HighBit=stored - 1,
+            PixelRepresentation=int(pixels.dtype.kind == "i"),
+        )
         copy_present(picture, source, *_GREY_DISPLAY, "PixelPaddingValue", "ModalityLUTSequence")
         if "ModalityLUTSequence" not in picture:
             copy_present(picture, source, "RescaleIntercept", "RescaleSlope", "RescaleType")
@@ -942,21 +947,22 @@ def build_segmentation(context: ResultContext, source: Source, image: DerivedIma
     in any frame, and refers to all frames: highdicom makes no multi-frame segmentation of images without a
     frame of reference, and ultrasound has none.
     """
-    segment = SegmentDescription(
-        segment_number=1,
-        segment_label=_LABEL,
-        segmented_property_category=codes.SCT.SpatialAndRelationalConcept,
-        segmented_property_type=OURS[BURNED_IN.value],
-        algorithm_type="AUTOMATIC",
-        algorithm_identification=_algorithm(context, context.models),
-        tracking_uid=tracking_uid(context, source, "mask"),
-        tracking_id=f"AI {_LABEL}, image {source.number}",
-    )
     return _segmentation(
         context,
         source,
         filled(source, image)[None],
-        [segment],
+        [
+            SegmentDescription(
+                segment_number=1,
+                segment_label=_LABEL,
+                segmented_property_category=codes.SCT.SpatialAndRelationalConcept,
+                segmented_property_type=OURS[BURNED_IN.value],
+                algorithm_type="AUTOMATIC",
+                algorithm_identification=_algorithm(context, context.models),
+                tracking_uid=tracking_uid(context, source, "mask"),
+                tracking_id=f"AI {_LABEL}, image {source.number}",
+            )
+        ],
         content_label="AI_REMOVED_TEXT",
         content_description="Pixels that AI inpainted" + (", in any frame" if source.frames > 1 else ""),
         **header_arguments(context, ResultKind.SEG, source, uid, source.number),
@@ -996,8 +1002,11 @@ def build_organs(context: ResultContext, source: Source, image: DerivedImage, ui
         content_description="Outlines by AI - not for diagnostic use",
         **header_arguments(context, ResultKind.SEG, source, uid, source.number, ORGAN_SERIES),
     )
-    name = series_description(context, ResultKind.SEG, "AI outlines of organs")
-    set_values(outlined, SeriesNumber=OUTLINES_SERIES_NUMBER, SeriesDescription=name)
+    set_values(
+        outlined,
+        SeriesNumber=OUTLINES_SERIES_NUMBER,
+        SeriesDescription=series_description(context, ResultKind.SEG, "AI outlines of organs"),
+    )
     return outlined
 
 

@@ -210,12 +210,13 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
             for one in known
             if one.reliability and not (unsure and one.decision is Decision.ABSENT)
         )
-        in_order = [one for one in result.findings if one.source_uid == source.uid]
         images.append(
             ImageReport(
                 source,
                 "AI summary",
-                result_lines(in_order, measured, here),
+                result_lines(
+                    [one for one in result.findings if one.source_uid == source.uid], measured, here
+                ),
                 [(OURS["RESULT"], _answer(known, measured, unsure=unsure))],
                 known,
                 [one for one in located if one.source is source],
@@ -248,10 +249,7 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
 def failure_of(context: ResultContext, sources: Sequence[Source], reason: str, cause: Cause) -> Report:
     """The report that the AI did not run, with the reason, so that nobody waits for a result."""
     name, words = "AI did not run", f"AI did not run: {reason}"
-    answers = [
-        (OURS["RESULT"], OURS["NOTRUN"]),
-        (OURS["NOTRUNBECAUSE"], CAUSES[cause]),
-    ]
+    answers = [(OURS["RESULT"], OURS["NOTRUN"]), (OURS["NOTRUNBECAUSE"], CAUSES[cause])]
     return Report(context, [ImageReport(source, name, [words], answers) for source in sources], words)
 
 
@@ -318,8 +316,9 @@ def _located(
         anywhere = _coded(context, source, finding, presence_of(finding))
         key = (code.scheme, code.value, finding.label, finding.model.id, str(finding.frame or 0))
         for place, region in enumerate(finding.regions or (None,)):
-            made = tracking_uid(context, source, *key, str(seen[(source.uid, *key)]))
-            uid = (finding.tracking_uid if place == 0 else "") or made
+            uid = (finding.tracking_uid if place == 0 else "") or tracking_uid(
+                context, source, *key, str(seen[(source.uid, *key)])
+            )
             seen[(source.uid, *key)] += 1
             numbers[source.uid] += 1
             located.append(
@@ -371,8 +370,8 @@ def _outline(region: Region, source: Source) -> npt.NDArray[np.float64]:
     if region.type == "box":
         left, top, right, bottom = region.bounds
         corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
-    points = np.asarray([*corners, corners[0]], np.float64)
-    points = np.clip(points, 0.0, [float(source.columns), float(source.rows)])
+    closed, size = [*corners, corners[0]], [float(source.columns), float(source.rows)]
+    points = np.clip(np.asarray(closed, np.float64), 0.0, size)
     points = points.astype(np.float32).astype(np.float64)  # Graphic Data has VR FL
     if (np.ptp(points, axis=0) < 1.0).any():
         raise ResultRefused("a region lies outside its image or has no area in it")

@@ -143,13 +143,18 @@ def build_document(report: Report, uid: str) -> Dataset:
     *about, measurements = content[0].ContentSequence
     for item in about:
         if item.name == codes.DCM.ProcedureReported:  # its code names no region
-            same_kind = (source for source in sources if procedure_reported(source) == item.value)
-            known = (region for source in same_kind if (region := target_of(context, source)))
+            known = (
+                region
+                for source in sources
+                if procedure_reported(source) == item.value and (region := target_of(context, source))
+            )
             sites = {region.value: region for region in known}.values()
-            modifies = RelationshipTypeValues.HAS_CONCEPT_MOD
             if sites:
                 item.ContentSequence = ContentSequence(
-                    [CodeContentItem(PROCEDURE_SITE, region, modifies) for region in sites]
+                    [
+                        CodeContentItem(PROCEDURE_SITE, region, RelationshipTypeValues.HAS_CONCEPT_MOD)
+                        for region in sites
+                    ]
                 )
     content[0].ContentSequence = ContentSequence(
         [
@@ -338,8 +343,7 @@ def _evaluations(report: Report, elsewhere: Sequence[ReportedFinding]) -> Contai
 
 def _evaluation(one: ReportedFinding) -> ContentItem:
     """CODE "finding = present / absent / undetermined" with its number, site, algorithm and image."""
-    name = coded(one.finding.code)
-    item = CodeContentItem(name=name, value=one.presence, relationship_type=_CONTAINS)
+    item = CodeContentItem(name=coded(one.finding.code), value=one.presence, relationship_type=_CONTAINS)
     of_finding = RelationshipTypeValues.HAS_PROPERTIES
     tracking = TrackingIdentifier(uid=one.tracking_uid, identifier=one.identifier) if one.tracking_uid else ()
     item.ContentSequence = ContentSequence(
@@ -406,8 +410,7 @@ def _measurement_group(report: Report, source: Source, tracked: TrackedMeasureme
     )
     if measurement.fetus:
         tracking, about = group[0].ContentSequence[:2], group[0].ContentSequence[2:]
-        subject = subject_context(measurement.fetus)
-        group[0].ContentSequence = ContentSequence([*tracking, *subject, *about])
+        group[0].ContentSequence = ContentSequence([*tracking, *subject_context(measurement.fetus), *about])
     return group
 
 
@@ -429,13 +432,15 @@ def _previous(previous: PreviousImage) -> ContainerContentItem:
     ]
     for one, item in said:
         item.ContentSequence = ContentSequence(list(_about(one, previous)))
-    items = [
-        CodeContentItem(mode, document, _CONTEXT),
-        CompositeContentItem(quoted_source, report.SOPClassUID, report.SOPInstanceUID, _CONTEXT),
-        *TimePointContext(time_point=previous.on.isoformat()),
-        *(item for _, item in said),
-    ]
-    return _container(DicomCode("121068", "DCM", "Previous Findings"), items)
+    return _container(
+        DicomCode("121068", "DCM", "Previous Findings"),
+        [
+            CodeContentItem(mode, document, _CONTEXT),
+            CompositeContentItem(quoted_source, report.SOPClassUID, report.SOPInstanceUID, _CONTEXT),
+            *TimePointContext(time_point=previous.on.isoformat()),
+            *(item for _, item in said),
+        ],
+    )
 
 
 def _about(one: StatedFinding | StatedNumber, previous: PreviousImage) -> Iterator[ContentItem]:
@@ -445,9 +450,11 @@ def _about(one: StatedFinding | StatedNumber, previous: PreviousImage) -> Iterat
     if one.model:
         name = DicomCode("111001", "DCM", "Algorithm Name")
         yield TextContentItem(name, one.model, RelationshipTypeValues.HAS_CONCEPT_MOD)
-    measured, image = codes.DCM.SourceOfMeasurement, previous.image
     yield ImageContentItem(
-        measured, image.SOPClassUID, image.SOPInstanceUID, relationship_type=_INFERRED_FROM
+        codes.DCM.SourceOfMeasurement,
+        previous.image.SOPClassUID,
+        previous.image.SOPInstanceUID,
+        relationship_type=_INFERRED_FROM,
     )
 
 
@@ -480,8 +487,7 @@ class StatedReport:
     @property
     def short_result(self) -> tuple[str, ...]:
         """The lines of the conclusion without the sentences on burned-in text."""
-        lines = self.conclusion.splitlines()
-        return tuple(line for line in lines if not line.startswith(BURNED_IN_HEAD))
+        return tuple(line for line in self.conclusion.splitlines() if not line.startswith(BURNED_IN_HEAD))
 
 
 def stated(report: Path | BinaryIO | Dataset) -> StatedReport:

@@ -156,8 +156,15 @@ def record_cleaning(
     """
     noted = Counter(note.name for note in result.quality)
     if cleaned := sum(image.kind is ImageKind.CLEANED for image in result.images):
-        counts = {"images": cleaned, "widened": noted["widened"], "blacked_out": noted["blacked_out"]}
-        record(session, IMAGES_CLEANED, job.study_id, job=job.id, **counts)
+        record(
+            session,
+            IMAGES_CLEANED,
+            job.study_id,
+            job=job.id,
+            images=cleaned,
+            widened=noted["widened"],
+            blacked_out=noted["blacked_out"],
+        )
     if noted[WITHHELD]:
         record(session, CLEANING_WITHHELD, job.study_id, job=job.id, images=noted[WITHHELD])
     if sources:
@@ -180,8 +187,11 @@ def not_cleaned(failure: CleaningFailed, sources: Sequence[SourceObject]) -> Pip
     """
     if isinstance(failure, NothingCleaned):
         return PipelineResult(quality=failure.notes)
-    text = f"no cleaned picture: {failure}"
-    return PipelineResult(quality=tuple(QualityNote(WITHHELD, text, one.image.uid) for one in sources))
+    return PipelineResult(
+        quality=tuple(
+            QualityNote(WITHHELD, f"no cleaned picture: {failure}", one.image.uid) for one in sources
+        )
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +315,11 @@ class JobImages:
     def readable(self) -> list[SourceObject]:
         """The images without a fault, which a pipeline may analyse."""
         return [source for source in self.all if source.image.uid not in self.faults]
+
+    @property
+    def reasons(self) -> str:
+        """Why images are left out, each reason once."""
+        return "; ".join(dict.fromkeys(self.faults.values()))
 
     def only(self, uids: Collection[str]) -> JobImages:
         """Only the images with these UIDs, and the images with a fault, which the report lists too."""
@@ -493,8 +508,9 @@ class ResultWriter:
         now, models = utc_now(), pipeline.models() if pipeline else ()
         built: list[BuiltObject] = []
         for peers in _alike(self._peers(names, deidentified=False)):
-            context = self._context(job, pipeline, models, now, peers, built=built)
-            built += build_failure(context, images, reason, cause)
+            built += build_failure(
+                self._context(job, pipeline, models, now, peers, built=built), images, reason, cause
+            )
         self._tell_repairs(job, images)
         self._end(job, state, reason, names, built, refused, stat=stat)
 
@@ -577,8 +593,7 @@ class ResultWriter:
         further = {name for one in holding for name in one.send_to} | (had & set(rule.receivers))
         known = {peer.name for peer in self._settings.peers if "receive" in peer.may}
         names = [name for name in rule.receivers if name in further & known - set(job.destinations)]
-        stat = any(one.priority == "stat" for one in holding)
-        return [*job.destinations, *names], stat
+        return [*job.destinations, *names], any(one.priority == "stat" for one in holding)
 
     def _enter(
         self,
@@ -600,23 +615,28 @@ class ResultWriter:
             uid = item.sop_instance_uid
             if uid not in rows:
                 values = row_values(item, files[uid], self._files)
-                row = Result(study_id=job.study_id, job_id=job.id, created_at=utc_now(), **values)
-                rows[uid] = stored.add(session, row)
+                rows[uid] = stored.add(
+                    session, Result(study_id=job.study_id, job_id=job.id, created_at=utc_now(), **values)
+                )
                 new.append(files[uid])
                 if item.kind is ResultKind.SR and not item.deidentified:
                     stored.note_findings(session, rows[uid], present)
             known = [] if is_prior else self._peers(names, deidentified=item.deidentified)
             peers = [peer for peer in known if _gets(peer, item)]
-            in_doubt = uid in files and files[uid].was_there
             if rows[uid].purged:  # write down who misses it: a result is made once
                 for peer in peers:
                     delivery = deliveries.add(session, rows[uid], peer.name)
                     if delivery.state is DeliveryState.PENDING:
                         deliveries.withdraw(session, delivery, "its file was deleted after spool.result_days")
-                        lost = {"instance": uid, "destination": peer.name}
-                        record(session, RESULT_LOST, job.study_id, **lost)
+                        record(session, RESULT_LOST, job.study_id, instance=uid, destination=peer.name)
                 continue
-            waiting += outbox.enqueue(session, rows[uid], peers, in_doubt=in_doubt, assess_first=assess_first)
+            waiting += outbox.enqueue(
+                session,
+                rows[uid],
+                peers,
+                in_doubt=uid in files and files[uid].was_there,
+                assess_first=assess_first,
+            )
         if state is JobState.SUCCEEDED:
             deliveries.replace_unassessed(session, job.study_id, job.rule, [row.id for row in rows.values()])
         if waiting:
@@ -638,8 +658,13 @@ class ResultWriter:
         left = deliveries.left_by_hand(session, job.study_id, job.rule)
         by_hand = {delivery.destination for delivery in left} - set(names)
         for peer in (peer for peer in self._settings.peers if peer.name in by_hand):
-            fitting = [one for one in built if peer.deidentify is one.deidentified and _gets(peer, one)]
-            here = [row for one in fitting if not (row := rows[one.sop_instance_uid]).purged]
+            here = [
+                rows[one.sop_instance_uid]
+                for one in built
+                if peer.deidentify is one.deidentified
+                and _gets(peer, one)
+                and not rows[one.sop_instance_uid].purged
+            ]
             for row in here:
                 outbox.enqueue(session, row, [peer], by_hand=True, assess_first=assess_first)
             replaced = [one for one in left if one.destination == peer.name and one.result not in here]
@@ -654,21 +679,19 @@ class ResultWriter:
 
     def _tell_repairs(self, job: Job, images: Sequence[SourceObject]) -> None:
         """An event for each image with attributes that DICOM does not allow: keywords, no values."""
-        faulty = repairs_of(images)
-        if not faulty:
-            return
-        with self._database.write() as session:
-            for uid, repairs in faulty.items():
-                record(
-                    session,
-                    SOURCE_REPAIRED,
-                    job.study_id,
-                    job=job.id,
-                    instance=uid,
-                    repaired=",".join(sorted(repairs.repaired)),
-                    left_out=",".join(sorted(repairs.left_out)),
-                    kept=",".join(sorted(repairs.kept)),
-                )
+        if faulty := repairs_of(images):
+            with self._database.write() as session:
+                for uid, repairs in faulty.items():
+                    record(
+                        session,
+                        SOURCE_REPAIRED,
+                        job.study_id,
+                        job=job.id,
+                        instance=uid,
+                        repaired=",".join(sorted(repairs.repaired)),
+                        left_out=",".join(sorted(repairs.left_out)),
+                        kept=",".join(sorted(repairs.kept)),
+                    )
 
     def _deidentified(
         self,
@@ -691,9 +714,8 @@ class ResultWriter:
         objects: list[BuiltObject] = []
         reasons: list[str] = []
         for domain, peers in domains.items():
-            context = self._context(job, pipeline, models, analysed_at, peers, domain=domain)
             made = build_deidentified(
-                context,
+                self._context(job, pipeline, models, analysed_at, peers, domain=domain),
                 sources=images.readable,
                 result=result,
                 pseudonyms=Pseudonyms(load_or_create(self._settings.node.data_dir), domain),
@@ -1004,8 +1026,9 @@ _FINAL = (_Failed, PixelError, NoNumber, CleaningFailed, DecodedDifferently, Unk
 def _missing(images: JobImages) -> Iterator[QualityNote]:
     """What of the study is not in this result."""
     if images.faults:
-        reasons = "; ".join(dict.fromkeys(images.faults.values()))
-        yield QualityNote("not_analysed", f"{len(images.faults)} of the images not analysed: {reasons}")
+        yield QualityNote(
+            "not_analysed", f"{len(images.faults)} of the images not analysed: {images.reasons}"
+        )
     if images.unread:
         number = f"{images.unread} object" + "s" * (images.unread > 1)
         yield QualityNote(
@@ -1282,10 +1305,9 @@ class Worker:
             tries = min(job.tries - 1, self._settings.workers.attempts)
             raise _Failed(f"given up after {tries} tries: {job.reason or 'its worker was lost'}")
         if not images.readable:
-            reasons = "; ".join(dict.fromkeys(images.faults.values()))
             raise (
-                _Failed(reasons, Cause.FORMAT)
-                if reasons
+                _Failed(images.reasons, Cause.FORMAT)
+                if images.reasons
                 else _Failed("there is no image any more", Cause.INCOMPLETE)
             )
         # Ask the pipeline; images that do not decode are left out, so that one does not spoil the rest.
@@ -1293,8 +1315,8 @@ class Worker:
         self._leave_out(attempt, faults)
         attempt.refused = verdict.refused
         if isinstance(verdict, Refuse):
-            if left_out := attempt.images.faults:  # the pipeline did not see these: the PACS gets a report
-                raise _Failed("; ".join(dict.fromkeys(left_out.values())), Cause.FORMAT)
+            if attempt.images.faults:  # the pipeline did not see these: the PACS gets a report
+                raise _Failed(attempt.images.reasons, Cause.FORMAT)
             # Out of scope: listed in the node; reported to the PACS only where the rule asks for it.
             rule = self._settings.rule(job.rule)
             if rule is not None and rule.tell_pacs_refusals:
@@ -1316,13 +1338,11 @@ class Worker:
 
     def _leave_out(self, attempt: _Attempt, faults: Mapping[str, str]) -> None:
         """These images cannot be analysed; the others of the study are."""
-        if not faults:
-            return
-        attempt.images = attempt.images.without(faults)
-        with self._database.write() as session:
-            for uid, reason in faults.items():
-                named = {"job": attempt.job.id, "instance": uid, "reason": reason}
-                record(session, IMAGE_LEFT_OUT, attempt.job.study_id, **named)
+        if faults:
+            job, attempt.images = attempt.job, attempt.images.without(faults)
+            with self._database.write() as session:
+                for uid, reason in faults.items():
+                    record(session, IMAGE_LEFT_OUT, job.study_id, job=job.id, instance=uid, reason=reason)
 
     def _fail(self, attempt: _Attempt, reason: str, cause: Cause) -> None:
         """Fail for good: the PACS gets a report that says so, unless the job had a result before."""
