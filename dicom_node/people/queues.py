@@ -22,6 +22,7 @@ from dicom_node.base.store import fetches, sight
 from dicom_node.base.store.tables import Delivery, Job, Notification, Study
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, columns, find_study
+from dicom_node.deliver import outbox
 from dicom_node.jobs.queue import cancel, put_first, retry
 from dicom_node.people import (
     PRINTABLE,
@@ -82,14 +83,16 @@ def _change_job(session: Session, job_id: int, change: Change, by: audit.Person)
 
 def stuck_jobs(session: Session) -> list[View]:
     """The number of jobs that a person may run again: a row with ``jobs`` for each ``state`` and ``rule``."""
-    rows = session.execute(
-        select(Job.state, Job.rule, func.count())
-        .join(Study, Job.study_id == Study.id)
-        .where(_MAY_RUN, Job.state.in_(STUCK))
-        .group_by(Job.state, Job.rule)
-        .order_by(Job.state, Job.rule)
-    )
-    return [{"state": state, "rule": rule, "jobs": number} for state, rule, number in rows]
+    return [
+        {"state": state, "rule": rule, "jobs": number}
+        for state, rule, number in session.execute(
+            select(Job.state, Job.rule, func.count())
+            .join(Study, Job.study_id == Study.id)
+            .where(_MAY_RUN, Job.state.in_(STUCK))
+            .group_by(Job.state, Job.rule)
+            .order_by(Job.state, Job.rule)
+        )
+    ]
 
 
 def run_jobs_again(
@@ -163,8 +166,6 @@ def send_again(
 
     Raises NotFound, NotAllowedNow.
     """
-    from dicom_node.deliver import outbox
-
     with writing(settings) as session:
         done = outbox.retry_all(session, destination or None) if dead else list(numbers)
         for number in numbers:
@@ -187,8 +188,6 @@ def discard_deliveries(
     ``because`` is shown with them but never logged: a person may have written a name. Raises NotFound,
     NotAllowedNow, FaultyInput.
     """
-    from dicom_node.deliver import outbox
-
     words = audit.checked_reason(because)
     with writing(settings) as session:
         done = outbox.discard_all(session, words, destination or None) if dead else list(numbers)
@@ -214,8 +213,15 @@ def _note_deliveries(
         by_study.setdefault(row.item.study_id, {})[row.id] = [row.item.sop_instance_uid, row.destination]
     for study, pairs in by_study.items():
         about = {"all_dead": len(pairs), "destination": destination} if dead else {"deliveries": [*pairs]}
-        what = {"deliveries": list(pairs.values())}
-        audit.note(session, by, action, study_id=study, what=what, words=words, **about)
+        audit.note(
+            session,
+            by,
+            action,
+            study_id=study,
+            what={"deliveries": list(pairs.values())},
+            words=words,
+            **about,
+        )
 
 
 def send_study(
@@ -225,8 +231,6 @@ def send_study(
 
     Raises NotFound, UnknownPeer, NotAllowedNow.
     """
-    from dicom_node.deliver import outbox
-
     to = settings.peer(peer)
     with writing(settings) as session:
         study = find_study(session, study_instance_uid).id
