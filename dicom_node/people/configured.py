@@ -68,7 +68,7 @@ from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, columns, list_events
 from dicom_node.jobs import drift as scores
 from dicom_node.jobs.queue import decide, decide_study, explain, why_none
-from dicom_node.people import Row, audit, open_database, reading, writing
+from dicom_node.people import Row, audit, monitoring, open_database, preflight, reading, writing
 from dicom_node.people.peers import SECRET
 from dicom_node.receive.inspection import Inspected, inspect
 
@@ -373,8 +373,6 @@ def _checked(settings: Settings, after: _Entries, changed: Kind) -> Warned:
 
     Raises FaultyInput with its mistakes.
     """
-    from dicom_node.people import preflight
-
     tables: dict[str, Any] = {}
     for kind in _MODELS:
         tables[kind] = [
@@ -422,8 +420,6 @@ def reload_node(files: Sequence[Path]) -> list[str]:
     Only nodes on the data folder that the files name are asked. Raises ConfigurationError (before any node is
     asked), Unavailable, NotAllowedNow.
     """
-    from dicom_node.people import preflight
-
     settings, read = examine(files)
     if settings is None or read.problems:
         raise ConfigurationError(read.problems)
@@ -465,14 +461,12 @@ def reload_node(files: Sequence[Path]) -> list[str]:
 
 def _hang_up(settings: Settings, place: str, pid: int) -> Mapping[str, Any] | None:
     """SIGHUP, and wait for what the node says of it: None where it is content, else the event."""
-    from dicom_node.people.monitoring import node_name
-
     asked = datetime.now(UTC)
     try:
         os.kill(pid, signal.SIGHUP)
     except PermissionError:
         raise NotAllowedNow(f"process {pid} belongs to another user: run this as that user") from None
-    ours, numbers = node_name(place), (CONFIGURATION_RELOADED.number, CONFIGURATION_REFUSED.number)
+    ours, numbers = monitoring.node_name(place), (CONFIGURATION_RELOADED.number, CONFIGURATION_REFUSED.number)
     end = time.monotonic() + _RELOAD_SECONDS
     while time.monotonic() < end:
         try:
