@@ -22,7 +22,6 @@ from dicom_node.base.store import fetches, sight
 from dicom_node.base.store.tables import Delivery, Job, Notification, Study
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, columns, find_study
-from dicom_node.deliver import outbox
 from dicom_node.jobs.queue import cancel, put_first, retry
 from dicom_node.people import (
     PRINTABLE,
@@ -166,6 +165,8 @@ def send_again(
 
     Raises NotFound, NotAllowedNow.
     """
+    from dicom_node.deliver import outbox
+
     with writing(settings) as session:
         done = outbox.retry_all(session, destination or None) if dead else list(numbers)
         for number in numbers:
@@ -188,6 +189,8 @@ def discard_deliveries(
     ``because`` is shown with them but never logged: a person may have written a name. Raises NotFound,
     NotAllowedNow, FaultyInput.
     """
+    from dicom_node.deliver import outbox
+
     words = audit.checked_reason(because)
     with writing(settings) as session:
         done = outbox.discard_all(session, words, destination or None) if dead else list(numbers)
@@ -231,6 +234,8 @@ def send_study(
 
     Raises NotFound, UnknownPeer, NotAllowedNow.
     """
+    from dicom_node.deliver import outbox
+
     to = settings.peer(peer)
     with writing(settings) as session:
         study = find_study(session, study_instance_uid).id
