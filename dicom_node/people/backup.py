@@ -38,7 +38,6 @@ from dicom_node.base import events, sitekey
 from dicom_node.base.config.loading import FOLDER
 from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, Settings
 from dicom_node.base.errors import CannotCreate, FaultyInput, NodeError, NotAllowedNow, StorageError
-from dicom_node.base.events import DECISION_SETTLED, DELIVERY_DISCARDED
 from dicom_node.base.files import sha256_of
 from dicom_node.base.kinds import (
     DEIDENTIFIED_FOLDER,
@@ -291,7 +290,6 @@ def write_bundle(settings: Settings, files: Sequence[Path], destination: Path) -
     try:
         with reading(settings) as session:
             parts["counts.json"] = views.counts(session)
-            rows = views.list_events(session, limit=2000)
             texts = {event.number: event.text for event in events.all_types()}
             # Of their fields what cannot name a patient: numbers, and configured peers.
             parts["events.json"] = [
@@ -306,7 +304,7 @@ def write_bundle(settings: Settings, files: Sequence[Path], destination: Path) -
                         and (isinstance(value, bool | int | float) or str(value) in names)
                     },
                 }
-                for row in rows
+                for row in views.list_events(session, limit=2000)
             ]
     except NodeError as error:
         parts["database.json"] = {"problem": type(error).__name__}
@@ -407,7 +405,7 @@ def settle_decision(
         except LookupError:
             raise NotAllowedNow("this decision is applied") from None
         row.waits_for = f"settled by a person: {words}"
-        transitions.record(session, DECISION_SETTLED, decision=number, action=row.action)
+        transitions.record(session, events.DECISION_SETTLED, decision=number, action=row.action)
         audit.note(session, by, AuditAction.DECISION_SETTLED, decision=number, of=row.action)
 
 
@@ -465,8 +463,9 @@ def _with_audit(settings: Settings, wanted: DecisionRow) -> None:
         study = find_study(session, wanted.study_uid).id if wanted.study_uid else None
         if again := _AGAIN_WITH_AUDIT.get(wanted.action):
             again(session, settings, wanted)
-        action = AuditAction(wanted.action)
-        audit.note(session, _by(wanted), action, study_id=study, **wanted.record["fields"])
+        audit.note(
+            session, _by(wanted), AuditAction(wanted.action), study_id=study, **wanted.record["fields"]
+        )
 
 
 def _withdraw(settings: Settings, wanted: DecisionRow) -> None:
@@ -502,12 +501,15 @@ def _release(settings: Settings, wanted: DecisionRow) -> None:
         take = Choice(database, settings).again(study, wanted.record["what"])
         with database.read() as session:
             state = find_study(session, wanted.study_uid).state
-            same = (DecisionRow.study_uid == wanted.study_uid, DecisionRow.action == wanted.action)
-            later = select(DecisionRow.id).where(*same, DecisionRow.at > wanted.at).limit(1)
-            released_later = session.scalar(later) is not None
+            later = session.scalar(
+                select(DecisionRow.id)
+                .where(DecisionRow.study_uid == wanted.study_uid, DecisionRow.action == wanted.action)
+                .where(DecisionRow.at > wanted.at)
+                .limit(1)
+            )
     if take is not None:
         studies.release(settings, wanted.study_uid, take, _by(wanted))
-    elif released_later or state in END_STATES - {StudyState.QUARANTINED}:  # it came through without it
+    elif later is not None or state in END_STATES - {StudyState.QUARANTINED}:  # it came through without it
         _with_audit(settings, wanted)
     else:
         raise _NotYet("the study is not in quarantine with the objects that were released")
@@ -515,7 +517,7 @@ def _release(settings: Settings, wanted: DecisionRow) -> None:
 
 def _discard(session: Session, _settings: Settings, wanted: DecisionRow) -> None:
     for delivery in _deliveries(session, wanted.record["what"]["deliveries"]):
-        if (delivery.state, DELIVERY_DISCARDED) in DELIVERY:
+        if (delivery.state, events.DELIVERY_DISCARDED) in DELIVERY:
             outbox.discard(session, delivery.id, wanted.record["words"])
 
 
@@ -544,8 +546,11 @@ def _judge_cleaning(session: Session, settings: Settings, wanted: DecisionRow) -
     results.end_reviews_of_image(session, instance.id, verdict, actor)
     if verdict is ReviewVerdict.DRAWN:
         about = {key: what[key] for key in ("pixels_sha256", "boxes")}
-        role = UserRole(what["role"])
-        session.merge(DrawnByHand(instance_id=instance.id, at=wanted.at, actor=actor, role=role, **about))
+        session.merge(
+            DrawnByHand(
+                instance_id=instance.id, at=wanted.at, actor=actor, role=UserRole(what["role"]), **about
+            )
+        )
         if session.get_one(Study, instance.study_id).state is not StudyState.RECEIVING:
             choose.rerun(session, instance.study_id, settings)
 
@@ -555,16 +560,21 @@ def _change_job(session: Session, _settings: Settings, wanted: DecisionRow) -> N
     what = wanted.record["what"]
     study = find_study(session, wanted.study_uid).id
     if what["change"] == "cancel":
-        of_rule = select(Job).where(Job.study_id == study, Job.rule == what["rule"])
-        newest_first = session.scalars(of_rule.order_by(Job.id.desc()))
+        newest_first = session.scalars(
+            select(Job).where(Job.study_id == study, Job.rule == what["rule"]).order_by(Job.id.desc())
+        )
         job = next((job for job in newest_first if sources_sha256(job) == what["images"]), None)
         if job is None:
             raise _NotYet("the job that was cancelled is not there")
         if job.state in (JobState.QUEUED, JobState.HELD, JobState.RUNNING):
             cancel(session, job.id)
-        of_job = select(Delivery).join(Result, Result.id == Delivery.result_id).where(Result.job_id == job.id)
-        for delivery in session.scalars(of_job.order_by(Delivery.id)).all():
-            if (delivery.state, DELIVERY_DISCARDED) in DELIVERY:
+        for delivery in session.scalars(
+            select(Delivery)
+            .join(Result, Result.id == Delivery.result_id)
+            .where(Result.job_id == job.id)
+            .order_by(Delivery.id)
+        ).all():
+            if (delivery.state, events.DELIVERY_DISCARDED) in DELIVERY:
                 outbox.discard(session, delivery.id, "its job was cancelled by a person")
 
 

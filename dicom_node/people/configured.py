@@ -33,8 +33,7 @@ from ai_pipeline.models import registry
 from ai_pipeline.models.reference import reference_of
 from ai_pipeline.models.store import folder
 from ai_pipeline.pipelines import slots, try_out
-from dicom_node.base.config import loading
-from dicom_node.base.config.loading import SAVED, edition, file_of, newest, versions
+from dicom_node.base.config.loading import SAVED, edition, examine, file_of, newest, undercuts, versions
 from dicom_node.base.config.sample import toml_value
 from dicom_node.base.config.settings import (
     NEEDS_RESTART,
@@ -69,7 +68,7 @@ from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, columns, list_events
 from dicom_node.jobs import drift as scores
 from dicom_node.jobs.queue import decide, decide_study, explain, why_none
-from dicom_node.people import Row, audit, open_database, reading, writing
+from dicom_node.people import Row, audit, monitoring, open_database, preflight, reading, writing
 from dicom_node.people.peers import SECRET
 from dicom_node.receive.inspection import Inspected, inspect
 
@@ -96,8 +95,10 @@ _Entries = dict[tuple[str, str], dict[str, Any]]
 
 def entered_versions(settings: Settings) -> list[Row]:
     """All versions of what was entered, the newest first; ``saved``: when, by whom, what was changed."""
-    numbers = reversed(versions(settings.node.data_dir))
-    return [Row(version=number, saved=_saved(_text(settings, number))) for number in numbers]
+    return [
+        Row(version=number, saved=_saved(_text(settings, number)))
+        for number in reversed(versions(settings.node.data_dir))
+    ]
 
 
 def as_text(kind: Kind, content: Mapping[str, Any]) -> str:
@@ -275,8 +276,10 @@ def _changed(
     if version == 0 and here:
         raise ChangedMeanwhile(f"there is a {kind[:-1]} {name} already: nothing was saved")
     if version not in (None, edition(here)):
-        what = f"{name} was {'changed' if here else 'removed'} after you opened it: nothing was saved"
-        raise ChangedMeanwhile(f"{what}. What was saved last: {_saved(text)}")
+        raise ChangedMeanwhile(
+            f"{name} was {'changed' if here else 'removed'} after you opened it: nothing was saved. "
+            f"What was saved last: {_saved(text)}"
+        )
     if here is None and any(one.name == name and not one.entered for one in getattr(settings, kind)):
         raise NotAllowedNow(f"{name} is in the configuration files: change it there")
     document = tomlkit.parse(text)
@@ -370,13 +373,12 @@ def _checked(settings: Settings, after: _Entries, changed: Kind) -> Warned:
 
     Raises FaultyInput with its mistakes.
     """
-    from dicom_node.people import preflight
-
     tables: dict[str, Any] = {}
     for kind in _MODELS:
-        in_files = [one for one in getattr(settings, kind) if not one.entered]
         tables[kind] = [
-            one.model_dump(mode="json", context=REVEALED, exclude_defaults=True) for one in in_files
+            one.model_dump(mode="json", context=REVEALED, exclude_defaults=True)
+            for one in getattr(settings, kind)
+            if not one.entered
         ]
         tables[kind] += [one for (other, _), one in after.items() if other == kind]
     data = settings.model_dump(mode="json", context=REVEALED, exclude_defaults=True) | tables
@@ -384,11 +386,11 @@ def _checked(settings: Settings, after: _Entries, changed: Kind) -> Warned:
     if found.problems:
         raise FaultyInput("\n".join(map(_in_words, found.problems)), found.problems)
     assert found.settings is not None, "without settings there are problems"
-    known = set(loading.undercuts(settings))
+    known = set(undercuts(settings))
     return Warned(
         found.settings,
         tuple(f"{one.subject}: {one.text}" for one in found.tried if not one.ok),
-        tuple(one for one in loading.undercuts(found.settings) if one not in known),
+        tuple(one for one in undercuts(found.settings) if one not in known),
     )
 
 
@@ -418,9 +420,7 @@ def reload_node(files: Sequence[Path]) -> list[str]:
     Only nodes on the data folder that the files name are asked. Raises ConfigurationError (before any node is
     asked), Unavailable, NotAllowedNow.
     """
-    from dicom_node.people import preflight
-
-    settings, read = loading.examine(files)
+    settings, read = examine(files)
     if settings is None or read.problems:
         raise ConfigurationError(read.problems)
     found = running(settings.node.data_dir)
@@ -461,14 +461,12 @@ def reload_node(files: Sequence[Path]) -> list[str]:
 
 def _hang_up(settings: Settings, place: str, pid: int) -> Mapping[str, Any] | None:
     """SIGHUP, and wait for what the node says of it: None where it is content, else the event."""
-    from dicom_node.people.monitoring import node_name
-
     asked = datetime.now(UTC)
     try:
         os.kill(pid, signal.SIGHUP)
     except PermissionError:
         raise NotAllowedNow(f"process {pid} belongs to another user: run this as that user") from None
-    ours, numbers = node_name(place), (CONFIGURATION_RELOADED.number, CONFIGURATION_REFUSED.number)
+    ours, numbers = monitoring.node_name(place), (CONFIGURATION_RELOADED.number, CONFIGURATION_REFUSED.number)
     end = time.monotonic() + _RELOAD_SECONDS
     while time.monotonic() < end:
         try:
@@ -490,9 +488,6 @@ def _hang_up(settings: Settings, place: str, pid: int) -> Mapping[str, Any] | No
 
 TRIED = 50
 """Studies that rules are tried against, the newest."""
-
-
-_ReadFile = tuple[Path, Inspected, Instance]
 
 
 def list_rules(settings: Settings) -> list[View]:
@@ -525,10 +520,14 @@ def _limits(rule: RuleSettings) -> list[str]:
 
 def try_rules(session: Session, settings: Settings, other: Settings | None = None) -> list[View]:
     """The rules that take each of the newest studies; ``other``: changed rules to compare."""
-    settled = Study.state.not_in((StudyState.RECEIVING, StudyState.QUARANTINED))
-    chosen = select(Study).where(settled).order_by(Study.last_received_at.desc(), Study.id.desc())
+    chosen = (
+        select(Study)
+        .where(Study.state.not_in((StudyState.RECEIVING, StudyState.QUARANTINED)))
+        .order_by(Study.last_received_at.desc(), Study.id.desc())
+        .limit(TRIED)
+    )
     found = []
-    for study in session.scalars(chosen.limit(TRIED)):
+    for study in session.scalars(chosen):
         row = columns(study, "id", "state", "last_received_at", "study_instance_uid")
         row["now"] = _decided(session, study, settings)
         if other is not None:
@@ -559,8 +558,16 @@ def try_files(settings: Settings, files: Sequence[Path], sender: str = "") -> li
             "modality": image.modality,
         }
         if image.fault:
-            none = {"rule": "", "pipeline": "", "applies": False}
-            rows.append({**about, **none, "reason": f"quarantined: {image.fault}", "then": []})
+            rows.append(
+                {
+                    **about,
+                    "rule": "",
+                    "pipeline": "",
+                    "applies": False,
+                    "reason": f"quarantined: {image.fault}",
+                    "then": [],
+                }
+            )
             continue
         decisions = decide(settings.rules, image.study_date, [facts], today, settings.sender_names)
         held = {decision.rule.name: decision.held_reason for decision in decisions}
@@ -616,25 +623,29 @@ def _outcome(decided: View) -> set[tuple[str, ...]]:
     return {(rule["name"], *rule["then"]) for rule in decided["rules"]}
 
 
-def _read_file(path: Path, settings: Settings, sender: PeerSettings | None) -> _ReadFile:
+def _read_file(
+    path: Path, settings: Settings, sender: PeerSettings | None
+) -> tuple[Path, Inspected, Instance]:
     found = inspect(path, sender.assume_charset if sender else "")
     name = sender.name if sender else ""
-    takes = any(name in rule.secondary_captures_from for rule in settings.rules)
     role = role_of(
         found.sop_class_uid,
         frozenset(settings.listener.further_storage_classes),
-        takes_secondary_captures=takes,
+        takes_secondary_captures=any(name in rule.secondary_captures_from for rule in settings.rules),
     )
-    facts = Instance(
-        sop_instance_uid=found.sop_instance_uid,
-        sop_class_uid=found.sop_class_uid,
-        modality=found.modality,
-        role=ObjectRole.OWN if found.own else role,
-        calling_ae=sender.ae_title if sender else "",
-        called_ae=settings.node.ae_title,
-        attributes=dict(found.attributes),
+    return (
+        path,
+        found,
+        Instance(
+            sop_instance_uid=found.sop_instance_uid,
+            sop_class_uid=found.sop_class_uid,
+            modality=found.modality,
+            role=ObjectRole.OWN if found.own else role,
+            calling_ae=sender.ae_title if sender else "",
+            called_ae=settings.node.ae_title,
+            attributes=dict(found.attributes),
+        ),
     )
-    return path, found, facts
 
 
 TRIAL_SECONDS = 120

@@ -138,8 +138,9 @@ def run(out: Path, *, own: Path | None, fresh: bool, offline: bool, say: Say) ->
         node.stop()
         pacs.stop()
     # Other programs use the keys (docs/reference/lists.md).
-    summary = json.dumps({"studies": rows}, ensure_ascii=False, indent=2)
-    (out / "summary.json").write_text(summary + "\n", encoding="utf-8")
+    (out / "summary.json").write_text(
+        json.dumps({"studies": rows}, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
+    )
     return rows
 
 
@@ -248,13 +249,14 @@ class _Node:
         with socket.create_server(("127.0.0.1", 0)) as probe:  # finds one that is not in use
             self.port: int = probe.getsockname()[1]
         self.log, self._config = folder / "node.log", folder / "node.toml"
-        values = {"port": self.port, "pacs_port": pacs_port, "quiet": QUIET_SECONDS}
-        text = _CONFIG.format(data_dir=folder.resolve() / "var", **values)
+        text = _CONFIG.format(
+            data_dir=folder.resolve() / "var", port=self.port, pacs_port=pacs_port, quiet=QUIET_SECONDS
+        )
         self._config.write_text(text, encoding="utf-8")
         # A modality sends to the PACS and to the node.
-        peers = [(_PACS, pacs_port), (_NODE, self.port)]
         self.receivers = [
-            {"name": name, "ae_title": name, "host": "127.0.0.1", "port": port} for name, port in peers
+            {"name": name, "ae_title": name, "host": "127.0.0.1", "port": port}
+            for name, port in ((_PACS, pacs_port), (_NODE, self.port))
         ]
         with self.log.open("wb") as log:
             # A group of its own: Ctrl-C reaches the demonstration, which then stops the node in order.
@@ -327,8 +329,9 @@ def _run_study(
     if stored:
         view = _wait(uid, stored, begun, node)
         files = pacs.fetch(uid)
-        results = {item["sop_instance_uid"]: item["kind"] for item in view["results"]}
-        written = _write_objects(folder, files, results)
+        written = _write_objects(
+            folder, files, {item["sop_instance_uid"]: item["kind"] for item in view["results"]}
+        )
         # From the reception of the last new object to the confirmation of the last result, by the node's
         # records: so a second run, which sends the same objects again, tells the time of the first.
         deliveries = node.ask("outbox", "list", "--limit", "0", "--study", uid)
@@ -337,12 +340,12 @@ def _run_study(
         if times and new:
             took = datetime.fromisoformat(max(times)) - datetime.fromisoformat(max(new))
             row["seconds_to_pacs"] = round(took.total_seconds(), 3)
-        findings = node.ask("studies", "findings", uid)
         row |= {
             "state": view["state"],
             "reason": view["reason"],
             "findings": [
-                {key: found[key] for key in found.keys() - {"report_uid", "verdicts"}} for found in findings
+                {key: found[key] for key in found.keys() - {"report_uid", "verdicts"}}
+                for found in node.ask("studies", "findings", uid)
             ],
             "objects": [{"kind": kind, "sop_instance_uid": key} for key, kind, _ in written if kind],
             "known_before": all(item["outcome"] == "duplicate" for item in _received_since(view, begun)),
@@ -397,7 +400,6 @@ def _write_objects(folder: Path, files: Sequence[Path], kinds: dict[str, str]) -
             # The middle frame as a viewer shows it; nothing for pixels that cannot be decoded.
             with suppress(PixelError):
                 image = open_dicom(target)
-                picture = Image.fromarray(image.display(image.header.frames // 2))
-                picture.save(folder / f"{name}.png")
+                Image.fromarray(image.display(image.header.frames // 2)).save(folder / f"{name}.png")
         written.append((str(header.SOPInstanceUID), kind, target))
     return written

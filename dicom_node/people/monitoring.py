@@ -107,11 +107,19 @@ def report_silence(database: Database, settings: Settings) -> None:
             last = session.scalar(of_peer) or session.scalar(started)
             if last is None or last > utc_now() - timedelta(hours=peer.silent_hours):
                 continue
-            since = EventRow.number == events.PEER_SILENT.number, EventRow.at > last
-            reported = session.scalars(select(EventRow.fields).where(*since))
+            reported = session.scalars(
+                select(EventRow.fields).where(
+                    EventRow.number == events.PEER_SILENT.number, EventRow.at > last
+                )
+            )
             if all(fields.get("peer") != peer.name for fields in reported):
-                hours, since_when = peer.silent_hours, last.isoformat()
-                record(session, events.PEER_SILENT, peer=peer.name, hours=hours, last=since_when)
+                record(
+                    session,
+                    events.PEER_SILENT,
+                    peer=peer.name,
+                    hours=peer.silent_hours,
+                    last=last.isoformat(),
+                )
 
 
 SIGN_SECONDS: Final = 10.0
@@ -173,8 +181,13 @@ class SignsOfLife:
                 session.execute(update(SiteProcess).where(SiteProcess.seen_at > now).values(seen_at=now))
                 self._write(session, signs, now)
                 if self._before is None:
-                    gone = SiteProcess.machine == self._machine, SiteProcess.lost
-                    session.execute(delete(SiteProcess).where(*gone, SiteProcess.place.not_in(places_here)))
+                    session.execute(
+                        delete(SiteProcess).where(
+                            SiteProcess.machine == self._machine,
+                            SiteProcess.lost,
+                            SiteProcess.place.not_in(places_here),
+                        )
+                    )
             before, self._before = self._before, now
             if before is None or not timedelta() <= now - before <= 2 * timedelta(seconds=SIGN_SECONDS):
                 self._steady_since = now  # without a database all were silent: others need a moment, too
@@ -221,15 +234,21 @@ class SignsOfLife:
             lost = select(SiteProcess).where(SiteProcess.seen_at <= since, SiteProcess.lost.is_(False))
             for row in session.scalars(lost.with_for_update(skip_locked=True)):
                 row.lost = True
-                silent = round((now - row.seen_at).total_seconds())
-                record(session, events.PROCESS_LOST, None, **_named(row), silent_seconds=silent)
+                record(
+                    session,
+                    events.PROCESS_LOST,
+                    None,
+                    **_named(row),
+                    silent_seconds=round((now - row.seen_at).total_seconds()),
+                )
 
 
 def list_processes(session: Session) -> list[View]:
     """All processes of the site by machine and place. ``state``: alive or lost."""
     now, found = database_time(session), []
-    key = SiteProcess.machine, SiteProcess.place, SiteProcess.name
-    for row in session.scalars(select(SiteProcess).order_by(*key)):
+    for row in session.scalars(
+        select(SiteProcess).order_by(SiteProcess.machine, SiteProcess.place, SiteProcess.name)
+    ):
         silent = max((now - row.seen_at).total_seconds(), 0.0)
         found.append(
             _named(row)
@@ -251,8 +270,7 @@ def health(session: Session) -> View:
 
 def forget_machine(session: Session, machine: str) -> int:
     """Forget the lost processes of a machine that was removed for good; returns how many."""
-    lost = SiteProcess.machine == machine, SiteProcess.lost
-    gone = session.scalars(select(SiteProcess).where(*lost)).all()
+    gone = session.scalars(select(SiteProcess).where(SiteProcess.machine == machine, SiteProcess.lost)).all()
     for row in gone:
         session.delete(row)
     return len(gone)

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 _tests = threading.Semaphore(2)
 Record = Mapping[str, Any]
 _NUMBERS = [kind.number for kind in (ASSOCIATION_REJECTED, STORE_REFUSED, TLS_FAILED, CONNECTIONS_FAILED)]
-_ASSOCIATIONS, _EVENTS = 5000, 5000  # that are looked through, the newest
+_READ = 5000  # events and associations, of each, that are looked through: the newest
 _SHOWN = 10
 SECRET: Final = ("username", "password", "token")
 _STANDARD, _STORAGE = "1.2.840.10008.", "1.2.840.10008.5.1.4.1.1."  # PS3.4 B.5: other services lie elsewhere
@@ -86,10 +86,14 @@ def try_peers(settings: Settings, names: Sequence[str], by: audit.Person | None 
     finally:
         _tests.release()
     if by is not None:
-        names = [peer.name for peer in chosen]
-        failed = sorted({row["check"] for row in rows if not row["ok"]})
         with writing(settings) as session:
-            audit.note(session, by, AuditAction.PEER_TESTED, peers=names, failed=failed)
+            audit.note(
+                session,
+                by,
+                AuditAction.PEER_TESTED,
+                peers=[peer.name for peer in chosen],
+                failed=sorted({row["check"] for row in rows if not row["ok"]}),
+            )
     return rows
 
 
@@ -114,8 +118,8 @@ def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[s
     Raises NotFound for a name or title that belongs to no peer and never called.
     """
     with reading(settings) as session:
-        rows = views.list_associations(session, since=since, limit=_ASSOCIATIONS)
-        events = views.list_events(session, since=since, numbers=_NUMBERS, limit=_EVENTS)
+        rows = views.list_associations(session, since=since, limit=_READ)
+        events = views.list_events(session, since=since, numbers=_NUMBERS, limit=_READ)
         lost = outages(session)
     associations = [{**row, "calling": row["calling_ae"]} for row in rows]
     calls = [*associations, *(event["fields"] for event in events)]
@@ -151,8 +155,7 @@ def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[s
     entitled = {peer.ae_title for peer in settings.peers}
     through = [row for row in mine if row["objects"] or row["calling_ae"] in entitled]
     names = {"calling_ae": "calling", "called_ae": "called", "address": "address", "meaning": "meaning"}
-    rejections = _of(ASSOCIATION_REJECTED, theirs, names)
-    refusals = _of(STORE_REFUSED, theirs, {"calling_ae": "calling", "status": "status", "reason": "reason"})
+    refused = {"calling_ae": "calling", "status": "status", "reason": "reason"}
     found: dict[str, Any] = {
         "asked": asked,
         "peer": next((peer.name for peer in peers), None),
@@ -161,8 +164,10 @@ def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[s
         "others": sorted(title for title in titles_from_there() if title.upper() not in capitals),
         "associations": [{k: v for k, v in row.items() if k != "calling"} for row in mine[:_SHOWN]],
         "refused_contexts": _counted(_contexts(mine)),
-        "rejections": _outdated(_counted(rejections), through),
-        "refused_objects": _outdated(_counted(refusals), [row for row in mine if row["objects"]]),
+        "rejections": _outdated(_counted(_of(ASSOCIATION_REJECTED, theirs, names)), through),
+        "refused_objects": _outdated(
+            _counted(_of(STORE_REFUSED, theirs, refused)), [row for row in mine if row["objects"]]
+        ),
         "failures": _counted(_failures(theirs)),
     }
     return {**found, "advice": list(_advice(settings, peers, found, lost))}
@@ -186,9 +191,9 @@ def _contexts(associations: Iterable[Record]) -> Iterator[tuple[dict[str, Any], 
         if row["refused_count"] > REFUSED_CONTEXTS_NAMED:
             few = ", ".join([*row["refused"], "…"])
             yield {"context": few, "classes": row["refused_count"]}, 1, row["opened_at"]
-            continue
-        for context in row["refused"]:
-            yield {"context": context, "classes": 1}, 1, row["opened_at"]
+        else:
+            for context in row["refused"]:
+                yield {"context": context, "classes": 1}, 1, row["opened_at"]
 
 
 def _of(
@@ -237,8 +242,7 @@ def _advice(
     settings: Settings, peers: Sequence[PeerSettings], found: Record, lost: Iterable[PeerOutage]
 ) -> Iterator[dict[str, Any]]:
     """What to do, and the lines of the configuration that do it; the most likely cause first."""
-    names = {peer.name for peer in peers}
-    away = [one for one in lost if one.destination in names]
+    away = [one for one in lost if one.destination in {peer.name for peer in peers}]
     for one in away:
         yield {"concerns": "results"} | _lines(
             f"since {one.since:%Y-%m-%d %H:%M} UTC it takes none of the {one.waiting} results that wait "
@@ -252,13 +256,19 @@ def _advice(
             if sender is None or "send" not in sender.may:
                 yield _lines("it may not send", _heading(sender), 'may = ["send", "receive"]')
         elif row["status"] == f"{TOO_LARGE.code:04X}":
-            limit = 2 * settings.listener.maximum_object_mib
-            yield _lines("an object was too large", "[listener]", f"maximum_object_mib = {limit}")
+            yield _lines(
+                "an object was too large",
+                "[listener]",
+                f"maximum_object_mib = {2 * settings.listener.maximum_object_mib}",
+            )
         elif not row["outdated"]:
             yield _lines(f"objects were refused with {row['status']}: {row['reason']}")
     may = {word for peer in peers for word in peer.may}
-    tries = ("associations", "rejections", "refused_objects", "failures")
-    if away or may == {"receive"} or any(found[key] for key in tries):
+    if (
+        away
+        or may == {"receive"}
+        or any(found[key] for key in ("associations", "rejections", "refused_objects", "failures"))
+    ):
         return
     listener, whether = settings.listener, "If it is to send, let" if "receive" in may else "Let"
     yield _lines(
@@ -358,7 +368,6 @@ def _lines(says: str, *lines: str) -> dict[str, Any]:
 
 MOST_SHOWN = 500
 """Events and associations that are shown, of each: the newest."""
-_READ = 5000  # events that are looked through, the newest
 _PROBLEMS = frozenset(kind.number for kind in all_types() if kind.level >= logging.WARNING)
 _OF_ONE_OBJECT = frozenset({"instance", "spool_name", "association", "id"})
 
@@ -404,8 +413,11 @@ def happened_around(
             events.append(row | {"times": 1})
     associations: list[views.View] = []
     if not (number or words or problems):  # else events alone were asked for
-        opened = views.list_associations(session, since=since, until=until, limit=_READ)
-        associations = [row for row in reversed(opened) if is_meant(row)]
+        associations = [
+            row
+            for row in reversed(views.list_associations(session, since=since, until=until, limit=_READ))
+            if is_meant(row)
+        ]
     return Row(
         events=events[-MOST_SHOWN:],
         associations=associations[-MOST_SHOWN:],
@@ -415,6 +427,9 @@ def happened_around(
 
 def same_again(row: views.View) -> object:
     """A key that is equal for events that differ only in numbers and in their object."""
-    fields = row["fields"].items()
-    texts = ((key, value) for key, value in fields if isinstance(value, str) and key not in _OF_ONE_OBJECT)
-    return row["number"], row["study_instance_uid"], tuple(sorted(texts))
+    texts = sorted(
+        (key, value)
+        for key, value in row["fields"].items()
+        if isinstance(value, str) and key not in _OF_ONE_OBJECT
+    )
+    return row["number"], row["study_instance_uid"], tuple(texts)

@@ -250,8 +250,11 @@ def _probe_database(settings: Settings) -> Found:
         else:
             yield "node.database_url", shown, str(error)
     except SQLAlchemyError as error:
-        fault = meaning_of(error, settings.database_url) or f"cannot be used: {type(error).__name__}"
-        yield "node.database_url", shown, str(fault)
+        yield (
+            "node.database_url",
+            shown,
+            str(meaning_of(error, settings.database_url) or f"cannot be used: {type(error).__name__}"),
+        )
     finally:
         database.dispose()
 
@@ -335,14 +338,21 @@ def _check_findings(settings: Settings) -> Found:
         if wanted or settings.watched_findings:
             found[rule.name] = known = _findings(rule, settings)
             for name in _never_found(wanted, known):
-                hint = did_you_mean(name, sorted(known or ()), "it finds")
-                yield f"rules.{rule.name}.then", repr(name), f"{rule.pipeline} finds no such thing; {hint}"
+                yield (
+                    f"rules.{rule.name}.then",
+                    repr(name),
+                    f"{rule.pipeline} finds no such thing; "
+                    + did_you_mean(name, sorted(known or ()), "it finds"),
+                )
     if found and None not in found.values():
         every_name = {name for names in found.values() for name in names or ()}
         for key, watched in settings.watched_findings.items():
             for name in _never_found(watched, every_name):
-                hint = did_you_mean(name, sorted(every_name), "they find")
-                yield key, repr(name), f"no rule finds such a thing; {hint}"
+                yield (
+                    key,
+                    repr(name),
+                    f"no rule finds such a thing; {did_you_mean(name, sorted(every_name), 'they find')}",
+                )
 
 
 def _never_found(wanted: Iterable[str], known: Collection[str] | None) -> list[str]:
@@ -410,8 +420,24 @@ def _check_models(settings: Settings) -> Found:
             )
     except NoDecoder as error:
         yield "decoder", "", str(error)
-    yield from _check_cards(settings)
-    yield from _check_device_rules(settings)
+    try:
+        cards = registry.cards(settings.workers.models_dir)
+    except CardError as error:
+        yield "workers.models_dir", str(settings.workers.models_dir or ""), str(error)
+    else:
+        for card in cards:
+            try:
+                registry.verify(card)
+            except CardError as error:
+                yield f"model {card.id}", "", str(error)
+    try:
+        read_rules(
+            site_folder(settings.workers.device_rules_dir, settings.node.data_dir / DEVICE_RULES_FOLDER)
+        )
+    except DeviceRuleError as error:
+        for fault in error.faults:
+            place = ": ".join(filter(None, (str(fault.file), fault.key)))
+            yield "workers.device_rules_dir", place, fault.remedy
 
 
 @cache
@@ -422,30 +448,6 @@ def _lacking() -> str:
     """
     with closing(Decoder()) as decoder:
         return decoder.lacks()
-
-
-def _check_cards(settings: Settings) -> Found:
-    try:
-        cards = registry.cards(settings.workers.models_dir)
-    except CardError as error:
-        yield "workers.models_dir", str(settings.workers.models_dir or ""), str(error)
-        return
-    for card in cards:
-        try:
-            registry.verify(card)
-        except CardError as error:
-            yield f"model {card.id}", "", str(error)
-
-
-def _check_device_rules(settings: Settings) -> Found:
-    try:
-        read_rules(
-            site_folder(settings.workers.device_rules_dir, settings.node.data_dir / DEVICE_RULES_FOLDER)
-        )
-    except DeviceRuleError as error:
-        for fault in error.faults:
-            place = ": ".join(filter(None, (str(fault.file), fault.key)))
-            yield "workers.device_rules_dir", place, fault.remedy
 
 
 @dataclass(frozen=True, slots=True)
@@ -493,8 +495,11 @@ def _checked(settings: Settings | None, read: TomlFiles, role: Role, *, tries: b
         *(_check_peer(peer, settings) for peer in settings.peers),
     ]
     if tries:
-        checks += [_probe_database(settings), *(probe(settings) for probe in every("probes"))]
-        checks.append(_ask_peers(settings))
+        checks += [
+            _probe_database(settings),
+            *(probe(settings) for probe in every("probes")),
+            _ask_peers(settings),
+        ]
     for found in chain.from_iterable(checks):
         if isinstance(found, Tried):
             tried.append(replace(found, text=read.as_written(found.text)))
@@ -513,8 +518,9 @@ def _check_rules(settings: Settings, read: TomlFiles, role: Role) -> Found:
                 f"no such pipeline; {did_you_mean(name, sorted(PIPELINES), 'there are')}",
             )
     for rule in settings.rules:
-        runs = runs_models and settings.workers.takes(rule.pipeline)
-        yield from _check_rule(rule, settings, runs_models=runs)
+        yield from _check_rule(
+            rule, settings, runs_models=runs_models and settings.workers.takes(rule.pipeline)
+        )
     if runs_models:
         # A rule with a mistake may be left out.
         if len(settings.rules) >= len(read.at(("rules",)) or ()):
@@ -591,8 +597,9 @@ def _check_peer(peer: PeerSettings, settings: Settings) -> Found:
             "is no defined term of PS3.3 C.12.1.1.2, such as ISO_IR 100",
         )
     archives = {name for rule in settings.rules for name in rule.forward} - {peer.name}
-    confirming = [one for one in settings.peers if one.name in archives and one.confirm != "none"]
-    if peer.commit_after and not confirming:
+    if peer.commit_after and not any(
+        one.name in archives and one.confirm != "none" for one in settings.peers
+    ):
         yield (
             f"peers.{peer.name}.commit_after",
             repr(peer.commit_after),

@@ -82,14 +82,16 @@ def _change_job(session: Session, job_id: int, change: Change, by: audit.Person)
 
 def stuck_jobs(session: Session) -> list[View]:
     """The number of jobs that a person may run again: a row with ``jobs`` for each ``state`` and ``rule``."""
-    rows = session.execute(
-        select(Job.state, Job.rule, func.count())
-        .join(Study, Job.study_id == Study.id)
-        .where(_MAY_RUN, Job.state.in_(STUCK))
-        .group_by(Job.state, Job.rule)
-        .order_by(Job.state, Job.rule)
-    )
-    return [{"state": state, "rule": rule, "jobs": number} for state, rule, number in rows]
+    return [
+        {"state": state, "rule": rule, "jobs": number}
+        for state, rule, number in session.execute(
+            select(Job.state, Job.rule, func.count())
+            .join(Study, Job.study_id == Study.id)
+            .where(_MAY_RUN, Job.state.in_(STUCK))
+            .group_by(Job.state, Job.rule)
+            .order_by(Job.state, Job.rule)
+        )
+    ]
 
 
 def run_jobs_again(
@@ -214,8 +216,15 @@ def _note_deliveries(
         by_study.setdefault(row.item.study_id, {})[row.id] = [row.item.sop_instance_uid, row.destination]
     for study, pairs in by_study.items():
         about = {"all_dead": len(pairs), "destination": destination} if dead else {"deliveries": [*pairs]}
-        what = {"deliveries": list(pairs.values())}
-        audit.note(session, by, action, study_id=study, what=what, words=words, **about)
+        audit.note(
+            session,
+            by,
+            action,
+            study_id=study,
+            what={"deliveries": list(pairs.values())},
+            words=words,
+            **about,
+        )
 
 
 def send_study(

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 from pydantic import Field, ValidationError
 from sqlalchemy import Select, func, select
@@ -38,12 +38,10 @@ from dicom_node.base.kinds import (
 )
 from dicom_node.base.lifecycle import OPEN_DELIVERIES, UNDECIDED, DeliveryState, HeldState, StudyState
 from dicom_node.base.store import results
-from dicom_node.base.store import results as stored
 from dicom_node.base.store.tables import CleaningReview, DrawnByHand, Feedback, Instance, Result, Study
 from dicom_node.base.store.transitions import FOR_UPDATE, settle_study, utc_now
 from dicom_node.base.store.views import View, as_json, columns, find_study
 from dicom_node.deliver import outbox
-from dicom_node.deliver.outbox import enqueue
 from dicom_node.jobs.drift import wilson
 from dicom_node.jobs.worker.run import device_rules_of
 from dicom_node.people import (
@@ -57,20 +55,13 @@ from dicom_node.people import (
     studies,
     writing,
 )
-from dicom_node.people.studies import report_files
 from dicom_node.results.sr import findings as findings_of_report
 
-if TYPE_CHECKING:
-    from dicom_node.results.build import FindingAssessment
-
-
-_HAVE = OPEN_DELIVERIES | {DeliveryState.CONFIRMED}
 COLUMNS = (
     "at", "actor", "study_instance_uid", "finding", "tracking_uid", "decision", "verdict", "because",
     "report_uid", "model", "version",
 )  # fmt: skip
 _KEYS = ("finding", "tracking_uid", "model")  # what tells a finding of a study from the others
-_NOTED = (*_KEYS, "decision", "report_uid")
 _NOT_ACCEPTED = (ReaderVerdict.MODIFIED.value, ReaderVerdict.REJECTED.value)
 
 AsOf = Annotated[str | None, Field(max_length=64, pattern=PRINTABLE)]
@@ -148,9 +139,12 @@ def accept_results(
         study = find_study(session, study_instance_uid).id
         session.get_one(Study, study, with_for_update=FOR_UPDATE)  # nobody assesses a finding meanwhile
         findings = with_verdicts(session, study, _findings(session, settings, study))
-        judged = [row for row in findings if row["verdicts"]]
         # The last person who assessed them did not accept them.
-        others = {row["finding"] for row in judged if row["verdicts"][-1]["verdict"] in _NOT_ACCEPTED}
+        others = {
+            row["finding"]
+            for row in findings
+            if row["verdicts"] and row["verdicts"][-1]["verdict"] in _NOT_ACCEPTED
+        }
         if others:
             raise NotAllowedNow(
                 f"{', '.join(sorted(others))}: not accepted as it is in the results, and they cannot be "
@@ -245,7 +239,10 @@ def assess(
             by,
             AuditAction.FEEDBACK_GIVEN,
             study_id=study,
-            what={"finding": {key: row[key] for key in _NOTED}, "verdict": verdict.value},
+            what={
+                "finding": {key: row[key] for key in (*_KEYS, "decision", "report_uid")},
+                "verdict": verdict.value,
+            },
             words=words,
             verdict=verdict.value,
             model=wanted[2],
@@ -261,18 +258,23 @@ def findings_of_study(session: Session, settings: Settings, study_instance_uid: 
 def with_verdicts(session: Session, study: int, findings: Sequence[View]) -> list[View]:
     """The findings with ``verdicts``: each person's verdict and reason, the newest last."""
     given: dict[tuple[str, ...], list[View]] = {}
-    chosen = select(Feedback).where(Feedback.study_id == study).order_by(Feedback.at, Feedback.id)
-    for row in session.scalars(chosen):
+    for row in session.scalars(
+        select(Feedback).where(Feedback.study_id == study).order_by(Feedback.at, Feedback.id)
+    ):
         given.setdefault(_key_of(row), []).append(columns(row, "actor", "verdict", "because"))
     return [row | {"verdicts": given.get(_key(row), [])} for row in findings]
 
 
 def missing_findings(session: Session, settings: Settings, study: int, findings: Sequence[View]) -> View:
     """Findings that readers reported as missing, and the findings that a person may report as missing."""
-    chosen = select(Feedback).where(Feedback.study_id == study, Feedback.verdict == ReaderVerdict.MISSING)
     return {
         "said": [
-            columns(row, "actor", "finding", "model") for row in session.scalars(chosen.order_by(Feedback.id))
+            columns(row, "actor", "finding", "model")
+            for row in session.scalars(
+                select(Feedback)
+                .where(Feedback.study_id == study, Feedback.verdict == ReaderVerdict.MISSING)
+                .order_by(Feedback.id)
+            )
         ],
         "choices": [
             {"finding": row["finding"], "model": row["model"]} for row in _may_be_missing(settings, findings)
@@ -318,41 +320,79 @@ def all_assessments(
         chosen = chosen.where(Feedback.at >= since)
     if model:
         chosen = chosen.where(Feedback.model == model, Feedback.version == version)
-    found = session.execute(chosen.order_by(Feedback.id))
     return [
         {
             **columns(row, *(name for name in COLUMNS if name != "study_instance_uid")),
             "study_instance_uid": uid,
         }
-        for row, uid in found
+        for row, uid in session.execute(chosen.order_by(Feedback.id))
     ]
 
 
 def _send(session: Session, settings: Settings, study: int, by: audit.Person) -> list[str]:
     """An object for each report that this person assessed; returns the peers that get one."""
-    from dicom_node.results.build import build_assessment, put_in_place, row_values, written
+    from dicom_node.results.build import (
+        FindingAssessment,
+        build_assessment,
+        put_in_place,
+        row_values,
+        written,
+    )
 
+    findings = _findings(session, settings, study)
+    known = (*_may_be_missing(settings, findings), *findings)
+    codes = {_key(row): (row["code"][0], row["code"][1]) for row in known}
     reached: set[str] = set()
     door = Files(settings)
     for report in _reports(session, settings, study):
         peers = _takers(settings, report)
-        rows, assessed = _assessed_by(session, settings, study, report.sop_instance_uid, by)
-        if not peers or not assessed:
+        same = {"study_id": study, "actor": by.name, "report_uid": report.sop_instance_uid}
+        rows = [
+            row
+            for row in session.scalars(select(Feedback).filter_by(**same).order_by(Feedback.id))
+            if _key_of(row) in codes
+        ]
+        if not peers or not rows:
             continue
-        path = door.here(session, report.path)
         # The newest assessment object in which these verdicts were sent.
-        sent = Result.sop_instance_uid.in_([row.sent_in for row in rows])
-        sent_in = select(Result.sop_instance_uid).where(Result.kind == ResultKind.ASSESSMENT, sent)
-        former = session.scalar(sent_in.order_by(Result.id.desc()).limit(1)) or ""
-        by_us = stored.this_installation(session)
-        built = build_assessment(path, assessed, by.name, settings.node.ae_title, by_us, former)
-        if stored.is_result(session, built.sop_instance_uid):
+        former = session.scalar(
+            select(Result.sop_instance_uid)
+            .where(Result.kind == ResultKind.ASSESSMENT)
+            .where(Result.sop_instance_uid.in_([row.sent_in for row in rows]))
+            .order_by(Result.id.desc())
+            .limit(1)
+        )
+        built = build_assessment(
+            door.here(session, report.path),
+            [
+                FindingAssessment(
+                    finding=row.finding,
+                    code=codes[_key_of(row)],
+                    tracking_uid=row.tracking_uid,
+                    model=row.model,
+                    version=row.version,
+                    verdict=row.verdict,
+                    because=row.because,
+                    at=row.at,
+                )
+                for row in rows
+            ],
+            by.name,
+            settings.node.ae_title,
+            results.this_installation(session),
+            former or "",
+        )
+        if results.is_result(session, built.sop_instance_uid):
             continue
         with written([built], door) as files:
             file = files[built.sop_instance_uid]
-            values = row_values(built, file, door)
-            row = Result(study_id=study, job_id=report.job_id, created_at=utc_now(), **values)
-            enqueue(session, stored.add(session, row), peers)
+            made = Result(
+                study_id=study,
+                job_id=report.job_id,
+                created_at=utc_now(),
+                **row_values(built, file, door),
+            )
+            outbox.enqueue(session, results.add(session, made), peers)
             for one in rows:
                 one.sent_in = built.sop_instance_uid
             session.flush()
@@ -363,13 +403,17 @@ def _send(session: Session, settings: Settings, study: int, by: audit.Person) ->
 
 def _reports(session: Session, settings: Settings, study: int) -> Sequence[Result]:
     """The newest reports of a study that name the patient."""
-    named = Result.sop_instance_uid.in_([path.stem for path in report_files(session, settings, study)])
-    return session.scalars(select(Result).where(named).order_by(Result.id)).all()
+    uids = [path.stem for path in studies.report_files(session, settings, study)]
+    return session.scalars(select(Result).where(Result.sop_instance_uid.in_(uids)).order_by(Result.id)).all()
 
 
 def _takers(settings: Settings, report: Result) -> list[PeerSettings]:
     """Peers that take assessments, and have the report or will have it."""
-    have = {one.destination for one in report.deliveries if one.state in _HAVE}
+    have = {
+        one.destination
+        for one in report.deliveries
+        if one.state in OPEN_DELIVERIES | {DeliveryState.CONFIRMED}
+    }
     return [
         peer for peer in settings.peers if peer.assessments and "receive" in peer.may and peer.name in have
     ]
@@ -401,36 +445,6 @@ def _note_decision(
     )
 
 
-def _assessed_by(
-    session: Session, settings: Settings, study: int, report_uid: str, by: audit.Person
-) -> tuple[Sequence[Feedback], list[FindingAssessment]]:
-    """A person's assessments of one of the newest reports: the rows, and the same for an object."""
-    from dicom_node.results.build import FindingAssessment
-
-    findings = _findings(session, settings, study)
-    known = (*_may_be_missing(settings, findings), *findings)
-    codes = {_key(row): (row["code"][0], row["code"][1]) for row in known}
-    same = {"study_id": study, "actor": by.name, "report_uid": report_uid}
-    rows = [
-        row
-        for row in session.scalars(select(Feedback).filter_by(**same).order_by(Feedback.id))
-        if _key_of(row) in codes
-    ]
-    return rows, [
-        FindingAssessment(
-            finding=row.finding,
-            code=codes[_key_of(row)],
-            tracking_uid=row.tracking_uid,
-            model=row.model,
-            version=row.version,
-            verdict=row.verdict,
-            because=row.because,
-            at=row.at,
-        )
-        for row in rows
-    ]
-
-
 def store_verdicts(
     session: Session,
     study: int,
@@ -442,8 +456,14 @@ def store_verdicts(
     """Store a person's verdict on these findings: a later one replaces it."""
     for finding in findings:
         model, _, version = finding["model"].rpartition(" ")
-        named = {"finding": finding["finding"], "tracking_uid": finding["tracking_uid"]}
-        same = {"study_id": study, "actor": by.name, **named, "model": model, "version": version}
+        same = {
+            "study_id": study,
+            "actor": by.name,
+            "finding": finding["finding"],
+            "tracking_uid": finding["tracking_uid"],
+            "model": model,
+            "version": version,
+        }
         row = session.scalar(select(Feedback).filter_by(**same))
         if row is None:
             row = Feedback(**same)
@@ -454,8 +474,11 @@ def store_verdicts(
 
 def _findings(session: Session, settings: Settings, study: int) -> list[dict[str, Any]]:
     """The findings of the newest reports, each with the UID of its report."""
-    files = report_files(session, settings, study)
-    return [row | {"report_uid": path.stem} for path in files for row in findings_of_report(path)]
+    return [
+        row | {"report_uid": path.stem}
+        for path in studies.report_files(session, settings, study)
+        for row in findings_of_report(path)
+    ]
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -522,8 +545,12 @@ def waiting_reviews(session: Session, after: int | None = None) -> tuple[list[Vi
 
 def review_after(session: Session, number: int) -> int | None:
     """The image that waits after this one; after the last the first one; None if no other image waits."""
-    chosen = select(CleaningReview.id).where(CleaningReview.verdict.is_(None), CleaningReview.id != number)
-    return session.scalar(chosen.order_by(CleaningReview.id < number, CleaningReview.id).limit(1))
+    return session.scalar(
+        select(CleaningReview.id)
+        .where(CleaningReview.verdict.is_(None), CleaningReview.id != number)
+        .order_by(CleaningReview.id < number, CleaningReview.id)
+        .limit(1)
+    )
 
 
 def count_reviews(session: Session) -> View:
@@ -607,8 +634,15 @@ def draw_boxes(
                 role=role,
             )
         )
-        what = {"boxes": drawn, "role": role.value}
-        _decide(session, review, instance, ReviewVerdict.DRAWN, by, what, boxes=len(boxes))
+        _decide(
+            session,
+            review,
+            instance,
+            ReviewVerdict.DRAWN,
+            by,
+            {"boxes": drawn, "role": role.value},
+            boxes=len(boxes),
+        )
         choose.rerun(session, review.study_id, settings)
 
 
@@ -735,14 +769,15 @@ def rule_tried(
         except (PixelError, OSError, StorageError):
             continue
         if rule.match.fits(about):
-            found = [box for one in rule.rectangles if (box := one.box(about.rows, about.columns))]
             rows.append(
                 {
                     "id": other.id,
                     "study_id": other.study_id,
                     "columns": about.columns,
                     "rows": about.rows,
-                    "boxes": [list(box) for box in found],
+                    "boxes": [
+                        list(box) for one in rule.rectangles if (box := one.box(about.rows, about.columns))
+                    ],
                 }
             )
     return {"text": text, "name": rule.name, "images": rows, "boxes": [list(box) for box in boxes]}
@@ -792,8 +827,7 @@ def _opened(session: Session, settings: Settings, number: int) -> tuple[Instance
     if instance is None or instance.purged:
         raise NotFound("there is no such image, or no longer")
     try:
-        path = Files(settings).here(session, instance.path)
-        return instance, open_dicom(path).header
+        return instance, open_dicom(Files(settings).here(session, instance.path)).header
     except (PixelError, OSError, StorageError):
         raise NotFound("this image cannot be opened") from None
 

@@ -22,7 +22,7 @@ from dicom_node.base.events import RESULT_WITHDRAWN
 from dicom_node.base.files import Files
 from dicom_node.base.kinds import AuditAction, ObjectRole, RejectionReason, RemovalState, ResultKind
 from dicom_node.base.lifecycle import OPEN_DELIVERIES, DeliveryState
-from dicom_node.base.store import deliveries, results, transitions
+from dicom_node.base.store import deliveries, transitions
 from dicom_node.base.store import results as stored
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Delivery, Feedback, Instance, Job, Removal, Result, Study, Withdrawal
@@ -205,10 +205,16 @@ def change_studies(
 def _retry(settings: Settings, uid: str, by: audit.Person) -> None:
     with reading(settings) as session:
         study = find_study(session, uid)
-        stopped = select(Job.id).where(Job.study_id == study.id, Job.study_revision == study.revision)
-        job_ids = session.scalars(stopped.where(Job.state.in_(queues.STUCK))).all()
-        dead = select(Delivery.id).join(Result).where(Result.study_id == study.id)
-        delivery_ids = session.scalars(dead.where(Delivery.state == DeliveryState.DEAD)).all()
+        job_ids = session.scalars(
+            select(Job.id)
+            .where(Job.study_id == study.id, Job.study_revision == study.revision)
+            .where(Job.state.in_(queues.STUCK))
+        ).all()
+        delivery_ids = session.scalars(
+            select(Delivery.id)
+            .join(Result)
+            .where(Result.study_id == study.id, Delivery.state == DeliveryState.DEAD)
+        ).all()
     if not job_ids and not delivery_ids:
         raise NotAllowedNow("no job was stopped and no delivery was given up")
     if job_ids:
@@ -243,7 +249,6 @@ def reindex_spool(settings: Settings, progress: Callable[[int, int], None]) -> i
 
 
 _WAITS = (DeliveryState.UNASSESSED, DeliveryState.PENDING, DeliveryState.DEAD)
-_INFORMED = OPEN_DELIVERIES | {DeliveryState.CONFIRMED}
 _BEING_SENT = "a result is being sent right now: try again in a moment"
 
 
@@ -327,8 +332,9 @@ def withdraw_results(
             note_ids: dict[int, int] = {}
             for built, rows in notes:
                 values = row_values(built, files[built.sop_instance_uid], door)
-                row = Result(study_id=study.id, job_id=rows[0].job_id, created_at=now, **values)
-                note = stored.add(session, row)
+                note = stored.add(
+                    session, Result(study_id=study.id, job_id=rows[0].job_id, created_at=now, **values)
+                )
                 reached = set().union(*map(_arrived, rows)) & _iocm(settings)
                 outbox.enqueue(session, note, [peer for peer in settings.peers if peer.name in reached])
                 note_ids |= {row.id: note.id for row in rows}
@@ -375,8 +381,13 @@ def withdraw_results(
 
 
 def _results(session: Session, study: int) -> list[Result]:
-    chosen = select(Result).where(Result.study_id == study, Result.kind != ResultKind.REJECTION)
-    return list(session.scalars(chosen.order_by(Result.id)))
+    return list(
+        session.scalars(
+            select(Result)
+            .where(Result.study_id == study, Result.kind != ResultKind.REJECTION)
+            .order_by(Result.id)
+        )
+    )
 
 
 def _withdrawn(session: Session, rows: Sequence[Result]) -> dict[int, Withdrawal]:
@@ -400,8 +411,12 @@ def _chosen(session: Session, study: int, wanted: Sequence[int | str] | None) ->
     if not chosen:
         raise NotAllowedNow("there is nothing to withdraw, or it was withdrawn before")
     # Locked until the end: a delivery that waits must not be taken by its sender meanwhile.
-    theirs = select(Delivery).where(Delivery.result_id.in_([row.id for row in chosen]))
-    locked = session.scalars(theirs.with_for_update().execution_options(populate_existing=True))
+    locked = session.scalars(
+        select(Delivery)
+        .where(Delivery.result_id.in_([row.id for row in chosen]))
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
     if any(delivery.state is DeliveryState.SENDING for delivery in locked.all()):
         raise NotAllowedNow(_BEING_SENT)
     return chosen
@@ -414,8 +429,11 @@ def _assessments(
     (one analysis has a report for each character set).
     """
     jobs, uids = {row.job_id for row in reports}, [row.sop_instance_uid for row in reports]
-    elsewhere = select(Feedback.sent_in).where(Feedback.study_id == study, Feedback.report_uid.not_in(uids))
-    of_others = set(session.scalars(elsewhere))
+    of_others = set(
+        session.scalars(
+            select(Feedback.sent_in).where(Feedback.study_id == study, Feedback.report_uid.not_in(uids))
+        )
+    )
     for row in reversed(rows):
         if row.kind is ResultKind.ASSESSMENT and row.job_id in jobs:
             if row.sop_instance_uid not in of_others:
@@ -456,9 +474,9 @@ def _by_hand(session: Session, rows: Sequence[Result]) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     for row in rows:
-        note = session.get_one(Withdrawal, row.id).note_id
         informed = select(Delivery.destination).where(
-            Delivery.result_id == note, Delivery.state.in_(_INFORMED)
+            Delivery.result_id == session.get_one(Withdrawal, row.id).note_id,
+            Delivery.state.in_(OPEN_DELIVERIES | {DeliveryState.CONFIRMED}),
         )
         deleted = (
             select(Delivery.destination)
@@ -494,7 +512,7 @@ def image_view(session: Session, settings: Settings, number: int) -> View:
     pictures: dict[str, Result] = {}  # the newest of each name
     for name, made in pictures_of(session, settings, row.study_id, uid):
         pictures.setdefault(name, made)
-    gone = results.withdrawn(session, [made.id for made in pictures.values()])
+    gone = stored.withdrawn(session, [made.id for made in pictures.values()])
     return {
         "id": number,
         "uid": uid,
@@ -528,8 +546,12 @@ def image_view(session: Session, settings: Settings, number: int) -> View:
 
 def images_of(session: Session, study: int) -> Sequence[Instance]:
     """The study's objects in force that have pixels, in the order of the examination."""
-    shown = (Instance.study_id == study, Instance.role.not_in(_NOT_SHOWN))
-    rows = session.scalars(select(Instance).where(*shown).order_by(Instance.id).limit(_MOST_RESULTS))
+    rows = session.scalars(
+        select(Instance)
+        .where(Instance.study_id == study, Instance.role.not_in(_NOT_SHOWN))
+        .order_by(Instance.id)
+        .limit(_MOST_RESULTS)
+    )
     return sorted(
         (row for row in rows if row.attributes.get("Rows")),
         key=lambda row: (number_in(row, "SeriesNumber"), number_in(row, "InstanceNumber"), row.id),
@@ -560,15 +582,19 @@ def report_files(session: Session, settings: Settings, study: int) -> list[Path]
         if row.sop_instance_uid not in replaced and not reported.setdefault(rule, set()).issuperset(images):
             newest.insert(0, row)
             reported[rule].update(images)
-    gone = results.withdrawn(session, [row.id for row in newest])
+    gone = stored.withdrawn(session, [row.id for row in newest])
     door = Files(settings)
     return [path for row in newest if row.id not in gone and (path := door.if_here(session, row.path))]
 
 
 def pictures_of(session: Session, settings: Settings, study: int, uid: str) -> Iterator[tuple[str, Result]]:
     """All pictures made of the image that name the patient, the newest first, with their subjects."""
-    wanted = (Result.study_id == study, Result.kind.in_(_PICTURES), Result.deidentified.is_(False))
-    for row in session.scalars(select(Result).where(*wanted).order_by(Result.id.desc()).limit(_MOST_RESULTS)):
+    for row in session.scalars(
+        select(Result)
+        .where(Result.study_id == study, Result.kind.in_(_PICTURES), Result.deidentified.is_(False))
+        .order_by(Result.id.desc())
+        .limit(_MOST_RESULTS)
+    ):
         path = Files(settings).if_here(session, row.path)
         if path and (name := _name(row, path, uid)):
             yield name, row
@@ -576,8 +602,12 @@ def pictures_of(session: Session, settings: Settings, study: int, uid: str) -> I
 
 def person_of(session: Session, settings: Settings, number: int) -> dict[str, str]:
     """Name, birth date and sex, read from a file of the study: the database does not contain them all."""
-    shown = (Instance.study_id == number, Instance.purged.is_(False), Instance.role.not_in(_NOT_SHOWN))
-    row = session.scalar(select(Instance).where(*shown).order_by(Instance.id.desc()).limit(1))
+    row = session.scalar(
+        select(Instance)
+        .where(Instance.study_id == number, Instance.purged.is_(False), Instance.role.not_in(_NOT_SHOWN))
+        .order_by(Instance.id.desc())
+        .limit(1)
+    )
     header = Dataset()
     if row is not None and (path := Files(settings).if_here(session, row.path)):
         with suppress(NodeError):  # its text does not decode: the study's reason says so

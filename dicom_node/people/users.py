@@ -114,9 +114,12 @@ def refuse_faulty(name: str, password: str) -> None:
 
 def list_users(settings: Settings) -> list[View]:
     """All users, by name. ``sessions``: the number of open sessions; ``seen_at``: when one was last used."""
-    signed_in = select(UserSession.user_id, func.count(), func.max(UserSession.seen_at))
     with reading(settings) as session:
-        rows = session.execute(signed_in.group_by(UserSession.user_id))
+        rows = session.execute(
+            select(UserSession.user_id, func.count(), func.max(UserSession.seen_at)).group_by(
+                UserSession.user_id
+            )
+        )
         used = {user: {"sessions": number, "seen_at": as_json(at)} for user, number, at in rows}
         return [
             columns(user, "name", "role", "senders", "created_at", "disabled", "issuer")
@@ -151,8 +154,15 @@ def change_user(
         user.senders = _checked(user.senders if senders is None else senders, user.role)
         user.disabled = user.disabled if disabled is None else disabled
         sign_out_everywhere(session, user)
-        now: dict[str, Any] = {"role": user.role.value, "senders": user.senders, "disabled": user.disabled}
-        audit.note(session, by, AuditAction.USER_CHANGED, user=user.name, **now)
+        audit.note(
+            session,
+            by,
+            AuditAction.USER_CHANGED,
+            user=user.name,
+            role=user.role.value,
+            senders=user.senders,
+            disabled=user.disabled,
+        )
 
 
 def end_sessions(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE) -> None:
@@ -205,8 +215,9 @@ def hasher() -> PasswordHasher:
     try:
         from argon2 import PasswordHasher
     except ModuleNotFoundError:
-        remedy = "pip install 'dicom-ai-node[console]'"
-        raise ConfigurationError([ConfigProblem("this program", "console", "", remedy)]) from None
+        raise ConfigurationError(
+            [ConfigProblem("this program", "console", "", "pip install 'dicom-ai-node[console]'")]
+        ) from None
     return PasswordHasher()
 
 
@@ -287,16 +298,14 @@ def list_sessions(settings: Settings, user: str = "", *, token: str = "") -> lis
     ``token``.
     """
     with reading(settings) as session:
-        idle = timedelta(minutes=settings.console.idle_minutes)
         chosen = (
             select(UserSession, UserAccount.name)
             .join(UserAccount, UserSession.user_id == UserAccount.id)
             .where(UserSession.created_at > utc_now() - LONGEST_SESSION)
-            .where(UserSession.seen_at > utc_now() - idle)
+            .where(UserSession.seen_at > utc_now() - timedelta(minutes=settings.console.idle_minutes))
         )
         if user:
             chosen = chosen.where(UserAccount.name == _known(session, user).name)
-        rows = session.execute(chosen.order_by(UserAccount.name, UserSession.seen_at.desc()))
         return [
             {
                 "session": row.id,
@@ -304,7 +313,7 @@ def list_sessions(settings: Settings, user: str = "", *, token: str = "") -> lis
                 **columns(row, "created_at", "seen_at", "address", "browser"),
                 "own": row.token_sha256 == _hash(token),
             }
-            for row, name in rows
+            for row, name in session.execute(chosen.order_by(UserAccount.name, UserSession.seen_at.desc()))
         ]
 
 
@@ -410,7 +419,6 @@ def add_token(settings: Settings, user: str, purpose: str, days: int) -> str:
 def list_tokens(settings: Settings) -> list[View]:
     """All tokens, without their secrets."""
     with reading(settings) as session:
-        chosen = select(ApiToken, UserAccount).join(UserAccount, ApiToken.user_id == UserAccount.id)
         return [
             {
                 "token": row.id,
@@ -418,7 +426,11 @@ def list_tokens(settings: Settings) -> list[View]:
                 "role": user.role.value,
                 **columns(row, "purpose", "created_at", "expires_at", "used_at"),
             }
-            for row, user in session.execute(chosen.order_by(ApiToken.id))
+            for row, user in session.execute(
+                select(ApiToken, UserAccount)
+                .join(UserAccount, ApiToken.user_id == UserAccount.id)
+                .order_by(ApiToken.id)
+            )
         ]
 
 
@@ -426,8 +438,7 @@ def remove_token(settings: Settings, number: int) -> None:
     """Remove a token, so that nobody can use it any more. Raises NotFound."""
     with writing(settings) as session:
         missing = f"no token has the number {number}: dicom-node tokens list shows them"
-        existing(session, ApiToken, number, missing)
-        session.execute(delete(ApiToken).where(ApiToken.id == number))
+        session.delete(existing(session, ApiToken, number, missing))
         audit.note(session, audit.COMMAND_LINE, AuditAction.TOKEN_REMOVED, token=number)
 
 
@@ -469,10 +480,9 @@ def _refuse_of_provider(user: UserAccount, what: str) -> None:
 
 
 def _known(session: Session, name: str) -> UserAccount:
-    user = find(session, name)
-    if user is None:
-        raise NotFound(f"there is no user {name}: dicom-node users list shows them")
-    return user
+    if user := find(session, name):
+        return user
+    raise NotFound(f"there is no user {name}: dicom-node users list shows them")
 
 
 def sign_out_everywhere(session: Session, user: UserAccount) -> None:
