@@ -28,7 +28,7 @@ from dicom_node.base.dicom import commitment, performed_step
 from dicom_node.base.dicom.identity import COPIED
 from dicom_node.base.dicom.uids import MANUFACTURER, MODEL_NAME, SECONDARY_CAPTURES, TRANSFER_SYNTAXES
 from dicom_node.base.dicom.uids import SOURCES as ANALYSED
-from dicom_node.base.kinds import ResultKind
+from dicom_node.base.lifecycle import ResultKind
 from dicom_node.deliver.scu import (
     RETRIEVE_STATUSES,
     STORE_STATUSES,

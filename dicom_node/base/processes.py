@@ -32,7 +32,7 @@ from typing import Any, Final
 
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import ExitCode, Unavailable
-from dicom_node.base.kinds import Role
+from dicom_node.base.lifecycle import Role
 
 ALIVE_SECONDS: Final = 5.0
 """How often a child process tells its node that it lives."""

@@ -54,8 +54,7 @@ from dicom_node.base.events import (
     EventType,
 )
 from dicom_node.base.files import Files
-from dicom_node.base.kinds import ResultKind
-from dicom_node.base.lifecycle import CommitmentState, DeliveryState, RequestedState, StudyState
+from dicom_node.base.lifecycle import CommitmentState, DeliveryState, RequestedState, ResultKind, StudyState
 from dicom_node.base.outcomes import Done, Failed, NotYet, Outcome, Retry
 from dicom_node.base.runner import Lane, outlast, wait_before_retry
 from dicom_node.base.store import deliveries, intake, requested

@@ -37,8 +37,17 @@ from dicom_node.base.config.settings import OutboxSettings, PeerSettings, Settin
 from dicom_node.base.dicom.commitment import failure_text
 from dicom_node.base.errors import NotAllowedNow, NotFound
 from dicom_node.base.files import Files, sha256_of
-from dicom_node.base.kinds import RemovalState, ResultKind, is_deidentified, retained_by
-from dicom_node.base.lifecycle import DELIVERY, UNDECIDED, DeliveryState, HeldState, StudyState
+from dicom_node.base.lifecycle import (
+    DELIVERY,
+    UNDECIDED,
+    DeliveryState,
+    HeldState,
+    RemovalState,
+    ResultKind,
+    StudyState,
+    is_deidentified,
+    retained_by,
+)
 from dicom_node.base.outcomes import Done, Failed, Outcome, Retry
 from dicom_node.base.runner import Lane, wait_before_retry
 from dicom_node.base.store import deliveries, results

@@ -49,7 +49,7 @@ from dicom_node.base import events, logs
 from dicom_node.base.config.settings import ListenerSettings, TlsSettings
 from dicom_node.base.dicom import commitment, performed_step
 from dicom_node.base.errors import ExitCode, FaultyReport, FaultyStep, SpoolError, SpoolFull
-from dicom_node.base.kinds import StepStatus
+from dicom_node.base.lifecycle import StepStatus
 from dicom_node.base.processes import ALIVE_SECONDS, show_life, signal_pipe
 from dicom_node.receive import limits, statuses
 from dicom_node.receive.messages import (

@@ -54,7 +54,7 @@ from dicom_node.base.dicom import commitment, performed_step
 from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.dicom.identity import COPIED
 from dicom_node.base.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicom_node.base.kinds import RejectionReason, ResultKind
+from dicom_node.base.lifecycle import RejectionReason, ResultKind
 from dicom_node.base.store.requested import MOST_OPEN
 from dicom_node.deliver.delivery_worker import INDEXED_AFTER
 from dicom_node.deliver.scu import MOST_OBJECTS, open_archive

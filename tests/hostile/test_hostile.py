@@ -99,8 +99,7 @@ from dicom_node.base.events import (
     STORE_REFUSED,
     EventType,
 )
-from dicom_node.base.kinds import Outcome, ResultKind, UserRole
-from dicom_node.base.lifecycle import FetchState, JobState, StudyState
+from dicom_node.base.lifecycle import FetchState, JobState, Outcome, ResultKind, StudyState, UserRole
 from dicom_node.base.outcomes import Done
 from dicom_node.base.store.tables import Fetch, Instance, Job, Result, Study
 from dicom_node.deliver import delivery_worker

@@ -73,8 +73,7 @@ from dicom_node.base.events import (
     RESULT_NOT_REMOVED,
     RESULT_REMOVED,
 )
-from dicom_node.base.kinds import ResultKind
-from dicom_node.base.lifecycle import DeliveryState
+from dicom_node.base.lifecycle import DeliveryState, ResultKind
 from dicom_node.base.outcomes import Done, Outcome
 from dicom_node.base.store import intake
 from dicom_node.base.store.database import Database

@@ -15,7 +15,7 @@ from pydicom.uid import UID
 
 from dicom_node.base.dicom.commitment import UID_TEXT, reading
 from dicom_node.base.errors import FaultyStep
-from dicom_node.base.kinds import StepStatus
+from dicom_node.base.lifecycle import StepStatus
 
 SOP_CLASS: Final = UID("1.2.840.10008.3.1.2.3.3")
 MAXIMUM_BYTES: Final = 2**21

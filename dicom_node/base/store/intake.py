@@ -7,8 +7,17 @@ from sqlalchemy import ColumnElement, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.base.dicom.identity import Patient, are_one_patient
-from dicom_node.base.kinds import AssociationOutcome, ObjectRole, Outcome, ResultKind
-from dicom_node.base.lifecycle import END_STATES, OPEN_JOBS, DeliveryState, JobState, StudyState
+from dicom_node.base.lifecycle import (
+    END_STATES,
+    OPEN_JOBS,
+    AssociationOutcome,
+    DeliveryState,
+    JobState,
+    ObjectRole,
+    Outcome,
+    ResultKind,
+    StudyState,
+)
 from dicom_node.base.store.tables import (
     Association,
     Delivery,

@@ -12,13 +12,16 @@ from sqlalchemy import ColumnElement, delete, exists, func, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
-from dicom_node.base.kinds import AssociationOutcome, ObjectRole, ResultKind, StepStatus
 from dicom_node.base.lifecycle import (
     OPEN_WORKITEMS,
     READ_FROM_WORK,
+    AssociationOutcome,
     DeliveryState,
     JobState,
+    ObjectRole,
     RequestedState,
+    ResultKind,
+    StepStatus,
     StudyState,
     WorkitemState,
 )

@@ -14,8 +14,15 @@ from sqlalchemy.orm import Session, aliased
 
 from dicom_node.base.dicom.uids import Installation
 from dicom_node.base.events import RESULT_BUILT, RESULT_EXISTS
-from dicom_node.base.kinds import ResultKind, ReviewCause, ReviewVerdict, UserRole
-from dicom_node.base.lifecycle import END_STATES, DeliveryState, StudyState
+from dicom_node.base.lifecycle import (
+    END_STATES,
+    DeliveryState,
+    ResultKind,
+    ReviewCause,
+    ReviewVerdict,
+    StudyState,
+    UserRole,
+)
 from dicom_node.base.store.tables import (
     CleaningReview,
     Delivery,

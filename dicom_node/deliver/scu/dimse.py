@@ -66,7 +66,7 @@ from dicom_node.base.dicom.uids import (
     SyntaxKind,
 )
 from dicom_node.base.errors import DecodedDifferently, FaultyObject, FaultyReport, PeerUnreachable, SpoolError
-from dicom_node.base.kinds import ResultKind
+from dicom_node.base.lifecycle import ResultKind
 from dicom_node.base.outcomes import Done, Failed, Outcome, Retry
 from dicom_node.deliver.scu import (
     CUT_OFF,

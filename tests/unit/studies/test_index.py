@@ -55,13 +55,14 @@ from dicom_node.base.events import (
     EventType,
     by_number,
 )
-from dicom_node.base.kinds import ObjectRole, StepStatus
 from dicom_node.base.lifecycle import (
     END_STATES,
     OPEN_DELIVERIES,
     OPEN_JOBS,
     DeliveryState,
     JobState,
+    ObjectRole,
+    StepStatus,
     StudyState,
 )
 from dicom_node.base.store import intake, requested, views
