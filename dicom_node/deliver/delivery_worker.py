@@ -37,7 +37,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.base.config.loading import is_behind
 from dicom_node.base.config.settings import PeerSettings, Settings
-from dicom_node.base.dicom import commitment
+from dicom_node.base.dicom import dimse_n
 from dicom_node.base.errors import NotInSpool, StoreAway
 from dicom_node.base.events import (
     COMMITMENT_ANSWER_GIVEN_UP,
@@ -195,13 +195,13 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
         for uid, sop_class in asked.items():
             reason = None
             if uid not in sent:
-                reason = commitment.NO_SUCH_OBJECT if age >= min(INDEXED_AFTER, self._limit) else None
+                reason = dimse_n.NO_SUCH_OBJECT if age >= min(INDEXED_AFTER, self._limit) else None
             elif classes.get(uid, sop_class) != sop_class:
-                reason = commitment.CLASS_CONFLICT
+                reason = dimse_n.CLASS_CONFLICT
             elif uid in archived:
                 continue
             elif age >= self._limit or uid in left_out:
-                reason = commitment.PROCESSING_FAILURE
+                reason = dimse_n.PROCESSING_FAILURE
             waits = waits or reason is None
             failed.append(f"{uid} {reason or 0:04X}")
         return None if waits else failed
@@ -221,9 +221,11 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
             return NotYet()
         objects = dict(line.split(" ", 1) for line in row.objects)
         failed = {uid: int(code, 16) for uid, code in (line.split(" ") for line in row.failed)}
-        event_type = commitment.SOME_FAILED if failed else commitment.ALL_COMMITTED
+        event_type = dimse_n.SOME_FAILED if failed else dimse_n.ALL_COMMITTED
         with closing(self._open(self._peer, self._settings)) as reporter:
-            reason = reporter.report(commitment.report(row.transaction_uid, objects, failed), event_type)
+            reason = reporter.report(
+                dimse_n.commitment_report(row.transaction_uid, objects, failed), event_type
+            )
         if not reason:
             return Done()
         is_over = row.decided_at is not None and utc_now() - row.decided_at >= self._limit
@@ -511,7 +513,7 @@ class Route:
                 session.add(Commitment(transaction_uid=transaction, **about))
         return wanted, to_query
 
-    def _store_report(self, report: commitment.CommitmentReport) -> None:
+    def _store_report(self, report: dimse_n.CommitmentReport) -> None:
         """Store a report that came on the association of the request."""
         calling, lines = self.peer.reporting_titles[-1], (report.committed, report.failed)
         with self._database.write() as session:

@@ -34,7 +34,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.base import events
 from dicom_node.base.config.settings import OutboxSettings, PeerSettings, Settings
-from dicom_node.base.dicom.commitment import failure_text
+from dicom_node.base.dicom.dimse_n import failure_text
 from dicom_node.base.errors import NotAllowedNow, NotFound
 from dicom_node.base.files import Files, sha256_of
 from dicom_node.base.lifecycle import (

@@ -59,7 +59,7 @@ from dicom_node.base.config.settings import (
     Settings,
     TlsSettings,
 )
-from dicom_node.base.dicom.commitment import CommitmentReport
+from dicom_node.base.dicom.dimse_n import CommitmentReport
 from dicom_node.base.dicom.identity import Patient
 from dicom_node.base.dicom.uids import MANUFACTURER, MODEL_NAME
 from dicom_node.base.errors import FaultyInput, PeerUnreachable

@@ -31,7 +31,7 @@ from pydicom.uid import UID
 from ai_pipeline.images.dates import as_da
 from dicom_node.base.config.settings import LocalAddress, PeerSettings, Settings, remote_address
 from dicom_node.base.connectors import installed
-from dicom_node.base.dicom.commitment import CommitmentReport
+from dicom_node.base.dicom.dimse_n import CommitmentReport
 from dicom_node.base.dicom.identity import Patient
 from dicom_node.base.errors import FaultyInput, SpoolError
 from dicom_node.base.outcomes import Outcome
