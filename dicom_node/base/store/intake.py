@@ -193,10 +193,12 @@ def pending_deliveries(session: Session, study_id: int, but: Collection[ResultKi
 
     ``but``: kinds to leave out, because they stay true in any case.
     """
-    chosen = select(Delivery).join(Delivery.result).where(Result.study_id == study_id)
-    chosen = chosen.where(Result.kind.not_in(but))
-    unsent = (DeliveryState.PENDING, DeliveryState.UNASSESSED)
-    return session.scalars(chosen.where(Delivery.state.in_(unsent))).all()
+    return session.scalars(
+        select(Delivery)
+        .join(Delivery.result)
+        .where(Result.study_id == study_id, Result.kind.not_in(but))
+        .where(Delivery.state.in_((DeliveryState.PENDING, DeliveryState.UNASSESSED)))
+    ).all()
 
 
 def pending_originals(session: Session, study_id: int) -> Sequence[Delivery]:

@@ -484,8 +484,7 @@ class Connections:
         self.silence_seconds, self.local = silence_seconds, local
         self.refused = ""
         """Why the last call was not made."""
-        self.timed_out = self.closed = False
-        self._is_connected = False
+        self.timed_out = self.closed = self._is_connected = False
         self._lock = threading.Lock()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
@@ -516,8 +515,7 @@ class Connections:
         """Limit a scope to ``seconds``: after that, calls that wait for the peer fail with a connection
         error.
         """
-        self.timed_out = False
-        self._is_connected = False
+        self.timed_out = self._is_connected = False
         timer = threading.Timer(seconds, self.expire)
         timer.daemon = True
         timer.start()

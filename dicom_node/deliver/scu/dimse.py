@@ -265,8 +265,7 @@ def question_at(level: str, **keys: str) -> Dataset:
 
 def _refusal(association: Association, connections: Connections, whom: str) -> NoAssociation:
     if association.is_rejected:
-        reason = association.acceptor.primitive.reason_str
-        return NoAssociation(f"association rejected by {whom}: {reason}")
+        return NoAssociation(f"association rejected by {whom}: {association.acceptor.primitive.reason_str}")
     if association.rejected_contexts:
         names = {UID(context.abstract_syntax).name for context in association.rejected_contexts}
         return NoAssociation(f"{whom} does not accept {', '.join(sorted(names))}", takes_nothing=True)
