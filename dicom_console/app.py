@@ -43,7 +43,7 @@ from dicom_node.base.errors import (
     TooManyAtOnce,
     UnknownPeer,
 )
-from dicom_node.base.kinds import UserRole
+from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.database import ANY_ERROR, Database, meaning_of
 
 _LOGGER = logging.getLogger(__name__)

@@ -16,12 +16,12 @@ from babel.messages.pofile import read_po, write_po
 from dicom_console.web import pages
 from dicom_console.web.languages import CATALOGUES, LANGUAGES
 from dicom_node import __version__
-from dicom_node.base import events, kinds, lifecycle
+from dicom_node.base import events, lifecycle
 
 _HERE: Final = Path(__file__).parent
 _METHODS: Final = [("templates/**.html", "jinja2.ext.babel_extract"), ("**.py", "python")]
 _KEYWORDS: Final = {"_": None, "N_": None, "ngettext": (1, 2)}
-_VALUES: Final = (kinds, lifecycle)
+_VALUES: Final = (lifecycle, lifecycle)
 """Modules whose enumerations hold states and kinds; a page shows their values as words."""
 _BESIDES: Final = (
     "withdrawn",

@@ -24,11 +24,11 @@ from dicom_connectors.audit_syslog.message import KINDS as AUDITED
 from dicom_connectors.worklist.manager import KEYS
 from dicom_connectors.worklist.workitem import PULL, CancelReason
 from dicom_console.handlers import stow
-from dicom_node.base.dicom import commitment, performed_step
+from dicom_node.base.dicom import dimse_n
 from dicom_node.base.dicom.identity import COPIED
 from dicom_node.base.dicom.uids import MANUFACTURER, MODEL_NAME, SECONDARY_CAPTURES, TRANSFER_SYNTAXES
 from dicom_node.base.dicom.uids import SOURCES as ANALYSED
-from dicom_node.base.kinds import ResultKind
+from dicom_node.base.lifecycle import ResultKind
 from dicom_node.deliver.scu import (
     RETRIEVE_STATUSES,
     STORE_STATUSES,
@@ -74,9 +74,9 @@ def sop_classes() -> str:
         sent = ", ".join(f"`{kind}`" for kind, uids in SOP_CLASSES.items() if uid in uids)
         rows.append((name, uid, sent, "analysed by sender" if uid in SECONDARY_CAPTURES else use))
     rows += [
-        (UID(commitment.SOP_CLASS).name, commitment.SOP_CLASS, "yes", "`commit_after`"),
+        (UID(dimse_n.COMMITMENT_CLASS).name, dimse_n.COMMITMENT_CLASS, "yes", "`commit_after`"),
         *((UID(f"{study_root}{n}").name, f"{study_root}{n}", "yes", "") for n in (1, 2, 3)),
-        (UID(performed_step.SOP_CLASS).name, performed_step.SOP_CLASS, "", "`mpps`"),
+        (UID(dimse_n.STEP_CLASS).name, dimse_n.STEP_CLASS, "", "`mpps`"),
         (PULL.name, PULL, "`worklist`", ""),
     ]
     return table(("SOP class", "UID", "SCU", "SCP"), rows)

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import Page, expect, sync_playwright
 
 from dicom_console.web.limits import TimedProtocol
-from dicom_node.base.kinds import UserRole
+from dicom_node.base.lifecycle import UserRole
 from dicom_node.people import users
 from tests.console_lab import PASSWORD, ConsoleLab, add_users, quick_hasher
 from tests.inbox_lab import Inbox

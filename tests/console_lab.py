@@ -21,7 +21,7 @@ from ai_pipeline.models.registry import SHIPPED
 from dicom_console.app import create_app
 from dicom_console.web.access import Site
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.kinds import UserRole
+from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.database import Database
 from dicom_node.people import audit, users
 from tests.rows import Stored

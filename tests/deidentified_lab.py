@@ -13,7 +13,7 @@ from pydicom.tag import Tag
 
 from ai_pipeline.contract import PipelineResult, QualityNote
 from dicom_node.base.dicom.header import quiet_pydicom
-from dicom_node.base.kinds import DEIDENTIFIED_KINDS, Retained
+from dicom_node.base.lifecycle import DEIDENTIFIED_KINDS, Retained
 from dicom_node.base.sitekey import SiteKey
 from dicom_node.results.deidentified import Deidentified, Pseudonyms, build_deidentified
 from dicom_node.results.envelope import ResultContext, SourceObject

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ai_pipeline.chest import ratio
 from ai_pipeline.contract import Decision, Measurement, PipelineResult
-from dicom_node.base.kinds import ResultKind
+from dicom_node.base.lifecycle import ResultKind
 from dicom_node.results.build import build
 from tests.drawn_chest import chest_phantom, chest_radiograph
 from tests.result_images import CALIBRATED, CARDIOMEGALY, NODULE, context, finding, source

@@ -30,7 +30,7 @@ from ai_pipeline.contract import (
     Region,
 )
 from ai_pipeline.fetal_head import biometry
-from dicom_node.base.kinds import ReaderVerdict, RejectionReason, ResultKind
+from dicom_node.base.lifecycle import ReaderVerdict, RejectionReason, ResultKind
 from dicom_node.base.sitekey import SiteKey
 from dicom_node.results.build import (
     FindingAssessment,

@@ -16,7 +16,7 @@ from typing import Any
 import requests
 
 from dicom_connectors.oidc.settings import OidcSettings
-from dicom_node.base.kinds import UserRole
+from dicom_node.base.lifecycle import UserRole
 from tests.ports import free_port
 from tests.waiting import wait_until
 

@@ -35,7 +35,7 @@ from werkzeug.wrappers import Request, Response
 
 from dicom_connectors.worklist.workitem import PULL, PUSH
 from dicom_node.base.config.settings import PeerSettings
-from dicom_node.base.dicom.commitment import SOP_INSTANCE
+from dicom_node.base.dicom.dimse_n import COMMITMENT_INSTANCE
 from dicom_node.deliver.scu import StudyQuery, open_archive
 from dicom_node.deliver.scu.dimse import CallingAE
 from dicom_node.studies import fetch
@@ -233,7 +233,7 @@ class CommittingPacs(Pacs):
 
     def _report(self, association: Association, information: Dataset) -> None:
         status, _ = association.send_n_event_report(
-            information, event_type(information), StorageCommitmentPushModel, SOP_INSTANCE
+            information, event_type(information), StorageCommitmentPushModel, COMMITMENT_INSTANCE
         )
         self.report_statuses.append(status.get("Status"))
 
@@ -257,7 +257,7 @@ def send_report(
     port: int, information: Dataset, *, calling: str = "PACS", role: bool = True
 ) -> int | str | None:
     """Report on an association of its own, roles reversed; the status, or why there was none."""
-    asked = (information, event_type(information), StorageCommitmentPushModel, SOP_INSTANCE)
+    asked = (information, event_type(information), StorageCommitmentPushModel, COMMITMENT_INSTANCE)
     answer = answered(associate(port, calling, role), lambda one: one.send_n_event_report(*asked))
     return answer if isinstance(answer, str) else answer.get("Status")
 
@@ -270,7 +270,7 @@ def send_raw_report(
         N_EVENT_REPORT(),
         EventTypeID=1,
         AffectedSOPClassUID=StorageCommitmentPushModel,
-        AffectedSOPInstanceUID=SOP_INSTANCE,
+        AffectedSOPInstanceUID=COMMITMENT_INSTANCE,
     )
     return status_of(association or associate(port, calling), request, "EventInformation", encoded)
 

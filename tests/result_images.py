@@ -23,7 +23,7 @@ from ai_pipeline.contract import (
 )
 from ai_pipeline.images.decode import open_dicom
 from dicom_node.base.dicom.uids import Installation, derived_uid
-from dicom_node.base.kinds import ResultKind
+from dicom_node.base.lifecycle import ResultKind
 from dicom_node.results.envelope import ResultContext, SourceObject
 from tests.modality import data_set, set_pixels
 

@@ -7,8 +7,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Select, select, update
 from sqlalchemy.orm import Session
 
-from dicom_node.base.kinds import ResultKind
-from dicom_node.base.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.base.lifecycle import DeliveryState, JobState, ResultKind, StudyState
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Association, Base, Delivery, Job, Result, Study
 

@@ -25,8 +25,8 @@ from sqlalchemy.orm import Session, aliased
 from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import FaultyMessage, UnknownPeer
-from dicom_node.base.kinds import AuditAction
-from dicom_node.base.printable import printable
+from dicom_node.base.lifecycle import AuditAction
+from dicom_node.base.logs import printable
 from dicom_node.base.store.tables import Association, AuditRow, EventRow, ReceivedObject
 from dicom_node.base.store.transitions import utc_now
 

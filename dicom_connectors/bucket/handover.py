@@ -27,7 +27,7 @@ from dicom_node.base.connectors import part
 from dicom_node.base.errors import ConfigProblem, ConfigurationError, NotInSpool, StoreAway
 from dicom_node.base.events import STORE_AWAY, STORE_BACK
 from dicom_node.base.files import WAITS, Bucket, bucket_of, sha256_of
-from dicom_node.base.kinds import DEIDENTIFIED_FOLDER
+from dicom_node.base.lifecycle import DEIDENTIFIED_FOLDER
 from dicom_node.base.runner import NEVER
 from dicom_node.base.store.database import Database, batches
 from dicom_node.base.store.tables import ReceivedObject, Result

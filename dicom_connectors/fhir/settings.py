@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from dicom_node.base.config.settings import Secret, Section
 from dicom_node.base.connectors import part
-from dicom_node.base.kinds import ResultKind
+from dicom_node.base.lifecycle import ResultKind
 
 if TYPE_CHECKING:
     from dicom_node.base.config.settings import PeerSettings, Settings

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Self, cast
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationInfo, field_validator, model_validator
 
 from dicom_node.base.config.settings import Section, did_you_mean
-from dicom_node.base.kinds import ResultKind
+from dicom_node.base.lifecycle import ResultKind
 
 if TYPE_CHECKING:
     from dicom_node.base.config.settings import PeerSettings, Settings

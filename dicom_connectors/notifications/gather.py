@@ -28,7 +28,7 @@ from dicom_node.base.config.settings import ResultSettings, Settings, matches
 from dicom_node.base.connectors import part
 from dicom_node.base.errors import NotInSpool, StoreAway
 from dicom_node.base.files import Files
-from dicom_node.base.kinds import NotificationState, ResultKind
+from dicom_node.base.lifecycle import NotificationState, ResultKind
 from dicom_node.base.store import fetches
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import (

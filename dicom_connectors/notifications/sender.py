@@ -25,7 +25,7 @@ from dicom_connectors.notifications.settings import MailSettings, NotificationSe
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import part
 from dicom_node.base.events import NOTIFICATION_GIVEN_UP, NOTIFICATION_SENT
-from dicom_node.base.kinds import NotificationState
+from dicom_node.base.lifecycle import NotificationState
 from dicom_node.base.outcomes import Done, Failed, Outcome, Retry
 from dicom_node.base.runner import NEVER, Lane
 from dicom_node.base.store.database import Database

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from dicom_connectors.oidc.settings import ALL, OidcSettings
 from dicom_node.base.errors import SignInRefused, TooManyAtOnce, Unavailable
 from dicom_node.base.events import ACCOUNTS_UNUSABLE, happened
-from dicom_node.base.kinds import AuditAction, UserRole
+from dicom_node.base.lifecycle import AuditAction, UserRole
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import UserAccount
 from dicom_node.base.store.transitions import utc_now

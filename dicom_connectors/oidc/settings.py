@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from dicom_node.base.config.settings import AeTitle, Secret, Section, checked_url
 from dicom_node.base.connectors import part
-from dicom_node.base.kinds import UserRole
+from dicom_node.base.lifecycle import UserRole
 
 if TYPE_CHECKING:
     from dicom_node.base.config.loading import TomlFiles

@@ -23,7 +23,7 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import part
 from dicom_node.base.errors import NotFound, SignInRefused
 from dicom_node.base.events import ACCOUNTS_UNUSABLE, happened
-from dicom_node.base.kinds import AuditAction
+from dicom_node.base.lifecycle import AuditAction
 from dicom_node.base.store.database import Database
 from dicom_node.deliver.scu import Connections
 from dicom_node.deliver.scu.http import FAULTY_ANSWER, BoundedSession

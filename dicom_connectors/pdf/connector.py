@@ -9,7 +9,7 @@ from ai_pipeline.images.render import FONT, MARGIN, PageLayout
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.uids import MODEL_NAME
 from dicom_node.base.errors import ResultRefused
-from dicom_node.base.kinds import ResultKind
+from dicom_node.base.lifecycle import ResultKind
 from dicom_node.people.preflight import Found
 
 _POINT = 0.45

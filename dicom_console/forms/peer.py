@@ -9,7 +9,7 @@ from dicom_console.web.languages import N_
 from dicom_node.base.config.sample import documented_fields
 from dicom_node.base.config.settings import PeerSettings
 from dicom_node.base.errors import ConfigProblem, FaultyInput
-from dicom_node.base.kinds import NOT_CHOSEN, ResultKind
+from dicom_node.base.lifecycle import NOT_CHOSEN, ResultKind
 from dicom_node.base.store.views import View
 from dicom_node.people import configured
 

@@ -13,7 +13,7 @@ from dicom_console.forms import Form, further_of, problem, text_of
 from dicom_console.web.languages import N_
 from dicom_node.base.config.settings import Conditions, RuleSettings, Settings
 from dicom_node.base.errors import ConfigProblem, FaultyInput
-from dicom_node.base.kinds import CONSOLE_AE_TITLE, CONSOLE_NAME
+from dicom_node.base.lifecycle import CONSOLE_AE_TITLE, CONSOLE_NAME
 from dicom_node.base.store.views import View
 from dicom_node.people import configured
 from dicom_node.people.configured import PROGRAMS

@@ -6,7 +6,7 @@ from fastapi import Body
 from pydantic import AwareDatetime
 
 from dicom_console.web.faces import Asked, Faces, Number, Visit, back_to
-from dicom_node.base.kinds import AuditAction, ReaderVerdict, UserRole
+from dicom_node.base.lifecycle import AuditAction, ReaderVerdict, UserRole
 from dicom_node.people import Done, Row, audit, reviews
 from dicom_node.people.reviews import (
     AcceptResults,

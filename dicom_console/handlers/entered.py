@@ -7,7 +7,7 @@ from fastapi import Response
 
 from dicom_console.web.faces import Asked, DespiteHold, Edition, Faces, Keys, Name, Number, Visit
 from dicom_console.web.languages import N_, SAVED
-from dicom_node.base.kinds import UserRole
+from dicom_node.base.lifecycle import UserRole
 from dicom_node.people import Row, configured
 from dicom_node.people.configured import Kind
 

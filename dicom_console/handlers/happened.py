@@ -12,7 +12,7 @@ from dicom_console.views.charts import chart
 from dicom_console.web.faces import Asked, Faces, Text, Visit
 from dicom_console.web.languages import N_
 from dicom_node.base.errors import FaultyInput
-from dicom_node.base.kinds import UserRole
+from dicom_node.base.lifecycle import UserRole
 from dicom_node.people import Row
 from dicom_node.people.peers import happened_around
 

@@ -9,7 +9,7 @@ from dicom_console.views import contents, listing, pictures, viewer
 from dicom_console.views.pictures import PictureKind, Shown
 from dicom_console.web.faces import Asked, Faces, Number, Visit
 from dicom_node.base.errors import NotFound
-from dicom_node.base.kinds import UserRole
+from dicom_node.base.lifecycle import UserRole
 from dicom_node.people import audit
 from dicom_node.people import studies as received
 

@@ -24,7 +24,7 @@ from dicom_console.views import changes, metrics
 from dicom_console.web.access import ANYONE, needs
 from dicom_console.web.faces import Asked, Faces, Visit
 from dicom_console.web.limits import port_of
-from dicom_node.base.kinds import UserRole
+from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.database import Database
 
 faces = Faces()

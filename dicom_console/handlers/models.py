@@ -6,7 +6,7 @@ from fastapi import Response
 
 from dicom_console.views import models
 from dicom_console.web.faces import Asked, Faces, one_of, see_other
-from dicom_node.base.kinds import UserRole
+from dicom_node.base.lifecycle import UserRole
 from dicom_node.people import configured as used
 from dicom_node.people import reviews
 

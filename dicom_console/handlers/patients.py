@@ -4,7 +4,7 @@ from fastapi import Response
 
 from dicom_console.views import patients as seen
 from dicom_console.web.faces import Asked, Faces, Number, Since, Visit, see_other
-from dicom_node.base.kinds import UserRole
+from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.views import View
 from dicom_node.people import audit, studies, users
 

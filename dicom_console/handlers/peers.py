@@ -11,7 +11,7 @@ from dicom_console.views import directory
 from dicom_console.web.faces import Asked, Faces, Name, Visit
 from dicom_console.web.languages import SAVED
 from dicom_node.base.errors import ChangedMeanwhile, FaultyInput, HoldUndercut, NotAllowedNow, NotFound
-from dicom_node.base.kinds import UserRole
+from dicom_node.base.lifecycle import UserRole
 from dicom_node.people import Row, configured
 from dicom_node.people import peers as services
 from dicom_node.people.peers import try_peers

@@ -9,7 +9,7 @@ from dicom_console.views.pictures import PictureKind
 from dicom_console.web.faces import Asked, Faces, Number, Since, Visit, see_other
 from dicom_console.web.languages import N_
 from dicom_node.base.errors import FaultyInput, NotAllowedNow
-from dicom_node.base.kinds import UserRole
+from dicom_node.base.lifecycle import UserRole
 from dicom_node.people import Row, audit, reviews
 from dicom_node.people.reviews import Boxes, NewRule, Reviews
 

@@ -14,7 +14,7 @@ from dicom_console.web.faces import Asked, Faces, Keys, Name, Visit
 from dicom_console.web.languages import SAVED
 from dicom_node.base.config.settings import RuleSettings
 from dicom_node.base.errors import ChangedMeanwhile, ConfigProblem, FaultyInput, HoldUndercut, NotAllowedNow
-from dicom_node.base.kinds import UserRole
+from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.views import View
 from dicom_node.people import Row, audit, configured
 from dicom_node.people.configured import Warned

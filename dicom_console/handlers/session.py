@@ -14,7 +14,7 @@ from dicom_console.web.languages import N_
 from dicom_console.web.pages import static
 from dicom_node.base.connectors import every
 from dicom_node.base.errors import FaultyInput, NotFound, RequestRefused, SignInRefused
-from dicom_node.base.kinds import AuditAction, UserRole
+from dicom_node.base.lifecycle import AuditAction, UserRole
 from dicom_node.people import audit, users
 
 faces = Faces()

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from dicom_console.handlers.uploads import SECONDS, place_for
 from dicom_console.web.access import API, needs
 from dicom_console.web.faces import Asked, Visit
-from dicom_node.base.kinds import UserRole
+from dicom_node.base.lifecycle import UserRole
 from dicom_node.people.arrivals import NO_ROOM, StowedInstance, StowRequest
 
 router = APIRouter(prefix=f"{API}dicomweb")

@@ -13,8 +13,7 @@ from dicom_console.views.pictures import PictureKind
 from dicom_console.views.search import Order, Search
 from dicom_console.web.faces import Asked, Faces, Number, Since, Text, Visit, back_to, see_other
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.kinds import AuditAction, RejectionReason, UserRole
-from dicom_node.base.lifecycle import StudyState
+from dicom_node.base.lifecycle import AuditAction, RejectionReason, StudyState, UserRole
 from dicom_node.base.store import views
 from dicom_node.people import Done, Row, audit, queues, studies, users
 from dicom_node.people.queues import Receiver

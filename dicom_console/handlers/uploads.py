@@ -13,7 +13,7 @@ from dicom_console.views import uploaded
 from dicom_console.web.access import form_of, read_form
 from dicom_console.web.faces import VERSION, Asked, Faces, Number, Visit
 from dicom_node.base.errors import FaultyInput
-from dicom_node.base.kinds import CONSOLE_AE_TITLE, UserRole
+from dicom_node.base.lifecycle import CONSOLE_AE_TITLE, UserRole
 from dicom_node.base.store import sight
 from dicom_node.base.store.views import View
 from dicom_node.people import Row, audit

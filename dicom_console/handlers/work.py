@@ -17,8 +17,7 @@ from dicom_console.web.faces import (
     see_other,
 )
 from dicom_node.base.errors import FaultyInput
-from dicom_node.base.kinds import UserRole
-from dicom_node.base.lifecycle import DeliveryState, FetchState, JobState
+from dicom_node.base.lifecycle import DeliveryState, FetchState, JobState, UserRole
 from dicom_node.base.store.views import View
 from dicom_node.people import Done, Row, audit, queues
 from dicom_node.people.queues import (

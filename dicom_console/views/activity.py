@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import BURNED_IN
 from dicom_node.base import events
-from dicom_node.base.kinds import AssociationOutcome, ReaderVerdict
+from dicom_node.base.lifecycle import AssociationOutcome, ReaderVerdict
 from dicom_node.base.store.tables import (
     Association,
     Delivery,

@@ -13,8 +13,7 @@ from dicom_console.views.search import grouped, remarked
 from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound
-from dicom_node.base.kinds import ResultKind
-from dicom_node.base.lifecycle import DeliveryState
+from dicom_node.base.lifecycle import DeliveryState, ResultKind
 from dicom_node.base.store import views
 from dicom_node.base.store.tables import Delivery, ReceivedObject, Result, Study, Withdrawal
 from dicom_node.base.store.views import View, columns

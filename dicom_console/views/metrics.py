@@ -26,7 +26,6 @@ from dicom_node.base import connectors, events
 from dicom_node.base.config.loading import undercuts
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import Gauge
-from dicom_node.base.kinds import ObjectRole, Role
 from dicom_node.base.lifecycle import (
     OPEN_DELIVERIES,
     OPEN_FETCHES,
@@ -35,7 +34,9 @@ from dicom_node.base.lifecycle import (
     DeliveryState,
     FetchState,
     JobState,
+    ObjectRole,
     RequestedState,
+    Role,
     StudyState,
     WorkitemState,
 )

@@ -18,7 +18,7 @@ from ai_pipeline.images.decode import open_dicom
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound
 from dicom_node.base.files import Files
-from dicom_node.base.kinds import ObjectRole
+from dicom_node.base.lifecycle import ObjectRole
 from dicom_node.base.store.tables import Instance, ReceivedObject, Result
 
 LARGEST = 1600

@@ -12,8 +12,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from ai_pipeline.contract import BURNED_IN
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.kinds import ObjectRole, ResultKind
-from dicom_node.base.lifecycle import StudyState
+from dicom_node.base.lifecycle import ObjectRole, ResultKind, StudyState
 from dicom_node.base.sitekey import PatientNames
 from dicom_node.base.store import views
 from dicom_node.base.store.tables import (

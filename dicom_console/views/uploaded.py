@@ -8,8 +8,7 @@ from sqlalchemy.orm import Session
 
 from dicom_console.views import listing, search
 from dicom_node.base.errors import NotFound
-from dicom_node.base.kinds import AuditAction, Outcome
-from dicom_node.base.lifecycle import END_STATES, OPEN_JOBS, DeliveryState, StudyState
+from dicom_node.base.lifecycle import END_STATES, OPEN_JOBS, AuditAction, DeliveryState, Outcome, StudyState
 from dicom_node.base.store import views
 from dicom_node.base.store.tables import AuditRow, Delivery, Job, ReceivedObject, Result, Study
 from dicom_node.base.store.views import View, columns

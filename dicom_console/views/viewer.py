@@ -22,7 +22,7 @@ from dicom_console.views.pictures import Shown, two_at_a_time
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound
 from dicom_node.base.files import Files
-from dicom_node.base.kinds import ResultKind
+from dicom_node.base.lifecycle import ResultKind
 from dicom_node.base.store import results
 from dicom_node.base.store.tables import Result
 from dicom_node.base.store.views import View

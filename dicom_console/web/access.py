@@ -14,7 +14,7 @@ from starlette.datastructures import FormData
 from dicom_console.web import languages
 from dicom_console.web.limits import HEALTH
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.kinds import UserRole
+from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store import sight
 from dicom_node.base.store.database import Database
 from dicom_node.people import users

@@ -37,7 +37,7 @@ from dicom_console.web.access import API, Endpoint, NotSignedIn, Site, admitted,
 from dicom_console.web.pages import render
 from dicom_node import __version__
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.kinds import UserRole
+from dicom_node.base.lifecycle import UserRole
 from dicom_node.people import PRINTABLE, Because, Row, ServiceResult, audit, configured
 from dicom_node.people.audit import Person
 from dicom_node.people.users import User

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from dicom_console.web import languages
 from dicom_console.web.languages import decimal
 from dicom_node import __version__
-from dicom_node.base.kinds import ResultKind, UserRole
+from dicom_node.base.lifecycle import ResultKind, UserRole
 from dicom_node.base.store.views import ORIGINAL
 from dicom_node.people.users import User
 

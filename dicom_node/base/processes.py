@@ -32,7 +32,7 @@ from typing import Any, Final
 
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import ExitCode, Unavailable
-from dicom_node.base.kinds import Role
+from dicom_node.base.lifecycle import Role
 
 ALIVE_SECONDS: Final = 5.0
 """How often a child process tells its node that it lives."""
@@ -162,10 +162,8 @@ class Child:
     ) -> None:
         self.name = name
         self._command = [sys.executable, "-P", *command]  # -P: nothing is imported from the working directory
-        self._on_ready = on_ready
-        self._on_death = on_death
-        self._given = given
-        self._environment = environment
+        self._on_ready, self._on_death = on_ready, on_death
+        self._given, self._environment = given, environment
         self._heard_at = time.monotonic()
         self._busy_seconds = 0.0  # for which it may be silent, as it says itself
         self._process: subprocess.Popen[str] | None = None
@@ -238,7 +236,9 @@ class Child:
         self._heard_at, self._busy_seconds = time.monotonic() + _STARTING, 0.0
         threading.Thread(target=self._end_if_silent, args=(process,), daemon=True).start()
         if self._given:
-            _write(process, self._given)
+            assert process.stdin is not None
+            with suppress(BrokenPipeError, ValueError):  # it died; its pipe is closed already
+                process.stdin.write(self._given + "\n")
         with process:
             if self._stopping.is_set():  # asked to stop while it was being started
                 process.terminate()
@@ -273,12 +273,6 @@ class Child:
                 _LOGGER.error("%s shows no life for %.0f s: it is ended", self.name, missed * ALIVE_SECONDS)
                 process.kill()
                 return
-
-
-def _write(process: subprocess.Popen[str], line: str) -> None:
-    assert process.stdin is not None
-    with suppress(BrokenPipeError, ValueError):  # it died; its pipe is closed already
-        process.stdin.write(line + "\n")
 
 
 def _message_in(line: str) -> Mapping[str, Any]:

@@ -142,10 +142,9 @@ class PatientNames:
         """A hash of each word of a name; case and accents are ignored."""
         if self._seal is None:
             return []
-        found = dict.fromkeys(words(name))
         return [
             hmac.new(self._key, word.encode(), hashlib.sha256).hexdigest()[:_HASH]
-            for word in [*found][:_MOST_WORDS]
+            for word in [*dict.fromkeys(words(name))][:_MOST_WORDS]
         ]
 
     def of(self, session: Session, studies: Collection[int]) -> Mapping[int, str]:

@@ -37,7 +37,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.base.config.loading import is_behind
 from dicom_node.base.config.settings import PeerSettings, Settings
-from dicom_node.base.dicom import commitment
+from dicom_node.base.dicom import dimse_n
 from dicom_node.base.errors import NotInSpool, StoreAway
 from dicom_node.base.events import (
     COMMITMENT_ANSWER_GIVEN_UP,
@@ -54,8 +54,7 @@ from dicom_node.base.events import (
     EventType,
 )
 from dicom_node.base.files import Files
-from dicom_node.base.kinds import ResultKind
-from dicom_node.base.lifecycle import CommitmentState, DeliveryState, RequestedState, StudyState
+from dicom_node.base.lifecycle import CommitmentState, DeliveryState, RequestedState, ResultKind, StudyState
 from dicom_node.base.outcomes import Done, Failed, NotYet, Outcome, Retry
 from dicom_node.base.runner import Lane, outlast, wait_before_retry
 from dicom_node.base.store import deliveries, intake, requested
@@ -111,10 +110,14 @@ def give_up_requests(database: Database, settings: Settings) -> None:
     expect no more reports.
     """
     peers = [peer.name for peer in settings.peers if peer.commit_after]
-    why = "the peer is not configured with commit_after any more"
     with database.write() as session:
         for row in requested.requests_of_others(session, peers, _ANSWERS_AT_ONCE):
-            move(session, row, COMMITMENT_ANSWER_GIVEN_UP, reason=why)
+            move(
+                session,
+                row,
+                COMMITMENT_ANSWER_GIVEN_UP,
+                reason="the peer is not configured with commit_after any more",
+            )
         session.execute(delete(Commitment).where(Commitment.asked_at < utc_now() - _KEEP))
         requested.forget_requests(session, utc_now() - _KEEP)
 
@@ -167,8 +170,13 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
         owner: str,
         open_reporter: Callable[[PeerSettings, Settings], scu.CommitmentPeer] = scu.open_commitment,
     ) -> None:
-        seconds = settings.outbox.answer_seconds + _CALL_SECONDS
-        super().__init__(database, settings, f"commitment to {peer.name}", owner, seconds)
+        super().__init__(
+            database,
+            settings,
+            f"commitment to {peer.name}",
+            owner,
+            settings.outbox.answer_seconds + _CALL_SECONDS,
+        )
         self._peer, self._open = peer, open_reporter
         self._limit = timedelta(hours=peer.commit_hours)
         forwarded_to = {name for rule in settings.rules for name in rule.forward}
@@ -176,8 +184,7 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
 
     def waits(self) -> Sequence[ColumnElement[bool]]:
         """Those that wait to be decided, or whose report waits to be taken."""
-        open_states = (RequestedState.WAITING, RequestedState.DECIDED)
-        return RequestedCommitment.peer == self._peer.name, RequestedCommitment.state.in_(open_states)
+        return RequestedCommitment.peer == self._peer.name, requested.UNFINISHED
 
     def _failed(self, session: Session, row: RequestedCommitment, now: datetime) -> list[str] | None:
         """The objects that are not committed, "UID reason"; None while one may still be.
@@ -196,13 +203,13 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
         for uid, sop_class in asked.items():
             reason = None
             if uid not in sent:
-                reason = commitment.NO_SUCH_OBJECT if age >= min(INDEXED_AFTER, self._limit) else None
+                reason = dimse_n.NO_SUCH_OBJECT if age >= min(INDEXED_AFTER, self._limit) else None
             elif classes.get(uid, sop_class) != sop_class:
-                reason = commitment.CLASS_CONFLICT
+                reason = dimse_n.CLASS_CONFLICT
             elif uid in archived:
                 continue
             elif age >= self._limit or uid in left_out:
-                reason = commitment.PROCESSING_FAILURE
+                reason = dimse_n.PROCESSING_FAILURE
             waits = waits or reason is None
             failed.append(f"{uid} {reason or 0:04X}")
         return None if waits else failed
@@ -222,9 +229,11 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
             return NotYet()
         objects = dict(line.split(" ", 1) for line in row.objects)
         failed = {uid: int(code, 16) for uid, code in (line.split(" ") for line in row.failed)}
-        event_type = commitment.SOME_FAILED if failed else commitment.ALL_COMMITTED
+        event_type = dimse_n.SOME_FAILED if failed else dimse_n.ALL_COMMITTED
         with closing(self._open(self._peer, self._settings)) as reporter:
-            reason = reporter.report(commitment.report(row.transaction_uid, objects, failed), event_type)
+            reason = reporter.report(
+                dimse_n.commitment_report(row.transaction_uid, objects, failed), event_type
+            )
         if not reason:
             return Done()
         is_over = row.decided_at is not None and utc_now() - row.decided_at >= self._limit
@@ -286,9 +295,10 @@ class DeliveryWorker:
         """Destinations with something to do. What goes to unknown ones is given up, unless they were entered
         just now.
         """
-        owners = [route.owner for route in self._routes.values()]
         with self._database.read() as session:
-            due = deliveries.due_destinations(session, utc_now(), owners)
+            due = deliveries.due_destinations(
+                session, utc_now(), [route.owner for route in self._routes.values()]
+            )
         unknown = [name for name in due if name not in self._routes]
         if unknown and not is_behind(self._settings):
             give_up_unknown(self._database, unknown)
@@ -512,11 +522,17 @@ class Route:
                 session.add(Commitment(transaction_uid=transaction, **about))
         return wanted, to_query
 
-    def _store_report(self, report: commitment.CommitmentReport) -> None:
+    def _store_report(self, report: dimse_n.CommitmentReport) -> None:
         """Store a report that came on the association of the request."""
-        calling, lines = self.peer.reporting_titles[-1], (report.committed, report.failed)
         with self._database.write() as session:
-            intake.keep_report(session, report.transaction_uid, calling, *lines, utc_now())
+            intake.keep_report(
+                session,
+                report.transaction_uid,
+                self.peer.reporting_titles[-1],
+                report.committed,
+                report.failed,
+                utc_now(),
+            )
 
     def _opened(self, client: scu.Destination | scu.CommitmentPeer) -> None:
         """Have its calls ended when the node stops."""
@@ -531,8 +547,9 @@ class Route:
             for item in (one, *one.former):
                 with suppress(NotInSpool), self._database.read() as session:
                     self._files.here(session, str(item.path.relative_to(self._folder)))
-            study = one.study_instance_uid or outbox.study_of(one.path)
-            fetched.append(replace(one, study_instance_uid=study))
+            fetched.append(
+                replace(one, study_instance_uid=one.study_instance_uid or outbox.study_of(one.path))
+            )
         return fetched
 
     def _send(self, destination: scu.Destination, batch: Sequence[scu.Outgoing]) -> list[scu.Outgoing]:
@@ -545,9 +562,10 @@ class Route:
             # A defect of ours in a destination is a failed try like any other.
             sent = [scu.SendReport(scu.SendStatus.RETRY, "", _defect(error))] * len(whole)
         # An original's file may be on its way to its place: it is tried again.
-        statuses = {True: scu.SendStatus.REFUSED, False: scu.SendStatus.FAULTY}
         faulty = {
-            one: scu.SendReport(statuses[one.is_original], "", why) for one, why in faults.items() if why
+            one: scu.SendReport(scu.SendStatus.REFUSED if one.is_original else scu.SendStatus.FAULTY, "", why)
+            for one, why in faults.items()
+            if why
         }
         return self._enter_reports(faulty | dict(zip(whole, sent, strict=True)))
 
@@ -617,11 +635,10 @@ class Route:
                 else:
                     moves.sent(row, report)
             # Whether the peer gets, or has got, any other result of the study.
-            left_out = [row.id for row, _ in narrowed]
             takes_others = bool(narrowed) and any(
                 other.state not in (DeliveryState.CANCELLED, DeliveryState.DEAD, DeliveryState.DISCARDED)
                 for other in deliveries.others_of_study(
-                    session, narrowed[0][0].item.study_id, self.peer.name, but=left_out
+                    session, narrowed[0][0].item.study_id, self.peer.name, but=[row.id for row, _ in narrowed]
                 )
             )
             for row, report in narrowed:
@@ -659,11 +676,11 @@ class Route:
 
     def _outgoing(self, delivery: Delivery) -> scu.Outgoing:
         item, result = delivery.item, delivery.result
-        study = item.study.study_instance_uid or ""
         return scu.Outgoing(
             sop_class_uid=item.sop_class_uid,
             sop_instance_uid=item.sop_instance_uid,
-            study_instance_uid="" if result and result.deidentified else study,  # read from its file
+            # Of a de-identified result it is read from its file.
+            study_instance_uid="" if result and result.deidentified else item.study.study_instance_uid or "",
             series_instance_uid=item.series_instance_uid,
             path=self._folder / item.path,
             sha256=result.sha256 if result else "",
@@ -677,8 +694,14 @@ class Route:
         )
 
     def _record_hung(self, session: Session, batch: Sequence[scu.Outgoing], doing: str) -> None:
-        study, count = batch[0].study, len(batch)
-        record(session, DESTINATION_HUNG, study, destination=self.peer.name, doing=doing, objects=count)
+        record(
+            session,
+            DESTINATION_HUNG,
+            batch[0].study,
+            destination=self.peer.name,
+            doing=doing,
+            objects=len(batch),
+        )
 
 
 def _defect(error: Exception) -> str:
@@ -695,6 +718,11 @@ def give_up_unknown(database: Database, destinations: Sequence[str]) -> None:
             study = deliveries.due_study(session, destination, now)
             batch = deliveries.due_batch(session, destination, study or 0, now, _BATCH)
             for delivery in batch:
-                why = "no peer of this name may receive: configure it, then retry"
-                move_delivery(session, delivery, DELIVERY_DEAD, reason=why, transaction_uid="")
+                move_delivery(
+                    session,
+                    delivery,
+                    DELIVERY_DEAD,
+                    reason="no peer of this name may receive: configure it, then retry",
+                    transaction_uid="",
+                )
             settle_studies(session, (delivery.item.study_id for delivery in batch))

@@ -34,11 +34,20 @@ from sqlalchemy.orm import Session
 
 from dicom_node.base import events
 from dicom_node.base.config.settings import OutboxSettings, PeerSettings, Settings
-from dicom_node.base.dicom.commitment import failure_text
+from dicom_node.base.dicom.dimse_n import failure_text
 from dicom_node.base.errors import NotAllowedNow, NotFound
 from dicom_node.base.files import Files, sha256_of
-from dicom_node.base.kinds import RemovalState, ResultKind, is_deidentified, retained_by
-from dicom_node.base.lifecycle import DELIVERY, UNDECIDED, DeliveryState, HeldState, StudyState
+from dicom_node.base.lifecycle import (
+    DELIVERY,
+    UNDECIDED,
+    DeliveryState,
+    HeldState,
+    RemovalState,
+    ResultKind,
+    StudyState,
+    is_deidentified,
+    retained_by,
+)
 from dicom_node.base.outcomes import Done, Failed, Outcome, Retry
 from dicom_node.base.runner import Lane, wait_before_retry
 from dicom_node.base.store import deliveries, results
@@ -318,9 +327,8 @@ class Moves:
 
     def _earlier_version_may_be_found(self, delivery: Delivery) -> bool:
         """Whether the peer may have another version under this UID, and cannot say which one it has."""
-        if self._peer.transport == "orthanc":  # the stored bytes are compared
-            return False
-        return any(
+        # Orthanc compares the stored bytes.
+        return self._peer.transport != "orthanc" and any(
             one.sent_at or one.state is DeliveryState.SENDING
             for one in deliveries.versions(self._session, delivery)
         )
@@ -532,9 +540,11 @@ def _refusal(session: Session, delivery: Delivery) -> str:
         return "the file was deleted after spool.result_days"
     held_state = not_accepted(session, [result.id]).get(result.id)
     if held_state is not None or delivery.state is DeliveryState.UNASSESSED:
-        rejected = "a person rejected its result, it is sent nowhere"
-        undecided = "its result waits until a person has accepted it (studies accept)"
-        return rejected if held_state is HeldState.REJECTED else undecided
+        return (
+            "a person rejected its result, it is sent nowhere"
+            if held_state is HeldState.REJECTED
+            else "its result waits until a person has accepted it (studies accept)"
+        )
     return ""
 
 
@@ -719,12 +729,15 @@ def _locked_doubtful(session: Session, study_id: int, as_of: str | None) -> Sequ
 
 
 def _deliveries(session: Session, row: HeldResult, state: DeliveryState) -> Sequence[Delivery]:
-    chosen = select(Delivery).where(
-        Delivery.result_id == row.result_id,
-        Delivery.state == state,
-        Delivery.discarded_because == row.because,  # not what was discarded for another reason
-    )
-    return session.scalars(chosen.with_for_update()).all()
+    return session.scalars(
+        select(Delivery)
+        .where(
+            Delivery.result_id == row.result_id,
+            Delivery.state == state,
+            Delivery.discarded_because == row.because,  # not what was discarded for another reason
+        )
+        .with_for_update()
+    ).all()
 
 
 _SECONDS = 60.0  # that one may take
@@ -829,8 +842,7 @@ def outages(session: Session) -> list[PeerOutage]:
         )
         since = session.scalar(failed.order_by(EventRow.id).limit(1))
         if since is not None:
-            reason = session.get_one(Delivery, newest).reason
-            found.append(PeerOutage(destination, since, waiting, reason))
+            found.append(PeerOutage(destination, since, waiting, session.get_one(Delivery, newest).reason))
     return found
 
 

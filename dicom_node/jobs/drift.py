@@ -38,7 +38,7 @@ from ai_pipeline.models.reference import (
 from ai_pipeline.models.registry import Card, cards
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.events import SCORES_DRIFTED
-from dicom_node.base.kinds import Counted
+from dicom_node.base.lifecycle import Counted
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Base, CountedImage, EventRow, Instance, ModelCount
 from dicom_node.base.store.transitions import record, utc_now

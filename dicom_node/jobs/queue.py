@@ -35,8 +35,7 @@ from ai_pipeline.terms import shown_term
 from dicom_node.base import events
 from dicom_node.base.config.settings import Conditions, RuleSettings, Settings, WorkerSettings, matches
 from dicom_node.base.errors import JobCancelled, LeaseLost, NotAllowedNow, NotFound
-from dicom_node.base.kinds import ObjectRole
-from dicom_node.base.lifecycle import JOB, JobState, StudyState
+from dicom_node.base.lifecycle import JOB, JobState, ObjectRole, StudyState
 from dicom_node.base.store import deliveries, fetches, intake
 from dicom_node.base.store import queue as table
 from dicom_node.base.store.database import Database

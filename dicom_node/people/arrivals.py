@@ -16,7 +16,7 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.elements import META_BYTES, is_uid, read_uids
 from dicom_node.base.dicom.uids import TransferSyntax, transfer_syntax
 from dicom_node.base.errors import FaultyInput, SpoolError
-from dicom_node.base.kinds import CONSOLE_AE_TITLE, AuditAction
+from dicom_node.base.lifecycle import CONSOLE_AE_TITLE, AuditAction
 from dicom_node.base.store import sight
 from dicom_node.base.store.database import Database
 from dicom_node.people import Row, audit

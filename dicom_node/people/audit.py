@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, exists, select
 from sqlalchemy.orm import Session
 
 from dicom_node.base.errors import FaultyInput
-from dicom_node.base.kinds import AuditAction
+from dicom_node.base.lifecycle import AuditAction
 from dicom_node.base.store import transitions
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import AuditRow, DecisionRow, Study

@@ -39,15 +39,20 @@ from dicom_node.base.config.loading import FOLDER
 from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, Settings
 from dicom_node.base.errors import CannotCreate, FaultyInput, NodeError, NotAllowedNow, StorageError
 from dicom_node.base.files import sha256_of
-from dicom_node.base.kinds import (
+from dicom_node.base.lifecycle import (
     DEIDENTIFIED_FOLDER,
+    DELIVERY,
+    END_STATES,
     AuditAction,
+    DeliveryState,
+    HeldState,
+    JobState,
     ReaderVerdict,
     RejectionReason,
     ReviewVerdict,
+    StudyState,
     UserRole,
 )
-from dicom_node.base.lifecycle import DELIVERY, END_STATES, DeliveryState, HeldState, JobState, StudyState
 from dicom_node.base.store import results, transitions, views
 from dicom_node.base.store.database import in_words, newest_schema, schema_versions, sqlite_file
 from dicom_node.base.store.tables import (

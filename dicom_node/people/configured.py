@@ -59,8 +59,7 @@ from dicom_node.base.errors import (
 )
 from dicom_node.base.events import CONFIGURATION_REFUSED, CONFIGURATION_RELOADED
 from dicom_node.base.files import bucket_of, write_new
-from dicom_node.base.kinds import AuditAction, ObjectRole, Role
-from dicom_node.base.lifecycle import StudyState
+from dicom_node.base.lifecycle import AuditAction, ObjectRole, Role, StudyState
 from dicom_node.base.processes import files_of, running
 from dicom_node.base.store import intake, transitions
 from dicom_node.base.store.tables import Instance, Study

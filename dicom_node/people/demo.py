@@ -34,7 +34,7 @@ from ai_pipeline.errors import PixelError
 from ai_pipeline.images.decode import open_dicom
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import ExitCode, FaultyInput, Unavailable
-from dicom_node.base.kinds import ResultKind
+from dicom_node.base.lifecycle import ResultKind
 from dicom_node.deliver.scu import SendStatus
 from dicom_node.deliver.scu.dimse import send_files
 from dicom_node.results.sr import stated

@@ -14,7 +14,7 @@ from dicom_node.base.config.loading import TomlFiles, examined
 from dicom_node.base.config.sample import FIRST_RULES
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import CannotCreate, ConfigurationError, FaultyInput
-from dicom_node.base.kinds import UserRole
+from dicom_node.base.lifecycle import UserRole
 from dicom_node.people import upgrade_database, users
 
 _HEAD = "# Made by `dicom-node init`. `dicom-node config sample` shows every key with its default.\n\n"

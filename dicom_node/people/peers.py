@@ -27,7 +27,7 @@ from dicom_node.base.events import (
     EventType,
     all_types,
 )
-from dicom_node.base.kinds import AuditAction
+from dicom_node.base.lifecycle import AuditAction
 from dicom_node.base.store import views
 from dicom_node.deliver.outbox import PeerOutage, outages
 from dicom_node.people import Row, audit, reading, writing

@@ -55,8 +55,8 @@ from dicom_node.base.errors import (
     SchemaOutdated,
 )
 from dicom_node.base.files import bucket_of
-from dicom_node.base.kinds import Role
-from dicom_node.base.printable import redacted
+from dicom_node.base.lifecycle import Role
+from dicom_node.base.logs import redacted
 from dicom_node.base.processes import console_program
 from dicom_node.base.store.database import Database, hosts, meaning_of
 from dicom_node.deliver.scu import open_archive, open_commitment, open_destination

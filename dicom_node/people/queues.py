@@ -16,8 +16,14 @@ from sqlalchemy.orm import Session
 from dicom_node.base.config.settings import PeerSettings, Settings, did_you_mean
 from dicom_node.base.connectors import every
 from dicom_node.base.errors import FaultyInput, NotAllowedNow, NotFound
-from dicom_node.base.kinds import AuditAction, NotificationState
-from dicom_node.base.lifecycle import OPEN_FETCHES, FetchState, JobState, StudyState
+from dicom_node.base.lifecycle import (
+    OPEN_FETCHES,
+    AuditAction,
+    FetchState,
+    JobState,
+    NotificationState,
+    StudyState,
+)
 from dicom_node.base.store import fetches, sight
 from dicom_node.base.store.tables import Delivery, Job, Notification, Study
 from dicom_node.base.store.transitions import utc_now

@@ -27,16 +27,20 @@ from dicom_node.base.config.sample import toml_value
 from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, PeerSettings, Settings
 from dicom_node.base.errors import FaultyInput, NotAllowedNow, NotFound, StorageError
 from dicom_node.base.files import Files, write_new
-from dicom_node.base.kinds import (
+from dicom_node.base.lifecycle import (
+    OPEN_DELIVERIES,
+    UNDECIDED,
     AuditAction,
+    DeliveryState,
+    HeldState,
     ObjectRole,
     ReaderVerdict,
     ResultKind,
     ReviewCause,
     ReviewVerdict,
+    StudyState,
     UserRole,
 )
-from dicom_node.base.lifecycle import OPEN_DELIVERIES, UNDECIDED, DeliveryState, HeldState, StudyState
 from dicom_node.base.store import results
 from dicom_node.base.store.tables import CleaningReview, DrawnByHand, Feedback, Instance, Result, Study
 from dicom_node.base.store.transitions import FOR_UPDATE, settle_study, utc_now

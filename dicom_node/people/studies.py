@@ -20,8 +20,15 @@ from dicom_node.base.dicom.header import read_header
 from dicom_node.base.errors import FaultyInput, NodeError, NotAllowedNow, NotFound
 from dicom_node.base.events import RESULT_WITHDRAWN
 from dicom_node.base.files import Files
-from dicom_node.base.kinds import AuditAction, ObjectRole, RejectionReason, RemovalState, ResultKind
-from dicom_node.base.lifecycle import OPEN_DELIVERIES, DeliveryState
+from dicom_node.base.lifecycle import (
+    OPEN_DELIVERIES,
+    AuditAction,
+    DeliveryState,
+    ObjectRole,
+    RejectionReason,
+    RemovalState,
+    ResultKind,
+)
 from dicom_node.base.store import deliveries, transitions
 from dicom_node.base.store import results as stored
 from dicom_node.base.store.database import Database

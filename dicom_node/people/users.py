@@ -26,7 +26,7 @@ from dicom_node.base.errors import (
     NotFound,
     SignInRefused,
 )
-from dicom_node.base.kinds import AuditAction, UserRole
+from dicom_node.base.lifecycle import AuditAction, UserRole
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import ApiToken, AuditRow, UserAccount, UserSession
 from dicom_node.base.store.transitions import utc_now

@@ -47,9 +47,9 @@ from pydicom.uid import UID
 
 from dicom_node.base import events, logs
 from dicom_node.base.config.settings import ListenerSettings, TlsSettings
-from dicom_node.base.dicom import commitment, performed_step
+from dicom_node.base.dicom import dimse_n
 from dicom_node.base.errors import ExitCode, FaultyReport, FaultyStep, SpoolError, SpoolFull
-from dicom_node.base.kinds import StepStatus
+from dicom_node.base.lifecycle import StepStatus
 from dicom_node.base.processes import ALIVE_SECONDS, show_life, signal_pipe
 from dicom_node.receive import limits, statuses
 from dicom_node.receive.messages import (
@@ -157,13 +157,13 @@ class PerformedSteps:
 
         ``fields``: for the request's event, such as "calling".
         """
-        if command.sop_class_uid != performed_step.SOP_CLASS:
+        if command.sop_class_uid != dimse_n.STEP_CLASS:
             return Answer(statuses.NO_SUCH_CLASS)
         if not command.names_an_instance:
             return Answer(statuses.STEP_INSTANCE)
         creates = command.field == N_CREATE_RQ
         try:
-            read = performed_step.read_creation if creates else performed_step.read_modification
+            read = dimse_n.read_step_creation if creates else dimse_n.read_step_modification
             change = read(encoded, transfer_syntax)
             self._folder.mkdir(exist_ok=True)
             with (self._folder / "lock").open("a") as lock:  # for other processes and threads
@@ -187,7 +187,7 @@ class PerformedSteps:
                 self._write(step)
                 return Answer(statuses.SUCCESS)
         except FaultyStep as error:
-            missing = error.tags if error.code == performed_step.MISSING else ()
+            missing = error.tags if error.code == dimse_n.MISSING else ()
             return Answer(_STATUSES[error.code], str(error), missing=missing)
         except (OSError, ValueError):  # the disk, or the file of another version
             return Answer(statuses.NOT_KEPT, "the step cannot be written")
@@ -196,7 +196,7 @@ class PerformedSteps:
         self,
         known: KnownStep | None,
         command: Command,
-        change: performed_step.StepChange,
+        change: dimse_n.StepChange,
         peer: str,
         fields: Mapping[str, events.FieldValue],
     ) -> KnownStep | Answer:
@@ -217,9 +217,9 @@ class PerformedSteps:
             objects=before.objects if change.objects is None else change.objects,
             has=tuple(sorted({*before.has, *change.has})),
         )
-        missing = [keyword for keyword in performed_step.LAST if keyword not in step.has]
+        missing = [keyword for keyword in dimse_n.STEP_END if keyword not in step.has]
         if step.status is not StepStatus.IN_PROGRESS and missing:
-            raise performed_step.faulty(performed_step.EMPTY, *missing)
+            raise dimse_n.faulty_step(dimse_n.EMPTY, *missing)
         return step
 
     def _write(self, step: KnownStep) -> None:
@@ -243,10 +243,10 @@ _SUCCESS = Answer(statuses.SUCCESS)
 # By abstract syntax and command field: the bytes that are read of a data set, and the event of a refusal.
 _SERVED = {
     (VERIFICATION, C_ECHO_RQ): (0, events.ECHOED),
-    (commitment.SOP_CLASS, N_EVENT_REPORT_RQ): (commitment.MAXIMUM_BYTES, events.COMMITMENT_REPORT_REFUSED),
-    (commitment.SOP_CLASS, N_ACTION_RQ): (commitment.REQUEST_BYTES, events.COMMITMENT_ASK_REFUSED),
-    (performed_step.SOP_CLASS, N_CREATE_RQ): (2 * performed_step.MAXIMUM_BYTES, events.STEP_REFUSED),
-    (performed_step.SOP_CLASS, N_SET_RQ): (2 * performed_step.MAXIMUM_BYTES, events.STEP_REFUSED),
+    (dimse_n.COMMITMENT_CLASS, N_EVENT_REPORT_RQ): (dimse_n.REPORT_BYTES, events.COMMITMENT_REPORT_REFUSED),
+    (dimse_n.COMMITMENT_CLASS, N_ACTION_RQ): (dimse_n.REQUEST_BYTES, events.COMMITMENT_ASK_REFUSED),
+    (dimse_n.STEP_CLASS, N_CREATE_RQ): (2 * dimse_n.STEP_BYTES, events.STEP_REFUSED),
+    (dimse_n.STEP_CLASS, N_SET_RQ): (2 * dimse_n.STEP_BYTES, events.STEP_REFUSED),
 }
 
 
@@ -541,7 +541,7 @@ class StorageService:
         """A storage commitment report. Raises FaultyReport, OSError."""
         if not accepted.permission.may_report:
             return Answer(statuses.NOT_AUTHORISED)
-        report = commitment.read_report(bytes(request.data), syntax)
+        report = dimse_n.read_commitment_report(bytes(request.data), syntax)
         fields: dict[str, events.FieldValue] = {
             "transaction": report.transaction_uid,
             "calling": accepted.proposal.calling_ae,
@@ -556,13 +556,13 @@ class StorageService:
         command, peer = request.command, accepted.permission.peer
         for wrong, status in (
             (not accepted.permission.may_ask, statuses.NOT_AUTHORISED),
-            (command.sop_class_uid != commitment.SOP_CLASS, statuses.NO_SUCH_CLASS),
-            (command.sop_instance_uid != commitment.SOP_INSTANCE, statuses.NO_SUCH_PUSH_MODEL),
-            (command.type_id != commitment.REQUEST, statuses.NO_SUCH_ACTION),
+            (command.sop_class_uid != dimse_n.COMMITMENT_CLASS, statuses.NO_SUCH_CLASS),
+            (command.sop_instance_uid != dimse_n.COMMITMENT_INSTANCE, statuses.NO_SUCH_PUSH_MODEL),
+            (command.type_id != dimse_n.COMMITMENT_REQUEST, statuses.NO_SUCH_ACTION),
         ):
             if wrong:
                 return Answer(status)
-        transaction, objects = commitment.read_request(bytes(request.data), syntax)
+        transaction, objects = dimse_n.read_commitment_request(bytes(request.data), syntax)
         number = len(objects)
         if not self._is_within_minute(peer, "objects", number, limits.OBJECTS_ASKED_A_MINUTE):
             return Answer(statuses.NOT_KEPT)

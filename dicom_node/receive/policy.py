@@ -26,7 +26,7 @@ from pydantic import TypeAdapter
 from pydicom.uid import UID_dictionary
 
 from dicom_node.base.config.settings import ListenerSettings, Settings, SpoolSettings
-from dicom_node.base.dicom import commitment, performed_step
+from dicom_node.base.dicom import dimse_n
 from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES, SyntaxKind
 from dicom_node.receive import limits, statuses
 from dicom_node.receive.messages import APPLICATION_CONTEXT, Contexts, Proposal, is_ae_title
@@ -392,14 +392,14 @@ class AEPolicy:
         stored = accepted_classes(self.listener.further_storage_classes)
         supported = {VERIFICATION: decoded, **dict.fromkeys(stored, _SYNTAXES)}
         granted = dict[str, tuple[bool, bool]]()
-        scu, scp = roles.get(commitment.SOP_CLASS, (True, False))
+        scu, scp = roles.get(dimse_n.COMMITMENT_CLASS, (True, False))
         reports = scp and permission.may_report
         if reports or (scu and permission.may_ask):
-            supported[commitment.SOP_CLASS] = LITTLE_ENDIAN
-            if commitment.SOP_CLASS in roles:
-                granted[commitment.SOP_CLASS] = (not reports, reports)
+            supported[dimse_n.COMMITMENT_CLASS] = LITTLE_ENDIAN
+            if dimse_n.COMMITMENT_CLASS in roles:
+                granted[dimse_n.COMMITMENT_CLASS] = (not reports, reports)
         if permission.mpps:
-            supported[performed_step.SOP_CLASS] = LITTLE_ENDIAN
+            supported[dimse_n.STEP_CLASS] = LITTLE_ENDIAN
         return supported, granted
 
     def has_room(self, permission: Permission, address: str, open_ones: Collection[tuple[str, str]]) -> bool:

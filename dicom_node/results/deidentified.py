@@ -61,7 +61,7 @@ from dicom_node.base.dicom.header import items, quiet_pydicom, values
 from dicom_node.base.dicom.identity import patient_sha256
 from dicom_node.base.dicom.uids import NO_INSTALLATION
 from dicom_node.base.errors import ResultRefused
-from dicom_node.base.kinds import OPTIONS, ResultKind, Retained, is_deidentified, retained_by
+from dicom_node.base.lifecycle import OPTIONS, ResultKind, Retained, is_deidentified, retained_by
 from dicom_node.base.sitekey import SiteKey
 from dicom_node.results import gate
 from dicom_node.results.build import ResultBuilder

@@ -89,7 +89,7 @@ from dicom_node.base.dicom.uids import (
     derived_uid,
 )
 from dicom_node.base.errors import ResultRefused
-from dicom_node.base.kinds import ResultKind
+from dicom_node.base.lifecycle import ResultKind
 
 
 class Cause(StrEnum):

@@ -18,7 +18,7 @@ from dicom_node.base.dicom.header import items, listed, quiet_pydicom
 from dicom_node.base.dicom.identity import COPIED
 from dicom_node.base.dicom.uids import is_own_result
 from dicom_node.base.errors import ResultRefused
-from dicom_node.base.kinds import ResultKind
+from dicom_node.base.lifecycle import ResultKind
 from dicom_node.results.envelope import (
     ResultContext,
     Source,

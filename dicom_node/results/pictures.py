@@ -73,7 +73,7 @@ from dicom_node.base.connectors import installed
 from dicom_node.base.dicom.header import listed, quiet_pydicom
 from dicom_node.base.dicom.uids import derived_uid
 from dicom_node.base.errors import ResultRefused
-from dicom_node.base.kinds import ResultKind
+from dicom_node.base.lifecycle import ResultKind
 from dicom_node.results.envelope import (
     ORIENTATION_FOR_HIGHDICOM,
     OURS,

@@ -63,7 +63,7 @@ from pydicom.uid import Comprehensive3DSRStorage
 
 from ai_pipeline.contract import Decision
 from dicom_node.base.dicom.header import listed, quiet_pydicom
-from dicom_node.base.kinds import ResultKind
+from dicom_node.base.lifecycle import ResultKind
 from dicom_node.results.envelope import (
     BURNED_IN_HEAD,
     DECISIONS,

@@ -30,8 +30,8 @@ from rich.text import Text
 from dicom_node import __version__
 from dicom_node.base import logs
 from dicom_node.base.errors import ConfigurationError, ExitCode, NodeError
-from dicom_node.base.kinds import Role
-from dicom_node.base.printable import printable, printable_json
+from dicom_node.base.lifecycle import Role
+from dicom_node.base.logs import printable, printable_json
 from dicom_node.serve.nouns import NOUNS, PARTS_OF_CALLER, SINCE, Column, Input, Uid, Verb, moment
 
 if TYPE_CHECKING:

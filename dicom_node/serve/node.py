@@ -45,8 +45,8 @@ from dicom_node.base.errors import (
     Unavailable,
 )
 from dicom_node.base.files import Files, bucket_of
-from dicom_node.base.kinds import Role
-from dicom_node.base.printable import redacted
+from dicom_node.base.lifecycle import Role
+from dicom_node.base.logs import redacted
 from dicom_node.base.processes import (
     Child,
     console_program,

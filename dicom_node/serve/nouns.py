@@ -18,8 +18,15 @@ from typing import Any, Final
 
 from dicom_node.base.config.settings import did_you_mean
 from dicom_node.base.errors import ExitCode
-from dicom_node.base.kinds import NotificationState, RejectionReason, UserRole
-from dicom_node.base.lifecycle import DeliveryState, FetchState, JobState, StudyState
+from dicom_node.base.lifecycle import (
+    DeliveryState,
+    FetchState,
+    JobState,
+    NotificationState,
+    RejectionReason,
+    StudyState,
+    UserRole,
+)
 
 Column = tuple[str, Callable[[Any], object]]
 """Of a list: a heading, and what of a row stands below it. A row is a mapping, or a typed result."""

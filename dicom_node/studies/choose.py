@@ -36,8 +36,7 @@ from dicom_node.base.events import (
     VERSION_CHOSEN,
 )
 from dicom_node.base.files import Files, bucket_of, is_whole
-from dicom_node.base.kinds import ObjectRole, Outcome, StepStatus
-from dicom_node.base.lifecycle import JobState, StudyState
+from dicom_node.base.lifecycle import JobState, ObjectRole, Outcome, StepStatus, StudyState
 from dicom_node.base.store import fetches, intake, queue, requested
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Instance, ReceivedObject, Study

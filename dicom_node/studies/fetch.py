@@ -47,8 +47,15 @@ from dicom_node.base.events import (
     FETCH_STARTED,
     STUDIES_MISSING,
 )
-from dicom_node.base.kinds import FetchPurpose, ObjectRole, QuestionState
-from dicom_node.base.lifecycle import OPEN_FETCHES, FetchState, JobState, StudyState
+from dicom_node.base.lifecycle import (
+    OPEN_FETCHES,
+    FetchPurpose,
+    FetchState,
+    JobState,
+    ObjectRole,
+    QuestionState,
+    StudyState,
+)
 from dicom_node.base.outcomes import Done, Failed, NotYet, Outcome, Retry
 from dicom_node.base.runner import Lane
 from dicom_node.base.store import fetches, intake

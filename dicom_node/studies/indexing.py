@@ -35,8 +35,17 @@ from dicom_node.base.dicom.identity import Patient, identity_sha256, patient_sha
 from dicom_node.base.dicom.uids import role_of
 from dicom_node.base.errors import NodeError, NotAllowedNow, NotFound, NotInSpool, SpoolError, StoreAway
 from dicom_node.base.files import Files, one_indexer, waiting_paths
-from dicom_node.base.kinds import NOT_CHOSEN, AssociationOutcome, ObjectRole, Outcome, ResultKind
-from dicom_node.base.lifecycle import READ_FROM_WORK, FetchState, JobState, StudyState
+from dicom_node.base.lifecycle import (
+    NOT_CHOSEN,
+    READ_FROM_WORK,
+    AssociationOutcome,
+    FetchState,
+    JobState,
+    ObjectRole,
+    Outcome,
+    ResultKind,
+    StudyState,
+)
 from dicom_node.base.sitekey import PatientNames
 from dicom_node.base.store import (
     deliveries,

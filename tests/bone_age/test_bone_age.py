@@ -17,8 +17,7 @@ from pydicom import Dataset, dcmread
 from sqlalchemy import select
 
 from ai_pipeline import pipelines
-from dicom_node.base.kinds import ResultKind
-from dicom_node.base.lifecycle import JobState
+from dicom_node.base.lifecycle import JobState, ResultKind
 from dicom_node.base.store.tables import Result
 from dicom_node.jobs.worker.run import Worker
 from dicom_node.people import studies

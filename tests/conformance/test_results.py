@@ -50,11 +50,11 @@ from dicom_node.base.config.settings import (
     PeerSettings,
     Settings,
 )
-from dicom_node.base.dicom import commitment, performed_step
+from dicom_node.base.dicom import dimse_n
 from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.dicom.identity import COPIED
 from dicom_node.base.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicom_node.base.kinds import RejectionReason, ResultKind
+from dicom_node.base.lifecycle import RejectionReason, ResultKind
 from dicom_node.base.store.requested import MOST_OPEN
 from dicom_node.deliver.delivery_worker import INDEXED_AFTER
 from dicom_node.deliver.scu import MOST_OBJECTS, open_archive
@@ -501,24 +501,24 @@ def test_numbers_in_its_sentences_are_those_of_the_program() -> None:
         "refusals": f"refusals are given up after {outbox.refusals} tries",
         "strangers": f"at most {limits.STRANGERS} associations of unknown callers at a time, and "
         f"{limits.STRANGERS_OF_ONE_ADDRESS} of one address",
-        "reports": f"Limits: {commitment.MAXIMUM_BYTES // 1024} KiB, {commitment.MAXIMUM_OBJECTS} objects, "
+        "reports": f"Limits: {dimse_n.REPORT_BYTES // 1024} KiB, {dimse_n.REPORT_OBJECTS} objects, "
         f"{limits.REQUESTS_A_MINUTE} reports of a peer in a minute",
         "wait": f"open for {REPORT_SECONDS:g} s",
         "hours": f"no report for {peer.commitment_hours:g} h (`commitment_hours`)",
-        "requests": f"Limits: {commitment.REQUEST_BYTES // 1024} KiB, {commitment.REQUEST_OBJECTS} objects; "
+        "requests": f"Limits: {dimse_n.REQUEST_BYTES // 1024} KiB, {dimse_n.REQUEST_OBJECTS} objects; "
         f"{limits.REQUESTS_A_MINUTE} requests and {limits.OBJECTS_ASKED_A_MINUTE} objects of a peer in a "
         f"minute; {MOST_OPEN} requests that wait",
         "report again": f"sent again for {peer.commit_hours:g} h (`commit_hours`)",
         "indexed": f"not indexed {INDEXED_AFTER.total_seconds() // 60:g} minutes after the request | failed, "
-        f"{commitment.NO_SUCH_OBJECT:04X} |",
-        "class conflict": f"| of another SOP class | failed, {commitment.CLASS_CONFLICT:04X} |",
-        "not committed": f"replaced by another version | failed, {commitment.PROCESSING_FAILURE:04X} |",
+        f"{dimse_n.NO_SUCH_OBJECT:04X} |",
+        "class conflict": f"| of another SOP class | failed, {dimse_n.CLASS_CONFLICT:04X} |",
+        "not committed": f"replaced by another version | failed, {dimse_n.PROCESSING_FAILURE:04X} |",
         "shown": f"what is not shown within {outbox.confirm_seconds / 60:g} minutes is sent again",
         "fetch": f"at most {peer.fetch_per_minute:g} a minute (`fetch_per_minute`), each within "
         f"{peer.retrieve_minutes:g} minutes",
         "get": f"at most {MOST_OBJECTS} objects of {LARGEST_BY_GET // 2**20} MiB each",
-        "steps": f"Limits: {performed_step.MAXIMUM_BYTES // 2**20} MiB, {performed_step.MAXIMUM_OBJECTS:,} "
-        f"objects, {performed_step.MAXIMUM_STUDIES} studies of a step, "
+        "steps": f"Limits: {dimse_n.STEP_BYTES // 2**20} MiB, {dimse_n.STEP_OBJECTS:,} "
+        f"objects, {dimse_n.STEP_STUDIES} studies of a step, "
         f"{limits.REQUESTS_A_MINUTE} requests of a peer in a minute; a step is known for "
         f"{KEPT_DAYS} days",
         "quiet": f"after {assembly.mpps_minutes:g} minutes of quiet (`assembly.mpps_minutes`, event 1083)",

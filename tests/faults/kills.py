@@ -43,8 +43,7 @@ from benchmarks.lab import command_line
 from dicom_node import people
 from dicom_node.base.config import loading
 from dicom_node.base.errors import NodeError
-from dicom_node.base.kinds import ObjectRole, Outcome
-from dicom_node.base.lifecycle import DeliveryState, HeldState, StudyState
+from dicom_node.base.lifecycle import DeliveryState, HeldState, ObjectRole, Outcome, StudyState
 from dicom_node.base.store.tables import (
     AuditRow,
     DecisionRow,

@@ -35,8 +35,15 @@ from dicom_node.base.events import (
     STUDY_COMPLETE,
     EventType,
 )
-from dicom_node.base.kinds import Outcome, RejectionReason, Role
-from dicom_node.base.lifecycle import DeliveryState, HeldState, JobState, StudyState
+from dicom_node.base.lifecycle import (
+    DeliveryState,
+    HeldState,
+    JobState,
+    Outcome,
+    RejectionReason,
+    Role,
+    StudyState,
+)
 from dicom_node.base.store import deliveries
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import (

@@ -79,7 +79,7 @@ from dicom_connectors.worklist.performer import open_manager as open_worklist
 from dicom_node.base.config import loading
 from dicom_node.base.config import settings as sections
 from dicom_node.base.config.settings import PeerSettings, Settings
-from dicom_node.base.dicom import commitment, performed_step
+from dicom_node.base.dicom import dimse_n
 from dicom_node.base.dicom.elements import Limits
 from dicom_node.base.dicom.uids import derived_uid
 from dicom_node.base.errors import FaultyStep, PeerUnreachable
@@ -99,8 +99,7 @@ from dicom_node.base.events import (
     STORE_REFUSED,
     EventType,
 )
-from dicom_node.base.kinds import Outcome, ResultKind, UserRole
-from dicom_node.base.lifecycle import FetchState, JobState, StudyState
+from dicom_node.base.lifecycle import FetchState, JobState, Outcome, ResultKind, StudyState, UserRole
 from dicom_node.base.outcomes import Done
 from dicom_node.base.store.tables import Fetch, Instance, Job, Result, Study
 from dicom_node.deliver import delivery_worker
@@ -295,7 +294,7 @@ APPLICATION = item(0x10, b"1.2.840.10008.3.1.1.1")
 def asked_for(transaction: str, objects: Mapping[str, str] | list[str]) -> Dataset:
     """Action Information; ``objects``: SOP classes by instance, or instances of ultrasound."""
     classes = objects if isinstance(objects, Mapping) else dict.fromkeys(objects, ULTRASOUND)
-    return commitment.request(transaction, [(sop_class, uid) for uid, sop_class in classes.items()])
+    return dimse_n.commitment_request(transaction, [(sop_class, uid) for uid, sop_class in classes.items()])
 
 
 def associate_to_ask(port: int, calling: str = "US1") -> pynetdicom_association.Association:
@@ -307,7 +306,7 @@ def ask(
     port: int, transaction: str, objects: Mapping[str, str] | list[str], calling: str = "US1", **other: Any
 ) -> int | str | None:
     """N-ACTION; its status, or why there was none. ``other``: action_type, sop_instance."""
-    action, instance = other.get("action_type", 1), other.get("sop_instance", commitment.SOP_INSTANCE)
+    action, instance = other.get("action_type", 1), other.get("sop_instance", dimse_n.COMMITMENT_INSTANCE)
     asked = (asked_for(transaction, objects), action, StorageCommitmentPushModel, instance)
     answer = answered(associate_to_ask(port, calling), lambda one: one.send_n_action(*asked))
     return answer if isinstance(answer, str) else answer.get("Status")
@@ -319,7 +318,7 @@ def ask_raw(port: int, encoded: bytes, calling: str = "US1") -> int | None:
         N_ACTION(),
         ActionTypeID=1,
         RequestedSOPClassUID=StorageCommitmentPushModel,
-        RequestedSOPInstanceUID=commitment.SOP_INSTANCE,
+        RequestedSOPInstanceUID=dimse_n.COMMITMENT_INSTANCE,
     )
     return status_of(associate_to_ask(port, calling), request, "ActionInformation", encoded)
 
@@ -711,9 +710,9 @@ def transactions(listener: Receiver, kind: EventType) -> list[str]:
     return [str(event.fields["transaction"]) for event in listener.events(kind)]
 
 
-MAXIMUM = {"report": commitment.MAXIMUM_BYTES, "request": commitment.REQUEST_BYTES}
+MAXIMUM = {"report": dimse_n.REPORT_BYTES, "request": dimse_n.REQUEST_BYTES}
 DIGITS = "1.2.3.4.567890"  # as long as the name
-OBJECTS = {"report": commitment.MAXIMUM_OBJECTS, "request": commitment.REQUEST_OBJECTS}
+OBJECTS = {"report": dimse_n.REPORT_OBJECTS, "request": dimse_n.REQUEST_OBJECTS}
 
 
 def encoded_as(kind: str, number: int, transaction: str = "2.25.4") -> bytes:
@@ -776,7 +775,7 @@ def test_a_flood_of_requests_is_refused_for_the_moment(tmp_path: Path) -> None:
         association = associate_to_ask(listener.port)
         statuses = [
             association.send_n_action(
-                asked_for(f"2.25.{n}", ["1.2"]), 1, commitment.SOP_CLASS, commitment.SOP_INSTANCE
+                asked_for(f"2.25.{n}", ["1.2"]), 1, dimse_n.COMMITMENT_CLASS, dimse_n.COMMITMENT_INSTANCE
             )[0].Status
             for n in range(limits.REQUESTS_A_MINUTE + 1)
         ]
@@ -864,16 +863,16 @@ def _with_objects(number: int) -> Dataset:
     [
         (lambda: b"", 0x0120),
         (lambda: b"\x08\x00\x95\x11\xff\xff\xff\x7fabc", 0x0120),
-        (lambda: _raw(_with_objects(performed_step.MAXIMUM_OBJECTS + 1)), 0x0213),
-        (lambda: _raw(begun(*(f"1.2.3.{n}" for n in range(performed_step.MAXIMUM_STUDIES + 1)))), 0x0213),
+        (lambda: _raw(_with_objects(dimse_n.STEP_OBJECTS + 1)), 0x0213),
+        (lambda: _raw(begun(*(f"1.2.3.{n}" for n in range(dimse_n.STEP_STUDIES + 1)))), 0x0213),
         (lambda: empty_sequences(900, 0x0040, 0x0340), 0x0110),
-        (lambda: empty_sequences(performed_step.MAXIMUM_BYTES // 16, 0x0040, 0x0340), 0x0213),
-        (lambda: bytes(performed_step.MAXIMUM_BYTES - 8), 0x0120),
-        (lambda: bytes(performed_step.MAXIMUM_BYTES + 8), 0x0213),
+        (lambda: empty_sequences(dimse_n.STEP_BYTES // 16, 0x0040, 0x0340), 0x0213),
+        (lambda: bytes(dimse_n.STEP_BYTES - 8), 0x0120),
+        (lambda: bytes(dimse_n.STEP_BYTES + 8), 0x0213),
         (lambda: _raw(begun("1.2.3.4.567890")).replace(b"1.2.3.4.567890", b"Mustermann^Max"), 0x0106),
         (lambda: _raw(begun("1.2.3.8")).replace(b"\x40\x00\x70\x02", b"\x40\x00\x71\x02"), 0x0120),
         (lambda: b"\x08\x00\x05\x00\x0e\x00\x00\x00Mustermann^Max" + _raw(begun("1.2.3.8"))[8:], 0x0120),
-        (lambda: bytes(2 * performed_step.MAXIMUM_BYTES + 2), None),
+        (lambda: bytes(2 * dimse_n.STEP_BYTES + 2), None),
     ],
     ids=[
         *("empty", "cut", "many", "studies", "deep", "deeper", "zeros", "large", "name", "tag", "charset"),
@@ -905,7 +904,7 @@ def test_a_wrong_type_is_refused(vr: str, value: object, keyword: str) -> None:
     del step[tag]
     step.add_new(tag, vr, value)
     with pytest.raises(FaultyStep) as raised:
-        performed_step.read_creation(bytes(encode(step, False, True)), UID(ExplicitVRLittleEndian))
+        dimse_n.read_step_creation(bytes(encode(step, False, True)), UID(ExplicitVRLittleEndian))
     assert "Mustermann" not in str(raised.value)
 
 

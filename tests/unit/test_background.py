@@ -34,7 +34,7 @@ from dicom_node.base.events import (
     SPOOL_DIFFERS,
     EventType,
 )
-from dicom_node.base.kinds import Role
+from dicom_node.base.lifecycle import Role
 from dicom_node.base.outcomes import Done, Failed, NotYet, Outcome, Retry
 from dicom_node.base.runner import wait_before_retry
 from dicom_node.base.sitekey import SiteKey, load_or_create, path_of

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from dicom_node.base.config import loading
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.kinds import Role
+from dicom_node.base.lifecycle import Role
 from dicom_node.serve.cli import app
 from tests.wheels import ROOT, build
 

@@ -29,8 +29,7 @@ from dicom_console.web.access import ANYONE
 from dicom_node import people
 from dicom_node.base.config import loading
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.kinds import UserRole
-from dicom_node.base.lifecycle import DeliveryState
+from dicom_node.base.lifecycle import DeliveryState, UserRole
 from dicom_node.base.store import database
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import (

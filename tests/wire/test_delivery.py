@@ -59,7 +59,7 @@ from dicom_node.base.config.settings import (
     Settings,
     TlsSettings,
 )
-from dicom_node.base.dicom.commitment import CommitmentReport
+from dicom_node.base.dicom.dimse_n import CommitmentReport
 from dicom_node.base.dicom.identity import Patient
 from dicom_node.base.dicom.uids import MANUFACTURER, MODEL_NAME
 from dicom_node.base.errors import FaultyInput, PeerUnreachable
@@ -73,8 +73,7 @@ from dicom_node.base.events import (
     RESULT_NOT_REMOVED,
     RESULT_REMOVED,
 )
-from dicom_node.base.kinds import ResultKind
-from dicom_node.base.lifecycle import DeliveryState
+from dicom_node.base.lifecycle import DeliveryState, ResultKind
 from dicom_node.base.outcomes import Done, Outcome
 from dicom_node.base.store import intake
 from dicom_node.base.store.database import Database

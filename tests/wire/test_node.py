@@ -64,7 +64,7 @@ from dicom_node.base.events import (
     STORE_REFUSED,
     TLS_FAILED,
 )
-from dicom_node.base.kinds import UserRole
+from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.tables import Lease, Result
 from dicom_node.people import users
 from dicom_node.receive.policy import STORAGE_CLASSES

@@ -40,8 +40,8 @@ from dicom_node.base.config.settings import (
 )
 from dicom_node.base.connectors import every
 from dicom_node.base.errors import ConfigProblem, ConfigurationError
-from dicom_node.base.kinds import CONSOLE_AE_TITLE, CONSOLE_NAME, Retained
-from dicom_node.base.printable import redacted
+from dicom_node.base.lifecycle import CONSOLE_AE_TITLE, CONSOLE_NAME, Retained
+from dicom_node.base.logs import redacted
 
 Place = tuple[str | int, ...]  # ("peers", 0, "port")
 FOLDER: Final = "entered"

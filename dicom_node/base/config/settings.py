@@ -32,7 +32,13 @@ from pydantic import (
 
 from dicom_node.base.connectors import extended, installed
 from dicom_node.base.errors import UnknownPeer
-from dicom_node.base.kinds import CONSOLE_AE_TITLE, CONSOLE_NAME, DEIDENTIFIED_KINDS, ResultKind, Retained
+from dicom_node.base.lifecycle import (
+    CONSOLE_AE_TITLE,
+    CONSOLE_NAME,
+    DEIDENTIFIED_KINDS,
+    ResultKind,
+    Retained,
+)
 
 AE_TITLE: Final = r"^[\x21-\x5b\x5d-\x7e]([\x20-\x5b\x5d-\x7e]*)$"
 NAME: Final = r"^[A-Za-z0-9._-]+$"

@@ -23,7 +23,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID_dictionary
 
 from dicom_node import __version__
-from dicom_node.base.kinds import ObjectRole
+from dicom_node.base.lifecycle import ObjectRole
 
 # UUIDv5 of this name space; changing it would make every old result foreign.
 _NAMESPACE = uuid.UUID("6c7f2f5e-6f0b-5d1c-9b62-0f6a4b5c9e10")

@@ -8,8 +8,7 @@ from sqlalchemy import ColumnElement, exists, func, or_, select, update
 from sqlalchemy.orm import Session, contains_eager, selectinload
 
 from dicom_node.base.events import DELIVERY_DISCARDED, DELIVERY_WANTED, DELIVERY_WITHDRAWN
-from dicom_node.base.kinds import ResultKind
-from dicom_node.base.lifecycle import DeliveryState
+from dicom_node.base.lifecycle import DeliveryState, ResultKind
 from dicom_node.base.store.tables import (
     DecisionRow,
     Delivery,

@@ -9,8 +9,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, exists, func, or_, select
 from sqlalchemy.orm import Session
 
-from dicom_node.base.kinds import FetchPurpose, ObjectRole, QuestionState
-from dicom_node.base.lifecycle import DeliveryState, FetchState
+from dicom_node.base.lifecycle import DeliveryState, FetchPurpose, FetchState, ObjectRole, QuestionState
 from dicom_node.base.store.tables import ArchiveQuestion, Delivery, Fetch, Instance, Result, Study
 from dicom_node.base.store.transitions import utc_now
 

@@ -7,8 +7,17 @@ from sqlalchemy import ColumnElement, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.base.dicom.identity import Patient, are_one_patient
-from dicom_node.base.kinds import AssociationOutcome, ObjectRole, Outcome, ResultKind
-from dicom_node.base.lifecycle import END_STATES, OPEN_JOBS, DeliveryState, JobState, StudyState
+from dicom_node.base.lifecycle import (
+    END_STATES,
+    OPEN_JOBS,
+    AssociationOutcome,
+    DeliveryState,
+    JobState,
+    ObjectRole,
+    Outcome,
+    ResultKind,
+    StudyState,
+)
 from dicom_node.base.store.tables import (
     Association,
     Delivery,
@@ -184,10 +193,12 @@ def pending_deliveries(session: Session, study_id: int, but: Collection[ResultKi
 
     ``but``: kinds to leave out, because they stay true in any case.
     """
-    chosen = select(Delivery).join(Delivery.result).where(Result.study_id == study_id)
-    chosen = chosen.where(Result.kind.not_in(but))
-    unsent = (DeliveryState.PENDING, DeliveryState.UNASSESSED)
-    return session.scalars(chosen.where(Delivery.state.in_(unsent))).all()
+    return session.scalars(
+        select(Delivery)
+        .join(Delivery.result)
+        .where(Result.study_id == study_id, Result.kind.not_in(but))
+        .where(Delivery.state.in_((DeliveryState.PENDING, DeliveryState.UNASSESSED)))
+    ).all()
 
 
 def pending_originals(session: Session, study_id: int) -> Sequence[Delivery]:

@@ -12,13 +12,16 @@ from sqlalchemy import ColumnElement, delete, exists, func, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
-from dicom_node.base.kinds import AssociationOutcome, ObjectRole, ResultKind, StepStatus
 from dicom_node.base.lifecycle import (
     OPEN_WORKITEMS,
     READ_FROM_WORK,
+    AssociationOutcome,
     DeliveryState,
     JobState,
+    ObjectRole,
     RequestedState,
+    ResultKind,
+    StepStatus,
     StudyState,
     WorkitemState,
 )
@@ -40,6 +43,8 @@ from dicom_node.base.store.tables import (
     Withdrawal,
 )
 
+UNFINISHED: Final = RequestedCommitment.state.in_((RequestedState.WAITING, RequestedState.DECIDED))
+"""SQL: a request that waits to be decided, or whose report waits to be taken."""
 MOST_OPEN = 5000
 """Requests of one peer that wait for a decision or a report; further ones are not taken."""
 _LONGEST_BACKLOG: Final = timedelta(days=1)  # of objects that wait to be indexed
@@ -53,8 +58,7 @@ def keep_request(
     same = mine & (RequestedCommitment.transaction_uid == transaction_uid)
     if session.scalar(select(RequestedCommitment.id).where(same)) is not None:
         return "its Transaction UID was used before"
-    unfinished = RequestedCommitment.state.in_((RequestedState.WAITING, RequestedState.DECIDED))
-    if (session.scalar(select(func.count()).where(mine, unfinished)) or 0) >= MOST_OPEN:
+    if (session.scalar(select(func.count()).where(mine, UNFINISHED)) or 0) >= MOST_OPEN:
         return "too many requests of this peer wait for a report"
     row = RequestedCommitment(
         peer=peer,
@@ -84,9 +88,8 @@ def unreported(session: Session, peer: str, limit: int) -> Sequence[RequestedCom
 
 def requests_of_others(session: Session, peers: Collection[str], limit: int) -> Sequence[RequestedCommitment]:
     """Unfinished requests of all peers but these."""
-    unfinished = RequestedCommitment.state.in_((RequestedState.WAITING, RequestedState.DECIDED))
     return session.scalars(
-        select(RequestedCommitment).where(unfinished, RequestedCommitment.peer.not_in(peers)).limit(limit)
+        select(RequestedCommitment).where(UNFINISHED, RequestedCommitment.peer.not_in(peers)).limit(limit)
     ).all()
 
 

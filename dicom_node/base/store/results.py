@@ -14,8 +14,15 @@ from sqlalchemy.orm import Session, aliased
 
 from dicom_node.base.dicom.uids import Installation
 from dicom_node.base.events import RESULT_BUILT, RESULT_EXISTS
-from dicom_node.base.kinds import ResultKind, ReviewCause, ReviewVerdict, UserRole
-from dicom_node.base.lifecycle import END_STATES, DeliveryState, StudyState
+from dicom_node.base.lifecycle import (
+    END_STATES,
+    DeliveryState,
+    ResultKind,
+    ReviewCause,
+    ReviewVerdict,
+    StudyState,
+    UserRole,
+)
 from dicom_node.base.store.tables import (
     CleaningReview,
     Delivery,
@@ -150,9 +157,15 @@ def newest_report(
 
 def receivers(session: Session, study_id: int, rule: str) -> set[str]:
     """The peers that got, or will get, results of this rule."""
-    chosen = select(Delivery.destination).join(Delivery.result).join(Job, Job.id == Result.job_id)
-    left = Delivery.state.not_in(_NEVER_LEFT)
-    return set(session.scalars(chosen.where(Result.study_id == study_id, Job.rule == rule, left).distinct()))
+    return set(
+        session.scalars(
+            select(Delivery.destination)
+            .join(Delivery.result)
+            .join(Job, Job.id == Result.job_id)
+            .where(Result.study_id == study_id, Job.rule == rule, Delivery.state.not_in(_NEVER_LEFT))
+            .distinct()
+        )
+    )
 
 
 def make_stat(session: Session, study_id: int) -> None:

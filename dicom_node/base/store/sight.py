@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Select, and_, event, exists, false, func, or_, select, true
 from sqlalchemy.orm import InstrumentedAttribute, ORMExecuteState, Session, with_loader_criteria
 
-from dicom_node.base.kinds import CONSOLE_AE_TITLE, AuditAction
+from dicom_node.base.lifecycle import CONSOLE_AE_TITLE, AuditAction
 from dicom_node.base.store.tables import (
     Association,
     AuditRow,

@@ -46,10 +46,15 @@ from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.ext.associationproxy import AssociationProxy, association_proxy
 from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column, relationship
 
-from dicom_node.base.kinds import (
+from dicom_node.base.lifecycle import (
     AssociationOutcome,
     AuditAction,
+    CommitmentState,
+    DeliveryState,
     FetchPurpose,
+    FetchState,
+    HeldState,
+    JobState,
     NotificationState,
     ObjectRole,
     Outcome,
@@ -57,20 +62,13 @@ from dicom_node.base.kinds import (
     ReaderVerdict,
     RejectionReason,
     RemovalState,
+    RequestedState,
     ResultKind,
     ReviewCause,
     ReviewVerdict,
     StepStatus,
-    UserRole,
-)
-from dicom_node.base.lifecycle import (
-    CommitmentState,
-    DeliveryState,
-    FetchState,
-    HeldState,
-    JobState,
-    RequestedState,
     StudyState,
+    UserRole,
     WorkitemState,
 )
 

@@ -156,14 +156,17 @@ def move_held(session: Session, rows: Sequence[HeldResult], event: EventType, **
 
     ``values``: further columns. Returns how many were changed.
     """
-    moved = []
-    for row in rows:
-        if _set(session, row, _next(HELD, row, event), values, ("result_id", "state")):
-            moved.append(row)
+    as_read = ("result_id", "state")
+    moved = [row for row in rows if _set(session, row, _next(HELD, row, event), values, as_read)]
     if moved:
-        since = min(row.since for row in moved).isoformat()
-        numbers = [row.result_id for row in moved]
-        record(session, event, moved[0].study_id, results=len(moved), since=since, numbers=numbers)
+        record(
+            session,
+            event,
+            moved[0].study_id,
+            results=len(moved),
+            since=min(row.since for row in moved).isoformat(),
+            numbers=[row.result_id for row in moved],
+        )
     return len(moved)
 
 

@@ -16,8 +16,14 @@ from sqlalchemy.orm import Session, selectinload
 
 from dicom_node.base import events
 from dicom_node.base.errors import NotFound
-from dicom_node.base.kinds import ObjectRole, Outcome
-from dicom_node.base.lifecycle import OPEN_DELIVERIES, DeliveryState, JobState, StudyState
+from dicom_node.base.lifecycle import (
+    OPEN_DELIVERIES,
+    DeliveryState,
+    JobState,
+    ObjectRole,
+    Outcome,
+    StudyState,
+)
 from dicom_node.base.store import deliveries, requested
 from dicom_node.base.store.tables import (
     Association,

@@ -31,7 +31,7 @@ from pydicom.uid import UID
 from ai_pipeline.images.dates import as_da
 from dicom_node.base.config.settings import LocalAddress, PeerSettings, Settings, remote_address
 from dicom_node.base.connectors import installed
-from dicom_node.base.dicom.commitment import CommitmentReport
+from dicom_node.base.dicom.dimse_n import CommitmentReport
 from dicom_node.base.dicom.identity import Patient
 from dicom_node.base.errors import FaultyInput, SpoolError
 from dicom_node.base.outcomes import Outcome
@@ -484,8 +484,7 @@ class Connections:
         self.silence_seconds, self.local = silence_seconds, local
         self.refused = ""
         """Why the last call was not made."""
-        self.timed_out = self.closed = False
-        self._is_connected = False
+        self.timed_out = self.closed = self._is_connected = False
         self._lock = threading.Lock()
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
@@ -516,8 +515,7 @@ class Connections:
         """Limit a scope to ``seconds``: after that, calls that wait for the peer fail with a connection
         error.
         """
-        self.timed_out = False
-        self._is_connected = False
+        self.timed_out = self._is_connected = False
         timer = threading.Timer(seconds, self.expire)
         timer.daemon = True
         timer.start()

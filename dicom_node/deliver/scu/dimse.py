@@ -57,7 +57,7 @@ from pynetdicom.sop_class import (
 from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
 from dicom_node.base.config.settings import PeerService, PeerSettings, Settings
-from dicom_node.base.dicom import commitment
+from dicom_node.base.dicom import dimse_n
 from dicom_node.base.dicom.header import character_sets, decoded, quiet_pydicom, terms
 from dicom_node.base.dicom.uids import (
     IMPLEMENTATION_CLASS_UID,
@@ -66,7 +66,7 @@ from dicom_node.base.dicom.uids import (
     SyntaxKind,
 )
 from dicom_node.base.errors import DecodedDifferently, FaultyObject, FaultyReport, PeerUnreachable, SpoolError
-from dicom_node.base.kinds import ResultKind
+from dicom_node.base.lifecycle import ResultKind
 from dicom_node.base.outcomes import Done, Failed, Outcome, Retry
 from dicom_node.deliver.scu import (
     CUT_OFF,
@@ -265,8 +265,7 @@ def question_at(level: str, **keys: str) -> Dataset:
 
 def _refusal(association: Association, connections: Connections, whom: str) -> NoAssociation:
     if association.is_rejected:
-        reason = association.acceptor.primitive.reason_str
-        return NoAssociation(f"association rejected by {whom}: {reason}")
+        return NoAssociation(f"association rejected by {whom}: {association.acceptor.primitive.reason_str}")
     if association.rejected_contexts:
         names = {UID(context.abstract_syntax).name for context in association.rejected_contexts}
         return NoAssociation(f"{whom} does not accept {', '.join(sorted(names))}", takes_nothing=True)
@@ -468,7 +467,7 @@ SOP_CLASSES: Mapping[ResultKind, tuple[UID, ...]] = {
 """Of each kind of result: what ``test`` proposes to a PACS."""
 REPORT_SECONDS = 1.0
 """How long the association of a request stays open for the report; later ones come to our listener."""
-_ROLES = [build_role(commitment.SOP_CLASS, scp_role=True)]
+_ROLES = [build_role(dimse_n.COMMITMENT_CLASS, scp_role=True)]
 
 
 class DimseDestination(DimseCaller):
@@ -519,7 +518,7 @@ class DimseDestination(DimseCaller):
         kinds = (*self._peer.results, *(kind for kind, taken in more.items() if taken))
         checks += [self.accepts(str(kind), "storage", uid) for kind in kinds for uid in SOP_CLASSES[kind]]
         if self._peer.confirm == "commitment":
-            checks.append(self.accepts("commitment", "commitment", commitment.SOP_CLASS))
+            checks.append(self.accepts("commitment", "commitment", dimse_n.COMMITMENT_CLASS))
         if self._peer.may_be_asked:
             # For an object that nobody has: a PACS may accept the context and refuse the question.
             nobody = Outgoing("", generate_uid(), generate_uid(), generate_uid(), Path(), "")
@@ -610,12 +609,12 @@ class StorageCommitment(DimseCaller):
         self,
         transaction_uid: str,
         objects: Sequence[Outgoing],
-        keep: Callable[[commitment.CommitmentReport], None],
+        keep: Callable[[dimse_n.CommitmentReport], None],
     ) -> Outcome:
         """Request storage commitment, then wait ``REPORT_SECONDS`` for a report on the same association."""
         handlers = [(evt.EVT_N_EVENT_REPORT, _take, [keep])]
         with self.associate(
-            contexts(commitment.SOP_CLASS), service="commitment", handlers=handlers
+            contexts(dimse_n.COMMITMENT_CLASS), service="commitment", handlers=handlers
         ) as association:
             if isinstance(association, NoAssociation):
                 why = f"storage commitment: {association.text}"
@@ -625,10 +624,10 @@ class StorageCommitment(DimseCaller):
                 association,
                 self._settings.outbox.answer_seconds,
                 association.send_n_action,
-                commitment.request(transaction_uid, uids),
-                commitment.REQUEST,
-                commitment.SOP_CLASS,
-                commitment.SOP_INSTANCE,
+                dimse_n.commitment_request(transaction_uid, uids),
+                dimse_n.COMMITMENT_REQUEST,
+                dimse_n.COMMITMENT_CLASS,
+                dimse_n.COMMITMENT_INSTANCE,
             )
             answer = _answer(code)
             end = time.monotonic() + REPORT_SECONDS
@@ -642,12 +641,12 @@ class StorageCommitment(DimseCaller):
     def report(self, information: Dataset, event_type: int) -> str:
         """Send a report; returns "" if the peer accepted it, else why not."""
         code, _, text = self.call(
-            contexts(commitment.SOP_CLASS),
+            contexts(dimse_n.COMMITMENT_CLASS),
             "send_n_event_report",
             information,
             event_type,
-            commitment.SOP_CLASS,
-            commitment.SOP_INSTANCE,
+            dimse_n.COMMITMENT_CLASS,
+            dimse_n.COMMITMENT_INSTANCE,
             service="commitment",
             roles=_ROLES,
         )
@@ -655,7 +654,7 @@ class StorageCommitment(DimseCaller):
 
     def check(self) -> Check:
         """Check whether the peer accepts reports; sends none."""
-        return self.accepts("commitment report", "commitment", commitment.SOP_CLASS, _ROLES)
+        return self.accepts("commitment report", "commitment", dimse_n.COMMITMENT_CLASS, _ROLES)
 
 
 def _answer(code: int | None) -> Outcome:
@@ -668,11 +667,13 @@ def _answer(code: int | None) -> Outcome:
     return Retry(why) if code in (0x0110, 0x0210, 0x0213) else Failed(why)
 
 
-def _take(event: Any, keep: Callable[[commitment.CommitmentReport], None]) -> tuple[int, None]:
+def _take(event: Any, keep: Callable[[dimse_n.CommitmentReport], None]) -> tuple[int, None]:
     """Answer an N-EVENT-REPORT: its status (PS3.7 10.1.1.1.8), and no Event Reply."""
     try:
         encoded = event.request.EventInformation
-        report = commitment.read_report(encoded.getvalue() if encoded else b"", event.context.transfer_syntax)
+        report = dimse_n.read_commitment_report(
+            encoded.getvalue() if encoded else b"", event.context.transfer_syntax
+        )
     except FaultyReport:
         return 0x0115, None
     try:

@@ -102,8 +102,7 @@ from dicom_node.base.events import (
     WORKER_SPENT,
 )
 from dicom_node.base.files import Files
-from dicom_node.base.kinds import ResultKind, ReviewCause
-from dicom_node.base.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.base.lifecycle import DeliveryState, JobState, ResultKind, ReviewCause, StudyState
 from dicom_node.base.processes import show_life
 from dicom_node.base.sitekey import load_or_create
 from dicom_node.base.store import deliveries, fetches, intake

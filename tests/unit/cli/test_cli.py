@@ -27,8 +27,15 @@ from sqlalchemy.orm import Session
 from dicom_node.base.config import loading, sample
 from dicom_node.base.errors import ExitCode
 from dicom_node.base.events import ASSOCIATION_ACCEPTED, JOB_FAILED
-from dicom_node.base.kinds import Counted, ObjectRole, Outcome, ResultKind
-from dicom_node.base.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.base.lifecycle import (
+    Counted,
+    DeliveryState,
+    JobState,
+    ObjectRole,
+    Outcome,
+    ResultKind,
+    StudyState,
+)
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import AuditRow, EventRow, Instance, ReceivedObject, Study
 from dicom_node.people import audit, queues, users

@@ -64,9 +64,17 @@ from dicom_node.base.events import (
     STUDY_RERUN,
 )
 from dicom_node.base.files import Bucket, bucket_of
-from dicom_node.base.kinds import AuditAction, NotificationState, RejectionReason, ResultKind, Role
-from dicom_node.base.lifecycle import DeliveryState, JobState, StudyState
-from dicom_node.base.printable import printable
+from dicom_node.base.lifecycle import (
+    AuditAction,
+    DeliveryState,
+    JobState,
+    NotificationState,
+    RejectionReason,
+    ResultKind,
+    Role,
+    StudyState,
+)
+from dicom_node.base.logs import printable
 from dicom_node.base.sitekey import path_of as path_of_key
 from dicom_node.base.store.tables import (
     AuditRow,

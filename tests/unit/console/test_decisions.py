@@ -35,16 +35,18 @@ from dicom_node.base.events import (
     STORE_REFUSED,
     STUDIES_MISSING,
 )
-from dicom_node.base.kinds import (
+from dicom_node.base.lifecycle import (
     AuditAction,
+    DeliveryState,
+    JobState,
     ObjectRole,
     ReaderVerdict,
     RejectionReason,
     ResultKind,
     ReviewVerdict,
+    StudyState,
     UserRole,
 )
-from dicom_node.base.lifecycle import DeliveryState, JobState, StudyState
 from dicom_node.base.store import sight
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import (

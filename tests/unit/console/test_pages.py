@@ -58,8 +58,18 @@ from dicom_node.base import events
 from dicom_node.base.config import loading
 from dicom_node.base.config.settings import Conditions, ConsoleSettings, RuleSettings, Settings
 from dicom_node.base.errors import ChangedMeanwhile, FaultyInput, NotAllowedNow, NotFound, SignInRefused
-from dicom_node.base.kinds import AuditAction, ReaderVerdict, ResultKind, Role, StepStatus, UserRole
-from dicom_node.base.lifecycle import DeliveryState, JobState, RequestedState, StudyState
+from dicom_node.base.lifecycle import (
+    AuditAction,
+    DeliveryState,
+    JobState,
+    ReaderVerdict,
+    RequestedState,
+    ResultKind,
+    Role,
+    StepStatus,
+    StudyState,
+    UserRole,
+)
 from dicom_node.base.store import requested
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import (

@@ -33,7 +33,7 @@ from dicom_node.base.dicom.header import (
 )
 from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES, TransferSyntax, transfer_syntax
 from dicom_node.base.errors import DecodedDifferently
-from dicom_node.base.kinds import ReaderVerdict, RejectionReason, ResultKind
+from dicom_node.base.lifecycle import ReaderVerdict, RejectionReason, ResultKind
 from dicom_node.receive.inspection import inspect
 from dicom_node.results.build import FindingAssessment, build, build_assessment, build_rejection
 from dicom_node.results.envelope import repairs_of

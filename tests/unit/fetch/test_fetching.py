@@ -27,8 +27,14 @@ from dicom_node.base.events import (
     WORKLIST_AWAY,
     WORKLIST_BACK,
 )
-from dicom_node.base.kinds import FetchPurpose
-from dicom_node.base.lifecycle import DeliveryState, FetchState, JobState, StudyState, WorkitemState
+from dicom_node.base.lifecycle import (
+    DeliveryState,
+    FetchPurpose,
+    FetchState,
+    JobState,
+    StudyState,
+    WorkitemState,
+)
 from dicom_node.base.store.tables import ClaimedWorkitem, Delivery, Fetch, Job, Study
 from dicom_node.base.store.transitions import move, settle_study, utc_now
 from dicom_node.deliver.scu import open_archive

@@ -38,8 +38,17 @@ from dicom_connectors.notifications.settings import NotificationSettings
 from dicom_node.base.config.settings import PeerSettings, Settings
 from dicom_node.base.errors import FaultyInput, NotAllowedNow
 from dicom_node.base.events import RESULTS_ACCEPTED, RESULTS_HELD
-from dicom_node.base.kinds import AuditAction, ReaderVerdict, RejectionReason, ResultKind, is_deidentified
-from dicom_node.base.lifecycle import DeliveryState, HeldState, JobState, StudyState
+from dicom_node.base.lifecycle import (
+    AuditAction,
+    DeliveryState,
+    HeldState,
+    JobState,
+    ReaderVerdict,
+    RejectionReason,
+    ResultKind,
+    StudyState,
+    is_deidentified,
+)
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Delivery, HeldResult, Instance, Notification, Result, Study
 from dicom_node.base.store.transitions import utc_now

@@ -31,8 +31,7 @@ from dicom_node.base.config.settings import ResultSettings, RuleSettings, Settin
 from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.dicom.uids import derived_uid
 from dicom_node.base.errors import NotAllowedNow
-from dicom_node.base.kinds import ObjectRole, ResultKind
-from dicom_node.base.lifecycle import DeliveryState, JobState, StudyState
+from dicom_node.base.lifecycle import DeliveryState, JobState, ObjectRole, ResultKind, StudyState
 from dicom_node.base.store.tables import Delivery, Instance, Job, Notification, Original, Result, Study
 from dicom_node.base.store.transitions import settle_study, utc_now
 from dicom_node.deliver import outbox

@@ -21,7 +21,7 @@ from ai_pipeline.contract import (  # fmt: skip
     SourceImage,
 )
 from ai_pipeline.models.registry import cards, load
-from dicom_node.base.kinds import Counted
+from dicom_node.base.lifecycle import Counted
 from dicom_node.base.store.tables import ModelCount
 from dicom_node.jobs.drift import OUTCOME_BIN
 from tests.unit.jobs.worker_lab import Obedient, configuration

@@ -17,8 +17,7 @@ from ai_pipeline.contract import ModelRef, Scores
 from ai_pipeline.models.reference import Verdict
 from dicom_console.views.metrics import gauges
 from dicom_node.base.events import DELIVERY_DEAD, PROCESS_BACK, PROCESS_LOST, SCORES_DRIFTED, Event
-from dicom_node.base.kinds import Counted
-from dicom_node.base.lifecycle import JobState, StudyState
+from dicom_node.base.lifecycle import Counted, JobState, StudyState
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import (
     Association,

@@ -24,8 +24,7 @@ from dicom_connectors.notifications.settings import NotificationSettings
 from dicom_node.base import events
 from dicom_node.base.config.settings import OutboxSettings, PeerSettings
 from dicom_node.base.errors import NotAllowedNow
-from dicom_node.base.kinds import DEIDENTIFIED_FOLDER, Outcome, ResultKind
-from dicom_node.base.lifecycle import DeliveryState, StudyState
+from dicom_node.base.lifecycle import DEIDENTIFIED_FOLDER, DeliveryState, Outcome, ResultKind, StudyState
 from dicom_node.base.store import deliveries, requested
 from dicom_node.base.store.tables import (
     Delivery,

@@ -16,7 +16,7 @@ from pydicom.uid import UID, ImplicitVRLittleEndian
 from ai_pipeline.contract import ImageKind, PipelineResult
 from dicom_node.base.dicom.header import items, quiet_pydicom
 from dicom_node.base.dicom.uids import is_own_result
-from dicom_node.base.kinds import (
+from dicom_node.base.lifecycle import (
     DEIDENTIFIED_KINDS,
     OPTIONS,
     ResultKind,

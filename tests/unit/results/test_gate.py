@@ -24,7 +24,7 @@ from dicom_node.base.dicom.header import items, quiet_pydicom
 from dicom_node.base.dicom.identity import COPIED, IDENTIFYING, REQUIRED_MAYBE_EMPTY
 from dicom_node.base.dicom.uids import Installation, is_own_result
 from dicom_node.base.errors import DecodedDifferently, FaultyObject, ResultRefused
-from dicom_node.base.kinds import DEIDENTIFIED_KINDS, ReaderVerdict, RejectionReason, ResultKind
+from dicom_node.base.lifecycle import DEIDENTIFIED_KINDS, ReaderVerdict, RejectionReason, ResultKind
 from dicom_node.receive.inspection import inspect
 from dicom_node.results import envelope, gate
 from dicom_node.results.build import FindingAssessment, build, build_assessment, build_rejection

@@ -33,7 +33,7 @@ from ai_pipeline.fetal_head import biometry
 from ai_pipeline.images.render import YELLOW
 from dicom_node.base.dicom.header import items, quiet_pydicom
 from dicom_node.base.errors import ResultRefused
-from dicom_node.base.kinds import RejectionReason, ResultKind
+from dicom_node.base.lifecycle import RejectionReason, ResultKind
 from dicom_node.results import deidentified, envelope, gate, sr
 from dicom_node.results.build import build, build_rejection
 from dicom_node.results.envelope import ResultContext, SourceObject, as_judged, read_sources

@@ -31,7 +31,6 @@ from dicom_connectors.traces.settings import TelemetrySettings
 from dicom_node.base import events
 from dicom_node.base.config.settings import PeerSettings, WorkerSettings
 from dicom_node.base.errors import DatabaseNotReady, IllegalTransition, SchemaOutdated
-from dicom_node.base.kinds import Role, UserRole
 from dicom_node.base.lifecycle import (
     LIFE_CYCLES,
     READ_FROM_WORK,
@@ -41,7 +40,9 @@ from dicom_node.base.lifecycle import (
     HeldState,
     JobState,
     RequestedState,
+    Role,
     StudyState,
+    UserRole,
     WorkitemState,
 )
 from dicom_node.base.sitekey import PatientNames, path_of

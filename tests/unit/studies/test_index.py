@@ -36,8 +36,8 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.base.config.settings import Settings
+from dicom_node.base.dicom.dimse_n import STEP_CLASS
 from dicom_node.base.dicom.identity import Patient
-from dicom_node.base.dicom.performed_step import SOP_CLASS
 from dicom_node.base.dicom.uids import derived_uid
 from dicom_node.base.errors import JobCancelled, NotAllowedNow
 from dicom_node.base.events import (
@@ -55,13 +55,14 @@ from dicom_node.base.events import (
     EventType,
     by_number,
 )
-from dicom_node.base.kinds import ObjectRole, StepStatus
 from dicom_node.base.lifecycle import (
     END_STATES,
     OPEN_DELIVERIES,
     OPEN_JOBS,
     DeliveryState,
     JobState,
+    ObjectRole,
+    StepStatus,
     StudyState,
 )
 from dicom_node.base.store import intake, requested, views
@@ -1190,7 +1191,7 @@ class Modality:
         assert self._take(N_SET_RQ, uid, ended(objects, status), "modality") == 0x0000
 
     def _take(self, field: int, uid: str, step: Dataset, peer: str) -> int:
-        command = Command(field, 1, SOP_CLASS, uid, True)
+        command = Command(field, 1, STEP_CLASS, uid, True)
         fields = {"association": "m1", "calling": "MODALITY", "peer": peer}
         return self.steps.take(
             command, encode(step, False, True), ExplicitVRLittleEndian, peer, fields
