@@ -71,8 +71,9 @@ class Questions(Lane[ArchiveQuestion]):
     table = ArchiveQuestion
 
     def __init__(self, database: Database, settings: Settings, peer: PeerSettings, owner: str) -> None:
-        name = f"questions to {peer.name}"
-        super().__init__(database, settings, name, owner, settings.outbox.answer_seconds)
+        super().__init__(
+            database, settings, f"questions to {peer.name}", owner, settings.outbox.answer_seconds
+        )
         self._peer = peer
 
     def waits(self) -> Sequence[ColumnElement[bool]]:
@@ -156,8 +157,16 @@ class Questions(Lane[ArchiveQuestion]):
                 write_down(session, row.peer, named, rule=row.rule, purpose=FetchPurpose.PRIOR)
             for fetch in known.values():
                 fetch.urgent = True
-            told = {"asked": "priors", "found": len(fitting), "fetched": len(missing)}
-            record(session, ARCHIVE_ANSWERED, row.study_id, peer=row.peer, rule=row.rule, **told)
+            record(
+                session,
+                ARCHIVE_ANSWERED,
+                row.study_id,
+                peer=row.peer,
+                rule=row.rule,
+                asked="priors",
+                found=len(fitting),
+                fetched=len(missing),
+            )
         return NotYet()
 
     def move(self, session: Session, row: ArchiveQuestion, outcome: Outcome) -> None:
@@ -235,9 +244,8 @@ class Fetcher(Lane[Fetch]):
             return NotYet()
         with self._database.write() as session:
             session.add(row)
-            started = {"started_at": utc_now(), "attempts": row.attempts + 1}
-            if not move(session, row, FETCH_STARTED, **started):  # a person cancelled it
-                return NotYet()
+            if not move(session, row, FETCH_STARTED, started_at=utc_now(), attempts=row.attempts + 1):
+                return NotYet()  # a person cancelled it
         archive = scu.open_archive(self._peer, self._settings)
         sink = Incoming(self._spool, self._waiting, self._settings, self._peer, row.id)
         with closed_at(stop, archive):
