@@ -538,13 +538,18 @@ class StorageService:
             return self._take_request(accepted, request, syntax)
         if not permission.mpps:
             return Answer(statuses.NOT_AUTHORISED)
-        fields = {
-            "association": accepted.association,
-            "listener": self._listener_id,
-            "calling": accepted.proposal.calling_ae,
-            "peer": permission.peer,
-        }
-        return self._steps.take(request.command, bytes(request.data), syntax, permission.peer, fields)
+        return self._steps.take(
+            request.command,
+            bytes(request.data),
+            syntax,
+            permission.peer,
+            {
+                "association": accepted.association,
+                "listener": self._listener_id,
+                "calling": accepted.proposal.calling_ae,
+                "peer": permission.peer,
+            },
+        )
 
     def _take_report(self, accepted: AcceptedAssociation, request: Request, syntax: UID) -> Answer:
         """A storage commitment report. Raises FaultyReport, OSError."""
@@ -574,16 +579,17 @@ class StorageService:
             if wrong:
                 return Answer(status)
         transaction, objects = commitment.read_request(bytes(request.data), syntax)
-        number = len(objects)
-        if not self._is_within_minute(peer, "objects", number, limits.OBJECTS_ASKED_A_MINUTE):
+        if not self._is_within_minute(peer, "objects", len(objects), limits.OBJECTS_ASKED_A_MINUTE):
             return Answer(statuses.NOT_KEPT)
-        fields: dict[str, events.FieldValue] = {
-            "transaction": transaction,
-            "calling": accepted.proposal.calling_ae,
-            "peer": peer,
-            "objects": objects,
-        }
-        self._journal.append_durably(events.COMMITMENT_ASKED, fields)
+        self._journal.append_durably(
+            events.COMMITMENT_ASKED,
+            {
+                "transaction": transaction,
+                "calling": accepted.proposal.calling_ae,
+                "peer": peer,
+                "objects": objects,
+            },
+        )
         return _SUCCESS
 
     def _is_within_minute(self, peer: str, what: str, number: int, most: int) -> bool:
@@ -642,8 +648,9 @@ class StorageService:
     ) -> None:
         """Journal an event that a peer can cause a thousand times a second, within limits."""
         accepted.repeatable += 1
-        sends = accepted.permission.may_send
-        if accepted.repeatable <= (limits.LISTED_OF_A_SENDER if sends else limits.LISTED_OF_ONE_ASSOCIATION):
+        if accepted.repeatable <= (
+            limits.LISTED_OF_A_SENDER if accepted.permission.may_send else limits.LISTED_OF_ONE_ASSOCIATION
+        ):
             self.record(self._event(event_type, accepted, **fields))
 
     def _event(

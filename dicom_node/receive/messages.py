@@ -254,8 +254,11 @@ def check_answer(pdu: memoryview) -> bytearray:
     kept = bytearray()
     for kind, value in _items(pdu[_HEAD + _ITEMS :]):
         if kind == _CONTEXT_RESULT:
-            known = _of_kinds(value[_CONTEXT_HEAD:], (_ABSTRACT_SYNTAX, _TRANSFER_SYNTAX))
-            kept += _item(kind, bytes(value[:_CONTEXT_HEAD]) + known)
+            kept += _item(
+                kind,
+                bytes(value[:_CONTEXT_HEAD])
+                + _of_kinds(value[_CONTEXT_HEAD:], (_ABSTRACT_SYNTAX, _TRANSFER_SYNTAX)),
+            )
         elif kind == _USER_INFORMATION:
             kept += _item(kind, _of_kinds(value, _USER_ITEMS_OF_AN_ANSWER))
         elif kind == _APPLICATION_CONTEXT:

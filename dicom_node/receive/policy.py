@@ -394,8 +394,10 @@ class AEPolicy:
         us.
         """
         decoded = tuple(one.uid for one in TRANSFER_SYNTAXES if not one.is_encapsulated)
-        stored = accepted_classes(self.listener.further_storage_classes)
-        supported = {VERIFICATION: decoded, **dict.fromkeys(stored, _SYNTAXES)}
+        supported = {
+            VERIFICATION: decoded,
+            **dict.fromkeys(accepted_classes(self.listener.further_storage_classes), _SYNTAXES),
+        }
         granted = dict[str, tuple[bool, bool]]()
         scu, scp = roles.get(commitment.SOP_CLASS, (True, False))
         reports = scp and permission.may_report

@@ -123,8 +123,11 @@ class JournalWriter:
         line = json.dumps(fields, separators=(",", ":")).encode("ascii") + b"\n"
         with self._lock:
             if self._file < 0 or os.fstat(self._file).st_size > _FILE_BYTES:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-                file = os.open(f"{self._stem}-{self._number + 1:05d}.jsonl", flags, 0o640)
+                file = os.open(
+                    f"{self._stem}-{self._number + 1:05d}.jsonl",
+                    os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
+                    0o640,
+                )
                 if self._file >= 0:
                     os.close(self._file)
                 self._file, self._number = file, self._number + 1

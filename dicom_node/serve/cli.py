@@ -401,14 +401,17 @@ def init(
     """
     from dicom_node.people import new_node
 
-    answers = {
-        "ae_title": ae_title,
-        "data_dir": data_dir,
-        "pacs": pacs,
-        "machines": machines,
-        "admin": admin,
-    }
-    configuration, unit = new_node.create(answers, to.absolute(), asked_password() if admin else "")
+    configuration, unit = new_node.create(
+        {
+            "ae_title": ae_title,
+            "data_dir": data_dir,
+            "pacs": pacs,
+            "machines": machines,
+            "admin": admin,
+        },
+        to.absolute(),
+        asked_password() if admin else "",
+    )
     say(f"{configuration} and {unit} are written.")
     say(f"Next: dicom-node check --config {configuration}, then dicom-node serve with it, or as a service:")
     say(f"  cp {unit} /etc/systemd/system/ && systemctl enable --now dicom-node")

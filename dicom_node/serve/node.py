@@ -227,8 +227,10 @@ class _MainProcess:
         self._background.leave()
 
     def _signs_of_life(self) -> list[Sign]:
-        signs = (Sign(child.name, child.pid, child.silent_seconds) for child in self._children.values())
-        return [Sign("main", os.getpid()), *signs]
+        return [
+            Sign("main", os.getpid()),
+            *(Sign(child.name, child.pid, child.silent_seconds) for child in self._children.values()),
+        ]
 
     def _renewable(self, settings: Settings) -> dict[str, Child]:
         """The children that get their configuration at their start: workers and console."""

@@ -439,8 +439,9 @@ def _patients(versions: Sequence[Version]) -> list[list[Version]]:
     groups: list[list[Version]] = []
     for version in sorted(versions, key=lambda version: version.superseded):
         patient = version.item.found.patient
-        fitting = (g for g in groups if not any(patient.contradicts(v.item.found.patient) for v in g))
-        group = next(fitting, None)
+        group = next(
+            (g for g in groups if not any(patient.contradicts(v.item.found.patient) for v in g)), None
+        )
         if group is not None:
             group.append(version)
         elif not version.superseded:

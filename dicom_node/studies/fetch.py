@@ -254,8 +254,9 @@ class Fetcher(Lane[Fetch]):
         status, why = found.status, found.text[:500]
         if status is not _S.RETRIEVED and stop.is_set():
             return Retry(why, after=timedelta())
-        is_final = status in (_S.RETRIEVED, _S.REFUSED, _S.ABSENT)
-        if status is _S.UNREACHABLE or (not is_final and row.attempts < ATTEMPTS):
+        if status is _S.UNREACHABLE or (
+            status not in (_S.RETRIEVED, _S.REFUSED, _S.ABSENT) and row.attempts < ATTEMPTS
+        ):
             return Retry(why)
         return Done(why) if status in (_S.RETRIEVED, _S.INCOMPLETE) else Failed(why)
 

@@ -261,8 +261,11 @@ class Indexing:
                 former.transfer_syntax_uid = item.found.transfer_syntax_uid
             if role is ObjectRole.OWN and judgement.outcome is Outcome.NEW:
                 # Unknown: of another node, or a copied mark.
-                is_ours = results.is_result(session, found.sop_instance_uid)
-                event = events.OWN_RESULT_RETURNED if is_ours else events.UNKNOWN_RESULT
+                event = (
+                    events.OWN_RESULT_RETURNED
+                    if results.is_result(session, found.sop_instance_uid)
+                    else events.UNKNOWN_RESULT
+                )
         self._write_received(session, study, item, judgement, place)
         if late is not None:
             forward_late(session, study, late, self._settings)
