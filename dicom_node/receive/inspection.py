@@ -257,8 +257,7 @@ def _inflated(file: BinaryIO, limits: Limits) -> BinaryIO:
             raise FaultyObject("the data set is truncated")
         out.write(inflated)
         if out.tell() > limits.inflated_mib * 2**20:
-            limit = f"{limits.inflated_mib} MiB"
-            raise FaultyObject(f"the data set inflates to more than {limit}")
+            raise FaultyObject(f"the data set inflates to more than {limits.inflated_mib} MiB")
     out.seek(0)
     return out
 

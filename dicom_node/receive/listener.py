@@ -139,10 +139,9 @@ class PerformedSteps:
 
     def __init__(self, data_dir: Path, journal: JournalWriter) -> None:
         self._folder, self._journal = data_dir / "steps", journal
-        before = time.time() - KEPT_DAYS * 86400
         with contextlib.suppress(OSError):  # another listener did, or the next one does
             for path in self._folder.glob("*.json"):
-                if path.stat().st_mtime < before:
+                if path.stat().st_mtime < time.time() - KEPT_DAYS * 86400:
                     path.unlink()
 
     def take(
@@ -161,10 +160,16 @@ class PerformedSteps:
             return Answer(statuses.NO_SUCH_CLASS)
         if not command.names_an_instance:
             return Answer(statuses.STEP_INSTANCE)
-        creates = command.field == N_CREATE_RQ
         try:
+<<<<<<< HEAD
             read = dimse_n.read_step_creation if creates else dimse_n.read_step_modification
             change = read(encoded, transfer_syntax)
+=======
+            if command.field == N_CREATE_RQ:
+                change = performed_step.read_creation(encoded, transfer_syntax)
+            else:
+                change = performed_step.read_modification(encoded, transfer_syntax)
+>>>>>>> d3
             self._folder.mkdir(exist_ok=True)
             with (self._folder / "lock").open("a") as lock:  # for other processes and threads
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -176,19 +181,30 @@ class PerformedSteps:
                 if isinstance(step, Answer):
                     return step
                 # The whole step, so that each line of the journal can be read alone.
-                whole = {
-                    "step": step.uid,
-                    "status": step.status.value,
-                    "number": step.number,
-                    "studies": list(step.studies),
-                    "objects": list(step.objects),
-                }
-                self._journal.append_durably(events.STEP_REPORTED, {**fields, **whole})
+                self._journal.append_durably(
+                    events.STEP_REPORTED,
+                    {
+                        **fields,
+                        "step": step.uid,
+                        "status": step.status.value,
+                        "number": step.number,
+                        "studies": list(step.studies),
+                        "objects": list(step.objects),
+                    },
+                )
                 self._write(step)
                 return Answer(statuses.SUCCESS)
         except FaultyStep as error:
+<<<<<<< HEAD
             missing = error.tags if error.code == dimse_n.MISSING else ()
             return Answer(_STATUSES[error.code], str(error), missing=missing)
+=======
+            return Answer(
+                _STATUSES[error.code],
+                str(error),
+                missing=error.tags if error.code == performed_step.MISSING else (),
+            )
+>>>>>>> d3
         except (OSError, ValueError):  # the disk, or the file of another version
             return Answer(statuses.NOT_KEPT, "the step cannot be written")
 
@@ -362,8 +378,9 @@ class StorageService:
         if isinstance(verdict, Permission):
             supported, roles = policy.offer(verdict, proposal.roles)
             results, refused = negotiate(proposal.contexts, supported)
-            name = f"{self._listener_id}-{next(self._numbers)}"
-            accepted = AcceptedAssociation(name, proposal, verdict, results, roles)
+            accepted = AcceptedAssociation(
+                f"{self._listener_id}-{next(self._numbers)}", proposal, verdict, results, roles
+            )
             with self._lock:
                 if policy.has_room(
                     verdict,
@@ -454,11 +471,14 @@ class StorageService:
         policy = self.policy.current()
         request = StoreRequest(command, abstract_syntax, syntax, policy.listener.maximum_object_mib * 2**20)
         unclear, full = statuses.CANNOT_UNDERSTAND, statuses.OUT_OF_RESOURCES
-        other = command.sop_class_uid != abstract_syntax
         has_room = self._waiting.has_room(accepted.permission.peer, policy.spool)
         for wrong, status, why in (
             (not accepted.permission.may_send, statuses.NOT_AUTHORISED, "this AE title may not send here"),
-            (other, statuses.SOP_CLASS_NOT_SUPPORTED, "not the class of the presentation context"),
+            (
+                command.sop_class_uid != abstract_syntax,
+                statuses.SOP_CLASS_NOT_SUPPORTED,
+                "not the class of the presentation context",
+            ),
             (not command.names_an_instance, unclear, "no valid Affected SOP Instance UID"),
             (not command.has_data_set, unclear, "no data set"),
             # Without the beginning of its association a study could seem complete.
@@ -477,10 +497,9 @@ class StorageService:
             priority=command.priority,
             received_at=datetime.now(UTC),
         )
-        uid = command.sop_instance_uid
         try:
             request.incoming = self._spool.open(
-                arrival, abstract_syntax, uid, syntax, accepted.permission.peer
+                arrival, abstract_syntax, command.sop_instance_uid, syntax, accepted.permission.peer
             )
         except SpoolError as error:
             request.refuse(full, _comment(error))
@@ -529,18 +548,24 @@ class StorageService:
             return self._take_request(accepted, request, syntax)
         if not permission.mpps:
             return Answer(statuses.NOT_AUTHORISED)
-        fields = {
-            "association": accepted.association,
-            "listener": self._listener_id,
-            "calling": accepted.proposal.calling_ae,
-            "peer": permission.peer,
-        }
-        return self._steps.take(request.command, bytes(request.data), syntax, permission.peer, fields)
+        return self._steps.take(
+            request.command,
+            bytes(request.data),
+            syntax,
+            permission.peer,
+            {
+                "association": accepted.association,
+                "listener": self._listener_id,
+                "calling": accepted.proposal.calling_ae,
+                "peer": permission.peer,
+            },
+        )
 
     def _take_report(self, accepted: AcceptedAssociation, request: Request, syntax: UID) -> Answer:
         """A storage commitment report. Raises FaultyReport, OSError."""
         if not accepted.permission.may_report:
             return Answer(statuses.NOT_AUTHORISED)
+<<<<<<< HEAD
         report = dimse_n.read_commitment_report(bytes(request.data), syntax)
         fields: dict[str, events.FieldValue] = {
             "transaction": report.transaction_uid,
@@ -549,6 +574,18 @@ class StorageService:
             "failed": report.failed,
         }
         self._journal.append_durably(events.COMMITMENT_REPORTED, fields)
+=======
+        report = commitment.read_report(bytes(request.data), syntax)
+        self._journal.append_durably(
+            events.COMMITMENT_REPORTED,
+            {
+                "transaction": report.transaction_uid,
+                "calling": accepted.proposal.calling_ae,
+                "committed": report.committed,
+                "failed": report.failed,
+            },
+        )
+>>>>>>> d3
         return _SUCCESS
 
     def _take_request(self, accepted: AcceptedAssociation, request: Request, syntax: UID) -> Answer:
@@ -562,17 +599,24 @@ class StorageService:
         ):
             if wrong:
                 return Answer(status)
+<<<<<<< HEAD
         transaction, objects = dimse_n.read_commitment_request(bytes(request.data), syntax)
         number = len(objects)
         if not self._is_within_minute(peer, "objects", number, limits.OBJECTS_ASKED_A_MINUTE):
+=======
+        transaction, objects = commitment.read_request(bytes(request.data), syntax)
+        if not self._is_within_minute(peer, "objects", len(objects), limits.OBJECTS_ASKED_A_MINUTE):
+>>>>>>> d3
             return Answer(statuses.NOT_KEPT)
-        fields: dict[str, events.FieldValue] = {
-            "transaction": transaction,
-            "calling": accepted.proposal.calling_ae,
-            "peer": peer,
-            "objects": objects,
-        }
-        self._journal.append_durably(events.COMMITMENT_ASKED, fields)
+        self._journal.append_durably(
+            events.COMMITMENT_ASKED,
+            {
+                "transaction": transaction,
+                "calling": accepted.proposal.calling_ae,
+                "peer": peer,
+                "objects": objects,
+            },
+        )
         return _SUCCESS
 
     def _is_within_minute(self, peer: str, what: str, number: int, most: int) -> bool:
@@ -631,8 +675,9 @@ class StorageService:
     ) -> None:
         """Journal an event that a peer can cause a thousand times a second, within limits."""
         accepted.repeatable += 1
-        sends = accepted.permission.may_send
-        if accepted.repeatable <= (limits.LISTED_OF_A_SENDER if sends else limits.LISTED_OF_ONE_ASSOCIATION):
+        if accepted.repeatable <= (
+            limits.LISTED_OF_A_SENDER if accepted.permission.may_send else limits.LISTED_OF_ONE_ASSOCIATION
+        ):
             self.record(self._event(event_type, accepted, **fields))
 
     def _event(
@@ -718,8 +763,9 @@ class Association:
             self._socket.shake_hands()
         except OSError as error:
             reason = getattr(error, "reason", None) or type(error).__name__
-            fields = {"address": self._address, "reason": str(reason)}
-            self._service.list_or_count("no_tls", self._address, events.TLS_FAILED, **fields)
+            self._service.list_or_count(
+                "no_tls", self._address, events.TLS_FAILED, address=self._address, reason=str(reason)
+            )
             return None
         kind, body = self._read_pdu()
         if kind != A_ASSOCIATE_RQ:
@@ -984,9 +1030,9 @@ class Listener:
     def _learn_addresses(self, policy: AEPolicy) -> None:
         """Reserve places for addresses of peers; in a thread, because the name service may be slow."""
         hosts = {peer.host for peer in policy.peers if peer.host}
-        know = self._service.entrance.know
         threading.Thread(
-            target=lambda: know([one for host in hosts for one in addresses(host)]), daemon=True
+            target=lambda: self._service.entrance.know([one for host in hosts for one in addresses(host)]),
+            daemon=True,
         ).start()
 
 

@@ -207,8 +207,10 @@ def acceptance(
     """
     items = _item(_APPLICATION_CONTEXT, APPLICATION_CONTEXT.encode())
     for context_id, (result, syntax) in results.items():
-        transfer = _item(_TRANSFER_SYNTAX, syntax.encode())
-        items += _item(_CONTEXT_RESULT, struct.pack(">BxBx", context_id, result) + transfer)
+        items += _item(
+            _CONTEXT_RESULT,
+            struct.pack(">BxBx", context_id, result) + _item(_TRANSFER_SYNTAX, syntax.encode()),
+        )
     user = _item(_MAXIMUM_LENGTH, struct.pack(">I", maximum_length))
     user += _item(_IMPLEMENTATION_CLASS, IMPLEMENTATION_CLASS_UID.encode())
     for uid, (scu, scp) in roles.items():
@@ -252,14 +254,20 @@ def check_answer(pdu: memoryview) -> bytearray:
     kept = bytearray()
     for kind, value in _items(pdu[_HEAD + _ITEMS :]):
         if kind == _CONTEXT_RESULT:
-            known = _of_kinds(value[_CONTEXT_HEAD:], (_ABSTRACT_SYNTAX, _TRANSFER_SYNTAX))
-            kept += _item(kind, bytes(value[:_CONTEXT_HEAD]) + known)
+            kept += _item(
+                kind,
+                bytes(value[:_CONTEXT_HEAD])
+                + _of_kinds(value[_CONTEXT_HEAD:], (_ABSTRACT_SYNTAX, _TRANSFER_SYNTAX)),
+            )
         elif kind == _USER_INFORMATION:
             kept += _item(kind, _of_kinds(value, _USER_ITEMS_OF_AN_ANSWER))
         elif kind == _APPLICATION_CONTEXT:
             kept += _item(kind, value)
-    head = bytearray(struct.pack(">BxI", A_ASSOCIATE_AC, _ITEMS + len(kept)))
-    return head + pdu[_HEAD : _HEAD + _ITEMS] + kept
+    return (
+        bytearray(struct.pack(">BxI", A_ASSOCIATE_AC, _ITEMS + len(kept)))
+        + pdu[_HEAD : _HEAD + _ITEMS]
+        + kept
+    )
 
 
 def is_ae_title(title: str) -> bool:
@@ -270,8 +278,9 @@ def is_ae_title(title: str) -> bool:
 def _title(field: memoryview) -> str:
     """Some senders end a title with a NUL, as a string in C, in place of padding it with spaces."""
     text = bytes(field).partition(b"\0")[0]
-    shown = (chr(byte) if 0x20 <= byte < 0x7F and byte != 0x5C else f"\\x{byte:02x}" for byte in text)
-    return "".join(shown).strip()
+    return "".join(
+        chr(byte) if 0x20 <= byte < 0x7F and byte != 0x5C else f"\\x{byte:02x}" for byte in text
+    ).strip()
 
 
 def _uid_of(value: memoryview) -> str:
@@ -399,8 +408,8 @@ def encode_response(command: Command, answer: Answer) -> bytes:
     if command.names_an_instance:
         elements.append(_element(0x1000, command.sop_instance_uid.encode("ascii")))
     if answer.missing:
-        tags = b"".join(struct.pack("<HH", tag >> 16, tag & 0xFFFF) for tag in answer.missing)
-        elements.append(_element(0x1005, tags))
+        tags = (struct.pack("<HH", tag >> 16, tag & 0xFFFF) for tag in answer.missing)
+        elements.append(_element(0x1005, b"".join(tags)))
     if of_type := _ELEMENTS[command.field][2]:
         elements.append(_element(of_type, struct.pack("<H", command.type_id)))
     body = b"".join(elements)

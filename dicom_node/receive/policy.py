@@ -316,9 +316,14 @@ class AEPolicy:
             )
             for peer in settings.peers
         )
-        titles = (settings.node.ae_title, *settings.listener.further_ae_titles)
-        level, as_json = settings.node.log_level, settings.log.format == "json"
-        return cls(titles, settings.listener, settings.spool, peers, level, as_json)
+        return cls(
+            ae_titles=(settings.node.ae_title, *settings.listener.further_ae_titles),
+            listener=settings.listener,
+            spool=settings.spool,
+            peers=peers,
+            log_level=settings.node.log_level,
+            log_as_json=settings.log.format == "json",
+        )
 
     @classmethod
     def from_json(cls, text: str) -> "AEPolicy":
@@ -389,8 +394,10 @@ class AEPolicy:
         us.
         """
         decoded = tuple(one.uid for one in TRANSFER_SYNTAXES if not one.is_encapsulated)
-        stored = accepted_classes(self.listener.further_storage_classes)
-        supported = {VERIFICATION: decoded, **dict.fromkeys(stored, _SYNTAXES)}
+        supported = {
+            VERIFICATION: decoded,
+            **dict.fromkeys(accepted_classes(self.listener.further_storage_classes), _SYNTAXES),
+        }
         granted = dict[str, tuple[bool, bool]]()
         scu, scp = roles.get(dimse_n.COMMITMENT_CLASS, (True, False))
         reports = scp and permission.may_report

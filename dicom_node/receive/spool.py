@@ -123,8 +123,11 @@ class JournalWriter:
         line = json.dumps(fields, separators=(",", ":")).encode("ascii") + b"\n"
         with self._lock:
             if self._file < 0 or os.fstat(self._file).st_size > _FILE_BYTES:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-                file = os.open(f"{self._stem}-{self._number + 1:05d}.jsonl", flags, 0o640)
+                file = os.open(
+                    f"{self._stem}-{self._number + 1:05d}.jsonl",
+                    os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
+                    0o640,
+                )
                 if self._file >= 0:
                     os.close(self._file)
                 self._file, self._number = file, self._number + 1
@@ -164,8 +167,8 @@ def _events(path: Path, offset: int) -> Iterator[tuple[int, Event]]:
         offset += len(line)
         with suppress(ValueError, KeyError, TypeError, AttributeError):  # torn, or of a newer version
             fields = json.loads(line)
-            number, at = fields.pop("event"), fields.pop("at")
-            yield offset, Event(by_number(number), datetime.fromisoformat(at), fields)
+            event_type, at = by_number(fields.pop("event")), datetime.fromisoformat(fields.pop("at"))
+            yield offset, Event(event_type, at, fields)
 
 
 # (0002,0100) Private Information Creator UID: says that (0002,0102) holds an Arrival as JSON.
@@ -355,8 +358,9 @@ class Spool:
         """
         self.check_space()
         name = f"{self._token}-{next(self._numbers):08x}{mark_of(sender or arrival.calling_ae)}"
-        first = encode_header(arrival, sop_class_uid, sop_instance_uid, transfer_syntax_uid)
-        return IncomingObject(self, name, first)
+        return IncomingObject(
+            self, name, encode_header(arrival, sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+        )
 
     def check_space(self) -> None:
         """Raise SpoolFull if there is too little free space, SpoolError if the folder is gone.
@@ -371,8 +375,10 @@ class Spool:
                 raise _spool_error(error) from None
             self._asked_at = now  # after the answer: other threads must not read the old one as new
         if self._free < self._minimum_free:
-            minimum = self._minimum_free // 2**20
-            raise SpoolFull(f"{self._free // 2**20} MiB free, spool.minimum_free_mib asks for {minimum}")
+            raise SpoolFull(
+                f"{self._free // 2**20} MiB free, "
+                f"spool.minimum_free_mib asks for {self._minimum_free // 2**20}"
+            )
 
     def pending(self) -> list[Path]:
         """Acknowledged files that are not indexed yet, oldest first."""
@@ -631,17 +637,16 @@ class WaitingObjects:
         """Whether this sender has less waiting than ``waiting_objects`` and ``waiting_mib`` allow."""
         mark = mark_of(sender)
         with self._lock:
-            is_over = self._is_over(mark, limits)
-            if is_over and self._clock() - self._listed_at > _LIST_SECONDS:
+            if self._is_over(mark, limits) and self._clock() - self._listed_at > _LIST_SECONDS:
                 # Under the lock: what is added meanwhile is counted twice at most.
                 self._objects, self._bytes = self._list()
                 self._listed_at = self._clock()
-                is_over = self._is_over(mark, limits)
-            return not is_over
+            return not self._is_over(mark, limits)
 
     def _is_over(self, mark: str, limits: SpoolSettings) -> bool:
-        too_many = self._objects[mark] >= limits.waiting_objects
-        return too_many or self._bytes[mark] >= limits.waiting_mib * 2**20
+        return (
+            self._objects[mark] >= limits.waiting_objects or self._bytes[mark] >= limits.waiting_mib * 2**20
+        )
 
     def _list(self) -> tuple[Counter[str], Counter[str]]:
         objects, sizes = Counter[str](), Counter[str]()

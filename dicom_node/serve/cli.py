@@ -318,8 +318,7 @@ def upgrade(config: Config) -> None:
     """Create the database or bring its schema to this version. Stop the node first."""
     from dicom_node import people
 
-    version = people.upgrade_database(load(config))
-    say(f"The database has version {version}.")
+    say(f"The database has version {people.upgrade_database(load(config))}.")
 
 
 @samples.command(
@@ -402,14 +401,17 @@ def init(
     """
     from dicom_node.people import new_node
 
-    answers = {
-        "ae_title": ae_title,
-        "data_dir": data_dir,
-        "pacs": pacs,
-        "machines": machines,
-        "admin": admin,
-    }
-    configuration, unit = new_node.create(answers, to.absolute(), asked_password() if admin else "")
+    configuration, unit = new_node.create(
+        {
+            "ae_title": ae_title,
+            "data_dir": data_dir,
+            "pacs": pacs,
+            "machines": machines,
+            "admin": admin,
+        },
+        to.absolute(),
+        asked_password() if admin else "",
+    )
     say(f"{configuration} and {unit} are written.")
     say(f"Next: dicom-node check --config {configuration}, then dicom-node serve with it, or as a service:")
     say(f"  cp {unit} /etc/systemd/system/ && systemctl enable --now dicom-node")
@@ -452,15 +454,17 @@ def fetch(
     from dicom_node.people import queues
 
     settings = load(config)
-    request = queues.FetchRequest(
-        peer=peer,
-        first=first.date(),
-        last=last.date(),
-        modalities=tuple(modality or ()),
-        rule=rule,
-        per_minute=per_minute,
+    asked = queues.request_fetches(
+        settings,
+        queues.FetchRequest(
+            peer=peer,
+            first=first.date(),
+            last=last.date(),
+            modalities=tuple(modality or ()),
+            rule=rule,
+            per_minute=per_minute,
+        ),
     )
-    asked = queues.request_fetches(settings, request)
     say(f"{asked['found']} studies found, {asked['wanted']} of them to be fetched.", err=True)
     say(
         f"Not fetched: {asked['here']} are here, {asked['before']} were fetched or given up before.", err=True
@@ -518,8 +522,7 @@ def why(
     for heading, columns in PARTS_OF_CALLER.items():
         print_part(heading, found[heading], columns)
     if found["others"]:
-        others = ", ".join(found["others"])
-        say(f"From there also called (each has its own `dicom-node peers why`): {others}")
+        say(f"From there also called (each has its own `dicom-node peers why`): {', '.join(found['others'])}")
     for advice in found["advice"] or [{"says": "There is nothing to do.", "lines": []}]:
         say("")
         say(advice["says"], bold=True)
@@ -588,8 +591,12 @@ def _option(one: Input) -> Parameter:
     kind = list[kind] if one.many else kind
     if one.default is None or one.default == ():
         kind = kind | None
-    default = None if one.default == () else one.default
-    return Parameter(one.name, Parameter.KEYWORD_ONLY, annotation=Annotated[kind, info], default=default)
+    return Parameter(
+        one.name,
+        Parameter.KEYWORD_ONLY,
+        annotation=Annotated[kind, info],
+        default=None if one.default == () else one.default,
+    )
 
 
 def _parser(read: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -193,8 +193,11 @@ class _MainProcess:
             problems = error.problems if isinstance(error, ConfigurationError) else ()
             for problem in problems or (error,):
                 _LOGGER.error("the configuration is refused: %s", problem, exc_info=trace)
-            keys = ", ".join(problem.key for problem in problems[:10])
-            self._answer(events.CONFIGURATION_REFUSED, mistakes=len(problems) or 1, keys=keys)
+            self._answer(
+                events.CONFIGURATION_REFUSED,
+                mistakes=len(problems) or 1,
+                keys=", ".join(problem.key for problem in problems[:10]),
+            )
             return
         self._background.stop()
         self._settings, self._background = settings, background
@@ -211,9 +214,11 @@ class _MainProcess:
         self._background.life.leave()  # a planned stop is not reported as a failure
         if self._listener:
             self._listener.stop(_GRACE_SECONDS)
-        children = (*self._children.values(), *self._replaced.values())
-        others = (child for child in children if child is not self._listener)
-        stoppers = [threading.Thread(target=child.stop, args=(_GRACE_SECONDS,)) for child in others]
+        stoppers = [
+            threading.Thread(target=child.stop, args=(_GRACE_SECONDS,))
+            for child in (*self._children.values(), *self._replaced.values())
+            if child is not self._listener
+        ]
         for stopper in stoppers:
             stopper.start()
         self._background.stop()
@@ -222,8 +227,10 @@ class _MainProcess:
         self._background.leave()
 
     def _signs_of_life(self) -> list[Sign]:
-        signs = (Sign(child.name, child.pid, child.silent_seconds) for child in self._children.values())
-        return [Sign("main", os.getpid()), *signs]
+        return [
+            Sign("main", os.getpid()),
+            *(Sign(child.name, child.pid, child.silent_seconds) for child in self._children.values()),
+        ]
 
     def _renewable(self, settings: Settings) -> dict[str, Child]:
         """The children that get their configuration at their start: workers and console."""
@@ -404,8 +411,11 @@ def wait_for_space(settings: Settings, role: Role, place: str, signals: int) -> 
         while not _has_space(settings):
             if time.monotonic() - said_at > _SAY_SECONDS:
                 said_at = time.monotonic()
-                free = shutil.disk_usage(settings.node.data_dir).free // 2**20
-                events.happened(events.DISK_LOW, free_mib=free, minimum_mib=settings.spool.minimum_free_mib)
+                events.happened(
+                    events.DISK_LOW,
+                    free_mib=shutil.disk_usage(settings.node.data_dir).free // 2**20,
+                    minimum_mib=settings.spool.minimum_free_mib,
+                )
             ready, _, _ = select.select([signals], [], [], _LOOK_SECONDS)
             if ready and set(os.read(signals, 64)) != {signal.SIGHUP}:  # one that ends the node
                 return False
@@ -447,8 +457,9 @@ class Background:
         self._delivery_worker = delivery_worker.DeliveryWorker(database, settings, owner=self._owner)
         groups = ("services", "services.intake") if role.indexes else ("services",)
         offers = chain.from_iterable(map(connectors.every, groups))
-        services = (offer(database, settings, self._owner) for offer in offers)
-        self._services: list[connectors.Service] = [*chain.from_iterable(services)]
+        self._services: list[connectors.Service] = [
+            service for offer in offers for service in offer(database, settings, self._owner)
+        ]
         self._queue = JobQueue(database, settings.workers)
         self._scheduler = BackgroundScheduler(timezone="UTC", job_defaults={"coalesce": True})
         self._leases = [_SITE] * role.receives + [_JOBS] * role.may_deliver
@@ -510,8 +521,9 @@ class Background:
             release_lease(self._database, name, self._owner)
 
     def _run(self, name: str, loop: Callable[[], None]) -> None:
-        watched = loop, name, self._stop, self._say
-        thread = threading.Thread(target=outlast, args=watched, name=name, daemon=True)
+        thread = threading.Thread(
+            target=outlast, args=(loop, name, self._stop, self._say), name=name, daemon=True
+        )
         self._threads.append(thread)
         thread.start()
 
@@ -564,8 +576,11 @@ class Background:
             busy += self._assembler.run_once(behind=self._indexer.behind)
             if since := self._fails_since:
                 self._fails_since = None
-                seconds = round((utc_now() - since).total_seconds())
-                self._say(events.INDEXING_BACK, since=since.isoformat(timespec="seconds"), seconds=seconds)
+                self._say(
+                    events.INDEXING_BACK,
+                    since=since.isoformat(timespec="seconds"),
+                    seconds=round((utc_now() - since).total_seconds()),
+                )
             if ending:
                 return
             pause = changes.pause(pause, found=bool(busy))
@@ -620,8 +635,9 @@ class Background:
                 monitoring.forget_lost,
                 *connectors.every("tasks"),
             )
-            nightly = self._when_held, _SITE, report_missing, *of_node
-            self._scheduler.add_job(self._outlast, "cron", nightly, hour=3)  # UTC
+            self._scheduler.add_job(
+                self._outlast, "cron", [self._when_held, _SITE, report_missing, *of_node], hour=3
+            )  # UTC
         self._scheduler.start()
 
     def _outlast(self, work: Callable[..., object], *given: object) -> None:

@@ -73,8 +73,9 @@ class Assembler:
         self._mpps = [peer.name for peer in settings.peers if peer.mpps]
         self._at_once = requested.complete_by_steps(self._mpps) if self._mpps else None
         of_site = settings.assembly.quiet_seconds, settings.assembly.quiet_seconds_us
-        of_peers = [peer.quiet_seconds or 0 for peer in settings.peers]
-        self._longest = timedelta(seconds=max(*of_site, *of_peers))
+        self._longest = timedelta(
+            seconds=max(*of_site, *(peer.quiet_seconds or 0 for peer in settings.peers))
+        )
 
     def run_once(self, now: datetime | None = None, behind: Collection[str] = ()) -> int:
         """Complete every due study, jobs included, in one transaction each; returns how many.
@@ -129,8 +130,14 @@ class Assembler:
             missing = requested.objects_missing(session, [row.id for row in named])
             going_on = sum(row.status is StepStatus.IN_PROGRESS for row in named)
             if missing or going_on:
-                counts = {"steps": len(named), "going_on": going_on, "missing": missing}
-                record(session, STEPS_NOT_AWAITED, study.id, **counts)
+                record(
+                    session,
+                    STEPS_NOT_AWAITED,
+                    study.id,
+                    steps=len(named),
+                    going_on=going_on,
+                    missing=missing,
+                )
             elif named:
                 record(session, STEPS_FULFILLED, study.id, steps=len(named))
             if unread := intake.unread_beside(session, study.id):
@@ -431,8 +438,9 @@ def _patients(versions: Sequence[Version]) -> list[list[Version]]:
     groups: list[list[Version]] = []
     for version in sorted(versions, key=lambda version: version.superseded):
         patient = version.item.found.patient
-        fitting = (g for g in groups if not any(patient.contradicts(v.item.found.patient) for v in g))
-        group = next(fitting, None)
+        group = next(
+            (g for g in groups if not any(patient.contradicts(v.item.found.patient) for v in g)), None
+        )
         if group is not None:
             group.append(version)
         elif not version.superseded:
@@ -546,17 +554,17 @@ def _work(
     pipeline: str, options: Mapping[str, Any], destinations: Sequence[str], source_uids: Sequence[str]
 ) -> tuple[object, ...]:
     """What tells one job from another, whatever its rule is called."""
-    options_text = json.dumps(dict(options), sort_keys=True)
-    return pipeline, options_text, sorted(destinations), list(source_uids)
+    return pipeline, json.dumps(dict(options), sort_keys=True), sorted(destinations), list(source_uids)
 
 
 def _rows(study: str | None, decisions: Sequence[RuleDecision], reason: str, *, queued: bool) -> list[Row]:
     """``reason`` is the study's; a limit of a rule itself goes before."""
     none = {"rule": "", "pipeline": "", "destinations": [], "sources": 0, "queued": False, "reason": reason}
-    named = {"study_instance_uid": study}
-    taken = [
-        named
-        | {
+    if not decisions:
+        return [{"study_instance_uid": study, **none}]
+    return [
+        {
+            "study_instance_uid": study,
             "rule": decision.rule.name,
             "pipeline": decision.rule.pipeline,
             "destinations": list(decision.rule.send_to),
@@ -566,15 +574,17 @@ def _rows(study: str | None, decisions: Sequence[RuleDecision], reason: str, *, 
         }
         for decision in decisions
     ]
-    return taken or [named | none]
 
 
 def _refusal(study: Study, sources: Sequence[Instance]) -> str:
     """Why a study cannot be run again, "" where it can."""
     coming = "is still being received: its rules are applied when it is complete"
-    held = "is in quarantine: `dicom-node studies release` releases it and applies the rules"
-    reasons = {StudyState.RECEIVING: coming, StudyState.COMPLETE: coming, StudyState.QUARANTINED: held}
-    why = reasons.get(study.state, "")
+    why = {
+        StudyState.RECEIVING: coming,
+        StudyState.COMPLETE: coming,
+        StudyState.QUARANTINED: "is in quarantine: "
+        "`dicom-node studies release` releases it and applies the rules",
+    }.get(study.state, "")
     if not why and any(source.purged for source in sources):
         why = "has images that were purged after spool.keep_days: have them sent again"
     return why and f"study {study.study_instance_uid} {why}"

@@ -78,8 +78,9 @@ class Questions(Lane[ArchiveQuestion]):
     table = ArchiveQuestion
 
     def __init__(self, database: Database, settings: Settings, peer: PeerSettings, owner: str) -> None:
-        name = f"questions to {peer.name}"
-        super().__init__(database, settings, name, owner, settings.outbox.answer_seconds)
+        super().__init__(
+            database, settings, f"questions to {peer.name}", owner, settings.outbox.answer_seconds
+        )
         self._peer = peer
 
     def waits(self) -> Sequence[ColumnElement[bool]]:
@@ -163,8 +164,16 @@ class Questions(Lane[ArchiveQuestion]):
                 write_down(session, row.peer, named, rule=row.rule, purpose=FetchPurpose.PRIOR)
             for fetch in known.values():
                 fetch.urgent = True
-            told = {"asked": "priors", "found": len(fitting), "fetched": len(missing)}
-            record(session, ARCHIVE_ANSWERED, row.study_id, peer=row.peer, rule=row.rule, **told)
+            record(
+                session,
+                ARCHIVE_ANSWERED,
+                row.study_id,
+                peer=row.peer,
+                rule=row.rule,
+                asked="priors",
+                found=len(fitting),
+                fetched=len(missing),
+            )
         return NotYet()
 
     def move(self, session: Session, row: ArchiveQuestion, outcome: Outcome) -> None:
@@ -242,9 +251,8 @@ class Fetcher(Lane[Fetch]):
             return NotYet()
         with self._database.write() as session:
             session.add(row)
-            started = {"started_at": utc_now(), "attempts": row.attempts + 1}
-            if not move(session, row, FETCH_STARTED, **started):  # a person cancelled it
-                return NotYet()
+            if not move(session, row, FETCH_STARTED, started_at=utc_now(), attempts=row.attempts + 1):
+                return NotYet()  # a person cancelled it
         archive = scu.open_archive(self._peer, self._settings)
         sink = Incoming(self._spool, self._waiting, self._settings, self._peer, row.id)
         with closed_at(stop, archive):
@@ -253,8 +261,9 @@ class Fetcher(Lane[Fetch]):
         status, why = found.status, found.text[:500]
         if status is not _S.RETRIEVED and stop.is_set():
             return Retry(why, after=timedelta())
-        is_final = status in (_S.RETRIEVED, _S.REFUSED, _S.ABSENT)
-        if status is _S.UNREACHABLE or (not is_final and row.attempts < ATTEMPTS):
+        if status is _S.UNREACHABLE or (
+            status not in (_S.RETRIEVED, _S.REFUSED, _S.ABSENT) and row.attempts < ATTEMPTS
+        ):
             return Retry(why)
         return Done(why) if status in (_S.RETRIEVED, _S.INCOMPLETE) else Failed(why)
 

@@ -222,8 +222,7 @@ class Indexing:
                 session, item.found.study_instance_uid, item.found.sop_instance_uid
             )
         # By a person who sees some senders only: it changes nothing of others.
-        unseen = Inspected(item.found.transfer_syntax_uid, fault=_NOT_SEEN)
-        found = unseen if is_hidden else item.found
+        found = Inspected(item.found.transfer_syntax_uid, fault=_NOT_SEEN) if is_hidden else item.found
         item = replace(item, found=found)
         study = self._study(session, item)  # locked first: what is stored of it cannot be purged from here on
         kept = self._kept_copy(session, item)
@@ -253,8 +252,11 @@ class Indexing:
         elif bad:
             self._quarantine(session, study, item, judgement, place)
             if former is not None and former.study_id != study.id and not found.fault:
-                other = session.get_one(Study, former.study_id)
-                quarantine_study(session, other, _with_object(judgement.reason, item))
+                quarantine_study(
+                    session,
+                    session.get_one(Study, former.study_id),
+                    _with_object(judgement.reason, item),
+                )
             return place
         else:
             self._receive(session, study, item, role, judgement.outcome)
@@ -268,8 +270,11 @@ class Indexing:
                 former.transfer_syntax_uid = item.found.transfer_syntax_uid
             if role is ObjectRole.OWN and judgement.outcome is Outcome.NEW:
                 # Unknown: of another node, or a copied mark.
-                is_ours = results.is_result(session, found.sop_instance_uid)
-                event = events.OWN_RESULT_RETURNED if is_ours else events.UNKNOWN_RESULT
+                event = (
+                    events.OWN_RESULT_RETURNED
+                    if results.is_result(session, found.sop_instance_uid)
+                    else events.UNKNOWN_RESULT
+                )
         self._write_received(session, study, item, judgement, place)
         if late is not None:
             forward_late(session, study, late, self._settings)
@@ -319,8 +324,11 @@ class Indexing:
             return ObjectRole.OWN
         sender = self._settings.sender_names.get(item.arrival.calling_ae, "")
         grabber = any(sender in rule.secondary_captures_from for rule in self._settings.rules)
-        further = frozenset(self._settings.listener.further_storage_classes)
-        return role_of(item.found.sop_class_uid, further, takes_secondary_captures=grabber)
+        return role_of(
+            item.found.sop_class_uid,
+            frozenset(self._settings.listener.further_storage_classes),
+            takes_secondary_captures=grabber,
+        )
 
     def _study(self, session: Session, item: Arrived) -> Study:
         """The object's study. Objects without Study Instance UID are listed as one entry of their sender: a
@@ -564,9 +572,12 @@ def _compare_header(found: Inspected, former: Instance, study: Study, *, is_its_
     if patient.corrects(before):
         if is_its_sender and not lacks:
             return Judgement(Outcome.REVISION)
-        emptied = "an image came again for another patient, with a part of the identity left empty"
-        other = "an image came again from another sender for another patient"
-        return Judgement(Outcome.CONFLICT, emptied if is_its_sender else other)
+        return Judgement(
+            Outcome.CONFLICT,
+            "an image came again for another patient, with a part of the identity left empty"
+            if is_its_sender
+            else "an image came again from another sender for another patient",
+        )
     if lacks:
         return Judgement(
             Outcome.SET_ASIDE, "it leaves patient attributes empty that the version in force has"
@@ -643,8 +654,9 @@ class Indexer:
         pending = self._spool.pending()
         self._oldest = tuple({marked(path.name): path for path in reversed(pending)}.values())
         ready = [path for path, again in self._again.items() if again.done()]
-        put_off = list(self._unreadable.items())
-        self._unreadable = {path: until for path, until in put_off if until > time.monotonic()}
+        self._unreadable = {
+            path: until for path, until in [*self._unreadable.items()] if until > time.monotonic()
+        }
         waiting = (path for path in pending if path not in self._again and path not in self._unreadable)
         files = chain(ready, self._turns.in_turn(waiting))
         done = 0
@@ -759,8 +771,9 @@ class Indexer:
             return self._placed(session, item.path, place)
         except StoreAway:
             waited = (datetime.now(UTC) - item.arrival.received_at).total_seconds()
-            pause = min(max(waited / 2, _STORE_SECONDS), _STORE_LONGEST_SECONDS)
-            self._unreadable[item.path] = time.monotonic() + pause
+            self._unreadable[item.path] = time.monotonic() + min(
+                max(waited / 2, _STORE_SECONDS), _STORE_LONGEST_SECONDS
+            )
         except IntegrityError:
             _LOGGER.info("spooled file %s is indexed by another process", item.spool_name)
         except (NodeError, DataError) as error:  # a defect of ours; the other files are indexed all the same
@@ -871,8 +884,14 @@ def _ingest(session: Session, event: events.Event) -> None:
         transaction, calling = str(fields["transaction"]), str(fields["calling"])
         committed, failed = fields["committed"], fields["failed"]
         intake.keep_report(session, transaction, calling, committed, failed, event.at)
-        numbers = {"committed": len(committed), "failed": len(failed)}
-        record(session, event.type, transaction=transaction, calling=calling, **numbers)
+        record(
+            session,
+            event.type,
+            transaction=transaction,
+            calling=calling,
+            committed=len(committed),
+            failed=len(failed),
+        )
     elif event.type is events.COMMITMENT_ASKED:  # by a peer
         peer, calling, transaction = (str(fields[name]) for name in ("peer", "calling", "transaction"))
         objects = fields["objects"]
