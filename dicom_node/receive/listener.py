@@ -161,15 +161,9 @@ class PerformedSteps:
         if not command.names_an_instance:
             return Answer(statuses.STEP_INSTANCE)
         try:
-<<<<<<< HEAD
-            read = dimse_n.read_step_creation if creates else dimse_n.read_step_modification
+            is_new = command.field == N_CREATE_RQ
+            read = dimse_n.read_step_creation if is_new else dimse_n.read_step_modification
             change = read(encoded, transfer_syntax)
-=======
-            if command.field == N_CREATE_RQ:
-                change = performed_step.read_creation(encoded, transfer_syntax)
-            else:
-                change = performed_step.read_modification(encoded, transfer_syntax)
->>>>>>> d3
             self._folder.mkdir(exist_ok=True)
             with (self._folder / "lock").open("a") as lock:  # for other processes and threads
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -195,16 +189,8 @@ class PerformedSteps:
                 self._write(step)
                 return Answer(statuses.SUCCESS)
         except FaultyStep as error:
-<<<<<<< HEAD
             missing = error.tags if error.code == dimse_n.MISSING else ()
             return Answer(_STATUSES[error.code], str(error), missing=missing)
-=======
-            return Answer(
-                _STATUSES[error.code],
-                str(error),
-                missing=error.tags if error.code == performed_step.MISSING else (),
-            )
->>>>>>> d3
         except (OSError, ValueError):  # the disk, or the file of another version
             return Answer(statuses.NOT_KEPT, "the step cannot be written")
 
@@ -565,17 +551,7 @@ class StorageService:
         """A storage commitment report. Raises FaultyReport, OSError."""
         if not accepted.permission.may_report:
             return Answer(statuses.NOT_AUTHORISED)
-<<<<<<< HEAD
         report = dimse_n.read_commitment_report(bytes(request.data), syntax)
-        fields: dict[str, events.FieldValue] = {
-            "transaction": report.transaction_uid,
-            "calling": accepted.proposal.calling_ae,
-            "committed": report.committed,
-            "failed": report.failed,
-        }
-        self._journal.append_durably(events.COMMITMENT_REPORTED, fields)
-=======
-        report = commitment.read_report(bytes(request.data), syntax)
         self._journal.append_durably(
             events.COMMITMENT_REPORTED,
             {
@@ -585,7 +561,6 @@ class StorageService:
                 "failed": report.failed,
             },
         )
->>>>>>> d3
         return _SUCCESS
 
     def _take_request(self, accepted: AcceptedAssociation, request: Request, syntax: UID) -> Answer:
@@ -599,14 +574,8 @@ class StorageService:
         ):
             if wrong:
                 return Answer(status)
-<<<<<<< HEAD
         transaction, objects = dimse_n.read_commitment_request(bytes(request.data), syntax)
-        number = len(objects)
-        if not self._is_within_minute(peer, "objects", number, limits.OBJECTS_ASKED_A_MINUTE):
-=======
-        transaction, objects = commitment.read_request(bytes(request.data), syntax)
         if not self._is_within_minute(peer, "objects", len(objects), limits.OBJECTS_ASKED_A_MINUTE):
->>>>>>> d3
             return Answer(statuses.NOT_KEPT)
         self._journal.append_durably(
             events.COMMITMENT_ASKED,
