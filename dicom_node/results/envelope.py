@@ -1116,10 +1116,15 @@ def has_frames(sop_class_uid: str) -> bool:
     return bool(is_attribute_in_iod("NumberOfFrames", sop_class_uid))
 
 
-def mandatory_modules(sop_class_uid: str) -> list[str]:
-    """Modules of usage M of a known class, by highdicom's names ("general-study")."""
+def usages(sop_class_uid: str) -> dict[str, str]:
+    """Usage (M, C, U) of each module of a known class, by highdicom's names ("general-study")."""
     modules = get_iod_module_map()[get_sop_class_iod_map()[sop_class_uid]]
-    return [module["key"] for module in modules if module["usage"] == "M"]
+    return {module["key"]: module["usage"] for module in modules}
+
+
+def mandatory_modules(sop_class_uid: str) -> list[str]:
+    """Modules of usage M of a known class."""
+    return [module for module, usage in usages(sop_class_uid).items() if usage == "M"]
 
 
 def attributes_of(module: str) -> Iterator[tuple[tuple[str, ...], str, str]]:
