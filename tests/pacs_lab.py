@@ -60,7 +60,8 @@ def associate_for(
 def answered(association: Association, send: Callable[[Association], tuple[Dataset, Any]]) -> Dataset | str:
     """Its answer, without a status where none came, and release it; or why it could not be asked."""
     if not association.is_established:
-        return "rejected" if association.is_rejected else "no context"
+        # By its contexts: under load pynetdicom may see the end of the connection before the rejection in it.
+        return "no context" if association.rejected_contexts else "rejected"
     try:
         return send(association)[0]
     except (RuntimeError, ValueError):  # the association was cut under us
