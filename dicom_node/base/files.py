@@ -1,6 +1,4 @@
-"""A file that is made whole or not at all, and never over another one.
-
-Access to files of received objects and built results, by the paths in their rows.
+"""Files of received objects and built results, by the paths in their rows; new files that are made whole.
 
 With an object store, ``node.data_dir`` has the files that are not uploaded yet, and copies of files of the
 bucket under the same paths.

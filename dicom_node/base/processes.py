@@ -1,14 +1,9 @@
-"""What processes of the node and their children need: signals as bytes in a pipe, for a main loop that waits
-for them among other things; signs of life; an environment without secrets.
-
-Workers (``jobs.worker``) use threading events instead: their main thread runs a job, and other threads wait.
-
-The start of a child process of the node; :mod:`dicom_node.base.processes` is the parent's side.
-
-Child processes of the node: started, watched, restarted, stopped; and the nodes on a data folder.
+"""Processes of the node: children started, watched, restarted and stopped; the nodes on a data folder.
 
 A child prints one JSON line when it is ready and further ones as signs of life, and ends when its standard
-input closes: so it never outlives a node that was killed.
+input closes: so it never outlives a node that was killed. Signals come to a main loop as bytes in a pipe,
+which it waits for among other things; workers (``jobs.worker``) use threading events instead, as their main
+thread runs a job. Children that read what strangers send have an environment without secrets.
 """
 
 import fcntl

@@ -1,13 +1,9 @@
-"""Peers and rules that a person enters by page or command; those in configuration files cannot be changed.
+"""What is configured: peers and rules that persons enter, the effect of rules, models and their drift.
 
-Each change is a new version of the file of entered peers and rules
-(:mod:`dicom_node.base.config.loading`).
-Reload: a running node loads a changed configuration completely or not at all.
-
-Rules: their text, and the effect of present or changed rules on files, new studies and past studies.
-
-Models: their cards, the drift of their scores, the model that a pipeline uses, and a change of the
-model.
+Peers and rules in configuration files cannot be changed here. Each change of the entered ones is a new
+version of their file (:mod:`dicom_node.base.config.loading`). A running node loads a changed configuration
+completely or not at all. Rules are tried on files, new studies and past studies. A model of a pipeline can be
+exchanged for another one of the site.
 """
 
 import os

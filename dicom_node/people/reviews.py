@@ -1,9 +1,8 @@
-"""Assessments: readers' verdicts on findings; results that wait for an assessment; assessments as objects.
+"""Reviews by persons: of findings, of results that wait for an assessment, of images and their cleaning.
 
-Also how often the AI was right, counted by model and version.
-
-Images whose cleaning waits for a person's review (withheld, blacked out, filled wider), and the decisions;
-device rules made of boxes that a person drew: tried on the last images of the device, then saved.
+A reader's verdict on a finding is sent as an object, and counted by model and version: how often the AI was
+right. Images whose cleaning waits for a person (withheld, blacked out, filled wider) are decided here, and
+device rules are made of boxes that a person drew: tried on the last images of the device, then saved.
 """
 
 from __future__ import annotations

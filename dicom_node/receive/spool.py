@@ -1,21 +1,16 @@
-"""The journal: events by which the listener, which has no database, reports to the node.
+"""The spool, which decides what counts as received, and the journal, by which the listener reports.
 
-Lines of JSON in ``journal/*.jsonl``, one file per listener (a new one after every 16 MiB). File names sort by
-their number. Only lines with storage commitment reports and performed procedure steps are synced: the other
-lines that a power failure loses are void anyway after the listener's restart.
+The spool has the received bytes on disk, unchanged. ``incoming`` has the objects that are acknowledged and
+not yet indexed, ``objects`` the indexed ones, ``quarantine`` the ones that a person must look at. A file gets
+its name only when it is complete and on stable storage (durable before Success); until then its name starts
+with a dot. Nothing received is overwritten. The name also has a mark of the sender: a listing of the folder
+shows whose files wait, whose turn it is, and who has reached the limit of waiting files. The Part 10 header
+of a spooled object (PS3.10 7.1) contains the sender and the time of arrival: after any crash, the spool alone
+shows which objects were received from whom.
 
-The spool: the received bytes on disk, unchanged; it decides what counts as received.
-
-``incoming`` has the objects that are acknowledged and not yet indexed, ``objects`` the indexed ones,
-``quarantine`` the ones that a person must look at. A file gets its name only when it is complete and on
-stable storage (durable before Success); until then its name starts with a dot. Nothing received is
-overwritten.
-
-The name also has a mark of the sender: a listing of the folder shows whose files wait, whose turn it is, and
-who has reached the limit of waiting files.
-
-The Part 10 header of a spooled object (PS3.10 7.1) contains the sender and the time of arrival: after any
-crash, the spool alone shows which objects were received from whom.
+The journal is lines of JSON in ``journal/*.jsonl``, one file per listener (a new one after every 16 MiB),
+numbered in their names. Only lines with storage commitment reports and performed procedure steps are synced:
+the other lines that a power failure loses are void anyway after the listener's restart.
 """
 
 import errno

@@ -1,10 +1,4 @@
-"""Search for identifying values of the source images' patients in de-identified objects.
-
-This is a second check of the de-identification: values are collected from the whole files of the sources
-(private attributes and items of sequences too) and searched in all bytes to be sent. Nothing here is ever
-shown: a finding names the attribute that contains the value, not the value.
-
-Results for a destination that must not know the patient: PS3.15 Annex E, Basic Profile, Clean Pixel Data.
+"""Results for a destination that must not know the patient: PS3.15 Annex E, Basic Profile, Clean Pixel Data.
 
 These objects are built in addition to those for other destinations, by the same builders from pseudonymised
 sources, with UIDs of their own. Such a source has only the listed attributes, which describe the picture: a
@@ -23,6 +17,9 @@ anything is built: shifted dates, plausible numbers and terms. Other values are 
 Pseudonyms of patients and objects are constant for one site key and one pseudonym domain: HMAC-SHA256 under
 keys that are derived from the site key. Without the key nobody can test whether a known Patient ID or UID
 gives a pseudonym; with a plain hash anybody could.
+
+A second check searches the finished bytes for identifying values, which are collected from the whole files of
+the sources (private attributes and items of sequences too). It shows no value: it names the attribute.
 """
 
 from __future__ import annotations

@@ -1,14 +1,10 @@
-"""Completion of studies: no open association brings a study objects, and its quiet time has passed.
+"""Completion of studies, a person's choices for those in quarantine, and the rules applied again.
 
-A study is also complete when its performed procedure steps have ended and all objects that they refer to are
-here, if its peer reports steps.
+A study is complete when no open association brings it objects and its quiet time has passed; also when its
+performed procedure steps have ended and all objects that they refer to are here, if its peer reports steps.
 
-A person's choices for a study in quarantine: between patients, and between versions of one image.
-
-Each choice is a question with numbered options. Nothing received is deleted: versions that are not chosen
-stay in the spool, set aside, and are not analysed.
-
-Applies the present rules to a study again: on request of a person, or because a rule changed.
+Each choice, between patients or between versions of one image, is a question with numbered options. Nothing
+received is deleted: versions that are not chosen stay in the spool, set aside, and are not analysed.
 """
 
 import hashlib

@@ -1,21 +1,15 @@
-"""Studies of peers: the queries for them, the rate-limited retrieval into the spool, and missing studies.
+"""Studies of peers: queries for them, their retrieval into the spool, earlier and missing studies.
 
-Earlier studies of the patient of a study that is being received: asked of a peer, fetched, waited for.
+Queries store each study to fetch once. One peer's studies are fetched one at a time, within its rate limit;
+all state is in the database. The start of a retrieval is stored before the peer is asked, so that no kill
+makes the next one too early. Objects that come on the node's own connection are spooled like objects of a
+C-STORE from the peer, and inspected like all others.
 
-They are fetched before batches of old studies. A question is stored in the transaction of the object that
-caused it, and an answer in the transaction of the rows to fetch: no kill loses one, and nothing is fetched
-twice.
+Earlier studies of a patient whose study is being received are fetched before batches of old studies. A
+question is stored in the transaction of the object that caused it, and an answer in the transaction of the
+rows to fetch: no kill loses one, and nothing is fetched twice.
 
-Fetches studies from one peer, one at a time, within its rate limit. All state is in the database.
-
-The start of a retrieval is stored before the peer is asked, so that no kill makes the next one too early.
-
-Objects that a retrieval receives on the node's own connection, on their way into the spool.
-They are spooled like objects of a C-STORE from the peer, and inspected like all others.
-
-Studies of the last days that should have a result according to the rules, and have none.
-
-Queries to a peer for studies to fetch; each study is stored once.
+A study of the last days is missing if the rules want a result of it and none is here.
 """
 
 import itertools

@@ -1,13 +1,12 @@
-"""Loading of the configuration from TOML files: all mistakes are reported together (exit status 78), in words
-that an admin uses, with file and line.
+"""Loading of the configuration from TOML files, and of the peers and rules that persons enter.
 
-Peers and rules that persons enter by page, program or command: ``node.data_dir/entered/000001.toml``, …
+All mistakes are reported together (exit status 78), in words that an admin uses, with file and line; also
+mistakes between keys: names that refer to each other, conditions that never hold, rules that bypass a hold
+(``assess_first``) of another rule by sending the same results to a peer at once.
 
-Each version is a file of its own, and the last one is read besides the configuration files. None is ever
-written over: so the folder is the history, and machines of a site that share it share the entries.
-
-Mistakes between keys: names that refer to each other, conditions that never hold. Rules that bypass a hold
-(``assess_first``) of another rule: they send the same results to a peer at once.
+What persons enter by page or program is in ``node.data_dir/entered/000001.toml``, … Each version is a file
+of its own, and the last one is read besides the configuration files. No version is ever written over: so the
+folder is the history, and machines of a site that share the folder share the entries.
 """
 
 import copy

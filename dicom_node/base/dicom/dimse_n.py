@@ -1,10 +1,9 @@
-"""Messages of DIMSE-N services: written, and read under limits.
+"""Messages of DIMSE-N services, written, and read under limits: storage commitment and procedure steps.
 
-Storage Commitment Push Model (PS3.4 Annex J): requests and reports.
-
-Modality Performed Procedure Step (PS3.4 F.7): N-CREATE and N-SET requests. Only attributes that show when a
-study is complete are read: status, studies and objects made. Values are taken as bytes, whatever VR their
-sender chose, so that no patient data is decoded.
+Storage Commitment Push Model (PS3.4 Annex J): requests and reports. Modality Performed Procedure Step
+(PS3.4 F.7): N-CREATE and N-SET requests, of which only attributes are read that show when a study is
+complete: status, studies and objects made. Values are taken as bytes, whatever VR their sender chose, so that
+no patient data is decoded.
 """
 
 import io

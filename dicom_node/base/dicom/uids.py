@@ -1,16 +1,12 @@
-"""UIDs of results, derived from the result's parts: the same parts always give the same UID.
+"""UIDs: of results, of the node itself, of the storage SOP classes and transfer syntaxes that it knows.
 
-The origin of a result: the product, by which the node recognizes its own results, and the installation.
+The UID of a result is derived from the result's parts: the same parts always give the same UID. By product
+and installation the node recognizes its own results: one that a PACS sends back starts no job.
 
-A result of the node that a PACS sends back starts no job. This module is light to import.
-
-Storage SOP classes by their role in the node (PS3.4 B.5).
-
-The table of transfer syntaxes that negotiation, inspection and the conformance statement share.
-
-Names and UIDs are from PS3.6 Annex A; ``docs/conformance.md`` has them from here. Objects are stored bit
-for bit, so the table may have a syntax that the node cannot decode. pydicom alone cannot tell what a transfer
-syntax is: its dictionary lacks the newest, and pynetdicom adds them only where it is imported.
+The storage SOP classes have a role each (PS3.4 B.5). Negotiation, inspection and the conformance statement
+share the table of transfer syntaxes, with names and UIDs of PS3.6 Annex A. Objects are stored bit for bit, so
+the table may have a syntax that the node cannot decode. pydicom alone cannot tell what a transfer syntax is:
+its dictionary lacks the newest, and pynetdicom adds them only where it is imported.
 """
 
 import uuid
