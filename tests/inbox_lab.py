@@ -14,6 +14,7 @@ from pynetdicom.dsutils import encode
 
 from dicom_node.base.config.loading import file_of, newest
 from dicom_node.base.config.settings import Settings
+from dicom_node.base.durable import write_new
 from dicom_node.base.events import (
     ASSOCIATION_ACCEPTED,
     ASSOCIATION_RELEASED,
@@ -21,7 +22,7 @@ from dicom_node.base.events import (
     Event,
     EventType,
 )
-from dicom_node.base.files import Files, write_new
+from dicom_node.base.files import Files
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import EventRow, Instance, Job, ReceivedObject, Study
 from dicom_node.receive.inspection import Inspector

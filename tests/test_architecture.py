@@ -111,10 +111,19 @@ def test_the_node_and_its_console_name_no_pipeline() -> None:
     assert found == []
 
 
-def test_the_listener_starts_without_database_models_and_pixels() -> None:
-    heavy = {"torch", "onnxruntime", "cv2", "sqlalchemy", "alembic", "highdicom"}
+PROCESSES_OF_STRANGERS = {
+    "dicom_node.receive.listener": {"ai_pipeline"},
+    "dicom_node.receive.inspection": set(),
+}
+
+
+@pytest.mark.parametrize("module", PROCESSES_OF_STRANGERS)
+def test_processes_that_read_from_strangers_start_with_little(module: str) -> None:
+    """Neither database nor models nor settings, and the listener without anything that reads pixels."""
+    heavy = {"torch", "onnxruntime", "cv2", "sqlalchemy", "alembic", "highdicom", "pydantic"}
+    heavy |= PROCESSES_OF_STRANGERS[module]
     program = (
-        "import sys, dicom_node.receive.listener\n"
+        f"import sys, {module}\n"
         f"print(*sorted({heavy!r} & {{name.partition('.')[0] for name in sys.modules}}))"
     )
     command = [sys.executable, "-c", program]

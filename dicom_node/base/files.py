@@ -1,4 +1,4 @@
-"""Files of received objects and built results, by the paths in their rows; new files that are made whole.
+"""Files of received objects and built results, by the paths in their rows.
 
 With an object store, ``node.data_dir`` has the files that are not uploaded yet, and copies of files of the
 bucket under the same paths.
@@ -7,7 +7,6 @@ bucket under the same paths.
 import contextlib
 import hashlib
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -19,38 +18,6 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import every
 from dicom_node.base.errors import NotInSpool, StorageError, StoreAway
 from dicom_node.base.store.tables import Instance, ReceivedObject, Result, Study
-
-
-def write_new(path: Path, text: str, mode: int = 0o644) -> None:
-    """Write the file and sync it, then give it its name. ``mode`` is its mode whatever the umask: what root
-    wrote by a command the node can read.
-
-    Complete under a name of its own first: the first link to the final name wins, over NFS too. Raises
-    FileExistsError where there is one of this name, OSError.
-    """
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            os.fchmod(handle, mode)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        path.hardlink_to(temporary)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Sync the names in the folder, which a new or renamed file needs to be there after a power cut."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
 
 WAITS = (ReceivedObject.sha256 == "") & ReceivedObject.purged.is_(False)
 """SQL: a received object that only the disk of one machine has."""

@@ -25,7 +25,6 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Final
 
-from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import ExitCode, Unavailable
 from dicom_node.base.lifecycle import Role
 
@@ -87,11 +86,11 @@ def _lines() -> Iterator[bytes]:
 _LINES = _lines()
 
 
-def given_settings() -> Settings:
-    """The settings in the first line of standard input."""
+def settings_line() -> bytes:
+    """The first line of standard input: the settings as JSON."""
     if not (line := next(_LINES, b"")):
         raise SystemExit(int(ExitCode.USAGE))
-    return Settings.model_validate_json(line)
+    return line
 
 
 def watch_parent(stop: Callable[[], object]) -> None:

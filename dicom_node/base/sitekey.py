@@ -26,8 +26,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from dicom_node.base.durable import write_new
 from dicom_node.base.errors import ConfigProblem, ConfigurationError
-from dicom_node.base.files import write_new
 from dicom_node.base.store.tables import Study, StudyName
 
 _BYTES: Final = 32

@@ -170,7 +170,9 @@ class StowRequest:
                 raise _Refused(NO_SUCH_CLASS)
             if part.syntax is None:
                 raise _Refused(NO_SUCH_SYNTAX)
-            if not self._waiting.has_room(CONSOLE_AE_TITLE, self._settings.spool):
+            if not self._waiting.has_room(
+                CONSOLE_AE_TITLE, self._settings.spool.waiting_objects, self._settings.spool.waiting_mib
+            ):
                 raise _Refused(NO_ROOM)
             arrival = Arrival(
                 self.association,

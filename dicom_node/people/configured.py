@@ -42,6 +42,7 @@ from dicom_node.base.config.settings import (
     remote_address,
 )
 from dicom_node.base.dicom.uids import role_of
+from dicom_node.base.durable import write_new
 from dicom_node.base.errors import (
     ChangedMeanwhile,
     ConfigProblem,
@@ -54,7 +55,7 @@ from dicom_node.base.errors import (
     Unavailable,
 )
 from dicom_node.base.events import CONFIGURATION_REFUSED, CONFIGURATION_RELOADED
-from dicom_node.base.files import bucket_of, write_new
+from dicom_node.base.files import bucket_of
 from dicom_node.base.lifecycle import AuditAction, ObjectRole, Role, StudyState
 from dicom_node.base.processes import files_of, running
 from dicom_node.base.store import intake, transitions

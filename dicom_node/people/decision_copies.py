@@ -24,9 +24,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from dicom_node.base.config.settings import Settings
+from dicom_node.base.durable import sync_folder, write_new
 from dicom_node.base.errors import DecisionNotCopied, StoreAway
 from dicom_node.base.events import DECISIONS_CHANGED, DECISIONS_UNKNOWN
-from dicom_node.base.files import bucket_of, sync_folder, write_new
+from dicom_node.base.files import bucket_of
 from dicom_node.base.lifecycle import AuditAction, HeldState, ReviewVerdict
 from dicom_node.base.sitekey import Seal
 from dicom_node.base.store.database import DECIDED, Database, batches

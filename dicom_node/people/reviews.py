@@ -24,8 +24,9 @@ from ai_pipeline.images.decode import open_dicom
 from ai_pipeline.models import registry
 from dicom_node.base.config.sample import toml_value
 from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, PeerSettings, Settings
+from dicom_node.base.durable import write_new
 from dicom_node.base.errors import FaultyInput, NotAllowedNow, NotFound, StorageError
-from dicom_node.base.files import Files, write_new
+from dicom_node.base.files import Files
 from dicom_node.base.lifecycle import (
     OPEN_DELIVERIES,
     UNDECIDED,

@@ -7,7 +7,11 @@ Objects are opened in a separate process (``python -m`` this module: one request
 limits of memory and time. A hostile object can end only this process. It is started again and the next
 object is read. A stalled disk or a busy machine looks alike, so an object is quarantined only when a fresh
 process, with more time, fails too.
+
+Hashes of an object's header and Pixel Data tell whether one that comes again is the same version.
 """
+
+from __future__ import annotations
 
 import contextlib
 import errno
@@ -24,17 +28,20 @@ import tempfile
 import time
 import warnings
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Final, cast
 
-from pydicom.dataelem import RawDataElement
+from pydicom.datadict import dictionary_description
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.errors import InvalidDicomError
+from pydicom.sequence import Sequence as Items
 from pydicom.tag import BaseTag, Tag
 
 from ai_pipeline.images.dates import as_da
+from ai_pipeline.images.numbers import DAMAGE, LARGEST_WHOLE, is_empty, value_of, whole
 from ai_pipeline.terms import shown_uid_name
 from dicom_node.base.dicom.elements import (
     BULK_BYTES,
@@ -43,14 +50,18 @@ from dicom_node.base.dicom.elements import (
     Element,
     Limits,
     Walk,
-    check_image,
-    hash_bytes,
-    hash_pixel_data,
-    header_sha256,
     read_file_meta,
     uid_of,
 )
-from dicom_node.base.dicom.header import character_sets, read_identity, readable_text
+from dicom_node.base.dicom.header import (
+    ASCII,
+    TEXT,
+    CharacterSet,
+    character_sets,
+    read_identity,
+    readable_text,
+    vr_of,
+)
 from dicom_node.base.dicom.identity import Patient, identity_texts
 from dicom_node.base.dicom.uids import (
     SOURCES,
@@ -71,11 +82,7 @@ ATTRIBUTES = (
 )  # fmt: skip
 _DEFAULT_LIMITS = Limits()
 # What pydicom raises on damaged headers (its own damaged test files and fuzzing).
-_DAMAGE = (
-    ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError,
-    BytesLengthException, InvalidDicomError, OSError, OverflowError, RecursionError, TypeError, ValueError,
-    struct.error, zlib.error,
-)  # fmt: skip
+_DAMAGE = (*DAMAGE, MemoryError, InvalidDicomError, OSError, zlib.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +295,171 @@ def _cause(error: BaseException) -> str:
     return type(error).__name__
 
 
+_MAY_DIFFER: Final = frozenset(
+    Tag(keyword)
+    for keyword in (
+        # when and by which way the object was written and sent
+        "InstanceCreationDate", "InstanceCreationTime", "InstanceCoercionDateTime",
+        "ContributingEquipmentSequence", "OriginalAttributesSequence",
+        # where it is stored, and who vouches for that copy
+        "RetrieveAETitle", "InstanceAvailability", "StorageMediaFileSetID", "StorageMediaFileSetUID",
+        "SOPInstanceStatus", "SOPAuthorizationDateTime", "SOPAuthorizationComment",
+        "AuthorizationEquipmentCertificationNumber", "MACParametersSequence", "DigitalSignaturesSequence",
+        "DataSetTrailingPadding",  # without significance (PS3.10 7.2)
+        # how texts are encoded: they are compared decoded
+        "SpecificCharacterSet",
+        # how pixels are encoded (CODING)
+        "PlanarConfiguration",
+    )
+)  # fmt: skip
+"""Attributes that may differ between two transmissions of one version, beside private ones, group lengths and
+the File Meta Information. ``docs/operate/quarantine.md`` names their kinds."""
+CODING: Final = ("PhotometricInterpretation", "PlanarConfiguration")
+"""Attributes that another transfer syntax may change. Pixel Data of the same bytes has the same ones."""
+_PHOTOMETRIC: Final = Tag(CODING[0])
+# Bytes of a number (PS3.5 7.3).
+_SIZES: Final = {
+    **dict.fromkeys(("AT", "OW", "SS", "US"), 2),
+    **dict.fromkeys(("FL", "OF", "OL", "SL", "UL"), 4),
+    **dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), 8),
+}
+
+
+def header_sha256(dataset: Dataset, file: BinaryIO) -> str:
+    """The hash of what a data set says, without its Pixel Data, what may differ, and empty attributes.
+
+    It does not depend on the transfer syntax, but for the byte order of the longest values, which are still
+    in ``file``, from which ``dataset`` was parsed. Text that its character set does not decode is hashed as
+    it is. Call it before a value is read: pydicom replaces the bytes of a value by what they mean.
+    """
+    digest = hashlib.sha256()
+    _hash_header(digest, dataset, file, CharacterSet.from_terms(()))
+    return digest.hexdigest()
+
+
+def _hash_header(digest: hashlib._Hash, dataset: Dataset, file: BinaryIO, inherited: CharacterSet) -> None:
+    """Add a data set, or an item of one with the character set ``inherited``."""
+    own = character_sets(dataset)
+    charset = CharacterSet.from_terms(own) if any(own) else inherited
+    for tag in sorted(dataset.keys()):
+        if tag.is_private or tag.element == 0 or tag in _MAY_DIFFER:
+            continue
+        element, mark = dataset.get_item(tag, keep_deferred=True), struct.pack("<L", tag)
+        vr = vr_of(element)
+        if vr == "SQ" and (items := _items(dataset, element)) is not None:
+            for item in items:
+                digest.update(mark + b"(")
+                _hash_header(digest, item, file, charset)
+                digest.update(mark + b")")
+        elif value := _value_hash(element, vr, charset, file):
+            digest.update(mark + b"=" + value)
+
+
+def _value_hash(
+    element: DataElement | RawDataElement, vr: str, charset: CharacterSet, file: BinaryIO
+) -> bytes:
+    """The hash of a value; empty for an empty value, and for a colour model, which the coding may change."""
+    if not isinstance(element, RawDataElement):
+        value = str(element.value or "").encode("utf-8", "surrogatepass")
+    elif element.value is None:  # it is still in the file
+        digest = hashlib.sha256()
+        hash_bytes(digest, file, element.value_tell, element.length)
+        return digest.digest() if element.length else b""
+    elif vr in TEXT | ASCII:
+        try:
+            value = charset.decode(element.value, vr).rstrip("\0 ").encode()
+        except (UnicodeError, LookupError):
+            value = element.value.rstrip(b"\0 ")
+    else:
+        value = element.value if element.is_little_endian else _swapped(element.value, vr)
+    if element.tag == _PHOTOMETRIC and not value.startswith((b"MONOCHROME", b"PALETTE")):
+        return b""
+    return hashlib.sha256(value).digest() if value else b""
+
+
+def _swapped(value: bytes, vr: str) -> bytes:
+    """The bytes of big endian numbers in Little Endian."""
+    size = _SIZES.get(vr, 1)
+    return b"".join(value[at : at + size][::-1] for at in range(0, len(value), size))
+
+
+def hash_bytes(digest: hashlib._Hash, file: BinaryIO, start: int, length: int) -> None:
+    """Add ``length`` bytes at ``start`` of the file, or as many as there are."""
+    file.seek(start)
+    while length > 0 and (block := file.read(min(length, 2**20))):
+        digest.update(block)
+        length -= len(block)
+
+
+def _items(dataset: Dataset, element: DataElement | RawDataElement) -> Sequence[Dataset] | None:
+    """The items of a sequence; None where its bytes are no items or are still in the file."""
+    if isinstance(element, RawDataElement) and element.value is None:
+        return None
+    try:
+        value = dataset[element.tag].value
+    except DAMAGE:
+        return None
+    return value if isinstance(value, Items) else None
+
+
+def hash_pixel_data(file: BinaryIO, pixels: Element, *, is_little_endian: bool) -> str:
+    """SHA-256 of the value as received, of fragments without the delimiter at their end.
+
+    The same bytes in big endian are other samples, so they have another hash.
+    """
+    digest = hashlib.sha256(b"" if is_little_endian else b"big endian")
+    hash_bytes(digest, file, pixels.start, pixels.length)
+    return digest.hexdigest()
+
+
+def check_image(dataset: Dataset, syntax: TransferSyntax, pixels: Element | None) -> None:
+    """Raise FaultyObject if these attributes and this value cannot be an image (PS3.3 C.7.6.3)."""
+    if missing := [word for word in ("Rows", "Columns", "BitsAllocated") if dataset.get(word) is None]:
+        raise FaultyObject(f"{dictionary_description(missing[0])} is missing, which an image must have")
+    rows, columns = (_number(dataset, keyword, 0) for keyword in ("Rows", "Columns"))
+    if rows <= 0 or columns <= 0:
+        raise FaultyObject(f"the image has {rows} × {columns} pixels")
+    if pixels is None or not (pixels.length or pixels.is_undefined):
+        raise FaultyObject("the image has no Pixel Data")
+    frames = _number(dataset, "NumberOfFrames", 1)
+    if frames <= 0:
+        raise FaultyObject("Number of Frames (0028,0008) is not a positive number")
+    if pixels.is_undefined is not syntax.is_encapsulated:
+        found, said = (
+            ("in fragments", "uncompressed") if pixels.is_undefined else ("not in fragments", "compressed")
+        )
+        raise FaultyObject(f"the Pixel Data is {found}, its transfer syntax is {said}")
+    if pixels.is_undefined:
+        return
+    sizes = {bits: (frames * rows * columns * bits + 7) // 8 for bits in _pixel_bits(dataset)}
+    # Up to a row too long is padding, seen in the field; more is another image than the header describes.
+    if not any(size <= pixels.length <= size + max(columns * bits // 8, 2) for bits, size in sizes.items()):
+        wanted = next(iter(sizes.values()))
+        raise FaultyObject(f"the Pixel Data has {pixels.length} bytes, its attributes say {wanted}")
+
+
+def _pixel_bits(dataset: Dataset) -> list[int]:
+    """Bits of a pixel, the number by the attributes first."""
+    samples = _number(dataset, "SamplesPerPixel", 1)
+    allocated = _number(dataset, "BitsAllocated", 0)
+    if allocated not in (1, 8, 16, 32, 64) or samples not in (1, 3, 4):
+        raise FaultyObject(f"{samples} samples of {allocated} bits per pixel are no image")
+    photometric = str(dataset.get("PhotometricInterpretation") or "").strip().upper()
+    if photometric.startswith(("YBR_FULL_422", "YBR_PARTIAL_422")):
+        # Chrominance at every other pixel (PS3.3 C.7.6.3.1.2); some makers write it at each.
+        return [2 * allocated, samples * allocated]
+    return [samples * allocated]
+
+
+def _number(dataset: Dataset, keyword: str, default: int) -> int:
+    if is_empty(dataset, keyword):
+        return default
+    number = whole(value_of(dataset, keyword), least=-LARGEST_WHOLE)
+    if number is None:
+        raise FaultyObject(f"{keyword} is not a number")
+    return number
+
+
 class ReaderLost(Exception):
     """The process did not answer; the text says why. It may not have been the object's fault."""
 
@@ -341,7 +513,7 @@ class Inspector:
             raise OSError(found["error"], "the file cannot be read")
         return Inspected(**{**found, "patient": Patient(**found["patient"])})
 
-    def fresh(self) -> "Inspector":
+    def fresh(self) -> Inspector:
         """Another one with the same limits, for second tries."""
         return Inspector(self._limits)
 

@@ -37,17 +37,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from pydantic import TypeAdapter
 from pydicom.uid import UID
 
 from dicom_node.base import events, logs
-from dicom_node.base.config.settings import ListenerSettings, TlsSettings
 from dicom_node.base.dicom import dimse_n
+from dicom_node.base.durable import sync_folder
 from dicom_node.base.errors import ExitCode, FaultyReport, FaultyStep, SpoolError, SpoolFull
 from dicom_node.base.lifecycle import StepStatus
 from dicom_node.base.processes import ALIVE_SECONDS, show_life, signal_pipe
@@ -91,6 +90,7 @@ from dicom_node.receive.policy import (
     negotiate,
     policy_path,
     shown_uid,
+    with_tuples,
 )
 from dicom_node.receive.spool import (
     Arrival,
@@ -100,7 +100,6 @@ from dicom_node.receive.spool import (
     WaitingObjects,
     journal_folder,
     listener_lock,
-    sync_folder,
 )
 from dicom_node.receive.statuses import Rejection
 
@@ -126,9 +125,6 @@ class KnownStep:
     studies: tuple[str, ...]
     objects: tuple[str, ...] = ()
     has: tuple[str, ...] = ()
-
-
-_AS_JSON = TypeAdapter(KnownStep)
 
 
 class PerformedSteps:
@@ -168,7 +164,9 @@ class PerformedSteps:
             with (self._folder / "lock").open("a") as lock:  # for other processes and threads
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 try:
-                    known = _AS_JSON.validate_json(self._path(command.sop_instance_uid).read_bytes())
+                    text = self._path(command.sop_instance_uid).read_bytes()
+                    step_file = json.loads(text, object_hook=with_tuples)
+                    known = KnownStep(**{**step_file, "status": StepStatus(step_file["status"])})
                 except FileNotFoundError:
                     known = None
                 step = self._next(known, command, change, peer, fields)
@@ -191,7 +189,7 @@ class PerformedSteps:
         except FaultyStep as error:
             missing = error.tags if error.code == dimse_n.MISSING else ()
             return Answer(_STATUSES[error.code], str(error), missing=missing)
-        except (OSError, ValueError):  # the disk, or the file of another version
+        except (OSError, ValueError, LookupError, TypeError):  # the disk, or the file of another version
             return Answer(statuses.NOT_KEPT, "the step cannot be written")
 
     def _next(
@@ -229,7 +227,7 @@ class PerformedSteps:
         path = self._path(step.uid)
         temporary = path.with_name(f".{path.name}")
         with temporary.open("wb") as file:
-            file.write(_AS_JSON.dump_json(step))
+            file.write(json.dumps(asdict(step)).encode())
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -455,9 +453,11 @@ class StorageService:
     ) -> StoreRequest:
         """An object that is stored, or refused with the reason."""
         policy = self.policy.current()
-        request = StoreRequest(command, abstract_syntax, syntax, policy.listener.maximum_object_mib * 2**20)
+        request = StoreRequest(command, abstract_syntax, syntax, policy.maximum_object_mib * 2**20)
         unclear, full = statuses.CANNOT_UNDERSTAND, statuses.OUT_OF_RESOURCES
-        has_room = self._waiting.has_room(accepted.permission.peer, policy.spool)
+        has_room = self._waiting.has_room(
+            accepted.permission.peer, policy.waiting_objects, policy.waiting_mib
+        )
         for wrong, status, why in (
             (not accepted.permission.may_send, statuses.NOT_AUTHORISED, "this AE title may not send here"),
             (
@@ -675,7 +675,7 @@ class Association:
     """One connection. ``run`` is its thread; ``abort`` may be called by another one."""
 
     def __init__(self, service: StorageService, connection: socket.socket, address: str) -> None:
-        self._service, self._address, self._limits = service, address, service.policy.current().listener
+        self._service, self._address, self._limits = service, address, service.policy.current()
         self._socket = DeadlineSocket(
             connection, self._limits.acse_timeout_seconds, self._limits.network_timeout_seconds
         )
@@ -900,15 +900,15 @@ class Listener:
         self._policy_file = PolicyFile(policy_path(data_dir, place))
         policy = self._policy_file.current()
         self._listener_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
-        spool = Spool(data_dir / "spool", policy.spool.minimum_free_mib * 2**20, place)
+        spool = Spool(data_dir / "spool", policy.minimum_free_mib * 2**20, place)
         self._leftovers = spool.remove_leftovers()
         journal = JournalWriter(journal_folder(data_dir, place), self._listener_id)
         self._service = StorageService(self._policy_file, data_dir, spool, journal, self._listener_id)
-        self._tls = _ssl_context(policy.listener.tls)
+        self._tls = _ssl_context(policy.tls)
         self._applied = self._refused = policy
         self._associations: set[Association] = set()
         self._stopping = False
-        self._socket = _listen(policy.listener)
+        self._socket = _listen(policy)
         self._learn_addresses(policy)
         self._thread = threading.Thread(target=self._accept, name="listener", daemon=True)
 
@@ -939,7 +939,7 @@ class Listener:
         policy = self._policy_file.current()
         if policy is not self._applied:  # read again: also where only certificates were replaced
             try:
-                self._tls = _ssl_context(policy.listener.tls)
+                self._tls = _ssl_context(policy.tls)
                 logging.getLogger().setLevel(policy.log_level.upper())
                 self._learn_addresses(policy)
                 self._applied = policy
@@ -1005,7 +1005,7 @@ class Listener:
         ).start()
 
 
-def _listen(listener: ListenerSettings) -> socket.socket:
+def _listen(listener: AEPolicy) -> socket.socket:
     try:
         found = socket.getaddrinfo(
             listener.host or None, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -1025,15 +1025,16 @@ def _listen(listener: ListenerSettings) -> socket.socket:
         ) from None
 
 
-def _ssl_context(tls: TlsSettings | None) -> ssl.SSLContext | None:
+def _ssl_context(tls: tuple[str, str, str] | None) -> ssl.SSLContext | None:
     """BCP 195 (PS3.15 B.12): TLS 1.2 or newer; with CAs of our own, only clients that these certify."""
     if tls is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(tls.certificate, tls.private_key)
-    if tls.trusted:
-        context.load_verify_locations(tls.trusted)
+    certificate, private_key, trusted = tls
+    context.load_cert_chain(certificate, private_key)
+    if trusted:
+        context.load_verify_locations(trusted)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 

@@ -10,6 +10,7 @@ here.
 
 import contextlib
 import ipaddress
+import json
 import logging
 import os
 import re
@@ -18,18 +19,19 @@ import threading
 import time
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import TypeAdapter
 from pydicom.uid import UID_dictionary
 
-from dicom_node.base.config.settings import ListenerSettings, Settings, SpoolSettings
 from dicom_node.base.dicom import dimse_n
 from dicom_node.base.dicom.uids import TRANSFER_SYNTAXES, SyntaxKind
 from dicom_node.receive import limits, statuses
 from dicom_node.receive.messages import APPLICATION_CONTEXT, Contexts, Proposal, is_ae_title
+
+if TYPE_CHECKING:  # the listener starts without it
+    from dicom_node.base.config.settings import Settings
 
 _MINUTE = 60.0
 OTHERS = "others"
@@ -292,15 +294,28 @@ class AEPolicy:
     """All settings that the listener needs."""
 
     ae_titles: tuple[str, ...]
-    listener: ListenerSettings
-    spool: SpoolSettings
+    check_called_ae: bool
+    host: str
+    port: int
+    share_port: bool
+    tls: tuple[str, str, str] | None
+    """Paths of PEM files: certificate, its key, and CAs of which a client needs a certificate ("": none)."""
+    maximum_associations: int
+    maximum_object_mib: int
+    acse_timeout_seconds: float
+    network_timeout_seconds: float
+    further_storage_classes: tuple[str, ...]
+    minimum_free_mib: int
+    waiting_objects: int
+    waiting_mib: int
     peers: tuple[PeerPolicy, ...]
     log_level: str
     log_as_json: bool
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
+    def from_settings(cls, settings: "Settings") -> Self:
         """The part of the configuration that concerns the listener."""
+        listener, spool, tls = settings.listener, settings.spool, settings.listener.tls
         peers = tuple(
             PeerPolicy(
                 name=peer.name,
@@ -317,22 +332,34 @@ class AEPolicy:
             for peer in settings.peers
         )
         return cls(
-            ae_titles=(settings.node.ae_title, *settings.listener.further_ae_titles),
-            listener=settings.listener,
-            spool=settings.spool,
+            ae_titles=(settings.node.ae_title, *listener.further_ae_titles),
+            check_called_ae=listener.check_called_ae,
+            host=listener.host,
+            port=listener.port,
+            share_port=listener.share_port,
+            tls=(str(tls.certificate), str(tls.private_key), str(tls.trusted or "")) if tls else None,
+            maximum_associations=listener.maximum_associations,
+            maximum_object_mib=listener.maximum_object_mib,
+            acse_timeout_seconds=listener.acse_timeout_seconds,
+            network_timeout_seconds=listener.network_timeout_seconds,
+            further_storage_classes=listener.further_storage_classes,
+            minimum_free_mib=spool.minimum_free_mib,
+            waiting_objects=spool.waiting_objects,
+            waiting_mib=spool.waiting_mib,
             peers=peers,
             log_level=settings.node.log_level,
             log_as_json=settings.log.format == "json",
         )
 
     @classmethod
-    def from_json(cls, text: str) -> "AEPolicy":
-        """Read the output of ``to_json``. Raises ValueError for any other text."""
-        return _AS_JSON.validate_json(text)
+    def from_json(cls, text: str) -> Self:
+        """Read the output of ``to_json``. Raises ValueError, LookupError or TypeError for any other text."""
+        fields = json.loads(text, object_hook=with_tuples)
+        return cls(**{**fields, "peers": tuple(PeerPolicy(**peer) for peer in fields["peers"])})
 
     def to_json(self) -> str:
         """The policy as the text of ``policy.json``."""
-        return _AS_JSON.dump_json(self, indent=1).decode()
+        return json.dumps(asdict(self), indent=1)
 
     def write(self, path: Path) -> None:
         """Replace the file at once: a reader finds the old policy or the new one. Raises OSError.
@@ -360,7 +387,7 @@ class AEPolicy:
         if proposal.application_context != APPLICATION_CONTEXT:
             return statuses.APPLICATION_CONTEXT_NOT_SUPPORTED
         if not is_ae_title(proposal.called_ae) or (
-            self.listener.check_called_ae and proposal.called_ae not in self.ae_titles
+            self.check_called_ae and proposal.called_ae not in self.ae_titles
         ):
             return statuses.CALLED_AE_NOT_RECOGNISED
         calling, address = proposal.calling_ae.strip(), proposal.address
@@ -396,7 +423,7 @@ class AEPolicy:
         decoded = tuple(one.uid for one in TRANSFER_SYNTAXES if not one.is_encapsulated)
         supported = {
             VERIFICATION: decoded,
-            **dict.fromkeys(accepted_classes(self.listener.further_storage_classes), _SYNTAXES),
+            **dict.fromkeys(accepted_classes(self.further_storage_classes), _SYNTAXES),
         }
         granted = dict[str, tuple[bool, bool]]()
         scu, scp = roles.get(dimse_n.COMMITMENT_CLASS, (True, False))
@@ -416,7 +443,7 @@ class AEPolicy:
         peers, strangers never get more than half of the places.
         """
         number = sum(peer == permission.peer for peer, _ in open_ones)
-        most = self.listener.maximum_associations
+        most = self.maximum_associations
         if len(open_ones) >= most:
             return False
         if permission.peer:
@@ -431,7 +458,9 @@ def policy_path(data_dir: Path, place: str = "") -> Path:
     return data_dir / (f"policy-{place}.json" if place else "policy.json")
 
 
-_AS_JSON = TypeAdapter(AEPolicy)
+def with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object with its lists as tuples, as the fields of frozen classes are."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 class PolicyFile:
@@ -445,7 +474,7 @@ class PolicyFile:
     def current(self) -> AEPolicy:
         """The newest valid policy; if the file is broken, the previous policy stays in force.
 
-        Raises OSError or ValueError where there was none.
+        Raises OSError, ValueError, LookupError or TypeError where there was none.
         """
         try:
             status = self._path.stat()
@@ -454,7 +483,7 @@ class PolicyFile:
                 self._seen = identity
                 self._policy = AEPolicy.from_json(self._path.read_text(encoding="utf-8"))
                 _LOGGER.info("policy read")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, LookupError, TypeError) as error:
             if self._policy is None:
                 raise
             _LOGGER.error("%s cannot be read (%s): the policy before stays in force", self._path, error)

@@ -33,7 +33,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from dicom_node.base.config.settings import SpoolSettings
 from dicom_node.base.dicom.elements import META_BYTES, FileMeta, read_file_meta
 from dicom_node.base.dicom.uids import (
     IMPLEMENTATION_CLASS_UID,
@@ -41,19 +40,11 @@ from dicom_node.base.dicom.uids import (
     derived_uid,
     transfer_syntax,
 )
+from dicom_node.base.durable import sync_folder
 from dicom_node.base.errors import FaultyInput, FaultyObject, SpoolError, SpoolFull
 from dicom_node.base.events import Event, EventType, FieldValue, by_number
 
 _FILE_BYTES = 16 * 2**20
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable. It is opened each time: it may have been deleted and made again."""
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def journal_folder(data_dir: Path, place: str = "") -> Path:
@@ -628,20 +619,18 @@ class WaitingObjects:
             self._objects[mark] += 1
             self._bytes[mark] += size
 
-    def has_room(self, sender: str, limits: SpoolSettings) -> bool:
-        """Whether this sender has less waiting than ``waiting_objects`` and ``waiting_mib`` allow."""
+    def has_room(self, sender: str, objects: int, mib: int) -> bool:
+        """Whether fewer than ``objects`` of this sender wait, of less than ``mib`` MiB."""
         mark = mark_of(sender)
         with self._lock:
-            if self._is_over(mark, limits) and self._clock() - self._listed_at > _LIST_SECONDS:
+            if self._is_over(mark, objects, mib) and self._clock() - self._listed_at > _LIST_SECONDS:
                 # Under the lock: what is added meanwhile is counted twice at most.
                 self._objects, self._bytes = self._list()
                 self._listed_at = self._clock()
-            return not self._is_over(mark, limits)
+            return not self._is_over(mark, objects, mib)
 
-    def _is_over(self, mark: str, limits: SpoolSettings) -> bool:
-        return (
-            self._objects[mark] >= limits.waiting_objects or self._bytes[mark] >= limits.waiting_mib * 2**20
-        )
+    def _is_over(self, mark: str, objects: int, mib: int) -> bool:
+        return self._objects[mark] >= objects or self._bytes[mark] >= mib * 2**20
 
     def _list(self) -> tuple[Counter[str], Counter[str]]:
         objects, sizes = Counter[str](), Counter[str]()

@@ -60,8 +60,9 @@ from ai_pipeline.images.render import assesses
 from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.dicom.identity import COPIED
 from dicom_node.base.dicom.uids import Installation, derived_uid
+from dicom_node.base.durable import sync_folder
 from dicom_node.base.errors import ResultRefused
-from dicom_node.base.files import Files, sync_folder
+from dicom_node.base.files import Files
 from dicom_node.base.lifecycle import DEIDENTIFIED_FOLDER, ReaderVerdict, RejectionReason, ResultKind
 from dicom_node.results import gate
 from dicom_node.results.envelope import (

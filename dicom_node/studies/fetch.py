@@ -318,7 +318,9 @@ class Incoming:
         if not is_uid(sop_instance_uid):
             raise FaultyInput("it has no valid SOP Instance UID")
         check_taken(sop_class_uid, transfer_syntax_uid, self.sop_classes)
-        if not self._waiting.has_room(self._peer.name, self._settings.spool):
+        if not self._waiting.has_room(
+            self._peer.name, self._settings.spool.waiting_objects, self._settings.spool.waiting_mib
+        ):
             raise SpoolFull("too many objects of this peer wait to be indexed")
         arrival = Arrival(
             self._association,

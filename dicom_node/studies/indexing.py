@@ -30,7 +30,6 @@ from sqlalchemy.orm import Session
 
 from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.dicom.elements import CODING
 from dicom_node.base.dicom.identity import Patient, identity_sha256, patient_sha256
 from dicom_node.base.dicom.uids import role_of
 from dicom_node.base.errors import NodeError, NotAllowedNow, NotFound, NotInSpool, SpoolError, StoreAway
@@ -69,7 +68,7 @@ from dicom_node.base.store.transitions import (
     utc_now,
 )
 from dicom_node.jobs.queue import decide_study, forward_late
-from dicom_node.receive.inspection import Inspected, Inspector, ReaderLost, unread
+from dicom_node.receive.inspection import CODING, Inspected, Inspector, ReaderLost, unread
 from dicom_node.receive.spool import (
     Arrival,
     Spool,

@@ -600,7 +600,7 @@ class Instance(OfObject, OfReceipt, OfStudy, Numbered):
     role: Mapped[ObjectRole]
     pixels_sha256: Mapped[str] = mapped_column(String(64), default="")  # of the Pixel Data value as received
     identity_sha256: Mapped[str] = mapped_column(String(64))  # of patient and study attributes
-    header_sha256: Mapped[str] = mapped_column(String(64), default="")  # base.dicom.elements
+    header_sha256: Mapped[str] = mapped_column(String(64), default="")  # receive.inspection
     patient: Mapped[str] = mapped_column(Text, default="")  # model.identity.Patient: hashes of what it says
     attributes: Mapped[dict[str, Any]]  # keyword -> text of what rules may ask for; no name, no ID
     assumed_charset: Mapped[str] = mapped_column(default="")  # of its texts, where it names none itself

@@ -11,14 +11,15 @@ import sys
 from ai_pipeline import extras
 from ai_pipeline.models.engine import INFERENCE
 from dicom_node.base import logs
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import ExitCode
-from dicom_node.base.processes import give_way, given_settings, limit_memory, watch_parent
+from dicom_node.base.processes import give_way, limit_memory, settings_line, watch_parent
 from dicom_node.base.store.database import Database
 
 
 def main() -> int:
     """Work until SIGTERM, SIGINT, or until standard input (a pipe from the node) closes."""
-    loaded = given_settings()
+    loaded = Settings.model_validate_json(settings_line())
     if lacking := extras.missing():
         sys.stderr.write(f"{lacking}\n")
         return ExitCode.CONFIG

@@ -14,7 +14,6 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import UltrasoundImageStorage
 
-from dicom_node.base.config.settings import SpoolSettings
 from dicom_node.base.errors import SpoolError, SpoolFull
 from dicom_node.base.events import ASSOCIATION_ACCEPTED, ASSOCIATION_RELEASED, Event
 from dicom_node.receive.spool import (
@@ -341,7 +340,7 @@ def test_a_long_journal_goes_on_in_a_new_file_and_the_old_one_can_be_removed(
     assert [one.type for one in read_all(tmp_path, cursor)] == [ASSOCIATION_RELEASED]
 
 
-LIMITS = SpoolSettings(waiting_objects=3, waiting_mib=1)
+LIMITS = (3, 1)  # objects, MiB
 
 
 def put(folder: Path, sender: str, number: int, size: int = 10) -> Path:
@@ -369,7 +368,7 @@ def test_a_sender_with_too_many_objects_or_bytes_has_no_room_and_others_have(tmp
     put(tmp_path, "LARGE", 9, 2**20)
     waiting.add("LARGE", 2**20)
     for counts in (waiting, WaitingObjects(tmp_path)):  # what waited before a start counts
-        assert [counts.has_room(sender, LIMITS) for sender in ("FLOODER", "LARGE", "US1")] == [
+        assert [counts.has_room(sender, *LIMITS) for sender in ("FLOODER", "LARGE", "US1")] == [
             False,
             False,
             True,
@@ -384,11 +383,11 @@ def test_there_is_room_again_when_objects_were_indexed_and_the_folder_is_listed_
     paths = [put(tmp_path, "FLOODER", number) for number in range(3)]
     for _ in paths:
         waiting.add("FLOODER", 10)
-    assert not waiting.has_room("FLOODER", LIMITS)
+    assert not waiting.has_room("FLOODER", *LIMITS)
     paths[0].unlink()
-    assert not waiting.has_room("FLOODER", LIMITS), "listed a moment ago"
+    assert not waiting.has_room("FLOODER", *LIMITS), "listed a moment ago"
     now[0] += 1.1
-    assert waiting.has_room("FLOODER", LIMITS)
+    assert waiting.has_room("FLOODER", *LIMITS)
 
 
 def test_the_folder_is_not_listed_while_a_count_is_within_the_limits(tmp_path: Path) -> None:
@@ -397,5 +396,5 @@ def test_the_folder_is_not_listed_while_a_count_is_within_the_limits(tmp_path: P
     waiting = WaitingObjects(folder)
     folder.rmdir()  # a listing would fail
     for _ in range(2):
-        assert waiting.has_room("US1", LIMITS)
+        assert waiting.has_room("US1", *LIMITS)
         waiting.add("US1", 10)
