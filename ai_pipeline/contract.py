@@ -177,7 +177,7 @@ class Measurement:
     patient. ``statement``: the number in a reader's words, with its meaning; "" if the short result does not
     need it. ``error``: 95 % of two measurements of an unchanged patient differ by less
     (:func:`repeatability`), in the unit; None if it was not measured: then the number is not compared with an
-    earlier one.
+    earlier one. ``method`` as in :class:`MeasuredQuantity`.
     """
 
     source_uid: str
@@ -193,6 +193,7 @@ class Measurement:
     fetus: str = ""
     statement: str = ""
     error: float | None = None
+    method: Code | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value):
@@ -518,11 +519,15 @@ class PipelineOptions(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class MeasuredQuantity:
-    """A quantity that a pipeline measures; ``about``: what its lines show, as the end of a sentence."""
+    """A quantity that a pipeline measures; ``about``: what its lines show, as the end of a sentence.
+
+    ``method``: how it is measured, where its code leaves that open.
+    """
 
     name: str
     code: Code
     about: str = ""
+    method: Code | None = None
 
 
 @dataclass(frozen=True, slots=True)

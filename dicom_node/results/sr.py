@@ -384,13 +384,13 @@ def _measurement_group(report: Report, source: Source, tracked: TrackedMeasureme
     """
     measurement = tracked.measurement
     frames = _frames(source, measurement.frame)
-    read = measurement.model is None
+    read, method = measurement.model is None, coded(measurement.method) if measurement.method else None
     model = measurement.model or next(iter(report.context.models), None)
     number = Measurement(
         name=coded(measurement.quantity),
         value=measurement.value,
         unit=coded(measurement.unit),
-        method=OURS["READFROMIMAGE"] if read else None,
+        method=OURS["READFROMIMAGE"] if read else method,
         referenced_coordinates=[
             CoordinatesForMeasurement(
                 graphic_type=GraphicTypeValues.POLYLINE,
