@@ -40,6 +40,8 @@ class Code:
 # No concept of DCM or SCT says it: (113101, DCM, Clean Pixel Data Option) names a de-identification profile.
 BURNED_IN = Code("BURNED_IN", "99AINODE", "Burned-in annotation to remove")
 """Code of findings that say nothing of the patient: burned-in annotation that the policy removes."""
+OUTER_TO_OUTER = Code("OUTERTOOUTER", BURNED_IN.scheme, "From outer to outer edge of the skull")
+"""Method of a biparietal diameter; the concept of DICOM and LOINC leaves it open."""
 
 
 class Decision(StrEnum):

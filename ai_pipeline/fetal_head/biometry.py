@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from ai_pipeline.contract import (
-    BURNED_IN,
+    OUTER_TO_OUTER,
     Code,
     ImageHeader,
     MeasuredQuantity,
@@ -29,7 +29,6 @@ HEAD_CIRCUMFERENCE: Final = Code("11984-2", "LN", "Head Circumference")
 HEAD: Final = Code("69536005", "SCT", "Head")  # PS3.16 CID 4031, CID 7151
 MILLIMETRES: Final = Code("mm", "UCUM", "mm")
 PIXELS: Final = Code("{pixels}", "UCUM", "pixels")
-OUTER_TO_OUTER: Final = Code("OUTERTOOUTER", BURNED_IN.scheme, "From outer to outer edge of the skull")
 MEASURES: Final = (
     MeasuredQuantity("Head circumference", HEAD_CIRCUMFERENCE),
     MeasuredQuantity(

@@ -214,8 +214,8 @@ class Outliner:
 
 
 RAGGED = 0.9
-"""Area of an outline over that of its convex hull below which it is refused. On the 133 validation frames 4 % of
-the outlines drawn by hand are below it, and 5 of 103 of the network's: their mean Dice is .68, that of the
+"""Area of an outline over that of its convex hull below which it is refused. On the 133 validation frames 4 %
+of the outlines drawn by hand are below it, and 5 of 103 of the network's: their mean Dice is .68, that of the
 others .84."""
 ANECHOIC = 1 / 3
 """Median grey level inside a cyst over that around it, at most, of a cyst that is called simple: 7 of the 8

@@ -240,7 +240,9 @@ _ENDS: Mapping[JobState, events.EventType] = {
 
 def enqueue(session: Session, job: Job) -> None:
     """Add a job with its turn and its event; workers see it when the caller's transaction commits."""
-    job.turn_at = job.run_at + min(timedelta(seconds=OVERTAKING * (job.cost_seconds or 0.0)), LONGEST_OVERTAKEN)
+    job.turn_at = job.run_at + min(
+        timedelta(seconds=OVERTAKING * (job.cost_seconds or 0.0)), LONGEST_OVERTAKEN
+    )
     if (job.priority or 0) < 0:  # 1 STAT, 0 routine, -1 low
         job.turn_at += LOW
     session.add(job)

@@ -66,6 +66,7 @@ from dicom_node.base.lifecycle import DEIDENTIFIED_FOLDER, ReaderVerdict, Reject
 from dicom_node.results import gate
 from dicom_node.results.envelope import (
     OURS,
+    RULE_STEP,
     SERIES_NUMBERS,
     UTF8,
     BuiltObject,
@@ -130,9 +131,21 @@ def build(
     cleaned image), DecodedDifferently, and PixelError if the source of a picture does not decode.
     """
     report = report_of(context, as_judged(read_sources(sources), result.views), result)
-    builder = ResultBuilder(context)
+    no_call = context.no_call
+    if no_call is None:
+        no_call = frozenset({ResultKind.CLEANED})
+        if any(assesses(image.findings, image.measurements) for image in report.images):
+            no_call |= {ResultKind.SR}
+    builder, has_call = ResultBuilder(context), any(image.has_call for image in report.images)
+    # The node has a report of every job; a peer too if it replaces one there, or images are missing.
+    is_sent = has_call or report.incomplete or bool(context.supersedes)
+    if not has_call:
+        builder.kinds &= no_call | {ResultKind.SR}
     builder.add_report(report, (*_boxed(context, report.images), *report.parts), report.parts)
+    if not is_sent and ResultKind.SR not in no_call:
+        builder.built = [replace(one, kept=True) for one in builder.built]
     for image in report.images:
+        builder.kinds = context.kinds if image.has_call else context.kinds & no_call
         builder.add_image(report, image)
     return builder.built
 
@@ -167,7 +180,9 @@ class ResultBuilder:
     """Builds the objects of one job, one after the other."""
 
     def __init__(self, context: ResultContext) -> None:
-        self.context = context
+        self.context, self.kinds = context, context.kinds
+        """``kinds``: those that are wanted now."""
+
         self.built: list[BuiltObject] = []
 
     def add(
@@ -185,7 +200,7 @@ class ResultBuilder:
         ``of_series`` tell apart several objects, or series, of one kind. ``sop_class_uid``: of a kind that
         has several.
         """
-        if kind not in self.context.kinds:
+        if kind not in self.kinds:
             return
         one = described(self.context, kind, sop_class_uid or _CLASSES[kind], sources, parts, of_series)
         if not self.context.exists(one.sop_instance_uid):
@@ -232,7 +247,7 @@ class ResultBuilder:
         below = image.cleaned if report.drawn_on == "cleaned" else None
         if below is not None or report.drawn_on == "source":
             # Drawn on the source, or on the cleaned image below the drawing.
-            shows_cleaned = ResultKind.CLEANED in context.kinds and bool(cleaned)
+            shows_cleaned = ResultKind.CLEANED in self.kinds and bool(cleaned)
             if reported(context, image.findings) or not shows_cleaned or assesses((), image.measurements):
                 self.add(ResultKind.SC, [source], partial(build_annotated, report, image, below), parts)
             mapped = [one for one in image.findings if one.evidence and one.decision is not Decision.ABSENT]
@@ -249,7 +264,7 @@ class ResultBuilder:
                 cleaned_class(frames_of(source, one)),
             )
         for mask in masks:
-            if ResultKind.SEG in context.kinds and not is_empty(mask):
+            if ResultKind.SEG in self.kinds and not is_empty(mask):
                 self.add(ResultKind.SEG, [source], partial(build_segmentation, context, source, mask))
         for outlines in image.of_kind(ImageKind.ORGANS):
             make = partial(build_organs, context, source, outlines)
@@ -415,7 +430,7 @@ def build_assessment(
         evidence=[without_identity(about)],
         content=content,
         series_instance_uid=series_uid,
-        series_number=SERIES_NUMBERS[ResultKind.ASSESSMENT],
+        series_number=_beside(about, ResultKind.ASSESSMENT),
         sop_instance_uid=document_uid(context, "assessment", *parts),
         instance_number=1,
         is_complete=True,
@@ -460,6 +475,11 @@ def build_assessment(
     built = built_document(document, context, ResultKind.ASSESSMENT, about, former)
     gate.check_assessment(built.data or b"", document, about)
     return built
+
+
+def _beside(result: Dataset, kind: ResultKind) -> int:
+    """The series number of this kind among those of the rule that has made ``result``."""
+    return int(result.SeriesNumber) // RULE_STEP * RULE_STEP + SERIES_NUMBERS[kind] % RULE_STEP
 
 
 def _text(value: str) -> TextContentItem:
@@ -509,7 +529,7 @@ def build_rejection(
         evidence=[without_identity(one) for one in objects],
         content=content,
         series_instance_uid=derived_uid("rejection series", *parts),
-        series_number=SERIES_NUMBERS[ResultKind.REJECTION],
+        series_number=_beside(first, ResultKind.REJECTION),
         sop_instance_uid=document_uid(context, "rejection", *parts),
         instance_number=1,
         transfer_syntax_uid=ExplicitVRLittleEndian,

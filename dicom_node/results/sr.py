@@ -164,12 +164,6 @@ def build_document(report: Report, uid: str) -> Dataset:
             _image_library(report),
             measurements,
             *further,
-            # What the weights and cards of the models can be checked by.
-            *(
-                _text(codes.DCM.Comment, f"{model.id} {model.version}: {what} sha256 {digest}")
-                for model in context.models
-                for what, digest in (("weights", model.sha256), ("card", model.card_sha256))
-            ),
         ]
     )
     replaced = stand_in_of(
