@@ -371,26 +371,10 @@ class SourceImage(Protocol):
 class ImageKind(StrEnum):
     """The kinds of derived pictures that a pipeline may return."""
 
-    ANNOTATED = "annotated"
     CLEANED = "cleaned"
-    PROCESSED = "processed"  # a cleaned one, changed further
     MASK = "mask"
     HEATMAP = "heatmap"
     ORGANS = "organs"
-
-
-@dataclass(frozen=True, slots=True)
-class Processing:
-    """A further processing of a cleaned image; its pictures get a series of their own.
-
-    ``name``: one word that tells it from the others; ``title``: a reader's words, such as "less speckle";
-    ``code``: PS3.16 CID 7203; ``caution``: a use that the picture is not meant for.
-    """
-
-    name: str
-    title: str
-    code: Code
-    caution: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -413,12 +397,6 @@ class DerivedImage:
     models: tuple[ModelRef, ...] = ()
     outside_sha256: str = ""
     organs: tuple[Code, ...] = ()
-    processing: Processing | None = None
-
-    @property
-    def name(self) -> str:
-        """One word for the picture: its kind, or the name of its further processing."""
-        return self.processing.name if self.processing else self.kind.value
 
 
 @dataclass(frozen=True, slots=True)

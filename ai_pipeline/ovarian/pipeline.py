@@ -11,7 +11,7 @@ evaluation measures what runs.
 
 import math
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -349,11 +349,9 @@ class Ovarian:
         scores: list[Scores] = []
         readings: list[Reading] = []
         failures: list[CleaningFailed] = []
-        seconds: defaultdict[str, float] = defaultdict(float)
         began = time.perf_counter()
         for number, image in enumerate(images):
             report(number / len(images), "ovary")
-            start = time.perf_counter()
             try:
                 cleaned = clean(image, report, tools=shared_tools(self._models_dir, self._device_rules))
             except CleaningFailed as failure:
@@ -361,8 +359,6 @@ class Ovarian:
                 text = f"no cleaned picture: {failure}"
                 notes.append(QualityNote("cleaning_failed", text, image.uid, places=failure.places))
                 continue
-            seen = time.perf_counter()
-            seconds["clean"] += seen - start
             # Where nothing was filled the picture is the cleaned one.
             classifier, outliner, _ = self._models()
             analysis = self._analyse(image).analysis
@@ -374,7 +370,6 @@ class Ovarian:
                 outline = outliner.outline(analysis)
             shares = [float(removed[one.mask].mean()) for one in (before, outline) if one.mask is not None]
             frame = _CleanedFrame(grey_of(picture), analysis, outline, max(shares, default=0.0))
-            seconds["model"] += time.perf_counter() - seen
             found = self._findings(image, frame, wanted)
             findings += found
             pictures += [cleaned.image, cleaned.mask, *self._outlines(image, found, frame.outline, wanted)]
@@ -388,12 +383,11 @@ class Ovarian:
         names = ("whether a lesion is benign", "size", "blood flow")
         notes.append(QualityNote(summary.NOT_ASSESSED, f"{NOT_ASSESSED}.", names=names))
         report(1.0, "ovary")
-        seconds["total"] = time.perf_counter() - began
         return PipelineResult(
             tuple(findings),
             tuple(pictures),
             tuple(notes),
-            dict(seconds),
+            {"total": time.perf_counter() - began},
             self.models(),
             scores=tuple(scores),
             readings=tuple(readings),

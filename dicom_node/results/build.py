@@ -105,7 +105,7 @@ from dicom_node.results.pictures import (
     cleaned_class,
     frames_of,
     is_empty,
-    series_parts,
+    modality_of,
     summary_of,
 )
 from dicom_node.results.report import ImageReport, Report, failure_of, report_of, reported
@@ -254,14 +254,13 @@ class ResultBuilder:
             for rank, finding in enumerate(mapped, start=1):
                 make = partial(build_heatmap, context, source, finding, rank, below)
                 self.add(ResultKind.HEATMAP, [source], make, (str(rank),))
-        for one in (*cleaned, *(one for one in image.images if one.processing)):
+        for one in cleaned:
             self.add(
                 ResultKind.CLEANED,
                 [source],
                 partial(build_cleaned, context, source, one, next(iter(masks), None)),
-                (one.name,) if one.processing else (),
-                series_parts(source, one),
-                cleaned_class(frames_of(source, one)),
+                of_series=(modality_of(source),),
+                sop_class_uid=cleaned_class(frames_of(source, one)),
             )
         for mask in masks:
             if ResultKind.SEG in self.kinds and not is_empty(mask):

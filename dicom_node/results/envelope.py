@@ -1188,8 +1188,8 @@ _SERIES_NAMES: Final = {
 RULE_STEP: Final = 100
 """Between the series numbers of two rules of a study."""
 # From 9001 on, above the numbers that modalities give: results are listed behind the series of the study.
-OUTLINES_SERIES_NUMBER, PROCESSED_SERIES_NUMBER = 9010, 9011
-"""Of outlined organs, and of cleaned images that were processed further: in series of their own."""
+OUTLINES_SERIES_NUMBER: Final = 9010
+"""Of outlined organs: in a series of their own."""
 SERIES_NUMBERS: Final = {
     **{kind: number for number, kind in enumerate(_SERIES_NAMES, start=9001)},
     ResultKind.PDF: 9012,

@@ -77,7 +77,6 @@ from dicom_node.results.envelope import (
     ORIENTATION_FOR_HIGHDICOM,
     OURS,
     OUTLINES_SERIES_NUMBER,
-    PROCESSED_SERIES_NUMBER,
     ResultContext,
     Source,
     coded,
@@ -726,7 +725,7 @@ _CINE: Final = (
 def build_cleaned(
     context: ResultContext, source: Source, image: DerivedImage, mask: DerivedImage | None, uid: str
 ) -> Dataset:
-    """The cleaned picture of one source, or another processed picture in a series of its own.
+    """The cleaned picture of one source.
 
     Raises ResultRefused unless the cleaning was verified.
 
@@ -737,9 +736,7 @@ def build_cleaned(
     if not image.verified:
         raise ResultRefused("the cleaned image was not verified to be free of legible text: it stays here")
     frames = frames_of(source, image)
-    arguments = header_arguments(
-        context, ResultKind.CLEANED, source, uid, source.number, *series_parts(source, image)
-    )
+    arguments = header_arguments(context, ResultKind.CLEANED, source, uid, source.number, modality_of(source))
     if len(frames) == 1:
         picture = _still(source, image, frames[0], arguments)
     else:
@@ -750,7 +747,6 @@ def build_cleaned(
         _derivation(image, context, source.stored.by_hand),
         # CID 7203 has no inpainting; this code says that pixels under a mask were set.
         codes.DCM.PixelByPixelMask,
-        *([coded(image.processing.code)] if image.processing else []),
     )
     set_values(
         picture,
@@ -766,12 +762,7 @@ def build_cleaned(
     regions = source.header.get("SequenceOfUltrasoundRegions") or []
     if untouched := [deepcopy(region) for region in regions if _is_untouched(region, changed)]:
         picture.SequenceOfUltrasoundRegions = untouched
-    whole = complete(picture, context, ResultKind.CLEANED, [source])
-    if image.processing:
-        name = series_description(context, ResultKind.CLEANED, f"AI cleaned, {image.processing.title}")
-        number = PROCESSED_SERIES_NUMBER + context.series_offset
-        set_values(whole, SeriesNumber=number, SeriesDescription=name)
-    return whole
+    return complete(picture, context, ResultKind.CLEANED, [source])
 
 
 def filled(source: Source, mask: DerivedImage) -> npt.NDArray[np.bool_]:
@@ -797,21 +788,12 @@ def _is_untouched(region: Dataset, changed: npt.NDArray[np.bool_]) -> bool:
 
 def _derivation(image: DerivedImage, context: ResultContext, by_hand: str) -> str:
     """Derivation Description (0028,2111), VR ST: 1,024 characters."""
-    if image.processing:
-        ours = ", ".join(f"model {model.id} version {model.version}" for model in image.models[-1:])
-        what = f"AI: {image.description} by {ours}, {image.processing.caution}"
-        return f"{what}; burned-in text was removed before. {disclaimer(context)}"[:1024]
     proof = f" SHA-256 outside the mask: {image.outside_sha256}." if image.outside_sha256 else ""
     marked = f" {by_hand}." if by_hand else ""
     return (
         f"AI: {image.description} inpainted, not for measurement; verified that no text is left that had "
         f"to go.{marked}{proof} {disclaimer(context)}"
     )[:1024]
-
-
-def series_parts(source: Source, image: DerivedImage) -> tuple[str, ...]:
-    """The parts of the series UID that separate cleaned pictures from the other series of the study."""
-    return (modality_of(source), *([image.name] if image.processing else []))
 
 
 def modality_of(source: Source) -> str:
