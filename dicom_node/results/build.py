@@ -133,14 +133,12 @@ def build(
     report = report_of(context, as_judged(read_sources(sources), result.views), result)
     no_call = context.no_call
     if no_call is None:
-        no_call = frozenset({ResultKind.CLEANED})
-        if any(assesses(image.findings, image.measurements) for image in report.images):
-            no_call |= {ResultKind.SR}
+        says = any(assesses(image.findings, image.measurements) for image in report.images)
+        no_call = frozenset({ResultKind.CLEANED, ResultKind.SR} if says else {ResultKind.CLEANED})
     builder, has_call = ResultBuilder(context), any(image.has_call for image in report.images)
     # The node has a report of every job; a peer too if it replaces one there, or images are missing.
     is_sent = has_call or report.incomplete or bool(context.supersedes)
-    if not has_call:
-        builder.kinds &= no_call | {ResultKind.SR}
+    builder.kinds = context.kinds if has_call else context.kinds & (no_call | {ResultKind.SR})
     builder.add_report(report, (*_boxed(context, report.images), *report.parts), report.parts)
     if not is_sent and ResultKind.SR not in no_call:
         builder.built = [replace(one, kept=True) for one in builder.built]

@@ -233,11 +233,9 @@ def _annotations(
         if len(here) > 1:  # the name of a single one is in the lines
             names = [_label(one) for one in here]
             yield GraphicAnnotation([image], texts, referenced_frame_number=number, text_objects=names)
-    said = [report.lines[0].replace("AI:", "AI, not for diagnostic use:", 1), *report.lines[1:2]]
-    said = [line for line in said if "ot assessed" not in line]
-    words = textwrap.wrap(
-        " ".join([*said, *further_numbers(report)]), _LINE_LETTERS, max_lines=2, placeholder=" …"
-    )
+    said = [line for line in report.lines if not line.startswith("Not assessed")]
+    whole = " ".join([*said, *further_numbers(report)]).replace("AI:", "AI, not for diagnostic use:", 1)
+    words = textwrap.wrap(whole, _LINE_LETTERS, max_lines=2, placeholder=" …")
     # VR ST: lines end with CR LF (PS3.5 6.1.3).
     place = min(_EDGES, key=partial(_letters_in, report.source.stored.image.display()))
     text = TextObject("\r\n".join(words), units="DISPLAY", bounding_box=place, text_justification="CENTER")

@@ -116,11 +116,8 @@ def series_began(session: Session, study_id: int, series_instance_uid: str) -> d
 
 def place_of_rule(session: Session, study_id: int, rule: str) -> int:
     """How many other rules took the study before this one."""
-    first = func.min(Job.id)
-    rules = session.scalars(
-        select(Job.rule).where(Job.study_id == study_id).group_by(Job.rule).order_by(first)
-    )
-    return list(rules).index(rule)
+    rules = select(Job.rule).where(Job.study_id == study_id).group_by(Job.rule).order_by(func.min(Job.id))
+    return list(session.scalars(rules)).index(rule)
 
 
 def add(session: Session, row: Result) -> Result:

@@ -258,7 +258,7 @@ def test_of_classes_that_exclude_each_other_one_is_suggested_or_none() -> None:
 def test_burned_in_annotation_and_research_say_nothing_of_the_patient() -> None:
     burned, hidden = finding("Burned-in text", code=BURNED_IN), finding("Cancer", research_only=True)
     assert short_result([burned], [], []) == (
-        "AI: burned-in annotation found; this AI does not assess the image.",
+        "AI: burned-in annotation found; nothing else was looked for here.",
     )
     assert "ancer" not in str(short_result([burned, hidden], [], []))
 
