@@ -131,19 +131,19 @@ def build(
     cleaned image), DecodedDifferently, and PixelError if the source of a picture does not decode.
     """
     report = report_of(context, as_judged(read_sources(sources), result.views), result)
-    no_call = context.no_call
-    if no_call is None:
-        says = any(assesses(image.findings, image.measurements) for image in report.images)
-        no_call = frozenset({ResultKind.CLEANED, ResultKind.SR} if says else {ResultKind.CLEANED})
+    quiet = frozenset({ResultKind.SR, ResultKind.CLEANED}) if context.no_call is None else context.no_call
+    says = any(assesses(image.findings, image.measurements) for image in report.images)
     builder, has_call = ResultBuilder(context), any(image.has_call for image in report.images)
     # The node has a report of every job; a peer too if it replaces one there, or images are missing.
-    is_sent = has_call or report.incomplete or bool(context.supersedes)
-    builder.kinds = context.kinds if has_call else context.kinds & (no_call | {ResultKind.SR})
+    builder.kinds = context.kinds if has_call else context.kinds & (quiet | {ResultKind.SR})
     builder.add_report(report, (*_boxed(context, report.images), *report.parts), report.parts)
-    if not is_sent and ResultKind.SR not in no_call:
-        builder.built = [replace(one, kept=True) for one in builder.built]
+    if not (has_call or report.incomplete or context.supersedes):
+        not_beside = frozenset() if says or context.no_call is not None else frozenset({ResultKind.CLEANED})
+        if ResultKind.SR not in quiet:
+            not_beside = frozenset(ResultKind)
+        builder.built = [replace(one, not_beside=not_beside) for one in builder.built]
     for image in report.images:
-        builder.kinds = context.kinds if image.has_call else context.kinds & no_call
+        builder.kinds = context.kinds if image.has_call else context.kinds & quiet
         builder.add_image(report, image)
     return builder.built
 

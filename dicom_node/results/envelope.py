@@ -190,9 +190,9 @@ class ResultContext:
     built before; then it is named, not built again. ``series_began(uid)``: when the first job with results in
     the series with this Series Instance UID analysed its images; None: the series is new. ``previous``:
     earlier images to compare with, by SOP Instance UID; ``study_day``: the date of this study.
-    ``no_call``: kinds of results of images without a call; None: the report and cleaned images, of a job that
-    only cleans the cleaned images. ``series_offset``: added to all series numbers, so that those of two rules
-    of a study differ.
+    ``no_call``: kinds of results of images without a call; None: the report and cleaned images, of mere
+    cleaning the cleaned images, or the report for peers that do not take them. ``series_offset``: added to
+    all series numbers, so that those of two rules of a study differ.
     """
 
     pipeline: str
@@ -254,7 +254,8 @@ class BuiltObject:
 
     ``deidentified``: only for destinations that must not know the patient, in this ``pseudonym_domain``.
     ``burned_in_boxes``: for destinations that want such boxes (True) or do not (False); None: for both.
-    ``charset``: for destinations with this ``charset``; None: for all. ``kept``: for the node alone.
+    ``charset``: for destinations with this ``charset``; None: for all. ``not_beside``: a peer that
+    takes one of these kinds does not get it.
     """
 
     kind: ResultKind
@@ -267,7 +268,7 @@ class BuiltObject:
     pseudonym_domain: str = ""
     burned_in_boxes: bool | None = None
     charset: Literal["utf8", "source"] | None = None
-    kept: bool = False
+    not_beside: frozenset[ResultKind] = frozenset()
 
 
 _IMAGE_KEYWORDS: Final = (

@@ -787,7 +787,7 @@ class ResultWriter:
 def _gets(peer: PeerSettings, item: BuiltObject) -> bool:
     """Whether a peer can show this kind of object, and wants these pseudonyms, boxes and characters."""
     return (
-        not item.kept
+        item.not_beside.isdisjoint(peer.results)
         and item.kind in peer.results
         and item.pseudonym_domain == (peer.pseudonym_domain or "")
         and item.burned_in_boxes in (None, peer.burned_in_boxes)

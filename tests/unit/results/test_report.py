@@ -807,6 +807,7 @@ def withheld(uid: str) -> QualityNote:
     ("found", "no_call", "sent"),
     [
         ((burned,), None, {"cleaned"}),
+        ((absent, burned), None, {"sr", "cleaned"}),
         ((burned,), {"sr", "cleaned"}, {"sr", "cleaned"}),
         ((absent,), None, {"sr", "cleaned"}),
         ((absent,), set(), set()),
@@ -827,7 +828,7 @@ def test_without_a_call_only_what_the_rule_names_is_sent(
         no_call=None if no_call is None else frozenset(map(ResultKind, no_call)),
     )
     made = build(quiet, [one], result)
-    assert {item.kind.value for item in made if not item.kept} == sent
+    assert {item.kind.value for item in made if ResultKind.CLEANED not in item.not_beside} == sent
     assert "sr" in {item.kind.value for item in made}, "the node has a report of each job"
 
 
