@@ -40,6 +40,8 @@ class Code:
 # No concept of DCM or SCT says it: (113101, DCM, Clean Pixel Data Option) names a de-identification profile.
 BURNED_IN = Code("BURNED_IN", "99AINODE", "Burned-in annotation to remove")
 """Code of findings that say nothing of the patient: burned-in annotation that the policy removes."""
+OUTER_TO_OUTER = Code("OUTERTOOUTER", BURNED_IN.scheme, "From outer to outer edge of the skull")
+"""Method of a biparietal diameter; the concept of DICOM and LOINC leaves it open."""
 
 
 class Decision(StrEnum):
@@ -177,7 +179,7 @@ class Measurement:
     patient. ``statement``: the number in a reader's words, with its meaning; "" if the short result does not
     need it. ``error``: 95 % of two measurements of an unchanged patient differ by less
     (:func:`repeatability`), in the unit; None if it was not measured: then the number is not compared with an
-    earlier one.
+    earlier one. ``method`` as in :class:`MeasuredQuantity`.
     """
 
     source_uid: str
@@ -193,6 +195,7 @@ class Measurement:
     fetus: str = ""
     statement: str = ""
     error: float | None = None
+    method: Code | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value):
@@ -368,26 +371,10 @@ class SourceImage(Protocol):
 class ImageKind(StrEnum):
     """The kinds of derived pictures that a pipeline may return."""
 
-    ANNOTATED = "annotated"
     CLEANED = "cleaned"
-    PROCESSED = "processed"  # a cleaned one, changed further
     MASK = "mask"
     HEATMAP = "heatmap"
     ORGANS = "organs"
-
-
-@dataclass(frozen=True, slots=True)
-class Processing:
-    """A further processing of a cleaned image; its pictures get a series of their own.
-
-    ``name``: one word that tells it from the others; ``title``: a reader's words, such as "less speckle";
-    ``code``: PS3.16 CID 7203; ``caution``: a use that the picture is not meant for.
-    """
-
-    name: str
-    title: str
-    code: Code
-    caution: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -410,12 +397,6 @@ class DerivedImage:
     models: tuple[ModelRef, ...] = ()
     outside_sha256: str = ""
     organs: tuple[Code, ...] = ()
-    processing: Processing | None = None
-
-    @property
-    def name(self) -> str:
-        """One word for the picture: its kind, or the name of its further processing."""
-        return self.processing.name if self.processing else self.kind.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -518,11 +499,15 @@ class PipelineOptions(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class MeasuredQuantity:
-    """A quantity that a pipeline measures; ``about``: what its lines show, as the end of a sentence."""
+    """A quantity that a pipeline measures; ``about``: what its lines show, as the end of a sentence.
+
+    ``method``: how it is measured, where its code leaves that open.
+    """
 
     name: str
     code: Code
     about: str = ""
+    method: Code | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ UNSURE: Final = "unsure"
 """Name of the note on an image on which a model excludes nothing."""
 NOT_ASSESSED: Final = "not assessed"
 """Name of the note whose ``names`` nobody looked for."""
-NOTHING: Final = "nothing stated about this image."
+NOTHING: Final = "this analysis states nothing about this image."
 HIGH: Final = "high certainty"
 """Certainty of calls of which at least nine of ten are right."""
 RIGHT_HALF, RIGHT_MOSTLY = 0.5, 0.9
@@ -140,7 +140,7 @@ def _without_patient(findings: Sequence[Finding]) -> str:
         return NOTHING
     absent = [one.name for one in findings if one.decision is Decision.ABSENT]
     seen = f"no {absent[0].lower()} found" if absent else "burned-in annotation found"
-    return f"{seen}; this AI does not assess the image."
+    return f"{seen}; nothing else was looked for here."
 
 
 def _line(sentences: Sequence[_Sentence]) -> str:

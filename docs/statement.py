@@ -51,7 +51,6 @@ from dicom_node.results import envelope
 from dicom_node.results.envelope import (
     OURS,
     OUTLINES_SERIES_NUMBER,
-    PROCESSED_SERIES_NUMBER,
     SCHEME,
     SERIES_NUMBERS,
 )
@@ -113,7 +112,6 @@ def kinds_of_result() -> str:
     """Every kind of result with its Series Numbers."""
     further = {
         ResultKind.SEG: f", {OUTLINES_SERIES_NUMBER}",
-        ResultKind.CLEANED: f", {PROCESSED_SERIES_NUMBER}",
     }
     rows = [
         (f"`{kind}`", _KINDS[kind], f"{SERIES_NUMBERS[kind]}{further.get(kind, '')}") for kind in SOP_CLASSES

@@ -13,9 +13,9 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 from typing import Any, cast
 
@@ -391,7 +391,7 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
         np.concatenate([image.stored(index) for index in sampled]),
         np.concatenate([image.display(index) for index in sampled]),
     )
-    plan = _plan_cine(image, sampled, tables, verifier, graphics=graphics)
+    plan = _plan_cine(image, sampled, tables, verifier, report, graphics=graphics)
     read_in = image.display(sampled[0])
     first = image.stored(0)
     frames = on_disk((count, *first.shape), first.dtype)
@@ -401,9 +401,11 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
     refilled: list[Box] = []
     widened = blacked_out = 0
     for start in range(0, count, WINDOW):
-        report(start / count, f"frame {start + 1} of {count}")
+        # Also between the readings of a window, which take seconds each: others may run meanwhile.
+        step = partial(report, start / count, f"frame {start + 1} of {count}")
+        step()
         indices = range(start, min(start + WINDOW, count))
-        window = _CineWindow(image, indices, plan, read_in, tables, verifier, graphics=graphics)
+        window = _CineWindow(image, indices, plan, read_in, tables, verifier, step, graphics=graphics)
         if graphics:
             window.find_late_drawings()
         window.find_faint_writing()
@@ -441,7 +443,7 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
 class _CineWindow(Window):
     """Some consecutive frames, cleaned together: a pixel masked in one is filled in all of them.
 
-    ``read_in``: the picture in which the text that stays was read.
+    ``read_in``: the picture in which the text that stays was read. ``step`` is called between readings.
     """
 
     def __init__(
@@ -452,13 +454,14 @@ class _CineWindow(Window):
         read_in: Picture,
         tables: DisplayTables,
         verifier: Verifier,
+        step: Callable[[], None],
         *,
         graphics: bool,
     ) -> None:
         sources = [image.stored(index) for index in indices]
         # Not the learned inpainter: it takes half a second a frame (2.0 frames/s against 8 and more).
         super().__init__(sources, plan, tables, verifier, PLAIN)
-        self._indices, self._graphics = indices, graphics
+        self._indices, self._graphics, self._step = indices, graphics, step
         self._pictures: list[Picture] = []
         if plan.kept.any():  # text stays where all of these frames show it unchanged
             differs: Mask = np.zeros(plan.kept.shape, np.bool_)
@@ -537,22 +540,34 @@ class _CineWindow(Window):
         ]
         # Which frames are outlying depends on what is filled: they are read whole.
         views += [(pictures[index], FINEST, [None], False) for index in _outlying_frames(pictures, self.mask)]
-        return [
-            one.box
-            for view, scale, boxes, upright in views
-            for box in boxes
-            for one in candidates_of(view, self.verifier.tools.reader, scale, measured, box, upright=upright)
-            if self.verifier.is_residue(one, self.mask, self.plan, self.kept)
-        ]
+        found: list[TextBox] = []
+        for view, scale, boxes, upright in views:
+            self._step()
+            found += [
+                one.box
+                for box in boxes
+                for one in candidates_of(
+                    view, self.verifier.tools.reader, scale, measured, box, upright=upright
+                )
+                if self.verifier.is_residue(one, self.mask, self.plan, self.kept)
+            ]
+        return found
 
 
 def _plan_cine(
-    image: SourceImage, indices: list[int], tables: DisplayTables, verifier: Verifier, *, graphics: bool
+    image: SourceImage,
+    indices: list[int],
+    tables: DisplayTables,
+    verifier: Verifier,
+    report: Progress,
+    *,
+    graphics: bool,
 ) -> RemovalPlan:
     """Plan from a few frames: text counts from any of them, drawings only where they do not move."""
     pictures = [image.display(index) for index in indices]
     plans = []
     for index, picture in zip(indices, pictures, strict=True):
+        report(0.0, f"searching frame {index + 1}")
         views = [picture, *tables.views(image.stored(index))[1:]]
         plans.append(plan_views(views, image.header, verifier, graphics=graphics))
     banner = cast(Mask, np.logical_or.reduce([plan.banner for plan in plans]))

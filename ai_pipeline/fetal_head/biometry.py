@@ -2,7 +2,7 @@
 
 By ISUOG's guideline for biometry (L. Salomon et al., Ultrasound Obstet Gynecol 2019): the ellipse runs along
 the outside of the skull. Its short axis is the biparietal diameter from outer to outer edge, which is a
-skull's thickness more than from outer to inner edge.
+skull's thickness more than from outer to inner edge; the name and a coded method say so.
 """
 
 from dataclasses import replace
@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from ai_pipeline.contract import (
+    OUTER_TO_OUTER,
     Code,
     ImageHeader,
     MeasuredQuantity,
@@ -30,7 +31,9 @@ MILLIMETRES: Final = Code("mm", "UCUM", "mm")
 PIXELS: Final = Code("{pixels}", "UCUM", "pixels")
 MEASURES: Final = (
     MeasuredQuantity("Head circumference", HEAD_CIRCUMFERENCE),
-    MeasuredQuantity("Biparietal diameter", Code("11820-8", "LN", "Biparietal Diameter")),
+    MeasuredQuantity(
+        "BPD (outer-outer)", Code("11820-8", "LN", "Biparietal Diameter"), method=OUTER_TO_OUTER
+    ),
     MeasuredQuantity("Occipitofrontal diameter", Code("11851-3", "LN", "Occipital-Frontal Diameter")),
 )
 _HADLOCK: Final = (
@@ -57,10 +60,10 @@ def impossible(head: Ellipse, spacing: tuple[float, float] | None) -> str:
     if spacing is None:
         return ""
     # Millimetres of a head's circumference between ten weeks and birth; references: 44 to 346.
-    low, high = 40.0, 400.0
-    if low <= in_millimetres(head, spacing).circumference <= high:
+    low, high, size = 40, 380, in_millimetres(head, spacing).circumference
+    if low <= size <= high:
         return ""
-    return f"the head's circumference would not lie between {low:.0f} and {high:.0f} mm"
+    return f"a circumference of {size:.0f} mm is implausible: heads of {low} to {high} mm are measured"
 
 
 def measurements(
@@ -100,6 +103,7 @@ def measurements(
             fetus=fetus,
             statement=_statement(value, unit) if quantity is MEASURES[0] else "",
             error=error if quantity is MEASURES[0] else None,
+            method=quantity.method,
         )
         for quantity, (value, line, closed) in zip(MEASURES, rows, strict=True)
     )

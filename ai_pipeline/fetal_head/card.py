@@ -8,8 +8,8 @@ from ai_pipeline.fetal_head.intended_use import MODALITIES
 
 CARD: Final = PipelineCard(
     name="fetal_head",
-    version="1.3",
-    about="Ultrasound stills of a fetal head: head circumference, BPD and OFD.",
+    version="1.4",
+    about="Ultrasound stills of a fetal head: head circumference, BPD (outer-outer) and OFD.",
     intended_use=(
         "Still ultrasound pictures of one fetal head, to measure its size from ten weeks on. It dates no "
         "pregnancy, tells no weight, and nothing of brain or skull; a sonographer checks plane and ellipse."

@@ -51,7 +51,6 @@ class _SeenImage:
     head: Ellipse | None
     spacing: tuple[float, float] | None
     reason: str
-    seconds: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,19 +106,15 @@ class FetalHead:
         pictures: list[DerivedImage] = []
         notes: list[QualityNote] = []
         measured: list[Measurement] = []
-        seconds = {"decode": 0.0, "model": 0.0, "clean": 0.0}
+        began = time.perf_counter()
         cleaned: dict[str, _CleanedImage] = {}
         seen: list[_SeenImage] = []
         for number, image in enumerate(images):
             report(number / len(images), "fetal head")
             analysed = self._analyse(image)
             seen.append(analysed)
-            for stage, value in analysed.seconds.items():
-                seconds[stage] += value
-            began = time.perf_counter()
             if analysed.head is not None and not analysed.reason:
                 cleaned[image.uid] = self._cleaned(image, report)
-            seconds["clean"] += time.perf_counter() - began
         texts = {uid: one.texts for uid, one in cleaned.items()}
         fetuses = fetus_of_each(texts, [image.header for image in images])
         for analysed in seen:
@@ -167,7 +162,7 @@ class FetalHead:
         return PipelineResult(
             images=tuple(pictures),
             quality=tuple(notes),
-            timings={**seconds, "total": sum(seconds.values())},
+            timings={"total": time.perf_counter() - began},
             models=self.models(),
             measurements=tuple(measured),
             drawn_on="cleaned",
@@ -183,11 +178,9 @@ class FetalHead:
         for known in self._analysed:
             if known.image is image:
                 return known
-        began = time.perf_counter()
         left, top, right, bottom = image_area(image.header)
         display = image.display()
         grey = display if display.ndim == 2 else np.asarray(display.mean(axis=2), np.uint8)
-        decoded = time.perf_counter()
         found = self._model().outline(np.ascontiguousarray(grey[top:bottom, left:right]))
         head = (
             replace(found.measured, x=found.measured.x + left, y=found.measured.y + top)
@@ -196,8 +189,7 @@ class FetalHead:
         )
         spacing = biometry.spacing_of(image.header, head) if head else None
         reason = found.fault or (biometry.impossible(head, spacing) if head else "")
-        seconds = {"decode": decoded - began, "model": time.perf_counter() - decoded}
-        analysed = _SeenImage(image, found, head, spacing, reason, seconds)
+        analysed = _SeenImage(image, found, head, spacing, reason)
         self._analysed.append(analysed)
         return analysed
 

@@ -151,8 +151,6 @@ def label_text(finding: Finding) -> str:
     """
     if finding.code == BURNED_IN:
         return f"AI: {finding.name}"
-    if finding.exclusive and finding.decision is not Decision.PRESENT:
-        return "AI: outline"
     text = f"AI: {decided_in_words(finding)}"
     if finding.certainty or finding.probability is None:
         return text

@@ -7,16 +7,16 @@ see whether an owner still runs: a killed worker's job is taken over at once, on
 ends.
 
 Short jobs overtake long ones, and none waits for ever. A job's turn is its arrival plus ten times its
-estimated work; the earliest turn is first. So a chest film (a few seconds) overtakes a cine loop (minutes)
-that came up to half an hour before it, and not one that has waited longer. Urgent jobs (STAT, or put first by
-a person) go before all turns.
+estimated work, at most an hour; the earliest turn is first. So a chest film (a few seconds) overtakes a cine
+loop (minutes) that came before it, and not one that has waited longer than its turn. Urgent jobs (STAT, or
+put first by a person) go before all turns. A job that runs is not interrupted, but lets shorter ones pass
+between its steps: a film waits for a few readings of a cine, not for all of it.
 
 What rules forward is decided with the jobs, when the study is complete: then it has one patient and no
 conflict, and the rules have all of its images. Objects are queued unchanged, each version once for each peer.
 """
 
 import hashlib
-import math
 import os
 import secrets
 import socket
@@ -242,7 +242,9 @@ _ENDS: Mapping[JobState, events.EventType] = {
 
 def enqueue(session: Session, job: Job) -> None:
     """Add a job with its turn and its event; workers see it when the caller's transaction commits."""
-    job.turn_at = job.run_at + timedelta(seconds=OVERTAKING * (job.cost_seconds or 0.0))
+    job.turn_at = job.run_at + min(
+        timedelta(seconds=OVERTAKING * (job.cost_seconds or 0.0)), LONGEST_OVERTAKEN
+    )
     if (job.priority or 0) < 0:  # 1 STAT, 0 routine, -1 low
         job.turn_at += LOW
     session.add(job)
@@ -471,25 +473,32 @@ def _stopped(job: Job) -> JobCancelled:
 
 OVERTAKING = 10.0
 """Seconds by which each second of estimated work puts a job's turn later."""
+LONGEST_OVERTAKEN = timedelta(hours=1)
+"""Later than its arrival no job's turn is put by its work: then it goes before whatever came after it."""
 LOW = timedelta(hours=1)
 """Added to the turn of a job of low priority."""
-PASSES = 0.25
-"""A running job is interrupted for others whose estimated work is at most this share of its own."""
-SECONDS_PER_IMAGE, SECONDS_PER_MEGAPIXEL = 1.0, 0.5
-"""A chest film of 6 megapixels: 4 s; a cine of 300 frames of 1024 × 768: 2 min (docs/reference/
-measurements.md)."""
+PASSES = 0.5
+"""A running job lets others pass whose estimated work is at most this share of its own."""
+SECONDS_PER_IMAGE, SECONDS_PER_FRAME, SECONDS_PER_MEGAPIXEL = 1.0, 0.5, 0.5
+"""A chest film of 6 megapixels: 4 s; a cine of 67 frames of 1024 × 768: 1 min, of 300: 4.5 (docs/reference/
+measurements.md). Each further frame of a cine counts: its text is looked for in each."""
 
 
 def estimated_seconds(images: Iterable[Mapping[str, Any]]) -> float:
     """The estimated work in images with these attributes (Rows, Columns, NumberOfFrames as text).
 
-    The work is proportional to frames × pixels.
+    A frame costs by itself and by its pixels.
     """
     from ai_pipeline.images.numbers import whole  # with pydicom, which `jobs retry` does without
 
     size = ("Rows", "Columns", "NumberOfFrames")
     sizes = ([whole(image.get(word), least=1, most=999_999) or 1 for word in size] for image in images)
-    return sum(SECONDS_PER_IMAGE + SECONDS_PER_MEGAPIXEL * math.prod(one, start=1.0) / 1e6 for one in sizes)
+    return sum(
+        SECONDS_PER_IMAGE
+        + SECONDS_PER_FRAME * (frames - 1)
+        + SECONDS_PER_MEGAPIXEL * rows * columns * frames / 1e6
+        for rows, columns, frames in sizes
+    )
 
 
 _RULE_PRIORITY = {"stat": 1, "routine": 0, "low": -1}

@@ -67,6 +67,7 @@ from dicom_node.base.lifecycle import DEIDENTIFIED_FOLDER, ReaderVerdict, Reject
 from dicom_node.results import gate
 from dicom_node.results.envelope import (
     OURS,
+    RULE_STEP,
     SERIES_NUMBERS,
     UTF8,
     BuiltObject,
@@ -105,7 +106,7 @@ from dicom_node.results.pictures import (
     cleaned_class,
     frames_of,
     is_empty,
-    series_parts,
+    modality_of,
     summary_of,
 )
 from dicom_node.results.report import ImageReport, Report, failure_of, report_of, reported
@@ -131,9 +132,19 @@ def build(
     cleaned image), DecodedDifferently, and PixelError if the source of a picture does not decode.
     """
     report = report_of(context, as_judged(read_sources(sources), result.views), result)
-    builder = ResultBuilder(context)
+    quiet = frozenset({ResultKind.SR, ResultKind.CLEANED}) if context.no_call is None else context.no_call
+    says = any(assesses(image.findings, image.measurements) for image in report.images)
+    builder, has_call = ResultBuilder(context), any(image.has_call for image in report.images)
+    # The node has a report of every job; a peer too if it replaces one there, or images are missing.
+    builder.kinds = context.kinds if has_call else context.kinds & (quiet | {ResultKind.SR})
     builder.add_report(report, (*_boxed(context, report.images), *report.parts), report.parts)
+    if not (has_call or report.incomplete or context.supersedes):
+        not_beside = frozenset() if says or context.no_call is not None else frozenset({ResultKind.CLEANED})
+        if ResultKind.SR not in quiet:
+            not_beside = frozenset(ResultKind)
+        builder.built = [replace(one, not_beside=not_beside) for one in builder.built]
     for image in report.images:
+        builder.kinds = context.kinds if image.has_call else context.kinds & quiet
         builder.add_image(report, image)
     return builder.built
 
@@ -168,7 +179,9 @@ class ResultBuilder:
     """Builds the objects of one job, one after the other."""
 
     def __init__(self, context: ResultContext) -> None:
-        self.context = context
+        self.context, self.kinds = context, context.kinds
+        """``kinds``: those that are wanted now."""
+
         self.built: list[BuiltObject] = []
 
     def add(
@@ -186,7 +199,7 @@ class ResultBuilder:
         ``of_series`` tell apart several objects, or series, of one kind. ``sop_class_uid``: of a kind that
         has several.
         """
-        if kind not in self.context.kinds:
+        if kind not in self.kinds:
             return
         one = described(self.context, kind, sop_class_uid or _CLASSES[kind], sources, parts, of_series)
         if not self.context.exists(one.sop_instance_uid):
@@ -233,24 +246,23 @@ class ResultBuilder:
         below = image.cleaned if report.drawn_on == "cleaned" else None
         if below is not None or report.drawn_on == "source":
             # Drawn on the source, or on the cleaned image below the drawing.
-            shows_cleaned = ResultKind.CLEANED in context.kinds and bool(cleaned)
+            shows_cleaned = ResultKind.CLEANED in self.kinds and bool(cleaned)
             if reported(context, image.findings) or not shows_cleaned or assesses((), image.measurements):
                 self.add(ResultKind.SC, [source], partial(build_annotated, report, image, below), parts)
             mapped = [one for one in image.findings if one.evidence and one.decision is not Decision.ABSENT]
             for rank, finding in enumerate(mapped, start=1):
                 make = partial(build_heatmap, context, source, finding, rank, below)
                 self.add(ResultKind.HEATMAP, [source], make, (str(rank),))
-        for one in (*cleaned, *(one for one in image.images if one.processing)):
+        for one in cleaned:
             self.add(
                 ResultKind.CLEANED,
                 [source],
                 partial(build_cleaned, context, source, one, next(iter(masks), None)),
-                (one.name,) if one.processing else (),
-                series_parts(source, one),
-                cleaned_class(frames_of(source, one)),
+                of_series=(modality_of(source),),
+                sop_class_uid=cleaned_class(frames_of(source, one)),
             )
         for mask in masks:
-            if ResultKind.SEG in context.kinds and not is_empty(mask):
+            if ResultKind.SEG in self.kinds and not is_empty(mask):
                 self.add(ResultKind.SEG, [source], partial(build_segmentation, context, source, mask))
         for outlines in image.of_kind(ImageKind.ORGANS):
             make = partial(build_organs, context, source, outlines)
@@ -416,7 +428,7 @@ def build_assessment(
         evidence=[without_identity(about)],
         content=content,
         series_instance_uid=series_uid,
-        series_number=SERIES_NUMBERS[ResultKind.ASSESSMENT],
+        series_number=_beside(about, ResultKind.ASSESSMENT),
         sop_instance_uid=document_uid(context, "assessment", *parts),
         instance_number=1,
         is_complete=True,
@@ -461,6 +473,11 @@ def build_assessment(
     built = built_document(document, context, ResultKind.ASSESSMENT, about, former)
     gate.check_assessment(built.data or b"", document, about)
     return built
+
+
+def _beside(result: Dataset, kind: ResultKind) -> int:
+    """The series number of this kind among those of the rule that has made ``result``."""
+    return int(result.SeriesNumber) // RULE_STEP * RULE_STEP + SERIES_NUMBERS[kind] % RULE_STEP
 
 
 def _text(value: str) -> TextContentItem:
@@ -510,7 +527,7 @@ def build_rejection(
         evidence=[without_identity(one) for one in objects],
         content=content,
         series_instance_uid=derived_uid("rejection series", *parts),
-        series_number=SERIES_NUMBERS[ResultKind.REJECTION],
+        series_number=_beside(first, ResultKind.REJECTION),
         sop_instance_uid=document_uid(context, "rejection", *parts),
         instance_number=1,
         transfer_syntax_uid=ExplicitVRLittleEndian,

@@ -178,6 +178,9 @@ class ResultContext:
     built before; then it is named, not built again. ``series_began(uid)``: when the first job with results in
     the series with this Series Instance UID analysed its images; None: the series is new. ``previous``:
     earlier images to compare with, by SOP Instance UID; ``study_day``: the date of this study.
+    ``no_call``: kinds of results of images without a call; None: the report and cleaned images, of mere
+    cleaning the cleaned images, or the report for peers that do not take them. ``series_offset``: added to
+    all series numbers, so that those of two rules of a study differ.
     """
 
     pipeline: str
@@ -198,6 +201,8 @@ class ResultContext:
     series_began: Callable[[str], datetime | None] = lambda _uid: None
     previous: Mapping[str, PreviousImage] = field(default_factory=dict)
     study_day: date | None = None
+    no_call: frozenset[ResultKind] | None = frozenset(ResultKind)
+    series_offset: int = 0
 
     def __post_init__(self) -> None:
         if self.analysed_at.tzinfo is None:
@@ -237,7 +242,8 @@ class BuiltObject:
 
     ``deidentified``: only for destinations that must not know the patient, in this ``pseudonym_domain``.
     ``burned_in_boxes``: for destinations that want such boxes (True) or do not (False); None: for both.
-    ``charset``: for destinations with this ``charset``; None: for all.
+    ``charset``: for destinations with this ``charset``; None: for all. ``not_beside``: a peer that
+    takes one of these kinds does not get it.
     """
 
     kind: ResultKind
@@ -250,6 +256,7 @@ class BuiltObject:
     pseudonym_domain: str = ""
     burned_in_boxes: bool | None = None
     charset: Literal["utf8", "source"] | None = None
+    not_beside: frozenset[ResultKind] = frozenset()
 
 
 _IMAGE_KEYWORDS: Final = (
@@ -682,11 +689,12 @@ OURS: Final[Mapping[str, DicomCode]] = {
         ("FINDINGS", "Findings reported by AI"),
         ("NONEFOUND", "Nothing found of what AI looked for"),
         ("NONESUSPECTED", "Nothing suspected by AI, nothing excluded"),
-        ("NOTASSESSED", "Image not assessed by AI"),
+        ("ONLYCLEANED", "Only burned-in text looked for here"),
         ("MEASURED", "Measured by AI, nothing else assessed"),
         ("NOTRUN", "AI did not run"),
         ("NOTRUNBECAUSE", "Reason why AI did not run"),
         (contract.BURNED_IN.value, contract.BURNED_IN.meaning),
+        (contract.OUTER_TO_OUTER.value, contract.OUTER_TO_OUTER.meaning),
         ("BURNEDINLENGTH", "Measurement burned into the image"),
         ("CUTOFF", "AI cut-off"),
         ("READFROMIMAGE", "Read from image, for review"),
@@ -1014,7 +1022,7 @@ def _codes(header: Dataset, keyword: str) -> list[CodedConcept]:
 
 
 # Raised with every change that makes other bytes from the same input; written into every object.
-BUILDER_VERSION: Final = "11"
+BUILDER_VERSION: Final = "12"
 
 
 def series_uid(context: ResultContext, kind: ResultKind, source: Source, *parts: str) -> str:
@@ -1168,9 +1176,11 @@ _SERIES_NAMES: Final = {
     ResultKind.SUMMARY: "AI summary",
     ResultKind.PDF: "AI summary (PDF)",
 }
+RULE_STEP: Final = 100
+"""Between the series numbers of two rules of a study."""
 # From 9001 on, above the numbers that modalities give: results are listed behind the series of the study.
-OUTLINES_SERIES_NUMBER, PROCESSED_SERIES_NUMBER = 9010, 9011
-"""Of outlined organs, and of cleaned images that were processed further: in series of their own."""
+OUTLINES_SERIES_NUMBER: Final = 9010
+"""Of outlined organs: in a series of their own."""
 SERIES_NUMBERS: Final = {
     **{kind: number for number, kind in enumerate(_SERIES_NAMES, start=9001)},
     ResultKind.PDF: 9012,
@@ -1194,7 +1204,7 @@ def header_arguments(
     return {
         **general_equipment(context),
         "series_instance_uid": series_uid(context, kind, source, *series_parts),
-        "series_number": SERIES_NUMBERS[kind],
+        "series_number": SERIES_NUMBERS[kind] + context.series_offset,
         "sop_instance_uid": uid,
         "instance_number": number,
         "contributing_equipment": contributing_equipment(context, offset_of(source), kind),
@@ -1389,7 +1399,8 @@ def contributing_equipment(
     for model in context.models:
         # The UID changes with the weights or the card.
         uid = derived_uid("model", context.installation.device_uid, *_model_parts(model))
-        what, purpose = "AI model: inference", codes.DCM.ProcessingEquipment
+        what = f"AI model: inference; SHA-256 of weights {model.sha256}, of card {model.card_sha256}"
+        purpose = codes.DCM.ProcessingEquipment
         items.append(_item(context, offset, uid, model.id[:64], [model.version[:64]], what, purpose))
     return items
 

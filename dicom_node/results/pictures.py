@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from tempfile import TemporaryFile
 from typing import Any, Final
@@ -64,7 +64,6 @@ from ai_pipeline.images.render import (
     draw_page,
     drawable,
     heatmap_overlay,
-    label_text,
     lay_out_page,
     place_lines,
 )
@@ -78,7 +77,6 @@ from dicom_node.results.envelope import (
     ORIENTATION_FOR_HIGHDICOM,
     OURS,
     OUTLINES_SERIES_NUMBER,
-    PROCESSED_SERIES_NUMBER,
     ResultContext,
     Source,
     coded,
@@ -118,8 +116,13 @@ TEXTS: Final = "AI_TEXTS"
 """Layers of boxes and measured lines, and of words: a viewer can hide either."""
 OVERLAYS: Final = "OVERLAYS"
 
-_FOOTER_LINE, _FOOTER_LETTERS = 0.035, 100
-"""Height of a line of the footer (share of the display), and its letters, at most."""
+_LINE_LETTERS: Final = 80
+"""Letters of each of the two lines of a presentation state, at most."""
+_EDGES: Final = (
+    (0.2, 0.92, 0.8, 0.99), (0.2, 0.01, 0.8, 0.08), (0.2, 0.84, 0.8, 0.91), (0.2, 0.1, 0.8, 0.17),
+)  # fmt: skip
+"""Where the lines may stand (left, top, right, bottom as shares of the image): in the middle of its lower and
+upper edge, because viewers write into the corners."""
 _LABEL_SIZE: Final = (0.3, 0.04)
 """Width and height of a finding's label (shares of the image)."""
 
@@ -160,7 +163,7 @@ def build_presentation(context: ResultContext, report: ImageReport, uid: str) ->
         "content_label": "AI_FINDINGS",
         "content_description": "AI findings - not for diagnostic use",
         "graphic_layers": [*of_image, lines, texts],
-        "graphic_annotations": list(_annotations(context, report, lines, texts, image)),
+        "graphic_annotations": list(_annotations(report, lines, texts, image)),
         **header_arguments(context, ResultKind.GSPS, source, uid, source.number),
     }
     if source.grey:
@@ -210,9 +213,9 @@ def srgb_profile() -> bytes:
 
 
 def _annotations(
-    context: ResultContext, report: ImageReport, lines: GraphicLayer, texts: GraphicLayer, image: Dataset
+    report: ImageReport, lines: GraphicLayer, texts: GraphicLayer, image: Dataset
 ) -> Iterator[GraphicAnnotation]:
-    """Measured lines, the boxes of each frame with their names, and the words."""
+    """Measured lines, the boxes of each frame, with their names where there are several, and two lines."""
     several = report.source.frames > 1
     for measured, pieces in _measured_lines(report.measured):
         yield GraphicAnnotation(
@@ -225,23 +228,27 @@ def _annotations(
     for frame in dict.fromkeys(one.finding.frame for one in placed):
         here = [one for one in placed if one.finding.frame == frame]
         boxes = [_graphic("POLYLINE", one.outline, one) for one in here]
-        names = [_label(one) for one in here]
         number = (frame or 1) if several else None
         yield GraphicAnnotation([image], lines, referenced_frame_number=number, graphic_objects=boxes)
-        yield GraphicAnnotation([image], texts, referenced_frame_number=number, text_objects=names)
-    footer = textwrap.wrap(disclaimer(context), _FOOTER_LETTERS)
-    above = max(0.5, 0.99 - _FOOTER_LINE * len(footer))
-    boxed = [
-        # VR ST: 1024 characters, lines end with CR LF (PS3.5 6.1.3).
-        TextObject("\r\n".join(words)[:1024], units="DISPLAY", bounding_box=box, text_justification="LEFT")
-        for words, box in (
-            # At the top, where nothing overprints them.
-            ([*report.lines, *further_numbers(report)], (0.01, 0.02, 0.5, 0.3)),
-            (footer, (0.01, above, 0.99, 0.99)),
-        )
-        if words
-    ]
-    yield GraphicAnnotation([image], texts, text_objects=boxed)
+        if len(here) > 1:  # the name of a single one is in the lines
+            names = [_label(one) for one in here]
+            yield GraphicAnnotation([image], texts, referenced_frame_number=number, text_objects=names)
+    said = [line for line in report.lines if not line.startswith("Not assessed")]
+    whole = " ".join([*said, *further_numbers(report)]).replace("AI:", "AI, not for diagnostic use:", 1)
+    words = textwrap.wrap(whole, _LINE_LETTERS, max_lines=2, placeholder=" …")
+    # VR ST: lines end with CR LF (PS3.5 6.1.3).
+    place = min(_EDGES, key=partial(_letters_in, report.source.stored.image.display()))
+    text = TextObject("\r\n".join(words), units="DISPLAY", bounding_box=place, text_justification="CENTER")
+    yield GraphicAnnotation([image], texts, text_objects=[text])
+
+
+def _letters_in(display: Picture, place: tuple[float, float, float, float]) -> float:
+    """How much in this place looks like letters of the picture: the share of sharp steps, in hundredths."""
+    rows, columns = display.shape[:2]
+    left, top, right, bottom = place
+    part = display[int(top * rows) : int(bottom * rows), int(left * columns) : int(right * columns)]
+    steps = np.abs(np.diff(part.astype(np.int16), axis=1)) > 60
+    return round(float(steps.mean()), 2) if steps.size else 0.0
 
 
 def _graphic(
@@ -272,7 +279,7 @@ def _measured_lines(
 
 
 def _label(located: ReportedFinding) -> TextObject:
-    """The label above a finding's box, or in it at the upper edge of the image.
+    """The name above a finding's box, or in it at the upper edge of the image.
 
     It has a place of its own: without one DICOMscope writes it left of the anchor, outside the image.
     """
@@ -283,7 +290,7 @@ def _label(located: ReportedFinding) -> TextObject:
     first = float(np.clip(left, 0.01 * source.columns, source.columns - width))
     above = top - height if top >= height else top
     return TextObject(
-        label_text(located.finding),
+        located.finding.name,
         units="PIXEL",
         bounding_box=(first, above, first + width, above + height),
         text_justification="LEFT",
@@ -540,7 +547,11 @@ def build_annotated(report: Report, image: ImageReport, cleaned: DerivedImage | 
     """
     source, frame = image.source, first_frame(image.located)
     shown = [one for one in image.located if (one.finding.frame or 1) == frame]
-    words = [*image.lines, *place_lines(one.region for one in shown if one.region is not None)]
+    words = [
+        *image.lines,
+        *further_numbers(image),
+        *place_lines(one.region for one in shown if one.region is not None),
+    ]
     if source.frames > 1:
         words.append(f"frame {frame} of {source.frames}")
     pixels = annotate(
@@ -712,7 +723,7 @@ _CINE: Final = (
 def build_cleaned(
     context: ResultContext, source: Source, image: DerivedImage, mask: DerivedImage | None, uid: str
 ) -> Dataset:
-    """The cleaned picture of one source, or another processed picture in a series of its own.
+    """The cleaned picture of one source.
 
     Raises ResultRefused unless the cleaning was verified.
 
@@ -723,9 +734,7 @@ def build_cleaned(
     if not image.verified:
         raise ResultRefused("the cleaned image was not verified to be free of legible text: it stays here")
     frames = frames_of(source, image)
-    arguments = header_arguments(
-        context, ResultKind.CLEANED, source, uid, source.number, *series_parts(source, image)
-    )
+    arguments = header_arguments(context, ResultKind.CLEANED, source, uid, source.number, modality_of(source))
     if len(frames) == 1:
         picture = _still(source, image, frames[0], arguments)
     else:
@@ -736,7 +745,6 @@ def build_cleaned(
         _derivation(image, context, source.stored.by_hand),
         # CID 7203 has no inpainting; this code says that pixels under a mask were set.
         codes.DCM.PixelByPixelMask,
-        *([coded(image.processing.code)] if image.processing else []),
     )
     set_values(
         picture,
@@ -752,11 +760,7 @@ def build_cleaned(
     regions = source.header.get("SequenceOfUltrasoundRegions") or []
     if untouched := [deepcopy(region) for region in regions if _is_untouched(region, changed)]:
         picture.SequenceOfUltrasoundRegions = untouched
-    whole = complete(picture, context, ResultKind.CLEANED, [source])
-    if image.processing:
-        name = series_description(context, ResultKind.CLEANED, f"AI cleaned, {image.processing.title}")
-        set_values(whole, SeriesNumber=PROCESSED_SERIES_NUMBER, SeriesDescription=name)
-    return whole
+    return complete(picture, context, ResultKind.CLEANED, [source])
 
 
 def filled(source: Source, mask: DerivedImage) -> npt.NDArray[np.bool_]:
@@ -782,21 +786,12 @@ def _is_untouched(region: Dataset, changed: npt.NDArray[np.bool_]) -> bool:
 
 def _derivation(image: DerivedImage, context: ResultContext, by_hand: str) -> str:
     """Derivation Description (0028,2111), VR ST: 1,024 characters."""
-    if image.processing:
-        ours = ", ".join(f"model {model.id} version {model.version}" for model in image.models[-1:])
-        what = f"AI: {image.description} by {ours}, {image.processing.caution}"
-        return f"{what}; burned-in text was removed before. {disclaimer(context)}"[:1024]
     proof = f" SHA-256 outside the mask: {image.outside_sha256}." if image.outside_sha256 else ""
     marked = f" {by_hand}." if by_hand else ""
     return (
         f"AI: {image.description} inpainted, not for measurement; verified that no text is left that had "
         f"to go.{marked}{proof} {disclaimer(context)}"
     )[:1024]
-
-
-def series_parts(source: Source, image: DerivedImage) -> tuple[str, ...]:
-    """The parts of the series UID that separate cleaned pictures from the other series of the study."""
-    return (modality_of(source), *([image.name] if image.processing else []))
 
 
 def modality_of(source: Source) -> str:
@@ -1004,7 +999,7 @@ def build_organs(context: ResultContext, source: Source, image: DerivedImage, ui
     )
     set_values(
         outlined,
-        SeriesNumber=OUTLINES_SERIES_NUMBER,
+        SeriesNumber=OUTLINES_SERIES_NUMBER + context.series_offset,
         SeriesDescription=series_description(context, ResultKind.SEG, "AI outlines of organs"),
     )
     return outlined

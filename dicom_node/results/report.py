@@ -72,6 +72,11 @@ _OF_CLEANING: Final = frozenset(
     }
 )  # fmt: skip
 
+# Words of a measurement's statement that is a call by itself.
+_CALLS: Final = ("Heart enlarged", "perhaps")
+# Notes on images that are not in the results.
+_MISSING: Final = frozenset({"cleaning_failed", "not_analysed", NOT_HERE, NOT_READ})
+
 Number = tuple[CodedConcept | DicomCode, float, DicomCode]
 """Concept, value and unit."""
 
@@ -118,6 +123,8 @@ class ImageReport:
     as coded evaluations, name and value. ``findings``: all of the image, ranked; ``located``: those that are
     reported and not absent, by place; ``absent``: those that were looked for and not found. ``remarks``:
     quality notes for who reads on. ``parts``: what its comparison adds to the UID of an object.
+    ``has_call``: whether somebody should look: something is suspected, or measured where nothing else was
+    looked for, or the film is no usual one.
     """
 
     source: Source
@@ -131,6 +138,7 @@ class ImageReport:
     remarks: Sequence[str] = ()
     images: Sequence[DerivedImage] = ()
     parts: tuple[str, ...] = ()
+    has_call: bool = True
 
     def of_kind(self, kind: ImageKind) -> list[DerivedImage]:
         """The pictures of this kind that the pipeline made of the image."""
@@ -153,6 +161,7 @@ class Report:
 
     ``purged``: remarks on images of earlier jobs that have been deleted here since. ``compared``: the earlier
     images that the comparisons use. ``parts``: what tells the report's UID from that of another one.
+    ``incomplete``: images of the study are missing in the results.
     """
 
     context: ResultContext
@@ -163,6 +172,7 @@ class Report:
     compared: Sequence[PreviousImage] = ()
     parts: tuple[str, ...] = ()
     drawn_on: str = ""
+    incomplete: bool = False
 
     @property
     def sources(self) -> list[Source]:
@@ -201,7 +211,12 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
         known = [one for one in findings if one.source_uid == source.uid]
         measured = [one for one in result.measurements if one.source_uid == source.uid]
         here = [one for one in notes if one.source_uid in {None, source.uid}]
-        unsure = any(one.name == UNSURE and one.source_uid == source.uid for one in notes)
+        doubts = [one for one in here if one.name == UNSURE and one.source_uid == source.uid]
+        unsure, judged = bool(doubts), assesses(known)
+        suspected = any(one.decision is Decision.PRESENT and one.code != BURNED_IN for one in known)
+        measured_is_call = any(word in one.statement for one in measured for word in _CALLS) or (
+            not judged and assesses((), measured)
+        )
         absence = codes.SCT.Undetermined if unsure else codes.SCT.Absent
         absent = [one for one in reported(context, known) if one.decision is Decision.ABSENT]
         # How often a film has what is not suspected was measured on usual ones.
@@ -225,6 +240,7 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
                 [*([f"reliability: {rated}"] if rated else []), *_remarks(source, sources, notes)],
                 [one for one in result.images if one.source_uid == source.uid],
                 _parts(context, [one for one in compared if one.source_uid == source.uid]),
+                suspected or measured_is_call or any(one.on_faces for one in doubts),
             )
         )
     cleaning = [note for note in notes if note.name in _OF_CLEANING]
@@ -243,6 +259,7 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
         list({one.image.SOPInstanceUID: one for one in _quoted(context, compared)}.values()),
         (*not_here(result), *_parts(context, compared)),
         result.drawn_on,
+        any(note.name in _MISSING for note in notes),
     )
 
 
@@ -311,7 +328,8 @@ def _located(
         source, code = sources[finding.source_uid], finding.code
         if not 1 <= (1 if finding.frame is None else finding.frame) <= source.frames:
             raise ResultRefused(f"a finding in frame {finding.frame} of an image of {source.frames}")
-        if finding.decision is Decision.ABSENT:
+        # One of several classes is suggested or none: "undetermined" of each says nothing.
+        if finding.decision is Decision.ABSENT or _is_no_class(finding):
             continue
         anywhere = _coded(context, source, finding, presence_of(finding))
         key = (code.scheme, code.value, finding.label, finding.model.id, str(finding.frame or 0))
@@ -334,6 +352,10 @@ def _located(
     if len({(one.source.uid, one.tracking_uid) for one in located}) < len(located):
         raise ResultRefused("two findings of one image bear the same tracking UID: viewers show only one")
     return located
+
+
+def _is_no_class(finding: Finding) -> bool:
+    return finding.exclusive and finding.decision is Decision.INDETERMINATE
 
 
 def _coded(context: ResultContext, source: Source, finding: Finding, presence: DicomCode) -> ReportedFinding:
@@ -411,8 +433,9 @@ def _line(source: Source, line: Sequence[Point], *, closed: bool) -> npt.NDArray
 def _answer(findings: Sequence[Finding], measured: Sequence[Measurement], *, unsure: bool) -> DicomCode:
     """The outcome in one code. ``unsure``: the model cannot exclude any finding on this image."""
     if not assesses(findings):
-        return OURS["MEASURED"] if assesses((), measured) else OURS["NOTASSESSED"]
-    if assesses(finding for finding in findings if finding.decision is not Decision.ABSENT):
+        return OURS["MEASURED"] if assesses((), measured) else OURS["ONLYCLEANED"]
+    there = [one for one in findings if one.decision is not Decision.ABSENT and not _is_no_class(one)]
+    if assesses(there):
         return OURS["FINDINGS"]
     return OURS["NONESUSPECTED"] if unsure else OURS["NONEFOUND"]
 

@@ -164,12 +164,6 @@ def build_document(report: Report, uid: str) -> Dataset:
             _image_library(report),
             measurements,
             *further,
-            # What the weights and cards of the models can be checked by.
-            *(
-                _text(codes.DCM.Comment, f"{model.id} {model.version}: {what} sha256 {digest}")
-                for model in context.models
-                for what, digest in (("weights", model.sha256), ("card", model.card_sha256))
-            ),
         ]
     )
     replaced = stand_in_of(
@@ -384,13 +378,13 @@ def _measurement_group(report: Report, source: Source, tracked: TrackedMeasureme
     """
     measurement = tracked.measurement
     frames = _frames(source, measurement.frame)
-    read = measurement.model is None
+    read, method = measurement.model is None, coded(measurement.method) if measurement.method else None
     model = measurement.model or next(iter(report.context.models), None)
     number = Measurement(
         name=coded(measurement.quantity),
         value=measurement.value,
         unit=coded(measurement.unit),
-        method=OURS["READFROMIMAGE"] if read else None,
+        method=OURS["READFROMIMAGE"] if read else method,
         referenced_coordinates=[
             CoordinatesForMeasurement(
                 graphic_type=GraphicTypeValues.POLYLINE,

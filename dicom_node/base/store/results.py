@@ -114,6 +114,12 @@ def series_began(session: Session, study_id: int, series_instance_uid: str) -> d
     )
 
 
+def place_of_rule(session: Session, study_id: int, rule: str) -> int:
+    """How many other rules took the study before this one."""
+    rules = select(Job.rule).where(Job.study_id == study_id).group_by(Job.rule).order_by(func.min(Job.id))
+    return list(session.scalars(rules)).index(rule)
+
+
 def add(session: Session, row: Result) -> Result:
     """Add a new result. Raises IntegrityError if another worker was faster."""
     session.add(row)

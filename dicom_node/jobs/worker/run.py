@@ -116,6 +116,7 @@ from dicom_node.results.deidentified import Pseudonyms, build_deidentified
 from dicom_node.results.envelope import (
     NOT_HERE,
     NOT_READ,
+    RULE_STEP,
     BuiltObject,
     Cause,
     PreviousImage,
@@ -758,6 +759,8 @@ class ResultWriter:
         with self._database.read() as session:
             former, series = stored.newest_report(session, job.study_id, job.rule, names, domain=domain)
             installation = stored.this_installation(session)
+            place = stored.place_of_rule(session, job.study_id, job.rule)
+        rule = self._settings.rule(job.rule)
         return ResultContext(
             pipeline=card.name if card else job.pipeline,
             pipeline_version=card.version if card else "unknown",
@@ -775,6 +778,8 @@ class ResultWriter:
             supersedes_series=series,
             exists=lambda uid: uid in here or self._read(stored.is_result, uid),
             series_began=partial(self._read, stored.series_began, job.study_id),
+            no_call=None if rule is None or rule.no_call is None else frozenset(rule.no_call),
+            series_offset=RULE_STEP * place,
         )
 
     def _read(self, query: Callable[..., T], *given: Any) -> T:
@@ -789,7 +794,8 @@ class ResultWriter:
 def _gets(peer: PeerSettings, item: BuiltObject) -> bool:
     """Whether a peer can show this kind of object, and wants these pseudonyms, boxes and characters."""
     return (
-        item.kind in peer.results
+        item.not_beside.isdisjoint(peer.results)
+        and item.kind in peer.results
         and item.pseudonym_domain == (peer.pseudonym_domain or "")
         and item.burned_in_boxes in (None, peer.burned_in_boxes)
         and item.charset in (None, peer.charset)

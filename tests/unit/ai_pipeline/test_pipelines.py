@@ -258,7 +258,7 @@ def test_of_classes_that_exclude_each_other_one_is_suggested_or_none() -> None:
 def test_burned_in_annotation_and_research_say_nothing_of_the_patient() -> None:
     burned, hidden = finding("Burned-in text", code=BURNED_IN), finding("Cancer", research_only=True)
     assert short_result([burned], [], []) == (
-        "AI: burned-in annotation found; this AI does not assess the image.",
+        "AI: burned-in annotation found; nothing else was looked for here.",
     )
     assert "ancer" not in str(short_result([burned, hidden], [], []))
 
@@ -749,7 +749,7 @@ def test_lengths_are_millimetres_only_where_the_image_says_how_large_its_pixels_
     measured = fetal.run([ArrayImage(drawn_head()[0][None], **said)], silent, {}).measurements
     assert [(one.name, one.quantity.value, one.unit.value) for one in measured] == [
         ("Head circumference", "11984-2", unit),
-        ("Biparietal diameter", "11820-8", unit),
+        ("BPD (outer-outer)", "11820-8", unit),
         ("Occipitofrontal diameter", "11851-3", unit),
     ]
     wanted = [HEAD.circumference * factor, HEAD.short * factor, HEAD.long * factor]
@@ -764,10 +764,11 @@ def test_pixels_that_are_not_square_are_measured_in_millimetres() -> None:
     assert flat.circumference == pytest.approx(around, rel=1e-3)
 
 
-@pytest.mark.parametrize("spacing", ["0.01\\0.01", "2\\2"])
+@pytest.mark.parametrize("spacing", ["0.01\\0.01", "2\\2", str(0.39 / HEAD.circumference * 1000)])
 def test_a_head_of_an_impossible_size_is_refused(fetal: pipeline.FetalHead, spacing: str) -> None:
+    spacing = spacing if "\\" in spacing else f"{spacing}\\{spacing}"
     verdict = fetal.accepts([ArrayImage(drawn_head()[0][None], attributes={"PixelSpacing": spacing})])
-    assert isinstance(verdict, Refuse) and "between 40 and 400 mm" in verdict.reason
+    assert isinstance(verdict, Refuse) and "is implausible: heads of 40 to 380 mm" in verdict.reason
 
 
 def test_pictures_without_a_head_are_refused_and_counted(fetal: pipeline.FetalHead) -> None:
@@ -1147,11 +1148,19 @@ def test_the_outline_follows_the_mask() -> None:
         (np.zeros((64, 64), np.bool_), "no lesion"),
         (np.ones((64, 64), np.bool_), "too small or too large"),
         (np.indices((64, 64)).sum(0) % 32 < 4, "falls apart"),
+        (np.abs(np.indices((64, 64)) - 32).min(0) < 4, "ragged"),
     ],
 )
 def test_what_cannot_be_a_lesion_has_no_outline(mask: np.ndarray, fault: str) -> None:
     found = of_mask(np.asarray(mask))
     assert (found.region, found.mask, fault in found.fault) == (None, None, True)
+
+
+@pytest.mark.parametrize(("inside", "simple"), [(10, True), (60, False)])
+def test_a_cyst_is_simple_only_where_it_is_black_inside(inside: int, simple: bool) -> None:
+    across, down = np.indices((200, 200)) - 100
+    lesion = np.asarray((across**2 + down**2) < 60**2)
+    assert ovaries.is_anechoic(np.where(lesion, np.uint8(inside), np.uint8(90)), lesion) is simple
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import io
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -152,8 +152,15 @@ def test_the_short_result_and_what_must_be_read_beside_it_stand_in_the_conclusio
     assert "operating point: specific: few false alarms." in remarks
     assert "not assessed: Pneumonia, and bones." in remarks
     assert not any("unsure about" in remark for remark in remarks)
-    on_image = str(faces[ResultKind.GSPS])
-    assert all(line in on_image for line in lines) and "few false alarms" not in on_image
+    assert lines_of(faces[ResultKind.GSPS]) == [
+        "AI, not for diagnostic use: Suspected, low certainty: cardiomegaly. Cannot",
+        "exclude: pleural effusion. This AI is unsure about the image as a whole.",
+    ]
+
+
+def lines_of(state: Dataset) -> list[str]:
+    """The lines in the margin of a presentation state."""
+    return str(state.GraphicAnnotationSequence[-1].TextObjectSequence[0].UnformattedTextValue).split("\r\n")
 
 
 @pytest.mark.parametrize(("unsure", "word"), [(True, "Cannot exclude"), (False, "Not found")])
@@ -167,7 +174,7 @@ def test_nothing_is_called_not_found_where_the_model_is_unsure(
     read = faces[ResultKind.SR]
     assert value(read, "RESULT") == ("NONESUSPECTED" if unsure else "NONEFOUND")
     said = f"{word}: pleural effusion."
-    assert said in conclusion(read) and said in str(faces[ResultKind.GSPS])
+    assert said in conclusion(read) and said in " ".join(lines_of(faces[ResultKind.GSPS]))
     undetermined, absent = ("373068000" in str(read), "272519000" in str(read))
     assert (undetermined, absent) == (unsure, not unsure)
     remarks = "".join(str(item.TextValue) for item in named(read, "121106"))
@@ -178,9 +185,9 @@ def test_nothing_is_called_not_found_where_the_model_is_unsure(
 def test_a_number_does_not_hide_what_was_looked_for_in_vain(one: SourceObject, looked_for: bool) -> None:
     none = finding(EFFUSION, 0.07, one.image.uid, decision=Decision.ABSENT)
     found = PipelineResult(findings=(none,) * looked_for, measurements=measured(one.image.uid)[1:2])
-    said = str(built(CTX, one, found)[ResultKind.GSPS])
+    said = " ".join(lines_of(built(CTX, one, found)[ResultKind.GSPS]))
     assert "Heart width" in said and ("Not found: pleural effusion" in said) is looked_for
-    assert "nothing stated" not in said
+    assert "states nothing" not in said
 
 
 def test_how_many_such_calls_are_right_is_one_remark_on_the_image(one: SourceObject) -> None:
@@ -199,17 +206,18 @@ def test_how_many_such_calls_are_right_is_one_remark_on_the_image(one: SourceObj
 def test_nothing_found_is_said_only_of_what_was_looked_for(one: SourceObject) -> None:
     uid = one.image.uid
     absent = finding(CARDIOMEGALY, 0.01, uid, decision=Decision.ABSENT)
-    burned_in = "AI: burned-in annotation found; this AI does not assess the image."
+    burned_in = "AI: burned-in annotation found; nothing else was looked for here."
     said = {
         "AI: Not found: cardiomegaly.": ("NONEFOUND", (absent,)),
-        "AI: no burned-in text found; this AI does not assess the image.": ("NOTASSESSED", (burned(uid),)),
-        burned_in: ("NOTASSESSED", (burned(uid, TEXT),)),
-        "AI: nothing stated about this image.": ("NOTASSESSED", ()),
+        "AI: no burned-in text found; nothing else was looked for here.": ("ONLYCLEANED", (burned(uid),)),
+        burned_in: ("ONLYCLEANED", (burned(uid, TEXT),)),
+        "AI: this analysis states nothing about this image.": ("ONLYCLEANED", ()),
     }
     for words, (answer, found) in said.items():
         faces = built(CTX, one, PipelineResult(findings=found))
         assert conclusion(faces[ResultKind.SR]).startswith(words)
-        assert value(faces[ResultKind.SR], "RESULT") == answer and words in str(faces[ResultKind.GSPS])
+        shown = " ".join(lines_of(faces[ResultKind.GSPS])).replace(", not for diagnostic use", "")
+        assert (value(faces[ResultKind.SR], "RESULT"), shown) == (answer, words)
         assert all("no finding" not in str(face).lower() for face in faces.values())
 
 
@@ -241,7 +249,7 @@ def test_the_report_of_a_cleaning_is_two_lines_with_its_measurements_behind_them
     length = Measurement(uid, "Length", LENGTH, 2.3, CENTIMETRES, (((10.0, 10.0), (50.0, 10.0)),))
     read = report(scan, burned(uid, TEXT), quality=notes, measurements=(length,))
     assert conclusion(read) == (
-        "AI: burned-in annotation found; this AI does not assess the image.\r\n"
+        "AI: burned-in annotation found; nothing else was looked for here.\r\n"
         "Burned-in annotation: removed: 1 text; left in place: 2 caliper."
     )
     (group,) = named(read, "125007")
@@ -258,7 +266,7 @@ def test_images_of_which_the_same_is_said_are_named_together(tmp_path: Path) -> 
     result = PipelineResult(findings=found, quality=tuple(notes))
     [made] = build(context(kinds=[ResultKind.SR]), several, result)
     assert conclusion(read_result(made)) == (
-        "images 1, 2, 3: AI: burned-in annotation found; this AI does not assess the image.\r\n"
+        "images 1, 2, 3: AI: burned-in annotation found; nothing else was looked for here.\r\n"
         "Burned-in annotation: image 1: no burned-in annotation found. images 2, 3: removed: 1 text."
     )
 
@@ -610,11 +618,9 @@ def test_the_presentation_state_has_the_same_lines_under_the_same_tracking_uids(
             if graphic.get("GraphicType") == "INTERPOLATED" and graphic.TrackingUID == tracked[identifier]
         ]
         assert pieces == [(line[place], line[place + 1]) for place in range(3)]
-    [words] = [text for item in drawn if "\r\n" in (text := str(item.get("UnformattedTextValue", "")))]
-    assert words.split("\r\n") == [
-        "AI: Cardiothoracic ratio 0.54. Heart width 150 mm.",
-        "Suspected: nodule of lung.",
-        "Thoracic width 276 mm",
+    assert lines_of(faces[ResultKind.GSPS]) == [
+        "AI, not for diagnostic use: Cardiothoracic ratio 0.54. Heart width 150 mm.",
+        "Suspected: nodule of lung. Thoracic width 276 mm",
     ]
 
 
@@ -783,3 +789,54 @@ def test_the_note_that_withdraws_a_report_on_a_fetus_has_the_fetus_as_subject(
             [path], RejectionReason.QUALITY, "blurred", ANALYSED_AT, "AINODE", INSTALLATION
         )
         assert subjects(read_result(note))[0] == wanted
+
+
+def absent(uid: str) -> Finding:
+    return finding(EFFUSION, 0.07, uid, decision=Decision.ABSENT)
+
+
+def suspected(uid: str) -> Finding:
+    return finding(CARDIOMEGALY, 0.8, uid)
+
+
+def withheld(uid: str) -> QualityNote:
+    return QualityNote("cleaning_failed", "no cleaned picture: too much text", uid)
+
+
+@pytest.mark.parametrize(
+    ("found", "no_call", "sent"),
+    [
+        ((burned,), None, {"cleaned"}),
+        ((absent, burned), None, {"sr", "cleaned"}),
+        ((burned,), {"sr", "cleaned"}, {"sr", "cleaned"}),
+        ((absent,), None, {"sr", "cleaned"}),
+        ((absent,), set(), set()),
+        ((absent, suspected), set(), {"sr", "gsps", "sc", "cleaned"}),
+        ((burned, withheld), None, {"sr", "cleaned"}),
+    ],
+)
+def test_without_a_call_only_what_the_rule_names_is_sent(
+    one: SourceObject, found: Sequence[Callable[[str], Any]], no_call: set[str] | None, sent: set[str]
+) -> None:
+    uid = one.image.uid
+    said = [make(uid) for make in found]
+    notes = tuple(note for note in said if isinstance(note, QualityNote))
+    image = DerivedImage(ImageKind.CLEANED, uid, one.image.stored(), "MONOCHROME2", "x", verified=True)
+    result = PipelineResult(tuple(one for one in said if one not in notes), (image,), notes)
+    quiet = context(
+        kinds=[ResultKind.SR, ResultKind.GSPS, ResultKind.SC, ResultKind.CLEANED],
+        no_call=None if no_call is None else frozenset(map(ResultKind, no_call)),
+    )
+    made = build(quiet, [one], result)
+    assert {item.kind.value for item in made if ResultKind.CLEANED not in item.not_beside} == sent
+    assert "sr" in {item.kind.value for item in made}, "the node has a report of each job"
+
+
+def test_a_class_that_is_not_suggested_is_not_called_undetermined(scan: SourceObject) -> None:
+    classes = tuple(
+        replace(finding(code, 0.4, scan.image.uid, decision=Decision.INDETERMINATE), exclusive=True)
+        for code in (NODULE, EFFUSION)
+    )
+    read = report(scan, *classes)
+    assert conclusion(read).startswith("AI: No class suggested.")
+    assert "Undetermined" not in str(read)
