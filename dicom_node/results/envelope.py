@@ -693,7 +693,7 @@ OURS: Final[Mapping[str, DicomCode]] = {
         ("RESULT", "AI result"),
         ("FINDINGS", "Findings reported by AI"),
         ("NONEFOUND", "Nothing found of what AI looked for"),
-        ("NONESUSPECTED", "Nothing suspected by AI, nothing excluded"),
+        ("NOCALL", "No call by AI, nothing excluded"),
         ("NOTASSESSED", "Image not assessed by AI"),
         ("MEASURED", "Measured by AI, nothing else assessed"),
         ("NOTRUN", "AI did not run"),
@@ -1024,7 +1024,7 @@ def _codes(header: Dataset, keyword: str) -> list[CodedConcept]:
 
 
 # Raised with every change that makes other bytes from the same input; written into every object.
-BUILDER_VERSION: Final = "11"
+BUILDER_VERSION: Final = "12"
 
 
 def series_uid(context: ResultContext, kind: ResultKind, source: Source, *parts: str) -> str:

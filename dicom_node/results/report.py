@@ -201,7 +201,7 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
         known = [one for one in findings if one.source_uid == source.uid]
         measured = [one for one in result.measurements if one.source_uid == source.uid]
         here = [one for one in notes if one.source_uid in {None, source.uid}]
-        unsure = any(one.name == UNSURE and one.source_uid == source.uid for one in notes)
+        unsure = any(one.name == UNSURE for one in here)
         absence = codes.SCT.Undetermined if unsure else codes.SCT.Absent
         absent = [one for one in reported(context, known) if one.decision is Decision.ABSENT]
         # How often a film has what is not suspected was measured on usual ones.
@@ -409,12 +409,13 @@ def _line(source: Source, line: Sequence[Point], *, closed: bool) -> npt.NDArray
 
 
 def _answer(findings: Sequence[Finding], measured: Sequence[Measurement], *, unsure: bool) -> DicomCode:
-    """The outcome in one code. ``unsure``: the model cannot exclude any finding on this image."""
+    """The outcome of the ranked ``findings`` in one code. ``unsure``: the model cannot exclude any on this
+    image."""
     if not assesses(findings):
         return OURS["MEASURED"] if assesses((), measured) else OURS["NOTASSESSED"]
-    if assesses(finding for finding in findings if finding.decision is not Decision.ABSENT):
-        return OURS["FINDINGS"]
-    return OURS["NONESUSPECTED"] if unsure else OURS["NONEFOUND"]
+    none = "NOCALL" if unsure else "NONEFOUND"
+    codes_of = {Decision.PRESENT: "FINDINGS", Decision.INDETERMINATE: "NOCALL", Decision.ABSENT: none}
+    return OURS[codes_of[findings[0].decision]]
 
 
 def _remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityNote]) -> Iterator[str]:
