@@ -54,10 +54,9 @@ def short_result(
     stated = _line([(text, []) for text in [*reasons, *statements]])
     decided = _line(_decided(of_patient, unsure=bool(unsure)))
     lines = [stated, decided] if stated or decided else [_without_patient(findings)]
-    left_out = [("Not assessed:", here)] if here else []
     if any(note.source_uid is None for note in skipped):
-        left_out.append(("All else is not assessed", []))
-    first, *further = filter(None, [*lines, _line(left_out)])
+        here.append("all else")
+    first, *further = filter(None, [*lines, _line([("Not assessed:", here)] if here else [])])
     return (f"AI: {first}", *further)
 
 

@@ -168,10 +168,10 @@ def words_of(card: Card, point: OperatingPoint, label: str, prevalence: float | 
     A label without figures gets neither word.
     """
     sensitivity = figures(card, point, label).get("sensitivity")
-    right = prevalence and predictive(card, point, label, Decision.PRESENT, prevalence)
+    right = predictive(card, point, label, Decision.PRESENT, prevalence) if prevalence else None
     # Least share of right calls that are worth a look, and the least lower end of its interval.
     return Words(
-        suspected=bool(right) and right[0] >= (1 / 3) and right[1] >= (1 / 6),
+        suspected=right is not None and right[0] >= (1 / 3) and right[1] >= (1 / 6),
         not_found=sensitivity is not None and sensitivity[1] >= FOUND,
     )
 
