@@ -6,11 +6,11 @@ both across the picture. The network outlines three variants of the picture, of 
 variants, nothing is measured.
 
 Also here: whether a film shows a usual chest, so that a white or collapsed lung is said before anything else.
-There are two signs. The border of the heart is hidden, as by fluid, consolidation or collapse: the grey
-hardly changes from lung to heart along its outline. And the classifier's probability of one label is higher
-than on usual films; its card names label and limit in the table ``[usual_chest]``. With both, or with
-outlines that are not those of a heart between two lungs, the film is to be looked at first; with one the AI
-is unsure of it. Without the table the border alone decides.
+There are three signs. The border of the heart is hidden, as by fluid, consolidation or collapse: the grey
+hardly changes from lung to heart along its outline. The outlines cannot be measured. And the classifier's
+probability of one label is higher than on usual films; its card names label and limit in the table
+``[usual_chest]``. With two of them, with a border that is not there at all, or with outlines that are not
+those of a heart between two lungs, the film is to be looked at first; with one the AI is unsure of it.
 
 And which ends of the lungs lie outside the picture. A part that is cut off cannot be assessed. Each
 edge of the picture is judged by itself, by a logistic model of six figures of the lungs' outlines at that
@@ -175,7 +175,9 @@ class AnatomyModel:
         further = self._engine(np.stack([seen for seen, _ in variants[1:]]))["organs"]
         outputs = np.concatenate([firsts[side : side + 1], further])
         found = anatomy_of(outputs, [move for _, move in variants], to_model, self._tolerance)
-        found = replace(found, turn=other - as_it_is)
+        # Left and right are those of the picture: a mirrored film is noted, and sides are not given.
+        in_picture = [HEART, RIGHT_LUNG + side, LEFT_LUNG - side]  # not those of the mirror image
+        found = replace(found, turn=other - as_it_is, masks=found.masks[in_picture])
         if found.measured is not None:
             points = found.measured.thorax.points
             if points[0][0] < MARGIN * columns or points[-1][0] > (1 - MARGIN) * columns:  # there may be more
@@ -454,21 +456,26 @@ SIDES: Final = ("left", "right")
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What an upright picture shows. ``hidden``: its sides on which the border of the heart is not seen.
-    ``white``: the side of the lung that is smaller or whiter and hides it, None where that is not clear.
-    ``shallow``: whether the breath was.
+    """What an upright picture shows. ``hidden``: its sides on which the border of the heart is not seen;
+    ``gone``: whether nothing at all is seen of one. ``white``: the side of the lung that is smaller or whiter
+    and hides it, None where that is not clear. ``shallow``: whether the breath was.
     """
 
     hidden: tuple[str, ...] = ()
     white: str | None = None
     shallow: bool = False
+    gone: bool = False
 
     def doubt(self, card: Card, chances: Mapping[str, float], anatomy: Anatomy, *, marked: bool) -> str:
         """Why this is no usual film, as a sentence; "" if it is. ``chances``: probabilities of the labels of
         ``card``. ``marked``: whether a marker says that the patient's left is on the right of the picture."""
-        table = card.details.get("usual_chest", {"label": "", "limit": 0.0})
-        signs = [bool(self.hidden), chances.get(table["label"], 0.0) > float(table["limit"])]
-        if anatomy.is_chest and not all(signs if table["label"] else signs[:1]):
+        table = card.details.get("usual_chest", {"label": "", "limit": 1.0})
+        signs = [
+            bool(self.hidden),
+            bool(anatomy.fault),
+            chances.get(table["label"], 0.0) > float(table["limit"]),
+        ]
+        if anatomy.is_chest and not self.gone and sum(signs) < 2:
             return UNSURE_NOTE if any(signs) else ""
         lung = "the borders of heart or lungs are hidden"
         if self.white:
@@ -485,27 +492,26 @@ def look_at(picture: Grey, anatomy: Anatomy) -> Look:
     masks = anatomy.seen(Affine(scale, 0.0, 0.0, 0.0, scale, 0.0)).in_image(rows, columns) > 0
     small = cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_AREA)
     if not masks.any(axis=(1, 2)).all():
-        return Look(("left", "right"))
+        return Look(("left", "right"), gone=True)
     smooth = cv2.GaussianBlur(small.astype(np.float32), (0, 0), LONGEST / 150)
     low, high = np.percentile(smooth, [2, 98])
     smooth = (smooth - low) / max(float(high - low), 1.0)
-    # A mirrored film was outlined as it should be: its right lung lies on the right of the picture.
-    lungs = sorted(masks[[RIGHT_LUNG, LEFT_LUNG]], key=lambda lung: float(np.nonzero(lung)[1].mean()))
-    across = np.flatnonzero(masks[[RIGHT_LUNG, LEFT_LUNG]].any(axis=(0, 1)))
+    lungs = masks[[RIGHT_LUNG, LEFT_LUNG]]
+    across = np.flatnonzero(lungs.any(axis=(0, 1)))
     wide = int(across[-1] - across[0] + 1)
     steps = [_step(smooth, masks[HEART], wide), _step(smooth[:, ::-1], masks[HEART][:, ::-1], wide)]
     (left, right), greys = (lung.sum() for lung in lungs), [np.median(smooth[lung]) for lung in lungs]
     # Above 0 the lung on the right of the picture is smaller or whiter.
     whiter = (left - right) / (left + right) + greys[1] - greys[0]
-    worse = int(steps[1] < steps[0])
-    # A border is seen from a change of .06 of the picture's grey range on: of films that radiologists call
-    # normal two in 100 have less on a side. Of PA films that they call normal three in 100 have lungs lower
-    # than .65 of the chest's width.
+    # Of the picture's grey range: of films that radiologists call normal four in 100 have less than .06 on a
+    # side, one in 100 less than .03. Of PA films that they call normal three in 100 have lungs lower than .65
+    # of the chest's width.
     heights = [np.ptp(np.flatnonzero(lung.any(axis=1))) for lung in lungs]
     return Look(
         tuple(side for side, step in zip(SIDES, steps, strict=True) if step < 0.06),
-        SIDES[worse] if (whiter > 0) == bool(worse) else None,
-        bool(np.mean(heights) < 0.65 * wide),
+        SIDES[int(whiter > 0)] if (whiter > 0) == (steps[1] < steps[0]) else None,
+        shallow=bool(np.mean(heights) < 0.65 * wide),
+        gone=min(steps) < 0.03,
     )
 
 

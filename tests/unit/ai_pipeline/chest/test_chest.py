@@ -1072,6 +1072,7 @@ def test_a_white_lung_hides_the_border_of_the_heart() -> None:
         (Look(("right",), "right"), 0.5, True, True, "the left lung is opaque or small. Look at it first."),
         (Look(("left", "right")), 0.5, True, True, "the borders of heart or lungs are hidden."),
         (Look(), 0.05, False, False, "This film is not a usual chest: "),
+        (Look(("left",), gone=True), 0.05, True, False, "This film is not a usual chest: "),
     ],
 )
 def test_two_signs_make_an_unusual_film_and_a_side_is_the_patient_s_only_with_a_marker(
