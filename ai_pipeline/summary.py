@@ -4,7 +4,6 @@ It must not mislead a person who reads nothing else: it makes only statements th
 lists what was not assessed.
 """
 
-import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
@@ -14,10 +13,13 @@ from ai_pipeline.contract import BURNED_IN, Decision, Finding, Measurement, Pipe
 MOST: Final = 120
 """Characters of a line."""
 UNSURE: Final = "unsure"
-"""Name of the note on an image on which a model excludes nothing."""
+"""Name of the note on an image of which a model says no more than what it suspects. Its text, if it is for
+all faces, comes first: a reader must not take silence on a sick film for comfort."""
 NOT_ASSESSED: Final = "not assessed"
-"""Name of the note whose ``names`` nobody looked for."""
+"""Name of the note whose ``names`` nobody looked for; one sentence stands for those of the whole result."""
 NOTHING: Final = "this analysis states nothing about this image."
+NO_CALL: Final = "No call on"
+"""Before what was looked for, and is neither suspected nor "not found"."""
 HIGH: Final = "high certainty"
 """Certainty of calls of which at least nine of ten are right."""
 RIGHT_HALF, RIGHT_MOSTLY = 0.5, 0.9
@@ -38,19 +40,23 @@ def short_result(
 ) -> tuple[str, ...]:
     """The AI's result for one image: at most three lines of at most :data:`MOST` characters.
 
-    ``findings``, ``measurements`` and ``notes``: all of the image. First the statements about measurements,
-    then the findings by decision, then what was not assessed.
+    ``findings``, ``measurements`` and ``notes``: all of the image. First why the model is unsure, and the
+    statements about measurements, then the findings by decision, then what was not assessed.
     """
     notes = list(notes)
     of_patient = [one for one in findings if one.code != BURNED_IN and not one.research_only]
-    unsure = any(note.name == UNSURE for note in notes)
-    skipped = [name for note in notes if note.name == NOT_ASSESSED for name in note.names]
+    unsure = [note for note in notes if note.name == UNSURE]
+    skipped = [note for note in notes if note.name == NOT_ASSESSED and note.names]
+    here = [name for note in skipped if note.source_uid for name in note.names]
     numbers = [measurement_text(one) for one in measurements if one.model is not None][:2]
     statements = [one.statement for one in measurements if one.statement] or numbers
-    stated = _line([(text, []) for text in statements])
-    decided = _line(_decided(of_patient, unsure=unsure))
+    reasons = [note.text.rstrip(".") for note in unsure if note.on_faces]
+    stated = _line([(text, []) for text in [*reasons, *statements]])
+    decided = _line(_decided(of_patient, unsure=bool(unsure)))
     lines = [stated, decided] if stated or decided else [_without_patient(findings)]
-    first, *further = filter(None, [*lines, _line([("Not assessed", skipped)] if skipped else [])])
+    if any(note.source_uid is None for note in skipped):
+        here.append("all else")
+    first, *further = filter(None, [*lines, _line([("Not assessed:", here)] if here else [])])
     return (f"AI: {first}", *further)
 
 
@@ -59,7 +65,8 @@ def result_lines(
 ) -> list[str]:
     """:func:`short_result`, and the notes that must be read wherever the findings are."""
     notes = list(notes)
-    return [*short_result(findings, measurements, notes), *(note.text for note in notes if note.on_faces)]
+    further = [note.text for note in notes if note.on_faces and note.name != UNSURE]
+    return [*short_result(findings, measurements, notes), *further]
 
 
 def comparison_line(on: str, numbers: Sequence[str], new: Sequence[str], gone: Sequence[str]) -> str:
@@ -70,7 +77,7 @@ def comparison_line(on: str, numbers: Sequence[str], new: Sequence[str], gone: S
     """
     said = [*numbers, *([] if new or gone or numbers else ["no change in what is suspected"])]
     head = f"Before, {on}{': ' if said else ''}{'; '.join(said)}"
-    findings = [("Newly suspected", list(new)), ("No longer suspected", list(gone))]
+    findings = [("Newly suspected:", list(new)), ("No longer suspected:", list(gone))]
     return _line([(head, []), *(one for one in findings if one[1])])
 
 
@@ -94,13 +101,6 @@ def named(finding: Finding) -> str:
     return f"{_SIDES[finding.side]}{small}"
 
 
-def in_sentences(names: Sequence[str]) -> str:
-    """All names of a list, in sentences of at most :data:`MOST` characters."""
-    unbroken = ", ".join(name.replace(" ", "\N{NO-BREAK SPACE}") for name in names)
-    lines = textwrap.wrap(unbroken, MOST - len(f"{NOT_ASSESSED}: "), break_long_words=False)
-    return " ".join(f"{line.rstrip(',')}." for line in lines).replace("\N{NO-BREAK SPACE}", " ")
-
-
 def measurement_text(measurement: Measurement) -> str:
     """Name and value: ``Cardiothoracic ratio 0.53``, ``Heart width 148 mm``."""
     if measurement.unit.value == "{ratio}":
@@ -109,29 +109,25 @@ def measurement_text(measurement: Measurement) -> str:
 
 
 _Sentence = tuple[str, list[str]]
-"""A head and the names behind its colon; without names the head is the sentence."""
+"""A head and the names behind it; without names the head is the sentence."""
 
 
 def _decided(findings: Sequence[Finding], *, unsure: bool) -> list[_Sentence]:
-    """The findings by decision; on an image of which the model is unsure nothing is excluded."""
-    suspected: dict[str, list[str]] = {}
-    for one in findings:
-        if one.decision is Decision.PRESENT:
-            head = f"Suspected, {one.certainty}" if one.certainty else "Suspected"
-            suspected.setdefault(head, []).append(named(one))
+    """The findings by decision; of an image of which the model is unsure only what it suspects."""
     if any(one.exclusive for one in findings):
         # The class of classes that exclude each other: the others are not "excluded", and none may fit.
         present = [one for one in findings if one.decision is Decision.PRESENT]
         sure = f", {present[0].certainty}" if present and present[0].certainty else ""
         return [(f"Suggested class{sure}: {named(present[0])}" if present else "No class suggested", [])]
-    absent = [one for one in findings if one.decision is Decision.ABSENT]
-    unclear = [one for one in findings if one.decision is Decision.INDETERMINATE]
-    not_excluded = [named(one) for one in (*unclear, *(absent if unsure else ()))]
-    not_found = [] if unsure else [named(one) for one in absent]
-    sentences = list(suspected.items())
-    if not_excluded:
-        sentences += [*([] if suspected else [("Nothing suspected", [])]), ("Cannot exclude", not_excluded)]
-    return [*sentences, ("Not found", not_found)] if not_found else sentences
+    suspected: dict[str, list[str]] = {}
+    others: dict[str, list[str]] = {NO_CALL: [], "Not found:": []}
+    for one in findings:
+        if one.decision is Decision.PRESENT:
+            head = f"Suspected, {one.certainty}:" if one.certainty else "Suspected:"
+            suspected.setdefault(head, []).append(named(one))
+        elif not unsure:
+            others["Not found:" if one.decision is Decision.ABSENT else NO_CALL].append(named(one))
+    return [*suspected.items(), *((head, names) for head, names in others.items() if names)]
 
 
 def _without_patient(findings: Sequence[Finding]) -> str:
@@ -156,15 +152,17 @@ def _line(sentences: Sequence[_Sentence]) -> str:
 
 
 def _sentence(head: str, names: Sequence[str], room: int) -> str:
-    """``head: first, second and 3 more.`` in ``room`` characters."""
+    """``head first, second and 3 more.`` in ``room`` characters."""
     known = list(dict.fromkeys(names))
     if not known:
         return f"{head}."
-    whole = f"{head}: {', '.join(known)}."
+    whole = f"{head} {', '.join(known)}."
+    if head == NO_CALL and len(known) > 1:
+        whole = f"{head} {', '.join(known[:-1])} or {known[-1]}."
     if len(whole) <= room:
         return whole
     for count in range(len(known) - 1, 0, -1):
-        text = f"{head}: {', '.join(known[:count])} and {len(known) - count} more."
+        text = f"{head} {', '.join(known[:count])} and {len(known) - count} more."
         if len(text) <= room:
             return text
     return _counted(head, known)
@@ -172,7 +170,7 @@ def _sentence(head: str, names: Sequence[str], room: int) -> str:
 
 def _counted(head: str, names: Sequence[str]) -> str:
     """The shortest form of a sentence: its names counted."""
-    return f"{head}: {len(names)} findings." if len(names) > 1 else f"{': '.join([head, *names])}."
+    return f"{head} {len(names)} findings." if len(names) > 1 else f"{' '.join([head, *names])}."
 
 
 def without_research(result: PipelineResult) -> PipelineResult:

@@ -36,7 +36,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ai_pipeline.chest.calls import UNSURE, OperatingPoint, labels_at, points_of
+from ai_pipeline.chest.calls import OperatingPoint, labels_at, points_of
 from ai_pipeline.chest.card import CLASSIFIER
 from ai_pipeline.chest.classifier import Analysis, Classifier, ScoredBox, heatmap
 from ai_pipeline.models.registry import Card, Chain, Label, find
@@ -488,32 +488,24 @@ def choose_points(found: Scored, shown: Sequence[str]) -> dict[str, Any]:
         OperatingPoint.SPECIFIC: _specific(found, healthy, shown, weights),
         OperatingPoint.SENSITIVE: sensitive,
     }
-    table: dict[str, Any] = {
+    return {
         "images": len(found.images),
         "patients": len(set(found.patients)),
         "without_finding": int(healthy.sum()),
         **{str(point): _chosen(found, point, cuts, shown, healthy) for point, cuts in points.items()},
     }
-    if set(shown) <= table[OperatingPoint.SENSITIVE]["labels"].keys():
-        # One label may lie outside the two operating points in an image of which the model is unsure.
-        table[UNSURE] = {"least_between": max(len(shown) - 1, 1)}
-        table[UNSURE] |= _unsure(found, table, shown)
-    return table
 
 
 def measured_points(found: Scored, card: Card, shown: Sequence[str]) -> dict[str, Any]:
     """The table ``[metrics.operating_points]``: the calls of ``card`` on images not used to choose
     thresholds.
     """
-    healthy, chosen = _without_finding(found), card.details.get("operating_points", {})
-    counted = [label.name for label in card.labels if label.supported]
-    unsure = UNSURE in chosen and set(counted) <= set(found.names)
+    healthy = _without_finding(found)
     return {
         "images": len(found.images),
         "patients": len(set(found.patients)),
         "without_finding": int(healthy.sum()),
         **{str(point): _measured(found, labels_at(card, point), shown, healthy) for point in points_of(card)},
-        **({UNSURE: _unsure(found, chosen, counted)} if unsure else {}),
     }
 
 
@@ -627,30 +619,6 @@ def _measured(found: Scored, labels: Sequence[Label], shown: Sequence[str], heal
         "sources": alarms,
         "labels": rows,
     }
-
-
-def _unsure(found: Scored, chosen: Mapping[str, Any], shown: Sequence[str]) -> dict[str, Any]:
-    """On how many images the model is unsure as a whole, and how well it ranks on these and on the others."""
-    columns = [found.names.index(name) for name in shown]
-    low, high = (
-        np.array([chosen[point]["labels"][name]["threshold"][0] for name in shown])
-        for point in (OperatingPoint.SENSITIVE, OperatingPoint.SPECIFIC)
-    )
-    chance = found.chance[:, columns]
-    unsure = ((chance >= low) & (chance < high)).sum(1) >= chosen[UNSURE]["least_between"]
-    share = metrics.share(unsure, np.ones(len(unsure), np.bool_), found.weights())
-    return {
-        "share": share.as_list(),
-        "mean_auc": _mean_auc(found.where(unsure), columns),
-        "mean_auc_others": _mean_auc(found.where(~unsure), columns),
-    }
-
-
-def _mean_auc(found: Scored, columns: Sequence[int]) -> list[float]:
-    counted = [k for k in found.with_positives(10) if k in columns] if found.images else []
-    if not counted:
-        return metrics.UNKNOWN.as_list()
-    return metrics.mean_auc_interval(found.truth, found.logit, counted, found.weights()).as_list()
 
 
 def likelihood_ratio(called: Bools, truth: Floats, weights: Floats) -> metrics.Interval:

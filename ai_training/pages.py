@@ -171,8 +171,6 @@ CALLS = (
             "images": "images",
             "patients": "adults",
             "without_finding": "of them without any finding",
-            "unsure>share": "share on which the model is unsure as a whole",
-            "unsure>mean_auc+unsure>mean_auc_others": "mean AUC there; on the others",
         },
     ),
     FiguresTable("detection", "Boxes, five folds", {"boxes": "boxes", "patients": "patients"}),

@@ -28,9 +28,6 @@ from ai_pipeline.contract import Decision, QualityNote
 from ai_pipeline.models.registry import Card, Label
 
 NOTE: Final = "operating point"
-UNSURE: Final = "unsure"
-"""A card's table that says from how many labels between the two points on an image is unsure."""
-UNSURE_NOTE: Final = "This AI is unsure about the image as a whole: what it does not suspect may be there."
 
 
 class OperatingPoint(StrEnum):
@@ -128,21 +125,6 @@ def figures(card: Card, point: OperatingPoint, label: str) -> Mapping[str, Any]:
     return found
 
 
-def unsure(card: Card, chances: Mapping[str, float]) -> bool:
-    """Whether nearly all shown labels of an image lie between the two operating points, for these
-    probabilities at the card's own prevalence.
-    """
-    table = card.details.get("operating_points", {})
-    if UNSURE not in table:
-        return False
-    known = [label.name for label in card.labels if label.supported]
-    low, high = (table[point]["labels"] for point in (OperatingPoint.SENSITIVE, OperatingPoint.SPECIFIC))
-    between = [
-        name for name in known if low[name]["threshold"][0] <= chances[name] < high[name]["threshold"][0]
-    ]
-    return len(between) >= int(table[UNSURE]["least_between"])
-
-
 def _measured(card: Card, point: OperatingPoint) -> Mapping[str, Any]:
     found: Mapping[str, Any] = card.details.get("metrics", {}).get("operating_points", {}).get(point, {})
     return found
@@ -183,13 +165,13 @@ class Words:
 def words_of(card: Card, point: OperatingPoint, label: str, prevalence: float | None) -> Words:
     """The words allowed for a ``label`` at a ``prevalence`` above 0 and below 1.
 
-    A label without figures may be "suspected", since the site chose its model, and is never "not found".
+    A label without figures gets neither word.
     """
     sensitivity = figures(card, point, label).get("sensitivity")
-    right = prevalence and predictive(card, point, label, Decision.PRESENT, prevalence)
+    right = predictive(card, point, label, Decision.PRESENT, prevalence) if prevalence else None
     # Least share of right calls that are worth a look, and the least lower end of its interval.
     return Words(
-        suspected=not right or (right[0] >= (1 / 3) and right[1] >= (1 / 6)),
+        suspected=right is not None and right[0] >= (1 / 3) and right[1] >= (1 / 6),
         not_found=sensitivity is not None and sensitivity[1] >= FOUND,
     )
 

@@ -2,12 +2,12 @@
 
 The header is checked first, then the pixels: other images are refused with one sentence that says why.
 
-A finding gets a box, a side, and its place in words such as "right lower zone" where the header says which
-side is which.
+A film that is no usual chest says that first, and then nothing but what is suspected: no ratio, no "no call",
+no "not found".
 
-Zones are the thirds of one lung's height. A view of PA or AP does not tell right from left: a picture may
-have been turned over. So Patient Orientation (0020,0020; PS3.3 C.7.6.1.1.1) must say that the lung that is
-outlined as the right one lies on the patient's right: a wrong side is worse than none.
+A finding gets a box and a side. A view of PA or AP does not tell right from left: a picture may have been
+turned over. So Patient Orientation (0020,0020; PS3.3 C.7.6.1.1.1) must say that the lung that is outlined as
+the right one lies on the patient's right, and heart or marker confirm it: a wrong side is worse than none.
 """
 
 from __future__ import annotations
@@ -31,10 +31,13 @@ from ai_pipeline.chest.anatomy import (
     MISSING,
     ORGANS,
     RIGHT_LUNG,
+    UNSURE_NOTE,
     Anatomy,
     AnatomyModel,
     Completeness,
     Edge,
+    Look,
+    look_at,
     missing_notes,
     without_missing,
 )
@@ -54,7 +57,6 @@ from ai_pipeline.chest.stamps import LARGEST, StampRules, Stamps, follow, read_s
 from ai_pipeline.chest.stamps import MODEL as TEXT_READER
 from ai_pipeline.contract import (
     Accept,
-    Bools,
     Code,
     Decision,
     DerivedImage,
@@ -79,16 +81,16 @@ from ai_pipeline.images.decode import to_full_size
 from ai_pipeline.images.exposure import Exposure
 from ai_pipeline.models.registry import Card, Label, find, load
 from ai_pipeline.models.store.folder import active
-from ai_pipeline.summary import NOT_ASSESSED, UNSURE, certainty, in_sentences
+from ai_pipeline.summary import NOT_ASSESSED, UNSURE, certainty
 
-_URGENT = ("pneumothorax", "nodule of lung", "lung mass", "pneumonia")
+PRESENT, UNDECIDED = Decision.PRESENT, Decision.INDETERMINATE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _AnalysedImage:
     """An image with its analysis; without outlines where it is none of a chest. ``boxes`` gives those of a
     label, None without a detector. ``stamps``: None where they could not be read. ``missing``: the edges
-    at which the chest is cut off. ``timings`` in seconds."""
+    at which the chest is cut off. ``look``: what the upright picture shows. ``timings`` in seconds."""
 
     image: SourceImage
     analysis: Analysis
@@ -97,6 +99,7 @@ class _AnalysedImage:
     exposure: Exposure
     stamps: Stamps | None
     missing: tuple[Edge, ...]
+    look: Look
     timings: Mapping[str, float]
 
     @property
@@ -130,7 +133,11 @@ class _RuleOptions:
         rates = {**calls.calibrated_at(card), **(here or {})}
         words = {label.name: words_of(card, point, label.name, rates.get(label.name)) for label in labels}
         if given.all_labels:
-            shown = {name: replace(one, suspected=True) for name, one in words.items()}
+            # Of a label without figures nobody knows what a call is worth.
+            shown = {
+                name: replace(one, suspected=bool(calls.figures(card, point, name)))
+                for name, one in words.items()
+            }
         else:
             known = [label.name for label in labels if label.supported]
             shown = {name: words[name] for name in known if words[name].assessed}
@@ -215,21 +222,20 @@ class ChestXray:
             report(number / len(images), "chest X-ray")
             analysed = self._analyse(image)
             began = time.perf_counter()
-            measured = self._ratio(analysed, given.ratio)
-            measurements += measured.measurements
-            notes += measured.notes
-            judged += measured.judges_size
-            found = self._findings(analysed, settings)
-            if measured.judges_size and not given.all_labels:  # one voice: the ratio is the better model
-                found = [one for one in found if one.label != ratio.CARDIOMEGALY]
-            notes += missing_notes(image.uid, found, analysed.missing)
-            found = without_missing(found, analysed.missing)
-            findings += found
-            text_read = text_read or analysed.stamps is not None
             scores.append(self._scores(analysed))
+            found, measured, said = self._judged(analysed, settings, scores[-1])
+            findings += found
+            measurements += measured.measurements
+            judged += measured.judges_size
+            text_read = text_read or analysed.stamps is not None
             if view := analysed.rules.projection:
                 views.append(JudgedView(image.uid, view))
-            notes += self._notes(analysed, found, scores[-1])
+            notes += [
+                *said,
+                *measured.notes,
+                *analysed.rules.notes,
+                *intended_use.notes(image, analysed.analysis.pose, analysed.exposure),
+            ]
             if given.outlines:
                 pictures += self._outlines(analysed)
             explained = time.perf_counter()
@@ -248,7 +254,8 @@ class ChestXray:
                     "The model has no domain gate: that this is a frontal chest X-ray, only the header says.",
                 )
             )
-        notes += box_notes(findings)
+        if any(finding.regions for finding in findings):
+            notes.append(QualityNote("box", BOX_NOTE))
         notes.append(calls.point_note(self._card(), settings.point))
         notes.append(_not_assessed(settings, size_judged=judged == len(images)))
         if given.prevalence:
@@ -284,24 +291,39 @@ class ChestXray:
             self._anatomy, self._completeness = AnatomyModel.from_card(card), Completeness.from_card(card)
         return self._anatomy
 
-    def _ratio(self, analysed: _AnalysedImage, wanted: ratio.Projections) -> ratio.Ratio:
-        if analysed.anatomy is None:
-            return ratio.Ratio()
-        model = self._model()
-        return ratio.measure(
-            analysed.image,
-            analysed.anatomy,
-            analysed.analysis.pose,
-            self._anatomy_model(),
-            wanted,
-            effusion=any(  # by the card's own threshold; a rule's thresholds do not count here
-                model.probability(analysed.analysis, index) >= label.threshold
-                for index, label in enumerate(model.card.labels)
-                if label.name == ratio.EFFUSION
-            ),
-            projection=analysed.rules.projection,
-            cut_off=[MISSING[edge] for edge in analysed.missing if edge is not Edge.TOP],
-        )
+    def _judged(
+        self, analysed: _AnalysedImage, settings: _RuleOptions, scores: Scores
+    ) -> tuple[list[Finding], ratio.Ratio, list[QualityNote]]:
+        """The findings of one film, its ratio, and the notes on what was left out of it."""
+        found, anatomy, uid = self._findings(analysed, settings), analysed.anatomy, analysed.image.uid
+        doubt, measured = "", ratio.Ratio()
+        if anatomy is not None:
+            # The heart confirms no side here: what is white may be taken for heart.
+            marked = analysed.rules.marked and analysed.analysis.pose == UPRIGHT
+            doubt = analysed.look.doubt(self._card(), scores.values, anatomy, marked=marked)
+        if anatomy is not None and doubt in {"", UNSURE_NOTE}:
+            measured = ratio.measure(
+                analysed.image,
+                anatomy,
+                analysed.analysis.pose,
+                self._anatomy_model(),
+                settings.given.ratio,
+                effusion=any(one.label == ratio.EFFUSION and one.decision is PRESENT for one in found),
+                projection=analysed.rules.projection,
+                cut_off=[MISSING[edge] for edge in analysed.missing if edge is not Edge.TOP],
+                look=analysed.look,
+            )
+            doubt = measured.missed or doubt
+        if measured.judges_size and not settings.given.all_labels:  # one voice: the ratio is the better model
+            found = [one for one in found if one.label != ratio.CARDIOMEGALY]
+        notes = missing_notes(uid, found, analysed.missing)
+        found = without_missing(found, analysed.missing)
+        if doubt:
+            notes.append(QualityNote(UNSURE, doubt, uid, on_faces=True))
+            found = [
+                replace(one, decision=one.decision if one.decision is PRESENT else UNDECIDED) for one in found
+            ]
+        return found, measured, notes
 
     def _outlines(self, analysed: _AnalysedImage) -> list[DerivedImage]:
         """Masks of heart and lungs, where they can be those of a chest and left and right are known."""
@@ -341,7 +363,7 @@ class ChestXray:
         grey = display if display.ndim == 2 else np.asarray(display.mean(axis=2), np.uint8)
         decoded = time.perf_counter()
         analysis = model.analyse(grey)
-        boxes, anatomy, stamps = None, None, None
+        boxes, anatomy, stamps, look = None, None, None, Look()
         missing: tuple[Edge, ...] = ()
         if model.in_domain(analysis):
             anatomy = self._anatomy_model().outline(grey, analysis.pose)
@@ -352,6 +374,7 @@ class ChestXray:
             picture, to_upright = upright(grey, analysis.pose)
             outlines = anatomy.seen(to_upright)
             missing = self._completeness.missing(picture, outlines)
+            look = look_at(picture, outlines)
             stamps = read_stamps(picture, outlines, self._models_dir)
         timings = {"decode": decoded - start, "model": seen - decoded, "stamps": time.perf_counter() - seen}
         way = to_full_size(grey.shape[0], image.header)
@@ -363,6 +386,7 @@ class ChestXray:
             Exposure.from_image(grey),
             stamps,
             missing,
+            look,
             MappingProxyType(timings),
         )
         self._analysed.append(analysed)
@@ -373,24 +397,6 @@ class ChestXray:
         labels = enumerate(model.card.labels)
         values = {label.name: model.probability(analysis, index) for index, label in labels}
         return Scores(analysed.image.uid, model.card.ref, values, reoriented=analysis.pose != UPRIGHT)
-
-    def _notes(self, analysed: _AnalysedImage, found: Sequence[Finding], scores: Scores) -> list[QualityNote]:
-        """Where findings are, what stamps say, and how far to trust the result."""
-        image, pose, anatomy, text = analysed.image, analysed.analysis.pose, analysed.anatomy, ""
-        if anatomy is not None and not anatomy.is_chest:  # one lung is white, or gone
-            text = (
-                f"Not the outlines of a usual chest: {anatomy.fault}. "
-                "What this AI does not suspect may be there."
-            )
-        elif calls.unsure(self._card(), scores.values):
-            text = calls.UNSURE_NOTE
-        return [
-            *(no_place_notes(found) if self._detector is not None else ()),
-            *place_notes(image, pose, analysed.sided_anatomy, found),
-            *analysed.rules.notes,
-            *intended_use.notes(image, pose, analysed.exposure),
-            *([QualityNote(UNSURE, text, scores.source_uid, on_faces=True)] if text else ()),
-        ]
 
     def _findings(self, analysed: _AnalysedImage, settings: _RuleOptions) -> list[Finding]:
         model, image, analysis = self._model(), analysed.image, analysed.analysis
@@ -409,8 +415,7 @@ class ChestXray:
                 if activation and settings.given.heatmaps:
                     evidence = model.heatmap(activation)
             sides = {
-                side_of(in_lungs(image, analysis.pose, analysed.sided_anatomy, label.site, box))
-                for box in regions
+                side_of(image, analysis.pose, analysed.sided_anatomy, label.site, box) for box in regions
             }
             found.append(
                 Finding(
@@ -470,12 +475,10 @@ def _not_assessed(settings: _RuleOptions, *, size_judged: bool) -> QualityNote:
     """What nobody has looked for: a label that is hidden is not absent."""
     judged = {ratio.CARDIOMEGALY} if size_judged else set()
     hidden = [one.code.meaning for one in settings.labels if one.name not in {*settings.shown, *judged}]
-    # The list may be cut: first what a reader must not believe to be excluded.
-    names = tuple(sorted((name.lower() for name in hidden), key=lambda name: (*_URGENT, name).index(name)))
     untrained = (
         "Nor anything that the model was never trained for, such as bones, mediastinum, lines and tubes."
     )
-    return QualityNote(NOT_ASSESSED, f"{in_sentences(hidden)} {untrained}", names=names)
+    return QualityNote(NOT_ASSESSED, f"{', '.join(hidden)}. {untrained}", names=tuple(hidden))
 
 
 def _cleaned(
@@ -512,13 +515,7 @@ def _seen(
     return mapped
 
 
-NO_PLACE: Final = "no reliable location"
-_BOX_NOTES: Final = {
-    Origin.ACTIVATION: "The box comes from class activation: an approximate place, not a contour or a "
-    "measurement.",
-    Origin.DETECTOR: "The box comes from a detector taught by radiologists' boxes: an approximate place, not "
-    "a contour or a measurement.",
-}
+BOX_NOTE: Final = "A box is an approximate place, not a contour or a measurement."
 
 
 def on_its_organ(anatomy: Anatomy, site: Code | None, region: Region) -> bool:
@@ -548,98 +545,21 @@ def contradicted(found: Activation | None, anatomy: Anatomy, site: Code | None, 
     return float(found.values.ravel()[beside].sum() / found.values.sum()) >= 2 / 3
 
 
-def in_lungs(
+def side_of(
     image: SourceImage, pose: Pose, anatomy: Anatomy | None, site: Code | None, region: Region
-) -> tuple[LungPlace, ...]:
-    """The lungs in which a detector's box of a finding of lungs or pleurae lies.
+) -> Literal["", "L", "R"]:
+    """The patient's side of a detector's box of a finding of lungs or pleurae; "" unless it lies in one lung.
 
-    Empty for an image that had to be reoriented: its Patient Orientation is not trusted.
+    Also "" unless Patient Orientation confirms that the film lies as it was outlined: the right lung on the
+    left of the film, the head on top. That of an image that had to be reoriented is not trusted.
     """
     meant = site is not None and site.meaning in {"Lung", "Pleura"} and region.origin is Origin.DETECTOR
-    if not meant or anatomy is None or pose != UPRIGHT:
-        return ()
-    return lung_places(region.bounds, anatomy, image.header.attributes.get("PatientOrientation", ""))
-
-
-def side_of(places: Sequence[LungPlace]) -> Literal["", "L", "R"]:
-    """The patient's side of a box inside one lung; "" for a box in both lungs or in none."""
-    return places[0].side if len(places) == 1 else ""
-
-
-def place_notes(
-    image: SourceImage, pose: Pose, anatomy: Anatomy | None, findings: Sequence[Finding]
-) -> list[QualityNote]:
-    """A note with the places of the boxes in lungs and pleurae, in words."""
-    places = [
-        f"{finding.code.meaning}: {' and '.join(place.words for place in found)} (approximate)."
-        for finding in findings
-        for region in finding.regions
-        if (found := in_lungs(image, pose, anatomy, finding.site, region))
-    ]
-    return [QualityNote("place", " ".join(places), image.uid)] if places else []
-
-
-def no_place_notes(findings: Sequence[Finding]) -> list[QualityNote]:
-    """A note that names the findings that are present but have no box reliable enough to be shown."""
-    names = [f.code.meaning for f in findings if f.decision is Decision.PRESENT and not f.regions]
-    return [QualityNote(NO_PLACE, f"{', '.join(names)}.", findings[0].source_uid)] if names else []
-
-
-def box_notes(findings: Sequence[Finding]) -> list[QualityNote]:
-    """Notes that explain the boxes, one for each origin of a box."""
-    origins = {region.origin for finding in findings for region in finding.regions}
-    return [QualityNote("box", text) for origin, text in _BOX_NOTES.items() if origin in origins]
-
-
-_LUNGS: Final[tuple[tuple[int, Literal["L", "R"], str], ...]] = (
-    (RIGHT_LUNG, "R", "right"),
-    (LEFT_LUNG, "L", "left"),
-)
-_ZONES: Final = ("upper", "middle", "lower")
-
-
-@dataclass(frozen=True, slots=True)
-class LungPlace:
-    """The place of a box in one lung: ``side`` of the patient, ``words`` such as "right lower zone"."""
-
-    side: Literal["L", "R"]
-    words: str
-
-
-def lung_places(
-    box: tuple[float, float, float, float], anatomy: Anatomy, orientation: str
-) -> tuple[LungPlace, ...]:
-    """The lungs on which ``box`` (left, top, right, bottom in source coordinates) lies, with their zones.
-
-    ``orientation``: the two values of Patient Orientation, joined by a backslash. Empty if they do not
-    confirm that the film lies as it was outlined.
-    """
-    # The right lung lies on the left of the film, the head on top.
-    if tuple(value[:1] for value in orientation.split("\\")) != ("L", "F"):
-        return ()
-    rows, columns = anatomy.on_grid(box)
-    covered = {lung: int(anatomy.masks[lung, rows, columns].sum()) for lung, _, _ in _LUNGS}
-    # Least share of a box's lung pixels in a lung for that lung to be named.
-    least = max(0.25 * sum(covered.values()), 1)
-    return tuple(
-        LungPlace(side, f"{name} {_zones(rows, anatomy.masks[lung])}")
-        for lung, side, name in _LUNGS
-        if covered[lung] >= least
-    )
-
-
-def _zones(rows: slice, lung: Bools) -> str:
-    """The thirds of the height of ``lung`` in which ``rows`` lie: "lower zone", "middle and lower zones"."""
-    inside = np.flatnonzero(lung.any(axis=1))
-    start, height = int(inside[0]), int(inside[-1]) + 1 - int(inside[0])
-    low, high = (min(max((row - start) / height, 0.0), 1.0) for row in (rows.start, rows.stop))
-    # A zone is named when a third of the box lies in it, or half of the zone in the box.
-    least = min((high - low) / 3, 1 / 6)
-    named = [
-        zone
-        for place, zone in enumerate(_ZONES)
-        if (part := min(high, (place + 1) / 3) - max(low, place / 3)) > 0 and part >= least
-    ]
-    if len(named) == len(_ZONES):
-        return "lung, all zones"
-    return f"{' and '.join(named)} zone{'s' if len(named) > 1 else ''}"
+    orientation = image.header.attributes.get("PatientOrientation", "").split("\\")
+    if not meant or anatomy is None or pose != UPRIGHT or [one[:1] for one in orientation] != ["L", "F"]:
+        return ""
+    rows, columns = anatomy.on_grid(region.bounds)
+    right, left = (int(anatomy.masks[lung, rows, columns].sum()) for lung in (RIGHT_LUNG, LEFT_LUNG))
+    # Share of a box's lung pixels that must lie in one lung for its side to be named.
+    if max(right, left) <= 0.75 * (right + left):
+        return ""
+    return "R" if right > left else "L"

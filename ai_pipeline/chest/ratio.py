@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from ai_pipeline.chest.anatomy import Anatomy, AnatomyModel, Cardiothoracic, Width
+from ai_pipeline.chest.anatomy import Anatomy, AnatomyModel, Cardiothoracic, Look, Width
 from ai_pipeline.chest.intended_use import projection_of
 from ai_pipeline.contract import (
     BURNED_IN,
@@ -59,6 +59,8 @@ class Ratio:
     notes: tuple[QualityNote, ...] = ()
     judges_size: bool = False
     """Whether the ratio says how large the heart is: of a PA film, compared with the limit."""
+    missed: str = ""
+    """Why a ratio that the film should have is not given, as a sentence; also where no outline is usable."""
 
 
 def measure(
@@ -71,25 +73,28 @@ def measure(
     effusion: bool = False,
     projection: str | None = None,
     cut_off: Sequence[str] = (),
+    look: Look | None = None,
 ) -> Ratio:
     """Measure heart width, thoracic width and their ratio in ``image``, whose outlines are ``anatomy``.
 
     ``pose``: how the image is rotated and mirrored. ``effusion``: whether an effusion is possible; then
     statement and note warn the reader. ``projection``: replaces the header's, if another one is known.
-    ``cut_off``: parts of the chest outside the picture, without which a width is too small. Widths are in
-    millimetres where the header gives the pixel spacing, else in pixels.
+    ``cut_off``: parts of the chest outside the picture, without which a width is too small. ``look``: what
+    the picture shows of the heart's border, and of the breath. Widths are in millimetres where the header
+    gives the pixel spacing, else in pixels.
     """
     projection = projection_of(image.header) if projection is None else projection
+    missed = anatomy.fault and f"No ratio: {anatomy.fault}."
     if wanted is Projections.OFF:
-        return Ratio()
+        return Ratio(missed=missed)
     if wanted is Projections.PA and projection != "PA":
-        return Ratio(notes=(_note(image, f"not measured: {_projection(projection)}"),))
-    if cut_off:
-        why = f"outside the picture: {' and '.join(cut_off)}"
-        return Ratio(notes=(_note(image, f"not measured, {why}"),))
-    if anatomy.measured is None:
-        return Ratio(notes=(_note(image, f"not measured: {anatomy.fault}"),))
-    statement = _statement(anatomy.measured.ratio, projection, model.agreement, effusion=effusion)
+        return Ratio(notes=(_note(image, f"not measured: {_projection(projection)}"),), missed=missed)
+    if cut_off or anatomy.measured is None:
+        why = f"outside the picture: {' and '.join(cut_off)}" if cut_off else anatomy.fault
+        return Ratio(notes=(_note(image, f"not measured: {why}"),), missed=f"No ratio: {why}.")
+    statement = _statement(
+        anatomy.measured.ratio, projection, model.agreement, look or Look(), effusion=effusion
+    )
     measurements = _measurements(image, anatomy.measured, pose, model, statement)
     sentences = ["measured by AI between the lines drawn; a reader must check them"]
     if model.agreement:
@@ -106,16 +111,23 @@ def measure(
 
 
 def _statement(
-    ratio: float, projection: str, agreement: tuple[float, float] | None, *, effusion: bool
+    ratio: float, projection: str, agreement: tuple[float, float] | None, look: Look, *, effusion: bool
 ) -> str:
     """What the ratio means: the heart is enlarged, or not, where a reader would surely agree."""
     number = f"cardiothoracic ratio {ratio:.2f}"
+    if look.shallow:
+        number += ", shallow breath"
     low, high = agreement or (0.0, 0.0)
     if projection != "PA":
         return f"{number.capitalize()}, not comparable with 0.5: {_projection(projection)}"
     if ratio - high > LIMIT:
-        doubtful = f"{number.capitalize()}, perhaps too large beside an effusion"
-        return doubtful if effusion else f"Heart enlarged, {number}"
+        if effusion:
+            return f"{number.capitalize()}, perhaps too large beside an effusion"
+        return (
+            f"Heart perhaps enlarged, border hidden, {number}" if look.hidden else f"Heart enlarged, {number}"
+        )
+    if look.hidden:
+        return f"{number.capitalize()}, heart's border hidden"
     if ratio - low < LIMIT:
         return f"Heart not enlarged, {number}"
     return f"Heart size borderline, {number}"

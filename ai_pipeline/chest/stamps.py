@@ -6,8 +6,8 @@ dropped right after it is read: no result, log or note holds it.
 From its stamps follow a film's projection, its notes, and whether left and right may be stated.
 
 A film that is mirrored, as it was sent or after it was turned by 180°, looks like a chest to the network.
-Three signs reveal it: a side marker on the wrong side, words that are legible in the mirror image only, a
-heart that lies mostly on the right. With any of them no side is stated: a wrong side is worse than none.
+Two signs reveal it: a side marker on the wrong side, and a heart of which more lies on its own side in the
+mirror image. With either no side is stated: a wrong side is worse than none.
 """
 
 import re
@@ -22,10 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ai_pipeline.burnin.find.networks import Line
-from ai_pipeline.burnin.find.text import WORKING_SIDE, TextBox, TextReader, shared_reader
-from ai_pipeline.chest.anatomy import HEART, LEFT_LUNG, RIGHT_LUNG, Anatomy
+from ai_pipeline.burnin.find.text import WORKING_SIDE, TextReader, shared_reader
+from ai_pipeline.chest.anatomy import LEFT_LUNG, RIGHT_LUNG, Anatomy, heart_on_left
 from ai_pipeline.chest.intended_use import projection_of, seen_from_behind
-from ai_pipeline.contract import Bools, Grey, ImageHeader, Point, QualityNote, SourceImage
+from ai_pipeline.contract import Grey, ImageHeader, Point, QualityNote, SourceImage
 from ai_pipeline.images.coordinates import UPRIGHT, Pose
 from ai_pipeline.models import registry
 
@@ -48,7 +48,6 @@ POSITIONS: Final[Mapping[str, Position]] = {
 IN_ORDER: Final[tuple[Position, ...]] = ("supine", "semi-erect", "erect")
 """Of several positions on one film the first counts, as AP counts where both projections are read."""
 SIDES: Final[Mapping[str, Side]] = {"L": "L", "R": "R", "LEFT": "L", "RIGHT": "R"}
-OF_AP_FILMS: Final = frozenset({"AP", *PORTABLE, "SUPINE", "SEMIERECT", "SEMIUPRIGHT"})
 WORDS: Final = frozenset({*PROJECTIONS, *PORTABLE, *POSITIONS, *SIDES})
 LARGEST: Final = 1024
 """Shorter side to which larger films are reduced before they are read: cutting lines out of them takes longer
@@ -72,17 +71,12 @@ class Marker:
 
 @dataclass(frozen=True, slots=True)
 class Stamps:
-    """The stamps of one film; fields are empty or None if nothing was read or side markers disagree.
-
-    ``mirrored``: whether a word of AP films was legible in the mirror image only. Single letters and the
-    words of PA films do not count: their lead letters may lie on a detector face up or face down.
-    """
+    """The stamps of one film; fields are empty or None if nothing was read or side markers disagree."""
 
     projection: Literal["", "AP", "PA"] = ""
     position: Position = ""
     portable: bool = False
     marker: Marker | None = None
-    mirrored: bool = False
 
     @property
     def is_ap(self) -> bool:
@@ -108,10 +102,9 @@ def stamps_in(picture: Grey, anatomy: Anatomy | None, reader: TextReader) -> Sta
         size = round(picture.shape[1] / times_larger), round(picture.shape[0] / times_larger)
         picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
     rows, columns = picture.shape
-    mirror_image = np.ascontiguousarray(picture[:, ::-1])
     lungs = _hull(anatomy)
-    # Each with the place of its line, as in Marker, and whether it was read in the mirror image.
-    words: list[tuple[str, float, float, bool]] = []
+    # Each with the place of its line, as in Marker.
+    words: list[tuple[str, float, float]] = []
     for box in reader.find(picture, min(1.0, WORKING_SIDE / min(rows, columns))):
         x, y = box.corners.mean(axis=0).tolist()
         # Height of a stamp, at most (share of the picture's shorter side).
@@ -119,24 +112,16 @@ def stamps_in(picture: Grey, anatomy: Anatomy | None, reader: TextReader) -> Sta
             lungs, anatomy, (x * times_larger, y * times_larger)
         ):
             continue
-        found, flipped = words_of(reader.read(picture, box)), False
-        if not found:
-            # The place of ``box`` in the mirror image of a picture of so many ``columns``.
-            corners = box.corners[[1, 0, 3, 2]].copy()
-            corners[:, 0] = columns - corners[:, 0]
-            found, flipped = words_of(reader.read(mirror_image, TextBox(corners, box.confidence))), True
-        words += [(word, x / columns, y / rows, flipped) for word in found]
-    from_mirror = {word for word, _, _, flipped in words if flipped} & OF_AP_FILMS
-    read = {word for word, _, _, flipped in words if not flipped} | from_mirror
+        words += [(word, x / columns, y / rows) for word in words_of(reader.read(picture, box))]
+    read = {word for word, _, _ in words}
     positions = {POSITIONS[word] for word in read & set(POSITIONS)}
-    markers = [Marker(SIDES[word], x, y) for word, x, y, _ in words if word in SIDES]
+    markers = [Marker(SIDES[word], x, y) for word, x, y in words if word in SIDES]
     agree = len({(marker.letter == "L") == (marker.x > 0.5) for marker in markers}) == 1
     return Stamps(
         projection="AP" if "AP" in read else "PA" if "PA" in read else "",
         position=next((position for position in IN_ORDER if position in positions), ""),
         portable=bool(read & PORTABLE),
         marker=markers[0] if agree else None,
-        mirrored=bool(from_mirror),
     )
 
 
@@ -180,20 +165,21 @@ def _reader(models_dir: Path | None) -> TextReader:
 
 
 NOT_READ: Final = "Stamps were not read."
-WRONG_SIDE, WRONG_SIDE_TURNED, OWN_SIDE = 0.40, 0.49, 0.5
-"""Shares of the heart on its own side (:func:`heart_on_left`). Below the first it lies on the wrong side, as
-in one of a hundred chests of training and validation. Below the second (one of twenty) it does in an image
-that was shown turned by 180°: that may be one turned over. From the third on it lies on its own side."""
+TURNED: Final = 0.1
+"""By how much more of the heart must lie on its own side in the mirror image (``Anatomy.turn``) for the film
+to be called mirrored. Less is enough in an image that was shown turned by 180°: that may be turned over."""
 
 
 @dataclass(frozen=True, slots=True)
 class StampRules:
     """The conclusions from stamps. ``projection``: PA, AP, another View Position, or "" if neither header nor
-    stamp says it. ``sides``: whether left and right may be stated.
+    stamp says it. ``sides``: whether heart or marker confirm left and right and nothing contradicts;
+    ``marked``: whether the marker does.
     """
 
     projection: str
     sides: bool
+    marked: bool = False
     notes: tuple[QualityNote, ...] = ()
 
 
@@ -208,18 +194,9 @@ def follow(image: SourceImage, stamps: Stamps | None, anatomy: Anatomy | None, p
     notes = [QualityNote("stamps", text, image.uid) for text in texts]
     if why:
         notes.append(QualityNote("sides", f"{why}: sides are not given.", image.uid, on_faces=True))
-    return StampRules(projection, not why, tuple(notes))
-
-
-def heart_on_left(masks: Bools) -> float | None:
-    """The share (0 to 1) of the heart that lies left of the middle of the thorax: about .68 in a usual chest,
-    .40 in its mirror image. None if an organ is missing. ``masks [3, rows, columns]`` as in Anatomy.
-    """
-    thorax = np.flatnonzero((masks[RIGHT_LUNG] | masks[LEFT_LUNG]).any(axis=0))
-    heart = masks[HEART].sum(axis=0)
-    if not len(thorax) or not heart.any():
-        return None
-    return float(heart[round((thorax[0] + thorax[-1] + 1) / 2) :].sum() / heart.sum())
+    marker, heart = _exchanged(read, anatomy, pose)
+    marked = not why and marker is False
+    return StampRules(projection, marked or (not why and heart is False), marked, tuple(notes))
 
 
 def _projection_notes(header: str, projection: str, stamps: Stamps) -> list[str]:
@@ -236,18 +213,9 @@ def _projection_notes(header: str, projection: str, stamps: Stamps) -> list[str]
 
 def doubt(header: ImageHeader, stamps: Stamps, anatomy: Anatomy | None, pose: Pose) -> str:
     """Why left and right are in doubt, as the beginning of a sentence; "" if they are not."""
-    # Whether side marker and heart lie as in a mirrored image; None where that is not certain.
-    seen, marker = stamps.marker, None
-    # Distance of a side marker from the middle of the picture, at least, to name a side (share of the
-    # width).
-    if seen is not None and abs(seen.x - 0.5) >= 0.1:
-        marker = (seen.letter == "L") == (seen.x < 0.5)
-    share = heart_on_left(anatomy.masks) if anatomy is not None and anatomy.is_chest else None
-    limit = WRONG_SIDE_TURNED if pose.turned == 180 else WRONG_SIDE
-    heart = None if share is None or limit <= share < OWN_SIDE else share < limit
+    marker, heart = _exchanged(stamps, anatomy, pose)
     behind = pose == UPRIGHT and seen_from_behind(header)
     reasons = {
-        "The stamps are mirrored, and the image may be too": stamps.mirrored,
         "Side marker and heart disagree": None not in {marker, heart} and marker != heart,
         "Side marker and heart lie on the wrong side, as in a mirrored image": marker and heart,
         "The side marker lies on the wrong side, as in a mirrored image": marker,
@@ -255,3 +223,18 @@ def doubt(header: ImageHeader, stamps: Stamps, anatomy: Anatomy | None, pose: Po
         "Side marker and Patient Orientation disagree": behind and marker is False,
     }
     return next((reason for reason, there in reasons.items() if there), "")
+
+
+def _exchanged(stamps: Stamps, anatomy: Anatomy | None, pose: Pose) -> tuple[bool | None, bool | None]:
+    """Whether side marker and heart lie as in a mirrored image; None where that is not certain."""
+    seen, marker, heart = stamps.marker, None, None
+    # Distance of a side marker from the middle of the picture, at least, to name a side (share of the
+    # width).
+    if seen is not None and abs(seen.x - 0.5) >= 0.1:
+        marker = (seen.letter == "L") == (seen.x < 0.5)
+    if anatomy is not None and anatomy.is_chest:
+        if anatomy.turn > (0.0 if pose.turned == 180 else TURNED):
+            heart = True
+        elif anatomy.turn <= 0.0 and (heart_on_left(anatomy.masks) or 0.0) >= 0.5:
+            heart = False
+    return marker, heart

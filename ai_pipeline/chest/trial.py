@@ -73,33 +73,8 @@ def pictures() -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
     yield "a black picture", np.zeros((256, 256), np.uint8)
     yield "a white picture", np.full((256, 256), 255, np.uint8)
     generator = np.random.default_rng(1)
-    for rows, columns in ((64, 48), (768, 1024), (3072, 4096)):
+    for rows, columns in ((64, 48), (300, 3000), (768, 1024), (3072, 4096)):
         yield "noise", generator.integers(0, 256, (rows, columns), np.uint8)
-    for rows, columns in ((512, 512), (2500, 2048), (300, 3000)):
-        yield "a drawn chest", drawn_chest(rows, columns)
-
-
-def drawn_chest(rows: int, columns: int) -> npt.NDArray[np.uint8]:
-    """A drawn chest: a body with two lungs, a heart, a spine and ribs, bright = dense, with
-    detector noise.
-    """
-    import cv2
-    import numpy as np
-
-    def place(x: float, y: float) -> tuple[int, int]:
-        return round(x * columns), round(y * rows)
-
-    film = np.full((rows, columns), 20.0, np.float32)
-    cv2.ellipse(film, place(0.5, 0.6), place(0.45, 0.55), 0, 0, 360, 150, -1)
-    for middle in (0.3, 0.7):
-        cv2.ellipse(film, place(middle, 0.5), place(0.15, 0.33), 0, 0, 360, 60, -1)
-    cv2.ellipse(film, place(0.55, 0.66), place(0.15, 0.14), 0, 0, 360, 170, -1)
-    cv2.rectangle(film, place(0.48, 0.05), place(0.52, 0.95), 200, -1)
-    for height in np.linspace(0.2, 0.8, 8):
-        cv2.ellipse(film, place(0.5, height), place(0.38, 0.06), 0, 0, 360, 130, max(1, rows // 80))
-    film = cv2.GaussianBlur(film, (0, 0), max(1.0, rows / 150))
-    film += np.random.default_rng(2).normal(0, 6, film.shape).astype(np.float32)
-    return np.asarray(np.clip(film, 0, 255), np.uint8)
 
 
 if __name__ == "__main__":

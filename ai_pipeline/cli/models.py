@@ -79,7 +79,6 @@ if TYPE_CHECKING:
     from ai_pipeline.contract import ModelSlot, PipelineCard
     from ai_pipeline.models.registry import Card
 
-SHA256 = 64  # hexadecimal digits
 models_app = typer.Typer(no_args_is_help=True, help="The models: cards, weights, and which is in use.")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ModelsDir = Annotated[
@@ -122,10 +121,12 @@ def list_models(as_json: Json = False, models_dir: ModelsDir = None) -> None:
     epilog="Example:  ai-pipeline models add chest.onnx --card chest.toml --models-dir models",
 )
 def add_model(
-    source: Annotated[Path, typer.Argument(metavar="FILE", help="The network in ONNX.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="FILE", dir_okay=False, exists=True, help="The network in ONNX.")
+    ],
     card: Annotated[
-        Path | None, typer.Option(help="The model's card. No card, no model: convert writes a first one.")
-    ] = None,
+        Path, typer.Option(dir_okay=False, exists=True, help="Its card: `models convert` writes a first one.")
+    ],
     sha256: Annotated[str, typer.Option(help="SHA-256 that the file must have.")] = "",
     accept_licence: Annotated[
         bool, typer.Option("--accept-licence", help="Agree to the card's licence without being asked.")
@@ -137,19 +138,9 @@ def add_model(
     Its licence is shown and must be agreed to. The file is refused when its SHA-256 is not the one given and
     the one in the card, or when it holds anything but a network of standard operators.
     """
-    if sha256 and (len(sha256) != SHA256 or set(sha256.lower()) - set("0123456789abcdef")):
+    if sha256 and (len(sha256) != 64 or set(sha256.lower()) - set("0123456789abcdef")):
         raise typer.BadParameter("must be 64 hexadecimal digits", param_hint="--sha256")
     store = _folder(models_dir)
-    if source.is_dir():
-        raise typer.BadParameter(
-            "a folder is no model: `ai-pipeline models convert` makes ONNX and a card of it",
-            param_hint="FILE",
-        )
-    if card is None:
-        raise typer.BadParameter(
-            "no card, no model: `ai-pipeline models convert` writes one; see docs/reference/cards.md",
-            param_hint="--card",
-        )
     with errors():
         _add(source, card, store, sha256.lower(), accept_licence)
 
@@ -159,8 +150,6 @@ def _add(source: Path, card: Path, store: Path, sha256: str, accept_licence: boo
     from ai_pipeline.models.registry import load, read
     from ai_pipeline.models.store import folder
 
-    if not card.is_file():
-        raise CardError(f"{card} is not a file")
     described = load(card)
     if not described.weights:
         raise CardError(f"{card} names no weights")
@@ -176,7 +165,8 @@ def _add(source: Path, card: Path, store: Path, sha256: str, accept_licence: boo
         read(added)  # and so its hash is checked
         made = folder.add(inside, card, added, store, source.name)
     _print_hashes(made)
-    typer.echo(f"{made.name} is in {made.path.parent}. To use it: ai-pipeline models activate {made.name}")
+    typer.echo(f"{made.name} is in {made.path.parent}. To use it:")
+    typer.echo(f"ai-pipeline models activate {made.name} --models-dir {store}")
 
 
 @models_app.command("activate", epilog="Example:  ai-pipeline models activate d121@1 --models-dir models")
@@ -201,7 +191,7 @@ def activate_model(
     typer.echo(f"{slot} uses {card.name}; a running node from the next start of its workers on")
     if not any(label.supported for label in card.labels):
         typer.echo("No label of it is supported by figures yet, so results will hold no finding: see")
-        typer.echo("`ai-pipeline evaluate chest --write-card`, or the pipeline's option all_labels.")
+        typer.echo("`ai-pipeline evaluate chest --write-card`.")
 
 
 @models_app.command("rollback", epilog="Example:  ai-pipeline models rollback --pipeline chest_xray")

@@ -688,7 +688,7 @@ OURS: Final[Mapping[str, DicomCode]] = {
         ("RESULT", "AI result"),
         ("FINDINGS", "Findings reported by AI"),
         ("NONEFOUND", "Nothing found of what AI looked for"),
-        ("NONESUSPECTED", "Nothing suspected by AI, nothing excluded"),
+        ("NOCALL", "No call by AI, nothing excluded"),
         ("ONLYCLEANED", "Only burned-in text looked for here"),
         ("MEASURED", "Measured by AI, nothing else assessed"),
         ("NOTRUN", "AI did not run"),

@@ -211,7 +211,7 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
         known = [one for one in findings if one.source_uid == source.uid]
         measured = [one for one in result.measurements if one.source_uid == source.uid]
         here = [one for one in notes if one.source_uid in {None, source.uid}]
-        doubts = [one for one in here if one.name == UNSURE and one.source_uid == source.uid]
+        doubts = [one for one in here if one.name == UNSURE]
         unsure, judged = bool(doubts), assesses(known)
         suspected = any(one.decision is Decision.PRESENT and one.code != BURNED_IN for one in known)
         measured_is_call = any(word in one.statement for one in measured for word in _CALLS) or (
@@ -431,13 +431,13 @@ def _line(source: Source, line: Sequence[Point], *, closed: bool) -> npt.NDArray
 
 
 def _answer(findings: Sequence[Finding], measured: Sequence[Measurement], *, unsure: bool) -> DicomCode:
-    """The outcome in one code. ``unsure``: the model cannot exclude any finding on this image."""
+    """The outcome of the ranked ``findings`` in one code. ``unsure``: the model cannot exclude any on this
+    image."""
     if not assesses(findings):
         return OURS["MEASURED"] if assesses((), measured) else OURS["ONLYCLEANED"]
-    there = [one for one in findings if one.decision is not Decision.ABSENT and not _is_no_class(one)]
-    if assesses(there):
-        return OURS["FINDINGS"]
-    return OURS["NONESUSPECTED"] if unsure else OURS["NONEFOUND"]
+    none = "NOCALL" if unsure else "NONEFOUND"
+    codes_of = {Decision.PRESENT: "FINDINGS", Decision.INDETERMINATE: "NOCALL", Decision.ABSENT: none}
+    return OURS[codes_of[findings[0].decision]]
 
 
 def _remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityNote]) -> Iterator[str]:

@@ -234,18 +234,23 @@ def test_a_radiologist_reads_size_suspicion_and_what_was_not_assessed() -> None:
     )
     assert lines == (
         "AI: Heart enlarged, cardiothoracic ratio 0.56.",
-        "Suspected, low certainty: left pleural effusion, atelectasis. Cannot exclude: cardiomegaly. "
+        "Suspected, low certainty: left pleural effusion, atelectasis. No call on cardiomegaly. "
         "Not found: hernia.",
-        "Not assessed: pneumothorax, lung nodule.",
+        "Not assessed: all else.",
     )
 
 
-def test_without_a_suspicion_it_says_so_and_where_the_model_is_unsure_nothing_is_excluded() -> None:
-    nothing = ("AI: Nothing suspected. Cannot exclude: atelectasis.",)
+def test_without_a_call_it_says_what_was_looked_for_and_where_the_model_is_unsure_only_why() -> None:
+    open_ = [finding(name, Decision.INDETERMINATE) for name in ("Pleural effusion", "Atelectasis")]
     absent = [finding("Atelectasis", Decision.ABSENT)]
-    assert short_result([finding("Atelectasis", Decision.INDETERMINATE)], [], []) == nothing
+    assert short_result(open_, [], []) == ("AI: No call on pleural effusion or atelectasis.",)
     assert short_result(absent, [], []) == ("AI: Not found: atelectasis.",)
-    assert short_result(absent, [], [QualityNote("unsure", "The lung is white.")]) == nothing
+    white = QualityNote("unsure", "The lung is white.", "1.2", on_faces=True)
+    assert short_result([*open_, *absent], [], [white]) == ("AI: The lung is white.",)
+    assert short_result([finding("Effusion"), *absent], [], [white]) == (
+        "AI: The lung is white.",
+        "Suspected: effusion.",
+    )
 
 
 def test_of_classes_that_exclude_each_other_one_is_suggested_or_none() -> None:
@@ -283,7 +288,7 @@ def test_lines_are_few_and_short_and_every_name_is_there_or_counted(
     given_: list[tuple[str, Decision, str]], skipped: list[str]
 ) -> None:
     findings = [finding(name, decision, side=side) for name, decision, side in given_]
-    notes = [QualityNote("not assessed", "…", names=tuple(skipped))]
+    notes = [QualityNote("not assessed", "…", "1.2", names=tuple(skipped))]
     lines = short_result(findings, [ratio("Heart enlarged, cardiothoracic ratio 0.56")], notes)
     assert len(lines) <= 3 and all(len(line) <= MOST for line in lines)
     assert ("Suspected: " in "".join(lines)) is any(decision is Decision.PRESENT for _, decision, _ in given_)

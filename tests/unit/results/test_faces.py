@@ -542,7 +542,7 @@ def test_an_image_with_what_is_suspected_is_in_the_picture_and_first_in_words(
     assert said["results"] == [
         "image 2: AI: Suspected, high certainty: left pleural effusion.\nNot assessed: pneumonia.\n"
         "The image was turned.",
-        "image 1: AI: Nothing suspected. Cannot exclude: cardiomegaly.",
+        "image 1: AI: No call on cardiomegaly.",
         "image 3: AI: Not found: nodule of lung.",
     ]
     assert said["captions"] == ["Image 2, view: AP; box: class activation, approximate place"]

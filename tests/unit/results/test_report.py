@@ -120,7 +120,7 @@ def test_the_conclusion_comes_first_and_names_all_findings_and_no_number(one: So
     contained = [item for item in read.ContentSequence if item.RelationshipType == "CONTAINS"]
     assert contained[0].ConceptNameCodeSequence[0].CodeMeaning == "Conclusion"
     assert conclusion(read) == (
-        "AI: Suspected: cardiomegaly. Cannot exclude: nodule of lung. Not found: pleural effusion."
+        "AI: Suspected: cardiomegaly. No call on nodule of lung. Not found: pleural effusion."
     )
     assert "not for diagnostic use, model chest-lite0 version 1" in contained[1].TextValue
     numbers = [
@@ -143,9 +143,9 @@ def test_the_short_result_and_what_must_be_read_beside_it_stand_in_the_conclusio
     none = finding(EFFUSION, 0.07, one.image.uid, decision=Decision.ABSENT)
     faces = built(CTX, one, PipelineResult(findings=(found, none), quality=notes))
     lines = [
-        "AI: Suspected, low certainty: cardiomegaly. Cannot exclude: pleural effusion.",
-        "Not assessed: pneumonia.",
-        "This AI is unsure about the image as a whole.",
+        "AI: This AI is unsure about the image as a whole.",
+        "Suspected, low certainty: cardiomegaly.",
+        "Not assessed: all else.",
     ]
     assert conclusion(faces[ResultKind.SR]) == "\r\n".join(lines)
     remarks = [str(item.TextValue) for item in named(faces[ResultKind.SR], "121106")]
@@ -163,18 +163,19 @@ def lines_of(state: Dataset) -> list[str]:
     return str(state.GraphicAnnotationSequence[-1].TextObjectSequence[0].UnformattedTextValue).split("\r\n")
 
 
-@pytest.mark.parametrize(("unsure", "word"), [(True, "Cannot exclude"), (False, "Not found")])
+@pytest.mark.parametrize(
+    ("unsure", "said"), [(True, "A lung is white"), (False, "Not found: pleural effusion.")]
+)
 def test_nothing_is_called_not_found_where_the_model_is_unsure(
-    one: SourceObject, unsure: bool, word: str
+    one: SourceObject, unsure: bool, said: str
 ) -> None:
-    notes = (QualityNote("unsure", "a lung is white.", one.image.uid, on_faces=True),) * unsure
+    notes = (QualityNote("unsure", "A lung is white.", one.image.uid, on_faces=True),) * unsure
     rate = "of 100 such films, about 2 have it all the same"
     none = finding(EFFUSION, 0.07, one.image.uid, decision=Decision.ABSENT, reliability=rate)
     faces = built(CTX, one, PipelineResult(findings=(none,), quality=notes))
     read = faces[ResultKind.SR]
-    assert value(read, "RESULT") == ("NONESUSPECTED" if unsure else "NONEFOUND")
-    said = f"{word}: pleural effusion."
-    assert said in conclusion(read) and said in " ".join(lines_of(faces[ResultKind.GSPS]))
+    assert value(read, "RESULT") == ("NOCALL" if unsure else "NONEFOUND")
+    assert conclusion(read) == f"AI: {said}." and said in " ".join(lines_of(faces[ResultKind.GSPS]))
     undetermined, absent = ("373068000" in str(read), "272519000" in str(read))
     assert (undetermined, absent) == (unsure, not unsure)
     remarks = "".join(str(item.TextValue) for item in named(read, "121106"))

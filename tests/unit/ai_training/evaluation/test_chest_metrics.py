@@ -231,14 +231,6 @@ def with_points(card: registry.Card, points: dict[str, Any]) -> registry.Card:
     return replace(card, details={**card.details, "operating_points": points})
 
 
-def test_images_on_which_the_model_is_unsure_are_counted_and_ranked_worse(card: registry.Card) -> None:
-    points = choose_points(images(card, 10), SHOWN)
-    unsure = measured_points(images(card, 11), with_points(card, points), SHOWN)["unsure"]
-    value, low, high = unsure["share"]
-    assert points["unsure"]["least_between"] == len(SHOWN) - 1 and 0 < low < value < high < 1
-    assert unsure["mean_auc"][0] < unsure["mean_auc_others"][0]
-
-
 def test_a_likelihood_ratio_is_a_number_where_nobody_was_called() -> None:
     truth, weights = np.array([1.0, 0.0, 0.0, 0.0]), metrics.patient_weights(["a", "b", "c", "d"])
     value = likelihood_ratio(np.zeros(4, np.bool_), truth, weights)
