@@ -92,7 +92,7 @@ class HoldUndercut(RequestRefused):
 
 
 class ChangedMeanwhile(RequestRefused):
-    """Somebody else changed it after this person opened it: nothing is overwritten."""
+    """Another person or process changed it first: nothing is overwritten."""
 
 
 class TooManyAtOnce(RequestRefused):

@@ -69,6 +69,7 @@ from dicom_node.base.store.transitions import (
     move_held,
     record,
     settle_study,
+    try_move,
     utc_now,
 )
 from dicom_node.base.store.views import View, as_json
@@ -379,7 +380,8 @@ def enqueue(
         )
         if delivery.withdrawn or (delivery.state is DeliveryState.UNASSESSED and not waits):
             event = events.DELIVERY_HELD if waits else events.DELIVERY_WANTED
-            move_delivery(session, delivery, event, reason="wanted again", withdrawn=False, next_at=utc_now())
+            again = {"reason": "wanted again", "withdrawn": False, "next_at": utc_now()}
+            try_move(move_delivery, session, delivery, event, **again)
     return int(waits)
 
 
@@ -653,9 +655,11 @@ def report_overdue(database: Database, settings: Settings) -> int:
     )
     with database.write() as session:
         studies: dict[int, list[HeldResult]] = {}
-        for row in session.scalars(late.order_by(HeldResult.result_id)):
+        for row in session.scalars(late.order_by(HeldResult.result_id).with_for_update(skip_locked=True)):
             studies.setdefault(row.study_id, []).append(row)
-        return sum(move_held(session, rows, events.ASSESSMENT_OVERDUE) > 0 for rows in studies.values())
+        for rows in studies.values():
+            move_held(session, rows, events.ASSESSMENT_OVERDUE)
+    return len(studies)
 
 
 def in_question(session: Session, study_id: int) -> Sequence[HeldResult]:
