@@ -247,7 +247,7 @@ def accept(
         checked = scored(*parts[1], made.labels, found.labels)
         good = [name for name in _supported(checked) if name in shown]
         figures = _measured(card, made, found.name, fitted, checked, good)
-        _tell(path, made, figures, good)
+        _write_figures(path, made, figures, good)
         first = made.weights[0]
         with folder.incoming(store) as inside:  # the way that every model comes in
             if first.path.parent == path.parent:
@@ -293,7 +293,7 @@ def _measured(
     return {key: without_nan(value) for key, value in figures.items()}
 
 
-def _tell(path: Path, card: Card, figures: Mapping[str, Any], good: Sequence[str]) -> None:
+def _write_figures(path: Path, card: Card, figures: Mapping[str, Any], good: Sequence[str]) -> None:
     """Write the figures into the card at ``path``, and what they make true or untrue."""
     untrue = {*NOT_ACCEPTED, NO_GATE} if card.gate else set(NOT_ACCEPTED)
     with changed_card(path) as text:

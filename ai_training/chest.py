@@ -616,7 +616,7 @@ def fit_gate(data: Path, see: See, seed: int = 1, report: Report = silent) -> tu
     report(0.0, "reading the pictures that the gate learns from")
     whole = drawn_from(_adults(data, "train"), WHOLE, random)
     shown: dict[str, list[Singles]] = {}
-    jobs = _lessons(data, whole, random)
+    jobs = _training_pictures(data, whole, random)
     for number, (kind, files, change) in enumerate(jobs):
         shown.setdefault(kind, []).append(see(pictures(files, change, random)))
         report((number + 1) / (len(jobs) + 1), f"reading the gate's pictures: {kind}")
@@ -663,7 +663,7 @@ def gate_figures(data: Path, classifier: Classifier, split: str, report: Report 
     report(0.0, "measuring the gate: adults")
     distances, adults = _seen(classifier, usual)
     limit = float(np.quantile(distances, 0.95))
-    asked = _exam(data, split, random)
+    asked = _test_pictures(data, split, random)
     kinds: dict[str, Any] = {}
     for number, (name, made) in enumerate(asked):
         report(number / len(asked), f"measuring the gate: {name}")
@@ -688,7 +688,9 @@ def _adults(data: Path, split: str) -> list[Path]:
     return files
 
 
-def _lessons(data: Path, whole: Sequence[Path], random: Random) -> list[tuple[str, Sequence[Path], Change]]:
+def _training_pictures(
+    data: Path, whole: Sequence[Path], random: Random
+) -> list[tuple[str, Sequence[Path], Change]]:
     """(kind, files, what is done to them) of everything that the head is shown."""
     transformed = drawn_from(whole, TRANSFORMED, random)
     hannover = other_chests(data, "hannover", "train")
@@ -733,7 +735,7 @@ def linear_head(shown: Mapping[str, Singles], seed: int) -> Head:
     return Head(kinds, weights.astype(np.float32), biases.astype(np.float32), (1.0, 1.0))
 
 
-def _exam(data: Path, split: str, random: Random) -> list[tuple[str, Callable[[], list[Grey]]]]:
+def _test_pictures(data: Path, split: str, random: Random) -> list[tuple[str, Callable[[], list[Grey]]]]:
     """Every kind of picture by name; made when asked for, so that not all are in memory at once."""
     adults = drawn_from(_adults(data, split), MEASURED, random)
 

@@ -307,7 +307,7 @@ def fit(boxes: Sequence[TruthBox], rows: Sequence[int], maps: Singles, recipe: B
     inputs, priors, targets = [], [], []
     for box, number, row in zip(truth, numbers, rows, strict=True):
         own = candidates[labels[number]]
-        chosen, wanted = _shown(box, own.boxes, recipe, random)
+        chosen, wanted = _candidates_with_targets(box, own.boxes, recipe, random)
         inputs.append(
             np.concatenate([mean_over(read[row], part) for part in part_rectangles(own.boxes[chosen])], 1)
         )
@@ -347,7 +347,7 @@ def _candidates(boxes: Singles, recipe: BoxHeadRecipe, random: np.random.Generat
     return Candidates(every, _single(np.log(np.exp(-distance / 2).mean(1) + 1e-4)))
 
 
-def _shown(
+def _candidates_with_targets(
     truth: Singles, boxes: Singles, recipe: BoxHeadRecipe, random: np.random.Generator
 ) -> tuple[npt.NDArray[np.int64], Singles]:
     """Which candidates a training box is shown, a quarter of them its nearest, and what it wants of them."""
@@ -510,7 +510,7 @@ def cross_validated(
         known = [index for index in range(len(case.boxes)) if fold[index] != number]
         boxes, rows = [case.boxes[index] for index in known], [case.rows[index] for index in known]
         head = fit(boxes, rows, case.maps, BoxHeadRecipe())
-        arms: dict[str, Locator] = {"fusion": head.place} | _knowing_no_image(boxes)
+        arms: dict[str, Locator] = {"fusion": head.place} | _baselines(boxes)
         if yolos:
             drawn = trained(boxes, card, yolos[0] / f"fold-{number + 1}", yolos[1], case.paths)
             arms |= {"fusion": Fused(head, drawn).place, "head": head.place}
@@ -643,7 +643,7 @@ def _without_yolo(prepared: DetectorInput) -> DetectorInput:
     return replace(prepared, run=lambda values: replace(prepared.run(values), detections={}))
 
 
-def _knowing_no_image(boxes: Sequence[TruthBox]) -> dict[str, Locator]:
+def _baselines(boxes: Sequence[TruthBox]) -> dict[str, Locator]:
     """The two baselines that are to be beaten."""
     usual, middle = constant(boxes), centre(boxes)
     return {"constant": lambda _, label: usual.get(label), "centre": lambda _, label: middle.get(label)}
@@ -657,7 +657,7 @@ def _shipped_locators(case: LabelledBoxes, known: Sequence[Any], card: Card) -> 
     arms: dict[str, Locator] = {"fusion": _Shipped(detector, prepared).place}
     if card.plays(YOLO):
         arms["head"] = _Shipped(detector, [_without_yolo(one) for one in prepared]).place
-    return arms | _knowing_no_image(known)
+    return arms | _baselines(known)
 
 
 def train_detector(

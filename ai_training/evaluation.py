@@ -744,27 +744,27 @@ BOX_FIGURES = ("iou_at_least_0.1", "iou_at_least_0.3", "iou_at_least_0.5", "mean
 
 
 def box_scores(
-    known: Sequence[TruthBox], asked: Sequence[TruthBox], classifier: Classifier
+    known: Sequence[TruthBox], wanted: Sequence[TruthBox], classifier: Classifier
 ) -> dict[str, Any]:
-    """IoU and pointing game over the boxes ``asked``, each predicted for its own label.
+    """IoU and pointing game over the boxes ``wanted``, each predicted for its own label.
 
     ``model`` and ``constant`` (the one of ``known`` that overlaps the label's others best, and where most of
     them overlap), with intervals by patient and the paired difference.
     """
-    analyses = {path: classifier.analyse(read_grey(path)) for path in {box.image.path for box in asked}}
-    found = [_located(classifier, analyses[box.image.path], box.label) for box in asked]
+    analyses = {path: classifier.analyse(read_grey(path)) for path in {box.image.path for box in wanted}}
+    found = [_located(classifier, analyses[box.image.path], box.label) for box in wanted]
     fixed = {
         label: replace(
             place, point=_peak(np.sum([box_mask(b, 64) for b in known if b.label == label], axis=0))
         )
         for label, place in constant(known).items()
     }
-    truth = [corners(box) for box in asked]
+    truth = [corners(box) for box in wanted]
     model, prior = (
-        place_figures(truth, places) for places in (found, [fixed.get(box.label) for box in asked])
+        place_figures(truth, places) for places in (found, [fixed.get(box.label) for box in wanted])
     )
-    weights = patient_weights([box.image.patient for box in asked])
-    return {"boxes": len(asked)} | {
+    weights = patient_weights([box.image.patient for box in wanted])
+    return {"boxes": len(wanted)} | {
         name: {
             "model": mean_interval(model[:, k], weights).as_list(),
             "constant": mean_interval(prior[:, k], weights).as_list(),
@@ -858,7 +858,7 @@ class _Evaluation:
             "permuted_labels": permuted(main),
             "within_source": self._within_source(adults, scores),
             "sources": by_source(adults, self.found.left_out),
-            "probes": self._probes(adults, scores),
+            "probes": self._without_image(adults, scores),
             "calibration": {
                 name: {
                     "natural_prevalence": name in self.found.natural,
@@ -932,7 +932,7 @@ class _Evaluation:
             result |= {} if name == "model" else {f"difference_to_{name}": difference.as_list()}
         return result
 
-    def _probes(self, adults: Scored, scores: Mapping[str, Floats]) -> dict[str, Any]:
+    def _without_image(self, adults: Scored, scores: Mapping[str, Floats]) -> dict[str, Any]:
         """What can be guessed without the image, all sources pooled: why no such figure is a headline."""
         counted = adults.with_positives(ENOUGH)
         result: dict[str, Any] = {}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ai_pipeline.chest import calls as prevalence
+from ai_pipeline.chest import calls
 from ai_pipeline.chest.calls import labels_at, points_of, predictive, words_of
 from ai_pipeline.contract import Decision
 from ai_pipeline.models.registry import Card
@@ -463,20 +463,20 @@ def _findings(card: Card) -> Iterator[str]:
 def _points(card: Card) -> Iterator[str]:
     """A table for each operating point that was measured: what calls are worth, and the words they allow."""
     tested = card.details.get("metrics", {}).get("operating_points", {})
-    rates = prevalence.calibrated_at(card) if tested else {}
+    rates = calls.calibrated_at(card) if tested else {}
     for point in points_of(card) if tested else ():
         labels, body = {label.name: label for label in labels_at(card, point)}, []
         for name, row in tested[point]["labels"].items():
             words = words_of(card, point, name, rates.get(name))
             may = {"suspected": words.suspected, "not found": words.not_found}
-            calls = [
+            worth = [
                 interval(predictive(card, point, name, decision, rates[name])) if name in rates else ""
                 for decision in (Decision.PRESENT, Decision.ABSENT)
             ]
             cuts = _text(labels[name].threshold), _text(labels[name].absent_below)
             shares = interval(row["sensitivity"], 2), interval(row["specificity"], 2)
             allowed = ", ".join(word for word, said in may.items() if said) or "not assessed"
-            body.append([name, *cuts, *shares, *calls, allowed])
+            body.append([name, *cuts, *shares, *worth, allowed])
         alarms = interval(tested[point]["without_finding_called"], 2)
         yield from (f"### `{point}`", "", f"Of the images without any finding {alarms} get one.", "")
         headings = ("label", "called from", "absent below", "sensitivity", "specificity")

@@ -330,7 +330,7 @@ def check_splits(where: Path, images: Iterable[Any]) -> None:
         raise DataMissing(f"{where}: {torn} patients are in more than one split (see ai-pipeline split)")
 
 
-def those_there(images: Sequence[SetImage], folder: Path) -> tuple[tuple[SetImage, ...], tuple[str, ...]]:
+def existing_images(images: Sequence[SetImage], folder: Path) -> tuple[tuple[SetImage, ...], tuple[str, ...]]:
     """The images whose files exist, and a note on the missing ones. Raises DataMissing when none exists."""
     found = tuple(image for image in images if image.path.is_file())
     if not found:
@@ -571,7 +571,7 @@ def read_nih(folder: Path) -> ImageSet:
         for row in rows(table, needs=("Image Index", "Finding Labels", "Patient Age", "View Position"))
         if (name := row["Image Index"]) in splits
     ]
-    found, notes = those_there(listed, folder)
+    found, notes = existing_images(listed, folder)
     check_splits(folder, found)
     notes += ("official NIH lists; val is a seeded part of the patients of the official train_val list",)
     return ImageSet(f"NIH ChestX-ray14 ({CITED})", found, LABELS, notes, main=SOURCE, natural=(SOURCE,))
@@ -619,7 +619,7 @@ def read_hc18(folder: Path) -> ImageSet:
         }
         outline = MaskFile(path.with_name(f"{path.stem}_Annotation.png"), outlined=True)
         listed.append(SetImage(name, path, examination[1], masks={HEAD: outline}, measures=measures))
-    found, notes = those_there(listed, folder)
+    found, notes = existing_images(listed, folder)
     for image in found:
         if not (mask := image.masks[HEAD].path).is_file():
             raise DataMissing(f"{mask} is missing: the outline of {image.name} was expected there")

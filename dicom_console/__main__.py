@@ -22,7 +22,7 @@ from dicom_console.web.limits import TimedProtocol
 from dicom_node.base import logs
 from dicom_node.base.config.settings import ConsoleSettings, Settings
 from dicom_node.base.errors import ExitCode, NodeError
-from dicom_node.base.processes import given_settings, limit_memory, watch_parent
+from dicom_node.base.processes import limit_memory, settings_from_stdin, watch_parent
 from dicom_node.people import open_database
 
 _GRACE_SECONDS = 5
@@ -31,7 +31,7 @@ _BUSY_SECONDS = 10.0  # for which a page waits for other writers of SQLite befor
 
 def main() -> int:
     """Serve until a signal, or until standard input (a pipe from the node) closes."""
-    settings = given_settings()
+    settings = settings_from_stdin()
     logs.configure(settings.node.log_level, f"console {os.getpid()}", as_json=settings.log.format == "json")
     limit_memory(settings.workers.memory_mib)
     # What a browser sends lies here while it comes, in files without a name.

@@ -28,7 +28,7 @@ from dicom_console.handlers import (
 )
 from dicom_console.views.metrics import Durations
 from dicom_console.web.access import API, NotSignedIn, Site, csrf_of, language_of, needs
-from dicom_console.web.faces import VERSION, described, see_other, visit
+from dicom_console.web.faces import VERSION, console_request, described, see_other
 from dicom_console.web.languages import N_
 from dicom_console.web.limits import WATCHED, Guarded, headers
 from dicom_console.web.pages import render
@@ -85,7 +85,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
-        dependencies=[Depends(visit)],
+        dependencies=[Depends(console_request)],
         exception_handlers={
             NotSignedIn: _ask_to_sign_in,
             HTTPException: _of_status,
@@ -149,7 +149,7 @@ async def _of_the_node(request: Request, error: Exception) -> Response:
         error, DatabaseUnusable
     ):  # for those who run the node the log says, once, what is wrong with it
         site: Site = request.app.state.site
-        site.database.outage.is_away(f"pages are not answered: {error}")
+        site.database.outage.begin(f"pages are not answered: {error}")
         if is_api or request.url.path in WATCHED:
             return _error_page(request, 503, _AWAY)
         reads = request.method == "GET"

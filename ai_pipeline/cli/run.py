@@ -189,7 +189,7 @@ def _entry(kind: str, path: Path, frames: int) -> Record:
 if TYPE_CHECKING:
     from ai_pipeline.burnin.find.annotation import Mark
     from ai_pipeline.contract import Pipeline, Progress, SourceImage
-    from ai_pipeline.images.header import GivenAttributes
+    from ai_pipeline.images.header import StatedAttributes
 
 
 def run(
@@ -231,7 +231,7 @@ def run(
     if lacking := extras.missing():
         typer.echo(lacking, err=True)
         raise typer.Exit(EXIT_CONFIG)
-    from ai_pipeline.images.header import GivenAttributes
+    from ai_pipeline.images.header import StatedAttributes
     from ai_pipeline.pipelines import PIPELINES
 
     if pipeline not in {*PIPELINES, "auto"}:
@@ -242,7 +242,7 @@ def run(
         pipeline,
         Folder(out),
         modality,
-        GivenAttributes(view, body_part, pixel_mm),
+        StatedAttributes(view, body_part, pixel_mm),
         _options(option or []),
         models_dir,
         device_rules,
@@ -305,7 +305,7 @@ class _Runner:
     pipeline: str
     folder: Folder
     modality: str | None
-    given: GivenAttributes
+    given: StatedAttributes
     options: Mapping[str, object]
     models_dir: Path | None
     device_rules: Path | None

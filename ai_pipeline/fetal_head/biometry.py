@@ -48,7 +48,7 @@ def spacing_of(header: ImageHeader, head: Ellipse) -> tuple[float, float] | None
     (0018,6011) that holds all of the head inside the picture, else from Pixel Spacing; None without either.
     """
     points = inside(head.polygon(), header)
-    holding = (one for one in calibrated_regions(header) if all(map(one.holds, points)))
+    holding = (one for one in calibrated_regions(header) if all(map(one.contains, points)))
     return next(((one.row_spacing, one.column_spacing) for one in holding), None)
 
 

@@ -44,9 +44,9 @@ from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.images.decoder import DECODER, DEEPEST
 from ai_pipeline.images.display import GreyDisplay, colour_display, grey_range
 from ai_pipeline.images.header import (
-    NONE_GIVEN,
-    GivenAttributes,
+    NO_ATTRIBUTES,
     PixelAttributes,
+    StatedAttributes,
     check_palette,
     embedded_overlays,
     picture_header,
@@ -157,7 +157,7 @@ def read_dicom(file: Path | str, limits: ImageLimits = LIMITS) -> DicomImage:
 
 
 def open_picture(
-    path: Path, modality: str, limits: ImageLimits = LIMITS, given: GivenAttributes = NONE_GIVEN
+    path: Path, modality: str, limits: ImageLimits = LIMITS, given: StatedAttributes = NO_ATTRIBUTES
 ) -> PictureImage:
     """Open a PNG or JPEG as an image of ``modality`` (``"US"``, ``"DX"`` …) with the attributes ``given``.
 
@@ -166,7 +166,7 @@ def open_picture(
     return picture_of(path.read_bytes(), modality, limits, given)
 
 
-def picture_of(data: bytes, modality: str, limits: ImageLimits, given: GivenAttributes) -> PictureImage:
+def picture_of(data: bytes, modality: str, limits: ImageLimits, given: StatedAttributes) -> PictureImage:
     """Open the bytes of a PNG or JPEG as :func:`open_picture` opens a file."""
     with (
         _pydicom_may_warn(),
@@ -183,7 +183,7 @@ def picture_of(data: bytes, modality: str, limits: ImageLimits, given: GivenAttr
 
 
 def open_image(
-    path: Path, modality: str | None = None, given: GivenAttributes = NONE_GIVEN
+    path: Path, modality: str | None = None, given: StatedAttributes = NO_ATTRIBUTES
 ) -> DicomImage | PictureImage:
     """Open a DICOM file or a picture. A picture needs ``modality``; for DICOM, ``modality`` and ``given`` are
     ignored.

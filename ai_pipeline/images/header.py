@@ -59,7 +59,7 @@ OVERLAY_GROUPS = range(0x6000, 0x6100, 2)
 
 
 @dataclass(frozen=True, slots=True)
-class GivenAttributes:
+class StatedAttributes:
     """Attributes that a person states for a PNG or JPEG, which has no header. ``pixel_mm``: side of a pixel
     in millimetres.
     """
@@ -69,7 +69,7 @@ class GivenAttributes:
     pixel_mm: float | None = None
 
 
-NONE_GIVEN = GivenAttributes()
+NO_ATTRIBUTES = StatedAttributes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class Calibration:
     row_spacing: float
     column_spacing: float
 
-    def holds(self, point: tuple[float, float]) -> bool:
+    def contains(self, point: tuple[float, float]) -> bool:
         """Whether the point (column, row) lies in the calibrated region."""
         left, top, right, bottom = self.box
         return left <= point[0] <= right and top <= point[1] <= bottom
@@ -172,7 +172,7 @@ def read_header(dataset: Dataset) -> ImageHeader:
 
 
 def picture_header(
-    samples: PixelArray, modality: str, lossy: bool, given: GivenAttributes = NONE_GIVEN
+    samples: PixelArray, modality: str, lossy: bool, given: StatedAttributes = NO_ATTRIBUTES
 ) -> ImageHeader:
     """The header of a PNG or JPEG, from its samples and the ``given`` attributes."""
     spacing = given.pixel_mm

@@ -100,10 +100,10 @@ class HeadModel:
         """Outline the head in a displayed picture, uint8 grey ``[rows, columns]``, and check it against the
         limits.
         """
-        found = self.seen(grey)
+        found = self.unchecked_outline(grey)
         return replace(found, fault=fault(found, self.limits))
 
-    def seen(self, grey: Grey) -> HeadOutline:
+    def unchecked_outline(self, grey: Grey) -> HeadOutline:
         """The outline as :meth:`outline` finds it, before it is checked against the limits."""
         picture, to_input = fit_to_input(grey)
         centre = ((COLUMNS - 1) / 2, (ROWS - 1) / 2)
@@ -287,8 +287,8 @@ def ellipse_of(mask: Bools, from_grid: Affine) -> Ellipse | None:
     # From the middles of the outermost pixels to the mask's edge, half a pixel farther from its middle.
     away = points - [np.mean(axis) for axis in np.nonzero(mask)[::-1]]
     outwards = away / np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-6)
-    seen = np.array(from_grid((points + 0.5 + 0.5 * outwards)[inside].tolist()), np.float32)
-    (x, y), (first, second), degrees = cv2.fitEllipseDirect(seen[:, None])
+    unchecked_outline = np.array(from_grid((points + 0.5 + 0.5 * outwards)[inside].tolist()), np.float32)
+    (x, y), (first, second), degrees = cv2.fitEllipseDirect(unchecked_outline[:, None])
     if not all(map(math.isfinite, (x, y, first, second))) or min(first, second) <= 0:
         return None
     turn = math.radians(degrees) + (math.pi / 2 if second > first else 0)

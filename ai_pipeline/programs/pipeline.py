@@ -195,11 +195,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Uid = Annotated[str, StringConstraints(max_length=64, pattern=r"^[0-9.]+$")]
 
 
-class _Given(BaseModel):
+class _AnswerPart(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-class GivenCode(_Given):
+class AnswerCode(_AnswerPart):
     """A coded concept."""
 
     value: CodeText
@@ -207,7 +207,7 @@ class GivenCode(_Given):
     meaning: Label
 
 
-class GivenRegion(_Given):
+class AnswerRegion(_AnswerPart):
     """A place in an image, in the coordinates of :class:`ai_pipeline.contract.Region`."""
 
     type: Literal["box", "polygon"]
@@ -215,28 +215,30 @@ class GivenRegion(_Given):
     origin: Literal[Origin.DETECTOR, Origin.ACTIVATION] = Origin.DETECTOR
 
 
-class GivenFinding(_Given):
+class AnswerFinding(_AnswerPart):
     """One finding, with the keys that ``ai-pipeline run --json`` prints."""
 
     source_uid: Uid
     label: Label
-    code: GivenCode
+    code: AnswerCode
     decision: Decision
     probability: Share | None = None
     threshold: Share | None = None
     frame: Annotated[int, Field(ge=1)] | None = None
-    regions: Annotated[list[GivenRegion], Field(max_length=MOST_REGIONS)] = []
-    site: GivenCode | None = None
+    regions: Annotated[list[AnswerRegion], Field(max_length=MOST_REGIONS)] = []
+    site: AnswerCode | None = None
     side: Literal["", "L", "R"] = ""
 
 
-class ProgramAnswer(_Given):
+class ProgramAnswer(_AnswerPart):
     """The whole file ``findings.json``."""
 
-    findings: Annotated[list[GivenFinding], Field(max_length=MOST_FINDINGS)]
+    findings: Annotated[list[AnswerFinding], Field(max_length=MOST_FINDINGS)]
 
 
-_KNOWN = {key for kind in (ProgramAnswer, GivenFinding, GivenRegion, GivenCode) for key in kind.model_fields}
+_KNOWN = {
+    key for kind in (ProgramAnswer, AnswerFinding, AnswerRegion, AnswerCode) for key in kind.model_fields
+}
 
 
 def findings_in(data: bytes, images: Sequence[SourceImage], model: ModelRef) -> tuple[Finding, ...]:
@@ -258,7 +260,7 @@ def findings_in(data: bytes, images: Sequence[SourceImage], model: ModelRef) -> 
 
 
 def _finding(
-    number: int, given: GivenFinding, headers: Mapping[str, ImageHeader], model: ModelRef
+    number: int, given: AnswerFinding, headers: Mapping[str, ImageHeader], model: ModelRef
 ) -> Finding:
     def refused(why: str) -> ProgramFailed:
         return ProgramFailed(f"findings.json: findings.{number}: {why}")
@@ -293,7 +295,7 @@ def _finding(
     )
 
 
-def _region(given: GivenRegion) -> Region:
+def _region(given: AnswerRegion) -> Region:
     region = Region(given.type, tuple(given.points), given.origin)
     left, top, right, bottom = region.bounds
     if right - left < 1 or bottom - top < 1:
@@ -301,5 +303,5 @@ def _region(given: GivenRegion) -> Region:
     return region
 
 
-def _code(given: GivenCode) -> Code:
+def _code(given: AnswerCode) -> Code:
     return Code(given.value, given.scheme, given.meaning)

@@ -291,12 +291,12 @@ def clean_areas(
     return result
 
 
-def recall(found: npt.NDArray[np.float64], there: npt.NDArray[np.float64], weights: Any) -> Interval:
+def recall(found: npt.NDArray[np.float64], marks: npt.NDArray[np.float64], weights: Any) -> Interval:
     """The share of marks that were found. If all were found, no resample holds a miss, so the interval is
     exact.
     """
-    rate = ratio(found, there, weights)
-    return exact_at_the_ends(rate.value, int((there > 0).sum())) if rate.value in {0.0, 1.0} else rate
+    rate = ratio(found, marks, weights)
+    return exact_at_the_ends(rate.value, int((marks > 0).sum())) if rate.value in {0.0, 1.0} else rate
 
 
 def _counted(frame: MarkedFrame, mask: Mask | None) -> MarkCounts:
@@ -580,7 +580,7 @@ def _outcome(frame: MarkedContent, tools: Tools, policy: CleaningPolicy) -> Fram
         ObjectOutcome(one.content, int(one.ink.sum()), int((one.ink & changed).sum()))
         for one in frame.objects
     )
-    background, made_up = _made_up(frame, after, changed)
+    background, made_up = _filled_background(frame, after, changed)
     return FrameOutcome(
         frame.name, objects, int(background.sum()), int(made_up.sum()), float(mask.mean()), seconds
     )
@@ -597,7 +597,7 @@ def _as_displayed(frame: MarkedContent, samples: npt.NDArray[Any], mask: Mask) -
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 
-def _made_up(frame: MarkedContent, after: Picture, mask: Mask) -> tuple[Mask, Mask]:
+def _filled_background(frame: MarkedContent, after: Picture, mask: Mask) -> tuple[Mask, Mask]:
     """The filled pixels around which the source is plain, and those of them that do not look like it.
 
     Judged by the source alone, so that it does not share the error of the program that finds the image area.

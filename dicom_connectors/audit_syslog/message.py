@@ -33,8 +33,9 @@ from dicom_node.base.store.transitions import utc_now
 
 @dataclass(frozen=True, slots=True)
 class _MessagePart:
-    """What an element may hold: patterns of its children's names, of its attributes (``?``: optional), of its
-    text."""
+    """The content that the schema allows in an element: patterns of its children's names, attributes (``?``:
+    optional) and text.
+    """
 
     children: str = ""
     attributes: Mapping[str, str] = field(default_factory=dict)
@@ -164,7 +165,7 @@ class _AuditedAs:
     """Of an alert: path of its subject, filled with the fields of the record."""
 
 
-def _used(action: str) -> _AuditedAs:
+def _accessed(action: str) -> _AuditedAs:
     return _AuditedAs(_DCM.DICOMInstancesAccessed, action)
 
 
@@ -184,17 +185,17 @@ KINDS: Mapping[AuditAction, _AuditedAs] = {
     _A.PASSWORD_SET: _alert(_USERS, "users/{user}"),
     _A.TOKEN_ADDED: _alert(_USERS, "tokens/{token}"),
     _A.TOKEN_REMOVED: _alert(_USERS, "tokens/{token}"),
-    _A.STUDY_SEEN: _used("R"),
+    _A.STUDY_SEEN: _accessed("R"),
     _A.LIST_SEEN: _AuditedAs(_DCM.Query, "E"),
     _A.EXPORTED: _AuditedAs(_DCM.Export, "R"),
     _A.STUDY_SEARCHED: _AuditedAs(_DCM.Query, "E"),
-    _A.STUDY_RERUN: _used("U"),
-    _A.JOB_CHANGED: _used("U"),
-    _A.STUDY_RELEASED: _used("U"),
-    _A.RESULT_WITHDRAWN: _used("D"),
+    _A.STUDY_RERUN: _accessed("U"),
+    _A.JOB_CHANGED: _accessed("U"),
+    _A.STUDY_RELEASED: _accessed("U"),
+    _A.RESULT_WITHDRAWN: _accessed("D"),
     _A.DELIVERY_RETRIED: _AuditedAs(_DCM.BeginTransferringDICOMInstances, "E"),
-    _A.OBJECTS_DELETED: _used("D"),  # not "Study Deleted": its results stay
-    _A.DISCARDED: _used("U"),
+    _A.OBJECTS_DELETED: _accessed("D"),  # not "Study Deleted": its results stay
+    _A.DISCARDED: _accessed("U"),
     _A.SENT_TO_PEER: _AuditedAs(_DCM.BeginTransferringDICOMInstances, "E"),
     _A.UPLOADED: _AuditedAs(_DCM.Import, "C"),
     _A.PEER_SAVED: _alert(_DCM.NetworkConfiguration, "peers/{name}"),
@@ -205,10 +206,10 @@ KINDS: Mapping[AuditAction, _AuditedAs] = {
     _A.STUDIES_FETCHED: _AuditedAs(_DCM.Query, "E"),
     _A.NOTIFIER_TESTED: _alert(_DCM.UseOfRestrictedFunction, "notifications/{notification}"),
     _A.NOTIFIED_AGAIN: _alert(_DCM.UseOfRestrictedFunction, "notifications/{notifications}"),
-    _A.FEEDBACK_GIVEN: _used("U"),
+    _A.FEEDBACK_GIVEN: _accessed("U"),
     _A.ASSESSMENT_SENT: _AuditedAs(_DCM.BeginTransferringDICOMInstances, "E"),
-    _A.RESULTS_ASSESSED: _used("U"),
-    _A.CLEANING_JUDGED: _used("U"),
+    _A.RESULTS_ASSESSED: _accessed("U"),
+    _A.CLEANING_JUDGED: _accessed("U"),
     _A.DECISION_SETTLED: _alert(_DCM.UseOfRestrictedFunction, "decisions/{decision}"),
     _A.MODEL_ACTIVATED: _alert(_DCM.SoftwareConfiguration, "pipelines/{pipeline}"),
     _A.MODEL_ROLLBACK: _alert(_DCM.SoftwareConfiguration, "pipelines/{pipeline}"),
@@ -352,7 +353,7 @@ def _code(parent: Element, name: str, code: Code) -> None:
 
 
 def _base64(value: object) -> str:
-    """As it is: base64 is there to keep what would not be text in XML (PS3.15 A.5.1.1, ValuePair)."""
+    """The value in base64, which keeps characters that XML does not allow (PS3.15 A.5.1.1, ValuePair)."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return base64.b64encode(text.encode(errors="backslashreplace")).decode("ascii")
 
@@ -375,9 +376,7 @@ _OF_A_RERUN = 4  # events that are at most between "rules applied again" and "co
 
 
 def new_records(session: Session, settings: Settings) -> list[AuditRow]:
-    """The audit records, to be added, of events since the last such record; for results one per study and
-    peer.
-    """
+    """New audit records for the events since the last such record; for results one record per study and peer."""
     after = _last_event(session)
     if after is None:
         return []
@@ -399,7 +398,9 @@ def new_records(session: Session, settings: Settings) -> list[AuditRow]:
 
 
 def _last_event(session: Session) -> int | None:
-    """The last event that has a record; at first the one before the node's start, None before any."""
+    """The last event that has a record; without records the last before the node's start, None if there is
+    none.
+    """
     newest = (
         select(AuditRow.fields)
         .where(AuditRow.action.in_(AUDITED.values()))
@@ -443,7 +444,7 @@ def _records(session: Session, settings: Settings, found: Sequence[EventRow]) ->
 
 
 def _called(settings: Settings, name: str) -> tuple[str, str]:
-    """AE title and host of a destination; its name where it is configured no more."""
+    """AE title and host of a destination; only its name if it is no longer configured."""
     try:
         peer = settings.peer(name)
     except UnknownPeer:

@@ -22,7 +22,7 @@ from dicom_node.base.events import AUDIT_NOT_MADE, AUDIT_NOT_SENT, AUDIT_SENT_AG
 from dicom_node.base.runner import wait_before_retry
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import AuditRow, Study
-from dicom_node.base.store.transitions import KeptLease, record
+from dicom_node.base.store.transitions import RenewableLease, record
 from dicom_node.deliver.scu import Connections
 
 _T = TypeVar("_T")
@@ -76,9 +76,9 @@ def _send_stream(
 
 
 class _Tls:
-    """TLS whose bytes we move ourselves: an ``SSLSocket`` that ends takes a refusal for the server's own end.
+    """TLS on bytes that this class moves itself.
 
-    Every method raises OSError.
+    When an ``SSLSocket`` ends, it cannot tell a refusal from the server's regular end.
     """
 
     def __init__(self, context: ssl.SSLContext, connection: socket.socket, host: str) -> None:
@@ -131,7 +131,7 @@ class AuditSender:
     def __init__(self, database: Database, settings: Settings, owner: str) -> None:
         self._database = database
         self._settings, self._audit = settings, part(settings, AuditPart).audit
-        self._lease = KeptLease(database, "audit", owner, 2 * self._audit.seconds + 30.0)
+        self._lease = RenewableLease(database, "audit", owner, 2 * self._audit.seconds + 30.0)
         host = socket.gethostname()[:255]
         self._source = AuditSource(settings.node.ae_title, settings.node.ae_title, host, self._audit.site)
         self._failures = 0
@@ -155,7 +155,8 @@ class AuditSender:
         return sent
 
     def send_last(self) -> None:
-        """Send the record of the node's stop, at its end: its event may be read when it is ``LATE`` old.
+        """Send the record of the node's stop; called at its end, because the event is only sent once it is
+        ``LATE`` old.
 
         Others may wait before it, or the pause after a failure not be over.
         """

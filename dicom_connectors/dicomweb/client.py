@@ -75,7 +75,7 @@ class DicomwebDestination(HttpDestination):
 
     def _store(self, item: Outgoing) -> SendReport:
         report = _stored(self._client.store_instances([dcmread(item.path)]), item.sop_instance_uid)
-        return UNREADABLE if report is _UNNAMED and not self._peer.may_be_asked else report
+        return UNREADABLE if report is _UNNAMED and not self._peer.answers_queries else report
 
     def _delete(self, item: Outgoing) -> None:
         self._client.delete_instance(item.study_instance_uid, item.series_instance_uid, item.sop_instance_uid)
@@ -92,7 +92,7 @@ class DicomwebDestination(HttpDestination):
         return Confirmation(Presence.NOT_FOUND, "the destination does not show it")
 
     def _search(self, instance: str, *inside: str) -> list[dict[str, Any]] | None:
-        """What is found of this UID; None where the server does not know the study, or has no search."""
+        """The objects with this UID; None if the server does not know the study or does not support searches."""
         try:
             filters = {"SOPInstanceUID": instance}
             return list(self._client.search_for_instances(*inside, search_filters=filters))
@@ -102,7 +102,7 @@ class DicomwebDestination(HttpDestination):
             return None
 
     def _problem(self, error: requests.RequestException) -> SendReport:
-        """A 409 says in its body why each instance failed (PS3.18 10.5.3)."""
+        """The report for a failed request. The body of a 409 says why each instance failed (PS3.18 10.5.3)."""
         if error.response is not None and status_of(error) == 409:
             with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):  # any idea of a body
                 for failed in Dataset.from_json(error.response.json()).get("FailedSOPSequence") or ():
@@ -111,7 +111,9 @@ class DicomwebDestination(HttpDestination):
 
 
 def _stored(answer: Dataset, uid: str) -> SendReport:
-    """Read the Store Instances Response (PS3.18 I.2) to one object: stored is what it names as stored."""
+    """The report for one object, by the Store Instances Response (PS3.18 I.2): it is stored if it is named as
+    stored.
+    """
     for failed in answer.get("FailedSOPSequence") or ():
         return _failure(failed)
     for stored in answer.get("ReferencedSOPSequence") or ():

@@ -334,7 +334,7 @@ class ReportTransaction:
         return transaction([*entries, updated(report, now), *map(marked, earlier.observations)])
 
     def _entries(self, subject: Resource) -> tuple[list[Resource], Resource]:
-        """Those of study, models, findings and numbers; and the report."""
+        """The entries for study, models, findings and numbers; and the entry of the report."""
         study = created(
             _filled(
                 resourceType="ImagingStudy",
@@ -374,14 +374,16 @@ class ReportTransaction:
 
     @property
     def _statement(self) -> str:
-        """It names the models, else the pipeline, the last of Software Versions (0018,1020) in results."""
+        """The sentence on who made the report: the models, else the pipeline, by Software Versions
+        (0018,1020).
+        """
         models = ", ".join(f"{name}@{version}" for name, version, _ in self._models)
         *_, pipeline = listed(self._document.get("SoftwareVersions")) or ("unknown",)
         return f"AI, {models or pipeline.replace(' ', '@')}, not for diagnostic use, not assessed when made"
 
     @cached_property
     def _models(self) -> list[tuple[str, str, str]]:
-        """Name, version and Device UID (0018,1002) of each."""
+        """Name, version and Device UID (0018,1002) of each model."""
         return [
             (str(item.ManufacturerModelName), str(item.SoftwareVersions), str(item.DeviceUID))
             for item in self._document.get("ContributingEquipmentSequence") or ()
@@ -393,7 +395,7 @@ class ReportTransaction:
         return date_time(self._document, "StudyDate", "StudyTime")
 
     def _procedures(self) -> list[Resource]:
-        """What was examined, in codes of LOINC: those of the source, else what is reported."""
+        """The LOINC codes of what was examined: those of the source, else the procedure reported."""
         performed = self._document.get("PerformedProcedureCodeSequence") or ()
         reported = [
             code
@@ -483,7 +485,7 @@ class ReportTransaction:
         }
 
     def _side(self, sites: Sequence[StatedCode]) -> list[Resource]:
-        """The side in code: bodySite of R4 is one concept, which has no part for it."""
+        """The side as a code, in an extension: bodySite of R4 has only one concept."""
         return [
             {
                 "code": concept(self._systems, *_LATERALITY),
@@ -506,5 +508,5 @@ def _quantity(value: str, unit: str) -> Resource:
 
 
 def _filled(**elements: Any) -> Resource:
-    """Elements that say something: FHIR has no empty ones."""
+    """The elements that have a value: FHIR does not allow empty ones."""
     return {name: value for name, value in elements.items() if value}

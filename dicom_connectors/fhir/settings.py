@@ -1,4 +1,4 @@
-"""What a peer with ``transport = "fhir"`` has besides."""
+"""The settings that a peer with ``transport = "fhir"`` has in addition."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _URI = r"^(urn:|https?://)[!-~]{1,240}$"
 
 
 class FhirPeer(Section):
-    """Added to ``[[peers]]``."""
+    """The keys of FHIR peers in ``[[peers]]``."""
 
     by_url: ClassVar = frozenset({"fhir"})
     token: Secret = Field("", validate_default=True, examples=["${file:/run/secrets/ehr}"])

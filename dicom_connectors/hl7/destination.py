@@ -168,7 +168,9 @@ class Hl7Destination(PeerCaller):
         return context.wrap_socket(raw, server_hostname=host, do_handshake_on_connect=False)
 
     def _unreachable(self, error: OSError) -> SendReport:
-        """Why there is no connection. A certificate that is not accepted waits for a person, as others do."""
+        """The report for a failed connection. If a certificate is not accepted, a person must act, so it is
+        no outage.
+        """
         whom = f"{self._peer.host}:{self._peer.port}"
         if self._connections.refused:
             why = self._connections.refused
@@ -194,7 +196,7 @@ def _acknowledged(block: bytes, number: str) -> SendReport:
 
 
 def _answer(connection: socket.socket) -> bytes | SendReport:
-    """The block that comes, without its frame; or why there is none. Raises OSError."""
+    """The next message from the peer, without its frame; or a report of why none came. Raises OSError."""
     data = b""
     while True:
         piece = connection.recv(4096)

@@ -223,7 +223,7 @@ def _observations(report: Dataset, context: MessageContext, status: str) -> Iter
 
 
 def _place(row: SegmentFields) -> tuple[str, str]:
-    """What a receiver finds the row by: the code of OBX-3, and OBX-4."""
+    """The key by which a receiver finds a row: the code of OBX-3, and OBX-4."""
     return row.fields[3][0][0], row.fields[4][0][0]
 
 
@@ -333,7 +333,9 @@ def _procedure(document: Dataset) -> tuple[str, str, str]:
 
 
 def _finding(stated: StatedFinding) -> list[SegmentFields]:
-    """The finding is asked for, and its decision answers: Suspected, Absent, Undetermined."""
+    """Rows for a finding: its name is the question of OBX-3, its decision the answer (Suspected, Absent,
+    Undetermined).
+    """
     value, scheme = stated.code
     decision = _coded(envelope.DECISIONS[stated.decision])
     return [_row("CWE", [Code(value, scheme, stated.meaning)], *decision), *_side(stated.sites)]
@@ -348,7 +350,7 @@ def _number(stated: StatedNumber) -> list[SegmentFields]:
 
 
 def _quantity(stated: StatedNumber) -> list[Code]:
-    """What was measured: a code of its own for the quantity at its site, then that of the quantity.
+    """The codes of what was measured: one for the quantity at its site, then the quantity's.
 
     A receiver tells numbers apart by OBX-3.1: "width" would be one row for heart and thorax. A code of LOINC,
     and one of ours, names its site already.
@@ -434,7 +436,7 @@ def _time(document: Dataset, what: str) -> str:
 
 
 def _value(dataset: Dataset, keyword: str) -> str:
-    """The value as text; of several what stood in the file, with the backslashes between them."""
+    """The value as text; several values with the backslashes between them."""
     value = dataset.get(keyword)
     values = value if isinstance(value, MultiValue) else [value]
     return "\\".join("" if one is None else str(one) for one in values)

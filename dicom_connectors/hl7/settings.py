@@ -1,4 +1,6 @@
-"""What a peer with ``transport = "hl7"`` has besides: fields that a site fills in its own way."""
+"""The settings that a peer with ``transport = "hl7"`` has in addition: fields that a site fills in its own
+way.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,7 @@ def parsed_field(key: str) -> tuple[str, int, int | None]:
 
 
 class Hl7Peer(Section):
-    """Added to ``[[peers]]``."""
+    """The keys of HL7 peers in ``[[peers]]``."""
 
     by_address: ClassVar = frozenset({"hl7"})
     takes_over: ClassVar = frozenset({"hl7"})  # MSA-1 AA

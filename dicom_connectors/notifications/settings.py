@@ -130,7 +130,9 @@ class NotificationsPart(Section):
 
 
 def check_keys(settings: Settings, read: TomlFiles) -> None:
-    """Notifications of the same name, of nothing, or without a mail server; rules that name none of them."""
+    """Add mistakes: duplicate names, notifications of nothing or without a mail server, and rules that name a
+    missing one.
+    """
     ours = part(settings, NotificationsPart)
     read.check_names("notifications")
     names = [name for _, name in read.numbered_names("notifications")]

@@ -39,7 +39,7 @@ from dicom_node.base.store.tables import (
     Study,
     StudyTrace,
 )
-from dicom_node.base.store.transitions import KeptLease, record, utc_now
+from dicom_node.base.store.transitions import RenewableLease, record, utc_now
 from dicom_node.deliver.scu import Connections
 from dicom_node.deliver.scu.http import BoundedSession
 
@@ -101,7 +101,9 @@ def spans_of(session: Session, study: Study, since: datetime | None, until: date
 def _received(
     session: Session, study: Study, since: datetime | None, until: datetime, parent: str
 ) -> Iterator[StudySpan]:
-    """An association or upload each; then until the last object was indexed; then until it was complete."""
+    """A span for each association or upload, then until the last object was indexed, then until the study was
+    complete.
+    """
     chosen = (
         select(
             ReceivedObject.association,
@@ -169,7 +171,7 @@ def _jobs(session: Session, study: Study, since: datetime | None, parent: str) -
 def _deliveries(
     session: Session, study: Study, since: datetime | None, until: datetime, parent: str
 ) -> Iterator[StudySpan]:
-    """Each delivery that was sent or given up: until it was, and until it was confirmed."""
+    """Spans of each delivery that was sent or given up: until then, and until it was confirmed."""
     chosen = (
         select(Delivery, Result.kind, Result.created_at)
         .join(Delivery.result)
@@ -308,7 +310,7 @@ class TraceSender:
 
     def __init__(self, database: Database, settings: Settings, owner: str) -> None:
         self._database, self._settings = database, part(settings, TracesPart).telemetry
-        self._lease = KeptLease(database, "telemetry", owner, 2 * self._settings.seconds + 30.0)
+        self._lease = RenewableLease(database, "telemetry", owner, 2 * self._settings.seconds + 30.0)
         self._resource = {
             "service.name": "dicom-node",
             "service.version": __version__,
@@ -335,7 +337,7 @@ class TraceSender:
         return sent
 
     def _waiting(self) -> list[_EndedStudy]:
-        """Some of the studies that ended since their trace was sent, each with the trace id that it keeps."""
+        """Some of the studies that ended after their trace was last sent, each with its trace id."""
         moved = func.max(EventRow.at).label("until")
         chosen = (
             select(Study.id, moved, StudyTrace.trace_id, StudyTrace.until)
@@ -374,7 +376,7 @@ class TraceSender:
         return taken
 
     def _note_failure(self, taken: CollectorAnswer, ended: Sequence[_EndedStudy]) -> None:
-        """Drop what will not be tried again."""
+        """Report a failure, and drop traces that will not be sent again."""
         late = [one for one in ended if not taken.later or one.until < utc_now() - _TRIED]
         with self._database.write() as session:
             self._note(session, late, dropped=1)

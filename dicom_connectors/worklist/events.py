@@ -105,7 +105,7 @@ class UpsEvents:
 
 
 class _Channel:
-    """A WebSocket of a client, as far as events need it."""
+    """The client's side of a WebSocket, as far as events need it."""
 
     def __init__(self, line: socket.socket) -> None:
         self._line, self._data = line, b""
@@ -172,7 +172,7 @@ class _Channel:
 
 
 def _cancelled(message: bytes) -> str:
-    """The item of a request to cancel; "" for any other event, and for what is none."""
+    """The UID of the item in a request to cancel; "" for any other message."""
     try:
         given: Any = json.loads(message)
         given = given[0] if isinstance(given, list) else given

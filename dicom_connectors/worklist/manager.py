@@ -120,7 +120,9 @@ class DimseManager(DimseCaller):
         return [Check("UPS Pull", True, "accepted")]
 
     def _request(self, service: str, *request: Any, **options: Any) -> tuple[int | None, list[Dataset], str]:
-        """One request: its status, None without one, the answers, and the status in words."""
+        """Send one request; returns its status (None without an answer), the answers, and the status in
+        words.
+        """
         name = service.removeprefix("send_").replace("_", "-").upper()
         try:
             code, found, text = self.call(_contexts(), service, *request, **options)
@@ -157,14 +159,14 @@ def _question(**keys: str) -> Dataset:
     return question
 
 
-def _decoded(given: Dataset) -> Dataset | None:
-    """With texts in its character set; None for one that cannot be decoded."""
+def _decoded(dataset: Dataset) -> Dataset | None:
+    """The data set with its texts decoded; None if they cannot be decoded."""
     with quiet_pydicom():
         try:
-            given.decode()
+            dataset.decode()
         except _FAULTY:
             return None
-    return given
+    return dataset
 
 
 _JSON = "application/dicom+json"

@@ -28,9 +28,9 @@ _NO_FIELD = ("username", "password", "token", "entered")
 _USUAL = {"may": ["send"], "results": ["sr", "gsps", "sc", "summary"]}
 
 
-def empty(given: Form) -> View:
-    """The form of a new peer, filled with the usual values of a modality and the known values ``given``."""
-    known = {key: text for key in (*_TEXTS, "port") if (text := text_of(given, key))}
+def empty(form: Form) -> View:
+    """The form of a new peer, filled with the usual values of a modality and the known values ``form``."""
+    known = {key: text for key in (*_TEXTS, "port") if (text := text_of(form, key))}
     return _shown({**_USUAL, **known}, name="", version=0)
 
 

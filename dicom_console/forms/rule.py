@@ -203,14 +203,14 @@ def _put(content: dict[str, Any], place: Place, value: Any) -> None:
     content[place[-1]] = value
 
 
-def page(settings: Settings, given: Form, name: str, error: FaultyInput | None) -> View:
-    """The content of the page. ``given``: the fields as typed, empty for a new rule."""
+def page(settings: Settings, form: Form, name: str, error: FaultyInput | None) -> View:
+    """The content of the page. ``form``: the fields as typed, empty for a new rule."""
     offered = sorted(name for name in pipelines.PIPELINES if name not in PROGRAMS)
     receiving = [peer for peer in settings.peers if "receive" in peer.may]
     archives = {peer.name: peer.ae_title for peer in receiving if not peer.deidentify}
     senders = {peer.name: peer.ae_title for peer in settings.peers if "send" in peer.may}
-    chosen = "".join(given.get("pipeline", ()))
-    named = name or "".join(given.get("name", ())).strip()
+    chosen = "".join(form.get("pipeline", ()))
+    named = name or "".join(form.get("name", ())).strip()
     wrong = faults(error.problems, named, chosen) if error else {}
     above = list(wrong.pop("", ()))
     if chosen and chosen not in offered:  # shown even where it is not allowed, with the mistake
@@ -219,59 +219,59 @@ def page(settings: Settings, given: Form, name: str, error: FaultyInput | None) 
         "faults": wrong,
         "above": above if error is None or error.problems else str(error).splitlines(),
         "conditions": [
-            _field(f"when.{key}", label, example, given) for key, (label, example) in CONDITIONS.items()
+            _field(f"when.{key}", label, example, form) for key, (label, example) in CONDITIONS.items()
         ],
         "pipelines": [
             {
                 "name": pipeline,
                 "about": card.about if (card := card_of(pipeline)) else "",
                 "chosen": pipeline == chosen,
-                "options": list(_options(pipeline, given)),
+                "options": list(_options(pipeline, form)),
             }
             for pipeline in offered
         ],
-        "given": {key: "".join(given.get(key, ())) for key in ("name", "rest")},
+        "given": {key: "".join(form.get(key, ())) for key in ("name", "rest")},
         "priorities": _PRIORITIES,
-        "priority": "".join(given.get("priority", ())) or "routine",
+        "priority": "".join(form.get("priority", ())) or "routine",
         "numbers": [
-            _limit("max_study_age_days", N_("Hold studies older than (days)"), given),
+            _limit("max_study_age_days", N_("Hold studies older than (days)"), form),
         ],
         "flags": {
-            key for key in ("assess_first", "compare", "tell_pacs_refusals") if "true" in given.get(key, ())
+            key for key in ("assess_first", "compare", "tell_pacs_refusals") if "true" in form.get(key, ())
         },
         "receivers": _ticks(
             {
                 peer.name: ", ".join([*peer.results, *(["de-identified"] if peer.deidentify else [])])
                 for peer in receiving
             },
-            given.get("send_to", ()),
+            form.get("send_to", ()),
         ),
-        "archives": _ticks(archives, given.get("forward", ())),
+        "archives": _ticks(archives, form.get("forward", ())),
         "grabbers": _ticks(
-            senders | {CONSOLE_NAME: CONSOLE_AE_TITLE}, given.get("secondary_captures_from", ())
+            senders | {CONSOLE_NAME: CONSOLE_AE_TITLE}, form.get("secondary_captures_from", ())
         ),
         "callers": sorted(settings.sender_names),
     }
 
 
-def _field(key: str, label: str, example: str, given: Form, **more: Any) -> View:
+def _field(key: str, label: str, example: str, form: Form, **more: Any) -> View:
     return {
         "key": key,
         "label": label,
         "example": example,
-        "value": " ".join(given.get(key, ())),
+        "value": " ".join(form.get(key, ())),
         "note": "",
         "choices": [],
     } | more
 
 
-def _limit(key: str, label: str, given: Form) -> View:
+def _limit(key: str, label: str, form: Form) -> View:
     usual = f"{RuleSettings.model_fields[key].get_default():g}"
     note = N_("left empty: no limit") if usual == "0" else N_("left empty: as shown; 0: no limit")
-    return _field(key, label, usual, given, note=note)
+    return _field(key, label, usual, form, note=note)
 
 
-def _options(pipeline: str, given: Form) -> Iterator[View]:
+def _options(pipeline: str, form: Form) -> Iterator[View]:
     """A choice where the values are known, else a field."""
     for option in options_of(pipeline):
         choices = _YES_NO if option.kind is bool else [(value, value) for value in option.choices]
@@ -281,7 +281,7 @@ def _options(pipeline: str, given: Form) -> Iterator[View]:
             field(("options", option.key), pipeline),
             f"{option.label}{unit}",
             usual,
-            given,
+            form,
             note=option.help,
             choices=[("", usual), *choices] if choices else [],
         )

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from dicom_console.handlers.uploads import SECONDS, place_for
 from dicom_console.web.access import API, needs
-from dicom_console.web.faces import Asked, Visit
+from dicom_console.web.faces import ConsoleRequest, CurrentRequest
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.people.arrivals import NO_ROOM, StowedInstance, StowRequest
 
@@ -38,35 +38,35 @@ _places = asyncio.Semaphore(AT_ONCE)
 @router.post("/studies")
 @router.post("/studies/{study}")
 @needs(UserRole.OPERATOR, reads_form=True)
-async def store(asked: Asked, study: str = "") -> Response:
+async def store(request: CurrentRequest, study: str = "") -> Response:
     """Store the instances of a request, of one study where the address names it."""
-    boundary = _boundary(asked)  # None: one object alone
+    boundary = _boundary(request)  # None: one object alone
     busy = "Other requests to store are under way: try again when they are done."
-    async with place_for(asked, _places, busy, without_length=0):
-        request = await run_in_threadpool(
-            StowRequest, asked.site.database, asked.settings, asked.person, study, way="STOW-RS"
+    async with place_for(request, _places, busy, without_length=0):
+        stow = await run_in_threadpool(
+            StowRequest, request.site.database, request.settings, request.person, study, way="STOW-RS"
         )
         try:
             async with asyncio.timeout(SECONDS):
-                await _read(asked, PartReader(boundary, request) if boundary else _OnePart(request))
+                await _read(request, PartReader(boundary, stow) if boundary else _OnePart(stow))
         except TimeoutError:
-            raise HTTPException(408, f"The request took too long. {_so_far(request)}") from None
+            raise HTTPException(408, f"The request took too long. {_so_far(stow)}") from None
         except HTTPException as error:
-            raise HTTPException(error.status_code, f"{error.detail} {_so_far(request)}") from None
+            raise HTTPException(error.status_code, f"{error.detail} {_so_far(stow)}") from None
         finally:
-            await run_in_threadpool(request.close)
-    return _answer(request.instances)
+            await run_in_threadpool(stow.close)
+    return _answer(stow.instances)
 
 
-def _so_far(request: StowRequest) -> str:
-    return f"{request.stored} objects that came before are stored."
+def _so_far(stow: StowRequest) -> str:
+    return f"{stow.stored} objects that came before are stored."
 
 
-def _boundary(asked: Visit) -> str | None:
+def _boundary(request: ConsoleRequest) -> str | None:
     """What parts the body; None for one object alone (PS3.18 8.6.1). Raises HTTPException for any other
     body.
     """
-    kind, options = parse_options_header(asked.request.headers.get("content-type", ""))
+    kind, options = parse_options_header(request.stow.headers.get("content-type", ""))
     if kind == b"application/dicom":
         return None
     if (kind, options.get(b"type", b"").lower()) != (b"multipart/related", b"application/dicom"):
@@ -167,9 +167,9 @@ class _OnePart:
         self._taker.end()
 
 
-async def _read(asked: Visit, parts: PartReader | _OnePart) -> None:
+async def _read(request: ConsoleRequest, parts: PartReader | _OnePart) -> None:
     block = bytearray()
-    async for piece in asked.request.stream():
+    async for piece in request.stow.stream():
         block += piece
         if len(block) >= _BLOCK:
             await run_in_threadpool(parts.feed, bytes(block))

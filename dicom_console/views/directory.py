@@ -28,7 +28,7 @@ def peers(session: Session, settings: Settings) -> list[View]:
     """The configured peers in the order of the configuration, each with its last association."""
     last = _last(session)
     return [
-        _shown(peer) | {"last": last.get(peer.ae_title), "took": _took(session, peer)}
+        _shown(peer) | {"last": last.get(peer.ae_title), "took": _last_confirmed(session, peer)}
         for peer in settings.peers
     ]
 
@@ -39,13 +39,13 @@ def peer(session: Session, settings: Settings, name: str) -> View:
     given = found.model_dump(mode="json", exclude_defaults=True, exclude={*_SECRET, "entered"})
     keys = {key: value for key, value in given.items() if value not in (None, "")}
     unreported = requested.unreported(session, name, ASKED) if found.commit_after else []
-    asked = [
+    request = [
         columns(row, "asked_at", "state", "attempts", "reason", "transaction_uid")
         | {"objects": len(row.objects), "failed": len(row.failed)}
         for row in unreported
     ]
-    shown = _shown(found) | {"keys": keys, "took": _took(session, found)}
-    return shown | {"asked": asked if found.commit_after else None}
+    shown = _shown(found) | {"keys": keys, "took": _last_confirmed(session, found)}
+    return shown | {"asked": request if found.commit_after else None}
 
 
 def strangers(session: Session, settings: Settings) -> list[View]:
@@ -88,7 +88,7 @@ def _shown(peer: PeerSettings) -> View:
     }
 
 
-def _took(session: Session, peer: PeerSettings) -> str | None:
+def _last_confirmed(session: Session, peer: PeerSettings) -> str | None:
     """When the newest result that the peer has was confirmed there."""
     if "receive" not in peer.may:
         return None

@@ -14,7 +14,7 @@ from dicom_node.base.events import EventType
 from dicom_node.base.store.tables import Association, EventRow, ReceivedObject, Study
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, as_json, list_events
-from dicom_node.people.peers import same_again
+from dicom_node.people.peers import repeat_key
 
 SHOWN, SOLVED_SHOWN = 12, 8
 """Problems of the list: that last, and that were solved."""
@@ -69,7 +69,7 @@ def problems(session: Session, settings: Settings, *, disk_is_low: bool) -> list
         if row["number"] == events.ASSOCIATION_REJECTED.number:
             row["fields"] = {key: row["fields"][key] for key in _TOLD_OF_REJECTION if key in row["fields"]}
             row["caller"] = str(row["fields"].get("calling", ""))
-        same = found.setdefault(same_again(row), row | {"times": 0})
+        same = found.setdefault(repeat_key(row), row | {"times": 0})
         same["times"] += 1
     rows = list(found.values())
     ends = _ends(session, rows)

@@ -192,16 +192,16 @@ def _conditions(session: Session, wanted: Search) -> Iterator[ColumnElement[bool
                 else column.startswith(begin, autoescape=True)
             )
             each = func.substr(column, 1, len(begin)) == begin
-            yield _few(session, select(Study.id).where(is_in), each)
+            yield _by_index_or_each(session, select(Study.id).where(is_in), each)
         elif text:
             yield column == text
-    yield from (_has(session, StudyName.study_id, StudyName.word == word) for word in wanted.words)
+    yield from (_has_row(session, StudyName.study_id, StudyName.word == word) for word in wanted.words)
     for image, value in ((Instance.modality, wanted.modality), (Instance.calling_ae, wanted.sender)):
         if value:
             of_images = (image == value) & Instance.role.not_in(NOT_SHOWN)
-            yield _has(session, Instance.study_id, of_images)
+            yield _has_row(session, Instance.study_id, of_images)
     if wanted.finding:
-        yield _has(session, ReportedFinding.study_id, ReportedFinding.finding == wanted.finding[:64])
+        yield _has_row(session, ReportedFinding.study_id, ReportedFinding.finding == wanted.finding[:64])
     if wanted.states:
         yield views.in_states(wanted.states)
     if wanted.since:
@@ -212,14 +212,18 @@ def _conditions(session: Session, wanted: Search) -> Iterator[ColumnElement[bool
         yield Study.study_date <= wanted.until
 
 
-def _has(
+def _has_row(
     session: Session, study: InstrumentedAttribute[int], which: ColumnElement[bool]
 ) -> ColumnElement[bool]:
     """``study``: the column that says of which study such a row is."""
-    return _few(session, select(study).where(which).distinct(), exists().where(study == Study.id, which))
+    return _by_index_or_each(
+        session, select(study).where(which).distinct(), exists().where(study == Study.id, which)
+    )
 
 
-def _few(session: Session, by_index: Select[int], each: ColumnElement[bool]) -> ColumnElement[bool]:
+def _by_index_or_each(
+    session: Session, by_index: Select[int], each: ColumnElement[bool]
+) -> ColumnElement[bool]:
     """The condition of what an index finds where that is little; else ``each``, asked of study by study.
 
     Many would all be sorted for one page, and few be looked for among all studies.

@@ -172,7 +172,7 @@ async def form_of(request: Request) -> FormData:
     return await request.form(max_files=_FILES, max_fields=_FIELDS)
 
 
-def _check_texts(*given: Iterable[tuple[str, object]]) -> None:
+def _check_texts(*texts: Iterable[tuple[str, object]]) -> None:
     """Raise HTTPException for a NUL, which no text of PostgreSQL may have."""
-    if any("\0" in text for items in given for pair in items for text in pair if isinstance(text, str)):
+    if any("\0" in text for items in texts for pair in items for text in pair if isinstance(text, str)):
         raise HTTPException(400, "This address or form cannot be read.")

@@ -76,7 +76,9 @@ class RequestRefused(NodeError, exit_code=ExitCode.FAILED):
 
 
 class Unavailable(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
-    """What is needed does not run, start or answer, or what there is one of runs already."""
+    """The program or service that the request needs does not run, start or answer, or a second one may not
+    run.
+    """
 
 
 class NotFound(RequestRefused, exit_code=ExitCode.NOT_FOUND):
@@ -104,7 +106,7 @@ class UnknownPeer(RequestRefused, exit_code=ExitCode.NOT_FOUND):
 
 
 class NotTakenOverYet(RequestRefused):
-    """This machine has not loaded yet a peer that was entered on another machine: wait, it will."""
+    """A peer that was entered on another machine is not loaded here yet; it will be in a moment."""
 
 
 class PeerUnreachable(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
@@ -124,7 +126,7 @@ class FaultyInput(RequestRefused, exit_code=ExitCode.DATA):
 
 
 class CannotCreate(RequestRefused, exit_code=ExitCode.CANNOT_CREATE):
-    """A file or folder that a person named is there already, or cannot be made."""
+    """The file or folder that a person named exists already, or cannot be made."""
 
 
 class StorageError(NodeError):
@@ -132,11 +134,11 @@ class StorageError(NodeError):
 
 
 class SpoolError(StorageError):
-    """The spool cannot keep an object."""
+    """The spool cannot store an object."""
 
 
 class SpoolFull(SpoolError):
-    """The spool cannot store an object."""
+    """The disk of the spool is full, or nearly full."""
 
 
 class NotInSpool(StorageError):
@@ -212,7 +214,7 @@ class LeaseLost(JobStopped):
 
 
 class HandedBack(JobStopped):
-    """The worker stops: another worker will do this job, and this try does not count."""
+    """The worker stops: another worker does the job, and this try is not counted."""
 
 
 class TimeLimitReached(JobStopped):

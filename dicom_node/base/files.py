@@ -22,8 +22,9 @@ from dicom_node.base.store.tables import Instance, ReceivedObject, Result, Study
 
 
 def write_new(path: Path, text: str, mode: int = 0o644) -> None:
-    """Write the file and sync it, then give it its name. ``mode`` is its mode whatever the umask: what root
-    wrote by a command the node can read.
+    """Write a file and sync it under a temporary name, then rename it.
+
+    ``mode``: its permissions, whatever the umask is, so that the node can read what root wrote by a command.
 
     Complete under a name of its own first: the first link to the final name wins, over NFS too. Raises
     FileExistsError where there is one of this name, OSError.
@@ -44,7 +45,7 @@ def write_new(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Sync the names in the folder, which a new or renamed file needs to be there after a power cut."""
+    """Sync a folder, without which the name of a new or renamed file may be lost in a power cut."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -91,7 +92,7 @@ class Bucket(Protocol):
 
 
 def bucket_of(settings: Settings) -> Bucket | None:
-    """The object store of these settings, None without one; the process shares one."""
+    """The object store of these settings; None without one. All callers of a process share one."""
     found: Iterator[Bucket | None] = (offer(settings) for offer in every("object_stores"))
     return next(filter(None, found), None)
 
@@ -154,7 +155,7 @@ class Files:
         return None
 
     def keep(self, file: Path, path: str) -> None:
-        """Upload a built result before a row of the database names it. Raises StoreAway."""
+        """Upload the file of a built result; called before a row of the database names it. Raises StoreAway."""
         if self.bucket is not None:
             self.bucket.put_first(path, file)
         file.replace(self.data_dir / path)
@@ -203,8 +204,10 @@ def waiting_paths(session: Session) -> set[str]:
     return set(session.scalars(select(ReceivedObject.path).where(WAITS)))
 
 
-def is_whole() -> ColumnElement[bool]:
-    """SQL: whether all objects in force of the study are in the store, so that any machine finds them."""
+def all_uploaded() -> ColumnElement[bool]:
+    """SQL: whether the files of all objects in force of the study are in the object store, so that any
+    machine finds them.
+    """
     file = aliased(ReceivedObject)
     there = exists().where(
         file.sop_instance_uid == Instance.sop_instance_uid, file.path == Instance.path, file.sha256 > ""
@@ -212,7 +215,7 @@ def is_whole() -> ColumnElement[bool]:
     return ~exists().where(Instance.study_id == Study.id, Instance.purged.is_(False), ~there)
 
 
-def one_indexer(session: Session) -> None:
+def lock_indexing(session: Session) -> None:
     """Prevent other machines of the site from indexing until this transaction ends.
 
     A machine that stops responding loses this right after two minutes. SQLite has a single writer anyway.

@@ -47,7 +47,7 @@ def signal_pipe() -> int:
 
 
 def show_life(busy_seconds: float | None = None) -> None:
-    """Tell the parent node that this process is alive: one line on standard output.
+    """Print a sign of life for the parent node: one line on standard output.
 
     ``busy_seconds``: from now on it may be silent for so long, because it computes; 0: it is idle again.
     """
@@ -68,7 +68,7 @@ NICENESS = 5
 
 
 def _lines() -> Iterator[bytes]:
-    """Lines of standard input. Not sys.stdin itself: its lock would trouble the interpreter's end.
+    """Lines of standard input, read without ``sys.stdin``, whose lock can hang the end of the interpreter.
 
     While none comes, report to the node that this process lives.
     """
@@ -87,16 +87,16 @@ def _lines() -> Iterator[bytes]:
 _LINES = _lines()
 
 
-def given_settings() -> Settings:
-    """The settings in the first line of standard input."""
+def settings_from_stdin() -> Settings:
+    """Read the settings from the first line of standard input."""
     if not (line := next(_LINES, b"")):
         raise SystemExit(int(ExitCode.USAGE))
     return Settings.model_validate_json(line)
 
 
 def watch_parent(stop: Callable[[], object]) -> None:
-    """Call ``stop`` when standard input closes: it is a pipe from the node, which closes however the node
-    dies.
+    """Call ``stop`` when standard input closes: it is a pipe from the node, which closes even if the node is
+    killed.
 
     Until then, report to the node that this process is alive.
     """
@@ -113,8 +113,8 @@ def watch_parent(stop: Callable[[], object]) -> None:
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
-def give_way() -> None:
-    """Lower the priority of this process: senders wait for answers of the listener, a study can wait."""
+def lower_priority() -> None:
+    """Lower the priority of this process: senders wait for the listener's answers, a study can wait."""
     os.nice(NICENESS)
 
 
@@ -152,13 +152,13 @@ class Child:
         command: Sequence[str],
         on_ready: Callable[[Mapping[str, Any]], None],
         on_death: Callable[[int, float], None],
-        given: str = "",
+        input_text: str = "",
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self._command = [sys.executable, "-P", *command]  # -P: nothing is imported from the working directory
         self._on_ready, self._on_death = on_ready, on_death
-        self._given, self._environment = given, environment
+        self._given, self._environment = input_text, environment
         self._heard_at = time.monotonic()
         self._busy_seconds = 0.0  # for which it may be silent, as it says itself
         self._process: subprocess.Popen[str] | None = None
@@ -250,7 +250,7 @@ class Child:
             return process.wait()
 
     def _end_if_silent(self, process: subprocess.Popen[str]) -> None:
-        """Kill the process when it misses too many signs of life: it was stopped, or hangs as a whole.
+        """Kill the process after too long without a sign of life: it was suspended, or it hangs.
 
         Signs are counted, not seconds: a machine that was suspended has missed none. One that is busy with a
         job is given the time that the job may take.
@@ -287,7 +287,7 @@ def console_program() -> str:
 
 
 @contextmanager
-def taken_place(data_dir: Path, role: Role, files: Sequence[Path]) -> Iterator[str]:
+def lock_place(data_dir: Path, role: Role, files: Sequence[Path]) -> Iterator[str]:
     """Lock a place on the data folder for one node while it runs; yield the name of the place.
 
     A node with all roles has one place ("all"). Nodes with one role take the first free place of their role

@@ -82,7 +82,7 @@ def waiting(session: Session) -> Sequence[DecisionRow]:
 
 
 def copy(database: Database, settings: Settings) -> int:
-    """Copy this machine's decisions that are not in the copies yet, and sync; returns their number.
+    """Copy this machine's decisions that have no synced copy yet; returns how many.
 
     Raises DecisionNotCopied: the decision is in force, and the node copies it later.
     """
@@ -107,7 +107,8 @@ def mark_copied(database: Database, numbers: Collection[str], *, copied: bool = 
 
 
 def take_in(database: Database, settings: Settings) -> Sequence[DecisionRow]:
-    """Enter decisions that are in the copies but not in the database; returns the new rows, which wait.
+    """Enter decisions that have a copy but no row in the database; returns the new rows, which wait to be
+    applied.
 
     A changed file gets a row, too: then all deliveries wait for a person. Decisions that are in the database
     but missing in this machine's copies are copied again. Raises OSError, StoreAway, NotInSpool.
@@ -155,8 +156,8 @@ def read(file: Path) -> dict[str, Any] | None:
         return None
 
 
-def holds(action: AuditAction, what: dict[str, Any]) -> bool:
-    """Whether deliveries of the study wait until such a decision is applied."""
+def blocks_deliveries(action: AuditAction, what: dict[str, Any]) -> bool:
+    """Whether deliveries of the study wait until this decision is applied."""
     return (
         action in _HOLDS
         and what.get("verdict") not in _LETS_GO
@@ -179,7 +180,9 @@ def _known(session: Session, numbers: Collection[str]) -> set[str]:
 
 
 def _copy(settings: Settings, row: DecisionRow) -> bool:
-    """Write and sync a file, and put it into the bucket; one that is away gets it later (``take_in``)."""
+    """Write and sync a decision's file, and put it into the bucket, if it answers; returns whether the file
+    was written.
+    """
     folder = settings.node.data_dir
     content = {
         **row.record,
@@ -187,7 +190,7 @@ def _copy(settings: Settings, row: DecisionRow) -> bool:
         "at": row.at.isoformat(),
         "action": row.action,
         "study": row.study_uid,
-        "holds": row.holds,
+        "holds": row.blocks_deliveries,
         "words": seal(folder, str(row.record.get("words", "")), row.id),
     }
     at = row.at.astimezone(UTC)
@@ -208,7 +211,7 @@ def _copy(settings: Settings, row: DecisionRow) -> bool:
 
 
 def _entered(database: Database, settings: Settings, files: Mapping[str, Path]) -> list[DecisionRow]:
-    """Enter the decisions that the database does not have, and return them.
+    """Enter the decisions that the database lacks; returns their rows.
 
     Two nodes that start at the same time may both try to enter them.
     """
@@ -244,7 +247,7 @@ def _row(settings: Settings, file: Path) -> DecisionRow:
         action=line["action"],
         study_uid=line["study"],
         record={key: line[key] for key in ("actor", "address", "fields", "what")} | {"words": words},
-        holds=line["holds"],
+        blocks_deliveries=line["holds"],
         waits_for="",
     )
 

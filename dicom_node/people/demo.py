@@ -145,7 +145,9 @@ def run(out: Path, *, own: Path | None, fresh: bool, offline: bool, say: Say) ->
 
 
 def shipped(folder: Path, *, offline: bool = True) -> list[Path]:
-    """Ultrasound files of pydicom; and a public chest X-ray, in ``folder``, where it can be had."""
+    """Ultrasound files that come with pydicom, and a public chest X-ray if it can be downloaded or is in
+    ``folder``.
+    """
     film = None if offline else public_film(folder / _FILM)
     return [*(Path(examples.get_path(name)) for name in _ULTRASOUND), *([film] if film else [])]
 
@@ -189,7 +191,7 @@ class EmbeddedPacs:
     """A storage SCP that answers C-ECHO, C-STORE and C-FIND at IMAGE level (PS3.4 C.6.2.1)."""
 
     def __init__(self, folder: Path) -> None:
-        """Start it on a free port; what is in ``folder``/objects already is in the PACS."""
+        """Start the PACS on a free port; it contains the objects that are in ``folder``/objects already."""
         self._folder = folder / "objects"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
@@ -207,7 +209,11 @@ class EmbeddedPacs:
 
     def fetch(self, study_instance_uid: str) -> list[Path]:
         """The Part 10 files of a study in the PACS."""
-        return [path for path, keys in self._held().items() if keys.StudyInstanceUID == study_instance_uid]
+        return [
+            path
+            for path, keys in self._stored_headers().items()
+            if keys.StudyInstanceUID == study_instance_uid
+        ]
 
     def stop(self) -> None:
         """Stop the PACS; the objects stay in its folder."""
@@ -224,14 +230,14 @@ class EmbeddedPacs:
         return 0x0000
 
     def _find(self, event: Any) -> Iterator[tuple[int, Dataset | None]]:
-        for keys in self._held().values():
+        for keys in self._stored_headers().values():
             if all(event.identifier.get(key) in (None, "", keys.get(key)) for key in _QUERY_KEYS):
                 keys.QueryRetrieveLevel = "IMAGE"
                 yield 0xFF00, keys
         yield 0x0000, None
 
-    def _held(self) -> dict[Path, Dataset]:
-        """The keys of each object."""
+    def _stored_headers(self) -> dict[Path, Dataset]:
+        """The attributes by which objects are found, for each file."""
         with self._lock:
             return {
                 path: Dataset(dcmread(path, specific_tags=list(_QUERY_KEYS), stop_before_pixels=True))
@@ -240,8 +246,8 @@ class EmbeddedPacs:
 
 
 class _Node:
-    """A process of ``dicom-node serve`` with a folder of its own, and the commands that ask it, as a script
-    would.
+    """A process ``dicom-node serve`` with its own folder, and the commands that query it, as a script would
+    run them.
     """
 
     def __init__(self, folder: Path, pacs_port: int) -> None:
@@ -289,7 +295,7 @@ class _Node:
             raise Unavailable(f"the node has ended; {self.log} ends:\n{last_lines}")
 
     def ask(self, *words: str) -> Any:
-        """What a command prints as JSON, None for what is not there. Raises Unavailable."""
+        """The JSON that a command prints; None if it reports that nothing was found. Raises Unavailable."""
         command = [*_PROGRAM, *words, "--json", "--config", str(self._config)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == ExitCode.NOT_FOUND:
@@ -364,7 +370,7 @@ def _run_study(
 
 
 def _wait(uid: str, stored: set[str], begun: datetime, node: _Node) -> dict[str, Any]:
-    """Until everything sent is indexed and the study stands in an end state. Raises Unavailable."""
+    """Wait until everything sent is indexed and the study is in an end state. Raises Unavailable."""
     while True:
         node.fail_if_ended()
         view: dict[str, Any] = node.ask("studies", "show", uid) or {"received": [], "state": ""}
@@ -379,8 +385,8 @@ def _received_since(view: dict[str, Any], begun: datetime) -> list[dict[str, Any
 
 
 def _write_objects(folder: Path, files: Sequence[Path], kinds: dict[str, str]) -> list[tuple[str, str, Path]]:
-    """Copy objects of the PACS to ``folder``/pacs, with previews of the images beside: SOP Instance UID, kind
-    ("" for a source) and new file of each.
+    """Copy objects of the PACS to ``folder``/pacs, with previews of the images; returns UID, kind ("" for a
+    source) and new file of each.
 
     Sources first, then results by kind and number. Files of an earlier run are replaced.
     """

@@ -83,7 +83,7 @@ def forget_past(database: Database, settings: Settings, now: datetime | None = N
 
 
 def _forget(database: Database, old: Select[Any], deletion: Delete, key: InstrumentedAttribute[Any]) -> int:
-    """Some rows at a time: others may write while it looks."""
+    """Delete a few rows at a time, so that others can write in between."""
     total = 0
     while True:
         with database.read() as session:
@@ -96,7 +96,7 @@ def _forget(database: Database, old: Select[Any], deletion: Delete, key: Instrum
 
 
 def report_silence(database: Database, settings: Settings) -> None:
-    """Record event 1010 for each such peer, once per silence."""
+    """Record event 1010 for each peer that has sent nothing for too long, once per silence."""
     started = select(func.min(EventRow.at)).where(EventRow.number == events.NODE_STARTED.number)
     received = select(func.max(ReceivedObject.received_at))
     for peer in settings.peers:
@@ -198,7 +198,7 @@ class SignsOfLife:
                 self._look(since, now)
 
     def leave(self) -> None:
-        """Remove this node's rows when it stops as planned, so that it is not reported as lost.
+        """Remove the rows of this node, which stops as planned and must not be reported as lost.
 
         Later calls of ``report`` do nothing.
         """

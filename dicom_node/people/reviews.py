@@ -71,8 +71,8 @@ AsOf = Annotated[str | None, Field(max_length=64, pattern=PRINTABLE)]
 
 
 class FindingAssessed(ServiceRequest):
-    """A person's verdict on a finding of the study's newest report, as its page names the finding; a modified
-    or rejected finding needs a reason.
+    """A person's verdict on a finding of the study's newest report, with a reason if the finding is modified
+    or rejected.
     """
 
     finding: str = Field(max_length=64, pattern=PRINTABLE)
@@ -83,8 +83,11 @@ class FindingAssessed(ServiceRequest):
 
 
 class AcceptResults(ServiceRequest):
-    """``as_of``: the mark of the results that the person saw; required for rejected results. When other
-    results wait meanwhile, the request is refused (409)."""
+    """A person's acceptance of results.
+
+    ``as_of``: the hash of the results that the person saw; required for rejected results. The request is
+    refused (409) if other results wait meanwhile.
+    """
 
     as_of: AsOf = None
 
@@ -101,7 +104,7 @@ def held_results(session: Session, settings: Settings, study: int) -> View:
     ``takers``: peers that have a report of the study and accept assessments. A decision must pass ``as_of``
     back, so that it applies to the results that the person saw.
     """
-    rows = outbox.in_question(session, study)
+    rows = outbox.decidable_results(session, study)
     decisions = {
         (row.decided_at, row.decided_by, row.state): {
             "verdict": row.state.value,
@@ -213,7 +216,7 @@ def send_assessments(
 def assess(
     settings: Settings,
     study: int,
-    given: FindingAssessed,
+    assessment: FindingAssessed,
     by: audit.Person,
 ) -> None:
     """Store a person's assessment of a finding of the study's newest report, or of one that the report lacks.
@@ -221,10 +224,14 @@ def assess(
     A missing finding has no place, so its tracking UID is ignored. Raises NotFound if the report does not
     have the finding (any more), FaultyInput.
     """
-    verdict = given.verdict
-    words = audit.checked_reason(given.because) if given.because or verdict.value in _NOT_ACCEPTED else ""
+    verdict = assessment.verdict
+    words = (
+        audit.checked_reason(assessment.because)
+        if assessment.because or verdict.value in _NOT_ACCEPTED
+        else ""
+    )
     is_missing = verdict is ReaderVerdict.MISSING
-    wanted = (given.finding, "" if is_missing else given.tracking_uid, given.model)
+    wanted = (assessment.finding, "" if is_missing else assessment.tracking_uid, assessment.model)
     with writing(settings) as session:
         session.get(Study, study, with_for_update=FOR_UPDATE)  # its results are not accepted meanwhile
         findings = _findings(session, settings, study)
@@ -423,8 +430,8 @@ def _takers(settings: Settings, report: Result) -> list[PeerSettings]:
 
 
 def _decision(session: Session, study: int, verdict: HeldState) -> dict[str, Any]:
-    """What a person is about to decide, for its copy."""
-    held_rows = outbox.in_question(session, study)
+    """The content of a person's decision, for the copy that is stored outside the database."""
+    held_rows = outbox.decidable_results(session, study)
     uids = select(Result.sop_instance_uid).where(Result.id.in_([row.result_id for row in held_rows]))
     return {
         "results": sorted(session.scalars(uids)),
@@ -493,7 +500,7 @@ def _key_of(row: Feedback) -> tuple[str, ...]:
 
 
 def _may_be_missing(settings: Settings, findings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The labels that the models of these findings know and did not report, as findings without a place."""
+    """The findings that the models know and did not report, which a person may report as missing."""
     reported = {(row["finding"], row["model"]) for row in findings}
     reports = {row["model"]: row.get("report_uid", "") for row in reversed(findings) if row["model"]}
     found = []
@@ -547,7 +554,9 @@ def waiting_reviews(session: Session, after: int | None = None) -> tuple[list[Vi
 
 
 def review_after(session: Session, number: int) -> int | None:
-    """The image that waits after this one; after the last the first one; None if no other image waits."""
+    """The number of the review that waits after this one; after the last one that of the first; None if no
+    other waits.
+    """
     return session.scalar(
         select(CleaningReview.id)
         .where(CleaningReview.verdict.is_(None), CleaningReview.id != number)
@@ -682,7 +691,9 @@ def _decide(
     what: Mapping[str, object] = MappingProxyType({}),
     **fields: Any,
 ) -> None:
-    """Enter the verdict, and in the audit ``what`` is needed to decide the same again, and ``fields``."""
+    """Store the verdict. The audit gets ``fields``, and ``what`` is needed to repeat the decision after a
+    restore.
+    """
     results.end_reviews_of_image(session, instance.id, verdict, by.name)
     audit.note(
         session,

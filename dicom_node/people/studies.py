@@ -1,5 +1,7 @@
-"""A person's actions on a study, or on several: each is changed separately, a refused one stops no other; on
-its results, which are withdrawn; and on the spool. And one received image with the node's results.
+"""A person's actions on studies, on their results and on the spool; and one received image with the node's
+results.
+
+Several studies are changed one by one: if one is refused, the others are changed all the same.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -48,18 +50,21 @@ from dicom_node.people import (
     writing,
 )
 from dicom_node.receive.spool import Spool
-from dicom_node.results import sr as report
+from dicom_node.results import sr
 
 
 class Studies(ServiceResult):
-    """One page; ``next`` is ``after`` of the next one, null at the end."""
+    """One page of studies. ``next``: the value of ``after`` for the next page, null at the end."""
 
     studies: list[Row]
     next: int | None
 
 
 class Wanted(ServiceRequest):
-    """Whole values, or their beginning and an asterisk; of ``name`` whole words. No address holds them."""
+    """A search for studies by what identifies a patient, sent in the body, so that no address contains it.
+
+    Each value is complete, or its beginning and an asterisk; for ``name`` whole words.
+    """
 
     patient: str = Field("", max_length=64, pattern=PRINTABLE)
     name: str = Field("", max_length=64, pattern=PRINTABLE)
@@ -368,7 +373,7 @@ def withdraw_results(
                     kind=row.kind.value,
                     reason=reason.value,
                 )
-                outbox.ask_to_remove(session, row, settings.peers)
+                outbox.queue_removal(session, row, settings.peers)
             stored.forget_findings(session, [row.id for row in chosen])
             audit.note(
                 session,
@@ -432,8 +437,10 @@ def _chosen(session: Session, study: int, wanted: Sequence[int | str] | None) ->
 def _assessments(
     session: Session, study: int, rows: Sequence[Result], reports: Sequence[Result]
 ) -> Iterator[int]:
-    """The assessments of these reports: those of their jobs, except what was said of another report of a job
-    (one analysis has a report for each character set).
+    """The assessments of these reports.
+
+    They belong to the jobs of the reports, but not to another report of the same job: an analysis has a
+    report for each character set.
     """
     jobs, uids = {row.job_id for row in reports}, [row.sop_instance_uid for row in reports]
     of_others = set(
@@ -459,10 +466,9 @@ def _iocm(settings: Settings) -> set[str]:
 
 
 def _by_charset(settings: Settings, rows: Sequence[Result]) -> list[list[Result]]:
-    """The results that a note names, of each note: what peers with ``charset = "source"`` have is in a note
-    of its own, in their character set.
+    """The results for each rejection note.
 
-    A note names what the files say: where they are gone, a person removes the results from the PACS.
+    Peers with ``charset = "source"`` get a note of their own, in the character set of their results.
     """
     old = {peer.name for peer in settings.peers if peer.charset == "source"}
     groups: tuple[list[Result], list[Result]] = ([], [])
@@ -634,7 +640,7 @@ def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
     """What reports draw on the image, each line once and the name of a measurement once."""
     drawn: set[object] = set()
     named: set[tuple[str, object]] = set()
-    for mark in (mark for path in files for mark in report.places(path) if mark["image"] == uid):
+    for mark in (mark for path in files for mark in sr.places(path) if mark["image"] == uid):
         place = (tuple(mark["points"]), tuple(mark["frames"]))
         if place in drawn:
             continue
@@ -650,7 +656,7 @@ def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
 
 
 def _name(row: Result, path: Path, uid: str) -> str:
-    """What the picture is called beside this image; "" where it is of another one."""
+    """The name of the picture for this image; "" if it was made of another image."""
     header = dcmread(
         path, stop_before_pixels=True, specific_tags=["SourceImageSequence", "DerivationDescription"]
     )
@@ -660,7 +666,9 @@ def _name(row: Result, path: Path, uid: str) -> str:
 
 
 def _subject(header: Dataset) -> str:
-    """The finding that a heat map is of, as its first sentence says (``results.pictures.build_heatmap``)."""
+    """The finding that a heat map shows, as the first sentence of its description says
+    (``results.pictures.build_heatmap``).
+    """
     return str(header.get("DerivationDescription", "")).partition(" of ")[2].partition(".")[0]
 
 

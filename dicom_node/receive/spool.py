@@ -135,10 +135,11 @@ class JournalWriter:
 
 
 def read_journal(folder: Path, cursor: Mapping[str, int]) -> list[tuple[str, int, Event]]:
-    """The events after the cursor (file name to offset), oldest first: the caller stores the cursor together
-    with its own results. With the name of its file, and the offset (bytes) of the next event in the file.
+    """The events after the cursor, oldest first, each with its file's name and the offset of the event that
+    follows it.
 
-    At most 1 MiB per file and call: call again until no event is returned.
+    ``cursor``: file name to offset in bytes. The caller stores the new cursor together with what it made of
+    the events.
     """
     return [
         (path.name, offset, event)
@@ -521,13 +522,14 @@ class _GroupCommit:
             mine = self._begun + 1  # the next sync that begins covers what was done until now
             while self._finished < mine:
                 if self._begun == self._finished:
-                    self._lead()
+                    self._sync_for_all()
                 else:
                     self._changed.wait()
             if self._failed >= mine:
                 raise self._error or OSError(errno.EIO, "directory sync failed")
 
-    def _lead(self) -> None:
+    def _sync_for_all(self) -> None:
+        """Sync the folder for all threads that wait."""
         self._begun += 1
         self._changed.release()
         try:
@@ -566,12 +568,12 @@ _LIST_SECONDS = 1.0  # the folder is listed at most this often; 20,000 files tak
 
 
 def mark_of(sender: str) -> str:
-    """The mark of this sender, which ends its file names before the suffix."""
+    """The mark of a sender: the end of its files' names, before the suffix."""
     return f"-s{hashlib.sha256(sender.encode()).hexdigest()[:8]}"
 
 
 def marked(name: str) -> str:
-    """The mark in the name of a file; "" for files that a person put there."""
+    """The sender's mark in a file's name; "" for a file that a person put into the folder."""
     found = _MARK.search(name)
     return f"-s{found[1]}" if found else ""
 
@@ -586,7 +588,7 @@ class Turns:
         self._seconds: dict[str, float] = {}  # by mark, of senders of whom something waits
 
     def in_turn(self, paths: Iterable[Path]) -> Iterator[Path]:
-        """The files, each sender's in their order; whoever begins to wait begins with the least time.
+        """The files in the order in which senders take turns; each sender's files keep their order.
 
         Small differences do not count: then the first of each sender comes, the second of each, and so on.
         """
@@ -604,7 +606,7 @@ class Turns:
                 del by_sender[mark]
 
     def took(self, path: Path, seconds: float) -> None:
-        """Count the time that this file took."""
+        """Count the time that indexing this file took for its sender."""
         self._seconds[marked(path.name)] += seconds
 
 

@@ -153,7 +153,7 @@ def never_fail_on_characters() -> None:
 
 
 def _shortened(column: Sequence[object]) -> list[object]:
-    """The last figures of each UID: 19, or as many as tell all of this list apart."""
+    """The shortest endings that distinguish the UIDs of a column, at least 19 characters."""
     whole = {value for value in column if isinstance(value, Uid)}
     shown = 19
     while len({value[-shown:] for value in whole}) < len(whole):
@@ -369,7 +369,7 @@ def reindex(config: Config) -> None:
 
 
 def _answer(parameter: typer.CallbackParam, text: str) -> str:
-    """An answer that can be used; at a terminal another one is asked for."""
+    """Check an answer of ``init``; at a terminal, ask again until it is valid."""
     from dicom_node.people import new_node
 
     try:
@@ -410,7 +410,7 @@ def init(
             "admin": admin,
         },
         to.absolute(),
-        asked_password() if admin else "",
+        prompt_password() if admin else "",
     )
     say(f"{configuration} and {unit} are written.")
     say(f"Next: dicom-node check --config {configuration}, then dicom-node serve with it, or as a service:")
@@ -491,10 +491,10 @@ def demo(
     offline: Annotated[bool, typer.Option("--offline", help="Fetch no public chest X-ray (0.7 MB).")] = False,
 ) -> int:
     """Start a PACS and a node, send ultrasound and a chest X-ray, and show what came back."""
-    from dicom_node.people import demo as demonstration
+    from dicom_node.people import demo as people_demo
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # PACS and node are stopped then, too
-    rows = demonstration.run(out, own=own, fresh=fresh, offline=offline, say=say)
+    rows = people_demo.run(out, own=own, fresh=fresh, offline=offline, say=say)
     say("")
     say(f"Everything is in {out}/ (summary.json, pacs/*.dcm, previews). Not for diagnostic use.")
     # Results are in the PACS, or the pipeline had a reason not to apply.
@@ -533,7 +533,7 @@ def why(
 def _command(verb: Verb) -> Callable[..., int]:
     def command(*, config: Any, as_json: bool, **given: Any) -> int:
         values = {
-            one.name: asked_password()
+            one.name: prompt_password()
             if one.is_secret
             else one.default
             if given[one.name] is None
@@ -609,8 +609,8 @@ def _parser(read: Callable[[str], Any]) -> Callable[[str], Any]:
     return parse
 
 
-def asked_password() -> str:
-    """A password, never from an argument: every user of this machine can read those."""
+def prompt_password() -> str:
+    """Ask for a password; it is never an argument, which every user of this machine could read."""
     if sys.stdin.isatty():
         return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
     return sys.stdin.readline().rstrip("\r\n")

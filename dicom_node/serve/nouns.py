@@ -73,8 +73,8 @@ def yes_no(heading: str, key: str, yes: str = "yes", no: str = "no") -> Column:
 
 
 def details(event: Any) -> str:
-    """The fields of an event in words, without the study, which has its own column, and the listener, with
-    which the association's name begins.
+    """The fields of an event in words, without those that have a column of their own or repeat the
+    association's name.
     """
     return " ".join(
         f"{key}={value}"
@@ -157,12 +157,12 @@ class Noun:
 
 
 def all_of(key: str, otherwise: ExitCode = ExitCode.FAILED) -> Callable[[Any], int]:
-    """The exit status for rows of which each should have this value."""
+    """A function from rows to an exit status: OK if all have this value, else ``otherwise``."""
     return lambda rows: ExitCode.OK if all(row[key] for row in rows) else otherwise
 
 
 def one_of(*words: str) -> Callable[[str], str]:
-    """Reads one of these words, or values of an enumeration, and names a similar one for any other."""
+    """A function that accepts only these words, and names a similar one for any other text."""
     known = {str(word): word for word in words}
 
     def read(text: str) -> str:
@@ -174,7 +174,7 @@ def one_of(*words: str) -> Callable[[str], str]:
 
 
 def whole_or_end(uid: str) -> str:
-    """A UID copied from a table, without the sign that replaces its cut beginning."""
+    """A UID as copied from a table, without the sign for its cut beginning."""
     return uid.strip().removeprefix("…")
 
 
@@ -241,7 +241,7 @@ def numbers(of: str, metavar: str, **more: Any) -> Input:
 
 
 def state_in_words(row: Any) -> str:
-    """The state of a study in words; "held" if no job applied but a limit of a rule holds one."""
+    """The state of a study in words; "held" if the study has no job but one that a rule's limit holds."""
     return "held" if row["job_held"] and row["state"] == StudyState.NOT_APPLICABLE else str(row["state"])
 
 
@@ -277,7 +277,7 @@ JOBS_OF_RULES: Final[Sequence[Column]] = (
 
 
 def _study(row: Any) -> Mapping[str, Any]:
-    """A study without what only programs need."""
+    """A study without the keys that only programs need."""
     events = [event for event in row["events"] if event["level"] != "debug"]
     shown = {key: row[key] for key in row if key not in ("study_instance_uid", "job_held")}
     return {**shown, "state": state_in_words(row), "events": events}

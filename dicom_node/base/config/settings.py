@@ -309,7 +309,9 @@ class NodeSettings(Section):
 
 
 class TlsSettings(Section):
-    """``[listener.tls]`` (PS3.15 B.12) and ``[console.tls]``: our certificate, and whose we ask for."""
+    """``[listener.tls]`` (PS3.15 B.12) and ``[console.tls]``: our certificate, and the authorities whose
+    clients are accepted.
+    """
 
     certificate: Path
     """PEM file with our certificate and its chain."""
@@ -492,7 +494,7 @@ class PeerSettings(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _has_its_login_apart(cls, given: Any) -> Any:
+    def _move_login_out_of_url(cls, given: Any) -> Any:
         """Move user and password out of ``url`` to keys of their own, so that a URL can be shown."""
         url = given.get("url") if isinstance(given, dict) else None
         found = re.fullmatch(r"(https?://)(.*)@(.*)", url, re.DOTALL) if isinstance(url, str) else None
@@ -537,7 +539,7 @@ class PeerSettings(Section):
         return deidentify
 
     @model_validator(mode="after")
-    def _can_do_what_is_asked_of_it(self) -> Self:
+    def _keys_fit_together(self) -> Self:
         sends, receives, is_queried = (word in self.may for word in ("send", "receive", "query"))
         by_query = is_queried and self.transport != "dicomweb"
         missing = self.missing_of_address()
@@ -594,7 +596,7 @@ class PeerSettings(Section):
 
     @property
     def acknowledges(self) -> bool:
-        """Whether nothing has to be asked of a result that the peer has acknowledged."""
+        """Whether the peer's acknowledgement of a result is final, so that no query for the result follows."""
         return self._is_in("takes_over")
 
     def _is_in(self, transports: str) -> bool:
@@ -606,7 +608,7 @@ class PeerSettings(Section):
         return 60 * self.retrieve_minutes
 
     @property
-    def may_be_asked(self) -> bool:
+    def answers_queries(self) -> bool:
         """Whether the peer answers queries for its objects."""
         return self.confirm == "query" or (self.confirm == "commitment" and self.commitment_else == "query")
 
@@ -695,7 +697,9 @@ SUSPECTED = " suspected"
 
 
 class ResultSettings(Section):
-    """``then`` of a rule: what a condition on its results adds. Nothing is taken away by it."""
+    """``then`` of a rule: what is done in addition if the results meet a condition. It never takes anything
+    away.
+    """
 
     when: Annotated[str, Field(max_length=80), AfterValidator(_condition)]
     """ "FINDING suspected", as the report names it, * and ? as above; "not assessed": the AI did not run;
@@ -723,8 +727,8 @@ class ResultSettings(Section):
         """The pattern of the condition's finding, "" for a condition on quality."""
         return "" if self.when in QUALITY else self.when.removesuffix(SUSPECTED).strip()
 
-    def holds(self, suspected: Iterable[str], *, assessed: bool = True) -> bool:
-        """Whether the condition holds for a result with these findings."""
+    def is_met(self, suspected: Iterable[str], *, assessed: bool = True) -> bool:
+        """Whether results with these findings meet the condition."""
         if self.when in QUALITY:
             return self.when == "not assessed" and not assessed
         return any(matches(self.finding, name) for name in suspected)
@@ -801,10 +805,10 @@ class Settings(Section):
             raise UnknownPeer(f"no peer is called {name!r}; {did_you_mean(name, names, 'configured')}")
         return self.peers[names.index(name)]
 
-    def sender(self, asked: str) -> PeerSettings:
+    def sender(self, name: str) -> PeerSettings:
         """The peer with this name or AE title. Raises UnknownPeer."""
         titled = {peer.ae_title: peer.name for peer in reversed(self.peers)}
-        return self.peer(({**titled} | {peer.name: peer.name for peer in self.peers}).get(asked, asked))
+        return self.peer(({**titled} | {peer.name: peer.name for peer in self.peers}).get(name, name))
 
     def rule(self, name: str) -> RuleSettings | None:
         """The rule ``name``, None if the configuration has it no longer."""
@@ -812,17 +816,19 @@ class Settings(Section):
 
     @property
     def watched_findings(self) -> Mapping[str, Sequence[str]]:
-        """Findings that somebody waits for besides the rules, by the key that names them."""
+        """The findings that settings outside of the rules wait for, by the key of the setting."""
         return {}
 
     @property
-    def asked_by_rules(self) -> frozenset[str]:
+    def queried_by_rules(self) -> frozenset[str]:
         """The names of the peers that the rules query for ``priors`` while a study is being received."""
         return frozenset(rule.priors for rule in self.rules if rule.priors)
 
     @property
     def sender_names(self) -> dict[str, str]:
-        """The names of all senders by AE title; the console, possibly on another machine, is one of them."""
+        """The name of each sender by AE title. The console is one of the senders; it may run on another
+        machine.
+        """
         asked = {peer.ae_title: peer.name for peer in self.peers if "query" in peer.may}
         named = {peer.ae_title: peer.name for peer in self.peers if "send" in peer.may}
         return asked | named | {CONSOLE_AE_TITLE: CONSOLE_NAME}

@@ -113,7 +113,9 @@ class Walk:
         self._tag, self._long, self._short = _LITTLE if self.is_little_endian else _BIG
 
     def elements(self) -> Iterator[Element]:
-        """The first element of each tag, as far as the data set is sound. Without sequences that are none."""
+        """The first element of each tag, up to the first damage that hides the next element. Faulty sequences
+        are left out.
+        """
         try:
             # The header of a file (PS3.10 7.1), which some senders leave before the data set.
             if self._peek(132)[128:] == b"DICM":
@@ -320,11 +322,11 @@ class Walk:
 
 
 class _Damage(Exception):
-    """From here on nobody can say what is an element."""
+    """The rest of the data set cannot be divided into elements."""
 
 
 class _LimitReached(_Damage):
-    """The rest is not walked, wherever it is."""
+    """A limit is exceeded: the rest of the object is not read, also outside of the present sequence."""
 
 
 def named(tag: int) -> str:
@@ -357,7 +359,8 @@ _GROUP_LENGTH = struct.Struct("<HH2sHI")  # (0002,0000), 12 bytes
 
 @dataclass(frozen=True, slots=True)
 class FileMeta:
-    """A file's header. ``values``: by element number of group 0002; ``length``: where the data set begins.
+    """A file's header. ``values``: by element number of group 0002; ``length``: the position at which the
+    data set begins.
 
     The UIDs are Media Storage SOP Class (0002,0002) and Instance UID (0002,0003) and Transfer Syntax UID
     (0002,0010), "" for one that is missing or no UID.
@@ -471,7 +474,8 @@ _SIZES: Final = {
 
 
 def header_sha256(dataset: Dataset, file: BinaryIO) -> str:
-    """The hash of what a data set says, without its Pixel Data, what may differ, and empty attributes.
+    """The hash of a header, without Pixel Data, empty attributes, and attributes that may differ between
+    copies of one object.
 
     It does not depend on the transfer syntax, but for the byte order of the longest values, which are still
     in ``file``, from which ``dataset`` was parsed. Text that its character set does not decode is hashed as
@@ -529,7 +533,7 @@ def _swapped(value: bytes, vr: str) -> bytes:
 
 
 def hash_bytes(digest: hashlib._Hash, file: BinaryIO, start: int, length: int) -> None:
-    """Add ``length`` bytes at ``start`` of the file, or as many as there are."""
+    """Add up to ``length`` bytes of the file to ``digest``, from the position ``start`` on."""
     file.seek(start)
     while length > 0 and (block := file.read(min(length, 2**20))):
         digest.update(block)
@@ -584,7 +588,7 @@ def check_image(dataset: Dataset, syntax: TransferSyntax, pixels: Element | None
 
 
 def _pixel_bits(dataset: Dataset) -> list[int]:
-    """Bits of a pixel, the number by the attributes first."""
+    """The possible numbers of bits in a pixel; the number that the attributes state comes first."""
     samples = _number(dataset, "SamplesPerPixel", 1)
     allocated = _number(dataset, "BitsAllocated", 0)
     if allocated not in (1, 8, 16, 32, 64) or samples not in (1, 3, 4):

@@ -143,8 +143,8 @@ def terms(text: str) -> tuple[str, ...]:
     return tuple(term.strip("\0 ") for term in text.split("\\"))
 
 
-def can_hold(charset: Sequence[str], dataset: Dataset) -> bool:
-    """Whether every text of a data set, written in this character set, is read back as it is.
+def can_encode(charset: Sequence[str], dataset: Dataset) -> bool:
+    """Whether every text of a data set, written in this character set, is read back unchanged.
 
     pydicom writes "?" for other letters, and ISO 8859-1 for the default repertoire. It
     reads the text behind ``^`` by the set before it, though PS3.5 6.1.2.5.3 returns to the first set there.
@@ -216,8 +216,8 @@ def read_header(path: Path, keywords: Collection[str], assume_charset: str = "")
 
 
 def read_identity(dataset: Dataset, assume_charset: str = "") -> DecodedHeader:
-    """What results copy of patient and study, by the object's own character set, else by the one that its
-    peer is known to use.
+    """The attributes of patient and study that results copy. Decoded by the object's own character set, else
+    by ``assume_charset``.
 
     Where neither fits all of it, text that names nobody is left out. Raises
     :class:`~dicom_node.base.errors.DecodedDifferently`, which names the attribute but not its value, and
@@ -390,14 +390,14 @@ def values(dataset: Dataset) -> Iterator[tuple[DataElement, Any]]:
 
 
 def listed(value: Any) -> tuple[Any, ...]:
-    """The values of an attribute, which has none, one or several."""
+    """The values of an attribute as a tuple: none, one or several."""
     if value in (None, ""):
         return ()
     return tuple(value) if isinstance(value, MultiValue | list) else (value,)
 
 
 def _elements(dataset: Dataset) -> Iterator[DataElement]:
-    """All of them; of one that is no value of its VR the bytes: a sender decides what stands in a header."""
+    """All elements; an element with a value that does not fit its VR has the value's bytes."""
     for tag in sorted(dataset.keys()):
         try:
             element = dataset[tag]
@@ -507,7 +507,7 @@ def repair(header: Dataset, emptied: Collection[str] = (), unread: Collection[st
         keyword = element.keyword
         if element.VR == "UI" and not _are_uids(element):
             notes.kept.add(keyword)
-        elif not _is_valid(header, element, notes):
+        elif not _repair_element(header, element, notes):
             notes.left_out.add(keyword)
             if keyword in emptied:
                 header[element.tag] = DataElement(element.tag, element.VR, None)
@@ -519,7 +519,8 @@ def repair(header: Dataset, emptied: Collection[str] = (), unread: Collection[st
 
 
 def _without_meaning(header: Dataset, notes: Repairs) -> list[str]:
-    """Windows without a width (PS3.3 C.11.2.1.2), and frame times of another number of frames (C.7.6.5).
+    """Attributes that say nothing: windows without a width (PS3.3 C.11.2.1.2), and frame times for another
+    number of frames (C.7.6.5).
 
     The windows before the first one without stay.
     """
@@ -545,15 +546,15 @@ def _without_meaning(header: Dataset, notes: Repairs) -> list[str]:
     return found
 
 
-def _is_valid(dataset: Dataset, element: DataElement, notes: Repairs) -> bool:
-    """Whether an attribute of ``dataset`` is fit to be repeated, after what can be put right in it was."""
+def _repair_element(dataset: Dataset, element: DataElement, notes: Repairs) -> bool:
+    """Repair an attribute of ``dataset``; returns whether results may repeat it."""
     if _is_empty(element):
         return True
     if element.VR == "SQ":
-        return all(_is_whole_item(element.keyword, item, notes) for item in element.value)
+        return all(_repair_item(element.keyword, item, notes) for item in element.value)
     if element.VR == "UI":
         return _are_uids(element)
-    if _put_right(dataset, element, notes) and _fits(dataset[element.tag]):
+    if _correct_values(dataset, element, notes) and _fits(dataset[element.tag]):
         return True
     if element.VR in TEXT and element.keyword in IDENTIFYING:
         notes.kept.add(element.keyword)
@@ -561,14 +562,14 @@ def _is_valid(dataset: Dataset, element: DataElement, notes: Repairs) -> bool:
     return False
 
 
-def _is_whole_item(keyword: str, item: Dataset, notes: Repairs) -> bool:
-    """Whether an item of this sequence has what it must have, without what is not valid in it.
+def _repair_item(keyword: str, item: Dataset, notes: Repairs) -> bool:
+    """Remove invalid attributes from an item of this sequence; returns whether the item is then complete.
 
     No attribute of a code may be empty (PS3.3 8.8).
     """
     codes = keyword.endswith("CodeSequence") or keyword in _OF_CODES
     for element in list(item):
-        if not _is_valid(item, element, notes):
+        if not _repair_element(item, element, notes):
             notes.left_out.add(element.keyword)
             del item[element.tag]
         elif codes and _is_empty(element):
@@ -587,7 +588,7 @@ def _is_empty(element: DataElement) -> bool:
 
 
 def _fits(element: DataElement) -> bool:
-    """Whether the values are as many as PS3.6 allows, and each is what PS3.5 6.2 does."""
+    """Whether the element has as many values as PS3.6 allows, and each value is valid by PS3.5 6.2."""
     values = _values(element)
     if not _is_allowed(dictionary_VM(element.tag), len(values)):
         return False
@@ -597,7 +598,7 @@ def _fits(element: DataElement) -> bool:
 
 
 def _is_value(vr: str, value: Any) -> bool:
-    """Whether it is as long as it may be, without control characters; a number within its range."""
+    """Whether a value is valid for its VR: its length and characters, or the range of a number."""
     if vr in {"DS", "IS"}:
         return value not in (None, "")
     if vr in _RANGES:
@@ -618,8 +619,10 @@ def _is_allowed(multiplicity: str, count: int) -> bool:
     return int(least) <= count <= int(most or least)
 
 
-def _put_right(dataset: Dataset, element: DataElement, notes: Repairs) -> bool:
-    """Whether the element has values that DICOM allows, now; its keyword is noted if it had others before."""
+def _correct_values(dataset: Dataset, element: DataElement, notes: Repairs) -> bool:
+    """Correct the values of an element, and note its keyword if they changed; returns False if they cannot be
+    corrected.
+    """
     right = _RIGHT.get(element.keyword, _RIGHT.get(element.VR))
     allowed = _ENUMERATED.get(element.keyword)
     if right is None or element.value in (None, ""):

@@ -208,6 +208,6 @@ def _text(element: DataElement) -> str:
 
 
 def _plain_name(group: str) -> str:
-    """A name as two senders write it alike: case, width, spaces and trailing delimiters mean nothing."""
+    """A name without differences of spelling between senders: case, width, spaces and trailing delimiters."""
     plain = unicodedata.normalize("NFKC", group).casefold()
     return "^".join(" ".join(component.split()) for component in plain.split("^")).rstrip("^")

@@ -204,7 +204,7 @@ class Database:
         with Session(self.engine, expire_on_commit=False) as session:
             yield session
             session.rollback()
-        self.outage.over()
+        self.outage.end()
 
     @contextmanager
     def write(self) -> Iterator[Session]:
@@ -220,7 +220,7 @@ class Database:
                     session.execute(text(f"NOTIFY {CHANNEL}"))
             for recorded in session.info.get(EVENTS, ()):
                 log(recorded)
-        self.outage.over()
+        self.outage.end()
         if self.copy_decisions is not None and session.info.get(DECIDED):
             self.copy_decisions()
 
@@ -317,7 +317,7 @@ def _without_port(host: str) -> str:
 
 
 def batches(values: Iterable[T]) -> Iterator[list[T]]:
-    """SQLite takes some 30,000 values in a statement."""
+    """Split the values into lists short enough for one statement of SQLite, which takes some 30,000."""
     rest = iter(values)
     while batch := list(islice(rest, 500)):
         yield batch
@@ -363,8 +363,8 @@ class DatabaseOutage:
         self.then: Callable[[], object] = bool
         """Called when the database is back."""
 
-    def noticed(self, error: SQLAlchemyError) -> None:
-        """The error for callers that try again; an error that is no outage is a defect and is logged."""
+    def note_error(self, error: SQLAlchemyError) -> None:
+        """Note an error of the database: an outage, or a defect, which is logged."""
         if isinstance(error, _DEFECTS) or not isinstance(error, DBAPIError | PoolTimeout):
             # That of one statement not again at once: the outbox tries it twenty times a second.
             which, now = (type(error), (getattr(error, "statement", None) or "")[:200]), time.monotonic()
@@ -377,17 +377,17 @@ class DatabaseOutage:
                 _LOGGER.error("defect at the database", exc_info=error)
             return
         # Without the error's text, which quotes what was to be written.
-        self.is_away(f"the database does not answer ({type(error).__name__}): its work waits")
+        self.begin(f"the database does not answer ({type(error).__name__}): its work waits")
 
-    def is_away(self, text: str) -> None:
-        """Note that the database is unreachable, with the reason ``text``, which is logged the first time."""
+    def begin(self, text: str) -> None:
+        """Note that the database is unreachable; the first time, ``text`` is logged as the reason."""
         with self._lock:
             self._failed = time.monotonic()
             is_new, self._began = self._began is None, self._began or self._failed
         if is_new:
             _LOGGER.warning("%s", text)
 
-    def over(self) -> None:
+    def end(self) -> None:
         """Note that the database answers again."""
         if self._began is None:
             return
@@ -417,7 +417,7 @@ _POSTGRES = "postgresql+psycopg://"
 
 @contextmanager
 def in_words(url: str) -> Iterator[None]:
-    """A scope in which errors of an unusable database are raised as NodeErrors.
+    """A scope that raises errors of an unusable database as NodeErrors.
 
     Raises DatabaseDamaged, DatabaseUnusable; other errors are defects of this program and pass unchanged.
     """
@@ -430,7 +430,9 @@ def in_words(url: str) -> Iterator[None]:
 
 
 def meaning_of(error: Exception, url: str) -> NodeError | None:
-    """The error of the node for the database at ``url``; None if ``error`` says nothing about its state."""
+    """``error`` as an error of the node about the database at ``url``; None if it does not show the
+    database's state.
+    """
     if isinstance(error, ArgumentError | NoSuchModuleError | ImportError):
         if url.startswith(_POSTGRES):
             remedy = "PostgreSQL needs psycopg, which is not installed: pip install 'dicom-ai-node[postgres]'"

@@ -99,7 +99,7 @@ def forget_requests(session: Session, before: datetime) -> None:
 
 
 def sent_by(session: Session, calling_ae: str, uids: Sequence[str]) -> set[str]:
-    """The ``uids`` under which this AE sent an object."""
+    """Those of the ``uids`` under which this AE has sent an object."""
     theirs = select(ReceivedObject.sop_instance_uid).where(ReceivedObject.calling_ae == calling_ae)
     return {uid for (uid,) in _among(session, uids, ReceivedObject.sop_instance_uid, theirs.distinct())}
 
@@ -128,7 +128,8 @@ def classes(session: Session, uids: Sequence[str]) -> Mapping[str, str]:
 
 
 def archived(session: Session, calling_ae: str, uids: Sequence[str], archives: Collection[str]) -> set[str]:
-    """The ``uids`` of which at least one of the peers ``archives`` has confirmed what this AE sent last.
+    """Those of the ``uids`` whose newest object from this AE at least one of the peers ``archives`` has
+    confirmed.
 
     Byte for byte: what differs in anything from the version that was forwarded is in no archive.
     """
@@ -160,7 +161,7 @@ def archived(session: Session, calling_ae: str, uids: Sequence[str], archives: C
 
 
 def left_out(session: Session, uids: Sequence[str]) -> set[str]:
-    """The given instances that belong to complete studies and that no rule forwards."""
+    """Those of the ``uids`` that belong to complete studies and that no rule forwards."""
     forwarded = exists().where(Original.sop_instance_uid == Instance.sop_instance_uid)
     of_study = select(Instance.sop_instance_uid).join(Study, Study.id == Instance.study_id)
     complete = of_study.where(Study.state.in_(READ_FROM_WORK), ~forwarded)
@@ -168,7 +169,7 @@ def left_out(session: Session, uids: Sequence[str]) -> set[str]:
 
 
 def _among(session: Session, uids: Sequence[str], column: Any, chosen: Any) -> Iterator[Any]:
-    """The chosen rows in which the column is one of these UIDs."""
+    """The rows of ``chosen`` whose ``column`` is one of these UIDs."""
     for batch in batches(uids):
         yield from session.execute(chosen.where(column.in_(batch)))
 
@@ -224,8 +225,9 @@ def objects_missing(session: Session, steps: Iterable[int]) -> int:
     )
 
 
-def wait_for_steps(peers: Collection[str], silent_since: datetime) -> ColumnElement[bool]:
-    """Whether a study waits for a step of these peers: for its end, or for an object that it refers to.
+def waits_for_steps(peers: Collection[str], silent_since: datetime) -> ColumnElement[bool]:
+    """SQL: whether a study waits for the end of a step of these peers, or for an object that such a step
+    refers to.
 
     Never if the study received nothing since ``silent_since``.
     """
@@ -233,7 +235,7 @@ def wait_for_steps(peers: Collection[str], silent_since: datetime) -> ColumnElem
 
 
 def complete_by_steps(peers: Collection[str]) -> ColumnElement[bool]:
-    """Whether the steps of these peers show that a study is complete, so that no quiet time is needed.
+    """SQL: whether the steps of these peers show that a study is complete, so that no quiet time is needed.
 
     Only if they refer to all of its images, the images are of one patient, and the study is in its first
     revision: steps do not report corrections.
@@ -247,7 +249,7 @@ def complete_by_steps(peers: Collection[str]) -> ColumnElement[bool]:
 
 
 def _unfinished(peers: Collection[str]) -> ColumnElement[bool]:
-    """Whether a step of the study has not ended, or names an object that is not here."""
+    """SQL: whether a step of the study has not ended, or refers to an object that has not been received."""
     return exists().where(
         *_of(peers),
         (PerformedStep.status == StepStatus.IN_PROGRESS)

@@ -68,8 +68,8 @@ def _steps(senders: Sequence[str]) -> Select[Any]:
     return select(_step_study.c.step_id).where(_step_study.c.study_instance_uid.in_(_uids(senders)))
 
 
-def _names_no_other(senders: Sequence[str]) -> ColumnElement[bool]:
-    """Of events before a study is here, of fetches, work items and associations: none of other senders."""
+def _visible_events(senders: Sequence[str]) -> ColumnElement[bool]:
+    """SQL: events of these senders or their studies, and events that concern no sender, study or work item."""
     calling, study, *others = (
         EventRow.fields[field].as_string()
         for field in ("calling", "study", "studies", "instance", "workitem")
@@ -88,7 +88,7 @@ _CONDITIONS: Final[Mapping[type[Base], Callable[[Sequence[str]], ColumnElement[b
         ReceivedObject.study_id.is_(None) & ReceivedObject.calling_ae.in_(senders),
     ),
     EventRow: lambda senders: or_(
-        EventRow.study_id.in_(_studies(senders)), EventRow.study_id.is_(None) & _names_no_other(senders)
+        EventRow.study_id.in_(_studies(senders)), EventRow.study_id.is_(None) & _visible_events(senders)
     ),
     AuditRow: lambda senders: or_(
         AuditRow.study_id.in_(_studies(senders)),
@@ -130,7 +130,9 @@ def condition_of(table: type[Base], senders: Sequence[str]) -> ColumnElement[boo
 
 @contextmanager
 def seen_by(senders: Sequence[str] = ()) -> Iterator[None]:
-    """Look meanwhile at what a user with these senders sees; at all for checks, shown to nobody."""
+    """A scope in which queries find only what a user with these senders may see. Without senders: everything,
+    for checks whose result nobody sees.
+    """
     before = SENDERS.set(tuple(senders))
     try:
         yield
@@ -139,8 +141,8 @@ def seen_by(senders: Sequence[str] = ()) -> Iterator[None]:
 
 
 def is_hidden(session: Session, study_uid: str, *instance_uids: str) -> bool:
-    """Whether the study, or an object with one of these SOP Instance UIDs, is here, and the user may not see
-    it.
+    """Whether the node has the study, or an object with one of the SOP Instance UIDs, and the present user
+    may not see it.
     """
     by_others = _received.c.calling_ae.not_in(SENDERS.get())  # of a faulty object no study may be seen
     study_of_others = exists().where(_received.c.study_id == _study.c.id, by_others)
@@ -160,7 +162,7 @@ def is_hidden(session: Session, study_uid: str, *instance_uids: str) -> bool:
 
 
 @event.listens_for(Session, "do_orm_execute")
-def _limit(state: ORMExecuteState) -> None:
+def _limit_to_senders(state: ORMExecuteState) -> None:
     senders = SENDERS.get()
     if not senders or not state.is_orm_statement or state.is_insert or state.is_column_load:
         return

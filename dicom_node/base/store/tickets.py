@@ -121,7 +121,7 @@ def _lock(job: Job) -> str:
 
 
 def _remove(session: Session, ticket: int) -> None:
-    """Take it away, whatever became of it."""
+    """Delete the ticket, if it still exists."""
     if session.execute(select(_TICKETS.c.id).where(_TICKETS.c.id == ticket)).first() is not None:
         _run(_manager(session).finish_job_by_id_async(ticket, jobs.Status.SUCCEEDED, delete_job=True))
 
@@ -129,7 +129,9 @@ def _remove(session: Session, ticket: int) -> None:
 def _open_queues(
     session: Session, workers: WorkerSettings, passing: tuple[int, float] | None
 ) -> list[str] | None:
-    """The queues from which may be taken; None for all. A queue's name says what its jobs have in common."""
+    """The names of the queues from which a job may be taken; None for all. The name of a queue says what its
+    jobs have in common.
+    """
     if not workers.pipelines and passing is None:
         return None
     return [

@@ -250,11 +250,11 @@ class DimseCaller(PeerCaller):
 
 
 def contexts(sop_class: Any) -> list[PresentationContext]:
-    """The presentation context of a service that needs no other transfer syntaxes than these two."""
+    """The presentation context of a service, with the two transfer syntaxes that every service accepts."""
     return [build_context(sop_class, list(LITTLE_ENDIAN))]
 
 
-def question_at(level: str, **keys: str) -> Dataset:
+def query_identifier(level: str, **keys: str) -> Dataset:
     """The identifier of a query (PS3.4 C.4.1.1.3)."""
     question = Dataset()
     question.QueryRetrieveLevel = level
@@ -304,12 +304,15 @@ class CallingAE(AE):  # type: ignore[misc]  # pynetdicom ships no types
 
 
 def _decoded(decode: Callable[[bytearray], Any], pdu: bytearray) -> Any:
-    """pynetdicom's objects of a PDU; it aborts at items of an answer that it does not know."""
+    """Decode a PDU to pynetdicom's objects.
+
+    An answer with unknown items would make pynetdicom abort.
+    """
     return decode(check_answer(memoryview(pdu)) if pdu[0] == A_ASSOCIATE_AC else pdu)
 
 
 class _AnswersOnly(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom ships no types
-    """Messages go to who waits for them.
+    """A message provider that passes each message to the caller that waits for it.
 
     Association._run_reactor says that it is paused before it looks whether it has to: a thread that sends in
     between is not waited for, and the reactor takes the answer off the queue (the only reader without
@@ -352,13 +355,12 @@ class _AnswersOnly(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom sh
 
 
 class _PromptSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom ships no types
-    """DCMTK and Orthanc answer in two small writes with Nagle's algorithm on: the second waits for our
+    """A socket that sends without delay and acknowledges at once.
+
+    DCMTK and Orthanc answer in two small writes with Nagle's algorithm on: the second waits for our
     acknowledgement of the first, which Linux delays by 40 ms. Measured with Orthanc 1.10.1 on the loopback,
     one C-STORE with its association: 115 ms before, 27 ms with TCP_QUICKACK after each read and TCP_NODELAY
     for our own writes.
-
-    A read or write that moves no byte for ``connections.silence_seconds`` ends the connection: pynetdicom's
-    own have no time-out, and its abort() waits for the thread that is blocked in them.
     """
 
     connections: Connections
@@ -395,7 +397,7 @@ class _PromptSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom ship
         return data
 
     def _shutdown_socket(self) -> None:
-        """pynetdicom forgets the socket of a refused connection without closing it."""
+        """Close the socket, also that of a refused connection, which pynetdicom forgets."""
         last = self.socket
         if last is None:
             return
@@ -490,7 +492,7 @@ class DimseDestination(DimseCaller):
             missing: dict[str, Confirmation] = {}
             for series in dict.fromkeys(item.series_instance_uid for item in objects):
                 group = [item for item in objects if item.series_instance_uid == series]
-                question = question_at(
+                question = query_identifier(
                     "IMAGE",
                     StudyInstanceUID=group[0].study_instance_uid,
                     SeriesInstanceUID=series,
@@ -519,7 +521,7 @@ class DimseDestination(DimseCaller):
         checks += [self.accepts(str(kind), "storage", uid) for kind in kinds for uid in SOP_CLASSES[kind]]
         if self._peer.confirm == "commitment":
             checks.append(self.accepts("commitment", "commitment", dimse_n.COMMITMENT_CLASS))
-        if self._peer.may_be_asked:
+        if self._peer.answers_queries:
             # For an object that nobody has: a PACS may accept the context and refuse the question.
             nobody = Outgoing("", generate_uid(), generate_uid(), generate_uid(), Path(), "")
             [answer] = self.confirm([nobody])
@@ -560,7 +562,7 @@ class DimseDestination(DimseCaller):
         return CUT_OFF if status is None and self._connections.timed_out else store_report(status)
 
     def _not_found(self, code: int | None) -> Confirmation:
-        """Of what a C-FIND with this last status did not return."""
+        """The answer for an object that a C-FIND with this last status did not return."""
         if code == 0:
             return Confirmation(Presence.NOT_FOUND, "the destination does not show it")
         if code is None and self._connections.timed_out:
@@ -580,7 +582,9 @@ def _store_contexts(objects: Iterable[Outgoing]) -> list[PresentationContext]:
 
 
 def _as_accepted(association: Association, item: Outgoing) -> Path | Dataset | SendReport:
-    """The file, or its data set where it must be converted; a report where no context fits."""
+    """The object as the peer accepts it: its file, or a converted data set; a report if no presentation
+    context fits.
+    """
     syntaxes = {
         context.transfer_syntax[0]
         for context in association.accepted_contexts
@@ -749,7 +753,7 @@ class DimseArchive(DimseCaller):
                 return Retrieved(status, 0, association.text)
             if all(one.abstract_syntax != model for one in association.accepted_contexts):
                 return Retrieved(RetrieveStatus.REFUSED, 0, f"the peer does not accept {UID(model).name}")
-            request = [question_at("STUDY", StudyInstanceUID=study_instance_uid), model]
+            request = [query_identifier("STUDY", StudyInstanceUID=study_instance_uid), model]
             if not get:
                 request.insert(1, self._settings.node.ae_title)
             send = association.send_c_get if get else association.send_c_move
@@ -767,14 +771,16 @@ class DimseArchive(DimseCaller):
         return [self.accepts(name, "query", model) for name, model in wanted.items()]
 
     def _answers(self, level: str, **keys: str) -> list[Dataset]:
-        question = question_at(level, **keys)
+        question = query_identifier(level, **keys)
         code, answers, text = self.call(contexts(FIND), "send_c_find", question, FIND, service="query")
         if code != 0:
             raise PeerUnreachable(f"{self._peer.name}: query: {text}")
         return answers
 
     def _texts(self, answer: Dataset) -> dict[str, str]:
-        """The values of an answer; of one that cannot be decoded, its UID: it can be fetched."""
+        """The values of an answer by keyword; only the UID, by which the study can be fetched, if the texts
+        cannot be decoded.
+        """
         with quiet_pydicom():
             for charset in (character_sets(answer), terms(self._peer.assume_charset)):
                 try:
@@ -802,7 +808,9 @@ class DimseArchive(DimseCaller):
 
 
 def _outcome(code: int, last: Dataset, taken: int | None) -> Retrieved:
-    """The outcome by the last answer; ``taken``: what the sink took, None where our listener did."""
+    """The outcome of a retrieval by its last answer. ``taken``: objects that our sink stored; None if our
+    listener did.
+    """
     objects = int(last.get("NumberOfCompletedSuboperations") or 0) if taken is None else taken
     failed = int(last.get("NumberOfFailedSuboperations") or 0)
     outcome, text = retrieve_status(code)

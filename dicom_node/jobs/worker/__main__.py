@@ -12,18 +12,18 @@ from ai_pipeline import extras
 from ai_pipeline.models.engine import INFERENCE
 from dicom_node.base import logs
 from dicom_node.base.errors import ExitCode
-from dicom_node.base.processes import give_way, given_settings, limit_memory, watch_parent
+from dicom_node.base.processes import limit_memory, lower_priority, settings_from_stdin, watch_parent
 from dicom_node.base.store.database import Database
 
 
 def main() -> int:
     """Work until SIGTERM, SIGINT, or until standard input (a pipe from the node) closes."""
-    loaded = given_settings()
+    loaded = settings_from_stdin()
     if lacking := extras.missing():
         sys.stderr.write(f"{lacking}\n")
         return ExitCode.CONFIG
     logs.configure(loaded.node.log_level, f"worker {os.getpid()}", as_json=loaded.log.format == "json")
-    give_way()
+    lower_priority()
     # Libraries that count cores themselves (OpenCV, OpenMP) get as many threads as the settings say.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
         os.environ.setdefault(name, str(loaded.workers.threads))

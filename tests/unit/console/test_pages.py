@@ -168,7 +168,7 @@ def test_after_so_many_refusals_nothing_is_looked_at(
     console: ConsoleLab, who: Callable[[int], audit.Person], address: str, limit: int
 ) -> None:
     refuse(console, who, range(limit - 1))
-    console.read(users.attempt_of, console.read(users.find, "viewer"), "viewer", address)
+    console.read(users.check_attempt, console.read(users.find, "viewer"), "viewer", address)
     refuse(console, who, range(limit - 1, limit))
     with pytest.raises(SignInRefused, match="Too many attempts"):
         users.sign_in(console.database, "viewer", PASSWORD, address)
