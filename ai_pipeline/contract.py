@@ -224,7 +224,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 class Meaning(StrEnum):
-    """The purpose of a burned-in mark; by it a destination's policy decides what must be removed."""
+    """The meaning of a burned-in mark; it decides whether the mark is removed for a destination."""
 
     IDENTITY = "identity"
     MEASUREMENT = "measurement"
@@ -741,7 +741,7 @@ class Pipeline(Protocol):
 
 @runtime_checkable
 class ChecksOptions(Protocol):
-    """A pipeline that checks its options against its model or this machine, which its card cannot do."""
+    """A pipeline that also checks its options against its model or this machine."""
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
         """Faults in ``options`` beyond the card's own checks, by option, as remedies."""

@@ -95,7 +95,7 @@ def named(finding: Finding) -> str:
 
 
 def in_sentences(names: Sequence[str]) -> str:
-    """All names of a list, in sentences of at most :data:`MOST` characters."""
+    """All names of a list as sentences of at most :data:`MOST` characters each."""
     unbroken = ", ".join(name.replace(" ", "\N{NO-BREAK SPACE}") for name in names)
     lines = textwrap.wrap(unbroken, MOST - len(f"{NOT_ASSESSED}: "), break_long_words=False)
     return " ".join(f"{line.rstrip(',')}." for line in lines).replace("\N{NO-BREAK SPACE}", " ")
@@ -113,7 +113,7 @@ _Sentence = tuple[str, list[str]]
 
 
 def _decided(findings: Sequence[Finding], *, unsure: bool) -> list[_Sentence]:
-    """The findings by decision; on an image of which the model is unsure nothing is excluded."""
+    """The findings by decision. If the model is unsure of the image, no finding is stated as excluded."""
     suspected: dict[str, list[str]] = {}
     for one in findings:
         if one.decision is Decision.PRESENT:
@@ -135,7 +135,7 @@ def _decided(findings: Sequence[Finding], *, unsure: bool) -> list[_Sentence]:
 
 
 def _without_patient(findings: Sequence[Finding]) -> str:
-    """The sentence on an image of which nothing is said of the patient."""
+    """The sentence for an image without any finding about the patient."""
     if not findings:
         return NOTHING
     absent = [one.name for one in findings if one.decision is Decision.ABSENT]
@@ -144,7 +144,7 @@ def _without_patient(findings: Sequence[Finding]) -> str:
 
 
 def _line(sentences: Sequence[_Sentence]) -> str:
-    """The sentences in one line: names that do not fit are counted, the first names before the last ones."""
+    """The sentences in one line. If it is too long, names at the end are replaced by their number."""
     line = ""
     for number, (head, names) in enumerate(sentences):
         left = sum(len(_counted(*one)) + 1 for one in sentences[number + 1 :])
@@ -171,7 +171,7 @@ def _sentence(head: str, names: Sequence[str], room: int) -> str:
 
 
 def _counted(head: str, names: Sequence[str]) -> str:
-    """The shortest form of a sentence: its names counted."""
+    """The shortest form of a sentence, with the number of names in place of the names."""
     return f"{head}: {len(names)} findings." if len(names) > 1 else f"{': '.join([head, *names])}."
 
 

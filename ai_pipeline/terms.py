@@ -1,4 +1,6 @@
-"""Terms of the standard: a message repeats only these from a header. Any other code string may be a name."""
+"""Code strings that the standard defines. Only these are quoted in messages: any other text in a header may
+be a name.
+"""
 
 from collections.abc import Mapping
 

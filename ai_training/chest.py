@@ -397,7 +397,7 @@ def infer(network: PlacedClassifier, pixels: npt.NDArray[np.uint8], size: int) -
 
 
 class Tasks(nn.Module):
-    """The network with the head that only training needs: of the teacher's log-odds."""
+    """The network with a second head, used in training only, for the teacher's log-odds."""
 
     def __init__(self, network: PlacedClassifier) -> None:
         super().__init__()
@@ -521,7 +521,7 @@ def pictures(files: Sequence[Path], made: Change, random: Random) -> list[Grey]:
 
 
 def as_it_is(image: Grey, random: Random) -> Grey:  # noqa: ARG001  (one of the changes, without any)
-    """The image itself: a :data:`Change` that changes nothing."""
+    """A :data:`Change` that returns the image unchanged."""
     return image
 
 
@@ -539,7 +539,7 @@ cut_off = partial(_part, least=0.5, most=0.75)
 
 
 def clipped(image: Grey, random: Random, share: float | None = None) -> Grey:
-    """A copy with a window so narrow that ``share`` of the pixels (default: 30 to 70 %) become black or
+    """A copy with a window so narrow that a ``share`` of the pixels (default: 30 to 70 %) becomes black or
     white.
     """
     return _windowed(image, random.uniform(0.3, 0.7) if share is None else share, random)
@@ -580,7 +580,7 @@ def varied(image: Grey, random: Random) -> Grey:
 
 
 def _windowed(image: Grey, lost: float, random: Random) -> Grey:
-    """``lost``: share of the pixels that become black or white, at either end as chance has it."""
+    """A copy with a window that makes a share ``lost`` of the pixels black or white, at random ends."""
     below = random.uniform(0.0, lost)
     low, high = np.percentile(image, (100 * below, 100 * (1 - lost + below)))
     return np.asarray(np.clip((image - low) * (255.0 / max(high - low, 1.0)), 0, 255), np.uint8)
@@ -691,7 +691,7 @@ def _adults(data: Path, split: str) -> list[Path]:
 def _training_pictures(
     data: Path, whole: Sequence[Path], random: Random
 ) -> list[tuple[str, Sequence[Path], Change]]:
-    """(kind, files, what is done to them) of everything that the head is shown."""
+    """The pictures from which the head learns: kind, files, and the change made to them."""
     transformed = drawn_from(whole, TRANSFORMED, random)
     hannover = other_chests(data, "hannover", "train")
     small = drawn_from(other_chests(data, "pediatric", "train"), OTHERS, random)
@@ -736,7 +736,9 @@ def linear_head(shown: Mapping[str, Singles], seed: int) -> Head:
 
 
 def _test_pictures(data: Path, split: str, random: Random) -> list[tuple[str, Callable[[], list[Grey]]]]:
-    """Every kind of picture by name; made when asked for, so that not all are in memory at once."""
+    """Functions that make the test pictures, by kind; they are called one by one, so that not all pictures
+    are in memory.
+    """
     adults = drawn_from(_adults(data, split), MEASURED, random)
 
     def changed(files: Sequence[Path], change: Change = as_it_is) -> Callable[[], list[Grey]]:

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 
 def _with_models_dir(context: typer.Context, write_card: bool) -> bool:
-    """``--write-card``, which is wrong usage without a folder: the shipped card is not written to."""
+    """The value of ``--write-card``; a usage error without a folder, because shipped cards are not written
+    to.
+    """
     if write_card and context.params["models_dir"] is None:
         raise typer.BadParameter("needs --models-dir: the shipped card is not written to")
     return write_card
@@ -190,7 +192,9 @@ def verb(app: typer.Typer, name: str, *, trains: bool = False, **how: Any) -> Ca
 
 @contextmanager
 def errors() -> Iterator[None]:
-    """Missing data, unusable cards, wrong experiments: one line and an exit code. The rest as it is."""
+    """A scope that prints missing data, unusable cards and wrong experiments as one line, and exits with a
+    code.
+    """
     try:
         yield
     except ImportError as error:
@@ -207,7 +211,9 @@ def errors() -> Iterator[None]:
 
 @contextmanager
 def _carried_out(run_as: Mapping[str, Any]) -> Iterator[None]:
-    """Runs of the training engine are carried out so; a device or a package that is not here ends it now."""
+    """A scope in which runs of the training engine use these options; exits if a device or package is
+    missing.
+    """
     if not run_as:
         yield
         return
@@ -220,7 +226,7 @@ def _carried_out(run_as: Mapping[str, Any]) -> Iterator[None]:
 
 
 def needed(package: str) -> None:
-    """Raise ModuleNotFoundError now, not after minutes of reading, where ``package`` is not installed."""
+    """Raise ModuleNotFoundError at once if ``package`` is not installed, not after minutes of reading."""
     if find_spec(package) is None:
         raise ModuleNotFoundError(f"No module named '{package}'", name=package)
 

@@ -240,7 +240,9 @@ def _code(code: Code, **more: str) -> InlineTable:
 
 
 def main() -> None:
-    """In the process of its own: read the request, then the checkpoint, write model and answer."""
+    """Main function of the process that converts: it reads the request and the checkpoint, and writes model
+    and answer.
+    """
     request = Request.model_validate_json(sys.stdin.read())
     warnings.simplefilter("ignore")  # stderr is for the one line
     try:

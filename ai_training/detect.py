@@ -350,7 +350,9 @@ def _candidates(boxes: Singles, recipe: BoxHeadRecipe, random: np.random.Generat
 def _candidates_with_targets(
     truth: Singles, boxes: Singles, recipe: BoxHeadRecipe, random: np.random.Generator
 ) -> tuple[npt.NDArray[np.int64], Singles]:
-    """Which candidates a training box is shown, a quarter of them its nearest, and what it wants of them."""
+    """Random candidates for a training box, a quarter of them the nearest, and the probability that each
+    should get.
+    """
     low, high = np.maximum(truth[:2], boxes[:, :2]), np.minimum(truth[2:], boxes[:, 2:])
     common = np.prod(np.maximum(high - low, 0.0), axis=1)
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
@@ -486,7 +488,7 @@ class LabelledBoxes:
         return [box.image.patient for box in self.boxes]
 
     def of_boxes(self, found: Mapping[tuple[int, str], ScoredBox]) -> tuple[ScoredBox | None, ...]:
-        """The prediction of one locator for each box, found by the box's image and label."""
+        """The prediction for each box, looked up by the box's image and label in ``found``."""
         return tuple(found.get((row, box.label)) for row, box in zip(self.rows, self.boxes, strict=True))
 
 
@@ -644,7 +646,7 @@ def _without_yolo(prepared: DetectorInput) -> DetectorInput:
 
 
 def _baselines(boxes: Sequence[TruthBox]) -> dict[str, Locator]:
-    """The two baselines that are to be beaten."""
+    """Two locators that do not look at the image, which every detector must beat."""
     usual, middle = constant(boxes), centre(boxes)
     return {"constant": lambda _, label: usual.get(label), "centre": lambda _, label: middle.get(label)}
 
@@ -723,7 +725,7 @@ def _pooled(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def _summary(figures: dict[str, Any]) -> dict[str, Any]:
-    """What the card says of the boxes: the pooled figures, and of every label whether and why not."""
+    """The card's figures on boxes: pooled, and for each label whether its boxes are shown, or why not."""
     return {
         "split": "five folds by patient of the train and val boxes",
         **_pooled(figures),

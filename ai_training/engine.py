@@ -30,7 +30,7 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """The user's choices for a run that no recipe holds.
+    """The user's choices for a run, which are not part of a recipe.
 
     ``device`` ``auto``: CUDA if there is one, else the CPU. ``precision`` of the forward pass; ``auto``: that
     of the recipe. A checkpoint is written every ``save_minutes``.
@@ -311,7 +311,7 @@ class TrainingRun:
 
     @property
     def begun(self) -> bool:
-        """Whether there is a checkpoint to resume from."""
+        """Whether the run has a checkpoint from which it can resume."""
         return self.out is not None and (self.out / CHECKPOINT).is_file()
 
     def validation_due(self) -> bool:
@@ -369,7 +369,7 @@ class TrainingRun:
         set_random_state(state["random"])
 
     def save(self) -> None:
-        """Write the checkpoint and, where there is more of it, the history, each in one step."""
+        """Write the checkpoint and, if it has grown, the history, each in one step."""
         if not self.out:
             return
         parts = {name: getattr(self, name) for name in (*self.PARTS, *self.KEPT)}

@@ -369,7 +369,9 @@ def call_rates(truth: Floats, called: metrics.Bools, weights: Floats) -> dict[st
 
 
 def _top(found: Scored, among: Sequence[int], scores: Floats, weights: Floats) -> list[float]:
-    """Share of the images with a finding ``among`` these where one of the three highest scores is right."""
+    """Share of the images with a finding among the columns ``among`` for which one of the three highest
+    scores is right.
+    """
     truth = found.truth[:, list(among)] > 0
     best = np.argsort(-scores[:, list(among)], axis=1, kind="stable")[:, :3]
     hits = np.asarray(np.take_along_axis(truth, best, axis=1).any(1))
@@ -630,7 +632,7 @@ def _measured(found: Scored, labels: Sequence[Label], shown: Sequence[str], heal
 
 
 def _unsure(found: Scored, chosen: Mapping[str, Any], shown: Sequence[str]) -> dict[str, Any]:
-    """On how many images the model is unsure as a whole, and how well it ranks on these and on the others."""
+    """The share of images for which the model is unsure, and the AUC on these and on the other images."""
     columns = [found.names.index(name) for name in shown]
     low, high = (
         np.array([chosen[point]["labels"][name]["threshold"][0] for name in shown])
@@ -775,7 +777,7 @@ def box_scores(
 
 
 def _located(classifier: Classifier, analysis: Analysis, label: str) -> ScoredBox | None:
-    """The model's box and the peak of its heat map."""
+    """The model's box of a label, with the peak of its heat map as the point."""
     index = [known.name for known in classifier.card.labels].index(label)
     activation = classifier.activation(analysis, index)
     if activation is None or (region := classifier.box(activation, index)) is None:
@@ -815,7 +817,7 @@ def evaluate_chest(
 
 @dataclass(frozen=True, slots=True)
 class _Evaluation:
-    """One evaluation: of which model on which images, and where intermediate results are stored."""
+    """One evaluation of a model on a set of images. ``cache``: the folder for intermediate results."""
 
     data: Path
     split: str
@@ -880,8 +882,9 @@ class _Evaluation:
         return scored(images, logits, self.classifier.card.labels, self.found.labels)
 
     def _operating_points(self, adults: Scored, shown: Sequence[str]) -> dict[str, Any]:
-        """The card's operating points, else new ones from the adults of the validation split, and what calls
-        at them are worth here."""
+        """The card's operating points, or new ones from the validation split, with the figures of calls on
+        these images.
+        """
         card = self.classifier.card
         chosen = card.details.get("operating_points", {})
         if not chosen and any(image.split == "val" and image.adult for image in self.found.images):
@@ -892,7 +895,7 @@ class _Evaluation:
         return {"chosen": chosen, "tested": measured_points(adults, having, shown)}
 
     def _baselines(self, train: Sequence[SetImage], adults: Scored) -> dict[str, Floats]:
-        """Scores ``[N, K]`` of what the network has to beat; none without train images."""
+        """The scores ``[N, K]`` that the network must beat; none without training images."""
         if not train:
             return {}
         self.report(0.0, "training the baselines")
@@ -906,7 +909,7 @@ class _Evaluation:
         return {name: scores[:, list(adults.columns)] for name, scores in known.items()}
 
     def _with_children(self, everyone: Scored) -> dict[str, Any]:
-        """The headline without the intended use: what other work on these images reports."""
+        """The headline figures with children included, as other publications on these images report them."""
         main = everyone.where(image.source == self.found.main for image in everyone.images)
         counted = main.with_positives(ENOUGH)
         pooled = main.truth, main.logit, counted, main.weights()
@@ -933,7 +936,9 @@ class _Evaluation:
         return result
 
     def _without_image(self, adults: Scored, scores: Mapping[str, Floats]) -> dict[str, Any]:
-        """What can be guessed without the image, all sources pooled: why no such figure is a headline."""
+        """The AUC of guesses that do not use the image, with all sources pooled: it shows why pooled figures
+        mislead.
+        """
         counted = adults.with_positives(ENOUGH)
         result: dict[str, Any] = {}
         for name in ("source", "age_sex_view"):
@@ -949,7 +954,7 @@ class _Evaluation:
         return result
 
     def _apart(self, adults: Scored) -> dict[str, Scored]:
-        """The sets that are never pooled: the main one and those of natural prevalence."""
+        """The sets whose figures are never pooled: the main one, and those with a natural prevalence."""
         names = dict.fromkeys((self.found.main, *self.found.natural))
         parts = {name: adults.where(image.source == name for image in adults.images) for name in names}
         return {name: part for name, part in parts.items() if part.images}

@@ -242,7 +242,7 @@ def _motion(
 
 
 def _written(picture: Grey, random: np.random.Generator) -> Grey:
-    """Letters and a line on a copy, as scanners and sonographers leave them."""
+    """A copy with letters and a line, as scanners and sonographers draw them."""
     picture = picture.copy()
     rows, columns = picture.shape
     for _ in range(int(random.integers(1, 5))):
@@ -258,7 +258,7 @@ def _written(picture: Grey, random: np.random.Generator) -> Grey:
 
 
 def _exposed(picture: Grey, how: HeadAugment, random: np.random.Generator) -> Grey:
-    """Another gain, sharpness and noise."""
+    """A copy with another gain, sharpness and noise."""
     grey = (picture / np.float32(255)) ** np.float32(np.exp(random.uniform(-how.gamma, how.gamma)))
     grey = grey * np.float32(np.exp(random.uniform(-how.contrast, how.contrast)))
     if random.random() < how.blurred:
@@ -286,8 +286,8 @@ def fit_limits(data: Path, model: HeadModel, report: Report = silent) -> HeadLim
     heads = [image.read()[0] for image in head_images(data, "val")]
     heads += [read_grey(image.path) for image in part_of_set(data / PLANES, "val")]
     others = [picture for name in (*OTHERS, "") for picture in headless(data, name, "val")]
-    seen = [model.seen(picture) for picture in followed(heads, report, "limits of the gate")]
-    scores = [model.seen(picture).present for picture in followed(others, report, "limits of the gate")]
+    seen = [model.find(picture) for picture in followed(heads, report, "limits of the gate")]
+    scores = [model.find(picture).present for picture in followed(others, report, "limits of the gate")]
     round_, insets = [], []
     for image in head_images(data, "train"):
         picture, head = image.read()
@@ -320,7 +320,9 @@ def headless(data: Path, name: str, split: str) -> list[Grey]:
 
 
 def _rounded(value: float, *, up: bool = True) -> float:
-    """To three digits, on the side that refuses less (``up``: where larger values are refused)."""
+    """``value`` rounded to three digits, up or down, so that less is refused. ``up``: larger values are
+    refused.
+    """
     return (math.ceil if up else math.floor)(value * 1000) / 1000
 
 

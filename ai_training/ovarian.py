@@ -122,7 +122,7 @@ class OvarianFrame:
         return read_rgb(self.picture)
 
     def lesion(self) -> npt.NDArray[np.bool_]:
-        """Read the mask of the lesion, in normal frames of the ovary: ``[rows, columns]``. Raises
+        """Read the mask ``[rows, columns]`` of the lesion, or of the ovary in a normal frame. Raises
         DataMissing.
         """
         return self.mask.read()
@@ -542,7 +542,7 @@ def train(
 
 
 def _outside(run: str, fold: Ints) -> npt.NDArray[np.bool_]:
-    """Which frames the run ``run`` does not see."""
+    """Which frames are left out of the run ``run``."""
     return np.asarray(fold == (-1 if run == ALL else int(run)))
 
 
@@ -609,7 +609,7 @@ class OvarianBatches(Dataset[tuple[Tensor, Tensor]]):
 
 
 def _seen_copies(pixels: Grey, recipe: OvarianRecipe, report: Report) -> Tensor:
-    """``[N, copies, C, h, w]`` float16: what the frozen part makes of copies of each frame."""
+    """The output ``[N, copies, C, h, w]`` (float16) of the frozen layers for random copies of each frame."""
     network = new_classifier(recipe).eval().to(run_options().chosen_device())
     found = []
     for number in followed(range(len(pixels)), report, "copies through the frozen part"):
@@ -1001,7 +1001,9 @@ def _gates(
     pixels: Grey,
     report: Report,
 ) -> None:
-    """The gate of each run: of a fold judged on the frames that it has not seen, of all it ships."""
+    """Fit the gate of each run. The gate of a fold is judged on frames that it has not seen; the gate of all
+    frames ships.
+    """
     names = np.array([frame.name for frame in held_out.frames])
     # The frozen part is the same in all networks: what it makes of the pictures is made once.
     below = ensemble(out, recipe, seeds[:1], ALL)
@@ -1153,7 +1155,9 @@ def binary(
 
 
 def _columns(counts: Floats) -> dict[str, Floats]:
-    """Of rows of (true positives, false negatives, false positives, true negatives)."""
+    """The figures of the published table from counts: true positives, false negatives, false positives, true
+    negatives.
+    """
     tp, fn, fp, tn = counts.T
     with np.errstate(invalid="ignore", divide="ignore"):
         recall, specificity = tp / (tp + fn), tn / (tn + fp)

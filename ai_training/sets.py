@@ -108,7 +108,7 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 def _read(path: Path, how: int) -> Grey:
-    """Grey, or the colours of OpenCV in their order."""
+    """Read a picture with OpenCV: as grey, or with the colours in OpenCV's order."""
     if path.suffix.lower() in DICOM:
         try:
             shown = open_dicom(path).display()
@@ -290,8 +290,9 @@ class SetLayout:
 
 
 def dealt(patients: Iterable[str], shares: Mapping[str, float]) -> dict[str, str]:
-    """The split of each patient, drawn at random with :data:`SEED`: the same for the same patients. Every
-    split gets one if there are enough patients.
+    """A random split for each patient, always the same for the same patients (:data:`SEED`).
+
+    Every split gets a patient if there are enough.
     """
     names = sorted(set(patients))
     order = np.random.default_rng(SEED).permutation(len(names)).tolist()
@@ -331,7 +332,7 @@ def check_splits(where: Path, images: Iterable[Any]) -> None:
 
 
 def existing_images(images: Sequence[SetImage], folder: Path) -> tuple[tuple[SetImage, ...], tuple[str, ...]]:
-    """The images whose files exist, and a note on the missing ones. Raises DataMissing when none exists."""
+    """The images whose files exist, and a note on the missing ones. Raises DataMissing if none exists."""
     found = tuple(image for image in images if image.path.is_file())
     if not found:
         first = f", {images[0].path} for one" if images else ""

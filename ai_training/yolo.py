@@ -103,7 +103,7 @@ def export(network: Any, card: Card, size: int, path: Path) -> Path:
 
 
 class _Seeing(nn.Module):
-    """Ultralytics' network, whose pictures are 0 to 1, on the classifier's input."""
+    """Ultralytics' network (pictures from 0 to 1) with the classifier's input."""
 
     def __init__(self, network: nn.Module, card: Card) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class _Seeing(nn.Module):
 
 
 class _Trunk(nn.Module):
-    """EfficientNet-Lite0 of a card as ultralytics wants a backbone: the maps at strides 8, 16 and 32."""
+    """EfficientNet-Lite0 of a card as a backbone for ultralytics: the maps at strides 8, 16 and 32."""
 
     def __init__(self, card: Card, size: int) -> None:
         super().__init__()

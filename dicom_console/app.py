@@ -161,14 +161,14 @@ async def _of_the_node(request: Request, error: Exception) -> Response:
 
 
 async def _of_the_database(request: Request, error: Exception) -> Response:
-    """One that is away says so, what is no such fault is a defect."""
+    """The answer to an error of the database: 503 during an outage, else 500 for a defect."""
     site: Site = request.app.state.site
     fault = meaning_of(error, site.settings.database_url)
     return await _of_the_node(request, fault) if fault else await _defect(request, error)
 
 
 async def _defect(request: Request, error: Exception) -> Response:
-    """Without the error's text, which may quote a data set; made outside of what adds the headers."""
+    """The answer to a defect, without the error's text, which may quote a data set."""
     site: Site = request.app.state.site
     _LOGGER.error("a page failed", exc_info=error)
     response = _error_page(request, 500, N_("This page failed. The log of the node says where."))
@@ -179,7 +179,7 @@ async def _defect(request: Request, error: Exception) -> Response:
 def _error_page(
     request: Request, status: int, text: str, besides: str = "", *, again: bool = False
 ) -> Response:
-    """``again``: the page asks for itself again until it is answered."""
+    """A page with an error. ``again``: the page loads itself again until it is answered."""
     if request.url.path.startswith(API):
         return JSONResponse({"error": text}, status)
     if request.url.path in WATCHED:

@@ -218,7 +218,7 @@ def rollback_model(slot: Slot = "chest_xray", models_dir: ModelsDir = None) -> N
 
 
 def _agree(card: Card, accepted: bool) -> None:
-    """Show the licence; go on only when it is agreed to."""
+    """Show the licence, and stop unless the user agrees to it."""
     typer.echo(f"{card.name}: {card.task}\nLicence: {card.licence}\nIntended use: {card.intended_use}")
     if accepted:
         return
@@ -254,7 +254,7 @@ def _chosen(name: str) -> tuple[PipelineCard, ModelSlot]:
 
 @contextmanager
 def errors() -> Iterator[None]:
-    """What is wrong with a card or a file, as one line and an exit code."""
+    """A scope that prints the error of a card or file as one line, and exits with a code."""
 
     try:
         yield

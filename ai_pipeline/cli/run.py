@@ -91,7 +91,7 @@ class Folder:
 
 
 def _below(image: SourceImage, result: PipelineResult, frame: int) -> Picture | None:
-    """What the result is drawn on; None where only the cleaned image may be shown and there is none."""
+    """The picture to draw the result on; None if only a cleaned image may be shown and there is none."""
     if result.drawn_on == "source":
         return image.display(frame)
     cleaned = (one for one in result.images if one.kind is ImageKind.CLEANED and one.verified)
@@ -266,7 +266,7 @@ def run(
 
 
 def _inputs(named: Sequence[Path]) -> list[Path]:
-    """The files, and of folders all DICOM files below; what else lies there is counted on standard error."""
+    """The files, and all DICOM files below the folders; other files are counted on standard error."""
     found: list[Path] = []
     for path in named:
         if not path.is_dir():
@@ -281,7 +281,7 @@ def _inputs(named: Sequence[Path]) -> list[Path]:
 
 
 def _reporter(update: Callable[..., None], number: int, file: Path) -> Progress:
-    """What moves the bar on while file ``number`` is analysed."""
+    """A function that advances the progress bar while file ``number`` is analysed."""
 
     def report(share: float, what: str) -> None:
         update(completed=number + share, description=f"{file.name}: {what}")

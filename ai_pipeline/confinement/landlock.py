@@ -46,7 +46,9 @@ def keep_signals_inside() -> bool:
 
 
 def _restrict(rules: bytes, allowed: Iterable[tuple[Path, int]]) -> bool:
-    """Put rules in force for good, but for what each path is ``allowed``; False where the kernel refuses."""
+    """Put rules in force for good, with exceptions for the ``allowed`` paths; returns False if the kernel
+    refuses.
+    """
     libc = ctypes.CDLL(None)
     ruleset = libc.syscall(_CREATE, rules, ctypes.c_size_t(len(rules)), 0)
     if ruleset < 0:

@@ -106,8 +106,8 @@ def measurements(
 
 
 def _statement(circumference: float, unit: Code) -> str:
-    """With the gestational age, and two standard deviations of it, within the 12 to 42 weeks of the paper
-    (F. Hadlock et al., Radiology 1984;152:497).
+    """The gestational age with two standard deviations, for 12 to 42 weeks, as in the paper (F. Hadlock et
+    al., Radiology 1984;152:497).
     """
     if unit != MILLIMETRES:
         return "Head outlined, not measured in mm: the image does not give the size of its pixels"

@@ -1,5 +1,5 @@
-"""What the header must say, or may leave open, before a head is looked for: a still ultrasound of a
-pregnancy.
+"""Which headers the fetal head model accepts: a still ultrasound picture of a pregnancy, as far as the header
+says.
 
 Which fetus a picture shows: if there are several, none is measured unless the picture names it.
 """

@@ -46,6 +46,8 @@ NOT_ASSESSED: Final = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _SeenImage:
+    """An image with the outlined head, and the reason why it is not measured; "" if it is."""
+
     image: SourceImage
     found: HeadOutline
     head: Ellipse | None
@@ -56,7 +58,7 @@ class _SeenImage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _CleanedImage:
-    """``texts``: what was read in the picture, which may be a name."""
+    """A cleaned image. ``texts``: the text that was read in it, which may be a name."""
 
     images: tuple[DerivedImage, ...]
     notes: tuple[QualityNote, ...]

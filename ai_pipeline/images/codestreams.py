@@ -113,7 +113,7 @@ def check_decodable(syntax: UID) -> None:
 
 
 def is_cut(frame: bytes, syntax: UID) -> bool:
-    """Whether a frame lacks its end; False where the transfer syntax cannot tell.
+    """Whether a frame lacks its end; False if the transfer syntax does not show it.
 
     No scan can hold the marker (T.81 F.1.2.3, T.87 A.1); what some makers write after it does not matter.
     """
@@ -184,7 +184,9 @@ def _samples(
 
 
 def _signed(samples: PixelArray, found: Declared) -> PixelArray:
-    """Extend or clear the sign, of which the code stream says nothing or another thing than the header."""
+    """The samples with their sign extended or cleared, because the code stream's sign may differ from the
+    header's.
+    """
     unused = 8 * samples.dtype.itemsize - found.precision
     return (cast(npt.NDArray[np.integer[Any]], samples) << unused) >> unused
 
@@ -255,11 +257,11 @@ def _jpeg_2000(frame: bytes) -> Declared:
 
 
 def decomposition_levels(frame: bytes, header: ImageHeader) -> int:
-    """How often the ``bare`` JPEG 2000 of an image can be halved by leaving its finest details undecoded: its
-    decomposition levels (T.800 A.6.1). 0 if its samples are not those of unsigned grey as the header says, or
-    are in several tiles, each of which is halved by itself.
+    """How often the ``bare`` JPEG 2000 of an image can be halved without decoding its finest details (T.800
+    A.6.1).
 
-    Raises CodestreamFault.
+    0 if its samples are not unsigned grey as the header says, or if it has several tiles, each of which is
+    halved by itself.
     """
     if declared(frame, JPEG2000) != Declared(header.rows, header.columns, 1, header.bits_stored):
         return 0
@@ -288,7 +290,7 @@ def _segment_of_style(frame: bytes) -> int:
 
 
 def bare(frame: bytes) -> bytes:
-    """The code stream without a JP2 file around it, which DICOM does not have (PS3.5 A.4.4).
+    """The code stream without a JP2 file around it, which DICOM does not allow (PS3.5 A.4.4).
 
     Raises CodestreamFault where the file would change the samples: by a palette or another order of
     colours (T.800 I.5.3.4, I.5.3.6).
@@ -318,7 +320,7 @@ def _codestream_of_jp2(frame: bytes) -> int:
 
 
 def _check_rle(frame: bytes, header: PixelAttributes) -> None:
-    """The segments are as many and at most as long as the header allows (PS3.5 G.3 to G.5)."""
+    """Raise CodestreamFault if the segments are too many or too long for the header (PS3.5 G.3 to G.5)."""
     if len(frame) < 64:
         raise CodestreamFault("the RLE header is cut off")
     count, *offsets = struct.unpack_from("<16I", frame)

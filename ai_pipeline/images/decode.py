@@ -327,7 +327,7 @@ class DicomImage:
             raise PixelError(f"there is no frame {frame + 1} among {self.header.frames}")
 
     def _halved(self, frame: int, times: int) -> PixelArray | None:
-        """The samples halved ``times``; None where only those of the image itself are right."""
+        """The samples halved ``times``; None if only those of the full image are right."""
         self._check_frame(frame)
         plain = self.dataset.get("PixelRepresentation") == 0 and self.dataset.get("SamplesPerPixel") == 1
         if not plain or "PixelPaddingValue" in self.dataset:
@@ -382,7 +382,7 @@ class DicomImage:
         return colours.as_rgb(np.asarray(samples), says, self.header.photometric)
 
     def _check_length(self) -> None:
-        """Refuse uncompressed pixels that are many more than the header describes: one of the two is wrong.
+        """Refuse uncompressed pixels that are far more than the header describes.
 
         Too few are found when decoding; some padding after the last frame is common.
         """
@@ -455,7 +455,9 @@ def _frame_attributes(dataset: Dataset, frame: int) -> Dataset:
 
 
 def _stored_bits(samples: PixelArray, dataset: Dataset) -> PixelArray:
-    """Clear what lies around the stored bits (old overlays, PS3.5 8.1.1) and extend the sign."""
+    """The samples without the bits around the stored ones (old overlays, PS3.5 8.1.1), with their sign
+    extended.
+    """
     allocated = min(int(dataset.BitsAllocated), samples.dtype.itemsize * 8)
     stored = whole_of(dataset, "BitsStored", 0, most=64) or allocated
     if samples.dtype.kind not in "iu" or stored >= allocated or samples.size == 0:
@@ -471,7 +473,7 @@ def _stored_bits(samples: PixelArray, dataset: Dataset) -> PixelArray:
 
 
 def _bits_below(dataset: Dataset, stored: int, numbers: npt.NDArray[np.integer[Any]]) -> int:
-    """How many bits lie under the stored ones; today none do (PS3.5 8.1.1).
+    """The number of bits below the stored ones; today always 0 (PS3.5 8.1.1).
 
     High Bit is wrong more often than it says this, so it is believed only when an overlay lies there, or when
     the bits under the stored ones are all 0 and those above are not.
@@ -485,7 +487,7 @@ def _bits_below(dataset: Dataset, stored: int, numbers: npt.NDArray[np.integer[A
 
 
 def _picture_samples(picture: Image.Image, data: bytes) -> PixelArray:
-    """Decoded by another process; in this one Pillow has read the header only."""
+    """The samples of a PNG or JPEG, decoded by another process; in this one Pillow reads only the header."""
     colours = () if picture.mode in {"1", "L", "LA", "I", "I;16", "I;16B"} else (3,)
     depth = np.uint16 if picture.mode.startswith("I") else np.uint8
     samples = np.empty((picture.height, picture.width, *colours), depth)
@@ -538,7 +540,7 @@ def _as_pixel_error(what: str) -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> str:
-    """Repeat the decoder's message where it is about pixels; header values (PHI) are not repeated."""
+    """The decoder's message, if it is about pixels; header values (PHI) are not repeated."""
     if isinstance(error, Image.DecompressionBombError):
         return "its header asks for more pixels than a picture may have"
     text = " ".join(str(error).split())
@@ -553,7 +555,7 @@ def _cause(error: BaseException) -> str:
 
 @contextmanager
 def _pydicom_may_warn() -> Iterator[None]:
-    """Let the deviations pass that are common in the field and do not change a pixel."""
+    """A scope without errors for deviations that are common in the field and change no pixel."""
     with warnings.catch_warnings():
         for message in (
             "Expected explicit VR, but found implicit VR",

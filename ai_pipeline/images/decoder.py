@@ -120,7 +120,7 @@ class Decoder:
             self._end()
 
     def _memory(self, size: int) -> _Memory:
-        """The memory of the last frame where nobody uses it any more and its size fits; else new memory."""
+        """The memory of the last frame if nobody uses it any more and its size fits; else new memory."""
         kept, self._kept = self._kept, None
         if kept is not None:
             if size <= len(kept.content) <= 4 * size and kept.is_free():
@@ -173,7 +173,9 @@ atexit.register(DECODER.close)
 
 
 class _Memory:
-    """Memory that the process of a frame has too. What is in :attr:`content` stays as long as it is used."""
+    """Memory that is shared with the process that decodes one frame. :attr:`content` exists as long as it is
+    used.
+    """
 
     def __init__(self, size: int) -> None:
         self.file = os.memfd_create("frame", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
@@ -190,7 +192,7 @@ class _Memory:
         self._used = False
 
     def fill(self, head: bytes, frame: bytes) -> None:
-        """Put a frame into it, and nothing else: what the last one left is overwritten, wherever it is."""
+        """Write a frame, and overwrite everything that the last frame has left."""
         end = len(head) + len(frame)
         self.content[: len(head)] = head
         self.content[len(head) : end] = frame
@@ -212,7 +214,7 @@ class _Memory:
 
 
 def _received(channel: socket.socket, length: int) -> bytearray:
-    """What comes until the other end closes, at most ``length`` bytes."""
+    """Read until the other end closes, at most ``length`` bytes."""
     content, place = bytearray(length), 0
     with memoryview(content) as view:
         while place < length and (some := channel.recv_into(view[place:])):

@@ -111,7 +111,10 @@ def main(decoders: Mapping[str, Decode] = DECODERS) -> None:
 
 
 def _only_compute(parent: int) -> bool:
-    """Where system calls cannot be given up, limits hold: no open file, no socket, unless it is root."""
+    """Give up all rights but computing; returns False if that is impossible.
+
+    Where system calls cannot be blocked, limits forbid open files and sockets, except for root.
+    """
     nothing = resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE
     lower({resource.RLIMIT_AS: MEMORY, **dict.fromkeys(nothing, 0)})
     return die_with_parent(parent) and seccomp.only_compute()

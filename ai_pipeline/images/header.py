@@ -298,8 +298,8 @@ def _attributes(dataset: Dataset, syntax: UID) -> dict[str, str]:
 
 
 def _regions(dataset: Dataset) -> tuple[UltrasoundRegion, ...]:
-    """The regions with an area; X1 and Y1 are inside the region (PS3.3 C.8.5.5). Corners (UL, SL) outside of
-    the picture are a fault that is seen.
+    """The regions with an area; X1 and Y1 are inside the region (PS3.3 C.8.5.5). Regions beyond the picture
+    are kept, as a fault of the header.
     """
     regions = []
     for item in _items(dataset, "SequenceOfUltrasoundRegions"):
@@ -322,7 +322,9 @@ def _items(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
 
 
 def _region_spacing(item: Dataset) -> tuple[float, float] | None:
-    """A delta may be negative where its axis runs the other way (PS3.3 C.8.5.5)."""
+    """Millimetres between rows and between columns in a region. A delta may be negative if its axis runs the
+    other way (PS3.3 C.8.5.5).
+    """
     # Physical Units X/Y Direction (0018,6024), (0018,6026)
     if any(whole_of(item, f"PhysicalUnits{axis}Direction", 0) != 3 for axis in "XY"):
         return None

@@ -107,8 +107,8 @@ def marked(
 
 
 def box_captions(findings: Sequence[Finding]) -> list[str]:
-    """The caption of each box of :func:`annotate` and :func:`marked`, with its number if there are several;
-    of many how many there are of each label.
+    """The caption of each box of :func:`annotate` and :func:`marked`, numbered if there are several; if there
+    are many, the number of boxes of each label.
     """
     boxed = [finding for finding, _ in _placed(findings)]
     if len(boxed) > MOST_NUMBERED:
@@ -194,7 +194,7 @@ def place_lines(regions: Iterable[Region]) -> list[str]:
 
 
 def _placed(findings: Sequence[Finding]) -> list[tuple[Finding, Region]]:
-    """Each place of what is not absent."""
+    """Each place of the findings that are not absent."""
     shown = [finding for finding in findings if finding.decision is not Decision.ABSENT]
     return [(finding, region) for finding in shown for region in finding.regions]
 
@@ -355,7 +355,7 @@ def _rgb(display: Picture) -> Picture:
 
 
 def _under_colours(picture: Picture, values: npt.NDArray[np.float64]) -> Picture:
-    """``picture`` (RGB) seen through the colours of ``values``: the higher, the more opaque."""
+    """``picture`` (RGB) under a colour map of ``values``: the higher a value, the more opaque."""
     # Opacity of the heat map where it is 1; the picture must stay visible below.
     opacity = (0.6 * values)[..., None]
     places = np.linspace(0.0, 1.0, len(INFERNO))
@@ -520,7 +520,7 @@ def _is_drawn(letter: str) -> bool:
 
 
 class _Page:
-    """A black sheet. Methods return where the room begins, or ends, that they leave; all in pixels."""
+    """A black page. Its methods return where the remaining room begins or ends; all numbers are pixels."""
 
     def __init__(self, width: int, height: int) -> None:
         self.image = Image.new("RGB", (width, height), BLACK)
@@ -592,7 +592,7 @@ class _Page:
         return sum(map(len, blocks)) * _line_height(LARGE_LETTERS)
 
     def _block(self, text: str, room: int, size: int) -> list[str]:
-        """The lines of a result: those after the first are indented, and so is what goes on in the next."""
+        """The lines of one result; all but the first are indented."""
         step = "    "
         found: list[str] = []
         for part in text.split("\n"):
@@ -627,7 +627,9 @@ class _Page:
 
 
 def _cut(blocks: Sequence[Sequence[str]], most: int) -> list[str]:
-    """At most ``most`` lines of the blocks. The last one counts the blocks, or lines, that have no room."""
+    """The first ``most`` lines of the blocks. If there are more, the last line says how many blocks or lines
+    are left out.
+    """
     lines = list(chain.from_iterable(blocks))
     if len(lines) <= most:
         return lines

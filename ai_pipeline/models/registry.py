@@ -1,4 +1,4 @@
-"""Cards of models: found, read, and followed when an image is prepared for a network. No card, no model.
+"""Cards of models: finding, reading, and preparing an image as a card says. Every model needs a card.
 
 A card is a TOML file that says what a model is, what it was made from, how well it works and where it fails.
 Its weights are in ``weights/`` next to the folder of cards, or in an installed package, and are refused if
@@ -446,7 +446,9 @@ def load(path: Path) -> Card:
 
 @lru_cache(maxsize=64)
 def _parsed(path: Path, data: bytes) -> tuple[dict[str, Any], _CardFile]:
-    """The file's values and what they mean; once for the same bytes, as each job asks for cards."""
+    """The values in a card's file, and the checked card; computed once for the same bytes, because each job
+    asks for cards.
+    """
     try:
         values = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

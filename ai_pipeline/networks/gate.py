@@ -28,8 +28,8 @@ SURE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """The likeliest kind of an image, one of :data:`KINDS`, and its probability, 0 to 1; "" for a gate
-    without head.
+    """The likeliest kind of an image, one of :data:`KINDS`, and its probability, 0 to 1. Without a head the
+    kind is "".
     """
 
     name: str

@@ -250,7 +250,7 @@ NOT_ASSESSED = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _AnalysedFrame:
-    """An image as it came; ``refused``: why its pixels forbid an answer."""
+    """An image as received, with its analysis. ``refused``: why its pixels forbid an answer."""
 
     image: SourceImage
     analysis: OvarianAnalysis
@@ -259,8 +259,9 @@ class _AnalysedFrame:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _CleanedFrame:
-    """What the networks say of a cleaned picture. ``filled``: the share of the lesion, as outlined before or
-    after cleaning, that was filled."""
+    """The networks' output for a cleaned picture. ``filled``: the share of the lesion, as outlined before or
+    after cleaning, that was filled.
+    """
 
     analysis: OvarianAnalysis
     outline: LesionOutline
@@ -393,8 +394,10 @@ class Ovarian:
         return self._analysed[-1]
 
     def _findings(self, image: SourceImage, frame: _CleanedFrame, options: OvarianOptions) -> list[Finding]:
-        """One for each class; the likeliest one bears the outline unless it is the normal ovary, and if it is
-        present the heat map. None where the cleaned picture is no longer what the model was made for."""
+        """One finding for each class; none if the cleaned picture is outside of the model's domain.
+
+        The likeliest class has the outline, unless it is the normal ovary, and the heat map if it is present.
+        """
         analysis, outline = frame.analysis, frame.outline
         if not self._models()[0].in_domain(analysis):
             return []

@@ -54,7 +54,7 @@ _FOLDERS = ("HOLOSCAN_{}_PATH", "MONAI_{}PATH")
 
 
 class _Program(ABC):
-    """What both kinds share (:class:`ai_pipeline.contract.Pipeline`)."""
+    """Base of both kinds of program (:class:`ai_pipeline.contract.Pipeline`)."""
 
     card: PipelineCard
 
@@ -63,7 +63,7 @@ class _Program(ABC):
         remove_abandoned()
 
     def models(self) -> tuple[ModelRef, ...]:
-        """None is known without a rule's options; each result names its own."""
+        """No model: which one runs depends on a rule's options, and each result names it."""
         return ()
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
@@ -98,7 +98,8 @@ class _Program(ABC):
         return PipelineResult(findings, timings=seconds, models=(model,))
 
     @abstractmethod
-    def _lacking(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]: ...
+    def _lacking(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+        """The options that this machine cannot fulfil, each with a remedy."""
 
     @abstractmethod
     def _prepare(self, folders: Exchange, options: Mapping[str, object]) -> tuple[ProgramRun, str]:
@@ -181,7 +182,7 @@ def _filled(word: str, places: Mapping[str, str]) -> str:
 
 
 def _environment(source: str, target: str) -> dict[str, str]:
-    """The folders under the names that mercure's modules and MONAI application packages know."""
+    """The folders, under the names that mercure's modules and MONAI application packages expect."""
     named = {"MERCURE_IN_DIR": source, "MERCURE_OUT_DIR": target}
     named |= {variable.format("INPUT"): source for variable in _FOLDERS}
     return named | {variable.format("OUTPUT"): target for variable in _FOLDERS}
@@ -196,6 +197,8 @@ Uid = Annotated[str, StringConstraints(max_length=64, pattern=r"^[0-9.]+$")]
 
 
 class _AnswerPart(BaseModel):
+    """Base of the tables in a program's answer."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 

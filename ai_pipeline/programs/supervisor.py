@@ -91,7 +91,7 @@ def _ended(run: Mapping[str, Any]) -> int | str:
 
 
 def _run_first(run: Mapping[str, Any], report_to: int, *, keep_signals: bool) -> NoReturn:
-    """The program's parent: starts it, takes the ends of orphans of its namespace, and says how it ended."""
+    """Start the program, read the exit statuses of all its processes, and report how it ended."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1):
@@ -126,7 +126,7 @@ def _leave(namespace: int) -> bool:
 
 
 def _limit(memory_mib: int, *, keep_signals: bool) -> None:
-    """Set limits in the program's own process, before it starts; each of its processes inherits them."""
+    """Set limits in the program's own process before it starts; all its processes inherit them."""
     if keep_signals:
         keep_signals_inside()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -158,7 +158,9 @@ def _watched(first: int, run: Mapping[str, Any]) -> int | str:
 
 
 def _reaped(process: int, how: int) -> int | None:
-    """Take the ends of processes; the exit status when one is this process's. Raises ChildProcessError."""
+    """Read exit statuses of ended processes; returns that of ``process`` if it is among them. Raises
+    ChildProcessError.
+    """
     while True:
         pid, status = os.waitpid(-1, how)
         if pid == process:
@@ -200,7 +202,7 @@ def _wrote_too_much(*folders: str) -> bool:
 
 
 def _end_all() -> None:
-    """Kill what is left, again and again: a process that is killed may just have started another."""
+    """Kill all remaining processes, repeatedly, because a killed process may just have started another."""
     end = time.monotonic() + _KILL_SECONDS
     while (left := list(descendants(os.getpid()))) and time.monotonic() < end:
         for pid in left:

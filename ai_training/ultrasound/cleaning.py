@@ -272,7 +272,9 @@ def clean_areas(
     ways: Mapping[str, Masker],
     report: Report = silent,
 ) -> dict[str, Any]:
-    """Share of clean real frames that each way marks (mean of the frames' shares; all of a refused one)."""
+    """The share of clean real frames that each way marks: the mean over frames; a refused frame counts as all
+    marked.
+    """
     shown, weights = list(pictures), patient_weights([f"{frame.source}/{frame.file}" for frame in frames])
     result: dict[str, Any] = {"frames": len(shown)}
     for name, way in ways.items():
@@ -292,8 +294,8 @@ def clean_areas(
 
 
 def recall(found: npt.NDArray[np.float64], marks: npt.NDArray[np.float64], weights: Any) -> Interval:
-    """The share of marks that were found. If all were found, no resample holds a miss, so the interval is
-    exact.
+    """The share of ``marks`` that were found. If all were found, resampling shows no spread, so the interval
+    is the exact one.
     """
     rate = ratio(found, marks, weights)
     return exact_at_the_ends(rate.value, int((marks > 0).sum())) if rate.value in {0.0, 1.0} else rate
@@ -587,7 +589,7 @@ def _outcome(frame: MarkedContent, tools: Tools, policy: CleaningPolicy) -> Fram
 
 
 def _as_displayed(frame: MarkedContent, samples: npt.NDArray[Any], mask: Mask) -> Picture:
-    """The cleaned frame as a viewer shows it; grey samples by the levels that the source's have."""
+    """The cleaned frame as a viewer shows it; grey samples with the same window as the source."""
     if samples.ndim == 3:
         return np.asarray(samples, np.uint8)
     stored = frame.source.stored(frame.frame - 1)
@@ -598,7 +600,8 @@ def _as_displayed(frame: MarkedContent, samples: npt.NDArray[Any], mask: Mask) -
 
 
 def _filled_background(frame: MarkedContent, after: Picture, mask: Mask) -> tuple[Mask, Mask]:
-    """The filled pixels around which the source is plain, and those of them that do not look like it.
+    """The filled pixels whose surroundings are plain in the source, and those of them that stand out from
+    these surroundings.
 
     Judged by the source alone, so that it does not share the error of the program that finds the image area.
     """
@@ -689,7 +692,7 @@ def inpainters(known: Mapping[str, Card], threads: int) -> list[Inpainter]:
 
 
 def planned_by(models_dir: Path | None, policy: str) -> Masker:
-    """All that the node removes under ``policy``."""
+    """A function that gives all that the node removes from a picture under ``policy``."""
     return partial(node_mask, tools=shared_tools(models_dir), policy=CleaningPolicy(policy))
 
 

@@ -171,7 +171,7 @@ def views(crop: Picture) -> tuple[Picture, ...]:
 
 
 def _for_tesseract(crop: Picture) -> Picture:
-    """Dark letters on light ground, large, with a rim, as it was made for. Most lettering here is light."""
+    """The picture as Tesseract reads it best: dark letters on light ground, large, with a margin."""
     # Tesseract was made for 300 dpi.
     factor = 40 / max(1, crop.shape[0])
     grey = cv2.resize(brightest(crop), None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)

@@ -134,7 +134,7 @@ T = TypeVar("T")
 
 
 def one(random: Random, choices: Sequence[T]) -> T:
-    """One of ``choices``, all equally likely."""
+    """A random one of ``choices``, all equally likely."""
     return choices[int(random.integers(len(choices)))]
 
 
@@ -1053,7 +1053,9 @@ class Storing:
 
 
 def scene(part: Picture, random: Random) -> Picture:
-    """A whole picture made of a clean part: each at times cut to a sector, on black, tinted, with flow."""
+    """A whole picture around a clean part: at random cut to a sector, placed on black, tinted, with colour
+    flow.
+    """
     if random.random() < 0.5:
         part = np.ascontiguousarray(part[:, ::-1])
     factor = float(random.uniform(0.8, 2.0)) if min(part.shape[:2]) < 300 else float(random.uniform(0.7, 1.3))
@@ -1322,7 +1324,7 @@ def _slanted_note(page: Page) -> None:
 
 
 def _stack(page: Page, tokens: list[Token], place: tuple[int, int]) -> None:
-    """The first of ``tokens``, one below the other."""
+    """Write the first of ``tokens`` below one another."""
     count = int(page.random.integers(1, len(tokens) + 1))
     page.write_down(tokens[:count], place, page.plain, 3)
 
@@ -1336,7 +1338,7 @@ def _ground(page: Page, box: tuple[int, int, int, int]) -> None:
 
 
 def _fitting(look: Hand, text: str, width: int) -> Hand:
-    """The writing, made smaller until ``text`` fits (not under 7 pixels)."""
+    """The style ``look``, made smaller until ``text`` fits into ``width`` (not under 7 pixels)."""
     needed = extent(text, look)[0]
     return look if needed <= width else look.sized(max(7.0, look.size * width / needed))
 
@@ -1429,7 +1431,7 @@ def store(canvas: Canvas, storing: Storing) -> BurnIn:
 
 
 def _followed(owners: npt.NDArray[np.uint16], changed: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint16]:
-    """Owners at a new size: each changed pixel belongs to the object drawn nearest to it, the others to none.
+    """The owners at a new size: each changed pixel belongs to the nearest drawn object, others to none.
 
     The nearest is looked for before scaling, since a coarser grid steps over thin strokes and lone dots.
     """

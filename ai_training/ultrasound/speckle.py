@@ -40,7 +40,7 @@ STEP = 8
 
 @dataclass(frozen=True, slots=True)
 class Despeckler:
-    """Takes speckle away. ``engine``: ``[1, 1, rows, columns]`` 0..1 → ``despeckled`` of the same size.
+    """Removes speckle. ``engine``: ``[1, 1, rows, columns]`` 0..1 → ``despeckled`` of the same size.
     ``strength``, 0 to 1: the weight of the engine's answer against the picture.
     """
 
@@ -229,7 +229,7 @@ def texture(before: Singles, after: Singles, head: Bools) -> dict[str, float]:
 
 
 def _even_squares(picture: Singles) -> list[tuple[slice, slice]]:
-    """Squares of tissue whose halves differ least from each other, in the picture as it came."""
+    """The squares of tissue whose halves differ least in the unfiltered picture."""
     found = []
     for top in range(0, picture.shape[0] - SIDE + 1, SIDE):
         for left in range(0, picture.shape[1] - SIDE + 1, SIDE):
@@ -303,7 +303,7 @@ def evaluate(
 
 
 def _noise(made: Filter, pictures: Sequence[Singles], weights: Any, report: Report) -> dict[str, Any]:
-    """PSNR (dB) and SSIM against the frame that the speckle was put on, :data:`WIDE` pixels wide."""
+    """PSNR (dB) and SSIM against the frame without added speckle, at a width of :data:`WIDE` pixels."""
     found: dict[str, Any] = {}
     for name in (*map(str, SIGMAS), "physical"):
         random = np.random.default_rng(5)

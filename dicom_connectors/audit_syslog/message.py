@@ -376,7 +376,9 @@ _OF_A_RERUN = 4  # events that are at most between "rules applied again" and "co
 
 
 def new_records(session: Session, settings: Settings) -> list[AuditRow]:
-    """New audit records for the events since the last such record; for results one record per study and peer."""
+    """New audit records for the events since the last such record; for results one record per
+    study and peer.
+    """
     after = _last_event(session)
     if after is None:
         return []

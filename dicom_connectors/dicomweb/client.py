@@ -92,7 +92,9 @@ class DicomwebDestination(HttpDestination):
         return Confirmation(Presence.NOT_FOUND, "the destination does not show it")
 
     def _search(self, instance: str, *inside: str) -> list[dict[str, Any]] | None:
-        """The objects with this UID; None if the server does not know the study or does not support searches."""
+        """The objects with this UID; None if the server does not know the study or does not
+        support searches.
+        """
         try:
             filters = {"SOPInstanceUID": instance}
             return list(self._client.search_for_instances(*inside, search_filters=filters))
@@ -102,7 +104,9 @@ class DicomwebDestination(HttpDestination):
             return None
 
     def _problem(self, error: requests.RequestException) -> SendReport:
-        """The report for a failed request. The body of a 409 says why each instance failed (PS3.18 10.5.3)."""
+        """The report for a failed request. The body of a 409 says why each instance failed (PS3.18
+        10.5.3).
+        """
         if error.response is not None and status_of(error) == 409:
             with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):  # any idea of a body
                 for failed in Dataset.from_json(error.response.json()).get("FailedSOPSequence") or ():

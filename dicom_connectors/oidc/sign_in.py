@@ -126,7 +126,9 @@ def sign_out_address(settings: Settings) -> str:
 
 
 def _derived(secret: str, purpose: str) -> str:
-    """A value for one sign-in, by its purpose. From one value neither another nor the secret can be computed."""
+    """A value for one sign-in, by its purpose. From one value neither another nor the secret can
+    be computed.
+    """
     return hashlib.sha256(f"{purpose} {secret}".encode()).hexdigest()
 
 

@@ -177,7 +177,9 @@ class Worklist(Lane[ClaimedWorkitem]):
         return Retry(why if row.decided_at is None else row.reason)  # why it was cancelled is said there
 
     def move(self, session: Session, row: ClaimedWorkitem, outcome: Outcome) -> None:
-        """Mark an item that failed for ``worklist_hours`` as lost, if it was never claimed, else as given up."""
+        """Mark an item that failed for ``worklist_hours`` as lost, if it was never claimed, else
+        as given up.
+        """
         if isinstance(outcome, Failed):
             event = WORKITEM_LOST if row.state is WorkitemState.CLAIMING else WORKITEM_GIVEN_UP
             move(session, row, event, ended_at=utc_now())
@@ -314,7 +316,9 @@ class Worklist(Lane[ClaimedWorkitem]):
         return ""
 
     def _check_in_progress(self, manager: WorklistManager, row: ClaimedWorkitem) -> bool:
-        """Query whether the item is still in progress; mark it as lost if it is not. Raises PeerUnreachable."""
+        """Query whether the item is still in progress; mark it as lost if it is not. Raises
+        PeerUnreachable.
+        """
         state = self._state(manager, row)
         if state != ProcedureStepState.IN_PROGRESS:
             self._lose(row, state or "it is gone")

@@ -86,7 +86,7 @@ def faults(problems: Sequence[ConfigProblem], name: str) -> dict[str, list[str]]
 
 
 def as_given(form: Form, name: str) -> View:
-    """The form with the values that were sent, so that the user can correct them."""
+    """The form with the values that the user sent, for correction."""
     given: View = {key: text_of(form, key) for key in (*_TEXTS, "port")}
     given |= {key: list(form.get(key, ())) for key in ("may", "results")}
     given |= {key: bool(form.get(key)) for key in SWITCHES}

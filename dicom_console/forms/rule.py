@@ -133,7 +133,7 @@ def faults(problems: Sequence[ConfigProblem], name: str, pipeline: str) -> dict[
 
 
 def _kinds(pipeline: str) -> dict[Place, type]:
-    """Every field that the form has for a rule of this pipeline."""
+    """The type of each field in the form of a rule for this pipeline."""
     found: dict[Place, type] = {(key,): kind for key, kind in _KINDS.items()}
     found |= {("when", key): list for key in Conditions.model_fields}
     return found | {("options", one.key): one.kind for one in options_of(pipeline)}
@@ -148,7 +148,7 @@ def _leaves(content: Mapping[str, Any]) -> Iterator[tuple[Place, Any]]:
 
 
 def _shown(place: Place, kind: type | None, value: Any) -> list[str] | None:
-    """A value as its field has it, None where the field would not give it back as it is."""
+    """A value as the form's field shows it; None if the field cannot represent it."""
     if place[0] == "when" and isinstance(value, str):
         value = [value]
     are_texts = isinstance(value, list) and all(isinstance(one, str) for one in value)
@@ -174,7 +174,7 @@ def _written(value: Any) -> str:
 
 
 def _read(kind: type, text: str) -> Any:
-    """What a field says, None for an empty one. Raises ValueError with a remedy."""
+    """The value of a field, None if it is empty. Raises ValueError, whose text is a remedy."""
     if not text:
         return None
     if kind is bool:
@@ -204,7 +204,7 @@ def _put(content: dict[str, Any], place: Place, value: Any) -> None:
 
 
 def page(settings: Settings, form: Form, name: str, error: FaultyInput | None) -> View:
-    """The content of the page. ``form``: the fields as typed, empty for a new rule."""
+    """The content of the form's page. ``form``: the fields as typed, empty for a new rule."""
     offered = sorted(name for name in pipelines.PIPELINES if name not in PROGRAMS)
     receiving = [peer for peer in settings.peers if "receive" in peer.may]
     archives = {peer.name: peer.ae_title for peer in receiving if not peer.deidentify}
@@ -272,7 +272,7 @@ def _limit(key: str, label: str, form: Form) -> View:
 
 
 def _options(pipeline: str, form: Form) -> Iterator[View]:
-    """A choice where the values are known, else a field."""
+    """The form's fields for the options of a pipeline; a choice if the possible values are known."""
     for option in options_of(pipeline):
         choices = _YES_NO if option.kind is bool else [(value, value) for value in option.choices]
         usual = "required" if option.required else f"usual ({option.default})"

@@ -19,7 +19,7 @@ _BACK = back_to("/studies/{number}")
 
 
 def _finding_of_form(request: ConsoleRequest) -> FindingAssessed:
-    """A finding that is missing is chosen together with its model, and has no place."""
+    """The assessment in a form. A missing finding is chosen together with its model, and has no place."""
     given = {name: request.text(name) for name in FindingAssessed.model_fields}
     if given["verdict"] == ReaderVerdict.MISSING:
         finding, _, model = given["finding"].partition(" | ")
@@ -29,7 +29,7 @@ def _finding_of_form(request: ConsoleRequest) -> FindingAssessed:
 
 @faces.handler("GET", "/studies/{number}/assessment", UserRole.VIEWER)
 def held(request: CurrentRequest, number: Number) -> Row:
-    """Whether results of a study wait until a person has accepted them, and what was decided."""
+    """The results of a study that wait for a person, and what was decided before."""
     request.study_uid(number)
     found = request.read(reviews.held_results, request.settings, number)
     audit.note_sight(request.site.database, request.person, number)

@@ -1,4 +1,4 @@
-"""What the node does: its present state, its events, its trends as charts and as numbers."""
+"""The present state of the node, its events, and its trends as charts and as numbers."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
@@ -41,7 +41,7 @@ def list_events(
     words: Text = "",
     problems: bool = False,
 ) -> Row:
-    """Events and associations, the oldest first: around the time ``at``, without one of the last hour.
+    """Events and associations, the oldest first: around the time ``at``, or of the last hour.
 
     ``at``: such as 2026-03-01T03:12, of the node's zone where it names none. ``minutes``: before and after.
     ``peer``: a name, AE title or address. ``number``: of an event. ``words``: in its text or fields.

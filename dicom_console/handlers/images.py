@@ -51,14 +51,14 @@ def result(request: CurrentRequest, number: Number, frame: int = 1) -> Response:
 
 @faces.page("GET", "/studies/results/{number}/masks/{segment}", UserRole.VIEWER)
 def mask(request: CurrentRequest, number: Number, segment: int) -> Response:
-    """A segment of a segmentation, to lie on its image."""
+    """One segment of a segmentation as a picture that is laid over its image."""
     shown = _find_and_note(request, PictureKind.RESULTS, number)
     return Response(viewer.mask_png(shown, segment), media_type="image/png")
 
 
 @faces.page("GET", "/studies/{which}/{number}/{frame}/samples", UserRole.VIEWER)
 def frame_samples(request: CurrentRequest, which: PictureKind, number: Number, frame: int) -> Response:
-    """The real samples of a frame, described in the header X-Samples (``views.viewer``)."""
+    """The sample values of a frame; the header X-Samples describes them (``views.viewer``)."""
     found = viewer.samples(_find_and_note(request, which, number), frame)
     headers = {"X-Samples": json.dumps(found.about)}
     return Response(found.data, media_type="application/octet-stream", headers=headers)
@@ -68,13 +68,15 @@ def frame_samples(request: CurrentRequest, which: PictureKind, number: Number, f
 def png(
     request: CurrentRequest, which: PictureKind, number: Number, frame: int, longest: int = pictures.LARGEST
 ) -> Response:
-    """The frame itself, of a received image or of a result."""
+    """One frame as PNG, of a received image or of a result."""
     shown = _find_and_note(request, which, number)
     return Response(pictures.png(shown, frame, longest), media_type="image/png")
 
 
 def _find_and_note(request: ConsoleRequest, which: PictureKind, number: int) -> Shown:
-    """What has pixels; the audit says that the person sees its study. Raises NotFound."""
+    """The object with this number, after the audit has noted that the person sees its study.
+    Raises NotFound.
+    """
     shown = request.read(pictures.find, request.settings, which, number)
     audit.note_sight(request.site.database, request.person, shown.study)
     return shown

@@ -1,4 +1,4 @@
-"""For those who watch the node: pages are notified of changes; programs get liveness, readiness and metrics.
+"""Notices of changes for open pages; liveness, readiness and metrics for programs.
 
 A page loads itself again on a server-sent event. All open streams share one database query per second;
 without an open stream there is no query.
@@ -38,7 +38,9 @@ _THREADS = CapacityLimiter(2)  # of /readyz
 
 
 class Live:
-    """The open streams, and the mark of the newest change, which they share."""
+    """The open streams, and the text that changes with each change (``views.changes``), which all streams
+    share.
+    """
 
     def __init__(self) -> None:
         self.stops_when: Callable[[], bool] = lambda: False  # streams do not end by themselves
@@ -61,7 +63,7 @@ class Live:
             self._open += Counter()  # forgets those without a stream
 
     async def mark(self, database: Database) -> str:
-        """The mark of the newest change, read now or less than a second ago."""
+        """The text of the newest change, read less than a second ago."""
         async with self._asking:
             if time.monotonic() - self._asked_at >= POLL_SECONDS:
                 self._asked_at = time.monotonic()
@@ -71,7 +73,9 @@ class Live:
 
 @faces.page("GET", "/live", UserRole.VIEWER, counts=False)
 async def live(request: CurrentRequest) -> Response:
-    """A message for each change, "away" without a database, "ended" when the session is over."""
+    """A stream with a message for each change; "away" without a database, "ended" when the session
+    is over.
+    """
     streams: Live = request.http.app.state.live
     if not streams.has_place(request.token):
         raise HTTPException(503, "Too many pages are open: this one does not update by itself.")
@@ -109,7 +113,9 @@ async def healthz(request: CurrentRequest) -> Response:
 @faces.people.api_route("/readyz", methods=["GET", "HEAD"])
 @needs(ANYONE)
 async def readyz(request: CurrentRequest) -> Response:
-    """200 where the node takes objects, else 503 and why; in a thread that no page can take."""
+    """200 if the node accepts objects, else 503 with the reason. It has a thread of its own, which no page
+    can occupy.
+    """
     why = await run_sync(request.read, metrics.not_ready, request.settings, limiter=_THREADS)
     return PlainTextResponse(f"{why or 'ready'}\n", 503 if why else 200)
 

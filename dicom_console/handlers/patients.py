@@ -13,7 +13,9 @@ faces = Faces()
 
 @faces.page("GET", "/patients", UserRole.VIEWER)
 def list_patients(request: CurrentRequest, after: Since = None, person: bool = False) -> Response:
-    """One page. ``person``: of the ID that was searched for: no address has it."""
+    """One page of patients. ``person``: only the ID that was searched for, which is in the session, not in
+    the address.
+    """
     return _list(request, after, users.search_of(request.site.database, request.token) if person else {})
 
 

@@ -30,7 +30,7 @@ def peers(request: CurrentRequest) -> list[Row]:
 
 @faces.page_of(peers)
 def _peers_page(request: ConsoleRequest, rows: list[Row]) -> Response:
-    """All peers, and who called that is none."""
+    """The page of all peers, and of callers that are no peer."""
     strangers = request.read(directory.strangers, request.settings)
     return request.page("peers.html", rows=rows, strangers=strangers, days=directory.DAYS)
 
@@ -55,7 +55,7 @@ def why(request: CurrentRequest, caller: Caller = "") -> Response:
 
 @faces.page("GET", "/peers/new", UserRole.ADMIN)
 def new(request: CurrentRequest, caller: Caller = "", host: Caller = "") -> Response:
-    """Show an empty form, filled in with what is known of a machine that called and is no peer yet."""
+    """Show the form of a new peer, filled in with what is known of a caller."""
     known = {"name": [people_peers.short_name(caller)], "ae_title": [caller], "host": [host]}
     return request.page("peer_form.html", **peer_form.empty(known))
 

@@ -27,7 +27,7 @@ def list_reviews(request: CurrentRequest, after: Since = None) -> Reviews:
 
 @faces.page_of(list_reviews)
 def _reviews_page(request: ConsoleRequest, found: Reviews) -> Response:
-    """What waits."""
+    """The page of waiting reviews."""
     first = not request.query("after")
     return request.page(
         "reviews.html",
@@ -46,7 +46,7 @@ def show(request: CurrentRequest, number: Number) -> Row:
 
 
 def _to_the_next(request: ConsoleRequest, _done: None = None) -> Response:
-    """The next image that waits, the list where none does."""
+    """Redirect to the next image that waits, or to the list if none does."""
     following = request.read(reviews.review_after, int(request.http.path_params["number"]))
     return see_other(f"/reviews/{following}" if following else "/reviews")
 
@@ -59,7 +59,7 @@ def accept(request: CurrentRequest, number: Number) -> None:
 
 @faces.handler("POST", "/reviews/{number}/boxes", UserRole.OPERATOR)
 def draw(request: CurrentRequest, number: Number, drawn: Annotated[Boxes, Body()]) -> None:
-    """Clean the image again, removing also what these boxes hold; they replace those drawn before."""
+    """Clean the image again, and also remove the content of these boxes; they replace boxes drawn before."""
     reviews.draw_boxes(request.settings, number, drawn.boxes, request.person, request.user.role)
 
 
@@ -71,7 +71,9 @@ def try_rule(request: CurrentRequest, number: Number, rule: Annotated[NewRule, B
 
 @faces.handler("POST", "/reviews/{number}/device-rule", UserRole.ADMIN)
 def save_rule(request: CurrentRequest, number: Number, rule: Annotated[NewRule, Body()]) -> Row:
-    """Save a device rule with these boxes, and clean the image again; ``not_cleaned`` says why not."""
+    """Save a device rule with these boxes, and clean the image again. ``not_cleaned`` in the answer: why the
+    image cannot be cleaned.
+    """
     why_not = reviews.save_rule(
         request.settings, number, rule.name, rule.boxes, request.person, request.user.role
     )
@@ -109,7 +111,7 @@ def use_boxes(request: CurrentRequest, number: Number) -> Response:
 
 
 def _saved(request: ConsoleRequest, number: int, saved: Row) -> Response:
-    """The rule is saved, whether the image was cleaned again or not."""
+    """The page after a device rule was saved; it says whether the image was cleaned again."""
     if not saved["not_cleaned"]:
         cleaned = N_("The device rule %(name)s is saved; the image is cleaned again.")
         return request.in_force(cleaned, "/reviews", name=saved["name"])
@@ -128,7 +130,7 @@ def _form(
     problem: str = "",
     status: int = 200,
 ) -> Response:
-    """``edges``: the edges of each box, as they were typed."""
+    """The page of a review. ``edges``: the edges of each box, as they were typed."""
     shown = request.read(pictures.find, request.settings, PictureKind.IMAGES, review["instance_id"])
     empty = [["", "", "", ""]] * (reviews.MOST_BOXES - len(edges))
     return request.page(

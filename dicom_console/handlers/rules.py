@@ -31,7 +31,7 @@ def list_rules(request: CurrentRequest) -> list[Row]:
 
 @faces.page_of(list_rules)
 def _rules_page(request: ConsoleRequest, shown: list[Row]) -> Response:
-    """The rules, and what they make of the newest studies."""
+    """The page of the rules, with their effect on the newest studies."""
     tried = request.read(configured.try_rules, request.settings)
     conditions = {key: label for key, (label, _) in rule_form.CONDITIONS.items()}
     return request.page(
@@ -41,7 +41,7 @@ def _rules_page(request: ConsoleRequest, shown: list[Row]) -> Response:
 
 @faces.handler("POST", "/rules/{name}/try", UserRole.OPERATOR)
 def try_rule(request: CurrentRequest, name: Name, keys: Keys) -> list[Row]:
-    """What the rules with this one would make of the newest studies; nothing is changed."""
+    """The effect that the rules with this one would have on the newest studies; nothing is changed."""
     other = configured.check_entry(
         request.settings, "rules", configured.from_keys("rules", name, keys)
     ).settings
@@ -69,7 +69,7 @@ def _checked(
     version: int,
     problems: list[ConfigProblem],
 ) -> Warned:
-    """The warnings of a rule that is entered as ``name``, "" for one more.
+    """The warnings for a rule of this ``name``, "" for a new one.
 
     Raises FaultyInput (every mistake, with those that the form found), NotAllowedNow, ChangedMeanwhile.
     """
@@ -131,7 +131,9 @@ def _form(
     error: FaultyInput | None = None,
     status: int = 200,
 ) -> Response:
-    """``text``: its lines of the file; ``unseen``: it was to be saved before anybody saw its effect."""
+    """The form of a rule. ``text``: the rule in TOML. ``unseen``: the user wanted to save it before seeing
+    its effect.
+    """
     return request.page(
         "rule_form.html",
         status,
@@ -148,7 +150,9 @@ def _form(
 
 
 def _named(request: ConsoleRequest, tried: list[View]) -> dict[str, View]:
-    """How the list names these studies, with their Patient IDs: who sees it is noted."""
+    """For each of these studies, the fields with which a list names it. The audit notes that the person sees
+    them.
+    """
     if tried:
         audit.note_list(request.site.database, request.person, "rules")
     return request.read(listing.named, tried)

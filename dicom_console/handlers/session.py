@@ -1,4 +1,4 @@
-"""Users: signing in and out, who may sign in as what, who is signed in, who did what; files of every page."""
+"""Signing in and out; users, their roles and sessions; the audit; static files."""
 
 import re
 from types import NoneType
@@ -109,7 +109,7 @@ def come_back(request: CurrentRequest) -> Response:
 
 @faces.page("GET", f"{_ELSEWHERE}/leave", ANYONE)
 def leave(request: CurrentRequest) -> Response:
-    """Send the browser to where its person signs out of the provider, too."""
+    """Send the browser to the address where the person also signs out of the provider."""
     try:
         return see_other(_sign_in_connector(request).sign_out_address(request.settings) or "/sign-in")
     except RequestRefused as error:
@@ -172,7 +172,7 @@ def _elsewhere(request: CurrentRequest, error: RequestRefused | None = None) -> 
 
 
 def _sign_in_connector(request: CurrentRequest) -> Any:
-    """What the connector gives by which people sign in elsewhere. Raises NotFound."""
+    """The connector by which people sign in with accounts of the hospital. Raises NotFound without one."""
     for way in every("sign_in"):
         if way.is_configured(request.settings):
             return way
@@ -203,7 +203,9 @@ def add(request: CurrentRequest) -> Response:
 
 @faces.page("POST", "/users/{name}/{change}", UserRole.ADMIN)
 def change(request: CurrentRequest, name: str, change: Change) -> Response:
-    """Change role and senders, or the password; shut or open the account, sign the user out, or remove it."""
+    """Change role, senders or password of a user; disable or enable the account, sign the user out, or remove
+    it.
+    """
     settings, by = request.settings, request.person
     try:
         match change:
@@ -225,14 +227,14 @@ def change(request: CurrentRequest, name: str, change: Change) -> Response:
 
 @faces.page("GET", "/sessions", UserRole.VIEWER)
 def own_sessions(request: CurrentRequest) -> Response:
-    """List where the person is signed in."""
+    """List the person's own sessions."""
     found = users.list_sessions(request.settings, request.user.name, token=request.token)
     return request.page("sessions.html", sessions=found)
 
 
 @faces.page("POST", "/sessions/{number}/end", UserRole.VIEWER)
 def end_session(request: CurrentRequest, number: Number) -> Response:
-    """End one session: of the person, or of anybody by an admin."""
+    """End a session: one's own, or as an admin that of any user."""
     users.end_session(request.settings, number, request.person, request.user)
     return see_other("/users" if request.text("back") == "users" else "/sessions")
 
@@ -278,7 +280,7 @@ def _role(word: str) -> UserRole:
 
 
 def _password(request: ConsoleRequest) -> str:
-    """The password as it was typed, blanks and all. Raises FaultyInput where the second is another."""
+    """The password as typed, with blanks. Raises FaultyInput if the repetition differs."""
     typed, again = request.form.get("password", ""), request.form.get("again", "")
     if not isinstance(typed, str) or typed != again:
         raise FaultyInput("the two passwords differ: type both again")

@@ -63,10 +63,10 @@ def _so_far(stow: StowRequest) -> str:
 
 
 def _boundary(request: ConsoleRequest) -> str | None:
-    """What parts the body; None for one object alone (PS3.18 8.6.1). Raises HTTPException for any other
-    body.
+    """The boundary between the parts of the body; None for a body that is one object (PS3.18 8.6.1). Raises
+    HTTPException for any other body.
     """
-    kind, options = parse_options_header(request.stow.headers.get("content-type", ""))
+    kind, options = parse_options_header(request.http.headers.get("content-type", ""))
     if kind == b"application/dicom":
         return None
     if (kind, options.get(b"type", b"").lower()) != (b"multipart/related", b"application/dicom"):
@@ -139,7 +139,9 @@ class PartReader:
         self._name, self._value = bytearray(), bytearray()
 
     def _data_begins(self) -> None:
-        """A part in another coding (RFC 2045 6) is of no media type that anybody takes."""
+        """Begin the data of a part. A part with a transfer encoding (RFC 2045 6) is treated as of an unknown
+        type.
+        """
         media_type = self._headers.get("content-type", "").partition(";")[0].strip()
         coding = self._headers.get("content-transfer-encoding", "")
         is_plain = coding in ("", "binary", "8bit", "7bit")
@@ -150,7 +152,7 @@ class PartReader:
 
 
 class _OnePart:
-    """A body that is one object, with the methods of a PartReader."""
+    """Passes on a body that is one object; it has the methods of a PartReader."""
 
     def __init__(self, taker: PartTaker) -> None:
         self._taker = taker
@@ -169,7 +171,7 @@ class _OnePart:
 
 async def _read(request: ConsoleRequest, parts: PartReader | _OnePart) -> None:
     block = bytearray()
-    async for piece in request.stow.stream():
+    async for piece in request.http.stream():
         block += piece
         if len(block) >= _BLOCK:
             await run_in_threadpool(parts.feed, bytes(block))

@@ -130,7 +130,7 @@ def show(request: CurrentRequest, number: Number) -> Row:
 
 
 def _links(viewers: Mapping[str, str], study: Row) -> dict[str, str]:
-    """The address of the study in each viewer; none where the viewer goes by a number that it has not."""
+    """The address of the study in each viewer, if the study has the number that the viewer needs."""
     uid, accession = str(study["study"]), str(study["accession"] or "")
     if not re.fullmatch(r"[\d.]+", uid):
         return {}
@@ -173,7 +173,9 @@ def send(request: CurrentRequest, number: Number, to: Annotated[Receiver, Body()
 
 @faces.page("GET", "/studies/{number}/withdraw", UserRole.OPERATOR)
 def ask_to_withdraw(request: CurrentRequest, number: Number) -> Response:
-    """Ask which results to withdraw and why; tell what happens to them, and what was withdrawn before."""
+    """Show the form for withdrawing results, with the effect of a withdrawal and the results withdrawn
+    before.
+    """
     shown = request.read(studies.results_to_withdraw, request.settings, number)
     study = request.read(listing.study_heading, request.settings, number)
     audit.note_sight(request.site.database, request.person, number)
@@ -231,7 +233,9 @@ def _takers(settings: Settings) -> list[str]:
 
 
 def _searched_for(request: ConsoleRequest) -> dict[str, str]:
-    """The patient or accession number that a person searched for: the session has it, no address."""
+    """The patient or accession number that the person searched for; it is in the session, not in
+    the address.
+    """
     return (
         users.search_of(request.site.database, request.token)
         if request.token and request.query("person")

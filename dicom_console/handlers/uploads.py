@@ -31,7 +31,7 @@ _places = asyncio.Semaphore(AT_ONCE)
 
 @faces.page("GET", PATH, UserRole.OPERATOR)
 def ask(request: CurrentRequest) -> Response:
-    """The form."""
+    """Show the form for an upload."""
     return _form(request, last=request.read(uploaded.last))
 
 
@@ -43,7 +43,7 @@ def follow(request: CurrentRequest, number: Number) -> Response:
 
 @faces.page("POST", PATH, UserRole.OPERATOR, reads_form=True)
 async def take_form(request: CurrentRequest) -> Response:
-    """Wait for the complete request, and process it."""
+    """Receive an upload from a browser, and show the outcome."""
     async with received(request, read_form) as form:
         return await run_in_threadpool(_answer, request, form)
 
@@ -68,7 +68,7 @@ _MULTIPART = {
 
 @faces.handler("POST", PATH, UserRole.OPERATOR, openapi_extra=_MULTIPART)
 async def take(request: CurrentRequest) -> list[Row]:
-    """DICOM files (Part 10)."""
+    """Store DICOM files (Part 10); returns the outcome for each."""
     async with received(request, form_of) as form:
         _, rows = await run_in_threadpool(spooled, request, form)
     return rows
@@ -93,14 +93,16 @@ async def received(
 
 
 def spooled(request: ConsoleRequest, form: FormData) -> tuple[int, list[Row]]:
-    """The upload's number in the audit, and the outcome for each file. Raises FaultyInput without files."""
+    """Spool the files of a form; returns the upload's number in the audit, and the outcome for each file.
+    Raises FaultyInput without files.
+    """
     sent = [one for one in form.getlist("files") if isinstance(one, UploadFile)]
     files = [(one.filename, one.file) for one in sent if one.filename]
     return take_files(request.site.database, request.settings, files, request.person)
 
 
 def _answer(request: ConsoleRequest, form: FormData) -> Response:
-    """The page that says of each file what became of it."""
+    """The page with the outcome for each file."""
     try:
         number, rows = spooled(request, form)
     except FaultyInput as error:
@@ -110,7 +112,7 @@ def _answer(request: ConsoleRequest, form: FormData) -> Response:
 
 
 def _progress(request: ConsoleRequest, number: int) -> View:
-    """How the upload goes on; it lists studies with their Patient IDs."""
+    """The progress of an upload. The audit notes that the person sees studies with their Patient IDs."""
     audit.note_list(request.site.database, request.person, "upload")
     return request.read(uploaded.show, number)
 
@@ -119,7 +121,7 @@ def _progress(request: ConsoleRequest, number: int) -> View:
 async def place_for(
     request: ConsoleRequest, places: asyncio.Semaphore, busy: str, *, without_length: int
 ) -> AsyncIterator[None]:
-    """One of the places for objects that a person or a program sends. Raises HTTPException.
+    """Take one of a few places for uploads, for the length of a scope. Raises HTTPException if none is free.
 
     It is refused to a user who sees only studies of other senders than the console, where the disk has no
     room above the watermark for the objects and their copies in the spool, and where no place is free.
@@ -149,7 +151,7 @@ def _form(
     problem: str = "",
     last: Sequence[View] = (),
 ) -> Response:
-    """``last``: the newest uploads."""
+    """The page with the form for an upload. ``last``: the newest uploads."""
     return request.page(
         "upload.html",
         status,

@@ -1,4 +1,4 @@
-"""What the node works off: jobs, deliveries, fetches and notifications, with the actions of an operator."""
+"""Jobs, deliveries, fetches and notifications, with an operator's actions on them."""
 
 from threading import Semaphore
 from typing import Annotated, Any
@@ -55,7 +55,7 @@ def _jobs_page(request: ConsoleRequest, found: Any) -> Response:
 
 @faces.handler("POST", "/jobs/run-all", UserRole.OPERATOR, back_to("/jobs", state="queued"))
 def run_all_jobs(request: CurrentRequest, wanted: Annotated[StuckJobs, Body()]) -> Done:
-    """Run all jobs that were held, failed or were cancelled; of one rule where one is named."""
+    """Run all held, failed or cancelled jobs again; only those of one rule if it is named."""
     number = run_jobs_again(
         request.settings, states=[JobState(wanted.state)], rule=wanted.rule, by=request.person
     )
@@ -87,14 +87,14 @@ def _outbox_page(request: ConsoleRequest, found: Any) -> Response:
 
 @faces.page("POST", "/outbox/retry-dead", UserRole.OPERATOR)
 def retry_dead(request: CurrentRequest) -> Response:
-    """Send again all that was given up, to one destination or to all."""
+    """Send all given-up deliveries again, to one destination or to all."""
     queues.send_again(request.settings, dead=True, destination=_destination(request), by=request.person)
     return see_other("/outbox", state="open")
 
 
 @faces.page("POST", "/outbox/discard-dead", UserRole.OPERATOR)
 def discard_dead(request: CurrentRequest) -> Response:
-    """Discard all that was given up, to one destination or to all."""
+    """Discard all given-up deliveries, to one destination or to all."""
     because, destination = request.text("because"), _destination(request)
     queues.discard_deliveries(
         request.settings, because=because, dead=True, destination=destination, by=request.person
@@ -111,7 +111,7 @@ def _destination(request: ConsoleRequest) -> str:
 
 
 def _fetch_of_form(request: ConsoleRequest) -> FetchRequest:
-    """Raises ValidationError."""
+    """The request for a fetch in a form. Raises ValidationError."""
     fields = {name: request.text(name) for name in ("peer", "first", "last", "rule")}
     modalities = request.text("modalities").upper().replace(",", " ").split()
     return FetchRequest.model_validate(
@@ -137,7 +137,7 @@ def _fetches_page(request: ConsoleRequest, found: Any) -> Response:
 
 @faces.handler("POST", "/fetches", UserRole.OPERATOR, _TO_FETCHES, reads=_fetch_of_form)
 def ask(request: CurrentRequest, given: Annotated[FetchRequest, Body()]) -> Row:
-    """Have studies of a peer fetched that the node has not."""
+    """Queue the fetch of studies that a peer has and the node lacks."""
     if given.questions > _MOST_QUESTIONS:
         raise FaultyInput("too many days for one request: ask for a month, or use dicom-node fetch")
     with one_of(_PLACE, _ASKED_ALREADY):
@@ -146,7 +146,9 @@ def ask(request: CurrentRequest, given: Annotated[FetchRequest, Body()]) -> Row:
 
 @faces.page("POST", "/fetches/{name}/missing", UserRole.OPERATOR)
 def missing(request: CurrentRequest, name: str) -> Response:
-    """Studies of the last days that should have a result, and have none; fetched where the form says so."""
+    """Show studies of the last days that should have a result and have none; fetch them if the
+    form says so.
+    """
     fetch_them = request.text("fetch") == "true"
     with one_of(_PLACE, _ASKED_ALREADY):
         rows = queues.missing_studies(
@@ -160,7 +162,7 @@ def missing(request: CurrentRequest, name: str) -> Response:
 
 @faces.page("POST", "/fetches/{name}/{change}", UserRole.OPERATOR)
 def change_fetches(request: CurrentRequest, name: str, change: FetchChange) -> Response:
-    """Fetch once more what was given up or cancelled of a peer, or do not fetch what waits for it."""
+    """Fetch given-up and cancelled studies of a peer again, or cancel its waiting fetches."""
     queues.change_fetches(request.settings, name, change, request.person)
     return _TO_FETCHES(request, None)
 

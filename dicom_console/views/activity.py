@@ -166,7 +166,7 @@ def quantile(bins: Mapping[int, float], share: float) -> float:
 
 
 def _by_step(rows: Iterable[Any]) -> dict[Any, dict[int, float]]:
-    """``rows``: name, step or bin, number."""
+    """Numbers by name and by step or bin. ``rows``: (name, step or bin, number)."""
     found: defaultdict[Any, dict[int, float]] = defaultdict(dict)
     for name, place, number in rows:
         found[name][place] = float(number)

@@ -21,7 +21,7 @@ _HIDDEN = ("HAS OBS CONTEXT", "HAS ACQ CONTEXT", "HAS CONCEPT MOD")  # what qual
 
 @dataclass(slots=True)
 class Node:
-    """One item of the tree. ``note``: the sort of item; ``qualifies``: whether it adds detail to its
+    """One item of the tree. ``note``: the kind of item; ``qualifies``: whether the item adds detail to its
     parent.
     """
 

@@ -63,7 +63,9 @@ def refused(session: Session) -> list[View]:
 
 
 def _callers(session: Session, numbers: list[int], *called: str) -> list[View]:
-    """The callers of these events, the latest first, by the first of these fields that an event has."""
+    """The callers in events with these numbers, the latest first. ``called``: the event fields that may name
+    the caller; the first one counts.
+    """
     found: dict[str, View] = {}
     since = utc_now() - timedelta(days=DAYS)
     for event in reversed(list_events(session, since=since, numbers=numbers, limit=_LOOKED_AT)):
@@ -89,7 +91,7 @@ def _shown(peer: PeerSettings) -> View:
 
 
 def _last_confirmed(session: Session, peer: PeerSettings) -> str | None:
-    """When the newest result that the peer has was confirmed there."""
+    """When the newest result was confirmed at the peer; None if none was, or the peer gets no results."""
     if "receive" not in peer.may:
         return None
     here = Delivery.destination == peer.name, Delivery.state == DeliveryState.CONFIRMED

@@ -152,7 +152,7 @@ def named(session: Session, rows: Sequence[View | Row]) -> dict[str, View]:
 
 
 def _ending(uid: str, others: Collection[str]) -> str:
-    """At least a dozen characters of it, that begin with a figure and are the end of no other."""
+    """An ending of the UID that no other UID has: at least twelve characters, the first a digit."""
     for length in range(_FIGURES, len(uid)):
         end = uid[-length:]
         if end[0] != "." and sum(other.endswith(end) for other in others) <= 1:
@@ -168,7 +168,9 @@ def dead_by_destination(session: Session) -> dict[str, int]:
 
 
 def _lead(session: Session, settings: Settings, images: Sequence[View]) -> View | None:
-    """The first image that a report draws on, as its page shows it; else the first that is here."""
+    """The first image with a finding or measurement, as its page shows it; else the first image
+    that is here.
+    """
     first: View | None = None
     for number in [row["id"] for row in images if not row["purged"]][:_LOOKED_INTO]:
         seen = image_view(session, settings, number)

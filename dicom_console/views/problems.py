@@ -82,7 +82,7 @@ def problems(session: Session, settings: Settings, *, disk_is_low: bool) -> list
 
 
 def _ends(session: Session, rows: list[View]) -> list[tuple[EventRow, str | None]]:
-    """The newest events that may have ended one of these problems, the oldest first, with their studies."""
+    """The newest events that may have ended one of these problems, the oldest first, each with its study."""
     kinds = [events.by_number(row["number"]) for row in rows]
     numbers = {end.number for kind in kinds for end in _ENDED_BY.get(kind, ((), ()))[0]}
     uids = {row["study_instance_uid"] for row in rows}
@@ -105,7 +105,7 @@ def _end(
     ends: list[tuple[EventRow, str | None]],
     disk_is_low: bool,
 ) -> tuple[str | None, str]:
-    """Since when a problem is over, and the event that ended it."""
+    """When a problem ended, and the event that ended it; None and "" while it lasts."""
     since = datetime.fromisoformat(row["at"])
     kind = events.by_number(row["number"])
     if kind is events.DISK_LOW:

@@ -117,7 +117,9 @@ def search(session: Session, wanted: Search, after: int | None = None) -> tuple[
 
 
 def _findings(session: Session, studies: Collection[int]) -> defaultdict[int, list[str]]:
-    """What the newest reports of each study call present, each once; that text is burned in is no finding."""
+    """The findings that the newest reports of each study state as present, each once, without
+    burned-in text.
+    """
     chosen = select(ReportedFinding.study_id, ReportedFinding.finding).distinct()
     chosen = chosen.where(ReportedFinding.finding != BURNED_IN.meaning, ReportedFinding.study_id.in_(studies))
     return grouped(session.execute(chosen.order_by(ReportedFinding.finding)))
@@ -134,7 +136,7 @@ def _short_results(session: Session, studies: Collection[int]) -> defaultdict[in
 
 
 def _covers(session: Session, studies: Collection[int]) -> dict[int, View]:
-    """The first image of each study that is here, and the Study Description that it has."""
+    """The first available image of each study, with its Study Description."""
     first = select(func.min(Instance.id)).group_by(Instance.study_id)
     first = first.where(Instance.study_id.in_(studies), Instance.role == ObjectRole.SOURCE)
     chosen = select(Instance.study_id, Instance.id, Instance.purged, Instance.attributes)
@@ -148,7 +150,7 @@ def _covers(session: Session, studies: Collection[int]) -> dict[int, View]:
 
 
 def _seconds(session: Session, studies: Mapping[int, Study]) -> dict[int, float]:
-    """The time from the last object to the last delivery, of those that are delivered."""
+    """The seconds from the last object to the last delivery, for studies that are delivered."""
     at = func.max(func.coalesce(Delivery.confirmed_at, Delivery.sent_at))
     chosen = select(Result.study_id, at).join(Delivery, Delivery.result_id == Result.id)
     chosen = chosen.where(Result.study_id.in_(studies)).group_by(Result.study_id)
@@ -215,7 +217,9 @@ def _conditions(session: Session, wanted: Search) -> Iterator[ColumnElement[bool
 def _has_row(
     session: Session, study: InstrumentedAttribute[int], which: ColumnElement[bool]
 ) -> ColumnElement[bool]:
-    """``study``: the column that says of which study such a row is."""
+    """The condition that a study has a row ``which``. ``study``: the column with the number of the row's
+    study.
+    """
     return _by_index_or_each(
         session, select(study).where(which).distinct(), exists().where(study == Study.id, which)
     )
@@ -224,7 +228,8 @@ def _has_row(
 def _by_index_or_each(
     session: Session, by_index: Select[int], each: ColumnElement[bool]
 ) -> ColumnElement[bool]:
-    """The condition of what an index finds where that is little; else ``each``, asked of study by study.
+    """The condition that a study is among those of ``by_index`` if these are few; else the condition
+    ``each``.
 
     Many would all be sorted for one page, and few be looked for among all studies.
     """
@@ -233,7 +238,9 @@ def _by_index_or_each(
 
 
 def _ordered(session: Session, chosen: Select[int], order: Order, after: int | None) -> Select[int]:
-    """By keyset: a page far down costs no more than the first one."""
+    """The query in this order, from after the study ``after``. It uses keysets, so that late pages cost no
+    more than the first.
+    """
     column: Any = Study.study_date if order in (Order.DATE, Order.OLDEST_DATE) else Study.last_received_at
     ascending = order in (Order.WAITING, Order.OLDEST_DATE)
     last = session.scalar(select(column).where(Study.id == after)) if after is not None else None

@@ -92,7 +92,7 @@ class ConsoleRequest:
     def read(
         self, question: Callable[Concatenate[Any, Given], Answer], *given: Given.args, **how: Given.kwargs
     ) -> Answer:
-        """What a function answers whose first argument is a session of the database, which it reads."""
+        """Call a function with a reading session of the database and these arguments; returns its value."""
         with self.site.database.read() as session:
             return question(session, *given, **how)
 
@@ -121,7 +121,7 @@ class ConsoleRequest:
         return int(value) if value.isdecimal() and len(value) < 10 else 0
 
     def take_over(self) -> None:
-        """Let the node load a changed configuration after the answer is sent."""
+        """Let the node load the changed configuration, once the answer is sent."""
         self.tasks.add_task(configured.apply_now, self.settings)
 
     def in_force(self, what: str, address: str, *besides: str, name: str = "") -> Response:
@@ -134,7 +134,7 @@ class ConsoleRequest:
         return self.page("in_force.html", what=what, name=name, address=address, besides=besides, mark=mark)
 
     def list_page(self, noun: Noun, found: Any, **values: Any) -> Response:
-        """The page of a noun's list, which the audit notes."""
+        """The page of a noun's list. The audit notes that the person sees it."""
         audit.note_list(self.site.database, self.person, noun.name)
         first = not self.query("before")
         rows, state = found[noun.rows], self.query("state")
@@ -156,7 +156,7 @@ class ConsoleRequest:
 
 
 async def console_request(request: Request, tasks: BackgroundTasks) -> ConsoleRequest:
-    """The request, if it may be answered. Raises NotSignedIn or HTTPException."""
+    """The request, if its user may make it. Raises NotSignedIn or HTTPException."""
     user, form = await admitted(request)
     site: Site = request.app.state.site
     return ConsoleRequest(request, site, site.token_of(request), user, form, tasks)
@@ -249,7 +249,7 @@ class Faces:
         return declare
 
     def list_of(self, noun: Noun) -> Callable[..., Any]:
-        """Publish the list of a noun, which its declaration describes: its inputs are the query. Returns the
+        """Publish the list of a noun, as its declaration says; the inputs are query parameters. Returns the
         handler, for ``page_of``.
         """
         verb = noun.verb("list")
@@ -352,7 +352,9 @@ def back_to_form(place: str) -> Page:
 
 @contextmanager
 def one_of(places: Semaphore, else_said: str) -> Iterator[None]:
-    """Take one of the places for something that holds up others. Raises HTTPException 503: none is free."""
+    """Take one of a few places for slow work, for the length of a scope. Raises HTTPException 503 if none is
+    free.
+    """
     if not places.acquire(blocking=False):
         raise HTTPException(503, else_said)
     try:
@@ -378,7 +380,7 @@ def described(routers: list[APIRouter]) -> dict[str, Any]:
 
 
 def _query(one: Input) -> Parameter:
-    """An input of a list as a parameter of the address, which has the name of the command's option."""
+    """An input of a list as a query parameter, with the name of the command's option."""
     item = Annotated[str, AfterValidator(one.kind)]
     hint: Any = list[item] if one.many else item
     name = one.flag.removeprefix("--")
@@ -391,7 +393,7 @@ def _query(one: Input) -> Parameter:
 
 
 def _of_form(parameter: Parameter, reads: Reader | None) -> Parameter:
-    """The same parameter, read from a form where a program sends it as the body or in the query."""
+    """The parameter, read from a form in place of the body or the query."""
     hint = parameter.annotation
     about = getattr(hint, "__metadata__", ())
     sent = next((one for one in about if isinstance(one, params.Body | params.Query)), None)

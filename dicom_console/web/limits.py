@@ -157,7 +157,7 @@ class Guarded:
 
 
 def _limited(receive: Receive, left: int) -> Receive:
-    """The next piece of a request's body, of which so many bytes may come.
+    """A receiver of the request's body that allows ``left`` more bytes.
 
     Raises HTTPException for a body that is too large or whose sender is gone.
     """
@@ -261,20 +261,20 @@ class TimedProtocol(H11Protocol):
 
     @property
     def _waits_for_reader(self) -> bool:
-        """Whether who asked holds up the answer, or the end of the connection."""
+        """Whether the client holds up the answer, or the end of the connection."""
         if self.transport.is_closing():
             return bool(self.transport.get_write_buffer_size())
         return self.flow.write_paused and not self._is_coming
 
     @property
     def _is_taken(self) -> bool:
-        """Whether enough of an answer was taken since the timer was set."""
+        """Whether the client has read enough of the answer since the timer was set."""
         taken = self._unsent - self.transport.get_write_buffer_size()
         return taken >= ANSWER_SECONDS * BODY_BYTES_PER_SECOND
 
     @property
     def _is_coming(self) -> bool:
-        """Whether a request has begun of which the end did not come yet."""
+        """Whether a request has begun and is not complete yet."""
         return self.cycle is not None and self.cycle.more_body and not self.cycle.response_complete
 
     def _end(self) -> None:
@@ -298,7 +298,7 @@ class TimedProtocol(H11Protocol):
         self.transport.close()
 
     def _make_room(self) -> None:
-        """End the slowest, where too many are coming."""
+        """End the slowest connection if too many requests are incomplete."""
         young = self.loop.time() - YOUNG_SECONDS
         coming = [one for one in self.connections if isinstance(one, TimedProtocol) and one._timer]
         coming.sort(key=lambda one: one._credited)

@@ -155,7 +155,9 @@ class Files:
         return None
 
     def keep(self, file: Path, path: str) -> None:
-        """Upload the file of a built result; called before a row of the database names it. Raises StoreAway."""
+        """Upload the file of a built result; called before a row of the database names it. Raises
+        StoreAway.
+        """
         if self.bucket is not None:
             self.bucket.put_first(path, file)
         file.replace(self.data_dir / path)

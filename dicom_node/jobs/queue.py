@@ -87,7 +87,9 @@ def _has_process_ended(owner: str, place: int) -> bool:
 
 @cache
 def _machine() -> str:
-    """A name of this machine, its present boot and its process name space: containers may share a host name."""
+    """A name of this machine, its present boot and its process name space: containers may share a
+    host name.
+    """
     parts = [socket.gethostname()]
     for read in (Path("/proc/sys/kernel/random/boot_id").read_text, Path("/proc/self/ns/pid").readlink):
         try:
@@ -147,7 +149,7 @@ def decide(
         RuleDecision(
             rule,
             tuple(image.sop_instance_uid for image in its),
-            "" if requested else _held(rule, study_date, today, its),
+            "" if requested else _exceeded_limit(rule, study_date, today, its),
         )
         for rule, its in taken
         if its
@@ -211,7 +213,7 @@ def _sentence(condition: str, patterns: Sequence[str], values: Sequence[str]) ->
     return f"{name}{shown} does not match {wanted}"
 
 
-def _held(rule: RuleSettings, study_date: str, today: date, images: Sequence[Instance]) -> str:
+def _exceeded_limit(rule: RuleSettings, study_date: str, today: date, images: Sequence[Instance]) -> str:
     most, taken = rule.max_study_age_days, date_of(study_date)
     if most and taken and (age := (today - taken).days) > most:
         return f"the study is {age} days old, rule {rule.name} takes {most:g}"
@@ -414,7 +416,7 @@ class JobQueue:
                 move_job(session, row, event, lease_until=None, **values)
             settle_study(session, job.study_id)
 
-    def _held(self, session: Session, job: Job) -> Job:
+    def _leased(self, session: Session, job: Job) -> Job:
         row = queue.leased_job(session, job.id, job.lease_owner, job.attempts)
         if row is None:
             raise _lost(job)

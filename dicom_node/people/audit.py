@@ -16,7 +16,7 @@ from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import AuditRow, DecisionRow, Study
 from dicom_node.base.store.views import View, columns
 from dicom_node.people import decision_copies
-from dicom_node.people.decision_copies import holds, machine
+from dicom_node.people.decision_copies import blocks_deliveries, machine
 
 SHORTEST_REASON, LONGEST_REASON = 3, 200
 """Characters of a reason."""
@@ -105,7 +105,7 @@ def note(
                 "words": words,
             },
             copied=False,
-            holds=holds(action, about),
+            holds=blocks_deliveries(action, about),
             applied_at=row.at,
             waits_for="",
         )

@@ -175,7 +175,9 @@ def restore(settings: Settings, source: Path) -> tuple[list[Path], list[str]]:
 
 
 def _note_in_audit(settings: Settings, action: AuditAction, **fields: Any) -> list[str]:
-    """Add a row to the audit; returns a remark if that is impossible, because nothing else may fail for it."""
+    """Add a row to the audit; returns a remark if that is impossible, because nothing else may
+    fail for it.
+    """
     file = sqlite_file(settings.database_url)
     if file is not None and not file.exists():
         return []

@@ -166,7 +166,9 @@ def save_entry(
 def check_entry(
     settings: Settings, kind: Kind, content: Mapping[str, Any], version: int | None = None
 ) -> Warned:
-    """The warnings that ``save_entry`` would return. Raises its errors except HoldUndercut; changes nothing."""
+    """The warnings that ``save_entry`` would return. Raises its errors except HoldUndercut;
+    changes nothing.
+    """
     _, after = _changed(settings, kind, content["name"], content, version)
     return _checked(settings, _entries(after), kind)
 

@@ -190,7 +190,7 @@ def _copy(settings: Settings, row: DecisionRow) -> bool:
         "at": row.at.isoformat(),
         "action": row.action,
         "study": row.study_uid,
-        "holds": row.blocks_deliveries,
+        "holds": row.holds,
         "words": seal(folder, str(row.record.get("words", "")), row.id),
     }
     at = row.at.astimezone(UTC)
@@ -247,7 +247,7 @@ def _row(settings: Settings, file: Path) -> DecisionRow:
         action=line["action"],
         study_uid=line["study"],
         record={key: line[key] for key in ("actor", "address", "fields", "what")} | {"words": words},
-        blocks_deliveries=line["holds"],
+        holds=line["holds"],
         waits_for="",
     )
 

@@ -331,7 +331,9 @@ def _check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) ->
 
 
 def _check_findings(settings: Settings) -> Found:
-    """Warn of findings in rules and notifications that no pipeline can return: such a condition never holds."""
+    """Warn of findings in rules and notifications that no pipeline can return: such a condition
+    never holds.
+    """
     found: dict[str, Collection[str] | None] = {}
     for rule in settings.rules:
         wanted = [one.finding for one in rule.then if one.finding]

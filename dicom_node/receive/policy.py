@@ -113,7 +113,9 @@ class Entrance:
             return list(due.items())
 
     def _counted_as(self, address: str, known: Collection[str]) -> str:
-        """The name under which an address is counted: its own, or that of all others if there are too many."""
+        """The name under which an address is counted: its own, or that of all others if there are
+        too many.
+        """
         one = network(address)
         return one if one in known or len(known) < limits.MOST_ADDRESSES else OTHERS
 

@@ -209,7 +209,9 @@ class _MainProcess:
         self._answer(events.CONFIGURATION_RELOADED, peers=len(settings.peers), rules=len(settings.rules))
 
     def stop(self) -> None:
-        """Stop receiving, then index what was received, then let workers and deliveries finish or hand back."""
+        """Stop receiving, then index what was received, then let workers and deliveries finish or
+        hand back.
+        """
         self._say(events.NODE_STOPPING)
         self._background.life.leave()  # a planned stop is not reported as a failure
         if self._listener:
@@ -466,7 +468,7 @@ class Background:
         self._queue = JobQueue(database, settings.workers)
         self._scheduler = BackgroundScheduler(timezone="UTC", job_defaults={"coalesce": True})
         self._leases = [_SITE] * role.receives + [_JOBS] * role.may_deliver
-        self._leases: set[str] = set()
+        self._acquired: set[str] = set()
         self._fails_since: datetime | None = None  # indexing, round after round
         self._ahead = _ahead()
         self._not_copied = False
@@ -520,7 +522,7 @@ class Background:
         for service in self._services:
             with suppress(SQLAlchemyError):
                 service.at_stop()
-        for name in self._leases:
+        for name in self._acquired:
             release_lease(self._database, name, self._owner)
 
     def _run(self, name: str, loop: Callable[[], None]) -> None:
@@ -655,8 +657,8 @@ class Background:
         try:
             is_ours = acquire_lease(self._database, name, self._owner, _SCHEDULER_SECONDS)
         finally:  # after an error it is not known to be ours
-            is_new = is_ours and name not in self._leases
-            (self._leases.add if is_ours else self._leases.discard)(name)
+            is_new = is_ours and name not in self._acquired
+            (self._acquired.add if is_ours else self._acquired.discard)(name)
         if is_new:
             self._say(events.SCHEDULER_TAKEN, owner=self._owner, lease=name)
 
@@ -695,7 +697,7 @@ class Background:
             self._not_copied = False
             if decision_copies.is_behind(self._database, self._settings):
                 decision_copies.take_in(self._database, self._settings)
-            if _SITE in self._leases:
+            if _SITE in self._acquired:
                 backup.apply_waiting_decisions(self._settings)
         except DecisionNotCopied:
             if not self._not_copied:
@@ -706,7 +708,7 @@ class Background:
 
     def _if_leased(self, lease: str, function: Callable[..., object], *arguments: object) -> None:
         """Run ``function`` if this process has the lease."""
-        if lease in self._leases:
+        if lease in self._acquired:
             function(*arguments)
 
     def _watch_drift(self) -> None:

@@ -367,7 +367,9 @@ class Indexing:
     def _receive(
         self, session: Session, study: Study, item: Arrived, role: ObjectRole, outcome: Outcome
     ) -> None:
-        """Extend the study's quiet time, or reopen the study; an object that is no source does not reopen it."""
+        """Extend the study's quiet time, or reopen the study; an object that is no source does not
+        reopen it.
+        """
         if role is ObjectRole.OWN or outcome in (Outcome.DUPLICATE, Outcome.SET_ASIDE):
             return
         study.last_received_at = max(study.last_received_at, item.arrival.received_at)

@@ -119,7 +119,7 @@ def rollback(slot: ModelSlot, models_dir: Path) -> Card | None:
 
 
 def before(slot: ModelSlot, models_dir: Path) -> Card | None:
-    """The card to which ``rollback`` would go back. Raises the same errors."""
+    """The card that ``rollback`` would activate. Raises the same errors."""
     use = uses(models_dir).get(slot.name, Use())
     if not use.stack:
         runs = f"the shipped {slot.shipped}" if slot.shipped else "none"

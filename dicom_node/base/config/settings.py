@@ -596,7 +596,9 @@ class PeerSettings(Section):
 
     @property
     def acknowledges(self) -> bool:
-        """Whether the peer's acknowledgement of a result is final, so that no query for the result follows."""
+        """Whether the peer's acknowledgement of a result is final, so that no query for the result
+        follows.
+        """
         return self._is_in("takes_over")
 
     def _is_in(self, transports: str) -> bool:

@@ -204,7 +204,9 @@ def discard_withdrawn(session: Session, deliveries: Iterable[Delivery]) -> None:
 
 
 def due_destinations(session: Session, now: datetime, owners: Collection[str] = ()) -> list[str]:
-    """The peers with a due delivery, without peers to which another process or one of ``owners`` sends now."""
+    """The peers with a due delivery, without peers to which another process or one of ``owners``
+    sends now.
+    """
     held = select(Lease.name, Lease.owner).where(~has_come(Lease.until, now, _LONGEST_LEASE))
     owner_of = {name: owner for name, owner in session.execute(held)}  # noqa: C416
     due = select(Delivery.destination, Delivery.state).where(_due(now)).distinct()

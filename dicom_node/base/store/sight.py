@@ -69,7 +69,9 @@ def _steps(senders: Sequence[str]) -> Select[Any]:
 
 
 def _visible_events(senders: Sequence[str]) -> ColumnElement[bool]:
-    """SQL: events of these senders or their studies, and events that concern no sender, study or work item."""
+    """SQL: events of these senders or their studies, and events that concern no sender, study or
+    work item.
+    """
     calling, study, *others = (
         EventRow.fields[field].as_string()
         for field in ("calling", "study", "studies", "instance", "workitem")

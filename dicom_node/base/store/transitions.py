@@ -306,7 +306,9 @@ def acquire_lease(database: Database, name: str, owner: str, seconds: float) -> 
 
 
 def take_lease(session: Session, name: str, owner: str, seconds: float) -> bool:
-    """As :func:`acquire_lease`, in the caller's transaction, until whose end nobody else can take the lease."""
+    """As :func:`acquire_lease`, in the caller's transaction, until whose end nobody else can take
+    the lease.
+    """
     now, length = utc_now(), timedelta(seconds=seconds)
     until = now + length
     taken = session.execute(

@@ -605,7 +605,9 @@ class ResultWriter:
         built: Sequence[BuiltObject],
         files: Mapping[str, ResultFile],
     ) -> list[ResultFile]:
-        """Add the rows and deliveries of these objects; returns the files that still need their final names."""
+        """Add the rows and deliveries of these objects; returns the files that still need their
+        final names.
+        """
         waiting = 0
         is_prior = fetches.is_prior(session, job.study_id)  # analysed for a comparison only
         rows = results.existing(session, [item.sop_instance_uid for item in built])
@@ -782,7 +784,9 @@ class ResultWriter:
 
 
 def _gets(peer: PeerSettings, item: BuiltObject) -> bool:
-    """Whether a peer gets this object: it accepts the kind, the pseudonyms, the boxes and the character set."""
+    """Whether a peer gets this object: it accepts the kind, the pseudonyms, the boxes and the
+    character set.
+    """
     return (
         item.kind in peer.results
         and item.pseudonym_domain == (peer.pseudonym_domain or "")
@@ -1216,7 +1220,9 @@ class Worker:
         return self._pipelines[name]
 
     def _abandon(self, job: Job, stop: JobStopped) -> None:
-        """End this process, because its job hangs in code that cannot be stopped; the job is settled first."""
+        """End this process, because its job hangs in code that cannot be stopped; the job is
+        settled first.
+        """
         _LOGGER.error("job %s does not stop (%s): this worker ends", job.id, stop)
         try:
             with contextlib.suppress(LeaseLost):
