@@ -604,6 +604,7 @@ _BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less tha
 
 
 def _remedy(known: PipelineOption | None, fault: Any) -> str:
+    """The remedy for a fault in an option's value."""
     if known is None:
         return "no such option"
     if fault["type"] == "missing":
@@ -620,6 +621,7 @@ def _remedy(known: PipelineOption | None, fault: Any) -> str:
 
 
 def _option(key: str, field: FieldInfo) -> PipelineOption:
+    """The option that a field describes."""
     further = dict(field.json_schema_extra) if isinstance(field.json_schema_extra, dict) else {}
     usual = str(further.pop("usual", ""))
     kind, choices = _kind(field.annotation)
@@ -650,6 +652,7 @@ def _kind(annotation: Any) -> tuple[type, tuple[str, ...]]:
 
 
 def _in_words(default: object) -> str:
+    """A default value for a person."""
     if isinstance(default, bool):
         return "yes" if default else "no"
     if isinstance(default, int | float):

@@ -171,6 +171,7 @@ def fit_and_add(
 
 
 def _features(classifier: Classifier, images: Sequence[SetImage]) -> Floats:
+    """The pooled features of these images."""
     return np.concatenate([classifier.features(read_grey(image.path)) for image in images])
 
 

@@ -283,6 +283,8 @@ def ratio(masks: npt.NDArray[np.bool_]) -> float:
 
 
 class _AnatomyRun(RecipeRun[AnatomyRecipe]):
+    """One training run of the network for heart and lungs."""
+
     CHOSEN_BY = "choice"
 
     def __init__(self, data: Path, out: Path, recipe: AnatomyRecipe) -> None:

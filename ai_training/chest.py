@@ -526,6 +526,7 @@ def as_it_is(image: Grey, random: Random) -> Grey:  # noqa: ARG001  (one of the 
 
 
 def _part(image: Grey, random: Random, least: float, most: float) -> Grey:
+    """A random part of a picture, between ``least`` and ``most`` of each side."""
     share, (rows, columns) = random.uniform(least, most, 2), image.shape
     height, width = max(1, int(rows * share[0])), max(1, int(columns * share[1]))
     top, left = random.integers(0, rows - height + 1), random.integers(0, columns - width + 1)
@@ -682,6 +683,7 @@ def gate_figures(data: Path, classifier: Classifier, split: str, report: Report 
 
 
 def _adults(data: Path, split: str) -> list[Path]:
+    """The files of the adults of ``split``. Raises DataMissing."""
     files = [image.path for image in chest_set(data).images if image.is_in(split) and image.adult]
     if not files:
         raise DataMissing(f"{data} has no adults' chest images of split {split}")
@@ -782,6 +784,7 @@ def _dicom(data: Path) -> dict[str, Callable[[], list[Grey]]]:
 
 
 def _first_frames(files: Sequence[Path]) -> list[Grey]:
+    """The first frame of each file that can be decoded."""
     found: list[Grey] = []
     for path in files:
         with suppress(PixelError):
@@ -912,7 +915,9 @@ OPERATING = ("sensitivity_present", "specificity_present", "sensitivity_not_abse
 
 
 def card_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The table ``[metrics]`` for the result of an evaluation: plain values, no None (TOML has none)."""
+    """The table ``[metrics]`` of a card from the result of an evaluation: plain values, without None, which
+    TOML lacks.
+    """
     main = result["main"]
     boxes = result["boxes"] or {}
     called = result["called"]
@@ -960,6 +965,7 @@ def card_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _calibration(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The calibration figures for the card."""
     labels = {name: {"prevalence": found["prevalence"][name], **row} for name, row in found["labels"].items()}
     known = ("natural_prevalence", "images", "mean_ece", "mean_brier")
     return {**{key: found[key] for key in known if key in found}, "labels": labels}

@@ -152,6 +152,7 @@ def convert(
 
 
 def _answer(path: Path) -> ConvertedNetwork:
+    """The answer that the process has written. Raises CardError."""
     try:
         if path.is_symlink() or not path.is_file() or path.stat().st_size > 1 << 20:
             raise CardError("the conversion's answer is not one")
@@ -234,6 +235,7 @@ def _coded(own: str, known: Label | None) -> dict[str, InlineTable]:
 
 
 def _code(code: Code, **more: str) -> InlineTable:
+    """A code as a row of a card."""
     table = tomlkit.inline_table()
     table.update({"value": code.value, "scheme": code.scheme, "meaning": code.meaning, **more})
     return table

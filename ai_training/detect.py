@@ -74,7 +74,7 @@ Corners = tuple[float, float, float, float]
 
 
 def recipe(threads: int, *, yolo: bool) -> YoloRecipe | None:
-    """How YOLOs are trained, if any are; limits torch to ``threads``, 0: as many as there are cores."""
+    """The recipe of YOLOs, None without them. Also limits torch to ``threads`` (0: all cores)."""
     if threads:
         torch.set_num_threads(threads)
     return YoloRecipe(threads=threads or usable_cores()) if yolo else None
@@ -103,6 +103,7 @@ def detection_boxes(data: Path, more: Sequence[Path] = ()) -> tuple[TruthBox, ..
 
 
 def _new(known: Iterable[TruthBox], listed: Iterable[TruthBox]) -> Iterator[TruthBox]:
+    """The listed boxes that are not known yet."""
     there: dict[tuple[Path, str], list[tuple[float, float, float, float]]] = {}
     for box in known:
         there.setdefault((box.image.path, box.label), []).append(corners(box))
@@ -169,11 +170,13 @@ def centre(boxes: Sequence[TruthBox]) -> dict[str, ScoredBox]:
 
 
 def _by_label(boxes: Sequence[TruthBox]) -> dict[str, Singles]:
+    """The corners of the boxes of each label: ``[boxes, 4]``."""
     labels = sorted({box.label for box in boxes})
     return {k: np.array([corners(box) for box in boxes if box.label == k], np.float32) for k in labels}
 
 
 def _at(box: Singles, score: float) -> ScoredBox:
+    """A box with this score, and its middle as the point."""
     left, top, right, bottom = (float(edge) for edge in box)
     found: Corners = (left, top, right, bottom)
     return ScoredBox(found, ((left + right) / 2, (top + bottom) / 2), score)
@@ -268,6 +271,7 @@ class FittedHead:
     maps: Singles  # [images, C, h, w]: what ``place`` looks up
 
     def place(self, image: int, label: str) -> ScoredBox | None:
+        """The box of ``label`` in an image; None for a label without candidates."""
         return self.chosen(label, self.scores(image, label)) if label in self.head.candidates else None
 
     def scores(self, image: int, label: str) -> Singles:
@@ -327,6 +331,7 @@ def fit(boxes: Sequence[TruthBox], rows: Sequence[int], maps: Singles, recipe: B
 
 
 def _candidates(boxes: Singles, recipe: BoxHeadRecipe, random: np.random.Generator) -> Candidates:
+    """The candidate boxes of a label: its training boxes, moved copies of them, and how usual each is."""
     centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     made = [boxes]
     for _ in range(recipe.moved):
@@ -364,6 +369,7 @@ def _candidates_with_targets(
 
 
 def _single(values: npt.ArrayLike) -> Singles:
+    """The values in single precision."""
     return np.asarray(values, np.float32)
 
 
@@ -414,6 +420,7 @@ class YoloLocator:
         return ScoredBox((left, top, right, bottom), ((left + right) / 2, (top + bottom) / 2), score)
 
     def _look(self, path: Path) -> dict[str, Singles]:
+        """The detections in a picture by label."""
         wanted = self.card.input
         assert wanted is not None
         picture, _ = prepare(read_grey(path), replace(wanted.chain, side=self.size), self.size)
@@ -454,6 +461,7 @@ class Fused:
     drawn: YoloLocator
 
     def place(self, image: int, label: str) -> ScoredBox | None:
+        """The box of ``label`` in an image; None for a label without candidates."""
         if label not in self.head.head.candidates:
             return None
         boxes, drawn = self.head.head.candidates[label].boxes, self.drawn.boxes(image, label)
@@ -478,6 +486,7 @@ class LabelledBoxes:
 
     @staticmethod
     def from_boxes(boxes: Sequence[TruthBox], card: Card, report: Report) -> LabelledBoxes:
+        """The boxes with the features of their images, which are computed now."""
         paths = sorted({box.image.path for box in boxes})
         rows = tuple(paths.index(box.image.path) for box in boxes)
         return LabelledBoxes(tuple(boxes), rows, tuple(paths), read_images(card, paths, report))
@@ -626,6 +635,7 @@ class _Shipped:
     images: Sequence[DetectorInput]
 
     def place(self, image: int, label: str) -> ScoredBox | None:
+        """The box that the shipped detector shows for ``label``; None if it shows none."""
         prepared = self.images[image]
         found = self.detector.find(prepared, label)
         region = self.detector.in_source(found, prepared) if found else None
@@ -642,6 +652,7 @@ class _Shipped:
 
 
 def _without_yolo(prepared: DetectorInput) -> DetectorInput:
+    """The prepared image without a YOLO's detections."""
     return replace(prepared, run=lambda values: replace(prepared.run(values), detections={}))
 
 
@@ -652,6 +663,7 @@ def _baselines(boxes: Sequence[TruthBox]) -> dict[str, Locator]:
 
 
 def _shipped_locators(case: LabelledBoxes, known: Sequence[Any], card: Card) -> dict[str, Locator]:
+    """The shipped detector as a locator, with and without its YOLO, and the baselines."""
     if not card.plays(NETWORK):
         raise CardError(f"{card.name} has no detector: make one with `ai-pipeline train detect`")
     detector = BoxDetector(card)
@@ -716,6 +728,7 @@ def write_test_figures(card: Card, figures: dict[str, Any]) -> None:
 
 
 def _pooled(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures over all labels."""
     return {
         "boxes": figures["boxes"],
         "patients": figures["patients"],

@@ -395,6 +395,7 @@ class TrainingRun:
         )
 
     def _validate(self, report: Report) -> None:
+        """Validate, add the figures to the history, and keep the best weights."""
         found = self.validate()
         loss = float(np.mean(self.losses))
         self.losses.clear()

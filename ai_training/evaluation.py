@@ -168,6 +168,7 @@ def scored(
 
 
 def _plain(name: str) -> str:
+    """A name without differences of case and blanks."""
     return name.casefold().replace(" ", "_")
 
 
@@ -337,6 +338,7 @@ def permuted(found: Scored) -> list[float]:
 
 
 def _label(found: Scored, k: int, weights: Floats) -> dict[str, Any]:
+    """All figures of one label."""
     card = found.labels[k]
     truth, logit, chance = found.truth[:, k], found.logit[:, k], found.chance[:, k]
     row = _auc_row(found, k, weights)
@@ -355,6 +357,7 @@ def _label(found: Scored, k: int, weights: Floats) -> dict[str, Any]:
 
 
 def _auc_row(found: Scored, k: int, weights: Floats) -> dict[str, Any]:
+    """The number of positives and the AUC of one label."""
     truth = found.truth[:, k]
     auc = metrics.auc_interval(truth, found.logit[:, k], weights)
     return {"positives": int(truth.sum()), "auc": auc.as_list()}
@@ -379,6 +382,7 @@ def _top(found: Scored, among: Sequence[int], scores: Floats, weights: Floats) -
 
 
 def _groups(images: Sequence[SetImage]) -> dict[str, dict[str, list[bool]]]:
+    """Which images belong to each group, by attribute and group."""
     found: dict[str, dict[str, list[bool]]] = {}
     for attribute in ("sex", "view"):
         values = sorted({getattr(image, attribute) for image in images} - {""})
@@ -418,6 +422,7 @@ def curves(found: Scored, fewest: int) -> dict[str, Any]:
 
 
 def _thin(x: Floats, y: Floats) -> list[list[float]]:
+    """A curve with at most 120 points."""
     places = np.unique(np.linspace(0, len(x) - 1, min(len(x), 120)).round().astype(int))
     return [[round(float(value), 4) for value in values[places]] for values in (x, y)]
 
@@ -429,8 +434,10 @@ CURVES = "ROC; circle: not absent, square: present. Precision. Reliability; bars
 
 
 def draw_curves(path: Path, found: Mapping[str, Any], aucs: Mapping[str, Any]) -> Path:
-    """Plot a row per label: ROC with its AUC and the card's two operating points; precision over recall, with
-    the prevalence, which guessing reaches; the rate in ten equally full bins over the mean probability there.
+    """Plot three curves for each label, a row each, and write them to ``path``.
+
+    ROC with its AUC and the card's two operating points; precision over recall, with the prevalence, which
+    guessing reaches; the rate in ten equally full bins over the mean probability there.
     """
     figure = Figure(figsize=(7.5, 2.5 * max(1, len(found))), layout="constrained")
     grid = figure.subplots(max(1, len(found)), 3, squeeze=False)
@@ -520,6 +527,7 @@ def measured_points(found: Scored, card: Card, shown: Sequence[str]) -> dict[str
 
 
 def _without_finding(found: Scored) -> Bools:
+    """Which images have no finding at all."""
     return np.asarray(~(found.truth > 0).any(1))
 
 
@@ -528,6 +536,7 @@ Cuts = Mapping[int, tuple[float, Floats]]
 
 
 def _specific(found: Scored, healthy: Bools, shown: Sequence[str], weights: Floats) -> Cuts:
+    """The cuts of the operating point ``specific``, with their resamples."""
     counted = [found.names.index(name) for name in shown]
     floors = np.array([label.threshold for label in found.labels])
 
@@ -560,6 +569,7 @@ def specific_cuts(
 
 
 def _odds(share: Floats) -> Floats:
+    """A probability as odds."""
     certain = np.clip(share, TINY, 1 - TINY)
     return np.asarray(certain / (1 - certain))
 
@@ -606,6 +616,7 @@ def _chosen(
 
 
 def _measured(found: Scored, labels: Sequence[Label], shown: Sequence[str], healthy: Bools) -> dict[str, Any]:
+    """The figures of calls with the thresholds of these labels."""
     weights = found.weights()
     by_name = {label.name: label for label in labels}
     rows, called = {}, np.zeros(len(found.images), np.bool_)
@@ -649,6 +660,7 @@ def _unsure(found: Scored, chosen: Mapping[str, Any], shown: Sequence[str]) -> d
 
 
 def _mean_auc(found: Scored, columns: Sequence[int]) -> list[float]:
+    """The mean AUC over these columns, with its interval."""
     counted = [k for k in found.with_positives(10) if k in columns] if found.images else []
     if not counted:
         return metrics.UNKNOWN.as_list()
@@ -788,6 +800,7 @@ def _located(classifier: Classifier, analysis: Analysis, label: str) -> ScoredBo
 
 
 def _peak(values: npt.NDArray[np.float32]) -> tuple[float, float]:
+    """The place of the highest value, as shares of width and height."""
     row, column = divmod(int(np.argmax(values)), values.shape[1])
     return (column + 0.5) / len(values), (row + 0.5) / len(values)
 
@@ -827,6 +840,7 @@ class _Evaluation:
     report: Report
 
     def result(self) -> dict[str, Any]:
+        """All figures of the evaluation."""
         everyone = self._run(self.split)
         adults = everyone.where(image.adult for image in everyone.images)
         if not adults.images or not adults.names:
@@ -877,6 +891,7 @@ class _Evaluation:
         return result
 
     def _run(self, split: str) -> Scored:
+        """The scores of the images of ``split``."""
         images = [image for image in self.found.images if image.is_in(split)]
         logits, _ = run(self.classifier, images, self.cache, self.report)
         return scored(images, logits, self.classifier.card.labels, self.found.labels)
@@ -960,6 +975,7 @@ class _Evaluation:
         return {name: part for name, part in parts.items() if part.images}
 
     def _boxes(self) -> dict[str, Any] | None:
+        """The figures of boxes; None if the set has none."""
         labels = {label.name for label in self.classifier.card.labels}
         boxes = [box for box in self.found.boxes if box.image.adult and box.label in labels]
         asked = [box for box in boxes if box.image.split == self.split]

@@ -100,6 +100,7 @@ def learned_from(data: Path) -> list[str]:
 
 
 def _head(image: SetImage) -> HeadImage:
+    """An image of a set with its outlined head. Raises DataMissing."""
     try:
         [mask] = image.masks.values()
         pixel = next(image.measures[name] for name in PIXEL if name in image.measures)
@@ -268,6 +269,7 @@ def _exposed(picture: Grey, how: HeadAugment, random: np.random.Generator) -> Gr
 
 
 def _blank(picture: Grey) -> tuple[Grey, Bools]:
+    """A picture with an empty mask."""
     return picture, np.zeros(picture.shape, np.bool_)
 
 
@@ -398,6 +400,8 @@ def loss_of(found: tuple[Tensor, Tensor], batch: Batch, recipe: HeadRecipe) -> T
 
 
 class _HeadRun(RecipeRun[HeadRecipe]):
+    """One training run of the network for fetal heads."""
+
     CHOSEN_BY = "choice"
 
     def __init__(self, data: Path, out: Path, recipe: HeadRecipe) -> None:
@@ -542,6 +546,7 @@ def gate_figures(
 
 
 def _passed(patients: Sequence[str], passed: Sequence[bool]) -> dict[str, Any]:
+    """The number of images, and the share that passed."""
     hits = np.array(passed, np.bool_)
     found = share(hits, np.ones(len(hits), np.bool_), patient_weights(patients))
     return {"images": len(hits), "passed": found.as_list()}

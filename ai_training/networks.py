@@ -152,6 +152,8 @@ def own_names(own: State, state: State) -> dict[str, Tensor]:
 
 
 def _faults(own: State, found: State, heads: Sequence[str]) -> list[str]:
+    """Why parameters do not fit a network: missing, unknown, or of another shape."""
+
     def needed(name: str) -> bool:
         return not name.startswith(tuple(heads))
 
@@ -171,10 +173,12 @@ def _faults(own: State, found: State, heads: Sequence[str]) -> list[str]:
 
 
 def _shape(value: Tensor) -> str:
+    """A shape in words."""
     return "×".join(map(str, value.shape)) or "one number"
 
 
 def _listed(names: Sequence[str]) -> str:
+    """Some names in one line."""
     return ", ".join(name[:120] for name in names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
 
 
@@ -219,6 +223,7 @@ def timm_network(architecture: str, labels: int, channels: int, **how: Any) -> A
 
 
 def _timm() -> Any:
+    """The package timm, imported when it is needed."""
     offer_torchvision_operators()
     import timm
 
@@ -543,6 +548,7 @@ class Perception(nn.Module):
         return features
 
     def _stem(self, pictures: Tensor) -> Tensor:
+        """The output of the first layer."""
         # (value - 127) / 128 of 0..255 is what the weights were trained with: -1..1 but for half a level.
         x: Tensor = self.backbone._swish(self.backbone._bn0(self.backbone._conv_stem(pictures)))
         return x
@@ -645,10 +651,12 @@ class HeadNetwork(nn.Module):
 
 
 def _doubled(x: Tensor) -> Tensor:
+    """A map at twice its size."""
     return interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
 def _block(before: int, after: int, reach: int = 1) -> nn.Sequential:
+    """Two layers of a convolution; ``reach``: its dilation."""
     return nn.Sequential(
         nn.Conv2d(before, after, 3, padding=reach, dilation=reach, bias=False),
         nn.BatchNorm2d(after),

@@ -139,6 +139,7 @@ def ovarian_frames(data: Path) -> tuple[OvarianFrame, ...]:
 
 
 def _frame(image: SetImage) -> OvarianFrame:
+    """An image of a set as a frame. Raises DataMissing."""
     known = [label for label in LABELS if label in image.labels]
     if len(known) != 1 or len(image.masks) != 1:
         raise DataMissing(f"{image.path}: a mask and one of {', '.join(LABELS)} were expected")
@@ -187,6 +188,7 @@ class LiteTrunk(nn.Module):
             part.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
+        """Set the training mode; frozen layers stay in evaluation mode."""
         super().train(mode)
         for part in self._kept:
             part.eval()
@@ -339,10 +341,12 @@ class HeldOut:
 
     @property
     def labels(self) -> Ints:
+        """The true label of each frame, ``[N]``."""
         return np.array([frame.label for frame in self.frames], np.intp)
 
     @property
     def groups(self) -> tuple[str, ...]:
+        """The group of each frame."""
         return tuple(frame.group for frame in self.frames)
 
     @property
@@ -365,6 +369,7 @@ def write_predictions(held_out: HeldOut, folder: Path = FOLDER) -> Path:
 
 
 def _write_table(path: Path, rows: Iterable[Sequence[Any]]) -> Path:
+    """Write rows as CSV; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
@@ -657,6 +662,8 @@ def exposed(picture: Grey, how: OvarianRecipe, random: np.random.Generator) -> G
 
 
 class _OvarianRun(TrainingRun):
+    """One training run of the classifier of ovarian frames."""
+
     CHOSEN_BY = "iteration"  # the last is kept: nothing is chosen by frames that were held out
 
     def __init__(
@@ -790,6 +797,8 @@ class OutlineBatches(Dataset[tuple[Tensor, Tensor]]):
 
 
 class _OutlineRun(RecipeRun[OutlineRecipe]):
+    """One training run of the outline network."""
+
     CHOSEN_BY = "dice"
 
     def __init__(self, data: Path, out: Path, recipe: OutlineRecipe) -> None:
@@ -821,6 +830,7 @@ class _OutlineRun(RecipeRun[OutlineRecipe]):
         return Validation({"dice": mean}, f"Dice {mean:.4f}", self.average.state_dict())
 
     def _dice(self, picture: Grey, mask: Grey) -> float:
+        """The Dice coefficient of the network's outline of a picture."""
         size = self.recipe.size
         values = normalise(enlarge(picture, size)[None], MEAN, SCALE)
         with torch.inference_mode():

@@ -484,17 +484,20 @@ def _points(card: Card) -> Iterator[str]:
 
 
 def _at(table: Any, path: str) -> Any:
+    """The value at a path of nested tables, None without one."""
     for key in path.split(">") if path else ():
         table = table.get(key) if isinstance(table, Mapping) else None
     return table
 
 
 def _cell(row: Any, key: str, digits: int) -> str:
+    """A cell of a table."""
     values = [_text(_at(row, part), digits) for part in key.split("+")]
     return "; ".join(values) if set(values) != {"–"} else "–"
 
 
 def _text(value: Any, digits: int = 3) -> str:
+    """A value of a card as text."""
     if isinstance(value, Mapping):
         return "; ".join(f"{name} {_text(part, digits)}" for name, part in value.items()) or "none"
     if isinstance(value, bool):

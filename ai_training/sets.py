@@ -122,6 +122,7 @@ def _read(path: Path, how: int) -> Grey:
 
 
 def _no_picture(path: Path) -> DataMissing:
+    """The error for a file that is no readable picture."""
     kinds = "a PNG, JPEG, GIF, BMP or DICOM picture was expected"
     return DataMissing(f"{path} is not an image that can be read: {kinds if path.is_file() else 'no file'}")
 
@@ -413,6 +414,7 @@ def read_table(where: Path) -> ImageSet:
 
 
 def _image(manifest: Path, row: dict[str, str], columns: list[str]) -> SetImage:
+    """A row of a manifest as an image. Raises DataMissing."""
     file = _first(row, FILES)
     named = frozenset((row.get("labels") or row.get("label") or "").split("|")) - {""}
     marks = {label: number(row, label, manifest) for label in columns if row[label]}
@@ -438,6 +440,7 @@ def _image(manifest: Path, row: dict[str, str], columns: list[str]) -> SetImage:
 
 
 def _first(row: Mapping[str, str], names: tuple[str, ...]) -> str:
+    """The first value that the row has among these columns, "" without any."""
     return next((row[name] for name in names if row.get(name)), "")
 
 

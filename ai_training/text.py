@@ -43,6 +43,7 @@ def without_nan(value: Any) -> Any:
 
 
 def _lines(figures: Mapping[str, Any], indent: str) -> Iterator[str]:
+    """The lines of nested figures."""
     for name, value in figures.items():
         rows = _named(value)
         title = f"{indent}{name.replace('_', ' ')}"

@@ -94,6 +94,7 @@ def _listening(host: str, port: int, *, beside: bool) -> socket.socket:
 
 
 def _tls(console: ConsoleSettings) -> ssl.SSLContext | None:
+    """The TLS settings of the server, None without TLS."""
     if console.tls is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

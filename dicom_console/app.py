@@ -122,6 +122,7 @@ def schema() -> dict[str, Any]:
 
 
 async def _ask_to_sign_in(request: Request, _error: Exception) -> Response:
+    """The answer to a request without a signed-in user: 401 for programs, else the page to sign in."""
     if request.url.path.startswith(API):
         response = _error_page(request, 401, N_("This needs a token: Authorization: Bearer …"))
         response.headers["WWW-Authenticate"] = "Bearer"
@@ -132,6 +133,7 @@ async def _ask_to_sign_in(request: Request, _error: Exception) -> Response:
 
 
 async def _of_status(request: Request, error: Exception) -> Response:
+    """The answer to an error with an HTTP status."""
     assert isinstance(error, HTTPException)
     texts = {404: N_("There is no such page."), 405: N_("There is no such page.")}
     response = _error_page(request, error.status_code, texts.get(error.status_code, error.detail))
@@ -140,10 +142,12 @@ async def _of_status(request: Request, error: Exception) -> Response:
 
 
 async def _misread(request: Request, _error: Exception) -> Response:
+    """The answer to a request that cannot be read: 400."""
     return _error_page(request, 400, N_("This address or form cannot be read."))
 
 
 async def _of_the_node(request: Request, error: Exception) -> Response:
+    """The answer to an error of the node, with the status for its kind."""
     is_api = request.url.path.startswith(API)
     if isinstance(
         error, DatabaseUnusable

@@ -235,6 +235,7 @@ def _print_hashes(card: Card) -> None:
 
 
 def _folder(models_dir: Path | None) -> Path:
+    """The folder of models that is named or configured. Raises typer.BadParameter without one."""
     from ai_pipeline.models.registry import MODELS_DIR, from_environment
 
     folder = models_dir or from_environment()
@@ -244,6 +245,7 @@ def _folder(models_dir: Path | None) -> Path:
 
 
 def _chosen(name: str) -> tuple[PipelineCard, ModelSlot]:
+    """The pipeline and the slot of this name. Raises typer.BadParameter."""
     from ai_pipeline.pipelines import slots
 
     known = slots()
@@ -267,6 +269,7 @@ def errors() -> Iterator[None]:
 
 
 def _print(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool) -> None:
+    """Print rows as JSON or as a table."""
     if as_json:
         print(json.dumps(rows))
     else:

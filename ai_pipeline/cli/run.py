@@ -72,6 +72,7 @@ class Folder:
         return written
 
     def _derived(self, stem: str, number: int, derived: DerivedImage) -> Record:
+        """Write a derived picture, as PNG or as an array; returns its entry."""
         name = f"{stem}.{derived.name}" + ("" if number < 2 else f"-{number + 1}")
         frames = derived.frames
         if frames.dtype != np.uint8 and not (frames.dtype == np.uint16 and frames.ndim == 3):  # no PNG
@@ -85,6 +86,7 @@ class Folder:
         return _entry(derived.name, self.path / name, len(frames))
 
     def _png(self, name: str, kind: str, samples: PixelArray) -> Record:
+        """Write a PNG; returns its entry."""
         path = self.path / f"{name}.png"
         Image.fromarray(np.asarray(samples)).save(path)
         return _entry(kind, path, 1)
@@ -183,6 +185,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _entry(kind: str, path: Path, frames: int) -> Record:
+    """The entry of a written picture in the record."""
     return {"kind": kind, "path": str(path), "frames": frames}
 
 
@@ -347,6 +350,7 @@ class _Runner:
         return record, True
 
     def _pipeline(self, image: SourceImage) -> Pipeline | None:
+        """The pipeline for an image, None if there is none for it."""
         from ai_pipeline.pipelines import option_faults
 
         name = _by_modality(image.header.modality) if self.pipeline == "auto" else self.pipeline
@@ -366,6 +370,7 @@ class _Runner:
         return self.made[name]
 
     def _create(self, name: str) -> Pipeline:
+        """Create a pipeline; one that explains its cleaning, if that is wanted."""
         from ai_pipeline.pipelines import create, pipeline_class
 
         if not self.explain:
@@ -426,5 +431,6 @@ def _print_record(record: Record) -> None:
 
 
 def _place(points: Sequence[Sequence[float]]) -> str:
+    """The box around points as "left,top to right,bottom"."""
     xs, ys = [x for x, _ in points], [y for _, y in points]
     return f"{min(xs):.0f},{min(ys):.0f} to {max(xs):.0f},{max(ys):.0f}"

@@ -62,6 +62,7 @@ def _restrict(rules: bytes, allowed: Iterable[tuple[Path, int]]) -> bool:
 
 
 def _allow(libc: ctypes.CDLL, ruleset: int, path: Path, access: int) -> None:
+    """Add a rule that allows access to a path, if it exists."""
     try:
         opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -176,6 +176,7 @@ class FetalHead:
         )
 
     def _model(self) -> HeadModel:
+        """The model, loaded once."""
         if self._loaded is None:
             self._loaded = HeadModel.of(find(MODEL, self._models_dir))
         return self._loaded
@@ -204,6 +205,7 @@ class FetalHead:
         return analysed
 
     def _cleaned(self, image: SourceImage, report: Progress) -> _CleanedImage:
+        """The cleaned image; without pixels, and with a note, if cleaning failed."""
         try:
             result = clean(image, report, tools=shared_tools(self._models_dir, self._device_rules))
         except CleaningFailed as failure:

@@ -398,6 +398,7 @@ def _places(file: BinaryIO, start: int) -> Iterator[tuple[int, int]]:
 
 
 def _begins_frame(file: BinaryIO, start: int, length: int) -> bool:
+    """Whether a fragment begins with the start of a code stream."""
     head = _read(file, start, min(length, 8))
     if head.startswith(_STARTS):
         return True

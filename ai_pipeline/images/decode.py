@@ -323,6 +323,7 @@ class DicomImage:
         self._last = self._whole = None
 
     def _check_frame(self, frame: int) -> None:
+        """Raise PixelError if the image has no such frame."""
         if not 0 <= frame < self.header.frames:
             raise PixelError(f"there is no frame {frame + 1} among {self.header.frames}")
 
@@ -340,6 +341,7 @@ class DicomImage:
         return halved(self.decoded(frame), self.header.bits_stored, times)
 
     def _decompressed(self, frame: int) -> PixelArray:
+        """The samples of a compressed frame."""
         header, name = PixelAttributes.of(self.dataset), self.transfer_syntax.name
         fragments, frames = self._separated(), self.header.frames
         if not self._whole_frames:
@@ -353,10 +355,12 @@ class DicomImage:
             raise CodestreamFault(f"the pixels do not decode ({name}): {error}"[:290]) from error
 
     def _separated(self) -> Fragments:
+        """The places of the frames' fragments in the file, found once."""
         self._fragments = self._fragments or Fragments.find(self.path, self.pixels_at, self.header.frames)
         return self._fragments
 
     def _native(self, frame: int) -> PixelArray:
+        """The samples of an uncompressed frame."""
         photometric = self.header.photometric
         says = colours.of_header(photometric)
         if self._has_all_chrominance():
@@ -404,6 +408,7 @@ class DicomImage:
         return named and least <= self._pixels_length() <= least * (1 + MOST_PADDING)
 
     def _pixels_length(self) -> int:
+        """The length of Pixel Data in bytes."""
         pixels = pydicom.dcmread(self.path, specific_tags=["PixelData"], defer_size=1024)
         return getattr(pixels.get_item("PixelData", keep_deferred=True), "length", 0)
 
@@ -525,6 +530,7 @@ _DAMAGE = (
 
 @contextmanager
 def _as_pixel_error(what: str) -> Iterator[None]:
+    """A scope that raises PixelError for every fault of the image."""
     try:
         yield
     except PixelError:

@@ -129,6 +129,7 @@ class Decoder:
         return _Memory(size)
 
     def _started(self) -> socket.socket:
+        """The socket to the process, which is started unless it runs."""
         if self._control is not None and self._process is not None and self._process.poll() is None:
             return self._control
         self._end()
@@ -155,6 +156,7 @@ class Decoder:
         return control
 
     def _end(self) -> None:
+        """End the process, if it runs."""
         control, process = self._control, self._process
         self._control = self._process = None
         if self._kept is not None:

@@ -121,6 +121,7 @@ def _only_compute(parent: int) -> bool:
 
 
 def _answer(file: int, decoders: Mapping[str, Decode], parent: int) -> None:
+    """Decode the frame in shared memory, and write there its samples, or why it cannot be decoded."""
     memory = mmap.mmap(file, 0, mmap.MAP_SHARED | mmap.MAP_POPULATE)
     _only_compute(parent)
     name, size, length = HEAD.unpack(memory[: HEAD.size])

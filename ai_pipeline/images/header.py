@@ -287,6 +287,7 @@ def _spacing(rows: float | None, columns: float | None) -> tuple[float, float] |
 
 
 def _attributes(dataset: Dataset, syntax: UID) -> dict[str, str]:
+    """The values that a pipeline gets as text, by keyword."""
     found = {keyword: "\\".join(_values(dataset, keyword)) for keyword in COPIED}
     for keyword in ("AnatomicRegionSequence", "ViewCodeSequence"):
         for item in _items(dataset, keyword)[:1]:
@@ -317,6 +318,7 @@ def _regions(dataset: Dataset) -> tuple[UltrasoundRegion, ...]:
 
 
 def _items(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
+    """The items of a sequence, none if it is missing or faulty."""
     value = value_of(dataset, keyword)
     return value if isinstance(value, Items) else []
 
@@ -333,6 +335,7 @@ def _region_spacing(item: Dataset) -> tuple[float, float] | None:
 
 
 def _positive(dataset: Dataset, keyword: str) -> int:
+    """A whole number of the Image Pixel module that is at least 1. Raises HeaderError."""
     value = whole(value_of(dataset, keyword), least=-LARGEST_WHOLE)
     if value is None:
         state = "missing: this is no image" if is_empty(dataset, keyword) else "not a number"
@@ -343,7 +346,7 @@ def _positive(dataset: Dataset, keyword: str) -> int:
 
 
 def _required(dataset: Dataset, keyword: str) -> int:
-    """A number of the Image Pixel module that has to be there."""
+    """A whole number of the Image Pixel module. Raises HeaderError if it is missing."""
     value = whole(value_of(dataset, keyword), most=0xFFFF)
     if value is None:
         tag = BaseTag(tag_for_keyword(keyword) or 0)

@@ -201,6 +201,8 @@ def _placed(findings: Sequence[Finding]) -> list[tuple[Finding, Region]]:
 
 @dataclass(frozen=True, slots=True)
 class _LabelledPicture:
+    """A picture on which boxes, lines and captions are drawn."""
+
     image: Image.Image
     font: Font
     letters: int
@@ -217,10 +219,12 @@ class _LabelledPicture:
 
     @property
     def line_width(self) -> int:
+        """The width of drawn lines in pixels."""
         return max(1, round(self.letters / 7))
 
     @property
     def line_height(self) -> int:
+        """The height of a line of text in pixels."""
         return round(self.letters * 1.3)
 
     def mark(self, findings: Sequence[Finding], measurements: Sequence[Measurement]) -> None:
@@ -324,6 +328,7 @@ class _LabelledPicture:
 
 
 def _in(colour: Colour, texts: Iterable[str]) -> list[tuple[str, Colour]]:
+    """The texts, each with this colour."""
     return [(text, colour) for text in texts]
 
 
@@ -347,10 +352,12 @@ def wrapped(text: str, font: Font, room: float) -> list[str]:
 
 
 def _models(models: Iterable[ModelRef]) -> str:
+    """A line that names the models."""
     return f"Model: {', '.join(sorted({f'{model.id} {model.version}' for model in models}))}"
 
 
 def _rgb(display: Picture) -> Picture:
+    """The picture in RGB."""
     return display if display.ndim == 3 else np.repeat(display[:, :, None], 3, axis=2)
 
 
@@ -494,6 +501,7 @@ def _filled(
     results: Sequence[str],
     foot: Sequence[str],
 ) -> _Page:
+    """A page with all its content."""
     wide = isinstance(shown, PagePicture) and shown.size[0] > WIDE * shown.size[1]
     page = _Page(SHORT_SIDE, LONG_SIDE) if wide else _Page(LONG_SIDE, SHORT_SIDE)
     top, bottom = page.head(title, head), page.foot(foot)
@@ -516,6 +524,7 @@ def drawable(text: str) -> bool:
 
 
 def _is_drawn(letter: str) -> bool:
+    """Whether the font has this letter."""
     return letter in _DRAWN_BESIDES or any(ord(letter) in letters for letters in _DRAWN)
 
 
@@ -602,12 +611,14 @@ class _Page:
         return found
 
     def _lines(self, text: str, room: int, size: int = LETTERS) -> list[str]:
+        """The lines of a text in this room, with "?" for letters that the font lacks."""
         line = " ".join(unicodedata.normalize("NFC", text).split())
         return wrapped("".join(one if _is_drawn(one) else "?" for one in line), _font(size), room)
 
     def _write(
         self, lines: Sequence[str], colour: tuple[int, int, int], left: int, top: int, size: int = LETTERS
     ) -> int:
+        """Write lines one below the other; returns the row below them."""
         ascent, _ = _font(size).getmetrics()
         for line in lines:
             self._draw.text((left, top), line, fill=colour, font=_font(size))
@@ -616,11 +627,13 @@ class _Page:
         return top
 
     def _frame(self, box: PixelBox) -> None:
+        """Draw a frame around a box."""
         left, top, right, bottom = box
         self._draw.rectangle((left, top, right - 1, bottom - 1), outline=EDGE)
         self.layout.frames.append(box)
 
     def _rule(self, row: int) -> int:
+        """Draw a line across the page; returns its row."""
         self._draw.line([(MARGIN, row), (self.width - MARGIN, row)], fill=EDGE)
         self.layout.rules.append(row)
         return row

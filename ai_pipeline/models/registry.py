@@ -62,6 +62,7 @@ def network_input(image: Grey, wanted: Input) -> tuple[Floats, Affine]:
 
 
 def _imagenet(image: Grey, wanted: Input) -> tuple[Grey, Affine]:
+    """The image resized and cut as for networks trained on ImageNet, and the map source → cut image."""
     rows, columns = image.shape
     edge = math.floor(wanted.size / wanted.crop)
     shorter = min(rows, columns)
@@ -406,6 +407,7 @@ def verify(card: Card) -> None:
 
 @lru_cache(maxsize=100)
 def _check(weights: Weights, _changed_at: int) -> None:
+    """Check a file of weights; cached until the file changes. Raises CardError."""
     read(weights)
 
 
@@ -462,6 +464,8 @@ def _parsed(path: Path, data: bytes) -> tuple[dict[str, Any], _CardFile]:
 
 
 class _CardTable(BaseModel):
+    """Base of the tables in a card: unknown keys are mistakes."""
+
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
 
@@ -475,6 +479,7 @@ class _WeightsTable(_CardTable):
 
     @model_validator(mode="after")
     def _is_a_name(self) -> Self:
+        """Refuse a file or package that is not a plain name."""
         if self.package is not None and not self.package.isidentifier():
             raise ValueError(f"package must be the name of an installed package, not {self.package!r}")
         if self.package is None and Path(self.file).name != self.file:
@@ -493,10 +498,14 @@ class _WeightsTable(_CardTable):
 
 
 class _CalibrationTable(_CardTable):
+    """The calibration of a label in a card."""
+
     calibrated: bool
 
 
 class _CardFile(_CardTable):
+    """The content of a card's file."""
+
     id: str
     version: str
     task: str

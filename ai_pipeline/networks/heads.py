@@ -263,6 +263,7 @@ class Ellipse:
         return np.asarray((2 * along / self.long) ** 2 + (2 * beside / self.short) ** 2 <= 1, np.bool_)
 
     def _at(self, angle: float) -> Point:
+        """The point of the ellipse at an angle."""
         along, beside = math.cos(angle) * self.long / 2, math.sin(angle) * self.short / 2
         cos, sin = math.cos(self.turn), math.sin(self.turn)
         return self.x + along * cos - beside * sin, self.y + along * sin + beside * cos

@@ -269,6 +269,7 @@ class _CleanedFrame:
 
     @property
     def lesion_is_there(self) -> bool:
+        """Whether cleaning has left most of the lesion."""
         # Share of the outline that may be filled: calipers and their lines take less.
         return self.filled <= 0.1
 
@@ -373,9 +374,11 @@ class Ovarian:
         )
 
     def _card(self) -> Card:
+        """The card of the classifier."""
         return self._given or (self._networks[0].card if self._networks else find(MODEL, self._models_dir))
 
     def _models(self) -> tuple[OvarianClassifier, Outliner, PixelGate]:
+        """The networks, loaded once."""
         if self._networks is None:
             card = self._card()
             classifier = OvarianClassifier(card)
@@ -434,6 +437,7 @@ class Ovarian:
         outline: LesionOutline,
         options: OvarianOptions,
     ) -> list[DerivedImage]:
+        """The mask of the lesion as a picture, if it is shown."""
         outlined = next((one for one in found if one.regions and not one.research_only), None)
         if outline.mask is None or outlined is None or not options.outlines:
             return []
@@ -451,6 +455,7 @@ class Ovarian:
 
 
 def _notes(image: SourceImage, found: Sequence[Finding], frame: _CleanedFrame) -> list[QualityNote]:
+    """Notes on how far to trust the result of a frame."""
     present = any(finding.decision is Decision.PRESENT for finding in found)
     note = UNSURE_NOTE if found else "The cleaned picture does not look like an ultrasound frame of an ovary"
     if not frame.lesion_is_there:

@@ -112,6 +112,7 @@ class Command(_Program):
     card = COMMAND
 
     def _lacking(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+        """The options of the command that this machine cannot fulfil."""
         wanted = CommandOptions.of(options)
         if shutil.which(wanted.command[0], path=os.defpath) is None:
             yield "command", f"{wanted.command[0]} is no program on this machine"
@@ -119,6 +120,7 @@ class Command(_Program):
             yield "network", "cannot be taken from a program on this machine: true lets it have it"
 
     def _prepare(self, folders: Exchange, options: Mapping[str, object]) -> tuple[ProgramRun, str]:
+        """The run of the command, and the SHA-256 of its files."""
         wanted = CommandOptions.of(options)
         words = wanted.command
         places = {"{input}": str(folders.input), "{output}": str(folders.output)}
@@ -146,11 +148,13 @@ class Container(_Program):
     card = CONTAINER
 
     def _lacking(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+        """The options of the container that this machine cannot fulfil."""
         engine = ContainerOptions.of(options).engine
         if not container.engine(engine):
             yield "engine", f"{engine or ' or '.join(container.ENGINES)} is not installed on this machine"
 
     def _prepare(self, folders: Exchange, options: Mapping[str, object]) -> tuple[ProgramRun, str]:
+        """The run of the container, and the id of its image."""
         wanted = ContainerOptions.of(options)
         engine = container.engine(wanted.engine)
         image_id = container.image_id(engine, wanted.image)
@@ -176,6 +180,7 @@ class Container(_Program):
 
 
 def _filled(word: str, places: Mapping[str, str]) -> str:
+    """A word of a command with its placeholders replaced."""
     for placeholder, place in places.items():
         word = word.replace(placeholder, place)
     return word
@@ -265,6 +270,8 @@ def findings_in(data: bytes, images: Sequence[SourceImage], model: ModelRef) -> 
 def _finding(
     number: int, given: AnswerFinding, headers: Mapping[str, ImageHeader], model: ModelRef
 ) -> Finding:
+    """The finding with this number in a program's answer. Raises ProgramFailed."""
+
     def refused(why: str) -> ProgramFailed:
         return ProgramFailed(f"findings.json: findings.{number}: {why}")
 
@@ -299,6 +306,7 @@ def _finding(
 
 
 def _region(given: AnswerRegion) -> Region:
+    """A region of a program's answer. Raises ValueError."""
     region = Region(given.type, tuple(given.points), given.origin)
     left, top, right, bottom = region.bounds
     if right - left < 1 or bottom - top < 1:
@@ -307,4 +315,5 @@ def _region(given: AnswerRegion) -> Region:
 
 
 def _code(given: AnswerCode) -> Code:
+    """A code of a program's answer."""
     return Code(given.value, given.scheme, given.meaning)

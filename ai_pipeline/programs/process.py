@@ -134,6 +134,7 @@ def can_leave_network() -> bool:
 
 
 def _judge(run: ProgramRun, answer: bytes) -> None:
+    """Raise ProgramFailed unless the program succeeded, as its supervisor says."""
     try:
         ended = json.loads(answer)["ended"]
     except (ValueError, KeyError, TypeError):

@@ -49,6 +49,7 @@ def main() -> int:
 
 
 def _ended(run: Mapping[str, Any]) -> int | str:
+    """Run the program; returns its exit status, or the limit that ended it."""
     # Orphans become our children: nothing that the program starts can outlive us unseen.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if run["offline"] and not leave_network():
@@ -121,6 +122,7 @@ def leave_network() -> bool:
 
 
 def _leave(namespace: int) -> bool:
+    """Leave a namespace of the kernel; returns whether the kernel allowed it."""
     libc = ctypes.CDLL(None)
     return bool(libc.unshare(namespace) == 0 or libc.unshare(_NEW_USER | namespace) == 0)
 
@@ -193,6 +195,7 @@ def _memory_mib(pid: int) -> float:
 
 
 def _wrote_too_much(*folders: str) -> bool:
+    """Whether the files below these folders are too many or too large."""
     sizes = []
     for folder in folders:
         for entry in entries(folder):

@@ -302,6 +302,7 @@ def recall(found: npt.NDArray[np.float64], marks: npt.NDArray[np.float64], weigh
 
 
 def _counted(frame: MarkedFrame, mask: Mask | None) -> MarkCounts:
+    """The counts of one way of masking on one frame; ``mask``: None if the node refused the frame."""
     refused, owners = mask is None, frame.owners
     mask = np.zeros(owners.shape, np.bool_) if mask is None else mask
     found, there = np.zeros((2, len(MarkClass)))
@@ -569,6 +570,7 @@ def evaluate_cleaning(
 
 
 def _outcome(frame: MarkedContent, tools: Tools, policy: CleaningPolicy) -> FrameOutcome:
+    """Clean a frame, and judge the result."""
     began = time.perf_counter()
     try:
         cleaned = clean(frame.source, lambda _share, _what: None, policy=policy, tools=tools)
@@ -654,6 +656,7 @@ def summary(outcomes: Sequence[FrameOutcome], policy: CleaningPolicy, tools: Too
 
 
 def _row(frames: Sequence[FrameOutcome], contents: set[Content]) -> dict[str, Any]:
+    """The figures of these kinds of content over all frames."""
     own = [[one for one in frame.objects if one.content in contents] for frame in frames]
     pixels = np.array([sum(one.pixels for one in objects) for objects in own], np.float64)
     removed = np.array([sum(one.removed for one in objects) for objects in own], np.float64)
@@ -811,6 +814,7 @@ def squares_of(picture: BurnIn) -> list[tuple[slice, slice]]:
 
 
 def _summary(mask: str, found: Sequence[MeasuredPicture]) -> Iterator[dict[str, Any]]:
+    """The figures of each way of filling with this kind of mask."""
     weights = patient_weights([one.frame for one in found])
     real = np.stack([one.truth for one in found])
     names = found[0].values
@@ -829,6 +833,7 @@ def _summary(mask: str, found: Sequence[MeasuredPicture]) -> Iterator[dict[str, 
 
 
 def _by_figure(values: npt.NDArray[np.float64], weights: Floats) -> dict[str, Any]:
+    """The mean of each figure, with its interval."""
     return {figure: mean_interval(values[:, k], weights).as_list(6) for k, figure in enumerate(FIGURES)}
 
 
@@ -840,6 +845,7 @@ def _percentiles(values: npt.NDArray[np.float64]) -> list[float]:
 def _features(
     perception: Perception, picture: Picture, squares: list[tuple[slice, slice]]
 ) -> npt.NDArray[np.float32]:
+    """The features of squares of a picture, for KID."""
     cuts = [picture[square] for square in squares]
     padded = [np.pad(cut, ((0, SIDE - cut.shape[0]), (0, SIDE - cut.shape[1]), (0, 0))) for cut in cuts]
     with torch.inference_mode():

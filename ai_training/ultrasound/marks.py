@@ -87,6 +87,7 @@ class MarkFinderGraph(nn.Module):
 
 
 def _block(before: int, after: int) -> nn.Sequential:
+    """Two layers of a convolution."""
     return nn.Sequential(
         nn.Conv2d(before, after, 3, padding=1, bias=False),
         nn.BatchNorm2d(after),
@@ -161,6 +162,7 @@ class MarkBatches(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(stacked), torch.from_numpy(np.stack(targets).astype(np.int64))
 
     def _picture(self, random: np.random.Generator, seed: tuple[int, ...]) -> tuple[Picture, Targets]:
+        """A random picture with its targets, real or synthetic."""
         if self._real and random.random() < self._mix.real:
             return self._real[int(random.integers(len(self._real)))].sample()
         part = self._frames[int(random.integers(len(self._frames)))].read(self._data)
@@ -408,6 +410,8 @@ def torch_finder(network: MarkNetwork) -> MarkFinder:
 
 
 class _MarkRun(RecipeRun[MarkRecipe]):
+    """One training run of the mark detector."""
+
     CHOSEN_BY = "choice"
 
     def __init__(self, data: Path, out: Path, recipe: MarkRecipe) -> None:

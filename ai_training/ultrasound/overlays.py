@@ -85,6 +85,7 @@ class Canvas:
         return self.clean.shape[1], self.clean.shape[0]
 
     def blank(self) -> Alpha:
+        """An empty stencil of the picture's size."""
         return np.zeros(self.clean.shape[:2], np.uint8)
 
     def sketch(self, *strokes: tuple[Any, ...]) -> Alpha:
@@ -173,6 +174,7 @@ def date_text(random: Random, form: str, first_year: int = 1940, last_year: int 
 
 
 def time_text(random: Random) -> str:
+    """A time of day in a random form."""
     hour, minute, second = (int(random.integers(top)) for top in (24, 60, 60))
     forms = (
         f"{hour:02}:{minute:02}:{second:02}",
@@ -241,6 +243,7 @@ def settings(random: Random, lines: int) -> list[str]:
 
 
 def acoustic_output(random: Random) -> str:
+    """A text about acoustic output, such as "MI 1.2"."""
     first, second = random.integers(0, 20, 2) / 10
     forms = (f"MI {first:.1f}", f"TIs {first:.1f}", f"TIb {second:.1f}", f"MI:{first:.1f} TIs:{second:.1f}")
     return one(random, forms)
@@ -268,6 +271,7 @@ def measurement(random: Random) -> str:
 
 
 def hospital(random: Random, korean: bool) -> str:
+    """An invented name of a hospital."""
     return one(random, VOCABULARY["korean_hospitals"] if korean else VOCABULARY["hospitals"])
 
 
@@ -281,6 +285,7 @@ class Face:
 
     @property
     def is_stroked(self) -> bool:
+        """Whether the font is drawn as strokes."""
         return not self.path
 
 
@@ -302,6 +307,7 @@ class Hand:
     angle: float = 0.0
 
     def sized(self, size: float) -> Hand:
+        """The same style at another size."""
         return replace(self, size=max(6, round(size)))
 
 
@@ -370,6 +376,7 @@ def extent(text: str, hand: Hand) -> tuple[int, int]:
 
 
 def _typeset(text: str, hand: Hand, size: int, outline: int) -> Alpha:
+    """The stencil of a text in an outline font."""
     # Letters' height, not em: a font's em is about 1.4 times its capitals.
     font = _font(hand.face.path, round(size * 1.35))
     left, top, right, bottom = font.getbbox(text, stroke_width=1)
@@ -381,6 +388,7 @@ def _typeset(text: str, hand: Hand, size: int, outline: int) -> Alpha:
 
 
 def _plotted(text: str, name: str, size: int, smooth: bool) -> Alpha:
+    """The stencil of a text in a plotter font."""
     # The height of a capital in the units of the Hershey fonts.
     scale = size / 21.0
     strokes = [
@@ -410,6 +418,7 @@ def _plotted(text: str, name: str, size: int, smooth: bool) -> Alpha:
 
 
 def _turned(alpha: Alpha, angle: float) -> Alpha:
+    """The stencil turned by an angle in degrees."""
     if angle % 90 == 0:
         return np.ascontiguousarray(np.rot90(alpha, round(angle / 90)))
     rows, columns = alpha.shape
@@ -421,6 +430,7 @@ def _turned(alpha: Alpha, angle: float) -> Alpha:
 
 
 def _placed(canvas: Canvas, patch: Alpha, left: int, top: int) -> Alpha:
+    """The stencil at a place of a canvas."""
     shift = np.array([[1, 0, left], [0, 1, top]], np.float32)
     return np.asarray(cv2.warpAffine(patch, shift, canvas.size, flags=cv2.INTER_NEAREST), np.uint8)
 
@@ -633,15 +643,18 @@ def hand_cursor(canvas: Canvas, place: Point, size: int) -> Alpha:
 
 
 def mouse_cursor(canvas: Canvas, place: Point, size: int) -> Alpha:
+    """A cursor in the shape of an arrow."""
     shape = np.array([(0, 0), (0, 16), (4, 12), (7, 18), (9, 17), (6, 11), (11, 11)]) * size / 18 + place
     return canvas.sketch((cv2.fillPoly, [_whole(shape)], 255))
 
 
 def _at(point: Points) -> Point:
+    """A point on whole pixels."""
     return round(float(point[0])), round(float(point[1]))
 
 
 def _direction(angle: float) -> Points:
+    """The unit vector of an angle."""
     return np.array([np.cos(angle), np.sin(angle)])
 
 
@@ -752,6 +765,7 @@ def lone_glyphs(canvas: Canvas, random: Random, family: StyleFamily) -> None:
 
 
 def arrows(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
+    """Draw one to three arrows."""
     ink = colour(random)
     for _ in range(int(random.integers(1, 4))):
         length = int(random.uniform(0.03, 0.12) * min(canvas.size)) + 5
@@ -760,6 +774,7 @@ def arrows(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
 
 
 def cursor(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
+    """Draw one cursor or more."""
     size = int(random.integers(12, 26))
     drawer = hand_cursor if random.random() < 0.6 else mouse_cursor
     for _ in range(1 if random.random() < 0.7 else int(random.integers(2, 9))):
@@ -973,6 +988,7 @@ DRAWERS: tuple[tuple[Callable[[Canvas, Random, StyleFamily], None], float], ...]
 def _trace(
     canvas: Canvas, random: Random, points: Points, ink: Colour, kind: MarkClass = MarkClass.CALIPER
 ) -> None:
+    """Draw a dotted line through points."""
     gap, dot = float(random.choice([2, 3, 4, 4, 6, 8])), int(random.choice([1, 1, 2, 3]))
     alpha = dotted_path(canvas, points, max(gap, dot + 1.0), dot, bool(random.random() < 0.5))
     meaning = Meaning.MEASUREMENT if kind is MarkClass.CALIPER else Meaning.ORIENTATION
@@ -985,6 +1001,7 @@ def _arm(canvas: Canvas, random: Random) -> int:
 
 
 def _place(canvas: Canvas, random: Random, low: float, high: float) -> tuple[int, int]:
+    """A random point, between ``low`` and ``high`` of each side."""
     columns, rows = canvas.size
     return int(random.uniform(low, high) * columns), int(random.uniform(low, high) * rows)
 
@@ -1036,10 +1053,12 @@ class Storing:
     whole_chroma: bool
 
     def scaled(self, picture: Picture) -> Picture:
+        """The picture at the stored size."""
         size = tuple(round(side * self.factor) for side in (picture.shape[1], picture.shape[0]))
         return np.asarray(cv2.resize(picture, size, interpolation=self.interpolation), np.uint8)
 
     def compressed(self, picture: Picture) -> Picture:
+        """The picture after JPEG, if it is stored so."""
         if self.quality is None:
             return picture
         sampling = (
@@ -1129,6 +1148,7 @@ class Page:
     korean: bool
 
     def write(self, token: Token, place: tuple[int, int], hand: Hand, *, right: bool = False) -> None:
+        """Write one token at a place."""
         text, meaning = token
         self.canvas.burn(write(self.canvas, text, place, hand, right=right), MarkClass.TEXT, meaning, text)
 
@@ -1194,10 +1214,12 @@ def _bottom_strip(page: Page) -> None:
 
 
 def _top_left_stack(page: Page) -> None:
+    """The patient's data below one another in the upper left corner."""
     _stack(page, patient_tokens(page), (6, 6))
 
 
 def _centred_heading(page: Page) -> None:
+    """A few of the patient's data, centred at the top."""
     row = int(page.random.integers(2, 12))
     for token in patient_tokens(page)[: int(page.random.integers(1, 4))]:
         look = _fitting(page.hand, token[0], page.columns - 8)
@@ -1377,6 +1399,7 @@ class BurnIn:
 
     @property
     def mask(self) -> npt.NDArray[np.uint8]:
+        """The drawn pixels: 255, all others 0."""
         return np.where(self.owners > 0, 255, 0).astype(np.uint8)
 
     @property

@@ -114,6 +114,7 @@ def decibels(amplitudes: Singles) -> Singles:
 
 
 def _spread(part: Singles, axial: float, lateral: float) -> Singles:
+    """The picture blurred by a point spread function."""
     return np.asarray(cv2.GaussianBlur(part, (0, 0), lateral, sigmaY=axial), np.float32)
 
 
@@ -244,6 +245,7 @@ def _even_squares(picture: Singles) -> list[tuple[slice, slice]]:
 
 
 def _gradient(picture: Singles) -> Singles:
+    """How steep each pixel's surroundings are."""
     smooth = cv2.GaussianBlur(picture, (0, 0), 1.0)
     across, down = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
     return np.asarray(np.hypot(across, down), np.float32)
@@ -322,4 +324,5 @@ def _noise(made: Filter, pictures: Sequence[Singles], weights: Any, report: Repo
 
 
 def _mean(values: npt.ArrayLike, weights: Any) -> list[float]:
+    """The mean with its interval."""
     return mean_interval(np.asarray(values, np.float64), weights).as_list()

@@ -117,6 +117,7 @@ def check_message(message: bytes) -> None:
 
 
 def _check(element: Element) -> None:
+    """Raise FaultyMessage if an element or its children violate the schema."""
     allowed = _CONTENTS.get(element.tag)
     if allowed is None:
         raise FaultyMessage("an element that the schema does not have")
@@ -166,10 +167,12 @@ class _AuditedAs:
 
 
 def _accessed(action: str) -> _AuditedAs:
+    """How access to objects is audited."""
     return _AuditedAs(_DCM.DICOMInstancesAccessed, action)
 
 
 def _alert(kind: Code, of: str) -> _AuditedAs:
+    """How a security alert of this kind is audited."""
     return _AuditedAs(_DCM.SecurityAlert, "E", kind, of=of)
 
 
@@ -330,6 +333,7 @@ def _alert_subject(root: Element, row: AuditRow, kind: _AuditedAs, source: Audit
 def _object(
     root: Element, name: str, role: str, of: Code, details: Mapping[str, Any], *, person: bool = False
 ) -> None:
+    """Add a participant object, such as a study or a patient."""
     found = SubElement(
         root,
         "ParticipantObjectIdentification",
@@ -348,6 +352,7 @@ def _object(
 
 
 def _code(parent: Element, name: str, code: Code) -> None:
+    """Add a coded value as a child element."""
     words = {"csd-code": code.value, "codeSystemName": code.scheme_designator, "originalText": code.meaning}
     SubElement(parent, name, words)
 
@@ -417,6 +422,7 @@ def _last_event(session: Session) -> int | None:
 
 
 def _records(session: Session, settings: Settings, found: Sequence[EventRow]) -> Iterator[AuditRow]:
+    """The audit records of these events."""
     sent: dict[tuple[int | None, str], AuditRow] = {}
     for event in found:
         row = AuditRow(

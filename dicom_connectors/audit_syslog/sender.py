@@ -55,6 +55,7 @@ def send(settings: AuditSettings, frames: Sequence[bytes]) -> None:
 
 
 def _send_datagrams(place: tuple[str, int], frames: Sequence[bytes]) -> None:
+    """Send frames by UDP."""
     family, kind, _, _, address = socket.getaddrinfo(*place, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind) as sender:
         for one in frames:
@@ -64,6 +65,7 @@ def _send_datagrams(place: tuple[str, int], frames: Sequence[bytes]) -> None:
 def _send_stream(
     settings: AuditSettings, place: tuple[str, int], frames: Sequence[bytes], connections: Connections
 ) -> None:
+    """Send frames over TLS."""
     context = ssl.create_default_context(cafile=settings.authorities)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if settings.certificate:
@@ -108,6 +110,7 @@ class _Tls:
                 pass
 
     def _finish(self, step: Callable[[], _T]) -> _T:
+        """Repeat a step of TLS until it has the bytes that it needs."""
         while True:
             try:
                 result = step()
@@ -166,6 +169,7 @@ class AuditSender:
             pass
 
     def _note_own_events(self) -> None:
+        """Add audit records for new events."""
         with self._database.read() as session:
             found = new_records(session, self._settings)
         if found:
@@ -173,6 +177,7 @@ class AuditSender:
                 session.add_all(found)
 
     def _send_some(self) -> int:
+        """Send the next records; returns how many."""
         waiting = self._waiting()
         if not waiting:
             return 0
@@ -213,6 +218,7 @@ class AuditSender:
         return framed
 
     def _note_faulty(self, faults: Mapping[int, str]) -> None:
+        """Record an event for each record of which no message can be made."""
         if not faults:
             return
         with self._database.write() as session:
@@ -221,6 +227,7 @@ class AuditSender:
         self._faulty |= faults.keys()
 
     def _note_failure(self, error: OSError) -> None:
+        """Wait longer before the next try; the first failure is an event."""
         self._failures += 1
         wait = wait_before_retry(self._failures, self._settings.outbox)
         self._next_at = time.monotonic() + wait.total_seconds()

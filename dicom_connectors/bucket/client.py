@@ -66,6 +66,7 @@ class S3Bucket:
         self._ask_size(key, file)
 
     def _ask_size(self, key: str, file: Path) -> None:
+        """Raise StoreAway unless the stored object has the size of the file."""
         if self.size(key) != file.stat().st_size:
             raise StoreAway("the object store shows another size than was put")
 

@@ -129,6 +129,7 @@ def _stored(answer: Dataset, uid: str) -> SendReport:
 
 
 def _failure(failed: Dataset) -> SendReport:
+    """The report for an object that the server names as failed."""
     if reason := failed.get("FailureReason"):
         return store_report(int(reason))
     return SendReport(SendStatus.REFUSED, "HTTP 409", "refused without a reason")
@@ -192,6 +193,7 @@ class DicomwebArchive(DicomwebDestination):
         return Retrieved(RetrieveStatus.ABSENT, 0, "the peer sent nothing of this study")
 
     def _failure(self, error: requests.RequestException, taken: int) -> Retrieved:
+        """The outcome of a failed retrieval."""
         if status_of(error) == 404:
             return Retrieved(RetrieveStatus.ABSENT, text="the peer has no such study")
         report = self._problem(error)

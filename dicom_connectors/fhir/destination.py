@@ -131,6 +131,7 @@ class FhirDestination(HttpDestination):
         return [self._with_observations(FiledReport(one)) for one in self._found("DiagnosticReport", *uids)]
 
     def _with_observations(self, filed: FiledReport) -> FiledReport:
+        """The report with its Observations that this node made."""
         observations = [one for place in filed.results for one in self._read(place)]
         return replace(filed, observations=[one for one in observations if filed.owns(one)])
 
@@ -167,6 +168,7 @@ class FhirDestination(HttpDestination):
         return [one for one in _resources(answer, kind) if not {*uids}.isdisjoint(uids_of(one))]
 
     def _resource(self, place: str, **search: str) -> Any:
+        """The JSON at an address of the server. Raises requests.RequestException."""
         answer = self._session.get(f"{self._url}/{place}", params=search, timeout=self._timeout)
         answer.raise_for_status()
         return answer.json()
@@ -231,6 +233,7 @@ def _resources(answer: Any, kind: str) -> list[Resource]:
 
 
 def _is_of(patient: Resource, system: str, value: str) -> bool:
+    """Whether the patient has this identifier."""
     identifiers = patient.get("identifier") or ()
     return any((one.get("system"), one.get("value")) == (system, value) for one in identifiers)
 

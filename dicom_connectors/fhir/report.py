@@ -107,6 +107,7 @@ def patient_reference(identifier: Resource, found: str = "") -> Resource:
 
 
 def _universal(document: Dataset) -> str:
+    """The system URI of the patient's issuer in the document, "" without one."""
     for item in document.get("IssuerOfPatientIDQualifiersSequence") or ():
         prefix = _URIS.get(str(item.get("UniversalEntityIDType") or ""))
         named = str(item.get("UniversalEntityID") or "")
@@ -147,6 +148,7 @@ def _value(kind: type[DA] | type[TM], document: Dataset, keyword: str) -> Any:
 
 
 def _offset(document: Dataset) -> timezone | None:
+    """The time zone that the document states, None without one."""
     return zone_of(str(document.get("TimezoneOffsetFromUTC") or ""))
 
 
@@ -351,6 +353,7 @@ class ReportTransaction:
         return [study, *devices.values(), *observations], report
 
     def _report(self, subject: Resource, study: Resource, results: Sequence[Resource]) -> Resource:
+        """The DiagnosticReport, with its results."""
         codes = [*self._procedures(), _IMAGING_STUDY]
         accession = str(self._document.get("AccessionNumber") or "")
         order = {
@@ -392,6 +395,7 @@ class ReportTransaction:
 
     @property
     def _when(self) -> str:
+        """The time of the study."""
         return date_time(self._document, "StudyDate", "StudyTime")
 
     def _procedures(self) -> list[Resource]:
@@ -413,6 +417,7 @@ class ReportTransaction:
         ]
 
     def _devices(self) -> Iterator[tuple[str, Resource]]:
+        """A Device for each model, by the model's name and version."""
         for name, version, uid in self._models:
             yield (
                 f"{name} {version}",
@@ -452,6 +457,7 @@ class ReportTransaction:
             )
 
     def _finding(self, finding: StatedFinding) -> Resource:
+        """The elements of an Observation on a finding."""
         code, display = _INTERPRETATIONS[finding.decision]
         meaning = {"system": f"{_HL7}/v3-ObservationInterpretation", "code": code, "display": display}
         return {
@@ -469,6 +475,7 @@ class ReportTransaction:
         }
 
     def _measurement(self, number: StatedNumber) -> Resource:
+        """The elements of an Observation on a measurement."""
         of_fetus = f", fetus {number.fetus}" if number.fetus else ""
         fetus = derived_uid("fhir fetus", str(self._document.StudyInstanceUID), number.fetus)
         value, scheme = number.code
@@ -504,6 +511,7 @@ class ReportTransaction:
 
 
 def _quantity(value: str, unit: str) -> Resource:
+    """A Quantity in UCUM."""
     return {"value": float(value), "unit": unit, "system": UNITS, "code": unit}
 
 

@@ -33,12 +33,14 @@ class FhirPeer(Section):
     @model_validator(mode="before")
     @classmethod
     def _gets_reports(cls, given: Any) -> Any:
+        """Let a FHIR peer get reports by default."""
         if isinstance(given, dict) and given.get("transport") == "fhir":
             return {"results": (ResultKind.SR,), **given}
         return given
 
     @model_validator(mode="after")
     def _gets_reports_only(self) -> Self:
+        """Refuse keys that do not fit a FHIR server."""
         peer = cast("PeerSettings", self)
         if peer.transport != "fhir":
             return self

@@ -102,6 +102,7 @@ class Hl7Destination(PeerCaller):
         return [Check("connection", True, f"{how} in {took}; nothing was sent")]
 
     def _send(self, item: Outgoing) -> SendReport:
+        """Send the message of one object."""
         reports = [
             SentReport(one.path, one.rule)
             for one in (item, *item.former)
@@ -124,6 +125,7 @@ class Hl7Destination(PeerCaller):
                 return self._unreachable(error)
 
     def _exchange(self, connection: socket.socket, message: bytes, number: str) -> SendReport:
+        """Send a message, and wait for its acknowledgement."""
         try:
             connection.sendall(_START + message + _END)
             block = _answer(connection)
@@ -136,6 +138,7 @@ class Hl7Destination(PeerCaller):
         return CUT_OFF if self._connections.timed_out else block
 
     def _context(self, item: Outgoing) -> MessageContext:
+        """Sender, receiver and site fields of a message on this object."""
         url = self._settings.console.url.rstrip("/")
         return MessageContext(
             sender=self._settings.node.ae_title,
@@ -146,7 +149,7 @@ class Hl7Destination(PeerCaller):
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[socket.socket]:
-        """A connection, after the handshake of TLS where the peer has it. Raises OSError."""
+        """A scope with a connection, after the TLS handshake if the peer has TLS. Raises OSError."""
         host, port = self._peer.host, self._peer.port
         if self._connections.closed or port is None:
             raise OSError("not tried")
@@ -162,6 +165,7 @@ class Hl7Destination(PeerCaller):
             yield connection
 
     def _wrapped(self, raw: socket.socket, host: str) -> socket.socket:
+        """The connection under TLS, if the peer has it."""
         if not self._peer.tls:
             return raw
         context = client_tls(self._settings)

@@ -111,16 +111,19 @@ def escaped(text: str) -> str:
 
 @cache
 def _string() -> Any:
+    """The string type of the HL7 library, imported when it is used."""
     from hl7apy.v2_5_1 import ST
 
     return ST
 
 
 def _joined(component: Component) -> str:
+    """A component as text, its subcomponents with & between them."""
     return escaped(component) if isinstance(component, str) else "&".join(map(escaped, component)).rstrip("&")
 
 
 def _fill(target: Any, segment: SegmentFields) -> None:
+    """Copy the fields of a segment to the library's segment."""
     for number, repetitions in sorted(segment.fields.items()):
         for components in repetitions:
             if text := "^".join(components).rstrip("^"):
@@ -242,6 +245,7 @@ def _reason(note: Dataset) -> SegmentFields:
 
 
 def _header(document: Dataset, context: MessageContext) -> SegmentFields:
+    """MSH: the header of the message."""
     header = SegmentFields("MSH")
     header.put(3, context.sender)
     header.put(5, context.receiver)
@@ -302,7 +306,7 @@ def _order(
     changed_by: Dataset,
     number: int = 1,
 ) -> list[SegmentFields]:
-    """ORC and OBR. Placer and filler order number stand in both (4.5.1.2).
+    """The segments ORC and OBR; placer and filler order number are in both (4.5.1.2).
 
     The filler order number is one for each study and rule: a newer report of the rule replaces the older one,
     and never that of another rule. ``changed_by``: the document whose time is that of the status (OBR-22).
@@ -326,6 +330,7 @@ def _order(
 
 
 def _procedure(document: Dataset) -> tuple[str, str, str]:
+    """The procedure of the study: code, meaning and coding system."""
     for item in document.get("ProcedureCodeSequence") or ():
         if value := _value(item, "CodeValue"):
             return value, _value(item, "CodeMeaning"), _scheme(_value(item, "CodingSchemeDesignator"))
@@ -342,6 +347,7 @@ def _finding(stated: StatedFinding) -> list[SegmentFields]:
 
 
 def _number(stated: StatedNumber) -> list[SegmentFields]:
+    """Rows for a measurement."""
     row = _row("NM", _quantity(stated), format(Decimal(repr(stated.value)), "f"))
     unit, of_scheme = stated.unit
     row.put(6, unit, unit, _scheme(of_scheme))
@@ -385,6 +391,7 @@ def _row(kind: str, concepts_of: Sequence[Code], *value: str) -> SegmentFields:
 
 
 def _coded(concept: Code) -> tuple[str, str, str]:
+    """Code, meaning and coding system of a concept."""
     return str(concept.value), str(concept.meaning), _scheme(str(concept.scheme_designator))
 
 

@@ -143,6 +143,7 @@ class Gatherer:
         return done
 
     def _gather(self, rule: NotificationSettings, behind: int | None) -> int:
+        """Write the notification that is due for one rule; returns how many."""
         # The conditions that notify by it, by the name of their rule for studies.
         conditions = {
             one.name: [condition for condition in one.then if rule.name in condition.notify]

@@ -63,6 +63,7 @@ class MailSettings(Section):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
+        """Refuse a mail server without the keys that it needs."""
         if self.host and not self.sender:
             raise ValueError("sender is missing: the address that our e-mail comes from")
         if self.username and self.security == "none":
@@ -97,12 +98,14 @@ class NotificationSettings(Section):
     @field_validator("url")
     @classmethod
     def _is_an_address(cls, url: SecretStr) -> SecretStr:
+        """Refuse a URL of another form."""
         if (given := url.get_secret_value()) and not re.match(r"https?://[^/\s@]+", given):
             raise ValueError("must begin with https:// or http:// and a host, without user and password")
         return url
 
     @model_validator(mode="after")
     def _says_to_whom(self) -> Self:
+        """Refuse a notification without a receiver, or with two kinds of them."""
         if bool(self.to) == bool(self.url.get_secret_value()):
             raise ValueError("give either to (e-mail) or url (webhook)")
         if self.token.get_secret_value() and self.to:
@@ -123,7 +126,7 @@ class NotificationsPart(Section):
 
     @property
     def watched_findings(self) -> Mapping[str, Sequence[str]]:
-        """Findings that are waited for, by the key that names them."""
+        """The findings that notifications wait for, by the key of the setting."""
         ours = [one for one in self.notifications if one.findings]
         further = {f"notifications.{one.name}.findings": one.findings for one in ours}
         return {**cast("Settings", super()).watched_findings, **further}

@@ -81,6 +81,7 @@ class OidcConsole(Section):
 
     @model_validator(mode="after")
     def _needs_https_url(self) -> Self:
+        """Refuse a console address to which the provider cannot safely send browsers back."""
         if self.oidc and not is_safe(cast("ConsoleSettings", self).url):
             raise ValueError("oidc sends browsers back to url: set it to the console's address with https://")
         return self

@@ -133,6 +133,7 @@ def _derived(secret: str, purpose: str) -> str:
 
 
 def _configured(settings: Settings) -> OidcSettings:
+    """The settings of the provider. Raises NotFound without them."""
     if not (oidc := part(settings.console, OidcConsole).oidc):
         raise NotFound("There is no such page.")
     return oidc
@@ -214,6 +215,7 @@ def _json(session: BoundedSession, oidc: OidcSettings, address: str, token: str 
 
 
 def _small(answer: requests.Response) -> dict[str, Any]:
+    """The JSON object in an answer of limited size. Raises ValueError."""
     if len(answer.content) > _LARGEST:
         raise ValueError("the answer is too long")
     found = answer.json()

@@ -43,4 +43,5 @@ def metrics(session: Session) -> Iterator[Gauge]:
 
 
 def _section(settings: Settings) -> TelemetrySettings:
+    """The settings of this connector."""
     return part(settings, TracesPart).telemetry

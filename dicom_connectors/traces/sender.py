@@ -199,6 +199,7 @@ def _deliveries(
 def _last_event(
     session: Session, study: Study, numbers: Sequence[int], since: datetime, until: datetime
 ) -> datetime | None:
+    """The time of the study's last event with one of these numbers; None without any."""
     between = EventRow.at.between(since, until)
     chosen = select(func.max(EventRow.at)).where(EventRow.study_id == study.id, between)
     return session.scalar(chosen.where(EventRow.number.in_(numbers)))
@@ -259,6 +260,7 @@ def send(settings: TelemetrySettings, body: bytes) -> CollectorAnswer:
 
 
 def _span(trace_id: str, span: StudySpan) -> Span:
+    """A span in OpenTelemetry's form."""
     status = Status.STATUS_CODE_ERROR if span.failed else Status.STATUS_CODE_UNSET
     return Span(
         trace_id=bytes.fromhex(trace_id),
@@ -274,6 +276,7 @@ def _span(trace_id: str, span: StudySpan) -> Span:
 
 
 def _attributes(values: Mapping[str, str | int]) -> list[KeyValue]:
+    """Attributes in OpenTelemetry's form, without empty ones."""
     return [
         KeyValue(
             key=key, value=AnyValue(string_value=one) if isinstance(one, str) else AnyValue(int_value=one)
@@ -361,6 +364,7 @@ class TraceSender:
         return [_EndedStudy(number, trace_ids[number], since, until) for number, until, _, since in rows]
 
     def _send(self, ended: Sequence[_EndedStudy]) -> CollectorAnswer:
+        """Send the traces of these studies."""
         with self._database.read() as session:
             traces = {
                 one.trace_id: spans_of(session, session.get_one(Study, one.study_id), one.since, one.until)
@@ -387,6 +391,7 @@ class TraceSender:
         self._next_at = time.monotonic() + wait
 
     def _note(self, session: Session, ended: Sequence[_EndedStudy], *, dropped: int) -> None:
+        """Store until when the traces of these studies are done."""
         for one in ended:
             values = {"until": one.until, "dropped": StudyTrace.dropped + dropped}
             session.execute(update(StudyTrace).where(StudyTrace.study_id == one.study_id).values(values))

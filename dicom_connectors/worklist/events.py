@@ -97,6 +97,7 @@ class UpsEvents:
                 yield channel
 
     def _request(self, host: str) -> dict[str, str]:
+        """The headers of the request for a WebSocket."""
         headers = {"": f"GET {self._url.path}/subscribers/{self._title} HTTP/1.1", "Host": host}
         if self._peer.username:
             login = f"{self._peer.username}:{self._peer.password.get_secret_value()}"
@@ -160,11 +161,13 @@ class _Channel:
         return first & 0x0F, payload
 
     def _send(self, kind: int, payload: bytes) -> None:
+        """Send a frame, masked as a client must."""
         mask = os.urandom(4)
         masked = bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload[:125]))
         self._line.sendall(bytes([0x80 | kind, 0x80 | len(masked)]) + mask + masked)
 
     def _more(self) -> None:
+        """Read more bytes. Raises ConnectionError at the end."""
         piece = self._line.recv(MAXIMUM_MESSAGE)
         if not piece:
             raise ConnectionError("ended")

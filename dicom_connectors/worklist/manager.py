@@ -137,6 +137,7 @@ def _is_done(code: int | None) -> bool:
 
 
 def _meaning(code: int | None) -> ChangeStatus:
+    """What a DIMSE status means for a change."""
     if _is_done(code):
         return ChangeStatus.DONE
     if code is None or code in _LATER:
@@ -147,10 +148,12 @@ def _meaning(code: int | None) -> ChangeStatus:
 
 
 def _contexts() -> list[Any]:
+    """The presentation contexts of UPS Pull."""
     return [build_context(PULL, _SYNTAXES)]
 
 
 def _question(**keys: str) -> Dataset:
+    """The identifier of a search with these keys."""
     question = Dataset()
     for keyword in KEYS:
         setattr(question, keyword, [] if keyword.endswith("Sequence") else "")
@@ -205,10 +208,12 @@ class UpsRsManager(HttpCaller):
         return self._checked("UPS-RS", ask)
 
     def _search(self, state: ProcedureStepState, **keys: str) -> list[Dataset]:
+        """Search for items in a state."""
         wanted = {"ProcedureStepState": state.value, **keys, "includefield": "all", "limit": str(MOST_ITEMS)}
         return _datasets(self._call("GET", "", params=wanted))[:MOST_ITEMS]
 
     def _read(self, uid: str) -> Dataset | None:
+        """An item's attributes, None if it does not exist."""
         try:
             found = _datasets(self._call("GET", f"/{uid}"))
         except requests.HTTPError as error:
@@ -218,6 +223,7 @@ class UpsRsManager(HttpCaller):
         return found[0] if found else None
 
     def _change(self, method: str, path: str, changes: Dataset) -> ChangeAnswer:
+        """Send a change; returns the answer."""
         try:
             with self._connections.within(self._outbox.answer_seconds):
                 answer = self._call(method, path, json=[changes.to_json_dict()])
@@ -259,6 +265,7 @@ def _datasets(answer: requests.Response) -> list[Dataset]:
 
 
 def _dataset(row: Any) -> Dataset | None:
+    """A data set from DICOM JSON, None if it is faulty."""
     with quiet_pydicom():
         try:
             return Dataset.from_json(row)

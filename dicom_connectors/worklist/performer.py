@@ -265,6 +265,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         return None
 
     def _pass(self, session: Session, uid: str, why: str) -> None:
+        """Record that an item is not accepted, once for the same reason."""
         if self._passed.get(uid) != why:
             if len(self._passed) >= _MOST_PASSED:
                 self._passed.clear()
@@ -361,10 +362,12 @@ class Worklist(Lane[ClaimedWorkitem]):
         return answer
 
     def _state(self, manager: WorklistManager, row: ClaimedWorkitem) -> str:
+        """The state of the item at the manager, "" if it is gone."""
         given = manager.read(row.workitem_uid)
         return "" if given is None else ups.state_of(given)
 
     def _status(self, row: ClaimedWorkitem) -> _ItemStatus:
+        """How far a claimed item is."""
         with self._database.read() as session:
             study = fetches.present_studies(session, [row.study_instance_uid]).get(row.study_instance_uid)
             if row.cancel_asked:
@@ -402,6 +405,7 @@ class Worklist(Lane[ClaimedWorkitem]):
             known.urgent = True
 
     def _decide(self, row: ClaimedWorkitem, standing: _ItemStatus) -> None:
+        """Store the outcome of an item, which is reported next."""
         now = utc_now()
         outcome = standing.outcome.value if standing.outcome else ""
         values = {"outcome": outcome, "reason": standing.reason, "decided_at": now, "next_at": now}
@@ -410,6 +414,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         self._move(row, WORKITEM_DECIDED, attempts=0, **values)
 
     def _final(self, row: ClaimedWorkitem, outcome: ProcedureStepState) -> Dataset:
+        """The attributes for the final state of an item."""
         station, work = self._settings.node.ae_title, ups.parse_work(row.work)
         times = (row.began_at, row.decided_at or utc_now())
         if outcome is ProcedureStepState.CANCELED:
@@ -417,6 +422,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         return ups.completed(row.study_instance_uid, self._outputs(row), work, station, *times)
 
     def _outputs(self, row: ClaimedWorkitem) -> list[Output]:
+        """The results of an item, by series, with the peers that have them."""
         with self._database.read() as session:
             study = fetches.present_studies(session, [row.study_instance_uid]).get(row.study_instance_uid)
             found = requested.delivered_series(session, study.id) if study is not None else {}
@@ -436,6 +442,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         return outputs
 
     def _lose(self, row: ClaimedWorkitem, reason: str) -> None:
+        """Mark an item as lost, and stop the work on its study."""
         self._stop_study(row)
         self._move(row, WORKITEM_LOST, reason=reason[:255], ended_at=utc_now())
 
@@ -461,6 +468,7 @@ class Worklist(Lane[ClaimedWorkitem]):
             settle_study(session, study.id)
 
     def _move(self, row: ClaimedWorkitem, event: EventType, **values: object) -> None:
+        """Change the state of an item, unless another process did."""
         with self._database.write() as session:
             current = session.get_one(ClaimedWorkitem, row.id)
             if current.state is row.state:  # else the lease ended, and another process moved it
@@ -517,6 +525,7 @@ def _of_input(fetch: Fetch | None, row: ClaimedWorkitem) -> _ItemStatus:
 
 
 def _of_study(session: Session, study: Study) -> _ItemStatus:
+    """The status of an item by the state of its study."""
     if study.state in _ENDS:
         return _cancelled(_ENDS[study.state])
     if study.state is StudyState.DELIVERED:
@@ -530,6 +539,7 @@ def _of_study(session: Session, study: Study) -> _ItemStatus:
 
 
 def _cancelled(reason: CancelReason) -> _ItemStatus:
+    """The status of an item that is to be cancelled for this reason."""
     return _ItemStatus(outcome=ProcedureStepState.CANCELED, reason=reason.value)
 
 
@@ -570,10 +580,12 @@ class Cancellations:
                 return
 
     def _claimed(self) -> set[str]:
+        """The UIDs of the claimed items."""
         with self._database.read() as session:
             return requested.claimed_items(session, self._peer.name)
 
     def _note(self, uid: str) -> None:
+        """Record a request to cancel an item."""
         with self._database.write() as session:
             for row in requested.items_to_cancel(session, self._peer.name, uid):
                 row.cancel_asked, row.next_at = True, utc_now()

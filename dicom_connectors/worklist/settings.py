@@ -29,6 +29,7 @@ class WorklistPeer(Section):
 
     @model_validator(mode="after")
     def _can_have_work(self) -> Self:
+        """Refuse keys that do not fit a worklist manager."""
         peer = cast("PeerSettings", self)
         if not self.worklist:
             return self

@@ -197,6 +197,7 @@ def parse_work(texts: Iterable[str]) -> list[Code]:
 
 
 def _read(dataset: Dataset, uid: str) -> Workitem | None:
+    """Read a work item. Raises ValueError."""
     if not _is_uid(uid):
         return None
     inputs = _items(dataset, "InputInformationSequence")
@@ -232,6 +233,7 @@ def _sources(item: Dataset) -> Iterator[str]:
 
 
 def _coded(dataset: Dataset, keyword: str) -> Iterator[Code]:
+    """The codes in a sequence, as far as they are valid."""
     from pydicom.sr.coding import Code
 
     for item in _items(dataset, keyword)[:_MOST_CODES]:
@@ -241,6 +243,7 @@ def _coded(dataset: Dataset, keyword: str) -> Iterator[Code]:
 
 
 def _items(dataset: Dataset, keyword: str) -> list[Dataset]:
+    """The items of a sequence, within a limit. Raises ValueError."""
     found = list(dataset.get(keyword) or ())
     if len(found) > MOST_INPUTS:
         raise ValueError("more items than are read")
@@ -285,6 +288,7 @@ def _output(study_instance_uid: str, output: Output) -> Dataset:
 
 
 def _with(**values: Any) -> Dataset:
+    """A data set with these values."""
     made = Dataset()
     for keyword, value in values.items():
         setattr(made, keyword, value)
@@ -292,6 +296,7 @@ def _with(**values: Any) -> Dataset:
 
 
 def _code(code: Code) -> Dataset:
+    """An item with a code."""
     return _with(
         CodeValue=code.value, CodingSchemeDesignator=code.scheme_designator, CodeMeaning=code.meaning
     )

@@ -101,6 +101,7 @@ def _further() -> dict[str, str]:
 
 
 def _shown(content: Mapping[str, Any], *, name: str, version: int) -> View:
+    """The content of the form's page for a peer."""
     rest = {key: value for key, value in content.items() if key not in _FIELDS}
     return {
         "peer": {key: content.get(key, "") for key in _FIELDS},

@@ -140,6 +140,7 @@ def _kinds(pipeline: str) -> dict[Place, type]:
 
 
 def _leaves(content: Mapping[str, Any]) -> Iterator[tuple[Place, Any]]:
+    """The place and value of each key, also in ``when`` and ``options``."""
     for key, value in content.items():
         if key in ("when", "options") and isinstance(value, Mapping):
             yield from (((key, inner), item) for inner, item in value.items())
@@ -164,6 +165,7 @@ def _shown(place: Place, kind: type | None, value: Any) -> list[str] | None:
 
 
 def _written(value: Any) -> str:
+    """A value as text in a field."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
@@ -191,6 +193,7 @@ def _read(kind: type, text: str) -> Any:
 
 
 def _number(kind: type, text: str) -> Any:
+    """A number in a field. Raises ValueError with a remedy."""
     try:
         return kind(text)
     except ValueError:
@@ -198,6 +201,7 @@ def _number(kind: type, text: str) -> Any:
 
 
 def _put(content: dict[str, Any], place: Place, value: Any) -> None:
+    """Set the value at a place of nested tables."""
     for key in place[:-1]:
         content = content.setdefault(key, {})
     content[place[-1]] = value
@@ -255,6 +259,7 @@ def page(settings: Settings, form: Form, name: str, error: FaultyInput | None) -
 
 
 def _field(key: str, label: str, example: str, form: Form, **more: Any) -> View:
+    """One field of the form, as its template needs it."""
     return {
         "key": key,
         "label": label,
@@ -266,6 +271,7 @@ def _field(key: str, label: str, example: str, form: Form, **more: Any) -> View:
 
 
 def _limit(key: str, label: str, form: Form) -> View:
+    """A field for a limit, with its default."""
     usual = f"{RuleSettings.model_fields[key].get_default():g}"
     note = N_("left empty: no limit") if usual == "0" else N_("left empty: as shown; 0: no limit")
     return _field(key, label, usual, form, note=note)

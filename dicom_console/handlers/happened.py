@@ -68,6 +68,7 @@ def list_events(
 
 @faces.page_of(list_events)
 def _events_page(request: ConsoleRequest, found: Row) -> Response:
+    """The page of events."""
     names = ("at", "minutes", "peer", "number", "words", "problems")
     return request.page(
         "events.html",
@@ -88,6 +89,7 @@ def show(request: CurrentRequest, days: Annotated[int, Query(ge=1, le=91)] = 7) 
 
 @faces.page_of(show)
 def _trends_page(request: ConsoleRequest, found: Activity) -> Response:
+    """The page of trends."""
     charts = [
         chart(N_("Studies received"), "", "bars", found.hours, [found.received]),
         chart(N_("From the last image to the delivery"), "s", "lines", found.times, found.turnaround),

@@ -83,6 +83,7 @@ def _find_and_note(request: ConsoleRequest, which: PictureKind, number: int) -> 
 
 
 def _frame(request: ConsoleRequest, template: str, shown: Shown, frame: int, **values: Any) -> Response:
+    """The page of one frame, with links to the others. Raises NotFound."""
     audit.note_sight(request.site.database, request.person, shown.study)
     frames = pictures.frames(shown)
     if not 1 <= frame <= frames:

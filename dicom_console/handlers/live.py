@@ -85,6 +85,7 @@ async def live(request: CurrentRequest) -> Response:
 
 
 async def _messages(request: ConsoleRequest, streams: Live) -> AsyncIterator[str]:
+    """The messages of one stream, until the session or the console ends."""
     shown, checked_at = "", time.monotonic()
     database, idle = request.site.database, request.settings.console.idle_minutes
     with streams.place(request.token):

@@ -43,12 +43,14 @@ def delete(request: CurrentRequest, number: Number) -> Response:
 
 
 def _list(request: ConsoleRequest, after: int | None, about: dict[str, str]) -> Response:
+    """One page of the list of patients."""
     audit.note_list(request.site.database, request.person, "patients")
     rows, more = request.read(patients.patients, about.get("patient", ""), after)
     return request.page("patients.html", rows=rows, more=more, first=after is None, about=about)
 
 
 def _page(request: ConsoleRequest, number: int, deleted: list[View] | None = None) -> Response:
+    """The page of a patient. ``deleted``: the outcome of a deletion just done."""
     patient = request.read(patients.show, request.settings, number)
     for study in patient["studies"]:
         audit.note_sight(request.site.database, request.person, study["id"])

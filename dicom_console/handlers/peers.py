@@ -83,6 +83,7 @@ def show(request: CurrentRequest) -> Response:
 
 @faces.page_of(test_peer)
 def _page(request: ConsoleRequest, checks: list[Row] | None) -> Response:
+    """The page of a peer. ``checks``: the results of a test just done."""
     name = request.http.path_params["name"]
     return request.page(
         "peer.html",
@@ -122,8 +123,10 @@ def save(request: CurrentRequest) -> Response:
 
 
 def _form_again(request: ConsoleRequest, name: str, status: int, **shown: object) -> Response:
+    """The form with the values that were sent, and what is wrong with them."""
     return request.page("peer_form.html", status, **peer_form.as_given(request.fields(), name) | shown)
 
 
 def _since() -> datetime:
+    """The beginning of the days that pages about callers cover."""
     return datetime.now(UTC) - timedelta(days=directory.DAYS)

@@ -83,6 +83,7 @@ def save_rule(request: CurrentRequest, number: Number, rule: Annotated[NewRule, 
 
 @faces.page_of(show)
 def _review_page(request: ConsoleRequest, review: Row) -> Response:
+    """The page of one review."""
     return _form(request, review, [list(map(str, box)) for box in review["drawn"]])
 
 

@@ -154,6 +154,7 @@ def file(name: str, request: CurrentRequest) -> Response:
 def _sign_in_form(
     request: CurrentRequest, token: str, problem: str = "", status: int = 200, name: str = ""
 ) -> Response:
+    """The page to sign in."""
     ways = any(way.is_configured(request.settings) for way in every("sign_in"))
     return request.page(
         "sign_in.html",
@@ -167,6 +168,7 @@ def _sign_in_form(
 
 
 def _elsewhere(request: CurrentRequest, error: RequestRefused | None = None) -> Response:
+    """The page about signing in with an account of the hospital. ``error``: why it failed."""
     refusals = {SignInRefused: 403, NotFound: 404, NoneType: 200}
     return request.page("sign_in_elsewhere.html", refusals.get(type(error), 503), problem=str(error or ""))
 
@@ -180,6 +182,7 @@ def _sign_in_connector(request: CurrentRequest) -> Any:
 
 
 def _oidc_cookie(request: CurrentRequest) -> str:
+    """The name of the cookie for a sign-in under way."""
     return f"{request.site.cookie}-oidc"
 
 
@@ -259,6 +262,7 @@ def show_audit(
 
 
 def _page(request: ConsoleRequest, problem: str = "", given: dict[str, str] | None = None) -> Response:
+    """The page of the users. ``given``: the fields of a form to correct."""
     return request.page(
         "users.html",
         400 if problem else 200,
@@ -273,6 +277,7 @@ def _page(request: ConsoleRequest, problem: str = "", given: dict[str, str] | No
 
 
 def _role(word: str) -> UserRole:
+    """The role of this name. Raises FaultyInput."""
     try:
         return UserRole(word)
     except ValueError as error:

@@ -59,6 +59,7 @@ async def store(request: CurrentRequest, study: str = "") -> Response:
 
 
 def _so_far(stow: StowRequest) -> str:
+    """A sentence on how many objects of the request are stored."""
     return f"{stow.stored} objects that came before are stored."
 
 
@@ -170,6 +171,7 @@ class _OnePart:
 
 
 async def _read(request: ConsoleRequest, parts: PartReader | _OnePart) -> None:
+    """Read the body and pass its parts on."""
     block = bytearray()
     async for piece in request.http.stream():
         block += piece

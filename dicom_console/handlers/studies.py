@@ -144,6 +144,7 @@ def _links(viewers: Mapping[str, str], study: Row) -> dict[str, str]:
 
 @faces.page_of(show)
 def _study_page(request: ConsoleRequest, study: Row) -> Response:
+    """The page of one study."""
     had = {sent["destination"] for row in study["results"] for sent in row["deliveries"]}
     takers = _takers(request.settings)
     further = [name for name in takers if name not in had and study["withdrawn"] != "all"]
@@ -229,6 +230,7 @@ def release(request: CurrentRequest, number: Number) -> Response:
 
 
 def _takers(settings: Settings) -> list[str]:
+    """The names of the peers that accept results."""
     return [one.name for one in settings.peers if "receive" in one.may and one.results]
 
 
@@ -244,5 +246,6 @@ def _searched_for(request: ConsoleRequest) -> dict[str, str]:
 
 
 def _found(request: ConsoleRequest, wanted: Search, after: int | None) -> Studies:
+    """One page of the studies of a search; the audit notes that the person sees it."""
     rows, more = request.read(search.search, wanted, after)
     return Studies(studies=[Row(**row) for row in rows], next=more)

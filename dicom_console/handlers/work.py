@@ -49,6 +49,7 @@ list_jobs = faces.list_of(JOBS)
 
 @faces.page_of(list_jobs)
 def _jobs_page(request: ConsoleRequest, found: Any) -> Response:
+    """The page of jobs."""
     named = request.read(listing.named, found.jobs)
     return request.list_page(JOBS, found, named=named, stuck=request.read(stuck_jobs), states=list(JobState))
 
@@ -73,6 +74,7 @@ list_deliveries = faces.list_of(OUTBOX)
 
 @faces.page_of(list_deliveries)
 def _outbox_page(request: ConsoleRequest, found: Any) -> Response:
+    """The page of deliveries."""
     return request.list_page(
         OUTBOX,
         found,
@@ -107,6 +109,7 @@ faces.verb_of(OUTBOX, "discard", _TO_OUTBOX)
 
 
 def _destination(request: ConsoleRequest) -> str:
+    """The destination in the form; "" for all."""
     return request.text("destination")[:64]
 
 
@@ -124,6 +127,7 @@ list_fetches = faces.list_of(FETCHES)
 
 @faces.page_of(list_fetches)
 def _fetches_page(request: ConsoleRequest, found: Any) -> Response:
+    """The page of fetches."""
     return request.list_page(
         FETCHES,
         found,
@@ -171,6 +175,7 @@ list_notifications = faces.list_of(NOTIFICATIONS)
 
 
 def _notifications_page(request: ConsoleRequest, found: Any, tested: View | None = None) -> Response:
+    """The page of notifications. ``tested``: the outcome of a test just done."""
     configured = queues.notifiers(request.settings)
     return request.list_page(NOTIFICATIONS, found, configured=configured, tested=tested)
 

@@ -77,6 +77,7 @@ def _callers(session: Session, numbers: list[int], *called: str) -> list[View]:
 
 
 def _shown(peer: PeerSettings) -> View:
+    """A peer as lists show it, without secrets."""
     row: dict[str, Any] = peer.model_dump(mode="json", exclude=set(_SECRET))
     place = f"{row['host']}:{row['port']}" if row["host"] and row["port"] else row["host"]
     return {

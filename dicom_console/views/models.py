@@ -80,6 +80,7 @@ def history(settings: Settings) -> list[View]:
 
 
 def _row(card: Card, used: Mapping[str, str]) -> View:
+    """A model card as lists show it."""
     return {
         "name": card.name,
         "id": card.id,

@@ -85,6 +85,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
 
 
 def _study(session: Session, number: int) -> Study:
+    """The study with this number, if it has a Patient ID. Raises NotFound."""
     study = session.get(Study, number)
     if study is None or not study.patient_id:
         raise NotFound("there is no such study, or it has no Patient ID")
@@ -92,6 +93,7 @@ def _study(session: Session, number: int) -> Study:
 
 
 def _same(study: Study) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """SQL conditions for studies of the same patient: Patient ID and issuer."""
     return (
         Study.patient_id == study.patient_id,
         Study.issuer_of_patient_id == study.issuer_of_patient_id,
@@ -99,6 +101,7 @@ def _same(study: Study) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
 
 
 def _rows(session: Session, ids: Sequence[str]) -> list[View]:
+    """The patients with these IDs, as lists show them."""
     patient = Study.patient_id, Study.issuer_of_patient_id
     chosen = select(*patient, func.max(Study.id), func.count(), func.max(Study.last_received_at))
     chosen = chosen.where(Study.patient_id.in_(ids)).group_by(*patient).order_by(*patient)

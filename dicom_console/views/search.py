@@ -183,6 +183,7 @@ def remarked(session: Session, rows: Sequence[View]) -> list[View]:
 
 
 def _conditions(session: Session, wanted: Search) -> Iterator[ColumnElement[bool]]:
+    """The SQL conditions of a search."""
     # In SQLite LIKE makes no difference of case and so uses no index: there it is a range of code points.
     in_sqlite = session.get_bind().dialect.name == "sqlite"
     for column, text in ((Study.patient_id, wanted.patient), (Study.accession_number, wanted.accession)):

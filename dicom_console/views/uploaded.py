@@ -48,6 +48,7 @@ def show(session: Session, number: int) -> View:
 
 
 def _brief(row: AuditRow) -> View:
+    """One upload as lists show it."""
     counted = {key: row.fields.get(key, 0) for key in ("objects", "refused")}
     return {"number": row.id, **columns(row, "at", "actor"), **counted}
 
@@ -65,6 +66,7 @@ def _became_of(received: list[ReceivedObject]) -> View:
 
 
 def _studies(session: Session, numbers: list[int]) -> list[View]:
+    """The studies of an upload, with their progress."""
     shown = views.numbered_studies(session, select(Study).where(Study.id.in_(numbers)).order_by(Study.id))
     rows = search.remarked(session, [{"id": number, **row} for number, row in shown.items()])
     named = listing.named(session, rows)

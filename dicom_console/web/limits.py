@@ -252,6 +252,7 @@ class TimedProtocol(H11Protocol):
             self._end_after(min(now, earned), BODY_SECONDS)
 
     def _end_after(self, credited: float, seconds: float) -> None:
+        """Set the timer. ``credited``: the time up to which the client has earned more time."""
         if self._timer is None:
             self._since = self.loop.time()
         self._stop_timer()
@@ -278,6 +279,7 @@ class TimedProtocol(H11Protocol):
         return self.cycle is not None and self.cycle.more_body and not self.cycle.response_complete
 
     def _end(self) -> None:
+        """End the connection, unless the client has earned more time meanwhile."""
         if self.flow.read_paused and not self._waits_for_reader:  # what came is not read yet
             self._end_after(self.loop.time(), BODY_SECONDS)
         elif self._waits_for_reader and self._is_taken:
@@ -286,6 +288,7 @@ class TimedProtocol(H11Protocol):
             self._cut()
 
     def _cut(self) -> None:
+        """Cut the connection; a request without an answer gets a short one first."""
         self._stop_timer()
         if self.cycle is not None and not self.cycle.response_started:
             self.transport.write(_TOO_SLOW)
@@ -311,9 +314,11 @@ class TimedProtocol(H11Protocol):
 
     @property
     def _address(self) -> str:
+        """The address of the client, "" if unknown."""
         return self.client[0] if self.client else ""
 
     def _stop_timer(self) -> None:
+        """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -306,6 +306,7 @@ def retained_by(dataset: Dataset) -> frozenset[Retained]:
 
 
 def _methods(dataset: Dataset) -> set[tuple[object, object]]:
+    """Value and scheme of the codes in De-identification Method Code Sequence (0012,0064)."""
     items = dataset.get("DeidentificationMethodCodeSequence") or []
     if isinstance(items, (str, bytes)):
         return set()
@@ -410,6 +411,9 @@ _State = TypeVar("_State", bound=StrEnum)
 def _table(
     *rows: tuple[Iterable[_State], EventType, _State],
 ) -> Mapping[tuple[_State, EventType], _State]:
+    """A life cycle as a table (state, event) → state. ``rows``: states, an event, and the state
+    that follows.
+    """
     return {(state, event): to for states, event, to in rows for state in sorted(states)}
 
 

@@ -202,6 +202,7 @@ class Child:
         self._thread.join(grace_seconds + 5)
 
     def _keep_alive(self) -> None:
+        """Run the process, and start it again when it ends, until it is to stop."""
         wait = _FIRST_WAIT
         while not self._stopping.is_set():
             started = time.monotonic()
@@ -219,6 +220,7 @@ class Child:
             wait = min(2 * wait, _LONGEST_WAIT)
 
     def _run_once(self) -> int:
+        """Run the process until it ends; returns its exit status."""
         process = self._process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,

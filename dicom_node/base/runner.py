@@ -80,6 +80,7 @@ class Lane(ABC, Generic[Row]):
         return done
 
     def _next(self) -> Row | None:
+        """The next due row, None without one."""
         due = select(self.table).where(*self.waits(), has_come(self.table.next_at, utc_now()))
         with self._database.read() as session:
             if row := session.scalar(due.order_by(*self.order()).limit(1)):
@@ -87,6 +88,7 @@ class Lane(ABC, Generic[Row]):
         return row
 
     def _try(self, row: Row, stop: threading.Event) -> Outcome:
+        """Try a row and store the outcome; an exception is stored as a defect and raised again."""
         tries = row.attempts + 1
         try:
             outcome = self.work(row, stop)

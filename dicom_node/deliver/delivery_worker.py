@@ -127,6 +127,7 @@ def give_up_requests(database: Database, settings: Settings) -> None:
 
 
 def _enter(session: Session, settings: Settings, report: WaitingReport) -> None:
+    """Apply one storage commitment report to the deliveries that it names."""
     commitment = _locked(session, report.transaction_uid)
     asked = commitment.destination if commitment is not None else None
     peer = next((one for one in settings.peers if one.name == asked), None)
@@ -150,6 +151,7 @@ def _enter(session: Session, settings: Settings, report: WaitingReport) -> None:
 
 
 def _locked(session: Session, transaction_uid: str) -> Commitment | None:
+    """The commitment request with this Transaction UID, locked; None if there is none."""
     return session.scalar(
         select(Commitment).where(Commitment.transaction_uid == transaction_uid).with_for_update()
     )
@@ -285,6 +287,7 @@ class DeliveryWorker:
         self._routes = {peer.name: self._route(peer) for peer in settings.peers if "receive" in peer.may}
 
     def _route(self, peer: PeerSettings) -> Route:
+        """A new route to this peer, with an owner's name of its own."""
         owner = f"{self._owner[:56]}/{next(_NUMBERS)}"
         return Route(self._database, self._settings, peer, owner, self._lease_seconds, self._open)
 
@@ -460,6 +463,7 @@ class Route:
         return len(batch)
 
     def _work(self, to_send: Sequence[scu.Outgoing], to_ask: Sequence[scu.Outgoing]) -> None:
+        """Send and query these deliveries, and record what came of it."""
         try:
             to_send, to_ask = self._fetched(to_send), self._fetched(to_ask)
         except StoreAway as away:
@@ -678,15 +682,18 @@ class Route:
                 self._record_hung(session, list(answers), "query")
 
     def _moves(self, session: Session) -> outbox.Moves:
+        """The state changes for deliveries to this peer."""
         return outbox.Moves(session, self.peer, self._settings.outbox, utc_now())
 
     def _claimed(self, session: Session, delivery: Delivery) -> scu.Outgoing:
+        """A claimed delivery as an object to send, with former versions that the peer may have."""
         result = delivery.result
         revises = result is not None and (result.supersedes or result.kind is ResultKind.REJECTION)
         former = deliveries.former_of(session, result, self.peer.name) if result and revises else []
         return replace(self._outgoing(delivery), former=tuple(map(self._outgoing, former)))
 
     def _outgoing(self, delivery: Delivery) -> scu.Outgoing:
+        """The object of a delivery, as it is sent."""
         item, result = delivery.item, delivery.result
         return scu.Outgoing(
             sop_class_uid=item.sop_class_uid,
@@ -706,6 +713,7 @@ class Route:
         )
 
     def _record_hung(self, session: Session, batch: Sequence[scu.Outgoing], doing: str) -> None:
+        """Record an event that the peer hung at these objects."""
         record(
             session,
             DESTINATION_HUNG,

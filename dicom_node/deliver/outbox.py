@@ -116,6 +116,7 @@ def fault(item: scu.Outgoing, peer: PeerSettings) -> str:
 
 
 def _header(path: Path) -> Dataset | None:
+    """The attributes that the last check reads; None if the file cannot be read."""
     try:
         return dcmread(path, specific_tags=_READ, stop_before_pixels=True)
     except (OSError, InvalidDicomError):
@@ -299,6 +300,7 @@ class Moves:
             self._count_refusal(delivery, f"{reason:04X}", failure_text(reason))
 
     def _confirmed(self, delivery: Delivery, *, reason: str, queries: int) -> None:
+        """Mark the delivery as confirmed."""
         self._move(
             delivery,
             events.DELIVERY_CONFIRMED,
@@ -322,6 +324,7 @@ class Moves:
         )
 
     def _count_refusal(self, delivery: Delivery, status: str, reason: str) -> None:
+        """Count a refusal; try again later, or give the delivery up after too many."""
         delivery.refusals += 1
         if delivery.refusals >= self._settings.refusals:
             self._move(delivery, events.DELIVERY_DEAD, status=status, reason=reason, transaction_uid="")
@@ -553,6 +556,7 @@ def _refusal(session: Session, delivery: Delivery) -> str:
 
 
 def _dead(destination: str | None) -> Select[int]:
+    """The query for given-up deliveries, to one peer or to all."""
     dead: Select[int] = deliveries.with_objects(select(Delivery.id)).where(
         Delivery.state == DeliveryState.DEAD
     )
@@ -560,6 +564,7 @@ def _dead(destination: str | None) -> Select[int]:
 
 
 def _locked(session: Session, delivery_id: int) -> Delivery:
+    """The delivery, locked. Raises NotFound."""
     delivery = session.get(Delivery, delivery_id, with_for_update=True)
     if delivery is None:
         raise NotFound(f"no delivery has the number {delivery_id}")
@@ -723,6 +728,10 @@ def oldest(session: Session) -> datetime | None:
 
 
 def _locked_decidable(session: Session, study_id: int, as_of: str | None) -> Sequence[HeldResult]:
+    """The results on which a person can decide, with the study locked. Raises NotAllowedNow.
+
+    ``as_of``: the hash of the results that the person saw; None: not compared.
+    """
     study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE, populate_existing=True)
     if study.state in (StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUARANTINED):
         raise NotAllowedNow(f"the study is {study.state}: its results are made anew, look again then")
@@ -735,6 +744,7 @@ def _locked_decidable(session: Session, study_id: int, as_of: str | None) -> Seq
 
 
 def _deliveries(session: Session, row: HeldResult, state: DeliveryState) -> Sequence[Delivery]:
+    """The deliveries of a held result in a state, locked."""
     return session.scalars(
         select(Delivery)
         .where(

@@ -99,6 +99,7 @@ def drift(session: Session, models_dir: Path | None, since: date) -> list[dict[s
 
 
 def _reference(card: Card | None) -> tuple[Reference | None, str]:
+    """The reference of a card; without one, a sentence on why."""
     if card is None:
         return None, "this card is not installed any more"
     try:

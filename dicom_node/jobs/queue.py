@@ -203,6 +203,7 @@ def _mismatches(rule: RuleSettings, image: Instance, senders: Senders) -> Iterat
 
 
 def _sentence(condition: str, patterns: Sequence[str], values: Sequence[str]) -> str:
+    """The sentence on a condition that no value meets."""
     name = condition.replace("_", " ")
     wanted = " or ".join(patterns)
     if not any(values):
@@ -214,6 +215,7 @@ def _sentence(condition: str, patterns: Sequence[str], values: Sequence[str]) ->
 
 
 def _exceeded_limit(rule: RuleSettings, study_date: str, today: date, images: Sequence[Instance]) -> str:
+    """The limit of a rule that stops the job, as a sentence; "" for none."""
     most, taken = rule.max_study_age_days, date_of(study_date)
     if most and taken and (age := (today - taken).days) > most:
         return f"the study is {age} days old, rule {rule.name} takes {most:g}"
@@ -224,6 +226,7 @@ def _exceeded_limit(rule: RuleSettings, study_date: str, today: date, images: Se
 
 
 def _order(image: Instance) -> tuple[int, int, str]:
+    """The key for the order of the examination: series number, instance number, UID."""
     from ai_pipeline.images.numbers import whole  # with pydicom, which `jobs retry` does without
 
     return (
@@ -405,6 +408,7 @@ class JobQueue:
         return job.tries < 2 * self._workers.attempts
 
     def _put_back(self, job: Job, event: events.EventType, **values: Any) -> None:
+        """Put the job back into the queue, or cancel it if that was requested or the study has changed."""
         with self._database.write() as session:
             row = self._leased(session, job)
             if row.cancel_requested:
@@ -417,6 +421,7 @@ class JobQueue:
             settle_study(session, job.study_id)
 
     def _leased(self, session: Session, job: Job) -> Job:
+        """The job, locked, while this attempt has its lease. Raises LeaseLost."""
         row = queue.leased_job(session, job.id, job.lease_owner, job.attempts)
         if row is None:
             raise _lost(job)
@@ -432,6 +437,7 @@ class JobQueue:
         ]
 
     def _take_back(self, session: Session, now: datetime) -> int:
+        """Take back jobs of lost workers, in the caller's transaction; returns how many."""
         lost = self._lost(session, lock=True)
         for job in lost:
             if job.cancel_requested:
@@ -462,10 +468,12 @@ class JobQueue:
 
 
 def _lost(job: Job) -> LeaseLost:
+    """The error for a job that another worker has taken over."""
     return LeaseLost(f"job {job.id} is another worker's now")
 
 
 def _stopped(job: Job) -> JobCancelled:
+    """The error for a job that was cancelled while it ran."""
     return JobCancelled(f"job {job.id} is to be stopped")
 
 
@@ -686,6 +694,7 @@ def put_first(session: Session, job_id: int) -> None:
 
 
 def _locked(session: Session, job_id: int) -> Job:
+    """The job, locked. Raises NotFound."""
     job = session.get(Job, job_id, with_for_update=True)
     if job is None:
         raise NotFound(f"no job has the number {job_id}")

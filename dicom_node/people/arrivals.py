@@ -157,6 +157,7 @@ class StowRequest:
         return sum(1 for one in self.instances if not one.failure)
 
     def _drop(self) -> None:
+        """Discard the unfinished object of the current part."""
         if self._part.incoming is not None:
             self._part.incoming.abandon()
             self._part.incoming = None

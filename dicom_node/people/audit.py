@@ -155,6 +155,7 @@ def rows(
 def _note_once(
     database: Database, by: Person, action: AuditAction, same: ColumnElement[bool], **fields: Any
 ) -> None:
+    """Add an audit row, unless the person had an equal one some minutes ago."""
     noted = exists().where(
         same,
         AuditRow.actor == by.name,

@@ -190,6 +190,7 @@ def _note_in_audit(settings: Settings, action: AuditAction, **fields: Any) -> li
 
 
 def _copy_database(settings: Settings, target: Path) -> list[str]:
+    """Copy an SQLite database while it is in use; returns remarks."""
     url = settings.database_url
     if (source := sqlite_file(url)) is None:
         return ["The database is no SQLite file and not in this backup: save it by pg_dump --format=custom."]
@@ -229,6 +230,7 @@ def _check_database(path: Path) -> None:
 
 
 def _replace_file(saved: Path, place: Path, stamp: str) -> None:
+    """Put a saved file in place; the present file is renamed, not overwritten."""
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = place.with_name(f"{place.name}.restored")
     shutil.copyfile(saved, new)
@@ -251,6 +253,7 @@ def _copy_tree(source: Path, target: Path) -> None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
+    """All files below a folder, without symbolic links."""
     return (file for file in sorted(folder.rglob("*")) if file.is_file() and not file.is_symlink())
 
 
@@ -458,6 +461,7 @@ def as_view(row: DecisionRow) -> View:
 
 
 def _by(wanted: DecisionRow) -> audit.Person:
+    """The person of a decision, with the decision's time."""
     record = wanted.record
     return audit.Person(record["actor"], record["address"], decided_at=wanted.at, decision=wanted.id)
 
@@ -478,6 +482,7 @@ def _apply_with_audit(settings: Settings, wanted: DecisionRow) -> None:
 
 
 def _withdraw(settings: Settings, wanted: DecisionRow) -> None:
+    """Withdraw results again that a person withdrew."""
     uids, reason = wanted.record["what"]["results"], RejectionReason(wanted.record["what"]["reason"])
     with reading(settings) as session:
         _results(session, uids)
@@ -487,6 +492,7 @@ def _withdraw(settings: Settings, wanted: DecisionRow) -> None:
 
 
 def _assess(settings: Settings, wanted: DecisionRow) -> None:
+    """Accept or reject results again, as a person did."""
     from dicom_node.people import reviews  # loads what builds results
 
     what = wanted.record["what"]
@@ -503,6 +509,7 @@ def _assess(settings: Settings, wanted: DecisionRow) -> None:
 
 
 def _release(settings: Settings, wanted: DecisionRow) -> None:
+    """Release a study from quarantine again, with the options that a person took."""
     from dicom_node.studies.choose import Choice
 
     with open_database(settings) as database:
@@ -525,18 +532,21 @@ def _release(settings: Settings, wanted: DecisionRow) -> None:
 
 
 def _discard(session: Session, _settings: Settings, wanted: DecisionRow) -> None:
+    """Discard deliveries again that a person discarded."""
     for delivery in _deliveries(session, wanted.record["what"]["deliveries"]):
         if (delivery.state, events.DELIVERY_DISCARDED) in DELIVERY:
             outbox.discard(session, delivery.id, wanted.record["words"])
 
 
 def _retry(session: Session, _settings: Settings, wanted: DecisionRow) -> None:
+    """Send deliveries again that a person sent again."""
     for delivery in _deliveries(session, wanted.record["what"]["deliveries"]):
         if delivery.state in (DeliveryState.DISCARDED, DeliveryState.DEAD):
             outbox.retry(session, delivery.id)
 
 
 def _give_feedback(session: Session, _settings: Settings, wanted: DecisionRow) -> None:
+    """Store a person's verdict on findings again."""
     from dicom_node.people import reviews  # loads what builds results
 
     what, words = wanted.record["what"], wanted.record["words"]
@@ -545,6 +555,7 @@ def _give_feedback(session: Session, _settings: Settings, wanted: DecisionRow) -
 
 
 def _judge_cleaning(session: Session, settings: Settings, wanted: DecisionRow) -> None:
+    """Apply a person's verdict on the cleaning of an image again."""
     from dicom_node.studies import choose
 
     what, actor = wanted.record["what"], wanted.record["actor"]
@@ -588,6 +599,7 @@ def _change_job(session: Session, _settings: Settings, wanted: DecisionRow) -> N
 
 
 def _delete_received(settings: Settings, wanted: DecisionRow) -> None:
+    """Delete the received objects of a study again."""
     with open_database(settings) as database:
         study = studies.number_of(database, wanted.study_uid)
     [row] = studies.delete_received(settings, [study], _by(wanted))
@@ -619,6 +631,7 @@ def _results(session: Session, uids: Sequence[str]) -> Sequence[Result]:
 
 
 def _deliveries(session: Session, pairs: Sequence[Sequence[str]]) -> list[Delivery]:
+    """The deliveries of these results (SOP Instance UID, peer). Raises _NotYet."""
     rows = {row.sop_instance_uid: row.id for row in _results(session, [uid for uid, _ in pairs])}
     chosen = (select(Delivery).filter_by(result_id=rows[uid], destination=peer) for uid, peer in pairs)
     there = [row for one in chosen if (row := session.scalar(one)) is not None]

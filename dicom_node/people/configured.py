@@ -150,7 +150,7 @@ def save_entry(
     *,
     despite_hold: bool = False,
 ) -> Row:
-    """Add a peer or rule, or change one; ``apply`` puts it in force.
+    """Add a peer or rule, or change one; ``apply_now`` puts it in force.
 
     ``version``: of the entry as the person saw it, 0 to add one, None: whichever exists. ``despite_hold``: a
     person confirmed that the rule sends results at once that another rule holds. Raises FaultyInput with
@@ -229,11 +229,13 @@ def show_entry(settings: Settings, kind: Kind, name: str) -> View:
 
 
 def _text(settings: Settings, version: int) -> str:
+    """The text of a version, "" if it does not exist."""
     file = file_of(settings.node.data_dir, version)
     return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
 def _saved(text: str) -> str:
+    """When, by whom and why a version was saved, as its text says."""
     with suppress(ValueError):
         return str(tomllib.loads(text).get(SAVED, "by hand"))
     return "damaged"
@@ -345,6 +347,7 @@ def _refuse_risky(settings: Settings, kind: Kind, content: Mapping[str, Any]) ->
 
 
 def _refuse_for_files(kind: Kind, content: Mapping[str, Any]) -> None:
+    """Refuse content that only configuration files may have: variables, files, secrets."""
     if "${" in as_text(kind, content):
         raise FaultyInput("variables and files (${...}) are for the configuration files only")
     if kind == "peers" and (secret := [key for key in SECRET if content.get(key)]):
@@ -409,6 +412,7 @@ def _role_here(settings: Settings, changed: Kind) -> Role:
 
 
 def _in_words(problem: ConfigProblem) -> str:
+    """A mistake in one line: key, value and remedy."""
     shown = f" = {problem.value}" if problem.value else ""
     return f"{problem.key}{shown}: {problem.remedy}"
 
@@ -516,6 +520,7 @@ def list_rules(settings: Settings) -> list[View]:
 
 
 def _limits(rule: RuleSettings) -> list[str]:
+    """The limits of a rule in words."""
     applies = {
         f"holds studies older than {rule.max_study_age_days:g} days": rule.max_study_age_days,
         f"secondary captures of {', '.join(rule.secondary_captures_from)} too": rule.secondary_captures_from,
@@ -628,12 +633,14 @@ def _rules_taking(session: Session, study: Study, settings: Settings) -> View:
 
 
 def _outcome(decided: View) -> set[tuple[str, ...]]:
+    """What the rules make of a study, for a comparison."""
     return {(rule["name"], *rule["then"]) for rule in decided["rules"]}
 
 
 def _read_file(
     path: Path, settings: Settings, sender: PeerSettings | None
 ) -> tuple[Path, Inspected, Instance]:
+    """A DICOM file as the rules see it."""
     found = inspect(path, sender.assume_charset if sender else "")
     name = sender.name if sender else ""
     role = role_of(
@@ -742,6 +749,7 @@ def roll_back_model(settings: Settings, slot: str, by: audit.Person) -> None:
 
 
 def _slot(settings: Settings, name: str) -> tuple[PipelineCard, ModelSlot, Path]:
+    """The slot of this name with its pipeline, and the folder of models. Raises NotFound, FaultyInput."""
     known = slots()
     if name not in known:
         raise NotFound("the model of this pipeline cannot be exchanged")

@@ -176,6 +176,7 @@ def _not_copied(database: Database) -> Sequence[DecisionRow]:
 
 
 def _known(session: Session, numbers: Collection[str]) -> set[str]:
+    """Those of the decisions that the database has."""
     return set(session.scalars(select(DecisionRow.id).where(DecisionRow.id.in_(numbers))))
 
 
@@ -253,10 +254,12 @@ def _row(settings: Settings, file: Path) -> DecisionRow:
 
 
 def _number(file: Path) -> str:
+    """The id of the decision in a file's name."""
     return file.stem.partition("-")[2]
 
 
 def _digest(line: Mapping[str, Any]) -> str:
+    """The hash of a decision, by which a changed file is detected."""
     encoded = json.dumps(line, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(encoded.encode("ascii")).hexdigest()
 

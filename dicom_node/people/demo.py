@@ -220,6 +220,7 @@ class EmbeddedPacs:
         self._ae.shutdown()
 
     def _store(self, event: Any) -> int:
+        """Store an object; returns the status."""
         uid = str(event.request.AffectedSOPInstanceUID)
         if not re.fullmatch(r"[0-9.]{1,64}", uid):  # it names a file
             return 0xC000
@@ -230,6 +231,7 @@ class EmbeddedPacs:
         return 0x0000
 
     def _find(self, event: Any) -> Iterator[tuple[int, Dataset | None]]:
+        """Answer a C-FIND."""
         for keys in self._stored_headers().values():
             if all(event.identifier.get(key) in (None, "", keys.get(key)) for key in _QUERY_KEYS):
                 keys.QueryRetrieveLevel = "IMAGE"
@@ -381,6 +383,7 @@ def _wait(uid: str, stored: set[str], begun: datetime, node: _Node) -> dict[str,
 
 
 def _received_since(view: dict[str, Any], begun: datetime) -> list[dict[str, Any]]:
+    """The objects of a study that were received from this time on."""
     return [item for item in view["received"] if datetime.fromisoformat(item["received_at"]) >= begun]
 
 

@@ -210,6 +210,7 @@ class SignsOfLife:
                 release_lease(self._database, _WATCH, self._owner)
 
     def _write(self, session: Session, signs: Iterable[Sign], now: datetime) -> None:
+        """Store the signs of life of this node's processes."""
         known = {row.name: row for row in session.scalars(select(SiteProcess).where(*self._ours))}
         for sign in signs:
             row = known.pop(sign.name, None)
@@ -230,6 +231,7 @@ class SignsOfLife:
             session.delete(row)
 
     def _look(self, since: datetime, now: datetime) -> None:
+        """Mark processes as lost or found again, each with an event."""
         with self._database.write() as session:
             lost = select(SiteProcess).where(SiteProcess.seen_at <= since, SiteProcess.lost.is_(False))
             for row in session.scalars(lost.with_for_update(skip_locked=True)):
@@ -292,4 +294,5 @@ def database_time(session: Session) -> datetime:
 
 
 def _named(row: SiteProcess) -> dict[str, Any]:
+    """The fields of an event that name a process."""
     return {"machine": row.machine, "place": row.place, "process": row.name}

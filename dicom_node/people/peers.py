@@ -99,6 +99,7 @@ def try_peers(settings: Settings, names: Sequence[str], by: audit.Person | None 
 
 
 def _tried(peer: PeerSettings, settings: Settings) -> Iterator[Check]:
+    """Test what the node needs of a peer."""
     from dicom_node.deliver.scu import open_archive, open_commitment, open_destination
 
     if "receive" in peer.may or not peer.is_called:
@@ -187,6 +188,7 @@ def _is_address(text: str) -> bool:
 
 
 def _contexts(associations: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, str]]:
+    """Rows for the refused presentation contexts."""
     for row in associations:
         if row["refused_count"] > REFUSED_CONTEXTS_NAMED:
             few = ", ".join([*row["refused"], "…"])
@@ -207,6 +209,7 @@ def _of(
 
 
 def _failures(events: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, str]]:
+    """Rows for failed connections: TLS and faulty messages."""
     for event in events:
         address = str(event["fields"].get("address", ""))
         if event["number"] == TLS_FAILED.number:
@@ -286,6 +289,7 @@ def _advice(
 
 
 def _about_rejections(settings: Settings, found: Record) -> Iterator[dict[str, Any]]:
+    """Advice about rejected associations, by what the present configuration says of them."""
     policy = AEPolicy.from_settings(settings)
     for row in found["rejections"]:
         calling, called, address = row["calling_ae"], row["called_ae"], row["address"]
@@ -312,6 +316,7 @@ def _about_rejections(settings: Settings, found: Record) -> Iterator[dict[str, A
 
 
 def _about_calling(settings: Settings, title: str, address: str) -> dict[str, Any]:
+    """Advice for a caller that is no peer, or calls from another address."""
     known = next((peer for peer in settings.peers if peer.ae_title == title), None)
     if known is not None:
         return _lines(
@@ -335,6 +340,7 @@ def _about_calling(settings: Settings, title: str, address: str) -> dict[str, An
 
 
 def _about_contexts(settings: Settings, found: Record) -> Iterator[dict[str, Any]]:
+    """Advice about refused presentation contexts."""
     taken = accepted_classes(settings.listener.further_storage_classes)
     classes = []
     for row in found["refused_contexts"]:
@@ -361,10 +367,12 @@ def _about_contexts(settings: Settings, found: Record) -> Iterator[dict[str, Any
 
 
 def _heading(peer: PeerSettings | None) -> str:
+    """The heading of a peer's table in TOML."""
     return f'[[peers]]  # name = "{peer.name}"' if peer else "[[peers]]  # of this machine"
 
 
 def _lines(says: str, *lines: str) -> dict[str, Any]:
+    """One advice: a sentence, and the lines of the configuration."""
     return {"says": says, "lines": list(lines)}
 
 

@@ -130,6 +130,7 @@ def _check_machine(settings: Settings, role: Role) -> Found:
 
 
 def _check_data_dir(settings: Settings) -> Found:
+    """Mistakes in the data folder: it cannot be made or written, or is on a network file system."""
     folder = settings.node.data_dir
     existing = _existing(folder)
     try:  # since a file system may refuse what permissions allow
@@ -285,6 +286,7 @@ def check_console(settings: Settings, role: Role) -> Found:
 
 
 def _is_this_machine(host: str) -> bool:
+    """Whether a host is surely this machine."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:  # a name, which may mean any address
@@ -484,6 +486,7 @@ def check_data(data: dict[str, Any], role: Role = Role.ALL) -> Checked:
 
 
 def _checked(settings: Settings | None, read: TomlFiles, role: Role, *, tries: bool = False) -> Checked:
+    """All checks of these settings on a machine with this role."""
     if settings is None:
         return Checked(None, read, ())
     tried: list[Tried] = []
@@ -511,6 +514,7 @@ def _checked(settings: Settings | None, read: TomlFiles, role: Role, *, tries: b
 
 
 def _check_rules(settings: Settings, read: TomlFiles, role: Role) -> Found:
+    """Mistakes in rules and in the pipelines that they name."""
     runs_models = role.runs_models and settings.workers.processes > 0
     for name in settings.workers.pipelines:
         if name not in PIPELINES:
@@ -561,6 +565,7 @@ _HIDDEN = str(SecretStr("x"))
 
 
 def _check_senders(settings: Settings, read: TomlFiles) -> Found:
+    """Mistakes in what the listener accepts."""
     for uid in map(UID, settings.listener.further_storage_classes):
         if not uid.is_valid or (uid.name != uid and "Storage" not in uid.name):
             yield "listener.further_storage_classes", repr(str(uid)), "is no SOP Class UID of storage"
@@ -571,6 +576,7 @@ def _check_senders(settings: Settings, read: TomlFiles) -> Found:
 
 
 def _check_peer(peer: PeerSettings, settings: Settings) -> Found:
+    """Warn of settings of a peer that may surprise."""
     parts = urlsplit(peer.url)
     if (
         peer.by_http

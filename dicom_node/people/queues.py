@@ -68,6 +68,7 @@ def change_jobs(
 
 
 def _change_job(session: Session, job_id: int, change: Change, by: audit.Person) -> None:
+    """Change one job, and note it in the audit."""
     {"retry": retry, "put_first": put_first, "cancel": cancel}[change](session, job_id)
     job = session.get_one(Job, job_id)
     audit.note(

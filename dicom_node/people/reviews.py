@@ -443,6 +443,7 @@ def _decision(session: Session, study: int, verdict: HeldState) -> dict[str, Any
 def _note_decision(
     session: Session, by: audit.Person, study: int, what: dict[str, Any], results: int, words: str = ""
 ) -> None:
+    """Note a decision on results in the audit."""
     audit.note(
         session,
         by,
@@ -492,10 +493,12 @@ def _findings(session: Session, settings: Settings, study: int) -> list[dict[str
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The key by which a finding and its verdicts belong together."""
     return tuple(row[key] for key in _KEYS)
 
 
 def _key_of(row: Feedback) -> tuple[str, ...]:
+    """The key of the finding that a verdict is about."""
     return row.finding, row.tracking_uid, f"{row.model} {row.version}"
 
 
@@ -714,6 +717,7 @@ def _decide(
 
 
 def _waiting(session: Session, number: int) -> CleaningReview:
+    """The review, locked, if it waits. Raises NotFound, NotAllowedNow."""
     row = existing(session, CleaningReview, number, "there is no such review", lock=True)
     if row.verdict is not None:
         raise NotAllowedNow("this image does not wait any more: load the list again")
@@ -721,6 +725,7 @@ def _waiting(session: Session, number: int) -> CleaningReview:
 
 
 def _rows() -> Select[CleaningReview, Instance, str | None]:
+    """The query for reviews with image and Study Instance UID."""
     return (
         select(CleaningReview, Instance, Study.study_instance_uid)
         .join(Instance, CleaningReview.instance_id == Instance.id)
@@ -729,6 +734,7 @@ def _rows() -> Select[CleaningReview, Instance, str | None]:
 
 
 def _row(review: CleaningReview, instance: Instance, study: str | None) -> View:
+    """One review as lists show it."""
     made = (instance.attributes.get(key, "") for key in ("Manufacturer", "ManufacturerModelName"))
     return {
         **columns(review, "id", "study_id", "instance_id", "cause", "rule", "note", "created_at"),
@@ -836,6 +842,7 @@ def save_rule(
 
 
 def _opened(session: Session, settings: Settings, number: int) -> tuple[Instance, ImageHeader]:
+    """The image of a review and its header. Raises NotFound."""
     review = session.get(CleaningReview, number)
     instance = session.get(Instance, review.instance_id) if review else None
     if instance is None or instance.purged:

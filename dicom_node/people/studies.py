@@ -215,6 +215,7 @@ def change_studies(
 
 
 def _retry(settings: Settings, uid: str, by: audit.Person) -> None:
+    """Run stuck jobs of a study again, and send its given-up deliveries again."""
     with reading(settings) as session:
         study = find_study(session, uid)
         job_ids = session.scalars(
@@ -393,6 +394,7 @@ def withdraw_results(
 
 
 def _results(session: Session, study: int) -> list[Result]:
+    """All results of a study but rejection notes."""
     return list(
         session.scalars(
             select(Result)
@@ -403,11 +405,13 @@ def _results(session: Session, study: int) -> list[Result]:
 
 
 def _withdrawn(session: Session, rows: Sequence[Result]) -> dict[int, Withdrawal]:
+    """The withdrawals of these results, by the results' numbers."""
     chosen = select(Withdrawal).where(Withdrawal.result_id.in_([row.id for row in rows]))
     return {row.result_id: row for row in session.scalars(chosen)}
 
 
 def _chosen(session: Session, study: int, wanted: Sequence[int | str] | None) -> list[Result]:
+    """The results of the study to withdraw, by number or UID; all if ``wanted`` is None."""
     rows = _results(session, study)
     numbers = {row.id for row in rows}
     if wanted is not None:
@@ -462,6 +466,7 @@ def _arrived(row: Result) -> set[str]:
 
 
 def _iocm(settings: Settings) -> set[str]:
+    """The names of the peers that get rejection notes."""
     return {peer.name for peer in settings.peers if peer.iocm and "receive" in peer.may}
 
 
@@ -577,7 +582,7 @@ def number_in(row: Instance, keyword: str) -> int:
 
 
 def report_files(session: Session, settings: Settings, study: int) -> list[Path]:
-    """The file of the newest report of each rule that names the patient, if the file exists.
+    """The files of the newest reports that name the patient, one for each rule, as far as they exist.
 
     If the newest was withdrawn there is none: a replaced report does not come back. Reports on images that
     were purged before the newest was made are not replaced by it; they come first.

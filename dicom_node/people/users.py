@@ -482,6 +482,7 @@ def _refuse_of_provider(user: UserAccount, what: str) -> None:
 
 
 def _known(session: Session, name: str) -> UserAccount:
+    """The user of this name. Raises NotFound."""
     if user := find(session, name):
         return user
     raise NotFound(f"there is no user {name}: dicom-node users list shows them")
@@ -504,6 +505,7 @@ def _checked(senders: Sequence[str], role: UserRole) -> list[str]:
 
 
 def _refuse_weak(name: str, password: str) -> None:
+    """Raise FaultyInput for a weak password."""
     if not SHORTEST <= len(password) <= LONGEST:
         raise FaultyInput(f"a password has {SHORTEST} to {LONGEST} characters: four words are good and easy")
     if name.casefold() in password.casefold() and len(password) - len(name) < SHORTEST:
@@ -538,6 +540,7 @@ def refuse_too_many(session: Session, address: str, named: ColumnElement[bool] |
 
 
 def _by_network(session: Session, which: ColumnElement[bool]) -> Counter[str]:
+    """The number of audit rows by the network of their addresses."""
     found: Counter[str] = Counter()
     for address, number in session.execute(
         select(AuditRow.address, func.count()).where(which).group_by(AuditRow.address)
@@ -547,6 +550,7 @@ def _by_network(session: Session, which: ColumnElement[bool]) -> Counter[str]:
 
 
 def _network(address: str) -> str:
+    """The network of an address, under which attempts are counted."""
     try:
         return network(address)
     except ValueError:  # no IP address: the command line, a local socket
@@ -554,6 +558,7 @@ def _network(address: str) -> str:
 
 
 def _is_password(hashed: str, password: str) -> bool:
+    """Whether the hash is that of this password."""
     from argon2.exceptions import InvalidHashError, VerificationError
 
     try:
@@ -569,4 +574,5 @@ def _hash_for_unknown_user() -> str:
 
 
 def _hash(token: str) -> str:
+    """The hash under which a token is stored."""
     return hashlib.sha256(token.encode()).hexdigest()

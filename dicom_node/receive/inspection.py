@@ -122,6 +122,7 @@ def inspect(path: Path, assume_charset: str = "", limits: Limits = _DEFAULT_LIMI
 
 
 def _inspect(file: BinaryIO, assume_charset: str, limits: Limits) -> Inspected:
+    """Read an open Part 10 file."""
     meta = read_file_meta(file.read(META_BYTES))
     file.seek(meta.length)
     syntax = transfer_syntax(meta.transfer_syntax_uid)
@@ -368,6 +369,10 @@ class Inspector:
             process.communicate()
 
     def _ask(self, request: dict[str, Any], size: int, again: bool) -> dict[str, Any]:
+        """Send a request to the process; returns its answer. Raises ReaderLost.
+
+        ``size``: of the files in bytes, for the time limit. ``again``: a second try, with more time.
+        """
         # Beside the limit the time of a slow disk, 10 MiB/s; four times as much for the second try.
         seconds = (4 if again else 1) * (self._limits.seconds + size / (10 * 2**20))
         process = self.start()

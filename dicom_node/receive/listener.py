@@ -236,6 +236,7 @@ class PerformedSteps:
         sync_folder(self._folder)
 
     def _path(self, uid: str) -> Path:
+        """The file of the step with this UID."""
         return self._folder / f"{hashlib.sha256(uid.encode()).hexdigest()[:32]}.json"
 
 
@@ -610,10 +611,9 @@ class StorageService:
             self.entrance.fail(caller, failure)
 
     def record(self, *new: events.Event) -> bool:
-        """Write events to the journal. On a full disk they stay in memory for later; returns False if there
-        are too many.
+        """Write events to the journal; returns whether all are written.
 
-        Returns whether all are written that were kept.
+        On a full disk they stay in memory and are written later, up to a limit.
         """
         with self._lock:
             self._unwritten = [*self._unwritten, *new][: limits.EVENTS_WAITING]
@@ -653,6 +653,7 @@ class StorageService:
     def _event(
         self, event_type: events.EventType, accepted: AcceptedAssociation, **fields: events.FieldValue
     ) -> events.Event:
+        """An event of an association, with its usual fields."""
         return events.happened(
             event_type,
             association=accepted.association,
@@ -666,6 +667,7 @@ class StorageService:
 
 
 def _comment(error: SpoolError) -> str:
+    """The Error Comment for a failure of the spool."""
     return "out of disk space" if isinstance(error, SpoolFull) else "the spool cannot be written"
 
 
@@ -823,6 +825,7 @@ class Association:
             self._request, self._context_id, self._tiny_fragments = None, 0, 0
 
     def _answer(self, accepted: AcceptedAssociation, context_id: int, request: Request) -> None:
+        """Finish a request, and send the response in fragments."""
         response = encode_response(request.command, self._service.finish(accepted, request))
         limit = accepted.proposal.maximum_length  # 6 bytes of it are the header of a PDV
         step = max(limit - 6, 1) if limit else len(response)
@@ -852,6 +855,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(listener: "Listener") -> None:
+    """Serve until a signal or the end of standard input."""
     # ^C goes to the whole group of processes: it is the node that says when to stop.
     signals = signal_pipe()
     # An association holds two files; a thousand of them are allowed.
@@ -996,6 +1000,7 @@ class Listener:
                 connection.close()
 
     def _run(self, association: Association) -> None:
+        """Run an association, and list it while it is open."""
         self._associations.add(association)
         try:
             association.run()
@@ -1012,6 +1017,7 @@ class Listener:
 
 
 def _listen(listener: ListenerSettings) -> socket.socket:
+    """A listening socket at the configured address."""
     try:
         found = socket.getaddrinfo(
             listener.host or None, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -286,10 +286,12 @@ def _uid_of(value: memoryview) -> str:
 
 
 def _of_kinds(items: memoryview, kinds: Container[int]) -> bytes:
+    """The encoded items of these kinds."""
     return b"".join(_item(kind, value) for kind, value in _items(items) if kind in kinds)
 
 
 def _item(kind: int, value: bytes | memoryview) -> bytes:
+    """An item of a PDU: kind, length, value."""
     return struct.pack(">BxH", kind, len(value)) + value
 
 
@@ -449,5 +451,6 @@ def _uid(elements: Mapping[int, bytes], element: int) -> str:
 
 
 def _element(element: int, value: bytes, padding: bytes = b"\0") -> bytes:
+    """An element of a command set, padded to an even length."""
     value += padding * (len(value) % 2)
     return struct.pack("<HHI", 0, element, len(value)) + value

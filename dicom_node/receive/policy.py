@@ -120,6 +120,7 @@ class Entrance:
         return one if one in known or len(known) < limits.MOST_ADDRESSES else OTHERS
 
     def _turn_minute(self) -> None:
+        """Reset the counts when a minute has passed."""
         if self._clock() - self._minute >= _MINUTE:
             self._minute = self._clock()
             self._listed.clear()
@@ -168,6 +169,7 @@ _KEYWORDS = """
 
 
 def _name(uid: str) -> str:
+    """The name of a UID that the standard defines."""
     entry = UID_dictionary[uid]
     return f"{entry[0]} (Retired)" if entry[3] else entry[0]
 

@@ -156,6 +156,7 @@ def remove_read(folder: Path, cursor: Mapping[str, int]) -> None:
 
 
 def _events(path: Path, offset: int) -> Iterator[tuple[int, Event]]:
+    """The events in a journal file after an offset, each with the offset of the next."""
     with path.open("rb") as file:
         file.seek(offset)
         block = file.read(2**20)
@@ -292,6 +293,7 @@ def check_taken(sop_class_uid: str, transfer_syntax_uid: str, classes: Collectio
 
 
 def _meta_of(path: Path) -> FileMeta:
+    """The meta information of a file."""
     with path.open("rb") as file:
         return read_file_meta(file.read(META_BYTES))
 
@@ -500,6 +502,7 @@ class IncomingObject:
             self._temporary.unlink(missing_ok=True)
 
     def _close(self) -> None:
+        """Close the file."""
         file, self._file = self._file, -1
         os.close(file)
 
@@ -543,6 +546,7 @@ class _GroupCommit:
 
 
 def _move(path: Path, folder: Path) -> Path:
+    """Move a file into a folder; returns its new path. Raises SpoolError."""
     target = folder / path.name
     if target.exists():
         if path != target and path.exists():
@@ -558,6 +562,7 @@ def _move(path: Path, folder: Path) -> Path:
 
 
 def _spool_error(error: OSError) -> SpoolError:
+    """The error of the spool for an error of the disk."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return SpoolFull("the disk of the spool is full")
     return SpoolError(f"the spool cannot be written: {error.strerror}")
@@ -641,11 +646,13 @@ class WaitingObjects:
             return not self._is_over(mark, limits)
 
     def _is_over(self, mark: str, limits: SpoolSettings) -> bool:
+        """Whether a sender has reached a limit."""
         return (
             self._objects[mark] >= limits.waiting_objects or self._bytes[mark] >= limits.waiting_mib * 2**20
         )
 
     def _list(self) -> tuple[Counter[str], Counter[str]]:
+        """Count objects and bytes in the folder, by sender."""
         objects, sizes = Counter[str](), Counter[str]()
         with os.scandir(self._incoming) as entries:
             for entry in entries:

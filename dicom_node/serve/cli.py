@@ -169,6 +169,7 @@ def _line(text: Text, *, err: bool = False) -> None:
 
 
 def _text(value: object) -> str:
+    """A value as a table shows it."""
     if isinstance(value, list | tuple):
         value = ", ".join(str(item) for item in value)
     elif isinstance(value, Mapping):
@@ -380,6 +381,7 @@ def _answer(parameter: typer.CallbackParam, text: str) -> str:
 
 
 def _question(flag: str, question: str) -> Any:
+    """An option of ``init`` that is asked for at a terminal."""
     return typer.Option(flag, prompt=question, callback=_answer, help=f"{question}.")
 
 
@@ -531,6 +533,8 @@ def why(
 
 
 def _command(verb: Verb) -> Callable[..., int]:
+    """The function of a verb, for typer."""
+
     def command(*, config: Any, as_json: bool, **given: Any) -> int:
         values = {
             one.name: prompt_password()
@@ -581,6 +585,7 @@ def _command(verb: Verb) -> Callable[..., int]:
 
 
 def _option(one: Input) -> Parameter:
+    """An input of a verb as a parameter for typer."""
     kind: Any = one.kind
     how: dict[str, Any] = {"help": one.help, "metavar": one.metavar, "min": one.least, "max": one.most}
     if not isinstance(kind, type):
@@ -600,6 +605,8 @@ def _option(one: Input) -> Parameter:
 
 
 def _parser(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A parser for typer from a function that raises ValueError."""
+
     def parse(text: str) -> Any:
         try:
             return read(text)
@@ -642,6 +649,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _run(arguments: list[str] | None) -> int:
+    """Run a verb; returns the exit status."""
     try:
         return int(app(args=arguments, standalone_mode=False) or ExitCode.OK)
     except NodeError as error:

@@ -229,6 +229,7 @@ class _MainProcess:
         self._background.leave()
 
     def _signs_of_life(self) -> list[Sign]:
+        """The main process and its children, each with the seconds since its last message."""
         return [
             Sign("main", os.getpid()),
             *(Sign(child.name, child.pid, child.silent_seconds) for child in self._children.values()),
@@ -274,6 +275,7 @@ class _MainProcess:
             child.start()
 
     def _child_ready(self, name: str, report: Mapping[str, Any]) -> None:
+        """Note that a child is ready, or why it cannot start."""
         reason = str(report.get("cannot_start", ""))
         if name == "listener":
             self._cannot_listen = reason
@@ -296,6 +298,7 @@ class _MainProcess:
                     self._say_ready()
 
     def _say_ready(self) -> None:
+        """Record the event that the node is ready."""
         self._say(
             events.NODE_READY,
             ae_title=self._settings.node.ae_title,
@@ -305,6 +308,7 @@ class _MainProcess:
         )
 
     def _child_died(self, name: str, status: int, again_in_seconds: float) -> None:
+        """Record the event that a child died."""
         if name == "console":
             self._console_serves = False
         self._say(events.CHILD_DIED, process=name, status=status, again_in_seconds=again_in_seconds)
@@ -312,6 +316,7 @@ class _MainProcess:
 
 @contextmanager
 def _disk_in_words(settings: Settings) -> Iterator[None]:
+    """A scope that raises SpoolFull in place of a full disk's OSError."""
     try:
         yield
     except OSError as error:
@@ -321,10 +326,12 @@ def _disk_in_words(settings: Settings) -> Iterator[None]:
 
 
 def _write_policy(settings: Settings, place: str) -> None:
+    """Write the policy file for the listener at this place."""
     AEPolicy.from_settings(settings).write(policy_path(settings.node.data_dir, _listener_place(place)))
 
 
 def _listener_place(place: str) -> str:
+    """The place of the listener; "" for the first on a data folder."""
     return "" if place in ("all", "listener-1") else place  # "" for the first listener on a data folder
 
 
@@ -431,6 +438,7 @@ def wait_for_space(settings: Settings, role: Role, place: str, signals: int) -> 
 
 
 def _has_space(settings: Settings) -> bool:
+    """Whether the disk has enough space for a start."""
     needed = min(_NEEDED_BYTES, settings.spool.minimum_free_mib * 2**20)
     return shutil.disk_usage(settings.node.data_dir).free >= needed
 
@@ -526,6 +534,7 @@ class Background:
             release_lease(self._database, name, self._owner)
 
     def _run(self, name: str, loop: Callable[[], None]) -> None:
+        """Start a thread that runs ``loop``."""
         thread = threading.Thread(
             target=outlast, args=(loop, name, self._stop, self._say), name=name, daemon=True
         )
@@ -569,6 +578,7 @@ class Background:
             self._stop.wait(_FAILED_SECONDS)
 
     def _index_until_stop(self) -> None:
+        """Index and assemble whenever something changes, until the node stops."""
         changes, pause = self._database.changes, SHORTEST
         while True:
             ending = self._stop.is_set()
@@ -595,6 +605,7 @@ class Background:
                     break
 
     def _start_timers(self) -> None:
+        """Start the timers for the node's role."""
         role, settings = self._role, self._settings
         of_node = self._database, settings
 
@@ -663,6 +674,7 @@ class Background:
             self._say(events.SCHEDULER_TAKEN, owner=self._owner, lease=name)
 
     def _show_life(self) -> None:
+        """Record the signs of life of this node's processes."""
         self.life.report(self._signs(), running(self._settings.node.data_dir))
 
     def _watch_clock(self) -> None:

@@ -45,6 +45,7 @@ def local(iso: str | None) -> str:
 
 
 def _heading_and_key(text: str) -> tuple[str, str]:
+    """Heading and key of a column in the form "heading: key", or only a key."""
     heading, _, key = text.rpartition(": ")
     return (heading, key) if ": " in text else (key.replace("_", " "), key)
 
@@ -284,6 +285,7 @@ def _study(row: Any) -> Mapping[str, Any]:
 
 
 def _job(row: Any) -> Mapping[str, Any]:
+    """A job with its results in one line each."""
     results = [f"{result['kind']} {result['sop_instance_uid']}" for result in row["results"]]
     return {**row, "results": results}
 
@@ -513,10 +515,12 @@ STUDIES: Final = Noun(
 
 
 def _by_hand(left: Mapping[str, Sequence[str]]) -> str:
+    """Results that a person must remove, by peer, in one line."""
     return "; ".join(f"{peer}: {', '.join(uids)}" for peer, uids in left.items())
 
 
 def _runs(row: Any) -> bool:
+    """Whether a job is running."""
     return bool(row["state"] == JobState.RUNNING)
 
 
@@ -911,6 +915,7 @@ _SINCE_THEN: Final = yes_no("since then", "outdated", "got through", "")
 
 
 def _address(row: Any) -> str:
+    """The address of a peer: its URL, or host and port."""
     return row["url"] or (f"{row['host']}:{row['port'] or '–'}" if row["host"] else "–")
 
 

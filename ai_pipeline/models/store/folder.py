@@ -193,10 +193,12 @@ def place_for(card: Card, models_dir: Path) -> Path:
 
 
 def _exists_already(card: Card, models_dir: Path) -> str:
+    """The sentence that refuses a model which the folder has already."""
     return f"{card.name} is in {models_dir} already: give other weights another version"
 
 
 def _folder_for_all(folder: Path) -> None:
+    """Create a folder that every user may read."""
     if not folder.exists():
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o755)
@@ -211,6 +213,7 @@ def _now() -> datetime:
 
 
 def _save(models_dir: Path, now: dict[str, Use], slot: str, use: Use) -> None:
+    """Store which models a slot has, in one step."""
     path = models_dir / f".{ACTIVE}.new"
     path.write_bytes(_USES.dump_json(now | {slot: use}, indent=1))
     path.chmod(_FOR_ALL)

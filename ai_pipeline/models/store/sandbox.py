@@ -142,6 +142,7 @@ def _bubblewrap() -> str:
 
 
 def _apart(program: str, paths: Iterable[Path], scratch: Path) -> list[str]:
+    """The command by which bubblewrap runs a process that sees only these paths."""
     # It is process 1 inside: when it ends, the kernel ends whatever it started.
     command = [
         program,
@@ -204,6 +205,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _last_line(errors: IO[bytes], ended: int) -> str:
+    """The last line on standard error, as the reason why a process failed."""
     errors.seek(max(0, errors.seek(0, os.SEEK_END) - 4 * LONGEST_LINE))
     lines = [line for line in errors.read().decode(errors="replace").splitlines() if line.strip()]
     if not lines:

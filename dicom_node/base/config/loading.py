@@ -166,6 +166,7 @@ def _value_at(value: Any, place: Sequence[str | int]) -> Any:
 
 
 def _unknown_key(place: Place) -> str:
+    """The remedy for an unknown key: a similar key, or the known ones."""
     *path, key = (part for part in place if isinstance(part, str))
     model: type[BaseModel] = Settings
     for part in path:
@@ -184,6 +185,7 @@ def sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
 
 
 def _remedy(found: ErrorDetails) -> str:
+    """What to do about a mistake that pydantic found, in words."""
     kind, given, context = found["type"], found.get("input"), found.get("ctx", {})
     match kind:
         case "value_error":
@@ -262,10 +264,14 @@ def _cross_check(settings: Settings, read: "TomlFiles") -> None:
 
 
 def _effect(rule: RuleSettings) -> tuple[object, ...]:
+    """What a rule does, whatever its name is."""
     return rule.when, rule.pipeline, dict(rule.options), frozenset(rule.send_to)
 
 
 def _check_peers(settings: Settings, read: "TomlFiles") -> None:
+    """Add mistakes between peers, such as two peers with one AE title, and between peers and
+    other settings.
+    """
     ours = {settings.node.ae_title, *settings.listener.further_ae_titles}
     senders: dict[str, PeerSettings] = {}
     retained: dict[str | None, set[Retained]] = {}
@@ -293,6 +299,7 @@ def _check_peers(settings: Settings, read: "TomlFiles") -> None:
 
 
 def _check_peers_of(rule: RuleSettings, settings: Settings, read: "TomlFiles") -> None:
+    """Add mistakes about the peers that a rule names."""
     place = read.place_of("rules", rule.name)
     if not read.at((*place, "send_to")):
         read.add((*place, "send_to"), "[]", "is empty: the results would go nowhere")
@@ -525,6 +532,7 @@ class TomlFiles:
             self._add(str(file), line, "file", "", remedy)
 
     def _merge(self, file: Path, key: str, value: Any) -> None:
+        """Add one top-level key of a file to the content."""
         known = self.data.get(key)
         if key not in self.data or (isinstance(value, list) and isinstance(known, list)):
             self._origins.setdefault((key,), (file, (key,)))
@@ -540,6 +548,7 @@ class TomlFiles:
             self._add(str(file), _line(self._texts[file], (key,)), key, "", "is in another file already")
 
     def _expand(self, value: Any, place: Place) -> Any:
+        """The value with ``${NAME}`` and ``${file:PATH}`` replaced, also inside tables and lists."""
         if isinstance(value, dict):
             return {name: self._expand(item, (*place, name)) for name, item in value.items()}
         if isinstance(value, list):

@@ -163,6 +163,7 @@ REVEALED: Final = "secrets revealed"
 
 
 def _dumped(secret: SecretStr, info: SerializationInfo) -> str:
+    """A secret for JSON: in plain text for processes of the node, else as stars."""
     return secret.get_secret_value() if info.context == REVEALED else str(secret)
 
 
@@ -507,6 +508,7 @@ class PeerSettings(Section):
     @field_validator("results")
     @classmethod
     def _notes_have_a_key(cls, results: tuple[ResultKind, ...]) -> tuple[ResultKind, ...]:
+        """Refuse result kinds that are switched on by keys of their own."""
         _refuse(
             (ResultKind.REJECTION in results, "rejection notes go to peers with iocm = true"),
             (ResultKind.ASSESSMENT in results, "assessments go to peers with assessments = true"),
@@ -540,6 +542,7 @@ class PeerSettings(Section):
 
     @model_validator(mode="after")
     def _keys_fit_together(self) -> Self:
+        """Refuse a peer whose keys contradict each other, or that lacks a key that its tasks need."""
         sends, receives, is_queried = (word in self.may for word in ("send", "receive", "query"))
         by_query = is_queried and self.transport != "dicomweb"
         missing = self.missing_of_address()
@@ -602,6 +605,7 @@ class PeerSettings(Section):
         return self._is_in("takes_over")
 
     def _is_in(self, transports: str) -> bool:
+        """Whether the peer's transport is among those that a class variable of this name lists."""
         return any(self.transport in getattr(kind, transports, ()) for kind in type(self).__mro__)
 
     @property
@@ -628,6 +632,7 @@ class PeerSettings(Section):
 
     @property
     def _commitment_titles(self) -> tuple[str, ...]:
+        """The AE titles under which the peer may send messages about storage commitment."""
         return tuple(filter(None, (self.ae_title, self.commitment_ae_title)))
 
     @property
@@ -679,10 +684,12 @@ class Conditions(Section):
     @field_validator("*", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
+        """A single text as a tuple of one."""
         return (value,) if isinstance(value, str) else value
 
 
 def _condition(text: str) -> str:
+    """Return ``text`` if it is a condition on results. Raises ValueError."""
     names_finding = text.endswith(SUSPECTED) and text.removesuffix(SUSPECTED).strip()
     _refuse(
         (
@@ -717,6 +724,7 @@ class ResultSettings(Section):
 
     @model_validator(mode="after")
     def _does_something(self) -> Self:
+        """Refuse a condition without an effect."""
         goes = self.send_to or self.priority == "stat"
         _refuse(
             (self.when == "withheld" and goes, "what is withheld is sent nowhere: give notify only"),

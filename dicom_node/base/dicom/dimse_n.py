@@ -122,6 +122,7 @@ def read_commitment_request(encoded: bytes, transfer_syntax: UID) -> tuple[str, 
 def _reading_commitment(
     encoded: bytes, transfer_syntax: UID, most_bytes: int, most_items: int
 ) -> AbstractContextManager[Dataset]:
+    """A scope with the data set of a storage commitment message. Raises FaultyReport."""
     return reading(
         encoded,
         transfer_syntax,
@@ -156,10 +157,12 @@ def reading(
 
 
 def _line(item: Dataset) -> str:
+    """An object as "instance class", its two UIDs."""
     return f"{_uid(item, 'ReferencedSOPInstanceUID')} {_uid(item, 'ReferencedSOPClassUID')}"
 
 
 def _reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
+    """An item that refers to an object."""
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class_uid, sop_instance_uid
     return item
@@ -256,6 +259,7 @@ def faulty_step(code: int, *keywords: str) -> FaultyStep:
 
 
 def _reading_step(encoded: bytes, transfer_syntax: UID) -> AbstractContextManager[Dataset]:
+    """A scope with the data set of a performed procedure step. Raises FaultyStep."""
     return reading(
         encoded,
         transfer_syntax,
@@ -267,10 +271,12 @@ def _reading_step(encoded: bytes, transfer_syntax: UID) -> AbstractContextManage
 
 
 def _end_values(dataset: Dataset) -> frozenset[str]:
+    """The keywords of the attributes for the end of a step that have a value."""
     return frozenset(keyword for keyword in STEP_END if _has_value(dataset, keyword))
 
 
 def _step_status(dataset: Dataset) -> StepStatus | None:
+    """The status of the step; None if the request does not contain it. Raises FaultyStep."""
     keyword = "PerformedProcedureStepStatus"
     if keyword not in dataset:
         return None
@@ -332,5 +338,6 @@ def _has_value(dataset: Dataset, keyword: str) -> bool:
 
 
 def _raw(dataset: Dataset, keyword: str) -> object:
+    """The undecoded value of an attribute, None if it is missing."""
     tag = tag_for_keyword(keyword)
     return dataset.get_item(tag).value if tag is not None and tag in dataset else None

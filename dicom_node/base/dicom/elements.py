@@ -136,6 +136,7 @@ class Walk:
                 self._note(str(damage))
 
     def _seems_explicit(self) -> bool:
+        """Whether the next element has a VR where Explicit VR has it."""
         vr = self._peek(6)[4:]
         return vr.isalpha() and vr.isupper()
 
@@ -251,6 +252,7 @@ class Walk:
         return True
 
     def _walk_items(self, element: Element, outer: Element, end: int) -> None:
+        """Walk the items of a sequence. Raises _Damage."""
         while element.is_undefined or self._at < end:
             first = self._at == element.start
             if first and end - self._at < 8:
@@ -293,11 +295,13 @@ class Walk:
         return group << 16 | number, self._long.unpack_from(self._window, at + 4)[0]
 
     def _count_item(self) -> None:
+        """Count one item of a sequence. Raises _LimitReached."""
         self._items += 1
         if self._items > self._limits.items:
             raise _LimitReached(f"more than {self._limits.items} items")
 
     def _peek(self, count: int) -> bytes:
+        """The next ``count`` bytes, or as many as there are; the position stays."""
         at = self._offset(count)
         return self._window[at : at + count]
 
@@ -318,6 +322,7 @@ class Walk:
         return at
 
     def _note(self, fault: str) -> None:
+        """Note a fault, unless another one was found before."""
         self.fault = self.fault or fault
 
 
@@ -339,6 +344,7 @@ def named(tag: int) -> str:
 
 
 def _in(inside: Element | None) -> str:
+    """Where an element lies, as the end of a sentence; "" outside of sequences."""
     return f" in an item of {inside}" if inside else ""
 
 
@@ -552,7 +558,7 @@ def _items(dataset: Dataset, element: DataElement | RawDataElement) -> Sequence[
 
 
 def hash_pixel_data(file: BinaryIO, pixels: Element, *, is_little_endian: bool) -> str:
-    """SHA-256 of the value as received, of fragments without the delimiter at their end.
+    """SHA-256 of Pixel Data as received; of fragments, without the sequence delimiter at their end.
 
     The same bytes in big endian are other samples, so they have another hash.
     """
@@ -601,6 +607,7 @@ def _pixel_bits(dataset: Dataset) -> list[int]:
 
 
 def _number(dataset: Dataset, keyword: str, default: int) -> int:
+    """The whole number in an attribute, ``default`` if it is empty. Raises FaultyObject."""
     if is_empty(dataset, keyword):
         return default
     number = whole(value_of(dataset, keyword), least=-LARGEST_WHOLE)

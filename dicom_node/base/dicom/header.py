@@ -162,6 +162,7 @@ def can_encode(charset: Sequence[str], dataset: Dataset) -> bool:
 
 
 def _is_read_back(text: str, vr: str, encodings: Sequence[str], read: CharacterSet) -> bool:
+    """Whether a text, encoded with these encodings, is decoded to the same text."""
     if vr == "PN":
         written = bytes(PersonName(text).encode(encodings))
         by_pydicom = str(convert_PN(written, list(encodings)))
@@ -172,6 +173,7 @@ def _is_read_back(text: str, vr: str, encodings: Sequence[str], read: CharacterS
 
 
 def _codec(encoding: str) -> str:
+    """Python's name for an encoding of pydicom."""
     return "ascii" if encoding == default_encoding else encoding
 
 
@@ -339,6 +341,7 @@ def _element(
 def _text_element(
     tag: BaseTag, vr: str, wanted: str, value: bytes, charset: CharacterSet
 ) -> DataElement | None:
+    """A text attribute, decoded; None if its bytes are no value. Raises DecodedDifferently."""
     try:
         text = charset.decode(value.rstrip(b"\0 "), vr).rstrip("\0 ")  # padding is of no multi-byte set
         if vr in ASCII and "\x1b" in text:
@@ -355,6 +358,7 @@ def _text_element(
 
 
 def _item(item: Dataset, inherited: CharacterSet, left_out: set[str] | None) -> Dataset:
+    """An item of a sequence with its text decoded. ``inherited``: the character set around it."""
     own = character_sets(item)
     charset = CharacterSet.from_terms(own) if any(own) else inherited
     copy = Dataset()
@@ -365,6 +369,7 @@ def _item(item: Dataset, inherited: CharacterSet, left_out: set[str] | None) -> 
 
 
 def _made(tag: BaseTag, vr: str, value: Any) -> DataElement | None:
+    """An element with this value; None if the value does not fit the VR."""
     try:
         return DataElement(tag, vr, value, validation_mode=config.IGNORE)
     except (ValueError, TypeError, OverflowError, ArithmeticError):
@@ -648,15 +653,18 @@ def _values(element: DataElement) -> Sequence[Any]:
 
 
 def _age(text: str) -> str | None:
+    """An age in the form of VR AS, None if it is none."""
     found = _AGE.fullmatch(text.upper())
     return found and f"{int(found[1]):03}{found[2]}"
 
 
 def _code_string(text: str) -> str | None:
+    """A text in the form of VR CS, None if it cannot have that form."""
     return text.upper() if _CODE_STRING.fullmatch(text.upper()) else None
 
 
 def _whole_number(text: str) -> str | None:
+    """A number in the form of VR IS, None if it is no whole number."""
     number = float(text) if _DECIMAL.fullmatch(text) else math.nan
     if not (abs(number) < 2**31 and number.is_integer()):
         return None
@@ -664,12 +672,14 @@ def _whole_number(text: str) -> str | None:
 
 
 def _decimal(text: str) -> str | None:
+    """A number in the form of VR DS, None if it is no number."""
     if not _DECIMAL.fullmatch(text) or not math.isfinite(float(text)):
         return None
     return text if len(text) <= 16 else str(format_number_as_ds(float(text)))
 
 
 def _offset(text: str) -> str | None:
+    """An offset from UTC in the form +HHMM, None if it is none."""
     return text.replace(":", "").replace("-0000", "+0000") if _OFFSET.fullmatch(text) else None
 
 

@@ -152,6 +152,7 @@ class Patient:
 
     @property
     def _is_somebody(self) -> bool:
+        """Whether the patient has an ID or a name."""
         return bool(self.id or self._name)
 
     @property
@@ -160,6 +161,7 @@ class Patient:
 
     @property
     def _parts(self) -> tuple[str, str, str, str]:
+        """The values that are compared between two patients."""
         return self.id, self._name, self.birth_date, self.sex
 
 
@@ -195,6 +197,7 @@ def digest(values: Iterable[str]) -> str:
 
 
 def _text(element: DataElement) -> str:
+    """The value of an element as text, of a sequence as JSON."""
     if element.VR == "SQ":
         items = [{str(inner.tag): _text(inner) for inner in item} for item in element.value]
         return json.dumps(items, ensure_ascii=False, sort_keys=True) if any(items) else ""

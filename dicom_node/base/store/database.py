@@ -95,6 +95,7 @@ class Changes:
         ).start()
 
     def _watch(self, engine: Engine) -> None:
+        """Announce a change whenever SQLite's files are written."""
         file = Path(engine.url.database or "")
         files, before = (file, file.with_name(f"{file.name}-wal")), [(0, 0)]
         while True:
@@ -105,6 +106,7 @@ class Changes:
             time.sleep(SHORTEST)
 
     def _listen_for_ever(self, engine: Engine) -> None:
+        """Announce PostgreSQL's notifications, with a new connection after an error."""
         from psycopg import Error  # only there it is installed
 
         while True:
@@ -115,6 +117,7 @@ class Changes:
             time.sleep(_AWAY_SECONDS)
 
     def _listen(self, engine: Engine) -> None:
+        """Announce PostgreSQL's notifications on one connection."""
         with engine.connect() as pooled:
             connection = pooled.connection.driver_connection
             assert connection is not None
@@ -274,6 +277,7 @@ class Database:
             return session.scalar(select(_VERSION.c.version_num))
 
     def _known_version(self) -> str | None:
+        """The version of the schema. Raises DatabaseNotReady if this program does not know it."""
         found = self.version()
         if found is not None and found not in schema_versions():
             raise DatabaseNotReady(
@@ -330,6 +334,7 @@ def sqlite_file(url: str) -> Path | None:
 
 
 def _set_pragmas(busy_seconds: float, connection: Any, _record: Any) -> None:
+    """Configure a new connection of SQLite: waiting, write-ahead log, durability, foreign keys."""
     connection.isolation_level = None  # transactions are begun by us, not by the sqlite3 module
     for setting in (
         f"busy_timeout={1000 * busy_seconds:.0f}",
@@ -341,6 +346,7 @@ def _set_pragmas(busy_seconds: float, connection: Any, _record: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
+    """Begin a transaction of SQLite; a writing one takes the write lock at once."""
     writes = connection.get_execution_options().get(_WRITES, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 

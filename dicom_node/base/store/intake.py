@@ -389,6 +389,7 @@ def mark_purged(session: Session, study_id: int) -> list[str]:
 def _is_quiet(
     now: datetime, silent_since: datetime, at_once: ColumnElement[bool] | None
 ) -> ColumnElement[bool]:
+    """SQL: whether a study's quiet time has passed and no open association brings it objects."""
     is_held = exists().where(
         ReceivedObject.study_id == Study.id,
         Association.id == ReceivedObject.association,

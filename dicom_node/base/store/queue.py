@@ -90,6 +90,7 @@ def leased_job(session: Session, job_id: int, owner: str, attempt: int) -> Job |
 
 
 def _is_leased_by(job_id: int, owner: str, attempt: int) -> ColumnElement[bool]:
+    """SQL: whether this owner has the lease of this attempt at the job."""
     return (
         (Job.id == job_id)
         & (Job.state == JobState.RUNNING)

@@ -258,6 +258,7 @@ def _unfinished(peers: Collection[str]) -> ColumnElement[bool]:
 
 
 def _of(peers: Collection[str]) -> tuple[ColumnElement[bool], ...]:
+    """SQL conditions that join a study with the steps of these peers."""
     return (
         StepStudy.study_instance_uid == Study.study_instance_uid,
         PerformedStep.id == StepStudy.step_id,
@@ -266,10 +267,12 @@ def _of(peers: Collection[str]) -> tuple[ColumnElement[bool], ...]:
 
 
 def _named_by(peers: Collection[str]) -> tuple[ColumnElement[bool], ...]:
+    """SQL conditions that join a study with the objects that the steps of these peers refer to."""
     return *_of(peers), StepObject.step_id == PerformedStep.id
 
 
 def _is_here() -> ColumnElement[bool]:
+    """SQL: whether the object that a step refers to has been received."""
     return exists().where(Instance.sop_instance_uid == StepObject.sop_instance_uid)
 
 

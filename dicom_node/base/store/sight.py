@@ -49,22 +49,27 @@ _instance, _received, _result, _original, _delivery, _study, _step_study = (
 
 
 def _studies(senders: Sequence[str]) -> Select[Any]:
+    """SQL: the numbers of the studies that these senders have sent."""
     return select(_instance.c.study_id).where(_instance.c.calling_ae.in_(senders))
 
 
 def _images(senders: Sequence[str]) -> Select[Any]:
+    """SQL: the numbers of the objects in studies of these senders."""
     return select(_instance.c.id).where(_instance.c.study_id.in_(_studies(senders)))
 
 
 def _results(senders: Sequence[str]) -> Select[Any]:
+    """SQL: the numbers of the results of studies of these senders."""
     return select(_result.c.id).where(_result.c.study_id.in_(_studies(senders)))
 
 
 def _uids(senders: Sequence[str]) -> Select[Any]:
+    """SQL: the Study Instance UIDs of studies of these senders."""
     return select(_study.c.study_instance_uid).where(_study.c.id.in_(_studies(senders)))
 
 
 def _steps(senders: Sequence[str]) -> Select[Any]:
+    """SQL: the performed procedure steps of studies of these senders."""
     return select(_step_study.c.step_id).where(_step_study.c.study_instance_uid.in_(_uids(senders)))
 
 
@@ -165,6 +170,7 @@ def is_hidden(session: Session, study_uid: str, *instance_uids: str) -> bool:
 
 @event.listens_for(Session, "do_orm_execute")
 def _limit_to_senders(state: ORMExecuteState) -> None:
+    """Limit each query of a session to what a user with the present senders may see."""
     senders = SENDERS.get()
     if not senders or not state.is_orm_statement or state.is_insert or state.is_column_load:
         return

@@ -98,6 +98,7 @@ def repair(database: Database) -> int:
 
 
 def _offer(session: Session, job: Job) -> int | None:
+    """Add a ticket for a job to procrastinate's queue; returns its number."""
     ahead = job.run_at - datetime.now(UTC)
     # The lowest class whose seconds are at least so many.
     work = min(max(math.ceil(_STEPS * math.log2(max(job.cost_seconds, 1.0))), 0), _MOST_WORK)
@@ -144,6 +145,7 @@ def _open_queues(
 
 
 def _is_open(name: str, workers: WorkerSettings, passing: tuple[int, float] | None) -> bool:
+    """Whether a job may be taken from the queue of this name."""
     pipeline, priority, work = name.rsplit("/", 2)
     if not workers.takes(pipeline):
         return False
@@ -155,6 +157,7 @@ def _is_open(name: str, workers: WorkerSettings, passing: tuple[int, float] | No
 
 
 def _manager(session: Session) -> JobManager:
+    """procrastinate's job manager in the transaction of a session."""
     return JobManager(_InSession(session))
 
 
@@ -184,11 +187,13 @@ class _InSession(BaseConnector):
         return [dict(row) for row in self._execute(query, arguments).mappings()]
 
     def _execute(self, query: str, arguments: Mapping[str, Any]) -> Any:
+        """Execute a statement in the session's transaction."""
         given = {name: _as_driver_takes_it(value) for name, value in arguments.items()}
         return self._session.connection().exec_driver_sql(query, given)
 
 
 def _as_driver_takes_it(value: Any) -> Any:
+    """A parameter in the form that the database driver accepts."""
     if isinstance(value, list):
         return [_as_driver_takes_it(one) for one in value]
     if isinstance(value, types.JobToDefer):

@@ -237,6 +237,7 @@ def settle_study_as(session: Session, study: Study, state: StudyState, reason: s
 
 
 def _set_study(session: Session, study: Study, to: StudyState, event: EventType, reason: str) -> None:
+    """Set a study's state, and record the event with the states before and after."""
     before = study.state
     _set(session, study, to, {"reason": reason})
     # In the word of lists: "held" where nothing came of the study but jobs that a limit holds.
@@ -247,6 +248,7 @@ def _set_study(session: Session, study: Study, to: StudyState, event: EventType,
 
 
 def _next(table: Mapping[tuple[_State, EventType], _State], row: Any, event: EventType) -> _State:
+    """The state that follows an event by the life cycle's table. Raises IllegalTransition."""
     try:
         return table[row.state, event]
     except KeyError:
@@ -384,6 +386,7 @@ class OwnEvents:
         self._store()
 
     def _store(self) -> None:
+        """Store the events that wait; if the database is away, they wait on."""
         with self._lock:
             waiting, self._waiting = self._waiting, []
             try:

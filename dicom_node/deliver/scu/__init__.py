@@ -130,6 +130,7 @@ class FoundStudy:
 
 
 def _identifier(texts: Mapping[str, str], keyword: str) -> str:
+    """An identifier without padding, at most 64 characters."""
     return texts.get(keyword, "").replace("\0", "").strip()[:64]  # LO, PS3.5 6.2
 
 

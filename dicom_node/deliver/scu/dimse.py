@@ -264,6 +264,7 @@ def query_identifier(level: str, **keys: str) -> Dataset:
 
 
 def _refusal(association: Association, connections: Connections, whom: str) -> NoAssociation:
+    """Why there is no association: rejected, no accepted context, or no answer."""
     if association.is_rejected:
         return NoAssociation(f"association rejected by {whom}: {association.acceptor.primitive.reason_str}")
     if association.rejected_contexts:
@@ -538,6 +539,7 @@ class DimseDestination(DimseCaller):
         return Check("echo", status == 0, text if status is None else text + took)
 
     def _send_on_one_association(self, objects: Sequence[Outgoing]) -> list[SendReport]:
+        """Send objects on one association, until it ends; returns a report for each object that was tried."""
         with self.associate(_store_contexts(objects)) as association:
             if isinstance(association, NoAssociation):
                 status = SendStatus.NARROWED if association.takes_nothing else SendStatus.UNREACHABLE
@@ -550,6 +552,7 @@ class DimseDestination(DimseCaller):
         return reports
 
     def _store(self, association: Association, item: Outgoing) -> SendReport:
+        """Send one object by C-STORE."""
         content = _as_accepted(association, item)
         if isinstance(content, SendReport):
             return content
@@ -771,6 +774,7 @@ class DimseArchive(DimseCaller):
         return [self.accepts(name, "query", model) for name, model in wanted.items()]
 
     def _answers(self, level: str, **keys: str) -> list[Dataset]:
+        """The answers to a C-FIND. Raises PeerUnreachable."""
         question = query_identifier(level, **keys)
         code, answers, text = self.call(contexts(FIND), "send_c_find", question, FIND, service="query")
         if code != 0:
@@ -825,6 +829,7 @@ def _outcome(code: int, last: Dataset, taken: int | None) -> Retrieved:
 
 
 def _text(value: Any) -> str:
+    """A value as text; several values with backslashes between them."""
     if value is None:
         return ""
     values = value if isinstance(value, MultiValue | list) else [value]

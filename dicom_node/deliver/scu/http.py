@@ -190,6 +190,7 @@ class HttpDestination(HttpCaller, ABC):
         return self._called(partial(ask, item), self._outbox.seconds_for(item.path.stat().st_size))
 
     def _seen(self, look: Callable[[Outgoing], Confirmation], item: Outgoing) -> Confirmation:
+        """The result of a query for one object; a failure counts as "unknown"."""
         answer = self._about(look, item)
         return unanswered(answer) if isinstance(answer, SendReport) else answer
 
@@ -210,7 +211,7 @@ class HttpDestination(HttpCaller, ABC):
 
 
 class _Adapter(HTTPAdapter):
-    """Tells ``connections`` of each connection that is opened."""
+    """Registers each new connection with ``connections``."""
 
     def __init__(self, connections: Connections) -> None:
         super().__init__()
@@ -226,6 +227,8 @@ class _Adapter(HTTPAdapter):
 
 
 def _watched(connection: Any, connections: Connections) -> Any:
+    """The class of a connection that registers each socket it opens."""
+
     class Watched(connection):  # type: ignore[misc]
         def _new_conn(self) -> socket.socket:
             name = self._dns_host  # type: ignore[has-type]  # of urllib3

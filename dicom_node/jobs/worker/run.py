@@ -283,6 +283,7 @@ class ImageAnalysis:
         options: Mapping[str, object],
         report: Progress,
     ) -> PipelineResult:
+        """Run the pipeline; without findings for research only, and without the text that it read."""
         result = pipeline.run([source.image for source in sources], report, options)
         return replace(without_research(result), readings=())
 
@@ -775,10 +776,12 @@ class ResultWriter:
         )
 
     def _read(self, query: Callable[..., T], *arguments: Any) -> T:
+        """The value of a query in a reading session of its own."""
         with self._database.read() as session:
             return query(session, *arguments)
 
     def _peers(self, names: Sequence[str], *, deidentified: bool) -> list[PeerSettings]:
+        """The configured peers among these names that get de-identified objects, or those that do not."""
         known = {peer.name: peer for peer in self._settings.peers}  # the job's start logged who is unknown
         return [known[one] for one in names if one in known and known[one].deidentify is deidentified]
 
@@ -878,6 +881,7 @@ def previous_images(
 
 
 def _instances(session: Session, study: int, uids: Sequence[str]) -> list[Instance]:
+    """The versions in force of these images in a study."""
     return list(
         session.scalars(
             select(Instance).where(Instance.study_id == study, Instance.sop_instance_uid.in_(uids))
@@ -986,11 +990,13 @@ class AtWork:
         )
 
     def _add(self, file: Path, line: str) -> None:
+        """Append a line to the record of an image."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="ascii") as lines:
             lines.write(f"{line}\n")
 
     def _remove(self, file: Path) -> None:
+        """Remove this worker's line from the record of an image."""
         rest = [line for line in _lines(file) if line != self.owner]
         if rest:
             file.write_text("".join(f"{line}\n" for line in rest), encoding="ascii")
@@ -999,6 +1005,7 @@ class AtWork:
 
 
 def _lines(file: Path) -> list[str]:
+    """The lines of a record; none if it does not exist."""
     try:
         return file.read_text(encoding="ascii").splitlines()
     except FileNotFoundError:
@@ -1179,6 +1186,7 @@ class Worker:
             self._database.outage.note_error(error)
 
     def _heartbeat(self, job: Job) -> JobHeartbeat:
+        """The heartbeat for a job, with the configured time limits."""
         workers = self._settings.workers
         return JobHeartbeat(
             self._queue,
@@ -1206,6 +1214,7 @@ class Worker:
         _LOGGER.info("pipelines loaded in %.1f s", time.monotonic() - started)
 
     def _pipeline(self, name: str) -> Pipeline:
+        """The pipeline of this name, loaded once. Raises NoSuchPipeline."""
         if name not in self._pipelines:
             try:
                 pipeline = pipelines.create(
@@ -1266,6 +1275,7 @@ class Worker:
             self._at_work.last_try = False
 
     def _end(self, attempt: _Attempt, report: Progress) -> None:
+        """Run an attempt, and end the job by what came of it: results, a failure report, or another try."""
         job = attempt.job
         try:
             self._try(attempt, report)
@@ -1299,6 +1309,7 @@ class Worker:
                 self._queue.retry_at(job, utc_now() + self._queue.retry_delay(job.tries), reason)
 
     def _try(self, attempt: _Attempt, report: Progress) -> None:
+        """Run an attempt at a job up to its results. Raises what makes it fail."""
         job = attempt.job
         report(0.0, "reading")
         attempt.images = images = open_images(self._database, self._settings, job)
@@ -1445,6 +1456,7 @@ class JobHeartbeat:
             self._paused = False
 
     def _beat(self) -> None:
+        """Renew the lease at intervals, and request a stop when a limit is reached."""
         next_beat = time.monotonic() + self._interval
         while not self._ended.wait(min(self._interval, 0.1)):
             now = time.monotonic()
@@ -1470,4 +1482,5 @@ class JobHeartbeat:
                 self._abandon(self._job, self._stop)
 
     def _request_stop(self, stop: JobStopped) -> None:
+        """Let the job stop at its next step, for this reason."""
         self._stop, self._stop_decided_at = stop, time.monotonic()
