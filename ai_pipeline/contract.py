@@ -51,7 +51,7 @@ class Decision(StrEnum):
 
 
 class Origin(StrEnum):
-    """How a region was found; readers weigh a detector's box more than an activation's."""
+    """The method that found a region; readers trust a detector's box more than an activation's."""
 
     DETECTOR = "detector"
     ACTIVATION = "activation"

@@ -95,7 +95,7 @@ def chest_card(model: str | None, models_dir: Path | None) -> Card:
 
 
 def own_card(model: str, models_dir: Path | None) -> Path:
-    """The file of a card that ``--write-card`` may write to. Raises CardError where it is the shipped one."""
+    """The file of a card that ``--write-card`` may change. Raises CardError for a shipped card."""
     from ai_pipeline.models.registry import SHIPPED, find
 
     path = find(model, models_dir).path
@@ -233,7 +233,7 @@ def needed(package: str) -> None:
 
 @contextmanager
 def progress() -> Iterator[Callable[[float, str], None]]:
-    """A progress bar on a terminal; elsewhere one line a minute. Milestones are lines on both."""
+    """A progress bar on a terminal, elsewhere one line a minute; milestones are printed on both."""
     last = time.monotonic()
     columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
     terminal = sys.stderr.isatty()

@@ -256,7 +256,9 @@ def main() -> None:
 
 
 def _converted(request: Request) -> ConvertedNetwork:
-    """Write the model; returns what a card says of it, compared with the network on a random picture."""
+    """Write the model, after a comparison with the network on a random picture; returns the values for its
+    card.
+    """
     import torch
 
     from ai_training import networks
@@ -321,7 +323,7 @@ def _converted(request: Request) -> ConvertedNetwork:
 
 
 def _of_channels(values: Any, channels: int) -> tuple[float, ...]:
-    """Values 0..1, one for each channel, scaled to 0..255; their mean where the network reads grey."""
+    """Values from 0..1 scaled to 0..255, one for each channel; their mean if the network reads grey."""
     if channels == len(values):
         return tuple(255.0 * value for value in values)
     return (255.0 * sum(values) / len(values),)

@@ -431,7 +431,7 @@ class YoloLocator:
 def trained(
     boxes: Sequence[TruthBox], card: Card, folder: Path, recipe: YoloRecipe, paths: Sequence[Path]
 ) -> YoloLocator:
-    """The YOLO trained on ``boxes`` in ``folder``; it is trained now if there is none yet.
+    """The YOLO in ``folder``, which is trained on ``boxes`` first if it does not exist.
 
     Raises FileExistsError if the YOLO in ``folder`` was trained in another way, or on other boxes.
     """
@@ -541,7 +541,7 @@ def predicted(arms: Mapping[str, Locator], images: Iterable[int], labels: Sequen
 
 
 def figures_of(case: LabelledBoxes, predictions: Predictions, *, decide: bool) -> dict[str, Any]:
-    """All figures in printable form; with ``decide``, each label says whether it passes."""
+    """All figures in printable form. ``decide``: add whether the boxes of each label may be shown."""
     truth = [corners(box) for box in case.boxes]
     rows = {arm: place_figures(truth, case.of_boxes(found)) for arm, found in predictions.items()}
     labels = sorted({box.label for box in case.boxes})

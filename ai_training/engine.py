@@ -41,8 +41,8 @@ class RunOptions:
     save_minutes: float = 10.0
 
     def fabric(self, precision: str = "fp32") -> Fabric:
-        """Device and precision as a Fabric object. ``precision``: the one that ``auto`` means. Raises
-        ExperimentError.
+        """Device and precision as a Fabric object. ``precision``: the precision to use if the user chose
+        ``auto``. Raises ExperimentError.
         """
         device, wanted = self.chosen_device(), self.precision if self.precision != "auto" else precision
         if wanted == "fp16" and device == "cpu":
@@ -54,7 +54,7 @@ class RunOptions:
         )
 
     def chosen_device(self) -> str:
-        """``cpu`` or ``cuda``. Raises ExperimentError if the chosen device is not there."""
+        """``cpu`` or ``cuda``. Raises ExperimentError if the machine lacks the chosen device."""
         there = torch.cuda.is_available()
         if self.device == "cuda" and not there:
             raise ExperimentError("--device cuda: torch finds no such device on this machine")

@@ -396,7 +396,8 @@ def _groups(images: Sequence[SetImage]) -> dict[str, dict[str, list[bool]]]:
 
 
 def curves(found: Scored, fewest: int) -> dict[str, Any]:
-    """For each label with ``fewest`` positives: ``roc`` and ``pr`` as two lists, ``reliability`` as points.
+    """The curves of each label with at least ``fewest`` positives: ``roc`` and ``pr`` as two lists,
+    ``reliability`` as points.
 
     ``roc``: false and true positive rate; ``pr``: recall and precision; ``reliability``: mean probability,
     rate, images. ``rate`` is the label's prevalence, ``operating`` the shipped thresholds as (false positive
@@ -596,7 +597,8 @@ def _reached(chance: Floats, weights: Floats, share: float) -> Floats:
 def _chosen(
     found: Scored, point: OperatingPoint, cuts: Cuts, shown: Sequence[str], healthy: Bools
 ) -> dict[str, Any]:
-    """One operating point: thresholds with intervals, and what they do on the images that they come from.
+    """One operating point: thresholds with intervals, and the figures of calls on the images that they were
+    chosen on.
 
     At ``sensitive`` nothing is undetermined; at ``specific`` only what ``balanced`` calls is: a report with
     something unclear in nearly every film is not read.

@@ -113,7 +113,7 @@ def _head(image: SetImage) -> HeadImage:
 
 
 def without_head(picture: Grey, head: Bools, random: np.random.Generator) -> Grey:
-    """A part of ``picture``, a fifth to a half as wide, of which at most a fiftieth is head.
+    """A random part of ``picture``, a fifth to a half as wide, at most a fiftieth of which shows the head.
 
     The first such part that is not mostly black, else the least black one; a black picture if the head is
     everywhere.
@@ -466,9 +466,10 @@ BESIDE = f"{HEADS}, parts beside the head"
 
 @dataclass(frozen=True, slots=True)
 class HeadCase:
-    """One head. ``error``: the measured circumference minus the sonographer's, mm. If no head was outlined,
-    Dice is 0 and the error is the whole circumference. ``fault``: why the gate refuses the head, empty if it
-    does not.
+    """One measured head. ``error``: its circumference minus the sonographer's, mm. ``fault``: why the gate
+    refuses it, "" if it does not.
+
+    If no head was outlined, Dice is 0 and the error is the whole circumference.
     """
 
     patient: str

@@ -41,7 +41,7 @@ UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cell:
-    """One label within one source: the smallest set of images in which an AUC is fair."""
+    """One label in one source: the smallest set of images for which an AUC is fair."""
 
     source: str
     label: int

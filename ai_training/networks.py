@@ -617,7 +617,7 @@ def outline_network(outlines: int) -> OutlineNetwork:
 
 
 class Probabilities(nn.Module):
-    """The exported graph: what the network returns, as probabilities 0..1."""
+    """The network for export, with probabilities 0..1 in place of logits."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -885,8 +885,8 @@ def predict(
     seeds: Sequence[int],
     report: Report = silent,
 ) -> HeldOut:
-    """Write below ``out`` the predictions of the networks of the folds, and of their gates, for frames that
-    they have not seen, and the gate that ships.
+    """Write below ``out`` what the networks and gates of the folds predict for frames that they have not
+    seen, and the gate that ships.
     """
     frames = ovarian_frames(data)
     pixels, fold = reduced([frame.rgb() for frame in frames]), folds(frames)

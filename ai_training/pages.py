@@ -47,7 +47,7 @@ PICTURES = {
 
 @dataclass(frozen=True, slots=True)
 class FiguresTable:
-    """Part of a page: the table of a card at ``path`` (keys with ``>`` between), left out where it has none.
+    """Part of a page: the table of a card at ``path`` (keys with ``>`` between), if the card has it.
 
     ``columns``: key and heading of each figure; a key may be a path, keys with ``+`` between share a cell.
     ``rows``: heading of the rows' names, "" without; None: a list of lines.
@@ -425,7 +425,7 @@ def figure_lines(page: FiguresPage, card: Card) -> list[str]:
 
 
 def _lines(card: Card, section: FiguresTable) -> Iterator[str]:
-    """The lines of one section; none where the card has no such figures."""
+    """The lines of one section; none if the card has no such figures."""
     found, columns = _at(card.details, section.path) or {}, section.columns
     if section.rows is None:
         facts = [(words, _cell(found, key, section.digits)) for key, words in columns.items()]

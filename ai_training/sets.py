@@ -276,8 +276,8 @@ PARTS = {"training": "train", "valid": "val", "validate": "val", "validation": "
 
 @dataclass(frozen=True, slots=True)
 class SetLayout:
-    """A layout of files. ``kinds``: what the pictures show. ``needs``: patterns of files that must all be
-    there for the layout to be recognised. ``read`` raises DataMissing.
+    """A layout of files. ``kinds``: of the pictures. ``needs``: patterns of files by which the layout is
+    recognised. ``read`` raises DataMissing.
     """
 
     name: str
@@ -305,9 +305,10 @@ def dealt(patients: Iterable[str], shares: Mapping[str, float]) -> dict[str, str
 
 
 def in_splits(images: Sequence[SetImage], where: Path) -> tuple[SetImage, ...]:
-    """``images`` with train, val and test. Official splits are kept, but a missing val is taken from train;
-    without any official split, patients are divided at random. Raises DataMissing if a patient is in two
-    splits.
+    """``images`` with train, val and test. Raises DataMissing if a patient is in two splits.
+
+    Official splits are used, but a missing val is taken from train. Without official splits, patients are
+    divided at random.
     """
     parts = {image.split for image in images}
     if parts == {""}:

@@ -132,7 +132,7 @@ def add_model(
     ] = False,
     models_dir: ModelsDir = None,
 ) -> None:
-    """Take a model into the folder of models, beside its other versions; nothing uses it yet.
+    """Add a model to the folder of models, beside its other versions; no pipeline uses it yet.
 
     Its licence is shown and must be agreed to. The file is refused when its SHA-256 is not the one given and
     the one in the card, or when it holds anything but a network of standard operators.

@@ -350,7 +350,7 @@ class _Runner:
         return record, True
 
     def _pipeline(self, image: SourceImage) -> Pipeline | None:
-        """The pipeline for an image, None if there is none for it."""
+        """The pipeline for an image; None if no pipeline takes its modality."""
         from ai_pipeline.pipelines import option_faults
 
         name = _by_modality(image.header.modality) if self.pipeline == "auto" else self.pipeline
@@ -385,7 +385,7 @@ class _Runner:
 
 @cache
 def _by_modality(modality: str) -> str | None:
-    """The pipeline that ``auto`` takes for images of a modality, None where there is none."""
+    """The pipeline that ``auto`` takes for images of a modality, None if there is none."""
     from ai_pipeline.pipelines import cards
 
     return next((card.name for card in cards() if modality in card.auto_for), None)

@@ -276,7 +276,9 @@ def decomposition_levels(frame: bytes, header: ImageHeader) -> int:
 
 
 def _segment_of_style(frame: bytes) -> int:
-    """Where the segment COD of a JPEG 2000's main header begins; 0 without one among the first segments."""
+    """The position of the segment COD in a JPEG 2000's main header; 0 if it is not among the
+    first segments.
+    """
     place = 2
     # Segments of a JPEG 2000 among which COD is looked for; it usually is the second.
     for _ in range(64):
@@ -302,7 +304,9 @@ def bare(frame: bytes) -> bytes:
 
 
 def _codestream_of_jp2(frame: bytes) -> int:
-    """Where the box jp2c's content begins (T.800 I.4); 0 where there is no JP2 file around it."""
+    """The position of the content of the box jp2c (T.800 I.4); 0 without a JP2 file around the
+    code stream.
+    """
     if frame[4:8] != b"jP  ":
         return 0
     place = 0
@@ -345,7 +349,7 @@ _STARTS = b"\xff\xd8", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "
 
 @dataclass(frozen=True, slots=True)
 class Fragments:
-    """Where the fragments of each frame lie in a file: the first byte and the length of each."""
+    """The places of the fragments of each frame in a file: first byte and length."""
 
     path: Path
     frames: Sequence[Sequence[tuple[int, int]]]

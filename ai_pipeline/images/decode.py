@@ -71,7 +71,7 @@ def halvings(header: ImageHeader, shorter_side: int) -> int:
 def decoded_smaller(frame: bytes, header: ImageHeader, times: int) -> PixelArray | None:
     """The samples of a JPEG 2000 at a lower resolution, halved ``times``: uint16 ``[rows, columns]``.
 
-    None where the frame must be decoded in full: it is not of unsigned grey samples, it has no such
+    None if the frame must be decoded in full: it is not of unsigned grey samples, it has no such
     resolution, or the decoding process is not confined here (docs/decisions.md). Raises NoDecoder.
     """
     if DECODER.lacks():
@@ -88,8 +88,10 @@ def decoded_smaller(frame: bytes, header: ImageHeader, times: int) -> PixelArray
 
 
 def halved(samples: PixelArray, bits: int, times: int) -> PixelArray:
-    """Unsigned grey samples of so many ``bits`` halved ``times``, exactly as :func:`decoded` gives those of
-    a lossless file: the low band of the reversible 5-3 filter (T.800 F.4.8).
+    """Unsigned grey samples of this many ``bits``, halved ``times``.
+
+    The result equals that of :func:`decoded_smaller` for a lossless file: the low band of the reversible 5-3
+    filter (T.800 F.4.8).
     """
     band = cast(npt.NDArray[np.integer[Any]], samples)
     for _ in range(times):
@@ -114,7 +116,7 @@ def _low_band(values: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int32]:
 
 
 def to_full_size(rows: int, header: ImageHeader) -> Affine:
-    """The map from a picture of so many ``rows``, halved or not, to the image.
+    """The map from a picture with this many ``rows``, halved or not, to the image.
 
     Its samples lie on every second, fourth … sample of the image, the first on the first (T.800 annex F).
     """

@@ -49,7 +49,9 @@ _ENVIRONMENT = {
 
 
 class Decoder:
-    """The decoding process, started when first needed, and again if it has ended. Threads take turns."""
+    """The decoding process. It is started when first needed, and again if it has ended; threads
+    take turns.
+    """
 
     def __init__(self, arguments: Sequence[str] = ("-m", "ai_pipeline.images.decoder_process")) -> None:
         # -I: nothing is imported from the working folder, PYTHONPATH or the person's own packages.

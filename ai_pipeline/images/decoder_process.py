@@ -45,7 +45,9 @@ def _picture(data: bytes) -> bytes:
 
 
 def _jpeg_ls(data: bytes) -> bytes:
-    """The samples of a JPEG-LS. Zeros between its scan and the end, which DCMTK takes, end CharLS."""
+    """The samples of a JPEG-LS. Zeros after its scan are removed: DCMTK accepts them, CharLS
+    fails on them.
+    """
     try:
         return bytes(jpeg_ls.decode_pixel_data(data)[0])
     except RuntimeError:

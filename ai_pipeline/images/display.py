@@ -1,4 +1,4 @@
-"""From stored samples to displayed grey levels: the grey pipeline of PS3.3 C.11 as one lookup table.
+"""Stored samples become displayed grey levels: the grey pipeline of PS3.3 C.11 as one lookup table.
 
 Modality LUT, VOI LUT and photometric interpretation act on single values. So they are applied once to every
 value that a sample can take (at most 65,536), and samples are looked up in the result: a 2,500 × 2,500 image
@@ -28,7 +28,7 @@ BAND_ROWS = 128
 
 @dataclass(frozen=True, slots=True)
 class GreyDisplay:
-    """How the grey samples of one frame become uint8, bright = dense.
+    """The steps by which the grey samples of one frame become uint8, bright = dense.
 
     ``choice`` says where the window came from: ``"VOI LUT"``, ``"window"``, ``"full range"`` (8 bits and
     fewer: the modality has already windowed them) or ``"percentiles"`` (more bits, no window in the header).

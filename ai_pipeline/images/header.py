@@ -276,13 +276,13 @@ def is_calibrated(header: ImageHeader) -> bool:
 
 
 def _pixel_spacing(text: str) -> tuple[float, float] | None:
-    """Row and column spacing of "0.1\\0.1"; None where it is none."""
+    """Row and column spacing of "0.1\\0.1"; None if it is none."""
     parts = text.split("\\")
     return _spacing(*map(decimal, parts)) if len(parts) == 2 else None
 
 
 def _spacing(rows: float | None, columns: float | None) -> tuple[float, float] | None:
-    """Both in millimetres; None unless both are numbers greater than 0."""
+    """Both spacings in millimetres; None unless both are numbers greater than 0."""
     return (rows, columns) if rows and columns and rows > 0.0 and columns > 0.0 else None
 
 

@@ -487,7 +487,7 @@ class _WeightsTable(_CardTable):
         return self
 
     def path(self, folder: Path) -> Path:
-        """Where the file is, for a card in ``folder``; no package is imported to find it."""
+        """The path of the file, for a card in ``folder``; no package is imported to find it."""
         if self.package is not None:
             try:
                 return Path(str(distribution(self.package).locate_file(self.package))) / self.file

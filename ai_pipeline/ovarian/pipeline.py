@@ -234,7 +234,7 @@ def of_mask(mask: Bools) -> LesionOutline:
 
 
 def dice(one: Bools, other: Bools) -> float:
-    """The Dice coefficient of two masks: twice the common pixels over the sum of both; 0 where both are
+    """The Dice coefficient of two masks: twice the common pixels over the sum of both; 0 if both are
     empty.
     """
     total = int(one.sum()) + int(other.sum())

@@ -75,7 +75,7 @@ class _Program(ABC):
         images: Sequence[SourceImage],
         options: Mapping[str, object] = MappingProxyType({}),  # noqa: ARG002  (the rule has chosen)
     ) -> Accept | Refuse:
-        """Take every image that is a DICOM file: the rule has chosen them."""
+        """Accept every image that is a DICOM file, because the rule has chosen the images."""
         taken = tuple(image.uid for image in images if isinstance(image, DicomImage))
         return Accept(taken) if taken else Refuse("a program gets DICOM files, and there is none")
 

@@ -211,8 +211,10 @@ RECALL, LOWEST = 0.95, 0.92
 
 
 class MarkCounts(NamedTuple):
-    """One way on one frame: found and existing marks by class; pixels that are rightly marked, that are
-    marked, that are wrongly marked, that are known to be free; whether the node refused the frame.
+    """The counts of one way of masking on one frame.
+
+    Found and existing marks by class; pixels that are rightly marked, marked, wrongly marked, and known to be
+    free of marks; whether the node refused the frame.
     """
 
     found: npt.NDArray[np.float64]
@@ -460,7 +462,7 @@ def objects_of(frame: Row, objects: Iterable[Row]) -> list[Row]:
 
 
 def marked(row: Row, picture: Picture, owners: npt.NDArray[Any] | None = None) -> MarkedObject:
-    """One drawn object; without ``owners``, its pixels are found by its box and its class."""
+    """One drawn object. Without ``owners``, its pixels are found by its box and its class."""
     content, box = Content(row["class"]), box_of(row)
     if owners is not None and row["owner"]:
         return MarkedObject(content, box, np.asarray(owners == int(row["owner"]), np.bool_))
@@ -754,8 +756,10 @@ def evaluate_inpaint(
 
 
 class MeasuredPicture(NamedTuple):
-    """One picture with one mask: its frame, features of the truth's squares for KID; by way of filling the
-    figures ``[places, figures]`` as in :func:`figures`, and features.
+    """The figures of one picture with one mask.
+
+    ``frame``: its name; ``truth``: features of the unmarked picture's squares, for KID; then, for each way of
+    filling, the figures ``[places, figures]`` of :func:`figures`, and the features.
     """
 
     frame: str

@@ -179,9 +179,7 @@ def targets_of(burned: BurnIn) -> Targets:
 def crop(
     picture: Picture, targets: Targets, side: int, random: np.random.Generator
 ) -> tuple[Picture, Targets]:
-    """A random square, every second time with a marked pixel in it; black where it reaches beyond the
-    picture.
-    """
+    """A random square, black beyond the picture; every second one has a marked pixel."""
     rows, columns = targets.shape
     short = max(0, side - rows), max(0, side - columns)
     picture = np.pad(picture, ((0, short[0]), (0, short[1]), (0, 0)))
@@ -349,10 +347,10 @@ def loss_of(logits: Tensor, targets: Tensor, recipe: MarkRecipe) -> Tensor:
 def choose_threshold(
     finder: MarkFinder, pictures: Sequence[BurnIn], plain: Sequence[Picture]
 ) -> tuple[float, dict[str, float]]:
-    """The lowest threshold at which at most a share :data:`GROWN_AREA` of ``plain``, clean frames, is marked;
-    the highest of :data:`THRESHOLDS` if there is none.
+    """The lowest threshold at which at most a share :data:`GROWN_AREA` of the clean frames ``plain`` is
+    marked.
 
-    Also returns the scores at that threshold.
+    If none is low enough, the highest of :data:`THRESHOLDS`.
     """
     areas = np.zeros(len(THRESHOLDS))
     for picture in plain:

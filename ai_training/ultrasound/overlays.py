@@ -89,7 +89,9 @@ class Canvas:
         return np.zeros(self.clean.shape[:2], np.uint8)
 
     def sketch(self, *strokes: tuple[Any, ...]) -> Alpha:
-        """The stencil that ``strokes`` draw: functions of OpenCV with what they take after the picture."""
+        """The stencil that ``strokes`` draw: each is a function of OpenCV with its arguments after the
+        picture.
+        """
         alpha = self.blank()
         for draw, *how in strokes:
             draw(alpha, *how)
@@ -1016,7 +1018,7 @@ class CleanFrame:
     box: Box
 
     def read(self, data: Path) -> Picture:
-        """The part as RGB ``[rows, columns, 3]``. Raises DataMissing when the file is not there."""
+        """The part as RGB ``[rows, columns, 3]``. Raises DataMissing if the file does not exist."""
         left, top, right, bottom = self.box
         return np.ascontiguousarray(read_rgb(data / self.source / self.file)[top:bottom, left:right])
 
@@ -1135,8 +1137,8 @@ GROUNDS: tuple[Colour, ...] = ((0, 0, 0), (20, 20, 30), (45, 45, 45), (0, 0, 90)
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a layout writes on, and how: canvas and its size, random generator, family of styles, font and
-    size; whether names are Korean.
+    """The surface for a layout: canvas, size, random generator, family of styles, font and size; whether
+    names are Korean.
     """
 
     canvas: Canvas
@@ -1311,7 +1313,7 @@ def _results_table(page: Page) -> None:
 
 
 def _inner_labels(page: Page) -> None:
-    """What the sonographer typed onto the picture; now and then a name, upright or along a side."""
+    """Labels on the image itself, as a sonographer types them; sometimes a name, upright or along a side."""
     for _ in range(int(page.random.integers(1, 4))):
         look = page.resized(page.hand, 0.022, 0.06)
         token = (one(page.random, VOCABULARY["sites"]), Meaning.ORIENTATION)

@@ -1,4 +1,4 @@
-"""``ai-pipeline evaluate despeckle``: speckle, and filters that take it out."""
+"""``ai-pipeline evaluate despeckle``: speckle, and filters that remove it."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ SIDE = 24
 
 
 def texture(before: Singles, after: Singles, head: Bools) -> dict[str, float]:
-    """How much speckle and how much edge a picture (0 to 1) has ``after`` a filter; ``before``: unfiltered.
+    """The amount of speckle and of edges in a picture (0 to 1) ``after`` a filter, compared with ``before``.
 
     ``enl``: equivalent number of looks, mean² over variance of the echoes' power (full speckle: 1). ``cnr``:
     contrast between the inside and the outside of the head, divided by their spread. ``edges``: correlation
@@ -245,7 +245,7 @@ def _even_squares(picture: Singles) -> list[tuple[slice, slice]]:
 
 
 def _gradient(picture: Singles) -> Singles:
-    """How steep each pixel's surroundings are."""
+    """The steepness of grey levels at each pixel."""
     smooth = cv2.GaussianBlur(picture, (0, 0), 1.0)
     across, down = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
     return np.asarray(np.hypot(across, down), np.float32)
@@ -254,7 +254,7 @@ def _gradient(picture: Singles) -> Singles:
 def evaluate(
     data: Path, split: str, frames: int, models_dir: Path | None = None, report: Report = silent
 ) -> dict[str, Any]:
-    """All figures: noise on ``frames`` frames of ``split``, the others on all of its frames. Raises
+    """All figures: noise on ``frames`` frames of ``split``, and texture and heads on all its frames. Raises
     DataMissing.
     """
     images = head_images(data, split)

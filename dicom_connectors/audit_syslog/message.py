@@ -167,12 +167,12 @@ class _AuditedAs:
 
 
 def _accessed(action: str) -> _AuditedAs:
-    """How access to objects is audited."""
+    """The codes for access to objects, with the kind of access."""
     return _AuditedAs(_DCM.DICOMInstancesAccessed, action)
 
 
 def _alert(kind: Code, of: str) -> _AuditedAs:
-    """How a security alert of this kind is audited."""
+    """The codes for a security alert of this kind. ``of``: the path of its subject."""
     return _AuditedAs(_DCM.SecurityAlert, "E", kind, of=of)
 
 
@@ -316,7 +316,7 @@ def _participants(root: Element, row: AuditRow, kind: _AuditedAs, source: AuditS
 
 
 def _alert_subject(root: Element, row: AuditRow, kind: _AuditedAs, source: AuditSource) -> None:
-    """What the alert is about, and a text on it (PS3.15 A.5.3.11): a resource of this node, or the caller."""
+    """Add the subject of an alert (PS3.15 A.5.3.11), a resource of this node or the caller, with a text."""
     details = {key: value for key, value in row.fields.items() if value not in (None, "", [])}
     listed = ", ".join(f"{key}={value}" for key, value in details.items())
     text = {"Alert Description": f"{row.action.value.replace('_', ' ')}{': ' if listed else ''}{listed}"}

@@ -151,14 +151,14 @@ _TAGS = {keyword: f"{tag_for_keyword(keyword):08X}" for keyword in STUDY_KEYS}
 
 
 class DicomwebArchive(DicomwebDestination):
-    """A DICOMweb server that is asked for studies; every call has a deadline."""
+    """A DICOMweb server that is queried for studies; every call has a deadline."""
 
     def find(self, query: StudyQuery) -> FoundStudies:
-        """Ask for studies. Raises PeerUnreachable."""
+        """Search for studies. Raises PeerUnreachable."""
         return self._answer(lambda: FoundStudies.fitting(query, self._studies(query)))
 
     def body_parts(self, study_instance_uid: str) -> frozenset[str]:
-        """Ask for series. Raises PeerUnreachable."""
+        """Search for the study's series. Raises PeerUnreachable."""
 
         def ask() -> frozenset[str]:
             rows = self._client.search_for_series(study_instance_uid, fields=[_BODY_PART], limit=_PAGE)
@@ -201,7 +201,7 @@ class DicomwebArchive(DicomwebDestination):
         return Retrieved(status, taken, f"{report.code} {report.text}".strip())
 
     def _studies(self, query: StudyQuery) -> Iterator[dict[str, str]]:
-        """The answers to a search (PS3.18 10.6) as values of STUDY_KEYS; one that is faulty has none."""
+        """The answers to a search (PS3.18 10.6) as values of STUDY_KEYS; empty for a faulty answer."""
         asked = {
             "StudyDate": query.dates,
             "ModalitiesInStudy": query.modality,

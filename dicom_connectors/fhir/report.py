@@ -140,7 +140,7 @@ def written(document: Dataset) -> str:
 
 
 def _value(kind: type[DA] | type[TM], document: Dataset, keyword: str) -> Any:
-    """A date or time; None where it is none."""
+    """A date or time; None if the attribute has no valid one."""
     try:
         return kind(document.get(keyword) or None)
     except ValueError:

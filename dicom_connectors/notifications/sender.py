@@ -160,7 +160,7 @@ class _Client(smtplib.SMTP):
         return self._tls.wrap_socket(plain, server_hostname=host) if self._tls else plain
 
     def getreply(self) -> tuple[int, bytes]:
-        """The next answer, as far as the limit goes."""
+        """Read the next answer, up to a limit."""
         if self.file is None and self.sock is not None:
             self.file = _Limited(self.sock.makefile("rb"))
         return super().getreply()

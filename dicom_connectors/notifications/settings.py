@@ -114,7 +114,7 @@ class NotificationSettings(Section):
 
     @property
     def kind(self) -> Literal["e-mail", "webhook"]:
-        """By e-mail or by webhook."""
+        """How the notification is sent: by e-mail or by webhook."""
         return "e-mail" if self.to else "webhook"
 
 

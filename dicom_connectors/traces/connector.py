@@ -37,7 +37,7 @@ def check(settings: Settings) -> Found:
 
 
 def metrics(session: Session) -> Iterator[Gauge]:
-    """How many traces were given up."""
+    """The metric of traces that were given up."""
     dropped = session.scalar(select(func.sum(StudyTrace.dropped)).where(StudyTrace.dropped > 0)) or 0
     yield Gauge("traces_dropped", "Traces of studies that no collector took.", dropped)
 

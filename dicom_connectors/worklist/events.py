@@ -128,7 +128,7 @@ class _Channel:
             raise ValueError("no WebSocket")
 
     def next_message(self) -> bytes | None:
-        """The next text, None where none came in a second. Raises OSError, ValueError at the end."""
+        """The next text, None if none came in a second. Raises OSError, ValueError at the end."""
         self._line.settimeout(_WAIT_SECONDS)
         while (frame := self._frame()) is None:
             try:

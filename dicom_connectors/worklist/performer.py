@@ -367,7 +367,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         return "" if given is None else ups.state_of(given)
 
     def _status(self, row: ClaimedWorkitem) -> _ItemStatus:
-        """How far a claimed item is."""
+        """The progress of a claimed item, or its outcome."""
         with self._database.read() as session:
             study = fetches.present_studies(session, [row.study_instance_uid]).get(row.study_instance_uid)
             if row.cancel_asked:

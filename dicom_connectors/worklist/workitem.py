@@ -222,7 +222,7 @@ def _read(dataset: Dataset, uid: str) -> Workitem | None:
 
 
 def _sources(item: Dataset) -> Iterator[str]:
-    """Where an input can be retrieved (PS3.3 Table 10-3b)."""
+    """The places from which an input can be retrieved (PS3.3 Table 10-3b)."""
     for sequence, keyword in (
         ("DICOMRetrievalSequence", "RetrieveAETitle"),
         ("WADORSRetrievalSequence", "RetrieveURL"),

@@ -138,7 +138,7 @@ def _form(
         "rule_form.html",
         status,
         name=name,
-        fingerprint=version,
+        edition=version,
         text=text,
         tried=tried,
         mark=mark,

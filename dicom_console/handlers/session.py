@@ -246,7 +246,7 @@ def end_session(request: CurrentRequest, number: Number) -> Response:
 def show_audit(
     request: CurrentRequest, who: Text = "", what: AuditAction | Literal[""] = "", before: Since = None
 ) -> Response:
-    """List audit records, the newest first; of one person or of one kind where asked for."""
+    """List audit records, the newest first; with a filter only those of one person or kind."""
     rows = request.read(audit.rows, before=before, limit=ROWS + 1, actor=who.strip(), action=what or None)
     shown, more = rows[:ROWS], rows[ROWS - 1]["number"] if len(rows) > ROWS else None
     filters = {key: value for key, value in (("who", who.strip()), ("what", what)) if value}

@@ -87,7 +87,7 @@ def language_of(request: Request) -> str:
 
 
 def csrf_of(token: str) -> str:
-    """The CSRF token that a form must send besides the cookie: another site's form cannot know it."""
+    """The CSRF token that a form must send in addition to the cookie: another site's form cannot know it."""
     return hashlib.sha256(f"csrf {token}".encode()).hexdigest()
 
 

@@ -82,7 +82,7 @@ class Unavailable(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
 
 
 class NotFound(RequestRefused, exit_code=ExitCode.NOT_FOUND):
-    """No such study, job, delivery or model."""
+    """There is no such study, job, delivery or model."""
 
 
 class NotAllowedNow(RequestRefused):
@@ -90,7 +90,7 @@ class NotAllowedNow(RequestRefused):
 
 
 class HoldUndercut(RequestRefused):
-    """A rule would send at once what another rule holds for a person, and nobody confirmed this."""
+    """A rule would send results at once that another rule holds for a person, and nobody confirmed this."""
 
 
 class ChangedMeanwhile(RequestRefused):

@@ -145,7 +145,7 @@ class FetchPurpose(StrEnum):
 
 
 class QuestionState(StrEnum):
-    """How far a question to a peer for earlier studies is."""
+    """The state of a question to a peer for earlier studies."""
 
     WAITING = "waiting"  # to be asked
     ANSWERED = "answered"  # the studies that the answer named are waited for

@@ -1,4 +1,4 @@
-"""What came of one try of something that is tried until it is done (``runner``)."""
+"""The result of one try of something that is tried until it is done (``runner``)."""
 
 from dataclasses import dataclass
 from datetime import timedelta

@@ -731,7 +731,7 @@ def _defect(error: Exception) -> str:
 
 
 def give_up_unknown(database: Database, destinations: Sequence[str]) -> None:
-    """Give up what is due to names that are no longer in the configuration, one study each."""
+    """Give up due deliveries to names that are no longer configured, of one study for each name."""
     now = utc_now()
     for destination in destinations:
         with database.write() as session:

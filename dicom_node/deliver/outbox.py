@@ -605,7 +605,7 @@ def hold(
 def accept(
     session: Session, study_id: int, by: str, as_of: str | None, *, rejected: bool | None = None
 ) -> int:
-    """Release the study's held results for sending; returns how many. Raises NotAllowedNow.
+    """Release the study's waiting results for sending; returns how many. Raises NotAllowedNow.
 
     ``as_of``: the mark of the results that the person saw. ``rejected``: whether a person rejected them
     before; None: as the mark says; without a mark only results that nobody rejected, so that a repeated
@@ -635,7 +635,7 @@ def accept(
 
 
 def reject(session: Session, study_id: int, by: str, because: str, as_of: str | None) -> int:
-    """Reject the study's held results, so that none is sent; returns how many.
+    """Reject the study's waiting results, so that none is sent; returns how many.
 
     ``because``: a person's words. Raises as ``accept``.
     """

@@ -139,7 +139,7 @@ def decide(
 ) -> list[RuleDecision]:
     """Every rule that takes at least one image, with the taken images in the order of the examination.
 
-    ``asked_for``: whether a person had the study fetched, in which case it may be old.
+    ``requested``: whether a person had the study fetched, in which case it may be old.
     """
     ordered = sorted(images, key=_order)
     taken = [
@@ -159,14 +159,12 @@ def decide(
 def explain(
     rules: Sequence[RuleSettings], image: Instance, senders: Senders
 ) -> list[tuple[RuleSettings, str]]:
-    """Each rule, in the order of the configuration, with the first condition that failed; "": it takes the
-    image.
-    """
+    """For each rule, the first condition that the image fails; "" if the rule takes the image."""
     return [(rule, next(_mismatches(rule, image, senders), "")) for rule in rules]
 
 
 def why_none(rules: Sequence[RuleSettings], images: Sequence[Instance], senders: Senders) -> str:
-    """Why no rule takes any of these images: the rule that came closest, and its conditions that failed.
+    """Why no rule takes any of these images: the failed conditions of the rule that came closest.
 
     Closest is the rule with the fewest failed conditions on an image; among equals, the first in the
     configuration. Header values are quoted only if they are no free text.
@@ -183,7 +181,7 @@ def why_none(rules: Sequence[RuleSettings], images: Sequence[Instance], senders:
 
 
 def _mismatches(rule: RuleSettings, image: Instance, senders: Senders) -> Iterator[str]:
-    """Each condition of the rule that the image fails, as a sentence; none when it takes the image."""
+    """The conditions of the rule that the image fails, a sentence each."""
     from dicom_node.base.dicom.uids import SECONDARY_CAPTURES  # with pydicom, which `jobs retry` does without
 
     if image.role is ObjectRole.OWN:
@@ -371,7 +369,7 @@ class JobQueue:
             settle_study(session, job.study_id)
 
     def reap(self) -> int:
-        """Take back the jobs of workers that have ended; returns how many."""
+        """Take back the jobs of workers that have ended, so that others can claim them; returns how many."""
         now = utc_now()
         self._repair(self._database)
         with self._database.read() as session:
@@ -556,7 +554,10 @@ def enqueue_study(session: Session, study: Study, settings: Settings) -> list[Ru
 def decide_study(
     session: Session, study: Study, sources: Sequence[Instance], settings: Settings
 ) -> list[RuleDecision]:
-    """The rules' decisions on a study with these images; for a study fetched for a rule, only that rule's."""
+    """The decisions of all rules on a study with these images.
+
+    If the study was fetched for one rule, only that rule decides.
+    """
     fetch = fetches.of_study(session, study.study_instance_uid)
     rules = [rule for rule in settings.rules if not (fetch and fetch.rule) or rule.name == fetch.rule]
     today, senders = utc_now().date(), settings.sender_names

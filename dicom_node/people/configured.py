@@ -89,7 +89,9 @@ _Entries = dict[tuple[str, str], dict[str, Any]]
 
 
 def entered_versions(settings: Settings) -> list[Row]:
-    """All versions of what was entered, the newest first; ``saved``: when, by whom, what was changed."""
+    """All versions of the entered peers and rules, the newest first. ``saved``: when, by whom, and what was
+    changed.
+    """
     return [
         Row(version=number, saved=_saved(_text(settings, number)))
         for number in reversed(versions(settings.node.data_dir))

@@ -54,7 +54,7 @@ _HOLDS = frozenset(
 
 
 def machine() -> str:
-    """The name of this machine, which is also the name of the folder of its copies."""
+    """The name of this machine; the folder with its copies of decisions has the same name."""
     return socket.gethostname()[:64]
 
 

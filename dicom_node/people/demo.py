@@ -174,7 +174,7 @@ def public_film(target: Path, url: str = "") -> Path | None:
 
 
 def by_study(files: Iterable[Path]) -> dict[str, tuple[str, list[Path]]]:
-    """Modality and files of each study, by Study Instance UID; what is no DICOM file is passed over."""
+    """Modality and files of each study, by Study Instance UID; files that are no DICOM are left out."""
     found: dict[str, tuple[str, list[Path]]] = {}
     for path in files:
         with suppress(InvalidDicomError, OSError):

@@ -1,4 +1,4 @@
-"""What lives and what fills: processes of the site, senders that are silent, the disk of the data folder.
+"""Processes of the site that are lost, senders that are silent, and the free space on the disk.
 
 Each node records its own processes in the database, and one node finds silent ones. The free space is
 recorded once an hour. So that the disk lasts, old events, ended associations, procedure steps and work items
@@ -45,8 +45,10 @@ def note_free_space(database: Database, settings: Settings, now: datetime | None
 
 
 def days_left(session: Session, settings: Settings, now: datetime | None = None) -> float | None:
-    """Days until C-STORE is refused, if the disk goes on filling as since the oldest record of the last week;
-    None if it does not fill, or records span less than a day.
+    """Days until C-STORE is refused if the disk continues to fill at the present rate; None if it does not
+    fill.
+
+    The rate is measured since the oldest record of the last week. None also if records span less than a day.
     """
     now = now or utc_now()
     week = select(DiskSample).where(DiskSample.at >= now - timedelta(days=7))

@@ -289,7 +289,7 @@ def _advice(
 
 
 def _about_rejections(settings: Settings, found: Record) -> Iterator[dict[str, Any]]:
-    """Advice about rejected associations, by what the present configuration says of them."""
+    """Advice about rejected associations, according to the present configuration."""
     policy = AEPolicy.from_settings(settings)
     for row in found["rejections"]:
         calling, called, address = row["calling_ae"], row["called_ae"], row["address"]

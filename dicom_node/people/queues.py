@@ -259,7 +259,7 @@ LONGEST_RANGE = 366 * 30
 
 
 class FetchRequest(ServiceRequest):
-    """Studies of a peer from one day to another; ``rule``: the only one that may take them."""
+    """A request for studies of a peer from one day to another. ``rule``: the only rule that may take them."""
 
     peer: str
     first: date

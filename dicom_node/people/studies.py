@@ -642,7 +642,7 @@ def subject(session: Session, settings: Settings, row: Result) -> str:
 
 
 def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
-    """What reports draw on the image, each line once and the name of a measurement once."""
+    """The lines that reports draw on the image, each once, and the names of measurements, each once."""
     drawn: set[object] = set()
     named: set[tuple[str, object]] = set()
     for mark in (mark for path in files for mark in sr.places(path) if mark["image"] == uid):

@@ -275,7 +275,7 @@ def _bytes(dataset: Dataset, keyword: str) -> bytes:
 
 
 def _value(dataset: Dataset, keyword: str) -> object:
-    """The value, None where its bytes do not fit its VR."""
+    """The value, None if its bytes do not fit its VR."""
     try:
         return cast(object, dataset.get(keyword))
     except _DAMAGE:

@@ -288,7 +288,7 @@ class Request:
             raise ProtocolViolation(f"data set of {name_of(self.command.field)} beyond its largest length")
 
     def abandon(self) -> None:
-        """Discard what came: the association ended."""
+        """Discard the received bytes, because the association has ended."""
         self.data.clear()
 
 
@@ -303,7 +303,7 @@ class StoreRequest(Request):
     size = 0
 
     def refuse(self, status: statuses.Status, comment: str) -> None:
-        """Refuse the object with ``status``; none of its bytes are kept."""
+        """Refuse the object with ``status``; its bytes are deleted."""
         self.refusal = Answer(status, comment)
         self.abandon()
 

@@ -1,4 +1,4 @@
-"""What passes an association: its socket, PDUs and command sets, each read under limits.
+"""The messages of an association: its socket, PDUs and command sets, each read under limits.
 
 The socket: each read and write is within a limit of time. Without TLS it is blocking, the kernel keeps the
 time (``SO_RCVTIMEO``) and returns when all bytes are there (``MSG_WAITALL``): each system call releases the

@@ -391,7 +391,7 @@ class AEPolicy:
     def offer(
         self, permission: Permission, roles: Mapping[str, tuple[bool, bool]]
     ) -> tuple[Mapping[str, tuple[str, ...]], dict[str, tuple[bool, bool]]]:
-        """What we offer on an association with this permission.
+        """The contexts and roles that we accept on an association with this permission.
 
         Returns the transfer syntaxes by abstract syntax, and the peer's roles in storage commitment (PS3.4
         J.3), where it proposed ``roles``.

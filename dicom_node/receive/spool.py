@@ -508,7 +508,7 @@ class IncomingObject:
 
 
 class _GroupCommit:
-    """fsync of a directory, shared: one sync serves all threads that asked before it began.
+    """Syncs a folder for many threads: one fsync serves all threads that asked before it began.
 
     A directory fsync per object costs half the throughput at eight associations.
     """
@@ -584,7 +584,7 @@ def marked(name: str) -> str:
 
 
 class Turns:
-    """Whose file is indexed next: a file of the sender whose files took the least time so far.
+    """Decides whose file is indexed next: that of the sender whose files have taken the least time so far.
 
     So neither a flood of one sender nor its slow objects hold up those of others.
     """
@@ -616,7 +616,7 @@ class Turns:
 
 
 class WaitingObjects:
-    """How many objects and bytes each sender has waiting in ``incoming``; many threads may use one.
+    """Counts the objects and bytes of each sender that wait in ``incoming``; many threads may use one.
 
     Objects that leave are not subtracted, so a count is never too low. When a count exceeds the limits, it is
     corrected from a listing of the folder, at most once for as many objects as the limit allows.

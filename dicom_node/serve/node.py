@@ -91,7 +91,7 @@ _SITE, _JOBS = "scheduler", "job scheduler"
 
 
 def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
-    """Run the node until SIGTERM or SIGINT; SIGHUP reads the configuration anew. Returns the exit status.
+    """Run the node until SIGTERM or SIGINT; SIGHUP reloads the configuration. Returns the exit status.
 
     With a full disk the listener alone runs and refuses objects (A700) until there is space. Raises
     ConfigurationError, DatabaseNotReady, DatabaseUnusable, DatabaseDamaged, Unavailable, CannotRun and
@@ -746,5 +746,5 @@ def inode(database: Database) -> int:
 
 
 def _ahead() -> float:
-    """Seconds by which the machine's clock is ahead of the one that nobody sets."""
+    """Seconds by which the machine's clock is ahead of the monotonic clock, which nobody can set."""
     return time.time() - time.monotonic()

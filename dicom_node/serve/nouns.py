@@ -141,7 +141,7 @@ class Verb:
 
 @dataclass(frozen=True, slots=True)
 class Noun:
-    """What the verbs of one command group are about.
+    """A command group with its verbs.
 
     ``key``: the number of a row, by which pages go on. ``rows``: what the REST API calls them.
     """

@@ -100,7 +100,7 @@ class Assembler:
         return done
 
     def seconds_to_next(self) -> float:
-        """Seconds until the next quiet time ends; infinite if there is none."""
+        """Seconds until the next quiet time ends; infinite if no study has one."""
         now = steady_now()
         with self._database.read() as session:
             due = session.scalar(select(func.min(Study.due_at)).where(Study.due_at > now))

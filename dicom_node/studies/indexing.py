@@ -121,7 +121,7 @@ def drop_waiting(session: Session, study: Study, reason: str) -> None:
 
 
 def stop_study(session: Session, study: Study, reason: str, *, same_data: bool = False) -> None:
-    """Send nothing more of a study: waiting jobs and deliveries are cancelled, running jobs asked to stop.
+    """Send nothing more of a study: cancel waiting jobs and deliveries, and request that running jobs stop.
 
     ``same_data``: assessments and received images are still delivered, because no job asks for them again.
     """
@@ -152,7 +152,7 @@ class Arrived:
     """A spooled file to index, with its arrival and its content. ``size`` in bytes, file header included.
 
     By the path of an indexed file: ``copies``, whether it has the same bytes; ``same_image``, whether it
-    decodes to the same samples, None where one of both does not decode.
+    decodes to the same samples, None if one of both does not decode.
     """
 
     path: Path
@@ -289,7 +289,7 @@ class Indexing:
         session.flush()
 
     def _stored_copy(self, session: Session, item: Arrived) -> ReceivedObject | None:
-        """The first received object with the same bytes; None when there is none."""
+        """The first received object with the same bytes; None without one."""
         if not item.arrival.calling_ae:  # a stray file, not written by the listener
             return None
         rows = intake.stored_copies(session, item.found.sop_instance_uid, limit=20)
@@ -537,7 +537,7 @@ def note_other_patient(session: Session, study: Study) -> None:
 
 
 def judge(item: Arrived, former: Instance, study: Study) -> Judgement:
-    """Compare a valid object with the version in force before it, which is in ``study``.
+    """Compare a valid object with the version of it that is in force, which belongs to ``study``.
 
     Their pixels may be the same although their bytes differ, as they do in another transfer syntax. Raises
     StoreAway if they were not compared ahead: nothing is decoded while the database is locked.

@@ -153,10 +153,10 @@ def test_a_lease_that_cannot_be_renewed_does_not_count_as_held(
     acquire = Mock(side_effect=[True, OperationalError("", {}, Exception("locked"))])
     monkeypatch.setattr("dicom_node.serve.node.acquire_lease", acquire)
     background = _background(inbox, Role.ALL, "all", Mock())
-    background._hold("scheduler")
+    background._renew_lease("scheduler")
     assert background._held == {"scheduler"}
     with pytest.raises(OperationalError):
-        background._hold("scheduler")
+        background._renew_lease("scheduler")
     assert background._held == set()
 
 

@@ -39,7 +39,7 @@ class Ended:
 
 
 def walls() -> Literal["bubblewrap", "landlock", "none"]:
-    """The kinds of isolation that this machine offers besides limits."""
+    """The kinds of isolation, besides limits, that this machine offers."""
     if _bubblewrap():
         return "bubblewrap"
     return "landlock" if landlock.version() >= landlock.LEAST and seccomp.known() else "none"

@@ -102,7 +102,7 @@ def did_you_mean(word: object, known: Iterable[str], otherwise: str = "known") -
 
 
 def _refuse(*faults: tuple[object, str]) -> None:
-    """Raise ValueError with the first remedy whose fault is there."""
+    """Raise ValueError with the remedy of the first fault that is true."""
     for is_there, remedy in faults:
         if is_there:
             raise ValueError(remedy)
@@ -123,7 +123,7 @@ def checked_host(host: str) -> str:
 
 
 def checked_url(url: str) -> str:
-    """Return ``url``, a base URL or "", if it is valid. Raises ValueError that says what is wrong with it."""
+    """Return ``url`` if it is valid, or "". Raises ValueError that says what is wrong with it."""
     found = re.fullmatch(r"https?://([\w.%-]+|\[[\w:.%]+\])(:(\d{1,5}))?(/.*)?", url)
     _refuse(
         (url and not url.startswith(("http://", "https://")), "must begin with http:// or https://"),
@@ -191,7 +191,7 @@ class LogSettings(Section):
 
 
 class AssemblySettings(Section):
-    """``[assembly]``: when is a study complete."""
+    """``[assembly]``: when a study is complete."""
 
     quiet_seconds: float = Field(5, ge=0)
     """No object and no open association for this long, for CR and DX."""
@@ -662,7 +662,7 @@ def matches(pattern: str, value: str) -> bool:
 
 
 class Conditions(Section):
-    """``when`` of a rule: all that are given must hold. Texts are patterns with * and ?, case ignored."""
+    """``when`` of a rule: all conditions must hold. Texts are patterns with * and ?, case ignored."""
 
     modality: tuple[Annotated[str, Field(pattern=MODALITY)], ...] = ()
     """Modality (0008,0060), a code in capitals: one or a list."""

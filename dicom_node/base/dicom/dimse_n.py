@@ -287,7 +287,7 @@ def _step_status(dataset: Dataset) -> StepStatus | None:
 
 
 def _step_objects(dataset: Dataset) -> tuple[str, ...] | None:
-    """The objects of all series; None where there is no Performed Series Sequence."""
+    """The objects of all series; None if there is no Performed Series Sequence."""
     if "PerformedSeriesSequence" not in dataset:
         return None
     found: dict[str, None] = {}
@@ -305,7 +305,7 @@ def _step_objects(dataset: Dataset) -> tuple[str, ...] | None:
 
 
 def _items(dataset: Dataset, keyword: str) -> Iterator[Dataset]:
-    """The items of a sequence, none where it is missing."""
+    """The items of a sequence, none if it is missing."""
     if keyword not in dataset:
         return
     element = dataset[keyword]
@@ -315,7 +315,9 @@ def _items(dataset: Dataset, keyword: str) -> Iterator[Dataset]:
 
 
 def _step_uid(dataset: Dataset, keyword: str) -> str:
-    """A UID as sent, of type 1; events show it, so nothing else may be there."""
+    """A UID of type 1 as it was sent. Raises FaultyStep for any other text: events show UIDs, so a name must
+    not pass.
+    """
     text = _text(dataset, keyword)
     if not text:
         raise faulty_step(EMPTY, keyword)

@@ -94,7 +94,7 @@ class Element(NamedTuple):
 
 
 class Walk:
-    """One walk over a data set that begins at the position of ``file`` and goes on to its end.
+    """Reads the elements of a data set one by one, from the position of ``file`` to its end.
 
     ``fault``: the first thing that is wrong, one sentence, "" for a sound data set; known when ``elements``
     has ended.
@@ -141,7 +141,7 @@ class Walk:
         return vr.isalpha() and vr.isupper()
 
     def _is_padding(self) -> bool:
-        """Whether only zeros stand where the last element outside of sequences should begin.
+        """Whether there are only zeros from the place where the next element should begin.
 
         Some writers fill a file up with them.
         """
@@ -209,7 +209,7 @@ class Walk:
         return Element(tag, vr, self._at, length, is_undefined, is_implicit)
 
     def _value(self, element: Element, end: int, inside: Element | None) -> int | None:
-        """Go to the end of the value; its length in bytes, None for a sequence that is none."""
+        """Go to the end of the value; returns its length in bytes, None for a faulty sequence."""
         self._elements += 1
         if self._elements > self._limits.elements:
             raise _LimitReached(f"more than {self._limits.elements} attributes")
@@ -306,7 +306,7 @@ class Walk:
         return self._window[at : at + count]
 
     def _pass(self, count: int, end: int) -> int:
-        """Go on by ``count`` bytes; returns where they begin in the window."""
+        """Skip ``count`` bytes; returns their position in the window."""
         if self._at + count > end:
             raise _Damage(_TRUNCATED if end == self.size else "an item ends within an element")
         at = self._offset(count)
@@ -409,7 +409,7 @@ def read_file_meta(start: bytes) -> FileMeta:
 
 
 def uid_of(value: bytes) -> str:
-    """The UID in the bytes of a value, "" if it is none.
+    """The UID in the bytes of a value, "" if they are no UID.
 
     Everything that opens objects reads UIDs by this, whatever the VR: parsers also take one with a space
     before it, an escape sequence in it or written as a number, and would file an object where nobody looked.
@@ -429,8 +429,8 @@ _UIDS: Final = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)
 def read_uids(
     encoded: bytes | bytearray, syntax: TransferSyntax, inflated: int = 2**10
 ) -> tuple[str, str, str, str]:
-    """SOP Class, SOP Instance, Study and Series Instance UID without padding; "" for one that these bytes
-    do not contain or that is none.
+    """SOP Class, SOP Instance, Study and Series Instance UID without padding; "" for a UID that is missing in
+    these bytes or invalid.
 
     ``inflated``: the number of bytes of a deflated data set to inflate and read.
     """
@@ -547,7 +547,7 @@ def hash_bytes(digest: hashlib._Hash, file: BinaryIO, start: int, length: int) -
 
 
 def _items(dataset: Dataset, element: DataElement | RawDataElement) -> Sequence[Dataset] | None:
-    """The items of a sequence; None where its bytes are no items or are still in the file."""
+    """The items of a sequence; None if its bytes are no items or are still in the file."""
     if isinstance(element, RawDataElement) and element.value is None:
         return None
     try:

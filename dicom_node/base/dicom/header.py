@@ -112,7 +112,9 @@ class CharacterSet:
         return text
 
     def _part(self, part: bytes, reset: re.Pattern[bytes]) -> str:
-        """One stretch that begins with an escape sequence, or the stretch before the first."""
+        """Decode one part of a value: up to the first escape sequence, or from one escape sequence to the
+        next.
+        """
         first = self.codecs[0]
         if not part.startswith(b"\x1b"):
             return part.decode(first)
@@ -280,7 +282,7 @@ def readable_text(dataset: Dataset, keyword: str, charset: Sequence[str]) -> str
 
 
 def vr_of(element: DataElement | RawDataElement) -> str:
-    """The value representation: that of the standard where the element has none or UN."""
+    """The VR of an element; that of the standard if the element has none or UN."""
     if element.VR not in {None, "UN"}:
         return str(element.VR)
     return dictionary_VR(element.tag).split(" or ")[0] if dictionary_has_tag(element.tag) else "UN"
@@ -318,7 +320,7 @@ def _put(
 def _element(
     dataset: Dataset, tag: BaseTag, charset: CharacterSet, left_out: set[str] | None
 ) -> DataElement | None:
-    """The attribute in a VR of the data dictionary; None where its bytes are no value of it."""
+    """The attribute in a VR of the data dictionary; None if its bytes do not fit that VR."""
     found = dataset.get_item(tag, keep_deferred=True)
     vr, allowed = vr_of(found), dictionary_VR(tag).split(" or ")
     wanted = vr if vr in allowed else allowed[0]
@@ -617,7 +619,7 @@ def _is_value(vr: str, value: Any) -> bool:
 
 
 def _is_allowed(multiplicity: str, count: int) -> bool:
-    """Whether so many values are of a value multiplicity such as 1, 2, 1-n, 2-2n or 1-3."""
+    """Whether a value multiplicity such as 1, 2, 1-n, 2-2n or 1-3 allows this number of values."""
     least, _, most = multiplicity.partition("-")
     if most.endswith("n"):
         return count >= int(least) and count % int(most[:-1] or 1) == 0

@@ -142,12 +142,12 @@ class Patient:
         return self.disagrees(former)
 
     def disagrees(self, other: Patient) -> bool:
-        """Whether name, birth date or sex is given in both and differs; IDs are not compared."""
+        """Whether name, birth date or sex differs, although both patients have it; IDs are not compared."""
         rest = zip(astuple(self)[1:], astuple(other)[1:], strict=True)
         return any(mine and its and mine != its for mine, its in rest)
 
     def lacks(self, former: Patient) -> bool:
-        """Whether ID, name, birth date or sex is empty here and given in ``former``."""
+        """Whether ID, name, birth date or sex is empty here, but not in ``former``."""
         return any(its and not mine for mine, its in zip(self._parts, former._parts, strict=True))
 
     @property

@@ -1,4 +1,4 @@
-"""What peers ask or report: storage commitment, performed procedure steps, work items.
+"""Requests and reports of peers: storage commitment, performed procedure steps, work items.
 
 Queries only: ``deliver``, ``studies`` and the connector of worklists decide what follows.
 """
@@ -105,7 +105,7 @@ def sent_by(session: Session, calling_ae: str, uids: Sequence[str]) -> set[str]:
 
 
 def awaits_index(session: Session, calling_ae: str, asked_at: datetime, since: datetime) -> bool:
-    """Whether an object that this AE sent before ``asked_at`` may not be indexed yet.
+    """Whether an object that this AE sent before ``asked_at`` may still wait to be indexed.
 
     How many an association brought is known once it has ended; one that is open, or that ended with its
     listener, counts until ``asked_at`` is before ``since``.

@@ -453,7 +453,9 @@ class HeldResult(OfStudy, Base):
 
 
 class Commitment(Numbered):
-    """One request (N-ACTION) to a destination; stored before it is sent, so that every report finds it."""
+    """One request for storage commitment (N-ACTION) to a destination; stored before it is sent, so that every
+    report finds it.
+    """
 
     transaction_uid: Mapped[str] = mapped_column(String(64), unique=True)
     destination: Mapped[str] = mapped_column(String(64))
@@ -463,7 +465,9 @@ class Commitment(Numbered):
 
 
 class WaitingReport(Numbered):
-    """A report (N-EVENT-REPORT) that was acknowledged; the outbox processes it and deletes the row."""
+    """A storage commitment report (N-EVENT-REPORT) that was acknowledged; the outbox processes it and deletes
+    the row.
+    """
 
     transaction_uid: Mapped[str] = mapped_column(String(64))
     calling_ae: Mapped[str] = mapped_column(String(16))
@@ -473,7 +477,9 @@ class WaitingReport(Numbered):
 
 
 class RequestedCommitment(Tried):
-    """One request (N-ACTION) of a peer with ``commit_after``, until it has our report."""
+    """One request for storage commitment (N-ACTION) of a peer with ``commit_after``, until it
+    has our report.
+    """
 
     __table_args__ = (
         UniqueConstraint("peer", "transaction_uid", name="uq_requested_commitment_once"),
@@ -491,7 +497,7 @@ class RequestedCommitment(Tried):
 
 
 class PerformedStep(Numbered):
-    """One step, from its last report. It contains no patient data."""
+    """One performed procedure step, as last reported. It contains no patient data."""
 
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
     peer: Mapped[str] = mapped_column(String(64))
@@ -504,7 +510,7 @@ class PerformedStep(Numbered):
 
 
 class StepStudy(Base):
-    """A study that a step belongs to; the study may arrive later, or never."""
+    """A study that a performed procedure step belongs to; it may arrive later, or never."""
 
     step_id: Mapped[int] = mapped_column(
         ForeignKey("performed_step.id", ondelete="CASCADE"), primary_key=True
@@ -513,7 +519,7 @@ class StepStudy(Base):
 
 
 class StepObject(Base):
-    """An object that a step refers to."""
+    """An object that a performed procedure step refers to."""
 
     step_id: Mapped[int] = mapped_column(
         ForeignKey("performed_step.id", ondelete="CASCADE"), primary_key=True

@@ -130,7 +130,7 @@ def move_job(session: Session, job: Job, event: EventType, **values: Any) -> Non
 
 
 def turn_changed(session: Session, job: Job) -> None:
-    """Inform the distributed engine, if there is one, of a job that was made, moved, or put first."""
+    """Inform the distributed engine, if the site has one, of a job that was made, moved, or put first."""
     if session.get_bind().dialect.name == "postgresql":
         from dicom_node.base.store import tickets
 

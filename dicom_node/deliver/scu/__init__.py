@@ -136,7 +136,7 @@ def _identifier(texts: Mapping[str, str], keyword: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FoundStudies:
-    """The studies that answer a query. ``strays``: the number of answers without a study, or with one that
+    """The studies that answer a query. ``strays``: the number of answers that name no study, or a study that
     does not match.
     """
 

@@ -746,7 +746,7 @@ class ResultWriter:
         domain: str | None = None,
         built: Sequence[BuiltObject] = (),
     ) -> ResultContext:
-        """``pipeline``: None if it could not be loaded. ``domain``: of the pseudonyms, None where the patient
+        """``pipeline``: None if it could not be loaded. ``domain``: of the pseudonyms, None if the patient
         is named.
 
         ``built``: objects of this job for other destinations; the same one is not built again.
