@@ -276,7 +276,7 @@ def is_calibrated(header: ImageHeader) -> bool:
 
 
 def _pixel_spacing(text: str) -> tuple[float, float] | None:
-    """Row and column spacing of "0.1\\0.1"; None if it is none."""
+    """The spacing of rows and columns that a text as "0.1\\0.1" states; None if it states no two numbers."""
     parts = text.split("\\")
     return _spacing(*map(decimal, parts)) if len(parts) == 2 else None
 

@@ -233,7 +233,7 @@ class SignsOfLife:
             session.delete(row)
 
     def _look(self, since: datetime, now: datetime) -> None:
-        """Mark processes as lost or found again, each with an event."""
+        """Mark processes without a recent sign of life as lost, each with an event."""
         with self._database.write() as session:
             lost = select(SiteProcess).where(SiteProcess.seen_at <= since, SiteProcess.lost.is_(False))
             for row in session.scalars(lost.with_for_update(skip_locked=True)):

@@ -565,7 +565,7 @@ _HIDDEN = str(SecretStr("x"))
 
 
 def _check_senders(settings: Settings, read: TomlFiles) -> Found:
-    """Mistakes in what the listener accepts."""
+    """Mistakes in what the listener accepts, and warnings if nothing can arrive or be analysed."""
     for uid in map(UID, settings.listener.further_storage_classes):
         if not uid.is_valid or (uid.name != uid and "Storage" not in uid.name):
             yield "listener.further_storage_classes", repr(str(uid)), "is no SOP Class UID of storage"
