@@ -71,9 +71,7 @@ def try_rule(request: CurrentRequest, number: Number, rule: Annotated[NewRule, B
 
 @faces.handler("POST", "/reviews/{number}/device-rule", UserRole.ADMIN)
 def save_rule(request: CurrentRequest, number: Number, rule: Annotated[NewRule, Body()]) -> Row:
-    """Save a device rule with these boxes, and clean the image again. ``not_cleaned`` in the answer: why the
-    image cannot be cleaned.
-    """
+    """Save a device rule with these boxes, and clean the image again; ``not_cleaned``: why that failed."""
     why_not = reviews.save_rule(
         request.settings, number, rule.name, rule.boxes, request.person, request.user.role
     )

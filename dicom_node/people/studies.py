@@ -32,7 +32,7 @@ from dicom_node.base.lifecycle import (
     ResultKind,
 )
 from dicom_node.base.store import deliveries, transitions
-from dicom_node.base.store import results as stored
+from dicom_node.base.store import results as stored_results
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Delivery, Feedback, Instance, Job, Removal, Result, Study, Withdrawal
 from dicom_node.base.store.views import View, columns, find_study
@@ -335,7 +335,7 @@ def withdraw_results(
         study = find_study(session, study_instance_uid)
         session.get_one(Study, study.id, with_for_update=transitions.FOR_UPDATE)
         chosen = _chosen(session, study.id, results)
-        by_us = stored.this_installation(session)
+        by_us = stored_results.this_installation(session)
         notes = []
         for rows in _by_charset(settings, chosen):
             paths = [door.here(session, row.path) for row in rows]
@@ -345,7 +345,7 @@ def withdraw_results(
             note_ids: dict[int, int] = {}
             for built, rows in notes:
                 values = row_values(built, files[built.sop_instance_uid], door)
-                note = stored.add(
+                note = stored_results.add(
                     session, Result(study_id=study.id, job_id=rows[0].job_id, created_at=now, **values)
                 )
                 reached = set().union(*map(_arrived, rows)) & _iocm(settings)
@@ -375,7 +375,7 @@ def withdraw_results(
                     reason=reason.value,
                 )
                 outbox.queue_removal(session, row, settings.peers)
-            stored.forget_findings(session, [row.id for row in chosen])
+            stored_results.forget_findings(session, [row.id for row in chosen])
             audit.note(
                 session,
                 by,
@@ -530,7 +530,7 @@ def image_view(session: Session, settings: Settings, number: int) -> View:
     pictures: dict[str, Result] = {}  # the newest of each name
     for name, made in pictures_of(session, settings, row.study_id, uid):
         pictures.setdefault(name, made)
-    gone = stored.withdrawn(session, [made.id for made in pictures.values()])
+    gone = stored_results.withdrawn(session, [made.id for made in pictures.values()])
     return {
         "id": number,
         "uid": uid,
@@ -600,7 +600,7 @@ def report_files(session: Session, settings: Settings, study: int) -> list[Path]
         if row.sop_instance_uid not in replaced and not reported.setdefault(rule, set()).issuperset(images):
             newest.insert(0, row)
             reported[rule].update(images)
-    gone = stored.withdrawn(session, [row.id for row in newest])
+    gone = stored_results.withdrawn(session, [row.id for row in newest])
     door = Files(settings)
     return [path for row in newest if row.id not in gone and (path := door.if_here(session, row.path))]
 
