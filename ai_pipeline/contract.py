@@ -355,14 +355,31 @@ class SourceImage(Protocol):
     """
 
     @property
-    def uid(self) -> str: ...
+    def uid(self) -> str:
+        """The SOP Instance UID; of a PNG or JPEG, a UID derived from its bytes."""
+        ...
+
     @property
-    def series_uid(self) -> str: ...
+    def series_uid(self) -> str:
+        """The Series Instance UID; "" if the header lacks it."""
+        ...
+
     @property
-    def header(self) -> ImageHeader: ...
-    def stored(self, frame: int = 0) -> PixelArray: ...
-    def display(self, frame: int = 0, shorter_side: int = 0) -> npt.NDArray[np.uint8]: ...
-    def show(self, samples: PixelArray, frame: int = 0) -> npt.NDArray[np.uint8]: ...
+    def header(self) -> ImageHeader:
+        """The values of the header that pipelines use."""
+        ...
+
+    def stored(self, frame: int = 0) -> PixelArray:
+        """The samples of a frame after decoding."""
+        ...
+
+    def display(self, frame: int = 0, shorter_side: int = 0) -> npt.NDArray[np.uint8]:
+        """The picture of a frame as a viewer shows it."""
+        ...
+
+    def show(self, samples: PixelArray, frame: int = 0) -> npt.NDArray[np.uint8]:
+        """The picture of other samples, as a viewer shows this frame."""
+        ...
 
 
 class ImageKind(StrEnum):
@@ -732,14 +749,25 @@ class Pipeline(Protocol):
 
     card: PipelineCard
 
-    def warm_up(self) -> None: ...
-    def models(self) -> tuple[ModelRef, ...]: ...
+    def warm_up(self) -> None:
+        """Load the models, so that the first image need not wait for them."""
+        ...
+
+    def models(self) -> tuple[ModelRef, ...]:
+        """The models that the pipeline uses, for its results."""
+        ...
+
     def accepts(
         self, images: Sequence[SourceImage], options: Mapping[str, object] = MappingProxyType({})
-    ) -> Accept | Refuse: ...
+    ) -> Accept | Refuse:
+        """Choose the images of a study that are analysed, or say why there are none."""
+        ...
+
     def run(
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
-    ) -> PipelineResult: ...
+    ) -> PipelineResult:
+        """Analyse the accepted images; ``report`` takes the progress."""
+        ...
 
 
 @runtime_checkable

@@ -66,7 +66,7 @@ Workers = Annotated[int, typer.Option(help="Processes that draw pictures; 0: in 
 
 
 def _how(about: str, **limits: Any) -> Any:
-    """An option of the training engine."""
+    """An option in the help's group "How it runs". ``limits``: of its values."""
     return typer.Option(help=about, rich_help_panel="How it runs", **limits)
 
 

@@ -512,6 +512,7 @@ def _text(value: Any, digits: int = 3) -> str:
 
 
 def _title(card: Card) -> str:
+    """The name of a card with its version."""
     return f"{card.id}, version {card.version}"
 
 

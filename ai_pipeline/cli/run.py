@@ -173,14 +173,17 @@ def filled_record(result: PipelineResult, images: list[Record]) -> Record:
 
 
 def _points(points: Sequence[Point]) -> list[list[float]]:
+    """The coordinates of points in the record, rounded."""
     return [[round(x, 2), round(y, 2)] for x, y in points]
 
 
 def _model(model: ModelRef) -> Record:
+    """The entry of a model in the record."""
     return {"id": model.id, "version": model.version, "sha256": model.sha256}
 
 
 def _rounded(value: float | None) -> float | None:
+    """A number in the record, rounded to four decimals; None stays None."""
     return None if value is None else round(float(value), 4)
 
 

@@ -412,5 +412,6 @@ def _begins_frame(file: BinaryIO, start: int, length: int) -> bool:
 
 
 def _read(file: BinaryIO, start: int, length: int) -> bytes:
+    """Read ``length`` bytes from the position ``start``."""
     file.seek(start)
     return file.read(length)

@@ -356,10 +356,12 @@ def _required(dataset: Dataset, keyword: str) -> int:
 
 
 def _text(dataset: Dataset, keyword: str) -> str:
+    """All values of an attribute as one text; "" without a value."""
     return "\\".join(_values(dataset, keyword)).strip()
 
 
 def _values(dataset: Dataset, tag: TagType) -> list[str]:
+    """The values of an attribute as texts; none if it is missing or empty."""
     value = value_of(dataset, tag)
     if value is None:
         return []

@@ -660,4 +660,5 @@ def _line_height(size: int) -> int:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
+    """The font of all pictures in this size."""
     return ImageFont.truetype(FONT, size, layout_engine=ImageFont.Layout.BASIC)

@@ -418,6 +418,7 @@ def from_environment() -> Path | None:
 
 
 def _cards(paths: Iterator[Path]) -> list[Card]:
+    """Read these cards, in the order of their paths. Raises CardError."""
     return [load(path) for path in sorted(paths)]
 
 

@@ -375,7 +375,7 @@ COLOURED = 50
 
 
 class Content(StrEnum):
-    """The kind of a drawn object."""
+    """The class of a drawn object: what it shows."""
 
     WAVEFORM = "waveform"
     M_MODE = "m-mode"

@@ -548,4 +548,5 @@ def _ends(corners: Corners) -> tuple[Corners, Corners]:
 
 
 def _box(low: Corners, high: Corners) -> Box:
+    """A box with whole corners."""
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])

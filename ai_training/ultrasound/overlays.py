@@ -444,6 +444,7 @@ def _font(path: str, size: int) -> ImageFont.FreeTypeFont:
 
 @cache
 def _hershey(name: str):  # type: ignore[no-untyped-def]
+    """The Hershey font with this name."""
     from HersheyFonts import HersheyFonts
 
     font = HersheyFonts()
@@ -686,6 +687,7 @@ def _ringed_plus(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -
 
 
 def _diamond(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> None:
+    """Draw a diamond with a dot at its centre."""
     x, y = centre
     corners = np.array([(x - arm, y), (x, y - arm), (x + arm, y), (x, y + arm)], np.int32)
     cv2.polylines(alpha, [corners], True, 255, thick, line)
@@ -693,6 +695,7 @@ def _diamond(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> No
 
 
 def _square(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> None:
+    """Draw an empty square."""
     x, y = centre
     half = max(2, arm * 2 // 3)
     cv2.rectangle(alpha, (x - half, y - half), (x + half, y + half), 255, thick, line)

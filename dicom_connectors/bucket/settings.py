@@ -15,6 +15,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def _bucket_url(url: str) -> str:
+    """Refuse a URL that is not written as s3://BUCKET/PREFIX."""
     if url and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._/-]*)?", url):
         raise ValueError("write it as s3://BUCKET or s3://BUCKET/PREFIX")
     return url

@@ -136,6 +136,7 @@ def _failure(failed: Dataset) -> SendReport:
 
 
 def _value(answer: dict[str, Any], tag: str) -> str:
+    """The first value of an attribute in an answer in DICOM JSON; "" without one."""
     return str((answer.get(tag, {}).get("Value") or [""])[0])
 
 

@@ -33,7 +33,7 @@ class FhirPeer(Section):
     @model_validator(mode="before")
     @classmethod
     def _gets_reports(cls, given: Any) -> Any:
-        """Let a FHIR peer get reports by default."""
+        """Set that a FHIR peer gets reports, if its settings do not say what it gets."""
         if isinstance(given, dict) and given.get("transport") == "fhir":
             return {"results": (ResultKind.SR,), **given}
         return given

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def _mail_address(address: str) -> str:
+    """Refuse a text that is no mail address."""
     if not (
         re.fullmatch(r"[^@\s<>,;:\"]+@[^@\s<>,;:\"]+", address)
         and address.isascii()

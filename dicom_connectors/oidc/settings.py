@@ -33,6 +33,7 @@ def is_safe(url: str) -> bool:
 
 
 def _provider(url: str) -> str:
+    """Refuse the URL of a provider that does not begin with https://."""
     if not is_safe(checked_url(url)):
         raise ValueError("must begin with https://: whoever changes its answers signs in as anybody")
     return url

@@ -391,7 +391,7 @@ class TraceSender:
         self._next_at = time.monotonic() + wait
 
     def _note(self, session: Session, ended: Sequence[_EndedStudy], *, dropped: int) -> None:
-        """Store until when the traces of these studies are done."""
+        """Store the time until which the spans of these studies were sent or dropped."""
         for one in ended:
             values = {"until": one.until, "dropped": StudyTrace.dropped + dropped}
             session.execute(update(StudyTrace).where(StudyTrace.study_id == one.study_id).values(values))

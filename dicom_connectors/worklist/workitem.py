@@ -251,6 +251,7 @@ def _items(dataset: Dataset, keyword: str) -> list[Dataset]:
 
 
 def _text(value: Any) -> str:
+    """A value as text without padding; "" without a value."""
     return "" if value is None else str(value).replace("\0", "").strip()
 
 

@@ -83,9 +83,17 @@ def _boundary(request: ConsoleRequest) -> str | None:
 class PartTaker(Protocol):
     """Receives the parts of a request's body, one after the other."""
 
-    def begin(self, media_type: str) -> None: ...
-    def write(self, data: bytes) -> None: ...
-    def end(self) -> None: ...
+    def begin(self, media_type: str) -> None:
+        """Begin a part with this media type."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes of the part."""
+        ...
+
+    def end(self) -> None:
+        """End the part: it has arrived whole."""
+        ...
 
 
 class PartReader:

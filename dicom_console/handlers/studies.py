@@ -76,6 +76,7 @@ def list_studies(
 
 @faces.page_of(list_studies)
 def _studies_page(request: ConsoleRequest, found: Studies) -> Response:
+    """The page of a list of studies, with its filters."""
     filters = {"order": Order.RECEIVED.value}
     filters |= {key: value for key in _FILTERS if (value := request.query(key))}
     return request.page(

@@ -340,6 +340,7 @@ class Moves:
         )
 
     def _move(self, delivery: Delivery, event: events.EventType, **values: Any) -> None:
+        """Change a delivery's state by an event, in the session of these moves."""
         move_delivery(self._session, delivery, event, **values)
 
 

@@ -77,7 +77,9 @@ PROGRAMS: Final = ("command", "container")
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """Warnings of ``check`` for the whole configuration, and the holds that a change would bypass."""
+    """The warnings for a changed configuration. ``undercut``: for each rule that would send results at once
+    that another rule holds for a person, a sentence.
+    """
 
     settings: Settings
     warnings: tuple[str, ...]

@@ -307,6 +307,7 @@ class _Node:
         return json.loads(done.stdout)
 
     def _log_text(self) -> str:
+        """The text of the node's log."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
 

@@ -133,7 +133,7 @@ _WATCH: Final = "process watch"  # the lease of the node that looks for lost one
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """One process of this node.
+    """The sign of life of one process of this node.
 
     ``name``: "main", "listener", "worker-1", "console". ``pid``: None if it does not run. ``silent_seconds``:
     the time since its last sign of life.

@@ -440,6 +440,7 @@ def _elements(encoded: bytes | bytearray) -> dict[int, bytes]:
 
 
 def _number(elements: Mapping[int, bytes], element: int) -> int:
+    """An element of a command set as a number. Raises ProtocolViolation if it is none."""
     value = elements.get(element, b"")
     if len(value) != 2:
         raise ProtocolViolation(f"(0000,{element:04X}) is no unsigned short")
@@ -447,6 +448,7 @@ def _number(elements: Mapping[int, bytes], element: int) -> int:
 
 
 def _uid(elements: Mapping[int, bytes], element: int) -> str:
+    """An element of a command set as a UID; "" without one."""
     return elements.get(element, b"").rstrip(b"\0 ").decode("ascii", "replace")
 
 

@@ -165,6 +165,7 @@ def _shortened(column: Sequence[object]) -> list[object]:
 
 
 def _line(text: Text, *, err: bool = False) -> None:
+    """Print one line, with its colours on a terminal."""
     Console(stderr=err, highlight=False, markup=False, emoji=False).print(text, soft_wrap=True)
 
 
@@ -195,6 +196,7 @@ spool = group("The spool: received objects on disk.")
 
 
 def _version(wanted: bool) -> None:
+    """Print the version and exit, if ``wanted``."""
     if wanted:
         say(f"dicom-node {__version__}")
         raise typer.Exit

@@ -107,6 +107,7 @@ class Assembler:
         return (due - now).total_seconds() if due else float("inf")
 
     def _complete_next(self, now: datetime, also: Sequence[ColumnElement[bool]]) -> bool:
+        """Complete the next due study, or quarantine it; returns False if none is due."""
         with self._database.read() as session:
             if not intake.any_due(session, now, now - _SILENCE, *also, at_once=self._at_once):
                 return False
@@ -376,6 +377,7 @@ class Choice:
         return _patients(versions), as_of
 
     def _inspected(self, path: Path, charset: str) -> Inspected:
+        """Inspect a file, a second time if the reader's process died."""
         try:
             return self._inspector.inspect(path, charset)
         except ReaderLost:

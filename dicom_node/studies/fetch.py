@@ -425,6 +425,7 @@ def _rule_for(study: scu.FoundStudy, rules: Sequence[RuleSettings]) -> str:
 
 
 def _may_fit(patterns: Sequence[str], values: Sequence[str]) -> bool:
+    """Whether a value matches a pattern; True also if no pattern or no value is known."""
     known = [value for value in values if value]
     return not patterns or not known or any(matches(one, value) for one in patterns for value in known)
 
@@ -432,6 +433,7 @@ def _may_fit(patterns: Sequence[str], values: Sequence[str]) -> bool:
 def _without_result(
     session: Session, peer: PeerSettings, wanted: Sequence[tuple[scu.FoundStudy, str]]
 ) -> Iterator[MissingStudy]:
+    """Those of the wanted studies that never came, are incomplete or lack a result, each with the reason."""
     uids = [study.study_instance_uid for study, _ in wanted]
     here, asked = fetches.present_studies(session, uids), fetches.of_studies(session, uids)
     for study, rule in wanted:

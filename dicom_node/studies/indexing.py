@@ -296,6 +296,7 @@ class Indexing:
         return next((row for row in rows if self._is_copy(session, row.path, item)), None)
 
     def _is_copy(self, session: Session, kept: str, item: Arrived) -> bool:
+        """Whether the object is the same as the one in the indexed file ``kept``."""
         if kept not in item.copies:
             try:
                 item.copies[kept] = same_object(self._where(session, kept, item), item.path)
@@ -311,6 +312,9 @@ class Indexing:
     def _judge(
         self, session: Session, study: Study, item: Arrived, role: ObjectRole, former: Instance | None
     ) -> Judgement:
+        """Judge whether the object is new, a duplicate or in conflict with its study or with its ``former``
+        version.
+        """
         if role is ObjectRole.OWN:  # a PACS may have changed it on its way: we know what we sent
             return Judgement(Outcome.DUPLICATE if former else Outcome.NEW)
         if former is None:
@@ -321,6 +325,7 @@ class Indexing:
         return judge(item, former, session.get_one(Study, former.study_id))
 
     def _role(self, session: Session, item: Arrived) -> ObjectRole:
+        """The role of the object in its study: own result, source of an analysis, or neither."""
         if item.found.own or results.is_result(session, item.found.sop_instance_uid):
             return ObjectRole.OWN
         sender = self._settings.sender_names.get(item.arrival.calling_ae, "")
@@ -390,6 +395,7 @@ class Indexing:
             move_study(session, study, events.STUDY_REOPENED)
 
     def _quiet_seconds(self, item: Arrived) -> float:
+        """How long the study must be quiet after this object: as set for its sender or modality."""
         peer = self._peers.get(item.arrival.calling_ae)
         if peer is not None and peer.quiet_seconds is not None:
             return peer.quiet_seconds
@@ -436,11 +442,13 @@ class Indexing:
         return row
 
     def _place(self, item: Arrived, *, bad: bool) -> Path:
+        """The path for the object's file; ``bad``: not in the folder of its study."""
         return self._spool.place(item.path, None if bad else item.found.study_instance_uid)
 
     def _write_received(
         self, session: Session, study: Study, item: Arrived, judgement: Judgement, place: Path
     ) -> None:
+        """Add the row of a received object, with the outcome for it."""
         session.add(
             ReceivedObject(
                 spool_name=item.spool_name,
@@ -463,6 +471,7 @@ class Indexing:
     def _record(
         self, session: Session, study: Study, item: Arrived, event: events.EventType, reason: str = ""
     ) -> None:
+        """Record an event about the object, with its study, its association and its sender."""
         record(
             session,
             event,
@@ -477,6 +486,7 @@ class Indexing:
 
 
 def _accession(found: Inspected) -> str:
+    """The Accession Number, cut to the length that its VR allows."""
     return found.identity.get("AccessionNumber", "")[:16]  # SH, PS3.5 6.2
 
 
@@ -829,6 +839,7 @@ class CrashRecord:
         self._write("")
 
     def _write(self, text: str) -> None:
+        """Replace the record by a text."""
         os.pwrite(self._file, text.encode("utf-8", "replace")[:_LENGTH].ljust(_LENGTH), 0)
 
     def __del__(self) -> None:

@@ -205,10 +205,12 @@ def _folder_for_all(folder: Path) -> None:
 
 
 def _event(model: str, verb: str) -> StoreEvent:
+    """An entry of the store's history: what ``verb`` did with ``model`` now."""
     return StoreEvent(at=_now(), model=model, by=verb)
 
 
 def _now() -> datetime:
+    """The present time in UTC, to the second."""
     return datetime.now(UTC).replace(microsecond=0)
 
 

@@ -205,6 +205,7 @@ def notifications_toml() -> str:
 
 
 def _lines(*lines: str) -> str:
+    """The text of a file with these lines, without blank ones at its end."""
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -650,6 +650,7 @@ def _are_uids(element: DataElement) -> bool:
 
 
 def _values(element: DataElement) -> Sequence[Any]:
+    """The values of an element, as a list also if there is only one."""
     several: bool = isinstance(element.value, MultiValue | list)
     return element.value if several else [element.value]
 

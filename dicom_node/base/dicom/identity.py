@@ -157,6 +157,7 @@ class Patient:
 
     @property
     def _name(self) -> str:
+        """The name in the first writing that is not empty."""
         return self.name or self.ideographic or self.phonetic
 
     @property

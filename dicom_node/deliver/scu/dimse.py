@@ -331,6 +331,7 @@ class _AnswersOnly(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom sh
         """Set when an N-EVENT-REPORT was answered; pynetdicom serves that in a thread of its own."""
 
     def send_msg(self, primitive: Any, context_id: int) -> None:
+        """Send a message; note whether it answers an N-EVENT-REPORT."""
         super().send_msg(primitive, context_id)
         if isinstance(primitive, N_EVENT_REPORT):
             self.report_answered.set()
@@ -367,6 +368,7 @@ class _PromptSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom ship
     connections: Connections
 
     def connect(self, primitive: T_CONNECT) -> None:
+        """Connect, and limit how long the peer may be silent."""
         super().connect(primitive)
         if self.socket is not None:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -374,6 +376,7 @@ class _PromptSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom ship
             self.connections.opened(self.socket)
 
     def send(self, bytestream: bytes) -> None:
+        """Send all bytes; a failure ends the association."""
         rest = memoryview(bytestream)
         try:
             while rest:
@@ -606,6 +609,7 @@ def _as_accepted(association: Association, item: Outgoing) -> Path | Dataset | S
 
 
 def _transfer_syntax(item: Outgoing) -> UID:
+    """The transfer syntax that an object's file has."""
     return UID(str(read_file_meta_info(item.path).TransferSyntaxUID))
 
 

@@ -197,13 +197,19 @@ class HttpDestination(HttpCaller, ABC):
     # These raise requests.RequestException, and FAULTY_ANSWER; their time is limited.
 
     @abstractmethod
-    def _store(self, item: Outgoing) -> SendReport: ...
+    def _store(self, item: Outgoing) -> SendReport:
+        """Upload one object."""
+        ...
 
     @abstractmethod
-    def _delete(self, item: Outgoing) -> None: ...
+    def _delete(self, item: Outgoing) -> None:
+        """Delete one object at the peer."""
+        ...
 
     @abstractmethod
-    def _look(self, item: Outgoing) -> Confirmation: ...
+    def _look(self, item: Outgoing) -> Confirmation:
+        """Query whether the peer has this object."""
+        ...
 
     def _remains(self, item: Outgoing) -> Confirmation:
         """Whether the peer still has the object that is to be deleted."""
