@@ -69,7 +69,6 @@ from dicom_node.base.store.transitions import (
     move_job,
     record,
     settle_study,
-    try_move,
     utc_now,
 )
 from dicom_node.deliver.scu import FoundStudy
@@ -401,7 +400,7 @@ class Worklist(Lane[ClaimedWorkitem]):
                 known = queue_fetch(session, peer.name, named)
             elif known.state not in OPEN_FETCHES:
                 known.peer = peer.name
-                try_move(move, session, known, FETCH_ASKED, attempts=0, reason="", next_at=utc_now())
+                move(session, known, FETCH_ASKED, attempts=0, reason="", next_at=utc_now())
             known.urgent = True
 
     def _decide(self, row: ClaimedWorkitem, standing: _ItemStatus) -> None:
@@ -456,7 +455,7 @@ class Worklist(Lane[ClaimedWorkitem]):
                 return
             fetch = fetches.of_study(session, row.study_instance_uid)
             if fetch is not None and fetch.state is FetchState.WAITING:
-                try_move(move, session, fetch, FETCH_CANCELLED, ended_at=utc_now())
+                move(session, fetch, FETCH_CANCELLED, ended_at=utc_now())
             study = fetches.present_studies(session, [row.study_instance_uid]).get(row.study_instance_uid)
             if study is None:
                 return
@@ -464,7 +463,7 @@ class Worklist(Lane[ClaimedWorkitem]):
                 if job.state is JobState.RUNNING:
                     job.cancel_requested, job.reason = True, _STOPPED
                 else:
-                    try_move(move_job, session, job, JOB_CANCELLED, reason=_STOPPED, finished_at=utc_now())
+                    move_job(session, job, JOB_CANCELLED, reason=_STOPPED, finished_at=utc_now())
             settle_study(session, study.id)
 
     def _move(self, row: ClaimedWorkitem, event: EventType, **values: object) -> None:
@@ -472,7 +471,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         with self._database.write() as session:
             current = session.get_one(ClaimedWorkitem, row.id)
             if current.state is row.state:  # else the lease ended, and another process moved it
-                try_move(move, session, current, event, **values)
+                move(session, current, event, **values)
 
     def _look_again_soon(self, row: ClaimedWorkitem, reported: _ItemStatus | None) -> None:
         """Schedule the next look at an item. ``reported``: the progress that the manager has accepted."""
@@ -501,7 +500,7 @@ def give_up_workitems(database: Database, settings: Settings) -> None:
     with database.write() as session:
         for row in requested.items_of_others(session, peers, _BATCH):
             values = {"reason": "the peer is not configured with worklist any more", "ended_at": utc_now()}
-            try_move(move, session, row, WORKITEM_GIVEN_UP, **values)
+            move(session, row, WORKITEM_GIVEN_UP, **values)
 
 
 def _raise_if_retry(answer: ChangeAnswer) -> ChangeAnswer:

@@ -94,7 +94,7 @@ class HoldUndercut(RequestRefused):
 
 
 class ChangedMeanwhile(RequestRefused):
-    """Another person or process changed it first: nothing is overwritten."""
+    """Somebody else changed it after this person opened it: nothing is overwritten."""
 
 
 class TooManyAtOnce(RequestRefused):

@@ -70,7 +70,6 @@ from dicom_node.base.store.transitions import (
     release_lease,
     settle_studies,
     take_lease,
-    try_move,
     utc_now,
 )
 from dicom_node.deliver import outbox, scu
@@ -115,8 +114,7 @@ def give_up_requests(database: Database, settings: Settings) -> None:
     peers = [peer.name for peer in settings.peers if peer.commit_after]
     with database.write() as session:
         for row in requested.requests_of_others(session, peers, _ANSWERS_AT_ONCE):
-            try_move(
-                move,
+            move(
                 session,
                 row,
                 COMMITMENT_ANSWER_GIVEN_UP,
@@ -232,7 +230,7 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
                     wait = max((now - row.asked_at) / 10, timedelta(seconds=1))
                     row.next_at = now + min(wait, timedelta(seconds=60))
                 else:
-                    try_move(move, session, row, COMMITMENT_DECIDED, failed=found, decided_at=now)
+                    move(session, row, COMMITMENT_DECIDED, failed=found, decided_at=now)
             return NotYet()
         objects = dict(line.split(" ", 1) for line in row.objects)
         failed = {uid: int(code, 16) for uid, code in (line.split(" ") for line in row.failed)}

@@ -69,7 +69,6 @@ from dicom_node.base.store.transitions import (
     move_held,
     record,
     settle_study,
-    try_move,
     utc_now,
 )
 from dicom_node.base.store.views import View, as_json
@@ -386,8 +385,7 @@ def enqueue(
         )
         if delivery.withdrawn or (delivery.state is DeliveryState.UNASSESSED and not waits):
             event = events.DELIVERY_HELD if waits else events.DELIVERY_WANTED
-            again = {"reason": "wanted again", "withdrawn": False, "next_at": utc_now()}
-            try_move(move_delivery, session, delivery, event, **again)
+            move_delivery(session, delivery, event, reason="wanted again", withdrawn=False, next_at=utc_now())
     return int(waits)
 
 
@@ -663,11 +661,9 @@ def report_overdue(database: Database, settings: Settings) -> int:
     )
     with database.write() as session:
         studies: dict[int, list[HeldResult]] = {}
-        for row in session.scalars(late.order_by(HeldResult.result_id).with_for_update(skip_locked=True)):
+        for row in session.scalars(late.order_by(HeldResult.result_id)):
             studies.setdefault(row.study_id, []).append(row)
-        for rows in studies.values():
-            move_held(session, rows, events.ASSESSMENT_OVERDUE)
-    return len(studies)
+        return sum(move_held(session, rows, events.ASSESSMENT_OVERDUE) > 0 for rows in studies.values())
 
 
 def decidable_results(session: Session, study_id: int) -> Sequence[HeldResult]:

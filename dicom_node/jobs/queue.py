@@ -301,7 +301,7 @@ class JobQueue:
             job = self._next_free(session, now, self._workers, short)
             if job is None:
                 return None
-            move_job(
+            taken = move_job(
                 session,
                 job,
                 events.JOB_STARTED,
@@ -311,6 +311,8 @@ class JobQueue:
                 lease_until=database_time(session) + self._lease,
                 started_at=now,
             )
+            if not taken:
+                return None
             settle_study(session, job.study_id)
             return job
 
@@ -343,7 +345,8 @@ class JobQueue:
         values = {"reason": reason, "finished_at": utc_now(), "lease_until": None, "cancel_requested": False}
         if state is JobState.SUCCEEDED:
             values["share_done"] = 1.0
-        move_job(session, row, _ENDS[state], **values)
+        if not move_job(session, row, _ENDS[state], **values):
+            raise _lost(job)
         return row
 
     def retry_at(self, job: Job, when: datetime, reason: str) -> None:
@@ -414,8 +417,8 @@ class JobQueue:
             elif row.study.revision > row.study_revision:  # as what waited when the study changed
                 reason = f"superseded by revision {row.study.revision}"
                 self.complete_if_owner(session, job, JobState.CANCELLED, reason)
-            else:
-                move_job(session, row, event, lease_until=None, **values)
+            elif not move_job(session, row, event, lease_until=None, **values):
+                raise _lost(job)
             settle_study(session, job.study_id)
 
     def _leased(self, session: Session, job: Job) -> Job:

@@ -66,7 +66,6 @@ from dicom_node.base.store.transitions import (
     move_study,
     record,
     steady_now,
-    try_move,
     utc_now,
 )
 from dicom_node.jobs.queue import decide_study, forward_late
@@ -117,7 +116,7 @@ def release_study(session: Session, study_id: int, now: datetime | None = None) 
 def drop_waiting(session: Session, study: Study, reason: str) -> None:
     """Cancel jobs that have not started: jobs of a newer revision replace them."""
     for job in queue.of_study(session, study.id, (JobState.QUEUED, JobState.HELD)):
-        try_move(move_job, session, job, events.JOB_CANCELLED, reason=reason, finished_at=utc_now())
+        move_job(session, job, events.JOB_CANCELLED, reason=reason, finished_at=utc_now())
 
 
 def stop_study(session: Session, study: Study, reason: str, *, same_data: bool = False) -> None:

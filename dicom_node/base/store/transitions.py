@@ -6,7 +6,7 @@ unreachable.
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from sqlalchemy.engine import CursorResult
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from dicom_node.base.errors import ChangedMeanwhile, IllegalTransition
+from dicom_node.base.errors import IllegalTransition
 from dicom_node.base.events import STUDY_MOVED, Event, EventType, happened
 from dicom_node.base.lifecycle import (
     COMMITMENT,
@@ -100,33 +100,25 @@ def append(session: Session, event: Event, study_id: int | None = None) -> None:
     session.add(EventRow(at=event.at, number=event.type.number, study_id=study_id, fields=dict(event.fields)))
 
 
-def try_move(move: Callable[..., object], *row_and_event: Any, **values: Any) -> bool:
-    """Call a function that moves a row; returns False if another process changed the row first.
+def move_study(session: Session, study: Study, event: EventType, *, reason: str = "") -> bool:
+    """Change a study's state by an event; returns False if another process changed it first.
 
-    For callers to whom that is no error: the other process did what they wanted, or something newer.
+    The caller then reads the state again. Raises IllegalTransition if the event cannot happen in the study's
+    state.
     """
-    try:
-        move(*row_and_event, **values)
-    except ChangedMeanwhile:
-        return False
-    return True
+    return _set_study(session, study, _next(STUDY, study, event), event, reason)
 
 
-def move_study(session: Session, study: Study, event: EventType, *, reason: str = "") -> None:
-    """Change a study's state by an event. Raises ChangedMeanwhile if another process changed it first, and
-    IllegalTransition if the event cannot happen in the study's state.
-    """
-    _set_study(session, study, _next(STUDY, study, event), event, reason)
-
-
-def move_job(session: Session, job: Job, event: EventType, **values: Any) -> None:
+def move_job(session: Session, job: Job, event: EventType, **values: Any) -> bool:
     """Change a job's state by an event, if its state and attempt are as read; ``values``: further columns.
 
-    Raises as :func:`move_study`.
+    Returns False if another process changed the job first.
     """
-    _set(session, job, _next(JOB, job, event), values, _OF_ATTEMPT)
+    if not _set(session, job, _next(JOB, job, event), values, _OF_ATTEMPT):
+        return False
     record(session, event, job.study_id, job=job.id, rule=job.rule, attempt=job.attempts, reason=job.reason)
     turn_changed(session, job)
+    return True
 
 
 def turn_changed(session: Session, job: Job) -> None:
@@ -137,13 +129,14 @@ def turn_changed(session: Session, job: Job) -> None:
         tickets.follow(session, job)
 
 
-def move_delivery(session: Session, delivery: Delivery, event: EventType, **values: Any) -> None:
+def move_delivery(session: Session, delivery: Delivery, event: EventType, **values: Any) -> bool:
     """Change a delivery's state by an event, if its state and attempt are as read; ``values``: further
     columns.
 
-    Raises as :func:`move_study`.
+    Returns False if another process changed the delivery first.
     """
-    _set(session, delivery, _next(DELIVERY, delivery, event), values, _OF_ATTEMPT)
+    if not _set(session, delivery, _next(DELIVERY, delivery, event), values, _OF_ATTEMPT):
+        return False
     item = delivery.item
     record(
         session,
@@ -155,23 +148,26 @@ def move_delivery(session: Session, delivery: Delivery, event: EventType, **valu
         status=delivery.status,
         reason=delivery.reason,
     )
+    return True
 
 
-def move_held(session: Session, rows: Sequence[HeldResult], event: EventType, **values: Any) -> None:
+def move_held(session: Session, rows: Sequence[HeldResult], event: EventType, **values: Any) -> int:
     """Change the state of held results of one study by one event, each if its state is as read.
 
-    ``values``: further columns. Raises as :func:`move_study`.
+    ``values``: further columns. Returns how many were changed.
     """
-    for row in rows:
-        _set(session, row, _next(HELD, row, event), values, ("result_id", "state"))
-    record(
-        session,
-        event,
-        rows[0].study_id,
-        results=len(rows),
-        since=min(row.since for row in rows).isoformat(),
-        numbers=[row.result_id for row in rows],
-    )
+    as_read = ("result_id", "state")
+    moved = [row for row in rows if _set(session, row, _next(HELD, row, event), values, as_read)]
+    if moved:
+        record(
+            session,
+            event,
+            moved[0].study_id,
+            results=len(moved),
+            since=min(row.since for row in moved).isoformat(),
+            numbers=[row.result_id for row in moved],
+        )
+    return len(moved)
 
 
 def move(
@@ -179,15 +175,17 @@ def move(
     row: Commitment | RequestedCommitment | Fetch | ClaimedWorkitem,
     event: EventType,
     **values: Any,
-) -> None:
+) -> bool:
     """Change the state of a row by an event, if its state (and the attempt at a fetch) are as read.
 
-    ``values``: further columns. Raises as :func:`move_study`.
+    ``values``: further columns. Returns False if another process changed the row first.
     """
     cycle, same, recorded = _CYCLES[type(row)]
-    _set(session, row, _next(cycle, row, event), values, same)
+    if not _set(session, row, _next(cycle, row, event), values, same):
+        return False
     fields = {field: getattr(row, column) for field, column in recorded.items()}
     record(session, event, **{name: len(v) if isinstance(v, list) else v for name, v in fields.items()})
+    return True
 
 
 def settle_study(session: Session, study_id: int) -> None:
@@ -227,24 +225,27 @@ def settle_studies(session: Session, study_ids: Iterable[int]) -> None:
         settle_study(session, study_id)
 
 
-def settle_study_as(session: Session, study: Study, state: StudyState, reason: str = "") -> None:
-    """Set a study's state as derived from its jobs and deliveries. Raises ChangedMeanwhile if another process
-    changed it first, and IllegalTransition for a study that is being received or is in quarantine.
+def settle_study_as(session: Session, study: Study, state: StudyState, reason: str = "") -> bool:
+    """Set a study's state as derived from its work; returns False if another process changed it first.
+
+    Raises IllegalTransition for a study that is being received or is in quarantine.
     """
     if study.state not in {StudyState.COMPLETE, *READ_FROM_WORK} or state not in READ_FROM_WORK:
         raise IllegalTransition(f"study {study.id}: {study.state} cannot become {state}")
-    _set_study(session, study, state, STUDY_MOVED, reason)
+    return _set_study(session, study, state, STUDY_MOVED, reason)
 
 
-def _set_study(session: Session, study: Study, to: StudyState, event: EventType, reason: str) -> None:
+def _set_study(session: Session, study: Study, to: StudyState, event: EventType, reason: str) -> bool:
     """Set a study's state, and record the event with the states before and after."""
     before = study.state
-    _set(session, study, to, {"reason": reason})
+    if not _set(session, study, to, {"reason": reason}):
+        return False
     # In the word of lists: "held" where nothing came of the study but jobs that a limit holds.
     held = select(Job.id).where(Job.study_id == study.id, Job.state == JobState.HELD).limit(1)
     is_held = to is StudyState.NOT_APPLICABLE and session.scalar(held) is not None
     after, uid = JobState.HELD if is_held else to, study.study_instance_uid
     record(session, event, study.id, study=uid, before=before, after=after, reason=reason)
+    return True
 
 
 def _next(table: Mapping[tuple[_State, EventType], _State], row: Any, event: EventType) -> _State:
@@ -264,17 +265,15 @@ def _set(
     to: StrEnum,
     values: Mapping[str, Any],
     same: Sequence[str] = _AS_READ,
-) -> None:
-    """Set the state of a row whose columns ``same`` are still as they were read, else raise
-    ChangedMeanwhile.
-    """
+) -> bool:
+    """Compare and set: only while the row has what was read of it in the columns ``same``."""
     here = [getattr(type(row), column) == getattr(row, column) for column in same]
     changed = session.execute(update(type(row)).where(*here).values(state=to, **values))
     assert isinstance(changed, CursorResult)
     if changed.rowcount != 1:
-        kind = row.__tablename__.replace("_", " ")
-        raise ChangedMeanwhile(f"the {kind} was changed meanwhile: nothing was done, look at it again")
+        return False
     session.refresh(row)
+    return True
 
 
 def utc_now() -> datetime:
