@@ -11,8 +11,8 @@ WhyNot = Callable[[SourceImage], str | None]
 def accept(
     images: Sequence[SourceImage], by_header: WhyNot, by_pixels: WhyNot, model: Callable[[], ModelRef]
 ) -> Accept | Refuse:
-    """Accept the images that both checks pass. ``by_pixels`` decodes, so it is called only for images that
-    passed ``by_header``.
+    """Accept the images that pass both checks. ``by_pixels`` needs decoding, so it is called only for images
+    that pass ``by_header``.
 
     ``model``: the model that a refusal is recorded for. If no image is accepted, Refuse gives each reason
     once.

@@ -53,7 +53,7 @@ class Decision(StrEnum):
 
 
 class Origin(StrEnum):
-    """How a region was found; readers weigh a detector's box more than an activation's."""
+    """The method that found a region; readers trust a detector's box more than an activation's."""
 
     DETECTOR = "detector"
     ACTIVATION = "activation"
@@ -227,7 +227,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 class Meaning(StrEnum):
-    """The purpose of a burned-in mark; by it a destination's policy decides what must be removed."""
+    """The meaning of a burned-in mark; it decides whether the mark is removed for a destination."""
 
     IDENTITY = "identity"
     MEASUREMENT = "measurement"
@@ -358,14 +358,31 @@ class SourceImage(Protocol):
     """
 
     @property
-    def uid(self) -> str: ...
+    def uid(self) -> str:
+        """The SOP Instance UID; of a PNG or JPEG, a UID derived from its bytes."""
+        ...
+
     @property
-    def series_uid(self) -> str: ...
+    def series_uid(self) -> str:
+        """The Series Instance UID; "" if the header lacks it."""
+        ...
+
     @property
-    def header(self) -> ImageHeader: ...
-    def stored(self, frame: int = 0) -> PixelArray: ...
-    def display(self, frame: int = 0, shorter_side: int = 0) -> npt.NDArray[np.uint8]: ...
-    def show(self, samples: PixelArray, frame: int = 0) -> npt.NDArray[np.uint8]: ...
+    def header(self) -> ImageHeader:
+        """The values of the header that pipelines use."""
+        ...
+
+    def stored(self, frame: int = 0) -> PixelArray:
+        """The samples of a frame after decoding."""
+        ...
+
+    def display(self, frame: int = 0, shorter_side: int = 0) -> npt.NDArray[np.uint8]:
+        """The picture of a frame as a viewer shows it."""
+        ...
+
+    def show(self, samples: PixelArray, frame: int = 0) -> npt.NDArray[np.uint8]:
+        """The picture of other samples, as a viewer shows this frame."""
+        ...
 
 
 class ImageKind(StrEnum):
@@ -589,6 +606,7 @@ _BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less tha
 
 
 def _remedy(known: PipelineOption | None, fault: Any) -> str:
+    """The remedy for a fault in an option's value."""
     if known is None:
         return "no such option"
     if fault["type"] == "missing":
@@ -605,6 +623,7 @@ def _remedy(known: PipelineOption | None, fault: Any) -> str:
 
 
 def _option(key: str, field: FieldInfo) -> PipelineOption:
+    """The option that a field describes."""
     further = dict(field.json_schema_extra) if isinstance(field.json_schema_extra, dict) else {}
     usual = str(further.pop("usual", ""))
     kind, choices = _kind(field.annotation)
@@ -635,6 +654,7 @@ def _kind(annotation: Any) -> tuple[type, tuple[str, ...]]:
 
 
 def _in_words(default: object) -> str:
+    """A default value for a person."""
     if isinstance(default, bool):
         return "yes" if default else "no"
     if isinstance(default, int | float):
@@ -714,19 +734,30 @@ class Pipeline(Protocol):
 
     card: PipelineCard
 
-    def warm_up(self) -> None: ...
-    def models(self) -> tuple[ModelRef, ...]: ...
+    def warm_up(self) -> None:
+        """Load the models, so that the first image need not wait for them."""
+        ...
+
+    def models(self) -> tuple[ModelRef, ...]:
+        """The models that the pipeline uses, for its results."""
+        ...
+
     def accepts(
         self, images: Sequence[SourceImage], options: Mapping[str, object] = MappingProxyType({})
-    ) -> Accept | Refuse: ...
+    ) -> Accept | Refuse:
+        """Choose the images of a study that are analysed, or say why there are none."""
+        ...
+
     def run(
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
-    ) -> PipelineResult: ...
+    ) -> PipelineResult:
+        """Analyse the accepted images; ``report`` takes the progress."""
+        ...
 
 
 @runtime_checkable
 class ChecksOptions(Protocol):
-    """A pipeline that checks its options against its model or this machine, which its card cannot do."""
+    """A pipeline that also checks its options against its model or this machine."""
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
         """Faults in ``options`` beyond the card's own checks, by option, as remedies."""

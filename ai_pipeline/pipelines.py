@@ -106,7 +106,7 @@ def pipeline_class(name: str) -> type[Pipeline]:
 
 
 def _faults(name: str, found: Any) -> Iterator[str]:
-    """What the class lacks of the protocol."""
+    """The faults of a class that is to be a pipeline: what it lacks of the protocol."""
     if not isinstance(found, type):
         yield "it is no class"
         return

@@ -131,7 +131,7 @@ def _decided(findings: Sequence[Finding], *, unsure: bool) -> list[_Sentence]:
 
 
 def _without_patient(findings: Sequence[Finding]) -> str:
-    """The sentence on an image of which nothing is said of the patient."""
+    """The sentence for an image without any finding about the patient."""
     if not findings:
         return NOTHING
     absent = [one.name for one in findings if one.decision is Decision.ABSENT]
@@ -140,7 +140,7 @@ def _without_patient(findings: Sequence[Finding]) -> str:
 
 
 def _line(sentences: Sequence[_Sentence]) -> str:
-    """The sentences in one line: names that do not fit are counted, the first names before the last ones."""
+    """The sentences in one line. If it is too long, names at the end are replaced by their number."""
     line = ""
     for number, (head, names) in enumerate(sentences):
         left = sum(len(_counted(*one)) + 1 for one in sentences[number + 1 :])
@@ -169,7 +169,7 @@ def _sentence(head: str, names: Sequence[str], room: int) -> str:
 
 
 def _counted(head: str, names: Sequence[str]) -> str:
-    """The shortest form of a sentence: its names counted."""
+    """The shortest form of a sentence, with the number of names in place of the names."""
     return f"{head} {len(names)} findings." if len(names) > 1 else f"{' '.join([head, *names])}."
 
 

@@ -1,4 +1,6 @@
-"""Terms of the standard: a message repeats only these from a header. Any other code string may be a name."""
+"""Code strings that the standard defines. Only these are quoted in messages: any other text in a header may
+be a name.
+"""
 
 from collections.abc import Mapping
 
@@ -21,6 +23,7 @@ def shown_uid_name(uid: str) -> str:
 
 
 def _unknown(value: str) -> str:
+    """The words for a value that is not shown."""
     return f"unknown ({len(value)} characters)" if value else "unknown"
 
 

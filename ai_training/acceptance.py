@@ -55,7 +55,9 @@ from ai_training.text import NOT_DIAGNOSTIC, interval, without_nan
 
 
 def refit(seen: Scored, k: int) -> Label | None:
-    """The label in column ``k`` fitted to the images ``seen``; None if there are too few."""
+    """The label in column ``k`` with a calibration fitted to the images ``seen``; None if they are
+    too few.
+    """
     positives = seen.truth[:, k].sum()
     if min(positives, len(seen.images) - positives) < ENOUGH:
         return None
@@ -169,6 +171,7 @@ def fit_and_add(
 
 
 def _features(classifier: Classifier, images: Sequence[SetImage]) -> Floats:
+    """The pooled features of these images."""
     return np.concatenate([classifier.features(read_grey(image.path)) for image in images])
 
 
@@ -247,7 +250,7 @@ def accept(
         checked = scored(*parts[1], made.labels, found.labels)
         good = [name for name in _supported(checked) if name in shown]
         figures = _measured(card, made, found.name, fitted, checked, good)
-        _tell(path, made, figures, good)
+        _write_figures(path, made, figures, good)
         first = made.weights[0]
         with folder.incoming(store) as inside:  # the way that every model comes in
             if first.path.parent == path.parent:
@@ -270,7 +273,7 @@ def first_half(patient: str) -> bool:
 def _measured(
     card: Card, made: Card, data: str, fitted: Scored, checked: Scored, good: Sequence[str]
 ) -> dict[str, Any]:
-    """All figures of ``made``, which was made of ``card``, for the set ``data``."""
+    """All figures of the card ``made``, which replaces ``card``, on the set ``data``."""
     head = headline(checked, {})
     figures = {
         "model": {"id": made.id, "version": made.version, "from": card.name, "licence": made.licence},
@@ -293,8 +296,8 @@ def _measured(
     return {key: without_nan(value) for key, value in figures.items()}
 
 
-def _tell(path: Path, card: Card, figures: Mapping[str, Any], good: Sequence[str]) -> None:
-    """Write the figures into the card at ``path``, and what they make true or untrue."""
+def _write_figures(path: Path, card: Card, figures: Mapping[str, Any], good: Sequence[str]) -> None:
+    """Write the figures into the card at ``path``, and correct the statements that depend on them."""
     untrue = {*NOT_ACCEPTED, NO_GATE} if card.gate else set(NOT_ACCEPTED)
     with changed_card(path) as text:
         if card.intended_use == USE:  # nobody has written a better one

@@ -71,7 +71,7 @@ def anatomy_images(data: Path, split: str) -> tuple[AnatomyImage, ...]:
 
 
 def _masks(image: SetImage) -> tuple[MaskFile, ...]:
-    """One of each organ: a bit of a file for all. Raises DataMissing."""
+    """The mask files of the organs, one for each. Raises DataMissing."""
     if MASK not in image.masks:
         raise DataMissing(f"{image.path} has no mask")
     order = EXCHANGED.get(image.patient, range(len(ORGANS)))
@@ -121,7 +121,7 @@ class AnatomyBatches(Dataset[tuple[Tensor, Tensor]]):
 
 
 def plain(image: AnatomyImage) -> tuple[Singles, Singles]:
-    """The network's input ``[3, SIDE, SIDE]`` and the organs ``[3, SIDE, SIDE]`` 0..1, without
+    """The network's input ``[3, SIDE, SIDE]`` and the organs ``[3, SIDE, SIDE]``, 0..1, without
     augmentation.
     """
     picture, organs = image.read()
@@ -170,7 +170,9 @@ def _centred(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _exposed(picture: Grey, how: Augment, random: np.random.Generator) -> Grey:
-    """Other exposure, sharpness, borders and noise; stretched at the end as every input is."""
+    """A copy with another exposure, sharpness, borders and noise, its grey levels stretched as in every
+    input.
+    """
     low, high = np.percentile(picture, (1, 99))
     grey = np.clip((picture - np.float32(low)) / np.float32(max(high - low, 1)), 0, 1)
     if random.random() < how.framed:
@@ -281,6 +283,8 @@ def ratio(masks: npt.NDArray[np.bool_]) -> float:
 
 
 class _AnatomyRun(RecipeRun[AnatomyRecipe]):
+    """One training run of the network for heart and lungs."""
+
     CHOSEN_BY = "choice"
 
     def __init__(self, data: Path, out: Path, recipe: AnatomyRecipe) -> None:

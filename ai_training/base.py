@@ -1,4 +1,4 @@
-"""What the whole package shares: its errors, and how long calculations report their progress."""
+"""What the whole package shares: errors, and reports on the progress of long calculations."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -30,7 +30,9 @@ T = TypeVar("T")
 
 
 def followed(things: Sequence[T], report: Report, what: str) -> Iterator[T]:
-    """Each of ``things`` in turn; ``report`` is told before it how many are done."""
+    """Yield ``things`` one by one, and report the share done before each. ``what``: the word for
+    the report.
+    """
     for number, thing in enumerate(things):
         report(number / len(things), what)
         yield thing

@@ -397,7 +397,7 @@ def infer(network: PlacedClassifier, pixels: npt.NDArray[np.uint8], size: int) -
 
 
 class Tasks(nn.Module):
-    """The network with the head that only training needs: of the teacher's log-odds."""
+    """The network with a second head, used in training only, for the teacher's log-odds."""
 
     def __init__(self, network: PlacedClassifier) -> None:
         super().__init__()
@@ -521,11 +521,12 @@ def pictures(files: Sequence[Path], made: Change, random: Random) -> list[Grey]:
 
 
 def as_it_is(image: Grey, random: Random) -> Grey:  # noqa: ARG001  (one of the changes, without any)
-    """The image itself: a :data:`Change` that changes nothing."""
+    """A :data:`Change` that returns the image unchanged."""
     return image
 
 
 def _part(image: Grey, random: Random, least: float, most: float) -> Grey:
+    """A random part of a picture, between ``least`` and ``most`` of each side."""
     share, (rows, columns) = random.uniform(least, most, 2), image.shape
     height, width = max(1, int(rows * share[0])), max(1, int(columns * share[1]))
     top, left = random.integers(0, rows - height + 1), random.integers(0, columns - width + 1)
@@ -539,7 +540,7 @@ cut_off = partial(_part, least=0.5, most=0.75)
 
 
 def clipped(image: Grey, random: Random, share: float | None = None) -> Grey:
-    """A copy with a window so narrow that ``share`` of the pixels (default: 30 to 70 %) become black or
+    """A copy with a window so narrow that a ``share`` of the pixels (default: 30 to 70 %) becomes black or
     white.
     """
     return _windowed(image, random.uniform(0.3, 0.7) if share is None else share, random)
@@ -580,7 +581,7 @@ def varied(image: Grey, random: Random) -> Grey:
 
 
 def _windowed(image: Grey, lost: float, random: Random) -> Grey:
-    """``lost``: share of the pixels that become black or white, at either end as chance has it."""
+    """A copy with a window that makes a share ``lost`` of the pixels black or white, at random ends."""
     below = random.uniform(0.0, lost)
     low, high = np.percentile(image, (100 * below, 100 * (1 - lost + below)))
     return np.asarray(np.clip((image - low) * (255.0 / max(high - low, 1.0)), 0, 255), np.uint8)
@@ -616,7 +617,7 @@ def fit_gate(data: Path, see: See, seed: int = 1, report: Report = silent) -> tu
     report(0.0, "reading the pictures that the gate learns from")
     whole = drawn_from(_adults(data, "train"), WHOLE, random)
     shown: dict[str, list[Singles]] = {}
-    jobs = _lessons(data, whole, random)
+    jobs = _training_pictures(data, whole, random)
     for number, (kind, files, change) in enumerate(jobs):
         shown.setdefault(kind, []).append(see(pictures(files, change, random)))
         report((number + 1) / (len(jobs) + 1), f"reading the gate's pictures: {kind}")
@@ -663,7 +664,7 @@ def gate_figures(data: Path, classifier: Classifier, split: str, report: Report 
     report(0.0, "measuring the gate: adults")
     distances, adults = _seen(classifier, usual)
     limit = float(np.quantile(distances, 0.95))
-    asked = _exam(data, split, random)
+    asked = _test_pictures(data, split, random)
     kinds: dict[str, Any] = {}
     for number, (name, made) in enumerate(asked):
         report(number / len(asked), f"measuring the gate: {name}")
@@ -682,14 +683,17 @@ def gate_figures(data: Path, classifier: Classifier, split: str, report: Report 
 
 
 def _adults(data: Path, split: str) -> list[Path]:
+    """The files of the adults of ``split``. Raises DataMissing."""
     files = [image.path for image in chest_set(data).images if image.is_in(split) and image.adult]
     if not files:
         raise DataMissing(f"{data} has no adults' chest images of split {split}")
     return files
 
 
-def _lessons(data: Path, whole: Sequence[Path], random: Random) -> list[tuple[str, Sequence[Path], Change]]:
-    """(kind, files, what is done to them) of everything that the head is shown."""
+def _training_pictures(
+    data: Path, whole: Sequence[Path], random: Random
+) -> list[tuple[str, Sequence[Path], Change]]:
+    """The pictures from which the head learns: kind, files, and the change made to them."""
     transformed = drawn_from(whole, TRANSFORMED, random)
     hannover = other_chests(data, "hannover", "train")
     small = drawn_from(other_chests(data, "pediatric", "train"), OTHERS, random)
@@ -733,8 +737,10 @@ def linear_head(shown: Mapping[str, Singles], seed: int) -> Head:
     return Head(kinds, weights.astype(np.float32), biases.astype(np.float32), (1.0, 1.0))
 
 
-def _exam(data: Path, split: str, random: Random) -> list[tuple[str, Callable[[], list[Grey]]]]:
-    """Every kind of picture by name; made when asked for, so that not all are in memory at once."""
+def _test_pictures(data: Path, split: str, random: Random) -> list[tuple[str, Callable[[], list[Grey]]]]:
+    """Functions that make the test pictures, by kind; they are called one by one, so that not all pictures
+    are in memory.
+    """
     adults = drawn_from(_adults(data, split), MEASURED, random)
 
     def changed(files: Sequence[Path], change: Change = as_it_is) -> Callable[[], list[Grey]]:
@@ -778,6 +784,7 @@ def _dicom(data: Path) -> dict[str, Callable[[], list[Grey]]]:
 
 
 def _first_frames(files: Sequence[Path]) -> list[Grey]:
+    """The first frame of each file that can be decoded."""
     found: list[Grey] = []
     for path in files:
         with suppress(PixelError):
@@ -908,7 +915,9 @@ OPERATING = ("sensitivity_present", "specificity_present", "sensitivity_not_abse
 
 
 def card_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The table ``[metrics]`` for the result of an evaluation: plain values, no None (TOML has none)."""
+    """The table ``[metrics]`` of a card from the result of an evaluation: plain values, without None, which
+    TOML lacks.
+    """
     main = result["main"]
     boxes = result["boxes"] or {}
     called = result["called"]
@@ -956,6 +965,7 @@ def card_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _calibration(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The calibration figures for the card."""
     labels = {name: {"prevalence": found["prevalence"][name], **row} for name, row in found["labels"].items()}
     known = ("natural_prevalence", "images", "mean_ece", "mean_brier")
     return {**{key: found[key] for key in known if key in found}, "labels": labels}

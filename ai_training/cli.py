@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 
 def _with_models_dir(context: typer.Context, write_card: bool) -> bool:
-    """``--write-card``, which is wrong usage without a folder: the shipped card is not written to."""
+    """The value of ``--write-card``; a usage error without a folder, because shipped cards are not written
+    to.
+    """
     if write_card and context.params["models_dir"] is None:
         raise typer.BadParameter("needs --models-dir: the shipped card is not written to")
     return write_card
@@ -64,7 +66,7 @@ Workers = Annotated[int, typer.Option(help="Processes that draw pictures; 0: in 
 
 
 def _how(about: str, **limits: Any) -> Any:
-    """An option of the training engine."""
+    """An option in the help's group "How it runs". ``limits``: of its values."""
     return typer.Option(help=about, rich_help_panel="How it runs", **limits)
 
 
@@ -93,7 +95,7 @@ def chest_card(model: str | None, models_dir: Path | None) -> Card:
 
 
 def own_card(model: str, models_dir: Path | None) -> Path:
-    """The file of a card that ``--write-card`` may write to. Raises CardError where it is the shipped one."""
+    """The file of a card that ``--write-card`` may change. Raises CardError for a shipped card."""
     from ai_pipeline.models.registry import SHIPPED, find
 
     path = find(model, models_dir).path
@@ -190,7 +192,9 @@ def verb(app: typer.Typer, name: str, *, trains: bool = False, **how: Any) -> Ca
 
 @contextmanager
 def errors() -> Iterator[None]:
-    """Missing data, unusable cards, wrong experiments: one line and an exit code. The rest as it is."""
+    """A scope that prints missing data, unusable cards and wrong experiments as one line, and exits with a
+    code.
+    """
     try:
         yield
     except ImportError as error:
@@ -207,7 +211,9 @@ def errors() -> Iterator[None]:
 
 @contextmanager
 def _carried_out(run_as: Mapping[str, Any]) -> Iterator[None]:
-    """Runs of the training engine are carried out so; a device or a package that is not here ends it now."""
+    """A scope in which runs of the training engine use these options; exits if a device or package is
+    missing.
+    """
     if not run_as:
         yield
         return
@@ -220,14 +226,14 @@ def _carried_out(run_as: Mapping[str, Any]) -> Iterator[None]:
 
 
 def needed(package: str) -> None:
-    """Raise ModuleNotFoundError now, not after minutes of reading, where ``package`` is not installed."""
+    """Raise ModuleNotFoundError at once if ``package`` is not installed, not after minutes of reading."""
     if find_spec(package) is None:
         raise ModuleNotFoundError(f"No module named '{package}'", name=package)
 
 
 @contextmanager
 def progress() -> Iterator[Callable[[float, str], None]]:
-    """A progress bar on a terminal; elsewhere one line a minute. Milestones are lines on both."""
+    """A progress bar on a terminal, elsewhere one line a minute; milestones are printed on both."""
     last = time.monotonic()
     columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
     terminal = sys.stderr.isatty()

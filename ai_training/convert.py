@@ -152,6 +152,7 @@ def convert(
 
 
 def _answer(path: Path) -> ConvertedNetwork:
+    """The answer that the process has written. Raises CardError."""
     try:
         if path.is_symlink() or not path.is_file() or path.stat().st_size > 1 << 20:
             raise CardError("the conversion's answer is not one")
@@ -234,13 +235,16 @@ def _coded(own: str, known: Label | None) -> dict[str, InlineTable]:
 
 
 def _code(code: Code, **more: str) -> InlineTable:
+    """A code as a row of a card."""
     table = tomlkit.inline_table()
     table.update({"value": code.value, "scheme": code.scheme, "meaning": code.meaning, **more})
     return table
 
 
 def main() -> None:
-    """In the process of its own: read the request, then the checkpoint, write model and answer."""
+    """Main function of the process that converts: it reads the request and the checkpoint, and writes model
+    and answer.
+    """
     request = Request.model_validate_json(sys.stdin.read())
     warnings.simplefilter("ignore")  # stderr is for the one line
     try:
@@ -252,7 +256,9 @@ def main() -> None:
 
 
 def _converted(request: Request) -> ConvertedNetwork:
-    """Write the model; returns what a card says of it, compared with the network on a random picture."""
+    """Write the model, after a comparison with the network on a random picture; returns the values for its
+    card.
+    """
     import torch
 
     from ai_training import networks
@@ -317,7 +323,7 @@ def _converted(request: Request) -> ConvertedNetwork:
 
 
 def _of_channels(values: Any, channels: int) -> tuple[float, ...]:
-    """Values 0..1, one for each channel, scaled to 0..255; their mean where the network reads grey."""
+    """Values from 0..1 scaled to 0..255, one for each channel; their mean if the network reads grey."""
     if channels == len(values):
         return tuple(255.0 * value for value in values)
     return (255.0 * sum(values) / len(values),)

@@ -74,7 +74,7 @@ Corners = tuple[float, float, float, float]
 
 
 def recipe(threads: int, *, yolo: bool) -> YoloRecipe | None:
-    """How YOLOs are trained, if any are; limits torch to ``threads``, 0: as many as there are cores."""
+    """The recipe of YOLOs, None without them. Also limits torch to ``threads`` (0: all cores)."""
     if threads:
         torch.set_num_threads(threads)
     return YoloRecipe(threads=threads or usable_cores()) if yolo else None
@@ -103,6 +103,7 @@ def detection_boxes(data: Path, more: Sequence[Path] = ()) -> tuple[TruthBox, ..
 
 
 def _new(known: Iterable[TruthBox], listed: Iterable[TruthBox]) -> Iterator[TruthBox]:
+    """The listed boxes that are not known yet."""
     there: dict[tuple[Path, str], list[tuple[float, float, float, float]]] = {}
     for box in known:
         there.setdefault((box.image.path, box.label), []).append(corners(box))
@@ -169,11 +170,13 @@ def centre(boxes: Sequence[TruthBox]) -> dict[str, ScoredBox]:
 
 
 def _by_label(boxes: Sequence[TruthBox]) -> dict[str, Singles]:
+    """The corners of the boxes of each label: ``[boxes, 4]``."""
     labels = sorted({box.label for box in boxes})
     return {k: np.array([corners(box) for box in boxes if box.label == k], np.float32) for k in labels}
 
 
 def _at(box: Singles, score: float) -> ScoredBox:
+    """A box with this score, and its middle as the point."""
     left, top, right, bottom = (float(edge) for edge in box)
     found: Corners = (left, top, right, bottom)
     return ScoredBox(found, ((left + right) / 2, (top + bottom) / 2), score)
@@ -268,6 +271,7 @@ class FittedHead:
     maps: Singles  # [images, C, h, w]: what ``place`` looks up
 
     def place(self, image: int, label: str) -> ScoredBox | None:
+        """The box of ``label`` in an image; None for a label without candidates."""
         return self.chosen(label, self.scores(image, label)) if label in self.head.candidates else None
 
     def scores(self, image: int, label: str) -> Singles:
@@ -307,7 +311,7 @@ def fit(boxes: Sequence[TruthBox], rows: Sequence[int], maps: Singles, recipe: B
     inputs, priors, targets = [], [], []
     for box, number, row in zip(truth, numbers, rows, strict=True):
         own = candidates[labels[number]]
-        chosen, wanted = _shown(box, own.boxes, recipe, random)
+        chosen, wanted = _candidates_with_targets(box, own.boxes, recipe, random)
         inputs.append(
             np.concatenate([mean_over(read[row], part) for part in part_rectangles(own.boxes[chosen])], 1)
         )
@@ -327,6 +331,7 @@ def fit(boxes: Sequence[TruthBox], rows: Sequence[int], maps: Singles, recipe: B
 
 
 def _candidates(boxes: Singles, recipe: BoxHeadRecipe, random: np.random.Generator) -> Candidates:
+    """The candidate boxes of a label: its training boxes, moved copies of them, and how usual each is."""
     centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     made = [boxes]
     for _ in range(recipe.moved):
@@ -347,10 +352,12 @@ def _candidates(boxes: Singles, recipe: BoxHeadRecipe, random: np.random.Generat
     return Candidates(every, _single(np.log(np.exp(-distance / 2).mean(1) + 1e-4)))
 
 
-def _shown(
+def _candidates_with_targets(
     truth: Singles, boxes: Singles, recipe: BoxHeadRecipe, random: np.random.Generator
 ) -> tuple[npt.NDArray[np.int64], Singles]:
-    """Which candidates a training box is shown, a quarter of them its nearest, and what it wants of them."""
+    """Random candidates for a training box, a quarter of them the nearest, and the probability that each
+    should get.
+    """
     low, high = np.maximum(truth[:2], boxes[:, :2]), np.minimum(truth[2:], boxes[:, 2:])
     common = np.prod(np.maximum(high - low, 0.0), axis=1)
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
@@ -362,6 +369,7 @@ def _shown(
 
 
 def _single(values: npt.ArrayLike) -> Singles:
+    """The values in single precision."""
     return np.asarray(values, np.float32)
 
 
@@ -412,6 +420,7 @@ class YoloLocator:
         return ScoredBox((left, top, right, bottom), ((left + right) / 2, (top + bottom) / 2), score)
 
     def _look(self, path: Path) -> dict[str, Singles]:
+        """The detections in a picture by label."""
         wanted = self.card.input
         assert wanted is not None
         picture, _ = prepare(read_grey(path), replace(wanted.chain, side=self.size), self.size)
@@ -422,7 +431,7 @@ class YoloLocator:
 def trained(
     boxes: Sequence[TruthBox], card: Card, folder: Path, recipe: YoloRecipe, paths: Sequence[Path]
 ) -> YoloLocator:
-    """The YOLO trained on ``boxes`` in ``folder``; it is trained now if there is none yet.
+    """The YOLO in ``folder``, which is trained on ``boxes`` first if it does not exist.
 
     Raises FileExistsError if the YOLO in ``folder`` was trained in another way, or on other boxes.
     """
@@ -452,6 +461,7 @@ class Fused:
     drawn: YoloLocator
 
     def place(self, image: int, label: str) -> ScoredBox | None:
+        """The box of ``label`` in an image; None for a label without candidates."""
         if label not in self.head.head.candidates:
             return None
         boxes, drawn = self.head.head.candidates[label].boxes, self.drawn.boxes(image, label)
@@ -476,6 +486,7 @@ class LabelledBoxes:
 
     @staticmethod
     def from_boxes(boxes: Sequence[TruthBox], card: Card, report: Report) -> LabelledBoxes:
+        """The boxes with the features of their images, which are computed now."""
         paths = sorted({box.image.path for box in boxes})
         rows = tuple(paths.index(box.image.path) for box in boxes)
         return LabelledBoxes(tuple(boxes), rows, tuple(paths), read_images(card, paths, report))
@@ -486,7 +497,7 @@ class LabelledBoxes:
         return [box.image.patient for box in self.boxes]
 
     def of_boxes(self, found: Mapping[tuple[int, str], ScoredBox]) -> tuple[ScoredBox | None, ...]:
-        """The prediction of one locator for each box, found by the box's image and label."""
+        """The prediction for each box, looked up by the box's image and label in ``found``."""
         return tuple(found.get((row, box.label)) for row, box in zip(self.rows, self.boxes, strict=True))
 
 
@@ -510,7 +521,7 @@ def cross_validated(
         known = [index for index in range(len(case.boxes)) if fold[index] != number]
         boxes, rows = [case.boxes[index] for index in known], [case.rows[index] for index in known]
         head = fit(boxes, rows, case.maps, BoxHeadRecipe())
-        arms: dict[str, Locator] = {"fusion": head.place} | _knowing_no_image(boxes)
+        arms: dict[str, Locator] = {"fusion": head.place} | _baselines(boxes)
         if yolos:
             drawn = trained(boxes, card, yolos[0] / f"fold-{number + 1}", yolos[1], case.paths)
             arms |= {"fusion": Fused(head, drawn).place, "head": head.place}
@@ -530,7 +541,7 @@ def predicted(arms: Mapping[str, Locator], images: Iterable[int], labels: Sequen
 
 
 def figures_of(case: LabelledBoxes, predictions: Predictions, *, decide: bool) -> dict[str, Any]:
-    """All figures in printable form; with ``decide``, each label says whether it passes."""
+    """All figures in printable form. ``decide``: add whether the boxes of each label may be shown."""
     truth = [corners(box) for box in case.boxes]
     rows = {arm: place_figures(truth, case.of_boxes(found)) for arm, found in predictions.items()}
     labels = sorted({box.label for box in case.boxes})
@@ -624,6 +635,7 @@ class _Shipped:
     images: Sequence[DetectorInput]
 
     def place(self, image: int, label: str) -> ScoredBox | None:
+        """The box that the shipped detector shows for ``label``; None if it shows none."""
         prepared = self.images[image]
         found = self.detector.find(prepared, label)
         region = self.detector.in_source(found, prepared) if found else None
@@ -640,16 +652,18 @@ class _Shipped:
 
 
 def _without_yolo(prepared: DetectorInput) -> DetectorInput:
+    """The prepared image without a YOLO's detections."""
     return replace(prepared, run=lambda values: replace(prepared.run(values), detections={}))
 
 
-def _knowing_no_image(boxes: Sequence[TruthBox]) -> dict[str, Locator]:
-    """The two baselines that are to be beaten."""
+def _baselines(boxes: Sequence[TruthBox]) -> dict[str, Locator]:
+    """Two locators that do not look at the image, which every detector must beat."""
     usual, middle = constant(boxes), centre(boxes)
     return {"constant": lambda _, label: usual.get(label), "centre": lambda _, label: middle.get(label)}
 
 
 def _shipped_locators(case: LabelledBoxes, known: Sequence[Any], card: Card) -> dict[str, Locator]:
+    """The shipped detector as a locator, with and without its YOLO, and the baselines."""
     if not card.plays(NETWORK):
         raise CardError(f"{card.name} has no detector: make one with `ai-pipeline train detect`")
     detector = BoxDetector(card)
@@ -657,7 +671,7 @@ def _shipped_locators(case: LabelledBoxes, known: Sequence[Any], card: Card) -> 
     arms: dict[str, Locator] = {"fusion": _Shipped(detector, prepared).place}
     if card.plays(YOLO):
         arms["head"] = _Shipped(detector, [_without_yolo(one) for one in prepared]).place
-    return arms | _knowing_no_image(known)
+    return arms | _baselines(known)
 
 
 def train_detector(
@@ -714,6 +728,7 @@ def write_test_figures(card: Card, figures: dict[str, Any]) -> None:
 
 
 def _pooled(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures over all labels."""
     return {
         "boxes": figures["boxes"],
         "patients": figures["patients"],
@@ -723,7 +738,7 @@ def _pooled(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def _summary(figures: dict[str, Any]) -> dict[str, Any]:
-    """What the card says of the boxes: the pooled figures, and of every label whether and why not."""
+    """The card's figures on boxes: pooled, and for each label whether its boxes are shown, or why not."""
     return {
         "split": "five folds by patient of the train and val boxes",
         **_pooled(figures),

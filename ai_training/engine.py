@@ -30,7 +30,7 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """The user's choices for a run that no recipe holds.
+    """The user's choices for a run, which are not part of a recipe.
 
     ``device`` ``auto``: CUDA if there is one, else the CPU. ``precision`` of the forward pass; ``auto``: that
     of the recipe. A checkpoint is written every ``save_minutes``.
@@ -41,8 +41,8 @@ class RunOptions:
     save_minutes: float = 10.0
 
     def fabric(self, precision: str = "fp32") -> Fabric:
-        """Device and precision as a Fabric object. ``precision``: the one that ``auto`` means. Raises
-        ExperimentError.
+        """Device and precision as a Fabric object. ``precision``: the precision to use if the user chose
+        ``auto``. Raises ExperimentError.
         """
         device, wanted = self.chosen_device(), self.precision if self.precision != "auto" else precision
         if wanted == "fp16" and device == "cpu":
@@ -54,7 +54,7 @@ class RunOptions:
         )
 
     def chosen_device(self) -> str:
-        """``cpu`` or ``cuda``. Raises ExperimentError if the chosen device is not there."""
+        """``cpu`` or ``cuda``. Raises ExperimentError if the machine lacks the chosen device."""
         there = torch.cuda.is_available()
         if self.device == "cuda" and not there:
             raise ExperimentError("--device cuda: torch finds no such device on this machine")
@@ -311,7 +311,7 @@ class TrainingRun:
 
     @property
     def begun(self) -> bool:
-        """Whether there is a checkpoint to resume from."""
+        """Whether the run has a checkpoint from which it can resume."""
         return self.out is not None and (self.out / CHECKPOINT).is_file()
 
     def validation_due(self) -> bool:
@@ -369,7 +369,7 @@ class TrainingRun:
         set_random_state(state["random"])
 
     def save(self) -> None:
-        """Write the checkpoint and, where there is more of it, the history, each in one step."""
+        """Write the checkpoint and, if it has grown, the history, each in one step."""
         if not self.out:
             return
         parts = {name: getattr(self, name) for name in (*self.PARTS, *self.KEPT)}
@@ -395,6 +395,7 @@ class TrainingRun:
         )
 
     def _validate(self, report: Report) -> None:
+        """Validate, add the figures to the history, and keep the best weights."""
         found = self.validate()
         loss = float(np.mean(self.losses))
         self.losses.clear()

@@ -168,6 +168,7 @@ def scored(
 
 
 def _plain(name: str) -> str:
+    """A name without differences of case and blanks."""
     return name.casefold().replace(" ", "_")
 
 
@@ -337,6 +338,7 @@ def permuted(found: Scored) -> list[float]:
 
 
 def _label(found: Scored, k: int, weights: Floats) -> dict[str, Any]:
+    """All figures of one label."""
     card = found.labels[k]
     truth, logit, chance = found.truth[:, k], found.logit[:, k], found.chance[:, k]
     row = _auc_row(found, k, weights)
@@ -355,6 +357,7 @@ def _label(found: Scored, k: int, weights: Floats) -> dict[str, Any]:
 
 
 def _auc_row(found: Scored, k: int, weights: Floats) -> dict[str, Any]:
+    """The number of positives and the AUC of one label."""
     truth = found.truth[:, k]
     auc = metrics.auc_interval(truth, found.logit[:, k], weights)
     return {"positives": int(truth.sum()), "auc": auc.as_list()}
@@ -369,7 +372,9 @@ def call_rates(truth: Floats, called: metrics.Bools, weights: Floats) -> dict[st
 
 
 def _top(found: Scored, among: Sequence[int], scores: Floats, weights: Floats) -> list[float]:
-    """Share of the images with a finding ``among`` these where one of the three highest scores is right."""
+    """Share of the images with a finding among the columns ``among`` for which one of the three highest
+    scores is right.
+    """
     truth = found.truth[:, list(among)] > 0
     best = np.argsort(-scores[:, list(among)], axis=1, kind="stable")[:, :3]
     hits = np.asarray(np.take_along_axis(truth, best, axis=1).any(1))
@@ -377,6 +382,7 @@ def _top(found: Scored, among: Sequence[int], scores: Floats, weights: Floats) -
 
 
 def _groups(images: Sequence[SetImage]) -> dict[str, dict[str, list[bool]]]:
+    """Which images belong to each group, by attribute and group."""
     found: dict[str, dict[str, list[bool]]] = {}
     for attribute in ("sex", "view"):
         values = sorted({getattr(image, attribute) for image in images} - {""})
@@ -390,7 +396,8 @@ def _groups(images: Sequence[SetImage]) -> dict[str, dict[str, list[bool]]]:
 
 
 def curves(found: Scored, fewest: int) -> dict[str, Any]:
-    """For each label with ``fewest`` positives: ``roc`` and ``pr`` as two lists, ``reliability`` as points.
+    """The curves of each label with at least ``fewest`` positives: ``roc`` and ``pr`` as two lists,
+    ``reliability`` as points.
 
     ``roc``: false and true positive rate; ``pr``: recall and precision; ``reliability``: mean probability,
     rate, images. ``rate`` is the label's prevalence, ``operating`` the shipped thresholds as (false positive
@@ -416,6 +423,7 @@ def curves(found: Scored, fewest: int) -> dict[str, Any]:
 
 
 def _thin(x: Floats, y: Floats) -> list[list[float]]:
+    """A curve with at most 120 points."""
     places = np.unique(np.linspace(0, len(x) - 1, min(len(x), 120)).round().astype(int))
     return [[round(float(value), 4) for value in values[places]] for values in (x, y)]
 
@@ -427,8 +435,10 @@ CURVES = "ROC; circle: not absent, square: present. Precision. Reliability; bars
 
 
 def draw_curves(path: Path, found: Mapping[str, Any], aucs: Mapping[str, Any]) -> Path:
-    """Plot a row per label: ROC with its AUC and the card's two operating points; precision over recall, with
-    the prevalence, which guessing reaches; the rate in ten equally full bins over the mean probability there.
+    """Plot three curves for each label, a row each, and write them to ``path``.
+
+    ROC with its AUC and the card's two operating points; precision over recall, with the prevalence, which
+    guessing reaches; the rate in ten equally full bins over the mean probability there.
     """
     figure = Figure(figsize=(7.5, 2.5 * max(1, len(found))), layout="constrained")
     grid = figure.subplots(max(1, len(found)), 3, squeeze=False)
@@ -510,6 +520,7 @@ def measured_points(found: Scored, card: Card, shown: Sequence[str]) -> dict[str
 
 
 def _without_finding(found: Scored) -> Bools:
+    """Which images have no finding at all."""
     return np.asarray(~(found.truth > 0).any(1))
 
 
@@ -518,6 +529,7 @@ Cuts = Mapping[int, tuple[float, Floats]]
 
 
 def _specific(found: Scored, healthy: Bools, shown: Sequence[str], weights: Floats) -> Cuts:
+    """The cuts of the operating point ``specific``, with their resamples."""
     counted = [found.names.index(name) for name in shown]
     floors = np.array([label.threshold for label in found.labels])
 
@@ -550,6 +562,7 @@ def specific_cuts(
 
 
 def _odds(share: Floats) -> Floats:
+    """A probability as odds."""
     certain = np.clip(share, TINY, 1 - TINY)
     return np.asarray(certain / (1 - certain))
 
@@ -576,7 +589,8 @@ def _reached(chance: Floats, weights: Floats, share: float) -> Floats:
 def _chosen(
     found: Scored, point: OperatingPoint, cuts: Cuts, shown: Sequence[str], healthy: Bools
 ) -> dict[str, Any]:
-    """One operating point: thresholds with intervals, and what they do on the images that they come from.
+    """One operating point: thresholds with intervals, and the figures of calls on the images that they were
+    chosen on.
 
     At ``sensitive`` nothing is undetermined; at ``specific`` only what ``balanced`` calls is: a report with
     something unclear in nearly every film is not read.
@@ -596,6 +610,7 @@ def _chosen(
 
 
 def _measured(found: Scored, labels: Sequence[Label], shown: Sequence[str], healthy: Bools) -> dict[str, Any]:
+    """The figures of calls with the thresholds of these labels."""
     weights = found.weights()
     by_name = {label.name: label for label in labels}
     rows, called = {}, np.zeros(len(found.images), np.bool_)
@@ -712,27 +727,27 @@ BOX_FIGURES = ("iou_at_least_0.1", "iou_at_least_0.3", "iou_at_least_0.5", "mean
 
 
 def box_scores(
-    known: Sequence[TruthBox], asked: Sequence[TruthBox], classifier: Classifier
+    known: Sequence[TruthBox], wanted: Sequence[TruthBox], classifier: Classifier
 ) -> dict[str, Any]:
-    """IoU and pointing game over the boxes ``asked``, each predicted for its own label.
+    """IoU and pointing game over the boxes ``wanted``, each predicted for its own label.
 
     ``model`` and ``constant`` (the one of ``known`` that overlaps the label's others best, and where most of
     them overlap), with intervals by patient and the paired difference.
     """
-    analyses = {path: classifier.analyse(read_grey(path)) for path in {box.image.path for box in asked}}
-    found = [_located(classifier, analyses[box.image.path], box.label) for box in asked]
+    analyses = {path: classifier.analyse(read_grey(path)) for path in {box.image.path for box in wanted}}
+    found = [_located(classifier, analyses[box.image.path], box.label) for box in wanted]
     fixed = {
         label: replace(
             place, point=_peak(np.sum([box_mask(b, 64) for b in known if b.label == label], axis=0))
         )
         for label, place in constant(known).items()
     }
-    truth = [corners(box) for box in asked]
+    truth = [corners(box) for box in wanted]
     model, prior = (
-        place_figures(truth, places) for places in (found, [fixed.get(box.label) for box in asked])
+        place_figures(truth, places) for places in (found, [fixed.get(box.label) for box in wanted])
     )
-    weights = patient_weights([box.image.patient for box in asked])
-    return {"boxes": len(asked)} | {
+    weights = patient_weights([box.image.patient for box in wanted])
+    return {"boxes": len(wanted)} | {
         name: {
             "model": mean_interval(model[:, k], weights).as_list(),
             "constant": mean_interval(prior[:, k], weights).as_list(),
@@ -743,7 +758,7 @@ def box_scores(
 
 
 def _located(classifier: Classifier, analysis: Analysis, label: str) -> ScoredBox | None:
-    """The model's box and the peak of its heat map."""
+    """The model's box of a label, with the peak of its heat map as the point."""
     index = [known.name for known in classifier.card.labels].index(label)
     activation = classifier.activation(analysis, index)
     if activation is None or (region := classifier.box(activation, index)) is None:
@@ -754,6 +769,7 @@ def _located(classifier: Classifier, analysis: Analysis, label: str) -> ScoredBo
 
 
 def _peak(values: npt.NDArray[np.float32]) -> tuple[float, float]:
+    """The place of the highest value, as shares of width and height."""
     row, column = divmod(int(np.argmax(values)), values.shape[1])
     return (column + 0.5) / len(values), (row + 0.5) / len(values)
 
@@ -783,7 +799,7 @@ def evaluate_chest(
 
 @dataclass(frozen=True, slots=True)
 class _Evaluation:
-    """One evaluation: of which model on which images, and where intermediate results are stored."""
+    """One evaluation of a model on a set of images. ``cache``: the folder for intermediate results."""
 
     data: Path
     split: str
@@ -793,6 +809,7 @@ class _Evaluation:
     report: Report
 
     def result(self) -> dict[str, Any]:
+        """All figures of the evaluation."""
         everyone = self._run(self.split)
         adults = everyone.where(image.adult for image in everyone.images)
         if not adults.images or not adults.names:
@@ -826,7 +843,7 @@ class _Evaluation:
             "permuted_labels": permuted(main),
             "within_source": self._within_source(adults, scores),
             "sources": by_source(adults, self.found.left_out),
-            "probes": self._probes(adults, scores),
+            "probes": self._without_image(adults, scores),
             "calibration": {
                 name: {
                     "natural_prevalence": name in self.found.natural,
@@ -843,13 +860,15 @@ class _Evaluation:
         return result
 
     def _run(self, split: str) -> Scored:
+        """The scores of the images of ``split``."""
         images = [image for image in self.found.images if image.is_in(split)]
         logits, _ = run(self.classifier, images, self.cache, self.report)
         return scored(images, logits, self.classifier.card.labels, self.found.labels)
 
     def _operating_points(self, adults: Scored, shown: Sequence[str]) -> dict[str, Any]:
-        """The card's operating points, else new ones from the adults of the validation split, and what calls
-        at them are worth here."""
+        """The card's operating points, or new ones from the validation split, with the figures of calls on
+        these images.
+        """
         card = self.classifier.card
         chosen = card.details.get("operating_points", {})
         if not chosen and any(image.split == "val" and image.adult for image in self.found.images):
@@ -860,7 +879,7 @@ class _Evaluation:
         return {"chosen": chosen, "tested": measured_points(adults, having, shown)}
 
     def _baselines(self, train: Sequence[SetImage], adults: Scored) -> dict[str, Floats]:
-        """Scores ``[N, K]`` of what the network has to beat; none without train images."""
+        """The scores ``[N, K]`` that the network must beat; none without training images."""
         if not train:
             return {}
         self.report(0.0, "training the baselines")
@@ -874,7 +893,7 @@ class _Evaluation:
         return {name: scores[:, list(adults.columns)] for name, scores in known.items()}
 
     def _with_children(self, everyone: Scored) -> dict[str, Any]:
-        """The headline without the intended use: what other work on these images reports."""
+        """The headline figures with children included, as other publications on these images report them."""
         main = everyone.where(image.source == self.found.main for image in everyone.images)
         counted = main.with_positives(ENOUGH)
         pooled = main.truth, main.logit, counted, main.weights()
@@ -900,8 +919,10 @@ class _Evaluation:
             result |= {} if name == "model" else {f"difference_to_{name}": difference.as_list()}
         return result
 
-    def _probes(self, adults: Scored, scores: Mapping[str, Floats]) -> dict[str, Any]:
-        """What can be guessed without the image, all sources pooled: why no such figure is a headline."""
+    def _without_image(self, adults: Scored, scores: Mapping[str, Floats]) -> dict[str, Any]:
+        """The AUC of guesses that do not use the image, with all sources pooled: it shows why pooled figures
+        mislead.
+        """
         counted = adults.with_positives(ENOUGH)
         result: dict[str, Any] = {}
         for name in ("source", "age_sex_view"):
@@ -917,12 +938,13 @@ class _Evaluation:
         return result
 
     def _apart(self, adults: Scored) -> dict[str, Scored]:
-        """The sets that are never pooled: the main one and those of natural prevalence."""
+        """The sets whose figures are never pooled: the main one, and those with a natural prevalence."""
         names = dict.fromkeys((self.found.main, *self.found.natural))
         parts = {name: adults.where(image.source == name for image in adults.images) for name in names}
         return {name: part for name, part in parts.items() if part.images}
 
     def _boxes(self) -> dict[str, Any] | None:
+        """The figures of boxes; None if the set has none."""
         labels = {label.name for label in self.classifier.card.labels}
         boxes = [box for box in self.found.boxes if box.image.adult and box.label in labels]
         asked = [box for box in boxes if box.image.split == self.split]

@@ -100,6 +100,7 @@ def learned_from(data: Path) -> list[str]:
 
 
 def _head(image: SetImage) -> HeadImage:
+    """An image of a set with its outlined head. Raises DataMissing."""
     try:
         [mask] = image.masks.values()
         pixel = next(image.measures[name] for name in PIXEL if name in image.measures)
@@ -112,7 +113,7 @@ def _head(image: SetImage) -> HeadImage:
 
 
 def without_head(picture: Grey, head: Bools, random: np.random.Generator) -> Grey:
-    """A part of ``picture``, a fifth to a half as wide, of which at most a fiftieth is head.
+    """A random part of ``picture``, a fifth to a half as wide, at most a fiftieth of which shows the head.
 
     The first such part that is not mostly black, else the least black one; a black picture if the head is
     everywhere.
@@ -242,7 +243,7 @@ def _motion(
 
 
 def _written(picture: Grey, random: np.random.Generator) -> Grey:
-    """Letters and a line on a copy, as scanners and sonographers leave them."""
+    """A copy with letters and a line, as scanners and sonographers draw them."""
     picture = picture.copy()
     rows, columns = picture.shape
     for _ in range(int(random.integers(1, 5))):
@@ -258,7 +259,7 @@ def _written(picture: Grey, random: np.random.Generator) -> Grey:
 
 
 def _exposed(picture: Grey, how: HeadAugment, random: np.random.Generator) -> Grey:
-    """Another gain, sharpness and noise."""
+    """A copy with another gain, sharpness and noise."""
     grey = (picture / np.float32(255)) ** np.float32(np.exp(random.uniform(-how.gamma, how.gamma)))
     grey = grey * np.float32(np.exp(random.uniform(-how.contrast, how.contrast)))
     if random.random() < how.blurred:
@@ -268,6 +269,7 @@ def _exposed(picture: Grey, how: HeadAugment, random: np.random.Generator) -> Gr
 
 
 def _blank(picture: Grey) -> tuple[Grey, Bools]:
+    """A picture with an empty mask."""
     return picture, np.zeros(picture.shape, np.bool_)
 
 
@@ -286,8 +288,8 @@ def fit_limits(data: Path, model: HeadModel, report: Report = silent) -> HeadLim
     heads = [image.read()[0] for image in head_images(data, "val")]
     heads += [read_grey(image.path) for image in part_of_set(data / PLANES, "val")]
     others = [picture for name in (*OTHERS, "") for picture in headless(data, name, "val")]
-    seen = [model.seen(picture) for picture in followed(heads, report, "limits of the gate")]
-    scores = [model.seen(picture).present for picture in followed(others, report, "limits of the gate")]
+    seen = [model.find(picture) for picture in followed(heads, report, "limits of the gate")]
+    scores = [model.find(picture).present for picture in followed(others, report, "limits of the gate")]
     round_, insets = [], []
     for image in head_images(data, "train"):
         picture, head = image.read()
@@ -320,7 +322,9 @@ def headless(data: Path, name: str, split: str) -> list[Grey]:
 
 
 def _rounded(value: float, *, up: bool = True) -> float:
-    """To three digits, on the side that refuses less (``up``: where larger values are refused)."""
+    """``value`` rounded to three digits, up or down, so that less is refused. ``up``: larger values are
+    refused.
+    """
     return (math.ceil if up else math.floor)(value * 1000) / 1000
 
 
@@ -396,6 +400,8 @@ def loss_of(found: tuple[Tensor, Tensor], batch: Batch, recipe: HeadRecipe) -> T
 
 
 class _HeadRun(RecipeRun[HeadRecipe]):
+    """One training run of the network for fetal heads."""
+
     CHOSEN_BY = "choice"
 
     def __init__(self, data: Path, out: Path, recipe: HeadRecipe) -> None:
@@ -460,9 +466,10 @@ BESIDE = f"{HEADS}, parts beside the head"
 
 @dataclass(frozen=True, slots=True)
 class HeadCase:
-    """One head. ``error``: the measured circumference minus the sonographer's, mm. If no head was outlined,
-    Dice is 0 and the error is the whole circumference. ``fault``: why the gate refuses the head, empty if it
-    does not.
+    """One measured head. ``error``: its circumference minus the sonographer's, mm. ``fault``: why the gate
+    refuses it, "" if it does not.
+
+    If no head was outlined, Dice is 0 and the error is the whole circumference.
     """
 
     patient: str
@@ -540,6 +547,7 @@ def gate_figures(
 
 
 def _passed(patients: Sequence[str], passed: Sequence[bool]) -> dict[str, Any]:
+    """The number of images, and the share that passed."""
     hits = np.array(passed, np.bool_)
     found = share(hits, np.ones(len(hits), np.bool_), patient_weights(patients))
     return {"images": len(hits), "passed": found.as_list()}

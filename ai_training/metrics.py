@@ -41,7 +41,7 @@ UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cell:
-    """One label within one source: the smallest set of images in which an AUC is fair."""
+    """One label in one source: the smallest set of images for which an AUC is fair."""
 
     source: str
     label: int
@@ -270,11 +270,13 @@ def overlap(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def _mean_of_cells(truth: Floats, score: Floats, found: Sequence[Cell]) -> float:
+    """The mean of the AUCs of these cells; NaN without any."""
     values = [auc(truth[cell.rows, cell.label], score[cell.rows, cell.label]) for cell in found]
     return float(np.mean(values)) if values else float("nan")
 
 
 def _resampled_cells(truth: Floats, score: Floats, found: Sequence[Cell], weights: Floats) -> Floats:
+    """The mean of the AUCs of these cells under each row of ``weights``."""
     values = [
         resampled_auc(truth[cell.rows, cell.label], score[cell.rows, cell.label], weights[:, cell.rows])
         for cell in found
@@ -302,11 +304,13 @@ def _in_blocks(
 
 
 def _auc_of(positive: Floats, negative: Floats) -> Floats:
+    """The AUC from the weights of positives and negatives at each score."""
     below = np.cumsum(negative, axis=1) - negative / 2
     return np.asarray((positive * below).sum(1) / (positive.sum(1) * negative.sum(1)))
 
 
 def _precision_of(positive: Floats, negative: Floats) -> Floats:
+    """The average precision from the weights of positives and negatives at each score."""
     true = np.cumsum(positive[:, ::-1], axis=1)
     called = true + np.cumsum(negative[:, ::-1], axis=1)
     precision = np.where(called > 0, true / called, 0.0)
@@ -476,6 +480,7 @@ def reliability_curve(truth: Floats, probability: Floats, bins: int = BINS) -> l
 def _label(
     truth: Floats, probability: Floats, weights: Floats
 ) -> tuple[dict[str, Interval], Mapping[str, Floats]]:
+    """The calibration figures of one label, and their resamples."""
     once = np.ones((1, len(truth)))
     slope, intercept = slope_and_intercept(truth, probability, weights)
     value_slope, value_intercept = slope_and_intercept(truth, probability, once)
@@ -501,10 +506,12 @@ def _label(
 
 
 def _residual(truth: Floats, value: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Weighted residuals of a logistic model, and the weights of its information."""
     chance = 1 / (1 + np.exp(-value))
     return weights * (truth - chance), weights * chance * (1 - chance)
 
 
 def _bins(probability: Floats, bins: int) -> list[npt.NDArray[np.intp]]:
+    """The indices of the images in equally full bins, by rising probability."""
     order = np.argsort(probability, kind="stable")
     return np.array_split(order, min(bins, len(order)))

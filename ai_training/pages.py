@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ai_pipeline.chest import calls as prevalence
+from ai_pipeline.chest import calls
 from ai_pipeline.chest.calls import labels_at, points_of, predictive, words_of
 from ai_pipeline.contract import Decision
 from ai_pipeline.models.registry import Card
@@ -47,7 +47,7 @@ PICTURES = {
 
 @dataclass(frozen=True, slots=True)
 class FiguresTable:
-    """Part of a page: the table of a card at ``path`` (keys with ``>`` between), left out where it has none.
+    """Part of a page: the table of a card at ``path`` (keys with ``>`` between), if the card has it.
 
     ``columns``: key and heading of each figure; a key may be a path, keys with ``+`` between share a cell.
     ``rows``: heading of the rows' names, "" without; None: a list of lines.
@@ -423,7 +423,7 @@ def figure_lines(page: FiguresPage, card: Card) -> list[str]:
 
 
 def _lines(card: Card, section: FiguresTable) -> Iterator[str]:
-    """The lines of one section; none where the card has no such figures."""
+    """The lines of one section; none if the card has no such figures."""
     found, columns = _at(card.details, section.path) or {}, section.columns
     if section.rows is None:
         facts = [(words, _cell(found, key, section.digits)) for key, words in columns.items()]
@@ -461,20 +461,20 @@ def _findings(card: Card) -> Iterator[str]:
 def _points(card: Card) -> Iterator[str]:
     """A table for each operating point that was measured: what calls are worth, and the words they allow."""
     tested = card.details.get("metrics", {}).get("operating_points", {})
-    rates = prevalence.calibrated_at(card) if tested else {}
+    rates = calls.calibrated_at(card) if tested else {}
     for point in points_of(card) if tested else ():
         labels, body = {label.name: label for label in labels_at(card, point)}, []
         for name, row in tested[point]["labels"].items():
             words = words_of(card, point, name, rates.get(name))
             may = {"suspected": words.suspected, "not found": words.not_found}
-            calls = [
+            worth = [
                 interval(predictive(card, point, name, decision, rates[name])) if name in rates else ""
                 for decision in (Decision.PRESENT, Decision.ABSENT)
             ]
             cuts = _text(labels[name].threshold), _text(labels[name].absent_below)
             shares = interval(row["sensitivity"], 2), interval(row["specificity"], 2)
             allowed = ", ".join(word for word, said in may.items() if said) or "not assessed"
-            body.append([name, *cuts, *shares, *calls, allowed])
+            body.append([name, *cuts, *shares, *worth, allowed])
         alarms = interval(tested[point]["without_finding_called"], 2)
         yield from (f"### `{point}`", "", f"Of the images without any finding {alarms} get one.", "")
         headings = ("label", "called from", "absent below", "sensitivity", "specificity")
@@ -482,17 +482,20 @@ def _points(card: Card) -> Iterator[str]:
 
 
 def _at(table: Any, path: str) -> Any:
+    """The value at a path of nested tables, None without one."""
     for key in path.split(">") if path else ():
         table = table.get(key) if isinstance(table, Mapping) else None
     return table
 
 
 def _cell(row: Any, key: str, digits: int) -> str:
+    """A cell of a table."""
     values = [_text(_at(row, part), digits) for part in key.split("+")]
     return "; ".join(values) if set(values) != {"–"} else "–"
 
 
 def _text(value: Any, digits: int = 3) -> str:
+    """A value of a card as text."""
     if isinstance(value, Mapping):
         return "; ".join(f"{name} {_text(part, digits)}" for name, part in value.items()) or "none"
     if isinstance(value, bool):
@@ -507,6 +510,7 @@ def _text(value: Any, digits: int = 3) -> str:
 
 
 def _title(card: Card) -> str:
+    """The name of a card with its version."""
     return f"{card.id}, version {card.version}"
 
 

@@ -108,7 +108,7 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 def _read(path: Path, how: int) -> Grey:
-    """Grey, or the colours of OpenCV in their order."""
+    """Read a picture with OpenCV: as grey, or with the colours in OpenCV's order."""
     if path.suffix.lower() in DICOM:
         try:
             shown = open_dicom(path).display()
@@ -122,6 +122,7 @@ def _read(path: Path, how: int) -> Grey:
 
 
 def _no_picture(path: Path) -> DataMissing:
+    """The error for a file that is no readable picture."""
     kinds = "a PNG, JPEG, GIF, BMP or DICOM picture was expected"
     return DataMissing(f"{path} is not an image that can be read: {kinds if path.is_file() else 'no file'}")
 
@@ -275,8 +276,8 @@ PARTS = {"training": "train", "valid": "val", "validate": "val", "validation": "
 
 @dataclass(frozen=True, slots=True)
 class SetLayout:
-    """A layout of files. ``kinds``: what the pictures show. ``needs``: patterns of files that must all be
-    there for the layout to be recognised. ``read`` raises DataMissing.
+    """A layout of files. ``kinds``: of the pictures. ``needs``: patterns of files by which the layout is
+    recognised. ``read`` raises DataMissing.
     """
 
     name: str
@@ -290,8 +291,9 @@ class SetLayout:
 
 
 def dealt(patients: Iterable[str], shares: Mapping[str, float]) -> dict[str, str]:
-    """The split of each patient, drawn at random with :data:`SEED`: the same for the same patients. Every
-    split gets one if there are enough patients.
+    """A random split for each patient, always the same for the same patients (:data:`SEED`).
+
+    Every split gets a patient if there are enough.
     """
     names = sorted(set(patients))
     order = np.random.default_rng(SEED).permutation(len(names)).tolist()
@@ -303,9 +305,10 @@ def dealt(patients: Iterable[str], shares: Mapping[str, float]) -> dict[str, str
 
 
 def in_splits(images: Sequence[SetImage], where: Path) -> tuple[SetImage, ...]:
-    """``images`` with train, val and test. Official splits are kept, but a missing val is taken from train;
-    without any official split, patients are divided at random. Raises DataMissing if a patient is in two
-    splits.
+    """``images`` with train, val and test. Raises DataMissing if a patient is in two splits.
+
+    Official splits are used, but a missing val is taken from train. Without official splits, patients are
+    divided at random.
     """
     parts = {image.split for image in images}
     if parts == {""}:
@@ -330,8 +333,8 @@ def check_splits(where: Path, images: Iterable[Any]) -> None:
         raise DataMissing(f"{where}: {torn} patients are in more than one split (see ai-pipeline split)")
 
 
-def those_there(images: Sequence[SetImage], folder: Path) -> tuple[tuple[SetImage, ...], tuple[str, ...]]:
-    """The images whose files exist, and a note on the missing ones. Raises DataMissing when none exists."""
+def existing_images(images: Sequence[SetImage], folder: Path) -> tuple[tuple[SetImage, ...], tuple[str, ...]]:
+    """The images whose files exist, and a note on the missing ones. Raises DataMissing if none exists."""
     found = tuple(image for image in images if image.path.is_file())
     if not found:
         first = f", {images[0].path} for one" if images else ""
@@ -412,6 +415,7 @@ def read_table(where: Path) -> ImageSet:
 
 
 def _image(manifest: Path, row: dict[str, str], columns: list[str]) -> SetImage:
+    """A row of a manifest as an image. Raises DataMissing."""
     file = _first(row, FILES)
     named = frozenset((row.get("labels") or row.get("label") or "").split("|")) - {""}
     marks = {label: number(row, label, manifest) for label in columns if row[label]}
@@ -437,6 +441,7 @@ def _image(manifest: Path, row: dict[str, str], columns: list[str]) -> SetImage:
 
 
 def _first(row: Mapping[str, str], names: tuple[str, ...]) -> str:
+    """The first value that the row has among these columns, "" without any."""
     return next((row[name] for name in names if row.get(name)), "")
 
 
@@ -571,7 +576,7 @@ def read_nih(folder: Path) -> ImageSet:
         for row in rows(table, needs=("Image Index", "Finding Labels", "Patient Age", "View Position"))
         if (name := row["Image Index"]) in splits
     ]
-    found, notes = those_there(listed, folder)
+    found, notes = existing_images(listed, folder)
     check_splits(folder, found)
     notes += ("official NIH lists; val is a seeded part of the patients of the official train_val list",)
     return ImageSet(f"NIH ChestX-ray14 ({CITED})", found, LABELS, notes, main=SOURCE, natural=(SOURCE,))
@@ -619,7 +624,7 @@ def read_hc18(folder: Path) -> ImageSet:
         }
         outline = MaskFile(path.with_name(f"{path.stem}_Annotation.png"), outlined=True)
         listed.append(SetImage(name, path, examination[1], masks={HEAD: outline}, measures=measures))
-    found, notes = those_there(listed, folder)
+    found, notes = existing_images(listed, folder)
     for image in found:
         if not (mask := image.masks[HEAD].path).is_file():
             raise DataMissing(f"{mask} is missing: the outline of {image.name} was expected there")

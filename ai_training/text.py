@@ -43,6 +43,7 @@ def without_nan(value: Any) -> Any:
 
 
 def _lines(figures: Mapping[str, Any], indent: str) -> Iterator[str]:
+    """The lines of nested figures."""
     for name, value in figures.items():
         rows = _named(value)
         title = f"{indent}{name.replace('_', ' ')}"
@@ -63,6 +64,7 @@ def _named(value: Any) -> Any:
 
 
 def _value(value: Any) -> str:
+    """A figure as text: a number, a number with its interval, or a list."""
     if isinstance(value, list | tuple):
         if len(value) == 3 and all(isinstance(one, float) for one in value):
             return "{} [{}, {}]".format(*map(_number, value))
@@ -71,6 +73,7 @@ def _value(value: Any) -> str:
 
 
 def _number(value: Any) -> str:
+    """A number with four digits; "–" if it is not known."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, bool):
@@ -79,4 +82,5 @@ def _number(value: Any) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
+    """A line of a table in Markdown."""
     return "| " + " | ".join(cells) + " |"

@@ -103,7 +103,7 @@ def export(network: Any, card: Card, size: int, path: Path) -> Path:
 
 
 class _Seeing(nn.Module):
-    """Ultralytics' network, whose pictures are 0 to 1, on the classifier's input."""
+    """Ultralytics' network (pictures from 0 to 1) with the classifier's input."""
 
     def __init__(self, network: nn.Module, card: Card) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class _Seeing(nn.Module):
 
 
 class _Trunk(nn.Module):
-    """EfficientNet-Lite0 of a card as ultralytics wants a backbone: the maps at strides 8, 16 and 32."""
+    """EfficientNet-Lite0 of a card as a backbone for ultralytics: the maps at strides 8, 16 and 32."""
 
     def __init__(self, card: Card, size: int) -> None:
         super().__init__()
@@ -145,6 +145,7 @@ def _levels(card: Card) -> tuple[float, float]:
 
 
 def _settings(recipe: YoloRecipe) -> dict[str, Any]:
+    """The settings of ultralytics' training."""
     return {
         "imgsz": recipe.size,
         "epochs": recipe.epochs,
@@ -203,6 +204,7 @@ def _write_set(
 
 
 def _line(box: TruthBox, number: int, shape: tuple[int, int], to_model: Affine, size: int) -> str:
+    """A box as a line of ultralytics' label file."""
     (rows, columns), (left, top, right, bottom) = shape, corners(box)
     placed = to_model(((left * columns, top * rows), (right * columns, bottom * rows)))
     (x0, y0), (x1, y1) = ((x / size, y / size) for x, y in placed)
@@ -210,6 +212,7 @@ def _line(box: TruthBox, number: int, shape: tuple[int, int], to_model: Affine, 
 
 
 def _write_architecture(out: Path, labels: int) -> Path:
+    """Write the network's description for ultralytics; returns its path."""
     fine, middle, last = TRUNK_CHANNELS
     path = out / "yolo-lite0.yaml"
     path.write_text(

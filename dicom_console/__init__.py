@@ -1,1 +1,3 @@
-"""The console: pages for people with a browser, in a separate process. All logic is in ``services``."""
+"""The console: pages for people with a browser, in a separate process. It changes things only through
+``dicom_node.people``.
+"""

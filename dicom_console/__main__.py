@@ -47,7 +47,9 @@ def main() -> int:
 
 
 def _serve(settings: Settings) -> int:
-    """Raises OSError (address or certificates cannot be used) and NodeError (the database cannot)."""
+    """Serve the pages; returns the exit status. Raises OSError if address or certificates cannot be used, and
+    NodeError.
+    """
     with open_database(settings, _BUSY_SECONDS) as database:
         app = create_app(settings, database)
         console = settings.console
@@ -82,7 +84,9 @@ def _serve(settings: Settings) -> int:
 
 
 def _listening(host: str, port: int, *, beside: bool) -> socket.socket:
-    """Shared, so that no browser is refused while another process takes over. Raises OSError."""
+    """A listening socket. ``beside``: share the port with the former process, so that no browser is refused.
+    Raises OSError.
+    """
     family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     if not beside:  # shared with a predecessor only: another node of this user is no such
         socket.create_server(address, family=family).close()
@@ -90,6 +94,7 @@ def _listening(host: str, port: int, *, beside: bool) -> socket.socket:
 
 
 def _tls(console: ConsoleSettings) -> ssl.SSLContext | None:
+    """The TLS settings of the server, None without TLS."""
     if console.tls is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -28,7 +28,7 @@ from dicom_console.handlers import (
 )
 from dicom_console.views.metrics import Durations
 from dicom_console.web.access import API, NotSignedIn, Site, csrf_of, language_of, needs
-from dicom_console.web.faces import VERSION, described, see_other, visit
+from dicom_console.web.faces import VERSION, console_request, described, see_other
 from dicom_console.web.languages import N_
 from dicom_console.web.limits import WATCHED, Guarded, headers
 from dicom_console.web.pages import render
@@ -83,7 +83,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
-        dependencies=[Depends(visit)],
+        dependencies=[Depends(console_request)],
         exception_handlers={
             NotSignedIn: _ask_to_sign_in,
             HTTPException: _of_status,
@@ -120,6 +120,7 @@ def schema() -> dict[str, Any]:
 
 
 async def _ask_to_sign_in(request: Request, _error: Exception) -> Response:
+    """The answer to a request without a signed-in user: 401 for programs, else the page to sign in."""
     if request.url.path.startswith(API):
         response = _error_page(request, 401, N_("This needs a token: Authorization: Bearer …"))
         response.headers["WWW-Authenticate"] = "Bearer"
@@ -130,6 +131,7 @@ async def _ask_to_sign_in(request: Request, _error: Exception) -> Response:
 
 
 async def _of_status(request: Request, error: Exception) -> Response:
+    """The answer to an error with an HTTP status."""
     assert isinstance(error, HTTPException)
     texts = {404: N_("There is no such page."), 405: N_("There is no such page.")}
     response = _error_page(request, error.status_code, texts.get(error.status_code, error.detail))
@@ -138,16 +140,18 @@ async def _of_status(request: Request, error: Exception) -> Response:
 
 
 async def _misread(request: Request, _error: Exception) -> Response:
+    """The answer to a request that cannot be read: 400."""
     return _error_page(request, 400, N_("This address or form cannot be read."))
 
 
 async def _of_the_node(request: Request, error: Exception) -> Response:
+    """The answer to an error of the node, with the status for its kind."""
     is_api = request.url.path.startswith(API)
     if isinstance(
         error, DatabaseUnusable
     ):  # for those who run the node the log says, once, what is wrong with it
         site: Site = request.app.state.site
-        site.database.outage.is_away(f"pages are not answered: {error}")
+        site.database.outage.begin(f"pages are not answered: {error}")
         if is_api or request.url.path in WATCHED:
             return _error_page(request, 503, _AWAY)
         reads = request.method == "GET"
@@ -159,14 +163,14 @@ async def _of_the_node(request: Request, error: Exception) -> Response:
 
 
 async def _of_the_database(request: Request, error: Exception) -> Response:
-    """One that is away says so, what is no such fault is a defect."""
+    """The answer to an error of the database: 503 during an outage, else 500 for a defect."""
     site: Site = request.app.state.site
     fault = meaning_of(error, site.settings.database_url)
     return await _of_the_node(request, fault) if fault else await _defect(request, error)
 
 
 async def _defect(request: Request, error: Exception) -> Response:
-    """Without the error's text, which may quote a data set; made outside of what adds the headers."""
+    """The answer to a defect, without the error's text, which may quote a data set."""
     site: Site = request.app.state.site
     _LOGGER.error("a page failed", exc_info=error)
     response = _error_page(request, 500, N_("This page failed. The log of the node says where."))
@@ -177,7 +181,7 @@ async def _defect(request: Request, error: Exception) -> Response:
 def _error_page(
     request: Request, status: int, text: str, besides: str = "", *, again: bool = False
 ) -> Response:
-    """``again``: the page asks for itself again until it is answered."""
+    """A page with an error. ``again``: the page loads itself again until it is answered."""
     if request.url.path.startswith(API):
         return JSONResponse({"error": text}, status)
     if request.url.path in WATCHED:

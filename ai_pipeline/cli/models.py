@@ -133,7 +133,7 @@ def add_model(
     ] = False,
     models_dir: ModelsDir = None,
 ) -> None:
-    """Take a model into the folder of models, beside its other versions; nothing uses it yet.
+    """Add a model to the folder of models, beside its other versions; no pipeline uses it yet.
 
     Its licence is shown and must be agreed to. The file is refused when its SHA-256 is not the one given and
     the one in the card, or when it holds anything but a network of standard operators.
@@ -208,7 +208,7 @@ def rollback_model(slot: Slot = "chest_xray", models_dir: ModelsDir = None) -> N
 
 
 def _agree(card: Card, accepted: bool) -> None:
-    """Show the licence; go on only when it is agreed to."""
+    """Show the licence, and stop unless the user agrees to it."""
     typer.echo(f"{card.name}: {card.task}\nLicence: {card.licence}\nIntended use: {card.intended_use}")
     if accepted:
         return
@@ -225,6 +225,7 @@ def _print_hashes(card: Card) -> None:
 
 
 def _folder(models_dir: Path | None) -> Path:
+    """The folder of models that is named or configured. Raises typer.BadParameter without one."""
     from ai_pipeline.models.registry import MODELS_DIR, from_environment
 
     folder = models_dir or from_environment()
@@ -234,6 +235,7 @@ def _folder(models_dir: Path | None) -> Path:
 
 
 def _chosen(name: str) -> tuple[PipelineCard, ModelSlot]:
+    """The pipeline and the slot of this name. Raises typer.BadParameter."""
     from ai_pipeline.pipelines import slots
 
     known = slots()
@@ -244,7 +246,7 @@ def _chosen(name: str) -> tuple[PipelineCard, ModelSlot]:
 
 @contextmanager
 def errors() -> Iterator[None]:
-    """What is wrong with a card or a file, as one line and an exit code."""
+    """A scope that prints the error of a card or file as one line, and exits with a code."""
 
     try:
         yield
@@ -257,6 +259,7 @@ def errors() -> Iterator[None]:
 
 
 def _print(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool) -> None:
+    """Print rows as JSON or as a table."""
     if as_json:
         print(json.dumps(rows))
     else:

@@ -72,26 +72,28 @@ class Folder:
         return written
 
     def _derived(self, stem: str, number: int, derived: DerivedImage) -> Record:
-        name = f"{stem}.{derived.name}" + ("" if number < 2 else f"-{number + 1}")
+        """Write a derived picture, as PNG or as an array; returns its entry."""
+        name = f"{stem}.{derived.kind}" + ("" if number < 2 else f"-{number + 1}")
         frames = derived.frames
         if frames.dtype != np.uint8 and not (frames.dtype == np.uint16 and frames.ndim == 3):  # no PNG
             np.save(self.path / f"{name}.npy", frames)
-            return _entry(derived.name, self.path / f"{name}.npy", len(frames))
+            return _entry(derived.kind, self.path / f"{name}.npy", len(frames))
         if len(frames) == 1:
-            return self._png(name, derived.name, frames[0])
+            return self._png(name, derived.kind, frames[0])
         (self.path / name).mkdir(exist_ok=True)
         for index, frame in enumerate(frames, start=1):
             Image.fromarray(np.asarray(frame)).save(self.path / name / f"{index:04d}.png", compress_level=1)
-        return _entry(derived.name, self.path / name, len(frames))
+        return _entry(derived.kind, self.path / name, len(frames))
 
     def _png(self, name: str, kind: str, samples: PixelArray) -> Record:
+        """Write a PNG; returns its entry."""
         path = self.path / f"{name}.png"
         Image.fromarray(np.asarray(samples)).save(path)
         return _entry(kind, path, 1)
 
 
 def _below(image: SourceImage, result: PipelineResult, frame: int) -> Picture | None:
-    """What the result is drawn on; None where only the cleaned image may be shown and there is none."""
+    """The picture to draw the result on; None if only a cleaned image may be shown and there is none."""
     if result.drawn_on == "source":
         return image.display(frame)
     cleaned = (one for one in result.images if one.kind is ImageKind.CLEANED and one.verified)
@@ -171,25 +173,29 @@ def filled_record(result: PipelineResult, images: list[Record]) -> Record:
 
 
 def _points(points: Sequence[Point]) -> list[list[float]]:
+    """The coordinates of points in the record, rounded."""
     return [[round(x, 2), round(y, 2)] for x, y in points]
 
 
 def _model(model: ModelRef) -> Record:
+    """The entry of a model in the record."""
     return {"id": model.id, "version": model.version, "sha256": model.sha256}
 
 
 def _rounded(value: float | None) -> float | None:
+    """A number in the record, rounded to four decimals; None stays None."""
     return None if value is None else round(float(value), 4)
 
 
 def _entry(kind: str, path: Path, frames: int) -> Record:
+    """The entry of a written picture in the record."""
     return {"kind": kind, "path": str(path), "frames": frames}
 
 
 if TYPE_CHECKING:
     from ai_pipeline.burnin.find.annotation import Mark
     from ai_pipeline.contract import Pipeline, Progress, SourceImage
-    from ai_pipeline.images.header import GivenAttributes
+    from ai_pipeline.images.header import StatedAttributes
 
 
 def run(
@@ -231,7 +237,7 @@ def run(
     if lacking := extras.missing():
         typer.echo(lacking, err=True)
         raise typer.Exit(EXIT_CONFIG)
-    from ai_pipeline.images.header import GivenAttributes
+    from ai_pipeline.images.header import StatedAttributes
     from ai_pipeline.pipelines import PIPELINES
 
     if pipeline not in {*PIPELINES, "auto"}:
@@ -242,7 +248,7 @@ def run(
         pipeline,
         Folder(out),
         modality,
-        GivenAttributes(view, body_part, pixel_mm),
+        StatedAttributes(view, body_part, pixel_mm),
         _options(option or []),
         models_dir,
         device_rules,
@@ -266,7 +272,7 @@ def run(
 
 
 def _inputs(named: Sequence[Path]) -> list[Path]:
-    """The files, and of folders all DICOM files below; what else lies there is counted on standard error."""
+    """The files, and all DICOM files below the folders; other files are counted on standard error."""
     found: list[Path] = []
     for path in named:
         if not path.is_dir():
@@ -281,7 +287,7 @@ def _inputs(named: Sequence[Path]) -> list[Path]:
 
 
 def _reporter(update: Callable[..., None], number: int, file: Path) -> Progress:
-    """What moves the bar on while file ``number`` is analysed."""
+    """A function that advances the progress bar while file ``number`` is analysed."""
 
     def report(share: float, what: str) -> None:
         update(completed=number + share, description=f"{file.name}: {what}")
@@ -305,7 +311,7 @@ class _Runner:
     pipeline: str
     folder: Folder
     modality: str | None
-    given: GivenAttributes
+    given: StatedAttributes
     options: Mapping[str, object]
     models_dir: Path | None
     device_rules: Path | None
@@ -347,6 +353,7 @@ class _Runner:
         return record, True
 
     def _pipeline(self, image: SourceImage) -> Pipeline | None:
+        """The pipeline for an image; None if no pipeline takes its modality."""
         from ai_pipeline.pipelines import option_faults
 
         name = _by_modality(image.header.modality) if self.pipeline == "auto" else self.pipeline
@@ -366,6 +373,7 @@ class _Runner:
         return self.made[name]
 
     def _create(self, name: str) -> Pipeline:
+        """Create a pipeline; one that explains its cleaning, if that is wanted."""
         from ai_pipeline.pipelines import create, pipeline_class
 
         if not self.explain:
@@ -380,7 +388,7 @@ class _Runner:
 
 @cache
 def _by_modality(modality: str) -> str | None:
-    """The pipeline that ``auto`` takes for images of a modality, None where there is none."""
+    """The pipeline that ``auto`` takes for images of a modality, None if there is none."""
     from ai_pipeline.pipelines import cards
 
     return next((card.name for card in cards() if modality in card.auto_for), None)
@@ -426,5 +434,6 @@ def _print_record(record: Record) -> None:
 
 
 def _place(points: Sequence[Sequence[float]]) -> str:
+    """The box around points as "left,top to right,bottom"."""
     xs, ys = [x for x, _ in points], [y for _, y in points]
     return f"{min(xs):.0f},{min(ys):.0f} to {max(xs):.0f},{max(ys):.0f}"

@@ -46,7 +46,9 @@ def keep_signals_inside() -> bool:
 
 
 def _restrict(rules: bytes, allowed: Iterable[tuple[Path, int]]) -> bool:
-    """Put rules in force for good, but for what each path is ``allowed``; False where the kernel refuses."""
+    """Put rules in force for good, with exceptions for the ``allowed`` paths; returns False if the kernel
+    refuses.
+    """
     libc = ctypes.CDLL(None)
     ruleset = libc.syscall(_CREATE, rules, ctypes.c_size_t(len(rules)), 0)
     if ruleset < 0:
@@ -60,6 +62,7 @@ def _restrict(rules: bytes, allowed: Iterable[tuple[Path, int]]) -> bool:
 
 
 def _allow(libc: ctypes.CDLL, ruleset: int, path: Path, access: int) -> None:
+    """Add a rule that allows access to a path, if it exists."""
     try:
         opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -85,10 +85,12 @@ def computing() -> bytes:
 
 
 def _packed(steps: list[_Step]) -> bytes:
+    """The filter as bytes."""
     return b"".join(_STEP.pack(*step) for step in steps)
 
 
 def _install(steps: bytes) -> bool:
+    """Put a filter in force; returns False if the kernel refuses it."""
     libc = ctypes.CDLL(None)
     code = ctypes.create_string_buffer(steps)
     program = ctypes.create_string_buffer(struct.pack("HP", len(steps) // _STEP.size, ctypes.addressof(code)))
@@ -108,6 +110,7 @@ def _of_machine(machine: int) -> list[_Step]:
 
 
 def _all_but_forbidden(column: int, machine: int) -> list[_Step]:
+    """A filter that refuses the forbidden calls only."""
     # The other numbers by which x86_64 takes the same calls
     steps = [
         *_of_machine(machine),

@@ -51,7 +51,7 @@ def spacing_of(header: ImageHeader, head: Ellipse) -> tuple[float, float] | None
     (0018,6011) that holds all of the head inside the picture, else from Pixel Spacing; None without either.
     """
     points = inside(head.polygon(), header)
-    holding = (one for one in calibrated_regions(header) if all(map(one.holds, points)))
+    holding = (one for one in calibrated_regions(header) if all(map(one.contains, points)))
     return next(((one.row_spacing, one.column_spacing) for one in holding), None)
 
 
@@ -110,8 +110,8 @@ def measurements(
 
 
 def _statement(circumference: float, unit: Code) -> str:
-    """With the gestational age, and two standard deviations of it, within the 12 to 42 weeks of the paper
-    (F. Hadlock et al., Radiology 1984;152:497).
+    """The gestational age with two standard deviations, for 12 to 42 weeks, as in the paper (F. Hadlock et
+    al., Radiology 1984;152:497).
     """
     if unit != MILLIMETRES:
         return "Head outlined, not measured in mm: the image does not give the size of its pixels"

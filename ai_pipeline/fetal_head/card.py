@@ -1,4 +1,4 @@
-"""The card of the pipeline ``fetal_head``: its description."""
+"""The card of the pipeline ``fetal_head``."""
 
 from typing import Final
 

@@ -1,5 +1,5 @@
-"""What the header must say, or may leave open, before a head is looked for: a still ultrasound of a
-pregnancy.
+"""Which headers the fetal head model accepts: a still ultrasound picture of a pregnancy, as far as the header
+says.
 
 Which fetus a picture shows: if there are several, none is measured unless the picture names it.
 """
@@ -84,6 +84,7 @@ def image_area(header: ImageHeader) -> tuple[int, int, int, int]:
 
 
 def _flat(header: ImageHeader) -> list[UltrasoundRegion]:
+    """The two-dimensional regions that lie at least in part in the picture."""
     # Region Spatial Format (0018,6012).
     return [
         region
@@ -93,6 +94,7 @@ def _flat(header: ImageHeader) -> list[UltrasoundRegion]:
 
 
 def _area(box: tuple[int, ...]) -> int:
+    """The area of a box in pixels."""
     return max(box[2] - box[0], 0) * max(box[3] - box[1], 0)
 
 
@@ -132,6 +134,7 @@ def fetus_of_each(
 
 
 def _fetus(names: frozenset[str], *, several: bool) -> tuple[str, str]:
+    """The name of the fetus in a picture, and a sentence on why it is not known; one of both is ""."""
     if len(names) > 1:
         return "", "the picture names more than one fetus"
     if not names and several:

@@ -46,6 +46,8 @@ NOT_ASSESSED: Final = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _SeenImage:
+    """An image with the outlined head, and the reason why it is not measured; "" if it is."""
+
     image: SourceImage
     found: HeadOutline
     head: Ellipse | None
@@ -55,7 +57,7 @@ class _SeenImage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _CleanedImage:
-    """``texts``: what was read in the picture, which may be a name."""
+    """A cleaned image. ``texts``: the text that was read in it, which may be a name."""
 
     images: tuple[DerivedImage, ...]
     notes: tuple[QualityNote, ...]
@@ -169,6 +171,7 @@ class FetalHead:
         )
 
     def _model(self) -> HeadModel:
+        """The model, loaded once."""
         if self._loaded is None:
             self._loaded = HeadModel.of(find(MODEL, self._models_dir))
         return self._loaded
@@ -194,6 +197,7 @@ class FetalHead:
         return analysed
 
     def _cleaned(self, image: SourceImage, report: Progress) -> _CleanedImage:
+        """The cleaned image; without pixels, and with a note, if cleaning failed."""
         try:
             result = clean(image, report, tools=shared_tools(self._models_dir, self._device_rules))
         except CleaningFailed as failure:

@@ -113,7 +113,7 @@ def check_decodable(syntax: UID) -> None:
 
 
 def is_cut(frame: bytes, syntax: UID) -> bool:
-    """Whether a frame lacks its end; False where the transfer syntax cannot tell.
+    """Whether a frame lacks its end; False if the transfer syntax does not show it.
 
     No scan can hold the marker (T.81 F.1.2.3, T.87 A.1); what some makers write after it does not matter.
     """
@@ -184,7 +184,9 @@ def _samples(
 
 
 def _signed(samples: PixelArray, found: Declared) -> PixelArray:
-    """Extend or clear the sign, of which the code stream says nothing or another thing than the header."""
+    """The samples with their sign extended or cleared, because the code stream's sign may differ from the
+    header's.
+    """
     unused = 8 * samples.dtype.itemsize - found.precision
     return (cast(npt.NDArray[np.integer[Any]], samples) << unused) >> unused
 
@@ -255,11 +257,11 @@ def _jpeg_2000(frame: bytes) -> Declared:
 
 
 def decomposition_levels(frame: bytes, header: ImageHeader) -> int:
-    """How often the ``bare`` JPEG 2000 of an image can be halved by leaving its finest details undecoded: its
-    decomposition levels (T.800 A.6.1). 0 if its samples are not those of unsigned grey as the header says, or
-    are in several tiles, each of which is halved by itself.
+    """How often the ``bare`` JPEG 2000 of an image can be halved without decoding its finest details (T.800
+    A.6.1).
 
-    Raises CodestreamFault.
+    0 if its samples are not unsigned grey as the header says, or if it has several tiles, each of which is
+    halved by itself.
     """
     if declared(frame, JPEG2000) != Declared(header.rows, header.columns, 1, header.bits_stored):
         return 0
@@ -274,7 +276,9 @@ def decomposition_levels(frame: bytes, header: ImageHeader) -> int:
 
 
 def _segment_of_style(frame: bytes) -> int:
-    """Where the segment COD of a JPEG 2000's main header begins; 0 without one among the first segments."""
+    """The position of the segment COD in a JPEG 2000's main header; 0 if it is not among the
+    first segments.
+    """
     place = 2
     # Segments of a JPEG 2000 among which COD is looked for; it usually is the second.
     for _ in range(64):
@@ -288,7 +292,7 @@ def _segment_of_style(frame: bytes) -> int:
 
 
 def bare(frame: bytes) -> bytes:
-    """The code stream without a JP2 file around it, which DICOM does not have (PS3.5 A.4.4).
+    """The code stream without a JP2 file around it, which DICOM does not allow (PS3.5 A.4.4).
 
     Raises CodestreamFault where the file would change the samples: by a palette or another order of
     colours (T.800 I.5.3.4, I.5.3.6).
@@ -300,7 +304,9 @@ def bare(frame: bytes) -> bytes:
 
 
 def _codestream_of_jp2(frame: bytes) -> int:
-    """Where the box jp2c's content begins (T.800 I.4); 0 where there is no JP2 file around it."""
+    """The position of the content of the box jp2c (T.800 I.4); 0 without a JP2 file around the
+    code stream.
+    """
     if frame[4:8] != b"jP  ":
         return 0
     place = 0
@@ -318,7 +324,7 @@ def _codestream_of_jp2(frame: bytes) -> int:
 
 
 def _check_rle(frame: bytes, header: PixelAttributes) -> None:
-    """The segments are as many and at most as long as the header allows (PS3.5 G.3 to G.5)."""
+    """Raise CodestreamFault if the segments are too many or too long for the header (PS3.5 G.3 to G.5)."""
     if len(frame) < 64:
         raise CodestreamFault("the RLE header is cut off")
     count, *offsets = struct.unpack_from("<16I", frame)
@@ -343,7 +349,7 @@ _STARTS = b"\xff\xd8", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "
 
 @dataclass(frozen=True, slots=True)
 class Fragments:
-    """Where the fragments of each frame lie in a file: the first byte and the length of each."""
+    """The places of the fragments of each frame in a file: first byte and length."""
 
     path: Path
     frames: Sequence[Sequence[tuple[int, int]]]
@@ -396,6 +402,7 @@ def _places(file: BinaryIO, start: int) -> Iterator[tuple[int, int]]:
 
 
 def _begins_frame(file: BinaryIO, start: int, length: int) -> bool:
+    """Whether a fragment begins with the start of a code stream."""
     head = _read(file, start, min(length, 8))
     if head.startswith(_STARTS):
         return True
@@ -405,5 +412,6 @@ def _begins_frame(file: BinaryIO, start: int, length: int) -> bool:
 
 
 def _read(file: BinaryIO, start: int, length: int) -> bytes:
+    """Read ``length`` bytes from the position ``start``."""
     file.seek(start)
     return file.read(length)

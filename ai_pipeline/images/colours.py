@@ -1,4 +1,4 @@
-"""RGB or YCbCr? What the header says of three samples a pixel, what the code stream says, what is seen.
+"""Whether three samples a pixel are RGB or YCbCr: by the header, by the code stream, and by the picture.
 
 A claim is True for YCbCr, False for RGB. Code streams are believed before Photometric Interpretation, which
 many makers do not change when they compress. Where claims contradict each other, the pixels decide; and where
@@ -28,10 +28,10 @@ _FRAMES = {0xC0, 0xC1, 0xC2, *_LOSSLESS}
 
 
 def of_header(photometric: str) -> frozenset[bool]:
-    """What Photometric Interpretation says. YBR_ICT and YBR_RCT are read by the decoder of JPEG 2000; under
-    another transfer syntax they were left behind and say nothing.
+    """The colour spaces that Photometric Interpretation allows.
 
-    Raises CodestreamFault for a colour model that is retired (PS3.3-2001 C.7.6.3.1.2) and not read here.
+    YBR_ICT and YBR_RCT are undone by the decoder of JPEG 2000; under another transfer syntax they mean
+    nothing.
     """
     if photometric in {"HSV", "ARGB", "CMYK"}:
         raise CodestreamFault(f"Photometric Interpretation (0028,0004) {photometric} is not decoded here")
@@ -41,7 +41,8 @@ def of_header(photometric: str) -> frozenset[bool]:
 
 
 def of_jpeg(segments: Iterable[tuple[int, bytes]], photometric: str) -> frozenset[bool]:
-    """What the segments before the first scan of a JPEG or JPEG-LS say (marker and content of each).
+    """The colour spaces that the segments before the first scan of a JPEG or JPEG-LS allow (marker and
+    content of each).
 
     These are Adobe's marker, JFIF's, component identifiers R, G, B, and chrominance in fewer samples than
     luminance. Without any, a JPEG with loss is taken for YCbCr (as libjpeg does), against the header; one
@@ -101,8 +102,8 @@ def whole_range(samples: PixelArray) -> PixelArray:
 
 
 def _shown(samples: PixelArray) -> tuple[frozenset[bool], bool]:
-    """Under which reading more pixels are grey (background, letters, B-mode), if under any; and whether that
-    is enough to decide against a claim.
+    """The colour space under which more pixels are grey, as background and letters are; and whether this is
+    clear enough to contradict the header.
     """
     # Rows and columns of the picture that are looked at, at least.
     step = max(1, min(samples.shape[:2]) // 256)

@@ -17,7 +17,7 @@ _DATE_TIME: Final = re.compile(
 
 
 def date_of(text: str) -> date | None:
-    """The day that a DA names, None for any other text. A time behind the day is passed over."""
+    """The day in a DA; None for any other text. A time after the day is ignored."""
     found = _DATE_TIME.fullmatch(text.strip(" \0"))
     if found is None:
         return None

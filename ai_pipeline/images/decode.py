@@ -44,9 +44,9 @@ from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.images.decoder import DECODER, DEEPEST
 from ai_pipeline.images.display import GreyDisplay, colour_display, grey_range
 from ai_pipeline.images.header import (
-    NONE_GIVEN,
-    GivenAttributes,
+    NO_ATTRIBUTES,
     PixelAttributes,
+    StatedAttributes,
     check_palette,
     embedded_overlays,
     picture_header,
@@ -71,7 +71,7 @@ def halvings(header: ImageHeader, shorter_side: int) -> int:
 def decoded_smaller(frame: bytes, header: ImageHeader, times: int) -> PixelArray | None:
     """The samples of a JPEG 2000 at a lower resolution, halved ``times``: uint16 ``[rows, columns]``.
 
-    None where the frame must be decoded in full: it is not of unsigned grey samples, it has no such
+    None if the frame must be decoded in full: it is not of unsigned grey samples, it has no such
     resolution, or the decoding process is not confined here (docs/decisions.md). Raises NoDecoder.
     """
     if DECODER.lacks():
@@ -88,8 +88,10 @@ def decoded_smaller(frame: bytes, header: ImageHeader, times: int) -> PixelArray
 
 
 def halved(samples: PixelArray, bits: int, times: int) -> PixelArray:
-    """Unsigned grey samples of so many ``bits`` halved ``times``, exactly as :func:`decoded` gives those of
-    a lossless file: the low band of the reversible 5-3 filter (T.800 F.4.8).
+    """Unsigned grey samples of this many ``bits``, halved ``times``.
+
+    The result equals that of :func:`decoded_smaller` for a lossless file: the low band of the reversible 5-3
+    filter (T.800 F.4.8).
     """
     band = cast(npt.NDArray[np.integer[Any]], samples)
     for _ in range(times):
@@ -114,7 +116,7 @@ def _low_band(values: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int32]:
 
 
 def to_full_size(rows: int, header: ImageHeader) -> Affine:
-    """The map from a picture of so many ``rows``, halved or not, to the image.
+    """The map from a picture with this many ``rows``, halved or not, to the image.
 
     Its samples lie on every second, fourth … sample of the image, the first on the first (T.800 annex F).
     """
@@ -157,7 +159,7 @@ def read_dicom(file: Path | str, limits: ImageLimits = LIMITS) -> DicomImage:
 
 
 def open_picture(
-    path: Path, modality: str, limits: ImageLimits = LIMITS, given: GivenAttributes = NONE_GIVEN
+    path: Path, modality: str, limits: ImageLimits = LIMITS, given: StatedAttributes = NO_ATTRIBUTES
 ) -> PictureImage:
     """Open a PNG or JPEG as an image of ``modality`` (``"US"``, ``"DX"`` …) with the attributes ``given``.
 
@@ -166,7 +168,7 @@ def open_picture(
     return picture_of(path.read_bytes(), modality, limits, given)
 
 
-def picture_of(data: bytes, modality: str, limits: ImageLimits, given: GivenAttributes) -> PictureImage:
+def picture_of(data: bytes, modality: str, limits: ImageLimits, given: StatedAttributes) -> PictureImage:
     """Open the bytes of a PNG or JPEG as :func:`open_picture` opens a file."""
     with (
         _pydicom_may_warn(),
@@ -183,7 +185,7 @@ def picture_of(data: bytes, modality: str, limits: ImageLimits, given: GivenAttr
 
 
 def open_image(
-    path: Path, modality: str | None = None, given: GivenAttributes = NONE_GIVEN
+    path: Path, modality: str | None = None, given: StatedAttributes = NO_ATTRIBUTES
 ) -> DicomImage | PictureImage:
     """Open a DICOM file or a picture. A picture needs ``modality``; for DICOM, ``modality`` and ``given`` are
     ignored.
@@ -323,11 +325,12 @@ class DicomImage:
         self._last = self._whole = None
 
     def _check_frame(self, frame: int) -> None:
+        """Raise PixelError if the image has no such frame."""
         if not 0 <= frame < self.header.frames:
             raise PixelError(f"there is no frame {frame + 1} among {self.header.frames}")
 
     def _halved(self, frame: int, times: int) -> PixelArray | None:
-        """The samples halved ``times``; None where only those of the image itself are right."""
+        """The samples halved ``times``; None if only those of the full image are right."""
         self._check_frame(frame)
         plain = self.dataset.get("PixelRepresentation") == 0 and self.dataset.get("SamplesPerPixel") == 1
         if not plain or "PixelPaddingValue" in self.dataset:
@@ -340,6 +343,7 @@ class DicomImage:
         return halved(self.decoded(frame), self.header.bits_stored, times)
 
     def _decompressed(self, frame: int) -> PixelArray:
+        """The samples of a compressed frame."""
         header, name = PixelAttributes.of(self.dataset), self.transfer_syntax.name
         fragments, frames = self._separated(), self.header.frames
         if not self._whole_frames:
@@ -353,10 +357,12 @@ class DicomImage:
             raise CodestreamFault(f"the pixels do not decode ({name}): {error}"[:290]) from error
 
     def _separated(self) -> Fragments:
+        """The places of the frames' fragments in the file, found once."""
         self._fragments = self._fragments or Fragments.find(self.path, self.pixels_at, self.header.frames)
         return self._fragments
 
     def _native(self, frame: int) -> PixelArray:
+        """The samples of an uncompressed frame."""
         photometric = self.header.photometric
         says = colours.of_header(photometric)
         if self._has_all_chrominance():
@@ -382,7 +388,7 @@ class DicomImage:
         return colours.as_rgb(np.asarray(samples), says, self.header.photometric)
 
     def _check_length(self) -> None:
-        """Refuse uncompressed pixels that are many more than the header describes: one of the two is wrong.
+        """Refuse uncompressed pixels that are far more than the header describes.
 
         Too few are found when decoding; some padding after the last frame is common.
         """
@@ -404,6 +410,7 @@ class DicomImage:
         return named and least <= self._pixels_length() <= least * (1 + MOST_PADDING)
 
     def _pixels_length(self) -> int:
+        """The length of Pixel Data in bytes."""
         pixels = pydicom.dcmread(self.path, specific_tags=["PixelData"], defer_size=1024)
         return getattr(pixels.get_item("PixelData", keep_deferred=True), "length", 0)
 
@@ -455,7 +462,9 @@ def _frame_attributes(dataset: Dataset, frame: int) -> Dataset:
 
 
 def _stored_bits(samples: PixelArray, dataset: Dataset) -> PixelArray:
-    """Clear what lies around the stored bits (old overlays, PS3.5 8.1.1) and extend the sign."""
+    """The samples without the bits around the stored ones (old overlays, PS3.5 8.1.1), with their sign
+    extended.
+    """
     allocated = min(int(dataset.BitsAllocated), samples.dtype.itemsize * 8)
     stored = whole_of(dataset, "BitsStored", 0, most=64) or allocated
     if samples.dtype.kind not in "iu" or stored >= allocated or samples.size == 0:
@@ -471,7 +480,7 @@ def _stored_bits(samples: PixelArray, dataset: Dataset) -> PixelArray:
 
 
 def _bits_below(dataset: Dataset, stored: int, numbers: npt.NDArray[np.integer[Any]]) -> int:
-    """How many bits lie under the stored ones; today none do (PS3.5 8.1.1).
+    """The number of bits below the stored ones; today always 0 (PS3.5 8.1.1).
 
     High Bit is wrong more often than it says this, so it is believed only when an overlay lies there, or when
     the bits under the stored ones are all 0 and those above are not.
@@ -485,7 +494,7 @@ def _bits_below(dataset: Dataset, stored: int, numbers: npt.NDArray[np.integer[A
 
 
 def _picture_samples(picture: Image.Image, data: bytes) -> PixelArray:
-    """Decoded by another process; in this one Pillow has read the header only."""
+    """The samples of a PNG or JPEG, decoded by another process; in this one Pillow reads only the header."""
     colours = () if picture.mode in {"1", "L", "LA", "I", "I;16", "I;16B"} else (3,)
     depth = np.uint16 if picture.mode.startswith("I") else np.uint8
     samples = np.empty((picture.height, picture.width, *colours), depth)
@@ -523,6 +532,7 @@ _DAMAGE = (
 
 @contextmanager
 def _as_pixel_error(what: str) -> Iterator[None]:
+    """A scope that raises PixelError for every fault of the image."""
     try:
         yield
     except PixelError:
@@ -536,7 +546,7 @@ def _as_pixel_error(what: str) -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> str:
-    """Repeat the decoder's message where it is about pixels; header values (PHI) are not repeated."""
+    """The decoder's message, if it is about pixels; header values (PHI) are not repeated."""
     if isinstance(error, Image.DecompressionBombError):
         return "its header asks for more pixels than a picture may have"
     text = " ".join(str(error).split())
@@ -551,7 +561,7 @@ def _cause(error: BaseException) -> str:
 
 @contextmanager
 def _pydicom_may_warn() -> Iterator[None]:
-    """Let the deviations pass that are common in the field and do not change a pixel."""
+    """A scope without errors for deviations that are common in the field and change no pixel."""
     with warnings.catch_warnings():
         for message in (
             "Expected explicit VR, but found implicit VR",

@@ -49,7 +49,9 @@ _ENVIRONMENT = {
 
 
 class Decoder:
-    """The decoding process, started when first needed, and again if it has ended. Threads take turns."""
+    """The decoding process. It is started when first needed, and again if it has ended; threads
+    take turns.
+    """
 
     def __init__(self, arguments: Sequence[str] = ("-m", "ai_pipeline.images.decoder_process")) -> None:
         # -I: nothing is imported from the working folder, PYTHONPATH or the person's own packages.
@@ -120,7 +122,7 @@ class Decoder:
             self._end()
 
     def _memory(self, size: int) -> _Memory:
-        """The memory of the last frame where nobody uses it any more and its size fits; else new memory."""
+        """The memory of the last frame if nobody uses it any more and its size fits; else new memory."""
         kept, self._kept = self._kept, None
         if kept is not None:
             if size <= len(kept.content) <= 4 * size and kept.is_free():
@@ -129,6 +131,7 @@ class Decoder:
         return _Memory(size)
 
     def _started(self) -> socket.socket:
+        """The socket to the process, which is started unless it runs."""
         if self._control is not None and self._process is not None and self._process.poll() is None:
             return self._control
         self._end()
@@ -155,6 +158,7 @@ class Decoder:
         return control
 
     def _end(self) -> None:
+        """End the process, if it runs."""
         control, process = self._control, self._process
         self._control = self._process = None
         if self._kept is not None:
@@ -173,7 +177,9 @@ atexit.register(DECODER.close)
 
 
 class _Memory:
-    """Memory that the process of a frame has too. What is in :attr:`content` stays as long as it is used."""
+    """Memory that is shared with the process that decodes one frame. :attr:`content` exists as long as it is
+    used.
+    """
 
     def __init__(self, size: int) -> None:
         self.file = os.memfd_create("frame", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
@@ -190,7 +196,7 @@ class _Memory:
         self._used = False
 
     def fill(self, head: bytes, frame: bytes) -> None:
-        """Put a frame into it, and nothing else: what the last one left is overwritten, wherever it is."""
+        """Write a frame, and overwrite everything that the last frame has left."""
         end = len(head) + len(frame)
         self.content[: len(head)] = head
         self.content[len(head) : end] = frame
@@ -212,7 +218,7 @@ class _Memory:
 
 
 def _received(channel: socket.socket, length: int) -> bytearray:
-    """What comes until the other end closes, at most ``length`` bytes."""
+    """Read until the other end closes, at most ``length`` bytes."""
     content, place = bytearray(length), 0
     with memoryview(content) as view:
         while place < length and (some := channel.recv_into(view[place:])):

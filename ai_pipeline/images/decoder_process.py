@@ -45,7 +45,9 @@ def _picture(data: bytes) -> bytes:
 
 
 def _jpeg_ls(data: bytes) -> bytes:
-    """The samples of a JPEG-LS. Zeros between its scan and the end, which DCMTK takes, end CharLS."""
+    """The samples of a JPEG-LS. Zeros after its scan are removed: DCMTK accepts them, CharLS
+    fails on them.
+    """
     try:
         return bytes(jpeg_ls.decode_pixel_data(data)[0])
     except RuntimeError:
@@ -111,13 +113,17 @@ def main(decoders: Mapping[str, Decode] = DECODERS) -> None:
 
 
 def _only_compute(parent: int) -> bool:
-    """Where system calls cannot be given up, limits hold: no open file, no socket, unless it is root."""
+    """Give up all rights but computing; returns False if that is impossible.
+
+    Where system calls cannot be blocked, limits forbid open files and sockets, except for root.
+    """
     nothing = resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE
     lower({resource.RLIMIT_AS: MEMORY, **dict.fromkeys(nothing, 0)})
     return die_with_parent(parent) and seccomp.only_compute()
 
 
 def _answer(file: int, decoders: Mapping[str, Decode], parent: int) -> None:
+    """Decode the frame in shared memory, and write there its samples, or why it cannot be decoded."""
     memory = mmap.mmap(file, 0, mmap.MAP_SHARED | mmap.MAP_POPULATE)
     _only_compute(parent)
     name, size, length = HEAD.unpack(memory[: HEAD.size])

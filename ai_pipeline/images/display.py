@@ -1,4 +1,4 @@
-"""From stored samples to displayed grey levels: the grey pipeline of PS3.3 C.11 as one lookup table.
+"""Stored samples become displayed grey levels: the grey pipeline of PS3.3 C.11 as one lookup table.
 
 Modality LUT, VOI LUT and photometric interpretation act on single values. So they are applied once to every
 value that a sample can take (at most 65,536), and samples are looked up in the result: a 2,500 × 2,500 image
@@ -28,7 +28,7 @@ BAND_ROWS = 128
 
 @dataclass(frozen=True, slots=True)
 class GreyDisplay:
-    """How the grey samples of one frame become uint8, bright = dense.
+    """The steps by which the grey samples of one frame become uint8, bright = dense.
 
     ``choice`` says where the window came from: ``"VOI LUT"``, ``"window"``, ``"full range"`` (8 bits and
     fewer: the modality has already windowed them) or ``"percentiles"`` (more bits, no window in the header).
@@ -96,6 +96,7 @@ class GreyDisplay:
         return cast(PixelArray, np.asarray(values, np.float64) * slope + intercept)
 
     def _to_grey(self, values: PixelArray, stored: PixelArray) -> Grey:
+        """Values after the Modality LUT as displayed grey levels."""
         with np.errstate(all="ignore"):  # windows and slopes of any size; what is no number is found below
             shares = self._shares(values, stored)
         if not np.isfinite(shares).all():
@@ -118,6 +119,7 @@ class GreyDisplay:
         return _clipped((values.astype(np.float64) - low) / (high - low))
 
     def _full_range(self) -> tuple[float, float]:
+        """The range of values that the stored bits can have, after the Modality LUT."""
         bits = whole_of(self.dataset, "BitsStored", 8, least=1, most=16)
         ends = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if self._is_signed else (0, 2**bits - 1)
         low, high = self.modality(np.array(ends, dtype=np.int32))
@@ -128,6 +130,7 @@ class GreyDisplay:
         return whole_of(self.dataset, "PixelRepresentation", 0) == 1
 
     def _robust_range(self, stored: PixelArray) -> tuple[float, float]:
+        """The range of values between two percentiles, without padding."""
         samples = cast(Values, stored.ravel())
         padding = self.dataset.get("PixelPaddingValue")
         if isinstance(padding, int):
@@ -205,6 +208,7 @@ def lut_of(item: Dataset, dataset: Dataset) -> tuple[npt.NDArray[np.integer[Any]
 
 
 def _first(dataset: Dataset, keyword: str) -> float | None:
+    """The first value of an attribute as a number, None without one."""
     value = value_of(dataset, keyword)
     if isinstance(value, MultiValue):
         return decimal(value[0]) if value else None
@@ -212,6 +216,7 @@ def _first(dataset: Dataset, keyword: str) -> float | None:
 
 
 def _clipped(shares: Values) -> Values:
+    """Shares limited to 0 to 1."""
     return np.clip(shares, 0.0, 1.0)
 
 

@@ -1,4 +1,4 @@
-"""Are the grey levels of a displayed image there at all? Counted, not learned.
+"""Whether the grey levels of a displayed image were lost by a too narrow window. Counted, not learned.
 
 If a window is too narrow, parts of the chest are plain black or plain white, and nothing can be seen in them.
 Only the middle of the picture counts: around the chest, black is air and white is a shutter.

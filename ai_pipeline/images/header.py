@@ -59,7 +59,7 @@ OVERLAY_GROUPS = range(0x6000, 0x6100, 2)
 
 
 @dataclass(frozen=True, slots=True)
-class GivenAttributes:
+class StatedAttributes:
     """Attributes that a person states for a PNG or JPEG, which has no header. ``pixel_mm``: side of a pixel
     in millimetres.
     """
@@ -69,7 +69,7 @@ class GivenAttributes:
     pixel_mm: float | None = None
 
 
-NONE_GIVEN = GivenAttributes()
+NO_ATTRIBUTES = StatedAttributes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class Calibration:
     row_spacing: float
     column_spacing: float
 
-    def holds(self, point: tuple[float, float]) -> bool:
+    def contains(self, point: tuple[float, float]) -> bool:
         """Whether the point (column, row) lies in the calibrated region."""
         left, top, right, bottom = self.box
         return left <= point[0] <= right and top <= point[1] <= bottom
@@ -172,7 +172,7 @@ def read_header(dataset: Dataset) -> ImageHeader:
 
 
 def picture_header(
-    samples: PixelArray, modality: str, lossy: bool, given: GivenAttributes = NONE_GIVEN
+    samples: PixelArray, modality: str, lossy: bool, given: StatedAttributes = NO_ATTRIBUTES
 ) -> ImageHeader:
     """The header of a PNG or JPEG, from its samples and the ``given`` attributes."""
     spacing = given.pixel_mm
@@ -276,17 +276,18 @@ def is_calibrated(header: ImageHeader) -> bool:
 
 
 def _pixel_spacing(text: str) -> tuple[float, float] | None:
-    """Row and column spacing of "0.1\\0.1"; None where it is none."""
+    """The spacing of rows and columns that a text as "0.1\\0.1" states; None if it states no two numbers."""
     parts = text.split("\\")
     return _spacing(*map(decimal, parts)) if len(parts) == 2 else None
 
 
 def _spacing(rows: float | None, columns: float | None) -> tuple[float, float] | None:
-    """Both in millimetres; None unless both are numbers greater than 0."""
+    """Both spacings in millimetres; None unless both are numbers greater than 0."""
     return (rows, columns) if rows and columns and rows > 0.0 and columns > 0.0 else None
 
 
 def _attributes(dataset: Dataset, syntax: UID) -> dict[str, str]:
+    """The values that a pipeline gets as text, by keyword."""
     found = {keyword: "\\".join(_values(dataset, keyword)) for keyword in COPIED}
     for keyword in ("AnatomicRegionSequence", "ViewCodeSequence"):
         for item in _items(dataset, keyword)[:1]:
@@ -298,8 +299,8 @@ def _attributes(dataset: Dataset, syntax: UID) -> dict[str, str]:
 
 
 def _regions(dataset: Dataset) -> tuple[UltrasoundRegion, ...]:
-    """The regions with an area; X1 and Y1 are inside the region (PS3.3 C.8.5.5). Corners (UL, SL) outside of
-    the picture are a fault that is seen.
+    """The regions with an area; X1 and Y1 are inside the region (PS3.3 C.8.5.5). Regions beyond the picture
+    are kept, as a fault of the header.
     """
     regions = []
     for item in _items(dataset, "SequenceOfUltrasoundRegions"):
@@ -317,12 +318,15 @@ def _regions(dataset: Dataset) -> tuple[UltrasoundRegion, ...]:
 
 
 def _items(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
+    """The items of a sequence, none if it is missing or faulty."""
     value = value_of(dataset, keyword)
     return value if isinstance(value, Items) else []
 
 
 def _region_spacing(item: Dataset) -> tuple[float, float] | None:
-    """A delta may be negative where its axis runs the other way (PS3.3 C.8.5.5)."""
+    """Millimetres between rows and between columns in a region. A delta may be negative if its axis runs the
+    other way (PS3.3 C.8.5.5).
+    """
     # Physical Units X/Y Direction (0018,6024), (0018,6026)
     if any(whole_of(item, f"PhysicalUnits{axis}Direction", 0) != 3 for axis in "XY"):
         return None
@@ -331,6 +335,7 @@ def _region_spacing(item: Dataset) -> tuple[float, float] | None:
 
 
 def _positive(dataset: Dataset, keyword: str) -> int:
+    """A whole number of the Image Pixel module that is at least 1. Raises HeaderError."""
     value = whole(value_of(dataset, keyword), least=-LARGEST_WHOLE)
     if value is None:
         state = "missing: this is no image" if is_empty(dataset, keyword) else "not a number"
@@ -341,7 +346,7 @@ def _positive(dataset: Dataset, keyword: str) -> int:
 
 
 def _required(dataset: Dataset, keyword: str) -> int:
-    """A number of the Image Pixel module that has to be there."""
+    """A whole number of the Image Pixel module. Raises HeaderError if it is missing."""
     value = whole(value_of(dataset, keyword), most=0xFFFF)
     if value is None:
         tag = BaseTag(tag_for_keyword(keyword) or 0)
@@ -351,10 +356,12 @@ def _required(dataset: Dataset, keyword: str) -> int:
 
 
 def _text(dataset: Dataset, keyword: str) -> str:
+    """All values of an attribute as one text; "" without a value."""
     return "\\".join(_values(dataset, keyword)).strip()
 
 
 def _values(dataset: Dataset, tag: TagType) -> list[str]:
+    """The values of an attribute as texts; none if it is missing or empty."""
     value = value_of(dataset, tag)
     if value is None:
         return []

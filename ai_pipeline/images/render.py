@@ -107,8 +107,8 @@ def marked(
 
 
 def box_captions(findings: Sequence[Finding]) -> list[str]:
-    """The caption of each box of :func:`annotate` and :func:`marked`, with its number if there are several;
-    of many how many there are of each label.
+    """The caption of each box of :func:`annotate` and :func:`marked`, numbered if there are several; if there
+    are many, the number of boxes of each label.
     """
     boxed = [finding for finding, _ in _placed(findings)]
     if len(boxed) > MOST_NUMBERED:
@@ -192,13 +192,15 @@ def place_lines(regions: Iterable[Region]) -> list[str]:
 
 
 def _placed(findings: Sequence[Finding]) -> list[tuple[Finding, Region]]:
-    """Each place of what is not absent."""
+    """Each place of the findings that are not absent."""
     shown = [finding for finding in findings if finding.decision is not Decision.ABSENT]
     return [(finding, region) for finding in shown for region in finding.regions]
 
 
 @dataclass(frozen=True, slots=True)
 class _LabelledPicture:
+    """A picture on which boxes, lines and captions are drawn."""
+
     image: Image.Image
     font: Font
     letters: int
@@ -215,10 +217,12 @@ class _LabelledPicture:
 
     @property
     def line_width(self) -> int:
+        """The width of drawn lines in pixels."""
         return max(1, round(self.letters / 7))
 
     @property
     def line_height(self) -> int:
+        """The height of a line of text in pixels."""
         return round(self.letters * 1.3)
 
     def mark(self, findings: Sequence[Finding], measurements: Sequence[Measurement]) -> None:
@@ -322,6 +326,7 @@ class _LabelledPicture:
 
 
 def _in(colour: Colour, texts: Iterable[str]) -> list[tuple[str, Colour]]:
+    """The texts, each with this colour."""
     return [(text, colour) for text in texts]
 
 
@@ -345,15 +350,17 @@ def wrapped(text: str, font: Font, room: float) -> list[str]:
 
 
 def _models(models: Iterable[ModelRef]) -> str:
+    """A line that names the models."""
     return f"Model: {', '.join(sorted({f'{model.id} {model.version}' for model in models}))}"
 
 
 def _rgb(display: Picture) -> Picture:
+    """The picture in RGB."""
     return display if display.ndim == 3 else np.repeat(display[:, :, None], 3, axis=2)
 
 
 def _under_colours(picture: Picture, values: npt.NDArray[np.float64]) -> Picture:
-    """``picture`` (RGB) seen through the colours of ``values``: the higher, the more opaque."""
+    """``picture`` (RGB) under a colour map of ``values``: the higher a value, the more opaque."""
     # Opacity of the heat map where it is 1; the picture must stay visible below.
     opacity = (0.6 * values)[..., None]
     places = np.linspace(0.0, 1.0, len(INFERNO))
@@ -492,6 +499,7 @@ def _filled(
     results: Sequence[str],
     foot: Sequence[str],
 ) -> _Page:
+    """A page with all its content."""
     wide = isinstance(shown, PagePicture) and shown.size[0] > WIDE * shown.size[1]
     page = _Page(SHORT_SIDE, LONG_SIDE) if wide else _Page(LONG_SIDE, SHORT_SIDE)
     top, bottom = page.head(title, head), page.foot(foot)
@@ -514,11 +522,12 @@ def drawable(text: str) -> bool:
 
 
 def _is_drawn(letter: str) -> bool:
+    """Whether the font has this letter."""
     return letter in _DRAWN_BESIDES or any(ord(letter) in letters for letters in _DRAWN)
 
 
 class _Page:
-    """A black sheet. Methods return where the room begins, or ends, that they leave; all in pixels."""
+    """A black page. Its methods return where the remaining room begins or ends; all numbers are pixels."""
 
     def __init__(self, width: int, height: int) -> None:
         self.image = Image.new("RGB", (width, height), BLACK)
@@ -590,7 +599,7 @@ class _Page:
         return sum(map(len, blocks)) * _line_height(LARGE_LETTERS)
 
     def _block(self, text: str, room: int, size: int) -> list[str]:
-        """The lines of a result: those after the first are indented, and so is what goes on in the next."""
+        """The lines of one result; all but the first are indented."""
         step = "    "
         found: list[str] = []
         for part in text.split("\n"):
@@ -600,12 +609,14 @@ class _Page:
         return found
 
     def _lines(self, text: str, room: int, size: int = LETTERS) -> list[str]:
+        """The lines of a text in this room, with "?" for letters that the font lacks."""
         line = " ".join(unicodedata.normalize("NFC", text).split())
         return wrapped("".join(one if _is_drawn(one) else "?" for one in line), _font(size), room)
 
     def _write(
         self, lines: Sequence[str], colour: tuple[int, int, int], left: int, top: int, size: int = LETTERS
     ) -> int:
+        """Write lines one below the other; returns the row below them."""
         ascent, _ = _font(size).getmetrics()
         for line in lines:
             self._draw.text((left, top), line, fill=colour, font=_font(size))
@@ -614,18 +625,22 @@ class _Page:
         return top
 
     def _frame(self, box: PixelBox) -> None:
+        """Draw a frame around a box."""
         left, top, right, bottom = box
         self._draw.rectangle((left, top, right - 1, bottom - 1), outline=EDGE)
         self.layout.frames.append(box)
 
     def _rule(self, row: int) -> int:
+        """Draw a line across the page; returns its row."""
         self._draw.line([(MARGIN, row), (self.width - MARGIN, row)], fill=EDGE)
         self.layout.rules.append(row)
         return row
 
 
 def _cut(blocks: Sequence[Sequence[str]], most: int) -> list[str]:
-    """At most ``most`` lines of the blocks. The last one counts the blocks, or lines, that have no room."""
+    """The first ``most`` lines of the blocks. If there are more, the last line says how many blocks or lines
+    are left out.
+    """
     lines = list(chain.from_iterable(blocks))
     if len(lines) <= most:
         return lines
@@ -643,4 +658,5 @@ def _line_height(size: int) -> int:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
+    """The font of all pictures in this size."""
     return ImageFont.truetype(FONT, size, layout_engine=ImageFont.Layout.BASIC)

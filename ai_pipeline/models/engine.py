@@ -57,6 +57,7 @@ def usable_cores() -> int:
 
 @lru_cache(maxsize=16)
 def _loaded(weights: Weights, threads: int, shape: tuple[int, ...]) -> Engine:
+    """The network in these weights, run once to be warm."""
     # The bytes that were hashed are the bytes that are run: the file is read once.
     engine = OnnxRuntime(read(weights), threads)
     with suppress(NoNumber):  # to be warm; whether it gives numbers is judged of images

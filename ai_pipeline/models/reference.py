@@ -109,6 +109,7 @@ def verdict(counts: Sequence[int], reference_images: int | None = None) -> Verdi
 
 
 def _edges(where: str, edges: Any) -> tuple[float, ...]:
+    """The nine edges in a card. Raises CardError."""
     wanted = f"{where} must be nine rising probabilities"
     if (
         not isinstance(edges, list)

@@ -1,4 +1,4 @@
-"""Cards of models: found, read, and followed when an image is prepared for a network. No card, no model.
+"""Cards of models: finding, reading, and preparing an image as a card says. Every model needs a card.
 
 A card is a TOML file that says what a model is, what it was made from, how well it works and where it fails.
 Its weights are in ``weights/`` next to the folder of cards, or in an installed package, and are refused if
@@ -62,6 +62,7 @@ def network_input(image: Grey, wanted: Input) -> tuple[Floats, Affine]:
 
 
 def _imagenet(image: Grey, wanted: Input) -> tuple[Grey, Affine]:
+    """The image resized and cut as for networks trained on ImageNet, and the map source → cut image."""
     rows, columns = image.shape
     edge = math.floor(wanted.size / wanted.crop)
     shorter = min(rows, columns)
@@ -406,6 +407,7 @@ def verify(card: Card) -> None:
 
 @lru_cache(maxsize=100)
 def _check(weights: Weights, _changed_at: int) -> None:
+    """Check a file of weights; cached until the file changes. Raises CardError."""
     read(weights)
 
 
@@ -416,6 +418,7 @@ def from_environment() -> Path | None:
 
 
 def _cards(paths: Iterator[Path]) -> list[Card]:
+    """Read these cards, in the order of their paths. Raises CardError."""
     return [load(path) for path in sorted(paths)]
 
 
@@ -446,7 +449,9 @@ def load(path: Path) -> Card:
 
 @lru_cache(maxsize=64)
 def _parsed(path: Path, data: bytes) -> tuple[dict[str, Any], _CardFile]:
-    """The file's values and what they mean; once for the same bytes, as each job asks for cards."""
+    """The values in a card's file, and the checked card; computed once for the same bytes, because each job
+    asks for cards.
+    """
     try:
         values = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -460,6 +465,8 @@ def _parsed(path: Path, data: bytes) -> tuple[dict[str, Any], _CardFile]:
 
 
 class _CardTable(BaseModel):
+    """Base of the tables in a card: unknown keys are mistakes."""
+
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
 
@@ -473,6 +480,7 @@ class _WeightsTable(_CardTable):
 
     @model_validator(mode="after")
     def _is_a_name(self) -> Self:
+        """Refuse a file or package that is not a plain name."""
         if self.package is not None and not self.package.isidentifier():
             raise ValueError(f"package must be the name of an installed package, not {self.package!r}")
         if self.package is None and Path(self.file).name != self.file:
@@ -480,7 +488,7 @@ class _WeightsTable(_CardTable):
         return self
 
     def path(self, folder: Path) -> Path:
-        """Where the file is, for a card in ``folder``; no package is imported to find it."""
+        """The path of the file, for a card in ``folder``; no package is imported to find it."""
         if self.package is not None:
             try:
                 return Path(str(distribution(self.package).locate_file(self.package))) / self.file
@@ -491,10 +499,14 @@ class _WeightsTable(_CardTable):
 
 
 class _CalibrationTable(_CardTable):
+    """The calibration of a label in a card."""
+
     calibrated: bool
 
 
 class _CardFile(_CardTable):
+    """The content of a card's file."""
+
     id: str
     version: str
     task: str

@@ -28,8 +28,8 @@ SURE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """The likeliest kind of an image, one of :data:`KINDS`, and its probability, 0 to 1; "" for a gate
-    without head.
+    """The likeliest kind of an image, one of :data:`KINDS`, and its probability, 0 to 1. Without a head the
+    kind is "".
     """
 
     name: str
@@ -70,6 +70,7 @@ class Head:
         return np.asarray(-self._logarithms(features)[:, 0] / self.limits[1], np.float32)
 
     def _logarithms(self, features: Floats) -> npt.NDArray[np.float64]:
+        """The logarithm of the probability of each kind, ``[N, K]``."""
         scores = features.astype(np.float64) @ self.weights.T + self.biases
         scores -= scores.max(1, keepdims=True)
         return np.asarray(scores - np.log(np.exp(scores).sum(1, keepdims=True)))

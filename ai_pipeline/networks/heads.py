@@ -100,11 +100,11 @@ class HeadModel:
         """Outline the head in a displayed picture, uint8 grey ``[rows, columns]``, and check it against the
         limits.
         """
-        found = self.seen(grey)
+        found = self.find(grey)
         return replace(found, fault=fault(found, self.limits))
 
-    def seen(self, grey: Grey) -> HeadOutline:
-        """The outline as :meth:`outline` finds it, before it is checked against the limits."""
+    def find(self, grey: Grey) -> HeadOutline:
+        """The outline of the head, not yet checked against the limits."""
         picture, to_input = fit_to_input(grey)
         centre = ((COLUMNS - 1) / 2, (ROWS - 1) / 2)
         reduce, enlarge = (cv2.getRotationMatrix2D(centre, 0, size) for size in (SMALLER, 1 / SMALLER))
@@ -139,7 +139,7 @@ class HeadModel:
         )
 
     def _is_head(self, mask: Bools, to_source: Affine) -> bool:
-        """Whether what is outlined beside the largest part has the form of a head."""
+        """Whether a further outlined part has the form of a head, so that there may be a second head."""
         area = ellipse_of(mask, to_source)
         low, high = self.limits.roundness
         return (
@@ -263,6 +263,7 @@ class Ellipse:
         return np.asarray((2 * along / self.long) ** 2 + (2 * beside / self.short) ** 2 <= 1, np.bool_)
 
     def _at(self, angle: float) -> Point:
+        """The point of the ellipse at an angle."""
         along, beside = math.cos(angle) * self.long / 2, math.sin(angle) * self.short / 2
         cos, sin = math.cos(self.turn), math.sin(self.turn)
         return self.x + along * cos - beside * sin, self.y + along * sin + beside * cos
@@ -287,8 +288,8 @@ def ellipse_of(mask: Bools, from_grid: Affine) -> Ellipse | None:
     # From the middles of the outermost pixels to the mask's edge, half a pixel farther from its middle.
     away = points - [np.mean(axis) for axis in np.nonzero(mask)[::-1]]
     outwards = away / np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-6)
-    seen = np.array(from_grid((points + 0.5 + 0.5 * outwards)[inside].tolist()), np.float32)
-    (x, y), (first, second), degrees = cv2.fitEllipseDirect(seen[:, None])
+    find = np.array(from_grid((points + 0.5 + 0.5 * outwards)[inside].tolist()), np.float32)
+    (x, y), (first, second), degrees = cv2.fitEllipseDirect(find[:, None])
     if not all(map(math.isfinite, (x, y, first, second))) or min(first, second) <= 0:
         return None
     turn = math.radians(degrees) + (math.pi / 2 if second > first else 0)

@@ -84,6 +84,7 @@ def refused_by_header(header: ImageHeader, *, rule_says_pelvis: bool = False) ->
 
 
 def _not_pelvis(header: ImageHeader) -> str:
+    """Why the header names another part of the body than the pelvis, as a sentence; "" if it does not."""
     if header.body_part not in UNDECIDED - {"ABDOMEN"} and header.body_part not in PELVIC:
         part = shown_term("BodyPartExamined", header.body_part)
         return f"Body Part Examined is {part}, neither pelvis nor ovary"

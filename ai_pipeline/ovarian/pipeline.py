@@ -256,7 +256,7 @@ def of_mask(mask: Bools) -> LesionOutline:
 
 
 def dice(one: Bools, other: Bools) -> float:
-    """The Dice coefficient of two masks: twice the common pixels over the sum of both; 0 where both are
+    """The Dice coefficient of two masks: twice the common pixels over the sum of both; 0 if both are
     empty.
     """
     total = int(one.sum()) + int(other.sum())
@@ -272,7 +272,7 @@ NOT_ASSESSED = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _AnalysedFrame:
-    """An image as it came; ``refused``: why its pixels forbid an answer."""
+    """An image as received, with its analysis. ``refused``: why its pixels forbid an answer."""
 
     image: SourceImage
     analysis: OvarianAnalysis
@@ -281,8 +281,9 @@ class _AnalysedFrame:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _CleanedFrame:
-    """What the networks say of a cleaned ``picture``. ``filled``: the share of the lesion, as outlined before
-    or after cleaning, that was filled."""
+    """The networks' output for a cleaned ``picture``. ``filled``: the share of the lesion, as outlined before
+    or after cleaning, that was filled.
+    """
 
     picture: Grey
     analysis: OvarianAnalysis
@@ -291,6 +292,7 @@ class _CleanedFrame:
 
     @property
     def lesion_is_there(self) -> bool:
+        """Whether cleaning has left most of the lesion."""
         # Share of the outline that may be filled: calipers and their lines take less.
         return self.filled <= 0.1
 
@@ -395,9 +397,11 @@ class Ovarian:
         )
 
     def _card(self) -> Card:
+        """The card of the classifier."""
         return self._given or (self._networks[0].card if self._networks else find(MODEL, self._models_dir))
 
     def _models(self) -> tuple[OvarianClassifier, Outliner, PixelGate]:
+        """The networks, loaded once."""
         if self._networks is None:
             card = self._card()
             classifier = OvarianClassifier(card)
@@ -416,8 +420,10 @@ class Ovarian:
         return self._analysed[-1]
 
     def _findings(self, image: SourceImage, frame: _CleanedFrame, options: OvarianOptions) -> list[Finding]:
-        """One for each class; the likeliest one bears the outline unless it is the normal ovary, and if it is
-        present the heat map. None where the cleaned picture is no longer what the model was made for."""
+        """One finding for each class; none if the cleaned picture is outside of the model's domain.
+
+        The likeliest class has the outline, unless it is the normal ovary, and the heat map if it is present.
+        """
         analysis, outline = frame.analysis, frame.outline
         if not self._models()[0].in_domain(analysis):
             return []
@@ -454,6 +460,7 @@ class Ovarian:
         outline: LesionOutline,
         options: OvarianOptions,
     ) -> list[DerivedImage]:
+        """The mask of the lesion as a picture, if it is shown."""
         outlined = next((one for one in found if one.regions and not one.research_only), None)
         if outline.mask is None or outlined is None or not options.outlines:
             return []
@@ -471,6 +478,7 @@ class Ovarian:
 
 
 def _notes(image: SourceImage, found: Sequence[Finding], frame: _CleanedFrame) -> list[QualityNote]:
+    """Notes on how far to trust the result of a frame."""
     present = any(finding.decision is Decision.PRESENT for finding in found)
     note = UNSURE_NOTE if found else "The cleaned picture does not look like an ultrasound frame of an ovary"
     if not frame.lesion_is_there:

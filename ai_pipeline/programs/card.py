@@ -44,6 +44,7 @@ class CommandOptions(ProgramOptions):
     @field_validator("command")
     @classmethod
     def _whole_path(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        """Refuse a relative path of a program."""
         if "/" in words[0] and not words[0].startswith("/"):
             raise ValueError(f"{words[0]} must be a whole path, or the name of a program")
         return words

@@ -54,7 +54,7 @@ _FOLDERS = ("HOLOSCAN_{}_PATH", "MONAI_{}PATH")
 
 
 class _Program(ABC):
-    """What both kinds share (:class:`ai_pipeline.contract.Pipeline`)."""
+    """Base of both kinds of program (:class:`ai_pipeline.contract.Pipeline`)."""
 
     card: PipelineCard
 
@@ -63,7 +63,7 @@ class _Program(ABC):
         remove_abandoned()
 
     def models(self) -> tuple[ModelRef, ...]:
-        """None is known without a rule's options; each result names its own."""
+        """No model: which one runs depends on a rule's options, and each result names it."""
         return ()
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
@@ -75,7 +75,7 @@ class _Program(ABC):
         images: Sequence[SourceImage],
         options: Mapping[str, object] = MappingProxyType({}),  # noqa: ARG002  (the rule has chosen)
     ) -> Accept | Refuse:
-        """Take every image that is a DICOM file: the rule has chosen them."""
+        """Accept every image that is a DICOM file, because the rule has chosen the images."""
         taken = tuple(image.uid for image in images if isinstance(image, DicomImage))
         return Accept(taken) if taken else Refuse("a program gets DICOM files, and there is none")
 
@@ -98,7 +98,8 @@ class _Program(ABC):
         return PipelineResult(findings, timings=seconds, models=(model,))
 
     @abstractmethod
-    def _lacking(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]: ...
+    def _lacking(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+        """The options that this machine cannot fulfil, each with a remedy."""
 
     @abstractmethod
     def _prepare(self, folders: Exchange, options: Mapping[str, object]) -> tuple[ProgramRun, str]:
@@ -111,6 +112,7 @@ class Command(_Program):
     card = COMMAND
 
     def _lacking(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+        """The options of the command that this machine cannot fulfil."""
         wanted = CommandOptions.of(options)
         if shutil.which(wanted.command[0], path=os.defpath) is None:
             yield "command", f"{wanted.command[0]} is no program on this machine"
@@ -118,6 +120,7 @@ class Command(_Program):
             yield "network", "cannot be taken from a program on this machine: true lets it have it"
 
     def _prepare(self, folders: Exchange, options: Mapping[str, object]) -> tuple[ProgramRun, str]:
+        """The run of the command, and the SHA-256 of its files."""
         wanted = CommandOptions.of(options)
         words = wanted.command
         places = {"{input}": str(folders.input), "{output}": str(folders.output)}
@@ -145,11 +148,13 @@ class Container(_Program):
     card = CONTAINER
 
     def _lacking(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+        """The options of the container that this machine cannot fulfil."""
         engine = ContainerOptions.of(options).engine
         if not container.engine(engine):
             yield "engine", f"{engine or ' or '.join(container.ENGINES)} is not installed on this machine"
 
     def _prepare(self, folders: Exchange, options: Mapping[str, object]) -> tuple[ProgramRun, str]:
+        """The run of the container, and the id of its image."""
         wanted = ContainerOptions.of(options)
         engine = container.engine(wanted.engine)
         image_id = container.image_id(engine, wanted.image)
@@ -175,13 +180,14 @@ class Container(_Program):
 
 
 def _filled(word: str, places: Mapping[str, str]) -> str:
+    """A word of a command with its placeholders replaced."""
     for placeholder, place in places.items():
         word = word.replace(placeholder, place)
     return word
 
 
 def _environment(source: str, target: str) -> dict[str, str]:
-    """The folders under the names that mercure's modules and MONAI application packages know."""
+    """The folders, under the names that mercure's modules and MONAI application packages expect."""
     named = {"MERCURE_IN_DIR": source, "MERCURE_OUT_DIR": target}
     named |= {variable.format("INPUT"): source for variable in _FOLDERS}
     return named | {variable.format("OUTPUT"): target for variable in _FOLDERS}
@@ -195,11 +201,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Uid = Annotated[str, StringConstraints(max_length=64, pattern=r"^[0-9.]+$")]
 
 
-class _Given(BaseModel):
+class _AnswerPart(BaseModel):
+    """Base of the tables in a program's answer."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-class GivenCode(_Given):
+class AnswerCode(_AnswerPart):
     """A coded concept."""
 
     value: CodeText
@@ -207,7 +215,7 @@ class GivenCode(_Given):
     meaning: Label
 
 
-class GivenRegion(_Given):
+class AnswerRegion(_AnswerPart):
     """A place in an image, in the coordinates of :class:`ai_pipeline.contract.Region`."""
 
     type: Literal["box", "polygon"]
@@ -215,28 +223,30 @@ class GivenRegion(_Given):
     origin: Literal[Origin.DETECTOR, Origin.ACTIVATION] = Origin.DETECTOR
 
 
-class GivenFinding(_Given):
+class AnswerFinding(_AnswerPart):
     """One finding, with the keys that ``ai-pipeline run --json`` prints."""
 
     source_uid: Uid
     label: Label
-    code: GivenCode
+    code: AnswerCode
     decision: Decision
     probability: Share | None = None
     threshold: Share | None = None
     frame: Annotated[int, Field(ge=1)] | None = None
-    regions: Annotated[list[GivenRegion], Field(max_length=MOST_REGIONS)] = []
-    site: GivenCode | None = None
+    regions: Annotated[list[AnswerRegion], Field(max_length=MOST_REGIONS)] = []
+    site: AnswerCode | None = None
     side: Literal["", "L", "R"] = ""
 
 
-class ProgramAnswer(_Given):
+class ProgramAnswer(_AnswerPart):
     """The whole file ``findings.json``."""
 
-    findings: Annotated[list[GivenFinding], Field(max_length=MOST_FINDINGS)]
+    findings: Annotated[list[AnswerFinding], Field(max_length=MOST_FINDINGS)]
 
 
-_KNOWN = {key for kind in (ProgramAnswer, GivenFinding, GivenRegion, GivenCode) for key in kind.model_fields}
+_KNOWN = {
+    key for kind in (ProgramAnswer, AnswerFinding, AnswerRegion, AnswerCode) for key in kind.model_fields
+}
 
 
 def findings_in(data: bytes, images: Sequence[SourceImage], model: ModelRef) -> tuple[Finding, ...]:
@@ -258,8 +268,10 @@ def findings_in(data: bytes, images: Sequence[SourceImage], model: ModelRef) -> 
 
 
 def _finding(
-    number: int, given: GivenFinding, headers: Mapping[str, ImageHeader], model: ModelRef
+    number: int, given: AnswerFinding, headers: Mapping[str, ImageHeader], model: ModelRef
 ) -> Finding:
+    """The finding with this number in a program's answer. Raises ProgramFailed."""
+
     def refused(why: str) -> ProgramFailed:
         return ProgramFailed(f"findings.json: findings.{number}: {why}")
 
@@ -293,7 +305,8 @@ def _finding(
     )
 
 
-def _region(given: GivenRegion) -> Region:
+def _region(given: AnswerRegion) -> Region:
+    """A region of a program's answer. Raises ValueError."""
     region = Region(given.type, tuple(given.points), given.origin)
     left, top, right, bottom = region.bounds
     if right - left < 1 or bottom - top < 1:
@@ -301,5 +314,6 @@ def _region(given: GivenRegion) -> Region:
     return region
 
 
-def _code(given: GivenCode) -> Code:
+def _code(given: AnswerCode) -> Code:
+    """A code of a program's answer."""
     return Code(given.value, given.scheme, given.meaning)

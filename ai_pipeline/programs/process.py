@@ -96,7 +96,7 @@ def run_program(run: ProgramRun, report: Progress) -> None:
 
 
 def _goes_on(process: subprocess.Popen[bytes]) -> bool:
-    """Wait a step. False when the supervisor has ended, or was stopped by what it watches (SIGSTOP)."""
+    """Wait a moment; returns False when the supervisor has ended, or the program has stopped it (SIGSTOP)."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STEP_SECONDS)
     if process.poll() is not None:
@@ -105,7 +105,7 @@ def _goes_on(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _end_with_all(process: subprocess.Popen[bytes]) -> None:
-    """Kill a supervisor that has not ended, after all below it: while it lives, orphans stay below it."""
+    """Kill a supervisor and all processes below it. They go first: while it lives, orphans stay below it."""
     end = time.monotonic() + _KILL_SECONDS
     while process.poll() is None and (left := _living_below(process.pid)) and time.monotonic() < end:
         for pid in left:
@@ -117,7 +117,7 @@ def _end_with_all(process: subprocess.Popen[bytes]) -> None:
 
 
 def _living_below(supervisor: int) -> list[int]:
-    """The processes below a process, without ended ones whose status it has not read yet."""
+    """The running processes below the supervisor, without ended ones whose status it has not read yet."""
     living = []
     for pid in descendants(supervisor):
         with contextlib.suppress(OSError):
@@ -134,6 +134,7 @@ def can_leave_network() -> bool:
 
 
 def _judge(run: ProgramRun, answer: bytes) -> None:
+    """Raise ProgramFailed unless the program succeeded, as its supervisor says."""
     try:
         ended = json.loads(answer)["ended"]
     except (ValueError, KeyError, TypeError):
@@ -213,7 +214,7 @@ def exchange(images: Sequence[Path]) -> Iterator[Exchange]:
 
 
 def remove_abandoned() -> None:
-    """Delete folders of processes that were killed, whose locks are free."""
+    """Delete the folders of killed processes, whose locks are free."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             found = folder.stat(follow_symlinks=False)

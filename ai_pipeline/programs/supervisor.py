@@ -49,6 +49,7 @@ def main() -> int:
 
 
 def _ended(run: Mapping[str, Any]) -> int | str:
+    """Run the program; returns its exit status, or the limit that ended it."""
     # Orphans become our children: nothing that the program starts can outlive us unseen.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if run["offline"] and not leave_network():
@@ -91,7 +92,7 @@ def _ended(run: Mapping[str, Any]) -> int | str:
 
 
 def _run_first(run: Mapping[str, Any], report_to: int, *, keep_signals: bool) -> NoReturn:
-    """The program's parent: starts it, takes the ends of orphans of its namespace, and says how it ended."""
+    """Start the program, read the exit statuses of all its processes, and report how it ended."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1):
@@ -121,12 +122,13 @@ def leave_network() -> bool:
 
 
 def _leave(namespace: int) -> bool:
+    """Leave a namespace of the kernel; returns whether the kernel allowed it."""
     libc = ctypes.CDLL(None)
     return bool(libc.unshare(namespace) == 0 or libc.unshare(_NEW_USER | namespace) == 0)
 
 
 def _limit(memory_mib: int, *, keep_signals: bool) -> None:
-    """Set limits in the program's own process, before it starts; each of its processes inherits them."""
+    """Set limits in the program's own process before it starts; all its processes inherit them."""
     if keep_signals:
         keep_signals_inside()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -158,7 +160,9 @@ def _watched(first: int, run: Mapping[str, Any]) -> int | str:
 
 
 def _reaped(process: int, how: int) -> int | None:
-    """Take the ends of processes; the exit status when one is this process's. Raises ChildProcessError."""
+    """Read exit statuses of ended processes; returns that of ``process`` if it is among them. Raises
+    ChildProcessError.
+    """
     while True:
         pid, status = os.waitpid(-1, how)
         if pid == process:
@@ -191,6 +195,7 @@ def _memory_mib(pid: int) -> float:
 
 
 def _wrote_too_much(*folders: str) -> bool:
+    """Whether the files below these folders are too many or too large."""
     sizes = []
     for folder in folders:
         for entry in entries(folder):
@@ -200,7 +205,7 @@ def _wrote_too_much(*folders: str) -> bool:
 
 
 def _end_all() -> None:
-    """Kill what is left, again and again: a process that is killed may just have started another."""
+    """Kill all remaining processes, repeatedly, because a killed process may just have started another."""
     end = time.monotonic() + _KILL_SECONDS
     while (left := list(descendants(os.getpid()))) and time.monotonic() < end:
         for pid in left:

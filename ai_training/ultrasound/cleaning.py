@@ -211,8 +211,10 @@ RECALL, LOWEST = 0.95, 0.92
 
 
 class MarkCounts(NamedTuple):
-    """One way on one frame: found and existing marks by class; pixels that are rightly marked, that are
-    marked, that are wrongly marked, that are known to be free; whether the node refused the frame.
+    """The counts of one way of masking on one frame.
+
+    Found and existing marks by class; pixels that are rightly marked, marked, wrongly marked, and known to be
+    free of marks; whether the node refused the frame.
     """
 
     found: npt.NDArray[np.float64]
@@ -272,7 +274,9 @@ def clean_areas(
     ways: Mapping[str, Masker],
     report: Report = silent,
 ) -> dict[str, Any]:
-    """Share of clean real frames that each way marks (mean of the frames' shares; all of a refused one)."""
+    """The share of clean real frames that each way marks: the mean over frames; a refused frame counts as all
+    marked.
+    """
     shown, weights = list(pictures), patient_weights([f"{frame.source}/{frame.file}" for frame in frames])
     result: dict[str, Any] = {"frames": len(shown)}
     for name, way in ways.items():
@@ -291,15 +295,16 @@ def clean_areas(
     return result
 
 
-def recall(found: npt.NDArray[np.float64], there: npt.NDArray[np.float64], weights: Any) -> Interval:
-    """The share of marks that were found. If all were found, no resample holds a miss, so the interval is
-    exact.
+def recall(found: npt.NDArray[np.float64], marks: npt.NDArray[np.float64], weights: Any) -> Interval:
+    """The share of ``marks`` that were found. If all were found, resampling shows no spread, so the interval
+    is the exact one.
     """
-    rate = ratio(found, there, weights)
-    return exact_at_the_ends(rate.value, int((there > 0).sum())) if rate.value in {0.0, 1.0} else rate
+    rate = ratio(found, marks, weights)
+    return exact_at_the_ends(rate.value, int((marks > 0).sum())) if rate.value in {0.0, 1.0} else rate
 
 
 def _counted(frame: MarkedFrame, mask: Mask | None) -> MarkCounts:
+    """The counts of one way of masking on one frame; ``mask``: None if the node refused the frame."""
     refused, owners = mask is None, frame.owners
     mask = np.zeros(owners.shape, np.bool_) if mask is None else mask
     found, there = np.zeros((2, len(MarkClass)))
@@ -370,7 +375,7 @@ COLOURED = 50
 
 
 class Content(StrEnum):
-    """The kind of a drawn object."""
+    """The class of a drawn object: what it shows."""
 
     WAVEFORM = "waveform"
     M_MODE = "m-mode"
@@ -457,7 +462,7 @@ def objects_of(frame: Row, objects: Iterable[Row]) -> list[Row]:
 
 
 def marked(row: Row, picture: Picture, owners: npt.NDArray[Any] | None = None) -> MarkedObject:
-    """One drawn object; without ``owners``, its pixels are found by its box and its class."""
+    """One drawn object. Without ``owners``, its pixels are found by its box and its class."""
     content, box = Content(row["class"]), box_of(row)
     if owners is not None and row["owner"]:
         return MarkedObject(content, box, np.asarray(owners == int(row["owner"]), np.bool_))
@@ -567,6 +572,7 @@ def evaluate_cleaning(
 
 
 def _outcome(frame: MarkedContent, tools: Tools, policy: CleaningPolicy) -> FrameOutcome:
+    """Clean a frame, and judge the result."""
     began = time.perf_counter()
     try:
         cleaned = clean(frame.source, lambda _share, _what: None, policy=policy, tools=tools)
@@ -580,14 +586,14 @@ def _outcome(frame: MarkedContent, tools: Tools, policy: CleaningPolicy) -> Fram
         ObjectOutcome(one.content, int(one.ink.sum()), int((one.ink & changed).sum()))
         for one in frame.objects
     )
-    background, made_up = _made_up(frame, after, changed)
+    background, made_up = _filled_background(frame, after, changed)
     return FrameOutcome(
         frame.name, objects, int(background.sum()), int(made_up.sum()), float(mask.mean()), seconds
     )
 
 
 def _as_displayed(frame: MarkedContent, samples: npt.NDArray[Any], mask: Mask) -> Picture:
-    """The cleaned frame as a viewer shows it; grey samples by the levels that the source's have."""
+    """The cleaned frame as a viewer shows it; grey samples with the same window as the source."""
     if samples.ndim == 3:
         return np.asarray(samples, np.uint8)
     stored = frame.source.stored(frame.frame - 1)
@@ -597,8 +603,9 @@ def _as_displayed(frame: MarkedContent, samples: npt.NDArray[Any], mask: Mask) -
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 
-def _made_up(frame: MarkedContent, after: Picture, mask: Mask) -> tuple[Mask, Mask]:
-    """The filled pixels around which the source is plain, and those of them that do not look like it.
+def _filled_background(frame: MarkedContent, after: Picture, mask: Mask) -> tuple[Mask, Mask]:
+    """The filled pixels whose surroundings are plain in the source, and those of them that stand out from
+    these surroundings.
 
     Judged by the source alone, so that it does not share the error of the program that finds the image area.
     """
@@ -651,6 +658,7 @@ def summary(outcomes: Sequence[FrameOutcome], policy: CleaningPolicy, tools: Too
 
 
 def _row(frames: Sequence[FrameOutcome], contents: set[Content]) -> dict[str, Any]:
+    """The figures of these kinds of content over all frames."""
     own = [[one for one in frame.objects if one.content in contents] for frame in frames]
     pixels = np.array([sum(one.pixels for one in objects) for objects in own], np.float64)
     removed = np.array([sum(one.removed for one in objects) for objects in own], np.float64)
@@ -689,7 +697,7 @@ def inpainters(known: Mapping[str, Card], threads: int) -> list[Inpainter]:
 
 
 def planned_by(models_dir: Path | None, policy: str) -> Masker:
-    """All that the node removes under ``policy``."""
+    """A function that gives all that the node removes from a picture under ``policy``."""
     return partial(node_mask, tools=shared_tools(models_dir), policy=CleaningPolicy(policy))
 
 
@@ -748,8 +756,10 @@ def evaluate_inpaint(
 
 
 class MeasuredPicture(NamedTuple):
-    """One picture with one mask: its frame, features of the truth's squares for KID; by way of filling the
-    figures ``[places, figures]`` as in :func:`figures`, and features.
+    """The figures of one picture with one mask.
+
+    ``frame``: its name; ``truth``: features of the unmarked picture's squares, for KID; then, for each way of
+    filling, the figures ``[places, figures]`` of :func:`figures`, and the features.
     """
 
     frame: str
@@ -808,6 +818,7 @@ def squares_of(picture: BurnIn) -> list[tuple[slice, slice]]:
 
 
 def _summary(mask: str, found: Sequence[MeasuredPicture]) -> Iterator[dict[str, Any]]:
+    """The figures of each way of filling with this kind of mask."""
     weights = patient_weights([one.frame for one in found])
     real = np.stack([one.truth for one in found])
     names = found[0].values
@@ -826,6 +837,7 @@ def _summary(mask: str, found: Sequence[MeasuredPicture]) -> Iterator[dict[str, 
 
 
 def _by_figure(values: npt.NDArray[np.float64], weights: Floats) -> dict[str, Any]:
+    """The mean of each figure, with its interval."""
     return {figure: mean_interval(values[:, k], weights).as_list(6) for k, figure in enumerate(FIGURES)}
 
 
@@ -837,6 +849,7 @@ def _percentiles(values: npt.NDArray[np.float64]) -> list[float]:
 def _features(
     perception: Perception, picture: Picture, squares: list[tuple[slice, slice]]
 ) -> npt.NDArray[np.float32]:
+    """The features of squares of a picture, for KID."""
     cuts = [picture[square] for square in squares]
     padded = [np.pad(cut, ((0, SIDE - cut.shape[0]), (0, SIDE - cut.shape[1]), (0, 0))) for cut in cuts]
     with torch.inference_mode():

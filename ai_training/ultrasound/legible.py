@@ -92,12 +92,14 @@ class RapidOcr:
         )
 
     def lines(self, crops: Sequence[Picture]) -> list[tuple[str, ...]]:
+        """The texts read in each of these lines, in several views."""
         how = {"use_det": False, "use_rec": True, "use_cls": False}
         return [
             tuple(folded((self._ocr(view, **how).txts or ("",))[0]) for view in views(crop)) for crop in crops
         ]
 
     def everything(self, picture: Picture) -> list[OcrLine]:
+        """All texts that are found in a picture."""
         factor = working_scale(picture)
         large = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
         result = self._ocr(np.ascontiguousarray(large), use_det=True, use_rec=True, use_cls=False)
@@ -117,6 +119,7 @@ class Tesseract:
     name = TESSERACT
 
     def lines(self, crops: Sequence[Picture]) -> list[tuple[str, ...]]:
+        """The texts read in each of these lines, in several views."""
         cuts = [_for_tesseract(view) for crop in crops for view in views(crop)]
         if not cuts:
             return []
@@ -124,6 +127,7 @@ class Tesseract:
         return [tuple(itertools.islice(texts, len(cuts) // len(crops))) for _ in crops]
 
     def everything(self, picture: Picture) -> list[OcrLine]:
+        """All texts that are found in a picture."""
         factor = working_scale(picture)
         large = cv2.resize(brightest(picture), None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
         table = csv.DictReader(
@@ -171,7 +175,7 @@ def views(crop: Picture) -> tuple[Picture, ...]:
 
 
 def _for_tesseract(crop: Picture) -> Picture:
-    """Dark letters on light ground, large, with a rim, as it was made for. Most lettering here is light."""
+    """The picture as Tesseract reads it best: dark letters on light ground, large, with a margin."""
     # Tesseract was made for 300 dpi.
     factor = 40 / max(1, crop.shape[0])
     grey = cv2.resize(brightest(crop), None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
@@ -180,6 +184,7 @@ def _for_tesseract(crop: Picture) -> Picture:
 
 
 def _run(pictures: Sequence[Picture], layout: str, output: str) -> str:
+    """Run Tesseract on pictures; returns its output."""
     with tempfile.TemporaryDirectory() as folder:
         names = [str(Path(folder) / f"{number}.png") for number in range(len(pictures))]
         for name, picture in zip(names, pictures, strict=True):
@@ -385,6 +390,7 @@ def at_most(hits: int, among: int) -> float:
 
 
 def _engine(released: Sequence[LegibleOutcome], name: str) -> dict[str, Any]:
+    """The figures of one OCR engine."""
     counts = [outcome.counts[name] for outcome in released]
     readable = sum(count.before for count in counts)
     left = sum(len(count.left) for count in counts)
@@ -408,8 +414,8 @@ COVERED = 0.9
 
 @dataclass(frozen=True, slots=True)
 class EngineCount:
-    """The counts of one engine on one picture: tokens it could read before, tokens it still can, and other
-    texts. The generator invented these texts.
+    """What one engine read in one picture: tokens before cleaning, tokens after it, and other texts. The
+    texts are invented.
 
     ``elsewhere``: strings of the overlay at any place. ``invented``: strings that the engine reads neither in
     the clean picture nor in the overlay (speckle).
@@ -495,6 +501,7 @@ class LegibilityTest:
     def _read(
         self, engine: OcrEngine, burned: BurnIn, tokens: tuple[Token, ...], cleaned: Picture
     ) -> EngineCount:
+        """Read a picture before and after cleaning with one engine."""
         before = engine.lines([level_crop(burned.image, token.corners) for token in tokens])
         legible = [token for token, texts in zip(tokens, before, strict=True) if is_read(token, texts)]
         after = engine.lines([level_crop(cleaned, token.corners) for token in legible])
@@ -541,4 +548,5 @@ def _ends(corners: Corners) -> tuple[Corners, Corners]:
 
 
 def _box(low: Corners, high: Corners) -> Box:
+    """A box with whole corners."""
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])

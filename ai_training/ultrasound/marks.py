@@ -87,6 +87,7 @@ class MarkFinderGraph(nn.Module):
 
 
 def _block(before: int, after: int) -> nn.Sequential:
+    """Two layers of a convolution."""
     return nn.Sequential(
         nn.Conv2d(before, after, 3, padding=1, bias=False),
         nn.BatchNorm2d(after),
@@ -161,6 +162,7 @@ class MarkBatches(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(stacked), torch.from_numpy(np.stack(targets).astype(np.int64))
 
     def _picture(self, random: np.random.Generator, seed: tuple[int, ...]) -> tuple[Picture, Targets]:
+        """A random picture with its targets, real or synthetic."""
         if self._real and random.random() < self._mix.real:
             return self._real[int(random.integers(len(self._real)))].sample()
         part = self._frames[int(random.integers(len(self._frames)))].read(self._data)
@@ -177,9 +179,7 @@ def targets_of(burned: BurnIn) -> Targets:
 def crop(
     picture: Picture, targets: Targets, side: int, random: np.random.Generator
 ) -> tuple[Picture, Targets]:
-    """A random square, every second time with a marked pixel in it; black where it reaches beyond the
-    picture.
-    """
+    """A random square, black beyond the picture; every second one has a marked pixel."""
     rows, columns = targets.shape
     short = max(0, side - rows), max(0, side - columns)
     picture = np.pad(picture, ((0, short[0]), (0, short[1]), (0, 0)))
@@ -347,10 +347,10 @@ def loss_of(logits: Tensor, targets: Tensor, recipe: MarkRecipe) -> Tensor:
 def choose_threshold(
     finder: MarkFinder, pictures: Sequence[BurnIn], plain: Sequence[Picture]
 ) -> tuple[float, dict[str, float]]:
-    """The lowest threshold at which at most a share :data:`GROWN_AREA` of ``plain``, clean frames, is marked;
-    the highest of :data:`THRESHOLDS` if there is none.
+    """The lowest threshold at which at most a share :data:`GROWN_AREA` of the clean frames ``plain`` is
+    marked.
 
-    Also returns the scores at that threshold.
+    If none is low enough, the highest of :data:`THRESHOLDS`.
     """
     areas = np.zeros(len(THRESHOLDS))
     for picture in plain:
@@ -408,6 +408,8 @@ def torch_finder(network: MarkNetwork) -> MarkFinder:
 
 
 class _MarkRun(RecipeRun[MarkRecipe]):
+    """One training run of the mark detector."""
+
     CHOSEN_BY = "choice"
 
     def __init__(self, data: Path, out: Path, recipe: MarkRecipe) -> None:

@@ -85,10 +85,13 @@ class Canvas:
         return self.clean.shape[1], self.clean.shape[0]
 
     def blank(self) -> Alpha:
+        """An empty stencil of the picture's size."""
         return np.zeros(self.clean.shape[:2], np.uint8)
 
     def sketch(self, *strokes: tuple[Any, ...]) -> Alpha:
-        """The stencil that ``strokes`` draw: functions of OpenCV with what they take after the picture."""
+        """The stencil that ``strokes`` draw: each is a function of OpenCV with its arguments after the
+        picture.
+        """
         alpha = self.blank()
         for draw, *how in strokes:
             draw(alpha, *how)
@@ -134,7 +137,7 @@ T = TypeVar("T")
 
 
 def one(random: Random, choices: Sequence[T]) -> T:
-    """One of ``choices``, all equally likely."""
+    """A random one of ``choices``, all equally likely."""
     return choices[int(random.integers(len(choices)))]
 
 
@@ -173,6 +176,7 @@ def date_text(random: Random, form: str, first_year: int = 1940, last_year: int 
 
 
 def time_text(random: Random) -> str:
+    """A time of day in a random form."""
     hour, minute, second = (int(random.integers(top)) for top in (24, 60, 60))
     forms = (
         f"{hour:02}:{minute:02}:{second:02}",
@@ -241,6 +245,7 @@ def settings(random: Random, lines: int) -> list[str]:
 
 
 def acoustic_output(random: Random) -> str:
+    """A text about acoustic output, such as "MI 1.2"."""
     first, second = random.integers(0, 20, 2) / 10
     forms = (f"MI {first:.1f}", f"TIs {first:.1f}", f"TIb {second:.1f}", f"MI:{first:.1f} TIs:{second:.1f}")
     return one(random, forms)
@@ -268,6 +273,7 @@ def measurement(random: Random) -> str:
 
 
 def hospital(random: Random, korean: bool) -> str:
+    """An invented name of a hospital."""
     return one(random, VOCABULARY["korean_hospitals"] if korean else VOCABULARY["hospitals"])
 
 
@@ -281,6 +287,7 @@ class Face:
 
     @property
     def is_stroked(self) -> bool:
+        """Whether the font is drawn as strokes."""
         return not self.path
 
 
@@ -302,6 +309,7 @@ class Hand:
     angle: float = 0.0
 
     def sized(self, size: float) -> Hand:
+        """The same style at another size."""
         return replace(self, size=max(6, round(size)))
 
 
@@ -370,6 +378,7 @@ def extent(text: str, hand: Hand) -> tuple[int, int]:
 
 
 def _typeset(text: str, hand: Hand, size: int, outline: int) -> Alpha:
+    """The stencil of a text in an outline font."""
     # Letters' height, not em: a font's em is about 1.4 times its capitals.
     font = _font(hand.face.path, round(size * 1.35))
     left, top, right, bottom = font.getbbox(text, stroke_width=1)
@@ -381,6 +390,7 @@ def _typeset(text: str, hand: Hand, size: int, outline: int) -> Alpha:
 
 
 def _plotted(text: str, name: str, size: int, smooth: bool) -> Alpha:
+    """The stencil of a text in a plotter font."""
     # The height of a capital in the units of the Hershey fonts.
     scale = size / 21.0
     strokes = [
@@ -410,6 +420,7 @@ def _plotted(text: str, name: str, size: int, smooth: bool) -> Alpha:
 
 
 def _turned(alpha: Alpha, angle: float) -> Alpha:
+    """The stencil turned by an angle in degrees."""
     if angle % 90 == 0:
         return np.ascontiguousarray(np.rot90(alpha, round(angle / 90)))
     rows, columns = alpha.shape
@@ -421,6 +432,7 @@ def _turned(alpha: Alpha, angle: float) -> Alpha:
 
 
 def _placed(canvas: Canvas, patch: Alpha, left: int, top: int) -> Alpha:
+    """The stencil at a place of a canvas."""
     shift = np.array([[1, 0, left], [0, 1, top]], np.float32)
     return np.asarray(cv2.warpAffine(patch, shift, canvas.size, flags=cv2.INTER_NEAREST), np.uint8)
 
@@ -432,6 +444,7 @@ def _font(path: str, size: int) -> ImageFont.FreeTypeFont:
 
 @cache
 def _hershey(name: str):  # type: ignore[no-untyped-def]
+    """The Hershey font with this name."""
     from HersheyFonts import HersheyFonts
 
     font = HersheyFonts()
@@ -633,15 +646,18 @@ def hand_cursor(canvas: Canvas, place: Point, size: int) -> Alpha:
 
 
 def mouse_cursor(canvas: Canvas, place: Point, size: int) -> Alpha:
+    """A cursor in the shape of an arrow."""
     shape = np.array([(0, 0), (0, 16), (4, 12), (7, 18), (9, 17), (6, 11), (11, 11)]) * size / 18 + place
     return canvas.sketch((cv2.fillPoly, [_whole(shape)], 255))
 
 
 def _at(point: Points) -> Point:
+    """A point on whole pixels."""
     return round(float(point[0])), round(float(point[1]))
 
 
 def _direction(angle: float) -> Points:
+    """The unit vector of an angle."""
     return np.array([np.cos(angle), np.sin(angle)])
 
 
@@ -671,6 +687,7 @@ def _ringed_plus(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -
 
 
 def _diamond(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> None:
+    """Draw a diamond with a dot at its centre."""
     x, y = centre
     corners = np.array([(x - arm, y), (x, y - arm), (x + arm, y), (x, y + arm)], np.int32)
     cv2.polylines(alpha, [corners], True, 255, thick, line)
@@ -678,6 +695,7 @@ def _diamond(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> No
 
 
 def _square(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> None:
+    """Draw an empty square."""
     x, y = centre
     half = max(2, arm * 2 // 3)
     cv2.rectangle(alpha, (x - half, y - half), (x + half, y + half), 255, thick, line)
@@ -752,6 +770,7 @@ def lone_glyphs(canvas: Canvas, random: Random, family: StyleFamily) -> None:
 
 
 def arrows(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
+    """Draw one to three arrows."""
     ink = colour(random)
     for _ in range(int(random.integers(1, 4))):
         length = int(random.uniform(0.03, 0.12) * min(canvas.size)) + 5
@@ -760,6 +779,7 @@ def arrows(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
 
 
 def cursor(canvas: Canvas, random: Random, _family: StyleFamily) -> None:
+    """Draw one cursor or more."""
     size = int(random.integers(12, 26))
     drawer = hand_cursor if random.random() < 0.6 else mouse_cursor
     for _ in range(1 if random.random() < 0.7 else int(random.integers(2, 9))):
@@ -973,6 +993,7 @@ DRAWERS: tuple[tuple[Callable[[Canvas, Random, StyleFamily], None], float], ...]
 def _trace(
     canvas: Canvas, random: Random, points: Points, ink: Colour, kind: MarkClass = MarkClass.CALIPER
 ) -> None:
+    """Draw a dotted line through points."""
     gap, dot = float(random.choice([2, 3, 4, 4, 6, 8])), int(random.choice([1, 1, 2, 3]))
     alpha = dotted_path(canvas, points, max(gap, dot + 1.0), dot, bool(random.random() < 0.5))
     meaning = Meaning.MEASUREMENT if kind is MarkClass.CALIPER else Meaning.ORIENTATION
@@ -985,6 +1006,7 @@ def _arm(canvas: Canvas, random: Random) -> int:
 
 
 def _place(canvas: Canvas, random: Random, low: float, high: float) -> tuple[int, int]:
+    """A random point, between ``low`` and ``high`` of each side."""
     columns, rows = canvas.size
     return int(random.uniform(low, high) * columns), int(random.uniform(low, high) * rows)
 
@@ -999,7 +1021,7 @@ class CleanFrame:
     box: Box
 
     def read(self, data: Path) -> Picture:
-        """The part as RGB ``[rows, columns, 3]``. Raises DataMissing when the file is not there."""
+        """The part as RGB ``[rows, columns, 3]``. Raises DataMissing if the file does not exist."""
         left, top, right, bottom = self.box
         return np.ascontiguousarray(read_rgb(data / self.source / self.file)[top:bottom, left:right])
 
@@ -1036,10 +1058,12 @@ class Storing:
     whole_chroma: bool
 
     def scaled(self, picture: Picture) -> Picture:
+        """The picture at the stored size."""
         size = tuple(round(side * self.factor) for side in (picture.shape[1], picture.shape[0]))
         return np.asarray(cv2.resize(picture, size, interpolation=self.interpolation), np.uint8)
 
     def compressed(self, picture: Picture) -> Picture:
+        """The picture after JPEG, if it is stored so."""
         if self.quality is None:
             return picture
         sampling = (
@@ -1053,7 +1077,9 @@ class Storing:
 
 
 def scene(part: Picture, random: Random) -> Picture:
-    """A whole picture made of a clean part: each at times cut to a sector, on black, tinted, with flow."""
+    """A whole picture around a clean part: at random cut to a sector, placed on black, tinted, with colour
+    flow.
+    """
     if random.random() < 0.5:
         part = np.ascontiguousarray(part[:, ::-1])
     factor = float(random.uniform(0.8, 2.0)) if min(part.shape[:2]) < 300 else float(random.uniform(0.7, 1.3))
@@ -1114,8 +1140,8 @@ GROUNDS: tuple[Colour, ...] = ((0, 0, 0), (20, 20, 30), (45, 45, 45), (0, 0, 90)
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a layout writes on, and how: canvas and its size, random generator, family of styles, font and
-    size; whether names are Korean.
+    """The surface for a layout: canvas, size, random generator, family of styles, font and size; whether
+    names are Korean.
     """
 
     canvas: Canvas
@@ -1127,6 +1153,7 @@ class Page:
     korean: bool
 
     def write(self, token: Token, place: tuple[int, int], hand: Hand, *, right: bool = False) -> None:
+        """Write one token at a place."""
         text, meaning = token
         self.canvas.burn(write(self.canvas, text, place, hand, right=right), MarkClass.TEXT, meaning, text)
 
@@ -1192,10 +1219,12 @@ def _bottom_strip(page: Page) -> None:
 
 
 def _top_left_stack(page: Page) -> None:
+    """The patient's data below one another in the upper left corner."""
     _stack(page, patient_tokens(page), (6, 6))
 
 
 def _centred_heading(page: Page) -> None:
+    """A few of the patient's data, centred at the top."""
     row = int(page.random.integers(2, 12))
     for token in patient_tokens(page)[: int(page.random.integers(1, 4))]:
         look = _fitting(page.hand, token[0], page.columns - 8)
@@ -1287,7 +1316,7 @@ def _results_table(page: Page) -> None:
 
 
 def _inner_labels(page: Page) -> None:
-    """What the sonographer typed onto the picture; now and then a name, upright or along a side."""
+    """Labels on the image itself, as a sonographer types them; sometimes a name, upright or along a side."""
     for _ in range(int(page.random.integers(1, 4))):
         look = page.resized(page.hand, 0.022, 0.06)
         token = (one(page.random, VOCABULARY["sites"]), Meaning.ORIENTATION)
@@ -1322,7 +1351,7 @@ def _slanted_note(page: Page) -> None:
 
 
 def _stack(page: Page, tokens: list[Token], place: tuple[int, int]) -> None:
-    """The first of ``tokens``, one below the other."""
+    """Write the first of ``tokens`` below one another."""
     count = int(page.random.integers(1, len(tokens) + 1))
     page.write_down(tokens[:count], place, page.plain, 3)
 
@@ -1336,7 +1365,7 @@ def _ground(page: Page, box: tuple[int, int, int, int]) -> None:
 
 
 def _fitting(look: Hand, text: str, width: int) -> Hand:
-    """The writing, made smaller until ``text`` fits (not under 7 pixels)."""
+    """The style ``look``, made smaller until ``text`` fits into ``width`` (not under 7 pixels)."""
     needed = extent(text, look)[0]
     return look if needed <= width else look.sized(max(7.0, look.size * width / needed))
 
@@ -1375,6 +1404,7 @@ class BurnIn:
 
     @property
     def mask(self) -> npt.NDArray[np.uint8]:
+        """The drawn pixels: 255, all others 0."""
         return np.where(self.owners > 0, 255, 0).astype(np.uint8)
 
     @property
@@ -1429,7 +1459,7 @@ def store(canvas: Canvas, storing: Storing) -> BurnIn:
 
 
 def _followed(owners: npt.NDArray[np.uint16], changed: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint16]:
-    """Owners at a new size: each changed pixel belongs to the object drawn nearest to it, the others to none.
+    """The owners at a new size: each changed pixel belongs to the nearest drawn object, others to none.
 
     The nearest is looked for before scaling, since a coarser grid steps over thin strokes and lone dots.
     """

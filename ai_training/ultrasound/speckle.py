@@ -1,4 +1,4 @@
-"""``ai-pipeline evaluate despeckle``: speckle, and filters that take it out."""
+"""``ai-pipeline evaluate despeckle``: speckle, and filters that remove it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ STEP = 8
 
 @dataclass(frozen=True, slots=True)
 class Despeckler:
-    """Takes speckle away. ``engine``: ``[1, 1, rows, columns]`` 0..1 → ``despeckled`` of the same size.
+    """Removes speckle. ``engine``: ``[1, 1, rows, columns]`` 0..1 → ``despeckled`` of the same size.
     ``strength``, 0 to 1: the weight of the engine's answer against the picture.
     """
 
@@ -114,6 +114,7 @@ def decibels(amplitudes: Singles) -> Singles:
 
 
 def _spread(part: Singles, axial: float, lateral: float) -> Singles:
+    """The picture blurred by a point spread function."""
     return np.asarray(cv2.GaussianBlur(part, (0, 0), lateral, sigmaY=axial), np.float32)
 
 
@@ -206,7 +207,7 @@ SIDE = 24
 
 
 def texture(before: Singles, after: Singles, head: Bools) -> dict[str, float]:
-    """How much speckle and how much edge a picture (0 to 1) has ``after`` a filter; ``before``: unfiltered.
+    """The amount of speckle and of edges in a picture (0 to 1) ``after`` a filter, compared with ``before``.
 
     ``enl``: equivalent number of looks, mean² over variance of the echoes' power (full speckle: 1). ``cnr``:
     contrast between the inside and the outside of the head, divided by their spread. ``edges``: correlation
@@ -229,7 +230,7 @@ def texture(before: Singles, after: Singles, head: Bools) -> dict[str, float]:
 
 
 def _even_squares(picture: Singles) -> list[tuple[slice, slice]]:
-    """Squares of tissue whose halves differ least from each other, in the picture as it came."""
+    """The squares of tissue whose halves differ least in the unfiltered picture."""
     found = []
     for top in range(0, picture.shape[0] - SIDE + 1, SIDE):
         for left in range(0, picture.shape[1] - SIDE + 1, SIDE):
@@ -244,6 +245,7 @@ def _even_squares(picture: Singles) -> list[tuple[slice, slice]]:
 
 
 def _gradient(picture: Singles) -> Singles:
+    """The steepness of grey levels at each pixel."""
     smooth = cv2.GaussianBlur(picture, (0, 0), 1.0)
     across, down = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
     return np.asarray(np.hypot(across, down), np.float32)
@@ -252,7 +254,7 @@ def _gradient(picture: Singles) -> Singles:
 def evaluate(
     data: Path, split: str, frames: int, models_dir: Path | None = None, report: Report = silent
 ) -> dict[str, Any]:
-    """All figures: noise on ``frames`` frames of ``split``, the others on all of its frames. Raises
+    """All figures: noise on ``frames`` frames of ``split``, and texture and heads on all its frames. Raises
     DataMissing.
     """
     images = head_images(data, split)
@@ -303,7 +305,7 @@ def evaluate(
 
 
 def _noise(made: Filter, pictures: Sequence[Singles], weights: Any, report: Report) -> dict[str, Any]:
-    """PSNR (dB) and SSIM against the frame that the speckle was put on, :data:`WIDE` pixels wide."""
+    """PSNR (dB) and SSIM against the frame without added speckle, at a width of :data:`WIDE` pixels."""
     found: dict[str, Any] = {}
     for name in (*map(str, SIGMAS), "physical"):
         random = np.random.default_rng(5)
@@ -322,4 +324,5 @@ def _noise(made: Filter, pictures: Sequence[Singles], weights: Any, report: Repo
 
 
 def _mean(values: npt.ArrayLike, weights: Any) -> list[float]:
+    """The mean with its interval."""
     return mean_interval(np.asarray(values, np.float64), weights).as_list()

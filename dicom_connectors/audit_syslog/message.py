@@ -33,8 +33,9 @@ from dicom_node.base.store.transitions import utc_now
 
 @dataclass(frozen=True, slots=True)
 class _MessagePart:
-    """What an element may hold: patterns of its children's names, of its attributes (``?``: optional), of its
-    text."""
+    """The content that the schema allows in an element: patterns of its children's names, attributes (``?``:
+    optional) and text.
+    """
 
     children: str = ""
     attributes: Mapping[str, str] = field(default_factory=dict)
@@ -116,6 +117,7 @@ def check_message(message: bytes) -> None:
 
 
 def _check(element: Element) -> None:
+    """Raise FaultyMessage if an element or its children violate the schema."""
     allowed = _CONTENTS.get(element.tag)
     if allowed is None:
         raise ResultRefused("an element that the schema does not have")
@@ -164,11 +166,13 @@ class _AuditedAs:
     """Of an alert: path of its subject, filled with the fields of the record."""
 
 
-def _used(action: str) -> _AuditedAs:
+def _accessed(action: str) -> _AuditedAs:
+    """The codes for access to objects, with the kind of access."""
     return _AuditedAs(_DCM.DICOMInstancesAccessed, action)
 
 
 def _alert(kind: Code, of: str) -> _AuditedAs:
+    """The codes for a security alert of this kind. ``of``: the path of its subject."""
     return _AuditedAs(_DCM.SecurityAlert, "E", kind, of=of)
 
 
@@ -184,17 +188,17 @@ KINDS: Mapping[AuditAction, _AuditedAs] = {
     _A.PASSWORD_SET: _alert(_USERS, "users/{user}"),
     _A.TOKEN_ADDED: _alert(_USERS, "tokens/{token}"),
     _A.TOKEN_REMOVED: _alert(_USERS, "tokens/{token}"),
-    _A.STUDY_SEEN: _used("R"),
+    _A.STUDY_SEEN: _accessed("R"),
     _A.LIST_SEEN: _AuditedAs(_DCM.Query, "E"),
     _A.EXPORTED: _AuditedAs(_DCM.Export, "R"),
     _A.STUDY_SEARCHED: _AuditedAs(_DCM.Query, "E"),
-    _A.STUDY_RERUN: _used("U"),
-    _A.JOB_CHANGED: _used("U"),
-    _A.STUDY_RELEASED: _used("U"),
-    _A.RESULT_WITHDRAWN: _used("D"),
+    _A.STUDY_RERUN: _accessed("U"),
+    _A.JOB_CHANGED: _accessed("U"),
+    _A.STUDY_RELEASED: _accessed("U"),
+    _A.RESULT_WITHDRAWN: _accessed("D"),
     _A.DELIVERY_RETRIED: _AuditedAs(_DCM.BeginTransferringDICOMInstances, "E"),
-    _A.OBJECTS_DELETED: _used("D"),  # not "Study Deleted": its results stay
-    _A.DISCARDED: _used("U"),
+    _A.OBJECTS_DELETED: _accessed("D"),  # not "Study Deleted": its results stay
+    _A.DISCARDED: _accessed("U"),
     _A.SENT_TO_PEER: _AuditedAs(_DCM.BeginTransferringDICOMInstances, "E"),
     _A.UPLOADED: _AuditedAs(_DCM.Import, "C"),
     _A.PEER_SAVED: _alert(_DCM.NetworkConfiguration, "peers/{name}"),
@@ -205,10 +209,10 @@ KINDS: Mapping[AuditAction, _AuditedAs] = {
     _A.STUDIES_FETCHED: _AuditedAs(_DCM.Query, "E"),
     _A.NOTIFIER_TESTED: _alert(_DCM.UseOfRestrictedFunction, "notifications/{notification}"),
     _A.NOTIFIED_AGAIN: _alert(_DCM.UseOfRestrictedFunction, "notifications/{notifications}"),
-    _A.FEEDBACK_GIVEN: _used("U"),
+    _A.FEEDBACK_GIVEN: _accessed("U"),
     _A.ASSESSMENT_SENT: _AuditedAs(_DCM.BeginTransferringDICOMInstances, "E"),
-    _A.RESULTS_ASSESSED: _used("U"),
-    _A.CLEANING_JUDGED: _used("U"),
+    _A.RESULTS_ASSESSED: _accessed("U"),
+    _A.CLEANING_JUDGED: _accessed("U"),
     _A.DECISION_SETTLED: _alert(_DCM.UseOfRestrictedFunction, "decisions/{decision}"),
     _A.MODEL_ACTIVATED: _alert(_DCM.SoftwareConfiguration, "pipelines/{pipeline}"),
     _A.MODEL_ROLLBACK: _alert(_DCM.SoftwareConfiguration, "pipelines/{pipeline}"),
@@ -312,7 +316,7 @@ def _participants(root: Element, row: AuditRow, kind: _AuditedAs, source: AuditS
 
 
 def _alert_subject(root: Element, row: AuditRow, kind: _AuditedAs, source: AuditSource) -> None:
-    """What the alert is about, and a text on it (PS3.15 A.5.3.11): a resource of this node, or the caller."""
+    """Add the subject of an alert (PS3.15 A.5.3.11), a resource of this node or the caller, with a text."""
     details = {key: value for key, value in row.fields.items() if value not in (None, "", [])}
     listed = ", ".join(f"{key}={value}" for key, value in details.items())
     text = {"Alert Description": f"{row.action.value.replace('_', ' ')}{': ' if listed else ''}{listed}"}
@@ -329,6 +333,7 @@ def _alert_subject(root: Element, row: AuditRow, kind: _AuditedAs, source: Audit
 def _object(
     root: Element, name: str, role: str, of: Code, details: Mapping[str, Any], *, person: bool = False
 ) -> None:
+    """Add a participant object, such as a study or a patient."""
     found = SubElement(
         root,
         "ParticipantObjectIdentification",
@@ -347,12 +352,13 @@ def _object(
 
 
 def _code(parent: Element, name: str, code: Code) -> None:
+    """Add a coded value as a child element."""
     words = {"csd-code": code.value, "codeSystemName": code.scheme_designator, "originalText": code.meaning}
     SubElement(parent, name, words)
 
 
 def _base64(value: object) -> str:
-    """As it is: base64 is there to keep what would not be text in XML (PS3.15 A.5.1.1, ValuePair)."""
+    """The value in base64, which keeps characters that XML does not allow (PS3.15 A.5.1.1, ValuePair)."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return base64.b64encode(text.encode(errors="backslashreplace")).decode("ascii")
 
@@ -375,8 +381,8 @@ _OF_A_RERUN = 4  # events that are at most between "rules applied again" and "co
 
 
 def new_records(session: Session, settings: Settings) -> list[AuditRow]:
-    """The audit records, to be added, of events since the last such record; for results one per study and
-    peer.
+    """New audit records for the events since the last such record; for results one record per
+    study and peer.
     """
     after = _last_event(session)
     if after is None:
@@ -399,7 +405,9 @@ def new_records(session: Session, settings: Settings) -> list[AuditRow]:
 
 
 def _last_event(session: Session) -> int | None:
-    """The last event that has a record; at first the one before the node's start, None before any."""
+    """The last event that has a record; without records the last before the node's start, None if there is
+    none.
+    """
     newest = (
         select(AuditRow.fields)
         .where(AuditRow.action.in_(AUDITED.values()))
@@ -414,6 +422,7 @@ def _last_event(session: Session) -> int | None:
 
 
 def _records(session: Session, settings: Settings, found: Sequence[EventRow]) -> Iterator[AuditRow]:
+    """The audit records of these events."""
     sent: dict[tuple[int | None, str], AuditRow] = {}
     for event in found:
         row = AuditRow(
@@ -443,7 +452,7 @@ def _records(session: Session, settings: Settings, found: Sequence[EventRow]) ->
 
 
 def _called(settings: Settings, name: str) -> tuple[str, str]:
-    """AE title and host of a destination; its name where it is configured no more."""
+    """AE title and host of a destination; only its name if it is no longer configured."""
     try:
         peer = settings.peer(name)
     except NotFound:

@@ -22,7 +22,7 @@ from dicom_node.base.events import AUDIT_NOT_MADE, AUDIT_NOT_SENT, AUDIT_SENT_AG
 from dicom_node.base.runner import wait_before_retry
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import AuditRow, Study
-from dicom_node.base.store.transitions import KeptLease, record
+from dicom_node.base.store.transitions import RenewableLease, record
 from dicom_node.deliver.scu import Connections
 
 _T = TypeVar("_T")
@@ -55,6 +55,7 @@ def send(settings: AuditSettings, frames: Sequence[bytes]) -> None:
 
 
 def _send_datagrams(place: tuple[str, int], frames: Sequence[bytes]) -> None:
+    """Send frames by UDP."""
     family, kind, _, _, address = socket.getaddrinfo(*place, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind) as sender:
         for one in frames:
@@ -64,6 +65,7 @@ def _send_datagrams(place: tuple[str, int], frames: Sequence[bytes]) -> None:
 def _send_stream(
     settings: AuditSettings, place: tuple[str, int], frames: Sequence[bytes], connections: Connections
 ) -> None:
+    """Send frames over TLS."""
     context = ssl.create_default_context(cafile=settings.authorities)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if settings.certificate:
@@ -76,9 +78,9 @@ def _send_stream(
 
 
 class _Tls:
-    """TLS whose bytes we move ourselves: an ``SSLSocket`` that ends takes a refusal for the server's own end.
+    """TLS on bytes that this class moves itself.
 
-    Every method raises OSError.
+    When an ``SSLSocket`` ends, it cannot tell a refusal from the server's regular end.
     """
 
     def __init__(self, context: ssl.SSLContext, connection: socket.socket, host: str) -> None:
@@ -108,6 +110,7 @@ class _Tls:
                 pass
 
     def _finish(self, step: Callable[[], _T]) -> _T:
+        """Repeat a step of TLS until it has the bytes that it needs."""
         while True:
             try:
                 result = step()
@@ -131,7 +134,7 @@ class AuditSender:
     def __init__(self, database: Database, settings: Settings, owner: str) -> None:
         self._database = database
         self._settings, self._audit = settings, part(settings, AuditPart).audit
-        self._lease = KeptLease(database, "audit", owner, 2 * self._audit.seconds + 30.0)
+        self._lease = RenewableLease(database, "audit", owner, 2 * self._audit.seconds + 30.0)
         host = socket.gethostname()[:255]
         self._source = AuditSource(settings.node.ae_title, settings.node.ae_title, host, self._audit.site)
         self._failures = 0
@@ -155,7 +158,8 @@ class AuditSender:
         return sent
 
     def send_last(self) -> None:
-        """Send the record of the node's stop, at its end: its event may be read when it is ``LATE`` old.
+        """Send the record of the node's stop; called at its end, because the event is only sent once it is
+        ``LATE`` old.
 
         Others may wait before it, or the pause after a failure not be over.
         """
@@ -165,6 +169,7 @@ class AuditSender:
             pass
 
     def _note_own_events(self) -> None:
+        """Add audit records for new events."""
         with self._database.read() as session:
             found = new_records(session, self._settings)
         if found:
@@ -172,6 +177,7 @@ class AuditSender:
                 session.add_all(found)
 
     def _send_some(self) -> int:
+        """Send the next records; returns how many."""
         waiting = self._waiting()
         if not waiting:
             return 0
@@ -212,6 +218,7 @@ class AuditSender:
         return framed
 
     def _note_faulty(self, faults: Mapping[int, str]) -> None:
+        """Record an event for each record of which no message can be made."""
         if not faults:
             return
         with self._database.write() as session:
@@ -220,6 +227,7 @@ class AuditSender:
         self._faulty |= faults.keys()
 
     def _note_failure(self, error: OSError) -> None:
+        """Wait longer before the next try; the first failure is an event."""
         self._failures += 1
         wait = wait_before_retry(self._failures, self._settings.outbox)
         self._next_at = time.monotonic() + wait.total_seconds()

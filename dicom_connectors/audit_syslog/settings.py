@@ -10,6 +10,7 @@ from dicom_node.base.config.settings import Section
 
 
 def _host_and_port(place: str) -> str:
+    """Refuse a place that is not written as HOST:PORT."""
     if place and not re.fullmatch(r"([^\s:]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}", place):
         raise ValueError("write it as HOST:PORT, such as audit.example.org:6514")
     return place

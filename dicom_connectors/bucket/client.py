@@ -48,7 +48,7 @@ class S3Bucket:
 
     def put(self, key: str, file: Path) -> None:
         """Upload a file under a key that is used for no other content, and check its size in the bucket."""
-        with self._asked(), _bucket_there(file):
+        with self._errors_as_store_away(), _check_bucket(file):
             obstore.put(self._store, key, file)
         self._ask_size(key, file)
 
@@ -59,19 +59,20 @@ class S3Bucket:
         import obstore
 
         try:
-            with self._asked(), _bucket_there(file):
+            with self._errors_as_store_away(), _check_bucket(file):
                 obstore.put(self._store, key, file, mode="create")
         except AlreadyExistsError:
             self._compare(key, file)
         self._ask_size(key, file)
 
     def _ask_size(self, key: str, file: Path) -> None:
+        """Raise StoreAway unless the stored object has the size of the file."""
         if self.size(key) != file.stat().st_size:
             raise StoreAway("the object store shows another size than was put")
 
     def size(self, key: str) -> int | None:
         """The size of an object in bytes, None if it does not exist."""
-        with suppress(FileNotFoundError), self._asked():
+        with suppress(FileNotFoundError), self._errors_as_store_away():
             return int(obstore.head(self._store, key)["size"])
         return None
 
@@ -84,7 +85,7 @@ class S3Bucket:
         temporary = into.with_name(f".{secrets.token_hex(8)}")
         digest = hashlib.sha256()
         try:
-            with temporary.open("xb") as out, self._asked():
+            with temporary.open("xb") as out, self._errors_as_store_away():
                 for block in obstore.get(self._store, key):
                     out.write(block)
                     digest.update(block)
@@ -99,17 +100,17 @@ class S3Bucket:
 
     def delete(self, *keys: str) -> None:
         """Delete objects; missing objects are ignored."""
-        with suppress(FileNotFoundError), self._asked():
+        with suppress(FileNotFoundError), self._errors_as_store_away():
             obstore.delete(self._store, keys)
 
     def keys(self, under: str) -> Iterator[str]:
         """All keys in the folder ``under``."""
-        with self._asked():
+        with self._errors_as_store_away():
             for batch in obstore.list(self._store, under):
                 yield from (item["path"] for item in batch)
 
     def _compare(self, key: str, file: Path) -> None:
-        """An answer that was lost makes us put twice; anything else is another's object."""
+        """Raise StoreAway unless the stored object equals the file: after a lost answer we upload twice."""
         copy = file.with_name(f".{secrets.token_hex(8)}")
         try:
             theirs = self.get(key, copy)
@@ -121,8 +122,8 @@ class S3Bucket:
             raise StoreAway("another worker put this object at the same time")
 
     @contextmanager
-    def _asked(self) -> Iterator[None]:
-        """Raises StoreAway for every failure but FileNotFoundError and AlreadyExistsError.
+    def _errors_as_store_away(self) -> Iterator[None]:
+        """A scope that raises StoreAway for every failure but FileNotFoundError and AlreadyExistsError.
 
         Without the store's own text, which quotes addresses and keys.
         """
@@ -140,8 +141,8 @@ class S3Bucket:
 
 
 @contextmanager
-def _bucket_there(file: Path) -> Iterator[None]:
-    """Where it is not this file that is missing, it is the bucket."""
+def _check_bucket(file: Path) -> Iterator[None]:
+    """A scope that raises StoreAway if the bucket is missing, not ``file``."""
     try:
         yield
     except FileNotFoundError:

@@ -22,7 +22,7 @@ from dicom_node.people.preflight import Found, Tried
 
 
 def hand_over(database: Database, settings: Settings, _owner: str) -> Iterator[Service]:
-    """The thread that uploads what this machine received."""
+    """The service that uploads what this machine received."""
     if bucket := open_bucket(settings):
         yield Service("hand-over", HandOver(database, settings, bucket).run_once)
 
@@ -79,7 +79,7 @@ def probe(settings: Settings) -> Found:
 
 
 def metrics(session: Session) -> Iterator[Gauge]:
-    """What is on the disk of one machine only."""
+    """The metrics of files that only one machine has."""
     count, since = oldest_waiting(session)
     age = 0 if since is None else (utc_now() - since).total_seconds()
     yield Gauge("objects_to_hand_over", "Received objects that are not in the object store.", count)

@@ -54,8 +54,9 @@ class HandOver:
         self._away_since: float | None = None
 
     def run_once(self, stop: threading.Event = NEVER) -> int:
-        """Upload all waiting files of this machine; returns how many. An event tells when the store takes
-        none, and when it takes them again.
+        """Upload all waiting files of this machine; returns how many.
+
+        An event tells when the store stops accepting files, and when it accepts them again.
         """
         done = after = 0
         try:
@@ -76,7 +77,7 @@ class HandOver:
         return done
 
     def _adopt(self) -> None:
-        """Queue, once, the files that were stored before the object store was configured."""
+        """Queue the files that were stored before the object store was configured; only once."""
         for batch in () if self._adopted else batches(Spool(self._data_dir / "spool", 0).stored()):
             unknown = ReceivedObject.spool_name.in_([file.stem for file in batch])
             with self._database.write() as session:
@@ -85,14 +86,14 @@ class HandOver:
         self._adopted = True
 
     def _waiting(self, after: int) -> Sequence[Any]:
-        """Those behind ``after`` in the order in which they came; their files may be on another machine."""
+        """The waiting files with numbers above ``after``, in order; they may be on another machine."""
         chosen = select(ReceivedObject.id, ReceivedObject.path, ReceivedObject.bytes).where(WAITS)
         with self._database.read() as session:
             further = chosen.where(ReceivedObject.id > after).order_by(ReceivedObject.id)
             return session.execute(further.limit(_BATCH)).all()
 
     def _upload(self, batch: Sequence[Any]) -> int:
-        """Put these side by side, and store the hashes of what is there then."""
+        """Upload files in parallel, and store their hashes; returns how many were uploaded."""
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             tried = list(pool.map(self._put, batch))
         puts = zip(batch, tried, strict=True)
@@ -110,7 +111,7 @@ class HandOver:
         return len(hashes)
 
     def _put(self, row: Any) -> str | StoreAway | None:
-        """The hash of what is in the store then; None for a file that is not what was acknowledged."""
+        """Upload a file; returns its hash, or None for a file that differs from the acknowledged object."""
         file = self._data_dir / row.path
         try:
             sha256 = sha256_of(file)
@@ -137,7 +138,7 @@ class LocalCopies:
         self._next = 0.0
 
     def run_once(self, _: threading.Event) -> None:
-        """Trim them once a minute."""
+        """Delete surplus copies, at most once a minute."""
         if time.monotonic() >= self._next:
             self.trim()
             self._next = time.monotonic() + _TRIM_SECONDS
@@ -165,7 +166,7 @@ class LocalCopies:
         return done
 
     def _files(self) -> Iterator[tuple[float, int, Path]]:
-        """When each was used last, its bytes, its path."""
+        """The time of the last use, the size in bytes and the path of each copy."""
         for folder in _FOLDERS:
             for file in (self._data_dir / folder).rglob("[!.]*.dcm"):
                 with suppress(FileNotFoundError):
@@ -182,11 +183,10 @@ def oldest_waiting(session: Session) -> tuple[int, datetime | None]:
 
 
 def refuse_another_key(settings: Settings) -> None:
-    """Read or make the site key, and compare it with the key of the site's first machine: machines without a
-    common folder must share one, else a patient has several pseudonyms.
+    """Read or create the site key, and refuse one that differs from the site's: a patient would have several
+    pseudonyms.
 
-    The comparison uses a value derived from the key, which the first machine left in the bucket. Raises
-    ConfigurationError if the values differ. An unreachable store is asked at the next start.
+    Machines without a common folder compare it with the key of the site's first machine.
     """
     key, bucket = sitekey.load_or_create(settings.node.data_dir), bucket_of(settings)
     if bucket is None:

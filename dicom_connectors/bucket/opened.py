@@ -11,6 +11,7 @@ from dicom_node.base.files import Bucket
 
 @cache
 def _opened(settings: ObjectStoreSettings) -> Bucket:
+    """The bucket of these settings; all callers share one."""
     from dicom_connectors.bucket.client import S3Bucket  # of an extra
 
     return S3Bucket(settings)

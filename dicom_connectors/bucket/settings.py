@@ -15,6 +15,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def _bucket_url(url: str) -> str:
+    """Refuse a URL that is not written as s3://BUCKET/PREFIX."""
     if url and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._/-]*)?", url):
         raise ValueError("write it as s3://BUCKET or s3://BUCKET/PREFIX")
     return url
@@ -54,6 +55,7 @@ class ObjectStoreSettings(Section):
 
     @model_validator(mode="after")
     def _goes_encrypted(self) -> Self:
+        """Refuse plain HTTP to another machine, unless ``allow_http`` is set."""
         host = urlsplit(self.endpoint).hostname
         if self.endpoint.startswith("http://") and host not in _LOOPBACK and not self.allow_http:
             raise ValueError("endpoint: http shows patients' images to the network: use https, or allow_http")
@@ -61,6 +63,7 @@ class ObjectStoreSettings(Section):
 
     @model_validator(mode="after")
     def _has_a_whole_login(self) -> Self:
+        """Refuse one half of a login."""
         if bool(self.access_key_id.get_secret_value()) != bool(self.secret_access_key.get_secret_value()):
             raise ValueError("access_key_id and secret_access_key go together: give both or neither")
         return self

@@ -75,7 +75,7 @@ class DicomwebDestination(HttpDestination):
 
     def _store(self, item: Outgoing) -> SendReport:
         report = _stored(self._client.store_instances([dcmread(item.path)]), item.sop_instance_uid)
-        return UNREADABLE if report is _UNNAMED and not self._peer.may_be_asked else report
+        return UNREADABLE if report is _UNNAMED and not self._peer.answers_queries else report
 
     def _delete(self, item: Outgoing) -> None:
         self._client.delete_instance(item.study_instance_uid, item.series_instance_uid, item.sop_instance_uid)
@@ -92,7 +92,9 @@ class DicomwebDestination(HttpDestination):
         return Confirmation(Presence.NOT_FOUND, "the destination does not show it")
 
     def _search(self, instance: str, *inside: str) -> list[dict[str, Any]] | None:
-        """What is found of this UID; None where the server does not know the study, or has no search."""
+        """The objects with this UID; None if the server does not know the study or does not
+        support searches.
+        """
         try:
             filters = {"SOPInstanceUID": instance}
             return list(self._client.search_for_instances(*inside, search_filters=filters))
@@ -102,7 +104,9 @@ class DicomwebDestination(HttpDestination):
             return None
 
     def _problem(self, error: requests.RequestException) -> SendReport:
-        """A 409 says in its body why each instance failed (PS3.18 10.5.3)."""
+        """The report for a failed request. The body of a 409 says why each instance failed (PS3.18
+        10.5.3).
+        """
         if error.response is not None and status_of(error) == 409:
             with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):  # any idea of a body
                 for failed in Dataset.from_json(error.response.json()).get("FailedSOPSequence") or ():
@@ -111,7 +115,9 @@ class DicomwebDestination(HttpDestination):
 
 
 def _stored(answer: Dataset, uid: str) -> SendReport:
-    """Read the Store Instances Response (PS3.18 I.2) to one object: stored is what it names as stored."""
+    """The report for one object, by the Store Instances Response (PS3.18 I.2): it is stored if it is named as
+    stored.
+    """
     for failed in answer.get("FailedSOPSequence") or ():
         return _failure(failed)
     for stored in answer.get("ReferencedSOPSequence") or ():
@@ -123,12 +129,14 @@ def _stored(answer: Dataset, uid: str) -> SendReport:
 
 
 def _failure(failed: Dataset) -> SendReport:
+    """The report for an object that the server names as failed."""
     if reason := failed.get("FailureReason"):
         return store_report(int(reason))
     return SendReport(SendStatus.REFUSED, "HTTP 409", "refused without a reason")
 
 
 def _value(answer: dict[str, Any], tag: str) -> str:
+    """The first value of an attribute in an answer in DICOM JSON; "" without one."""
     return str((answer.get(tag, {}).get("Value") or [""])[0])
 
 
@@ -144,14 +152,14 @@ _TAGS = {keyword: f"{tag_for_keyword(keyword):08X}" for keyword in STUDY_KEYS}
 
 
 class DicomwebArchive(DicomwebDestination):
-    """A DICOMweb server that is asked for studies; every call has a deadline."""
+    """A DICOMweb server that is queried for studies; every call has a deadline."""
 
     def find(self, query: StudyQuery) -> FoundStudies:
-        """Ask for studies. Raises Unavailable."""
+        """Search for studies. Raises Unavailable."""
         return self._answer(lambda: FoundStudies.fitting(query, self._studies(query)))
 
     def body_parts(self, study_instance_uid: str) -> frozenset[str]:
-        """Ask for series. Raises Unavailable."""
+        """Search for the study's series. Raises Unavailable."""
 
         def ask() -> frozenset[str]:
             rows = self._client.search_for_series(study_instance_uid, fields=[_BODY_PART], limit=_PAGE)
@@ -186,6 +194,7 @@ class DicomwebArchive(DicomwebDestination):
         return Retrieved(RetrieveStatus.ABSENT, 0, "the peer sent nothing of this study")
 
     def _failure(self, error: requests.RequestException, taken: int) -> Retrieved:
+        """The outcome of a failed retrieval."""
         if status_of(error) == 404:
             return Retrieved(RetrieveStatus.ABSENT, text="the peer has no such study")
         report = self._problem(error)
@@ -193,7 +202,7 @@ class DicomwebArchive(DicomwebDestination):
         return Retrieved(status, taken, f"{report.code} {report.text}".strip())
 
     def _studies(self, query: StudyQuery) -> Iterator[dict[str, str]]:
-        """The answers to a search (PS3.18 10.6) as values of STUDY_KEYS; one that is faulty has none."""
+        """The answers to a search (PS3.18 10.6) as values of STUDY_KEYS; empty for a faulty answer."""
         asked = {
             "StudyDate": query.dates,
             "ModalitiesInStudy": query.modality,

@@ -53,7 +53,7 @@ class FhirDestination(HttpDestination):
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
         super().__init__(peer, settings)
-        self._is_queried = peer.may_be_asked
+        self._is_queried = peer.answers_queries
         self._systems = part(peer, FhirPeer).patient_systems
         self._session.headers["Accept"] = _JSON
         self._session.auth = _login(peer)
@@ -88,23 +88,25 @@ class FhirDestination(HttpDestination):
         return Confirmation(Presence.NOT_FOUND, "the server does not show it")
 
     def _remains(self, item: Outgoing) -> Confirmation:
-        """What is entered in error is withdrawn: a record of a patient is not deleted."""
-        left = self._shown(item.sop_instance_uid)
+        """Whether the report is still in force; it is withdrawn by marking it as entered in error, not
+        deleted.
+        """
+        left = self._reports_in_force(item.sop_instance_uid)
         return Confirmation(Presence.FOUND if left else Presence.NOT_FOUND)
 
     def _delete(self, item: Outgoing) -> None:
-        for one in self._shown(item.sop_instance_uid):
+        for one in self._reports_in_force(item.sop_instance_uid):
             try:
                 self._posted(one.withdrawn())
             except FaultyInput as error:  # the server's own resources are not as FHIR has them
                 raise ValueError(str(error)) from None
 
-    def _shown(self, uid: str) -> list[FiledReport]:
-        """What is there of this report: nothing once a newer one has its place, or it is entered in error."""
+    def _reports_in_force(self, uid: str) -> list[FiledReport]:
+        """The reports on the server that show this object, and are neither replaced nor entered in error."""
         return [one for one in self._filed(uid) if one.shows == uid and not _is_gone(one)]
 
     def _posted(self, bundle: str) -> SendReport:
-        """Raises requests.RequestException."""
+        """Post a transaction, and report its outcome. Raises requests.RequestException."""
         headers = {"Content-Type": _JSON, "Prefer": "return=minimal"}
         answer = self._session.post(self._url, data=bundle.encode(), headers=headers, timeout=self._timeout)
         answer.raise_for_status()
@@ -114,7 +116,7 @@ class FhirDestination(HttpDestination):
             return _UNNAMED if self._is_queried else UNREADABLE
 
     def _replaced(self, report: ReportTransaction) -> FiledReport | None:
-        """The report that this one is to take the place of, itself where it has done so already."""
+        """The report on the server that this report replaces, or the report itself if it was sent before."""
         if not report.replaces:
             return None
         filed = self._filed(report.uid, report.replaces)
@@ -123,15 +125,18 @@ class FhirDestination(HttpDestination):
         return next(iter([*mine, *others]), None)
 
     def _filed(self, *uids: str) -> list[FiledReport]:
-        """Reports that the server has under these UIDs, with the Observations of ours that they name."""
+        """The reports that the server has under these UIDs, with those of their Observations that this node
+        made.
+        """
         return [self._with_observations(FiledReport(one)) for one in self._found("DiagnosticReport", *uids)]
 
     def _with_observations(self, filed: FiledReport) -> FiledReport:
+        """The report with its Observations that this node made."""
         observations = [one for place in filed.results for one in self._read(place)]
         return replace(filed, observations=[one for one in observations if filed.owns(one)])
 
     def _read(self, place: str) -> list[Resource]:
-        """The resource at this address, None after somebody has deleted it."""
+        """The resource at this address as a list, which is empty if somebody has deleted it."""
         answer = self._session.get(f"{self._url}/{place}", timeout=self._timeout)
         if answer.status_code in (404, 410):
             return []
@@ -139,7 +144,7 @@ class FhirDestination(HttpDestination):
         return [answer.json()]
 
     def _patient(self, report: ReportTransaction) -> str:
-        """``Patient/ID`` where the server knows exactly one of this identifier, else "".
+        """``Patient/ID`` if the server has exactly one patient with this identifier, else "".
 
         By POST: an address with a Patient ID would stay in the logs of proxies.
         """
@@ -163,12 +168,13 @@ class FhirDestination(HttpDestination):
         return [one for one in _resources(answer, kind) if not {*uids}.isdisjoint(uids_of(one))]
 
     def _resource(self, place: str, **search: str) -> Any:
+        """The JSON at an address of the server. Raises requests.RequestException."""
         answer = self._session.get(f"{self._url}/{place}", params=search, timeout=self._timeout)
         answer.raise_for_status()
         return answer.json()
 
     def _problem(self, error: requests.RequestException) -> SendReport:
-        """With the codes of an OperationOutcome."""
+        """The report for a failed request, with the issue codes of an OperationOutcome."""
         report = super()._problem(error)
         codes = _issues(error.response)
         return replace(report, text=f"{report.text} ({', '.join(codes)})") if codes else report
@@ -187,7 +193,7 @@ def _login(peer: PeerSettings) -> Any:
 
 
 def _capabilities(stated: Any) -> Iterator[Check]:
-    """What a CapabilityStatement says of what delivery needs."""
+    """Checks of what delivery needs, by the server's CapabilityStatement."""
     if stated["resourceType"] != "CapabilityStatement":
         raise ValueError("no CapabilityStatement")
     version = str(stated.get("fhirVersion") or "")[:16]
@@ -203,7 +209,7 @@ def _capabilities(stated: Any) -> Iterator[Check]:
 
 
 def _outcome(answer: Any) -> SendReport:
-    """What became of a transaction (FHIR R4 3.1.0.11.2).
+    """The report for the answer to a transaction (FHIR R4 3.1.0.11.2).
 
     Raises what FAULTY_ANSWER names where the answer does not say it.
     """
@@ -219,7 +225,7 @@ def _outcome(answer: Any) -> SendReport:
 
 
 def _resources(answer: Any, kind: str) -> list[Resource]:
-    """Those of this kind in a searchset. Raises what FAULTY_ANSWER names."""
+    """The resources of this kind in a searchset. Raises the errors that FAULTY_ANSWER names."""
     if answer["resourceType"] != "Bundle" or answer["type"] != "searchset":
         raise ValueError("no searchset")
     found = [one["resource"] for one in answer.get("entry") or ()]
@@ -227,6 +233,7 @@ def _resources(answer: Any, kind: str) -> list[Resource]:
 
 
 def _is_of(patient: Resource, system: str, value: str) -> bool:
+    """Whether the patient has this identifier."""
     identifiers = patient.get("identifier") or ()
     return any((one.get("system"), one.get("value")) == (system, value) for one in identifiers)
 
@@ -237,7 +244,7 @@ def _is_gone(filed: FiledReport) -> bool:
 
 
 def _issues(answer: requests.Response | None) -> list[str]:
-    """The issue codes of an OperationOutcome, no other word of it."""
+    """The issue codes of an OperationOutcome; its texts are not used."""
     try:
         issues = answer.json()["issue"] if answer is not None else ()
         named = {str(one["code"]) for one in issues}

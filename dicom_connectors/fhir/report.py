@@ -107,6 +107,7 @@ def patient_reference(identifier: Resource, found: str = "") -> Resource:
 
 
 def _universal(document: Dataset) -> str:
+    """The system URI of the patient's issuer in the document, "" without one."""
     for item in document.get("IssuerOfPatientIDQualifiersSequence") or ():
         prefix = _URIS.get(str(item.get("UniversalEntityIDType") or ""))
         named = str(item.get("UniversalEntityID") or "")
@@ -139,7 +140,7 @@ def written(document: Dataset) -> str:
 
 
 def _value(kind: type[DA] | type[TM], document: Dataset, keyword: str) -> Any:
-    """A date or time; None where it is none."""
+    """A date or time; None if the attribute has no valid one."""
     try:
         return kind(document.get(keyword) or None)
     except ValueError:
@@ -147,6 +148,7 @@ def _value(kind: type[DA] | type[TM], document: Dataset, keyword: str) -> Any:
 
 
 def _offset(document: Dataset) -> timezone | None:
+    """The time zone that the document states, None without one."""
     return zone_of(str(document.get("TimezoneOffsetFromUTC") or ""))
 
 
@@ -334,7 +336,7 @@ class ReportTransaction:
         return transaction([*entries, updated(report, now), *map(marked, earlier.observations)])
 
     def _entries(self, subject: Resource) -> tuple[list[Resource], Resource]:
-        """Those of study, models, findings and numbers; and the report."""
+        """The entries for study, models, findings and numbers; and the entry of the report."""
         study = created(
             _filled(
                 resourceType="ImagingStudy",
@@ -351,6 +353,7 @@ class ReportTransaction:
         return [study, *devices.values(), *observations], report
 
     def _report(self, subject: Resource, study: Resource, results: Sequence[Resource]) -> Resource:
+        """The DiagnosticReport, with its results."""
         codes = [*self._procedures(), _IMAGING_STUDY]
         accession = str(self._document.get("AccessionNumber") or "")
         order = {
@@ -374,14 +377,16 @@ class ReportTransaction:
 
     @property
     def _statement(self) -> str:
-        """It names the models, else the pipeline, the last of Software Versions (0018,1020) in results."""
+        """The sentence on who made the report: the models, else the pipeline, by Software Versions
+        (0018,1020).
+        """
         models = ", ".join(f"{name}@{version}" for name, version, _ in self._models)
         *_, pipeline = listed(self._document.get("SoftwareVersions")) or ("unknown",)
         return f"AI, {models or pipeline.replace(' ', '@')}, not for diagnostic use, not assessed when made"
 
     @cached_property
     def _models(self) -> list[tuple[str, str, str]]:
-        """Name, version and Device UID (0018,1002) of each."""
+        """Name, version and Device UID (0018,1002) of each model."""
         return [
             (str(item.ManufacturerModelName), str(item.SoftwareVersions), str(item.DeviceUID))
             for item in self._document.get("ContributingEquipmentSequence") or ()
@@ -390,10 +395,11 @@ class ReportTransaction:
 
     @property
     def _when(self) -> str:
+        """The time of the study."""
         return date_time(self._document, "StudyDate", "StudyTime")
 
     def _procedures(self) -> list[Resource]:
-        """What was examined, in codes of LOINC: those of the source, else what is reported."""
+        """The LOINC codes of what was examined: those of the source, else the procedure reported."""
         performed = self._document.get("PerformedProcedureCodeSequence") or ()
         reported = [
             code
@@ -411,6 +417,7 @@ class ReportTransaction:
         ]
 
     def _devices(self) -> Iterator[tuple[str, Resource]]:
+        """A Device for each model, by the model's name and version."""
         for name, version, uid in self._models:
             yield (
                 f"{name} {version}",
@@ -450,6 +457,7 @@ class ReportTransaction:
             )
 
     def _finding(self, finding: StatedFinding) -> Resource:
+        """The elements of an Observation on a finding."""
         code, display = _INTERPRETATIONS[finding.decision]
         meaning = {"system": f"{_HL7}/v3-ObservationInterpretation", "code": code, "display": display}
         return {
@@ -467,6 +475,7 @@ class ReportTransaction:
         }
 
     def _measurement(self, number: StatedNumber) -> Resource:
+        """The elements of an Observation on a measurement."""
         of_fetus = f", fetus {number.fetus}" if number.fetus else ""
         fetus = derived_uid("fhir fetus", str(self._document.StudyInstanceUID), number.fetus)
         value, scheme = number.code
@@ -483,7 +492,7 @@ class ReportTransaction:
         }
 
     def _side(self, sites: Sequence[StatedCode]) -> list[Resource]:
-        """The side in code: bodySite of R4 is one concept, which has no part for it."""
+        """The side as a code, in an extension: bodySite of R4 has only one concept."""
         return [
             {
                 "code": concept(self._systems, *_LATERALITY),
@@ -502,9 +511,10 @@ class ReportTransaction:
 
 
 def _quantity(value: str, unit: str) -> Resource:
+    """A Quantity in UCUM."""
     return {"value": float(value), "unit": unit, "system": UNITS, "code": unit}
 
 
 def _filled(**elements: Any) -> Resource:
-    """Elements that say something: FHIR has no empty ones."""
+    """The elements that have a value: FHIR does not allow empty ones."""
     return {name: value for name, value in elements.items() if value}

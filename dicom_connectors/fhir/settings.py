@@ -1,4 +1,4 @@
-"""What a peer with ``transport = "fhir"`` has besides."""
+"""The settings that a peer with ``transport = "fhir"`` has in addition."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _URI = r"^(urn:|https?://)[!-~]{1,240}$"
 
 
 class FhirPeer(Section):
-    """Added to ``[[peers]]``."""
+    """The keys of FHIR peers in ``[[peers]]``."""
 
     by_url: ClassVar = frozenset({"fhir"})
     token: Secret = Field("", validate_default=True, examples=["${file:/run/secrets/ehr}"])
@@ -33,12 +33,14 @@ class FhirPeer(Section):
     @model_validator(mode="before")
     @classmethod
     def _gets_reports(cls, given: Any) -> Any:
+        """Set that a FHIR peer gets reports, if its settings do not say what it gets."""
         if isinstance(given, dict) and given.get("transport") == "fhir":
             return {"results": (ResultKind.SR,), **given}
         return given
 
     @model_validator(mode="after")
     def _gets_reports_only(self) -> Self:
+        """Refuse keys that do not fit a FHIR server."""
         peer = cast("PeerSettings", self)
         if peer.transport != "fhir":
             return self

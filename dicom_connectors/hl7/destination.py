@@ -102,6 +102,7 @@ class Hl7Destination(PeerCaller):
         return [Check("connection", True, f"{how} in {took}; nothing was sent")]
 
     def _send(self, item: Outgoing) -> SendReport:
+        """Send the message of one object."""
         reports = [
             SentReport(one.path, one.rule)
             for one in (item, *item.former)
@@ -124,6 +125,7 @@ class Hl7Destination(PeerCaller):
                 return self._unreachable(error)
 
     def _exchange(self, connection: socket.socket, message: bytes, number: str) -> SendReport:
+        """Send a message, and wait for its acknowledgement."""
         try:
             connection.sendall(_START + message + _END)
             block = _answer(connection)
@@ -136,6 +138,7 @@ class Hl7Destination(PeerCaller):
         return CUT_OFF if self._connections.timed_out else block
 
     def _context(self, item: Outgoing) -> MessageContext:
+        """Sender, receiver and site fields of a message on this object."""
         url = self._settings.console.url.rstrip("/")
         return MessageContext(
             sender=self._settings.node.ae_title,
@@ -146,7 +149,7 @@ class Hl7Destination(PeerCaller):
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[socket.socket]:
-        """A connection, after the handshake of TLS where the peer has it. Raises OSError."""
+        """A scope with a connection, after the TLS handshake if the peer has TLS. Raises OSError."""
         host, port = self._peer.host, self._peer.port
         if self._connections.closed or port is None:
             raise OSError("not tried")
@@ -162,13 +165,16 @@ class Hl7Destination(PeerCaller):
             yield connection
 
     def _wrapped(self, raw: socket.socket, host: str) -> socket.socket:
+        """The connection under TLS, if the peer has it."""
         if not self._peer.tls:
             return raw
         context = client_tls(self._settings)
         return context.wrap_socket(raw, server_hostname=host, do_handshake_on_connect=False)
 
     def _unreachable(self, error: OSError) -> SendReport:
-        """Why there is no connection. A certificate that is not accepted waits for a person, as others do."""
+        """The report for a failed connection. If a certificate is not accepted, a person must act, so it is
+        no outage.
+        """
         whom = f"{self._peer.host}:{self._peer.port}"
         if self._connections.refused:
             why = self._connections.refused
@@ -194,7 +200,7 @@ def _acknowledged(block: bytes, number: str) -> SendReport:
 
 
 def _answer(connection: socket.socket) -> bytes | SendReport:
-    """The block that comes, without its frame; or why there is none. Raises OSError."""
+    """The next message from the peer, without its frame; or a report of why none came. Raises OSError."""
     data = b""
     while True:
         piece = connection.recv(4096)

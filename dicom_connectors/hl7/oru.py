@@ -109,16 +109,19 @@ def escaped(text: str) -> str:
 
 @cache
 def _string() -> Any:
+    """The string type of the HL7 library, imported when it is used."""
     from hl7apy.v2_5_1 import ST
 
     return ST
 
 
 def _joined(component: Component) -> str:
+    """A component as text, its subcomponents with & between them."""
     return escaped(component) if isinstance(component, str) else "&".join(map(escaped, component)).rstrip("&")
 
 
 def _fill(target: Any, segment: SegmentFields) -> None:
+    """Copy the fields of a segment to the library's segment."""
     for number, repetitions in sorted(segment.fields.items()):
         for components in repetitions:
             if text := "^".join(components).rstrip("^"):
@@ -221,7 +224,7 @@ def _observations(report: Dataset, context: MessageContext, status: str) -> Iter
 
 
 def _place(row: SegmentFields) -> tuple[str, str]:
-    """What a receiver finds the row by: the code of OBX-3, and OBX-4."""
+    """The key by which a receiver finds a row: the code of OBX-3, and OBX-4."""
     return row.fields[3][0][0], row.fields[4][0][0]
 
 
@@ -240,6 +243,7 @@ def _reason(note: Dataset) -> SegmentFields:
 
 
 def _header(document: Dataset, context: MessageContext) -> SegmentFields:
+    """MSH: the header of the message."""
     header = SegmentFields("MSH")
     header.put(3, context.sender)
     header.put(5, context.receiver)
@@ -300,7 +304,7 @@ def _order(
     changed_by: Dataset,
     number: int = 1,
 ) -> list[SegmentFields]:
-    """ORC and OBR. Placer and filler order number stand in both (4.5.1.2).
+    """The segments ORC and OBR; placer and filler order number are in both (4.5.1.2).
 
     The filler order number is one for each study and rule: a newer report of the rule replaces the older one,
     and never that of another rule. ``changed_by``: the document whose time is that of the status (OBR-22).
@@ -324,6 +328,7 @@ def _order(
 
 
 def _procedure(document: Dataset) -> tuple[str, str, str]:
+    """The procedure of the study: code, meaning and coding system."""
     for item in document.get("ProcedureCodeSequence") or ():
         if value := _value(item, "CodeValue"):
             return value, _value(item, "CodeMeaning"), _scheme(_value(item, "CodingSchemeDesignator"))
@@ -331,13 +336,16 @@ def _procedure(document: Dataset) -> tuple[str, str, str]:
 
 
 def _finding(stated: StatedFinding) -> list[SegmentFields]:
-    """The finding is asked for, and its decision answers: Suspected, Absent, Undetermined."""
+    """Rows for a finding: its name is the question of OBX-3, its decision the answer (Suspected, Absent,
+    Undetermined).
+    """
     value, scheme = stated.code
     decision = _coded(envelope.DECISIONS[stated.decision])
     return [_row("CWE", [Code(value, scheme, stated.meaning)], *decision), *_side(stated.sites)]
 
 
 def _number(stated: StatedNumber) -> list[SegmentFields]:
+    """Rows for a measurement."""
     row = _row("NM", _quantity(stated), format(Decimal(repr(stated.value)), "f"))
     unit, of_scheme = stated.unit
     row.put(6, unit, unit, _scheme(of_scheme))
@@ -346,7 +354,7 @@ def _number(stated: StatedNumber) -> list[SegmentFields]:
 
 
 def _quantity(stated: StatedNumber) -> list[Code]:
-    """What was measured: a code of its own for the quantity at its site, then that of the quantity.
+    """The codes of what was measured: one for the quantity at its site, then the quantity's.
 
     A receiver tells numbers apart by OBX-3.1: "width" would be one row for heart and thorax. A code of LOINC,
     and one of ours, names its site already.
@@ -381,6 +389,7 @@ def _row(kind: str, concepts_of: Sequence[Code], *value: str) -> SegmentFields:
 
 
 def _coded(concept: Code) -> tuple[str, str, str]:
+    """Code, meaning and coding system of a concept."""
     return str(concept.value), str(concept.meaning), _scheme(str(concept.scheme_designator))
 
 
@@ -432,7 +441,7 @@ def _time(document: Dataset, what: str) -> str:
 
 
 def _value(dataset: Dataset, keyword: str) -> str:
-    """The value as text; of several what stood in the file, with the backslashes between them."""
+    """The value as text; several values with the backslashes between them."""
     value = dataset.get(keyword)
     values = value if isinstance(value, MultiValue) else [value]
     return "\\".join("" if one is None else str(one) for one in values)

@@ -1,4 +1,6 @@
-"""What a peer with ``transport = "hl7"`` has besides: fields that a site fills in its own way."""
+"""The settings that a peer with ``transport = "hl7"`` has in addition: fields that a site fills in its own
+way.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,7 @@ def parsed_field(key: str) -> tuple[str, int, int | None]:
 
 
 class Hl7Peer(Section):
-    """Added to ``[[peers]]``."""
+    """The keys of HL7 peers in ``[[peers]]``."""
 
     by_address: ClassVar = frozenset({"hl7"})
     takes_over: ClassVar = frozenset({"hl7"})  # MSA-1 AA
@@ -89,6 +91,7 @@ class Hl7Peer(Section):
     @field_validator("deidentify", mode="before", check_fields=False)
     @classmethod
     def _names_the_patient(cls, deidentify: Any, info: ValidationInfo) -> Any:
+        """Refuse ``deidentify``: a message names the patient."""
         is_set = TypeAdapter(bool).validate_python(deidentify)  # before the core: its remedy is no HL7 peer's
         if is_set and info.data.get("transport") == "hl7":
             raise ValueError('a message of transport = "hl7" names the patient: leave out deidentify')
@@ -96,6 +99,7 @@ class Hl7Peer(Section):
 
     @model_validator(mode="after")
     def _can_take_messages(self) -> Self:
+        """Refuse keys that do not fit a receiver of messages."""
         peer = cast("PeerSettings", self)
         if peer.transport != "hl7":
             if self.hl7_fields:

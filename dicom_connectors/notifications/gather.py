@@ -57,8 +57,10 @@ class Message:
 
 
 def written(name: str, node: str, chosen: Sequence[tuple[int, Mapping[str, Any]]]) -> Message:
-    """The message of the notification ``name`` on these events, each with its number: ``at``,
-    ``fields``, ``link``, ``findings``, ``result``.
+    """The message of the notification ``name``.
+
+    ``chosen``: the events with their numbers; each has the keys ``at``, ``fields``, ``link``, ``findings``,
+    ``result``.
     """
     by_number: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
     for number, event in chosen:
@@ -91,7 +93,7 @@ def written(name: str, node: str, chosen: Sequence[tuple[int, Mapping[str, Any]]
 
 
 def _headline(same: Sequence[Mapping[str, Any]]) -> str:
-    """``Suspected: Pneumothorax``, or how well the study was assessed; "" of events for an admin."""
+    """The first line of events about patients, such as ``Suspected: Pneumothorax``; "" for other events."""
     if named := list(dict.fromkeys(name for event in same for name in event["findings"])):
         return f"Suspected: {', '.join(named[:_EXAMPLES])}"
     return next((event["result"][0] for event in same if event["result"]), "").rstrip(".")
@@ -141,6 +143,7 @@ class Gatherer:
         return done
 
     def _gather(self, rule: NotificationSettings, behind: int | None) -> int:
+        """Write the notification that is due for one rule; returns how many."""
         # The conditions that notify by it, by the name of their rule for studies.
         conditions = {
             one.name: [condition for condition in one.then if rule.name in condition.notify]
@@ -159,7 +162,7 @@ class Gatherer:
                 return 0
             # Events for which this rule has no notification yet.
             known = exists().where(NotifiedEvent.rule == rule.name, NotifiedEvent.event_id == EventRow.id)
-            numbers = _asked_for(rule) | (WITH_FINDINGS if rule.findings else frozenset())
+            numbers = _wanted_events(rule) | (WITH_FINDINGS if rule.findings else frozenset())
             numbers |= numbers_for(one for some in conditions.values() for one in some)
             new = EventRow.id > cursor.offset, EventRow.number.in_(numbers), ~known
             rows = session.scalars(select(EventRow).where(*new).order_by(EventRow.id).limit(_AT_ONCE)).all()
@@ -190,8 +193,9 @@ class Gatherer:
         row: EventRow,
         known: Mapping[str, Sequence[ResultSettings]],
     ) -> dict[str, Any]:
-        """The event as a message has it, empty where the rule does not ask for it. ``known``: conditions that
-        notify by it, by the rule for studies that has them.
+        """The event as a message shows it; empty if the notification does not want it.
+
+        ``known``: for each rule for studies, the conditions that send this notification.
         """
         found, result = list[str](), list[str]()
         conditions = list[ResultSettings]()
@@ -211,7 +215,7 @@ class Gatherer:
         words = {one.when for one in conditions if row.number in numbers_for([one]) and not one.finding}
         result += [_IN_WORDS[word] for word in sorted(words)]
         is_own = row.fields.get("notification") == rule.name  # that it could not be sent cannot be sent
-        if is_own or not (found or words or row.number in _asked_for(rule)):
+        if is_own or not (found or words or row.number in _wanted_events(rule)):
             return {}
         url = self._settings.console.url
         return {
@@ -333,6 +337,6 @@ def numbers_for(conditions: Iterable[ResultSettings]) -> set[int]:
     return found
 
 
-def _asked_for(rule: NotificationSettings) -> set[int]:
-    """The numbers of the events that ``rule`` wants all of; of others only those with a wanted finding."""
+def _wanted_events(rule: NotificationSettings) -> set[int]:
+    """The numbers of the events that the notification always wants; others it wants only with a finding."""
     return {event.number for occasion in rule.on for event in EVENTS[occasion]} | set(rule.events)

@@ -70,11 +70,11 @@ class Notifier(Lane[Notification]):
         return super().run_once(stop)
 
     def waits(self) -> Sequence[ColumnElement[bool]]:
-        """Those that are neither sent nor given up."""
+        """SQL conditions for notifications that are neither sent nor given up."""
         return (Notification.state == NotificationState.PENDING,)
 
     def work(self, row: Notification, _: threading.Event) -> Outcome:
-        """Send it once."""
+        """Send the notification once."""
         rules = part(self._settings, NotificationsPart).notifications
         rule = next((one for one in rules if one.name == row.rule), None)
         if rule is None:
@@ -89,7 +89,7 @@ class Notifier(Lane[Notification]):
         return Retry(answer.text)
 
     def move(self, session: Session, row: Notification, outcome: Outcome) -> None:
-        """Sent, given up, or still pending."""
+        """Mark the notification as sent or given up; after any other outcome it stays pending."""
         known: dict[str, Any] = {"notification": row.rule, "id": row.key, "reason": outcome.why}
         if isinstance(outcome, Done):
             row.state, row.sent_at = NotificationState.SENT, utc_now()
@@ -130,7 +130,7 @@ def send_mail(settings: MailSettings, to: Sequence[str], message: Message, key: 
 
 
 def _meaning(settings: MailSettings, error: Exception) -> Answer:
-    """A failure, without what the server says."""
+    """The answer for a failure to send, without the server's own words."""
     match error:
         case smtplib.SMTPAuthenticationError(smtp_code=code):
             return Answer(False, f"the server refuses user name or password ({code})", code >= 500)
@@ -160,14 +160,14 @@ class _Client(smtplib.SMTP):
         return self._tls.wrap_socket(plain, server_hostname=host) if self._tls else plain
 
     def getreply(self) -> tuple[int, bytes]:
-        """The next answer, as far as the limit goes."""
+        """Read the next answer, up to a limit."""
         if self.file is None and self.sock is not None:
             self.file = _Limited(self.sock.makefile("rb"))
         return super().getreply()
 
 
 class _Limited:
-    """What the server says, up to a limit."""
+    """A reader of the server's answers, up to a limit."""
 
     def __init__(self, file: Any) -> None:
         self._file, self._left, self.close = file, _MAXIMUM_ANSWER_BYTES, file.close

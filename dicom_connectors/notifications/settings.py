@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def _mail_address(address: str) -> str:
+    """Refuse a text that is no mail address."""
     if not (
         re.fullmatch(r"[^@\s<>,;:\"]+@[^@\s<>,;:\"]+", address)
         and address.isascii()
@@ -63,6 +64,7 @@ class MailSettings(Section):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
+        """Refuse a mail server without the keys that it needs."""
         if self.host and not self.sender:
             raise ValueError("sender is missing: the address that our e-mail comes from")
         if self.username and self.security == "none":
@@ -97,12 +99,14 @@ class NotificationSettings(Section):
     @field_validator("url")
     @classmethod
     def _is_an_address(cls, url: SecretStr) -> SecretStr:
+        """Refuse a URL of another form."""
         if (given := url.get_secret_value()) and not re.match(r"https?://[^/\s@]+", given):
             raise ValueError("must begin with https:// or http:// and a host, without user and password")
         return url
 
     @model_validator(mode="after")
     def _says_to_whom(self) -> Self:
+        """Refuse a notification without a receiver, or with two kinds of them."""
         if bool(self.to) == bool(self.url.get_secret_value()):
             raise ValueError("give either to (e-mail) or url (webhook)")
         if self.token.get_secret_value() and self.to:
@@ -111,7 +115,7 @@ class NotificationSettings(Section):
 
     @property
     def kind(self) -> Literal["e-mail", "webhook"]:
-        """By e-mail or by webhook."""
+        """How the notification is sent: by e-mail or by webhook."""
         return "e-mail" if self.to else "webhook"
 
 
@@ -123,14 +127,16 @@ class NotificationsPart(Section):
 
     @property
     def watched_findings(self) -> Mapping[str, Sequence[str]]:
-        """Findings that are waited for, by the key that names them."""
+        """The findings that notifications wait for, by the key of the setting."""
         ours = [one for one in self.notifications if one.findings]
         further = {f"notifications.{one.name}.findings": one.findings for one in ours}
         return {**cast("Settings", super()).watched_findings, **further}
 
 
 def check_keys(settings: Settings, read: TomlFiles) -> None:
-    """Notifications of the same name, of nothing, or without a mail server; rules that name none of them."""
+    """Add mistakes: duplicate names, notifications of nothing or without a mail server, and rules that name a
+    missing one.
+    """
     ours = part(settings, NotificationsPart)
     read.check_names("notifications")
     names = [name for _, name in read.numbered_names("notifications")]

@@ -62,7 +62,7 @@ def unusable(reason: str) -> Unavailable:
 
 
 def name_at(local: str, domain: str) -> str:
-    """A name with an @, such as "anna@example.org", which no name of a user of this node has."""
+    """A user name such as "anna@example.org"; the node's own users have no @ in their names."""
     return f"{_FOREIGN.sub('-', local)[:32]}@{_FOREIGN.sub('-', domain)[:31]}"
 
 
@@ -115,7 +115,7 @@ def enter(
 def _refusal(
     session: Session, user: UserAccount | None, name: str, roles: list[UserRole], *, sees_none: bool
 ) -> str:
-    """Why a person whom the hospital knows is not let in, "" where nothing is in the way."""
+    """Why a person whom the hospital knows may not sign in; "" if they may."""
     if user and user.disabled:
         return "This account is disabled here: an admin of the node enables it."
     if not roles:

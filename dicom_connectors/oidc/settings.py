@@ -33,6 +33,7 @@ def is_safe(url: str) -> bool:
 
 
 def _provider(url: str) -> str:
+    """Refuse the URL of a provider that does not begin with https://."""
     if not is_safe(checked_url(url)):
         raise ValueError("must begin with https://: whoever changes its answers signs in as anybody")
     return url
@@ -74,26 +75,27 @@ class OidcSettings(Section):
 
 
 class OidcConsole(Section):
-    """Added to ``[console]``."""
+    """The table ``[console.oidc]`` of the console's settings."""
 
     oidc: OidcSettings | None = None
     """Accounts of the hospital; absent: users of this node only. Needs console.url and the extra oidc."""
 
     @model_validator(mode="after")
-    def _is_found_again(self) -> Self:
+    def _needs_https_url(self) -> Self:
+        """Refuse a console address to which the provider cannot safely send browsers back."""
         if self.oidc and not is_safe(cast("ConsoleSettings", self).url):
             raise ValueError("oidc sends browsers back to url: set it to the console's address with https://")
         return self
 
 
 def check_senders(settings: Settings, read: TomlFiles) -> None:
-    """Whoever is limited to senders that never call would see nothing."""
-    from dicom_node.base.config.loading import never_calls
+    """Warn of users limited to senders that never call: they would see nothing."""
+    from dicom_node.base.config.loading import why_never_calls
 
     accounts = part(settings.console, OidcConsole).oidc
     for group, titles in accounts.senders.items() if accounts else ():
         for title in titles:
-            if title != ALL and (remedy := never_calls("calling_ae", title, settings, read)):
+            if title != ALL and (remedy := why_never_calls("calling_ae", title, settings, read)):
                 read.add(("console", "oidc", "senders", group), repr(title), remedy)
 
 

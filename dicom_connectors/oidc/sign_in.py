@@ -52,7 +52,7 @@ class _IdentityProvider:
     metadata: Mapping[str, Any]
 
     def address(self, endpoint: str) -> str:
-        """Of an endpoint. Raises ValueError for one to which nothing may be sent."""
+        """The address of an endpoint. Raises ValueError if nothing may be sent to it."""
         found = self.metadata[endpoint]
         if not is_safe(found):
             raise ValueError(f"{endpoint} is no address with https")
@@ -69,7 +69,7 @@ def begin(settings: Settings, secret: str) -> str:
 
     Raises Unavailable, NotFound if no provider is configured.
     """
-    with _asked(settings) as provider:
+    with _provider_in_time(settings) as provider:
         wanted = (
             {"acr_values": " ".join(provider.settings.acr_values)} if provider.settings.acr_values else {}
         )
@@ -96,7 +96,7 @@ def finish(
         users.refuse_too_many(session, address)
     try:
         _check(oidc, secret, answer)
-        with _asked(settings) as provider:
+        with _provider_in_time(settings) as provider:
             claims = _claims(provider, secret, answer["code"])
             groups = _groups(provider, claims)
     except SignInRefused as error:
@@ -115,7 +115,7 @@ def sign_out_address(settings: Settings) -> str:
 
     Raises Unavailable, NotFound if no provider is configured.
     """
-    with _asked(settings) as provider:
+    with _provider_in_time(settings) as provider:
         if "end_session_endpoint" not in provider.metadata:
             return ""
         back = f"{settings.console.url.rstrip('/')}/sign-in"
@@ -124,18 +124,21 @@ def sign_out_address(settings: Settings) -> str:
 
 
 def _derived(secret: str, purpose: str) -> str:
-    """A value for one sign-in. Who knows one of them knows neither the others nor the secret."""
+    """A value for one sign-in, by its purpose. From one value neither another nor the secret can
+    be computed.
+    """
     return hashlib.sha256(f"{purpose} {secret}".encode()).hexdigest()
 
 
 def _configured(settings: Settings) -> OidcSettings:
+    """The settings of the provider. Raises NotFound without them."""
     if not (oidc := part(settings.console, OidcConsole).oidc):
         raise NotFound("There is no such page.")
     return oidc
 
 
 def _check(oidc: OidcSettings, secret: str, answer: Mapping[str, str]) -> None:
-    """Raise SignInRefused for an answer that is not of this browser's sign-in, or no consent."""
+    """Raise SignInRefused for an answer to another browser's sign-in, or without consent."""
     state = answer.get("state", "").encode(errors="replace")
     if not secret or not hmac.compare_digest(state, _derived(secret, "state").encode()):
         raise SignInRefused("This sign-in was not begun in this browser, or too long ago: begin again.")
@@ -146,8 +149,10 @@ def _check(oidc: OidcSettings, secret: str, answer: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def _asked(settings: Settings) -> Iterator[_IdentityProvider]:
-    """The provider, within its time. Raises Unavailable and NotFound."""
+def _provider_in_time(settings: Settings) -> Iterator[_IdentityProvider]:
+    """A scope in which the provider can be called, within a time. Raises Unavailable and
+    NotFound.
+    """
     from authlib.common.errors import AuthlibBaseError
     from joserfc.errors import JoseError
 
@@ -158,7 +163,7 @@ def _asked(settings: Settings) -> Iterator[_IdentityProvider]:
             with connections.within(oidc.seconds), BoundedSession(connections) as session:
                 if oidc.authorities:
                     session.verify = str(oidc.authorities)
-                yield _found(settings, oidc, session)
+                yield _discovered(settings, oidc, session)
         except requests.RequestException as error:
             late = connections.timed_out or isinstance(error, requests.Timeout)
             raise unusable("no answer in time" if late else type(error).__name__) from None
@@ -166,8 +171,8 @@ def _asked(settings: Settings) -> Iterator[_IdentityProvider]:
             raise unusable(f"an answer that cannot be read: {type(error).__name__}") from None
 
 
-def _found(settings: Settings, oidc: OidcSettings, session: BoundedSession) -> _IdentityProvider:
-    """OpenID Connect Discovery 1.0, section 4."""
+def _discovered(settings: Settings, oidc: OidcSettings, session: BoundedSession) -> _IdentityProvider:
+    """The provider as it describes itself (OpenID Connect Discovery 1.0, section 4)."""
     from authlib.integrations.requests_client import OAuth2Session
     from authlib.oauth2.client import OAuth2Client
 
@@ -194,7 +199,7 @@ def _found(settings: Settings, oidc: OidcSettings, session: BoundedSession) -> _
 
 
 def _json(session: BoundedSession, oidc: OidcSettings, address: str, token: str = "") -> dict[str, Any]:
-    """What is at an address. Raises requests.RequestException and ValueError."""
+    """The JSON object at an address. Raises requests.RequestException and ValueError."""
 
     def shown(request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Instead of a login that ~/.netrc may have for this host."""
@@ -208,6 +213,7 @@ def _json(session: BoundedSession, oidc: OidcSettings, address: str, token: str 
 
 
 def _small(answer: requests.Response) -> dict[str, Any]:
+    """The JSON object in an answer of limited size. Raises ValueError."""
     if len(answer.content) > _LARGEST:
         raise ValueError("the answer is too long")
     found = answer.json()
@@ -217,7 +223,8 @@ def _small(answer: requests.Response) -> dict[str, Any]:
 
 
 def _claims(provider: _IdentityProvider, secret: str, code: str) -> dict[str, Any]:
-    """What the ID token says, checked (OpenID Connect Core 1.0, 3.1.3.7); ``access_token`` beside it.
+    """The checked claims of the ID token (OpenID Connect Core 1.0, 3.1.3.7), with ``access_token`` beside
+    them.
 
     Raises SignInRefused for a code or a token that is not for this sign-in.
     """
@@ -269,7 +276,9 @@ def _claims(provider: _IdentityProvider, secret: str, code: str) -> dict[str, An
 
 
 def _groups(provider: _IdentityProvider, claims: Mapping[str, Any]) -> frozenset[str]:
-    """The groups of a person, of the ID token or of the UserInfo endpoint; what is no text is none."""
+    """The groups of a person, from the ID token or the UserInfo endpoint; values that are no text are left
+    out.
+    """
     name = provider.settings.groups_claim
     found = claims.get(name)
     if found is None and "userinfo_endpoint" in provider.metadata and claims["access_token"]:

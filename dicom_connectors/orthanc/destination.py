@@ -87,7 +87,7 @@ class OrthancDestination(HttpDestination):
         return Confirmation(Presence.DIFFERENT, "Orthanc holds another object under this UID")
 
     def _is_same(self, identifier: str, item: Outgoing) -> bool:
-        """The same file; or, when it came another way (C-STORE writes its own header), the same data set.
+        """Whether Orthanc has the same file, or at least the same data set: C-STORE writes its own header.
 
         What is longer than any form of our file is another object: the connection is cut.
         """
@@ -109,13 +109,16 @@ class OrthancDestination(HttpDestination):
 
 
 def _values(ds: Dataset) -> dict[BaseTag, object]:
-    """Values without VRs: an object that came as Implicit VR cannot tell OB from OW."""
+    """The values of a data set without their VRs: Implicit VR does not distinguish OB from OW."""
     return {element.tag: element.value for element in ds}
 
 
 def _client(peer: PeerSettings) -> Orthanc:
-    """A client of its own server: the library keeps the server's address in classes that all clients share,
-    so that of two Orthancs the last one opened would get everything."""
+    """A client for one server.
+
+    The library stores the server's address in classes that all clients share: of two Orthancs, the last one
+    opened would get everything.
+    """
     client = Orthanc(peer.url, warn_insecure=False)
     for room in ("instances", "server"):
         shared = getattr(client, room)

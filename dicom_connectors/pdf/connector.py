@@ -20,7 +20,7 @@ _GREY = 0.6
 
 
 def check(settings: Settings) -> Found:
-    """Peers that shall get PDFs, without the library that makes them."""
+    """Warn of peers that are to get PDFs if the library that makes them is missing."""
     for peer in settings.peers:
         if ResultKind.PDF in peer.results and find_spec("reportlab") is None:
             remedy = "pdf needs reportlab: pip install 'dicom-ai-node[pdf]'"

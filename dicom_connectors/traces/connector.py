@@ -37,10 +37,11 @@ def check(settings: Settings) -> Found:
 
 
 def metrics(session: Session) -> Iterator[Gauge]:
-    """How many traces were given up."""
+    """The metric of traces that were given up."""
     dropped = session.scalar(select(func.sum(StudyTrace.dropped)).where(StudyTrace.dropped > 0)) or 0
     yield Gauge("traces_dropped", "Traces of studies that no collector took.", dropped)
 
 
 def _section(settings: Settings) -> TelemetrySettings:
+    """The settings of this connector."""
     return part(settings, TracesPart).telemetry

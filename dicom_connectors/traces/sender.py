@@ -39,7 +39,7 @@ from dicom_node.base.store.tables import (
     Study,
     StudyTrace,
 )
-from dicom_node.base.store.transitions import KeptLease, record, utc_now
+from dicom_node.base.store.transitions import RenewableLease, record, utc_now
 from dicom_node.deliver.scu import Connections
 from dicom_node.deliver.scu.http import BoundedSession
 
@@ -101,7 +101,9 @@ def spans_of(session: Session, study: Study, since: datetime | None, until: date
 def _received(
     session: Session, study: Study, since: datetime | None, until: datetime, parent: str
 ) -> Iterator[StudySpan]:
-    """An association or upload each; then until the last object was indexed; then until it was complete."""
+    """A span for each association or upload, then until the last object was indexed, then until the study was
+    complete.
+    """
     chosen = (
         select(
             ReceivedObject.association,
@@ -169,7 +171,7 @@ def _jobs(session: Session, study: Study, since: datetime | None, parent: str) -
 def _deliveries(
     session: Session, study: Study, since: datetime | None, until: datetime, parent: str
 ) -> Iterator[StudySpan]:
-    """Each delivery that was sent or given up: until it was, and until it was confirmed."""
+    """Spans of each delivery that was sent or given up: until then, and until it was confirmed."""
     chosen = (
         select(Delivery, Result.kind, Result.created_at)
         .join(Delivery.result)
@@ -197,6 +199,7 @@ def _deliveries(
 def _last_event(
     session: Session, study: Study, numbers: Sequence[int], since: datetime, until: datetime
 ) -> datetime | None:
+    """The time of the study's last event with one of these numbers; None without any."""
     between = EventRow.at.between(since, until)
     chosen = select(func.max(EventRow.at)).where(EventRow.study_id == study.id, between)
     return session.scalar(chosen.where(EventRow.number.in_(numbers)))
@@ -257,6 +260,7 @@ def send(settings: TelemetrySettings, body: bytes) -> CollectorAnswer:
 
 
 def _span(trace_id: str, span: StudySpan) -> Span:
+    """A span in OpenTelemetry's form."""
     status = Status.STATUS_CODE_ERROR if span.failed else Status.STATUS_CODE_UNSET
     return Span(
         trace_id=bytes.fromhex(trace_id),
@@ -272,6 +276,7 @@ def _span(trace_id: str, span: StudySpan) -> Span:
 
 
 def _attributes(values: Mapping[str, str | int]) -> list[KeyValue]:
+    """Attributes in OpenTelemetry's form, without empty ones."""
     return [
         KeyValue(
             key=key, value=AnyValue(string_value=one) if isinstance(one, str) else AnyValue(int_value=one)
@@ -308,7 +313,7 @@ class TraceSender:
 
     def __init__(self, database: Database, settings: Settings, owner: str) -> None:
         self._database, self._settings = database, part(settings, TracesPart).telemetry
-        self._lease = KeptLease(database, "telemetry", owner, 2 * self._settings.seconds + 30.0)
+        self._lease = RenewableLease(database, "telemetry", owner, 2 * self._settings.seconds + 30.0)
         self._resource = {
             "service.name": "dicom-node",
             "service.version": __version__,
@@ -335,7 +340,7 @@ class TraceSender:
         return sent
 
     def _waiting(self) -> list[_EndedStudy]:
-        """Some of the studies that ended since their trace was sent, each with the trace id that it keeps."""
+        """Some of the studies that ended after their trace was last sent, each with its trace id."""
         moved = func.max(EventRow.at).label("until")
         chosen = (
             select(Study.id, moved, StudyTrace.trace_id, StudyTrace.until)
@@ -359,6 +364,7 @@ class TraceSender:
         return [_EndedStudy(number, trace_ids[number], since, until) for number, until, _, since in rows]
 
     def _send(self, ended: Sequence[_EndedStudy]) -> CollectorAnswer:
+        """Send the traces of these studies."""
         with self._database.read() as session:
             traces = {
                 one.trace_id: spans_of(session, session.get_one(Study, one.study_id), one.since, one.until)
@@ -374,7 +380,7 @@ class TraceSender:
         return taken
 
     def _note_failure(self, taken: CollectorAnswer, ended: Sequence[_EndedStudy]) -> None:
-        """Drop what will not be tried again."""
+        """Report a failure, and drop traces that will not be sent again."""
         late = [one for one in ended if not taken.later or one.until < utc_now() - _TRIED]
         with self._database.write() as session:
             self._note(session, late, dropped=1)
@@ -385,6 +391,7 @@ class TraceSender:
         self._next_at = time.monotonic() + wait
 
     def _note(self, session: Session, ended: Sequence[_EndedStudy], *, dropped: int) -> None:
+        """Store the time until which the spans of these studies were sent or dropped."""
         for one in ended:
             values = {"until": one.until, "dropped": StudyTrace.dropped + dropped}
             session.execute(update(StudyTrace).where(StudyTrace.study_id == one.study_id).values(values))

@@ -11,7 +11,7 @@ from dicom_node.people.preflight import Found, Tried
 
 
 def services(database: Database, settings: Settings, owner: str) -> Iterator[Service]:
-    """The threads that do the work of each manager, and listen whether it is to be cancelled."""
+    """The services that do the work of each manager, and that listen for cancellations."""
     from dicom_connectors.worklist.performer import Cancellations, Worklist
 
     for peer in settings.peers:
@@ -24,7 +24,7 @@ def services(database: Database, settings: Settings, owner: str) -> Iterator[Ser
 
 
 def check(settings: Settings) -> Found:
-    """Managers from which hardly any work can be taken."""
+    """Warn of worklist managers whose work can hardly be done."""
     for peer in settings.peers:
         if part(peer, WorklistPeer).worklist and not any("query" in one.may for one in settings.peers):
             text = "worklist: no peer may be queried, so only work on studies that are here is taken"
@@ -32,7 +32,7 @@ def check(settings: Settings) -> Found:
 
 
 def test(peer: PeerSettings, settings: Settings) -> list[Check]:
-    """Whether the manager answers and lets the node in."""
+    """Test whether the manager answers and lets the node in."""
     from dicom_connectors.worklist.performer import open_manager
 
     return open_manager(peer, settings).test() if part(peer, WorklistPeer).worklist else []

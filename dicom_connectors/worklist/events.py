@@ -95,6 +95,7 @@ class UpsEvents:
                 yield channel
 
     def _request(self, host: str) -> dict[str, str]:
+        """The headers of the request for a WebSocket."""
         headers = {"": f"GET {self._url.path}/subscribers/{self._title} HTTP/1.1", "Host": host}
         if self._peer.username:
             login = f"{self._peer.username}:{self._peer.password.get_secret_value()}"
@@ -103,7 +104,7 @@ class UpsEvents:
 
 
 class _Channel:
-    """A WebSocket of a client, as far as events need it."""
+    """The client's side of a WebSocket, as far as events need it."""
 
     def __init__(self, line: socket.socket) -> None:
         self._line, self._data = line, b""
@@ -125,7 +126,7 @@ class _Channel:
             raise ValueError("no WebSocket")
 
     def next_message(self) -> bytes | None:
-        """The next text, None where none came in a second. Raises OSError, ValueError at the end."""
+        """The next text, None if none came in a second. Raises OSError, ValueError at the end."""
         self._line.settimeout(_WAIT_SECONDS)
         while (frame := self._frame()) is None:
             try:
@@ -158,11 +159,13 @@ class _Channel:
         return first & 0x0F, payload
 
     def _send(self, kind: int, payload: bytes) -> None:
+        """Send a frame, masked as a client must."""
         mask = os.urandom(4)
         masked = bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload[:125]))
         self._line.sendall(bytes([0x80 | kind, 0x80 | len(masked)]) + mask + masked)
 
     def _more(self) -> None:
+        """Read more bytes. Raises ConnectionError at the end."""
         piece = self._line.recv(MAXIMUM_MESSAGE)
         if not piece:
             raise ConnectionError("ended")
@@ -170,7 +173,7 @@ class _Channel:
 
 
 def _cancelled(message: bytes) -> str:
-    """The item of a request to cancel; "" for any other event, and for what is none."""
+    """The UID of the item in a request to cancel; "" for any other message."""
     try:
         given: Any = json.loads(message)
         given = given[0] if isinstance(given, list) else given

@@ -120,7 +120,9 @@ class DimseManager(DimseCaller):
         return [Check("UPS Pull", True, "accepted")]
 
     def _request(self, service: str, *request: Any, **options: Any) -> tuple[int | None, list[Dataset], str]:
-        """One request: its status, None without one, the answers, and the status in words."""
+        """Send one request; returns its status (None without an answer), the answers, and the status in
+        words.
+        """
         name = service.removeprefix("send_").replace("_", "-").upper()
         try:
             code, found, text = self.call(_contexts(), service, *request, **options)
@@ -135,6 +137,7 @@ def _is_done(code: int | None) -> bool:
 
 
 def _meaning(code: int | None) -> ChangeStatus:
+    """What a DIMSE status means for a change."""
     if _is_done(code):
         return ChangeStatus.DONE
     if code is None or code in _LATER:
@@ -145,10 +148,12 @@ def _meaning(code: int | None) -> ChangeStatus:
 
 
 def _contexts() -> list[Any]:
+    """The presentation contexts of UPS Pull."""
     return [build_context(PULL, _SYNTAXES)]
 
 
 def _question(**keys: str) -> Dataset:
+    """The identifier of a search with these keys."""
     question = Dataset()
     for keyword in KEYS:
         setattr(question, keyword, [] if keyword.endswith("Sequence") else "")
@@ -157,14 +162,14 @@ def _question(**keys: str) -> Dataset:
     return question
 
 
-def _decoded(given: Dataset) -> Dataset | None:
-    """With texts in its character set; None for one that cannot be decoded."""
+def _decoded(dataset: Dataset) -> Dataset | None:
+    """The data set with its texts decoded; None if they cannot be decoded."""
     with quiet_pydicom():
         try:
-            given.decode()
+            dataset.decode()
         except _FAULTY:
             return None
-    return given
+    return dataset
 
 
 _JSON = "application/dicom+json"
@@ -203,10 +208,12 @@ class UpsRsManager(HttpCaller):
         return self._checked("UPS-RS", ask)
 
     def _search(self, state: ProcedureStepState, **keys: str) -> list[Dataset]:
+        """Search for items in a state."""
         wanted = {"ProcedureStepState": state.value, **keys, "includefield": "all", "limit": str(MOST_ITEMS)}
         return _datasets(self._call("GET", "", params=wanted))[:MOST_ITEMS]
 
     def _read(self, uid: str) -> Dataset | None:
+        """An item's attributes, None if it does not exist."""
         try:
             found = _datasets(self._call("GET", f"/{uid}"))
         except requests.HTTPError as error:
@@ -216,6 +223,7 @@ class UpsRsManager(HttpCaller):
         return found[0] if found else None
 
     def _change(self, method: str, path: str, changes: Dataset) -> ChangeAnswer:
+        """Send a change; returns the answer."""
         try:
             with self._connections.within(self._outbox.answer_seconds):
                 answer = self._call(method, path, json=[changes.to_json_dict()])
@@ -257,6 +265,7 @@ def _datasets(answer: requests.Response) -> list[Dataset]:
 
 
 def _dataset(row: Any) -> Dataset | None:
+    """A data set from DICOM JSON, None if it is faulty."""
     with quiet_pydicom():
         try:
             return Dataset.from_json(row)

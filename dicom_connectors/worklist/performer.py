@@ -71,7 +71,7 @@ from dicom_node.base.store.transitions import (
     utc_now,
 )
 from dicom_node.deliver.scu import FoundStudy
-from dicom_node.studies.fetch import closed_at, write_down
+from dicom_node.studies.fetch import closing_on_stop, queue_fetch
 
 LOOK_AGAIN: Final = timedelta(seconds=2)
 """Between looks at how far the study of a claimed item is."""
@@ -99,8 +99,8 @@ _ENDS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Standing:
-    """How far an item is: progress, or an outcome with its reason.
+class _ItemStatus:
+    """How far a work item is: its progress, or its outcome with the reason.
 
     ``wants_fetch``: its input is not here, and was not asked for.
     """
@@ -141,7 +141,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         self._is_away = False
 
     def waits(self) -> Sequence[ColumnElement[bool]]:
-        """The claimed items of this manager that have not ended."""
+        """SQL conditions for the claimed items of this manager that have not ended."""
         return ClaimedWorkitem.peer == self._peer.name, ClaimedWorkitem.state.in_(OPEN_WORKITEMS)
 
     def run_once(self, stop: threading.Event = NEVER) -> int:
@@ -150,7 +150,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         if not (is_time or self._next()) or not self._lease.keep():
             return 0
         self._manager = self._open(self._peer, self._settings)
-        with closing(self._manager), closed_at(stop, self._manager):
+        with closing(self._manager), closing_on_stop(stop, self._manager):
             try:
                 if is_time:
                     self._search_at = time.monotonic() + self._work.worklist_seconds
@@ -160,7 +160,7 @@ class Worklist(Lane[ClaimedWorkitem]):
             return super().run_once(stop)
 
     def work(self, row: ClaimedWorkitem, stop: threading.Event) -> Outcome:
-        """Do what is next for an item. What has succeeded is written down by then."""
+        """Do the next step for an item. Successful steps are stored at once."""
         step = {WorkitemState.CLAIMING: self._claim, WorkitemState.CLAIMED: self._report}
         try:
             why = step.get(row.state, self._end)(self._manager, row)
@@ -175,7 +175,9 @@ class Worklist(Lane[ClaimedWorkitem]):
         return Retry(why if row.decided_at is None else row.reason)  # why it was cancelled is said there
 
     def move(self, session: Session, row: ClaimedWorkitem, outcome: Outcome) -> None:
-        """Lost before it was claimed, or given up, after ``worklist_hours``."""
+        """Mark an item that failed for ``worklist_hours`` as lost, if it was never claimed, else
+        as given up.
+        """
         if isinstance(outcome, Failed):
             event = WORKITEM_LOST if row.state is WorkitemState.CLAIMING else WORKITEM_GIVEN_UP
             try_move(session, row, event, ended_at=utc_now())
@@ -183,7 +185,7 @@ class Worklist(Lane[ClaimedWorkitem]):
     # New items
 
     def _search(self, manager: WorklistManager) -> None:
-        """Raises Unavailable."""
+        """Search for new items and store those to claim. Raises Unavailable."""
         with self._database.read() as session:
             room = self._work.worklist_items - (
                 session.scalar(
@@ -209,12 +211,14 @@ class Worklist(Lane[ClaimedWorkitem]):
                 )
             )
         for item in sorted(mine, key=lambda one: not one.is_urgent):
-            if room and item.uid not in known and self._is_wanted(manager, item):
+            if room and item.uid not in known and self._accept_item(manager, item):
                 known.add(item.uid)
                 room -= 1
 
-    def _is_wanted(self, manager: WorklistManager, item: Workitem) -> bool:
-        """Write an item down that can be done: it is claimed next. Raises Unavailable."""
+    def _accept_item(self, manager: WorklistManager, item: Workitem) -> bool:
+        """Store an item that the node can do, so that it is claimed next; returns False if the node cannot.
+        Raises Unavailable.
+        """
         if not item.study_instance_uid:  # a search need not return the input
             given = manager.read(item.uid)
             item = (ups.read_workitem(given, item.uid) if given is not None else None) or item
@@ -245,10 +249,10 @@ class Worklist(Lane[ClaimedWorkitem]):
         return True
 
     def _hindrance(self, session: Session, item: Workitem) -> str:
-        """Why the node cannot do this item now; "" where it can."""
+        """Why the node cannot do this item now; "" if it can."""
         if not item.study_instance_uid:
             return "its input is none, or of several studies"
-        study = fetches.here(session, [item.study_instance_uid]).get(item.study_instance_uid)
+        study = fetches.present_studies(session, [item.study_instance_uid]).get(item.study_instance_uid)
         if study is None:
             return "" if self._source(item) else _NOT_AT_HAND
         issuers = {item.issuer_of_patient_id, study.issuer_of_patient_id} - {""}
@@ -259,7 +263,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         return f"the study is {study.state.value} here" if ended else ""
 
     def _source(self, item: Workitem) -> PeerSettings | None:
-        """The peer to fetch from: one that we know by title or URL; no other address is called."""
+        """The configured peer to fetch the input from, by AE title or URL; no other address is called."""
         for peer in self._settings.peers:
             if "query" not in peer.may:
                 continue
@@ -273,6 +277,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         return None
 
     def _pass(self, session: Session, uid: str, why: str) -> None:
+        """Record that an item is not accepted, once for the same reason."""
         if self._passed.get(uid) != why:
             if len(self._passed) >= _MOST_PASSED:
                 self._passed.clear()
@@ -282,8 +287,10 @@ class Worklist(Lane[ClaimedWorkitem]):
     # Claimed items
 
     def _claim(self, manager: WorklistManager, row: ClaimedWorkitem) -> str:
-        """Claim; where an answer was lost, an update tells whether it is ours. Raises Unavailable."""
-        answer = _heard(
+        """Claim an item. If the answer was lost, an update shows whether the claim succeeded. Raises
+        Unavailable.
+        """
+        answer = _raise_if_retry(
             manager.change_state(row.workitem_uid, row.transaction_uid, ProcedureStepState.IN_PROGRESS)
         )
         is_ours, why = answer.status is ChangeStatus.DONE, answer.text
@@ -300,29 +307,31 @@ class Worklist(Lane[ClaimedWorkitem]):
         return ""
 
     def _is_ours(self, manager: WorklistManager, row: ClaimedWorkitem) -> bool:
-        """Whether the item takes our Transaction UID. Raises Unavailable."""
+        """Whether the manager accepts an update under our Transaction UID. Raises Unavailable."""
         claimed = ups.progress(0, "claimed")
-        answer = _heard(manager.update(row.workitem_uid, row.transaction_uid, claimed))
+        answer = _raise_if_retry(manager.update(row.workitem_uid, row.transaction_uid, claimed))
         return answer.status is ChangeStatus.DONE
 
     def _report(self, manager: WorklistManager, row: ClaimedWorkitem) -> str:
-        """Say how far it is, or decide. Raises Unavailable."""
-        standing = self._standing(row)
+        """Report the progress of an item, or decide on its outcome. Raises Unavailable."""
+        standing = self._status(row)
         if standing.wants_fetch:
             self._fetch(manager, row)
         elif standing.outcome is not None:
             self._decide(row, standing)
         elif (standing.percent, standing.doing) != (row.percent, row.doing):
             changes = ups.progress(standing.percent, standing.doing)
-            answer = _heard(manager.update(row.workitem_uid, row.transaction_uid, changes))
-            if answer.status is ChangeStatus.DONE or self._is_in_progress(manager, row):
-                self._keep(row, standing)
-        elif utc_now() - row.checked_at < self._every or self._is_in_progress(manager, row):
-            self._keep(row, None)
+            answer = _raise_if_retry(manager.update(row.workitem_uid, row.transaction_uid, changes))
+            if answer.status is ChangeStatus.DONE or self._check_in_progress(manager, row):
+                self._look_again_soon(row, standing)
+        elif utc_now() - row.checked_at < self._every or self._check_in_progress(manager, row):
+            self._look_again_soon(row, None)
         return ""
 
-    def _is_in_progress(self, manager: WorklistManager, row: ClaimedWorkitem) -> bool:
-        """Ask whether the item is still in progress; lost where it is not. Raises Unavailable."""
+    def _check_in_progress(self, manager: WorklistManager, row: ClaimedWorkitem) -> bool:
+        """Query whether the item is still in progress; mark it as lost if it is not. Raises
+        Unavailable.
+        """
         state = self._state(manager, row)
         if state != ProcedureStepState.IN_PROGRESS:
             self._lose(row, state or "it is gone")
@@ -335,9 +344,11 @@ class Worklist(Lane[ClaimedWorkitem]):
     def _end(self, manager: WorklistManager, row: ClaimedWorkitem) -> str:
         """Report the outcome: final attributes, then the state. Raises Unavailable."""
         outcome = ProcedureStepState(row.outcome)
-        answer = _heard(manager.update(row.workitem_uid, row.transaction_uid, self._final(row, outcome)))
+        answer = _raise_if_retry(
+            manager.update(row.workitem_uid, row.transaction_uid, self._final(row, outcome))
+        )
         if answer.status in (ChangeStatus.DONE, ChangeStatus.REFUSED):
-            answer = _heard(manager.change_state(row.workitem_uid, row.transaction_uid, outcome))
+            answer = _raise_if_retry(manager.change_state(row.workitem_uid, row.transaction_uid, outcome))
         if answer.status is ChangeStatus.CONFLICT:
             answer = self._settled(manager, row, answer)
         ended = WORKITEM_COMPLETED if outcome is ProcedureStepState.COMPLETED else WORKITEM_CANCELED
@@ -352,7 +363,9 @@ class Worklist(Lane[ClaimedWorkitem]):
         return ""
 
     def _settled(self, manager: WorklistManager, row: ClaimedWorkitem, answer: ChangeAnswer) -> ChangeAnswer:
-        """The answer in the light of the item's state: one may have been lost. Raises Unavailable."""
+        """The answer to a change, corrected by the item's state: an earlier answer may have been lost. Raises
+        Unavailable.
+        """
         state = self._state(manager, row)
         if state == row.outcome:
             return ChangeAnswer(ChangeStatus.DONE, answer.text)
@@ -361,12 +374,14 @@ class Worklist(Lane[ClaimedWorkitem]):
         return answer
 
     def _state(self, manager: WorklistManager, row: ClaimedWorkitem) -> str:
+        """The state of the item at the manager, "" if it is gone."""
         given = manager.read(row.workitem_uid)
         return "" if given is None else ups.state_of(given)
 
-    def _standing(self, row: ClaimedWorkitem) -> _Standing:
+    def _status(self, row: ClaimedWorkitem) -> _ItemStatus:
+        """The progress of a claimed item, or its outcome."""
         with self._database.read() as session:
-            study = fetches.here(session, [row.study_instance_uid]).get(row.study_instance_uid)
+            study = fetches.present_studies(session, [row.study_instance_uid]).get(row.study_instance_uid)
             if row.cancel_asked:
                 found = _cancelled(CancelReason.ON_REQUEST)
             elif study is None:
@@ -378,7 +393,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         return found
 
     def _fetch(self, manager: WorklistManager, row: ClaimedWorkitem) -> None:
-        """Have the input fetched, as of the patient whom the item names. Raises Unavailable."""
+        """Queue the fetch of the input, with the patient whom the item names. Raises Unavailable."""
         given = manager.read(row.workitem_uid)
         item = ups.read_workitem(given, row.workitem_uid) if given is not None else None
         peer = self._source(item) if item is not None else None
@@ -395,13 +410,14 @@ class Worklist(Lane[ClaimedWorkitem]):
                     issuer_of_patient_id=item.issuer_of_patient_id,
                     patient=item.patient,
                 )
-                known = write_down(session, peer.name, named)
+                known = queue_fetch(session, peer.name, named)
             elif known.state not in OPEN_FETCHES:
                 known.peer = peer.name
                 try_move(session, known, FETCH_ASKED, attempts=0, reason="", next_at=utc_now())
             known.urgent = True
 
-    def _decide(self, row: ClaimedWorkitem, standing: _Standing) -> None:
+    def _decide(self, row: ClaimedWorkitem, standing: _ItemStatus) -> None:
+        """Store the outcome of an item, which is reported next."""
         now = utc_now()
         outcome = standing.outcome.value if standing.outcome else ""
         values = {"outcome": outcome, "reason": standing.reason, "decided_at": now, "next_at": now}
@@ -410,6 +426,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         self._move(row, WORKITEM_DECIDED, attempts=0, **values)
 
     def _final(self, row: ClaimedWorkitem, outcome: ProcedureStepState) -> Dataset:
+        """The attributes for the final state of an item."""
         station, work = self._settings.node.ae_title, ups.parse_work(row.work)
         times = (row.began_at, row.decided_at or utc_now())
         if outcome is ProcedureStepState.CANCELED:
@@ -417,8 +434,9 @@ class Worklist(Lane[ClaimedWorkitem]):
         return ups.completed(row.study_instance_uid, self._outputs(row), work, station, *times)
 
     def _outputs(self, row: ClaimedWorkitem) -> list[Output]:
+        """The results of an item, by series, with the peers that have them."""
         with self._database.read() as session:
-            study = fetches.here(session, [row.study_instance_uid]).get(row.study_instance_uid)
+            study = fetches.present_studies(session, [row.study_instance_uid]).get(row.study_instance_uid)
             found = requested.delivered_series(session, study.id) if study is not None else {}
         peers = {peer.name: peer for peer in self._settings.peers}
         outputs = []
@@ -436,11 +454,12 @@ class Worklist(Lane[ClaimedWorkitem]):
         return outputs
 
     def _lose(self, row: ClaimedWorkitem, reason: str) -> None:
+        """Mark an item as lost, and stop the work on its study."""
         self._stop_study(row)
         self._move(row, WORKITEM_LOST, reason=reason[:255], ended_at=utc_now())
 
     def _stop_study(self, row: ClaimedWorkitem) -> None:
-        """Do not fetch, and do not analyse, a study that came for this item only.
+        """Cancel fetch and jobs of a study that was fetched for this item only.
 
         One that was here goes on: somebody sent it for its results.
         """
@@ -455,7 +474,7 @@ class Worklist(Lane[ClaimedWorkitem]):
             fetch = fetches.of_study(session, row.study_instance_uid)
             if fetch is not None and fetch.state is FetchState.WAITING:
                 try_move(session, fetch, FETCH_CANCELLED, ended_at=utc_now())
-            study = fetches.here(session, [row.study_instance_uid]).get(row.study_instance_uid)
+            study = fetches.present_studies(session, [row.study_instance_uid]).get(row.study_instance_uid)
             if study is None:
                 return
             for job in session.scalars(
@@ -471,13 +490,14 @@ class Worklist(Lane[ClaimedWorkitem]):
             settle_study(session, study.id)
 
     def _move(self, row: ClaimedWorkitem, event: EventType, **values: object) -> None:
+        """Change the state of an item, unless another process did."""
         with self._database.write() as session:
             current = session.get_one(ClaimedWorkitem, row.id)
             if current.state is row.state:  # else the lease ended, and another process moved it
                 try_move(session, current, event, **values)
 
-    def _keep(self, row: ClaimedWorkitem, reported: _Standing | None) -> None:
-        """Look again soon; ``reported``: what the manager has taken."""
+    def _look_again_soon(self, row: ClaimedWorkitem, reported: _ItemStatus | None) -> None:
+        """Schedule the next look at an item. ``reported``: the progress that the manager has accepted."""
         now = utc_now()
         with self._database.write() as session:
             current = session.get_one(ClaimedWorkitem, row.id)
@@ -486,7 +506,9 @@ class Worklist(Lane[ClaimedWorkitem]):
                 current.percent, current.doing, current.checked_at = reported.percent, reported.doing, now
 
     def _noted(self, away: str, stop: threading.Event = NEVER) -> int:
-        """An event when the manager stops answering, and when it answers again; not while the node stops."""
+        """Record an event when the manager stops answering, and when it answers again; not while the node
+        stops.
+        """
         if bool(away) != self._is_away and not stop.is_set():
             self._is_away = bool(away)
             with self._database.write() as session:
@@ -508,41 +530,43 @@ def give_up_workitems(database: Database, settings: Settings) -> None:
             try_move(session, row, WORKITEM_GIVEN_UP, **values)
 
 
-def _heard(answer: ChangeAnswer) -> ChangeAnswer:
-    """The answer. Raises Unavailable for one that waiting may cure."""
+def _raise_if_retry(answer: ChangeAnswer) -> ChangeAnswer:
+    """Return the answer. Raises Unavailable if a later try may succeed."""
     if answer.status is ChangeStatus.RETRY:
         raise Unavailable(answer.text)
     return answer
 
 
-def _of_input(fetch: Fetch | None, row: ClaimedWorkitem) -> _Standing:
-    """How far a study is that is not here."""
+def _of_input(fetch: Fetch | None, row: ClaimedWorkitem) -> _ItemStatus:
+    """The status of an item whose study is not here yet."""
     if not row.fetch_asked:
-        return _Standing(wants_fetch=True)
+        return _ItemStatus(wants_fetch=True)
     if fetch is None or fetch.state in (FetchState.FAILED, FetchState.CANCELLED, FetchState.OTHER_PATIENT):
         return _cancelled(CancelReason.NOT_AT_HAND)
     if fetch.state in OPEN_FETCHES:
-        return _Standing(10 if fetch.state is FetchState.FETCHING else 0, "input is being fetched")
+        return _ItemStatus(10 if fetch.state is FetchState.FETCHING else 0, "input is being fetched")
     if fetch.ended_at is None or utc_now() - fetch.ended_at < INDEXED:
-        return _Standing(20, "input is being received")
+        return _ItemStatus(20, "input is being received")
     return _cancelled(CancelReason.NOT_AT_HAND)
 
 
-def _of_study(session: Session, study: Study) -> _Standing:
+def _of_study(session: Session, study: Study) -> _ItemStatus:
+    """The status of an item by the state of its study."""
     if study.state in _ENDS:
         return _cancelled(_ENDS[study.state])
     if study.state is StudyState.DELIVERED:
         if requested.delivered_series(session, study.id):
-            return _Standing(100, outcome=ProcedureStepState.COMPLETED)
+            return _ItemStatus(100, outcome=ProcedureStepState.COMPLETED)
         return _cancelled(CancelReason.NOT_APPLICABLE)
     percent, doing = _PHASES[study.state]
     if study.state is StudyState.RUNNING:
         percent += 10 * round(4 * requested.share_done(session, study.id))
-    return _Standing(percent, doing)
+    return _ItemStatus(percent, doing)
 
 
-def _cancelled(reason: CancelReason) -> _Standing:
-    return _Standing(outcome=ProcedureStepState.CANCELED, reason=reason.value)
+def _cancelled(reason: CancelReason) -> _ItemStatus:
+    """The status of an item that is to be cancelled for this reason."""
+    return _ItemStatus(outcome=ProcedureStepState.CANCELED, reason=reason.value)
 
 
 _AGAIN_SECONDS: Final = 60.0
@@ -573,7 +597,7 @@ class Cancellations:
             subscribed.update(claimed)
             return bool(claimed) and not stop.is_set()
 
-        with closing(events), closed_at(stop, events):
+        with closing(events), closing_on_stop(stop, events):
             try:
                 for uid in events.listen(goes_on):
                     self._note(uid)
@@ -582,6 +606,7 @@ class Cancellations:
                 return
 
     def _claimed(self) -> set[str]:
+        """The UIDs of the claimed items."""
         with self._database.read() as session:
             return set(session.scalars(select(ClaimedWorkitem.workitem_uid).where(*self._claims())))
 
@@ -594,6 +619,7 @@ class Cancellations:
         )
 
     def _note(self, uid: str) -> None:
+        """Record a request to cancel an item."""
         with self._database.write() as session:
             for row in session.scalars(
                 select(ClaimedWorkitem).where(*self._claims(), ClaimedWorkitem.workitem_uid == uid)

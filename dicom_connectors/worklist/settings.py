@@ -1,4 +1,4 @@
-"""What a peer has that gives the node work."""
+"""The settings of a peer that gives the node work."""
 
 from typing import TYPE_CHECKING, Annotated, Self, cast
 
@@ -13,7 +13,7 @@ _WORK = r"^(\*|[!-\]_-~]{1,16}\^[!-\]_-~]{1,16})$"
 
 
 class WorklistPeer(Section):
-    """Added to ``[[peers]]``."""
+    """The keys of worklist managers in ``[[peers]]``."""
 
     worklist: tuple[Annotated[str, Field(pattern=_WORK)], ...] = Field((), max_length=50)
     """Codes of work items (UPS) that the node takes from this worklist manager: VALUE^SCHEME of Scheduled
@@ -29,6 +29,7 @@ class WorklistPeer(Section):
 
     @model_validator(mode="after")
     def _can_have_work(self) -> Self:
+        """Refuse keys that do not fit a worklist manager."""
         peer = cast("PeerSettings", self)
         if not self.worklist:
             return self

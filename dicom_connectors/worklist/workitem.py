@@ -119,23 +119,23 @@ class Output:
     urls: Sequence[str] = ()
 
 
-def read_workitem(given: Dataset, uid: str = "") -> Workitem | None:
+def read_workitem(dataset: Dataset, uid: str = "") -> Workitem | None:
     """Read a work item from a data set of a worklist; None if it has no valid UID or cannot be read.
 
     ``uid``: the UID of the requested item, whatever UID the answer contains; "": take the answer's UID.
     """
     with quiet_pydicom():
         try:
-            return _read(given, uid or _text(given.get("SOPInstanceUID")))
+            return _read(dataset, uid or _text(dataset.get("SOPInstanceUID")))
         except _FAULTY:
             return None
 
 
-def state_of(given: Dataset) -> str:
+def state_of(dataset: Dataset) -> str:
     """The Procedure Step State; "" if it cannot be read."""
     with quiet_pydicom():
         try:
-            return _text(given.get("ProcedureStepState")).upper()
+            return _text(dataset.get("ProcedureStepState")).upper()
         except _FAULTY:
             return ""
 
@@ -196,32 +196,33 @@ def parse_work(texts: Iterable[str]) -> list[Code]:
     return [Code(*text.split("^", 2)) for text in texts]
 
 
-def _read(given: Dataset, uid: str) -> Workitem | None:
+def _read(dataset: Dataset, uid: str) -> Workitem | None:
+    """Read a work item. Raises ValueError."""
     if not _is_uid(uid):
         return None
-    inputs = _items(given, "InputInformationSequence")
+    inputs = _items(dataset, "InputInformationSequence")
     studies = {_text(item.get("StudyInstanceUID")) for item in inputs}
     study = studies.pop() if len(studies) == 1 else ""
-    name, birth, sex = (_text(given.get(f"Patient{key}")) for key in ("Name", "BirthDate", "Sex"))
+    name, birth, sex = (_text(dataset.get(f"Patient{key}")) for key in ("Name", "BirthDate", "Sex"))
     return Workitem(
         uid=uid,
-        state=state_of(given),
-        is_ready=_text(given.get("InputReadinessState")) in ("READY", ""),  # "" where a manager keeps none
-        is_urgent=_text(given.get("ScheduledProcedureStepPriority")) == "HIGH",
-        codes=tuple(_coded(given, "ScheduledWorkitemCodeSequence")),
+        state=state_of(dataset),
+        is_ready=_text(dataset.get("InputReadinessState")) in ("READY", ""),  # "" where a manager keeps none
+        is_urgent=_text(dataset.get("ScheduledProcedureStepPriority")) == "HIGH",
+        codes=tuple(_coded(dataset, "ScheduledWorkitemCodeSequence")),
         stations=frozenset(
-            _text(item.get("CodeValue")) for item in _items(given, "ScheduledStationNameCodeSequence")
+            _text(item.get("CodeValue")) for item in _items(dataset, "ScheduledStationNameCodeSequence")
         ),
         study_instance_uid=study if _is_uid(study) else "",
         sources=frozenset(source for item in inputs for source in _sources(item)),
-        patient_id=_text(given.get("PatientID"))[:_LONGEST_ID],
-        issuer_of_patient_id=_text(given.get("IssuerOfPatientID"))[:_LONGEST_ID],
+        patient_id=_text(dataset.get("PatientID"))[:_LONGEST_ID],
+        issuer_of_patient_id=_text(dataset.get("IssuerOfPatientID"))[:_LONGEST_ID],
         patient=Patient.from_values("", "", name, birth, sex),
     )
 
 
 def _sources(item: Dataset) -> Iterator[str]:
-    """Where an input can be retrieved (PS3.3 Table 10-3b)."""
+    """The places from which an input can be retrieved (PS3.3 Table 10-3b)."""
     for sequence, keyword in (
         ("DICOMRetrievalSequence", "RetrieveAETitle"),
         ("WADORSRetrievalSequence", "RetrieveURL"),
@@ -231,23 +232,26 @@ def _sources(item: Dataset) -> Iterator[str]:
             yield from ([_text(values)] if isinstance(values, str) else map(_text, values))
 
 
-def _coded(given: Dataset, keyword: str) -> Iterator[Code]:
+def _coded(dataset: Dataset, keyword: str) -> Iterator[Code]:
+    """The codes in a sequence, as far as they are valid."""
     from pydicom.sr.coding import Code
 
-    for item in _items(given, keyword)[:_MOST_CODES]:
+    for item in _items(dataset, keyword)[:_MOST_CODES]:
         value, scheme = _text(item.get("CodeValue")), _text(item.get("CodingSchemeDesignator"))
         if _CODE.fullmatch(value) and _CODE.fullmatch(scheme):
             yield Code(value, scheme, _text(item.get("CodeMeaning"))[:_LONGEST_ID] or value)
 
 
-def _items(given: Dataset, keyword: str) -> list[Dataset]:
-    found = list(given.get(keyword) or ())
+def _items(dataset: Dataset, keyword: str) -> list[Dataset]:
+    """The items of a sequence, within a limit. Raises ValueError."""
+    found = list(dataset.get(keyword) or ())
     if len(found) > MOST_INPUTS:
         raise ValueError("more items than are read")
     return found
 
 
 def _text(value: Any) -> str:
+    """A value as text without padding; "" without a value."""
     return "" if value is None else str(value).replace("\0", "").strip()
 
 
@@ -285,6 +289,7 @@ def _output(study_instance_uid: str, output: Output) -> Dataset:
 
 
 def _with(**values: Any) -> Dataset:
+    """A data set with these values."""
     made = Dataset()
     for keyword, value in values.items():
         setattr(made, keyword, value)
@@ -292,6 +297,7 @@ def _with(**values: Any) -> Dataset:
 
 
 def _code(code: Code) -> Dataset:
+    """An item with a code."""
     return _with(
         CodeValue=code.value, CodingSchemeDesignator=code.scheme_designator, CodeMeaning=code.meaning
     )

@@ -28,9 +28,9 @@ _NO_FIELD = ("username", "password", "token", "entered")
 _USUAL = {"may": ["send"], "results": ["sr", "gsps", "sc", "summary"]}
 
 
-def empty(given: Form) -> View:
-    """The form of a new peer, filled with the usual values of a modality and the known values ``given``."""
-    known = {key: text for key in (*_TEXTS, "port") if (text := text_of(given, key))}
+def empty(form: Form) -> View:
+    """The form of a new peer, filled with the usual values of a modality and the known values ``form``."""
+    known = {key: text for key in (*_TEXTS, "port") if (text := text_of(form, key))}
     return _shown({**_USUAL, **known}, name="", version=0)
 
 
@@ -86,7 +86,7 @@ def faults(problems: Sequence[ConfigProblem], name: str) -> dict[str, list[str]]
 
 
 def as_given(form: Form, name: str) -> View:
-    """The form with the values that were sent, so that the user can correct them."""
+    """The form with the values that the user sent, for correction."""
     given: View = {key: text_of(form, key) for key in (*_TEXTS, "port")}
     given |= {key: list(form.get(key, ())) for key in ("may", "results")}
     given |= {key: bool(form.get(key)) for key in SWITCHES}
@@ -101,6 +101,7 @@ def _further() -> dict[str, str]:
 
 
 def _shown(content: Mapping[str, Any], *, name: str, version: int) -> View:
+    """The content of the form's page for a peer."""
     rest = {key: value for key, value in content.items() if key not in _FIELDS}
     return {
         "peer": {key: content.get(key, "") for key in _FIELDS},

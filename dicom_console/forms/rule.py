@@ -133,13 +133,14 @@ def faults(problems: Sequence[ConfigProblem], name: str, pipeline: str) -> dict[
 
 
 def _kinds(pipeline: str) -> dict[Place, type]:
-    """Every field that the form has for a rule of this pipeline."""
+    """The type of each field in the form of a rule for this pipeline."""
     found: dict[Place, type] = {(key,): kind for key, kind in _KINDS.items()}
     found |= {("when", key): list for key in Conditions.model_fields}
     return found | {("options", one.key): one.kind for one in options_of(pipeline)}
 
 
 def _leaves(content: Mapping[str, Any]) -> Iterator[tuple[Place, Any]]:
+    """The place and value of each key, also in ``when`` and ``options``."""
     for key, value in content.items():
         if key in ("when", "options") and isinstance(value, Mapping):
             yield from (((key, inner), item) for inner, item in value.items())
@@ -148,7 +149,7 @@ def _leaves(content: Mapping[str, Any]) -> Iterator[tuple[Place, Any]]:
 
 
 def _shown(place: Place, kind: type | None, value: Any) -> list[str] | None:
-    """A value as its field has it, None where the field would not give it back as it is."""
+    """A value as the form's field shows it; None if the field cannot represent it."""
     if place[0] == "when" and isinstance(value, str):
         value = [value]
     are_texts = isinstance(value, list) and all(isinstance(one, str) for one in value)
@@ -164,6 +165,7 @@ def _shown(place: Place, kind: type | None, value: Any) -> list[str] | None:
 
 
 def _written(value: Any) -> str:
+    """A value as text in a field."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
@@ -174,7 +176,7 @@ def _written(value: Any) -> str:
 
 
 def _read(kind: type, text: str) -> Any:
-    """What a field says, None for an empty one. Raises ValueError with a remedy."""
+    """The value of a field, None if it is empty. Raises ValueError, whose text is a remedy."""
     if not text:
         return None
     if kind is bool:
@@ -191,6 +193,7 @@ def _read(kind: type, text: str) -> Any:
 
 
 def _number(kind: type, text: str) -> Any:
+    """A number in a field. Raises ValueError with a remedy."""
     try:
         return kind(text)
     except ValueError:
@@ -198,19 +201,20 @@ def _number(kind: type, text: str) -> Any:
 
 
 def _put(content: dict[str, Any], place: Place, value: Any) -> None:
+    """Set the value at a place of nested tables."""
     for key in place[:-1]:
         content = content.setdefault(key, {})
     content[place[-1]] = value
 
 
-def page(settings: Settings, given: Form, name: str, error: FaultyInput | None) -> View:
-    """The content of the page. ``given``: the fields as typed, empty for a new rule."""
+def page(settings: Settings, form: Form, name: str, error: FaultyInput | None) -> View:
+    """The content of the form's page. ``form``: the fields as typed, empty for a new rule."""
     offered = sorted(name for name in pipelines.PIPELINES if name not in PROGRAMS)
     receiving = [peer for peer in settings.peers if "receive" in peer.may]
     archives = {peer.name: peer.ae_title for peer in receiving if not peer.deidentify}
     senders = {peer.name: peer.ae_title for peer in settings.peers if "send" in peer.may}
-    chosen = "".join(given.get("pipeline", ()))
-    named = name or "".join(given.get("name", ())).strip()
+    chosen = "".join(form.get("pipeline", ()))
+    named = name or "".join(form.get("name", ())).strip()
     wrong = faults(error.problems, named, chosen) if error else {}
     above = list(wrong.pop("", ()))
     if chosen and chosen not in offered:  # shown even where it is not allowed, with the mistake
@@ -219,60 +223,62 @@ def page(settings: Settings, given: Form, name: str, error: FaultyInput | None) 
         "faults": wrong,
         "above": above if error is None or error.problems else str(error).splitlines(),
         "conditions": [
-            _field(f"when.{key}", label, example, given) for key, (label, example) in CONDITIONS.items()
+            _field(f"when.{key}", label, example, form) for key, (label, example) in CONDITIONS.items()
         ],
         "pipelines": [
             {
                 "name": pipeline,
                 "about": card.about if (card := card_of(pipeline)) else "",
                 "chosen": pipeline == chosen,
-                "options": list(_options(pipeline, given)),
+                "options": list(_options(pipeline, form)),
             }
             for pipeline in offered
         ],
-        "given": {key: "".join(given.get(key, ())) for key in ("name", "rest")},
+        "given": {key: "".join(form.get(key, ())) for key in ("name", "rest")},
         "priorities": _PRIORITIES,
-        "priority": "".join(given.get("priority", ())) or "routine",
+        "priority": "".join(form.get("priority", ())) or "routine",
         "numbers": [
-            _limit("max_study_age_days", N_("Hold studies older than (days)"), given),
+            _limit("max_study_age_days", N_("Hold studies older than (days)"), form),
         ],
         "flags": {
-            key for key in ("assess_first", "compare", "tell_pacs_refusals") if "true" in given.get(key, ())
+            key for key in ("assess_first", "compare", "tell_pacs_refusals") if "true" in form.get(key, ())
         },
         "receivers": _ticks(
             {
                 peer.name: ", ".join([*peer.results, *(["de-identified"] if peer.deidentify else [])])
                 for peer in receiving
             },
-            given.get("send_to", ()),
+            form.get("send_to", ()),
         ),
-        "archives": _ticks(archives, given.get("forward", ())),
+        "archives": _ticks(archives, form.get("forward", ())),
         "grabbers": _ticks(
-            senders | {CONSOLE_NAME: CONSOLE_AE_TITLE}, given.get("secondary_captures_from", ())
+            senders | {CONSOLE_NAME: CONSOLE_AE_TITLE}, form.get("secondary_captures_from", ())
         ),
         "callers": sorted(settings.sender_names),
     }
 
 
-def _field(key: str, label: str, example: str, given: Form, **more: Any) -> View:
+def _field(key: str, label: str, example: str, form: Form, **more: Any) -> View:
+    """One field of the form, as its template needs it."""
     return {
         "key": key,
         "label": label,
         "example": example,
-        "value": " ".join(given.get(key, ())),
+        "value": " ".join(form.get(key, ())),
         "note": "",
         "choices": [],
     } | more
 
 
-def _limit(key: str, label: str, given: Form) -> View:
+def _limit(key: str, label: str, form: Form) -> View:
+    """A field for a limit, with its default."""
     usual = f"{RuleSettings.model_fields[key].get_default():g}"
     note = N_("left empty: no limit") if usual == "0" else N_("left empty: as shown; 0: no limit")
-    return _field(key, label, usual, given, note=note)
+    return _field(key, label, usual, form, note=note)
 
 
-def _options(pipeline: str, given: Form) -> Iterator[View]:
-    """A choice where the values are known, else a field."""
+def _options(pipeline: str, form: Form) -> Iterator[View]:
+    """The form's fields for the options of a pipeline; a choice if the possible values are known."""
     for option in options_of(pipeline):
         choices = _YES_NO if option.kind is bool else [(value, value) for value in option.choices]
         usual = "required" if option.required else f"usual ({option.default})"
@@ -281,7 +287,7 @@ def _options(pipeline: str, given: Form) -> Iterator[View]:
             field(("options", option.key), pipeline),
             f"{option.label}{unit}",
             usual,
-            given,
+            form,
             note=option.help,
             choices=[("", usual), *choices] if choices else [],
         )

@@ -1,1 +1,1 @@
-"""The handlers, one file per noun: programs get their results as JSON, people as pages (``web/faces.py``)."""
+"""The handlers, one file per noun. Each returns JSON to programs and a page to people (``web/faces.py``)."""

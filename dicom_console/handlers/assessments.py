@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Body
 from pydantic import AwareDatetime
 
-from dicom_console.web.faces import Asked, Faces, Number, Visit, back_to
+from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Number, back_to
 from dicom_node.base.lifecycle import AuditAction, ReaderVerdict, UserRole
 from dicom_node.people import Done, Row, audit, reviews
 from dicom_node.people.reviews import (
@@ -18,9 +18,9 @@ faces = Faces()
 _BACK = back_to("/studies/{number}")
 
 
-def _finding_of_form(asked: Visit) -> FindingAssessed:
-    """A finding that is missing is chosen together with its model, and has no place."""
-    given = {name: asked.text(name) for name in FindingAssessed.model_fields}
+def _finding_of_form(request: ConsoleRequest) -> FindingAssessed:
+    """The assessment in a form. A missing finding is chosen together with its model, and has no place."""
+    given = {name: request.text(name) for name in FindingAssessed.model_fields}
     if given["verdict"] == ReaderVerdict.MISSING:
         finding, _, model = given["finding"].partition(" | ")
         given |= {"finding": finding, "model": model, "tracking_uid": ""}
@@ -28,11 +28,11 @@ def _finding_of_form(asked: Visit) -> FindingAssessed:
 
 
 @faces.handler("GET", "/studies/{number}/assessment", UserRole.VIEWER)
-def held(asked: Asked, number: Number) -> Row:
-    """Whether results of a study wait until a person has accepted them, and what was decided."""
-    asked.study_uid(number)
-    found = asked.read(reviews.held_results, asked.settings, number)
-    audit.note_sight(asked.site.database, asked.person, number)
+def held(request: CurrentRequest, number: Number) -> Row:
+    """The results of a study that wait for a person, and what was decided before."""
+    request.study_uid(number)
+    found = request.read(reviews.held_results, request.settings, number)
+    audit.note_sight(request.site.database, request.person, number)
     return Row(**found)
 
 
@@ -44,9 +44,9 @@ def held(asked: Asked, number: Number) -> Row:
     at="/studies/{number}/feedback",
     reads=_finding_of_form,
 )
-def assess(asked: Asked, number: Number, given: Annotated[FindingAssessed, Body()]) -> None:
+def assess(request: CurrentRequest, number: Number, given: Annotated[FindingAssessed, Body()]) -> None:
     """Assess a finding: accepted, modified, rejected, or missing."""
-    reviews.assess(asked.settings, number, given, asked.person)
+    reviews.assess(request.settings, number, given, request.person)
 
 
 @faces.handler(
@@ -56,10 +56,10 @@ def assess(asked: Asked, number: Number, given: Annotated[FindingAssessed, Body(
     _BACK,
     at="/studies/{number}/accept",
 )
-def accept(asked: Asked, number: Number, given: Annotated[AcceptResults, Body()]) -> Done:
+def accept(request: CurrentRequest, number: Number, given: Annotated[AcceptResults, Body()]) -> Done:
     """Accept results that wait for an assessment or were rejected before, so that they are sent."""
-    uid = asked.study_uid(number)
-    return Done(objects=reviews.accept_results(asked.settings, uid, asked.person, as_of=given.as_of))
+    uid = request.study_uid(number)
+    return Done(objects=reviews.accept_results(request.settings, uid, request.person, as_of=given.as_of))
 
 
 @faces.handler(
@@ -69,10 +69,10 @@ def accept(asked: Asked, number: Number, given: Annotated[AcceptResults, Body()]
     _BACK,
     at="/studies/{number}/reject",
 )
-def reject(asked: Asked, number: Number, given: Annotated[RejectResults, Body()]) -> Done:
+def reject(request: CurrentRequest, number: Number, given: Annotated[RejectResults, Body()]) -> Done:
     """Reject the waiting results of a study: none of them is sent."""
     rejected = reviews.reject_results(
-        asked.settings, asked.study_uid(number), asked.person, because=given.because, as_of=given.as_of
+        request.settings, request.study_uid(number), request.person, because=given.because, as_of=given.as_of
     )
     return Done(objects=rejected)
 
@@ -84,14 +84,14 @@ def reject(asked: Asked, number: Number, given: Annotated[RejectResults, Body()]
     _BACK,
     at="/studies/{number}/assessment",
 )
-def send(asked: Asked, number: Number) -> list[str]:
+def send(request: CurrentRequest, number: Number) -> list[str]:
     """Send your assessments to the peers that take them; returns the peers' names."""
-    return reviews.send_assessments(asked.settings, asked.study_uid(number), asked.person)
+    return reviews.send_assessments(request.settings, request.study_uid(number), request.person)
 
 
 @faces.handler("GET", "/assessments", UserRole.READER)
-def export(asked: Asked, since: AwareDatetime | None = None) -> list[Row]:
+def export(request: CurrentRequest, since: AwareDatetime | None = None) -> list[Row]:
     """All assessments of findings, the oldest first."""
-    with asked.site.database.write() as session:
-        audit.note(session, asked.person, AuditAction.EXPORTED, list="feedback")
-    return [Row(**row) for row in asked.read(reviews.all_assessments, since=since)]
+    with request.site.database.write() as session:
+        audit.note(session, request.person, AuditAction.EXPORTED, list="feedback")
+    return [Row(**row) for row in request.read(reviews.all_assessments, since=since)]

@@ -5,7 +5,16 @@ from typing import Any
 
 from fastapi import Response
 
-from dicom_console.web.faces import Asked, DespiteHold, Edition, Faces, Keys, Name, Number, Visit
+from dicom_console.web.faces import (
+    ConsoleRequest,
+    CurrentRequest,
+    DespiteHold,
+    Edition,
+    Faces,
+    Keys,
+    Name,
+    Number,
+)
 from dicom_console.web.languages import N_, SAVED
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.people import Row, configured
@@ -14,22 +23,24 @@ from dicom_node.people.configured import Kind
 faces = Faces()
 
 
-@faces.handler("GET", "/entered", UserRole.ADMIN, lambda asked, rows: asked.page("entered.html", rows=rows))
-def list_versions(asked: Asked) -> list[Row]:
+@faces.handler(
+    "GET", "/entered", UserRole.ADMIN, lambda request, rows: request.page("entered.html", rows=rows)
+)
+def list_versions(request: CurrentRequest) -> list[Row]:
     """The versions of all entered peers and rules, the newest first: when, by whom, and what was changed."""
-    return configured.entered_versions(asked.settings)
+    return configured.entered_versions(request.settings)
 
 
 @faces.handler(
     "POST",
     "/entered/{number}/undo",
     UserRole.ADMIN,
-    lambda asked, saved: asked.in_force(SAVED, "/entered", *saved["warnings"], name=saved["name"]),
+    lambda request, saved: request.in_force(SAVED, "/entered", *saved["warnings"], name=saved["name"]),
 )
-def undo(asked: Asked, number: Number, despite_hold: DespiteHold = False) -> Row:
+def undo(request: CurrentRequest, number: Number, despite_hold: DespiteHold = False) -> Row:
     """Have all entered peers and rules as in an earlier version."""
-    asked.take_over()  # once it is answered, and not after a refusal
-    return configured.undo_to(asked.settings, number, asked.person, despite_hold=despite_hold)
+    request.take_over()  # once it is answered, and not after a refusal
+    return configured.undo_to(request.settings, number, request.person, despite_hold=despite_hold)
 
 
 def add_handlers(faces: Faces, kind: Kind) -> None:
@@ -37,16 +48,20 @@ def add_handlers(faces: Faces, kind: Kind) -> None:
     one = kind.removesuffix("s")
 
     def put_one(
-        asked: Asked, name: Name, keys: Keys, version: Edition = None, despite_hold: DespiteHold = False
+        request: CurrentRequest,
+        name: Name,
+        keys: Keys,
+        version: Edition = None,
+        despite_hold: DespiteHold = False,
     ) -> Row:
-        return put(asked, kind, configured.from_keys(kind, name, keys), version, despite_hold=despite_hold)
+        return put(request, kind, configured.from_keys(kind, name, keys), version, despite_hold=despite_hold)
 
-    def remove_one(asked: Asked, name: Name, version: Edition = None) -> None:
-        configured.remove_entry(asked.settings, kind, name, version, asked.person)
-        asked.take_over()
+    def remove_one(request: CurrentRequest, name: Name, version: Edition = None) -> None:
+        configured.remove_entry(request.settings, kind, name, version, request.person)
+        request.take_over()
 
-    def removed(asked: Visit, _done: None) -> Response:
-        return asked.in_force(N_("%(name)s is removed."), f"/{kind}", name=asked.request.path_params["name"])
+    def removed(request: ConsoleRequest, _done: None) -> Response:
+        return request.in_force(N_("%(name)s is removed."), f"/{kind}", name=request.http.path_params["name"])
 
     # FastAPI describes the REST API by these.
     put_one.__name__, put_one.__doc__ = f"put_{one}", f"Add a {one}, or change one that was entered."
@@ -57,14 +72,19 @@ def add_handlers(faces: Faces, kind: Kind) -> None:
 
 
 def put(
-    asked: Visit, kind: Kind, content: Mapping[str, Any], version: int | None, *, despite_hold: bool
+    request: ConsoleRequest,
+    kind: Kind,
+    content: Mapping[str, Any],
+    version: int | None,
+    *,
+    despite_hold: bool,
 ) -> Row:
     """Save a peer or rule, and let the node load the changed configuration.
 
     Raises the errors of ``entered.save``.
     """
     saved = configured.save_entry(
-        asked.settings, kind, content, version, asked.person, despite_hold=despite_hold
+        request.settings, kind, content, version, request.person, despite_hold=despite_hold
     )
-    asked.take_over()
+    request.take_over()
     return saved

@@ -1,4 +1,4 @@
-"""What the node does: its present state, its events, its trends as charts and as numbers."""
+"""The present state of the node, its events, and its trends as charts and as numbers."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
@@ -9,7 +9,7 @@ from dicom_console.views import listing, metrics
 from dicom_console.views.activity import SPANS as TREND_STEPS
 from dicom_console.views.activity import Activity, activity
 from dicom_console.views.charts import chart
-from dicom_console.web.faces import Asked, Faces, Text, Visit
+from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Text
 from dicom_console.web.languages import N_
 from dicom_node.base.errors import FaultyInput
 from dicom_node.base.lifecycle import UserRole
@@ -26,14 +26,14 @@ TREND_SPANS = {1: N_("a day"), 7: N_("7 days"), 30: N_("30 days"), 91: N_("13 we
 
 
 @faces.page("GET", "/", UserRole.VIEWER)
-def present(asked: Asked) -> Response:
+def present(request: CurrentRequest) -> Response:
     """Show counts, each with a link to its list."""
-    return asked.page("overview.html", now=asked.read(metrics.overview, asked.settings))
+    return request.page("overview.html", now=request.read(metrics.overview, request.settings))
 
 
 @faces.handler("GET", "/events", UserRole.VIEWER)
 def list_events(
-    asked: Asked,
+    request: CurrentRequest,
     at: Annotated[str, Query(max_length=32)] = "",
     minutes: Annotated[int, Query(ge=1, le=_LONGEST)] = 5,
     peer: Text = "",
@@ -41,7 +41,7 @@ def list_events(
     words: Text = "",
     problems: bool = False,
 ) -> Row:
-    """Events and associations, the oldest first: around the time ``at``, without one of the last hour.
+    """Events and associations, the oldest first: around the time ``at``, or of the last hour.
 
     ``at``: such as 2026-03-01T03:12, of the node's zone where it names none. ``minutes``: before and after.
     ``peer``: a name, AE title or address. ``number``: of an event. ``words``: in its text or fields.
@@ -54,9 +54,9 @@ def list_events(
         until = nearest + timedelta(minutes=minutes if middle else 1)
     except (ValueError, OverflowError) as error:
         raise FaultyInput(f"{at.strip()!r} is no time: write it as 2026-03-01T03:12") from error
-    return asked.read(
+    return request.read(
         happened_around,
-        asked.settings,
+        request.settings,
         since=since,
         until=until,
         peer=peer.strip(),
@@ -67,27 +67,29 @@ def list_events(
 
 
 @faces.page_of(list_events)
-def _events_page(asked: Visit, found: Row) -> Response:
+def _events_page(request: ConsoleRequest, found: Row) -> Response:
+    """The page of events."""
     names = ("at", "minutes", "peer", "number", "words", "problems")
-    return asked.page(
+    return request.page(
         "events.html",
         found=found,
-        named=asked.read(listing.named, found["events"]),
+        named=request.read(listing.named, found["events"]),
         spans=SPANS,
-        filters={name: asked.query(name)[:64] for name in names if asked.query(name)},
+        filters={name: request.query(name)[:64] for name in names if request.query(name)},
     )
 
 
 @faces.handler("GET", "/trends", UserRole.VIEWER)
-def show(asked: Asked, days: Annotated[int, Query(ge=1, le=91)] = 7) -> Activity:
+def show(request: CurrentRequest, days: Annotated[int, Query(ge=1, le=91)] = 7) -> Activity:
     """Studies, turnaround, findings and failures of the last 1, 7, 30 or 91 days, by time."""
     if days not in TREND_STEPS:
         raise FaultyInput(f"days is one of {', '.join(map(str, TREND_STEPS))}")
-    return asked.read(activity, days)
+    return request.read(activity, days)
 
 
 @faces.page_of(show)
-def _trends_page(asked: Visit, found: Activity) -> Response:
+def _trends_page(request: ConsoleRequest, found: Activity) -> Response:
+    """The page of trends."""
     charts = [
         chart(N_("Studies received"), "", "bars", found.hours, [found.received]),
         chart(N_("From the last image to the delivery"), "s", "lines", found.times, found.turnaround),
@@ -96,11 +98,11 @@ def _trends_page(asked: Visit, found: Activity) -> Response:
             N_("Suspected findings that readers accepted"), "%", "lines", found.times, found.agreement, 1.0
         ),
     ]
-    return asked.page(
+    return request.page(
         "trends.html",
         charts=charts,
         failures=found.failures,
         spans=TREND_SPANS,
-        days=asked.query("days") or "7",
+        days=request.query("days") or "7",
         now=datetime.now(UTC).isoformat(),
     )

@@ -7,84 +7,86 @@ from fastapi import Response
 
 from dicom_console.views import contents, listing, pictures, viewer
 from dicom_console.views.pictures import PictureKind, Shown
-from dicom_console.web.faces import Asked, Faces, Number, Visit
+from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Number
 from dicom_node.base.errors import NotFound
 from dicom_node.base.lifecycle import UserRole
-from dicom_node.people import audit
-from dicom_node.people import studies as received
+from dicom_node.people import audit, studies
 
 faces = Faces()
 
 
 @faces.page("GET", "/studies/images/{number}", UserRole.VIEWER)
-def image(asked: Asked, number: Number, frame: int = 1, layer: int = 0) -> Response:
+def image(request: CurrentRequest, number: Number, frame: int = 1, layer: int = 0) -> Response:
     """Show one received image; ``layer``: number of the result shown in its place, 0: the image as
     received.
     """
-    shown = asked.read(pictures.find, asked.settings, PictureKind.IMAGES, number)
-    found = asked.read(received.image_view, asked.settings, number)
+    shown = request.read(pictures.find, request.settings, PictureKind.IMAGES, number)
+    found = request.read(studies.image_view, request.settings, number)
     return _frame(
-        asked,
+        request,
         "image.html",
         shown,
         frame,
-        image=found | {"masks": asked.read(viewer.masks, asked.settings, found["study"], found["uid"])},
+        image=found | {"masks": request.read(viewer.masks, request.settings, found["study"], found["uid"])},
         layer=next((one for one in found["layers"] if one["id"] == layer), None),
         about=viewer.described(shown) | {"frame": frame},
     )
 
 
 @faces.page("GET", "/studies/results/{number}/content", UserRole.VIEWER)
-def content(asked: Asked, number: Number) -> Response:
+def content(request: CurrentRequest, number: Number) -> Response:
     """Show the content of a result object."""
-    shown = _seen(asked, PictureKind.RESULTS, number)
-    study = asked.read(listing.study_heading, asked.settings, shown.study)
+    shown = _find_and_note(request, PictureKind.RESULTS, number)
+    study = request.read(listing.study_heading, request.settings, shown.study)
     tree, whole = contents.contents(shown.path)
-    return asked.page("content.html", shown=shown, study=study, number=number, tree=tree, whole=whole)
+    return request.page("content.html", shown=shown, study=study, number=number, tree=tree, whole=whole)
 
 
 @faces.page("GET", "/studies/results/{number}", UserRole.VIEWER)
-def result(asked: Asked, number: Number, frame: int = 1) -> Response:
+def result(request: CurrentRequest, number: Number, frame: int = 1) -> Response:
     """Show one frame of a result, with links to the other frames."""
-    shown = asked.read(pictures.find, asked.settings, PictureKind.RESULTS, number)
-    return _frame(asked, "result.html", shown, frame, number=number)
+    shown = request.read(pictures.find, request.settings, PictureKind.RESULTS, number)
+    return _frame(request, "result.html", shown, frame, number=number)
 
 
 @faces.page("GET", "/studies/results/{number}/masks/{segment}", UserRole.VIEWER)
-def mask(asked: Asked, number: Number, segment: int) -> Response:
-    """A segment of a segmentation, to lie on its image."""
-    shown = _seen(asked, PictureKind.RESULTS, number)
+def mask(request: CurrentRequest, number: Number, segment: int) -> Response:
+    """One segment of a segmentation as a picture that is laid over its image."""
+    shown = _find_and_note(request, PictureKind.RESULTS, number)
     return Response(viewer.mask_png(shown, segment), media_type="image/png")
 
 
 @faces.page("GET", "/studies/{which}/{number}/{frame}/samples", UserRole.VIEWER)
-def frame_samples(asked: Asked, which: PictureKind, number: Number, frame: int) -> Response:
-    """The real samples of a frame, described in the header X-Samples (``views.viewer``)."""
-    found = viewer.samples(_seen(asked, which, number), frame)
+def frame_samples(request: CurrentRequest, which: PictureKind, number: Number, frame: int) -> Response:
+    """The sample values of a frame; the header X-Samples describes them (``views.viewer``)."""
+    found = viewer.samples(_find_and_note(request, which, number), frame)
     headers = {"X-Samples": json.dumps(found.about)}
     return Response(found.data, media_type="application/octet-stream", headers=headers)
 
 
 @faces.page("GET", "/studies/{which}/{number}/{frame}", UserRole.VIEWER)
 def png(
-    asked: Asked, which: PictureKind, number: Number, frame: int, longest: int = pictures.LARGEST
+    request: CurrentRequest, which: PictureKind, number: Number, frame: int, longest: int = pictures.LARGEST
 ) -> Response:
-    """The frame itself, of a received image or of a result."""
-    shown = _seen(asked, which, number)
+    """One frame as PNG, of a received image or of a result."""
+    shown = _find_and_note(request, which, number)
     return Response(pictures.png(shown, frame, longest), media_type="image/png")
 
 
-def _seen(asked: Visit, which: PictureKind, number: int) -> Shown:
-    """What has pixels; the audit says that the person sees its study. Raises NotFound."""
-    shown = asked.read(pictures.find, asked.settings, which, number)
-    audit.note_sight(asked.site.database, asked.person, shown.study)
+def _find_and_note(request: ConsoleRequest, which: PictureKind, number: int) -> Shown:
+    """The object with this number, after the audit has noted that the person sees its study.
+    Raises NotFound.
+    """
+    shown = request.read(pictures.find, request.settings, which, number)
+    audit.note_sight(request.site.database, request.person, shown.study)
     return shown
 
 
-def _frame(asked: Visit, template: str, shown: Shown, frame: int, **values: Any) -> Response:
-    audit.note_sight(asked.site.database, asked.person, shown.study)
+def _frame(request: ConsoleRequest, template: str, shown: Shown, frame: int, **values: Any) -> Response:
+    """The page of one frame, with links to the others. Raises NotFound."""
+    audit.note_sight(request.site.database, request.person, shown.study)
     frames = pictures.frames(shown)
     if not 1 <= frame <= frames:
         raise NotFound("there is no such frame")
-    study = asked.read(listing.study_heading, asked.settings, shown.study)
-    return asked.page(template, shown=shown, study=study, frame=frame, frames=frames, **values)
+    study = request.read(listing.study_heading, request.settings, shown.study)
+    return request.page(template, shown=shown, study=study, frame=frame, frames=frames, **values)

@@ -1,4 +1,4 @@
-"""For those who watch the node: pages are notified of changes; programs get liveness, readiness and metrics.
+"""Notices of changes for open pages; liveness, readiness and metrics for programs.
 
 A page loads itself again on a server-sent event. All open streams share one database query per second;
 without an open stream there is no query.
@@ -22,7 +22,7 @@ from starlette.concurrency import run_in_threadpool
 
 from dicom_console.views import changes, metrics
 from dicom_console.web.access import ANYONE, needs
-from dicom_console.web.faces import Asked, Faces, Visit
+from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces
 from dicom_console.web.limits import port_of
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.database import Database
@@ -38,7 +38,9 @@ _THREADS = CapacityLimiter(2)  # of /readyz
 
 
 class Live:
-    """The open streams, and the mark of the newest change, which they share."""
+    """The open streams, and the text that changes with each change (``views.changes``), which all streams
+    share.
+    """
 
     def __init__(self) -> None:
         self.stops_when: Callable[[], bool] = lambda: False  # streams do not end by themselves
@@ -61,7 +63,7 @@ class Live:
             self._open += Counter()  # forgets those without a stream
 
     async def mark(self, database: Database) -> str:
-        """The mark of the newest change, read now or less than a second ago."""
+        """The text of the newest change, read less than a second ago."""
         async with self._asking:
             if time.monotonic() - self._asked_at >= POLL_SECONDS:
                 self._asked_at = time.monotonic()
@@ -70,20 +72,23 @@ class Live:
 
 
 @faces.page("GET", "/live", UserRole.VIEWER, counts=False)
-async def live(asked: Asked) -> Response:
-    """A message for each change, "away" without a database, "ended" when the session is over."""
-    streams: Live = asked.request.app.state.live
-    if not streams.has_place(asked.token):
+async def live(request: CurrentRequest) -> Response:
+    """A stream with a message for each change; "away" without a database, "ended" when the session
+    is over.
+    """
+    streams: Live = request.http.app.state.live
+    if not streams.has_place(request.token):
         raise HTTPException(503, "Too many pages are open: this one does not update by itself.")
     return StreamingResponse(
-        _messages(asked, streams), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
+        _messages(request, streams), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
     )
 
 
-async def _messages(asked: Visit, streams: Live) -> AsyncIterator[str]:
+async def _messages(request: ConsoleRequest, streams: Live) -> AsyncIterator[str]:
+    """The messages of one stream, until the session or the console ends."""
     shown, checked_at = "", time.monotonic()
-    database, idle = asked.site.database, asked.settings.console.idle_minutes
-    with streams.place(asked.token):
+    database, idle = request.site.database, request.settings.console.idle_minutes
+    with streams.place(request.token):
         yield "retry: 5000\n\n"
         while not streams.stops_when():
             mark = await streams.mark(database)
@@ -92,7 +97,7 @@ async def _messages(asked: Visit, streams: Live) -> AsyncIterator[str]:
                 yield "event: away\ndata:\n\n" if mark == changes.AWAY else f"data: {mark}\n\n"
             if time.monotonic() - checked_at >= CHECK_SECONDS:
                 checked_at = time.monotonic()
-                if not await run_in_threadpool(changes.session_lasts, database, asked.token, idle):
+                if not await run_in_threadpool(changes.session_lasts, database, request.token, idle):
                     yield "event: ended\ndata:\n\n"
                     return
                 yield ":\n\n"
@@ -101,31 +106,33 @@ async def _messages(asked: Visit, streams: Live) -> AsyncIterator[str]:
 
 @faces.people.api_route("/healthz", methods=["GET", "HEAD"])
 @needs(ANYONE)
-async def healthz(asked: Asked) -> Response:
+async def healthz(request: CurrentRequest) -> Response:
     """Answer that the console's process runs; the header X-Console identifies the process."""
-    return PlainTextResponse("ok\n", headers={"X-Console": asked.site.mark})
+    return PlainTextResponse("ok\n", headers={"X-Console": request.site.mark})
 
 
 @faces.people.api_route("/readyz", methods=["GET", "HEAD"])
 @needs(ANYONE)
-async def readyz(asked: Asked) -> Response:
-    """200 where the node takes objects, else 503 and why; in a thread that no page can take."""
-    why = await run_sync(asked.read, metrics.not_ready, asked.settings, limiter=_THREADS)
+async def readyz(request: CurrentRequest) -> Response:
+    """200 if the node accepts objects, else 503 with the reason. It has a thread of its own, which no page
+    can occupy.
+    """
+    why = await run_sync(request.read, metrics.not_ready, request.settings, limiter=_THREADS)
     return PlainTextResponse(f"{why or 'ready'}\n", 503 if why else 200)
 
 
 @faces.page("GET", "/metrics", ANYONE)
-def numbers(asked: Asked) -> Response:
+def numbers(request: CurrentRequest) -> Response:
     """Metrics in the text format of Prometheus, for callers with the token or on the metrics port."""
-    console, given = asked.settings.console, asked.request.headers.get("authorization", "")
+    console, given = request.settings.console, request.http.headers.get("authorization", "")
     token = console.metrics_token.get_secret_value()
     has_token = bool(token) and hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
-    if not has_token and port_of(asked.request.scope) != console.metrics_port:
+    if not has_token and port_of(request.http.scope) != console.metrics_port:
         raise HTTPException(403, "This needs console.metrics_token, or is asked for at console.metrics_port.")
-    durations: metrics.Durations = asked.request.app.state.durations
+    durations: metrics.Durations = request.http.app.state.durations
     families: dict[str, GaugeMetricFamily] = {}
-    with asked.site.database.read() as session:
-        for one in metrics.gauges(session, asked.settings):
+    with request.site.database.read() as session:
+        for one in metrics.gauges(session, request.settings):
             labels = [name for name, _ in one.labels]
             family = GaugeMetricFamily(f"dicom_node_{one.name}", one.help, labels=labels)
             families.setdefault(one.name, family).add_metric([value for _, value in one.labels], one.value)

@@ -5,10 +5,9 @@ from threading import Semaphore
 from fastapi import Response
 
 from dicom_console.views import models
-from dicom_console.web.faces import Asked, Faces, one_of, see_other
+from dicom_console.web.faces import CurrentRequest, Faces, one_of, see_other
 from dicom_node.base.lifecycle import UserRole
-from dicom_node.people import configured as used
-from dicom_node.people import reviews
+from dicom_node.people import configured, reviews
 
 faces = Faces()
 
@@ -16,43 +15,43 @@ _place = Semaphore(1)  # a model is tried in a process of its own, with all its 
 
 
 @faces.page("GET", "/models", UserRole.VIEWER)
-def list_models(asked: Asked) -> Response:
+def list_models(request: CurrentRequest) -> Response:
     """All models."""
-    return asked.page(
+    return request.page(
         "models.html",
-        rows=models.models(asked.settings),
-        used=used.models_in_use(asked.settings),
-        history=models.history(asked.settings),
-        models_dir=asked.settings.workers.models_dir is not None,
+        rows=models.models(request.settings),
+        used=configured.models_in_use(request.settings),
+        history=models.history(request.settings),
+        models_dir=request.settings.workers.models_dir is not None,
     )
 
 
 @faces.page("GET", "/models/{identifier}/{version}", UserRole.VIEWER)
-def show(asked: Asked, identifier: str, version: str) -> Response:
+def show(request: CurrentRequest, identifier: str, version: str) -> Response:
     """One model, with the drift of its scores for each sender as in ``models drift``."""
-    return asked.page(
+    return request.page(
         "model.html",
-        counts=asked.read(reviews.counts_by_finding, identifier, version),
-        model=models.model(asked.settings, identifier, version),
+        counts=request.read(reviews.counts_by_finding, identifier, version),
+        model=models.model(request.settings, identifier, version),
         drift=[
             row
-            for row in used.model_drift(asked.settings)
+            for row in configured.model_drift(request.settings)
             if (row["model"], row["version"]) == (identifier, version)
         ],
     )
 
 
 @faces.page("POST", "/models/{identifier}/{version}/activate", UserRole.ADMIN)
-def activate(asked: Asked, identifier: str, version: str) -> Response:
+def activate(request: CurrentRequest, identifier: str, version: str) -> Response:
     """Try the model, and let a pipeline use it."""
-    pipeline, name = asked.text("pipeline")[:64], f"{identifier}@{version}"
+    pipeline, name = request.text("pipeline")[:64], f"{identifier}@{version}"
     with one_of(_place, "Another model is being tried: wait until it is done."):
-        used.activate_model(asked.settings, pipeline, name, asked.person)
+        configured.activate_model(request.settings, pipeline, name, request.person)
     return see_other("/models")
 
 
 @faces.page("POST", "/models/{pipeline}/rollback", UserRole.ADMIN)
-def roll_back(asked: Asked, pipeline: str) -> Response:
+def roll_back(request: CurrentRequest, pipeline: str) -> Response:
     """Let a pipeline use the model that was active before."""
-    used.roll_back_model(asked.settings, pipeline, asked.person)
+    configured.roll_back_model(request.settings, pipeline, request.person)
     return see_other("/models")

@@ -5,15 +5,15 @@ from typing import Annotated
 
 from fastapi import Query, Response
 
-from dicom_console.forms import peer as form
+from dicom_console.forms import peer as peer_form
 from dicom_console.handlers.entered import add_handlers, put
 from dicom_console.views import directory
-from dicom_console.web.faces import Asked, Faces, Name, Visit
+from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Name
 from dicom_console.web.languages import SAVED
 from dicom_node.base.errors import FaultyInput, HoldUndercut, NotAllowedNow, NotFound
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.people import Row, configured
-from dicom_node.people import peers as services
+from dicom_node.people import peers as people_peers
 from dicom_node.people.peers import try_peers
 
 faces = Faces()
@@ -23,69 +23,72 @@ Caller = Annotated[str, Query(max_length=64, pattern=r"^[ -~]*$")]
 
 
 @faces.handler("GET", "/peers", UserRole.VIEWER)
-def peers(asked: Asked) -> list[Row]:
+def peers(request: CurrentRequest) -> list[Row]:
     """The configured peers, each with its last association."""
-    return [Row(**row) for row in asked.read(directory.peers, asked.settings)]
+    return [Row(**row) for row in request.read(directory.peers, request.settings)]
 
 
 @faces.page_of(peers)
-def _peers_page(asked: Visit, rows: list[Row]) -> Response:
-    """All peers, and who called that is none."""
-    strangers = asked.read(directory.strangers, asked.settings)
-    return asked.page("peers.html", rows=rows, strangers=strangers, days=directory.DAYS)
+def _peers_page(request: ConsoleRequest, rows: list[Row]) -> Response:
+    """The page of all peers, and of callers that are no peer."""
+    strangers = request.read(directory.strangers, request.settings)
+    return request.page("peers.html", rows=rows, strangers=strangers, days=directory.DAYS)
 
 
 @faces.page("GET", "/peers/why", UserRole.VIEWER)
-def why(asked: Asked, caller: Caller = "") -> Response:
+def why(request: CurrentRequest, caller: Caller = "") -> Response:
     """List what a machine tried, what was refused, and the configuration lines that would allow it."""
     caller, found, problem = caller.strip(), None, ""
     try:
-        found = services.why(asked.settings, caller, _since()) if caller else None
+        found = people_peers.why(request.settings, caller, _since()) if caller else None
     except NotFound as error:
         problem = str(error)
-    return asked.page(
+    return request.page(
         "why.html",
         caller=caller,
         found=found,
         problem=problem,
-        refused=[] if caller else asked.read(directory.refused),
+        refused=[] if caller else request.read(directory.refused),
         days=directory.DAYS,
     )
 
 
 @faces.page("GET", "/peers/new", UserRole.ADMIN)
-def new(asked: Asked, caller: Caller = "", host: Caller = "") -> Response:
-    """Show an empty form, filled in with what is known of a machine that called and is no peer yet."""
-    known = {"name": [services.short_name(caller)], "ae_title": [caller], "host": [host]}
-    return asked.page("peer_form.html", **form.empty(known))
+def new(request: CurrentRequest, caller: Caller = "", host: Caller = "") -> Response:
+    """Show the form of a new peer, filled in with what is known of a caller."""
+    known = {"name": [people_peers.short_name(caller)], "ae_title": [caller], "host": [host]}
+    return request.page("peer_form.html", **peer_form.empty(known))
 
 
 @faces.page("GET", "/peers/{name}/change", UserRole.ADMIN)
-def change(asked: Asked, name: str) -> Response:
+def change(request: CurrentRequest, name: str) -> Response:
     """Show the form filled in with the peer's present settings."""
-    return asked.page("peer_form.html", **form.filled(configured.show_entry(asked.settings, "peers", name)))
+    return request.page(
+        "peer_form.html", **peer_form.filled(configured.show_entry(request.settings, "peers", name))
+    )
 
 
 @faces.handler("POST", "/peers/{name}/test", UserRole.OPERATOR)
-def test_peer(asked: Asked, name: Name) -> list[Row]:
+def test_peer(request: CurrentRequest, name: Name) -> list[Row]:
     """Test each step that delivery to this peer needs; nothing is stored there."""
-    asked.settings.peer(name)
-    return try_peers(asked.settings, [name], asked.person)
+    request.settings.peer(name)
+    return try_peers(request.settings, [name], request.person)
 
 
 @faces.page("GET", "/peers/{name}", UserRole.VIEWER)
-def show(asked: Asked) -> Response:
+def show(request: CurrentRequest) -> Response:
     """One peer."""
-    return _page(asked, None)
+    return _page(request, None)
 
 
 @faces.page_of(test_peer)
-def _page(asked: Visit, checks: list[Row] | None) -> Response:
-    name = asked.request.path_params["name"]
-    return asked.page(
+def _page(request: ConsoleRequest, checks: list[Row] | None) -> Response:
+    """The page of a peer. ``checks``: the results of a test just done."""
+    name = request.http.path_params["name"]
+    return request.page(
         "peer.html",
-        peer=asked.read(directory.peer, asked.settings, name),
-        found=services.why(asked.settings, name, _since()),
+        peer=request.read(directory.peer, request.settings, name),
+        found=people_peers.why(request.settings, name, _since()),
         checks=checks,
         days=directory.DAYS,
         most_asked=directory.ASKED,
@@ -94,34 +97,36 @@ def _page(asked: Visit, checks: list[Row] | None) -> Response:
 
 @faces.page("POST", "/peers/new", UserRole.ADMIN)
 @faces.page("POST", "/peers/{name}/change", UserRole.ADMIN)
-def save(asked: Asked) -> Response:
+def save(request: CurrentRequest) -> Response:
     """Add the peer of the form, or change it unless somebody else did meanwhile."""
-    name = asked.request.path_params.get("name", "")
-    version = asked.number("version")
-    content, unread = form.content(asked.fields(), name)
+    name = request.http.path_params.get("name", "")
+    version = request.number("version")
+    content, unread = peer_form.content(request.fields(), name)
     named = content["name"]
-    faults = form.faults(unread, named)
+    faults = peer_form.faults(unread, named)
     try:
         if not unread:
-            saved = put(asked, "peers", content, version, despite_hold=bool(asked.text("despite_hold")))
-            return asked.in_force(SAVED, f"/peers/{named}", *saved["warnings"], name=named)
-        configured.check_entry(asked.settings, "peers", content, version)
+            saved = put(request, "peers", content, version, despite_hold=bool(request.text("despite_hold")))
+            return request.in_force(SAVED, f"/peers/{named}", *saved["warnings"], name=named)
+        configured.check_entry(request.settings, "peers", content, version)
     except FaultyInput as error:
-        found = form.faults(error.problems, named) if error.problems else {"": str(error).splitlines()}
+        found = peer_form.faults(error.problems, named) if error.problems else {"": str(error).splitlines()}
         faults = found | faults
     except HoldUndercut as error:
-        return _mend(asked, name, 409, above=[str(error)], undercuts=True)
+        return _form_again(request, name, 409, above=[str(error)], undercuts=True)
     except NotAllowedNow as error:
         if name:
-            return _mend(asked, name, 409, above=[str(error)], is_old=True)
+            return _form_again(request, name, 409, above=[str(error)], is_old=True)
         faults |= {"name": [str(error)]}  # it is taken
-        return _mend(asked, name, 409, above=faults.pop("", []), faults=faults)
-    return _mend(asked, name, 400, above=faults.pop("", []), faults=faults)
+        return _form_again(request, name, 409, above=faults.pop("", []), faults=faults)
+    return _form_again(request, name, 400, above=faults.pop("", []), faults=faults)
 
 
-def _mend(asked: Visit, name: str, status: int, **shown: object) -> Response:
-    return asked.page("peer_form.html", status, **form.as_given(asked.fields(), name) | shown)
+def _form_again(request: ConsoleRequest, name: str, status: int, **shown: object) -> Response:
+    """The form with the values that were sent, and what is wrong with them."""
+    return request.page("peer_form.html", status, **peer_form.as_given(request.fields(), name) | shown)
 
 
 def _since() -> datetime:
+    """The beginning of the days that pages about callers cover."""
     return datetime.now(UTC) - timedelta(days=directory.DAYS)

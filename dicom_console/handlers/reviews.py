@@ -6,7 +6,7 @@ from fastapi import Body, HTTPException, Response
 
 from dicom_console.views import listing, pictures, viewer
 from dicom_console.views.pictures import PictureKind
-from dicom_console.web.faces import Asked, Faces, Number, Since, Visit, see_other
+from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Number, Since, see_other
 from dicom_console.web.languages import N_
 from dicom_node.base.errors import FaultyInput, NotAllowedNow
 from dicom_node.base.lifecycle import UserRole
@@ -19,17 +19,17 @@ _EDGES = ("left", "top", "right", "bottom")
 
 
 @faces.handler("GET", "/reviews", UserRole.OPERATOR)
-def list_reviews(asked: Asked, after: Since = None) -> Reviews:
+def list_reviews(request: CurrentRequest, after: Since = None) -> Reviews:
     """Images that wait for a review of their cleaning, the longest waiting first."""
-    rows, more = asked.read(reviews.waiting_reviews, after)
+    rows, more = request.read(reviews.waiting_reviews, after)
     return Reviews(reviews=[Row(**row) for row in rows], next=more)
 
 
 @faces.page_of(list_reviews)
-def _reviews_page(asked: Visit, found: Reviews) -> Response:
-    """What waits."""
-    first = not asked.query("after")
-    return asked.page(
+def _reviews_page(request: ConsoleRequest, found: Reviews) -> Response:
+    """The page of waiting reviews."""
+    first = not request.query("after")
+    return request.page(
         "reviews.html",
         rows=found.reviews,
         more=found.next,
@@ -38,106 +38,109 @@ def _reviews_page(asked: Visit, found: Reviews) -> Response:
 
 
 @faces.handler("GET", "/reviews/{number}", UserRole.OPERATOR)
-def show(asked: Asked, number: Number) -> Row:
+def show(request: CurrentRequest, number: Number) -> Row:
     """Show one image with the detected text, and the boxes that a person drew before."""
-    found = asked.read(reviews.show_review, asked.settings, number)
-    audit.note_sight(asked.site.database, asked.person, found["study_id"])
+    found = request.read(reviews.show_review, request.settings, number)
+    audit.note_sight(request.site.database, request.person, found["study_id"])
     return Row(**found)
 
 
-def _to_the_next(asked: Visit, _done: None = None) -> Response:
-    """The next image that waits, the list where none does."""
-    following = asked.read(reviews.review_after, int(asked.request.path_params["number"]))
+def _to_the_next(request: ConsoleRequest, _done: None = None) -> Response:
+    """Redirect to the next image that waits, or to the list if none does."""
+    following = request.read(reviews.review_after, int(request.http.path_params["number"]))
     return see_other(f"/reviews/{following}" if following else "/reviews")
 
 
 @faces.handler("POST", "/reviews/{number}/accept", UserRole.OPERATOR, _to_the_next)
-def accept(asked: Asked, number: Number) -> None:
+def accept(request: CurrentRequest, number: Number) -> None:
     """Accept the cleaning of an image: it stays as it is."""
-    reviews.accept_cleaning(asked.settings, number, asked.person)
+    reviews.accept_cleaning(request.settings, number, request.person)
 
 
 @faces.handler("POST", "/reviews/{number}/boxes", UserRole.OPERATOR)
-def draw(asked: Asked, number: Number, drawn: Annotated[Boxes, Body()]) -> None:
-    """Clean the image again, removing also what these boxes hold; they replace those drawn before."""
-    reviews.draw_boxes(asked.settings, number, drawn.boxes, asked.person, asked.user.role)
+def draw(request: CurrentRequest, number: Number, drawn: Annotated[Boxes, Body()]) -> None:
+    """Clean the image again, and also remove the content of these boxes; they replace boxes drawn before."""
+    reviews.draw_boxes(request.settings, number, drawn.boxes, request.person, request.user.role)
 
 
 @faces.handler("POST", "/reviews/{number}/device-rule/try", UserRole.OPERATOR)
-def try_rule(asked: Asked, number: Number, rule: Annotated[NewRule, Body()]) -> Row:
+def try_rule(request: CurrentRequest, number: Number, rule: Annotated[NewRule, Body()]) -> Row:
     """Show what a device rule with these boxes would black out; nothing is changed."""
-    return Row(**asked.read(reviews.rule_tried, asked.settings, number, rule.name, rule.boxes))
+    return Row(**request.read(reviews.rule_tried, request.settings, number, rule.name, rule.boxes))
 
 
 @faces.handler("POST", "/reviews/{number}/device-rule", UserRole.ADMIN)
-def save_rule(asked: Asked, number: Number, rule: Annotated[NewRule, Body()]) -> Row:
-    """Save a device rule with these boxes, and clean the image again; ``not_cleaned`` says why not."""
-    why_not = reviews.save_rule(asked.settings, number, rule.name, rule.boxes, asked.person, asked.user.role)
-    asked.take_over()
+def save_rule(request: CurrentRequest, number: Number, rule: Annotated[NewRule, Body()]) -> Row:
+    """Save a device rule with these boxes, and clean the image again; ``not_cleaned``: why that failed."""
+    why_not = reviews.save_rule(
+        request.settings, number, rule.name, rule.boxes, request.person, request.user.role
+    )
+    request.take_over()
     return Row(name=rule.name, not_cleaned=why_not)
 
 
 @faces.page_of(show)
-def _review_page(asked: Visit, review: Row) -> Response:
-    return _form(asked, review, [list(map(str, box)) for box in review["drawn"]])
+def _review_page(request: ConsoleRequest, review: Row) -> Response:
+    """The page of one review."""
+    return _form(request, review, [list(map(str, box)) for box in review["drawn"]])
 
 
 @faces.page("POST", "/reviews/{number}/boxes", UserRole.OPERATOR)
-def use_boxes(asked: Asked, number: Number) -> Response:
+def use_boxes(request: CurrentRequest, number: Number) -> Response:
     """Clean the image again with the boxes of the form, or try or save a device rule with them."""
-    act, name = asked.text("act"), asked.text("name")[:64]
+    act, name = request.text("act"), request.text("name")[:64]
     if act not in ("clean", "try", "save"):
         raise HTTPException(400, "Choose an action for the boxes.")
-    if act == "save" and not asked.user.role.includes(UserRole.ADMIN):
+    if act == "save" and not request.user.role.includes(UserRole.ADMIN):
         raise HTTPException(403, "This needs the role admin: device rules are for all images of a device.")
     try:
-        boxes = reviews.boxes_of(asked.fields())
+        boxes = reviews.boxes_of(request.fields())
         rule = NewRule.model_construct(name=name, boxes=boxes)  # the service says what is wrong with it
         if act == "try":
-            return asked.page("device_rule.html", number=number, found=try_rule(asked, number, rule))
+            return request.page("device_rule.html", number=number, found=try_rule(request, number, rule))
         if act == "save":
-            return _saved(asked, number, save_rule(asked, number, rule))
-        draw(asked, number, rule)
+            return _saved(request, number, save_rule(request, number, rule))
+        draw(request, number, rule)
     except (FaultyInput, NotAllowedNow) as error:
         status = 400 if isinstance(error, FaultyInput) else 409
-        edges = (asked.fields().get(edge, []) for edge in _EDGES)
+        edges = (request.fields().get(edge, []) for edge in _EDGES)
         given = [list(box) for box in zip(*edges, strict=False)]
-        return _form(asked, show(asked, number), given, name=name, problem=str(error), status=status)
-    return _to_the_next(asked)
+        return _form(request, show(request, number), given, name=name, problem=str(error), status=status)
+    return _to_the_next(request)
 
 
-def _saved(asked: Visit, number: int, saved: Row) -> Response:
-    """The rule is saved, whether the image was cleaned again or not."""
+def _saved(request: ConsoleRequest, number: int, saved: Row) -> Response:
+    """The page after a device rule was saved; it says whether the image was cleaned again."""
     if not saved["not_cleaned"]:
         cleaned = N_("The device rule %(name)s is saved; the image is cleaned again.")
-        return asked.in_force(cleaned, "/reviews", name=saved["name"])
+        return request.in_force(cleaned, "/reviews", name=saved["name"])
     besides = f"This image was not cleaned again with it, and waits as before: {saved['not_cleaned']}."
-    return asked.in_force(
+    return request.in_force(
         N_("The device rule %(name)s is saved."), f"/reviews/{number}", besides, name=saved["name"]
     )
 
 
 def _form(
-    asked: Visit,
+    request: ConsoleRequest,
     review: Row,
-    given: list[list[str]],
+    edges: list[list[str]],
     *,
     name: str = "",
     problem: str = "",
     status: int = 200,
 ) -> Response:
-    """``given``: the edges of each box, as they were typed."""
-    shown = asked.read(pictures.find, asked.settings, PictureKind.IMAGES, review["instance_id"])
-    empty = [["", "", "", ""]] * (reviews.MOST_BOXES - len(given))
-    return asked.page(
+    """The page of a review. ``edges``: the edges of each box, as they were typed."""
+    shown = request.read(pictures.find, request.settings, PictureKind.IMAGES, review["instance_id"])
+    empty = [["", "", "", ""]] * (reviews.MOST_BOXES - len(edges))
+    return request.page(
         "review.html",
         status,
         review=review,
-        study=asked.read(listing.study_heading, asked.settings, review["study_id"]),
-        given=[*given[: reviews.MOST_BOXES], *empty],
+        study=request.read(listing.study_heading, request.settings, review["study_id"]),
+        given=[*edges[: reviews.MOST_BOXES], *empty],
         edges=_EDGES,
         name=name,
         problem=problem,
         about=viewer.described(shown) | {"frame": 1},
-        following=asked.read(reviews.review_after, review["id"]),
+        following=request.read(reviews.review_after, review["id"]),
     )

@@ -1,4 +1,4 @@
-"""Users: signing in and out, who may sign in as what, who is signed in, who did what; files of every page."""
+"""Signing in and out; users, their roles and sessions; the audit; static files."""
 
 import re
 from types import NoneType
@@ -9,7 +9,16 @@ from fastapi import Response
 from dicom_console.views import listing
 from dicom_console.web import languages
 from dicom_console.web.access import ANYONE, remember
-from dicom_console.web.faces import ROWS, Asked, Faces, Number, Since, Text, Visit, see_other
+from dicom_console.web.faces import (
+    ROWS,
+    ConsoleRequest,
+    CurrentRequest,
+    Faces,
+    Number,
+    Since,
+    Text,
+    see_other,
+)
 from dicom_console.web.languages import N_
 from dicom_console.web.pages import static
 from dicom_node.base.connectors import every
@@ -32,171 +41,182 @@ Change = Literal["role", "password", "disable", "enable", "sign-out", "remove"]
 
 
 @faces.page("GET", "/sign-in", ANYONE)
-def ask_to_sign_in(asked: Asked) -> Response:
+def ask_to_sign_in(request: CurrentRequest) -> Response:
     """Show the form to sign in.
 
     The form is bound to a token in the cookie; a browser without a session gets a new token.
     """
-    token = asked.token or users.new_token()
-    response = _sign_in_form(asked, token)
-    remember(response, asked.site, token)
+    token = request.token or users.new_token()
+    response = _sign_in_form(request, token)
+    remember(response, request.site, token)
     return response
 
 
 @faces.page("POST", "/sign-in", ANYONE)
-def sign_in(asked: Asked) -> Response:
+def sign_in(request: CurrentRequest) -> Response:
     """Sign the user of the form in, with a new session token."""
-    name, password = asked.text("name")[:64], asked.form.get("password", "")
+    name, password = request.text("name")[:64], request.form.get("password", "")
     given = password if isinstance(password, str) else ""
     try:
-        token = users.sign_in(asked.site.database, name, given, asked.address, asked.token, asked.agent)
+        token = users.sign_in(
+            request.site.database, name, given, request.address, request.token, request.agent
+        )
     except RequestRefused as error:
         return _sign_in_form(
-            asked, asked.token, str(error), 403 if isinstance(error, SignInRefused) else 503, name
+            request, request.token, str(error), 403 if isinstance(error, SignInRefused) else 503, name
         )
     response = see_other("/")
-    remember(response, asked.site, token)
+    remember(response, request.site, token)
     return response
 
 
 @faces.page("GET", _ELSEWHERE, ANYONE)
-def begin_elsewhere(asked: Asked) -> Response:
+def begin_elsewhere(request: CurrentRequest) -> Response:
     """Send the browser to the provider of the hospital's accounts."""
     secret = users.new_token()
     try:
-        way = _way(asked)
-        response = see_other(way.begin(asked.settings, secret))
+        way = _sign_in_connector(request)
+        response = see_other(way.begin(request.settings, secret))
     except RequestRefused as error:
-        return _elsewhere(asked, error)
+        return _elsewhere(request, error)
     # It comes back from another site: lax. No page can be asked for by this cookie.
     response.set_cookie(
-        _oidc_cookie(asked), secret, 60 * way.MINUTES, path="/", secure=asked.site.secure, httponly=True
+        _oidc_cookie(request), secret, 60 * way.MINUTES, path="/", secure=request.site.secure, httponly=True
     )
     return response
 
 
 @faces.page("GET", f"{_ELSEWHERE}/back", ANYONE)
-def come_back(asked: Asked) -> Response:
+def come_back(request: CurrentRequest) -> Response:
     """Start a session for a person whom the identity provider has sent back.
 
     The answer is a page that continues by itself: a browser that comes from another site sends no strict
     cookie.
     """
-    secret, answer = asked.request.cookies.get(_oidc_cookie(asked), ""), dict(asked.request.query_params)
+    secret, answer = request.http.cookies.get(_oidc_cookie(request), ""), dict(request.http.query_params)
     try:
-        database = asked.site.database
-        token = _way(asked).finish(database, asked.settings, secret, answer, asked.address, asked.agent)
-        response = _elsewhere(asked)
-        remember(response, asked.site, token)
+        database = request.site.database
+        token = _sign_in_connector(request).finish(
+            database, request.settings, secret, answer, request.address, request.agent
+        )
+        response = _elsewhere(request)
+        remember(response, request.site, token)
     except RequestRefused as error:
-        response = _elsewhere(asked, error)
-    response.delete_cookie(_oidc_cookie(asked), path="/", secure=asked.site.secure)
+        response = _elsewhere(request, error)
+    response.delete_cookie(_oidc_cookie(request), path="/", secure=request.site.secure)
     return response
 
 
 @faces.page("GET", f"{_ELSEWHERE}/leave", ANYONE)
-def leave(asked: Asked) -> Response:
-    """Send the browser to where its person signs out of the provider, too."""
+def leave(request: CurrentRequest) -> Response:
+    """Send the browser to the address where the person also signs out of the provider."""
     try:
-        return see_other(_way(asked).sign_out_address(asked.settings) or "/sign-in")
+        return see_other(_sign_in_connector(request).sign_out_address(request.settings) or "/sign-in")
     except RequestRefused as error:
-        return _elsewhere(asked, error)
+        return _elsewhere(request, error)
 
 
 @faces.page("POST", "/sign-out", UserRole.VIEWER)
-def sign_out(asked: Asked) -> Response:
+def sign_out(request: CurrentRequest) -> Response:
     """End the session."""
-    users.sign_out(asked.site.database, asked.token, asked.person)
+    users.sign_out(request.site.database, request.token, request.person)
     response = see_other("/sign-in", left="1")
-    response.delete_cookie(asked.site.cookie, path="/", secure=asked.site.secure)
+    response.delete_cookie(request.site.cookie, path="/", secure=request.site.secure)
     return response
 
 
 @faces.page("POST", "/language", ANYONE)
-def choose_language(asked: Asked) -> Response:
+def choose_language(request: CurrentRequest) -> Response:
     """Show pages in this browser in another language from now on."""
-    back = asked.text("back")
+    back = request.text("back")
     response = see_other(back if _PLACE.fullmatch(back) else "/")
     response.set_cookie(
         languages.COOKIE,
-        asked.text("language")[:2],
+        request.text("language")[:2],
         max_age=_YEAR,
         httponly=True,
         samesite="lax",
-        secure=asked.site.secure,
+        secure=request.site.secure,
     )
     return response
 
 
 @faces.page("GET", "/static/{name}", ANYONE)
-def file(name: str, asked: Asked) -> Response:
+def file(name: str, request: CurrentRequest) -> Response:
     """A static file, such as a style sheet, that pages need also before sign-in."""
     if name not in _FILES:
-        return asked.page(
+        return request.page(
             "error.html", 404, text=N_("There is no such page."), besides="", code=404, again=False
         )
     return Response(static(name), media_type=_FILES[name], headers={"Cache-Control": "max-age=3600"})
 
 
-def _sign_in_form(asked: Asked, token: str, problem: str = "", status: int = 200, name: str = "") -> Response:
-    ways = any(way.is_configured(asked.settings) for way in every("sign_in"))
-    return asked.page(
+def _sign_in_form(
+    request: CurrentRequest, token: str, problem: str = "", status: int = 200, name: str = ""
+) -> Response:
+    """The page to sign in."""
+    ways = any(way.is_configured(request.settings) for way in every("sign_in"))
+    return request.page(
         "sign_in.html",
         status,
         token=token,
         problem=problem,
         name=name,
-        elsewhere=f"{asked.settings.console.url.rstrip('/')}{_ELSEWHERE}" if ways else "",
-        left=bool(asked.query("left")),
+        elsewhere=f"{request.settings.console.url.rstrip('/')}{_ELSEWHERE}" if ways else "",
+        left=bool(request.query("left")),
     )
 
 
-def _elsewhere(asked: Asked, error: RequestRefused | None = None) -> Response:
+def _elsewhere(request: CurrentRequest, error: RequestRefused | None = None) -> Response:
+    """The page about signing in with an account of the hospital. ``error``: why it failed."""
     refusals = {SignInRefused: 403, NotFound: 404, NoneType: 200}
-    return asked.page("sign_in_elsewhere.html", refusals.get(type(error), 503), problem=str(error or ""))
+    return request.page("sign_in_elsewhere.html", refusals.get(type(error), 503), problem=str(error or ""))
 
 
-def _way(asked: Asked) -> Any:
-    """What the connector gives by which people sign in elsewhere. Raises NotFound."""
+def _sign_in_connector(request: CurrentRequest) -> Any:
+    """The connector by which people sign in with accounts of the hospital. Raises NotFound without one."""
     for way in every("sign_in"):
-        if way.is_configured(asked.settings):
+        if way.is_configured(request.settings):
             return way
     raise NotFound("There is no such page.")
 
 
-def _oidc_cookie(asked: Asked) -> str:
-    return f"{asked.site.cookie}-oidc"
+def _oidc_cookie(request: CurrentRequest) -> str:
+    """The name of the cookie for a sign-in under way."""
+    return f"{request.site.cookie}-oidc"
 
 
 @faces.page("GET", "/users", UserRole.ADMIN)
-def show(asked: Asked) -> Response:
+def show(request: CurrentRequest) -> Response:
     """List the users."""
-    return _page(asked)
+    return _page(request)
 
 
 @faces.page("POST", "/users", UserRole.ADMIN)
-def add(asked: Asked) -> Response:
+def add(request: CurrentRequest) -> Response:
     """Add the user of the form."""
-    given = {key: asked.text(key) for key in ("name", "role", "sees")}
+    given = {key: request.text(key) for key in ("name", "role", "sees")}
     try:
-        password, role, senders = _password(asked), _role(given["role"]), given["sees"].split(";")
-        users.add_user(asked.settings, given["name"], role, password, asked.person, senders=senders)
+        password, role, senders = _password(request), _role(given["role"]), given["sees"].split(";")
+        users.add_user(request.settings, given["name"], role, password, request.person, senders=senders)
     except RequestRefused as error:
-        return _page(asked, str(error), given)
+        return _page(request, str(error), given)
     return see_other("/users")
 
 
 @faces.page("POST", "/users/{name}/{change}", UserRole.ADMIN)
-def change(asked: Asked, name: str, change: Change) -> Response:
-    """Change role and senders, or the password; shut or open the account, sign the user out, or remove it."""
-    settings, by = asked.settings, asked.person
+def change(request: CurrentRequest, name: str, change: Change) -> Response:
+    """Change role, senders or password of a user; disable or enable the account, sign the user out, or remove
+    it.
+    """
+    settings, by = request.settings, request.person
     try:
         match change:
             case "role":
-                role, senders = _role(asked.text("role")), asked.text("sees").split(";")
+                role, senders = _role(request.text("role")), request.text("sees").split(";")
                 users.change_user(settings, name, by, role=role, senders=senders)
             case "password":
-                users.set_password(settings, name, _password(asked), by)
+                users.set_password(settings, name, _password(request), by)
             case "sign-out":
                 users.end_sessions(settings, name, by)
             case "remove":
@@ -204,49 +224,50 @@ def change(asked: Asked, name: str, change: Change) -> Response:
             case _:
                 users.change_user(settings, name, by, disabled=change == "disable")
     except RequestRefused as error:
-        return _page(asked, str(error))
+        return _page(request, str(error))
     return see_other("/users")
 
 
 @faces.page("GET", "/sessions", UserRole.VIEWER)
-def own_sessions(asked: Asked) -> Response:
-    """List where the person is signed in."""
-    found = users.list_sessions(asked.settings, asked.user.name, token=asked.token)
-    return asked.page("sessions.html", sessions=found)
+def own_sessions(request: CurrentRequest) -> Response:
+    """List the person's own sessions."""
+    found = users.list_sessions(request.settings, request.user.name, token=request.token)
+    return request.page("sessions.html", sessions=found)
 
 
 @faces.page("POST", "/sessions/{number}/end", UserRole.VIEWER)
-def end_session(asked: Asked, number: Number) -> Response:
-    """End one session: of the person, or of anybody by an admin."""
-    users.end_session(asked.settings, number, asked.person, asked.user)
-    return see_other("/users" if asked.text("back") == "users" else "/sessions")
+def end_session(request: CurrentRequest, number: Number) -> Response:
+    """End a session: one's own, or as an admin that of any user."""
+    users.end_session(request.settings, number, request.person, request.user)
+    return see_other("/users" if request.text("back") == "users" else "/sessions")
 
 
 @faces.page("GET", "/audit", UserRole.ADMIN)
 def show_audit(
-    asked: Asked, who: Text = "", what: AuditAction | Literal[""] = "", before: Since = None
+    request: CurrentRequest, who: Text = "", what: AuditAction | Literal[""] = "", before: Since = None
 ) -> Response:
-    """List audit records, the newest first; of one person or of one kind where asked for."""
-    rows = asked.read(audit.rows, before=before, limit=ROWS + 1, actor=who.strip(), action=what or None)
+    """List audit records, the newest first; with a filter only those of one person or kind."""
+    rows = request.read(audit.rows, before=before, limit=ROWS + 1, actor=who.strip(), action=what or None)
     shown, more = rows[:ROWS], rows[ROWS - 1]["number"] if len(rows) > ROWS else None
     filters = {key: value for key, value in (("who", who.strip()), ("what", what)) if value}
-    return asked.page(
+    return request.page(
         "audit.html",
         rows=shown,
         more=more,
         first=before is None,
-        named=asked.read(listing.named, [{"study_instance_uid": row["study"]} for row in shown]),
+        named=request.read(listing.named, [{"study_instance_uid": row["study"]} for row in shown]),
         filters=filters,
         kinds=sorted(AuditAction),
     )
 
 
-def _page(asked: Visit, problem: str = "", given: dict[str, str] | None = None) -> Response:
-    return asked.page(
+def _page(request: ConsoleRequest, problem: str = "", given: dict[str, str] | None = None) -> Response:
+    """The page of the users. ``given``: the fields of a form to correct."""
+    return request.page(
         "users.html",
         400 if problem else 200,
-        rows=users.list_users(asked.settings),
-        sessions=users.list_sessions(asked.settings, token=asked.token),
+        rows=users.list_users(request.settings),
+        sessions=users.list_sessions(request.settings, token=request.token),
         roles=list(UserRole),
         shortest=users.SHORTEST,
         longest=users.LONGEST,
@@ -256,15 +277,16 @@ def _page(asked: Visit, problem: str = "", given: dict[str, str] | None = None) 
 
 
 def _role(word: str) -> UserRole:
+    """The role of this name. Raises FaultyInput."""
     try:
         return UserRole(word)
     except ValueError as error:
         raise FaultyInput("choose a role") from error
 
 
-def _password(asked: Visit) -> str:
-    """The password as it was typed, blanks and all. Raises FaultyInput where the second is another."""
-    typed, again = asked.form.get("password", ""), asked.form.get("again", "")
+def _password(request: ConsoleRequest) -> str:
+    """The password as typed, with blanks. Raises FaultyInput if the repetition differs."""
+    typed, again = request.form.get("password", ""), request.form.get("again", "")
     if not isinstance(typed, str) or typed != again:
         raise FaultyInput("the two passwords differ: type both again")
     return typed

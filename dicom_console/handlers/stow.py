@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from dicom_console.handlers.uploads import SECONDS, place_for
 from dicom_console.web.access import API, needs
-from dicom_console.web.faces import Asked, Visit
+from dicom_console.web.faces import ConsoleRequest, CurrentRequest
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.people.arrivals import NO_ROOM, StowedInstance, StowRequest
 
@@ -38,35 +38,36 @@ _places = asyncio.Semaphore(AT_ONCE)
 @router.post("/studies")
 @router.post("/studies/{study}")
 @needs(UserRole.OPERATOR, reads_form=True)
-async def store(asked: Asked, study: str = "") -> Response:
+async def store(request: CurrentRequest, study: str = "") -> Response:
     """Store the instances of a request, of one study where the address names it."""
-    boundary = _boundary(asked)  # None: one object alone
+    boundary = _boundary(request)  # None: one object alone
     busy = "Other requests to store are under way: try again when they are done."
-    async with place_for(asked, _places, busy, without_length=0):
-        request = await run_in_threadpool(
-            StowRequest, asked.site.database, asked.settings, asked.person, study, way="STOW-RS"
+    async with place_for(request, _places, busy, without_length=0):
+        stow = await run_in_threadpool(
+            StowRequest, request.site.database, request.settings, request.person, study, way="STOW-RS"
         )
         try:
             async with asyncio.timeout(SECONDS):
-                await _read(asked, PartReader(boundary, request) if boundary else _OnePart(request))
+                await _read(request, PartReader(boundary, stow) if boundary else _OnePart(stow))
         except TimeoutError:
-            raise HTTPException(408, f"The request took too long. {_so_far(request)}") from None
+            raise HTTPException(408, f"The request took too long. {_so_far(stow)}") from None
         except HTTPException as error:
-            raise HTTPException(error.status_code, f"{error.detail} {_so_far(request)}") from None
+            raise HTTPException(error.status_code, f"{error.detail} {_so_far(stow)}") from None
         finally:
-            await run_in_threadpool(request.close)
-    return _answer(request.instances)
+            await run_in_threadpool(stow.close)
+    return _answer(stow.instances)
 
 
-def _so_far(request: StowRequest) -> str:
-    return f"{request.stored} objects that came before are stored."
+def _so_far(stow: StowRequest) -> str:
+    """A sentence on how many objects of the request are stored."""
+    return f"{stow.stored} objects that came before are stored."
 
 
-def _boundary(asked: Visit) -> str | None:
-    """What parts the body; None for one object alone (PS3.18 8.6.1). Raises HTTPException for any other
-    body.
+def _boundary(request: ConsoleRequest) -> str | None:
+    """The boundary between the parts of the body; None for a body that is one object (PS3.18 8.6.1). Raises
+    HTTPException for any other body.
     """
-    kind, options = parse_options_header(asked.request.headers.get("content-type", ""))
+    kind, options = parse_options_header(request.http.headers.get("content-type", ""))
     if kind == b"application/dicom":
         return None
     if (kind, options.get(b"type", b"").lower()) != (b"multipart/related", b"application/dicom"):
@@ -82,9 +83,17 @@ def _boundary(asked: Visit) -> str | None:
 class PartTaker(Protocol):
     """Receives the parts of a request's body, one after the other."""
 
-    def begin(self, media_type: str) -> None: ...
-    def write(self, data: bytes) -> None: ...
-    def end(self) -> None: ...
+    def begin(self, media_type: str) -> None:
+        """Begin a part with this media type."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes of the part."""
+        ...
+
+    def end(self) -> None:
+        """End the part: it has arrived whole."""
+        ...
 
 
 class PartReader:
@@ -139,7 +148,9 @@ class PartReader:
         self._name, self._value = bytearray(), bytearray()
 
     def _data_begins(self) -> None:
-        """A part in another coding (RFC 2045 6) is of no media type that anybody takes."""
+        """Begin the data of a part. A part with a transfer encoding (RFC 2045 6) is treated as of an unknown
+        type.
+        """
         media_type = self._headers.get("content-type", "").partition(";")[0].strip()
         coding = self._headers.get("content-transfer-encoding", "")
         is_plain = coding in ("", "binary", "8bit", "7bit")
@@ -150,7 +161,7 @@ class PartReader:
 
 
 class _OnePart:
-    """A body that is one object, with the methods of a PartReader."""
+    """Passes on a body that is one object; it has the methods of a PartReader."""
 
     def __init__(self, taker: PartTaker) -> None:
         self._taker = taker
@@ -167,9 +178,10 @@ class _OnePart:
         self._taker.end()
 
 
-async def _read(asked: Visit, parts: PartReader | _OnePart) -> None:
+async def _read(request: ConsoleRequest, parts: PartReader | _OnePart) -> None:
+    """Read the body and pass its parts on."""
     block = bytearray()
-    async for piece in asked.request.stream():
+    async for piece in request.http.stream():
         block += piece
         if len(block) >= _BLOCK:
             await run_in_threadpool(parts.feed, bytes(block))

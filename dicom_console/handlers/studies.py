@@ -11,7 +11,16 @@ from fastapi import Body, HTTPException, Query, Response
 from dicom_console.views import listing, models, pictures, search
 from dicom_console.views.pictures import PictureKind
 from dicom_console.views.search import Order, Search
-from dicom_console.web.faces import Asked, Faces, Number, Since, Text, Visit, back_to, see_other
+from dicom_console.web.faces import (
+    ConsoleRequest,
+    CurrentRequest,
+    Faces,
+    Number,
+    Since,
+    Text,
+    back_to,
+    see_other,
+)
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.lifecycle import AuditAction, RejectionReason, StudyState, UserRole
 from dicom_node.base.store import views
@@ -30,7 +39,7 @@ Date = Annotated[str, Query(max_length=10, pattern=r"^(\d{4}-\d\d-\d\d)?$")]
 
 @faces.handler("GET", "/studies", UserRole.VIEWER)
 def list_studies(
-    asked: Asked,
+    request: CurrentRequest,
     state: Annotated[list[StudyState | Literal["held"]] | None, Query()] = None,
     modality: Annotated[str, Query(max_length=16, pattern=r"^[A-Z0-9_]*$")] = "",
     sender: Annotated[str, Query(max_length=16, pattern=r"^[ -\[\]-~]*$")] = "",  # an AE title
@@ -46,11 +55,11 @@ def list_studies(
     ``finding``: only studies in whose newest reports this finding is present. ``days``: only studies that
     received something on so many days, today included.
     """
-    about = _searched_for(asked)
+    about = _searched_for(request)
     midnight = datetime.combine(datetime.now().astimezone().date(), time()).astimezone()  # of this machine
     wanted = Search(
         patient=about.get("patient", ""),
-        words=search.name_words(asked.settings, about.get("name", "")),
+        words=search.name_words(request.settings, about.get("name", "")),
         accession=about.get("accession", ""),
         modality=modality,
         sender=sender.strip(),
@@ -61,65 +70,68 @@ def list_studies(
         states=state or (),
         order=order,
     )
-    audit.note_list(asked.site.database, asked.person, "studies")
-    return _found(asked, wanted, after)
+    audit.note_list(request.site.database, request.person, "studies")
+    return _found(request, wanted, after)
 
 
 @faces.page_of(list_studies)
-def _studies_page(asked: Visit, found: Studies) -> Response:
+def _studies_page(request: ConsoleRequest, found: Studies) -> Response:
+    """The page of a list of studies, with its filters."""
     filters = {"order": Order.RECEIVED.value}
-    filters |= {key: value for key in _FILTERS if (value := asked.query(key))}
-    return asked.page(
+    filters |= {key: value for key in _FILTERS if (value := request.query(key))}
+    return request.page(
         "studies.html",
         rows=found.studies,
-        names=asked.read(search.names, asked.settings, [row["id"] for row in found.studies]),
+        names=request.read(search.names, request.settings, [row["id"] for row in found.studies]),
         more=found.next,
-        first=not asked.query("after"),
+        first=not request.query("after"),
         filters=filters,
-        about=_searched_for(asked),
+        about=_searched_for(request),
         states=[*StudyState, views.HELD],
-        findings=models.findings(asked.settings),
+        findings=models.findings(request.settings),
     )
 
 
 @faces.handler("POST", "/studies/search", UserRole.VIEWER)
-def search_studies(asked: Asked, wanted: Annotated[Wanted, Body()], after: Since = None) -> Studies:
+def search_studies(
+    request: CurrentRequest, wanted: Annotated[Wanted, Body()], after: Since = None
+) -> Studies:
     """Studies of a patient, or with an accession number."""
-    with asked.site.database.write() as session:
+    with request.site.database.write() as session:
         by = [key for key, value in wanted if value]
-        audit.note(session, asked.person, AuditAction.STUDY_SEARCHED, searched_by=by)
-    words = search.name_words(asked.settings, wanted.name)
-    return _found(asked, Search(patient=wanted.patient, words=words, accession=wanted.accession), after)
+        audit.note(session, request.person, AuditAction.STUDY_SEARCHED, searched_by=by)
+    words = search.name_words(request.settings, wanted.name)
+    return _found(request, Search(patient=wanted.patient, words=words, accession=wanted.accession), after)
 
 
 @faces.page("POST", "/studies/search", UserRole.VIEWER)
-def keep_search(asked: Asked) -> Response:
+def keep_search(request: CurrentRequest) -> Response:
     """Keep what identifies a patient in the session, and the rest in the address."""
-    about = {key: value for key in ("name", "patient", "accession") if (value := asked.text(key)[:64])}
-    users.keep_search(asked.site.database, asked.token, about, asked.person)
-    rest = {key: asked.text(key)[:16] for key in _IN_ADDRESS}
-    rest["finding"] = asked.text("finding")[:64]
+    about = {key: value for key in ("name", "patient", "accession") if (value := request.text(key)[:64])}
+    users.keep_search(request.site.database, request.token, about, request.person)
+    rest = {key: request.text(key)[:16] for key in _IN_ADDRESS}
+    rest["finding"] = request.text("finding")[:64]
     rest["modality"] = rest["modality"].upper()
     return see_other("/studies", **rest, person="1" if about else "")
 
 
 @faces.page("GET", "/studies/{number}/thumbnail", UserRole.VIEWER)
-def thumbnail(asked: Asked, number: Number) -> Response:
+def thumbnail(request: CurrentRequest, number: Number) -> Response:
     """The small picture of an image in the list of studies; the list is in the audit."""
-    shown = asked.read(pictures.find, asked.settings, PictureKind.IMAGES, number)
+    shown = request.read(pictures.find, request.settings, PictureKind.IMAGES, number)
     return Response(pictures.thumbnail(shown), media_type="image/jpeg")
 
 
 @faces.handler("GET", "/studies/{number}", UserRole.VIEWER)
-def show(asked: Asked, number: Number) -> Row:
+def show(request: CurrentRequest, number: Number) -> Row:
     """One study with its images, findings, results, jobs and events."""
-    study = asked.read(listing.show, asked.settings, number)
-    audit.note_sight(asked.site.database, asked.person, number)
+    study = request.read(listing.show, request.settings, number)
+    audit.note_sight(request.site.database, request.person, number)
     return Row(**study)
 
 
 def _links(viewers: Mapping[str, str], study: Row) -> dict[str, str]:
-    """The address of the study in each viewer; none where the viewer goes by a number that it has not."""
+    """The address of the study in each viewer, if the study has the number that the viewer needs."""
     uid, accession = str(study["study"]), str(study["accession"] or "")
     if not re.fullmatch(r"[\d.]+", uid):
         return {}
@@ -132,98 +144,109 @@ def _links(viewers: Mapping[str, str], study: Row) -> dict[str, str]:
 
 
 @faces.page_of(show)
-def _study_page(asked: Visit, study: Row) -> Response:
+def _study_page(request: ConsoleRequest, study: Row) -> Response:
+    """The page of one study."""
     had = {sent["destination"] for row in study["results"] for sent in row["deliveries"]}
-    takers = _takers(asked.settings)
+    takers = _takers(request.settings)
     further = [name for name in takers if name not in had and study["withdrawn"] != "all"]
-    return asked.page(
+    return request.page(
         "study.html",
         study=study,
         further=further,
-        open_in=_links(asked.settings.console.open_in, study),
+        open_in=_links(request.settings.console.open_in, study),
         shortest=audit.SHORTEST_REASON,
         longest=audit.LONGEST_REASON,
     )
 
 
 @faces.handler("POST", "/studies/{number}/rerun", UserRole.OPERATOR, _BACK)
-def rerun(asked: Asked, number: Number) -> list[Row]:
+def rerun(request: CurrentRequest, number: Number) -> list[Row]:
     """Apply the rules once more; a row for each rule that takes the study."""
-    uid = asked.study_uid(number)
-    return [Row(**row) for row in studies.rerun_rules(asked.settings, [uid], asked.person)]
+    uid = request.study_uid(number)
+    return [Row(**row) for row in studies.rerun_rules(request.settings, [uid], request.person)]
 
 
 @faces.handler("POST", "/studies/{number}/send", UserRole.OPERATOR, _BACK)
-def send(asked: Asked, number: Number, to: Annotated[Receiver, Body()]) -> Done:
+def send(request: CurrentRequest, number: Number, to: Annotated[Receiver, Body()]) -> Done:
     """Send the newest results to a further peer."""
-    uid = asked.study_uid(number)
-    return Done(objects=queues.send_study(asked.settings, uid, to.peer, asked.person))
+    uid = request.study_uid(number)
+    return Done(objects=queues.send_study(request.settings, uid, to.peer, request.person))
 
 
 @faces.page("GET", "/studies/{number}/withdraw", UserRole.OPERATOR)
-def ask_to_withdraw(asked: Asked, number: Number) -> Response:
-    """Ask which results to withdraw and why; tell what happens to them, and what was withdrawn before."""
-    shown = asked.read(studies.results_to_withdraw, asked.settings, number)
-    study = asked.read(listing.study_heading, asked.settings, number)
-    audit.note_sight(asked.site.database, asked.person, number)
-    return asked.page("withdraw.html", number=number, shown=shown, study=study)
+def ask_to_withdraw(request: CurrentRequest, number: Number) -> Response:
+    """Show the form for withdrawing results, with the effect of a withdrawal and the results withdrawn
+    before.
+    """
+    shown = request.read(studies.results_to_withdraw, request.settings, number)
+    study = request.read(listing.study_heading, request.settings, number)
+    audit.note_sight(request.site.database, request.person, number)
+    return request.page("withdraw.html", number=number, shown=shown, study=study)
 
 
 @faces.page("POST", "/studies/{number}/withdraw", UserRole.OPERATOR)
-def withdraw(asked: Asked, number: Number) -> Response:
+def withdraw(request: CurrentRequest, number: Number) -> Response:
     """Withdraw the chosen results."""
-    numbers = asked.fields().get("result", [])
+    numbers = request.fields().get("result", [])
     chosen = [int(one) for one in numbers if one.isascii() and one.isdecimal() and len(one) < 9]
     try:
-        reason = RejectionReason(asked.text("reason"))
+        reason = RejectionReason(request.text("reason"))
     except ValueError:
         raise HTTPException(400, "Say whether it is for quality or for the patient's safety.") from None
     studies.withdraw_results(
-        asked.settings,
-        asked.study_uid(number),
+        request.settings,
+        request.study_uid(number),
         chosen,
         reason=reason,
-        because=asked.text("because"),
-        by=asked.person,
+        because=request.text("because"),
+        by=request.person,
     )
     return see_other(f"/studies/{number}/withdraw")
 
 
 @faces.page("GET", "/studies/{number}/versions", UserRole.OPERATOR)
-def versions(asked: Asked, number: Number) -> Response:
+def versions(request: CurrentRequest, number: Number) -> Response:
     """Show the versions and patients to choose from before a study leaves quarantine."""
-    uid = asked.study_uid(number)
-    audit.note_sight(asked.site.database, asked.person, number)
-    rows = studies.versions(asked.settings, uid)
-    return asked.page(
+    uid = request.study_uid(number)
+    audit.note_sight(request.site.database, request.person, number)
+    rows = studies.versions(request.settings, uid)
+    return request.page(
         "versions.html",
-        study=asked.read(listing.brief, number),
+        study=request.read(listing.brief, number),
         questions=listing.questions(rows),
         as_of=rows[0]["as_of"] if rows else "",
     )
 
 
 @faces.page("POST", "/studies/{number}/release", UserRole.OPERATOR)
-def release(asked: Asked, number: Number) -> Response:
+def release(request: CurrentRequest, number: Number) -> Response:
     """Release the study from quarantine with the chosen patient and versions."""
-    picked = [one for key, values in asked.fields().items() if key.startswith("take") for one in values]
+    picked = [one for key, values in request.fields().items() if key.startswith("take") for one in values]
     answers = [one.partition("-") for one in picked if _PICK.fullmatch(one)]
     taken = {number for number, _, _ in answers}  # a form sends also what belongs to a patient who is not
     take = sorted({int(number) for number, _, patient in answers if not patient or patient in taken})
-    as_of = asked.text("as_of") if take else None  # a choice says among what it was made
-    studies.release(asked.settings, asked.study_uid(number), take, asked.person, as_of=as_of)
+    as_of = request.text("as_of") if take else None  # a choice says among what it was made
+    studies.release(request.settings, request.study_uid(number), take, request.person, as_of=as_of)
     return see_other(f"/studies/{number}")
 
 
 def _takers(settings: Settings) -> list[str]:
+    """The names of the peers that accept results."""
     return [one.name for one in settings.peers if "receive" in one.may and one.results]
 
 
-def _searched_for(asked: Visit) -> dict[str, str]:
-    """The patient or accession number that a person searched for: the session has it, no address."""
-    return users.search_of(asked.site.database, asked.token) if asked.token and asked.query("person") else {}
+def _searched_for(request: ConsoleRequest) -> dict[str, str]:
+    """The patient or accession number that the person searched for; it is in the session, not in
+    the address.
+    """
+    return (
+        users.search_of(request.site.database, request.token)
+        if request.token and request.query("person")
+        else {}
+    )
 
 
-def _found(asked: Visit, wanted: Search, after: int | None) -> Studies:
-    rows, more = asked.read(search.search, wanted, after)
+def _found(request: ConsoleRequest, wanted: Search, after: int | None) -> Studies:
+    """One page of the studies of a search; the audit notes that the person sees it."""
+    rows, more = request.read(search.search, wanted, after)
     return Studies(studies=[Row(**row) for row in rows], next=more)

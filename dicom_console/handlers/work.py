@@ -1,4 +1,4 @@
-"""What the node works off: jobs, deliveries, fetches and notifications, with the actions of an operator."""
+"""Jobs, deliveries, fetches and notifications, with an operator's actions on them."""
 
 from threading import Semaphore
 from typing import Annotated, Any
@@ -7,10 +7,10 @@ from fastapi import Body, Response
 
 from dicom_console.views import listing
 from dicom_console.web.faces import (
-    Asked,
+    ConsoleRequest,
+    CurrentRequest,
     Faces,
     Number,
-    Visit,
     back_to,
     back_to_form,
     one_of,
@@ -48,56 +48,58 @@ list_jobs = faces.list_of(JOBS)
 
 
 @faces.page_of(list_jobs)
-def _jobs_page(asked: Visit, found: Any) -> Response:
-    named = asked.read(listing.named, found.jobs)
-    return asked.list_page(JOBS, found, named=named, stuck=asked.read(stuck_jobs), states=list(JobState))
+def _jobs_page(request: ConsoleRequest, found: Any) -> Response:
+    """The page of jobs."""
+    named = request.read(listing.named, found.jobs)
+    return request.list_page(JOBS, found, named=named, stuck=request.read(stuck_jobs), states=list(JobState))
 
 
 @faces.handler("POST", "/jobs/run-all", UserRole.OPERATOR, back_to("/jobs", state="queued"))
-def run_all_jobs(asked: Asked, wanted: Annotated[StuckJobs, Body()]) -> Done:
-    """Run all jobs that were held, failed or were cancelled; of one rule where one is named."""
+def run_all_jobs(request: CurrentRequest, wanted: Annotated[StuckJobs, Body()]) -> Done:
+    """Run all held, failed or cancelled jobs again; only those of one rule if it is named."""
     number = run_jobs_again(
-        asked.settings, states=[JobState(wanted.state)], rule=wanted.rule, by=asked.person
+        request.settings, states=[JobState(wanted.state)], rule=wanted.rule, by=request.person
     )
     return Done(objects=number)
 
 
 @faces.handler("POST", "/jobs/{number}/{change}", UserRole.OPERATOR, back_to_form("/jobs"))
-def change_job(asked: Asked, number: Number, change: Change) -> None:
+def change_job(request: CurrentRequest, number: Number, change: Change) -> None:
     """Run a job again, put it first in the queue, or cancel it."""
-    change_jobs(asked.settings, [number], change, asked.person)
+    change_jobs(request.settings, [number], change, request.person)
 
 
 list_deliveries = faces.list_of(OUTBOX)
 
 
 @faces.page_of(list_deliveries)
-def _outbox_page(asked: Visit, found: Any) -> Response:
-    return asked.list_page(
+def _outbox_page(request: ConsoleRequest, found: Any) -> Response:
+    """The page of deliveries."""
+    return request.list_page(
         OUTBOX,
         found,
-        to=asked.query("to"),
-        named=asked.read(listing.named, found.deliveries),
+        to=request.query("to"),
+        named=request.read(listing.named, found.deliveries),
         states=["open", *DeliveryState],
-        dead=asked.read(listing.dead_by_destination),
+        dead=request.read(listing.dead_by_destination),
         longest=audit.LONGEST_REASON,
         shortest=audit.SHORTEST_REASON,
     )
 
 
 @faces.page("POST", "/outbox/retry-dead", UserRole.OPERATOR)
-def retry_dead(asked: Asked) -> Response:
-    """Send again all that was given up, to one destination or to all."""
-    queues.send_again(asked.settings, dead=True, destination=_destination(asked), by=asked.person)
+def retry_dead(request: CurrentRequest) -> Response:
+    """Send all given-up deliveries again, to one destination or to all."""
+    queues.send_again(request.settings, dead=True, destination=_destination(request), by=request.person)
     return see_other("/outbox", state="open")
 
 
 @faces.page("POST", "/outbox/discard-dead", UserRole.OPERATOR)
-def discard_dead(asked: Asked) -> Response:
-    """Discard all that was given up, to one destination or to all."""
-    because, destination = asked.text("because"), _destination(asked)
+def discard_dead(request: CurrentRequest) -> Response:
+    """Discard all given-up deliveries, to one destination or to all."""
+    because, destination = request.text("because"), _destination(request)
     queues.discard_deliveries(
-        asked.settings, because=because, dead=True, destination=destination, by=asked.person
+        request.settings, because=because, dead=True, destination=destination, by=request.person
     )
     return see_other("/outbox", state="discarded")
 
@@ -106,16 +108,17 @@ faces.verb_of(OUTBOX, "retry", _TO_OUTBOX)
 faces.verb_of(OUTBOX, "discard", _TO_OUTBOX)
 
 
-def _destination(asked: Visit) -> str:
-    return asked.text("destination")[:64]
+def _destination(request: ConsoleRequest) -> str:
+    """The destination in the form; "" for all."""
+    return request.text("destination")[:64]
 
 
-def _fetch_of_form(asked: Visit) -> FetchRequest:
-    """Raises ValidationError."""
-    fields = {name: asked.text(name) for name in ("peer", "first", "last", "rule")}
-    modalities = asked.text("modalities").upper().replace(",", " ").split()
+def _fetch_of_form(request: ConsoleRequest) -> FetchRequest:
+    """The request for a fetch in a form. Raises ValidationError."""
+    fields = {name: request.text(name) for name in ("peer", "first", "last", "rule")}
+    modalities = request.text("modalities").upper().replace(",", " ").split()
     return FetchRequest.model_validate(
-        {**fields, "modalities": modalities, "per_minute": asked.text("per_minute") or 0}
+        {**fields, "modalities": modalities, "per_minute": request.text("per_minute") or 0}
     )
 
 
@@ -123,68 +126,72 @@ list_fetches = faces.list_of(FETCHES)
 
 
 @faces.page_of(list_fetches)
-def _fetches_page(asked: Visit, found: Any) -> Response:
-    return asked.list_page(
+def _fetches_page(request: ConsoleRequest, found: Any) -> Response:
+    """The page of fetches."""
+    return request.list_page(
         FETCHES,
         found,
         states=list(FetchState),
-        named=asked.read(listing.named, found.fetches),
-        progress=queues.fetches_by_peer(asked.settings),
-        peers=[peer.name for peer in asked.settings.peers if "query" in peer.may],
-        rules=[rule.name for rule in asked.settings.rules],
+        named=request.read(listing.named, found.fetches),
+        progress=queues.fetches_by_peer(request.settings),
+        peers=[peer.name for peer in request.settings.peers if "query" in peer.may],
+        rules=[rule.name for rule in request.settings.rules],
     )
 
 
 @faces.handler("POST", "/fetches", UserRole.OPERATOR, _TO_FETCHES, reads=_fetch_of_form)
-def ask(asked: Asked, given: Annotated[FetchRequest, Body()]) -> Row:
-    """Have studies of a peer fetched that the node has not."""
+def ask(request: CurrentRequest, given: Annotated[FetchRequest, Body()]) -> Row:
+    """Queue the fetch of studies that a peer has and the node lacks."""
     if given.questions > _MOST_QUESTIONS:
         raise FaultyInput("too many days for one request: ask for a month, or use dicom-node fetch")
     with one_of(_PLACE, _ASKED_ALREADY):
-        return queues.request_fetches(asked.settings, given, asked.person)
+        return queues.request_fetches(request.settings, given, request.person)
 
 
 @faces.page("POST", "/fetches/{name}/missing", UserRole.OPERATOR)
-def missing(asked: Asked, name: str) -> Response:
-    """Studies of the last days that should have a result, and have none; fetched where the form says so."""
-    fetch_them = asked.text("fetch") == "true"
+def missing(request: CurrentRequest, name: str) -> Response:
+    """Show studies of the last days that should have a result and have none; fetch them if the
+    form says so.
+    """
+    fetch_them = request.text("fetch") == "true"
     with one_of(_PLACE, _ASKED_ALREADY):
         rows = queues.missing_studies(
-            asked.settings, name, _MISSING_DAYS, asked.person, fetch_them=fetch_them
+            request.settings, name, _MISSING_DAYS, request.person, fetch_them=fetch_them
         )
     if fetch_them:
-        return _TO_FETCHES(asked, None)
-    audit.note_list(asked.site.database, asked.person, "fetches")
-    return asked.page("missing_studies.html", rows=rows, peer=name, days=_MISSING_DAYS)
+        return _TO_FETCHES(request, None)
+    audit.note_list(request.site.database, request.person, "fetches")
+    return request.page("missing_studies.html", rows=rows, peer=name, days=_MISSING_DAYS)
 
 
 @faces.page("POST", "/fetches/{name}/{change}", UserRole.OPERATOR)
-def change_fetches(asked: Asked, name: str, change: FetchChange) -> Response:
-    """Fetch once more what was given up or cancelled of a peer, or do not fetch what waits for it."""
-    queues.change_fetches(asked.settings, name, change, asked.person)
-    return _TO_FETCHES(asked, None)
+def change_fetches(request: CurrentRequest, name: str, change: FetchChange) -> Response:
+    """Fetch given-up and cancelled studies of a peer again, or cancel its waiting fetches."""
+    queues.change_fetches(request.settings, name, change, request.person)
+    return _TO_FETCHES(request, None)
 
 
 list_notifications = faces.list_of(NOTIFICATIONS)
 
 
-def _notifications_page(asked: Visit, found: Any, tested: View | None = None) -> Response:
-    configured = queues.notifiers(asked.settings)
-    return asked.list_page(NOTIFICATIONS, found, configured=configured, tested=tested)
+def _notifications_page(request: ConsoleRequest, found: Any, tested: View | None = None) -> Response:
+    """The page of notifications. ``tested``: the outcome of a test just done."""
+    configured = queues.notifiers(request.settings)
+    return request.list_page(NOTIFICATIONS, found, configured=configured, tested=tested)
 
 
 faces.page_of(list_notifications)(_notifications_page)
 
 
 @faces.page("POST", "/notifications/{name}/test", UserRole.OPERATOR)
-def test_notification(asked: Asked, name: str) -> Response:
+def test_notification(request: CurrentRequest, name: str) -> Response:
     """Send a test message of this notification now, and show the outcome."""
     with one_of(_TEST_PLACES, "Other tests are under way: try again when they are done."):
         try:
-            tested = queues.test_notifier(asked.settings, name, asked.person)
+            tested = queues.test_notifier(request.settings, name, request.person)
         except FaultyInput as error:
             tested = {"name": name, "ok": False, "text": str(error)}
-    return _notifications_page(asked, list_notifications(asked, None, states=None), tested)
+    return _notifications_page(request, list_notifications(request, None, states=None), tested)
 
 
 faces.verb_of(NOTIFICATIONS, "retry", back_to("/notifications"))

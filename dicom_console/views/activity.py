@@ -103,9 +103,11 @@ class _Steps:
         return (cast(extract("epoch", column), BigInteger) + self.shift) // self.length
 
     def times(self) -> list[datetime]:
+        """The beginning of each step."""
         return [datetime.fromtimestamp(step * self.length - self.shift, UTC) for step in self.all]
 
     def values(self, found: Mapping[int, float], empty: float | None = None) -> list[float | None]:
+        """The value of each step. ``empty``: for steps without one."""
         return [found.get(step, empty) for step in self.all]
 
 
@@ -129,6 +131,7 @@ def activity(session: Session, days: int) -> Activity:
 
 
 def _steps(since: datetime, now: datetime, length: int) -> _Steps:
+    """The steps of this length from ``since`` to ``now``."""
     offset = datetime.now().astimezone().utcoffset()
     shift = _MONDAY + int(offset.total_seconds() if offset else 0)
     first, last = ((int(at.timestamp()) + shift) // length for at in (since, now))
@@ -136,6 +139,7 @@ def _steps(since: datetime, now: datetime, length: int) -> _Steps:
 
 
 def _turnaround(session: Session, steps: _Steps) -> Iterator[Series]:
+    """The quantiles of the time from the last image to the delivery."""
     ended = func.max(Delivery.confirmed_at).label("ended")
     last = (
         select(Result.study_id, ended)
@@ -166,7 +170,7 @@ def quantile(bins: Mapping[int, float], share: float) -> float:
 
 
 def _by_step(rows: Iterable[Any]) -> dict[Any, dict[int, float]]:
-    """``rows``: name, step or bin, number."""
+    """Numbers by name and by step or bin. ``rows``: (name, step or bin, number)."""
     found: defaultdict[Any, dict[int, float]] = defaultdict(dict)
     for name, place, number in rows:
         found[name][place] = float(number)
@@ -174,6 +178,7 @@ def _by_step(rows: Iterable[Any]) -> dict[Any, dict[int, float]]:
 
 
 def _findings(session: Session, steps: _Steps) -> list[Series]:
+    """The number of reports with each of the most frequent findings."""
     step = steps.of(Result.created_at)
     chosen = select(ReportedFinding.finding, step, func.count())
     chosen = chosen.join(Result, Result.id == ReportedFinding.result_id)
@@ -184,6 +189,7 @@ def _findings(session: Session, steps: _Steps) -> list[Series]:
 
 
 def _agreement(session: Session, steps: _Steps) -> list[Series]:
+    """The share of findings that readers did not reject, by model."""
     step = steps.of(Feedback.at)
     agreed = func.sum(case((Feedback.verdict != ReaderVerdict.REJECTED, 1), else_=0))
     chosen = select(Feedback.model, Feedback.version, step, func.count(), agreed)
@@ -196,6 +202,7 @@ def _agreement(session: Session, steps: _Steps) -> list[Series]:
 
 
 def _failures(session: Session, since: datetime) -> list[dict[str, Any]]:
+    """The failed tries, given-up deliveries and failed associations of each peer."""
     to = EventRow.fields["destination"].as_string()
     chosen = select(to, EventRow.number, func.count()).where(EventRow.at >= since)
     failed = (events.DELIVERY_DEAD.number, events.DELIVERY_RETRIED.number)

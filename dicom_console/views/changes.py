@@ -33,7 +33,7 @@ def session_lasts(database: Database, token: str, idle_minutes: float) -> bool:
 
 
 def _mark(session: Session) -> str:
-    """Asked for every few seconds: all columns have an index.
+    """The text that :func:`newest` returns. It is read every few seconds, so all its columns have an index.
 
     Numbers of events are given before they are committed, so one may appear behind the newest: those of the
     last ones are counted. A number that is given again (a restored database) has another time.

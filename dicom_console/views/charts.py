@@ -54,6 +54,7 @@ def chart(
 
 
 def _shape(one: Series, times: Sequence[datetime], width: float, end: float) -> View:
+    """The bars or lines of one series."""
     placed = [
         {"x": round(LEFT + (place + 0.5) * width, 1), "y": _y(value, end), "value": value, "at": times[place]}
         if value is not None
@@ -65,11 +66,12 @@ def _shape(one: Series, times: Sequence[datetime], width: float, end: float) -> 
 
 
 def _y(value: float, end: float) -> float:
+    """The vertical position of a value, in pixels."""
     return round(HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * value / end, 1)
 
 
 def _round_up(value: float) -> float:
-    """The next of 1, 2, 2.5, 5 times a power of ten."""
+    """The next number that is 1, 2, 2.5 or 5 times a power of ten."""
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
@@ -95,10 +97,12 @@ def trends(measured: Sequence[DatedNumber]) -> list[View]:
 
 
 def _quantity(one: DatedNumber) -> tuple[str, str, str]:
+    """What makes two numbers comparable: quantity, unit and model."""
     return one.number.meaning, one.number.unit[0], one.number.model
 
 
 def _plot(group: Sequence[DatedNumber]) -> View:
+    """The plot of one quantity; empty if it was measured on one day only."""
     numbers = Counter(one.study for one in group)
     single = [one for one in group if numbers[one.study] == 1]
     if len({one.on for one in single}) < 2:
@@ -115,6 +119,7 @@ def _plot(group: Sequence[DatedNumber]) -> View:
 
 
 def _points(single: Sequence[DatedNumber]) -> list[View]:
+    """The points of a plot."""
     points: list[View] = []
     values = [one.number.value for one in single]
     first, last = single[0].on.toordinal(), single[-1].on.toordinal()

@@ -21,7 +21,7 @@ _HIDDEN = ("HAS OBS CONTEXT", "HAS ACQ CONTEXT", "HAS CONCEPT MOD")  # what qual
 
 @dataclass(slots=True)
 class Node:
-    """One item of the tree. ``note``: the sort of item; ``qualifies``: whether it adds detail to its
+    """One item of the tree. ``note``: the kind of item; ``qualifies``: whether the item adds detail to its
     parent.
     """
 
@@ -57,6 +57,7 @@ def _item(item: Dataset, numbers: Iterator[int]) -> Node:
 
 
 def _value(item: Dataset) -> str:
+    """The value of a content item as text."""
     match str(item.get("ValueType", "")):
         case "CODE":
             return str(item.ConceptCodeSequence[0].CodeMeaning)
@@ -78,6 +79,7 @@ def _value(item: Dataset) -> str:
 
 
 def _attributes(dataset: Dataset, numbers: Iterator[int]) -> Iterator[Node]:
+    """The attributes of a data set as items of the tree."""
     for element in dataset:
         if next(numbers) >= _NODES:
             return

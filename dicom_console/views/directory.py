@@ -28,7 +28,7 @@ def peers(session: Session, settings: Settings) -> list[View]:
     """The configured peers in the order of the configuration, each with its last association."""
     last = _last(session)
     return [
-        _shown(peer) | {"last": last.get(peer.ae_title), "took": _took(session, peer)}
+        _shown(peer) | {"last": last.get(peer.ae_title), "took": _last_confirmed(session, peer)}
         for peer in settings.peers
     ]
 
@@ -39,13 +39,13 @@ def peer(session: Session, settings: Settings, name: str) -> View:
     given = found.model_dump(mode="json", exclude_defaults=True, exclude={*_SECRET, "entered"})
     keys = {key: value for key, value in given.items() if value not in (None, "")}
     unreported = requested.unreported(session, name, ASKED) if found.commit_after else []
-    asked = [
+    request = [
         columns(row, "asked_at", "state", "attempts", "reason", "transaction_uid")
         | {"objects": len(row.objects), "failed": len(row.failed)}
         for row in unreported
     ]
-    shown = _shown(found) | {"keys": keys, "took": _took(session, found)}
-    return shown | {"asked": asked if found.commit_after else None}
+    shown = _shown(found) | {"keys": keys, "took": _last_confirmed(session, found)}
+    return shown | {"asked": request if found.commit_after else None}
 
 
 def strangers(session: Session, settings: Settings) -> list[View]:
@@ -63,7 +63,9 @@ def refused(session: Session) -> list[View]:
 
 
 def _callers(session: Session, numbers: list[int], *called: str) -> list[View]:
-    """The callers of these events, the latest first, by the first of these fields that an event has."""
+    """The callers in events with these numbers, the latest first. ``called``: the event fields that may name
+    the caller; the first one counts.
+    """
     found: dict[str, View] = {}
     since = utc_now() - timedelta(days=DAYS)
     for event in reversed(list_events(session, since=since, numbers=numbers, limit=_LOOKED_AT)):
@@ -75,6 +77,7 @@ def _callers(session: Session, numbers: list[int], *called: str) -> list[View]:
 
 
 def _shown(peer: PeerSettings) -> View:
+    """A peer as lists show it, without secrets."""
     row: dict[str, Any] = peer.model_dump(mode="json", exclude=set(_SECRET))
     place = f"{row['host']}:{row['port']}" if row["host"] and row["port"] else row["host"]
     return {
@@ -88,8 +91,8 @@ def _shown(peer: PeerSettings) -> View:
     }
 
 
-def _took(session: Session, peer: PeerSettings) -> str | None:
-    """When the newest result that the peer has was confirmed there."""
+def _last_confirmed(session: Session, peer: PeerSettings) -> str | None:
+    """When the newest result was confirmed at the peer; None if none was, or the peer gets no results."""
     if "receive" not in peer.may:
         return None
     here = Delivery.destination == peer.name, Delivery.state == DeliveryState.CONFIRMED

@@ -19,7 +19,7 @@ from dicom_node.base.store.tables import Delivery, ReceivedObject, Result, Study
 from dicom_node.base.store.views import View, columns
 from dicom_node.people import Row, reviews
 from dicom_node.people.studies import image_view, images_of, number_in, person_of, report_files, subject
-from dicom_node.results import sr as report
+from dicom_node.results import sr
 from dicom_node.results.envelope import OURS
 
 _FIGURES = 12  # of a UID, at least
@@ -69,7 +69,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
     received = select(ReceivedObject).where(ReceivedObject.study_id == number).order_by(ReceivedObject.id)
     of_object = ("sop_instance_uid", "outcome", "reason", "calling_ae", "bytes", "received_at")
     reports = report_files(session, settings, number)  # the newest of each rule
-    findings = [row for path in reports for row in report.findings(path)]
+    findings = [row for path in reports for row in sr.findings(path)]
     happened = views.list_events(session, study_instance_uid=shown["study"], debug=False, limit=_MOST_READ)
     return {
         **shown,
@@ -82,8 +82,8 @@ def show(session: Session, settings: Settings, number: int) -> View:
         "results": _results(session, settings, number),
         "held": reviews.held_results(session, settings, number),
         "findings": reviews.with_verdicts(session, number, findings),
-        "measurements": [row for path in reports for row in report.measurements(path)],
-        "conclusions": list(dict.fromkeys(filter(None, (report.stated(one).conclusion for one in reports)))),
+        "measurements": [row for path in reports for row in sr.measurements(path)],
+        "conclusions": list(dict.fromkeys(filter(None, (sr.stated(one).conclusion for one in reports)))),
         "likeliest": _likeliest(findings),
         "missing": reviews.missing_findings(session, settings, number, findings),
         "steps": views.list_steps(session, study.study_instance_uid),
@@ -152,7 +152,7 @@ def named(session: Session, rows: Sequence[View | Row]) -> dict[str, View]:
 
 
 def _ending(uid: str, others: Collection[str]) -> str:
-    """At least a dozen characters of it, that begin with a figure and are the end of no other."""
+    """An ending of the UID that no other UID has: at least twelve characters, the first a digit."""
     for length in range(_FIGURES, len(uid)):
         end = uid[-length:]
         if end[0] != "." and sum(other.endswith(end) for other in others) <= 1:
@@ -168,7 +168,9 @@ def dead_by_destination(session: Session) -> dict[str, int]:
 
 
 def _lead(session: Session, settings: Settings, images: Sequence[View]) -> View | None:
-    """The first image that a report draws on, as its page shows it; else the first that is here."""
+    """The first image with a finding or measurement, as its page shows it; else the first image
+    that is here.
+    """
     first: View | None = None
     for number in [row["id"] for row in images if not row["purged"]][:_LOOKED_INTO]:
         seen = image_view(session, settings, number)

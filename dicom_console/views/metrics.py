@@ -153,25 +153,25 @@ def _disk(settings: Settings) -> View:
 def _by_state(
     session: Session, column: InstrumentedAttribute[Any], states: Sequence[StrEnum]
 ) -> dict[str, int]:
-    """How many rows stand in each of these states: one question for all."""
+    """The number of rows in each of these states, by one query."""
     chosen = select(column, func.count()).where(column.in_(states)).group_by(column)
     return {state.value: 0 for state in states} | {str(state): n for state, n in session.execute(chosen)}
 
 
 def _oldest_job(session: Session) -> datetime | None:
-    """Since when the oldest job waits that is in the queue."""
+    """Since when the oldest job in the queue waits."""
     return session.scalar(select(func.min(Job.created_at)).where(Job.state == JobState.QUEUED))
 
 
 def _oldest_delivery(session: Session) -> datetime | None:
-    """When the oldest result was built that is on its way."""
+    """When the oldest result was built that is not yet delivered."""
     chosen = select(func.min(Result.created_at)).join(Delivery, Delivery.result_id == Result.id)
     return session.scalar(chosen.where(Delivery.state.in_(OPEN_DELIVERIES)))
 
 
 @lru_cache(maxsize=1)
 def _models(folder: Path | None) -> list[View]:
-    """Each model card, and whether its weights are there; their hashes are compared when they are loaded."""
+    """Each model card, and whether its weights exist; their hashes are checked when they are loaded."""
     try:
         cards = registry.cards(folder)
     except CardError:

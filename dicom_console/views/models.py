@@ -80,6 +80,7 @@ def history(settings: Settings) -> list[View]:
 
 
 def _row(card: Card, used: Mapping[str, str]) -> View:
+    """A model card as lists show it."""
     return {
         "name": card.name,
         "id": card.id,
@@ -97,7 +98,7 @@ def _row(card: Card, used: Mapping[str, str]) -> View:
 
 
 def _node(key: str, value: Any) -> Node:
-    """A table of the card as a tree; three numbers are a figure with its interval."""
+    """A table of the card as a tree; three numbers are shown as a value with its interval."""
     name = key.replace("_", " ")
     if figure := _figure(value):
         return Node(name, figure)
@@ -111,7 +112,7 @@ def _node(key: str, value: Any) -> Node:
 
 
 def _figure(value: Any) -> str:
-    """ "0.77 [0.70, 0.82]" of three numbers, "" of anything else."""
+    """Three numbers as "0.77 [0.70, 0.82]"; "" for any other value."""
     if isinstance(value, list) and len(value) == 3 and all(isinstance(one, float | int) for one in value):
         return f"{value[0]:.3g} [{value[1]:.3g}, {value[2]:.3g}]"
     return ""

@@ -14,8 +14,8 @@ from dicom_node.base.errors import NotFound
 from dicom_node.base.store import intake, views
 from dicom_node.base.store.tables import ReceivedObject, Study
 from dicom_node.base.store.views import View, as_json
-from dicom_node.people import studies as images
-from dicom_node.results import sr as report
+from dicom_node.people import studies
+from dicom_node.results import sr
 
 PAGE = 50
 """Patient IDs of one page."""
@@ -61,7 +61,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
     ]
     measured: list[DatedNumber] = []
     for row in rows[:_LOOKED_INTO]:
-        stated = [report.stated(path) for path in images.report_files(session, settings, row["id"])]
+        stated = [sr.stated(path) for path in studies.report_files(session, settings, row["id"])]
         found = [one for read in stated for one in read.findings if one.decision is Decision.PRESENT]
         row["findings"] = list(dict.fromkeys(one.meaning for one in found))
         if on := date_of(row["study_date"]):
@@ -70,7 +70,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
     of_patient = select(Study.id).where(*_same(study))
     received = ReceivedObject.study_id.in_(of_patient), ReceivedObject.purged.is_(False)
     same_id = _rows(session, [study.patient_id])
-    people = (images.person_of(session, settings, row["id"]) for row in rows[:_LOOKED_INTO])
+    people = (studies.person_of(session, settings, row["id"]) for row in rows[:_LOOKED_INTO])
     return {
         "patient_id": study.patient_id,
         "issuer": study.issuer_of_patient_id,
@@ -85,6 +85,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
 
 
 def _study(session: Session, number: int) -> Study:
+    """The study with this number, if it has a Patient ID. Raises NotFound."""
     study = session.get(Study, number)
     if study is None or not study.patient_id:
         raise NotFound("there is no such study, or it has no Patient ID")
@@ -92,6 +93,7 @@ def _study(session: Session, number: int) -> Study:
 
 
 def _same(study: Study) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """SQL conditions for studies of the same patient: Patient ID and issuer."""
     return (
         Study.patient_id == study.patient_id,
         Study.issuer_of_patient_id == study.issuer_of_patient_id,
@@ -99,6 +101,7 @@ def _same(study: Study) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
 
 
 def _rows(session: Session, ids: Sequence[str]) -> list[View]:
+    """The patients with these IDs, as lists show them."""
     patient = Study.patient_id, Study.issuer_of_patient_id
     chosen = select(*patient, func.max(Study.id), func.count(), func.max(Study.last_received_at))
     chosen = chosen.where(Study.patient_id.in_(ids)).group_by(*patient).order_by(*patient)

@@ -85,6 +85,7 @@ def png(shown: Shown, frame: int, longest: int = LARGEST) -> bytes:
 
 
 def _encoded(path: Path, frame: int, longest: int, suffix: str, how: tuple[int, ...]) -> bytes:
+    """A frame in the format of the ``suffix``; ``how``: options of OpenCV."""
     image = open_dicom(path)
     sides, most = (image.header.rows, image.header.columns), min(max(longest, 16), LARGEST)
     # A JPEG 2000 is decoded smaller where that is quicker, its shorter side with at least so many pixels.
@@ -111,6 +112,7 @@ def thumbnail(shown: Shown) -> bytes:
 
 @lru_cache(_THUMBNAILS)
 def _thumbnail(path: Path) -> bytes:
+    """The small picture of a file."""
     with _one_thumbnail:
         return _encoded(path, 1, SIDE, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, 80))
 

@@ -14,7 +14,7 @@ from dicom_node.base.events import EventType
 from dicom_node.base.store.tables import Association, EventRow, ReceivedObject, Study
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, as_json, list_events
-from dicom_node.people.peers import same_again
+from dicom_node.people.peers import repeat_key
 
 SHOWN, SOLVED_SHOWN = 12, 8
 """Problems of the list: that last, and that were solved."""
@@ -69,7 +69,7 @@ def problems(session: Session, settings: Settings, *, disk_is_low: bool) -> list
         if row["number"] == events.ASSOCIATION_REJECTED.number:
             row["fields"] = {key: row["fields"][key] for key in _TOLD_OF_REJECTION if key in row["fields"]}
             row["caller"] = str(row["fields"].get("calling", ""))
-        same = found.setdefault(same_again(row), row | {"times": 0})
+        same = found.setdefault(repeat_key(row), row | {"times": 0})
         same["times"] += 1
     rows = list(found.values())
     ends = _ends(session, rows)
@@ -82,7 +82,7 @@ def problems(session: Session, settings: Settings, *, disk_is_low: bool) -> list
 
 
 def _ends(session: Session, rows: list[View]) -> list[tuple[EventRow, str | None]]:
-    """The newest events that may have ended one of these problems, the oldest first, with their studies."""
+    """The newest events that may have ended one of these problems, the oldest first, each with its study."""
     kinds = [events.by_number(row["number"]) for row in rows]
     numbers = {end.number for kind in kinds for end in _ENDED_BY.get(kind, ((), ()))[0]}
     uids = {row["study_instance_uid"] for row in rows}
@@ -105,7 +105,7 @@ def _end(
     ends: list[tuple[EventRow, str | None]],
     disk_is_low: bool,
 ) -> tuple[str | None, str]:
-    """Since when a problem is over, and the event that ended it."""
+    """When a problem ended, and the event that ended it; None and "" while it lasts."""
     since = datetime.fromisoformat(row["at"])
     kind = events.by_number(row["number"])
     if kind is events.DISK_LOW:

@@ -117,7 +117,9 @@ def search(session: Session, wanted: Search, after: int | None = None) -> tuple[
 
 
 def _findings(session: Session, studies: Collection[int]) -> defaultdict[int, list[str]]:
-    """What the newest reports of each study call present, each once; that text is burned in is no finding."""
+    """The findings that the newest reports of each study state as present, each once, without
+    burned-in text.
+    """
     chosen = select(ReportedFinding.study_id, ReportedFinding.finding).distinct()
     chosen = chosen.where(ReportedFinding.finding != BURNED_IN.meaning, ReportedFinding.study_id.in_(studies))
     return grouped(session.execute(chosen.order_by(ReportedFinding.finding)))
@@ -134,7 +136,7 @@ def _short_results(session: Session, studies: Collection[int]) -> defaultdict[in
 
 
 def _covers(session: Session, studies: Collection[int]) -> dict[int, View]:
-    """The first image of each study that is here, and the Study Description that it has."""
+    """The first available image of each study, with its Study Description."""
     first = select(func.min(Instance.id)).group_by(Instance.study_id)
     first = first.where(Instance.study_id.in_(studies), Instance.role == ObjectRole.SOURCE)
     chosen = select(Instance.study_id, Instance.id, Instance.purged, Instance.attributes)
@@ -148,7 +150,7 @@ def _covers(session: Session, studies: Collection[int]) -> dict[int, View]:
 
 
 def _seconds(session: Session, studies: Mapping[int, Study]) -> dict[int, float]:
-    """The time from the last object to the last delivery, of those that are delivered."""
+    """The seconds from the last object to the last delivery, for studies that are delivered."""
     at = func.max(func.coalesce(Delivery.confirmed_at, Delivery.sent_at))
     chosen = select(Result.study_id, at).join(Delivery, Delivery.result_id == Result.id)
     chosen = chosen.where(Result.study_id.in_(studies)).group_by(Result.study_id)
@@ -181,6 +183,7 @@ def remarked(session: Session, rows: Sequence[View]) -> list[View]:
 
 
 def _conditions(session: Session, wanted: Search) -> Iterator[ColumnElement[bool]]:
+    """The SQL conditions of a search."""
     # In SQLite LIKE makes no difference of case and so uses no index: there it is a range of code points.
     in_sqlite = session.get_bind().dialect.name == "sqlite"
     for column, text in ((Study.patient_id, wanted.patient), (Study.accession_number, wanted.accession)):
@@ -192,16 +195,16 @@ def _conditions(session: Session, wanted: Search) -> Iterator[ColumnElement[bool
                 else column.startswith(begin, autoescape=True)
             )
             each = func.substr(column, 1, len(begin)) == begin
-            yield _few(session, select(Study.id).where(is_in), each)
+            yield _by_index_or_each(session, select(Study.id).where(is_in), each)
         elif text:
             yield column == text
-    yield from (_has(session, StudyName.study_id, StudyName.word == word) for word in wanted.words)
+    yield from (_has_row(session, StudyName.study_id, StudyName.word == word) for word in wanted.words)
     for image, value in ((Instance.modality, wanted.modality), (Instance.calling_ae, wanted.sender)):
         if value:
             of_images = (image == value) & Instance.role.not_in(NOT_SHOWN)
-            yield _has(session, Instance.study_id, of_images)
+            yield _has_row(session, Instance.study_id, of_images)
     if wanted.finding:
-        yield _has(session, ReportedFinding.study_id, ReportedFinding.finding == wanted.finding[:64])
+        yield _has_row(session, ReportedFinding.study_id, ReportedFinding.finding == wanted.finding[:64])
     if wanted.states:
         yield views.in_states(wanted.states)
     if wanted.since:
@@ -212,15 +215,22 @@ def _conditions(session: Session, wanted: Search) -> Iterator[ColumnElement[bool
         yield Study.study_date <= wanted.until
 
 
-def _has(
+def _has_row(
     session: Session, study: InstrumentedAttribute[int], which: ColumnElement[bool]
 ) -> ColumnElement[bool]:
-    """``study``: the column that says of which study such a row is."""
-    return _few(session, select(study).where(which).distinct(), exists().where(study == Study.id, which))
+    """The condition that a study has a row ``which``. ``study``: the column with the number of the row's
+    study.
+    """
+    return _by_index_or_each(
+        session, select(study).where(which).distinct(), exists().where(study == Study.id, which)
+    )
 
 
-def _few(session: Session, by_index: Select[int], each: ColumnElement[bool]) -> ColumnElement[bool]:
-    """The condition of what an index finds where that is little; else ``each``, asked of study by study.
+def _by_index_or_each(
+    session: Session, by_index: Select[int], each: ColumnElement[bool]
+) -> ColumnElement[bool]:
+    """The condition that a study is among those of ``by_index`` if these are few; else the condition
+    ``each``.
 
     Many would all be sorted for one page, and few be looked for among all studies.
     """
@@ -229,7 +239,9 @@ def _few(session: Session, by_index: Select[int], each: ColumnElement[bool]) -> 
 
 
 def _ordered(session: Session, chosen: Select[int], order: Order, after: int | None) -> Select[int]:
-    """By keyset: a page far down costs no more than the first one."""
+    """The query in this order, from after the study ``after``. It uses keysets, so that late pages cost no
+    more than the first.
+    """
     column: Any = Study.study_date if order in (Order.DATE, Order.OLDEST_DATE) else Study.last_received_at
     ascending = order in (Order.WAITING, Order.OLDEST_DATE)
     last = session.scalar(select(column).where(Study.id == after)) if after is not None else None

@@ -48,12 +48,13 @@ def show(session: Session, number: int) -> View:
 
 
 def _brief(row: AuditRow) -> View:
+    """One upload as lists show it."""
     counted = {key: row.fields.get(key, 0) for key in ("objects", "refused")}
     return {"number": row.id, **columns(row, "at", "actor"), **counted}
 
 
 def _became_of(received: list[ReceivedObject]) -> View:
-    """The number of objects, and how many were not simply new, by outcome, with the reason of the first."""
+    """The number of objects, and for each other outcome than new its number and a reason."""
     counted = Counter(one.outcome for one in received)
     reasons = {one.outcome: one.reason for one in reversed(received)}
     unusual = [
@@ -65,6 +66,7 @@ def _became_of(received: list[ReceivedObject]) -> View:
 
 
 def _studies(session: Session, numbers: list[int]) -> list[View]:
+    """The studies of an upload, with their progress."""
     shown = views.numbered_studies(session, select(Study).where(Study.id.in_(numbers)).order_by(Study.id))
     rows = search.remarked(session, [{"id": number, **row} for number, row in shown.items()])
     named = listing.named(session, rows)
@@ -80,7 +82,7 @@ def _studies(session: Session, numbers: list[int]) -> list[View]:
 
 
 def _steps(session: Session, row: View) -> list[View]:
-    """Received, analysed, delivered: how far each is, and whether it is done."""
+    """The steps of a study (received, analysed, delivered), each with its progress and whether it is done."""
     of_now = (Job.study_id == row["id"]) & (Job.study_revision == row["revision"])
     jobs = list(session.scalars(select(Job.state).where(of_now)))
     done = sum(state not in OPEN_JOBS for state in jobs)

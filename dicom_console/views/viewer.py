@@ -1,4 +1,4 @@
-"""What the viewer has of an image besides its picture: samples, windows, pixel sizes, outlines over it."""
+"""An image for the viewer, besides its picture: samples, windows, pixel sizes, outlines."""
 
 import io
 import math
@@ -67,7 +67,7 @@ def samples(shown: Shown, frame: int) -> Samples:
 
 
 def _packed(values: PixelArray) -> tuple[PixelArray, str]:
-    """In the smallest type of the three that holds them."""
+    """The values in the smallest of three types that can hold them, and the name of that type."""
     if np.array_equal(values, np.rint(values)):
         low, high = values.min(), values.max()
         if low >= 0 and high < 2**16:
@@ -93,7 +93,9 @@ def described(shown: Shown) -> dict[str, Any]:
 
 
 def _regions(header: ImageHeader) -> list[dict[str, Any]]:
-    """Where lengths can be measured: a box, millimetres between rows and columns, and at which depth."""
+    """The regions in which lengths can be measured: box, millimetres between rows and between columns,
+    nesting depth.
+    """
     if header.modality not in _RADIOGRAPHS:
         return [
             {"box": one.box, "row": one.row_spacing, "column": one.column_spacing, "note": ""}
@@ -114,7 +116,7 @@ def _rate(image: DicomImage) -> float:
 
 
 def _windows(dataset: Dataset) -> list[tuple[float, float, str]]:
-    """Window Center, Window Width and their explanations (PS3.3 C.11.2), as far as they are windows."""
+    """The valid windows: Window Center, Window Width and explanation (PS3.3 C.11.2)."""
     keywords = ("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation")
     values = (value_of(dataset, keyword) for keyword in keywords)
     centres, widths, names = (

@@ -67,7 +67,7 @@ class Site:
 def needs(
     role: UserRole | str, *, reads_form: bool = False, counts: bool = True
 ) -> Callable[[Endpoint], Endpoint]:
-    """Declare the role that an endpoint needs, or ANYONE.
+    """Declare the role that an endpoint needs, or ANYONE if it needs none.
 
     ``reads_form``: the endpoint calls ``read_form`` itself. ``counts``: a request counts as activity of the
     user.
@@ -87,7 +87,7 @@ def language_of(request: Request) -> str:
 
 
 def csrf_of(token: str) -> str:
-    """The CSRF token that a form must send besides the cookie: another site's form cannot know it."""
+    """The CSRF token that a form must send in addition to the cookie: another site's form cannot know it."""
     return hashlib.sha256(f"csrf {token}".encode()).hexdigest()
 
 
@@ -97,7 +97,7 @@ def remember(response: Response, site: Site, token: str) -> None:
 
 
 async def admitted(request: Request) -> tuple[User | None, FormData]:
-    """Who asks, and the form that was sent. Raises NotSignedIn or HTTPException: it may not be answered."""
+    """Check a request; returns its user and its form. Raises NotSignedIn or HTTPException."""
     site: Site = request.app.state.site
     endpoint = request.scope["endpoint"]
     _check_host(request, site)
@@ -114,7 +114,9 @@ async def admitted(request: Request) -> tuple[User | None, FormData]:
 
 
 def _check_host(request: Request, site: Site) -> None:
-    """Raise HTTPException where a page of another name asks: DNS rebinding makes that name ours."""
+    """Raise HTTPException for a request under a foreign host name: by DNS rebinding, a foreign page could
+    read ours.
+    """
     if request.url.path in HEALTH:  # they say nothing, and probes ask by any address
         return
     connected_to, _ = request.scope.get("server") or ("", None)
@@ -128,7 +130,8 @@ def _check_host(request: Request, site: Site) -> None:
 
 
 async def _user(request: Request, site: Site) -> User:
-    """Who asks. Raises NotSignedIn, and HTTPException for a user of another role than the endpoint needs.
+    """The user who sends the request. Raises NotSignedIn, and HTTPException if the user lacks the role that
+    the endpoint needs.
 
     Of a program only its token counts, never a cookie: so no other site's page can use it.
     """
@@ -172,7 +175,7 @@ async def form_of(request: Request) -> FormData:
     return await request.form(max_files=_FILES, max_fields=_FIELDS)
 
 
-def _check_texts(*given: Iterable[tuple[str, object]]) -> None:
+def _check_texts(*texts: Iterable[tuple[str, object]]) -> None:
     """Raise HTTPException for a NUL, which no text of PostgreSQL may have."""
-    if any("\0" in text for items in given for pair in items for text in pair if isinstance(text, str)):
+    if any("\0" in text for items in texts for pair in items for text in pair if isinstance(text, str)):
         raise HTTPException(400, "This address or form cannot be read.")

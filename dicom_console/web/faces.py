@@ -51,10 +51,10 @@ Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
+class ConsoleRequest:
     """One request: the user, the session and the form fields. ``form`` is filled only for a POST."""
 
-    request: Request
+    http: Request
     site: Site
     token: str
     signed_in: User | None
@@ -82,17 +82,17 @@ class Visit:
     @property
     def address(self) -> str:
         """The network address of the client, "" if unknown."""
-        return self.request.client.host if self.request.client else ""
+        return self.http.client.host if self.http.client else ""
 
     @property
     def agent(self) -> str:
         """The User-Agent header of the browser."""
-        return self.request.headers.get("user-agent", "")
+        return self.http.headers.get("user-agent", "")
 
     def read(
         self, question: Callable[Concatenate[Any, Given], Answer], *given: Given.args, **how: Given.kwargs
     ) -> Answer:
-        """What a function answers whose first argument is a session of the database, which it reads."""
+        """Call a function with a reading session of the database and these arguments; returns its value."""
         with self.site.database.read() as session:
             return question(session, *given, **how)
 
@@ -109,7 +109,7 @@ class Visit:
 
     def query(self, name: str) -> str:
         """The value of a query parameter, "" if it is missing."""
-        return self.request.query_params.get(name, "")
+        return self.http.query_params.get(name, "")
 
     def study_uid(self, number: int) -> str:
         """The Study Instance UID of a study, or its substitute if it has none. Raises NotFound."""
@@ -121,7 +121,7 @@ class Visit:
         return int(value) if value.isdecimal() and len(value) < 10 else 0
 
     def take_over(self) -> None:
-        """Let the node load a changed configuration after the answer is sent."""
+        """Let the node load the changed configuration, once the answer is sent."""
         self.tasks.add_task(configured.apply_now, self.settings)
 
     def in_force(self, what: str, address: str, *besides: str, name: str = "") -> Response:
@@ -134,7 +134,7 @@ class Visit:
         return self.page("in_force.html", what=what, name=name, address=address, besides=besides, mark=mark)
 
     def list_page(self, noun: Noun, found: Any, **values: Any) -> Response:
-        """The page of a noun's list, which the audit notes."""
+        """The page of a noun's list. The audit notes that the person sees it."""
         audit.note_list(self.site.database, self.person, noun.name)
         first = not self.query("before")
         rows, state = found[noun.rows], self.query("state")
@@ -148,18 +148,18 @@ class Visit:
             template,
             status,
             user=self.signed_in,
-            language=language_of(self.request),
+            language=language_of(self.http),
             csrf=csrf_of(token or self.token),
-            path=self.request.url.path,
+            path=self.http.url.path,
             **values,
         )
 
 
-async def visit(request: Request, tasks: BackgroundTasks) -> Visit:
-    """The request, if it may be answered. Raises NotSignedIn or HTTPException."""
+async def console_request(request: Request, tasks: BackgroundTasks) -> ConsoleRequest:
+    """The request, if its user may make it. Raises NotSignedIn or HTTPException."""
     user, form = await admitted(request)
     site: Site = request.app.state.site
-    return Visit(request, site, site.token_of(request), user, form, tasks)
+    return ConsoleRequest(request, site, site.token_of(request), user, form, tasks)
 
 
 def see_other(path: str, **query: str) -> Response:
@@ -179,16 +179,16 @@ Keys = Annotated[dict[str, Any], Body(max_length=200)]
 address."""
 Text = Annotated[str, Query(max_length=64, pattern=r"^[^\x00-\x1f]*$")]
 """A filter of a list, as a person types it."""
-Asked = Annotated[Visit, Depends(visit)]
+CurrentRequest = Annotated[ConsoleRequest, Depends(console_request)]
 Number = Annotated[int, Path(ge=1, le=2**31 - 1)]
 """A number in an address: what the database cannot hold is none."""
 Since = Annotated[int | None, Query(ge=1, le=2**31 - 1)]
 """The last row of the page before, None for the first page."""
 
 
-Page = Callable[[Visit, Any], Response]
+Page = Callable[[ConsoleRequest, Any], Response]
 """Makes the page of a handler's result."""
-Reader = Callable[[Visit], BaseModel]
+Reader = Callable[[ConsoleRequest], BaseModel]
 """Makes the request of a handler from the fields of a form."""
 
 
@@ -249,7 +249,7 @@ class Faces:
         return declare
 
     def list_of(self, noun: Noun) -> Callable[..., Any]:
-        """Publish the list of a noun, which its declaration describes: its inputs are the query. Returns the
+        """Publish the list of a noun, as its declaration says; the inputs are query parameters. Returns the
         handler, for ``page_of``.
         """
         verb = noun.verb("list")
@@ -257,16 +257,19 @@ class Faces:
         keys: dict[str, Any] = {noun.rows: (list[Row], ...), "next": (int | None, ...)}
         answer = create_model(noun.name.title(), __base__=ServiceResult, **keys)
 
-        def listed(asked: Visit, before: int | None, **given: Any) -> Any:
+        def listed(request: ConsoleRequest, before: int | None, **given: Any) -> Any:
             wanted = {one.name: given[one.name] or one.default for one in inputs}
             find = verb.function()
             if "settings" in signature(find).parameters:
-                wanted["settings"] = asked.settings
-            rows = asked.read(find, limit=ROWS + 1, before=before, **wanted)
+                wanted["settings"] = request.settings
+            rows = request.read(find, limit=ROWS + 1, before=before, **wanted)
             more = rows[ROWS - 1][noun.key] if len(rows) > ROWS else None
             return answer(**{noun.rows: [Row(**one) for one in rows[:ROWS]], "next": more})
 
-        queries = [Parameter("asked", Parameter.KEYWORD_ONLY, annotation=Asked), *map(_query, inputs)]
+        queries = [
+            Parameter("request", Parameter.KEYWORD_ONLY, annotation=CurrentRequest),
+            *map(_query, inputs),
+        ]
         queries.append(Parameter("before", Parameter.KEYWORD_ONLY, annotation=Since, default=None))
         listed.__signature__ = Signature(queries, return_annotation=answer)  # type: ignore[attr-defined]
         listed.__annotations__ = {one.name: one.annotation for one in queries} | {"return": answer}
@@ -280,11 +283,11 @@ class Faces:
         """
         verb = noun.verb(name)
 
-        def done(asked: Visit, number: int, why: Because | None = None) -> None:
+        def done(request: ConsoleRequest, number: int, why: Because | None = None) -> None:
             given = {} if why is None else {"because": why.because}
-            verb.function()(asked.settings, [number], by=asked.person, **verb.fixed, **given)
+            verb.function()(request.settings, [number], by=request.person, **verb.fixed, **given)
 
-        hints: dict[str, Any] = {"asked": Asked, "number": Number}
+        hints: dict[str, Any] = {"request": CurrentRequest, "number": Number}
         if any(one.name == "because" for one in verb.inputs):
             hints["why"] = Annotated[Because, Body()]
         parameters = [Parameter(key, Parameter.KEYWORD_ONLY, annotation=hint) for key, hint in hints.items()]
@@ -317,8 +320,8 @@ class Faces:
         def declare(page: Page) -> Page:
             @needs(role)
             @wraps(handler)
-            def endpoint(asked: Visit, **given: Any) -> Response:
-                return page(asked, handler(asked, **given))
+            def endpoint(request: ConsoleRequest, **given: Any) -> Response:
+                return page(request, handler(request, **given))
 
             hints = get_type_hints(handler, include_extras=True)
             parameters = signature(handler).parameters.values()
@@ -333,23 +336,25 @@ class Faces:
 
 def back_to(address: str, **query: str) -> Page:
     """A page that redirects the browser to ``address``; ``{number}`` in it is the number in the request."""
-    return lambda asked, _result: see_other(address.format(**asked.request.path_params), **query)
+    return lambda request, _result: see_other(address.format(**request.http.path_params), **query)
 
 
 def back_to_form(place: str) -> Page:
     """A page that redirects to the one whose form was sent: that of a study, or the list at ``place``."""
 
-    def page(asked: Visit, _result: Any) -> Response:
-        if asked.text("study").isdecimal():
-            return see_other(f"/studies/{asked.text('study')}")
-        return see_other(place, state=asked.text("state")[:16], to=asked.text("to")[:64])
+    def page(request: ConsoleRequest, _result: Any) -> Response:
+        if request.text("study").isdecimal():
+            return see_other(f"/studies/{request.text('study')}")
+        return see_other(place, state=request.text("state")[:16], to=request.text("to")[:64])
 
     return page
 
 
 @contextmanager
 def one_of(places: Semaphore, else_said: str) -> Iterator[None]:
-    """Take one of the places for something that holds up others. Raises HTTPException 503: none is free."""
+    """Take one of a few places for slow work, for the length of a scope. Raises HTTPException 503 if none is
+    free.
+    """
     if not places.acquire(blocking=False):
         raise HTTPException(503, else_said)
     try:
@@ -375,7 +380,7 @@ def described(routers: list[APIRouter]) -> dict[str, Any]:
 
 
 def _query(one: Input) -> Parameter:
-    """An input of a list as a parameter of the address, which has the name of the command's option."""
+    """An input of a list as a query parameter, with the name of the command's option."""
     item = Annotated[str, AfterValidator(one.kind)]
     hint: Any = list[item] if one.many else item
     name = one.flag.removeprefix("--")
@@ -388,7 +393,7 @@ def _query(one: Input) -> Parameter:
 
 
 def _of_form(parameter: Parameter, reads: Reader | None) -> Parameter:
-    """The same parameter, read from a form where a program sends it as the body or in the query."""
+    """The parameter, read from a form in place of the body or the query."""
     hint = parameter.annotation
     about = getattr(hint, "__metadata__", ())
     sent = next((one for one in about if isinstance(one, params.Body | params.Query)), None)
@@ -396,15 +401,15 @@ def _of_form(parameter: Parameter, reads: Reader | None) -> Parameter:
         return parameter
     adapter: TypeAdapter[Any] = TypeAdapter(hint)
 
-    def read(asked: Asked) -> Any:
+    def read(request: CurrentRequest) -> Any:
         try:
             if isinstance(sent, params.Query):
-                text = asked.text(sent.alias or parameter.name)
+                text = request.text(sent.alias or parameter.name)
                 return adapter.validate_python(text) if text else parameter.default
             if reads:
-                return reads(asked)
+                return reads(request)
             names = get_args(hint)[0].model_fields
-            return adapter.validate_python({name: asked.text(name) for name in names})
+            return adapter.validate_python({name: request.text(name) for name in names})
         except ValidationError:
             raise HTTPException(400, "This address or form cannot be read.") from None
 

@@ -157,7 +157,7 @@ class Guarded:
 
 
 def _limited(receive: Receive, left: int) -> Receive:
-    """The next piece of a request's body, of which so many bytes may come.
+    """A receiver of the request's body that allows ``left`` more bytes.
 
     Raises HTTPException for a body that is too large or whose sender is gone.
     """
@@ -252,6 +252,7 @@ class TimedProtocol(H11Protocol):
             self._end_after(min(now, earned), BODY_SECONDS)
 
     def _end_after(self, credited: float, seconds: float) -> None:
+        """Set the timer. ``credited``: the time up to which the client has earned more time."""
         if self._timer is None:
             self._since = self.loop.time()
         self._stop_timer()
@@ -261,23 +262,24 @@ class TimedProtocol(H11Protocol):
 
     @property
     def _waits_for_reader(self) -> bool:
-        """Whether who asked holds up the answer, or the end of the connection."""
+        """Whether the client holds up the answer, or the end of the connection."""
         if self.transport.is_closing():
             return bool(self.transport.get_write_buffer_size())
         return self.flow.write_paused and not self._is_coming
 
     @property
     def _is_taken(self) -> bool:
-        """Whether enough of an answer was taken since the timer was set."""
+        """Whether the client has read enough of the answer since the timer was set."""
         taken = self._unsent - self.transport.get_write_buffer_size()
         return taken >= ANSWER_SECONDS * BODY_BYTES_PER_SECOND
 
     @property
     def _is_coming(self) -> bool:
-        """Whether a request has begun of which the end did not come yet."""
+        """Whether a request has begun and is not complete yet."""
         return self.cycle is not None and self.cycle.more_body and not self.cycle.response_complete
 
     def _end(self) -> None:
+        """End the connection, unless the client has earned more time meanwhile."""
         if self.flow.read_paused and not self._waits_for_reader:  # what came is not read yet
             self._end_after(self.loop.time(), BODY_SECONDS)
         elif self._waits_for_reader and self._is_taken:
@@ -286,6 +288,7 @@ class TimedProtocol(H11Protocol):
             self._cut()
 
     def _cut(self) -> None:
+        """Cut the connection; a request without an answer gets a short one first."""
         self._stop_timer()
         if self.cycle is not None and not self.cycle.response_started:
             self.transport.write(_TOO_SLOW)
@@ -298,7 +301,7 @@ class TimedProtocol(H11Protocol):
         self.transport.close()
 
     def _make_room(self) -> None:
-        """End the slowest, where too many are coming."""
+        """End the slowest connection if too many requests are incomplete."""
         young = self.loop.time() - YOUNG_SECONDS
         coming = [one for one in self.connections if isinstance(one, TimedProtocol) and one._timer]
         coming.sort(key=lambda one: one._credited)
@@ -311,9 +314,11 @@ class TimedProtocol(H11Protocol):
 
     @property
     def _address(self) -> str:
+        """The address of the client, "" if unknown."""
         return self.client[0] if self.client else ""
 
     def _stop_timer(self) -> None:
+        """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

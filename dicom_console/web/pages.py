@@ -57,6 +57,7 @@ def static(name: str) -> bytes:
 
 @cache
 def _environment(language: str) -> Environment:
+    """The templates with filters and texts of a language."""
     environment = Environment(
         loader=FileSystemLoader(_HERE / "templates"),
         autoescape=True,

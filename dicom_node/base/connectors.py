@@ -47,7 +47,7 @@ def installed(group: str) -> dict[str, EntryPoint]:
 
 
 def every(group: str) -> Iterator[Any]:
-    """What each entry point of the group names, imported when it is asked for."""
+    """Import and yield what each entry point of the group names."""
     return (point.load() for point in installed(group).values())
 
 
@@ -62,6 +62,6 @@ def extended(group: str) -> Callable[[type[Model]], type[Model]]:
 
 
 def part(section: BaseModel, kind: type[Model]) -> Model:
-    """The section as what a connector made of it: an instance of the class that it added."""
+    """The section as an instance of ``kind``, a class that a connector has added to it."""
     assert isinstance(section, kind)
     return section

@@ -72,11 +72,13 @@ class RequestRefused(NodeError, exit_code=ExitCode.FAILED):
 
 
 class Unavailable(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
-    """What is needed (a peer, a provider, the node) does not run, start or answer, or is taken already."""
+    """The program or service that the request needs does not run, start or answer, or a second one may not
+    run.
+    """
 
 
 class NotFound(RequestRefused, exit_code=ExitCode.NOT_FOUND):
-    """No such peer, study, job, delivery or model."""
+    """There is no such peer, study, job, delivery or model."""
 
 
 class NotAllowedNow(RequestRefused):
@@ -84,11 +86,11 @@ class NotAllowedNow(RequestRefused):
 
 
 class HoldUndercut(RequestRefused):
-    """A rule would send at once what another rule holds for a person, and nobody confirmed this."""
+    """A rule would send results at once that another rule holds for a person, and nobody confirmed this."""
 
 
 class NotTakenOverYet(RequestRefused):
-    """This machine has not loaded yet a peer that was entered on another machine: wait, it will."""
+    """A peer that was entered on another machine is not loaded here yet; it will be in a moment."""
 
 
 class SignInRefused(RequestRefused):
@@ -108,11 +110,11 @@ class StorageError(NodeError):
 
 
 class SpoolError(StorageError):
-    """The spool cannot keep an object."""
+    """The spool cannot store an object."""
 
 
 class SpoolFull(SpoolError):
-    """The spool cannot store an object."""
+    """The disk of the spool is full, or nearly full."""
 
 
 class NotInSpool(StorageError):
@@ -170,7 +172,7 @@ class LeaseLost(NodeError):
 
 
 class HandedBack(NodeError):
-    """The worker stops: another worker will do this job, and this try does not count."""
+    """The worker stops: another worker does the job, and this try is not counted."""
 
 
 class TimeLimitReached(NodeError):

@@ -58,7 +58,7 @@ class Bucket(Protocol):
 
 
 def bucket_of(settings: Settings) -> Bucket | None:
-    """The object store of these settings, None without one; the process shares one."""
+    """The object store of these settings; None without one. All callers of a process share one."""
     found: Iterator[Bucket | None] = (offer(settings) for offer in every("object_stores"))
     return next(filter(None, found), None)
 
@@ -121,7 +121,9 @@ class Files:
         return None
 
     def keep(self, file: Path, path: str) -> None:
-        """Upload a built result before a row of the database names it. Raises StoreAway."""
+        """Upload the file of a built result; called before a row of the database names it. Raises
+        StoreAway.
+        """
         if self.bucket is not None:
             self.bucket.put_first(path, file)
         file.replace(self.data_dir / path)
@@ -170,8 +172,10 @@ def waiting_paths(session: Session) -> set[str]:
     return set(session.scalars(select(ReceivedObject.path).where(WAITS)))
 
 
-def is_whole() -> ColumnElement[bool]:
-    """SQL: whether all objects in force of the study are in the store, so that any machine finds them."""
+def all_uploaded() -> ColumnElement[bool]:
+    """SQL: whether the files of all objects in force of the study are in the object store, so that any
+    machine finds them.
+    """
     file = aliased(ReceivedObject)
     there = exists().where(
         file.sop_instance_uid == Instance.sop_instance_uid, file.path == Instance.path, file.sha256 > ""
@@ -179,7 +183,7 @@ def is_whole() -> ColumnElement[bool]:
     return ~exists().where(Instance.study_id == Study.id, Instance.purged.is_(False), ~there)
 
 
-def one_indexer(session: Session) -> None:
+def lock_indexing(session: Session) -> None:
     """Prevent other machines of the site from indexing until this transaction ends.
 
     A machine that stops responding loses this right after two minutes. SQLite has a single writer anyway.

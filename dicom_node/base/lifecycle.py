@@ -144,7 +144,7 @@ class FetchPurpose(StrEnum):
 
 
 class QuestionState(StrEnum):
-    """How far a question to a peer for earlier studies is."""
+    """The state of a question to a peer for earlier studies."""
 
     WAITING = "waiting"  # to be asked
     ANSWERED = "answered"  # the studies that the answer named are waited for
@@ -305,6 +305,7 @@ def retained_by(dataset: Dataset) -> frozenset[Retained]:
 
 
 def _methods(dataset: Dataset) -> set[tuple[object, object]]:
+    """Value and scheme of the codes in De-identification Method Code Sequence (0012,0064)."""
     items = dataset.get("DeidentificationMethodCodeSequence") or []
     if isinstance(items, (str, bytes)):
         return set()
@@ -409,6 +410,9 @@ _State = TypeVar("_State", bound=StrEnum)
 def _table(
     *rows: tuple[Iterable[_State], events.EventType, _State],
 ) -> Mapping[tuple[_State, events.EventType], _State]:
+    """A life cycle as a table (state, event) → state. ``rows``: states, an event, and the state
+    that follows.
+    """
     return {(state, event): to for states, event, to in rows for state in sorted(states)}
 
 

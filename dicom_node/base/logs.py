@@ -81,7 +81,9 @@ def configure(level: str, process: str, *, as_json: bool = False) -> None:
 
 
 class _Formatter(logging.Formatter):
-    """One line for each record, with what could forge a line or control a terminal escaped."""
+    """A formatter with one line for each record, in which characters that forge a line or control a terminal
+    are escaped.
+    """
 
     converter = staticmethod(time.gmtime)
 
@@ -98,13 +100,13 @@ class _Formatter(logging.Formatter):
         self,
         ei: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None],
     ) -> str:
-        """Where and of what kind; not the exception's text, which may quote a data set."""
+        """Type and place of an exception, without its text, which may quote a data set."""
         kind, _, where = ei
         return "".join(traceback.format_tb(where)) + (kind.__name__ if kind else "")
 
 
 class _Json(_Formatter):
-    """One JSON object for each line; an event's number and fields have keys of their own."""
+    """A formatter with one JSON object in each line; an event's number and fields have keys of their own."""
 
     def __init__(self, process: str) -> None:
         super().__init__(process)

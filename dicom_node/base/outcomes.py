@@ -1,4 +1,4 @@
-"""What came of one try of something that is tried until it is done (``runner``)."""
+"""The result of one try of something that is tried until it is done (``runner``)."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -6,7 +6,7 @@ from datetime import timedelta
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """``why``: in words for persons, without PHI; "" where there is nothing to say."""
+    """The result of one try. ``why``: the reason, for persons, without PHI; "" if there is nothing to say."""
 
     why: str = ""
     after: timedelta | None = None
@@ -14,16 +14,16 @@ class Outcome:
 
 
 class Done(Outcome):
-    """It is done."""
+    """The try succeeded."""
 
 
 class Failed(Outcome):
-    """It is given up: another try would not help."""
+    """The try failed, and no further try is made."""
 
 
 class Retry(Outcome):
-    """It is tried again."""
+    """The try failed, and another one follows."""
 
 
 class NotYet(Outcome):
-    """Nothing was tried, and nothing is counted: what is due now is looked at anew."""
+    """Nothing was tried and no try is counted: the row is read again and looked at anew."""

@@ -46,7 +46,7 @@ def signal_pipe() -> int:
 
 
 def show_life(busy_seconds: float | None = None) -> None:
-    """Tell the parent node that this process is alive: one line on standard output.
+    """Print a sign of life for the parent node: one line on standard output.
 
     ``busy_seconds``: from now on it may be silent for so long, because it computes; 0: it is idle again.
     """
@@ -67,7 +67,7 @@ NICENESS = 5
 
 
 def _lines() -> Iterator[bytes]:
-    """Lines of standard input. Not sys.stdin itself: its lock would trouble the interpreter's end.
+    """Lines of standard input, read without ``sys.stdin``, whose lock can hang the end of the interpreter.
 
     While none comes, report to the node that this process lives.
     """
@@ -94,8 +94,8 @@ def settings_line() -> bytes:
 
 
 def watch_parent(stop: Callable[[], object]) -> None:
-    """Call ``stop`` when standard input closes: it is a pipe from the node, which closes however the node
-    dies.
+    """Call ``stop`` when standard input closes: it is a pipe from the node, which closes even if the node is
+    killed.
 
     Until then, report to the node that this process is alive.
     """
@@ -112,8 +112,8 @@ def watch_parent(stop: Callable[[], object]) -> None:
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
-def give_way() -> None:
-    """Lower the priority of this process: senders wait for answers of the listener, a study can wait."""
+def lower_priority() -> None:
+    """Lower the priority of this process: senders wait for the listener's answers, a study can wait."""
     os.nice(NICENESS)
 
 
@@ -151,13 +151,13 @@ class Child:
         command: Sequence[str],
         on_ready: Callable[[Mapping[str, Any]], None],
         on_death: Callable[[int, float], None],
-        given: str = "",
+        input_text: str = "",
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self._command = [sys.executable, "-P", *command]  # -P: nothing is imported from the working directory
         self._on_ready, self._on_death = on_ready, on_death
-        self._given, self._environment = given, environment
+        self._given, self._environment = input_text, environment
         self._heard_at = time.monotonic()
         self._busy_seconds = 0.0  # for which it may be silent, as it says itself
         self._process: subprocess.Popen[str] | None = None
@@ -201,6 +201,7 @@ class Child:
         self._thread.join(grace_seconds + 5)
 
     def _keep_alive(self) -> None:
+        """Run the process, and start it again when it ends, until it is to stop."""
         wait = _FIRST_WAIT
         while not self._stopping.is_set():
             started = time.monotonic()
@@ -218,6 +219,7 @@ class Child:
             wait = min(2 * wait, _LONGEST_WAIT)
 
     def _run_once(self) -> int:
+        """Run the process until it ends; returns its exit status."""
         process = self._process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,
@@ -249,7 +251,7 @@ class Child:
             return process.wait()
 
     def _end_if_silent(self, process: subprocess.Popen[str]) -> None:
-        """Kill the process when it misses too many signs of life: it was stopped, or hangs as a whole.
+        """Kill the process after too long without a sign of life: it was suspended, or it hangs.
 
         Signs are counted, not seconds: a machine that was suspended has missed none. One that is busy with a
         job is given the time that the job may take.
@@ -286,7 +288,7 @@ def console_program() -> str:
 
 
 @contextmanager
-def taken_place(data_dir: Path, role: Role, files: Sequence[Path]) -> Iterator[str]:
+def lock_place(data_dir: Path, role: Role, files: Sequence[Path]) -> Iterator[str]:
     """Lock a place on the data folder for one node while it runs; yield the name of the place.
 
     A node with all roles has one place ("all"). Nodes with one role take the first free place of their role

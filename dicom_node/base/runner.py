@@ -21,7 +21,7 @@ from dicom_node.base.events import THREAD_FAILED
 from dicom_node.base.outcomes import Done, Failed, NotYet, Outcome, Retry
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Tried, has_come
-from dicom_node.base.store.transitions import KeptLease, utc_now
+from dicom_node.base.store.transitions import RenewableLease, utc_now
 
 Row = TypeVar("Row", bound=Tried)
 _SPARE_SECONDS = 60.0  # of a lease, so that it is not renewed at each try
@@ -33,7 +33,7 @@ NEVER = threading.Event()
 
 
 class Lane(ABC, Generic[Row]):
-    """The rows of a table that are tried one after the other; others are held up by none of them.
+    """Works through the rows of one table, one at a time; rows of other lanes do not wait for them.
 
     ``name``: of its thread, and of its lease, which one process per database has. ``seconds``: that one try
     takes at most.
@@ -46,16 +46,17 @@ class Lane(ABC, Generic[Row]):
     def __init__(self, database: Database, settings: Settings, name: str, owner: str, seconds: float) -> None:
         self._database, self._settings, self.name = database, settings, name
         spare = min(seconds, _SPARE_SECONDS)
-        self._lease = KeptLease(database, name[:64], owner, seconds + spare, spare)
+        self._lease = RenewableLease(database, name[:64], owner, seconds + spare, spare)
 
     @abstractmethod
     def waits(self) -> Sequence[ColumnElement[bool]]:
-        """SQL: the rows that are not done, whenever they are due."""
+        """SQL conditions for the rows that are not done yet, whenever they are due."""
 
     @abstractmethod
     def work(self, row: Row, stop: threading.Event) -> Outcome:
-        """Try it; no transaction is open. What it raises puts the row off, so that others have their turn;
-        what it changes of the row is written down with the outcome.
+        """Try one row, outside of a transaction.
+
+        If it raises, the row is postponed. Its changes to the row are stored together with the outcome.
         """
 
     @abstractmethod
@@ -63,11 +64,11 @@ class Lane(ABC, Generic[Row]):
         """Change the row's state, and record the event; tries, reason and time are in the row already."""
 
     def order(self) -> Sequence[Any]:
-        """SQL: which of the due rows is tried first."""
+        """The SQL order in which due rows are tried."""
         return (self.table.next_at,)
 
     def run_once(self, stop: threading.Event = NEVER) -> int:
-        """Try what is due, each row once, until ``stop`` is set; returns how many were done."""
+        """Try the due rows, each row once, until ``stop`` is set; returns how many were done."""
         tried, done = set[int](), 0
         while (row := self._next()) and row.id not in tried and not stop.is_set() and self._lease.keep():
             outcome = self._try(row, stop)
@@ -79,6 +80,7 @@ class Lane(ABC, Generic[Row]):
         return done
 
     def _next(self) -> Row | None:
+        """The next due row, None without one."""
         due = select(self.table).where(*self.waits(), has_come(self.table.next_at, utc_now()))
         with self._database.read() as session:
             if row := session.scalar(due.order_by(*self.order()).limit(1)):
@@ -86,6 +88,7 @@ class Lane(ABC, Generic[Row]):
         return row
 
     def _try(self, row: Row, stop: threading.Event) -> Outcome:
+        """Try a row and store the outcome; an exception is stored as a defect and raised again."""
         tries = row.attempts + 1
         try:
             outcome = self.work(row, stop)
@@ -100,7 +103,7 @@ class Lane(ABC, Generic[Row]):
         return outcome
 
     def _note(self, row: Any, outcome: Outcome, tries: int) -> None:
-        """Write down what came of it, unless another process or a person changed the row meanwhile."""
+        """Store the outcome of a try, unless another process or a person changed the row meanwhile."""
         table = type(row)
         with self._database.write() as session:
             same = select(table.state, table.attempts).where(table.id == row.id).with_for_update()
@@ -116,7 +119,8 @@ class Lane(ABC, Generic[Row]):
 
 
 def outlast(work: Callable[[], object], name: str, stop: threading.Event, say: Callable[..., None]) -> None:
-    """Do a thread's work; when it fails, an event tells, and it begins anew, as nobody watches the thread.
+    """Run the work of a thread; after an error record an event and run it again, because nobody watches the
+    thread.
 
     Neither the event nor the log has the error's text: a database error quotes what it was to write.
     """

@@ -107,6 +107,7 @@ def load_or_create(data_dir: Path) -> SiteKey:
 
 
 def _refused(path: Path, remedy: str) -> ConfigurationError:
+    """The error for an unusable key file."""
     return ConfigurationError([ConfigProblem(str(path), "site key", "", remedy)])
 
 

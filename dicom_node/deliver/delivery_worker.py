@@ -60,7 +60,7 @@ from dicom_node.base.store.database import SHORTEST, Database
 from dicom_node.base.store.tables import Commitment, Delivery, RequestedCommitment, WaitingReport
 from dicom_node.base.store.transitions import (
     acquire_lease,
-    is_lease_of,
+    lock_lease,
     move,
     pass_lease_on,
     record,
@@ -77,8 +77,10 @@ _KEEP: Final = timedelta(days=90)  # longer than any report is waited for: late 
 
 
 def enter_reports(database: Database, settings: Settings) -> int:
-    """Process the waiting commitment reports; returns how many. Processes share them: each is processed
-    once, in a transaction of its own: what one report does wrong, or waits for, is no other's matter.
+    """Process the waiting commitment reports; returns how many.
+
+    Each report is processed once, in a transaction of its own, so that a faulty or waiting report does not
+    hold up others. Several processes may do this at once.
     """
     with database.read() as session:
         waiting = session.scalars(select(WaitingReport.id).order_by(WaitingReport.id).limit(_REPORTS)).all()
@@ -104,8 +106,8 @@ def enter_reports(database: Database, settings: Settings) -> int:
 
 
 def give_up_requests(database: Database, settings: Settings) -> None:
-    """Give up the requests of peers that may no longer ask; delete requests, ours and those of peers, that
-    expect no more reports.
+    """Give up the requests of peers that may no longer request commitment; delete old requests of both sides,
+    for which no report is expected any more.
     """
     peers = [peer.name for peer in settings.peers if peer.commit_after]
     with database.write() as session:
@@ -125,6 +127,7 @@ def give_up_requests(database: Database, settings: Settings) -> None:
 
 
 def _enter(session: Session, settings: Settings, report: WaitingReport) -> None:
+    """Apply one storage commitment report to the deliveries that it names."""
     commitment = _locked(session, report.transaction_uid)
     asked = commitment.destination if commitment is not None else None
     peer = next((one for one in settings.peers if one.name == asked), None)
@@ -148,6 +151,7 @@ def _enter(session: Session, settings: Settings, report: WaitingReport) -> None:
 
 
 def _locked(session: Session, transaction_uid: str) -> Commitment | None:
+    """The commitment request with this Transaction UID, locked; None if there is none."""
     return session.scalar(
         select(Commitment).where(Commitment.transaction_uid == transaction_uid).with_for_update()
     )
@@ -185,11 +189,12 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
         self._archives = forwarded_to & {one.name for one in settings.peers if one.confirm != "none"}
 
     def waits(self) -> Sequence[ColumnElement[bool]]:
-        """Those that wait to be decided, or whose report waits to be taken."""
+        """SQL conditions for requests that are undecided, or whose report the peer has not accepted yet."""
         return RequestedCommitment.peer == self._peer.name, requested.UNFINISHED
 
     def _failed(self, session: Session, row: RequestedCommitment, now: datetime) -> list[str] | None:
-        """The objects that are not committed, "UID reason"; None while one may still be.
+        """The objects of the request that are not committed, as "UID reason"; None while one of them may
+        still be committed.
 
         None is committed while a newer version of it may wait to be indexed.
         """
@@ -217,7 +222,7 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
         return None if waits else failed
 
     def work(self, row: RequestedCommitment, _: threading.Event) -> Outcome:
-        """Decide it if that is possible, then report to the peer once."""
+        """Decide on the request if that is possible, else report the decision to the peer once."""
         if row.state is RequestedState.WAITING:
             now = utc_now()
             with self._database.write() as session:
@@ -242,7 +247,7 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
         return Failed(reason) if is_over else Retry(reason)
 
     def move(self, session: Session, row: RequestedCommitment, outcome: Outcome) -> None:
-        """Reported, given up, or still decided."""
+        """Mark the request as answered or given up; after any other outcome it stays as it is."""
         if isinstance(outcome, Done):
             try_move(session, row, COMMITMENT_ANSWERED)
         elif isinstance(outcome, Failed):
@@ -282,6 +287,7 @@ class DeliveryWorker:
         self._routes = {peer.name: self._route(peer) for peer in settings.peers if "receive" in peer.may}
 
     def _route(self, peer: PeerSettings) -> "Route":
+        """A new route to this peer, with an owner's name of its own."""
         owner = f"{self._owner[:56]}/{next(_NUMBERS)}"
         return Route(self._database, self._settings, peer, owner, self._lease_seconds, self._open)
 
@@ -294,8 +300,8 @@ class DeliveryWorker:
             self._hand_back()
 
     def _due(self) -> list[str]:
-        """Destinations with something to do. What goes to unknown ones is given up, unless they were entered
-        just now.
+        """The configured destinations with due deliveries. Deliveries to unknown names are given up, unless
+        peers were entered just now.
         """
         with self._database.read() as session:
             due = deliveries.due_destinations(
@@ -328,12 +334,12 @@ class DeliveryWorker:
             self._hand_back()
 
     def _hand_back(self) -> None:
-        """Another worker may send at once; what is still being sent counts as lost."""
+        """Release the leases of all routes, so that another worker may send at once."""
         for route in self._routes.values():
             route.hand_back()
 
     def _dispatch(self, stop: threading.Event) -> bool:
-        """Start the threads of destinations for which something is due; whether there are any."""
+        """Start a thread for each destination with due deliveries; returns whether there is any."""
         with self._noticed():
             enter_reports(self._database, self._settings)
         for one in self._routes.values():
@@ -355,7 +361,7 @@ class DeliveryWorker:
         return bool(due)
 
     def _successor(self, overdue: "Route") -> "Route":
-        """The route that gets the lease of one that is given up."""
+        """Replace a route that takes too long by a new route, which gets its lease."""
         overdue.hang_up()
         route = self._routes[overdue.peer.name] = self._route(overdue.peer)
         with self._database.write() as session:
@@ -379,11 +385,11 @@ class DeliveryWorker:
 
     @contextmanager
     def _noticed(self) -> Iterator[None]:
-        """Give one event when the database is away. Work goes on later."""
+        """A scope that records an outage of the database; the work goes on later."""
         try:
             yield
         except SQLAlchemyError as error:
-            self._database.outage.noticed(error)
+            self._database.outage.note_error(error)
 
 
 def _join(threads: Iterable[threading.Thread], seconds: float) -> None:
@@ -419,21 +425,22 @@ class Route:
         """When (monotonic seconds) the round under way must have ended."""
 
     def hang_up(self) -> None:
-        """End the round under way, and begin no other; callable from any thread. Received answers are
-        recorded, as long as nobody else has the lease.
+        """End the round under way and begin no other; callable from any thread.
+
+        Answers that have come are still recorded, as long as nobody else has the lease.
         """
         self._stopping = True
         for call in self._calls:
             call.close()
 
     def renew(self) -> None:
-        """Renew the lease where that is due and a round is under way that may still last."""
+        """Renew the lease, if that is due and a round is under way that is not overdue."""
         if self._renew_at <= time.monotonic() < self.overdue_at < float("inf"):
             self._renew_at = time.monotonic() + self._lease_seconds / 3
             acquire_lease(self._database, self._lease, self.owner, self._lease_seconds)
 
     def hand_back(self) -> None:
-        """Let go of the lease."""
+        """Release the lease."""
         if self._renew_at < float("inf"):
             release_lease(self._database, self._lease, self.owner)
             self._renew_at = float("inf")
@@ -456,6 +463,7 @@ class Route:
         return len(batch)
 
     def _work(self, to_send: Sequence[scu.Outgoing], to_ask: Sequence[scu.Outgoing]) -> None:
+        """Send and query these deliveries, and record what came of it."""
         try:
             to_send, to_ask = self._fetched(to_send), self._fetched(to_ask)
         except StoreAway as away:
@@ -495,7 +503,7 @@ class Route:
                     if isinstance(answer, Done):
                         moves.await_report(row)
                     elif isinstance(answer, Retry):
-                        moves.ask_again(row, answer.why)
+                        moves.query_again(row, answer.why)
                     else:
                         row.transaction_uid = ""
                         to_query += moves.commitment_missing(row, answer.why)
@@ -504,7 +512,9 @@ class Route:
     def _store_request(
         self, transaction: str, objects: Mapping[int, scu.Outgoing]
     ) -> tuple[list[int], list[int]]:
-        """Store a request; the deliveries that it is for, and those that are to be queried."""
+        """Store a request for commitment; returns the deliveries that it covers, and those that must be
+        queried instead.
+        """
         wanted, to_query = [], []
         with self._entering(objects, DeliveryState.UNCONFIRMED) as (session, moves, rows):
             for row in rows.values():
@@ -537,13 +547,15 @@ class Route:
             )
 
     def _opened(self, client: scu.Destination | scu.CommitmentPeer) -> None:
-        """Have its calls ended when the node stops."""
+        """Register a client, so that its calls are ended when the node stops."""
         self._calls.append(client)
         if self._stopping:
             client.close()
 
     def _fetched(self, batch: Sequence[scu.Outgoing]) -> list[scu.Outgoing]:
-        """Fetch the files of a batch to this machine. The last check refuses a lost or damaged file."""
+        """Fetch the files of a batch from the object store; without objects whose file is lost or damaged,
+        which are refused.
+        """
         fetched = []
         for one in batch:
             for item in (one, *one.former):
@@ -555,7 +567,9 @@ class Route:
         return fetched
 
     def _send(self, destination: scu.Destination, batch: Sequence[scu.Outgoing]) -> list[scu.Outgoing]:
-        """Send what passes the last check; returns what the destination took and has not shown yet."""
+        """Send the objects that pass the last check; returns those that the destination accepted and has not
+        confirmed yet.
+        """
         faults = {one: outbox.fault(one, self.peer) for one in batch}
         whole = [one for one in batch if not faults[one]]
         try:
@@ -609,11 +623,11 @@ class Route:
     def _entering(
         self, numbers: Collection[int], state: DeliveryState
     ) -> Iterator[tuple[Session, outbox.Moves, Mapping[int, Delivery]]]:
-        """A transaction with those of these deliveries that are in a state, or with none if somebody else has
-        the lease; then their studies follow.
+        """A transaction with those of the deliveries that are in ``state``, or with none if another owner has
+        the lease; at its end the state of their studies is derived.
         """
         with self._database.write() as session:
-            mine = numbers if is_lease_of(session, self._lease, self.owner) else ()
+            mine = numbers if lock_lease(session, self._lease, self.owner) else ()
             rows = {row.id: row for row in deliveries.of_numbers(session, mine) if row.state is state}
             yield session, self._moves(session), rows
             deliveries.discard_withdrawn(session, rows.values())
@@ -672,20 +686,23 @@ class Route:
         by_number = {one.delivery: answer for one, answer in answers.items()}
         with self._entering(by_number, DeliveryState.UNCONFIRMED) as (session, moves, rows):
             for number, row in rows.items():
-                moves.asked(row, by_number[number])
+                moves.query_answered(row, by_number[number])
             if any(answer.presence is scu.Presence.HUNG for answer in answers.values()):
                 self._record_hung(session, list(answers), "query")
 
     def _moves(self, session: Session) -> outbox.Moves:
+        """The state changes for deliveries to this peer."""
         return outbox.Moves(session, self.peer, self._settings.outbox, utc_now())
 
     def _claimed(self, session: Session, delivery: Delivery) -> scu.Outgoing:
+        """A claimed delivery as an object to send, with former versions that the peer may have."""
         result = delivery.result
         revises = result is not None and (result.supersedes or result.kind is ResultKind.REJECTION)
         former = deliveries.former_of(session, result, self.peer.name) if result and revises else []
         return replace(self._outgoing(delivery), former=tuple(map(self._outgoing, former)))
 
     def _outgoing(self, delivery: Delivery) -> scu.Outgoing:
+        """The object of a delivery, as it is sent."""
         item, result = delivery.item, delivery.result
         return scu.Outgoing(
             sop_class_uid=item.sop_class_uid,
@@ -705,6 +722,7 @@ class Route:
         )
 
     def _record_hung(self, session: Session, batch: Sequence[scu.Outgoing], doing: str) -> None:
+        """Record an event that the peer hung at these objects."""
         record(
             session,
             DESTINATION_HUNG,
@@ -716,13 +734,13 @@ class Route:
 
 
 def _defect(error: Exception) -> str:
-    """Log where it happened (``logs`` leaves out the exception's text); returns its kind as the reason."""
+    """Log a defect without the exception's text; returns its kind as the reason."""
     _LOGGER.error("defect while delivering", exc_info=error)
     return f"defect of the node: {type(error).__name__}"
 
 
 def give_up_unknown(database: Database, destinations: Sequence[str]) -> None:
-    """Give up what is due to names that are no longer in the configuration, one study each."""
+    """Give up due deliveries to names that are no longer configured, of one study for each name."""
     now = utc_now()
     for destination in destinations:
         with database.write() as session:

@@ -115,6 +115,7 @@ def fault(item: scu.Outgoing, peer: PeerSettings) -> str:
 
 
 def _header(path: Path) -> Dataset | None:
+    """The attributes that the last check reads; None if the file cannot be read."""
     try:
         return dcmread(path, specific_tags=_READ, stop_before_pixels=True)
     except (OSError, InvalidDicomError):
@@ -173,7 +174,7 @@ class Moves:
             self._again(delivery, report.code, report.text, left=not answered)
 
     def narrowed(self, delivery: Delivery, report: scu.SendReport, *, takes_others: bool) -> None:
-        """Leave out, with a warning, an object of a kind that the destination does not accept.
+        """Leave out, with a warning, an object whose kind the destination does not accept.
 
         If the destination accepts none of the study's results, they are given up instead, so that a person
         looks: else a study would count as "delivered" that nobody will ever see.
@@ -190,7 +191,7 @@ class Moves:
         self._move(delivery, events.DELIVERY_DEAD, reason=reason, transaction_uid="")
 
     def sender_lost(self, delivery: Delivery) -> None:
-        """Query the peer for the object, or send it again: the sending process died, and the object may
+        """Have the peer queried for the object, or send it again: its sender was killed, and the object may
         have arrived.
         """
         reason = "the sending process was lost"
@@ -214,8 +215,8 @@ class Moves:
                 transaction_uid="",
             )
 
-    def asked(self, delivery: Delivery, answer: scu.Confirmation) -> None:
-        """Record the answer to a C-FIND, a look-up or a QIDO-RS."""
+    def query_answered(self, delivery: Delivery, answer: scu.Confirmation) -> None:
+        """Record the answer to a query: a C-FIND, a look-up or a QIDO-RS."""
         if answer.presence is scu.Presence.FOUND:
             reason = BY_QUERY if self._peer.confirm == "commitment" else ""
             self._confirmed(delivery, reason=reason, queries=delivery.queries + 1)
@@ -225,7 +226,7 @@ class Moves:
             # Never acknowledged: no half hour of patience, it is sent (again) now.
             unanswered = answer.presence in (scu.Presence.UNKNOWN, scu.Presence.HUNG)
             if unanswered and delivery.queries + 1 < _DOUBTFUL_QUESTIONS:
-                self.ask_again(delivery, answer.text)
+                self.query_again(delivery, answer.text)
             else:
                 self._move(
                     delivery,
@@ -241,7 +242,7 @@ class Moves:
         ):
             self._count_refusal(delivery, delivery.status, "acknowledged, but not shown for confirm_seconds")
         else:
-            self.ask_again(delivery, answer.text)
+            self.query_again(delivery, answer.text)
 
     def await_report(self, delivery: Delivery) -> None:
         """Wait for the report on a storage commitment request; check again at the latest when its time
@@ -251,19 +252,21 @@ class Moves:
         delivery.reason = "waits for the storage commitment report"
         delivery.next_at = min(self._now + _REPORT_STEP, delivery.sent_at + self._report_time)
 
-    def ask_again(self, delivery: Delivery, reason: str) -> None:
-        """Query, or request storage commitment, again later."""
+    def query_again(self, delivery: Delivery, reason: str) -> None:
+        """Schedule the next query or request for storage commitment."""
         delivery.queries += 1
         delivery.reason = reason
-        delivery.next_at = self._now + wait_before_question(delivery.queries, self._settings)
+        delivery.next_at = self._now + wait_before_query(delivery.queries, self._settings)
 
     def commitment_is_overdue(self, delivery: Delivery) -> bool:
         """Whether the peer's time for the report is over."""
         return delivery.sent_at is not None and self._now - delivery.sent_at >= self._report_time
 
     def commitment_missing(self, delivery: Delivery, reason: str) -> list[int]:
-        """Have the peer queried instead, if possible, else give the delivery up for a person: no report came
-        in time, or the peer accepts no request. Returns what is to be queried.
+        """Have the peer queried, if it answers queries, else give the delivery up for a person.
+
+        Called when no commitment report came in time, or the peer accepts no request. Returns the numbers of
+        the deliveries to query.
         """
         if delivery.transaction_uid or not delivery.queries:  # not with each question
             record(
@@ -274,28 +277,29 @@ class Moves:
                 instance=delivery.item.sop_instance_uid,
                 reason=reason,
             )
-        if self._peer.may_be_asked:
+        if self._peer.answers_queries:
             delivery.transaction_uid = ""
             return [delivery.id]
         self._move(delivery, events.DELIVERY_DEAD, reason=f"acknowledged, but unconfirmed: {reason}")
         return []
 
     def committed(self, delivery: Delivery) -> None:
-        """Confirm the delivery: the destination reports that it keeps the object, even if we had given it
-        up.
+        """Confirm the delivery, even a given-up one: the destination reports that it has stored the object
+        safely.
         """
         given_up = delivery.state is DeliveryState.DEAD and delivery.transaction_uid
         if delivery.state is DeliveryState.UNCONFIRMED or given_up:
             self._confirmed(delivery, reason="", queries=delivery.queries)
 
     def not_committed(self, delivery: Delivery, transaction_uid: str, reason: int) -> None:
-        """Send the object again, as often as after refusals: the destination reports that it does not keep
-        it.
+        """Send the object again, within the limit for refusals: the destination reports that it did not store
+        it safely.
         """
         if delivery.transaction_uid == transaction_uid and delivery.state is DeliveryState.UNCONFIRMED:
             self._count_refusal(delivery, f"{reason:04X}", failure_text(reason))
 
     def _confirmed(self, delivery: Delivery, *, reason: str, queries: int) -> None:
+        """Mark the delivery as confirmed."""
         self._move(
             delivery,
             events.DELIVERY_CONFIRMED,
@@ -307,7 +311,7 @@ class Moves:
         )
 
     def _again(self, delivery: Delivery, status: str, reason: str, *, left: bool = False) -> None:
-        """Try later. ``left``: the object went out, and no answer came."""
+        """Schedule another try. ``left``: the object was sent, but no answer came."""
         self._move(
             delivery,
             events.DELIVERY_RETRIED,
@@ -319,6 +323,7 @@ class Moves:
         )
 
     def _count_refusal(self, delivery: Delivery, status: str, reason: str) -> None:
+        """Count a refusal; try again later, or give the delivery up after too many."""
         delivery.refusals += 1
         if delivery.refusals >= self._settings.refusals:
             self._move(delivery, events.DELIVERY_DEAD, status=status, reason=reason, transaction_uid="")
@@ -334,10 +339,11 @@ class Moves:
         )
 
     def _move(self, delivery: Delivery, event: events.EventType, **values: Any) -> None:
+        """Change a delivery's state by an event, in the session of these moves."""
         move(self._session, delivery, event, **values)
 
 
-def wait_before_question(queries: int, settings: OutboxSettings) -> timedelta:
+def wait_before_query(queries: int, settings: OutboxSettings) -> timedelta:
     """The wait before the next query to the destination, after ``queries`` queries (from 1): short ones
     first.
     """
@@ -373,7 +379,7 @@ def enqueue(
             session,
             result,
             peer.name,
-            ask_first=in_doubt and peer.confirm == "query",
+            query_first=in_doubt and peer.confirm == "query",
             by_hand=by_hand,
             unassessed=waits,
         )
@@ -522,7 +528,7 @@ def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence
 
 
 def _refusal(session: Session, delivery: Delivery) -> str:
-    """Why its object must not be sent, "" where it may."""
+    """Why the object of a delivery must not be sent; "" if it may be sent."""
     item, result = delivery.item, delivery.result
     is_note = result is not None and result.kind is ResultKind.REJECTION
     if item.study.state is StudyState.QUARANTINED and not is_note:
@@ -549,6 +555,7 @@ def _refusal(session: Session, delivery: Delivery) -> str:
 
 
 def _dead(destination: str | None) -> Select[int]:
+    """The query for given-up deliveries, to one peer or to all."""
     dead: Select[int] = deliveries.with_objects(select(Delivery.id)).where(
         Delivery.state == DeliveryState.DEAD
     )
@@ -556,6 +563,7 @@ def _dead(destination: str | None) -> Select[int]:
 
 
 def _locked(session: Session, delivery_id: int) -> Delivery:
+    """The delivery, locked. Raises NotFound."""
     delivery = session.get(Delivery, delivery_id, with_for_update=True)
     if delivery is None:
         raise NotFound(f"no delivery has the number {delivery_id}")
@@ -596,13 +604,13 @@ def hold(
 def accept(
     session: Session, study_id: int, by: str, as_of: str | None, *, rejected: bool | None = None
 ) -> int:
-    """Release the study's held results for sending; returns how many. Raises NotAllowedNow.
+    """Release the study's waiting results for sending; returns how many. Raises NotAllowedNow.
 
     ``as_of``: the mark of the results that the person saw. ``rejected``: whether a person rejected them
     before; None: as the mark says; without a mark only results that nobody rejected, so that a repeated
     request releases nothing.
     """
-    rows = _locked_doubtful(session, study_id, as_of)
+    rows = _locked_decidable(session, study_id, as_of)
     were_rejected = rows[0].state is HeldState.REJECTED
     if were_rejected is not (rejected if rejected is not None else were_rejected and as_of is not None):
         raise NotAllowedNow(
@@ -624,11 +632,11 @@ def accept(
 
 
 def reject(session: Session, study_id: int, by: str, because: str, as_of: str | None) -> int:
-    """Reject the study's held results, so that none is sent; returns how many.
+    """Reject the study's waiting results, so that none is sent; returns how many.
 
     ``because``: a person's words. Raises as ``accept``.
     """
-    rows = _locked_doubtful(session, study_id, as_of)
+    rows = _locked_decidable(session, study_id, as_of)
     if rows[0].state is HeldState.REJECTED:
         raise NotAllowedNow("these results were rejected already")
     for row in rows:
@@ -656,9 +664,9 @@ def report_overdue(database: Database, settings: Settings) -> int:
         return sum(move_held(session, rows, events.ASSESSMENT_OVERDUE) > 0 for rows in studies.values())
 
 
-def in_question(session: Session, study_id: int) -> Sequence[HeldResult]:
-    """The results on which a person can decide now, by number: the waiting ones; if none, the rejected
-    ones.
+def decidable_results(session: Session, study_id: int) -> Sequence[HeldResult]:
+    """The results on which a person can decide now: the waiting results, or if none waits the rejected ones;
+    by number.
     """
     of_study = select(HeldResult).where(HeldResult.study_id == study_id).order_by(HeldResult.result_id)
     waiting = session.scalars(of_study.where(HeldResult.result_id.in_(_UNASSESSED))).all()
@@ -681,7 +689,7 @@ def in_question(session: Session, study_id: int) -> Sequence[HeldResult]:
 
 
 def mark(rows: Sequence[HeldResult]) -> str:
-    """A hash of the results and their decisions: it changes when results are added or rejected."""
+    """A hash that changes when one of the results is added or rejected."""
     seen = ",".join(f"{row.result_id}:{row.state is HeldState.REJECTED}" for row in rows)
     return hashlib.sha256(seen.encode()).hexdigest()[:16]
 
@@ -704,21 +712,25 @@ def decided(session: Session, study_id: int) -> Sequence[HeldResult]:
 
 
 def numbers(session: Session) -> View:
-    """The number of studies with held, unassessed results, and the time since when the oldest waits."""
+    """The number of studies with results that wait for a person, and since when the oldest result waits."""
     chosen = select(func.count(HeldResult.study_id.distinct())).where(HeldResult.result_id.in_(_UNASSESSED))
     return {"studies": session.scalar(chosen) or 0, "oldest": as_json(oldest(session))}
 
 
 def oldest(session: Session) -> datetime | None:
-    """The time since when the longest waiting result waits; None if none waits."""
+    """Since when the longest waiting result waits for a person; None if none waits."""
     return session.scalar(select(func.min(HeldResult.since)).where(HeldResult.result_id.in_(_UNASSESSED)))
 
 
-def _locked_doubtful(session: Session, study_id: int, as_of: str | None) -> Sequence[HeldResult]:
+def _locked_decidable(session: Session, study_id: int, as_of: str | None) -> Sequence[HeldResult]:
+    """The results on which a person can decide, with the study locked. Raises NotAllowedNow.
+
+    ``as_of``: the hash of the results that the person saw; None: not compared.
+    """
     study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE, populate_existing=True)
     if study.state in (StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUARANTINED):
         raise NotAllowedNow(f"the study is {study.state}: its results are made anew, look again then")
-    rows = in_question(session, study_id)
+    rows = decidable_results(session, study_id)
     if not rows:
         raise NotAllowedNow("no result of this study waits for an assessment")
     if as_of is not None and as_of != mark(rows):
@@ -727,6 +739,7 @@ def _locked_doubtful(session: Session, study_id: int, as_of: str | None) -> Sequ
 
 
 def _deliveries(session: Session, row: HeldResult, state: DeliveryState) -> Sequence[Delivery]:
+    """The deliveries of a held result in a state, locked."""
     return session.scalars(
         select(Delivery)
         .where(
@@ -741,8 +754,10 @@ def _deliveries(session: Session, row: HeldResult, state: DeliveryState) -> Sequ
 _SECONDS = 60.0  # that one may take
 
 
-def ask_to_remove(session: Session, result: Result, peers: Sequence[PeerSettings]) -> None:
-    """Queue the deletion of a withdrawn result at each of these peers that has it or may have it."""
+def queue_removal(session: Session, result: Result, peers: Sequence[PeerSettings]) -> None:
+    """Queue the deletion of a withdrawn result at each of the peers that have it, or may have it, and delete
+    on request.
+    """
     deleting = {peer.name for peer in peers if peer.withdraw == "delete"}
     for delivery in result.deliveries:
         if delivery.destination in deleting and deliveries.may_be_there(delivery):
@@ -765,11 +780,11 @@ class Removals(Lane[Removal]):
         self._open = open_remover
 
     def waits(self) -> Sequence[ColumnElement[bool]]:
-        """Those that no peer has carried out, and that are not left to a person."""
+        """SQL conditions for deletions that are neither done nor left to a person."""
         return (Removal.state == RemovalState.ASKED,)
 
     def work(self, row: Removal, _: threading.Event) -> Outcome:
-        """Request the deletion at the peer, and ask whether the object is gone."""
+        """Request the deletion at the peer, and query whether the object is gone."""
         with self._database.read() as session:
             delivery = session.get_one(Delivery, row.id)
             peer = next((one for one in self._settings.peers if one.name == delivery.destination), None)
@@ -794,7 +809,7 @@ class Removals(Lane[Removal]):
             return remover.remove(item)
 
     def move(self, session: Session, row: Removal, outcome: Outcome) -> None:
-        """Gone, or left to a person."""
+        """Mark the deletion as done, or leave it to a person."""
         if isinstance(outcome, Retry):
             return
         row.ended_at, delivery = utc_now(), session.get_one(Delivery, row.id)
@@ -815,7 +830,7 @@ _TRIED = Delivery.attempts > case((Delivery.state == DeliveryState.SENDING, 1), 
 
 @dataclass(frozen=True, slots=True)
 class PeerOutage:
-    """A peer to which tries have failed since ``since``. ``reason``: of the newest failure."""
+    """A peer that has failed at every try since ``since``; ``reason``: that of the newest failure."""
 
     destination: str
     since: datetime
@@ -824,8 +839,9 @@ class PeerOutage:
 
 
 def outages(session: Session) -> list[PeerOutage]:
-    """The outages by peer, since the first failed try of the oldest delivery that waits; without refused
-    objects, as the peer answers then.
+    """The outages by peer, each since the first failed try of the oldest waiting delivery.
+
+    A peer that refused an object has answered, so this is no outage.
     """
     failing = case((_TRIED & (Delivery.refusals == 0), Delivery.id))
     chosen = select(Delivery.destination, func.count(), func.min(failing), func.max(failing)).where(_WAITING)
@@ -845,7 +861,7 @@ def outages(session: Session) -> list[PeerOutage]:
 
 
 def reasons(session: Session, studies: ColumnElement[bool]) -> Mapping[int, str]:
-    """The reason why results of each of these studies still wait after a try, by the number of the study."""
+    """Why results of these studies still wait after a failed try, by the number of the study."""
     chosen = deliveries.with_objects(select(Study.id, Delivery.destination, Delivery.reason))
     rows = session.execute(chosen.where(studies, _WAITING, _TRIED).order_by(Delivery.id))
     return {study: f"{destination}: {reason}" for study, destination, reason in rows if reason}

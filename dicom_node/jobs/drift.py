@@ -97,6 +97,7 @@ def drift(session: Session, models_dir: Path | None, since: date) -> list[dict[s
 
 
 def _reference(card: Card | None) -> tuple[Reference | None, str]:
+    """The reference of a card; without one, a sentence on why."""
     if card is None:
         return None, "this card is not installed any more"
     try:
@@ -107,7 +108,7 @@ def _reference(card: Card | None) -> tuple[Reference | None, str]:
 
 
 def _score(label: str, bins: Sequence[int], reference: Reference | None) -> dict[str, Any]:
-    """The drift of one label, whose scores were binned by the reference of their own card."""
+    """The drift of one label. ``bins``: how many scores fell into each tenth of ``reference``."""
     images, of_reference = sum(bins), reference.images if reference else None
     enough = images >= FEWEST
     return {
@@ -238,7 +239,7 @@ def count_images(
 
 @cache
 def _reference_for_bins(models_dir: Path | None, card_sha256: str) -> Reference | None:
-    """The reference of that very card; None when it has none or was replaced on disk by now."""
+    """The reference of the card with this hash; None if it has none, or the file was replaced meanwhile."""
     try:
         card = next((card for card in cards(models_dir) if card.sha256 == card_sha256), None)
         return reference_of(card) if card else None

@@ -37,8 +37,7 @@ from dicom_node.base import events
 from dicom_node.base.config.settings import Conditions, RuleSettings, Settings, WorkerSettings, matches
 from dicom_node.base.errors import JobCancelled, LeaseLost, NotAllowedNow, NotFound
 from dicom_node.base.lifecycle import JOB, JobState, ObjectRole, StudyState
-from dicom_node.base.store import deliveries, fetches, intake
-from dicom_node.base.store import queue as table
+from dicom_node.base.store import deliveries, fetches, intake, queue
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import LONGEST_WAIT, Instance, Job, Original, Study, has_ended
 from dicom_node.base.store.transitions import (
@@ -61,15 +60,19 @@ def new_owner() -> str:
 
 def is_dead(owner: str) -> bool:
     """Whether the owner was a process of this machine that has ended; False if this is unknown."""
-    return _runs_no_more(owner, 1)
+    return _has_process_ended(owner, 1)
 
 
 def is_dead_with_its_node(owner: str) -> bool:
     """Whether the process that started the owner has ended too: the whole node died, not only the worker."""
-    return _runs_no_more(owner, 1) and _runs_no_more(owner, 2)
+    return _has_process_ended(owner, 1) and _has_process_ended(owner, 2)
 
 
-def _runs_no_more(owner: str, place: int) -> bool:
+def _has_process_ended(owner: str, place: int) -> bool:
+    """Whether a process in the name of an ``owner`` has ended on this machine; False if that is unknown.
+
+    ``place``: its position in the name.
+    """
     parts = owner.split("/")
     if len(parts) != 4 or parts[0] != _machine() or not parts[place].isdigit():
         return False
@@ -86,7 +89,9 @@ def _runs_no_more(owner: str, place: int) -> bool:
 
 @cache
 def _machine() -> str:
-    """This boot of this machine and its process name space: containers may share a host name."""
+    """A name of this machine, its present boot and its process name space: containers may share a
+    host name.
+    """
     parts = [socket.gethostname()]
     for read in (Path("/proc/sys/kernel/random/boot_id").read_text, Path("/proc/self/ns/pid").readlink):
         try:
@@ -132,11 +137,11 @@ def decide(
     today: date,
     senders: Senders,
     *,
-    asked_for: bool = False,
+    requested: bool = False,
 ) -> list[RuleDecision]:
     """Every rule that takes at least one image, with the taken images in the order of the examination.
 
-    ``asked_for``: whether a person had the study fetched, in which case it may be old.
+    ``requested``: whether a person had the study fetched, in which case it may be old.
     """
     ordered = sorted(images, key=_order)
     taken = [
@@ -146,7 +151,7 @@ def decide(
         RuleDecision(
             rule,
             tuple(image.sop_instance_uid for image in its),
-            "" if asked_for else _held(rule, study_date, today, its),
+            "" if requested else _exceeded_limit(rule, study_date, today, its),
         )
         for rule, its in taken
         if its
@@ -156,14 +161,12 @@ def decide(
 def explain(
     rules: Sequence[RuleSettings], image: Instance, senders: Senders
 ) -> list[tuple[RuleSettings, str]]:
-    """Each rule, in the order of the configuration, with the first condition that failed; "": it takes the
-    image.
-    """
+    """For each rule, the first condition that the image fails; "" if the rule takes the image."""
     return [(rule, next(_mismatches(rule, image, senders), "")) for rule in rules]
 
 
 def why_none(rules: Sequence[RuleSettings], images: Sequence[Instance], senders: Senders) -> str:
-    """Why no rule takes any of these images: the rule that came closest, and its conditions that failed.
+    """Why no rule takes any of these images: the failed conditions of the rule that came closest.
 
     Closest is the rule with the fewest failed conditions on an image; among equals, the first in the
     configuration. Header values are quoted only if they are no free text.
@@ -180,7 +183,7 @@ def why_none(rules: Sequence[RuleSettings], images: Sequence[Instance], senders:
 
 
 def _mismatches(rule: RuleSettings, image: Instance, senders: Senders) -> Iterator[str]:
-    """Each condition of the rule that the image fails, as a sentence; none when it takes the image."""
+    """The conditions of the rule that the image fails, a sentence each."""
     from dicom_node.base.dicom.uids import SECONDARY_CAPTURES  # with pydicom, which `jobs retry` does without
 
     if image.role is ObjectRole.OWN:
@@ -200,6 +203,7 @@ def _mismatches(rule: RuleSettings, image: Instance, senders: Senders) -> Iterat
 
 
 def _sentence(condition: str, patterns: Sequence[str], values: Sequence[str]) -> str:
+    """The sentence on a condition that no value meets."""
     name = condition.replace("_", " ")
     wanted = " or ".join(patterns)
     if not any(values):
@@ -210,7 +214,8 @@ def _sentence(condition: str, patterns: Sequence[str], values: Sequence[str]) ->
     return f"{name}{shown} does not match {wanted}"
 
 
-def _held(rule: RuleSettings, study_date: str, today: date, images: Sequence[Instance]) -> str:
+def _exceeded_limit(rule: RuleSettings, study_date: str, today: date, images: Sequence[Instance]) -> str:
+    """The limit of a rule that stops the job, as a sentence; "" for none."""
     most, taken = rule.max_study_age_days, date_of(study_date)
     if most and taken and (age := (today - taken).days) > most:
         return f"the study is {age} days old, rule {rule.name} takes {most:g}"
@@ -221,6 +226,7 @@ def _held(rule: RuleSettings, study_date: str, today: date, images: Sequence[Ins
 
 
 def _order(image: Instance) -> tuple[int, int, str]:
+    """The key for the order of the examination: series number, instance number, UID."""
     from ai_pipeline.images.numbers import whole  # with pydicom, which `jobs retry` does without
 
     return (
@@ -274,7 +280,7 @@ class JobQueue:
         """For who tries again."""
         self._workers = workers
         self._lease = timedelta(seconds=workers.lease_seconds)
-        self._next_free: NextFree = table.next_free  # the built-in engine: a turn is a column of the job
+        self._next_free: NextFree = queue.next_free  # the built-in engine: a turn is a column of the job
         self._repair: Callable[[Database], object] = bool
         if not database.is_sqlite:
             from dicom_node.base.store import tickets  # only there procrastinate is installed
@@ -290,7 +296,7 @@ class JobQueue:
         """
         now = utc_now()
         with self._database.read() as session:  # no writing transaction while there is nothing to do
-            is_free, is_running = table.work(session, now, self._workers)
+            is_free, is_running = queue.claimable_and_running(session, now, self._workers)
             if not is_free and not (is_running and self._lost(session)):
                 return None
         with self._database.write() as session:
@@ -317,7 +323,7 @@ class JobQueue:
     def heartbeat(self, job: Job, share: float, doing: str) -> None:
         """Renew the lease. Raises LeaseLost, or JobCancelled if a person has cancelled the job."""
         with self._database.write() as session:
-            cancelled = table.beat(
+            cancelled = queue.renew_lease(
                 session,
                 job.id,
                 job.lease_owner,
@@ -335,7 +341,7 @@ class JobQueue:
         """End the job in ``state`` (for good). Raises LeaseLost, or JobCancelled if ``state`` is a
         success.
         """
-        row = self._held(session, job)
+        row = self._leased(session, job)
         if row.cancel_requested and state is not JobState.CANCELLED:
             raise _stopped(job)
         # What a person or a newer revision gave as reason for the cancellation stays.
@@ -370,7 +376,7 @@ class JobQueue:
             settle_study(session, job.study_id)
 
     def reap(self) -> int:
-        """Take back the jobs of workers that have ended; returns how many."""
+        """Take back the jobs of workers that have ended, so that others can claim them; returns how many."""
         now = utc_now()
         self._repair(self._database)
         with self._database.read() as session:
@@ -380,9 +386,9 @@ class JobQueue:
             return self._take_back(session, now)
 
     def clock_put_back(self) -> None:
-        """Make waiting jobs due now, after the clock was put back: their times are too late."""
+        """After the clock was put back: make waiting jobs due now."""
         with self._database.write() as session:
-            for job in table.waiting_until(session, utc_now()):
+            for job in queue.waiting_until(session, utc_now()):
                 job.run_at = utc_now()
                 session.flush()
                 turn_changed(session, job)
@@ -407,8 +413,9 @@ class JobQueue:
         return job.tries < 2 * self._workers.attempts
 
     def _put_back(self, job: Job, event: events.EventType, **values: Any) -> None:
+        """Put the job back into the queue, or cancel it if that was requested or the study has changed."""
         with self._database.write() as session:
-            row = self._held(session, job)
+            row = self._leased(session, job)
             if row.cancel_requested:
                 self.complete_if_owner(session, job, JobState.CANCELLED)
             elif row.study.revision > row.study_revision:  # as what waited when the study changed
@@ -418,22 +425,24 @@ class JobQueue:
                 raise _lost(job)
             settle_study(session, job.study_id)
 
-    def _held(self, session: Session, job: Job) -> Job:
-        row = table.held(session, job.id, job.lease_owner, job.attempts)
+    def _leased(self, session: Session, job: Job) -> Job:
+        """The job, locked, while this attempt has its lease. Raises LeaseLost."""
+        row = queue.leased_job(session, job.id, job.lease_owner, job.attempts)
         if row is None:
             raise _lost(job)
         return row
 
     def _lost(self, session: Session, *, lock: bool = False) -> list[Job]:
-        """Running jobs whose worker shows no life, or is dead on this machine."""
+        """The running jobs whose worker gives no sign of life, or has ended on this machine."""
         now = database_time(session)
         return [
             job
-            for job in table.running(session, lock=lock)
+            for job in queue.running(session, lock=lock)
             if has_ended(job.lease_until, now) or is_dead(job.lease_owner)
         ]
 
     def _take_back(self, session: Session, now: datetime) -> int:
+        """Take back jobs of lost workers, in the caller's transaction; returns how many."""
         lost = self._lost(session, lock=True)
         for job in lost:
             if job.cancel_requested:
@@ -464,10 +473,12 @@ class JobQueue:
 
 
 def _lost(job: Job) -> LeaseLost:
+    """The error for a job that another worker has taken over."""
     return LeaseLost(f"job {job.id} is another worker's now")
 
 
 def _stopped(job: Job) -> JobCancelled:
+    """The error for a job that was cancelled while it ran."""
     return JobCancelled(f"job {job.id} is to be stopped")
 
 
@@ -557,11 +568,14 @@ def enqueue_study(session: Session, study: Study, settings: Settings) -> list[Ru
 def decide_study(
     session: Session, study: Study, sources: Sequence[Instance], settings: Settings
 ) -> list[RuleDecision]:
-    """The rules' decisions on a study with these images; for a study fetched for a rule, only that rule's."""
+    """The decisions of all rules on a study with these images.
+
+    If the study was fetched for one rule, only that rule decides.
+    """
     fetch = fetches.of_study(session, study.study_instance_uid)
     rules = [rule for rule in settings.rules if not (fetch and fetch.rule) or rule.name == fetch.rule]
     today, senders = utc_now().date(), settings.sender_names
-    return decide(rules, study.study_date, sources, today, senders, asked_for=fetch is not None)
+    return decide(rules, study.study_date, sources, today, senders, requested=fetch is not None)
 
 
 def forward_originals(
@@ -589,7 +603,7 @@ def forward_originals(
         beside = [one for one in others if one.calling_ae in senders and not one.purged]
         for name in decision.rule.forward:
             for instance in (*images, *beside):
-                added[decision.rule.name, name] += _forward(session, instance, name, settings)
+                added[decision.rule.name, name] += _queue_original(session, instance, name, settings)
     for (rule, name), number in added.items():
         if number:
             record(session, events.ORIGINALS_FORWARDED, study.id, rule=rule, destination=name, objects=number)
@@ -602,23 +616,25 @@ def forward_late(session: Session, study: Study, instance: Instance, settings: S
     Such an object does not reopen its study, so no rule will be applied to it.
     """
     for name in intake.forwarded_to(session, study.id, instance.calling_ae):
-        if _forward(session, instance, name, settings):
+        if _queue_original(session, instance, name, settings):
             record(session, events.ORIGINALS_FORWARDED, study.id, destination=name, objects=1)
             settle_study(session, study.id)
 
 
-def _forward(session: Session, instance: Instance, name: str, settings: Settings) -> bool:
-    """Whether it is queued anew; not for a peer that may not have it, or that sent it."""
+def _queue_original(session: Session, instance: Instance, name: str, settings: Settings) -> bool:
+    """Queue a received object for a peer; returns False if nothing changes, or the peer may not have it or
+    sent it.
+    """
     peer = next((one for one in settings.peers if one.name == name), None)
     # It would come back to where it is.
     sent_it = peer and instance.calling_ae.strip().casefold() in {one.casefold() for one in peer.titles}
     if peer is None or "receive" not in peer.may or peer.deidentify or sent_it:
         return False
-    return deliveries.forward(session, _original(session, instance), name)
+    return deliveries.forward(session, _original_in_force(session, instance), name)
 
 
-def _original(session: Session, instance: Instance) -> Original:
-    """The version in force, as the outbox knows it. The same bytes, again after their purge, are no other."""
+def _original_in_force(session: Session, instance: Instance) -> Original:
+    """The outbox's row for the version in force; the same bytes received again have the same row."""
     received = intake.file_of(session, instance)
     versions = select(Original).where(Original.sop_instance_uid == instance.sop_instance_uid)
     newest = session.scalar(versions.order_by(Original.id.desc()).limit(1))
@@ -694,6 +710,7 @@ def put_first(session: Session, job_id: int) -> None:
 
 
 def _locked(session: Session, job_id: int) -> Job:
+    """The job, locked. Raises NotFound."""
     job = session.get(Job, job_id, with_for_update=True)
     if job is None:
         raise NotFound(f"no job has the number {job_id}")

@@ -64,7 +64,7 @@ def writing(settings: Settings) -> Iterator[Session]:
 def existing(
     session: Session, kind: type[Found], key: object, otherwise: str, *, lock: bool = False
 ) -> Found:
-    """The row with this key. Raises NotFound with the words ``otherwise``."""
+    """The row with this key. Raises NotFound, whose text is ``otherwise``."""
     row = session.get(kind, key, with_for_update=lock or None)
     if row is None:
         raise NotFound(otherwise)
@@ -105,7 +105,7 @@ class ServiceRequest(BaseModel):
 
 
 class Because(ServiceRequest):
-    """The reason that a person gives for a change; it must not contain names."""
+    """A request with the reason that a person gives for a change; the reason must not contain names."""
 
     because: Annotated[
         str,
@@ -116,6 +116,6 @@ class Because(ServiceRequest):
 
 
 class Done(ServiceResult):
-    """How many results or jobs the request has changed, or results it has sent."""
+    """How many results or jobs a request has changed or sent."""
 
     objects: int

@@ -106,7 +106,7 @@ class StowRequest:
             self._part.one.failure = NO_OBJECT
 
     def write(self, data: bytes, *, is_last: bool = False) -> None:
-        """Process the next bytes of the current part: the first ones until they show what it is."""
+        """Process the next bytes of the current part."""
         part = self._part
         if part.one.failure is None:
             part.start += data
@@ -131,8 +131,9 @@ class StowRequest:
         self.instances.append(self._part.one)
 
     def close(self) -> int:
-        """End the request: delete what was written of an incomplete part, and note in the audit how many
-        objects were stored; the number of that row, 0 for a request without objects.
+        """End the request; returns the number of its row in the audit, 0 if it had no objects.
+
+        An incomplete part is deleted, and the audit says how many objects were stored.
         """
         self._drop()
         if not self.instances:
@@ -156,6 +157,7 @@ class StowRequest:
         return sum(1 for one in self.instances if not one.failure)
 
     def _drop(self) -> None:
+        """Discard the unfinished object of the current part."""
         if self._part.incoming is not None:
             self._part.incoming.abandon()
             self._part.incoming = None
@@ -196,8 +198,10 @@ class StowRequest:
         part.incoming.write(data)
 
     def _commit(self, part: "_Part") -> None:
-        """Store the object, unless its data set is another one than it should be, or of a study that this
-        user does not see; a UID that is not in the first bytes is "".
+        """Store the object of a part.
+
+        It is refused if its data set does not match its header, or if it belongs to a study that the user may
+        not see.
         """
         assert part.incoming is not None and part.syntax is not None
         sop_class_uid, instance_uid, study_uid, _ = read_uids(part.head, part.syntax, HEAD)
@@ -219,7 +223,7 @@ class StowRequest:
 
 @cache
 def _place(folder: Path, minimum_free_bytes: int) -> tuple[Spool, WaitingObjects]:
-    """The spool, and what waits in it: all requests of this process share them."""
+    """The spool and its counts of waiting objects, which all requests of this process share."""
     spool = Spool(folder, minimum_free_bytes)
     return spool, WaitingObjects(spool.incoming)
 
@@ -230,7 +234,7 @@ class _Refused(Exception):
 
 @dataclass(slots=True)
 class _Part:
-    """One part while it comes: bytes that are not written yet, the first ones of the data set, its file."""
+    """One part of a request while it arrives: its first bytes, those not yet written, and its file."""
 
     one: StowedInstance = field(default_factory=StowedInstance)
     start: bytearray = field(default_factory=bytearray)
@@ -243,9 +247,11 @@ class _Part:
 def take_files(
     database: Database, settings: Settings, sent: Sequence[tuple[str, BinaryIO]], by: audit.Person
 ) -> tuple[int, list[Row]]:
-    """Spool all acceptable files, each with its name; returns the number of the row in the audit that counts
-    them, and a row for each: its ``name``, which may name a patient and is only for the page, and the
-    ``refusal``, "" where it was taken. Raises FaultyInput without files, SpoolError.
+    """Spool the acceptable files among ``sent``, each with its name. Raises FaultyInput without files,
+    SpoolError.
+
+    Returns the number of the row in the audit that counts them, and a row for each file: its ``name``, which
+    may name a patient and is only for the page, and ``refusal``, "" if it was accepted.
     """
     if not sent:
         raise FaultyInput("choose the files to send")

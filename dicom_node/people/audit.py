@@ -56,8 +56,8 @@ class Person:
 
     @property
     def now(self) -> datetime:
-        """The time for the audit: the time of the first decision after a restore, otherwise the present
-        time.
+        """The time for the audit: the present time, or for a decision that is applied again after a restore
+        its original time.
         """
         return self.decided_at or transitions.utc_now()
 
@@ -104,7 +104,7 @@ def note(
                 "words": words,
             },
             copied=False,
-            holds=decision_copies.holds(action, about),
+            holds=decision_copies.blocks_deliveries(action, about),
             applied_at=row.at,
             waits_for="",
         )
@@ -113,12 +113,12 @@ def note(
 
 
 def note_sight(database: Database, by: Person, study_id: int) -> None:
-    """Record that a person sees a study, before it is shown; not again within some minutes."""
+    """Record that a person sees a study, before it is shown; not again within a few minutes."""
     _note_once(database, by, AuditAction.STUDY_SEEN, AuditRow.study_id == study_id, study_id=study_id)
 
 
 def note_list(database: Database, by: Person, name: str) -> None:
-    """Record that a person sees a list of studies or patients; at most once in some minutes, not per page."""
+    """Record that a person sees a list of studies or patients; once in a few minutes, not for each page."""
     _note_once(database, by, AuditAction.LIST_SEEN, AuditRow.fields["list"].as_string() == name, list=name)
 
 
@@ -154,6 +154,7 @@ def rows(
 def _note_once(
     database: Database, by: Person, action: AuditAction, same: ColumnElement[bool], **fields: Any
 ) -> None:
+    """Add an audit row, unless the person had an equal one some minutes ago."""
     noted = exists().where(
         same,
         AuditRow.actor == by.name,

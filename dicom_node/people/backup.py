@@ -121,7 +121,7 @@ def backup(
         part.rename(destination)
     except OSError as error:
         raise FaultyInput(f"the backup cannot be written to {destination}: {error.strerror}") from None
-    return notes + _audited(settings, AuditAction.BACKED_UP, objects=objects, key=key)
+    return notes + _note_in_audit(settings, AuditAction.BACKED_UP, objects=objects, key=key)
 
 
 def verify(source: Path) -> dict[str, Any]:
@@ -163,18 +163,20 @@ def restore(settings: Settings, source: Path) -> tuple[list[Path], list[str]]:
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     for saved, place in ((_DATABASE, database), (_KEY, sitekey.path_of(data_dir))):
         if (source / saved).exists():
-            _put(source / saved, place, stamp)
+            _replace_file(source / saved, place, stamp)
     for rules in sorted((source / _DEVICE_RULES).glob("*.toml")):
-        _put(rules, _device_rules(settings) / rules.name, stamp)
+        _replace_file(rules, _device_rules(settings) / rules.name, stamp)
     for folder in (_DECISIONS, _ENTERED, *_OBJECTS):  # no file that is there is written over
         if (source / folder).is_dir():
             _copy_tree(source / folder, data_dir / folder)
-    notes = _audited(settings, AuditAction.RESTORED, made=manifest["made"], program=manifest["program"])
+    notes = _note_in_audit(settings, AuditAction.RESTORED, made=manifest["made"], program=manifest["program"])
     return sorted((source / _CONFIG).iterdir()), notes
 
 
-def _audited(settings: Settings, action: AuditAction, **fields: Any) -> list[str]:
-    """Add it to the audit; what to tell where that cannot be: nothing else may fail for it."""
+def _note_in_audit(settings: Settings, action: AuditAction, **fields: Any) -> list[str]:
+    """Add a row to the audit; returns a remark if that is impossible, because nothing else may
+    fail for it.
+    """
     file = sqlite_file(settings.database_url)
     if file is not None and not file.exists():
         return []
@@ -187,6 +189,7 @@ def _audited(settings: Settings, action: AuditAction, **fields: Any) -> list[str
 
 
 def _copy_database(settings: Settings, target: Path) -> list[str]:
+    """Copy an SQLite database while it is in use; returns remarks."""
     url = settings.database_url
     if (source := sqlite_file(url)) is None:
         return ["The database is no SQLite file and not in this backup: save it by pg_dump --format=custom."]
@@ -204,7 +207,7 @@ def _copy_database(settings: Settings, target: Path) -> list[str]:
 
 
 def _device_rules(settings: Settings) -> Path:
-    """Where the site's device rules lie, or would lie."""
+    """The folder of the site's device rules, which need not exist."""
     from ai_pipeline.burnin.devices.rules import site_folder
 
     ours = settings.node.data_dir / DEVICE_RULES_FOLDER
@@ -212,7 +215,7 @@ def _device_rules(settings: Settings) -> Path:
 
 
 def _check_database(path: Path) -> None:
-    """Raises FaultyInput unless it is whole and of a version that this program knows."""
+    """Raise FaultyInput unless the database is undamaged and of a version that this program knows."""
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
             [(answer,)] = database.execute("PRAGMA integrity_check(1)").fetchall()
@@ -225,7 +228,8 @@ def _check_database(path: Path) -> None:
         raise FaultyInput(f"{path.name} in the backup has version {version}, newer than this program")
 
 
-def _put(saved: Path, place: Path, stamp: str) -> None:
+def _replace_file(saved: Path, place: Path, stamp: str) -> None:
+    """Put a saved file in place; the present file is renamed, not overwritten."""
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = place.with_name(f"{place.name}.restored")
     shutil.copyfile(saved, new)
@@ -238,7 +242,7 @@ def _put(saved: Path, place: Path, stamp: str) -> None:
 
 
 def _copy_tree(source: Path, target: Path) -> None:
-    """Files may go while it runs (the purge), and none that is there is written over."""
+    """Copy a folder, of which files may be deleted meanwhile; existing files are not overwritten."""
     for file in _files(source):
         place = target / file.relative_to(source)
         if not place.exists():
@@ -248,6 +252,7 @@ def _copy_tree(source: Path, target: Path) -> None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
+    """All files below a folder, without symbolic links."""
     return (file for file in sorted(folder.rglob("*")) if file.is_file() and not file.is_symlink())
 
 
@@ -339,7 +344,7 @@ _SHOWN = 100  # decisions that are named
 
 
 class _NotYet(Exception):
-    """What it is about is not there (any more), in words."""
+    """The subject of a decision is not there; the text says what is missing."""
 
 
 def reconcile_decisions(settings: Settings) -> list[views.View]:
@@ -373,7 +378,7 @@ def apply_waiting_decisions(settings: Settings) -> int:
         reason = "a decision before it" if one.study_uid in behind else ""
         try:
             if not reason:
-                _AGAIN.get(one.action, _with_audit)(settings, one)
+                _AGAIN.get(one.action, _apply_with_audit)(settings, one)
         except (NodeError, _NotYet) as not_yet:
             reason = str(not_yet)
         except LookupError:  # another process was quicker
@@ -455,13 +460,16 @@ def as_view(row: DecisionRow) -> views.View:
 
 
 def _by(wanted: DecisionRow) -> audit.Person:
+    """The person of a decision, with the decision's time."""
     record = wanted.record
     return audit.Person(record["actor"], record["address"], decided_at=wanted.at, decision=wanted.id)
 
 
-def _with_audit(settings: Settings, wanted: DecisionRow) -> None:
-    """What is done in one transaction with its entry in the audit. Of other decisions the entry alone: what
-    they did is there, or a person asks for it again.
+def _apply_with_audit(settings: Settings, wanted: DecisionRow) -> None:
+    """Apply a decision and its entry in the audit in one transaction.
+
+    Of some decisions only the entry is added: their effect is stored elsewhere, or a person requests it
+    again.
     """
     with writing(settings) as session:
         study = views.find_study(session, wanted.study_uid).id if wanted.study_uid else None
@@ -473,6 +481,7 @@ def _with_audit(settings: Settings, wanted: DecisionRow) -> None:
 
 
 def _withdraw(settings: Settings, wanted: DecisionRow) -> None:
+    """Withdraw results again that a person withdrew."""
     uids, reason = wanted.record["what"]["results"], RejectionReason(wanted.record["what"]["reason"])
     with reading(settings) as session:
         _results(session, uids)
@@ -482,13 +491,14 @@ def _withdraw(settings: Settings, wanted: DecisionRow) -> None:
 
 
 def _assess(settings: Settings, wanted: DecisionRow) -> None:
+    """Accept or reject results again, as a person did."""
     from dicom_node.people import reviews  # loads what builds results
 
     what = wanted.record["what"]
     with reading(settings) as session:
         _results(session, what["results"])
         study = views.find_study(session, wanted.study_uid).id
-        asked = [session.get_one(Result, row.result_id) for row in outbox.in_question(session, study)]
+        asked = [session.get_one(Result, row.result_id) for row in outbox.decidable_results(session, study)]
         if {row.sop_instance_uid for row in asked} != set(what["results"]):
             raise _NotYet("the waiting results changed since they were assessed")
     if what["verdict"] == HeldState.REJECTED:
@@ -498,6 +508,7 @@ def _assess(settings: Settings, wanted: DecisionRow) -> None:
 
 
 def _release(settings: Settings, wanted: DecisionRow) -> None:
+    """Release a study from quarantine again, with the options that a person took."""
     from dicom_node.studies.choose import Choice
 
     with open_database(settings) as database:
@@ -514,24 +525,27 @@ def _release(settings: Settings, wanted: DecisionRow) -> None:
     if take is not None:
         studies.release(settings, wanted.study_uid, take, _by(wanted))
     elif later is not None or state in END_STATES - {StudyState.QUARANTINED}:  # it came through without it
-        _with_audit(settings, wanted)
+        _apply_with_audit(settings, wanted)
     else:
         raise _NotYet("the study is not in quarantine with the objects that were released")
 
 
 def _discard(session: Session, _settings: Settings, wanted: DecisionRow) -> None:
+    """Discard deliveries again that a person discarded."""
     for delivery in _deliveries(session, wanted.record["what"]["deliveries"]):
         if (delivery.state, events.DELIVERY_DISCARDED) in DELIVERY:
             outbox.discard(session, delivery.id, wanted.record["words"])
 
 
 def _retry(session: Session, _settings: Settings, wanted: DecisionRow) -> None:
+    """Send deliveries again that a person sent again."""
     for delivery in _deliveries(session, wanted.record["what"]["deliveries"]):
         if delivery.state in (DeliveryState.DISCARDED, DeliveryState.DEAD):
             outbox.retry(session, delivery.id)
 
 
 def _give_feedback(session: Session, _settings: Settings, wanted: DecisionRow) -> None:
+    """Store a person's verdict on findings again."""
     from dicom_node.people import reviews  # loads what builds results
 
     what, words = wanted.record["what"], wanted.record["words"]
@@ -540,6 +554,7 @@ def _give_feedback(session: Session, _settings: Settings, wanted: DecisionRow) -
 
 
 def _judge_cleaning(session: Session, settings: Settings, wanted: DecisionRow) -> None:
+    """Apply a person's verdict on the cleaning of an image again."""
     from dicom_node.studies import choose
 
     what, actor = wanted.record["what"], wanted.record["actor"]
@@ -560,7 +575,7 @@ def _judge_cleaning(session: Session, settings: Settings, wanted: DecisionRow) -
 
 
 def _change_job(session: Session, _settings: Settings, wanted: DecisionRow) -> None:
-    """A job that was cancelled is cancelled; where it was quicker, nothing of it leaves that did not yet."""
+    """Cancel a job again that a person cancelled; if it has finished, discard its unsent results."""
     what = wanted.record["what"]
     study = views.find_study(session, wanted.study_uid).id
     if what["change"] == "cancel":
@@ -583,6 +598,7 @@ def _change_job(session: Session, _settings: Settings, wanted: DecisionRow) -> N
 
 
 def _delete_received(settings: Settings, wanted: DecisionRow) -> None:
+    """Delete the received objects of a study again."""
     with open_database(settings) as database:
         study = studies.number_of(database, wanted.study_uid)
     [row] = studies.delete_received(settings, [study], _by(wanted))
@@ -606,7 +622,7 @@ _AGAIN_WITH_AUDIT: Mapping[str, Callable[[Session, Settings, DecisionRow], None]
 
 
 def _results(session: Session, uids: Sequence[str]) -> Sequence[Result]:
-    """All of them, of a study whose results stand. Raises _NotYet."""
+    """The results with these UIDs, of a study whose results are final. Raises _NotYet."""
     rows = session.scalars(select(Result).where(Result.sop_instance_uid.in_(uids))).all()
     if missing := len(set(uids)) - len(rows):
         raise _NotYet(f"{missing} of {len(set(uids))} results are not built (any more)")
@@ -614,6 +630,7 @@ def _results(session: Session, uids: Sequence[str]) -> Sequence[Result]:
 
 
 def _deliveries(session: Session, pairs: Sequence[Sequence[str]]) -> list[Delivery]:
+    """The deliveries of these results (SOP Instance UID, peer). Raises _NotYet."""
     rows = {row.sop_instance_uid: row.id for row in _results(session, [uid for uid, _ in pairs])}
     chosen = (select(Delivery).filter_by(result_id=rows[uid], destination=peer) for uid, peer in pairs)
     there = [row for one in chosen if (row := session.scalar(one)) is not None]

@@ -29,7 +29,7 @@ from ai_pipeline.models import registry
 from ai_pipeline.models.reference import reference_of
 from ai_pipeline.models.store import folder
 from ai_pipeline.pipelines import slots, try_out
-from dicom_node.base.config.loading import SAVED, edition, examine, file_of, newest, undercuts, versions
+from dicom_node.base.config.loading import SAVED, examine, file_of, fingerprint, newest, undercuts, versions
 from dicom_node.base.config.sample import toml_value
 from dicom_node.base.config.settings import (
     NEEDS_RESTART,
@@ -60,7 +60,7 @@ from dicom_node.base.processes import files_of, running
 from dicom_node.base.store import intake, transitions
 from dicom_node.base.store.tables import Instance, Study
 from dicom_node.base.store.views import View, columns, list_events
-from dicom_node.jobs import drift as scores
+from dicom_node.jobs import drift
 from dicom_node.jobs.queue import decide, decide_study, explain, why_none
 from dicom_node.people import Row, audit, monitoring, open_database, preflight, reading, writing
 from dicom_node.people.peers import SECRET
@@ -76,7 +76,9 @@ PROGRAMS: Final = ("command", "container")
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """Warnings of ``check`` for the whole configuration, and the holds that a change would bypass."""
+    """The warnings for a changed configuration. ``undercut``: for each rule that would send results at once
+    that another rule holds for a person, a sentence.
+    """
 
     settings: Settings
     warnings: tuple[str, ...]
@@ -88,7 +90,9 @@ _Entries = dict[tuple[str, str], dict[str, Any]]
 
 
 def entered_versions(settings: Settings) -> list[Row]:
-    """All versions of what was entered, the newest first; ``saved``: when, by whom, what was changed."""
+    """All versions of the entered peers and rules, the newest first. ``saved``: when, by whom, and what was
+    changed.
+    """
     return [
         Row(version=number, saved=_saved(_text(settings, number)))
         for number in reversed(versions(settings.node.data_dir))
@@ -123,7 +127,7 @@ def tables(text: str) -> dict[str, Any]:
 
 
 def from_keys(kind: Kind, name: str, keys: Mapping[str, Any]) -> dict[str, Any]:
-    """The peer or rule with this name and these keys, as if read from TOML. Raises FaultyInput."""
+    """The peer or rule with this name and these keys, as TOML would give it. Raises FaultyInput."""
     content = _plain(kind, {"name": name, **keys})
     if content["name"] != name:
         raise FaultyInput(f"name: the address says {name}")
@@ -131,7 +135,7 @@ def from_keys(kind: Kind, name: str, keys: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(kind: Kind, content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content as our own lines of TOML give it back. Raises FaultyInput where none can hold it."""
+    """The content after it was written as TOML and read again. Raises FaultyInput if TOML cannot hold it."""
     try:
         text = as_text(kind, content)
         text.encode()
@@ -149,7 +153,7 @@ def save_entry(
     *,
     despite_hold: bool = False,
 ) -> Row:
-    """Add a peer or rule, or change one; ``apply`` puts it in force.
+    """Add a peer or rule, or change one; ``apply_now`` puts it in force.
 
     ``version``: of the entry as the person saw it, 0 to add one, None: whichever exists. ``despite_hold``: a
     person confirmed that the rule sends results at once that another rule holds. Raises FaultyInput with
@@ -159,13 +163,15 @@ def save_entry(
     name = content["name"]
     now, after = _changed(settings, kind, name, content, version)
     _, warnings = _write(settings, now, after, f"{kind[:-1]} {name}", by, despite_hold=despite_hold)
-    return Row(name=name, version=edition(_entries(after)[kind, name]), warnings=warnings)
+    return Row(name=name, version=fingerprint(_entries(after)[kind, name]), warnings=warnings)
 
 
 def check_entry(
     settings: Settings, kind: Kind, content: Mapping[str, Any], version: int | None = None
 ) -> Warned:
-    """The warnings of ``save``; raises its errors except HoldUndercut. Nothing is changed."""
+    """The warnings that ``save_entry`` would return. Raises its errors except HoldUndercut;
+    changes nothing.
+    """
     _, after = _changed(settings, kind, content["name"], content, version)
     return _checked(settings, _entries(after), kind)
 
@@ -219,18 +225,20 @@ def show_entry(settings: Settings, kind: Kind, name: str) -> View:
     _, text = _newest(settings)
     if content := _entries(text).get((kind, name)):
         _refuse_for_files(kind, content)  # who may not enter it may not see it
-        return {"name": name, "version": edition(content), "content": content}
+        return {"name": name, "version": fingerprint(content), "content": content}
     if name in {one.name for one in getattr(settings, kind)}:
         raise NotAllowedNow(f"{name} is in the configuration files: change it there")
     raise NotFound(f"no {kind[:-1]} is called {name!r}")
 
 
 def _text(settings: Settings, version: int) -> str:
+    """The text of a version, "" if it does not exist."""
     file = file_of(settings.node.data_dir, version)
     return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
 def _saved(text: str) -> str:
+    """When, by whom and why a version was saved, as its text says."""
     with suppress(ValueError):
         return str(tomllib.loads(text).get(SAVED, "by hand"))
     return "damaged"
@@ -269,7 +277,7 @@ def _changed(
         raise NotFound(f"no {kind[:-1]} that was entered is called {name!r}; {hint}")
     if version == 0 and here:
         raise NotAllowedNow(f"there is a {kind[:-1]} {name} already: nothing was saved")
-    if version not in (None, edition(here)):
+    if version not in (None, fingerprint(here)):
         raise NotAllowedNow(
             f"{name} was {'changed' if here else 'removed'} after you opened it: nothing was saved. "
             f"What was saved last: {_saved(text)}"
@@ -296,7 +304,9 @@ def _changed(
 def _write(
     settings: Settings, now: tuple[int, str], after: str, what: str, by: audit.Person, *, despite_hold: bool
 ) -> tuple[int, list[str]]:
-    """Check the whole, note each change in the audit, and write the next version: its number, warnings."""
+    """Check the whole configuration, note each change in the audit, and write the next version; returns its
+    number and the warnings.
+    """
     number, before = now
     old, new = _entries(before), _entries(after)
     changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
@@ -325,8 +335,11 @@ def _write(
 
 
 def _refuse_risky(settings: Settings, kind: Kind, content: Mapping[str, Any]) -> None:
-    """What a browser must not be able to do: read files and variables, run programs, keep passwords, and have
-    the node call itself or the network behind it."""
+    """Refuse content that is too dangerous for a browser.
+
+    Such content reads files or variables, runs programs, stores passwords, or has the node call itself or the
+    network behind it.
+    """
     _refuse_for_files(kind, content)
     if "entered" in content:
         raise FaultyInput("entered: the node itself sets it: leave it out")
@@ -337,6 +350,7 @@ def _refuse_risky(settings: Settings, kind: Kind, content: Mapping[str, Any]) ->
 
 
 def _refuse_for_files(kind: Kind, content: Mapping[str, Any]) -> None:
+    """Refuse content that only configuration files may have: variables, files, secrets."""
     if "${" in as_text(kind, content):
         raise FaultyInput("variables and files (${...}) are for the configuration files only")
     if kind == "peers" and (secret := [key for key in SECRET if content.get(key)]):
@@ -346,7 +360,7 @@ def _refuse_for_files(kind: Kind, content: Mapping[str, Any]) -> None:
 
 
 def _refuse_local(content: Mapping[str, Any]) -> None:
-    """A name is looked up again at each call."""
+    """Refuse a URL or host that leads to this machine. A name is looked up again at each call."""
     problems = []
     for key in ("host", "query_host", "commitment_host", "url"):
         given = str(content.get(key) or "")
@@ -363,7 +377,7 @@ def _refuse_local(content: Mapping[str, Any]) -> None:
 
 
 def _checked(settings: Settings, after: _Entries, changed: Kind) -> Warned:
-    """What ``check`` warns of with these entries in place of those with which the node runs.
+    """The warnings of ``check`` with these entries in place of those with which the node runs.
 
     Raises FaultyInput with its mistakes.
     """
@@ -389,7 +403,9 @@ def _checked(settings: Settings, after: _Entries, changed: Kind) -> Warned:
 
 
 def _role_here(settings: Settings, changed: Kind) -> Role:
-    """As which the change is checked: models only where they run, and of a rule, as that takes a while."""
+    """The role for checking a change on this machine: models are checked only where they run, and only for
+    rules, because it takes a while.
+    """
     here = {Role.at(place) for place in running(settings.node.data_dir)} or {Role.ALL}
     if changed == "rules" and any(role.runs_models for role in here):
         return Role.ALL
@@ -399,6 +415,7 @@ def _role_here(settings: Settings, changed: Kind) -> Role:
 
 
 def _in_words(problem: ConfigProblem) -> str:
+    """A mistake in one line: key, value and remedy."""
     shown = f" = {problem.value}" if problem.value else ""
     return f"{problem.key}{shown}: {problem.remedy}"
 
@@ -454,7 +471,9 @@ def reload_node(files: Sequence[Path]) -> list[str]:
 
 
 def _hang_up(settings: Settings, place: str, pid: int) -> Mapping[str, Any] | None:
-    """SIGHUP, and wait for what the node says of it: None where it is content, else the event."""
+    """Send SIGHUP to a node, and wait for its event; None if it loaded the configuration, else the event that
+    says why not.
+    """
     asked = datetime.now(UTC)
     try:
         os.kill(pid, signal.SIGHUP)
@@ -504,6 +523,7 @@ def list_rules(settings: Settings) -> list[View]:
 
 
 def _limits(rule: RuleSettings) -> list[str]:
+    """The limits of a rule in words."""
     applies = {
         f"holds studies older than {rule.max_study_age_days:g} days": rule.max_study_age_days,
         f"secondary captures of {', '.join(rule.secondary_captures_from)} too": rule.secondary_captures_from,
@@ -523,9 +543,9 @@ def try_rules(session: Session, settings: Settings, other: Settings | None = Non
     found = []
     for study in session.scalars(chosen):
         row = columns(study, "id", "state", "last_received_at", "study_instance_uid")
-        row["now"] = _decided(session, study, settings)
+        row["now"] = _rules_taking(session, study, settings)
         if other is not None:
-            row["then"] = _decided(session, study, other)
+            row["then"] = _rules_taking(session, study, other)
             row["changes"] = _outcome(row["then"]) != _outcome(row["now"])
         sources = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
         row["modalities"] = sorted({source.modality for source in sources})
@@ -594,8 +614,10 @@ def replay_rules(settings: Settings, since: datetime, *, dry_run: bool = False) 
         return choose.replay(database, settings, since, None if dry_run else note)
 
 
-def _decided(session: Session, study: Study, settings: Settings) -> View:
-    """Rules that take the study, with the limit that would hold the job; else why none does."""
+def _rules_taking(session: Session, study: Study, settings: Settings) -> View:
+    """The rules that take the study, each with the limit that would hold its job; without any, why none takes
+    it.
+    """
     sources = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
     decisions = decide_study(session, study, sources, settings)
     return {
@@ -614,12 +636,14 @@ def _decided(session: Session, study: Study, settings: Settings) -> View:
 
 
 def _outcome(decided: View) -> set[tuple[str, ...]]:
+    """What the rules make of a study, for a comparison."""
     return {(rule["name"], *rule["then"]) for rule in decided["rules"]}
 
 
 def _read_file(
     path: Path, settings: Settings, sender: PeerSettings | None
 ) -> tuple[Path, Inspected, Instance]:
+    """A DICOM file as the rules see it."""
     found = inspect(path, sender.assume_charset if sender else "")
     name = sender.name if sender else ""
     role = role_of(
@@ -681,14 +705,15 @@ def verify_models(settings: Settings) -> list[dict[str, Any]]:
 
 
 def model_drift(settings: Settings, since: datetime | None = None) -> list[dict[str, Any]]:
-    """How each model's scores and refusals for each sender ("other": all that are no configured peers)
-    compare with its card's reference, from the day (UTC) of ``since`` on, by default the last
-    ``drift.WINDOW_DAYS``.
-    Raises FaultyInput.
+    """How the scores and refusals of each model compare with its card's reference, for each sender. Raises
+    FaultyInput.
+
+    The sender "other" stands for all that are not configured. ``since``: only from this day (UTC) on, by
+    default the last ``drift.WINDOW_DAYS``.
     """
-    day = scores.window(transitions.utc_now()) if since is None else since.astimezone(UTC).date()
+    day = drift.window(transitions.utc_now()) if since is None else since.astimezone(UTC).date()
     with reading(settings) as session, _refused():
-        return scores.drift(session, settings.workers.models_dir, day)
+        return drift.drift(session, settings.workers.models_dir, day)
 
 
 def models_in_use(settings: Settings) -> dict[str, str]:
@@ -727,6 +752,7 @@ def roll_back_model(settings: Settings, slot: str, by: audit.Person) -> None:
 
 
 def _slot(settings: Settings, name: str) -> tuple[PipelineCard, ModelSlot, Path]:
+    """The slot of this name with its pipeline, and the folder of models. Raises NotFound, FaultyInput."""
     known = slots()
     if name not in known:
         raise NotFound("the model of this pipeline cannot be exchanged")
@@ -745,7 +771,7 @@ def model_cards(settings: Settings) -> Sequence[registry.Card]:
 
 @contextmanager
 def _refused() -> Iterator[None]:
-    """Raises FaultyInput for a card that cannot be used."""
+    """A scope that raises FaultyInput for a card that cannot be used."""
     try:
         yield
     except CardError as error:

@@ -55,7 +55,7 @@ _HOLDS = frozenset(
 
 
 def machine() -> str:
-    """The name of this machine, which is also the name of the folder of its copies."""
+    """The name of this machine; the folder with its copies of decisions has the same name."""
     return socket.gethostname()[:64]
 
 
@@ -83,7 +83,7 @@ def waiting(session: Session) -> Sequence[DecisionRow]:
 
 
 def copy(database: Database, settings: Settings) -> int:
-    """Copy this machine's decisions that are not in the copies yet, and sync; returns their number.
+    """Copy this machine's decisions that have no synced copy yet; returns how many.
 
     Raises DecisionNotCopied: the decision is in force, and the node copies it later.
     """
@@ -108,7 +108,8 @@ def mark_copied(database: Database, numbers: Collection[str], *, copied: bool = 
 
 
 def take_in(database: Database, settings: Settings) -> Sequence[DecisionRow]:
-    """Enter decisions that are in the copies but not in the database; returns the new rows, which wait.
+    """Enter decisions that have a copy but no row in the database; returns the new rows, which wait to be
+    applied.
 
     A changed file gets a row, too: then all deliveries wait for a person. Decisions that are in the database
     but missing in this machine's copies are copied again. Raises OSError, StoreAway, NotInSpool.
@@ -156,8 +157,8 @@ def read(file: Path) -> dict[str, Any] | None:
         return None
 
 
-def holds(action: AuditAction, what: dict[str, Any]) -> bool:
-    """Whether deliveries of the study wait until such a decision is applied."""
+def blocks_deliveries(action: AuditAction, what: dict[str, Any]) -> bool:
+    """Whether deliveries of the study wait until this decision is applied."""
     return (
         action in _HOLDS
         and what.get("verdict") not in _LETS_GO
@@ -176,11 +177,14 @@ def _not_copied(database: Database) -> Sequence[DecisionRow]:
 
 
 def _known(session: Session, numbers: Collection[str]) -> set[str]:
+    """Those of the decisions that the database has."""
     return set(session.scalars(select(DecisionRow.id).where(DecisionRow.id.in_(numbers))))
 
 
 def _copy(settings: Settings, row: DecisionRow) -> bool:
-    """Write and sync a file, and put it into the bucket; one that is away gets it later (``take_in``)."""
+    """Write and sync a decision's file, and put it into the bucket, if it answers; returns whether the file
+    was written.
+    """
     folder = settings.node.data_dir
     content = {
         **row.record,
@@ -209,7 +213,7 @@ def _copy(settings: Settings, row: DecisionRow) -> bool:
 
 
 def _entered(database: Database, settings: Settings, files: Mapping[str, Path]) -> list[DecisionRow]:
-    """Enter the decisions that the database does not have, and return them.
+    """Enter the decisions that the database lacks; returns their rows.
 
     Two nodes that start at the same time may both try to enter them.
     """
@@ -251,10 +255,12 @@ def _row(settings: Settings, file: Path) -> DecisionRow:
 
 
 def _number(file: Path) -> str:
+    """The id of the decision in a file's name."""
     return file.stem.partition("-")[2]
 
 
 def _digest(line: Mapping[str, Any]) -> str:
+    """The hash of a decision, by which a changed file is detected."""
     encoded = json.dumps(line, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(encoded.encode("ascii")).hexdigest()
 

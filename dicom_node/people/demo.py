@@ -143,7 +143,9 @@ def run(out: Path, *, own: Path | None, fresh: bool, offline: bool, say: Say) ->
 
 
 def shipped(folder: Path, *, offline: bool = True) -> list[Path]:
-    """Ultrasound files of pydicom; and a public chest X-ray, in ``folder``, where it can be had."""
+    """Ultrasound files that come with pydicom, and a public chest X-ray if it can be downloaded or is in
+    ``folder``.
+    """
     film = None if offline else public_film(folder / _FILM)
     return [*(Path(examples.get_path(name)) for name in _ULTRASOUND), *([film] if film else [])]
 
@@ -170,7 +172,7 @@ def public_film(target: Path, url: str = "") -> Path | None:
 
 
 def by_study(files: Iterable[Path]) -> dict[str, tuple[str, list[Path]]]:
-    """Modality and files of each study, by Study Instance UID; what is no DICOM file is passed over."""
+    """Modality and files of each study, by Study Instance UID; files that are no DICOM are left out."""
     found: dict[str, tuple[str, list[Path]]] = {}
     for path in files:
         with suppress(InvalidDicomError, OSError):
@@ -187,7 +189,7 @@ class EmbeddedPacs:
     """A storage SCP that answers C-ECHO, C-STORE and C-FIND at IMAGE level (PS3.4 C.6.2.1)."""
 
     def __init__(self, folder: Path) -> None:
-        """Start it on a free port; what is in ``folder``/objects already is in the PACS."""
+        """Start the PACS on a free port; it contains the objects that are in ``folder``/objects already."""
         self._folder = folder / "objects"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
@@ -205,13 +207,18 @@ class EmbeddedPacs:
 
     def fetch(self, study_instance_uid: str) -> list[Path]:
         """The Part 10 files of a study in the PACS."""
-        return [path for path, keys in self._held().items() if keys.StudyInstanceUID == study_instance_uid]
+        return [
+            path
+            for path, keys in self._stored_headers().items()
+            if keys.StudyInstanceUID == study_instance_uid
+        ]
 
     def stop(self) -> None:
         """Stop the PACS; the objects stay in its folder."""
         self._ae.shutdown()
 
     def _store(self, event: Any) -> int:
+        """Store an object; returns the status."""
         uid = str(event.request.AffectedSOPInstanceUID)
         if not re.fullmatch(r"[0-9.]{1,64}", uid):  # it names a file
             return 0xC000
@@ -222,14 +229,15 @@ class EmbeddedPacs:
         return 0x0000
 
     def _find(self, event: Any) -> Iterator[tuple[int, Dataset | None]]:
-        for keys in self._held().values():
+        """Answer a C-FIND."""
+        for keys in self._stored_headers().values():
             if all(event.identifier.get(key) in (None, "", keys.get(key)) for key in _QUERY_KEYS):
                 keys.QueryRetrieveLevel = "IMAGE"
                 yield 0xFF00, keys
         yield 0x0000, None
 
-    def _held(self) -> dict[Path, Dataset]:
-        """The keys of each object."""
+    def _stored_headers(self) -> dict[Path, Dataset]:
+        """The attributes by which objects are found, for each file."""
         with self._lock:
             return {
                 path: Dataset(dcmread(path, specific_tags=list(_QUERY_KEYS), stop_before_pixels=True))
@@ -238,8 +246,8 @@ class EmbeddedPacs:
 
 
 class _Node:
-    """A process of ``dicom-node serve`` with a folder of its own, and the commands that ask it, as a script
-    would.
+    """A process ``dicom-node serve`` with its own folder, and the commands that query it, as a script would
+    run them.
     """
 
     def __init__(self, folder: Path, pacs_port: int) -> None:
@@ -287,7 +295,7 @@ class _Node:
             raise Unavailable(f"the node has ended; {self.log} ends:\n{last_lines}")
 
     def ask(self, *words: str) -> Any:
-        """What a command prints as JSON, None for what is not there. Raises Unavailable."""
+        """The JSON that a command prints; None if it reports that nothing was found. Raises Unavailable."""
         command = [*_PROGRAM, *words, "--json", "--config", str(self._config)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == ExitCode.NOT_FOUND:
@@ -297,6 +305,7 @@ class _Node:
         return json.loads(done.stdout)
 
     def _log_text(self) -> str:
+        """The text of the node's log."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
 
@@ -362,7 +371,7 @@ def _run_study(
 
 
 def _wait(uid: str, stored: set[str], begun: datetime, node: _Node) -> dict[str, Any]:
-    """Until everything sent is indexed and the study stands in an end state. Raises Unavailable."""
+    """Wait until everything sent is indexed and the study is in an end state. Raises Unavailable."""
     while True:
         node.fail_if_ended()
         view: dict[str, Any] = node.ask("studies", "show", uid) or {"received": [], "state": ""}
@@ -373,12 +382,13 @@ def _wait(uid: str, stored: set[str], begun: datetime, node: _Node) -> dict[str,
 
 
 def _received_since(view: dict[str, Any], begun: datetime) -> list[dict[str, Any]]:
+    """The objects of a study that were received from this time on."""
     return [item for item in view["received"] if datetime.fromisoformat(item["received_at"]) >= begun]
 
 
 def _write_objects(folder: Path, files: Sequence[Path], kinds: dict[str, str]) -> list[tuple[str, str, Path]]:
-    """Copy objects of the PACS to ``folder``/pacs, with previews of the images beside: SOP Instance UID, kind
-    ("" for a source) and new file of each.
+    """Copy objects of the PACS to ``folder``/pacs, with previews of the images; returns UID, kind ("" for a
+    source) and new file of each.
 
     Sources first, then results by kind and number. Files of an earlier run are replaced.
     """

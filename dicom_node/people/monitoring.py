@@ -1,4 +1,4 @@
-"""What lives and what fills: processes of the site, senders that are silent, the disk of the data folder.
+"""Processes of the site that are lost, senders that are silent, and the free space on the disk.
 
 Each node records its own processes in the database, and one node finds silent ones. The free space is
 recorded once an hour. So that the disk lasts, old events, ended associations, procedure steps and work items
@@ -45,8 +45,10 @@ def note_free_space(database: Database, settings: Settings, now: datetime | None
 
 
 def days_left(session: Session, settings: Settings, now: datetime | None = None) -> float | None:
-    """Days until C-STORE is refused, if the disk goes on filling as since the oldest record of the last week;
-    None if it does not fill, or records span less than a day.
+    """Days until C-STORE is refused if the disk continues to fill at the present rate; None if it does not
+    fill.
+
+    The rate is measured since the oldest record of the last week. None also if records span less than a day.
     """
     now = now or utc_now()
     week = select(DiskSample).where(DiskSample.at >= now - timedelta(days=7))
@@ -83,7 +85,7 @@ def forget_past(database: Database, settings: Settings, now: datetime | None = N
 
 
 def _forget(database: Database, old: Select[Any], deletion: Delete, key: InstrumentedAttribute[Any]) -> int:
-    """Some rows at a time: others may write while it looks."""
+    """Delete a few rows at a time, so that others can write in between."""
     total = 0
     while True:
         with database.read() as session:
@@ -96,7 +98,7 @@ def _forget(database: Database, old: Select[Any], deletion: Delete, key: Instrum
 
 
 def report_silence(database: Database, settings: Settings) -> None:
-    """Record event 1010 for each such peer, once per silence."""
+    """Record event 1010 for each peer that has sent nothing for too long, once per silence."""
     started = select(func.min(EventRow.at)).where(EventRow.number == events.NODE_STARTED.number)
     received = select(func.max(ReceivedObject.received_at))
     for peer in settings.peers:
@@ -131,7 +133,7 @@ _WATCH: Final = "process watch"  # the lease of the node that looks for lost one
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """One process of this node.
+    """The sign of life of one process of this node.
 
     ``name``: "main", "listener", "worker-1", "console". ``pid``: None if it does not run. ``silent_seconds``:
     the time since its last sign of life.
@@ -198,7 +200,7 @@ class SignsOfLife:
                 self._look(since, now)
 
     def leave(self) -> None:
-        """Remove this node's rows when it stops as planned, so that it is not reported as lost.
+        """Remove the rows of this node, which stops as planned and must not be reported as lost.
 
         Later calls of ``report`` do nothing.
         """
@@ -210,6 +212,7 @@ class SignsOfLife:
                 release_lease(self._database, _WATCH, self._owner)
 
     def _write(self, session: Session, signs: Iterable[Sign], now: datetime) -> None:
+        """Store the signs of life of this node's processes."""
         known = {row.name: row for row in session.scalars(select(SiteProcess).where(*self._ours))}
         for sign in signs:
             row = known.pop(sign.name, None)
@@ -230,6 +233,7 @@ class SignsOfLife:
             session.delete(row)
 
     def _look(self, since: datetime, now: datetime) -> None:
+        """Mark processes without a recent sign of life as lost, each with an event."""
         with self._database.write() as session:
             lost = select(SiteProcess).where(SiteProcess.seen_at <= since, SiteProcess.lost.is_(False))
             for row in session.scalars(lost.with_for_update(skip_locked=True)):
@@ -292,4 +296,5 @@ def database_time(session: Session) -> datetime:
 
 
 def _named(row: SiteProcess) -> dict[str, Any]:
+    """The fields of an event that name a process."""
     return {"machine": row.machine, "place": row.place, "process": row.name}

@@ -81,6 +81,7 @@ def create(answers: Answers, folder: Path, password: str = "") -> tuple[Path, Pa
 
 
 def _tables(answers: Answers) -> dict[str, Any]:
+    """The answers as tables of the configuration. Raises FaultyInput."""
     machines = filter(None, map(str.strip, answers.get("machines", "").split(",")))
     peers = [
         _peer(r"(.+)@(.+)", machine, "machine: write AE@HOST, such as US1@192.0.2.21") for machine in machines
@@ -105,6 +106,7 @@ def _tables(answers: Answers) -> dict[str, Any]:
 
 
 def _peer(form: str, text: str, otherwise: str) -> dict[str, Any]:
+    """A peer in the form AE@HOST or AE@HOST:PORT. Raises FaultyInput, whose text ends with ``otherwise``."""
     if not (found := re.fullmatch(form, text)):
         raise FaultyInput(f"{text!r} is no {otherwise}")
     ae_title, host, *port = found.groups()

@@ -1,5 +1,6 @@
-"""Peers: whether they answer; what a caller tried, why it was refused, and what would admit it; and
-what happened around a time, of all peers or of one: events and associations, which name no patient.
+"""Peers: whether they answer; what a caller tried, why it was refused, and what would admit it.
+
+Also the events and associations around a time, of all peers or of one. They name no patient.
 """
 
 import difflib
@@ -96,6 +97,7 @@ def try_peers(settings: Settings, names: Sequence[str], by: audit.Person | None 
 
 
 def _tried(peer: PeerSettings, settings: Settings) -> "Iterator[Check]":
+    """Test what the node needs of a peer."""
     from dicom_node.deliver.scu import open_archive, open_commitment, open_destination
 
     if "receive" in peer.may or not peer.is_called:
@@ -108,12 +110,11 @@ def _tried(peer: PeerSettings, settings: Settings) -> "Iterator[Check]":
         yield from test(peer, settings)
 
 
-def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[str, Any]:
-    """All about the caller with this peer name, AE title or address; keys: docs/reference/lists.md.
+def why(settings: Settings, caller: str, since: datetime | None = None) -> dict[str, Any]:
+    """Everything about one caller: what it tried, what was refused, and what would allow it (keys:
+    docs/reference/lists.md).
 
-    A name or title is only matched itself, in any capitals: a machine that calls itself us1 may be US1. Other
-    titles from its addresses are listed under ``others``. An address stands for all that called from there.
-    Raises NotFound for a name or title that belongs to no peer and never called.
+    ``caller``: a peer's name, an AE title or an address.
     """
     with reading(settings) as session:
         rows = views.list_associations(session, since=since, limit=_READ)
@@ -121,24 +122,24 @@ def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[s
         lost = outages(session)
     associations = [{**row, "calling": row["calling_ae"]} for row in rows]
     calls = [*associations, *(event["fields"] for event in events)]
-    is_address = _is_address(asked)
-    networks: set[str] = {network(asked)} if is_address else set()
+    is_address = _is_address(caller)
+    networks: set[str] = {network(caller)} if is_address else set()
 
     def titles_from_there() -> set[str]:
         return {str(call.get("calling", "")) for call in calls if call.get("address") in networks} - {""}
 
     if is_address:
         there = titles_from_there()
-        peers = [peer for peer in settings.peers if peer.host == asked or peer.ae_title in there]
+        peers = [peer for peer in settings.peers if peer.host == caller or peer.ae_title in there]
         titles = there | {peer.ae_title for peer in peers}
     else:
-        peers = [peer for peer in settings.peers if asked in (peer.name, peer.ae_title)]
-        titles = {peer.ae_title for peer in peers} or {asked}
-        if not peers and not any(call.get("calling") == asked for call in calls):
+        peers = [peer for peer in settings.peers if caller in (peer.name, peer.ae_title)]
+        titles = {peer.ae_title for peer in peers} or {caller}
+        if not peers and not any(call.get("calling") == caller for call in calls):
             titles = {str(call.get("calling", "")) for call in calls} - {""}
             known = sorted(titles.union(*((peer.name, peer.ae_title) for peer in settings.peers)))
-            hint = did_you_mean(asked, known, "known")
-            raise NotFound(f"{asked!r} is no peer and did not call in this time; {hint}")
+            hint = did_you_mean(caller, known, "known")
+            raise NotFound(f"{caller!r} is no peer and did not call in this time; {hint}")
         networks |= {network(one) for peer in peers if peer.host for one in addresses(peer.host)}
     capitals = {title.upper() for title in titles}
 
@@ -155,7 +156,7 @@ def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[s
     names = {"calling_ae": "calling", "called_ae": "called", "address": "address", "meaning": "meaning"}
     refused = {"calling_ae": "calling", "status": "status", "reason": "reason"}
     found: dict[str, Any] = {
-        "asked": asked,
+        "asked": caller,
         "peer": next((peer.name for peer in peers), None),
         "ae_titles": sorted(titles),
         "addresses": sorted(networks),
@@ -172,7 +173,7 @@ def why(settings: Settings, asked: str, since: datetime | None = None) -> dict[s
 
 
 def short_name(title: str) -> str:
-    """A name for a new peer with this AE title, valid by the rules for names; "" without a title."""
+    """A valid name for a new peer with this AE title; "" without a title."""
     return title and (re.sub(r"[^a-z0-9._-]+", "-", title.lower()).strip("-") or "new")
 
 
@@ -185,6 +186,7 @@ def _is_address(text: str) -> bool:
 
 
 def _contexts(associations: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, str]]:
+    """Rows for the refused presentation contexts."""
     for row in associations:
         if row["refused_count"] > REFUSED_CONTEXTS_NAMED:
             few = ", ".join([*row["refused"], "…"])
@@ -197,7 +199,7 @@ def _contexts(associations: Iterable[Record]) -> Iterator[tuple[dict[str, Any], 
 def _of(
     kind: EventType, events: Iterable[Record], names: Mapping[str, str]
 ) -> Iterator[tuple[dict[str, Any], int, str]]:
-    """What the events of one kind say; ``names``: of their fields, by those that we give them."""
+    """The rows for the events of one kind. ``names``: the event's field for each key of a row."""
     for event in events:
         if event["number"] == kind.number:
             fields = event["fields"]
@@ -205,6 +207,7 @@ def _of(
 
 
 def _failures(events: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, str]]:
+    """Rows for failed connections: TLS and faulty messages."""
     for event in events:
         address = str(event["fields"].get("address", ""))
         if event["number"] == TLS_FAILED.number:
@@ -226,7 +229,9 @@ def _counted(items: Iterable[tuple[dict[str, Any], int, str]]) -> list[dict[str,
 
 
 def _outdated(rows: list[dict[str, Any]], successes: Sequence[Record]) -> list[dict[str, Any]]:
-    """With whether the caller (of this title, where the row has one) got through afterwards."""
+    """The rows, each with whether the caller succeeded afterwards (``outdated``); by AE title if the row has
+    one.
+    """
     for row in rows:
         title = str(row.get("calling_ae", "")).upper()
         row["outdated"] = any(
@@ -239,7 +244,7 @@ def _outdated(rows: list[dict[str, Any]], successes: Sequence[Record]) -> list[d
 def _advice(
     settings: Settings, peers: Sequence[PeerSettings], found: Record, lost: Iterable[PeerOutage]
 ) -> Iterator[dict[str, Any]]:
-    """What to do, and the lines of the configuration that do it; the most likely cause first."""
+    """What to do, with the configuration lines that do it; for the most likely cause first."""
     away = [one for one in lost if one.destination in {peer.name for peer in peers}]
     for one in away:
         yield {"concerns": "results"} | _lines(
@@ -282,6 +287,7 @@ def _advice(
 
 
 def _about_rejections(settings: Settings, found: Record) -> Iterator[dict[str, Any]]:
+    """Advice about rejected associations, according to the present configuration."""
     policy = AEPolicy.from_settings(settings)
     for row in found["rejections"]:
         calling, called, address = row["calling_ae"], row["called_ae"], row["address"]
@@ -308,6 +314,7 @@ def _about_rejections(settings: Settings, found: Record) -> Iterator[dict[str, A
 
 
 def _about_calling(settings: Settings, title: str, address: str) -> dict[str, Any]:
+    """Advice for a caller that is no peer, or calls from another address."""
     known = next((peer for peer in settings.peers if peer.ae_title == title), None)
     if known is not None:
         return _lines(
@@ -331,6 +338,7 @@ def _about_calling(settings: Settings, title: str, address: str) -> dict[str, An
 
 
 def _about_contexts(settings: Settings, found: Record) -> Iterator[dict[str, Any]]:
+    """Advice about refused presentation contexts."""
     taken = accepted_classes(settings.listener.further_storage_classes)
     classes = []
     for row in found["refused_contexts"]:
@@ -357,10 +365,12 @@ def _about_contexts(settings: Settings, found: Record) -> Iterator[dict[str, Any
 
 
 def _heading(peer: PeerSettings | None) -> str:
+    """The heading of a peer's table in TOML."""
     return f'[[peers]]  # name = "{peer.name}"' if peer else "[[peers]]  # of this machine"
 
 
 def _lines(says: str, *lines: str) -> dict[str, Any]:
+    """One advice: a sentence, and the lines of the configuration."""
     return {"says": says, "lines": list(lines)}
 
 
@@ -381,11 +391,10 @@ def happened_around(
     words: str = "",
     problems: bool = False,
 ) -> Row:
-    """``events`` and ``associations`` from ``since`` until ``until``, the oldest first, and whether there are
-    ``more`` of before; "" and 0 match all. ``times``: how often an event happened in a row.
+    """The events and associations from ``since`` until ``until``, the oldest first, filtered; "" and 0 match
+    all.
 
-    ``peer``: the name of a peer, an AE title or an address. ``words``: in the text or a field of an event.
-    ``problems``: only warnings and errors.
+    ``more``: whether there are earlier ones. ``times``: how often an event happened in a row.
     """
     asked, folded = peer.casefold(), words.casefold()
     called = {asked}
@@ -405,7 +414,7 @@ def happened_around(
             continue
         if not is_meant(row["fields"]) or not any(folded in str(text).casefold() for text in texts):
             continue
-        if events and same_again(events[-1]) == same_again(row):
+        if events and repeat_key(events[-1]) == repeat_key(row):
             events[-1] = row | {"times": events[-1]["times"] + 1}
         else:
             events.append(row | {"times": 1})
@@ -423,8 +432,8 @@ def happened_around(
     )
 
 
-def same_again(row: views.View) -> object:
-    """A key that is equal for events that differ only in numbers and in their object."""
+def repeat_key(row: views.View) -> object:
+    """A key that is equal for events that differ only in numbers and in the object that they are about."""
     texts = sorted(
         (key, value)
         for key, value in row["fields"].items()

@@ -94,7 +94,7 @@ def network_file_system(folder: Path) -> str:
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
+    """The folder, or its nearest parent that exists."""
     whole = folder.resolve()
     return next(path for path in (whole, *whole.parents) if os.path.lexists(path))
 
@@ -126,6 +126,7 @@ def _check_machine(settings: Settings, role: Role) -> Found:
 
 
 def _check_data_dir(settings: Settings) -> Found:
+    """Mistakes in the data folder: it cannot be made or written, or is on a network file system."""
     folder = settings.node.data_dir
     existing = _existing(folder)
     try:  # since a file system may refuse what permissions allow
@@ -281,6 +282,7 @@ def check_console(settings: Settings, role: Role) -> Found:
 
 
 def _is_this_machine(host: str) -> bool:
+    """Whether a host is surely this machine."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:  # a name, which may mean any address
@@ -327,7 +329,9 @@ def _check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) ->
 
 
 def _check_findings(settings: Settings) -> Found:
-    """Names of findings in rules and notifications that no pipeline can return: they would never hold."""
+    """Warn of findings in rules and notifications that no pipeline can return: such a condition
+    never holds.
+    """
     found: dict[str, Collection[str] | None] = {}
     for rule in settings.rules:
         wanted = [one.finding for one in rule.then if one.finding]
@@ -352,13 +356,13 @@ def _check_findings(settings: Settings) -> Found:
 
 
 def _never_found(wanted: Iterable[str], known: Collection[str] | None) -> list[str]:
-    """Those of the patterns that fit no known finding; none where nothing says what is found."""
+    """The patterns that match no known finding; none if the known findings are unknown (None)."""
     names = () if known is None else dict.fromkeys(wanted)
     return [name for name in names if not any(matches(name, finding) for finding in known or ())]
 
 
 def _findings(rule: RuleSettings, settings: Settings) -> Collection[str] | None:
-    """What the pipeline, with the models that it runs now, may suspect; None where nothing says it."""
+    """The findings that the rule's pipeline can suspect with its present models; None if that is unknown."""
     folder = settings.workers.models_dir
     try:
         card = card_of(rule.pipeline)
@@ -374,7 +378,7 @@ def _findings(rule: RuleSettings, settings: Settings) -> Collection[str] | None:
 
 
 def _check_conditions(rule: RuleSettings, card: PipelineCard) -> Found:
-    """Conditions by which the rule takes only images that its pipeline says to refuse."""
+    """Warn of conditions by which a rule takes only images that its pipeline refuses."""
     lifted = {one.lifts for one in card.options.listed() if rule.options.get(one.key)}
     for name, values in {"modality": card.modalities, "view": card.views}.items():
         for pattern in getattr(rule.when, name) if values and name not in lifted else ():
@@ -387,7 +391,7 @@ def _check_conditions(rule: RuleSettings, card: PipelineCard) -> Found:
 
 
 def _faults(rule: RuleSettings, options: Mapping[str, object], settings: Settings) -> Mapping[str, str]:
-    """What is wrong with the values of the options, by name, and by "" with the pipeline and its models."""
+    """The faults in the values of the options, by option; under "" those of the pipeline and its models."""
     try:
         pipeline = create(rule.pipeline, models_dir=settings.workers.models_dir)
         pipeline.models()  # of one that was activated and is gone no other takes the place
@@ -410,7 +414,7 @@ def _check_models(settings: Settings) -> Found:
     if remedy := lacking(settings.workers.inference):
         yield "workers.inference", settings.workers.inference, remedy
     try:
-        if walls := _lacking():
+        if walls := _decoder_lacks():
             yield Tried(
                 "decoder", False, f"this machine cannot take from it {walls} (docs/reference/confinement.md)"
             )
@@ -437,8 +441,8 @@ def _check_models(settings: Settings) -> Found:
 
 
 @cache
-def _lacking() -> str:
-    """What a decoder's process cannot give up here: no machine gets other walls while a program runs.
+def _decoder_lacks() -> str:
+    """The rights that a decoder's process cannot give up on this machine; "" if none.
 
     Raises NoDecoder.
     """
@@ -478,6 +482,7 @@ def check_data(data: dict[str, Any], role: Role = Role.ALL) -> Checked:
 
 
 def _checked(settings: Settings | None, read: TomlFiles, role: Role, *, tries: bool = False) -> Checked:
+    """All checks of these settings on a machine with this role."""
     if settings is None:
         return Checked(None, read, ())
     tried: list[Tried] = []
@@ -494,7 +499,7 @@ def _checked(settings: Settings | None, read: TomlFiles, role: Role, *, tries: b
         checks += [
             _probe_database(settings),
             *(probe(settings) for probe in every("probes")),
-            _ask_peers(settings),
+            _test_peers(settings),
         ]
     for found in chain.from_iterable(checks):
         if isinstance(found, Tried):
@@ -505,6 +510,7 @@ def _checked(settings: Settings | None, read: TomlFiles, role: Role, *, tries: b
 
 
 def _check_rules(settings: Settings, read: TomlFiles, role: Role) -> Found:
+    """Mistakes in rules and in the pipelines that they name."""
     runs_models = role.runs_models and settings.workers.processes > 0
     for name in settings.workers.pipelines:
         if name not in PIPELINES:
@@ -528,7 +534,7 @@ def _check_rules(settings: Settings, read: TomlFiles, role: Role) -> Found:
 
 
 def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
-    """Files that every user of this machine may read, and that hold a password or a private key."""
+    """Warn of files with a password or a private key that every user of this machine may read."""
     files = {tls.private_key for tls in (settings.listener.tls, settings.console.tls) if tls}
     for place in _secrets(settings.model_dump()):
         if place != ("node", "database_url") or re.match(r"[^:]+://[^/@]*:[^/]*@", settings.database_url):
@@ -543,7 +549,7 @@ def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
 
 
 def _secrets(value: object, place: Place = ()) -> Iterator[Place]:
-    """The places of the secrets in dumped settings, which show each of them as stars."""
+    """The places of secrets in dumped settings, where each of them is replaced by stars."""
     if value == _HIDDEN:
         yield place
     items = dict(enumerate(value)) if isinstance(value, list | tuple) else value
@@ -555,6 +561,7 @@ _HIDDEN = str(SecretStr("x"))
 
 
 def _check_senders(settings: Settings, read: TomlFiles) -> Found:
+    """Mistakes in what the listener accepts, and warnings if nothing can arrive or be analysed."""
     for uid in map(UID, settings.listener.further_storage_classes):
         if not uid.is_valid or (uid.name != uid and "Storage" not in uid.name):
             yield "listener.further_storage_classes", repr(str(uid)), "is no SOP Class UID of storage"
@@ -565,6 +572,7 @@ def _check_senders(settings: Settings, read: TomlFiles) -> Found:
 
 
 def _check_peer(peer: PeerSettings, settings: Settings) -> Found:
+    """Warn of settings of a peer that may surprise."""
     parts = urlsplit(peer.url)
     if (
         peer.by_http
@@ -609,8 +617,10 @@ def _check_peer(peer: PeerSettings, settings: Settings) -> Found:
         )
 
 
-def _ask_peers(settings: Settings) -> Iterator[Tried]:
-    """Whether their machines are known here, and those that we call answer now."""
+def _test_peers(settings: Settings) -> Iterator[Tried]:
+    """Test whether the names of the peers' machines are known here, and whether the peers that we call
+    answer.
+    """
     for peer in settings.peers:
         try:
             if peer.host:

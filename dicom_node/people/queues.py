@@ -1,7 +1,4 @@
-"""A person's actions on what waits in queues, each in the audit: jobs (run again, put first, cancel) and the
-machines that do them; deliveries (send again, discard, send to a further peer); studies that the running node
-fetches from peers; notifications.
-"""
+"""A person's actions on jobs, deliveries, fetches and notifications; each is noted in the audit."""
 
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
@@ -52,7 +49,7 @@ _MAY_RUN = (Job.study_revision == Study.revision) & Study.state.not_in(
 
 
 class StuckJobs(ServiceRequest):
-    """Jobs that go on only if a person wants it: those in a state, of one rule or of all."""
+    """The jobs in these states, of one rule or of all, that go on only if a person wants it."""
 
     state: Literal["held", "failed", "cancelled"]
     rule: str = ""
@@ -64,15 +61,14 @@ def change_jobs(
     change: Change,
     by: audit.Person = audit.COMMAND_LINE,
 ) -> None:
-    """Apply one of the actions on jobs (``jobs.by_hand``) to all of these or none. Raises NotFound,
-    NotAllowedNow.
-    """
+    """Cancel these jobs, run them again or put them first: all or none. Raises NotFound, NotAllowedNow."""
     with writing(settings) as session:
         for job_id in dict.fromkeys(numbers):
             _change_job(session, job_id, change, by)
 
 
 def _change_job(session: Session, job_id: int, change: Change, by: audit.Person) -> None:
+    """Change one job, and note it in the audit."""
     {"retry": retry, "put_first": put_first, "cancel": cancel}[change](session, job_id)
     job = session.get_one(Job, job_id)
     audit.note(
@@ -263,7 +259,7 @@ LONGEST_RANGE = 366 * 30
 
 
 class FetchRequest(ServiceRequest):
-    """Studies of a peer from one day to another; ``rule``: the only one that may take them."""
+    """A request for studies of a peer from one day to another. ``rule``: the only rule that may take them."""
 
     peer: str
     first: date
@@ -327,15 +323,16 @@ def request_fetches(
 def change_fetches(
     settings: Settings, name: str, change: FetchChange, by: audit.Person = audit.COMMAND_LINE
 ) -> int:
-    """Fetch given-up and cancelled studies of a peer again, or cancel those that wait, also of a peer that is
-    not configured any more. Returns how many. Raises NotFound, FaultyInput.
+    """Fetch given-up and cancelled studies of a peer again, or cancel waiting fetches; returns how many.
+
+    The peer need not be configured any more. Raises NotFound, FaultyInput.
     """
     from dicom_node.studies import fetch
 
     if change == "again":
         _queried(settings, name)
     with writing(settings) as session:
-        number = {"again": fetch.ask_again, "cancel": fetch.cancel}[change](session, name)
+        number = {"again": fetch.fetch_again, "cancel": fetch.cancel}[change](session, name)
         audit.note(session, by, AuditAction.STUDIES_FETCHED, peer=name, studies=number, did=change)
     return number
 
@@ -411,7 +408,7 @@ def list_fetches(
 
 
 def _queried(settings: Settings, name: str) -> PeerSettings:
-    """The peer, which may be asked, for a person who sees all studies. Raises NotFound, FaultyInput."""
+    """The peer, if it answers queries and the person sees all studies. Raises NotFound, FaultyInput."""
     peer = settings.peer(name)
     if sight.SENDERS.get():  # it would fetch again what is here, and list what is hidden
         raise FaultyInput("studies of a peer are of all senders, and this user sees some only")

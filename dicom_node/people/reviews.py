@@ -69,8 +69,8 @@ AsOf = Annotated[str | None, Field(max_length=64, pattern=PRINTABLE)]
 
 
 class FindingAssessed(ServiceRequest):
-    """A person's verdict on a finding of the study's newest report, as its page names the finding; a modified
-    or rejected finding needs a reason.
+    """A person's verdict on a finding of the study's newest report, with a reason if the finding is modified
+    or rejected.
     """
 
     finding: str = Field(max_length=64, pattern=PRINTABLE)
@@ -81,8 +81,11 @@ class FindingAssessed(ServiceRequest):
 
 
 class AcceptResults(ServiceRequest):
-    """``as_of``: the mark of the results that the person saw; required for rejected results. When other
-    results wait meanwhile, the request is refused (409)."""
+    """A person's acceptance of results.
+
+    ``as_of``: the hash of the results that the person saw; required for rejected results. The request is
+    refused (409) if other results wait meanwhile.
+    """
 
     as_of: AsOf = None
 
@@ -99,7 +102,7 @@ def held_results(session: Session, settings: Settings, study: int) -> View:
     ``takers``: peers that have a report of the study and accept assessments. A decision must pass ``as_of``
     back, so that it applies to the results that the person saw.
     """
-    rows = outbox.in_question(session, study)
+    rows = outbox.decidable_results(session, study)
     decisions = {
         (row.decided_at, row.decided_by, row.state): {
             "verdict": row.state.value,
@@ -211,7 +214,7 @@ def send_assessments(
 def assess(
     settings: Settings,
     study: int,
-    given: FindingAssessed,
+    assessment: FindingAssessed,
     by: audit.Person,
 ) -> None:
     """Store a person's assessment of a finding of the study's newest report, or of one that the report lacks.
@@ -219,10 +222,14 @@ def assess(
     A missing finding has no place, so its tracking UID is ignored. Raises NotFound if the report does not
     have the finding (any more), FaultyInput.
     """
-    verdict = given.verdict
-    words = audit.checked_reason(given.because) if given.because or verdict.value in _NOT_ACCEPTED else ""
+    verdict = assessment.verdict
+    words = (
+        audit.checked_reason(assessment.because)
+        if assessment.because or verdict.value in _NOT_ACCEPTED
+        else ""
+    )
     is_missing = verdict is ReaderVerdict.MISSING
-    wanted = (given.finding, "" if is_missing else given.tracking_uid, given.model)
+    wanted = (assessment.finding, "" if is_missing else assessment.tracking_uid, assessment.model)
     with writing(settings) as session:
         session.get(Study, study, with_for_update=FOR_UPDATE)  # its results are not accepted meanwhile
         findings = _findings(session, settings, study)
@@ -421,8 +428,8 @@ def _takers(settings: Settings, report: Result) -> list[PeerSettings]:
 
 
 def _decision(session: Session, study: int, verdict: HeldState) -> dict[str, Any]:
-    """What a person is about to decide, for its copy."""
-    held_rows = outbox.in_question(session, study)
+    """The content of a person's decision, for the copy that is stored outside the database."""
+    held_rows = outbox.decidable_results(session, study)
     uids = select(Result.sop_instance_uid).where(Result.id.in_([row.result_id for row in held_rows]))
     return {
         "results": sorted(session.scalars(uids)),
@@ -434,6 +441,7 @@ def _decision(session: Session, study: int, verdict: HeldState) -> dict[str, Any
 def _note_decision(
     session: Session, by: audit.Person, study: int, what: dict[str, Any], results: int, words: str = ""
 ) -> None:
+    """Note a decision on results in the audit."""
     audit.note(
         session,
         by,
@@ -485,15 +493,17 @@ def _findings(session: Session, settings: Settings, study: int) -> list[dict[str
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The key by which a finding and its verdicts belong together."""
     return tuple(row[key] for key in _KEYS)
 
 
 def _key_of(row: Feedback) -> tuple[str, ...]:
+    """The key of the finding that a verdict is about."""
     return row.finding, row.tracking_uid, f"{row.model} {row.version}"
 
 
 def _may_be_missing(settings: Settings, findings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The labels that the models of these findings know and did not report, as findings without a place."""
+    """The findings that the models know and did not report, which a person may report as missing."""
     reported = {(row["finding"], row["model"]) for row in findings}
     reports = {row["model"]: row.get("report_uid", "") for row in reversed(findings) if row["model"]}
     found = []
@@ -547,7 +557,9 @@ def waiting_reviews(session: Session, after: int | None = None) -> tuple[list[Vi
 
 
 def review_after(session: Session, number: int) -> int | None:
-    """The image that waits after this one; after the last the first one; None if no other image waits."""
+    """The number of the review that waits after this one; after the last one that of the first; None if no
+    other waits.
+    """
     return session.scalar(
         select(CleaningReview.id)
         .where(CleaningReview.verdict.is_(None), CleaningReview.id != number)
@@ -682,7 +694,9 @@ def _decide(
     what: Mapping[str, object] = MappingProxyType({}),
     **fields: Any,
 ) -> None:
-    """Enter the verdict, and in the audit ``what`` is needed to decide the same again, and ``fields``."""
+    """Store the verdict. The audit gets ``fields``, and ``what`` is needed to repeat the decision after a
+    restore.
+    """
     results.end_reviews_of_image(session, instance.id, verdict, by.name)
     audit.note(
         session,
@@ -703,6 +717,7 @@ def _decide(
 
 
 def _waiting(session: Session, number: int) -> CleaningReview:
+    """The review, locked, if it waits. Raises NotFound, NotAllowedNow."""
     row = existing(session, CleaningReview, number, "there is no such review", lock=True)
     if row.verdict is not None:
         raise NotAllowedNow("this image does not wait any more: load the list again")
@@ -710,6 +725,7 @@ def _waiting(session: Session, number: int) -> CleaningReview:
 
 
 def _rows() -> Select[CleaningReview, Instance, str | None]:
+    """The query for reviews with image and Study Instance UID."""
     return (
         select(CleaningReview, Instance, Study.study_instance_uid)
         .join(Instance, CleaningReview.instance_id == Instance.id)
@@ -718,6 +734,7 @@ def _rows() -> Select[CleaningReview, Instance, str | None]:
 
 
 def _row(review: CleaningReview, instance: Instance, study: str | None) -> View:
+    """One review as lists show it."""
     made = (instance.attributes.get(key, "") for key in ("Manufacturer", "ManufacturerModelName"))
     return {
         **columns(review, "id", "study_id", "instance_id", "cause", "rule", "note", "created_at"),
@@ -825,6 +842,7 @@ def save_rule(
 
 
 def _opened(session: Session, settings: Settings, number: int) -> tuple[Instance, ImageHeader]:
+    """The image of a review and its header. Raises NotFound."""
     review = session.get(CleaningReview, number)
     instance = session.get(Instance, review.instance_id) if review else None
     if instance is None or instance.purged:

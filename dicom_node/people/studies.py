@@ -1,5 +1,7 @@
-"""A person's actions on a study, or on several: each is changed separately, a refused one stops no other; on
-its results, which are withdrawn; and on the spool. And one received image with the node's results.
+"""A person's actions on studies, on their results and on the spool; and one received image with the node's
+results.
+
+Several studies are changed one by one: if one is refused, the others are changed all the same.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +32,7 @@ from dicom_node.base.lifecycle import (
     ResultKind,
 )
 from dicom_node.base.store import deliveries, transitions
-from dicom_node.base.store import results as stored
+from dicom_node.base.store import results as stored_results
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import Delivery, Feedback, Instance, Job, Removal, Result, Study, Withdrawal
 from dicom_node.base.store.views import View, columns, find_study
@@ -51,14 +53,17 @@ from dicom_node.receive.spool import Spool
 
 
 class Studies(ServiceResult):
-    """One page; ``next`` is ``after`` of the next one, null at the end."""
+    """One page of studies. ``next``: the value of ``after`` for the next page, null at the end."""
 
     studies: list[Row]
     next: int | None
 
 
 class Wanted(ServiceRequest):
-    """Whole values, or their beginning and an asterisk; of ``name`` whole words. No address holds them."""
+    """A search for studies by what identifies a patient, sent in the body, so that no address contains it.
+
+    Each value is complete, or its beginning and an asterisk; for ``name`` whole words.
+    """
 
     patient: str = Field("", max_length=64, pattern=PRINTABLE)
     name: str = Field("", max_length=64, pattern=PRINTABLE)
@@ -209,6 +214,7 @@ def change_studies(
 
 
 def _retry(settings: Settings, uid: str, by: audit.Person) -> None:
+    """Run stuck jobs of a study again, and send its given-up deliveries again."""
     with reading(settings) as session:
         study = find_study(session, uid)
         job_ids = session.scalars(
@@ -328,7 +334,7 @@ def withdraw_results(
         study = find_study(session, study_instance_uid)
         session.get_one(Study, study.id, with_for_update=transitions.FOR_UPDATE)
         chosen = _chosen(session, study.id, results)
-        by_us = stored.this_installation(session)
+        by_us = stored_results.this_installation(session)
         notes = []
         for rows in _by_charset(settings, chosen):
             paths = [door.here(session, row.path) for row in rows]
@@ -338,7 +344,7 @@ def withdraw_results(
             note_ids: dict[int, int] = {}
             for built, rows in notes:
                 values = row_values(built, files[built.sop_instance_uid], door)
-                note = stored.add(
+                note = stored_results.add(
                     session, Result(study_id=study.id, job_id=rows[0].job_id, created_at=now, **values)
                 )
                 reached = set().union(*map(_arrived, rows)) & _iocm(settings)
@@ -367,8 +373,8 @@ def withdraw_results(
                     kind=row.kind.value,
                     reason=reason.value,
                 )
-                outbox.ask_to_remove(session, row, settings.peers)
-            stored.forget_findings(session, [row.id for row in chosen])
+                outbox.queue_removal(session, row, settings.peers)
+            stored_results.forget_findings(session, [row.id for row in chosen])
             audit.note(
                 session,
                 by,
@@ -387,6 +393,7 @@ def withdraw_results(
 
 
 def _results(session: Session, study: int) -> list[Result]:
+    """All results of a study but rejection notes."""
     return list(
         session.scalars(
             select(Result)
@@ -397,11 +404,13 @@ def _results(session: Session, study: int) -> list[Result]:
 
 
 def _withdrawn(session: Session, rows: Sequence[Result]) -> dict[int, Withdrawal]:
+    """The withdrawals of these results, by the results' numbers."""
     chosen = select(Withdrawal).where(Withdrawal.result_id.in_([row.id for row in rows]))
     return {row.result_id: row for row in session.scalars(chosen)}
 
 
 def _chosen(session: Session, study: int, wanted: Sequence[int | str] | None) -> list[Result]:
+    """The results of the study to withdraw, by number or UID; all if ``wanted`` is None."""
     rows = _results(session, study)
     numbers = {row.id for row in rows}
     if wanted is not None:
@@ -431,8 +440,10 @@ def _chosen(session: Session, study: int, wanted: Sequence[int | str] | None) ->
 def _assessments(
     session: Session, study: int, rows: Sequence[Result], reports: Sequence[Result]
 ) -> Iterator[int]:
-    """The assessments of these reports: those of their jobs, except what was said of another report of a job
-    (one analysis has a report for each character set).
+    """The assessments of these reports.
+
+    They belong to the jobs of the reports, but not to another report of the same job: an analysis has a
+    report for each character set.
     """
     jobs, uids = {row.job_id for row in reports}, [row.sop_instance_uid for row in reports]
     of_others = set(
@@ -454,14 +465,14 @@ def _arrived(row: Result) -> set[str]:
 
 
 def _iocm(settings: Settings) -> set[str]:
+    """The names of the peers that get rejection notes."""
     return {peer.name for peer in settings.peers if peer.iocm and "receive" in peer.may}
 
 
 def _by_charset(settings: Settings, rows: Sequence[Result]) -> list[list[Result]]:
-    """The results that a note names, of each note: what peers with ``charset = "source"`` have is in a note
-    of its own, in their character set.
+    """The results for each rejection note.
 
-    A note names what the files say: where they are gone, a person removes the results from the PACS.
+    Peers with ``charset = "source"`` get a note of their own, in the character set of their results.
     """
     old = {peer.name for peer in settings.peers if peer.charset == "source"}
     groups: tuple[list[Result], list[Result]] = ([], [])
@@ -518,7 +529,7 @@ def image_view(session: Session, settings: Settings, number: int) -> View:
     pictures: dict[str, Result] = {}  # the newest of each name
     for name, made in pictures_of(session, settings, row.study_id, uid):
         pictures.setdefault(name, made)
-    gone = stored.withdrawn(session, [made.id for made in pictures.values()])
+    gone = stored_results.withdrawn(session, [made.id for made in pictures.values()])
     return {
         "id": number,
         "uid": uid,
@@ -570,7 +581,7 @@ def number_in(row: Instance, keyword: str) -> int:
 
 
 def report_files(session: Session, settings: Settings, study: int) -> list[Path]:
-    """The file of the newest report of each rule that names the patient, if the file exists.
+    """The files of the newest reports that name the patient, one for each rule, as far as they exist.
 
     If the newest was withdrawn there is none: a replaced report does not come back. Reports on images that
     were purged before the newest was made are not replaced by it; they come first.
@@ -588,7 +599,7 @@ def report_files(session: Session, settings: Settings, study: int) -> list[Path]
         if row.sop_instance_uid not in replaced and not reported.setdefault(rule, set()).issuperset(images):
             newest.insert(0, row)
             reported[rule].update(images)
-    gone = stored.withdrawn(session, [row.id for row in newest])
+    gone = stored_results.withdrawn(session, [row.id for row in newest])
     door = Files(settings)
     return [path for row in newest if row.id not in gone and (path := door.if_here(session, row.path))]
 
@@ -630,7 +641,7 @@ def subject(session: Session, settings: Settings, row: Result) -> str:
 
 
 def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
-    """What reports draw on the image, each line once and the name of a measurement once."""
+    """The lines that reports draw on the image, each once, and the names of measurements, each once."""
     drawn: set[object] = set()
     named: set[tuple[str, object]] = set()
     from dicom_node.results.sr import places  # heavy, and the node's main process imports this module
@@ -651,7 +662,7 @@ def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
 
 
 def _name(row: Result, path: Path, uid: str) -> str:
-    """What the picture is called beside this image; "" where it is of another one."""
+    """The name of the picture for this image; "" if it was made of another image."""
     header = dcmread(
         path, stop_before_pixels=True, specific_tags=["SourceImageSequence", "DerivationDescription"]
     )
@@ -661,7 +672,9 @@ def _name(row: Result, path: Path, uid: str) -> str:
 
 
 def _subject(header: Dataset) -> str:
-    """The finding that a heat map is of, as its first sentence says (``results.pictures.build_heatmap``)."""
+    """The finding that a heat map shows, as the first sentence of its description says
+    (``results.pictures.build_heatmap``).
+    """
     return str(header.get("DerivationDescription", "")).partition(" of ")[2].partition(".")[0]
 
 

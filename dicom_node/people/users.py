@@ -234,9 +234,9 @@ def sign_in(
         with database.read() as session:
             user = find(session, name)
             number = user.id if user and not user.disabled else None
-            hashed = (user.password_hash if user else "") or _hash_of_nobody()
-            by, typed = attempt_of(session, user, name, address)
-        if not _fits(hashed, password) or number is None:
+            hashed = (user.password_hash if user else "") or _hash_for_unknown_user()
+            by, typed = check_attempt(session, user, name, address)
+        if not _is_password(hashed, password) or number is None:
             with database.write() as session:
                 audit.note(session, by, AuditAction.SIGN_IN_REFUSED, **typed)
             raise SignInRefused("Name or password is wrong.")
@@ -244,11 +244,13 @@ def sign_in(
         return open_session(session, number, by, agent, former)
 
 
-def attempt_of(
+def check_attempt(
     session: Session, user: UserAccount | None, name: str, address: str
 ) -> tuple[audit.Person, dict[str, Any]]:
-    """An attempt, before its password is checked: who makes it, and the bucket of the name for the audit if
-    there is no account of it, for which it is counted then. Raises SignInRefused after too many attempts.
+    """The person for the audit, and the audit's fields, of an attempt to sign in. Raises SignInRefused after
+    too many attempts.
+
+    For a name without an account, the fields have a short hash of the name, by which attempts are counted.
     """
     # One of 65,536 for a name that is no user's: too few to guess from the audit what was typed.
     bucket = hashlib.sha256(name.lower().encode(errors="replace")).hexdigest()[:4]
@@ -460,13 +462,13 @@ def user_of_token(database: Database, token: str) -> User | None:
 
 
 def _refuse_own(user: UserAccount, by: audit.Person) -> None:
-    """Raise NotAllowedNow for one's own account: so the last admin cannot be locked out by mistake."""
+    """Raise NotAllowedNow for the person's own account, so that the last admin cannot lock themselves out."""
     if user.name == by.name:
         raise NotAllowedNow("this is your own account: another admin changes or removes it")
 
 
 def _refuse_of_provider(user: UserAccount, what: str) -> None:
-    """Raise NotAllowedNow where the provider decides: a token would outlive the account there."""
+    """Raise NotAllowedNow for an account of the hospital's provider, which alone decides on it."""
     if user.issuer:
         raise NotAllowedNow(
             f"{user.name} is an account of {user.issuer}: it gets no {what} here"
@@ -475,6 +477,7 @@ def _refuse_of_provider(user: UserAccount, what: str) -> None:
 
 
 def _known(session: Session, name: str) -> UserAccount:
+    """The user of this name. Raises NotFound."""
     if user := find(session, name):
         return user
     raise NotFound(f"there is no user {name}: dicom-node users list shows them")
@@ -497,6 +500,7 @@ def _checked(senders: Sequence[str], role: UserRole) -> list[str]:
 
 
 def _refuse_weak(name: str, password: str) -> None:
+    """Raise FaultyInput for a weak password."""
     if not SHORTEST <= len(password) <= LONGEST:
         raise FaultyInput(f"a password has {SHORTEST} to {LONGEST} characters: four words are good and easy")
     if name.casefold() in password.casefold() and len(password) - len(name) < SHORTEST:
@@ -531,6 +535,7 @@ def refuse_too_many(session: Session, address: str, named: ColumnElement[bool] |
 
 
 def _by_network(session: Session, which: ColumnElement[bool]) -> Counter[str]:
+    """The number of audit rows by the network of their addresses."""
     found: Counter[str] = Counter()
     for address, number in session.execute(
         select(AuditRow.address, func.count()).where(which).group_by(AuditRow.address)
@@ -540,13 +545,15 @@ def _by_network(session: Session, which: ColumnElement[bool]) -> Counter[str]:
 
 
 def _network(address: str) -> str:
+    """The network of an address, under which attempts are counted."""
     try:
         return network(address)
     except ValueError:  # no IP address: the command line, a local socket
         return address
 
 
-def _fits(hashed: str, password: str) -> bool:
+def _is_password(hashed: str, password: str) -> bool:
+    """Whether the hash is that of this password."""
     from argon2.exceptions import InvalidHashError, VerificationError
 
     try:
@@ -556,10 +563,11 @@ def _fits(hashed: str, password: str) -> bool:
 
 
 @cache
-def _hash_of_nobody() -> str:
-    """So that an unknown name takes as long as a known one."""
+def _hash_for_unknown_user() -> str:
+    """A hash to compare with if the user is unknown, so that this takes as long as for a known user."""
     return hasher().hash(secrets.token_hex(16))
 
 
 def _hash(token: str) -> str:
+    """The hash under which a token is stored."""
     return hashlib.sha256(token.encode()).hexdigest()

@@ -127,6 +127,7 @@ def inspect(path: Path, assume_charset: str = "", limits: Limits = _DEFAULT_LIMI
 
 
 def _inspect(file: BinaryIO, assume_charset: str, limits: Limits) -> Inspected:
+    """Read an open Part 10 file."""
     meta = read_file_meta(file.read(META_BYTES))
     file.seek(meta.length)
     syntax = transfer_syntax(meta.transfer_syntax_uid)
@@ -165,7 +166,7 @@ def _inspect(file: BinaryIO, assume_charset: str, limits: Limits) -> Inspected:
 
 
 def _described(known: Inspected, dataset: Dataset, assume_charset: str) -> Inspected:
-    """What can be read; a text that cannot be decoded is the fault.
+    """The object with everything that can be read. A text that cannot be decoded is its ``fault``.
 
     Texts are decoded by the data set's own character set or the one that the peer is known to use.
     """
@@ -279,7 +280,7 @@ def _bytes(dataset: Dataset, keyword: str) -> bytes:
 
 
 def _value(dataset: Dataset, keyword: str) -> object:
-    """The value, None where its bytes do not fit its VR."""
+    """The value, None if its bytes do not fit its VR."""
     try:
         return cast(object, dataset.get(keyword))
     except _DAMAGE:
@@ -287,7 +288,9 @@ def _value(dataset: Dataset, keyword: str) -> object:
 
 
 def _cause(error: BaseException) -> str:
-    """The kind of damage (pydicom's own words quote values). A failing disk is no damage of the object."""
+    """The kind of damage. pydicom's messages quote values and are not used; an error of the disk is raised
+    again.
+    """
     if isinstance(error, OSError) and error.errno is not None:
         raise error
     return type(error).__name__
@@ -459,18 +462,18 @@ def _number(dataset: Dataset, keyword: str, default: int) -> int:
 
 
 class ReaderLost(Exception):
-    """The process did not answer; the text says why. It may not have been the object's fault."""
+    """The inspection process did not answer; the text says why. The object need not be at fault."""
 
 
 class Inspector:
-    """The process, started on first use. One thread at a time uses it."""
+    """The inspection process, started on first use. Used by one thread at a time."""
 
     def __init__(self, limits: Limits = _DEFAULT_LIMITS) -> None:
         self._limits = limits or Limits()
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> subprocess.Popen[bytes]:
-        """The process, which is started unless it runs, when it is ready. Raises OSError."""
+        """Start the process unless it runs, and return it when it is ready. Raises OSError."""
         if self._process is not None and self._process.poll() is not None:  # killed between two objects
             self.close()
         if self._process is None:
@@ -512,7 +515,7 @@ class Inspector:
         return Inspected(**{**found, "patient": Patient(**found["patient"])})
 
     def fresh(self) -> "Inspector":
-        """Another one with the same limits, for second tries."""
+        """Another inspector with the same limits, for a second try."""
         return Inspector(self._limits)
 
     def same_image(self, one: Path, other: Path, *, again: bool = False) -> bool | None:
@@ -536,6 +539,10 @@ class Inspector:
             process.communicate()
 
     def _ask(self, request: dict[str, Any], size: int, again: bool) -> dict[str, Any]:
+        """Send a request to the process; returns its answer. Raises ReaderLost.
+
+        ``size``: of the files in bytes, for the time limit. ``again``: a second try, with more time.
+        """
         # Beside the limit the time of a slow disk, 10 MiB/s; four times as much for the second try.
         seconds = (4 if again else 1) * (self._limits.seconds + size / (10 * 2**20))
         process = self.start()
@@ -565,7 +572,7 @@ def unread(path: Path, fault: str) -> Inspected:
 
 
 def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
-    """One line, what there is of it when the process ends, None when the time is over."""
+    """A line from the process; what there is of it if the process ends, None after ``seconds``."""
     assert process.stdout is not None
     end, read = time.monotonic() + seconds, bytearray()
     while not read.endswith(b"\n"):
@@ -620,7 +627,9 @@ def _same(one: Path, other: Path, limits: Limits) -> bool | None:
 
 
 def _limit_memory(limits: Limits) -> None:
-    """So much more than there is now; the hard limit stays, as ``_same`` begins anew."""
+    """Let this process use ``memory_mib`` more than now. The hard limit stays, so that the limit can be set
+    again.
+    """
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     wanted = pages * resource.getpagesize() + limits.memory_mib * 2**20

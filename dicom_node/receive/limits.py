@@ -57,7 +57,7 @@ OBJECTS_ASKED_A_MINUTE = 20_000
 """Objects of which it asks for storage commitment."""
 ADDRESSES_A_MINUTE = 20
 """Addresses that get an event of their own with these counts; others are counted together."""
-ADDRESSES_KEPT = 1000
+MOST_ADDRESSES = 1000
 """Addresses remembered at a time."""
 REFUSED_CONTEXTS_NAMED = 8
 """An event names this many refused presentation contexts, and their number."""

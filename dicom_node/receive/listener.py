@@ -111,7 +111,7 @@ _STATUSES = {status.code: status for status in statuses.STEP_STATUSES}
 
 @dataclass(frozen=True, slots=True)
 class KnownStep:
-    """A step after an accepted request. ``number``: how many requests were accepted before.
+    """A step with the changes of all accepted requests. ``number``: how many requests were accepted.
 
     ``objects``: SOP Instance UIDs; ``has``: attributes of the final state that were given so far.
     """
@@ -233,6 +233,7 @@ class PerformedSteps:
         sync_folder(self._folder)
 
     def _path(self, uid: str) -> Path:
+        """The file of the step with this UID."""
         return self._folder / f"{hashlib.sha256(uid.encode()).hexdigest()[:32]}.json"
 
 
@@ -251,7 +252,7 @@ _SERVED = {
 
 @dataclass(slots=True, eq=False)
 class AcceptedAssociation:
-    """One accepted association. ``association`` is our own identifier of it, never used again."""
+    """One accepted association. ``association``: our own identifier of it, which is never used again."""
 
     association: str
     proposal: Proposal
@@ -284,7 +285,7 @@ class Request:
             raise ProtocolViolation(f"data set of {name_of(self.command.field)} beyond its largest length")
 
     def abandon(self) -> None:
-        """Discard what came: the association ended."""
+        """Discard the received bytes, because the association has ended."""
         self.data.clear()
 
 
@@ -299,7 +300,7 @@ class StoreRequest(Request):
     size = 0
 
     def refuse(self, status: statuses.Status, comment: str) -> None:
-        """Refuse the object with ``status``; none of its bytes are kept."""
+        """Refuse the object with ``status``; its bytes are deleted."""
         self.refusal = Answer(status, comment)
         self.abandon()
 
@@ -356,7 +357,7 @@ class StorageService:
                 verdict = statuses.TEMPORARY_CONGESTION
             elif verdict.peer:
                 self.entrance.know([proposal.address])
-            elif not verdict.may_send and not self.entrance.may_list(proposal.address):
+            elif not verdict.may_send and not self.entrance.count_listed(proposal.address):
                 verdict = statuses.TEMPORARY_CONGESTION
         if isinstance(verdict, Permission):
             supported, roles = policy.offer(verdict, proposal.roles)
@@ -450,7 +451,7 @@ class StorageService:
     def _begin_to_store(
         self, accepted: AcceptedAssociation, command: Command, abstract_syntax: str, syntax: str
     ) -> StoreRequest:
-        """An object that is stored, or refused with the reason."""
+        """Begin to store an object, or to refuse it with the reason."""
         policy = self.policy.current()
         request = StoreRequest(command, abstract_syntax, syntax, policy.maximum_object_mib * 2**20)
         unclear, full = statuses.CANNOT_UNDERSTAND, statuses.OUT_OF_RESOURCES
@@ -524,7 +525,7 @@ class StorageService:
         Raises SpoolError, FaultyObject, OSError.
         """
         permission, syntax = accepted.permission, UID(request.syntax)
-        if not self._is_within_minute(permission.peer, "requests", 1, limits.REQUESTS_A_MINUTE):
+        if not self._count_in_minute(permission.peer, "requests", 1, limits.REQUESTS_A_MINUTE):
             return Answer(statuses.NOT_KEPT, "too many in a minute")
         if request.command.field == N_EVENT_REPORT_RQ:
             return self._take_report(accepted, request, syntax)
@@ -547,7 +548,7 @@ class StorageService:
         )
 
     def _take_report(self, accepted: AcceptedAssociation, request: Request, syntax: UID) -> Answer:
-        """A storage commitment report. Raises FaultyObject, OSError."""
+        """Store a storage commitment report. Raises FaultyObject, OSError."""
         if not accepted.permission.may_report:
             return Answer(statuses.NOT_AUTHORISED)
         report = dimse_n.read_commitment_report(bytes(request.data), syntax)
@@ -563,7 +564,7 @@ class StorageService:
         return _SUCCESS
 
     def _take_request(self, accepted: AcceptedAssociation, request: Request, syntax: UID) -> Answer:
-        """A request for storage commitment (PS3.7 10.1.4.1.10). Raises FaultyObject, OSError."""
+        """Store a request for storage commitment (PS3.7 10.1.4.1.10). Raises FaultyObject, OSError."""
         command, peer = request.command, accepted.permission.peer
         for wrong, status in (
             (not accepted.permission.may_ask, statuses.NOT_AUTHORISED),
@@ -574,7 +575,7 @@ class StorageService:
             if wrong:
                 return Answer(status)
         transaction, objects = dimse_n.read_commitment_request(bytes(request.data), syntax)
-        if not self._is_within_minute(peer, "objects", len(objects), limits.OBJECTS_ASKED_A_MINUTE):
+        if not self._count_in_minute(peer, "objects", len(objects), limits.OBJECTS_ASKED_A_MINUTE):
             return Answer(statuses.NOT_KEPT)
         self._journal.append_durably(
             events.COMMITMENT_ASKED,
@@ -587,10 +588,10 @@ class StorageService:
         )
         return _SUCCESS
 
-    def _is_within_minute(self, peer: str, what: str, number: int, most: int) -> bool:
-        """Count DIMSE-N requests of the peer, or objects that it asks for storage commitment of.
+    def _count_in_minute(self, peer: str, what: str, number: int, most: int) -> bool:
+        """Count what a peer sends by DIMSE-N; returns whether it is within the limit for one minute.
 
-        Returns whether it may bring them in this minute.
+        ``what``: requests, or objects that it requests storage commitment of.
         """
         with self._lock:
             if time.monotonic() - self._minute > _MINUTE:
@@ -602,16 +603,16 @@ class StorageService:
     def list_or_count(
         self, failure: Failure, caller: str, event_type: events.EventType, **fields: events.FieldValue
     ) -> None:
-        """An event of its own for this failure of ``caller``, or one more of those counted in a minute."""
-        if self.entrance.may_list(caller):
+        """Record an event for this failure of ``caller``, or, beyond a limit, only count it."""
+        if self.entrance.count_listed(caller):
             self.record(events.happened(event_type, listener=self._listener_id, **fields))
         else:
             self.entrance.fail(caller, failure)
 
     def record(self, *new: events.Event) -> bool:
-        """Write events to the journal; on a full disk keep them for later, unless too many are kept.
+        """Write events to the journal; returns whether all are written.
 
-        Returns whether all are written that were kept.
+        On a full disk they stay in memory and are written later, up to a limit.
         """
         with self._lock:
             self._unwritten = [*self._unwritten, *new][: limits.EVENTS_WAITING]
@@ -626,7 +627,7 @@ class StorageService:
             return not self._unwritten
 
     def keep_up(self) -> None:
-        """Write the kept events to the journal, and the counts of failed connections."""
+        """Write the events in memory to the journal, and the counts of failed connections."""
         for address, counts in self.entrance.due():
             self.record(
                 events.happened(
@@ -641,7 +642,7 @@ class StorageService:
     def _journal_if_few(
         self, accepted: AcceptedAssociation, event_type: events.EventType, **fields: events.FieldValue
     ) -> None:
-        """Journal an event that a peer can cause a thousand times a second, within limits."""
+        """Write an event to the journal, within a limit: a peer can cause it a thousand times a second."""
         accepted.repeatable += 1
         if accepted.repeatable <= (
             limits.LISTED_OF_A_SENDER if accepted.permission.may_send else limits.LISTED_OF_ONE_ASSOCIATION
@@ -651,6 +652,7 @@ class StorageService:
     def _event(
         self, event_type: events.EventType, accepted: AcceptedAssociation, **fields: events.FieldValue
     ) -> events.Event:
+        """An event of an association, with its usual fields."""
         return events.happened(
             event_type,
             association=accepted.association,
@@ -664,6 +666,7 @@ class StorageService:
 
 
 def _comment(error: SpoolError) -> str:
+    """The Error Comment for a failure of the spool."""
     return "out of disk space" if isinstance(error, SpoolFull) else "the spool cannot be written"
 
 
@@ -690,7 +693,7 @@ class Association:
         self._tiny_fragments = 0
 
     def run(self) -> None:
-        """From the handshake of TLS to the last event in the journal."""
+        """Serve the connection, from the TLS handshake to the last event in the journal."""
         try:
             if accepted := self._negotiate():
                 self._take_messages(accepted)
@@ -719,14 +722,16 @@ class Association:
         self._socket.interrupt()
 
     def _end(self, reason: str, failure: Failure = "malformed") -> None:
-        """Abort; AA-1 and AA-8 of PS3.8 9.2.3. ``failure``: counted where there is no association yet."""
+        """Abort the association (AA-1 and AA-8 of PS3.8 9.2.3). ``failure``: counted if the association was
+        not accepted yet.
+        """
         self._reason, self._failure = reason, failure
         with contextlib.suppress(OSError):
             self._socket.send_seconds = 0.5  # that a peer has to read it
             self._socket.send(ABORTED_BY_PROVIDER)
 
     def _negotiate(self) -> AcceptedAssociation | None:
-        """The association that the peer has now, if it is not rejected (PS3.8 7.1)."""
+        """Accept or reject the association request (PS3.8 7.1); None if it is rejected."""
         try:  # the handshake of TLS: not in the thread that accepts, which one silent peer would block
             self._socket.shake_hands()
         except OSError as error:
@@ -750,7 +755,7 @@ class Association:
         return verdict
 
     def _take_messages(self, accepted: AcceptedAssociation) -> None:
-        """Until the peer releases or aborts. Raises ProtocolViolation, OSError."""
+        """Serve requests until the peer releases or aborts. Raises ProtocolViolation, OSError."""
         while True:
             kind, body = self._read_pdu()
             if kind == P_DATA_TF:
@@ -788,7 +793,7 @@ class Association:
         return kind, self._socket.read(self._buffer[:length])
 
     def _take(self, accepted: AcceptedAssociation, context_id: int, value: memoryview) -> None:
-        """One fragment of a message (PS3.7 6.3, PS3.8 E)."""
+        """Process one fragment of a message (PS3.7 6.3, PS3.8 E)."""
         if not value:
             raise ProtocolViolation("PDV without message control header")
         if len(value) <= limits.TINY_FRAGMENT:
@@ -819,6 +824,7 @@ class Association:
             self._request, self._context_id, self._tiny_fragments = None, 0, 0
 
     def _answer(self, accepted: AcceptedAssociation, context_id: int, request: Request) -> None:
+        """Finish a request, and send the response in fragments."""
         response = encode_response(request.command, self._service.finish(accepted, request))
         limit = accepted.proposal.maximum_length  # 6 bytes of it are the header of a PDV
         step = max(limit - 6, 1) if limit else len(response)
@@ -839,7 +845,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         policy = PolicyFile(policy_path(given.data_dir, given.place)).current()
         logs.configure(policy.log_level, "listener", as_json=policy.log_as_json)
-        with _only_one(listener_lock(given.data_dir, given.place)):
+        with _lock_place(listener_lock(given.data_dir, given.place)):
             _serve(Listener(given.data_dir, given.place))
     except (OSError, ValueError, SpoolError) as error:
         print(json.dumps({"cannot_start": str(error)}), flush=True)
@@ -848,6 +854,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(listener: "Listener") -> None:
+    """Serve until a signal or the end of standard input."""
     # ^C goes to the whole group of processes: it is the node that says when to stop.
     signals = signal_pipe()
     # An association holds two files; a thousand of them are allowed.
@@ -872,8 +879,11 @@ def _serve(listener: "Listener") -> None:
 
 
 @contextlib.contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """Two of one place would delete each other's half-written objects. Waits for one that is ending."""
+def _lock_place(path: Path) -> Iterator[None]:
+    """Lock the listener's place, because two listeners would delete each other's half-written objects.
+
+    Waits for a listener that is ending. Raises OSError.
+    """
     with path.open("w") as lock:
         end = time.monotonic() + _LOCK_SECONDS
         while True:
@@ -989,6 +999,7 @@ class Listener:
                 connection.close()
 
     def _run(self, association: Association) -> None:
+        """Run an association, and list it while it is open."""
         self._associations.add(association)
         try:
             association.run()
@@ -1005,6 +1016,7 @@ class Listener:
 
 
 def _listen(listener: AEPolicy) -> socket.socket:
+    """A listening socket at the configured address."""
     try:
         found = socket.getaddrinfo(
             listener.host or None, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -1025,7 +1037,9 @@ def _listen(listener: AEPolicy) -> socket.socket:
 
 
 def _ssl_context(tls: tuple[str, str, str] | None) -> ssl.SSLContext | None:
-    """BCP 195 (PS3.15 B.12): TLS 1.2 or newer; with CAs of our own, only clients that these certify."""
+    """TLS 1.2 or newer by BCP 195 (PS3.15 B.12). With configured authorities, clients need a certificate of
+    theirs.
+    """
     if tls is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

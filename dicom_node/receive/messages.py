@@ -1,4 +1,4 @@
-"""What passes an association: its socket, PDUs and command sets, each read under limits.
+"""The messages of an association: its socket, PDUs and command sets, each read under limits.
 
 The socket: each read and write is within a limit of time. Without TLS it is blocking, the kernel keeps the
 time (``SO_RCVTIMEO``) and returns when all bytes are there (``MSG_WAITALL``): each system call releases the
@@ -37,7 +37,8 @@ class DeadlineSocket:
         self.allow(seconds)
 
     def allow(self, seconds: float, bytes_per_second: float = float("inf")) -> None:
-        """What is read next must come within ``seconds``, and a second more for ``bytes_per_second`` of it.
+        """Set the deadline for the next reads: ``seconds``, and one more for each ``bytes_per_second`` of
+        them.
 
         The peer must not be silent for longer than twice ``seconds``.
         """
@@ -45,7 +46,7 @@ class DeadlineSocket:
         self._until = time.monotonic() + seconds
 
     def shake_hands(self) -> None:
-        """The handshake of TLS, if it is used. Raises OSError."""
+        """Do the TLS handshake, if TLS is used. Raises OSError."""
         if isinstance(self._socket, ssl.SSLSocket):
             self._socket.settimeout(max(self._until - time.monotonic(), 0.001))
             self._socket.do_handshake()
@@ -76,13 +77,13 @@ class DeadlineSocket:
         self._socket.sendall(data)
 
     def interrupt(self) -> None:
-        """Wake the thread that reads: nothing more comes. From any thread."""
+        """End the reads of another thread; callable from any thread."""
         with contextlib.suppress(OSError):
             # Not SSLSocket's own: that goes on without TLS, and what is read then is ciphertext.
             socket.socket.shutdown(self._socket, socket.SHUT_RD)
 
     def close(self) -> None:
-        """Drop what still comes, so that the peer reads our last PDU; close when it does not, or goes on."""
+        """Close the connection, after the peer had time to read our last PDU."""
         # It has half a second to close after the last PDU, before we do (Sta13).
         end, left = time.monotonic() + 0.5, limits.DROPPED
         with contextlib.suppress(OSError):
@@ -92,7 +93,7 @@ class DeadlineSocket:
         self._socket.close()
 
     def _limit(self, option: int, seconds: float) -> None:
-        """How long the next call may wait. A deadline that has hardly moved is not set again."""
+        """Limit how long the next call may wait. A limit that has hardly changed is not set again."""
         if isinstance(self._socket, ssl.SSLSocket):
             self._socket.settimeout(seconds)
         elif not 0.98 * seconds <= self._limits.get(option, 0.0) <= seconds:
@@ -273,7 +274,7 @@ def is_ae_title(title: str) -> bool:
 
 
 def _title(field: memoryview) -> str:
-    """Some senders end a title with a NUL, as a string in C, in place of padding it with spaces."""
+    """An AE title without padding. Some senders end a title with a NUL, as a string in C."""
     text = bytes(field).partition(b"\0")[0]
     return "".join(
         chr(byte) if 0x20 <= byte < 0x7F and byte != 0x5C else f"\\x{byte:02x}" for byte in text
@@ -285,10 +286,12 @@ def _uid_of(value: memoryview) -> str:
 
 
 def _of_kinds(items: memoryview, kinds: Container[int]) -> bytes:
+    """The encoded items of these kinds."""
     return b"".join(_item(kind, value) for kind, value in _items(items) if kind in kinds)
 
 
 def _item(kind: int, value: bytes | memoryview) -> bytes:
+    """An item of a PDU: kind, length, value."""
     return struct.pack(">BxH", kind, len(value)) + value
 
 
@@ -437,6 +440,7 @@ def _elements(encoded: bytes | bytearray) -> dict[int, bytes]:
 
 
 def _number(elements: Mapping[int, bytes], element: int) -> int:
+    """An element of a command set as a number. Raises ProtocolViolation if it is none."""
     value = elements.get(element, b"")
     if len(value) != 2:
         raise ProtocolViolation(f"(0000,{element:04X}) is no unsigned short")
@@ -444,9 +448,11 @@ def _number(elements: Mapping[int, bytes], element: int) -> int:
 
 
 def _uid(elements: Mapping[int, bytes], element: int) -> str:
+    """An element of a command set as a UID; "" without one."""
     return elements.get(element, b"").rstrip(b"\0 ").decode("ascii", "replace")
 
 
 def _element(element: int, value: bytes, padding: bytes = b"\0") -> bytes:
+    """An element of a command set, padded to an even length."""
     value += padding * (len(value) % 2)
     return struct.pack("<HHI", 0, element, len(value)) + value

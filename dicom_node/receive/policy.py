@@ -60,12 +60,12 @@ class Entrance:
         self._minute = clock()
 
     def know(self, addresses: Iterable[str]) -> None:
-        """Remember addresses of peers from now on; beyond ``ADDRESSES_KEPT`` the oldest are forgotten."""
+        """Reserve places for these addresses of peers; beyond ``MOST_ADDRESSES`` the oldest are forgotten."""
         with self._lock:
             for address in addresses:
                 self._peers[network(address)] = None
                 self._peers.move_to_end(network(address))
-            while len(self._peers) > limits.ADDRESSES_KEPT:
+            while len(self._peers) > limits.MOST_ADDRESSES:
                 self._peers.popitem(last=False)
 
     def enter(self, address: str) -> bool:
@@ -91,13 +91,13 @@ class Entrance:
     def fail(self, address: str, failure: Failure) -> None:
         """Count one failure of this address."""
         with self._lock:
-            self._failures[self._kept(address, self._failures)][failure] += 1
+            self._failures[self._counted_as(address, self._failures)][failure] += 1
 
-    def may_list(self, address: str) -> bool:
-        """Whether a failure of this address may still get its own event in this minute."""
+    def count_listed(self, address: str) -> bool:
+        """Count a failure of this address; returns whether it may still have its own event in this minute."""
         with self._lock:
             self._turn_minute()
-            one = self._kept(address, self._listed)
+            one = self._counted_as(address, self._listed)
             self._listed[one] += 1
             return self._listed[one] <= limits.LISTED_A_MINUTE
 
@@ -114,12 +114,15 @@ class Entrance:
             self._reported.update(due)
             return list(due.items())
 
-    def _kept(self, address: str, known: Collection[str]) -> str:
-        """The name under which the address is counted among as many as are kept."""
+    def _counted_as(self, address: str, known: Collection[str]) -> str:
+        """The name under which an address is counted: its own, or that of all others if there are
+        too many.
+        """
         one = network(address)
-        return one if one in known or len(known) < limits.ADDRESSES_KEPT else OTHERS
+        return one if one in known or len(known) < limits.MOST_ADDRESSES else OTHERS
 
     def _turn_minute(self) -> None:
+        """Reset the counts when a minute has passed."""
         if self._clock() - self._minute >= _MINUTE:
             self._minute = self._clock()
             self._listed.clear()
@@ -168,6 +171,7 @@ _KEYWORDS = """
 
 
 def _name(uid: str) -> str:
+    """The name of a UID that the standard defines."""
     entry = UID_dictionary[uid]
     return f"{entry[0]} (Retired)" if entry[3] else entry[0]
 
@@ -269,7 +273,7 @@ class PeerPolicy:
     """Whether it may report on performed procedure steps."""
 
     def is_at(self, address: str, host: str) -> bool:
-        """Whether it may call from this (numeric) address, if it is to call from ``host``."""
+        """Whether the peer may call from this numeric address. ``host``: the host that it must call from."""
         if not self.check_address:
             return True
         return numeric(address) in {numeric(one) for one in addresses(host)}
@@ -414,11 +418,10 @@ class AEPolicy:
     def offer(
         self, permission: Permission, roles: Mapping[str, tuple[bool, bool]]
     ) -> tuple[Mapping[str, tuple[str, ...]], dict[str, tuple[bool, bool]]]:
-        """Transfer syntaxes by abstract syntax for an association with this permission, and the roles of the
-        peer in storage commitment (PS3.4 J.3), where it proposed ``roles``.
+        """The contexts and roles that we accept on an association with this permission.
 
-        A peer that we ask for storage commitment proposes to be its SCP; without that it is the SCU, and asks
-        us.
+        Returns the transfer syntaxes by abstract syntax, and the peer's roles in storage commitment (PS3.4
+        J.3), where it proposed ``roles``.
         """
         decoded = tuple(one.uid for one in TRANSFER_SYNTAXES if not one.is_encapsulated)
         supported = {

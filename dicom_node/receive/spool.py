@@ -126,10 +126,11 @@ class JournalWriter:
 
 
 def read_journal(folder: Path, cursor: Mapping[str, int]) -> list[tuple[str, int, Event]]:
-    """The events after the cursor (file name to offset), oldest first: the caller stores the cursor together
-    with its own results. With the name of its file, and the offset (bytes) of the next event in the file.
+    """The events after the cursor, oldest first, each with its file's name and the offset of the event that
+    follows it.
 
-    At most 1 MiB per file and call: call again until no event is returned.
+    ``cursor``: file name to offset in bytes. The caller stores the new cursor together with what it made of
+    the events.
     """
     return [
         (path.name, offset, event)
@@ -146,6 +147,7 @@ def remove_read(folder: Path, cursor: Mapping[str, int]) -> None:
 
 
 def _events(path: Path, offset: int) -> Iterator[tuple[int, Event]]:
+    """The events in a journal file after an offset, each with the offset of the next."""
     with path.open("rb") as file:
         file.seek(offset)
         block = file.read(2**20)
@@ -282,6 +284,7 @@ def check_taken(sop_class_uid: str, transfer_syntax_uid: str, classes: Collectio
 
 
 def _meta_of(path: Path) -> FileMeta:
+    """The meta information of a file."""
     with path.open("rb") as file:
         return read_file_meta(file.read(META_BYTES))
 
@@ -490,12 +493,13 @@ class IncomingObject:
             self._temporary.unlink(missing_ok=True)
 
     def _close(self) -> None:
+        """Close the file."""
         file, self._file = self._file, -1
         os.close(file)
 
 
 class _GroupCommit:
-    """fsync of a directory, shared: one sync serves all threads that asked before it began.
+    """Syncs a folder for many threads: one fsync serves all threads that asked before it began.
 
     A directory fsync per object costs half the throughput at eight associations.
     """
@@ -512,13 +516,14 @@ class _GroupCommit:
             mine = self._begun + 1  # the next sync that begins covers what was done until now
             while self._finished < mine:
                 if self._begun == self._finished:
-                    self._lead()
+                    self._sync_for_all()
                 else:
                     self._changed.wait()
             if self._failed >= mine:
                 raise self._error or OSError(errno.EIO, "directory sync failed")
 
-    def _lead(self) -> None:
+    def _sync_for_all(self) -> None:
+        """Sync the folder for all threads that wait."""
         self._begun += 1
         self._changed.release()
         try:
@@ -532,6 +537,7 @@ class _GroupCommit:
 
 
 def _move(path: Path, folder: Path) -> Path:
+    """Move a file into a folder; returns its new path. Raises SpoolError."""
     target = folder / path.name
     if target.exists():
         if path != target and path.exists():
@@ -547,6 +553,7 @@ def _move(path: Path, folder: Path) -> Path:
 
 
 def _spool_error(error: OSError) -> SpoolError:
+    """The error of the spool for an error of the disk."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return SpoolFull("the disk of the spool is full")
     return SpoolError(f"the spool cannot be written: {error.strerror}")
@@ -557,18 +564,18 @@ _LIST_SECONDS = 1.0  # the folder is listed at most this often; 20,000 files tak
 
 
 def mark_of(sender: str) -> str:
-    """The mark of this sender, which ends its file names before the suffix."""
+    """The mark of a sender: the end of its files' names, before the suffix."""
     return f"-s{hashlib.sha256(sender.encode()).hexdigest()[:8]}"
 
 
 def marked(name: str) -> str:
-    """The mark in the name of a file; "" for files that a person put there."""
+    """The sender's mark in a file's name; "" for a file that a person put into the folder."""
     found = _MARK.search(name)
     return f"-s{found[1]}" if found else ""
 
 
 class Turns:
-    """Whose file is indexed next: a file of the sender whose files took the least time so far.
+    """Decides whose file is indexed next: that of the sender whose files have taken the least time so far.
 
     So neither a flood of one sender nor its slow objects hold up those of others.
     """
@@ -577,7 +584,7 @@ class Turns:
         self._seconds: dict[str, float] = {}  # by mark, of senders of whom something waits
 
     def in_turn(self, paths: Iterable[Path]) -> Iterator[Path]:
-        """The files, each sender's in their order; whoever begins to wait begins with the least time.
+        """The files in the order in which senders take turns; each sender's files keep their order.
 
         Small differences do not count: then the first of each sender comes, the second of each, and so on.
         """
@@ -595,12 +602,12 @@ class Turns:
                 del by_sender[mark]
 
     def took(self, path: Path, seconds: float) -> None:
-        """Count the time that this file took."""
+        """Count the time that indexing this file took for its sender."""
         self._seconds[marked(path.name)] += seconds
 
 
 class WaitingObjects:
-    """How many objects and bytes each sender has waiting in ``incoming``; many threads may use one.
+    """Counts the objects and bytes of each sender that wait in ``incoming``; many threads may use one.
 
     Objects that leave are not subtracted, so a count is never too low. When a count exceeds the limits, it is
     corrected from a listing of the folder, at most once for as many objects as the limit allows.
@@ -630,9 +637,11 @@ class WaitingObjects:
             return not self._is_over(mark, objects, mib)
 
     def _is_over(self, mark: str, objects: int, mib: int) -> bool:
+        """Whether a sender has reached a limit."""
         return self._objects[mark] >= objects or self._bytes[mark] >= mib * 2**20
 
     def _list(self) -> tuple[Counter[str], Counter[str]]:
+        """Count objects and bytes in the folder, by sender."""
         objects, sizes = Counter[str](), Counter[str]()
         with os.scandir(self._incoming) as entries:
             for entry in entries:

@@ -59,7 +59,7 @@ from ai_pipeline.images.numbers import decimal, value_of, whole_of
 from ai_pipeline.summary import HIGH
 from dicom_node.base.dicom.header import (
     Repairs,
-    can_hold,
+    can_encode,
     character_sets,
     items,
     quiet_pydicom,
@@ -1294,7 +1294,7 @@ def _encoded(dataset: Dataset, source: Dataset) -> bytes:
     """
     charset = character_sets(source)
     dataset.SpecificCharacterSet = UTF8
-    if any(charset) and can_hold(charset, dataset):
+    if any(charset) and can_encode(charset, dataset):
         dataset.SpecificCharacterSet = list(charset) if len(charset) > 1 else charset[0]
     buffer = io.BytesIO()
     with quiet_pydicom():

@@ -152,7 +152,7 @@ def never_fail_on_characters() -> None:
 
 
 def _shortened(column: Sequence[object]) -> list[object]:
-    """The last figures of each UID: 19, or as many as tell all of this list apart."""
+    """The shortest endings that distinguish the UIDs of a column, at least 19 characters."""
     whole = {value for value in column if isinstance(value, Uid)}
     shown = 19
     while len({value[-shown:] for value in whole}) < len(whole):
@@ -164,10 +164,12 @@ def _shortened(column: Sequence[object]) -> list[object]:
 
 
 def _line(text: Text, *, err: bool = False) -> None:
+    """Print one line, with its colours on a terminal."""
     Console(stderr=err, highlight=False, markup=False, emoji=False).print(text, soft_wrap=True)
 
 
 def _text(value: object) -> str:
+    """A value as a table shows it."""
     if isinstance(value, list | tuple):
         value = ", ".join(str(item) for item in value)
     elif isinstance(value, Mapping):
@@ -193,6 +195,7 @@ spool = group("The spool: received objects on disk.")
 
 
 def _version(wanted: bool) -> None:
+    """Print the version and exit, if ``wanted``."""
     if wanted:
         say(f"dicom-node {__version__}")
         raise typer.Exit
@@ -368,7 +371,7 @@ def reindex(config: Config) -> None:
 
 
 def _answer(parameter: typer.CallbackParam, text: str) -> str:
-    """An answer that can be used; at a terminal another one is asked for."""
+    """Check an answer of ``init``; at a terminal, ask again until it is valid."""
     from dicom_node.people import new_node
 
     try:
@@ -379,6 +382,7 @@ def _answer(parameter: typer.CallbackParam, text: str) -> str:
 
 
 def _question(flag: str, question: str) -> Any:
+    """An option of ``init`` that is asked for at a terminal."""
     return typer.Option(flag, prompt=question, callback=_answer, help=f"{question}.")
 
 
@@ -409,7 +413,7 @@ def init(
             "admin": admin,
         },
         to.absolute(),
-        asked_password() if admin else "",
+        prompt_password() if admin else "",
     )
     say(f"{configuration} and {unit} are written.")
     say(f"Next: dicom-node check --config {configuration}, then dicom-node serve with it, or as a service:")
@@ -490,10 +494,10 @@ def demo(
     offline: Annotated[bool, typer.Option("--offline", help="Fetch no public chest X-ray (0.7 MB).")] = False,
 ) -> int:
     """Start a PACS and a node, send ultrasound and a chest X-ray, and show what came back."""
-    from dicom_node.people import demo as demonstration
+    from dicom_node.people import demo as people_demo
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # PACS and node are stopped then, too
-    rows = demonstration.run(out, own=own, fresh=fresh, offline=offline, say=say)
+    rows = people_demo.run(out, own=own, fresh=fresh, offline=offline, say=say)
     say("")
     say(f"Everything is in {out}/ (summary.json, pacs/*.dcm, previews). Not for diagnostic use.")
     # Results are in the PACS, or the pipeline had a reason not to apply.
@@ -530,9 +534,11 @@ def why(
 
 
 def _command(verb: Verb) -> Callable[..., int]:
+    """The function of a verb, for typer."""
+
     def command(*, config: Any, as_json: bool, **given: Any) -> int:
         values = {
-            one.name: asked_password()
+            one.name: prompt_password()
             if one.is_secret
             else one.default
             if given[one.name] is None
@@ -580,6 +586,7 @@ def _command(verb: Verb) -> Callable[..., int]:
 
 
 def _option(one: Input) -> Parameter:
+    """An input of a verb as a parameter for typer."""
     kind: Any = one.kind
     how: dict[str, Any] = {"help": one.help, "metavar": one.metavar, "min": one.least, "max": one.most}
     if not isinstance(kind, type):
@@ -599,6 +606,8 @@ def _option(one: Input) -> Parameter:
 
 
 def _parser(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A parser for typer from a function that raises ValueError."""
+
     def parse(text: str) -> Any:
         try:
             return read(text)
@@ -608,8 +617,8 @@ def _parser(read: Callable[[str], Any]) -> Callable[[str], Any]:
     return parse
 
 
-def asked_password() -> str:
-    """A password, never from an argument: every user of this machine can read those."""
+def prompt_password() -> str:
+    """Ask for a password; it is never an argument, which every user of this machine could read."""
     if sys.stdin.isatty():
         return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
     return sys.stdin.readline().rstrip("\r\n")
@@ -641,6 +650,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _run(arguments: list[str] | None) -> int:
+    """Run a verb; returns the exit status."""
     try:
         return int(app(args=arguments, standalone_mode=False) or ExitCode.OK)
     except NodeError as error:

@@ -49,9 +49,9 @@ from dicom_node.base.lifecycle import Role
 from dicom_node.base.processes import (
     Child,
     console_program,
+    lock_place,
     running,
     signal_pipe,
-    taken_place,
     without_secrets,
 )
 from dicom_node.base.runner import outlast
@@ -88,7 +88,7 @@ _SITE, _JOBS = "scheduler", "job scheduler"
 
 
 def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
-    """Run the node until SIGTERM or SIGINT; SIGHUP reads the configuration anew. Returns the exit status.
+    """Run the node until SIGTERM or SIGINT; SIGHUP reloads the configuration. Returns the exit status.
 
     With a full disk the listener alone runs and refuses objects (A700) until there is space. Raises
     ConfigurationError, CannotRun, DatabaseUnusable, StorageError, Unavailable and
@@ -101,7 +101,7 @@ def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
     with (
         in_words(settings.database_url),
         _disk_in_words(settings),
-        taken_place(settings.node.data_dir, role, files) as place,
+        lock_place(settings.node.data_dir, role, files) as place,
     ):
         if not wait_for_space(settings, role, place, signals):
             return ExitCode.OK
@@ -154,8 +154,8 @@ class _MainProcess:
         self._background = self._background_of(settings)
 
     def start(self) -> None:
-        """Listen first, however much waits in the spool; "ready" is logged when every child says so,
-        but the console where the node does something else too.
+        """Start the children, the listener first. "ready" is logged when every child is ready; the console
+        counts only if the node does nothing else.
 
         Raises Unavailable; then the children are ended.
         """
@@ -176,7 +176,7 @@ class _MainProcess:
             self._say_ready()
 
     def reload(self) -> None:
-        """Take over the configuration as the files have it now, or leave everything as it is.
+        """Load the present configuration files, or leave everything unchanged if they have mistakes.
 
         Work under way is not lost: workers finish their job first, the delivery worker what it is sending.
         """
@@ -208,7 +208,9 @@ class _MainProcess:
         self._answer(events.CONFIGURATION_RELOADED, peers=len(settings.peers), rules=len(settings.rules))
 
     def stop(self) -> None:
-        """Stop receiving first, then index what came, then let workers and deliveries finish or hand back."""
+        """Stop receiving, then index what was received, then let workers and deliveries finish or
+        hand back.
+        """
         self._say(events.NODE_STOPPING)
         self._background.life.leave()  # a planned stop is not reported as a failure
         if self._listener:
@@ -226,6 +228,7 @@ class _MainProcess:
         self._background.leave()
 
     def _signs_of_life(self) -> list[monitoring.Sign]:
+        """The main process and its children, each with the seconds since its last message."""
         return [
             monitoring.Sign("main", os.getpid()),
             *(
@@ -235,7 +238,7 @@ class _MainProcess:
         ]
 
     def _renewable(self, settings: Settings) -> dict[str, Child]:
-        """The children that get their configuration at their start: workers and console."""
+        """New children for those that read the configuration at their start: workers and console."""
         count = settings.workers.processes if self._role.runs_models else 0
         commands = {f"worker-{number}": ["dicom_node.jobs.worker"] for number in range(1, count + 1)}
         if settings.console.enabled and self._role.may_serve_console:
@@ -255,8 +258,10 @@ class _MainProcess:
         }
 
     def _renew_children(self) -> None:
-        """Start new workers and a new console; a former one ends once the new one of its name is ready, after
-        its job, and at once where there is none, or where it only tries to take the console's port.
+        """Start new workers and a new console.
+
+        An old child ends after its job, once the new child of its name is ready; at once if there is no such
+        child, or if it is a console that does not serve yet.
         """
         new = self._renewable(self._settings)
         with self._ready_lock:
@@ -272,6 +277,7 @@ class _MainProcess:
             child.start()
 
     def _child_ready(self, name: str, report: Mapping[str, Any]) -> None:
+        """Note that a child is ready, or why it cannot start."""
         reason = str(report.get("cannot_start", ""))
         if name == "listener":
             self._cannot_listen = reason
@@ -294,6 +300,7 @@ class _MainProcess:
                     self._say_ready()
 
     def _say_ready(self) -> None:
+        """Record the event that the node is ready."""
         self._say(
             events.NODE_READY,
             ae_title=self._settings.node.ae_title,
@@ -303,6 +310,7 @@ class _MainProcess:
         )
 
     def _child_died(self, name: str, status: int, again_in_seconds: float) -> None:
+        """Record the event that a child died."""
         if name == "console":
             self._console_serves = False
         self._say(events.CHILD_DIED, process=name, status=status, again_in_seconds=again_in_seconds)
@@ -310,6 +318,7 @@ class _MainProcess:
 
 @contextmanager
 def _disk_in_words(settings: Settings) -> Iterator[None]:
+    """A scope that raises SpoolFull in place of a full disk's OSError."""
     try:
         yield
     except OSError as error:
@@ -319,10 +328,12 @@ def _disk_in_words(settings: Settings) -> Iterator[None]:
 
 
 def _write_policy(settings: Settings, place: str) -> None:
+    """Write the policy file for the listener at this place."""
     AEPolicy.from_settings(settings).write(policy_path(settings.node.data_dir, _listener_place(place)))
 
 
 def _listener_place(place: str) -> str:
+    """The place of the listener; "" for the first on a data folder."""
     return "" if place in ("all", "listener-1") else place  # "" for the first listener on a data folder
 
 
@@ -340,8 +351,9 @@ def _listener(
 
 
 def _checked(files: Sequence[Path], role: Role, running: Settings | None = None) -> Settings:
-    """What the files say. Raises ConfigurationError with every mistake, else for what a node that runs with
-    the settings ``running`` cannot change.
+    """The settings in the files. Raises ConfigurationError with every mistake.
+
+    ``running``: settings of a running node; a change that needs a restart is then a mistake.
     """
     checked = preflight.check(files, role)
     if running and checked.settings and not checked.problems:
@@ -375,7 +387,7 @@ def _prepare_folder(settings: Settings) -> None:
 
 @contextmanager
 def _database(settings: Settings) -> Iterator[Database]:
-    """The database, made or brought up to date first: one machine, one program, no separate step."""
+    """The database, created or updated first: a single node needs no separate step for that."""
     database = Database(settings.database_url)
     if network := preflight.network_file_system(settings.node.data_dir) if database.is_sqlite else "":
         raise CannotRun(
@@ -428,6 +440,7 @@ def wait_for_space(settings: Settings, role: Role, place: str, signals: int) -> 
 
 
 def _has_space(settings: Settings) -> bool:
+    """Whether the disk has enough space for a start."""
     needed = min(_NEEDED_BYTES, settings.spool.minimum_free_mib * 2**20)
     return shutil.disk_usage(settings.node.data_dir).free >= needed
 
@@ -465,7 +478,7 @@ class Background:
         self._queue = JobQueue(database, settings.workers)
         self._scheduler = BackgroundScheduler(timezone="UTC", job_defaults={"coalesce": True})
         self._leases = [_SITE] * role.receives + [_JOBS] * role.may_deliver
-        self._held: set[str] = set()
+        self._acquired: set[str] = set()
         self._fails_since: datetime | None = None  # indexing, round after round
         self._ahead = _ahead()
         self._not_copied = False
@@ -492,7 +505,7 @@ class Background:
         for peer in self._settings.peers if self._role.indexes else ():  # into this machine's spool
             if "query" in peer.may:
                 threads.append(Fetcher(self._database, self._settings, peer, self._owner))
-            if peer.name in self._settings.asked_by_rules:
+            if peer.name in self._settings.queried_by_rules:
                 threads.append(Questions(self._database, self._settings, peer, self._owner))
         for one in threads:
             self._run(one.name, partial(self._repeat, one.run_once))
@@ -513,16 +526,17 @@ class Background:
             self._indexer.leave()
 
     def leave(self) -> None:
-        """Let services do their last work (where the database is away, the next start does it), and give the
-        leases back, so that another machine runs the timers at once.
+        """Let services finish their last work, and release the leases, so that another machine runs the
+        timers at once.
         """
         for service in self._services:
             with suppress(SQLAlchemyError):
                 service.at_stop()
-        for name in self._held:
+        for name in self._acquired:
             release_lease(self._database, name, self._owner)
 
     def _run(self, name: str, loop: Callable[[], None]) -> None:
+        """Start a thread that runs ``loop``."""
         thread = threading.Thread(
             target=outlast, args=(loop, name, self._stop, self._say), name=name, daemon=True
         )
@@ -530,21 +544,20 @@ class Background:
         thread.start()
 
     def _repeat(self, work: Callable[[threading.Event], object]) -> None:
-        """Work until the stop, once a second while something happens, else more seldom; what is under way
-        then is ended first.
-        """
+        """Run ``work`` until the node stops: once a second while something happens, else less often."""
         while not self._stop.is_set():
             seen = self._database.changes.count
             try:
                 work(self._stop)
             except SQLAlchemyError as error:
-                self._database.outage.noticed(error)
+                self._database.outage.note_error(error)
                 self._stop.wait(5.0)  # for the database to come back
             self._stop.wait(_REPEAT_SECONDS)
             self._database.changes.wait(seen, _REPEAT_AT_LEAST_SECONDS - _REPEAT_SECONDS, self._stop)
 
     def _index_and_assemble(self) -> None:
-        """Index what the listeners spooled and close studies that are quiet; once more at the end.
+        """Index the spooled objects and complete quiet studies, until the node stops; objects are indexed
+        once more at the end.
 
         One process of a site does: the next one takes over when the kernel drops the lock of one that died.
         One whose round failed lets go of the lock: another that has its database and its disk may go on.
@@ -567,6 +580,7 @@ class Background:
             self._stop.wait(_FAILED_SECONDS)
 
     def _index_until_stop(self) -> None:
+        """Index and assemble whenever something changes, until the node stops."""
         changes, pause = self._database.changes, SHORTEST
         while True:
             ending = self._stop.is_set()
@@ -593,6 +607,7 @@ class Background:
                     break
 
     def _start_timers(self) -> None:
+        """Start the timers for the node's role."""
         role, settings = self._role, self._settings
         of_node = self._database, settings
 
@@ -601,10 +616,10 @@ class Background:
 
         def once_a_site(seconds: float, *tasks: Callable[[Database, Settings], object]) -> None:
             for task in tasks:
-                every(seconds, self._when_held, _SITE, task, *of_node)
+                every(seconds, self._if_leased, _SITE, task, *of_node)
 
         # All are counted from one moment: each that writes wakes the threads that wait for changes.
-        every(_SCHEDULER_SECONDS / 3, self._hold_leases)
+        every(_SCHEDULER_SECONDS / 3, self._renew_leases)
         every(monitoring.SIGN_SECONDS, self._show_life)
         every(_CLOCK_SECONDS, self._watch_clock)
         every(_DECISIONS_SECONDS, self._watch_entered)
@@ -612,7 +627,7 @@ class Background:
         if role.runs_models:
             every(3600.0, self._watch_drift)
         if role.may_deliver:
-            every(settings.workers.lease_seconds / 3, self._when_held, _JOBS, self._queue.reap)
+            every(settings.workers.lease_seconds / 3, self._if_leased, _JOBS, self._queue.reap)
         if role.indexes:
             every(30.0, self._watch_data_folder)
             every(3600.0, monitoring.note_free_space, *of_node)
@@ -620,7 +635,7 @@ class Background:
         if bucket_of(settings) and role.indexes:  # each node has a spool of its own then
             every(_DAY_SECONDS, *compare, next_run_time=now)
         elif role.receives and not bucket_of(settings):
-            every(_DAY_SECONDS, self._when_held, _SITE, *compare, next_run_time=now)
+            every(_DAY_SECONDS, self._if_leased, _SITE, *compare, next_run_time=now)
         if role.receives:
             once_a_site(60.0, outbox.report_outages)
             once_a_site(300.0, outbox.report_overdue)
@@ -636,39 +651,42 @@ class Background:
                 *connectors.every("tasks"),
             )
             self._scheduler.add_job(
-                self._outlast, "cron", [self._when_held, _SITE, report_missing, *of_node], hour=3
+                self._outlast, "cron", [self._if_leased, _SITE, report_missing, *of_node], hour=3
             )  # UTC
-        self._hold_leases()
+        self._renew_leases()
         self._outlast(self._show_life)
         self._scheduler.start()
 
-    def _outlast(self, work: Callable[..., object], *given: object) -> None:
+    def _outlast(self, work: Callable[..., object], *arguments: object) -> None:
         """Run a timer's work and survive its errors. An absent database gives one event for all timers."""
         try:
-            work(*given)
+            work(*arguments)
         except SQLAlchemyError as error:
-            self._database.outage.noticed(error)
+            self._database.outage.note_error(error)
 
-    def _hold_leases(self) -> None:
+    def _renew_leases(self) -> None:
         for name in self._leases:
-            self._outlast(self._hold, name)
+            self._outlast(self._renew_lease, name)
 
-    def _hold(self, name: str) -> None:
-        """Take or renew a lease: of those that can do the same duties, one process of a site does them."""
+    def _renew_lease(self, name: str) -> None:
+        """Take or renew the lease ``name``: only one process of a site does the work under it."""
         is_ours = False
         try:
             is_ours = acquire_lease(self._database, name, self._owner, _SCHEDULER_SECONDS)
         finally:  # after an error it is not known to be ours
-            is_new = is_ours and name not in self._held
-            (self._held.add if is_ours else self._held.discard)(name)
+            is_new = is_ours and name not in self._acquired
+            (self._acquired.add if is_ours else self._acquired.discard)(name)
         if is_new:
             self._say(events.SCHEDULER_TAKEN, owner=self._owner, lease=name)
 
     def _show_life(self) -> None:
+        """Record the signs of life of this node's processes."""
         self.life.report(self._signs(), running(self._settings.node.data_dir))
 
     def _watch_clock(self) -> None:
-        """After the machine's clock was put back nothing waits until the time that it showed before."""
+        """After the machine's clock was put back, make due what would wait until the clock shows the old time
+        again.
+        """
         ahead = _ahead()
         if self._ahead - ahead > _PUT_BACK_SECONDS:
             with self._database.write() as session:
@@ -678,7 +696,7 @@ class Background:
         self._ahead = ahead  # last: without a database it is tried again
 
     def _watch_entered(self) -> None:
-        """Have this node read its configuration anew for what was entered on another machine of the site.
+        """Reload the configuration if peers or rules were entered on another machine of the site.
 
         Not at the first look: the machine where it was entered asks its nodes at once. Where it was refused,
         again after a while.
@@ -689,13 +707,15 @@ class Background:
             os.kill(os.getpid(), signal.SIGHUP)
 
     def _watch_decisions(self) -> None:
-        """Copy what could not be copied, notice a database that was restored, do again what it had lost."""
+        """Copy decisions that have no copy yet; after a restore of the database, apply again the decisions
+        that it lacks.
+        """
         try:
             decision_copies.copy(self._database, self._settings)
             self._not_copied = False
             if decision_copies.is_behind(self._database, self._settings):
                 decision_copies.take_in(self._database, self._settings)
-            if _SITE in self._held:
+            if _SITE in self._acquired:
                 backup.apply_waiting_decisions(self._settings)
         except DecisionNotCopied:
             if not self._not_copied:
@@ -704,12 +724,13 @@ class Background:
         except (OSError, NodeError):
             return  # who needs them logs it
 
-    def _when_held(self, lease: str, function: Callable[..., object], *given: object) -> None:
-        if lease in self._held:
-            function(*given)
+    def _if_leased(self, lease: str, function: Callable[..., object], *arguments: object) -> None:
+        """Run ``function`` if this process has the lease."""
+        if lease in self._acquired:
+            function(*arguments)
 
     def _watch_drift(self) -> None:
-        """On one machine at a time, and one that has the models: the scheduler may be a listener."""
+        """Report drift; on one machine at a time that has the models."""
         if acquire_lease(self._database, "drift", self._owner, _SCHEDULER_SECONDS):
             drift.report_drift(self._database, self._settings)
 
@@ -731,5 +752,5 @@ def inode(database: Database) -> int:
 
 
 def _ahead() -> float:
-    """Seconds by which the machine's clock is ahead of the one that nobody sets."""
+    """Seconds by which the machine's clock is ahead of the monotonic clock, which nobody can set."""
     return time.time() - time.monotonic()

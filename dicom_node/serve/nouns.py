@@ -45,6 +45,7 @@ def local(iso: str | None) -> str:
 
 
 def _heading_and_key(text: str) -> tuple[str, str]:
+    """Heading and key of a column in the form "heading: key", or only a key."""
     heading, _, key = text.rpartition(": ")
     return (heading, key) if ": " in text else (key.replace("_", " "), key)
 
@@ -73,8 +74,8 @@ def yes_no(heading: str, key: str, yes: str = "yes", no: str = "no") -> Column:
 
 
 def details(event: Any) -> str:
-    """The fields of an event in words, without the study, which has its own column, and the listener, with
-    which the association's name begins.
+    """The fields of an event in words, without those that have a column of their own or repeat the
+    association's name.
     """
     return " ".join(
         f"{key}={value}"
@@ -140,7 +141,7 @@ class Verb:
 
 @dataclass(frozen=True, slots=True)
 class Noun:
-    """What the verbs of one command group are about.
+    """A command group with its verbs.
 
     ``key``: the number of a row, by which pages go on. ``rows``: what the REST API calls them.
     """
@@ -157,12 +158,12 @@ class Noun:
 
 
 def all_of(key: str, otherwise: ExitCode = ExitCode.FAILED) -> Callable[[Any], int]:
-    """The exit status for rows of which each should have this value."""
+    """A function from rows to an exit status: OK if all have this value, else ``otherwise``."""
     return lambda rows: ExitCode.OK if all(row[key] for row in rows) else otherwise
 
 
 def one_of(*words: str) -> Callable[[str], str]:
-    """Reads one of these words, or values of an enumeration, and names a similar one for any other."""
+    """A function that accepts only these words, and names a similar one for any other text."""
     known = {str(word): word for word in words}
 
     def read(text: str) -> str:
@@ -174,7 +175,7 @@ def one_of(*words: str) -> Callable[[str], str]:
 
 
 def whole_or_end(uid: str) -> str:
-    """A UID copied from a table, without the sign that replaces its cut beginning."""
+    """A UID as copied from a table, without the sign for its cut beginning."""
     return uid.strip().removeprefix("…")
 
 
@@ -241,7 +242,7 @@ def numbers(of: str, metavar: str, **more: Any) -> Input:
 
 
 def state_in_words(row: Any) -> str:
-    """The state of a study in words; "held" if no job applied but a limit of a rule holds one."""
+    """The state of a study in words; "held" if the study has no job but one that a rule's limit holds."""
     return "held" if row["job_held"] and row["state"] == StudyState.NOT_APPLICABLE else str(row["state"])
 
 
@@ -277,13 +278,14 @@ JOBS_OF_RULES: Final[Sequence[Column]] = (
 
 
 def _study(row: Any) -> Mapping[str, Any]:
-    """A study without what only programs need."""
+    """A study without the keys that only programs need."""
     events = [event for event in row["events"] if event["level"] != "debug"]
     shown = {key: row[key] for key in row if key not in ("study_instance_uid", "job_held")}
     return {**shown, "state": state_in_words(row), "events": events}
 
 
 def _job(row: Any) -> Mapping[str, Any]:
+    """A job with its results in one line each."""
     results = [f"{result['kind']} {result['sop_instance_uid']}" for result in row["results"]]
     return {**row, "results": results}
 
@@ -513,10 +515,12 @@ STUDIES: Final = Noun(
 
 
 def _by_hand(left: Mapping[str, Sequence[str]]) -> str:
+    """Results that a person must remove, by peer, in one line."""
     return "; ".join(f"{peer}: {', '.join(uids)}" for peer, uids in left.items())
 
 
 def _runs(row: Any) -> bool:
+    """Whether a job is running."""
     return bool(row["state"] == JobState.RUNNING)
 
 
@@ -911,6 +915,7 @@ _SINCE_THEN: Final = yes_no("since then", "outdated", "got through", "")
 
 
 def _address(row: Any) -> str:
+    """The address of a peer: its URL, or host and port."""
     return row["url"] or (f"{row['host']}:{row['port'] or '–'}" if row["host"] else "–")
 
 

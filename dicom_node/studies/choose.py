@@ -31,7 +31,7 @@ from dicom_node.base.events import (
     STUDY_RERUN,
     VERSION_CHOSEN,
 )
-from dicom_node.base.files import Files, bucket_of, is_whole
+from dicom_node.base.files import Files, all_uploaded, bucket_of
 from dicom_node.base.lifecycle import JobState, ObjectRole, Outcome, StepStatus, StudyState
 from dicom_node.base.store import fetches, intake, queue, requested
 from dicom_node.base.store.database import Database
@@ -59,12 +59,12 @@ _SILENCE = timedelta(hours=1)
 
 
 class Assembler:
-    """Completes studies that are quiet and has their jobs created by the rules."""
+    """Completes quiet studies, and creates their jobs by the rules."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database, self._settings = database, settings
         # Where there is an object store, workers of other machines find all of the study in it.
-        self._also = [is_whole()] if bucket_of(settings) else []
+        self._also = [all_uploaded()] if bucket_of(settings) else []
         self._fetches = any("query" in peer.may for peer in settings.peers)
         self._mpps = [peer.name for peer in settings.peers if peer.mpps]
         self._at_once = requested.complete_by_steps(self._mpps) if self._mpps else None
@@ -85,7 +85,7 @@ class Assembler:
             also.append(fetches.is_not_under_way(now - _SILENCE))
         if self._mpps:
             silent_since = now - timedelta(minutes=self._settings.assembly.mpps_minutes)
-            also.append(~requested.wait_for_steps(self._mpps, silent_since))
+            also.append(~requested.waits_for_steps(self._mpps, silent_since))
         # A later end of a quiet time was written by a clock that has been set back since.
         latest = now + 2 * self._longest
         late = (Study.state == StudyState.RECEIVING) & (Study.due_at > latest)
@@ -100,13 +100,14 @@ class Assembler:
         return done
 
     def seconds_to_next(self) -> float:
-        """Seconds until the next quiet time ends; infinite if there is none."""
+        """Seconds until the next quiet time ends; infinite if no study has one."""
         now = steady_now()
         with self._database.read() as session:
             due = session.scalar(select(func.min(Study.due_at)).where(Study.due_at > now))
         return (due - now).total_seconds() if due else float("inf")
 
     def _complete_next(self, now: datetime, also: Sequence[ColumnElement[bool]]) -> bool:
+        """Complete the next due study, or quarantine it; returns False if none is due."""
         with self._database.read() as session:
             if not intake.any_due(session, now, now - _SILENCE, *also, at_once=self._at_once):
                 return False
@@ -150,7 +151,8 @@ _ROLES = (ObjectRole.SOURCE, ObjectRole.NON_SOURCE)
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One version of one object; ``number``: of its row. ``in_force``: whether this version is analysed now.
+    """One received version of an object. ``number``: of its row. ``in_force``: whether it is the version that
+    is analysed now.
 
     ``superseded``: a newer version replaced it, as with a corrected name. ``elsewhere``: the Study Instance
     UID of another study that has this object.
@@ -169,7 +171,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One answer to a question: a patient with all objects, or one version of the image ``sop_instance_uid``.
+    """One option for a person: a patient with all objects, or one version of the image ``sop_instance_uid``.
 
     ``if_taken``: the patient for whom the question arises; None if there is only one patient.
     """
@@ -190,7 +192,7 @@ _Patients = Sequence[Sequence[Version]]
 
 
 def _options(groups: _Patients) -> list[Option]:
-    """All options, numbered from 1, the patients first, in the order in which they came."""
+    """All options, numbered from 1: patients first, otherwise in the order of arrival."""
     numbers = count(1)
     patients = [Option(next(numbers), "", group) for group in groups if len(groups) > 1]
     found = list(patients)
@@ -202,10 +204,10 @@ def _options(groups: _Patients) -> list[Option]:
     return found
 
 
-def _settled(groups: _Patients, take: Collection[int]) -> dict[str, Version]:
-    """The version of each object that is in force with these options. Raises NotAllowedNow."""
+def _chosen_versions(groups: _Patients, take: Collection[int]) -> dict[str, Version]:
+    """The version of each object to put in force if a person takes these options. Raises NotAllowedNow."""
     options = _options(groups)
-    patient = _one(options, take, (None, "")) if len(groups) > 1 else None
+    patient = _chosen_option(options, take, (None, "")) if len(groups) > 1 else None
     group = patient.versions if patient else [version for group in groups for version in group]
     if_taken = patient.number if patient else None
     if wrong := set(take) - {o.number for o in options if o.if_taken == if_taken or o == patient}:
@@ -213,13 +215,13 @@ def _settled(groups: _Patients, take: Collection[int]) -> dict[str, Version]:
             f"--take {min(wrong)} is no option of this study, or of the other patient: {_summary(options)}"
         )
     return {
-        uid: versions[0] if len(versions) == 1 else _one(options, take, (if_taken, uid)).versions[0]
+        uid: versions[0] if len(versions) == 1 else _chosen_option(options, take, (if_taken, uid)).versions[0]
         for uid, versions in _by_uid(group).items()
     }
 
 
 class Choice:
-    """Lists a person's choices for a quarantined study, and releases the study by the person's choice."""
+    """A person's choice between versions of a quarantined study, and the release of the study."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
@@ -288,7 +290,7 @@ class Choice:
             if study.state is StudyState.QUARANTINED:  # else it says what it is: released already, say
                 if as_of not in (None, seen) or _arrivals(session, study_id) != seen:
                     raise NotAllowedNow("something came for the study meanwhile: look at its versions again")
-                self._apply(session, study, patients, _settled(patients, take))
+                self._apply(session, study, patients, _chosen_versions(patients, take))
                 for option in chosen:
                     first = option.versions[0]
                     record(
@@ -375,6 +377,7 @@ class Choice:
         return _patients(versions), as_of
 
     def _inspected(self, path: Path, charset: str) -> Inspected:
+        """Inspect a file, a second time if the reader's process died."""
         try:
             return self._inspector.inspect(path, charset)
         except ReaderLost:
@@ -382,18 +385,20 @@ class Choice:
 
 
 def _names(option: Option) -> list[Any]:
-    """An option by what stays when a database is lost: the spool names of its versions."""
+    """The spool names of an option's versions, which identify the option even if the database is lost."""
     return [option.sop_instance_uid, sorted({version.item.path.stem for version in option.versions})]
 
 
 def _arrivals(session: Session, study_id: int) -> str:
-    """What a study was made of: the hash of its spool names."""
+    """A hash of the spool names of a study's objects."""
     names = {Path(row.path).stem for row in intake.received(session, study_id)}
     return hashlib.sha256(" ".join(sorted(names)).encode()).hexdigest()
 
 
 def _values(option: Option) -> dict[str, str]:
-    """Texts by keyword: of a patient all that were sent; of an image also those that describe its pixels."""
+    """Attributes of an option by keyword: the patient's, and for an image also those that describe its
+    pixels.
+    """
     texts: dict[str, set[str]] = defaultdict(set)
     for version in option.versions:
         found = version.item.found
@@ -407,7 +412,7 @@ def _values(option: Option) -> dict[str, str]:
 
 
 def _listed(session: Session, study: Study) -> Iterator[tuple[ReceivedObject, bool, bool, str]]:
-    """Every version of the study's objects, each file once, and of those that another study has.
+    """Every version of the study's objects, also versions in other studies; each file once.
 
     With whether it is in force, whether it is superseded, and which other study has it.
     """
@@ -424,13 +429,13 @@ def _listed(session: Session, study: Study) -> Iterator[tuple[ReceivedObject, bo
         in_force = instance is not None and here and instance.path == row.path and instance.role in _ROLES
         yield row, in_force, not in_force and row.outcome is not Outcome.CONFLICT, ""
         if instance is not None and not here and row.outcome is Outcome.CONFLICT:
-            copies = intake.kept_copies(session, row.sop_instance_uid, limit=100)
+            copies = intake.stored_copies(session, row.sop_instance_uid, limit=100)
             other = session.get_one(Study, instance.study_id).study_instance_uid or ""
             yield from ((copy, False, False, other) for copy in copies if copy.path == instance.path)
 
 
 def _patients(versions: Sequence[Version]) -> list[list[Version]]:
-    """Groups of versions that do not contradict each other. What is superseded makes no group of its own."""
+    """Groups of versions that can be of one patient. A superseded version starts no group."""
     groups: list[list[Version]] = []
     for version in sorted(versions, key=lambda version: version.superseded):
         patient = version.item.found.patient
@@ -445,7 +450,8 @@ def _patients(versions: Sequence[Version]) -> list[list[Version]]:
 
 
 def _by_uid(group: Sequence[Version]) -> dict[str, list[Version]]:
-    """The versions of each object to choose between; of superseded ones the newest, if there is no other.
+    """The versions of each object to choose between; superseded versions only if there is no other, then the
+    newest.
 
     One that says less of the patient than an older one does not count: it was never in force.
     """
@@ -461,7 +467,10 @@ def _by_uid(group: Sequence[Version]) -> dict[str, list[Version]]:
     return found
 
 
-def _one(options: Sequence[Option], take: Collection[int], question: tuple[int | None, str]) -> Option:
+def _chosen_option(
+    options: Sequence[Option], take: Collection[int], question: tuple[int | None, str]
+) -> Option:
+    """The option that was taken for a question. Raises NotAllowedNow unless there is exactly one."""
     chosen = [option for option in options if option.question == question and option.number in take]
     if len(chosen) != 1:
         raise NotAllowedNow(
@@ -472,7 +481,7 @@ def _one(options: Sequence[Option], take: Collection[int], question: tuple[int |
 
 
 def _summary(options: Sequence[Option]) -> str:
-    """ "patient 1 or 2; image 1.2.3: 3 or 4", without a name."""
+    """The options in one line without names: "patient 1 or 2; image 1.2.3: 3 or 4"."""
     numbers_of: dict[tuple[int | None, str], list[str]] = defaultdict(list)
     for option in options:
         numbers_of[option.question].append(str(option.number))
@@ -551,12 +560,12 @@ def replay(
 def _work(
     pipeline: str, options: Mapping[str, Any], destinations: Sequence[str], source_uids: Sequence[str]
 ) -> tuple[object, ...]:
-    """What tells one job from another, whatever its rule is called."""
+    """What makes two jobs the same work, whatever their rules are called."""
     return pipeline, json.dumps(dict(options), sort_keys=True), sorted(destinations), list(source_uids)
 
 
 def _rows(study: str | None, decisions: Sequence[RuleDecision], reason: str, *, queued: bool) -> list[Row]:
-    """``reason`` is the study's; a limit of a rule itself goes before."""
+    """A row for each decision. ``reason``: that of the study, for decisions without a limit of their own."""
     none = {"rule": "", "pipeline": "", "destinations": [], "sources": 0, "queued": False, "reason": reason}
     if not decisions:
         return [{"study_instance_uid": study, **none}]
@@ -575,7 +584,7 @@ def _rows(study: str | None, decisions: Sequence[RuleDecision], reason: str, *, 
 
 
 def _refusal(study: Study, sources: Sequence[Instance]) -> str:
-    """Why a study cannot be run again, "" where it can."""
+    """Why the rules cannot be applied to a study again; "" if they can."""
     coming = "is still being received: its rules are applied when it is complete"
     why = {
         StudyState.RECEIVING: coming,

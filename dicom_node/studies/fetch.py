@@ -79,11 +79,13 @@ class Questions(Lane[ArchiveQuestion]):
         self._peer = peer
 
     def waits(self) -> Sequence[ColumnElement[bool]]:
-        """Those that wait for an answer, or for the studies that the answer named."""
+        """SQL conditions for questions that wait for an answer, or for the studies that the answer named."""
         return ArchiveQuestion.state != QuestionState.ENDED, ArchiveQuestion.peer == self._peer.name
 
     def work(self, row: ArchiveQuestion, stop: threading.Event) -> Outcome:
-        """Ask; later look whether all is here, the time is over, or the study is another one now."""
+        """Ask the question; once answered, check whether all studies are here, the time is over, or the study
+        has changed.
+        """
         rule, now = self._settings.rule(row.rule), utc_now()
         is_answered = row.state is QuestionState.ANSWERED
         with self._database.read() as session:
@@ -125,7 +127,7 @@ class Questions(Lane[ArchiveQuestion]):
         archive = scu.open_archive(self._peer, self._settings)
         chosen: list[scu.FoundStudy] = []
         try:
-            with closed_at(stop, archive):
+            with closing_on_stop(stop, archive):
                 fitting = [
                     found
                     for found in archive.find(query).studies
@@ -149,14 +151,17 @@ class Questions(Lane[ArchiveQuestion]):
         with suppress(IntegrityError), self._database.write() as session:
             session.add(row)
             row.priors, row.state = [found.study_instance_uid for found in chosen], QuestionState.ANSWERED
-            here, known = fetches.here(session, row.priors), fetches.of_studies(session, row.priors)
+            here, known = (
+                fetches.present_studies(session, row.priors),
+                fetches.of_studies(session, row.priors),
+            )
             missing = [one for one in chosen if one.study_instance_uid not in here.keys() | known.keys()]
             for found in missing:
                 # Of the new study's patient, or none: what comes is compared with it.
                 named = replace(
                     found, patient=patient, issuer_of_patient_id=issuer or found.issuer_of_patient_id
                 )
-                write_down(session, row.peer, named, rule=row.rule, purpose=FetchPurpose.PRIOR)
+                queue_fetch(session, row.peer, named, rule=row.rule, purpose=FetchPurpose.PRIOR)
             for fetch in known.values():
                 fetch.urgent = True
             record(
@@ -172,7 +177,7 @@ class Questions(Lane[ArchiveQuestion]):
         return NotYet()
 
     def move(self, session: Session, row: ArchiveQuestion, outcome: Outcome) -> None:
-        """Nobody waits for it any more: the job of the rule runs; the outcome says what is missing."""
+        """End the question and let the rule's job run; the outcome says what is missing."""
         if isinstance(outcome, Retry):
             return
         row.state = QuestionState.ENDED
@@ -187,11 +192,11 @@ class Questions(Lane[ArchiveQuestion]):
 
 
 def _is_settled(session: Session, study_instance_uid: str, now: datetime) -> bool:
-    """Whether a prior is here with its result, or will not come."""
+    """Whether an earlier study is here with its result, or will not arrive."""
     fetch = fetches.of_study(session, study_instance_uid)
     if fetch is not None and fetch.state in OPEN_FETCHES:
         return False
-    study = fetches.here(session, [study_instance_uid]).get(study_instance_uid)
+    study = fetches.present_studies(session, [study_instance_uid]).get(study_instance_uid)
     if study is not None:
         return study.state not in _COMES
     return (
@@ -221,17 +226,15 @@ class Fetcher(Lane[Fetch]):
         self._waiting = WaitingObjects(self._spool.incoming)
 
     def waits(self) -> Sequence[ColumnElement[bool]]:
-        """Those of this peer that wait for their turn, for another try, or for somebody in place of a process
-        that has ended.
-        """
+        """SQL conditions for fetches from this peer that are queued, or that a process left when it ended."""
         return Fetch.state.in_(OPEN_FETCHES), Fetch.peer == self._peer.name
 
     def order(self) -> Sequence[Any]:
-        """After what a process left when it ended, those that another study waits for."""
+        """Fetches that a process left come first, then those that another study waits for."""
         return Fetch.state != FetchState.FETCHING, Fetch.urgent.desc(), Fetch.attempts, Fetch.id
 
     def work(self, row: Fetch, stop: threading.Event) -> Outcome:
-        """Wait for the peer's turn, write down that the study is being fetched, and fetch it."""
+        """Wait until the peer may be called, mark the study as being fetched, and fetch it."""
         if row.state is FetchState.FETCHING:  # while we have the lease: whoever fetched it is gone
             with self._database.write() as session:
                 session.add(row)
@@ -253,8 +256,8 @@ class Fetcher(Lane[Fetch]):
             if not try_move(session, row, FETCH_STARTED, started_at=utc_now(), attempts=row.attempts + 1):
                 return NotYet()  # a person cancelled it
         archive = scu.open_archive(self._peer, self._settings)
-        sink = Incoming(self._spool, self._waiting, self._settings, self._peer, row.id)
-        with closed_at(stop, archive):
+        sink = RetrievalSink(self._spool, self._waiting, self._settings, self._peer, row.id)
+        with closing_on_stop(stop, archive):
             found = archive.retrieve(row.study_instance_uid, sink)
         row.objects = found.objects
         status, why = found.status, found.text[:500]
@@ -267,12 +270,12 @@ class Fetcher(Lane[Fetch]):
         return Done(why) if status in (_S.RETRIEVED, _S.INCOMPLETE) else Failed(why)
 
     def _pause(self, fetch: Fetch, last: datetime | None, now: datetime) -> float:
-        """Seconds until the peer may be asked again; a last start that lies ahead is of a clock put back."""
+        """Seconds until the next retrieval from the peer may start. ``last``: the start of the last one."""
         pause = 60 / min(fetch.per_minute or self._peer.fetch_per_minute, self._peer.fetch_per_minute)
         return min((last - now).total_seconds() + pause, pause) if last is not None else 0.0
 
     def move(self, session: Session, row: Fetch, outcome: Outcome) -> None:
-        """Fetched, failed, or waiting again."""
+        """Mark the study as fetched or failed, or to be fetched again."""
         if isinstance(outcome, Retry):
             try_move(session, row, FETCH_RETRIED)
         else:
@@ -281,7 +284,7 @@ class Fetcher(Lane[Fetch]):
 
 
 @contextmanager
-def closed_at(stop: threading.Event, called: Any) -> Iterator[None]:
+def closing_on_stop(stop: threading.Event, called: Any) -> Iterator[None]:
     """Close the calls of an archive or a worklist manager when another thread sets ``stop``."""
     done = threading.Event()
 
@@ -304,7 +307,7 @@ ASSOCIATION = "fetch-"
 """How the identifiers of such associations begin; the number of the fetch follows."""
 
 
-class Incoming:
+class RetrievalSink:
     """Stores the objects of one retrieval (``scu.ObjectSink``). ``number``: of the retrieval's row."""
 
     def __init__(
@@ -392,7 +395,7 @@ def fetch_missing(session: Session, peer: str, study: MissingStudy) -> None:
     """Queue the study to be fetched, even if it was fetched or given up before."""
     row = fetches.of_study(session, study.found.study_instance_uid)
     if row is None:
-        write_down(session, peer, study.found)
+        queue_fetch(session, peer, study.found)
     elif row.state not in OPEN_FETCHES:
         row.peer = peer
         try_move(session, row, FETCH_ASKED, attempts=0, reason="", next_at=utc_now())
@@ -428,6 +431,7 @@ def _rule_for(study: scu.FoundStudy, rules: Sequence[RuleSettings]) -> str:
 
 
 def _may_fit(patterns: Sequence[str], values: Sequence[str]) -> bool:
+    """Whether a value matches a pattern; True also if no pattern or no value is known."""
     known = [value for value in values if value]
     return not patterns or not known or any(matches(one, value) for one in patterns for value in known)
 
@@ -435,8 +439,9 @@ def _may_fit(patterns: Sequence[str], values: Sequence[str]) -> bool:
 def _without_result(
     session: Session, peer: PeerSettings, wanted: Sequence[tuple[scu.FoundStudy, str]]
 ) -> Iterator[MissingStudy]:
+    """Those of the wanted studies that never came, are incomplete or lack a result, each with the reason."""
     uids = [study.study_instance_uid for study, _ in wanted]
-    here, asked = fetches.here(session, uids), fetches.of_studies(session, uids)
+    here, asked = fetches.present_studies(session, uids), fetches.of_studies(session, uids)
     for study, rule in wanted:
         known, row = here.get(study.study_instance_uid), asked.get(study.study_instance_uid)
         if row is not None and row.state in OPEN_FETCHES:
@@ -449,7 +454,7 @@ def _without_result(
 
 
 def _lacks(session: Session, peer: PeerSettings, study: scu.FoundStudy, known: Study) -> str:
-    """What is wrong with a study that is here; "" where it has its result, or will have it."""
+    """Why a study that is here lacks its result; "" if it has the result or will have it."""
     if known.state in _ON_ITS_WAY:
         return ""
     received = session.scalar(
@@ -482,12 +487,12 @@ def ask(
     database: Database,
     archive: scu.Archive,
     peer: str,
-    asked: Sequence[scu.StudyQuery],
+    queries: Sequence[scu.StudyQuery],
     *,
     rule: str = "",
     per_minute: float = 0,
 ) -> dict[str, int]:
-    """Query the archive, and store which studies are to be fetched; a repeated call continues.
+    """Query the archive and queue the fetch of the studies found; a repeated call continues.
 
     Returns how many studies were ``found``, of which ``here``: this node has them; ``before``: fetched, or
     given up, before; ``wanted``: written down, or waiting already, ``first``: the lowest number of their
@@ -495,13 +500,13 @@ def ask(
     were stored before remain.
     """
     outcome = dict.fromkeys(("found", "here", "before", "strays", "wanted", "first"), 0)
-    for question in asked:
+    for question in queries:
         found = archive.find(question)
         outcome["strays"] += found.strays
         for batch in batches(found.studies):
             with database.write() as session:
                 uids = [study.study_instance_uid for study in batch]
-                here, known = fetches.here(session, uids), fetches.of_studies(session, uids)
+                here, known = fetches.present_studies(session, uids), fetches.of_studies(session, uids)
                 for study in batch:
                     outcome["found"] += 1
                     row = known.get(study.study_instance_uid)
@@ -510,13 +515,13 @@ def ask(
                     elif row is not None and row.state not in OPEN_FETCHES:
                         outcome["before"] += 1
                     else:
-                        row = row or write_down(session, peer, study, rule, per_minute)
+                        row = row or queue_fetch(session, peer, study, rule, per_minute)
                         outcome["wanted"] += 1
                         outcome["first"] = min(outcome["first"] or row.id, row.id)
     return outcome
 
 
-def write_down(
+def queue_fetch(
     session: Session,
     peer: str,
     study: scu.FoundStudy,
@@ -545,7 +550,7 @@ def write_down(
     return row
 
 
-def ask_again(session: Session, peer: str) -> int:
+def fetch_again(session: Session, peer: str) -> int:
     """Fetch again the studies of this peer that were given up or cancelled; returns their number."""
     return sum(
         try_move(session, row, FETCH_ASKED, attempts=0, reason="", next_at=utc_now())

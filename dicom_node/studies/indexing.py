@@ -33,7 +33,7 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.dicom.identity import Patient, identity_sha256, patient_sha256
 from dicom_node.base.dicom.uids import role_of
 from dicom_node.base.errors import NodeError, NotAllowedNow, NotFound, NotInSpool, SpoolError, StoreAway
-from dicom_node.base.files import Files, one_indexer, waiting_paths
+from dicom_node.base.files import Files, lock_indexing, waiting_paths
 from dicom_node.base.lifecycle import (
     NOT_CHOSEN,
     READ_FROM_WORK,
@@ -132,7 +132,7 @@ def drop_waiting(session: Session, study: Study, reason: str) -> None:
 
 
 def stop_study(session: Session, study: Study, reason: str, *, same_data: bool = False) -> None:
-    """Send nothing more of a study: waiting jobs and deliveries are cancelled, running jobs asked to stop.
+    """Send nothing more of a study: cancel waiting jobs and deliveries, and request that running jobs stop.
 
     ``same_data``: assessments and received images are still delivered, because no job asks for them again.
     """
@@ -174,10 +174,10 @@ _NOT_SEEN = "its study, or the object, is here from senders that the user who st
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A spooled file with its arrival and its content. ``size`` in bytes, file header included.
+    """A spooled file to index, with its arrival and its content. ``size`` in bytes, file header included.
 
     By the path of an indexed file: ``copies``, whether it has the same bytes; ``same_image``, whether it
-    decodes to the same samples, None where one of both does not decode.
+    decodes to the same samples, None if one of both does not decode.
     """
 
     path: Path
@@ -216,14 +216,14 @@ class Indexing:
     def compare_ahead(
         self, database: Database, item: Arrived, batch: Sequence[Arrived] = (), again: Inspector | None = None
     ) -> None:
-        """Compare with objects that were received before, before the database is locked for writing.
+        """Compare the object with earlier objects of its UID, before the database is locked for writing.
 
         ``batch``: those that are to be indexed before it. Raises ReaderLost, unless it is tried ``again``,
         by this inspector.
         """
         uid, pixels = item.found.sop_instance_uid, item.found.pixels_sha256
         with database.read() as session, suppress(StoreAway):  # it waits: indexing says so
-            self._kept_copy(session, item)
+            self._stored_copy(session, item)
             former = intake.instance(session, uid)
             known = [(former.path, former.pixels_sha256)] if former else []
             for one in batch:
@@ -251,7 +251,7 @@ class Indexing:
         found = Inspected(item.found.transfer_syntax_uid, fault=_NOT_SEEN) if is_hidden else item.found
         item = replace(item, found=found)
         study = self._study(session, item)  # locked first: what is stored of it cannot be purged from here on
-        kept = self._kept_copy(session, item)
+        kept = self._stored_copy(session, item)
         role = self._role(session, item)
         former = intake.instance(session, found.sop_instance_uid)
         if found.fault:
@@ -288,7 +288,7 @@ class Indexing:
             self._receive(session, study, item, role, judgement.outcome)
             if former is None or judgement.outcome is Outcome.REVISION:
                 row = self._write_instance(session, study, item, role, place)
-                ask_about(session, study, row, self._settings)
+                add_questions(session, study, row, self._settings)
                 late = row if role is ObjectRole.NON_SOURCE and study.state in READ_FROM_WORK else None
             elif former.purged and judgement.outcome is Outcome.DUPLICATE:
                 # The new copy takes its place.
@@ -313,14 +313,15 @@ class Indexing:
         row.study_id, row.pixels_sha256 = study.id, item.found.pixels_sha256
         session.flush()
 
-    def _kept_copy(self, session: Session, item: Arrived) -> ReceivedObject | None:
-        """The first received object with the same bytes; None when there is none."""
+    def _stored_copy(self, session: Session, item: Arrived) -> ReceivedObject | None:
+        """The first received object with the same bytes; None without one."""
         if not item.arrival.calling_ae:  # a stray file, not written by the listener
             return None
-        rows = intake.kept_copies(session, item.found.sop_instance_uid, limit=20)
+        rows = intake.stored_copies(session, item.found.sop_instance_uid, limit=20)
         return next((row for row in rows if self._is_copy(session, row.path, item)), None)
 
     def _is_copy(self, session: Session, kept: str, item: Arrived) -> bool:
+        """Whether the object is the same as the one in the indexed file ``kept``."""
         if kept not in item.copies:
             try:
                 item.copies[kept] = same_object(self._where(session, kept, item), item.path)
@@ -329,13 +330,16 @@ class Indexing:
         return item.copies[kept]
 
     def _where(self, session: Session, kept: str, item: Arrived) -> Path:
-        """An indexed file; one of the same batch was not moved yet."""
+        """The present path of an indexed file; a file of the same batch is not moved yet."""
         on_its_way = item.path.with_name(Path(kept).name)
         return on_its_way if on_its_way.is_file() else self._files.here(session, kept)
 
     def _judge(
         self, session: Session, study: Study, item: Arrived, role: ObjectRole, former: Instance | None
     ) -> Judgement:
+        """Judge whether the object is new, a duplicate or in conflict with its study or with its ``former``
+        version.
+        """
         if role is ObjectRole.OWN:  # a PACS may have changed it on its way: we know what we sent
             return Judgement(Outcome.DUPLICATE if former else Outcome.NEW)
         if former is None:
@@ -346,6 +350,7 @@ class Indexing:
         return judge(item, former, session.get_one(Study, former.study_id))
 
     def _role(self, session: Session, item: Arrived) -> ObjectRole:
+        """The role of the object in its study: own result, source of an analysis, or neither."""
         if item.found.own or results.is_result(session, item.found.sop_instance_uid):
             return ObjectRole.OWN
         sender = self._settings.sender_names.get(item.arrival.calling_ae, "")
@@ -357,8 +362,8 @@ class Indexing:
         )
 
     def _study(self, session: Session, item: Arrived) -> Study:
-        """The object's study. Objects without Study Instance UID are listed as one entry of their sender: a
-        flood of them fills no list.
+        """The study of the object. All objects of a sender without Study Instance UID share one entry, so
+        that they do not flood the list.
         """
         found, at = item.found, item.arrival.received_at
         uid, mark = found.study_instance_uid or None, marked(item.path.name)
@@ -392,7 +397,9 @@ class Indexing:
     def _receive(
         self, session: Session, study: Study, item: Arrived, role: ObjectRole, outcome: Outcome
     ) -> None:
-        """Put the study's quiet time off, or reopen it; a non-source puts it off but reopens nothing."""
+        """Extend the study's quiet time, or reopen the study; an object that is no source does not
+        reopen it.
+        """
         if role is ObjectRole.OWN or outcome in (Outcome.DUPLICATE, Outcome.SET_ASIDE):
             return
         study.last_received_at = max(study.last_received_at, item.arrival.received_at)
@@ -413,6 +420,7 @@ class Indexing:
             move_study(session, study, events.STUDY_REOPENED)
 
     def _quiet_seconds(self, item: Arrived) -> float:
+        """How long the study must be quiet after this object: as set for its sender or modality."""
         peer = self._peers.get(item.arrival.calling_ae)
         if peer is not None and peer.quiet_seconds is not None:
             return peer.quiet_seconds
@@ -459,11 +467,13 @@ class Indexing:
         return row
 
     def _place(self, item: Arrived, *, bad: bool) -> Path:
+        """The path for the object's file; ``bad``: not in the folder of its study."""
         return self._spool.place(item.path, None if bad else item.found.study_instance_uid)
 
     def _write_received(
         self, session: Session, study: Study, item: Arrived, judgement: Judgement, place: Path
     ) -> None:
+        """Add the row of a received object, with the outcome for it."""
         session.add(
             ReceivedObject(
                 spool_name=item.spool_name,
@@ -486,6 +496,7 @@ class Indexing:
     def _record(
         self, session: Session, study: Study, item: Arrived, event: events.EventType, reason: str = ""
     ) -> None:
+        """Record an event about the object, with its study, its association and its sender."""
         record(
             session,
             event,
@@ -500,22 +511,23 @@ class Indexing:
 
 
 def _accession(found: Inspected) -> str:
+    """The Accession Number, cut to the length that its VR allows."""
     return found.identity.get("AccessionNumber", "")[:16]  # SH, PS3.5 6.2
 
 
 def _with_object(reason: str, item: Arrived) -> str:
-    """The reason with the object, its sender and the time: the study may have hundreds of objects."""
+    """The reason with the object, its sender and the time, because a study may have hundreds of objects."""
     at, uid = item.arrival.received_at, item.found.sop_instance_uid or "without SOP Instance UID"
     sender = item.arrival.calling_ae or "an unknown sender"
     return f"{reason} (object {uid} from {sender}, {at:%Y-%m-%d %H:%M:%S} UTC)"
 
 
-def ask_about(session: Session, study: Study, image: Instance, settings: Settings) -> None:
+def add_questions(session: Session, study: Study, image: Instance, settings: Settings) -> None:
     """Add the questions of the rules that take this image, each once per revision.
 
     Nothing is asked about a study that was fetched as a prior: its priors would have priors.
     """
-    if not settings.asked_by_rules or image.role is not ObjectRole.SOURCE or not study.study_instance_uid:
+    if not settings.queried_by_rules or image.role is not ObjectRole.SOURCE or not study.study_instance_uid:
         return
     if not fetches.is_prior(session, study.id):
         for decision in decide_study(session, study, [image], settings):
@@ -528,7 +540,7 @@ OTHER_STUDY = "it came in answer to the retrieval of another study"
 
 
 def is_of_another_study(session: Session, association: str, study_instance_uid: str) -> bool:
-    """Whether an object arrived on our own association, during the retrieval of another study."""
+    """Whether an object arrived during our retrieval of another study, on our own association."""
     number = association.removeprefix("fetch-")  # fetch.ASSOCIATION
     if number == association or not number.isdecimal():
         return False
@@ -560,7 +572,7 @@ def note_other_patient(session: Session, study: Study) -> None:
 
 
 def judge(item: Arrived, former: Instance, study: Study) -> Judgement:
-    """Compare a valid object with the version in force before it, which is in ``study``.
+    """Compare a valid object with the version of it that is in force, which belongs to ``study``.
 
     Their pixels may be the same although their bytes differ, as they do in another transfer syntax. Raises
     StoreAway if they were not compared ahead: nothing is decoded while the database is locked.
@@ -586,8 +598,9 @@ def judge(item: Arrived, former: Instance, study: Study) -> Judgement:
 
 
 def _compare_header(found: Inspected, former: Instance, study: Study, *, is_its_sender: bool) -> Judgement:
-    """The same image with another header: of the patient, what is empty replaces nothing; no sender corrects
-    another's.
+    """Judge an image that arrived again with another header.
+
+    Empty patient attributes replace nothing, and only the sender of the image can correct it.
     """
     before, issuer = Patient.parse(former.patient), study.issuer_of_patient_id
     # Whether it says the same Patient ID without its issuer, which is part of the hash.
@@ -689,7 +702,7 @@ class Indexer:
         while arrived := list(self._batch(files)):
             with self._database.write() as session:
                 if self._files.bucket:  # machines that share a folder share its lock
-                    one_indexer(session)
+                    lock_indexing(session)
                 placed = [placed for item in arrived if (placed := self._index_one(session, item))]
             for path, place in placed:  # the rows are committed
                 try:
@@ -716,14 +729,14 @@ class Indexer:
         self._journals.clear()
 
     def leave(self) -> None:
-        """End as planned, though the disk may stall: no object is blamed for the end of this process."""
+        """End as planned: an object that is being opened is not blamed for the end of this process."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._slow.close()
         with suppress(OSError):  # a full disk, where the record never took a block: it is empty
             self._crashes.clear()
 
     def _batch(self, files: Iterator[Path]) -> Iterator[Arrived]:
-        """The next ones: as many as fit into one transaction, and no more after a while."""
+        """The next files to index: as many as fit into one transaction and a limit of time."""
         end, batch = time.monotonic() + _BATCH_SECONDS, list[Arrived]()
         for path in islice(files, _BATCH):
             begun, again = time.monotonic(), self._again.pop(path, None)
@@ -740,7 +753,7 @@ class Indexer:
     def _opened(
         self, path: Path, batch: Sequence[Arrived] = (), again: Inspector | None = None
     ) -> Arrived | None:
-        """The file as it is to be indexed after ``batch``; None where it is read again later."""
+        """Read a file for indexing after ``batch``; None if it is to be read again later."""
         try:
             item = self._read(path, again)
             self._indexing.compare_ahead(self._database, item, batch, again)
@@ -786,7 +799,7 @@ class Indexer:
         return Arrived(path, arrival, found, size)
 
     def _index_one(self, session: Session, item: Arrived) -> _Placed | None:
-        """Write the rows of one file; None when another process writes them, or it is tried again later."""
+        """Write the rows of one file; None if another process does, or if it is tried again later."""
         known = intake.received_object(session, item.spool_name)
         if known is not None:
             # Purged, and here again after a power failure: it has no place any more.
@@ -808,7 +821,9 @@ class Indexer:
         return None
 
     def _placed(self, session: Session, path: Path, place: Path | None) -> _Placed:
-        """A copy of what the object store has needs no file here."""
+        """The file and its new path; None as the path if the object store has a copy, so that no file is
+        needed here.
+        """
         is_copy = place is not None and place.name != path.name
         is_stored = is_copy and place and self._files.has(session, self._files.relative(place))
         return path, None if is_stored else place
@@ -832,7 +847,7 @@ class CrashRecord:
         self._deaths = int(deaths) + (process != _THIS_PROCESS) if deaths.isdecimal() else 0
 
     def count(self, name: str) -> int:
-        """How many times in a row the node died while this file was open."""
+        """How many times in a row the node died while it read this file."""
         return self._deaths if name == self._suspect else 0
 
     @contextmanager
@@ -845,10 +860,11 @@ class CrashRecord:
             self.clear()
 
     def clear(self) -> None:
-        """Name no file: none is being opened, or the node stops as planned, whatever is open."""
+        """Record that no file is being opened, or that the node stops as planned."""
         self._write("")
 
     def _write(self, text: str) -> None:
+        """Replace the record by a text."""
         os.pwrite(self._file, text.encode("utf-8", "replace")[:_LENGTH].ljust(_LENGTH), 0)
 
     def __del__(self) -> None:
@@ -904,7 +920,7 @@ class JournalIngest:
 
 
 def _ingest(session: Session, event: events.Event) -> None:
-    """Events about many objects are stored with numbers in place of UIDs."""
+    """Store an event of the journal; events about many objects get numbers in place of UIDs."""
     fields = event.fields
     if event.type is events.COMMITMENT_REPORTED:
         transaction, calling = str(fields["transaction"]), str(fields["calling"])
@@ -933,7 +949,7 @@ def _ingest(session: Session, event: events.Event) -> None:
         )
     elif event.type is events.STEP_REPORTED:
         requested.keep_step(session, fields, event.at)
-        known = fetches.here(session, fields["studies"])
+        known = fetches.present_studies(session, fields["studies"])
         names = ("step", "status", "calling", "peer", "association")
         shown = {name: fields[name] for name in names} | {"objects": len(fields["objects"])}
         for uid in fields["studies"]:
@@ -1041,8 +1057,9 @@ def _purge(
     also: Callable[[Session, int], None] | None = None,
 ) -> tuple[list[int], int]:
     """Mark objects of purgeable studies as purged, end their reviews, and delete the files; returns the
-    studies and the number of files. What an object store that is away keeps goes when it is compared with
-    the index.
+    studies and the number of files.
+
+    Files that an unreachable object store keeps are deleted when it is compared with the index.
     """
     with database.write() as session:
         studies = intake.lock_purgeable(session, before, most, among)
@@ -1111,7 +1128,7 @@ def compare(database: Database, spool: Spool, files: Files) -> Difference:
 
 
 def reconcile(database: Database, spool: Spool, files: Files) -> None:
-    """Delete files that are left over from a purge; record event 2030 for other differences.
+    """Delete files that a purge has left; record event 2030 for other differences.
 
     Files that were never indexed are never deleted here: ``reindex`` puts them back, and their study is
     purged in time.

@@ -67,7 +67,7 @@ from dicom_node.receive.spool import Spool, WaitingObjects
 from dicom_node.results.build import build, build_rejection
 from dicom_node.results.deidentified import DUMMY_DATE, EDITION
 from dicom_node.results.envelope import SCHEME, SCHEME_UID, BuiltObject, SourceObject
-from dicom_node.studies.fetch import Incoming
+from dicom_node.studies.fetch import RetrievalSink
 from tests import golden_lab
 from tests.deidentified_lab import deidentified, write_named
 from tests.result_images import (
@@ -606,7 +606,7 @@ def test_the_contexts_that_the_node_proposes_are_those_of_the_statement(tmp_path
         settings = Settings.model_validate({"node": {"data_dir": tmp_path}, "peers": [peer]})
         DimseDestination(settings.peers[0], settings).test()
         spool = Spool(tmp_path / "spool", 0)
-        sink = Incoming(spool, WaitingObjects(spool.incoming), settings, settings.peers[0], 1)
+        sink = RetrievalSink(spool, WaitingObjects(spool.incoming), settings, settings.peers[0], 1)
         open_archive(settings.peers[0], settings).retrieve("2.25.1", sink)
         open_archive(settings.peers[0], settings).test()
         open_worklist(settings.peers[0], settings).test()

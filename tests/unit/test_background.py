@@ -147,17 +147,17 @@ def test_a_full_disk_ends_no_reload(inbox: Inbox, monkeypatch: pytest.MonkeyPatc
     background.stop()
 
 
-def test_a_lease_that_cannot_be_renewed_does_not_count_as_held(
+def test_a_lease_that_cannot_be_renewed_does_not_count_as_acquired(
     inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     acquire = Mock(side_effect=[True, OperationalError("", {}, Exception("locked"))])
     monkeypatch.setattr("dicom_node.serve.node.acquire_lease", acquire)
     background = _background(inbox, Role.ALL, "all", Mock())
-    background._hold("scheduler")
-    assert background._held == {"scheduler"}
+    background._renew_lease("scheduler")
+    assert background._acquired == {"scheduler"}
     with pytest.raises(OperationalError):
-        background._hold("scheduler")
-    assert background._held == set()
+        background._renew_lease("scheduler")
+    assert background._acquired == set()
 
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,4 +1,4 @@
-"""The process that opens foreign files: ``python -I -m`` this module, LIMITS as JSON, MODULE.
+"""The process that opens foreign files. It is run as ``python -I -m`` this module, LIMITS as JSON, MODULE.
 
 It gives up rights (:class:`ProcessLimits`) before it runs MODULE, so before any foreign file is opened.
 """

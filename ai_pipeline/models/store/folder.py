@@ -119,7 +119,7 @@ def rollback(slot: ModelSlot, models_dir: Path) -> Card | None:
 
 
 def before(slot: ModelSlot, models_dir: Path) -> Card | None:
-    """The card to which ``rollback`` would go back. Raises the same errors."""
+    """The card that ``rollback`` would activate. Raises the same errors."""
     use = uses(models_dir).get(slot.name, Use())
     if not use.stack:
         runs = f"the shipped {slot.shipped}" if slot.shipped else "none"
@@ -193,24 +193,29 @@ def place_for(card: Card, models_dir: Path) -> Path:
 
 
 def _exists_already(card: Card, models_dir: Path) -> str:
+    """The sentence that refuses a model which the folder has already."""
     return f"{card.name} is in {models_dir} already: give other weights another version"
 
 
 def _folder_for_all(folder: Path) -> None:
+    """Create a folder that every user may read."""
     if not folder.exists():
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o755)
 
 
 def _event(model: str, verb: str) -> StoreEvent:
+    """An entry of the store's history: what ``verb`` did with ``model`` now."""
     return StoreEvent(at=_now(), model=model, by=verb)
 
 
 def _now() -> datetime:
+    """The present time in UTC, to the second."""
     return datetime.now(UTC).replace(microsecond=0)
 
 
 def _save(models_dir: Path, now: dict[str, Use], slot: str, use: Use) -> None:
+    """Store which models a slot has, in one step."""
     path = models_dir / f".{ACTIVE}.new"
     path.write_bytes(_USES.dump_json(now | {slot: use}, indent=1))
     path.chmod(_FOR_ALL)

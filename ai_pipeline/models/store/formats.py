@@ -45,6 +45,7 @@ def check(path: Path) -> None:
 
 
 def _onnx(path: Path) -> None:
+    """Check an ONNX file. Raises CardError."""
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -91,6 +92,7 @@ def _parts(message: Any) -> Iterator[Any]:
 
 
 def _arrays(path: Path) -> None:
+    """Check an ``.npz`` file. Raises CardError."""
     import numpy as np
 
     try:

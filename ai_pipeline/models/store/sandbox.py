@@ -32,14 +32,14 @@ LIBRARIES = ("/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/lib", "
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How the process ended: exit ``status``, None if it ran out of time; ``line``: why, if it failed."""
+    """The end of a process: exit ``status``, None if its time ran out; ``line``: why it failed."""
 
     status: int | None
     line: str
 
 
 def walls() -> Literal["bubblewrap", "landlock", "none"]:
-    """The kinds of isolation that this machine offers besides limits."""
+    """The kinds of isolation, besides limits, that this machine offers."""
     if _bubblewrap():
         return "bubblewrap"
     return "landlock" if landlock.version() >= landlock.LEAST and seccomp.known() else "none"
@@ -121,7 +121,9 @@ def run(
 
 @lru_cache(maxsize=1)
 def _bubblewrap() -> str:
-    """The program, if it is there and can start: some kernels and containers grant no namespaces."""
+    """The path of bubblewrap, if it is installed and can start: some kernels and containers grant no
+    namespaces.
+    """
     program = shutil.which("bwrap", path=SYSTEM)
     if program is None:
         return ""
@@ -140,6 +142,7 @@ def _bubblewrap() -> str:
 
 
 def _apart(program: str, paths: Iterable[Path], scratch: Path) -> list[str]:
+    """The command by which bubblewrap runs a process that sees only these paths."""
     # It is process 1 inside: when it ends, the kernel ends whatever it started.
     command = [
         program,
@@ -167,7 +170,9 @@ def _apart(program: str, paths: Iterable[Path], scratch: Path) -> list[str]:
 
 
 def _interpreter() -> list[Path]:
-    """The interpreter, its libraries, the installed packages, and of ours no more than this package."""
+    """The paths that Python needs: the interpreter, its libraries, the installed packages, and
+    this package.
+    """
     paths = [Path(path) for path in LIBRARIES]
     program = Path(sys.executable)
     while program.is_symlink():
@@ -187,7 +192,7 @@ def _outermost(paths: Iterable[Path]) -> list[Path]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """The process and whatever it has started."""
+    """Kill the process and everything that it has started."""
     if process.returncode is None:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             # bubblewrap waits for its only child, process 1 inside: when that is gone, all inside are.
@@ -200,6 +205,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _last_line(errors: IO[bytes], ended: int) -> str:
+    """The last line on standard error, as the reason why a process failed."""
     errors.seek(max(0, errors.seek(0, os.SEEK_END) - 4 * LONGEST_LINE))
     lines = [line for line in errors.read().decode(errors="replace").splitlines() if line.strip()]
     if not lines:

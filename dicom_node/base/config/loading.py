@@ -49,7 +49,7 @@ SAVED: Final = "saved"
 
 
 def load(files: Sequence[Path]) -> Settings:
-    """Read one or more TOML files (peers and rules may be in separate files).
+    """Read the configuration from one or more TOML files. Raises ConfigurationError with every mistake.
 
     Relative paths in the files count from the current folder. It is a mistake if such a path names an empty
     data folder while the node's data folder lies beside the first file. Raises ConfigurationError with every
@@ -62,8 +62,8 @@ def load(files: Sequence[Path]) -> Settings:
 
 
 def load_to_read(files: Sequence[Path]) -> tuple[Settings, int]:
-    """The settings for programs that only read the database, without faulty keys; and the number of these
-    keys.
+    """Read the settings for a program that only reads the database: faulty keys are left out. Also returns
+    how many keys were left out.
 
     Raises ConfigurationError if the mistakes concern the location of the database.
     """
@@ -94,12 +94,12 @@ def examine(files: Sequence[Path]) -> tuple[Settings | None, "TomlFiles"]:
         for kind in ("peers", "rules"):
             for place, table in read.tables(kind):
                 if read.files_of((kind, place)) == [entered]:
-                    table["entered"] = edition(table)
+                    table["entered"] = fingerprint(table)
     settings = examined(read)
     if settings is not None:
         # Started elsewhere, a relative data folder would be a second, empty node, which lists would show.
         folder, beside = settings.node.data_dir, files[0].resolve().parent
-        if not folder.is_absolute() and not _has_a_node(folder) and _has_a_node(beside / folder):
+        if not folder.is_absolute() and not _has_node_data(folder) and _has_node_data(beside / folder):
             meant = (beside / folder).resolve()
             read.add(
                 ("node", "data_dir"),
@@ -112,8 +112,10 @@ def examine(files: Sequence[Path]) -> tuple[Settings | None, "TomlFiles"]:
     return settings, read
 
 
-def _has_a_node(folder: Path) -> bool:
-    """Not of one that cannot be looked into: who opens it says why."""
+def _has_node_data(folder: Path) -> bool:
+    """Whether the folder has a database or a spool. False if the folder cannot be read: whoever opens it
+    reports that.
+    """
     return any(os.access(folder / name, os.F_OK) for name in ("node.db", "spool"))
 
 
@@ -143,16 +145,18 @@ def examined(read: "TomlFiles") -> Settings | None:
 
 
 def _without(data: dict[str, Any], places: set[Place]) -> dict[str, Any]:
-    """A copy without the keys at ``places``; the later ones of a list go first."""
+    """A copy of ``data`` without the keys at ``places``."""
     left = copy.deepcopy(data)
     for *path, key in sorted(places, reverse=True):
         with suppress(KeyError, TypeError):  # what is missing, and what is within a faulty value
-            del _at(left, path)[key]
+            del _value_at(left, path)[key]
     return left
 
 
-def _at(value: Any, place: Sequence[str | int]) -> Any:
-    """What is there, None where nothing is (TOML has no null); a text that is given in place of a list."""
+def _value_at(value: Any, place: Sequence[str | int]) -> Any:
+    """The value at ``place`` in ``value``; None if there is none. A text in place of a list is returned as it
+    is.
+    """
     for part in place:
         try:
             value = value if isinstance(value, str) else value[part]
@@ -162,6 +166,7 @@ def _at(value: Any, place: Sequence[str | int]) -> Any:
 
 
 def _unknown_key(place: Place) -> str:
+    """The remedy for an unknown key: a similar key, or the known ones."""
     *path, key = (part for part in place if isinstance(part, str))
     model: type[BaseModel] = Settings
     for part in path:
@@ -180,6 +185,7 @@ def sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
 
 
 def _remedy(found: ErrorDetails) -> str:
+    """What to do about a mistake that pydantic found, in words."""
     kind, given, context = found["type"], found.get("input"), found.get("ctx", {})
     match kind:
         case "value_error":
@@ -248,20 +254,24 @@ def _cross_check(settings: Settings, read: "TomlFiles") -> None:
             read.add(when, "", 'has no condition: say which images, such as { modality = "US" } ("*": all)')
         for name, patterns in rule.when:
             for pattern in patterns:
-                if remedy := never_calls(name, pattern, settings, read):
+                if remedy := why_never_calls(name, pattern, settings, read):
                     read.add((*when, name), repr(pattern), remedy)
         before = (one for one in settings.rules[:number] if one.name != rule.name)
-        if other := next((one.name for one in before if _does(one) == _does(rule)), ""):
+        if other := next((one.name for one in before if _effect(one) == _effect(rule)), ""):
             read.add(place, "", f"does the same as rule {other}: everything would be analysed and sent twice")
     for check in every("settings.checks"):
         check(settings, read)
 
 
-def _does(rule: RuleSettings) -> tuple[object, ...]:
+def _effect(rule: RuleSettings) -> tuple[object, ...]:
+    """What a rule does, whatever its name is."""
     return rule.when, rule.pipeline, dict(rule.options), frozenset(rule.send_to)
 
 
 def _check_peers(settings: Settings, read: "TomlFiles") -> None:
+    """Add mistakes between peers, such as two peers with one AE title, and between peers and
+    other settings.
+    """
     ours = {settings.node.ae_title, *settings.listener.further_ae_titles}
     senders: dict[str, PeerSettings] = {}
     retained: dict[str | None, set[Retained]] = {}
@@ -289,6 +299,7 @@ def _check_peers(settings: Settings, read: "TomlFiles") -> None:
 
 
 def _check_peers_of(rule: RuleSettings, settings: Settings, read: "TomlFiles") -> None:
+    """Add mistakes about the peers that a rule names."""
     place = read.place_of("rules", rule.name)
     if not read.at((*place, "send_to")):
         read.add((*place, "send_to"), "[]", "is empty: the results would go nowhere")
@@ -328,8 +339,11 @@ _MAY: Final = {
 }
 
 
-def never_calls(name: str, pattern: str, settings: Settings, read: "TomlFiles") -> str:
-    """Why no association that we accept has such an AE title, "" where one may."""
+def why_never_calls(name: str, pattern: str, settings: Settings, read: "TomlFiles") -> str:
+    """Why no association can have an AE title that matches ``pattern``, as a remedy; "" if one can.
+
+    ``name``: the condition, ``calling_ae`` or ``called_ae``.
+    """
     listener = settings.listener
     if name == "calling_ae":
         titles = [*(str(table.get("ae_title", "")) for _, table in read.tables("peers")), CONSOLE_AE_TITLE]
@@ -347,8 +361,10 @@ def never_calls(name: str, pattern: str, settings: Settings, read: "TomlFiles") 
 
 
 def undercuts(settings: Settings) -> Iterator[str]:
-    """A sentence for each rule that sends at once the same results that another rule holds for a person."""
-    places = {peer.name: _where(peer) for peer in settings.peers}
+    """One sentence for each rule that sends results at once although another rule holds the same results for
+    a person.
+    """
+    places = {peer.name: _address_key(peer) for peer in settings.peers}
     for holding in (rule for rule in settings.rules if rule.assess_first):
         held = {places.get(name, name) for name in holding.receivers}
         for rule in settings.rules:
@@ -365,8 +381,10 @@ def undercuts(settings: Settings) -> Iterator[str]:
                 )
 
 
-def _where(peer: PeerSettings) -> object:
-    """Where it is: one PACS may be two peers. De-identified objects are others than those with a name."""
+def _address_key(peer: PeerSettings) -> object:
+    """A key that is equal for peers that are one PACS. It differs where only one of them gets de-identified
+    objects.
+    """
     return peer.transport, peer.url if peer.by_http else peer.address_of("storage"), peer.deidentify
 
 
@@ -390,17 +408,21 @@ def versions(data_dir: Path) -> list[int]:
 
 
 def newest(data_dir: Path) -> int:
-    """The version that counts, 0 where nothing was ever entered."""
+    """The number of the newest version of the entered peers and rules; 0 if nothing was ever entered."""
     return max(versions(data_dir), default=0)
 
 
-def edition(entry: Mapping[str, Any] | None) -> int:
-    """A mark of what an entry says, by which a later request finds out whether it was changed; 0 for none."""
+def fingerprint(entry: Mapping[str, Any] | None) -> int:
+    """A checksum of an entry, by which a later request finds out whether the entry was changed; 0 for no
+    entry.
+    """
     return zlib.crc32(repr(entry).encode()) % 10**9 or 1 if entry else 0
 
 
 def is_behind(settings: Settings) -> bool:
-    """Whether these settings were read before the newest version was there: it will be loaded in a moment."""
+    """Whether a newer version of the entered peers and rules exists than these settings have; it is loaded
+    soon.
+    """
     return newest(settings.node.data_dir) != settings.node.entered
 
 
@@ -461,7 +483,7 @@ class TomlFiles:
 
     def at(self, place: Place) -> Any:
         """The value at this place, None if there is none."""
-        return _at(self.data, place)
+        return _value_at(self.data, place)
 
     def tables(self, key: str) -> list[tuple[int, dict[str, Any]]]:
         """The tables of the list ``key`` with their numbers in it, also faulty ones."""
@@ -510,6 +532,7 @@ class TomlFiles:
             self._add(str(file), line, "file", "", remedy)
 
     def _merge(self, file: Path, key: str, value: Any) -> None:
+        """Add one top-level key of a file to the content."""
         known = self.data.get(key)
         if key not in self.data or (isinstance(value, list) and isinstance(known, list)):
             self._origins.setdefault((key,), (file, (key,)))
@@ -525,6 +548,7 @@ class TomlFiles:
             self._add(str(file), _line(self._texts[file], (key,)), key, "", "is in another file already")
 
     def _expand(self, value: Any, place: Place) -> Any:
+        """The value with ``${NAME}`` and ``${file:PATH}`` replaced, also inside tables and lists."""
         if isinstance(value, dict):
             return {name: self._expand(item, (*place, name)) for name, item in value.items()}
         if isinstance(value, list):
@@ -549,13 +573,13 @@ class TomlFiles:
         return expanded
 
     def _add(self, file: str, line: int, key: str, value: str, remedy: str) -> None:
-        """The one place where a mistake gets its value: no secret is among what is printed and logged."""
+        """Add a mistake with its value, in which secrets are replaced: every mistake passes here."""
         shown = "" if any(_SECRET.fullmatch(part) for part in re.split(r"[.\[]", key)) else redacted(value)
         key, shown, remedy = (self.as_written(text) for text in (key, shown, remedy))
         self._problems.append(ConfigProblem(file, key, shown, remedy, line))
 
     def _origin(self, place: Place) -> tuple[str, int]:
-        """The file that a place stands in, and its line there; of a key that is missing, its table's."""
+        """The file and the line of the value at ``place``; for a missing key, those of its table."""
         for length in range(len(place), 0, -1):
             if place[:length] in self._origins:
                 file, local = self._origins[place[:length]]
@@ -563,7 +587,7 @@ class TomlFiles:
         return ", ".join(map(str, self._texts)), 0
 
     def _place(self, key: str) -> Place:
-        """The place of a key that ``_spelled`` wrote out, such as ``peers.pacs.port``."""
+        """The place of a key in dotted form, such as ``peers.pacs.port``."""
         for table in self.data:
             for number, name in self.numbered_names(table):
                 if f"{key}.".startswith(f"{table}.{name}."):
@@ -571,7 +595,7 @@ class TomlFiles:
         return tuple(key.split("."))
 
     def _spelled(self, place: Place) -> str:
-        """``peers.pacs.port``; ``peers[0].port`` where the peer has no name."""
+        """A place in dotted form: ``peers.pacs.port``, or ``peers[0].port`` if the peer has no name."""
         spelled = ""
         for length, part in enumerate(place, start=1):
             table = self.at(place[:length])
@@ -586,8 +610,8 @@ _VARIABLE = re.compile(r"\$\{(?:file:([^}]+)|([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*
 
 
 def _bytes_of(file: str | Path) -> bytes:
-    """What the file holds. A FIFO to which nobody writes is empty: a node that waited there would stand
-    still. Raises OSError.
+    """The bytes of the file. A FIFO without a writer counts as empty, so that the node does not wait for it.
+    Raises OSError.
     """
     with open(file, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as opened:
         os.set_blocking(opened.fileno(), True)

@@ -205,6 +205,7 @@ def notifications_toml() -> str:
 
 
 def _lines(*lines: str) -> str:
+    """The text of a file with these lines, without blank ones at its end."""
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -233,6 +234,7 @@ def toml_value(value: object) -> str:
 
 
 def _section(path: str, model: type[BaseModel], *, commented: bool = False) -> Iterator[str]:
+    """The lines of a section with all its keys."""
     # "``[node]``: who we are." without the name, which stands below it.
     sentence = (model.__doc__ or "").strip().splitlines()[0].split(": ", 1)[-1]
     yield from _comment(sentence[0].upper() + sentence[1:])
@@ -247,6 +249,7 @@ def _section(path: str, model: type[BaseModel], *, commented: bool = False) -> I
 
 
 def _keys(model: type[BaseModel]) -> Iterator[str]:
+    """The lines of all keys of a section."""
     for name, field in documented_fields(model).items():
         if name == "when":
             yield from _comment(_described(field, "Which images: a table of conditions, see below."))
@@ -256,6 +259,7 @@ def _keys(model: type[BaseModel]) -> Iterator[str]:
 
 
 def _key(model: type[BaseModel], name: str, field: FieldInfo, *, commented: bool = False) -> Iterator[str]:
+    """The lines of one key: its description as a comment, and its default or an example."""
     yield from _comment(_described(field))
     example = _EXAMPLES.get((model.__name__, name)) or next(iter(field.examples or ()), None)
     default = field.get_default(call_default_factory=True, validated_data={})
@@ -270,10 +274,12 @@ def _key(model: type[BaseModel], name: str, field: FieldInfo, *, commented: bool
 
 
 def _described(field: FieldInfo, otherwise: str = "") -> str:
+    """The description of a key in one line, by default ``otherwise``."""
     return " ".join((field.description or otherwise).split())
 
 
 def _comment(text: str) -> list[str]:
+    """The text as lines of a TOML comment."""
     return [f"# {line}" for line in textwrap.wrap(text, 100, break_long_words=False)]
 
 

@@ -102,7 +102,7 @@ def did_you_mean(word: object, known: Iterable[str], otherwise: str = "known") -
 
 
 def _refuse(*faults: tuple[object, str]) -> None:
-    """Raise ValueError with the first remedy whose fault is there."""
+    """Raise ValueError with the remedy of the first fault that is true."""
     for is_there, remedy in faults:
         if is_there:
             raise ValueError(remedy)
@@ -123,7 +123,7 @@ def checked_host(host: str) -> str:
 
 
 def checked_url(url: str) -> str:
-    """Return ``url``, a base URL or "", if it is valid. Raises ValueError that says what is wrong with it."""
+    """Return ``url`` if it is valid, or "". Raises ValueError that says what is wrong with it."""
     found = re.fullmatch(r"https?://([\w.%-]+|\[[\w:.%]+\])(:(\d{1,5}))?(/.*)?", url)
     _refuse(
         (url and not url.startswith(("http://", "https://")), "must begin with http:// or https://"),
@@ -163,6 +163,7 @@ REVEALED: Final = "secrets revealed"
 
 
 def _dumped(secret: SecretStr, info: SerializationInfo) -> str:
+    """A secret for JSON: in plain text for processes of the node, else as stars."""
     return secret.get_secret_value() if info.context == REVEALED else str(secret)
 
 
@@ -190,7 +191,7 @@ class LogSettings(Section):
 
 
 class AssemblySettings(Section):
-    """``[assembly]``: when is a study complete."""
+    """``[assembly]``: when a study is complete."""
 
     quiet_seconds: float = Field(5, ge=0)
     """No object and no open association for this long, for CR and DX."""
@@ -309,7 +310,9 @@ class NodeSettings(Section):
 
 
 class TlsSettings(Section):
-    """``[listener.tls]`` (PS3.15 B.12) and ``[console.tls]``: our certificate, and whose we ask for."""
+    """``[listener.tls]`` (PS3.15 B.12) and ``[console.tls]``: our certificate, and the authorities whose
+    clients are accepted.
+    """
 
     certificate: Path
     """PEM file with our certificate and its chain."""
@@ -492,7 +495,7 @@ class PeerSettings(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _has_its_login_apart(cls, given: Any) -> Any:
+    def _move_login_out_of_url(cls, given: Any) -> Any:
         """Move user and password out of ``url`` to keys of their own, so that a URL can be shown."""
         url = given.get("url") if isinstance(given, dict) else None
         found = re.fullmatch(r"(https?://)(.*)@(.*)", url, re.DOTALL) if isinstance(url, str) else None
@@ -505,6 +508,7 @@ class PeerSettings(Section):
     @field_validator("results")
     @classmethod
     def _notes_have_a_key(cls, results: tuple[ResultKind, ...]) -> tuple[ResultKind, ...]:
+        """Refuse result kinds that are switched on by keys of their own."""
         _refuse(
             (ResultKind.REJECTION in results, "rejection notes go to peers with iocm = true"),
             (ResultKind.ASSESSMENT in results, "assessments go to peers with assessments = true"),
@@ -537,7 +541,8 @@ class PeerSettings(Section):
         return deidentify
 
     @model_validator(mode="after")
-    def _can_do_what_is_asked_of_it(self) -> Self:
+    def _keys_fit_together(self) -> Self:
+        """Refuse a peer whose keys contradict each other, or that lacks a key that its tasks need."""
         sends, receives, is_queried = (word in self.may for word in ("send", "receive", "query"))
         by_query = is_queried and self.transport != "dicomweb"
         missing = self.missing_of_address()
@@ -594,10 +599,13 @@ class PeerSettings(Section):
 
     @property
     def acknowledges(self) -> bool:
-        """Whether nothing has to be asked of a result that the peer has acknowledged."""
+        """Whether the peer's acknowledgement of a result is final, so that no query for the result
+        follows.
+        """
         return self._is_in("takes_over")
 
     def _is_in(self, transports: str) -> bool:
+        """Whether the peer's transport is among those that a class variable of this name lists."""
         return any(self.transport in getattr(kind, transports, ()) for kind in type(self).__mro__)
 
     @property
@@ -606,7 +614,7 @@ class PeerSettings(Section):
         return 60 * self.retrieve_minutes
 
     @property
-    def may_be_asked(self) -> bool:
+    def answers_queries(self) -> bool:
         """Whether the peer answers queries for its objects."""
         return self.confirm == "query" or (self.confirm == "commitment" and self.commitment_else == "query")
 
@@ -624,6 +632,7 @@ class PeerSettings(Section):
 
     @property
     def _commitment_titles(self) -> tuple[str, ...]:
+        """The AE titles under which the peer may send messages about storage commitment."""
         return tuple(filter(None, (self.ae_title, self.commitment_ae_title)))
 
     @property
@@ -653,7 +662,7 @@ def matches(pattern: str, value: str) -> bool:
 
 
 class Conditions(Section):
-    """``when`` of a rule: all that are given must hold. Texts are patterns with * and ?, case ignored."""
+    """``when`` of a rule: all conditions must hold. Texts are patterns with * and ?, case ignored."""
 
     modality: tuple[Annotated[str, Field(pattern=MODALITY)], ...] = ()
     """Modality (0008,0060), a code in capitals: one or a list."""
@@ -675,10 +684,12 @@ class Conditions(Section):
     @field_validator("*", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
+        """A single text as a tuple of one."""
         return (value,) if isinstance(value, str) else value
 
 
 def _condition(text: str) -> str:
+    """Return ``text`` if it is a condition on results. Raises ValueError."""
     names_finding = text.endswith(SUSPECTED) and text.removesuffix(SUSPECTED).strip()
     _refuse(
         (
@@ -695,7 +706,9 @@ SUSPECTED = " suspected"
 
 
 class ResultSettings(Section):
-    """``then`` of a rule: what a condition on its results adds. Nothing is taken away by it."""
+    """``then`` of a rule: what is done in addition if the results meet a condition. It never takes anything
+    away.
+    """
 
     when: Annotated[str, Field(max_length=80), AfterValidator(_condition)]
     """ "FINDING suspected", as the report names it, * and ? as above; "not assessed": the AI did not run;
@@ -711,6 +724,7 @@ class ResultSettings(Section):
 
     @model_validator(mode="after")
     def _does_something(self) -> Self:
+        """Refuse a condition without an effect."""
         goes = self.send_to or self.priority == "stat"
         _refuse(
             (self.when == "withheld" and goes, "what is withheld is sent nowhere: give notify only"),
@@ -723,8 +737,8 @@ class ResultSettings(Section):
         """The pattern of the condition's finding, "" for a condition on quality."""
         return "" if self.when in QUALITY else self.when.removesuffix(SUSPECTED).strip()
 
-    def holds(self, suspected: Iterable[str], *, assessed: bool = True) -> bool:
-        """Whether the condition holds for a result with these findings."""
+    def is_met(self, suspected: Iterable[str], *, assessed: bool = True) -> bool:
+        """Whether results with these findings meet the condition."""
         if self.when in QUALITY:
             return self.when == "not assessed" and not assessed
         return any(matches(self.finding, name) for name in suspected)
@@ -805,10 +819,10 @@ class Settings(Section):
             raise NotFound(f"no peer is called {name!r}; {did_you_mean(name, names, 'configured')}")
         return self.peers[names.index(name)]
 
-    def sender(self, asked: str) -> PeerSettings:
+    def sender(self, name: str) -> PeerSettings:
         """The peer with this name or AE title. Raises NotFound."""
         titled = {peer.ae_title: peer.name for peer in reversed(self.peers)}
-        return self.peer(({**titled} | {peer.name: peer.name for peer in self.peers}).get(asked, asked))
+        return self.peer(({**titled} | {peer.name: peer.name for peer in self.peers}).get(name, name))
 
     def rule(self, name: str) -> RuleSettings | None:
         """The rule ``name``, None if the configuration has it no longer."""
@@ -816,17 +830,19 @@ class Settings(Section):
 
     @property
     def watched_findings(self) -> Mapping[str, Sequence[str]]:
-        """Findings that somebody waits for besides the rules, by the key that names them."""
+        """The findings that settings outside of the rules wait for, by the key of the setting."""
         return {}
 
     @property
-    def asked_by_rules(self) -> frozenset[str]:
+    def queried_by_rules(self) -> frozenset[str]:
         """The names of the peers that the rules query for ``priors`` while a study is being received."""
         return frozenset(rule.priors for rule in self.rules if rule.priors)
 
     @property
     def sender_names(self) -> dict[str, str]:
-        """The names of all senders by AE title; the console, possibly on another machine, is one of them."""
+        """The name of each sender by AE title. The console is one of the senders; it may run on another
+        machine.
+        """
         asked = {peer.ae_title: peer.name for peer in self.peers if "query" in peer.may}
         named = {peer.ae_title: peer.name for peer in self.peers if "send" in peer.may}
         return asked | named | {CONSOLE_AE_TITLE: CONSOLE_NAME}

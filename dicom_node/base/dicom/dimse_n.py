@@ -122,6 +122,7 @@ def read_commitment_request(encoded: bytes, transfer_syntax: UID) -> tuple[str, 
 def _reading_commitment(
     encoded: bytes, transfer_syntax: UID, most_bytes: int, most_items: int
 ) -> AbstractContextManager[Dataset]:
+    """A scope with the data set of a storage commitment message. Raises FaultyReport."""
     return reading(
         encoded,
         transfer_syntax,
@@ -141,8 +142,9 @@ def reading(
     beyond: NodeError,
     unreadable: NodeError,
 ) -> Iterator[Dataset]:
-    """The data set of a message in Little Endian, for a scope in which whatever is wrong with it is one of
-    the errors: it is beyond the limits, or cannot be read.
+    """Decode the data set of a message in Little Endian, for the length of a scope.
+
+    Raises ``beyond`` if the message exceeds a limit, and ``unreadable`` for any other fault in it.
     """
     if len(encoded) > most_bytes or encoded.count(_ITEM) > most_items:
         raise beyond
@@ -155,17 +157,21 @@ def reading(
 
 
 def _line(item: Dataset) -> str:
+    """An object as "instance class", its two UIDs."""
     return f"{_uid(item, 'ReferencedSOPInstanceUID')} {_uid(item, 'ReferencedSOPClassUID')}"
 
 
 def _reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
+    """An item that refers to an object."""
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class_uid, sop_instance_uid
     return item
 
 
 def _reason(item: Dataset) -> int:
-    """A Failure Reason, 0 where there is none. In Explicit VR the sender chooses the VR: only US is taken."""
+    """A Failure Reason, 0 if there is none. In Explicit VR the sender chooses the VR: any VR but US counts as
+    none.
+    """
     reason = item.get("FailureReason") or 0
     if reason and (item["FailureReason"].VR != "US" or not isinstance(reason, int)):
         raise FaultyObject("storage commitment report with a Failure Reason that is no number of 16 bits")
@@ -173,7 +179,9 @@ def _reason(item: Dataset) -> int:
 
 
 def _uid(item: Dataset, keyword: str) -> str:
-    """A UID as sent; events show it, so nothing else may stand there."""
+    """A UID as it was sent. Raises FaultyReport for any other text: events show UIDs, so a name must not
+    pass.
+    """
     value = item.get(keyword)
     if not isinstance(value, str) or not UID_TEXT.fullmatch(value):
         raise FaultyObject("storage commitment message without a valid UID where one is needed")
@@ -221,26 +229,26 @@ class StepChange:
 
 def read_step_creation(encoded: bytes, transfer_syntax: UID) -> StepChange:
     """Read the Attribute List of an N-CREATE in Implicit or Explicit VR Little Endian. Raises FaultyStep."""
-    with _reading_step(encoded, transfer_syntax) as given:
-        if missing := [keyword for keyword in _STEP_BEGIN if keyword not in given]:
+    with _reading_step(encoded, transfer_syntax) as dataset:
+        if missing := [keyword for keyword in _STEP_BEGIN if keyword not in dataset]:
             raise faulty_step(MISSING, *missing)
-        if empty := [keyword for keyword in _STEP_BEGIN if not _has_value(given, keyword)]:
+        if empty := [keyword for keyword in _STEP_BEGIN if not _has_value(dataset, keyword)]:
             raise faulty_step(EMPTY, *empty)
-        if _step_status(given) is not StepStatus.IN_PROGRESS:
+        if _step_status(dataset) is not StepStatus.IN_PROGRESS:
             raise faulty_step(INVALID_VALUE, "PerformedProcedureStepStatus")
-        steps = _items(given, "ScheduledStepAttributesSequence")
+        steps = _items(dataset, "ScheduledStepAttributesSequence")
         studies = tuple(dict.fromkeys(_step_uid(step, "StudyInstanceUID") for step in steps))
         if len(studies) > STEP_STUDIES:
             raise FaultyStep(f"of more than {STEP_STUDIES} studies", TOO_MUCH)
-        return StepChange(StepStatus.IN_PROGRESS, studies, _step_objects(given), _end_values(given))
+        return StepChange(StepStatus.IN_PROGRESS, studies, _step_objects(dataset), _end_values(dataset))
 
 
 def read_step_modification(encoded: bytes, transfer_syntax: UID) -> StepChange:
     """Read the Modification List of an N-SET, without attributes that it may not change. Raises
     FaultyStep.
     """
-    with _reading_step(encoded, transfer_syntax) as given:
-        return StepChange(_step_status(given), (), _step_objects(given), _end_values(given))
+    with _reading_step(encoded, transfer_syntax) as dataset:
+        return StepChange(_step_status(dataset), (), _step_objects(dataset), _end_values(dataset))
 
 
 def faulty_step(code: int, *keywords: str) -> FaultyStep:
@@ -251,6 +259,7 @@ def faulty_step(code: int, *keywords: str) -> FaultyStep:
 
 
 def _reading_step(encoded: bytes, transfer_syntax: UID) -> AbstractContextManager[Dataset]:
+    """A scope with the data set of a performed procedure step. Raises FaultyStep."""
     return reading(
         encoded,
         transfer_syntax,
@@ -261,26 +270,28 @@ def _reading_step(encoded: bytes, transfer_syntax: UID) -> AbstractContextManage
     )
 
 
-def _end_values(given: Dataset) -> frozenset[str]:
-    return frozenset(keyword for keyword in STEP_END if _has_value(given, keyword))
+def _end_values(dataset: Dataset) -> frozenset[str]:
+    """The keywords of the attributes for the end of a step that have a value."""
+    return frozenset(keyword for keyword in STEP_END if _has_value(dataset, keyword))
 
 
-def _step_status(given: Dataset) -> StepStatus | None:
+def _step_status(dataset: Dataset) -> StepStatus | None:
+    """The status of the step; None if the request does not contain it. Raises FaultyStep."""
     keyword = "PerformedProcedureStepStatus"
-    if keyword not in given:
+    if keyword not in dataset:
         return None
     try:
-        return StepStatus(_text(given, keyword))
+        return StepStatus(_text(dataset, keyword))
     except ValueError:
         raise faulty_step(INVALID_VALUE, keyword) from None
 
 
-def _step_objects(given: Dataset) -> tuple[str, ...] | None:
-    """The objects of all series; None where there is no Performed Series Sequence."""
-    if "PerformedSeriesSequence" not in given:
+def _step_objects(dataset: Dataset) -> tuple[str, ...] | None:
+    """The objects of all series; None if there is no Performed Series Sequence."""
+    if "PerformedSeriesSequence" not in dataset:
         return None
     found: dict[str, None] = {}
-    for one in _items(given, "PerformedSeriesSequence"):
+    for one in _items(dataset, "PerformedSeriesSequence"):
         _step_uid(one, "SeriesInstanceUID")
         if not _text(one, "ProtocolName"):
             raise faulty_step(EMPTY, "ProtocolName")
@@ -293,19 +304,21 @@ def _step_objects(given: Dataset) -> tuple[str, ...] | None:
     return tuple(found)
 
 
-def _items(given: Dataset, keyword: str) -> Iterator[Dataset]:
-    """The items of a sequence, none where it is missing."""
-    if keyword not in given:
+def _items(dataset: Dataset, keyword: str) -> Iterator[Dataset]:
+    """The items of a sequence, none if it is missing."""
+    if keyword not in dataset:
         return
-    element = given[keyword]
+    element = dataset[keyword]
     if element.VR != "SQ":
         raise faulty_step(INVALID_VALUE, keyword)
     yield from element.value or ()
 
 
-def _step_uid(given: Dataset, keyword: str) -> str:
-    """A UID as sent, of type 1; events show it, so nothing else may be there."""
-    text = _text(given, keyword)
+def _step_uid(dataset: Dataset, keyword: str) -> str:
+    """A UID of type 1 as it was sent. Raises FaultyStep for any other text: events show UIDs, so a name must
+    not pass.
+    """
+    text = _text(dataset, keyword)
     if not text:
         raise faulty_step(EMPTY, keyword)
     if not UID_TEXT.fullmatch(text):
@@ -313,19 +326,20 @@ def _step_uid(given: Dataset, keyword: str) -> str:
     return text
 
 
-def _text(given: Dataset, keyword: str) -> str:
+def _text(dataset: Dataset, keyword: str) -> str:
     """A value that is not decoded by its VR, "" where there is none."""
-    value = _raw(given, keyword)
+    value = _raw(dataset, keyword)
     if value and not isinstance(value, bytes):
         raise faulty_step(INVALID_VALUE, keyword)
     return value.strip(b" \0").decode("ascii", "replace") if isinstance(value, bytes) else ""
 
 
-def _has_value(given: Dataset, keyword: str) -> bool:
-    value = _raw(given, keyword)
+def _has_value(dataset: Dataset, keyword: str) -> bool:
+    value = _raw(dataset, keyword)
     return bool(value.strip(b" \0") if isinstance(value, bytes) else value)
 
 
-def _raw(given: Dataset, keyword: str) -> object:
+def _raw(dataset: Dataset, keyword: str) -> object:
+    """The undecoded value of an attribute, None if it is missing."""
     tag = tag_for_keyword(keyword)
-    return given.get_item(tag).value if tag is not None and tag in given else None
+    return dataset.get_item(tag).value if tag is not None and tag in dataset else None

@@ -82,7 +82,7 @@ class Element(NamedTuple):
 
 
 class Walk:
-    """One walk over a data set that begins at the position of ``file`` and goes on to its end.
+    """Reads the elements of a data set one by one, from the position of ``file`` to its end.
 
     ``fault``: the first thing that is wrong, one sentence, "" for a sound data set; known when ``elements``
     has ended.
@@ -101,7 +101,9 @@ class Walk:
         self._tag, self._long, self._short = _LITTLE if self.is_little_endian else _BIG
 
     def elements(self) -> Iterator[Element]:
-        """The first element of each tag, as far as the data set is sound. Without sequences that are none."""
+        """The first element of each tag, up to the first damage that hides the next element. Faulty sequences
+        are left out.
+        """
         try:
             # The header of a file (PS3.10 7.1), which some senders leave before the data set.
             if self._peek(132)[128:] == b"DICM":
@@ -122,11 +124,12 @@ class Walk:
                 self._note(str(damage))
 
     def _seems_explicit(self) -> bool:
+        """Whether the next element has a VR where Explicit VR has it."""
         vr = self._peek(6)[4:]
         return vr.isalpha() and vr.isupper()
 
     def _is_padding(self) -> bool:
-        """Whether only zeros stand where the last element outside of sequences should begin.
+        """Whether there are only zeros from the place where the next element should begin.
 
         Some writers fill a file up with them.
         """
@@ -194,7 +197,7 @@ class Walk:
         return Element(tag, vr, self._at, length, is_undefined, is_implicit)
 
     def _value(self, element: Element, end: int, inside: Element | None) -> int | None:
-        """Go to the end of the value; its length in bytes, None for a sequence that is none."""
+        """Go to the end of the value; returns its length in bytes, None for a faulty sequence."""
         self._elements += 1
         if self._elements > self._limits.elements:
             raise _LimitReached(f"more than {self._limits.elements} attributes")
@@ -237,6 +240,7 @@ class Walk:
         return True
 
     def _walk_items(self, element: Element, outer: Element, end: int) -> None:
+        """Walk the items of a sequence. Raises _Damage."""
         while element.is_undefined or self._at < end:
             first = self._at == element.start
             if first and end - self._at < 8:
@@ -279,16 +283,18 @@ class Walk:
         return group << 16 | number, self._long.unpack_from(self._window, at + 4)[0]
 
     def _count_item(self) -> None:
+        """Count one item of a sequence. Raises _LimitReached."""
         self._items += 1
         if self._items > self._limits.items:
             raise _LimitReached(f"more than {self._limits.items} items")
 
     def _peek(self, count: int) -> bytes:
+        """The next ``count`` bytes, or as many as there are; the position stays."""
         at = self._offset(count)
         return self._window[at : at + count]
 
     def _pass(self, count: int, end: int) -> int:
-        """Go on by ``count`` bytes; returns where they begin in the window."""
+        """Skip ``count`` bytes; returns their position in the window."""
         if self._at + count > end:
             raise _Damage(_TRUNCATED if end == self.size else "an item ends within an element")
         at = self._offset(count)
@@ -304,15 +310,16 @@ class Walk:
         return at
 
     def _note(self, fault: str) -> None:
+        """Note a fault, unless another one was found before."""
         self.fault = self.fault or fault
 
 
 class _Damage(Exception):
-    """From here on nobody can say what is an element."""
+    """The rest of the data set cannot be divided into elements."""
 
 
 class _LimitReached(_Damage):
-    """The rest is not walked, wherever it is."""
+    """A limit is exceeded: the rest of the object is not read, also outside of the present sequence."""
 
 
 def named(tag: int) -> str:
@@ -325,6 +332,7 @@ def named(tag: int) -> str:
 
 
 def _in(inside: Element | None) -> str:
+    """Where an element lies, as the end of a sentence; "" outside of sequences."""
     return f" in an item of {inside}" if inside else ""
 
 
@@ -345,7 +353,8 @@ _GROUP_LENGTH = struct.Struct("<HH2sHI")  # (0002,0000), 12 bytes
 
 @dataclass(frozen=True, slots=True)
 class FileMeta:
-    """A file's header. ``values``: by element number of group 0002; ``length``: where the data set begins.
+    """A file's header. ``values``: by element number of group 0002; ``length``: the position at which the
+    data set begins.
 
     The UIDs are Media Storage SOP Class (0002,0002) and Instance UID (0002,0003) and Transfer Syntax UID
     (0002,0010), "" for one that is missing or no UID.
@@ -388,7 +397,7 @@ def read_file_meta(start: bytes) -> FileMeta:
 
 
 def uid_of(value: bytes) -> str:
-    """The UID in the bytes of a value, "" if it is none.
+    """The UID in the bytes of a value, "" if they are no UID.
 
     Everything that opens objects reads UIDs by this, whatever the VR: parsers also take one with a space
     before it, an escape sequence in it or written as a number, and would file an object where nobody looked.
@@ -408,8 +417,8 @@ _UIDS: Final = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)
 def read_uids(
     encoded: bytes | bytearray, syntax: TransferSyntax, inflated: int = 2**10
 ) -> tuple[str, str, str, str]:
-    """SOP Class, SOP Instance, Study and Series Instance UID without padding; "" for one that these bytes
-    do not contain or that is none.
+    """SOP Class, SOP Instance, Study and Series Instance UID without padding; "" for a UID that is missing in
+    these bytes or invalid.
 
     ``inflated``: the number of bytes of a deflated data set to inflate and read.
     """

@@ -110,7 +110,9 @@ class CharacterSet:
         return text
 
     def _part(self, part: bytes, reset: re.Pattern[bytes]) -> str:
-        """One stretch that begins with an escape sequence, or the stretch before the first."""
+        """Decode one part of a value: up to the first escape sequence, or from one escape sequence to the
+        next.
+        """
         first = self.codecs[0]
         if not part.startswith(b"\x1b"):
             return part.decode(first)
@@ -141,8 +143,8 @@ def terms(text: str) -> tuple[str, ...]:
     return tuple(term.strip("\0 ") for term in text.split("\\"))
 
 
-def can_hold(charset: Sequence[str], dataset: Dataset) -> bool:
-    """Whether every text of a data set, written in this character set, is read back as it is.
+def can_encode(charset: Sequence[str], dataset: Dataset) -> bool:
+    """Whether every text of a data set, written in this character set, is read back unchanged.
 
     pydicom writes "?" for other letters, and ISO 8859-1 for the default repertoire. It
     reads the text behind ``^`` by the set before it, though PS3.5 6.1.2.5.3 returns to the first set there.
@@ -160,6 +162,7 @@ def can_hold(charset: Sequence[str], dataset: Dataset) -> bool:
 
 
 def _is_read_back(text: str, vr: str, encodings: Sequence[str], read: CharacterSet) -> bool:
+    """Whether a text, encoded with these encodings, is decoded to the same text."""
     if vr == "PN":
         written = bytes(PersonName(text).encode(encodings))
         by_pydicom = str(convert_PN(written, list(encodings)))
@@ -170,6 +173,7 @@ def _is_read_back(text: str, vr: str, encodings: Sequence[str], read: CharacterS
 
 
 def _codec(encoding: str) -> str:
+    """Python's name for an encoding of pydicom."""
     return "ascii" if encoding == default_encoding else encoding
 
 
@@ -214,8 +218,8 @@ def read_header(path: Path, keywords: Collection[str], assume_charset: str = "")
 
 
 def read_identity(dataset: Dataset, assume_charset: str = "") -> DecodedHeader:
-    """What results copy of patient and study, by the object's own character set, else by the one that its
-    peer is known to use.
+    """The attributes of patient and study that results copy. Decoded by the object's own character set, else
+    by ``assume_charset``.
 
     Where neither fits all of it, text that names nobody is left out. Raises
     :class:`~dicom_node.base.errors.DecodedDifferently`, which names the attribute but not its value, and
@@ -276,7 +280,7 @@ def readable_text(dataset: Dataset, keyword: str, charset: Sequence[str]) -> str
 
 
 def vr_of(element: DataElement | RawDataElement) -> str:
-    """The value representation: that of the standard where the element has none or UN."""
+    """The VR of an element; that of the standard if the element has none or UN."""
     if element.VR not in {None, "UN"}:
         return str(element.VR)
     return dictionary_VR(element.tag).split(" or ")[0] if dictionary_has_tag(element.tag) else "UN"
@@ -314,7 +318,7 @@ def _put(
 def _element(
     dataset: Dataset, tag: BaseTag, charset: CharacterSet, left_out: set[str] | None
 ) -> DataElement | None:
-    """The attribute in a VR of the data dictionary; None where its bytes are no value of it."""
+    """The attribute in a VR of the data dictionary; None if its bytes do not fit that VR."""
     found = dataset.get_item(tag, keep_deferred=True)
     vr, allowed = vr_of(found), dictionary_VR(tag).split(" or ")
     wanted = vr if vr in allowed else allowed[0]
@@ -337,6 +341,7 @@ def _element(
 def _text_element(
     tag: BaseTag, vr: str, wanted: str, value: bytes, charset: CharacterSet
 ) -> DataElement | None:
+    """A text attribute, decoded; None if its bytes are no value. Raises DecodedDifferently."""
     try:
         text = charset.decode(value.rstrip(b"\0 "), vr).rstrip("\0 ")  # padding is of no multi-byte set
         if vr in ASCII and "\x1b" in text:
@@ -353,6 +358,7 @@ def _text_element(
 
 
 def _item(item: Dataset, inherited: CharacterSet, left_out: set[str] | None) -> Dataset:
+    """An item of a sequence with its text decoded. ``inherited``: the character set around it."""
     own = character_sets(item)
     charset = CharacterSet.from_terms(own) if any(own) else inherited
     copy = Dataset()
@@ -363,6 +369,7 @@ def _item(item: Dataset, inherited: CharacterSet, left_out: set[str] | None) -> 
 
 
 def _made(tag: BaseTag, vr: str, value: Any) -> DataElement | None:
+    """An element with this value; None if the value does not fit the VR."""
     try:
         return DataElement(tag, vr, value, validation_mode=config.IGNORE)
     except (ValueError, TypeError, OverflowError, ArithmeticError):
@@ -388,14 +395,14 @@ def values(dataset: Dataset) -> Iterator[tuple[DataElement, Any]]:
 
 
 def listed(value: Any) -> tuple[Any, ...]:
-    """The values of an attribute, which has none, one or several."""
+    """The values of an attribute as a tuple: none, one or several."""
     if value in (None, ""):
         return ()
     return tuple(value) if isinstance(value, MultiValue | list) else (value,)
 
 
 def _elements(dataset: Dataset) -> Iterator[DataElement]:
-    """All of them; of one that is no value of its VR the bytes: a sender decides what stands in a header."""
+    """All elements; an element with a value that does not fit its VR has the value's bytes."""
     for tag in sorted(dataset.keys()):
         try:
             element = dataset[tag]
@@ -505,7 +512,7 @@ def repair(header: Dataset, emptied: Collection[str] = (), unread: Collection[st
         keyword = element.keyword
         if element.VR == "UI" and not _are_uids(element):
             notes.kept.add(keyword)
-        elif not _is_valid(header, element, notes):
+        elif not _repair_element(header, element, notes):
             notes.left_out.add(keyword)
             if keyword in emptied:
                 header[element.tag] = DataElement(element.tag, element.VR, None)
@@ -517,7 +524,8 @@ def repair(header: Dataset, emptied: Collection[str] = (), unread: Collection[st
 
 
 def _without_meaning(header: Dataset, notes: Repairs) -> list[str]:
-    """Windows without a width (PS3.3 C.11.2.1.2), and frame times of another number of frames (C.7.6.5).
+    """Attributes that say nothing: windows without a width (PS3.3 C.11.2.1.2), and frame times for another
+    number of frames (C.7.6.5).
 
     The windows before the first one without stay.
     """
@@ -543,15 +551,15 @@ def _without_meaning(header: Dataset, notes: Repairs) -> list[str]:
     return found
 
 
-def _is_valid(dataset: Dataset, element: DataElement, notes: Repairs) -> bool:
-    """Whether an attribute of ``dataset`` is fit to be repeated, after what can be put right in it was."""
+def _repair_element(dataset: Dataset, element: DataElement, notes: Repairs) -> bool:
+    """Repair an attribute of ``dataset``; returns whether results may repeat it."""
     if _is_empty(element):
         return True
     if element.VR == "SQ":
-        return all(_is_whole_item(element.keyword, item, notes) for item in element.value)
+        return all(_repair_item(element.keyword, item, notes) for item in element.value)
     if element.VR == "UI":
         return _are_uids(element)
-    if _put_right(dataset, element, notes) and _fits(dataset[element.tag]):
+    if _correct_values(dataset, element, notes) and _fits(dataset[element.tag]):
         return True
     if element.VR in TEXT and element.keyword in IDENTIFYING:
         notes.kept.add(element.keyword)
@@ -559,14 +567,14 @@ def _is_valid(dataset: Dataset, element: DataElement, notes: Repairs) -> bool:
     return False
 
 
-def _is_whole_item(keyword: str, item: Dataset, notes: Repairs) -> bool:
-    """Whether an item of this sequence has what it must have, without what is not valid in it.
+def _repair_item(keyword: str, item: Dataset, notes: Repairs) -> bool:
+    """Remove invalid attributes from an item of this sequence; returns whether the item is then complete.
 
     No attribute of a code may be empty (PS3.3 8.8).
     """
     codes = keyword.endswith("CodeSequence") or keyword in _OF_CODES
     for element in list(item):
-        if not _is_valid(item, element, notes):
+        if not _repair_element(item, element, notes):
             notes.left_out.add(element.keyword)
             del item[element.tag]
         elif codes and _is_empty(element):
@@ -585,7 +593,7 @@ def _is_empty(element: DataElement) -> bool:
 
 
 def _fits(element: DataElement) -> bool:
-    """Whether the values are as many as PS3.6 allows, and each is what PS3.5 6.2 does."""
+    """Whether the element has as many values as PS3.6 allows, and each value is valid by PS3.5 6.2."""
     values = _values(element)
     if not _is_allowed(dictionary_VM(element.tag), len(values)):
         return False
@@ -595,7 +603,7 @@ def _fits(element: DataElement) -> bool:
 
 
 def _is_value(vr: str, value: Any) -> bool:
-    """Whether it is as long as it may be, without control characters; a number within its range."""
+    """Whether a value is valid for its VR: its length and characters, or the range of a number."""
     if vr in {"DS", "IS"}:
         return value not in (None, "")
     if vr in _RANGES:
@@ -609,15 +617,17 @@ def _is_value(vr: str, value: Any) -> bool:
 
 
 def _is_allowed(multiplicity: str, count: int) -> bool:
-    """Whether so many values are of a value multiplicity such as 1, 2, 1-n, 2-2n or 1-3."""
+    """Whether a value multiplicity such as 1, 2, 1-n, 2-2n or 1-3 allows this number of values."""
     least, _, most = multiplicity.partition("-")
     if most.endswith("n"):
         return count >= int(least) and count % int(most[:-1] or 1) == 0
     return int(least) <= count <= int(most or least)
 
 
-def _put_right(dataset: Dataset, element: DataElement, notes: Repairs) -> bool:
-    """Whether the element has values that DICOM allows, now; its keyword is noted if it had others before."""
+def _correct_values(dataset: Dataset, element: DataElement, notes: Repairs) -> bool:
+    """Correct the values of an element, and note its keyword if they changed; returns False if they cannot be
+    corrected.
+    """
     right = _RIGHT.get(element.keyword, _RIGHT.get(element.VR))
     allowed = _ENUMERATED.get(element.keyword)
     if right is None or element.value in (None, ""):
@@ -638,20 +648,24 @@ def _are_uids(element: DataElement) -> bool:
 
 
 def _values(element: DataElement) -> Sequence[Any]:
+    """The values of an element, as a list also if there is only one."""
     several: bool = isinstance(element.value, MultiValue | list)
     return element.value if several else [element.value]
 
 
 def _age(text: str) -> str | None:
+    """An age in the form of VR AS, None if it is none."""
     found = _AGE.fullmatch(text.upper())
     return found and f"{int(found[1]):03}{found[2]}"
 
 
 def _code_string(text: str) -> str | None:
+    """A text in the form of VR CS, None if it cannot have that form."""
     return text.upper() if _CODE_STRING.fullmatch(text.upper()) else None
 
 
 def _whole_number(text: str) -> str | None:
+    """A number in the form of VR IS, None if it is no whole number."""
     number = float(text) if _DECIMAL.fullmatch(text) else math.nan
     if not (abs(number) < 2**31 and number.is_integer()):
         return None
@@ -659,12 +673,14 @@ def _whole_number(text: str) -> str | None:
 
 
 def _decimal(text: str) -> str | None:
+    """A number in the form of VR DS, None if it is no number."""
     if not _DECIMAL.fullmatch(text) or not math.isfinite(float(text)):
         return None
     return text if len(text) <= 16 else str(format_number_as_ds(float(text)))
 
 
 def _offset(text: str) -> str | None:
+    """An offset from UTC in the form +HHMM, None if it is none."""
     return text.replace(":", "").replace("-0000", "+0000") if _OFFSET.fullmatch(text) else None
 
 

@@ -142,24 +142,27 @@ class Patient:
         return self.disagrees(former)
 
     def disagrees(self, other: Patient) -> bool:
-        """Whether name, birth date or sex is given in both and differs; IDs are not compared."""
+        """Whether name, birth date or sex differs, although both patients have it; IDs are not compared."""
         rest = zip(astuple(self)[1:], astuple(other)[1:], strict=True)
         return any(mine and its and mine != its for mine, its in rest)
 
     def lacks(self, former: Patient) -> bool:
-        """Whether ID, name, birth date or sex is empty here and given in ``former``."""
+        """Whether ID, name, birth date or sex is empty here, but not in ``former``."""
         return any(its and not mine for mine, its in zip(self._parts, former._parts, strict=True))
 
     @property
     def _is_somebody(self) -> bool:
+        """Whether the patient has an ID or a name."""
         return bool(self.id or self._name)
 
     @property
     def _name(self) -> str:
+        """The name in the first writing that is not empty."""
         return self.name or self.ideographic or self.phonetic
 
     @property
     def _parts(self) -> tuple[str, str, str, str]:
+        """The values that are compared between two patients."""
         return self.id, self._name, self.birth_date, self.sex
 
 
@@ -195,6 +198,7 @@ def digest(values: Iterable[str]) -> str:
 
 
 def _text(element: DataElement) -> str:
+    """The value of an element as text, of a sequence as JSON."""
     if element.VR == "SQ":
         items = [{str(inner.tag): _text(inner) for inner in item} for item in element.value]
         return json.dumps(items, ensure_ascii=False, sort_keys=True) if any(items) else ""
@@ -208,6 +212,6 @@ def _text(element: DataElement) -> str:
 
 
 def _plain_name(group: str) -> str:
-    """A name as two senders write it alike: case, width, spaces and trailing delimiters mean nothing."""
+    """A name without differences of spelling between senders: case, width, spaces and trailing delimiters."""
     plain = unicodedata.normalize("NFKC", group).casefold()
     return "^".join(" ".join(component.split()) for component in plain.split("^")).rstrip("^")

@@ -168,6 +168,7 @@ _BY_KEYWORD = {
 
 
 def _of(kind: SyntaxKind, keywords: str) -> Iterable[TransferSyntax]:
+    """The transfer syntaxes of one kind, by their keywords."""
     return (TransferSyntax(*_BY_KEYWORD[keyword], kind) for keyword in keywords.split())
 
 

@@ -89,6 +89,7 @@ class Changes:
         ).start()
 
     def _watch(self, engine: Engine) -> None:
+        """Announce a change whenever SQLite's files are written."""
         file = Path(engine.url.database or "")
         files, before = (file, file.with_name(f"{file.name}-wal")), [(0, 0)]
         while True:
@@ -99,6 +100,7 @@ class Changes:
             time.sleep(SHORTEST)
 
     def _listen_for_ever(self, engine: Engine) -> None:
+        """Announce PostgreSQL's notifications, with a new connection after an error."""
         from psycopg import Error  # only there it is installed
 
         while True:
@@ -109,6 +111,7 @@ class Changes:
             time.sleep(_AWAY_SECONDS)
 
     def _listen(self, engine: Engine) -> None:
+        """Announce PostgreSQL's notifications on one connection."""
         with engine.connect() as pooled:
             connection = pooled.connection.driver_connection
             assert connection is not None
@@ -198,7 +201,7 @@ class Database:
         with Session(self.engine, expire_on_commit=False) as session:
             yield session
             session.rollback()
-        self.outage.over()
+        self.outage.end()
 
     @contextmanager
     def write(self) -> Iterator[Session]:
@@ -214,7 +217,7 @@ class Database:
                     session.execute(text(f"NOTIFY {CHANNEL}"))
             for recorded in session.info.get(EVENTS, ()):
                 log(recorded)
-        self.outage.over()
+        self.outage.end()
         if self.copy_decisions is not None and session.info.get(DECIDED):
             self.copy_decisions()
 
@@ -268,6 +271,7 @@ class Database:
             return session.scalar(select(_VERSION.c.version_num))
 
     def _known_version(self) -> str | None:
+        """The version of the schema. Raises DatabaseNotReady if this program does not know it."""
         found = self.version()
         if found is not None and found not in schema_versions():
             raise CannotRun(
@@ -311,7 +315,7 @@ def _without_port(host: str) -> str:
 
 
 def batches(values: Iterable[T]) -> Iterator[list[T]]:
-    """SQLite takes some 30,000 values in a statement."""
+    """Split the values into lists short enough for one statement of SQLite, which takes some 30,000."""
     rest = iter(values)
     while batch := list(islice(rest, 500)):
         yield batch
@@ -324,6 +328,7 @@ def sqlite_file(url: str) -> Path | None:
 
 
 def _set_pragmas(busy_seconds: float, connection: Any, _record: Any) -> None:
+    """Configure a new connection of SQLite: waiting, write-ahead log, durability, foreign keys."""
     connection.isolation_level = None  # transactions are begun by us, not by the sqlite3 module
     for setting in (
         f"busy_timeout={1000 * busy_seconds:.0f}",
@@ -335,6 +340,7 @@ def _set_pragmas(busy_seconds: float, connection: Any, _record: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
+    """Begin a transaction of SQLite; a writing one takes the write lock at once."""
     writes = connection.get_execution_options().get(_WRITES, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
@@ -357,8 +363,8 @@ class DatabaseOutage:
         self.then: Callable[[], object] = bool
         """Called when the database is back."""
 
-    def noticed(self, error: SQLAlchemyError) -> None:
-        """The error for callers that try again; an error that is no outage is a defect and is logged."""
+    def note_error(self, error: SQLAlchemyError) -> None:
+        """Note an error of the database: an outage, or a defect, which is logged."""
         if isinstance(error, _DEFECTS) or not isinstance(error, DBAPIError | PoolTimeout):
             # That of one statement not again at once: the outbox tries it twenty times a second.
             which, now = (type(error), (getattr(error, "statement", None) or "")[:200]), time.monotonic()
@@ -371,17 +377,17 @@ class DatabaseOutage:
                 _LOGGER.error("defect at the database", exc_info=error)
             return
         # Without the error's text, which quotes what was to be written.
-        self.is_away(f"the database does not answer ({type(error).__name__}): its work waits")
+        self.begin(f"the database does not answer ({type(error).__name__}): its work waits")
 
-    def is_away(self, text: str) -> None:
-        """Note that the database is unreachable, with the reason ``text``, which is logged the first time."""
+    def begin(self, text: str) -> None:
+        """Note that the database is unreachable; the first time, ``text`` is logged as the reason."""
         with self._lock:
             self._failed = time.monotonic()
             is_new, self._began = self._began is None, self._began or self._failed
         if is_new:
             _LOGGER.warning("%s", text)
 
-    def over(self) -> None:
+    def end(self) -> None:
         """Note that the database answers again."""
         if self._began is None:
             return
@@ -411,7 +417,7 @@ _POSTGRES = "postgresql+psycopg://"
 
 @contextmanager
 def in_words(url: str) -> Iterator[None]:
-    """A scope in which errors of an unusable database are raised as NodeErrors.
+    """A scope that raises errors of an unusable database as NodeErrors.
 
     Raises StorageError, DatabaseUnusable; other errors are defects of this program and pass unchanged.
     """
@@ -424,7 +430,9 @@ def in_words(url: str) -> Iterator[None]:
 
 
 def meaning_of(error: Exception, url: str) -> NodeError | None:
-    """The error of the node for the database at ``url``; None if ``error`` says nothing about its state."""
+    """``error`` as an error of the node about the database at ``url``; None if it does not show the
+    database's state.
+    """
     if isinstance(error, ArgumentError | NoSuchModuleError | ImportError):
         if url.startswith(_POSTGRES):
             remedy = "PostgreSQL needs psycopg, which is not installed: pip install 'dicom-ai-node[postgres]'"

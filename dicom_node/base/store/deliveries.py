@@ -70,14 +70,15 @@ def add(
     result: Result,
     destination: str,
     *,
-    ask_first: bool = False,
+    query_first: bool = False,
     by_hand: bool = False,
     unassessed: bool = False,
 ) -> Delivery:
     """Add a result to the outbox of a peer, due now; only once, however often this is called.
 
-    ``ask_first``: it may have been sent before, so the peer is queried first, and it is sent if it is missing
-    there. ``by_hand``: a person asked for it, not a rule. ``unassessed``: it waits until a person accepts it.
+    ``query_first``: the result may have been sent before, so the peer is queried first, and gets it only if
+    it is missing there. ``by_hand``: a person requested it, not a rule. ``unassessed``: it waits until a
+    person accepts it.
     """
     found = session.scalar(
         select(Delivery).where(Delivery.result_id == result.id, Delivery.destination == destination)
@@ -87,7 +88,7 @@ def add(
     delivery = Delivery(
         result=result,
         destination=destination,
-        state=_S.UNASSESSED if unassessed else _S.UNCONFIRMED if ask_first else _S.PENDING,
+        state=_S.UNASSESSED if unassessed else _S.UNCONFIRMED if query_first else _S.PENDING,
         next_at=utc_now(),
         reason="",
         status="",
@@ -163,7 +164,9 @@ def may_be_there(delivery: Delivery) -> bool:
 
 
 def former_of(session: Session, result: Result, destination: str) -> list[Delivery]:
-    """Deliveries to this peer of what this note withdraws, or this report replaces, and the peer may have."""
+    """Deliveries to this peer, which the peer may have, of the results that ``result`` withdraws (a rejection
+    note) or replaces (a report).
+    """
     former = or_(
         Result.id.in_(select(Withdrawal.result_id).where(Withdrawal.note_id == result.id)),
         Result.sop_instance_uid == result.supersedes,
@@ -178,9 +181,11 @@ def former_of(session: Session, result: Result, destination: str) -> list[Delive
     return [delivery for delivery in found if may_be_there(delivery)]
 
 
-def discard_withdrawn(session: Session, held: Iterable[Delivery]) -> None:
-    """Discard those deliveries that wait or were given up and whose result a person withdrew meanwhile."""
-    waiting = [one for one in held if one.state in (_S.PENDING, _S.DEAD)]
+def discard_withdrawn(session: Session, deliveries: Iterable[Delivery]) -> None:
+    """Discard those of ``deliveries`` that wait or were given up and whose result a person withdrew
+    meanwhile.
+    """
+    waiting = [one for one in deliveries if one.state in (_S.PENDING, _S.DEAD)]
     results = {one.result_id for one in waiting if one.result_id is not None}
     gone = set(session.scalars(select(Withdrawal.result_id).where(Withdrawal.result_id.in_(results))))
     for delivery in waiting:
@@ -189,7 +194,9 @@ def discard_withdrawn(session: Session, held: Iterable[Delivery]) -> None:
 
 
 def due_destinations(session: Session, now: datetime, owners: Collection[str] = ()) -> list[str]:
-    """The peers to which something is due that nobody else sends now, and none of the ``owners`` yet."""
+    """The peers with a due delivery, without peers to which another process or one of ``owners``
+    sends now.
+    """
     held = select(Lease.name, Lease.owner).where(~has_come(Lease.until, now, _LONGEST_LEASE))
     owner_of = {name: owner for name, owner in session.execute(held)}  # noqa: C416
     due = select(Delivery.destination, Delivery.state).where(_due(now)).distinct()
@@ -202,7 +209,7 @@ def due_destinations(session: Session, now: datetime, owners: Collection[str] = 
 
 
 def due_study(session: Session, destination: str, now: datetime, *, by_waiting: bool = False) -> int | None:
-    """The study of which something is due next: STAT studies first, then the longest waiting.
+    """The study to deliver next: STAT studies first, then the study that has waited longest.
 
     ``by_waiting``: the longest waiting, STAT or not.
     """
@@ -234,8 +241,8 @@ def of_numbers(session: Session, numbers: Collection[int]) -> Sequence[Delivery]
 
 
 def hurry(session: Session, now: datetime, destination: str | None = None) -> None:
-    """Make a peer's waiting deliveries due, because it answers again (None: all peers). Refused objects
-    wait on.
+    """Make a peer's waiting deliveries due, because it answers again (None: of all peers). Objects that the
+    peer refused wait on.
     """
     waiting = [Delivery.state == _S.PENDING, Delivery.refusals == 0, Delivery.next_at > now]
     if destination is not None:
@@ -244,13 +251,13 @@ def hurry(session: Session, now: datetime, destination: str | None = None) -> No
 
 
 def clock_put_back(session: Session, now: datetime) -> None:
-    """Make all deliveries due whose send or query time lies in the future, after the clock was put back."""
+    """After the clock was put back: make deliveries due whose next time now lies in the future."""
     waiting = Delivery.state.in_((_S.PENDING, _S.UNCONFIRMED)) & (Delivery.next_at > now)
     session.execute(update(Delivery).where(waiting).values(next_at=now))
 
 
 def others_of_study(session: Session, study_id: int, destination: str, but: Sequence[int]) -> list[Delivery]:
-    """Deliveries of the same study to the same peer, without those in ``but``."""
+    """Deliveries of the study to the peer, except those with the numbers ``but``."""
     return list(
         session.scalars(
             select(Delivery)
@@ -261,12 +268,12 @@ def others_of_study(session: Session, study_id: int, destination: str, but: Sequ
 
 
 def lane(destination: str) -> str:
-    """The name of the lease of who delivers to this peer."""
+    """The name of the lease that a process needs to deliver to this peer."""
     return f"to {destination}"
 
 
 def _due(now: datetime) -> ColumnElement[bool]:
-    """Pending or to be confirmed, and its time has come; or begun by a sender that is gone.
+    """SQL: deliveries that are pending or to be confirmed and due, or that a sender began and left.
 
     Nothing of a study of which a decision was lost with the database, until that is applied again; nothing
     at all if the copy of the decisions is faulty.

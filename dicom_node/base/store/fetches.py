@@ -64,7 +64,7 @@ def listed(
 
 
 def is_not_under_way(silent_since: datetime) -> ColumnElement[bool]:
-    """Whether a study is not being fetched: neither now, nor between a failed try and the next one.
+    """SQL: whether no fetch of the study is running or waits for its next try.
 
     A study that received nothing since ``silent_since`` is no longer kept open for its fetch.
     """
@@ -80,8 +80,8 @@ def is_prior(session: Session, study_id: int) -> bool:
     return bool(session.scalar(select(prior)))
 
 
-def here(session: Session, study_instance_uids: Collection[str]) -> dict[str, Study]:
-    """The studies that this node has, by UID."""
+def present_studies(session: Session, study_instance_uids: Collection[str]) -> dict[str, Study]:
+    """The studies among these UIDs that this node has, by UID."""
     return {
         str(row.study_instance_uid): row
         for row in session.scalars(select(Study).where(Study.study_instance_uid.in_(study_instance_uids)))
@@ -89,7 +89,7 @@ def here(session: Session, study_instance_uids: Collection[str]) -> dict[str, St
 
 
 def question_of_rule(session: Session, study: Study, rule: str) -> ArchiveQuestion | None:
-    """The question of a rule about this revision of the study."""
+    """The question that a rule has about this revision of the study; None without one."""
     row = ArchiveQuestion
     mine = (row.study_id == study.id, row.revision == study.revision, row.rule == rule)
     return session.scalar(select(row).where(*mine))
@@ -104,7 +104,9 @@ def add_question(session: Session, study: Study, rule: str, peer: str) -> None:
 
 
 def wait_for_priors(session: Session, study: Study, rule: str, until: datetime) -> bool:
-    """Whether the job of this rule must wait for earlier studies; ``until`` at most."""
+    """Let the rule's question about earlier studies end by ``until``; returns whether the rule's job must
+    wait for it.
+    """
     row = question_of_rule(session, study, rule)
     if row is None or row.state is QuestionState.ENDED:
         return False

@@ -39,7 +39,7 @@ def received_object(session: Session, spool_name: str) -> ReceivedObject | None:
 
 
 def indexed(session: Session, spool_names: Collection[str]) -> dict[str, bool]:
-    """The given names that were indexed, each with whether it has been purged since."""
+    """Those of the ``spool_names`` that were indexed, each with whether its file has been purged since."""
     return {
         row.spool_name: row.purged
         for row in session.execute(
@@ -63,8 +63,8 @@ def paths_after(session: Session, number: int, limit: int) -> Sequence[tuple[int
     ]
 
 
-def kept_copies(session: Session, sop_instance_uid: str, limit: int) -> Sequence[ReceivedObject]:
-    """The first received copies of this SOP instance whose files still exist, each file once."""
+def stored_copies(session: Session, sop_instance_uid: str, limit: int) -> Sequence[ReceivedObject]:
+    """The first received copies of this SOP instance whose files still exist; each file once."""
     chosen = (
         select(func.min(ReceivedObject.id))
         .where(ReceivedObject.sop_instance_uid == sop_instance_uid, _HAS_FILE)
@@ -155,7 +155,7 @@ def of_one_patient(session: Session, studies: Collection[int]) -> bool:
 
 
 def unread_beside(session: Session, study_id: int) -> int:
-    """The number of objects that cannot be read and came on associations that brought objects of this study.
+    """The number of unreadable objects on the associations that brought objects of this study.
 
     Nobody knows to which study they belong. One that came again and could be read does not count.
     """
@@ -203,7 +203,7 @@ def forwarded_to(session: Session, study_id: int, calling_ae: str) -> Sequence[s
 
 
 def came_from_none_of(senders: Collection[str]) -> ColumnElement[bool]:
-    """Whether none of a study's objects came from ``senders``.
+    """SQL: whether none of a study's objects came from ``senders``.
 
     ``senders`` are ends of spool names ("" for names without a mark).
     """
@@ -246,7 +246,7 @@ def any_due(
 
 
 def lose_associations(session: Session, listeners: Collection[str], at: datetime) -> None:
-    """Mark the open associations of these ``listeners``, which have ended, as lost."""
+    """Mark the open associations of ``listeners`` as lost, because these listeners have ended."""
     session.execute(
         update(Association)
         .where(Association.listener.in_(listeners), Association.closed_at.is_(None))
@@ -344,6 +344,7 @@ def mark_purged(session: Session, study_id: int) -> list[str]:
 def _is_quiet(
     now: datetime, silent_since: datetime, at_once: ColumnElement[bool] | None
 ) -> ColumnElement[bool]:
+    """SQL: whether a study's quiet time has passed and no open association brings it objects."""
     is_held = exists().where(
         ReceivedObject.study_id == Study.id,
         Association.id == ReceivedObject.association,

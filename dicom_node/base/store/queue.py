@@ -41,8 +41,8 @@ def next_free(
     return session.scalar(chosen.with_for_update(skip_locked=True))
 
 
-def work(session: Session, now: datetime, workers: WorkerSettings) -> tuple[bool, bool]:
-    """Whether these workers can claim a job, and whether a worker is running one.
+def claimable_and_running(session: Session, now: datetime, workers: WorkerSettings) -> tuple[bool, bool]:
+    """Whether there is a job that these workers can claim, and whether any worker is running one.
 
     Each worker asks 20 times a second, so it is one query.
     """
@@ -63,7 +63,7 @@ def running(session: Session, *, lock: bool = False) -> Sequence[Job]:
     return session.scalars(chosen).all()
 
 
-def beat(
+def renew_lease(
     session: Session, job_id: int, owner: str, attempt: int, *, until: datetime, share: float, doing: str
 ) -> bool | None:
     """Renew the lease of this attempt; returns whether a person cancelled it, None if the attempt lost the
@@ -71,7 +71,7 @@ def beat(
     """
     changed = session.execute(
         update(Job)
-        .where(_is_held(job_id, owner, attempt))
+        .where(_is_leased_by(job_id, owner, attempt))
         .values(lease_until=until, share_done=share, doing=doing[:255])
     )
     if not getattr(changed, "rowcount", 0):
@@ -79,17 +79,18 @@ def beat(
     return session.scalar(select(Job.cancel_requested).where(Job.id == job_id))
 
 
-def held(session: Session, job_id: int, owner: str, attempt: int) -> Job | None:
-    """The job, locked, if this attempt of this owner still holds it."""
+def leased_job(session: Session, job_id: int, owner: str, attempt: int) -> Job | None:
+    """The job, locked, if ``owner`` still has the lease for this attempt at it; else None."""
     return session.scalar(
         select(Job)
-        .where(_is_held(job_id, owner, attempt))
+        .where(_is_leased_by(job_id, owner, attempt))
         .with_for_update()
         .execution_options(populate_existing=True)
     )
 
 
-def _is_held(job_id: int, owner: str, attempt: int) -> ColumnElement[bool]:
+def _is_leased_by(job_id: int, owner: str, attempt: int) -> ColumnElement[bool]:
+    """SQL: whether this owner has the lease of this attempt at the job."""
     return (
         (Job.id == job_id)
         & (Job.state == JobState.RUNNING)
@@ -99,8 +100,8 @@ def _is_held(job_id: int, owner: str, attempt: int) -> ColumnElement[bool]:
 
 
 def _is_free(now: datetime, workers: WorkerSettings) -> ColumnElement[bool]:
-    """Queued, due, and of a pipeline that these workers run; not while an older revision of the same rule and
-    study still runs.
+    """SQL: jobs that are queued and due, of a pipeline that these workers run, and that do not wait for an
+    older revision of the same rule and study.
     """
     other = aliased(Job)
     same_work_runs = exists().where(

@@ -1,4 +1,4 @@
-"""What peers ask or report: storage commitment, performed procedure steps, work items.
+"""Requests and reports of peers: storage commitment, performed procedure steps, work items.
 
 Queries only: ``deliver``, ``studies`` and the connector of worklists decide what follows.
 """
@@ -85,13 +85,13 @@ def unreported(session: Session, peer: str, limit: int) -> Sequence[RequestedCom
 
 
 def sent_by(session: Session, calling_ae: str, uids: Sequence[str]) -> set[str]:
-    """The ``uids`` under which this AE sent an object."""
+    """Those of the ``uids`` under which this AE has sent an object."""
     theirs = select(ReceivedObject.sop_instance_uid).where(ReceivedObject.calling_ae == calling_ae)
     return {uid for (uid,) in _among(session, uids, ReceivedObject.sop_instance_uid, theirs.distinct())}
 
 
 def awaits_index(session: Session, calling_ae: str, asked_at: datetime, since: datetime) -> bool:
-    """Whether an object that this AE sent before ``asked_at`` may not be indexed yet.
+    """Whether an object that this AE sent before ``asked_at`` may still wait to be indexed.
 
     How many an association brought is known once it has ended; one that is open, or that ended with its
     listener, counts until ``asked_at`` is before ``since``.
@@ -114,7 +114,8 @@ def classes(session: Session, uids: Sequence[str]) -> Mapping[str, str]:
 
 
 def archived(session: Session, calling_ae: str, uids: Sequence[str], archives: Collection[str]) -> set[str]:
-    """The ``uids`` of which at least one of the peers ``archives`` has confirmed what this AE sent last.
+    """Those of the ``uids`` whose newest object from this AE at least one of the peers ``archives`` has
+    confirmed.
 
     Byte for byte: what differs in anything from the version that was forwarded is in no archive.
     """
@@ -146,7 +147,7 @@ def archived(session: Session, calling_ae: str, uids: Sequence[str], archives: C
 
 
 def left_out(session: Session, uids: Sequence[str]) -> set[str]:
-    """The given instances that belong to complete studies and that no rule forwards."""
+    """Those of the ``uids`` that belong to complete studies and that no rule forwards."""
     forwarded = exists().where(Original.sop_instance_uid == Instance.sop_instance_uid)
     of_study = select(Instance.sop_instance_uid).join(Study, Study.id == Instance.study_id)
     complete = of_study.where(Study.state.in_(READ_FROM_WORK), ~forwarded)
@@ -154,7 +155,7 @@ def left_out(session: Session, uids: Sequence[str]) -> set[str]:
 
 
 def _among(session: Session, uids: Sequence[str], column: Any, chosen: Any) -> Iterator[Any]:
-    """The chosen rows in which the column is one of these UIDs."""
+    """The rows of ``chosen`` whose ``column`` is one of these UIDs."""
     for batch in batches(uids):
         yield from session.execute(chosen.where(column.in_(batch)))
 
@@ -210,8 +211,9 @@ def objects_missing(session: Session, steps: Iterable[int]) -> int:
     )
 
 
-def wait_for_steps(peers: Collection[str], silent_since: datetime) -> ColumnElement[bool]:
-    """Whether a study waits for a step of these peers: for its end, or for an object that it refers to.
+def waits_for_steps(peers: Collection[str], silent_since: datetime) -> ColumnElement[bool]:
+    """SQL: whether a study waits for the end of a step of these peers, or for an object that such a step
+    refers to.
 
     Never if the study received nothing since ``silent_since``.
     """
@@ -219,7 +221,7 @@ def wait_for_steps(peers: Collection[str], silent_since: datetime) -> ColumnElem
 
 
 def complete_by_steps(peers: Collection[str]) -> ColumnElement[bool]:
-    """Whether the steps of these peers show that a study is complete, so that no quiet time is needed.
+    """SQL: whether the steps of these peers show that a study is complete, so that no quiet time is needed.
 
     Only if they refer to all of its images, the images are of one patient, and the study is in its first
     revision: steps do not report corrections.
@@ -233,7 +235,7 @@ def complete_by_steps(peers: Collection[str]) -> ColumnElement[bool]:
 
 
 def _unfinished(peers: Collection[str]) -> ColumnElement[bool]:
-    """Whether a step of the study has not ended, or names an object that is not here."""
+    """SQL: whether a step of the study has not ended, or refers to an object that has not been received."""
     return exists().where(
         *_of(peers),
         (PerformedStep.status == StepStatus.IN_PROGRESS)
@@ -242,6 +244,7 @@ def _unfinished(peers: Collection[str]) -> ColumnElement[bool]:
 
 
 def _of(peers: Collection[str]) -> tuple[ColumnElement[bool], ...]:
+    """SQL conditions that join a study with the steps of these peers."""
     return (
         StepStudy.study_instance_uid == Study.study_instance_uid,
         PerformedStep.id == StepStudy.step_id,
@@ -250,10 +253,12 @@ def _of(peers: Collection[str]) -> tuple[ColumnElement[bool], ...]:
 
 
 def _named_by(peers: Collection[str]) -> tuple[ColumnElement[bool], ...]:
+    """SQL conditions that join a study with the objects that the steps of these peers refer to."""
     return *_of(peers), StepObject.step_id == PerformedStep.id
 
 
 def _is_here() -> ColumnElement[bool]:
+    """SQL: whether the object that a step refers to has been received."""
     return exists().where(Instance.sop_instance_uid == StepObject.sop_instance_uid)
 
 

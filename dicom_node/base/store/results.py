@@ -104,8 +104,8 @@ def existing(session: Session, sop_instance_uids: Collection[str]) -> dict[str, 
 
 
 def series_began(session: Session, study_id: int, series_instance_uid: str) -> datetime | None:
-    """The time when the first job of this study with a result in that series analysed its images; None
-    without one.
+    """When the first job of the study with a result in that series analysed its images; None without such a
+    job.
     """
     return session.scalar(
         select(func.min(Job.analysed_at))
@@ -233,8 +233,10 @@ Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """An image (by SOP Instance UID) that a person should look at, with the reason and the places in it."""
+class ReviewRequest:
+    """An image (by SOP Instance UID) whose cleaning a person should review, with the reason and the places in
+    the image.
+    """
 
     image: str
     cause: ReviewCause
@@ -244,7 +246,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class DrawnBoxes:
     """The boxes that a person drew in an image, with the person's role and the time."""
 
     boxes: tuple[Box, ...]
@@ -252,11 +254,13 @@ class Drawn:
     at: datetime
 
 
-def ask_for_reviews(session: Session, job_id: int, seen: Collection[str], asked: Sequence[Asked]) -> None:
-    """Queue these images for a review, each once per analysis; end other waiting reviews of ``seen`` for the
-    rule.
+def queue_reviews(
+    session: Session, job_id: int, seen: Collection[str], asked: Sequence[ReviewRequest]
+) -> None:
+    """Queue these reviews, one per image and analysis; end other waiting reviews of the images ``seen`` for
+    the job's rule.
 
-    ``seen`` and ``Asked.image`` are SOP Instance UIDs.
+    ``seen`` and ``ReviewRequest.image`` are SOP Instance UIDs.
     """
     job = session.get_one(Job, job_id)
     numbers = {  # noqa: C416
@@ -292,7 +296,7 @@ def ask_for_reviews(session: Session, job_id: int, seen: Collection[str], asked:
     )
 
 
-def drawn_boxes(session: Session, images: Collection[str]) -> dict[str, Drawn]:
+def drawn_boxes(session: Session, images: Collection[str]) -> dict[str, DrawnBoxes]:
     """The boxes drawn in these images, by SOP Instance UID, if the pixels are still the same."""
     chosen = select(Instance.sop_instance_uid, DrawnByHand).join(Instance)
     same = (
@@ -300,7 +304,7 @@ def drawn_boxes(session: Session, images: Collection[str]) -> dict[str, Drawn]:
         Instance.pixels_sha256 == DrawnByHand.pixels_sha256,
     )
     return {
-        uid: Drawn(
+        uid: DrawnBoxes(
             tuple((left, top, right, bottom) for left, top, right, bottom in row.boxes), row.role, row.at
         )
         for uid, row in session.execute(chosen.where(*same))

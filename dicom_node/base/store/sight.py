@@ -49,27 +49,34 @@ _instance, _received, _result, _original, _delivery, _study, _step_study = (
 
 
 def _studies(senders: Sequence[str]) -> Select[Any]:
+    """SQL: the numbers of the studies that these senders have sent."""
     return select(_instance.c.study_id).where(_instance.c.calling_ae.in_(senders))
 
 
 def _images(senders: Sequence[str]) -> Select[Any]:
+    """SQL: the numbers of the objects in studies of these senders."""
     return select(_instance.c.id).where(_instance.c.study_id.in_(_studies(senders)))
 
 
 def _results(senders: Sequence[str]) -> Select[Any]:
+    """SQL: the numbers of the results of studies of these senders."""
     return select(_result.c.id).where(_result.c.study_id.in_(_studies(senders)))
 
 
 def _uids(senders: Sequence[str]) -> Select[Any]:
+    """SQL: the Study Instance UIDs of studies of these senders."""
     return select(_study.c.study_instance_uid).where(_study.c.id.in_(_studies(senders)))
 
 
 def _steps(senders: Sequence[str]) -> Select[Any]:
+    """SQL: the performed procedure steps of studies of these senders."""
     return select(_step_study.c.step_id).where(_step_study.c.study_instance_uid.in_(_uids(senders)))
 
 
-def _names_no_other(senders: Sequence[str]) -> ColumnElement[bool]:
-    """Of events before a study is here, of fetches, work items and associations: none of other senders."""
+def _visible_events(senders: Sequence[str]) -> ColumnElement[bool]:
+    """SQL: events of these senders or their studies, and events that concern no sender, study or
+    work item.
+    """
     calling, study, *others = (
         EventRow.fields[field].as_string()
         for field in ("calling", "study", "studies", "instance", "workitem")
@@ -88,7 +95,7 @@ _CONDITIONS: Final[Mapping[type[Base], Callable[[Sequence[str]], ColumnElement[b
         ReceivedObject.study_id.is_(None) & ReceivedObject.calling_ae.in_(senders),
     ),
     EventRow: lambda senders: or_(
-        EventRow.study_id.in_(_studies(senders)), EventRow.study_id.is_(None) & _names_no_other(senders)
+        EventRow.study_id.in_(_studies(senders)), EventRow.study_id.is_(None) & _visible_events(senders)
     ),
     AuditRow: lambda senders: or_(
         AuditRow.study_id.in_(_studies(senders)),
@@ -130,7 +137,9 @@ def condition_of(table: type[Base], senders: Sequence[str]) -> ColumnElement[boo
 
 @contextmanager
 def seen_by(senders: Sequence[str] = ()) -> Iterator[None]:
-    """Look meanwhile at what a user with these senders sees; at all for checks, shown to nobody."""
+    """A scope in which queries find only what a user with these senders may see. Without senders: everything,
+    for checks whose result nobody sees.
+    """
     before = SENDERS.set(tuple(senders))
     try:
         yield
@@ -139,8 +148,8 @@ def seen_by(senders: Sequence[str] = ()) -> Iterator[None]:
 
 
 def is_hidden(session: Session, study_uid: str, *instance_uids: str) -> bool:
-    """Whether the study, or an object with one of these SOP Instance UIDs, is here, and the user may not see
-    it.
+    """Whether the node has the study, or an object with one of the SOP Instance UIDs, and the present user
+    may not see it.
     """
     by_others = _received.c.calling_ae.not_in(SENDERS.get())  # of a faulty object no study may be seen
     study_of_others = exists().where(_received.c.study_id == _study.c.id, by_others)
@@ -160,7 +169,8 @@ def is_hidden(session: Session, study_uid: str, *instance_uids: str) -> bool:
 
 
 @event.listens_for(Session, "do_orm_execute")
-def _limit(state: ORMExecuteState) -> None:
+def _limit_to_senders(state: ORMExecuteState) -> None:
+    """Limit each query of a session to what a user with the present senders may see."""
     senders = SENDERS.get()
     if not senders or not state.is_orm_statement or state.is_insert or state.is_column_load:
         return

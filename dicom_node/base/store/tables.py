@@ -98,7 +98,7 @@ def _words(words: type[StrEnum]) -> Enum:
 class Base(DeclarativeBase):
     @declared_attr.directive
     def __tablename__(cls) -> str:
-        """Unless it says another: the name of its class, as ``study_name`` for StudyName."""
+        """By default the name of the class, as ``study_name`` for StudyName."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
 
     metadata = MetaData(
@@ -154,7 +154,7 @@ class Numbered(Base):
 
 
 class Tried(Numbered):
-    """A table whose rows are tried until they are done (``runner``)."""
+    """A table whose rows are tried again until they are done (``runner``)."""
 
     __abstract__ = True
 
@@ -164,7 +164,7 @@ class Tried(Numbered):
 
 
 class OfStudy:
-    """A table whose rows belong to a study each."""
+    """A table in which each row belongs to a study."""
 
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True, sort_order=-1)
 
@@ -184,7 +184,7 @@ class OfObject:
 
 
 class OfFile:
-    """A table whose rows have a file in ``node.data_dir`` each."""
+    """A table in which each row has a file in ``node.data_dir``."""
 
     path: Mapped[str] = mapped_column(Text)
     purged: Mapped[bool] = mapped_column(default=False)  # the file is deleted
@@ -209,9 +209,7 @@ DISAGREEMENT = timedelta(minutes=10)
 
 
 def has_come(column: Any, now: datetime, longest: timedelta = LATEST - DISAGREEMENT) -> ColumnElement[bool]:
-    """SQL: whether the column's time has come, or is impossible because nothing waits longer than
-    ``longest``.
-    """
+    """SQL: whether the column's time is over, or so far ahead that only a wrong clock can have written it."""
     return or_(column <= now, column > now + longest + DISAGREEMENT)
 
 
@@ -455,7 +453,9 @@ class HeldResult(OfStudy, Base):
 
 
 class Commitment(Numbered):
-    """One request (N-ACTION) to a destination; stored before it is sent, so that every report finds it."""
+    """One request for storage commitment (N-ACTION) to a destination; stored before it is sent, so that every
+    report finds it.
+    """
 
     transaction_uid: Mapped[str] = mapped_column(String(64), unique=True)
     destination: Mapped[str] = mapped_column(String(64))
@@ -465,7 +465,9 @@ class Commitment(Numbered):
 
 
 class WaitingReport(Numbered):
-    """A report (N-EVENT-REPORT) that was acknowledged; the outbox processes it and deletes the row."""
+    """A storage commitment report (N-EVENT-REPORT) that was acknowledged; the outbox processes it and deletes
+    the row.
+    """
 
     transaction_uid: Mapped[str] = mapped_column(String(64))
     calling_ae: Mapped[str] = mapped_column(String(16))
@@ -475,7 +477,9 @@ class WaitingReport(Numbered):
 
 
 class RequestedCommitment(Tried):
-    """One request (N-ACTION) of a peer with ``commit_after``, until it has our report."""
+    """One request for storage commitment (N-ACTION) of a peer with ``commit_after``, until it
+    has our report.
+    """
 
     __table_args__ = (
         UniqueConstraint("peer", "transaction_uid", name="uq_requested_commitment_once"),
@@ -493,7 +497,7 @@ class RequestedCommitment(Tried):
 
 
 class PerformedStep(Numbered):
-    """One step, from its last report. It contains no patient data."""
+    """One performed procedure step, as last reported. It contains no patient data."""
 
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
     peer: Mapped[str] = mapped_column(String(64))
@@ -506,7 +510,7 @@ class PerformedStep(Numbered):
 
 
 class StepStudy(Base):
-    """A study that a step belongs to; the study may arrive later, or never."""
+    """A study that a performed procedure step belongs to; it may arrive later, or never."""
 
     step_id: Mapped[int] = mapped_column(
         ForeignKey("performed_step.id", ondelete="CASCADE"), primary_key=True
@@ -515,7 +519,7 @@ class StepStudy(Base):
 
 
 class StepObject(Base):
-    """An object that a step refers to."""
+    """An object that a performed procedure step refers to."""
 
     step_id: Mapped[int] = mapped_column(
         ForeignKey("performed_step.id", ondelete="CASCADE"), primary_key=True
@@ -828,7 +832,7 @@ class DrawnByHand(OfPerson, Base):
 
 
 class Fetch(Tried):
-    """One requested study; it is fetched once, from whatever peer."""
+    """A requested study; it is fetched once, whichever peers have it."""
 
     __tablename__ = "study_fetch"
     __table_args__ = (Index("ix_study_fetch_due", "state", "peer", "next_at"),)

@@ -98,6 +98,7 @@ def repair(database: Database) -> int:
 
 
 def _offer(session: Session, job: Job) -> int | None:
+    """Add a ticket for a job to procrastinate's queue; returns its number."""
     ahead = job.run_at - datetime.now(UTC)
     # The lowest class whose seconds are at least so many.
     work = min(max(math.ceil(_STEPS * math.log2(max(job.cost_seconds, 1.0))), 0), _MOST_WORK)
@@ -121,7 +122,7 @@ def _lock(job: Job) -> str:
 
 
 def _remove(session: Session, ticket: int) -> None:
-    """Take it away, whatever became of it."""
+    """Delete the ticket, if it still exists."""
     if session.execute(select(_TICKETS.c.id).where(_TICKETS.c.id == ticket)).first() is not None:
         _run(_manager(session).finish_job_by_id_async(ticket, jobs.Status.SUCCEEDED, delete_job=True))
 
@@ -129,7 +130,9 @@ def _remove(session: Session, ticket: int) -> None:
 def _open_queues(
     session: Session, workers: WorkerSettings, passing: tuple[int, float] | None
 ) -> list[str] | None:
-    """The queues from which may be taken; None for all. A queue's name says what its jobs have in common."""
+    """The names of the queues from which a job may be taken; None for all. The name of a queue says what its
+    jobs have in common.
+    """
     if not workers.pipelines and passing is None:
         return None
     return [
@@ -142,6 +145,7 @@ def _open_queues(
 
 
 def _is_open(name: str, workers: WorkerSettings, passing: tuple[int, float] | None) -> bool:
+    """Whether a job may be taken from the queue of this name."""
     pipeline, priority, work = name.rsplit("/", 2)
     if not workers.takes(pipeline):
         return False
@@ -153,6 +157,7 @@ def _is_open(name: str, workers: WorkerSettings, passing: tuple[int, float] | No
 
 
 def _manager(session: Session) -> JobManager:
+    """procrastinate's job manager in the transaction of a session."""
     return JobManager(_InSession(session))
 
 
@@ -182,11 +187,13 @@ class _InSession(BaseConnector):
         return [dict(row) for row in self._execute(query, arguments).mappings()]
 
     def _execute(self, query: str, arguments: Mapping[str, Any]) -> Any:
+        """Execute a statement in the session's transaction."""
         given = {name: _as_driver_takes_it(value) for name, value in arguments.items()}
         return self._session.connection().exec_driver_sql(query, given)
 
 
 def _as_driver_takes_it(value: Any) -> Any:
+    """A parameter in the form that the database driver accepts."""
     if isinstance(value, list):
         return [_as_driver_takes_it(one) for one in value]
     if isinstance(value, types.JobToDefer):

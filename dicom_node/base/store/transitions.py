@@ -131,7 +131,7 @@ def move_study(session: Session, study: Study, event: EventType, *, reason: str 
 
 
 def turn_changed(session: Session, job: Job) -> None:
-    """Inform the distributed engine, if there is one, of a job that was made, moved, or put first."""
+    """Inform the distributed engine, if the site has one, of a job that was made, moved, or put first."""
     if session.get_bind().dialect.name == "postgresql":
         from dicom_node.base.store import tickets
 
@@ -219,8 +219,8 @@ def settle_study(session: Session, study_id: int) -> None:
 
 
 def settle_studies(session: Session, study_ids: Iterable[int]) -> None:
-    """Derive and set the state of each of these studies, in a fixed order: other transactions lock them
-    too.
+    """Derive and set the state of each of these studies, in a fixed order, because other transactions lock
+    them too.
     """
     for study_id in sorted(set(study_ids)):
         settle_study(session, study_id)
@@ -236,6 +236,7 @@ def settle_study_as(session: Session, study: Study, state: StudyState, reason: s
 
 
 def _set_study(session: Session, study: Study, to: StudyState, event: EventType, reason: str) -> None:
+    """Set a study's state, and record the event with the states before and after."""
     before = study.state
     if not _set(session, study, to, {"reason": reason}):
         raise _lost(study)
@@ -247,6 +248,7 @@ def _set_study(session: Session, study: Study, to: StudyState, event: EventType,
 
 
 def _next(table: Mapping[tuple[_State, EventType], _State], row: Any, event: EventType) -> _State:
+    """The state that follows an event by the life cycle's table. Raises IllegalTransition."""
     try:
         return table[row.state, event]
     except KeyError:
@@ -304,7 +306,9 @@ def acquire_lease(database: Database, name: str, owner: str, seconds: float) -> 
 
 
 def take_lease(session: Session, name: str, owner: str, seconds: float) -> bool:
-    """As :func:`acquire_lease`, in the caller's transaction: until its end nobody else takes the lease."""
+    """As :func:`acquire_lease`, in the caller's transaction, until whose end nobody else can take
+    the lease.
+    """
     now, length = utc_now(), timedelta(seconds=seconds)
     until = now + length
     taken = session.execute(
@@ -322,14 +326,14 @@ def take_lease(session: Session, name: str, owner: str, seconds: float) -> bool:
     return True
 
 
-def is_lease_of(session: Session, name: str, owner: str) -> bool:
-    """Whether nobody else took the lease since the owner did; until the transaction ends nobody does."""
+def lock_lease(session: Session, name: str, owner: str) -> bool:
+    """Lock a lease until the transaction ends, so that nobody takes it; returns whether ``owner`` has it."""
     mine = select(Lease.owner).where(Lease.name == name).with_for_update()
     return session.scalar(mine) == owner
 
 
 def pass_lease_on(session: Session, name: str, owner: str, to: str) -> None:
-    """Give the owner's lease to another owner: the former one works no more under it."""
+    """Give the lease of ``owner`` to the owner ``to``; the former owner then no longer works."""
     session.execute(update(Lease).where(Lease.name == name, Lease.owner == owner).values(owner=to))
 
 
@@ -339,8 +343,8 @@ def release_lease(database: Database, name: str, owner: str) -> None:
         session.execute(delete(Lease).where(Lease.name == name, Lease.owner == owner))
 
 
-class KeptLease:
-    """A lease that a loop checks repeatedly; it is renewed only when ``spare`` of its seconds have passed, by
+class RenewableLease:
+    """A lease that a loop checks again and again. It is renewed only after ``spare`` of its seconds, by
     default half of them.
     """
 
@@ -353,8 +357,8 @@ class KeptLease:
         self._ask_at = 0.0
 
     def keep(self) -> bool:
-        """Take or renew the lease where that is due; returns whether it is ours for at least ``seconds``
-        less ``spare`` from now on.
+        """Take or renew the lease if that is due; returns whether this process has it for at least
+        ``seconds`` less ``spare`` more.
         """
         now = time.monotonic()
         if now >= self._ask_at:
@@ -380,6 +384,7 @@ class OwnEvents:
         self._store()
 
     def _store(self) -> None:
+        """Store the events that wait; if the database is away, they wait on."""
         with self._lock:
             waiting, self._waiting = self._waiting, []
             try:
@@ -388,4 +393,4 @@ class OwnEvents:
                         append(session, event)
             except SQLAlchemyError as error:
                 self._waiting = waiting
-                self._database.outage.noticed(error)
+                self._database.outage.note_error(error)

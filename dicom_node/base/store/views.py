@@ -364,10 +364,12 @@ def _results(session: Session, which: ColumnElement[bool]) -> list[tuple[int, Vi
 
 
 def _jobs() -> Select[Job, str | None]:
+    """The query for jobs with their Study Instance UID, the newest first."""
     return select(Job, Study.study_instance_uid).join(Study, Job.study_id == Study.id).order_by(Job.id.desc())
 
 
 def _job_views(session: Session, chosen: Select[Job, str | None]) -> list[View]:
+    """The chosen jobs as lists show them."""
     return [
         {
             "job": row.id,
@@ -409,6 +411,7 @@ def _concerns(session: Session, study_instance_uid: str) -> ColumnElement[bool]:
 
 
 def _event(row: EventRow, study_instance_uid: str | None) -> View:
+    """One event as lists show it."""
     try:
         known = events.by_number(row.number)
     except KeyError:  # written by a newer version

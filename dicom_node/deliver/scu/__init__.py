@@ -130,22 +130,23 @@ class FoundStudy:
 
 
 def _identifier(texts: Mapping[str, str], keyword: str) -> str:
+    """An identifier without padding, at most 64 characters."""
     return texts.get(keyword, "").replace("\0", "").strip()[:64]  # LO, PS3.5 6.2
 
 
 @dataclass(frozen=True, slots=True)
 class FoundStudies:
-    """The answer to a query. ``strays``: number of answers without a study, or with a study that does not
-    match.
+    """The studies that answer a query. ``strays``: the number of answers that name no study, or a study that
+    does not match.
     """
 
     studies: tuple[FoundStudy, ...]
     strays: int = 0
 
     @classmethod
-    def fitting(cls, query: StudyQuery, given: Iterable[Mapping[str, str]]) -> FoundStudies:
-        """The given answers that match the query, each study once."""
-        studies = [FoundStudy.from_texts(texts) for texts in given]
+    def fitting(cls, query: StudyQuery, answers: Iterable[Mapping[str, str]]) -> FoundStudies:
+        """Those of the ``answers`` that match the query, each study once."""
+        studies = [FoundStudy.from_texts(texts) for texts in answers]
         fitting = [one for one in studies if one is not None and query.is_answered_by(one)]
         found = {one.study_instance_uid: one for one in fitting}
         return cls(tuple(found.values()), len(studies) - len(fitting))
@@ -221,8 +222,8 @@ class ObjectSink(Protocol):
 
 
 class Taking:
-    """What of one retrieval went into the sink: ``taken`` and ``refused`` objects. ``stopped``: why nothing
-    further is taken.
+    """Counts the objects of one retrieval: ``taken`` and ``refused`` by the sink. ``stopped``: why no further
+    object is accepted.
     """
 
     def __init__(self) -> None:
@@ -257,9 +258,7 @@ class Archive(Protocol):
         """Query for studies. Raises Unavailable without a readable answer."""
 
     def body_parts(self, study_instance_uid: str) -> frozenset[str]:
-        """Body Part Examined (0018,0015) of the study's series, as far as it is given. Raises
-        Unavailable.
-        """
+        """The values of Body Part Examined (0018,0015) in the study's series. Raises Unavailable."""
 
     def retrieve(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:
         """Get all objects of a study. Failures of the peer are outcomes, not errors."""
@@ -411,9 +410,7 @@ class CommitmentPeer(Protocol):
 
 
 def hangs(reports: Sequence[SendReport]) -> bool:
-    """Whether two objects in a row hung: then the destination hangs, not one object, so the rest is not
-    tried.
-    """
+    """Whether the last two objects hung: then the destination hangs, and the rest is not tried."""
     return len(reports) > 1 and all(report.status is SendStatus.HUNG for report in reports[-2:])
 
 
@@ -429,7 +426,9 @@ def send_each(objects: Sequence[Outgoing], send: Callable[[Outgoing], SendReport
 
 
 def shown(item: Outgoing, sop_class: str) -> Confirmation:
-    """The answer of a destination that lists this UID, with this SOP class ("" if it names none)."""
+    """The answer of a destination that has an object with this UID. ``sop_class``: the class that it names,
+    or "".
+    """
     if sop_class not in ("", item.sop_class_uid):
         return Confirmation(Presence.DIFFERENT, f"the destination holds it as {UID(sop_class).name}")
     return Confirmation(Presence.FOUND)
@@ -532,7 +531,7 @@ class Connections:
         self.cut()
 
     def without_answer(self, whom: str) -> str:
-        """How far the last call to ``whom`` got that led to no association, in words."""
+        """How far the last try to reach ``whom`` got, in words, if no association came of it."""
         return (
             f"connected to {whom}, but it gave no answer"
             if self._is_connected
@@ -611,6 +610,8 @@ def open_destination(peer: PeerSettings, settings: Settings) -> Destination:
 
 
 def _client(group: str, peer: PeerSettings, ours: str) -> Any:
-    """The client of a connector for the peer's transport, else ours for DIMSE; imported when it is used."""
+    """The client that a connector provides for the peer's transport, else ours for DIMSE; imported on first
+    use.
+    """
     added = installed(group).get(peer.transport)
     return (added or EntryPoint("", f"{__name__}.dimse:{ours}", "")).load()

@@ -250,11 +250,11 @@ class DimseCaller(PeerCaller):
 
 
 def contexts(sop_class: Any) -> list[PresentationContext]:
-    """The presentation context of a service that needs no other transfer syntaxes than these two."""
+    """The presentation context of a service, with the two transfer syntaxes that every service accepts."""
     return [build_context(sop_class, list(LITTLE_ENDIAN))]
 
 
-def question_at(level: str, **keys: str) -> Dataset:
+def query_identifier(level: str, **keys: str) -> Dataset:
     """The identifier of a query (PS3.4 C.4.1.1.3)."""
     question = Dataset()
     question.QueryRetrieveLevel = level
@@ -264,6 +264,7 @@ def question_at(level: str, **keys: str) -> Dataset:
 
 
 def _refusal(association: Association, connections: Connections, whom: str) -> NoAssociation:
+    """Why there is no association: rejected, no accepted context, or no answer."""
     if association.is_rejected:
         return NoAssociation(f"association rejected by {whom}: {association.acceptor.primitive.reason_str}")
     if association.rejected_contexts:
@@ -304,12 +305,15 @@ class CallingAE(AE):  # type: ignore[misc]  # pynetdicom ships no types
 
 
 def _decoded(decode: Callable[[bytearray], Any], pdu: bytearray) -> Any:
-    """pynetdicom's objects of a PDU; it aborts at items of an answer that it does not know."""
+    """Decode a PDU to pynetdicom's objects.
+
+    An answer with unknown items would make pynetdicom abort.
+    """
     return decode(check_answer(memoryview(pdu)) if pdu[0] == A_ASSOCIATE_AC else pdu)
 
 
 class _AnswersOnly(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom ships no types
-    """Messages go to who waits for them.
+    """A message provider that passes each message to the caller that waits for it.
 
     Association._run_reactor says that it is paused before it looks whether it has to: a thread that sends in
     between is not waited for, and the reactor takes the answer off the queue (the only reader without
@@ -327,6 +331,7 @@ class _AnswersOnly(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom sh
         """Set when an N-EVENT-REPORT was answered; pynetdicom serves that in a thread of its own."""
 
     def send_msg(self, primitive: Any, context_id: int) -> None:
+        """Send a message; note whether it answers an N-EVENT-REPORT."""
         super().send_msg(primitive, context_id)
         if isinstance(primitive, N_EVENT_REPORT):
             self.report_answered.set()
@@ -352,18 +357,18 @@ class _AnswersOnly(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom sh
 
 
 class _PromptSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom ships no types
-    """DCMTK and Orthanc answer in two small writes with Nagle's algorithm on: the second waits for our
+    """A socket that sends without delay and acknowledges at once.
+
+    DCMTK and Orthanc answer in two small writes with Nagle's algorithm on: the second waits for our
     acknowledgement of the first, which Linux delays by 40 ms. Measured with Orthanc 1.10.1 on the loopback,
     one C-STORE with its association: 115 ms before, 27 ms with TCP_QUICKACK after each read and TCP_NODELAY
     for our own writes.
-
-    A read or write that moves no byte for ``connections.silence_seconds`` ends the connection: pynetdicom's
-    own have no time-out, and its abort() waits for the thread that is blocked in them.
     """
 
     connections: Connections
 
     def connect(self, primitive: T_CONNECT) -> None:
+        """Connect, and limit how long the peer may be silent."""
         super().connect(primitive)
         if self.socket is not None:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -371,6 +376,7 @@ class _PromptSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom ship
             self.connections.opened(self.socket)
 
     def send(self, bytestream: bytes) -> None:
+        """Send all bytes; a failure ends the association."""
         rest = memoryview(bytestream)
         try:
             while rest:
@@ -395,7 +401,7 @@ class _PromptSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom ship
         return data
 
     def _shutdown_socket(self) -> None:
-        """pynetdicom forgets the socket of a refused connection without closing it."""
+        """Close the socket, also that of a refused connection, which pynetdicom forgets."""
         last = self.socket
         if last is None:
             return
@@ -490,7 +496,7 @@ class DimseDestination(DimseCaller):
             missing: dict[str, Confirmation] = {}
             for series in dict.fromkeys(item.series_instance_uid for item in objects):
                 group = [item for item in objects if item.series_instance_uid == series]
-                question = question_at(
+                question = query_identifier(
                     "IMAGE",
                     StudyInstanceUID=group[0].study_instance_uid,
                     SeriesInstanceUID=series,
@@ -519,7 +525,7 @@ class DimseDestination(DimseCaller):
         checks += [self.accepts(str(kind), "storage", uid) for kind in kinds for uid in SOP_CLASSES[kind]]
         if self._peer.confirm == "commitment":
             checks.append(self.accepts("commitment", "commitment", dimse_n.COMMITMENT_CLASS))
-        if self._peer.may_be_asked:
+        if self._peer.answers_queries:
             # For an object that nobody has: a PACS may accept the context and refuse the question.
             nobody = Outgoing("", generate_uid(), generate_uid(), generate_uid(), Path(), "")
             [answer] = self.confirm([nobody])
@@ -536,6 +542,7 @@ class DimseDestination(DimseCaller):
         return Check("echo", status == 0, text if status is None else text + took)
 
     def _send_on_one_association(self, objects: Sequence[Outgoing]) -> list[SendReport]:
+        """Send objects on one association, until it ends; returns a report for each object that was tried."""
         with self.associate(_store_contexts(objects)) as association:
             if isinstance(association, NoAssociation):
                 status = SendStatus.NARROWED if association.takes_nothing else SendStatus.UNREACHABLE
@@ -548,6 +555,7 @@ class DimseDestination(DimseCaller):
         return reports
 
     def _store(self, association: Association, item: Outgoing) -> SendReport:
+        """Send one object by C-STORE."""
         content = _as_accepted(association, item)
         if isinstance(content, SendReport):
             return content
@@ -560,7 +568,7 @@ class DimseDestination(DimseCaller):
         return CUT_OFF if status is None and self._connections.timed_out else store_report(status)
 
     def _not_found(self, code: int | None) -> Confirmation:
-        """Of what a C-FIND with this last status did not return."""
+        """The answer for an object that a C-FIND with this last status did not return."""
         if code == 0:
             return Confirmation(Presence.NOT_FOUND, "the destination does not show it")
         if code is None and self._connections.timed_out:
@@ -580,7 +588,9 @@ def _store_contexts(objects: Iterable[Outgoing]) -> list[PresentationContext]:
 
 
 def _as_accepted(association: Association, item: Outgoing) -> Path | Dataset | SendReport:
-    """The file, or its data set where it must be converted; a report where no context fits."""
+    """The object as the peer accepts it: its file, or a converted data set; a report if no presentation
+    context fits.
+    """
     syntaxes = {
         context.transfer_syntax[0]
         for context in association.accepted_contexts
@@ -599,6 +609,7 @@ def _as_accepted(association: Association, item: Outgoing) -> Path | Dataset | S
 
 
 def _transfer_syntax(item: Outgoing) -> UID:
+    """The transfer syntax that an object's file has."""
     return UID(str(read_file_meta_info(item.path).TransferSyntaxUID))
 
 
@@ -749,7 +760,7 @@ class DimseArchive(DimseCaller):
                 return Retrieved(status, 0, association.text)
             if all(one.abstract_syntax != model for one in association.accepted_contexts):
                 return Retrieved(RetrieveStatus.REFUSED, 0, f"the peer does not accept {UID(model).name}")
-            request = [question_at("STUDY", StudyInstanceUID=study_instance_uid), model]
+            request = [query_identifier("STUDY", StudyInstanceUID=study_instance_uid), model]
             if not get:
                 request.insert(1, self._settings.node.ae_title)
             send = association.send_c_get if get else association.send_c_move
@@ -767,14 +778,17 @@ class DimseArchive(DimseCaller):
         return [self.accepts(name, "query", model) for name, model in wanted.items()]
 
     def _answers(self, level: str, **keys: str) -> list[Dataset]:
-        question = question_at(level, **keys)
+        """The answers to a C-FIND. Raises PeerUnreachable."""
+        question = query_identifier(level, **keys)
         code, answers, text = self.call(contexts(FIND), "send_c_find", question, FIND, service="query")
         if code != 0:
             raise Unavailable(f"{self._peer.name}: query: {text}")
         return answers
 
     def _texts(self, answer: Dataset) -> dict[str, str]:
-        """The values of an answer; of one that cannot be decoded, its UID: it can be fetched."""
+        """The values of an answer by keyword; only the UID, by which the study can be fetched, if the texts
+        cannot be decoded.
+        """
         with quiet_pydicom():
             for charset in (character_sets(answer), terms(self._peer.assume_charset)):
                 try:
@@ -802,7 +816,9 @@ class DimseArchive(DimseCaller):
 
 
 def _outcome(code: int, last: Dataset, taken: int | None) -> Retrieved:
-    """The outcome by the last answer; ``taken``: what the sink took, None where our listener did."""
+    """The outcome of a retrieval by its last answer. ``taken``: objects that our sink stored; None if our
+    listener did.
+    """
     objects = int(last.get("NumberOfCompletedSuboperations") or 0) if taken is None else taken
     failed = int(last.get("NumberOfFailedSuboperations") or 0)
     outcome, text = retrieve_status(code)
@@ -817,6 +833,7 @@ def _outcome(code: int, last: Dataset, taken: int | None) -> Retrieved:
 
 
 def _text(value: Any) -> str:
+    """A value as text; several values with backslashes between them."""
     if value is None:
         return ""
     values = value if isinstance(value, MultiValue | list) else [value]

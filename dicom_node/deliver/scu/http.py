@@ -120,7 +120,7 @@ class HttpCaller(PeerCaller):
             self._session.auth = (peer.username, peer.password.get_secret_value())
 
     def _called(self, ask: Callable[[], _T], seconds: float = 0) -> _T | SendReport:
-        """What ``ask`` returns in its time (0: ``outbox.answer_seconds``), or its failure."""
+        """The value of ``ask()``, or its failure; ended after ``seconds`` (0: ``outbox.answer_seconds``)."""
         try:
             with self._connections.within(seconds or self._outbox.answer_seconds):
                 return ask()
@@ -130,14 +130,14 @@ class HttpCaller(PeerCaller):
             return UNREADABLE
 
     def _answer(self, ask: Callable[[], _T]) -> _T:
-        """What ``ask`` returns. Raises Unavailable for any failure."""
+        """The value of ``ask()``. Raises Unavailable for any failure."""
         answer = self._called(ask)
         if isinstance(answer, SendReport):
             raise Unavailable(f"{self._peer.name}: {f'{answer.code} {answer.text}'.strip()}")
         return answer
 
     def _checked(self, name: str, test: Callable[[], list[Check]]) -> list[Check]:
-        """What a test found, or why it failed."""
+        """The results of a test, or the reason why it failed."""
         found = self._called(test)
         return [Check(name, False, found.text)] if isinstance(found, SendReport) else found
 
@@ -186,31 +186,38 @@ class HttpDestination(HttpCaller, ABC):
         return Retry(seen.text or "it is still there")
 
     def _about(self, ask: Callable[[Outgoing], _T], item: Outgoing) -> _T | SendReport:
-        """The answer about an object in the time that it may take to be sent or fetched, or its failure."""
+        """The answer about an object, or its failure, within the time allowed for an object of its size."""
         return self._called(partial(ask, item), self._outbox.seconds_for(item.path.stat().st_size))
 
     def _seen(self, look: Callable[[Outgoing], Confirmation], item: Outgoing) -> Confirmation:
+        """The result of a query for one object; a failure counts as "unknown"."""
         answer = self._about(look, item)
         return unanswered(answer) if isinstance(answer, SendReport) else answer
 
     # These raise requests.RequestException, and FAULTY_ANSWER; their time is limited.
 
     @abstractmethod
-    def _store(self, item: Outgoing) -> SendReport: ...
+    def _store(self, item: Outgoing) -> SendReport:
+        """Upload one object."""
+        ...
 
     @abstractmethod
-    def _delete(self, item: Outgoing) -> None: ...
+    def _delete(self, item: Outgoing) -> None:
+        """Delete one object at the peer."""
+        ...
 
     @abstractmethod
-    def _look(self, item: Outgoing) -> Confirmation: ...
+    def _look(self, item: Outgoing) -> Confirmation:
+        """Query whether the peer has this object."""
+        ...
 
     def _remains(self, item: Outgoing) -> Confirmation:
-        """Whether it is still to be deleted."""
+        """Whether the peer still has the object that is to be deleted."""
         return self._look(item)
 
 
 class _Adapter(HTTPAdapter):
-    """Tells ``connections`` of each connection that is opened."""
+    """Registers each new connection with ``connections``."""
 
     def __init__(self, connections: Connections) -> None:
         super().__init__()
@@ -226,6 +233,8 @@ class _Adapter(HTTPAdapter):
 
 
 def _watched(connection: Any, connections: Connections) -> Any:
+    """The class of a connection that registers each socket it opens."""
+
     class Watched(connection):  # type: ignore[misc]
         def _new_conn(self) -> socket.socket:
             name = self._dns_host  # type: ignore[has-type]  # of urllib3

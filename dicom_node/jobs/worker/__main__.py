@@ -13,7 +13,7 @@ from ai_pipeline.models.engine import INFERENCE
 from dicom_node.base import logs
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import ExitCode
-from dicom_node.base.processes import give_way, limit_memory, settings_line, watch_parent
+from dicom_node.base.processes import limit_memory, lower_priority, settings_line, watch_parent
 from dicom_node.base.store.database import Database
 
 
@@ -24,7 +24,7 @@ def main() -> int:
         sys.stderr.write(f"{lacking}\n")
         return ExitCode.CONFIG
     logs.configure(loaded.node.log_level, f"worker {os.getpid()}", as_json=loaded.log.format == "json")
-    give_way()
+    lower_priority()
     # Libraries that count cores themselves (OpenCV, OpenMP) get as many threads as the settings say.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
         os.environ.setdefault(name, str(loaded.workers.threads))

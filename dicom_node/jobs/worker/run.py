@@ -103,8 +103,7 @@ from dicom_node.base.files import Files
 from dicom_node.base.lifecycle import DeliveryState, JobState, ResultKind, ReviewCause, StudyState
 from dicom_node.base.processes import show_life
 from dicom_node.base.sitekey import load_or_create
-from dicom_node.base.store import deliveries, fetches, intake
-from dicom_node.base.store import results as stored
+from dicom_node.base.store import deliveries, fetches, intake, results
 from dicom_node.base.store.database import SHORTEST, Database
 from dicom_node.base.store.tables import Delivery, Instance, Job, Result, Study, Withdrawal
 from dicom_node.base.store.transitions import record, settle_study, utc_now
@@ -174,8 +173,8 @@ def record_cleaning(
                 shaped_by = [card.name, card.version, dict(job.options), source.pixels_sha256]
                 analysis = hashlib.sha256(json.dumps(shaped_by, sort_keys=True, default=str).encode())
                 note, of_image = own[name], (source.image.uid, _REVIEWS[name])
-                asked.append(stored.Asked(*of_image, note.text, note.places, analysis.hexdigest()))
-        stored.ask_for_reviews(session, job.id, [source.image.uid for source in sources], asked)
+                asked.append(results.ReviewRequest(*of_image, note.text, note.places, analysis.hexdigest()))
+        results.queue_reviews(session, job.id, [source.image.uid for source in sources], asked)
 
 
 def not_cleaned(failure: CleaningFailed, sources: Sequence[SourceObject]) -> PipelineResult:
@@ -261,7 +260,7 @@ class ImageAnalysis:
         analyse: Callable[[int, SourceObject], T],
         report: Progress | None = None,
     ) -> tuple[dict[str, T], dict[str, _Fault]]:
-        """What comes of each image, by UID, and what is wrong with those of which nothing comes."""
+        """The results of ``analyse`` by image UID, and the faults of the images without a result."""
         done: dict[str, T] = {}
         faults: dict[str, _Fault] = {}
         for number, source in enumerate(sources):
@@ -283,12 +282,13 @@ class ImageAnalysis:
         options: Mapping[str, object],
         report: Progress,
     ) -> PipelineResult:
+        """Run the pipeline; without findings for research only, and without the text that it read."""
         result = pipeline.run([source.image for source in sources], report, options)
         return replace(without_research(result), readings=())
 
 
 def _as_one(faults: Collection[Exception]) -> PixelError | NoNumber:
-    """The faults of all images as one: the model's where it is at fault for each."""
+    """One error for the faults of all images: the model's if it is at fault for each."""
     words = "; ".join(dict.fromkeys(map(str, faults)))
     return NoNumber(words) if all(isinstance(fault, NoNumber) for fault in faults) else PixelError(words)
 
@@ -337,7 +337,7 @@ _NO_HEADER = ImageHeader("", "", rows=0, columns=0, frames=1, photometric="", bi
 
 @dataclass(frozen=True, slots=True)
 class RefusedImage:
-    """An image that was refused by its header (:class:`ai_pipeline.contract.SourceImage`): it has no pixels.
+    """An image that was refused by its header; it has no pixels (:class:`ai_pipeline.contract.SourceImage`).
 
     A report can name it, because the node reads the header itself.
     """
@@ -372,9 +372,9 @@ def open_images(database: Database, settings: Settings, job: Job) -> JobImages:
                 Instance.assumed_charset,
             ).where(Instance.sop_instance_uid.in_(job.source_uids))
         ).all()
-        purged = stored.purged_images(session, job.study_id, job.rule)
+        purged = results.purged_images(session, job.study_id, job.rule)
         unread = intake.unread_beside(session, job.study_id)
-        drawn = stored.drawn_boxes(session, job.source_uids)
+        drawn = results.drawn_boxes(session, job.source_uids)
         here = {row.path: files.here(session, row.path) for row in rows if not row.purged}
     rules = device_rules_of(settings)
     known = {row.sop_instance_uid: row for row in rows}
@@ -421,7 +421,7 @@ def device_rules_of(settings: Settings) -> Path | None:
 def shape_sha256(
     pixels_sha256: str, header_sha256: str, header: ImageHeader, device_rules: Path | None
 ) -> str:
-    """The hash of everything that shapes the results of an image, beside its patient and study.
+    """The hash of everything but patient and study that shapes the results of an image.
 
     That is its pixels, its header, the boxes that a person drew and the device rules for it. Raises
     ``ai_pipeline.errors.DeviceRuleError``.
@@ -469,7 +469,7 @@ class ResultWriter:
             context = replace(context, previous=previous, study_day=day)
             built += build(context, sources=images.readable, result=result)
         built += self._deidentified(job, names, pipeline, models, analysed_at, images, result)
-        self._tell_repairs(job, images.readable)
+        self._record_repairs(job, images.readable)
         self._end(
             job,
             JobState.SUCCEEDED,
@@ -509,7 +509,7 @@ class ResultWriter:
             built += build_failure(
                 self._context(job, pipeline, models, now, peers, built=built), images, reason, cause
             )
-        self._tell_repairs(job, images)
+        self._record_repairs(job, images)
         self._end(job, state, reason, names, built, refused, stat=stat)
 
     def end(self, job: Job, state: JobState, reason: str = "", refused: Sequence[Refusal] = ()) -> None:
@@ -581,18 +581,19 @@ class ResultWriter:
     def _routed(
         self, job: Job, present: Collection[str], *, assessed: bool = True
     ) -> tuple[Sequence[str], bool]:
-        """The job's peers with those of its rule's conditions; whether one of these makes the study STAT.
+        """The peers of the job, with those that conditions of its rule add; and whether a condition makes the
+        study STAT.
 
         A peer that got an earlier report of the rule by a condition gets what replaces it, too.
         """
         rule = self._settings.rule(job.rule)
         if rule is None or not rule.then:
             return job.destinations, False
-        holding = [one for one in rule.then if one.holds(present, assessed=assessed)]
+        holding = [one for one in rule.then if one.is_met(present, assessed=assessed)]
         with self._database.read() as session:
             if fetches.is_prior(session, job.study_id):  # its results are sent nowhere
                 return job.destinations, False
-            had = stored.receivers(session, job.study_id, job.rule)
+            had = results.receivers(session, job.study_id, job.rule)
         further = {name for one in holding for name in one.send_to} | (had & set(rule.receivers))
         known = {peer.name for peer in self._settings.peers if "receive" in peer.may}
         names = [name for name in rule.receivers if name in further & known - set(job.destinations)]
@@ -609,21 +610,23 @@ class ResultWriter:
         built: Sequence[BuiltObject],
         files: Mapping[str, ResultFile],
     ) -> list[ResultFile]:
-        """Rows and deliveries of these objects; returns the files that are to be put in place."""
+        """Add the rows and deliveries of these objects; returns the files that still need their
+        final names.
+        """
         waiting = 0
         is_prior = fetches.is_prior(session, job.study_id)  # analysed for a comparison only
-        rows = stored.existing(session, [item.sop_instance_uid for item in built])
+        rows = results.existing(session, [item.sop_instance_uid for item in built])
         new: list[ResultFile] = []
         for item in built:
             uid = item.sop_instance_uid
             if uid not in rows:
                 values = row_values(item, files[uid], self._files)
-                rows[uid] = stored.add(
+                rows[uid] = results.add(
                     session, Result(study_id=job.study_id, job_id=job.id, created_at=utc_now(), **values)
                 )
                 new.append(files[uid])
                 if item.kind is ResultKind.SR and not item.deidentified:
-                    stored.note_findings(session, rows[uid], present)
+                    results.note_findings(session, rows[uid], present)
             known = [] if is_prior else self._peers(names, deidentified=item.deidentified)
             peers = [peer for peer in known if _gets(peer, item)]
             if rows[uid].purged:  # write down who misses it: a result is made once
@@ -644,10 +647,10 @@ class ResultWriter:
             deliveries.replace_unassessed(session, job.study_id, job.rule, [row.id for row in rows.values()])
         if waiting:
             record(session, RESULTS_HELD, job.study_id, job=job.id, rule=job.rule, results=waiting)
-        self._hand_on(session, job, names, assess_first, built, rows)
+        self._carry_over_decisions(session, job, names, assess_first, built, rows)
         return [file for file in new if not file.was_there]
 
-    def _hand_on(
+    def _carry_over_decisions(
         self,
         session: Session,
         job: Job,
@@ -656,7 +659,9 @@ class ResultWriter:
         built: Sequence[BuiltObject],
         rows: Mapping[str, Result],
     ) -> None:
-        """What a person sent or assessed of the results that these replace holds for these, too."""
+        """Apply to new results what a person did with the results that they replace: sending to further
+        peers, assessments.
+        """
         # Peers to which a person sent results that these replace before they left get these instead.
         left = deliveries.left_by_hand(session, job.study_id, job.rule)
         by_hand = {delivery.destination for delivery in left} - set(names)
@@ -684,8 +689,8 @@ class ResultWriter:
             if delivery.result is not None:
                 outbox.enqueue(session, delivery.result, [one for one in takers if one.assessments])
 
-    def _tell_repairs(self, job: Job, images: Sequence[SourceObject]) -> None:
-        """An event for each image with attributes that DICOM does not allow: keywords, no values."""
+    def _record_repairs(self, job: Job, images: Sequence[SourceObject]) -> None:
+        """Record an event for each image with invalid attributes, with their keywords and no values."""
         if faulty := repairs_of(images):
             with self._database.write() as session:
                 for uid, repairs in faulty.items():
@@ -749,7 +754,7 @@ class ResultWriter:
         domain: str | None = None,
         built: Sequence[BuiltObject] = (),
     ) -> ResultContext:
-        """``pipeline``: None if it could not be loaded. ``domain``: of the pseudonyms, None where the patient
+        """``pipeline``: None if it could not be loaded. ``domain``: of the pseudonyms, None if the patient
         is named.
 
         ``built``: objects of this job for other destinations; the same one is not built again.
@@ -757,9 +762,9 @@ class ResultWriter:
         names, card = [peer.name for peer in peers], pipeline.card if pipeline else None
         here = {item.sop_instance_uid for item in built}
         with self._database.read() as session:
-            former, series = stored.newest_report(session, job.study_id, job.rule, names, domain=domain)
-            installation = stored.this_installation(session)
-            place = stored.place_of_rule(session, job.study_id, job.rule)
+            former, series = results.newest_report(session, job.study_id, job.rule, names, domain=domain)
+            installation = results.this_installation(session)
+            place = results.place_of_rule(session, job.study_id, job.rule)
         rule = self._settings.rule(job.rule)
         return ResultContext(
             pipeline=card.name if card else job.pipeline,
@@ -776,23 +781,27 @@ class ResultWriter:
             burned_in_boxes=any(peer.burned_in_boxes for peer in peers),
             supersedes=former,
             supersedes_series=series,
-            exists=lambda uid: uid in here or self._read(stored.is_result, uid),
-            series_began=partial(self._read, stored.series_began, job.study_id),
+            exists=lambda uid: uid in here or self._read(results.is_result, uid),
+            series_began=partial(self._read, results.series_began, job.study_id),
             no_call=None if rule is None or rule.no_call is None else frozenset(rule.no_call),
             series_offset=RULE_STEP * place,
         )
 
-    def _read(self, query: Callable[..., T], *given: Any) -> T:
+    def _read(self, query: Callable[..., T], *arguments: Any) -> T:
+        """The value of a query in a reading session of its own."""
         with self._database.read() as session:
-            return query(session, *given)
+            return query(session, *arguments)
 
     def _peers(self, names: Sequence[str], *, deidentified: bool) -> list[PeerSettings]:
+        """The configured peers among these names that get de-identified objects, or those that do not."""
         known = {peer.name: peer for peer in self._settings.peers}  # the job's start logged who is unknown
         return [known[one] for one in names if one in known and known[one].deidentify is deidentified]
 
 
 def _gets(peer: PeerSettings, item: BuiltObject) -> bool:
-    """Whether a peer can show this kind of object, and wants these pseudonyms, boxes and characters."""
+    """Whether a peer gets this object: it accepts the kind, the pseudonyms, the boxes and the
+    character set.
+    """
     return (
         item.not_beside.isdisjoint(peer.results)
         and item.kind in peer.results
@@ -803,7 +812,7 @@ def _gets(peer: PeerSettings, item: BuiltObject) -> bool:
 
 
 def _alike(peers: Sequence[PeerSettings]) -> list[list[PeerSettings]]:
-    """Destinations that get the same objects: they want the same boxes and the same character set."""
+    """Groups of peers that get the same objects, because they want the same boxes and character set."""
     groups: dict[tuple[str, bool], list[PeerSettings]] = {}
     for peer in peers:
         groups.setdefault((peer.charset, peer.burned_in_boxes), []).append(peer)
@@ -885,6 +894,7 @@ def previous_images(
 
 
 def _instances(session: Session, study: int, uids: Sequence[str]) -> list[Instance]:
+    """The versions in force of these images in a study."""
     return list(
         session.scalars(
             select(Instance).where(Instance.study_id == study, Instance.sop_instance_uid.in_(uids))
@@ -893,7 +903,7 @@ def _instances(session: Session, study: int, uids: Sequence[str]) -> list[Instan
 
 
 def _kind(row: Instance) -> _Kind | None:
-    """Modality, body part and view; None where a radiograph does not say its view."""
+    """Modality, body part and view, by which images are compared; None for a radiograph without a view."""
     body_part, view = (
         str(row.attributes.get(word) or "").strip().upper() for word in ("BodyPartExamined", "ViewPosition")
     )
@@ -937,14 +947,14 @@ class AtWork:
             yield
         except TimeLimitReached:
             self._remove(file)
-            self._add(file, self._token())
+            self._add(file, self._limit_mark())
             raise
         except Exception as error:
             self._remove(file)
             if not lacks_memory(error):
                 raise
             self.spent = True
-            self._add(file, self._token())
+            self._add(file, self._limit_mark())
             if self.last_try or self._losses(file) >= self.most:
                 raise PixelError(
                     f"the image takes more memory than workers.memory_mib = {self.memory_mib}"
@@ -977,23 +987,29 @@ class AtWork:
                 if file.stat().st_mtime < time.time() - KEEP_SECONDS:
                     file.unlink()
 
-    def _token(self) -> str:
-        """Stands for a worker that ran out of memory or time; it counts while the limit is the same."""
+    def _limit_mark(self) -> str:
+        """A line for a worker that reached its limit of memory or time; it counts while the limit stays the
+        same.
+        """
         return f"limit of {self.memory_mib} MiB"
 
     def _losses(self, file: Path) -> int:
-        """Workers that died while their nodes lived on: a power cut is not the image's fault."""
+        """The number of workers that died at this image while their node lived on: after a power cut the
+        image is not at fault.
+        """
         return sum(
-            line == self._token() or (is_dead(line) and not is_dead_with_its_node(line))
+            line == self._limit_mark() or (is_dead(line) and not is_dead_with_its_node(line))
             for line in _lines(file)
         )
 
     def _add(self, file: Path, line: str) -> None:
+        """Append a line to the record of an image."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="ascii") as lines:
             lines.write(f"{line}\n")
 
     def _remove(self, file: Path) -> None:
+        """Remove this worker's line from the record of an image."""
         rest = [line for line in _lines(file) if line != self.owner]
         if rest:
             file.write_text("".join(f"{line}\n" for line in rest), encoding="ascii")
@@ -1002,6 +1018,7 @@ class AtWork:
 
 
 def _lines(file: Path) -> list[str]:
+    """The lines of a record; none if it does not exist."""
     try:
         return file.read_text(encoding="ascii").splitlines()
     except FileNotFoundError:
@@ -1016,7 +1033,7 @@ _ACCEPTED, _ANALYSED = 0.01, 0.95  # shares done
 
 @dataclass(slots=True)
 class _Attempt:
-    """How far this attempt got: what the report says that the PACS gets when it fails."""
+    """How far an attempt at a job has come, for the report if it fails."""
 
     job: Job
     pipeline: Pipeline | None = None
@@ -1025,7 +1042,7 @@ class _Attempt:
 
 
 class _Failed(Exception):
-    """The job fails for good: a further attempt would find the same."""
+    """The job fails for good, because another attempt would fail in the same way."""
 
     def __init__(self, reason: str, cause: Cause = Cause.UNKNOWN) -> None:
         super().__init__(reason)
@@ -1035,8 +1052,8 @@ class _Failed(Exception):
 _FINAL = (_Failed, PixelError, NoNumber, CleaningFailed, DecodedDifferently)
 
 
-def _missing(images: JobImages) -> Iterator[QualityNote]:
-    """What of the study is not in this result."""
+def _missing_notes(images: JobImages) -> Iterator[QualityNote]:
+    """Notes on the images of the study that this result does not cover."""
     if images.faults:
         yield QualityNote(
             "not_analysed", f"{len(images.faults)} of the images not analysed: {images.reasons}"
@@ -1141,7 +1158,7 @@ class Worker:
                 _LOGGER.warning("%s: this worker ends", spent)
             except SQLAlchemyError as error:  # the job's lease ends, and somebody takes it over
                 show_life(busy_seconds=0)
-                self._database.outage.noticed(error)
+                self._database.outage.note_error(error)
                 self.stopping.wait(_PAUSE_SECONDS)
 
     def run_once(self) -> bool:
@@ -1167,7 +1184,7 @@ class Worker:
         return True
 
     def _run_passing_job(self, job: Job, heartbeat: JobHeartbeat) -> None:
-        """Between two steps of a job: run one that is more urgent or much shorter, if there is any.
+        """Between two steps of a job, run another job that is more urgent or much shorter, if there is one.
 
         So a chest film waits for 16 frames of a cine (10 s), not for all of it; the cine goes on after it.
         """
@@ -1179,9 +1196,10 @@ class Worker:
                 with heartbeat.paused(), self._at_work.aside(), self._heartbeat(other) as report:
                     self._run(other, report)
         except SQLAlchemyError as error:  # the other's lease ends; this job goes on
-            self._database.outage.noticed(error)
+            self._database.outage.note_error(error)
 
     def _heartbeat(self, job: Job) -> JobHeartbeat:
+        """The heartbeat for a job, with the configured time limits."""
         workers = self._settings.workers
         return JobHeartbeat(
             self._queue,
@@ -1209,6 +1227,7 @@ class Worker:
         _LOGGER.info("pipelines loaded in %.1f s", time.monotonic() - started)
 
     def _pipeline(self, name: str) -> Pipeline:
+        """The pipeline of this name, loaded once. Raises NoSuchPipeline."""
         if name not in self._pipelines:
             try:
                 pipeline = pipelines.create(
@@ -1223,7 +1242,9 @@ class Worker:
         return self._pipelines[name]
 
     def _abandon(self, job: Job, stop: NodeError) -> None:
-        """The job hangs in code that cannot be stopped: settle it and end this process."""
+        """End this process, because its job hangs in code that cannot be stopped; the job is
+        settled first.
+        """
         _LOGGER.error("job %s does not stop (%s): this worker ends", job.id, stop)
         try:
             with contextlib.suppress(LeaseLost):
@@ -1245,7 +1266,7 @@ class Worker:
             os._exit(1)
 
     def _run(self, job: Job, report: Progress) -> None:
-        """Finish a job, put it back, or lose it. Raises only database errors.
+        """Run a job until it is finished, put back, or lost to another worker. Raises only database errors.
 
         ``report`` stops the job by raising JobCancelled, LeaseLost, HandedBack or TimeLimitReached. After a
         job that used up the memory (``AtWork.spent``) this process must end.
@@ -1267,6 +1288,7 @@ class Worker:
             self._at_work.last_try = False
 
     def _end(self, attempt: _Attempt, report: Progress) -> None:
+        """Run an attempt, and end the job by what came of it: results, a failure report, or another try."""
         job = attempt.job
         try:
             self._try(attempt, report)
@@ -1300,6 +1322,7 @@ class Worker:
                 self._queue.retry_at(job, utc_now() + self._queue.retry_delay(job.tries), reason)
 
     def _try(self, attempt: _Attempt, report: Progress) -> None:
+        """Run an attempt at a job up to its results. Raises what makes it fail."""
         job = attempt.job
         report(0.0, "reading")
         attempt.images = images = open_images(self._database, self._settings, job)
@@ -1344,12 +1367,12 @@ class Worker:
         report(_ACCEPTED, "analysing")
         result, faults = self._analysis.run(pipeline, attempt.images.readable, job.options, progress)
         self._leave_out(attempt, faults)
-        result = replace(result, quality=(*result.quality, *_missing(attempt.images)))
+        result = replace(result, quality=(*result.quality, *_missing_notes(attempt.images)))
         report(_ANALYSED, "building results")
         self._results.write(job, pipeline, attempt.images, result, attempt.refused)
 
     def _leave_out(self, attempt: _Attempt, faults: Mapping[str, str]) -> None:
-        """These images cannot be analysed; the others of the study are."""
+        """Leave out the images with these ``faults``; the others of the study are analysed."""
         if faults:
             job, attempt.images = attempt.job, attempt.images.without(faults)
             with self._database.write() as session:
@@ -1364,8 +1387,10 @@ class Worker:
             self._results.end(attempt.job, JobState.FAILED, reason)
 
     def _report_failure(self, attempt: _Attempt, state: JobState, reason: str, cause: Cause) -> None:
-        """Write the report that the AI did not run. What memory an image has left may not do for it: then
-        another process writes it."""
+        """Write the report that the AI did not run.
+
+        If an image used up the memory of this process, another process writes it.
+        """
         job, refused = attempt.job, attempt.refused if state is JobState.NOT_APPLICABLE else ()
         known, again = attempt.images.all or attempt.images.unopened, self._queue.may_be_tried_again(job)
         if known and not (self._at_work.spent and again):  # not known: nothing says whose study it is
@@ -1444,6 +1469,7 @@ class JobHeartbeat:
             self._paused = False
 
     def _beat(self) -> None:
+        """Renew the lease at intervals, and request a stop when a limit is reached."""
         next_beat = time.monotonic() + self._interval
         while not self._ended.wait(min(self._interval, 0.1)):
             now = time.monotonic()
@@ -1461,7 +1487,7 @@ class JobHeartbeat:
                 except (LeaseLost, JobCancelled) as stop:
                     self._request_stop(stop)
                 except SQLAlchemyError as error:  # the lease outlasts several beats
-                    self._queue.outage.noticed(error)
+                    self._queue.outage.note_error(error)
                 except Exception as error:  # noqa: BLE001  (no memory, say: the next one may succeed)
                     _LOGGER.warning("job %s: no heartbeat: %s", self._job.id, type(error).__name__)
             idle = self._paused or self._ended.is_set()
@@ -1469,4 +1495,5 @@ class JobHeartbeat:
                 self._abandon(self._job, self._stop)
 
     def _request_stop(self, stop: NodeError) -> None:
+        """Let the job stop at its next step, for this reason."""
         self._stop, self._stop_decided_at = stop, time.monotonic()

@@ -53,7 +53,7 @@ from ai_pipeline.fetal_head import intended_use as fetal_head
 from ai_pipeline.fetal_head.intended_use import fetus_of_each, names_in, refused_by_header, tells_of_several
 from ai_pipeline.images.coordinates import Affine
 from ai_pipeline.images.decode import DicomImage, open_dicom, open_image
-from ai_pipeline.images.header import GivenAttributes
+from ai_pipeline.images.header import StatedAttributes
 from ai_pipeline.models import registry
 from ai_pipeline.models.registry import Label
 from ai_pipeline.networks import heads
@@ -1029,7 +1029,7 @@ def found(ovarian: ovaries.Ovarian, frame: Path) -> PipelineResult:
     return ovarian.run([open_image(frame, "US", AS_PELVIS)], silent, {})
 
 
-AS_PELVIS = GivenAttributes(body_part="PELVIS")
+AS_PELVIS = StatedAttributes(body_part="PELVIS")
 
 
 @pytest.mark.parametrize("highest", [256, 1], ids=["noise", "black"])

@@ -53,7 +53,7 @@ from dicom_console.handlers.happened import TREND_SPANS
 from dicom_console.views import activity, changes, listing, metrics, problems, search
 from dicom_console.web import languages, limits
 from dicom_console.web.access import ANYONE
-from dicom_console.web.faces import Asked
+from dicom_console.web.faces import CurrentRequest
 from dicom_node.base import events
 from dicom_node.base.config import loading
 from dicom_node.base.config.settings import Conditions, ConsoleSettings, RuleSettings, Settings
@@ -168,7 +168,7 @@ def test_after_so_many_refusals_nothing_is_looked_at(
     console: ConsoleLab, who: Callable[[int], audit.Person], address: str, limit: int
 ) -> None:
     refuse(console, who, range(limit - 1))
-    console.read(users.attempt_of, console.read(users.find, "viewer"), "viewer", address)
+    console.read(users.check_attempt, console.read(users.find, "viewer"), "viewer", address)
     refuse(console, who, range(limit - 1, limit))
     with pytest.raises(SignInRefused, match="Too many attempts"):
         users.sign_in(console.database, "viewer", PASSWORD, address)
@@ -839,7 +839,7 @@ def test_an_endpoint_without_a_role_is_refused_to_all(console: ConsoleLab) -> No
     router = APIRouter()
 
     @router.get("/forgotten")
-    def forgotten(asked: Asked) -> str:
+    def forgotten(asked: CurrentRequest) -> str:
         return "secret"
 
     console.app.include_router(router)

@@ -24,7 +24,7 @@ from dicom_node.base.dicom.elements import Limits, Walk, read_uids
 from dicom_node.base.dicom.header import (
     CharacterSet,
     Repairs,
-    can_hold,
+    can_encode,
     character_sets,
     decoded,
     quiet_pydicom,
@@ -204,7 +204,7 @@ def test_results_in_their_sources_character_set_are_withdrawn_and_assessed_in_it
 def test_a_character_set_holds_only_what_is_read_back_from_it(charset: str, text: str) -> None:
     dataset = pydicom.Dataset()
     dataset.StudyDescription = dataset.PatientName = text
-    assert not can_hold(terms(charset), dataset)
+    assert not can_encode(terms(charset), dataset)
 
 
 @pytest.mark.parametrize(("charset", "raw"), UNKNOWN)

@@ -236,7 +236,7 @@ def test_a_study_is_asked_for_once_again_and_cancelled(tmp_path: Path) -> None:
             found = fetch.ask(inbox.database, archive, "archive", asked)
             assert (found["wanted"], found["first"]) == (1, 1)
     assert [inbox.write(fetch.cancel, "archive") for _ in range(2)] == [1, 0]
-    assert inbox.write(fetch.ask_again, "archive") == 1
+    assert inbox.write(fetch.fetch_again, "archive") == 1
     assert [row.state for row in inbox.rows(Fetch)] == [FetchState.WAITING]
 
 

@@ -459,10 +459,10 @@ def test_a_study_whose_date_names_no_day_is_held(tmp_path: Path, given: str, hel
         dataset = changed(ultrasound("x"), StudyDate=given)
     dataset.save_as(tmp_path / "x.dcm", enforce_file_format=True)
     found = inspect(tmp_path / "x.dcm")
-    for days, asked_for, expected in ((7, False, held), (7, True, False), (0, False, False)):
+    for days, requested, expected in ((7, False, held), (7, True, False), (0, False, False)):
         facts = [image(**found.attributes)]
         [decision] = decide(
-            [rule(max_study_age_days=days)], found.study_date, facts, TODAY, {}, asked_for=asked_for
+            [rule(max_study_age_days=days)], found.study_date, facts, TODAY, {}, requested=requested
         )
         assert bool(decision.held_reason) is expected
 

@@ -39,7 +39,7 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver import delivery_worker
 from dicom_node.deliver.delivery_worker import CommitmentAnswers
-from dicom_node.deliver.outbox import Moves, outages, report_outages, retry, retry_all, wait_before_question
+from dicom_node.deliver.outbox import Moves, outages, report_outages, retry, retry_all, wait_before_query
 from dicom_node.deliver.scu import Confirmation, Presence, SendReport, SendStatus
 from dicom_node.studies.indexing import JournalIngest
 from tests.inbox_lab import CONFIG, Inbox
@@ -76,7 +76,7 @@ def enter(outbox: Outbox, entry: Callable[[Moves, Delivery], None], peer: PeerSe
 
 
 def asked(presence: Presence) -> Callable[[Moves, Delivery], None]:
-    return lambda moves, delivery: moves.asked(delivery, Confirmation(presence, "its answer"))
+    return lambda moves, delivery: moves.query_answered(delivery, Confirmation(presence, "its answer"))
 
 
 def test_stored_is_not_yet_delivered(outbox: Outbox) -> None:
@@ -270,7 +270,7 @@ SETTINGS = OutboxSettings(retry_seconds=2, retry_limit_seconds=300)
 
 @given(strategies.integers(min_value=1, max_value=1000))
 def test_questions_become_rarer(queries: int) -> None:
-    now, later = (wait_before_question(number, SETTINGS) for number in (queries, queries + 1))
+    now, later = (wait_before_query(number, SETTINGS) for number in (queries, queries + 1))
     assert now <= later
 
 

@@ -183,7 +183,7 @@ def test_a_kept_lease_is_renewed_in_its_second_half_only(
     monkeypatch.setattr(
         transitions, "acquire_lease", lambda *given: asked.append(given[2]) or acquire(*given)
     )
-    ours, theirs = (transitions.KeptLease(database, "work", owner, 60.0) for owner in ("us", "them"))
+    ours, theirs = (transitions.RenewableLease(database, "work", owner, 60.0) for owner in ("us", "them"))
     assert [ours.keep(), theirs.keep(), ours.keep(), theirs.keep()] == [True, False, True, False]
     now += 29
     assert (ours.keep(), asked) == (True, ["us", "them"])

@@ -259,9 +259,9 @@ def test_what_is_made_up_beside_plain_background_is_seen() -> None:
     mask[50:60, 40:60] = mask[50:60, 180:200] = True
     frame = cleaning.MarkedContent("x", source=None, frame=1, picture=picture, objects=())  # type: ignore[arg-type]
     grey, black = (np.where(mask[..., None], level, picture).astype(np.uint8) for level in (90, 0))
-    background, made_up = cleaning._made_up(frame, grey, mask)
+    background, made_up = cleaning._filled_background(frame, grey, mask)
     assert int(background.sum()) == int(made_up.sum()) == 200
-    assert not cleaning._made_up(frame, black, mask)[1].any()
+    assert not cleaning._filled_background(frame, black, mask)[1].any()
 
 
 def test_ink_is_what_the_class_says() -> None:
