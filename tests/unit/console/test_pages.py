@@ -1,5 +1,6 @@
 """Who gets into the console and what each may; its pages, and what is entered on them."""
 
+import asyncio
 import base64
 import errno
 import fcntl
@@ -1945,6 +1946,25 @@ def test_an_event_that_is_committed_behind_others_or_under_a_number_of_before_is
 def test_a_method_that_an_address_has_not_is_answered_with_those_that_it_has(console: ConsoleLab) -> None:
     answer = console.browser(UserRole.VIEWER).client.put("/studies")
     assert (answer.status_code, answer.headers["Allow"]) == (405, "GET")
+
+
+def test_a_browser_that_leaves_while_it_is_answered_is_no_defect(
+    console: ConsoleLab, caplog: pytest.LogCaptureFixture
+) -> None:
+    cookies = console.browser(UserRole.VIEWER).client.cookies
+    headers = [(b"host", b"testserver"), (b"cookie", f"{console.cookie}={cookies[console.cookie]}".encode())]
+    scope = {"type": "http", "asgi": {"spec_version": "2.3"}, "method": "GET", "scheme": "http"}
+    scope |= {"path": "/live", "query_string": b"", "headers": headers, "server": ("testserver", 80)}
+    answers: list[Any] = []
+
+    async def gone() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        answers.append(message)
+
+    asyncio.run(console.app(scope, gone, send))  # type: ignore[arg-type]
+    assert answers[0]["status"] == 200 and caplog.messages == []
 
 
 @pytest.mark.parametrize(
