@@ -13,7 +13,7 @@ from dicom_console.web.faces import Asked, Faces, Text, Visit
 from dicom_console.web.languages import N_
 from dicom_node.base.errors import FaultyInput
 from dicom_node.base.lifecycle import UserRole
-from dicom_node.people import Row
+from dicom_node.people import Row, audit
 from dicom_node.people.peers import happened_around
 
 faces = Faces()
@@ -68,11 +68,12 @@ def list_events(
 
 @faces.page_of(list_events)
 def _events_page(asked: Visit, found: Row) -> Response:
+    audit.note_list(asked.site.database, asked.person, "events")
     names = ("at", "minutes", "peer", "number", "words", "problems")
     return asked.page(
         "events.html",
         found=found,
-        named=asked.read(listing.named, found["events"]),
+        named=asked.read(listing.named, asked.settings, found["events"]),
         spans=SPANS,
         filters={name: asked.query(name)[:64] for name in names if asked.query(name)},
     )

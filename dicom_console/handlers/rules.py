@@ -145,4 +145,4 @@ def _named(asked: Visit, tried: list[View]) -> dict[str, View]:
     """How the list names these studies, with their Patient IDs: who sees it is noted."""
     if tried:
         audit.note_list(asked.site.database, asked.person, "rules")
-    return asked.read(listing.named, tried)
+    return asked.read(listing.named, asked.settings, tried)

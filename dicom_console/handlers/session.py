@@ -235,7 +235,9 @@ def show_audit(
         rows=shown,
         more=more,
         first=before is None,
-        named=asked.read(listing.named, [{"study_instance_uid": row["study"]} for row in shown]),
+        named=asked.read(
+            listing.named, asked.settings, [{"study_instance_uid": row["study"]} for row in shown]
+        ),
         filters=filters,
         kinds=sorted(AuditAction),
     )

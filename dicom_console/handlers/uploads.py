@@ -110,7 +110,7 @@ def _answer(asked: Visit, form: FormData) -> Response:
 def _now(asked: Visit, number: int) -> View:
     """How the upload goes on; it lists studies with their Patient IDs."""
     audit.note_list(asked.site.database, asked.person, "upload")
-    return asked.read(uploaded.show, number)
+    return asked.read(uploaded.show, asked.settings, number)
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from dicom_console.views import listing
 from dicom_console.web.faces import (
     Asked,
     Faces,
+    Name,
     Number,
     Visit,
     back_to,
@@ -19,7 +20,7 @@ from dicom_console.web.faces import (
 from dicom_node.base.errors import FaultyInput
 from dicom_node.base.lifecycle import DeliveryState, FetchState, JobState, UserRole
 from dicom_node.base.store.views import View
-from dicom_node.people import Done, Row, audit, queues
+from dicom_node.people import Because, Done, Row, audit, backup, queues
 from dicom_node.people.queues import (
     Change,
     FetchChange,
@@ -49,7 +50,7 @@ list_jobs = faces.list_of(JOBS)
 
 @faces.page_of(list_jobs)
 def _jobs_page(asked: Visit, found: Any) -> Response:
-    named = asked.read(listing.named, found.jobs)
+    named = asked.read(listing.named, asked.settings, found.jobs)
     return asked.list_page(JOBS, found, named=named, stuck=asked.read(stuck_jobs), states=list(JobState))
 
 
@@ -77,7 +78,7 @@ def _outbox_page(asked: Visit, found: Any) -> Response:
         OUTBOX,
         found,
         to=asked.query("to"),
-        named=asked.read(listing.named, found.deliveries),
+        named=asked.read(listing.named, asked.settings, found.deliveries),
         states=["open", *DeliveryState],
         dead=asked.read(listing.dead_by_destination),
         longest=audit.LONGEST_REASON,
@@ -128,7 +129,7 @@ def _fetches_page(asked: Visit, found: Any) -> Response:
         FETCHES,
         found,
         states=list(FetchState),
-        named=asked.read(listing.named, found.fetches),
+        named=asked.read(listing.named, asked.settings, found.fetches),
         progress=queues.fetches_by_peer(asked.settings),
         peers=[peer.name for peer in asked.settings.peers if "query" in peer.may],
         rules=[rule.name for rule in asked.settings.rules],
@@ -163,6 +164,26 @@ def change_fetches(asked: Asked, name: str, change: FetchChange) -> Response:
     """Fetch once more what was given up or cancelled of a peer, or do not fetch what waits for it."""
     queues.change_fetches(asked.settings, name, change, asked.person)
     return _TO_FETCHES(asked, None)
+
+
+@faces.handler("GET", "/decisions", UserRole.OPERATOR)
+def list_decisions(asked: Asked) -> list[Row]:
+    """Decisions of persons that a restored database lacks and that could not be applied again yet."""
+    audit.note_list(asked.site.database, asked.person, "decisions")
+    return [Row(**row) for row in asked.read(backup.waiting_decisions)]
+
+
+@faces.page_of(list_decisions)
+def _decisions_page(asked: Visit, rows: list[Row]) -> Response:
+    named = asked.read(listing.named, asked.settings, rows)
+    lengths = {"shortest": audit.SHORTEST_REASON, "longest": audit.LONGEST_REASON}
+    return asked.page("decisions.html", rows=rows, named=named, **lengths)
+
+
+@faces.handler("POST", "/decisions/{name}/settle", UserRole.ADMIN, back_to("/decisions"))
+def settle_decision(asked: Asked, name: Name, why: Annotated[Because, Body()]) -> None:
+    """Answer for a decision that cannot be applied again: deliveries wait for it no more."""
+    backup.settle_decision(asked.settings, name, because=why.because, by=asked.person)
 
 
 list_notifications = faces.list_of(NOTIFICATIONS)

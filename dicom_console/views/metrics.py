@@ -59,7 +59,7 @@ from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, as_json
 from dicom_node.deliver import outbox
 from dicom_node.deliver.outbox import outages
-from dicom_node.people import reviews
+from dicom_node.people import decision_copies, reviews
 from dicom_node.people.monitoring import days_left, list_processes, machine_name
 from dicom_node.receive.spool import Spool
 
@@ -139,7 +139,8 @@ def overview(session: Session, settings: Settings) -> View:
         "processes": list_processes(session),
         "problems": wrong,
         "undercut": [*undercuts(settings)],
-        "named": listing.named(session, concerned),
+        "decisions": len(decision_copies.waiting(session)),
+        "named": listing.named(session, settings, concerned),
     }
 
 

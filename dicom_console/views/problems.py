@@ -1,7 +1,7 @@
 """Recent problems, each listed once: lasting problems first, then problems solved within a day."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -78,7 +78,19 @@ def problems(session: Session, settings: Settings, *, disk_is_low: bool) -> list
     since = as_json(utc_now() - _SOLVED_FOR)
     solved = [row for row in rows if row["over"] is not None and (row["over"] or row["at"]) >= since]
     solved.sort(key=lambda row: str(row["over"] or row["at"]), reverse=True)
-    return [row for row in rows if row["over"] is None][:SHOWN] + solved[:SOLVED_SHOWN]
+    return _grouped(row for row in rows if row["over"] is None)[:SHOWN] + _grouped(solved)[:SOLVED_SHOWN]
+
+
+def _grouped(rows: Iterable[View]) -> list[View]:
+    """The same problem of several studies is one line, with the study that had it last."""
+    found: dict[object, View] = {}
+    for row in rows:
+        texts = {key: value for key, value in row["fields"].items() if key != "study"}
+        same = found.setdefault(
+            same_again(row | {"study_instance_uid": None, "fields": texts}), row | {"times": 0}
+        )
+        same["times"] += row["times"]
+    return list(found.values())
 
 
 def _ends(session: Session, rows: list[View]) -> list[tuple[EventRow, str | None]]:
