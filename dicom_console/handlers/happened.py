@@ -7,8 +7,7 @@ from fastapi import Query, Response
 
 from dicom_console.views import listing, metrics
 from dicom_console.views.activity import SPANS as TREND_STEPS
-from dicom_console.views.activity import Activity, activity
-from dicom_console.views.charts import chart
+from dicom_console.views.activity import Activity, activity, chart
 from dicom_console.web.faces import Asked, Faces, Text, Visit
 from dicom_console.web.languages import N_
 from dicom_node.base.errors import FaultyInput

@@ -1,4 +1,7 @@
-"""Studies: the list, the page of one study, and the actions of a person."""
+"""Studies: the list, the page of one study, and the actions of a person.
+
+Assessments: findings one by one, and results that wait until a person has accepted them.
+"""
 
 import re
 from collections.abc import Mapping
@@ -7,16 +10,22 @@ from typing import Annotated, Literal
 from urllib.parse import quote
 
 from fastapi import Body, HTTPException, Query, Response
+from pydantic import AwareDatetime
 
 from dicom_console.views import listing, models, pictures, search
 from dicom_console.views.pictures import PictureKind
 from dicom_console.views.search import Order, Search
 from dicom_console.web.faces import Asked, Faces, Number, Since, Text, Visit, back_to, see_other
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.lifecycle import AuditAction, RejectionReason, StudyState, UserRole
+from dicom_node.base.lifecycle import AuditAction, ReaderVerdict, RejectionReason, StudyState, UserRole
 from dicom_node.base.store import views
-from dicom_node.people import Done, Row, audit, queues, studies, users
+from dicom_node.people import Done, Row, audit, queues, reviews, studies, users
 from dicom_node.people.queues import Receiver
+from dicom_node.people.reviews import (
+    AcceptResults,
+    FindingAssessed,
+    RejectResults,
+)
 from dicom_node.people.studies import Studies, Wanted
 
 faces = Faces()
@@ -227,3 +236,82 @@ def _searched_for(asked: Visit) -> dict[str, str]:
 def _found(asked: Visit, wanted: Search, after: int | None) -> Studies:
     rows, more = asked.read(search.search, wanted, after)
     return Studies(studies=[Row(**row) for row in rows], next=more)
+
+
+def _finding_of_form(asked: Visit) -> FindingAssessed:
+    """A finding that is missing is chosen together with its model, and has no place."""
+    given = {name: asked.text(name) for name in FindingAssessed.model_fields}
+    if given["verdict"] == ReaderVerdict.MISSING:
+        finding, _, model = given["finding"].partition(" | ")
+        given |= {"finding": finding, "model": model, "tracking_uid": ""}
+    return FindingAssessed.model_validate(given)
+
+
+@faces.handler("GET", "/studies/{number}/assessment", UserRole.VIEWER)
+def held(asked: Asked, number: Number) -> Row:
+    """Whether results of a study wait until a person has accepted them, and what was decided."""
+    asked.study_uid(number)
+    found = asked.read(reviews.held_results, asked.settings, number)
+    audit.note_sight(asked.site.database, asked.person, number)
+    return Row(**found)
+
+
+@faces.handler(
+    "POST",
+    "/studies/{number}/assessment/findings",
+    UserRole.READER,
+    back_to("/studies/{number}#findings"),
+    at="/studies/{number}/feedback",
+    reads=_finding_of_form,
+)
+def assess(asked: Asked, number: Number, given: Annotated[FindingAssessed, Body()]) -> None:
+    """Assess a finding: accepted, modified, rejected, or missing."""
+    reviews.assess(asked.settings, number, given, asked.person)
+
+
+@faces.handler(
+    "POST",
+    "/studies/{number}/assessment/accept",
+    UserRole.READER,
+    _BACK,
+    at="/studies/{number}/accept",
+)
+def accept(asked: Asked, number: Number, given: Annotated[AcceptResults, Body()]) -> Done:
+    """Accept results that wait for an assessment or were rejected before, so that they are sent."""
+    uid = asked.study_uid(number)
+    return Done(objects=reviews.accept_results(asked.settings, uid, asked.person, as_of=given.as_of))
+
+
+@faces.handler(
+    "POST",
+    "/studies/{number}/assessment/reject",
+    UserRole.READER,
+    _BACK,
+    at="/studies/{number}/reject",
+)
+def reject(asked: Asked, number: Number, given: Annotated[RejectResults, Body()]) -> Done:
+    """Reject the waiting results of a study: none of them is sent."""
+    rejected = reviews.reject_results(
+        asked.settings, asked.study_uid(number), asked.person, because=given.because, as_of=given.as_of
+    )
+    return Done(objects=rejected)
+
+
+@faces.handler(
+    "POST",
+    "/studies/{number}/assessment/send",
+    UserRole.READER,
+    _BACK,
+    at="/studies/{number}/assessment",
+)
+def send_assessments(asked: Asked, number: Number) -> list[str]:
+    """Send your assessments to the peers that take them; returns the peers' names."""
+    return reviews.send_assessments(asked.settings, asked.study_uid(number), asked.person)
+
+
+@faces.handler("GET", "/assessments", UserRole.READER)
+def export(asked: Asked, since: AwareDatetime | None = None) -> list[Row]:
+    """All assessments of findings, the oldest first."""
+    with asked.site.database.write() as session:
+        audit.note(session, asked.person, AuditAction.EXPORTED, list="feedback")
+    return [Row(**row) for row in asked.read(reviews.all_assessments, since=since)]

@@ -24,7 +24,7 @@ from sqlalchemy import inspect, select
 from ai_pipeline.burnin.devices.rules import read_rules
 from ai_pipeline.models import registry
 from dicom_console.app import create_app
-from dicom_console.views import charts, contents, listing, patients, search
+from dicom_console.views import activity, contents, listing, patients, search
 from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, PeerSettings
 from dicom_node.base.dicom.uids import is_own_result
 from dicom_node.base.errors import FaultyInput, NotAllowedNow
@@ -1380,18 +1380,18 @@ def test_images_of_a_patient_are_deleted_when_their_results_arrived(
 
 def measured(
     study: int, day: str, value: float, name: str = "Ratio", model: str = "ratio 2"
-) -> charts.DatedNumber:
+) -> activity.DatedNumber:
     number = StatedNumber(f"1.2.{study}", ("1", "L"), name, value, ("1", "UCUM"), model, "")
-    return charts.DatedNumber(study, date.fromisoformat(day), number)
+    return activity.DatedNumber(study, date.fromisoformat(day), number)
 
 
 def test_a_quantity_of_two_days_by_one_model_is_a_plot_and_a_higher_value_is_higher() -> None:
-    [plot] = charts.trends([measured(2, "2024-03-01", 0.56), measured(1, "2022-03-01", 0.51)])
+    [plot] = activity.trends([measured(2, "2024-03-01", 0.56), measured(1, "2022-03-01", 0.51)])
     first, second = plot["points"]
     assert (first["study"], first["value"], first["day"], plot["unit"]) == (1, "0.51", "2022-03-01", "")
     assert first["x"] < second["x"] and first["y"] > second["y"]
     for other in (measured(2, "2023-03-01", 0.5, model="ratio 3"), measured(2, "2022-03-01", 0.6)):
-        assert charts.trends([measured(1, "2022-03-01", 0.5), other]) == []
+        assert activity.trends([measured(1, "2022-03-01", 0.5), other]) == []
 
 
 @pytest.fixture

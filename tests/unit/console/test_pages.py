@@ -51,7 +51,7 @@ from dicom_console import catalogues
 from dicom_console.app import create_app
 from dicom_console.forms import rule as form
 from dicom_console.handlers.happened import TREND_SPANS
-from dicom_console.views import activity, changes, listing, metrics, problems, search
+from dicom_console.views import activity, changes, listing, metrics, search
 from dicom_console.web import languages, limits
 from dicom_console.web.access import ANYONE
 from dicom_console.web.faces import Asked
@@ -1272,7 +1272,7 @@ def happened(inbox: Inbox, kind: events.EventType, minutes_ago: float, **fields:
 
 
 def found(inbox: Inbox, *, disk_is_low: bool = False) -> list[View]:
-    return inbox.read(problems.problems, inbox.settings, disk_is_low=disk_is_low)
+    return inbox.read(metrics.problems, inbox.settings, disk_is_low=disk_is_low)
 
 
 @pytest.mark.parametrize(
