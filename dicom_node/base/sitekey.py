@@ -3,8 +3,9 @@
 One file, ``data_dir/keys/site.key``: 32 random bytes as hex. Whoever has it can find out whether a known
 patient has a certain pseudonym; a site that loses it gives the same patient another pseudonym from then on.
 
-Patients' names in the database are encrypted under it, and searched by whole words, which are stored as keyed
-hashes (HMAC-SHA256): without the key nobody can read a name there, or test whether a likely one is there.
+Patients' names in the database are encrypted under it, and searched by words or their beginnings (3 letters
+and more), which are stored as keyed hashes (HMAC-SHA256): without the key nobody can read a name there, or
+test whether a likely one is there.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ import os
 import re
 import secrets
 import unicodedata
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,6 +113,7 @@ def _refused(path: Path, remedy: str) -> ConfigurationError:
 
 _LONGEST, _MOST_WORDS = 255, 16  # characters of a name, and its words
 _HASH = 32  # figures
+_SHORTEST, _LONGEST_BEGINNING = 3, 12  # letters of a beginning
 
 
 class PatientNames:
@@ -136,16 +138,19 @@ class PatientNames:
         session.execute(delete(StudyName).where(StudyName.study_id == study.id))
         known = name.strip()[:_LONGEST]
         study.sealed_name = self._seal.close(known, str(study.id)) if known else b""
-        session.add_all([StudyName(study_id=study.id, word=word) for word in self.hashes(known)])
+        parts = dict.fromkeys(
+            part for word in words(known)[:_MOST_WORDS] for part in (word, *beginnings(word))
+        )
+        session.add_all([StudyName(study_id=study.id, word=self._hash(part)) for part in parts])
 
     def hashes(self, name: str) -> list[str]:
-        """A hash of each word of a name; case and accents are ignored."""
-        if self._seal is None:
-            return []
-        return [
-            hmac.new(self._key, word.encode(), hashlib.sha256).hexdigest()[:_HASH]
-            for word in [*dict.fromkeys(words(name))][:_MOST_WORDS]
-        ]
+        """A hash of each word that is looked for, which may be the beginning of one; case and accents are
+        ignored.
+        """
+        return [] if self._seal is None else [*map(self._hash, dict.fromkeys(words(name)[:_MOST_WORDS]))]
+
+    def _hash(self, word: str) -> str:
+        return hmac.new(self._key, word.encode(), hashlib.sha256).hexdigest()[:_HASH]
 
     def of(self, session: Session, studies: Collection[int]) -> Mapping[int, str]:
         """The name of each of these studies; "" without a name, or if another key encrypted it."""
@@ -155,6 +160,11 @@ class PatientNames:
                 select(Study.id, Study.sealed_name).where(Study.id.in_(studies))
             )
         }
+
+
+def beginnings(word: str) -> Iterator[str]:
+    """The beginnings of a word by which it is found, the shortest first."""
+    return (word[:length] for length in range(_SHORTEST, min(len(word), _LONGEST_BEGINNING + 1)))
 
 
 def words(name: str) -> list[str]:

@@ -28,9 +28,10 @@ from contextlib import closing, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Table, delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from dicom_node import __version__
@@ -54,9 +55,10 @@ from dicom_node.base.lifecycle import (
     UserRole,
 )
 from dicom_node.base.store import results, transitions, views
-from dicom_node.base.store.database import in_words, newest_schema, schema_versions, sqlite_file
+from dicom_node.base.store.database import Database, in_words, newest_schema, schema_versions, sqlite_file
 from dicom_node.base.store.tables import (
     FAULT,
+    Base,
     DecisionRow,
     Delivery,
     DrawnByHand,
@@ -84,6 +86,7 @@ _MANIFEST = "manifest.json"
 _DATABASE, _KEY, _CONFIG = Path("node.db"), Path("site.key"), Path("config")
 _DEVICE_RULES = Path(DEVICE_RULES_FOLDER)
 _DECISIONS, _ENTERED = Path(decision_copies.FOLDER), Path(FOLDER)
+_AT_ONCE = 1000  # rows of one statement
 _OBJECTS = (Path("spool/objects"), Path("results"), Path(DEIDENTIFIED_FOLDER))
 
 
@@ -155,12 +158,7 @@ def restore(settings: Settings, source: Path) -> tuple[list[Path], list[str]]:
     data_dir = settings.node.data_dir
     if (database := sqlite_file(settings.database_url)) is None:
         raise NotAllowedNow("node.database_url is no SQLite file: restore it with the tools of its server")
-    for lock in sorted(data_dir.glob("*.lock")):
-        with lock.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise NotAllowedNow(f"a node works on {data_dir}: stop it first") from None
+    _refuse_running(data_dir)
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     for saved, place in ((_DATABASE, database), (_KEY, sitekey.path_of(data_dir))):
         if (source / saved).exists():
@@ -172,6 +170,52 @@ def restore(settings: Settings, source: Path) -> tuple[list[Path], list[str]]:
             _copy_tree(source / folder, data_dir / folder)
     notes = _audited(settings, AuditAction.RESTORED, made=manifest["made"], program=manifest["program"])
     return sorted((source / _CONFIG).iterdir()), notes
+
+
+def _refuse_running(data_dir: Path) -> None:
+    for lock in sorted(data_dir.glob("*.lock")):
+        with lock.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise NotAllowedNow(f"a node works on {data_dir}: stop it first") from None
+
+
+def move_database(settings: Settings) -> dict[str, int]:
+    """Copy all rows of a stopped node's ``node.db`` into the empty database that ``node.database_url`` names.
+
+    Returns the number of rows by table, compared in both. The file stays as it is, and after an error the new
+    database is empty as before. Raises NotAllowedNow, FaultyInput, SchemaOutdated.
+    """
+    source = settings.node.data_dir / _DATABASE
+    if sqlite_file(settings.database_url) or not source.exists():
+        raise NotAllowedNow(f"set node.database_url to the PostgreSQL into which {source} is to be moved")
+    _refuse_running(settings.node.data_dir)
+    with TemporaryDirectory(dir=settings.node.data_dir) as folder, open_database(settings) as target:
+        copy = Path(folder) / _DATABASE
+        _copy_sqlite(source, copy)
+        old = Database(f"sqlite:///{copy}")
+        old.check()
+        with old.read() as there, target.write() as here:
+            return {table.name: _copy_rows(table, there, here) for table in Base.metadata.sorted_tables}
+
+
+def _copy_rows(table: Table, there: Session, here: Session) -> int:
+    counted = select(func.count()).select_from(table)
+    if table.name == "installation":  # made with the schema
+        here.execute(delete(table))
+    if here.scalar(counted):
+        raise NotAllowedNow(f"the new database is not empty: it has rows of {table.name}")
+    for rows in there.execute(select(table).order_by(*table.primary_key)).mappings().partitions(_AT_ONCE):
+        here.execute(insert(table), [dict(row) for row in rows])
+    number = there.scalar(counted) or 0
+    if here.scalar(counted) != number:
+        raise NotAllowedNow(f"not all rows of {table.name} came over: nothing was moved")
+    if number and table.autoincrement_column is not None:  # the next row gets a number of its own
+        key = table.autoincrement_column
+        sequence = func.pg_get_serial_sequence(table.name, key.name)
+        here.execute(select(func.setval(sequence, select(func.max(key)).scalar_subquery())))
+    return number
 
 
 def _audited(settings: Settings, action: AuditAction, **fields: Any) -> list[str]:
@@ -193,7 +237,13 @@ def _copy_database(settings: Settings, target: Path) -> list[str]:
         return ["The database is no SQLite file and not in this backup: save it by pg_dump --format=custom."]
     if not source.exists():
         return ["There is no database yet."]
-    with in_words(url), closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as database:
+    with in_words(url):
+        _copy_sqlite(source, target)
+    return []
+
+
+def _copy_sqlite(source: Path, target: Path) -> None:
+    with closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as database:
         try:
             with closing(sqlite3.connect(target)) as copy:
                 database.backup(copy)
@@ -201,7 +251,6 @@ def _copy_database(settings: Settings, target: Path) -> list[str]:
             _check_database(target)
         except sqlite3.DatabaseError:
             raise FaultyInput(f"the database {source} is damaged: it cannot be saved") from None
-    return []
 
 
 def _device_rules(settings: Settings) -> Path:

@@ -59,7 +59,9 @@ class Studies(ServiceResult):
 
 
 class Wanted(ServiceRequest):
-    """Whole values, or their beginning and an asterisk; of ``name`` whole words. No address holds them."""
+    """Whole values, or their beginning and an asterisk; ``name``: words or their beginnings. No address holds
+    them.
+    """
 
     patient: str = Field("", max_length=64, pattern=PRINTABLE)
     name: str = Field("", max_length=64, pattern=PRINTABLE)

@@ -321,6 +321,15 @@ def upgrade(config: Config) -> None:
     say(f"The database has version {people.upgrade_database(load(config))}.")
 
 
+@database.command(epilog="Example: dicom-node db move --config node.toml")
+def move(config: Config) -> None:
+    """Copy node.db of a stopped node into the empty PostgreSQL of node.database_url. The file stays."""
+    from dicom_node.people import backup
+
+    moved = backup.move_database(load(config))
+    say(f"{sum(moved.values())} rows of {len(moved)} tables, counted in both. Start the node.")
+
+
 @samples.command(
     epilog="Example: dicom-node config sample > node.toml; dicom-node config sample peers >> node.toml"
 )
