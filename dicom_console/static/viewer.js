@@ -55,7 +55,10 @@ function mount(viewer) {
     if (samples?.frame === frame) return;
     const wanted = frame;
     const answer = await fetch(`${viewer.dataset.samples}/${wanted}/samples`);
-    if (!answer.ok) return say(await answer.text());
+    if (!answer.ok) {
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      return say(page.querySelector(".problem")?.textContent ?? answer.statusText);
+    }
     const told = JSON.parse(answer.headers.get("X-Samples"));
     const data = await answer.arrayBuffer();
     if (wanted !== frame) return;

@@ -63,7 +63,7 @@ from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, as_json, list_events
 from dicom_node.deliver import outbox
 from dicom_node.deliver.outbox import outages
-from dicom_node.people import decision_copies, reviews
+from dicom_node.people import audit, reviews
 from dicom_node.people.monitoring import days_left, list_processes, machine_name
 from dicom_node.people.peers import same_again
 from dicom_node.receive.spool import Spool
@@ -268,7 +268,7 @@ def overview(session: Session, settings: Settings) -> View:
         "processes": list_processes(session),
         "problems": wrong,
         "undercut": [*undercuts(settings)],
-        "decisions": len(decision_copies.waiting(session)),
+        "decisions": len(audit.waiting_decisions(session)),
         "named": listing.named(session, settings, concerned),
     }
 

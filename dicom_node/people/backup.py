@@ -28,10 +28,9 @@ from contextlib import closing, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from sqlalchemy import Table, delete, func, insert, select
+from sqlalchemy import create_engine, delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from dicom_node import __version__
@@ -55,7 +54,7 @@ from dicom_node.base.lifecycle import (
     UserRole,
 )
 from dicom_node.base.store import results, transitions, views
-from dicom_node.base.store.database import Database, in_words, newest_schema, schema_versions, sqlite_file
+from dicom_node.base.store.database import in_words, newest_schema, schema_versions, sqlite_file
 from dicom_node.base.store.tables import (
     FAULT,
     Base,
@@ -70,22 +69,13 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.views import View, as_json, find_study
 from dicom_node.deliver import outbox
 from dicom_node.jobs.queue import cancel
-from dicom_node.people import (
-    audit,
-    decision_copies,
-    existing,
-    open_database,
-    preflight,
-    reading,
-    studies,
-    writing,
-)
+from dicom_node.people import audit, existing, open_database, preflight, reading, studies, writing
 from dicom_node.people.queues import sources_sha256
 
 _MANIFEST = "manifest.json"
 _DATABASE, _KEY, _CONFIG = Path("node.db"), Path("site.key"), Path("config")
 _DEVICE_RULES = Path(DEVICE_RULES_FOLDER)
-_DECISIONS, _ENTERED = Path(decision_copies.FOLDER), Path(FOLDER)
+_DECISIONS, _ENTERED = Path(audit.FOLDER), Path(FOLDER)
 _AT_ONCE = 1000  # rows of one statement
 _OBJECTS = (Path("spool/objects"), Path("results"), Path(DEIDENTIFIED_FOLDER))
 
@@ -187,35 +177,30 @@ def move_database(settings: Settings) -> dict[str, int]:
     Returns the number of rows by table, compared in both. The file stays as it is, and after an error the new
     database is empty as before. Raises NotAllowedNow, FaultyInput, SchemaOutdated.
     """
-    source = settings.node.data_dir / _DATABASE
+    source, moved = settings.node.data_dir / _DATABASE, dict[str, int]()
     if sqlite_file(settings.database_url) or not source.exists():
         raise NotAllowedNow(f"set node.database_url to the PostgreSQL into which {source} is to be moved")
     _refuse_running(settings.node.data_dir)
-    with TemporaryDirectory(dir=settings.node.data_dir) as folder, open_database(settings) as target:
-        copy = Path(folder) / _DATABASE
-        _copy_sqlite(source, copy)
-        old = Database(f"sqlite:///{copy}")
-        old.check()
-        with old.read() as there, target.write() as here:
-            return {table.name: _copy_rows(table, there, here) for table in Base.metadata.sorted_tables}
-
-
-def _copy_rows(table: Table, there: Session, here: Session) -> int:
-    counted = select(func.count()).select_from(table)
-    if table.name == "installation":  # made with the schema
-        here.execute(delete(table))
-    if here.scalar(counted):
-        raise NotAllowedNow(f"the new database is not empty: it has rows of {table.name}")
-    for rows in there.execute(select(table).order_by(*table.primary_key)).mappings().partitions(_AT_ONCE):
-        here.execute(insert(table), [dict(row) for row in rows])
-    number = there.scalar(counted) or 0
-    if here.scalar(counted) != number:
-        raise NotAllowedNow(f"not all rows of {table.name} came over: nothing was moved")
-    if number and table.autoincrement_column is not None:  # the next row gets a number of its own
-        key = table.autoincrement_column
-        sequence = func.pg_get_serial_sequence(table.name, key.name)
-        here.execute(select(func.setval(sequence, select(func.max(key)).scalar_subquery())))
-    return number
+    _check_database(source)
+    engine = create_engine(f"sqlite:///file:{source}?mode=ro&uri=true")
+    with engine.connect() as there, open_database(settings) as database, database.write() as here:
+        for table in Base.metadata.sorted_tables:
+            counted = select(func.count()).select_from(table)
+            if table.name == "installation":  # made with the schema
+                here.execute(delete(table))
+            elif here.scalar(counted):
+                raise NotAllowedNow(f"the new database is not empty: it has rows of {table.name}")
+            rows = there.execute(select(table).order_by(*table.primary_key)).mappings()
+            for some in rows.partitions(_AT_ONCE):
+                here.execute(insert(table), [dict(row) for row in some])
+            moved[table.name] = there.scalar(counted) or 0
+            if here.scalar(counted) != moved[table.name]:
+                raise NotAllowedNow(f"not all rows of {table.name} came over: nothing was moved")
+            if (key := table.autoincrement_column) is not None:  # the next row gets a number of its own
+                sequence, last = func.pg_get_serial_sequence(table.name, key.name), func.max(key)
+                here.execute(select(func.setval(sequence, select(last).scalar_subquery())))
+    engine.dispose()
+    return moved
 
 
 def _audited(settings: Settings, action: AuditAction, **fields: Any) -> list[str]:
@@ -237,13 +222,7 @@ def _copy_database(settings: Settings, target: Path) -> list[str]:
         return ["The database is no SQLite file and not in this backup: save it by pg_dump --format=custom."]
     if not source.exists():
         return ["There is no database yet."]
-    with in_words(url):
-        _copy_sqlite(source, target)
-    return []
-
-
-def _copy_sqlite(source: Path, target: Path) -> None:
-    with closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as database:
+    with in_words(url), closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True)) as database:
         try:
             with closing(sqlite3.connect(target)) as copy:
                 database.backup(copy)
@@ -251,6 +230,7 @@ def _copy_sqlite(source: Path, target: Path) -> None:
             _check_database(target)
         except sqlite3.DatabaseError:
             raise FaultyInput(f"the database {source} is damaged: it cannot be saved") from None
+    return []
 
 
 def _device_rules(settings: Settings) -> Path:
@@ -398,10 +378,10 @@ def reconcile_decisions(settings: Settings) -> list[View]:
     Returns all lost decisions with the outcome for each. Raises OSError, StoreAway.
     """
     with open_database(settings) as database:
-        decision_copies.copy(database, settings)
-        new = {row.id for row in decision_copies.take_in(database, settings)}
+        audit.copy_decisions(database, settings)
+        new = {row.id for row in audit.take_in(database, settings)}
         with database.read() as session:
-            lost = [as_view(row) for row in decision_copies.waiting(session)]
+            lost = [as_view(row) for row in audit.waiting_decisions(session)]
     apply_waiting_decisions(settings)
     with reading(settings) as session:
         left = {row["decision"]: row for row in waiting_decisions(session)}
@@ -415,7 +395,7 @@ def reconcile_decisions(settings: Settings) -> list[View]:
 def apply_waiting_decisions(settings: Settings) -> int:
     """Apply the waiting decisions that can be applied now, in their order; returns how many."""
     with reading(settings) as session:
-        lost = [row for row in decision_copies.waiting(session) if row.action != FAULT]
+        lost = [row for row in audit.waiting_decisions(session) if row.action != FAULT]
         session.expunge_all()
     done = 0
     behind: set[str] = set()  # studies of which an earlier one waits
@@ -441,7 +421,7 @@ def apply_waiting_decisions(settings: Settings) -> int:
 
 def waiting_decisions(session: Session) -> list[View]:
     """Lost decisions that are not applied yet, the oldest first; ``waits_for``: the reason for each."""
-    return [as_view(row) for row in decision_copies.waiting(session)]
+    return [as_view(row) for row in audit.waiting_decisions(session)]
 
 
 def settle_decision(
@@ -455,7 +435,7 @@ def settle_decision(
     with writing(settings) as session:
         row = existing(session, DecisionRow, number, "there is no such decision", lock=True)
         try:
-            decision_copies.apply(session, number)
+            audit.mark_applied(session, number)
         except LookupError:
             raise NotAllowedNow("this decision is applied") from None
         row.waits_for = f"settled by a person: {words}"

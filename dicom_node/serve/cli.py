@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from inspect import Parameter, Signature, signature
 from operator import methodcaller
 from pathlib import Path
@@ -379,10 +380,10 @@ def reindex(config: Config) -> None:
 
 def _answer(parameter: typer.CallbackParam, text: str) -> str:
     """An answer that can be used; at a terminal another one is asked for."""
-    from dicom_node.people import new_node
+    from dicom_node.people import configured
 
     try:
-        new_node.examine({str(parameter.name): text})
+        configured.examine_answers({str(parameter.name): text})
     except NodeError as error:
         raise typer.BadParameter(str(error)) from None
     return text
@@ -408,9 +409,9 @@ def init(
     Run it as the user that the node runs as. An option answers its question. The password is asked for, or is
     the next line of standard input. Nothing is overwritten.
     """
-    from dicom_node.people import new_node
+    from dicom_node.people import configured
 
-    configuration, unit = new_node.create(
+    configuration, unit = configured.create_node(
         {
             "ae_title": ae_title,
             "data_dir": data_dir,
@@ -419,7 +420,7 @@ def init(
             "admin": admin,
         },
         to.absolute(),
-        asked_password() if admin else "",
+        asked_password(partial(configured.users.refuse_faulty, admin)) if admin else "",
     )
     say(f"{configuration} and {unit} are written.")
     say(f"Next: dicom-node check --config {configuration}, then dicom-node serve with it, or as a service:")
@@ -618,10 +619,22 @@ def _parser(read: Callable[[str], Any]) -> Callable[[str], Any]:
     return parse
 
 
-def asked_password() -> str:
-    """A password, never from an argument: every user of this machine can read those."""
+def asked_password(refuse: Callable[[str], object] = str) -> str:
+    """A password, never from an argument: every user of this machine can read those.
+
+    ``refuse``: raises a NodeError for one that cannot be used; at a terminal another one is asked for.
+    """
+
+    def read(text: str) -> str:
+        try:
+            refuse(text)
+        except NodeError as error:
+            raise typer.BadParameter(str(error)) from None
+        return text
+
     if sys.stdin.isatty():
-        return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
+        words = "Password (twelve characters or more)"
+        return str(typer.prompt(words, hide_input=True, confirmation_prompt=True, value_proc=read))
     return sys.stdin.readline().rstrip("\r\n")
 
 

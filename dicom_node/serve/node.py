@@ -62,7 +62,7 @@ from dicom_node.base.store.transitions import OwnEvents, acquire_lease, release_
 from dicom_node.deliver import delivery_worker, outbox
 from dicom_node.jobs import drift
 from dicom_node.jobs.queue import JobQueue
-from dicom_node.people import backup, decision_copies, monitoring, preflight
+from dicom_node.people import audit, backup, monitoring, preflight
 from dicom_node.people.monitoring import Sign, node_name
 from dicom_node.people.preflight import network_file_system
 from dicom_node.receive.policy import AEPolicy, policy_path
@@ -498,7 +498,7 @@ class Background:
 
     def _deliver(self) -> None:
         """Take persons' decisions into a restored database, then deliver: nothing is sent before that."""
-        decision_copies.take_in(self._database, self._settings)
+        audit.take_in(self._database, self._settings)
         self._delivery_worker.run_forever(self._stop)
 
     def stop(self) -> None:
@@ -685,10 +685,10 @@ class Background:
     def _watch_decisions(self) -> None:
         """Copy what could not be copied, notice a database that was restored, do again what it had lost."""
         try:
-            decision_copies.copy(self._database, self._settings)
+            audit.copy_decisions(self._database, self._settings)
             self._not_copied = False
-            if decision_copies.is_behind(self._database, self._settings):
-                decision_copies.take_in(self._database, self._settings)
+            if audit.is_behind(self._database, self._settings):
+                audit.take_in(self._database, self._settings)
             if _SITE in self._held:
                 backup.apply_waiting_decisions(self._settings)
         except DecisionNotCopied:

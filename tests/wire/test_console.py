@@ -697,6 +697,7 @@ def test_links_lead_each_role_to_all_of_its_pages_and_to_no_others(walk: Walk, r
 
 def test_lists_are_dense_and_what_a_reader_presses_is_seen_in_every_language(walk: Walk) -> None:
     page, complaints = walk.page(UserRole.ADMIN, viewport=DESKTOP)
+    page.goto("/studies")
     rows = [row.bounding_box() for row in page.locator("table.studies tbody tr").all()]
     assert rows and all(row and row["height"] < 62 for row in rows), "two lines each"
     assert rows[0] and rows[0]["y"] + 8 * 62 < DESKTOP["height"], "eight on a screen"
