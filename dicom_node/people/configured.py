@@ -10,7 +10,6 @@ A new node from five answers: configuration, systemd unit, first admin. Nothing 
 
 import getpass
 import os
-import pwd
 import re
 import shutil
 import signal
@@ -833,8 +832,6 @@ def create_node(answers: Answers, folder: Path, password: str = "") -> tuple[Pat
     if admin:
         users.refuse_faulty(admin, password)
     try:
-        if getpass.getuser() == "root":
-            pwd.getpwnam(_USER)
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in (
@@ -843,18 +840,15 @@ def create_node(answers: Answers, folder: Path, password: str = "") -> tuple[Pat
         ):
             with path.open("x", encoding="utf-8") as file:
                 file.write(text)
-    except KeyError:
-        raise CannotCreate(
-            f"no user is called {_USER}: useradd --system {_USER}, or run this as another"
-        ) from None
     except OSError as error:
         raise CannotCreate(f"{error.filename} cannot be made: {error.strerror}") from None
     if admin:
         upgrade_database(settings)
         users.add_user(settings, admin, UserRole.ADMIN, password)
-    if getpass.getuser() == "root":  # the unit's user reads and writes them
-        for path in (configuration, data_dir, *data_dir.rglob("*")):
-            shutil.chown(path, _USER, _USER)
+    if getpass.getuser() == "root":
+        with suppress(LookupError):  # there may be no such user yet
+            for path in (configuration, data_dir, *data_dir.rglob("*")):
+                shutil.chown(path, _USER, _USER)
     return configuration, unit
 
 

@@ -899,11 +899,11 @@ def test_at_a_terminal_a_faulty_answer_is_asked_for_again_and_no_password_shows(
     data = tmp_path / "data"
     answers = {
         "AE title": ["A TITLE THAT IS TOO LONG", "NODE1"],
-        "Folder": [str(data)],
+        "Folder": ["/", str(data)],
         "PACS": ["PACS", "PACS@192.0.2.10:104"],
         "Machines": ["US1@192.0.2.21, XR 2@192.0.2.22"],
         "Console": ["anna"],
-        "Password": [PASSWORD],
+        "Password": ["short", PASSWORD],
         "Repeat": [PASSWORD],
     }
     command = ["-m", "dicom_node", "init", "--to", str(tmp_path / "etc")]
@@ -919,6 +919,7 @@ def test_at_a_terminal_a_faulty_answer_is_asked_for_again_and_no_password_shows(
     status, shown = terminal.exitstatus, seen.getvalue()
     assert status == 0, shown
     assert "has more than 16 characters" in shown and "write AE@HOST:PORT" in shown
+    assert "no empty folder" in shown and "(twelve characters or more)" in shown
     assert PASSWORD not in shown
     settings = loading.load([tmp_path / "etc" / "node.toml"])
     assert (settings.node.ae_title, settings.node.data_dir) == ("NODE1", data)
