@@ -33,7 +33,6 @@ from sqlalchemy.orm import Session
 from ai_pipeline.contract import ModelSlot, PipelineCard
 from ai_pipeline.errors import CardError
 from ai_pipeline.models import registry
-from ai_pipeline.models.reference import reference_of
 from ai_pipeline.models.store import folder
 from ai_pipeline.pipelines import slots, try_out
 from dicom_node.base.config.loading import (
@@ -693,20 +692,6 @@ def list_models(settings: Settings) -> list[dict[str, Any]]:
         }
         for card in model_cards(settings)
     ]
-
-
-def verify_models(settings: Settings) -> list[dict[str, Any]]:
-    """Whether the weights of each model have the SHA-256 in the model's card. Raises FaultyInput."""
-    rows = []
-    for card in model_cards(settings):
-        try:
-            registry.verify(card)
-            reference_of(card)
-            text, ok = "weights are those of the card", True
-        except CardError as error:
-            text, ok = str(error), False
-        rows.append({"id": card.id, "version": card.version, "ok": ok, "text": text})
-    return rows
 
 
 def model_drift(settings: Settings, since: datetime | None = None) -> list[dict[str, Any]]:

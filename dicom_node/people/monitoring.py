@@ -268,14 +268,6 @@ def health(session: Session) -> View:
     return {"alive": len(here) - len(silent), "silent": silent}
 
 
-def forget_machine(session: Session, machine: str) -> int:
-    """Forget the lost processes of a machine that was removed for good; returns how many."""
-    gone = session.scalars(select(SiteProcess).where(SiteProcess.machine == machine, SiteProcess.lost)).all()
-    for row in gone:
-        session.delete(row)
-    return len(gone)
-
-
 def forget_lost(database: Database, _settings: Settings) -> None:
     """Forget processes that have been lost for a week."""
     with database.write() as session:

@@ -36,6 +36,7 @@ from ai_pipeline.errors import CardError, DeviceRuleError, NoDecoder, PluginErro
 from ai_pipeline.images.decoder import Decoder
 from ai_pipeline.models import registry
 from ai_pipeline.models.engine import lacking
+from ai_pipeline.models.reference import reference_of
 from ai_pipeline.pipelines import PIPELINES, card_of, create, option_faults
 from dicom_node.base.config.loading import Place, TomlFiles, examine, examined, undercuts
 from dicom_node.base.config.settings import (
@@ -439,6 +440,7 @@ def _check_models(settings: Settings) -> Found:
         for card in cards:
             try:
                 registry.verify(card)
+                reference_of(card)
             except CardError as error:
                 yield f"model {card.id}", "", str(error)
     try:

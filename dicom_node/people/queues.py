@@ -25,7 +25,7 @@ from dicom_node.base.lifecycle import (
     StudyState,
 )
 from dicom_node.base.store import fetches, sight
-from dicom_node.base.store.tables import Delivery, Job, Notification, Study
+from dicom_node.base.store.tables import Delivery, Job, Notification, SiteProcess, Study
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, columns, find_study
 from dicom_node.jobs.queue import cancel, put_first, retry
@@ -35,7 +35,6 @@ from dicom_node.people import (
     ServiceRequest,
     audit,
     existing,
-    monitoring,
     open_database,
     reading,
     writing,
@@ -146,7 +145,8 @@ def forget_machine(settings: Settings, machine: str, by: audit.Person = audit.CO
     Raises NotFound if no process of this machine is lost.
     """
     with writing(settings) as session:
-        forgotten = monitoring.forget_machine(session, machine)
+        lost = select(SiteProcess).where(SiteProcess.machine == machine, SiteProcess.lost)
+        forgotten = len([session.delete(row) for row in session.scalars(lost).all()])
         if not forgotten:
             raise NotFound(f"no lost process is of a machine called {machine!r}")
         audit.note(session, by, AuditAction.MACHINE_REMOVED, machine=machine, processes=forgotten)

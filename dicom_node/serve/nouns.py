@@ -1035,14 +1035,6 @@ MODELS: Final = Noun(
             none="No model cards.",
         ),
         Verb(
-            "verify",
-            "people.configured:verify_models",
-            "Compare the weights of every model with the SHA-256 of its card.",
-            columns=(*fields("model: id"), yes_no("", "ok", "ok", "REFUSED"), *fields("why: text")),
-            none="No model cards.",
-            status=all_of("ok", ExitCode.DATA),
-        ),
-        Verb(
             "drift",
             "people.configured:model_drift",
             "Compare each model's scores and refusals with its card's reference, sender by sender.\n\n"

@@ -43,7 +43,8 @@ from dicom_node.base.store.tables import (
     UserSession,
 )
 from dicom_node.base.store.transitions import utc_now
-from dicom_node.people import arrivals, configured, users
+from dicom_node.people import configured, users
+from dicom_node.people.arrivals import take_files
 from dicom_node.people.audit import Person
 from tests.browser_lab import debian_chromium, served, served_app, signed_in
 from tests.console_lab import PASSWORD, ConsoleLab, own_model, routes
@@ -589,7 +590,7 @@ def _named(name: str) -> Dataset:
 def _upload(database: Database, settings: Settings, again: Dataset) -> None:
     """One of the objects once more, by the console."""
     sent = ("again.dcm", io.BytesIO(part_10(again)))
-    arrivals.take_files(database, settings, [sent], Person("operator"))
+    take_files(database, settings, [sent], Person("operator"))
 
 
 def _all_told(database: Database) -> bool:
