@@ -10,7 +10,7 @@ from datetime import date, datetime
 from typing import Annotated, Literal
 
 from pydantic import Field
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.base.config.settings import PeerSettings, Settings, did_you_mean
@@ -145,8 +145,8 @@ def forget_machine(settings: Settings, machine: str, by: audit.Person = audit.CO
     Raises NotFound if no process of this machine is lost.
     """
     with writing(settings) as session:
-        lost = select(SiteProcess).where(SiteProcess.machine == machine, SiteProcess.lost)
-        forgotten = len([session.delete(row) for row in session.scalars(lost).all()])
+        lost = delete(SiteProcess).where(SiteProcess.machine == machine, SiteProcess.lost)
+        forgotten = len(session.scalars(lost.returning(SiteProcess.name)).all())
         if not forgotten:
             raise NotFound(f"no lost process is of a machine called {machine!r}")
         audit.note(session, by, AuditAction.MACHINE_REMOVED, machine=machine, processes=forgotten)

@@ -44,8 +44,8 @@ from dicom_node.base.store.tables import (
 )
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.people import configured, users
-from dicom_node.people.arrivals import take_files
 from dicom_node.people.audit import Person
+from dicom_node.people.studies import take_files
 from tests.browser_lab import debian_chromium, served, served_app, signed_in
 from tests.console_lab import PASSWORD, ConsoleLab, own_model, routes
 from tests.drawn_chest import of_public_picture

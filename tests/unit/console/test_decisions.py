@@ -65,7 +65,7 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.transitions import record, utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.deliver.scu import Confirmation, Outgoing, Presence, SendReport, SendStatus
-from dicom_node.people import arrivals, audit, queues, reviews, studies, users
+from dicom_node.people import audit, queues, reviews, studies, users
 from dicom_node.results import sr
 from dicom_node.results.envelope import StatedNumber
 from tests.console_lab import PASSWORD, Browser, ConsoleLab, Program, audited, routes
@@ -1078,7 +1078,7 @@ def test_who_sees_some_senders_only_adds_to_no_other_study(console: ConsoleLab, 
     assert console.browser("elsewhere").upload(("new", files[1])) == 403
     uploader = console.browser("limited")
     uploader.upload(*((f"{n}", file) for n, file in enumerate(files)))
-    hidden, no_study = arrivals.NOT_ITS_STUDY.when, arrivals.NO_OBJECT.when
+    hidden, no_study = studies.NOT_ITS_STUDY.when, studies.NO_OBJECT.when
     assert outcomes(uploader) == [hidden, no_study, hidden, "taken", "taken", "taken"]
     before = inbox.study(secret.StudyInstanceUID)
     while inbox.spool.pending():
