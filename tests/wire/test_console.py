@@ -705,7 +705,8 @@ def test_lists_are_dense_and_what_a_reader_presses_is_seen_in_every_language(wal
     page.set_viewport_size({"width": 1024, "height": 900})
     for language in languages.LANGUAGES:
         page.goto(f"/studies/{walk.site.studies['chest']}")
-        page.click(f"footer button[value={language}]")
+        with page.expect_navigation():
+            page.click(f"footer button[value={language}]")
         fits = (
             "[...document.querySelectorAll(`#findings .scroll`)].map(it => it.scrollWidth <= it.clientWidth)"
         )
