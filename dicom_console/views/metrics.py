@@ -64,8 +64,9 @@ from dicom_node.base.store.views import View, as_json, list_events
 from dicom_node.deliver import outbox
 from dicom_node.deliver.outbox import outages
 from dicom_node.people import audit, reviews
-from dicom_node.people.monitoring import days_left, list_processes, machine_name
+from dicom_node.people.audit import machine_name
 from dicom_node.people.peers import same_again
+from dicom_node.people.queues import days_left, list_processes
 from dicom_node.receive.spool import Spool
 
 SHOWN, SOLVED_SHOWN = 12, 8

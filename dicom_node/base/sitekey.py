@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,10 +138,9 @@ class PatientNames:
         session.execute(delete(StudyName).where(StudyName.study_id == study.id))
         known = name.strip()[:_LONGEST]
         study.sealed_name = self._seal.close(known, str(study.id)) if known else b""
-        parts = dict.fromkeys(
-            part for word in words(known)[:_MOST_WORDS] for part in (word, *beginnings(word))
-        )
-        session.add_all([StudyName(study_id=study.id, word=self._hash(part)) for part in parts])
+        lengths = range(_SHORTEST, _LONGEST_BEGINNING + 1)
+        parts = {word[:length] for word in words(known)[:_MOST_WORDS] for length in (*lengths, len(word))}
+        session.add_all([StudyName(study_id=study.id, word=self._hash(part)) for part in sorted(parts)])
 
     def hashes(self, name: str) -> list[str]:
         """A hash of each word that is looked for, which may be the beginning of one; case and accents are
@@ -160,11 +159,6 @@ class PatientNames:
                 select(Study.id, Study.sealed_name).where(Study.id.in_(studies))
             )
         }
-
-
-def beginnings(word: str) -> Iterator[str]:
-    """The beginnings of a word by which it is found, the shortest first."""
-    return (word[:length] for length in range(_SHORTEST, min(len(word), _LONGEST_BEGINNING + 1)))
 
 
 def words(name: str) -> list[str]:

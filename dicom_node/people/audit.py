@@ -59,15 +59,9 @@ _HOLDS = frozenset(
 """Decisions by which something does not leave, or leaves as a person wanted it: it waits for them."""
 
 
-def machine() -> str:
-    """The name of this machine, which is also the name of the folder of its copies."""
+def machine_name() -> str:
+    """The name of this machine in the database, and of the folder of its copies of decisions."""
     return socket.gethostname()[:64]
-
-
-def add_decision(session: Session, decision: DecisionRow) -> None:
-    """Add a decision that this transaction carries out."""
-    session.add(decision)
-    session.info[DECIDED] = True
 
 
 def mark_applied(session: Session, number: str) -> None:
@@ -128,10 +122,10 @@ def take_in(database: Database, settings: Settings) -> Sequence[DecisionRow]:
     for numbers in batches(files):
         new += _entered(database, settings, {number: files[number] for number in numbers})
     with database.read() as session:  # those that went with a disk
-        mine = select(DecisionRow.id).where(DecisionRow.machine == machine(), DecisionRow.copied)
+        mine = select(DecisionRow.id).where(DecisionRow.machine == machine_name(), DecisionRow.copied)
         lost = set(session.scalars(mine)) - files.keys()
     mark_copied(database, lost, copied=False)
-    for file in copied_decisions(folder, machine()) if bucket is not None else ():
+    for file in copied_decisions(folder, machine_name()) if bucket is not None else ():
         if bucket is not None and str(file.relative_to(folder)) not in in_bucket:
             bucket.put_first(str(file.relative_to(folder)), file)
     return new
@@ -161,18 +155,9 @@ def read_decision(file: Path) -> dict[str, Any] | None:
         return None
 
 
-def holds_deliveries(action: AuditAction, what: dict[str, Any]) -> bool:
-    """Whether deliveries of the study wait until such a decision is applied."""
-    return (
-        action in _HOLDS
-        and what.get("verdict") not in _LETS_GO
-        and what.get("change") not in ("retry", "put_first")
-    )
-
-
 def _not_copied(database: Database) -> Sequence[DecisionRow]:
     """Decisions that this machine must copy, the oldest first; also another machine's after an hour."""
-    ours = or_(DecisionRow.machine == machine(), DecisionRow.at < utc_now() - _OTHERS_HAD)
+    ours = or_(DecisionRow.machine == machine_name(), DecisionRow.at < utc_now() - _OTHERS_HAD)
     chosen = select(DecisionRow).where(DecisionRow.copied.is_(False), ours)
     with database.read() as session:
         rows = session.scalars(chosen.order_by(DecisionRow.at, DecisionRow.id).limit(_BATCH)).all()
@@ -197,7 +182,7 @@ def _copy(settings: Settings, row: DecisionRow) -> bool:
         "words": seal(folder, str(row.record.get("words", "")), row.id),
     }
     at = row.at.astimezone(UTC)
-    key = f"{FOLDER}/{machine()}/{at:%Y-%m}/{at:%d%H%M%S%f}-{row.id}.json"
+    key = f"{FOLDER}/{machine_name()}/{at:%Y-%m}/{at:%d%H%M%S%f}-{row.id}.json"
     (folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
     is_new, place = not (folder / key).exists(), (folder / key).parent
     if not place.is_dir():
@@ -353,7 +338,7 @@ def note(
         decision = DecisionRow(
             id=uuid.uuid4().hex,
             at=row.at,
-            machine=machine(),
+            machine=machine_name(),
             action=action.value,
             study_uid=(study.study_instance_uid or "") if study else "",
             record={
@@ -364,11 +349,15 @@ def note(
                 "words": words,
             },
             copied=False,
-            holds=holds_deliveries(action, about),
+            # Deliveries of the study wait until such a decision is applied again.
+            holds=action in _HOLDS
+            and about.get("verdict") not in _LETS_GO
+            and about.get("change") not in ("retry", "put_first"),
             applied_at=row.at,
             waits_for="",
         )
-        add_decision(session, decision)
+        session.add(decision)
+        session.info[DECIDED] = True
     return row
 
 

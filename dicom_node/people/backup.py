@@ -199,7 +199,6 @@ def move_database(settings: Settings) -> dict[str, int]:
             if (key := table.autoincrement_column) is not None:  # the next row gets a number of its own
                 sequence, last = func.pg_get_serial_sequence(table.name, key.name), func.max(key)
                 here.execute(select(func.setval(sequence, select(last).scalar_subquery())))
-    engine.dispose()
     return moved
 
 

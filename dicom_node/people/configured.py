@@ -83,9 +83,9 @@ from dicom_node.jobs.queue import decide, decide_study, explain, why_none
 from dicom_node.people import (
     Row,
     audit,
-    monitoring,
     open_database,
     preflight,
+    queues,
     reading,
     upgrade_database,
     users,
@@ -488,7 +488,7 @@ def _hang_up(settings: Settings, place: str, pid: int) -> Mapping[str, Any] | No
         os.kill(pid, signal.SIGHUP)
     except PermissionError:
         raise NotAllowedNow(f"process {pid} belongs to another user: run this as that user") from None
-    ours, numbers = monitoring.node_name(place), (CONFIGURATION_RELOADED.number, CONFIGURATION_REFUSED.number)
+    ours, numbers = queues.node_name(place), (CONFIGURATION_RELOADED.number, CONFIGURATION_REFUSED.number)
     end = time.monotonic() + _RELOAD_SECONDS
     while time.monotonic() < end:
         try:
@@ -801,7 +801,7 @@ def create_node(answers: Answers, folder: Path, password: str = "") -> tuple[Pat
     admin.
 
     Everything is checked before anything is written. Raises the errors of :func:`examine_answers` and of
-    ``users.refuse_faulty``, and CannotCreate if something would be overwritten.
+    ``users.checked_password``, and CannotCreate if something would be overwritten.
     """
     settings = examine_answers(answers)
     data_dir, admin = settings.node.data_dir, answers.get("admin", "")
@@ -815,7 +815,7 @@ def create_node(answers: Answers, folder: Path, password: str = "") -> tuple[Pat
         if path.exists() or path.is_symlink():
             raise CannotCreate(f"{path} is there already, and stays as it is")
     if admin:
-        users.refuse_faulty(admin, password)
+        users.checked_password(admin, password)
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.mkdir(parents=True, exist_ok=True)

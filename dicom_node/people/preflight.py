@@ -56,11 +56,11 @@ from dicom_node.base.errors import (
     SchemaOutdated,
 )
 from dicom_node.base.files import bucket_of
-from dicom_node.base.lifecycle import OPEN_DELIVERIES, Role
+from dicom_node.base.lifecycle import Role
 from dicom_node.base.logs import redacted
 from dicom_node.base.processes import console_program
 from dicom_node.base.store.database import Database, hosts, meaning_of
-from dicom_node.base.store.tables import DecisionRow, Delivery
+from dicom_node.base.store.tables import DecisionRow
 from dicom_node.deliver.scu import open_archive, open_commitment, open_destination
 
 
@@ -240,15 +240,10 @@ def _probe_database(settings: Settings) -> Found:
             asked = () if database.is_sqlite else _DURABLE
             off = [name for name in asked if session.scalar(text(f"SHOW {name}")) == "off"]
             lost = session.scalar(select(func.count()).where(DecisionRow.applied_at.is_(None)))
-            known = [peer.name for peer in settings.peers]
-            removed = Delivery.destination.not_in(known) & Delivery.state.in_(OPEN_DELIVERIES)
-            left = session.scalars(select(Delivery.destination).where(removed).distinct()).all()
         if lost:
             yield Tried(
                 "decisions", False, f"{lost} wait, and deliveries with them: dicom-node decisions list"
             )
-        for name in left:
-            yield Tried("outbox", False, f"results wait for {name}, no peer any more: they are given up")
         if off:
             yield Tried(
                 "database",

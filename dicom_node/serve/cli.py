@@ -420,7 +420,7 @@ def init(
             "admin": admin,
         },
         to.absolute(),
-        asked_password(partial(configured.users.refuse_faulty, admin)) if admin else "",
+        asked_password(partial(configured.users.checked_password, admin)) if admin else "",
     )
     say(f"{configuration} and {unit} are written.")
     say(f"Next: dicom-node check --config {configuration}, then dicom-node serve with it, or as a service:")
@@ -613,28 +613,20 @@ def _parser(read: Callable[[str], Any]) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         try:
             return read(text)
-        except ValueError as error:
+        except (ValueError, NodeError) as error:
             raise typer.BadParameter(str(error)) from None
 
     return parse
 
 
-def asked_password(refuse: Callable[[str], object] = str) -> str:
+def asked_password(read: Callable[[str], str] = str) -> str:
     """A password, never from an argument: every user of this machine can read those.
 
-    ``refuse``: raises a NodeError for one that cannot be used; at a terminal another one is asked for.
+    ``read``: raises a NodeError for one that cannot be used; at a terminal another one is asked for.
     """
-
-    def read(text: str) -> str:
-        try:
-            refuse(text)
-        except NodeError as error:
-            raise typer.BadParameter(str(error)) from None
-        return text
-
     if sys.stdin.isatty():
         words = "Password (twelve characters or more)"
-        return str(typer.prompt(words, hide_input=True, confirmation_prompt=True, value_proc=read))
+        return str(typer.prompt(words, hide_input=True, confirmation_prompt=True, value_proc=_parser(read)))
     return sys.stdin.readline().rstrip("\r\n")
 
 

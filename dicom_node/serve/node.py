@@ -62,9 +62,9 @@ from dicom_node.base.store.transitions import OwnEvents, acquire_lease, release_
 from dicom_node.deliver import delivery_worker, outbox
 from dicom_node.jobs import drift
 from dicom_node.jobs.queue import JobQueue
-from dicom_node.people import audit, backup, monitoring, preflight
-from dicom_node.people.monitoring import Sign, node_name
+from dicom_node.people import audit, backup, preflight, queues
 from dicom_node.people.preflight import network_file_system
+from dicom_node.people.queues import Sign, node_name
 from dicom_node.receive.policy import AEPolicy, policy_path
 from dicom_node.receive.spool import Spool
 from dicom_node.studies import choose, indexing
@@ -441,7 +441,7 @@ class Background:
         place: str,
         say: Callable[..., None],
         database_file: int,
-        signs: Callable[[], Sequence[monitoring.Sign]] = tuple,
+        signs: Callable[[], Sequence[queues.Sign]] = tuple,
     ) -> None:
         self._database = database
         self._settings = settings
@@ -450,7 +450,7 @@ class Background:
         # The same after a restart, so that a killed node takes its lease back at once.
         folder = hashlib.sha256(str(settings.node.data_dir.resolve()).encode()).hexdigest()[:8]
         self._owner = f"{socket.gethostname()[:40]}/{folder}/{place}"
-        self.life, self._signs = monitoring.SignsOfLife(database, place, self._owner), signs
+        self.life, self._signs = queues.SignsOfLife(database, place, self._owner), signs
         self._entered, self._ask_at = settings.node.entered, 0.0
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -605,7 +605,7 @@ class Background:
             self._outlast(self._hold, name)
             every(_SCHEDULER_SECONDS / 3, self._hold, name)
         self._outlast(self._show_life)
-        every(monitoring.SIGN_SECONDS, self._show_life)
+        every(queues.SIGN_SECONDS, self._show_life)
         every(_CLOCK_SECONDS, self._watch_clock)
         every(_DECISIONS_SECONDS, self._watch_entered)
         every(_DECISIONS_SECONDS, self._watch_decisions)
@@ -615,7 +615,7 @@ class Background:
             every(settings.workers.lease_seconds / 3, self._when_held, _JOBS, self._queue.reap)
         if role.indexes:
             every(30.0, self._watch_data_folder)
-            every(3600.0, monitoring.note_free_space, *of_node)
+            every(3600.0, queues.note_free_space, *of_node)
         now, compare = datetime.now(UTC), (indexing.reconcile, self._database, self._spool, Files(settings))
         if bucket_of(settings) and role.indexes:  # each node has a spool of its own then
             every(_DAY_SECONDS, *compare, next_run_time=now)
@@ -624,15 +624,15 @@ class Background:
         if role.receives:
             once_a_site(60.0, outbox.report_outages)
             once_a_site(300.0, outbox.report_overdue)
-            once_a_site(600.0, monitoring.report_silence)
+            once_a_site(600.0, queues.report_silence)
             once_a_site(
                 3600.0,
                 indexing.purge,
                 indexing.purge_results,
                 drift.forget_old,
-                monitoring.forget_past,
+                queues.forget_past,
                 delivery_worker.give_up_requests,
-                monitoring.forget_lost,
+                queues.forget_lost,
                 *connectors.every("tasks"),
             )
             self._scheduler.add_job(

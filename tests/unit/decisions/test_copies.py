@@ -24,7 +24,7 @@ def settings(tmp_path: Path) -> Settings:
         for number in ("a", "b"):
             named = {
                 "id": number,
-                "machine": audit.machine(),
+                "machine": audit.machine_name(),
                 "action": "discarded",
                 "record": record,
             }

@@ -81,7 +81,7 @@ from dicom_node.jobs.drift import forget_old, report_drift
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.jobs.worker.run import JobHeartbeat, Worker
 from dicom_node.people import backup, preflight, queues, users
-from dicom_node.people.monitoring import Sign, SignsOfLife, forget_lost, forget_past, note_free_space
+from dicom_node.people.queues import Sign, SignsOfLife, forget_lost, forget_past, note_free_space
 from dicom_node.serve.node import Background, inode
 from dicom_node.studies.indexing import purge, purge_results
 from tests.console_lab import ConsoleLab, add_users, quick_hasher
