@@ -15,7 +15,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -77,6 +76,7 @@ from dicom_node.base.store.tables import (
     ApiToken,
     Association,
     Base,
+    DecisionRow,
     Delivery,
     EventRow,
     Feedback,
@@ -111,7 +111,7 @@ from tests.hostile.web import answering
 from tests.inbox_lab import CONFIG, Inbox
 from tests.modality import ultrasound
 from tests.ports import free_port
-from tests.rows import NOW, Stored, a_job, a_study, an_association
+from tests.rows import NOW, Stored, a_job, a_result, a_study, an_association
 from tests.smtp_lab import WebServer
 from tests.unit.console.illustrated import illustrated
 from tests.unit.inbox.objects import changed, small_xray
@@ -1226,30 +1226,6 @@ def test_events_and_associations_around_a_time_the_newest_first_or_those_of_a_pe
         assert "listener started" not in page and "C-ECHO" not in page
 
 
-def test_who_was_refused_is_listed_before_anybody_is_named(console: ConsoleLab) -> None:
-    for minutes, reason in ((3, "too many"), (1, "called AE title not recognised")):
-        fields = {"calling": "CT9", "address": "192.0.2.9", "reason": reason}
-        when = datetime.now(UTC) - timedelta(minutes=minutes)
-        console.write(append, events.Event(events.ASSOCIATION_REJECTED, when, fields))
-    browser = console.at("/peers/why", UserRole.VIEWER)
-    assert browser.text.count(">CT9<") == 1 and ">2<" in browser.text
-    assert "not recognised" in browser.text and "too many" not in browser.text
-    assert 'href="/events?at=' in browser.text
-
-
-def test_what_happened_again_and_again_is_one_line(site: ConsoleLab) -> None:
-    for number in range(40):
-        fields = {
-            "destination": "pacs",
-            "reason": "no answer",
-            "delivery": number,
-            "instance": f"2.25.{number}",
-        }
-        site.write(append, events.Event(events.DELIVERY_RETRIED, at(number / 60), fields))
-    page = shown(site)
-    assert page.count("delivery failed, will be tried again") == 1 and "40 times" in page
-
-
 @pytest.mark.parametrize("moment", ["0001-01-01T00:00Z", "9999-12-31T23:59Z"])
 def test_a_time_at_the_end_of_all_times_is_no_defect(site: ConsoleLab, moment: str) -> None:
     assert site.at(f"/events?at={moment}", UserRole.VIEWER).status == 409
@@ -1641,17 +1617,6 @@ def test_the_page_of_a_study_has_its_steps(console: ConsoleLab, inbox: Inbox) ->
     rows = [row for row in table.split("<tr>") if "MODALITY" in row]
     assert ["COMPLETED" in row for row in rows] == [True, False]
     assert '<td data-label="objects">3</td><td data-label="missing">1</td>' in rows[0]
-
-
-def test_the_timeline_says_by_what_a_study_was_complete(inbox: Inbox) -> None:
-    report(inbox)
-    inbox.write(record, events.STEPS_NOT_AWAITED, 1, steps=2, going_on=1, missing=1)
-    inbox.write(record, events.STUDY_COMPLETE, 1)
-    inbox.write(record, events.STEPS_FULFILLED, 1, steps=2)
-    inbox.write(record, events.STUDY_COMPLETE, 1)
-    found = inbox.read(listing.show, inbox.settings, 1)["timeline"][-4:]
-    assert [row["number"] for row in found] == [1083, 2011, 1084, 2011]
-    assert found[0]["fields"]["missing"] == 1
 
 
 @pytest.fixture
@@ -2092,6 +2057,25 @@ def config(inbox: Inbox) -> Path:
     return config_file(inbox.settings, "[console]\nlocal_peers = true\n")
 
 
+def test_what_waits_for_a_lost_decision_says_so_until_an_admin_settles_it(console: ConsoleLab) -> None:
+    console.add(study := a_study("1.2.3", StudyState.DELIVERING))
+    console.add(job := a_job(study, JobState.SUCCEEDED))
+    console.add(result := a_result(job))
+    lost = {"machine": "m", "copied": True, "action": "result_withdrawn", "record": {"actor": "anna"}}
+    lost |= {"study_uid": "1.2.3", "holds": True, "waits_for": "1 result is not built", "applied_at": None}
+    console.add(Delivery(result_id=result.id, destination="pacs", next_at=NOW))
+    console.add(DecisionRow(id="d1", at=NOW, **lost))
+    browser = console.browser(UserRole.ADMIN)
+    assert "1 result is not built" in browser.page("/decisions")
+    for place in ("/outbox", "/studies", f"/studies/{study.id}"):
+        assert "waits for a decision of a person" in browser.page(place), place
+    assert "decisions from before a restore wait" in browser.page("/")
+    warned = [one.subject for one in preflight._probe_database(console.settings) if not one.ok]  # type: ignore[union-attr]
+    assert "decisions" in warned
+    assert browser.post("/decisions/d1/settle", because="sent by hand") == 303
+    assert "No decision waits" in browser.page("/decisions")
+
+
 def test_a_peer_is_added_changed_and_removed_by_an_admin(console: ConsoleLab, config: Path) -> None:
     browser = console.browser(UserRole.ADMIN)
     assert 'maxlength="16"' not in browser.page("/peers/new"), "a title that is too long is refused, not cut"
@@ -2103,6 +2087,12 @@ def test_a_peer_is_added_changed_and_removed_by_an_admin(console: ConsoleLab, co
     assert "silent_hours = 24" in browser.page("/peers/us2/change")
     assert browser.post("/peers/us2/change", **FORM, version=browser.field("version"), rest="") == 200
     assert loading.load([config]).peer("us2").quiet_seconds is None
+    console.add(study := a_study("1.2.3"))
+    console.add(job := a_job(study, JobState.SUCCEEDED))
+    console.add(result := a_result(job))
+    console.add(Delivery(result_id=result.id, destination="us2", next_at=NOW))
+    console.take(loading.load([config]))
+    assert "1 result waits for it, and will be given up" in browser.page("/peers/us2")
     browser.page("/peers/us2/change")
     assert browser.post("/peers/us2/remove", version=browser.field("version")) == 200
     assert [peer.name for peer in loading.load([config]).peers] == ["pacs"]
@@ -2424,25 +2414,3 @@ def test_rules_that_never_take_the_same_image_undercut_nothing(
         {"name": "free", "when": free, "pipeline": "ultrasound", "send_to": ["pacs"]},
     ]
     assert bool(list(loading.undercuts(Settings.model_validate({"rules": rules})))) is expected
-
-
-def test_a_third_test_at_the_same_time_is_put_off_by_page_and_by_program(inbox: Inbox) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(2) as pool:
-        *others, pacs = inbox.settings.peers
-        port = silent.getsockname()[1]  # a peer that takes connections, and never says anything
-        peers = (*others, pacs.model_copy(update={"port": port}))
-        console = ConsoleLab(inbox.settings.model_copy(update={"peers": peers}), inbox.database)
-
-        def test() -> int:
-            return Program(console, UserRole.OPERATOR).ask("POST", "/peers/pacs/test")[0]
-
-        running = [pool.submit(test) for _ in range(2)]
-        taken = [silent.accept()[0] for _ in running]
-        try:
-            assert test() == 503
-            browser = console.browser(UserRole.OPERATOR)
-            assert browser.post("/peers/pacs/test") == 503 and "Other tests are under way" in browser.text
-        finally:
-            for connection in (silent, *taken):
-                connection.close()
-        assert [one.result() for one in running] == [200, 200]
