@@ -14,7 +14,7 @@ Persons' decisions that a restored database lacks: listed, applied again, or set
 Each is applied by the function that applied it first, in one transaction with its audit record, under the
 name and the time of the person who decided. A decision that cannot be applied yet waits: the study may still
 come back from the spool, the result from its job. Deliveries that it would prevent wait with it
-(``people/decision_copies.py``).
+(``people/audit.py``).
 """
 
 import fcntl

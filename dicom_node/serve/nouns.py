@@ -778,7 +778,7 @@ PROCESSES: Final = Noun(
     (
         Verb(
             "list",
-            "people.monitoring:list_processes",
+            "people.queues:list_processes",
             "List all processes of all machines; a node that ended in good order is not among them.",
             columns=(
                 *fields("machine", "place", "process", "state"),
@@ -790,7 +790,7 @@ PROCESSES: Final = Noun(
         ),
         Verb(
             "health",
-            "people.monitoring:health",
+            "people.queues:health",
             "Exit 0 where every process of this machine (or container) shows life, else 1: for health "
             "checks.",
             says="alive: {result[alive]}, silent: {result[silent]}",
