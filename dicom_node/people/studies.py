@@ -284,6 +284,7 @@ def results_to_withdraw(session: Session, settings: Settings, study: int) -> Vie
     existing(session, Study, study, "there is no such study")
     rows = _results(session, study)
     gone = _withdrawn(session, rows)
+    reached = set[str]().union(*(_arrived(row) for row in rows if row.id not in gone))
     removals = session.execute(
         select(Removal, Delivery.destination, Result.kind, Result.sop_instance_uid)
         .join(Delivery, Delivery.id == Removal.id)
@@ -300,8 +301,8 @@ def results_to_withdraw(session: Session, settings: Settings, study: int) -> Vie
             for row in rows
             if row.id not in gone
         ],
-        "told": sorted(_iocm(settings)),
-        "deleting": sorted(peer.name for peer in settings.peers if peer.withdraw == "delete"),
+        "told": sorted(_iocm(settings) & reached),
+        "deleting": sorted(p.name for p in settings.peers if p.withdraw == "delete" and p.name in reached),
         "removals": [
             {
                 "destination": name,
