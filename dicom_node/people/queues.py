@@ -477,13 +477,18 @@ def list_notifications(
     ]
 
 
-def test_notifier(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE) -> View:
-    """Send a test message at once; returns ``ok`` and ``text``. Raises NotFound."""
+def test_notifier(
+    settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE, *, finding: str = ""
+) -> View:
+    """Send a test message at once; returns ``ok`` and ``text``. Raises NotFound.
+
+    ``finding``: send what would be sent of a study in which this is suspected.
+    """
     rows = {row["name"]: (row["kind"], one) for one in every("notifiers") for row in one.configured(settings)}
     if name not in rows:
         raise NotFound(f"no notification is called {name!r}; {did_you_mean(name, rows, 'configured')}")
     kind, notifier = rows[name]
-    is_sent, text = notifier.send_test(settings, name)
+    is_sent, text = notifier.send_test(settings, name, finding)
     with writing(settings) as session:
         audit.note(session, by, AuditAction.NOTIFIER_TESTED, notification=name, ok=int(is_sent))
     return {"name": name, "kind": kind, "ok": is_sent, "text": text or "sent"}

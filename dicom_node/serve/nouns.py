@@ -753,7 +753,12 @@ NOTIFICATIONS: Final = Noun(
             "people.queues:test_notifier",
             "Send a test now, after its templates were tried; exit status 1 when it is not taken.",
             "admins --config node.toml",
-            inputs=(Input("name", str, "A [[notifications]] of the configuration.", metavar="NAME"),),
+            inputs=(
+                Input("name", str, "A [[notifications]] of the configuration.", metavar="NAME"),
+                Input(
+                    "finding", str, "Send what a study with this finding would send.", "--finding", default=""
+                ),
+            ),
             says="{result[name]}: {result[kind]}: {result[text]}",
             status=lambda row: ExitCode.OK if row["ok"] else ExitCode.FAILED,
             role=UserRole.OPERATOR,

@@ -93,7 +93,7 @@ from dicom_node.base.store.tables import (
 )
 from dicom_node.base.store.transitions import append, record, utc_now
 from dicom_node.base.store.views import View, list_events
-from dicom_node.people import audit, configured, preflight, users
+from dicom_node.people import audit, configured, preflight, queues, users
 from dicom_node.people.preflight import Tried
 from dicom_node.receive.policy import Failure
 from tests.console_lab import (
@@ -1643,8 +1643,9 @@ def test_an_operator_sees_tests_and_repeats(told: ConsoleLab, web: WebServer) ->
     browser.post("/notifications/hook/test")
     assert "taken by the server" in browser.text
     assert web.calls[-1][1]["test"] is True
-    assert browser.post("/notifications/1/retry") == 303
-    assert browser.post("/notifications/1/retry") == 409
+    queues.test_notifier(told.settings, "hook", finding="Pneumothorax")
+    assert "Suspected: Pneumothorax" in web.calls[-1][1]["text"] and web.calls[-1][1]["test"] is True
+    assert [browser.post("/notifications/1/retry") for _ in range(2)] == [303, 409]
     assert browser.post("/notifications/none/test") == 404
     assert "T0KEN" not in browser.text
     assert [row["action"] for row in told.audit_rows()[:3]] == [
@@ -1918,8 +1919,16 @@ def test_a_browser_that_leaves_while_it_is_answered_is_no_defect(
 ) -> None:
     cookies = console.browser(UserRole.VIEWER).client.cookies
     headers = [(b"host", b"testserver"), (b"cookie", f"{console.cookie}={cookies[console.cookie]}".encode())]
-    scope = {"type": "http", "asgi": {"spec_version": "2.3"}, "method": "GET", "scheme": "http"}
-    scope |= {"path": "/live", "query_string": b"", "headers": headers, "server": ("testserver", 80)}
+    scope = {
+        "type": "http",
+        "asgi": {"spec_version": "2.3"},
+        "method": "GET",
+        "scheme": "http",
+        "path": "/live",
+        "query_string": b"",
+        "headers": headers,
+        "server": ("testserver", 80),
+    }
     answers: list[Any] = []
 
     async def gone() -> dict[str, str]:
