@@ -25,7 +25,7 @@ from the cards in `ai_pipeline/cards/`. Two inpainters and three autoencoders
 (`ai_training/ultrasound/compared/`) have licences and limits as `ultrasound-inpaint-oci-gan` and
 `ultrasound-despeckle-residual`, and figures in the [studies](studies/README.md).
 
-A network is refused when a byte differs from the SHA-256 of its card (`dicom-node models verify`). A card
+A network is refused when a byte differs from the SHA-256 of its card (`dicom-node check`). A card
 in a folder [of your own](models-own.md) with the id of a shipped one replaces it.
 
 A card also has its recipe (table `training`) and figures that no page shows: average precision, ECE and

@@ -10,7 +10,6 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
 from dicom_console.handlers import (
-    assessments,
     entered,
     happened,
     images,
@@ -52,7 +51,6 @@ FACES = (
     models.faces,
     live.faces,
     studies.faces,
-    assessments.faces,
     patients.faces,
     work.faces,
     happened.faces,

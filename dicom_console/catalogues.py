@@ -33,6 +33,9 @@ _BESIDES: Final = (
     "top",
     "right",
     "bottom",
+    "stat",
+    "routine",
+    "low",
     # Occasions of notifications:
     "failure",
     "dead letter",

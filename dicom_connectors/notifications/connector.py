@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from dicom_connectors.notifications.settings import NotificationsPart
@@ -45,17 +46,33 @@ def configured(settings: Settings) -> list[dict[str, Any]]:
     ]
 
 
-def send_test(settings: Settings, name: str) -> tuple[bool, str]:
-    """Send a test by the notification ``name``: whether it was taken, and what became of it."""
+def send_test(settings: Settings, name: str, finding: str = "") -> tuple[bool, str]:
+    """Send a test by the notification ``name``: whether it was taken, and what became of it.
+
+    ``finding``: send what would be sent of a study in which this is suspected.
+    """
     from dicom_connectors.notifications import sender
-    from dicom_connectors.notifications.gather import Message
+    from dicom_connectors.notifications.gather import Message, written
 
     [rule] = [one for one in part(settings, NotificationsPart).notifications if one.name == name]
     node = settings.node.ae_title
-    message = Message(
-        f"{node}: test of the notification {name}",
-        f"This is a test of the notification {name} of {node}. Nothing has happened.\n",
-        {"node": node, "name": name, "total": 0, "groups": [], "test": True},
+    about = {
+        "at": "now",
+        "fields": {},
+        "findings": [finding],
+        "accession": "TEST",
+        "link": "",
+        "result": [f"Suspected: {finding}. This is a test: there is no such study."],
+    }
+    sample = (
+        written(name, node, [(events.JOB_SUCCEEDED.number, about)])
+        if finding
+        else Message(
+            f"{node}: test of the notification {name}",
+            f"This is a test of the notification {name} of {node}. Nothing has happened.\n",
+            {"node": node, "name": name, "total": 0, "groups": []},
+        )
     )
+    message = replace(sample, content={**sample.content, "test": True})
     answer = sender.deliver(settings, rule, message, str(uuid.uuid4()))
     return answer.taken, answer.text

@@ -39,6 +39,7 @@ from dicom_node.base.store.tables import (
     Notification,
     NotifiedEvent,
     Result,
+    Study,
 )
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import as_json
@@ -59,8 +60,8 @@ class Message:
 def written(name: str, node: str, chosen: Sequence[tuple[int, Mapping[str, Any]]]) -> Message:
     """The message of the notification ``name``.
 
-    ``chosen``: the events with their numbers; each has the keys ``at``, ``fields``, ``link``, ``findings``,
-    ``result``.
+    ``chosen``: the events with their numbers; each has the keys ``at``, ``fields``, ``link``, ``accession``,
+    ``findings``, ``result``.
     """
     by_number: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
     for number, event in chosen:
@@ -72,13 +73,23 @@ def written(name: str, node: str, chosen: Sequence[tuple[int, Mapping[str, Any]]
         with suppress(KeyError):
             text = headline or events.by_number(number).text
         shown = same[:_EXAMPLES]
-        group = {"number": number, "text": text, "clinical": bool(headline), "count": len(same)}
-        groups.append({**group, "first": same[0]["at"], "last": same[-1]["at"], "events": shown})
+        groups.append(
+            {
+                "number": number,
+                "text": text,
+                "clinical": bool(headline),
+                "count": len(same),
+                "first": same[0]["at"],
+                "last": same[-1]["at"],
+                "events": shown,
+            }
+        )
         times = f", {len(same)} times" if len(same) > 1 else ""
         lines.append(text + ("" if headline else f" ({number})") + times)
         for event in shown:
             lines += [f"  {line}" for line in event["result"] or event["findings"]]
             fields = {} if event["result"] else event["fields"]
+            lines += [f"  Accession number {event['accession']}"] if event["accession"] else []
             lines += [f"  {event['link']}"] if event["link"] else []
             lines.append("".join([f"  {event['at']}", *(f"  {key}={it}" for key, it in fields.items())]))
         if len(same) > len(shown):
@@ -171,10 +182,17 @@ class Gatherer:
             session.add_all(NotifiedEvent(rule=rule.name, event_id=row.id) for row in rows)
             if chosen:
                 made = written(rule.name, self._settings.node.ae_title, chosen)
-                content = dict(made.content)
-                texts = {"subject": made.subject, "text": made.text, "content": content}
-                key = str(uuid.uuid4())
-                session.add(Notification(key=key, rule=rule.name, created_at=now, next_at=now, **texts))
+                session.add(
+                    Notification(
+                        key=str(uuid.uuid4()),
+                        rule=rule.name,
+                        created_at=now,
+                        next_at=now,
+                        subject=made.subject,
+                        text=made.text,
+                        content=dict(made.content),
+                    )
+                )
             if len(rows) < _AT_ONCE and behind is not None and behind > cursor.offset:
                 session.flush()
                 cursor.offset = behind
@@ -197,8 +215,7 @@ class Gatherer:
 
         ``known``: for each rule for studies, the conditions that send this notification.
         """
-        found, result = list[str](), list[str]()
-        conditions = list[ResultSettings]()
+        found, result, conditions = list[str](), list[str](), list[ResultSettings]()
         if any(known.values()):  # of the rules whose jobs or results the event is about
             job = (
                 Job.id == row.fields["job"]
@@ -214,14 +231,19 @@ class Gatherer:
             found, result = self._findings(session, wanted, row)
         words = {one.when for one in conditions if row.number in numbers_for([one]) and not one.finding}
         result += [_IN_WORDS[word] for word in sorted(words)]
-        is_own = row.fields.get("notification") == rule.name  # that it could not be sent cannot be sent
-        if is_own or not (found or words or row.number in _wanted_events(rule)):
+        # That it could not be sent cannot be sent.
+        if row.fields.get("notification") == rule.name or not (
+            found or words or row.number in _wanted_events(rule)
+        ):
             return {}
         url = self._settings.console.url
         return {
             "at": as_json(row.at),
             "fields": {key: value for key, value in row.fields.items() if value not in (None, "", [])},
             "link": f"{url}/studies/{row.study_id}" if url and row.study_id else "",
+            "accession": session.scalar(select(Study.accession_number).where(Study.id == row.study_id))
+            if found and rule.study == "accession"
+            else "",
             "findings": found,
             "result": result,
         }

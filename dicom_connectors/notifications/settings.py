@@ -85,6 +85,8 @@ class NotificationSettings(Section):
     """Numbers of further events (docs/reference/events.md lists them)."""
     findings: tuple[str, ...] = Field((), examples=[["Pneumothorax"]])
     """Findings that a report suspects, as it names them; patterns with * and ?."""
+    study: Literal["accession", "link"] = "accession"
+    """How messages on findings name the study: accession (its number, and the link), link (that alone)."""
     to: tuple[MailAddress, ...] = Field((), max_length=50, examples=[["pacs-admins@example.org"]])
     """Addresses that get an e-mail; or url."""
     url: Secret = Field(

@@ -7,13 +7,12 @@ from fastapi import Query, Response
 
 from dicom_console.views import listing, metrics
 from dicom_console.views.activity import SPANS as TREND_STEPS
-from dicom_console.views.activity import Activity, activity
-from dicom_console.views.charts import chart
+from dicom_console.views.activity import Activity, activity, chart
 from dicom_console.web.faces import ConsoleRequest, CurrentRequest, Faces, Text
 from dicom_console.web.languages import N_
 from dicom_node.base.errors import FaultyInput
 from dicom_node.base.lifecycle import UserRole
-from dicom_node.people import Row
+from dicom_node.people import Row, audit
 from dicom_node.people.peers import happened_around
 
 faces = Faces()
@@ -69,11 +68,12 @@ def list_events(
 @faces.page_of(list_events)
 def _events_page(request: ConsoleRequest, found: Row) -> Response:
     """The page of events."""
+    audit.note_list(request.site.database, request.person, "events")
     names = ("at", "minutes", "peer", "number", "words", "problems")
     return request.page(
         "events.html",
         found=found,
-        named=request.read(listing.named, found["events"]),
+        named=request.read(listing.named, request.settings, found["events"]),
         spans=SPANS,
         filters={name: request.query(name)[:64] for name in names if request.query(name)},
     )

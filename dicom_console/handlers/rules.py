@@ -155,4 +155,4 @@ def _named(request: ConsoleRequest, tried: list[View]) -> dict[str, View]:
     """
     if tried:
         audit.note_list(request.site.database, request.person, "rules")
-    return request.read(listing.named, tried)
+    return request.read(listing.named, request.settings, tried)

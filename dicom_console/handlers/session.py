@@ -255,7 +255,9 @@ def show_audit(
         rows=shown,
         more=more,
         first=before is None,
-        named=request.read(listing.named, [{"study_instance_uid": row["study"]} for row in shown]),
+        named=request.read(
+            listing.named, request.settings, [{"study_instance_uid": row["study"]} for row in shown]
+        ),
         filters=filters,
         kinds=sorted(AuditAction),
     )

@@ -17,7 +17,7 @@ from dicom_node.base.lifecycle import CONSOLE_AE_TITLE, UserRole
 from dicom_node.base.store import sight
 from dicom_node.base.store.views import View
 from dicom_node.people import Row, audit
-from dicom_node.people.arrivals import take_files
+from dicom_node.people.studies import take_files
 
 faces = Faces()
 
@@ -114,7 +114,7 @@ def _answer(request: ConsoleRequest, form: FormData) -> Response:
 def _progress(request: ConsoleRequest, number: int) -> View:
     """The progress of an upload. The audit notes that the person sees studies with their Patient IDs."""
     audit.note_list(request.site.database, request.person, "upload")
-    return request.read(uploaded.show, number)
+    return request.read(uploaded.show, request.settings, number)
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from dicom_console.web.faces import (
     ConsoleRequest,
     CurrentRequest,
     Faces,
+    Name,
     Number,
     back_to,
     back_to_form,
@@ -19,7 +20,7 @@ from dicom_console.web.faces import (
 from dicom_node.base.errors import FaultyInput
 from dicom_node.base.lifecycle import DeliveryState, FetchState, JobState, UserRole
 from dicom_node.base.store.views import View
-from dicom_node.people import Done, Row, audit, queues
+from dicom_node.people import Because, Done, Row, audit, backup, queues
 from dicom_node.people.queues import (
     Change,
     FetchChange,
@@ -50,7 +51,7 @@ list_jobs = faces.list_of(JOBS)
 @faces.page_of(list_jobs)
 def _jobs_page(request: ConsoleRequest, found: Any) -> Response:
     """The page of jobs."""
-    named = request.read(listing.named, found.jobs)
+    named = request.read(listing.named, request.settings, found.jobs)
     return request.list_page(JOBS, found, named=named, stuck=request.read(stuck_jobs), states=list(JobState))
 
 
@@ -79,7 +80,7 @@ def _outbox_page(request: ConsoleRequest, found: Any) -> Response:
         OUTBOX,
         found,
         to=request.query("to"),
-        named=request.read(listing.named, found.deliveries),
+        named=request.read(listing.named, request.settings, found.deliveries),
         states=["open", *DeliveryState],
         dead=request.read(listing.dead_by_destination),
         longest=audit.LONGEST_REASON,
@@ -132,7 +133,7 @@ def _fetches_page(request: ConsoleRequest, found: Any) -> Response:
         FETCHES,
         found,
         states=list(FetchState),
-        named=request.read(listing.named, found.fetches),
+        named=request.read(listing.named, request.settings, found.fetches),
         progress=queues.fetches_by_peer(request.settings),
         peers=[peer.name for peer in request.settings.peers if "query" in peer.may],
         rules=[rule.name for rule in request.settings.rules],
@@ -169,6 +170,26 @@ def change_fetches(request: CurrentRequest, name: str, change: FetchChange) -> R
     """Fetch given-up and cancelled studies of a peer again, or cancel its waiting fetches."""
     queues.change_fetches(request.settings, name, change, request.person)
     return _TO_FETCHES(request, None)
+
+
+@faces.handler("GET", "/decisions", UserRole.OPERATOR)
+def list_decisions(request: CurrentRequest) -> list[Row]:
+    """Decisions of persons that a restored database lacks and that could not be applied again yet."""
+    audit.note_list(request.site.database, request.person, "decisions")
+    return [Row(**row) for row in request.read(backup.waiting_decisions)]
+
+
+@faces.page_of(list_decisions)
+def _decisions_page(request: ConsoleRequest, rows: list[Row]) -> Response:
+    named = request.read(listing.named, request.settings, rows)
+    shortest, longest = audit.SHORTEST_REASON, audit.LONGEST_REASON
+    return request.page("decisions.html", rows=rows, named=named, shortest=shortest, longest=longest)
+
+
+@faces.handler("POST", "/decisions/{name}/settle", UserRole.ADMIN, back_to("/decisions"))
+def settle_decision(request: CurrentRequest, name: Name, why: Annotated[Because, Body()]) -> None:
+    """Answer for a decision that cannot be applied again: deliveries wait for it no more."""
+    backup.settle_decision(request.settings, name, because=why.because, by=request.person)
 
 
 list_notifications = faces.list_of(NOTIFICATIONS)

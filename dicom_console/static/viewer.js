@@ -10,28 +10,28 @@ function mount(viewer) {
   const view = { x: 0, y: 0, scale: 1 }; // of the picture in the stage; 1: all of it is seen
   let frame = about.frame, tool = "move", samples = null, window_ = null, inverted = false, picture = null;
 
-  // The part of the picture that the stage shows; both are in the picture's pixels.
-  const box = () => ({ width: columns / view.scale, height: rows / view.scale });
+  // What the stage shows, in the picture's pixels: of the stage's form, so that an enlarged picture fills it.
+  const box = () => {
+    const place = stage.getBoundingClientRect();
+    const fit = Math.min(place.width / columns, place.height / rows) * view.scale;
+    return { width: place.width / fit, height: place.height / fit };
+  };
 
   const draw = () => {
     const { width, height } = box();
-    const room = { x: Math.max(columns - width, 0), y: Math.max(rows - height, 0) };
-    view.x = clamp(view.x, 0, room.x);
-    view.y = clamp(view.y, 0, room.y);
+    // Where there is room beside the picture, it is in the middle.
+    view.x = width > columns ? (columns - width) / 2 : clamp(view.x, 0, columns - width);
+    view.y = height > rows ? (rows - height) / 2 : clamp(view.y, 0, rows - height);
     stage.setAttribute("viewBox", `${view.x} ${view.y} ${width} ${height}`);
     stage.dataset.scale = view.scale.toFixed(2);
     if (!picture) return;
     const place = stage.getBoundingClientRect();
     canvas.width = Math.round(place.width * devicePixelRatio);
     canvas.height = Math.round(place.height * devicePixelRatio);
-    const fit = Math.min(canvas.width / width, canvas.height / height);
-    const left = (canvas.width - width * fit) / 2, top = (canvas.height - height * fit) / 2;
+    const fit = canvas.width / width;
     const pen = canvas.getContext("2d");
     pen.imageSmoothingEnabled = fit < 4; // single pixels are seen as they are
-    pen.beginPath();
-    pen.rect(left, top, width * fit, height * fit);
-    pen.clip();
-    pen.setTransform(fit, 0, 0, fit, left - view.x * fit, top - view.y * fit);
+    pen.setTransform(fit, 0, 0, fit, -view.x * fit, -view.y * fit);
     pen.drawImage(picture, 0, 0);
   };
 
@@ -55,7 +55,10 @@ function mount(viewer) {
     if (samples?.frame === frame) return;
     const wanted = frame;
     const answer = await fetch(`${viewer.dataset.samples}/${wanted}/samples`);
-    if (!answer.ok) return say(await answer.text());
+    if (!answer.ok) {
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      return say(page.querySelector(".problem")?.textContent ?? answer.statusText);
+    }
     const told = JSON.parse(answer.headers.get("X-Samples"));
     const data = await answer.arrayBuffer();
     if (wanted !== frame) return;
@@ -305,6 +308,8 @@ function mount(viewer) {
   overlays();
   part(".tools").hidden = false;
   part(".plain").hidden = true;
+  stage.style.aspectRatio = `${columns} / ${rows}`; // as before: the part that is shown has the stage's form
+  draw();
   if (slider) split();
 }
 

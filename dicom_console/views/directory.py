@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node.base.config.settings import PeerSettings, Settings
 from dicom_node.base.events import ASSOCIATION_REJECTED, STORE_REFUSED, TLS_FAILED
-from dicom_node.base.lifecycle import DeliveryState
+from dicom_node.base.lifecycle import OPEN_DELIVERIES, DeliveryState
 from dicom_node.base.store import requested
 from dicom_node.base.store.tables import Association, Delivery
 from dicom_node.base.store.transitions import utc_now
@@ -44,7 +44,12 @@ def peer(session: Session, settings: Settings, name: str) -> View:
         | {"objects": len(row.objects), "failed": len(row.failed)}
         for row in unreported
     ]
-    shown = _shown(found) | {"keys": keys, "took": _last_confirmed(session, found)}
+    waiting = select(func.count()).where(Delivery.destination == name, Delivery.state.in_(OPEN_DELIVERIES))
+    shown = _shown(found) | {
+        "keys": keys,
+        "took": _last_confirmed(session, found),
+        "waiting": session.scalar(waiting),
+    }
     return shown | {"asked": request if found.commit_after else None}
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import BURNED_IN
-from dicom_console.views.search import grouped, remarked
+from dicom_console.views.search import grouped, names, remarked
 from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound
@@ -136,17 +136,18 @@ def study_heading(session: Session, settings: Settings, number: int) -> View:
     return shown | {"person": person_of(session, settings, number)}
 
 
-def named(session: Session, rows: Sequence[View | Row]) -> dict[str, View]:
+def named(session: Session, settings: Settings, rows: Sequence[View | Row]) -> dict[str, View]:
     """For each Study Instance UID in ``rows``, the fields with which a list names the study.
 
-    The fields are ``id``, ``patient_id``, ``revision`` and ``ending``, the shortest end of the UID that no
-    other study of the list has.
+    The fields are ``id``, ``name`` (of the patient), ``patient_id``, ``revision``, and ``ending``, the
+    shortest end of the UID that no other study of the list has.
     """
     uids = {row["study_instance_uid"] for row in rows if row["study_instance_uid"]}
     found = session.scalars(select(Study).where(Study.study_instance_uid.in_(uids))).all()
+    people = names(session, settings, [row.id for row in found])
     return {
         str(row.study_instance_uid): columns(row, "id", "patient_id", "revision")
-        | {"ending": _ending(str(row.study_instance_uid), uids)}
+        | {"name": people[row.id], "ending": _ending(str(row.study_instance_uid), uids)}
         for row in found
     }
 

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from ai_pipeline.contract import Decision
 from ai_pipeline.images.dates import date_of
-from dicom_console.views.charts import DatedNumber, trends
+from dicom_console.views.activity import DatedNumber, trends
 from dicom_console.views.search import remarked
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound

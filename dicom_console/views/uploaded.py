@@ -7,6 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_console.views import listing, search
+from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import NotFound
 from dicom_node.base.lifecycle import END_STATES, OPEN_JOBS, AuditAction, DeliveryState, Outcome, StudyState
 from dicom_node.base.store import views
@@ -28,7 +29,7 @@ def last(session: Session) -> list[View]:
     return [_brief(row) for row in rows]
 
 
-def show(session: Session, number: int) -> View:
+def show(session: Session, settings: Settings, number: int) -> View:
     """One upload, the outcome for its objects, and the progress of their studies. Raises NotFound."""
     row = session.get(AuditRow, number)
     if row is None or row.action is not AuditAction.UPLOADED:
@@ -36,7 +37,7 @@ def show(session: Session, number: int) -> View:
     chosen = select(ReceivedObject).where(ReceivedObject.association == row.fields["association"])
     received = session.scalars(chosen.order_by(ReceivedObject.id)).all()
     by_study = search.grouped((one.study_id, one) for one in received)
-    studies = _studies(session, [study for study in by_study if study is not None][:_STUDIES])
+    studies = _studies(session, settings, [study for study in by_study if study is not None][:_STUDIES])
     brief = _brief(row)
     return brief | {
         "indexed": len(received),
@@ -65,11 +66,11 @@ def _became_of(received: list[ReceivedObject]) -> View:
     return {"objects": len(received), "unusual": unusual}
 
 
-def _studies(session: Session, numbers: list[int]) -> list[View]:
+def _studies(session: Session, settings: Settings, numbers: list[int]) -> list[View]:
     """The studies of an upload, with their progress."""
     shown = views.numbered_studies(session, select(Study).where(Study.id.in_(numbers)).order_by(Study.id))
     rows = search.remarked(session, [{"id": number, **row} for number, row in shown.items()])
-    named = listing.named(session, rows)
+    named = listing.named(session, settings, rows)
     return [
         row
         | {

@@ -149,7 +149,9 @@ class Guarded:
         largest = self.bodies.get(scope["path"]) or self.bodies.get(folder, FORM_BYTES)
         count[address] += 1
         try:
-            await self.app(scope, _limited(receive, largest), answer)
+            # Of what has no body nothing is read: that its sender left is no fault of the answer.
+            has_body = scope["method"] not in ("GET", "HEAD")
+            await self.app(scope, _limited(receive, largest) if has_body else receive, answer)
         finally:
             count[address] -= 1
             if not count[address]:

@@ -3,8 +3,9 @@
 One file, ``data_dir/keys/site.key``: 32 random bytes as hex. Whoever has it can find out whether a known
 patient has a certain pseudonym; a site that loses it gives the same patient another pseudonym from then on.
 
-Patients' names in the database are encrypted under it, and searched by whole words, which are stored as keyed
-hashes (HMAC-SHA256): without the key nobody can read a name there, or test whether a likely one is there.
+Patients' names in the database are encrypted under it, and searched by words or their beginnings (3 letters
+and more), which are stored as keyed hashes (HMAC-SHA256): without the key nobody can read a name there, or
+test whether a likely one is there.
 """
 
 import hashlib
@@ -113,6 +114,7 @@ def _refused(path: Path, remedy: str) -> ConfigurationError:
 
 _LONGEST, _MOST_WORDS = 255, 16  # characters of a name, and its words
 _HASH = 32  # figures
+_SHORTEST, _LONGEST_BEGINNING = 3, 12  # letters of a beginning
 
 
 class PatientNames:
@@ -137,16 +139,18 @@ class PatientNames:
         session.execute(delete(StudyName).where(StudyName.study_id == study.id))
         known = name.strip()[:_LONGEST]
         study.sealed_name = self._seal.close(known, str(study.id)) if known else b""
-        session.add_all([StudyName(study_id=study.id, word=word) for word in self.hashes(known)])
+        lengths = range(_SHORTEST, _LONGEST_BEGINNING + 1)
+        parts = {word[:length] for word in words(known)[:_MOST_WORDS] for length in (*lengths, len(word))}
+        session.add_all([StudyName(study_id=study.id, word=self._hash(part)) for part in sorted(parts)])
 
     def hashes(self, name: str) -> list[str]:
-        """A hash of each word of a name; case and accents are ignored."""
-        if self._seal is None:
-            return []
-        return [
-            hmac.new(self._key, word.encode(), hashlib.sha256).hexdigest()[:_HASH]
-            for word in [*dict.fromkeys(words(name))][:_MOST_WORDS]
-        ]
+        """A hash of each word that is looked for, which may be the beginning of one; case and accents are
+        ignored.
+        """
+        return [] if self._seal is None else [*map(self._hash, dict.fromkeys(words(name)[:_MOST_WORDS]))]
+
+    def _hash(self, word: str) -> str:
+        return hmac.new(self._key, word.encode(), hashlib.sha256).hexdigest()[:_HASH]
 
     def of(self, session: Session, studies: Collection[int]) -> Mapping[int, str]:
         """The name of each of these studies; "" without a name, or if another key encrypted it."""

@@ -864,7 +864,13 @@ def reasons(session: Session, studies: ColumnElement[bool]) -> Mapping[int, str]
     """Why results of these studies still wait after a failed try, by the number of the study."""
     chosen = deliveries.with_objects(select(Study.id, Delivery.destination, Delivery.reason))
     rows = session.execute(chosen.where(studies, _WAITING, _TRIED).order_by(Delivery.id))
-    return {study: f"{destination}: {reason}" for study, destination, reason in rows if reason}
+    found = {study: f"{destination}: {reason}" for study, destination, reason in rows if reason}
+    held_back = deliveries.waiting_for_decisions(session)
+    if held_back:  # a question that few nodes ever have
+        which = studies if "" in held_back else studies & Study.study_instance_uid.in_(held_back)
+        waiting = session.scalars(deliveries.with_objects(select(Study.id)).where(which, _WAITING))
+        found |= dict.fromkeys(waiting, deliveries.WAITS)
+    return found
 
 
 def report_outages(database: Database, _settings: Settings) -> int:

@@ -18,7 +18,7 @@ from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import CannotRun, NotFound
 from dicom_node.base.store.database import Database, in_words, sqlite_file
 from dicom_node.base.store.tables import Base
-from dicom_node.people import audit, decision_copies
+from dicom_node.people import audit
 
 Found = TypeVar("Found", bound=Base)
 
@@ -41,7 +41,7 @@ def open_database(settings: Settings, busy_seconds: float | None = None) -> Iter
         database = Database(settings.database_url, busy_seconds=busy_seconds or BUSY_SECONDS)
         try:
             database.check()
-            database.copy_decisions = partial(decision_copies.copy, database, settings)
+            database.copy_decisions = partial(audit.copy_decisions, database, settings)
             yield database
         finally:
             database.dispose()

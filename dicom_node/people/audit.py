@@ -1,21 +1,273 @@
-"""The audit: who did or saw something, or was refused; rows are only ever added."""
+"""Decisions of persons: rows of the database, files of each machine in ``node.data_dir``, in the bucket.
 
+A decision is committed together with its effects, then copied; then the person gets the answer. After a kill
+in between, the row is still marked as not copied: the next copying process copies it, unless its file is
+there already.
+
+A decision is a file, which nothing changes or deletes: ``decisions/MACHINE/MONTH/TIME-NUMBER.json`` in
+``node.data_dir``, and under the same key in the bucket. It has a hash of its content. A person's reason is
+encrypted under the site key: it may name a patient, the file must not.
+
+The audit: who did or saw something, or was refused; rows are only ever added.
+"""
+
+import base64
+import hashlib
+import json
+import socket
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, select
+from sqlalchemy import ColumnElement, exists, or_, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from dicom_node.base.errors import FaultyInput
-from dicom_node.base.lifecycle import AuditAction
+from dicom_node.base.config.settings import Settings
+from dicom_node.base.durable import sync_folder, write_new
+from dicom_node.base.errors import DecisionNotCopied, FaultyInput, StoreAway
+from dicom_node.base.events import DECISIONS_CHANGED, DECISIONS_UNKNOWN
+from dicom_node.base.files import bucket_of
+from dicom_node.base.lifecycle import AuditAction, HeldState, ReviewVerdict
+from dicom_node.base.sitekey import Seal
 from dicom_node.base.store import transitions
-from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import AuditRow, DecisionRow, Study
+from dicom_node.base.store.database import DECIDED, Database, batches
+from dicom_node.base.store.tables import FAULT, AuditRow, DecisionRow, Study
+from dicom_node.base.store.transitions import record, utc_now
 from dicom_node.base.store.views import View, columns
-from dicom_node.people import decision_copies
+
+FOLDER = "decisions"
+"""In ``node.data_dir``, and in the bucket."""
+LOST = "sealed under another site key"
+"""In place of words that cannot be opened."""
+_OTHERS_HAD = timedelta(hours=1)  # after which a machine copies what another one did not
+_BATCH = 200  # rows that are copied at once
+_PURPOSE = "words of decisions"
+_LETS_GO = (HeldState.ACCEPTED.value, ReviewVerdict.ACCEPTED.value)
+_HOLDS = frozenset(
+    {
+        AuditAction.RESULT_WITHDRAWN,
+        AuditAction.RESULTS_ASSESSED,
+        AuditAction.CLEANING_JUDGED,
+        AuditAction.DISCARDED,
+        AuditAction.JOB_CHANGED,
+    }
+)
+"""Decisions by which something does not leave, or leaves as a person wanted it: it waits for them."""
+
+
+def machine_name() -> str:
+    """The name of this machine in the database, and of the folder of its copies of decisions."""
+    return socket.gethostname()[:64]
+
+
+def mark_applied(session: Session, number: str) -> None:
+    """Mark a decision from the copy as applied by this transaction. Raises LookupError if it was applied
+    before.
+    """
+    row = session.get(DecisionRow, number, with_for_update=True, populate_existing=True)
+    if row is None or row.applied_at is not None:
+        raise LookupError(number)
+    row.applied_at, row.waits_for = utc_now(), ""
+
+
+def waiting_decisions(session: Session) -> Sequence[DecisionRow]:
+    """Decisions from the copy that are not applied, in the order in which they were made."""
+    return session.scalars(
+        select(DecisionRow).where(DecisionRow.applied_at.is_(None)).order_by(DecisionRow.at, DecisionRow.id)
+    ).all()
+
+
+def copy_decisions(database: Database, settings: Settings) -> int:
+    """Copy this machine's decisions that have no synced copy yet; returns how many.
+
+    Raises DecisionNotCopied: the decision is in force, and the node copies it later.
+    """
+    done = 0
+    try:
+        while rows := _not_copied(database):
+            done += sum(_copy(settings, row) for row in rows)
+            mark_copied(database, [row.id for row in rows])
+    except OSError as error:
+        raise DecisionNotCopied(
+            f"the decision is in force, but not in its copy ({error.strerror}): it would be lost with the "
+            "database; make room, the node writes it then"
+        ) from None
+    return done
+
+
+def mark_copied(database: Database, numbers: Collection[str], *, copied: bool = True) -> None:
+    """Mark decisions as copied (the synced file contains them), or as to be copied."""
+    with database.write() as session:
+        for batch in batches(numbers):
+            session.execute(update(DecisionRow).where(DecisionRow.id.in_(batch)).values(copied=copied))
+
+
+def take_in(database: Database, settings: Settings) -> Sequence[DecisionRow]:
+    """Enter decisions that have a copy but no row in the database; returns the new rows, which wait to be
+    applied.
+
+    A changed file gets a row, too: then all deliveries wait for a person. Decisions that are in the database
+    but missing in this machine's copies are copied again. Raises OSError, StoreAway, NotInSpool.
+    """
+    folder, bucket = settings.node.data_dir, bucket_of(settings)
+    in_bucket = set(bucket.keys(FOLDER)) if bucket is not None else set()
+    for key in in_bucket:
+        if bucket is not None and not (folder / key).exists():
+            bucket.get(key, folder / key)
+    files = {_number(file): file for file in copied_decisions(folder)}
+    new: list[DecisionRow] = []
+    for numbers in batches(files):
+        new += _entered(database, settings, {number: files[number] for number in numbers})
+    with database.read() as session:  # those that went with a disk
+        mine = select(DecisionRow.id).where(DecisionRow.machine == machine_name(), DecisionRow.copied)
+        lost = set(session.scalars(mine)) - files.keys()
+    mark_copied(database, lost, copied=False)
+    for file in copied_decisions(folder, machine_name()) if bucket is not None else ():
+        if bucket is not None and str(file.relative_to(folder)) not in in_bucket:
+            bucket.put_first(str(file.relative_to(folder)), file)
+    return new
+
+
+def is_behind(database: Database, settings: Settings) -> bool:
+    """Whether the database lacks the newest copy of a machine: it was restored while this node ran."""
+    newest: set[str] = set()
+    for folder in (settings.node.data_dir / FOLDER).glob("*"):
+        month = max(folder.glob("[!.]*"), default=folder)
+        newest |= {_number(file) for file in sorted(month.glob("[!.]*.json"))[-1:]}
+    with database.read() as session:
+        return not newest <= _known(session, newest)
+
+
+def copied_decisions(data_dir: Path, of: str = "*") -> list[Path]:
+    """The copies of a machine, or of all, the oldest first."""
+    return sorted((data_dir / FOLDER).glob(f"{of}/*/[!.]*.json"), key=lambda file: file.parts[-2:])
+
+
+def read_decision(file: Path) -> dict[str, Any] | None:
+    """The decision in a file, None if it was changed. Raises OSError."""
+    try:
+        line = json.loads(file.read_bytes())
+        return line if line.pop("sha256") == _digest(line) and line["id"] == _number(file) else None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _not_copied(database: Database) -> Sequence[DecisionRow]:
+    """Decisions that this machine must copy, the oldest first; also another machine's after an hour."""
+    ours = or_(DecisionRow.machine == machine_name(), DecisionRow.at < utc_now() - _OTHERS_HAD)
+    chosen = select(DecisionRow).where(DecisionRow.copied.is_(False), ours)
+    with database.read() as session:
+        rows = session.scalars(chosen.order_by(DecisionRow.at, DecisionRow.id).limit(_BATCH)).all()
+        session.expunge_all()
+    return rows
+
+
+def _known(session: Session, numbers: Collection[str]) -> set[str]:
+    """Those of the decisions that the database has."""
+    return set(session.scalars(select(DecisionRow.id).where(DecisionRow.id.in_(numbers))))
+
+
+def _copy(settings: Settings, row: DecisionRow) -> bool:
+    """Write and sync a decision's file, and put it into the bucket, if it answers; returns whether the file
+    was written.
+    """
+    folder = settings.node.data_dir
+    content = {
+        **row.record,
+        "id": row.id,
+        "at": row.at.isoformat(),
+        "action": row.action,
+        "study": row.study_uid,
+        "holds": row.holds,
+        "words": seal(folder, str(row.record.get("words", "")), row.id),
+    }
+    at = row.at.astimezone(UTC)
+    key = f"{FOLDER}/{machine_name()}/{at:%Y-%m}/{at:%d%H%M%S%f}-{row.id}.json"
+    (folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
+    is_new, place = not (folder / key).exists(), (folder / key).parent
+    if not place.is_dir():
+        place.mkdir(parents=True, exist_ok=True)
+        for above in place.parents[:3]:
+            sync_folder(above)
+    if is_new:
+        with suppress(FileExistsError):  # of another process at this moment
+            write_new(folder / key, json.dumps(content | {"sha256": _digest(content)}), 0o600)
+    if (bucket := bucket_of(settings)) is not None:
+        with suppress(StoreAway):
+            bucket.put_first(key, folder / key)
+    return is_new
+
+
+def _entered(database: Database, settings: Settings, files: Mapping[str, Path]) -> list[DecisionRow]:
+    """Enter the decisions that the database lacks; returns their rows.
+
+    Two nodes that start at the same time may both try to enter them.
+    """
+    while True:
+        try:
+            with database.write() as session:
+                known = _known(session, files)
+                new = [_row(settings, file) for number, file in files.items() if number not in known]
+                session.add_all(new)
+                session.flush()
+                faults = sum(row.action == FAULT for row in new)
+                if faults:
+                    record(session, DECISIONS_CHANGED, places=faults)
+                if len(new) > faults:
+                    record(session, DECISIONS_UNKNOWN, decisions=len(new) - faults)
+        except IntegrityError:
+            continue
+        return new
+
+
+def _row(settings: Settings, file: Path) -> DecisionRow:
+    """The row of a decision that the database does not have."""
+    place = {"id": _number(file), "machine": file.parts[-3], "copied": True, "applied_at": None}
+    line = read_decision(file)
+    if line is None:
+        why = f"{file.relative_to(settings.node.data_dir)} was changed"
+        about = {"action": FAULT, "at": utc_now(), "study_uid": "", "record": {}, "holds": True}
+        return DecisionRow(**place, **about, waits_for=why)
+    words = unseal(settings.node.data_dir, line["words"], line["id"])
+    return DecisionRow(
+        **place,
+        at=datetime.fromisoformat(line["at"]),
+        action=line["action"],
+        study_uid=line["study"],
+        record={key: line[key] for key in ("actor", "address", "fields", "what")} | {"words": words},
+        holds=line["holds"],
+        waits_for="",
+    )
+
+
+def _number(file: Path) -> str:
+    """The id of the decision in a file's name."""
+    return file.stem.partition("-")[2]
+
+
+def _digest(line: Mapping[str, Any]) -> str:
+    """The hash of a decision, by which a changed file is detected."""
+    encoded = json.dumps(line, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(encoded.encode("ascii")).hexdigest()
+
+
+def seal(data_dir: Path, words: str, number: str) -> str:
+    """Encrypt the reason of decision ``number`` as text; "" for no reason. Raises ConfigurationError."""
+    return base64.b64encode(Seal(data_dir, _PURPOSE).close(words, number)).decode("ascii") if words else ""
+
+
+def unseal(data_dir: Path, text: str, number: str) -> str:
+    """Decrypt the reason; LOST if the site key is a different one. Raises ConfigurationError."""
+    with suppress(ValueError):  # also of text that is no ASCII
+        sealed = base64.b64decode(text, validate=True)
+        return (Seal(data_dir, _PURPOSE).open(sealed, number) or LOST) if text else ""
+    return LOST
+
 
 SHORTEST_REASON, LONGEST_REASON = 3, 200
 """Characters of a reason."""
@@ -86,14 +338,14 @@ def note(
     )
     session.add(row)
     if by.decision:
-        decision_copies.apply(session, by.decision)
+        mark_applied(session, by.decision)
     elif action in DECISIONS:
         about = dict(what or {})
         study = session.get_one(Study, study_id) if study_id is not None else None
         decision = DecisionRow(
             id=uuid.uuid4().hex,
             at=row.at,
-            machine=decision_copies.machine(),
+            machine=machine_name(),
             action=action.value,
             study_uid=(study.study_instance_uid or "") if study else "",
             record={
@@ -104,11 +356,15 @@ def note(
                 "words": words,
             },
             copied=False,
-            holds=decision_copies.blocks_deliveries(action, about),
+            # Deliveries of the study wait until such a decision is applied again.
+            holds=action in _HOLDS
+            and about.get("verdict") not in _LETS_GO
+            and about.get("change") not in ("retry", "put_first"),
             applied_at=row.at,
             waits_for="",
         )
-        decision_copies.add(session, decision)
+        session.add(decision)
+        session.info[DECIDED] = True
     return row
 
 

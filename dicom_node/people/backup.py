@@ -14,7 +14,7 @@ Persons' decisions that a restored database lacks: listed, applied again, or set
 Each is applied by the function that applied it first, in one transaction with its audit record, under the
 name and the time of the person who decided. A decision that cannot be applied yet waits: the study may still
 come back from the spool, the result from its job. Deliveries that it would prevent wait with it
-(``people/decision_copies.py``).
+(``people/audit.py``).
 """
 
 import fcntl
@@ -30,7 +30,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import create_engine, delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from dicom_node import __version__
@@ -57,6 +57,7 @@ from dicom_node.base.store import results, transitions, views
 from dicom_node.base.store.database import in_words, newest_schema, schema_versions, sqlite_file
 from dicom_node.base.store.tables import (
     FAULT,
+    Base,
     DecisionRow,
     Delivery,
     DrawnByHand,
@@ -67,22 +68,14 @@ from dicom_node.base.store.tables import (
 )
 from dicom_node.deliver import outbox
 from dicom_node.jobs.queue import cancel
-from dicom_node.people import (
-    audit,
-    decision_copies,
-    existing,
-    open_database,
-    preflight,
-    reading,
-    studies,
-    writing,
-)
+from dicom_node.people import audit, existing, open_database, preflight, reading, studies, writing
 from dicom_node.people.queues import sources_sha256
 
 _MANIFEST = "manifest.json"
 _DATABASE, _KEY, _CONFIG = Path("node.db"), Path("site.key"), Path("config")
 _DEVICE_RULES = Path(DEVICE_RULES_FOLDER)
-_DECISIONS, _ENTERED = Path(decision_copies.FOLDER), Path(FOLDER)
+_DECISIONS, _ENTERED = Path(audit.FOLDER), Path(FOLDER)
+_AT_ONCE = 1000  # rows of one statement
 _OBJECTS = (Path("spool/objects"), Path("results"), Path(DEIDENTIFIED_FOLDER))
 
 
@@ -154,12 +147,7 @@ def restore(settings: Settings, source: Path) -> tuple[list[Path], list[str]]:
     data_dir = settings.node.data_dir
     if (database := sqlite_file(settings.database_url)) is None:
         raise NotAllowedNow("node.database_url is no SQLite file: restore it with the tools of its server")
-    for lock in sorted(data_dir.glob("*.lock")):
-        with lock.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise NotAllowedNow(f"a node works on {data_dir}: stop it first") from None
+    _refuse_running(data_dir)
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     for saved, place in ((_DATABASE, database), (_KEY, sitekey.path_of(data_dir))):
         if (source / saved).exists():
@@ -171,6 +159,46 @@ def restore(settings: Settings, source: Path) -> tuple[list[Path], list[str]]:
             _copy_tree(source / folder, data_dir / folder)
     notes = _note_in_audit(settings, AuditAction.RESTORED, made=manifest["made"], program=manifest["program"])
     return sorted((source / _CONFIG).iterdir()), notes
+
+
+def _refuse_running(data_dir: Path) -> None:
+    for lock in sorted(data_dir.glob("*.lock")):
+        with lock.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise NotAllowedNow(f"a node works on {data_dir}: stop it first") from None
+
+
+def move_database(settings: Settings) -> dict[str, int]:
+    """Copy all rows of a stopped node's ``node.db`` into the empty database that ``node.database_url`` names.
+
+    Returns the number of rows by table, compared in both. The file stays as it is, and after an error the new
+    database is empty as before. Raises NotAllowedNow, FaultyInput, SchemaOutdated.
+    """
+    source, moved = settings.node.data_dir / _DATABASE, dict[str, int]()
+    if sqlite_file(settings.database_url) or not source.exists():
+        raise NotAllowedNow(f"set node.database_url to the PostgreSQL into which {source} is to be moved")
+    _refuse_running(settings.node.data_dir)
+    _check_database(source)
+    engine = create_engine(f"sqlite:///file:{source}?mode=ro&uri=true")
+    with engine.connect() as there, open_database(settings) as database, database.write() as here:
+        for table in Base.metadata.sorted_tables:
+            counted = select(func.count()).select_from(table)
+            if table.name == "installation":  # made with the schema
+                here.execute(delete(table))
+            elif here.scalar(counted):
+                raise NotAllowedNow(f"the new database is not empty: it has rows of {table.name}")
+            rows = there.execute(select(table).order_by(*table.primary_key)).mappings()
+            for some in rows.partitions(_AT_ONCE):
+                here.execute(insert(table), [dict(row) for row in some])
+            moved[table.name] = there.scalar(counted) or 0
+            if here.scalar(counted) != moved[table.name]:
+                raise NotAllowedNow(f"not all rows of {table.name} came over: nothing was moved")
+            if (key := table.autoincrement_column) is not None:  # the next row gets a number of its own
+                sequence, last = func.pg_get_serial_sequence(table.name, key.name), func.max(key)
+                here.execute(select(func.setval(sequence, select(last).scalar_subquery())))
+    return moved
 
 
 def _note_in_audit(settings: Settings, action: AuditAction, **fields: Any) -> list[str]:
@@ -353,10 +381,10 @@ def reconcile_decisions(settings: Settings) -> list[views.View]:
     Returns all lost decisions with the outcome for each. Raises OSError, StoreAway.
     """
     with open_database(settings) as database:
-        decision_copies.copy(database, settings)
-        new = {row.id for row in decision_copies.take_in(database, settings)}
+        audit.copy_decisions(database, settings)
+        new = {row.id for row in audit.take_in(database, settings)}
         with database.read() as session:
-            lost = [as_view(row) for row in decision_copies.waiting(session)]
+            lost = [as_view(row) for row in audit.waiting_decisions(session)]
     apply_waiting_decisions(settings)
     with reading(settings) as session:
         left = {row["decision"]: row for row in waiting_decisions(session)}
@@ -370,7 +398,7 @@ def reconcile_decisions(settings: Settings) -> list[views.View]:
 def apply_waiting_decisions(settings: Settings) -> int:
     """Apply the waiting decisions that can be applied now, in their order; returns how many."""
     with reading(settings) as session:
-        lost = [row for row in decision_copies.waiting(session) if row.action != FAULT]
+        lost = [row for row in audit.waiting_decisions(session) if row.action != FAULT]
         session.expunge_all()
     done = 0
     behind: set[str] = set()  # studies of which an earlier one waits
@@ -396,7 +424,7 @@ def apply_waiting_decisions(settings: Settings) -> int:
 
 def waiting_decisions(session: Session) -> list[views.View]:
     """Lost decisions that are not applied yet, the oldest first; ``waits_for``: the reason for each."""
-    return [as_view(row) for row in decision_copies.waiting(session)]
+    return [as_view(row) for row in audit.waiting_decisions(session)]
 
 
 def settle_decision(
@@ -410,7 +438,7 @@ def settle_decision(
     with writing(settings) as session:
         row = existing(session, DecisionRow, number, "there is no such decision", lock=True)
         try:
-            decision_copies.apply(session, number)
+            audit.mark_applied(session, number)
         except LookupError:
             raise NotAllowedNow("this decision is applied") from None
         row.waits_for = f"settled by a person: {words}"

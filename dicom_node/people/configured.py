@@ -4,16 +4,23 @@ Peers and rules in configuration files cannot be changed here. Each change of th
 version of their file (:mod:`dicom_node.base.config.loading`). A running node loads a changed configuration
 completely or not at all. Rules are tried on files, new studies and past studies. A model of a pipeline can be
 exchanged for another one of the site.
+
+A new node from five answers: configuration, systemd unit, first admin. Nothing is overwritten.
 """
 
+import getpass
 import os
+import re
+import shutil
 import signal
+import sys
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
@@ -26,11 +33,20 @@ from sqlalchemy.orm import Session
 from ai_pipeline.contract import ModelSlot, PipelineCard
 from ai_pipeline.errors import CardError
 from ai_pipeline.models import registry
-from ai_pipeline.models.reference import reference_of
 from ai_pipeline.models.store import folder
 from ai_pipeline.pipelines import slots, try_out
-from dicom_node.base.config.loading import SAVED, examine, file_of, fingerprint, newest, undercuts, versions
-from dicom_node.base.config.sample import toml_value
+from dicom_node.base.config.loading import (
+    SAVED,
+    TomlFiles,
+    examine,
+    examined,
+    file_of,
+    fingerprint,
+    newest,
+    undercuts,
+    versions,
+)
+from dicom_node.base.config.sample import FIRST_RULES, toml_value
 from dicom_node.base.config.settings import (
     NEEDS_RESTART,
     REVEALED,
@@ -55,14 +71,24 @@ from dicom_node.base.errors import (
 )
 from dicom_node.base.events import CONFIGURATION_REFUSED, CONFIGURATION_RELOADED
 from dicom_node.base.files import bucket_of
-from dicom_node.base.lifecycle import AuditAction, ObjectRole, Role, StudyState
-from dicom_node.base.processes import files_of, running
+from dicom_node.base.lifecycle import AuditAction, ObjectRole, Role, StudyState, UserRole
+from dicom_node.base.processes import console_program, files_of, running
 from dicom_node.base.store import intake, transitions
 from dicom_node.base.store.tables import Instance, Study
 from dicom_node.base.store.views import View, columns, list_events
 from dicom_node.jobs import drift
 from dicom_node.jobs.queue import decide, decide_study, explain, why_none
-from dicom_node.people import Row, audit, monitoring, open_database, preflight, reading, writing
+from dicom_node.people import (
+    Row,
+    audit,
+    open_database,
+    preflight,
+    queues,
+    reading,
+    upgrade_database,
+    users,
+    writing,
+)
 from dicom_node.people.peers import SECRET
 from dicom_node.receive.inspection import Inspected, inspect
 
@@ -479,7 +505,7 @@ def _hang_up(settings: Settings, place: str, pid: int) -> Mapping[str, Any] | No
         os.kill(pid, signal.SIGHUP)
     except PermissionError:
         raise NotAllowedNow(f"process {pid} belongs to another user: run this as that user") from None
-    ours, numbers = monitoring.node_name(place), (CONFIGURATION_RELOADED.number, CONFIGURATION_REFUSED.number)
+    ours, numbers = queues.node_name(place), (CONFIGURATION_RELOADED.number, CONFIGURATION_REFUSED.number)
     end = time.monotonic() + _RELOAD_SECONDS
     while time.monotonic() < end:
         try:
@@ -690,20 +716,6 @@ def list_models(settings: Settings) -> list[dict[str, Any]]:
     ]
 
 
-def verify_models(settings: Settings) -> list[dict[str, Any]]:
-    """Whether the weights of each model have the SHA-256 in the model's card. Raises FaultyInput."""
-    rows = []
-    for card in model_cards(settings):
-        try:
-            registry.verify(card)
-            reference_of(card)
-            text, ok = "weights are those of the card", True
-        except CardError as error:
-            text, ok = str(error), False
-        rows.append({"id": card.id, "version": card.version, "ok": ok, "text": text})
-    return rows
-
-
 def model_drift(settings: Settings, since: datetime | None = None) -> list[dict[str, Any]]:
     """How the scores and refusals of each model compare with its card's reference, for each sender. Raises
     FaultyInput.
@@ -776,3 +788,130 @@ def _refused() -> Iterator[None]:
         yield
     except CardError as error:
         raise FaultyInput(str(error)) from None
+
+
+_HEAD = "# Made by `dicom-node init`. `dicom-node config sample` shows every key with its default.\n\n"
+_USER = "dicom-node"
+_PROGRAM, _CONFIGURED, _STATE = (  # in the unit that ships
+    "/opt/dicom-node/bin/dicom-node",
+    "/etc/dicom-node/node.toml",
+    "/var/lib/dicom-node",
+)
+
+
+Answers = Mapping[str, str]
+"""``ae_title``, ``data_dir``, ``pacs`` (AE@HOST:PORT), ``machines`` (AE@HOST, …), ``admin``; what is missing
+is the default, or empty."""
+
+
+def examine_answers(answers: Answers) -> Settings:
+    """The settings for these answers. Raises FaultyInput or ConfigurationError if an answer cannot be
+    used.
+    """
+    read = TomlFiles(data=_tables(answers))
+    settings = examined(read)
+    if settings is None or read.problems:
+        raise ConfigurationError(read.problems)
+    data_dir = settings.node.data_dir
+    if "data_dir" in answers and data_dir.exists() and (not data_dir.is_dir() or any(data_dir.iterdir())):
+        raise FaultyInput(f"{data_dir} is no empty folder: take another")
+    if answers.get("admin") and not console_program():
+        raise FaultyInput("the console needs its package: pip install ./dicom_console (or leave it out)")
+    return settings
+
+
+def create_node(answers: Answers, folder: Path, password: str = "") -> tuple[Path, Path]:
+    """Write configuration and unit into ``folder``, and return them; make the database if the answers name an
+    admin.
+
+    Everything is checked before anything is written. Raises the errors of :func:`examine_answers` and of
+    ``users.checked_password``, and FaultyInput if something would be overwritten.
+    """
+    settings = examine_answers(answers)
+    data_dir, admin = settings.node.data_dir, answers.get("admin", "")
+    configuration, unit = folder / "node.toml", folder / "dicom-node.service"
+    for path in (folder, data_dir):
+        if not re.fullmatch(r"/[\w./-]*", str(path)):
+            raise FaultyInput(
+                f"{str(path)!r}: a unit needs a path of letters, figures, dot, dash and underscore"
+            )
+    for path in (configuration, unit):
+        if path.exists() or path.is_symlink():
+            raise FaultyInput(f"{path} is there already, and stays as it is")
+    if admin:
+        users.checked_password(admin, password)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, text in (
+            (configuration, _HEAD + tomlkit.dumps(_tables(answers))),
+            (unit, _unit(data_dir, configuration)),
+        ):
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+    except OSError as error:
+        raise FaultyInput(f"{error.filename} cannot be made: {error.strerror}") from None
+    if admin:
+        upgrade_database(settings)
+        users.add_user(settings, admin, UserRole.ADMIN, password)
+    if getpass.getuser() == "root":
+        with suppress(LookupError):  # there may be no such user yet
+            for path in (configuration, data_dir, *data_dir.rglob("*")):
+                shutil.chown(path, _USER, _USER)
+    return configuration, unit
+
+
+def _tables(answers: Answers) -> dict[str, Any]:
+    """The answers as tables of the configuration. Raises FaultyInput."""
+    machines = filter(None, map(str.strip, answers.get("machines", "").split(",")))
+    peers = [
+        _peer(r"(.+)@(.+)", machine, "machine: write AE@HOST, such as US1@192.0.2.21") for machine in machines
+    ]
+    data_dir = Path(answers.get("data_dir", _STATE).strip()).absolute()
+    found: dict[str, Any] = {
+        "node": {"ae_title": answers.get("ae_title", "AINODE").strip(), "data_dir": str(data_dir)},
+        "listener": {"host": "0.0.0.0"},  # modalities are on other machines
+        "console": {"enabled": bool(answers.get("admin"))},
+        "peers": peers,
+    }
+    if text := answers.get("pacs", "").strip():
+        pacs = _peer(r"(.+)@(.+):(\d{1,9})", text, "PACS: write AE@HOST:PORT, such as PACS@192.0.2.10:104")
+        pacs |= {"name": "pacs", "may": ["send", "receive"]}
+        pacs["results"] = ["sr", "gsps", "sc", "summary", "cleaned"]
+        peers.insert(0, pacs)
+        found["rules"] = [
+            {"name": name, "when": {"modality": modality}, "pipeline": pipeline, "send_to": ["pacs"]}
+            for name, (modality, pipeline) in FIRST_RULES.items()
+        ]
+    return found
+
+
+def _peer(form: str, text: str, otherwise: str) -> dict[str, Any]:
+    """A peer in the form AE@HOST or AE@HOST:PORT. Raises FaultyInput, whose text ends with ``otherwise``."""
+    if not (found := re.fullmatch(form, text)):
+        raise FaultyInput(f"{text!r} is no {otherwise}")
+    ae_title, host, *port = found.groups()
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", ae_title.lower())
+    return {"name": name, "ae_title": ae_title, "host": host, **({"port": int(port[0])} if port else {})}
+
+
+def _unit(data: Path, configuration: Path) -> str:
+    """The unit that ships, with the paths and the user of this node."""
+    text = (files("dicom_node.base.config") / "dicom-node.service").read_text(encoding="utf-8")
+    program = Path(sys.executable).with_name("dicom-node")
+    if str(data) != _STATE:
+        text = text.replace("StateDirectory=dicom-node\nStateDirectoryMode=0700", f"ReadWritePaths={data}")
+    if any(
+        path.is_relative_to(home) for path in (data, program, configuration) for home in ("/home", "/root")
+    ):
+        text = text.replace("ProtectHome=yes", "ProtectHome=read-only")
+    user = getpass.getuser()
+    for shipped, ours in (
+        (f"User={_USER}", f"User={user if user != 'root' else _USER}"),
+        (f"Group={_USER}\n", "" if user != "root" else f"Group={_USER}\n"),
+        (_PROGRAM, str(program)),
+        (_CONFIGURED, str(configuration)),
+        (_STATE, str(data)),
+    ):
+        text = text.replace(shipped, ours)
+    return text

@@ -32,7 +32,7 @@ from ai_pipeline.errors import PixelError
 from ai_pipeline.images.decode import open_dicom
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.errors import ExitCode, FaultyInput, Unavailable
-from dicom_node.base.lifecycle import ResultKind
+from dicom_node.base.lifecycle import END_STATES, ResultKind
 from dicom_node.deliver.scu import SendStatus
 from dicom_node.deliver.scu.dimse import send_files
 from dicom_node.results.sr import stated
@@ -43,13 +43,7 @@ QUIET_SECONDS = 1.0
 _NODE, _PACS = "AINODE", "PACS"  # AE titles
 _PROGRAM = (sys.executable, "-P", "-m", "dicom_node")
 _POLL_SECONDS = 0.5
-_ENDS = (
-    "delivered",
-    "not_applicable",
-    "quarantined",
-    "failed",
-    "cancelled",
-)  # nothing more happens by itself
+
 
 # Real ultrasound that comes with pydicom (MIT): a palette colour still, a still in RGB and in JPEG 2000 of
 # one patient, and a JPEG cine of 30 frames.
@@ -376,7 +370,7 @@ def _wait(uid: str, stored: set[str], begun: datetime, node: _Node) -> dict[str,
         node.fail_if_ended()
         view: dict[str, Any] = node.ask("studies", "show", uid) or {"received": [], "state": ""}
         indexed = {item["sop_instance_uid"] for item in _received_since(view, begun)}
-        if stored <= indexed and view["state"] in _ENDS:
+        if stored <= indexed and view["state"] in END_STATES:
             return view
         time.sleep(_POLL_SECONDS)
 

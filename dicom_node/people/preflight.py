@@ -25,7 +25,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from pydantic import SecretStr
 from pydicom.uid import UID
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 from sqlalchemy.engine.url import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -36,6 +36,7 @@ from ai_pipeline.errors import CardError, DeviceRuleError, NoDecoder, PluginErro
 from ai_pipeline.images.decoder import Decoder
 from ai_pipeline.models import registry
 from ai_pipeline.models.engine import lacking
+from ai_pipeline.models.reference import reference_of
 from ai_pipeline.pipelines import PIPELINES, card_of, create, option_faults
 from dicom_node.base.config.loading import Place, TomlFiles, examine, examined, undercuts
 from dicom_node.base.config.settings import (
@@ -55,6 +56,7 @@ from dicom_node.base.lifecycle import Role
 from dicom_node.base.logs import redacted
 from dicom_node.base.processes import console_program
 from dicom_node.base.store.database import Database, hosts, meaning_of
+from dicom_node.base.store.tables import DecisionRow
 from dicom_node.deliver.scu import open_archive, open_commitment, open_destination
 
 
@@ -234,6 +236,11 @@ def _probe_database(settings: Settings) -> Found:
         with database.read() as session:
             asked = () if database.is_sqlite else _DURABLE
             off = [name for name in asked if session.scalar(text(f"SHOW {name}")) == "off"]
+            lost = session.scalar(select(func.count()).where(DecisionRow.applied_at.is_(None)))
+        if lost:
+            yield Tried(
+                "decisions", False, f"{lost} wait, and deliveries with them: dicom-node decisions list"
+            )
         if off:
             yield Tried(
                 "database",
@@ -428,6 +435,7 @@ def _check_models(settings: Settings) -> Found:
         for card in cards:
             try:
                 registry.verify(card)
+                reference_of(card)
             except CardError as error:
                 yield f"model {card.id}", "", str(error)
     try:

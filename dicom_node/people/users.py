@@ -90,7 +90,7 @@ def add_user(
 
     Raises FaultyInput for an invalid name, password or sender, NotAllowedNow if the name exists.
     """
-    refuse_faulty(name, password)
+    checked_password(name, password)
     sees = _checked(senders, role)
     hashed = hasher().hash(password)
     with writing(settings) as session:
@@ -102,11 +102,12 @@ def add_user(
         audit.note(session, by, AuditAction.USER_ADDED, user=name, role=role.value, senders=sees)
 
 
-def refuse_faulty(name: str, password: str) -> None:
-    """Raise FaultyInput if a new user may not have this name or password."""
+def checked_password(name: str, password: str) -> str:
+    """The password. Raises FaultyInput if a new user may not have this name or password."""
     if not _NAME.fullmatch(name):
         raise FaultyInput("a user's name has letters of ASCII, figures, dot, dash and underscore, at most 64")
     _refuse_weak(name, password)
+    return password
 
 
 def list_users(settings: Settings) -> list[View]:

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from inspect import Parameter, Signature, signature
 from operator import methodcaller
 from pathlib import Path
@@ -323,6 +324,15 @@ def upgrade(config: Config) -> None:
     say(f"The database has version {people.upgrade_database(load(config))}.")
 
 
+@database.command(epilog="Example: dicom-node db move --config node.toml")
+def move(config: Config) -> None:
+    """Copy node.db of a stopped node into the empty PostgreSQL of node.database_url. The file stays."""
+    from dicom_node.people import backup
+
+    moved = backup.move_database(load(config))
+    say(f"{sum(moved.values())} rows of {len(moved)} tables, counted in both. Start the node.")
+
+
 @samples.command(
     epilog="Example: dicom-node config sample > node.toml; dicom-node config sample peers >> node.toml"
 )
@@ -372,10 +382,10 @@ def reindex(config: Config) -> None:
 
 def _answer(parameter: typer.CallbackParam, text: str) -> str:
     """Check an answer of ``init``; at a terminal, ask again until it is valid."""
-    from dicom_node.people import new_node
+    from dicom_node.people import configured
 
     try:
-        new_node.examine({str(parameter.name): text})
+        configured.examine_answers({str(parameter.name): text})
     except NodeError as error:
         raise typer.BadParameter(str(error)) from None
     return text
@@ -402,9 +412,9 @@ def init(
     Run it as the user that the node runs as. An option answers its question. The password is asked for, or is
     the next line of standard input. Nothing is overwritten.
     """
-    from dicom_node.people import new_node
+    from dicom_node.people import configured, users
 
-    configuration, unit = new_node.create(
+    configuration, unit = configured.create_node(
         {
             "ae_title": ae_title,
             "data_dir": data_dir,
@@ -413,7 +423,7 @@ def init(
             "admin": admin,
         },
         to.absolute(),
-        prompt_password() if admin else "",
+        prompt_password(partial(users.checked_password, admin)) if admin else "",
     )
     say(f"{configuration} and {unit} are written.")
     say(f"Next: dicom-node check --config {configuration}, then dicom-node serve with it, or as a service:")
@@ -611,16 +621,20 @@ def _parser(read: Callable[[str], Any]) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         try:
             return read(text)
-        except ValueError as error:
+        except (ValueError, NodeError) as error:
             raise typer.BadParameter(str(error)) from None
 
     return parse
 
 
-def prompt_password() -> str:
-    """Ask for a password; it is never an argument, which every user of this machine could read."""
+def prompt_password(read: Callable[[str], str] = str) -> str:
+    """Ask for a password; it is never an argument, which every user of this machine could read.
+
+    ``read``: raises a NodeError for one that cannot be used; at a terminal another one is asked for.
+    """
     if sys.stdin.isatty():
-        return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
+        words = "Password (twelve characters or more)"
+        return str(typer.prompt(words, hide_input=True, confirmation_prompt=True, value_proc=_parser(read)))
     return sys.stdin.readline().rstrip("\r\n")
 
 

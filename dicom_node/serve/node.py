@@ -61,7 +61,8 @@ from dicom_node.base.store.transitions import OwnEvents, acquire_lease, release_
 from dicom_node.deliver import delivery_worker, outbox
 from dicom_node.jobs import drift
 from dicom_node.jobs.queue import JobQueue
-from dicom_node.people import backup, decision_copies, monitoring, preflight
+from dicom_node.people import audit, backup, preflight, queues
+from dicom_node.people.queues import Sign, node_name
 from dicom_node.receive.policy import AEPolicy, policy_path
 from dicom_node.receive.spool import Spool
 from dicom_node.studies import choose, indexing
@@ -128,9 +129,7 @@ class _MainProcess:
         self._settings, self._files, self._role, self._place = settings, files, role, place
         self._address, self._ready_lock = "", threading.Lock()
         self._say = OwnEvents(database).say
-        self._answer = partial(
-            self._say, node=monitoring.node_name(place)
-        )  # to who asked this node, of several
+        self._answer = partial(self._say, node=node_name(place))  # to who asked this node, of several
         self._listener_spoke, self._cannot_listen = threading.Event(), ""
         self._console_serves = False
         self._replaced: dict[str, Child] = {}  # children of configurations before, until the newest are ready
@@ -227,14 +226,11 @@ class _MainProcess:
             stopper.join(_GRACE_SECONDS)
         self._background.leave()
 
-    def _signs_of_life(self) -> list[monitoring.Sign]:
+    def _signs_of_life(self) -> list[Sign]:
         """The main process and its children, each with the seconds since its last message."""
         return [
-            monitoring.Sign("main", os.getpid()),
-            *(
-                monitoring.Sign(child.name, child.pid, child.silent_seconds)
-                for child in self._children.values()
-            ),
+            Sign("main", os.getpid()),
+            *(Sign(child.name, child.pid, child.silent_seconds) for child in self._children.values()),
         ]
 
     def _renewable(self, settings: Settings) -> dict[str, Child]:
@@ -456,7 +452,7 @@ class Background:
         place: str,
         say: Callable[..., None],
         database_file: int,
-        signs: Callable[[], Sequence[monitoring.Sign]] = tuple,
+        signs: Callable[[], Sequence[queues.Sign]] = tuple,
     ) -> None:
         self._database = database
         self._settings = settings
@@ -465,7 +461,7 @@ class Background:
         # The same after a restart, so that a killed node takes its lease back at once.
         folder = hashlib.sha256(str(settings.node.data_dir.resolve()).encode()).hexdigest()[:8]
         self._owner = f"{socket.gethostname()[:40]}/{folder}/{place}"
-        self.life, self._signs = monitoring.SignsOfLife(database, place, self._owner), signs
+        self.life, self._signs = queues.SignsOfLife(database, place, self._owner), signs
         self._entered, self._ask_at = settings.node.entered, 0.0
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -513,7 +509,7 @@ class Background:
 
     def _deliver(self) -> None:
         """Take persons' decisions into a restored database, then deliver: nothing is sent before that."""
-        decision_copies.take_in(self._database, self._settings)
+        audit.take_in(self._database, self._settings)
         self._delivery_worker.run_forever(self._stop)
 
     def stop(self) -> None:
@@ -620,7 +616,7 @@ class Background:
 
         # All are counted from one moment: each that writes wakes the threads that wait for changes.
         every(_SCHEDULER_SECONDS / 3, self._renew_leases)
-        every(monitoring.SIGN_SECONDS, self._show_life)
+        every(queues.SIGN_SECONDS, self._show_life)
         every(_CLOCK_SECONDS, self._watch_clock)
         every(_DECISIONS_SECONDS, self._watch_entered)
         every(_DECISIONS_SECONDS, self._watch_decisions)
@@ -630,7 +626,7 @@ class Background:
             every(settings.workers.lease_seconds / 3, self._if_leased, _JOBS, self._queue.reap)
         if role.indexes:
             every(30.0, self._watch_data_folder)
-            every(3600.0, monitoring.note_free_space, *of_node)
+            every(3600.0, queues.note_free_space, *of_node)
         now, compare = datetime.now(UTC), (indexing.reconcile, self._database, self._spool, Files(settings))
         if bucket_of(settings) and role.indexes:  # each node has a spool of its own then
             every(_DAY_SECONDS, *compare, next_run_time=now)
@@ -639,15 +635,15 @@ class Background:
         if role.receives:
             once_a_site(60.0, outbox.report_outages)
             once_a_site(300.0, outbox.report_overdue)
-            once_a_site(600.0, monitoring.report_silence)
+            once_a_site(600.0, queues.report_silence)
             once_a_site(
                 3600.0,
                 indexing.purge,
                 indexing.purge_results,
                 drift.forget_old,
-                monitoring.forget_past,
+                queues.forget_past,
                 delivery_worker.give_up_requests,
-                monitoring.forget_lost,
+                queues.forget_lost,
                 *connectors.every("tasks"),
             )
             self._scheduler.add_job(
@@ -711,10 +707,10 @@ class Background:
         that it lacks.
         """
         try:
-            decision_copies.copy(self._database, self._settings)
+            audit.copy_decisions(self._database, self._settings)
             self._not_copied = False
-            if decision_copies.is_behind(self._database, self._settings):
-                decision_copies.take_in(self._database, self._settings)
+            if audit.is_behind(self._database, self._settings):
+                audit.take_in(self._database, self._settings)
             if _SITE in self._acquired:
                 backup.apply_waiting_decisions(self._settings)
         except DecisionNotCopied:

@@ -757,7 +757,12 @@ NOTIFICATIONS: Final = Noun(
             "people.queues:test_notifier",
             "Send a test now, after its templates were tried; exit status 1 when it is not taken.",
             "admins --config node.toml",
-            inputs=(Input("name", str, "A [[notifications]] of the configuration.", metavar="NAME"),),
+            inputs=(
+                Input("name", str, "A [[notifications]] of the configuration.", metavar="NAME"),
+                Input(
+                    "finding", str, "Send what a study with this finding would send.", "--finding", default=""
+                ),
+            ),
             says="{result[name]}: {result[kind]}: {result[text]}",
             status=lambda row: ExitCode.OK if row["ok"] else ExitCode.FAILED,
             role=UserRole.OPERATOR,
@@ -782,7 +787,7 @@ PROCESSES: Final = Noun(
     (
         Verb(
             "list",
-            "people.monitoring:list_processes",
+            "people.queues:list_processes",
             "List all processes of all machines; a node that ended in good order is not among them.",
             columns=(
                 *fields("machine", "place", "process", "state"),
@@ -794,7 +799,7 @@ PROCESSES: Final = Noun(
         ),
         Verb(
             "health",
-            "people.monitoring:health",
+            "people.queues:health",
             "Exit 0 where every process of this machine (or container) shows life, else 1: for health "
             "checks.",
             says="alive: {result[alive]}, silent: {result[silent]}",
@@ -1038,14 +1043,6 @@ MODELS: Final = Noun(
             "List the model cards: shipped, and those of workers.models_dir.",
             columns=fields("model: id", "version", "task", "architecture", "licence"),
             none="No model cards.",
-        ),
-        Verb(
-            "verify",
-            "people.configured:verify_models",
-            "Compare the weights of every model with the SHA-256 of its card.",
-            columns=(*fields("model: id"), yes_no("", "ok", "ok", "REFUSED"), *fields("why: text")),
-            none="No model cards.",
-            status=all_of("ok", ExitCode.DATA),
         ),
         Verb(
             "drift",

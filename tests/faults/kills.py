@@ -55,7 +55,7 @@ from dicom_node.base.store.tables import (
     Study,
     Withdrawal,
 )
-from dicom_node.people import audit, decision_copies, studies
+from dicom_node.people import audit, studies
 from tests.modality import ultrasound
 from tests.node_lab import PROGRAM, Node, in_background, store
 from tests.postgres_lab import program, start_postgres
@@ -277,7 +277,7 @@ class Persons:
 def decided(site: Site) -> dict[str, Any]:
     """What the database, the audit and the copy say of persons' decisions."""
     settings = loading.load([site.listeners[0].config])
-    files = {file.name: decision_copies.read(file) for file in decision_copies.copied(settings.node.data_dir)}
+    files = {file.name: audit.read_decision(file) for file in audit.copied_decisions(settings.node.data_dir)}
     lines = [line for line in files.values() if line is not None]
     of_study = select(Study.study_instance_uid)
     with people.reading(settings) as session:

@@ -61,7 +61,7 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.jobs.queue import JobQueue
-from dicom_node.people import audit, backup, decision_copies, reviews
+from dicom_node.people import audit, backup, reviews
 from dicom_node.people.studies import release, versions, withdraw_results
 from dicom_node.receive.spool import Arrival, Spool
 from dicom_node.serve import node
@@ -574,7 +574,7 @@ def test_what_was_withdrawn_stays_so_and_what_came_after_the_backup_is_not_sent(
     assert {row.because for row in node.rows(Withdrawal)} == {WHY}
     assert backup.reconcile_decisions(node.settings) == [], "none twice"
     node.close()
-    assert "Nowak" not in "".join(file.read_text() for file in decision_copies.copied(node.folder))
+    assert "Nowak" not in "".join(file.read_text() for file in audit.copied_decisions(node.folder))
 
 
 def test_what_was_rejected_and_accepted_stays_so(tmp_path: Path, pacs: Pacs) -> None:
@@ -646,12 +646,12 @@ def test_a_kill_between_commit_and_copy_loses_and_doubles_nothing(
     analyse(node, "one", "two")
     for place, name in (("write_new", "one"), ("mark_copied", "two")):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(decision_copies, place, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(audit, place, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             reject_all(node, name)
-    decision_copies.copy(node.database, node.settings)
-    lines = [decision_copies.read(file) for file in decision_copies.copied(node.folder)]
+    audit.copy_decisions(node.database, node.settings)
+    lines = [audit.read_decision(file) for file in audit.copied_decisions(node.folder)]
     assert [line and line["study"] for line in lines] == [uid("one"), uid("two")]
-    assert decision_copies.copy(node.database, node.settings) == 0
+    assert audit.copy_decisions(node.database, node.settings) == 0
     assert backup.reconcile_decisions(node.settings) == []
     node.close()
 
@@ -662,10 +662,10 @@ def test_nothing_is_sent_after_a_copy_was_changed_until_a_person_settles_it(
     node = opened(tmp_path / "var", pacs)
     analyse(node, "one", "two")
     reject_all(node, "one")
-    [file] = decision_copies.copied(node.folder)
+    [file] = audit.copied_decisions(node.folder)
     file.write_text(file.read_text().replace(uid("one"), uid("two")))
     node.write(Session.execute, delete(DecisionRow))  # as of a database that was restored
-    assert decision_copies.is_behind(node.database, node.settings)
+    assert audit.is_behind(node.database, node.settings)
     [row] = backup.reconcile_decisions(node.settings)
     assert file.name in row["waits_for"] and row["holds"]
     deliver(node)

@@ -298,7 +298,7 @@ class NodeSettings(Section):
     ae_title: AeTitle = "AINODE"
     """Our AE title, called by modalities and used when we call a peer; also the station name in results."""
     data_dir: Path = Path("./var")
-    """Folder for spool, database, results and journal. A local disk, not a network share."""
+    """Folder for spool, database, results and journal. With SQLite on a local disk, no network share."""
     database_url: Secret = Field("", validate_default=True)
     """SQLAlchemy URL; empty: SQLite under data_dir. PostgreSQL: postgresql+psycopg://user@host/name."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -24,8 +24,11 @@ from dicom_node.base.store.transitions import try_move, utc_now
 
 WITHDRAWN = "withdrawn"
 """Why a delivery is discarded whose result a person withdrew."""
+WAITS = "waits for a decision of a person that a restored database lacks (dicom-node decisions list)"
+"""In lists the reason of a delivery that nothing else holds back."""
 
 _S = DeliveryState
+_LOST = (DecisionRow.applied_at.is_(None), DecisionRow.holds)
 _LONGEST_LEASE = timedelta(minutes=10)  # of a lane
 # With further queries: a lock on the deliveries would lock nothing that is joined from outside.
 _OBJECTS = (
@@ -272,6 +275,11 @@ def lane(destination: str) -> str:
     return f"to {destination}"
 
 
+def waiting_for_decisions(session: Session) -> set[str]:
+    """Studies of which nothing is sent until a lost decision of a person is applied; "" stands for all."""
+    return set(session.scalars(select(DecisionRow.study_uid).where(*_LOST)))
+
+
 def _due(now: datetime) -> ColumnElement[bool]:
     """SQL: deliveries that are pending or to be confirmed and due, or that a sender began and left.
 
@@ -279,11 +287,10 @@ def _due(now: datetime) -> ColumnElement[bool]:
     at all if the copy of the decisions is faulty.
     """
     waits = Delivery.state.in_((_S.PENDING, _S.UNCONFIRMED)) & has_come(Delivery.next_at, now)
-    lost = (DecisionRow.applied_at.is_(None), DecisionRow.holds)
     studies = (
         select(Study.id)
         .join(DecisionRow, DecisionRow.study_uid == Study.study_instance_uid)
-        .where(*lost)
+        .where(*_LOST)
         .correlate(None)
     )
     is_held_back = or_(
@@ -291,6 +298,6 @@ def _due(now: datetime) -> ColumnElement[bool]:
         exists()
         .where(Original.id == Delivery.original_id, Original.study_id.in_(studies))
         .correlate(Delivery),
-        exists().where(*lost, DecisionRow.study_uid == ""),
+        exists().where(*_LOST, DecisionRow.study_uid == ""),
     )
     return or_(waits, Delivery.state == _S.SENDING) & ~is_held_back

@@ -202,6 +202,7 @@ def list_deliveries(
     if study_instance_uid:
         chosen = chosen.where(Study.id == find_study(session, study_instance_uid).id)
     names = ("destination", "state", "reason", "status", "attempts", "queries", "next_at", "sent_at")
+    held_back = deliveries.waiting_for_decisions(session)
     return [
         {
             "delivery": row.id,
@@ -209,6 +210,11 @@ def list_deliveries(
             "kind": as_json(result.kind) if result else ORIGINAL,
             "sop_instance_uid": row.item.sop_instance_uid,
             **columns(row, *names, "confirmed_at", "discarded_because"),
+            **(
+                {"reason": deliveries.WAITS}
+                if row.state in OPEN_DELIVERIES and held_back & {study_uid, ""}
+                else {}
+            ),
         }
         for row, result, study_uid in session.execute(chosen)
     ]

@@ -16,7 +16,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -113,6 +113,9 @@ FIND = StudyRootQueryRetrieveInformationModelFind
 LITTLE_ENDIAN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 
+_UNKNOWN_THERE = "Calling AE title not recognised"  # PS3.8 9.3.4, as pynetdicom says it
+
+
 @dataclass(frozen=True, slots=True)
 class NoAssociation:
     """Why there is no association, and whether the peer refused all presentation contexts."""
@@ -170,7 +173,11 @@ class DimseCaller(PeerCaller):
             )
             return
         if not association.is_established:
-            yield _refusal(association, self._connections, f"{called} at {host}:{port}")
+            refused = _refusal(association, self._connections, f"{called} at {host}:{port}")
+            if _UNKNOWN_THERE in refused.text:
+                ours = f"{ae.ae_title}, the address of this machine and port {self._settings.listener.port}"
+                refused = replace(refused, text=f"{refused.text}: enter {ours} there")
+            yield refused
             return
         try:
             yield association

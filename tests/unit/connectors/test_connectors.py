@@ -90,8 +90,8 @@ from dicom_node.base.store.transitions import record, settle_study, utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.jobs.worker.run import Worker
 from dicom_node.people import audit, queues
-from dicom_node.people.monitoring import report_silence
 from dicom_node.people.preflight import Tried, check
+from dicom_node.people.queues import report_silence
 from dicom_node.results import sr
 from dicom_node.results.build import build, build_rejection
 from dicom_node.results.envelope import StatedFinding

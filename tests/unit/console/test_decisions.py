@@ -24,7 +24,7 @@ from sqlalchemy import inspect, select
 from ai_pipeline.burnin.devices.rules import read_rules
 from ai_pipeline.models import registry
 from dicom_console.app import create_app
-from dicom_console.views import charts, contents, listing, patients, search
+from dicom_console.views import activity, contents, listing, patients, search
 from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, PeerSettings
 from dicom_node.base.dicom.uids import is_own_result
 from dicom_node.base.errors import FaultyInput, NotAllowedNow
@@ -65,7 +65,7 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.transitions import record, utc_now
 from dicom_node.deliver.delivery_worker import DeliveryWorker
 from dicom_node.deliver.scu import Confirmation, Outgoing, Presence, SendReport, SendStatus
-from dicom_node.people import arrivals, audit, queues, reviews, studies, users
+from dicom_node.people import audit, queues, reviews, studies, users
 from dicom_node.results import sr
 from dicom_node.results.envelope import StatedNumber
 from tests.console_lab import PASSWORD, Browser, ConsoleLab, Program, audited, routes
@@ -621,7 +621,7 @@ def test_every_page_of_a_study_says_whose_it_is_and_a_heat_map_what_it_is_of(nod
     for page in below:
         assert re.search(r'class="whose"><b>\w+.*ID-one', browser.page(f"/studies/{page}")), page
     assert browser.page("/studies/1").count("heat map: Mark") == 4, "a tile and a row for each of two"
-    assert "AI score of Mark" not in browser.text and "<small>score</small>" in browser.text
+    assert "AI score of Mark" not in browser.text and " score</small>" in browser.text
 
 
 def test_a_report_is_a_tree_of_its_items(node: Inbox) -> None:
@@ -1078,7 +1078,7 @@ def test_who_sees_some_senders_only_adds_to_no_other_study(console: ConsoleLab, 
     assert console.browser("elsewhere").upload(("new", files[1])) == 403
     uploader = console.browser("limited")
     uploader.upload(*((f"{n}", file) for n, file in enumerate(files)))
-    hidden, no_study = arrivals.NOT_ITS_STUDY.when, arrivals.NO_OBJECT.when
+    hidden, no_study = studies.NOT_ITS_STUDY.when, studies.NO_OBJECT.when
     assert outcomes(uploader) == [hidden, no_study, hidden, "taken", "taken", "taken"]
     before = inbox.study(secret.StudyInstanceUID)
     while inbox.spool.pending():
@@ -1380,18 +1380,18 @@ def test_images_of_a_patient_are_deleted_when_their_results_arrived(
 
 def measured(
     study: int, day: str, value: float, name: str = "Ratio", model: str = "ratio 2"
-) -> charts.DatedNumber:
+) -> activity.DatedNumber:
     number = StatedNumber(f"1.2.{study}", ("1", "L"), name, value, ("1", "UCUM"), model, "")
-    return charts.DatedNumber(study, date.fromisoformat(day), number)
+    return activity.DatedNumber(study, date.fromisoformat(day), number)
 
 
 def test_a_quantity_of_two_days_by_one_model_is_a_plot_and_a_higher_value_is_higher() -> None:
-    [plot] = charts.trends([measured(2, "2024-03-01", 0.56), measured(1, "2022-03-01", 0.51)])
+    [plot] = activity.trends([measured(2, "2024-03-01", 0.56), measured(1, "2022-03-01", 0.51)])
     first, second = plot["points"]
     assert (first["study"], first["value"], first["day"], plot["unit"]) == (1, "0.51", "2022-03-01", "")
     assert first["x"] < second["x"] and first["y"] > second["y"]
     for other in (measured(2, "2023-03-01", 0.5, model="ratio 3"), measured(2, "2022-03-01", 0.6)):
-        assert charts.trends([measured(1, "2022-03-01", 0.5), other]) == []
+        assert activity.trends([measured(1, "2022-03-01", 0.5), other]) == []
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from dicom_node.base.config.settings import NodeSettings, Settings
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import DecisionRow
 from dicom_node.base.store.transitions import utc_now
-from dicom_node.people import decision_copies
+from dicom_node.people import audit
 
 
 @pytest.fixture
@@ -24,42 +24,40 @@ def settings(tmp_path: Path) -> Settings:
         for number in ("a", "b"):
             named = {
                 "id": number,
-                "machine": decision_copies.machine(),
+                "machine": audit.machine_name(),
                 "action": "discarded",
                 "record": record,
             }
             session.add(DecisionRow(**named, at=utc_now(), applied_at=utc_now(), holds=True))
-    assert decision_copies.copy(database, settings) == 2
+    assert audit.copy_decisions(database, settings) == 2
     return settings
 
 
 def test_a_decision_is_written_once_and_only_its_owner_reads_it(settings: Settings) -> None:
     database, folder = Database(settings.database_url), settings.node.data_dir
-    files = decision_copies.copied(folder)
-    assert [(decision_copies.read(file) or {})["id"] for file in files] == ["a", "b"]
+    files = audit.copied_decisions(folder)
+    assert [(audit.read_decision(file) or {})["id"] for file in files] == ["a", "b"]
     assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
-    assert (folder / decision_copies.FOLDER).stat().st_mode & 0o777 == 0o700
-    assert (decision_copies.copy(database, settings), decision_copies.take_in(database, settings)) == (0, [])
+    assert (folder / audit.FOLDER).stat().st_mode & 0o777 == 0o700
+    assert (audit.copy_decisions(database, settings), audit.take_in(database, settings)) == (0, [])
     files[0].unlink()  # with a disk
-    decision_copies.take_in(database, settings)
-    assert (decision_copies.copy(database, settings), len(decision_copies.copied(folder))) == (1, 2)
+    audit.take_in(database, settings)
+    assert (audit.copy_decisions(database, settings), len(audit.copied_decisions(folder))) == (1, 2)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"id": "a"}', '{"id": "a", "sha256": 1}'])
 def test_what_is_no_decision_of_ours_is_named(settings: Settings, content: str) -> None:
-    file = decision_copies.copied(settings.node.data_dir)[0]
+    file = audit.copied_decisions(settings.node.data_dir)[0]
     whole = json.loads(file.read_text())
     for changed in (content, json.dumps(whole | {"holds": False}), json.dumps(whole | {"id": "b"})):
         file.write_text(changed)
-        assert decision_copies.read(file) is None
+        assert audit.read_decision(file) is None
 
 
 def test_words_are_sealed_and_come_back_under_the_same_key_only(tmp_path: Path) -> None:
-    sealed = decision_copies.seal(tmp_path, "that of Nowak", "1")
-    assert "Nowak" not in sealed and decision_copies.unseal(tmp_path, sealed, "1") == "that of Nowak"
-    assert decision_copies.unseal(tmp_path, sealed, "2") == decision_copies.LOST, (
-        "not those of another decision"
-    )
-    assert decision_copies.unseal(tmp_path, "ü", "1") == decision_copies.LOST, "somebody changed it"
+    sealed = audit.seal(tmp_path, "that of Nowak", "1")
+    assert "Nowak" not in sealed and audit.unseal(tmp_path, sealed, "1") == "that of Nowak"
+    assert audit.unseal(tmp_path, sealed, "2") == audit.LOST, "not those of another decision"
+    assert audit.unseal(tmp_path, "ü", "1") == audit.LOST, "somebody changed it"
     (tmp_path / "keys" / "site.key").write_text("ab" * 32)
-    assert decision_copies.unseal(tmp_path, sealed, "1") == decision_copies.LOST
+    assert audit.unseal(tmp_path, sealed, "1") == audit.LOST

@@ -21,6 +21,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from pydantic import SecretStr
 from sqlalchemy import Column, Date, DateTime, LargeBinary, MetaData, String, Table, event, func, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
@@ -78,8 +79,8 @@ from dicom_node.deliver.scu import SendReport, SendStatus
 from dicom_node.jobs.drift import forget_old, report_drift
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.jobs.worker.run import JobHeartbeat, Worker
-from dicom_node.people import preflight, queues, users
-from dicom_node.people.monitoring import Sign, SignsOfLife, forget_lost, forget_past, note_free_space
+from dicom_node.people import backup, preflight, queues, users
+from dicom_node.people.queues import Sign, SignsOfLife, forget_lost, forget_past, note_free_space
 from dicom_node.serve.node import Background, inode
 from dicom_node.studies.indexing import purge, purge_results
 from tests.console_lab import ConsoleLab, add_users, quick_hasher
@@ -467,6 +468,28 @@ def test_events_of_an_open_association_are_found_in_any_time_zone_of_the_server(
     outbox.database.dispose()
 
 
+@POSTGRESQL
+def test_the_database_of_a_stopped_node_moves_to_postgresql_and_the_file_stays(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    outbox = filled(tmp_path)
+    outbox.database.dispose()
+    file = outbox.settings.node.data_dir / "node.db"
+    before = file.read_bytes()
+    node = outbox.settings.node.model_copy(update={"database_url": SecretStr(postgres_url)})
+    settings = outbox.settings.model_copy(update={"node": node})
+    Database(postgres_url).upgrade()
+    moved = backup.move_database(settings)
+    assert (moved["study"], moved["delivery"], moved["installation"]) == (1, 3, 1)
+    assert file.read_bytes() == before
+    there = Stored(Database(postgres_url))
+    assert there.rows(Delivery)[0].reason == outbox.rows(Delivery)[0].reason
+    there.add(a_study("1.2.9"))  # under a number of its own
+    with pytest.raises(NotAllowedNow, match="not empty: it has rows of"):
+        backup.move_database(settings)
+    there.database.dispose()
+
+
 def found(inbox: Inbox, asked: str) -> set[str]:
     names = PatientNames(inbox.settings.node.data_dir)
     words = set(names.hashes(asked))
@@ -484,7 +507,8 @@ def test_a_study_is_found_by_words_of_its_patients_name_and_the_database_alone_s
     assert found(inbox, "NOWAK") == {"Nowak^Anna", "Nowak^Jan"}
     assert found(inbox, "anna nowak") == {"Nowak^Anna"}
     assert found(inbox, "muller") == {"Müller^Anna"}
-    assert found(inbox, "now") == set()
+    assert found(inbox, "now ann") == {"Nowak^Anna"}  # beginnings of three letters and more
+    assert found(inbox, "no") == found(inbox, "owak") == set()
     with closing(sqlite3.connect(inbox.folder / "node.db")) as database:
         dump = "\n".join(database.iterdump()).casefold()
     assert "nowak" not in dump and b"nowak".hex() not in dump

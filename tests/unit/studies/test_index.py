@@ -80,7 +80,7 @@ from dicom_node.base.store.transitions import move, settle_study, steady_now, ut
 from dicom_node.deliver import outbox
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.people import audit, configured, studies
-from dicom_node.people.monitoring import forget_past
+from dicom_node.people.queues import forget_past
 from dicom_node.receive.inspection import Inspected, Inspector, ReaderLost
 from dicom_node.receive.listener import PerformedSteps
 from dicom_node.receive.messages import N_CREATE_RQ, N_SET_RQ, Command
