@@ -13,23 +13,15 @@ class PipelineError(Exception):
     """Base of all errors of ``ai_pipeline``."""
 
 
-class ImageError(PipelineError):
-    """The image cannot be analysed."""
-
-
-class HeaderError(ImageError):
+class HeaderError(PipelineError):
     """The header does not describe an image that can be decoded."""
 
 
-class PixelError(ImageError):
+class PixelError(PipelineError):
     """The pixels of the image cannot be read or decoded."""
 
 
-class OutOfMemory(PixelError):
-    """The image needs more memory than this process may use."""
-
-
-class CodestreamFault(ImageError, ValueError):
+class CodestreamFault(PipelineError, ValueError):
     """A compressed frame contradicts the DICOM header."""
 
 
@@ -43,12 +35,6 @@ class ModelError(PipelineError):
 
 class CardError(ModelError):
     """A card is missing, incomplete or contradicts its weights. The text names the file and the remedy."""
-
-
-class NoProvider(ModelError):
-    """Networks cannot run on the hardware that the setting names. The text says what is missing and the
-    remedy.
-    """
 
 
 class NoNumber(ModelError):

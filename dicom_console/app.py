@@ -40,8 +40,7 @@ from dicom_node.base.errors import (
     NotFound,
     RequestRefused,
     StorageError,
-    TooManyAtOnce,
-    UnknownPeer,
+    Unavailable,
 )
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.database import ANY_ERROR, Database, meaning_of
@@ -71,8 +70,7 @@ _REPEAT = N_(
 )
 _STATUSES: Mapping[type[NodeError], int] = {
     NotFound: 404,
-    UnknownPeer: 404,
-    TooManyAtOnce: 503,
+    Unavailable: 503,
     RequestRefused: 409,
     StorageError: 503,
 }

@@ -54,11 +54,10 @@ _EXIT_MEANINGS: Mapping[int, str] = {
     ExitCode.OK: "done; for `serve`: stopped in order",
     ExitCode.FAILED: "done in part, or the state of the thing does not allow it",
     ExitCode.USAGE: "wrong use: unknown verb or option, missing argument",
-    ExitCode.DATA: "a file is not what it should be (no DICOM, a damaged database, weights not of the card)",
+    ExitCode.DATA: "a file is not what it should be (no DICOM, weights not of the card), or is there already",
     ExitCode.NOT_FOUND: "no such peer, study, job, delivery",
     ExitCode.UNAVAILABLE: "peer or database does not answer, port or data folder is in use, no node runs",
-    ExitCode.SOFTWARE: "a defect of the node, or something that it cannot cure by itself",
-    ExitCode.CANNOT_CREATE: "a file or folder cannot be made, or is there already",
+    ExitCode.SOFTWARE: "a defect of the node, a damaged database, or something else that it cannot cure by itself",
     ExitCode.CONFIG: "the configuration has mistakes, or the database is not of this version",
     INTERRUPTED: "Ctrl-C",
 }
@@ -218,11 +217,9 @@ def exit_codes_part() -> str:
 
 
 def _kinds(kind: type[NodeError]) -> Iterator[type[NodeError]]:
-    """Errors that are raised; the branches below NodeError are caught only."""
     for child in kind.__subclasses__():
         if child.__module__ == "dicom_node.base.errors":
-            if kind is not NodeError or not child.__subclasses__():
-                yield child
+            yield child
             yield from _kinds(child)
 
 

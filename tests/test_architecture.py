@@ -157,9 +157,12 @@ def test_files_and_folders_of_a_folder_form_no_circle() -> None:
 
 
 def folder_of(module: str) -> str:
-    """A file counts as one with its folder; at the root of a package and in the base it is one of its own."""
-    is_folder = bool(GRAPH.find_children(module)) or module.count(".") == 1
-    return module if is_folder or _under(module, "dicom_node.base") else module.rpartition(".")[0]
+    """A file counts as one with its folder, in the node with its room, the base among them; at the root of a
+    package it is one of its own.
+    """
+    if _under(module, "dicom_node"):
+        return ".".join(module.split(".")[:2])
+    return module if GRAPH.find_children(module) or module.count(".") == 1 else module.rpartition(".")[0]
 
 
 def test_folders_form_no_circle() -> None:

@@ -37,7 +37,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from ai_pipeline.contract import ImageHeader, Picture, PixelArray
-from ai_pipeline.errors import CodestreamFault, HeaderError, OutOfMemory, PixelError
+from ai_pipeline.errors import CodestreamFault, HeaderError, PixelError
 from ai_pipeline.images import codestreams, colours
 from ai_pipeline.images.codestreams import Fragments
 from ai_pipeline.images.coordinates import Affine
@@ -527,13 +527,11 @@ def _as_pixel_error(what: str) -> Iterator[None]:
         yield
     except PixelError:
         raise
-    except HeaderError as error:
+    except (HeaderError, CodestreamFault) as error:
         raise PixelError(str(error)) from error
-    except CodestreamFault as error:
-        raise (OutOfMemory if lacks_memory(error) else PixelError)(str(error)) from error
     except _DAMAGE as error:
         if lacks_memory(error):
-            raise OutOfMemory(f"{what}: there is not enough memory for it") from error
+            raise PixelError(f"{what}: there is not enough memory for it") from error
         raise PixelError(f"{what}: {_cause(error)}") from error
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from ai_pipeline.contract import Floats
-from ai_pipeline.errors import CardError, NoNumber, NoProvider
+from ai_pipeline.errors import CardError, ModelError, NoNumber
 from ai_pipeline.models.registry import Card, Weights, read
 
 ONNX: Final = ".onnx"
@@ -90,13 +90,13 @@ def session(data: bytes, threads: int) -> Any:
     """A session of ONNX Runtime for the ONNX file ``data``, on this process's hardware.
 
     Numbers below 1e-38 count as zero in its threads; after the first session of a process also in the thread
-    that created it. Raises NoProvider.
+    that created it. Raises ModelError.
     """
     import onnxruntime
 
     where = inference()
     if missing := lacking(where):
-        raise NoProvider(missing)
+        raise ModelError(missing)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -107,7 +107,7 @@ def session(data: bytes, threads: int) -> Any:
     chosen = dict.fromkeys([where, "cpu"])
     made = onnxruntime.InferenceSession(data, options, providers=[PROVIDERS[one] for one in chosen])
     if PROVIDERS[where][0] not in made.get_providers():  # it falls back in silence
-        raise NoProvider(f"inference on {where} does not start here: the log has the reason of ONNX Runtime")
+        raise ModelError(f"inference on {where} does not start here: the log has the reason of ONNX Runtime")
     return made
 
 

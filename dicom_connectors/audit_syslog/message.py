@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session, aliased
 
 from dicom_node.base import events
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.errors import FaultyMessage, UnknownPeer
+from dicom_node.base.errors import NotFound, ResultRefused
 from dicom_node.base.lifecycle import AuditAction
 from dicom_node.base.logs import printable
 from dicom_node.base.store.tables import Association, AuditRow, EventRow, ReceivedObject
@@ -102,15 +102,15 @@ _CONTENTS: Mapping[str, _MessagePart] = {
 
 
 def check_message(message: bytes) -> None:
-    """Validate a message as a repository would. Raises FaultyMessage for the first violation of the
+    """Validate a message as a repository would. Raises ResultRefused for the first violation of the
     schema.
     """
     try:
         root = fromstring(message)
     except (ParseError, UnicodeError) as error:
-        raise FaultyMessage(f"no parser reads it: {type(error).__name__}") from None
+        raise ResultRefused(f"no parser reads it: {type(error).__name__}") from None
     if root.tag != "AuditMessage":
-        raise FaultyMessage("its root is no AuditMessage")
+        raise ResultRefused("its root is no AuditMessage")
     for element in root.iter():
         _check(element)
 
@@ -118,18 +118,18 @@ def check_message(message: bytes) -> None:
 def _check(element: Element) -> None:
     allowed = _CONTENTS.get(element.tag)
     if allowed is None:
-        raise FaultyMessage("an element that the schema does not have")
+        raise ResultRefused("an element that the schema does not have")
     if not re.fullmatch(allowed.children, "".join(f"{child.tag} " for child in element)):
-        raise FaultyMessage(f"{element.tag} has other elements than the schema says")
+        raise ResultRefused(f"{element.tag} has other elements than the schema says")
     if not re.fullmatch(allowed.text, element.text or "", re.DOTALL):
-        raise FaultyMessage(f"{element.tag} has another text than the schema says")
+        raise ResultRefused(f"{element.tag} has another text than the schema says")
     known = {name.rstrip("?"): pattern for name, pattern in allowed.attributes.items()}
     required = {name for name in allowed.attributes if not name.endswith("?")}
     if not required <= element.attrib.keys() <= known.keys():
-        raise FaultyMessage(f"{element.tag} has other attributes than the schema says")
+        raise ResultRefused(f"{element.tag} has other attributes than the schema says")
     for name, value in element.attrib.items():
         if not re.fullmatch(known[name], value):
-            raise FaultyMessage(f"{name} of {element.tag} has a value that the schema does not take")
+            raise ResultRefused(f"{name} of {element.tag} has a value that the schema does not take")
 
 
 _SUCCESS, _MINOR_FAILURE = "0", "4"
@@ -245,7 +245,7 @@ class AuditSource:
 def audit_message(row: AuditRow, study_uid: str, patient_id: str, source: AuditSource) -> bytes:
     """The audit message in UTF-8. ``study_uid`` and ``patient_id`` are "" if the record concerns no study.
 
-    Raises FaultyMessage if the message would violate the schema.
+    Raises ResultRefused if the message would violate the schema.
     """
     kind = KINDS[row.action]
     root = Element("AuditMessage")
@@ -446,7 +446,7 @@ def _called(settings: Settings, name: str) -> tuple[str, str]:
     """AE title and host of a destination; its name where it is configured no more."""
     try:
         peer = settings.peer(name)
-    except UnknownPeer:
+    except NotFound:
         return name[:64], ""
     return peer.ae_title, peer.host[:64]
 

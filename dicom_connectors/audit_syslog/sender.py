@@ -17,7 +17,7 @@ from dicom_connectors.audit_syslog.message import LATE, AuditSource, audit_messa
 from dicom_connectors.audit_syslog.settings import AuditPart, AuditSettings
 from dicom_node.base.config.settings import Settings
 from dicom_node.base.connectors import part
-from dicom_node.base.errors import FaultyMessage
+from dicom_node.base.errors import ResultRefused
 from dicom_node.base.events import AUDIT_NOT_MADE, AUDIT_NOT_SENT, AUDIT_SENT_AGAIN
 from dicom_node.base.runner import wait_before_retry
 from dicom_node.base.store.database import Database
@@ -198,17 +198,17 @@ class AuditSender:
             for row, uid, patient in session.execute(unsent.order_by(AuditRow.id).limit(_AT_ONCE)):
                 try:
                     made[row.id] = self._framed(row, uid or "", patient or "")
-                except FaultyMessage as error:
+                except ResultRefused as error:
                     faults[row.id] = str(error)
         self._note_faulty(faults)
         return made
 
     def _framed(self, row: AuditRow, study_uid: str, patient_id: str) -> bytes:
-        """Raises FaultyMessage."""
+        """Raises ResultRefused."""
         message = audit_message(row, study_uid, patient_id, self._source)
         framed = frame(message, row.at, self._source.host)
         if self._audit.transport == "udp" and len(framed) > LARGEST_DATAGRAM:
-            raise FaultyMessage('it is longer than a datagram: set audit.transport = "tls"')
+            raise ResultRefused('it is longer than a datagram: set audit.transport = "tls"')
         return framed
 
     def _note_faulty(self, faults: Mapping[int, str]) -> None:

@@ -147,11 +147,11 @@ class DicomwebArchive(DicomwebDestination):
     """A DICOMweb server that is asked for studies; every call has a deadline."""
 
     def find(self, query: StudyQuery) -> FoundStudies:
-        """Ask for studies. Raises PeerUnreachable."""
+        """Ask for studies. Raises Unavailable."""
         return self._answer(lambda: FoundStudies.fitting(query, self._studies(query)))
 
     def body_parts(self, study_instance_uid: str) -> frozenset[str]:
-        """Ask for series. Raises PeerUnreachable."""
+        """Ask for series. Raises Unavailable."""
 
         def ask() -> frozenset[str]:
             rows = self._client.search_for_series(study_instance_uid, fields=[_BODY_PART], limit=_PAGE)

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_connectors.oidc.settings import ALL, OidcSettings
-from dicom_node.base.errors import SignInRefused, TooManyAtOnce, Unavailable
+from dicom_node.base.errors import SignInRefused, Unavailable
 from dicom_node.base.events import ACCOUNTS_UNUSABLE, happened
 from dicom_node.base.lifecycle import AuditAction, UserRole
 from dicom_node.base.store.database import Database
@@ -43,9 +43,9 @@ class HospitalPerson:
 
 @contextmanager
 def place() -> Iterator[None]:
-    """Take one of the few places for sign-ins that wait for the provider. Raises TooManyAtOnce."""
+    """Take one of the few places for sign-ins that wait for the provider. Raises Unavailable."""
     if not _places.acquire(blocking=False):
-        raise TooManyAtOnce("Too many sign in at once: try again.")
+        raise Unavailable("Too many sign in at once: try again.")
     try:
         yield
     finally:

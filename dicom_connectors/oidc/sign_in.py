@@ -69,7 +69,7 @@ def is_configured(settings: Settings) -> bool:
 def begin(settings: Settings, secret: str) -> str:
     """The provider's address for a sign-in; the browser that begins it must return with ``secret``.
 
-    Raises Unavailable, TooManyAtOnce, NotFound if no provider is configured.
+    Raises Unavailable, NotFound if no provider is configured.
     """
     with _asked(settings) as provider:
         wanted = (
@@ -91,7 +91,7 @@ def finish(
     """Start a session for the person whom the provider sent back with ``answer``; returns the session's
     token.
 
-    Raises SignInRefused, Unavailable, TooManyAtOnce, NotFound if no provider is configured.
+    Raises SignInRefused, Unavailable, NotFound if no provider is configured.
     """
     oidc = _configured(settings)
     with database.read() as session:
@@ -115,7 +115,7 @@ def finish(
 def sign_out_address(settings: Settings) -> str:
     """The address for signing out of the provider (OpenID Connect RP-Initiated Logout 1.0), "" without one.
 
-    Raises Unavailable, TooManyAtOnce, NotFound if no provider is configured.
+    Raises Unavailable, NotFound if no provider is configured.
     """
     with _asked(settings) as provider:
         if "end_session_endpoint" not in provider.metadata:
@@ -149,7 +149,7 @@ def _check(oidc: OidcSettings, secret: str, answer: Mapping[str, str]) -> None:
 
 @contextmanager
 def _asked(settings: Settings) -> Iterator[_IdentityProvider]:
-    """The provider, within its time. Raises Unavailable, TooManyAtOnce and NotFound."""
+    """The provider, within its time. Raises Unavailable and NotFound."""
     from authlib.common.errors import AuthlibBaseError
     from joserfc.errors import JoseError
 

@@ -19,7 +19,7 @@ from urllib.parse import quote, urlsplit
 import requests
 
 from dicom_node.base.config.settings import PeerSettings, Settings
-from dicom_node.base.errors import PeerUnreachable
+from dicom_node.base.errors import Unavailable
 from dicom_node.deliver.scu import Connections, tls_context
 from dicom_node.deliver.scu.http import CONNECT_SECONDS, FAULTY_ANSWER, BoundedSession
 
@@ -65,7 +65,7 @@ class UpsEvents:
     def listen(self, goes_on: Callable[[], bool]) -> Iterator[str]:
         """UIDs of items that somebody asks to cancel, until ``goes_on``, called once a second, returns False.
 
-        Raises PeerUnreachable if there is no channel, or it ended.
+        Raises Unavailable if there is no channel, or it ended.
         """
         try:
             with self._channel() as channel:
@@ -74,11 +74,11 @@ class UpsEvents:
                     message = channel.next_message()
                     messages += message is not None
                     if messages > _MESSAGES_A_MINUTE * (1 + (time.monotonic() - began) / 60):
-                        raise PeerUnreachable(f"{self._peer.name}: too many events")
+                        raise Unavailable(f"{self._peer.name}: too many events")
                     if message and (uid := _cancelled(message)):
                         yield uid
         except (OSError, ValueError) as error:
-            raise PeerUnreachable(f"{self._peer.name}: event channel: {type(error).__name__}") from None
+            raise Unavailable(f"{self._peer.name}: event channel: {type(error).__name__}") from None
 
     @contextmanager
     def _channel(self) -> Iterator[_Channel]:

@@ -14,7 +14,7 @@ from pynetdicom import build_context
 
 from dicom_connectors.worklist.workitem import CHANGE_STATE, PULL, PUSH, ProcedureStepState, change_of_state
 from dicom_node.base.dicom.header import quiet_pydicom
-from dicom_node.base.errors import PeerUnreachable
+from dicom_node.base.errors import Unavailable
 from dicom_node.deliver.scu import Check, SendStatus
 from dicom_node.deliver.scu.dimse import DimseCaller, NoAssociation
 from dicom_node.deliver.scu.http import FAULTY_ANSWER, HttpCaller, status_of
@@ -45,10 +45,10 @@ class WorklistManager(Protocol):
     """The client of a peer that manages work items. Used by one thread; any thread may call ``close``."""
 
     def search(self) -> list[Dataset]:
-        """The SCHEDULED items, at most ``MOST_ITEMS``. Raises PeerUnreachable."""
+        """The SCHEDULED items, at most ``MOST_ITEMS``. Raises Unavailable."""
 
     def read(self, uid: str) -> Dataset | None:
-        """All attributes of an item; None if it does not exist. Raises PeerUnreachable."""
+        """All attributes of an item; None if it does not exist. Raises Unavailable."""
 
     def change_state(self, uid: str, transaction_uid: str, state: ProcedureStepState) -> ChangeAnswer:
         """Claim, complete or cancel an item."""
@@ -82,22 +82,22 @@ class DimseManager(DimseCaller):
     """A worklist manager that is the SCP of UPS Pull; an association for each request."""
 
     def search(self) -> list[Dataset]:
-        """The scheduled items (C-FIND). Raises PeerUnreachable."""
+        """The scheduled items (C-FIND). Raises Unavailable."""
         question = _question(ProcedureStepState=ProcedureStepState.SCHEDULED.value)
         code, found, text = self._request("send_c_find", question, PULL)
         if code != 0:
-            raise PeerUnreachable(f"{self._peer.name}: {text}")
+            raise Unavailable(f"{self._peer.name}: {text}")
         # The rest waits for the next search.
         return [decoded for one in found[:MOST_ITEMS] if (decoded := _decoded(one)) is not None]
 
     def read(self, uid: str) -> Dataset | None:
-        """All attributes of an item (N-GET); None if the manager has no such item. Raises PeerUnreachable."""
+        """All attributes of an item (N-GET); None if the manager has no such item. Raises Unavailable."""
         tags = [Tag(tag_for_keyword(keyword) or 0) for keyword in KEYS]
         code, given, text = self._request("send_n_get", tags, PUSH, uid, meta_uid=PULL)
         if code in ABSENT:
             return None
         if not given or not _is_done(code):
-            raise PeerUnreachable(f"{self._peer.name}: {text}")
+            raise Unavailable(f"{self._peer.name}: {text}")
         return _decoded(given[0])
 
     def change_state(self, uid: str, transaction_uid: str, state: ProcedureStepState) -> ChangeAnswer:
@@ -174,11 +174,11 @@ class UpsRsManager(HttpCaller):
     """A worklist manager by UPS-RS at a base URL such as https://host/dicom-web."""
 
     def search(self) -> list[Dataset]:
-        """Search for scheduled items: ``GET /workitems`` (PS3.18 11.9). Raises PeerUnreachable."""
+        """Search for scheduled items: ``GET /workitems`` (PS3.18 11.9). Raises Unavailable."""
         return self._answer(lambda: self._search(ProcedureStepState.SCHEDULED))
 
     def read(self, uid: str) -> Dataset | None:
-        """Read an item: ``GET /workitems/{uid}`` (PS3.18 11.5). Raises PeerUnreachable."""
+        """Read an item: ``GET /workitems/{uid}`` (PS3.18 11.5). Raises Unavailable."""
         return self._answer(lambda: self._read(uid))
 
     def change_state(self, uid: str, transaction_uid: str, state: ProcedureStepState) -> ChangeAnswer:

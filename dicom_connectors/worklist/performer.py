@@ -33,7 +33,7 @@ from dicom_connectors.worklist.settings import WorklistPeer
 from dicom_connectors.worklist.workitem import CancelReason, Output, ProcedureStepState, Workitem
 from dicom_node.base.config.settings import PeerSettings, Settings
 from dicom_node.base.connectors import part
-from dicom_node.base.errors import PeerUnreachable
+from dicom_node.base.errors import Unavailable
 from dicom_node.base.events import (
     FETCH_ASKED,
     FETCH_CANCELLED,
@@ -156,7 +156,7 @@ class Worklist(Lane[ClaimedWorkitem]):
                 if is_time:
                     self._search_at = time.monotonic() + self._work.worklist_seconds
                     self._search(self._manager)
-            except PeerUnreachable as error:  # the next calls would wait as long
+            except Unavailable as error:  # the next calls would wait as long
                 return self._noted(away=str(error), stop=stop)
             return super().run_once(stop)
 
@@ -165,7 +165,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         step = {WorkitemState.CLAIMING: self._claim, WorkitemState.CLAIMED: self._report}
         try:
             why = step.get(row.state, self._end)(self._manager, row)
-        except PeerUnreachable as error:
+        except Unavailable as error:
             why = str(error)
             self._noted(away=why, stop=stop)
         if not why:
@@ -184,7 +184,7 @@ class Worklist(Lane[ClaimedWorkitem]):
     # New items
 
     def _search(self, manager: WorklistManager) -> None:
-        """Raises PeerUnreachable."""
+        """Raises Unavailable."""
         with self._database.read() as session:
             room = self._work.worklist_items - requested.open_items(session, self._peer.name)
         if room <= 0:
@@ -201,7 +201,7 @@ class Worklist(Lane[ClaimedWorkitem]):
                 room -= 1
 
     def _is_wanted(self, manager: WorklistManager, item: Workitem) -> bool:
-        """Write an item down that can be done: it is claimed next. Raises PeerUnreachable."""
+        """Write an item down that can be done: it is claimed next. Raises Unavailable."""
         if not item.study_instance_uid:  # a search need not return the input
             given = manager.read(item.uid)
             item = (ups.read_workitem(given, item.uid) if given is not None else None) or item
@@ -269,7 +269,7 @@ class Worklist(Lane[ClaimedWorkitem]):
     # Claimed items
 
     def _claim(self, manager: WorklistManager, row: ClaimedWorkitem) -> str:
-        """Claim; where an answer was lost, an update tells whether it is ours. Raises PeerUnreachable."""
+        """Claim; where an answer was lost, an update tells whether it is ours. Raises Unavailable."""
         answer = _heard(
             manager.change_state(row.workitem_uid, row.transaction_uid, ProcedureStepState.IN_PROGRESS)
         )
@@ -287,13 +287,13 @@ class Worklist(Lane[ClaimedWorkitem]):
         return ""
 
     def _is_ours(self, manager: WorklistManager, row: ClaimedWorkitem) -> bool:
-        """Whether the item takes our Transaction UID. Raises PeerUnreachable."""
+        """Whether the item takes our Transaction UID. Raises Unavailable."""
         claimed = ups.progress(0, "claimed")
         answer = _heard(manager.update(row.workitem_uid, row.transaction_uid, claimed))
         return answer.status is ChangeStatus.DONE
 
     def _report(self, manager: WorklistManager, row: ClaimedWorkitem) -> str:
-        """Say how far it is, or decide. Raises PeerUnreachable."""
+        """Say how far it is, or decide. Raises Unavailable."""
         standing = self._standing(row)
         if standing.wants_fetch:
             self._fetch(manager, row)
@@ -309,7 +309,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         return ""
 
     def _is_in_progress(self, manager: WorklistManager, row: ClaimedWorkitem) -> bool:
-        """Ask whether the item is still in progress; lost where it is not. Raises PeerUnreachable."""
+        """Ask whether the item is still in progress; lost where it is not. Raises Unavailable."""
         state = self._state(manager, row)
         if state != ProcedureStepState.IN_PROGRESS:
             self._lose(row, state or "it is gone")
@@ -320,7 +320,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         return True
 
     def _end(self, manager: WorklistManager, row: ClaimedWorkitem) -> str:
-        """Report the outcome: final attributes, then the state. Raises PeerUnreachable."""
+        """Report the outcome: final attributes, then the state. Raises Unavailable."""
         outcome = ProcedureStepState(row.outcome)
         answer = _heard(manager.update(row.workitem_uid, row.transaction_uid, self._final(row, outcome)))
         if answer.status in (ChangeStatus.DONE, ChangeStatus.REFUSED):
@@ -339,7 +339,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         return ""
 
     def _settled(self, manager: WorklistManager, row: ClaimedWorkitem, answer: ChangeAnswer) -> ChangeAnswer:
-        """The answer in the light of the item's state: one may have been lost. Raises PeerUnreachable."""
+        """The answer in the light of the item's state: one may have been lost. Raises Unavailable."""
         state = self._state(manager, row)
         if state == row.outcome:
             return ChangeAnswer(ChangeStatus.DONE, answer.text)
@@ -365,7 +365,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         return found
 
     def _fetch(self, manager: WorklistManager, row: ClaimedWorkitem) -> None:
-        """Have the input fetched, as of the patient whom the item names. Raises PeerUnreachable."""
+        """Have the input fetched, as of the patient whom the item names. Raises Unavailable."""
         given = manager.read(row.workitem_uid)
         item = ups.read_workitem(given, row.workitem_uid) if given is not None else None
         peer = self._source(item) if item is not None else None
@@ -482,9 +482,9 @@ def give_up_workitems(database: Database, settings: Settings) -> None:
 
 
 def _heard(answer: ChangeAnswer) -> ChangeAnswer:
-    """The answer. Raises PeerUnreachable for one that waiting may cure."""
+    """The answer. Raises Unavailable for one that waiting may cure."""
     if answer.status is ChangeStatus.RETRY:
-        raise PeerUnreachable(answer.text)
+        raise Unavailable(answer.text)
     return answer
 
 
@@ -551,7 +551,7 @@ class Cancellations:
                 for uid in events.listen(goes_on):
                     self._note(uid)
                 self._not_before = 0.0
-            except PeerUnreachable:
+            except Unavailable:
                 return
 
     def _claimed(self) -> set[str]:

@@ -10,7 +10,7 @@ from dicom_console.handlers.entered import add_handlers, put
 from dicom_console.views import directory
 from dicom_console.web.faces import Asked, Faces, Name, Visit
 from dicom_console.web.languages import SAVED
-from dicom_node.base.errors import ChangedMeanwhile, FaultyInput, HoldUndercut, NotAllowedNow, NotFound
+from dicom_node.base.errors import FaultyInput, HoldUndercut, NotAllowedNow, NotFound
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.people import Row, configured
 from dicom_node.people import peers as services
@@ -111,7 +111,7 @@ def save(asked: Asked) -> Response:
         faults = found | faults
     except HoldUndercut as error:
         return _mend(asked, name, 409, above=[str(error)], undercuts=True)
-    except (NotAllowedNow, ChangedMeanwhile) as error:
+    except NotAllowedNow as error:
         if name:
             return _mend(asked, name, 409, above=[str(error)], is_old=True)
         faults |= {"name": [str(error)]}  # it is taken

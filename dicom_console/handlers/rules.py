@@ -13,7 +13,7 @@ from dicom_console.views import listing
 from dicom_console.web.faces import Asked, Faces, Keys, Name, Visit
 from dicom_console.web.languages import SAVED
 from dicom_node.base.config.settings import RuleSettings
-from dicom_node.base.errors import ChangedMeanwhile, ConfigProblem, FaultyInput, HoldUndercut, NotAllowedNow
+from dicom_node.base.errors import ConfigProblem, FaultyInput, HoldUndercut, NotAllowedNow
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.base.store.views import View
 from dicom_node.people import Row, audit, configured
@@ -67,7 +67,7 @@ def _checked(
 ) -> Warned:
     """The warnings of a rule that is entered as ``name``, "" for one more.
 
-    Raises FaultyInput (every mistake, with those that the form found), NotAllowedNow, ChangedMeanwhile.
+    Raises FaultyInput (every mistake, with those that the form found), NotAllowedNow.
     """
     found = [*problems]
     try:
@@ -105,7 +105,7 @@ def save(asked: Asked) -> Response:
         tried = asked.read(configured.try_rules, asked.settings, warned.settings)
     except FaultyInput as error:
         return _form(asked, name, version, fields, text=text, error=error, status=400)
-    except (NotAllowedNow, ChangedMeanwhile, HoldUndercut) as error:
+    except (NotAllowedNow, HoldUndercut) as error:
         refused = FaultyInput(str(error))
         return _form(asked, name, version, fields, text=text, error=refused, status=409)
     return _form(asked, name, version, fields, text=text, tried=tried, mark=mark, unseen=saves, warned=warned)

@@ -34,7 +34,7 @@ def peers(session: Session, settings: Settings) -> list[View]:
 
 
 def peer(session: Session, settings: Settings, name: str) -> View:
-    """The peer ``name``, with all keys that differ from the defaults. Raises UnknownPeer."""
+    """The peer ``name``, with all keys that differ from the defaults. Raises NotFound."""
     found = settings.peer(name)
     given = found.model_dump(mode="json", exclude_defaults=True, exclude={*_SECRET, "entered"})
     keys = {key: value for key, value in given.items() if value not in (None, "")}

@@ -1,4 +1,4 @@
-"""The node's exceptions: one tree with four branches that callers can catch.
+"""The node's exceptions: one tree with three branches that callers can catch.
 
 Each message says what is wrong and what to do; none holds PHI. Every error has an exit status for
 ``dicom-node``; branches are there to be caught.
@@ -6,7 +6,6 @@ Each message says what is wrong and what to do; none holds PHI. Every error has 
 * :class:`CannotRun`: the node cannot start or go on as it is set up
 * :class:`RequestRefused`: what a person asked for cannot be had
 * :class:`StorageError`: spool or database do not take or give
-* :class:`JobStopped`: the attempt at a job ends before its results
 """
 
 from collections.abc import Sequence
@@ -24,7 +23,6 @@ class ExitCode(IntEnum):
     NOT_FOUND = 66
     UNAVAILABLE = 69
     SOFTWARE = 70
-    CANNOT_CREATE = 73
     CONFIG = 78
 
 
@@ -38,12 +36,10 @@ class NodeError(Exception):
         cls.exit_code = exit_code or cls.exit_code
 
 
-class IllegalTransition(NodeError):
-    """The life cycle's table does not allow this step in the present state: a defect of the node."""
-
-
 class CannotRun(NodeError, exit_code=ExitCode.CONFIG):
-    """The node cannot start or go on as it is set up; raised before anything is accepted."""
+    """The node cannot start or go on as it is set up, or its database is not of this version; raised before
+    anything is accepted.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,39 +72,23 @@ class RequestRefused(NodeError, exit_code=ExitCode.FAILED):
 
 
 class Unavailable(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
-    """What is needed does not run, start or answer, or what there is one of runs already."""
+    """What is needed (a peer, a provider, the node) does not run, start or answer, or is taken already."""
 
 
 class NotFound(RequestRefused, exit_code=ExitCode.NOT_FOUND):
-    """No such study, job, delivery or model."""
+    """No such peer, study, job, delivery or model."""
 
 
 class NotAllowedNow(RequestRefused):
-    """The state of the study, job or delivery does not allow the step."""
+    """The state of the thing does not allow the step, or somebody else changed it meanwhile."""
 
 
 class HoldUndercut(RequestRefused):
     """A rule would send at once what another rule holds for a person, and nobody confirmed this."""
 
 
-class ChangedMeanwhile(RequestRefused):
-    """Somebody else changed it after this person opened it: nothing is overwritten."""
-
-
-class TooManyAtOnce(RequestRefused):
-    """The limit of such requests under way is reached: ask again when one of them is done."""
-
-
-class UnknownPeer(RequestRefused, exit_code=ExitCode.NOT_FOUND):
-    """No peer of this name is configured."""
-
-
 class NotTakenOverYet(RequestRefused):
     """This machine has not loaded yet a peer that was entered on another machine: wait, it will."""
-
-
-class PeerUnreachable(RequestRefused, exit_code=ExitCode.UNAVAILABLE):
-    """No association with a peer: it is down, refuses us, or its settings lack host or port."""
 
 
 class SignInRefused(RequestRefused):
@@ -116,15 +96,11 @@ class SignInRefused(RequestRefused):
 
 
 class FaultyInput(RequestRefused, exit_code=ExitCode.DATA):
-    """A file, folder, form or model from a person cannot be used. ``problems``: of its keys, where known."""
+    """A file, folder, form or model from a person cannot be used or made. ``problems``: of its keys."""
 
     def __init__(self, text: str, problems: Sequence[ConfigProblem] = ()) -> None:
         super().__init__(text)
         self.problems = tuple(problems)
-
-
-class CannotCreate(RequestRefused, exit_code=ExitCode.CANNOT_CREATE):
-    """A file or folder that a person named is there already, or cannot be made."""
 
 
 class StorageError(NodeError):
@@ -155,24 +131,14 @@ class DatabaseUnusable(StorageError, exit_code=ExitCode.UNAVAILABLE):
     """The database does not answer, is locked, or cannot be opened or written."""
 
 
-class DatabaseDamaged(StorageError, exit_code=ExitCode.DATA):
-    """The database's file is damaged."""
-
-
-class DatabaseNotReady(StorageError, exit_code=ExitCode.CONFIG):
-    """The database's URL is invalid, or its schema is newer than this program."""
-
-
-class SchemaOutdated(DatabaseNotReady):
+class SchemaOutdated(CannotRun):
     """The schema is older than this program: upgrade it."""
 
 
 class FaultyObject(NodeError):
-    """A received object that cannot be indexed; the reason goes to the quarantine list."""
-
-
-class FaultyReport(NodeError):
-    """A storage commitment report or request that cannot be read, or is beyond its limits."""
+    """A received object or report that cannot be read or is beyond its limits. The reason goes to the
+    quarantine list.
+    """
 
 
 class FaultyStep(NodeError):
@@ -192,36 +158,24 @@ class DecodedDifferently(NodeError):
 
 
 class ResultRefused(NodeError, exit_code=ExitCode.DATA):
-    """The gate found a built object invalid: it is not stored and not sent."""
+    """What the node built, an object or an audit message, is invalid: it is not stored and not sent."""
 
 
-class FaultyMessage(NodeError):
-    """An audit message that violates its schema. The text names the place, and quotes no value."""
-
-
-class JobStopped(NodeError):
-    """The attempt at a job ends before its results."""
-
-
-class JobCancelled(JobStopped):
+class JobCancelled(NodeError):
     """A person or a newer revision of the study cancelled the job while it ran."""
 
 
-class LeaseLost(JobStopped):
+class LeaseLost(NodeError):
     """Another worker has the job now; this worker's results are discarded."""
 
 
-class HandedBack(JobStopped):
+class HandedBack(NodeError):
     """The worker stops: another worker will do this job, and this try does not count."""
 
 
-class TimeLimitReached(JobStopped):
+class TimeLimitReached(NodeError):
     """The job took longer than ``workers.time_limit_seconds``; it counts as failed once."""
 
 
-class WorkerSpent(JobStopped):
+class WorkerSpent(NodeError):
     """An image used up the worker's memory: the job is tried again in a new process."""
-
-
-class NoSuchPipeline(JobStopped):
-    """A rule names a pipeline that this program does not have, or cannot load."""

@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.errors import DatabaseNotReady, NotFound
+from dicom_node.base.errors import CannotRun, NotFound
 from dicom_node.base.store.database import Database, in_words, sqlite_file
 from dicom_node.base.store.tables import Base
 from dicom_node.people import audit, decision_copies
@@ -33,7 +33,7 @@ def open_database(settings: Settings, busy_seconds: float | None = None) -> Iter
     # SQLite would make an empty file where there is none; a list must not.
     file = sqlite_file(settings.database_url)
     if file is not None and not file.exists():
-        raise DatabaseNotReady(
+        raise CannotRun(
             f"there is no database in {settings.node.data_dir.resolve()} yet: start `dicom-node serve`, "
             "or run `dicom-node db upgrade`"
         )

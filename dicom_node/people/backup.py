@@ -37,7 +37,7 @@ from dicom_node import __version__
 from dicom_node.base import events, sitekey
 from dicom_node.base.config.loading import FOLDER
 from dicom_node.base.config.settings import DEVICE_RULES_FOLDER, Settings
-from dicom_node.base.errors import CannotCreate, FaultyInput, NodeError, NotAllowedNow, StorageError
+from dicom_node.base.errors import FaultyInput, NodeError, NotAllowedNow, StorageError
 from dicom_node.base.files import sha256_of
 from dicom_node.base.lifecycle import (
     DEIDENTIFIED_FOLDER,
@@ -92,12 +92,12 @@ def backup(
 ) -> list[str]:
     """Write a backup into a new folder; the node may run. Returns remarks for the admin.
 
-    ``objects``: with received objects and built results. ``key``: with the site key. Raises CannotCreate if
-    the folder exists or cannot be made, DatabaseDamaged, DatabaseUnusable.
+    ``objects``: with received objects and built results. ``key``: with the site key. Raises FaultyInput if
+    the folder exists or cannot be made, StorageError, DatabaseUnusable.
     """
     part = destination.with_name(destination.name + ".part")
     if destination.exists() or part.exists():
-        raise CannotCreate(f"{destination} or {part.name} is there already: give the name of a new folder")
+        raise FaultyInput(f"{destination} or {part.name} is there already: give the name of a new folder")
     try:
         part.mkdir(mode=0o700, parents=True)
         notes = _copy_database(settings, part / _DATABASE)
@@ -121,7 +121,7 @@ def backup(
         (part / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         part.rename(destination)
     except OSError as error:
-        raise CannotCreate(f"the backup cannot be written to {destination}: {error.strerror}") from None
+        raise FaultyInput(f"the backup cannot be written to {destination}: {error.strerror}") from None
     return notes + _audited(settings, AuditAction.BACKED_UP, objects=objects, key=key)
 
 
@@ -261,7 +261,7 @@ _SECRET = frozenset({"password", "token", "username", "url", "database_url"})
 
 
 def write_bundle(settings: Settings, files: Sequence[Path], destination: Path) -> list[str]:
-    """Write the ZIP file; returns the names in it. Raises CannotCreate if it exists or cannot be made."""
+    """Write the ZIP file; returns the names in it. Raises FaultyInput if it exists or cannot be made."""
     installed = {one.name: one.version for one in metadata.distributions()}
     folder = settings.node.data_dir
     disk = shutil.disk_usage(folder) if folder.is_dir() else None
@@ -319,7 +319,7 @@ def write_bundle(settings: Settings, files: Sequence[Path], destination: Path) -
             for name, part in parts.items():
                 bundle.writestr(name, json.dumps(part, indent=1, ensure_ascii=False, default=str))
     except OSError as error:
-        raise CannotCreate(f"{destination} cannot be written: {error.strerror}") from None
+        raise FaultyInput(f"{destination} cannot be written: {error.strerror}") from None
     return list(parts)
 
 

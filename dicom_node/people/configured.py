@@ -44,7 +44,6 @@ from dicom_node.base.config.settings import (
 from dicom_node.base.dicom.uids import role_of
 from dicom_node.base.durable import write_new
 from dicom_node.base.errors import (
-    ChangedMeanwhile,
     ConfigProblem,
     ConfigurationError,
     DatabaseUnusable,
@@ -156,7 +155,7 @@ def save_entry(
     ``version``: of the entry as the person saw it, 0 to add one, None: whichever exists. ``despite_hold``: a
     person confirmed that the rule sends results at once that another rule holds. Raises FaultyInput with
     every mistake that ``check`` would find, NotAllowedNow (the entry is in a file, or none can be written),
-    ChangedMeanwhile, HoldUndercut.
+    NotAllowedNow, HoldUndercut.
     """
     name = content["name"]
     now, after = _changed(settings, kind, name, content, version)
@@ -179,7 +178,7 @@ def remove_entry(
     version: int | None = None,
     by: audit.Person = audit.COMMAND_LINE,
 ) -> None:
-    """Remove an entered peer or rule. Raises NotFound, ChangedMeanwhile, FaultyInput (a rule needs the
+    """Remove an entered peer or rule. Raises NotFound, NotAllowedNow, FaultyInput (a rule needs the
     peer).
     """
     now, after = _changed(settings, kind, name, None, version)
@@ -270,9 +269,9 @@ def _changed(
         hint = did_you_mean(name, [one for other, one in known if other == kind])
         raise NotFound(f"no {kind[:-1]} that was entered is called {name!r}; {hint}")
     if version == 0 and here:
-        raise ChangedMeanwhile(f"there is a {kind[:-1]} {name} already: nothing was saved")
+        raise NotAllowedNow(f"there is a {kind[:-1]} {name} already: nothing was saved")
     if version not in (None, edition(here)):
-        raise ChangedMeanwhile(
+        raise NotAllowedNow(
             f"{name} was {'changed' if here else 'removed'} after you opened it: nothing was saved. "
             f"What was saved last: {_saved(text)}"
         )
@@ -320,7 +319,7 @@ def _write(
                 raise FileExistsError
             write_new(file_of(settings.node.data_dir, number + 1), tomlkit.dumps(document))
         except FileExistsError:
-            raise ChangedMeanwhile("somebody else saved something just now: nothing was saved") from None
+            raise NotAllowedNow("somebody else saved something just now: nothing was saved") from None
         except OSError as error:
             raise NotAllowedNow(f"nothing can be entered here: {error.strerror}") from None
     return number + 1, list(warned.warnings)
@@ -538,7 +537,7 @@ def try_rules(session: Session, settings: Settings, other: Settings | None = Non
 def try_files(settings: Settings, files: Sequence[Path], sender: str = "") -> list[dict[str, Any]]:
     """One row per file (also of folders) and rule: whether the rule applies, and why (not).
 
-    ``sender``: name or AE title of the peer that is assumed to have sent them. Raises UnknownPeer.
+    ``sender``: name or AE title of the peer that is assumed to have sent them. Raises NotFound.
     """
     from dicom_node.deliver.scu.dimse import dicom_files
 

@@ -110,7 +110,7 @@ def run(out: Path, *, own: Path | None, fresh: bool, offline: bool, say: Say) ->
 
     PACS and node keep their data in ``out``/.site, so that a second run shows that no result is made twice;
     ``fresh`` deletes their data first. ``offline``: no film is downloaded. Raises Unavailable, FaultyInput,
-    PeerUnreachable.
+    Unavailable.
     """
     site = out / ".site"
     if fresh:

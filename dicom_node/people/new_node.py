@@ -13,7 +13,7 @@ import tomlkit
 from dicom_node.base.config.loading import TomlFiles, examined
 from dicom_node.base.config.sample import FIRST_RULES
 from dicom_node.base.config.settings import Settings
-from dicom_node.base.errors import CannotCreate, ConfigurationError, FaultyInput
+from dicom_node.base.errors import ConfigurationError, FaultyInput
 from dicom_node.base.lifecycle import UserRole
 from dicom_node.people import upgrade_database, users
 
@@ -46,7 +46,7 @@ def create(answers: Answers, folder: Path, password: str = "") -> tuple[Path, Pa
     admin.
 
     Everything is checked before anything is written. Raises the errors of :func:`examine` and of
-    ``users.refuse_faulty``, and CannotCreate if something would be overwritten.
+    ``users.refuse_faulty``, and FaultyInput if something would be overwritten.
     """
     settings = examine(answers)
     data_dir, admin = settings.node.data_dir, answers.get("admin", "")
@@ -58,9 +58,9 @@ def create(answers: Answers, folder: Path, password: str = "") -> tuple[Path, Pa
             )
     for path in (configuration, unit):
         if path.exists() or path.is_symlink():
-            raise CannotCreate(f"{path} is there already, and stays as it is")
+            raise FaultyInput(f"{path} is there already, and stays as it is")
     if data_dir.exists() and (not data_dir.is_dir() or any(data_dir.iterdir())):
-        raise CannotCreate(f"{data_dir} is no empty folder: take another")
+        raise FaultyInput(f"{data_dir} is no empty folder: take another")
     if admin:
         users.refuse_faulty(admin, password)
     try:
@@ -73,7 +73,7 @@ def create(answers: Answers, folder: Path, password: str = "") -> tuple[Path, Pa
             with path.open("x", encoding="utf-8") as file:
                 file.write(text)
     except OSError as error:
-        raise CannotCreate(f"{error.filename} cannot be made: {error.strerror}") from None
+        raise FaultyInput(f"{error.filename} cannot be made: {error.strerror}") from None
     if admin:
         upgrade_database(settings)
         users.add_user(settings, admin, UserRole.ADMIN, password)

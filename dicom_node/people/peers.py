@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from dicom_node.base.config.sample import toml_value
 from dicom_node.base.config.settings import PeerSettings, Settings, did_you_mean
 from dicom_node.base.connectors import every
-from dicom_node.base.errors import NotFound, TooManyAtOnce
+from dicom_node.base.errors import NotFound, Unavailable
 from dicom_node.base.events import (
     ASSOCIATION_REJECTED,
     CONNECTIONS_FAILED,
@@ -71,12 +71,12 @@ def try_peers(settings: Settings, names: Sequence[str], by: audit.Person | None 
     calls.
 
     ``by``: the person for the audit; None for the command line, which needs no database. Returns a row with
-    ``peer``, ``check``, ``ok`` and ``text`` for each test. Raises UnknownPeer, TooManyAtOnce.
+    ``peer``, ``check``, ``ok`` and ``text`` for each test. Raises NotFound, Unavailable.
     """
     chosen = [settings.peer(name) for name in names] or [one for one in settings.peers if one.is_called]
     # A peer that hangs keeps its place until its deadline.
     if not _tests.acquire(blocking=False):
-        raise TooManyAtOnce("Other tests are under way: try again when they are done.")
+        raise Unavailable("Other tests are under way: try again when they are done.")
     try:
         rows = [
             Row(peer=peer.name, check=check.name, ok=check.ok, text=check.text)

@@ -49,11 +49,7 @@ from dicom_node.base.config.settings import (
 )
 from dicom_node.base.connectors import every
 from dicom_node.base.dicom.header import CharacterSet, terms
-from dicom_node.base.errors import (
-    ConfigProblem,
-    DatabaseNotReady,
-    SchemaOutdated,
-)
+from dicom_node.base.errors import CannotRun, ConfigProblem, SchemaOutdated
 from dicom_node.base.files import bucket_of
 from dicom_node.base.lifecycle import Role
 from dicom_node.base.logs import redacted
@@ -229,7 +225,7 @@ def _probe_database(settings: Settings) -> Found:
             yield Tried("database", not lost, f"{made}; {remedy}" if lost else made)
             return
         database = Database(settings.database_url)
-    except (ArgumentError, ValueError, SQLAlchemyError, ImportError, DatabaseNotReady):
+    except (ArgumentError, ValueError, SQLAlchemyError, ImportError, CannotRun):
         return  # reported by _check_database
     try:
         database.check()
@@ -244,7 +240,7 @@ def _probe_database(settings: Settings) -> Found:
                 f"{' and '.join(off)} off: the last commits are lost if the server crashes; set to on in "
                 "postgresql.conf",
             )
-    except DatabaseNotReady as error:
+    except CannotRun as error:
         if database.is_sqlite and isinstance(error, SchemaOutdated) and database.version() is not None:
             yield Tried("database", True, f"{shown}: will be brought up to date at the next start")
         else:

@@ -238,7 +238,7 @@ def send_study(
 ) -> int:
     """Send a study's newest results to a further peer; returns how many objects.
 
-    Raises NotFound, UnknownPeer, NotAllowedNow.
+    Raises NotFound, NotAllowedNow.
     """
     from dicom_node.deliver import outbox
 
@@ -288,7 +288,7 @@ def request_fetches(
     Returns how many were ``found``, are ``here``, were fetched or given up ``before``, did not fit the
     question (``strays``), are ``wanted``; and the ``first`` number of these.
 
-    Raises UnknownPeer, NotFound, FaultyInput, PeerUnreachable;
+    Raises NotFound, FaultyInput, Unavailable;
     fetches that were queued before the error remain.
     """
     from dicom_node.deliver import scu
@@ -328,7 +328,7 @@ def change_fetches(
     settings: Settings, name: str, change: FetchChange, by: audit.Person = audit.COMMAND_LINE
 ) -> int:
     """Fetch given-up and cancelled studies of a peer again, or cancel those that wait, also of a peer that is
-    not configured any more. Returns how many. Raises UnknownPeer, FaultyInput.
+    not configured any more. Returns how many. Raises NotFound, FaultyInput.
     """
     from dicom_node.studies import fetch
 
@@ -356,8 +356,8 @@ def missing_studies(
 ) -> list[View]:
     """Studies of the last days that should have a result according to the rules, and have none.
 
-    ``fetch_them``: fetch the studies that never arrived, or arrived incomplete. Raises UnknownPeer,
-    PeerUnreachable.
+    ``fetch_them``: fetch the studies that never arrived, or arrived incomplete. Raises NotFound,
+    Unavailable.
     """
     from dicom_node.studies import fetch
 
@@ -417,7 +417,7 @@ def list_fetches(
 
 
 def _queried(settings: Settings, name: str) -> PeerSettings:
-    """The peer, which may be asked, for a person who sees all studies. Raises UnknownPeer, FaultyInput."""
+    """The peer, which may be asked, for a person who sees all studies. Raises NotFound, FaultyInput."""
     peer = settings.peer(name)
     if sight.SENDERS.get():  # it would fetch again what is here, and list what is hidden
         raise FaultyInput("studies of a peer are of all senders, and this user sees some only")

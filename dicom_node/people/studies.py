@@ -178,7 +178,7 @@ def change_studies(
 
     "retry": its stopped jobs and given-up deliveries. "release": from quarantine, with the choices ``take``
     among what ``as_of`` marks, which are for one study. "withdraw": its results, or ``only`` those with these
-    UIDs. ``raises_alone``: of one study the refusal is raised. Raises UnknownPeer, FaultyInput.
+    UIDs. ``raises_alone``: of one study the refusal is raised. Raises NotFound, FaultyInput.
     """
     if change == "send":
         settings.peer(peer)

@@ -18,7 +18,6 @@ from sqlalchemy.orm import Session
 
 from dicom_node.base.config.settings import AE_TITLE, Settings
 from dicom_node.base.errors import (
-    CannotCreate,
     ConfigProblem,
     ConfigurationError,
     FaultyInput,
@@ -91,14 +90,14 @@ def add_user(
 ) -> None:
     """Add a user. ``senders``: calling AE titles whose studies the user sees; without any, all studies.
 
-    Raises FaultyInput for an invalid name, password or sender, CannotCreate if the name exists.
+    Raises FaultyInput for an invalid name, password or sender, NotAllowedNow if the name exists.
     """
     refuse_faulty(name, password)
     sees = _checked(senders, role)
     hashed = hasher().hash(password)
     with writing(settings) as session:
         if find(session, name) is not None:
-            raise CannotCreate(f"user {name} is there already: dicom-node users password changes it")
+            raise NotAllowedNow(f"user {name} is there already: dicom-node users password changes it")
         session.add(
             UserAccount(name=name, role=role, password_hash=hashed, created_at=utc_now(), senders=sees)
         )

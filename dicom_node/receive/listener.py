@@ -47,7 +47,7 @@ from pydicom.uid import UID
 from dicom_node.base import events, logs
 from dicom_node.base.dicom import dimse_n
 from dicom_node.base.durable import sync_folder
-from dicom_node.base.errors import ExitCode, FaultyReport, FaultyStep, SpoolError, SpoolFull
+from dicom_node.base.errors import ExitCode, FaultyObject, FaultyStep, SpoolError, SpoolFull
 from dicom_node.base.lifecycle import StepStatus
 from dicom_node.base.processes import ALIVE_SECONDS, show_life, signal_pipe
 from dicom_node.receive import limits, statuses
@@ -433,7 +433,7 @@ class StorageService:
             return _SUCCESS
         try:
             answer = self._finish_normalized(accepted, request)
-        except FaultyReport:
+        except FaultyObject:
             answer = Answer(statuses.INFORMATION_UNREADABLE)
         except (SpoolError, OSError):
             answer = Answer(statuses.NOT_KEPT)
@@ -522,7 +522,7 @@ class StorageService:
     def _finish_normalized(self, accepted: AcceptedAssociation, request: Request) -> Answer:
         """Make a completely received DIMSE-N request durable, and only then return Success.
 
-        Raises SpoolError, FaultyReport, OSError.
+        Raises SpoolError, FaultyObject, OSError.
         """
         permission, syntax = accepted.permission, UID(request.syntax)
         if not self._is_within_minute(permission.peer, "requests", 1, limits.REQUESTS_A_MINUTE):
@@ -548,7 +548,7 @@ class StorageService:
         )
 
     def _take_report(self, accepted: AcceptedAssociation, request: Request, syntax: UID) -> Answer:
-        """A storage commitment report. Raises FaultyReport, OSError."""
+        """A storage commitment report. Raises FaultyObject, OSError."""
         if not accepted.permission.may_report:
             return Answer(statuses.NOT_AUTHORISED)
         report = dimse_n.read_commitment_report(bytes(request.data), syntax)
@@ -564,7 +564,7 @@ class StorageService:
         return _SUCCESS
 
     def _take_request(self, accepted: AcceptedAssociation, request: Request, syntax: UID) -> Answer:
-        """A request for storage commitment (PS3.7 10.1.4.1.10). Raises FaultyReport, OSError."""
+        """A request for storage commitment (PS3.7 10.1.4.1.10). Raises FaultyObject, OSError."""
         command, peer = request.command, accepted.permission.peer
         for wrong, status in (
             (not accepted.permission.may_ask, statuses.NOT_AUTHORISED),

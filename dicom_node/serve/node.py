@@ -94,7 +94,7 @@ def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
     """Run the node until SIGTERM or SIGINT; SIGHUP reads the configuration anew. Returns the exit status.
 
     With a full disk the listener alone runs and refuses objects (A700) until there is space. Raises
-    ConfigurationError, DatabaseNotReady, DatabaseUnusable, DatabaseDamaged, Unavailable, CannotRun and
+    ConfigurationError, CannotRun, DatabaseUnusable, StorageError, Unavailable and
     SpoolError before anything is accepted.
     """
     signals = signal_pipe()

@@ -28,7 +28,7 @@ from ai_pipeline.images.dates import date_of
 from dicom_node.base.config.settings import PeerSettings, RuleSettings, Settings, matches
 from dicom_node.base.dicom.elements import META_BYTES, is_uid
 from dicom_node.base.dicom.identity import Patient, are_one_patient
-from dicom_node.base.errors import FaultyInput, PeerUnreachable, SpoolFull
+from dicom_node.base.errors import FaultyInput, SpoolFull, Unavailable
 from dicom_node.base.events import (
     ARCHIVE_ANSWERED,
     ARCHIVE_NOT_AWAITED,
@@ -142,7 +142,7 @@ class Questions(Lane[ArchiveQuestion]):
                     chosen.append(found)
                     if len(chosen) == _MOST_PRIORS:
                         break
-        except PeerUnreachable:
+        except Unavailable:
             return Retry(after=timedelta(seconds=5))
         # Another process may write the same study down: asked again at once.
         with suppress(IntegrityError), self._database.write() as session:
@@ -370,7 +370,7 @@ class MissingStudy:
 
 
 def missing(database: Database, settings: Settings, peer: PeerSettings, days: int) -> list[MissingStudy]:
-    """Query the peer for studies of today and of the ``days`` days before. Raises PeerUnreachable."""
+    """Query the peer for studies of today and of the ``days`` days before. Raises Unavailable."""
     today = date.today()  # Study Date is local
     archive = scu.open_archive(peer, settings)
     # Modalities to ask for; none, so all, where a rule takes any or has a pattern.
@@ -403,7 +403,7 @@ def report_missing(database: Database, settings: Settings) -> int:
             continue
         try:
             rows = missing(database, settings, peer, peer.missing_days)
-        except PeerUnreachable:  # tomorrow again; deliveries to it say that it is away
+        except Unavailable:  # tomorrow again; deliveries to it say that it is away
             continue
         if rows:
             uids = [row.found.study_instance_uid for row in rows[:20]]  # so many stand in an event
@@ -475,7 +475,7 @@ def ask(
 
     Returns how many studies were ``found``, of which ``here``: this node has them; ``before``: fetched, or
     given up, before; ``wanted``: written down, or waiting already, ``first``: the lowest number of their
-    rows. ``strays``: answers that did not fit the question. Raises PeerUnreachable; rows that
+    rows. ``strays``: answers that did not fit the question. Raises Unavailable; rows that
     were stored before remain.
     """
     outcome = dict.fromkeys(("found", "here", "before", "strays", "wanted", "first"), 0)

@@ -82,7 +82,7 @@ from dicom_node.base.config.settings import PeerSettings, Settings
 from dicom_node.base.dicom import dimse_n
 from dicom_node.base.dicom.elements import Limits
 from dicom_node.base.dicom.uids import derived_uid
-from dicom_node.base.errors import FaultyStep, PeerUnreachable
+from dicom_node.base.errors import FaultyStep, Unavailable
 from dicom_node.base.events import (
     ASSOCIATION_ABORTED,
     ASSOCIATION_REJECTED,
@@ -1649,7 +1649,7 @@ def test_a_peer_whose_answer_stops_in_the_middle_is_cut_off(
         [report] = open_destination(one, settings).send([outgoing(image, tmp_path)])
         assert report.status in (SendStatus.HUNG, SendStatus.UNREACHABLE)
         valve.from_peer = passes
-        with pytest.raises(PeerUnreachable):
+        with pytest.raises(Unavailable):
             open_archive(one, settings).find(QUERY)
         outcome = open_archive(one, settings).retrieve("1.2.3", Sink())
         assert outcome.status in (RetrieveStatus.RETRY, RetrieveStatus.UNREACHABLE)
@@ -1812,7 +1812,7 @@ def test_answers_without_an_end_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> 
     image = film("endless")
     with run_pacs(FakeArchive(free_port(), answers=[answer_for(image)] * 5000), classes=()) as pacs:
         settings = Settings(peers=(PeerSettings.model_validate(peer(pacs.port)),))
-        with pytest.raises(PeerUnreachable, match="does not end"):
+        with pytest.raises(Unavailable, match="does not end"):
             open_archive(settings.peers[0], settings).find(QUERY)
 
 
@@ -1974,7 +1974,7 @@ def test_an_answer_that_is_none_is_no_work(body: bytes) -> None:
         for ask in (ris.search, lambda: ris.read("1.2.3")):
             try:
                 assert not ask()
-            except PeerUnreachable as error:
+            except Unavailable as error:
                 assert "html" not in str(error)
 
 

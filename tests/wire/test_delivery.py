@@ -62,7 +62,7 @@ from dicom_node.base.config.settings import (
 from dicom_node.base.dicom.dimse_n import CommitmentReport
 from dicom_node.base.dicom.identity import Patient
 from dicom_node.base.dicom.uids import MANUFACTURER, MODEL_NAME
-from dicom_node.base.errors import FaultyInput, PeerUnreachable
+from dicom_node.base.errors import FaultyInput, Unavailable
 from dicom_node.base.events import (
     DELIVERY_CONFIRMED,
     DELIVERY_DEAD,
@@ -297,7 +297,7 @@ def test_all_objects_of_a_study_come(orthanc: Orthanc, films: list[Dataset], way
 def test_an_archive_that_is_away_is_named_so(tmp_path: Path, orthanc: Orthanc, way: str) -> None:
     nowhere = free_port()
     archive = open_archive(peer(orthanc, way, port=nowhere, url=f"http://127.0.0.1:{nowhere}"), Settings())
-    with pytest.raises(PeerUnreachable, match=way):
+    with pytest.raises(Unavailable, match=way):
         archive.find(StudyQuery(DAY, DAY))
     assert archive.retrieve("1.2.3", Sink()).status is RetrieveStatus.UNREACHABLE
     assert not any(check.ok for check in archive.test())

@@ -31,7 +31,7 @@ from pydantic import (
 )
 
 from dicom_node.base.connectors import extended, installed
-from dicom_node.base.errors import UnknownPeer
+from dicom_node.base.errors import NotFound
 from dicom_node.base.lifecycle import (
     CONSOLE_AE_TITLE,
     CONSOLE_NAME,
@@ -795,14 +795,14 @@ class Settings(Section):
     rules: tuple[RuleSettings, ...] = ()
 
     def peer(self, name: str) -> PeerSettings:
-        """The peer ``name``. Raises UnknownPeer."""
+        """The peer ``name``. Raises NotFound."""
         names = [peer.name for peer in self.peers]
         if name not in names:
-            raise UnknownPeer(f"no peer is called {name!r}; {did_you_mean(name, names, 'configured')}")
+            raise NotFound(f"no peer is called {name!r}; {did_you_mean(name, names, 'configured')}")
         return self.peers[names.index(name)]
 
     def sender(self, asked: str) -> PeerSettings:
-        """The peer with this name or AE title. Raises UnknownPeer."""
+        """The peer with this name or AE title. Raises NotFound."""
         titled = {peer.ae_title: peer.name for peer in reversed(self.peers)}
         return self.peer(({**titled} | {peer.name: peer.name for peer in self.peers}).get(asked, asked))
 

@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.uid import UID
 
-from dicom_node.base.errors import FaultyReport, FaultyStep, NodeError
+from dicom_node.base.errors import FaultyObject, FaultyStep, NodeError
 from dicom_node.base.lifecycle import StepStatus
 
 COMMITMENT_CLASS: Final = UID("1.2.840.10008.1.20.1")
@@ -94,7 +94,7 @@ def commitment_report(transaction_uid: str, objects: Mapping[str, str], failed: 
 
 
 def read_commitment_report(encoded: bytes, transfer_syntax: UID) -> CommitmentReport:
-    """Read Event Information in Implicit or Explicit VR Little Endian. Raises FaultyReport."""
+    """Read Event Information in Implicit or Explicit VR Little Endian. Raises FaultyObject."""
     with _reading_commitment(encoded, transfer_syntax, REPORT_BYTES, REPORT_OBJECTS) as information:
         return CommitmentReport(
             _uid(information, "TransactionUID"),
@@ -108,14 +108,14 @@ def read_commitment_report(encoded: bytes, transfer_syntax: UID) -> CommitmentRe
 
 def read_commitment_request(encoded: bytes, transfer_syntax: UID) -> tuple[str, list[str]]:
     """The Transaction UID and the objects, lines of "instance class", of Action Information (PS3.4 J.3.2.1)
-    in Implicit or Explicit VR Little Endian. Raises FaultyReport.
+    in Implicit or Explicit VR Little Endian. Raises FaultyObject.
 
     If an instance is listed twice, its last class is used.
     """
     with _reading_commitment(encoded, transfer_syntax, REQUEST_BYTES, REQUEST_OBJECTS) as information:
         lines = [_line(item) for item in information.get("ReferencedSOPSequence") or ()]
         if not lines:
-            raise FaultyReport("storage commitment request for no object")
+            raise FaultyObject("storage commitment request for no object")
         return _uid(information, "TransactionUID"), [*{line.split()[0]: line for line in lines}.values()]
 
 
@@ -127,8 +127,8 @@ def _reading_commitment(
         transfer_syntax,
         most_bytes,
         most_items,
-        beyond=FaultyReport("storage commitment message beyond its limits"),
-        unreadable=FaultyReport("storage commitment message cannot be read"),
+        beyond=FaultyObject("storage commitment message beyond its limits"),
+        unreadable=FaultyObject("storage commitment message cannot be read"),
     )
 
 
@@ -168,7 +168,7 @@ def _reason(item: Dataset) -> int:
     """A Failure Reason, 0 where there is none. In Explicit VR the sender chooses the VR: only US is taken."""
     reason = item.get("FailureReason") or 0
     if reason and (item["FailureReason"].VR != "US" or not isinstance(reason, int)):
-        raise FaultyReport("storage commitment report with a Failure Reason that is no number of 16 bits")
+        raise FaultyObject("storage commitment report with a Failure Reason that is no number of 16 bits")
     return int(reason)
 
 
@@ -176,7 +176,7 @@ def _uid(item: Dataset, keyword: str) -> str:
     """A UID as sent; events show it, so nothing else may stand there."""
     value = item.get(keyword)
     if not isinstance(value, str) or not UID_TEXT.fullmatch(value):
-        raise FaultyReport("storage commitment message without a valid UID where one is needed")
+        raise FaultyObject("storage commitment message without a valid UID where one is needed")
     return str(value)
 
 

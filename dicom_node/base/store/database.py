@@ -37,13 +37,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from dicom_node.base.errors import (
-    DatabaseDamaged,
-    DatabaseNotReady,
-    DatabaseUnusable,
-    NodeError,
-    SchemaOutdated,
-)
+from dicom_node.base.errors import CannotRun, DatabaseUnusable, NodeError, SchemaOutdated, StorageError
 from dicom_node.base.events import log
 
 T = TypeVar("T")
@@ -164,7 +158,7 @@ class Database:
     """The node's database by URL: ``sqlite:///path`` or ``postgresql+psycopg://…``.
 
     Several servers, of which one accepts writes: ``…://USER@/NAME?host=A,B&port=5432,5432`` and
-    ``&target_session_attrs=read-write``. Raises DatabaseNotReady for an invalid URL.
+    ``&target_session_attrs=read-write``. Raises CannotRun for an invalid URL.
     """
 
     def __init__(self, url: str, *, busy_seconds: float | None = None) -> None:
@@ -172,7 +166,7 @@ class Database:
         try:
             self.url = make_url(url)
         except (ArgumentError, ValueError):  # ValueError: a port that is no number; quoted is neither
-            raise DatabaseNotReady(
+            raise CannotRun(
                 "node.database_url cannot be read: write postgresql+psycopg://USER@HOST:PORT/NAME"
             ) from None
         self.outage = DatabaseOutage()
@@ -229,7 +223,7 @@ class Database:
         """A writing scope in which SQLite may rebuild a table that others refer to.
 
         See sqlite.org/lang_altertable.html, "Making Other Kinds Of Table Schema Changes". Raises
-        DatabaseDamaged and changes nothing if a reference has no target at the end.
+        StorageError and changes nothing if a reference has no target at the end.
         """
         with self._writing.connect() as connection:
             # By the driver: it has no effect inside a transaction, which SQLAlchemy would begin.
@@ -240,13 +234,13 @@ class Database:
                 with connection.begin():
                     yield connection
                     if self.is_sqlite and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
-                        raise DatabaseDamaged("the database is damaged: its tables refer to missing rows")
+                        raise StorageError("the database is damaged: its tables refer to missing rows")
             finally:
                 if self.is_sqlite:
                     driver.execute("PRAGMA foreign_keys=ON")
 
     def upgrade(self) -> None:
-        """Create the schema, or update it to this program's version. Raises DatabaseNotReady if it is
+        """Create the schema, or update it to this program's version. Raises CannotRun if it is
         newer.
         """
         if self._known_version() == newest_schema():
@@ -260,7 +254,7 @@ class Database:
             command.upgrade(how, "head")
 
     def check(self) -> None:
-        """Raise SchemaOutdated or DatabaseNotReady unless the schema has this program's version."""
+        """Raise SchemaOutdated or CannotRun unless the schema has this program's version."""
         found = self._known_version()
         if found != newest_schema():
             state = "empty" if found is None else "older than this program"
@@ -276,7 +270,7 @@ class Database:
     def _known_version(self) -> str | None:
         found = self.version()
         if found is not None and found not in schema_versions():
-            raise DatabaseNotReady(
+            raise CannotRun(
                 f"the database has version {found}, newer than this program or from before release 0.1.0"
             )
         return found
@@ -419,7 +413,7 @@ _POSTGRES = "postgresql+psycopg://"
 def in_words(url: str) -> Iterator[None]:
     """A scope in which errors of an unusable database are raised as NodeErrors.
 
-    Raises DatabaseDamaged, DatabaseUnusable; other errors are defects of this program and pass unchanged.
+    Raises StorageError, DatabaseUnusable; other errors are defects of this program and pass unchanged.
     """
     try:
         yield
@@ -452,7 +446,7 @@ def meaning_of(error: Exception, url: str) -> NodeError | None:
     if code in _SQLITE:
         return DatabaseUnusable(f"the database {shown} {_SQLITE[code]}")
     if code in _DAMAGED or "no such" in str(error.orig):
-        return DatabaseDamaged(
+        return StorageError(
             f"the database {shown} is damaged: stop the node, put a backup in its place (dicom-node restore) "
             "or take the file away, start the node, then run dicom-node spool reindex"
         )

@@ -16,7 +16,7 @@ from sqlalchemy.engine import CursorResult
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from dicom_node.base.errors import IllegalTransition
+from dicom_node.base.errors import NodeError
 from dicom_node.base.events import STUDY_MOVED, Event, EventType, happened
 from dicom_node.base.lifecycle import (
     COMMITMENT,
@@ -103,7 +103,7 @@ def append(session: Session, event: Event, study_id: int | None = None) -> None:
 def move_study(session: Session, study: Study, event: EventType, *, reason: str = "") -> bool:
     """Change a study's state by an event; returns False if another process changed it first.
 
-    The caller then reads the state again. Raises IllegalTransition if the event cannot happen in the study's
+    The caller then reads the state again. Raises NodeError if the event cannot happen in the study's
     state.
     """
     return _set_study(session, study, _next(STUDY, study, event), event, reason)
@@ -228,10 +228,10 @@ def settle_studies(session: Session, study_ids: Iterable[int]) -> None:
 def settle_study_as(session: Session, study: Study, state: StudyState, reason: str = "") -> bool:
     """Set a study's state as derived from its work; returns False if another process changed it first.
 
-    Raises IllegalTransition for a study that is being received or is in quarantine.
+    Raises NodeError for a study that is being received or is in quarantine.
     """
     if study.state not in {StudyState.COMPLETE, *READ_FROM_WORK} or state not in READ_FROM_WORK:
-        raise IllegalTransition(f"study {study.id}: {study.state} cannot become {state}")
+        raise NodeError(f"study {study.id}: {study.state} cannot become {state}")
     return _set_study(session, study, state, STUDY_MOVED, reason)
 
 
@@ -252,7 +252,7 @@ def _next(table: Mapping[tuple[_State, EventType], _State], row: Any, event: Eve
         return table[row.state, event]
     except KeyError:
         number = row.result_id if isinstance(row, HeldResult) else row.id
-        raise IllegalTransition(
+        raise NodeError(
             f"{row.__tablename__} {number} is {row.state}: event {event.number} cannot happen to it"
         ) from None
 

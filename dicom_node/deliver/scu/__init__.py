@@ -254,11 +254,11 @@ class Archive(Protocol):
     """
 
     def find(self, query: StudyQuery) -> FoundStudies:
-        """Query for studies. Raises PeerUnreachable without a readable answer."""
+        """Query for studies. Raises Unavailable without a readable answer."""
 
     def body_parts(self, study_instance_uid: str) -> frozenset[str]:
         """Body Part Examined (0018,0015) of the study's series, as far as it is given. Raises
-        PeerUnreachable.
+        Unavailable.
         """
 
     def retrieve(self, study_instance_uid: str, sink: ObjectSink) -> Retrieved:

@@ -65,7 +65,7 @@ from dicom_node.base.dicom.uids import (
     TRANSFER_SYNTAXES,
     SyntaxKind,
 )
-from dicom_node.base.errors import DecodedDifferently, FaultyObject, FaultyReport, PeerUnreachable, SpoolError
+from dicom_node.base.errors import DecodedDifferently, FaultyObject, SpoolError, Unavailable
 from dicom_node.base.lifecycle import ResultKind
 from dicom_node.base.outcomes import Done, Failed, Outcome, Retry
 from dicom_node.deliver.scu import (
@@ -425,7 +425,7 @@ def send_files(
 ) -> Iterator[tuple[Outgoing, SendReport]]:
     """C-STORE files as they are (``dicom-node send``, the demonstration); a person looks at every status.
 
-    Raises PeerUnreachable. A file that cannot be sent is reported, not raised.
+    Raises Unavailable. A file that cannot be sent is reported, not raised.
     """
     objects: list[Outgoing] = []
     for path in files:
@@ -443,7 +443,7 @@ def send_files(
         some = objects[start : start + MOST_CONTEXTS // len(LITTLE_ENDIAN)]
         reports = destination.send(some)
         if reports[0].status is SendStatus.UNREACHABLE:
-            raise PeerUnreachable(reports[0].text)
+            raise Unavailable(reports[0].text)
         yield from zip(some, reports, strict=True)
 
 
@@ -674,7 +674,7 @@ def _take(event: Any, keep: Callable[[dimse_n.CommitmentReport], None]) -> tuple
         report = dimse_n.read_commitment_report(
             encoded.getvalue() if encoded else b"", event.context.transfer_syntax
         )
-    except FaultyReport:
+    except FaultyObject:
         return 0x0115, None
     try:
         keep(report)
@@ -711,7 +711,7 @@ class DimseArchive(DimseCaller):
         super().__init__(peer, settings, silence_seconds=peer.retrieve_seconds)
 
     def find(self, query: StudyQuery) -> FoundStudies:
-        """C-FIND at STUDY level. Raises PeerUnreachable."""
+        """C-FIND at STUDY level. Raises Unavailable."""
         values = {
             "StudyDate": query.dates,
             "ModalitiesInStudy": query.modality,
@@ -723,7 +723,7 @@ class DimseArchive(DimseCaller):
 
     def body_parts(self, study_instance_uid: str) -> frozenset[str]:
         """The Body Part Examined of the study's series, in capitals (C-FIND at SERIES level). Raises
-        PeerUnreachable.
+        Unavailable.
         """
         uids = {"StudyInstanceUID": study_instance_uid, "SeriesInstanceUID": ""}
         found = set()
@@ -770,7 +770,7 @@ class DimseArchive(DimseCaller):
         question = question_at(level, **keys)
         code, answers, text = self.call(contexts(FIND), "send_c_find", question, FIND, service="query")
         if code != 0:
-            raise PeerUnreachable(f"{self._peer.name}: query: {text}")
+            raise Unavailable(f"{self._peer.name}: query: {text}")
         return answers
 
     def _texts(self, answer: Dataset) -> dict[str, str]:

@@ -13,7 +13,7 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 
 from dicom_node.base.config.settings import PeerSettings, Settings
-from dicom_node.base.errors import PeerUnreachable
+from dicom_node.base.errors import Unavailable
 from dicom_node.base.outcomes import Done, Failed, Outcome, Retry
 from dicom_node.deliver.scu import (
     CUT_OFF,
@@ -130,10 +130,10 @@ class HttpCaller(PeerCaller):
             return UNREADABLE
 
     def _answer(self, ask: Callable[[], _T]) -> _T:
-        """What ``ask`` returns. Raises PeerUnreachable for any failure."""
+        """What ``ask`` returns. Raises Unavailable for any failure."""
         answer = self._called(ask)
         if isinstance(answer, SendReport):
-            raise PeerUnreachable(f"{self._peer.name}: {f'{answer.code} {answer.text}'.strip()}")
+            raise Unavailable(f"{self._peer.name}: {f'{answer.code} {answer.text}'.strip()}")
         return answer
 
     def _checked(self, name: str, test: Callable[[], list[Check]]) -> list[Check]:

@@ -76,16 +76,14 @@ from dicom_node.base.errors import (
     DecodedDifferently,
     HandedBack,
     JobCancelled,
-    JobStopped,
     LeaseLost,
     NodeError,
-    NoSuchPipeline,
+    NotFound,
     NotInSpool,
     NotTakenOverYet,
     ResultRefused,
     StoreAway,
     TimeLimitReached,
-    UnknownPeer,
     WorkerSpent,
 )
 from dicom_node.base.events import (
@@ -1019,7 +1017,7 @@ class _Failed(Exception):
         self.cause = cause
 
 
-_FINAL = (_Failed, PixelError, NoNumber, CleaningFailed, DecodedDifferently, UnknownPeer, NoSuchPipeline)
+_FINAL = (_Failed, PixelError, NoNumber, CleaningFailed, DecodedDifferently)
 
 
 def _missing(images: JobImages) -> Iterator[QualityNote]:
@@ -1066,7 +1064,7 @@ _CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Caus
     ((PixelError, DecodedDifferently), Cause.FORMAT),
     (CleaningFailed, Cause.QUALITY),
     ((TimeLimitReached, ProgramStopped), Cause.RESOURCES),
-    ((CardError, NoNumber, UnknownPeer, NoSuchPipeline), Cause.EQUIPMENT),
+    ((CardError, NoNumber), Cause.EQUIPMENT),
 )
 
 
@@ -1204,12 +1202,12 @@ class Worker:
                     device_rules=device_rules_of(self._settings),
                 )
             except (KeyError, PluginError) as error:
-                raise NoSuchPipeline(str(error.args[0])) from None
+                raise _Failed(str(error.args[0]), Cause.EQUIPMENT) from None
             pipeline.warm_up()
             self._pipelines[name] = pipeline
         return self._pipelines[name]
 
-    def _abandon(self, job: Job, stop: JobStopped) -> None:
+    def _abandon(self, job: Job, stop: NodeError) -> None:
         """The job hangs in code that cannot be stopped: settle it and end this process."""
         _LOGGER.error("job %s does not stop (%s): this worker ends", job.id, stop)
         try:
@@ -1291,15 +1289,15 @@ class Worker:
         report(0.0, "reading")
         attempt.images = images = open_images(self._database, self._settings, job)
         attempt.pipeline = pipeline = self._pipeline(job.pipeline)
-        # Raise UnknownPeer when a destination of the job was taken out of the configuration. Raises
-        # NotTakenOverYet where it may have been entered just now: this machine will know it in a moment.
+        # A destination of the job may have been taken out of the configuration, or entered just now: this
+        # machine will know it in a moment.
         for name in job.destinations:
             try:
                 self._settings.peer(name)
-            except UnknownPeer:
+            except NotFound as unknown:
                 if is_behind(self._settings):
                     raise NotTakenOverYet(f"this machine has yet to take over the peer {name}") from None
-                raise
+                raise _Failed(str(unknown), Cause.EQUIPMENT) from None
         if self._queue.gives_up(job):
             tries = min(job.tries - 1, self._settings.workers.attempts)
             raise _Failed(f"given up after {tries} tries: {job.reason or 'its worker was lost'}")
@@ -1388,7 +1386,7 @@ class JobHeartbeat:
         grace: float,
         stopping: threading.Event,
         finish: float,
-        abandon: Callable[[Job, JobStopped], None],
+        abandon: Callable[[Job, NodeError], None],
     ) -> None:
         self._queue, self._job = queue, job
         self._interval, self._limit, self._grace, self._finish = interval, limit, grace, finish
@@ -1397,7 +1395,7 @@ class JobHeartbeat:
         self._stopping_since: float | None = None  # when the worker was asked to stop
         self._stop_decided_at = 0.0
         self._paused = False
-        self._stop: JobStopped | None = None
+        self._stop: NodeError | None = None
         self._share, self._doing = 0.0, ""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{job.id}", daemon=True)
@@ -1411,7 +1409,7 @@ class JobHeartbeat:
         self._thread.join()
 
     def __call__(self, share: float, what: str) -> None:
-        """Report the job's progress: ``share`` done, 0 to 1. Raises JobStopped if the job must stop."""
+        """Report the job's progress: ``share`` done, 0 to 1. Raises NodeError if the job must stop."""
         self._share, self._doing = share, what
         if self._stop is not None:
             raise self._stop
@@ -1455,5 +1453,5 @@ class JobHeartbeat:
             if self._stop is not None and not idle and now - self._stop_decided_at > self._grace:
                 self._abandon(self._job, self._stop)
 
-    def _request_stop(self, stop: JobStopped) -> None:
+    def _request_stop(self, stop: NodeError) -> None:
         self._stop, self._stop_decided_at = stop, time.monotonic()

@@ -868,7 +868,7 @@ def test_a_database_that_is_damaged_or_does_not_answer_is_told_with_what_to_do(t
     asked = [(tmp_path / name / "node.toml", VERBS) for name in (*DAMAGED, "away")]
     for config, said_of in in_one_process(asked, tmp_path):
         for verb, status, said in said_of:
-            usual = ExitCode.UNAVAILABLE if config == away else ExitCode.DATA
+            usual = ExitCode.UNAVAILABLE if config == away else ExitCode.SOFTWARE
             assert status == (ExitCode.CONFIG if verb == ["check"] else usual), (config, verb, said)
             assert ("does not answer" if config == away else "is damaged") in said, (config, verb)
             assert "Traceback" not in said and "hunter2" not in said, (config, verb)
@@ -945,12 +945,12 @@ def test_options_ask_nothing_and_what_is_there_stays(run: Run, tmp_path: Path) -
     assert done.status == 0, done.err
     assert not loading.load([folder / "node.toml"]).console.enabled
     before = (folder / "node.toml").read_bytes()
-    assert run(*command, "--pacs", "PACS@192.0.2.10:104").status == ExitCode.CANNOT_CREATE
+    assert run(*command, "--pacs", "PACS@192.0.2.10:104").status == ExitCode.DATA
     (folder / "node.toml").rename(tmp_path / "kept")
-    assert run(*command).status == ExitCode.CANNOT_CREATE, "the unit is there"
+    assert run(*command).status == ExitCode.DATA, "the unit is there"
     (folder / "dicom-node.service").unlink()
     (data / "spool").mkdir()
-    assert run(*command).status == ExitCode.CANNOT_CREATE, "the data folder holds a node"
+    assert run(*command).status == ExitCode.DATA, "the data folder holds a node"
     assert (tmp_path / "kept").read_bytes() == before
     assert not (folder / "node.toml").exists()
 

@@ -57,7 +57,7 @@ from dicom_console.web.faces import Asked
 from dicom_node.base import events
 from dicom_node.base.config import loading
 from dicom_node.base.config.settings import Conditions, ConsoleSettings, RuleSettings, Settings
-from dicom_node.base.errors import ChangedMeanwhile, FaultyInput, NotAllowedNow, NotFound, SignInRefused
+from dicom_node.base.errors import FaultyInput, NotAllowedNow, NotFound, SignInRefused
 from dicom_node.base.lifecycle import (
     AuditAction,
     DeliveryState,
@@ -2179,7 +2179,7 @@ def test_what_a_hand_wrote_stays(inbox: Inbox, config: Path) -> None:
     seen = configured.save_entry(settings, "peers", us2, 0).version
     file = inbox.folder / "entered" / "000001.toml"
     file.write_text("# of the site\n" + file.read_text().replace('"US2"', '"HAND"  # moved'))
-    with pytest.raises(ChangedMeanwhile):
+    with pytest.raises(NotAllowedNow):
         configured.save_entry(settings, "peers", us2, seen)
     check = configured._checked
 
@@ -2187,7 +2187,7 @@ def test_what_a_hand_wrote_stays(inbox: Inbox, config: Path) -> None:
         file.write_text(f"{file.read_text()}# once more\n")
         return check(*given)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(ChangedMeanwhile):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(NotAllowedNow):
         patch.setattr(configured, "_checked", edited_meanwhile)
         configured.remove_entry(settings, "peers", "us2")
     configured.save_entry(settings, "peers", {**us2, "ae_title": "HAND", "quiet_seconds": 7})
@@ -2209,7 +2209,7 @@ def test_a_peer_that_a_rule_sends_to_stays(inbox: Inbox, config: Path) -> None:
     )
     with pytest.raises(FaultyInput, match="no such peer"):
         configured.remove_entry(loading.load([config]), "peers", "pacs2")
-    with pytest.raises(ChangedMeanwhile):
+    with pytest.raises(NotAllowedNow):
         configured.remove_entry(loading.load([config]), "rules", "second", version=7)
     with pytest.raises(NotAllowedNow):
         configured.save_entry(loading.load([config]), "peers", {**pacs2, "name": "pacs"})

@@ -30,7 +30,7 @@ from dicom_connectors.notifications.gather import forget_removed
 from dicom_connectors.traces.settings import TelemetrySettings
 from dicom_node.base import events
 from dicom_node.base.config.settings import PeerSettings, WorkerSettings
-from dicom_node.base.errors import DatabaseNotReady, IllegalTransition, SchemaOutdated
+from dicom_node.base.errors import CannotRun, NodeError, SchemaOutdated
 from dicom_node.base.lifecycle import (
     LIFE_CYCLES,
     READ_FROM_WORK,
@@ -118,7 +118,7 @@ def test_an_empty_database_is_brought_up_to_date_once_and_a_foreign_one_is_refus
         with database.write() as session:
             session.execute(text(f"UPDATE alembic_version SET version_num = '{version}'"))
         for refuse in (Database.check, Database.upgrade):
-            with pytest.raises(DatabaseNotReady, match=words):
+            with pytest.raises(CannotRun, match=words):
                 refuse(database)
     database.dispose()
 
@@ -158,7 +158,7 @@ def test_a_database_error_does_not_quote_the_patient(database: Database) -> None
 
 @pytest.mark.parametrize("url", ["postgresql+psycopg://u:secret@host:abc/name", "secret", "sqlite//secret"])
 def test_a_url_that_is_none_is_said_without_its_password(url: str) -> None:
-    with pytest.raises(DatabaseNotReady, match="database_url") as raised:
+    with pytest.raises(CannotRun, match="database_url") as raised:
         Database(url)
     assert "secret" not in str(raised.value)
 
@@ -323,7 +323,7 @@ def test_an_event_that_the_table_lacks_is_refused_in_every_state(
             for event in ALL_EVENTS:
                 if (state, event) in LIFE_CYCLES[name]:
                     continue
-                with suppress(IllegalTransition):
+                with suppress(NodeError):
                     move(session, row, event)
                     wrong.append((state, event.number))
                 assert row.state is state
@@ -343,7 +343,7 @@ def test_a_study_that_is_received_or_in_quarantine_is_not_moved_by_its_work(
                     continue
                 row.state = state
                 session.flush()
-                with suppress(IllegalTransition):
+                with suppress(NodeError):
                     settle_study_as(session, row, after)
                     wrong.append((state, after))
     assert wrong == []

@@ -31,7 +31,7 @@ from ai_pipeline.chest import card as chest
 from ai_pipeline.chest import trial
 from ai_pipeline.confinement import landlock, seccomp
 from ai_pipeline.contract import Code
-from ai_pipeline.errors import CardError, NoNumber, NoProvider
+from ai_pipeline.errors import CardError, ModelError, NoNumber
 from ai_pipeline.models import engine, registry
 from ai_pipeline.models.reference import (
     BINS,
@@ -258,7 +258,7 @@ def test_a_provider_that_is_not_installed_is_named_with_the_remedy(
 ) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     monkeypatch.setenv(engine.INFERENCE, where)
-    with pytest.raises(NoProvider, match=f"has no {re.escape(engine.PROVIDERS[where][0])}.*or choose cpu"):
+    with pytest.raises(ModelError, match=f"has no {re.escape(engine.PROVIDERS[where][0])}.*or choose cpu"):
         engine.session(b"", 1)
     assert "choose from cpu, cuda, openvino" in engine.lacking("tpu")
 
