@@ -57,7 +57,7 @@ _EXIT_MEANINGS: Mapping[int, str] = {
     ExitCode.DATA: "a file is not what it should be (no DICOM, weights not of the card), or is there already",
     ExitCode.NOT_FOUND: "no such peer, study, job, delivery",
     ExitCode.UNAVAILABLE: "peer or database does not answer, port or data folder is in use, no node runs",
-    ExitCode.SOFTWARE: "a defect of the node, a damaged database, or something else that it cannot cure by itself",
+    ExitCode.SOFTWARE: "a defect of the node, a damaged database, or what it cannot cure by itself",
     ExitCode.CONFIG: "the configuration has mistakes, or the database is not of this version",
     INTERRUPTED: "Ctrl-C",
 }

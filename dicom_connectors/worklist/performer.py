@@ -65,10 +65,9 @@ from dicom_node.base.store import fetches, requested
 from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import ClaimedWorkitem, Fetch, Study
 from dicom_node.base.store.transitions import (
-    move,
-    move_job,
     record,
     settle_study,
+    try_move,
     utc_now,
 )
 from dicom_node.deliver.scu import FoundStudy
@@ -179,7 +178,7 @@ class Worklist(Lane[ClaimedWorkitem]):
         """Lost before it was claimed, or given up, after ``worklist_hours``."""
         if isinstance(outcome, Failed):
             event = WORKITEM_LOST if row.state is WorkitemState.CLAIMING else WORKITEM_GIVEN_UP
-            move(session, row, event, ended_at=utc_now())
+            try_move(session, row, event, ended_at=utc_now())
 
     # New items
 
@@ -385,7 +384,7 @@ class Worklist(Lane[ClaimedWorkitem]):
                 known = write_down(session, peer.name, named)
             elif known.state not in OPEN_FETCHES:
                 known.peer = peer.name
-                move(session, known, FETCH_ASKED, attempts=0, reason="", next_at=utc_now())
+                try_move(session, known, FETCH_ASKED, attempts=0, reason="", next_at=utc_now())
             known.urgent = True
 
     def _decide(self, row: ClaimedWorkitem, standing: _Standing) -> None:
@@ -436,7 +435,7 @@ class Worklist(Lane[ClaimedWorkitem]):
                 return
             fetch = fetches.of_study(session, row.study_instance_uid)
             if fetch is not None and fetch.state is FetchState.WAITING:
-                move(session, fetch, FETCH_CANCELLED, ended_at=utc_now())
+                try_move(session, fetch, FETCH_CANCELLED, ended_at=utc_now())
             study = fetches.here(session, [row.study_instance_uid]).get(row.study_instance_uid)
             if study is None:
                 return
@@ -444,14 +443,14 @@ class Worklist(Lane[ClaimedWorkitem]):
                 if job.state is JobState.RUNNING:
                     job.cancel_requested, job.reason = True, _STOPPED
                 else:
-                    move_job(session, job, JOB_CANCELLED, reason=_STOPPED, finished_at=utc_now())
+                    try_move(session, job, JOB_CANCELLED, reason=_STOPPED, finished_at=utc_now())
             settle_study(session, study.id)
 
     def _move(self, row: ClaimedWorkitem, event: EventType, **values: object) -> None:
         with self._database.write() as session:
             current = session.get_one(ClaimedWorkitem, row.id)
             if current.state is row.state:  # else the lease ended, and another process moved it
-                move(session, current, event, **values)
+                try_move(session, current, event, **values)
 
     def _keep(self, row: ClaimedWorkitem, reported: _Standing | None) -> None:
         """Look again soon; ``reported``: what the manager has taken."""
@@ -478,7 +477,7 @@ def give_up_workitems(database: Database, settings: Settings) -> None:
     with database.write() as session:
         for row in requested.items_of_others(session, peers, _BATCH):
             values = {"reason": "the peer is not configured with worklist any more", "ended_at": utc_now()}
-            move(session, row, WORKITEM_GIVEN_UP, **values)
+            try_move(session, row, WORKITEM_GIVEN_UP, **values)
 
 
 def _heard(answer: ChangeAnswer) -> ChangeAnswer:

@@ -12,7 +12,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from dicom_node.base import events
-from dicom_node.base.events import EventType
 
 CONSOLE_AE_TITLE: Final = "CONSOLE"
 """The calling AE title of what comes in by the console."""
@@ -408,8 +407,8 @@ _State = TypeVar("_State", bound=StrEnum)
 
 
 def _table(
-    *rows: tuple[Iterable[_State], EventType, _State],
-) -> Mapping[tuple[_State, EventType], _State]:
+    *rows: tuple[Iterable[_State], events.EventType, _State],
+) -> Mapping[tuple[_State, events.EventType], _State]:
     return {(state, event): to for states, event, to in rows for state in sorted(states)}
 
 
@@ -493,7 +492,7 @@ WORKITEM = _table(
     ({_W.CLAIMING, _W.CLAIMED, _W.ENDING}, events.WORKITEM_GIVEN_UP, _W.GIVEN_UP),
 )
 
-LIFE_CYCLES: Mapping[str, Mapping[tuple[Any, EventType], Any]] = {
+LIFE_CYCLES: Mapping[str, Mapping[tuple[Any, events.EventType], Any]] = {
     "study": STUDY,
     "job": JOB,
     "delivery": DELIVERY,

@@ -17,8 +17,6 @@ peer sent last. A report is decided once, stored, and sent until the peer accept
 costs only a second, identical report.
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 import threading
@@ -64,12 +62,12 @@ from dicom_node.base.store.transitions import (
     acquire_lease,
     is_lease_of,
     move,
-    move_delivery,
     pass_lease_on,
     record,
     release_lease,
     settle_studies,
     take_lease,
+    try_move,
     utc_now,
 )
 from dicom_node.deliver import outbox, scu
@@ -112,7 +110,7 @@ def give_up_requests(database: Database, settings: Settings) -> None:
     peers = [peer.name for peer in settings.peers if peer.commit_after]
     with database.write() as session:
         for row in requested.requests_of_others(session, peers, _ANSWERS_AT_ONCE):
-            move(
+            try_move(
                 session,
                 row,
                 COMMITMENT_ANSWER_GIVEN_UP,
@@ -225,7 +223,7 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
                     wait = max((now - row.asked_at) / 10, timedelta(seconds=1))
                     row.next_at = now + min(wait, timedelta(seconds=60))
                 else:
-                    move(session, row, COMMITMENT_DECIDED, failed=found, decided_at=now)
+                    try_move(session, row, COMMITMENT_DECIDED, failed=found, decided_at=now)
             return NotYet()
         objects = dict(line.split(" ", 1) for line in row.objects)
         failed = {uid: int(code, 16) for uid, code in (line.split(" ") for line in row.failed)}
@@ -242,9 +240,9 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
     def move(self, session: Session, row: RequestedCommitment, outcome: Outcome) -> None:
         """Reported, given up, or still decided."""
         if isinstance(outcome, Done):
-            move(session, row, COMMITMENT_ANSWERED)
+            try_move(session, row, COMMITMENT_ANSWERED)
         elif isinstance(outcome, Failed):
-            move(session, row, COMMITMENT_ANSWER_GIVEN_UP)
+            try_move(session, row, COMMITMENT_ANSWER_GIVEN_UP)
 
 
 _STOP_SECONDS = 20.0  # that objects being sent may take when the node stops; then they are sent later
@@ -279,7 +277,7 @@ class DeliveryWorker:
         self._lease_seconds, self._owner = lease_seconds, owner or uuid.uuid4().hex
         self._routes = {peer.name: self._route(peer) for peer in settings.peers if "receive" in peer.may}
 
-    def _route(self, peer: PeerSettings) -> Route:
+    def _route(self, peer: PeerSettings) -> "Route":
         owner = f"{self._owner[:56]}/{next(_NUMBERS)}"
         return Route(self._database, self._settings, peer, owner, self._lease_seconds, self._open)
 
@@ -352,7 +350,7 @@ class DeliveryWorker:
             thread.start()
         return bool(due)
 
-    def _successor(self, overdue: Route) -> Route:
+    def _successor(self, overdue: "Route") -> "Route":
         """The route that gets the lease of one that is given up."""
         overdue.hang_up()
         route = self._routes[overdue.peer.name] = self._route(overdue.peer)
@@ -361,7 +359,7 @@ class DeliveryWorker:
             record(session, DELIVERY_OVERDUE, destination=route.peer.name)
         return route
 
-    def _work_in_thread(self, route: Route, stop: threading.Event) -> None:
+    def _work_in_thread(self, route: "Route", stop: threading.Event) -> None:
         """Deliver until nothing is due, or ``route`` was abandoned: then another thread delivers."""
 
         def deliver() -> None:
@@ -597,7 +595,7 @@ class Route:
                 elif delivery.state is DeliveryState.PENDING and deliveries.is_outdated(session, delivery):
                     deliveries.withdraw(session, delivery, "a newer version of the object replaces it")
                 elif delivery.state is DeliveryState.PENDING:
-                    move_delivery(session, delivery, DELIVERY_STARTED, attempts=delivery.attempts + 1)
+                    move(session, delivery, DELIVERY_STARTED, attempts=delivery.attempts + 1)
                     to_send.append(self._claimed(session, delivery))
                 elif delivery.state is DeliveryState.UNCONFIRMED:
                     to_ask.append(self._claimed(session, delivery))
@@ -718,7 +716,7 @@ def give_up_unknown(database: Database, destinations: Sequence[str]) -> None:
             study = deliveries.due_study(session, destination, now)
             batch = deliveries.due_batch(session, destination, study or 0, now, _BATCH)
             for delivery in batch:
-                move_delivery(
+                try_move(
                     session,
                     delivery,
                     DELIVERY_DEAD,

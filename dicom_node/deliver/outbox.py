@@ -65,7 +65,7 @@ from dicom_node.base.store.tables import (
 )
 from dicom_node.base.store.transitions import (
     FOR_UPDATE,
-    move_delivery,
+    move,
     move_held,
     record,
     settle_study,
@@ -334,7 +334,7 @@ class Moves:
         )
 
     def _move(self, delivery: Delivery, event: events.EventType, **values: Any) -> None:
-        move_delivery(self._session, delivery, event, **values)
+        move(self._session, delivery, event, **values)
 
 
 def wait_before_question(queries: int, settings: OutboxSettings) -> timedelta:
@@ -379,7 +379,7 @@ def enqueue(
         )
         if delivery.withdrawn or (delivery.state is DeliveryState.UNASSESSED and not waits):
             event = events.DELIVERY_HELD if waits else events.DELIVERY_WANTED
-            move_delivery(session, delivery, event, reason="wanted again", withdrawn=False, next_at=utc_now())
+            move(session, delivery, event, reason="wanted again", withdrawn=False, next_at=utc_now())
     return int(waits)
 
 
@@ -408,7 +408,7 @@ def retry(session: Session, delivery_id: int) -> None:
             destination=delivery.destination,
         )
         return
-    move_delivery(
+    move(
         session,
         delivery,
         events.DELIVERY_BY_HAND,
@@ -617,9 +617,7 @@ def accept(
         ):
             if delivery.item.purged:
                 raise NotAllowedNow("the files of these results were deleted after spool.result_days")
-            move_delivery(
-                session, delivery, events.DELIVERY_FREED, reason="", discarded_because="", next_at=utc_now()
-            )
+            move(session, delivery, events.DELIVERY_FREED, reason="", discarded_because="", next_at=utc_now())
     move_held(session, rows, events.RESULTS_ACCEPTED, decided_at=utc_now(), decided_by=by, because="")
     settle_study(session, study_id)
     return len(rows)
@@ -635,7 +633,7 @@ def reject(session: Session, study_id: int, by: str, because: str, as_of: str | 
         raise NotAllowedNow("these results were rejected already")
     for row in rows:
         for delivery in _deliveries(session, row, DeliveryState.UNASSESSED):
-            move_delivery(session, delivery, events.DELIVERY_DISCARDED, reason="", discarded_because=because)
+            move(session, delivery, events.DELIVERY_DISCARDED, reason="", discarded_because=because)
     move_held(session, rows, events.RESULTS_REJECTED, decided_at=utc_now(), decided_by=by, because=because)
     settle_study(session, study_id)
     return len(rows)

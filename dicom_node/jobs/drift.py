@@ -7,8 +7,6 @@ were counted, and no score. Several writers add to the same rows at once: every 
 order, so that no two writers block each other (PostgreSQL).
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections import Counter

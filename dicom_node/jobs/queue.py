@@ -43,10 +43,11 @@ from dicom_node.base.store.tables import LONGEST_WAIT, Instance, Job, Original, 
 from dicom_node.base.store.transitions import (
     FOR_UPDATE,
     database_time,
-    move_job,
+    move,
     record,
     settle_study,
     settle_study_as,
+    try_move,
     turn_changed,
     utc_now,
 )
@@ -295,7 +296,7 @@ class JobQueue:
             job = self._next_free(session, now, self._workers, short)
             if job is None:
                 return None
-            taken = move_job(
+            taken = try_move(
                 session,
                 job,
                 events.JOB_STARTED,
@@ -339,7 +340,7 @@ class JobQueue:
         values = {"reason": reason, "finished_at": utc_now(), "lease_until": None, "cancel_requested": False}
         if state is JobState.SUCCEEDED:
             values["share_done"] = 1.0
-        if not move_job(session, row, _ENDS[state], **values):
+        if not try_move(session, row, _ENDS[state], **values):
             raise _lost(job)
         return row
 
@@ -410,7 +411,7 @@ class JobQueue:
             elif row.study.revision > row.study_revision:  # as what waited when the study changed
                 reason = f"superseded by revision {row.study.revision}"
                 self.complete_if_owner(session, job, JobState.CANCELLED, reason)
-            elif not move_job(session, row, event, lease_until=None, **values):
+            elif not try_move(session, row, event, lease_until=None, **values):
                 raise _lost(job)
             settle_study(session, job.study_id)
 
@@ -433,9 +434,9 @@ class JobQueue:
         lost = self._lost(session, lock=True)
         for job in lost:
             if job.cancel_requested:
-                move_job(session, job, events.JOB_CANCELLED, finished_at=now, lease_until=None)
+                move(session, job, events.JOB_CANCELLED, finished_at=now, lease_until=None)
             elif job.tries >= 2 * self._workers.attempts:  # failure reports count as tries too
-                move_job(
+                move(
                     session,
                     job,
                     events.JOB_FAILED,
@@ -447,7 +448,7 @@ class JobQueue:
                 # limits: a job may also be what brings the node down.
                 may_be_free = job.attempts < _LOSSES * self._workers.attempts
                 is_free = may_be_free and is_dead_with_its_node(job.lease_owner)
-                move_job(
+                move(
                     session,
                     job,
                     events.JOB_TAKEN_OVER,
@@ -639,7 +640,7 @@ def retry(session: Session, job_id: int) -> None:
             f"job {job_id} is of revision {job.study_revision}; its study is {study.state}, "
             f"revision {study.revision}"
         )
-    move_job(
+    move(
         session,
         job,
         events.JOB_QUEUED,
@@ -665,7 +666,7 @@ def cancel(session: Session, job_id: int) -> None:
         return
     if job.state not in (JobState.QUEUED, JobState.HELD):
         raise NotAllowedNow(f"job {job_id} is {job.state}: only one that waits or runs can be cancelled")
-    move_job(session, job, events.JOB_CANCELLED, reason=reason, finished_at=utc_now())
+    move(session, job, events.JOB_CANCELLED, reason=reason, finished_at=utc_now())
     settle_study(session, job.study_id)
 
 

@@ -16,7 +16,6 @@ from dicom_node.base.store.database import Database
 from dicom_node.base.store.tables import AuditRow, DecisionRow, Study
 from dicom_node.base.store.views import View, columns
 from dicom_node.people import decision_copies
-from dicom_node.people.decision_copies import holds, machine
 
 SHORTEST_REASON, LONGEST_REASON = 3, 200
 """Characters of a reason."""
@@ -94,7 +93,7 @@ def note(
         decision = DecisionRow(
             id=uuid.uuid4().hex,
             at=row.at,
-            machine=machine(),
+            machine=decision_copies.machine(),
             action=action.value,
             study_uid=(study.study_instance_uid or "") if study else "",
             record={
@@ -105,7 +104,7 @@ def note(
                 "words": words,
             },
             copied=False,
-            holds=holds(action, about),
+            holds=decision_copies.holds(action, about),
             applied_at=row.at,
             waits_for="",
         )

@@ -65,7 +65,6 @@ from dicom_node.base.store.tables import (
     Result,
     Study,
 )
-from dicom_node.base.store.views import View, as_json, find_study
 from dicom_node.deliver import outbox
 from dicom_node.jobs.queue import cancel
 from dicom_node.people import (
@@ -343,7 +342,7 @@ class _NotYet(Exception):
     """What it is about is not there (any more), in words."""
 
 
-def reconcile_decisions(settings: Settings) -> list[View]:
+def reconcile_decisions(settings: Settings) -> list[views.View]:
     """Enter persons' decisions that the database lost, and apply them again if they can be applied now.
 
     Returns all lost decisions with the outcome for each. Raises OSError, StoreAway.
@@ -390,7 +389,7 @@ def apply_waiting_decisions(settings: Settings) -> int:
     return done
 
 
-def waiting_decisions(session: Session) -> list[View]:
+def waiting_decisions(session: Session) -> list[views.View]:
     """Lost decisions that are not applied yet, the oldest first; ``waits_for``: the reason for each."""
     return [as_view(row) for row in decision_copies.waiting(session)]
 
@@ -441,11 +440,11 @@ def describe_lost(settings: Settings) -> list[str]:
     ]
 
 
-def as_view(row: DecisionRow) -> View:
+def as_view(row: DecisionRow) -> views.View:
     """One decision, as lists show it."""
     return {
         "decision": row.id,
-        "at": as_json(row.at),
+        "at": views.as_json(row.at),
         "actor": row.record.get("actor", ""),
         "action": row.action,
         "study_instance_uid": row.study_uid,
@@ -465,7 +464,7 @@ def _with_audit(settings: Settings, wanted: DecisionRow) -> None:
     they did is there, or a person asks for it again.
     """
     with writing(settings) as session:
-        study = find_study(session, wanted.study_uid).id if wanted.study_uid else None
+        study = views.find_study(session, wanted.study_uid).id if wanted.study_uid else None
         if again := _AGAIN_WITH_AUDIT.get(wanted.action):
             again(session, settings, wanted)
         audit.note(
@@ -488,7 +487,7 @@ def _assess(settings: Settings, wanted: DecisionRow) -> None:
     what = wanted.record["what"]
     with reading(settings) as session:
         _results(session, what["results"])
-        study = find_study(session, wanted.study_uid).id
+        study = views.find_study(session, wanted.study_uid).id
         asked = [session.get_one(Result, row.result_id) for row in outbox.in_question(session, study)]
         if {row.sop_instance_uid for row in asked} != set(what["results"]):
             raise _NotYet("the waiting results changed since they were assessed")
@@ -505,7 +504,7 @@ def _release(settings: Settings, wanted: DecisionRow) -> None:
         study = studies.number_of(database, wanted.study_uid)
         take = Choice(database, settings).again(study, wanted.record["what"])
         with database.read() as session:
-            state = find_study(session, wanted.study_uid).state
+            state = views.find_study(session, wanted.study_uid).state
             later = session.scalar(
                 select(DecisionRow.id)
                 .where(DecisionRow.study_uid == wanted.study_uid, DecisionRow.action == wanted.action)
@@ -536,7 +535,7 @@ def _give_feedback(session: Session, _settings: Settings, wanted: DecisionRow) -
     from dicom_node.people import reviews  # loads what builds results
 
     what, words = wanted.record["what"], wanted.record["words"]
-    study, verdict = find_study(session, wanted.study_uid).id, ReaderVerdict(what["verdict"])
+    study, verdict = views.find_study(session, wanted.study_uid).id, ReaderVerdict(what["verdict"])
     reviews.store_verdicts(session, study, [what["finding"]], verdict, _by(wanted), words)
 
 
@@ -563,7 +562,7 @@ def _judge_cleaning(session: Session, settings: Settings, wanted: DecisionRow) -
 def _change_job(session: Session, _settings: Settings, wanted: DecisionRow) -> None:
     """A job that was cancelled is cancelled; where it was quicker, nothing of it leaves that did not yet."""
     what = wanted.record["what"]
-    study = find_study(session, wanted.study_uid).id
+    study = views.find_study(session, wanted.study_uid).id
     if what["change"] == "cancel":
         newest_first = session.scalars(
             select(Job).where(Job.study_id == study, Job.rule == what["rule"]).order_by(Job.id.desc())

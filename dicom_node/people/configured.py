@@ -59,7 +59,6 @@ from dicom_node.base.lifecycle import AuditAction, ObjectRole, Role, StudyState
 from dicom_node.base.processes import files_of, running
 from dicom_node.base.store import intake, transitions
 from dicom_node.base.store.tables import Instance, Study
-from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, columns, list_events
 from dicom_node.jobs import drift as scores
 from dicom_node.jobs.queue import decide, decide_study, explain, why_none
@@ -307,7 +306,7 @@ def _write(
             f"{'; '.join(warned.undercut)}: give it assess_first = true, or confirm it (despite_hold)"
         )
     document = tomlkit.parse(after)
-    document[SAVED] = f"{utc_now():%Y-%m-%dT%H:%M:%SZ}, {by.name}: {what}"
+    document[SAVED] = f"{transitions.utc_now():%Y-%m-%dT%H:%M:%SZ}, {by.name}: {what}"
     fields: dict[str, Any] = {"despite_hold": "; ".join(warned.undercut)} if warned.undercut else {}
     with writing(settings) as session:
         for kind, entry in changed:
@@ -687,7 +686,7 @@ def model_drift(settings: Settings, since: datetime | None = None) -> list[dict[
     ``drift.WINDOW_DAYS``.
     Raises FaultyInput.
     """
-    day = scores.window(utc_now()) if since is None else since.astimezone(UTC).date()
+    day = scores.window(transitions.utc_now()) if since is None else since.astimezone(UTC).date()
     with reading(settings) as session, _refused():
         return scores.drift(session, settings.workers.models_dir, day)
 

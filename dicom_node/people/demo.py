@@ -1,7 +1,5 @@
 """The demonstration: modalities send real images, a node analyses them, a small PACS has the results."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -2,8 +2,6 @@
 what happened around a time, of all peers or of one: events and associations, which name no patient.
 """
 
-from __future__ import annotations
-
 import difflib
 import ipaddress
 import logging
@@ -97,7 +95,7 @@ def try_peers(settings: Settings, names: Sequence[str], by: audit.Person | None 
     return rows
 
 
-def _tried(peer: PeerSettings, settings: Settings) -> Iterator[Check]:
+def _tried(peer: PeerSettings, settings: Settings) -> "Iterator[Check]":
     from dicom_node.deliver.scu import open_archive, open_commitment, open_destination
 
     if "receive" in peer.may or not peer.is_called:

@@ -340,12 +340,6 @@ def change_fetches(
     return number
 
 
-def fetch_progress(settings: Settings, peer: str, first: int) -> dict[FetchState, int]:
-    """The number of a peer's studies in each state, counting rows from number ``first`` on."""
-    with reading(settings) as session:
-        return fetches.states_since(session, peer, first)
-
-
 def missing_studies(
     settings: Settings,
     name: str,

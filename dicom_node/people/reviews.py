@@ -5,8 +5,6 @@ right. Images whose cleaning waits for a person (withheld, blacked out, filled w
 device rules are made of boxes that a person drew: tried on the last images of the device, then saved.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -59,7 +57,6 @@ from dicom_node.people import (
     studies,
     writing,
 )
-from dicom_node.results.sr import findings as findings_of_report
 
 COLUMNS = (
     "at", "actor", "study_instance_uid", "finding", "tracking_uid", "decision", "verdict", "because",
@@ -478,10 +475,12 @@ def store_verdicts(
 
 def _findings(session: Session, settings: Settings, study: int) -> list[dict[str, Any]]:
     """The findings of the newest reports, each with the UID of its report."""
+    from dicom_node.results.sr import findings  # heavy, and the node's main process imports this module
+
     return [
         row | {"report_uid": path.stem}
         for path in studies.report_files(session, settings, study)
-        for row in findings_of_report(path)
+        for row in findings(path)
     ]
 
 

@@ -48,7 +48,6 @@ from dicom_node.people import (
     writing,
 )
 from dicom_node.receive.spool import Spool
-from dicom_node.results import sr as report
 
 
 class Studies(ServiceResult):
@@ -634,7 +633,9 @@ def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
     """What reports draw on the image, each line once and the name of a measurement once."""
     drawn: set[object] = set()
     named: set[tuple[str, object]] = set()
-    for mark in (mark for path in files for mark in report.places(path) if mark["image"] == uid):
+    from dicom_node.results.sr import places  # heavy, and the node's main process imports this module
+
+    for mark in (mark for path in files for mark in places(path) if mark["image"] == uid):
         place = (tuple(mark["points"]), tuple(mark["frames"]))
         if place in drawn:
             continue

@@ -1,7 +1,5 @@
 """Users of the console: names, roles and passwords; sessions of browsers; tokens of programs."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import secrets
@@ -13,7 +11,7 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy import ColumnElement, Row, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.base.config.settings import AE_TITLE, Settings
@@ -206,7 +204,7 @@ def find(session: Session, name: str) -> UserAccount | None:
 
 
 @cache
-def hasher() -> PasswordHasher:
+def hasher() -> "PasswordHasher":
     """The password hasher: Argon2id with the parameters of RFC 9106 for little memory (64 MiB).
 
     Raises ConfigurationError.
@@ -342,11 +340,7 @@ def user_of_session(
     """
     now = utc_now()
     with database.read() as session:
-        row = session.execute(
-            select(UserSession, UserAccount)
-            .join(UserAccount, UserSession.user_id == UserAccount.id)
-            .where(UserSession.token_sha256 == _hash(token))
-        ).one_or_none()
+        row = _with_user(session, UserSession, token)
         if row is None:
             return None
         signed_in, user = row
@@ -360,6 +354,14 @@ def user_of_session(
                 update(UserSession).where(UserSession.token_sha256 == _hash(token)).values(seen_at=now)
             )
     return found
+
+
+def _with_user(
+    session: Session, kind: type[UserSession] | type[ApiToken], token: str
+) -> Row[tuple[Any, UserAccount]] | None:
+    """The session or API token that this token opens, with its user."""
+    found = select(kind, UserAccount).join(UserAccount, kind.user_id == UserAccount.id)
+    return session.execute(found.where(kind.token_sha256 == _hash(token))).one_or_none()
 
 
 def sign_out(database: Database, token: str, by: audit.Person) -> None:
@@ -445,11 +447,7 @@ def user_of_token(database: Database, token: str) -> User | None:
     """The user of this token; None when there is no such token or it has expired."""
     now = utc_now()
     with database.read() as session:
-        row = session.execute(
-            select(ApiToken, UserAccount)
-            .join(UserAccount, ApiToken.user_id == UserAccount.id)
-            .where(ApiToken.token_sha256 == _hash(token))
-        ).one_or_none()
+        row = _with_user(session, ApiToken, token)
         if row is None:
             return None
         known, user = row

@@ -11,8 +11,6 @@ process, with more time, fails too.
 Hashes of an object's header and Pixel Data tell whether one that comes again is the same version.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib
@@ -337,7 +335,7 @@ def header_sha256(dataset: Dataset, file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _hash_header(digest: hashlib._Hash, dataset: Dataset, file: BinaryIO, inherited: CharacterSet) -> None:
+def _hash_header(digest: "hashlib._Hash", dataset: Dataset, file: BinaryIO, inherited: CharacterSet) -> None:
     """Add a data set, or an item of one with the character set ``inherited``."""
     own = character_sets(dataset)
     charset = CharacterSet.from_terms(own) if any(own) else inherited
@@ -383,7 +381,7 @@ def _swapped(value: bytes, vr: str) -> bytes:
     return b"".join(value[at : at + size][::-1] for at in range(0, len(value), size))
 
 
-def hash_bytes(digest: hashlib._Hash, file: BinaryIO, start: int, length: int) -> None:
+def hash_bytes(digest: "hashlib._Hash", file: BinaryIO, start: int, length: int) -> None:
     """Add ``length`` bytes at ``start`` of the file, or as many as there are."""
     file.seek(start)
     while length > 0 and (block := file.read(min(length, 2**20))):
@@ -513,7 +511,7 @@ class Inspector:
             raise OSError(found["error"], "the file cannot be read")
         return Inspected(**{**found, "patient": Patient(**found["patient"])})
 
-    def fresh(self) -> Inspector:
+    def fresh(self) -> "Inspector":
         """Another one with the same limits, for second tries."""
         return Inspector(self._limits)
 

@@ -101,7 +101,6 @@ from dicom_node.receive.spool import (
     journal_folder,
     listener_lock,
 )
-from dicom_node.receive.statuses import Rejection
 
 ENDED: Final = "Performed Procedure Step Object may no longer be updated"
 """Error Comment of an N-SET after the end (PS3.4 Table F.7.2-2)."""
@@ -740,7 +739,7 @@ class Association:
         if kind != A_ASSOCIATE_RQ:
             raise ProtocolViolation("no association request")
         verdict = self._service.enter(read_request(body, self._address))
-        if isinstance(verdict, Rejection):
+        if isinstance(verdict, statuses.Rejection):
             self._socket.send(
                 # PS3.8 9.3.4
                 struct.pack(">BxIxBBB", A_ASSOCIATE_RJ, 4, verdict.result, verdict.source, verdict.reason)

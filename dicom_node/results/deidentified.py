@@ -22,8 +22,6 @@ A second check searches the finished bytes for identifying values, which are col
 the sources (private attributes and items of sequences too). It shows no value: it names the attribute.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import hashlib
@@ -136,7 +134,7 @@ class KnownIdentity:
     _uids: set[str] = field(repr=False, default_factory=set)
 
     @classmethod
-    def from_sources(cls, sources: Sequence[Source], retained: Collection[str] = ()) -> KnownIdentity:
+    def from_sources(cls, sources: Sequence[Source], retained: Collection[str] = ()) -> "KnownIdentity":
         """The values in the files of these sources and in their decoded headers.
 
         Those of attributes that are ``retained`` on purpose are left out.

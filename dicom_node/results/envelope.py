@@ -10,8 +10,6 @@ highdicom. Only this module imports them: highdicom is pinned below 0.29, and ``
 a newer version changed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
@@ -57,16 +55,6 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import PersonName
 
 from ai_pipeline import contract
-from ai_pipeline.contract import (
-    Code,
-    CodingScheme,
-    Decision,
-    Finding,
-    ImageHeader,
-    JudgedView,
-    ModelRef,
-    SourceImage,
-)
 from ai_pipeline.images.numbers import decimal, value_of, whole_of
 from ai_pipeline.summary import HIGH
 from dicom_node.base.dicom.header import (
@@ -131,7 +119,7 @@ class StatedFinding:
     image: str
     code: tuple[str, str]
     meaning: str
-    decision: Decision
+    decision: contract.Decision
     model: str
     tracking_uid: str
     presence: StatedCode = ("", "", "")
@@ -194,13 +182,13 @@ class ResultContext:
 
     pipeline: str
     pipeline_version: str
-    models: tuple[ModelRef, ...]
+    models: tuple[contract.ModelRef, ...]
     analysed_at: datetime
     kinds: frozenset[ResultKind]
     installation: Installation
     options: Mapping[str, object] = field(default_factory=dict)
-    region: Code | None = None
-    scheme: CodingScheme | None = None
+    region: contract.Code | None = None
+    scheme: contract.CodingScheme | None = None
     station_name: str = ""
     charset: Literal["utf8", "source"] = "utf8"
     burned_in_boxes: bool = False
@@ -216,7 +204,7 @@ class ResultContext:
             raise ValueError("analysed_at needs a time zone")
 
     @staticmethod
-    def of_person(what: str, at: datetime, installation: Installation, station: str) -> ResultContext:
+    def of_person(what: str, at: datetime, installation: Installation, station: str) -> "ResultContext":
         """The context for a person's statement ``what`` on results, made at ``at``; no pipeline and no model
         ran.
 
@@ -235,7 +223,7 @@ class SourceObject:
     the file names none or a wrong one.
     """
 
-    image: SourceImage
+    image: contract.SourceImage
     path: Path
     pixels_sha256: str
     identity_sha256: str
@@ -368,7 +356,7 @@ def read_sources(objects: Sequence[SourceObject]) -> tuple[Source, ...]:
     return tuple(sources)
 
 
-def as_judged(sources: Sequence[Source], views: Sequence[JudgedView]) -> tuple[Source, ...]:
+def as_judged(sources: Sequence[Source], views: Sequence[contract.JudgedView]) -> tuple[Source, ...]:
     """The sources with the views as which they were judged."""
     judged = {one.source_uid: one.view for one in views}
     return tuple(replace(source, judged_view=judged.get(source.uid, "")) for source in sources)
@@ -432,7 +420,7 @@ def stand_in_of(sop_class_uid: str, uid: str, study_uid: str, series_uid: str) -
     return one
 
 
-def _stand_in(header: Dataset, image: ImageHeader) -> Dataset:
+def _stand_in(header: Dataset, image: contract.ImageHeader) -> Dataset:
     stand_in = without_identity(Dataset())
     set_values(
         stand_in,
@@ -625,11 +613,11 @@ SCHEME_UID: Final = derived_uid("dicom-ai-node", "coding scheme", SCHEME)
 PRESENCE: Final = DicomCode("705057003", "SCT", "Presence")
 # PS3.16 CID 240 Present-Absent has all but "Suspected". SNOMED CT's own words for the last two are |Absence
 # findings| and |Undetermined|; a program that knows DICOM looks for these and not for 2667000 and 82334004.
-DECISIONS: Final[Mapping[Decision, DicomCode]] = MappingProxyType(
+DECISIONS: Final[Mapping[contract.Decision, DicomCode]] = MappingProxyType(
     {
-        Decision.PRESENT: codes.SCT.Suspected,
-        Decision.ABSENT: codes.SCT.Absent,
-        Decision.INDETERMINATE: codes.SCT.Undetermined,
+        contract.Decision.PRESENT: codes.SCT.Suspected,
+        contract.Decision.ABSENT: codes.SCT.Absent,
+        contract.Decision.INDETERMINATE: codes.SCT.Undetermined,
     }
 )
 
@@ -718,7 +706,7 @@ _OF_CODE: Final = (
 )  # fmt: skip
 
 
-def coding_schemes(further: CodingScheme | None = None) -> list[CodingSchemeIdentificationItem]:
+def coding_schemes(further: contract.CodingScheme | None = None) -> list[CodingSchemeIdentificationItem]:
     """Coding Scheme Identification Sequence (0008,0110): the names of our and a pipeline's private
     schemes.
     """
@@ -736,7 +724,7 @@ def coding_schemes(further: CodingScheme | None = None) -> list[CodingSchemeIden
     ]
 
 
-def coded(code: Code) -> CodedConcept:
+def coded(code: contract.Code) -> CodedConcept:
     """The concept of a model card in highdicom's type, which puts long values into Long Code Value."""
     return CodedConcept(code.value, code.scheme, code.meaning[:64])
 
@@ -759,7 +747,7 @@ def with_equivalent(code: DicomCode, equivalent: DicomCode) -> CodedConcept:
     return concept
 
 
-def presence_of(finding: Finding) -> DicomCode:
+def presence_of(finding: contract.Finding) -> DicomCode:
     """The concept for a finding's decision.
 
     "Present" only for a label whose positive calls are right nine times in ten, else "Suspected"; "Absent";
@@ -767,11 +755,13 @@ def presence_of(finding: Finding) -> DicomCode:
     """
     is_sure = finding.certainty == HIGH or finding.code == contract.BURNED_IN
     return (
-        codes.SCT.Present if is_sure and finding.decision is Decision.PRESENT else DECISIONS[finding.decision]
+        codes.SCT.Present
+        if is_sure and finding.decision is contract.Decision.PRESENT
+        else DECISIONS[finding.decision]
     )
 
 
-def number_of(finding: Finding) -> CodedConcept:
+def number_of(finding: contract.Finding) -> CodedConcept:
     """The concept of a finding's number (0 to 100 %, or a score without unit), which includes its name.
 
     Viewers that show only a measurement's concept and value (OHIF) would otherwise show a bare number: "AI
@@ -785,7 +775,7 @@ def number_of(finding: Finding) -> CodedConcept:
     named = "\n".join((finding.code.scheme, finding.code.value, meaning))
     value = f"{'P' if calibrated else 'S'}-{hashlib.sha256(named.encode()).hexdigest()[:13]}"
     concept = DicomCode(value, SCHEME, meaning)
-    if calibrated and finding.decision is not Decision.ABSENT:
+    if calibrated and finding.decision is not contract.Decision.ABSENT:
         return with_equivalent(concept, codes.DCM.CertaintyOfFinding)
     return CodedConcept.from_code(concept)
 
@@ -1056,7 +1046,7 @@ def _program(context: ResultContext) -> tuple[str, ...]:
     return context.pipeline, context.pipeline_version, *models
 
 
-def _model_parts(model: ModelRef) -> tuple[str, str, str, str]:
+def _model_parts(model: contract.ModelRef) -> tuple[str, str, str, str]:
     return (model.id, model.version, model.sha256, model.card_sha256)
 
 
@@ -1418,7 +1408,7 @@ def device_observer(context: ResultContext) -> ObserverContext:
     )
 
 
-def algorithm(model: ModelRef, finding: Finding | None = None) -> AlgorithmIdentification:
+def algorithm(model: contract.ModelRef, finding: contract.Finding | None = None) -> AlgorithmIdentification:
     """TID 4019 of a model; for a finding with the operating threshold of its label."""
     threshold = finding.threshold if finding is not None else None
     parameters = None if threshold is None else [f"operating threshold {threshold:.4g}"]

@@ -31,7 +31,6 @@ from dicom_node import __version__
 from dicom_node.base import logs
 from dicom_node.base.errors import ConfigurationError, ExitCode, NodeError
 from dicom_node.base.lifecycle import Role
-from dicom_node.base.logs import printable, printable_json
 from dicom_node.serve.nouns import NOUNS, PARTS_OF_CALLER, SINCE, Column, Input, Uid, Verb, moment
 
 if TYPE_CHECKING:
@@ -90,20 +89,20 @@ _GAP = "  "
 
 def say(text: str, *, err: bool = False, bold: bool = False) -> None:
     """Print one line."""
-    _line(Text(printable(text), style="bold" if bold else ""), err=err)
+    _line(Text(logs.printable(text), style="bold" if bold else ""), err=err)
 
 
 def say_checked(subject: str, text: str, *, ok: bool) -> None:
     """Print the result of a check: "ok", or a warning."""
     mark = Text("ok      ", "green") if ok else Text("warning ", "yellow")
-    _line(mark + Text(printable(subject), "bold") + f" {printable(text)}")
+    _line(mark + Text(logs.printable(subject), "bold") + f" {logs.printable(text)}")
 
 
 def print_json(value: object) -> None:
     """Print one JSON document in UTF-8."""
     of_service = methodcaller("model_dump", mode="json")
     sys.stdout.write(
-        printable_json(json.dumps(value, ensure_ascii=False, indent=2, default=of_service)) + "\n"
+        logs.printable_json(json.dumps(value, ensure_ascii=False, indent=2, default=of_service)) + "\n"
     )
 
 
@@ -173,7 +172,7 @@ def _text(value: object) -> str:
         value = ", ".join(str(item) for item in value)
     elif isinstance(value, Mapping):
         value = ", ".join(f"{key}={item}" for key, item in value.items())
-    return "" if value is None else printable(str(value))
+    return "" if value is None else logs.printable(str(value))
 
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count it

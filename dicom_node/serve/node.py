@@ -46,7 +46,6 @@ from dicom_node.base.errors import (
 )
 from dicom_node.base.files import Files, bucket_of
 from dicom_node.base.lifecycle import Role
-from dicom_node.base.logs import redacted
 from dicom_node.base.processes import (
     Child,
     console_program,
@@ -63,8 +62,6 @@ from dicom_node.deliver import delivery_worker, outbox
 from dicom_node.jobs import drift
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.people import backup, decision_copies, monitoring, preflight
-from dicom_node.people.monitoring import Sign, node_name
-from dicom_node.people.preflight import network_file_system
 from dicom_node.receive.policy import AEPolicy, policy_path
 from dicom_node.receive.spool import Spool
 from dicom_node.studies import choose, indexing
@@ -131,7 +128,9 @@ class _MainProcess:
         self._settings, self._files, self._role, self._place = settings, files, role, place
         self._address, self._ready_lock = "", threading.Lock()
         self._say = OwnEvents(database).say
-        self._answer = partial(self._say, node=node_name(place))  # to who asked this node, of several
+        self._answer = partial(
+            self._say, node=monitoring.node_name(place)
+        )  # to who asked this node, of several
         self._listener_spoke, self._cannot_listen = threading.Event(), ""
         self._console_serves = False
         self._replaced: dict[str, Child] = {}  # children of configurations before, until the newest are ready
@@ -226,10 +225,13 @@ class _MainProcess:
             stopper.join(_GRACE_SECONDS)
         self._background.leave()
 
-    def _signs_of_life(self) -> list[Sign]:
+    def _signs_of_life(self) -> list[monitoring.Sign]:
         return [
-            Sign("main", os.getpid()),
-            *(Sign(child.name, child.pid, child.silent_seconds) for child in self._children.values()),
+            monitoring.Sign("main", os.getpid()),
+            *(
+                monitoring.Sign(child.name, child.pid, child.silent_seconds)
+                for child in self._children.values()
+            ),
         ]
 
     def _renewable(self, settings: Settings) -> dict[str, Child]:
@@ -297,7 +299,7 @@ class _MainProcess:
             ae_title=self._settings.node.ae_title,
             dicom=self._address,
             workers=sum(name.startswith("worker") for name in self._children),
-            database=redacted(self._settings.database_url),
+            database=logs.redacted(self._settings.database_url),
         )
 
     def _child_died(self, name: str, status: int, again_in_seconds: float) -> None:
@@ -375,7 +377,7 @@ def _prepare_folder(settings: Settings) -> None:
 def _database(settings: Settings) -> Iterator[Database]:
     """The database, made or brought up to date first: one machine, one program, no separate step."""
     database = Database(settings.database_url)
-    if network := network_file_system(settings.node.data_dir) if database.is_sqlite else "":
+    if network := preflight.network_file_system(settings.node.data_dir) if database.is_sqlite else "":
         raise CannotRun(
             f"{settings.node.data_dir} is on {network}: SQLite is not safe there. Use a local disk for "
             "node.data_dir, or PostgreSQL by node.database_url"

@@ -676,25 +676,25 @@ FETCHES: Final = Noun(
             ),
             none="No study was asked for.",
         ),
-        Verb(
-            "again",
-            "people.queues:change_fetches",
-            "Fetch once more what was given up or cancelled of a peer.",
-            "pacs --config node.toml",
-            inputs=(_PEER,),
-            fixed={"change": "again"},
-            says="{result} studies are fetched again.",
-            role=UserRole.OPERATOR,
-        ),
-        Verb(
-            "cancel",
-            "people.queues:change_fetches",
-            "Do not fetch what waits for a peer; the study that is under way still comes.",
-            "pacs --config node.toml",
-            inputs=(_PEER,),
-            fixed={"change": "cancel"},
-            says="{result} studies are not fetched.",
-            role=UserRole.OPERATOR,
+        *(
+            Verb(
+                change,
+                "people.queues:change_fetches",
+                about,
+                "pacs --config node.toml",
+                inputs=(_PEER,),
+                fixed={"change": change},
+                says=f"{{result}} studies are {outcome}.",
+                role=UserRole.OPERATOR,
+            )
+            for change, about, outcome in (
+                ("again", "Fetch once more what was given up or cancelled of a peer.", "fetched again"),
+                (
+                    "cancel",
+                    "Do not fetch what waits for a peer; the study that is under way still comes.",
+                    "not fetched",
+                ),
+            )
         ),
         Verb(
             "missing",

@@ -55,7 +55,7 @@ from dicom_node.base.runner import Lane
 from dicom_node.base.store import fetches, intake
 from dicom_node.base.store.database import Database, batches
 from dicom_node.base.store.tables import ArchiveQuestion, Fetch, Job, Study
-from dicom_node.base.store.transitions import move, record, turn_changed, utc_now
+from dicom_node.base.store.transitions import record, try_move, turn_changed, utc_now
 from dicom_node.deliver import scu
 from dicom_node.receive.policy import accepted_classes
 from dicom_node.receive.spool import Arrival, Spool, WaitingObjects, check_taken, read_meta
@@ -236,7 +236,7 @@ class Fetcher(Lane[Fetch]):
                 session.add(row)
                 reason = f"the node ended while it was fetched, try {row.attempts}"
                 event = FETCH_RETRIED if row.attempts < ATTEMPTS_OF_KILLED else FETCH_FAILED
-                move(session, row, event, reason=reason, next_at=utc_now())
+                try_move(session, row, event, reason=reason, next_at=utc_now())
             return NotYet()
         with self._database.read() as session:
             wait = self._pause(row, fetches.last_start(session, self._peer.name), utc_now())
@@ -245,7 +245,7 @@ class Fetcher(Lane[Fetch]):
             return NotYet()
         with self._database.write() as session:
             session.add(row)
-            if not move(session, row, FETCH_STARTED, started_at=utc_now(), attempts=row.attempts + 1):
+            if not try_move(session, row, FETCH_STARTED, started_at=utc_now(), attempts=row.attempts + 1):
                 return NotYet()  # a person cancelled it
         archive = scu.open_archive(self._peer, self._settings)
         sink = Incoming(self._spool, self._waiting, self._settings, self._peer, row.id)
@@ -269,10 +269,10 @@ class Fetcher(Lane[Fetch]):
     def move(self, session: Session, row: Fetch, outcome: Outcome) -> None:
         """Fetched, failed, or waiting again."""
         if isinstance(outcome, Retry):
-            move(session, row, FETCH_RETRIED)
+            try_move(session, row, FETCH_RETRIED)
         else:
             event = FETCH_DONE if isinstance(outcome, Done) else FETCH_FAILED
-            move(session, row, event, ended_at=utc_now())
+            try_move(session, row, event, ended_at=utc_now())
 
 
 @contextmanager
@@ -390,7 +390,7 @@ def fetch_missing(session: Session, peer: str, study: MissingStudy) -> None:
         write_down(session, peer, study.found)
     elif row.state not in OPEN_FETCHES:
         row.peer = peer
-        move(session, row, FETCH_ASKED, attempts=0, reason="", next_at=utc_now())
+        try_move(session, row, FETCH_ASKED, attempts=0, reason="", next_at=utc_now())
 
 
 def report_missing(database: Database, settings: Settings) -> int:
@@ -532,7 +532,7 @@ def write_down(
 def ask_again(session: Session, peer: str) -> int:
     """Fetch again the studies of this peer that were given up or cancelled; returns their number."""
     return sum(
-        move(session, row, FETCH_ASKED, attempts=0, reason="", next_at=utc_now())
+        try_move(session, row, FETCH_ASKED, attempts=0, reason="", next_at=utc_now())
         for row in fetches.listed(session, peer, (FetchState.FAILED, FetchState.CANCELLED))
     )
 
@@ -540,6 +540,6 @@ def ask_again(session: Session, peer: str) -> int:
 def cancel(session: Session, peer: str) -> int:
     """Cancel the waiting fetches from this peer; returns the number of studies."""
     return sum(
-        move(session, row, FETCH_CANCELLED, ended_at=utc_now())
+        try_move(session, row, FETCH_CANCELLED, ended_at=utc_now())
         for row in fetches.listed(session, peer, (FetchState.WAITING,))
     )

@@ -61,10 +61,10 @@ from dicom_node.base.store.transitions import (
     FOR_UPDATE,
     append,
     move,
-    move_job,
     move_study,
     record,
     steady_now,
+    try_move,
     utc_now,
 )
 from dicom_node.jobs.queue import decide_study, forward_late
@@ -115,7 +115,7 @@ def release_study(session: Session, study_id: int, now: datetime | None = None) 
 def drop_waiting(session: Session, study: Study, reason: str) -> None:
     """Cancel jobs that have not started: jobs of a newer revision replace them."""
     for job in queue.of_study(session, study.id, (JobState.QUEUED, JobState.HELD)):
-        move_job(session, job, events.JOB_CANCELLED, reason=reason, finished_at=utc_now())
+        try_move(session, job, events.JOB_CANCELLED, reason=reason, finished_at=utc_now())
 
 
 def stop_study(session: Session, study: Study, reason: str, *, same_data: bool = False) -> None:

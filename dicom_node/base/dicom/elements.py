@@ -10,8 +10,6 @@ elements of group 0002 behind it are of the data set, which may not have any. A 
 part of the header lets a sender replace what the listener wrote there.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import struct

@@ -16,8 +16,6 @@ source's mistake would be an error in our result. Old scanners and converters wr
 stay unchanged: results belong to the patient and study of their source.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import warnings
@@ -87,7 +85,7 @@ class CharacterSet:
     known: bool
 
     @classmethod
-    def from_terms(cls, terms: Sequence[str]) -> CharacterSet:
+    def from_terms(cls, terms: Sequence[str]) -> "CharacterSet":
         """The codecs for the values of (0008,0005). Without a value, or for an unknown set, only ASCII
         decodes.
         """

@@ -20,7 +20,7 @@ from dicom_node.base.store.tables import (
     Withdrawal,
     has_come,
 )
-from dicom_node.base.store.transitions import move_delivery, utc_now
+from dicom_node.base.store.transitions import try_move, utc_now
 
 WITHDRAWN = "withdrawn"
 """Why a delivery is discarded whose result a person withdrew."""
@@ -60,7 +60,7 @@ def forward(session: Session, original: Original, destination: str) -> bool:
         return True
     if not found.withdrawn:
         return False
-    return move_delivery(
+    return try_move(
         session, found, DELIVERY_WANTED, reason="wanted again", withdrawn=False, next_at=utc_now()
     )
 
@@ -120,7 +120,7 @@ def versions(session: Session, delivery: Delivery) -> Sequence[Delivery]:
 
 def withdraw(session: Session, delivery: Delivery, reason: str) -> None:
     """Cancel a delivery until a job wants it again."""
-    move_delivery(session, delivery, DELIVERY_WITHDRAWN, reason=f"withdrawn: {reason}", withdrawn=True)
+    try_move(session, delivery, DELIVERY_WITHDRAWN, reason=f"withdrawn: {reason}", withdrawn=True)
 
 
 def replace_unassessed(session: Session, study_id: int, rule: str, by: Collection[int]) -> None:
@@ -163,7 +163,7 @@ def withdrawn_assessments(session: Session, jobs: Collection[int]) -> Sequence[D
 
 def discard(session: Session, delivery: Delivery, because: str) -> bool:
     """Discard a delivery; returns False if a sender has claimed it meanwhile."""
-    return move_delivery(session, delivery, DELIVERY_DISCARDED, reason="", discarded_because=because)
+    return try_move(session, delivery, DELIVERY_DISCARDED, reason="", discarded_because=because)
 
 
 def may_be_there(delivery: Delivery) -> bool:

@@ -40,18 +40,6 @@ def last_start(session: Session, peer: str) -> datetime | None:
     return session.scalar(select(func.max(Fetch.started_at)).where(Fetch.peer == peer))
 
 
-def states_since(session: Session, peer: str, first: int) -> dict[FetchState, int]:
-    """The number of a peer's fetches in each state, counting rows from number ``first`` on."""
-    return {
-        row[0]: row[1]
-        for row in session.execute(
-            select(Fetch.state, func.count())
-            .where(Fetch.peer == peer, Fetch.id >= first)
-            .group_by(Fetch.state)
-        )
-    }
-
-
 def states_by_peer(session: Session) -> dict[str, dict[FetchState, int]]:
     """The number of fetches in each state, for each peer."""
     found: dict[str, dict[FetchState, int]] = {}

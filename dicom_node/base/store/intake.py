@@ -29,6 +29,7 @@ from dicom_node.base.store.tables import (
     Study,
     WaitingReport,
 )
+from dicom_node.base.store.transitions import lock_free
 
 _HAS_FILE = ReceivedObject.purged.is_(False)
 
@@ -360,13 +361,7 @@ def lock_purgeable(
     Studies that another transaction is changing now are left out.
     """
     found = purgeable(session, before, limit, among)
-    locked = session.scalars(
-        select(Study.id)
-        .where(Study.id.in_(found))
-        .order_by(Study.id)
-        .with_for_update(key_share=True, skip_locked=True)
-    ).all()
-    # Again: what was committed between the first look and the lock is seen by a new statement only.
+    locked = lock_free(session, found)
     return purgeable(session, before, limit, locked)
 
 

@@ -36,7 +36,7 @@ from dicom_node.base.store.tables import (
     Study,
     Withdrawal,
 )
-from dicom_node.base.store.transitions import record, utc_now
+from dicom_node.base.store.transitions import lock_free, record, utc_now
 
 _NEVER_LEFT = (DeliveryState.UNASSESSED, DeliveryState.CANCELLED, DeliveryState.DISCARDED)
 
@@ -217,13 +217,7 @@ def lock_outdated(session: Session, before: datetime, limit: int) -> list[Result
         )
     )
     found = {row.study_id for row in session.scalars(chosen.order_by(Result.id).limit(limit))}
-    locked = session.scalars(
-        select(Study.id)
-        .where(Study.id.in_(found))
-        .order_by(Study.id)
-        .with_for_update(key_share=True, skip_locked=True)
-    ).all()
-    # Again: what was committed between the first look and the lock is seen by a new statement only.
+    locked = lock_free(session, found)
     free_rows = chosen.where(Result.study_id.in_(locked)).order_by(Result.id)
     return list(session.scalars(free_rows.with_for_update(of=Result, key_share=True, skip_locked=True)))
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from sqlalchemy import delete, func, insert, or_, select, update
@@ -16,7 +17,7 @@ from sqlalchemy.engine import CursorResult
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from dicom_node.base.errors import NodeError
+from dicom_node.base.errors import NodeError, NotAllowedNow
 from dicom_node.base.events import STUDY_MOVED, Event, EventType, happened
 from dicom_node.base.lifecycle import (
     COMMITMENT,
@@ -55,6 +56,7 @@ from dicom_node.base.store.tables import (
 
 _LEAST_PAUSE = 5.0  # seconds before a lease that somebody else holds is asked for again
 _State = TypeVar("_State", bound=StrEnum)
+_Row = Job | Delivery | Commitment | RequestedCommitment | Fetch | ClaimedWorkitem
 
 # FOR NO KEY UPDATE: an event that others write about the study holds KEY SHARE on it, and does not wait.
 FOR_UPDATE = {"key_share": True}
@@ -63,6 +65,18 @@ _HOW = {"attempt": "attempts", "reason": "reason"}
 _ASKED = {"transaction": "transaction_uid"}
 _OF_STUDY = {"study": "study_instance_uid", "peer": "peer"}
 _CYCLES: Mapping[type[Base], tuple[Mapping[Any, Any], Sequence[str], Mapping[str, str]]] = {
+    Job: (JOB, _OF_ATTEMPT, {"job": "id", "rule": "rule"} | _HOW),
+    Delivery: (
+        DELIVERY,
+        _OF_ATTEMPT,
+        {
+            "delivery": "id",
+            "destination": "destination",
+            "instance": "item.sop_instance_uid",
+            "status": "status",
+            "reason": "reason",
+        },
+    ),
     Commitment: (COMMITMENT, _AS_READ, _ASKED | {"destination": "destination", "objects": "deliveries"}),
     RequestedCommitment: (
         REQUESTED,
@@ -79,6 +93,15 @@ _CYCLES: Mapping[type[Base], tuple[Mapping[Any, Any], Sequence[str], Mapping[str
 """The life cycle of a table's rows, the columns that must be as read, and the columns that an event has, by
 the names of its fields; of a list its length.
 """
+
+
+def lock_free(session: Session, study_ids: Iterable[int]) -> Sequence[int]:
+    """Lock these studies until the transaction ends, but those that another one is changing; returns them.
+
+    Read again afterwards what they were chosen by: a new statement sees what was committed meanwhile.
+    """
+    chosen = select(Study.id).where(Study.id.in_(study_ids)).order_by(Study.id)
+    return session.scalars(chosen.with_for_update(key_share=True, skip_locked=True)).all()
 
 
 def record(session: Session, event_type: EventType, study_id: int | None = None, **fields: Any) -> Event:
@@ -100,25 +123,11 @@ def append(session: Session, event: Event, study_id: int | None = None) -> None:
     session.add(EventRow(at=event.at, number=event.type.number, study_id=study_id, fields=dict(event.fields)))
 
 
-def move_study(session: Session, study: Study, event: EventType, *, reason: str = "") -> bool:
-    """Change a study's state by an event; returns False if another process changed it first.
-
-    The caller then reads the state again. Raises NodeError if the event cannot happen in the study's
-    state.
+def move_study(session: Session, study: Study, event: EventType, *, reason: str = "") -> None:
+    """Change a study's state by an event. Raises NotAllowedNow if another process changed it first, and
+    NodeError if the event cannot happen in the study's state.
     """
-    return _set_study(session, study, _next(STUDY, study, event), event, reason)
-
-
-def move_job(session: Session, job: Job, event: EventType, **values: Any) -> bool:
-    """Change a job's state by an event, if its state and attempt are as read; ``values``: further columns.
-
-    Returns False if another process changed the job first.
-    """
-    if not _set(session, job, _next(JOB, job, event), values, _OF_ATTEMPT):
-        return False
-    record(session, event, job.study_id, job=job.id, rule=job.rule, attempt=job.attempts, reason=job.reason)
-    turn_changed(session, job)
-    return True
+    _set_study(session, study, _next(STUDY, study, event), event, reason)
 
 
 def turn_changed(session: Session, job: Job) -> None:
@@ -127,28 +136,6 @@ def turn_changed(session: Session, job: Job) -> None:
         from dicom_node.base.store import tickets
 
         tickets.follow(session, job)
-
-
-def move_delivery(session: Session, delivery: Delivery, event: EventType, **values: Any) -> bool:
-    """Change a delivery's state by an event, if its state and attempt are as read; ``values``: further
-    columns.
-
-    Returns False if another process changed the delivery first.
-    """
-    if not _set(session, delivery, _next(DELIVERY, delivery, event), values, _OF_ATTEMPT):
-        return False
-    item = delivery.item
-    record(
-        session,
-        event,
-        item.study_id,
-        delivery=delivery.id,
-        destination=delivery.destination,
-        instance=item.sop_instance_uid,
-        status=delivery.status,
-        reason=delivery.reason,
-    )
-    return True
 
 
 def move_held(session: Session, rows: Sequence[HeldResult], event: EventType, **values: Any) -> int:
@@ -170,22 +157,36 @@ def move_held(session: Session, rows: Sequence[HeldResult], event: EventType, **
     return len(moved)
 
 
-def move(
-    session: Session,
-    row: Commitment | RequestedCommitment | Fetch | ClaimedWorkitem,
-    event: EventType,
-    **values: Any,
-) -> bool:
-    """Change the state of a row by an event, if its state (and the attempt at a fetch) are as read.
+def move(session: Session, row: _Row, event: EventType, **values: Any) -> None:
+    """Change the state of a row by an event. Raises NotAllowedNow if another process changed it first.
+
+    ``values``: further columns.
+    """
+    if not try_move(session, row, event, **values):
+        raise _lost(row)
+
+
+def try_move(session: Session, row: _Row, event: EventType, **values: Any) -> bool:
+    """Change the state of a row by an event, if its state (and its attempt, where it has some) are as read.
 
     ``values``: further columns. Returns False if another process changed the row first.
     """
     cycle, same, recorded = _CYCLES[type(row)]
     if not _set(session, row, _next(cycle, row, event), values, same):
         return False
-    fields = {field: getattr(row, column) for field, column in recorded.items()}
-    record(session, event, **{name: len(v) if isinstance(v, list) else v for name, v in fields.items()})
+    fields = {field: attrgetter(column)(row) for field, column in recorded.items()}
+    if isinstance(row, Job):
+        turn_changed(session, row)
+    item = row.item if isinstance(row, Delivery) else row
+    fields = {name: len(v) if isinstance(v, list) else v for name, v in fields.items()}
+    record(session, event, getattr(item, "study_id", None), **fields)
     return True
+
+
+def _lost(row: Study | _Row) -> NotAllowedNow:
+    return NotAllowedNow(
+        f"{row.__tablename__} {row.id} was changed by another process at the same time: try again"
+    )
 
 
 def settle_study(session: Session, study_id: int) -> None:
@@ -225,26 +226,24 @@ def settle_studies(session: Session, study_ids: Iterable[int]) -> None:
         settle_study(session, study_id)
 
 
-def settle_study_as(session: Session, study: Study, state: StudyState, reason: str = "") -> bool:
-    """Set a study's state as derived from its work; returns False if another process changed it first.
-
-    Raises NodeError for a study that is being received or is in quarantine.
+def settle_study_as(session: Session, study: Study, state: StudyState, reason: str = "") -> None:
+    """Set a study's state as derived from its work. Raises NotAllowedNow if another process changed it
+    first, and NodeError for a study that is being received or is in quarantine.
     """
     if study.state not in {StudyState.COMPLETE, *READ_FROM_WORK} or state not in READ_FROM_WORK:
         raise NodeError(f"study {study.id}: {study.state} cannot become {state}")
-    return _set_study(session, study, state, STUDY_MOVED, reason)
+    _set_study(session, study, state, STUDY_MOVED, reason)
 
 
-def _set_study(session: Session, study: Study, to: StudyState, event: EventType, reason: str) -> bool:
+def _set_study(session: Session, study: Study, to: StudyState, event: EventType, reason: str) -> None:
     before = study.state
     if not _set(session, study, to, {"reason": reason}):
-        return False
+        raise _lost(study)
     # In the word of lists: "held" where nothing came of the study but jobs that a limit holds.
     held = select(Job.id).where(Job.study_id == study.id, Job.state == JobState.HELD).limit(1)
     is_held = to is StudyState.NOT_APPLICABLE and session.scalar(held) is not None
     after, uid = JobState.HELD if is_held else to, study.study_instance_uid
     record(session, event, study.id, study=uid, before=before, after=after, reason=reason)
-    return True
 
 
 def _next(table: Mapping[tuple[_State, EventType], _State], row: Any, event: EventType) -> _State:
@@ -259,7 +258,7 @@ def _next(table: Mapping[tuple[_State, EventType], _State], row: Any, event: Eve
 
 def _set(
     session: Session,
-    row: Study | Job | Delivery | Commitment | RequestedCommitment | HeldResult | Fetch | ClaimedWorkitem,
+    row: Study | HeldResult | _Row,
     to: StrEnum,
     values: Mapping[str, Any],
     same: Sequence[str] = _AS_READ,

@@ -76,7 +76,7 @@ from dicom_node.base.store.tables import (
     StepObject,
     Study,
 )
-from dicom_node.base.store.transitions import move_delivery, settle_study, steady_now, utc_now
+from dicom_node.base.store.transitions import move, settle_study, steady_now, utc_now
 from dicom_node.deliver import outbox
 from dicom_node.jobs.queue import JobQueue
 from dicom_node.people import audit, configured, studies
@@ -1097,7 +1097,7 @@ class Life:
         with self.inbox.database.write() as session:
             for row in session.scalars(select(Delivery).where(Delivery.state == DeliveryState.PENDING)):
                 for event in (DELIVERY_STARTED, DELIVERY_SENT, DELIVERY_CONFIRMED):
-                    move_delivery(session, row, event)
+                    move(session, row, event)
                 settle_study(session, row.result.study_id)
 
     def release(self) -> None:
