@@ -11,7 +11,7 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Row, delete, func, select, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.base.config.settings import AE_TITLE, Settings
@@ -356,9 +356,7 @@ def user_of_session(
     return found
 
 
-def _with_user(
-    session: Session, kind: type[UserSession] | type[ApiToken], token: str
-) -> Row[tuple[Any, UserAccount]] | None:
+def _with_user(session: Session, kind: type[UserSession] | type[ApiToken], token: str) -> Any:
     """The session or API token that this token opens, with its user."""
     found = select(kind, UserAccount).join(UserAccount, kind.user_id == UserAccount.id)
     return session.execute(found.where(kind.token_sha256 == _hash(token))).one_or_none()

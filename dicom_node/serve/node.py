@@ -603,9 +603,8 @@ class Background:
             for task in tasks:
                 every(seconds, self._when_held, _SITE, task, *of_node)
 
-        for name in self._leases:
-            self._outlast(self._hold, name)
-            every(_SCHEDULER_SECONDS / 3, self._hold, name)
+        self._hold_leases()
+        every(_SCHEDULER_SECONDS / 3, self._hold_leases)
         self._outlast(self._show_life)
         every(monitoring.SIGN_SECONDS, self._show_life)
         every(_CLOCK_SECONDS, self._watch_clock)
@@ -648,6 +647,11 @@ class Background:
             work(*given)
         except SQLAlchemyError as error:
             self._database.outage.noticed(error)
+
+    def _hold_leases(self) -> None:
+        """All at one time: each lease that is written wakes the threads that wait for changes."""
+        for name in self._leases:
+            self._outlast(self._hold, name)
 
     def _hold(self, name: str) -> None:
         """Take or renew a lease: of those that can do the same duties, one process of a site does them."""
