@@ -10,8 +10,6 @@ UTF-8; python-hl7 has no tables of them, and writes each letter beyond ASCII as 
 hl7apy builds the message, and the tests read it with python-hl7.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re
@@ -69,7 +67,7 @@ class SegmentFields:
         """Whether a field has any text."""
         return any(text for components in self.fields.get(number, ()) for text in components[:1])
 
-    def copy(self, number: int, other: SegmentFields, source: int) -> None:
+    def copy(self, number: int, other: "SegmentFields", source: int) -> None:
         """Fill an empty field with field ``source`` of another segment."""
         if source in other.fields:
             self.fields.setdefault(number, other.fields[source])

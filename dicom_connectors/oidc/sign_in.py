@@ -3,8 +3,6 @@
 No data of the provider is kept between two sign-ins: its keys may change in between.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import re
@@ -50,7 +48,7 @@ class _IdentityProvider:
 
     settings: OidcSettings
     session: BoundedSession
-    client: OAuth2Client
+    client: "OAuth2Client"
     metadata: Mapping[str, Any]
 
     def address(self, endpoint: str) -> str:

@@ -3,8 +3,6 @@
 Only requests to cancel (Event Type ID 2, PS3.4 CC.2.4) are read, from messages in one frame of limited size.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
@@ -81,7 +79,7 @@ class UpsEvents:
             raise Unavailable(f"{self._peer.name}: event channel: {type(error).__name__}") from None
 
     @contextmanager
-    def _channel(self) -> Iterator[_Channel]:
+    def _channel(self) -> "Iterator[_Channel]":
         """Raises OSError, ValueError."""
         host, tls = self._url.hostname or "", self._url.scheme == "https"
         port = self._url.port or (443 if tls else 80)

@@ -17,7 +17,7 @@ from typing import Final
 
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
 from dicom_connectors.worklist import workitem as ups
@@ -63,7 +63,7 @@ from dicom_node.base.outcomes import Failed, NotYet, Outcome, Retry
 from dicom_node.base.runner import NEVER, Lane
 from dicom_node.base.store import fetches, requested
 from dicom_node.base.store.database import Database
-from dicom_node.base.store.tables import ClaimedWorkitem, Fetch, Study
+from dicom_node.base.store.tables import ClaimedWorkitem, Fetch, Job, Study
 from dicom_node.base.store.transitions import (
     record,
     settle_study,
@@ -185,7 +185,14 @@ class Worklist(Lane[ClaimedWorkitem]):
     def _search(self, manager: WorklistManager) -> None:
         """Raises Unavailable."""
         with self._database.read() as session:
-            room = self._work.worklist_items - requested.open_items(session, self._peer.name)
+            room = self._work.worklist_items - (
+                session.scalar(
+                    select(func.count())
+                    .select_from(ClaimedWorkitem)
+                    .where(ClaimedWorkitem.peer == self._peer.name, ClaimedWorkitem.state.in_(OPEN_WORKITEMS))
+                )
+                or 0
+            )
         if room <= 0:
             return
         found = [item for given in manager.search() if (item := ups.read_workitem(given))]
@@ -193,7 +200,14 @@ class Worklist(Lane[ClaimedWorkitem]):
         station = self._settings.node.ae_title
         mine = [item for item in found if item.is_for(self._work.worklist, station)]
         with self._database.read() as session:
-            known = requested.known_items(session, self._peer.name, [item.uid for item in mine])
+            known = set(
+                session.scalars(
+                    select(ClaimedWorkitem.workitem_uid).where(
+                        ClaimedWorkitem.peer == self._peer.name,
+                        ClaimedWorkitem.workitem_uid.in_([item.uid for item in mine]),
+                    )
+                )
+            )
         for item in sorted(mine, key=lambda one: not one.is_urgent):
             if room and item.uid not in known and self._is_wanted(manager, item):
                 known.add(item.uid)
@@ -431,7 +445,12 @@ class Worklist(Lane[ClaimedWorkitem]):
         One that was here goes on: somebody sent it for its results.
         """
         with self._database.write() as session:
-            if not row.fetch_asked or requested.is_wanted_twice(session, row):
+            others = exists().where(
+                ClaimedWorkitem.study_instance_uid == row.study_instance_uid,
+                ClaimedWorkitem.id != row.id,
+                ClaimedWorkitem.state.in_(OPEN_WORKITEMS),
+            )
+            if not row.fetch_asked or session.scalar(select(others)):
                 return
             fetch = fetches.of_study(session, row.study_instance_uid)
             if fetch is not None and fetch.state is FetchState.WAITING:
@@ -439,7 +458,12 @@ class Worklist(Lane[ClaimedWorkitem]):
             study = fetches.here(session, [row.study_instance_uid]).get(row.study_instance_uid)
             if study is None:
                 return
-            for job in requested.unfinished_jobs(session, study.id):
+            for job in session.scalars(
+                select(Job).where(
+                    Job.study_id == study.id,
+                    Job.state.in_((JobState.HELD, JobState.QUEUED, JobState.RUNNING)),
+                )
+            ).all():
                 if job.state is JobState.RUNNING:
                     job.cancel_requested, job.reason = True, _STOPPED
                 else:
@@ -475,7 +499,11 @@ def give_up_workitems(database: Database, settings: Settings) -> None:
     """Give up open items of managers from which the settings no longer accept work."""
     peers = [peer.name for peer in settings.peers if part(peer, WorklistPeer).worklist]
     with database.write() as session:
-        for row in requested.items_of_others(session, peers, _BATCH):
+        for row in session.scalars(
+            select(ClaimedWorkitem)
+            .where(ClaimedWorkitem.state.in_(OPEN_WORKITEMS), ClaimedWorkitem.peer.not_in(peers))
+            .limit(_BATCH)
+        ).all():
             values = {"reason": "the peer is not configured with worklist any more", "ended_at": utc_now()}
             try_move(session, row, WORKITEM_GIVEN_UP, **values)
 
@@ -555,11 +583,21 @@ class Cancellations:
 
     def _claimed(self) -> set[str]:
         with self._database.read() as session:
-            return requested.claimed_items(session, self._peer.name)
+            return set(session.scalars(select(ClaimedWorkitem.workitem_uid).where(*self._claims())))
+
+    def _claims(self) -> tuple[ColumnElement[bool], ...]:
+        """This manager's claimed items without a request to cancel them."""
+        return (
+            ClaimedWorkitem.peer == self._peer.name,
+            ClaimedWorkitem.state == WorkitemState.CLAIMED,
+            ClaimedWorkitem.cancel_asked.is_(False),
+        )
 
     def _note(self, uid: str) -> None:
         with self._database.write() as session:
-            for row in requested.items_to_cancel(session, self._peer.name, uid):
+            for row in session.scalars(
+                select(ClaimedWorkitem).where(*self._claims(), ClaimedWorkitem.workitem_uid == uid)
+            ).all():
                 row.cancel_asked, row.next_at = True, utc_now()
                 study = row.study_instance_uid
                 record(session, WORKITEM_STOPPED, peer=self._peer.name, study=study, workitem=uid)

@@ -29,7 +29,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from pydicom.uid import generate_uid
-from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -109,7 +109,11 @@ def give_up_requests(database: Database, settings: Settings) -> None:
     """
     peers = [peer.name for peer in settings.peers if peer.commit_after]
     with database.write() as session:
-        for row in requested.requests_of_others(session, peers, _ANSWERS_AT_ONCE):
+        for row in session.scalars(
+            select(RequestedCommitment)
+            .where(requested.UNFINISHED, RequestedCommitment.peer.not_in(peers))
+            .limit(_ANSWERS_AT_ONCE)
+        ).all():
             try_move(
                 session,
                 row,
@@ -117,7 +121,7 @@ def give_up_requests(database: Database, settings: Settings) -> None:
                 reason="the peer is not configured with commit_after any more",
             )
         session.execute(delete(Commitment).where(Commitment.asked_at < utc_now() - _KEEP))
-        requested.forget_requests(session, utc_now() - _KEEP)
+        session.execute(delete(RequestedCommitment).where(RequestedCommitment.asked_at < utc_now() - _KEEP))
 
 
 def _enter(session: Session, settings: Settings, report: WaitingReport) -> None:
@@ -645,8 +649,17 @@ class Route:
             attempts = max(one.attempts for one in reports)
             answered = statuses & {scu.SendStatus.STORED, scu.SendStatus.WARNED, scu.SendStatus.VERIFY}
             if statuses & {scu.SendStatus.UNREACHABLE, scu.SendStatus.HUNG} and not answered:
-                wait = wait_before_retry(attempts, self._settings.outbox)  # so does what waits for the peer
-                deliveries.postpone(session, self.peer.name, utc_now() + wait)
+                # What else waits for the peer waits as long.
+                until = utc_now() + wait_before_retry(attempts, self._settings.outbox)
+                session.execute(
+                    update(Delivery)
+                    .where(
+                        Delivery.destination == self.peer.name,
+                        Delivery.state == DeliveryState.PENDING,
+                        Delivery.next_at < until,
+                    )
+                    .values(next_at=until)
+                )
             elif attempts > 1 and answered:
                 deliveries.hurry(session, utc_now(), self.peer.name)
             if scu.SendStatus.HUNG in statuses:

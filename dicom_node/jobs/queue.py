@@ -28,6 +28,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ai_pipeline.images.dates import date_of
@@ -610,7 +611,8 @@ def _forward(session: Session, instance: Instance, name: str, settings: Settings
 def _original(session: Session, instance: Instance) -> Original:
     """The version in force, as the outbox knows it. The same bytes, again after their purge, are no other."""
     received = intake.file_of(session, instance)
-    newest = intake.newest_original(session, instance.sop_instance_uid)
+    versions = select(Original).where(Original.sop_instance_uid == instance.sop_instance_uid)
+    newest = session.scalar(versions.order_by(Original.id.desc()).limit(1))
     if newest is not None and newest.study_id == instance.study_id:
         if newest.received_id == received.id:
             return newest

@@ -517,7 +517,9 @@ def replay(
     """
     found, rows = [], []
     with database.read() as session:
-        for study in intake.settled_studies(session, since):
+        coming = (StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUARANTINED)
+        settled = select(Study).where(Study.last_received_at >= since, Study.state.not_in(coming))
+        for study in session.scalars(settled.order_by(Study.last_received_at, Study.id)).all():
             sources = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
             had = [
                 _work(job.pipeline, job.options, job.destinations, job.source_uids)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -43,6 +43,7 @@ from dicom_node.base.events import (
 )
 from dicom_node.base.lifecycle import (
     OPEN_FETCHES,
+    DeliveryState,
     FetchPurpose,
     FetchState,
     JobState,
@@ -54,7 +55,7 @@ from dicom_node.base.outcomes import Done, Failed, NotYet, Outcome, Retry
 from dicom_node.base.runner import Lane
 from dicom_node.base.store import fetches, intake
 from dicom_node.base.store.database import Database, batches
-from dicom_node.base.store.tables import ArchiveQuestion, Fetch, Job, Study
+from dicom_node.base.store.tables import ArchiveQuestion, Delivery, Fetch, Instance, Job, Result, Study
 from dicom_node.base.store.transitions import record, try_move, turn_changed, utc_now
 from dicom_node.deliver import scu
 from dicom_node.receive.policy import accepted_classes
@@ -239,7 +240,11 @@ class Fetcher(Lane[Fetch]):
                 try_move(session, row, event, reason=reason, next_at=utc_now())
             return NotYet()
         with self._database.read() as session:
-            wait = self._pause(row, fetches.last_start(session, self._peer.name), utc_now())
+            wait = self._pause(
+                row,
+                session.scalar(select(func.max(Fetch.started_at)).where(Fetch.peer == self._peer.name)),
+                utc_now(),
+            )
         if wait > 0:
             stop.wait(min(wait, _LOOK_SECONDS))
             return NotYet()
@@ -447,8 +452,19 @@ def _lacks(session: Session, peer: PeerSettings, study: scu.FoundStudy, known: S
     """What is wrong with a study that is here; "" where it has its result, or will have it."""
     if known.state in _ON_ITS_WAY:
         return ""
-    received = fetches.received_objects(session, known.id)
-    theirs = (study.instances or 0) - fetches.results_at(session, known.id, peer.name)
+    received = session.scalar(
+        select(func.count(Instance.id)).where(Instance.study_id == known.id, Instance.role != ObjectRole.OWN)
+    )
+    ours = session.scalar(
+        select(func.count(Delivery.id))
+        .join(Delivery.result)
+        .where(
+            Result.study_id == known.id,
+            Delivery.destination == peer.name,
+            Delivery.state == DeliveryState.CONFIRMED,
+        )
+    )
+    received, theirs = received or 0, (study.instances or 0) - (ours or 0)
     if theirs > received:
         return f"incomplete: {received} of {theirs} objects came"
     if known.state in _SETTLED:

@@ -38,11 +38,13 @@ from dicom_node.base.lifecycle import (
     NOT_CHOSEN,
     READ_FROM_WORK,
     AssociationOutcome,
+    DeliveryState,
     FetchState,
     JobState,
     ObjectRole,
     Outcome,
     ResultKind,
+    ReviewVerdict,
     StudyState,
 )
 from dicom_node.base.sitekey import PatientNames
@@ -56,7 +58,18 @@ from dicom_node.base.store import (
     sight,
 )
 from dicom_node.base.store.database import Database, batches, stamp
-from dicom_node.base.store.tables import Association, Cursor, Fetch, Instance, ReceivedObject, Study
+from dicom_node.base.store.tables import (
+    Association,
+    CleaningReview,
+    Cursor,
+    Delivery,
+    Fetch,
+    Instance,
+    Original,
+    ReceivedObject,
+    Result,
+    Study,
+)
 from dicom_node.base.store.transitions import (
     FOR_UPDATE,
     append,
@@ -127,8 +140,22 @@ def stop_study(session: Session, study: Study, reason: str, *, same_data: bool =
     for job in queue.of_study(session, study.id, (JobState.RUNNING,)):
         job.cancel_requested, job.reason = True, reason
     but = NOT_CHOSEN if same_data else {ResultKind.REJECTION}
-    received = [] if same_data else intake.pending_originals(session, study.id)
-    for delivery in [*intake.pending_deliveries(session, study.id, but), *received]:
+    received = (
+        []
+        if same_data
+        else session.scalars(
+            select(Delivery)
+            .join(Delivery.original)
+            .where(Original.study_id == study.id, Delivery.state == DeliveryState.PENDING)
+        ).all()
+    )
+    unsent = session.scalars(
+        select(Delivery)
+        .join(Delivery.result)
+        .where(Result.study_id == study.id, Result.kind.not_in(but))
+        .where(Delivery.state.in_((DeliveryState.PENDING, DeliveryState.UNASSESSED)))
+    ).all()
+    for delivery in [*unsent, *received]:
         deliveries.withdraw(session, delivery, reason)
     session.flush()
 
@@ -1021,7 +1048,11 @@ def _purge(
         studies = intake.lock_purgeable(session, before, most, among)
         paths = [path for study_id in studies for path in intake.mark_purged(session, study_id)]
         for study_id in studies:
-            results.end_reviews(session, study_id)
+            session.execute(
+                update(CleaningReview)
+                .where(CleaningReview.study_id == study_id, CleaningReview.verdict.is_(None))
+                .values(verdict=ReviewVerdict.REPLACED, decided_at=utc_now())
+            )
             if also:
                 also(session, study_id)
         if paths:

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, exists, func, or_, select, update
 from sqlalchemy.orm import Session, contains_eager, selectinload
 
 from dicom_node.base.events import DELIVERY_DISCARDED, DELIVERY_WANTED, DELIVERY_WITHDRAWN
-from dicom_node.base.lifecycle import DeliveryState, ResultKind
+from dicom_node.base.lifecycle import DeliveryState
 from dicom_node.base.store.tables import (
     DecisionRow,
     Delivery,
@@ -152,15 +152,6 @@ def left_by_hand(session: Session, study_id: int, rule: str) -> list[Delivery]:
     )
 
 
-def withdrawn_assessments(session: Session, jobs: Collection[int]) -> Sequence[Delivery]:
-    """Deliveries of persons' assessments of these jobs' reports that were withdrawn before they were sent."""
-    return session.scalars(
-        select(Delivery)
-        .join(Delivery.result)
-        .where(Result.kind == ResultKind.ASSESSMENT, Result.job_id.in_(jobs), Delivery.withdrawn)
-    ).all()
-
-
 def discard(session: Session, delivery: Delivery, because: str) -> bool:
     """Discard a delivery; returns False if a sender has claimed it meanwhile."""
     return try_move(session, delivery, DELIVERY_DISCARDED, reason="", discarded_because=because)
@@ -240,15 +231,6 @@ def of_numbers(session: Session, numbers: Collection[int]) -> Sequence[Delivery]
     """The deliveries of these numbers, locked, with their objects."""
     chosen = select(Delivery).where(Delivery.id.in_(numbers)).order_by(Delivery.id)
     return session.scalars(chosen.options(*_OBJECTS).with_for_update(of=Delivery)).all()
-
-
-def postpone(session: Session, destination: str, until: datetime) -> None:
-    """Postpone the waiting deliveries of an unreachable peer until ``until``."""
-    session.execute(
-        update(Delivery)
-        .where(Delivery.destination == destination, Delivery.state == _S.PENDING, Delivery.next_at < until)
-        .values(next_at=until)
-    )
 
 
 def hurry(session: Session, now: datetime, destination: str | None = None) -> None:

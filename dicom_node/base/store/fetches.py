@@ -9,8 +9,8 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, exists, func, or_, select
 from sqlalchemy.orm import Session
 
-from dicom_node.base.lifecycle import DeliveryState, FetchPurpose, FetchState, ObjectRole, QuestionState
-from dicom_node.base.store.tables import ArchiveQuestion, Delivery, Fetch, Instance, Result, Study
+from dicom_node.base.lifecycle import FetchPurpose, FetchState, QuestionState
+from dicom_node.base.store.tables import ArchiveQuestion, Fetch, Study
 from dicom_node.base.store.transitions import utc_now
 
 _S = FetchState
@@ -33,11 +33,6 @@ def of_studies(session: Session, study_instance_uids: Collection[str]) -> dict[s
         row.study_instance_uid: row
         for row in session.scalars(select(Fetch).where(Fetch.study_instance_uid.in_(study_instance_uids)))
     }
-
-
-def last_start(session: Session, peer: str) -> datetime | None:
-    """The time of the last retrieval from this peer; None without one."""
-    return session.scalar(select(func.max(Fetch.started_at)).where(Fetch.peer == peer))
 
 
 def states_by_peer(session: Session) -> dict[str, dict[FetchState, int]]:
@@ -91,32 +86,6 @@ def here(session: Session, study_instance_uids: Collection[str]) -> dict[str, St
         str(row.study_instance_uid): row
         for row in session.scalars(select(Study).where(Study.study_instance_uid.in_(study_instance_uids)))
     }
-
-
-def received_objects(session: Session, study_id: int) -> int:
-    """The number of a study's objects in force here, without this node's results."""
-    return (
-        session.scalar(
-            select(func.count())
-            .select_from(Instance)
-            .where(Instance.study_id == study_id, Instance.role != ObjectRole.OWN)
-        )
-        or 0
-    )
-
-
-def results_at(session: Session, study_id: int, peer: str) -> int:
-    """The number of a study's results that this peer has confirmed."""
-    mine = (Result.study_id == study_id, Delivery.destination == peer)
-    return (
-        session.scalar(
-            select(func.count())
-            .select_from(Delivery)
-            .join(Delivery.result)
-            .where(*mine, Delivery.state == DeliveryState.CONFIRMED)
-        )
-        or 0
-    )
 
 
 def question_of_rule(session: Session, study: Study, rule: str) -> ArchiveQuestion | None:

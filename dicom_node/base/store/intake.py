@@ -15,7 +15,6 @@ from dicom_node.base.lifecycle import (
     JobState,
     ObjectRole,
     Outcome,
-    ResultKind,
     StudyState,
 )
 from dicom_node.base.store.tables import (
@@ -155,16 +154,6 @@ def of_one_patient(session: Session, studies: Collection[int]) -> bool:
     )
 
 
-def settled_studies(session: Session, since: datetime) -> Sequence[Study]:
-    """Studies whose last object arrived after ``since`` and whose rules were applied, the oldest first."""
-    coming = (StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUARANTINED)
-    return session.scalars(
-        select(Study)
-        .where(Study.last_received_at >= since, Study.state.not_in(coming))
-        .order_by(Study.last_received_at, Study.id)
-    ).all()
-
-
 def unread_beside(session: Session, study_id: int) -> int:
     """The number of objects that cannot be read and came on associations that brought objects of this study.
 
@@ -189,29 +178,6 @@ def unread_beside(session: Session, study_id: int) -> int:
     )
 
 
-def pending_deliveries(session: Session, study_id: int, but: Collection[ResultKind]) -> Sequence[Delivery]:
-    """The study's result deliveries that were not sent yet.
-
-    ``but``: kinds to leave out, because they stay true in any case.
-    """
-    return session.scalars(
-        select(Delivery)
-        .join(Delivery.result)
-        .where(Result.study_id == study_id, Result.kind.not_in(but))
-        .where(Delivery.state.in_((DeliveryState.PENDING, DeliveryState.UNASSESSED)))
-    ).all()
-
-
-def pending_originals(session: Session, study_id: int) -> Sequence[Delivery]:
-    """Deliveries of the study's received objects that were not sent yet."""
-    return session.scalars(
-        select(Delivery)
-        .join(Delivery.original)
-        .where(Original.study_id == study_id)
-        .where(Delivery.state == DeliveryState.PENDING)
-    ).all()
-
-
 def file_of(session: Session, instance: Instance) -> ReceivedObject:
     """The received object whose file is the version in force."""
     return session.scalars(
@@ -234,12 +200,6 @@ def forwarded_to(session: Session, study_id: int, calling_ae: str) -> Sequence[s
         .distinct()
         .order_by(Delivery.destination)
     ).all()
-
-
-def newest_original(session: Session, sop_instance_uid: str) -> Original | None:
-    """The newest version of this SOP instance that rules forward."""
-    mine = Original.sop_instance_uid == sop_instance_uid
-    return session.scalar(select(Original).where(mine).order_by(Original.id.desc()).limit(1))
 
 
 def came_from_none_of(senders: Collection[str]) -> ColumnElement[bool]:

@@ -13,7 +13,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from dicom_node.base.lifecycle import (
-    OPEN_WORKITEMS,
     READ_FROM_WORK,
     AssociationOutcome,
     DeliveryState,
@@ -23,7 +22,6 @@ from dicom_node.base.lifecycle import (
     ResultKind,
     StepStatus,
     StudyState,
-    WorkitemState,
 )
 from dicom_node.base.store.database import batches
 from dicom_node.base.store.tables import (
@@ -84,18 +82,6 @@ def unreported(session: Session, peer: str, limit: int) -> Sequence[RequestedCom
         .order_by(RequestedCommitment.asked_at.desc())
         .limit(limit)
     ).all()
-
-
-def requests_of_others(session: Session, peers: Collection[str], limit: int) -> Sequence[RequestedCommitment]:
-    """Unfinished requests of all peers but these."""
-    return session.scalars(
-        select(RequestedCommitment).where(UNFINISHED, RequestedCommitment.peer.not_in(peers)).limit(limit)
-    ).all()
-
-
-def forget_requests(session: Session, before: datetime) -> None:
-    """Delete requests that were made before ``before``."""
-    session.execute(delete(RequestedCommitment).where(RequestedCommitment.asked_at < before))
 
 
 def sent_by(session: Session, calling_ae: str, uids: Sequence[str]) -> set[str]:
@@ -281,68 +267,6 @@ class DeliveredSeries:
     objects: dict[str, str] = field(default_factory=dict)
     """SOP Class UID by SOP Instance UID."""
     destinations: set[str] = field(default_factory=set)
-
-
-def open_items(session: Session, peer: str) -> int:
-    """The number of this manager's items that are claimed and not ended."""
-    return (
-        session.scalar(
-            select(func.count())
-            .select_from(ClaimedWorkitem)
-            .where(ClaimedWorkitem.peer == peer, ClaimedWorkitem.state.in_(OPEN_WORKITEMS))
-        )
-        or 0
-    )
-
-
-def claimed_items(session: Session, peer: str) -> set[str]:
-    """UIDs of this manager's claimed items without a request to cancel them."""
-    return set(
-        session.scalars(
-            select(ClaimedWorkitem.workitem_uid).where(
-                ClaimedWorkitem.peer == peer, ClaimedWorkitem.state == WorkitemState.CLAIMED, _NOT_ASKED
-            )
-        )
-    )
-
-
-def items_to_cancel(session: Session, peer: str, uid: str) -> Sequence[ClaimedWorkitem]:
-    """This manager's claimed items with this UID and without a request to cancel them."""
-    mine = (ClaimedWorkitem.peer == peer, ClaimedWorkitem.state == WorkitemState.CLAIMED)
-    named = ClaimedWorkitem.workitem_uid == uid
-    return session.scalars(select(ClaimedWorkitem).where(*mine, named, _NOT_ASKED)).all()
-
-
-def items_of_others(session: Session, peers: Collection[str], limit: int) -> Sequence[ClaimedWorkitem]:
-    """Open work items of all managers except ``peers``."""
-    return session.scalars(
-        select(ClaimedWorkitem)
-        .where(ClaimedWorkitem.state.in_(OPEN_WORKITEMS), ClaimedWorkitem.peer.not_in(peers))
-        .limit(limit)
-    ).all()
-
-
-def is_wanted_twice(session: Session, row: ClaimedWorkitem) -> bool:
-    """Whether another open item wants the same study."""
-    same = (ClaimedWorkitem.study_instance_uid == row.study_instance_uid, ClaimedWorkitem.id != row.id)
-    return bool(session.scalar(select(exists().where(*same, ClaimedWorkitem.state.in_(OPEN_WORKITEMS)))))
-
-
-def unfinished_jobs(session: Session, study_id: int) -> Sequence[Job]:
-    """Jobs of a study that wait, are held, or run."""
-    states = (JobState.HELD, JobState.QUEUED, JobState.RUNNING)
-    return session.scalars(select(Job).where(Job.study_id == study_id, Job.state.in_(states))).all()
-
-
-def known_items(session: Session, peer: str, uids: Collection[str]) -> set[str]:
-    """The UIDs among ``uids`` for which a claim at this peer is recorded, in whatever state."""
-    return set(
-        session.scalars(
-            select(ClaimedWorkitem.workitem_uid).where(
-                ClaimedWorkitem.peer == peer, ClaimedWorkitem.workitem_uid.in_(uids)
-            )
-        )
-    )
 
 
 def share_done(session: Session, study_id: int) -> float:

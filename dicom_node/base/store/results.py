@@ -168,11 +168,6 @@ def receivers(session: Session, study_id: int, rule: str) -> set[str]:
     )
 
 
-def make_stat(session: Session, study_id: int) -> None:
-    """Give a study the priority STAT: its deliveries and later jobs go before those of other studies."""
-    session.execute(update(Study).where(Study.id == study_id, Study.priority < 1).values(priority=1))
-
-
 def purged_images(session: Session, study_id: int, rule: str) -> dict[str, str]:
     """Images of this study in jobs of this rule whose files were purged since.
 
@@ -311,12 +306,4 @@ def end_reviews_of_image(session: Session, instance_id: int, verdict: ReviewVerd
     waiting = (CleaningReview.instance_id == instance_id, CleaningReview.verdict.is_(None))
     session.execute(
         update(CleaningReview).where(*waiting).values(verdict=verdict, decided_at=utc_now(), decided_by=by)
-    )
-
-
-def end_reviews(session: Session, study_id: int) -> None:
-    """End the waiting reviews of a study, whose objects are purged from the spool."""
-    waiting = (CleaningReview.study_id == study_id, CleaningReview.verdict.is_(None))
-    session.execute(
-        update(CleaningReview).where(*waiting).values(verdict=ReviewVerdict.REPLACED, decided_at=utc_now())
     )

@@ -35,7 +35,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
-from sqlalchemy import exists, select
+from sqlalchemy import exists, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -552,7 +552,12 @@ class ResultWriter:
                     # finding.
                     further = [name for name in names if name not in row.destinations]
                     if stat:
-                        stored.make_stat(session, job.study_id)
+                        # Its deliveries and later jobs go before those of other studies.
+                        session.execute(
+                            update(Study)
+                            .where(Study.id == job.study_id, Study.priority < 1)
+                            .values(priority=1)
+                        )
                     if further or stat:
                         record(
                             session,
@@ -669,7 +674,11 @@ class ResultWriter:
                 delivery.withdrawn = False
         # Withdrawn assessments of reports that did not change after all are delivered.
         jobs = {row.job_id for row in rows.values() if row.kind is ResultKind.SR and not row.deidentified}
-        for delivery in deliveries.withdrawn_assessments(session, jobs):
+        for delivery in session.scalars(
+            select(Delivery)
+            .join(Delivery.result)
+            .where(Result.kind == ResultKind.ASSESSMENT, Result.job_id.in_(jobs), Delivery.withdrawn)
+        ).all():
             takers = [one for one in self._settings.peers if one.name == delivery.destination]
             if delivery.result is not None:
                 outbox.enqueue(session, delivery.result, [one for one in takers if one.assessments])

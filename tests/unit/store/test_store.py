@@ -142,9 +142,7 @@ def test_of_many_at_once_one_wins_a_move(database: Database) -> None:
     def complete(_: int) -> bool:
         with database.write() as session:
             row = session.get_one(Study, study.id)
-            if is_first := row.state is StudyState.RECEIVING:
-                move_study(session, row, events.STUDY_COMPLETE)
-            return is_first
+            return row.state is StudyState.RECEIVING and not move_study(session, row, events.STUDY_COMPLETE)
 
     with ThreadPoolExecutor(4) as racers:
         assert sorted(racers.map(complete, range(4))) == [False, False, False, True]
