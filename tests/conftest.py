@@ -1,7 +1,5 @@
 """Fixtures and options that every room's tests share; what skips without Debian's programs."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import gc
@@ -171,7 +169,7 @@ def rounds(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
+def postgres() -> Iterator["Postgres"]:
     """A PostgreSQL server; the test is marked ``debian("postgresql")``."""
     from tests.postgres_lab import start_postgres
 
@@ -189,6 +187,6 @@ def pacs() -> Iterator[object]:
 
 
 @pytest.fixture
-def postgres_url(postgres: Postgres) -> str:
+def postgres_url(postgres: "Postgres") -> str:
     """SQLAlchemy URL of an empty database; the test is marked ``debian("postgresql")``."""
     return postgres.new_database()

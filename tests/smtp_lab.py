@@ -1,7 +1,5 @@
 """A mail server and a web server on ports of this machine that do what a test says, good or bad."""
 
-from __future__ import annotations
-
 import base64
 import json
 import socket
@@ -36,7 +34,7 @@ class MailServer:
     logins: list[str] = field(default_factory=list)
 
     @contextmanager
-    def running(self) -> Iterator[MailServer]:
+    def running(self) -> Iterator["MailServer"]:
         """On a free port."""
         mail = self
 
@@ -115,7 +113,7 @@ class WebServer:
     calls: list[tuple[dict[str, str], dict[str, Any]]] = field(default_factory=list)
 
     @contextmanager
-    def running(self) -> Iterator[WebServer]:
+    def running(self) -> Iterator["WebServer"]:
         """On a free port."""
 
         def answer(request: Request) -> Response:

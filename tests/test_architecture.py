@@ -4,8 +4,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections import defaultdict
-from graphlib import TopologicalSorter
 from pathlib import Path
 
 import grimp
@@ -152,23 +150,6 @@ def test_every_package_is_listed_in_its_pyproject(folder: str) -> None:
     assert {".".join(path.parts) for path in found} == set(project["tool"]["setuptools"]["packages"])
 
 
-def test_files_and_folders_of_a_folder_form_no_circle() -> None:
+def test_rooms_folders_and_files_form_no_circle() -> None:
+    """At each level: rooms of the node, with the base below them; folders of a room; files of a folder."""
     assert {name: circle for name in OURS if (circle := GRAPH.nominate_cycle_breakers(name))} == {}
-
-
-def folder_of(module: str) -> str:
-    """A file counts as one with its folder, in the node with its room, the base among them; at the root of a
-    package it is one of its own.
-    """
-    if _under(module, "dicom_node"):
-        return ".".join(module.split(".")[:2])
-    return module if GRAPH.find_children(module) or module.count(".") == 1 else module.rpartition(".")[0]
-
-
-def test_folders_form_no_circle() -> None:
-    """What folders import lies beside them in a folder of its own, never above them."""
-    edges: dict[str, set[str]] = defaultdict(set)
-    for module, target in IMPORTS:
-        if target in OURS and folder_of(target) != folder_of(module):
-            edges[folder_of(module)].add(folder_of(target))
-    assert [*TopologicalSorter(edges).static_order()], "a circle is a CycleError"

@@ -30,7 +30,7 @@ from dicom_connectors.notifications.gather import forget_removed
 from dicom_connectors.traces.settings import TelemetrySettings
 from dicom_node.base import events
 from dicom_node.base.config.settings import PeerSettings, WorkerSettings
-from dicom_node.base.errors import CannotRun, NodeError, SchemaOutdated
+from dicom_node.base.errors import CannotRun, NodeError, NotAllowedNow, SchemaOutdated
 from dicom_node.base.lifecycle import (
     LIFE_CYCLES,
     READ_FROM_WORK,
@@ -70,6 +70,7 @@ from dicom_node.base.store.transitions import (
     move_study,
     record,
     settle_study_as,
+    try_move,
     utc_now,
 )
 from dicom_node.deliver.delivery_worker import DeliveryWorker, give_up_requests
@@ -137,15 +138,25 @@ def test_times_come_back_aware_and_naive_ones_are_refused(database: Database) ->
 
 def test_of_many_at_once_one_wins_a_move(database: Database) -> None:
     stored = Stored(database)
-    stored.add(study := a_study("1.2.3", StudyState.RECEIVING))
+    stored.add(study := a_study("1.2.3"))
+    stored.add(job := a_job(study, JobState.QUEUED))
 
-    def complete(_: int) -> bool:
+    def start(_: int) -> bool:
         with database.write() as session:
-            row = session.get_one(Study, study.id)
-            return row.state is StudyState.RECEIVING and not move_study(session, row, events.STUDY_COMPLETE)
+            row = session.get_one(Job, job.id)
+            return row.state is JobState.QUEUED and try_move(session, row, events.JOB_STARTED)
 
     with ThreadPoolExecutor(4) as racers:
-        assert sorted(racers.map(complete, range(4))) == [False, False, False, True]
+        assert sorted(racers.map(start, range(4))) == [False, False, False, True]
+
+
+def test_a_move_that_another_process_has_won_is_refused(database: Database) -> None:
+    stored = Stored(database)
+    stored.add(study := a_study("1.2.3", StudyState.RECEIVING))
+    with database.write() as session, pytest.raises(NotAllowedNow, match="at the same time"):
+        row = session.get_one(Study, study.id)
+        session.execute(text("UPDATE study SET state = 'complete'"))
+        move_study(session, row, events.STUDY_COMPLETE)
 
 
 def test_a_database_error_does_not_quote_the_patient(database: Database) -> None:
