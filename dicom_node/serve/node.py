@@ -603,9 +603,8 @@ class Background:
             for task in tasks:
                 every(seconds, self._when_held, _SITE, task, *of_node)
 
-        self._hold_leases()
+        # All are counted from one moment: each that writes wakes the threads that wait for changes.
         every(_SCHEDULER_SECONDS / 3, self._hold_leases)
-        self._outlast(self._show_life)
         every(monitoring.SIGN_SECONDS, self._show_life)
         every(_CLOCK_SECONDS, self._watch_clock)
         every(_DECISIONS_SECONDS, self._watch_entered)
@@ -639,6 +638,8 @@ class Background:
             self._scheduler.add_job(
                 self._outlast, "cron", [self._when_held, _SITE, report_missing, *of_node], hour=3
             )  # UTC
+        self._hold_leases()
+        self._outlast(self._show_life)
         self._scheduler.start()
 
     def _outlast(self, work: Callable[..., object], *given: object) -> None:
@@ -649,7 +650,6 @@ class Background:
             self._database.outage.noticed(error)
 
     def _hold_leases(self) -> None:
-        """All at one time: each lease that is written wakes the threads that wait for changes."""
         for name in self._leases:
             self._outlast(self._hold, name)
 
