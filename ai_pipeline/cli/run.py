@@ -72,17 +72,17 @@ class Folder:
         return written
 
     def _derived(self, stem: str, number: int, derived: DerivedImage) -> Record:
-        name = f"{stem}.{derived.name}" + ("" if number < 2 else f"-{number + 1}")
+        name = f"{stem}.{derived.kind}" + ("" if number < 2 else f"-{number + 1}")
         frames = derived.frames
         if frames.dtype != np.uint8 and not (frames.dtype == np.uint16 and frames.ndim == 3):  # no PNG
             np.save(self.path / f"{name}.npy", frames)
-            return _entry(derived.name, self.path / f"{name}.npy", len(frames))
+            return _entry(derived.kind, self.path / f"{name}.npy", len(frames))
         if len(frames) == 1:
-            return self._png(name, derived.name, frames[0])
+            return self._png(name, derived.kind, frames[0])
         (self.path / name).mkdir(exist_ok=True)
         for index, frame in enumerate(frames, start=1):
             Image.fromarray(np.asarray(frame)).save(self.path / name / f"{index:04d}.png", compress_level=1)
-        return _entry(derived.name, self.path / name, len(frames))
+        return _entry(derived.kind, self.path / name, len(frames))
 
     def _png(self, name: str, kind: str, samples: PixelArray) -> Record:
         path = self.path / f"{name}.png"

@@ -411,9 +411,8 @@ def summary_of(report: Report) -> SummaryPage:
     ordered = sorted(report.images, key=lambda image: _importance(image, report))
     first, *_ = ordered
     source, cleaned = first.source, first.cleaned
-    located = [one for one in first.located if one.finding.code != BURNED_IN]
-    frame = first_frame(located)
-    here = [one for one in located if (one.finding.frame or 1) == frame]
+    frame = first_frame(first.located)
+    here = [one for one in first.located if (one.finding.frame or 1) == frame]
     places = place_lines(one.region for one in here if one.region is not None)
     caption = "; ".join(filter(None, [_name(source, sources, frame, cleaned=cleaned is not None), *places]))
     shown: PagePicture | str = (
