@@ -234,7 +234,9 @@ def _annotations(
             names = [_label(one) for one in here]
             yield GraphicAnnotation([image], texts, referenced_frame_number=number, text_objects=names)
     said = [line for line in report.lines if not line.startswith("Not assessed")]
-    whole = " ".join([*said, ", ".join(further_numbers(report))]).replace("AI:", "AI, not for diagnostic use:", 1)
+    whole = " ".join([*said, ", ".join(further_numbers(report))]).replace(
+        "AI:", "AI, not for diagnostic use:", 1
+    )
     words = textwrap.wrap(whole, _LINE_LETTERS, max_lines=2, placeholder=" …")
     # VR ST: lines end with CR LF (PS3.5 6.1.3).
     place = min(_EDGES, key=partial(_letters_in, report.source.stored.image.display()))
