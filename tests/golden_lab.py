@@ -181,7 +181,6 @@ def _context(pipeline: str, model: contract.ModelRef = CALIBRATED, *kinds: Resul
         pipeline_version="1",
         region=made.card.region,
         options={"heatmaps": True},
-        burned_in_boxes=True,
     )
 
 

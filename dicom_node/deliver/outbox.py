@@ -474,16 +474,15 @@ def discard_all(session: Session, because: str, destination: str | None = None) 
 def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence[PeerSettings]) -> int:
     """Send the newest results of a study to a further peer; returns how many. Raises NotAllowedNow.
 
-    ``peers``: all configured peers. The table does not say whether objects have burned-in boxes, or in which
-    character set they are: objects that only peers with other settings received are left out.
+    ``peers``: all configured peers. The table does not say in which character set objects are: those that
+    only peers with another one received are left out.
     """
     study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
     if study.state in (StudyState.RECEIVING, StudyState.QUARANTINED):
         raise NotAllowedNow(f"the study is {study.state}: its results go nowhere now")
     if "receive" not in peer.may:
         raise NotAllowedNow(f'{peer.name} gets no results: may = ["receive"] in the configuration allows it')
-    wants = (peer.burned_in_boxes, peer.charset)
-    others = {one.name for one in peers if (one.burned_in_boxes, one.charset) != wants}
+    others = {one.name for one in peers if one.charset != peer.charset}
     made_for = (peer.deidentify, (peer.pseudonym_domain or "") if peer.deidentify else "")
     rows = session.scalars(select(Result).where(Result.study_id == study_id).order_by(Result.id)).all()
     replaced, gone = {row.supersedes for row in rows}, results.withdrawn(session, [row.id for row in rows])

@@ -73,7 +73,6 @@ host = "127.0.0.1"
 port = {pacs_port}
 may = ["send", "receive"]
 results = ["sr", "gsps", "sc", "summary", "heatmap", "cleaned"]
-burned_in_boxes = true
 [[peers]]
 name = "us1"
 ae_title = "US1"

@@ -55,7 +55,7 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from ai_pipeline.contract import BURNED_IN, Decision, ImageKind, PipelineResult
+from ai_pipeline.contract import Decision, ImageKind, PipelineResult
 from ai_pipeline.images.render import assesses
 from dicom_node.base.dicom.header import quiet_pydicom
 from dicom_node.base.dicom.identity import COPIED
@@ -109,7 +109,7 @@ from dicom_node.results.pictures import (
     modality_of,
     summary_of,
 )
-from dicom_node.results.report import ImageReport, Report, failure_of, report_of, reported
+from dicom_node.results.report import ImageReport, Report, failure_of, report_of
 from dicom_node.results.sr import build_document, stated
 
 _CLASSES: Final[Mapping[ResultKind, str]] = {
@@ -137,7 +137,7 @@ def build(
     builder, has_call = ResultBuilder(context), any(image.has_call for image in report.images)
     # The node has a report of every job; a peer too if it replaces one there, or images are missing.
     builder.kinds = context.kinds if has_call else context.kinds & (quiet | {ResultKind.SR})
-    builder.add_report(report, (*_boxed(context, report.images), *report.parts), report.parts)
+    builder.add_report(report, report.parts, report.parts)
     if not (has_call or report.incomplete or context.supersedes):
         not_beside = frozenset() if says or context.no_call is not None else frozenset({ResultKind.CLEANED})
         if ResultKind.SR not in quiet:
@@ -163,16 +163,6 @@ def build_failure(
         make = partial(build_failure_picture, context, source, reason)
         builder.add(ResultKind.SC, [source], make, ("failure", reason))
     return builder.built
-
-
-def _boxed(context: ResultContext, images: Sequence[ImageReport]) -> tuple[str, ...]:
-    """The part of the UID that distinguishes an object with boxes of burned-in annotation."""
-    drawn = context.burned_in_boxes and any(
-        one.code == BURNED_IN and one.decision is not Decision.ABSENT
-        for image in images
-        for one in image.findings
-    )
-    return ("burned-in boxes",) if drawn else ()
 
 
 class ResultBuilder:
@@ -233,22 +223,21 @@ class ResultBuilder:
         No picture of pixels that the report's ``drawn_on`` does not allow.
         """
         context, source = self.context, image.source
-        parts = (*_boxed(context, [image]), *image.parts)
         cleaned, masks = image.of_kind(ImageKind.CLEANED), image.of_kind(ImageKind.MASK)
         grey, colour = GrayscaleSoftcopyPresentationStateStorage, ColorSoftcopyPresentationStateStorage
         self.add(
             ResultKind.GSPS,
             [source],
             partial(build_presentation, context, image),
-            parts,
+            image.parts,
             sop_class_uid=grey if source.grey else colour,
         )
         below = image.cleaned if report.drawn_on == "cleaned" else None
         if below is not None or report.drawn_on == "source":
             # Drawn on the source, or on the cleaned image below the drawing.
             shows_cleaned = ResultKind.CLEANED in self.kinds and bool(cleaned)
-            if reported(context, image.findings) or not shows_cleaned or assesses((), image.measurements):
-                self.add(ResultKind.SC, [source], partial(build_annotated, report, image, below), parts)
+            if not shows_cleaned or assesses(image.findings, image.measurements):
+                self.add(ResultKind.SC, [source], partial(build_annotated, report, image, below), image.parts)
             mapped = [one for one in image.findings if one.evidence and one.decision is not Decision.ABSENT]
             for rank, finding in enumerate(mapped, start=1):
                 make = partial(build_heatmap, context, source, finding, rank, below)

@@ -400,10 +400,7 @@ def build_deidentified(
     """
     builder = _Builder(context, read_sources(sources), pseudonyms, options)
     builder.add_all(result)
-    marked = (
-        replace(one, deidentified=True, pseudonym_domain=pseudonyms.domain, burned_in_boxes=None)
-        for one in builder.built
-    )
+    marked = (replace(one, deidentified=True, pseudonym_domain=pseudonyms.domain) for one in builder.built)
     return Deidentified(tuple(marked), tuple(builder.withheld))
 
 

@@ -171,10 +171,9 @@ class ResultContext:
     kinds that any destination can show. ``charset``: what the destinations want, ISO_IR 192 (``utf8``) or the
     character set of the source. ``region``: the part of the body that the pipeline is made for (CID 4031),
     None if there is no single one. ``scheme``: the coding scheme of the pipeline's private codes, None
-    without private codes.
-    ``burned_in_boxes``: whether the destinations want a box around each burned-in text. ``supersedes``: the
-    SOP Instance UID of the report that the new one replaces; ``supersedes_series``: its Series Instance UID
-    (empty: the series of the new report). ``exists(uid)``: whether the object with this SOP Instance UID was
+    without private codes. ``supersedes``: the SOP Instance UID of the report that the new one replaces;
+    ``supersedes_series``: its Series Instance UID (empty: the series of the new report). ``exists(uid)``:
+    whether the object with this SOP Instance UID was
     built before; then it is named, not built again. ``series_began(uid)``: when the first job with results in
     the series with this Series Instance UID analysed its images; None: the series is new. ``previous``:
     earlier images to compare with, by SOP Instance UID; ``study_day``: the date of this study.
@@ -194,7 +193,6 @@ class ResultContext:
     scheme: contract.CodingScheme | None = None
     station_name: str = ""
     charset: Literal["utf8", "source"] = "utf8"
-    burned_in_boxes: bool = False
     supersedes: str = ""
     supersedes_series: str = ""
     exists: Callable[[str], bool] = lambda _uid: False
@@ -241,7 +239,6 @@ class BuiltObject:
     """One result. ``data``: the complete Part 10 file, None if the object was built before (``exists``).
 
     ``deidentified``: only for destinations that must not know the patient, in this ``pseudonym_domain``.
-    ``burned_in_boxes``: for destinations that want such boxes (True) or do not (False); None: for both.
     ``charset``: for destinations with this ``charset``; None: for all. ``not_beside``: a peer that
     takes one of these kinds does not get it.
     """
@@ -254,7 +251,6 @@ class BuiltObject:
     data: bytes | None = field(repr=False)
     deidentified: bool = False
     pseudonym_domain: str = ""
-    burned_in_boxes: bool | None = None
     charset: Literal["utf8", "source"] | None = None
     not_beside: frozenset[ResultKind] = frozenset()
 
@@ -1084,7 +1080,6 @@ def described(
         series_instance_uid=series_uid(context, kind, sources[0], *series_parts),
         supersedes=context.supersedes if kind is ResultKind.SR else "",
         data=None,
-        burned_in_boxes=context.burned_in_boxes,
         charset=context.charset,
     )
 

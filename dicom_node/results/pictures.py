@@ -234,7 +234,9 @@ def _annotations(
             names = [_label(one) for one in here]
             yield GraphicAnnotation([image], texts, referenced_frame_number=number, text_objects=names)
     said = [line for line in report.lines if not line.startswith("Not assessed")]
-    whole = " ".join([*said, *further_numbers(report)]).replace("AI:", "AI, not for diagnostic use:", 1)
+    whole = " ".join([*said, ", ".join(further_numbers(report))]).replace(
+        "AI:", "AI, not for diagnostic use:", 1
+    )
     words = textwrap.wrap(whole, _LINE_LETTERS, max_lines=2, placeholder=" …")
     # VR ST: lines end with CR LF (PS3.5 6.1.3).
     place = min(_EDGES, key=partial(_letters_in, report.source.stored.image.display()))
@@ -411,9 +413,8 @@ def summary_of(report: Report) -> SummaryPage:
     ordered = sorted(report.images, key=lambda image: _importance(image, report))
     first, *_ = ordered
     source, cleaned = first.source, first.cleaned
-    located = [one for one in first.located if one.finding.code != BURNED_IN]
-    frame = first_frame(located)
-    here = [one for one in located if (one.finding.frame or 1) == frame]
+    frame = first_frame(first.located)
+    here = [one for one in first.located if (one.finding.frame or 1) == frame]
     places = place_lines(one.region for one in here if one.region is not None)
     caption = "; ".join(filter(None, [_name(source, sources, frame, cleaned=cleaned is not None), *places]))
     shown: PagePicture | str = (

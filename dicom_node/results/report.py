@@ -218,7 +218,7 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
             not judged and assesses((), measured)
         )
         absence = codes.SCT.Undetermined if unsure else codes.SCT.Absent
-        absent = [one for one in reported(context, known) if one.decision is Decision.ABSENT]
+        absent = [one for one in reported(known) if one.decision is Decision.ABSENT]
         # How often a film has what is not suspected was measured on usual ones.
         rated = " ".join(
             f"{decided_in_words(one)}: {one.reliability}."
@@ -292,9 +292,9 @@ def ranked(findings: Sequence[Finding]) -> list[Finding]:
     )
 
 
-def reported(context: ResultContext, findings: Sequence[Finding]) -> list[Finding]:
-    """The findings for a reader; burned-in annotation is included only for peers that want its boxes."""
-    return [finding for finding in findings if context.burned_in_boxes or finding.code != BURNED_IN]
+def reported(findings: Sequence[Finding]) -> list[Finding]:
+    """The findings for a reader: burned-in annotation is a sentence, and no finding of the patient."""
+    return [finding for finding in findings if finding.code != BURNED_IN]
 
 
 def in_words(images: Sequence[ImageReport]) -> list[str]:
@@ -324,7 +324,7 @@ def _located(
     located: list[ReportedFinding] = []
     seen: Counter[tuple[str, ...]] = Counter()
     numbers: Counter[str] = Counter()
-    for finding in reported(context, findings):
+    for finding in reported(findings):
         source, code = sources[finding.source_uid], finding.code
         if not 1 <= (1 if finding.frame is None else finding.frame) <= source.frames:
             raise ResultRefused(f"a finding in frame {finding.frame} of an image of {source.frames}")

@@ -423,8 +423,7 @@ def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
     folder = tmp_path_factory.mktemp("site")
     get = {"DicomAlwaysAllowGet": True}
     with start_orthanc(folder / "orthanc", ae_title="PACS", plugins=[DICOMWEB], config=get) as pacs:
-        boxes = "burned_in_boxes = true"
-        config = site_config(pacs.dicom_port, ULTRASOUND, RESULTS, senders=("MODALITY",), of_pacs=boxes)
+        config = site_config(pacs.dicom_port, ULTRASOUND, RESULTS, senders=("MODALITY",))
         node = Node(folder / "node", config)
         with running(node):
             yield Ward(node, pacs)

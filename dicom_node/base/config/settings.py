@@ -437,8 +437,6 @@ class PeerSettings(Section):
     results: tuple[ResultKind, ...] = (ResultKind.SR, ResultKind.GSPS, ResultKind.SC)
     """Kinds of result that it can show: sr, gsps, sc, summary, pdf (needs the extra pdf), heatmap, cleaned,
     seg."""
-    burned_in_boxes: bool = False
-    """A box around each burned-in text that was found, in sr, gsps and sc; false: one paragraph on all."""
     confirm: Literal["query", "commitment", "none"] = "query"
     """"query": ask until it shows the object. "commitment": until it says that it keeps it. "none": its
     Success is all we get."""
@@ -527,10 +525,6 @@ class PeerSettings(Section):
                 (
                     wrong or ResultKind.CLEANED not in results,
                     f'{why}: set results = ["cleaned", "seg", "sr"], or fewer with cleaned',
-                ),
-                (
-                    info.data.get("burned_in_boxes"),
-                    "what was burned in is not there to box: leave out burned_in_boxes",
                 ),
                 (info.data.get("assessments"), "an assessment names the patient: leave out assessments"),
                 (

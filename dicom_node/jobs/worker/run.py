@@ -778,7 +778,6 @@ class ResultWriter:
             scheme=card.scheme if card else None,
             station_name=self._settings.node.ae_title,
             charset=peers[0].charset if peers else "utf8",
-            burned_in_boxes=any(peer.burned_in_boxes for peer in peers),
             supersedes=former,
             supersedes_series=series,
             exists=lambda uid: uid in here or self._read(results.is_result, uid),
@@ -799,24 +798,19 @@ class ResultWriter:
 
 
 def _gets(peer: PeerSettings, item: BuiltObject) -> bool:
-    """Whether a peer gets this object: it accepts the kind, the pseudonyms, the boxes and the
-    character set.
-    """
+    """Whether a peer gets this object: it accepts the kind, the pseudonyms and the character set."""
     return (
         item.not_beside.isdisjoint(peer.results)
         and item.kind in peer.results
         and item.pseudonym_domain == (peer.pseudonym_domain or "")
-        and item.burned_in_boxes in (None, peer.burned_in_boxes)
         and item.charset in (None, peer.charset)
     )
 
 
 def _alike(peers: Sequence[PeerSettings]) -> list[list[PeerSettings]]:
-    """Groups of peers that get the same objects, because they want the same boxes and character set."""
-    groups: dict[tuple[str, bool], list[PeerSettings]] = {}
-    for peer in peers:
-        groups.setdefault((peer.charset, peer.burned_in_boxes), []).append(peer)
-    return [groups[key] for key in sorted(groups)] or [[]]
+    """Groups of peers that get the same objects, because they want the same character set."""
+    groups = ([peer for peer in peers if peer.charset == charset] for charset in ("source", "utf8"))
+    return list(filter(None, groups)) or [[]]
 
 
 MOST_REPORTS: Final = 20

@@ -1002,7 +1002,7 @@ def test_results_go_to_a_further_peer_as_far_as_it_takes_them(console: ConsoleLa
     [
         ({"name": "other", "results": (ResultKind.GSPS,)}, "no results that other takes"),
         ({"name": "other", "deidentify": True, "results": (ResultKind.SC,)}, "no results that other takes"),
-        ({"name": "other", "burned_in_boxes": True}, "no results that other takes"),
+        ({"name": "other", "charset": "source"}, "no results that other takes"),
         ({"name": "other", "may": ("send",)}, "gets no results"),
     ],
 )

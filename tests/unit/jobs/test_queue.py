@@ -36,6 +36,7 @@ from dicom_node.base.lifecycle import (
 )
 from dicom_node.base.store import tickets
 from dicom_node.base.store.database import Database
+from dicom_node.base.store.results import place_of_rule
 from dicom_node.base.store.tables import Job, Study
 from dicom_node.base.store.transitions import acquire_lease, release_lease, settle_study, utc_now
 from dicom_node.jobs.queue import JobQueue, cancel, enqueue, estimated_seconds, is_dead, new_owner, retry
@@ -392,6 +393,14 @@ def test_a_film_never_waits_for_a_cine_that_came_first_and_a_cine_at_most_an_hou
     passing = worker.claim("me", passing=running)
     assert passing is not None
     assert (running.id, passing.id) == (first, later)
+
+
+def test_rules_of_a_study_have_places_that_a_later_job_of_one_does_not_change(database: Database) -> None:
+    study = add_study(database, "1.2")
+    for rule in ("clean", "measure", "clean"):
+        add_job(database, study, rule)
+    with database.read() as session:
+        assert [place_of_rule(session, study, rule) for rule in ("clean", "measure")] == [0, 1]
 
 
 def test_the_estimate_counts_frames_and_pixels_and_trusts_no_header() -> None:

@@ -21,7 +21,6 @@ from sqlalchemy.orm import Session
 
 from ai_pipeline import pipelines
 from ai_pipeline.contract import (
-    BURNED_IN,
     Code,
     Decision,
     Finding,
@@ -666,45 +665,6 @@ def test_a_job_for_the_archive_alone_builds_nothing_that_names_the_patient(make:
     node = make(send_to=["archive"])
     assert len(analysed_deidentified(node, ultrasound("one"))["archive"]) == 3
     assert list(node.folder.glob("results/**/*.dcm")) == []
-
-
-class Marker(Obedient):
-    """Finds burned-in text in every image."""
-
-    card = replace(Obedient.card, name="marker")
-
-    def _finding(self, image: SourceImage) -> Finding:
-        return replace(super()._finding(image), label="text", code=BURNED_IN)
-
-
-def test_boxes_go_to_the_destination_that_asks_for_them_and_to_no_other(open_inbox: Make) -> None:
-    pipelines.PIPELINES["marker"] = EntryPoint("marker", f"{__name__}:Marker", pipelines.GROUP)
-    config = configuration()
-    config["rules"][0].update(pipeline="marker", send_to=["pacs", "demo"])
-    config["peers"][1]["results"] = ["sr", "gsps"]
-    config["peers"].append(
-        {
-            **config["peers"][1],
-            "name": "demo",
-            "ae_title": "DEMO",
-            "burned_in_boxes": True,
-            "results": ["sr", "gsps", "heatmap"],
-        }
-    )
-    node = open_inbox(config)
-    drawn = {
-        name: {(row.kind, "Graphic Data" in str(dcmread(node.folder / row.path))) for row in rows}
-        for name, rows in analysed_deidentified(node, ultrasound("one")).items()
-    }
-    assert drawn == {"pacs": {("sr", False), ("gsps", False)}, "demo": {("sr", True), ("gsps", True)}}
-
-
-@pytest.mark.parametrize("results", [["cleaned", "sr"], ["cleaned"]])
-def test_a_destination_that_may_not_know_the_patient_cannot_ask_for_boxes(results: list[str]) -> None:
-    with pytest.raises(ValueError, match="leave out burned_in_boxes"):
-        PeerSettings.model_validate(
-            {"name": "x", "ae_title": "X", "deidentify": True, "results": results, "burned_in_boxes": True}
-        )
 
 
 JAPANESE = ["", "ISO 2022 IR 87"]

@@ -272,29 +272,6 @@ def test_images_of_which_the_same_is_said_are_named_together(tmp_path: Path) -> 
     )
 
 
-def test_boxes_around_texts_are_drawn_only_where_they_are_asked_for(scan: SourceObject) -> None:
-    image = DerivedImage(ImageKind.CLEANED, scan.image.uid, speckle(), "RGB", "x", verified=True)
-    result = PipelineResult(findings=(burned(scan.image.uid, TEXT),), images=(image,))
-    kinds = [ResultKind.SR, ResultKind.GSPS, ResultKind.SC, ResultKind.CLEANED]
-    plain, asked = (
-        built(context(kinds=kinds, burned_in_boxes=boxes), scan, result) for boxes in (False, True)
-    )
-    assert "GraphicObjectSequence" not in str(plain[ResultKind.GSPS])
-    assert not of_type(plain[ResultKind.SR], "SCOORD")
-    assert ResultKind.SC in asked and ResultKind.SC not in plain, "the cleaned image shows it"
-    (region,) = of_type(asked[ResultKind.SR], "SCOORD")
-    (graphic,) = asked[ResultKind.GSPS].GraphicAnnotationSequence[0].GraphicObjectSequence
-    assert list(region.GraphicData) == list(graphic.GraphicData)
-    same = {kind for kind, face in plain.items() if asked[kind].SOPInstanceUID == face.SOPInstanceUID}
-    assert ResultKind.CLEANED in same and not {ResultKind.SR, ResultKind.GSPS} & same
-
-
-def test_without_burned_in_text_the_objects_are_the_same_for_both(one: SourceObject) -> None:
-    result = PipelineResult(findings=(finding(NODULE, 0.8, one.image.uid, BOX),))
-    plain, asked = (build(context(burned_in_boxes=boxes), [one], result) for boxes in (False, True))
-    assert [item.data for item in plain] == [item.data for item in asked]
-
-
 def test_the_examination_is_told_by_the_sources_codes_or_by_its_view(tmp_path: Path) -> None:
     local = coded("XR1", "99RIS", "XR CHEST AP PORTABLE")
     for given, performed in (
