@@ -29,7 +29,7 @@ TRAINED := tests/unit/ai_training
 # What `make check` compares with: it tests what changed since.
 BASE ?= main
 
-.PHONY: demo help check affected test tests test-training lint budget docs generated site hostile kills bench released-schema version dist lock sbom audit clean
+.PHONY: demo help check affected test tests test-training lint budget docs generated site hostile kills bench figures released-schema version dist lock sbom audit clean
 
 demo: $(VENV)/.demo  ## send an ultrasound and a chest X-ray through the node and show what came back
 	$(BIN)/dicom-node demo --out demo-output
@@ -83,6 +83,10 @@ bench: $(VENV)/.test  ## the node beside storescp, Orthanc and plain pynetdicom;
 	$(BIN)/python benchmarks/turnaround.py
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/cleaning.py
+
+figures: $(VENV)/.test  ## make figures DATA=DIR: measure the models again for the figures of README, docs/models and cards (hours)
+	for what in anatomy fetal chest detect ovarian marks legible inpaint cleaning despeckle; do \
+		$(BIN)/ai-pipeline evaluate $$what --data $(DATA) || exit 1; done
 
 released-schema:  ## checksums of the migrations: only until 0.1.0 is released, and with each release
 	cd dicom_node/base/store/migrations/versions && sha256sum 0*.py >../../../../../tests/unit/store/released.sha256

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 from typer.main import get_command
 
+from ai_pipeline.models.registry import find
 from ai_pipeline.summary import MOST
 from dicom_connectors.notifications.settings import NotificationSettings
 from dicom_connectors.oidc.settings import OidcSettings
@@ -162,6 +163,12 @@ def test_generated_documents_are_up_to_date() -> None:
     command = [sys.executable, str(ROOT / "docs" / "generate.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+def test_the_ratio_s_figures_in_the_readme_are_those_of_the_card() -> None:
+    card = find("chest-anatomy-unet").details["metrics"]["test"]
+    error = "{:.4f} [{:.4f}, {:.4f}]".format(*card["ratio"]["error"]).replace("0.", ".")
+    assert f"{card['measured']} of {card['images']} test images | {error}" in (ROOT / "README.md").read_text()
 
 
 def test_documents_name_files_that_are_there() -> None:

@@ -469,11 +469,11 @@ class Look:
     def doubt(self, card: Card, chances: Mapping[str, float], anatomy: Anatomy, *, marked: bool) -> str:
         """Why this is no usual film, as a sentence; "" if it is. ``chances``: probabilities of the labels of
         ``card``. ``marked``: whether a marker says that the patient's left is on the right of the picture."""
-        table = card.details.get("usual_chest", {"label": "", "limit": 1.0})
+        table = card.details.get("usual_chest", {})
         signs = [
             bool(self.hidden),
             bool(anatomy.fault),
-            chances.get(table["label"], 0.0) > float(table["limit"]),
+            chances.get(table.get("label", ""), 0.0) > float(table.get("limit", 1.0)),
         ]
         if anatomy.is_chest and not self.gone and sum(signs) < 2:
             return UNSURE_NOTE if any(signs) else ""

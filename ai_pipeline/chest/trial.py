@@ -73,7 +73,7 @@ def pictures() -> Iterator[tuple[str, npt.NDArray[np.uint8]]]:
     yield "a black picture", np.zeros((256, 256), np.uint8)
     yield "a white picture", np.full((256, 256), 255, np.uint8)
     generator = np.random.default_rng(1)
-    for rows, columns in ((64, 48), (300, 3000), (768, 1024), (3072, 4096)):
+    for rows, columns in ((64, 48), (768, 1024), (3072, 4096), (300, 3000)):
         yield "noise", generator.integers(0, 256, (rows, columns), np.uint8)
 
 

@@ -435,9 +435,9 @@ def _answer(findings: Sequence[Finding], measured: Sequence[Measurement], *, uns
     image."""
     if not assesses(findings):
         return OURS["MEASURED"] if assesses((), measured) else OURS["ONLYCLEANED"]
-    none = "NOCALL" if unsure else "NONEFOUND"
-    codes_of = {Decision.PRESENT: "FINDINGS", Decision.INDETERMINATE: "NOCALL", Decision.ABSENT: none}
-    return OURS[codes_of[findings[0].decision]]
+    if findings[0].decision is Decision.PRESENT:
+        return OURS["FINDINGS"]
+    return OURS["NOCALL" if unsure or findings[0].decision is Decision.INDETERMINATE else "NONEFOUND"]
 
 
 def _remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityNote]) -> Iterator[str]:
@@ -477,7 +477,12 @@ def _changes(result: PipelineResult, uid: str, previous: PreviousImage, on: date
     """The line on one image; "" where nothing can be compared."""
     measured = [one for one in result.measurements if one.source_uid == uid]
     numbers = list(_changed_numbers(measured, previous, (on - previous.on).days))
-    then = {one.code: one for one in previous.findings}
+    # Silence on a film of which the model is unsure is no change, and nothing that is gone.
+    then = {
+        one.code: one
+        for one in previous.findings
+        if not any(note.name == UNSURE and note.source_uid == uid for note in result.quality)
+    }
     known = [
         (one, was)
         for one in result.findings

@@ -242,12 +242,11 @@ def test_a_radiologist_reads_size_suspicion_and_what_was_not_assessed() -> None:
 
 def test_without_a_call_it_says_what_was_looked_for_and_where_the_model_is_unsure_only_why() -> None:
     open_ = [finding(name, Decision.INDETERMINATE) for name in ("Pleural effusion", "Atelectasis")]
+    white = QualityNote("unsure", "The lung is white.", "1.2", on_faces=True)
     absent = [finding("Atelectasis", Decision.ABSENT)]
     assert short_result(open_, [], []) == ("AI: No call on pleural effusion or atelectasis.",)
     assert short_result(absent, [], []) == ("AI: Not found: atelectasis.",)
-    white = QualityNote("unsure", "The lung is white.", "1.2", on_faces=True)
-    assert short_result([*open_, *absent], [], [white]) == ("AI: The lung is white.",)
-    assert short_result([finding("Effusion"), *absent], [], [white]) == (
+    assert short_result([*open_, finding("Effusion"), *absent], [], [white]) == (
         "AI: The lung is white.",
         "Suspected: effusion.",
     )

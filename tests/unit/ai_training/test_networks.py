@@ -141,7 +141,9 @@ def test_a_mask_with_exchanged_bits_is_read_in_the_right_order(
 
 def test_the_figures_are_those_of_a_perfect_reader(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = registry.find(anatomy.ID)
-    truths = iter([np.stack([anatomy.plain(image)[1]] * 3) for image in anatomy.anatomy_images(data, "test")])
+    organs = (anatomy.plain(image)[1] for image in anatomy.anatomy_images(data, "test"))
+    # First of the picture and its mirror image, then of two further variants.
+    truths = (np.stack(pair) for one in organs for pair in ([one, 0 * one], [one, one]))
     perfect = AnatomyModel(card.input, lambda _: {"organs": next(truths)}, 1.0, card.ref)
     monkeypatch.setattr(AnatomyModel, "from_card", lambda _: perfect)
     result = anatomy.evaluate(data, None, "test")

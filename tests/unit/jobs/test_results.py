@@ -29,6 +29,7 @@ from ai_pipeline.contract import (
     PipelineCard,
     PipelineResult,
     Progress,
+    QualityNote,
     SourceImage,
 )
 from ai_pipeline.images.dates import date_of
@@ -419,8 +420,12 @@ class Measuring(Obedient):
             error=8.0 if "fetus" in words else 0.05,
         )
         score, decision = (0.7, Decision.PRESENT) if "effusion" in words else (0.1, Decision.ABSENT)
-        finding = Finding("Effusion", EFFUSION, score, 0.5, decision, image.uid, model)
-        return PipelineResult((finding,), measurements=(number,), models=(model,))
+        return PipelineResult(
+            (Finding("Effusion", EFFUSION, score, 0.5, decision, image.uid, model),),
+            measurements=(number,),
+            models=(model,),
+            quality=(QualityNote("unsure", "White.", image.uid, on_faces=True),) * ("white" in words),
+        )
 
 
 def settings_compare(folder: Path, results: Sequence[str] = ("sr",), **rule: Any) -> Settings:
@@ -470,6 +475,7 @@ def test_the_newest_earlier_study_counts_and_a_difference_within_the_error_is_no
         "Before, 2024-03-02: cardiothoracic ratio was 0.51, no change (±0.05)."
         " No longer suspected: pleural effusion."
     )
+    assert "suspected" not in str(compared(take(comparing, "20250103", "0.56 white")))
 
 
 def test_nothing_else_is_compared_with(comparing: Inbox) -> None:

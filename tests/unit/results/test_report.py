@@ -164,7 +164,7 @@ def lines_of(state: Dataset) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("unsure", "said"), [(True, "A lung is white"), (False, "Not found: pleural effusion.")]
+    ("unsure", "said"), [(True, "A lung is white."), (False, "Not found: pleural effusion.")]
 )
 def test_nothing_is_called_not_found_where_the_model_is_unsure(
     one: SourceObject, unsure: bool, said: str
@@ -175,7 +175,7 @@ def test_nothing_is_called_not_found_where_the_model_is_unsure(
     faces = built(CTX, one, PipelineResult(findings=(none,), quality=notes))
     read = faces[ResultKind.SR]
     assert value(read, "RESULT") == ("NOCALL" if unsure else "NONEFOUND")
-    assert conclusion(read) == f"AI: {said}." and said in " ".join(lines_of(faces[ResultKind.GSPS]))
+    assert conclusion(read) == f"AI: {said}" and said in " ".join(lines_of(faces[ResultKind.GSPS]))
     undetermined, absent = ("373068000" in str(read), "272519000" in str(read))
     assert (undetermined, absent) == (unsure, not unsure)
     remarks = "".join(str(item.TextValue) for item in named(read, "121106"))

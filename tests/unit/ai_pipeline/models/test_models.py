@@ -516,7 +516,10 @@ def test_the_pipeline_runs_the_active_model_and_says_that_it_has_no_gate() -> No
 
 
 @pytest.mark.usefixtures("active")
-def test_a_heat_map_lies_where_the_network_saw_it_in_a_picture_that_was_cropped() -> None:
+def test_a_heat_map_lies_where_the_network_saw_it_in_a_picture_that_was_cropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ai_pipeline.chest.calls.figures", lambda *_: {"sensitivity": [1.0, 1.0, 1.0]})
     pixels = np.zeros((512, 1024), np.uint8)
     pixels[320:384, 640:704] = 255  # one cell of the map: 64 × 64 pixels of the middle square
     result = create("chest_xray").run([film(pixels)], silent, {"all_labels": True, "heatmaps": True})
