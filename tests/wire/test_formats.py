@@ -543,7 +543,7 @@ def test_a_second_run_of_the_demonstration_makes_nothing_twice(
     source.save_as(own / "image.dcm", enforce_file_format=True)
 
     def perform() -> dict[str, Any]:
-        [row] = demo.run(out, own=own, fresh=False, offline=True, say=lambda _line, **_: None)
+        [row] = demo.run(out, own=own, fresh=False, say=lambda _line, **_: None)
         return row
 
     first = perform()
@@ -576,7 +576,7 @@ def held_by_pacs(out: Path) -> Counter[str]:
 @pytest.mark.debian("orthanc", "orthanc-dicomweb", "dcmtk")
 @pytest.mark.timeout(1800)
 def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "dicom_node", "demo", "--offline", "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "dicom_node", "demo", "--out", str(tmp_path / "out")]
     demo = Forked(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert demo.stdout is not None
     assert any(line.startswith("Node:") for line in demo.stdout)
