@@ -1,17 +1,15 @@
 """The frontal chest film of the demonstration, which is drawn: nobody's chest.
 
-``python -m tests.drawn_chest`` writes it anew. UIDs are derived from the pixels.
+``python -m tests.drawn_chest`` writes it anew.
 """
-
-import hashlib
-import uuid
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
-from pydicom.sr.codedict import Code, codes
-from pydicom.uid import DigitalXRayImageStorageForPresentation, JPEGLSLossless
+from pydicom.sr.codedict import codes
+from pydicom.uid import DigitalXRayImageStorageForPresentation, JPEGLSLossless, generate_uid
 
 from dicom_node.people.demo import DRAWN_FILM
 
@@ -66,16 +64,14 @@ _COMMON: dict[str, object] = {
 
 def drawn_film() -> Dataset:
     """DX For Presentation (PS3.3 A.26) of the drawn chest, 8 bit."""
-    pixels = drawn_chest()
-    digest = hashlib.sha256(pixels.tobytes()).hexdigest()
-    projection = _item(codes.cid4010.PosteroAnterior)
+    projection = CodedConcept.from_code(codes.cid4010.PosteroAnterior)
     projection.ViewModifierCodeSequence = []
     values = _COMMON | {
         "SOPClassUID": DigitalXRayImageStorageForPresentation,
-        "SOPInstanceUID": _uid(digest, "instance"),
-        "StudyInstanceUID": _uid(digest, "study"),
-        "SeriesInstanceUID": _uid(digest, "series"),
-        "AnatomicRegionSequence": [_item(codes.cid4031.Chest)],
+        "SOPInstanceUID": generate_uid(None, ["drawn chest", "instance"]),
+        "StudyInstanceUID": generate_uid(None, ["drawn chest", "study"]),
+        "SeriesInstanceUID": generate_uid(None, ["drawn chest", "series"]),
+        "AnatomicRegionSequence": [CodedConcept.from_code(codes.cid4031.Chest)],
         "ViewCodeSequence": [projection],
         "ImagerPixelSpacing": [round(400 / _SIDE, 4)] * 2,  # a film of 40 cm
         **dict.fromkeys(("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"), "20260102"),
@@ -84,7 +80,7 @@ def drawn_film() -> Dataset:
     ds = Dataset()
     for keyword, value in values.items():
         setattr(ds, keyword, value)
-    ds.set_pixel_data(pixels, "MONOCHROME2", 8, generate_instance_uid=False)
+    ds.set_pixel_data(drawn_chest(), "MONOCHROME2", 8, generate_instance_uid=False)
     ds.compress(JPEGLSLossless, generate_instance_uid=False)
     return ds
 
@@ -175,18 +171,6 @@ def _tube(x: Plane, y: Plane, width: float) -> Plane:
     """A bone along a line: dense walls, marrow between them."""
     away = cv2.distanceTransform((_line(x, y, 1) < 0.5).astype(np.uint8), cv2.DIST_L2, 5) / _SIDE / width
     return np.sqrt(np.clip(1 - away**2, 0, 1)) - 0.5 * np.sqrt(np.clip(1 - (away / 0.75) ** 2, 0, 1))
-
-
-def _uid(digest: str, level: str) -> str:
-    """From a UUID (PS3.5 B.2) of the picture, so that a second run makes nothing twice."""
-    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{digest} {level}').int}"
-
-
-def _item(code: Code) -> Dataset:
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator = code.value, code.scheme_designator
-    item.CodeMeaning = code.meaning
-    return item
 
 
 if __name__ == "__main__":

@@ -105,6 +105,9 @@ _ASKED = {
     "study_description": "StudyDescription",
     "series_description": "SeriesDescription",
 }
+FIRST_STUDIES = 20
+"""So many studies of a new node are analysed whatever their age: they are tests, and test images are old. A
+migration goes far beyond them."""
 Senders = Mapping[str, str]
 """The names of peers by AE title."""
 _CODED: Mapping[str, str] = {
@@ -134,7 +137,7 @@ def decide(
 ) -> list[RuleDecision]:
     """Every rule that takes at least one image, with the taken images in the order of the examination.
 
-    ``asked_for``: whether a person had the study fetched, in which case it may be old.
+    ``asked_for``: whether the study may be old, as one that a person had fetched.
     """
     ordered = sorted(images, key=_order)
     taken = [
@@ -549,8 +552,14 @@ def decide_study(
     """The rules' decisions on a study with these images; for a study fetched for a rule, only that rule's."""
     fetch = fetches.of_study(session, study.study_instance_uid)
     rules = [rule for rule in settings.rules if not (fetch and fetch.rule) or rule.name == fetch.rule]
-    today, senders = utc_now().date(), settings.sender_names
-    return decide(rules, study.study_date, sources, today, senders, asked_for=fetch is not None)
+    return decide(
+        rules,
+        study.study_date,
+        sources,
+        utc_now().date(),
+        settings.sender_names,
+        asked_for=fetch is not None or study.id <= FIRST_STUDIES,
+    )
 
 
 def forward_originals(

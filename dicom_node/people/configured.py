@@ -62,7 +62,7 @@ from dicom_node.base.store.tables import Instance, Study
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.base.store.views import View, columns, list_events
 from dicom_node.jobs import drift as scores
-from dicom_node.jobs.queue import decide, decide_study, explain, why_none
+from dicom_node.jobs.queue import FIRST_STUDIES, decide, decide_study, explain, why_none
 from dicom_node.people import Row, audit, monitoring, open_database, preflight, reading, writing
 from dicom_node.people.peers import SECRET
 from dicom_node.receive.inspection import Inspected, inspect
@@ -574,7 +574,9 @@ def try_files(settings: Settings, files: Sequence[Path], sender: str = "") -> li
                     "rule": rule.name,
                     "pipeline": rule.pipeline,
                     "applies": not failed,
-                    "reason": f"held: {limit}" if limit else failed or "all conditions hold",
+                    "reason": f"held, unless among the node's first {FIRST_STUDIES} studies: {limit}"
+                    if limit
+                    else failed or "all conditions hold",
                     "then": [] if failed else [str(one) for one in rule.then],
                 }
             )

@@ -70,13 +70,17 @@ _PAGE = """\
 <meta charset="utf-8">
 <title>DICOM AI node: what came back</title>
 <style>
-body {{ font: 1rem/1.5 sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }}
-figure {{ display: inline-block; vertical-align: top; width: 48%; margin: 0 1% 0 0; }}
+body {{ font: 1rem/1.4 sans-serif; max-width: 64rem; margin: 1rem auto; padding: 0 1rem; }}
+main {{ display: flex; flex-wrap: wrap; gap: 0 2rem; }}
+section {{ flex: 1 1 20rem; }}
+figure {{ margin: 0 0 .5rem; }}
 img {{ width: 100%; }}
 </style>
 <h1>What the PACS has now</h1>
 <p><strong>Not for diagnostic use.</strong> {origin}</p>
+<main>
 {studies}
+</main>
 <h2>Next</h2>
 <p>Your own files: <code>dicom-node demo --input FOLDER</code></p>
 <p>Your own modality and PACS: docs/start/first-study.md</p>
@@ -181,7 +185,10 @@ def _section(out: Path, row: dict[str, Any]) -> str:
     figures = (
         _FIGURE.format(file=f"{row['folder']}/{pictures[kind]}", caption=_CAPTIONS[kind]) for kind in shown
     )
-    return f"<h2>{row['folder']}: {row['state']}</h2>\n<p>{'<br>'.join(texts)}</p>\n{''.join(figures)}"
+    return (
+        f"<section><h2>{row['folder']}: {row['state']}</h2>\n"
+        f"<p>{'<br>'.join(texts)}</p>\n{''.join(figures)}</section>"
+    )
 
 
 def shipped() -> list[Path]:
