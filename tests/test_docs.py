@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 from typer.main import get_command
 
+from ai_pipeline import cli as pipeline_cli
 from ai_pipeline.summary import MOST
 from dicom_connectors.notifications.settings import NotificationSettings
 from dicom_connectors.oidc.settings import OidcSettings
@@ -156,6 +157,21 @@ def test_every_verb_has_an_example() -> None:
     found = verbs("dicom-node", get_command(cli.app))
     assert len(found) > 1
     assert [verb for verb, command in found if f": {verb} " not in f"{command.epilog} "] == []
+
+
+def test_every_command_of_a_page_is_one_that_the_programs_take() -> None:
+    pipeline_cli.mount_commands()
+    programs = {"dicom-node": get_command(cli.app), "ai-pipeline": get_command(pipeline_cli.app)}
+    texts = [page.read_text("utf-8") for page in pages() if page.name != "CHANGELOG.md"]
+    found = re.findall(r"(?:`|^|/)(dicom-node|ai-pipeline) ([a-z][^`\n#>|&;(]*)", "\n".join(texts), re.M)
+    assert len(found) > 200
+    for program, line in found:
+        command, words = programs[program], line.split()
+        while words and hasattr(command, "commands"):
+            command = command.commands[words.pop(0)]
+        known = {name for option in command.params for name in option.opts} | {"--help"}
+        used = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert used <= known, (program, line)
 
 
 def test_generated_documents_are_up_to_date() -> None:
