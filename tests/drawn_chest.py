@@ -64,15 +64,13 @@ _COMMON: dict[str, object] = {
 
 def drawn_film() -> Dataset:
     """DX For Presentation (PS3.3 A.26) of the drawn chest, 8 bit."""
-    projection = CodedConcept.from_code(codes.cid4010.PosteroAnterior)
-    projection.ViewModifierCodeSequence = []
     values = _COMMON | {
         "SOPClassUID": DigitalXRayImageStorageForPresentation,
         "SOPInstanceUID": generate_uid(None, ["drawn chest", "instance"]),
         "StudyInstanceUID": generate_uid(None, ["drawn chest", "study"]),
         "SeriesInstanceUID": generate_uid(None, ["drawn chest", "series"]),
         "AnatomicRegionSequence": [CodedConcept.from_code(codes.cid4031.Chest)],
-        "ViewCodeSequence": [projection],
+        "ViewCodeSequence": [CodedConcept.from_code(codes.cid4010.PosteroAnterior)],
         "ImagerPixelSpacing": [round(400 / _SIDE, 4)] * 2,  # a film of 40 cm
         **dict.fromkeys(("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"), "20260102"),
         **dict.fromkeys(("StudyTime", "SeriesTime", "AcquisitionTime", "ContentTime"), "101500"),
@@ -92,15 +90,16 @@ def drawn_chest() -> npt.NDArray[np.uint8]:
     """
     chance = np.random.default_rng(20260102)
     beside = np.abs(_X - 0.5)
-    shoulders = 0.10 + 0.40 / (1 + np.exp((0.10 - _Y) / 0.018))
-    tissue = 20 * np.clip(1 - (beside / shoulders) ** 6, 0, 1) ** 0.5
-    lungs, ribs, vessels = (np.zeros((_SIDE, _SIDE)) for _ in range(3))
+    tissue = 20 * np.sqrt(
+        np.clip(1 - (beside / (0.10 + 0.40 / (1 + np.exp((0.10 - _Y) / 0.018)))) ** 6, 0, 1)
+    )
+    lungs, bones, vessels = (np.zeros((_SIDE, _SIDE)) for _ in range(3))
     along = np.linspace(0, 1, 40)
     for way, base in ((-1, 0.74), (1, 0.775)):
         out, level = (_X - 0.5) * way, (_Y - 0.10) / (base - 0.10)
         lateral = 0.385 * np.sqrt(1 - np.clip((0.66 - level) / 0.72, 0, 1) ** 2.4)
-        dome = base - 0.085 * (1 - ((out - 0.19) / 0.20) ** 2)
-        inside = np.minimum.reduce([lateral - out, out - 0.05, dome - _Y, _Y - 0.10])
+        below = base - 0.085 * (1 - ((out - 0.19) / 0.20) ** 2) - _Y
+        inside = np.minimum.reduce([lateral - out, out - 0.05, below, _Y - 0.10])
         depth = np.clip(1 - ((out - lateral / 2 - 0.02) / np.maximum(lateral / 2, 0.02)) ** 2, 0, 1) ** 0.4
         air = (0.3 + 0.7 * depth) * (0.55 + 0.45 * np.clip(level * 2.2, 0, 1))
         lungs += air / (1 + np.exp(np.clip(-inside / 0.003, -40, 40)))
@@ -108,14 +107,12 @@ def drawn_chest() -> npt.NDArray[np.uint8]:
             reach = 0.19 + 0.20 * min(1, (rib + 0.3) / 4.5) ** 0.7
             back = 0.075 + 0.068 * rib - 0.035 * np.sin(along * np.pi) + (0.03 + 0.014 * rib) * along**2
             sideways = 0.035 + (reach - 0.035) * np.sin(along * np.pi / 2)
-            ribs += 0.9 * _tube(0.5 + way * sideways, back, 0.013)
+            bones += 0.9 * _tube(0.5 + way * sideways, back, 0.013)
             front = back[-1] + 0.015 + (0.09 + 0.012 * rib) * along**0.8
             sideways = reach - (reach - 0.17 - 0.012 * rib) * along**1.3
-            ribs += 0.5 * (rib < 7) * _tube(0.5 + way * sideways, front, 0.015)
-        collar = 0.165 - 0.06 * along - 0.02 * np.sin(along * 2 * np.pi)
-        ribs += 1.1 * _tube(0.5 + way * (0.045 + 0.33 * along), collar, 0.015)
-        ribs += 0.6 * _tube(0.5 + way * (0.35 + 0.05 * along), 0.13 + 0.26 * along, 0.008)
-        ribs += 0.4 * _ball(0.5 + way * 0.42, 0.25, 0.055, 0.15, -0.25 * way)
+            bones += 0.5 * (rib < 7) * _tube(0.5 + way * sideways, front, 0.015)
+        down = 0.165 - 0.06 * along - 0.02 * np.sin(along * 2 * np.pi)
+        bones += 1.1 * _tube(0.5 + way * (0.045 + 0.33 * along), down, 0.015)  # the collarbone
         twigs = [(0.5 + way * 0.085, 0.41, angle, 0.0085) for angle in np.linspace(-1.25, 1.35, 8)]
         while twigs:
             across, down, angle, width = twigs.pop()
@@ -126,10 +123,9 @@ def drawn_chest() -> npt.NDArray[np.uint8]:
             if width > 0.0017:
                 turns = bends[-1] + np.array([-0.35, 0.35]) + chance.normal(0, 0.15, 2)
                 twigs += [(x[-1], y[-1], turn, width * 0.74) for turn in turns]
-    spine = np.zeros((_SIDE, _SIDE))
     for number in range(16):
         disc = ((_Y - 0.02 - 0.062 * number) / 0.027) ** 8 + (beside / (0.032 + 0.0008 * number)) ** 8
-        spine += 0.4 * np.exp(-disc) + 0.25 * _ball(0.5, 0.035 + 0.062 * number, 0.006, 0.018)
+        bones += 0.4 * np.exp(-disc) + 0.25 * _ball(0.5, 0.035 + 0.062 * number, 0.006, 0.018)
     organs = np.maximum.reduce(
         [
             6.0 * _ball(0.587, 0.615, 0.262, 0.125, 0.45),  # the heart
@@ -141,16 +137,17 @@ def drawn_chest() -> npt.NDArray[np.uint8]:
     )
     organs += 2.0 * (_ball(0.41, 0.43, 0.028, 0.075, 0.15) + _ball(0.595, 0.40, 0.026, 0.06, -0.15))
     tissue += np.clip(2 * lungs, 0, 1) * (organs + cv2.GaussianBlur(vessels, (0, 0), 1.2))
-    tissue -= 14.5 * lungs + 1.6 * _ball(0.5, 0.15, 0.02, 0.26) + 4 * _ball(0.64, 0.80, 0.055, 0.035, 0.2)
-    grain = cv2.GaussianBlur(chance.normal(0, 0.2, (_SIDE, _SIDE)), (0, 0), 5)
-    light = np.exp(-0.21 * tissue - 0.55 * (ribs + spine) - grain)
+    hollow = 14.5 * lungs + 1.6 * _ball(0.5, 0.15, 0.02, 0.26) + 4 * _ball(0.64, 0.80, 0.055, 0.035, 0.2)
+    tissue += cv2.GaussianBlur(chance.normal(0, 1, (_SIDE, _SIDE)), (0, 0), 5) - hollow
+    light = np.exp(-0.21 * tissue - 0.55 * bones)
     light = cv2.GaussianBlur(0.75 * light + 0.25 * cv2.GaussianBlur(light, (0, 0), 45), (0, 0), 1.0)
     film = -np.log(chance.poisson(light * 1e5 + 2) / 1e5 + 1e-4)
     film += 0.6 * (film - cv2.GaussianBlur(film, (0, 0), 40))
     low, high = np.percentile(film[:, _SIDE // 10 : -_SIDE // 10], [1, 99.5])
     drawn = (255 * np.clip((film - low) / (high - low), 0, 1)).astype(np.uint8)
-    cv2.putText(drawn, "DRAWN, NO PATIENT", (24, 44), cv2.FONT_HERSHEY_SIMPLEX, 0.9, 200, 2, cv2.LINE_AA)
-    return drawn
+    return cv2.putText(
+        drawn, "DRAWN, NO PATIENT", (24, 44), cv2.FONT_HERSHEY_SIMPLEX, 0.9, 200, 2, cv2.LINE_AA
+    )
 
 
 def _ball(x: float, y: float, wide: float, high: float, turn: float = 0.0) -> Plane:

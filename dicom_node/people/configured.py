@@ -574,7 +574,7 @@ def try_files(settings: Settings, files: Sequence[Path], sender: str = "") -> li
                     "rule": rule.name,
                     "pipeline": rule.pipeline,
                     "applies": not failed,
-                    "reason": f"held, unless among the node's first {FIRST_STUDIES} studies: {limit}"
+                    "reason": f"a person must start it, except of the first {FIRST_STUDIES} studies: {limit}"
                     if limit
                     else failed or "all conditions hold",
                     "then": [] if failed else [str(one) for one in rule.then],

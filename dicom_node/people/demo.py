@@ -41,7 +41,7 @@ Say = Callable[..., None]
 QUIET_SECONDS = 1.0
 _NODE, _PACS = "AINODE", "PACS"  # AE titles
 _PROGRAM = (sys.executable, "-P", "-m", "dicom_node")
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 1.0  # each look is a process of its own
 _SHIPPED = "the demonstration"
 _ENDS = (
     "delivered",

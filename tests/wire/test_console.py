@@ -49,7 +49,7 @@ from dicom_node.people.demo import DRAWN_FILM
 from tests.browser_lab import debian_chromium, served, served_app, signed_in
 from tests.console_lab import PASSWORD, ConsoleLab, own_model, routes
 from tests.inbox_lab import Inbox
-from tests.modality import chest, part_10, set_pixels, ultrasound, ultrasound_from
+from tests.modality import chest, part_10, ultrasound, ultrasound_from
 from tests.node_lab import Node, in_background, running, store
 from tests.oidc_lab import PASSWORD as HOSPITAL_PASSWORD
 from tests.oidc_lab import hospital
@@ -532,8 +532,6 @@ def walked(folder: Path) -> Iterator[Walked]:
     """Studies by what becomes of them."""
     film = dcmread(DRAWN_FILM)
     film.decompress(generate_instance_uid=False)
-    half = np.ascontiguousarray(film.pixel_array[::2, ::2])
-    set_pixels(film, half, film.PhotometricInterpretation, film.BitsStored)
     sent = _studies(film)
     own_model(folder / "models")
     rules = folder / "var" / "device_rules"

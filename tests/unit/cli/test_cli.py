@@ -625,7 +625,7 @@ def test_rules_try_says_which_rule_and_why_not(run: Run, site: Path, tmp_path: P
     assert told(US)["ultrasound"] == (False, "calling ae is empty, not US1")
     applies, reason = told(DRAWN_FILM)["chest"]
     assert applies
-    assert reason.startswith("held, unless among the node's first 20") and "takes 7" in reason
+    assert reason.startswith("a person must start it, except") and "takes 7" in reason
 
 
 def test_check_reports_everything_at_once(run: Run, site: Path, pacs: EmbeddedPacs, tmp_path: Path) -> None:
