@@ -29,9 +29,9 @@ TRAINED := tests/unit/ai_training
 # What `make check` compares with: it tests what changed since.
 BASE ?= main
 
-.PHONY: demo help check affected test tests test-training lint budget docs generated site hostile kills bench figures released-schema version dist lock sbom audit clean
+.PHONY: demo pictures help check affected test tests test-training lint budget docs generated site hostile kills bench figures released-schema version dist lock sbom audit clean
 
-demo: $(VENV)/.demo  ## send an ultrasound and a chest X-ray through the node and show what came back
+demo: $(VENV)/.demo  ## a film and an ultrasound through the node; a page of what came back
 	$(BIN)/dicom-node demo --out demo-output
 
 help:  ## what can be made, each in a line
@@ -61,6 +61,10 @@ lint: $(VENV)/.test budget  ## ruff, mypy, and the budget
 
 budget: $(VENV)/.test  ## no package above its number in budget.toml; WRITE=1 lowers the numbers to what is there
 	$(BIN)/python -m tests.budget $(if $(WRITE),--write)
+
+pictures: demo  ## docs/pictures/demo.png: what make demo shows; needs Debian's chromium-headless-shell
+	chromium-headless-shell --no-sandbox --disable-gpu --hide-scrollbars --window-size=1060,1080 \
+		--screenshot=docs/pictures/demo.png file://$(CURDIR)/demo-output/index.html
 
 docs: generated $(DOCS)/.installed  ## the documentation as pages in build/docs, to be read without a network; dead links fail
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet

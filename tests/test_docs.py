@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 from typer.main import get_command
 
+from ai_pipeline import cli as pipeline_cli
 from ai_pipeline.models.registry import find
 from ai_pipeline.summary import MOST
 from dicom_connectors.notifications.settings import NotificationSettings
@@ -95,15 +96,12 @@ def _literals(tree: ast.AST) -> Iterator[tuple[int, str]]:
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 _FILE = r"`((?:docs|tests|orthanc)/[\w./-]+|config/[\w/-]+\.(?!py`)\w+)`"
-REFERENCE = {"conformance.md", "models.md"}
-"""Longer pages beside those of docs/reference: what is generated, and measurements to look up."""
 
 
 def sections() -> list[type[BaseModel]]:
-    inner = [field.annotation for field in Settings.model_fields.values()]
+    inner = (field.annotation for field in Settings.model_fields.values())
     named = [kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)]
-    accounts = (OidcSettings,)
-    return [*named, TlsSettings, *accounts, PeerSettings, RuleSettings, Conditions, NotificationSettings]
+    return [*named, TlsSettings, OidcSettings, PeerSettings, RuleSettings, Conditions, NotificationSettings]
 
 
 SETTINGS = [(section, key) for section in sections() for key in section.model_fields]
@@ -146,9 +144,8 @@ def test_no_number_stands_for_two_events() -> None:
 
 def test_every_event_that_the_program_knows_is_used_and_no_other_is_named() -> None:
     folders = ("dicom_node", "dicom_connectors", "dicom_console")
-    files = (path for folder in folders for path in (ROOT / folder).rglob("*.py"))
-    sources = {path: path.read_text(encoding="utf-8") for path in files}
-    code = "".join(text for path, text in sources.items() if path.name != "events.py")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py") if path.name != "events.py"]
+    code = "".join(path.read_text(encoding="utf-8") for path in files)
     assert [name for name in events.TYPES if not re.search(rf"\b{name}\b", code)] == []
     assert [name for name in re.findall(r"\bevents\.([A-Z_]{3,})\b", code) if not hasattr(events, name)] == []
 
@@ -157,6 +154,23 @@ def test_every_verb_has_an_example() -> None:
     found = verbs("dicom-node", get_command(cli.app))
     assert len(found) > 1
     assert [verb for verb, command in found if f": {verb} " not in f"{command.epilog} "] == []
+
+
+def test_every_command_of_a_page_is_one_that_the_programs_take() -> None:
+    pipeline_cli.mount_commands()
+    programs = {"dicom-node": get_command(cli.app), "ai-pipeline": get_command(pipeline_cli.app)}
+    text = "\n".join(page.read_text("utf-8") for page in pages() if page.name != "CHANGELOG.md")
+    found = re.findall(r"(?:`|^|/)(dicom-node|ai-pipeline) ([a-z][^`\n#>|&;(]*)", text, re.M)
+    assert len(found) > 200
+    for program, line in found:
+        command, words = programs[program], line.split()
+        while words and hasattr(command, "commands"):
+            command = command.commands[words.pop(0)]
+        known = {name for option in command.params for name in option.opts} | {"--help"}
+        assert all(word.partition("=")[0] in known for word in words if word.startswith("--")), (
+            program,
+            line,
+        )
 
 
 def test_generated_documents_are_up_to_date() -> None:
@@ -241,7 +255,8 @@ def test_no_page_is_longer_than_a_quarter_of_an_hour() -> None:
         if not {"reference", "studies", "models"} & set(path.relative_to(DOCS).parts)
         and (words := len(path.read_text(encoding="utf-8").split())) > 1500
     }
-    assert sorted(long.keys() - REFERENCE) == []
+    # Longer: what is generated, and measurements to look up.
+    assert sorted(long.keys() - {"conformance.md", "models.md"}) == []
 
 
 GOLDEN = Path(__file__).parent / "golden"

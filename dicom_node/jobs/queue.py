@@ -112,6 +112,9 @@ _ASKED = {
     "study_description": "StudyDescription",
     "series_description": "SeriesDescription",
 }
+FIRST_STUDIES = 20
+"""So many studies of a new node are analysed whatever their age: they are tests, and test images are old. A
+migration goes far beyond them."""
 Senders = Mapping[str, str]
 """The names of peers by AE title."""
 _CODED: Mapping[str, str] = {
@@ -141,7 +144,7 @@ def decide(
 ) -> list[RuleDecision]:
     """Every rule that takes at least one image, with the taken images in the order of the examination.
 
-    ``requested``: whether a person had the study fetched, in which case it may be old.
+    ``requested``: whether the study may be old, as one that a person had fetched.
     """
     ordered = sorted(images, key=_order)
     taken = [
@@ -574,8 +577,14 @@ def decide_study(
     """
     fetch = fetches.of_study(session, study.study_instance_uid)
     rules = [rule for rule in settings.rules if not (fetch and fetch.rule) or rule.name == fetch.rule]
-    today, senders = utc_now().date(), settings.sender_names
-    return decide(rules, study.study_date, sources, today, senders, requested=fetch is not None)
+    return decide(
+        rules,
+        study.study_date,
+        sources,
+        utc_now().date(),
+        settings.sender_names,
+        requested=fetch is not None or study.id <= FIRST_STUDIES,
+    )
 
 
 def forward_originals(

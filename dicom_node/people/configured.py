@@ -77,7 +77,7 @@ from dicom_node.base.store import intake, transitions
 from dicom_node.base.store.tables import Instance, Study
 from dicom_node.base.store.views import View, columns, list_events
 from dicom_node.jobs import drift
-from dicom_node.jobs.queue import decide, decide_study, explain, why_none
+from dicom_node.jobs.queue import FIRST_STUDIES, decide, decide_study, explain, why_none
 from dicom_node.people import (
     Row,
     audit,
@@ -619,7 +619,9 @@ def try_files(settings: Settings, files: Sequence[Path], sender: str = "") -> li
                     "rule": rule.name,
                     "pipeline": rule.pipeline,
                     "applies": not failed,
-                    "reason": f"held: {limit}" if limit else failed or "all conditions hold",
+                    "reason": f"a person must start it, except of the first {FIRST_STUDIES} studies: {limit}"
+                    if limit
+                    else failed or "all conditions hold",
                     "then": [] if failed else [str(one) for one in rule.then],
                 }
             )

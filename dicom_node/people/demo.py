@@ -1,6 +1,6 @@
-"""The demonstration: modalities send real images, a node analyses them, a small PACS has the results."""
+"""The demonstration: modalities send images, a node analyses them, a small PACS has the results."""
 
-import hashlib
+import html
 import json
 import os
 import re
@@ -15,14 +15,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 from PIL import Image
 from pydicom import dcmread, examples
-from pydicom.data.download import get_cached_filehash, get_url
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
@@ -42,14 +39,45 @@ Say = Callable[..., None]
 QUIET_SECONDS = 1.0
 _NODE, _PACS = "AINODE", "PACS"  # AE titles
 _PROGRAM = (sys.executable, "-P", "-m", "dicom_node")
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 1.0  # each look is a process of its own
+_SHIPPED = "the demonstration"
 
 
-# Real ultrasound that comes with pydicom (MIT): a palette colour still, a still in RGB and in JPEG 2000 of
-# one patient, and a JPEG cine of 30 frames.
-_ULTRASOUND = ("palette_color", "rgb_color", "jpeg2k", "ybr_color")
-# Computed radiography, 1955 × 1841, JPEG 2000 (DICOM WG 4; pydicom-data, MIT). No model was trained on it.
-_FILM = "RG1_J2KI.dcm"
+# A real ultrasound that comes with pydicom (MIT); a chest that tests/drawn_chest.py has drawn.
+_ULTRASOUND = "rgb_color"
+DRAWN_FILM = Path(__file__).with_name("drawn-chest.dcm")
+
+# Of each study the page shows the first of these sets that is there.
+_SHOWN = (("source", "cleaned"), ("sc",), ("source",))
+_CAPTIONS = {
+    "source": "As the modality sent it.",
+    "cleaned": "The node's copy in the PACS: names, dates and numbers of a person are removed.",
+    "sc": "The node's result in the PACS, as a picture.",
+}
+_FIGURE = """<figure><img src="{file}" alt=""><figcaption>{caption}</figcaption></figure>
+"""
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>DICOM AI node: what came back</title>
+<style>
+body {{ font: 1rem/1.4 sans-serif; max-width: 64rem; margin: 1rem auto; padding: 0 1rem; }}
+main {{ display: flex; flex-wrap: wrap; gap: 0 2rem; }}
+section {{ flex: 1 1 20rem; }}
+figure {{ margin: 0 0 .5rem; }}
+img {{ width: 100%; }}
+</style>
+<h1>What the PACS has now</h1>
+<p><strong>Not for diagnostic use.</strong> {origin}</p>
+<main>
+{studies}
+</main>
+<h2>Next</h2>
+<p>Your own files: <code>dicom-node demo --input FOLDER</code></p>
+<p>Your own modality and PACS: docs/start/first-study.md</p>
+</html>
+"""
 
 
 _CONFIG = """\
@@ -96,18 +124,17 @@ send_to = ["pacs"]
 """
 
 
-def run(out: Path, *, own: Path | None, fresh: bool, offline: bool, say: Say) -> list[dict[str, Any]]:
-    """Run the demonstration in ``out`` and write ``summary.json``; returns its ``studies``.
+def run(out: Path, *, own: Path | None, fresh: bool, say: Say) -> list[dict[str, Any]]:
+    """Run the demonstration in ``out``, write ``summary.json`` and a page; returns the summary's ``studies``.
 
     PACS and node keep their data in ``out``/.site, so that a second run shows that no result is made twice;
-    ``fresh`` deletes their data first. ``offline``: no film is downloaded. Raises Unavailable, FaultyInput,
-    Unavailable.
+    ``fresh`` deletes their data first. Raises Unavailable, FaultyInput.
     """
     site = out / ".site"
     if fresh:
         shutil.rmtree(site, ignore_errors=True)
     site.mkdir(parents=True, exist_ok=True)
-    files = sorted(own.rglob("*")) if own else shipped(site / "input", offline=offline)
+    files = sorted(own.rglob("*")) if own else shipped()
     studies = by_study(path for path in files if path.is_file())
     if not studies:
         raise FaultyInput(f"{own} holds no DICOM file (Part 10) with a Study Instance UID")
@@ -122,9 +149,9 @@ def run(out: Path, *, own: Path | None, fresh: bool, offline: bool, say: Say) ->
             seen[name] += 1
             folder = out / f"{name}-{seen[name]}"
             say("")
-            say(f"{folder.name}: {len(images)} object(s) of {own or 'pydicom'}", bold=True)
+            say(f"{folder.name}: {len(images)} object(s) of {own or _SHIPPED}", bold=True)
             row = _run_study(uid, modality, images, folder, node, pacs, say)
-            rows.append(row | {"origin": str(own or "pydicom")})
+            rows.append(row | {"origin": str(own or _SHIPPED)})
     finally:
         node.stop()
         pacs.stop()
@@ -132,36 +159,32 @@ def run(out: Path, *, own: Path | None, fresh: bool, offline: bool, say: Say) ->
     (out / "summary.json").write_text(
         json.dumps({"studies": rows}, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
     )
+    page = _PAGE.format(
+        origin="" if own else "The chest is drawn by a program; the ultrasound is real (pydicom, MIT).",
+        studies="\n".join(_section(out, row) for row in rows),
+    )
+    (out / "index.html").write_text(page, encoding="utf-8")
     return rows
 
 
-def shipped(folder: Path, *, offline: bool = True) -> list[Path]:
-    """Ultrasound files that come with pydicom, and a public chest X-ray if it can be downloaded or is in
-    ``folder``.
-    """
-    film = None if offline else public_film(folder / _FILM)
-    return [*(Path(examples.get_path(name)) for name in _ULTRASOUND), *([film] if film else [])]
+def _section(out: Path, row: dict[str, Any]) -> str:
+    """The part of the page on a study: its result in words, and pictures."""
+    previews = sorted((out / row["folder"]).glob("*.png"), reverse=True)  # the first of a kind stays
+    pictures = {path.stem.partition("-")[2]: path.name for path in previews}
+    shown = next((kinds for kinds in _SHOWN if set(kinds) <= pictures.keys()), ())
+    texts = (html.escape(text) for text in (*row["short_result"], row["reason"]))
+    figures = (
+        _FIGURE.format(file=f"{row['folder']}/{pictures[kind]}", caption=_CAPTIONS[kind]) for kind in shown
+    )
+    return (
+        f"<section><h2>{row['folder']}: {row['state']}</h2>\n"
+        f"<p>{'<br>'.join(texts)}</p>\n{''.join(figures)}</section>"
+    )
 
 
-def public_film(target: Path, url: str = "") -> Path | None:
-    """Download the public chest X-ray (0.7 MB) to ``target``, unless it exists; returns ``target``.
-
-    The SHA-256 must be the one in pydicom. ``url`` replaces pydicom's address. Returns None without a
-    network, after ten seconds without data, and if the content is different.
-    """
-    try:
-        if target.is_file():
-            content = target.read_bytes()
-        else:
-            with urlopen(url or get_url(_FILM), timeout=10) as answer:
-                content = answer.read(2 * 2**20)
-    except (OSError, HTTPException):  # the latter: something answers that speaks no HTTP
-        return None
-    if hashlib.sha256(content).hexdigest() != get_cached_filehash(_FILM):
-        return None
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(content)
-    return target
+def shipped() -> list[Path]:
+    """A drawn chest film, and an ultrasound image of pydicom."""
+    return [DRAWN_FILM, Path(examples.get_path(_ULTRASOUND))]
 
 
 def by_study(files: Iterable[Path]) -> dict[str, tuple[str, list[Path]]]:
@@ -321,6 +344,7 @@ def _run_study(
         "state": "refused",
         "reason": "; ".join(refused),
         "findings": [],
+        "short_result": [],
         "objects": [],
         "seconds_to_pacs": None,
         "quiet_seconds": QUIET_SECONDS,
@@ -352,7 +376,8 @@ def _run_study(
         }
         for _, kind, path in written:
             if kind == ResultKind.SR:
-                say("  result     " + "; ".join(stated(path).short_result))
+                row["short_result"] += stated(path).short_result
+                say("  result     " + " ".join(stated(path).short_result))
         kinds = Counter(kind for _, kind, _ in written if kind)
         back = ", ".join(f"{number} {kind}" for kind, number in kinds.items()) or "nothing"
         say(f"  came back  {back}; the PACS holds {len(files)} object(s) of the study")

@@ -501,15 +501,15 @@ def demo(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget what earlier runs stored in the demonstration's PACS.")
     ] = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Fetch no public chest X-ray (0.7 MB).")] = False,
 ) -> int:
-    """Start a PACS and a node, send ultrasound and a chest X-ray, and show what came back."""
+    """Start a PACS and a node, send an ultrasound and a drawn chest, and write a page of what came back."""
     from dicom_node.people import demo as people_demo
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # PACS and node are stopped then, too
-    rows = people_demo.run(out, own=own, fresh=fresh, offline=offline, say=say)
+    rows = people_demo.run(out, own=own, fresh=fresh, say=say)
     say("")
-    say(f"Everything is in {out}/ (summary.json, pacs/*.dcm, previews). Not for diagnostic use.")
+    say(f"See it: open {out.resolve()}/index.html in a browser. Not for diagnostic use.")
+    say("Next: your own files (dicom-node demo --input FOLDER), then your PACS (docs/start/first-study.md).")
     # Results are in the PACS, or the pipeline had a reason not to apply.
     ended_well = all(row["state"] in ("delivered", "not_applicable") for row in rows)
     return ExitCode.OK if ended_well else ExitCode.FAILED

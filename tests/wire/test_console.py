@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import Page, Route, expect
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from sqlalchemy import select
 
@@ -45,12 +46,12 @@ from dicom_node.base.store.tables import (
 from dicom_node.base.store.transitions import utc_now
 from dicom_node.people import configured, users
 from dicom_node.people.audit import Person
+from dicom_node.people.demo import DRAWN_FILM
 from dicom_node.people.studies import take_files
 from tests.browser_lab import debian_chromium, served, served_app, signed_in
 from tests.console_lab import PASSWORD, ConsoleLab, own_model, routes
-from tests.drawn_chest import of_public_picture
 from tests.inbox_lab import Inbox
-from tests.modality import chest, part_10, set_pixels, ultrasound, ultrasound_from
+from tests.modality import chest, part_10, ultrasound, ultrasound_from
 from tests.node_lab import Node, in_background, running, store
 from tests.oidc_lab import PASSWORD as HOSPITAL_PASSWORD
 from tests.oidc_lab import hospital
@@ -529,11 +530,10 @@ class Walked:
 
 
 @contextmanager
-def walked(folder: Path, data: Path) -> Iterator[Walked]:
-    """Studies by what becomes of them. ``data``: the public image sets, else the chest is a phantom."""
-    film = of_public_picture(data)
-    half = np.ascontiguousarray(film.pixel_array[::2, ::2])
-    set_pixels(film, half, film.PhotometricInterpretation, film.BitsStored)
+def walked(folder: Path) -> Iterator[Walked]:
+    """Studies by what becomes of them."""
+    film = dcmread(DRAWN_FILM)
+    film.decompress(generate_instance_uid=False)
     sent = _studies(film)
     own_model(folder / "models")
     rules = folder / "var" / "device_rules"
@@ -634,11 +634,8 @@ class Walk:
 
 
 @pytest.fixture(scope="module")
-def walk(
-    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, chromium: Chromium
-) -> Iterator[Walk]:
-    data = request.config.getoption("--data")
-    with walked(tmp_path_factory.mktemp("walked"), data) as site, pytest.MonkeyPatch.context() as patch:
+def walk(tmp_path_factory: pytest.TempPathFactory, chromium: Chromium) -> Iterator[Walk]:
+    with walked(tmp_path_factory.mktemp("walked")) as site, pytest.MonkeyPatch.context() as patch:
         lab = ConsoleLab(site.settings, site.database)
         patch.setattr(configured, "apply_now", lambda _: site.taken_over(lab.app))
         with served_app(lab) as address:
@@ -744,7 +741,6 @@ def test_a_viewer_goes_by_keyboard_and_signs_out(walk: Walk) -> None:
     assert complaints == []
 
 
-@pytest.mark.data
 def test_a_reader_assesses_rejects_accepts_and_sends_it(walk: Walk) -> None:
     page, complaints = walk.page(UserRole.READER)
     page.goto(f"/studies/{walk.site.studies['held']}")

@@ -763,7 +763,8 @@ class RuleSettings(Section):
     priority: Literal["stat", "routine", "low"] = "routine"
     """STAT studies overtake others; a C-STORE with priority HIGH is STAT too."""
     max_study_age_days: float = Field(7, ge=0)
-    """Older studies are held for a person (a migration must not start a million jobs). 0: no limit."""
+    """Older studies are held for a person (a migration must not start a million jobs), except the first 20 of
+    a new node, which are tests. 0: no limit."""
     secondary_captures_from: tuple[Name, ...] = ()
     """Peers whose secondary captures count as images (a frame grabber; "console": uploads)."""
     tell_pacs_refusals: bool = False

@@ -486,6 +486,14 @@ def test_stat_comes_from_the_sender_or_the_rule(
     assert [row.priority for row in ruled.jobs()] == [job]
 
 
+def test_the_first_studies_of_a_node_may_be_old(configured: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dicom_node.jobs.queue.FIRST_STUDIES", 1)
+    ruled = configured()
+    for name in ("first", "second"):
+        ruled.settle(ultrasound(name))
+    assert [row.state for row in ruled.jobs()] == [JobState.QUEUED, JobState.HELD]
+
+
 ANNA = Person("anna", "10.0.0.1")
 
 
