@@ -272,7 +272,8 @@ def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, gra
     decoded = time.perf_counter()
     tables = DisplayTables.from_frame(source, picture)
     views = tables.views(source)
-    plan = with_faint_writing(plan_views(views, image.header, verifier, graphics=graphics), source)
+    plan = plan_views(views, image.header, verifier, graphics=graphics)
+    plan = with_faint_writing(plan, source, verifier.tools.reader)
     planned = time.perf_counter()
     report(0.5, "marks found")
     still = Window([source], plan, tables, verifier, verifier.tools.filler)
@@ -482,7 +483,8 @@ class _CineWindow(Window):
         picture = self.tables.show(self.results[middle])
         waves = self.plan.waves.seen_in(picture, self.plan.area)
         drawn = find_drawings(picture, tools.finder, tools.threshold, waves.pixels)
-        found = drawn.masks[AnnotationKind.TEXT] & ~self.kept
+        # In the image area only letters that are read go: the verification finds them.
+        found = drawn.masks[AnnotationKind.TEXT] & ~self.kept & ~self.plan.ground
         if self.verifier.policy is CleaningPolicy.RESEARCH:
             found = found | np.logical_or.reduce(list(drawn.masks.values()))
         fresh = found & ~self.mask
@@ -498,7 +500,9 @@ class _CineWindow(Window):
     def find_faint_writing(self) -> None:
         """Search the middle frame for writing too faint to be read, which shows in it as in all others."""
         middle = len(self.results) // 2
-        faint = find_faint_writing(self.results[middle], self.plan, self.mask)
+        faint = find_faint_writing(
+            self.results[middle], self.plan, self.mask, self.verifier.tools.reader
+        )
         if faint.any():
             self.fill(faint)
             self.added = None
@@ -601,7 +605,7 @@ def _plan_cine(
         in_doubt=tuple(dict.fromkeys(box for plan in plans for box in plan.in_doubt)),
     )
     for index in indices:
-        plan = with_faint_writing(plan, image.stored(index))
+        plan = with_faint_writing(plan, image.stored(index), verifier.tools.reader)
     return plan
 
 

@@ -16,6 +16,7 @@ from ai_pipeline.burnin.decide.writing import (
     SAME,
     SMALLEST_LETTER,
     TRACED,
+    Candidate,
     Text,
     are_letters,
     blocks,
@@ -28,7 +29,6 @@ from ai_pipeline.burnin.decide.writing import (
     level_box,
     overlap,
     share_of,
-    text_meaning,
     with_sides,
 )
 from ai_pipeline.burnin.find.annotation import (
@@ -45,11 +45,11 @@ from ai_pipeline.burnin.find.annotation import (
     dilated,
     index_of,
 )
-from ai_pipeline.burnin.find.area import faint_writing, find_area, strokes
+from ai_pipeline.burnin.find.area import faint_writing, find_area, stroke_contrast, strokes
 from ai_pipeline.burnin.find.drawings import DRAWN, Drawings, find_bars, find_drawings, no_drawings
 from ai_pipeline.burnin.find.networks import Line
-from ai_pipeline.burnin.find.text import SMALLEST_LINE, TextBox, paint
-from ai_pipeline.burnin.find.traces import Waves, find_strips, find_traces, no_waves
+from ai_pipeline.burnin.find.text import SMALLEST_LINE, TextBox, TextReader, looks_like_text, paint
+from ai_pipeline.burnin.find.traces import Waves, find_flow, find_strips, find_traces, no_waves
 from ai_pipeline.burnin.tools import Tools, is_plain
 from ai_pipeline.contract import ImageHeader, Meaning, PixelArray, Reading
 from ai_pipeline.errors import CleaningFailed
@@ -140,21 +140,22 @@ def plan_views(
     return plan
 
 
-def with_faint_writing(plan: RemovalPlan, samples: PixelArray) -> RemovalPlan:
-    """The plan with faint text outside its image area added, which no text reader can read.
+def with_faint_writing(plan: RemovalPlan, samples: PixelArray, reader: TextReader) -> RemovalPlan:
+    """The plan with faint text outside its image area added.
 
     Raises :class:`CleaningFailed` as :func:`plan_removal` does.
     """
-    faint = find_faint_writing(samples, plan, plan.mask | plan.banner)
+    faint = find_faint_writing(samples, plan, plan.mask | plan.banner, reader)
     if not faint.any():
         return plan
     check_share(plan.mask | faint)
     return replace(plan, mask=plan.mask | faint, marks=(*plan.marks, *faint_marks(faint)))
 
 
-def find_faint_writing(samples: PixelArray, plan: RemovalPlan, filled: Mask) -> Mask:
+def find_faint_writing(samples: PixelArray, plan: RemovalPlan, filled: Mask, reader: TextReader) -> Mask:
     """The blocks of faint text in stored samples outside the plan's image area.
 
+    Text is what the ``reader`` finds where all that is faint is shown bright; faint echoes are none.
     ``filled`` pixels hold nothing of the source. Without an image area, blocks that cover too much of the
     picture do not count as text; beside an area, blocks of any size do.
     """
@@ -164,8 +165,17 @@ def find_faint_writing(samples: PixelArray, plan: RemovalPlan, filled: Mask) -> 
         return faint
     found: Mask = blocks(faint) & ~known & ~plan.area & ~strong
     # Share of a picture without image area that may be faint writing; more is tissue too dim for an area.
-    is_writing = plan.area.any() or found.mean() <= 0.05
-    return found if is_writing else np.zeros_like(found)
+    if not plan.area.any() and found.mean() > 0.05:
+        return np.zeros_like(found)
+    # Letters of one grey level are bright enough to be read, those of many are no brighter than white.
+    shown = np.asarray(np.clip(60 * np.log2(1 + stroke_contrast(samples)) * found, 0, 255), np.uint8)
+    rows = []
+    for box in (*reader.find(shown), *reader.find_upright(shown)):
+        if looks_like_text(box, shown.shape) or reader.read(shown, box).legible:
+            # Beside what is found a line may continue on both sides (heights).
+            rows += [box.longer(6.0, shown.shape, end=True).longer(6.0, shown.shape, end=False)]
+    labels, _ = components(found)
+    return found & np.isin(labels, labels[paint(rows, found.shape, MARGIN)])
 
 
 def faint_marks(faint: Mask, frame: int | None = None) -> tuple[Mark, ...]:
@@ -327,6 +337,7 @@ class _Scene:
             area = find_area(self.picture, drawn, self.header.ultrasound_regions)
             whole = with_rim(area)
             self.area = whole & ~self.waves.strips
+            self.banner &= ~area  # tissue may reach beyond the regions
             self.plain = whole & ~area & is_plain(self.picture, ~(whole | annotation | written))
             if self.clinical and self.task.in_doubt is not InDoubt.BOX:
                 self.ground = (self.area | self.waves.pixels) & ~self.devices
@@ -339,19 +350,19 @@ class _Scene:
     def neighbours(self) -> None:
         """Keep what other readings and other lines prove harmless; add lines that only the mark network saw.
 
-        The reader of small letters reads these. A single digit only counts where it is surely read: as a mark
+        Both readers read these. A single digit only counts where it is surely read: as a mark
         of a ruler.
         """
         if not self.clinical:
             return
         self.texts = by_their_block(by_best_reading(self.texts))
-        known = self.painted(self.texts)
+        known, flow = self.painted(self.texts), find_flow(self.picture) | self.waves.strips
         for place in component_boxes(components(blocks(self.lettering & ~known))[1]):
             box = level_box(place, 1.0)
-            line = self.task.tools.reader.read_small(self.picture, box)
-            meaning = text_meaning(box, line, self.task.allowed)
-            if line.legible and (line.letters >= FEWEST or meaning is not Meaning.IDENTITY):
-                self.texts.append(Text(box, line, meaning, line, DRAWN))
+            one = Candidate(self.picture, box, share_of(flow, box))
+            text = one.text(self.task.tools.reader, self.task.allowed)
+            if are_letters(text, 1.0) or (text.line.legible and text.meaning is not Meaning.IDENTITY):
+                self.texts.append(replace(text, proof=DRAWN))
 
     def lines(self) -> None:
         """Remove whole lines of text; of harmless text whose letters the mark network has drawn, the strokes.

@@ -147,13 +147,16 @@ class Candidate:
         return self.flow <= FILLS and looks_like_text(self.box, self.view.shape)
 
     def read(self, reader: TextReader) -> Line:
-        """The text read at the place. In measured pixels (spectra, M-mode, curves) and along a vertical, only
-        text of three letters that is read whole and with confidence counts as legible.
+        """The text that rapidocr reads at the place."""
+        return self._counted(reader.read(self.view, self.box, 2 if self.flow > TOUCHES else 1))
+
+    def _counted(self, line: Line) -> Line:
+        """A reading. In measured pixels (flow, spectra, M-mode, curves) and along a vertical, only text of
+        three letters that is read whole and with confidence counts as legible.
         """
-        line = reader.read(self.view, self.box, 2 if self.flow > TOUCHES else 1)
         wide = is_wide(self.box.length, self.box.height, line)
         unsure = line.confidence < SURE or line.letters < FEW_CHARACTERS or wide
-        suspicious = self.flow > FILLS or self.box.is_upright
+        suspicious = self.flow > TOUCHES or self.box.is_upright
         return replace(line, legible=False) if suspicious and unsure else line
 
     def followed(self, reader: TextReader) -> Candidate:
@@ -178,7 +181,7 @@ class Candidate:
 
         The reader of small letters reads first. If its text is not proven harmless, rapidocr reads as well.
         """
-        small = reader.read_small(self.view, self.box)
+        small = self._counted(reader.read_small(self.view, self.box))
         meaning = Meaning.IDENTITY if self.flow > FILLS else text_meaning(self.box, small, allowed)
         if meaning is not Meaning.IDENTITY:
             return Text(self.box, small, meaning, small)

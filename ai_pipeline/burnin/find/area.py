@@ -68,9 +68,14 @@ def find_area(picture: Picture, drawn: Mask, regions: Sequence[UltrasoundRegion]
             area |= _between(labels == label)
     believed = believed_regions(regions, tissue.shape)
     inside = mask_of([region.box for region in believed], tissue.shape)
-    # They bound the area if they hold the tissue.
     # Share of the tissue that lies in the header's regions, from which they are right.
-    return area & inside if believed and (inside & tissue).sum() >= 0.95 * tissue.sum() else area
+    if not believed or (inside & tissue).sum() < 0.5 * tissue.sum():
+        return area
+    # Tissue that crosses their border is tissue beyond it.
+    labels, stats = components(tissue)
+    within = np.bincount(labels[inside], minlength=len(stats)) >= 0.5 * stats[:, cv2.CC_STAT_AREA]
+    within[0] = False
+    return area & (inside | within[labels])
 
 
 def strokes(picture: Picture) -> Mask:
@@ -146,7 +151,7 @@ def faint_writing(samples: PixelArray, area: Mask, known: Mask) -> tuple[Mask, M
     if area.any():
         outlines, _ = cv2.findContours(area.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.fillConvexPoly(convex, cv2.convexHull(np.concatenate(outlines)), 1)
-    hull, contrast = convex.astype(np.bool_), _contrast(samples)
+    hull, contrast = convex.astype(np.bool_), stroke_contrast(samples)
     around = dilated(known, RINGING)
     plain = contrast[~hull & ~around]
     if not plain.size or not plain.any():
@@ -179,7 +184,7 @@ def _present(labels: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.bool_]
     return found
 
 
-def _contrast(samples: PixelArray) -> npt.NDArray[np.float32]:
+def stroke_contrast(samples: PixelArray) -> npt.NDArray[np.float32]:
     """How far each pixel stands out from what is around, in the channel where it does most."""
     square = np.ones((FAINT_STROKE, FAINT_STROKE), np.uint8)
     found = None

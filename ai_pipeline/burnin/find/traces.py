@@ -39,6 +39,8 @@ THIN = 4
 TALL, SPIKES = 0.5, 0.1
 """Share of a trace's height from which a column holds a spike, and share of columns that do, at most: in a
 line of text every third column holds the stem of a letter."""
+CROSSINGS = 1.3
+"""Crossings of a column by a trace, on average at most: letters and frames cross most columns twice."""
 GREEN = 0.7
 """Green of a trace that is green or yellow, at least (share of its brightest channel)."""
 
@@ -110,9 +112,29 @@ def find_traces(picture: Picture, area: Mask) -> Mask:
         wide = stats[:, cv2.CC_STAT_WIDTH] >= max(SHORTEST, LONG * picture.shape[1])
         for label, box in enumerate(component_boxes(stats), start=1):
             if wide[label] and _is_trace(labels[index_of(box)] == label, picture.shape[0]):
-                traces |= labels == label
+                traces |= _with_spikes(labels == label, picture, area)
     # Side of the square by which a trace is grown: its soft edge and the ringing of compression (pixels).
     return dilated(traces, 5)
+
+
+def _with_spikes(trace: Mask, picture: Picture, area: Mask) -> Mask:
+    """A trace and what touches it in its colour, if both are one curve: steep waves are paler, or dashed.
+
+    ``area``: the image area, in which tissue may touch a grey trace.
+    """
+    light = cv2.morphologyEx(np.ascontiguousarray(picture), cv2.MORPH_TOPHAT, np.ones((9, 9), np.uint8))
+    colours = light.reshape(*trace.shape, -1).astype(np.float32)
+    own = np.median(colours[trace], axis=0)
+    lengths = np.linalg.norm(colours, axis=2) * float(np.linalg.norm(own))
+    # Likeness of two colours, at least (cosine), and the brightness of a stroke above its surroundings.
+    alike = (colours @ own >= 0.985 * lengths) & (brightest(light) > 30)
+    if own.max() - own.min() <= STRONG / 2:
+        alike &= ~area
+    labels, _ = components(dilated(alike | trace, 3))
+    grown = np.isin(labels, labels[trace]) & (alike | trace)
+    columns = trace.any(axis=0)
+    runs = (np.diff(np.pad(grown, ((1, 0), (0, 0))).astype(np.int8), axis=0) == 1).sum(axis=0)
+    return grown if float(runs[columns].mean()) <= CROSSINGS else trace
 
 
 def _drawn(picture: Picture, area: Mask) -> list[Mask]:
@@ -140,8 +162,7 @@ def _is_trace(own: Mask, rows: int) -> bool:
     spikes = float((heights > TALL * own.shape[0]).mean())
     return (
         float(np.median(heights)) <= thin
-        # Crossings of a column by a trace, on average at most: letters and frames cross most columns twice.
-        and float(crossings.mean()) <= 1.3
+        and float(crossings.mean()) <= CROSSINGS
         and (spikes <= SPIKES or own.shape[0] <= 2 * thin)
     )
 
