@@ -173,7 +173,7 @@ def _notes(image: SourceImage, marks: tuple[Mark, ...], cleaned: CleanedFrames) 
             cleaned.in_doubt,
             "in_doubt",
             f"{_some(len(cleaned.in_doubt), 'place')} in the image may hold letters that cannot be read, "
-            "and stayed",
+            "or what a doctor needs, and stayed",
         ),
         (cleaned.widened, "widened", f"{_some(cleaned.widened, 'place')} needed a wider mask"),
         (cleaned.blacked_out, "blacked_out", f"{_some(cleaned.blacked_out, 'place')} had to be blacked out"),

@@ -27,6 +27,7 @@ from ai_pipeline.burnin.decide.writing import (
     FAINT,
     FILLED,
     FINEST,
+    SMALLEST_LETTER,
     Candidate,
     MeasuredPixels,
     are_letters,
@@ -37,6 +38,7 @@ from ai_pipeline.burnin.decide.writing import (
     share_of,
     strokes_in,
     surroundings,
+    with_sides,
     without_shapes_of_letters,
 )
 from ai_pipeline.burnin.find.annotation import (
@@ -47,12 +49,16 @@ from ai_pipeline.burnin.find.annotation import (
     Mask,
     Picture,
     brightest,
+    component_boxes,
     components,
+    dilated,
     index_of,
     mask_of,
 )
-from ai_pipeline.burnin.find.drawings import find_drawings
+from ai_pipeline.burnin.find.area import strokes
+from ai_pipeline.burnin.find.drawings import find_bars, find_drawings
 from ai_pipeline.burnin.find.text import TextBox, high_contrast
+from ai_pipeline.burnin.find.traces import colour_bars, coloured, find_flow, find_traces, red_or_blue
 from ai_pipeline.burnin.planning import (
     RemovalPlan,
     RemovalTask,
@@ -207,6 +213,7 @@ class Window:
         self.kept = plan.kept
         self.marks: list[Mark] = []
         self.refilled: list[Box] = []
+        self.returned: Mask = np.zeros_like(self.mask)
         self.added: Mask | None = None
         self.widened = self.blacked_out = 0
 
@@ -228,17 +235,17 @@ class Window:
 
         Raises :class:`CleaningFailed` when text is still found after :data:`ROUNDS` attempts.
         """
-        for attempt in range(ROUNDS + 1):
-            residue = self.residue()
+        attempt = 0
+        while (residue := self.residue()) or self.take_back():
             if not residue:
-                return
-            if attempt == ROUNDS:
+                continue
+            if attempt == ROUNDS or any(self.returned[index_of(box.box)].any() for box in residue):
                 left = [mark.box for mark in box_marks(residue, self.mask.shape)]
                 raise CleaningFailed("text is still found after filling, widening and blacking out", left)
             stays = self.kept & ~self.mask
             # Margin of the mask around text that is still found after filling (share of the text's height).
             more = around(residue, self.plan.lines, stays, 0.6 * (attempt + 1), spare=attempt == 0)
-            more &= ~self.plan.waves.traces
+            more &= ~(self.plan.waves.traces | self.returned)
             if attempt == 0:
                 letters = [strokes_in(self.tables.show(one), box) for one in self.results for box in residue]
                 more &= ~self.plan.ground | np.logical_or.reduce(letters)
@@ -252,6 +259,27 @@ class Window:
             found = box_marks(residue, self.mask.shape)
             self.marks += [replace(mark, frame=self.frame_of(mark)) for mark in found]
             self.refilled += [mark.box for mark in found]
+            attempt += 1
+
+    def take_back(self) -> bool:
+        """Look at what was filled: put back curves, flow, bars, and what a colour was made up in.
+
+        The places are listed for a person. False if nothing was put back.
+        """
+        before, after = (
+            self.tables.show(frames[len(frames) // 2]) for frames in (self.sources, self.results)
+        )
+        lost = self.mask & ~self.plan.banner & content_of(before, self.plan)
+        lost |= self.mask & made_up(before, after)
+        lost = with_sides(lost, longer=SMALLEST_LETTER)
+        if self.verifier.policy is CleaningPolicy.RESEARCH or not lost.any():
+            return False
+        self.mask, self.added, self.returned = self.mask & ~lost, lost, self.returned | lost
+        self.results = [
+            np.where(lost if source.ndim == 2 else lost[..., None], source, result)
+            for source, result in zip(self.sources, self.results, strict=True)
+        ]
+        return True
 
     def fill(self, more: Mask) -> None:
         """Fill the mask ``more`` in every frame. Raises :class:`CleaningFailed` if all of it is too much."""
@@ -291,7 +319,7 @@ def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, gra
         widened=still.widened,
         blacked_out=still.blacked_out,
         outside_sha256=outside.hexdigest(),
-        in_doubt=plan.in_doubt,
+        in_doubt=(*plan.in_doubt, *component_boxes(components(still.returned)[1])),
         refilled=tuple(still.refilled),
         timings={
             "decode": decoded - began,
@@ -323,6 +351,25 @@ def fill_plan(
     inside = mask & plan.area
     far = ~with_rim(plan.area)  # a hole across the edge is filled from both sides
     return inpaint(flat, inside, filler, plan.not_tissue | far) if inside.any() else flat
+
+
+def content_of(picture: Picture, plan: RemovalPlan) -> Mask:
+    """What no fill may take: curves, flow in its colours, and bars. Letters on them have other colours."""
+    curves = find_traces(picture, plan.area) & ~plan.kept
+    if picture.ndim == 2:
+        return curves | (find_bars(picture) & ~strokes(picture))
+    bars = (find_bars(picture) & ~strokes(picture)) | colour_bars(picture)
+    return curves | bars | (find_flow(picture) & red_or_blue(picture))
+
+
+def made_up(before: Picture, after: Picture) -> Mask:
+    """The strongly coloured pixels whose colour was nowhere within ten pixels before."""
+    if before.ndim == 2:
+        return np.zeros(before.shape, np.bool_)
+    square, noise = np.ones((21, 21), np.uint8), 10
+    lowest, highest = cv2.erode(before, square), cv2.dilate(before, square)
+    beyond = cv2.max(cv2.subtract(lowest, after), cv2.subtract(after, highest))
+    return coloured(after) & (brightest(beyond) > noise)
 
 
 def _equalised(
@@ -400,6 +447,7 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
     outside, same_mask = OutsideDigest(), True
     marks = [replace(mark, frame=mark.frame or 1) for mark in plan.marks]
     refilled: list[Box] = []
+    returned: Mask = np.zeros_like(mask)
     widened = blacked_out = 0
     for start in range(0, count, WINDOW):
         report(start / count, f"frame {start + 1} of {count}")
@@ -416,6 +464,7 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
         mask = mask | window.mask
         marks += window.marks
         refilled += window.refilled
+        returned |= window.returned
         widened, blacked_out = widened + window.widened, blacked_out + window.blacked_out
     shown = without_shapes_of_letters(mask, verifier.tools.reader)
     if (
@@ -433,7 +482,7 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
         widened,
         blacked_out,
         outside.hexdigest(),
-        plan.in_doubt,
+        (*plan.in_doubt, *component_boxes(components(returned)[1])),
         tuple(refilled),
         spared=plan.spared,
     )
@@ -500,9 +549,7 @@ class _CineWindow(Window):
     def find_faint_writing(self) -> None:
         """Search the middle frame for writing too faint to be read, which shows in it as in all others."""
         middle = len(self.results) // 2
-        faint = find_faint_writing(
-            self.results[middle], self.plan, self.mask, self.verifier.tools.reader
-        )
+        faint = find_faint_writing(self.results[middle], self.plan, self.mask, self.verifier.tools.reader)
         if faint.any():
             self.fill(faint)
             self.added = None

@@ -19,6 +19,7 @@ from ai_pipeline.burnin.decide.writing import (
     Candidate,
     Text,
     are_letters,
+    as_scales,
     blocks,
     by_best_reading,
     by_their_block,
@@ -49,7 +50,7 @@ from ai_pipeline.burnin.find.area import faint_writing, find_area, stroke_contra
 from ai_pipeline.burnin.find.drawings import DRAWN, Drawings, find_bars, find_drawings, no_drawings
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import SMALLEST_LINE, TextBox, TextReader, looks_like_text, paint
-from ai_pipeline.burnin.find.traces import Waves, find_flow, find_strips, find_traces, no_waves
+from ai_pipeline.burnin.find.traces import Waves, colour_bars, find_flow, find_strips, find_traces, no_waves
 from ai_pipeline.burnin.tools import Tools, is_plain
 from ai_pipeline.contract import ImageHeader, Meaning, PixelArray, Reading
 from ai_pipeline.errors import CleaningFailed
@@ -363,6 +364,8 @@ class _Scene:
             text = one.text(self.task.tools.reader, self.task.allowed)
             if are_letters(text, 1.0) or (text.line.legible and text.meaning is not Meaning.IDENTITY):
                 self.texts.append(replace(text, proof=DRAWN))
+        bars = component_boxes(components(dilated(find_bars(self.picture) | colour_bars(self.picture), 9))[1])
+        self.texts = as_scales([*self.texts, *self.unproven], bars)[: len(self.texts)]
 
     def lines(self) -> None:
         """Remove whole lines of text; of harmless text whose letters the mark network has drawn, the strokes.

@@ -18,6 +18,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
+from itertools import permutations
 
 import cv2
 import numpy as np
@@ -358,7 +359,9 @@ def _judged_in_its_line(text: Text, texts: Sequence[Text], allowed: Allowed) -> 
     """
     if text.meaning is Meaning.IDENTITY or len(text.line.text) > FEW_CHARACTERS:
         return text
-    beside = [other for other in texts if other is not text and _is_beside(text.box.box, other.box.box)]
+    beside = [
+        other for other in texts if other.letters != text.letters and _is_beside(text.box.box, other.box.box)
+    ]
     line = sorted([text, *beside], key=lambda one: one.box.box[0])
     together = " ".join(one.line.text for one in line)
     confidence = min(one.line.confidence for one in line)
@@ -371,7 +374,7 @@ def _judged_in_its_line(text: Text, texts: Sequence[Text], allowed: Allowed) -> 
 def _is_beside(box: Box, other: Box) -> bool:
     """On one line, level or beside upright text, no farther apart than a word's space."""
     left, top, right, bottom = other
-    upright = bottom - top > UPRIGHT * (right - left)
+    upright = bottom - top > UPRIGHT * (right - left) and box[2] - box[0] <= box[3] - box[1]
     return _in_one_row(box, other) or (upright and _in_one_row(_turned(box), _turned(other)))
 
 
@@ -525,6 +528,73 @@ def by_their_block(texts: Sequence[Text]) -> list[Text]:
     for index in sorted(range(len(found)), key=lambda one: found[one].box.box[1]):  # each by those above it
         found[index] = _in_block(found[index], found)
     return found
+
+
+AXIS = re.compile(r"\W{0,2}(\d{1,3}(?:[.,]\d{1,2})?)\W{0,2}(?:[cm]?m/s|[cm]m|s|dB|kHz)?")
+"""A number of an axis, as it is read, with what is read of its tick and with its unit."""
+FEWEST_NUMBERS = 3
+"""Numbers of an axis, at least."""
+
+
+def as_scales(texts: Sequence[Text], bars: Sequence[Box]) -> list[Text]:
+    """The texts; numbers of an axis and those at both ends of a bar are a scale, whatever else is beside.
+
+    The numbers of an axis stand along a row or a column where their values put them; signs may be lost.
+    """
+    found = list(texts)
+    numbers = {
+        index: (float(match[1].replace(",", ".")), text.box.box)
+        for index, text in enumerate(texts)
+        if (match := AXIS.fullmatch(text.line.text.strip()))
+    }
+    scales: set[int] = set()
+    for first, second in permutations(numbers, 2):
+        (value, box), (other, end) = numbers[first], numbers[second]
+        for along in (0, 1):
+            if not _in_line(box, end, along):
+                continue
+            for step in (other - value, other + value):
+                places = {
+                    index
+                    for index, (number, place) in numbers.items()
+                    if _in_line(box, place, along)
+                    and _is_on_axis(number, place, value, box, end, step, along)
+                }
+                if len({round(centre_of(numbers[one][1])[along] / 12) for one in places}) >= FEWEST_NUMBERS:
+                    scales |= places
+        if value == other or not value:
+            scales |= {first, second} if any(_are_at_ends(box, end, bar) for bar in bars) else set()
+    for index in scales:
+        if found[index].meaning is Meaning.IDENTITY:
+            found[index] = replace(found[index], meaning=Meaning.SCALE, proof="a number of an axis or a bar")
+    return found
+
+
+def _in_line(box: Box, other: Box, along: int) -> bool:
+    """Whether two boxes stand one below the other (``along`` 1) or in one row, farther apart than words."""
+    height, across = box[3] - box[1], 1 - along
+    ends = (box[across], box[across + 2], centre_of(box)[across])
+    others = (other[across], other[across + 2], centre_of(other)[across])
+    near = any(abs(one - another) <= ALIGNED * height for one, another in zip(ends, others, strict=True))
+    gap = max(box[along], other[along]) - min(box[along + 2], other[along + 2])
+    return box == other or (near and gap > (1.5 - along) * height)
+
+
+def _is_on_axis(number: float, place: Box, value: float, box: Box, end: Box, step: float, along: int) -> bool:
+    """Whether a number is what the axis says that begins with a value at a box, and rises by step to end."""
+    start, stop, here = (centre_of(one)[along] for one in (box, end, place))
+    rise = step / (stop - start)
+    # How far a number stands from its place on the axis, at most (heights).
+    reach = 0.4 * (box[3] - box[1])
+    return bool(rise) and abs(abs(value + rise * (here - start)) - number) <= abs(rise) * reach
+
+
+def _are_at_ends(box: Box, other: Box, bar: Box) -> bool:
+    """Whether two boxes stand at the upper and the lower end of an upright bar."""
+    height = box[3] - box[1]
+    columns = (bar[0] - height <= centre_of(one)[0] <= bar[2] + height for one in (box, other))
+    rows = abs(box[3] - bar[1]) <= 1.5 * height and abs(other[1] - bar[3]) <= 1.5 * height
+    return rows and all(columns)
 
 
 def around(

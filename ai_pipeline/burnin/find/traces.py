@@ -132,9 +132,14 @@ def _with_spikes(trace: Mask, picture: Picture, area: Mask) -> Mask:
         alike &= ~area
     labels, _ = components(dilated(alike | trace, 3))
     grown = np.isin(labels, labels[trace]) & (alike | trace)
-    columns = trace.any(axis=0)
     runs = (np.diff(np.pad(grown, ((1, 0), (0, 0))).astype(np.int8), axis=0) == 1).sum(axis=0)
-    return grown if float(runs[columns].mean()) <= CROSSINGS else trace
+    labels, stats = components(grown & ~dilated(trace, 3))
+    letters = [
+        label
+        for label, (left, _, right, _) in enumerate(component_boxes(stats), start=1)
+        if float(runs[left:right].mean()) > CROSSINGS
+    ]
+    return grown & ~np.isin(labels, letters)
 
 
 def _drawn(picture: Picture, area: Mask) -> list[Mask]:
