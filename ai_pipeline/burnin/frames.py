@@ -51,21 +51,18 @@ from ai_pipeline.burnin.find.annotation import (
     brightest,
     component_boxes,
     components,
-    dilated,
     index_of,
     mask_of,
 )
 from ai_pipeline.burnin.find.area import strokes
 from ai_pipeline.burnin.find.drawings import find_bars, find_drawings
 from ai_pipeline.burnin.find.text import TextBox, high_contrast
-from ai_pipeline.burnin.find.traces import colour_bars, coloured, find_flow, find_traces, red_or_blue
+from ai_pipeline.burnin.find.traces import coloured, find_flow, find_traces, red_or_blue
 from ai_pipeline.burnin.planning import (
     RemovalPlan,
     RemovalTask,
     box_marks,
     check_share,
-    faint_marks,
-    find_faint_writing,
     plan_views,
     with_faint_writing,
     with_rim,
@@ -356,10 +353,10 @@ def fill_plan(
 def content_of(picture: Picture, plan: RemovalPlan) -> Mask:
     """What no fill may take: curves, flow in its colours, and bars. Letters on them have other colours."""
     curves = find_traces(picture, plan.area) & ~plan.kept
-    if picture.ndim == 2:
-        return curves | (find_bars(picture) & ~strokes(picture))
-    bars = (find_bars(picture) & ~strokes(picture)) | colour_bars(picture)
-    return curves | bars | (find_flow(picture) & red_or_blue(picture))
+    flow = find_flow(picture)
+    if flow.any():
+        flow &= red_or_blue(picture)
+    return curves | flow | (find_bars(picture) & ~strokes(picture))
 
 
 def made_up(before: Picture, after: Picture) -> Mask:
@@ -455,7 +452,6 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
         window = _CineWindow(image, indices, plan, read_in, tables, verifier, graphics=graphics)
         if graphics:
             window.find_late_drawings()
-        window.find_faint_writing()
         window.verify()
         for index, source, samples in window.cleaned():
             outside.add(source, samples, window.mask)
@@ -545,15 +541,6 @@ class _CineWindow(Window):
                 for mark in drawn.marks
                 if fresh[index_of(mark.box)].any()
             ]
-
-    def find_faint_writing(self) -> None:
-        """Search the middle frame for writing too faint to be read, which shows in it as in all others."""
-        middle = len(self.results) // 2
-        faint = find_faint_writing(self.results[middle], self.plan, self.mask, self.verifier.tools.reader)
-        if faint.any():
-            self.fill(faint)
-            self.added = None
-            self.marks += faint_marks(faint, self._indices[middle] + 1)
 
     def residue(self) -> list[TextBox]:
         """The text in projections and outlying frames, in every view of them.

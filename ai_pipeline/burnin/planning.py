@@ -23,6 +23,7 @@ from ai_pipeline.burnin.decide.writing import (
     blocks,
     by_best_reading,
     by_their_block,
+    by_their_pair,
     covered,
     find_texts,
     inner,
@@ -50,7 +51,7 @@ from ai_pipeline.burnin.find.area import faint_writing, find_area, stroke_contra
 from ai_pipeline.burnin.find.drawings import DRAWN, Drawings, find_bars, find_drawings, no_drawings
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import SMALLEST_LINE, TextBox, TextReader, looks_like_text, paint
-from ai_pipeline.burnin.find.traces import Waves, colour_bars, find_flow, find_strips, find_traces, no_waves
+from ai_pipeline.burnin.find.traces import Waves, find_flow, find_strips, find_traces, no_waves
 from ai_pipeline.burnin.tools import Tools, is_plain
 from ai_pipeline.contract import ImageHeader, Meaning, PixelArray, Reading
 from ai_pipeline.errors import CleaningFailed
@@ -142,50 +143,34 @@ def plan_views(
 
 
 def with_faint_writing(plan: RemovalPlan, samples: PixelArray, reader: TextReader) -> RemovalPlan:
-    """The plan with faint text outside its image area added.
+    """The plan with the blocks of faint text in stored samples outside its image area added.
 
-    Raises :class:`CleaningFailed` as :func:`plan_removal` does.
+    Text is what the ``reader`` finds where all that is faint is shown bright; faint echoes are none. Raises
+    :class:`CleaningFailed` as :func:`plan_removal` does.
     """
-    faint = find_faint_writing(samples, plan, plan.mask | plan.banner, reader)
-    if not faint.any():
-        return plan
-    check_share(plan.mask | faint)
-    return replace(plan, mask=plan.mask | faint, marks=(*plan.marks, *faint_marks(faint)))
-
-
-def find_faint_writing(samples: PixelArray, plan: RemovalPlan, filled: Mask, reader: TextReader) -> Mask:
-    """The blocks of faint text in stored samples outside the plan's image area.
-
-    Text is what the ``reader`` finds where all that is faint is shown bright; faint echoes are none.
-    ``filled`` pixels hold nothing of the source. Without an image area, blocks that cover too much of the
-    picture do not count as text; beside an area, blocks of any size do.
-    """
+    filled = plan.mask | plan.banner
     known = filled | plan.kept | plan.not_tissue | plan.waves.pixels
     faint, strong = faint_writing(samples, plan.area, known)
     if not faint.any():
-        return faint
-    found: Mask = blocks(faint) & ~known & ~plan.area & ~strong
-    # Share of a picture without image area that may be faint writing; more is tissue too dim for an area.
-    if not plan.area.any() and found.mean() > 0.05:
-        return np.zeros_like(found)
+        return plan
+    faint = blocks(faint) & ~known & ~plan.area & ~strong
     # Letters of one grey level are bright enough to be read, those of many are no brighter than white.
-    shown = np.asarray(np.clip(60 * np.log2(1 + stroke_contrast(samples)) * found, 0, 255), np.uint8)
-    rows = []
-    for box in (*reader.find(shown), *reader.find_upright(shown)):
-        if looks_like_text(box, shown.shape) or reader.read(shown, box).legible:
-            # Beside what is found a line may continue on both sides (heights).
-            rows += [box.longer(6.0, shown.shape, end=True).longer(6.0, shown.shape, end=False)]
-    labels, _ = components(found)
-    return found & np.isin(labels, labels[paint(rows, found.shape, MARGIN)])
-
-
-def faint_marks(faint: Mask, frame: int | None = None) -> tuple[Mark, ...]:
-    """An annotation for each block of faint text in a ``frame``, counted from 1."""
-    boxes = component_boxes(components(faint)[1])
-    # Confidence with which faint writing is reported: it is not read.
-    return tuple(
-        Mark(AnnotationKind.BANNER, box, 0.1, frame, proof="writing too faint to read") for box in boxes
-    )
+    shown = np.asarray(np.clip(60 * np.log2(1 + stroke_contrast(samples)) * faint, 0, 255), np.uint8)
+    lines = [
+        # Beside what is found a line may continue on both sides (heights).
+        box.longer(6.0, shown.shape, end=True).longer(6.0, shown.shape, end=False)
+        for box in (*reader.find(shown), *reader.find_upright(shown))
+        if looks_like_text(box, shown.shape) or reader.read(shown, box).legible
+    ]
+    labels, _ = components(faint)
+    faint &= np.isin(labels, labels[paint(lines, faint.shape, MARGIN)])
+    check_share(plan.mask | faint)
+    # Confidence with which faint writing is reported.
+    marks = [
+        Mark(AnnotationKind.BANNER, box, 0.1, proof="faint writing")
+        for box in component_boxes(components(faint)[1])
+    ]
+    return replace(plan, mask=plan.mask | faint, marks=(*plan.marks, *marks))
 
 
 def box_marks(boxes: Sequence[TextBox], shape: tuple[int, ...], proof: str = STILL_READ) -> tuple[Mark, ...]:
@@ -307,13 +292,12 @@ class _Scene:
         banner, self.outside = find_banner(self.header, picture)
         area = find_area(picture, self.nothing(), regions)
         strips, traces = find_strips(regions, picture.shape), find_traces(picture, area)
-        drawn = find_drawings(picture, self.task.tools.finder, self.task.tools.threshold, strips | traces)
         bars = find_bars(picture)
+        measured = strips | traces | (bars & self.clinical)
+        self.drawn = find_drawings(picture, self.task.tools.finder, self.task.tools.threshold, measured)
         if not self.clinical:
-            drawn.masks[AnnotationKind.SCALE] |= bars
-            bars = self.nothing()
-        self.banner, self.drawn = banner & ~traces & ~bars, drawn.without(bars)
-        self.waves = Waves(strips | bars, traces)
+            self.drawn.masks[AnnotationKind.SCALE] |= bars
+        self.banner, self.waves = banner & ~measured, Waves(measured & ~traces, traces)
 
     def reading(self) -> None:
         """Add all text; drop what is no text, as a pair of crosses is."""
@@ -356,7 +340,7 @@ class _Scene:
         """
         if not self.clinical:
             return
-        self.texts = by_their_block(by_best_reading(self.texts))
+        self.texts = by_their_pair(by_their_block(by_best_reading(self.texts)), self.task.allowed)
         known, flow = self.painted(self.texts), find_flow(self.picture) | self.waves.strips
         for place in component_boxes(components(blocks(self.lettering & ~known))[1]):
             box = level_box(place, 1.0)
@@ -364,7 +348,7 @@ class _Scene:
             text = one.text(self.task.tools.reader, self.task.allowed)
             if are_letters(text, 1.0) or (text.line.legible and text.meaning is not Meaning.IDENTITY):
                 self.texts.append(replace(text, proof=DRAWN))
-        bars = component_boxes(components(dilated(find_bars(self.picture) | colour_bars(self.picture), 9))[1])
+        bars = component_boxes(components(dilated(find_bars(self.picture), 9))[1])
         self.texts = as_scales([*self.texts, *self.unproven], bars)[: len(self.texts)]
 
     def lines(self) -> None:

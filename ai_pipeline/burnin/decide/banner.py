@@ -21,7 +21,6 @@ from ai_pipeline.burnin.find.annotation import (
     clipped,
     component_boxes,
     components,
-    contrast,
     dilated,
     index_of,
     mask_of,
@@ -54,9 +53,7 @@ def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Mark
     joined = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((reach, reach), np.uint8))
     boxes = component_boxes(components(joined.astype(np.bool_))[1])
     outside_regions = "outside the regions that the header names"
-    return mask, tuple(
-        Mark(AnnotationKind.BANNER, box, contrast(picture, mask, box), proof=outside_regions) for box in boxes
-    )
+    return mask, tuple(Mark(AnnotationKind.BANNER, box, 1.0, proof=outside_regions) for box in boxes)
 
 
 def find_device_banner(

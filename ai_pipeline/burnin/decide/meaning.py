@@ -183,6 +183,7 @@ SETTINGS = (
     r"(?:prf ?-?|wf|lwf|filter)? ?\d{1,4}(?:[.,]\d{1,2})? ?k?hz",
     r"(?:wf|prf|persist|persistence|filter|pwr|power) (?:low|med|high|max|off|on)",
     rf"[-+]? ?{_NUMBER} ?(?:db|%|fps|[cm]m[il1]s)",  # the slash of "-6cm/s" is read as a letter
+    r"prf \d{1,2}[.,]\d{1,2} ?k|filter \d{1,4}|xmit [a-d]|proc \d(?: ?/ ?[\da-e]){2,4}",
     r"s/a [1-4]/[1-4]|map [a-z](?:/\d){1,2}",
     r"(?:sri|cri|sri ii) \d|(?:fsi|xres|ip|map|persist|pers) \d{1,2}",  # Sri is a given name, 45 an age
     r"(?:c ?\d{1,2} ?/ ?m ?(?:\d|1[0-6])|(?:ff|p) ?\d{1,2} ?/ ?e ?\d) ?\*?",  # "*": not as the preset has it
@@ -225,6 +226,16 @@ QUOTES = "'\"`\u00b4\u2018\u2019"
 """What it makes of the drawing in a logo, before or after its letters."""
 _CALIPER_LETTERS = frozenset("ABCDHLRTW")  # as whole strings only: two letters are initials
 _PROBES = frozenset(_spelled for probe in PROBES for _spelled in (probe, probe.lower()))
+_CLOCK = r"(?:[1-9]|1[0-2])(?:[:.][03]0)?(?: ?(?:o ?['’]? ?clock|uhr|h|点|时|시))?"
+_ADDRESS = re.compile(
+    rf"(?:(?:{'|'.join(SIDES)})(?: ?(?:breast|brust|mamma|mama|sein|seno|pecho|乳腺|유방))?|breast|乳腺|유방)"
+    rf" ?(?:{_CLOCK})?(?: ?(?:n ?[+-]? ?\d{{1,2}}(?: ?cm)?|\d{{1,2}} ?cm ?(?:fn|n)))?"
+    r"(?: ?(?:rad|arad|antirad|trans|trv|tr|sag|long|lg))?",
+    re.IGNORECASE,
+)
+"""A side with a place of the breast: by the clock, by the distance from the nipple, and by the plane."""
+SUFFIXES = frozenset({"CY", "M"})
+"""What may follow an abbreviation after a hyphen: a cyst, a mass."""
 _MEASUREMENT = re.compile("|".join(MEASUREMENTS), re.IGNORECASE)
 _SETTING = re.compile("|".join(SETTINGS), re.IGNORECASE)
 _STUCK = re.compile(rf"({'|'.join(sorted(SIDES | {'TRV', 'SAG', 'TRANS'}))})(\w{{5,}})")
@@ -300,7 +311,7 @@ def _item(tokens: Sequence[str]) -> Meaning | None:
         return Meaning.MEASUREMENT
     if text in MODES or text.replace(" ", "") in _PROBES or _SETTING.fullmatch(text):
         return Meaning.ACOUSTIC
-    return Meaning.ORIENTATION if _is_orientation(tokens) else None
+    return Meaning.ORIENTATION if _ADDRESS.fullmatch(text) or _is_orientation(tokens) else None
 
 
 def _is_orientation(tokens: Sequence[str]) -> bool:
@@ -316,6 +327,7 @@ def _is_orientation(tokens: Sequence[str]) -> bool:
         return bool(words)
     sure = [big in NOUNS | VIEWS | SIDES or word in CODES for word, big in zip(words, upper, strict=True)]
     allowed = SIDE_LETTERS | (ALSO_NAMES | JOINING if any(big in NOUNS for big in upper) else frozenset())
+    allowed |= SUFFIXES if any(sure) and "-" in tokens[-1] else frozenset()
     if not all(good or big in allowed for good, big in zip(sure, upper, strict=True)):
         return False
     return any(sure) or (len(words) == 1 and words[0] in SIDE_LETTERS)

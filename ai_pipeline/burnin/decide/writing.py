@@ -23,7 +23,7 @@ from itertools import permutations
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, NOTHING_MORE, Allowed, meaning_of
+from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, MODES, NOTHING_MORE, Allowed, meaning_of
 from ai_pipeline.burnin.decide.vocabulary import PRESETS
 from ai_pipeline.burnin.find.annotation import (
     Box,
@@ -378,13 +378,13 @@ def _is_beside(box: Box, other: Box) -> bool:
     return _in_one_row(box, other) or (upright and _in_one_row(_turned(box), _turned(other)))
 
 
-def _in_one_row(box: Box, other: Box) -> bool:
+def _in_one_row(box: Box, other: Box, apart: float = 1.5) -> bool:
     (left, top, right, bottom), (left2, top2, right2, bottom2) = box, other
     height = min(bottom - top, bottom2 - top2)
     return (
         min(bottom, bottom2) - max(top, top2) > 0.5 * height
         # Gap up to which two texts belong to one line (heights of the lower one).
-        and max(left, left2) - min(right, right2) < 1.5 * height
+        and max(left, left2) - min(right, right2) < apart * height
     )
 
 
@@ -498,7 +498,9 @@ ALIGNED = 0.7
 """Distance of two lines of a block and of their ends or middles, at most (heights of a line)."""
 BLOCK = 2.5
 """Distance up to which the lines of a block prove the text between them (heights of a line)."""
-AMBIGUOUS = re.compile(r"9\d|100 ?[^\s\dAaFfJjMmWwYy]?|FR ?\d\d|P (?:Low|Med|High)")
+AMBIGUOUS = re.compile(
+    r"[CD]G ?:? ?\d\d?|CF ?\d[.,]\d|9\d|100 ?[^\s\dAaFfJjMmWwYy]?|FR ?\d\d|P (?:Low|Med|High)"
+)
 """Settings that could be an age or a name elsewhere; a padlock beside a power is read as a letter, and no
 letter of a sex or of years is taken for one."""
 COUNTER = re.compile(r"\d+ ?/ ?\d+")
@@ -530,10 +532,30 @@ def by_their_block(texts: Sequence[Text]) -> list[Text]:
     return found
 
 
-AXIS = re.compile(r"\W{0,2}(\d{1,3}(?:[.,]\d{1,2})?)\W{0,2}(?:[cm]?m/s|[cm]m|s|dB|kHz)?")
+AXIS = re.compile(r"\W{0,2}(\d{1,3}(?:[.,]\d{1,2})?)\W{0,2}(?:[cm]?m/s|[cm]m|s|dB|k(?:Hz)?|%)?")
 """A number of an axis, as it is read, with what is read of its tick and with its unit."""
-FEWEST_NUMBERS = 3
-"""Numbers of an axis, at least."""
+
+
+def by_their_pair(texts: Sequence[Text], allowed: Allowed = NOTHING_MORE) -> list[Text]:
+    """The texts; a label and its value, and two words of a line, stay together or go together.
+
+    Above each other, only a label and its value belong together: a name may stand above an examination.
+    """
+    found = list(texts)
+    for first, second in permutations(range(len(texts)), 2):
+        one, other = texts[first], texts[second]
+        value = AXIS.fullmatch(other.line.text.strip()) is not None
+        level = _in_one_row(one.box.box, other.box.box, 2.0) and one.box.box[0] < other.box.box[0]
+        if one.letters == other.letters or not (level or (value and _is_above(one.box.box, other.box.box))):
+            continue
+        sure = min(one.line.confidence, other.line.confidence)
+        together = meaning_of(f"{one.line.text} {other.line.text}", sure, allowed)
+        harmless = together is not Meaning.IDENTITY and (level or together is not Meaning.ORIENTATION)
+        label = value and one.line.text.strip(" :") in MODES
+        if Meaning.IDENTITY in (one.meaning, other.meaning) and (harmless or label):
+            for index in (first, second):
+                found[index] = replace(found[index], meaning=together, proof="with what belongs to it")
+    return found
 
 
 def as_scales(texts: Sequence[Text], bars: Sequence[Box]) -> list[Text]:
@@ -560,7 +582,8 @@ def as_scales(texts: Sequence[Text], bars: Sequence[Box]) -> list[Text]:
                     if _in_line(box, place, along)
                     and _is_on_axis(number, place, value, box, end, step, along)
                 }
-                if len({round(centre_of(numbers[one][1])[along] / 12) for one in places}) >= FEWEST_NUMBERS:
+                # Numbers of an axis, at least.
+                if len({round(centre_of(numbers[one][1])[along] / 12) for one in places}) >= 3:
                     scales |= places
         if value == other or not value:
             scales |= {first, second} if any(_are_at_ends(box, end, bar) for bar in bars) else set()

@@ -18,7 +18,6 @@ from ai_pipeline.burnin.find.annotation import (
     Mask,
     Picture,
     brightest,
-    component_boxes,
     components,
     dilated,
     mask_of,
@@ -61,21 +60,17 @@ def find_area(picture: Picture, drawn: Mask, regions: Sequence[UltrasoundRegion]
     # Difference from which a pixel may be tissue that is dark (grey levels).
     differs = brightest(cv2.absdiff(picture, tuple(map(float, np.append(background, 0))))) > 3
     tissue = _tissue(differs & uneven, ~drawn)
-    labels, stats = components(tissue)
-    area: Mask = np.zeros_like(tissue)
-    for label in range(1, len(stats)):
-        if stats[label, cv2.CC_STAT_AREA] >= SMALLEST * tissue.size:
-            area |= _between(labels == label)
     believed = believed_regions(regions, tissue.shape)
     inside = mask_of([region.box for region in believed], tissue.shape)
     # Share of the tissue that lies in the header's regions, from which they are right.
-    if not believed or (inside & tissue).sum() < 0.5 * tissue.sum():
-        return area
-    # Tissue that crosses their border is tissue beyond it.
+    bounded = bool(believed) and (inside & tissue).sum() >= 0.5 * tissue.sum()
     labels, stats = components(tissue)
-    within = np.bincount(labels[inside], minlength=len(stats)) >= 0.5 * stats[:, cv2.CC_STAT_AREA]
-    within[0] = False
-    return area & (inside | within[labels])
+    area: Mask = np.zeros_like(tissue)
+    for label in np.flatnonzero(stats[:, cv2.CC_STAT_AREA] >= SMALLEST * tissue.size)[1:]:
+        own = labels == label
+        # Tissue that crosses their border, most of it within, is tissue beyond it.
+        area |= _between(own) & ((inside | own) if inside[own].mean() >= 0.5 else inside | ~bounded)
+    return area
 
 
 def strokes(picture: Picture) -> Mask:
@@ -145,7 +140,7 @@ def faint_writing(samples: PixelArray, area: Mask, known: Mask) -> tuple[Mask, M
     drawings such as an ECG, with their surroundings, which are no faint text.
 
     ``samples``: as stored, of any depth, grey or colour: a window may show each level. ``known``: annotation
-    that is already judged. The traces of compression around it are no text, unless they continue a line.
+    that is already judged. The traces of compression around it are no text.
     """
     convex = np.zeros(area.shape, np.uint8)  # the smallest convex area that holds the image area
     if area.any():
@@ -169,12 +164,7 @@ def faint_writing(samples: PixelArray, area: Mask, known: Mask) -> tuple[Mask, M
     far = ~dilated(hull, 2 * round(BESIDE * min(area.shape)) + 1)
     large = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1) >= SMALLEST_FAINT
     writing = _present(labels[far], len(stats)) & large
-    # Their rows, as far as the line may continue on both sides.
-    boxes = [box for box, one in zip(component_boxes(stats), writing[1:], strict=True) if one]
-    # How far a line continues beside what is seen of it, at most (heights).
-    reaches = ((box, 6 * (box[3] - box[1])) for box in boxes)
-    rows = mask_of([(box[0] - reach, box[1], box[2] + reach, box[3]) for box, reach in reaches], area.shape)
-    return np.asarray(writing[labels], np.bool_) | (rows & faint & ~known), strong
+    return np.asarray(writing[labels], np.bool_), strong
 
 
 def _present(labels: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.bool_]:

@@ -168,7 +168,7 @@ def plan(monkeypatch: pytest.MonkeyPatch) -> Plan:
         }
         for name, witness in says.items():
             monkeypatch.setattr(planning, name, witness)
-        reader = SimpleNamespace(read_small=lambda *_: found.small)
+        reader = SimpleNamespace(read_small=lambda *_: found.small, read=lambda *_: NOTHING_READ)
         tools = cast(Tools, SimpleNamespace(reader=reader, finder=None, threshold=0.5, device_rules=None))
         picture: Picture = np.where(found.dim_tissue, 60, 0).astype(np.uint8)
         header = ImageHeader("US", "", ROWS, COLUMNS, frames=1, photometric="MONOCHROME2", bits_stored=8)

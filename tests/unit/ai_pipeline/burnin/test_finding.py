@@ -43,9 +43,9 @@ from ai_pipeline.burnin.decide.writing import (
     strokes_in,
 )
 from ai_pipeline.burnin.find import networks
-from ai_pipeline.burnin.find.annotation import AnnotationKind, Box, Mark, Mask, Picture, dilated
+from ai_pipeline.burnin.find.annotation import Box, Mask, Picture, dilated
 from ai_pipeline.burnin.find.area import faint_writing, find_area, strokes
-from ai_pipeline.burnin.find.drawings import find_bars, lines_between
+from ai_pipeline.burnin.find.drawings import find_bars
 from ai_pipeline.burnin.find.networks import (
     HEIGHT,
     LEGIBLE,
@@ -695,23 +695,6 @@ def test_strips_are_told_by_format_and_type(spatial_format: int, data_type: int,
     region = UltrasoundRegion(STRIP, spatial_format=spatial_format, data_type=data_type)
     assert find_strips((region,), (360, 480))[250, 100] == is_strip
     assert not find_strips((region, UltrasoundRegion((0, 0, 900, 90))), (360, 480)).any()
-
-
-ENDS = [Mark(AnnotationKind.CALIPER, (x - 6, 174, x + 6, 186), 0.9) for x in (160, 320)]
-
-
-@pytest.mark.usefixtures("less_enlarged")
-def test_a_coloured_line_is_found_between_calipers_and_nothing_where_there_is_none() -> None:
-    picture = np.repeat(echo()[..., None], 3, axis=2)
-    dots = np.zeros(picture.shape[:2], np.bool_)
-    dots[180, 168:314:4] = True  # of one pixel, every fourth column, from end to end
-    picture[dots] = (255, 230, 0)
-    found = lines_between(picture, ENDS)
-    assert found[dots].mean() > 0.8 and found.mean() < 0.01
-    assert not lines_between(np.repeat(echo()[..., None], 3, axis=2), ENDS).any()
-    assert not lines_between(echo(), ENDS).any()
-    ticks = [Mark(AnnotationKind.CALIPER, (x - 8, 177, x + 8, 183), 0.9) for x in (160, 320)]
-    assert not lines_between(picture, ticks).any()
 
 
 @pytest.mark.usefixtures("less_enlarged")
