@@ -266,9 +266,8 @@ class Window:
         before, after = (
             self.tables.show(frames[len(frames) // 2]) for frames in (self.sources, self.results)
         )
-        lost = self.mask & ~self.plan.banner & content_of(before, self.plan)
-        lost |= self.mask & made_up(before, after)
-        lost = with_sides(lost, longer=SMALLEST_LETTER)
+        content = (content_of(before, self.plan) & ~self.plan.banner) | made_up(before, after)
+        lost = with_sides(self.mask & content, longer=SMALLEST_LETTER)
         if self.verifier.policy is CleaningPolicy.RESEARCH or not lost.any():
             return False
         self.mask, self.added, self.returned = self.mask & ~lost, lost, self.returned | lost

@@ -64,7 +64,6 @@ LOWEST, SLENDER = 7, 2.0
 """Height of a drawn line that may be letters (pixels), and its width (heights), at least."""
 LARGEST_SHARE = 0.4
 """Share of the picture that may be filled, at most (banner not counted)."""
-STILL_READ = "still read after filling"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -173,7 +172,9 @@ def with_faint_writing(plan: RemovalPlan, samples: PixelArray, reader: TextReade
     return replace(plan, mask=plan.mask | faint, marks=(*plan.marks, *marks))
 
 
-def box_marks(boxes: Sequence[TextBox], shape: tuple[int, ...], proof: str = STILL_READ) -> tuple[Mark, ...]:
+def box_marks(
+    boxes: Sequence[TextBox], shape: tuple[int, ...], proof: str = "still read after filling"
+) -> tuple[Mark, ...]:
     """A mark for each box of text that is removed, clipped to a picture of ``shape``; none outside of it."""
     return tuple(
         Mark(AnnotationKind.TEXT, place, min(box.confidence, 1.0), proof=proof)

@@ -7,7 +7,6 @@ Three sources, each with its own mask: the surroundings of all ultrasound region
 from collections.abc import Collection
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from ai_pipeline.burnin.decide.writing import blocks
@@ -49,11 +48,10 @@ def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Mark
         return np.zeros(picture.shape[:2], np.bool_), ()
     outside = ~mask_of([region.box for region in regions], picture.shape)
     mask = blocks(_written(brightest(picture), outside)) & outside
-    reach = max(5, round(0.02 * max(mask.shape)) | 1)
-    joined = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((reach, reach), np.uint8))
-    boxes = component_boxes(components(joined.astype(np.bool_))[1])
-    outside_regions = "outside the regions that the header names"
-    return mask, tuple(Mark(AnnotationKind.BANNER, box, 1.0, proof=outside_regions) for box in boxes)
+    return mask, tuple(
+        Mark(AnnotationKind.BANNER, box, 1.0, proof="outside the regions that the header names")
+        for box in component_boxes(components(dilated(mask, max(5, round(0.02 * max(mask.shape)) | 1)))[1])
+    )
 
 
 def find_device_banner(
@@ -67,7 +65,7 @@ def find_device_banner(
     :class:`ai_pipeline.errors.DeviceRuleError` when they cannot be read.
     """
     mask: Mask = np.zeros(picture.shape[:2], np.bool_)
-    marks, rules = [], set()
+    marks = []
     for rule, box in device_boxes(header, picture.shape, folder):
         place = index_of(box)
         pixels = picture[place].reshape(-1, *picture.shape[2:])
@@ -75,12 +73,11 @@ def find_device_banner(
         strength = float((pixels.max(axis=0).astype(int) - pixels.min(axis=0)).max()) / 255.0
         if rule.meaning in meanings and strength > 0:
             mask[place] = True
-            rules.add(rule.name)
             proof = f"device rule {rule.name}"
             marks.append(Mark(AnnotationKind.BANNER, box, strength, meaning=rule.meaning, proof=proof))
-    share = float(mask.mean())
-    if share > LARGEST_DEVICE_SHARE:
-        raise CleaningFailed(f"device rules cover {share:.0%} of the picture: {', '.join(sorted(rules))}")
+    if (share := float(mask.mean())) > LARGEST_DEVICE_SHARE:
+        names = sorted({mark.proof.removeprefix("device rule ") for mark in marks})
+        raise CleaningFailed(f"device rules cover {share:.0%} of the picture: {', '.join(names)}")
     return mask, tuple(marks)
 
 

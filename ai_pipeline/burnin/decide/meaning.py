@@ -183,7 +183,7 @@ SETTINGS = (
     r"(?:prf ?-?|wf|lwf|filter)? ?\d{1,4}(?:[.,]\d{1,2})? ?k?hz",
     r"(?:wf|prf|persist|persistence|filter|pwr|power) (?:low|med|high|max|off|on)",
     rf"[-+]? ?{_NUMBER} ?(?:db|%|fps|[cm]m[il1]s)",  # the slash of "-6cm/s" is read as a letter
-    r"prf \d{1,2}[.,]\d{1,2} ?k|filter \d{1,4}|xmit [a-d]|proc \d(?: ?/ ?[\da-e]){2,4}",
+    r"(?:[cd]g \d{1,2} )?prf \d{1,2}[.,]\d{1,2} ?k|filter \d{1,4}|xmit [a-d]|proc \d(?: ?/ ?[\da-e]){2,4}",
     r"s/a [1-4]/[1-4]|map [a-z](?:/\d){1,2}",
     r"(?:sri|cri|sri ii) \d|(?:fsi|xres|ip|map|persist|pers) \d{1,2}",  # Sri is a given name, 45 an age
     r"(?:c ?\d{1,2} ?/ ?m ?(?:\d|1[0-6])|(?:ff|p) ?\d{1,2} ?/ ?e ?\d) ?\*?",  # "*": not as the preset has it
@@ -267,7 +267,7 @@ def _meaning_of_line(line: str) -> Meaning:
     if line in _CALIPER_LETTERS - SIDE_LETTERS:
         return Meaning.MEASUREMENT
     line = re.sub(r"(?i)^/(?=prf)", "", spaced(line))  # an echo's edge before the first letter
-    tokens = [token.strip(",;:|()[]") for token in line.split()]
+    tokens = [token.strip(",;:|()[]/") for token in line.split()]
     return _proven([token for token in tokens if token])
 
 

@@ -23,7 +23,7 @@ from itertools import permutations
 import cv2
 import numpy as np
 
-from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, MODES, NOTHING_MORE, Allowed, meaning_of
+from ai_pipeline.burnin.decide.meaning import LEAST_CONFIDENCE, NOTHING_MORE, Allowed, meaning_of
 from ai_pipeline.burnin.decide.vocabulary import PRESETS
 from ai_pipeline.burnin.find.annotation import (
     Box,
@@ -536,6 +536,10 @@ AXIS = re.compile(r"\W{0,2}(\d{1,3}(?:[.,]\d{1,2})?)\W{0,2}(?:[cm]?m/s|[cm]m|s|d
 """A number of an axis, as it is read, with what is read of its tick and with its unit."""
 
 
+LABEL = re.compile(r"PRF|DR|FR|WF|MI|TI[SBC]?|T[Ii][sbc]|Gn|Frq|FOV|AO%")
+"""Labels that say nothing without their values."""
+
+
 def by_their_pair(texts: Sequence[Text], allowed: Allowed = NOTHING_MORE) -> list[Text]:
     """The texts; a label and its value, and two words of a line, stay together or go together.
 
@@ -546,15 +550,14 @@ def by_their_pair(texts: Sequence[Text], allowed: Allowed = NOTHING_MORE) -> lis
         one, other = texts[first], texts[second]
         value = AXIS.fullmatch(other.line.text.strip()) is not None
         level = _in_one_row(one.box.box, other.box.box, 2.0) and one.box.box[0] < other.box.box[0]
-        if one.letters == other.letters or not (level or (value and _is_above(one.box.box, other.box.box))):
-            continue
-        sure = min(one.line.confidence, other.line.confidence)
-        together = meaning_of(f"{one.line.text} {other.line.text}", sure, allowed)
-        harmless = together is not Meaning.IDENTITY and (level or together is not Meaning.ORIENTATION)
-        label = value and one.line.text.strip(" :") in MODES
-        if Meaning.IDENTITY in (one.meaning, other.meaning) and (harmless or label):
-            for index in (first, second):
-                found[index] = replace(found[index], meaning=together, proof="with what belongs to it")
+        paired = level or (value and _is_above(one.box.box, other.box.box, 1.5))
+        if paired and one.letters != other.letters and Meaning.IDENTITY in (one.meaning, other.meaning):
+            sure = min(one.line.confidence, other.line.confidence)
+            together = meaning_of(f"{one.line.text} {other.line.text}", sure, allowed)
+            harmless = together is not Meaning.IDENTITY and (level or together is not Meaning.ORIENTATION)
+            if harmless or (value and LABEL.fullmatch(one.line.text.strip(" :"))):
+                for index in (first, second):
+                    found[index] = replace(found[index], meaning=together, proof="with what belongs to it")
     return found
 
 
@@ -607,17 +610,17 @@ def _is_on_axis(number: float, place: Box, value: float, box: Box, end: Box, ste
     """Whether a number is what the axis says that begins with a value at a box, and rises by step to end."""
     start, stop, here = (centre_of(one)[along] for one in (box, end, place))
     rise = step / (stop - start)
-    # How far a number stands from its place on the axis, at most (heights).
-    reach = 0.4 * (box[3] - box[1])
-    return bool(rise) and abs(abs(value + rise * (here - start)) - number) <= abs(rise) * reach
+    # How far a number stands from its place on the axis, at most: 0.4 heights.
+    return bool(rise) and abs(abs(value + rise * (here - start)) - number) <= abs(
+        rise * 0.4 * (box[3] - box[1])
+    )
 
 
 def _are_at_ends(box: Box, other: Box, bar: Box) -> bool:
     """Whether two boxes stand at the upper and the lower end of an upright bar."""
     height = box[3] - box[1]
     columns = (bar[0] - height <= centre_of(one)[0] <= bar[2] + height for one in (box, other))
-    rows = abs(box[3] - bar[1]) <= 1.5 * height and abs(other[1] - bar[3]) <= 1.5 * height
-    return rows and all(columns)
+    return all(columns) and max(abs(box[3] - bar[1]), abs(other[1] - bar[3])) <= 1.5 * height
 
 
 def around(

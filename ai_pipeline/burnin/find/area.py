@@ -66,10 +66,12 @@ def find_area(picture: Picture, drawn: Mask, regions: Sequence[UltrasoundRegion]
     bounded = bool(believed) and (inside & tissue).sum() >= 0.5 * tissue.sum()
     labels, stats = components(tissue)
     area: Mask = np.zeros_like(tissue)
-    for label in np.flatnonzero(stats[:, cv2.CC_STAT_AREA] >= SMALLEST * tissue.size)[1:]:
+    for label in range(1, len(stats)):
         own = labels == label
-        # Tissue that crosses their border, most of it within, is tissue beyond it.
-        area |= _between(own) & ((inside | own) if inside[own].mean() >= 0.5 else inside | ~bounded)
+        if stats[label, cv2.CC_STAT_AREA] >= SMALLEST * tissue.size:
+            # Tissue that crosses their border, most of it within, is tissue beyond it.
+            crosses = own & (inside[own].mean() >= 0.5)
+            area |= _between(own) & (inside | crosses | (not bounded))
     return area
 
 
