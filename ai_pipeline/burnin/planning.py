@@ -47,7 +47,7 @@ from ai_pipeline.burnin.find.annotation import (
     dilated,
     index_of,
 )
-from ai_pipeline.burnin.find.area import faint_writing, find_area, stroke_contrast, strokes
+from ai_pipeline.burnin.find.area import amplified, faint_writing, find_area, strokes
 from ai_pipeline.burnin.find.drawings import DRAWN, Drawings, find_bars, find_drawings, no_drawings
 from ai_pipeline.burnin.find.networks import Line
 from ai_pipeline.burnin.find.text import SMALLEST_LINE, TextBox, TextReader, looks_like_text, paint
@@ -60,8 +60,6 @@ MARGIN = 0.15
 """How far a text's mask reaches beyond the detector's box (share of the line's height)."""
 RIM = 0.02
 """How far tissue may reach beyond the image area that is found (share of the picture's shorter side)."""
-LOWEST, SLENDER = 7, 2.0
-"""Height of a drawn line that may be letters (pixels), and its width (heights), at least."""
 LARGEST_SHARE = 0.4
 """Share of the picture that may be filled, at most (banner not counted)."""
 
@@ -153,8 +151,7 @@ def with_faint_writing(plan: RemovalPlan, samples: PixelArray, reader: TextReade
     if not faint.any():
         return plan
     faint = blocks(faint) & ~known & ~plan.area & ~strong
-    # Letters of one grey level are bright enough to be read, those of many are no brighter than white.
-    shown = np.asarray(np.clip(60 * np.log2(1 + stroke_contrast(samples)) * faint, 0, 255), np.uint8)
+    shown = np.where(faint, amplified(samples), np.uint8(128))
     lines = [
         # Beside what is found a line may continue on both sides (heights).
         box.longer(6.0, shown.shape, end=True).longer(6.0, shown.shape, end=False)
@@ -427,7 +424,8 @@ def _suspected(unproven: Sequence[Text], left: Mask) -> tuple[Box, ...]:
     drawn = [
         box
         for box in component_boxes(components(left)[1])
-        if LOWEST <= box[3] - box[1] <= (box[2] - box[0]) / SLENDER
+        # Height of a drawn line that may be letters (pixels), and its width (heights), at least.
+        if 7 <= box[3] - box[1] <= (box[2] - box[0]) / 2.0
     ]
     return (*(text.box.box for text in unclear), *drawn)
 

@@ -59,22 +59,18 @@ def find_device_banner(
 ) -> tuple[Mask, tuple[Mark, ...]]:
     """The mask of the device rules' rectangles for ``meanings`` that are not empty; an annotation for each.
 
-    A rectangle is masked whole, so that faint text is removed too; one of a single colour is left alone. The
-    confidence of an annotation is the contrast in its rectangle. ``folder``: the site's own rules. Raises
-    :class:`ai_pipeline.errors.CleaningFailed` when the rules take too much of the picture, and
-    :class:`ai_pipeline.errors.DeviceRuleError` when they cannot be read.
+    A rectangle is masked whole, so that faint text is removed too; one of a single colour is left alone.
+    ``folder``: the site's own rules. Raises :class:`ai_pipeline.errors.CleaningFailed` when the rules take
+    too much of the picture, and :class:`ai_pipeline.errors.DeviceRuleError` when they cannot be read.
     """
     mask: Mask = np.zeros(picture.shape[:2], np.bool_)
     marks = []
     for rule, box in device_boxes(header, picture.shape, folder):
         place = index_of(box)
-        pixels = picture[place].reshape(-1, *picture.shape[2:])
-        # Brightest against darkest in the channel where they differ most.
-        strength = float((pixels.max(axis=0).astype(int) - pixels.min(axis=0)).max()) / 255.0
-        if rule.meaning in meanings and strength > 0:
+        if rule.meaning in meanings and np.ptp(picture[place], axis=(0, 1)).any():
             mask[place] = True
             proof = f"device rule {rule.name}"
-            marks.append(Mark(AnnotationKind.BANNER, box, strength, meaning=rule.meaning, proof=proof))
+            marks.append(Mark(AnnotationKind.BANNER, box, 1.0, meaning=rule.meaning, proof=proof))
     if (share := float(mask.mean())) > LARGEST_DEVICE_SHARE:
         names = sorted({mark.proof.removeprefix("device rule ") for mark in marks})
         raise CleaningFailed(f"device rules cover {share:.0%} of the picture: {', '.join(names)}")

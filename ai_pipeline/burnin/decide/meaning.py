@@ -210,7 +210,7 @@ SETTINGS = (
 MODES = phrases("""
     2 D, 3 D, 4 D, PW, CW, CF, CFM, CPA, CDI, PDI, TDI, THI, 2 D/THI, SRI, CRI, XRES, SonoCT, BMODE, B-MODE,
     M-MODE, FROZEN, DUPLEX, TRIPLEX, COLOR DOPPLER, POWER DOPPLER, HGen, HRes, HPen, HGén, HRés, HPén, Res,
-    PWR, FOV, ROI, PRF, WF, MI, TIS, TIB, TIC, TIs, TIb, TIc, FR, DR, Gn, AO%, Frq, MHz, Hz, dB, cm, mm,
+    /, PWR, FOV, ROI, PRF, WF, MI, TIS, TIB, TIC, TIs, TIb, TIc, FR, DR, Gn, AO%, Frq, MHz, Hz, dB, cm, mm,
     cm/s, m/s, fps
 """)
 """Words of the same class without a value, exactly so written. CHI, LIVE and HAR are given names."""
@@ -228,7 +228,8 @@ _CALIPER_LETTERS = frozenset("ABCDHLRTW")  # as whole strings only: two letters 
 _PROBES = frozenset(_spelled for probe in PROBES for _spelled in (probe, probe.lower()))
 _CLOCK = r"(?:[1-9]|1[0-2])(?:[:.][03]0)?(?: ?(?:o ?['’]? ?clock|uhr|h|点|时|시))?"
 _ADDRESS = re.compile(
-    rf"(?:(?:{'|'.join(SIDES)})(?: ?(?:breast|brust|mamma|mama|sein|seno|pecho|乳腺|유방))?|breast|乳腺|유방)"
+    rf"(?!\w+ (?:long|\d{{1,2}})$)(?:(?:{'|'.join(SIDES)})"
+    r"(?: ?(?:breast|brust|mamma|mama|sein|seno|pecho|乳腺|유방))?|breast|乳腺|유방)"
     rf" ?(?:{_CLOCK})?(?: ?(?:n ?[+-]? ?\d{{1,2}}(?: ?cm)?|\d{{1,2}} ?cm ?(?:fn|n)))?"
     r"(?: ?(?:rad|arad|antirad|trans|trv|tr|sag|long|lg))?",
     re.IGNORECASE,
@@ -267,7 +268,7 @@ def _meaning_of_line(line: str) -> Meaning:
     if line in _CALIPER_LETTERS - SIDE_LETTERS:
         return Meaning.MEASUREMENT
     line = re.sub(r"(?i)^/(?=prf)", "", spaced(line))  # an echo's edge before the first letter
-    tokens = [token.strip(",;:|()[]/") for token in line.split()]
+    tokens = [token.strip(",;:|()[]") for token in line.split()]
     return _proven([token for token in tokens if token])
 
 

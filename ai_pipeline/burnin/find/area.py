@@ -18,6 +18,7 @@ from ai_pipeline.burnin.find.annotation import (
     Mask,
     Picture,
     brightest,
+    component_boxes,
     components,
     dilated,
     mask_of,
@@ -27,10 +28,6 @@ from ai_pipeline.contract import PixelArray, UltrasoundRegion
 
 NOISE = 4
 """Range of the background's pixels around each, at most: the noise of compression (grey levels)."""
-EVEN = 1
-"""Range of a panel's pixels around each, at most (grey levels)."""
-FEWEST = 0.02
-"""Share of the picture that is background, at least; with less all of it is image."""
 WINDOWS = (9, 15, 31, 63)
 """Sides of the squares (pixels) in which tissue is separated from background; the first that is enough."""
 DENSE, SURE = 0.5, 0.8
@@ -56,7 +53,7 @@ def find_area(picture: Picture, drawn: Mask, regions: Sequence[UltrasoundRegion]
     background = _background(picture, grey, (range_around <= NOISE) & ~drawn)
     if background is None:
         return np.ones(grey.shape, np.bool_)
-    uneven = range_around > EVEN  # a panel has one colour, tissue has none
+    uneven = range_around > 1  # a panel has one colour, tissue has none
     # Difference from which a pixel may be tissue that is dark (grey levels).
     differs = brightest(cv2.absdiff(picture, tuple(map(float, np.append(background, 0))))) > 3
     tissue = _tissue(differs & uneven, ~drawn)
@@ -91,7 +88,8 @@ def _background(picture: Picture, grey: Picture, plain: Mask) -> Picture | None:
     """The colour of the background: the commonest of what is ``plain``, if there is enough of it."""
     counts = np.bincount(grey[plain], minlength=256)
     level = int(counts.argmax())
-    if counts[max(0, level - NOISE) : level + NOISE + 1].sum() < FEWEST * grey.size:
+    # Share of the picture that is background, at least; with less all of it is image.
+    if counts[max(0, level - NOISE) : level + NOISE + 1].sum() < 0.02 * grey.size:
         return None
     return np.asarray(np.median(picture[plain & (grey == level)], axis=0), np.uint8)
 
@@ -133,8 +131,6 @@ RINGING = 17
 """Side of the square by which other things are grown: what compression leaves around them (pixels)."""
 LETTER_GAP, SMALLEST_FAINT = 9, 12
 """Gap up to which strokes are of one thing, and the longer side of one, at least (pixels)."""
-BESIDE = 0.04
-"""Distance from the hull of the image area up to which dim tissue may lie (share of the shorter side)."""
 
 
 def faint_writing(samples: PixelArray, area: Mask, known: Mask) -> tuple[Mask, Mask]:
@@ -142,13 +138,13 @@ def faint_writing(samples: PixelArray, area: Mask, known: Mask) -> tuple[Mask, M
     drawings such as an ECG, with their surroundings, which are no faint text.
 
     ``samples``: as stored, of any depth, grey or colour: a window may show each level. ``known``: annotation
-    that is already judged. The traces of compression around it are no text.
+    that is already judged. The traces of compression around it are no text, unless they continue a line.
     """
     convex = np.zeros(area.shape, np.uint8)  # the smallest convex area that holds the image area
     if area.any():
         outlines, _ = cv2.findContours(area.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.fillConvexPoly(convex, cv2.convexHull(np.concatenate(outlines)), 1)
-    hull, contrast = convex.astype(np.bool_), stroke_contrast(samples)
+    hull, contrast = convex.astype(np.bool_), _contrast(samples)
     around = dilated(known, RINGING)
     plain = contrast[~hull & ~around]
     if not plain.size or not plain.any():
@@ -163,10 +159,16 @@ def faint_writing(samples: PixelArray, area: Mask, known: Mask) -> tuple[Mask, M
     gap = np.ones((LETTER_GAP, LETTER_GAP), np.uint8)
     closed = cv2.morphologyEx((faint & ~around).astype(np.uint8), cv2.MORPH_CLOSE, gap)
     labels, stats = components(closed.astype(np.bool_))
-    far = ~dilated(hull, 2 * round(BESIDE * min(area.shape)) + 1)
+    # Distance from the hull up to which dim tissue may lie: .04 of the shorter side.
+    far = ~dilated(hull, 2 * round(0.04 * min(area.shape)) + 1)
     large = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1) >= SMALLEST_FAINT
     writing = _present(labels[far], len(stats)) & large
-    return np.asarray(writing[labels], np.bool_), strong
+    # Their rows, as far as the line may continue on both sides.
+    boxes = [box for box, one in zip(component_boxes(stats), writing[1:], strict=True) if one]
+    # How far a line continues beside what is seen of it, at most (heights).
+    reaches = ((box, 6 * (box[3] - box[1])) for box in boxes)
+    rows = mask_of([(box[0] - reach, box[1], box[2] + reach, box[3]) for box, reach in reaches], area.shape)
+    return np.asarray(writing[labels], np.bool_) | (rows & faint & ~known), strong
 
 
 def _present(labels: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.bool_]:
@@ -176,7 +178,7 @@ def _present(labels: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.bool_]
     return found
 
 
-def stroke_contrast(samples: PixelArray) -> npt.NDArray[np.float32]:
+def _contrast(samples: PixelArray) -> npt.NDArray[np.float32]:
     """How far each pixel stands out from what is around, in the channel where it does most."""
     square = np.ones((FAINT_STROKE, FAINT_STROKE), np.uint8)
     found = None
@@ -186,3 +188,14 @@ def stroke_contrast(samples: PixelArray) -> npt.NDArray[np.float32]:
             stands_out = cv2.morphologyEx(plane, way, square)
             found = stands_out if found is None else np.maximum(found, stands_out)
     return np.asarray(found, np.float32)
+
+
+def amplified(samples: PixelArray) -> Picture:
+    """How each pixel differs from what is around, in the channel where it does most: a level more or less is
+    seen, and many are no more than white or black.
+    """
+    planes = np.atleast_3d(samples).astype(np.float32)
+    differs = planes - cv2.blur(planes, (31, 31)).reshape(planes.shape)
+    strongest = np.take_along_axis(differs, np.abs(differs).argmax(axis=2)[..., None], axis=2)[..., 0]
+    levels = 128 + np.sign(strongest) * 40 * np.log2(1 + np.abs(strongest))
+    return np.asarray(np.clip(levels, 0, 255), np.uint8)
