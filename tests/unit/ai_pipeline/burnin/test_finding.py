@@ -34,9 +34,11 @@ from ai_pipeline.burnin.decide.writing import (
     Text,
     are_letters,
     around,
+    as_scales,
     blocks,
     by_best_reading,
     by_their_block,
+    by_their_pair,
     find_texts,
     letter_strokes,
     level_box,
@@ -1226,3 +1228,62 @@ def image(regions: list[Dataset], **more: Any) -> Dataset:
     size = {"Rows": 600, "Columns": 800, "BitsAllocated": 8, "BitsStored": 8}
     known = {"Modality": "US", "PhotometricInterpretation": "MONOCHROME2", **size}
     return data_set(**known, **({"SequenceOfUltrasoundRegions": regions} if regions else {}), **more)
+
+
+def test_numbers_of_an_axis_and_of_a_bar_are_a_scale_where_their_values_put_them() -> None:
+    axis = [
+        text(words, (300, top, 324, top + 18)) for words, top in (("-20", 40), ("10·", 100), ("cm/s", 160))
+    ]
+    axis += [
+        text(words, (300, top, 324, top + 18)) for words, top in (("-10", 220), ("95", 250), ("20", 310))
+    ]
+    named = [replace(one, meaning=Meaning.IDENTITY) for one in axis]
+    scale, identity = Meaning.SCALE, Meaning.IDENTITY
+    assert meanings(as_scales(named, [])) == [scale, scale, identity, scale, identity, identity]
+    assert meanings(as_scales(named[:2], [])) == [identity] * 2
+    ends = [
+        text(words, (20, top, 50, top + 16), legible=True) for words, top in (("62.5", 20), ("62.5", 120))
+    ]
+    ends = [replace(one, meaning=identity) for one in ends]
+    assert meanings(as_scales(ends, [(25, 40, 40, 116)])) == [scale] * 2
+    assert meanings(as_scales(ends, [(25, 40, 40, 90)])) == [identity] * 2
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "below", "stays"),
+    [
+        ("PRF", "2.8k", True, True),
+        ("Pancreas", "TR", False, True),
+        ("STONE", "ABDOMEN", True, False),  # a name above an examination
+        ("DR", "KIM", True, False),
+        ("MI", "45Y", False, False),
+    ],
+)
+def test_a_label_and_its_value_or_a_place_and_its_plane_stay_together(
+    first: str, second: str, below: bool, stays: bool
+) -> None:
+    place: Box = (100, 60, 150, 78) if below else (160, 40, 200, 58)
+    found = meanings(by_their_pair([text(first, (100, 40, 150, 58)), text(second, place)]))
+    assert (Meaning.IDENTITY not in found) == stays
+
+
+@pytest.mark.parametrize(
+    ("words", "stays"),
+    [
+        *((one, True) for one in ("LT UOQ", "ROV-CY", "LT BREAST 2:00", "RT BREAST 10:00 4 CM FN", "左乳")),
+        *((one, False) for one in ("LT UOQ SMITH", "SMITH-CY", "2:00", "RT BREAST SMITH 2:00", "LT LONG")),
+    ],
+)
+def test_a_side_and_its_address_are_one_thing(words: str, stays: bool) -> None:
+    assert (meaning_of(words, 1.0) is Meaning.ORIENTATION) == stays
+
+
+def test_steep_waves_of_an_ecg_that_are_paler_are_of_its_curve_and_letters_beside_it_are_not() -> None:
+    picture = np.zeros((360, 480, 3), np.uint8)
+    picture[300:303, 60:260] = (76, 140, 139)
+    for left in (100, 200):
+        picture[262:302, left : left + 4] = (140, 190, 188)
+    spikes = picture[..., 1] == 190
+    burned = burn(picture, "KIM MINJUN", (70, 312), (76, 140, 139), 14)
+    trace = find_traces(burned, nothing(burned))
+    assert trace[spikes].all() and trace[(burned != picture).any(axis=2)].mean() < 0.3
