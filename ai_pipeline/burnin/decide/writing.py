@@ -610,9 +610,9 @@ def _is_on_axis(number: float, place: Box, value: float, box: Box, end: Box, ste
     """Whether a number is what the axis says that begins with a value at a box, and rises by step to end."""
     start, stop, here = (centre_of(one)[along] for one in (box, end, place))
     rise = step / (stop - start)
-    # How far a number stands from its place on the axis, at most: 0.4 heights.
+    # How far a number stands from its place on the axis, at most: a quarter of its height.
     return bool(rise) and abs(abs(value + rise * (here - start)) - number) <= abs(
-        rise * 0.4 * (box[3] - box[1])
+        rise * 0.25 * (box[3] - box[1])
     )
 
 
