@@ -310,7 +310,7 @@ def _item(tokens: Sequence[str]) -> Meaning | None:
     text = " ".join(tokens)
     if text in QUANTITIES or _MEASUREMENT.fullmatch(text):
         return Meaning.MEASUREMENT
-    if text in MODES or text.replace(" ", "") in _PROBES or _SETTING.fullmatch(text):
+    if text.lstrip("-") in MODES or text.replace(" ", "") in _PROBES or _SETTING.fullmatch(text):
         return Meaning.ACOUSTIC
     return Meaning.ORIENTATION if _ADDRESS.fullmatch(text) or _is_orientation(tokens) else None
 
