@@ -131,7 +131,7 @@ def _with_spikes(trace: Mask, picture: Picture, area: Mask) -> Mask:
         for label, (left, _, right, _) in enumerate(component_boxes(stats), start=1)
         if float(runs[left:right].mean()) > CROSSINGS
     ]
-    return grown & ~np.isin(labels, letters)
+    return np.asarray(grown & ~np.isin(labels, letters), np.bool_)
 
 
 def _drawn(picture: Picture, area: Mask) -> list[Mask]:
