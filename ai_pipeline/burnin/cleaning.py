@@ -8,10 +8,9 @@ in unused bits of the pixel data (:mod:`ai_pipeline.images.decode`).
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-import cv2
 import numpy as np
 
 from ai_pipeline.burnin.decide.meaning import NOTHING_MORE, Allowed
@@ -21,8 +20,6 @@ from ai_pipeline.burnin.find.annotation import (
     CleaningPolicy,
     InDoubt,
     Mark,
-    Mask,
-    centre_of,
     merged,
 )
 from ai_pipeline.burnin.find.networks import WHOLE
@@ -160,8 +157,6 @@ def _notes(image: SourceImage, marks: tuple[Mark, ...], cleaned: CleanedFrames) 
     removed, left = (_counted([mark for mark in marks if mark.removed is gone]) for gone in (True, False))
     outcome = "nothing had to be removed" if marks else "no burned-in annotation found"
     filled = bool(masks.any())
-    lesion = measured_area([mark for mark in marks if mark.kind is AnnotationKind.CALIPER], masks.shape[1:])
-    over_lesion = float((masks[0] > 0)[lesion].mean()) if filled and lesion.any() else 0.0
     share = float(np.count_nonzero(masks)) / masks.size
     by_hand = len(image.header.removed_by_hand)
     notes = (
@@ -173,18 +168,11 @@ def _notes(image: SourceImage, marks: tuple[Mark, ...], cleaned: CleanedFrames) 
             cleaned.in_doubt,
             "in_doubt",
             f"{_some(len(cleaned.in_doubt), 'place')} in the image may hold letters that cannot be read, "
-            "and stayed",
+            "or what a doctor needs, and stayed",
         ),
         (cleaned.widened, "widened", f"{_some(cleaned.widened, 'place')} needed a wider mask"),
         (cleaned.blacked_out, "blacked_out", f"{_some(cleaned.blacked_out, 'place')} had to be blacked out"),
         (by_hand, "by_hand", f"blacked out as a person marked it: {by_hand}"),
-        (
-            over_lesion,
-            "over_lesion",
-            f"{'less than 1 %' if over_lesion < 0.01 else f'{over_lesion:.0%}'} of the area that the "
-            "calipers measure was filled: "
-            "do not judge a lesion by it",
-        ),
         (
             filled and image.header.modality in {"CR", "DX", "MG", "RF"},
             "side_marker",
@@ -208,37 +196,6 @@ def _counted(marks: list[Mark]) -> str:
     kinds = Counter(mark.kind for mark in marks)
     counted = ((kinds[kind], kind.value) for kind in AnnotationKind if kinds[kind])
     return ", ".join(_some(number, name) for number, name in counted)
-
-
-FEWEST = 2
-"""Calipers of a measurement, at least."""
-SMALLEST, LONGEST = 11, 1.6
-"""Least side in pixels of a drawn cross, and most of its longer side to its shorter one: ticks of rulers are
-found as calipers too, 5 to 9 pixels long on nine fetal planes, and whole rulers, 33 pixels and more by 9."""
-
-
-def measured_area(calipers: Sequence[Mark], shape: tuple[int, ...]) -> Mask:
-    """The area that calipers span in a picture of ``shape``: a circle for two, the convex hull for more.
-
-    Calipers of several lesions also span the tissue between them; filled pixels there may mislead, too.
-    """
-    area = np.zeros(shape[:2], np.uint8)
-    crosses = [mark for mark in calipers if _is_cross(mark)]
-    if len(crosses) < FEWEST:
-        return area.astype(np.bool_)
-    centres = np.array([centre_of(mark.box) for mark in crosses], np.float32)
-    if len(centres) == FEWEST:
-        middle, radius = centres.mean(axis=0), float(np.linalg.norm(centres[0] - centres[1])) / 2
-        cv2.circle(area, (round(float(middle[0])), round(float(middle[1]))), max(1, round(radius)), 1, -1)
-    else:
-        cv2.fillConvexPoly(area, np.rint(cv2.convexHull(centres)).astype(np.int32), 1)
-    return area.astype(np.bool_)
-
-
-def _is_cross(mark: Mark) -> bool:
-    left, top, right, bottom = mark.box
-    shorter, longer = sorted((right - left, bottom - top))
-    return shorter >= SMALLEST and longer <= LONGEST * shorter
 
 
 def overlay_note(header: ImageHeader, source_uid: str | None = None) -> QualityNote | None:

@@ -27,6 +27,7 @@ from ai_pipeline.burnin.decide.writing import (
     FAINT,
     FILLED,
     FINEST,
+    SMALLEST_LETTER,
     Candidate,
     MeasuredPixels,
     are_letters,
@@ -37,6 +38,7 @@ from ai_pipeline.burnin.decide.writing import (
     share_of,
     strokes_in,
     surroundings,
+    with_sides,
     without_shapes_of_letters,
 )
 from ai_pipeline.burnin.find.annotation import (
@@ -47,19 +49,20 @@ from ai_pipeline.burnin.find.annotation import (
     Mask,
     Picture,
     brightest,
+    component_boxes,
     components,
     index_of,
     mask_of,
 )
-from ai_pipeline.burnin.find.drawings import find_drawings
+from ai_pipeline.burnin.find.area import strokes
+from ai_pipeline.burnin.find.drawings import find_bars, find_drawings
 from ai_pipeline.burnin.find.text import TextBox, high_contrast
+from ai_pipeline.burnin.find.traces import coloured, find_flow, find_traces, red_or_blue
 from ai_pipeline.burnin.planning import (
     RemovalPlan,
     RemovalTask,
     box_marks,
     check_share,
-    faint_marks,
-    find_faint_writing,
     plan_views,
     with_faint_writing,
     with_rim,
@@ -207,6 +210,7 @@ class Window:
         self.kept = plan.kept
         self.marks: list[Mark] = []
         self.refilled: list[Box] = []
+        self.returned: Mask = np.zeros_like(self.mask)
         self.added: Mask | None = None
         self.widened = self.blacked_out = 0
 
@@ -228,17 +232,17 @@ class Window:
 
         Raises :class:`CleaningFailed` when text is still found after :data:`ROUNDS` attempts.
         """
-        for attempt in range(ROUNDS + 1):
-            residue = self.residue()
+        attempt = 0
+        while (residue := self.residue()) or self.take_back():
             if not residue:
-                return
-            if attempt == ROUNDS:
+                continue
+            if attempt == ROUNDS or any(self.returned[index_of(box.box)].any() for box in residue):
                 left = [mark.box for mark in box_marks(residue, self.mask.shape)]
                 raise CleaningFailed("text is still found after filling, widening and blacking out", left)
             stays = self.kept & ~self.mask
             # Margin of the mask around text that is still found after filling (share of the text's height).
             more = around(residue, self.plan.lines, stays, 0.6 * (attempt + 1), spare=attempt == 0)
-            more &= ~self.plan.waves.traces
+            more &= ~(self.plan.waves.traces | self.returned)
             if attempt == 0:
                 letters = [strokes_in(self.tables.show(one), box) for one in self.results for box in residue]
                 more &= ~self.plan.ground | np.logical_or.reduce(letters)
@@ -252,6 +256,26 @@ class Window:
             found = box_marks(residue, self.mask.shape)
             self.marks += [replace(mark, frame=self.frame_of(mark)) for mark in found]
             self.refilled += [mark.box for mark in found]
+            attempt += 1
+
+    def take_back(self) -> bool:
+        """Look at what was filled: put back curves, flow, bars, and what a colour was made up in.
+
+        The places are listed for a person. False if nothing was put back.
+        """
+        before, after = (
+            self.tables.show(frames[len(frames) // 2]) for frames in (self.sources, self.results)
+        )
+        content = (content_of(before, self.plan) & ~self.plan.banner) | made_up(before, after)
+        lost = with_sides(self.mask & content, longer=SMALLEST_LETTER)
+        if self.verifier.policy is CleaningPolicy.RESEARCH or not lost.any():
+            return False
+        self.mask, self.added, self.returned = self.mask & ~lost, lost, self.returned | lost
+        self.results = [
+            np.where(lost if source.ndim == 2 else lost[..., None], source, result)
+            for source, result in zip(self.sources, self.results, strict=True)
+        ]
+        return True
 
     def fill(self, more: Mask) -> None:
         """Fill the mask ``more`` in every frame. Raises :class:`CleaningFailed` if all of it is too much."""
@@ -272,7 +296,8 @@ def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, gra
     decoded = time.perf_counter()
     tables = DisplayTables.from_frame(source, picture)
     views = tables.views(source)
-    plan = with_faint_writing(plan_views(views, image.header, verifier, graphics=graphics), source)
+    plan = plan_views(views, image.header, verifier, graphics=graphics)
+    plan = with_faint_writing(plan, source, verifier.tools.reader)
     planned = time.perf_counter()
     report(0.5, "marks found")
     still = Window([source], plan, tables, verifier, verifier.tools.filler)
@@ -290,7 +315,7 @@ def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, gra
         widened=still.widened,
         blacked_out=still.blacked_out,
         outside_sha256=outside.hexdigest(),
-        in_doubt=plan.in_doubt,
+        in_doubt=(*plan.in_doubt, *component_boxes(components(still.returned)[1])),
         refilled=tuple(still.refilled),
         timings={
             "decode": decoded - began,
@@ -322,6 +347,25 @@ def fill_plan(
     inside = mask & plan.area
     far = ~with_rim(plan.area)  # a hole across the edge is filled from both sides
     return inpaint(flat, inside, filler, plan.not_tissue | far) if inside.any() else flat
+
+
+def content_of(picture: Picture, plan: RemovalPlan) -> Mask:
+    """What no fill may take: curves, flow in its colours, and bars. Letters on them have other colours."""
+    curves = find_traces(picture, plan.area) & ~plan.kept
+    flow = find_flow(picture)
+    if flow.any():
+        flow &= red_or_blue(picture)
+    return curves | flow | (find_bars(picture) & ~strokes(picture))
+
+
+def made_up(before: Picture, after: Picture) -> Mask:
+    """The strongly coloured pixels whose colour was nowhere within ten pixels before."""
+    if before.ndim == 2:
+        return np.zeros(before.shape, np.bool_)
+    square, noise = np.ones((21, 21), np.uint8), 10
+    lowest, highest = cv2.erode(before, square), cv2.dilate(before, square)
+    beyond = cv2.max(cv2.subtract(lowest, after), cv2.subtract(after, highest))
+    return coloured(after) & (brightest(beyond) > noise)
 
 
 def _equalised(
@@ -399,6 +443,7 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
     outside, same_mask = OutsideDigest(), True
     marks = [replace(mark, frame=mark.frame or 1) for mark in plan.marks]
     refilled: list[Box] = []
+    returned: Mask = np.zeros_like(mask)
     widened = blacked_out = 0
     for start in range(0, count, WINDOW):
         # Also between the readings of a window, which take seconds each: others may run meanwhile.
@@ -408,7 +453,6 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
         window = _CineWindow(image, indices, plan, read_in, tables, verifier, step, graphics=graphics)
         if graphics:
             window.find_late_drawings()
-        window.find_faint_writing()
         window.verify()
         for index, source, samples in window.cleaned():
             outside.add(source, samples, window.mask)
@@ -417,6 +461,7 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
         mask = mask | window.mask
         marks += window.marks
         refilled += window.refilled
+        returned |= window.returned
         widened, blacked_out = widened + window.widened, blacked_out + window.blacked_out
     shown = without_shapes_of_letters(mask, verifier.tools.reader)
     if (
@@ -434,7 +479,7 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
         widened,
         blacked_out,
         outside.hexdigest(),
-        plan.in_doubt,
+        (*plan.in_doubt, *component_boxes(components(returned)[1])),
         tuple(refilled),
         spared=plan.spared,
     )
@@ -485,7 +530,8 @@ class _CineWindow(Window):
         picture = self.tables.show(self.results[middle])
         waves = self.plan.waves.seen_in(picture, self.plan.area)
         drawn = find_drawings(picture, tools.finder, tools.threshold, waves.pixels)
-        found = drawn.masks[AnnotationKind.TEXT] & ~self.kept
+        # In the image area only letters that are read go: the verification finds them.
+        found = drawn.masks[AnnotationKind.TEXT] & ~self.kept & ~self.plan.ground
         if self.verifier.policy is CleaningPolicy.RESEARCH:
             found = found | np.logical_or.reduce(list(drawn.masks.values()))
         fresh = found & ~self.mask
@@ -497,15 +543,6 @@ class _CineWindow(Window):
                 for mark in drawn.marks
                 if fresh[index_of(mark.box)].any()
             ]
-
-    def find_faint_writing(self) -> None:
-        """Search the middle frame for writing too faint to be read, which shows in it as in all others."""
-        middle = len(self.results) // 2
-        faint = find_faint_writing(self.results[middle], self.plan, self.mask)
-        if faint.any():
-            self.fill(faint)
-            self.added = None
-            self.marks += faint_marks(faint, self._indices[middle] + 1)
 
     def residue(self) -> list[TextBox]:
         """The text in projections and outlying frames, in every view of them.
@@ -616,7 +653,7 @@ def _plan_cine(
         in_doubt=tuple(dict.fromkeys(box for plan in plans for box in plan.in_doubt)),
     )
     for index in indices:
-        plan = with_faint_writing(plan, image.stored(index))
+        plan = with_faint_writing(plan, image.stored(index), verifier.tools.reader)
     return plan
 
 

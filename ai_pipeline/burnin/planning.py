@@ -16,11 +16,14 @@ from ai_pipeline.burnin.decide.writing import (
     SAME,
     SMALLEST_LETTER,
     TRACED,
+    Candidate,
     Text,
     are_letters,
+    as_scales,
     blocks,
     by_best_reading,
     by_their_block,
+    by_their_pair,
     covered,
     find_texts,
     inner,
@@ -28,7 +31,6 @@ from ai_pipeline.burnin.decide.writing import (
     level_box,
     overlap,
     share_of,
-    text_meaning,
     with_sides,
 )
 from ai_pipeline.burnin.find.annotation import (
@@ -45,11 +47,11 @@ from ai_pipeline.burnin.find.annotation import (
     dilated,
     index_of,
 )
-from ai_pipeline.burnin.find.area import faint_writing, find_area, strokes
+from ai_pipeline.burnin.find.area import amplified, faint_writing, find_area, strokes
 from ai_pipeline.burnin.find.drawings import DRAWN, Drawings, find_bars, find_drawings, no_drawings
 from ai_pipeline.burnin.find.networks import Line
-from ai_pipeline.burnin.find.text import SMALLEST_LINE, TextBox, paint
-from ai_pipeline.burnin.find.traces import Waves, find_strips, find_traces, no_waves
+from ai_pipeline.burnin.find.text import SMALLEST_LINE, TextBox, TextReader, looks_like_text, paint
+from ai_pipeline.burnin.find.traces import Waves, find_flow, find_strips, find_traces, no_waves
 from ai_pipeline.burnin.tools import Tools, is_plain
 from ai_pipeline.contract import ImageHeader, Meaning, PixelArray, Reading
 from ai_pipeline.errors import CleaningFailed
@@ -58,11 +60,8 @@ MARGIN = 0.15
 """How far a text's mask reaches beyond the detector's box (share of the line's height)."""
 RIM = 0.02
 """How far tissue may reach beyond the image area that is found (share of the picture's shorter side)."""
-LOWEST, SLENDER = 7, 2.0
-"""Height of a drawn line that may be letters (pixels), and its width (heights), at least."""
 LARGEST_SHARE = 0.4
 """Share of the picture that may be filled, at most (banner not counted)."""
-STILL_READ = "still read after filling"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,44 +139,39 @@ def plan_views(
     return plan
 
 
-def with_faint_writing(plan: RemovalPlan, samples: PixelArray) -> RemovalPlan:
-    """The plan with faint text outside its image area added, which no text reader can read.
+def with_faint_writing(plan: RemovalPlan, samples: PixelArray, reader: TextReader) -> RemovalPlan:
+    """The plan with the blocks of faint text in stored samples outside its image area added.
 
-    Raises :class:`CleaningFailed` as :func:`plan_removal` does.
+    Text is what the ``reader`` finds where all that is faint is shown bright; faint echoes are none. Raises
+    :class:`CleaningFailed` as :func:`plan_removal` does.
     """
-    faint = find_faint_writing(samples, plan, plan.mask | plan.banner)
-    if not faint.any():
-        return plan
-    check_share(plan.mask | faint)
-    return replace(plan, mask=plan.mask | faint, marks=(*plan.marks, *faint_marks(faint)))
-
-
-def find_faint_writing(samples: PixelArray, plan: RemovalPlan, filled: Mask) -> Mask:
-    """The blocks of faint text in stored samples outside the plan's image area.
-
-    ``filled`` pixels hold nothing of the source. Without an image area, blocks that cover too much of the
-    picture do not count as text; beside an area, blocks of any size do.
-    """
+    filled = plan.mask | plan.banner
     known = filled | plan.kept | plan.not_tissue | plan.waves.pixels
     faint, strong = faint_writing(samples, plan.area, known)
     if not faint.any():
-        return faint
-    found: Mask = blocks(faint) & ~known & ~plan.area & ~strong
-    # Share of a picture without image area that may be faint writing; more is tissue too dim for an area.
-    is_writing = plan.area.any() or found.mean() <= 0.05
-    return found if is_writing else np.zeros_like(found)
+        return plan
+    faint = blocks(faint) & ~known & ~plan.area & ~strong
+    shown = np.where(faint, amplified(samples), np.uint8(128))
+    lines = [
+        # Beside what is found a line may continue on both sides (heights).
+        box.longer(6.0, shown.shape, end=True).longer(6.0, shown.shape, end=False)
+        for box in (*reader.find(shown), *reader.find_upright(shown))
+        if looks_like_text(box, shown.shape) or reader.read(shown, box).legible
+    ]
+    labels, _ = components(faint)
+    faint &= np.isin(labels, labels[paint(lines, faint.shape, MARGIN)])
+    check_share(plan.mask | faint)
+    # Confidence with which faint writing is reported.
+    marks = [
+        Mark(AnnotationKind.BANNER, box, 0.1, proof="faint writing")
+        for box in component_boxes(components(faint)[1])
+    ]
+    return replace(plan, mask=plan.mask | faint, marks=(*plan.marks, *marks))
 
 
-def faint_marks(faint: Mask, frame: int | None = None) -> tuple[Mark, ...]:
-    """An annotation for each block of faint text in a ``frame``, counted from 1."""
-    boxes = component_boxes(components(faint)[1])
-    # Confidence with which faint writing is reported: it is not read.
-    return tuple(
-        Mark(AnnotationKind.BANNER, box, 0.1, frame, proof="writing too faint to read") for box in boxes
-    )
-
-
-def box_marks(boxes: Sequence[TextBox], shape: tuple[int, ...], proof: str = STILL_READ) -> tuple[Mark, ...]:
+def box_marks(
+    boxes: Sequence[TextBox], shape: tuple[int, ...], proof: str = "still read after filling"
+) -> tuple[Mark, ...]:
     """A mark for each box of text that is removed, clipped to a picture of ``shape``; none outside of it."""
     return tuple(
         Mark(AnnotationKind.TEXT, place, min(box.confidence, 1.0), proof=proof)
@@ -296,13 +290,12 @@ class _Scene:
         banner, self.outside = find_banner(self.header, picture)
         area = find_area(picture, self.nothing(), regions)
         strips, traces = find_strips(regions, picture.shape), find_traces(picture, area)
-        drawn = find_drawings(picture, self.task.tools.finder, self.task.tools.threshold, strips | traces)
         bars = find_bars(picture)
+        measured = strips | traces | (bars & self.clinical)
+        self.drawn = find_drawings(picture, self.task.tools.finder, self.task.tools.threshold, measured)
         if not self.clinical:
-            drawn.masks[AnnotationKind.SCALE] |= bars
-            bars = self.nothing()
-        self.banner, self.drawn = banner & ~traces & ~bars, drawn.without(bars)
-        self.waves = Waves(strips | bars, traces)
+            self.drawn.masks[AnnotationKind.SCALE] |= bars
+        self.banner, self.waves = banner & ~measured, Waves(measured & ~traces, traces)
 
     def reading(self) -> None:
         """Add all text; drop what is no text, as a pair of crosses is."""
@@ -327,6 +320,7 @@ class _Scene:
             area = find_area(self.picture, drawn, self.header.ultrasound_regions)
             whole = with_rim(area)
             self.area = whole & ~self.waves.strips
+            self.banner &= ~area  # tissue may reach beyond the regions
             self.plain = whole & ~area & is_plain(self.picture, ~(whole | annotation | written))
             if self.clinical and self.task.in_doubt is not InDoubt.BOX:
                 self.ground = (self.area | self.waves.pixels) & ~self.devices
@@ -339,19 +333,21 @@ class _Scene:
     def neighbours(self) -> None:
         """Keep what other readings and other lines prove harmless; add lines that only the mark network saw.
 
-        The reader of small letters reads these. A single digit only counts where it is surely read: as a mark
+        Both readers read these. A single digit only counts where it is surely read: as a mark
         of a ruler.
         """
         if not self.clinical:
             return
-        self.texts = by_their_block(by_best_reading(self.texts))
-        known = self.painted(self.texts)
+        self.texts = by_their_pair(by_their_block(by_best_reading(self.texts)), self.task.allowed)
+        known, flow = self.painted(self.texts), find_flow(self.picture) | self.waves.strips
         for place in component_boxes(components(blocks(self.lettering & ~known))[1]):
             box = level_box(place, 1.0)
-            line = self.task.tools.reader.read_small(self.picture, box)
-            meaning = text_meaning(box, line, self.task.allowed)
-            if line.legible and (line.letters >= FEWEST or meaning is not Meaning.IDENTITY):
-                self.texts.append(Text(box, line, meaning, line, DRAWN))
+            one = Candidate(self.picture, box, share_of(flow, box))
+            text = one.text(self.task.tools.reader, self.task.allowed)
+            if are_letters(text, 1.0) or (text.line.legible and text.meaning is not Meaning.IDENTITY):
+                self.texts.append(replace(text, proof=DRAWN))
+        bars = component_boxes(components(dilated(find_bars(self.picture), 9))[1])
+        self.texts = as_scales([*self.texts, *self.unproven], bars)[: len(self.texts)]
 
     def lines(self) -> None:
         """Remove whole lines of text; of harmless text whose letters the mark network has drawn, the strokes.
@@ -428,7 +424,8 @@ def _suspected(unproven: Sequence[Text], left: Mask) -> tuple[Box, ...]:
     drawn = [
         box
         for box in component_boxes(components(left)[1])
-        if LOWEST <= box[3] - box[1] <= (box[2] - box[0]) / SLENDER
+        # Height of a drawn line that may be letters (pixels), and its width (heights), at least.
+        if 7 <= box[3] - box[1] <= (box[2] - box[0]) / 2.0
     ]
     return (*(text.box.box for text in unclear), *drawn)
 

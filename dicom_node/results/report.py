@@ -67,7 +67,7 @@ _RANK: Final = {Decision.PRESENT: 0, Decision.INDETERMINATE: 1, Decision.ABSENT:
 # Notes on the cleaning of an image that a reader has to know: what went, what stayed, what to beware of.
 _OF_CLEANING: Final = frozenset(
     {
-        "burned_in", "kept", "in_doubt", "blacked_out", "over_lesion", "side_marker", "cleaning_failed",
+        "burned_in", "kept", "in_doubt", "blacked_out", "side_marker", "cleaning_failed",
         "overlay_planes",
     }
 )  # fmt: skip

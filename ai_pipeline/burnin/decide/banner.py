@@ -7,7 +7,6 @@ Three sources, each with its own mask: the surroundings of all ultrasound region
 from collections.abc import Collection
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from ai_pipeline.burnin.decide.writing import blocks
@@ -21,7 +20,6 @@ from ai_pipeline.burnin.find.annotation import (
     clipped,
     component_boxes,
     components,
-    contrast,
     dilated,
     index_of,
     mask_of,
@@ -50,12 +48,9 @@ def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Mark
         return np.zeros(picture.shape[:2], np.bool_), ()
     outside = ~mask_of([region.box for region in regions], picture.shape)
     mask = blocks(_written(brightest(picture), outside)) & outside
-    reach = max(5, round(0.02 * max(mask.shape)) | 1)
-    joined = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((reach, reach), np.uint8))
-    boxes = component_boxes(components(joined.astype(np.bool_))[1])
-    outside_regions = "outside the regions that the header names"
     return mask, tuple(
-        Mark(AnnotationKind.BANNER, box, contrast(picture, mask, box), proof=outside_regions) for box in boxes
+        Mark(AnnotationKind.BANNER, box, 1.0, proof="outside the regions that the header names")
+        for box in component_boxes(components(dilated(mask, max(5, round(0.02 * max(mask.shape)) | 1)))[1])
     )
 
 
@@ -64,26 +59,21 @@ def find_device_banner(
 ) -> tuple[Mask, tuple[Mark, ...]]:
     """The mask of the device rules' rectangles for ``meanings`` that are not empty; an annotation for each.
 
-    A rectangle is masked whole, so that faint text is removed too; one of a single colour is left alone. The
-    confidence of an annotation is the contrast in its rectangle. ``folder``: the site's own rules. Raises
-    :class:`ai_pipeline.errors.CleaningFailed` when the rules take too much of the picture, and
-    :class:`ai_pipeline.errors.DeviceRuleError` when they cannot be read.
+    A rectangle is masked whole, so that faint text is removed too; one of a single colour is left alone.
+    ``folder``: the site's own rules. Raises :class:`ai_pipeline.errors.CleaningFailed` when the rules take
+    too much of the picture, and :class:`ai_pipeline.errors.DeviceRuleError` when they cannot be read.
     """
     mask: Mask = np.zeros(picture.shape[:2], np.bool_)
-    marks, rules = [], set()
+    marks = []
     for rule, box in device_boxes(header, picture.shape, folder):
         place = index_of(box)
-        pixels = picture[place].reshape(-1, *picture.shape[2:])
-        # Brightest against darkest in the channel where they differ most.
-        strength = float((pixels.max(axis=0).astype(int) - pixels.min(axis=0)).max()) / 255.0
-        if rule.meaning in meanings and strength > 0:
+        if rule.meaning in meanings and np.ptp(picture[place], axis=(0, 1)).any():
             mask[place] = True
-            rules.add(rule.name)
             proof = f"device rule {rule.name}"
-            marks.append(Mark(AnnotationKind.BANNER, box, strength, meaning=rule.meaning, proof=proof))
-    share = float(mask.mean())
-    if share > LARGEST_DEVICE_SHARE:
-        raise CleaningFailed(f"device rules cover {share:.0%} of the picture: {', '.join(sorted(rules))}")
+            marks.append(Mark(AnnotationKind.BANNER, box, 1.0, meaning=rule.meaning, proof=proof))
+    if (share := float(mask.mean())) > LARGEST_DEVICE_SHARE:
+        names = sorted({mark.proof.removeprefix("device rule ") for mark in marks})
+        raise CleaningFailed(f"device rules cover {share:.0%} of the picture: {', '.join(names)}")
     return mask, tuple(marks)
 
 

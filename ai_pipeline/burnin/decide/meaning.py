@@ -183,6 +183,7 @@ SETTINGS = (
     r"(?:prf ?-?|wf|lwf|filter)? ?\d{1,4}(?:[.,]\d{1,2})? ?k?hz",
     r"(?:wf|prf|persist|persistence|filter|pwr|power) (?:low|med|high|max|off|on)",
     rf"[-+]? ?{_NUMBER} ?(?:db|%|fps|[cm]m[il1]s)",  # the slash of "-6cm/s" is read as a letter
+    r"(?:[cd]g \d{1,2} )?prf \d{1,2}[.,]\d{1,2} ?k|filter \d{1,4}|xmit [a-d]|proc \d(?: ?/ ?[\da-e]){2,4}",
     r"s/a [1-4]/[1-4]|map [a-z](?:/\d){1,2}",
     r"(?:sri|cri|sri ii) \d|(?:fsi|xres|ip|map|persist|pers) \d{1,2}",  # Sri is a given name, 45 an age
     r"(?:c ?\d{1,2} ?/ ?m ?(?:\d|1[0-6])|(?:ff|p) ?\d{1,2} ?/ ?e ?\d) ?\*?",  # "*": not as the preset has it
@@ -209,7 +210,7 @@ SETTINGS = (
 MODES = phrases("""
     2 D, 3 D, 4 D, PW, CW, CF, CFM, CPA, CDI, PDI, TDI, THI, 2 D/THI, SRI, CRI, XRES, SonoCT, BMODE, B-MODE,
     M-MODE, FROZEN, DUPLEX, TRIPLEX, COLOR DOPPLER, POWER DOPPLER, HGen, HRes, HPen, HGén, HRés, HPén, Res,
-    PWR, FOV, ROI, PRF, WF, MI, TIS, TIB, TIC, TIs, TIb, TIc, FR, DR, Gn, AO%, Frq, MHz, Hz, dB, cm, mm,
+    /, PWR, FOV, ROI, PRF, WF, MI, TIS, TIB, TIC, TIs, TIb, TIc, FR, DR, Gn, AO%, Frq, MHz, Hz, dB, cm, mm,
     cm/s, m/s, fps
 """)
 """Words of the same class without a value, exactly so written. CHI, LIVE and HAR are given names."""
@@ -225,6 +226,17 @@ QUOTES = "'\"`\u00b4\u2018\u2019"
 """What it makes of the drawing in a logo, before or after its letters."""
 _CALIPER_LETTERS = frozenset("ABCDHLRTW")  # as whole strings only: two letters are initials
 _PROBES = frozenset(_spelled for probe in PROBES for _spelled in (probe, probe.lower()))
+_CLOCK = r"(?:[1-9]|1[0-2])(?:[:.][03]0)?(?: ?(?:o ?['’]? ?clock|uhr|h|点|时|시))?"
+_ADDRESS = re.compile(
+    rf"(?!\w+ (?:long|\d{{1,2}})$)(?:(?:{'|'.join(SIDES)})"
+    r"(?: ?(?:breast|brust|mamma|mama|sein|seno|pecho|乳腺|유방))?|breast|乳腺|유방)"
+    rf" ?(?:{_CLOCK})?(?: ?(?:n ?[+-]? ?\d{{1,2}}(?: ?cm)?|\d{{1,2}} ?cm ?(?:fn|n)))?"
+    r"(?: ?(?:rad|arad|antirad|trans|trv|tr|sag|long|lg))?",
+    re.IGNORECASE,
+)
+"""A side with a place of the breast: by the clock, by the distance from the nipple, and by the plane."""
+SUFFIXES = frozenset({"CY", "M"})
+"""What may follow an abbreviation after a hyphen: a cyst, a mass."""
 _MEASUREMENT = re.compile("|".join(MEASUREMENTS), re.IGNORECASE)
 _SETTING = re.compile("|".join(SETTINGS), re.IGNORECASE)
 _STUCK = re.compile(rf"({'|'.join(sorted(SIDES | {'TRV', 'SAG', 'TRANS'}))})(\w{{5,}})")
@@ -298,9 +310,9 @@ def _item(tokens: Sequence[str]) -> Meaning | None:
     text = " ".join(tokens)
     if text in QUANTITIES or _MEASUREMENT.fullmatch(text):
         return Meaning.MEASUREMENT
-    if text in MODES or text.replace(" ", "") in _PROBES or _SETTING.fullmatch(text):
+    if text.lstrip("-") in MODES or text.replace(" ", "") in _PROBES or _SETTING.fullmatch(text):
         return Meaning.ACOUSTIC
-    return Meaning.ORIENTATION if _is_orientation(tokens) else None
+    return Meaning.ORIENTATION if _ADDRESS.fullmatch(text) or _is_orientation(tokens) else None
 
 
 def _is_orientation(tokens: Sequence[str]) -> bool:
@@ -316,6 +328,7 @@ def _is_orientation(tokens: Sequence[str]) -> bool:
         return bool(words)
     sure = [big in NOUNS | VIEWS | SIDES or word in CODES for word, big in zip(words, upper, strict=True)]
     allowed = SIDE_LETTERS | (ALSO_NAMES | JOINING if any(big in NOUNS for big in upper) else frozenset())
+    allowed |= SUFFIXES if any(sure) and "-" in tokens[-1] else frozenset()
     if not all(good or big in allowed for good, big in zip(sure, upper, strict=True)):
         return False
     return any(sure) or (len(words) == 1 and words[0] in SIDE_LETTERS)

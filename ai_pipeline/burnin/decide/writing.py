@@ -18,6 +18,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
+from itertools import permutations
 
 import cv2
 import numpy as np
@@ -147,13 +148,16 @@ class Candidate:
         return self.flow <= FILLS and looks_like_text(self.box, self.view.shape)
 
     def read(self, reader: TextReader) -> Line:
-        """The text read at the place. In measured pixels (spectra, M-mode, curves) and along a vertical, only
-        text of three letters that is read whole and with confidence counts as legible.
+        """The text that rapidocr reads at the place."""
+        return self._counted(reader.read(self.view, self.box, 2 if self.flow > TOUCHES else 1))
+
+    def _counted(self, line: Line) -> Line:
+        """A reading. In measured pixels (flow, spectra, M-mode, curves) and along a vertical, only text of
+        three letters that is read whole and with confidence counts as legible.
         """
-        line = reader.read(self.view, self.box, 2 if self.flow > TOUCHES else 1)
         wide = is_wide(self.box.length, self.box.height, line)
         unsure = line.confidence < SURE or line.letters < FEW_CHARACTERS or wide
-        suspicious = self.flow > FILLS or self.box.is_upright
+        suspicious = self.flow > TOUCHES or self.box.is_upright
         return replace(line, legible=False) if suspicious and unsure else line
 
     def followed(self, reader: TextReader) -> Candidate:
@@ -178,7 +182,7 @@ class Candidate:
 
         The reader of small letters reads first. If its text is not proven harmless, rapidocr reads as well.
         """
-        small = reader.read_small(self.view, self.box)
+        small = self._counted(reader.read_small(self.view, self.box))
         meaning = Meaning.IDENTITY if self.flow > FILLS else text_meaning(self.box, small, allowed)
         if meaning is not Meaning.IDENTITY:
             return Text(self.box, small, meaning, small)
@@ -355,7 +359,9 @@ def _judged_in_its_line(text: Text, texts: Sequence[Text], allowed: Allowed) -> 
     """
     if text.meaning is Meaning.IDENTITY or len(text.line.text) > FEW_CHARACTERS:
         return text
-    beside = [other for other in texts if other is not text and _is_beside(text.box.box, other.box.box)]
+    beside = [
+        other for other in texts if other.letters != text.letters and _is_beside(text.box.box, other.box.box)
+    ]
     line = sorted([text, *beside], key=lambda one: one.box.box[0])
     together = " ".join(one.line.text for one in line)
     confidence = min(one.line.confidence for one in line)
@@ -368,17 +374,17 @@ def _judged_in_its_line(text: Text, texts: Sequence[Text], allowed: Allowed) -> 
 def _is_beside(box: Box, other: Box) -> bool:
     """On one line, level or beside upright text, no farther apart than a word's space."""
     left, top, right, bottom = other
-    upright = bottom - top > UPRIGHT * (right - left)
+    upright = bottom - top > UPRIGHT * (right - left) and box[2] - box[0] <= box[3] - box[1]
     return _in_one_row(box, other) or (upright and _in_one_row(_turned(box), _turned(other)))
 
 
-def _in_one_row(box: Box, other: Box) -> bool:
+def _in_one_row(box: Box, other: Box, apart: float = 1.5) -> bool:
     (left, top, right, bottom), (left2, top2, right2, bottom2) = box, other
     height = min(bottom - top, bottom2 - top2)
     return (
         min(bottom, bottom2) - max(top, top2) > 0.5 * height
         # Gap up to which two texts belong to one line (heights of the lower one).
-        and max(left, left2) - min(right, right2) < 1.5 * height
+        and max(left, left2) - min(right, right2) < apart * height
     )
 
 
@@ -492,7 +498,9 @@ ALIGNED = 0.7
 """Distance of two lines of a block and of their ends or middles, at most (heights of a line)."""
 BLOCK = 2.5
 """Distance up to which the lines of a block prove the text between them (heights of a line)."""
-AMBIGUOUS = re.compile(r"9\d|100 ?[^\s\dAaFfJjMmWwYy]?|FR ?\d\d|P (?:Low|Med|High)")
+AMBIGUOUS = re.compile(
+    r"[CD]G ?:? ?\d\d?|CF ?\d[.,]\d|9\d|100 ?[^\s\dAaFfJjMmWwYy]?|FR ?\d\d|P (?:Low|Med|High)"
+)
 """Settings that could be an age or a name elsewhere; a padlock beside a power is read as a letter, and no
 letter of a sex or of years is taken for one."""
 COUNTER = re.compile(r"\d+ ?/ ?\d+")
@@ -522,6 +530,97 @@ def by_their_block(texts: Sequence[Text]) -> list[Text]:
     for index in sorted(range(len(found)), key=lambda one: found[one].box.box[1]):  # each by those above it
         found[index] = _in_block(found[index], found)
     return found
+
+
+AXIS = re.compile(r"\W{0,2}(\d{1,3}(?:[.,]\d{1,2})?)\W{0,2}(?:[cm]?m/s|[cm]m|s|dB|k(?:Hz)?|%)?")
+"""A number of an axis, as it is read, with what is read of its tick and with its unit."""
+
+
+LABEL = re.compile(r"PRF|DR|FR|WF|MI|TI[SBC]?|T[Ii][sbc]|Gn|Frq|FOV|AO%")
+"""Labels that say nothing without their values."""
+
+
+def by_their_pair(texts: Sequence[Text], allowed: Allowed = NOTHING_MORE) -> list[Text]:
+    """The texts; a label and its value, and two words of a line, stay together or go together.
+
+    Above each other, only a label and its value belong together: a name may stand above an examination.
+    """
+    found = list(texts)
+    for first, second in permutations(range(len(texts)), 2):
+        one, other = texts[first], texts[second]
+        value = AXIS.fullmatch(other.line.text.strip()) is not None
+        level = _in_one_row(one.box.box, other.box.box, 2.0) and one.box.box[0] < other.box.box[0]
+        paired = level or (value and _is_above(one.box.box, other.box.box, 1.5))
+        if paired and one.letters != other.letters and Meaning.IDENTITY in (one.meaning, other.meaning):
+            sure = min(one.line.confidence, other.line.confidence)
+            together = meaning_of(f"{one.line.text} {other.line.text}", sure, allowed)
+            harmless = together is not Meaning.IDENTITY and (level or together is not Meaning.ORIENTATION)
+            if harmless or (value and LABEL.fullmatch(one.line.text.strip(" :"))):
+                for index in (first, second):
+                    found[index] = replace(found[index], meaning=together, proof="with what belongs to it")
+    return found
+
+
+def as_scales(texts: Sequence[Text], bars: Sequence[Box]) -> list[Text]:
+    """The texts; numbers of an axis and those at both ends of a bar are a scale, whatever else is beside.
+
+    The numbers of an axis stand along a row or a column where their values put them; signs may be lost.
+    """
+    found = list(texts)
+    numbers = {
+        index: (float(match[1].replace(",", ".")), text.box.box)
+        for index, text in enumerate(texts)
+        if (match := AXIS.fullmatch(text.line.text.strip()))
+    }
+    scales: set[int] = set()
+    for first, second in permutations(numbers, 2):
+        (value, box), (other, end) = numbers[first], numbers[second]
+        for along in (0, 1):
+            if not _in_line(box, end, along):
+                continue
+            for step in (other - value, other + value):
+                places = {
+                    index
+                    for index, (number, place) in numbers.items()
+                    if _in_line(box, place, along)
+                    and _is_on_axis(number, place, value, box, end, step, along)
+                }
+                # Numbers of an axis, at least.
+                if len({round(centre_of(numbers[one][1])[along] / 12) for one in places}) >= 3:
+                    scales |= places
+        if value == other or not value:
+            scales |= {first, second} if any(_are_at_ends(box, end, bar) for bar in bars) else set()
+    for index in scales:
+        if found[index].meaning is Meaning.IDENTITY:
+            found[index] = replace(found[index], meaning=Meaning.SCALE, proof="a number of an axis or a bar")
+    return found
+
+
+def _in_line(box: Box, other: Box, along: int) -> bool:
+    """Whether two boxes stand one below the other (``along`` 1) or in one row, farther apart than words."""
+    height, across = box[3] - box[1], 1 - along
+    ends = (box[across], box[across + 2], centre_of(box)[across])
+    others = (other[across], other[across + 2], centre_of(other)[across])
+    near = any(abs(one - another) <= ALIGNED * height for one, another in zip(ends, others, strict=True))
+    gap = max(box[along], other[along]) - min(box[along + 2], other[along + 2])
+    return box == other or (near and gap > (1.5 - along) * height)
+
+
+def _is_on_axis(number: float, place: Box, value: float, box: Box, end: Box, step: float, along: int) -> bool:
+    """Whether a number is what the axis says that begins with a value at a box, and rises by step to end."""
+    start, stop, here = (centre_of(one)[along] for one in (box, end, place))
+    rise = step / (stop - start)
+    # How far a number stands from its place on the axis, at most: a quarter of its height.
+    return bool(rise) and abs(abs(value + rise * (here - start)) - number) <= abs(
+        rise * 0.25 * (box[3] - box[1])
+    )
+
+
+def _are_at_ends(box: Box, other: Box, bar: Box) -> bool:
+    """Whether two boxes stand at the upper and the lower end of an upright bar."""
+    height = box[3] - box[1]
+    columns = (bar[0] - height <= centre_of(one)[0] <= bar[2] + height for one in (box, other))
+    return all(columns) and max(abs(box[3] - bar[1]), abs(other[1] - bar[3])) <= 1.5 * height
 
 
 def around(

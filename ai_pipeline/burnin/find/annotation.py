@@ -193,18 +193,3 @@ def components(mask: Mask) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]
 def component_boxes(stats: npt.NDArray[np.int32]) -> list[Box]:
     """The boxes of the parts that :func:`components` has found, from label 1 on."""
     return [(left, top, left + width, top + height) for left, top, width, height, _ in stats[1:].tolist()]
-
-
-def contrast(picture: Picture, drawn: Mask, box: Box) -> float:
-    """The contrast of a drawing, 0 to 1: its mean less the mean around it, in the channel of most difference.
-
-    ``drawn``: the pixels of all drawings; the pixels within ``box`` belong to this drawing.
-    """
-    left, top, right, bottom = box
-    around = index_of((left - 3, top - 3, right + 3, bottom + 3))
-    own = drawn[around]
-    pixels = picture[around].reshape(own.size, -1).astype(np.float32)
-    if own.all() or not own.any():
-        return 0.0
-    inside, outside = pixels[own.ravel()].mean(axis=0), pixels[~own.ravel()].mean(axis=0)
-    return float(np.abs(inside - outside).max() / 255.0)

@@ -28,10 +28,6 @@ from ai_pipeline.contract import PixelArray, UltrasoundRegion
 
 NOISE = 4
 """Range of the background's pixels around each, at most: the noise of compression (grey levels)."""
-EVEN = 1
-"""Range of a panel's pixels around each, at most (grey levels)."""
-FEWEST = 0.02
-"""Share of the picture that is background, at least; with less all of it is image."""
 WINDOWS = (9, 15, 31, 63)
 """Sides of the squares (pixels) in which tissue is separated from background; the first that is enough."""
 DENSE, SURE = 0.5, 0.8
@@ -57,20 +53,23 @@ def find_area(picture: Picture, drawn: Mask, regions: Sequence[UltrasoundRegion]
     background = _background(picture, grey, (range_around <= NOISE) & ~drawn)
     if background is None:
         return np.ones(grey.shape, np.bool_)
-    uneven = range_around > EVEN  # a panel has one colour, tissue has none
+    uneven = range_around > 1  # a panel has one colour, tissue has none
     # Difference from which a pixel may be tissue that is dark (grey levels).
     differs = brightest(cv2.absdiff(picture, tuple(map(float, np.append(background, 0))))) > 3
     tissue = _tissue(differs & uneven, ~drawn)
+    believed = believed_regions(regions, tissue.shape)
+    inside = mask_of([region.box for region in believed], tissue.shape)
+    # Share of the tissue that lies in the header's regions, from which they are right.
+    bounded = bool(believed) and (inside & tissue).sum() >= 0.5 * tissue.sum()
     labels, stats = components(tissue)
     area: Mask = np.zeros_like(tissue)
     for label in range(1, len(stats)):
+        own = labels == label
         if stats[label, cv2.CC_STAT_AREA] >= SMALLEST * tissue.size:
-            area |= _between(labels == label)
-    believed = believed_regions(regions, tissue.shape)
-    inside = mask_of([region.box for region in believed], tissue.shape)
-    # They bound the area if they hold the tissue.
-    # Share of the tissue that lies in the header's regions, from which they are right.
-    return area & inside if believed and (inside & tissue).sum() >= 0.95 * tissue.sum() else area
+            # Tissue that crosses their border, most of it within, is tissue beyond it.
+            crosses = own & (inside[own].mean() >= 0.5)
+            area |= _between(own) & (inside | crosses | (not bounded))
+    return area
 
 
 def strokes(picture: Picture) -> Mask:
@@ -89,7 +88,8 @@ def _background(picture: Picture, grey: Picture, plain: Mask) -> Picture | None:
     """The colour of the background: the commonest of what is ``plain``, if there is enough of it."""
     counts = np.bincount(grey[plain], minlength=256)
     level = int(counts.argmax())
-    if counts[max(0, level - NOISE) : level + NOISE + 1].sum() < FEWEST * grey.size:
+    # Share of the picture that is background, at least; with less all of it is image.
+    if counts[max(0, level - NOISE) : level + NOISE + 1].sum() < 0.02 * grey.size:
         return None
     return np.asarray(np.median(picture[plain & (grey == level)], axis=0), np.uint8)
 
@@ -131,8 +131,6 @@ RINGING = 17
 """Side of the square by which other things are grown: what compression leaves around them (pixels)."""
 LETTER_GAP, SMALLEST_FAINT = 9, 12
 """Gap up to which strokes are of one thing, and the longer side of one, at least (pixels)."""
-BESIDE = 0.04
-"""Distance from the hull of the image area up to which dim tissue may lie (share of the shorter side)."""
 
 
 def faint_writing(samples: PixelArray, area: Mask, known: Mask) -> tuple[Mask, Mask]:
@@ -161,7 +159,8 @@ def faint_writing(samples: PixelArray, area: Mask, known: Mask) -> tuple[Mask, M
     gap = np.ones((LETTER_GAP, LETTER_GAP), np.uint8)
     closed = cv2.morphologyEx((faint & ~around).astype(np.uint8), cv2.MORPH_CLOSE, gap)
     labels, stats = components(closed.astype(np.bool_))
-    far = ~dilated(hull, 2 * round(BESIDE * min(area.shape)) + 1)
+    # Distance from the hull up to which dim tissue may lie: .04 of the shorter side.
+    far = ~dilated(hull, 2 * round(0.04 * min(area.shape)) + 1)
     large = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1) >= SMALLEST_FAINT
     writing = _present(labels[far], len(stats)) & large
     # Their rows, as far as the line may continue on both sides.
@@ -189,3 +188,14 @@ def _contrast(samples: PixelArray) -> npt.NDArray[np.float32]:
             stands_out = cv2.morphologyEx(plane, way, square)
             found = stands_out if found is None else np.maximum(found, stands_out)
     return np.asarray(found, np.float32)
+
+
+def amplified(samples: PixelArray) -> Picture:
+    """How each pixel differs from what is around, in the channel where it does most: a level more or less is
+    seen, and many are no more than white or black.
+    """
+    planes = np.atleast_3d(samples).astype(np.float32)
+    differs = planes - cv2.blur(planes, (31, 31)).reshape(planes.shape)
+    strongest = np.take_along_axis(differs, np.abs(differs).argmax(axis=2)[..., None], axis=2)[..., 0]
+    levels = 128 + np.sign(strongest) * 40 * np.log2(1 + np.abs(strongest))
+    return np.asarray(np.clip(levels, 0, 255), np.uint8)

@@ -1,13 +1,8 @@
-"""Turn the mark detector's maps into drawn pixels of each kind and into annotations.
-
-Dotted coloured lines between calipers: single pixels, found only because the lines' ends are known.
-"""
+"""Turn the mark detector's maps into drawn pixels of each kind and into annotations."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -16,7 +11,6 @@ import numpy.typing as npt
 from ai_pipeline.burnin.find.annotation import (
     MEANINGS,
     AnnotationKind,
-    Box,
     Mark,
     Mask,
     Picture,
@@ -58,22 +52,12 @@ class Drawings:
     source: tuple[Picture, MarkMaps, Mask] | None = None
     classes: npt.NDArray[np.uint8] | None = None
 
-    def without(self, bars: Mask) -> Drawings:
-        """A copy in which the pixels of ``bars`` are no longer marked as text."""
-        text = self.masks[AnnotationKind.TEXT] & bars
-        if self.source is None or not text.any():
-            return self
-        picture, maps, drawn = self.source
-        masks = {**self.masks, AnnotationKind.TEXT: self.masks[AnnotationKind.TEXT] & ~text}
-        return replace(self, masks=masks, source=(picture, maps, drawn & ~text), classes=None)
-
     def classified_apart(self, text: Mask) -> Drawings:
         """A copy in which ``text`` is classified apart from the drawing it touches: a unit from its bar."""
         if self.source is None or not text.any():
             return self
         picture, maps, drawn = self.source
-        apart = np.where(text, _majority_classes(drawn, maps), _majority_classes(drawn & ~text, maps))
-        classes = _without_bars(apart, picture)
+        classes = np.where(text, _majority_classes(drawn, maps), _majority_classes(drawn & ~text, maps))
         if self.classes is not None and np.array_equal(classes, self.classes):
             return self
         return _drawings(picture, maps, drawn, classes)
@@ -96,12 +80,7 @@ def find_drawings(picture: Picture, finder: MarkFinder, threshold: float, measur
     # share of it for a scale.
     bars = (area >= 0.8 * box) & (scale >= 0.1 * area)
     drawn = maps.above(threshold) & ~(flow & ~bars[labels]) & ~measured
-    return _drawings(picture, maps, drawn, _without_bars(_majority_classes(drawn, maps), picture))
-
-
-def _without_bars(classes: npt.NDArray[np.uint8], picture: Picture) -> npt.NDArray[np.uint8]:
-    """The classes with every colour bar a scale, whatever letters touch it."""
-    return np.where((classes > 0) & colour_bars(picture), np.uint8(SCALE), classes)
+    return _drawings(picture, maps, drawn, _majority_classes(drawn, maps))
 
 
 def no_drawings(shape: tuple[int, ...]) -> Drawings:
@@ -128,8 +107,6 @@ def _drawings(picture: Picture, maps: MarkMaps, drawn: Mask, classes: npt.NDArra
             )
             for label, box in enumerate(component_boxes(stats), start=1)
         ]
-    ends = [mark for mark in marks if mark.kind is AnnotationKind.CALIPER]
-    masks[AnnotationKind.CALIPER] |= grown(lines_between(picture, ends))
     return Drawings(masks, tuple(marks), (picture, maps, drawn), classes)
 
 
@@ -158,65 +135,6 @@ def _majority_classes(drawn: Mask, maps: MarkMaps) -> npt.NDArray[np.uint8]:
     return classes
 
 
-UNLIKE = 2.2
-"""Ratio of a caliper's sides, and of the sizes of a line's two calipers, at most."""
-
-
-def lines_between(picture: Picture, calipers: Sequence[Mark]) -> Mask:
-    """The mask of coloured lines that join two of the calipers; empty for a grey picture."""
-    ends = [mark.box for mark in calipers if _is_square(mark.box)]
-    flags = np.zeros(picture.shape[:2], np.uint8)
-    # Calipers of four measurements. More than these trace an outline or are colour flow: no line joins them.
-    if picture.ndim == 2 or len(ends) > 8:
-        return flags.astype(np.bool_)
-    for first, second in combinations(ends, 2):
-        sizes = sorted((max(_size(first)), max(_size(second))))
-        if sizes[1] <= UNLIKE * sizes[0]:
-            flags |= coloured_line(picture, _centre(first), _centre(second))
-    return flags.astype(np.bool_)
-
-
-def coloured_line(picture: Picture, start: tuple[int, int], end: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """The line from ``start`` to ``end`` (column, row) as 1 if it is yellower than both sides; else all 0.
-
-    ``picture``: RGB. A line of less than 20 pixels gives all 0.
-    """
-    flags = np.zeros(picture.shape[:2], np.uint8)
-    length = int(np.hypot(end[0] - start[0], end[1] - start[1]))
-    if length < 20:
-        return flags
-    along = np.linspace(0.1, 0.9, length)
-    columns, rows = (start[i] + (end[i] - start[i]) * along for i in (0, 1))
-    across = np.array([start[1] - end[1], end[0] - start[0]]) / length
-    yellowness = []
-    for offset in (-6, -1, 0, 1, 6):
-        c = np.clip(np.rint(columns + offset * across[0]).astype(int), 0, picture.shape[1] - 1)
-        r = np.clip(np.rint(rows + offset * across[1]).astype(int), 0, picture.shape[0] - 1)
-        pixels = picture[r, c].astype(np.int16)
-        yellowness.append(float(np.mean(pixels[:, :2].min(axis=1) - pixels[:, 2])))
-    # Mean yellow of a dotted line above its two sides (grey levels).
-    if max(yellowness[1:4]) - max(yellowness[0], yellowness[4]) > 2.5:
-        cv2.line(flags, start, end, 1, 3)
-    return flags
-
-
-def _is_square(box: Box) -> bool:
-    """Whether a box holds a caliper: the ticks of a ruler look alike, but are not square."""
-    shorter, longer = sorted(_size(box))
-    # Side of a caliper's box with its soft edge, at least (pixels).
-    return shorter >= 8 and longer <= UNLIKE * shorter
-
-
-def _size(box: Box) -> tuple[int, int]:
-    left, top, right, bottom = box
-    return right - left, bottom - top
-
-
-def _centre(box: Box) -> tuple[int, int]:
-    left, top, right, bottom = box
-    return (left + right) // 2, (top + bottom) // 2
-
-
 BLACK = 8
 """Level up to which a pixel is of no bar (grey levels)."""
 THICK, LARGEST, BAR_COMPACT, BAR_LONGER = 7, 0.03, 0.8, 1.5
@@ -225,7 +143,8 @@ its box that it fills and the ratio of its sides, at least."""
 
 
 def find_bars(picture: Picture) -> Mask:
-    """The mask of vertical and horizontal bars, found by shape: slender, smooth, with ends of other colours.
+    """The mask of vertical and horizontal bars, found by shape: slender, smooth, with ends of other colours;
+    and of rectangles in Doppler's colours.
 
     A bar has no thin stroke in any channel; letters have strokes.
     """
@@ -238,7 +157,7 @@ def find_bars(picture: Picture) -> Mask:
         own = labels[index_of(box)] == label
         if _is_bar(own, picture[index_of(box)]) and own.sum() <= LARGEST * found.size:
             found |= labels == label
-    return dilated(found, 3)
+    return dilated(found | colour_bars(picture), 3)
 
 
 def _is_bar(own: Mask, part: Picture) -> bool:

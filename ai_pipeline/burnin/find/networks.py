@@ -166,15 +166,10 @@ class MarkFinder:
 
 def _tiles(length: int) -> Iterator[tuple[slice, slice]]:
     """Along one side: what a tile sees, and the part of it for which it gives the maps."""
-    last = max(0, length - TILE)
-    last += -last % MARK_STEP  # of one grid with the whole picture: the network folds and halves
-    for start in range(0, last + TILE - 2 * MARGIN, TILE - 2 * MARGIN):
-        first = min(start, last)
-        seen = slice(first, min(first + TILE, length))
+    for start in range(0, max(1, length - 2 * MARGIN), TILE - 2 * MARGIN):
+        end = min(start + TILE, length)
         given_from = start + MARGIN if start else 0
-        yield seen, slice(given_from, length if first == last else first + TILE - MARGIN)
-        if first == last:
-            return
+        yield slice(start, end), slice(given_from, length if end == length else end - MARGIN)
 
 
 def _within(part: slice, seen: slice) -> slice:

@@ -30,17 +30,10 @@ STRIP_FORMATS = frozenset({0x2, 0x3, 0x4})
 STRIP_TYPES = frozenset({*range(0x3, 0xD), 0xF, 0x10, 0x11, 0x12})
 """Region Data Types of Doppler spectra, traces, ECG, pulse, phonocardiogram, and other physiological inputs
 (PS3.3 C.8.5.5.1.2); not tissue, colour flow, grey and colour bars."""
-LONG = 0.1
-"""Width of a trace, at least (share of the picture's width)."""
-SHORTEST, GAP = 60, 5
-"""The same in pixels, and the gaps up to which it is one trace."""
 THIN = 4
 """Median height of a trace in a column, at most (pixels; in proportion in pictures of more than 768 rows)."""
-TALL, SPIKES = 0.5, 0.1
-"""Share of a trace's height from which a column holds a spike, and share of columns that do, at most: in a
-line of text every third column holds the stem of a letter."""
-GREEN = 0.7
-"""Green of a trace that is green or yellow, at least (share of its brightest channel)."""
+CROSSINGS = 1.3
+"""Crossings of a column by a trace, on average at most: letters and frames cross most columns twice."""
 
 
 def believed_regions(
@@ -104,15 +97,41 @@ def find_traces(picture: Picture, area: Mask) -> Mask:
     Coloured curves are found anywhere, grey ones only outside the image ``area``: tissue forms such curves.
     """
     traces: Mask = np.zeros_like(area)
+    # Width of a trace, at least: a tenth of the picture's, and 60 pixels. Up to gaps of 5 it is one.
     for drawn in _drawn(picture, area):
-        joined = cv2.morphologyEx(drawn.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((1, GAP), np.uint8))
+        joined = cv2.morphologyEx(drawn.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((1, 5), np.uint8))
         labels, stats = components(joined.astype(np.bool_))
-        wide = stats[:, cv2.CC_STAT_WIDTH] >= max(SHORTEST, LONG * picture.shape[1])
+        wide = stats[:, cv2.CC_STAT_WIDTH] >= max(60, 0.1 * picture.shape[1])
         for label, box in enumerate(component_boxes(stats), start=1):
             if wide[label] and _is_trace(labels[index_of(box)] == label, picture.shape[0]):
-                traces |= labels == label
+                traces |= _with_spikes(labels == label, picture, area)
     # Side of the square by which a trace is grown: its soft edge and the ringing of compression (pixels).
     return dilated(traces, 5)
+
+
+def _with_spikes(trace: Mask, picture: Picture, area: Mask) -> Mask:
+    """A trace and what touches it in its colour, if both are one curve: steep waves are paler, or dashed.
+
+    ``area``: the image area, in which tissue may touch a grey trace.
+    """
+    light = cv2.morphologyEx(np.ascontiguousarray(picture), cv2.MORPH_TOPHAT, np.ones((9, 9), np.uint8))
+    colours = light.reshape(*trace.shape, -1).astype(np.float32)
+    own = np.median(colours[trace], axis=0)
+    lengths = np.linalg.norm(colours, axis=2) * float(np.linalg.norm(own))
+    # Likeness of two colours, at least (cosine), and the brightness of a stroke above its surroundings.
+    alike = (colours @ own >= 0.985 * lengths) & (brightest(light) > 30)
+    if own.max() - own.min() <= STRONG / 2:
+        alike &= ~area
+    labels, _ = components(dilated(alike | trace, 3))
+    grown = np.isin(labels, labels[trace]) & (alike | trace)
+    runs = (np.diff(np.pad(grown, ((1, 0), (0, 0))).astype(np.int8), axis=0) == 1).sum(axis=0)
+    labels, stats = components(grown & ~dilated(trace, 3))
+    letters = [
+        label
+        for label, (left, _, right, _) in enumerate(component_boxes(stats), start=1)
+        if float(runs[left:right].mean()) > CROSSINGS
+    ]
+    return np.asarray(grown & ~np.isin(labels, letters), np.bool_)
 
 
 def _drawn(picture: Picture, area: Mask) -> list[Mask]:
@@ -128,7 +147,7 @@ def _drawn(picture: Picture, area: Mask) -> list[Mask]:
         return [light]
     found = coloured(picture)
     _, green, blue = cv2.split(np.ascontiguousarray(picture).astype(np.int16))
-    green_or_yellow = (green - blue > STRONG) & (green > GREEN * brightest(picture))
+    green_or_yellow = (green - blue > STRONG) & (green > 0.7 * brightest(picture))
     return [light, found & green_or_yellow, found & ~green_or_yellow]
 
 
@@ -137,12 +156,12 @@ def _is_trace(own: Mask, rows: int) -> bool:
     thin = THIN * max(1.0, rows / 768)
     heights = own.sum(axis=0)
     crossings = (np.diff(np.pad(own, ((1, 0), (0, 0))).astype(np.int8), axis=0) == 1).sum(axis=0)
-    spikes = float((heights > TALL * own.shape[0]).mean())
+    # Columns that hold a spike of more than half its height: in a line of text every third holds a stem.
+    spikes = float((heights > 0.5 * own.shape[0]).mean())
     return (
         float(np.median(heights)) <= thin
-        # Crossings of a column by a trace, on average at most: letters and frames cross most columns twice.
-        and float(crossings.mean()) <= 1.3
-        and (spikes <= SPIKES or own.shape[0] <= 2 * thin)
+        and float(crossings.mean()) <= CROSSINGS
+        and (spikes <= 0.1 or own.shape[0] <= 2 * thin)
     )
 
 

@@ -34,18 +34,20 @@ from ai_pipeline.burnin.decide.writing import (
     Text,
     are_letters,
     around,
+    as_scales,
     blocks,
     by_best_reading,
     by_their_block,
+    by_their_pair,
     find_texts,
     letter_strokes,
     level_box,
     strokes_in,
 )
 from ai_pipeline.burnin.find import networks
-from ai_pipeline.burnin.find.annotation import AnnotationKind, Box, Mark, Mask, Picture, dilated
+from ai_pipeline.burnin.find.annotation import Box, Mask, Picture, dilated
 from ai_pipeline.burnin.find.area import faint_writing, find_area, strokes
-from ai_pipeline.burnin.find.drawings import find_bars, lines_between
+from ai_pipeline.burnin.find.drawings import find_bars
 from ai_pipeline.burnin.find.networks import (
     HEIGHT,
     LEGIBLE,
@@ -697,23 +699,6 @@ def test_strips_are_told_by_format_and_type(spatial_format: int, data_type: int,
     assert not find_strips((region, UltrasoundRegion((0, 0, 900, 90))), (360, 480)).any()
 
 
-ENDS = [Mark(AnnotationKind.CALIPER, (x - 6, 174, x + 6, 186), 0.9) for x in (160, 320)]
-
-
-@pytest.mark.usefixtures("less_enlarged")
-def test_a_coloured_line_is_found_between_calipers_and_nothing_where_there_is_none() -> None:
-    picture = np.repeat(echo()[..., None], 3, axis=2)
-    dots = np.zeros(picture.shape[:2], np.bool_)
-    dots[180, 168:314:4] = True  # of one pixel, every fourth column, from end to end
-    picture[dots] = (255, 230, 0)
-    found = lines_between(picture, ENDS)
-    assert found[dots].mean() > 0.8 and found.mean() < 0.01
-    assert not lines_between(np.repeat(echo()[..., None], 3, axis=2), ENDS).any()
-    assert not lines_between(echo(), ENDS).any()
-    ticks = [Mark(AnnotationKind.CALIPER, (x - 8, 177, x + 8, 183), 0.9) for x in (160, 320)]
-    assert not lines_between(picture, ticks).any()
-
-
 @pytest.mark.usefixtures("less_enlarged")
 def test_a_bar_is_seen_by_its_form_and_letters_on_it_or_on_a_panel_are_not() -> None:
     picture = np.zeros((360, 480, 3), np.uint8)
@@ -1243,3 +1228,52 @@ def image(regions: list[Dataset], **more: Any) -> Dataset:
     size = {"Rows": 600, "Columns": 800, "BitsAllocated": 8, "BitsStored": 8}
     known = {"Modality": "US", "PhotometricInterpretation": "MONOCHROME2", **size}
     return data_set(**known, **({"SequenceOfUltrasoundRegions": regions} if regions else {}), **more)
+
+
+def test_numbers_of_an_axis_and_of_a_bar_are_a_scale_where_their_values_put_them() -> None:
+    rows = (("-20", 40), ("10·", 100), ("cm/s", 160), ("-10", 220), ("95", 250))
+    named = [replace(text(one, (300, top, 324, top + 18)), meaning=Meaning.IDENTITY) for one, top in rows]
+    assert [one.meaning is Meaning.SCALE for one in as_scales(named, [])] == [True, True, False, True, False]
+    assert Meaning.SCALE not in meanings(as_scales(named[:2], []))
+    ends = [replace(one, line=Line("62.5", 0.9, legible=True)) for one in (named[0], named[3])]
+    assert meanings(as_scales(ends, [(305, 60, 318, 216)])) == [Meaning.SCALE] * 2
+    assert Meaning.SCALE not in meanings(as_scales(ends, [(305, 60, 318, 150)]))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "below", "stays"),
+    [
+        ("PRF", "2.8k", True, True),
+        ("Pancreas", "TR", False, True),
+        ("STONE", "ABDOMEN", True, False),  # a name above an examination
+        ("DR", "KIM", True, False),
+        ("MI", "45Y", False, False),
+    ],
+)
+def test_a_label_and_its_value_or_a_place_and_its_plane_stay_together(
+    first: str, second: str, below: bool, stays: bool
+) -> None:
+    place = (100, 60, 150, 78) if below else (160, 40, 200, 58)
+    found = meanings(by_their_pair([text(first, (100, 40, 150, 58)), text(second, place)]))
+    assert (Meaning.IDENTITY not in found) == stays
+
+
+@pytest.mark.parametrize(
+    ("words", "stays"),
+    [
+        *((one, True) for one in ("LT UOQ", "ROV-CY", "LT BREAST 2:00", "RT BREAST 10:00 4 CM FN", "左乳")),
+        *((one, False) for one in ("LT UOQ SMITH", "SMITH-CY", "2:00", "RT BREAST SMITH 2:00", "LT LONG")),
+    ],
+)
+def test_a_side_and_its_address_are_one_thing(words: str, stays: bool) -> None:
+    assert (meaning_of(words, 1.0) is Meaning.ORIENTATION) == stays
+
+
+def test_steep_waves_of_an_ecg_that_are_paler_are_of_its_curve_and_letters_beside_it_are_not() -> None:
+    picture = np.zeros((360, 480, 3), np.uint8)
+    picture[300:303, 60:260] = (76, 140, 139)
+    for left in (100, 200):
+        picture[262:302, left : left + 4] = (140, 190, 188)
+    burned = burn(picture, "KIM MINJUN", (70, 312), (76, 140, 139), 14)
+    trace = find_traces(burned, nothing(burned))
+    assert trace[picture[..., 1] == 190].all() and trace[(burned != picture).any(axis=2)].mean() < 0.3
