@@ -29,7 +29,7 @@ TRAINED := tests/unit/ai_training
 # What `make check` compares with: it tests what changed since.
 BASE ?= main
 
-.PHONY: demo pictures help check affected test tests test-training lint budget docs generated site hostile kills bench figures released-schema version dist lock sbom audit clean
+.PHONY: demo pictures help check affected test tests test-training lint budget coverage docs generated site hostile kills bench figures released-schema version dist lock sbom audit clean
 
 demo: $(VENV)/.demo  ## a film and an ultrasound through the node; a page of what came back
 	$(BIN)/dicom-node demo --out demo-output
@@ -65,6 +65,16 @@ budget: $(VENV)/.test  ## no package above its number in budget.toml; WRITE=1 lo
 pictures: demo  ## docs/pictures/demo.png: what make demo shows; needs Debian's chromium-headless-shell
 	chromium-headless-shell --no-sandbox --disable-gpu --hide-scrollbars --window-size=1060,1080 \
 		--screenshot=docs/pictures/demo.png file://$(CURDIR)/demo-output/index.html
+
+# Roles that tests start as processes of their own are not counted, but what they fork is.
+coverage: $(VENV)/.test  ## lines and branches that unit tests reach, by room; PYTEST_ARGS=… goes to pytest (15 minutes)
+	$(PIP) slipcover
+	@mkdir -p build
+	$(ONE_CORE:pytest=slipcover) --branch --xml --xml-package-depth 2 --out build/coverage.xml \
+		--source ai_pipeline,dicom_connectors,dicom_console,dicom_node -m pytest -q -n0 \
+		-W ignore::pytest.PytestAssertRewriteWarning tests/unit --ignore=$(TRAINED) $(PYTEST_ARGS)
+	@sed -n 's/.*<package name="\(.*\)" line-rate="\(.*\)" branch-rate="\(.*\)" complexity.*/\1 \2 \3/p' build/coverage.xml \
+		| awk 'BEGIN { print "room lines branches" } { printf "%s %.1f%% %.1f%%\n", $$1, 100 * $$2, 100 * $$3 }' | column -t
 
 docs: generated $(DOCS)/.installed  ## the documentation as pages in build/docs, to be read without a network; dead links fail
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet

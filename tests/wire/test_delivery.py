@@ -1197,8 +1197,7 @@ def test_a_real_orthanc_takes_over_and_reports_on_an_association_of_its_own(tmp_
                 stop.set()
                 following.join()
             assert orthanc.instances() == sorted(uids)
-    rows = outbox.rows()
-    assert [(row["queries"], row["reason"]) for row in rows] == [(0, "")] * 3  # not by a query
+    assert [(row["queries"], row["reason"]) for row in outbox.rows()] == [(0, "")] * 3  # not by a query
     assert outbox.numbers()[events.COMMITMENT_REPORTED.number] == 1
 
 

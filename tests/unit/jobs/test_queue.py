@@ -336,7 +336,7 @@ def test_a_job_that_somebody_else_changes_is_not_waited_for(database: Database, 
     assert claimed(queue).id == number
 
 
-def test_the_tables_of_procrastinate_are_those_of_our_migration() -> None:
+def test_a_newer_procrastinate_asks_for_a_migration_of_ours() -> None:
     """A newer procrastinate brings steps of its own: they must become a migration of ours."""
     newest = max(path.name for path in Path(SchemaManager.get_migrations_path()).glob("*.sql"))
     assert newest == "03.04.00_50_post_add_retry_failed_job_procedure.sql"
@@ -476,6 +476,37 @@ def test_a_study_can_follow_each_step_of_its_jobs_and_deliveries(
     ):
         for after in next_steps(*before):
             assert {study_state(*before), study_state(*after)} <= READ_FROM_WORK, (before, after)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "deliveries", "state"),
+    [
+        (
+            [JobState.SUCCEEDED, JobState.QUEUED, JobState.RUNNING],
+            [DeliveryState.PENDING],
+            StudyState.RUNNING,
+        ),
+        ([JobState.FAILED, JobState.QUEUED], [DeliveryState.PENDING], StudyState.QUEUED),
+        (
+            [JobState.FAILED],
+            [DeliveryState.UNCONFIRMED, DeliveryState.UNASSESSED, DeliveryState.DEAD],
+            StudyState.DELIVERING,
+        ),
+        ([JobState.FAILED], [DeliveryState.UNASSESSED, DeliveryState.DEAD], StudyState.UNASSESSED),
+        ([JobState.FAILED, JobState.SUCCEEDED], [DeliveryState.CONFIRMED], StudyState.FAILED),
+        ([JobState.SUCCEEDED], [DeliveryState.CONFIRMED, DeliveryState.DEAD], StudyState.FAILED),
+        ([JobState.CANCELLED], [], StudyState.CANCELLED),
+        ([JobState.CANCELLED, JobState.SUCCEEDED], [DeliveryState.CONFIRMED], StudyState.DELIVERED),
+        ([JobState.SUCCEEDED], [DeliveryState.DISCARDED], StudyState.CANCELLED),
+        ([JobState.SUCCEEDED], [DeliveryState.DISCARDED, DeliveryState.CONFIRMED], StudyState.DELIVERED),
+        ([JobState.CANCELLED, JobState.NOT_APPLICABLE], [], StudyState.NOT_APPLICABLE),
+        ([], [], StudyState.NOT_APPLICABLE),
+    ],
+)
+def test_a_study_is_where_the_least_finished_of_its_work_is(
+    jobs: list[JobState], deliveries: list[DeliveryState], state: StudyState
+) -> None:
+    assert study_state(jobs, deliveries) is state
 
 
 def test_claims_at_the_same_time_get_each_job_once(database: Database) -> None:

@@ -29,6 +29,7 @@ from dicom_node.base.store import deliveries, requested
 from dicom_node.base.store.tables import (
     Delivery,
     EventRow,
+    Lease,
     Notification,
     Original,
     ReceivedObject,
@@ -402,7 +403,7 @@ def test_a_thread_that_was_abandoned_leaves_the_destination_to_the_new_one(tmp_p
         assert outbox.numbers()[events.DELIVERY_RETRIED.number] == 0, "what it says now is not recorded"
 
 
-def test_one_worker_at_a_time_sends_to_a_peer_and_the_next_one_after_its_lease(outbox: Outbox) -> None:
+def test_one_worker_at_a_time_sends_to_a_peer_until_it_renews_its_lease_no_more(outbox: Outbox) -> None:
     sent, there = blocked(), Mock(confirm=lambda objects: [Confirmation(Presence.FOUND)] * len(objects))
     first = outbox.worker(open_destination=lambda *_: sent, lease_seconds=2)
     sending = threading.Thread(target=first.run_once)
@@ -410,6 +411,9 @@ def test_one_worker_at_a_time_sends_to_a_peer_and_the_next_one_after_its_lease(o
     wait_until(lambda: outbox.states()["sending"] == 1, 60, "it is being sent")
     second = outbox.worker(open_destination=lambda *_: there)
     assert second.run_once() == 0
+    [lease], first._routes["pacs"]._renew_at = outbox.rows(Lease), 0.0
+    first._routes["pacs"].renew()
+    assert outbox.rows(Lease)[0].until > lease.until
     wait_until(lambda: second.run_once() == 1, 60, "the first one did not renew its lease")
     sent.let_go.set()
     sending.join()
@@ -673,8 +677,7 @@ def test_the_same_transaction_is_taken_once_and_not_too_many_wait(
     for transaction in ("2.25.1", "2.25.1", "2.25.2", "2.25.3"):
         ask(inbox, f"1.2.3 {ULTRASOUND}", transaction=transaction)
     assert [row.transaction_uid for row in inbox.rows(RequestedCommitment)] == ["2.25.1", "2.25.2"]
-    refused = [event.fields["reason"] for event in inbox.events() if event.number == 1071]
-    assert refused == [
+    assert [event.fields["reason"] for event in inbox.events() if event.number == 1071] == [
         "its Transaction UID was used before",
         "too many requests of this peer wait for a report",
     ]

@@ -265,8 +265,7 @@ def test_two_domains_of_a_site_share_no_pseudonym_no_uid_and_no_date(path: Path,
 
 def test_an_original_and_its_deidentified_twin_share_no_uid(image: SourceObject, once: Deidentified) -> None:
     twins = uids(once)
-    ctx = context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound")
-    made = build(ctx, [image], result_of(image))
+    made = build(context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound"), [image], result_of(image))
     assert made and twins
     for item in made:
         ds = read_result(item)

@@ -255,6 +255,10 @@ def test_a_result_with_this_fault_is_not_built(
 
 BREAKS_DEIDENTIFIED: dict[str, tuple[Break, str]] = {
     "a name in a comment": (_set("ImageComments", "seen by Dr. ZQXMustermann"), "ImageComments holds"),
+    "a name whose parts are too short to be looked for alone": (
+        _set("ImageComments", "seen by Wu^Li"),
+        "ImageComments holds",
+    ),
     "an institution in an item": (
         lambda ds: setattr(ds.ContributingEquipmentSequence[0], "InstitutionName", f"{SECRET}Clinic"),
         "InstitutionName holds",
@@ -293,16 +297,18 @@ BREAKS_DEIDENTIFIED: dict[str, tuple[Break, str]] = {
 @pytest.fixture(scope="module")
 def at_the_gate(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Callable[[bytes, Dataset], None]]:
     """A de-identified image that passes, and the gate for such as it."""
-    image = source(write_named(tmp_path_factory.mktemp("gate") / "us.dcm"))
-    given = read_sources([image])
-    disguised, identity = [pseudonymised(given[0], Pseudonyms(HERE))], KnownIdentity.from_sources(given)
+    name = f"{SECRET}Mustermann^{SECRET}Erika=Li^Wu"
+    image = source(write_named(tmp_path_factory.mktemp("gate") / "us.dcm", PatientName=name))
+    [given] = read_sources([image])
+    disguised, identity = [pseudonymised(given, Pseudonyms(HERE))], KnownIdentity.from_sources([given])
     ctx = context(kinds=tuple(DEIDENTIFIED_KINDS), pipeline="ultrasound", station_name="")
     data = deidentified(image.path, ctx=ctx).objects[0].data
 
     def release(data: bytes, ds: Dataset) -> None:
-        kind = ResultKind.CLEANED
-        further = partial(identifying, ctx, kind, disguised[0].header, identity, frozenset())
-        gate.check(data, ds, ctx, kind, disguised, further)
+        kind, header = ResultKind.CLEANED, disguised[0].header
+        gate.check(
+            data, ds, ctx, kind, disguised, partial(identifying, ctx, kind, header, identity, frozenset())
+        )
 
     release(data, pydicom.dcmread(io.BytesIO(data)))
     return data, release

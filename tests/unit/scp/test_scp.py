@@ -290,8 +290,7 @@ def test_fragments_are_those_that_pynetdicom_sees(values: list[tuple[int, bytes]
     encoded = P_DATA_TF(primitive).encode()
     stock = P_DATA_TF()
     stock.decode(encoded)
-    ours = fragments(memoryview(encoded)[6:])
-    assert [(context, bytes(value)) for context, value in ours] == values
+    assert [(context, bytes(value)) for context, value in fragments(memoryview(encoded)[6:])] == values
     assert stock.to_primitive().presentation_data_value_list == values
 
 
@@ -411,8 +410,9 @@ def test_the_address_counts_where_it_is_asked_for(host: str, address: str, accep
 def test_limits_hold_per_peer_and_for_all() -> None:
     one = policy((US1 | {"maximum_associations": 2},), maximum_associations=3)
     ours, theirs = ("us1", "192.0.2.7"), ("", "192.0.2.8")
-    counts = [(MAY, [ours]), (MAY, [ours] * 2), (MAY_NOT, [ours] * 2), (MAY_NOT, [ours, ours, theirs])]
-    assert [one.has_room(who, "h", there) for who, there in counts] == [True, False, True, False]
+    counts = [(MAY, [ours]), (MAY, [ours] * 2), (MAY_NOT, [ours] * 2), (MAY, [ours, theirs, theirs])]
+    counts += [(MAY_NOT, [ours]), (MAY_NOT, [theirs])]  # which get half of the places
+    assert [one.has_room(who, "h", there) for who, there in counts] == [True, False, True, False, True, False]
 
 
 def test_strangers_leave_places_to_peers_and_to_each_other() -> None:

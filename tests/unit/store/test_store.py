@@ -360,8 +360,7 @@ def test_a_study_that_is_received_or_in_quarantine_is_not_moved_by_its_work(
 
 
 def events_in(session: Session, event: events.EventType) -> int:
-    chosen = select(func.count(EventRow.id)).where(EventRow.number == event.number)
-    return session.scalar(chosen) or 0
+    return session.scalar(select(func.count(EventRow.id)).where(EventRow.number == event.number)) or 0
 
 
 LONG = 60.0
@@ -462,8 +461,7 @@ def test_events_of_an_open_association_are_found_in_any_time_zone_of_the_server(
     outbox.write(Session.execute, text(zone))
     outbox.database.dispose()  # for connections from now on
     outbox.write(record, events.STORE_REFUSED, association="a")
-    uid = outbox.rows(Study)[0].study_instance_uid
-    shown = outbox.read(views.list_events, study_instance_uid=uid)
+    shown = outbox.read(views.list_events, study_instance_uid=outbox.rows(Study)[0].study_instance_uid)
     assert events.STORE_REFUSED.number in {row["number"] for row in shown}
     outbox.database.dispose()
 

@@ -365,8 +365,7 @@ def test_faulty_objects_of_one_sender_are_one_entry_with_a_count(inbox: Inbox) -
     shown = [study["reason"].split("; and ")[1] for study in inbox.read(views.list_studies)]
     assert sorted(shown) == [f"2 {more}", f"39 {more}"]
     numbers = [event.number for event in inbox.events()]
-    told = OBJECT_QUARANTINED.number, STUDY_QUARANTINED.number
-    assert [numbers.count(one) for one in told] == [2, 2]
+    assert [numbers.count(one.number) for one in (OBJECT_QUARANTINED, STUDY_QUARANTINED)] == [2, 2]
 
 
 def test_a_round_of_indexing_ends_and_studies_of_who_is_behind_wait(
@@ -721,9 +720,26 @@ def test_images_that_contradict_each_other_on_the_patient_are_a_conflict_and_no_
     assert alike or ("two patients" in study.reason and inbox.jobs() == [])
 
 
-def test_the_date_of_an_old_device_is_the_same_date() -> None:
-    old, new = (Patient.from_values("", "", "Test", date, "") for date in ("1970.01.01", "19700101"))
-    assert not old.contradicts(new)
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        (("", "Test", "1970.01.01"), ("", "Test", "19700101"), True),  # as old devices write it
+        (("", "Test", "00000000"), ("", "Test", "19700101"), True),  # no date
+        (("", "Test=洪", ""), ("", "Test==홍", ""), True),
+        (("", "Test=洪", ""), ("", "Test=吉", ""), False),
+        (("", "Test==홍", ""), ("", "Test==길", ""), False),
+        (("", "=洪", ""), ("", "", ""), False),  # somebody and nobody
+        (("", "==홍", ""), ("", "", ""), False),
+        (("1", "Test", ""), ("1", "", ""), True),
+        (("1", "Test", ""), ("2", "Test", ""), False),
+        (("1", "Test", ""), (" ", "Test", ""), False),
+    ],
+)
+def test_patients_are_alike_unless_id_date_or_a_group_of_the_name_differs_or_one_is_nobody(
+    one: tuple[str, str, str], other: tuple[str, str, str], *, alike: bool
+) -> None:
+    first, second = (Patient.from_values(known, "", name, date, "") for known, name, date in (one, other))
+    assert first.contradicts(second) is second.contradicts(first) is not alike
 
 
 WHOLE = {"PatientID": "ID-1", "IssuerOfPatientID": "HERE", "PatientName": "Test^One", "PatientSex": "F"}
