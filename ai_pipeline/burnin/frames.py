@@ -57,7 +57,7 @@ from ai_pipeline.burnin.find.annotation import (
 from ai_pipeline.burnin.find.area import strokes
 from ai_pipeline.burnin.find.drawings import find_bars, find_drawings
 from ai_pipeline.burnin.find.text import TextBox, high_contrast
-from ai_pipeline.burnin.find.traces import coloured, find_flow, find_traces, red_or_blue
+from ai_pipeline.burnin.find.traces import coloured, find_flow, find_traces, mostly_outside, red_or_blue
 from ai_pipeline.burnin.planning import (
     RemovalPlan,
     RemovalTask,
@@ -266,7 +266,7 @@ class Window:
         before, after = (
             self.tables.show(frames[len(frames) // 2]) for frames in (self.sources, self.results)
         )
-        content = (content_of(before, self.plan) & ~self.plan.banner) | made_up(before, after)
+        content = (content_of(before, self.plan, self.mask) & ~self.plan.banner) | made_up(before, after)
         lost = with_sides(self.mask & content, longer=SMALLEST_LETTER)
         if self.verifier.policy is CleaningPolicy.RESEARCH or not lost.any():
             return False
@@ -349,12 +349,15 @@ def fill_plan(
     return inpaint(flat, inside, filler, plan.not_tissue | far) if inside.any() else flat
 
 
-def content_of(picture: Picture, plan: RemovalPlan) -> Mask:
-    """What no fill may take: curves, flow in its colours, and bars. Letters on them have other colours."""
+def content_of(picture: Picture, plan: RemovalPlan, filled: Mask) -> Mask:
+    """What no fill may take: curves, flow in its colours, and bars. Letters on them have other colours.
+
+    What is ``filled`` mostly was no flow, but letters in its colours.
+    """
     curves = find_traces(picture, plan.area) & ~plan.kept
     flow = find_flow(picture)
     if flow.any():
-        flow &= red_or_blue(picture)
+        flow &= red_or_blue(picture) & mostly_outside(flow, filled)
     return curves | flow | (find_bars(picture) & ~strokes(picture))
 
 
@@ -362,10 +365,10 @@ def made_up(before: Picture, after: Picture) -> Mask:
     """The strongly coloured pixels whose colour was nowhere within ten pixels before."""
     if before.ndim == 2:
         return np.zeros(before.shape, np.bool_)
-    square, noise = np.ones((21, 21), np.uint8), 10
-    lowest, highest = cv2.erode(before, square), cv2.dilate(before, square)
-    beyond = cv2.max(cv2.subtract(lowest, after), cv2.subtract(after, highest))
-    return coloured(after) & (brightest(beyond) > noise)
+    lowest, highest = (way(before, np.ones((21, 21), np.uint8)) for way in (cv2.erode, cv2.dilate))
+    return coloured(after) & (
+        brightest(cv2.max(cv2.subtract(lowest, after), cv2.subtract(after, highest))) > 10
+    )
 
 
 def _equalised(

@@ -198,15 +198,16 @@ class _Scene:
     """A picture on its way through :data:`RULES`, and what they have found so far.
 
     ``banner`` and ``devices``: pixels of text outside the header's regions, and of places that always go.
-    ``lettering``: letters as the mark network saw them at first. ``texts`` are judged, ``symbols`` are
-    drawings that look like text, ``unproven`` may be letters in the image area; the last two stay.
-    ``mask``, ``kept`` and ``left``: pixels that go, text that stays, and drawn text that stays in doubt.
+    ``bars``: grey and colour bars. ``lettering``: letters as the mark network saw them at first. ``texts``
+    are judged, ``symbols`` are drawings that look like text, ``unproven`` may be letters in the image area;
+    the last two stay. ``mask``, ``kept`` and ``left``: pixels that go, text that stays, and drawn text that
+    stays in doubt.
     """
 
     def __init__(self, picture: Picture, header: ImageHeader, task: RemovalTask, *, graphics: bool) -> None:
         self.picture, self.header, self.task, self.graphics = picture, header, task, graphics
         self.shape, self.clinical = picture.shape[:2], task.policy is CleaningPolicy.CLINICAL
-        self.banner, self.devices, self.plain, self.ground = (self.nothing() for _ in range(4))
+        self.banner, self.devices, self.plain, self.ground, self.bars = (self.nothing() for _ in range(5))
         self.area, self.waves, self.drawn = ~self.nothing(), no_waves(self.shape), no_drawings(self.shape)
         self.outside: tuple[Mark, ...] = ()
         self.known: tuple[Mark, ...] = ()
@@ -229,7 +230,7 @@ class _Scene:
             raise CleaningFailed("places in the image area may hold letters", doubts)
         not_tissue = self.kept | self.waves.traces
         if self.clinical:
-            not_tissue |= self.graphics_but_text()
+            not_tissue |= self.graphics_but_text() | self.bars
         banner = (self.banner & ~not_tissue) | self.devices
         marks = self._marks(banner)
         check_share(self.mask & ~banner)
@@ -290,11 +291,11 @@ class _Scene:
         banner, self.outside = find_banner(self.header, picture)
         area = find_area(picture, self.nothing(), regions)
         strips, traces = find_strips(regions, picture.shape), find_traces(picture, area)
-        bars = find_bars(picture)
-        measured = strips | traces | (bars & self.clinical)
+        self.bars = find_bars(picture)
+        measured = strips | traces | (self.bars & self.clinical)
         self.drawn = find_drawings(picture, self.task.tools.finder, self.task.tools.threshold, measured)
         if not self.clinical:
-            self.drawn.masks[AnnotationKind.SCALE] |= bars
+            self.drawn.masks[AnnotationKind.SCALE] |= self.bars
         self.banner, self.waves = banner & ~measured, Waves(measured & ~traces, traces)
 
     def reading(self) -> None:
@@ -346,7 +347,7 @@ class _Scene:
             text = one.text(self.task.tools.reader, self.task.allowed)
             if are_letters(text, 1.0) or (text.line.legible and text.meaning is not Meaning.IDENTITY):
                 self.texts.append(replace(text, proof=DRAWN))
-        bars = component_boxes(components(dilated(find_bars(self.picture), 9))[1])
+        bars = component_boxes(components(dilated(self.bars, 9))[1])
         self.texts = as_scales([*self.texts, *self.unproven], bars)[: len(self.texts)]
 
     def lines(self) -> None:

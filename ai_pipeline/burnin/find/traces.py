@@ -67,13 +67,18 @@ class Waves:
 
     def without(self, letters: Mask, proven: Mask) -> Waves:
         """A copy without traces that lie mostly in ``letters``, and without pixels of ``proven`` letters."""
-        labels, stats = components(self.traces)
-        curves = np.bincount(labels[letters], minlength=len(stats)) < 0.5 * stats[:, cv2.CC_STAT_AREA]
-        curves[0] = False
-        return Waves(self.strips, np.asarray(curves[labels] & ~proven, np.bool_))
+        return Waves(self.strips, mostly_outside(self.traces, letters) & ~proven)
 
     def __or__(self, other: Waves) -> Waves:
         return Waves(self.strips | other.strips, self.traces | other.traces)
+
+
+def mostly_outside(parts: Mask, filled: Mask) -> Mask:
+    """The connected parts of a mask of which more than half is not ``filled``."""
+    labels, stats = components(parts)
+    outside = np.bincount(labels[filled], minlength=len(stats)) < 0.5 * stats[:, cv2.CC_STAT_AREA]
+    outside[0] = False
+    return np.asarray(outside[labels], np.bool_)
 
 
 def no_waves(shape: tuple[int, ...]) -> Waves:
