@@ -390,7 +390,7 @@ class ReportTransaction:
         return [
             (str(item.ManufacturerModelName), str(item.SoftwareVersions), str(item.DeviceUID))
             for item in self._document.get("ContributingEquipmentSequence") or ()
-            if item.get("ContributionDescription") == _OF_MODELS
+            if str(item.get("ContributionDescription", "")).startswith(_OF_MODELS)
         ]
 
     @property

@@ -34,6 +34,7 @@ _EXAMPLES: Mapping[tuple[str, str], object] = {
     ("ConsoleSettings", "metrics_token"): "${METRICS_TOKEN}",
     ("ConsoleSettings", "metrics_port"): 9112,
     ("PeerSettings", "quiet_seconds"): 30,
+    ("RuleSettings", "no_call"): ["sr"],
     ("PeerSettings", "query_ae_title"): "PACS_QR",
     ("PeerSettings", "query_host"): "pacs-qr.example.org",
     ("PeerSettings", "query_port"): 104,
