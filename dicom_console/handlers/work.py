@@ -176,8 +176,8 @@ def list_decisions(asked: Asked) -> list[Row]:
 @faces.page_of(list_decisions)
 def _decisions_page(asked: Visit, rows: list[Row]) -> Response:
     named = asked.read(listing.named, asked.settings, rows)
-    lengths = {"shortest": audit.SHORTEST_REASON, "longest": audit.LONGEST_REASON}
-    return asked.page("decisions.html", rows=rows, named=named, **lengths)
+    shortest, longest = audit.SHORTEST_REASON, audit.LONGEST_REASON
+    return asked.page("decisions.html", rows=rows, named=named, shortest=shortest, longest=longest)
 
 
 @faces.handler("POST", "/decisions/{name}/settle", UserRole.ADMIN, back_to("/decisions"))

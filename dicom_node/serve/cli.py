@@ -409,7 +409,7 @@ def init(
     Run it as the user that the node runs as. An option answers its question. The password is asked for, or is
     the next line of standard input. Nothing is overwritten.
     """
-    from dicom_node.people import configured
+    from dicom_node.people import configured, users
 
     configuration, unit = configured.create_node(
         {
@@ -420,7 +420,7 @@ def init(
             "admin": admin,
         },
         to.absolute(),
-        asked_password(partial(configured.users.checked_password, admin)) if admin else "",
+        asked_password(partial(users.checked_password, admin)) if admin else "",
     )
     say(f"{configuration} and {unit} are written.")
     say(f"Next: dicom-node check --config {configuration}, then dicom-node serve with it, or as a service:")
