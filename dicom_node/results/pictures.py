@@ -237,7 +237,7 @@ def _annotations(
     whole = " ".join([*said, ", ".join(further_numbers(report))]).replace(
         "AI:", "AI, not for diagnostic use:", 1
     )
-    words = textwrap.wrap(whole, _LINE_LETTERS, max_lines=2, placeholder=" …")
+    words = textwrap.wrap(whole, _LINE_LETTERS, max_lines=2, placeholder=" ...")
     # VR ST: lines end with CR LF (PS3.5 6.1.3).
     place = min(_EDGES, key=partial(_letters_in, report.source.stored.image.display()))
     text = TextObject("\r\n".join(words), units="DISPLAY", bounding_box=place, text_justification="CENTER")
