@@ -28,9 +28,8 @@ from the cards in `ai_pipeline/cards/`. Two inpainters and three autoencoders
 A network is refused when a byte differs from the SHA-256 of its card (`dicom-node check`). A card
 in a folder [of your own](models-own.md) with the id of a shipped one replaces it.
 
-A card also has its recipe (table `training`) and figures that no page shows: average precision, ECE and
-Brier score, calibration by source, sensitivity of hidden labels, answers by least probability, SSIM of
-filters. [How figures are made](training.md)
+A card also has its recipe (table `training`) and figures that no page shows. [How figures are
+made](training.md)
 """
 PICTURES = {
     "burnin-text": ("cleaning-first-now.png", "Ultrasound as it came, and cleaned by two versions"),
