@@ -397,7 +397,7 @@ def test_an_image_that_is_not_decoded_is_kept_and_the_pacs_gets_a_report_that_sa
     assert rest in texts(mixed.only(SR))
 
 
-RESULTS = ("sr", "gsps", "sc", "cleaned", "seg")
+RESULTS = ("sr", "gsps", "cleaned", "seg")
 
 
 @dataclass(frozen=True)
@@ -435,7 +435,7 @@ def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
             yield Ward(node, pacs)
 
 
-MODALITIES = {"sr": "SR", "gsps": "PR", "sc": "OT", "cleaned": "US", "seg": "SEG"}
+MODALITIES = {"sr": "SR", "gsps": "PR", "cleaned": "US", "seg": "SEG"}
 
 
 @dataclass(frozen=True)
@@ -509,7 +509,7 @@ def test_a_dicomweb_workstation_finds_and_reads_every_result(department: Departm
     _holds_all(department, got)
     [sr] = [one for one in got if one.SOPInstanceUID == department.results["sr"]]
     sr.save_as(report, enforce_file_format=True)
-    assert srread(BytesIO(report.getvalue())).content.get_planar_roi_measurement_groups()
+    assert srread(BytesIO(report.getvalue())).content.get_image_measurement_groups()
     uid = department.results["cleaned"]
     sent = dcmread(BytesIO(department.pacs.fetch(uid)))
     raw = (("application/octet-stream", ExplicitVRLittleEndian),)
@@ -553,8 +553,6 @@ def test_a_second_run_of_the_demonstration_makes_nothing_twice(
     first = perform()
     assert first["state"] == "delivered", first
     assert [item["kind"] for item in first["objects"]] == ["cleaned"]
-    found = {(finding["finding"], finding["decision"]) for finding in first["findings"]}
-    assert found == {("Burned-in annotation to remove", "present")}
     assert first["seconds_to_pacs"] >= first["quiet_seconds"]
     held = held_by_pacs(out)
     assert set(held.values()) == {1}
