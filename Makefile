@@ -63,7 +63,7 @@ budget: $(VENV)/.test  ## no package above its number in budget.toml; WRITE=1 lo
 	$(BIN)/python -m tests.budget $(if $(WRITE),--write)
 
 pictures: demo  ## docs/pictures/demo.png: what make demo shows; needs Debian's chromium-headless-shell
-	chromium-headless-shell --no-sandbox --disable-gpu --hide-scrollbars --window-size=1060,1080 \
+	chromium-headless-shell --no-sandbox --disable-gpu --hide-scrollbars --window-size=1060,1050 \
 		--screenshot=docs/pictures/demo.png file://$(CURDIR)/demo-output/index.html
 
 # Roles that tests start as processes of their own are not counted, but what they fork is.

@@ -595,8 +595,10 @@ def evaluate_detect(
     """
     if write_card and split == "cv":
         raise typer.BadParameter("`train detect` writes the figures of the folds", param_hint="--write-card")
-    from ai_training.detect import evaluate, recipe, write_test_figures
+    from ai_training.detect import FOLDS, evaluate, recipe, write_test_figures
 
+    if split == "cv" and yolos is not None and len(list(yolos.glob("fold-*/yolo.onnx"))) < FOLDS:
+        needed("ultralytics")
     card, how = chest_card(model, models_dir), recipe(threads, yolo=yolos is not None)
     trained = (yolos, how) if yolos and how else None
     result = evaluate(data, split, card, boxes or (), trained, report)
