@@ -36,7 +36,7 @@ PICTURES = {
     "burnin-text": ("cleaning-first-now.png", "Ultrasound as it came, and cleaned by two versions"),
     "chest-efficientnet-lite0": (
         "chest-sc-heatmap.png",
-        "A finding with its box, the lines of the cardiothoracic ratio, and the heat map",
+        "The lines of the cardiothoracic ratio, and the heat map of another film",
     ),
     "ovarian-efficientnet-lite0": ("ovarian-activation.png", "Frames, and where the network looks"),
     "ultrasound-despeckle-residual": ("despeckle.png", "Frame, median filter, this network"),
