@@ -161,15 +161,13 @@ def _read(data: bytes) -> tuple[Dataset, int | None, bytes]:
 
 
 def _refuse(kind: ResultKind, problems: Sequence[str]) -> None:
-    """Raise ResultRefused with these faults of a result of this kind, each once; do nothing if there is none.
-    """
+    """Raise ResultRefused with these faults of a result of this kind, each once; do nothing if there is none."""
     if problems:
         raise ResultRefused(f"{kind} result not released: " + "; ".join(dict.fromkeys(problems)))
 
 
 def _keeps_identity(read: Dataset, kind: ResultKind) -> list[str]:
-    """Faults of an object that must name the patient: marked as de-identified, or without its source images.
-    """
+    """Faults of an object that must name the patient: marked as de-identified, or without its source images."""
     return _those_that_hold(
         {
             "PatientIdentityRemoved must not be YES: it names the patient": (
@@ -219,8 +217,7 @@ def _complete(read: Dataset, kind: ResultKind) -> Iterator[str]:
 
 
 def _uids(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
-    """Yield faults of UIDs: malformed, equal to a UID of a source image, or one tracking UID in two groups.
-    """
+    """Yield faults of UIDs: malformed, equal to a UID of a source image, or one tracking UID in two groups."""
     theirs = {source.uid for source in sources} | {source.series_uid for source in sources}
     # The study's UID is the source's, whatever it is: under another the PACS would not find the study.
     for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
@@ -249,8 +246,7 @@ def _of_this_patient(read: Dataset, source: Source) -> Iterator[str]:
 
 
 def _series(read: Dataset, sources: Sequence[Source]) -> list[str]:
-    """Faults of the series: number below 9000, no "AI" in its description, or another study than the sources.
-    """
+    """Faults of the series: number below 9000, no "AI" in its description, or another study than the sources."""
     description, study = str(read.get("SeriesDescription") or ""), str(read.get("StudyInstanceUID"))
     return _those_that_hold(
         {
