@@ -176,8 +176,7 @@ def _unknown_key(place: Place) -> str:
 
 
 def sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
-    """Return the fields of a settings class that are tables or lists of tables: name -> class of the table.
-    """
+    """Return the fields of a settings class that are tables or lists of tables: name -> class of the table."""
     return {
         name: kind
         for name, field in model.model_fields.items()
@@ -614,8 +613,7 @@ class TomlFiles:
         return tuple(key.split("."))
 
     def _spelled(self, place: Place) -> str:
-        """Return a place in dotted form: ``peers.pacs.port``, or ``peers[0].port`` if the peer has no name.
-        """
+        """Return a place in dotted form: ``peers.pacs.port``, or ``peers[0].port`` if the peer has no name."""
         spelled = ""
         for length, part in enumerate(place, start=1):
             table = self.at(place[:length])
