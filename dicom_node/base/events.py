@@ -303,7 +303,9 @@ def all_types() -> Collection[EventType]:
 
 
 def by_number(number: int) -> EventType:
-    """Return the event type with this number. Raises KeyError for a number that this version does not know."""
+    """Return the event type with this number. Raises KeyError for a number that this version does not
+    know.
+    """
     return {event.number: event for event in all_types()}[number]
 
 

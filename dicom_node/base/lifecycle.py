@@ -96,7 +96,9 @@ class StepStatus(StrEnum):
 
 
 class Counted(StrEnum):
-    """What a model did with an image, for statistics. A ``REORIENTED`` image is also counted as ``ANALYSED``."""
+    """What a model did with an image, for statistics. A ``REORIENTED`` image is also counted as
+    ``ANALYSED``.
+    """
 
     ANALYSED = "analysed"
     REORIENTED = "reoriented"  # turned or inverted before it was analysed
@@ -207,7 +209,9 @@ class AuditAction(StrEnum):
 
 
 class Role(StrEnum):
-    """The tasks of a node: one machine may have all of them, or a site may divide them among several nodes."""
+    """The tasks of a node: one machine may have all of them, or a site may divide them among several
+    nodes.
+    """
 
     ALL = "all"
     LISTENER = "listener"
@@ -278,7 +282,9 @@ BASIC_PROFILE: Final = ("113100", "DCM")
 
 
 class Retained(StrEnum):
-    """What de-identified results may retain (options of PS3.15 E.3), named as in the peer setting ``retain``."""
+    """What de-identified results may retain (options of PS3.15 E.3), named as in the peer setting
+    ``retain``.
+    """
 
     MODIFIED_DATES = "modified_dates"
     PATIENT_CHARACTERISTICS = "patient_characteristics"

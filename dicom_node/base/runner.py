@@ -42,7 +42,8 @@ class Lane(ABC, Generic[Row]):
 
     table: type[Row]
     is_one_peer: ClassVar[bool] = False
-    """Whether all rows go to one peer, so that after one row has to be retried the others are not tried now.
+    """Whether all rows go to one peer, so that after one row has to be retried the others are not tried
+    now.
     """
 
     def __init__(self, database: Database, settings: Settings, name: str, owner: str, seconds: float) -> None:

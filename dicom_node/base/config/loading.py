@@ -176,7 +176,9 @@ def _unknown_key(place: Place) -> str:
 
 
 def sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
-    """Return the fields of a settings class that are tables or lists of tables: name -> class of the table."""
+    """Return the fields of a settings class that are tables or lists of tables: name -> class of the
+    table.
+    """
     return {
         name: kind
         for name, field in model.model_fields.items()
@@ -442,7 +444,8 @@ class TomlFiles:
     data: dict[str, Any] = field(default_factory=dict)
     unread: bool = False
     _origins: dict[Place, tuple[Path, Place]] = field(default_factory=dict)
-    """For each top-level key and each table of a list: the file and the place in that file where it begins.
+    """For each top-level key and each table of a list: the file and the place in that file where it
+    begins.
     """
     _texts: dict[Path, str] = field(default_factory=dict)
     _written: dict[Place, str] = field(default_factory=dict)
@@ -613,7 +616,9 @@ class TomlFiles:
         return tuple(key.split("."))
 
     def _spelled(self, place: Place) -> str:
-        """Return a place in dotted form: ``peers.pacs.port``, or ``peers[0].port`` if the peer has no name."""
+        """Return a place in dotted form: ``peers.pacs.port``, or ``peers[0].port`` if the peer has no
+        name.
+        """
         spelled = ""
         for length, part in enumerate(place, start=1):
             table = self.at(place[:length])

@@ -514,7 +514,9 @@ class PeerSettings(Section):
     @field_validator("results")
     @classmethod
     def _notes_have_a_key(cls, results: tuple[ResultKind, ...]) -> tuple[ResultKind, ...]:
-        """Validator: refuse result kinds that have an on-off key of their own (rejection notes, assessments)."""
+        """Validator: refuse result kinds that have an on-off key of their own (rejection notes,
+        assessments).
+        """
         _refuse(
             (ResultKind.REJECTION in results, "rejection notes go to peers with iocm = true"),
             (ResultKind.ASSESSMENT in results, "assessments go to peers with assessments = true"),
@@ -546,7 +548,9 @@ class PeerSettings(Section):
 
     @model_validator(mode="after")
     def _keys_fit_together(self) -> Self:
-        """Validator: refuse a peer whose keys contradict each other, or that lacks a key that its tasks need."""
+        """Validator: refuse a peer whose keys contradict each other, or that lacks a key that its tasks
+        need.
+        """
         sends, receives, is_queried = (word in self.may for word in ("send", "receive", "query"))
         by_query = is_queried and self.transport != "dicomweb"
         missing = self.missing_of_address()
@@ -635,7 +639,9 @@ class PeerSettings(Section):
 
     @property
     def requesting_titles(self) -> tuple[str, ...]:
-        """AE titles under which the peer may request storage commitment from this node; none if it may not."""
+        """AE titles under which the peer may request storage commitment from this node; none if it may
+        not.
+        """
         return self._commitment_titles if self.commit_after else ()
 
     @property
@@ -655,7 +661,9 @@ class PeerSettings(Section):
         return bool({"receive", "query"} & {*self.may} or self.commit_after)
 
     def missing_of_address(self) -> str:
-        """What an association to this peer lacks, such as ``port is missing``; "" if host and port are set."""
+        """What an association to this peer lacks, such as ``port is missing``; "" if host and port are
+        set.
+        """
         missing = [key for key in ("host", "port") if not getattr(self, key)]
         return f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing" if missing else ""
 

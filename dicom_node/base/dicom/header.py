@@ -630,7 +630,9 @@ def _is_empty(element: DataElement) -> bool:
 
 
 def _fits(element: DataElement) -> bool:
-    """Return whether the element has as many values as PS3.6 allows, and each of them is valid by PS3.5 6.2."""
+    """Return whether the element has as many values as PS3.6 allows, and each of them is valid by PS3.5
+    6.2.
+    """
     values = _values(element)
     if not _is_allowed(dictionary_VM(element.tag), len(values)):
         return False
@@ -711,7 +713,9 @@ def _whole_number(text: str) -> str | None:
 
 
 def _decimal(text: str) -> str | None:
-    """Return a number in the form of VR DS (at most 16 characters); None if the text is not a finite number."""
+    """Return a number in the form of VR DS (at most 16 characters); None if the text is not a finite
+    number.
+    """
     if not _DECIMAL.fullmatch(text) or not math.isfinite(float(text)):
         return None
     return text if len(text) <= 16 else str(format_number_as_ds(float(text)))
