@@ -48,7 +48,7 @@ from dicom_node.base.store.transitions import (
     settle_study,
     settle_study_as,
     try_move,
-    turn_changed,
+    update_queue_place,
     utc_now,
 )
 
@@ -279,7 +279,7 @@ def enqueue(session: Session, job: Job) -> None:
         images=len(job.source_uids),
         reason=job.reason,
     )
-    turn_changed(session, job)
+    update_queue_place(session, job)
 
 
 class JobQueue:
@@ -411,7 +411,7 @@ class JobQueue:
             for job in queue.waiting_until(session, utc_now()):
                 job.run_at = utc_now()
                 session.flush()
-                turn_changed(session, job)
+                update_queue_place(session, job)
 
     def retry_delay(self, tries: int) -> timedelta:
         """Return the wait after the ``tries``-th try; it doubles with each."""
@@ -742,7 +742,7 @@ def put_first(session: Session, job_id: int) -> None:
     now = utc_now()
     job.priority, job.turn_at, job.run_at = 1, datetime.min.replace(tzinfo=now.tzinfo), min(job.run_at, now)
     session.flush()
-    turn_changed(session, job)
+    update_queue_place(session, job)
     record(session, events.JOB_FIRST, job.study_id, job=job.id, rule=job.rule)
 
 

@@ -69,7 +69,7 @@ from dicom_node.base.dicom.uids import (
 )
 from dicom_node.base.errors import DecodedDifferently, FaultyObject
 from dicom_node.base.processes import without_secrets
-from dicom_node.receive.spool import read_requested
+from dicom_node.receive.spool import read_store_request
 
 # What rules may ask for and what orders the images; the first five are texts of people (no event holds them).
 ATTRIBUTES = (
@@ -598,7 +598,7 @@ class Inspector:
 
 def unread(path: Path, fault: str) -> Inspected:
     """Describe an object without reading its data set, by the UIDs of its C-STORE request. Raises OSError."""
-    return Inspected(*read_requested(path), fault=fault)
+    return Inspected(*read_store_request(path), fault=fault)
 
 
 def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:

@@ -141,7 +141,7 @@ class PerformedSteps:
                 if path.stat().st_mtime < time.time() - KEPT_DAYS * 86400:
                     path.unlink()
 
-    def take(
+    def handle(
         self,
         command: Command,
         encoded: bytes,
@@ -357,7 +357,7 @@ class StorageService:
         self._counted = Counter[tuple[str, str]]()
         self._minute = time.monotonic()
 
-    def enter(self, proposal: Proposal) -> AcceptedAssociation | statuses.Rejection:
+    def admit(self, proposal: Proposal) -> AcceptedAssociation | statuses.Rejection:
         """Accept or reject an association request; the decision is written to the journal before the peer is
         answered.
 
@@ -546,13 +546,13 @@ class StorageService:
         if not self._count_in_minute(permission.peer, "requests", 1, limits.REQUESTS_A_MINUTE):
             return Answer(statuses.NOT_KEPT, "too many in a minute")
         if request.command.field == N_EVENT_REPORT_RQ:
-            return self._take_report(accepted, request, syntax)
+            return self._store_commitment_report(accepted, request, syntax)
         self._spool.check_space()
         if request.command.field == N_ACTION_RQ:
-            return self._take_request(accepted, request, syntax)
+            return self._store_commitment_request(accepted, request, syntax)
         if not permission.mpps:
             return Answer(statuses.NOT_AUTHORISED)
-        return self._steps.take(
+        return self._steps.handle(
             request.command,
             bytes(request.data),
             syntax,
@@ -565,7 +565,9 @@ class StorageService:
             },
         )
 
-    def _take_report(self, accepted: AcceptedAssociation, request: Request, syntax: UID) -> Answer:
+    def _store_commitment_report(
+        self, accepted: AcceptedAssociation, request: Request, syntax: UID
+    ) -> Answer:
         """Store a storage commitment report (N-EVENT-REPORT) and return the answer. Raises FaultyObject,
         OSError.
         """
@@ -583,7 +585,9 @@ class StorageService:
         )
         return _SUCCESS
 
-    def _take_request(self, accepted: AcceptedAssociation, request: Request, syntax: UID) -> Answer:
+    def _store_commitment_request(
+        self, accepted: AcceptedAssociation, request: Request, syntax: UID
+    ) -> Answer:
         """Store a storage commitment request (N-ACTION, PS3.7 10.1.4.1.10) and return the answer. Raises
         FaultyObject, OSError.
         """
@@ -772,7 +776,7 @@ class Association:
         kind, body = self._read_pdu()
         if kind != A_ASSOCIATE_RQ:
             raise ProtocolViolation("no association request")
-        verdict = self._service.enter(read_request(body, self._address))
+        verdict = self._service.admit(read_request(body, self._address))
         if isinstance(verdict, statuses.Rejection):
             self._socket.send(
                 # PS3.8 9.3.4
@@ -791,7 +795,7 @@ class Association:
             kind, body = self._read_pdu()
             if kind == P_DATA_TF:
                 for context_id, value in fragments(body):
-                    self._take(accepted, context_id, value)
+                    self._take_fragment(accepted, context_id, value)
             elif kind == A_RELEASE_RQ:
                 self._released = True
                 self._socket.send(RELEASED)
@@ -823,7 +827,7 @@ class Association:
             self._buffer = memoryview(bytearray(length))
         return kind, self._socket.read(self._buffer[:length])
 
-    def _take(self, accepted: AcceptedAssociation, context_id: int, value: memoryview) -> None:
+    def _take_fragment(self, accepted: AcceptedAssociation, context_id: int, value: memoryview) -> None:
         """Process one fragment (PDV) of a message in the presentation context ``context_id`` (PS3.7 6.3,
         PS3.8 E).
         """

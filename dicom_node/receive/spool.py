@@ -258,7 +258,7 @@ def _meta_information(file: BinaryIO) -> bytes:
     return file.read(struct.unpack("<I", start[-4:])[0]).partition(_AFTER_SYNTAX)[0]
 
 
-def read_requested(path: Path) -> tuple[str, str, str]:
+def read_store_request(path: Path) -> tuple[str, str, str]:
     """Return transfer syntax, SOP Class UID and SOP Instance UID of the C-STORE request that brought the
     file; "" for each that it lacks.
 

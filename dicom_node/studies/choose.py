@@ -299,7 +299,7 @@ class Choice:
         with self._database.write() as session:
             study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE)
             if study.state is StudyState.QUARANTINED:  # else it says what it is: released already, say
-                if as_of not in (None, seen) or _arrivals(session, study_id) != seen:
+                if as_of not in (None, seen) or _arrivals_hash(session, study_id) != seen:
                     raise NotAllowedNow("something came for the study meanwhile: look at its versions again")
                 self._apply(session, study, patients, _chosen_versions(patients, take))
                 for option in chosen:
@@ -318,7 +318,7 @@ class Choice:
             if also is not None:
                 also(session, {"of": seen, "taken": [_names(option) for option in chosen]})
 
-    def again(self, study_id: int, what: Mapping[str, Any]) -> list[int] | None:
+    def present_numbers(self, study_id: int, what: Mapping[str, Any]) -> list[int] | None:
         """Return the present numbers of the options that were taken in an earlier release, to repeat it after
         a restore.
 
@@ -327,7 +327,7 @@ class Choice:
         """
         with self._database.read() as session:
             study = session.get_one(Study, study_id)
-            if study.state is not StudyState.QUARANTINED or _arrivals(session, study_id) != what["of"]:
+            if study.state is not StudyState.QUARANTINED or _arrivals_hash(session, study_id) != what["of"]:
                 return None
         patients, _ = self._read(study_id)
         numbers = [option.number for option in _options(patients) if _names(option) in what["taken"]]
@@ -347,7 +347,7 @@ class Choice:
                         f"object {version.uid} is in study {other.study_instance_uid}, which is "
                         f"{other.state}: it cannot be taken from there"
                     )
-                self._indexing.take(session, study, version.item)
+                self._indexing.make_current(session, study, version.item)
         versions = [version for group in patients for version in group]
         uids = {version.uid for version in versions}
         for instance in intake.instances_of(session, study.id, _ROLES):
@@ -373,7 +373,7 @@ class Choice:
         """
         with self._database.read() as session:
             study = session.get_one(Study, study_id)
-            as_of, listed = _arrivals(session, study_id), list(_listed(session, study))
+            as_of, listed = _arrivals_hash(session, study_id), list(_listed(session, study))
             session.expunge_all()
         versions = []
         try:
@@ -409,7 +409,7 @@ def _names(option: Option) -> list[Any]:
     return [option.sop_instance_uid, sorted({version.item.path.stem for version in option.versions})]
 
 
-def _arrivals(session: Session, study_id: int) -> str:
+def _arrivals_hash(session: Session, study_id: int) -> str:
     """Return a hash of the spool names of a study's objects, which changes when another object of the study
     arrives.
     """

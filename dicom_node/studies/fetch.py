@@ -56,7 +56,7 @@ from dicom_node.base.runner import Lane
 from dicom_node.base.store import fetches, intake
 from dicom_node.base.store.database import Database, batches
 from dicom_node.base.store.tables import ArchiveQuestion, Delivery, Fetch, Instance, Job, Result, Study
-from dicom_node.base.store.transitions import record, try_move, turn_changed, utc_now
+from dicom_node.base.store.transitions import record, try_move, update_queue_place, utc_now
 from dicom_node.deliver import scu
 from dicom_node.receive.policy import accepted_classes
 from dicom_node.receive.spool import Arrival, Spool, WaitingObjects, check_taken, read_meta
@@ -67,7 +67,7 @@ _PROJECTION = frozenset({"CR", "DX"})
 _COMES = frozenset({StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUEUED, StudyState.RUNNING})
 
 
-class Questions(Lane[ArchiveQuestion]):
+class PriorQueries(Lane[ArchiveQuestion]):
     """Background work that queries one peer for patients' earlier studies; one node of a site at a time does
     it.
     """
@@ -193,7 +193,7 @@ class Questions(Lane[ArchiveQuestion]):
         for job in session.scalars(select(Job).where(*mine, *waits).with_for_update()).all():
             job.run_at = utc_now()
             session.flush()
-            turn_changed(session, job)
+            update_queue_place(session, job)
 
 
 def _is_settled(session: Session, study_instance_uid: str, now: datetime) -> bool:
@@ -400,7 +400,7 @@ def missing(database: Database, settings: Settings, peer: PeerSettings, days: in
     # Modalities to ask for; none, so all, where a rule takes any or has a pattern.
     named = {pattern for rule in settings.rules for pattern in rule.when.modality or ("*",)}
     modalities = [] if any(sign in name for name in named for sign in "*?") else sorted(named)
-    asked = questions(today - timedelta(days=days), today, modalities)
+    asked = daily_queries(today - timedelta(days=days), today, modalities)
     answers = {study.study_instance_uid: study for one in asked for study in archive.find(one).studies}
     wanted = [(study, rule) for study in answers.values() if (rule := _rule_for(study, settings.rules))]
     with database.read() as session:
@@ -497,7 +497,7 @@ def _lacks(session: Session, peer: PeerSettings, study: scu.FoundStudy, known: S
     return f"{known.state}: {known.reason}"[:200]
 
 
-def questions(first: date, last: date, modalities: Sequence[str]) -> list[scu.StudyQuery]:
+def daily_queries(first: date, last: date, modalities: Sequence[str]) -> list[scu.StudyQuery]:
     """Return one query for each day from ``first`` to ``last`` and each modality, so that no answer exceeds
     an archive's limit; no modalities: one query a day.
     """

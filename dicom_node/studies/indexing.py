@@ -292,7 +292,7 @@ class Indexing:
             self._receive(session, study, item, role, judgement.outcome)
             if former is None or judgement.outcome is Outcome.REVISION:
                 row = self._write_instance(session, study, item, role, place)
-                add_questions(session, study, row, self._settings)
+                add_prior_queries(session, study, row, self._settings)
                 late = row if role is ObjectRole.NON_SOURCE and study.state in READ_FROM_WORK else None
             elif former.purged and judgement.outcome is Outcome.DUPLICATE:
                 # The new copy takes its place.
@@ -311,7 +311,7 @@ class Indexing:
         self._record(session, study, item, event, reason=reason)
         return place
 
-    def take(self, session: Session, study: Study, item: Arrived) -> None:
+    def make_current(self, session: Session, study: Study, item: Arrived) -> None:
         """Make this version, which a person chose, the current one, without moving its file."""
         row = self._write_instance(session, study, item, self._role(session, item), item.path)
         row.study_id, row.pixels_sha256 = study.id, item.found.pixels_sha256
@@ -532,7 +532,7 @@ def _with_object(reason: str, item: Arrived) -> str:
     return f"{reason} (object {uid} from {sender}, {at:%Y-%m-%d %H:%M:%S} UTC)"
 
 
-def add_questions(session: Session, study: Study, image: Instance, settings: Settings) -> None:
+def add_prior_queries(session: Session, study: Study, image: Instance, settings: Settings) -> None:
     """Queue the queries for the patient's earlier studies of all rules that take this image, each once per
     revision of the study.
 
@@ -543,7 +543,7 @@ def add_questions(session: Session, study: Study, image: Instance, settings: Set
     if not fetches.is_prior(session, study.id):
         for decision in decide_study(session, study, [image], settings):
             if decision.rule.priors and not decision.held_reason:
-                fetches.add_question(session, study, decision.rule.name, decision.rule.priors)
+                fetches.add_prior_query(session, study, decision.rule.name, decision.rule.priors)
 
 
 OTHER_PATIENT = "the fetched images name another patient than the peer's answer"
@@ -687,7 +687,7 @@ class Indexer:
         """Return the number of spooled files that wait to be indexed."""
         return len(self._spool.pending())
 
-    def traces(self) -> Sequence[object]:
+    def change_marks(self) -> Sequence[object]:
         """Return values that change whenever a listener spools a file or writes to its journal; cheaper than
         listing the spool.
         """

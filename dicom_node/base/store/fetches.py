@@ -90,7 +90,7 @@ def present_studies(session: Session, study_instance_uids: Collection[str]) -> d
     }
 
 
-def question_of_rule(session: Session, study: Study, rule: str) -> ArchiveQuestion | None:
+def prior_query_of(session: Session, study: Study, rule: str) -> ArchiveQuestion | None:
     """Return the stored query to a peer by which ``rule`` looks for the patient's earlier studies, for this
     revision of the study; None if there is none.
     """
@@ -99,11 +99,11 @@ def question_of_rule(session: Session, study: Study, rule: str) -> ArchiveQuesti
     return session.scalar(select(row).where(*mine))
 
 
-def add_question(session: Session, study: Study, rule: str, peer: str) -> None:
+def add_prior_query(session: Session, study: Study, rule: str, peer: str) -> None:
     """Queue the query to ``peer`` by which ``rule`` looks for the patient's earlier studies, for this
     revision of the study, unless it is queued already.
     """
-    if question_of_rule(session, study, rule) is None:
+    if prior_query_of(session, study, rule) is None:
         mine = {"study_id": study.id, "revision": study.revision, "rule": rule}
         session.add(ArchiveQuestion(**mine, peer=peer, next_at=utc_now()))
         session.flush()
@@ -113,7 +113,7 @@ def wait_for_priors(session: Session, study: Study, rule: str, until: datetime) 
     """Let the rule's query for earlier studies end by ``until`` at the latest; return whether the rule's job
     must wait for it.
     """
-    row = question_of_rule(session, study, rule)
+    row = prior_query_of(session, study, rule)
     if row is None or row.state is QuestionState.ENDED:
         return False
     row.until = until

@@ -171,27 +171,27 @@ class Tried(Numbered):
     next_at: Mapped[datetime] = mapped_column(sort_order=1)  # not before
 
 
-class OfStudy:
+class StudyMixin:
     """Mixin for tables in which each row belongs to a study."""
 
     study_id: Mapped[int] = mapped_column(ForeignKey("study.id"), index=True, sort_order=-1)
 
 
-class OfPerson:
+class PersonActionMixin:
     """Mixin for tables that record what a person did, when and who."""
 
     at: Mapped[datetime]
     actor: Mapped[str] = mapped_column(String(64))  # a user's name, as it was then
 
 
-class OfObject:
+class DicomObjectMixin:
     """Mixin for tables whose rows are DICOM objects: class and series."""
 
     sop_class_uid: Mapped[str] = mapped_column(String(64))
     series_instance_uid: Mapped[str] = mapped_column(String(64))
 
 
-class OfFile:
+class FileMixin:
     """Mixin for tables in which each row has a file in ``node.data_dir``."""
 
     path: Mapped[str] = mapped_column(Text)
@@ -199,7 +199,7 @@ class OfFile:
     bytes: Mapped[int] = mapped_column(BigInteger)
 
 
-class OfReceipt(OfFile):
+class ReceivedFileMixin(FileMixin):
     """Mixin for tables whose rows are objects received from a peer, with their files."""
 
     calling_ae: Mapped[str] = mapped_column(String(16))
@@ -259,7 +259,7 @@ class UserSession(Numbered):
     search: Mapped[dict[str, Any]] = mapped_column(default=dict)  # what no address may hold: a patient's ID
 
 
-class Withdrawal(OfPerson, Base):
+class Withdrawal(PersonActionMixin, Base):
     """Table: a result that a person withdrew; it is not sent any more, and its findings are not shown."""
 
     result_id: Mapped[int] = mapped_column(ForeignKey("result.id"), primary_key=True)
@@ -293,7 +293,7 @@ class ApiToken(Numbered):
     used_at: Mapped[datetime | None]
 
 
-class AuditRow(OfPerson, Numbered):
+class AuditRow(PersonActionMixin, Numbered):
     """Table: one action of a person or of the node, also a view or a refused action. Append-only; ``fields``
     contain no PHI.
     """
@@ -311,7 +311,7 @@ class AuditRow(OfPerson, Numbered):
     reported: Mapped[bool] = mapped_column(default=False)  # the audit record repository has it
 
 
-class Feedback(OfStudy, Numbered):
+class Feedback(StudyMixin, Numbered):
     """Table: one person's verdict on one finding of one model; a later one replaces it. It names no
     patient.
     """
@@ -464,7 +464,7 @@ FAULT = "fault"
 """Action of a row that stands for a line of the copy which somebody changed or cut out."""
 
 
-class HeldResult(OfStudy, Base):
+class HeldResult(StudyMixin, Base):
     """Table: a result of a rule with ``assess_first``, which is sent only once a person has accepted it."""
 
     result_id: Mapped[int] = mapped_column(ForeignKey("result.id"), primary_key=True)
@@ -620,7 +620,7 @@ class StudyName(Base):
     word: Mapped[str] = mapped_column(String(32), primary_key=True)
 
 
-class Instance(OfObject, OfReceipt, OfStudy, Numbered):
+class Instance(DicomObjectMixin, ReceivedFileMixin, StudyMixin, Numbered):
     """Table: the current version of a SOP instance; every version received is a :class:`ReceivedObject`."""
 
     __table_args__ = (  # studies by what their images are, and by who sent them
@@ -641,7 +641,7 @@ class Instance(OfObject, OfReceipt, OfStudy, Numbered):
     revision: Mapped[int] = mapped_column(default=1)  # the study revision in which it came
 
 
-class ReceivedObject(OfReceipt, Numbered):
+class ReceivedObject(ReceivedFileMixin, Numbered):
     """Table: every object that was acknowledged, with what became of it. Append-only."""
 
     __table_args__ = (
@@ -684,7 +684,7 @@ def _when_due(context: DefaultExecutionContext) -> Any:
     return context.get_current_parameters()["run_at"]  # type: ignore[no-untyped-call]
 
 
-class Job(OfStudy, Numbered):
+class Job(StudyMixin, Numbered):
     """Table: one run of one rule's pipeline on one revision of a study."""
 
     __table_args__ = (
@@ -722,7 +722,7 @@ class Job(OfStudy, Numbered):
     study: Mapped[Study] = relationship()
 
 
-class Result(OfObject, OfFile, OfStudy, Numbered):
+class Result(DicomObjectMixin, FileMixin, StudyMixin, Numbered):
     """Table: one DICOM object that the node built. Its bytes are built once, and only those bytes are
     sent.
     """
@@ -742,7 +742,7 @@ class Result(OfObject, OfFile, OfStudy, Numbered):
     deliveries: Mapped[list[Delivery]] = relationship(back_populates="result", order_by="Delivery.id")
 
 
-class ReportedFinding(OfStudy, Base):
+class ReportedFinding(StudyMixin, Base):
     """Table: a finding that a report suspects, until the report is replaced or withdrawn."""
 
     __table_args__ = (Index("ix_reported_finding_name", "finding", "study_id"),)
@@ -751,7 +751,7 @@ class ReportedFinding(OfStudy, Base):
     finding: Mapped[str] = mapped_column(String(64), primary_key=True)  # the meaning of its code
 
 
-class Original(OfObject, OfStudy, Numbered):
+class Original(DicomObjectMixin, StudyMixin, Numbered):
     """Table: a version of a received object that rules forward with its bytes unchanged."""
 
     received_id: Mapped[int] = mapped_column(ForeignKey("received_object.id"), index=True)  # its file
@@ -829,7 +829,7 @@ class ModelCount(Base):
     images: Mapped[int]
 
 
-class CleaningReview(OfStudy, Numbered):
+class CleaningReview(StudyMixin, Numbered):
     """Table: an image in which a person should check the removal of burned-in text; ``verdict`` is NULL until
     the person decides.
 
@@ -856,7 +856,7 @@ class CleaningReview(OfStudy, Numbered):
     decided_by: Mapped[str] = mapped_column(String(64), default="")
 
 
-class DrawnByHand(OfPerson, Base):
+class DrawnByHand(PersonActionMixin, Base):
     """Table: boxes, as in :class:`CleaningReview`, that a person wants removed in addition to the detected
     text.
 

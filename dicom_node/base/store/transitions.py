@@ -131,7 +131,7 @@ def move_study(session: Session, study: Study, event: EventType, *, reason: str 
     _set_study(session, study, _next(STUDY, study, event), event, reason)
 
 
-def turn_changed(session: Session, job: Job) -> None:
+def update_queue_place(session: Session, job: Job) -> None:
     """Update the job's place in the queue of the distributed engine (PostgreSQL), after the job was created,
     moved or put first.
     """
@@ -181,7 +181,7 @@ def try_move(session: Session, row: _Row, event: EventType, **values: Any) -> bo
         return False
     fields = {field: attrgetter(column)(row) for field, column in recorded.items()}
     if isinstance(row, Job):
-        turn_changed(session, row)
+        update_queue_place(session, row)
     item = row.item if isinstance(row, Delivery) else row
     fields = {name: len(v) if isinstance(v, list) else v for name, v in fields.items()}
     record(session, event, getattr(item, "study_id", None), **fields)

@@ -482,7 +482,7 @@ class ResultWriter:
         uids = [source.image.uid for source in images.readable] if rule and rule.compare else []
         previous, day = self._read(previous_images, self._files, job, uids) if uids else ({}, None)
         built: list[BuiltObject] = []
-        for peers in _alike(self._peers(names, deidentified=False)):
+        for peers in _grouped_by_charset(self._peers(names, deidentified=False)):
             context = self._context(job, pipeline, models, analysed_at, peers, built=built)
             context = replace(context, previous=previous, study_day=day)
             built += build(context, sources=images.readable, result=result)
@@ -524,7 +524,7 @@ class ResultWriter:
         names, stat = self._routed(job, (), assessed=False)
         now, models = utc_now(), pipeline.models() if pipeline else ()
         built: list[BuiltObject] = []
-        for peers in _alike(self._peers(names, deidentified=False)):
+        for peers in _grouped_by_charset(self._peers(names, deidentified=False)):
             built += build_failure(
                 self._context(job, pipeline, models, now, peers, built=built), images, reason, cause
             )
@@ -652,7 +652,7 @@ class ResultWriter:
                 if item.kind is ResultKind.SR and not item.deidentified:
                     results.note_findings(session, rows[uid], present)
             known = [] if is_prior else self._peers(names, deidentified=item.deidentified)
-            peers = [peer for peer in known if _gets(peer, item)]
+            peers = [peer for peer in known if _accepts_object(peer, item)]
             if rows[uid].purged:  # write down who misses it: a result is made once
                 for peer in peers:
                     delivery = deliveries.add(session, rows[uid], peer.name)
@@ -694,7 +694,7 @@ class ResultWriter:
                 rows[one.sop_instance_uid]
                 for one in built
                 if peer.deidentify is one.deidentified
-                and _gets(peer, one)
+                and _accepts_object(peer, one)
                 and not rows[one.sop_instance_uid].purged
             ]
             for row in here:
@@ -824,7 +824,7 @@ class ResultWriter:
         return [known[one] for one in names if one in known and known[one].deidentify is deidentified]
 
 
-def _gets(peer: PeerSettings, item: BuiltObject) -> bool:
+def _accepts_object(peer: PeerSettings, item: BuiltObject) -> bool:
     """Return whether a peer gets this object: it accepts the kind, the pseudonym domain and the character
     set.
     """
@@ -836,7 +836,7 @@ def _gets(peer: PeerSettings, item: BuiltObject) -> bool:
     )
 
 
-def _alike(peers: Sequence[PeerSettings]) -> list[list[PeerSettings]]:
+def _grouped_by_charset(peers: Sequence[PeerSettings]) -> list[list[PeerSettings]]:
     """Return groups of peers that get the same objects, because they want the same character set; one empty
     group without peers.
     """
