@@ -553,7 +553,7 @@ def _release(settings: Settings, wanted: DecisionRow) -> None:
 
     with open_database(settings) as database:
         study = studies.number_of(database, wanted.study_uid)
-        take = Choice(database, settings).again(study, wanted.record["what"])
+        take = Choice(database, settings).present_numbers(study, wanted.record["what"])
         with database.read() as session:
             state = views.find_study(session, wanted.study_uid).state
             later = session.scalar(
