@@ -159,6 +159,7 @@ class Child:
         input_text: str = "",
         environment: Mapping[str, str] | None = None,
     ) -> None:
+        """Prepare the child process ``name``, which :meth:`start` starts; parameters as above."""
         self.name = name
         self._command = [sys.executable, "-P", *command]  # -P: nothing is imported from the working directory
         self._on_ready, self._on_death = on_ready, on_death

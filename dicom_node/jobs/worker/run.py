@@ -141,6 +141,7 @@ class NothingCleaned(CleaningFailed):
     """Burned-in text could be removed from no image of the job; ``notes`` give the reason for each image."""
 
     def __init__(self, text: str, notes: Sequence[QualityNote]) -> None:
+        """Store the text, and the reason for each image."""
         super().__init__(text)
         self.notes = tuple(notes)
 
@@ -456,6 +457,7 @@ class ResultWriter:
     """Builds the result objects of a job, and stores files, rows and deliveries: all or none."""
 
     def __init__(self, database: Database, settings: Settings, queue: JobQueue) -> None:
+        """Prepare to store results by these settings; ``queue`` ends the jobs."""
         self._database = database
         self._settings = settings
         self._queue = queue
@@ -1073,6 +1075,7 @@ class _Failed(Exception):
     """The job fails for good, because another attempt would fail in the same way."""
 
     def __init__(self, reason: str, cause: Cause = Cause.UNKNOWN) -> None:
+        """Store the reason in words, and the cause that the report codes."""
         super().__init__(reason)
         self.cause = cause
 
@@ -1148,6 +1151,7 @@ class Worker:
     """Runs jobs of the queue, one at a time, with one configuration."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
+        """Prepare a worker with a name of its own; pipelines are loaded by :meth:`warm_up`."""
         self._settings = settings
         self._database = database
         self._owner = new_owner()
@@ -1468,6 +1472,7 @@ class JobHeartbeat:
         finish: float,
         abandon: Callable[[Job, NodeError], None],
     ) -> None:
+        """Prepare the heartbeat of ``job``; a ``with`` block around the job starts and ends it."""
         self._queue, self._job = queue, job
         self._interval, self._limit, self._grace, self._finish = interval, limit, grace, finish
         self._stopping, self._abandon = stopping, abandon
@@ -1481,10 +1486,12 @@ class JobHeartbeat:
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{job.id}", daemon=True)
 
     def __enter__(self) -> Self:
+        """Start the thread that renews the lease."""
         self._thread.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
+        """End the thread that renews the lease."""
         self._ended.set()
         self._thread.join()
 
