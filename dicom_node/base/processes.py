@@ -105,6 +105,7 @@ def watch_parent(stop: Callable[[], object]) -> None:
         return
 
     def watch() -> None:
+        """Read standard input to its end, then call ``stop``."""
         try:
             for _ in _LINES:
                 pass

@@ -369,7 +369,7 @@ class Command:
 
     @property
     def names_an_instance(self) -> bool:
-        """Whether the SOP Instance UID is a valid UID."""
+        """Whether the request's SOP Instance UID is present and valid."""
         return _UID.fullmatch(self.sop_instance_uid) is not None
 
 

@@ -304,6 +304,7 @@ def closing_on_stop(stop: threading.Event, called: Any) -> Iterator[None]:
     done = threading.Event()
 
     def watch() -> None:
+        """Close ``called`` once ``stop`` is set, unless the scope has ended before."""
         while not done.is_set():
             if stop.wait(_WATCH_SECONDS):
                 called.close()

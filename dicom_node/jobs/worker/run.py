@@ -240,6 +240,7 @@ class ImageAnalysis:
             return self._run(pipeline, sources, options, report), {}
 
         def run_one(number: int, source: SourceObject) -> PipelineResult:
+            """Run the pipeline on one image, reporting progress as a part of all images."""
             return self._run(
                 pipeline, [source], options, lambda share, what: report((number + share) / len(sources), what)
             )
@@ -364,15 +365,15 @@ class RefusedImage:
     header: ImageHeader = _NO_HEADER
 
     def stored(self, frame: int = 0) -> PixelArray:  # noqa: ARG002
-        """Raises PixelError: there are no pixels."""
+        """Raise PixelError, because a refused image has no pixels."""
         raise PixelError(self.fault)
 
     def display(self, frame: int = 0, shorter_side: int = 0) -> Picture:  # noqa: ARG002
-        """Raises PixelError: there are no pixels."""
+        """Raise PixelError, because a refused image has no pixels."""
         raise PixelError(self.fault)
 
     def show(self, samples: PixelArray, frame: int = 0) -> Picture:  # noqa: ARG002
-        """Raises PixelError: there are no pixels."""
+        """Raise PixelError, because a refused image has no pixels."""
         raise PixelError(self.fault)
 
 
@@ -431,8 +432,8 @@ def open_images(database: Database, settings: Settings, job: Job) -> JobImages:
 
 
 def device_rules_of(settings: Settings) -> Path | None:
-    """Return the site's folder of rules on where devices burn in text: the configured folder, or else the one
-    that the console writes to; None if neither exists.
+    """Return the site's folder of rules on where devices burn in text: the configured folder, else the one
+    that the environment names, else the one that the console writes to; None if that does not exist.
     """
     return site_folder(settings.workers.device_rules_dir, settings.node.data_dir / DEVICE_RULES_FOLDER)
 
@@ -1208,7 +1209,7 @@ class Worker:
         looked_at = time.monotonic()
 
         def progress(share: float, what: str) -> None:
-            """Between the steps of the job shorter or more urgent ones run."""
+            """Report progress, and now and then run a shorter or more urgent job in between."""
             nonlocal looked_at
             heartbeat(share, what)
             if time.monotonic() - looked_at > _LOOK_SECONDS:
@@ -1402,6 +1403,7 @@ class Worker:
         attempt.images = attempt.images.only(verdict.source_uids)
 
         def progress(share: float, what: str) -> None:
+            """Report the pipeline's progress as the corresponding part of the whole job's."""
             report(_ACCEPTED + share * (_ANALYSED - _ACCEPTED), what)
 
         report(_ACCEPTED, "analysing")
