@@ -60,6 +60,9 @@ def extended(group: str) -> Callable[[type[Model]], type[Model]]:
     """
 
     def add(core: type[Model]) -> type[Model]:
+        """Return a subclass of the settings class ``core`` that has the connectors' fields and validators
+        too.
+        """
         bases = (*reversed([*every(group)]), core)  # pydantic takes fields from the last one to the first
         return create_model(core.__name__, __base__=bases, __module__=core.__module__, __doc__=core.__doc__)
 

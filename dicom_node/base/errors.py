@@ -34,6 +34,7 @@ class NodeError(Exception):
     exit_code: ExitCode = ExitCode.SOFTWARE
 
     def __init_subclass__(cls, exit_code: ExitCode | None = None) -> None:
+        """Set the exit status of a subclass; None: that of its base."""
         super().__init_subclass__()
         cls.exit_code = exit_code or cls.exit_code
 
@@ -58,6 +59,7 @@ class ConfigProblem:
     """From 1; 0 where there is no line to name."""
 
     def __str__(self) -> str:
+        """Return the mistake on one line: file, line, key, value and remedy."""
         shown = f" = {self.value}" if self.value else ""
         place = f"{self.file}:{self.line}" if self.line else self.file
         return f"{place}: {self.key}{shown}: {self.remedy}"
@@ -67,6 +69,7 @@ class ConfigurationError(CannotRun):
     """The configuration is unusable; the message lists all its mistakes."""
 
     def __init__(self, problems: Sequence[ConfigProblem]) -> None:
+        """Join the mistakes to the error's text, one a line."""
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
@@ -113,6 +116,7 @@ class FaultyInput(RequestRefused, exit_code=ExitCode.DATA):
     """
 
     def __init__(self, text: str, problems: Sequence[ConfigProblem] = ()) -> None:
+        """Store the text, and the mistakes of single keys if there are any."""
         super().__init__(text)
         self.problems = tuple(problems)
 
@@ -165,6 +169,7 @@ class FaultyStep(NodeError):
     """
 
     def __init__(self, text: str, code: int, tags: Sequence[int] = ()) -> None:
+        """Store the text, the DIMSE status of the answer and the tags of the faulty attributes."""
         super().__init__(text)
         self.code = code
         self.tags = tuple(tags)

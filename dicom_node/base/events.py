@@ -36,6 +36,7 @@ class Event:
     fields: Mapping[str, Any] = field(default_factory=dict)  # FieldValue, as far as this version wrote them
 
     def __str__(self) -> str:
+        """Return number, text and fields that are not empty, on one line, as the log shows them."""
         shown = " ".join(
             f"{key}={value}" for key, value in self.fields.items() if value not in (None, "", [])
         )

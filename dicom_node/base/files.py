@@ -80,6 +80,7 @@ class Files:
     """
 
     def __init__(self, settings: Settings) -> None:
+        """Open the data folder and the object store, if any, that these settings name."""
         self.data_dir = settings.node.data_dir
         self.bucket = bucket_of(settings)
 

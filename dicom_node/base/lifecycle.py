@@ -251,7 +251,9 @@ class Role(StrEnum):
 
     @property
     def may_deliver(self) -> bool:
-        """Whether a node with this role delivers results, unless ``outbox.deliver`` is false."""
+        """Whether a node with this role delivers results to peers, unless the setting ``outbox.deliver`` is
+        false.
+        """
         return self.runs_models or self is Role.DELIVERY
 
 

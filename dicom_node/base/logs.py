@@ -91,6 +91,7 @@ class _Formatter(logging.Formatter):
     converter = staticmethod(time.gmtime)
 
     def __init__(self, process: str) -> None:
+        """Build the formatter for the process with the name ``process``."""
         super().__init__(
             f"%(asctime)s.%(msecs)03dZ %(levelname)-7s {process}: %(message)s", "%Y-%m-%dT%H:%M:%S"
         )
@@ -115,6 +116,7 @@ class _Json(_Formatter):
     """
 
     def __init__(self, process: str) -> None:
+        """Build the formatter for the process with the name ``process``."""
         super().__init__(process)
         self._process = process
 

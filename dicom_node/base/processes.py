@@ -105,6 +105,7 @@ def watch_parent(stop: Callable[[], object]) -> None:
         return
 
     def watch() -> None:
+        """Read standard input to its end, then call ``stop``."""
         try:
             for _ in _LINES:
                 pass
@@ -159,6 +160,7 @@ class Child:
         input_text: str = "",
         environment: Mapping[str, str] | None = None,
     ) -> None:
+        """Prepare the child process ``name``, which :meth:`start` starts; parameters as above."""
         self.name = name
         self._command = [sys.executable, "-P", *command]  # -P: nothing is imported from the working directory
         self._on_ready, self._on_death = on_ready, on_death

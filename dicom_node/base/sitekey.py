@@ -60,6 +60,9 @@ class Seal:
     """
 
     def __init__(self, data_dir: Path, purpose: str) -> None:
+        """Derive the key for ``purpose`` from the site key in ``data_dir``, which is created if it is
+        missing.
+        """
         self._cipher = AESGCM(load_or_create(data_dir).derive(purpose))
 
     def close(self, text: str, of: str) -> bytes:
@@ -126,6 +129,7 @@ class PatientNames:
     """
 
     def __init__(self, data_dir: Path, *, make_key: bool = False) -> None:
+        """Load the site key of the data folder. ``make_key``: create it if it is missing."""
         self._seal: Seal | None = None
         with suppress(ConfigurationError, PermissionError):  # `check` and `serve` say why
             if make_key or path_of(data_dir).exists():

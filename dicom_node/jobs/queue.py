@@ -150,8 +150,8 @@ def decide(
 ) -> list[RuleDecision]:
     """Return every rule that takes at least one image, with its images in the order of the examination.
 
-    ``senders``: names of the senders by AE title. ``requested``: a person requested the study, so that its
-    age does not stop the job.
+    ``senders``: names of the senders by AE title. ``requested``: the study was fetched on request, so its age
+    does not stop the job.
     """
     ordered = sorted(images, key=_order)
     taken = [
@@ -289,6 +289,9 @@ class JobQueue:
     """
 
     def __init__(self, database: Database, workers: WorkerSettings) -> None:
+        """Choose the engine: tickets of procrastinate with PostgreSQL, columns of the job's row with
+        SQLite.
+        """
         self._database = database
         self.outage = database.outage
         """For who tries again."""

@@ -500,6 +500,7 @@ class Inspector:
     """Inspects received files in a separate process, started on first use; used by one thread at a time."""
 
     def __init__(self, limits: Limits = _DEFAULT_LIMITS) -> None:
+        """Prepare an inspection process with these limits; it is started on first use."""
         self._limits = limits or Limits()
         self._process: subprocess.Popen[bytes] | None = None
 

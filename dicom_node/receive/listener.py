@@ -135,6 +135,9 @@ class PerformedSteps:
     """
 
     def __init__(self, data_dir: Path, journal: JournalWriter) -> None:
+        """Use the folder ``steps`` of the data folder, deleting old steps; accepted requests are written to
+        ``journal``.
+        """
         self._folder, self._journal = data_dir / "steps", journal
         with contextlib.suppress(OSError):  # another listener did, or the next one does
             for path in self._folder.glob("*.json"):
@@ -281,6 +284,9 @@ class Request:
     """A DIMSE request that is being received: its command, and the data set that follows."""
 
     def __init__(self, command: Command, abstract_syntax: str, syntax: str, largest: int) -> None:
+        """Begin to receive the data set of ``command``. ``syntax``: its transfer syntax. ``largest``: its
+        maximum length in bytes.
+        """
         self.command, self.abstract_syntax, self.syntax = command, abstract_syntax, syntax
         self.largest = largest
         """Bytes of the data set that are taken."""
@@ -344,6 +350,9 @@ class StorageService:
     def __init__(
         self, policy: PolicyFile, data_dir: Path, spool: Spool, journal: JournalWriter, listener_id: str
     ) -> None:
+        """Prepare the service of the listener ``listener_id``, which writes to this spool and this
+        journal.
+        """
         self.policy = policy
         self._spool, self._waiting = spool, WaitingObjects(spool.incoming)
         self._journal, self._steps = journal, PerformedSteps(data_dir, journal)
@@ -710,6 +719,7 @@ class Association:
     """Serves one connection: ``run`` is its thread; ``abort`` may be called by another thread."""
 
     def __init__(self, service: StorageService, connection: socket.socket, address: str) -> None:
+        """Prepare to serve ``connection``, which came from ``address``."""
         self._service, self._address, self._limits = service, address, service.policy.current()
         self._socket = DeadlineSocket(
             connection, self._limits.acse_timeout_seconds, self._limits.network_timeout_seconds
@@ -944,6 +954,11 @@ class Listener:
     """
 
     def __init__(self, data_dir: Path, place: str = "") -> None:
+        """Read the policy, delete leftovers and open the listening socket; :meth:`start` accepts connections.
+
+        ``place``: the place name of a further listener, "" for the first. Raises OSError, ValueError,
+        SpoolError.
+        """
         self._policy_file = PolicyFile(policy_path(data_dir, place))
         policy = self._policy_file.current()
         self._listener_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"

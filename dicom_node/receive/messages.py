@@ -34,6 +34,9 @@ class DeadlineSocket:
     """
 
     def __init__(self, connection: socket.socket, seconds: float, send_seconds: float) -> None:
+        """Wrap a connection. ``seconds``: until the deadline of the first reads. ``send_seconds``: how long a
+        write may wait.
+        """
         self._socket, self.send_seconds = connection, send_seconds
         self._limits: dict[int, float] = {}
         self.allow(seconds)
@@ -42,7 +45,7 @@ class DeadlineSocket:
         """Set the deadline for the next reads: ``seconds`` from now, plus one second for each
         ``bytes_per_second`` that are received.
 
-        A single read also fails if nothing arrives for ``seconds``.
+        Reads also fail if the peer is silent for longer than twice ``seconds``.
         """
         self._longest, self._bytes_per_second = seconds, bytes_per_second
         self._until = time.monotonic() + seconds
@@ -366,7 +369,7 @@ class Command:
 
     @property
     def names_an_instance(self) -> bool:
-        """Whether the SOP Instance UID is a valid UID."""
+        """Whether the request's SOP Instance UID is present and valid."""
         return _UID.fullmatch(self.sop_instance_uid) is not None
 
 

@@ -51,6 +51,7 @@ class Entrance:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin with all counts 0. ``clock``: returns monotonic seconds."""
         self._clock, self._lock = clock, threading.Lock()
         self._waiting: Counter[str] = Counter()
         self._peers: OrderedDict[str, None] = OrderedDict()
@@ -60,8 +61,8 @@ class Entrance:
         self._minute = clock()
 
     def know(self, addresses: Iterable[str]) -> None:
-        """Reserve connections for these addresses of peers; beyond ``MOST_ADDRESSES`` the oldest are
-        forgotten.
+        """Mark these addresses as those of peers, for which some connections are reserved; beyond
+        ``MOST_ADDRESSES`` the oldest are forgotten.
         """
         with self._lock:
             for address in addresses:
@@ -488,6 +489,7 @@ class PolicyFile:
     """The file ``policy.json``, read again whenever it was replaced."""
 
     def __init__(self, path: Path) -> None:
+        """Prepare to read the policy file ``path``."""
         self._path = path
         self._seen: tuple[int, int, int] | None = None
         self._policy: AEPolicy | None = None

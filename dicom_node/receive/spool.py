@@ -85,6 +85,7 @@ class JournalWriter:
     """
 
     def __init__(self, folder: Path, listener_id: str) -> None:
+        """Prepare to write new files in ``folder``; ``listener_id`` becomes part of their names."""
         folder.mkdir(parents=True, exist_ok=True)
         # Numbers, not times: a clock put back must not make this the oldest.
         newest = max((path.name[:8] for path in folder.glob("[0-9]" * 8 + "*.jsonl")), default="0")
@@ -332,6 +333,7 @@ class Spool:
     """
 
     def __init__(self, root: Path, minimum_free_bytes: int, place: str = "") -> None:
+        """Create the folders that are missing. Raises SpoolError."""
         self.incoming = root / "incoming"
         """Where acknowledged files are that are not indexed yet."""
         self._objects, self._quarantine = root / "objects", root / "quarantine"
@@ -433,8 +435,8 @@ class Spool:
         return self._objects / shard / study_dir / path.name
 
     def remove_leftovers(self) -> int:
-        """Delete half-written files of a killed listener of this place, before a new one accepts objects;
-        return their number.
+        """Delete half-written files that a killed listener with this place name left, before a new one
+        accepts objects; return their number.
         """
         leftovers = [
             path
@@ -450,6 +452,7 @@ class IncomingObject:
     """A file in the spool for one object that is being received; used by one thread at a time."""
 
     def __init__(self, spool: Spool, name: str, encoded_header: bytes) -> None:
+        """Create the file ``name`` with room for its encoded header. Raises SpoolFull or SpoolError."""
         self._spool, self._temporary, self._header = spool, spool.incoming / name, encoded_header
         # The header says when the last byte came, so it is written last, into the room left for it.
         try:
@@ -528,6 +531,7 @@ class _GroupCommit:
     """
 
     def __init__(self, folder: Path) -> None:
+        """Prepare to sync ``folder``."""
         self._folder = folder
         self._changed = threading.Condition()
         self._begun = self._finished = self._failed = 0  # numbers of syncs
@@ -607,6 +611,7 @@ class Turns:
     """
 
     def __init__(self) -> None:
+        """Begin without any sender."""
         self._seconds: dict[str, float] = {}  # by mark, of senders of whom something waits
 
     def in_turn(self, paths: Iterable[Path]) -> Iterator[Path]:
@@ -642,6 +647,7 @@ class WaitingObjects:
     """
 
     def __init__(self, incoming: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        """Count what waits in the folder ``incoming`` now. ``clock``: returns monotonic seconds."""
         self._incoming, self._clock = incoming, clock
         self._lock = threading.Lock()
         self._listed_at = float("-inf")

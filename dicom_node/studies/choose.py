@@ -64,6 +64,7 @@ class Assembler:
     """
 
     def __init__(self, database: Database, settings: Settings) -> None:
+        """Prepare the rules and the quiet times of these settings."""
         self._database, self._settings = database, settings
         # Where there is an object store, workers of other machines find all of the study in it.
         self._also = [all_uploaded()] if bucket_of(settings) else []
@@ -235,6 +236,7 @@ class Choice:
     """Lets a person choose between versions in a quarantined study, and releases the study."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
+        """Prepare to read the spooled files of these settings again."""
         self._database = database
         self._files = Files(settings)
         self._assumed = {peer.ae_title: peer.assume_charset for peer in settings.peers if "send" in peer.may}

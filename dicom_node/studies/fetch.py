@@ -75,6 +75,7 @@ class PriorQueries(Lane[ArchiveQuestion]):
     table = ArchiveQuestion
 
     def __init__(self, database: Database, settings: Settings, peer: PeerSettings, owner: str) -> None:
+        """Prepare the queries to ``peer``; ``owner`` is the process that asks for the lease."""
         super().__init__(
             database, settings, f"questions to {peer.name}", owner, settings.outbox.answer_seconds
         )
@@ -226,6 +227,7 @@ class Fetcher(Lane[Fetch]):
     table = Fetch
 
     def __init__(self, database: Database, settings: Settings, peer: PeerSettings, owner: str) -> None:
+        """Prepare the retrievals from ``peer``; ``owner`` is the process that asks for the lease."""
         seconds = peer.retrieve_seconds + 120  # for associations and the database
         super().__init__(database, settings, f"fetch from {peer.name}", owner, seconds)
         self._peer = peer
@@ -302,6 +304,7 @@ def closing_on_stop(stop: threading.Event, called: Any) -> Iterator[None]:
     done = threading.Event()
 
     def watch() -> None:
+        """Close ``called`` once ``stop`` is set, unless the scope has ended before."""
         while not done.is_set():
             if stop.wait(_WATCH_SECONDS):
                 called.close()
@@ -328,6 +331,9 @@ class RetrievalSink:
     def __init__(
         self, spool: Spool, waiting: WaitingObjects, settings: Settings, peer: PeerSettings, number: int
     ) -> None:
+        """Store objects from ``peer`` in ``spool``, within the limits of ``waiting``. ``number``: id of the
+        retrieval's row.
+        """
         self._spool, self._waiting, self._settings, self._peer = spool, waiting, settings, peer
         self._association = f"{ASSOCIATION}{number}"
         self.sop_classes: Collection[str] = accepted_classes(settings.listener.further_storage_classes)

@@ -210,6 +210,7 @@ class Indexing:
     """Writes the database rows of received objects, one after the other, in the caller's transaction."""
 
     def __init__(self, spool: Spool, settings: Settings, inspector: Inspector) -> None:
+        """Prepare to index the files of ``spool``; ``inspector`` compares images."""
         self._spool, self._inspector, self._settings = spool, inspector, settings
         self._files = Files(settings)
         self._peers = {peer.ae_title: peer for peer in settings.peers if "send" in peer.may}
@@ -663,6 +664,7 @@ class Indexer:
     def __init__(
         self, database: Database, spool: Spool, settings: Settings, inspector: Inspector | None = None
     ) -> None:
+        """Prepare to index the files of ``spool``. ``inspector``: None for a new one."""
         self._database = database
         self._spool = spool
         self._data_dir = settings.node.data_dir
@@ -868,6 +870,7 @@ class CrashRecord:
     """
 
     def __init__(self, path: Path) -> None:
+        """Open the record, and count a death of the node if a former process left a file name in it."""
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         deaths, _, rest = os.pread(self._file, _LENGTH, 0).decode("utf-8", "replace").strip().partition(" ")
         self._suspect, _, process = rest.partition(" ")
@@ -896,6 +899,7 @@ class CrashRecord:
         os.pwrite(self._file, text.encode("utf-8", "replace")[:_LENGTH].ljust(_LENGTH), 0)
 
     def __del__(self) -> None:
+        """Close the file."""
         with suppress(AttributeError):
             os.close(self._file)
 
@@ -912,6 +916,7 @@ class JournalIngest:
     """
 
     def __init__(self, database: Database, folder: Path) -> None:
+        """Load the read positions in the journal ``folder`` from the database."""
         self._database, self._folder = database, folder
         with database.read() as session:
             known = session.execute(select(Cursor.name, Cursor.offset)).all()
@@ -1127,6 +1132,7 @@ class Difference:
     missing: int
 
     def __str__(self) -> str:
+        """Return the differences that a person should act on, with the remedies; "" if there are none."""
         parts = []
         if self.unknown:
             parts.append(f"objects unknown to the database: {len(self.unknown)} (dicom-node spool reindex)")

@@ -576,6 +576,9 @@ class TomlFiles:
             return value
 
         def replace(match: re.Match[str]) -> str:
+            """Return the text for one ``${...}``; a missing variable or file becomes a mistake, and the text
+            is then the default or "".
+            """
             path, name, default = match.groups()
             if path:
                 try:

@@ -60,6 +60,7 @@ class LocalAddress(OSError):
     """A host name leads to this machine, to a link-local address, or to the metadata service of a cloud."""
 
     def __init__(self, host: str) -> None:
+        """Build the error for this host name or address."""
         super().__init__(
             f"{host} leads to this machine, its link or a metadata service: an entered peer may have such an "
             "address only where a configuration file says console.local_peers = true"
@@ -764,6 +765,7 @@ class ResultSettings(Section):
         return any(matches(self.finding, name) for name in suspected)
 
     def __str__(self) -> str:
+        """Return the condition and what follows from it, on one line."""
         does = [f"to {', '.join(self.send_to)}"] if self.send_to else []
         does += [f"notify {', '.join(self.notify)}"] if self.notify else []
         does += ["STAT"] if self.priority == "stat" else []

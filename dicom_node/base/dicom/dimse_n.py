@@ -231,7 +231,7 @@ class StepChange:
     does not contain.
 
     ``studies``: Study Instance UIDs. ``objects``: SOP Instance UIDs of images and other objects. ``has``:
-    keywords of those attributes in ``STEP_END`` that have a value.
+    keywords of those attributes required at the end of a step (``STEP_END``) that have a value.
     """
 
     status: StepStatus | None

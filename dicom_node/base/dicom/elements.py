@@ -85,6 +85,7 @@ class Element(NamedTuple):
         return bool(self.tag >> 16 & 1)
 
     def __str__(self) -> str:
+        """Return the tag with its name in PS3.6."""
         return named(self.tag)
 
 
@@ -96,6 +97,9 @@ class Walk:
     """
 
     def __init__(self, file: BinaryIO, syntax: TransferSyntax | None, limits: Limits) -> None:
+        """Begin at the present position of ``file``. ``syntax``: None if unknown, which is read as Explicit
+        VR Little Endian.
+        """
         self.fault = ""
         self.is_little_endian = syntax is None or syntax.is_little_endian
         self._is_implicit = syntax is not None and syntax.is_implicit_vr

@@ -524,6 +524,7 @@ class Repairs:
     kept: set[str] = field(default_factory=set)
 
     def __bool__(self) -> bool:
+        """Return whether any attribute is named."""
         return bool(self.repaired or self.left_out or self.kept)
 
 

@@ -122,6 +122,7 @@ class Patient:
         return cls(*text.split(";"))
 
     def __str__(self) -> str:
+        """Return the hashes, separated by semicolons, as :meth:`parse` reads them."""
         return ";".join(astuple(self))
 
     def contradicts(self, other: Patient) -> bool:

@@ -56,6 +56,7 @@ class Changes:
     """
 
     def __init__(self) -> None:
+        """Begin with a count of 0."""
         self._changed = threading.Condition()
         self._heard = False
         self.count = 0
@@ -366,9 +367,10 @@ reads are answered says nothing. Some process writes every five seconds, and wai
 
 
 class DatabaseOutage:
-    """The state of one process's knowledge of whether the database answers."""
+    """Whether the database answered this process last; logs the beginning and the end of an outage."""
 
     def __init__(self) -> None:
+        """Begin with a database that is assumed to answer."""
         self._began: float | None = None  # monotonic seconds
         self._failed = 0.0  # the last time
         self._defects: dict[tuple[type[SQLAlchemyError], str], float] = {}  # logged a moment ago, and when

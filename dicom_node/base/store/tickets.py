@@ -189,6 +189,7 @@ class _InSession(BaseConnector):
     """A connector by which procrastinate executes its statements in the transaction of a session."""
 
     def __init__(self, session: Session) -> None:
+        """Work in the transaction of ``session``."""
         self._session = session
 
     async def execute_query_async(self, query: str, **arguments: Any) -> None:

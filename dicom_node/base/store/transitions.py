@@ -365,6 +365,7 @@ class RenewableLease:
     def __init__(
         self, database: Database, name: str, owner: str, seconds: float, spare: float | None = None
     ) -> None:
+        """Prepare the lease ``name`` for ``owner``; :meth:`keep` takes it."""
         self._database, self._name, self._owner, self._seconds = database, name, owner, seconds
         self._spare = seconds / 2 if spare is None else spare
         self._held = False
@@ -385,6 +386,7 @@ class OwnEvents:
     """Records events of a process: logs them at once, and stores them as soon as the database answers."""
 
     def __init__(self, database: Database) -> None:
+        """Store events in this database, also those that wait as soon as it answers again."""
         self._database = database
         self._waiting: list[Event] = []
         self._lock = threading.RLock()  # storing finds out that the database is back, which stores

@@ -291,6 +291,7 @@ def counts(session: Session) -> View:
     """Return the number of studies, jobs and deliveries in each state; empty states are left out."""
 
     def by_state(column: Any) -> dict[str, int]:
+        """Return how many rows have each state in ``column``."""
         rows = session.execute(select(column, func.count()).group_by(column))
         return {str(state): number for state, number in rows}
 

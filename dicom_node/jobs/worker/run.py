@@ -141,6 +141,7 @@ class NothingCleaned(CleaningFailed):
     """Burned-in text could be removed from no image of the job; ``notes`` give the reason for each image."""
 
     def __init__(self, text: str, notes: Sequence[QualityNote]) -> None:
+        """Store the text, and the reason for each image."""
         super().__init__(text)
         self.notes = tuple(notes)
 
@@ -239,6 +240,7 @@ class ImageAnalysis:
             return self._run(pipeline, sources, options, report), {}
 
         def run_one(number: int, source: SourceObject) -> PipelineResult:
+            """Run the pipeline on one image, reporting progress as a part of all images."""
             return self._run(
                 pipeline, [source], options, lambda share, what: report((number + share) / len(sources), what)
             )
@@ -363,15 +365,15 @@ class RefusedImage:
     header: ImageHeader = _NO_HEADER
 
     def stored(self, frame: int = 0) -> PixelArray:  # noqa: ARG002
-        """Raises PixelError: there are no pixels."""
+        """Raise PixelError, because a refused image has no pixels."""
         raise PixelError(self.fault)
 
     def display(self, frame: int = 0, shorter_side: int = 0) -> Picture:  # noqa: ARG002
-        """Raises PixelError: there are no pixels."""
+        """Raise PixelError, because a refused image has no pixels."""
         raise PixelError(self.fault)
 
     def show(self, samples: PixelArray, frame: int = 0) -> Picture:  # noqa: ARG002
-        """Raises PixelError: there are no pixels."""
+        """Raise PixelError, because a refused image has no pixels."""
         raise PixelError(self.fault)
 
 
@@ -430,8 +432,8 @@ def open_images(database: Database, settings: Settings, job: Job) -> JobImages:
 
 
 def device_rules_of(settings: Settings) -> Path | None:
-    """Return the site's folder of rules on where devices burn in text: the configured folder, or else the one
-    that the console writes to; None if neither exists.
+    """Return the site's folder of rules on where devices burn in text: the configured folder, else the one
+    that the environment names, else the one that the console writes to; None if that does not exist.
     """
     return site_folder(settings.workers.device_rules_dir, settings.node.data_dir / DEVICE_RULES_FOLDER)
 
@@ -456,6 +458,7 @@ class ResultWriter:
     """Builds the result objects of a job, and stores files, rows and deliveries: all or none."""
 
     def __init__(self, database: Database, settings: Settings, queue: JobQueue) -> None:
+        """Prepare to store results by these settings; ``queue`` ends the jobs."""
         self._database = database
         self._settings = settings
         self._queue = queue
@@ -1073,6 +1076,7 @@ class _Failed(Exception):
     """The job fails for good, because another attempt would fail in the same way."""
 
     def __init__(self, reason: str, cause: Cause = Cause.UNKNOWN) -> None:
+        """Store the reason in words, and the cause that the report codes."""
         super().__init__(reason)
         self.cause = cause
 
@@ -1148,6 +1152,7 @@ class Worker:
     """Runs jobs of the queue, one at a time, with one configuration."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
+        """Prepare a worker with a name of its own; pipelines are loaded by :meth:`warm_up`."""
         self._settings = settings
         self._database = database
         self._owner = new_owner()
@@ -1204,7 +1209,7 @@ class Worker:
         looked_at = time.monotonic()
 
         def progress(share: float, what: str) -> None:
-            """Between the steps of the job shorter or more urgent ones run."""
+            """Report progress, and now and then run a shorter or more urgent job in between."""
             nonlocal looked_at
             heartbeat(share, what)
             if time.monotonic() - looked_at > _LOOK_SECONDS:
@@ -1398,6 +1403,7 @@ class Worker:
         attempt.images = attempt.images.only(verdict.source_uids)
 
         def progress(share: float, what: str) -> None:
+            """Report the pipeline's progress as the corresponding part of the whole job's."""
             report(_ACCEPTED + share * (_ANALYSED - _ACCEPTED), what)
 
         report(_ACCEPTED, "analysing")
@@ -1468,6 +1474,7 @@ class JobHeartbeat:
         finish: float,
         abandon: Callable[[Job, NodeError], None],
     ) -> None:
+        """Prepare the heartbeat of ``job``; a ``with`` block around the job starts and ends it."""
         self._queue, self._job = queue, job
         self._interval, self._limit, self._grace, self._finish = interval, limit, grace, finish
         self._stopping, self._abandon = stopping, abandon
@@ -1481,10 +1488,12 @@ class JobHeartbeat:
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{job.id}", daemon=True)
 
     def __enter__(self) -> Self:
+        """Start the thread that renews the lease."""
         self._thread.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
+        """End the thread that renews the lease."""
         self._ended.set()
         self._thread.join()
 
