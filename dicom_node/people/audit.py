@@ -239,8 +239,7 @@ def _entered(database: Database, settings: Settings, files: Mapping[str, Path]) 
 
 
 def _row(settings: Settings, file: Path) -> DecisionRow:
-    """The row for a decision's file that the database does not have; for a changed file a row that says so.
-    """
+    """The row for a decision's file that the database does not have; for a changed file a row that says so."""
     place = {"id": _number(file), "machine": file.parts[-3], "copied": True, "applied_at": None}
     line = read_decision(file)
     if line is None:

@@ -203,8 +203,7 @@ def save_entry(
 def check_entry(
     settings: Settings, kind: Kind, content: Mapping[str, Any], version: int | None = None
 ) -> Warned:
-    """The warnings that ``save_entry`` would return, without a change. Raises its errors except HoldUndercut.
-    """
+    """The warnings that ``save_entry`` would return, without a change. Raises its errors except HoldUndercut."""
     _, after = _changed(settings, kind, content["name"], content, version)
     return _checked(settings, _entries(after), kind)
 
@@ -671,8 +670,7 @@ def replay_rules(settings: Settings, since: datetime, *, dry_run: bool = False) 
 
 
 def _rules_taking(session: Session, study: Study, settings: Settings) -> View:
-    """The rules that take the study, each with the limit that would hold its job; ``why``: why none takes it.
-    """
+    """The rules that take the study, each with the limit that would hold its job; ``why``: why none takes it."""
     sources = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
     decisions = decide_study(session, study, sources, settings)
     return {
