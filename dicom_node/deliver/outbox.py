@@ -168,14 +168,14 @@ class Moves:
                 transaction_uid="",
             )
             if self._peer.confirm == "none":
-                self._confirmed(delivery, reason="" if self._peer.acknowledges else NOT_ASKED, queries=0)
+                self._confirm(delivery, reason="" if self._peer.acknowledges else NOT_ASKED, queries=0)
         elif report.status is scu.SendStatus.FAULTY:
             self.give_up(delivery, report.text)
         elif report.status is scu.SendStatus.REFUSED:
             self._count_refusal(delivery, report.code, report.text)
         else:
             answered = bool(report.code) or report.status is scu.SendStatus.UNREACHABLE
-            self._again(delivery, report.code, report.text, left=not answered)
+            self._schedule_retry(delivery, report.code, report.text, left=not answered)
 
     def narrowed(self, delivery: Delivery, report: scu.SendReport, *, takes_others: bool) -> None:
         """Leave out, with a warning, an object of a kind that the destination does not accept.
@@ -224,7 +224,7 @@ class Moves:
         """Record the peer's answer to a query for the object (C-FIND, a look-up or QIDO-RS)."""
         if answer.presence is scu.Presence.FOUND:
             reason = BY_QUERY if self._peer.confirm == "commitment" else ""
-            self._confirmed(delivery, reason=reason, queries=delivery.queries + 1)
+            self._confirm(delivery, reason=reason, queries=delivery.queries + 1)
         elif answer.presence is scu.Presence.DIFFERENT:
             self.give_up(delivery, answer.text)
         elif delivery.sent_at is None:
@@ -294,7 +294,7 @@ class Moves:
         """
         given_up = delivery.state is DeliveryState.DEAD and delivery.transaction_uid
         if delivery.state is DeliveryState.UNCONFIRMED or given_up:
-            self._confirmed(delivery, reason="", queries=delivery.queries)
+            self._confirm(delivery, reason="", queries=delivery.queries)
 
     def not_committed(self, delivery: Delivery, transaction_uid: str, reason: int) -> None:
         """Send the object again, within the limit for refusals: the destination reports that it did not store
@@ -305,7 +305,7 @@ class Moves:
         if delivery.transaction_uid == transaction_uid and delivery.state is DeliveryState.UNCONFIRMED:
             self._count_refusal(delivery, f"{reason:04X}", failure_text(reason))
 
-    def _confirmed(self, delivery: Delivery, *, reason: str, queries: int) -> None:
+    def _confirm(self, delivery: Delivery, *, reason: str, queries: int) -> None:
         """Mark the delivery as confirmed; ``queries``: the number of queries that were made."""
         self._move(
             delivery,
@@ -317,7 +317,7 @@ class Moves:
             transaction_uid="",
         )
 
-    def _again(self, delivery: Delivery, status: str, reason: str, *, left: bool = False) -> None:
+    def _schedule_retry(self, delivery: Delivery, status: str, reason: str, *, left: bool = False) -> None:
         """Schedule another try. ``left``: the object was sent, but no answer came."""
         self._move(
             delivery,
@@ -330,12 +330,14 @@ class Moves:
         )
 
     def _count_refusal(self, delivery: Delivery, status: str, reason: str) -> None:
-        """Count a refusal; schedule another try, or give the delivery up after ``outbox.refusals`` of them."""
+        """Count a refusal; schedule another try, or give the delivery up after ``outbox.refusals`` of
+        them.
+        """
         delivery.refusals += 1
         if delivery.refusals >= self._settings.refusals:
             self._move(delivery, events.DELIVERY_DEAD, status=status, reason=reason, transaction_uid="")
         else:
-            self._again(delivery, status, reason)
+            self._schedule_retry(delivery, status, reason)
 
     def _earlier_version_may_be_found(self, delivery: Delivery) -> bool:
         """Whether the peer may have another version under this UID, and cannot say which one it has."""
@@ -444,7 +446,7 @@ def retry_all(session: Session, destination: str | None = None) -> list[int]:
 
     Results that are in quarantine, withdrawn or not accepted by a person are left out.
     """
-    sound = _dead(destination).where(
+    sound = _given_up_query(destination).where(
         Study.state != StudyState.QUARANTINED,
         ~exists().where(Withdrawal.result_id == Delivery.result_id),
         ~may_not_leave(),
@@ -475,7 +477,7 @@ def discard_all(session: Session, because: str, destination: str | None = None) 
     ``because``: a person's words. ``destination``: a peer's name; None: all.
     """
     is_note = func.coalesce(Result.kind == ResultKind.REJECTION, False)
-    chosen = list(session.scalars(_dead(destination).where(~is_note).order_by(Delivery.id)))
+    chosen = list(session.scalars(_given_up_query(destination).where(~is_note).order_by(Delivery.id)))
     for delivery_id in chosen:
         discard(session, delivery_id, because)
     return chosen
@@ -564,7 +566,7 @@ def _refusal(session: Session, delivery: Delivery) -> str:
     return ""
 
 
-def _dead(destination: str | None) -> Select[int]:
+def _given_up_query(destination: str | None) -> Select[int]:
     """The SQL query for the numbers of given-up deliveries to a peer; None: to all peers."""
     dead: Select[int] = deliveries.with_objects(select(Delivery.id)).where(
         Delivery.state == DeliveryState.DEAD
@@ -716,7 +718,9 @@ def may_not_leave() -> ColumnElement[bool]:
 
 
 def not_accepted(session: Session, result_ids: Collection[int]) -> dict[int, HeldState]:
-    """The states of those of these results that must not be sent (not assessed yet, or rejected), by number."""
+    """The states of those of these results that must not be sent (not assessed yet, or rejected), by
+    number.
+    """
     chosen = select(HeldResult).where(HeldResult.result_id.in_(result_ids), _NOT_ACCEPTED)
     return {row.result_id: row.state for row in session.scalars(chosen)}
 

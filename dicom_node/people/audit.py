@@ -225,7 +225,7 @@ def _entered(database: Database, settings: Settings, files: Mapping[str, Path]) 
         try:
             with database.write() as session:
                 known = _known(session, files)
-                new = [_row(settings, file) for number, file in files.items() if number not in known]
+                new = [_row_of_file(settings, file) for number, file in files.items() if number not in known]
                 session.add_all(new)
                 session.flush()
                 faults = sum(row.action == FAULT for row in new)
@@ -238,8 +238,10 @@ def _entered(database: Database, settings: Settings, files: Mapping[str, Path]) 
         return new
 
 
-def _row(settings: Settings, file: Path) -> DecisionRow:
-    """The row for a decision's file that the database does not have; for a changed file a row that says so."""
+def _row_of_file(settings: Settings, file: Path) -> DecisionRow:
+    """The row for a decision's file that the database does not have; for a changed file a row that says
+    so.
+    """
     place = {"id": _number(file), "machine": file.parts[-3], "copied": True, "applied_at": None}
     line = read_decision(file)
     if line is None:

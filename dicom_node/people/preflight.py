@@ -217,7 +217,9 @@ def _check_database(settings: Settings) -> Found:
 
 
 def _probe_database(settings: Settings) -> Found:
-    """Connect to the database; yield whether its schema is up to date and whether it keeps what it committed."""
+    """Connect to the database; yield whether its schema is up to date and whether it keeps what it
+    committed.
+    """
     shown = redacted(settings.database_url)
     try:
         url = make_url(settings.database_url)
@@ -322,7 +324,7 @@ def _check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) ->
         instead = card.options.former.get(option) or did_you_mean(option, sorted(known))
         yield f"{key}.options.{option}", "", f"{rule.pipeline} has no such option; {instead}"
     given = {option: value for option, value in rule.options.items() if option in known}
-    faults = _faults(rule, given, settings) if runs_models else card.options.faults(given)
+    faults = _option_faults(rule, given, settings) if runs_models else card.options.faults(given)
     for place, remedy in faults.items():
         at = f"{key}.options.{place}" if place else f"{key}.pipeline"
         yield at, repr(given[place]) if place in given else "", remedy
@@ -342,8 +344,8 @@ def _check_findings(settings: Settings) -> Found:
     for rule in settings.rules:
         wanted = [one.finding for one in rule.then if one.finding]
         if wanted or settings.watched_findings:
-            found[rule.name] = known = _findings(rule, settings)
-            for name in _never_found(wanted, known):
+            found[rule.name] = known = _possible_findings(rule, settings)
+            for name in _patterns_never_found(wanted, known):
                 yield (
                     f"rules.{rule.name}.then",
                     repr(name),
@@ -353,7 +355,7 @@ def _check_findings(settings: Settings) -> Found:
     if found and None not in found.values():
         every_name = {name for names in found.values() for name in names or ()}
         for key, watched in settings.watched_findings.items():
-            for name in _never_found(watched, every_name):
+            for name in _patterns_never_found(watched, every_name):
                 yield (
                     key,
                     repr(name),
@@ -361,13 +363,15 @@ def _check_findings(settings: Settings) -> Found:
                 )
 
 
-def _never_found(wanted: Iterable[str], known: Collection[str] | None) -> list[str]:
-    """The patterns (``wanted``) that match no known finding; none if the known findings are unknown (None)."""
+def _patterns_never_found(wanted: Iterable[str], known: Collection[str] | None) -> list[str]:
+    """The patterns (``wanted``) that match no known finding; none if the known findings are unknown
+    (None).
+    """
     names = () if known is None else dict.fromkeys(wanted)
     return [name for name in names if not any(matches(name, finding) for finding in known or ())]
 
 
-def _findings(rule: RuleSettings, settings: Settings) -> Collection[str] | None:
+def _possible_findings(rule: RuleSettings, settings: Settings) -> Collection[str] | None:
     """The names of findings that the rule's pipeline can suspect with its present models; None if that is
     unknown.
     """
@@ -400,7 +404,9 @@ def _check_conditions(rule: RuleSettings, card: PipelineCard) -> Found:
                 )
 
 
-def _faults(rule: RuleSettings, options: Mapping[str, object], settings: Settings) -> Mapping[str, str]:
+def _option_faults(
+    rule: RuleSettings, options: Mapping[str, object], settings: Settings
+) -> Mapping[str, str]:
     """The faults in the values of the pipeline's options, by option; under "" those of the pipeline and its
     models.
     """
@@ -415,7 +421,9 @@ def _faults(rule: RuleSettings, options: Mapping[str, object], settings: Setting
 
 
 def _check_models(settings: Settings) -> Found:
-    """Yield faults of models, whose weights must match their cards (files about them), and of device rules."""
+    """Yield faults of models, whose weights must match their cards (files about them), and of device
+    rules.
+    """
     if remedy := extras.missing():
         yield (
             "workers.processes",
@@ -552,7 +560,7 @@ def _check_rules(settings: Settings, read: TomlFiles, role: Role) -> Found:
 def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
     """Yield files with a password or a private key that every user of this machine may read."""
     files = {tls.private_key for tls in (settings.listener.tls, settings.console.tls) if tls}
-    for place in _secrets(settings.model_dump()):
+    for place in _places_of_secrets(settings.model_dump()):
         if place != ("node", "database_url") or re.match(r"[^:]+://[^/@]*:[^/]*@", settings.database_url):
             files.update(read.files_of(place if read.at(place) else (*place[:-1], "url")))
     for file in sorted(files):
@@ -564,7 +572,7 @@ def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
             )
 
 
-def _secrets(value: object, place: Place = ()) -> Iterator[Place]:
+def _places_of_secrets(value: object, place: Place = ()) -> Iterator[Place]:
     """Yield the places of secrets in dumped settings, where each secret is replaced by stars; ``place``: of
     ``value``.
     """
@@ -572,7 +580,7 @@ def _secrets(value: object, place: Place = ()) -> Iterator[Place]:
         yield place
     items = dict(enumerate(value)) if isinstance(value, list | tuple) else value
     for key, item in items.items() if isinstance(items, dict) else ():
-        yield from _secrets(item, (*place, key))
+        yield from _places_of_secrets(item, (*place, key))
 
 
 _HIDDEN = str(SecretStr("x"))
@@ -602,7 +610,7 @@ def _check_peer(peer: PeerSettings, settings: Settings) -> Found:
             False,
             "what it gets goes through a proxy, which the environment names (HTTP_PROXY, HTTPS_PROXY)",
         )
-    if (peer.username or any(_secrets(peer.model_dump()))) and peer.url.startswith("http://"):
+    if (peer.username or any(_places_of_secrets(peer.model_dump()))) and peer.url.startswith("http://"):
         yield Tried(
             f"peer {peer.name}", False, "its login goes over the network unencrypted (http): use https"
         )

@@ -338,7 +338,7 @@ def request_fetches(
     from dicom_node.deliver import scu
     from dicom_node.studies import fetch
 
-    peer = _queried(settings, request.peer)
+    peer = _peer_to_query(settings, request.peer)
     if request.rule and settings.rule(request.rule) is None:
         raise NotFound(
             f"no rule is called {request.rule!r}; "
@@ -378,7 +378,7 @@ def change_fetches(
     from dicom_node.studies import fetch
 
     if change == "again":
-        _queried(settings, name)
+        _peer_to_query(settings, name)
     with writing(settings) as session:
         number = {"again": fetch.fetch_again, "cancel": fetch.cancel}[change](session, name)
         audit.note(session, by, AuditAction.STUDIES_FETCHED, peer=name, studies=number, did=change)
@@ -401,7 +401,7 @@ def missing_studies(
     """
     from dicom_node.studies import fetch
 
-    peer = _queried(settings, name)
+    peer = _peer_to_query(settings, name)
     with open_database(settings) as database:
         found = fetch.missing(database, settings, peer, days)
         fetched = [one for one in found if one.fetchable] if fetch_them else []
@@ -459,7 +459,7 @@ def list_fetches(
     ]
 
 
-def _queried(settings: Settings, name: str) -> PeerSettings:
+def _peer_to_query(settings: Settings, name: str) -> PeerSettings:
     """The settings of a peer to query. Raises NotFound, and FaultyInput if it answers no queries or the
     person may see only some studies.
     """
@@ -698,7 +698,7 @@ class SignsOfLife:
             if self._steady_since <= since and acquire_lease(
                 self._database, _WATCH, self._owner, 3 * SIGN_SECONDS
             ):
-                self._look(since, now)
+                self._mark_lost(since, now)
 
     def leave(self) -> None:
         """Remove the rows of this node, which stops as planned and must not be reported as lost.
@@ -729,11 +729,11 @@ class SignsOfLife:
             row.seen_at = now - timedelta(seconds=sign.silent_seconds)
             if row.lost and sign.silent_seconds < SILENT_SECONDS:
                 row.lost = False
-                record(session, events.PROCESS_BACK, None, **_named(row))
+                record(session, events.PROCESS_BACK, None, **_process_fields(row))
         for row in known.values():  # fewer workers since the configuration was read again
             session.delete(row)
 
-    def _look(self, since: datetime, now: datetime) -> None:
+    def _mark_lost(self, since: datetime, now: datetime) -> None:
         """Mark processes whose last sign of life is older than ``since`` as lost, each with an event."""
         with self._database.write() as session:
             lost = select(SiteProcess).where(SiteProcess.seen_at <= since, SiteProcess.lost.is_(False))
@@ -743,7 +743,7 @@ class SignsOfLife:
                     session,
                     events.PROCESS_LOST,
                     None,
-                    **_named(row),
+                    **_process_fields(row),
                     silent_seconds=round((now - row.seen_at).total_seconds()),
                 )
 
@@ -756,7 +756,7 @@ def list_processes(session: Session) -> list[View]:
     ):
         silent = max((now - row.seen_at).total_seconds(), 0.0)
         found.append(
-            _named(row)
+            _process_fields(row)
             | columns(row, "pid", "version", "since", "seen_at")
             | {
                 "silent_seconds": round(silent, 1),
@@ -767,7 +767,9 @@ def list_processes(session: Session) -> list[View]:
 
 
 def health(session: Session) -> View:
-    """The number of processes of this machine that are ``alive``, and place and name of the ``silent`` ones."""
+    """The number of processes of this machine that are ``alive``, and place and name of the ``silent``
+    ones.
+    """
     here = [row for row in list_processes(session) if row["machine"] == audit.machine_name()]
     silent = [f"{row['place']}/{row['process']}" for row in here if row["state"] != "alive"]
     return {"alive": len(here) - len(silent), "silent": silent}
@@ -788,6 +790,6 @@ def database_time(session: Session) -> datetime:
     return now
 
 
-def _named(row: SiteProcess) -> dict[str, Any]:
+def _process_fields(row: SiteProcess) -> dict[str, Any]:
     """The fields of an event that name a process: machine, place, process."""
     return {"machine": row.machine, "place": row.place, "process": row.name}

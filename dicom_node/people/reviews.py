@@ -578,10 +578,10 @@ def waiting_reviews(session: Session, after: int | None = None) -> tuple[list[Vi
 
     ``after``: the last number of the page before; None for the first page.
     """
-    chosen = _rows().where(CleaningReview.verdict.is_(None)).order_by(CleaningReview.id)
+    chosen = _reviews_query().where(CleaningReview.verdict.is_(None)).order_by(CleaningReview.id)
     if after is not None:
         chosen = chosen.where(CleaningReview.id > after)
-    found = [_row(*row) for row in session.execute(chosen.limit(PAGE + 1)).all()]
+    found = [_review_row(*row) for row in session.execute(chosen.limit(PAGE + 1)).all()]
     return found[:PAGE], found[PAGE - 1]["id"] if len(found) > PAGE else None
 
 
@@ -609,7 +609,7 @@ def show_review(session: Session, settings: Settings, number: int) -> View:
     """One image whose cleaning waits for a person: detected annotation, boxes that a person drew, its cleaned
     image, and the peers that got that. Raises NotFound.
     """
-    row = session.execute(_rows().where(CleaningReview.id == number)).one_or_none()
+    row = session.execute(_reviews_query().where(CleaningReview.id == number)).one_or_none()
     if row is None:
         raise NotFound("there is no such review")
     review, instance, _ = row
@@ -625,7 +625,7 @@ def show_review(session: Session, settings: Settings, number: int) -> View:
     gone = results.withdrawn(session, [picture.id for picture in cleaned])
     drawn = results.drawn_boxes(session, [instance.sop_instance_uid]).get(instance.sop_instance_uid)
     return {
-        **_row(*row),
+        **_review_row(*row),
         "image": image,
         "places": review.places,
         "drawn": [list(box) for box in drawn.boxes] if drawn else [],
@@ -649,7 +649,7 @@ def accept_cleaning(settings: Settings, number: int, by: audit.Person) -> None:
     ``number``: of the review. Raises NotFound, NotAllowedNow.
     """
     with writing(settings) as session:
-        review = _waiting(session, number)
+        review = _waiting_review(session, number)
         _decide(session, review, session.get_one(Instance, review.instance_id), ReviewVerdict.ACCEPTED, by)
 
 
@@ -664,7 +664,7 @@ def draw_boxes(
     from dicom_node.studies import choose
 
     with writing(settings) as session:
-        review = _waiting(session, number)
+        review = _waiting_review(session, number)
         instance = session.get_one(Instance, review.instance_id)
         refuse_faulty_boxes(instance, boxes)
         drawn = [list(box) for box in boxes]
@@ -746,7 +746,7 @@ def _decide(
     )
 
 
-def _waiting(session: Session, number: int) -> CleaningReview:
+def _waiting_review(session: Session, number: int) -> CleaningReview:
     """The review with this number, locked. Raises NotFound, NotAllowedNow if it does not wait any more."""
     row = existing(session, CleaningReview, number, "there is no such review", lock=True)
     if row.verdict is not None:
@@ -754,7 +754,7 @@ def _waiting(session: Session, number: int) -> CleaningReview:
     return row
 
 
-def _rows() -> Select[CleaningReview, Instance, str | None]:
+def _reviews_query() -> Select[CleaningReview, Instance, str | None]:
     """The SQL query for reviews, each with its image and Study Instance UID."""
     return (
         select(CleaningReview, Instance, Study.study_instance_uid)
@@ -763,7 +763,7 @@ def _rows() -> Select[CleaningReview, Instance, str | None]:
     )
 
 
-def _row(review: CleaningReview, instance: Instance, study: str | None) -> View:
+def _review_row(review: CleaningReview, instance: Instance, study: str | None) -> View:
     """A review as a row of lists."""
     made = (instance.attributes.get(key, "") for key in ("Manufacturer", "ManufacturerModelName"))
     return {
@@ -798,7 +798,7 @@ def rule_tried(
     ``number``: of the review whose image it is made from. Raises NotFound, FaultyInput.
     """
     instance, header = _opened(session, settings, number)
-    rule, text = _rule(settings, instance, header, name, boxes)
+    rule, text = _device_rule(settings, instance, header, name, boxes)
     rows: list[View] = []
     door = Files(settings)
     newest = (
@@ -851,7 +851,7 @@ def save_rule(
     """
     with writing(settings) as session:
         instance, header = _opened(session, settings, number)
-        rule, text = _rule(settings, instance, header, name, boxes)
+        rule, text = _device_rule(settings, instance, header, name, boxes)
         folder = device_rules_of(settings) or settings.node.data_dir / DEVICE_RULES_FOLDER
         # Before the file: no rule is there that the audit does not know.
         audit.note(session, by, AuditAction.RULE_SAVED, name=rule.name, of="device", review=number)
@@ -886,7 +886,7 @@ def _opened(session: Session, settings: Settings, number: int) -> tuple[Instance
         raise NotFound("this image cannot be opened") from None
 
 
-def _rule(
+def _device_rule(
     settings: Settings, instance: Instance, header: ImageHeader, name: str, boxes: Sequence[results.Box]
 ) -> tuple[DeviceRule, str]:
     """A device rule of these boxes for devices like that of the image, and the text of its file. Raises

@@ -309,7 +309,7 @@ def results_to_withdraw(session: Session, settings: Settings, study: int) -> Vie
     existing(session, Study, study, "there is no such study")
     rows = _results(session, study)
     gone = _withdrawn(session, rows)
-    reached = set[str]().union(*(_arrived(row) for row in rows if row.id not in gone))
+    reached = set[str]().union(*(_peers_reached(row) for row in rows if row.id not in gone))
     removals = session.execute(
         select(Removal, Delivery.destination, Result.kind, Result.sop_instance_uid)
         .join(Delivery, Delivery.id == Removal.id)
@@ -321,12 +321,12 @@ def results_to_withdraw(session: Session, settings: Settings, study: int) -> Vie
         "kept": [
             {
                 **columns(row, "id", "kind", "sop_instance_uid", "deidentified", "created_at"),
-                "arrived": sorted(_arrived(row)),
+                "arrived": sorted(_peers_reached(row)),
             }
             for row in rows
             if row.id not in gone
         ],
-        "told": sorted(_iocm(settings) & reached),
+        "told": sorted(_peers_with_notes(settings) & reached),
         "deleting": sorted(p.name for p in settings.peers if p.withdraw == "delete" and p.name in reached),
         "removals": [
             {
@@ -385,7 +385,7 @@ def withdraw_results(
                 note = stored_results.add(
                     session, Result(study_id=study.id, job_id=rows[0].job_id, created_at=now, **values)
                 )
-                reached = set().union(*map(_arrived, rows)) & _iocm(settings)
+                reached = set().union(*map(_peers_reached, rows)) & _peers_with_notes(settings)
                 outbox.enqueue(session, note, [peer for peer in settings.peers if peer.name in reached])
                 note_ids |= {row.id: note.id for row in rows}
             for row in chosen:
@@ -502,12 +502,12 @@ def _assessments(
                 of_others.add(row.supersedes)
 
 
-def _arrived(row: Result) -> set[str]:
+def _peers_reached(row: Result) -> set[str]:
     """The names of the peers that have the result or may have it, including peers that gave no answer."""
     return {one.destination for one in row.deliveries if deliveries.may_be_there(one)}
 
 
-def _iocm(settings: Settings) -> set[str]:
+def _peers_with_notes(settings: Settings) -> set[str]:
     """The names of the peers that get rejection notes (IHE IOCM)."""
     return {peer.name for peer in settings.peers if peer.iocm and "receive" in peer.may}
 
@@ -520,7 +520,7 @@ def _by_charset(settings: Settings, rows: Sequence[Result]) -> list[list[Result]
     old = {peer.name for peer in settings.peers if peer.charset == "source"}
     groups: tuple[list[Result], list[Result]] = ([], [])
     for row in rows:
-        told = _arrived(row) & _iocm(settings)
+        told = _peers_reached(row) & _peers_with_notes(settings)
         if told and not row.deidentified and not row.purged:
             groups[bool(told & old)].append(row)
     return [group for group in groups if group]
@@ -545,7 +545,7 @@ def _by_hand(session: Session, rows: Sequence[Result]) -> dict[str, list[str]]:
             .where(Delivery.result_id == row.id, Removal.state != RemovalState.BY_HAND)
         )
         cared_for = {*session.scalars(informed), *session.scalars(deleted)}
-        for name in sorted(_arrived(row) - cared_for):
+        for name in sorted(_peers_reached(row) - cared_for):
             found.setdefault(name, []).append(row.sop_instance_uid)
     return found
 
@@ -940,7 +940,9 @@ class StowRequest:
 
 @cache
 def _place(folder: Path, minimum_free_bytes: int) -> tuple[Spool, WaitingObjects]:
-    """The spool in this folder and its counts of waiting objects, which all requests of this process share."""
+    """The spool in this folder and its counts of waiting objects, which all requests of this process
+    share.
+    """
     spool = Spool(folder, minimum_free_bytes)
     return spool, WaitingObjects(spool.incoming)
 

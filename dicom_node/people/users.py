@@ -281,11 +281,13 @@ def open_session(
     fields for the audit.
     """
     token, now = new_token(), utc_now()
-    ended = (UserSession.created_at < now - LONGEST_SESSION) | (UserSession.token_sha256 == _hash(former))
+    ended = (UserSession.created_at < now - LONGEST_SESSION) | (
+        UserSession.token_sha256 == _token_sha256(former)
+    )
     session.execute(delete(UserSession).where(ended))
     session.add(
         UserSession(
-            token_sha256=_hash(token),
+            token_sha256=_token_sha256(token),
             user_id=user_id,
             created_at=now,
             seen_at=now,
@@ -326,7 +328,7 @@ def list_sessions(settings: Settings, user: str = "", *, token: str = "") -> lis
                 "session": row.id,
                 "user": name,
                 **columns(row, "created_at", "seen_at", "address", "browser"),
-                "own": row.token_sha256 == _hash(token),
+                "own": row.token_sha256 == _token_sha256(token),
             }
             for row, name in session.execute(chosen.order_by(UserAccount.name, UserSession.seen_at.desc()))
         ]
@@ -372,7 +374,9 @@ def user_of_session(
     if counts and idle.total_seconds() > min(_SEEN_SECONDS, idle_minutes * 6):
         with database.write() as session:
             session.execute(
-                update(UserSession).where(UserSession.token_sha256 == _hash(token)).values(seen_at=now)
+                update(UserSession)
+                .where(UserSession.token_sha256 == _token_sha256(token))
+                .values(seen_at=now)
             )
     return found
 
@@ -380,13 +384,13 @@ def user_of_session(
 def _with_user(session: Session, kind: type[UserSession] | type[ApiToken], token: str) -> Any:
     """The (session or API token, user account) to which this token belongs; None if there is none."""
     found = select(kind, UserAccount).join(UserAccount, kind.user_id == UserAccount.id)
-    return session.execute(found.where(kind.token_sha256 == _hash(token))).one_or_none()
+    return session.execute(found.where(kind.token_sha256 == _token_sha256(token))).one_or_none()
 
 
 def sign_out(database: Database, token: str, by: audit.Person) -> None:
     """End the session with this token."""
     with database.write() as session:
-        session.execute(delete(UserSession).where(UserSession.token_sha256 == _hash(token)))
+        session.execute(delete(UserSession).where(UserSession.token_sha256 == _token_sha256(token)))
         audit.note(session, by, AuditAction.SIGNED_OUT)
 
 
@@ -396,7 +400,7 @@ def search_of(database: Database, token: str) -> dict[str, str]:
     It is stored there because it must not appear in an address.
     """
     with database.read() as session:
-        row = session.scalar(select(UserSession).where(UserSession.token_sha256 == _hash(token)))
+        row = session.scalar(select(UserSession).where(UserSession.token_sha256 == _token_sha256(token)))
         return dict(row.search) if row else {}
 
 
@@ -407,7 +411,7 @@ def keep_search(database: Database, token: str, about: Mapping[str, str], by: au
     The audit records that a patient was searched for, not which.
     """
     with database.write() as session:
-        if row := session.scalar(select(UserSession).where(UserSession.token_sha256 == _hash(token))):
+        if row := session.scalar(select(UserSession).where(UserSession.token_sha256 == _token_sha256(token))):
             row.search = dict(about)
         if about:
             audit.note(session, by, AuditAction.STUDY_SEARCHED, searched_by=sorted(about))
@@ -429,7 +433,7 @@ def add_token(settings: Settings, user: str, purpose: str, days: int) -> str:
         owner = _known(session, user)
         _refuse_of_provider(owner, "token")
         row = ApiToken(
-            token_sha256=_hash(token),
+            token_sha256=_token_sha256(token),
             user_id=owner.id,
             purpose=words,
             created_at=now,
@@ -517,7 +521,9 @@ def sign_out_everywhere(session: Session, user: UserAccount) -> None:
 
 
 def _checked(senders: Sequence[str], role: UserRole) -> list[str]:
-    """The calling AE titles (PS3.5 6.2) that a user may see, each once. Raises FaultyInput for invalid ones."""
+    """The calling AE titles (PS3.5 6.2) that a user may see, each once. Raises FaultyInput for invalid
+    ones.
+    """
     titles = sorted({title.strip() for title in senders if title.strip()})
     valid = [title for title in titles if len(title) <= 16 and re.fullmatch(AE_TITLE, title)]
     if len(titles) > _MOST_SENDERS or valid != titles:
@@ -598,6 +604,6 @@ def _hash_for_unknown_user() -> str:
     return hasher().hash(secrets.token_hex(16))
 
 
-def _hash(token: str) -> str:
+def _token_sha256(token: str) -> str:
     """The SHA-256 under which a token is stored, in hexadecimal."""
     return hashlib.sha256(token.encode()).hexdigest()

@@ -411,7 +411,7 @@ def build_assessment(
             qualitative_evaluations=[QualitativeEvaluation(OURS["ASSESSMENT"], OURS[one.verdict.upper()])],
         )
         if one.because:
-            group[0].ContentSequence.append(_text(one.because))
+            group[0].ContentSequence.append(_comment_item(one.because))
         groups.append(group)
     content = MeasurementReport(
         # TID 1001 with a person (TID 1003: the account's name) and the node on which it was said (TID 1004).
@@ -436,12 +436,12 @@ def build_assessment(
     assessed = UIDRefContentItem(
         name=OURS["ASSESSEDREPORT"], value=about.SOPInstanceUID, relationship_type=_CONTAINS
     )
-    content[0].ContentSequence = ContentSequence([*first, assessed, _text(_DISCLAIMER), measurements])
+    content[0].ContentSequence = ContentSequence([*first, assessed, _comment_item(_DISCLAIMER), measurements])
     document = Comprehensive3DSR(
         evidence=[without_identity(about)],
         content=content,
         series_instance_uid=series_uid,
-        series_number=_beside(about, ResultKind.ASSESSMENT),
+        series_number=_series_number_beside(about, ResultKind.ASSESSMENT),
         sop_instance_uid=document_uid(context, "assessment", *parts),
         instance_number=1,
         is_complete=True,
@@ -488,12 +488,12 @@ def build_assessment(
     return built
 
 
-def _beside(result: Dataset, kind: ResultKind) -> int:
+def _series_number_beside(result: Dataset, kind: ResultKind) -> int:
     """The series number for an object of this kind beside ``result``, among the numbers of the same rule."""
     return int(result.SeriesNumber) // RULE_STEP * RULE_STEP + SERIES_NUMBERS[kind] % RULE_STEP
 
 
-def _text(value: str) -> TextContentItem:
+def _comment_item(value: str) -> TextContentItem:
     """An SR content item: a comment with this text."""
     return TextContentItem(name=codes.DCM.Comment, value=value, relationship_type=_CONTAINS)
 
@@ -540,7 +540,7 @@ def build_rejection(
         evidence=[without_identity(one) for one in objects],
         content=content,
         series_instance_uid=derived_uid("rejection series", *parts),
-        series_number=_beside(first, ResultKind.REJECTION),
+        series_number=_series_number_beside(first, ResultKind.REJECTION),
         sop_instance_uid=document_uid(context, "rejection", *parts),
         instance_number=1,
         transfer_syntax_uid=ExplicitVRLittleEndian,

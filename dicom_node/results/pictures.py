@@ -174,7 +174,7 @@ def build_presentation(context: ResultContext, report: ImageReport, uid: str) ->
             **arguments,
             modality_lut_transformation=_modality_lut(source),
             presentation_lut_transformation=hd.PresentationLUTTransformation(presentation_lut_shape=shape),
-            voi_lut_transformations=[_voi(source)],
+            voi_lut_transformations=[_display_transformation(source)],
         )
     else:
         state = ColorSoftcopyPresentationState(icc_profile=srgb_profile(), **arguments)
@@ -335,7 +335,7 @@ def _modality_lut(source: Source) -> hd.ModalityLUTTransformation:
     )
 
 
-def _voi(source: Source) -> SoftcopyVOILUTTransformation:
+def _display_transformation(source: Source) -> SoftcopyVOILUTTransformation:
     """The display transformation of a grey image: its VOI LUTs and first window; without any the full range
     of values, or a viewer would choose its own.
     """
@@ -497,7 +497,9 @@ def _importance(image: ImageReport, report: Report) -> tuple[int, bool]:
 
 
 def _may_show_names(image: ImageReport, report: Report) -> bool:
-    """Whether names may be burned into the image: it is an ultrasound, or the pipeline looked for such text."""
+    """Whether names may be burned into the image: it is an ultrasound, or the pipeline looked for such
+    text.
+    """
     return (
         report.drawn_on == "cleaned"
         or image.source.header.get("Modality") == "US"

@@ -211,7 +211,7 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
         QualityNote(COMPARED, line, uid, on_faces=True)
         for uid, one in context.previous.items()
         if context.study_day and one.on < context.study_day
-        if (line := _changes(result, uid, one, context.study_day))
+        if (line := _comparison(result, uid, one, context.study_day))
     ]
     notes = [*result.quality, *compared]
     images = []
@@ -244,7 +244,7 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
                 known,
                 [one for one in located if one.source is source],
                 [_coded(context, source, one, absence) for one in absent],
-                [_tracked(context, source, one, place) for place, one in enumerate(measured, start=1)],
+                [_with_tracking(context, source, one, place) for place, one in enumerate(measured, start=1)],
                 [*([f"reliability: {rated}"] if rated else []), *_remarks(source, sources, notes)],
                 [one for one in result.images if one.source_uid == source.uid],
                 _parts(context, [one for one in compared if one.source_uid == source.uid]),
@@ -264,7 +264,7 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
         "\r\n".join([*in_words(images), *purged, *burned_in]),
         located,
         purged,
-        list({one.image.SOPInstanceUID: one for one in _quoted(context, compared)}.values()),
+        list({one.image.SOPInstanceUID: one for one in _compared_images(context, compared)}.values()),
         (*not_here(result), *_parts(context, compared)),
         result.drawn_on,
         any(note.name in _MISSING for note in notes),
@@ -422,7 +422,7 @@ def _outline(region: Region, source: Source) -> npt.NDArray[np.float64]:
     return points
 
 
-def _tracked(
+def _with_tracking(
     context: ResultContext, source: Source, measurement: Measurement, place: int
 ) -> TrackedMeasurement:
     """The measurement with its tracking UID and lines; ``place``: its number among those of the image, from
@@ -501,24 +501,28 @@ def _grouped(sentences: Iterable[tuple[Source, str]]) -> list[str]:
     ]
 
 
-def _quoted(context: ResultContext, compared: Sequence[QualityNote]) -> list[PreviousImage]:
+def _compared_images(context: ResultContext, compared: Sequence[QualityNote]) -> list[PreviousImage]:
     """The earlier images that these notes on comparisons are about."""
     return [context.previous[note.source_uid] for note in compared if note.source_uid]
 
 
 def _parts(context: ResultContext, compared: Sequence[QualityNote]) -> tuple[str, ...]:
     """The texts that comparisons (``compared``) add to the UIDs of an object; () without comparisons."""
-    uids = [one.SOPInstanceUID for pair in _quoted(context, compared) for one in (pair.report, pair.image)]
+    uids = [
+        one.SOPInstanceUID
+        for pair in _compared_images(context, compared)
+        for one in (pair.report, pair.image)
+    ]
     return (COMPARED, *(note.text for note in compared), *uids) if compared else ()
 
 
-def _changes(result: PipelineResult, uid: str, previous: PreviousImage, on: date) -> str:
+def _comparison(result: PipelineResult, uid: str, previous: PreviousImage, on: date) -> str:
     """The sentence that compares an image (``uid``) with a previous one; "" if nothing can be compared.
 
     ``on``: the date of the present study.
     """
     measured = [one for one in result.measurements if one.source_uid == uid]
-    numbers = list(_changed_numbers(measured, previous, (on - previous.on).days))
+    numbers = list(_number_changes(measured, previous, (on - previous.on).days))
     # Silence on a film of which the model is unsure is no change, and nothing that is gone.
     then = {
         one.code: one
@@ -544,7 +548,7 @@ def _changes(result: PipelineResult, uid: str, previous: PreviousImage, on: date
     return comparison_line(previous.on.isoformat(), numbers, new, gone)
 
 
-def _changed_numbers(measured: Sequence[Measurement], previous: PreviousImage, days: int) -> Iterator[str]:
+def _number_changes(measured: Sequence[Measurement], previous: PreviousImage, days: int) -> Iterator[str]:
     """Yield a text on each measurement that can be compared with the previous image: its error must be known,
     and no other measurement may have the same quantity.
 
@@ -563,10 +567,10 @@ def _changed_numbers(measured: Sequence[Measurement], previous: PreviousImage, d
         elif not one.fetus or (
             one.fetus == "1" and days <= SAME_PREGNANCY and one.value >= was.value - one.error
         ):
-            yield f"{name} {_changed(one, was)}"
+            yield f"{name} {_change_in_words(one, was)}"
 
 
-def _changed(now: Measurement, then: StatedNumber) -> str:
+def _change_in_words(now: Measurement, then: StatedNumber) -> str:
     """The previous value in words and, if the method's error is known, the difference of the values as shown.
 
     There is no judgement on the difference for a fetus, because it grows.

@@ -398,20 +398,26 @@ def _answer(parameter: typer.CallbackParam, text: str) -> str:
     return text
 
 
-def _question(flag: str, question: str) -> Any:
+def _asked_option(flag: str, question: str) -> Any:
     """Make an option of ``init`` whose value is asked for at a terminal."""
     return typer.Option(flag, prompt=question, callback=_answer, help=f"{question}.")
 
 
 @app.command(epilog="Example: dicom-node init --to /etc/dicom-node")
 def init(
-    ae_title: Annotated[str, _question("--ae-title", "AE title of this node")] = "AINODE",
-    data_dir: Annotated[str, _question("--data-dir", "Folder for images and data")] = "/var/lib/dicom-node",
-    pacs: Annotated[str, _question("--pacs", "PACS for the results, AE@HOST:PORT (empty: none yet)")] = "",
-    machines: Annotated[
-        str, _question("--machines", "Machines that send, AE@HOST, with commas between (empty: none yet)")
+    ae_title: Annotated[str, _asked_option("--ae-title", "AE title of this node")] = "AINODE",
+    data_dir: Annotated[
+        str, _asked_option("--data-dir", "Folder for images and data")
+    ] = "/var/lib/dicom-node",
+    pacs: Annotated[
+        str, _asked_option("--pacs", "PACS for the results, AE@HOST:PORT (empty: none yet)")
     ] = "",
-    admin: Annotated[str, _question("--admin", "Console: name of the first admin (empty: no console)")] = "",
+    machines: Annotated[
+        str, _asked_option("--machines", "Machines that send, AE@HOST, with commas between (empty: none yet)")
+    ] = "",
+    admin: Annotated[
+        str, _asked_option("--admin", "Console: name of the first admin (empty: no console)")
+    ] = "",
     to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where node.toml and unit go.")] = Path(),
 ) -> None:
     """Ask five questions, and write node.toml, a systemd unit and the console's first admin.
@@ -550,7 +556,7 @@ def why(
             say(f"    {line}")
 
 
-def _command(verb: Verb) -> Callable[..., int]:
+def _verb_command(verb: Verb) -> Callable[..., int]:
     """Make the function that carries out a declared verb, with the signature from which typer makes its
     options.
     """
@@ -654,7 +660,7 @@ for _noun in NOUNS.values():
     _verbs = group(_noun.about)
     for _verb in _noun.verbs:
         _epilog = f"Example: dicom-node {_noun.name} {_verb.name} {_verb.example}"
-        _verbs.command(_verb.name, help=_verb.help, epilog=_epilog)(_command(_verb))
+        _verbs.command(_verb.name, help=_verb.help, epilog=_epilog)(_verb_command(_verb))
     if _noun.name == "peers":
         _verbs.command("why", epilog="Example: dicom-node peers why US1 --config node.toml")(why)
     app.add_typer(_verbs, name=_noun.name)

@@ -140,7 +140,7 @@ class _MainProcess:
         self._listener_spoke, self._cannot_listen = threading.Event(), ""
         self._console_serves = False
         self._replaced: dict[str, Child] = {}  # children of configurations before, until the newest are ready
-        self._children = self._renewable(settings)
+        self._children = self._new_children(settings)
         self._listener: Child | None = None
         if role.receives:
             ready, died = partial(self._child_ready, "listener"), partial(self._child_died, "listener")
@@ -242,7 +242,7 @@ class _MainProcess:
             *(Sign(child.name, child.pid, child.silent_seconds) for child in self._children.values()),
         ]
 
-    def _renewable(self, settings: Settings) -> dict[str, Child]:
+    def _new_children(self, settings: Settings) -> dict[str, Child]:
         """Make new children of those kinds that read the configuration at their start: workers and console;
         by name.
         """
@@ -270,7 +270,7 @@ class _MainProcess:
         An old child ends after its job, once the new child of its name is ready; at once if there is no such
         child, or if it is a console that does not serve yet.
         """
-        new = self._renewable(self._settings)
+        new = self._new_children(self._settings)
         with self._ready_lock:
             for name, child in self._children.items():
                 if name in new and (name != "console" or self._console_serves):
@@ -572,7 +572,9 @@ class Background:
         thread.start()
 
     def _repeat(self, work: Callable[[threading.Event], object]) -> None:
-        """Call ``work`` until the node stops: once a second while something happens, else every five seconds."""
+        """Call ``work`` until the node stops: once a second while something happens, else every five
+        seconds.
+        """
         while not self._stop.is_set():
             seen = self._database.changes.count
             try:

@@ -319,7 +319,9 @@ class CallingAE(AE):  # type: ignore[misc]  # pynetdicom ships no types
     def _create_socket(
         self, assoc: Association, address: AddressInformation, tls_args: tuple[ssl.SSLContext, str] | None
     ) -> AssociationSocket:
-        """Make the socket of an association, and replace the parts of pynetdicom that lose answers or hang."""
+        """Make the socket of an association, and replace the parts of pynetdicom that lose answers or
+        hang.
+        """
         connection = _PromptSocket(assoc, address=address)
         connection.connections = self._connections
         connection.tls_args = tls_args
@@ -413,7 +415,9 @@ class _PromptSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom ship
             self.event_queue.put("Evt17")
 
     def recv(self, nr_bytes: int) -> bytearray:
-        """Read so many bytes and acknowledge them at once. Raises OSError for more than any answer may have."""
+        """Read so many bytes and acknowledge them at once. Raises OSError for more than any answer may
+        have.
+        """
         if nr_bytes > MAXIMUM_ANSWER_BYTES:
             raise OSError("a PDU longer than any that we asked for")
         try:
@@ -437,7 +441,9 @@ class _PromptSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom ship
 
 
 def client_tls(settings: Settings) -> ssl.SSLContext:
-    """The TLS settings of a DICOM client by PS3.15 B.12: it checks the peer's certificate and presents ours."""
+    """The TLS settings of a DICOM client by PS3.15 B.12: it checks the peer's certificate and presents
+    ours.
+    """
     tls = settings.listener.tls
     trusted = str(tls.trusted) if tls and tls.trusted else None
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=trusted)
@@ -666,7 +672,7 @@ class StorageCommitment(DimseCaller):
         ``keep``: makes a report durable, or raises. Returns Done if the peer accepted the request, Failed if
         it does not offer storage commitment, Retry if waiting may help.
         """
-        handlers = [(evt.EVT_N_EVENT_REPORT, _take, [keep])]
+        handlers = [(evt.EVT_N_EVENT_REPORT, _handle_event_report, [keep])]
         with self.associate(
             contexts(dimse_n.COMMITMENT_CLASS), service="commitment", handlers=handlers
         ) as association:
@@ -727,7 +733,7 @@ def _answer(code: int | None) -> Outcome:
     return Retry(why) if code in (0x0110, 0x0210, 0x0213) else Failed(why)
 
 
-def _take(event: Any, keep: Callable[[dimse_n.CommitmentReport], None]) -> tuple[int, None]:
+def _handle_event_report(event: Any, keep: Callable[[dimse_n.CommitmentReport], None]) -> tuple[int, None]:
     """Handle an N-EVENT-REPORT: pass its storage commitment report to ``keep``.
 
     Returns (status for the answer by PS3.7 10.1.1.1.8, None for no Event Reply).

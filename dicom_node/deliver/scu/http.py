@@ -142,7 +142,9 @@ class HttpCaller(PeerCaller):
         return answer
 
     def _checked(self, name: str, test: Callable[[], list[Check]]) -> list[Check]:
-        """The results of a test of the peer, or one failed result with the reason; ``name``: the test's name."""
+        """The results of a test of the peer, or one failed result with the reason; ``name``: the test's
+        name.
+        """
         found = self._called(test)
         return [Check(name, False, found.text)] if isinstance(found, SendReport) else found
 
