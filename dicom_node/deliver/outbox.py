@@ -414,7 +414,7 @@ def retry(session: Session, delivery_id: int) -> None:
         raise NotAllowedNow(
             f"delivery {delivery_id} is being sent; a peer that hangs is cut off after outbox.answer_seconds"
         )
-    if reason := _refusal(session, delivery):
+    if reason := _why_not_sent(session, delivery):
         raise NotAllowedNow(f"delivery {delivery_id}: {reason}")
     if delivery.state in (DeliveryState.PENDING, DeliveryState.UNCONFIRMED):
         delivery.next_at, delivery.transaction_uid = now, ""
@@ -539,7 +539,7 @@ def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence
     return len(new)
 
 
-def _refusal(session: Session, delivery: Delivery) -> str:
+def _why_not_sent(session: Session, delivery: Delivery) -> str:
     """The reason why the object of a delivery must not be sent now; "" if it may be sent."""
     item, result = delivery.item, delivery.result
     is_note = result is not None and result.kind is ResultKind.REJECTION

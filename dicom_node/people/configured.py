@@ -566,14 +566,14 @@ def list_rules(settings: Settings) -> list[View]:
             "then": [str(one) for one in rule.then],
             "priority": rule.priority,
             "options": {key: toml_value(value) for key, value in rule.options.items()},
-            "limits": _limits(rule),
+            "limits": _limits_in_words(rule),
             "version": rule.entered or None,
         }
         for rule in settings.rules
     ]
 
 
-def _limits(rule: RuleSettings) -> list[str]:
+def _limits_in_words(rule: RuleSettings) -> list[str]:
     """The limits of a rule, such as the age of studies, as texts."""
     applies = {
         f"holds studies older than {rule.max_study_age_days:g} days": rule.max_study_age_days,
@@ -757,7 +757,7 @@ def model_drift(settings: Settings, since: datetime | None = None) -> list[dict[
     the last ``drift.WINDOW_DAYS``. Raises FaultyInput.
     """
     day = drift.window(transitions.utc_now()) if since is None else since.astimezone(UTC).date()
-    with reading(settings) as session, _refused():
+    with reading(settings) as session, _refusing_faulty_cards():
         return drift.drift(session, settings.workers.models_dir, day)
 
 
@@ -769,7 +769,7 @@ def models_in_use(settings: Settings) -> dict[str, str]:
     """
     found = {}
     for name, (_, slot) in slots().items():
-        with _refused():
+        with _refusing_faulty_cards():
             card = folder.in_use(slot, settings.workers.models_dir)
         found[name] = card.name if card else ""
     return found
@@ -780,7 +780,7 @@ def activate_model(settings: Settings, slot: str, name: str, by: audit.Person) -
     NotFound.
     """
     pipeline, chosen, models_dir = _slot(settings, slot)
-    with _refused():
+    with _refusing_faulty_cards():
         card = registry.find(name, models_dir)
         try_out(pipeline.name, card.path, TRIAL_SECONDS)
         with writing(settings) as session:
@@ -792,7 +792,7 @@ def activate_model(settings: Settings, slot: str, name: str, by: audit.Person) -
 def roll_back_model(settings: Settings, slot: str, by: audit.Person) -> None:
     """Use the previous model in a pipeline's slot again. Raises FaultyInput, NotFound."""
     _, chosen, models_dir = _slot(settings, slot)
-    with _refused(), writing(settings) as session:
+    with _refusing_faulty_cards(), writing(settings) as session:
         card = folder.before(chosen, models_dir)
         audit.note(session, by, AuditAction.MODEL_ROLLBACK, pipeline=slot, model=card.name if card else "")
         session.flush()  # no change that cannot be noted
@@ -815,12 +815,12 @@ def _slot(settings: Settings, name: str) -> tuple[PipelineCard, ModelSlot, Path]
 
 def model_cards(settings: Settings) -> Sequence[registry.Card]:
     """The cards (files about a model) of shipped models and of the site's own. Raises FaultyInput."""
-    with _refused():
+    with _refusing_faulty_cards():
         return registry.cards(settings.workers.models_dir)
 
 
 @contextmanager
-def _refused() -> Iterator[None]:
+def _refusing_faulty_cards() -> Iterator[None]:
     """Context manager: a model card that cannot be used raises FaultyInput."""
     try:
         yield

@@ -164,12 +164,15 @@ def why(settings: Settings, caller: str, since: datetime | None = None) -> dict[
         "addresses": sorted(networks),
         "others": sorted(title for title in titles_from_there() if title.upper() not in capitals),
         "associations": [{k: v for k, v in row.items() if k != "calling"} for row in mine[:_SHOWN]],
-        "refused_contexts": _counted(_refused_context_rows(mine)),
-        "rejections": _mark_outdated(_counted(_of(ASSOCIATION_REJECTED, theirs, names)), through),
-        "refused_objects": _mark_outdated(
-            _counted(_of(STORE_REFUSED, theirs, refused)), [row for row in mine if row["objects"]]
+        "refused_contexts": _count_equal_rows(_refused_context_rows(mine)),
+        "rejections": _mark_outdated(
+            _count_equal_rows(_rows_of_kind(ASSOCIATION_REJECTED, theirs, names)), through
         ),
-        "failures": _counted(_failures(theirs)),
+        "refused_objects": _mark_outdated(
+            _count_equal_rows(_rows_of_kind(STORE_REFUSED, theirs, refused)),
+            [row for row in mine if row["objects"]],
+        ),
+        "failures": _count_equal_rows(_failure_rows(theirs)),
     }
     return {**found, "advice": list(_advice(settings, peers, found, lost))}
 
@@ -199,7 +202,7 @@ def _refused_context_rows(associations: Iterable[Record]) -> Iterator[tuple[dict
                 yield {"context": context, "classes": 1}, 1, row["opened_at"]
 
 
-def _of(
+def _rows_of_kind(
     kind: EventType, events: Iterable[Record], names: Mapping[str, str]
 ) -> Iterator[tuple[dict[str, Any], int, str]]:
     """Yield (row, count 1, time) for each event of one kind; ``names``: the event's field for each key of a
@@ -211,7 +214,7 @@ def _of(
             yield {key: str(fields.get(name, "")) for key, name in names.items()}, 1, event["at"]
 
 
-def _failures(events: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, str]]:
+def _failure_rows(events: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, str]]:
     """Yield (row, count, time) for failed connections: without TLS, or with faulty messages."""
     for event in events:
         address = str(event["fields"].get("address", ""))
@@ -223,7 +226,7 @@ def _failures(events: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, s
                     yield {"address": address, "text": text}, count, event["at"]
 
 
-def _counted(items: Iterable[tuple[dict[str, Any], int, str]]) -> list[dict[str, Any]]:
+def _count_equal_rows(items: Iterable[tuple[dict[str, Any], int, str]]) -> list[dict[str, Any]]:
     """Each different row once, with its total count and its last time, the most recent first.
 
     ``items``: tuples of row, count and time.

@@ -797,7 +797,7 @@ def rule_tried(
 
     ``number``: of the review whose image it is made from. Raises NotFound, FaultyInput.
     """
-    instance, header = _opened(session, settings, number)
+    instance, header = _image_and_header(session, settings, number)
     rule, text = _device_rule(settings, instance, header, name, boxes)
     rows: list[View] = []
     door = Files(settings)
@@ -850,7 +850,7 @@ def save_rule(
     folder).
     """
     with writing(settings) as session:
-        instance, header = _opened(session, settings, number)
+        instance, header = _image_and_header(session, settings, number)
         rule, text = _device_rule(settings, instance, header, name, boxes)
         folder = device_rules_of(settings) or settings.node.data_dir / DEVICE_RULES_FOLDER
         # Before the file: no rule is there that the audit does not know.
@@ -874,7 +874,7 @@ def save_rule(
     return ""
 
 
-def _opened(session: Session, settings: Settings, number: int) -> tuple[Instance, ImageHeader]:
+def _image_and_header(session: Session, settings: Settings, number: int) -> tuple[Instance, ImageHeader]:
     """The image of the review with this number, and its header. Raises NotFound."""
     review = session.get(CleaningReview, number)
     instance = session.get(Instance, review.instance_id) if review else None

@@ -664,7 +664,7 @@ def pictures_of(session: Session, settings: Settings, study: int, uid: str) -> I
         .limit(_MOST_RESULTS)
     ):
         path = Files(settings).if_here(session, row.path)
-        if path and (name := _name(row, path, uid)):
+        if path and (name := _picture_name(row, path, uid)):
             yield name, row
 
 
@@ -718,7 +718,7 @@ def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
         }
 
 
-def _name(row: Result, path: Path, uid: str) -> str:
+def _picture_name(row: Result, path: Path, uid: str) -> str:
     """What a result picture shows in words; "" if it was made of another image than ``uid``."""
     header = dcmread(
         path, stop_before_pixels=True, specific_tags=["SourceImageSequence", "DerivationDescription"]

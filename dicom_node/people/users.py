@@ -92,7 +92,7 @@ def add_user(
     invalid name, password or sender, NotAllowedNow if the name exists.
     """
     checked_password(name, password)
-    sees = _checked(senders, role)
+    sees = _checked_senders(senders, role)
     hashed = hasher().hash(password)
     with writing(settings) as session:
         if find(session, name) is not None:
@@ -149,12 +149,12 @@ def change_user(
     """
     senders = () if sees_all else senders
     with writing(settings) as session:
-        user = _known(session, name)
+        user = _account(session, name)
         _refuse_own(user, by)
         if role or senders is not None:
             _refuse_of_provider(user, "role")
         user.role = role or user.role
-        user.senders = _checked(user.senders if senders is None else senders, user.role)
+        user.senders = _checked_senders(user.senders if senders is None else senders, user.role)
         user.disabled = user.disabled if disabled is None else disabled
         sign_out_everywhere(session, user)
         audit.note(
@@ -171,7 +171,7 @@ def change_user(
 def end_sessions(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE) -> None:
     """Sign a user out of all browsers. Raises NotFound."""
     with writing(settings) as session:
-        user = _known(session, name)
+        user = _account(session, name)
         sign_out_everywhere(session, user)
         audit.note(session, by, AuditAction.USER_CHANGED, user=user.name, signed_out=True)
 
@@ -181,7 +181,7 @@ def remove_user(settings: Settings, name: str, by: audit.Person = audit.COMMAND_
     NotAllowedNow.
     """
     with writing(settings) as session:
-        user = _known(session, name)
+        user = _account(session, name)
         _refuse_own(user, by)
         sign_out_everywhere(session, user)
         session.execute(delete(ApiToken).where(ApiToken.user_id == user.id))
@@ -196,11 +196,11 @@ def set_password(settings: Settings, name: str, password: str, by: audit.Person 
     provider manages.
     """
     with reading(settings) as session:  # before a new password is asked for its length
-        _refuse_of_provider(_known(session, name), "password")
+        _refuse_of_provider(_account(session, name), "password")
     _refuse_weak(name, password)
     hashed = hasher().hash(password)
     with writing(settings) as session:
-        user = _known(session, name)
+        user = _account(session, name)
         user.password_hash = hashed
         sign_out_everywhere(session, user)
         audit.note(session, by, AuditAction.PASSWORD_SET, user=name)
@@ -322,7 +322,7 @@ def list_sessions(settings: Settings, user: str = "", *, token: str = "") -> lis
             .where(UserSession.seen_at > utc_now() - timedelta(minutes=settings.console.idle_minutes))
         )
         if user:
-            chosen = chosen.where(UserAccount.name == _known(session, user).name)
+            chosen = chosen.where(UserAccount.name == _account(session, user).name)
         return [
             {
                 "session": row.id,
@@ -430,7 +430,7 @@ def add_token(settings: Settings, user: str, purpose: str, days: int) -> str:
         raise FaultyInput(f"a token is good for 1 to {LONGEST_DAYS} days")
     token, now = _PREFIX + secrets.token_urlsafe(32), utc_now()
     with writing(settings) as session:
-        owner = _known(session, user)
+        owner = _account(session, user)
         _refuse_of_provider(owner, "token")
         row = ApiToken(
             token_sha256=_token_sha256(token),
@@ -508,7 +508,7 @@ def _refuse_of_provider(user: UserAccount, what: str) -> None:
         )
 
 
-def _known(session: Session, name: str) -> UserAccount:
+def _account(session: Session, name: str) -> UserAccount:
     """The account of the user with this name. Raises NotFound."""
     if user := find(session, name):
         return user
@@ -520,7 +520,7 @@ def sign_out_everywhere(session: Session, user: UserAccount) -> None:
     session.execute(delete(UserSession).where(UserSession.user_id == user.id))
 
 
-def _checked(senders: Sequence[str], role: UserRole) -> list[str]:
+def _checked_senders(senders: Sequence[str], role: UserRole) -> list[str]:
     """The calling AE titles (PS3.5 6.2) that a user may see, each once. Raises FaultyInput for invalid
     ones.
     """

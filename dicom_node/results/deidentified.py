@@ -556,7 +556,7 @@ def apply(dataset: Dataset, kind: ResultKind, options: Set[Retained] = frozenset
     release looks at each of its items. ``options``: what is retained. Raises ResultRefused if a value must be
     replaced and no dummy value exists for its VR.
     """
-    _apply_actions(dataset, _types(str(dataset.SOPClassUID)), ())
+    _apply_actions(dataset, _attribute_types(str(dataset.SOPClassUID)), ())
     retained = [DicomCode(OPTIONS[option][0], "DCM", OPTIONS[option][1]) for option in sorted(options)]
     named = [codes.DCM.BasicApplicationConfidentialityProfile, *_OPTIONS.get(kind, ()), *retained]
     set_values(
@@ -681,7 +681,7 @@ def _actions() -> dict[int, str]:
 
 
 @cache
-def _types(sop_class_uid: str) -> dict[tuple[tuple[str, ...], str], str]:
+def _attribute_types(sop_class_uid: str) -> dict[tuple[tuple[str, ...], str], str]:
     """The strictest Type of each attribute in the IOD's mandatory modules, by (keywords of the enclosing
     sequences, keyword).
     """

@@ -1375,10 +1375,10 @@ def encode(dataset: Dataset, context: ResultContext, source: Source) -> bytes:
     """The Part 10 file of a result, in ISO_IR 192 or, if the context says so, in the source's character
     set.
     """
-    return _encoded(dataset, source.header if context.charset == "source" else Dataset())
+    return _encode_in_charset_of(dataset, source.header if context.charset == "source" else Dataset())
 
 
-def _encoded(dataset: Dataset, source: Dataset) -> bytes:
+def _encode_in_charset_of(dataset: Dataset, source: Dataset) -> bytes:
     """The Part 10 file of a data set in the character set of ``source``.
 
     If that cannot encode a text (a label of a model), or names none, ISO_IR 192 is used: "?" is never
@@ -1417,7 +1417,7 @@ def built_document(
         sop_class_uid=document.SOPClassUID,
         series_instance_uid=document.SeriesInstanceUID,
         supersedes=supersedes,
-        data=_encoded(document, about),
+        data=_encode_in_charset_of(document, about),
     )
 
 

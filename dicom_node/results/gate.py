@@ -110,7 +110,7 @@ def check(
             # What every object has to keep to, whoever it is for.
             *_encoding_faults(read, built),
             *_missing_attributes(read, kind),
-            *_uids(read, sources),
+            *_uid_faults(read, sources),
             *_patient_faults(read, sources[0]),
             *_series_faults(read, sources),
             *_marking_faults(read, kind),
@@ -220,7 +220,7 @@ def _missing_attributes(read: Dataset, kind: ResultKind) -> Iterator[str]:
             yield missing
 
 
-def _uids(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
+def _uid_faults(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
     """Yield faults of UIDs: malformed, equal to a UID of a source image, or one tracking UID in two
     groups.
     """
@@ -395,17 +395,17 @@ def _sequence(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
 
 def _equal(one: Any, other: Any) -> bool:
     """Whether two values are equal as text, item by item; a single value equals a list that holds only it."""
-    return bool(_plain(one) == _plain(other))
+    return bool(_comparable(one) == _comparable(other))
 
 
-def _plain(value: Any) -> Any:
+def _comparable(value: Any) -> Any:
     """A value in a form that can be compared: text without padding, a hash of bytes, or a list or dictionary
     of these.
     """
     if value is None or (isinstance(value, (str, list)) and len(value) == 0):
         return ""
     if isinstance(value, Dataset):
-        return {int(element.tag): _plain(element.value) for element in value}
+        return {int(element.tag): _comparable(element.value) for element in value}
     if isinstance(value, bytes):
         return hashlib.sha256(value.rstrip(b"\0")).hexdigest()
     if isinstance(value, (int, float)):
@@ -414,5 +414,5 @@ def _plain(value: Any) -> Any:
             return repr(np.float32(value))
     if isinstance(value, (str, PersonName)) or not hasattr(value, "__iter__"):
         return str(value).rstrip(" \0")
-    values = [_plain(one) for one in value]
+    values = [_comparable(one) for one in value]
     return values[0] if len(values) == 1 else values

@@ -205,7 +205,7 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
     if not of.keys() >= named_uids | {one.source_uid for one in result.measurements}:
         raise ResultRefused("the pipeline names an image that is not a source of this job")
     findings = ranked(result.findings)
-    located = _located(context, of, findings)
+    located = _findings_by_place(context, of, findings)
     # A note for each image that has a previous one; it is shown wherever the findings are shown.
     compared = [
         QualityNote(COMPARED, line, uid, on_faces=True)
@@ -252,7 +252,7 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
             )
         )
     cleaning = [note for note in notes if note.name in _OF_CLEANING]
-    cleaned = _grouped(
+    cleaned = _texts_by_images(
         (source, "; ".join(note.text.rstrip(".") for note in cleaning if note.source_uid == source.uid))
         for source in sources
     )
@@ -313,7 +313,7 @@ def in_words(images: Sequence[ImageReport]) -> list[str]:
 
     If there are several images, a text begins with their numbers.
     """
-    return _grouped((one.source, "\r\n".join(one.lines)) for one in images)
+    return _texts_by_images((one.source, "\r\n".join(one.lines)) for one in images)
 
 
 def first_frame(located: Sequence[ReportedFinding]) -> int:
@@ -333,7 +333,7 @@ def further_numbers(image: ImageReport) -> list[str]:
     return [line for line in numbers if line not in image.lines[0]]
 
 
-def _located(
+def _findings_by_place(
     context: ResultContext, sources: Mapping[str, Source], findings: Sequence[Finding]
 ) -> list[ReportedFinding]:
     """The findings that are reported and not absent, in the order of ``findings``, one for each place.
@@ -444,11 +444,11 @@ def _with_tracking(
         measurement,
         tracking_uid(context, source, "measurement", *parts),
         identifier[:64],
-        tuple(_line(source, line, closed=measurement.closed) for line in measurement.lines),
+        tuple(_line_points(source, line, closed=measurement.closed) for line in measurement.lines),
     )
 
 
-def _line(source: Source, line: Sequence[Point], *, closed: bool) -> npt.NDArray[np.float64]:
+def _line_points(source: Source, line: Sequence[Point], *, closed: bool) -> npt.NDArray[np.float64]:
     """A measured line as ``[points, 2]``; ``closed``: it is an outline, so the first point is repeated at its
     end.
 
@@ -483,7 +483,7 @@ def _remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityN
             yield f"{note.name}: {note.text}"
 
 
-def _grouped(sentences: Iterable[tuple[Source, str]]) -> list[str]:
+def _texts_by_images(sentences: Iterable[tuple[Source, str]]) -> list[str]:
     """Each text once, preceded by the numbers of its images if there are several images; "" is left out.
 
     ``sentences``: pairs of an image and its text.
@@ -535,7 +535,7 @@ def _comparison(result: PipelineResult, uid: str, previous: PreviousImage, on: d
         if one.source_uid == uid and one.code != BURNED_IN and not one.research_only
         if (was := then.get((one.code.value, one.code.scheme)))
     ]
-    alike = [pair for pair in known if previous.same_options and _model(pair[0]) == pair[1].model]
+    alike = [pair for pair in known if previous.same_options and _model_name(pair[0]) == pair[1].model]
     if known and not alike:
         numbers.append("findings by another model or with other options, not compared")
     if not numbers and not alike:
@@ -562,7 +562,7 @@ def _number_changes(measured: Sequence[Measurement], previous: PreviousImage, da
             continue
         [was] = then
         name = one.name.lower()
-        if was.model != _model(one):
+        if was.model != _model_name(one):
             yield f"{name} by another model version, not compared"
         elif not one.fetus or (
             one.fetus == "1" and days <= SAME_PREGNANCY and one.value >= was.value - one.error
@@ -585,6 +585,6 @@ def _change_in_words(now: Measurement, then: StatedNumber) -> str:
     return f"{was} ({difference:+.{places}f}, method ±{now.error:.{places}f})"
 
 
-def _model(one: Finding | Measurement) -> str:
+def _model_name(one: Finding | Measurement) -> str:
     """The name and version of the model of a finding or measurement; "" if no model made it."""
     return f"{one.model.id} {one.model.version}" if one.model else ""

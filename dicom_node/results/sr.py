@@ -456,7 +456,7 @@ def _quotation(previous: PreviousImage) -> ContainerContentItem:
         for one in previous.findings
     ]
     for one, item in said:
-        item.ContentSequence = ContentSequence(list(_about(one, previous)))
+        item.ContentSequence = ContentSequence(list(_quoted_items(one, previous)))
     return _container(
         DicomCode("121068", "DCM", "Previous Findings"),
         [
@@ -468,7 +468,7 @@ def _quotation(previous: PreviousImage) -> ContainerContentItem:
     )
 
 
-def _about(one: StatedFinding | StatedNumber, previous: PreviousImage) -> Iterator[ContentItem]:
+def _quoted_items(one: StatedFinding | StatedNumber, previous: PreviousImage) -> Iterator[ContentItem]:
     """Yield the items below a quoted finding or measurement: its tracking UID, the model that made it, and
     the image.
     """
@@ -540,7 +540,7 @@ def stated(report: Path | BinaryIO | Dataset) -> StatedReport:
             [measured] = item.MeasuredValueSequence
             numbers.append(
                 StatedNumber(
-                    _image(group),
+                    _image_uid(group),
                     _code(_name(item))[:2],
                     str(_name(item).CodeMeaning),
                     float(measured.NumericValue),
@@ -638,7 +638,7 @@ def _finding(
     """
     presence = _value(decided)
     return StatedFinding(
-        _image(of_image),
+        _image_uid(of_image),
         _code(name)[:2],
         str(name.CodeMeaning),
         _DECISIONS[presence.CodeValue],
@@ -655,11 +655,11 @@ def _children(item: Dataset) -> list[Dataset]:
     return list(item.get("ContentSequence", ()))
 
 
-def _image(item: Dataset) -> str:
+def _image_uid(item: Dataset) -> str:
     """The SOP Instance UID of the first image that is named below a content item; "" if there is none."""
     for child in _children(item):
         uid = child.ReferencedSOPSequence[0].ReferencedSOPInstanceUID if child.ValueType == "IMAGE" else ""
-        if uid := str(uid or _image(child)):
+        if uid := str(uid or _image_uid(child)):
             return uid
     return ""
 

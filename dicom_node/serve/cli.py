@@ -387,7 +387,7 @@ def reindex(config: Config) -> None:
     say(f"{done} objects are put back: the node takes them in." if done else "Nothing to put back.")
 
 
-def _answer(parameter: typer.CallbackParam, text: str) -> str:
+def _checked_answer(parameter: typer.CallbackParam, text: str) -> str:
     """Check one answer of ``init``; at a terminal typer asks again if it is invalid (typer.BadParameter)."""
     from dicom_node.people import configured
 
@@ -400,7 +400,7 @@ def _answer(parameter: typer.CallbackParam, text: str) -> str:
 
 def _asked_option(flag: str, question: str) -> Any:
     """Make an option of ``init`` whose value is asked for at a terminal."""
-    return typer.Option(flag, prompt=question, callback=_answer, help=f"{question}.")
+    return typer.Option(flag, prompt=question, callback=_checked_answer, help=f"{question}.")
 
 
 @app.command(epilog="Example: dicom-node init --to /etc/dicom-node")

@@ -177,7 +177,7 @@ class DimseCaller(PeerCaller):
             )
             return
         if not association.is_established:
-            refused = _refusal(association, self._connections, f"{called} at {host}:{port}")
+            refused = _why_no_association(association, self._connections, f"{called} at {host}:{port}")
             if _UNKNOWN_THERE in refused.text:
                 ours = f"{ae.ae_title}, the address of this machine and port {self._settings.listener.port}"
                 refused = replace(refused, text=f"{refused.text}: enter {ours} there")
@@ -282,7 +282,7 @@ def query_identifier(level: str, **keys: str) -> Dataset:
     return question
 
 
-def _refusal(association: Association, connections: Connections, whom: str) -> NoAssociation:
+def _why_no_association(association: Association, connections: Connections, whom: str) -> NoAssociation:
     """Why an association was not established: rejected, no accepted context, or no answer.
 
     ``whom``: the peer in words.
@@ -327,11 +327,11 @@ class CallingAE(AE):  # type: ignore[misc]  # pynetdicom ships no types
         connection.tls_args = tls_args
         assoc.dimse = _AnswersOnly(assoc, MAXIMUM_ANSWER_BYTES + self._largest_object)
         assoc.dul.daemon = True  # the interpreter would wait for it at its end
-        assoc.dul._decode_pdu = partial(_decoded, assoc.dul._decode_pdu)
+        assoc.dul._decode_pdu = partial(_decode_checked, assoc.dul._decode_pdu)
         return connection
 
 
-def _decoded(decode: Callable[[bytearray], Any], pdu: bytearray) -> Any:
+def _decode_checked(decode: Callable[[bytearray], Any], pdu: bytearray) -> Any:
     """Decode a PDU by pynetdicom's ``decode``; unknown items of an acceptance, which would make it abort, are
     checked and removed first.
     """
@@ -689,7 +689,7 @@ class StorageCommitment(DimseCaller):
                 dimse_n.COMMITMENT_CLASS,
                 dimse_n.COMMITMENT_INSTANCE,
             )
-            answer = _answer(code)
+            answer = _commitment_outcome(code)
             end = time.monotonic() + REPORT_SECONDS
             while isinstance(answer, Done) and time.monotonic() < end:
                 if not association.is_established or self._connections.closed:
@@ -721,7 +721,7 @@ class StorageCommitment(DimseCaller):
         return self.accepts("commitment report", "commitment", dimse_n.COMMITMENT_CLASS, _ROLES)
 
 
-def _answer(code: int | None) -> Outcome:
+def _commitment_outcome(code: int | None) -> Outcome:
     """The outcome of a storage commitment request by the status of its N-ACTION (PS3.7 10.1.4.1.10); None: no
     answer.
     """
