@@ -293,6 +293,7 @@ class DeliveryWorker:
         lease_seconds: float = 15.0,
         owner: str = "",
     ) -> None:
+        """Prepare a route to each peer that may receive; the parameters are explained at the class."""
         self._database, self._settings, self._open = database, settings, open_destination
         self._threads: dict[str, threading.Thread] = {}
         self._lease_seconds, self._owner = lease_seconds, owner or uuid.uuid4().hex
@@ -309,7 +310,7 @@ class DeliveryWorker:
         try:
             return sum(self._routes[destination].run_once() for destination in self._due_destinations())
         finally:
-            self._hand_back()
+            self._release_leases()
 
     def _due_destinations(self) -> list[str]:
         """The names of configured destinations with due deliveries.
@@ -345,12 +346,12 @@ class DeliveryWorker:
             route.hang_up()
         _join(self._threads.values(), _WRITING_SECONDS)
         with self._recording_outages():
-            self._hand_back()
+            self._release_leases()
 
-    def _hand_back(self) -> None:
+    def _release_leases(self) -> None:
         """Release the leases of all routes, so that another worker may send at once."""
         for route in self._routes.values():
-            route.hand_back()
+            route.release_its_lease()
 
     def _dispatch(self, stop: threading.Event) -> bool:
         """Start a thread for each destination with due deliveries that has none; returns whether any delivery
@@ -437,6 +438,7 @@ class Route:
         lease_seconds: float,
         open_destination: OpenDestination,
     ) -> None:
+        """Prepare delivery to ``peer``; ``open_destination``: makes the client of a peer."""
         self._database, self._settings, self.peer = database, settings, peer
         self._files, self._folder = Files(settings), settings.node.data_dir.resolve()
         self.owner, self._lease_seconds, self._open = owner, lease_seconds, open_destination
@@ -462,7 +464,7 @@ class Route:
             self._renew_at = time.monotonic() + self._lease_seconds / 3
             acquire_lease(self._database, self._lease, self.owner, self._lease_seconds)
 
-    def hand_back(self) -> None:
+    def release_its_lease(self) -> None:
         """Release the lease, so that another process may deliver to this peer at once."""
         if self._renew_at < float("inf"):
             release_lease(self._database, self._lease, self.owner)

@@ -146,6 +146,9 @@ class Moves:
     """
 
     def __init__(self, session: Session, peer: PeerSettings, settings: OutboxSettings, now: datetime) -> None:
+        """Prepare changes for deliveries to ``peer``, in the transaction of ``session``, at the time
+        ``now``.
+        """
         self._session, self._peer, self._settings, self._now = session, peer, settings, now
         self._report_time = timedelta(hours=peer.commitment_hours)
 
@@ -593,9 +596,9 @@ def hold(
     """Keep a result from these destinations until a person assesses it, if its rule wants that
     (``assess_first``).
 
-    Returns its row, if it waits or a person decided on it; None if it may be sent at once. If the rule no
-    longer wants an assessment, an undecided result is released, unless it waits for destinations of other
-    rules.
+    Returns the row of a result that waits, or on which a person decided; None if it may be sent at once. If
+    the rule no longer wants an assessment, an undecided result is released, unless it waits for destinations
+    of other rules.
     """
     row = session.get(HeldResult, result.id)
     if row is not None and row.state not in UNDECIDED:
@@ -619,7 +622,7 @@ def accept(
 ) -> int:
     """Accept the results of a study that wait for an assessment, by which they are sent; returns how many.
 
-    ``by``: the user. ``as_of``: the hash (``mark``) of the results that the person saw; None: not compared.
+    ``by``: the user. ``as_of``: the ``results_hash`` of what the person saw; None: not compared.
     ``rejected``: True to send results that were rejected before, False for waiting ones; None: what the hash
     says, or without one only results that nobody rejected, so that a repeated request releases nothing.
     Raises NotAllowedNow.
@@ -706,7 +709,7 @@ def decidable_results(session: Session, study_id: int) -> Sequence[HeldResult]:
     ).all()
 
 
-def mark(rows: Sequence[HeldResult]) -> str:
+def results_hash(rows: Sequence[HeldResult]) -> str:
     """A hash of these results that changes when one of them is added or rejected."""
     seen = ",".join(f"{row.result_id}:{row.state is HeldState.REJECTED}" for row in rows)
     return hashlib.sha256(seen.encode()).hexdigest()[:16]
@@ -718,14 +721,14 @@ def may_not_leave() -> ColumnElement[bool]:
 
 
 def not_accepted(session: Session, result_ids: Collection[int]) -> dict[int, HeldState]:
-    """The states of those of these results that must not be sent (not assessed yet, or rejected), by
-    number.
+    """The state of each of these results that must not be sent (not assessed yet, or rejected), by number
+    of the result.
     """
     chosen = select(HeldResult).where(HeldResult.result_id.in_(result_ids), _NOT_ACCEPTED)
     return {row.result_id: row.state for row in session.scalars(chosen)}
 
 
-def decided(session: Session, study_id: int) -> Sequence[HeldResult]:
+def decided_results(session: Session, study_id: int) -> Sequence[HeldResult]:
     """The results of a study that a person accepted or rejected, in the order of the decisions."""
     decisions = select(HeldResult).where(HeldResult.study_id == study_id, HeldResult.state.not_in(UNDECIDED))
     return session.scalars(decisions.order_by(HeldResult.decided_at)).all()
@@ -736,10 +739,10 @@ def numbers(session: Session) -> View:
     waits.
     """
     chosen = select(func.count(HeldResult.study_id.distinct())).where(HeldResult.result_id.in_(_UNASSESSED))
-    return {"studies": session.scalar(chosen) or 0, "oldest": as_json(oldest(session))}
+    return {"studies": session.scalar(chosen) or 0, "oldest": as_json(oldest_unassessed(session))}
 
 
-def oldest(session: Session) -> datetime | None:
+def oldest_unassessed(session: Session) -> datetime | None:
     """The time since which the oldest result waits for an assessment; None if none waits."""
     return session.scalar(select(func.min(HeldResult.since)).where(HeldResult.result_id.in_(_UNASSESSED)))
 
@@ -748,7 +751,7 @@ def _locked_decidable(session: Session, study_id: int, as_of: str | None) -> Seq
     """The results on which a person can decide (``decidable_results``), with the study locked. Raises
     NotAllowedNow.
 
-    ``as_of``: the hash (``mark``) of the results that the person saw; None: not compared.
+    ``as_of``: the ``results_hash`` of what the person saw; None: not compared.
     """
     study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE, populate_existing=True)
     if study.state in (StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUARANTINED):
@@ -756,7 +759,7 @@ def _locked_decidable(session: Session, study_id: int, as_of: str | None) -> Seq
     rows = decidable_results(session, study_id)
     if not rows:
         raise NotAllowedNow("no result of this study waits for an assessment")
-    if as_of is not None and as_of != mark(rows):
+    if as_of is not None and as_of != results_hash(rows):
         raise NotAllowedNow("the results changed since you saw them: load the page again")
     return rows
 

@@ -277,7 +277,9 @@ def _text(settings: Settings, version: int) -> str:
 
 
 def _saved_in_words(text: str) -> str:
-    """When, by whom and why a version was saved, as its text says; "by hand" or "damaged" if it does not."""
+    """When, by whom and why a version was saved, read from its ``text``; "by hand" or "damaged" if it does
+    not say so.
+    """
     with suppress(ValueError):
         return str(tomllib.loads(text).get(SAVED, "by hand"))
     return "damaged"

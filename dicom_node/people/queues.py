@@ -662,6 +662,7 @@ class SignsOfLife:
     """
 
     def __init__(self, database: Database, place: str, owner: str) -> None:
+        """Prepare for the node with this ``place``; the parameters are explained at the class."""
         self._database, self._place, self._owner = database, place, owner
         self._machine = audit.machine_name()
         self._ours = SiteProcess.machine == self._machine, SiteProcess.place == place

@@ -113,13 +113,13 @@ def held_results(session: Session, settings: Settings, study: int) -> View:
             "verdict": row.state.value,
             **columns(row, "decided_at", "decided_by", "because"),
         }
-        for row in outbox.decided(session, study)
+        for row in outbox.decided_results(session, study)
     }
     return {
         "waiting": sum(row.state in UNDECIDED for row in rows),
         "rejected": sum(row.state is HeldState.REJECTED for row in rows),
         "since": as_json(min((row.since for row in rows), default=None)),
-        "as_of": outbox.mark(rows) if rows else "",
+        "as_of": outbox.results_hash(rows) if rows else "",
         "decisions": list(decisions.values()),
         "takers": sorted(
             {peer.name for one in _reports(session, settings, study) for peer in _takers(settings, one)}

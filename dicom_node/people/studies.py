@@ -623,7 +623,7 @@ def images_of(session: Session, study: int) -> Sequence[Instance]:
 
 
 def number_in(row: Instance, keyword: str) -> int:
-    """The whole number of this keyword in the image's header; 0 if it is missing."""
+    """The value of this keyword in the image's header as a whole number; 0 if it is missing."""
     return whole(row.attributes.get(keyword, "")) or 0
 
 
@@ -802,6 +802,9 @@ class StowRequest:
     def __init__(
         self, database: Database, settings: Settings, by: audit.Person, study_uid: str = "", **about: Any
     ) -> None:
+        """Prepare to store the objects of one request by the person ``by``; the parameters are explained
+        at the class.
+        """
         if study_uid and not is_uid(study_uid):
             raise FaultyInput("the address has no valid Study Instance UID")
         self._database, self._settings, self._by, self._study_uid = database, settings, by, study_uid

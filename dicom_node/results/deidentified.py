@@ -435,6 +435,7 @@ class _Builder(ResultBuilder):
         pseudonyms: Pseudonyms,
         options: Set[Retained],
     ) -> None:
+        """Prepare for one job; ``sources``: the true images, ``options``: what is retained."""
         super().__init__(
             replace(
                 context,
@@ -507,7 +508,7 @@ class _Builder(ResultBuilder):
         )
         return source_of(source.stored, header)
 
-    def checked(self, dataset: Dataset, kind: ResultKind, sources: Sequence[Source]) -> bytes:
+    def encode_checked(self, dataset: Dataset, kind: ResultKind, sources: Sequence[Source]) -> bytes:
         """Apply the confidentiality profile to an object, check that nothing in it identifies the patient,
         and return its bytes. Raises ResultRefused.
         """
@@ -523,12 +524,12 @@ class _Builder(ResultBuilder):
         for keyword in ("PatientID", "PatientName", *kept):
             dataset[keyword] = given[keyword]
         data = encode(dataset, self.context, sources[0])
-        further = partial(identifying, self.context, kind, given, self._identity, self._options)
+        further = partial(profile_violations, self.context, kind, given, self._identity, self._options)
         gate.check(data, dataset, self.context, kind, sources, further)
         return data
 
 
-def identifying(
+def profile_violations(
     context: ResultContext,
     kind: ResultKind,
     source: Dataset,

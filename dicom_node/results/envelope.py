@@ -208,6 +208,7 @@ class ResultContext:
     series_offset: int = 0
 
     def __post_init__(self) -> None:
+        """Raise ValueError if ``analysed_at`` has no time zone."""
         if self.analysed_at.tzinfo is None:
             raise ValueError("analysed_at needs a time zone")
 
@@ -1106,7 +1107,7 @@ def tracking_uid(context: ResultContext, source: Source, *parts: str) -> str:
     return derived_uid("tracking", *_shaping_texts(context), source.study_uid, *_source_parts(source), *parts)
 
 
-def document_uid(context: ResultContext, what: str, *parts: str) -> str:
+def statement_uid(context: ResultContext, what: str, *parts: str) -> str:
     """The SOP Instance UID of a person's statement on results, derived from its content: same input, same
     UID.
 

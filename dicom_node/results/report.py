@@ -182,7 +182,7 @@ class Report:
 
     @property
     def sources(self) -> list[Source]:
-        """The source images, in their order."""
+        """The source images of the report, in their order."""
         return [one.source for one in self.images]
 
     @property

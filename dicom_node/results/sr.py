@@ -340,8 +340,8 @@ def _image_group(report: Report, image: ImageReport) -> Group:
 
 
 def _evaluations(report: Report, elsewhere: Sequence[ReportedFinding]) -> ContainerContentItem:
-    """The container "Qualitative Evaluations" (TID 1500) with what the TID 1501 groups would say, without
-    groups.
+    """The container "Qualitative Evaluations" (TID 1500), which replaces the TID 1501 groups where regions
+    exist.
 
     ``elsewhere``: the findings without a region.
     """
@@ -632,9 +632,10 @@ def _finding(
     numbers: Mapping[str, str],
     places: Sequence[StatedPlace] = (),
 ) -> StatedFinding:
-    """The finding with this concept ``name`` that the CODE item ``decided`` decides.
+    """The finding named by the concept ``name``, with the decision that the CODE item ``decided`` states.
 
-    ``items``: the content items beside it; ``of_image``: the item below which its image is named.
+    ``items``: the content items beside that item. ``of_image``: the item below which its image is named.
+    ``numbers``: texts of number and unit by name.
     """
     presence = _value(decided)
     return StatedFinding(

@@ -233,6 +233,7 @@ class Taking:
     """
 
     def __init__(self) -> None:
+        """Begin to count at zero."""
         self.taken = self.refused = 0
         self.stopped = ""
 
@@ -500,6 +501,7 @@ class Connections:
     """
 
     def __init__(self, silence_seconds: float, *, local: bool = True) -> None:
+        """Prepare without any connection; the parameters are explained at the class."""
         self.silence_seconds, self.local = silence_seconds, local
         self.refused = ""
         """Why the last call was not made."""

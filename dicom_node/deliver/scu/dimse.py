@@ -351,6 +351,7 @@ class _AnswersOnly(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom sh
     """
 
     def __init__(self, association: Association, most_bytes: int) -> None:
+        """Prepare for one association; ``most_bytes``: the largest size of all its answers together."""
         super().__init__(association)
         self._received, self._most_bytes = 0, most_bytes
         self.report_answered = threading.Event()
@@ -779,6 +780,9 @@ class DimseArchive(DimseCaller):
     """
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
+        """Prepare calls to ``peer``, which may transfer no byte for as long as its setting
+        ``retrieve_seconds`` says.
+        """
         super().__init__(peer, settings, silence_seconds=peer.retrieve_seconds)
 
     def find(self, query: StudyQuery) -> FoundStudies:

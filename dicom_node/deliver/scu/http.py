@@ -72,6 +72,7 @@ class BoundedSession(requests.Session):
     """
 
     def __init__(self, connections: Connections) -> None:
+        """Prepare a session whose sockets are registered with ``connections``."""
         super().__init__()
         self._connections = connections
         self.adapters.clear()
@@ -114,6 +115,7 @@ class HttpCaller(PeerCaller):
     """Base class of clients that call one peer by HTTP."""
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
+        """Prepare calls to the URL of ``peer``, with its user name and password if it has any."""
         super().__init__(peer, settings)
         self._outbox, self._url = settings.outbox, peer.url.rstrip("/")
         self._timeout = (CONNECT_SECONDS, settings.outbox.answer_seconds)
@@ -232,6 +234,7 @@ class _Adapter(HTTPAdapter):
     """An HTTP adapter that registers each new connection with ``connections``, so that it can be cut."""
 
     def __init__(self, connections: Connections) -> None:
+        """Prepare an adapter whose sockets are registered with ``connections``."""
         super().__init__()
         self._watched = {
             pool: _watched(pool.ConnectionCls, connections)
