@@ -659,11 +659,11 @@ class Route:
     def _recording_answers(
         self, numbers: Collection[int], state: DeliveryState
     ) -> Iterator[tuple[Session, outbox.Moves, Mapping[int, Delivery]]]:
-        """Context manager: a transaction in which answers are recorded, with (session, state changes,
-        deliveries by number).
+        """Context manager: a transaction in which the peer's answers about deliveries are recorded.
 
-        The deliveries are those of ``numbers`` that are in ``state``; none if another owner has the lease. At
-        the end the state of their studies is derived.
+        Gives (session, object that changes states, deliveries by number). The deliveries are those of
+        ``numbers`` that are in ``state``; none if another owner has the lease. At the end the state of their
+        studies is derived.
         """
         with self._database.write() as session:
             mine = numbers if lock_lease(session, self._lease, self.owner) else ()

@@ -181,7 +181,8 @@ class Moves:
             self._schedule_retry(delivery, report.code, report.text, left=not answered)
 
     def narrowed(self, delivery: Delivery, report: scu.SendReport, *, takes_others: bool) -> None:
-        """Leave out, with a warning, an object of a kind that the destination does not accept.
+        """Handle the answer that the destination accepts no such objects: leave the object out, with a
+        warning.
 
         ``takes_others``: whether it accepts other results of the study. If it accepts none, the delivery is
         given up instead, so that a person looks: else a study would count as "delivered" that nobody will
@@ -199,8 +200,8 @@ class Moves:
         self._move(delivery, events.DELIVERY_DEAD, reason=reason, transaction_uid="")
 
     def sender_lost(self, delivery: Delivery) -> None:
-        """Have the peer queried for the object, or send it again: the process that was sending it was killed,
-        and the object may have arrived.
+        """Handle a delivery whose sending process was killed, so that the object may have arrived: query
+        the peer for the object, or send it again.
         """
         reason = "the sending process was lost"
         # Of a corrected object the answer would be the same before and after it arrived.
@@ -253,8 +254,8 @@ class Moves:
             self.query_again(delivery, answer.text)
 
     def await_report(self, delivery: Delivery) -> None:
-        """Wait for the report on a storage commitment request; check again after half an hour, or when the
-        peer's time ends.
+        """Record that the delivery waits for a storage commitment report; the next check is in half an
+        hour, or when the peer's time ends.
         """
         assert delivery.sent_at is not None
         delivery.reason = "waits for the storage commitment report"
@@ -292,16 +293,16 @@ class Moves:
         return []
 
     def committed(self, delivery: Delivery) -> None:
-        """Confirm the delivery, even one that was given up: the destination reports that it stored the object
-        safely.
+        """Handle a storage commitment report that the object is stored safely: confirm its delivery, even
+        a given-up one.
         """
         given_up = delivery.state is DeliveryState.DEAD and delivery.transaction_uid
         if delivery.state is DeliveryState.UNCONFIRMED or given_up:
             self._confirm(delivery, reason="", queries=delivery.queries)
 
     def not_committed(self, delivery: Delivery, transaction_uid: str, reason: int) -> None:
-        """Send the object again, within the limit for refusals: the destination reports that it did not store
-        it safely.
+        """Handle a storage commitment report that the object was not stored: send it again, within the limit
+        for refusals.
 
         ``transaction_uid``: of the request that the report answers. ``reason``: the DIMSE failure reason.
         """

@@ -382,7 +382,9 @@ def user_of_session(
 
 
 def _with_user(session: Session, kind: type[UserSession] | type[ApiToken], token: str) -> Any:
-    """The (session or API token, user account) to which this token belongs; None if there is none."""
+    """Find the session or API token (``kind``) with this token text; returns (its row, its user account),
+    or None.
+    """
     found = select(kind, UserAccount).join(UserAccount, kind.user_id == UserAccount.id)
     return session.execute(found.where(kind.token_sha256 == _token_sha256(token))).one_or_none()
 

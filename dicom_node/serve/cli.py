@@ -376,10 +376,10 @@ def compare(config: Config) -> int:
 
 @spool.command(epilog="Example: dicom-node spool reindex --config node.toml")
 def reindex(config: Config) -> None:
-    """Put objects that the database does not know back to be taken in, as after a lost database.
+    """Let the node index received objects that its database does not know, as after a lost database.
 
-    The node may run; one that is stopped takes them in when it starts. Results that were sent are asked for
-    at their destinations and not sent twice.
+    The node may run; one that is stopped indexes them when it starts. Results that were sent are asked for at
+    their destinations and not sent twice.
     """
     from dicom_node.people import studies
 
