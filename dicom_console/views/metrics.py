@@ -379,7 +379,7 @@ def gauges(session: Session, settings: Settings) -> Iterator[Gauge]:
         Gauge(
             "unassessed_oldest_seconds",
             "How long results have waited for a person, at most.",
-            age(outbox.oldest(session)),
+            age(outbox.oldest_unassessed(session)),
         ),
     )
     for measure in connectors.every("metrics"):

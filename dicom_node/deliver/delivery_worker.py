@@ -94,7 +94,7 @@ def enter_reports(database: Database, settings: Settings) -> int:
             calling, transaction = report.calling_ae, report.transaction_uid
             try:
                 with session.begin_nested():
-                    _enter(session, settings, report)
+                    _apply_report(session, settings, report)
             except (OperationalError, InterfaceError):  # the database is away, or two waited for each other
                 raise
             except Exception as error:  # noqa: BLE001  (no report may keep others, and deliveries, from their turn)
@@ -128,11 +128,11 @@ def give_up_requests(database: Database, settings: Settings) -> None:
         session.execute(delete(RequestedCommitment).where(RequestedCommitment.asked_at < utc_now() - _KEEP))
 
 
-def _enter(session: Session, settings: Settings, report: WaitingReport) -> None:
+def _apply_report(session: Session, settings: Settings, report: WaitingReport) -> None:
     """Apply one storage commitment report to the deliveries that it names; a report of an unknown request is
     recorded.
     """
-    commitment = _locked(session, report.transaction_uid)
+    commitment = _locked_request(session, report.transaction_uid)
     asked = commitment.destination if commitment is not None else None
     peer = next((one for one in settings.peers if one.name == asked), None)
     titles = {title.strip() for title in peer.reporting_titles} if peer is not None else ()
@@ -154,7 +154,7 @@ def _enter(session: Session, settings: Settings, report: WaitingReport) -> None:
     settle_studies(session, [row.item.study_id for row in rows])
 
 
-def _locked(session: Session, transaction_uid: str) -> Commitment | None:
+def _locked_request(session: Session, transaction_uid: str) -> Commitment | None:
     """The commitment request with this Transaction UID, locked; None if there is none."""
     return session.scalar(
         select(Commitment).where(Commitment.transaction_uid == transaction_uid).with_for_update()
@@ -200,7 +200,9 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
         """SQL conditions for requests that are undecided, or whose report the peer has not accepted yet."""
         return RequestedCommitment.peer == self._peer.name, requested.UNFINISHED
 
-    def _failed(self, session: Session, row: RequestedCommitment, now: datetime) -> list[str] | None:
+    def _uncommitted_objects(
+        self, session: Session, row: RequestedCommitment, now: datetime
+    ) -> list[str] | None:
         """The objects of the request that are not committed, each as "UID reason" (the reason a DIMSE code in
         hexadecimal).
 
@@ -235,7 +237,7 @@ class CommitmentAnswers(Lane[RequestedCommitment]):
         if row.state is RequestedState.WAITING:
             now = utc_now()
             with self._database.write() as session:
-                found = self._failed(session, row, now)
+                found = self._uncommitted_objects(session, row, now)
                 session.add(row)
                 if found is None:
                     wait = max((now - row.asked_at) / 10, timedelta(seconds=1))
@@ -291,6 +293,7 @@ class DeliveryWorker:
         lease_seconds: float = 15.0,
         owner: str = "",
     ) -> None:
+        """Prepare a route to each peer that may receive; the parameters are explained at the class."""
         self._database, self._settings, self._open = database, settings, open_destination
         self._threads: dict[str, threading.Thread] = {}
         self._lease_seconds, self._owner = lease_seconds, owner or uuid.uuid4().hex
@@ -305,11 +308,11 @@ class DeliveryWorker:
         """Send and confirm due deliveries, one study per destination, in this thread; returns how many."""
         enter_reports(self._database, self._settings)
         try:
-            return sum(self._routes[destination].run_once() for destination in self._due())
+            return sum(self._routes[destination].run_once() for destination in self._due_destinations())
         finally:
-            self._hand_back()
+            self._release_leases()
 
-    def _due(self) -> list[str]:
+    def _due_destinations(self) -> list[str]:
         """The names of configured destinations with due deliveries.
 
         Deliveries to unknown names are given up, unless the peers in the database are newer than the settings
@@ -327,13 +330,13 @@ class DeliveryWorker:
     def run_forever(self, stop: threading.Event) -> None:
         """Deliver until ``stop`` is set, then finish objects being sent for at most 20 seconds."""
         # Make waiting deliveries due: peers that were away before the restart may be back.
-        with self._noticed(), self._database.write() as session:
+        with self._recording_outages(), self._database.write() as session:
             deliveries.hurry(session, utc_now())
         changes, pause = self._database.changes, SHORTEST
         while not stop.is_set():
             seen = changes.count
             found = False
-            with self._noticed():  # the loop outlives a database that is away for a while
+            with self._recording_outages():  # the loop outlives a database that is away for a while
                 found = self._dispatch(stop)
             pause = changes.pause(pause, found=found)
             changes.wait(seen, min(pause, self._lease_seconds / 3), stop)
@@ -342,29 +345,29 @@ class DeliveryWorker:
         for route in self._routes.values():
             route.hang_up()
         _join(self._threads.values(), _WRITING_SECONDS)
-        with self._noticed():
-            self._hand_back()
+        with self._recording_outages():
+            self._release_leases()
 
-    def _hand_back(self) -> None:
+    def _release_leases(self) -> None:
         """Release the leases of all routes, so that another worker may send at once."""
         for route in self._routes.values():
-            route.hand_back()
+            route.release_its_lease()
 
     def _dispatch(self, stop: threading.Event) -> bool:
         """Start a thread for each destination with due deliveries that has none; returns whether any delivery
         is due.
         """
-        with self._noticed():
+        with self._recording_outages():
             enter_reports(self._database, self._settings)
         for one in self._routes.values():
             one.renew()
-        due = self._due()
+        due = self._due_destinations()
         for destination in due:
             running, route = self._threads.get(destination), self._routes[destination]
             if running is not None and running.is_alive():
                 if time.monotonic() < route.overdue_at:
                     continue
-                route = self._successor(route)
+                route = self._replace_route(route)
             thread = self._threads[destination] = threading.Thread(
                 target=self._work_in_thread,
                 args=(route, stop),
@@ -374,7 +377,7 @@ class DeliveryWorker:
             thread.start()
         return bool(due)
 
-    def _successor(self, overdue: "Route") -> "Route":
+    def _replace_route(self, overdue: "Route") -> "Route":
         """Replace a route that takes too long by a new route, to which its lease is passed; returns the new
         one.
         """
@@ -390,19 +393,19 @@ class DeliveryWorker:
 
         def deliver() -> None:
             """Make rounds of delivery until nothing is due."""
-            with self._noticed():
+            with self._recording_outages():
                 while not stop.is_set() and self._routes[route.peer.name] is route and route.run_once():
                     pass
 
         def say(event: EventType, **fields: Any) -> None:
             """Record an event with these fields, in a transaction of its own."""
-            with self._noticed(), self._database.write() as session:
+            with self._recording_outages(), self._database.write() as session:
                 record(session, event, **fields)
 
         outlast(deliver, f"to {route.peer.name}", stop, say)
 
     @contextmanager
-    def _noticed(self) -> Iterator[None]:
+    def _recording_outages(self) -> Iterator[None]:
         """Context manager: a database error inside is recorded as an outage and not raised; the work goes on
         later.
         """
@@ -435,6 +438,7 @@ class Route:
         lease_seconds: float,
         open_destination: OpenDestination,
     ) -> None:
+        """Prepare delivery to ``peer``; ``open_destination``: makes the client of a peer."""
         self._database, self._settings, self.peer = database, settings, peer
         self._files, self._folder = Files(settings), settings.node.data_dir.resolve()
         self.owner, self._lease_seconds, self._open = owner, lease_seconds, open_destination
@@ -460,7 +464,7 @@ class Route:
             self._renew_at = time.monotonic() + self._lease_seconds / 3
             acquire_lease(self._database, self._lease, self.owner, self._lease_seconds)
 
-    def hand_back(self) -> None:
+    def release_its_lease(self) -> None:
         """Release the lease, so that another process may deliver to this peer at once."""
         if self._renew_at < float("inf"):
             release_lease(self._database, self._lease, self.owner)
@@ -486,7 +490,7 @@ class Route:
     def _work(self, to_send: Sequence[scu.Outgoing], to_ask: Sequence[scu.Outgoing]) -> None:
         """Send the deliveries ``to_send``, query the peer about ``to_ask``, and record what came of both."""
         try:
-            to_send, to_ask = self._fetched(to_send), self._fetched(to_ask)
+            to_send, to_ask = self._fetch_files(to_send), self._fetch_files(to_ask)
         except StoreAway as away:
             unsent = scu.SendReport(scu.SendStatus.UNREACHABLE, "", str(away))
             self._enter_reports(dict.fromkeys(to_send, unsent))
@@ -494,7 +498,7 @@ class Route:
             self._enter_confirmations(dict.fromkeys(to_ask, unknown))
             return
         destination = self._open(self.peer, self._settings)
-        self._opened(destination)
+        self._register_client(destination)
         to_query = [*self._send(destination, to_send), *to_ask]
         if self.peer.confirm == "commitment" and to_query and not self._stopping:
             to_query = self._request_commitment({one.delivery: one for one in to_query})
@@ -502,7 +506,7 @@ class Route:
             try:
                 answers = destination.confirm(to_query)
             except Exception as error:  # noqa: BLE001 - the thread must live on, the delivery keeps the reason
-                answers = [scu.Confirmation(scu.Presence.UNKNOWN, _defect(error))] * len(to_query)
+                answers = [scu.Confirmation(scu.Presence.UNKNOWN, _log_defect(error))] * len(to_query)
             self._enter_confirmations(dict(zip(to_query, answers, strict=True)))
 
     def _request_commitment(self, objects: Mapping[int, scu.Outgoing]) -> list[scu.Outgoing]:
@@ -516,10 +520,10 @@ class Route:
         wanted, to_query = self._store_request(transaction, objects)
         if wanted:
             requestor = scu.open_commitment(self.peer, self._settings)
-            self._opened(requestor)
+            self._register_client(requestor)
             answer = requestor.ask(transaction, [objects[number] for number in wanted], self._store_report)
-            with self._entering(wanted, DeliveryState.UNCONFIRMED) as (session, moves, rows):
-                request = _locked(session, transaction)
+            with self._recording_answers(wanted, DeliveryState.UNCONFIRMED) as (session, moves, rows):
+                request = _locked_request(session, transaction)
                 if isinstance(answer, Done) and request and request.state is CommitmentState.ASKED:
                     move(session, request, COMMITMENT_REQUESTED)
                 for row in rows.values():
@@ -541,7 +545,7 @@ class Route:
         ``transaction``: its Transaction UID. ``objects``: by number of the delivery.
         """
         wanted, to_query = [], []
-        with self._entering(objects, DeliveryState.UNCONFIRMED) as (session, moves, rows):
+        with self._recording_answers(objects, DeliveryState.UNCONFIRMED) as (session, moves, rows):
             for row in rows.values():
                 before = select(Commitment.state).where(Commitment.transaction_uid == row.transaction_uid)
                 if row.sent_at is None:
@@ -571,13 +575,13 @@ class Route:
                 utc_now(),
             )
 
-    def _opened(self, client: scu.Destination | scu.CommitmentPeer) -> None:
+    def _register_client(self, client: scu.Destination | scu.CommitmentPeer) -> None:
         """Register a client of the peer, so that its calls are ended when the node stops."""
         self._calls.append(client)
         if self._stopping:
             client.close()
 
-    def _fetched(self, batch: Sequence[scu.Outgoing]) -> list[scu.Outgoing]:
+    def _fetch_files(self, batch: Sequence[scu.Outgoing]) -> list[scu.Outgoing]:
         """Fetch the files of a batch from the object store to this machine; returns the batch with all Study
         Instance UIDs.
 
@@ -604,7 +608,7 @@ class Route:
             sent = destination.send(whole) if whole else []
         except Exception as error:  # noqa: BLE001 - the thread must live on, the delivery keeps the reason
             # A defect of ours in a destination is a failed try like any other.
-            sent = [scu.SendReport(scu.SendStatus.RETRY, "", _defect(error))] * len(whole)
+            sent = [scu.SendReport(scu.SendStatus.RETRY, "", _log_defect(error))] * len(whole)
         # An original's file may be on its way to its place: it is tried again.
         faulty = {
             one: scu.SendReport(scu.SendStatus.REFUSED if one.is_original else scu.SendStatus.FAULTY, "", why)
@@ -646,20 +650,20 @@ class Route:
                     deliveries.withdraw(session, delivery, "a newer version of the object replaces it")
                 elif delivery.state is DeliveryState.PENDING:
                     move(session, delivery, DELIVERY_STARTED, attempts=delivery.attempts + 1)
-                    to_send.append(self._claimed(session, delivery))
+                    to_send.append(self._outgoing_with_former(session, delivery))
                 elif delivery.state is DeliveryState.UNCONFIRMED:
-                    to_ask.append(self._claimed(session, delivery))
+                    to_ask.append(self._outgoing_with_former(session, delivery))
         return to_send, to_ask
 
     @contextmanager
-    def _entering(
+    def _recording_answers(
         self, numbers: Collection[int], state: DeliveryState
     ) -> Iterator[tuple[Session, outbox.Moves, Mapping[int, Delivery]]]:
-        """Context manager: a transaction in which answers are recorded, with (session, state changes,
-        deliveries by number).
+        """Context manager: a transaction in which the peer's answers about deliveries are recorded.
 
-        The deliveries are those of ``numbers`` that are in ``state``; none if another owner has the lease. At
-        the end the state of their studies is derived.
+        Gives (session, object that changes states, deliveries by number). The deliveries are those of
+        ``numbers`` that are in ``state``; none if another owner has the lease. At the end the state of their
+        studies is derived.
         """
         with self._database.write() as session:
             mine = numbers if lock_lease(session, self._lease, self.owner) else ()
@@ -675,7 +679,7 @@ class Route:
         if not reports:
             return []
         numbers = [one.delivery for one in reports]
-        with self._entering(numbers, DeliveryState.SENDING) as (session, moves, rows):
+        with self._recording_answers(numbers, DeliveryState.SENDING) as (session, moves, rows):
             narrowed = []
             for one, report in reports.items():
                 row = rows.get(one.delivery)
@@ -719,18 +723,22 @@ class Route:
     def _enter_confirmations(self, answers: Mapping[scu.Outgoing, scu.Confirmation]) -> None:
         """Record the peer's answers to the queries about these deliveries."""
         by_number = {one.delivery: answer for one, answer in answers.items()}
-        with self._entering(by_number, DeliveryState.UNCONFIRMED) as (session, moves, rows):
+        with self._recording_answers(by_number, DeliveryState.UNCONFIRMED) as (session, moves, rows):
             for number, row in rows.items():
                 moves.query_answered(row, by_number[number])
             if any(answer.presence is scu.Presence.HUNG for answer in answers.values()):
                 self._record_hung(session, list(answers), "query")
 
     def _moves(self, session: Session) -> outbox.Moves:
-        """An object that changes the state of deliveries to this peer, within the transaction of ``session``."""
+        """An object that changes the state of deliveries to this peer, within the transaction of
+        ``session``.
+        """
         return outbox.Moves(session, self.peer, self._settings.outbox, utc_now())
 
-    def _claimed(self, session: Session, delivery: Delivery) -> scu.Outgoing:
-        """The object of a claimed delivery, as it is sent, with the former versions that the peer may have."""
+    def _outgoing_with_former(self, session: Session, delivery: Delivery) -> scu.Outgoing:
+        """The object of a claimed delivery, as it is sent, with the former versions that the peer may
+        have.
+        """
         result = delivery.result
         revises = result is not None and (result.supersedes or result.kind is ResultKind.REJECTION)
         former = deliveries.former_of(session, result, self.peer.name) if result and revises else []
@@ -768,7 +776,7 @@ class Route:
         )
 
 
-def _defect(error: Exception) -> str:
+def _log_defect(error: Exception) -> str:
     """Log an unexpected exception without its text; returns its type in words, as the reason for a failed
     try.
     """

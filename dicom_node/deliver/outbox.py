@@ -146,6 +146,9 @@ class Moves:
     """
 
     def __init__(self, session: Session, peer: PeerSettings, settings: OutboxSettings, now: datetime) -> None:
+        """Prepare changes for deliveries to ``peer``, in the transaction of ``session``, at the time
+        ``now``.
+        """
         self._session, self._peer, self._settings, self._now = session, peer, settings, now
         self._report_time = timedelta(hours=peer.commitment_hours)
 
@@ -168,17 +171,18 @@ class Moves:
                 transaction_uid="",
             )
             if self._peer.confirm == "none":
-                self._confirmed(delivery, reason="" if self._peer.acknowledges else NOT_ASKED, queries=0)
+                self._confirm(delivery, reason="" if self._peer.acknowledges else NOT_ASKED, queries=0)
         elif report.status is scu.SendStatus.FAULTY:
             self.give_up(delivery, report.text)
         elif report.status is scu.SendStatus.REFUSED:
             self._count_refusal(delivery, report.code, report.text)
         else:
             answered = bool(report.code) or report.status is scu.SendStatus.UNREACHABLE
-            self._again(delivery, report.code, report.text, left=not answered)
+            self._schedule_retry(delivery, report.code, report.text, left=not answered)
 
     def narrowed(self, delivery: Delivery, report: scu.SendReport, *, takes_others: bool) -> None:
-        """Leave out, with a warning, an object of a kind that the destination does not accept.
+        """Handle the answer that the destination accepts no such objects: leave the object out, with a
+        warning.
 
         ``takes_others``: whether it accepts other results of the study. If it accepts none, the delivery is
         given up instead, so that a person looks: else a study would count as "delivered" that nobody will
@@ -196,8 +200,8 @@ class Moves:
         self._move(delivery, events.DELIVERY_DEAD, reason=reason, transaction_uid="")
 
     def sender_lost(self, delivery: Delivery) -> None:
-        """Have the peer queried for the object, or send it again: the process that was sending it was killed,
-        and the object may have arrived.
+        """Handle a delivery whose sending process was killed, so that the object may have arrived: query
+        the peer for the object, or send it again.
         """
         reason = "the sending process was lost"
         # Of a corrected object the answer would be the same before and after it arrived.
@@ -224,7 +228,7 @@ class Moves:
         """Record the peer's answer to a query for the object (C-FIND, a look-up or QIDO-RS)."""
         if answer.presence is scu.Presence.FOUND:
             reason = BY_QUERY if self._peer.confirm == "commitment" else ""
-            self._confirmed(delivery, reason=reason, queries=delivery.queries + 1)
+            self._confirm(delivery, reason=reason, queries=delivery.queries + 1)
         elif answer.presence is scu.Presence.DIFFERENT:
             self.give_up(delivery, answer.text)
         elif delivery.sent_at is None:
@@ -250,8 +254,8 @@ class Moves:
             self.query_again(delivery, answer.text)
 
     def await_report(self, delivery: Delivery) -> None:
-        """Wait for the report on a storage commitment request; check again after half an hour, or when the
-        peer's time ends.
+        """Record that the delivery waits for a storage commitment report; the next check is in half an
+        hour, or when the peer's time ends.
         """
         assert delivery.sent_at is not None
         delivery.reason = "waits for the storage commitment report"
@@ -289,23 +293,23 @@ class Moves:
         return []
 
     def committed(self, delivery: Delivery) -> None:
-        """Confirm the delivery, even one that was given up: the destination reports that it stored the object
-        safely.
+        """Handle a storage commitment report that the object is stored safely: confirm its delivery, even
+        a given-up one.
         """
         given_up = delivery.state is DeliveryState.DEAD and delivery.transaction_uid
         if delivery.state is DeliveryState.UNCONFIRMED or given_up:
-            self._confirmed(delivery, reason="", queries=delivery.queries)
+            self._confirm(delivery, reason="", queries=delivery.queries)
 
     def not_committed(self, delivery: Delivery, transaction_uid: str, reason: int) -> None:
-        """Send the object again, within the limit for refusals: the destination reports that it did not store
-        it safely.
+        """Handle a storage commitment report that the object was not stored: send it again, within the limit
+        for refusals.
 
         ``transaction_uid``: of the request that the report answers. ``reason``: the DIMSE failure reason.
         """
         if delivery.transaction_uid == transaction_uid and delivery.state is DeliveryState.UNCONFIRMED:
             self._count_refusal(delivery, f"{reason:04X}", failure_text(reason))
 
-    def _confirmed(self, delivery: Delivery, *, reason: str, queries: int) -> None:
+    def _confirm(self, delivery: Delivery, *, reason: str, queries: int) -> None:
         """Mark the delivery as confirmed; ``queries``: the number of queries that were made."""
         self._move(
             delivery,
@@ -317,7 +321,7 @@ class Moves:
             transaction_uid="",
         )
 
-    def _again(self, delivery: Delivery, status: str, reason: str, *, left: bool = False) -> None:
+    def _schedule_retry(self, delivery: Delivery, status: str, reason: str, *, left: bool = False) -> None:
         """Schedule another try. ``left``: the object was sent, but no answer came."""
         self._move(
             delivery,
@@ -330,12 +334,14 @@ class Moves:
         )
 
     def _count_refusal(self, delivery: Delivery, status: str, reason: str) -> None:
-        """Count a refusal; schedule another try, or give the delivery up after ``outbox.refusals`` of them."""
+        """Count a refusal; schedule another try, or give the delivery up after ``outbox.refusals`` of
+        them.
+        """
         delivery.refusals += 1
         if delivery.refusals >= self._settings.refusals:
             self._move(delivery, events.DELIVERY_DEAD, status=status, reason=reason, transaction_uid="")
         else:
-            self._again(delivery, status, reason)
+            self._schedule_retry(delivery, status, reason)
 
     def _earlier_version_may_be_found(self, delivery: Delivery) -> bool:
         """Whether the peer may have another version under this UID, and cannot say which one it has."""
@@ -412,7 +418,7 @@ def retry(session: Session, delivery_id: int) -> None:
         raise NotAllowedNow(
             f"delivery {delivery_id} is being sent; a peer that hangs is cut off after outbox.answer_seconds"
         )
-    if reason := _refusal(session, delivery):
+    if reason := _why_not_sent(session, delivery):
         raise NotAllowedNow(f"delivery {delivery_id}: {reason}")
     if delivery.state in (DeliveryState.PENDING, DeliveryState.UNCONFIRMED):
         delivery.next_at, delivery.transaction_uid = now, ""
@@ -444,7 +450,7 @@ def retry_all(session: Session, destination: str | None = None) -> list[int]:
 
     Results that are in quarantine, withdrawn or not accepted by a person are left out.
     """
-    sound = _dead(destination).where(
+    sound = _given_up_query(destination).where(
         Study.state != StudyState.QUARANTINED,
         ~exists().where(Withdrawal.result_id == Delivery.result_id),
         ~may_not_leave(),
@@ -475,7 +481,7 @@ def discard_all(session: Session, because: str, destination: str | None = None) 
     ``because``: a person's words. ``destination``: a peer's name; None: all.
     """
     is_note = func.coalesce(Result.kind == ResultKind.REJECTION, False)
-    chosen = list(session.scalars(_dead(destination).where(~is_note).order_by(Delivery.id)))
+    chosen = list(session.scalars(_given_up_query(destination).where(~is_note).order_by(Delivery.id)))
     for delivery_id in chosen:
         discard(session, delivery_id, because)
     return chosen
@@ -537,7 +543,7 @@ def send_to(session: Session, study_id: int, peer: PeerSettings, peers: Sequence
     return len(new)
 
 
-def _refusal(session: Session, delivery: Delivery) -> str:
+def _why_not_sent(session: Session, delivery: Delivery) -> str:
     """The reason why the object of a delivery must not be sent now; "" if it may be sent."""
     item, result = delivery.item, delivery.result
     is_note = result is not None and result.kind is ResultKind.REJECTION
@@ -564,7 +570,7 @@ def _refusal(session: Session, delivery: Delivery) -> str:
     return ""
 
 
-def _dead(destination: str | None) -> Select[int]:
+def _given_up_query(destination: str | None) -> Select[int]:
     """The SQL query for the numbers of given-up deliveries to a peer; None: to all peers."""
     dead: Select[int] = deliveries.with_objects(select(Delivery.id)).where(
         Delivery.state == DeliveryState.DEAD
@@ -591,9 +597,9 @@ def hold(
     """Keep a result from these destinations until a person assesses it, if its rule wants that
     (``assess_first``).
 
-    Returns its row, if it waits or a person decided on it; None if it may be sent at once. If the rule no
-    longer wants an assessment, an undecided result is released, unless it waits for destinations of other
-    rules.
+    Returns the row of a result that waits, or on which a person decided; None if it may be sent at once. If
+    the rule no longer wants an assessment, an undecided result is released, unless it waits for destinations
+    of other rules.
     """
     row = session.get(HeldResult, result.id)
     if row is not None and row.state not in UNDECIDED:
@@ -617,7 +623,7 @@ def accept(
 ) -> int:
     """Accept the results of a study that wait for an assessment, by which they are sent; returns how many.
 
-    ``by``: the user. ``as_of``: the hash (``mark``) of the results that the person saw; None: not compared.
+    ``by``: the user. ``as_of``: the ``results_hash`` of what the person saw; None: not compared.
     ``rejected``: True to send results that were rejected before, False for waiting ones; None: what the hash
     says, or without one only results that nobody rejected, so that a repeated request releases nothing.
     Raises NotAllowedNow.
@@ -704,7 +710,7 @@ def decidable_results(session: Session, study_id: int) -> Sequence[HeldResult]:
     ).all()
 
 
-def mark(rows: Sequence[HeldResult]) -> str:
+def results_hash(rows: Sequence[HeldResult]) -> str:
     """A hash of these results that changes when one of them is added or rejected."""
     seen = ",".join(f"{row.result_id}:{row.state is HeldState.REJECTED}" for row in rows)
     return hashlib.sha256(seen.encode()).hexdigest()[:16]
@@ -716,12 +722,14 @@ def may_not_leave() -> ColumnElement[bool]:
 
 
 def not_accepted(session: Session, result_ids: Collection[int]) -> dict[int, HeldState]:
-    """The states of those of these results that must not be sent (not assessed yet, or rejected), by number."""
+    """The state of each of these results that must not be sent (not assessed yet, or rejected), by number
+    of the result.
+    """
     chosen = select(HeldResult).where(HeldResult.result_id.in_(result_ids), _NOT_ACCEPTED)
     return {row.result_id: row.state for row in session.scalars(chosen)}
 
 
-def decided(session: Session, study_id: int) -> Sequence[HeldResult]:
+def decided_results(session: Session, study_id: int) -> Sequence[HeldResult]:
     """The results of a study that a person accepted or rejected, in the order of the decisions."""
     decisions = select(HeldResult).where(HeldResult.study_id == study_id, HeldResult.state.not_in(UNDECIDED))
     return session.scalars(decisions.order_by(HeldResult.decided_at)).all()
@@ -732,10 +740,10 @@ def numbers(session: Session) -> View:
     waits.
     """
     chosen = select(func.count(HeldResult.study_id.distinct())).where(HeldResult.result_id.in_(_UNASSESSED))
-    return {"studies": session.scalar(chosen) or 0, "oldest": as_json(oldest(session))}
+    return {"studies": session.scalar(chosen) or 0, "oldest": as_json(oldest_unassessed(session))}
 
 
-def oldest(session: Session) -> datetime | None:
+def oldest_unassessed(session: Session) -> datetime | None:
     """The time since which the oldest result waits for an assessment; None if none waits."""
     return session.scalar(select(func.min(HeldResult.since)).where(HeldResult.result_id.in_(_UNASSESSED)))
 
@@ -744,7 +752,7 @@ def _locked_decidable(session: Session, study_id: int, as_of: str | None) -> Seq
     """The results on which a person can decide (``decidable_results``), with the study locked. Raises
     NotAllowedNow.
 
-    ``as_of``: the hash (``mark``) of the results that the person saw; None: not compared.
+    ``as_of``: the ``results_hash`` of what the person saw; None: not compared.
     """
     study = session.get_one(Study, study_id, with_for_update=FOR_UPDATE, populate_existing=True)
     if study.state in (StudyState.RECEIVING, StudyState.COMPLETE, StudyState.QUARANTINED):
@@ -752,7 +760,7 @@ def _locked_decidable(session: Session, study_id: int, as_of: str | None) -> Seq
     rows = decidable_results(session, study_id)
     if not rows:
         raise NotAllowedNow("no result of this study waits for an assessment")
-    if as_of is not None and as_of != mark(rows):
+    if as_of is not None and as_of != results_hash(rows):
         raise NotAllowedNow("the results changed since you saw them: load the page again")
     return rows
 

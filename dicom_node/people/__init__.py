@@ -102,7 +102,8 @@ class ServiceResult(BaseModel):
 
 
 class Row(ServiceResult):
-    """A row of a list: the keys of ``dicom-node … list --json`` (docs/reference/lists.md), and further ones.
+    """A row of a list: the keys of ``dicom-node … list --json`` (docs/reference/lists.md), and further
+    ones.
     """
 
     model_config = ConfigDict(extra="allow")

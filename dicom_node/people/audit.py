@@ -126,10 +126,10 @@ def take_in(database: Database, settings: Settings) -> Sequence[DecisionRow]:
     for key in in_bucket:
         if bucket is not None and not (folder / key).exists():
             bucket.get(key, folder / key)
-    files = {_number(file): file for file in copied_decisions(folder)}
+    files = {_id_in_name(file): file for file in copied_decisions(folder)}
     new: list[DecisionRow] = []
     for numbers in batches(files):
-        new += _entered(database, settings, {number: files[number] for number in numbers})
+        new += _enter_rows(database, settings, {number: files[number] for number in numbers})
     with database.read() as session:  # those that went with a disk
         mine = select(DecisionRow.id).where(DecisionRow.machine == machine_name(), DecisionRow.copied)
         lost = set(session.scalars(mine)) - files.keys()
@@ -147,9 +147,9 @@ def is_behind(database: Database, settings: Settings) -> bool:
     newest: set[str] = set()
     for folder in (settings.node.data_dir / FOLDER).glob("*"):
         month = max(folder.glob("[!.]*"), default=folder)
-        newest |= {_number(file) for file in sorted(month.glob("[!.]*.json"))[-1:]}
+        newest |= {_id_in_name(file) for file in sorted(month.glob("[!.]*.json"))[-1:]}
     with database.read() as session:
-        return not newest <= _known(session, newest)
+        return not newest <= _known_ids(session, newest)
 
 
 def copied_decisions(data_dir: Path, of: str = "*") -> list[Path]:
@@ -163,7 +163,7 @@ def read_decision(file: Path) -> dict[str, Any] | None:
     """The content of a decision's file; None if the file was changed. Raises OSError."""
     try:
         line = json.loads(file.read_bytes())
-        return line if line.pop("sha256") == _digest(line) and line["id"] == _number(file) else None
+        return line if line.pop("sha256") == _digest(line) and line["id"] == _id_in_name(file) else None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
 
@@ -180,7 +180,7 @@ def _not_copied(database: Database) -> Sequence[DecisionRow]:
     return rows
 
 
-def _known(session: Session, numbers: Collection[str]) -> set[str]:
+def _known_ids(session: Session, numbers: Collection[str]) -> set[str]:
     """Those of these ids of decisions that the database has."""
     return set(session.scalars(select(DecisionRow.id).where(DecisionRow.id.in_(numbers))))
 
@@ -216,7 +216,7 @@ def _copy(settings: Settings, row: DecisionRow) -> bool:
     return is_new
 
 
-def _entered(database: Database, settings: Settings, files: Mapping[str, Path]) -> list[DecisionRow]:
+def _enter_rows(database: Database, settings: Settings, files: Mapping[str, Path]) -> list[DecisionRow]:
     """Enter those of these decisions (files by id) that the database lacks; returns their rows.
 
     Two nodes that start at the same time may both try to enter them.
@@ -224,8 +224,8 @@ def _entered(database: Database, settings: Settings, files: Mapping[str, Path]) 
     while True:
         try:
             with database.write() as session:
-                known = _known(session, files)
-                new = [_row(settings, file) for number, file in files.items() if number not in known]
+                known = _known_ids(session, files)
+                new = [_row_of_file(settings, file) for number, file in files.items() if number not in known]
                 session.add_all(new)
                 session.flush()
                 faults = sum(row.action == FAULT for row in new)
@@ -238,10 +238,11 @@ def _entered(database: Database, settings: Settings, files: Mapping[str, Path]) 
         return new
 
 
-def _row(settings: Settings, file: Path) -> DecisionRow:
-    """The row for a decision's file that the database does not have; for a changed file a row that says so.
+def _row_of_file(settings: Settings, file: Path) -> DecisionRow:
+    """The row for a decision's file that the database does not have; for a changed file a row that says
+    so.
     """
-    place = {"id": _number(file), "machine": file.parts[-3], "copied": True, "applied_at": None}
+    place = {"id": _id_in_name(file), "machine": file.parts[-3], "copied": True, "applied_at": None}
     line = read_decision(file)
     if line is None:
         why = f"{file.relative_to(settings.node.data_dir)} was changed"
@@ -259,7 +260,7 @@ def _row(settings: Settings, file: Path) -> DecisionRow:
     )
 
 
-def _number(file: Path) -> str:
+def _id_in_name(file: Path) -> str:
     """The id of a decision, from its file's name."""
     return file.stem.partition("-")[2]
 

@@ -119,7 +119,8 @@ def backup(
 
 
 def verify(source: Path) -> dict[str, Any]:
-    """Check that all files of a backup are present and undamaged; returns its manifest. Raises FaultyInput.
+    """Check that all files of a backup are present and undamaged; returns its manifest. Raises
+    FaultyInput.
     """
     try:
         manifest: dict[str, Any] = json.loads((source / _MANIFEST).read_text(encoding="utf-8"))
@@ -380,7 +381,8 @@ _SHOWN = 100  # decisions that are named
 
 
 class _NotYet(Exception):
-    """Raised if a decision cannot be applied again yet, because its subject is missing; the text says what.
+    """Raised if a decision cannot be applied again yet, because its subject is missing; the text says
+    what.
     """
 
 

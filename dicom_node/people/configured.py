@@ -123,7 +123,7 @@ def entered_versions(settings: Settings) -> list[Row]:
     ``saved``: when, by whom, and what was changed.
     """
     return [
-        Row(version=number, saved=_saved(_text(settings, number)))
+        Row(version=number, saved=_saved_in_words(_text(settings, number)))
         for number in reversed(versions(settings.node.data_dir))
     ]
 
@@ -142,7 +142,7 @@ def parse_entry(kind: Kind, text: str) -> dict[str, Any]:
         data = data[kind][0]
     if not isinstance(data.get("name"), str):
         raise FaultyInput(f"write the keys of one {kind[:-1]}, a name among them")
-    return _plain(kind, data)
+    return _as_toml_gives_it(kind, data)
 
 
 def tables(text: str) -> dict[str, Any]:
@@ -159,13 +159,13 @@ def from_keys(kind: Kind, name: str, keys: Mapping[str, Any]) -> dict[str, Any]:
     """The peer or rule with this name and these keys, with values as TOML would give them. Raises
     FaultyInput.
     """
-    content = _plain(kind, {"name": name, **keys})
+    content = _as_toml_gives_it(kind, {"name": name, **keys})
     if content["name"] != name:
         raise FaultyInput(f"name: the address says {name}")
     return content
 
 
-def _plain(kind: Kind, content: Mapping[str, Any]) -> dict[str, Any]:
+def _as_toml_gives_it(kind: Kind, content: Mapping[str, Any]) -> dict[str, Any]:
     """The content as it is after it was written as TOML and read again. Raises FaultyInput if TOML cannot
     hold it.
     """
@@ -195,7 +195,7 @@ def save_entry(
     meanwhile, is in a configuration file, or none can be written; HoldUndercut without that confirmation.
     """
     name = content["name"]
-    now, after = _changed(settings, kind, name, content, version)
+    now, after = _with_change(settings, kind, name, content, version)
     _, warnings = _write(settings, now, after, f"{kind[:-1]} {name}", by, despite_hold=despite_hold)
     return Row(name=name, version=fingerprint(_entries(after)[kind, name]), warnings=warnings)
 
@@ -203,9 +203,10 @@ def save_entry(
 def check_entry(
     settings: Settings, kind: Kind, content: Mapping[str, Any], version: int | None = None
 ) -> Warned:
-    """The warnings that ``save_entry`` would return, without a change. Raises its errors except HoldUndercut.
+    """The warnings that ``save_entry`` would return, without a change. Raises its errors except
+    HoldUndercut.
     """
-    _, after = _changed(settings, kind, content["name"], content, version)
+    _, after = _with_change(settings, kind, content["name"], content, version)
     return _checked(settings, _entries(after), kind)
 
 
@@ -220,7 +221,7 @@ def remove_entry(
 
     Raises NotFound, NotAllowedNow, FaultyInput (a rule needs the peer).
     """
-    now, after = _changed(settings, kind, name, None, version)
+    now, after = _with_change(settings, kind, name, None, version)
     _write(settings, now, after, f"{kind[:-1]} {name} removed", by, despite_hold=True)
 
 
@@ -275,8 +276,10 @@ def _text(settings: Settings, version: int) -> str:
     return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
-def _saved(text: str) -> str:
-    """When, by whom and why a version was saved, as its text says; "by hand" or "damaged" if it does not."""
+def _saved_in_words(text: str) -> str:
+    """When, by whom and why a version was saved, read from its ``text``; "by hand" or "damaged" if it does
+    not say so.
+    """
     with suppress(ValueError):
         return str(tomllib.loads(text).get(SAVED, "by hand"))
     return "damaged"
@@ -303,7 +306,7 @@ def _newest(settings: Settings) -> tuple[int, str]:
     return number, _text(settings, number)
 
 
-def _changed(
+def _with_change(
     settings: Settings, kind: Kind, name: str, content: Mapping[str, Any] | None, version: int | None
 ) -> tuple[tuple[int, str], str]:
     """((number and text of the newest version), its text with this peer or rule changed); comments and order
@@ -324,7 +327,7 @@ def _changed(
     if version not in (None, fingerprint(here)):
         raise NotAllowedNow(
             f"{name} was {'changed' if here else 'removed'} after you opened it: nothing was saved. "
-            f"What was saved last: {_saved(text)}"
+            f"What was saved last: {_saved_in_words(text)}"
         )
     if here is None and any(one.name == name and not one.entered for one in getattr(settings, kind)):
         raise NotAllowedNow(f"{name} is in the configuration files: change it there")
@@ -565,14 +568,14 @@ def list_rules(settings: Settings) -> list[View]:
             "then": [str(one) for one in rule.then],
             "priority": rule.priority,
             "options": {key: toml_value(value) for key, value in rule.options.items()},
-            "limits": _limits(rule),
+            "limits": _limits_in_words(rule),
             "version": rule.entered or None,
         }
         for rule in settings.rules
     ]
 
 
-def _limits(rule: RuleSettings) -> list[str]:
+def _limits_in_words(rule: RuleSettings) -> list[str]:
     """The limits of a rule, such as the age of studies, as texts."""
     applies = {
         f"holds studies older than {rule.max_study_age_days:g} days": rule.max_study_age_days,
@@ -599,7 +602,7 @@ def try_rules(session: Session, settings: Settings, other: Settings | None = Non
         row["now"] = _rules_taking(session, study, settings)
         if other is not None:
             row["then"] = _rules_taking(session, study, other)
-            row["changes"] = _outcome(row["then"]) != _outcome(row["now"])
+            row["changes"] = _rules_and_actions(row["then"]) != _rules_and_actions(row["now"])
         sources = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
         row["modalities"] = sorted({source.modality for source in sources})
         found.append(row)
@@ -671,7 +674,8 @@ def replay_rules(settings: Settings, since: datetime, *, dry_run: bool = False) 
 
 
 def _rules_taking(session: Session, study: Study, settings: Settings) -> View:
-    """The rules that take the study, each with the limit that would hold its job; ``why``: why none takes it.
+    """The rules that take the study, each with the limit that would hold its job; ``why``: why none takes
+    it.
     """
     sources = intake.instances_of(session, study.id, [ObjectRole.SOURCE])
     decisions = decide_study(session, study, sources, settings)
@@ -690,7 +694,7 @@ def _rules_taking(session: Session, study: Study, settings: Settings) -> View:
     }
 
 
-def _outcome(decided: View) -> set[tuple[str, ...]]:
+def _rules_and_actions(decided: View) -> set[tuple[str, ...]]:
     """The rules that take a study and what they do with it, as a set for a comparison."""
     return {(rule["name"], *rule["then"]) for rule in decided["rules"]}
 
@@ -755,7 +759,7 @@ def model_drift(settings: Settings, since: datetime | None = None) -> list[dict[
     the last ``drift.WINDOW_DAYS``. Raises FaultyInput.
     """
     day = drift.window(transitions.utc_now()) if since is None else since.astimezone(UTC).date()
-    with reading(settings) as session, _refused():
+    with reading(settings) as session, _refusing_faulty_cards():
         return drift.drift(session, settings.workers.models_dir, day)
 
 
@@ -767,7 +771,7 @@ def models_in_use(settings: Settings) -> dict[str, str]:
     """
     found = {}
     for name, (_, slot) in slots().items():
-        with _refused():
+        with _refusing_faulty_cards():
             card = folder.in_use(slot, settings.workers.models_dir)
         found[name] = card.name if card else ""
     return found
@@ -778,7 +782,7 @@ def activate_model(settings: Settings, slot: str, name: str, by: audit.Person) -
     NotFound.
     """
     pipeline, chosen, models_dir = _slot(settings, slot)
-    with _refused():
+    with _refusing_faulty_cards():
         card = registry.find(name, models_dir)
         try_out(pipeline.name, card.path, TRIAL_SECONDS)
         with writing(settings) as session:
@@ -790,7 +794,7 @@ def activate_model(settings: Settings, slot: str, name: str, by: audit.Person) -
 def roll_back_model(settings: Settings, slot: str, by: audit.Person) -> None:
     """Use the previous model in a pipeline's slot again. Raises FaultyInput, NotFound."""
     _, chosen, models_dir = _slot(settings, slot)
-    with _refused(), writing(settings) as session:
+    with _refusing_faulty_cards(), writing(settings) as session:
         card = folder.before(chosen, models_dir)
         audit.note(session, by, AuditAction.MODEL_ROLLBACK, pipeline=slot, model=card.name if card else "")
         session.flush()  # no change that cannot be noted
@@ -813,12 +817,12 @@ def _slot(settings: Settings, name: str) -> tuple[PipelineCard, ModelSlot, Path]
 
 def model_cards(settings: Settings) -> Sequence[registry.Card]:
     """The cards (files about a model) of shipped models and of the site's own. Raises FaultyInput."""
-    with _refused():
+    with _refusing_faulty_cards():
         return registry.cards(settings.workers.models_dir)
 
 
 @contextmanager
-def _refused() -> Iterator[None]:
+def _refusing_faulty_cards() -> Iterator[None]:
     """Context manager: a model card that cannot be used raises FaultyInput."""
     try:
         yield

@@ -364,7 +364,7 @@ def _run_study(
         "known_before": False,
     }
     if stored:
-        view = _wait(uid, stored, begun, node)
+        view = _wait_until_ended(uid, stored, begun, node)
         files = pacs.fetch(uid)
         written = _write_objects(
             folder, files, {item["sop_instance_uid"]: item["kind"] for item in view["results"]}
@@ -401,7 +401,7 @@ def _run_study(
     return row
 
 
-def _wait(uid: str, stored: set[str], begun: datetime, node: _Node) -> dict[str, Any]:
+def _wait_until_ended(uid: str, stored: set[str], begun: datetime, node: _Node) -> dict[str, Any]:
     """Wait until all objects ``stored`` (UIDs) after ``begun`` are indexed and the study is in an end state.
 
     Returns the node's view of the study. Raises Unavailable.

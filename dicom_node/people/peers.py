@@ -80,7 +80,7 @@ def try_peers(settings: Settings, names: Sequence[str], by: audit.Person | None 
         rows = [
             Row(peer=peer.name, check=check.name, ok=check.ok, text=check.text)
             for peer in chosen
-            for check in _tried(peer, settings)
+            for check in _test_peer(peer, settings)
         ]
     finally:
         _tests.release()
@@ -96,7 +96,7 @@ def try_peers(settings: Settings, names: Sequence[str], by: audit.Person | None 
     return rows
 
 
-def _tried(peer: PeerSettings, settings: Settings) -> "Iterator[Check]":
+def _test_peer(peer: PeerSettings, settings: Settings) -> "Iterator[Check]":
     """Test what the node needs of one peer; yields a result for each test."""
     from dicom_node.deliver.scu import open_archive, open_commitment, open_destination
 
@@ -164,12 +164,15 @@ def why(settings: Settings, caller: str, since: datetime | None = None) -> dict[
         "addresses": sorted(networks),
         "others": sorted(title for title in titles_from_there() if title.upper() not in capitals),
         "associations": [{k: v for k, v in row.items() if k != "calling"} for row in mine[:_SHOWN]],
-        "refused_contexts": _counted(_contexts(mine)),
-        "rejections": _outdated(_counted(_of(ASSOCIATION_REJECTED, theirs, names)), through),
-        "refused_objects": _outdated(
-            _counted(_of(STORE_REFUSED, theirs, refused)), [row for row in mine if row["objects"]]
+        "refused_contexts": _count_equal_rows(_refused_context_rows(mine)),
+        "rejections": _mark_outdated(
+            _count_equal_rows(_rows_of_kind(ASSOCIATION_REJECTED, theirs, names)), through
         ),
-        "failures": _counted(_failures(theirs)),
+        "refused_objects": _mark_outdated(
+            _count_equal_rows(_rows_of_kind(STORE_REFUSED, theirs, refused)),
+            [row for row in mine if row["objects"]],
+        ),
+        "failures": _count_equal_rows(_failure_rows(theirs)),
     }
     return {**found, "advice": list(_advice(settings, peers, found, lost))}
 
@@ -188,7 +191,7 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _contexts(associations: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, str]]:
+def _refused_context_rows(associations: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, str]]:
     """Yield (row, count 1, time) for each refused presentation context of these associations."""
     for row in associations:
         if row["refused_count"] > REFUSED_CONTEXTS_NAMED:
@@ -199,7 +202,7 @@ def _contexts(associations: Iterable[Record]) -> Iterator[tuple[dict[str, Any], 
                 yield {"context": context, "classes": 1}, 1, row["opened_at"]
 
 
-def _of(
+def _rows_of_kind(
     kind: EventType, events: Iterable[Record], names: Mapping[str, str]
 ) -> Iterator[tuple[dict[str, Any], int, str]]:
     """Yield (row, count 1, time) for each event of one kind; ``names``: the event's field for each key of a
@@ -211,7 +214,7 @@ def _of(
             yield {key: str(fields.get(name, "")) for key, name in names.items()}, 1, event["at"]
 
 
-def _failures(events: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, str]]:
+def _failure_rows(events: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, str]]:
     """Yield (row, count, time) for failed connections: without TLS, or with faulty messages."""
     for event in events:
         address = str(event["fields"].get("address", ""))
@@ -223,7 +226,7 @@ def _failures(events: Iterable[Record]) -> Iterator[tuple[dict[str, Any], int, s
                     yield {"address": address, "text": text}, count, event["at"]
 
 
-def _counted(items: Iterable[tuple[dict[str, Any], int, str]]) -> list[dict[str, Any]]:
+def _count_equal_rows(items: Iterable[tuple[dict[str, Any], int, str]]) -> list[dict[str, Any]]:
     """Each different row once, with its total count and its last time, the most recent first.
 
     ``items``: tuples of row, count and time.
@@ -236,7 +239,7 @@ def _counted(items: Iterable[tuple[dict[str, Any], int, str]]) -> list[dict[str,
     return sorted(found.values(), key=lambda row: str(row["last_at"]), reverse=True)
 
 
-def _outdated(rows: list[dict[str, Any]], successes: Sequence[Record]) -> list[dict[str, Any]]:
+def _mark_outdated(rows: list[dict[str, Any]], successes: Sequence[Record]) -> list[dict[str, Any]]:
     """Set in each row whether the caller succeeded afterwards (``outdated``), by AE title if the row has one;
     returns ``rows``.
 

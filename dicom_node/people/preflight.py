@@ -62,7 +62,7 @@ from dicom_node.deliver.scu import open_archive, open_commitment, open_destinati
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """The result of a test; if not ``ok``, it is a warning."""
+    """The result of one test of the configuration's surroundings; if not ``ok``, it is a warning."""
 
     subject: str
     ok: bool
@@ -81,9 +81,7 @@ NETWORK_FILE_SYSTEMS = frozenset(
 
 
 def network_file_system(folder: Path) -> str:
-    """The type of the file system that a folder is (or would be) on, if it is a network file system; else
-    "".
-    """
+    """The type of the network file system on which a folder is (or would be); "" if it is on a local one."""
     device = _existing(folder).stat().st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
     with Path("/proc/self/mountinfo").open(encoding="utf-8") as mounts:
@@ -102,7 +100,7 @@ def _existing(folder: Path) -> Path:
 
 
 def _check_machine(settings: Settings, role: Role) -> Found:
-    """Requirements that the machine does not fulfil, and what its settings lead to."""
+    """Yield requirements that this machine does not fulfil, and warnings about what its settings lead to."""
     yield from _check_data_dir(settings)
     # Who can put together what is known of a patient: peers that get the same pseudonyms.
     linked = [peer.name for peer in settings.peers if peer.deidentify and not peer.pseudonym_domain]
@@ -128,7 +126,7 @@ def _check_machine(settings: Settings, role: Role) -> Found:
 
 
 def _check_data_dir(settings: Settings) -> Found:
-    """Mistakes in the data folder: it cannot be made or written, or is on a network file system."""
+    """Yield mistakes of the data folder: it cannot be made or written, or is on a network file system."""
     folder = settings.node.data_dir
     existing = _existing(folder)
     try:  # since a file system may refuse what permissions allow
@@ -155,7 +153,9 @@ def _check_data_dir(settings: Settings) -> Found:
 
 
 def _check_certificates(section: str, tls: TlsSettings) -> Found:
-    """Faults of the files that a TLS section of the configuration, such as "listener.tls", names."""
+    """Yield faults of the files that a TLS section of the configuration names; ``section``: such as
+    "listener.tls".
+    """
     paths = {key: path for key in _TLS_FILES if (path := getattr(tls, key)) is not None}
     closed = {key: path for key, path in paths.items() if not os.access(path, os.R_OK)}
     for key, path in closed.items():
@@ -192,7 +192,7 @@ _DURABLE = ("fsync", "full_page_writes", "synchronous_commit")
 
 
 def _check_database(settings: Settings) -> Found:
-    """Mistakes in ``node.database_url`` that are visible without connecting to the server."""
+    """Yield mistakes in ``node.database_url`` that are visible without connecting to the server."""
     shown = redacted(settings.database_url)
     try:
         url = make_url(settings.database_url)
@@ -217,7 +217,9 @@ def _check_database(settings: Settings) -> Found:
 
 
 def _probe_database(settings: Settings) -> Found:
-    """Check the database's schema, and whether it keeps what it committed."""
+    """Connect to the database; yield whether its schema is up to date and whether it keeps what it
+    committed.
+    """
     shown = redacted(settings.database_url)
     try:
         url = make_url(settings.database_url)
@@ -264,7 +266,7 @@ def _probe_database(settings: Settings) -> Found:
 
 
 def check_console(settings: Settings, role: Role) -> Found:
-    """Mistakes that prevent the console from being served at its configured address."""
+    """Yield mistakes that prevent the console from being served at its configured address."""
     console = settings.console
     if role is Role.CONSOLE and not console.enabled:
         yield "console.enabled", "false", "this machine has nothing else to do: set it to true"
@@ -289,7 +291,7 @@ def check_console(settings: Settings, role: Role) -> Found:
 
 
 def _is_this_machine(host: str) -> bool:
-    """Whether a host is surely this machine."""
+    """Whether a host is certainly this machine; False for names other than localhost."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:  # a name, which may mean any address
@@ -297,8 +299,9 @@ def _is_this_machine(host: str) -> bool:
 
 
 def _check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) -> Found:
-    """Check that the rule's pipeline exists, knows the options, and accepts the images that the rule gives
-    it.
+    """Yield mistakes of a rule: no such pipeline or option, or images that its pipeline does not accept.
+
+    ``runs_models``: whether this machine runs the pipeline, so that its models are checked, too.
     """
     key = f"rules.{rule.name}"
     if rule.pipeline not in PIPELINES:
@@ -321,7 +324,7 @@ def _check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) ->
         instead = card.options.former.get(option) or did_you_mean(option, sorted(known))
         yield f"{key}.options.{option}", "", f"{rule.pipeline} has no such option; {instead}"
     given = {option: value for option, value in rule.options.items() if option in known}
-    faults = _faults(rule, given, settings) if runs_models else card.options.faults(given)
+    faults = _option_faults(rule, given, settings) if runs_models else card.options.faults(given)
     for place, remedy in faults.items():
         at = f"{key}.options.{place}" if place else f"{key}.pipeline"
         yield at, repr(given[place]) if place in given else "", remedy
@@ -336,15 +339,13 @@ def _check_rule(rule: RuleSettings, settings: Settings, *, runs_models: bool) ->
 
 
 def _check_findings(settings: Settings) -> Found:
-    """Warn of findings in rules and notifications that no pipeline can return: such a condition
-    never holds.
-    """
+    """Yield findings in rules and notifications that no pipeline can return; such a condition never holds."""
     found: dict[str, Collection[str] | None] = {}
     for rule in settings.rules:
         wanted = [one.finding for one in rule.then if one.finding]
         if wanted or settings.watched_findings:
-            found[rule.name] = known = _findings(rule, settings)
-            for name in _never_found(wanted, known):
+            found[rule.name] = known = _possible_findings(rule, settings)
+            for name in _patterns_never_found(wanted, known):
                 yield (
                     f"rules.{rule.name}.then",
                     repr(name),
@@ -354,7 +355,7 @@ def _check_findings(settings: Settings) -> Found:
     if found and None not in found.values():
         every_name = {name for names in found.values() for name in names or ()}
         for key, watched in settings.watched_findings.items():
-            for name in _never_found(watched, every_name):
+            for name in _patterns_never_found(watched, every_name):
                 yield (
                     key,
                     repr(name),
@@ -362,14 +363,18 @@ def _check_findings(settings: Settings) -> Found:
                 )
 
 
-def _never_found(wanted: Iterable[str], known: Collection[str] | None) -> list[str]:
-    """The patterns that match no known finding; none if the known findings are unknown (None)."""
+def _patterns_never_found(wanted: Iterable[str], known: Collection[str] | None) -> list[str]:
+    """The patterns (``wanted``) that match no known finding; none if the known findings are unknown
+    (None).
+    """
     names = () if known is None else dict.fromkeys(wanted)
     return [name for name in names if not any(matches(name, finding) for finding in known or ())]
 
 
-def _findings(rule: RuleSettings, settings: Settings) -> Collection[str] | None:
-    """The findings that the rule's pipeline can suspect with its present models; None if that is unknown."""
+def _possible_findings(rule: RuleSettings, settings: Settings) -> Collection[str] | None:
+    """The names of findings that the rule's pipeline can suspect with its present models; None if that is
+    unknown.
+    """
     folder = settings.workers.models_dir
     try:
         card = card_of(rule.pipeline)
@@ -385,7 +390,9 @@ def _findings(rule: RuleSettings, settings: Settings) -> Collection[str] | None:
 
 
 def _check_conditions(rule: RuleSettings, card: PipelineCard) -> Found:
-    """Warn of conditions by which a rule takes only images that its pipeline refuses."""
+    """Yield conditions by which a rule takes only images that its pipeline refuses; ``card``: the pipeline's
+    description.
+    """
     lifted = {one.lifts for one in card.options.listed() if rule.options.get(one.key)}
     for name, values in {"modality": card.modalities, "view": card.views}.items():
         for pattern in getattr(rule.when, name) if values and name not in lifted else ():
@@ -397,8 +404,12 @@ def _check_conditions(rule: RuleSettings, card: PipelineCard) -> Found:
                 )
 
 
-def _faults(rule: RuleSettings, options: Mapping[str, object], settings: Settings) -> Mapping[str, str]:
-    """The faults in the values of the options, by option; under "" those of the pipeline and its models."""
+def _option_faults(
+    rule: RuleSettings, options: Mapping[str, object], settings: Settings
+) -> Mapping[str, str]:
+    """The faults in the values of the pipeline's options, by option; under "" those of the pipeline and its
+    models.
+    """
     try:
         pipeline = create(rule.pipeline, models_dir=settings.workers.models_dir)
         pipeline.models()  # of one that was activated and is gone no other takes the place
@@ -410,7 +421,9 @@ def _faults(rule: RuleSettings, options: Mapping[str, object], settings: Setting
 
 
 def _check_models(settings: Settings) -> Found:
-    """Check that the models' weights match their cards, and that the device rules can be read."""
+    """Yield faults of models, whose weights must match their cards (files about them), and of device
+    rules.
+    """
     if remedy := extras.missing():
         yield (
             "workers.processes",
@@ -450,7 +463,7 @@ def _check_models(settings: Settings) -> Found:
 
 @cache
 def _decoder_lacks() -> str:
-    """The rights that a decoder's process cannot give up on this machine; "" if none.
+    """The rights that the decoder's process cannot give up on this machine, in words; "" if it gives up all.
 
     Raises NoDecoder.
     """
@@ -460,9 +473,9 @@ def _decoder_lacks() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """The mistakes and warnings of an examination.
+    """The result of checking a configuration: mistakes (``problems``) and further test results (``tried``).
 
-    ``settings`` is None if too little of the configuration could be read to continue.
+    ``settings``: None if too little of the configuration could be read to continue. ``files``: what was read.
     """
 
     settings: Settings | None
@@ -476,21 +489,24 @@ class Checked:
 
 
 def check(files: Sequence[Path], role: Role = Role.ALL, *, tries: bool = False) -> Checked:
-    """Check configuration files on a machine of this role; ``tried`` of the result lists further checks.
+    """Check configuration files for a machine of this role; the result has all mistakes and warnings.
 
-    ``tries``: also ask the database, the peers and other services.
+    ``tries``: also connect to the database, the peers and other services.
     """
     return _checked(*examine(files), role, tries=tries)
 
 
 def check_data(data: dict[str, Any], role: Role = Role.ALL) -> Checked:
-    """Check a configuration without a file, as :func:`check` does."""
+    """Check a configuration that is in no file (``data``: its tables), as :func:`check` does."""
     read = TomlFiles(data=data)
     return _checked(examined(read), read, role)
 
 
 def _checked(settings: Settings | None, read: TomlFiles, role: Role, *, tries: bool = False) -> Checked:
-    """All checks of these settings on a machine with this role."""
+    """Run all checks of these settings for a machine of this role; ``tries`` as in ``check``.
+
+    ``settings``: None if too little could be read; then only the mistakes in ``read`` are returned.
+    """
     if settings is None:
         return Checked(None, read, ())
     tried: list[Tried] = []
@@ -518,7 +534,7 @@ def _checked(settings: Settings | None, read: TomlFiles, role: Role, *, tries: b
 
 
 def _check_rules(settings: Settings, read: TomlFiles, role: Role) -> Found:
-    """Mistakes in rules and in the pipelines that they name."""
+    """Yield mistakes in rules, in the pipelines that they name, and in models if this machine runs them."""
     runs_models = role.runs_models and settings.workers.processes > 0
     for name in settings.workers.pipelines:
         if name not in PIPELINES:
@@ -542,9 +558,9 @@ def _check_rules(settings: Settings, read: TomlFiles, role: Role) -> Found:
 
 
 def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
-    """Warn of files with a password or a private key that every user of this machine may read."""
+    """Yield files with a password or a private key that every user of this machine may read."""
     files = {tls.private_key for tls in (settings.listener.tls, settings.console.tls) if tls}
-    for place in _secrets(settings.model_dump()):
+    for place in _places_of_secrets(settings.model_dump()):
         if place != ("node", "database_url") or re.match(r"[^:]+://[^/@]*:[^/]*@", settings.database_url):
             files.update(read.files_of(place if read.at(place) else (*place[:-1], "url")))
     for file in sorted(files):
@@ -556,20 +572,22 @@ def _check_secrets(settings: Settings, read: TomlFiles) -> Found:
             )
 
 
-def _secrets(value: object, place: Place = ()) -> Iterator[Place]:
-    """The places of secrets in dumped settings, where each of them is replaced by stars."""
+def _places_of_secrets(value: object, place: Place = ()) -> Iterator[Place]:
+    """Yield the places of secrets in dumped settings, where each secret is replaced by stars; ``place``: of
+    ``value``.
+    """
     if value == _HIDDEN:
         yield place
     items = dict(enumerate(value)) if isinstance(value, list | tuple) else value
     for key, item in items.items() if isinstance(items, dict) else ():
-        yield from _secrets(item, (*place, key))
+        yield from _places_of_secrets(item, (*place, key))
 
 
 _HIDDEN = str(SecretStr("x"))
 
 
 def _check_senders(settings: Settings, read: TomlFiles) -> Found:
-    """Mistakes in what the listener accepts, and warnings if nothing can arrive or be analysed."""
+    """Yield mistakes in what the listener accepts, and warnings if nothing can arrive or be analysed."""
     for uid in map(UID, settings.listener.further_storage_classes):
         if not uid.is_valid or (uid.name != uid and "Storage" not in uid.name):
             yield "listener.further_storage_classes", repr(str(uid)), "is no SOP Class UID of storage"
@@ -580,7 +598,7 @@ def _check_senders(settings: Settings, read: TomlFiles) -> Found:
 
 
 def _check_peer(peer: PeerSettings, settings: Settings) -> Found:
-    """Warn of settings of a peer that may surprise."""
+    """Yield mistakes in the settings of a peer, and warnings of those that may surprise."""
     parts = urlsplit(peer.url)
     if (
         peer.by_http
@@ -592,7 +610,7 @@ def _check_peer(peer: PeerSettings, settings: Settings) -> Found:
             False,
             "what it gets goes through a proxy, which the environment names (HTTP_PROXY, HTTPS_PROXY)",
         )
-    if (peer.username or any(_secrets(peer.model_dump()))) and peer.url.startswith("http://"):
+    if (peer.username or any(_places_of_secrets(peer.model_dump()))) and peer.url.startswith("http://"):
         yield Tried(
             f"peer {peer.name}", False, "its login goes over the network unencrypted (http): use https"
         )
@@ -626,7 +644,7 @@ def _check_peer(peer: PeerSettings, settings: Settings) -> Found:
 
 
 def _test_peers(settings: Settings) -> Iterator[Tried]:
-    """Test whether the names of the peers' machines are known here, and whether the peers that we call
+    """Test whether the names of the peers' machines are known here, and whether the peers that the node calls
     answer.
     """
     for peer in settings.peers:

@@ -77,7 +77,10 @@ _MAY_RUN = (Job.study_revision == Study.revision) & Study.state.not_in(
 
 
 class StuckJobs(ServiceRequest):
-    """The jobs in these states, of one rule or of all, that go on only if a person wants it."""
+    """A request to run jobs again that are in this state; ``rule``: only jobs of this rule, "" for all.
+
+    Such jobs continue only if a person wants it.
+    """
 
     state: Literal["held", "failed", "cancelled"]
     rule: str = ""
@@ -89,14 +92,17 @@ def change_jobs(
     change: Change,
     by: audit.Person = audit.COMMAND_LINE,
 ) -> None:
-    """Cancel these jobs, run them again or put them first: all or none. Raises NotFound, NotAllowedNow."""
+    """Cancel these jobs, run them again or put them first in the queue (``change``): all of them or none.
+
+    ``numbers``: of the jobs. Raises NotFound, NotAllowedNow.
+    """
     with writing(settings) as session:
         for job_id in dict.fromkeys(numbers):
             _change_job(session, job_id, change, by)
 
 
 def _change_job(session: Session, job_id: int, change: Change, by: audit.Person) -> None:
-    """Change one job, and note it in the audit."""
+    """Cancel one job, run it again or put it first in the queue, and note it in the audit."""
     {"retry": retry, "put_first": put_first, "cancel": cancel}[change](session, job_id)
     job = session.get_one(Job, job_id)
     audit.note(
@@ -111,7 +117,7 @@ def _change_job(session: Session, job_id: int, change: Change, by: audit.Person)
 
 
 def stuck_jobs(session: Session) -> list[View]:
-    """The number of jobs that a person may run again: a row with ``jobs`` for each ``state`` and ``rule``."""
+    """Rows with the number of ``jobs`` that a person may run again, for each ``state`` and ``rule``."""
     return [
         {"state": state, "rule": rule, "jobs": number}
         for state, rule, number in session.execute(
@@ -133,10 +139,11 @@ def run_jobs_again(
     since: datetime | None = None,
     by: audit.Person = audit.COMMAND_LINE,
 ) -> int:
-    """Queue these jobs, all or none, or all jobs in these states (of :data:`STUCK`); returns how many.
+    """Queue these jobs again, all of them or none; without ``numbers`` all jobs in these states (of
+    :data:`STUCK`).
 
-    ``rule``: only jobs of this rule. ``since``: only jobs made since then. Of all in a state one that changes
-    meanwhile is left out. Raises NotFound, NotAllowedNow.
+    ``rule``: only jobs of this rule, "" for all. ``since``: only jobs made since then. Returns how many; of
+    all jobs in a state one that changes meanwhile is left out. Raises NotFound, NotAllowedNow.
     """
     if numbers:
         change_jobs(settings, numbers, "retry", by)
@@ -160,12 +167,14 @@ def run_jobs_again(
 
 
 def sources_sha256(job: Job) -> str:
-    """A hash of the job's images: a restored job with another number has the same hash."""
+    """A hash of the UIDs of the job's images, by which a job is found again after a restore gave it another
+    number.
+    """
     return hashlib.sha256(" ".join(sorted(job.source_uids)).encode()).hexdigest()
 
 
 def forget_machine(settings: Settings, machine: str, by: audit.Person = audit.COMMAND_LINE) -> int:
-    """Forget the lost processes of a removed machine; returns how many.
+    """Delete the lost processes of a machine that was removed from the site; returns how many.
 
     Raises NotFound if no process of this machine is lost.
     """
@@ -179,7 +188,7 @@ def forget_machine(settings: Settings, machine: str, by: audit.Person = audit.CO
 
 
 class Receiver(ServiceRequest):
-    """The receiver: the name of a configured peer."""
+    """A request that names the peer to send to."""
 
     peer: str = Field(max_length=64, pattern=PRINTABLE)
 
@@ -192,9 +201,10 @@ def send_again(
     destination: str = "",
     by: audit.Person = audit.COMMAND_LINE,
 ) -> int:
-    """Send again these given-up deliveries, or all that are ``dead`` (to one destination). Returns how many.
+    """Send these given-up deliveries again, or all that were given up (``dead``); returns how many.
 
-    Raises NotFound, NotAllowedNow.
+    ``numbers``: of deliveries. ``destination``: with ``dead`` only those to this peer, "" for all. Raises
+    NotFound, NotAllowedNow.
     """
     from dicom_node.deliver import outbox
 
@@ -215,10 +225,12 @@ def discard_deliveries(
     destination: str = "",
     by: audit.Person = audit.COMMAND_LINE,
 ) -> int:
-    """Discard these deliveries, or all that are ``dead`` (to one destination). Returns how many.
+    """Discard these deliveries, so that they are not sent, or all that were given up (``dead``); returns how
+    many.
 
-    ``because`` is shown with them but never logged: a person may have written a name. Raises NotFound,
-    NotAllowedNow, FaultyInput.
+    ``numbers``: of deliveries. ``because`` is shown with them but never logged: a person may have written a
+    name. ``destination``: with ``dead`` only those to this peer, "" for all. Raises NotFound, NotAllowedNow,
+    FaultyInput.
     """
     from dicom_node.deliver import outbox
 
@@ -241,7 +253,11 @@ def _note_deliveries(
     dead: bool,
     destination: str,
 ) -> None:
-    """A row in the audit for each study; its decision names the results by UID, and their destinations."""
+    """Note a person's action on deliveries in the audit, one row for each study.
+
+    ``done``: numbers of the deliveries. ``words``: the person's reason. The decision names results by UID, so
+    that it can be applied again after a restore.
+    """
     by_study: dict[int, dict[int, list[str]]] = {}
     for row in session.scalars(select(Delivery).where(Delivery.id.in_(done)).order_by(Delivery.id)):
         by_study.setdefault(row.item.study_id, {})[row.id] = [row.item.sop_instance_uid, row.destination]
@@ -288,7 +304,11 @@ LONGEST_RANGE = 366 * 30
 
 
 class FetchRequest(ServiceRequest):
-    """A request for studies of a peer from one day to another. ``rule``: the only rule that may take them."""
+    """A request to fetch studies from a peer, from the day ``first`` to the day ``last``.
+
+    ``modalities``: () for all. ``rule``: the only rule that may take them, "" for all rules. ``per_minute``:
+    studies per minute, 0 for the peer's setting.
+    """
 
     peer: str
     first: date
@@ -299,7 +319,7 @@ class FetchRequest(ServiceRequest):
 
     @property
     def questions(self) -> int:
-        """The number of queries to the peer: one for each day and modality."""
+        """The number of queries to the peer that the request leads to: one for each day and modality."""
         return max((self.last - self.first).days + 1, 0) * max(len(self.modalities), 1)
 
 
@@ -310,16 +330,15 @@ def request_fetches(
 ) -> Row:
     """Query a peer for studies, and queue the fetch of those that the node does not have.
 
-    Returns how many were ``found``, are ``here``, were fetched or given up ``before``, did not fit the
-    question (``strays``), are ``wanted``; and the ``first`` number of these.
-
-    Raises NotFound, FaultyInput, Unavailable;
-    fetches that were queued before the error remain.
+    Returns the number of studies ``found``, those ``here`` already, those fetched or given up ``before``, of
+    answers that did not match the query (``strays``), and of queued fetches (``wanted``), with the ``first``
+    number of these. Raises NotFound, FaultyInput, Unavailable; fetches that were queued before the error
+    remain.
     """
     from dicom_node.deliver import scu
     from dicom_node.studies import fetch
 
-    peer = _queried(settings, request.peer)
+    peer = _peer_to_query(settings, request.peer)
     if request.rule and settings.rule(request.rule) is None:
         raise NotFound(
             f"no rule is called {request.rule!r}; "
@@ -352,14 +371,14 @@ def request_fetches(
 def change_fetches(
     settings: Settings, name: str, change: FetchChange, by: audit.Person = audit.COMMAND_LINE
 ) -> int:
-    """Fetch given-up and cancelled studies of a peer again, or cancel waiting fetches; returns how many.
+    """Fetch given-up and cancelled studies of a peer again, or cancel its waiting fetches; returns how many.
 
-    The peer need not be configured any more. Raises NotFound, FaultyInput.
+    ``name``: the peer, which need not be configured any more. Raises NotFound, FaultyInput.
     """
     from dicom_node.studies import fetch
 
     if change == "again":
-        _queried(settings, name)
+        _peer_to_query(settings, name)
     with writing(settings) as session:
         number = {"again": fetch.fetch_again, "cancel": fetch.cancel}[change](session, name)
         audit.note(session, by, AuditAction.STUDIES_FETCHED, peer=name, studies=number, did=change)
@@ -374,14 +393,15 @@ def missing_studies(
     *,
     fetch_them: bool = False,
 ) -> list[View]:
-    """Studies of the last days that should have a result according to the rules, and have none.
+    """Rows for a peer's studies of the last ``days`` that should have a result according to the rules, and
+    have none.
 
-    ``fetch_them``: fetch the studies that never arrived, or arrived incomplete. Raises NotFound,
-    Unavailable.
+    ``name``: the peer. ``fetch_them``: fetch the studies that never arrived, or arrived incomplete. Raises
+    NotFound, Unavailable.
     """
     from dicom_node.studies import fetch
 
-    peer = _queried(settings, name)
+    peer = _peer_to_query(settings, name)
     with open_database(settings) as database:
         found = fetch.missing(database, settings, peer, days)
         fetched = [one for one in found if one.fetchable] if fetch_them else []
@@ -404,7 +424,7 @@ def missing_studies(
 
 
 def fetches_by_peer(settings: Settings) -> dict[str, View]:
-    """How many studies of each peer were fetched, are on their way, or were given up or cancelled."""
+    """The number of studies of each peer that were fetched, are still to be fetched (``open``), or failed."""
     with reading(settings) as session:
         counted = fetches.states_by_peer(session)
     return {
@@ -425,7 +445,10 @@ def list_fetches(
     limit: int | None = None,
     before: int | None = None,
 ) -> list[View]:
-    """Requested studies, the newest first; ``before``: only those with a lower number."""
+    """Rows for studies that the node fetches from peers, the newest first.
+
+    ``peer``, ``states``: only these, empty for all. ``before``: only those with a lower number.
+    """
     return [
         {
             "fetch": row.id,
@@ -436,8 +459,10 @@ def list_fetches(
     ]
 
 
-def _queried(settings: Settings, name: str) -> PeerSettings:
-    """The peer, if it answers queries and the person sees all studies. Raises NotFound, FaultyInput."""
+def _peer_to_query(settings: Settings, name: str) -> PeerSettings:
+    """The settings of a peer to query. Raises NotFound, and FaultyInput if it answers no queries or the
+    person may see only some studies.
+    """
     peer = settings.peer(name)
     if sight.SENDERS.get():  # it would fetch again what is here, and list what is hidden
         raise FaultyInput("studies of a peer are of all senders, and this user sees some only")
@@ -447,7 +472,7 @@ def _queried(settings: Settings, name: str) -> PeerSettings:
 
 
 def notifiers(settings: Settings) -> list[View]:
-    """The notification settings, without addresses of webhooks and tokens."""
+    """Rows for the configured notifications, without addresses of webhooks and tokens."""
     return [row for notifier in every("notifiers") for row in notifier.configured(settings)]
 
 
@@ -458,9 +483,9 @@ def list_notifications(
     limit: int | None = None,
     before: int | None = None,
 ) -> list[View]:
-    """Sent and waiting notifications, the newest first; ``before``: older than this number.
+    """Rows for sent and waiting notifications, the newest first, without subject and text.
 
-    Without subject and text.
+    ``states``: only these, empty for all. ``before``: only those with a lower number.
     """
     chosen = select(Notification).order_by(Notification.id.desc()).limit(limit)
     if wanted := tuple(states):
@@ -480,9 +505,9 @@ def list_notifications(
 def test_notifier(
     settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE, *, finding: str = ""
 ) -> View:
-    """Send a test message at once; returns ``ok`` and ``text``. Raises NotFound.
+    """Send a test message of the notification ``name`` at once; returns ``ok`` and ``text``. Raises NotFound.
 
-    ``finding``: send what would be sent of a study in which this is suspected.
+    ``finding``: send the message for a study in which this finding is suspected; "" for a plain test.
     """
     rows = {row["name"]: (row["kind"], one) for one in every("notifiers") for row in one.configured(settings)}
     if name not in rows:
@@ -495,7 +520,10 @@ def test_notifier(
 
 
 def notify_again(settings: Settings, numbers: Sequence[int], by: audit.Person = audit.COMMAND_LINE) -> None:
-    """Send given-up notifications again: all of these or none. Raises NotFound, NotAllowedNow."""
+    """Send given-up notifications again: all of these or none; ``numbers``: of the notifications.
+
+    Raises NotFound, NotAllowedNow.
+    """
     with writing(settings) as session:
         for number in numbers:
             row = existing(
@@ -508,7 +536,7 @@ def notify_again(settings: Settings, numbers: Sequence[int], by: audit.Person = 
 
 
 def note_free_space(database: Database, settings: Settings, now: datetime | None = None) -> None:
-    """Record the free disk space; delete records older than a month."""
+    """Record the free space of the data folder's disk; delete records older than a month."""
     now = now or utc_now()
     with database.write() as session:
         session.merge(DiskSample(at=now, free_bytes=shutil.disk_usage(settings.node.data_dir).free))
@@ -516,8 +544,7 @@ def note_free_space(database: Database, settings: Settings, now: datetime | None
 
 
 def days_left(session: Session, settings: Settings, now: datetime | None = None) -> float | None:
-    """Days until C-STORE is refused if the disk continues to fill at the present rate; None if it does not
-    fill.
+    """The days until the disk is so full that C-STORE is refused; None if it does not fill.
 
     The rate is measured since the oldest record of the last week. None also if records span less than a day.
     """
@@ -536,7 +563,8 @@ _BATCH: Final = 5000  # rows in one transaction: others get their turn to write
 
 
 def forget_past(database: Database, settings: Settings, now: datetime | None = None) -> int:
-    """Delete rows that are older than ``node.event_days``; returns their number.
+    """Delete events, associations, procedure steps and work items older than ``node.event_days``; returns how
+    many.
 
     Events that a notification refers to stay, and so does the newest event: SQLite numbers events from it.
     """
@@ -556,7 +584,11 @@ def forget_past(database: Database, settings: Settings, now: datetime | None = N
 
 
 def _forget(database: Database, old: Select[Any], deletion: Delete, key: InstrumentedAttribute[Any]) -> int:
-    """Delete a few rows at a time, so that others can write in between."""
+    """Delete the rows that ``old`` selects by ``deletion``, a few at a time so that others can write; returns
+    how many.
+
+    ``key``: the primary key of both.
+    """
     total = 0
     while True:
         with database.read() as session:
@@ -569,7 +601,7 @@ def _forget(database: Database, old: Select[Any], deletion: Delete, key: Instrum
 
 
 def report_silence(database: Database, settings: Settings) -> None:
-    """Record event 1010 for each peer that has sent nothing for too long, once per silence."""
+    """Record event 1010 for each peer that has sent nothing for longer than its setting, once per silence."""
     started = select(func.min(EventRow.at)).where(EventRow.number == events.NODE_STARTED.number)
     received = select(func.max(ReceivedObject.received_at))
     for peer in settings.peers:
@@ -616,17 +648,21 @@ class Sign:
 
 
 def node_name(place: str) -> str:
-    """The name, in events, of this machine's node at a place of its data folder."""
+    """The name, in events, of the node of this machine that has this place (name of its lock) in the data
+    folder.
+    """
     return f"{audit.machine_name()}/{place}"
 
 
 class SignsOfLife:
     """Records signs of life of the processes of one node, and finds lost processes of the whole site.
 
-    ``place``: the node's place on the data folder, such as "all" or "listener-1".
+    ``place``: the node's name on the data folder, such as "all" or "listener-1". ``owner``: the name under
+    which it takes the lease for finding lost processes.
     """
 
     def __init__(self, database: Database, place: str, owner: str) -> None:
+        """Prepare for the node with this ``place``; the parameters are explained at the class."""
         self._database, self._place, self._owner = database, place, owner
         self._machine = audit.machine_name()
         self._ours = SiteProcess.machine == self._machine, SiteProcess.place == place
@@ -635,10 +671,10 @@ class SignsOfLife:
         self._steady_since = utc_now()  # its reports have come without a gap since then
 
     def report(self, signs: Collection[Sign], places_here: Collection[str]) -> None:
-        """Record that the processes of this node are alive, then look for lost processes of the whole site.
+        """Record that the processes of this node are alive, then find lost processes of the whole site.
 
-        ``places_here``: places of the nodes that run on this machine now. Lost processes of other places on
-        this machine are forgotten: they were restarted under a new place, or removed. Raises SQLAlchemyError.
+        ``places_here``: names of the nodes that run on this machine now. Lost processes of other nodes on
+        this machine are forgotten: they were restarted under a new name, or removed. Raises SQLAlchemyError.
         """
         with self._lock:
             if self._left:
@@ -663,7 +699,7 @@ class SignsOfLife:
             if self._steady_since <= since and acquire_lease(
                 self._database, _WATCH, self._owner, 3 * SIGN_SECONDS
             ):
-                self._look(since, now)
+                self._mark_lost(since, now)
 
     def leave(self) -> None:
         """Remove the rows of this node, which stops as planned and must not be reported as lost.
@@ -694,12 +730,12 @@ class SignsOfLife:
             row.seen_at = now - timedelta(seconds=sign.silent_seconds)
             if row.lost and sign.silent_seconds < SILENT_SECONDS:
                 row.lost = False
-                record(session, events.PROCESS_BACK, None, **_named(row))
+                record(session, events.PROCESS_BACK, None, **_process_fields(row))
         for row in known.values():  # fewer workers since the configuration was read again
             session.delete(row)
 
-    def _look(self, since: datetime, now: datetime) -> None:
-        """Mark processes without a recent sign of life as lost, each with an event."""
+    def _mark_lost(self, since: datetime, now: datetime) -> None:
+        """Mark processes whose last sign of life is older than ``since`` as lost, each with an event."""
         with self._database.write() as session:
             lost = select(SiteProcess).where(SiteProcess.seen_at <= since, SiteProcess.lost.is_(False))
             for row in session.scalars(lost.with_for_update(skip_locked=True)):
@@ -708,20 +744,20 @@ class SignsOfLife:
                     session,
                     events.PROCESS_LOST,
                     None,
-                    **_named(row),
+                    **_process_fields(row),
                     silent_seconds=round((now - row.seen_at).total_seconds()),
                 )
 
 
 def list_processes(session: Session) -> list[View]:
-    """All processes of the site by machine and place. ``state``: alive or lost."""
+    """Rows for all processes of the site, by machine and place. ``state``: alive or lost."""
     now, found = database_time(session), []
     for row in session.scalars(
         select(SiteProcess).order_by(SiteProcess.machine, SiteProcess.place, SiteProcess.name)
     ):
         silent = max((now - row.seen_at).total_seconds(), 0.0)
         found.append(
-            _named(row)
+            _process_fields(row)
             | columns(row, "pid", "version", "since", "seen_at")
             | {
                 "silent_seconds": round(silent, 1),
@@ -732,14 +768,16 @@ def list_processes(session: Session) -> list[View]:
 
 
 def health(session: Session) -> View:
-    """How many processes of this machine are ``alive``, and the places and names of the ``silent`` ones."""
+    """The number of processes of this machine that are ``alive``, and place and name of the ``silent``
+    ones.
+    """
     here = [row for row in list_processes(session) if row["machine"] == audit.machine_name()]
     silent = [f"{row['place']}/{row['process']}" for row in here if row["state"] != "alive"]
     return {"alive": len(here) - len(silent), "silent": silent}
 
 
 def forget_lost(database: Database, _settings: Settings) -> None:
-    """Forget processes that have been lost for a week."""
+    """Delete processes that have been lost for a week."""
     with database.write() as session:
         old = SiteProcess.seen_at < database_time(session) - timedelta(days=7)
         session.execute(delete(SiteProcess).where(SiteProcess.lost, old))
@@ -753,6 +791,6 @@ def database_time(session: Session) -> datetime:
     return now
 
 
-def _named(row: SiteProcess) -> dict[str, Any]:
-    """The fields of an event that name a process."""
+def _process_fields(row: SiteProcess) -> dict[str, Any]:
+    """The fields of an event that name a process: machine, place, process."""
     return {"machine": row.machine, "place": row.place, "process": row.name}

@@ -69,8 +69,10 @@ AsOf = Annotated[str | None, Field(max_length=64, pattern=PRINTABLE)]
 
 
 class FindingAssessed(ServiceRequest):
-    """A person's verdict on a finding of the study's newest report, with a reason if the finding is modified
-    or rejected.
+    """A request to store a person's verdict on a finding of a study's newest report.
+
+    ``because``: the reason, needed if the finding is modified or rejected. ``tracking_uid``: of the finding,
+    "" if it has none.
     """
 
     finding: str = Field(max_length=64, pattern=PRINTABLE)
@@ -81,7 +83,7 @@ class FindingAssessed(ServiceRequest):
 
 
 class AcceptResults(ServiceRequest):
-    """A person's acceptance of results.
+    """A request to accept the results of a study that wait for an assessment.
 
     ``as_of``: the hash of the results that the person saw; required for rejected results. The request is
     refused (409) if other results wait meanwhile.
@@ -91,13 +93,16 @@ class AcceptResults(ServiceRequest):
 
 
 class RejectResults(Because):
-    """A person's rejection of results, with the reason; ``as_of`` as in ``AcceptResults``."""
+    """A request to reject results that wait for an assessment, with the reason; ``as_of`` as in
+    ``AcceptResults``.
+    """
 
     as_of: AsOf = None
 
 
 def held_results(session: Session, settings: Settings, study: int) -> View:
-    """The waiting or rejected results of a study, since when they wait, and who decided what.
+    """The results of a study that wait for an assessment or were rejected, since when they wait, and who
+    decided what.
 
     ``takers``: peers that have a report of the study and accept assessments. A decision must pass ``as_of``
     back, so that it applies to the results that the person saw.
@@ -108,13 +113,13 @@ def held_results(session: Session, settings: Settings, study: int) -> View:
             "verdict": row.state.value,
             **columns(row, "decided_at", "decided_by", "because"),
         }
-        for row in outbox.decided(session, study)
+        for row in outbox.decided_results(session, study)
     }
     return {
         "waiting": sum(row.state in UNDECIDED for row in rows),
         "rejected": sum(row.state is HeldState.REJECTED for row in rows),
         "since": as_json(min((row.since for row in rows), default=None)),
-        "as_of": outbox.mark(rows) if rows else "",
+        "as_of": outbox.results_hash(rows) if rows else "",
         "decisions": list(decisions.values()),
         "takers": sorted(
             {peer.name for one in _reports(session, settings, study) for peer in _takers(settings, one)}
@@ -130,14 +135,14 @@ def accept_results(
     as_of: str | None = None,
     rejected: bool | None = None,
 ) -> int:
-    """Accept the waiting (or the rejected) results of a study, so that they are sent; returns how many.
+    """Accept the results of a study that wait for an assessment, so that they are sent; returns how many.
 
-    ``as_of``: the mark of the results that the person saw. Without it the waiting results are accepted, with
-    ``rejected`` the rejected ones. A finding that the results suspect and that nobody has assessed
-    counts as accepted by this person. Peers that take assessments get this person's assessment, too.
+    ``as_of``: the hash of the results that the person saw; None: not compared. ``rejected``: True to accept
+    rejected results instead; None: as the hash says. A finding that the results suspect and that nobody has
+    assessed counts as accepted by this person. Peers that take assessments get this person's assessment, too.
 
-    Raises NotFound, or NotAllowedNow where no results wait, where other results wait than ``as_of`` marks,
-    or where a finding in them was not accepted: the receivers would see the finding all the same.
+    Raises NotFound, or NotAllowedNow if no results wait, if they changed, or if a finding in them was not
+    accepted: the receivers would see the finding all the same.
     """
     with writing(settings) as session:
         study = find_study(session, study_instance_uid).id
@@ -176,8 +181,10 @@ def reject_results(
     because: str,
     as_of: str | None = None,
 ) -> int:
-    """Reject a study's waiting results, so that none is sent; returns how many. Raises NotFound,
-    NotAllowedNow, FaultyInput.
+    """Reject the results of a study that wait for an assessment, so that none is sent; returns how many.
+
+    ``because``: the reason. ``as_of``: the hash of the results that the person saw; None: not compared.
+    Raises NotFound, NotAllowedNow, FaultyInput.
     """
     words = audit.checked_reason(because)
     with writing(settings) as session:
@@ -193,8 +200,8 @@ def send_assessments(
 ) -> list[str]:
     """Send this person's assessments of a study to the peers that have the report and accept assessments.
 
-    Returns their names. Raises NotFound, or NotAllowedNow if there is nothing (new) to send, no peer accepts
-    assessments, or the study is being received or in quarantine.
+    Returns the names of the peers. Raises NotFound, or NotAllowedNow if there is nothing (new) to send, no
+    peer accepts assessments, or the study is being received or in quarantine.
     """
     with writing(settings) as session:
         study = find_study(session, study_instance_uid).id
@@ -219,8 +226,8 @@ def assess(
 ) -> None:
     """Store a person's assessment of a finding of the study's newest report, or of one that the report lacks.
 
-    A missing finding has no place, so its tracking UID is ignored. Raises NotFound if the report does not
-    have the finding (any more), FaultyInput.
+    ``study``: its number. A missing finding has no place, so its tracking UID is ignored. Raises NotFound if
+    the report does not have the finding (any more), FaultyInput.
     """
     verdict = assessment.verdict
     words = (
@@ -258,13 +265,15 @@ def assess(
 
 
 def findings_of_study(session: Session, settings: Settings, study_instance_uid: str) -> list[View]:
-    """The findings of a study's newest reports with their ``verdicts``. Raises NotFound."""
+    """The findings of a study's newest reports as rows, with the ``verdicts`` of persons. Raises NotFound."""
     study = find_study(session, study_instance_uid).id
     return with_verdicts(session, study, _findings(session, settings, study))
 
 
 def with_verdicts(session: Session, study: int, findings: Sequence[View]) -> list[View]:
-    """The findings with ``verdicts``: each person's verdict and reason, the newest last."""
+    """The findings with ``verdicts``: each person's verdict and reason, the newest last; ``study``: its
+    number.
+    """
     given: dict[tuple[str, ...], list[View]] = {}
     for row in session.scalars(
         select(Feedback).where(Feedback.study_id == study).order_by(Feedback.at, Feedback.id)
@@ -274,7 +283,11 @@ def with_verdicts(session: Session, study: int, findings: Sequence[View]) -> lis
 
 
 def missing_findings(session: Session, settings: Settings, study: int, findings: Sequence[View]) -> View:
-    """Findings that readers reported as missing, and the findings that a person may report as missing."""
+    """The findings that persons reported as missing (``said``), and those that may be so reported
+    (``choices``).
+
+    ``findings``: those in the study's newest reports.
+    """
     return {
         "said": [
             columns(row, "actor", "finding", "model")
@@ -291,9 +304,10 @@ def missing_findings(session: Session, settings: Settings, study: int, findings:
 
 
 def counts_by_finding(session: Session, model: str, version: str) -> list[View]:
-    """For each finding, the number of verdicts of each sort, and the positive predictive value (``ppv``).
+    """Rows for the findings of a model version: the number of verdicts of each sort, and the positive
+    predictive value.
 
-    ``ppv`` is the share of calls "present" that readers confirmed, with its 95 % interval (Wilson); None
+    ``ppv`` is the share of calls "present" that persons confirmed, with its 95 % interval (Wilson); None
     without verdicts. A modified finding counts as confirmed.
     """
     rows = session.execute(
@@ -322,7 +336,10 @@ def counts_by_finding(session: Session, model: str, version: str) -> list[View]:
 def all_assessments(
     session: Session, *, since: datetime | None = None, model: str = "", version: str = ""
 ) -> list[View]:
-    """All assessments, the oldest first, with the keys in COLUMNS."""
+    """Rows for all assessments, the oldest first, with the keys in COLUMNS.
+
+    ``since``: only from then on, None for all. ``model`` and ``version``: only of this model, "" for all.
+    """
     chosen = select(Feedback, Study.study_instance_uid).join(Study, Feedback.study_id == Study.id)
     if since is not None:
         chosen = chosen.where(Feedback.at >= since)
@@ -338,7 +355,9 @@ def all_assessments(
 
 
 def _send(session: Session, settings: Settings, study: int, by: audit.Person) -> list[str]:
-    """An object for each report that this person assessed; returns the peers that get one."""
+    """Build and queue an assessment object (SR) for each report that this person assessed; returns the peers'
+    names.
+    """
     from dicom_node.results.build import (
         FindingAssessment,
         build_assessment,
@@ -410,13 +429,13 @@ def _send(session: Session, settings: Settings, study: int, by: audit.Person) ->
 
 
 def _reports(session: Session, settings: Settings, study: int) -> Sequence[Result]:
-    """The newest reports of a study that name the patient."""
+    """The rows of a study's newest reports that name the patient (not de-identified ones)."""
     uids = [path.stem for path in studies.report_files(session, settings, study)]
     return session.scalars(select(Result).where(Result.sop_instance_uid.in_(uids)).order_by(Result.id)).all()
 
 
 def _takers(settings: Settings, report: Result) -> list[PeerSettings]:
-    """Peers that take assessments, and have the report or will have it."""
+    """The peers that take assessments, and have the report or will have it."""
     have = {
         one.destination
         for one in report.deliveries
@@ -428,7 +447,9 @@ def _takers(settings: Settings, report: Result) -> list[PeerSettings]:
 
 
 def _decision(session: Session, study: int, verdict: HeldState) -> dict[str, Any]:
-    """The content of a person's decision, for the copy that is stored outside the database."""
+    """What a person decides about a study's results, by UIDs, for the copy of the decision outside the
+    database.
+    """
     held_rows = outbox.decidable_results(session, study)
     uids = select(Result.sop_instance_uid).where(Result.id.in_([row.result_id for row in held_rows]))
     return {
@@ -441,7 +462,9 @@ def _decision(session: Session, study: int, verdict: HeldState) -> dict[str, Any
 def _note_decision(
     session: Session, by: audit.Person, study: int, what: dict[str, Any], results: int, words: str = ""
 ) -> None:
-    """Note a decision on results in the audit."""
+    """Note a decision on results in the audit; ``what`` as from ``_decision``, ``results``: how many,
+    ``words``: the reason.
+    """
     audit.note(
         session,
         by,
@@ -462,7 +485,7 @@ def store_verdicts(
     by: audit.Person,
     because: str,
 ) -> None:
-    """Store a person's verdict on these findings: a later one replaces it."""
+    """Store a person's verdict on these findings; it replaces the person's earlier one."""
     for finding in findings:
         model, _, version = finding["model"].rpartition(" ")
         same = {
@@ -482,7 +505,7 @@ def store_verdicts(
 
 
 def _findings(session: Session, settings: Settings, study: int) -> list[dict[str, Any]]:
-    """The findings of the newest reports, each with the UID of its report."""
+    """The findings of a study's newest reports as rows, each with the UID of its report."""
     from dicom_node.results.sr import findings  # heavy, and the node's main process imports this module
 
     return [
@@ -493,17 +516,17 @@ def _findings(session: Session, settings: Settings, study: int) -> list[dict[str
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """The key by which a finding and its verdicts belong together."""
+    """The values that identify a finding of a study: name, tracking UID and model."""
     return tuple(row[key] for key in _KEYS)
 
 
 def _key_of(row: Feedback) -> tuple[str, ...]:
-    """The key of the finding that a verdict is about."""
+    """The values that identify the finding that a verdict is about, as ``_key`` gives them."""
     return row.finding, row.tracking_uid, f"{row.model} {row.version}"
 
 
 def _may_be_missing(settings: Settings, findings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The findings that the models know and did not report, which a person may report as missing."""
+    """Rows for the findings that the models know and did not report, which a person may report as missing."""
     reported = {(row["finding"], row["model"]) for row in findings}
     reports = {row["model"]: row.get("report_uid", "") for row in reversed(findings) if row["model"]}
     found = []
@@ -535,24 +558,30 @@ Edge = Annotated[int, Field(ge=0, lt=100_000)]
 
 
 class Reviews(ServiceResult):
-    """One page; ``next`` is ``after`` of the next one, null at the end."""
+    """A page of images whose cleaning waits for a person; ``next``: value of ``after`` for the next page,
+    null at the end.
+    """
 
     reviews: list[Row]
     next: int | None
 
 
 class Boxes(ServiceRequest):
-    """Boxes that a person drew around text to remove."""
+    """A request with boxes that a person drew around text to remove: left, top, right, bottom in pixels."""
 
     boxes: list[tuple[Edge, Edge, Edge, Edge]] = Field(min_length=1, max_length=MOST_BOXES)
 
 
 def waiting_reviews(session: Session, after: int | None = None) -> tuple[list[View], int | None]:
-    """One page of reviews, the longest waiting first, and the number of its last row if more follow."""
-    chosen = _rows().where(CleaningReview.verdict.is_(None)).order_by(CleaningReview.id)
+    """A page of images whose cleaning waits for a person, the longest waiting first, and its last number if
+    more follow.
+
+    ``after``: the last number of the page before; None for the first page.
+    """
+    chosen = _reviews_query().where(CleaningReview.verdict.is_(None)).order_by(CleaningReview.id)
     if after is not None:
         chosen = chosen.where(CleaningReview.id > after)
-    found = [_row(*row) for row in session.execute(chosen.limit(PAGE + 1)).all()]
+    found = [_review_row(*row) for row in session.execute(chosen.limit(PAGE + 1)).all()]
     return found[:PAGE], found[PAGE - 1]["id"] if len(found) > PAGE else None
 
 
@@ -577,10 +606,10 @@ def count_reviews(session: Session) -> View:
 
 
 def show_review(session: Session, settings: Settings, number: int) -> View:
-    """One image with the detected annotation, the boxes that a person drew, its cleaned image, and the peers
-    that got it. Raises NotFound.
+    """One image whose cleaning waits for a person: detected annotation, boxes that a person drew, its cleaned
+    image, and the peers that got that. Raises NotFound.
     """
-    row = session.execute(_rows().where(CleaningReview.id == number)).one_or_none()
+    row = session.execute(_reviews_query().where(CleaningReview.id == number)).one_or_none()
     if row is None:
         raise NotFound("there is no such review")
     review, instance, _ = row
@@ -596,7 +625,7 @@ def show_review(session: Session, settings: Settings, number: int) -> View:
     gone = results.withdrawn(session, [picture.id for picture in cleaned])
     drawn = results.drawn_boxes(session, [instance.sop_instance_uid]).get(instance.sop_instance_uid)
     return {
-        **_row(*row),
+        **_review_row(*row),
         "image": image,
         "places": review.places,
         "drawn": [list(box) for box in drawn.boxes] if drawn else [],
@@ -617,10 +646,10 @@ def show_review(session: Session, settings: Settings, number: int) -> View:
 def accept_cleaning(settings: Settings, number: int, by: audit.Person) -> None:
     """Accept the cleaning of an image as it is: a sent image stays sent, a withheld one is not sent.
 
-    Raises NotFound, NotAllowedNow.
+    ``number``: of the review. Raises NotFound, NotAllowedNow.
     """
     with writing(settings) as session:
-        review = _waiting(session, number)
+        review = _waiting_review(session, number)
         _decide(session, review, session.get_one(Instance, review.instance_id), ReviewVerdict.ACCEPTED, by)
 
 
@@ -629,13 +658,13 @@ def draw_boxes(
 ) -> None:
     """Clean the image again, and also remove the content of these boxes, which replace earlier boxes.
 
-    The image is sent only if its cleaning is proven, as without boxes. Raises NotFound, FaultyInput,
-    NotAllowedNow (also if the study cannot be run again).
+    ``number``: of the review. The image is sent only if its cleaning is proven, as without boxes. Raises
+    NotFound, FaultyInput, NotAllowedNow (also if the study cannot be run again).
     """
     from dicom_node.studies import choose
 
     with writing(settings) as session:
-        review = _waiting(session, number)
+        review = _waiting_review(session, number)
         instance = session.get_one(Instance, review.instance_id)
         refuse_faulty_boxes(instance, boxes)
         drawn = [list(box) for box in boxes]
@@ -662,9 +691,8 @@ def draw_boxes(
 
 
 def boxes_of(form: Mapping[str, Sequence[str]]) -> list[results.Box]:
-    """The boxes in a form with fields ``left, top, right, bottom`` per box; empty rows are left out.
-
-    Raises FaultyInput.
+    """The boxes in a form with fields ``left, top, right, bottom`` per box; empty rows are left out. Raises
+    FaultyInput.
     """
     try:
         boxes = [edges for edges in zip(*(form.get(edge, ()) for edge in EDGES), strict=True) if any(edges)]
@@ -694,8 +722,10 @@ def _decide(
     what: Mapping[str, object] = MappingProxyType({}),
     **fields: Any,
 ) -> None:
-    """Store the verdict. The audit gets ``fields``, and ``what`` is needed to repeat the decision after a
-    restore.
+    """Store a person's verdict on the cleaning of an image, and note it in the audit.
+
+    ``what``: further values that are needed to apply the decision again after a restore. ``fields``: of the
+    audit.
     """
     results.end_reviews_of_image(session, instance.id, verdict, by.name)
     audit.note(
@@ -716,16 +746,16 @@ def _decide(
     )
 
 
-def _waiting(session: Session, number: int) -> CleaningReview:
-    """The review, locked, if it waits. Raises NotFound, NotAllowedNow."""
+def _waiting_review(session: Session, number: int) -> CleaningReview:
+    """The review with this number, locked. Raises NotFound, NotAllowedNow if it does not wait any more."""
     row = existing(session, CleaningReview, number, "there is no such review", lock=True)
     if row.verdict is not None:
         raise NotAllowedNow("this image does not wait any more: load the list again")
     return row
 
 
-def _rows() -> Select[CleaningReview, Instance, str | None]:
-    """The query for reviews with image and Study Instance UID."""
+def _reviews_query() -> Select[CleaningReview, Instance, str | None]:
+    """The SQL query for reviews, each with its image and Study Instance UID."""
     return (
         select(CleaningReview, Instance, Study.study_instance_uid)
         .join(Instance, CleaningReview.instance_id == Instance.id)
@@ -733,8 +763,8 @@ def _rows() -> Select[CleaningReview, Instance, str | None]:
     )
 
 
-def _row(review: CleaningReview, instance: Instance, study: str | None) -> View:
-    """One review as lists show it."""
+def _review_row(review: CleaningReview, instance: Instance, study: str | None) -> View:
+    """A review as a row of lists."""
     made = (instance.attributes.get(key, "") for key in ("Manufacturer", "ManufacturerModelName"))
     return {
         **columns(review, "id", "study_id", "instance_id", "cause", "rule", "note", "created_at"),
@@ -754,7 +784,7 @@ _CONDITIONS: Final = ("manufacturer", "model", "software", "modality", "rows", "
 
 
 class NewRule(Boxes):
-    """A new device rule: its name and its boxes."""
+    """A request for a new device rule, which removes text from all images of a device: its name and boxes."""
 
     name: str = Field(min_length=1, max_length=64, pattern=PRINTABLE)
 
@@ -762,12 +792,13 @@ class NewRule(Boxes):
 def rule_tried(
     session: Session, settings: Settings, number: int, name: str, boxes: Sequence[results.Box]
 ) -> View:
-    """The text of the rule's file, and the newest images of the device with the rule's rectangles.
+    """Try a device rule of these boxes: its file's text, and the device's newest images with the rule's
+    rectangles.
 
-    Raises NotFound, FaultyInput.
+    ``number``: of the review whose image it is made from. Raises NotFound, FaultyInput.
     """
-    instance, header = _opened(session, settings, number)
-    rule, text = _rule(settings, instance, header, name, boxes)
+    instance, header = _image_and_header(session, settings, number)
+    rule, text = _device_rule(settings, instance, header, name, boxes)
     rows: list[View] = []
     door = Files(settings)
     newest = (
@@ -811,14 +842,16 @@ def save_rule(
     by: audit.Person,
     role: UserRole,
 ) -> str:
-    """Write the rule into the site's folder of device rules, where the node reads it at its next reload, and
-    clean the image again; returns why the image cannot be cleaned, "" if it can.
+    """Write a device rule into the site's folder, where the node reads it at its next reload, and clean the
+    image again.
 
-    Raises NotFound, FaultyInput, NotAllowedNow (the rule exists, or the node may not write to the folder).
+    ``number``: of the review whose image it is made from. Returns why the image cannot be cleaned, "" if it
+    can. Raises NotFound, FaultyInput, NotAllowedNow (the rule exists, or the node may not write to the
+    folder).
     """
     with writing(settings) as session:
-        instance, header = _opened(session, settings, number)
-        rule, text = _rule(settings, instance, header, name, boxes)
+        instance, header = _image_and_header(session, settings, number)
+        rule, text = _device_rule(settings, instance, header, name, boxes)
         folder = device_rules_of(settings) or settings.node.data_dir / DEVICE_RULES_FOLDER
         # Before the file: no rule is there that the audit does not know.
         audit.note(session, by, AuditAction.RULE_SAVED, name=rule.name, of="device", review=number)
@@ -841,8 +874,8 @@ def save_rule(
     return ""
 
 
-def _opened(session: Session, settings: Settings, number: int) -> tuple[Instance, ImageHeader]:
-    """The image of a review and its header. Raises NotFound."""
+def _image_and_header(session: Session, settings: Settings, number: int) -> tuple[Instance, ImageHeader]:
+    """The image of the review with this number, and its header. Raises NotFound."""
     review = session.get(CleaningReview, number)
     instance = session.get(Instance, review.instance_id) if review else None
     if instance is None or instance.purged:
@@ -853,10 +886,12 @@ def _opened(session: Session, settings: Settings, number: int) -> tuple[Instance
         raise NotFound("this image cannot be opened") from None
 
 
-def _rule(
+def _device_rule(
     settings: Settings, instance: Instance, header: ImageHeader, name: str, boxes: Sequence[results.Box]
 ) -> tuple[DeviceRule, str]:
-    """The rule, and its file. Raises FaultyInput."""
+    """A device rule of these boxes for devices like that of the image, and the text of its file. Raises
+    FaultyInput.
+    """
     refuse_faulty_boxes(instance, boxes)
     about = conditions_of(header)
     content: dict[str, Any] = {

@@ -74,9 +74,11 @@ class Studies(ServiceResult):
 
 
 class Wanted(ServiceRequest):
-    """A search for studies by what identifies a patient, sent in the body, so that no address contains it.
+    """A request to search studies by what identifies a patient; it is sent in the body, so that no address
+    contains it.
 
-    Each value is complete, or its beginning and an asterisk; ``name``: words or their beginnings.
+    Each value is complete, or its beginning and an asterisk; ``name``: words or their beginnings. "" matches
+    all.
     """
 
     patient: str = Field("", max_length=64, pattern=PRINTABLE)
@@ -85,7 +87,11 @@ class Wanted(ServiceRequest):
 
 
 def versions(settings: Settings, study_instance_uid: str) -> list[dict[str, Any]]:
-    """The choices to make before a study can be released; they name patients. Raises NotFound."""
+    """The choices that a person must make before a study can be released from quarantine, as rows; they name
+    patients.
+
+    Raises NotFound.
+    """
     from dicom_node.studies.choose import Choice
 
     with open_database(settings) as database:
@@ -100,10 +106,11 @@ def release(
     *,
     as_of: str | None = None,
 ) -> None:
-    """Release a study from quarantine with the options ``take``, one for each question of ``versions``.
+    """Release a study from quarantine with the choices ``take`` (numbers), one for each question of
+    ``versions``.
 
-    ``as_of``: the rows that the person saw. Raises NotFound, or NotAllowedNow if it is not in quarantine, a
-    choice is missing, or objects of the study have arrived since.
+    ``as_of``: a hash of the choices that the person saw; None: not compared. Raises NotFound, or
+    NotAllowedNow if it is not in quarantine, a choice is missing, or objects of the study have arrived since.
     """
     from dicom_node.studies.choose import Choice
 
@@ -111,6 +118,7 @@ def release(
         study = number_of(database, study_instance_uid)
 
         def note(session: Session, what: dict[str, Any]) -> None:
+            """Note the release in the audit; ``what``: the choices by UID."""
             audit.note(session, by, AuditAction.STUDY_RELEASED, study_id=study, what=what, taken=sorted(take))
 
         Choice(database, settings).release(study, take, as_of=as_of, also=note)
@@ -119,7 +127,8 @@ def release(
 def rerun_rules(
     settings: Settings, study_instance_uids: Sequence[str], by: audit.Person = audit.COMMAND_LINE
 ) -> list[dict[str, Any]]:
-    """Apply the rules to these studies again, all or none; a row for each study and rule that takes it.
+    """Apply the rules to these studies again, all or none; returns a row for each study and rule that takes
+    it.
 
     Raises NotFound, NotAllowedNow.
     """
@@ -133,7 +142,11 @@ def rerun_rules(
 
 
 def delete_by_uid(settings: Settings, study_instance_uids: Sequence[str]) -> list[View]:
-    """Delete the received objects of studies, by UID. Raises NotFound."""
+    """Delete the received objects of studies, given by Study Instance UID; returns rows as
+    ``delete_received``.
+
+    Raises NotFound.
+    """
     with open_database(settings) as database, database.read() as session:
         studies = [find_study(session, uid).id for uid in study_instance_uids]
     return delete_received(settings, studies)
@@ -142,7 +155,8 @@ def delete_by_uid(settings: Settings, study_instance_uids: Sequence[str]) -> lis
 def delete_received(
     settings: Settings, studies: Sequence[int], by: audit.Person = audit.COMMAND_LINE
 ) -> list[View]:
-    """Delete the received objects of these studies now; a row for each, with the reason why not, or "".
+    """Delete the received objects of these studies (numbers) now; returns a row for each, with the reason why
+    not, or "".
 
     The rule is that of ``spool.keep_days`` without the days: a study must have ended, and each of its results
     be confirmed, cancelled or discarded. Built results stay.
@@ -150,6 +164,7 @@ def delete_received(
     from dicom_node.studies.indexing import purge_now
 
     def note(session: Session, study: int) -> None:
+        """Note the deletion in the audit."""
         audit.note(session, by, AuditAction.OBJECTS_DELETED, study_id=study)
 
     with open_database(settings) as database:
@@ -192,11 +207,14 @@ def change_studies(
     as_of: str | None = None,
     raises_alone: bool = False,
 ) -> list[Row]:
-    """Change each of these studies; returns a row for each, with the ``reason`` if it was refused or failed.
+    """Make one change to each of these studies; returns a row for each, with the ``reason`` if it was
+    refused.
 
-    "retry": its stopped jobs and given-up deliveries. "release": from quarantine, with the choices ``take``
-    among what ``as_of`` marks, which are for one study. "withdraw": its results, or ``only`` those with these
-    UIDs. ``raises_alone``: of one study the refusal is raised. Raises NotFound, FaultyInput.
+    "retry" runs the stopped jobs again and sends the given-up deliveries again. "send" sends the results to
+    ``peer``. "release" releases from quarantine; ``take`` and ``as_of`` as in ``release``, for one study
+    only. "withdraw" withdraws all results, or ``only`` those with these UIDs, with ``reason`` (code) and
+    ``because`` (a person's words). ``raises_alone``: if there is only one study, raise its refusal. Raises
+    NotFound, FaultyInput.
     """
     if change == "send":
         settings.peer(peer)
@@ -228,7 +246,9 @@ def change_studies(
 
 
 def _retry(settings: Settings, uid: str, by: audit.Person) -> None:
-    """Run stuck jobs of a study again, and send its given-up deliveries again."""
+    """Run the stopped jobs of a study again, and send its given-up deliveries again. Raises NotAllowedNow
+    without any.
+    """
     with reading(settings) as session:
         study = find_study(session, uid)
         job_ids = session.scalars(
@@ -250,7 +270,9 @@ def _retry(settings: Settings, uid: str, by: audit.Person) -> None:
 
 
 def compare_spool(settings: Settings) -> str:
-    """The differences between spool and index, and what to do; "" if there is none."""
+    """The differences between the spooled objects and the database in words, and what to do; "" if there is
+    none.
+    """
     from dicom_node.studies.indexing import compare
 
     spool = Spool(settings.node.data_dir / "spool", minimum_free_bytes=0)
@@ -261,7 +283,7 @@ def compare_spool(settings: Settings) -> str:
 def reindex_spool(settings: Settings, progress: Callable[[int, int], None]) -> int:
     """Let the node index spooled objects that its database does not know; returns how many.
 
-    ``progress`` is called with (done, all). Raises SpoolError.
+    ``progress`` is called with (number done, number of all). Raises SpoolError.
     """
     from dicom_node.studies.indexing import reindex
 
@@ -281,13 +303,13 @@ _BEING_SENT = "a result is being sent right now: try again in a moment"
 def results_to_withdraw(session: Session, settings: Settings, study: int) -> View:
     """The results that can be withdrawn, the withdrawn results, and the effect of a withdrawal at the peers.
 
-    The effect: which peers get a note of the withdrawal, and at which peers a person must remove results by
-    hand. Raises NotFound.
+    ``study``: its number. The effect: which peers get a rejection note, which delete the results, and at
+    which ones a person must remove them. Raises NotFound.
     """
     existing(session, Study, study, "there is no such study")
     rows = _results(session, study)
     gone = _withdrawn(session, rows)
-    reached = set[str]().union(*(_arrived(row) for row in rows if row.id not in gone))
+    reached = set[str]().union(*(_peers_reached(row) for row in rows if row.id not in gone))
     removals = session.execute(
         select(Removal, Delivery.destination, Result.kind, Result.sop_instance_uid)
         .join(Delivery, Delivery.id == Removal.id)
@@ -299,12 +321,12 @@ def results_to_withdraw(session: Session, settings: Settings, study: int) -> Vie
         "kept": [
             {
                 **columns(row, "id", "kind", "sop_instance_uid", "deidentified", "created_at"),
-                "arrived": sorted(_arrived(row)),
+                "arrived": sorted(_peers_reached(row)),
             }
             for row in rows
             if row.id not in gone
         ],
-        "told": sorted(_iocm(settings) & reached),
+        "told": sorted(_peers_with_notes(settings) & reached),
         "deleting": sorted(p.name for p in settings.peers if p.withdraw == "delete" and p.name in reached),
         "removals": [
             {
@@ -336,10 +358,11 @@ def withdraw_results(
     because: str,
     by: audit.Person = audit.COMMAND_LINE,
 ) -> dict[str, list[str]]:
-    """Withdraw these results of a study, by number or SOP Instance UID, or all.
+    """Withdraw these results of a study, by number or SOP Instance UID (None: all), with a note to the peers.
 
-    Returns the UIDs that persons must remove by hand, by peer. Raises NotFound, NotAllowedNow (something is
-    being sent, or nothing is left to withdraw), FaultyInput.
+    ``reason``: the coded reason, ``because``: a person's words. Returns the UIDs that persons must remove
+    themselves, by peer. Raises NotFound, NotAllowedNow (something is being sent, or nothing is left to
+    withdraw), FaultyInput.
     """
     from dicom_node.results.build import build_rejection, put_in_place, row_values, written
 
@@ -362,7 +385,7 @@ def withdraw_results(
                 note = stored_results.add(
                     session, Result(study_id=study.id, job_id=rows[0].job_id, created_at=now, **values)
                 )
-                reached = set().union(*map(_arrived, rows)) & _iocm(settings)
+                reached = set().union(*map(_peers_reached, rows)) & _peers_with_notes(settings)
                 outbox.enqueue(session, note, [peer for peer in settings.peers if peer.name in reached])
                 note_ids |= {row.id: note.id for row in rows}
             for row in chosen:
@@ -408,7 +431,7 @@ def withdraw_results(
 
 
 def _results(session: Session, study: int) -> list[Result]:
-    """All results of a study but rejection notes."""
+    """The results of a study, without rejection notes; ``study``: its number."""
     return list(
         session.scalars(
             select(Result)
@@ -425,7 +448,11 @@ def _withdrawn(session: Session, rows: Sequence[Result]) -> dict[int, Withdrawal
 
 
 def _chosen(session: Session, study: int, wanted: Sequence[int | str] | None) -> list[Result]:
-    """The results of the study to withdraw, by number or UID; all if ``wanted`` is None."""
+    """The results of the study to withdraw, with their deliveries locked; ``wanted``: numbers or UIDs, None
+    for all.
+
+    Raises NotFound, NotAllowedNow.
+    """
     rows = _results(session, study)
     numbers = {row.id for row in rows}
     if wanted is not None:
@@ -455,7 +482,8 @@ def _chosen(session: Session, study: int, wanted: Sequence[int | str] | None) ->
 def _assessments(
     session: Session, study: int, rows: Sequence[Result], reports: Sequence[Result]
 ) -> Iterator[int]:
-    """The assessments of these reports.
+    """Yield the numbers of the results that are assessments of these reports; ``rows``: all results of the
+    study.
 
     They belong to the jobs of the reports, but not to another report of the same job: an analysis has a
     report for each character set.
@@ -474,32 +502,33 @@ def _assessments(
                 of_others.add(row.supersedes)
 
 
-def _arrived(row: Result) -> set[str]:
-    """The peers that have the result or may have it, including peers that gave no answer."""
+def _peers_reached(row: Result) -> set[str]:
+    """The names of the peers that have the result or may have it, including peers that gave no answer."""
     return {one.destination for one in row.deliveries if deliveries.may_be_there(one)}
 
 
-def _iocm(settings: Settings) -> set[str]:
-    """The names of the peers that get rejection notes."""
+def _peers_with_notes(settings: Settings) -> set[str]:
+    """The names of the peers that get rejection notes (IHE IOCM)."""
     return {peer.name for peer in settings.peers if peer.iocm and "receive" in peer.may}
 
 
 def _by_charset(settings: Settings, rows: Sequence[Result]) -> list[list[Result]]:
-    """The results for each rejection note.
+    """The results in groups, one for each rejection note.
 
     Peers with ``charset = "source"`` get a note of their own, in the character set of their results.
     """
     old = {peer.name for peer in settings.peers if peer.charset == "source"}
     groups: tuple[list[Result], list[Result]] = ([], [])
     for row in rows:
-        told = _arrived(row) & _iocm(settings)
+        told = _peers_reached(row) & _peers_with_notes(settings)
         if told and not row.deidentified and not row.purged:
             groups[bool(told & old)].append(row)
     return [group for group in groups if group]
 
 
 def _by_hand(session: Session, rows: Sequence[Result]) -> dict[str, list[str]]:
-    """The withdrawn results at each peer that gets no note of the withdrawal and does not delete them.
+    """The withdrawn results that persons must remove themselves, as UIDs by peer: it gets no note and deletes
+    none.
 
     A peer gets the note when it has it or the note is on its way. It does not when it refused the note, or
     when the delivery was discarded.
@@ -516,7 +545,7 @@ def _by_hand(session: Session, rows: Sequence[Result]) -> dict[str, list[str]]:
             .where(Delivery.result_id == row.id, Removal.state != RemovalState.BY_HAND)
         )
         cared_for = {*session.scalars(informed), *session.scalars(deleted)}
-        for name in sorted(_arrived(row) - cared_for):
+        for name in sorted(_peers_reached(row) - cared_for):
             found.setdefault(name, []).append(row.sop_instance_uid)
     return found
 
@@ -528,10 +557,11 @@ _MOST_RESULTS = 200  # results that are looked into
 
 
 def image_view(session: Session, settings: Settings, number: int) -> View:
-    """The image with this number: size, layers, marks, and the images before and after it.
+    """The received image with this number for a page: size, layers, marks, and the images before and after
+    it.
 
-    A layer is a picture of the same image; with ``same_size``, marks and the received picture fit on the
-    layer pixel by pixel. Raises NotFound.
+    A layer is a result picture of the image; with ``same_size`` marks fit on it pixel by pixel. A mark is a
+    line or region that a report draws. Raises NotFound.
     """
     row = session.get(Instance, number)
     if row is None or row.purged or row.role is ObjectRole.ASIDE:
@@ -577,7 +607,9 @@ def image_view(session: Session, settings: Settings, number: int) -> View:
 
 
 def images_of(session: Session, study: int) -> Sequence[Instance]:
-    """The study's objects in force that have pixels, in the order of the examination."""
+    """The received objects of a study that have pixels, in the order of the examination; replaced ones are
+    left out.
+    """
     rows = session.scalars(
         select(Instance)
         .where(Instance.study_id == study, Instance.role.not_in(_NOT_SHOWN))
@@ -591,7 +623,7 @@ def images_of(session: Session, study: int) -> Sequence[Instance]:
 
 
 def number_in(row: Instance, keyword: str) -> int:
-    """A number from the image's header, 0 if it is missing."""
+    """The value of this keyword in the image's header as a whole number; 0 if it is missing."""
     return whole(row.attributes.get(keyword, "")) or 0
 
 
@@ -620,7 +652,11 @@ def report_files(session: Session, settings: Settings, study: int) -> list[Path]
 
 
 def pictures_of(session: Session, settings: Settings, study: int, uid: str) -> Iterator[tuple[str, Result]]:
-    """All pictures made of the image that name the patient, the newest first, with their subjects."""
+    """Yield (what it shows, result) for each picture made of the image ``uid`` that is not de-identified, the
+    newest first.
+
+    ``study``: its number.
+    """
     for row in session.scalars(
         select(Result)
         .where(Result.study_id == study, Result.kind.in_(_PICTURES), Result.deidentified.is_(False))
@@ -628,12 +664,16 @@ def pictures_of(session: Session, settings: Settings, study: int, uid: str) -> I
         .limit(_MOST_RESULTS)
     ):
         path = Files(settings).if_here(session, row.path)
-        if path and (name := _name(row, path, uid)):
+        if path and (name := _picture_name(row, path, uid)):
             yield name, row
 
 
 def person_of(session: Session, settings: Settings, number: int) -> dict[str, str]:
-    """Name, birth date and sex, read from a file of the study: the database does not contain them all."""
+    """The patient's name, birth date and sex, and the study's description, read from a file of the study; ""
+    for missing.
+
+    The database does not contain them all. ``number``: of the study.
+    """
     row = session.scalar(
         select(Instance)
         .where(Instance.study_id == number, Instance.purged.is_(False), Instance.role.not_in(_NOT_SHOWN))
@@ -648,7 +688,7 @@ def person_of(session: Session, settings: Settings, number: int) -> dict[str, st
 
 
 def subject(session: Session, settings: Settings, row: Result) -> str:
-    """The finding of a heat map; "" for other results, and if its file is missing."""
+    """The finding that a heat map shows; "" for other results, and if its file is missing."""
     path = Files(settings).if_here(session, row.path) if row.kind is ResultKind.HEATMAP else None
     if path is None:
         return ""
@@ -656,7 +696,9 @@ def subject(session: Session, settings: Settings, row: Result) -> str:
 
 
 def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
-    """The lines that reports draw on the image, each once, and the names of measurements, each once."""
+    """Yield the lines and regions that reports (``files``) draw on the image ``uid``, each once; its text
+    only once.
+    """
     drawn: set[object] = set()
     named: set[tuple[str, object]] = set()
     from dicom_node.results.sr import places  # heavy, and the node's main process imports this module
@@ -676,8 +718,8 @@ def _marks(files: Sequence[Path], uid: str) -> Iterator[View]:
         }
 
 
-def _name(row: Result, path: Path, uid: str) -> str:
-    """The name of the picture for this image; "" if it was made of another image."""
+def _picture_name(row: Result, path: Path, uid: str) -> str:
+    """What a result picture shows in words; "" if it was made of another image than ``uid``."""
     header = dcmread(
         path, stop_before_pixels=True, specific_tags=["SourceImageSequence", "DerivationDescription"]
     )
@@ -737,7 +779,10 @@ REASONS: Final = (
 
 @dataclass(slots=True)
 class StowedInstance:
-    """The outcome for one part. UIDs are "" if they were not read."""
+    """The outcome for one object of a STOW-RS request or upload. UIDs are "" if they were not read.
+
+    ``failure``: None if it was stored.
+    """
 
     sop_class_uid: str = ""
     sop_instance_uid: str = ""
@@ -747,7 +792,8 @@ class StowedInstance:
 
 
 class StowRequest:
-    """The objects of one request, treated as one association. Used by one thread at a time.
+    """The objects of one STOW-RS request or upload, stored like those of one association. Used by one thread
+    at a time.
 
     ``study_uid``: the study that all objects must belong to, "" for any. ``about``: fields for the audit.
     Raises SpoolError, FaultyInput for an invalid UID.
@@ -756,6 +802,9 @@ class StowRequest:
     def __init__(
         self, database: Database, settings: Settings, by: audit.Person, study_uid: str = "", **about: Any
     ) -> None:
+        """Prepare to store the objects of one request by the person ``by``; the parameters are explained
+        at the class.
+        """
         if study_uid and not is_uid(study_uid):
             raise FaultyInput("the address has no valid Study Instance UID")
         self._database, self._settings, self._by, self._study_uid = database, settings, by, study_uid
@@ -777,7 +826,7 @@ class StowRequest:
             self._part.one.failure = NO_OBJECT
 
     def write(self, data: bytes, *, is_last: bool = False) -> None:
-        """Process the next bytes of the current part."""
+        """Process the next bytes of the current part of the request; ``is_last``: they end the part."""
         part = self._part
         if part.one.failure is None:
             part.start += data
@@ -828,13 +877,13 @@ class StowRequest:
         return sum(1 for one in self.instances if not one.failure)
 
     def _drop(self) -> None:
-        """Discard the unfinished object of the current part."""
+        """Delete the unfinished file of the current part."""
         if self._part.incoming is not None:
             self._part.incoming.abandon()
             self._part.incoming = None
 
     def _spool_bytes(self, part: "_Part") -> None:
-        """Write the bytes that came; the first ones open a file in the spool."""
+        """Write the bytes of a part that came to its file; the first ones open it. Raises _Refused."""
         if part.incoming is None:
             meta = read_meta(bytes(part.start[:META_BYTES]))
             part.one.sop_class_uid, part.one.sop_instance_uid = meta.sop_class_uid, meta.sop_instance_uid
@@ -869,10 +918,10 @@ class StowRequest:
         part.incoming.write(data)
 
     def _commit(self, part: "_Part") -> None:
-        """Store the object of a part.
+        """Store the object of a complete part durably.
 
-        It is refused if its data set does not match its header, or if it belongs to a study that the user may
-        not see.
+        Raises _Refused if its data set does not match its header, or if it belongs to a study that the user
+        may not see.
         """
         assert part.incoming is not None and part.syntax is not None
         sop_class_uid, instance_uid, study_uid, _ = read_uids(part.head, part.syntax, HEAD)
@@ -894,18 +943,25 @@ class StowRequest:
 
 @cache
 def _place(folder: Path, minimum_free_bytes: int) -> tuple[Spool, WaitingObjects]:
-    """The spool and its counts of waiting objects, which all requests of this process share."""
+    """The spool in this folder and its counts of waiting objects, which all requests of this process
+    share.
+    """
     spool = Spool(folder, minimum_free_bytes)
     return spool, WaitingObjects(spool.incoming)
 
 
 class _Refused(Exception):
-    """The node refuses to store an object, with this status."""
+    """Raised if the node refuses to store an object; its argument is the status."""
 
 
 @dataclass(slots=True)
 class _Part:
-    """One part of a request while it arrives: its first bytes, those not yet written, and its file."""
+    """A part of a request while it arrives.
+
+    ``one``: its outcome. ``start``: bytes that are not written yet. ``head``: the first bytes of the data
+    set. ``incoming``: its file in the spool; None before that is opened. ``size``: bytes of the data set so
+    far.
+    """
 
     one: StowedInstance = field(default_factory=StowedInstance)
     start: bytearray = field(default_factory=bytearray)
@@ -918,11 +974,11 @@ class _Part:
 def take_files(
     database: Database, settings: Settings, sent: Sequence[tuple[str, BinaryIO]], by: audit.Person
 ) -> tuple[int, list[Row]]:
-    """Spool the acceptable files among ``sent``, each with its name. Raises FaultyInput without files,
-    SpoolError.
+    """Store the acceptable files of an upload in the spool; ``sent``: pairs of name and opened file.
 
-    Returns the number of the row in the audit that counts them, and a row for each file: its ``name``, which
-    may name a patient and is only for the page, and ``refusal``, "" if it was accepted.
+    Returns (number of the audit row that counts them, a row for each file). A row has ``name``, which may
+    name a patient and is only for the page, and ``refusal``, "" if it was accepted. Raises FaultyInput
+    without files, SpoolError.
     """
     if not sent:
         raise FaultyInput("choose the files to send")

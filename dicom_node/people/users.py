@@ -43,7 +43,7 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """The user who makes a request, signed in or with a token."""
+    """The user of the console or of the REST API who makes a request, signed in or with a token."""
 
     name: str
     role: UserRole
@@ -86,12 +86,13 @@ def add_user(
     *,
     senders: Sequence[str] = (),
 ) -> None:
-    """Add a user. ``senders``: calling AE titles whose studies the user sees; without any, all studies.
+    """Add a user of the console.
 
-    Raises FaultyInput for an invalid name, password or sender, NotAllowedNow if the name exists.
+    ``senders``: calling AE titles whose studies the user sees; empty: all studies. Raises FaultyInput for an
+    invalid name, password or sender, NotAllowedNow if the name exists.
     """
     checked_password(name, password)
-    sees = _checked(senders, role)
+    sees = _checked_senders(senders, role)
     hashed = hasher().hash(password)
     with writing(settings) as session:
         if find(session, name) is not None:
@@ -103,7 +104,9 @@ def add_user(
 
 
 def checked_password(name: str, password: str) -> str:
-    """The password. Raises FaultyInput if a new user may not have this name or password."""
+    """Return ``password`` if a new user may have it. Raises FaultyInput for an invalid name or a weak
+    password.
+    """
     if not _NAME.fullmatch(name):
         raise FaultyInput("a user's name has letters of ASCII, figures, dot, dash and underscore, at most 64")
     _refuse_weak(name, password)
@@ -111,7 +114,9 @@ def checked_password(name: str, password: str) -> str:
 
 
 def list_users(settings: Settings) -> list[View]:
-    """All users, by name. ``sessions``: the number of open sessions; ``seen_at``: when one was last used."""
+    """Rows for all users, by name. ``sessions``: the number of open sessions; ``seen_at``: when one was last
+    used.
+    """
     with reading(settings) as session:
         rows = session.execute(
             select(UserSession.user_id, func.count(), func.max(UserSession.seen_at)).group_by(
@@ -138,18 +143,18 @@ def change_user(
 ) -> None:
     """Set a user's role, the senders whose studies the user sees, and whether the account is disabled.
 
-    None leaves each as it is, ``sees_all`` removes all senders. The user is signed out everywhere. Raises
-    NotFound, FaultyInput for invalid senders, and NotAllowedNow for the own account of
-    ``by`` and for role and senders of an account that is the provider's.
+    None leaves each as it is, ``sees_all`` lets the user see studies of all senders. The user is signed out
+    everywhere. Raises NotFound, FaultyInput for invalid senders, and NotAllowedNow for the own account of
+    ``by``, or for role and senders of an account that the hospital's identity provider manages.
     """
     senders = () if sees_all else senders
     with writing(settings) as session:
-        user = _known(session, name)
+        user = _account(session, name)
         _refuse_own(user, by)
         if role or senders is not None:
             _refuse_of_provider(user, "role")
         user.role = role or user.role
-        user.senders = _checked(user.senders if senders is None else senders, user.role)
+        user.senders = _checked_senders(user.senders if senders is None else senders, user.role)
         user.disabled = user.disabled if disabled is None else disabled
         sign_out_everywhere(session, user)
         audit.note(
@@ -164,17 +169,19 @@ def change_user(
 
 
 def end_sessions(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE) -> None:
-    """Sign a user out everywhere. Raises NotFound."""
+    """Sign a user out of all browsers. Raises NotFound."""
     with writing(settings) as session:
-        user = _known(session, name)
+        user = _account(session, name)
         sign_out_everywhere(session, user)
         audit.note(session, by, AuditAction.USER_CHANGED, user=user.name, signed_out=True)
 
 
 def remove_user(settings: Settings, name: str, by: audit.Person = audit.COMMAND_LINE) -> None:
-    """Remove the account and its tokens, and sign the user out; audit rows stay. Raises NotFound."""
+    """Remove the account and its tokens, and sign the user out; audit rows stay. Raises NotFound,
+    NotAllowedNow.
+    """
     with writing(settings) as session:
-        user = _known(session, name)
+        user = _account(session, name)
         _refuse_own(user, by)
         sign_out_everywhere(session, user)
         session.execute(delete(ApiToken).where(ApiToken.user_id == user.id))
@@ -183,23 +190,24 @@ def remove_user(settings: Settings, name: str, by: audit.Person = audit.COMMAND_
 
 
 def set_password(settings: Settings, name: str, password: str, by: audit.Person = audit.COMMAND_LINE) -> None:
-    """Set a password, and end the user's sessions.
+    """Set a user's password, and end the user's sessions.
 
-    Raises NotFound, FaultyInput, and NotAllowedNow for an account that is the provider's.
+    Raises NotFound, FaultyInput for a weak one, and NotAllowedNow for an account that the hospital's identity
+    provider manages.
     """
     with reading(settings) as session:  # before a new password is asked for its length
-        _refuse_of_provider(_known(session, name), "password")
+        _refuse_of_provider(_account(session, name), "password")
     _refuse_weak(name, password)
     hashed = hasher().hash(password)
     with writing(settings) as session:
-        user = _known(session, name)
+        user = _account(session, name)
         user.password_hash = hashed
         sign_out_everywhere(session, user)
         audit.note(session, by, AuditAction.PASSWORD_SET, user=name)
 
 
 def find(session: Session, name: str) -> UserAccount | None:
-    """The user with this name; case is ignored."""
+    """The user account with this name, in which case is ignored; None if there is none."""
     literally = re.sub(r"([\\%_])", r"\\\1", name)
     return session.scalar(select(UserAccount).where(UserAccount.name.ilike(literally, escape="\\")))
 
@@ -208,7 +216,7 @@ def find(session: Session, name: str) -> UserAccount | None:
 def hasher() -> "PasswordHasher":
     """The password hasher: Argon2id with the parameters of RFC 9106 for little memory (64 MiB).
 
-    Raises ConfigurationError.
+    Raises ConfigurationError if its package is missing.
     """
     try:
         from argon2 import PasswordHasher
@@ -220,16 +228,18 @@ def hasher() -> "PasswordHasher":
 
 
 def new_token() -> str:
-    """A random value for a cookie."""
+    """A random value for a cookie, 32 bytes as text."""
     return secrets.token_urlsafe(32)
 
 
 def sign_in(
     database: Database, name: str, password: str, address: str, former: str = "", agent: str = ""
 ) -> str:
-    """Start a session; returns its token. The session ``former`` ends. ``agent``: the browser's User-Agent.
+    """Check a user's password and start a session; returns its token.
 
-    Raises SignInRefused, in the same words for an unknown name and a disabled account.
+    ``address``: where the request comes from. ``former``: the token of a session that ends, "" for none.
+    ``agent``: the browser's User-Agent. Raises SignInRefused, in the same words for an unknown name and a
+    disabled account.
     """
     with _one_at_a_time:
         with database.read() as session:
@@ -248,10 +258,10 @@ def sign_in(
 def check_attempt(
     session: Session, user: UserAccount | None, name: str, address: str
 ) -> tuple[audit.Person, dict[str, Any]]:
-    """The person for the audit, and the audit's fields, of an attempt to sign in. Raises SignInRefused after
-    too many attempts.
+    """The person and the fields with which an attempt to sign in is noted in the audit.
 
-    For a name without an account, the fields have a short hash of the name, by which attempts are counted.
+    ``user``: the account with this name, or None. Without an account, the fields have a short hash of the
+    name, by which attempts are counted. Raises SignInRefused after too many attempts.
     """
     # One of 65,536 for a name that is no user's: too few to guess from the audit what was typed.
     bucket = hashlib.sha256(name.lower().encode(errors="replace")).hexdigest()[:4]
@@ -265,13 +275,19 @@ def check_attempt(
 def open_session(
     session: Session, user_id: int, by: audit.Person, agent: str, former: str = "", **how: Any
 ) -> str:
-    """Start a session; returns its token. The session ``former`` ends. ``how``: fields for the audit."""
+    """Start a session of a user; returns its token.
+
+    ``former``: the token of a session that ends, "" for none. ``agent``: the browser's User-Agent. ``how``:
+    fields for the audit.
+    """
     token, now = new_token(), utc_now()
-    ended = (UserSession.created_at < now - LONGEST_SESSION) | (UserSession.token_sha256 == _hash(former))
+    ended = (UserSession.created_at < now - LONGEST_SESSION) | (
+        UserSession.token_sha256 == _token_sha256(former)
+    )
     session.execute(delete(UserSession).where(ended))
     session.add(
         UserSession(
-            token_sha256=_hash(token),
+            token_sha256=_token_sha256(token),
             user_id=user_id,
             created_at=now,
             seen_at=now,
@@ -294,8 +310,9 @@ def browser_name(agent: str) -> str:
 
 
 def list_sessions(settings: Settings, user: str = "", *, token: str = "") -> list[View]:
-    """Open sessions by user name, optionally of one ``user``; ``own``: whether it is the session of
-    ``token``.
+    """Rows for the open sessions, by user name; ``user``: only of this one, "" for all.
+
+    ``own``: whether it is the session of ``token``. Raises NotFound.
     """
     with reading(settings) as session:
         chosen = (
@@ -305,13 +322,13 @@ def list_sessions(settings: Settings, user: str = "", *, token: str = "") -> lis
             .where(UserSession.seen_at > utc_now() - timedelta(minutes=settings.console.idle_minutes))
         )
         if user:
-            chosen = chosen.where(UserAccount.name == _known(session, user).name)
+            chosen = chosen.where(UserAccount.name == _account(session, user).name)
         return [
             {
                 "session": row.id,
                 "user": name,
                 **columns(row, "created_at", "seen_at", "address", "browser"),
-                "own": row.token_sha256 == _hash(token),
+                "own": row.token_sha256 == _token_sha256(token),
             }
             for row, name in session.execute(chosen.order_by(UserAccount.name, UserSession.seen_at.desc()))
         ]
@@ -320,9 +337,10 @@ def list_sessions(settings: Settings, user: str = "", *, token: str = "") -> lis
 def end_session(
     settings: Settings, number: int, by: audit.Person = audit.COMMAND_LINE, of: User | None = None
 ) -> None:
-    """End one session. Raises NotFound.
+    """End one session; ``number``: of the session.
 
-    ``of``: the user who ends it; only an admin may end sessions of others.
+    ``of``: the user who ends it, None for the command line; only an admin may end sessions of others. Raises
+    NotFound.
     """
     with writing(settings) as session:
         row = session.get(UserSession, number)
@@ -337,9 +355,11 @@ def end_session(
 def user_of_session(
     database: Database, token: str, idle_minutes: float, *, counts: bool = True
 ) -> User | None:
-    """The user who is signed in with this token; None without one, or if it was not used for too long.
+    """The user who is signed in with this token; None if there is no such session, or it was not used for too
+    long.
 
-    ``counts``: whether a person asks; a page that updates by itself does not keep a session alive.
+    ``idle_minutes``: how long a session may be unused. ``counts``: whether a person made the request; a page
+    that updates by itself does not keep a session alive.
     """
     now = utc_now()
     with database.read() as session:
@@ -354,47 +374,56 @@ def user_of_session(
     if counts and idle.total_seconds() > min(_SEEN_SECONDS, idle_minutes * 6):
         with database.write() as session:
             session.execute(
-                update(UserSession).where(UserSession.token_sha256 == _hash(token)).values(seen_at=now)
+                update(UserSession)
+                .where(UserSession.token_sha256 == _token_sha256(token))
+                .values(seen_at=now)
             )
     return found
 
 
 def _with_user(session: Session, kind: type[UserSession] | type[ApiToken], token: str) -> Any:
-    """The session or API token that this token opens, with its user."""
+    """Find the session or API token (``kind``) with this token text; returns (its row, its user account),
+    or None.
+    """
     found = select(kind, UserAccount).join(UserAccount, kind.user_id == UserAccount.id)
-    return session.execute(found.where(kind.token_sha256 == _hash(token))).one_or_none()
+    return session.execute(found.where(kind.token_sha256 == _token_sha256(token))).one_or_none()
 
 
 def sign_out(database: Database, token: str, by: audit.Person) -> None:
-    """End the session."""
+    """End the session with this token."""
     with database.write() as session:
-        session.execute(delete(UserSession).where(UserSession.token_sha256 == _hash(token)))
+        session.execute(delete(UserSession).where(UserSession.token_sha256 == _token_sha256(token)))
         audit.note(session, by, AuditAction.SIGNED_OUT)
 
 
 def search_of(database: Database, token: str) -> dict[str, str]:
-    """The session's last search by patient or accession number, which must not appear in an address."""
+    """The last search by patient or accession number in the session with this token; {} for none.
+
+    It is stored there because it must not appear in an address.
+    """
     with database.read() as session:
-        row = session.scalar(select(UserSession).where(UserSession.token_sha256 == _hash(token)))
+        row = session.scalar(select(UserSession).where(UserSession.token_sha256 == _token_sha256(token)))
         return dict(row.search) if row else {}
 
 
 def keep_search(database: Database, token: str, about: Mapping[str, str], by: audit.Person) -> None:
-    """Store the search for the list that follows.
+    """Store the search terms ``about`` in the session with this token, so that the list can be shown without
+    them in its address.
 
     The audit records that a patient was searched for, not which.
     """
     with database.write() as session:
-        if row := session.scalar(select(UserSession).where(UserSession.token_sha256 == _hash(token))):
+        if row := session.scalar(select(UserSession).where(UserSession.token_sha256 == _token_sha256(token))):
             row.search = dict(about)
         if about:
             audit.note(session, by, AuditAction.STUDY_SEARCHED, searched_by=sorted(about))
 
 
 def add_token(settings: Settings, user: str, purpose: str, days: int) -> str:
-    """Make a token for a user, valid for this many days; it is shown once.
+    """Make an API token for a user, valid for this many days; returns it, and only its hash is stored.
 
-    Raises NotFound, FaultyInput, and NotAllowedNow for an account that is the provider's.
+    ``purpose``: its use in words. Raises NotFound, FaultyInput, and NotAllowedNow for an account that the
+    hospital's identity provider manages.
     """
     words = " ".join(purpose.split())
     if not 1 <= len(words) <= 64 or not words.isprintable():
@@ -403,10 +432,10 @@ def add_token(settings: Settings, user: str, purpose: str, days: int) -> str:
         raise FaultyInput(f"a token is good for 1 to {LONGEST_DAYS} days")
     token, now = _PREFIX + secrets.token_urlsafe(32), utc_now()
     with writing(settings) as session:
-        owner = _known(session, user)
+        owner = _account(session, user)
         _refuse_of_provider(owner, "token")
         row = ApiToken(
-            token_sha256=_hash(token),
+            token_sha256=_token_sha256(token),
             user_id=owner.id,
             purpose=words,
             created_at=now,
@@ -419,7 +448,7 @@ def add_token(settings: Settings, user: str, purpose: str, days: int) -> str:
 
 
 def list_tokens(settings: Settings) -> list[View]:
-    """All tokens, without their secrets."""
+    """Rows for all API tokens, without the tokens themselves."""
     with reading(settings) as session:
         return [
             {
@@ -437,7 +466,7 @@ def list_tokens(settings: Settings) -> list[View]:
 
 
 def remove_token(settings: Settings, number: int) -> None:
-    """Remove a token, so that nobody can use it any more. Raises NotFound."""
+    """Remove an API token, so that nobody can use it any more; ``number``: of the token. Raises NotFound."""
     with writing(settings) as session:
         missing = f"no token has the number {number}: dicom-node tokens list shows them"
         session.delete(existing(session, ApiToken, number, missing))
@@ -445,7 +474,7 @@ def remove_token(settings: Settings, number: int) -> None:
 
 
 def user_of_token(database: Database, token: str) -> User | None:
-    """The user of this token; None when there is no such token or it has expired."""
+    """The user of this API token; None if there is no such token, it has expired, or the user is disabled."""
     now = utc_now()
     with database.read() as session:
         row = _with_user(session, ApiToken, token)
@@ -463,13 +492,17 @@ def user_of_token(database: Database, token: str) -> User | None:
 
 
 def _refuse_own(user: UserAccount, by: audit.Person) -> None:
-    """Raise NotAllowedNow for the person's own account, so that the last admin cannot lock themselves out."""
+    """Raise NotAllowedNow if ``user`` is the account of ``by``, so that the last admin cannot lock themselves
+    out.
+    """
     if user.name == by.name:
         raise NotAllowedNow("this is your own account: another admin changes or removes it")
 
 
 def _refuse_of_provider(user: UserAccount, what: str) -> None:
-    """Raise NotAllowedNow for an account of the hospital's provider, which alone decides on it."""
+    """Raise NotAllowedNow for an account that the hospital's identity provider manages; ``what``: what is
+    refused.
+    """
     if user.issuer:
         raise NotAllowedNow(
             f"{user.name} is an account of {user.issuer}: it gets no {what} here"
@@ -477,8 +510,8 @@ def _refuse_of_provider(user: UserAccount, what: str) -> None:
         )
 
 
-def _known(session: Session, name: str) -> UserAccount:
-    """The user of this name. Raises NotFound."""
+def _account(session: Session, name: str) -> UserAccount:
+    """The account of the user with this name. Raises NotFound."""
     if user := find(session, name):
         return user
     raise NotFound(f"there is no user {name}: dicom-node users list shows them")
@@ -489,8 +522,10 @@ def sign_out_everywhere(session: Session, user: UserAccount) -> None:
     session.execute(delete(UserSession).where(UserSession.user_id == user.id))
 
 
-def _checked(senders: Sequence[str], role: UserRole) -> list[str]:
-    """The AE titles (PS3.5 6.2), each once. Raises FaultyInput."""
+def _checked_senders(senders: Sequence[str], role: UserRole) -> list[str]:
+    """The calling AE titles (PS3.5 6.2) that a user may see, each once. Raises FaultyInput for invalid
+    ones.
+    """
     titles = sorted({title.strip() for title in senders if title.strip()})
     valid = [title for title in titles if len(title) <= 16 and re.fullmatch(AE_TITLE, title)]
     if len(titles) > _MOST_SENDERS or valid != titles:
@@ -501,7 +536,7 @@ def _checked(senders: Sequence[str], role: UserRole) -> list[str]:
 
 
 def _refuse_weak(name: str, password: str) -> None:
-    """Raise FaultyInput for a weak password."""
+    """Raise FaultyInput for a password that is too short, too long, or little more than the user's name."""
     if not SHORTEST <= len(password) <= LONGEST:
         raise FaultyInput(f"a password has {SHORTEST} to {LONGEST} characters: four words are good and easy")
     if name.casefold() in password.casefold() and len(password) - len(name) < SHORTEST:
@@ -509,10 +544,12 @@ def _refuse_weak(name: str, password: str) -> None:
 
 
 def refuse_too_many(session: Session, address: str, named: ColumnElement[bool] | None = None) -> None:
-    """Raise SignInRefused after too many refusals of an address, or of the account ``named``.
+    """Raise SignInRefused after too many refused attempts from an address, or for one account.
 
-    An IPv6 address counts with its /64, in which a machine may take any. Who signed in from there in the last
-    FAMILIAR_DAYS counts alone: neither others behind the same address nor strangers elsewhere shut him out.
+    ``named``: the SQL condition for audit rows of that account; None: only the address counts. An IPv6
+    address counts with its /64, in which a machine may take any. For a user who signed in from there in the
+    last FAMILIAR_DAYS only the own attempts from there count: neither others behind the same address nor
+    strangers elsewhere lock the user out.
     """
     now = utc_now()
     refused = (AuditRow.action == AuditAction.SIGN_IN_REFUSED) & (
@@ -536,7 +573,7 @@ def refuse_too_many(session: Session, address: str, named: ColumnElement[bool] |
 
 
 def _by_network(session: Session, which: ColumnElement[bool]) -> Counter[str]:
-    """The number of audit rows by the network of their addresses."""
+    """The number of audit rows that meet the condition ``which``, by the network of their addresses."""
     found: Counter[str] = Counter()
     for address, number in session.execute(
         select(AuditRow.address, func.count()).where(which).group_by(AuditRow.address)
@@ -546,7 +583,7 @@ def _by_network(session: Session, which: ColumnElement[bool]) -> Counter[str]:
 
 
 def _network(address: str) -> str:
-    """The network of an address, under which attempts are counted."""
+    """The network of an address, under which attempts are counted; a text that is no IP address as it is."""
     try:
         return network(address)
     except ValueError:  # no IP address: the command line, a local socket
@@ -554,7 +591,7 @@ def _network(address: str) -> str:
 
 
 def _is_password(hashed: str, password: str) -> bool:
-    """Whether the hash is that of this password."""
+    """Whether ``hashed`` is the hash of this password."""
     from argon2.exceptions import InvalidHashError, VerificationError
 
     try:
@@ -569,6 +606,6 @@ def _hash_for_unknown_user() -> str:
     return hasher().hash(secrets.token_hex(16))
 
 
-def _hash(token: str) -> str:
-    """The hash under which a token is stored."""
+def _token_sha256(token: str) -> str:
+    """The SHA-256 under which a token is stored, in hexadecimal."""
     return hashlib.sha256(token.encode()).hexdigest()

@@ -81,7 +81,6 @@ from dicom_node.results.envelope import (
     contributing_equipment,
     described,
     device_observer,
-    document_uid,
     encode,
     fetus_of_reports,
     general_equipment,
@@ -89,6 +88,7 @@ from dicom_node.results.envelope import (
     read_sources,
     set_values,
     stand_in_of,
+    statement_uid,
     subject_context,
     without_identity,
 )
@@ -171,6 +171,7 @@ class ResultBuilder:
     """Builds the result objects of one job, one after the other; they collect in ``built``."""
 
     def __init__(self, context: ResultContext) -> None:
+        """Prepare for the job of ``context``; no object is built yet."""
         self.context, self.kinds = context, context.kinds
         """``kinds``: those that are wanted now."""
 
@@ -199,10 +200,10 @@ class ResultBuilder:
             dataset = make(one.sop_instance_uid)
             if (dataset.SOPClassUID, dataset.SOPInstanceUID) != (one.sop_class_uid, one.sop_instance_uid):
                 raise ResultRefused(f"the {one.kind} result is not the object that was planned")
-            one = replace(one, data=self.checked(dataset, one.kind, sources))
+            one = replace(one, data=self.encode_checked(dataset, one.kind, sources))
         self.built.append(one)
 
-    def checked(self, dataset: Dataset, kind: ResultKind, sources: Sequence[Source]) -> bytes:
+    def encode_checked(self, dataset: Dataset, kind: ResultKind, sources: Sequence[Source]) -> bytes:
         """Encode an object, check it before release (``gate.check``), and return its bytes. Raises
         ResultRefused.
         """
@@ -411,7 +412,7 @@ def build_assessment(
             qualitative_evaluations=[QualitativeEvaluation(OURS["ASSESSMENT"], OURS[one.verdict.upper()])],
         )
         if one.because:
-            group[0].ContentSequence.append(_text(one.because))
+            group[0].ContentSequence.append(_comment_item(one.because))
         groups.append(group)
     content = MeasurementReport(
         # TID 1001 with a person (TID 1003: the account's name) and the node on which it was said (TID 1004).
@@ -436,13 +437,13 @@ def build_assessment(
     assessed = UIDRefContentItem(
         name=OURS["ASSESSEDREPORT"], value=about.SOPInstanceUID, relationship_type=_CONTAINS
     )
-    content[0].ContentSequence = ContentSequence([*first, assessed, _text(_DISCLAIMER), measurements])
+    content[0].ContentSequence = ContentSequence([*first, assessed, _comment_item(_DISCLAIMER), measurements])
     document = Comprehensive3DSR(
         evidence=[without_identity(about)],
         content=content,
         series_instance_uid=series_uid,
-        series_number=_beside(about, ResultKind.ASSESSMENT),
-        sop_instance_uid=document_uid(context, "assessment", *parts),
+        series_number=_series_number_beside(about, ResultKind.ASSESSMENT),
+        sop_instance_uid=statement_uid(context, "assessment", *parts),
         instance_number=1,
         is_complete=True,
         is_final=False,
@@ -488,12 +489,12 @@ def build_assessment(
     return built
 
 
-def _beside(result: Dataset, kind: ResultKind) -> int:
+def _series_number_beside(result: Dataset, kind: ResultKind) -> int:
     """The series number for an object of this kind beside ``result``, among the numbers of the same rule."""
     return int(result.SeriesNumber) // RULE_STEP * RULE_STEP + SERIES_NUMBERS[kind] % RULE_STEP
 
 
-def _text(value: str) -> TextContentItem:
+def _comment_item(value: str) -> TextContentItem:
     """An SR content item: a comment with this text."""
     return TextContentItem(name=codes.DCM.Comment, value=value, relationship_type=_CONTAINS)
 
@@ -540,8 +541,8 @@ def build_rejection(
         evidence=[without_identity(one) for one in objects],
         content=content,
         series_instance_uid=derived_uid("rejection series", *parts),
-        series_number=_beside(first, ResultKind.REJECTION),
-        sop_instance_uid=document_uid(context, "rejection", *parts),
+        series_number=_series_number_beside(first, ResultKind.REJECTION),
+        sop_instance_uid=statement_uid(context, "rejection", *parts),
         instance_number=1,
         transfer_syntax_uid=ExplicitVRLittleEndian,
         specific_character_set=UTF8,

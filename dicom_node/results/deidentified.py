@@ -168,7 +168,7 @@ class KnownIdentity:
         phrases = [_pattern(phrase) for phrase in wanted]
         parts = [_pattern(part) for part in self._name_parts - known]
         for keyword, vr, value in _values(read):
-            text = _plain(value)
+            text = _normalised(value)
             if vr == "UI" and value in self._uids:
                 yield f"{keyword} is a UID of the source"
             elif vr in {"DA", "DT"} and text[:8] in self._phrases:
@@ -206,7 +206,7 @@ class KnownIdentity:
             if keyword not in _OF_STANDARDS and UID(value).is_private:
                 self._uids.add(value)
         elif vr == "PN":
-            for words in (_plain(name).split() for name in value.split("=")):
+            for words in (_normalised(name).split() for name in value.split("=")):
                 if len(words) > 1:
                     self._phrases.update({" ".join(words), " ".join(reversed(words))})
                 self._name_parts.update(
@@ -218,8 +218,8 @@ class KnownIdentity:
                 self._phrases.update(
                     {day[0], f"{year}-{month}-{date}", f"{date}.{month}.{year}", f"{month}/{date}/{year}"}
                 )
-        elif keyword in _IDENTIFYING and len(_plain(value)) > 1:
-            (self._places if keyword in _PLACES else self._phrases).add(_plain(value))
+        elif keyword in _IDENTIFYING and len(_normalised(value)) > 1:
+            (self._places if keyword in _PLACES else self._phrases).add(_normalised(value))
 
 
 def _pattern(phrase: str) -> re.Pattern[str]:
@@ -233,10 +233,10 @@ def _pattern(phrase: str) -> re.Pattern[str]:
 
 def _words(*texts: str) -> set[str]:
     """The set of words in these texts, normalised."""
-    return set(_plain(" ".join(texts)).split())
+    return set(_normalised(" ".join(texts)).split())
 
 
-def _plain(value: str) -> str:
+def _normalised(value: str) -> str:
     """The text normalised for comparison: case, separators of name parts and repeated blanks do not count."""
     folded = unicodedata.normalize("NFKC", value).casefold()
     return re.sub(r"[\^=\s\0]+", " ", folded).strip()
@@ -435,6 +435,7 @@ class _Builder(ResultBuilder):
         pseudonyms: Pseudonyms,
         options: Set[Retained],
     ) -> None:
+        """Prepare for one job; ``sources``: the true images, ``options``: what is retained."""
         super().__init__(
             replace(
                 context,
@@ -507,7 +508,7 @@ class _Builder(ResultBuilder):
         )
         return source_of(source.stored, header)
 
-    def checked(self, dataset: Dataset, kind: ResultKind, sources: Sequence[Source]) -> bytes:
+    def encode_checked(self, dataset: Dataset, kind: ResultKind, sources: Sequence[Source]) -> bytes:
         """Apply the confidentiality profile to an object, check that nothing in it identifies the patient,
         and return its bytes. Raises ResultRefused.
         """
@@ -523,12 +524,12 @@ class _Builder(ResultBuilder):
         for keyword in ("PatientID", "PatientName", *kept):
             dataset[keyword] = given[keyword]
         data = encode(dataset, self.context, sources[0])
-        further = partial(identifying, self.context, kind, given, self._identity, self._options)
+        further = partial(profile_violations, self.context, kind, given, self._identity, self._options)
         gate.check(data, dataset, self.context, kind, sources, further)
         return data
 
 
-def identifying(
+def profile_violations(
     context: ResultContext,
     kind: ResultKind,
     source: Dataset,
@@ -556,7 +557,7 @@ def apply(dataset: Dataset, kind: ResultKind, options: Set[Retained] = frozenset
     release looks at each of its items. ``options``: what is retained. Raises ResultRefused if a value must be
     replaced and no dummy value exists for its VR.
     """
-    _walk(dataset, _types(str(dataset.SOPClassUID)), ())
+    _apply_actions(dataset, _attribute_types(str(dataset.SOPClassUID)), ())
     retained = [DicomCode(OPTIONS[option][0], "DCM", OPTIONS[option][1]) for option in sorted(options)]
     named = [codes.DCM.BasicApplicationConfidentialityProfile, *_OPTIONS.get(kind, ()), *retained]
     set_values(
@@ -564,7 +565,7 @@ def apply(dataset: Dataset, kind: ResultKind, options: Set[Retained] = frozenset
         PatientIdentityRemoved="YES",
         DeidentificationMethod=[f"DICOM PS3.15 {EDITION} Table E.1-1", "DICOM AI Node"],
         DeidentificationMethodCodeSequence=[CodedConcept.from_code(code) for code in named],
-        LongitudinalTemporalInformationModified=_dates(options),
+        LongitudinalTemporalInformationModified=_temporal_information(options),
     )
 
 
@@ -577,8 +578,8 @@ def faults(read: Dataset, options: Set[Retained] = frozenset()) -> Iterator[str]
     kept = _keywords(options)
     wanted = {
         "PatientIdentityRemoved is not YES": read.get("PatientIdentityRemoved") == "YES",
-        f"LongitudinalTemporalInformationModified is not {_dates(options)}": (
-            read.get("LongitudinalTemporalInformationModified") == _dates(options)
+        f"LongitudinalTemporalInformationModified is not {_temporal_information(options)}": (
+            read.get("LongitudinalTemporalInformationModified") == _temporal_information(options)
         ),
         "the codes of what is retained are not those of the options": retained_by(read) == options,
         "the code of the basic confidentiality profile is missing": is_deidentified(read),
@@ -592,7 +593,7 @@ def faults(read: Dataset, options: Set[Retained] = frozenset()) -> Iterator[str]
                 yield f"{element.keyword or element.tag} has to be removed"
 
 
-def _dates(options: Set[Retained]) -> str:
+def _temporal_information(options: Set[Retained]) -> str:
     """The value of Longitudinal Temporal Information Modified (0028,0303): MODIFIED if dates are retained,
     else REMOVED.
     """
@@ -620,7 +621,9 @@ def _structured_content(read: Dataset) -> Iterator[str]:
             yield "a text of the report is not one that the node writes"
 
 
-def _walk(dataset: Dataset, types: dict[tuple[tuple[str, ...], str], str], place: tuple[str, ...]) -> None:
+def _apply_actions(
+    dataset: Dataset, types: dict[tuple[tuple[str, ...], str], str], place: tuple[str, ...]
+) -> None:
     """Apply the actions of Table E.1-1 to all attributes of a data set in place, items of sequences too.
 
     ``types``: Type of each attribute in the IOD, by (keywords of the enclosing sequences, keyword).
@@ -631,13 +634,13 @@ def _walk(dataset: Dataset, types: dict[tuple[tuple[str, ...], str], str], place
         if action == _REPLACE and element.keyword == "ContentSequence":
             action = None
         if action is not None and action != _UID:
-            _act(dataset, element, action, types.get((place, element.keyword), "3"))
+            _apply_action(dataset, element, action, types.get((place, element.keyword), "3"))
         if element.tag in dataset and element.VR == "SQ":
             for item in dataset[element.tag].value:
-                _walk(item, types, (*place, element.keyword))
+                _apply_actions(item, types, (*place, element.keyword))
 
 
-def _act(dataset: Dataset, element: DataElement, action: str, kind: str) -> None:
+def _apply_action(dataset: Dataset, element: DataElement, action: str, kind: str) -> None:
     """Remove, empty or replace one attribute: the least of what ``action`` allows that its Type in the IOD
     bears.
 
@@ -679,7 +682,7 @@ def _actions() -> dict[int, str]:
 
 
 @cache
-def _types(sop_class_uid: str) -> dict[tuple[tuple[str, ...], str], str]:
+def _attribute_types(sop_class_uid: str) -> dict[tuple[tuple[str, ...], str], str]:
     """The strictest Type of each attribute in the IOD's mandatory modules, by (keywords of the enclosing
     sequences, keyword).
     """
@@ -752,7 +755,7 @@ def pseudonymised(source: Source, pseudonyms: Pseudonyms, options: Set[Retained]
         **dict.fromkeys(_EMPTIED),
     )
     for keyword in _KEPT:
-        if keyword in given and (kept := _harmless(given[keyword])) is not None:
+        if keyword in given and (kept := _harmless_copy(given[keyword])) is not None:
             header[keyword] = kept
     for keyword, allowed in _TERMS.items():
         if keyword in given:
@@ -816,7 +819,7 @@ def in_boxes(mask: DerivedImage) -> DerivedImage:
     return replace(mask, frames=np.broadcast_to(filled, frames.shape))
 
 
-def _harmless(element: DataElement) -> DataElement | None:
+def _harmless_copy(element: DataElement) -> DataElement | None:
     """A copy of an attribute, in whose sequence items only numbers are left; None if it is not of the VR that
     its keyword promises, or a lookup table without values.
     """

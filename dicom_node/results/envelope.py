@@ -208,6 +208,7 @@ class ResultContext:
     series_offset: int = 0
 
     def __post_init__(self) -> None:
+        """Raise ValueError if ``analysed_at`` has no time zone."""
         if self.analysed_at.tzinfo is None:
             raise ValueError("analysed_at needs a time zone")
 
@@ -488,7 +489,9 @@ def _stand_in(header: Dataset, image: contract.ImageHeader) -> Dataset:
 
 
 def _class_for_highdicom(header: Dataset, frames: int) -> str:
-    """The SOP class to name to highdicom for an image with so many frames: one that it knows and that fits."""
+    """The SOP class to name to highdicom for an image with so many frames: one that it knows and that
+    fits.
+    """
     sop_class_uid = str(header.SOPClassUID)
     found = _SUCCESSORS.get(sop_class_uid, sop_class_uid)
     if found in SECONDARY_CAPTURES or not is_known(found):
@@ -571,8 +574,10 @@ def copy_present(picture: Dataset, source: Source, *keywords: str) -> None:
 
 
 def copy_spacing(picture: Dataset, source: Source) -> None:
-    """Copy Pixel Spacing of the source into the picture; if it has none, copy only the shape of its pixels."""
-    if _pair(source, "PixelSpacing"):
+    """Copy Pixel Spacing of the source into the picture; if it has none, copy only the shape of its
+    pixels.
+    """
+    if _height_and_width(source, "PixelSpacing"):
         copy_present(
             picture,
             source,
@@ -586,7 +591,7 @@ def copy_spacing(picture: Dataset, source: Source) -> None:
 
 def pixel_height(source: Source) -> float:
     """The height of a pixel as a multiple of its width; 1.0 if the source does not state it."""
-    pairs = (_pair(source, keyword) for keyword in (*_SPACINGS, "PixelAspectRatio"))
+    pairs = (_height_and_width(source, keyword) for keyword in (*_SPACINGS, "PixelAspectRatio"))
     return next((high / wide for high, wide in filter(None, pairs)), 1.0)
 
 
@@ -606,7 +611,7 @@ def copy_aspect(picture: Dataset, source: Source) -> None:
         picture.PixelAspectRatio = ratio
 
 
-def _pair(source: Source, keyword: str) -> tuple[float, float] | None:
+def _height_and_width(source: Source, keyword: str) -> tuple[float, float] | None:
     """The two positive numbers (height, width) of a spacing or ratio attribute; None if it has no usable
     ones.
 
@@ -620,7 +625,9 @@ def _pair(source: Source, keyword: str) -> tuple[float, float] | None:
 
 
 def reference(source: Source, frames: tuple[int, ...] = ()) -> Dataset:
-    """An item of Source Image Sequence that refers to ``source``; ``frames``: numbers from 1, empty for all."""
+    """An item of Source Image Sequence that refers to ``source``; ``frames``: numbers from 1, empty for
+    all.
+    """
     item = referenced(source)
     if source.frames > 1:
         item.ReferencedFrameNumber = list(frames or range(1, source.frames + 1))
@@ -918,7 +925,9 @@ _ORGANS: Final = {
 
 
 def side_of(source: Source) -> str:
-    """The side, "L" or "R", if the image shows one side of a body part that is known to be paired; else ""."""
+    """The side, "L" or "R", if the image shows one side of a body part that is known to be paired; else
+    "".
+    """
     part = body_part_of(source)
     return stated_side(source) if part and part.upper() not in _UNPAIRED else ""
 
@@ -951,7 +960,7 @@ def _body_part(source: Source) -> tuple[str, bool]:
         for code in _codes(source.header, "AnatomicRegionSequence")
     )
     parts = [str(source.header.get("BodyPartExamined") or ""), next(filter(None, words), "")]
-    named = {(_of_organs().get(code.value) or code).value for code in map(region_code, parts) if code}
+    named = {(_regions_of_organs().get(code.value) or code).value for code in map(region_code, parts) if code}
     return ("", True) if len(named) > 1 else (next(filter(None, parts), ""), False)
 
 
@@ -987,15 +996,17 @@ def region_of(part: CodedConcept | DicomCode) -> CodedConcept | None:
 
     Also understands an organ whose meaning begins with its side or "entire", such as "Left kidney".
     """
-    region = _of_organs().get(part.value)
+    region = _regions_of_organs().get(part.value)
     if region is None and _BEFORE.match(str(part.meaning)):
         whole = region_code(_BEFORE.sub("", str(part.meaning)))
-        return whole and (_of_organs().get(whole.value) or whole)
+        return whole and (_regions_of_organs().get(whole.value) or whole)
     return region
 
 
 def common_region(region: CodedConcept | DicomCode) -> CodedConcept | None:
-    """The member of CID 4031 with the code of ``region``, in words of the standard; None if no member has it."""
+    """The member of CID 4031 with the code of ``region``, in words of the standard; None if no member has
+    it.
+    """
     given = DicomCode(region.value, region.scheme_designator, region.meaning)
     known = (code for code in _common_regions() if given in (code, FORMER_REGIONS.get(code.value, code)))
     member = next(known, None)
@@ -1012,7 +1023,7 @@ def _common_regions() -> tuple[DicomCode, ...]:
 
 
 @cache
-def _of_organs() -> dict[str, CodedConcept]:
+def _regions_of_organs() -> dict[str, CodedConcept]:
     """The code of the region in which an organ lies, by the SNOMED CT code value of the organ."""
     found: dict[str, CodedConcept] = {}
     for region, words in _ORGANS.items():
@@ -1033,7 +1044,9 @@ def view_of(source: Source) -> CodedConcept | DicomCode | None:
 
 
 def procedure_reported(source: Source) -> DicomCode:
-    """The Procedure Reported of a report on this image, a code of CID 100: radiograph or imaging in general."""
+    """The Procedure Reported of a report on this image, a code of CID 100: radiograph or imaging in
+    general.
+    """
     radiograph = source.header.get("Modality") in _RADIOGRAPHS
     return codes.LN.XRUnspecifiedBodyRegion if radiograph else codes.SCT.ImagingProcedure
 
@@ -1084,34 +1097,34 @@ def series_uid(context: ResultContext, kind: ResultKind, source: Source, *parts:
     distinguish several series of one kind.
     """
     of_study = (source.study_uid, source.stored.identity_sha256)
-    return derived_uid("series", *_shaping(context), context.charset, kind, *of_study, *parts)
+    return derived_uid("series", *_shaping_texts(context), context.charset, kind, *of_study, *parts)
 
 
 def tracking_uid(context: ResultContext, source: Source, *parts: str) -> str:
     """The Tracking UID of a finding, derived only from its image and ``parts`` (what the finding is), so that
     all objects about it agree.
     """
-    return derived_uid("tracking", *_shaping(context), source.study_uid, *_source_parts(source), *parts)
+    return derived_uid("tracking", *_shaping_texts(context), source.study_uid, *_source_parts(source), *parts)
 
 
-def document_uid(context: ResultContext, what: str, *parts: str) -> str:
+def statement_uid(context: ResultContext, what: str, *parts: str) -> str:
     """The SOP Instance UID of a person's statement on results, derived from its content: same input, same
     UID.
 
     ``what``: the kind of statement, "assessment" or "rejection". ``parts``: all texts that it states.
     """
-    return derived_uid(what, *_shaping(context), *parts)
+    return derived_uid(what, *_shaping_texts(context), *parts)
 
 
-def _shaping(context: ResultContext) -> tuple[str, ...]:
+def _shaping_texts(context: ResultContext) -> tuple[str, ...]:
     """The texts that shape every result of a job and are part of its UIDs: versions, node, options and
     models.
     """
     options = json.dumps(dict(context.options), sort_keys=True, default=str, ensure_ascii=True)
-    return BUILDER_VERSION, context.installation.device_uid, options, *_program(context)
+    return BUILDER_VERSION, context.installation.device_uid, options, *_program_texts(context)
 
 
-def _program(context: ResultContext) -> tuple[str, ...]:
+def _program_texts(context: ResultContext) -> tuple[str, ...]:
     """The texts that name the pipeline and its models, with versions and hashes."""
     models = [part for model in context.models for part in _model_parts(model)]
     return context.pipeline, context.pipeline_version, *models
@@ -1148,7 +1161,7 @@ def described(
     return BuiltObject(
         kind=kind,
         sop_instance_uid=derived_uid(
-            "object", *_shaping(context), context.charset, kind, sources[0].study_uid, *named, *parts
+            "object", *_shaping_texts(context), context.charset, kind, sources[0].study_uid, *named, *parts
         ),
         sop_class_uid=str(sop_class_uid),
         series_instance_uid=series_uid(context, kind, sources[0], *series_parts),
@@ -1203,7 +1216,9 @@ def attributes_of(module: str) -> Iterator[tuple[tuple[str, ...], str, str]]:
 
 
 def missing_attribute(dataset: Dataset, module: str) -> str:
-    """A sentence on the first Type 1 or 2 attribute of the module that the object lacks; "" if it lacks none."""
+    """A sentence on the first Type 1 or 2 attribute of the module that the object lacks; "" if it lacks
+    none.
+    """
     try:
         check_required_attributes(dataset, module, check_optional_sequences=False)
     except AttributeError as error:
@@ -1358,11 +1373,13 @@ def complete(
 
 
 def encode(dataset: Dataset, context: ResultContext, source: Source) -> bytes:
-    """The Part 10 file of a result, in ISO_IR 192 or, if the context says so, in the source's character set."""
-    return _encoded(dataset, source.header if context.charset == "source" else Dataset())
+    """The Part 10 file of a result, in ISO_IR 192 or, if the context says so, in the source's character
+    set.
+    """
+    return _encode_in_charset_of(dataset, source.header if context.charset == "source" else Dataset())
 
 
-def _encoded(dataset: Dataset, source: Dataset) -> bytes:
+def _encode_in_charset_of(dataset: Dataset, source: Dataset) -> bytes:
     """The Part 10 file of a data set in the character set of ``source``.
 
     If that cannot encode a text (a label of a model), or names none, ISO_IR 192 is used: "?" is never
@@ -1401,7 +1418,7 @@ def built_document(
         sop_class_uid=document.SOPClassUID,
         series_instance_uid=document.SeriesInstanceUID,
         supersedes=supersedes,
-        data=_encoded(document, about),
+        data=_encode_in_charset_of(document, about),
     )
 
 
@@ -1433,7 +1450,9 @@ def _freeze_times(dataset: Dataset, context: ResultContext, offset: str) -> None
 
 
 def _right_references(dataset: Dataset, sources: Sequence[Source]) -> None:
-    """Correct references to the sources: name each one's own SOP class where highdicom got a successor of it."""
+    """Correct references to the sources: name each one's own SOP class where highdicom got a successor of
+    it.
+    """
     classes = {source.uid: source.sop_class_uid for source in sources}
     for item in items(dataset):
         uid = str(item.get("ReferencedSOPInstanceUID") or "")
@@ -1486,7 +1505,9 @@ def contributing_equipment(
         uid = derived_uid("model", context.installation.device_uid, *_model_parts(model))
         what = f"AI model: inference; SHA-256 of weights {model.sha256}, of card {model.card_sha256}"
         purpose = codes.DCM.ProcessingEquipment
-        items.append(_item(context, offset, uid, model.id[:64], [model.version[:64]], what, purpose))
+        items.append(
+            _equipment_item(context, offset, uid, model.id[:64], [model.version[:64]], what, purpose)
+        )
     return items
 
 
@@ -1497,7 +1518,7 @@ def device_observer(context: ResultContext) -> ObserverContext:
     return ObserverContext(
         observer_type=codes.DCM.Device,
         observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
-            uid=derived_uid("observer", context.installation.device_uid, *_program(context)),
+            uid=derived_uid("observer", context.installation.device_uid, *_program_texts(context)),
             name=context.station_name or MODEL_NAME,
             manufacturer_name=MANUFACTURER,
             model_name=MODEL_NAME,
@@ -1507,7 +1528,9 @@ def device_observer(context: ResultContext) -> ObserverContext:
 
 
 def algorithm(model: contract.ModelRef, finding: contract.Finding | None = None) -> AlgorithmIdentification:
-    """The SR items (TID 4019) that name a model; for a ``finding`` with the operating threshold of its label."""
+    """The SR items (TID 4019) that name a model; for a ``finding`` with the operating threshold of its
+    label.
+    """
     threshold = finding.threshold if finding is not None else None
     parameters = None if threshold is None else [f"operating threshold {threshold:.4g}"]
     return AlgorithmIdentification(name=model.id, version=model.version, parameters=parameters)
@@ -1522,10 +1545,10 @@ def node_equipment(
     ``offset``: Timezone Offset From UTC, "" if unknown.
     """
     uid = context.installation.device_uid
-    return _item(context, offset, uid, MODEL_NAME, software_versions(context), what, purpose)
+    return _equipment_item(context, offset, uid, MODEL_NAME, software_versions(context), what, purpose)
 
 
-def _item(
+def _equipment_item(
     context: ResultContext,
     offset: str,
     uid: str,

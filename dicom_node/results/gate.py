@@ -108,19 +108,19 @@ def check(
         read, pixel_bytes, header = _read(data)
         problems = [
             # What every object has to keep to, whoever it is for.
-            *_same_as_built(read, built),
-            *_complete(read, kind),
-            *_uids(read, sources),
-            *_of_this_patient(read, sources[0]),
-            *_series(read, sources),
-            *_marked_as_ours(read, kind),
-            *_references(read, context, sources),
-            *_graphics(read, sources),
+            *_encoding_faults(read, built),
+            *_missing_attributes(read, kind),
+            *_uid_faults(read, sources),
+            *_patient_faults(read, sources[0]),
+            *_series_faults(read, sources),
+            *_marking_faults(read, kind),
+            *_reference_faults(read, context, sources),
+            *_graphic_faults(read, sources),
             *(_pixels(read, pixel_bytes) if kind in _PICTURES | {ResultKind.SEG} else ()),
-            *(_document(read) if kind is ResultKind.PDF else ()),
-            *(further(read, header) if further else _keeps_identity(read, kind)),
+            *(_pdf_faults(read) if kind is ResultKind.PDF else ()),
+            *(further(read, header) if further else _identity_faults(read, kind)),
         ]
-    _refuse(kind, problems)
+    _raise_faults(kind, problems)
 
 
 def check_assessment(data: bytes, built: Dataset, report: Dataset) -> None:
@@ -134,17 +134,17 @@ def check_assessment(data: bytes, built: Dataset, report: Dataset) -> None:
     with quiet_pydicom():
         read, _, _ = _read(data)
         problems = [
-            *_same_as_built(read, built),
-            *_complete(read, kind),
-            *_series(read, ()),
-            *_marked_as_ours(read, kind),
+            *_encoding_faults(read, built),
+            *_missing_attributes(read, kind),
+            *_series_faults(read, ()),
+            *_marking_faults(read, kind),
             *(
                 f"{keyword} is not that of the report"
                 for keyword in COPIED
                 if not _equal(read.get(keyword) or "", report.get(keyword) or "")
             ),
         ]
-    _refuse(kind, problems)
+    _raise_faults(kind, problems)
 
 
 def _read(data: bytes) -> tuple[Dataset, int | None, bytes]:
@@ -160,14 +160,18 @@ def _read(data: bytes) -> tuple[Dataset, int | None, bytes]:
     return read, length if is_whole else None, data[:at]
 
 
-def _refuse(kind: ResultKind, problems: Sequence[str]) -> None:
-    """Raise ResultRefused with these faults of a result of this kind, each once; do nothing if there is none."""
+def _raise_faults(kind: ResultKind, problems: Sequence[str]) -> None:
+    """Raise ResultRefused with these faults of a result of this kind, each once; do nothing if there is
+    none.
+    """
     if problems:
         raise ResultRefused(f"{kind} result not released: " + "; ".join(dict.fromkeys(problems)))
 
 
-def _keeps_identity(read: Dataset, kind: ResultKind) -> list[str]:
-    """Faults of an object that must name the patient: marked as de-identified, or without its source images."""
+def _identity_faults(read: Dataset, kind: ResultKind) -> list[str]:
+    """Faults of an object that must name the patient: marked as de-identified, or without its source
+    images.
+    """
     return _those_that_hold(
         {
             "PatientIdentityRemoved must not be YES: it names the patient": (
@@ -186,7 +190,7 @@ def _those_that_hold(faults: Mapping[str, bool]) -> list[str]:
     return [fault for fault, holds in faults.items() if holds]
 
 
-def _same_as_built(read: Dataset, built: Dataset) -> Iterator[str]:
+def _encoding_faults(read: Dataset, built: Dataset) -> Iterator[str]:
     """Yield a fault for each attribute that reads back from the file with another value than was encoded.
 
     Text that the character set cannot hold would show here.
@@ -200,7 +204,7 @@ def _same_as_built(read: Dataset, built: Dataset) -> Iterator[str]:
             yield f"{element.keyword} is encoded differently from what was built"
 
 
-def _complete(read: Dataset, kind: ResultKind) -> Iterator[str]:
+def _missing_attributes(read: Dataset, kind: ResultKind) -> Iterator[str]:
     """Yield a fault for each Type 1 or 2 attribute that the object's kind or IOD requires and that is
     missing.
     """
@@ -216,8 +220,10 @@ def _complete(read: Dataset, kind: ResultKind) -> Iterator[str]:
             yield missing
 
 
-def _uids(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
-    """Yield faults of UIDs: malformed, equal to a UID of a source image, or one tracking UID in two groups."""
+def _uid_faults(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
+    """Yield faults of UIDs: malformed, equal to a UID of a source image, or one tracking UID in two
+    groups.
+    """
     theirs = {source.uid for source in sources} | {source.series_uid for source in sources}
     # The study's UID is the source's, whatever it is: under another the PACS would not find the study.
     for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
@@ -235,7 +241,7 @@ def _uids(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
         yield "a Tracking Unique Identifier is in two groups: viewers show only the first"
 
 
-def _of_this_patient(read: Dataset, source: Source) -> Iterator[str]:
+def _patient_faults(read: Dataset, source: Source) -> Iterator[str]:
     """Yield a fault for each patient or study attribute that differs from that of the source image."""
     for keyword in COPIED:
         theirs, ours = source.header.get(keyword), read.get(keyword)
@@ -245,8 +251,10 @@ def _of_this_patient(read: Dataset, source: Source) -> Iterator[str]:
             yield f"{keyword} is not that of the source"
 
 
-def _series(read: Dataset, sources: Sequence[Source]) -> list[str]:
-    """Faults of the series: number below 9000, no "AI" in its description, or another study than the sources."""
+def _series_faults(read: Dataset, sources: Sequence[Source]) -> list[str]:
+    """Faults of the series: number below 9000, no "AI" in its description, or another study than the
+    sources.
+    """
     description, study = str(read.get("SeriesDescription") or ""), str(read.get("StudyInstanceUID"))
     return _those_that_hold(
         {
@@ -257,7 +265,7 @@ def _series(read: Dataset, sources: Sequence[Source]) -> list[str]:
     )
 
 
-def _marked_as_ours(read: Dataset, kind: ResultKind) -> Iterator[str]:
+def _marking_faults(read: Dataset, kind: ResultKind) -> Iterator[str]:
     """Yield faults of the attributes that mark the object as made by this product and as unverified."""
     if not is_own_result(read):
         yield "Contributing Equipment does not name this product"
@@ -266,7 +274,7 @@ def _marked_as_ours(read: Dataset, kind: ResultKind) -> Iterator[str]:
             yield fault
 
 
-def _references(read: Dataset, context: ResultContext, sources: Sequence[Source]) -> Iterator[str]:
+def _reference_faults(read: Dataset, context: ResultContext, sources: Sequence[Source]) -> Iterator[str]:
     """Yield a fault for each reference to an object that is neither a source, nor an earlier image or report,
     nor the report that is replaced, and for each reference with a wrong SOP class or frame.
     """
@@ -299,7 +307,7 @@ def _references(read: Dataset, context: ResultContext, sources: Sequence[Source]
             yield "a reference names a frame that the source has not"
 
 
-def _graphics(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
+def _graphic_faults(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
     """Yield faults of SCOORD and PIXEL graphics: they must lie inside the image; regions must be closed
     polygons with an area, and measured lengths open lines or outlines.
     """
@@ -320,13 +328,13 @@ def _graphics(read: Dataset, sources: Sequence[Source]) -> Iterator[str]:
             ]
             if len(images) != 1:
                 yield "a region is not SELECTED FROM exactly one image"
-            yield from _inside(item, images, known, line=id(item) in lengths)
+            yield from _outline_faults(item, images, known, line=id(item) in lengths)
         for graphic in item.get("GraphicObjectSequence") or []:
             line = graphic.get("GraphicType") == "INTERPOLATED"
-            yield from _inside(graphic, item.get("ReferencedImageSequence") or [], known, line=line)
+            yield from _outline_faults(graphic, item.get("ReferencedImageSequence") or [], known, line=line)
 
 
-def _inside(
+def _outline_faults(
     graphic: Dataset, images: Sequence[Dataset], known: dict[str, Source], *, line: bool = False
 ) -> Iterator[str]:
     """Yield faults of one graphic: its form, and points outside the images that it refers to.
@@ -350,7 +358,7 @@ def _inside(
             yield "a region reaches out of its image"
 
 
-def _document(read: Dataset) -> list[str]:
+def _pdf_faults(read: Dataset) -> list[str]:
     """Faults of an encapsulated PDF: its stated length is wrong (PS3.3 C.24.2), or the PDF is incomplete."""
     data = bytes(read.get("EncapsulatedDocument") or b"")
     length = int(read.get("EncapsulatedDocumentLength") or 0)
@@ -387,17 +395,17 @@ def _sequence(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
 
 def _equal(one: Any, other: Any) -> bool:
     """Whether two values are equal as text, item by item; a single value equals a list that holds only it."""
-    return bool(_plain(one) == _plain(other))
+    return bool(_comparable(one) == _comparable(other))
 
 
-def _plain(value: Any) -> Any:
+def _comparable(value: Any) -> Any:
     """A value in a form that can be compared: text without padding, a hash of bytes, or a list or dictionary
     of these.
     """
     if value is None or (isinstance(value, (str, list)) and len(value) == 0):
         return ""
     if isinstance(value, Dataset):
-        return {int(element.tag): _plain(element.value) for element in value}
+        return {int(element.tag): _comparable(element.value) for element in value}
     if isinstance(value, bytes):
         return hashlib.sha256(value.rstrip(b"\0")).hexdigest()
     if isinstance(value, (int, float)):
@@ -406,5 +414,5 @@ def _plain(value: Any) -> Any:
             return repr(np.float32(value))
     if isinstance(value, (str, PersonName)) or not hasattr(value, "__iter__"):
         return str(value).rstrip(" \0")
-    values = [_plain(one) for one in value]
+    values = [_comparable(one) for one in value]
     return values[0] if len(values) == 1 else values

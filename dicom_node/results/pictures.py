@@ -172,9 +172,9 @@ def build_presentation(context: ResultContext, report: ImageReport, uid: str) ->
         shape = "INVERSE" if source.photometric == "MONOCHROME1" else "IDENTITY"
         state = GrayscaleSoftcopyPresentationState(
             **arguments,
-            modality_lut_transformation=_modality_lut(source),
+            modality_lut_transformation=_modality_transformation(source),
             presentation_lut_transformation=hd.PresentationLUTTransformation(presentation_lut_shape=shape),
-            voi_lut_transformations=[_voi(source)],
+            voi_lut_transformations=[_display_transformation(source)],
         )
     else:
         state = ColorSoftcopyPresentationState(icc_profile=srgb_profile(), **arguments)
@@ -321,11 +321,11 @@ def _label(located: ReportedFinding) -> TextObject:
     )
 
 
-def _modality_lut(source: Source) -> hd.ModalityLUTTransformation:
+def _modality_transformation(source: Source) -> hd.ModalityLUTTransformation:
     """The modality transformation of a grey image: its Modality LUT, else rescale intercept and slope."""
     header = source.header
     tables = header.get("ModalityLUTSequence")
-    if tables and (table := _table(source, tables[0])):
+    if tables and (table := _lut_arguments(source, tables[0])):
         lut = hd.ModalityLUT(lut_type=str(tables[0].get("ModalityLUTType") or "US"), **table)
         return hd.ModalityLUTTransformation(modality_lut=_with_depth(lut, tables[0]))
     return hd.ModalityLUTTransformation(
@@ -335,7 +335,7 @@ def _modality_lut(source: Source) -> hd.ModalityLUTTransformation:
     )
 
 
-def _voi(source: Source) -> SoftcopyVOILUTTransformation:
+def _display_transformation(source: Source) -> SoftcopyVOILUTTransformation:
     """The display transformation of a grey image: its VOI LUTs and first window; without any the full range
     of values, or a viewer would choose its own.
     """
@@ -343,7 +343,7 @@ def _voi(source: Source) -> SoftcopyVOILUTTransformation:
     luts = [
         _with_depth(hd.VOILUT(**lut), table)
         for table in header.get("VOILUTSequence") or []
-        if (lut := _table(source, table))
+        if (lut := _lut_arguments(source, table))
     ]
     centres, widths = (listed(header.get(word)) for word in ("WindowCenter", "WindowWidth"))
     are_numbers = all(decimal(one) is not None for one in (*centres, *widths))
@@ -364,7 +364,7 @@ def _voi(source: Source) -> SoftcopyVOILUTTransformation:
 def _full_range(source: Source) -> SoftcopyVOILUTTransformation:
     """A window over all values that the pixels of an image can have after the modality transformation."""
     tables = source.header.get("ModalityLUTSequence")
-    if tables and _table(source, tables[0]):
+    if tables and _lut_arguments(source, tables[0]):
         width = 2.0 ** int(tables[0].LUTDescriptor[2])
         return SoftcopyVOILUTTransformation(window_center=width / 2, window_width=width)
     bits = int(source.header.BitsStored)
@@ -374,7 +374,7 @@ def _full_range(source: Source) -> SoftcopyVOILUTTransformation:
     return SoftcopyVOILUTTransformation(window_center=centre, window_width=max(2**bits * abs(slope), 1.0))
 
 
-def _table(source: Source, table: Dataset) -> dict[str, Any] | None:
+def _lut_arguments(source: Source, table: Dataset) -> dict[str, Any] | None:
     """The arguments with which highdicom makes a LUT of this sequence item; None if no picture can be shown
     by it.
     """
@@ -442,7 +442,9 @@ def summary_of(report: Report) -> SummaryPage:
     frame = first_frame(first.located)
     here = [one for one in first.located if (one.finding.frame or 1) == frame]
     places = place_lines(one.region for one in here if one.region is not None)
-    caption = "; ".join(filter(None, [_name(source, sources, frame, cleaned=cleaned is not None), *places]))
+    caption = "; ".join(
+        filter(None, [_caption(source, sources, frame, cleaned=cleaned is not None), *places])
+    )
     shown: PagePicture | str = (
         "No picture: names may be burned into this image, and it was not verified that none is left."
     )
@@ -456,7 +458,7 @@ def summary_of(report: Report) -> SummaryPage:
     return SummaryPage(
         (TITLE, head, shown, [caption], [*words, *report.purged], foot),
         source,
-        f"AI summary of {_counted(len(sources))} on one page.",
+        f"AI summary of {_count_in_words(len(sources))} on one page.",
         frame,
         filled=cleaned is not None,
     )
@@ -497,7 +499,9 @@ def _importance(image: ImageReport, report: Report) -> tuple[int, bool]:
 
 
 def _may_show_names(image: ImageReport, report: Report) -> bool:
-    """Whether names may be burned into the image: it is an ultrasound, or the pipeline looked for such text."""
+    """Whether names may be burned into the image: it is an ultrasound, or the pipeline looked for such
+    text.
+    """
     return (
         report.drawn_on == "cleaned"
         or image.source.header.get("Modality") == "US"
@@ -516,7 +520,7 @@ def _foot(report: Report) -> list[str]:
     more = f" and {len(names) - fitting} more" if fitting < len(names) else ""
     models = f"Model{'s' if len(names) > 1 else ''}: {', '.join(names[:fitting])}{more}"
     return [
-        f"{NOT_FOR_DIAGNOSIS}. Analysed {analysed:%Y-%m-%d %H:%M}, {_counted(len(report.images))}.",
+        f"{NOT_FOR_DIAGNOSIS}. Analysed {analysed:%Y-%m-%d %H:%M}, {_count_in_words(len(report.images))}.",
         models if names else f"Pipeline: {context.pipeline} {context.pipeline_version}",
     ]
 
@@ -563,7 +567,7 @@ def _date(text: str) -> str:
     return re.sub(r"^(\d{4})(\d{2})(\d{2})$", r"\1-\2-\3", text)
 
 
-def _name(source: Source, sources: Sequence[Source], frame: int, *, cleaned: bool) -> str:
+def _caption(source: Source, sources: Sequence[Source], frame: int, *, cleaned: bool) -> str:
     """A caption that names the image in the picture: its number, view and frame, and whether it was cleaned.
 
     The number is left out if ``sources`` has only one image.
@@ -580,7 +584,7 @@ def _name(source: Source, sources: Sequence[Source], frame: int, *, cleaned: boo
     return text[:1].upper() + text[1:]
 
 
-def _counted(images: int) -> str:
+def _count_in_words(images: int) -> str:
     """The number with its noun: "1 image", "2 images"."""
     return f"{images} image{'s' if images > 1 else ''}"
 

@@ -182,7 +182,7 @@ class Report:
 
     @property
     def sources(self) -> list[Source]:
-        """The source images, in their order."""
+        """The source images of the report, in their order."""
         return [one.source for one in self.images]
 
     @property
@@ -205,13 +205,13 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
     if not of.keys() >= named_uids | {one.source_uid for one in result.measurements}:
         raise ResultRefused("the pipeline names an image that is not a source of this job")
     findings = ranked(result.findings)
-    located = _located(context, of, findings)
+    located = _findings_by_place(context, of, findings)
     # A note for each image that has a previous one; it is shown wherever the findings are shown.
     compared = [
         QualityNote(COMPARED, line, uid, on_faces=True)
         for uid, one in context.previous.items()
         if context.study_day and one.on < context.study_day
-        if (line := _changes(result, uid, one, context.study_day))
+        if (line := _comparison(result, uid, one, context.study_day))
     ]
     notes = [*result.quality, *compared]
     images = []
@@ -244,7 +244,7 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
                 known,
                 [one for one in located if one.source is source],
                 [_coded(context, source, one, absence) for one in absent],
-                [_tracked(context, source, one, place) for place, one in enumerate(measured, start=1)],
+                [_with_tracking(context, source, one, place) for place, one in enumerate(measured, start=1)],
                 [*([f"reliability: {rated}"] if rated else []), *_remarks(source, sources, notes)],
                 [one for one in result.images if one.source_uid == source.uid],
                 _parts(context, [one for one in compared if one.source_uid == source.uid]),
@@ -252,7 +252,7 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
             )
         )
     cleaning = [note for note in notes if note.name in _OF_CLEANING]
-    cleaned = _grouped(
+    cleaned = _texts_by_images(
         (source, "; ".join(note.text.rstrip(".") for note in cleaning if note.source_uid == source.uid))
         for source in sources
     )
@@ -264,7 +264,7 @@ def report_of(context: ResultContext, sources: Sequence[Source], result: Pipelin
         "\r\n".join([*in_words(images), *purged, *burned_in]),
         located,
         purged,
-        list({one.image.SOPInstanceUID: one for one in _quoted(context, compared)}.values()),
+        list({one.image.SOPInstanceUID: one for one in _compared_images(context, compared)}.values()),
         (*not_here(result), *_parts(context, compared)),
         result.drawn_on,
         any(note.name in _MISSING for note in notes),
@@ -313,7 +313,7 @@ def in_words(images: Sequence[ImageReport]) -> list[str]:
 
     If there are several images, a text begins with their numbers.
     """
-    return _grouped((one.source, "\r\n".join(one.lines)) for one in images)
+    return _texts_by_images((one.source, "\r\n".join(one.lines)) for one in images)
 
 
 def first_frame(located: Sequence[ReportedFinding]) -> int:
@@ -333,7 +333,7 @@ def further_numbers(image: ImageReport) -> list[str]:
     return [line for line in numbers if line not in image.lines[0]]
 
 
-def _located(
+def _findings_by_place(
     context: ResultContext, sources: Mapping[str, Source], findings: Sequence[Finding]
 ) -> list[ReportedFinding]:
     """The findings that are reported and not absent, in the order of ``findings``, one for each place.
@@ -422,7 +422,7 @@ def _outline(region: Region, source: Source) -> npt.NDArray[np.float64]:
     return points
 
 
-def _tracked(
+def _with_tracking(
     context: ResultContext, source: Source, measurement: Measurement, place: int
 ) -> TrackedMeasurement:
     """The measurement with its tracking UID and lines; ``place``: its number among those of the image, from
@@ -444,11 +444,11 @@ def _tracked(
         measurement,
         tracking_uid(context, source, "measurement", *parts),
         identifier[:64],
-        tuple(_line(source, line, closed=measurement.closed) for line in measurement.lines),
+        tuple(_line_points(source, line, closed=measurement.closed) for line in measurement.lines),
     )
 
 
-def _line(source: Source, line: Sequence[Point], *, closed: bool) -> npt.NDArray[np.float64]:
+def _line_points(source: Source, line: Sequence[Point], *, closed: bool) -> npt.NDArray[np.float64]:
     """A measured line as ``[points, 2]``; ``closed``: it is an outline, so the first point is repeated at its
     end.
 
@@ -483,7 +483,7 @@ def _remarks(source: Source, sources: Sequence[Source], notes: Iterable[QualityN
             yield f"{note.name}: {note.text}"
 
 
-def _grouped(sentences: Iterable[tuple[Source, str]]) -> list[str]:
+def _texts_by_images(sentences: Iterable[tuple[Source, str]]) -> list[str]:
     """Each text once, preceded by the numbers of its images if there are several images; "" is left out.
 
     ``sentences``: pairs of an image and its text.
@@ -501,24 +501,28 @@ def _grouped(sentences: Iterable[tuple[Source, str]]) -> list[str]:
     ]
 
 
-def _quoted(context: ResultContext, compared: Sequence[QualityNote]) -> list[PreviousImage]:
+def _compared_images(context: ResultContext, compared: Sequence[QualityNote]) -> list[PreviousImage]:
     """The earlier images that these notes on comparisons are about."""
     return [context.previous[note.source_uid] for note in compared if note.source_uid]
 
 
 def _parts(context: ResultContext, compared: Sequence[QualityNote]) -> tuple[str, ...]:
     """The texts that comparisons (``compared``) add to the UIDs of an object; () without comparisons."""
-    uids = [one.SOPInstanceUID for pair in _quoted(context, compared) for one in (pair.report, pair.image)]
+    uids = [
+        one.SOPInstanceUID
+        for pair in _compared_images(context, compared)
+        for one in (pair.report, pair.image)
+    ]
     return (COMPARED, *(note.text for note in compared), *uids) if compared else ()
 
 
-def _changes(result: PipelineResult, uid: str, previous: PreviousImage, on: date) -> str:
+def _comparison(result: PipelineResult, uid: str, previous: PreviousImage, on: date) -> str:
     """The sentence that compares an image (``uid``) with a previous one; "" if nothing can be compared.
 
     ``on``: the date of the present study.
     """
     measured = [one for one in result.measurements if one.source_uid == uid]
-    numbers = list(_changed_numbers(measured, previous, (on - previous.on).days))
+    numbers = list(_number_changes(measured, previous, (on - previous.on).days))
     # Silence on a film of which the model is unsure is no change, and nothing that is gone.
     then = {
         one.code: one
@@ -531,7 +535,7 @@ def _changes(result: PipelineResult, uid: str, previous: PreviousImage, on: date
         if one.source_uid == uid and one.code != BURNED_IN and not one.research_only
         if (was := then.get((one.code.value, one.code.scheme)))
     ]
-    alike = [pair for pair in known if previous.same_options and _model(pair[0]) == pair[1].model]
+    alike = [pair for pair in known if previous.same_options and _model_name(pair[0]) == pair[1].model]
     if known and not alike:
         numbers.append("findings by another model or with other options, not compared")
     if not numbers and not alike:
@@ -544,7 +548,7 @@ def _changes(result: PipelineResult, uid: str, previous: PreviousImage, on: date
     return comparison_line(previous.on.isoformat(), numbers, new, gone)
 
 
-def _changed_numbers(measured: Sequence[Measurement], previous: PreviousImage, days: int) -> Iterator[str]:
+def _number_changes(measured: Sequence[Measurement], previous: PreviousImage, days: int) -> Iterator[str]:
     """Yield a text on each measurement that can be compared with the previous image: its error must be known,
     and no other measurement may have the same quantity.
 
@@ -558,15 +562,15 @@ def _changed_numbers(measured: Sequence[Measurement], previous: PreviousImage, d
             continue
         [was] = then
         name = one.name.lower()
-        if was.model != _model(one):
+        if was.model != _model_name(one):
             yield f"{name} by another model version, not compared"
         elif not one.fetus or (
             one.fetus == "1" and days <= SAME_PREGNANCY and one.value >= was.value - one.error
         ):
-            yield f"{name} {_changed(one, was)}"
+            yield f"{name} {_change_in_words(one, was)}"
 
 
-def _changed(now: Measurement, then: StatedNumber) -> str:
+def _change_in_words(now: Measurement, then: StatedNumber) -> str:
     """The previous value in words and, if the method's error is known, the difference of the values as shown.
 
     There is no judgement on the difference for a fetus, because it grows.
@@ -581,6 +585,6 @@ def _changed(now: Measurement, then: StatedNumber) -> str:
     return f"{was} ({difference:+.{places}f}, method ±{now.error:.{places}f})"
 
 
-def _model(one: Finding | Measurement) -> str:
+def _model_name(one: Finding | Measurement) -> str:
     """The name and version of the model of a finding or measurement; "" if no model made it."""
     return f"{one.model.id} {one.model.version}" if one.model else ""

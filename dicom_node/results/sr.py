@@ -124,7 +124,7 @@ def build_document(report: Report, uid: str) -> Dataset:
     groups += [
         _measurement_group(report, image.source, one) for image in report.images for one in image.measured
     ]
-    further = [*map(_previous, report.compared)]
+    further = [*map(_quotation, report.compared)]
     if groups:
         further = [_evaluations(report, elsewhere), *further]
     else:
@@ -229,7 +229,7 @@ def _requests(source: Source) -> list[Dataset]:
     return items
 
 
-def _frames(source: Source, frame: int | None) -> list[int] | None:
+def _frame_numbers(source: Source, frame: int | None) -> list[int] | None:
     """The frame number to state in a reference to an image, as a list; None for a still. ``frame`` None: the
     first.
     """
@@ -297,7 +297,7 @@ def _finding_group(one: ReportedFinding) -> Group:
         "measurements": [Measurement(**number) for number in _number_of(one)],
         "qualitative_evaluations": [presence],
     }
-    frames = _frames(source, finding.frame)
+    frames = _frame_numbers(source, finding.frame)
     if one.region is None:
         image = SourceImageForMeasurementGroup.from_source_image(source.stand_in, frames)
         return MeasurementsAndQualitativeEvaluations(source_images=[image], **about)
@@ -340,8 +340,8 @@ def _image_group(report: Report, image: ImageReport) -> Group:
 
 
 def _evaluations(report: Report, elsewhere: Sequence[ReportedFinding]) -> ContainerContentItem:
-    """The container "Qualitative Evaluations" (TID 1500) with what the TID 1501 groups would say, without
-    groups.
+    """The container "Qualitative Evaluations" (TID 1500), which replaces the TID 1501 groups where regions
+    exist.
 
     ``elsewhere``: the findings without a region.
     """
@@ -350,7 +350,9 @@ def _evaluations(report: Report, elsewhere: Sequence[ReportedFinding]) -> Contai
         items += [_evaluation(one) for one in image.absent]
         for name, value in image.answers:
             answer = CodeContentItem(name=name, value=value, relationship_type=_CONTAINS)
-            answer.ContentSequence = ContentSequence([_measured_in(image.source, _all_frames(image.source))])
+            answer.ContentSequence = ContentSequence(
+                [_measured_image_item(image.source, _all_frames(image.source))]
+            )
             items.append(answer)
         items += [_text(codes.DCM.Comment, text) for text in image.remarks]
     return _container(QUALITATIVE_EVALUATIONS, items)
@@ -370,13 +372,13 @@ def _evaluation(one: ReportedFinding) -> ContentItem:
             *algorithm(one.finding.model, one.finding),
             *(NumContentItem(relationship_type=of_finding, **number) for number in _number_of(one)),
             *_cut_offs(one),
-            _measured_in(one.source, _frames(one.source, one.finding.frame)),
+            _measured_image_item(one.source, _frame_numbers(one.source, one.finding.frame)),
         ]
     )
     return item
 
 
-def _measured_in(source: Source, frames: list[int] | None) -> ImageContentItem:
+def _measured_image_item(source: Source, frames: list[int] | None) -> ImageContentItem:
     """The IMAGE content item that names the image from which a finding or measurement was inferred."""
     return _image_item(source, frames, codes.DCM.SourceOfMeasurement, _INFERRED_FROM)
 
@@ -389,7 +391,9 @@ def _number_of(one: ReportedFinding) -> list[dict[str, object]]:
 
 
 def _cut_offs(one: ReportedFinding) -> list[ContentItem]:
-    """The NUM content item with the cut-off by which presence was inferred; an empty list without a cut-off."""
+    """The NUM content item with the cut-off by which presence was inferred; an empty list without a
+    cut-off.
+    """
     return [NumContentItem(*one.cut_off, relationship_type=_INFERRED_FROM)] if one.cut_off else []
 
 
@@ -404,7 +408,7 @@ def _measurement_group(report: Report, source: Source, tracked: TrackedMeasureme
     Values have their unit (UCUM), points are SCOORD: column and row in pixels of the image.
     """
     measurement = tracked.measurement
-    frames = _frames(source, measurement.frame)
+    frames = _frame_numbers(source, measurement.frame)
     read, method = measurement.model is None, coded(measurement.method) if measurement.method else None
     model = measurement.model or next(iter(report.context.models), None)
     number = Measurement(
@@ -435,7 +439,7 @@ def _measurement_group(report: Report, source: Source, tracked: TrackedMeasureme
     return group
 
 
-def _previous(previous: PreviousImage) -> ContainerContentItem:
+def _quotation(previous: PreviousImage) -> ContainerContentItem:
     """The container that quotes the earlier report on one earlier image."""
     mode, document = DicomCode("121001", "DCM", "Quotation Mode"), DicomCode("121003", "DCM", "Document")
     quoted_source, report = DicomCode("121002", "DCM", "Quoted Source"), previous.report
@@ -452,7 +456,7 @@ def _previous(previous: PreviousImage) -> ContainerContentItem:
         for one in previous.findings
     ]
     for one, item in said:
-        item.ContentSequence = ContentSequence(list(_about(one, previous)))
+        item.ContentSequence = ContentSequence(list(_quoted_items(one, previous)))
     return _container(
         DicomCode("121068", "DCM", "Previous Findings"),
         [
@@ -464,7 +468,7 @@ def _previous(previous: PreviousImage) -> ContainerContentItem:
     )
 
 
-def _about(one: StatedFinding | StatedNumber, previous: PreviousImage) -> Iterator[ContentItem]:
+def _quoted_items(one: StatedFinding | StatedNumber, previous: PreviousImage) -> Iterator[ContentItem]:
     """Yield the items below a quoted finding or measurement: its tracking UID, the model that made it, and
     the image.
     """
@@ -520,10 +524,10 @@ def stated(report: Path | BinaryIO | Dataset) -> StatedReport:
     findings: list[StatedFinding] = []
     numbers: list[StatedNumber] = []
     for group in _containers(document, _MEASUREMENT_GROUP):
-        items, places = _below(group), list(_places(group))
-        decided = list(filter(_decides, items))
-        in_group = _numbers([*items, *(below for item in decided for below in _below(item))])
-        subject = next((_value(item) for item in items if _states(item, _FINDING)), None)
+        items, places = _children(group), list(_places(group))
+        decided = list(filter(_is_decision, items))
+        in_group = _numbers([*items, *(below for item in decided for below in _children(item))])
+        subject = next((_value(item) for item in items if _is_code(item, _FINDING)), None)
         for place, item in enumerate(decided):
             name = _name(item)
             if subject is not None and name_of(item) == PRESENCE.value:
@@ -536,7 +540,7 @@ def stated(report: Path | BinaryIO | Dataset) -> StatedReport:
             [measured] = item.MeasuredValueSequence
             numbers.append(
                 StatedNumber(
-                    _image(group),
+                    _image_uid(group),
                     _code(_name(item))[:2],
                     str(_name(item).CodeMeaning),
                     float(measured.NumericValue),
@@ -550,9 +554,9 @@ def stated(report: Path | BinaryIO | Dataset) -> StatedReport:
             )
     for container in _containers(document, QUALITATIVE_EVALUATIONS.value):
         # CODE "finding = present / absent / undetermined", with what belongs to it below it.
-        for item in filter(_decides, _below(container)):
-            findings.append(_finding(_name(item), item, _below(item), item, _numbers(_below(item))))
-    texts = [item for item in _below(document) if item.ValueType == "TEXT"]
+        for item in filter(_is_decision, _children(container)):
+            findings.append(_finding(_name(item), item, _children(item), item, _numbers(_children(item))))
+    texts = [item for item in _children(document) if item.ValueType == "TEXT"]
     conclusion, statements = (
         [str(item.TextValue) for item in texts if name_of(item) == code.value]
         for code in (codes.DCM.Conclusion, codes.DCM.Comment)
@@ -604,7 +608,7 @@ def places(report: Path) -> list[dict[str, Any]]:
     """
     read = stated(report)
     about: list[tuple[StatedFinding | StatedNumber, str, str]]
-    about = [(one, one.decision.value, _probability(one.numbers)) for one in read.findings]
+    about = [(one, one.decision.value, _number_in_words(one.numbers)) for one in read.findings]
     about += [(one, "", f"{one.value} {one.unit[0]}") for one in read.numbers]
     return [
         {
@@ -628,13 +632,14 @@ def _finding(
     numbers: Mapping[str, str],
     places: Sequence[StatedPlace] = (),
 ) -> StatedFinding:
-    """The finding with this concept ``name`` that the CODE item ``decided`` decides.
+    """The finding named by the concept ``name``, with the decision that the CODE item ``decided`` states.
 
-    ``items``: the content items beside it; ``of_image``: the item below which its image is named.
+    ``items``: the content items beside that item. ``of_image``: the item below which its image is named.
+    ``numbers``: texts of number and unit by name.
     """
     presence = _value(decided)
     return StatedFinding(
-        _image(of_image),
+        _image_uid(of_image),
         _code(name)[:2],
         str(name.CodeMeaning),
         _DECISIONS[presence.CodeValue],
@@ -646,23 +651,23 @@ def _finding(
     )
 
 
-def _below(item: Dataset) -> list[Dataset]:
+def _children(item: Dataset) -> list[Dataset]:
     """The content items directly below an SR item (its Content Sequence); empty if it has none."""
     return list(item.get("ContentSequence", ()))
 
 
-def _image(item: Dataset) -> str:
+def _image_uid(item: Dataset) -> str:
     """The SOP Instance UID of the first image that is named below a content item; "" if there is none."""
-    for child in _below(item):
+    for child in _children(item):
         uid = child.ReferencedSOPSequence[0].ReferencedSOPInstanceUID if child.ValueType == "IMAGE" else ""
-        if uid := str(uid or _image(child)):
+        if uid := str(uid or _image_uid(child)):
             return uid
     return ""
 
 
 def _places(item: Dataset) -> Iterator[StatedPlace]:
     """Yield each SCOORD item below this content item as (image UID, frames, points)."""
-    for child in _below(item):
+    for child in _children(item):
         if child.ValueType == "SCOORD":
             image = child.ContentSequence[0].ReferencedSOPSequence[0]
             points = [float(value) for value in child.GraphicData]
@@ -675,7 +680,7 @@ def _places(item: Dataset) -> Iterator[StatedPlace]:
             yield from _places(child)
 
 
-def _probability(numbers: Mapping[str, str]) -> str:
+def _number_in_words(numbers: Mapping[str, str]) -> str:
     """The text of a finding's only number, with its cut-off if there is one; "" if there is no number or
     several.
     """
@@ -696,9 +701,9 @@ def _sites(items: list[Dataset]) -> tuple[StatedCode, ...]:
     return tuple(
         _code(_value(item))
         for site in items
-        if _states(site, _SITE)
-        for item in (site, *_below(site))
-        if item is site or _states(item, _LATERALITY)
+        if _is_code(site, _SITE)
+        for item in (site, *_children(site))
+        if item is site or _is_code(item, _LATERALITY)
     )
 
 
@@ -723,15 +728,15 @@ def _is_number(item: Dataset) -> bool:
     return bool(item.ValueType == "NUM" and item.get("MeasuredValueSequence"))
 
 
-def _states(item: Dataset, concept: str = "") -> bool:
+def _is_code(item: Dataset, concept: str = "") -> bool:
     """Whether an item is a CODE with a value and this concept name (a code value; "" for any name)."""
     is_code = item.ValueType == "CODE" and item.get("ConceptCodeSequence")
     return bool(is_code and concept in ("", name_of(item)))
 
 
-def _decides(item: Dataset) -> bool:
+def _is_decision(item: Dataset) -> bool:
     """Whether an item is a CODE that says present, suspected, absent or undetermined."""
-    return _states(item) and _value(item).CodeValue in _DECISIONS
+    return _is_code(item) and _value(item).CodeValue in _DECISIONS
 
 
 def _model_and_tracking(items: list[Dataset]) -> tuple[str, str]:
@@ -749,7 +754,7 @@ def _containers(item: Dataset, code: str) -> list[Dataset]:
     """The items with this concept name (a code value) at or below ``item``; not below one that was found."""
     if name_of(item) == code:
         return [item]
-    return [found for child in _below(item) for found in _containers(child, code)]
+    return [found for child in _children(item) for found in _containers(child, code)]
 
 
 def _name(item: Dataset) -> Dataset:

@@ -59,7 +59,7 @@ RoleOption = Annotated[
 
 
 def load(files: Sequence[Path]) -> Settings:
-    """The configuration. Raises ConfigurationError with every mistake."""
+    """Load the configuration files. Raises ConfigurationError with every mistake."""
     from dicom_node.base.config import loading  # takes a moment: `--help` does without
 
     return loading.load(files)
@@ -67,7 +67,10 @@ def load(files: Sequence[Path]) -> Settings:
 
 @contextmanager
 def reading(files: Sequence[Path]) -> Iterator[tuple[Any, Settings]]:
-    """A session on the database, for a list. Mistakes that do not concern the database are only warnings."""
+    """Context manager: a session on the database and the settings, for a list.
+
+    Mistakes in the configuration that do not concern the database are only warned of.
+    """
     from dicom_node import people
     from dicom_node.base.config import loading
 
@@ -79,7 +82,9 @@ def reading(files: Sequence[Path]) -> Iterator[tuple[Any, Settings]]:
 
 
 def group(about: str) -> typer.Typer:
-    """A group of verbs, also if it has only one (typer would turn that verb into the group itself)."""
+    """Make a command group with this help text, which stays a group even if it has only one verb (typer would
+    turn that verb into the group itself).
+    """
     app = typer.Typer(no_args_is_help=True, help=about)
     app.callback()(lambda: None)
     return app
@@ -89,12 +94,12 @@ _GAP = "  "
 
 
 def say(text: str, *, err: bool = False, bold: bool = False) -> None:
-    """Print one line."""
+    """Print one line of text; ``err``: to standard error."""
     _line(Text(logs.printable(text), style="bold" if bold else ""), err=err)
 
 
 def say_checked(subject: str, text: str, *, ok: bool) -> None:
-    """Print the result of a check: "ok", or a warning."""
+    """Print the result of a check on one line: "ok" or "warning", its subject, and the text."""
     mark = Text("ok      ", "green") if ok else Text("warning ", "yellow")
     _line(mark + Text(logs.printable(subject), "bold") + f" {logs.printable(text)}")
 
@@ -108,7 +113,7 @@ def print_json(value: object) -> None:
 
 
 def print_rows(rows: Sequence[Any], columns: Sequence[Column], none: str = "") -> None:
-    """Print a list as a table; print the sentence ``none`` if it has no rows.
+    """Print rows as a table with these columns; without rows print the sentence ``none`` to standard error.
 
     Each row is one uncut line; times are in this machine's zone.
     """
@@ -136,7 +141,7 @@ def print_part(heading: str, rows: Sequence[Any], columns: Sequence[Column]) -> 
 
 
 def print_details(row: Mapping[str, Any]) -> None:
-    """Print one key and value per line, without empty values."""
+    """Print one key and value per line; empty values are left out."""
     shown = [
         (key.replace("_", " "), _text(value)) for key, value in row.items() if value not in (None, "", [], {})
     ]
@@ -153,7 +158,9 @@ def never_fail_on_characters() -> None:
 
 
 def _shortened(column: Sequence[object]) -> list[object]:
-    """The shortest endings that distinguish the UIDs of a column, at least 19 characters."""
+    """The values of a column with each UID cut to its end, just so long (19 characters or more) that UIDs
+    stay different.
+    """
     whole = {value for value in column if isinstance(value, Uid)}
     shown = 19
     while len({value[-shown:] for value in whole}) < len(whole):
@@ -170,7 +177,7 @@ def _line(text: Text, *, err: bool = False) -> None:
 
 
 def _text(value: object) -> str:
-    """A value as a table shows it."""
+    """A value as the text of a table's cell."""
     if isinstance(value, list | tuple):
         value = ", ".join(str(item) for item in value)
     elif isinstance(value, Mapping):
@@ -369,10 +376,10 @@ def compare(config: Config) -> int:
 
 @spool.command(epilog="Example: dicom-node spool reindex --config node.toml")
 def reindex(config: Config) -> None:
-    """Put objects that the database does not know back to be taken in, as after a lost database.
+    """Let the node index received objects that its database does not know, as after a lost database.
 
-    The node may run; one that is stopped takes them in when it starts. Results that were sent are asked for
-    at their destinations and not sent twice.
+    The node may run; one that is stopped indexes them when it starts. Results that were sent are asked for at
+    their destinations and not sent twice.
     """
     from dicom_node.people import studies
 
@@ -380,8 +387,8 @@ def reindex(config: Config) -> None:
     say(f"{done} objects are put back: the node takes them in." if done else "Nothing to put back.")
 
 
-def _answer(parameter: typer.CallbackParam, text: str) -> str:
-    """Check an answer of ``init``; at a terminal, ask again until it is valid."""
+def _checked_answer(parameter: typer.CallbackParam, text: str) -> str:
+    """Check one answer of ``init``; at a terminal typer asks again if it is invalid (typer.BadParameter)."""
     from dicom_node.people import configured
 
     try:
@@ -391,20 +398,26 @@ def _answer(parameter: typer.CallbackParam, text: str) -> str:
     return text
 
 
-def _question(flag: str, question: str) -> Any:
-    """An option of ``init`` that is asked for at a terminal."""
-    return typer.Option(flag, prompt=question, callback=_answer, help=f"{question}.")
+def _asked_option(flag: str, question: str) -> Any:
+    """Make an option of ``init`` whose value is asked for at a terminal."""
+    return typer.Option(flag, prompt=question, callback=_checked_answer, help=f"{question}.")
 
 
 @app.command(epilog="Example: dicom-node init --to /etc/dicom-node")
 def init(
-    ae_title: Annotated[str, _question("--ae-title", "AE title of this node")] = "AINODE",
-    data_dir: Annotated[str, _question("--data-dir", "Folder for images and data")] = "/var/lib/dicom-node",
-    pacs: Annotated[str, _question("--pacs", "PACS for the results, AE@HOST:PORT (empty: none yet)")] = "",
-    machines: Annotated[
-        str, _question("--machines", "Machines that send, AE@HOST, with commas between (empty: none yet)")
+    ae_title: Annotated[str, _asked_option("--ae-title", "AE title of this node")] = "AINODE",
+    data_dir: Annotated[
+        str, _asked_option("--data-dir", "Folder for images and data")
+    ] = "/var/lib/dicom-node",
+    pacs: Annotated[
+        str, _asked_option("--pacs", "PACS for the results, AE@HOST:PORT (empty: none yet)")
     ] = "",
-    admin: Annotated[str, _question("--admin", "Console: name of the first admin (empty: no console)")] = "",
+    machines: Annotated[
+        str, _asked_option("--machines", "Machines that send, AE@HOST, with commas between (empty: none yet)")
+    ] = "",
+    admin: Annotated[
+        str, _asked_option("--admin", "Console: name of the first admin (empty: no console)")
+    ] = "",
     to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where node.toml and unit go.")] = Path(),
 ) -> None:
     """Ask five questions, and write node.toml, a systemd unit and the console's first admin.
@@ -543,10 +556,13 @@ def why(
             say(f"    {line}")
 
 
-def _command(verb: Verb) -> Callable[..., int]:
-    """The function of a verb, for typer."""
+def _verb_command(verb: Verb) -> Callable[..., int]:
+    """Make the function that carries out a declared verb, with the signature from which typer makes its
+    options.
+    """
 
     def command(*, config: Any, as_json: bool, **given: Any) -> int:
+        """Carry out the verb with the given inputs and print its result; returns the exit status."""
         values = {
             one.name: prompt_password()
             if one.is_secret
@@ -596,7 +612,7 @@ def _command(verb: Verb) -> Callable[..., int]:
 
 
 def _option(one: Input) -> Parameter:
-    """An input of a verb as a parameter for typer."""
+    """Make the parameter of typer for an input of a verb."""
     kind: Any = one.kind
     how: dict[str, Any] = {"help": one.help, "metavar": one.metavar, "min": one.least, "max": one.most}
     if not isinstance(kind, type):
@@ -616,9 +632,10 @@ def _option(one: Input) -> Parameter:
 
 
 def _parser(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """A parser for typer from a function that raises ValueError."""
+    """Make a parser for typer from a function that raises ValueError or NodeError for an invalid text."""
 
     def parse(text: str) -> Any:
+        """The value of the text. Raises typer.BadParameter."""
         try:
             return read(text)
         except (ValueError, NodeError) as error:
@@ -628,9 +645,10 @@ def _parser(read: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def prompt_password(read: Callable[[str], str] = str) -> str:
-    """Ask for a password; it is never an argument, which every user of this machine could read.
+    """Ask for a password at the terminal, or read it from standard input; returns it.
 
-    ``read``: raises a NodeError for one that cannot be used; at a terminal another one is asked for.
+    It is never an argument, which every user of this machine could read. ``read``: raises a NodeError for a
+    password that cannot be used; at a terminal another one is asked for.
     """
     if sys.stdin.isatty():
         words = "Password (twelve characters or more)"
@@ -642,7 +660,7 @@ for _noun in NOUNS.values():
     _verbs = group(_noun.about)
     for _verb in _noun.verbs:
         _epilog = f"Example: dicom-node {_noun.name} {_verb.name} {_verb.example}"
-        _verbs.command(_verb.name, help=_verb.help, epilog=_epilog)(_command(_verb))
+        _verbs.command(_verb.name, help=_verb.help, epilog=_epilog)(_verb_command(_verb))
     if _noun.name == "peers":
         _verbs.command("why", epilog="Example: dicom-node peers why US1 --config node.toml")(why)
     app.add_typer(_verbs, name=_noun.name)
@@ -664,7 +682,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _run(arguments: list[str] | None) -> int:
-    """Run a verb; returns the exit status."""
+    """Carry out the verb that the arguments name, and print its errors; returns the exit status. None: those
+    of the process.
+    """
     try:
         return int(app(args=arguments, standalone_mode=False) or ExitCode.OK)
     except NodeError as error:

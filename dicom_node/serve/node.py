@@ -89,11 +89,11 @@ _SITE, _JOBS = "scheduler", "job scheduler"
 
 
 def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
-    """Run the node until SIGTERM or SIGINT; SIGHUP reloads the configuration. Returns the exit status.
+    """Run the node until SIGTERM or SIGINT; SIGHUP reloads the configuration files. Returns the exit status.
 
     With a full disk the listener alone runs and refuses objects (A700) until there is space. Raises
-    ConfigurationError, CannotRun, DatabaseUnusable, StorageError, Unavailable and
-    SpoolError before anything is accepted.
+    ConfigurationError, CannotRun, DatabaseUnusable, StorageError, Unavailable and SpoolError before anything
+    is accepted.
     """
     signals = signal_pipe()
     settings = _checked(files, role)
@@ -121,11 +121,18 @@ def serve(files: Sequence[Path], role: Role = Role.ALL) -> int:
 
 
 class _MainProcess:
-    """The main process. On a reload its children go on while :class:`Background` is replaced by a new one."""
+    """The main process of a node, which starts, replaces and stops its child processes and the background
+    threads.
+
+    On a reload its children continue while :class:`Background` is replaced by a new one.
+    """
 
     def __init__(
         self, settings: Settings, files: Sequence[Path], role: Role, place: str, database: Database
     ) -> None:
+        """Prepare the node. ``files``: the configuration files; ``place``: the name of this node in the data
+        folder.
+        """
         self._settings, self._files, self._role, self._place = settings, files, role, place
         self._address, self._ready_lock = "", threading.Lock()
         self._say = OwnEvents(database).say
@@ -133,7 +140,7 @@ class _MainProcess:
         self._listener_spoke, self._cannot_listen = threading.Event(), ""
         self._console_serves = False
         self._replaced: dict[str, Child] = {}  # children of configurations before, until the newest are ready
-        self._children = self._renewable(settings)
+        self._children = self._new_children(settings)
         self._listener: Child | None = None
         if role.receives:
             ready, died = partial(self._child_ready, "listener"), partial(self._child_died, "listener")
@@ -153,10 +160,10 @@ class _MainProcess:
         self._background = self._background_of(settings)
 
     def start(self) -> None:
-        """Start the children, the listener first. "ready" is logged when every child is ready; the console
-        counts only if the node does nothing else.
+        """Start the children, the listener first, then the background threads.
 
-        Raises Unavailable; then the children are ended.
+        "ready" is logged when every child is ready; the console counts only if the node does nothing else.
+        Raises Unavailable if the listener cannot start; then the children are ended.
         """
         self._say(events.NODE_STARTED, version=__version__, ae_title=self._settings.node.ae_title)
         for child in self._children.values():
@@ -207,8 +214,8 @@ class _MainProcess:
         self._answer(events.CONFIGURATION_RELOADED, peers=len(settings.peers), rules=len(settings.rules))
 
     def stop(self) -> None:
-        """Stop receiving, then index what was received, then let workers and deliveries finish or
-        hand back.
+        """Stop receiving, then index what was received, then let workers and deliveries finish or release
+        their work.
         """
         self._say(events.NODE_STOPPING)
         self._background.life.leave()  # a planned stop is not reported as a failure
@@ -227,14 +234,18 @@ class _MainProcess:
         self._background.leave()
 
     def _signs_of_life(self) -> list[Sign]:
-        """The main process and its children, each with the seconds since its last message."""
+        """The signs of life of the main process and its children, each with the seconds since its last
+        message.
+        """
         return [
             Sign("main", os.getpid()),
             *(Sign(child.name, child.pid, child.silent_seconds) for child in self._children.values()),
         ]
 
-    def _renewable(self, settings: Settings) -> dict[str, Child]:
-        """New children for those that read the configuration at their start: workers and console."""
+    def _new_children(self, settings: Settings) -> dict[str, Child]:
+        """Make new children of those kinds that read the configuration at their start: workers and console;
+        by name.
+        """
         count = settings.workers.processes if self._role.runs_models else 0
         commands = {f"worker-{number}": ["dicom_node.jobs.worker"] for number in range(1, count + 1)}
         if settings.console.enabled and self._role.may_serve_console:
@@ -254,12 +265,12 @@ class _MainProcess:
         }
 
     def _renew_children(self) -> None:
-        """Start new workers and a new console.
+        """Start new workers and a new console, and end the old ones.
 
         An old child ends after its job, once the new child of its name is ready; at once if there is no such
         child, or if it is a console that does not serve yet.
         """
-        new = self._renewable(self._settings)
+        new = self._new_children(self._settings)
         with self._ready_lock:
             for name, child in self._children.items():
                 if name in new and (name != "console" or self._console_serves):
@@ -273,7 +284,7 @@ class _MainProcess:
             child.start()
 
     def _child_ready(self, name: str, report: Mapping[str, Any]) -> None:
-        """Note that a child is ready, or why it cannot start."""
+        """Note that a child reports that it is ready, or why it cannot start; ``report``: its message."""
         reason = str(report.get("cannot_start", ""))
         if name == "listener":
             self._cannot_listen = reason
@@ -306,7 +317,7 @@ class _MainProcess:
         )
 
     def _child_died(self, name: str, status: int, again_in_seconds: float) -> None:
-        """Record the event that a child died."""
+        """Record the event that a child ended with this exit status and is started again in some seconds."""
         if name == "console":
             self._console_serves = False
         self._say(events.CHILD_DIED, process=name, status=status, again_in_seconds=again_in_seconds)
@@ -314,7 +325,7 @@ class _MainProcess:
 
 @contextmanager
 def _disk_in_words(settings: Settings) -> Iterator[None]:
-    """A scope that raises SpoolFull in place of a full disk's OSError."""
+    """Context manager: an OSError because the disk is full is raised as SpoolFull."""
     try:
         yield
     except OSError as error:
@@ -324,12 +335,12 @@ def _disk_in_words(settings: Settings) -> Iterator[None]:
 
 
 def _write_policy(settings: Settings, place: str) -> None:
-    """Write the policy file for the listener at this place."""
+    """Write the file that tells the listener of this node which callers it accepts."""
     AEPolicy.from_settings(settings).write(policy_path(settings.node.data_dir, _listener_place(place)))
 
 
 def _listener_place(place: str) -> str:
-    """The place of the listener; "" for the first on a data folder."""
+    """The name of the listener in the data folder; "" for the first one. ``place``: the name of its node."""
     return "" if place in ("all", "listener-1") else place  # "" for the first listener on a data folder
 
 
@@ -339,7 +350,11 @@ def _listener(
     on_ready: Callable[[Mapping[str, Any]], None],
     on_death: Callable[[int, float], None],
 ) -> Child:
-    """The listener's process, whose policy is written."""
+    """Make the listener's process, and write the file that tells it which callers it accepts.
+
+    ``on_ready`` and ``on_death``: called with its message, or its exit status and the seconds until it starts
+    again.
+    """
     _write_policy(settings, place)
     command = ["-m", "dicom_node.receive.listener", "--data-dir", str(settings.node.data_dir)]
     command += ["--place", _listener_place(place)] if _listener_place(place) else []
@@ -347,9 +362,11 @@ def _listener(
 
 
 def _checked(files: Sequence[Path], role: Role, running: Settings | None = None) -> Settings:
-    """The settings in the files. Raises ConfigurationError with every mistake.
+    """Read and check the configuration files; returns the settings. Raises ConfigurationError with every
+    mistake.
 
-    ``running``: settings of a running node; a change that needs a restart is then a mistake.
+    ``running``: settings of a running node, None at its start; a change that needs a restart is then a
+    mistake.
     """
     checked = preflight.check(files, role)
     if running and checked.settings and not checked.problems:
@@ -383,7 +400,7 @@ def _prepare_folder(settings: Settings) -> None:
 
 @contextmanager
 def _database(settings: Settings) -> Iterator[Database]:
-    """The database, created or updated first: a single node needs no separate step for that."""
+    """Context manager: the database, created or updated first if it is an SQLite file. Raises CannotRun."""
     database = Database(settings.database_url)
     if network := preflight.network_file_system(settings.node.data_dir) if database.is_sqlite else "":
         raise CannotRun(
@@ -401,7 +418,12 @@ def _database(settings: Settings) -> Iterator[Database]:
 
 
 def wait_for_space(settings: Settings, role: Role, place: str, signals: int) -> bool:
-    """Wait until the disk has space; returns False if the node is stopped before. Raises OSError."""
+    """Wait until the disk has space, while the listener refuses objects; returns False if the node is stopped
+    before.
+
+    ``place``: the name of the node in the data folder. ``signals``: a pipe from which received signals are
+    read. Raises OSError.
+    """
     if _has_space(settings):
         return True
     listener, said_at = None, float("-inf")
@@ -436,7 +458,7 @@ def wait_for_space(settings: Settings, role: Role, place: str, signals: int) -> 
 
 
 def _has_space(settings: Settings) -> bool:
-    """Whether the disk has enough space for a start."""
+    """Whether the disk has enough free space for the node to start."""
     needed = min(_NEEDED_BYTES, settings.spool.minimum_free_mib * 2**20)
     return shutil.disk_usage(settings.node.data_dir).free >= needed
 
@@ -454,6 +476,12 @@ class Background:
         database_file: int,
         signs: Callable[[], Sequence[queues.Sign]] = tuple,
     ) -> None:
+        """Prepare the threads.
+
+        ``place``: the name of the node in the data folder. ``say``: records an event. ``database_file``: the
+        inode of the SQLite file, 0 for other databases. ``signs``: returns the signs of life of the node's
+        processes.
+        """
         self._database = database
         self._settings = settings
         self._role = role
@@ -485,7 +513,9 @@ class Background:
         self._unscanned = False
 
     def start(self, *, first: bool = False) -> None:
-        """Start the threads; at the node's ``first`` start an event says how many objects were waiting."""
+        """Start the threads; ``first``: at the node's start, where an event says how many received objects
+        were waiting.
+        """
         self._unscanned = first
         threads: list[Any] = [*self._services]
         if self._role.indexes:
@@ -508,12 +538,14 @@ class Background:
         self._start_timers()
 
     def _deliver(self) -> None:
-        """Take persons' decisions into a restored database, then deliver: nothing is sent before that."""
+        """Enter persons' decisions that a restored database lacks, then deliver until the node stops."""
         audit.take_in(self._database, self._settings)
         self._delivery_worker.run_forever(self._stop)
 
     def stop(self) -> None:
-        """Index the received objects, and let the delivery worker finish its current study."""
+        """Stop the threads: the received objects are indexed, and the delivery worker finishes its current
+        study.
+        """
         self._scheduler.shutdown(wait=False)
         self._stop.set()
         for thread in self._threads:
@@ -532,7 +564,7 @@ class Background:
             release_lease(self._database, name, self._owner)
 
     def _run(self, name: str, loop: Callable[[], None]) -> None:
-        """Start a thread that runs ``loop``."""
+        """Start a thread of this name that runs ``loop`` until the node stops; an error starts it again."""
         thread = threading.Thread(
             target=outlast, args=(loop, name, self._stop, self._say), name=name, daemon=True
         )
@@ -540,7 +572,9 @@ class Background:
         thread.start()
 
     def _repeat(self, work: Callable[[threading.Event], object]) -> None:
-        """Run ``work`` until the node stops: once a second while something happens, else less often."""
+        """Call ``work`` until the node stops: once a second while something happens, else every five
+        seconds.
+        """
         while not self._stop.is_set():
             seen = self._database.changes.count
             try:
@@ -552,11 +586,12 @@ class Background:
             self._database.changes.wait(seen, _REPEAT_AT_LEAST_SECONDS - _REPEAT_SECONDS, self._stop)
 
     def _index_and_assemble(self) -> None:
-        """Index the spooled objects and complete quiet studies, until the node stops; objects are indexed
-        once more at the end.
+        """Index the spooled objects and complete studies without new objects, until the node stops, and once
+        more at the end.
 
-        One process of a site does: the next one takes over when the kernel drops the lock of one that died.
-        One whose round failed lets go of the lock: another that has its database and its disk may go on.
+        Only one process of a site does this at a time: the next one takes over when the kernel drops the lock
+        of one that died. A process whose round failed releases the lock: another that has its database and
+        its disk may continue.
         """
         while not self._stop.is_set():
             try:
@@ -576,7 +611,7 @@ class Background:
             self._stop.wait(_FAILED_SECONDS)
 
     def _index_until_stop(self) -> None:
-        """Index and assemble whenever something changes, until the node stops."""
+        """Index objects and complete studies whenever something changes, until the node stops."""
         changes, pause = self._database.changes, SHORTEST
         while True:
             ending = self._stop.is_set()
@@ -603,14 +638,16 @@ class Background:
                     break
 
     def _start_timers(self) -> None:
-        """Start the timers for the node's role."""
+        """Start the timers that this node's role needs."""
         role, settings = self._role, self._settings
         of_node = self._database, settings
 
         def every(seconds: float, work: Callable[..., object], *given: object, **more: Any) -> None:
+            """Start a timer that does ``work`` every so many seconds."""
             self._scheduler.add_job(self._outlast, "interval", [work, *given], seconds=seconds, **more)
 
         def once_a_site(seconds: float, *tasks: Callable[[Database, Settings], object]) -> None:
+            """Start timers for tasks that only one process of the site does, the one that has the lease."""
             for task in tasks:
                 every(seconds, self._if_leased, _SITE, task, *of_node)
 
@@ -654,18 +691,19 @@ class Background:
         self._scheduler.start()
 
     def _outlast(self, work: Callable[..., object], *arguments: object) -> None:
-        """Run a timer's work and survive its errors. An absent database gives one event for all timers."""
+        """Do a timer's work; an error of the database is noted and not raised (one event for all timers)."""
         try:
             work(*arguments)
         except SQLAlchemyError as error:
             self._database.outage.note_error(error)
 
     def _renew_leases(self) -> None:
+        """Take or renew all leases of this node's role."""
         for name in self._leases:
             self._outlast(self._renew_lease, name)
 
     def _renew_lease(self, name: str) -> None:
-        """Take or renew the lease ``name``: only one process of a site does the work under it."""
+        """Take or renew the lease with this name, under which only one process of a site does the work."""
         is_ours = False
         try:
             is_ours = acquire_lease(self._database, name, self._owner, _SCHEDULER_SECONDS)
@@ -692,10 +730,10 @@ class Background:
         self._ahead = ahead  # last: without a database it is tried again
 
     def _watch_entered(self) -> None:
-        """Reload the configuration if peers or rules were entered on another machine of the site.
+        """Reload the configuration if a person entered peers or rules on another machine of the site.
 
-        Not at the first look: the machine where it was entered asks its nodes at once. Where it was refused,
-        again after a while.
+        Not when a change is first seen: the machine where it was entered asks its nodes at once. After a
+        refusal it is tried again some minutes later.
         """
         before, self._entered = self._entered, newest(self._settings.node.data_dir)
         if before == self._entered != self._settings.node.entered and time.monotonic() > self._ask_at:
@@ -703,8 +741,8 @@ class Background:
             os.kill(os.getpid(), signal.SIGHUP)
 
     def _watch_decisions(self) -> None:
-        """Copy decisions that have no copy yet; after a restore of the database, apply again the decisions
-        that it lacks.
+        """Copy persons' decisions that have no copy yet; after a restore, apply again those that the database
+        lacks.
         """
         try:
             audit.copy_decisions(self._database, self._settings)
@@ -726,13 +764,13 @@ class Background:
             function(*arguments)
 
     def _watch_drift(self) -> None:
-        """Report drift; on one machine at a time that has the models."""
+        """Report drift of the models' scores, on one machine at a time that has the models."""
         if acquire_lease(self._database, "drift", self._owner, _SCHEDULER_SECONDS):
             drift.report_drift(self._database, self._settings)
 
     def _watch_data_folder(self) -> None:
-        """Report low space, and a deleted SQLite file: writes to it still succeed, and are lost at the
-        restart.
+        """Record an event for low disk space, and for a deleted SQLite file: writes to it succeed, and are
+        lost at a restart.
         """
         if self._database_file != inode(self._database):
             self._say(events.DATABASE_REPLACED)
@@ -748,5 +786,5 @@ def inode(database: Database) -> int:
 
 
 def _ahead() -> float:
-    """Seconds by which the machine's clock is ahead of the monotonic clock, which nobody can set."""
+    """The seconds by which the machine's clock is ahead of the monotonic clock, which nobody can set."""
     return time.time() - time.monotonic()

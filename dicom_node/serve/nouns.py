@@ -33,11 +33,13 @@ Column = tuple[str, Callable[[Any], object]]
 
 
 class Uid(str):
-    """A UID in a list: complete in a file or a pipe, its end alone in a terminal's table."""
+    """A UID in a list: printed complete to a file or a pipe, only its end in a terminal's table."""
 
 
 def local(iso: str | None) -> str:
-    """A UTC time in this machine's zone, for a person, without the present year; "" if there is no time."""
+    """The UTC time ``iso`` (ISO 8601) in this machine's zone, for a person, without the present year; "" for
+    no time.
+    """
     if not iso:
         return ""
     at, now = datetime.fromisoformat(iso).astimezone(), datetime.now().astimezone()
@@ -45,18 +47,20 @@ def local(iso: str | None) -> str:
 
 
 def _heading_and_key(text: str) -> tuple[str, str]:
-    """Heading and key of a column in the form "heading: key", or only a key."""
+    """The heading of a column and the key of its values in a row, from "heading: key" or only a key."""
     heading, _, key = text.rpartition(": ")
     return (heading, key) if ": " in text else (key.replace("_", " "), key)
 
 
 def fields(*keys: str) -> list[Column]:
-    """Columns that show a value unchanged. A key gives the heading, or "heading: key" does."""
+    """Columns that show the values of these keys unchanged; a key may be given as "heading: key"."""
     return [(heading, itemgetter(key)) for heading, key in map(_heading_and_key, keys)]
 
 
 def times(*keys: str) -> list[Column]:
-    """Columns with times in UTC, which are shown in this machine's zone."""
+    """Columns that show the UTC times of these keys in this machine's zone; a key may be given as "heading:
+    key".
+    """
     return [
         (heading, lambda row, key=key: local(row[key]))  # type: ignore[misc]
         for heading, key in map(_heading_and_key, keys)
@@ -64,17 +68,17 @@ def times(*keys: str) -> list[Column]:
 
 
 def uid(heading: str, key: str) -> Column:
-    """A column of UIDs."""
+    """A column with the UIDs under this key."""
     return heading, lambda row: Uid(row[key] or "–")
 
 
 def yes_no(heading: str, key: str, yes: str = "yes", no: str = "no") -> Column:
-    """A column that says whether a value is true."""
+    """A column that shows one of two words, by whether the value under this key is true."""
     return heading, lambda row: yes if row[key] else no
 
 
 def details(event: Any) -> str:
-    """The fields of an event in words, without those that have a column of their own or repeat the
+    """The fields of an event as text, without those that have a column of their own or repeat the
     association's name.
     """
     return " ".join(
@@ -88,8 +92,9 @@ def details(event: Any) -> str:
 class Input:
     """One input of a verb. ``kind``: a type, or a function that reads it from text and raises ValueError.
 
-    ``flag``: of the command, such as "--state"; without one it is given by its place. ``is_secret``: asked
-    for at the terminal.
+    ``flag``: the command's option for it, such as "--state"; "" if it is a positional argument. ``many``: it
+    may be given more than once. ``least``, ``most``: limits of a number. ``is_secret``: it is asked for at
+    the terminal.
     """
 
     name: str
@@ -106,15 +111,17 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """One thing that a person lists or does.
+    """The declaration of one thing that a person lists or does, for the command line, the REST API and pages.
 
-    ``run``: the function, "people.queues:change_jobs" in ``dicom_node``; it gets a session of the database
-    and the settings (as far as it has parameters of these names), the inputs, and ``fixed``. It returns rows,
-    which have ``columns``, a mapping, of which ``details`` makes what is shown, lists in ``parts`` as tables
-    with these columns, or anything else. ``says`` puts it into words ("{result}", "{s}" for its plural, and
-    the inputs by name), below rows if there are any; ``none`` is said without. ``either``: inputs of
-    which one is needed, of two no more. ``status``: the exit status that follows from the result. ``role``:
-    who may do it at the console.
+    ``run``: the function, such as "people.queues:change_jobs" in ``dicom_node``. It is called with a database
+    session and the settings (if it has parameters of these names), the inputs, and ``fixed``.
+
+    The result is printed as its type wants: rows as a table with ``columns``; a mapping by ``details``, a
+    function that selects what is shown, and its lists named in ``parts`` as tables with these columns.
+    ``says`` is a sentence about the result ("{result}", "{s}" for its plural, and the inputs by name),
+    printed below rows if there are any; ``none`` is printed if there are none. ``either``: names of inputs of
+    which one is needed, and of two not both. ``status``: a function from the result to the exit status.
+    ``role``: the least role that may do it at the console.
     """
 
     name: str
@@ -133,7 +140,7 @@ class Verb:
     role: UserRole = UserRole.VIEWER
 
     def function(self) -> Callable[..., Any]:
-        """The function that does it, imported now."""
+        """Import the function that does it, and return it."""
         module, _, name = self.run.partition(":")
         function: Callable[..., Any] = getattr(import_module(f"dicom_node.{module}"), name)
         return function
@@ -141,9 +148,10 @@ class Verb:
 
 @dataclass(frozen=True, slots=True)
 class Noun:
-    """A command group with its verbs.
+    """A command group with its verbs, for one kind of thing such as jobs.
 
-    ``key``: the number of a row, by which pages go on. ``rows``: what the REST API calls them.
+    ``key``: the row's key by which a list is continued on the next page. ``rows``: the name of the list in
+    the REST API.
     """
 
     name: str
@@ -153,20 +161,23 @@ class Noun:
     rows: str = ""
 
     def verb(self, name: str) -> Verb:
-        """The verb of this name."""
+        """The verb with this name."""
         return next(verb for verb in self.verbs if verb.name == name)
 
 
 def all_of(key: str, otherwise: ExitCode = ExitCode.FAILED) -> Callable[[Any], int]:
-    """A function from rows to an exit status: OK if all have this value, else ``otherwise``."""
+    """Make a function from rows to an exit status: OK if ``key`` is true in all rows, else ``otherwise``."""
     return lambda rows: ExitCode.OK if all(row[key] for row in rows) else otherwise
 
 
 def one_of(*words: str) -> Callable[[str], str]:
-    """A function that accepts only these words, and names a similar one for any other text."""
+    """Make a function that returns its text if it is one of these words, and raises ValueError with a similar
+    word if not.
+    """
     known = {str(word): word for word in words}
 
     def read(text: str) -> str:
+        """The text, if it is one of the words. Raises ValueError."""
         if text not in known:
             raise ValueError(f"{text!r} is no state; {did_you_mean(text, [*known], 'there are')}")
         return known[text]
@@ -175,7 +186,7 @@ def one_of(*words: str) -> Callable[[str], str]:
 
 
 def whole_or_end(uid: str) -> str:
-    """A UID as copied from a table, without the sign for its cut beginning."""
+    """The UID as copied from a table, without the ellipsis in place of its cut beginning."""
     return uid.strip().removeprefix("…")
 
 
@@ -184,7 +195,9 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def moment(text: str, now: datetime | None = None) -> datetime | None:
-    """The time in ``text`` as UTC; a time without a zone is in this machine's zone. None for ""."""
+    """The time in ``text`` as UTC; a time without a zone is in this machine's zone. None for "". Raises
+    ValueError.
+    """
     if not text:
         return None
     present = now or datetime.now(UTC)
@@ -225,18 +238,18 @@ BECAUSE: Final = Input("because", str, "Why, without names; it is shown to perso
 
 
 def states(*words: str) -> Input:
-    """The states that rows may have."""
+    """The input ``--state`` of a list: one or more of these states."""
     about = "Only in this state; repeatable."
     return Input("states", one_of(*words), about, "--state", "|".join(words), (), many=True)
 
 
 def limit(rows: int) -> Input:
-    """The most rows of a list; 0 for all."""
+    """The input ``--limit`` of a list: the most rows, by default ``rows``; 0 for all."""
     return Input("limit", int, "At most this many rows; 0: all.", "--limit -n", default=rows, least=0)
 
 
 def numbers(of: str, metavar: str, **more: Any) -> Input:
-    """The numbers of rows, as the list of a noun shows them."""
+    """The input for the numbers of rows, such as jobs; ``of``: the plural noun."""
     about = f"Numbers, as `{of} list` shows them."
     return Input("numbers", int, about, metavar=f"{metavar}...", many=True, least=0, **more)
 
@@ -247,7 +260,7 @@ def state_in_words(row: Any) -> str:
 
 
 def _results_in_words(results: Sequence[Any]) -> str:
-    """The number of results in each state, at all peers, such as "4 confirmed, 1 dead"."""
+    """The number of results by the states of their deliveries, as text such as "4 confirmed, 1 dead"."""
     found = [
         "withdrawn"
         if result["withdrawn"]
@@ -258,7 +271,7 @@ def _results_in_words(results: Sequence[Any]) -> str:
 
 
 def _withdrawn(result: Any) -> str:
-    """When, by whom and why a result was withdrawn; "" for one in force."""
+    """When, by whom and why a result was withdrawn, as text; "" for one that is not withdrawn."""
     gone = result["withdrawn"]
     return f"{local(gone['at'])} by {gone['actor']}: {gone['because']} ({gone['reason']})" if gone else ""
 
@@ -278,14 +291,14 @@ JOBS_OF_RULES: Final[Sequence[Column]] = (
 
 
 def _study(row: Any) -> Mapping[str, Any]:
-    """A study without the keys that only programs need."""
+    """A study for a person: its values without the keys that only programs need."""
     events = [event for event in row["events"] if event["level"] != "debug"]
     shown = {key: row[key] for key in row if key not in ("study_instance_uid", "job_held")}
     return {**shown, "state": state_in_words(row), "events": events}
 
 
 def _job(row: Any) -> Mapping[str, Any]:
-    """A job with its results in one line each."""
+    """A job for a person: its values, with each of its results in one line."""
     results = [f"{result['kind']} {result['sop_instance_uid']}" for result in row["results"]]
     return {**row, "results": results}
 
@@ -515,7 +528,7 @@ STUDIES: Final = Noun(
 
 
 def _by_hand(left: Mapping[str, Sequence[str]]) -> str:
-    """Results that a person must remove, by peer, in one line."""
+    """The results that a person must remove, by peer, as one line."""
     return "; ".join(f"{peer}: {', '.join(uids)}" for peer, uids in left.items())
 
 
@@ -920,7 +933,7 @@ _SINCE_THEN: Final = yes_no("since then", "outdated", "got through", "")
 
 
 def _address(row: Any) -> str:
-    """The address of a peer: its URL, or host and port."""
+    """The address of a peer as text: its URL, or host and port."""
     return row["url"] or (f"{row['host']}:{row['port'] or '–'}" if row["host"] else "–")
 
 

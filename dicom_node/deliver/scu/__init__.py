@@ -80,7 +80,9 @@ class StudyQuery:
         return f"{self.first:%Y%m%d}-{self.last:%Y%m%d}"
 
     def is_answered_by(self, study: FoundStudy) -> bool:
-        """Whether ``study`` matches this query; to be checked here, as an archive may not match by all keys."""
+        """Whether ``study`` matches this query; to be checked here, as an archive may not match by all
+        keys.
+        """
         if self.study_instance_uid:
             return study.study_instance_uid == self.study_instance_uid
         issuers = {self.issuer_of_patient_id, study.issuer_of_patient_id} - {""}
@@ -231,6 +233,7 @@ class Taking:
     """
 
     def __init__(self) -> None:
+        """Begin to count at zero."""
         self.taken = self.refused = 0
         self.stopped = ""
 
@@ -498,6 +501,7 @@ class Connections:
     """
 
     def __init__(self, silence_seconds: float, *, local: bool = True) -> None:
+        """Prepare without any connection; the parameters are explained at the class."""
         self.silence_seconds, self.local = silence_seconds, local
         self.refused = ""
         """Why the last call was not made."""
@@ -629,7 +633,9 @@ def open_commitment(peer: PeerSettings, settings: Settings) -> CommitmentPeer:
 
 
 def open_remover(peer: PeerSettings, settings: Settings) -> Remover:
-    """Make the client that deletes objects at this peer, which has ``withdraw = "delete"``. For one thread."""
+    """Make the client that deletes objects at this peer, which has ``withdraw = "delete"``. For one
+    thread.
+    """
     return cast(Remover, open_destination(peer, settings))
 
 

@@ -177,7 +177,7 @@ class DimseCaller(PeerCaller):
             )
             return
         if not association.is_established:
-            refused = _refusal(association, self._connections, f"{called} at {host}:{port}")
+            refused = _why_no_association(association, self._connections, f"{called} at {host}:{port}")
             if _UNKNOWN_THERE in refused.text:
                 ours = f"{ae.ae_title}, the address of this machine and port {self._settings.listener.port}"
                 refused = replace(refused, text=f"{refused.text}: enter {ours} there")
@@ -282,7 +282,7 @@ def query_identifier(level: str, **keys: str) -> Dataset:
     return question
 
 
-def _refusal(association: Association, connections: Connections, whom: str) -> NoAssociation:
+def _why_no_association(association: Association, connections: Connections, whom: str) -> NoAssociation:
     """Why an association was not established: rejected, no accepted context, or no answer.
 
     ``whom``: the peer in words.
@@ -319,17 +319,19 @@ class CallingAE(AE):  # type: ignore[misc]  # pynetdicom ships no types
     def _create_socket(
         self, assoc: Association, address: AddressInformation, tls_args: tuple[ssl.SSLContext, str] | None
     ) -> AssociationSocket:
-        """Make the socket of an association, and replace the parts of pynetdicom that lose answers or hang."""
+        """Make the socket of an association, and replace the parts of pynetdicom that lose answers or
+        hang.
+        """
         connection = _PromptSocket(assoc, address=address)
         connection.connections = self._connections
         connection.tls_args = tls_args
         assoc.dimse = _AnswersOnly(assoc, MAXIMUM_ANSWER_BYTES + self._largest_object)
         assoc.dul.daemon = True  # the interpreter would wait for it at its end
-        assoc.dul._decode_pdu = partial(_decoded, assoc.dul._decode_pdu)
+        assoc.dul._decode_pdu = partial(_decode_checked, assoc.dul._decode_pdu)
         return connection
 
 
-def _decoded(decode: Callable[[bytearray], Any], pdu: bytearray) -> Any:
+def _decode_checked(decode: Callable[[bytearray], Any], pdu: bytearray) -> Any:
     """Decode a PDU by pynetdicom's ``decode``; unknown items of an acceptance, which would make it abort, are
     checked and removed first.
     """
@@ -349,6 +351,7 @@ class _AnswersOnly(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom sh
     """
 
     def __init__(self, association: Association, most_bytes: int) -> None:
+        """Prepare for one association; ``most_bytes``: the largest size of all its answers together."""
         super().__init__(association)
         self._received, self._most_bytes = 0, most_bytes
         self.report_answered = threading.Event()
@@ -413,7 +416,9 @@ class _PromptSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom ship
             self.event_queue.put("Evt17")
 
     def recv(self, nr_bytes: int) -> bytearray:
-        """Read so many bytes and acknowledge them at once. Raises OSError for more than any answer may have."""
+        """Read so many bytes and acknowledge them at once. Raises OSError for more than any answer may
+        have.
+        """
         if nr_bytes > MAXIMUM_ANSWER_BYTES:
             raise OSError("a PDU longer than any that we asked for")
         try:
@@ -437,7 +442,9 @@ class _PromptSocket(AssociationSocket):  # type: ignore[misc]  # pynetdicom ship
 
 
 def client_tls(settings: Settings) -> ssl.SSLContext:
-    """The TLS settings of a DICOM client by PS3.15 B.12: it checks the peer's certificate and presents ours."""
+    """The TLS settings of a DICOM client by PS3.15 B.12: it checks the peer's certificate and presents
+    ours.
+    """
     tls = settings.listener.tls
     trusted = str(tls.trusted) if tls and tls.trusted else None
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=trusted)
@@ -666,7 +673,7 @@ class StorageCommitment(DimseCaller):
         ``keep``: makes a report durable, or raises. Returns Done if the peer accepted the request, Failed if
         it does not offer storage commitment, Retry if waiting may help.
         """
-        handlers = [(evt.EVT_N_EVENT_REPORT, _take, [keep])]
+        handlers = [(evt.EVT_N_EVENT_REPORT, _handle_event_report, [keep])]
         with self.associate(
             contexts(dimse_n.COMMITMENT_CLASS), service="commitment", handlers=handlers
         ) as association:
@@ -683,7 +690,7 @@ class StorageCommitment(DimseCaller):
                 dimse_n.COMMITMENT_CLASS,
                 dimse_n.COMMITMENT_INSTANCE,
             )
-            answer = _answer(code)
+            answer = _commitment_outcome(code)
             end = time.monotonic() + REPORT_SECONDS
             while isinstance(answer, Done) and time.monotonic() < end:
                 if not association.is_established or self._connections.closed:
@@ -715,7 +722,7 @@ class StorageCommitment(DimseCaller):
         return self.accepts("commitment report", "commitment", dimse_n.COMMITMENT_CLASS, _ROLES)
 
 
-def _answer(code: int | None) -> Outcome:
+def _commitment_outcome(code: int | None) -> Outcome:
     """The outcome of a storage commitment request by the status of its N-ACTION (PS3.7 10.1.4.1.10); None: no
     answer.
     """
@@ -727,7 +734,7 @@ def _answer(code: int | None) -> Outcome:
     return Retry(why) if code in (0x0110, 0x0210, 0x0213) else Failed(why)
 
 
-def _take(event: Any, keep: Callable[[dimse_n.CommitmentReport], None]) -> tuple[int, None]:
+def _handle_event_report(event: Any, keep: Callable[[dimse_n.CommitmentReport], None]) -> tuple[int, None]:
     """Handle an N-EVENT-REPORT: pass its storage commitment report to ``keep``.
 
     Returns (status for the answer by PS3.7 10.1.1.1.8, None for no Event Reply).
@@ -773,6 +780,9 @@ class DimseArchive(DimseCaller):
     """
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
+        """Prepare calls to ``peer``, which may transfer no byte for as long as its setting
+        ``retrieve_seconds`` says.
+        """
         super().__init__(peer, settings, silence_seconds=peer.retrieve_seconds)
 
     def find(self, query: StudyQuery) -> FoundStudies:

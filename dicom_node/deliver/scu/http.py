@@ -72,6 +72,7 @@ class BoundedSession(requests.Session):
     """
 
     def __init__(self, connections: Connections) -> None:
+        """Prepare a session whose sockets are registered with ``connections``."""
         super().__init__()
         self._connections = connections
         self.adapters.clear()
@@ -114,6 +115,7 @@ class HttpCaller(PeerCaller):
     """Base class of clients that call one peer by HTTP."""
 
     def __init__(self, peer: PeerSettings, settings: Settings) -> None:
+        """Prepare calls to the URL of ``peer``, with its user name and password if it has any."""
         super().__init__(peer, settings)
         self._outbox, self._url = settings.outbox, peer.url.rstrip("/")
         self._timeout = (CONNECT_SECONDS, settings.outbox.answer_seconds)
@@ -122,7 +124,7 @@ class HttpCaller(PeerCaller):
             self._session.auth = (peer.username, peer.password.get_secret_value())
 
     def _called(self, ask: Callable[[], _T], seconds: float = 0) -> _T | SendReport:
-        """The value of ``ask()``, which makes HTTP requests, or a report of its failure.
+        """Call ``ask``, which makes HTTP requests; returns its value, or a report of its failure.
 
         It is ended after ``seconds`` (0: ``outbox.answer_seconds``).
         """
@@ -135,14 +137,16 @@ class HttpCaller(PeerCaller):
             return UNREADABLE
 
     def _answer(self, ask: Callable[[], _T]) -> _T:
-        """The value of ``ask()``, which makes HTTP requests. Raises Unavailable for any failure."""
+        """Call ``ask``, which makes HTTP requests; returns its value. Raises Unavailable for any failure."""
         answer = self._called(ask)
         if isinstance(answer, SendReport):
             raise Unavailable(f"{self._peer.name}: {f'{answer.code} {answer.text}'.strip()}")
         return answer
 
     def _checked(self, name: str, test: Callable[[], list[Check]]) -> list[Check]:
-        """The results of a test of the peer, or one failed result with the reason; ``name``: the test's name."""
+        """Run a test of the peer; returns its results, or one failed result with the reason. ``name``: the
+        test's name.
+        """
         found = self._called(test)
         return [Check(name, False, found.text)] if isinstance(found, SendReport) else found
 
@@ -194,13 +198,15 @@ class HttpDestination(HttpCaller, ABC):
         return Retry(seen.text or "it is still there")
 
     def _about(self, ask: Callable[[Outgoing], _T], item: Outgoing) -> _T | SendReport:
-        """The value of ``ask(item)``, or a report of its failure, within the time allowed for an object of
-        its size.
+        """Call ``ask(item)`` within the time allowed for an object of its size; returns its value, or a
+        report of its failure.
         """
         return self._called(partial(ask, item), self._outbox.seconds_for(item.path.stat().st_size))
 
     def _seen(self, look: Callable[[Outgoing], Confirmation], item: Outgoing) -> Confirmation:
-        """The outcome of the query ``look(item)`` for one object; a failure counts as "unknown"."""
+        """Make a query for one object by ``look``, within its deadline; returns its outcome, "unknown"
+        after a failure.
+        """
         answer = self._about(look, item)
         return unanswered(answer) if isinstance(answer, SendReport) else answer
 
@@ -230,6 +236,7 @@ class _Adapter(HTTPAdapter):
     """An HTTP adapter that registers each new connection with ``connections``, so that it can be cut."""
 
     def __init__(self, connections: Connections) -> None:
+        """Prepare an adapter whose sockets are registered with ``connections``."""
         super().__init__()
         self._watched = {
             pool: _watched(pool.ConnectionCls, connections)

@@ -28,7 +28,7 @@ from dicom_node.base.lifecycle import DEIDENTIFIED_KINDS, ReaderVerdict, Rejecti
 from dicom_node.receive.inspection import inspect
 from dicom_node.results import envelope, gate
 from dicom_node.results.build import FindingAssessment, build, build_assessment, build_rejection
-from dicom_node.results.deidentified import KnownIdentity, Pseudonyms, identifying, pseudonymised
+from dicom_node.results.deidentified import KnownIdentity, Pseudonyms, profile_violations, pseudonymised
 from dicom_node.results.envelope import (
     _IMAGE_KEYWORDS,
     BUILDER_VERSION,
@@ -307,7 +307,12 @@ def at_the_gate(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Callab
     def release(data: bytes, ds: Dataset) -> None:
         kind, header = ResultKind.CLEANED, disguised[0].header
         gate.check(
-            data, ds, ctx, kind, disguised, partial(identifying, ctx, kind, header, identity, frozenset())
+            data,
+            ds,
+            ctx,
+            kind,
+            disguised,
+            partial(profile_violations, ctx, kind, header, identity, frozenset()),
         )
 
     release(data, pydicom.dcmread(io.BytesIO(data)))
