@@ -28,15 +28,14 @@ from the cards in `ai_pipeline/cards/`. Two inpainters and three autoencoders
 A network is refused when a byte differs from the SHA-256 of its card (`dicom-node check`). A card
 in a folder [of your own](models-own.md) with the id of a shipped one replaces it.
 
-A card also has its recipe (table `training`) and figures that no page shows: average precision, ECE and
-Brier score, calibration by source, sensitivity of hidden labels, answers by least probability, SSIM of
-filters. [How figures are made](training.md)
+A card also has its recipe (table `training`) and figures that no page shows. [How figures are
+made](training.md)
 """
 PICTURES = {
     "burnin-text": ("cleaning-first-now.png", "Ultrasound as it came, and cleaned by two versions"),
     "chest-efficientnet-lite0": (
         "chest-sc-heatmap.png",
-        "A finding with its box, the lines of the cardiothoracic ratio, and the heat map",
+        "The lines of the cardiothoracic ratio, and the heat map of another film",
     ),
     "ovarian-efficientnet-lite0": ("ovarian-activation.png", "Frames, and where the network looks"),
     "ultrasound-despeckle-residual": ("despeckle.png", "Frame, median filter, this network"),
@@ -207,8 +206,8 @@ OUTLINES = (
             "circumference>error": "… with the gate",
             "circumference>bias+circumference>limits": "… bias; limits of agreement",
             "small>images+small>dice+small>error": "heads below 120 mm: number; Dice; error",
-            "ratio>error": "cardiothoracic ratio, mean absolute error",
-            "ratio>bias+ratio>limits+ratio>worst": "… bias; limits of agreement; worst",
+            "ratio>error": "cardiothoracic ratio, mean absolute error (aim .010)",
+            "ratio>bias+ratio>limits+ratio>worst": "… bias; limits of agreement (aim ± .030); worst",
         },
     ),
     FiguresTable("metrics>test>gate", "The gate", {"images": "pictures", "passed": "passed"}, rows="set"),

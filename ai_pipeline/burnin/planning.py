@@ -156,7 +156,9 @@ def with_faint_writing(plan: RemovalPlan, samples: PixelArray, reader: TextReade
         # Beside what is found a line may continue on both sides (heights).
         box.longer(6.0, shown.shape, end=True).longer(6.0, shown.shape, end=False)
         for box in (*reader.find(shown), *reader.find_upright(shown))
-        if looks_like_text(box, shown.shape) or reader.read(shown, box).legible
+        # Confidence of the text detector from which an unreadable box of a text's shape counts as text.
+        if (box.confidence >= 0.6 and looks_like_text(box, shown.shape))
+        or ((line := reader.read(shown, box)).legible and line.letters >= FEWEST)
     ]
     labels, _ = components(faint)
     faint &= np.isin(labels, labels[paint(lines, faint.shape, MARGIN)])

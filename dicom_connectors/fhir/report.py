@@ -228,7 +228,8 @@ _INTERPRETATIONS: Final = {
     "indeterminate": ("IND", "Indeterminate"),
 }
 _LATERALITY: Final = ("272741003", "SCT", "Laterality")
-_OF_MODELS: Final = "AI model: inference"  # Contribution Description (0018,A003) in our results
+_OF_MODELS: Final = "AI model: inference"
+"""How Contribution Description (0018,A003) of a model begins in our results; its hashes follow."""
 _PROCEDURE: Final = "121058"  # PS3.16 TID 1500: Procedure reported
 MOST_OBSERVATIONS: Final = 500
 """Of one report."""
@@ -390,7 +391,7 @@ class ReportTransaction:
         return [
             (str(item.ManufacturerModelName), str(item.SoftwareVersions), str(item.DeviceUID))
             for item in self._document.get("ContributingEquipmentSequence") or ()
-            if item.get("ContributionDescription") == _OF_MODELS
+            if str(item.get("ContributionDescription") or "").startswith(_OF_MODELS)
         ]
 
     @property

@@ -333,8 +333,10 @@ def turned_without_a_bright_corner(picture: np.ndarray) -> SimpleNamespace:
 
 def outlined_with_the_heart_on_its_side(picture: np.ndarray, pose: Pose = UPRIGHT) -> Anatomy:
     heart, *lungs = drawn_chest(SIDE)[1]
-    moved = np.roll(heart, SIDE // (8 if picture[0, 0] == 255 else -8), axis=1)
-    return Anatomy(np.stack([moved, *lungs]), Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0), None)
+    as_it_is = picture[0, 0] == 255
+    moved = np.roll(heart, SIDE // (8 if as_it_is else -8), axis=1)
+    pose = Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    return Anatomy(np.stack([moved, *lungs]), pose, None, turn=-0.2 if as_it_is else 0.2)
 
 
 def test_a_film_is_measured_as_it_is_mirrored_turned_over_and_turned() -> None:

@@ -882,7 +882,7 @@ def test_options_ask_nothing_and_what_is_there_stays(run: Run, tmp_path: Path) -
     assert run(*command).status == ExitCode.DATA, "the unit is there"
     (folder / "dicom-node.service").unlink()
     (data / "spool").mkdir()
-    assert run(*command).status == ExitCode.DATA, "the data folder holds a node"
+    assert run(*command).status == ExitCode.USAGE, "the data folder holds a node"
     assert (tmp_path / "kept").read_bytes() == before
     assert not (folder / "node.toml").exists()
 

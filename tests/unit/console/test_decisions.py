@@ -1202,7 +1202,7 @@ def test_too_many_days_are_for_the_command_and_what_is_no_date_is_refused(
     with_archive(console, free_port())
     for given, status in (
         ({"first": "2020-01-01"}, 409), ({"first": "yesterday"}, 400), ({"modalities": "../.."}, 400),
-        ({"peer": "pacs"}, 409), ({}, 409),  # it does not answer
+        ({"peer": "pacs"}, 409), ({}, 503),  # it does not answer
     ):  # fmt: skip
         assert uploader.post("/fetches", **FORM | given) == status, given
     assert not fetched(console)

@@ -397,8 +397,8 @@ def test_a_film_never_waits_for_a_cine_that_came_first_and_a_cine_at_most_an_hou
 
 def test_rules_of_a_study_have_places_that_a_later_job_of_one_does_not_change(database: Database) -> None:
     study = add_study(database, "1.2")
-    for rule in ("clean", "measure", "clean"):
-        add_job(database, study, rule)
+    for revision, rule in enumerate(("clean", "measure", "clean")):
+        add_job(database, study, rule, revision=revision)
     with database.read() as session:
         assert [place_of_rule(session, study, rule) for rule in ("clean", "measure")] == [0, 1]
 

@@ -153,8 +153,8 @@ def test_the_short_result_and_what_must_be_read_beside_it_stand_in_the_conclusio
     assert "not assessed: Pneumonia, and bones." in remarks
     assert not any("unsure about" in remark for remark in remarks)
     assert lines_of(faces[ResultKind.GSPS]) == [
-        "AI, not for diagnostic use: Suspected, low certainty: cardiomegaly. Cannot",
-        "exclude: pleural effusion. This AI is unsure about the image as a whole.",
+        "AI, not for diagnostic use: This AI is unsure about the image as a whole.",
+        "Suspected, low certainty: cardiomegaly.",
     ]
 
 
