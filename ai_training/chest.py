@@ -1037,7 +1037,7 @@ def forget_detector(card: Any) -> None:
 
 
 def forget_roles(card: Any, *roles: str) -> None:
-    """Remove the weights with these ``roles`` from ``card`` (a TOML document)."""
+    """Remove the weights with these ``roles`` from ``card`` (a model card as TOML document)."""
     kept = [weights for weights in card["weights"] if weights["role"] not in roles]
     card["weights"] = tomlkit.aot()
     card["weights"].extend(kept)
@@ -1062,11 +1062,10 @@ def write_metrics(path: Path, result: dict[str, Any]) -> None:
 def ship(
     data: Path, out: Path, trained: Trained, cache: Path, report: Report = silent, *, gated: bool = True
 ) -> Path:
-    """Export the chosen network; calibration, thresholds and gate come from the validation split.
-
-    Returns the card, which with its weights makes ``out`` a folder of models: labels and codes are those of
-    the shipped one, no label is supported until ``ai-pipeline evaluate`` says so. Without ``gated`` the card
-    has no gate, and says so. Raises DataMissing.
+    """Export the network of a training run with its model card; returns the card's path. Calibration,
+    thresholds and domain gate come from the validation split. ``out`` becomes a folder of models. Labels and
+    codes are those of the shipped card, no label is supported until ``ai-pipeline evaluate`` says so. Without
+    ``gated`` the card has no domain gate, and says so. Raises DataMissing.
     """
     out.mkdir(parents=True, exist_ok=True)
     experiment, found = trained.experiment, chest_set(data)
