@@ -1076,7 +1076,6 @@ def ship(
     places = fit_places(network, data, experiment, labels)
 
     def see(pictures: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
-        """The features of pictures, for the domain gate."""
         return infer(network, np.stack([reduce(one, experiment.images.chain)[0] for one in pictures]), size)[
             1
         ]
