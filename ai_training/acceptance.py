@@ -216,8 +216,9 @@ def accept(
     report: Report = silent,
 ) -> tuple[Card, Path]:
     """Fit the model ``card`` to a site's adults of ``split`` in ``data``, measure it, and add it to the
-    models folder ``store`` as ``version``. Returns the new card and the page that a person signs. ``out``
-    becomes a folder with ``acceptance.html`` and ``acceptance.json``. Raises DataMissing or CardError.
+    models folder ``store`` as ``version``. Returns the new model card and the page that a person signs.
+    ``out`` becomes a folder with ``acceptance.html`` and ``acceptance.json``. Raises DataMissing or
+    CardError.
     """
     if (store / card.id / version).exists():
         raise CardError(f"{card.id}@{version} is in {store} already: name another one with --version")
@@ -286,8 +287,8 @@ def learned_from(card: Card, images: Iterable[SetImage]) -> dict[str, Any]:
 def _measured(
     card: Card, made: Card, data: str, fitted: Scored, checked: Scored, good: Sequence[str]
 ) -> dict[str, Any]:
-    """Measure the card ``made``, which replaces ``card``, on the set ``data``. ``fitted``: the images of the
-    fit; ``checked``: the other ones; ``good``: the labels that are found better than by chance.
+    """Measure the model card ``made``, which replaces ``card``, on the set ``data``. ``fitted``: the images
+    of the fit; ``checked``: the other ones; ``good``: the labels that are found better than by chance.
     """
     head = headline(checked, {})
     figures = {
@@ -313,8 +314,8 @@ def _measured(
 
 
 def _write_figures(path: Path, card: Card, figures: Mapping[str, Any], good: Sequence[str]) -> None:
-    """Write ``figures`` into the card at ``path``, and correct the statements that depend on them. ``card``:
-    the original; ``good``: the labels that become supported.
+    """Write ``figures`` into the model card at ``path``, and correct the statements that depend on them.
+    ``card``: the original; ``good``: the labels that become supported.
     """
     untrue = {*NOT_ACCEPTED, NO_GATE} if card.gate else set(NOT_ACCEPTED)
     with changed_card(path) as text:

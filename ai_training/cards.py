@@ -123,6 +123,6 @@ def new_card(
 
 
 def weights_row(role: str, file: Path) -> Any:
-    """A row of ``[[weights]]`` for a file beside the card, with the file's SHA-256."""
+    """A row of ``[[weights]]`` for a file beside the model card, with the file's SHA-256."""
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     return tomlkit.item({"role": role, "file": file.name, "sha256": digest})

@@ -224,8 +224,8 @@ def _plain(name: str) -> str:
 
 
 def _coded(own: str, known: Label | None) -> dict[str, InlineTable]:
-    """Code and site for the card's row of the label ``own``. ``known``: the label of the same name with its
-    code, or None for a private code.
+    """Code and site for the model card's row of the label ``own``. ``known``: the label of the same name with
+    its code, or None for a private code.
     """
     if known is None:
         private = Code(re.sub("[^A-Z0-9]+", "_", own.upper())[:16], "99AINODE", own)

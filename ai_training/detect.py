@@ -680,7 +680,7 @@ def _baselines(boxes: Sequence[TruthBox]) -> dict[str, Locator]:
 
 
 def _shipped_locators(case: LabelledBoxes, known: Sequence[Any], card: Card) -> dict[str, Locator]:
-    """The card's detector as locators, with and without its YOLO, and the baselines made of the boxes
+    """The model card's detector as locators, with and without its YOLO, and the baselines made of the boxes
     ``known``.
     """
     if not card.plays(NETWORK):

@@ -72,7 +72,7 @@ from ai_training.text import interval, without_nan
 class Scored:
     """The classifier's outputs and the truth for N images and the K labels ``names``: ``truth`` (0 or 1),
     ``logit``, calibrated probability ``chance``, all ``[N, K]``. ``columns``: the labels' positions in
-    :data:`LABELS`; ``labels``: the card's entries for them.
+    :data:`LABELS`; ``labels``: the model card's entries for them.
     """
 
     images: tuple[SetImage, ...]
@@ -115,8 +115,9 @@ class Scored:
 def run(
     classifier: Classifier, images: Sequence[SetImage], cache: Path, report: Report = silent
 ) -> tuple[Floats, Floats]:
-    """Run the classifier on every image as at run time: ``logits [N, labels of the card]`` and ``distances
-    [N]`` of the domain gate, which are stored in the folder ``cache`` by model and list of files.
+    """Run the classifier on every image as at run time: ``logits [N, labels of the model card]`` and
+    ``distances [N]`` of the domain gate, which are stored in the folder ``cache`` by model and list of
+    files.
     """
     names = "\n".join(str(image.path) for image in images)
     card = classifier.card
@@ -143,8 +144,8 @@ def scored(
     labels: Sequence[Label],
     known: Sequence[str],
 ) -> Scored:
-    """Join the images' truth with ``logits [N, labels]``, for those of the card's ``labels`` that are among
-    ``known``. Labels are matched by name, whatever their capitals, spaces and underscores.
+    """Join the images' truth with ``logits [N, labels]``, for those of the model card's ``labels`` that are
+    among ``known``. Labels are matched by name, whatever their capitals, spaces and underscores.
     """
     wanted = {_plain(name): name for name in known}
     pairs = [
@@ -214,8 +215,8 @@ def size(found: Scored) -> dict[str, int]:
 
 def called(found: Scored, supported: Sequence[str], rates: Floats | None) -> dict[str, Any]:
     """The figures of what a reader sees: the three likeliest labels, and all findings at the thresholds of
-    the card. ``supported``: the labels that are shown. ``rates [K]`` of the labels in the training images
-    give a constant answer to compare with: the three most frequent labels for everyone.
+    the model card. ``supported``: the labels that are shown. ``rates [K]`` of the labels in the training
+    images give a constant answer to compare with: the three most frequent labels for everyone.
     """
     weights = found.weights()
     shown = [found.names.index(name) for name in supported]
@@ -437,9 +438,9 @@ CURVES = "ROC; circle: not absent, square: present. Precision. Reliability; bars
 
 def draw_curves(path: Path, found: Mapping[str, Any], aucs: Mapping[str, Any]) -> Path:
     """Plot three curves for each label, a row each, and write them to ``path``: ROC with its AUC and the
-    card's two operating points; precision over recall, with the prevalence, which guessing reaches; the rate
-    in ten equally full bins over the mean probability there. ``found``: the curves by label; ``aucs``: by
-    label.
+    model card's two operating points; precision over recall, with the prevalence, which guessing reaches; the
+    rate in ten equally full bins over the mean probability there. ``found``: the curves by label; ``aucs``:
+    by label.
     """
     figure = Figure(figsize=(7.5, 2.5 * max(1, len(found))), layout="constrained")
     grid = figure.subplots(max(1, len(found)), 3, squeeze=False)
@@ -783,9 +784,9 @@ def evaluate_chest(
     report: Report = silent,
 ) -> dict[str, Any]:
     """Measure a chest model on ``split`` (``test`` or ``val``) of ``data``; all intervals are 95 %. ``data``:
-    as :func:`chest_set` takes it. ``model``: id of its card. Labels are matched by name; a label that card or
-    data lack is left out. ``cache`` stores reduced images, outputs and the baseline between runs. A figure
-    that cannot be computed is None. Raises ``DataMissing``, or ``CardError``.
+    as :func:`chest_set` takes it. ``model``: id of its model card. Labels are matched by name; a label that
+    card or data lack is left out. ``cache`` stores reduced images, outputs and the baseline between runs. A
+    figure that cannot be computed is None. Raises ``DataMissing``, or ``CardError``.
     """
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as scratch:
@@ -863,8 +864,8 @@ class _Evaluation:
         return scored(images, logits, self.classifier.card.labels, self.found.labels)
 
     def _operating_points(self, adults: Scored, shown: Sequence[str]) -> dict[str, Any]:
-        """The card's operating points, or new ones from the validation split, with the figures of decisions
-        on ``adults``.
+        """The model card's operating points, or new ones from the validation split, with the figures of
+        decisions on ``adults``.
         """
         card = self.classifier.card
         chosen = card.details.get("operating_points", {})

@@ -339,7 +339,7 @@ class LabelCalibration(NamedTuple):
     absent_below: float
 
     def rounded(self) -> dict[str, float]:
-        """The values rounded to six digits, as a card holds them."""
+        """The values rounded to six digits, as a model card holds them."""
         return {name: round(value, 6) for name, value in self._asdict().items()}
 
 

@@ -1132,8 +1132,8 @@ def risk_coverage(found: Floats, right: Floats, weights: Floats) -> list[dict[st
 
 
 def answer_figures(held_out: HeldOut, threshold: float, absent_below: float) -> dict[str, Any]:
-    """Figures at the thresholds of a card, on probabilities calibrated on other folds; a normal ovary and a
-    malignant lesion are never called.
+    """Figures at the thresholds of a model card, on probabilities calibrated on other folds; a normal ovary
+    and a malignant lesion are never called.
     """
     truth, weights = held_out.labels, patient_weights(held_out.groups)
     found = cross_fitted(held_out.mean, truth, held_out.folds)
@@ -1216,7 +1216,7 @@ def _columns(counts: Floats) -> dict[str, Floats]:
 
 def evaluate(data: Path, models_dir: Path | None, report: Report = silent) -> dict[str, Any]:
     """Measure the ovarian model; returns all figures. The outline, and the domain gate on other pictures, are
-    measured with the card's networks on the test splits; all other figures come from the committed
+    measured with the model card's networks on the test splits; all other figures come from the committed
     predictions of the folds. ``models_dir``: folder of a site's own models. Raises DataMissing, CardError.
     """
     frames, card = ovarian_frames(data), find(ID, models_dir)

@@ -415,7 +415,7 @@ def card_lines(card: Card) -> list[str]:
 
 
 def figure_lines(page: FiguresPage, card: Card) -> list[str]:
-    """The lines of ``page`` with the figures of ``card``; none if the card has none of them."""
+    """The lines of ``page`` with the figures of ``card``; none if the model card has none of them."""
     if not any(_at(card.details, kind) for kind in page.kinds):
         return []
     extra = {"chest.md": _findings, "ovarian.md": _findings, "chest-calls.md": _points}.get(
@@ -425,7 +425,7 @@ def figure_lines(page: FiguresPage, card: Card) -> list[str]:
 
 
 def _lines(card: Card, section: FiguresTable) -> Iterator[str]:
-    """The lines of one section; none if the card has no such figures."""
+    """The lines of one section; none if the model card has no such figures."""
     found, columns = _at(card.details, section.path) or {}, section.columns
     if section.rows is None:
         facts = [(words, _cell(found, key, section.digits)) for key, words in columns.items()]

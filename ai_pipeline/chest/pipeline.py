@@ -191,8 +191,8 @@ class ChestXray:
 
     @staticmethod
     def try_out(card_file: Path, seconds: int) -> None:
-        """Run the model of the card ``card_file`` on test pictures. Raises CardError if it fails or takes
-        longer than ``seconds``.
+        """Run the model of the model card ``card_file`` on test pictures. Raises CardError if it fails or
+        takes longer than ``seconds``.
         """
         from ai_pipeline.chest import trial  # with what looks into files, which no worker needs
 

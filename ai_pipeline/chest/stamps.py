@@ -164,7 +164,7 @@ def _is_inside(hull: npt.NDArray[np.int32] | None, anatomy: Anatomy | None, poin
 
 @cache
 def _reader(models_dir: Path | None) -> TextReader:
-    """This process's text reader, whose networks are those of the card. Raises CardError."""
+    """This process's text reader, whose networks are those of the model card. Raises CardError."""
     registry.verify(registry.find(MODEL, models_dir))
     return shared_reader()
 

@@ -40,8 +40,8 @@ class Verdict(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Reference:
     """The distribution of a model's probabilities on a reference set of images, from the table
-    ``[reference]`` of its card. ``set``: its name; ``images``: how many; ``refused``: the share that was
-    refused; ``deciles``: the nine inner edges between ten equal bins, by label.
+    ``[reference]`` of its model card. ``set``: its name; ``images``: how many; ``refused``: the share that
+    was refused; ``deciles``: the nine inner edges between ten equal bins, by label.
     """
 
     set: str
@@ -58,7 +58,7 @@ class Reference:
 
 
 def reference_of(card: Card) -> Reference | None:
-    """The card's reference, None when it has none. Raises CardError, which names the fault."""
+    """The model card's reference, None when it has none. Raises CardError, which names the fault."""
     table = card.details.get("reference")
     if table is None:
         return None
@@ -112,7 +112,9 @@ def verdict(counts: Sequence[int], reference_images: int | None = None) -> Verdi
 
 
 def _edges(where: str, edges: Any) -> tuple[float, ...]:
-    """Check the nine edges of a label in a card. Raises CardError; ``where``: the beginning of its text."""
+    """Check the nine edges of a label in a model card. Raises CardError; ``where``: the beginning of its
+    text.
+    """
     wanted = f"{where} must be nine rising probabilities"
     if (
         not isinstance(edges, list)

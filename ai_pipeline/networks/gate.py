@@ -94,7 +94,9 @@ class FeatureGate:
 
     @staticmethod
     def from_bytes(data: bytes) -> FeatureGate:
-        """Read the gate from the bytes of an ``.npz`` file. Raises ValueError or KeyError for other bytes."""
+        """Read the domain gate from the bytes of an ``.npz`` file. Raises ValueError or KeyError for other
+        bytes.
+        """
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             head = None
             if "kinds" in arrays:
@@ -105,7 +107,7 @@ class FeatureGate:
             return FeatureGate(arrays["mean"], arrays["spread"], arrays["directions"], head, usual)
 
     def to_bytes(self) -> bytes:
-        """The gate as the bytes of an ``.npz`` file; equal gates give equal bytes."""
+        """The domain gate as the bytes of an ``.npz`` file; equal gates give equal bytes."""
         arrays: dict[str, Any] = {
             "mean": self.mean,
             "spread": self.spread,

@@ -63,8 +63,8 @@ NORMAL = "Ovary_Normal"
 class OvarianAnalysis:
     """The classifier's output for a picture of ``rows`` × ``columns``. ``values [1, 3, size, size]``: the
     network's input; ``probabilities [labels]`` 0 to 1 with the sum 1; ``places [labels, h, w]``: class
-    activation; ``distance`` to the training frames, accepted up to the card's threshold; ``to_model``: the
-    map from source to model coordinates.
+    activation; ``distance`` to the training frames, accepted up to the model card's threshold; ``to_model``:
+    the map from source to model coordinates.
     """
 
     values: Floats

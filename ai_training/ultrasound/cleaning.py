@@ -688,8 +688,8 @@ def cards_with_compared(models_dir: Path | None = None) -> dict[str, Card]:
 
 
 def inpainters(known: Mapping[str, Card], threads: int) -> list[Inpainter]:
-    """The inpainters of :data:`NETWORKS` whose cards are ``known``, and :data:`CLASSICAL`.
-    Raises CardError.
+    """The inpainters of :data:`NETWORKS` whose model cards are ``known``, and :data:`CLASSICAL`. Raises
+    CardError.
     """
     networks = (
         NetworkInpainter(name, on_onnx(registry.read(card.file("inpainter")), threads))
@@ -859,7 +859,7 @@ def _features(
 
 
 def inpaint_figures(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Figures of :func:`evaluate_inpaint` for each inpainter's card, by the card's id."""
+    """Figures of :func:`evaluate_inpaint` for each inpainter's card, by the model card's id."""
     cards: dict[str, dict[str, Any]] = {}
     for row in result["rows"]:
         card = cards.setdefault(f"ultrasound-inpaint-{row['name']}", {"set": result["set"]})

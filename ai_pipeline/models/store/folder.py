@@ -66,7 +66,7 @@ def active(slot: ModelSlot, models_dir: Path | None = None) -> Card:
 
 
 def in_use(slot: ModelSlot, models_dir: Path | None = None) -> Card | None:
-    """The card of the model that is active in ``slot``; None if none is shipped for it and none was
+    """The model card of the model that is active in ``slot``; None if none is shipped for it and none was
     activated. Raises CardError if the activated model is gone.
     """
     folder = models_dir or from_environment()
@@ -108,8 +108,8 @@ def activate(slot: ModelSlot, card: Card, models_dir: Path) -> None:
 
 
 def rollback(slot: ModelSlot, models_dir: Path) -> Card | None:
-    """Make the previous model of ``slot`` active again; returns its card, None if no model is shipped for the
-    slot. Raises CardError when there is no previous model.
+    """Make the previous model of ``slot`` active again; returns its model card, None if no model is shipped
+    for the slot. Raises CardError when there is no previous model.
     """
     with _locked(models_dir):
         card = before(slot, models_dir)
@@ -123,7 +123,7 @@ def rollback(slot: ModelSlot, models_dir: Path) -> Card | None:
 
 
 def before(slot: ModelSlot, models_dir: Path) -> Card | None:
-    """The card that ``rollback`` would make active. Raises the same errors."""
+    """The model card that ``rollback`` would make active. Raises the same errors."""
     use = uses(models_dir).get(slot.name, Use())
     if not use.stack:
         runs = f"the shipped {slot.shipped}" if slot.shipped else "none"
