@@ -43,6 +43,7 @@ class NoNumber(ModelError):
     """A network returned NaN or infinity, so there is no result for this image."""
 
     def __init__(self, text: str = "the model gave no number") -> None:
+        """``text``: the message."""
         super().__init__(text)
 
 
@@ -66,6 +67,7 @@ class CleaningFailed(PipelineError):
     """
 
     def __init__(self, text: str, places: Sequence[tuple[int, int, int, int]] = ()) -> None:
+        """``text``: the message; ``places``: boxes of the text."""
         super().__init__(text)
         self.places = tuple(places)
 
@@ -79,6 +81,7 @@ class RuleFault:
     remedy: str
 
     def __str__(self) -> str:
+        """The mistake in one line: file, key and remedy."""
         return ": ".join(filter(None, (str(self.file), self.key, self.remedy)))
 
 
@@ -86,6 +89,7 @@ class DeviceRuleError(PipelineError):
     """The files of device rules have mistakes, all of which are in ``faults``; none of the rules is used."""
 
     def __init__(self, faults: Sequence[RuleFault]) -> None:
+        """Join the mistakes to one message."""
         self.faults = tuple(faults)
         super().__init__("; ".join(str(fault) for fault in self.faults))
 

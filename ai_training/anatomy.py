@@ -27,7 +27,7 @@ from ai_training.networks import (
     SCALE,
     OutlineNetwork,
     Probabilities,
-    export_outlines,
+    export_outline_network,
     less_dice,
     licence_from,
     outline_network,
@@ -273,7 +273,7 @@ def train(
     """
     run = _AnatomyRun(data, out, recipe)
     graph = Probabilities(run.trained(report, resume=resume)).eval()
-    export_outlines(graph, (ORGANS_SIDE, ORGANS_SIDE), ("organs",), out / f"{ID}.onnx")
+    export_outline_network(graph, (ORGANS_SIDE, ORGANS_SIDE), ("organs",), out / f"{ID}.onnx")
     learned = [f"{anatomy_set(data).title} (train): masks of heart and lungs"]
     training = {"data": learned, "recipe": recipe.described(), "chosen": run.best}
     return write_card(out, training)

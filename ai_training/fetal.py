@@ -36,7 +36,7 @@ from ai_training.metrics import Bools, agreement, dice, mean_of, patient_weights
 from ai_training.networks import (
     HeadNetwork,
     Probabilities,
-    export_outlines,
+    export_outline_network,
     less_dice,
     licence_from,
     outline_network,
@@ -471,7 +471,7 @@ def train_and_ship(
     """
     run, weights = _HeadRun(data, out, recipe), out / f"{ID}.onnx"
     graph = Probabilities(run.trained(report, resume=resume)).eval()
-    export_outlines(graph, (ROWS, COLUMNS), ("head", "present"), weights)
+    export_outline_network(graph, (ROWS, COLUMNS), ("head", "present"), weights)
     engine = OnnxRuntime(weights.read_bytes(), recipe.threads)
     limits = fit_limits(data, HeadModel(engine, OPEN, ModelRef(ID, "1", "", "")), report)
     training = {"data": learned_from(data), "recipe": recipe.described(), "chosen": run.best}

@@ -195,6 +195,7 @@ class WithMaps(nn.Module):
     """
 
     def __init__(self, network: Any, *, features: bool, places: bool, softmax: bool) -> None:
+        """Wrap timm's ``network``."""
         super().__init__()
         self.network = network
         self.features, self.places, self.softmax = features, places, softmax
@@ -335,6 +336,7 @@ class PlacedClassifier(nn.Module):
     """
 
     def __init__(self, labels: int, size: int, dropout: float = 0.3, drop_connect: float = 0.2) -> None:
+        """``labels``: their number; ``size``: side of the input in pixels."""
         super().__init__()
         self.drop_connect = drop_connect
         # The library pads for one fixed input size ("same" as TensorFlow counts it), hence `size` here.
@@ -527,6 +529,7 @@ class Perception(nn.Module):
     """
 
     def __init__(self) -> None:
+        """Load the weights."""
         super().__init__()
         self.backbone = classifier(IMAGENET, 1, SIDE).backbone
         self.requires_grad_(False)
@@ -578,6 +581,7 @@ class OutlineNetwork(nn.Module):
     """
 
     def __init__(self, outlines: int) -> None:
+        """``outlines``: the number of structures."""
         super().__init__()
         trunk = EfficientNet.from_name(NAME, image_size=ORGANS_SIDE)
         self.stem, self.norm, self.act = trunk._conv_stem, trunk._bn0, trunk._swish
@@ -631,6 +635,7 @@ class Probabilities(nn.Module):
     """An outline network for export, whose outputs are probabilities 0..1 in place of logits."""
 
     def __init__(self, network: nn.Module) -> None:
+        """Wrap ``network``."""
         super().__init__()
         self.network = network
 
@@ -640,7 +645,7 @@ class Probabilities(nn.Module):
         return tuple(map(torch.sigmoid, found)) if isinstance(found, tuple) else torch.sigmoid(found)
 
 
-def export_outlines(
+def export_outline_network(
     graph: Probabilities, shape: tuple[int, int], outputs: Sequence[str], path: Path, batch: str = "variants"
 ) -> None:
     """Write the outline network ``graph`` as an ONNX file to ``path``: input ``images [N, 3, *shape]``, the
@@ -655,6 +660,7 @@ class HeadNetwork(nn.Module):
     """
 
     def __init__(self, outlines: OutlineNetwork | None = None) -> None:
+        """``outlines``: the network for the outline; None creates one."""
         super().__init__()
         self.outlines = outlines or OutlineNetwork(1)
         self.present = nn.Linear(CONTEXT, 1)

@@ -71,7 +71,7 @@ from ai_training.networks import (
     SCALE,
     OutlineNetwork,
     Probabilities,
-    export_outlines,
+    export_outline_network,
     fill_from,
     fuse,
     imagenet_file,
@@ -179,6 +179,7 @@ class LiteTrunk(nn.Module):
     """
 
     def __init__(self, size: int, frozen: int) -> None:
+        """``size``: side of the input in pixels."""
         super().__init__()
         self.network = EfficientNet.from_name(NAME, image_size=size)
         self.channels = int(self.network._fc.in_features)
@@ -218,6 +219,7 @@ class CystClassifier(nn.Module):
     """
 
     def __init__(self, trunk: LiteTrunk, labels: int, dropout: float = 0.3) -> None:
+        """``labels``: the number of classes."""
         super().__init__()
         self.trunk = trunk
         self.dropout = nn.Dropout(dropout)
@@ -242,6 +244,7 @@ class CystEnsemble(nn.Module):
     """
 
     def __init__(self, networks: Sequence[CystClassifier]) -> None:
+        """Join the trained ``networks``."""
         super().__init__()
         self.networks = tuple(networks)
         self.parts = nn.ModuleList(networks)
@@ -612,6 +615,7 @@ class OvarianBatches(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, recipe: OvarianRecipe, labels: Ints, rows: Ints, seen: Tensor) -> None:
+        """``labels [N]``: the classes; ``rows``: the frames that may be drawn."""
         self._recipe, self._labels, self._rows, self._seen = recipe, labels, rows, seen
         odds = np.bincount(labels[rows], minlength=len(LABELS))[labels[rows]] ** -recipe.balance
         self._odds = odds / odds.sum()
@@ -796,6 +800,7 @@ class OutlineBatches(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, recipe: OutlineRecipe, pictures: Grey, masks: Grey) -> None:
+        """``pictures``, ``masks``: reduced frames and their masks, ``[N, side, side]``."""
         self._recipe, self._pictures, self._masks = recipe, pictures, masks
 
     def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor]:
@@ -898,7 +903,7 @@ def ship(
     store_in_half(out / f"{ID}.onnx")
     outliner = Probabilities(best_of(OutlineNetwork(OUTLINES), out / "outline")).eval()
     side, path = outline.size, out / f"{ID}.outline.onnx"
-    export_outlines(outliner, (side, side), ("lesion",), path, "pictures")
+    export_outline_network(outliner, (side, side), ("lesion",), path, "pictures")
     return write_card(out, ovarian_set(data).title, held_out, recipe, outline)
 
 
@@ -1117,8 +1122,9 @@ def classification(held_out: HeldOut) -> dict[str, Any]:
 
 
 def risk_coverage(found: Floats, right: Floats, weights: Floats) -> list[dict[str, Any]]:
-    """The model's accuracy if it answers only for its surest frames: share answered, least probability, share
-    right.
+    """The model's accuracy if it only classifies a share of the frames, the surest: for each share the least
+    probability and the share that is right. ``found``: probabilities; ``right``: whether each frame is
+    classified rightly; ``weights``: those of resamples.
     """
     sure, rows = found.max(1), []
     for coverage in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3):

@@ -71,6 +71,7 @@ def train_yolo(boxes: Sequence[TruthBox], card: Card, out: Path, recipe: YoloRec
             return {}, 0.0
 
         def final_eval(self) -> None:
+            """Measure nothing at the end."""
             pass
 
     labels = labels_of(boxes)
@@ -111,6 +112,7 @@ class _Seeing(nn.Module):
     """A wrapper that gives ultralytics' network (pictures from 0 to 1) the classifier's input."""
 
     def __init__(self, network: nn.Module, card: Card) -> None:
+        """``card``: of the classifier whose input is used."""
         super().__init__()
         self.network = network
         self.mean, self.scale = _levels(card)
@@ -127,6 +129,7 @@ class _Trunk(nn.Module):
     """
 
     def __init__(self, card: Card, size: int) -> None:
+        """Load the backbone of the classifier of ``card``; ``size``: side of the input in pixels."""
         super().__init__()
         arrays = dict(parameters(card.file("classifier")))
         cells = size // 16

@@ -514,6 +514,9 @@ class _CineWindow(Window):
         *,
         graphics: bool,
     ) -> None:
+        """Read the frames ``indices`` of the cine. ``plan``, ``tables``, ``verifier`` as in
+        :class:`Window`.
+        """
         sources = [image.stored(index) for index in indices]
         # Not the learned inpainter: it takes half a second a frame (2.0 frames/s against 8 and more).
         super().__init__(sources, plan, tables, verifier, PLAIN)

@@ -90,7 +90,9 @@ def annotate(
     drawn = [measurement for measurement in measurements if measurement.model is not None]
     canvas.mark(findings, drawn)
     *lines, last = legend or legend_of(findings, notes, drawn)
-    return canvas.above([], [*_in(WHITE, lines), *_in(YELLOW, box_captions(findings)), (last, WHITE)])
+    return canvas.above(
+        [], [*_coloured(WHITE, lines), *_coloured(YELLOW, box_captions(findings)), (last, WHITE)]
+    )
 
 
 def marked(
@@ -135,7 +137,7 @@ def heatmap_overlay(display: Picture, finding: Finding, legend: Sequence[str] = 
     scale = np.linspace(0.0, 1.0, SCALE_COLUMNS)[None]
     bar = _under_colours(np.full((1, SCALE_COLUMNS, 3), MEDIUM_GREY, np.uint8), scale)
     canvas = _LabelledPicture.from_display(_under_colours(_rgb(display), values))
-    return canvas.above([bar], [(label_text(finding), YELLOW), *_in(WHITE, [meaning, *warning])])
+    return canvas.above([bar], [(label_text(finding), YELLOW), *_coloured(WHITE, [meaning, *warning])])
 
 
 def label_text(finding: Finding) -> str:
@@ -330,7 +332,7 @@ class _LabelledPicture:
         return np.array(sheet, np.uint8)
 
 
-def _in(colour: Colour, texts: Iterable[str]) -> list[tuple[str, Colour]]:
+def _coloured(colour: Colour, texts: Iterable[str]) -> list[tuple[str, Colour]]:
     """Pair each text with this colour."""
     return [(text, colour) for text in texts]
 

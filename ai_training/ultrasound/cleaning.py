@@ -850,7 +850,7 @@ def _percentiles(values: npt.NDArray[np.float64]) -> list[float]:
 def _features(
     perception: Perception, picture: Picture, squares: list[tuple[slice, slice]]
 ) -> npt.NDArray[np.float32]:
-    """The features of squares of a picture, for KID."""
+    """The ImageNet features of squares of a picture, by which pictures are compared (KID)."""
     cuts = [picture[square] for square in squares]
     padded = [np.pad(cut, ((0, SIDE - cut.shape[0]), (0, SIDE - cut.shape[1]), (0, 0))) for cut in cuts]
     with torch.inference_mode():

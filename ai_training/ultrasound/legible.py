@@ -109,7 +109,7 @@ class RapidOcr:
         return [
             OcrLine(folded(text), _box(np.floor(low), np.ceil(high)))
             for corners, text, score in zip(result.boxes, result.txts, result.scores, strict=True)
-            for low, high in [_ends(np.asarray(corners, np.float32) / factor)]
+            for low, high in [_outer_corners(np.asarray(corners, np.float32) / factor)]
             if score >= LEAST_SCORE and len(folded(text)) >= SHORTEST
         ]
 
@@ -295,7 +295,7 @@ def writing_corners(own: npt.NDArray[np.bool_]) -> Corners:
     rectangle, edge = box, box[1] - box[0]
     askew = abs(float(np.degrees(np.arctan2(edge[1], edge[0])))) % 90
     if min(askew, 90 - askew) < 8:  # a short word's smallest rectangle may stand askew though it is level
-        (left, top), (right, bottom) = _ends(places)
+        (left, top), (right, bottom) = _outer_corners(places)
         rectangle = np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float32)
     across, down = (float(np.linalg.norm(rectangle[i + 1] - rectangle[i])) for i in (0, 1))
     return rectangle if across >= down else np.roll(rectangle, -1, axis=0)
@@ -518,7 +518,7 @@ class LegibilityTest:
         left = tuple(
             OcrLine(token.text, _box(low, high + 1))
             for token, texts in zip(legible, after, strict=True)
-            for low, high in [_ends(token.corners)]
+            for low, high in [_outer_corners(token.corners)]
             if leaks(token, texts)
         )
         # What is read anywhere in the cleaned picture and was not there before anything was drawn.
@@ -555,7 +555,7 @@ def uncovered_texts(burned: BurnIn, tokens: tuple[Token, ...], mask: Mask) -> in
     return sum(bool(inside[owner] < COVERED * pixels[owner]) for owner in owners)
 
 
-def _ends(corners: Corners) -> tuple[Corners, Corners]:
+def _outer_corners(corners: Corners) -> tuple[Corners, Corners]:
     """The upper left and the lower right corner of the box around the points ``corners``."""
     return corners.min(axis=0), corners.max(axis=0)
 

@@ -49,6 +49,7 @@ class MarkNetwork(nn.Module):
     """
 
     def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
+        """``widths``: channels of each level."""
         super().__init__()
         self.down = nn.ModuleList(
             _block(before, after) for before, after in zip((12, *widths[:-1]), widths, strict=True)
@@ -77,6 +78,7 @@ class MarkFinderGraph(nn.Module):
     """
 
     def __init__(self, network: MarkNetwork) -> None:
+        """Wrap the trained ``network``."""
         super().__init__()
         self.network = network
 
@@ -148,6 +150,7 @@ class MarkBatches(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, data: Path, mix: Mix, seed: int) -> None:
+        """``data``: folder of the sets of images; ``mix``: composition of a batch."""
         self._data, self._mix, self._seed = data, mix, seed
         self._frames = clean_frames("train")
         self._real = real_frames(data)

@@ -82,8 +82,8 @@ def in_use(slot: ModelSlot, models_dir: Path | None = None) -> Card | None:
 
 
 def uses(models_dir: Path) -> dict[str, Use]:
-    """Which models were activated in each slot; empty when none ever was. Raises CardError on a broken
-    file.
+    """Which models were activated for each slot (replaceable model of a pipeline), by its name; empty when
+    none ever was. Raises CardError on a broken file.
     """
     path = models_dir / ACTIVE
     try:
