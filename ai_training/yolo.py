@@ -71,7 +71,6 @@ def train_yolo(boxes: Sequence[TruthBox], card: Card, out: Path, recipe: YoloRec
             return {}, 0.0
 
         def final_eval(self) -> None:
-            """Measure nothing at the end."""
             pass
 
     labels = labels_of(boxes)
