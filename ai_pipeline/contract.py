@@ -45,7 +45,9 @@ OUTER_TO_OUTER = Code("OUTERTOOUTER", BURNED_IN.scheme, "From outer to outer edg
 
 
 class Decision(StrEnum):
-    """The meaning of a probability at the model's operating threshold."""
+    """What a finding's probability means: present, absent, or indeterminate between the model's two
+    thresholds.
+    """
 
     PRESENT = "present"
     ABSENT = "absent"
@@ -72,6 +74,7 @@ class Region:
     origin: Origin
 
     def __post_init__(self) -> None:
+        """Raise ValueError for a region without area or with the wrong number of points."""
         wanted = 2 if self.type == "box" else 3
         if len(self.points) < wanted or (self.type == "box" and len(self.points) != 2):
             raise ValueError(f"a {self.type} of {len(self.points)} points")
@@ -141,6 +144,7 @@ class Finding:
     exclusive: bool = False
 
     def __post_init__(self) -> None:
+        """Raise ValueError for a probability outside of 0 to 1."""
         if self.probability is not None and not 0.0 <= self.probability <= 1.0:
             raise ValueError(f"probability {self.probability} is not between 0 and 1")
 
@@ -198,6 +202,7 @@ class Measurement:
     method: Code | None = None
 
     def __post_init__(self) -> None:
+        """Raise ValueError for a value that is no number, or for lines without length."""
         if not math.isfinite(self.value):
             raise ValueError("a measurement needs a number")
         fewest = 3 if self.closed else 2
@@ -239,11 +244,11 @@ class Meaning(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The text of a burned-in annotation, or the place of a drawn one. The text may be a name.
-
-    For the node's access-controlled record alone: never for logs, events, errors, results or JSON. ``bounds``
-    is (left, top, right, bottom) in the coordinates of :class:`Region`; ``frame`` as in :class:`Finding`;
-    ``kind``: a MarkKind; ``text`` is empty for drawings; ``removed``: False if the policy kept the mark.
+    """One burned-in annotation that was read in an image: its text, or the place of a drawn one. The text may
+    be a name: it is for the node's access-controlled record alone, never for logs, events, errors, results or
+    JSON. ``bounds`` is (left, top, right, bottom) in the coordinates of :class:`Region`; ``frame`` as in
+    :class:`Finding`; ``kind``: a MarkKind; ``text`` is empty for drawings; ``removed``: False if the policy
+    left the mark in the picture.
     """
 
     source_uid: str
@@ -257,7 +262,7 @@ class Reading:
 
 
 class RefusedBy(StrEnum):
-    """The check that an image did not pass."""
+    """The check by which a pipeline refused an image: that of the header or that of the pixels."""
 
     HEADER = "header"
     PIXELS = "pixels"
@@ -265,7 +270,9 @@ class RefusedBy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An image that ``accepts`` refused, and the model that it was refused for. Counted, never shown."""
+    """An image ``source_uid`` that ``accepts`` refused, and the model that would have analysed it. The node
+    counts refusals and never shows them.
+    """
 
     source_uid: str
     model: ModelRef
@@ -274,8 +281,8 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class JudgedView:
-    """The View Position (0018,5101), such as AP, as which an image was judged: a stamp in it may contradict
-    its header.
+    """The View Position (0018,5101), such as AP, that a pipeline assumed for an image: a stamp in the image
+    may contradict its header.
     """
 
     source_uid: str
@@ -296,6 +303,7 @@ class Scores:
     reoriented: bool = False
 
     def __post_init__(self) -> None:
+        """Raise ValueError for a probability outside of 0 to 1."""
         if not all(0.0 <= value <= 1.0 for value in self.values.values()):
             raise ValueError("a probability is not between 0 and 1")
 
@@ -418,13 +426,13 @@ class DerivedImage:
 
 @dataclass(frozen=True, slots=True)
 class PipelineOption:
-    """One option of a pipeline.
-
-    ``kind``: type of the value: bool, int, float, str, list (of texts) or dict (of numbers by name).
-    ``choices``: the texts that the value may be; empty: any text. ``default``: in words. ``help``: the text
-    in the form of a rule. ``manual``: the text in the documentation. ``lifts``: when the option is set, this
-    condition of a rule ("modality") does not bind the pipeline. ``leaves_text``: True when the option, once
-    set, leaves text in pictures; such pictures must not go to a de-identified peer.
+    """The description of one option of a pipeline. ``kind``: type of the value: bool, int, float, str, list
+    (of texts) or dict (of numbers by name). ``choices``: the texts that the value may be; empty: any text.
+    ``default``: in words. ``help``: the text beside the option in the form of a rule. ``manual``: the text in
+    the documentation. ``wanted``: the end of "must be …" in the message on a faulty value. ``lifts``: the
+    condition of a rule ("modality") that does not bind the pipeline once the option is set. ``leaves_text``:
+    True when the option, once set, leaves text in pictures; such pictures must not go to a de-identified
+    peer.
     """
 
     key: str
@@ -484,16 +492,17 @@ class PipelineOptions(BaseModel):
 
     @classmethod
     def of(cls, options: Mapping[str, object]) -> Self:
-        """The options that a rule sets, with defaults for the others. Raises pydantic.ValidationError.
-
-        Former options are left out: jobs of an earlier version still have them, and do not fail for it.
+        """Check the ``options`` of a rule and fill in defaults. Raises pydantic.ValidationError. Options of
+        earlier versions (``former``) are ignored, because stored jobs may still have them.
         """
         known = {key: value for key, value in options.items() if key not in cls.former}
         return cls.model_validate_json(json.dumps(known, default=str))
 
     @classmethod
     def faults(cls, options: Mapping[str, object]) -> dict[str, str]:
-        """The faults in the values of ``options``, by option, as a remedy for a person."""
+        """What is wrong with the values of ``options``: a remedy in words by option; empty if all are
+        valid.
+        """
         known = {one.key: one for one in cls.listed()}
         try:
             cls.of(options)
@@ -510,15 +519,14 @@ class PipelineOptions(BaseModel):
 
     @classmethod
     def listed(cls) -> tuple[PipelineOption, ...]:
-        """Every option, in the order of the fields."""
+        """Describe every option, in the order of the fields."""
         return tuple(_option(key, field) for key, field in cls.model_fields.items())
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredQuantity:
-    """A quantity that a pipeline measures; ``about``: what its lines show, as the end of a sentence.
-
-    ``method``: how it is measured, where its code leaves that open.
+    """A quantity that a pipeline measures. ``about``: what the lines of its measurements show, as the end of
+    a sentence. ``method``: the code of how it is measured, where the quantity's code leaves that open.
     """
 
     name: str
@@ -538,10 +546,8 @@ class CodingScheme:
 
 @dataclass(frozen=True, slots=True)
 class ModelSlot:
-    """A place for a model in a pipeline; a site may put its own model there.
-
-    ``shipped``: the id of the card that is run by default, "" for none. ``role``: a ``classifier``, or a
-    ``detector`` of boxes.
+    """A replaceable model of a pipeline: a site may put its own model in its place. ``shipped``: the id of
+    the model that runs by default, "" for none. ``role``: a ``classifier``, or a ``detector`` of boxes.
     """
 
     name: str
@@ -606,7 +612,9 @@ _BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less tha
 
 
 def _remedy(known: PipelineOption | None, fault: Any) -> str:
-    """The remedy for a fault in an option's value."""
+    """What must be changed in an option's value, in words. ``known``: the option, None if there is none of
+    that name; ``fault``: pydantic's description of the error.
+    """
     if known is None:
         return "no such option"
     if fault["type"] == "missing":
@@ -623,7 +631,7 @@ def _remedy(known: PipelineOption | None, fault: Any) -> str:
 
 
 def _option(key: str, field: FieldInfo) -> PipelineOption:
-    """The option that a field describes."""
+    """Describe the option that the pydantic field ``field`` of name ``key`` defines."""
     further = dict(field.json_schema_extra) if isinstance(field.json_schema_extra, dict) else {}
     usual = str(further.pop("usual", ""))
     kind, choices = _kind(field.annotation)
@@ -640,7 +648,9 @@ def _option(key: str, field: FieldInfo) -> PipelineOption:
 
 
 def _kind(annotation: Any) -> tuple[type, tuple[str, ...]]:
-    """The kind of a value, and all its choices."""
+    """The type of an option's value, and the texts that it may be (none for any), from the field's
+    annotation.
+    """
     if get_origin(annotation) in (Union, UnionType):
         [annotation] = [one for one in get_args(annotation) if one is not NoneType]
     if get_origin(annotation) is Literal:
@@ -654,7 +664,7 @@ def _kind(annotation: Any) -> tuple[type, tuple[str, ...]]:
 
 
 def _in_words(default: object) -> str:
-    """A default value for a person."""
+    """An option's default value as words for a person."""
     if isinstance(default, bool):
         return "yes" if default else "no"
     if isinstance(default, int | float):
@@ -666,8 +676,8 @@ def _in_words(default: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """The pipeline will analyse the images ``source_uids``. ``refused``: the images that it will not analyse;
-    the node counts them.
+    """The pipeline's answer that it will analyse the images ``source_uids``. ``refused``: the images that it
+    will not analyse; the node counts them.
     """
 
     source_uids: tuple[str, ...]
@@ -676,14 +686,16 @@ class Accept:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The pipeline does not apply; ``reason`` is one sentence, without PHI; ``refused`` as in Accept."""
+    """The pipeline's answer that it will analyse none of the images; ``reason`` is one sentence, without PHI;
+    ``refused`` as in Accept.
+    """
 
     reason: str
     refused: tuple[Refusal, ...] = field(default=(), compare=False)
 
 
 class Progress(Protocol):
-    """A function called with the share done, 0 to 1, and a word for a person; it may raise to
+    """A function called with the share of the work done, 0 to 1, and a word for a person; it may raise to
     cancel the run.
     """
 
@@ -739,36 +751,42 @@ class Pipeline(Protocol):
         ...
 
     def models(self) -> tuple[ModelRef, ...]:
-        """The models that the pipeline uses, for its results."""
+        """The models that the pipeline uses, to be named in its results."""
         ...
 
     def accepts(
         self, images: Sequence[SourceImage], options: Mapping[str, object] = MappingProxyType({})
     ) -> Accept | Refuse:
-        """Choose the images of a study that are analysed, or say why there are none."""
+        """Choose the images that the pipeline analyses, or say why it analyses none. ``options`` come from a
+        rule.
+        """
         ...
 
     def run(
         self, images: Sequence[SourceImage], report: Progress, options: Mapping[str, object]
     ) -> PipelineResult:
-        """Analyse the accepted images; ``report`` takes the progress."""
+        """Analyse the images that ``accepts`` chose. ``report`` is called with the progress; ``options`` come
+        from a rule.
+        """
         ...
 
 
 @runtime_checkable
 class ChecksOptions(Protocol):
-    """A pipeline that also checks its options against its model or this machine."""
+    """A pipeline (protocol) that also checks its options against its models or this machine."""
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
-        """Faults in ``options`` beyond the card's own checks, by option, as remedies."""
+        """What is wrong with ``options`` beyond the checks of their types, as remedies by option."""
         ...
 
 
 @runtime_checkable
 class ExchangesModels(Protocol):
-    """A pipeline with models that a site may exchange (``card.slots``)."""
+    """A pipeline (protocol) with models that a site may exchange (``card.slots``)."""
 
     @staticmethod
     def try_out(card_file: Path, seconds: int) -> None:
-        """Run the model of a card on pictures. Raises CardError where it does not run in ``seconds``."""
+        """Run the model of the card ``card_file`` on test pictures. Raises CardError if it fails or takes
+        longer than ``seconds``.
+        """
         ...

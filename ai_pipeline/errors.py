@@ -34,13 +34,16 @@ class ModelError(PipelineError):
 
 
 class CardError(ModelError):
-    """A card is missing, incomplete or contradicts its weights. The text names the file and the remedy."""
+    """A model card (TOML file that describes a model) is missing, incomplete or contradicts its weights. The
+    text names the file and the remedy.
+    """
 
 
 class NoNumber(ModelError):
     """A network returned NaN or infinity, so there is no result for this image."""
 
     def __init__(self, text: str = "the model gave no number") -> None:
+        """``text``: the message."""
         super().__init__(text)
 
 
@@ -59,32 +62,34 @@ class ProgramStopped(ProgramFailed):
 
 
 class CleaningFailed(PipelineError):
-    """Legible text may be left in the picture: it must not leave as "cleaned".
-
-    ``places``: boxes of that text, if known: left, top, right, bottom in pixels, the last two exclusive.
+    """Legible text may be left in the cleaned picture, so it must not be used. ``places``: boxes of that
+    text, if known: left, top, right, bottom in pixels, the last two exclusive.
     """
 
     def __init__(self, text: str, places: Sequence[tuple[int, int, int, int]] = ()) -> None:
+        """``text``: the message; ``places``: boxes of the text."""
         super().__init__(text)
         self.places = tuple(places)
 
 
 @dataclass(frozen=True, slots=True)
 class RuleFault:
-    """One mistake in a file of device rules: where it is, and what to do."""
+    """One mistake in a file of device rules: its ``file``, the ``key`` in it, and the ``remedy``."""
 
     file: Path
     key: str
     remedy: str
 
     def __str__(self) -> str:
+        """The mistake in one line: file, key and remedy."""
         return ": ".join(filter(None, (str(self.file), self.key, self.remedy)))
 
 
 class DeviceRuleError(PipelineError):
-    """Every mistake in the files of device rules (``faults``); none of the rules is used."""
+    """The files of device rules have mistakes, all of which are in ``faults``; none of the rules is used."""
 
     def __init__(self, faults: Sequence[RuleFault]) -> None:
+        """Join the mistakes to one message."""
         self.faults = tuple(faults)
         super().__init__("; ".join(str(fault) for fault in self.faults))
 
@@ -94,8 +99,8 @@ LONGEST_LINE = 200
 
 
 def first_line(error: BaseException) -> str:
-    """The type of another package's error and the first line of its message, with printable
-    characters only.
+    """Describe an error of another package in one line: its type and the first line of its message, with
+    printable characters only.
     """
     first, *_ = [*str(error).strip().splitlines(), ""]
     line = "".join(letter if letter.isprintable() else "?" for letter in first)[:LONGEST_LINE]

@@ -14,8 +14,8 @@ _REMEDIES = {"extra_forbidden": "unknown key: look for a typing error", "missing
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One mistake. ``place``: the path of keys and positions; ``key``: that path as text,
-    ``rule[0].rectangles``.
+    """One mistake in a settings file. ``place``: the path of keys and positions to the value; ``key``: that
+    path as text, ``rule[0].rectangles``; ``remedy``: what to do.
     """
 
     place: tuple[int | str, ...]
@@ -24,7 +24,7 @@ class Mistake:
 
 
 def mistakes(error: ValidationError) -> Iterator[Mistake]:
-    """Every mistake that pydantic found, without values, which may be secret."""
+    """List every mistake that pydantic found, without the values, which may be secret."""
     for found in error.errors(include_input=False, include_url=False):
         place = found["loc"]
         key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)[1:]

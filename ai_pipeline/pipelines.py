@@ -25,10 +25,9 @@ PIPELINES: dict[str, EntryPoint] = {found.name: found for found in _INSTALLED}
 def create(
     name: str, *, models_dir: Path | None = None, device_rules: Path | None = None, card: object = None
 ) -> Pipeline:
-    """The pipeline called ``name``; its models are loaded by ``warm_up`` or on first use.
-
-    ``models_dir``, ``device_rules`` and ``card`` (of another model than the active one) are passed to the
-    constructor if it has parameters of these names. Raises KeyError, PluginError.
+    """Create the pipeline called ``name``; its models are loaded by ``warm_up`` or on first use.
+    ``models_dir``, ``device_rules`` and ``card`` (a model card, of another model than the active one) are
+    passed to the constructor if it has parameters of these names. Raises KeyError, PluginError.
     """
     made = pipeline_class(name)
     offered = {"models_dir": models_dir, "device_rules": device_rules, "card": card}
@@ -61,20 +60,23 @@ def cards() -> Iterator[PipelineCard]:
 
 
 def slots() -> dict[str, tuple[PipelineCard, ModelSlot]]:
-    """Every slot for a model that a site may exchange, by the slot's name, with the card of its pipeline."""
+    """Every replaceable model (ModelSlot) of all pipelines by the slot's name, with the card of its
+    pipeline.
+    """
     return {slot.name: (card, slot) for card in cards() for slot in card.slots}
 
 
 def try_out(name: str, card_file: Path, seconds: int) -> None:
-    """Run the model of a card on test pictures, as the pipeline called ``name`` would. Raises CardError."""
+    """Run the model of the card ``card_file`` on test pictures, as the pipeline called ``name`` would, for at
+    most ``seconds``. Raises CardError.
+    """
     if issubclass(made := pipeline_class(name), ExchangesModels):
         made.try_out(card_file, seconds)
 
 
 def option_faults(pipeline: Pipeline, options: Mapping[str, object]) -> dict[str, str]:
-    """Faults in ``options`` for this pipeline, its models and this machine, as remedies by option.
-
-    A pipeline of another package may raise any error.
+    """What is wrong with ``options`` for this pipeline, its models and this machine, as remedies by option. A
+    pipeline of another package may raise any error.
     """
     known = pipeline.card.options
     faults = known.faults(options)
@@ -106,7 +108,9 @@ def pipeline_class(name: str) -> type[Pipeline]:
 
 
 def _faults(name: str, found: Any) -> Iterator[str]:
-    """The faults of a class that is to be a pipeline: what it lacks of the protocol."""
+    """What the class ``found``, registered as pipeline ``name``, lacks of the protocol Pipeline, each as a
+    sentence.
+    """
     if not isinstance(found, type):
         yield "it is no class"
         return

@@ -38,10 +38,9 @@ def certainty(right: float) -> str:
 def short_result(
     findings: Sequence[Finding], measurements: Sequence[Measurement], notes: Iterable[QualityNote]
 ) -> tuple[str, ...]:
-    """The AI's result for one image: at most three lines of at most :data:`MOST` characters.
-
-    ``findings``, ``measurements`` and ``notes``: all of the image. First why the model is unsure, and the
-    statements about measurements, then the findings by decision, then what was not assessed.
+    """The result of one image in words: at most three lines of at most :data:`MOST` characters. ``findings``,
+    ``measurements`` and ``notes``: all of the image. First why the model is unsure, and the statements about
+    measurements, then the findings by decision, then what was not assessed.
     """
     notes = list(notes)
     of_patient = [one for one in findings if one.code != BURNED_IN and not one.research_only]
@@ -63,7 +62,7 @@ def short_result(
 def result_lines(
     findings: Sequence[Finding], measurements: Sequence[Measurement], notes: Iterable[QualityNote]
 ) -> list[str]:
-    """:func:`short_result`, and the notes that must be read wherever the findings are."""
+    """The lines of :func:`short_result`, and the notes that must be read wherever the findings are."""
     notes = list(notes)
     further = [note.text for note in notes if note.on_faces and note.name != UNSURE]
     return [*short_result(findings, measurements, notes), *further]
@@ -95,14 +94,14 @@ def decided_in_words(finding: Finding) -> str:
 
 
 def named(finding: Finding) -> str:
-    """The finding with its side, in small letters: "left pleural effusion"."""
+    """A finding's side and name, in small letters: "left pleural effusion"."""
     name = finding.code.meaning
     small = name if name[:2].isupper() else name[:1].lower() + name[1:]
     return f"{_SIDES[finding.side]}{small}"
 
 
 def measurement_text(measurement: Measurement) -> str:
-    """Name and value: ``Cardiothoracic ratio 0.53``, ``Heart width 148 mm``."""
+    """A measurement's name and value in words: ``Cardiothoracic ratio 0.53``, ``Heart width 148 mm``."""
     if measurement.unit.value == "{ratio}":
         return f"{measurement.name} {measurement.value:.2f}"
     return f"{measurement.name} {measurement.value:.0f} {measurement.unit.meaning}"
@@ -113,7 +112,9 @@ _Sentence = tuple[str, list[str]]
 
 
 def _decided(findings: Sequence[Finding], *, unsure: bool) -> list[_Sentence]:
-    """The findings by decision; of an image of which the model is unsure only what it suspects."""
+    """The sentences about findings, grouped by decision; if the model is ``unsure`` of the image, only what
+    it suspects.
+    """
     if any(one.exclusive for one in findings):
         # The class of classes that exclude each other: the others are not "excluded", and none may fit.
         present = [one for one in findings if one.decision is Decision.PRESENT]
@@ -131,7 +132,7 @@ def _decided(findings: Sequence[Finding], *, unsure: bool) -> list[_Sentence]:
 
 
 def _without_patient(findings: Sequence[Finding]) -> str:
-    """The sentence for an image without any finding about the patient."""
+    """The sentence for an image that has no finding about the patient."""
     if not findings:
         return NOTHING
     absent = [one.name for one in findings if one.decision is Decision.ABSENT]
@@ -140,7 +141,7 @@ def _without_patient(findings: Sequence[Finding]) -> str:
 
 
 def _line(sentences: Sequence[_Sentence]) -> str:
-    """The sentences in one line. If it is too long, names at the end are replaced by their number."""
+    """Join the sentences to one line. If it is too long, names at the end are replaced by their number."""
     line = ""
     for number, (head, names) in enumerate(sentences):
         left = sum(len(_counted(*one)) + 1 for one in sentences[number + 1 :])
@@ -152,7 +153,7 @@ def _line(sentences: Sequence[_Sentence]) -> str:
 
 
 def _sentence(head: str, names: Sequence[str], room: int) -> str:
-    """``head first, second and 3 more.`` in ``room`` characters."""
+    """Write ``head first, second and 3 more.`` in at most ``room`` characters."""
     known = list(dict.fromkeys(names))
     if not known:
         return f"{head}."
@@ -169,15 +170,14 @@ def _sentence(head: str, names: Sequence[str], room: int) -> str:
 
 
 def _counted(head: str, names: Sequence[str]) -> str:
-    """The shortest form of a sentence, with the number of names in place of the names."""
+    """The shortest form of a sentence, with the number of ``names`` in place of them."""
     return f"{head} {len(names)} findings." if len(names) > 1 else f"{' '.join([head, *names])}."
 
 
 def without_research(result: PipelineResult) -> PipelineResult:
-    """The result without findings that are for research only. ``scores`` stay whole: the node counts them.
-
-    If one of several ``exclusive`` findings of an image is removed, the others keep their probability only if
-    they are present: as all probabilities add up to 1, the rest would reveal the hidden one.
+    """Return the result without findings that are for research only. ``scores`` stay whole: the node counts
+    them. If one of several ``exclusive`` findings of an image is removed, the others keep their probability
+    only if they are present: as all probabilities add up to 1, the rest would reveal the hidden one.
     """
     hidden = {
         (one.source_uid, one.model.id) for one in result.findings if one.research_only and one.exclusive

@@ -23,7 +23,7 @@ def shown_uid_name(uid: str) -> str:
 
 
 def _unknown(value: str) -> str:
-    """The words for a value that is not shown."""
+    """The words that replace a value which must not be shown."""
     return f"unknown ({len(value)} characters)" if value else "unknown"
 
 

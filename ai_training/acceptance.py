@@ -56,8 +56,8 @@ from ai_training.text import NOT_DIAGNOSTIC, interval, without_nan
 
 
 def refit(seen: Scored, k: int) -> Label | None:
-    """The label in column ``k`` with a calibration fitted to the images ``seen``; None if they are
-    too few.
+    """The label in column ``k`` of ``seen`` with a calibration fitted to these images; None if they are too
+    few.
     """
     positives = seen.truth[:, k].sum()
     if min(positives, len(seen.images) - positives) < ENOUGH:
@@ -76,11 +76,10 @@ def write_card(
     name: str,
     shown: Sequence[str],
 ) -> None:
-    """Write ``card`` with the labels ``changed`` to ``path``, its weights beside it.
-
-    ``seen``: the images of the set ``name`` to which the curves were fitted; ``outputs``: the network's
-    logits and distances for them; ``shown``: the labels whose false alarms count when operating points are
-    chosen.
+    """Write the model card ``card`` with the labels ``changed`` and its new ``version`` to ``path``, its
+    weights beside it. ``seen``: the images of the set ``name`` to which the calibration was fitted;
+    ``outputs``: the network's logits and distances for them; ``shown``: the labels whose false alarms count
+    when operating points are chosen.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     fitted, (logits, distances) = {label.name: label for label in changed}, outputs
@@ -122,11 +121,9 @@ ROLE, FILE = "gate", "gate.npz"
 def fit_and_add(
     path: Path, classifier: Classifier, images: Sequence[SetImage], fitting: Sequence[bool], report: Report
 ) -> dict[str, Any]:
-    """Fit a gate to the images marked in ``fitting``, add it to the card at ``path`` and measure it on the
-    others.
-
-    Returns an empty result if the card has a gate already, the model has no or too few feature maps, or there
-    are too few images.
+    """Fit a domain gate to the images marked in ``fitting``, add it to the model card at ``path`` and measure
+    it on the other images; returns its figures. The result is empty if the card has a gate already, the model
+    has no or too few feature maps, or there are too few images.
     """
     card = classifier.card
     first = [image for image, yes in zip(images, fitting, strict=True) if yes]
@@ -172,7 +169,7 @@ def fit_and_add(
 
 
 def _features(classifier: Classifier, images: Sequence[SetImage]) -> Floats:
-    """The pooled features of these images."""
+    """The classifier's mean features of these images, ``[N, C]``."""
     return np.concatenate([classifier.features(read_grey(image.path)) for image in images])
 
 
@@ -180,7 +177,9 @@ PAGE = "acceptance.html"
 
 
 def write_page(folder: Path, figures: Mapping[str, Any]) -> Path:
-    """Write ``acceptance.html`` from the figures of :func:`accept`."""
+    """Write ``acceptance.html``, the page to sign, from the ``figures`` that :func:`accept` measures; returns
+    its path.
+    """
     plots: dict[str, str] = {}
     if figures["curves"]:
         rows = {row["label"]: row.get("auc") for row in figures["labels"]}
@@ -216,9 +215,8 @@ def accept(
     threads: int = 0,
     report: Report = silent,
 ) -> tuple[Card, Path]:
-    """Fit ``card`` to the adults of ``split`` in ``data`` and measure it; adds it to ``store`` as
-    ``version``. Returns the new card and the page that a person signs.
-
+    """Fit the model ``card`` to a site's adults of ``split`` in ``data``, measure it, and add it to the
+    models folder ``store`` as ``version``. Returns the new model card and the page that a person signs.
     ``out`` becomes a folder with ``acceptance.html`` and ``acceptance.json``. Raises DataMissing or
     CardError.
     """
@@ -265,8 +263,8 @@ def accept(
 
 
 def first_half(patient: str) -> bool:
-    """Whether a patient's images are used for fitting; decided by a hash, so always the same
-    for one patient.
+    """Whether a patient's images are used for fitting and not for measuring; decided by a hash, so always the
+    same for one patient.
     """
     return hashlib.sha256(patient.encode()).digest()[0] % 2 == 0
 
@@ -289,7 +287,9 @@ def learned_from(card: Card, images: Iterable[SetImage]) -> dict[str, Any]:
 def _measured(
     card: Card, made: Card, data: str, fitted: Scored, checked: Scored, good: Sequence[str]
 ) -> dict[str, Any]:
-    """All figures of the card ``made``, which replaces ``card``, on the set ``data``."""
+    """Measure the model card ``made``, which replaces ``card``, on the set ``data``. ``fitted``: the images
+    of the fit; ``checked``: the other ones; ``good``: the labels that are found better than by chance.
+    """
     head = headline(checked, {})
     figures = {
         "model": {"id": made.id, "version": made.version, "from": card.name, "licence": made.licence},
@@ -314,7 +314,9 @@ def _measured(
 
 
 def _write_figures(path: Path, card: Card, figures: Mapping[str, Any], good: Sequence[str]) -> None:
-    """Write the figures into the card at ``path``, and correct the statements that depend on them."""
+    """Write ``figures`` into the model card at ``path``, and correct the statements that depend on them.
+    ``card``: the original; ``good``: the labels that become supported.
+    """
     untrue = {*NOT_ACCEPTED, NO_GATE} if card.gate else set(NOT_ACCEPTED)
     with changed_card(path) as text:
         if card.intended_use == USE:  # nobody has written a better one
@@ -333,5 +335,5 @@ def _write_figures(path: Path, card: Card, figures: Mapping[str, Any], good: Seq
 
 
 def _supported(found: Scored) -> list[str]:
-    """Labels that are found better than by chance: the lower end of the AUC's interval is above .5."""
+    """The labels that are found better than by chance: the lower end of the AUC's interval is above .5."""
     return [row["label"] for row in headline(found, {})["labels"] if row["supported"]]

@@ -27,7 +27,7 @@ from ai_training.networks import (
     SCALE,
     OutlineNetwork,
     Probabilities,
-    export_outlines,
+    export_outline_network,
     less_dice,
     licence_from,
     outline_network,
@@ -71,7 +71,7 @@ def anatomy_images(data: Path, split: str) -> tuple[AnatomyImage, ...]:
 
 
 def _masks(image: SetImage) -> tuple[MaskFile, ...]:
-    """The mask files of the organs, one for each. Raises DataMissing."""
+    """The masks of heart, right and left lung of an image, as parts of its mask file. Raises DataMissing."""
     if MASK not in image.masks:
         raise DataMissing(f"{image.path} has no mask")
     order = EXCHANGED.get(image.patient, range(len(ORGANS)))
@@ -101,17 +101,17 @@ class Augment:
 
 
 class AnatomyBatches(Dataset[tuple[Tensor, Tensor]]):
-    """Batch i of a run: images ``[B, 3, SIDE, SIDE]`` and organs ``[B, 3, SIDE, SIDE]``, 0..1 with soft
-    edges.
-
-    Every batch draws its random numbers from (seed, i) alone.
+    """The training batches of a run; item i is images ``[B, 3, SIDE, SIDE]`` and organs ``[B, 3, SIDE,
+    SIDE]``, 0..1 with soft edges. Every batch draws its random numbers from (seed, i) alone.
     """
 
     def __init__(self, images: Sequence[AnatomyImage], how: Augment, batch: int, seed: int) -> None:
+        """Read ``images``. ``how``: how far copies differ; ``batch``: images in a batch."""
         self._pairs = [image.read() for image in images]
         self._how, self._batch, self._seed = how, batch, seed
 
     def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor]:
+        """Make the batch of step ``iteration``."""
         random = np.random.default_rng((self._seed, iteration))
         rows = random.choice(len(self._pairs), self._batch, replace=len(self._pairs) < self._batch)
         pairs = [self._pairs[row] for row in rows.tolist()]
@@ -121,8 +121,8 @@ class AnatomyBatches(Dataset[tuple[Tensor, Tensor]]):
 
 
 def plain(image: AnatomyImage) -> tuple[Singles, Singles]:
-    """The network's input ``[3, SIDE, SIDE]`` and the organs ``[3, SIDE, SIDE]``, 0..1, without
-    augmentation.
+    """Prepare an image without augmentation: the network's input ``[3, SIDE, SIDE]`` and the organs ``[3,
+    SIDE, SIDE]``, 0..1.
     """
     picture, organs = image.read()
     reduced, affine = reduce(picture, CHAIN)
@@ -133,7 +133,9 @@ def plain(image: AnatomyImage) -> tuple[Singles, Singles]:
 def augment(
     picture: Grey, organs: npt.NDArray[np.bool_], how: Augment, random: np.random.Generator
 ) -> tuple[Grey, Singles]:
-    """A randomly moved copy with changed grey levels, and its organs in the same place."""
+    """Make a randomly moved copy of ``picture`` with changed grey levels, and its organs in the same
+    place.
+    """
     matrix = _motion(picture.shape, how, random)
     border = float(random.choice([0.0, float(np.median(picture))]))
     moved = cv2.warpAffine(picture, _centred(matrix), (ORGANS_SIDE, ORGANS_SIDE), borderValue=border)
@@ -141,7 +143,9 @@ def augment(
 
 
 def _motion(shape: tuple[int, ...], how: Augment, random: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Source pixels → input pixels: turned, scaled and shifted about the middle."""
+    """A random affine map (2 × 3) from source to input pixels: turned, scaled and shifted about the
+    middle.
+    """
     rows, columns = shape
     angle = np.deg2rad(random.uniform(-how.rotation, how.rotation))
     zoom = ORGANS_SIDE / max(rows, columns) * np.exp(random.uniform(-how.scale, how.scale))
@@ -155,7 +159,9 @@ def _motion(shape: tuple[int, ...], how: Augment, random: np.random.Generator) -
 
 
 def _moved(organs: npt.NDArray[np.bool_], matrix: npt.NDArray[np.float64]) -> Singles:
-    """``organs`` through ``matrix`` (corner coordinates), with the soft edges of a reduced mask."""
+    """Transform the masks ``organs`` by ``matrix`` (in coordinates of pixel corners) to the input, with soft
+    edges.
+    """
     centred = _centred(matrix)
     return np.stack(
         [cv2.warpAffine(organ.astype(np.float32), centred, (ORGANS_SIDE, ORGANS_SIDE)) for organ in organs]
@@ -163,14 +169,16 @@ def _moved(organs: npt.NDArray[np.bool_], matrix: npt.NDArray[np.float64]) -> Si
 
 
 def _centred(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """``matrix`` between pixel corners as OpenCV wants it: between pixel centres."""
+    """Convert ``matrix``, a map in coordinates of pixel corners, to coordinates of pixel centres, which
+    OpenCV uses.
+    """
     centres = matrix.copy()
     centres[:, 2] += matrix[:, :2] @ np.full(2, 0.5) - 0.5
     return centres
 
 
 def _exposed(picture: Grey, how: Augment, random: np.random.Generator) -> Grey:
-    """A copy with another exposure, sharpness, borders and noise, its grey levels stretched as in every
+    """Make a copy with another exposure, sharpness, borders and noise, its grey levels stretched as in every
     input.
     """
     low, high = np.percentile(picture, (1, 99))
@@ -204,7 +212,9 @@ TOLERANCE = 0.03
 
 
 def write_card(folder: Path, training: Mapping[str, Any]) -> Path:
-    """Write the card beside the weights; ``ai-pipeline evaluate anatomy`` adds the test figures."""
+    """Write the network's model card beside its weights in ``folder``; returns its path. ``training``: the
+    card's table on the training. ``ai-pipeline evaluate anatomy`` adds the test figures.
+    """
     about = {
         "task": "outlines of heart and lungs in frontal chest X-rays, for the cardiothoracic ratio",
         "architecture": "anatomy-unet",
@@ -242,7 +252,9 @@ GRID = Affine(1 / FINER, 0.0, 0.0, 0.0, 1 / FINER, 0.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnatomyRecipe(Recipe):
-    """The settings of a run. ``dice_weight``: weight of the Dice loss against the cross-entropy."""
+    """The settings of a training run of the network for heart and lungs. ``augment``: how far copies of
+    images differ; ``dice_weight``: weight of the Dice loss against the cross-entropy.
+    """
 
     iterations: int = 2000
     batch: int = 8
@@ -255,29 +267,28 @@ class AnatomyRecipe(Recipe):
 def train(
     data: Path, out: Path, recipe: AnatomyRecipe, *, resume: bool = False, report: Report = silent
 ) -> Path:
-    """Train, choose a checkpoint, export; returns the card. ``out`` receives checkpoints, history, weights
-    and card.
-
-    Raises DataMissing, or ExperimentError if ``resume`` finds a run with another recipe.
+    """Train the network for heart and lungs, choose a checkpoint, export it; returns the path of the model
+    card. ``out`` receives checkpoints, history, weights and card. Raises DataMissing, or ExperimentError if
+    ``resume`` finds a run with another recipe.
     """
     run = _AnatomyRun(data, out, recipe)
     graph = Probabilities(run.trained(report, resume=resume)).eval()
-    export_outlines(graph, (ORGANS_SIDE, ORGANS_SIDE), ("organs",), out / f"{ID}.onnx")
+    export_outline_network(graph, (ORGANS_SIDE, ORGANS_SIDE), ("organs",), out / f"{ID}.onnx")
     learned = [f"{anatomy_set(data).title} (train): masks of heart and lungs"]
     training = {"data": learned, "recipe": recipe.described(), "chosen": run.best}
     return write_card(out, training)
 
 
 def loss_of(logits: Tensor, organs: Tensor, dice_weight: float) -> Tensor:
-    """The loss: cross-entropy of every pixel and organ, plus weighted one minus Dice of each organ of each
-    picture.
+    """The training loss: cross-entropy of every pixel and organ, plus ``dice_weight`` times one minus Dice of
+    each organ of each picture.
     """
     apart = less_dice(torch.sigmoid(logits), organs)
     return binary_cross_entropy_with_logits(logits, organs) + dice_weight * apart.mean()
 
 
 def ratio(masks: npt.NDArray[np.bool_]) -> float:
-    """The cardiothoracic ratio of masks on the fine grid; NaN if an organ is missing."""
+    """The cardiothoracic ratio of organ masks on the fine grid (:data:`GRID`); NaN if an organ is missing."""
     measured = cardiothoracic(masks, GRID)
     return measured.ratio if measured else float("nan")
 
@@ -288,24 +299,29 @@ class _AnatomyRun(RecipeRun[AnatomyRecipe]):
     CHOSEN_BY = "choice"
 
     def __init__(self, data: Path, out: Path, recipe: AnatomyRecipe) -> None:
+        """Read the images of the splits train and val."""
         super().__init__(out, recipe)
         self.training = anatomy_images(data, "train")
         seen = ((values, organ_masks(organs)) for values, organs in map(plain, anatomy_images(data, "val")))
         self.validation = [(values, organs, ratio(organs)) for values, organs in seen]
 
     def new_network(self) -> OutlineNetwork:
+        """The network before its first step."""
         return outline_network(len(ORGANS))
 
     def examples(self) -> AnatomyBatches:
+        """The training batches."""
         return AnatomyBatches(self.training, self.recipe.augment, self.recipe.batch, self.recipe.seed)
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """The loss of one batch."""
         images, organs = batch
         with self.autocast():
             logits = self.network(images.contiguous(memory_format=torch.channels_last))
         return loss_of(logits.float(), organs, self.recipe.dice_weight)
 
     def validate(self) -> Validation:
+        """Measure Dice and error of the ratio on the validation split."""
         found = scores(cast(OutlineNetwork, self.average).eval(), self.validation)
         text = ", ".join(f"{name} {value:.4f}" for name, value in found.items())
         # One point of Dice weighs as much as a hundredth of the ratio.
@@ -316,9 +332,9 @@ class _AnatomyRun(RecipeRun[AnatomyRecipe]):
 def scores(
     network: OutlineNetwork, cases: Sequence[tuple[Singles, npt.NDArray[np.bool_], float]]
 ) -> dict[str, Any]:
-    """Mean Dice of each organ, and mean absolute error of the ratio (1 if no ratio could be measured).
-
-    ``cases``: images as the network sees them, their organs on the fine grid and their ratio by these.
+    """Measure ``network``: the mean Dice of each organ, and the mean absolute error of the ratio (1 if no
+    ratio could be measured). ``cases``: for each image the network's input, its organs on the fine grid and
+    the ratio of these.
     """
     dices, errors = [], []
     for values, organs, wanted in cases:
@@ -336,8 +352,8 @@ HERE = Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnatomyCase:
-    """One image: Dice of each organ, the reader's ratio and the measured one (NaN if missing), and why it is
-    missing.
+    """The result for one image: Dice of each organ, the reader's ratio (``truth``) and the measured one (NaN
+    if missing), and why it is missing (``fault``).
     """
 
     name: str
@@ -348,10 +364,9 @@ class AnatomyCase:
 
 
 def evaluate(data: Path, models_dir: Path | None, split: str, report: Report = silent) -> dict[str, Any]:
-    """All figures of ``split`` (test, val). Intervals are 95 %, by bootstrap over images, one image per
-    patient.
-
-    Raises DataMissing.
+    """Measure the network for heart and lungs on ``split`` (test, val); returns all figures. Intervals are 95
+    %, by bootstrap over images, one image per patient. ``models_dir``: folder of a site's own models. Raises
+    DataMissing.
     """
     images = anatomy_images(data, split)
     if not images:
@@ -376,7 +391,9 @@ def measure(image: AnatomyImage, model: AnatomyModel) -> AnatomyCase:
 
 
 def on_grid(organs: npt.NDArray[np.bool_], found: Anatomy) -> npt.NDArray[np.bool_]:
-    """``organs [3, rows, columns]`` of the source image, resampled to the grid of ``found``."""
+    """Resample masks ``organs [3, rows, columns]`` of the source image to the grid of the outlines
+    ``found``.
+    """
     there = found.from_grid.inverse()
     matrix = _centred(np.array([[there.a, there.b, there.c], [there.d, there.e, there.f]]))
     size = found.masks.shape[1:][::-1]

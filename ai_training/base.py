@@ -7,11 +7,11 @@ from ai_pipeline.errors import ModelError
 
 
 class UnreadableCheckpoint(ModelError):
-    """The file is no readable checkpoint. The text says what kind of file it is, or what it lacks."""
+    """A file is no readable checkpoint. The text says what kind of file it is, or what it lacks."""
 
 
 class CannotAdapt(ModelError):
-    """A checkpoint cannot become a model. The text says why and what would help."""
+    """A checkpoint cannot be turned into a model of this project. The text says why and what would help."""
 
 
 class DataMissing(OSError):
@@ -39,13 +39,14 @@ def followed(things: Sequence[T], report: Report, what: str) -> Iterator[T]:
 
 
 def silent(_share: float, _what: str) -> None:
-    """Ignore all progress."""
+    """A function for ``report`` that ignores all progress."""
 
 
 def part_of(report: Report, number: int, count: int, name: str) -> Report:
     """A report function for part ``number`` (from 0) of ``count`` parts, which adds the part's ``name``."""
 
     def part(share: float, what: str) -> None:
+        """Report the share done of this part."""
         report((number + share) / count, f"{name}: {what}")
 
     return part

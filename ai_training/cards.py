@@ -25,10 +25,9 @@ def export(
     path: Path,
     name: str = "",
 ) -> None:
-    """Write ``network`` to ``path``.
-
-    ``examples``: an input for each of ``shapes``, which names the inputs and their free dimensions. ``name``
-    of the graph; by default the file's name without its ending.
+    """Write ``network`` as an ONNX file to ``path``. ``examples``: an input tensor for each of ``shapes``,
+    which names the inputs and their dimensions of free size; ``outputs``: the names of the outputs; ``name``
+    of the graph, by default the file's name without its ending.
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -48,7 +47,9 @@ def export(
 
 
 def strip(path: Path, name: str) -> None:
-    """Drop the exporter's notes: they name this machine's folders and make equal networks differ in bytes."""
+    """Remove the exporter's notes from the ONNX file ``path`` and name its graph ``name``: the notes contain
+    folders of this machine and make equal networks differ in bytes.
+    """
     model = onnx.load(str(path))
     graph = model.graph
     del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
@@ -61,10 +62,8 @@ def strip(path: Path, name: str) -> None:
 
 
 def store_in_half(path: Path) -> None:
-    """Store the large tensors of the file in half precision, which halves the file.
-
-    The network still computes in single precision: the runtime converts the tensors once, when it loads the
-    file.
+    """Store the large tensors of the ONNX file ``path`` in half precision, which halves the file. The network
+    still computes in single precision: the runtime converts the tensors once, when it loads the file.
     """
     model = onnx.load(str(path))
     graph = model.graph
@@ -83,8 +82,8 @@ def store_in_half(path: Path) -> None:
 
 @contextmanager
 def changed_card(path: Path, to: Path | None = None) -> Iterator[TOMLDocument]:
-    """Open the card at ``path`` for changes. Without an error it is then written to ``to``, by default to
-    ``path``.
+    """A context manager that opens the model card at ``path`` for changes (TOML). Without an error it is then
+    written to ``to``, by default to ``path``.
     """
     card = tomlkit.parse(path.read_text(encoding="utf-8"))
     yield card
@@ -92,7 +91,9 @@ def changed_card(path: Path, to: Path | None = None) -> Iterator[TOMLDocument]:
 
 
 def add_figures(path: Path, figures: Mapping[str, Any]) -> None:
-    """Put ``figures`` into ``[metrics]`` of the card at ``path``; other figures there are kept."""
+    """Put ``figures`` into the table ``[metrics]`` of the model card at ``path``; other figures there
+    stay.
+    """
     with changed_card(path) as card:
         card.setdefault("metrics", {}).update(figures)
 
@@ -106,9 +107,9 @@ def new_card(
     tables: Mapping[str, Mapping[str, Any]],
     version: str = "1",
 ) -> Path:
-    """Write ``card_id.toml`` beside the weights ``card_id.onnx`` of ``role``; returns its path.
-
-    ``made_by``: the comment on top. ``about``: keys before the weights; ``tables``: tables after them.
+    """Write the model card ``card_id.toml`` beside the weights ``card_id.onnx`` of the role ``role``; returns
+    its path. ``made_by``: the comment on top. ``about``: keys before the weights; ``tables``: tables after
+    them.
     """
     card = tomlkit.document()
     card.add(tomlkit.comment(made_by))
@@ -122,6 +123,6 @@ def new_card(
 
 
 def weights_row(role: str, file: Path) -> Any:
-    """A row of ``[[weights]]`` for a file beside the card, with the file's SHA-256."""
+    """A row of ``[[weights]]`` for a file beside the model card, with the file's SHA-256."""
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     return tomlkit.item({"role": role, "file": file.name, "sha256": digest})

@@ -79,7 +79,7 @@ NotNegative = Annotated[float, Field(ge=0.0)]
 
 
 class ExperimentPart(BaseModel):
-    """Base of the models for tables in experiment files: immutable, and unknown keys are errors."""
+    """Base of the classes that check tables of an experiment file: immutable, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -98,8 +98,8 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 def checked(kind: type[Part], table: Mapping[str, Any], where: str) -> Part:
-    """``table`` as a model of the class ``kind``. Raises ExperimentError, which names every wrong key of
-    ``where``.
+    """Check ``table`` as an object of the class ``kind``. Raises ExperimentError, which names every wrong
+    key; ``where``: the table's name in its text.
     """
     try:
         return kind.model_validate(table)
@@ -109,7 +109,7 @@ def checked(kind: type[Part], table: Mapping[str, Any], where: str) -> Part:
 
 
 def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested table ``below`` with its values replaced by those of ``above``."""
+    """Return the nested table ``below`` with its values replaced by those of ``above``."""
     result = dict(below)
     for key, value in above.items():
         old = result.get(key)
@@ -123,10 +123,9 @@ EXPERIMENTS = Path(__file__).parent / "experiments"
 
 
 class Network(ExperimentPart):
-    """The network to train.
-
-    ``initial``: ``imagenet`` (of a package), ``random``, or the path of a file with its weights, such as the
-    ``*.pt`` of an earlier run; ``licence`` of that file.
+    """The table ``[network]`` of an experiment file: the network to train. ``initial``: its first weights:
+    ``imagenet`` (of a package), ``random``, or the path of a file, such as the ``*.pt`` of an earlier run;
+    ``licence`` of that file.
     """
 
     size: Annotated[int, Field(ge=64, multiple_of=32)] = 160
@@ -137,9 +136,10 @@ class Network(ExperimentPart):
 
 
 class Images(ExperimentPart):
-    """The training images, and how often images with a finding or with a teacher's answer are drawn.
-
-    ``smallest``: smaller side of a file in pixels; smaller files are left out.
+    """The table ``[images]`` of an experiment file: which training images are used, and how often images with
+    a finding (``finding_weight``) or with a teacher model's probabilities (``taught_weight``) are drawn,
+    against 1 for others. ``smallest``: smaller side of a file in pixels; smaller files are left out.
+    ``chain``: the preprocessing.
     """
 
     smallest: int = 0
@@ -149,10 +149,9 @@ class Images(ExperimentPart):
 
 
 class Augmentation(ExperimentPart):
-    """How far augmented copies may differ. Angles in degrees; shift, scale and stretch as shares of the side;
-    contrast of grey levels.
-
-    No flips: a flip changes the heart's side, and with it the signs of situs and cardiomegaly.
+    """The table ``[augment]`` of an experiment file: how far augmented copies may differ. Angles in degrees;
+    shift, scale and stretch as shares of the side; contrast of grey levels. No flips: a flip changes the
+    heart's side, and with it the signs of situs and cardiomegaly.
     """
 
     rotation: Annotated[float, Field(ge=0, le=45)] = 5.0
@@ -163,11 +162,10 @@ class Augmentation(ExperimentPart):
 
 
 class Loss(ExperimentPart):
-    """Weights of the parts of the loss.
-
-    ``hard``: the NIH labels. ``soft``: a teacher's probabilities, if there are any. ``teacher``: a second
-    head learns the teacher's log-odds, in units of their spread; ``teacher_share``: the weight of that head,
-    against 1 for the first, when both are merged into the one head that ships.
+    """The table ``[loss]`` of an experiment file: weights of the parts of the loss. ``hard``: the NIH labels.
+    ``soft``: a teacher model's probabilities, if there are any. ``teacher``: a second output layer learns the
+    teacher's log-odds, in units of their spread; ``teacher_share``: the weight of that layer, against 1 for
+    the first, when both are merged into the one of the exported network.
     """
 
     hard: NotNegative = 1.0
@@ -177,10 +175,9 @@ class Loss(ExperimentPart):
 
 
 class Schedule(ExperimentPart):
-    """The schedule: AdamW with one cycle. ``iterations`` replaces ``epochs``. ``ema``: decay of the weights'
-    average.
-
-    ``precision`` of the forward pass: ``auto`` is bfloat16 on a GPU and float32 elsewhere.
+    """The table ``[schedule]`` of an experiment file: AdamW with one cycle. ``iterations`` replaces
+    ``epochs``. ``ema``: decay of the weights' moving average. ``precision`` of the forward pass: ``auto`` is
+    bfloat16 on a GPU and float32 elsewhere.
     """
 
     epochs: Annotated[float, Field(gt=0)] = 5.0
@@ -194,7 +191,9 @@ class Schedule(ExperimentPart):
 
 
 class Experiment(ExperimentPart):
-    """One training run. The same experiment on the same machine gives the same weights."""
+    """An experiment file: the settings of one training run of the chest classifier. The same experiment on
+    the same machine gives the same weights.
+    """
 
     name: str = "chest"
     seed: int = 1
@@ -205,7 +204,7 @@ class Experiment(ExperimentPart):
     schedule: Schedule = Field(default_factory=Schedule)
 
     def described(self) -> dict[str, Any]:
-        """The experiment as a table for a card, without folders of this machine."""
+        """The experiment as a table for a model card, without folders of this machine."""
         found: dict[str, Any] = self.model_dump(mode="json", exclude_none=True)
         found["network"]["initial"] = Path(self.network.initial).name
         return found
@@ -216,7 +215,7 @@ class Experiment(ExperimentPart):
 
 
 def load(path: Path) -> Experiment:
-    """Read an experiment. Raises ExperimentError, which names every wrong key, or OSError if there is no
+    """Read an experiment file. Raises ExperimentError, which names every wrong key, or OSError if there is no
     file.
     """
     return checked(Experiment, read_table(path), str(path))
@@ -231,11 +230,10 @@ CERTAIN = 1e-3  # probabilities nearer to 0 or 1 than this count as this: their 
 
 
 class Targets(NamedTuple):
-    """The training targets of N images, as arrays or as tensors.
-
-    ``hard [N, labels]`` 0 or 1, NaN if unknown. ``soft [N, labels]``: a teacher's probabilities; ``odds [N,
-    labels]``: their log-odds, with mean 0 and spread 1 over the images of the train split; ``taught [N, 1]``:
-    1 if the teacher's probabilities are known.
+    """The training targets of N images, as arrays or as tensors. ``hard [N, labels]``: 0 or 1, NaN if
+    unknown. ``soft [N, labels]``: a teacher model's probabilities; ``odds [N, labels]``: their log-odds, with
+    mean 0 and spread 1 over the images of the train split; ``taught [N, 1]``: 1 if the teacher's
+    probabilities are known.
     """
 
     hard: Any
@@ -245,7 +243,7 @@ class Targets(NamedTuple):
 
     @staticmethod
     def from_images(images: Sequence[SetImage]) -> Targets:
-        """The targets in the manifests of ``images``."""
+        """The targets from the labels and teacher's probabilities of ``images``."""
         soft: Singles = soft_matrix(images)
         taught = np.asarray(~np.isnan(soft).any(1, keepdims=True))
         learned = taught[:, 0] & np.array([image.split == "train" for image in images])
@@ -262,11 +260,14 @@ Batch = tuple[Tensor, Targets]
 
 
 class ChestBatches(Dataset[Batch]):
-    """Batch number i of a run: images drawn at random and augmented."""
+    """The training batches of a run: batch number i holds images drawn at random and augmented."""
 
     def __init__(
         self, experiment: Experiment, pixels: Grey, targets: Targets, rows: npt.NDArray[np.intp]
     ) -> None:
+        """``pixels [N, side, side]``: reduced images; ``targets``: those of all N images; ``rows``: the
+        images that may be drawn.
+        """
         self._experiment, self._pixels, self._targets, self._rows = experiment, pixels, targets, rows
         made = experiment.images
         weight = np.where((targets.hard[rows] > 0).any(1), made.finding_weight, 1.0)
@@ -274,6 +275,7 @@ class ChestBatches(Dataset[Batch]):
         self._odds = weight / weight.sum()
 
     def __getitem__(self, iteration: int) -> Batch:
+        """Make the batch of step ``iteration``: images and targets."""
         made, known = self._experiment, self._targets
         random = np.random.default_rng((made.seed, iteration))
         rows = random.choice(self._rows, made.schedule.batch, p=self._odds)
@@ -284,7 +286,7 @@ class ChestBatches(Dataset[Batch]):
 
 
 def augment(image: Grey, size: int, how: Augmentation, random: np.random.Generator) -> Grey:
-    """A randomly moved, turned and re-windowed copy ``[size, size]``."""
+    """Make a randomly moved and turned copy ``[size, size]`` of ``image`` with another window."""
     side = image.shape[0]
     angle = np.deg2rad(random.uniform(-how.rotation, how.rotation))
     zoom = size / side * (1 + random.uniform(-how.scale, how.scale))
@@ -307,7 +309,9 @@ UNFAIR = (("cxr_nih_more/images", LABELS.index("Pneumonia")),)
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The result of a run: the best network by validation, and the history of validation figures."""
+    """The result of a training run: the network that is best by validation, and the history of validation
+    figures.
+    """
 
     network: PlacedClassifier
     history: tuple[dict[str, float], ...]
@@ -316,10 +320,9 @@ class Trained:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Material:
-    """The adults' images of the train and validation splits, reduced: shared by all parts of a run.
-
+    """The adults' images of the train and validation splits, reduced: shared by all parts of a training run.
     ``labels``: the labels that images of both splits have; the network is trained with all of :data:`LABELS`,
-    and ships with these.
+    and exported with these.
     """
 
     images: tuple[SetImage, ...]
@@ -328,7 +331,9 @@ class Material:
 
     @staticmethod
     def gather(data: Path, experiment: Experiment, cache: Path, report: Report = silent) -> Material:
-        """Read ``data``. ``cache`` keeps the reduced images between runs. Raises DataMissing."""
+        """Read the images that ``data`` names. ``cache``: folder that stores the reduced images between runs.
+        Raises DataMissing.
+        """
         cv2.setNumThreads(1)
         found = chest_set(data)
         images = tuple(image for image in found.images if image.adult and image.split != "test")
@@ -344,7 +349,7 @@ class Material:
         return Material(images, reduced_images(images, experiment.images.chain, cache, report), labels)
 
     def rows(self, split: str, smallest: int = 0) -> npt.NDArray[np.intp]:
-        """The indices of the images of ``split`` from files with at least ``smallest`` pixels a side."""
+        """The indices of the images of ``split`` whose files have at least ``smallest`` pixels a side."""
         return np.array(
             [
                 row
@@ -365,11 +370,11 @@ def fit(
     cache: Path | None = None,
     report: Report = silent,
 ) -> Trained:
-    """Train on the train split, choose the checkpoint on the validation split; the test split is not used.
-
-    ``out`` receives ``checkpoint.pt`` (resumable), ``best.pt``, ``history.json`` and ``validation.npz``
-    (names, logits). ``cache`` (default: a folder in ``out``) keeps reduced images. Raises ``DataMissing``, or
-    ExperimentError if ``resume`` finds another experiment.
+    """Train the chest classifier on the train split, and choose the checkpoint on the validation split; the
+    test split is not used. ``out`` receives ``checkpoint.pt`` (resumable), ``best.pt``, ``history.json`` and
+    ``validation.npz`` (names, logits). ``threads``: 0 for all cores. ``cache`` (default: a folder in ``out``)
+    stores reduced images. Raises ``DataMissing``, or ExperimentError if ``resume`` finds another
+    experiment.
     """
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     material = Material.gather(data, experiment, cache or out / "cache", report)
@@ -380,8 +385,8 @@ def fit(
 
 
 def infer(network: PlacedClassifier, pixels: npt.NDArray[np.uint8], size: int) -> tuple[Singles, Singles]:
-    """Run ``network`` on reduced images ``[N, side, side]`` as at run time: logits ``[N, labels]`` and pooled
-    features ``[N, C]``.
+    """Run ``network`` on reduced images ``[N, side, side]`` as at run time; returns logits ``[N, labels]``
+    and mean features ``[N, C]``. ``size``: side of the network's input.
     """
     network.eval()
     device = next(network.parameters()).device
@@ -398,9 +403,10 @@ def infer(network: PlacedClassifier, pixels: npt.NDArray[np.uint8], size: int) -
 
 
 class Tasks(nn.Module):
-    """The network with a second head, used in training only, for the teacher's log-odds."""
+    """A classifier with a second output layer, used in training only, for a teacher model's log-odds."""
 
     def __init__(self, network: PlacedClassifier) -> None:
+        """Add the second output layer to ``network``."""
         super().__init__()
         self.network = network
         self.teacher = nn.Linear(network.head.in_features, len(LABELS))
@@ -411,9 +417,9 @@ class Tasks(nn.Module):
         return self.network.head(pooled), self.teacher(pooled)
 
     def merged(self, pooled: npt.NDArray[np.float32], share: float) -> PlacedClassifier:
-        """The network with one head: its own plus ``share`` times the teacher's, each in units of its spread.
-
-        ``pooled [N, C]``: features of the images on which the spreads are computed.
+        """Return the classifier with one output layer: its own plus ``share`` times the teacher's, each in
+        units of its spread. ``pooled [N, C]``: mean features of the images on which the spreads are
+        computed.
         """
         features = torch.from_numpy(pooled)
         network = copy.deepcopy(self.network)
@@ -426,7 +432,9 @@ class Tasks(nn.Module):
 
 
 def loss_of(predicted: tuple[Tensor, Tensor], batch: Batch, weights: Loss) -> Tensor:
-    """The sum of the losses in the experiment's table ``[loss]``, with their weights."""
+    """The training loss of a batch: the sum of the parts in the experiment's table ``[loss]``, with their
+    ``weights``. ``predicted``: logits and the teacher's log-odds.
+    """
     logits, teacher = (part.float() for part in predicted)
     targets, known = batch[1], ~batch[1].hard.isnan()
     hard = binary_cross_entropy_with_logits(logits, targets.hard.nan_to_num(), reduction="none")
@@ -437,13 +445,14 @@ def loss_of(predicted: tuple[Tensor, Tensor], batch: Batch, weights: Loss) -> Te
 
 
 class ClassifierRun(TrainingRun):
-    """One training run of an experiment; it validates after every epoch."""
+    """One training run of the chest classifier by an experiment; it validates after every epoch."""
 
     PARTS = ("tasks", "average", "optimiser", "schedule")
     CHOSEN_BY = "validation_auc"
     KIND = "experiment"
 
     def __init__(self, experiment: Experiment, material: Material, out: Path) -> None:
+        """Prepare the run of ``experiment`` on the images of ``material``; ``out``: its folder."""
         seed_all(experiment.seed)
         self.experiment, self.material = experiment, material
         self.targets = Targets.from_images(material.images)
@@ -470,19 +479,22 @@ class ClassifierRun(TrainingRun):
 
     @property
     def tasks(self) -> Tasks:
-        """The network with its training heads."""
+        """The network in training, with both output layers."""
         return cast(Tasks, self.network)
 
     def examples(self) -> ChestBatches:
+        """The training batches."""
         return ChestBatches(self.experiment, self.material.pixels, self.targets, self.train_rows)
 
     def loss(self, batch: Batch) -> Tensor:
+        """The loss of one batch."""
         torch.manual_seed(hash((self.experiment.seed, self.done)) % 2**31)  # dropout, drop connect
         with self.autocast():
             predicted = self.tasks(batch[0])
         return loss_of(predicted, batch, self.experiment.loss)
 
     def validate(self) -> Validation:
+        """Measure the mean AUC within each source on the validation split."""
         rows, size, weights = self.validation_rows, self.experiment.network.size, self.experiment.loss
         average, pixels = cast(Tasks, self.average), self.material.pixels[self.validation_rows]
         network = average.network
@@ -504,20 +516,24 @@ ULTRASOUND = ("us_ovarian", "us_fetal_head", "us_breast")
 
 
 def other_chests(data: Path, population: str, split: str) -> list[Path]:
-    """The files of another hospital: ``hannover`` (adults) or ``pediatric`` (1 to 5 years)."""
+    """The chest X-rays of another hospital in ``data``: of the ``population`` ``hannover`` (adults) or
+    ``pediatric`` (1 to 5 years), of ``split``.
+    """
     return [
         path for path in files_of_split(data / "cxr_nih_more/other", split) if path.parent.name == population
     ]
 
 
 def drawn_from(files: Sequence[T], most: int, random: Random) -> list[T]:
-    """At most ``most`` of ``files``, drawn without replacement, in their order."""
+    """Draw at most ``most`` of ``files`` at random without replacement; they stay in their order."""
     chosen = random.permutation(len(files))[:most]
     return [files[index] for index in sorted(chosen)]
 
 
 def pictures(files: Sequence[Path], made: Change, random: Random) -> list[Grey]:
-    """Read ``files`` and change each by ``made``. Raises DataMissing if one cannot be read."""
+    """Read the images ``files`` and apply the change ``made`` to each. Raises DataMissing if one cannot be
+    read.
+    """
     return [made(read_grey(path), random) for path in files]
 
 
@@ -527,7 +543,7 @@ def as_it_is(image: Grey, random: Random) -> Grey:  # noqa: ARG001  (one of the 
 
 
 def _part(image: Grey, random: Random, least: float, most: float) -> Grey:
-    """A random part of a picture, between ``least`` and ``most`` of each side."""
+    """Cut a random part out of a picture, between ``least`` and ``most`` (shares) of each side."""
     share, (rows, columns) = random.uniform(least, most, 2), image.shape
     height, width = max(1, int(rows * share[0])), max(1, int(columns * share[1]))
     top, left = random.integers(0, rows - height + 1), random.integers(0, columns - width + 1)
@@ -541,19 +557,19 @@ cut_off = partial(_part, least=0.5, most=0.75)
 
 
 def clipped(image: Grey, random: Random, share: float | None = None) -> Grey:
-    """A copy with a window so narrow that a ``share`` of the pixels (default: 30 to 70 %) becomes black or
-    white.
+    """Return a copy with a window so narrow that a ``share`` of the pixels (default: 30 to 70 %) becomes
+    black or white.
     """
     return _windowed(image, random.uniform(0.3, 0.7) if share is None else share, random)
 
 
 def posed(pose: Pose, before: Change = as_it_is) -> Change:
-    """A change that applies ``before``, then shows the picture in ``pose``."""
+    """Return a :data:`Change` that applies ``before``, then shows the picture in ``pose``."""
     return lambda image, random: shown(before(image, random), pose)
 
 
 def tilted(image: Grey, random: Random, least: float, most: float) -> Grey:
-    """A copy turned by ``least`` to ``most`` degrees, to either side; the corners become black."""
+    """Return a copy turned by ``least`` to ``most`` degrees, to either side; the corners become black."""
     rows, columns = image.shape
     degrees = random.uniform(least, most) * random.choice((-1, 1))
     matrix = cv2.getRotationMatrix2D((columns / 2, rows / 2), degrees, 1.0)
@@ -561,8 +577,8 @@ def tilted(image: Grey, random: Random, least: float, most: float) -> Grey:
 
 
 def varied(image: Grey, random: Random) -> Grey:
-    """A whole chest as another hospital might show it: framed, slightly tilted, with other greys and
-    sharpness.
+    """Return a whole chest X-ray as another hospital might show it: framed, slightly tilted, with other greys
+    and sharpness.
     """
     picture = framed(image, random) if random.random() < 0.7 else image
     rows, columns = picture.shape
@@ -582,7 +598,9 @@ def varied(image: Grey, random: Random) -> Grey:
 
 
 def _windowed(image: Grey, lost: float, random: Random) -> Grey:
-    """A copy with a window that makes a share ``lost`` of the pixels black or white, at random ends."""
+    """Return a copy with a window that makes a share ``lost`` of the pixels black or white, divided at random
+    between both.
+    """
     below = random.uniform(0.0, lost)
     low, high = np.percentile(image, (100 * below, 100 * (1 - lost + below)))
     return np.asarray(np.clip((image - low) * (255.0 / max(high - low, 1.0)), 0, 255), np.uint8)
@@ -608,11 +626,10 @@ RESIDUAL_SHARE, HEAD_SHARE = 0.997, 0.993  # of validation adults inside the lim
 
 
 def fit_gate(data: Path, see: See, seed: int = 1, report: Report = silent) -> tuple[FeatureGate, float]:
-    """Fit the gate on the train split of ``data``; set the limits on the adults of the validation split.
-    Returns the gate, and the largest distance at which it accepts an image.
-
-    Sets that ``data`` lacks are left out, and so are the kinds of picture in them. Raises DataMissing if one
-    of the two splits has no chest images of adults.
+    """Fit the domain gate on the train split of ``data``, and its limits on the adults of the validation
+    split. Returns the gate, and the largest distance at which it accepts an image. ``see``: gives the
+    features of pictures. Sets that ``data`` lacks are left out, and so are the kinds of picture in them.
+    Raises DataMissing if one of the two splits has no chest images of adults.
     """
     random = np.random.default_rng(seed)
     report(0.0, "reading the pictures that the gate learns from")
@@ -638,8 +655,8 @@ def fit_gate(data: Path, see: See, seed: int = 1, report: Report = silent) -> tu
 
 
 def directions_of(features: Singles, count: int) -> FeatureGate:
-    """A gate of the ``count`` principal directions of features ``[N, C]`` of images in the domain; without a
-    head.
+    """Make a domain gate of the ``count`` principal directions of features ``[N, C]`` of proper images;
+    without a classifier of kinds.
     """
     mean, spread = features.mean(0), features.std(0) + 1e-3
     rows = np.linalg.svd((features - mean) / spread, full_matrices=False)[2][:count]
@@ -647,13 +664,11 @@ def directions_of(features: Singles, count: int) -> FeatureGate:
 
 
 def gate_figures(data: Path, classifier: Classifier, split: str, report: Report = silent) -> dict[str, Any]:
-    """How the gate of ``classifier`` judges every kind of picture of ``split``.
-
-    ``adults``: share of the split's adults that is refused or reoriented. ``kinds``: for each kind
-    ``false_positives_at_95`` (share accepted, as shown, at the limit that 95 % of the split's adults pass;
-    with its 95 % Wilson interval), then the result at run time: ``accepted`` as shown, ``mended``
-    (reoriented, then accepted), ``refused``. Kinds of sets that are missing are left out. Empty without a
-    gate.
+    """How the domain gate of ``classifier`` judges every kind of picture of ``split``. ``adults``: share of
+    the split's adults that is refused or reoriented. ``kinds``: for each kind ``false_positives_at_95``
+    (share accepted, as shown, at the limit that 95 % of the split's adults pass; with its 95 % Wilson
+    interval), then the result at run time: ``accepted`` as shown, ``mended`` (reoriented, then accepted),
+    ``refused``. Kinds of sets that are missing are left out. Empty without a gate.
     """
     if classifier.card.gate is None:
         return {}
@@ -694,7 +709,9 @@ def _adults(data: Path, split: str) -> list[Path]:
 def _training_pictures(
     data: Path, whole: Sequence[Path], random: Random
 ) -> list[tuple[str, Sequence[Path], Change]]:
-    """The pictures from which the head learns: kind, files, and the change made to them."""
+    """The pictures from which the domain gate's classifier learns: for each kind its name, files, and the
+    change made to them. ``whole``: the adults' files.
+    """
     transformed = drawn_from(whole, TRANSFORMED, random)
     hannover = other_chests(data, "hannover", "train")
     small = drawn_from(other_chests(data, "pediatric", "train"), OTHERS, random)
@@ -716,8 +733,8 @@ def _training_pictures(
 
 
 def linear_head(shown: Mapping[str, Singles], seed: int) -> Head:
-    """Multinomial logistic regression on principal components, as one linear map of the features; its limits
-    are 1.
+    """Fit the domain gate's classifier of kinds: multinomial logistic regression on principal components, as
+    one linear map of the features; its limits are 1. ``shown``: features ``[N, C]`` by kind.
     """
     kinds = tuple(shown)
     features = np.concatenate(list(shown.values())).astype(np.float64)
@@ -745,6 +762,7 @@ def _test_pictures(data: Path, split: str, random: Random) -> list[tuple[str, Ca
     adults = drawn_from(_adults(data, split), MEASURED, random)
 
     def changed(files: Sequence[Path], change: Change = as_it_is) -> Callable[[], list[Grey]]:
+        """A function that reads some of ``files`` and applies ``change``."""
         chosen = drawn_from(files, MEASURED, random)
         return lambda: pictures(chosen, change, random)
 
@@ -776,7 +794,9 @@ def _test_pictures(data: Path, split: str, random: Random) -> list[tuple[str, Ca
 
 
 def _dicom(data: Path) -> dict[str, Callable[[], list[Grey]]]:
-    """First frames of the DICOM files by modality: ``CT``, ``MR``, ``US``, and ``other`` but for X-rays."""
+    """Functions that decode the first frames of the DICOM files in ``data``, by modality: ``CT``, ``MR``,
+    ``US``, and ``other`` (no X-rays).
+    """
     files: dict[str, list[Path]] = {"CT": [], "MR": [], "US": [], "other": [], "CR": [], "DX": []}
     for path in sorted((data / "dicom" / "files").glob("*.dcm")):
         with suppress(PixelError):
@@ -795,7 +815,9 @@ def _first_frames(files: Sequence[Path]) -> list[Grey]:
 
 
 def _seen(classifier: Classifier, pictures: Sequence[Grey]) -> tuple[Singles, dict[str, float]]:
-    """The distance of each picture as shown, and the shares that the gate accepts, reorients and refuses."""
+    """The distance of each picture as shown, and the shares of pictures that the domain gate accepts,
+    reorients and refuses.
+    """
     rows = []
     for picture in pictures:
         found = classifier.analyse(picture)
@@ -813,9 +835,9 @@ AT_ONCE = 8
 def fit_places(
     network: PlacedClassifier, data: Path, experiment: Experiment, known: Sequence[str] = LABELS
 ) -> BoxTemplates:
-    """Set ``network.place`` and ``network.place_bias``; returns the box templates from which the maps choose.
-
-    There are no templates if the train split of ``data`` has no boxes. ``known``: the labels of ``network``.
+    """Fit the layer of ``network`` that says where a finding lies (``place``, ``place_bias``) to the boxes of
+    the train split; returns the box templates, none if the train split of ``data`` has no boxes. ``known``:
+    the labels of ``network``.
     """
     boxes = tuple(box for box in chest_set(data).boxes if box.image.split == "train" and box.label in known)
     if not boxes:
@@ -860,9 +882,9 @@ def middle_maps(
     levels: tuple[float, float] = (MEAN, SCALE),
     report: Report = silent,
 ) -> npt.NDArray[np.float32]:
-    """The middle layers ``[N, C, h, w]`` of images; ``levels``: mean and scale of the network's input.
-
-    Raises DataMissing if an image cannot be read.
+    """The middle layers' output ``[N, C, h, w]`` of ``network`` for the images in ``paths``. ``chain``: the
+    preprocessing; ``size``: side of the input; ``levels``: mean and scale of the input. Raises DataMissing if
+    an image cannot be read.
     """
     network.eval()
     parts: list[npt.NDArray[np.float32]] = []
@@ -877,10 +899,10 @@ def middle_maps(
 def learn_choices(
     inputs: Tensor, prior: Tensor, wanted: Tensor, labels: Tensor, how: Mapping[str, Any]
 ) -> tuple[Tensor, float]:
-    """Weights with which the right ones of M choices score highest: ``[labels, F]``, and the prior's weight.
-
-    ``inputs [N, M, F]``; ``prior`` and ``wanted``, a distribution: ``[N, M]``; ``labels [N]``. All labels
-    share one weight vector, and each adds its own, which ``decay`` holds ``own`` times as tight.
+    """Learn weights with which the right ones of M choices score highest; returns ``[labels, F]``, and the
+    weight of ``prior``. ``inputs [N, M, F]``: features of the choices; ``prior`` and ``wanted`` (a
+    distribution): ``[N, M]``; ``labels [N]``. ``how``: settings of the optimiser. All labels share one weight
+    vector, and each adds its own, whose decay is ``own`` times as strong.
     """
     shared = torch.zeros(inputs.shape[2], requires_grad=True)
     own = torch.zeros(int(labels.max()) + 1, inputs.shape[2], requires_grad=True)
@@ -897,7 +919,7 @@ def learn_choices(
 
 
 def box_mask(box: TruthBox, cells: int) -> npt.NDArray[np.float32]:
-    """How much of each cell of a grid lies in the box: ``[cells, cells]``, 0 to 1."""
+    """The share of each cell of a grid that lies in the box: ``[cells, cells]``, 0 to 1."""
     fine = 16 * cells
     mask = np.zeros((fine, fine), np.float32)
     left, top, right, bottom = (edge * fine / box.side for edge in box.corners)
@@ -916,8 +938,8 @@ OPERATING = ("sensitivity_present", "specificity_present", "sensitivity_not_abse
 
 
 def card_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The table ``[metrics]`` of a card from the result of an evaluation: plain values, without None, which
-    TOML lacks.
+    """The table ``[metrics]`` of a model card from the result of an evaluation: plain values, without None,
+    which TOML lacks.
     """
     main = result["main"]
     boxes = result["boxes"] or {}
@@ -966,7 +988,7 @@ def card_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _calibration(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The calibration figures for the card."""
+    """The calibration figures for the model card, from those of an evaluation."""
     labels = {name: {"prevalence": found["prevalence"][name], **row} for name, row in found["labels"].items()}
     known = ("natural_prevalence", "images", "mean_ece", "mean_brier")
     return {**{key: found[key] for key in known if key in found}, "labels": labels}
@@ -1005,7 +1027,7 @@ def export_onnx(network: PlacedClassifier, size: int, path: Path) -> None:
 
 
 def forget_detector(card: Any) -> None:
-    """Remove the box detector from ``card`` (a TOML document): it was fitted to the layers of
+    """Remove the box detector from ``card`` (a model card as TOML document): it was fitted to the layers of
     other weights.
     """
     forget_roles(card, NETWORK, CANDIDATES, YOLO)
@@ -1015,19 +1037,17 @@ def forget_detector(card: Any) -> None:
 
 
 def forget_roles(card: Any, *roles: str) -> None:
-    """Remove the weights with these ``roles`` from ``card`` (a TOML document)."""
+    """Remove the weights with these ``roles`` from ``card`` (a model card as TOML document)."""
     kept = [weights for weights in card["weights"] if weights["role"] not in roles]
     card["weights"] = tomlkit.aot()
     card["weights"].extend(kept)
 
 
 def write_metrics(path: Path, result: dict[str, Any]) -> None:
-    """Put the test figures of ``ai-pipeline evaluate chest`` into the card at ``path``.
-
-    A label is supported if its test images hold at least 15 positives and the lower end of its AUC's interval
-    is above .5, there and in external measurements (``[external]``, which is kept). If the card lacks
-    operating points, those of the validation split are added. The card counts how often the test split was
-    used.
+    """Put the test figures of ``ai-pipeline evaluate chest`` into the model card at ``path``. A label is
+    supported if its test images hold at least 15 positives and the lower end of its AUC's interval is above
+    .5, there and in external measurements (``[external]``, which stays). If the card lacks operating points,
+    those of the validation split are added. The card counts how often the test split was used.
     """
     shown = {row["label"]: row["supported"] for row in result["main"]["labels"]}
     with changed_card(path) as card:
@@ -1042,11 +1062,10 @@ def write_metrics(path: Path, result: dict[str, Any]) -> None:
 def ship(
     data: Path, out: Path, trained: Trained, cache: Path, report: Report = silent, *, gated: bool = True
 ) -> Path:
-    """Export the chosen network; calibration, thresholds and gate come from the validation split.
-
-    Returns the card, which with its weights makes ``out`` a folder of models: labels and codes are those of
-    the shipped one, no label is supported until ``ai-pipeline evaluate`` says so. Without ``gated`` the card
-    has no gate, and says so. Raises DataMissing.
+    """Export the network of a training run with its model card; returns the card's path. Calibration,
+    thresholds and domain gate come from the validation split. ``out`` becomes a folder of models. Labels and
+    codes are those of the shipped card, no label is supported until ``ai-pipeline evaluate`` says so. Without
+    ``gated`` the card has no domain gate, and says so. Raises DataMissing.
     """
     out.mkdir(parents=True, exist_ok=True)
     experiment, found = trained.experiment, chest_set(data)

@@ -66,7 +66,9 @@ Workers = Annotated[int, typer.Option(help="Processes that draw pictures; 0: in 
 
 
 def _how(about: str, **limits: Any) -> Any:
-    """An option in the help's group "How it runs". ``limits``: of its values."""
+    """A command-line option in the help's group "How it runs". ``about``: its help; ``limits``: of its
+    values.
+    """
     return typer.Option(help=about, rich_help_panel="How it runs", **limits)
 
 
@@ -86,7 +88,9 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 
 
 def chest_card(model: str | None, models_dir: Path | None) -> Card:
-    """The card that ``--model`` names, or that of the classifier that chest_xray runs. Raises CardError."""
+    """The model card that ``--model`` names (``model``), or that of the active classifier of chest_xray.
+    Raises CardError.
+    """
     from ai_pipeline.chest.card import CLASSIFIER
     from ai_pipeline.models.registry import find
     from ai_pipeline.models.store.folder import active
@@ -95,7 +99,9 @@ def chest_card(model: str | None, models_dir: Path | None) -> Card:
 
 
 def own_card(model: str, models_dir: Path | None) -> Path:
-    """The file of a card that ``--write-card`` may change. Raises CardError for a shipped card."""
+    """The file of the model card ``model``, which ``--write-card`` may change. Raises CardError for a shipped
+    card.
+    """
     from ai_pipeline.models.registry import SHIPPED, find
 
     path = find(model, models_dir).path
@@ -105,7 +111,7 @@ def own_card(model: str, models_dir: Path | None) -> Path:
 
 
 def write_figures(model: str, models_dir: Path | None, figures: Mapping[str, Any]) -> None:
-    """Put ``figures`` into the card that :func:`own_card` finds; other figures in it stay."""
+    """Put ``figures`` into the card of ``model`` that :func:`own_card` finds; other figures in it stay."""
     from ai_training.cards import add_figures
 
     add_figures(own_card(model, models_dir), figures)
@@ -148,15 +154,14 @@ RUN = {
 
 
 def verb(app: typer.Typer, name: str, *, trains: bool = False, **how: Any) -> Callable[[Command], Command]:
-    """A decorator: the function is the verb ``name`` of ``app``, and what it returns is printed.
-
-    It may take a ``report`` of its progress; its other parameters are the verb's options. One that returns
-    figures has the option ``--json``, one that leaves a run in ``--out`` the options of the training engine,
-    one that ``trains`` and leaves none two of them.
-    ``how``: options of ``typer``.
+    """A decorator that adds a function as the verb ``name`` of ``app`` and prints what it returns. The
+    function may take a ``report`` of its progress; its other parameters are the verb's options. One that
+    returns figures gets the option ``--json``, one that leaves a run in ``--out`` the options of the training
+    engine, one that ``trains`` and leaves none two of them. ``how``: options of ``typer``.
     """
 
     def added(command: Command) -> Command:
+        """Register ``command`` as the verb."""
         signature = inspect.signature(command, eval_str=True)
         parameters = dict(signature.parameters)
         reports = parameters.pop("report", None) is not None
@@ -169,6 +174,7 @@ def verb(app: typer.Typer, name: str, *, trains: bool = False, **how: Any) -> Ca
             parameters[AS_JSON.name] = AS_JSON
 
         def run(**given: Any) -> None:
+            """Run the command and print its result."""
             as_json = given.pop(AS_JSON.name, False)
             run_as = {name: given.pop(name) for name in RUN if name in given}
             with errors(), _carried_out(run_as), progress() as report:
@@ -192,8 +198,8 @@ def verb(app: typer.Typer, name: str, *, trains: bool = False, **how: Any) -> Ca
 
 @contextmanager
 def errors() -> Iterator[None]:
-    """A scope that prints missing data, unusable cards and wrong experiments as one line, and exits with a
-    code.
+    """A context manager that prints missing data, unusable model cards and wrong experiments as one line, and
+    exits with a code.
     """
     try:
         yield
@@ -211,8 +217,8 @@ def errors() -> Iterator[None]:
 
 @contextmanager
 def _carried_out(run_as: Mapping[str, Any]) -> Iterator[None]:
-    """A scope in which runs of the training engine use these options; exits if a device or package is
-    missing.
+    """A context manager in which runs of the training engine use the options ``run_as``; exits if a device or
+    package is missing.
     """
     if not run_as:
         yield
@@ -233,7 +239,9 @@ def needed(package: str) -> None:
 
 @contextmanager
 def progress() -> Iterator[Callable[[float, str], None]]:
-    """A progress bar on a terminal, elsewhere one line a minute; milestones are printed on both."""
+    """A context manager that gives a function for reporting progress: as a bar on a terminal, elsewhere as
+    one line a minute; milestones are printed on both.
+    """
     last = time.monotonic()
     columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
     terminal = sys.stderr.isatty()
@@ -241,6 +249,7 @@ def progress() -> Iterator[Callable[[float, str], None]]:
         task = bar.add_task("starting", total=1.0)
 
         def report(share: float, what: str) -> None:
+            """Show the share done and the word for it; a text that ends in a line feed is a milestone."""
             nonlocal last
             now = time.monotonic()
             bar.update(task, completed=share, description=what.strip())
@@ -348,7 +357,10 @@ def train_ovarian(
 
 
 def _train_by_recipe(name: str, steps: int, about: str, recipe: str, trained: str) -> None:
-    """Add the verb ``name`` of a network that ``recipe`` shapes; both are named as ``module:name``."""
+    """Add the verb ``name`` that trains a network. ``steps``: default of ``--iterations``; ``about``: its
+    help; ``recipe``, ``trained``: the class of its settings and the function that trains, as
+    ``module:name``.
+    """
 
     def train(
         *,
@@ -611,7 +623,9 @@ def evaluate_detect(
 
 
 def _evaluate_outlines(name: str, about: str) -> None:
-    """Add the verb ``name`` of outlines, which its module measures."""
+    """Add the verb ``name`` that measures a network for outlines by the module ``ai_training.name``;
+    ``about``: its help.
+    """
 
     def evaluate(
         *,
@@ -749,7 +763,9 @@ def accept_model(
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the commands that train and measure, ``models accept`` and ``models convert``."""
+    """Add the verbs that train and measure, ``models accept`` and ``models convert`` to the command line
+    ``app``.
+    """
     app.add_typer(train_app, name="train")
     app.add_typer(evaluate_app, name="evaluate")
     verb(

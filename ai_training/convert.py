@@ -66,12 +66,10 @@ NOT_ACCEPTED = (
 
 
 class Request(BaseModel):
-    """Which ``checkpoint`` to read: a file, or a folder in Hugging Face's layout as timm writes it;
-    ``seconds``: time limit.
-
-    ``architecture``: timm's name of it, ``labels``: of the outputs in their order, ``size``: side of the
-    input in pixels; if empty or None, those of the folder or of timm. ``softmax``: the outputs exclude one
-    another.
+    """What the confined process is to convert. ``checkpoint``: a file, or a folder in Hugging Face's layout
+    as timm writes it; ``seconds``: time limit. ``architecture``: timm's name of it, ``labels``: of the
+    outputs in their order, ``size``: side of the input in pixels; if empty or None, those of the folder or of
+    timm. ``softmax``: the outputs exclude one another.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -85,12 +83,11 @@ class Request(BaseModel):
 
 
 class ConvertedNetwork(BaseModel):
-    """What a card says of a converted network; fields as in :class:`ai_pipeline.models.registry.Input` and
-    ``Outputs``.
-
-    ``outputs``: names of what the network returns. ``mean`` and ``scale`` are for values 0..255, one number
-    or one per channel. ``difference``: the largest difference between the scores of the file on its run time
-    and those of the network that it was made from, as a share of the largest score.
+    """What the confined process reports of a converted network, for its model card; fields as in
+    :class:`ai_pipeline.models.registry.Input` and ``Outputs``. ``outputs``: names of what the network
+    returns. ``mean`` and ``scale`` are for values 0..255, one number or one per channel. ``difference``: the
+    largest difference between the scores of the ONNX file and those of the original network, as a share of
+    the largest score.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -111,7 +108,7 @@ class ConvertedNetwork(BaseModel):
 
 
 class _TimmConfig(BaseModel):
-    """What timm writes into a folder beside the weights."""
+    """The file ``config.json`` that timm writes into a folder beside the weights."""
 
     architecture: str
     pretrained_cfg: dict[str, Any]
@@ -122,8 +119,9 @@ class _TimmConfig(BaseModel):
 def convert(
     request: Request, out: Path, *, model_id: str = "", version: str = "1", licence: str = ""
 ) -> tuple[Path, ConvertedNetwork]:
-    """Write ``ID.onnx`` and the card ``ID.toml`` into ``out``; returns the card, and what the process found
-    in the network. Raises CardError.
+    """Convert a checkpoint: write ``ID.onnx`` and the model card ``ID.toml`` into ``out``; returns the card's
+    path, and what the confined process reports of the network. ``model_id``: "" for the network's own. Raises
+    CardError.
     """
     checkpoint = request.checkpoint.resolve()
     if not checkpoint.exists():
@@ -152,7 +150,7 @@ def convert(
 
 
 def _answer(path: Path) -> ConvertedNetwork:
-    """The answer that the process has written. Raises CardError."""
+    """Read the report of the confined process in the file ``path``. Raises CardError."""
     try:
         if path.is_symlink() or not path.is_file() or path.stat().st_size > 1 << 20:
             raise CardError("the conversion's answer is not one")
@@ -170,10 +168,10 @@ def written(
     version: str = "1",
     licence: str = "",
 ) -> Path:
-    """Write ``ID.onnx`` and its first card ``ID.toml`` into ``out``; returns the card. Raises CardError.
-
-    An empty ``model_id`` is taken from ``answer``. A label of the shipped classifier or of
-    :data:`MORE`, however it is spelled, has its code and site.
+    """Write ``ID.onnx`` and its first model card ``ID.toml`` into ``out``; returns the card's path.
+    ``network``: the bytes of the ONNX file; ``answer``: what the confined process reports. Raises CardError.
+    An empty ``model_id`` is taken from ``answer``. A label of the shipped classifier or of :data:`MORE`,
+    however it is spelled, gets its code and site.
     """
     name = model_id or answer.id
     if not NAME.fullmatch(name) or not NAME.fullmatch(version):
@@ -221,12 +219,14 @@ def written(
 
 
 def _plain(name: str) -> str:
-    """``name`` without differences of spelling: case, spaces and signs."""
+    """Reduce ``name`` to small letters and digits, without differences of spelling."""
     return re.sub("[^a-z0-9]", "", name.lower())
 
 
 def _coded(own: str, known: Label | None) -> dict[str, InlineTable]:
-    """Code and site in a card's row for the label ``own``."""
+    """Code and site for the model card's row of the label ``own``. ``known``: the label of the same name with
+    its code, or None for a private code.
+    """
     if known is None:
         private = Code(re.sub("[^A-Z0-9]+", "_", own.upper())[:16], "99AINODE", own)
         return {"code": _code(private, source="private: no code whose source could be checked")}
@@ -235,15 +235,15 @@ def _coded(own: str, known: Label | None) -> dict[str, InlineTable]:
 
 
 def _code(code: Code, **more: str) -> InlineTable:
-    """A code as a row of a card."""
+    """A code as an inline table of a model card; ``more``: further keys."""
     table = tomlkit.inline_table()
     table.update({"value": code.value, "scheme": code.scheme, "meaning": code.meaning, **more})
     return table
 
 
 def main() -> None:
-    """Main function of the process that converts: it reads the request and the checkpoint, and writes model
-    and answer.
+    """Main function of the confined process that converts: it reads the request and the checkpoint, and
+    writes the model and a report (ConvertedNetwork).
     """
     request = Request.model_validate_json(sys.stdin.read())
     warnings.simplefilter("ignore")  # stderr is for the one line
@@ -256,8 +256,8 @@ def main() -> None:
 
 
 def _converted(request: Request) -> ConvertedNetwork:
-    """Write the model, after a comparison with the network on a random picture; returns the values for its
-    card.
+    """Write the model as ONNX, after comparing it with the network on a random picture; returns the values
+    for its model card.
     """
     import torch
 
@@ -323,7 +323,7 @@ def _converted(request: Request) -> ConvertedNetwork:
 
 
 def _of_channels(values: Any, channels: int) -> tuple[float, ...]:
-    """Values from 0..1 scaled to 0..255, one for each channel; their mean if the network reads grey."""
+    """Scale values of 0..1 to 0..255, one for each channel; their mean if the network reads grey."""
     if channels == len(values):
         return tuple(255.0 * value for value in values)
     return (255.0 * sum(values) / len(values),)

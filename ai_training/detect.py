@@ -74,7 +74,9 @@ Corners = tuple[float, float, float, float]
 
 
 def recipe(threads: int, *, yolo: bool) -> YoloRecipe | None:
-    """The recipe of YOLOs, None without them. Also limits torch to ``threads`` (0: all cores)."""
+    """The settings for training YOLOs, None without them (``yolo`` False). Also limits torch to ``threads``
+    (0: all cores).
+    """
     if threads:
         torch.set_num_threads(threads)
     return YoloRecipe(threads=threads or usable_cores()) if yolo else None
@@ -103,7 +105,7 @@ def detection_boxes(data: Path, more: Sequence[Path] = ()) -> tuple[TruthBox, ..
 
 
 def _new(known: Iterable[TruthBox], listed: Iterable[TruthBox]) -> Iterator[TruthBox]:
-    """The listed boxes that are not known yet."""
+    """Yield the ``listed`` boxes that are not among the ``known`` ones."""
     there: dict[tuple[Path, str], list[tuple[float, float, float, float]]] = {}
     for box in known:
         there.setdefault((box.image.path, box.label), []).append(corners(box))
@@ -118,8 +120,8 @@ def _new(known: Iterable[TruthBox], listed: Iterable[TruthBox]) -> Iterator[Trut
 def place_figures(
     truth: Sequence[Corners], predictions: Sequence[ScoredBox | None]
 ) -> npt.NDArray[np.float64]:
-    """The scores of each predicted place: ``[boxes, 6]``, columns as :data:`PLACE_NAMES`; 0 without a
-    prediction.
+    """Score each predicted place against the true boxes ``truth``: ``[boxes, 6]``, columns as
+    :data:`PLACE_NAMES`; 0 without a prediction.
     """
     rows = np.zeros((len(truth), len(PLACE_NAMES)))
     for row, (wanted, place) in enumerate(zip(truth, predictions, strict=True)):
@@ -134,9 +136,8 @@ def place_figures(
 
 
 def means(figures: npt.NDArray[np.float64], patients: Sequence[str]) -> dict[str, list[float]]:
-    """The mean of each column with its 95 % interval, by patient.
-
-    If ``figures`` is the difference of two tables, these are paired differences.
+    """The mean of each column of ``figures [boxes, 6]`` with its 95 % interval, resampled by patient. If
+    ``figures`` is the difference of two tables, these are paired differences.
     """
     weights = patient_weights(patients)
     columns = enumerate(PLACE_NAMES)
@@ -149,7 +150,7 @@ the locator was created with; None for a label that it was not fitted to."""
 
 
 def constant(boxes: Sequence[TruthBox]) -> dict[str, ScoredBox]:
-    """One fixed box per label: the baseline for a detector."""
+    """One fixed box per label, the same for every image: a baseline for a detector."""
     places: dict[str, ScoredBox] = {}
     for label, known in _by_label(boxes).items():
         expected = overlaps(known).mean(1)
@@ -159,7 +160,7 @@ def constant(boxes: Sequence[TruthBox]) -> dict[str, ScoredBox]:
 
 
 def centre(boxes: Sequence[TruthBox]) -> dict[str, ScoredBox]:
-    """A box of each label's usual size in the middle of the picture."""
+    """A box of each label's usual size in the middle of the picture: a baseline for a detector."""
     places: dict[str, ScoredBox] = {}
     for label, known in _by_label(boxes).items():
         width, height = np.median(known[:, 2:] - known[:, :2], axis=0)
@@ -176,16 +177,15 @@ def _by_label(boxes: Sequence[TruthBox]) -> dict[str, Singles]:
 
 
 def _at(box: Singles, score: float) -> ScoredBox:
-    """A box with this score, and its middle as the point."""
+    """The box ``box`` with this score, and its middle as the point."""
     left, top, right, bottom = (float(edge) for edge in box)
     found: Corners = (left, top, right, bottom)
     return ScoredBox(found, ((left + right) / 2, (top + bottom) / 2), score)
 
 
 def read_images(card: Card, paths: Sequence[Path], report: Report) -> Singles:
-    """The middle layers ``[N, C, h, w]`` of the classifier of ``card``, with the class activation, of images.
-
-    Raises DataMissing if one cannot be read.
+    """The middle layers' output ``[N, C, h, w]`` of the classifier of ``card``, with the class activation,
+    for the images in ``paths``. Raises DataMissing if one cannot be read.
     """
     wanted = card.input
     assert wanted is not None
@@ -194,9 +194,12 @@ def read_images(card: Card, paths: Sequence[Path], report: Report) -> Singles:
 
 
 class BoxNetwork(nn.Module):
-    """Trunk and box head in one: ``images [N, 3, size, size]`` → ``parts [N, labels, 5, h, w]``."""
+    """The classifier's backbone and the box layer in one network: ``images [N, 3, size, size]`` → ``parts [N,
+    labels, 5, h, w]``, one score map for each of :data:`PARTS` (the box and the strips beside it).
+    """
 
     def __init__(self, trunk: PlacedClassifier, weights: Singles, bias: Singles) -> None:
+        """``trunk``: the backbone; ``weights``, ``bias``: those of the box layer."""
         super().__init__()
         self.trunk = trunk
         self.labels = weights.shape[0] // len(PARTS)
@@ -205,6 +208,7 @@ class BoxNetwork(nn.Module):
         self.bias = nn.Parameter(torch.from_numpy(bias.copy()))
 
     def forward(self, images: Tensor) -> Tensor:
+        """The score maps of ``images``."""
         maps: Tensor = self.layer(self.trunk.maps(images)[1]) + self.bias
         count, _, height, width = maps.shape
         return maps.reshape(count, self.labels, len(PARTS), height, width)
@@ -215,7 +219,9 @@ PLACE_WIDTH, SIZE_WIDTH = 0.08, 0.3  # of the kernels: shares of the side, and o
 
 @dataclass(frozen=True, slots=True)
 class BoxHeadRecipe:
-    """How the head is fitted; chosen by cross-validation on the train and val boxes (docs/studies)."""
+    """How the weights that choose among candidate boxes are fitted; chosen by cross-validation on the train
+    and val boxes (docs/studies).
+    """
 
     components: int = 32
     moved: int = 4  # copies of each box
@@ -231,7 +237,7 @@ class BoxHeadRecipe:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Basis:
-    """A projection of the trunk's maps to the head's input: ``(x - centre) @ weights``, less the mean map
+    """A projection of the backbone's maps to fewer channels: ``(x - centre) @ weights``, minus the mean map
     ``usual``.
     """
 
@@ -253,16 +259,16 @@ class Basis:
         return Basis(_single(centre), _single(weights), _single(usual))
 
     def __call__(self, maps: Singles) -> Singles:
-        """``maps [N, C, h, w]`` as ``[N, components, h, w]``."""
+        """Project ``maps [N, C, h, w]`` to ``[N, components, h, w]``."""
         moved = (maps.transpose(0, 2, 3, 1) - self.centre) @ self.weights
         return np.asarray(moved.transpose(0, 3, 1, 2) - self.usual, np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FittedHead:
-    """A locator that scores the candidate boxes of a label and places the best one.
-
-    ``weights [labels, parts, components]``: on the components of ``basis``. ``head``: the candidate boxes.
+    """A locator (gives a label's box in an image) that scores the candidate boxes of a label and takes the
+    best one. ``weights [labels, parts, components]``: on the components of ``basis``. ``head``: the candidate
+    boxes. ``maps``: the backbone's output for the images.
     """
 
     basis: Basis
@@ -271,11 +277,11 @@ class FittedHead:
     maps: Singles  # [images, C, h, w]: what ``place`` looks up
 
     def place(self, image: int, label: str) -> ScoredBox | None:
-        """The box of ``label`` in an image; None for a label without candidates."""
+        """The box of ``label`` in image number ``image``; None for a label without candidates."""
         return self.chosen(label, self.scores(image, label)) if label in self.head.candidates else None
 
     def scores(self, image: int, label: str) -> Singles:
-        """The score of each candidate box of ``label`` in an image: ``[candidates]``."""
+        """The score of each candidate box of ``label`` in image number ``image``: ``[candidates]``."""
         number = self.head.labels.index(label)
         spoken = np.einsum("kc,chw->khw", self.weights[number], self.basis(self.maps[image][None])[0])
         own = self.head.candidates[label]
@@ -290,7 +296,9 @@ class FittedHead:
         return self.head.choose(label, softmax(scores))
 
     def layer(self) -> tuple[Singles, Singles]:
-        """The head as one convolution: ``weights [labels·parts, C]`` and ``bias [labels·parts, h, w]``."""
+        """The fitted weights as one convolution of the backbone's maps: ``weights [labels·parts, C]`` and
+        ``bias [labels·parts, h, w]``.
+        """
         flat = self.weights.reshape(-1, self.weights.shape[2])
         weights = flat @ self.basis.weights.T
         bias = (
@@ -300,7 +308,9 @@ class FittedHead:
 
 
 def fit(boxes: Sequence[TruthBox], rows: Sequence[int], maps: Singles, recipe: BoxHeadRecipe) -> FittedHead:
-    """Fit a head to ``boxes``; ``rows``: the index in ``maps [images, C, h, w]`` of each box's image."""
+    """Fit the weights that choose among candidate boxes to ``boxes``; ``rows``: the index in ``maps [images,
+    C, h, w]`` of each box's image.
+    """
     random = np.random.default_rng(recipe.seed)
     basis = Basis.from_maps(maps[sorted(set(rows))], recipe.components)
     labels = sorted({box.label for box in boxes})
@@ -331,7 +341,9 @@ def fit(boxes: Sequence[TruthBox], rows: Sequence[int], maps: Singles, recipe: B
 
 
 def _candidates(boxes: Singles, recipe: BoxHeadRecipe, random: np.random.Generator) -> Candidates:
-    """The candidate boxes of a label: its training boxes, moved copies of them, and how usual each is."""
+    """The candidate boxes of a label: its training boxes ``[N, 4]``, moved copies of them, and how usual each
+    is.
+    """
     centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     made = [boxes]
     for _ in range(recipe.moved):
@@ -342,6 +354,7 @@ def _candidates(boxes: Singles, recipe: BoxHeadRecipe, random: np.random.Generat
     every = every[((every[:, 2:] - every[:, :2]) > 0.015).all(1)]
 
     def described(some: Singles) -> Singles:
+        """The middle and the logarithm of the size of each box, in units in which distances are compared."""
         sizes = some[:, 2:] - some[:, :2]
         return np.concatenate(
             [(some[:, :2] + some[:, 2:]) / 2 / PLACE_WIDTH, np.log(np.maximum(sizes, 1e-3)) / SIZE_WIDTH], 1
@@ -355,8 +368,8 @@ def _candidates(boxes: Singles, recipe: BoxHeadRecipe, random: np.random.Generat
 def _candidates_with_targets(
     truth: Singles, boxes: Singles, recipe: BoxHeadRecipe, random: np.random.Generator
 ) -> tuple[npt.NDArray[np.int64], Singles]:
-    """Random candidates for a training box, a quarter of them the nearest, and the probability that each
-    should get.
+    """Indices of random candidate ``boxes`` for the training box ``truth``, a quarter of them the nearest,
+    and the probability that each should get.
     """
     low, high = np.maximum(truth[:2], boxes[:, :2]), np.minimum(truth[2:], boxes[:, 2:])
     common = np.prod(np.maximum(high - low, 0.0), axis=1)
@@ -369,7 +382,7 @@ def _candidates_with_targets(
 
 
 def _single(values: npt.ArrayLike) -> Singles:
-    """The values in single precision."""
+    """Convert values to single precision."""
     return np.asarray(values, np.float32)
 
 
@@ -378,8 +391,8 @@ SEED = 1
 
 
 def folds(boxes: Sequence[TruthBox], count: int = FOLDS, seed: int = SEED) -> npt.NDArray[np.int64]:
-    """The fold of each box, 0 to ``count`` - 1: no patient is in two folds, and every label is
-    spread evenly.
+    """The cross-validation fold of each box, 0 to ``count`` - 1: no patient is in two folds, and every label
+    is spread evenly.
     """
     truth = np.zeros((len(boxes), len(LABELS)), np.float32)
     truth[np.arange(len(boxes)), [LABELS.index(box.label) for box in boxes]] = 1.0
@@ -394,8 +407,8 @@ TRUST = 3.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class YoloLocator:
-    """A YOLO in ONNX as a locator; images are indices into ``paths``. It needs no torch and no non-maximum
-    suppression.
+    """A YOLO in ONNX as a locator (gives a label's box in an image); images are indices into ``paths``. It
+    needs no torch and no non-maximum suppression.
     """
 
     engine: OnnxRuntime
@@ -406,13 +419,15 @@ class YoloLocator:
     _seen: dict[int, dict[str, Singles]] = field(default_factory=dict, init=False, repr=False)
 
     def boxes(self, image: int, label: str) -> Singles:
-        """The detections of ``label``: ``[K, 5]``, corners as shares of the sides, and scores."""
+        """The detections of ``label`` in image number ``image``: ``[K, 5]``, corners as shares of the sides,
+        and scores.
+        """
         if image not in self._seen:
             self._seen[image] = self._look(self.paths[image])
         return self._seen[image].get(label, np.zeros((0, 5), np.float32))
 
     def place(self, image: int, label: str) -> ScoredBox | None:
-        """The box of ``label`` with the highest score; None if there is none."""
+        """The box of ``label`` with the highest score in image number ``image``; None if there is none."""
         mine = self.boxes(image, label)
         if not len(mine):
             return None
@@ -420,7 +435,7 @@ class YoloLocator:
         return ScoredBox((left, top, right, bottom), ((left + right) / 2, (top + bottom) / 2), score)
 
     def _look(self, path: Path) -> dict[str, Singles]:
-        """The detections in a picture by label."""
+        """Run the YOLO on the picture ``path``; returns its detections by label."""
         wanted = self.card.input
         assert wanted is not None
         picture, _ = prepare(read_grey(path), replace(wanted.chain, side=self.size), self.size)
@@ -431,9 +446,9 @@ class YoloLocator:
 def trained(
     boxes: Sequence[TruthBox], card: Card, folder: Path, recipe: YoloRecipe, paths: Sequence[Path]
 ) -> YoloLocator:
-    """The YOLO in ``folder``, which is trained on ``boxes`` first if it does not exist.
-
-    Raises FileExistsError if the YOLO in ``folder`` was trained in another way, or on other boxes.
+    """The YOLO in ``folder`` as a locator; it is trained on ``boxes`` first if it does not exist. ``card``:
+    the classifier whose input it shares; ``paths``: the images of the locator. Raises FileExistsError if the
+    YOLO in ``folder`` was trained in another way, or on other boxes.
     """
     path, note = folder / FILE, folder / "made_of.json"
     truth = sorted((box.image.name, box.label, *corners(box)) for box in boxes)
@@ -455,13 +470,15 @@ def trained(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fused:
-    """A locator that adds a YOLO's boxes to the scores of the fitted head, with the weight :data:`TRUST`."""
+    """A locator (gives a label's box in an image) that adds a YOLO's boxes to the scores of the fitted
+    candidates, with the weight :data:`TRUST`.
+    """
 
     head: FittedHead
     drawn: YoloLocator
 
     def place(self, image: int, label: str) -> ScoredBox | None:
-        """The box of ``label`` in an image; None for a label without candidates."""
+        """The box of ``label`` in image number ``image``; None for a label without candidates."""
         if label not in self.head.head.candidates:
             return None
         boxes, drawn = self.head.head.candidates[label].boxes, self.drawn.boxes(image, label)
@@ -475,8 +492,8 @@ MEAN_T, POINTING = PLACE_NAMES.index("mean T"), PLACE_NAMES.index("pointing")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledBoxes:
-    """Labelled boxes with the classifier's features of their images. ``rows``: the index of
-    each box's image.
+    """Boxes drawn by readers, with the classifier's features ``maps`` of their images ``paths``. ``rows``:
+    the index of each box's image.
     """
 
     boxes: tuple[TruthBox, ...]
@@ -486,7 +503,7 @@ class LabelledBoxes:
 
     @staticmethod
     def from_boxes(boxes: Sequence[TruthBox], card: Card, report: Report) -> LabelledBoxes:
-        """The boxes with the features of their images, which are computed now."""
+        """Compute the features of the boxes' images by the classifier of ``card``."""
         paths = sorted({box.image.path for box in boxes})
         rows = tuple(paths.index(box.image.path) for box in boxes)
         return LabelledBoxes(tuple(boxes), rows, tuple(paths), read_images(card, paths, report))
@@ -508,9 +525,8 @@ Predictions = Mapping[str, Mapping[tuple[int, str], ScoredBox]]
 def cross_validated(
     case: LabelledBoxes, card: Card, yolos: tuple[Path, YoloRecipe] | None, report: Report
 ) -> Predictions:
-    """Predictions for every box and image by locators that were fitted without the box's patient.
-
-    ``yolos``: the folder of the folds' YOLOs, and how a missing one is trained; None: heads alone.
+    """Predictions for every box and image by locators that were fitted without the box's patient. ``yolos``:
+    the folder with the YOLO of each fold, and how a missing one is trained; None: without YOLO.
     """
     fold = folds(case.boxes)
     image_fold = dict(zip(case.rows, fold, strict=True))  # a patient's images are all in one fold
@@ -532,7 +548,7 @@ def cross_validated(
 
 
 def predicted(arms: Mapping[str, Locator], images: Iterable[int], labels: Sequence[str]) -> Predictions:
-    """The prediction of each locator for every label in every image."""
+    """The prediction of each locator in ``arms`` for every label in every image."""
     pairs = [(image, label) for image in images for label in labels]
     return {
         arm: {pair: place for pair in pairs if (place := locator(*pair)) is not None}
@@ -541,13 +557,16 @@ def predicted(arms: Mapping[str, Locator], images: Iterable[int], labels: Sequen
 
 
 def figures_of(case: LabelledBoxes, predictions: Predictions, *, decide: bool) -> dict[str, Any]:
-    """All figures in printable form. ``decide``: add whether the boxes of each label may be shown."""
+    """All figures of the ``predictions``, as text and numbers. ``decide``: add whether the boxes of each
+    label may be shown.
+    """
     truth = [corners(box) for box in case.boxes]
     rows = {arm: place_figures(truth, case.of_boxes(found)) for arm, found in predictions.items()}
     labels = sorted({box.label for box in case.boxes})
     patients = np.array(case.patients)
 
     def part(chosen: npt.NDArray[np.bool_]) -> dict[str, Any]:
+        """The figures of the chosen boxes alone."""
         mine = {arm: table[chosen] for arm, table in rows.items()}
         return {"boxes": int(chosen.sum()), **compared(mine, patients[chosen].tolist())}
 
@@ -573,7 +592,7 @@ def figures_of(case: LabelledBoxes, predictions: Predictions, *, decide: bool) -
 
 
 def passes(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Whether a label's boxes may be shown; if not, why."""
+    """Whether a label's boxes may be shown, by its figures ``entry``; if not, why."""
     for prior in ("constant", "centre"):
         difference = entry["differences"][f"fusion - {prior}"]
         name = PLACE_NAMES[MEAN_T]
@@ -589,8 +608,8 @@ def passes(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def compared(rows: Mapping[str, npt.NDArray[np.float64]], patients: Sequence[str]) -> dict[str, Any]:
-    """The means of each locator's table ``[boxes, 6]``, and the paired differences of the first to the
-    others.
+    """The means of each locator's table ``[boxes, 6]``, and the paired differences of the first locator to
+    the others.
     """
     first, *others = rows
     return {
@@ -607,11 +626,9 @@ def evaluate(
     yolos: tuple[Path, YoloRecipe] | None,
     report: Report,
 ) -> dict[str, Any]:
-    """All figures of ``split``: ``cv`` fits everything but the trunk again, ``test`` uses the shipped
-    networks.
-
-    ``yolos``: the folder with the YOLO of each fold, and the recipe by which a missing one is trained; None
-    evaluates the head alone. Raises DataMissing or CardError.
+    """Measure the box detector on ``split``: ``cv`` fits everything but the backbone again, ``test`` uses the
+    shipped networks. ``more``: further lists of boxes. ``yolos``: the folder with the YOLO of each fold, and
+    how a missing one is trained; None: without YOLO. Raises DataMissing or CardError.
     """
     boxes = detection_boxes(data, more)
     known = [box for box in boxes if box.image.split != "test"]
@@ -629,13 +646,13 @@ def evaluate(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Shipped:
-    """The detector of a card as a locator."""
+    """The box detector of a model card as a locator (gives a label's box in an image)."""
 
     detector: BoxDetector
     images: Sequence[DetectorInput]
 
     def place(self, image: int, label: str) -> ScoredBox | None:
-        """The box that the shipped detector shows for ``label``; None if it shows none."""
+        """The box that the detector finds for ``label`` in image number ``image``; None if there is none."""
         prepared = self.images[image]
         found = self.detector.find(prepared, label)
         region = self.detector.in_source(found, prepared) if found else None
@@ -652,7 +669,7 @@ class _Shipped:
 
 
 def _without_yolo(prepared: DetectorInput) -> DetectorInput:
-    """The prepared image without a YOLO's detections."""
+    """Return the prepared image without a YOLO's detections."""
     return replace(prepared, run=lambda values: replace(prepared.run(values), detections={}))
 
 
@@ -663,7 +680,9 @@ def _baselines(boxes: Sequence[TruthBox]) -> dict[str, Locator]:
 
 
 def _shipped_locators(case: LabelledBoxes, known: Sequence[Any], card: Card) -> dict[str, Locator]:
-    """The shipped detector as a locator, with and without its YOLO, and the baselines."""
+    """The model card's detector as locators, with and without its YOLO, and the baselines made of the boxes
+    ``known``.
+    """
     if not card.plays(NETWORK):
         raise CardError(f"{card.name} has no detector: make one with `ai-pipeline train detect`")
     detector = BoxDetector(card)
@@ -677,11 +696,11 @@ def _shipped_locators(case: LabelledBoxes, known: Sequence[Any], card: Card) -> 
 def train_detector(
     data: Path, out: Path, card: Card, more: Sequence[Path], yolo: YoloRecipe | None, report: Report
 ) -> Path:
-    """Cross-validate, decide label by label, fit to all train and val boxes; returns the new card in ``out``.
-
-    ``card`` is the classifier whose trunk and labels are used: ``out`` gets a copy of all its weights.
-    ``yolo``: how the six YOLOs in ``out/yolo`` are trained (an existing one is not trained again); None for
-    the head alone. Raises DataMissing or CardError.
+    """Train the box detector: cross-validate, decide for each label whether its boxes are shown, and fit to
+    all train and val boxes; returns the new model card in ``out``. ``card``: the classifier whose backbone
+    and labels are used; ``out`` gets a copy of all its weights. ``more``: further lists of boxes. ``yolo``:
+    how the six YOLOs in ``out/yolo`` are trained (an existing one is not trained again); None: without YOLO.
+    Raises DataMissing or CardError.
     """
     boxes = [box for box in detection_boxes(data, more) if box.image.split != "test"]
     case = LabelledBoxes.from_boxes(boxes, card, report)
@@ -712,7 +731,7 @@ def train_detector(
 
 
 def export(trunk: PlacedClassifier, fitted: FittedHead, card: Card, path: Path) -> None:
-    """Write trunk and head as ONNX: ``images [N, channels, size, size]`` → ``parts``."""
+    """Write backbone and fitted box layer as ONNX: ``images [N, channels, size, size]`` → ``parts``."""
     assert card.input is not None
     weights, bias = fitted.layer()
     example = torch.zeros(2, card.input.channels, card.input.size, card.input.size)
@@ -722,13 +741,15 @@ def export(trunk: PlacedClassifier, fitted: FittedHead, card: Card, path: Path) 
 
 
 def write_test_figures(card: Card, figures: dict[str, Any]) -> None:
-    """Put the pooled figures of ``ai-pipeline evaluate detect --split test`` into the card."""
+    """Put the figures of ``ai-pipeline evaluate detect --split test`` over all labels into the file of
+    ``card``.
+    """
     with changed_card(card.path) as made:
         made["detection"]["test"] = _pooled(figures)
 
 
 def _pooled(figures: dict[str, Any]) -> dict[str, Any]:
-    """The figures over all labels."""
+    """The figures over all labels, for a model card."""
     return {
         "boxes": figures["boxes"],
         "patients": figures["patients"],
@@ -738,7 +759,9 @@ def _pooled(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def _summary(figures: dict[str, Any]) -> dict[str, Any]:
-    """The card's figures on boxes: pooled, and for each label whether its boxes are shown, or why not."""
+    """The figures for a model card: over all labels, and for each label whether its boxes are shown, or why
+    not.
+    """
     return {
         "split": "five folds by patient of the train and val boxes",
         **_pooled(figures),

@@ -30,10 +30,9 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """The user's choices for a run, which are not part of a recipe.
-
-    ``device`` ``auto``: CUDA if there is one, else the CPU. ``precision`` of the forward pass; ``auto``: that
-    of the recipe. A checkpoint is written every ``save_minutes``.
+    """The user's choices for a training run that do not change its result by design and are no part of its
+    settings. ``device`` ``auto``: CUDA if there is one, else the CPU. ``precision`` of the forward pass;
+    ``auto``: that of the recipe. A checkpoint is written every ``save_minutes``.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -41,8 +40,8 @@ class RunOptions:
     save_minutes: float = 10.0
 
     def fabric(self, precision: str = "fp32") -> Fabric:
-        """Device and precision as a Fabric object. ``precision``: the precision to use if the user chose
-        ``auto``. Raises ExperimentError.
+        """A Fabric object (Lightning) for the chosen device and precision. ``precision``: used if the user
+        chose ``auto``. Raises ExperimentError.
         """
         device, wanted = self.chosen_device(), self.precision if self.precision != "auto" else precision
         if wanted == "fp16" and device == "cpu":
@@ -66,7 +65,7 @@ _chosen: ContextVar[RunOptions] = ContextVar("run options", default=RunOptions()
 
 @contextmanager
 def carried_out(options: RunOptions) -> Iterator[None]:
-    """A context in which all runs that start are carried out with ``options``."""
+    """A context manager in which all training runs that start use ``options``."""
     token = _chosen.set(options)
     try:
         yield
@@ -75,7 +74,7 @@ def carried_out(options: RunOptions) -> Iterator[None]:
 
 
 def run_options() -> RunOptions:
-    """The user's options, or the defaults."""
+    """The user's options for training runs (:func:`carried_out`), or the defaults."""
     return _chosen.get()
 
 
@@ -87,7 +86,7 @@ def seed_all(seed: int) -> None:
 
 
 def input_of(network: nn.Module, values: npt.NDArray[np.float32]) -> Tensor:
-    """``values`` on the device of ``network``."""
+    """Move ``values`` to the device of ``network``."""
     return torch.from_numpy(values).to(next(network.parameters()).device)
 
 
@@ -95,13 +94,15 @@ N = TypeVar("N", bound=nn.Module)
 
 
 def best_of(network: N, folder: Path) -> N:
-    """``network`` with the best weights of the run in ``folder``, ready for inference."""
+    """Load the best weights of the training run in ``folder`` into ``network``; returns it, ready for
+    inference.
+    """
     network.load_state_dict(torch.load(folder / BEST, map_location="cpu", weights_only=True))
     return network.eval()
 
 
 def save_whole(state: Mapping[str, Any], path: Path) -> None:
-    """Write ``path`` in one step: a run that is killed meanwhile leaves the previous file."""
+    """Write ``state`` to ``path`` in one step: a run that is killed meanwhile leaves the previous file."""
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
     partial.replace(path)
@@ -161,11 +162,10 @@ CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How long and how a run trains. ``warm_up``: share of the iterations with a rising learning rate.
-
-    ``iterations``: steps of the optimiser; ``validate_every`` of them (0: never); ``ema``: weight of the past
-    in the moving average, 0 to 1; ``clip``: largest norm of the gradients (0: any); ``weight_decay``,
-    ``betas`` of AdamW.
+    """How long and how a training run trains. ``warm_up``: share of the iterations with a rising learning
+    rate. ``iterations``: steps of the optimiser; ``validate_every``: after how many of them it validates (0:
+    never); ``ema``: weight of the past in the moving average of the weights, 0 to 1; ``clip``: largest norm
+    of the gradients (0: any); ``weight_decay``, ``betas`` of AdamW.
     """
 
     iterations: int
@@ -180,10 +180,8 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe(Plan):
-    """The settings of a run whose network is not chosen by a file. Each network adds its own settings.
-
-    ``half``: convolutions in bfloat16, unless the user chooses a precision; ``threads`` of the network;
-    ``workers``: processes that draw batches.
+    """The settings of a training run; each network adds its own. ``half``: convolutions in bfloat16, unless
+    the user chooses a precision; ``threads`` of the network; ``workers``: processes that draw batches.
     """
 
     seed: int = 1
@@ -195,7 +193,7 @@ class Recipe(Plan):
     workers: int = 1
 
     def described(self) -> dict[str, Any]:
-        """The recipe in the form of a card's table."""
+        """The recipe as a table for a model card."""
         found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         found.pop("start", None)  # may be a path of this machine; cards have its origin beside the recipe
         return found
@@ -203,9 +201,8 @@ class Recipe(Plan):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Validation:
-    """The result of one validation: figures for the history, a line for a person, the weights to ship.
-
-    ``arrays``: arrays that ``validation.npz`` stores for the best validation.
+    """The result of one validation: ``figures`` for the history, a ``text`` for a person, the ``weights`` to
+    export if it is the best. ``arrays``: arrays that ``validation.npz`` stores for the best validation.
     """
 
     figures: Mapping[str, float]
@@ -266,15 +263,17 @@ class TrainingRun:
         return OneCycleLR(optimiser, plan.learning_rate, total_steps=plan.iterations, pct_start=rising)
 
     def examples(self) -> Dataset[Any]:
-        """A data set whose item i is batch i of the run, drawn from the seed and i alone."""
+        """The training batches: a data set whose item i is batch i of the run, drawn from the seed and i
+        alone. Subclasses define it.
+        """
         raise NotImplementedError
 
     def loss(self, batch: Any) -> Tensor:
-        """The loss of one batch, in training mode; ``batch`` is on the run's device."""
+        """The loss of one batch, in training mode; ``batch`` is on the run's device. Subclasses define it."""
         raise NotImplementedError
 
     def validate(self) -> Validation:
-        """Measure the moving average on the validation split."""
+        """Measure the moving average of the weights on the validation split. Subclasses define it."""
         raise NotImplementedError
 
     def batches(self, numbers: range) -> Iterable[Any]:
@@ -285,7 +284,7 @@ class TrainingRun:
         )
 
     def autocast(self) -> AbstractContextManager[None]:
-        """A context with the run's precision, for forward passes."""
+        """A context manager with the run's precision, for forward passes."""
         return self.fabric.autocast()
 
     def train(self, report: Report = silent, until: int | None = None) -> None:
@@ -342,14 +341,14 @@ class TrainingRun:
         self.fabric.strategy.optimizer_step(optimiser)
 
     def finish(self, report: Report = silent, *, resume: bool = False) -> None:
-        """Train to the end, with ``resume`` from the checkpoint."""
+        """Train to the end; with ``resume``, starting from the checkpoint."""
         if resume:
             self.load()
         self.train(report)
 
     def load(self) -> None:
-        """Continue from the checkpoint. Raises ExperimentError if it belongs to another recipe, OSError
-        without one.
+        """Continue from the checkpoint in ``out``. Raises ExperimentError if it belongs to another recipe,
+        OSError without one.
         """
         assert self.out is not None
         state = torch.load(self.out / CHECKPOINT, weights_only=True, map_location="cpu")
@@ -395,7 +394,7 @@ class TrainingRun:
         )
 
     def _validate(self, report: Report) -> None:
-        """Validate, add the figures to the history, and keep the best weights."""
+        """Validate, add the figures to the history, and store the weights if they are the best so far."""
         found = self.validate()
         loss = float(np.mean(self.losses))
         self.losses.clear()
@@ -412,9 +411,10 @@ R = TypeVar("R", bound=Recipe)
 
 
 class RecipeRun(TrainingRun, Generic[R]):
-    """A run that a recipe alone defines. A subclass defines the network and the batches."""
+    """A training run whose settings are a Recipe. A subclass defines the network and the batches."""
 
     def __init__(self, out: Path, recipe: R) -> None:
+        """Prepare the run of ``recipe``; ``out``: its folder."""
         torch.set_num_threads(recipe.threads)
         seed_all(recipe.seed)
         self.recipe, self.workers = recipe, recipe.workers
@@ -432,8 +432,8 @@ class RecipeRun(TrainingRun, Generic[R]):
 
 
 def move_average(average: nn.Module, network: nn.Module, done: int, keep: float) -> None:
-    """Move ``average`` towards ``network``; faster in the first iterations (``keep``: weight of the past, 0
-    to 1).
+    """Move the weights of ``average`` towards those of ``network``. ``keep``: weight of the past, 0 to 1; it
+    is less in the first iterations. ``done``: steps done.
     """
     keep = min(keep, (1 + done) / (10 + done))
     current = network.state_dict()

@@ -70,9 +70,9 @@ from ai_training.text import interval, without_nan
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """N images and the K labels ``names``: ``truth``, ``logit``, calibrated ``chance``, all ``[N, K]``.
-
-    ``columns``: the labels' positions in :data:`LABELS`; ``labels``: the card's entries for them.
+    """The classifier's outputs and the truth for N images and the K labels ``names``: ``truth`` (0 or 1),
+    ``logit``, calibrated probability ``chance``, all ``[N, K]``. ``columns``: the labels' positions in
+    :data:`LABELS`; ``labels``: the model card's entries for them.
     """
 
     images: tuple[SetImage, ...]
@@ -84,7 +84,7 @@ class Scored:
     chance: Floats
 
     def where(self, chosen: Iterable[bool]) -> Scored:
-        """Only the images for which ``chosen`` is true."""
+        """Return only the images for which ``chosen`` is true."""
         rows = [row for row, yes in enumerate(chosen) if yes]
         return Scored(
             tuple(self.images[row] for row in rows),
@@ -115,8 +115,9 @@ class Scored:
 def run(
     classifier: Classifier, images: Sequence[SetImage], cache: Path, report: Report = silent
 ) -> tuple[Floats, Floats]:
-    """Run the classifier on every image as at run time: ``logits [N, labels of the card]`` and ``distances
-    [N]``, which are stored in ``cache`` by model and list of files.
+    """Run the classifier on every image as at run time: ``logits [N, labels of the model card]`` and
+    ``distances [N]`` of the domain gate, which are stored in the folder ``cache`` by model and list of
+    files.
     """
     names = "\n".join(str(image.path) for image in images)
     card = classifier.card
@@ -143,9 +144,8 @@ def scored(
     labels: Sequence[Label],
     known: Sequence[str],
 ) -> Scored:
-    """The truth with logits ``[N, labels]``, for those of the card's ``labels`` that are among ``known``.
-
-    Labels are matched by name, whatever their capitals, spaces and underscores.
+    """Join the images' truth with ``logits [N, labels]``, for those of the model card's ``labels`` that are
+    among ``known``. Labels are matched by name, whatever their capitals, spaces and underscores.
     """
     wanted = {_plain(name): name for name in known}
     pairs = [
@@ -168,7 +168,7 @@ def scored(
 
 
 def _plain(name: str) -> str:
-    """A name without differences of case and blanks."""
+    """Reduce a label's name to a form without differences of case and blanks."""
     return name.casefold().replace(" ", "_")
 
 
@@ -182,7 +182,9 @@ TEACHER_NOTE = (
 
 
 def headline(found: Scored, baselines: Mapping[str, Floats]) -> dict[str, Any]:
-    """The AUC of the model and of ``baselines`` (scores ``[N, K]``), and a row for each label."""
+    """The main figures: the mean AUC of the model and of ``baselines`` (scores ``[N, K]`` by name), and a row
+    for each label.
+    """
     weights, counted = found.weights(), found.with_positives(ENOUGH)
     precision = metrics.UNKNOWN
     if counted:
@@ -212,11 +214,9 @@ def size(found: Scored) -> dict[str, int]:
 
 
 def called(found: Scored, supported: Sequence[str], rates: Floats | None) -> dict[str, Any]:
-    """Figures of the calls that a reader sees: the top three labels, and all findings at the thresholds of
-    the card.
-
-    ``rates [K]`` of the labels in the training images give the constant answer to compare with: the three
-    most frequent labels for everyone.
+    """The figures of what a reader sees: the three likeliest labels, and all findings at the thresholds of
+    the model card. ``supported``: the labels that are shown. ``rates [K]`` of the labels in the training
+    images give a constant answer to compare with: the three most frequent labels for everyone.
     """
     weights = found.weights()
     shown = [found.names.index(name) for name in supported]
@@ -273,7 +273,9 @@ def subgroups(found: Scored) -> list[dict[str, Any]]:
 
 
 def by_source(found: Scored, left_out: Mapping[tuple[str, str], str]) -> list[dict[str, Any]]:
-    """The AUCs within each source, without the labels that can be guessed from how the source was made up."""
+    """The AUCs within each source of images. ``left_out``: labels of a source that can be guessed from how
+    the source was made up, which do not count.
+    """
     rows: list[dict[str, Any]] = []
     for source in sorted({image.source for image in found.images}):
         part = found.where(image.source == source for image in found.images)
@@ -294,11 +296,9 @@ def by_source(found: Scored, left_out: Mapping[tuple[str, str], str]) -> list[di
 def beside_teacher(
     found: Scored, headline_labels: Mapping[str, Sequence[str]], left_out: Mapping[tuple[str, str], str]
 ) -> dict[str, Any]:
-    """The AUCs of the teacher and of our model, source by source, on images that the teacher scored but did
-    not learn from.
-
-    ``headline_labels``: the labels of a source; elsewhere all labels with enough positives count. A pair of
-    source and label in ``left_out`` is left out here too.
+    """Compare the AUCs of the teacher model and of our model, source by source, on images that the teacher
+    scored but did not learn from. ``headline_labels``: the labels of a source; elsewhere all labels with
+    enough positives count. ``left_out``: pairs of source and label that do not count.
     """
     taught = found.where(image.soft is not None for image in found.images)
     result: dict[str, Any] = {}
@@ -323,8 +323,8 @@ def beside_teacher(
 
 
 def permuted(found: Scored) -> list[float]:
-    """A negative control: the mean AUC against labels that were shuffled among images. Mean and
-    95 % range.
+    """A negative control: the mean AUC against labels that were shuffled among images, with its 95 %
+    range.
     """
     counted, random = found.with_positives(ENOUGH), np.random.default_rng(metrics.SEED)
     once = np.ones((1, len(found.images)), np.float32)
@@ -338,7 +338,7 @@ def permuted(found: Scored) -> list[float]:
 
 
 def _label(found: Scored, k: int, weights: Floats) -> dict[str, Any]:
-    """All figures of one label."""
+    """All figures of the label in column ``k``. ``weights``: those of resamples."""
     card = found.labels[k]
     truth, logit, chance = found.truth[:, k], found.logit[:, k], found.chance[:, k]
     row = _auc_row(found, k, weights)
@@ -357,14 +357,14 @@ def _label(found: Scored, k: int, weights: Floats) -> dict[str, Any]:
 
 
 def _auc_row(found: Scored, k: int, weights: Floats) -> dict[str, Any]:
-    """The number of positives and the AUC of one label."""
+    """The number of positives and the AUC of the label in column ``k``."""
     truth = found.truth[:, k]
     auc = metrics.auc_interval(truth, found.logit[:, k], weights)
     return {"positives": int(truth.sum()), "auc": auc.as_list()}
 
 
 def call_rates(truth: Floats, called: metrics.Bools, weights: Floats) -> dict[str, list[float]]:
-    """Sensitivity and specificity of calls."""
+    """Sensitivity and specificity of the positive decisions ``called [N]``, with intervals."""
     return {
         "sensitivity": metrics.share(called, np.asarray(truth > 0), weights).as_list(),
         "specificity": metrics.share(~called, np.asarray(truth <= 0), weights).as_list(),
@@ -372,8 +372,8 @@ def call_rates(truth: Floats, called: metrics.Bools, weights: Floats) -> dict[st
 
 
 def _top(found: Scored, among: Sequence[int], scores: Floats, weights: Floats) -> list[float]:
-    """Share of the images with a finding among the columns ``among`` for which one of the three highest
-    scores is right.
+    """The share of the images with a finding for which one of the three highest ``scores`` is right; only the
+    columns ``among`` count.
     """
     truth = found.truth[:, list(among)] > 0
     best = np.argsort(-scores[:, list(among)], axis=1, kind="stable")[:, :3]
@@ -382,7 +382,9 @@ def _top(found: Scored, among: Sequence[int], scores: Floats, weights: Floats) -
 
 
 def _groups(images: Sequence[SetImage]) -> dict[str, dict[str, list[bool]]]:
-    """Which images belong to each group, by attribute and group."""
+    """Which images belong to each group, by attribute (sex, age, view) and group; attributes with one group
+    are left out.
+    """
     found: dict[str, dict[str, list[bool]]] = {}
     for attribute in ("sex", "view"):
         values = sorted({getattr(image, attribute) for image in images} - {""})
@@ -423,7 +425,7 @@ def curves(found: Scored, fewest: int) -> dict[str, Any]:
 
 
 def _thin(x: Floats, y: Floats) -> list[list[float]]:
-    """A curve with at most 120 points."""
+    """Thin a curve out to at most 120 points."""
     places = np.unique(np.linspace(0, len(x) - 1, min(len(x), 120)).round().astype(int))
     return [[round(float(value), 4) for value in values[places]] for values in (x, y)]
 
@@ -435,10 +437,10 @@ CURVES = "ROC; circle: not absent, square: present. Precision. Reliability; bars
 
 
 def draw_curves(path: Path, found: Mapping[str, Any], aucs: Mapping[str, Any]) -> Path:
-    """Plot three curves for each label, a row each, and write them to ``path``.
-
-    ROC with its AUC and the card's two operating points; precision over recall, with the prevalence, which
-    guessing reaches; the rate in ten equally full bins over the mean probability there.
+    """Plot three curves for each label, a row each, and write them to ``path``: ROC with its AUC and the
+    model card's two operating points; precision over recall, with the prevalence, which guessing reaches; the
+    rate in ten equally full bins over the mean probability there. ``found``: the curves by label; ``aucs``:
+    by label.
     """
     figure = Figure(figsize=(7.5, 2.5 * max(1, len(found))), layout="constrained")
     grid = figure.subplots(max(1, len(found)), 3, squeeze=False)
@@ -463,7 +465,7 @@ def draw_curves(path: Path, found: Mapping[str, Any], aucs: Mapping[str, Any]) -
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write ``figure`` as PNG: the same figures give the same bytes."""
+    """Write ``figure`` as PNG to ``path``: the same figures give the same bytes."""
     FigureCanvasAgg(figure)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     return path
@@ -475,10 +477,8 @@ TINY = 1e-9  # of probability: what is nearer to 0 or 1 has odds all the same
 
 
 def choose_points(found: Scored, shown: Sequence[str]) -> dict[str, Any]:
-    """The card's table ``[operating_points]``, chosen on ``found``, images not used for testing; empty if too
-    few.
-
-    ``shown``: the labels that are reported, whose false alarms count.
+    """Choose thresholds for the model card's table ``[operating_points]`` on ``found``, images not used for
+    testing; empty if they are too few. ``shown``: the labels that are reported, whose false alarms count.
     """
     healthy = _without_finding(found)
     if healthy.sum() < 100 or not shown:
@@ -507,8 +507,8 @@ def choose_points(found: Scored, shown: Sequence[str]) -> dict[str, Any]:
 
 
 def measured_points(found: Scored, card: Card, shown: Sequence[str]) -> dict[str, Any]:
-    """The table ``[metrics.operating_points]``: the calls of ``card`` on images not used to choose
-    thresholds.
+    """Measure the decisions of ``card`` at each operating point, on images not used to choose thresholds, for
+    the table ``[metrics.operating_points]``. ``shown``: the labels that are reported.
     """
     healthy = _without_finding(found)
     return {
@@ -529,7 +529,7 @@ Cuts = Mapping[int, tuple[float, Floats]]
 
 
 def _specific(found: Scored, healthy: Bools, shown: Sequence[str], weights: Floats) -> Cuts:
-    """The cuts of the operating point ``specific``, with their resamples."""
+    """The thresholds of the operating point ``specific`` by column, with those of resamples."""
     counted = [found.names.index(name) for name in shown]
     floors = np.array([label.threshold for label in found.labels])
 
@@ -544,11 +544,10 @@ def _specific(found: Scored, healthy: Bools, shown: Sequence[str], weights: Floa
 def specific_cuts(
     chance: Floats, truth: Floats, weight: Floats, healthy: Bools, floors: Floats, counted: Sequence[int]
 ) -> Floats:
-    """The ``specific`` cuts ``[K]`` of labels with the probabilities ``chance [N, K]`` and the truth ``truth
-    [N, K]``.
-
-    ``healthy [N]``: without any finding. ``weight [N]``: how often each image counts. ``floors [K]``: the
-    least cuts. ``counted``: the columns whose calls are false alarms to a reader.
+    """The ``specific`` thresholds ``[K]`` of labels with the probabilities ``chance [N, K]`` and the truth
+    ``truth [N, K]``. ``healthy [N]``: without any finding. ``weight [N]``: how often each image counts.
+    ``floors [K]``: the least thresholds. ``counted``: the columns whose positive decisions are false alarms
+    to a reader.
     """
     rates = (weight @ truth) / weight.sum()
     usual = _odds(rates)
@@ -562,16 +561,15 @@ def specific_cuts(
 
 
 def _odds(share: Floats) -> Floats:
-    """A probability as odds."""
+    """Convert a probability to odds."""
     certain = np.clip(share, TINY, 1 - TINY)
     return np.asarray(certain / (1 - certain))
 
 
 def sensitive_cuts(truth: Floats, chance: Floats, weights: Floats) -> Floats:
-    """The highest cut with a sensitivity of at least .9, or, if higher, the cut that calls half of the
-    negatives.
-
-    ``truth [N]``, ``chance [N]``; one cut for each row of ``weights``: ``[rows]``.
+    """The highest threshold with a sensitivity of at least .9, or, if higher, the threshold that calls half
+    of the negatives positive. ``truth [N]``, ``chance [N]``; one threshold for each row of ``weights``:
+    ``[rows]``.
     """
     enough = _reached(chance, weights * (truth > 0), 0.9)
     floor = _reached(chance, weights * (truth <= 0), 0.5)
@@ -579,7 +577,7 @@ def sensitive_cuts(truth: Floats, chance: Floats, weights: Floats) -> Floats:
 
 
 def _reached(chance: Floats, weights: Floats, share: float) -> Floats:
-    """The highest of ``chance`` at or above which at least ``share`` of each row's weight lies."""
+    """The highest value of ``chance`` at or above which at least ``share`` of each row's weight lies."""
     order = np.argsort(-chance, kind="stable")
     total = np.cumsum(weights[:, order], 1)
     place = (total >= share * total[:, -1:] - 1e-9).argmax(1)
@@ -589,11 +587,9 @@ def _reached(chance: Floats, weights: Floats, share: float) -> Floats:
 def _chosen(
     found: Scored, point: OperatingPoint, cuts: Cuts, shown: Sequence[str], healthy: Bools
 ) -> dict[str, Any]:
-    """One operating point: thresholds with intervals, and the figures of calls on the images that they were
-    chosen on.
-
-    At ``sensitive`` nothing is undetermined; at ``specific`` only what ``balanced`` calls is: a report with
-    something unclear in nearly every film is not read.
+    """The table of one operating point: thresholds ``cuts`` with intervals, and the figures of decisions on
+    the images on which they were chosen. At ``sensitive`` nothing is indeterminate; at ``specific`` only what
+    ``balanced`` calls present is: a report with something unclear in nearly every film is not read.
     """
     labels, weights, called = {}, found.weights(), np.zeros(len(found.images), np.bool_)
     for k, (cut, resampled) in cuts.items():
@@ -610,7 +606,9 @@ def _chosen(
 
 
 def _measured(found: Scored, labels: Sequence[Label], shown: Sequence[str], healthy: Bools) -> dict[str, Any]:
-    """The figures of calls with the thresholds of these labels."""
+    """The figures of decisions with the thresholds of ``labels``. ``shown``: the labels that are reported;
+    ``healthy``: the images without a finding.
+    """
     weights = found.weights()
     by_name = {label.name: label for label in labels}
     rows, called = {}, np.zeros(len(found.images), np.bool_)
@@ -637,13 +635,14 @@ def _measured(found: Scored, labels: Sequence[Label], shown: Sequence[str], heal
 
 
 def likelihood_ratio(called: Bools, truth: Floats, weights: Floats) -> metrics.Interval:
-    """The likelihood ratio of a call: its rate where the finding is present over its rate where it is absent.
-
-    Half an image is added to each count, so that the ratio is finite even without any call.
+    """The likelihood ratio of the positive decisions ``called [N]``: their rate where the finding is present
+    over their rate where it is absent. Half an image is added to each count, so that the ratio is finite even
+    without any positive decision.
     """
     there = (truth > 0).astype(np.float64)
 
     def ratio(rows: Floats) -> Floats:
+        """The ratio under each row of weights."""
         hits, alarms = rows @ (called * there), rows @ (called * (1 - there))
         return np.asarray((hits + 0.5) / (rows @ there + 1) / ((alarms + 0.5) / (rows @ (1 - there) + 1)))
 
@@ -664,10 +663,9 @@ def hog_scores(
     pixels: npt.NDArray[np.uint8],
     cache: Path,
 ) -> Floats:
-    """Scores ``[N, labels]`` of images reduced by ``CHAIN``: kernel ridge regression on HOG.
-
-    Trained on ``train`` only, with hard and soft labels like the network; stored in ``cache`` under a hash of
-    the images.
+    """Scores ``[N, labels]`` of a baseline for images reduced by ``CHAIN``: kernel ridge regression on HOG
+    features. It is trained on ``train`` only, with hard and soft labels like the network; stored in ``cache``
+    under a hash of the images.
     """
     digest = hashlib.sha256(train_pixels.tobytes() + pixels.tobytes() + f"{ALPHA} {WIDTH}".encode())
     stored = cache / f"hog-{digest.hexdigest()[:16]}.npy"
@@ -693,7 +691,9 @@ def hog(pixels: npt.NDArray[np.uint8]) -> Floats:
 
 
 def demographic_scores(train: Sequence[SetImage], images: Sequence[SetImage]) -> Floats:
-    """Scores ``[N, labels]`` of a logistic regression on age, sex and view, without the image."""
+    """Scores ``[N, labels]`` of a baseline for ``images``: logistic regression on age, sex and view, without
+    the image.
+    """
     known, asked = (
         np.array([(one.age, one.age**2, one.sex == "F", one.view == "AP") for one in part], np.float64)
         for part in (train, images)
@@ -707,10 +707,8 @@ def demographic_scores(train: Sequence[SetImage], images: Sequence[SetImage]) ->
 
 
 def source_scores(train: Sequence[SetImage], images: Sequence[SetImage]) -> Floats:
-    """Scores ``[N, labels]`` of a classifier that knows only the folder and repository of an image.
-
-    The score is the rate of each label in the train images of the same origin; if there are none, in all of
-    them.
+    """Scores ``[N, labels]`` of a baseline for ``images`` that knows only an image's folder and repository:
+    the rate of each label in the train images of the same origin; if there are none, in all of them.
     """
     truth = label_matrix(train)
     usual = truth.mean(0)
@@ -729,10 +727,9 @@ BOX_FIGURES = ("iou_at_least_0.1", "iou_at_least_0.3", "iou_at_least_0.5", "mean
 def box_scores(
     known: Sequence[TruthBox], wanted: Sequence[TruthBox], classifier: Classifier
 ) -> dict[str, Any]:
-    """IoU and pointing game over the boxes ``wanted``, each predicted for its own label.
-
-    ``model`` and ``constant`` (the one of ``known`` that overlaps the label's others best, and where most of
-    them overlap), with intervals by patient and the paired difference.
+    """IoU and pointing game of the model's boxes over the true boxes ``wanted``, each predicted for its own
+    label: for ``model`` and for ``constant`` (the box among ``known`` that overlaps the label's others best),
+    with intervals by patient and the paired difference.
     """
     analyses = {path: classifier.analyse(read_grey(path)) for path in {box.image.path for box in wanted}}
     found = [_located(classifier, analyses[box.image.path], box.label) for box in wanted]
@@ -758,7 +755,9 @@ def box_scores(
 
 
 def _located(classifier: Classifier, analysis: Analysis, label: str) -> ScoredBox | None:
-    """The model's box of a label, with the peak of its heat map as the point."""
+    """The model's box of a label in an analysed image, with the peak of its heat map as the point; None
+    without a box.
+    """
     index = [known.name for known in classifier.card.labels].index(label)
     activation = classifier.activation(analysis, index)
     if activation is None or (region := classifier.box(activation, index)) is None:
@@ -769,7 +768,7 @@ def _located(classifier: Classifier, analysis: Analysis, label: str) -> ScoredBo
 
 
 def _peak(values: npt.NDArray[np.float32]) -> tuple[float, float]:
-    """The place of the highest value, as shares of width and height."""
+    """The place of the highest value: x and y as shares of width and height."""
     row, column = divmod(int(np.argmax(values)), values.shape[1])
     return (column + 0.5) / len(values), (row + 0.5) / len(values)
 
@@ -784,11 +783,10 @@ def evaluate_chest(
     threads: int = 0,
     report: Report = silent,
 ) -> dict[str, Any]:
-    """Figures of a chest model on ``split`` (``test`` or ``val``) of ``data``; all intervals are 95 %.
-
-    ``data``: as :func:`chest_set` takes it. Labels are matched by name; a label that card or data lack is
-    left out. ``cache`` keeps reduced images, outputs and the baseline between runs. A figure that cannot be
-    computed is None. Raises ``DataMissing``, or ``CardError``.
+    """Measure a chest model on ``split`` (``test`` or ``val``) of ``data``; all intervals are 95 %. ``data``:
+    as :func:`chest_set` takes it. ``model``: id of its model card. Labels are matched by name; a label that
+    card or data lack is left out. ``cache`` stores reduced images, outputs and the baseline between runs. A
+    figure that cannot be computed is None. Raises ``DataMissing``, or ``CardError``.
     """
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as scratch:
@@ -860,14 +858,14 @@ class _Evaluation:
         return result
 
     def _run(self, split: str) -> Scored:
-        """The scores of the images of ``split``."""
+        """Run the classifier on the images of ``split``."""
         images = [image for image in self.found.images if image.is_in(split)]
         logits, _ = run(self.classifier, images, self.cache, self.report)
         return scored(images, logits, self.classifier.card.labels, self.found.labels)
 
     def _operating_points(self, adults: Scored, shown: Sequence[str]) -> dict[str, Any]:
-        """The card's operating points, or new ones from the validation split, with the figures of calls on
-        these images.
+        """The model card's operating points, or new ones from the validation split, with the figures of
+        decisions on ``adults``.
         """
         card = self.classifier.card
         chosen = card.details.get("operating_points", {})
@@ -879,7 +877,7 @@ class _Evaluation:
         return {"chosen": chosen, "tested": measured_points(adults, having, shown)}
 
     def _baselines(self, train: Sequence[SetImage], adults: Scored) -> dict[str, Floats]:
-        """The scores ``[N, K]`` that the network must beat; none without training images."""
+        """The scores ``[N, K]`` of baselines that the network must beat; none without training images."""
         if not train:
             return {}
         self.report(0.0, "training the baselines")
@@ -938,7 +936,9 @@ class _Evaluation:
         return result
 
     def _apart(self, adults: Scored) -> dict[str, Scored]:
-        """The sets whose figures are never pooled: the main one, and those with a natural prevalence."""
+        """The sources of images whose figures are never pooled with others: the main one, and those with a
+        natural prevalence.
+        """
         names = dict.fromkeys((self.found.main, *self.found.natural))
         parts = {name: adults.where(image.source == name for image in adults.images) for name in names}
         return {name: part for name, part in parts.items() if part.images}

@@ -36,7 +36,7 @@ from ai_training.metrics import Bools, agreement, dice, mean_of, patient_weights
 from ai_training.networks import (
     HeadNetwork,
     Probabilities,
-    export_outlines,
+    export_outline_network,
     less_dice,
     licence_from,
     outline_network,
@@ -61,9 +61,8 @@ PIXEL = ("pixel_mm", "pixel_mm_at_512")
 
 @dataclass(frozen=True, slots=True)
 class HeadImage:
-    """A frame of :data:`HEADS` with the sonographer's outline.
-
-    ``pixel_mm``: side of a pixel of the file in mm; ``circumference``: of the reference, mm.
+    """A frame of :data:`HEADS` with the sonographer's outline. ``pixel_mm``: side of a pixel of the file in
+    mm; ``circumference``: that of the sonographer's outline, mm.
     """
 
     name: str
@@ -90,7 +89,9 @@ def head_images(data: Path, split: str) -> tuple[HeadImage, ...]:
 
 
 def learned_from(data: Path) -> list[str]:
-    """The sets in ``data`` and what each teaches, as lines for the card. Raises DataMissing."""
+    """The sets of images in ``data`` from which the network learns and what each teaches, as lines for the
+    model card. Raises DataMissing.
+    """
     others = [name for name in OTHERS if part_of_set(data / name, "train")]
     return [
         f"{head_set(data).title} (train): outlines of heads; parts of its frames beside the head as no head",
@@ -100,7 +101,7 @@ def learned_from(data: Path) -> list[str]:
 
 
 def _head(image: SetImage) -> HeadImage:
-    """An image of a set with its outlined head. Raises DataMissing."""
+    """Convert an image of a set to one with an outlined head. Raises DataMissing."""
     try:
         [mask] = image.masks.values()
         pixel = next(image.measures[name] for name in PIXEL if name in image.measures)
@@ -113,10 +114,9 @@ def _head(image: SetImage) -> HeadImage:
 
 
 def without_head(picture: Grey, head: Bools, random: np.random.Generator) -> Grey:
-    """A random part of ``picture``, a fifth to a half as wide, at most a fiftieth of which shows the head.
-
-    The first such part that is not mostly black, else the least black one; a black picture if the head is
-    everywhere.
+    """Cut a random part out of ``picture``, a fifth to a half as wide, at most a fiftieth of which shows the
+    ``head``: the first such part that is not mostly black, else the least black one; a black picture if the
+    head is everywhere.
     """
     rows, columns = picture.shape
     best, least = np.zeros((ROWS, COLUMNS), np.uint8), 1.0
@@ -158,7 +158,7 @@ class HeadAugment:
 
 @dataclass(frozen=True, slots=True)
 class HeadMix:
-    """The composition of a batch: outlined heads, standard planes of another source, pictures
+    """The composition of a training batch: outlined heads, standard planes of another source, pictures
     without a head.
     """
 
@@ -168,13 +168,15 @@ class HeadMix:
 
 
 class HeadBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
-    """Batch i of a run: inputs ``[B, 3, ROWS, COLUMNS]``, heads ``[B, ROWS, COLUMNS]`` 0..1, whether there is
-    a head ``[B]``, and whether its outline is known ``[B]``.
-
-    Every batch draws its random numbers from (seed, i) alone.
+    """The training batches of a run; item i is inputs ``[B, 3, ROWS, COLUMNS]``, heads ``[B, ROWS, COLUMNS]``
+    0..1, whether there is a head ``[B]``, and whether its outline is known ``[B]``. Every batch draws its
+    random numbers from (seed, i) alone.
     """
 
     def __init__(self, data: Path, mix: HeadMix, how: HeadAugment, seed: int) -> None:
+        """Read the images that ``data`` names. ``mix``: composition of a batch; ``how``: how far copies
+        differ.
+        """
         self._heads = [image.read() for image in head_images(data, "train")]
         self._planes = part_of_set(data / PLANES, "train")
         others = (part_of_set(data / name, "train") for name in OTHERS)
@@ -182,6 +184,7 @@ class HeadBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
         self._mix, self._how, self._seed = mix, how, seed
 
     def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Make the batch of step ``iteration``."""
         random = np.random.default_rng((self._seed, iteration))
         drawn = []
         planes = self._mix.planes if self._planes else 0
@@ -204,7 +207,9 @@ class HeadBatches(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
 
 
 def plain(image: HeadImage) -> tuple[Singles, Bools]:
-    """The network's input ``[3, ROWS, COLUMNS]``, and the head in the source ``[rows, columns]``."""
+    """Prepare an image without augmentation: the network's input ``[3, ROWS, COLUMNS]``, and the head's mask
+    in the source ``[rows, columns]``.
+    """
     picture, head = image.read()
     return values(fit_to_input(picture)[0][None])[0], head
 
@@ -212,7 +217,9 @@ def plain(image: HeadImage) -> tuple[Singles, Bools]:
 def augment(
     picture: Grey, head: Bools, how: HeadAugment, random: np.random.Generator
 ) -> tuple[Grey, Singles]:
-    """A randomly moved and mirrored copy with changed grey levels, ``[ROWS, COLUMNS]``, and its head 0..1."""
+    """Make a randomly moved and mirrored copy of ``picture`` with changed grey levels, ``[ROWS, COLUMNS]``,
+    and its head 0..1.
+    """
     matrix, scale = _motion(picture.shape, how, random)
     if random.random() < how.written:
         picture = _written(picture, random)
@@ -226,7 +233,9 @@ def augment(
 def _motion(
     shape: tuple[int, ...], how: HeadAugment, random: np.random.Generator
 ) -> tuple[npt.NDArray[np.float64], float]:
-    """Source pixels → input pixels (between pixel centres), and by how much it enlarges."""
+    """A random map (2 × 3) from source to input pixels (in coordinates of pixel centres), and by how much it
+    enlarges.
+    """
     rows, columns = shape
     angle = np.deg2rad(random.uniform(-how.rotation, how.rotation))
     zoom = min(ROWS / rows, COLUMNS / columns) * np.exp(random.uniform(-how.smaller, how.larger))
@@ -243,7 +252,7 @@ def _motion(
 
 
 def _written(picture: Grey, random: np.random.Generator) -> Grey:
-    """A copy with letters and a line, as scanners and sonographers draw them."""
+    """Make a copy with letters and a line, as scanners and sonographers draw them."""
     picture = picture.copy()
     rows, columns = picture.shape
     for _ in range(int(random.integers(1, 5))):
@@ -259,7 +268,7 @@ def _written(picture: Grey, random: np.random.Generator) -> Grey:
 
 
 def _exposed(picture: Grey, how: HeadAugment, random: np.random.Generator) -> Grey:
-    """A copy with another gain, sharpness and noise."""
+    """Make a copy with another gain, sharpness and noise."""
     grey = (picture / np.float32(255)) ** np.float32(np.exp(random.uniform(-how.gamma, how.gamma)))
     grey = grey * np.float32(np.exp(random.uniform(-how.contrast, how.contrast)))
     if random.random() < how.blurred:
@@ -269,7 +278,7 @@ def _exposed(picture: Grey, how: HeadAugment, random: np.random.Generator) -> Gr
 
 
 def _blank(picture: Grey) -> tuple[Grey, Bools]:
-    """A picture with an empty mask."""
+    """Pair a picture with an empty mask."""
     return picture, np.zeros(picture.shape, np.bool_)
 
 
@@ -281,9 +290,8 @@ HERE = Affine(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 def fit_limits(data: Path, model: HeadModel, report: Report = silent) -> HeadLimits:
-    """Fit the limits for the network of ``model``, whose own limits must be :data:`OPEN`.
-
-    Raises DataMissing, or ExperimentError if the network outlines no head.
+    """Fit the limits within which a head is measured for the network of ``model``, whose own limits must be
+    :data:`OPEN`. Raises DataMissing, or ExperimentError if the network outlines no head.
     """
     heads = [image.read()[0] for image in head_images(data, "val")]
     heads += [read_grey(image.path) for image in part_of_set(data / PLANES, "val")]
@@ -314,7 +322,9 @@ def fit_limits(data: Path, model: HeadModel, report: Report = silent) -> HeadLim
 
 
 def headless(data: Path, name: str, split: str) -> list[Grey]:
-    """Pictures without a head: of the set ``name``; if ``name`` is empty, parts of frames beside the head."""
+    """Pictures without a head, of ``split``: of the set ``name``; if ``name`` is empty, parts of frames
+    beside the head.
+    """
     if name:
         return [read_grey(image.path) for image in part_of_set(data / name, split)]
     random = np.random.default_rng(7)
@@ -336,7 +346,9 @@ def write_card(
     limits: HeadLimits,
     training: Mapping[str, Any],
 ) -> Path:
-    """Write the card beside the weights; ``ai-pipeline evaluate fetal`` adds the test figures."""
+    """Write the network's model card beside its weights in ``folder``; returns its path. ``training``: the
+    card's table on the training. ``ai-pipeline evaluate fetal`` adds the test figures.
+    """
     about = {
         "task": "outline of a fetal head in ultrasound, for head circumference, BPD and OFD",
         "architecture": "head-unet",
@@ -370,8 +382,9 @@ Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadRecipe(Recipe):
-    """The settings of a run. ``dice_weight``, ``present_weight``: weights of the Dice loss and of the loss
-    for "there is a head", against the cross-entropy of the pixels.
+    """The settings of a training run of the network for fetal heads. ``dice_weight``, ``present_weight``:
+    weights of the Dice loss and of the loss for "there is a head", against the cross-entropy of the
+    pixels.
     """
 
     iterations: int = 2000
@@ -385,8 +398,8 @@ class HeadRecipe(Recipe):
 
 
 def loss_of(found: tuple[Tensor, Tensor], batch: Batch, recipe: HeadRecipe) -> Tensor:
-    """The loss: cross-entropy of every pixel whose truth is known, one minus Dice of each head, cross-entropy
-    of "there is a head".
+    """The training loss: cross-entropy of every pixel whose truth is known, one minus Dice of each head,
+    cross-entropy of "there is a head". ``found``: the network's outputs for ``batch``.
     """
     (logits, seen), (_, heads, present, known) = found, batch
     pixels = cross_entropy(logits, heads, reduction="none").mean((1, 2))
@@ -405,21 +418,26 @@ class _HeadRun(RecipeRun[HeadRecipe]):
     CHOSEN_BY = "choice"
 
     def __init__(self, data: Path, out: Path, recipe: HeadRecipe) -> None:
+        """Read the outlined heads of the validation split."""
         super().__init__(out, recipe)
         self.data, self.validation = data, head_images(data, "val")
 
     def new_network(self) -> HeadNetwork:
+        """The network before its first step."""
         return HeadNetwork(outline_network(1))
 
     def examples(self) -> HeadBatches:
+        """The training batches."""
         return HeadBatches(self.data, self.recipe.mix, self.recipe.augment, self.recipe.seed)
 
     def loss(self, batch: Batch) -> Tensor:
+        """The loss of one batch."""
         with self.autocast():
             logits, present = self.network(batch[0].contiguous(memory_format=torch.channels_last))
         return loss_of((logits.float(), present.float()), batch, self.recipe)
 
     def validate(self) -> Validation:
+        """Measure Dice and error of the circumference on the validation split."""
         overlap, error = scores(cast(HeadNetwork, self.average).eval(), self.validation)
         figures = {"choice": overlap - error / 100, "dice": overlap, "circumference error": error}
         text = f"Dice {overlap:.4f}, circumference {error:.2f} mm off"
@@ -427,10 +445,9 @@ class _HeadRun(RecipeRun[HeadRecipe]):
 
 
 def scores(network: HeadNetwork, images: Sequence[HeadImage]) -> tuple[float, float]:
-    """Mean Dice of the ellipses and mean absolute error of their circumferences, mm, by one variant per
-    picture.
-
-    A head that is not found counts as Dice 0 and an error of the whole circumference.
+    """Measure ``network``: the mean Dice of the ellipses and the mean absolute error of their circumferences,
+    mm, by one variant per picture. A head that is not found counts as Dice 0 and an error of the whole
+    circumference.
     """
     overlaps, errors = [], []
     for image in images:
@@ -448,13 +465,13 @@ def scores(network: HeadNetwork, images: Sequence[HeadImage]) -> tuple[float, fl
 def train_and_ship(
     data: Path, out: Path, recipe: HeadRecipe, *, resume: bool = False, report: Report = silent
 ) -> Path:
-    """Train, export, fit the gate; returns the card. ``out`` receives checkpoints, weights and card.
-
-    Raises DataMissing, or ExperimentError if ``resume`` finds a run with another recipe.
+    """Train the network for fetal heads, export it, fit its limits; returns the path of the model card.
+    ``out`` receives checkpoints, weights and card. Raises DataMissing, or ExperimentError if ``resume`` finds
+    a run with another recipe.
     """
     run, weights = _HeadRun(data, out, recipe), out / f"{ID}.onnx"
     graph = Probabilities(run.trained(report, resume=resume)).eval()
-    export_outlines(graph, (ROWS, COLUMNS), ("head", "present"), weights)
+    export_outline_network(graph, (ROWS, COLUMNS), ("head", "present"), weights)
     engine = OnnxRuntime(weights.read_bytes(), recipe.threads)
     limits = fit_limits(data, HeadModel(engine, OPEN, ModelRef(ID, "1", "", "")), report)
     training = {"data": learned_from(data), "recipe": recipe.described(), "chosen": run.best}
@@ -466,10 +483,9 @@ BESIDE = f"{HEADS}, parts beside the head"
 
 @dataclass(frozen=True, slots=True)
 class HeadCase:
-    """One measured head. ``error``: its circumference minus the sonographer's, mm. ``fault``: why the gate
-    refuses it, "" if it does not.
-
-    If no head was outlined, Dice is 0 and the error is the whole circumference.
+    """The result for one head. ``error``: its measured circumference minus the sonographer's, mm. ``fault``:
+    why the model refuses to measure it, "" if it does not. If no head was outlined, Dice is 0 and the error
+    is the whole circumference.
     """
 
     patient: str
@@ -480,9 +496,8 @@ class HeadCase:
 
 
 def evaluate(data: Path, models_dir: Path | None, split: str, report: Report = silent) -> dict[str, Any]:
-    """All figures of ``split`` (test, val). Intervals are 95 %, by bootstrap over examinations.
-
-    Raises DataMissing.
+    """Measure the network for fetal heads on ``split`` (test, val); returns all figures. Intervals are 95 %,
+    by bootstrap over examinations. ``models_dir``: folder of a site's own models. Raises DataMissing.
     """
     images = head_images(data, split)
     if not images:
@@ -511,12 +526,13 @@ def measure(image: HeadImage, model: HeadModel) -> HeadCase:
 
 
 def figures(cases: Sequence[HeadCase]) -> dict[str, Any]:
-    """Figures of all heads, whatever the gate says, and of the heads that the gate accepts."""
+    """The figures of all heads, refused or not, and of the heads that the model measures."""
     passed = [case for case in cases if not case.fault]
     # Of a fetus of about 15 weeks or less.
     small = [case for case in cases if case.circumference < 120.0]
 
     def means(of: Sequence[HeadCase]) -> dict[str, Any]:
+        """Mean Dice and mean absolute error of these heads, with intervals."""
         values = {"dice": [case.dice for case in of], "error": [abs(case.error) for case in of]}
         return {name: mean_of(found, [case.patient for case in of]) for name, found in values.items()}
 
@@ -533,8 +549,8 @@ def figures(cases: Sequence[HeadCase]) -> dict[str, Any]:
 def gate_figures(
     data: Path, model: HeadModel, split: str, heads: Sequence[HeadCase], report: Report = silent
 ) -> dict[str, Any]:
-    """For each set the number of pictures and the share that is measured: high is good for heads, 0 for
-    others.
+    """For each set of pictures their number and the share that is measured as a head: high is good for heads,
+    0 for others. ``heads``: the results for the set of outlined heads.
     """
     found = {HEADS: _passed([case.patient for case in heads], [not case.fault for case in heads])}
     for name in (PLANES, *OTHERS, ""):
@@ -547,7 +563,7 @@ def gate_figures(
 
 
 def _passed(patients: Sequence[str], passed: Sequence[bool]) -> dict[str, Any]:
-    """The number of images, and the share that passed."""
+    """The number of images, and the share of them that is measured, with its interval."""
     hits = np.array(passed, np.bool_)
     found = share(hits, np.ones(len(hits), np.bool_), patient_weights(patients))
     return {"images": len(hits), "passed": found.as_list()}

@@ -33,6 +33,7 @@ class Interval:
     high: float
 
     def as_list(self, digits: int = 4) -> list[float]:
+        """Return ``[value, low, high]``, rounded to ``digits``."""
         return [round(value, digits) for value in (self.value, self.low, self.high)]
 
 
@@ -76,7 +77,7 @@ def mean_interval(values: Floats, weights: Floats) -> Interval:
 
 
 def mean_of(values: npt.ArrayLike, patients: Sequence[Any]) -> list[float] | None:
-    """The mean of ``values``, one for each of ``patients``, with its interval; None without any."""
+    """The mean of ``values``, one for each of ``patients``, as ``[value, low, high]``; None without any."""
     return mean_interval(np.asarray(values), patient_weights(patients)).as_list() if len(patients) else None
 
 
@@ -100,7 +101,7 @@ def auc(truth: Floats, score: Floats) -> float:
 
 
 def auc_interval(truth: Floats, score: Floats, weights: Floats) -> Interval:
-    """:func:`auc` with its interval; NaN without images."""
+    """The AUC (:func:`auc`) with its interval; NaN without images. ``weights``: those of resamples."""
     value = auc(truth, score) if len(truth) else float("nan")
     return interval(value, resampled_auc(truth, score, weights))
 
@@ -209,8 +210,8 @@ def cells(
 
 
 def share(hits: Bools, among: Bools, weights: Floats) -> Interval:
-    """Share of the images ``among`` that are ``hits``, with its interval (:func:`exact_at_the_ends`); NaN if
-    there are none.
+    """The share of the images ``among`` that are ``hits``, with its interval (:func:`exact_at_the_ends` for 0
+    and 1); NaN if there are none.
     """
     if not among.any():
         return UNKNOWN
@@ -287,8 +288,8 @@ def _resampled_cells(truth: Floats, score: Floats, found: Sequence[Cell], weight
 def _in_blocks(
     figure: Callable[[Floats, Floats], Floats], truth: Floats, score: Floats, weights: Floats
 ) -> Floats:
-    """``figure`` of the weights of positives and of negatives at each distinct score, rising: ``[resamples,
-    scores]`` each.
+    """Compute ``figure`` for every row of ``weights``, in blocks to save memory. ``figure`` gets the weights
+    of positives and of negatives at each distinct score, rising: ``[resamples, scores]`` each.
     """
     order = np.argsort(score, kind="stable")
     starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf))
@@ -338,16 +339,15 @@ class LabelCalibration(NamedTuple):
     absent_below: float
 
     def rounded(self) -> dict[str, float]:
-        """The values rounded to six digits, as a card holds them."""
+        """The values rounded to six digits, as a model card holds them."""
         return {name: round(value, 6) for name, value in self._asdict().items()}
 
 
 def calibrated(truth: Floats, logit: Floats) -> LabelCalibration:
-    """Platt scaling and two thresholds for a label, from validation images whose truth is not NaN.
-
-    Below Youden's J the finding is absent. It is present only from a threshold at which the specificity on
-    validation is also at least .90: eight labels at Youden's specificity of about .65 would give a healthy
-    chest three false findings. Between the two it is indeterminate.
+    """Fit the calibration (Platt scaling) and two thresholds of a label to validation images; those whose
+    truth is NaN are ignored. Below Youden's J the finding is absent. It is present only from a threshold at
+    which the specificity on validation is also at least .90: eight labels at Youden's specificity of about
+    .65 would give a healthy chest three false findings. Between the two it is indeterminate.
     """
     known = ~np.isnan(truth)
     truth, logit = truth[known], logit[known]
@@ -379,10 +379,10 @@ def deciles(probabilities: Floats) -> list[list[float]]:
 def reference(
     images: str, labels: Sequence[str], probabilities: Floats, refused: npt.NDArray[np.bool_]
 ) -> dict[str, Any]:
-    """The card's table ``[reference]`` (:mod:`ai_pipeline.models.reference`) from the set called ``images``.
-
-    ``probabilities [N, labels]``; ``refused [N]``: by the gate. A label with nearly the same probability for
-    everyone has no deciles and is left out, since it would seem to drift.
+    """Make the model card's table ``[reference]`` (:mod:`ai_pipeline.models.reference`) from the set called
+    ``images``. ``probabilities [N, labels]``; ``refused [N]``: whether the domain gate refuses each image. A
+    label with nearly the same probability for everyone has no deciles and is left out, since it would seem to
+    drift.
     """
     return {
         "set": images,
@@ -402,13 +402,15 @@ def prevalence(truth: Floats, labels: Sequence[str]) -> dict[str, float]:
 
 
 def probabilities(labels: Sequence[Label], logits: Floats) -> Floats:
-    """The calibrated probabilities from ``logits``, both ``[N, labels]``."""
+    """Convert ``logits [N, labels]`` to calibrated probabilities of the same shape."""
     rows = [[probability(label, float(v)) for label, v in zip(labels, row, strict=True)] for row in logits]
     return np.array(rows, np.float64).reshape(logits.shape)
 
 
 def platt(truth: Floats, logit: Floats) -> tuple[float, float]:
-    """``(slope, intercept)`` of the logistic curve from logit to probability; the slope is positive."""
+    """Fit the logistic curve from logit to probability; returns its slope, which is positive, and its
+    intercept.
+    """
     model = LogisticRegression(C=100.0).fit(logit[:, None], truth)
     slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
     if slope <= 0:  # no better than chance on validation: the rate for everyone, in the same order
@@ -480,7 +482,7 @@ def reliability_curve(truth: Floats, probability: Floats, bins: int = BINS) -> l
 def _label(
     truth: Floats, probability: Floats, weights: Floats
 ) -> tuple[dict[str, Interval], Mapping[str, Floats]]:
-    """The calibration figures of one label, and their resamples."""
+    """The calibration figures of one label with intervals, and their values for all resamples."""
     once = np.ones((1, len(truth)))
     slope, intercept = slope_and_intercept(truth, probability, weights)
     value_slope, value_intercept = slope_and_intercept(truth, probability, once)
@@ -506,7 +508,9 @@ def _label(
 
 
 def _residual(truth: Floats, value: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Weighted residuals of a logistic model, and the weights of its information."""
+    """The weighted residuals of a logistic model with the linear predictor ``value``, and the weights of its
+    information matrix.
+    """
     chance = 1 / (1 + np.exp(-value))
     return weights * (truth - chance), weights * chance * (1 - chance)
 

@@ -109,13 +109,11 @@ def fill(
     heads: Sequence[str] = (),
     adjust: Callable[[dict[str, Tensor]], State] | None = None,
 ) -> tuple[str, ...]:
-    """Put the parameters of ``state`` into ``network``; returns the names of the parameters that keep their
-    values.
-
-    ``what``: the network's name, ``file``: the file's name, both for the error. ``heads``: beginnings of
-    names of parameters that the file may lack, may have for other labels, or may have in addition.
-    ``adjust``: converts a state that does not fit (other names, resized position embeddings). Raises
-    CannotAdapt, which says which parameters are missing, unknown, or of another shape.
+    """Put the parameters ``state`` into ``network``; returns the names of the parameters that ``state`` does
+    not set. ``what``: the network's name, ``file``: the file's name, both for the error. ``heads``:
+    beginnings of names of parameters that the file may lack, may have for other labels, or may have in
+    addition. ``adjust``: converts a state that does not fit (other names, resized position embeddings).
+    Raises CannotAdapt, which says which parameters are missing, unknown, or of another shape.
     """
     own = {name: value for name, value in network.state_dict().items() if not name.endswith(_COUNTERS)}
     found = own_names(own, state)
@@ -129,7 +127,9 @@ def fill(
 
 
 def own_names(own: State, state: State) -> dict[str, Tensor]:
-    """``state`` with the names of ``own``, the parameters of the network, as far as they can be matched."""
+    """Rename the parameters of ``state`` to the names in ``own``, the network's parameters, as far as they
+    can be matched.
+    """
     plain = {
         re.sub(r"(denselayer\d+\.\w+)\.([12])\.", r"\1\2.", name): value
         for name, value in state.items()
@@ -155,6 +155,7 @@ def _faults(own: State, found: State, heads: Sequence[str]) -> list[str]:
     """Why parameters do not fit a network: missing, unknown, or of another shape."""
 
     def needed(name: str) -> bool:
+        """Whether the parameter ``name`` must fit."""
         return not name.startswith(tuple(heads))
 
     missing = [name for name in own if name not in found and needed(name)]
@@ -178,7 +179,7 @@ def _shape(value: Tensor) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Some names in one line."""
+    """Join the first names to one line."""
     return ", ".join(name[:120] for name in names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
 
 
@@ -188,13 +189,13 @@ TOLERANCE = 1e-3  # of logits against the class activation's mean
 
 
 class WithMaps(nn.Module):
-    """A timm network that also returns its last feature maps and class activations.
-
-    ``softmax``: its first answer, the logits, become probabilities that exclude one another. ``outputs``: the
-    names of what ``forward`` returns.
+    """A timm network that also returns its last feature maps and class activations, if ``features`` and
+    ``places`` say so. ``softmax``: whether the logits become probabilities that exclude one another.
+    ``outputs``: the names of what ``forward`` returns.
     """
 
     def __init__(self, network: Any, *, features: bool, places: bool, softmax: bool) -> None:
+        """Wrap timm's ``network``."""
         super().__init__()
         self.network = network
         self.features, self.places, self.softmax = features, places, softmax
@@ -202,6 +203,7 @@ class WithMaps(nn.Module):
         self.outputs = tuple(name for name, there in names.items() if there)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The outputs for ``images``, in the order of ``outputs``."""
         features = self.network.forward_features(images)
         logits = self.network.forward_head(features)
         outputs = [logits.softmax(1) if self.softmax else logits]
@@ -213,8 +215,8 @@ class WithMaps(nn.Module):
 
 
 def timm_network(architecture: str, labels: int, channels: int, **how: Any) -> Any:
-    """timm's network of that name for ``labels`` and ``channels`` (numbers), with random weights. Raises
-    CannotAdapt.
+    """Create timm's network ``architecture`` for ``labels`` outputs and ``channels`` of input, with random
+    weights; ``how``: further arguments of timm. Raises CannotAdapt.
     """
     timm = _timm()
     if not timm.is_model(architecture):
@@ -233,8 +235,8 @@ def _timm() -> Any:
 def filled_timm_network(
     architecture: str, state: State, labels: int, channels: int, *, softmax: bool
 ) -> WithMaps:
-    """timm's network of that name with the parameters of ``state``, for inference, with class activation maps
-    if their mean, plus the bias, proves to be the logit. Raises CannotAdapt.
+    """Create timm's network ``architecture`` with the parameters ``state``, for inference; it also gives
+    class activation maps if their mean, plus the bias, proves to be the logit. Raises CannotAdapt.
     """
     network = timm_network(architecture, labels, channels)
     fill_timm(network, state, architecture)
@@ -259,6 +261,7 @@ def fill_timm(network: Any, state: State, architecture: str, **how: Any) -> tupl
     convert: Any = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
 
     def adjust(found: dict[str, Tensor]) -> State:
+        """Convert the parameters by timm's function, if it can."""
         try:
             adjusted: State = convert(found, network)
         except (KeyError, RuntimeError, ValueError, AssertionError, AttributeError, IndexError):
@@ -270,7 +273,9 @@ def fill_timm(network: Any, state: State, architecture: str, **how: Any) -> tupl
 
 
 def torchvision_network(architecture: str, labels: int) -> nn.Module:
-    """torchvision's network of that name for ``labels`` outputs, with random weights. Raises CannotAdapt."""
+    """Create torchvision's network ``architecture`` for ``labels`` outputs, with random weights. Raises
+    CannotAdapt.
+    """
     offer_torchvision_operators()
     from torchvision import models
 
@@ -323,15 +328,15 @@ _NORMALISED = (
 
 
 class PlacedClassifier(nn.Module):
-    """EfficientNet-Lite0, the mean over its last feature maps, and a linear head; beside it a linear head for
-    the place.
-
-    ``forward`` takes float32 ``[N, 3, size, size]`` and returns ``logits [N, labels]``, ``features [N, C, h,
-    w]`` and ``places [N, labels, size/16, size/16]``: the logarithm, up to a constant, of how likely each
-    cell belongs to the lesion if the label is present. ``size`` is a multiple of 32.
+    """The chest classifier in torch: EfficientNet-Lite0, the mean over its last feature maps, and a linear
+    layer; beside it a linear layer that says where a finding lies. ``forward`` takes float32 ``[N, 3, size,
+    size]`` and returns ``logits [N, labels]``, ``features [N, C, h, w]`` and ``places [N, labels, size/16,
+    size/16]``: the logarithm, up to a constant, of how likely each cell belongs to the lesion if the label is
+    present. ``size`` is a multiple of 32.
     """
 
     def __init__(self, labels: int, size: int, dropout: float = 0.3, drop_connect: float = 0.2) -> None:
+        """``labels``: their number; ``size``: side of the input in pixels."""
         super().__init__()
         self.drop_connect = drop_connect
         # The library pads for one fixed input size ("same" as TensorFlow counts it), hence `size` here.
@@ -346,12 +351,15 @@ class PlacedClassifier(nn.Module):
         nn.init.zeros_(self.place.weight)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, features and places of ``images``."""
         features, middle = self.maps(images)
         logits: Tensor = self.head(self.dropout(features.mean((2, 3))))
         return logits, features, self.place(middle) + self.place_bias
 
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The last feature maps, and the input of the place head: middle layers and class activation."""
+        """The last feature maps, and the input of the layer for places: middle layers and class
+        activation.
+        """
         backbone = self.backbone
         x = backbone._swish(backbone._bn0(backbone._conv_stem(images)))
         kept: dict[int, Tensor] = {}
@@ -370,7 +378,7 @@ class PlacedClassifier(nn.Module):
         return features, torch.cat([kept[MIDDLE], avg_pool2d(kept[FINE], 2), activation], 1)
 
     def narrowed(self, rows: Sequence[int]) -> Self:
-        """A copy for inference with only the outputs ``rows``, and with a new place head."""
+        """Return a copy for inference with only the outputs ``rows``, and with a new layer for places."""
         made = copy.deepcopy(self)
         made.head = nn.Linear(self.head.in_features, len(rows))
         made.head.load_state_dict({name: value[rows] for name, value in self.head.state_dict().items()})
@@ -397,15 +405,17 @@ def fuse(network: nn.Module) -> None:
 
 
 def parameters(weights: Weights) -> dict[str, npt.NDArray[np.float32]]:
-    """The parameters of an ONNX file by name. Raises CardError when it is missing or altered."""
+    """Read the parameters in the ONNX file ``weights`` by name. Raises CardError when it is missing or
+    altered.
+    """
     graph = onnx.load_model_from_string(read(weights)).graph
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
 
 
 def from_arrays(arrays: Mapping[str, npt.NDArray[np.float32]], labels: int, size: int) -> PlacedClassifier:
-    """The fused network with the parameters of an exported file, by name. Raises KeyError if one is missing.
-
-    ``labels``: their number; ``size`` of the input in pixels.
+    """Make the chest classifier with folded batch normalisations (:func:`fuse`) from the parameters of an
+    exported file, by name. Raises KeyError if one is missing. ``labels``: their number; ``size`` of the input
+    in pixels.
     """
     network = PlacedClassifier(labels, size).eval()
     fuse(network)
@@ -438,7 +448,9 @@ def imagenet_file() -> Path:
 
 
 def start_described(initial: str = IMAGENET, licence: str = "") -> dict[str, str]:
-    """For a model card: the origin and the licence of the weights with which training starts."""
+    """Describe the origin and the licence of the weights with which training starts, for a model card.
+    ``initial``: as in :func:`start_file`; ``licence``: of a file.
+    """
     path, packaged = start_file(initial), initial == IMAGENET
     if path is None:
         return {"backbone": NAME, "weights": RANDOM}
@@ -466,9 +478,8 @@ HEADS = ("classifier", "fc.", "_fc.", "head", "heads", "AuxLogits.", "aux1.", "a
 
 
 def fill_from(network: Any, path: Path, name: str, heads: Sequence[str]) -> tuple[str, ...]:
-    """Fill the network ``name`` from ``path``, except ``heads`` (:func:`.checkpoints.fill`).
-
-    Raises ExperimentError, DataMissing.
+    """Fill the network ``name`` from the file ``path``, except the parameters whose names begin with
+    ``heads`` (:func:`fill`). Raises ExperimentError, DataMissing.
     """
     try:
         state = read_weights(path)
@@ -485,10 +496,9 @@ def fill_from(network: Any, path: Path, name: str, heads: Sequence[str]) -> tupl
 def classifier(
     initial: str, labels: int, size: int, dropout: float = 0.3, drop_connect: float = 0.2
 ) -> PlacedClassifier:
-    """A classifier with the weights of :func:`start_file` in its trunk.
-
-    ``drop_connect``: share 0 to 1 of the last block's residual branches that training drops at random, less
-    in earlier blocks. Raises ExperimentError, DataMissing.
+    """Create a chest classifier whose backbone has the weights of :func:`start_file`. ``drop_connect``: share
+    0 to 1 of the last block's residual branches that training drops at random, less in earlier blocks. Raises
+    ExperimentError, DataMissing.
     """
     network = PlacedClassifier(labels, size, dropout, drop_connect)
     if (path := start_file(initial)) is not None:
@@ -519,6 +529,7 @@ class Perception(nn.Module):
     """
 
     def __init__(self) -> None:
+        """Load the weights."""
         super().__init__()
         self.backbone = classifier(IMAGENET, 1, SIDE).backbone
         self.requires_grad_(False)
@@ -548,7 +559,7 @@ class Perception(nn.Module):
         return features
 
     def _stem(self, pictures: Tensor) -> Tensor:
-        """The output of the first layer."""
+        """The output of the network's first layer."""
         # (value - 127) / 128 of 0..255 is what the weights were trained with: -1..1 but for half a level.
         x: Tensor = self.backbone._swish(self.backbone._bn0(self.backbone._conv_stem(pictures)))
         return x
@@ -570,6 +581,7 @@ class OutlineNetwork(nn.Module):
     """
 
     def __init__(self, outlines: int) -> None:
+        """``outlines``: the number of structures."""
         super().__init__()
         trunk = EfficientNet.from_name(NAME, image_size=ORGANS_SIDE)
         self.stem, self.norm, self.act = trunk._conv_stem, trunk._bn0, trunk._swish
@@ -584,6 +596,7 @@ class OutlineNetwork(nn.Module):
         self.head = nn.Conv2d(below, outlines, 1)
 
     def forward(self, images: Tensor) -> Tensor:
+        """The logits of the outlines of ``images``."""
         return self.outline(*self.seen(images))
 
     def seen(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -597,14 +610,16 @@ class OutlineNetwork(nn.Module):
         return self.context(skips.pop()), skips
 
     def outline(self, x: Tensor, skips: Sequence[Tensor]) -> Tensor:
-        """The logits from the two outputs of :meth:`seen`."""
+        """The outlines' logits, from the two outputs of :meth:`seen`."""
         for block, skip in zip(self.up, reversed(skips), strict=True):
             x = block(torch.cat([_doubled(x), skip], 1))
         return _doubled(self.head(x))
 
 
 def outline_network(outlines: int) -> OutlineNetwork:
-    """The network with ImageNet weights in its trunk. Raises ExperimentError, DataMissing."""
+    """Create an outline network with ImageNet weights in its backbone. Raises ExperimentError,
+    DataMissing.
+    """
     network = OutlineNetwork(outlines)
     with torch.random.fork_rng(devices=[]):  # what is built after this does not depend on the file
         trunk = EfficientNet.from_name(NAME, image_size=ORGANS_SIDE)
@@ -617,21 +632,25 @@ def outline_network(outlines: int) -> OutlineNetwork:
 
 
 class Probabilities(nn.Module):
-    """The network for export, with probabilities 0..1 in place of logits."""
+    """An outline network for export, whose outputs are probabilities 0..1 in place of logits."""
 
     def __init__(self, network: nn.Module) -> None:
+        """Wrap ``network``."""
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The probabilities of ``images``."""
         found = self.network(images)
         return tuple(map(torch.sigmoid, found)) if isinstance(found, tuple) else torch.sigmoid(found)
 
 
-def export_outlines(
+def export_outline_network(
     graph: Probabilities, shape: tuple[int, int], outputs: Sequence[str], path: Path, batch: str = "variants"
 ) -> None:
-    """Write ``graph``: input ``images [N, 3, *shape]``; ``batch``: the name of its free dimension."""
+    """Write the outline network ``graph`` as an ONNX file to ``path``: input ``images [N, 3, *shape]``, the
+    names ``outputs``; ``batch``: the name of the free dimension N.
+    """
     export(graph, (torch.zeros(2, 3, *shape),), {"images": {0: Dim(batch, max=16)}}, outputs, path)
 
 
@@ -641,22 +660,24 @@ class HeadNetwork(nn.Module):
     """
 
     def __init__(self, outlines: OutlineNetwork | None = None) -> None:
+        """``outlines``: the network for the outline; None creates one."""
         super().__init__()
         self.outlines = outlines or OutlineNetwork(1)
         self.present = nn.Linear(CONTEXT, 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits of the outline and of "there is a head" of ``images``."""
         x, skips = self.outlines.seen(images)
         return self.outlines.outline(x, skips)[:, 0], self.present(x.mean((2, 3)))[:, 0]
 
 
 def _doubled(x: Tensor) -> Tensor:
-    """A map at twice its size."""
+    """Enlarge a map to twice its size."""
     return interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
 def _block(before: int, after: int, reach: int = 1) -> nn.Sequential:
-    """Two layers of a convolution; ``reach``: its dilation."""
+    """Two convolutions, each with batch normalisation and ReLU; ``reach``: their dilation."""
     return nn.Sequential(
         nn.Conv2d(before, after, 3, padding=reach, dilation=reach, bias=False),
         nn.BatchNorm2d(after),

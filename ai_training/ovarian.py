@@ -71,7 +71,7 @@ from ai_training.networks import (
     SCALE,
     OutlineNetwork,
     Probabilities,
-    export_outlines,
+    export_outline_network,
     fill_from,
     fuse,
     imagenet_file,
@@ -139,7 +139,7 @@ def ovarian_frames(data: Path) -> tuple[OvarianFrame, ...]:
 
 
 def _frame(image: SetImage) -> OvarianFrame:
-    """An image of a set as a frame. Raises DataMissing."""
+    """Convert an image of a set to a frame. Raises DataMissing."""
     known = [label for label in LABELS if label in image.labels]
     if len(known) != 1 or len(image.masks) != 1:
         raise DataMissing(f"{image.path}: a mask and one of {', '.join(LABELS)} were expected")
@@ -151,7 +151,9 @@ def _frame(image: SetImage) -> OvarianFrame:
 
 
 def folds(frames: Sequence[OvarianFrame]) -> npt.NDArray[np.intp]:
-    """The fold of each frame, 0 to :data:`FOLDS` - 1: groups stay together, every class is spread evenly."""
+    """The cross-validation fold of each frame, 0 to :data:`FOLDS` - 1: groups stay together, every class is
+    spread evenly.
+    """
     found = np.zeros(len(frames), np.intp)
     splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=FOLD_SEED)
     labels = [frame.label for frame in frames]
@@ -162,22 +164,22 @@ def folds(frames: Sequence[OvarianFrame]) -> npt.NDArray[np.intp]:
 
 
 def grey(picture: Grey) -> Grey:
-    """A displayed picture, RGB or grey, as grey levels ``[rows, columns]``."""
+    """Convert a displayed picture, RGB or grey, to grey levels ``[rows, columns]``."""
     return picture if picture.ndim == 2 else np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
 def reduced(pictures: Sequence[Grey]) -> Grey:
-    """Displayed pictures after the preprocessing :data:`CHAIN`: ``[N, side, side]``."""
+    """Reduce displayed pictures by the preprocessing :data:`CHAIN` to ``[N, side, side]``."""
     return np.stack([reduce(grey(picture), CHAIN)[0] for picture in pictures])
 
 
 class LiteTrunk(nn.Module):
-    """EfficientNet-Lite0 without its head: ``[N, 3, size, size]`` → feature maps ``[N, C, h, w]``.
-
-    The stem and the first ``frozen`` blocks keep their weights and statistics.
+    """The backbone EfficientNet-Lite0 without its classifier: ``[N, 3, size, size]`` → feature maps ``[N, C,
+    h, w]``. The first layer and the first ``frozen`` blocks do not learn.
     """
 
     def __init__(self, size: int, frozen: int) -> None:
+        """``size``: side of the input in pixels."""
         super().__init__()
         self.network = EfficientNet.from_name(NAME, image_size=size)
         self.channels = int(self.network._fc.in_features)
@@ -212,19 +214,23 @@ class LiteTrunk(nn.Module):
 
 
 class CystClassifier(nn.Module):
-    """Trunk, mean over its feature maps, linear head: ``logits [N, labels]``, ``features [N, C, h, w]``."""
+    """The classifier of ovarian frames: backbone, mean over its feature maps, linear layer. It returns
+    ``logits [N, labels]`` and ``features [N, C, h, w]``.
+    """
 
     def __init__(self, trunk: LiteTrunk, labels: int, dropout: float = 0.3) -> None:
+        """``labels``: the number of classes."""
         super().__init__()
         self.trunk = trunk
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(trunk.channels, labels)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and features of ``images``."""
         return self.upper(self.trunk.lower(images))
 
     def upper(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The outputs of ``forward``, from the output of the trunk's ``lower``."""
+        """Logits and features, from the output ``x`` of the frozen layers."""
         features = self.trunk.upper(x)
         return self.head(self.dropout(features.mean((2, 3)))), features
 
@@ -238,11 +244,13 @@ class CystEnsemble(nn.Module):
     """
 
     def __init__(self, networks: Sequence[CystClassifier]) -> None:
+        """Join the trained ``networks``."""
         super().__init__()
         self.networks = tuple(networks)
         self.parts = nn.ModuleList(networks)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, features and places of ``images``."""
         return self.upper(self.lower(images), self.lower(images.flip(3)))
 
     def lower(self, images: Tensor) -> Tensor:
@@ -285,15 +293,16 @@ class VectorScaling:
     intercepts: Doubles
 
     def __call__(self, logits: Doubles) -> Doubles:
-        """``[N, labels]`` logits → probabilities with the sum 1."""
+        """Convert ``logits [N, labels]`` to probabilities with the sum 1."""
         return np.asarray(softmax(self.slope * logits + self.intercepts, axis=1))
 
 
 def scaled(logits: Doubles, truth: Ints) -> VectorScaling:
-    """The scaling that makes ``truth [N]`` most likely."""
+    """Fit the calibration that makes the labels ``truth [N]`` most likely."""
     labels, rows = logits.shape[1], np.arange(len(truth))
 
     def loss(parameters: Doubles) -> float:
+        """The negative log-likelihood of slope and intercepts, with a penalty."""
         found = softmax(parameters[0] * logits + parameters[1:], axis=1)[rows, truth]
         # The squared intercepts count too: small classes must not run away.
         return float(-np.log(np.maximum(found, 1e-12)).mean() + 0.02 * (parameters[1:] ** 2).mean())
@@ -303,7 +312,7 @@ def scaled(logits: Doubles, truth: Ints) -> VectorScaling:
 
 
 def cross_fitted(logits: Doubles, truth: Ints, folds: Ints) -> Doubles:
-    """Calibrated probabilities of each fold, by a scaling fitted to the other folds."""
+    """Calibrate ``logits`` fold by fold, each by a calibration fitted to the other folds."""
     found = np.zeros_like(logits)
     for fold in np.unique(folds):
         others = folds != fold
@@ -312,8 +321,8 @@ def cross_fitted(logits: Doubles, truth: Ints, folds: Ints) -> Doubles:
 
 
 def answer_threshold(probabilities: Doubles, truth: Ints) -> float:
-    """The least probability of the likeliest class from which on a share :data:`RIGHT` of the answers is
-    right.
+    """The least probability of the likeliest class at which a share :data:`RIGHT` of the frames at or above
+    it is classified rightly.
     """
     sure, right = probabilities.max(1), probabilities.argmax(1) == truth
     order = np.argsort(-sure, kind="stable")
@@ -333,7 +342,9 @@ TABLE, GATE = "out_of_fold.csv", "gate.csv"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldOut:
-    """Predictions for N frames: ``labels [N]``, ``groups``, ``folds [N]``, ``logits [seeds, N, labels]``."""
+    """The predictions for N frames by networks that were not trained on them: ``folds [N]``, ``logits [seeds,
+    N, labels]``.
+    """
 
     frames: tuple[OvarianFrame, ...]
     folds: Ints
@@ -356,7 +367,7 @@ class HeldOut:
 
 
 def write_predictions(held_out: HeldOut, folder: Path = FOLDER) -> Path:
-    """Write the table: a row for each seed and frame."""
+    """Write the predictions as a CSV table with a row for each seed and frame; returns its path."""
     rows = [
         ("seed", "file", "fold", *LABELS),
         *(
@@ -421,9 +432,8 @@ def other_pictures(data: Path, split: str, seed: int = 1) -> dict[str, list[Grey
 
 
 def fit_gate(frames: Singles, others: Mapping[str, Singles], seed: int = 1) -> FeatureGate:
-    """Fit the gate to pooled features ``[N, C]`` of training frames and of other pictures; its limit is 1.
-
-    Without other pictures the gate has only the directions, and a limit in their units.
+    """Fit the domain gate to mean features ``[N, C]`` of training frames and of other pictures; its limit is
+    1. Without other pictures the gate has only the directions, and a limit in their units.
     """
     plain = directions_of(frames, min(DIRECTIONS, len(frames)))
     if not others:
@@ -439,24 +449,26 @@ def fit_gate(frames: Singles, others: Mapping[str, Singles], seed: int = 1) -> F
 
 
 def write_gate(rows: Iterable[tuple[str, str, int, float]], path: Path) -> None:
-    """Write a table of the folds' gates: a row with set, file, fold and distance (accepted up to 1) for each
-    frame.
+    """Write a table of how the domain gates of the folds judge frames: rows with set, file, fold and distance
+    (accepted up to 1).
     """
     lines = ((name, picture, fold, f"{distance:.4f}") for name, picture, fold, distance in rows)
     _write_table(path, [("set", "file", "fold", "distance"), *lines])
 
 
 def gate_limit(path: Path) -> float:
-    """The distance below which a share :data:`TRUE_POSITIVE_RATE` of the held-out frames lies."""
+    """The distance within which a share :data:`TRUE_POSITIVE_RATE` of the held-out frames lies, from the
+    table ``path`` of :func:`write_gate`.
+    """
     return float(np.quantile(_distances(path), TRUE_POSITIVE_RATE))
 
 
 def gate_figures(
     path: Path, classifier: OvarianClassifier, data: Path, report: Report = silent
 ) -> dict[str, Any]:
-    """The accepted share of the pictures of each set, with its exact interval over pictures. Frames are
-    judged by the gates of folds that have not seen them, other pictures of the test splits by the shipped
-    gate. Raises DataMissing.
+    """The share of the pictures of each set that the domain gate accepts, with its exact interval over
+    pictures. Frames are judged by the gates of folds that have not seen them (table ``path``), other pictures
+    of the test splits by the gate of ``classifier``. Raises DataMissing.
     """
     limit = classifier.card.gate.threshold if classifier.card.gate else 1.0
     others, gate = other_pictures(data, "test"), PixelGate(classifier)
@@ -472,7 +484,7 @@ def gate_figures(
 
 
 def _distances(path: Path) -> npt.NDArray[np.float64]:
-    """The distance of each held-out frame from the domain, as the gate measured it."""
+    """The distance of each held-out frame from the training frames, from the table of :func:`write_gate`."""
     with path.open(newline="", encoding="utf-8") as file:
         return np.array([float(row["distance"]) for row in csv.DictReader(file) if row["set"] == FRAMES])
 
@@ -547,29 +559,31 @@ def train(
 
 
 def _outside(run: str, fold: Ints) -> npt.NDArray[np.bool_]:
-    """Which frames are left out of the run ``run``."""
+    """Which frames the training run ``run`` (number of a fold, or :data:`ALL`) does not train on."""
     return np.asarray(fold == (-1 if run == ALL else int(run)))
 
 
 def new_classifier(recipe: OvarianRecipe) -> CystClassifier:
-    """The network of ``recipe`` before its first step, with ImageNet weights. Raises ExperimentError."""
+    """Create the network of ``recipe`` with ImageNet weights. Raises ExperimentError."""
     trunk = LiteTrunk(recipe.size, recipe.frozen)
     fill_from(trunk.network, imagenet_file(), NAME, HEADS)
     return CystClassifier(trunk, len(LABELS))
 
 
 def trained_classifier(folder: Path, recipe: OvarianRecipe) -> CystClassifier:
-    """The network of a run in ``folder``, ready for inference."""
+    """Load the network of a training run in ``folder``, ready for inference."""
     return best_of(new_classifier(recipe), folder)
 
 
 def ensemble(out: Path, recipe: OvarianRecipe, seeds: Sequence[int], name: str) -> CystEnsemble:
-    """The networks of all seeds for the run ``name``, ready for inference."""
+    """Load the networks of all seeds for the run ``name`` below ``out``, ready for inference."""
     return CystEnsemble([trained_classifier(out / f"seed-{seed}" / name, recipe) for seed in seeds]).eval()
 
 
 def outputs_of(network: CystEnsemble, pixels: Grey, size: int, batch: int = 16) -> tuple[Singles, Singles]:
-    """Logits ``[N, labels]`` and pooled features ``[N, C]`` for reduced pictures ``[N, side, side]``."""
+    """Logits ``[N, labels]`` and mean features ``[N, C]`` for reduced pictures ``[N, side, side]``. ``size``:
+    side of the input; ``batch``: pictures run at once.
+    """
     return outputs_above(network, lower_of(network, pixels, size, batch))
 
 
@@ -596,16 +610,18 @@ def outputs_above(network: CystEnsemble, lower: Sequence[Both]) -> tuple[Singles
 
 
 class OvarianBatches(Dataset[tuple[Tensor, Tensor]]):
-    """Batch i of a run: outputs of the frozen layers ``[B, C, h, w]``, of ``seen [N, copies, C, h, w]``, and
-    labels ``[B]``, drawn from (seed, i) alone.
+    """The training batches of a run; item i is outputs of the frozen layers ``[B, C, h, w]``, taken from
+    ``seen [N, copies, C, h, w]``, and labels ``[B]``, drawn from (seed, i) alone.
     """
 
     def __init__(self, recipe: OvarianRecipe, labels: Ints, rows: Ints, seen: Tensor) -> None:
+        """``labels [N]``: the classes; ``rows``: the frames that may be drawn."""
         self._recipe, self._labels, self._rows, self._seen = recipe, labels, rows, seen
         odds = np.bincount(labels[rows], minlength=len(LABELS))[labels[rows]] ** -recipe.balance
         self._odds = odds / odds.sum()
 
     def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor]:
+        """Make the batch of step ``iteration``."""
         random = np.random.default_rng((self._recipe.seed, iteration))
         rows = random.choice(self._rows, self._recipe.batch, p=self._odds)
         labels = torch.from_numpy(self._labels[rows])
@@ -614,7 +630,7 @@ class OvarianBatches(Dataset[tuple[Tensor, Tensor]]):
 
 
 def _seen_copies(pixels: Grey, recipe: OvarianRecipe, report: Report) -> Tensor:
-    """The output ``[N, copies, C, h, w]`` (float16) of the frozen layers for random copies of each frame."""
+    """Run the frozen layers on random copies of each frame: ``[N, copies, C, h, w]`` (float16)."""
     network = new_classifier(recipe).eval().to(run_options().chosen_device())
     found = []
     for number in followed(range(len(pixels)), report, "copies through the frozen part"):
@@ -625,14 +641,14 @@ def _seen_copies(pixels: Grey, recipe: OvarianRecipe, report: Report) -> Tensor:
 
 
 def _seen_by(network: nn.Module, squares: Grey) -> Tensor:
-    """Pictures of the network's size as its input."""
+    """Convert pictures of the network's size to its input."""
     values = input_of(network, normalise(squares, MEAN, SCALE))
     return values.contiguous(memory_format=torch.channels_last)
 
 
 def augmented(picture: Grey, how: OvarianRecipe, random: np.random.Generator) -> Grey:
-    """A random copy ``[size, size]``: perhaps mirrored, turned, scaled, shifted, with other
-    gamma and gain.
+    """Make a random copy ``[size, size]``: perhaps mirrored, turned, scaled, shifted, with other gamma and
+    gain.
     """
     matrix = motion(picture.shape[0], how, random)
     moved = cv2.warpAffine(picture, matrix, (how.size, how.size), flags=cv2.INTER_AREA)
@@ -654,7 +670,7 @@ def motion(side: int, how: OvarianRecipe, random: np.random.Generator) -> npt.ND
 
 
 def exposed(picture: Grey, how: OvarianRecipe, random: np.random.Generator) -> Grey:
-    """``picture`` with a random gamma and gain."""
+    """Return ``picture`` with a random gamma and gain."""
     gamma = np.exp(random.uniform(-how.contrast, how.contrast) * 2)
     gain = np.exp(random.uniform(-how.contrast, how.contrast))
     levels = 255.0 * gain * (np.arange(256) / 255.0) ** gamma
@@ -675,6 +691,9 @@ class _OvarianRun(TrainingRun):
         held_out: npt.NDArray[np.bool_],
         seen: Tensor,
     ) -> None:
+        """Prepare the run: ``pixels``: reduced frames; ``held_out``: the frames not to train on; ``seen``:
+        the frozen layers' outputs for copies of all frames.
+        """
         seed_all(recipe.seed)
         self.recipe, self.pixels, self.seen = recipe, pixels, seen
         self.labels = np.array([frame.label for frame in frames], np.intp)
@@ -692,9 +711,11 @@ class _OvarianRun(TrainingRun):
         super().__init__(out, json.dumps(asdict(recipe)), plan, network)
 
     def examples(self) -> OvarianBatches:
+        """The training batches."""
         return OvarianBatches(self.recipe, self.labels, self.rows, self.seen)
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """The loss of one batch."""
         images, labels = batch
         images = images.contiguous(memory_format=torch.channels_last)
         network = cast(CystClassifier, self.network)
@@ -703,6 +724,7 @@ class _OvarianRun(TrainingRun):
         return cross_entropy(logits.float(), labels, label_smoothing=self.recipe.smoothing)
 
     def validate(self) -> Validation:
+        """Measure the accuracy on the frames that are held out."""
         network = CystEnsemble([cast(CystClassifier, self.average.eval())])
         logits, _ = outputs_of(network, self.pixels[self.held_out], self.recipe.size)
         right = (
@@ -718,8 +740,8 @@ OUTLINES = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutlineRecipe(Recipe):
-    """The settings of a run. ``frozen``: first blocks that do not learn; ``copies``: how far copies of frames
-    differ.
+    """The settings of a training run of the outline network. ``frozen``: first blocks that do not learn;
+    ``copies``: how far copies of frames differ.
     """
 
     size: int = 192
@@ -736,11 +758,10 @@ class OutlineRecipe(Recipe):
 def train_and_ship(
     data: Path, out: Path, epochs: float | None, seeds: Sequence[int], threads: int, report: Report = silent
 ) -> Path:
-    """Train the folds and the network that ships, once for each of ``seeds``, and the outline; returns the
-    card.
-
-    Complete parts in ``out`` are not trained again. ``epochs``: passes over the frames, the outline's steps
-    in proportion; None: the shipped recipe's. Raises DataMissing, ExperimentError.
+    """Train the classifier of ovarian frames for every fold and on all frames, once for each of ``seeds``,
+    and the outline network, and export both; returns the path of the model card. Complete parts in ``out``
+    are not trained again. ``epochs``: passes over the frames (the outline network's steps change in the same
+    proportion); None: as the released model. Raises DataMissing, ExperimentError.
     """
     torch.set_num_threads(threads)
     recipe, outline = OvarianRecipe(), OutlineRecipe(threads=threads)
@@ -774,13 +795,16 @@ def pairs_of(frames: Sequence[OvarianFrame]) -> tuple[Grey, Grey]:
 
 
 class OutlineBatches(Dataset[tuple[Tensor, Tensor]]):
-    """Batch i of a run: images ``[B, 3, size, size]``, masks ``[B, 1, size, size]`` 0 to 1, drawn from
-    (seed, i) alone."""
+    """The training batches of a run; item i is images ``[B, 3, size, size]`` and masks ``[B, 1, size, size]``
+    0 to 1, drawn from (seed, i) alone.
+    """
 
     def __init__(self, recipe: OutlineRecipe, pictures: Grey, masks: Grey) -> None:
+        """``pictures``, ``masks``: reduced frames and their masks, ``[N, side, side]``."""
         self._recipe, self._pictures, self._masks = recipe, pictures, masks
 
     def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor]:
+        """Make the batch of step ``iteration``."""
         how, size = self._recipe.copies, self._recipe.size
         random = np.random.default_rng((self._recipe.seed, iteration))
         images, masks = [], []
@@ -802,21 +826,25 @@ class _OutlineRun(RecipeRun[OutlineRecipe]):
     CHOSEN_BY = "dice"
 
     def __init__(self, data: Path, out: Path, recipe: OutlineRecipe) -> None:
+        """Read the frames of the splits train and val."""
         super().__init__(out, recipe)
         frames = ovarian_frames(data)
         self.pairs = pairs_of([frame for frame in frames if frame.split == "train"])
         self.checked = pairs_of([frame for frame in frames if frame.split == "val"])
 
     def new_network(self) -> OutlineNetwork:
+        """The network before its first step, its first blocks frozen."""
         network = outline_network(OUTLINES)
         for part in (network.stem, network.norm, *network.blocks[: self.recipe.frozen]):
             part.requires_grad_(False)
         return network
 
     def examples(self) -> OutlineBatches:
+        """The training batches."""
         return OutlineBatches(self.recipe, *self.pairs)
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """The loss of one batch."""
         images, masks = batch
         with self.autocast():
             logits = self.network(images.contiguous(memory_format=torch.channels_last)).float()
@@ -825,6 +853,7 @@ class _OutlineRun(RecipeRun[OutlineRecipe]):
         )
 
     def validate(self) -> Validation:
+        """Measure the mean Dice on the validation split."""
         found = [self._dice(picture, mask) for picture, mask in zip(*self.checked, strict=True)]
         mean = float(np.mean(found))
         return Validation({"dice": mean}, f"Dice {mean:.4f}", self.average.state_dict())
@@ -862,8 +891,8 @@ def ship(
     seeds: Sequence[int],
     report: Report = silent,
 ) -> Path:
-    """Write predictions, gate, networks and card into ``out`` from the finished runs below it; returns the
-    card. Raises DataMissing, or OSError if a run is missing.
+    """Write predictions, domain gate, networks and model card into ``out`` from the finished runs below it;
+    returns the card's path. Raises DataMissing, or OSError if a run is missing.
     """
     held_out = predict(data, out, recipe, seeds, report)
     classifier = ensemble(out, recipe, seeds, ALL)
@@ -874,7 +903,7 @@ def ship(
     store_in_half(out / f"{ID}.onnx")
     outliner = Probabilities(best_of(OutlineNetwork(OUTLINES), out / "outline")).eval()
     side, path = outline.size, out / f"{ID}.outline.onnx"
-    export_outlines(outliner, (side, side), ("lesion",), path, "pictures")
+    export_outline_network(outliner, (side, side), ("lesion",), path, "pictures")
     return write_card(out, ovarian_set(data).title, held_out, recipe, outline)
 
 
@@ -885,8 +914,8 @@ def predict(
     seeds: Sequence[int],
     report: Report = silent,
 ) -> HeldOut:
-    """Write below ``out`` what the networks and gates of the folds predict for frames that they have not
-    seen, and the gate that ships.
+    """Predict each frame by the networks and domain gates of folds that have not seen it; write the
+    predictions, and the released domain gate, below ``out``.
     """
     frames = ovarian_frames(data)
     pixels, fold = reduced([frame.rgb() for frame in frames]), folds(frames)
@@ -906,9 +935,9 @@ def predict(
 def write_card(
     folder: Path, title: str, held_out: HeldOut, recipe: OvarianRecipe, outline: OutlineRecipe
 ) -> Path:
-    """Write the card beside the weights in ``folder``; ``title``: the training set.
-
-    ``ai-pipeline evaluate ovarian`` adds the figures.
+    """Write the model card beside the weights in ``folder``; returns its path. ``title``: the training set;
+    ``held_out``: the predictions to which thresholds are fitted. ``ai-pipeline evaluate ovarian`` adds the
+    figures.
     """
     limit = round(gate_limit(folder / FOLDER.name / GATE), 4)
     truth, logits = held_out.labels, held_out.mean
@@ -1011,8 +1040,8 @@ def _gates(
     pixels: Grey,
     report: Report,
 ) -> None:
-    """Fit the gate of each run. The gate of a fold is judged on frames that it has not seen; the gate of all
-    frames ships.
+    """Fit the domain gate of each run below ``out``. The gate of a fold is judged on frames that it has not
+    seen; that of all frames is released.
     """
     names = np.array([frame.name for frame in held_out.frames])
     # The frozen part is the same in all networks: what it makes of the pictures is made once.
@@ -1044,7 +1073,9 @@ EVERY_LABEL = tuple(range(len(LABELS)))
 
 
 def classification(held_out: HeldOut) -> dict[str, Any]:
-    """Figures of out-of-fold predictions: AUC, accuracy, calibration, risk, coverage, two binary tasks."""
+    """The figures of predictions for unseen frames: AUC, accuracy, calibration, risk, coverage, two binary
+    tasks.
+    """
     truth, weights = held_out.labels, patient_weights(held_out.groups)
     found = cross_fitted(held_out.mean, truth, held_out.folds)
     hot = np.eye(len(LABELS))[truth]
@@ -1091,8 +1122,9 @@ def classification(held_out: HeldOut) -> dict[str, Any]:
 
 
 def risk_coverage(found: Floats, right: Floats, weights: Floats) -> list[dict[str, Any]]:
-    """The model's accuracy if it answers only for its surest frames: share answered, least probability, share
-    right.
+    """The model's accuracy if it only classifies a share of the frames, the surest: for each share the least
+    probability and the share that is right. ``found``: probabilities; ``right``: whether each frame is
+    classified rightly; ``weights``: those of resamples.
     """
     sure, rows = found.max(1), []
     for coverage in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3):
@@ -1106,8 +1138,8 @@ def risk_coverage(found: Floats, right: Floats, weights: Floats) -> list[dict[st
 
 
 def answer_figures(held_out: HeldOut, threshold: float, absent_below: float) -> dict[str, Any]:
-    """Figures at the thresholds of a card, on probabilities calibrated on other folds; a normal ovary and a
-    malignant lesion are never called.
+    """Figures at the thresholds of a model card, on probabilities calibrated on other folds; a normal ovary
+    and a malignant lesion are never called.
     """
     truth, weights = held_out.labels, patient_weights(held_out.groups)
     found = cross_fitted(held_out.mean, truth, held_out.folds)
@@ -1136,7 +1168,7 @@ def answer_figures(held_out: HeldOut, threshold: float, absent_below: float) -> 
 
 
 def _right_of(called: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_], weights: Floats) -> dict[str, Any]:
-    """The number of frames that were ``called`` something, and the share that is right."""
+    """The number of frames that were ``called`` something, and the share of these that is right."""
     value = float((called & right).sum() / max(called.sum(), 1))
     with np.errstate(invalid="ignore", divide="ignore"):
         drawn = (weights @ (called & right)) / (weights @ called)
@@ -1146,8 +1178,9 @@ def _right_of(called: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_], weigh
 def binary(
     found: Floats, hot: Floats, positive: Sequence[int], held_out: HeldOut, weights: Floats
 ) -> dict[str, Any]:
-    """The columns of the published table for the question "one of ``positive``?"; the cut of each fold is
-    chosen by Youden's J on the other folds. ``*_at_31``: re-weighted to the published share of positives.
+    """The columns of the published table for the task of telling the classes ``positive`` from the others;
+    the threshold of each fold is chosen by Youden's J on the other folds. ``found``: probabilities; ``hot``:
+    the truth as 0 and 1 per class. ``*_at_31``: re-weighted to the published share of positives.
     """
     truth, score = hot[:, positive].sum(1), found[:, positive].sum(1)
     called = np.zeros(len(truth), np.bool_)
@@ -1188,10 +1221,9 @@ def _columns(counts: Floats) -> dict[str, Floats]:
 
 
 def evaluate(data: Path, models_dir: Path | None, report: Report = silent) -> dict[str, Any]:
-    """All figures. The outline, and the gate on other pictures, are measured with the card's networks on the
-    test splits; all other figures come from the committed predictions of the folds.
-
-    Raises DataMissing, CardError.
+    """Measure the ovarian model; returns all figures. The outline, and the domain gate on other pictures, are
+    measured with the model card's networks on the test splits; all other figures come from the committed
+    predictions of the folds. ``models_dir``: folder of a site's own models. Raises DataMissing, CardError.
     """
     frames, card = ovarian_frames(data), find(ID, models_dir)
     held_out = read_predictions(frames)

@@ -46,10 +46,9 @@ PICTURES = {
 
 @dataclass(frozen=True, slots=True)
 class FiguresTable:
-    """Part of a page: the table of a card at ``path`` (keys with ``>`` between), if the card has it.
-
-    ``columns``: key and heading of each figure; a key may be a path, keys with ``+`` between share a cell.
-    ``rows``: heading of the rows' names, "" without; None: a list of lines.
+    """Describes a section of a documentation page: the table of a model card at ``path`` (keys with ``>``
+    between), if the card has it. ``columns``: key and heading of each figure; a key may be a path, keys with
+    ``+`` between share a cell. ``rows``: heading of the rows' names, "" without; None: a list of lines.
     """
 
     path: str
@@ -62,7 +61,9 @@ class FiguresTable:
 
 @dataclass(frozen=True, slots=True)
 class FiguresPage:
-    """A page of figures of the cards that have one of the tables ``kinds``. ``note``: what opens it."""
+    """Describes a documentation page with figures of the model cards that have one of the tables ``kinds``.
+    ``note``: the text at its beginning.
+    """
 
     file: str
     title: str
@@ -370,7 +371,7 @@ PAGES = (
 
 
 def pages() -> dict[str, str]:
-    """The text of each page by its name below docs/, from the shipped cards."""
+    """The text of each documentation page, by its name below docs/, made from the shipped model cards."""
     cards = shipped_cards()
     found = {CARDS: "\n".join([OPENING, *(line for card in cards for line in card_lines(card))])}
     for page in PAGES:
@@ -384,7 +385,9 @@ def pages() -> dict[str, str]:
 
 
 def card_lines(card: Card) -> list[str]:
-    """What a card is for, its licence, weights and limits, a picture, and where its figures are."""
+    """The lines that say what a model card is for, its licence, weights and limits, a picture, and where its
+    figures are.
+    """
     drawn = PICTURES.get(card.id)
     anchor = "".join(c for c in _title(card).lower() if c.isalnum() or c in "-_ ").replace(" ", "-")
     links = [f"[{page.file[:-3]}](models/{page.file}#{anchor})" for page in PAGES if figure_lines(page, card)]
@@ -412,7 +415,7 @@ def card_lines(card: Card) -> list[str]:
 
 
 def figure_lines(page: FiguresPage, card: Card) -> list[str]:
-    """The lines of ``page`` on ``card``; none if the page has no figures of this card."""
+    """The lines of ``page`` with the figures of ``card``; none if the model card has none of them."""
     if not any(_at(card.details, kind) for kind in page.kinds):
         return []
     extra = {"chest.md": _findings, "ovarian.md": _findings, "chest-calls.md": _points}.get(
@@ -422,7 +425,7 @@ def figure_lines(page: FiguresPage, card: Card) -> list[str]:
 
 
 def _lines(card: Card, section: FiguresTable) -> Iterator[str]:
-    """The lines of one section; none if the card has no such figures."""
+    """The lines of one section; none if the model card has no such figures."""
     found, columns = _at(card.details, section.path) or {}, section.columns
     if section.rows is None:
         facts = [(words, _cell(found, key, section.digits)) for key, words in columns.items()]
@@ -441,7 +444,7 @@ def _lines(card: Card, section: FiguresTable) -> Iterator[str]:
 
 
 def _findings(card: Card) -> Iterator[str]:
-    """The labels of a chest classifier or of an ovarian one: codes, thresholds, whether they are reported."""
+    """The lines on the labels of a classifier: codes, thresholds, whether they are reported."""
     if card.details.get("metrics"):
         yield from ("### Findings", "")
         yield from markdown_table(
@@ -458,7 +461,9 @@ def _findings(card: Card) -> Iterator[str]:
 
 
 def _points(card: Card) -> Iterator[str]:
-    """A table for each operating point that was measured: what calls are worth, and the words they allow."""
+    """A table for each operating point that was measured: how often decisions are right, and the statements
+    that they allow.
+    """
     tested = card.details.get("metrics", {}).get("operating_points", {})
     rates = calls.calibrated_at(card) if tested else {}
     for point in points_of(card) if tested else ():
@@ -481,20 +486,20 @@ def _points(card: Card) -> Iterator[str]:
 
 
 def _at(table: Any, path: str) -> Any:
-    """The value at a path of nested tables, None without one."""
+    """The value at a ``path`` (keys with ``>`` between) of nested tables, None without one."""
     for key in path.split(">") if path else ():
         table = table.get(key) if isinstance(table, Mapping) else None
     return table
 
 
 def _cell(row: Any, key: str, digits: int) -> str:
-    """A cell of a table."""
+    """A cell of a Markdown table: the value at ``key`` of ``row``, rounded to ``digits``."""
     values = [_text(_at(row, part), digits) for part in key.split("+")]
     return "; ".join(values) if set(values) != {"–"} else "–"
 
 
 def _text(value: Any, digits: int = 3) -> str:
-    """A value of a card as text."""
+    """A value of a model card as text."""
     if isinstance(value, Mapping):
         return "; ".join(f"{name} {_text(part, digits)}" for name, part in value.items()) or "none"
     if isinstance(value, bool):
@@ -509,7 +514,7 @@ def _text(value: Any, digits: int = 3) -> str:
 
 
 def _title(card: Card) -> str:
-    """The name of a card with its version."""
+    """The name of a model card with its version."""
     return f"{card.id}, version {card.version}"
 
 

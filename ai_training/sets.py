@@ -41,10 +41,8 @@ DICOM = (".dcm", ".dicom")
 
 
 def rows(table: Path, split: str | None = None, needs: Sequence[str] = ()) -> list[dict[str, str]]:
-    """The rows of a CSV file (or .csv.gz) by the names in its first line; with ``split`` only rows of that
-    split.
-
-    Raises DataMissing, also if a column of ``needs`` is missing.
+    """Read the rows of a CSV file (or .csv.gz) as dictionaries by the names in its first line; with ``split``
+    only rows of that split. Raises DataMissing, also if a column of ``needs`` is missing.
     """
     if not table.is_file():
         raise DataMissing(
@@ -63,8 +61,8 @@ def rows(table: Path, split: str | None = None, needs: Sequence[str] = ()) -> li
 
 
 def number(row: dict[str, str], column: str, table: Path) -> float:
-    """The number in a column of a table row. Raises DataMissing with the table, the column and the wrong
-    value.
+    """Read the number in a ``column`` of a table's ``row``. Raises DataMissing with the table, the column and
+    the wrong value.
     """
     try:
         return float(row[column])
@@ -73,7 +71,7 @@ def number(row: dict[str, str], column: str, table: Path) -> float:
 
 
 def lines(path: Path) -> list[str]:
-    """The lines of a text file that are not blank. Raises DataMissing."""
+    """Read the lines of a text file that are not blank. Raises DataMissing."""
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -81,7 +79,7 @@ def lines(path: Path) -> list[str]:
 
 
 def read_grey(path: Path) -> Grey:
-    """A picture as grey levels ``[rows, columns]``, 0 to 255; DICOM as its header says. Raises
+    """Read a picture as grey levels ``[rows, columns]``, 0 to 255; DICOM as its header says. Raises
     DataMissing.
     """
     picture = _read(path, cv2.IMREAD_GRAYSCALE)
@@ -89,7 +87,7 @@ def read_grey(path: Path) -> Grey:
 
 
 def read_rgb(path: Path) -> Grey:
-    """A picture as RGB ``[rows, columns, 3]``, 0 to 255. Raises DataMissing."""
+    """Read a picture as RGB ``[rows, columns, 3]``, 0 to 255. Raises DataMissing."""
     picture = _read(path, cv2.IMREAD_COLOR)
     code = cv2.COLOR_GRAY2RGB if picture.ndim == 2 else cv2.COLOR_BGR2RGB
     return np.asarray(cv2.cvtColor(picture, code), np.uint8)
@@ -175,8 +173,8 @@ class MaskFile:
 
 @dataclass(frozen=True, slots=True)
 class SetBox:
-    """The corners (left, top, right, bottom) of a finding, in pixels of a square of ``side`` with the picture
-    in its middle.
+    """A box around a finding in a picture of a set. ``corners``: left, top, right, bottom, in pixels of a
+    square of ``side`` with the picture in its middle.
     """
 
     label: str
@@ -186,14 +184,13 @@ class SetBox:
 
 @dataclass(frozen=True, slots=True)
 class SetImage:
-    """One picture of a set, in the form that every reader returns.
-
-    ``name``: its name in the set. ``patient``: no patient is in two splits. ``split``: train, val, test, or
-    empty if the set has none. ``labels``: findings that are present; ``unsure``: findings that are neither
-    present nor absent. ``masks`` by the outlined structure. ``age`` in years, NaN if unknown. ``source``: the
-    part of the set, ``repository``: where that part came from. ``soft``: a teacher's probabilities of
-    :data:`LABELS`. ``measures``: further numbers by name. ``marks``: of :data:`LABELS`, 0 or 1, NaN if not
-    known (:func:`chest_set`).
+    """One picture of a set, in the form that every reader returns. ``name``: its name in the set.
+    ``patient``: the patient's id (no patient is in two splits). ``split``: train, val, test, or "" if the set
+    has none. ``labels``: findings that are present; ``unsure``: findings that are neither present nor absent.
+    ``masks`` by the outlined structure. ``age`` in years, NaN if unknown. ``source``: the part of the set,
+    ``repository``: where that part came from. ``soft``: a teacher model's probabilities of :data:`LABELS`.
+    ``measures``: further numbers by name. ``marks``: the labels as numbers in the order of :data:`LABELS`, 0
+    or 1, NaN if not known (:func:`chest_set`).
     """
 
     name: str
@@ -219,24 +216,24 @@ class SetImage:
         return self.age >= YOUNGEST
 
     def is_in(self, split: str) -> bool:
-        """True when the image belongs to ``split``, or when its manifest has no splits."""
+        """Whether the image belongs to ``split``; True for every split if the set has none."""
         return self.split in {split, ""}
 
 
 @dataclass(frozen=True, slots=True)
 class TruthBox(SetBox):
-    """A radiologist's box with its image."""
+    """A box that a radiologist drew, with its image."""
 
     image: SetImage
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSet:
-    """The set that a reader finds in a folder, with the facts that a fair measurement needs.
-
-    ``title``: name and source, for cards. ``labels``: the labels that the set covers. ``notes`` are printed
-    with the figures. ``main``: the source whose figures come first. ``natural``: the sources whose images
-    were not chosen by disease. ``left_out``: why a label of a source is not measured.
+    """A set of images as a reader finds it in a folder, with the facts that a fair measurement needs.
+    ``title``: name and source, for model cards. ``labels``: the labels that the set covers. ``notes`` are
+    printed with the figures. ``main``: the source whose figures come first. ``natural``: the sources whose
+    images were not chosen by disease. ``left_out``: why a label of a source is not measured, by source and
+    label.
     """
 
     title: str
@@ -262,7 +259,9 @@ class ImageSet:
 
 
 def corners(box: TruthBox) -> tuple[float, float, float, float]:
-    """``(left, top, right, bottom)`` as shares of the image's side, cut at the image's edges."""
+    """The corners of a box, ``(left, top, right, bottom)``, as shares of the image's side, cut at the image's
+    edges.
+    """
     left, top, right, bottom = (min(max(edge / box.side, 0.0), 1.0) for edge in box.corners)
     return left, top, right, bottom
 
@@ -276,8 +275,8 @@ PARTS = {"training": "train", "valid": "val", "validate": "val", "validation": "
 
 @dataclass(frozen=True, slots=True)
 class SetLayout:
-    """A layout of files. ``kinds``: of the pictures. ``needs``: patterns of files by which the layout is
-    recognised. ``read`` raises DataMissing.
+    """A known layout of files for a set. ``kinds``: of the pictures. ``needs``: patterns of files by which
+    the layout is recognised. ``read`` reads the set and raises DataMissing.
     """
 
     name: str
@@ -291,9 +290,8 @@ class SetLayout:
 
 
 def dealt(patients: Iterable[str], shares: Mapping[str, float]) -> dict[str, str]:
-    """A random split for each patient, always the same for the same patients (:data:`SEED`).
-
-    Every split gets a patient if there are enough.
+    """Assign each patient to a random split, always the same for the same patients (:data:`SEED`).
+    ``shares``: of the patients by split. Every split gets a patient if there are enough.
     """
     names = sorted(set(patients))
     order = np.random.default_rng(SEED).permutation(len(names)).tolist()
@@ -305,10 +303,9 @@ def dealt(patients: Iterable[str], shares: Mapping[str, float]) -> dict[str, str
 
 
 def in_splits(images: Sequence[SetImage], where: Path) -> tuple[SetImage, ...]:
-    """``images`` with train, val and test. Raises DataMissing if a patient is in two splits.
-
-    Official splits are used, but a missing val is taken from train. Without official splits, patients are
-    divided at random.
+    """Return ``images`` with the splits train, val and test. Official splits are used, but a missing val is
+    taken from train; without official splits, patients are divided at random. Raises DataMissing if a patient
+    is in two splits; ``where`` names the set in its text.
     """
     parts = {image.split for image in images}
     if parts == {""}:
@@ -324,7 +321,7 @@ def in_splits(images: Sequence[SetImage], where: Path) -> tuple[SetImage, ...]:
 
 
 def check_splits(where: Path, images: Iterable[Any]) -> None:
-    """Raise DataMissing if a patient is in more than one split."""
+    """Raise DataMissing if a patient is in more than one split; ``where`` names the set in its text."""
     splits: dict[str, set[str]] = {}
     for image in images:
         splits.setdefault(image.patient, set()).add(image.split)
@@ -344,17 +341,16 @@ def existing_images(images: Sequence[SetImage], folder: Path) -> tuple[tuple[Set
 
 
 def part_of(text: str | None) -> str:
-    """The name of a split in any set (``Train``, ``validate``, ``testing``) as train, val or test; others
-    unchanged.
+    """Translate the name of a split in any set (``Train``, ``validate``, ``testing``) to train, val or test;
+    others are unchanged.
     """
     name = (text or "").strip().lower()
     return PARTS.get(name, name)
 
 
 def years(text: str) -> float:
-    """An age in the spelling of any set (``58``, ``058Y``, ``006M``, ``011D``) in years.
-
-    NaN if it is missing or no age of a living person (ages above 400 are in ``Data_Entry_2017.csv``).
+    """Convert an age in the spelling of any set (``58``, ``058Y``, ``006M``, ``011D``) to years. NaN if it is
+    missing or no age of a living person (ages above 400 are in ``Data_Entry_2017.csv``).
     """
     value, unit = text.strip(), "Y"
     if value and value[-1].upper() in "YMWD":
@@ -373,7 +369,7 @@ HASHED, APART = 16, 44
 
 @cache
 def near_duplicates(paths: tuple[Path, ...]) -> tuple[str, ...]:
-    """The group of each picture: similar pictures share a group, also if linked by a third. Raises
+    """The name of each picture's group: similar pictures share a group, also if linked by a third. Raises
     DataMissing.
     """
     if not paths:
@@ -415,7 +411,9 @@ def read_table(where: Path) -> ImageSet:
 
 
 def _image(manifest: Path, row: dict[str, str], columns: list[str]) -> SetImage:
-    """A row of a manifest as an image. Raises DataMissing."""
+    """Convert a ``row`` of a manifest to an image. ``columns``: the columns that are labels. Raises
+    DataMissing.
+    """
     file = _first(row, FILES)
     named = frozenset((row.get("labels") or row.get("label") or "").split("|")) - {""}
     marks = {label: number(row, label, manifest) for label in columns if row[label]}
@@ -455,7 +453,9 @@ CITED = (
 
 
 def read_public(data: Path) -> ImageSet:
-    """Read both sets as one, with boxes and a teacher's probabilities. Raises DataMissing."""
+    """Read both public chest sets in ``data`` as one, with boxes and a teacher model's probabilities. Raises
+    DataMissing.
+    """
     soft, table = soft_labels(data / SETS[0] / SOFT), data / SETS[0] / BOXES
     boxes = defaultdict[str, list[SetBox]](list)
     for row in rows(table) if table.is_file() else []:
@@ -489,7 +489,7 @@ def read_public(data: Path) -> ImageSet:
 
 
 def soft_labels(path: Path) -> dict[str, tuple[float, ...]]:
-    """A teacher's probabilities by NIH file name; empty when there is no such file."""
+    """Read a teacher model's probabilities by NIH file name; empty when there is no such file."""
     if not path.exists():
         return {}
     with gzip.open(path, "rt", newline="") as file:
@@ -504,10 +504,9 @@ OURS = {"Infiltrate": "Infiltration", "Pleural Thickening": "Pleural_Thickening"
 
 
 def listed_boxes(path: Path) -> Iterator[tuple[str, SetBox]]:
-    """The boxes of a list (``BBox_List_2017.csv``, or JSON of ChestX-Det), each with its image's file name.
-
-    Labels that the classifier does not know and empty boxes are left out. Raises DataMissing if the list is
-    missing or cannot be read.
+    """Yield the boxes of a list (``BBox_List_2017.csv``, or JSON of ChestX-Det), each with its image's file
+    name before it. Labels that the classifier does not know and empty boxes are left out. Raises DataMissing
+    if the list is missing or cannot be read.
     """
     if not path.is_file():
         raise DataMissing(f"{path} is missing")
@@ -538,7 +537,9 @@ SOURCE, REPOSITORY = "nih", "NIH Clinical Center"
 
 
 def read_nih(folder: Path) -> ImageSet:
-    """Read the images that exist. Raises DataMissing if a list or all images are missing."""
+    """Read NIH ChestX-ray14 in its published layout; images that do not exist are left out. Raises
+    DataMissing if a list or all images are missing.
+    """
     patterns = ("images/*.png", "images_[0-9]*/images/*.png", "images_[0-9]*/*.png")
     files = {path.name: path for pattern in patterns for path in folder.glob(pattern)}
     table = next(
@@ -689,10 +690,8 @@ LAYOUTS = (
 
 
 def read_set(where: Path, kind: str) -> ImageSet:
-    """The set of ``kind`` in the folder ``where``, in its only sub-folder of a known layout, or in the table
-    ``where``.
-
-    Raises DataMissing.
+    """Read the set of ``kind``. ``where``: its folder, a folder with exactly one sub-folder in a known
+    layout, or a table file. Raises DataMissing.
     """
     if where.is_file():
         return read_table(where)
@@ -709,22 +708,23 @@ def read_set(where: Path, kind: str) -> ImageSet:
 
 
 def named_set(data: Path, name: str, kind: str) -> ImageSet:
-    """The set in the folder ``name`` of ``data``, or in ``data`` itself. Raises DataMissing."""
+    """Read the set of ``kind`` in the folder ``name`` of ``data``, or in ``data`` itself. Raises
+    DataMissing.
+    """
     return read_set(data / name, kind) if (data / name).is_dir() else read_set(data, kind)
 
 
 def part_of_set(folder: Path, split: str) -> tuple[SetImage, ...]:
-    """The pictures of ``split`` in ``folder``, whatever they show; none if the folder is missing or has no
-    known layout. Raises DataMissing if it cannot be read.
+    """Read the pictures of ``split`` in ``folder``, whatever they show; none if the folder is missing or has
+    no known layout. Raises DataMissing if it cannot be read.
     """
     layout = next((one for one in LAYOUTS if one.lies_in(folder)), None)
     return tuple(image for image in layout.read(folder).images if image.split == split) if layout else ()
 
 
 def chest_set(data: Path) -> ImageSet:
-    """The images that ``data`` names, children included.
-
-    Raises DataMissing when they cannot be read, or no label or no age is known.
+    """Read the chest X-rays that ``data`` names, children included. Raises DataMissing when they cannot be
+    read, or no label or no age is known.
     """
     found = read_set(data, CHEST)
     labels = tuple(label for label in LABELS if label in found.labels)
@@ -754,11 +754,9 @@ def reduced_images(
     cache: Path,
     report: Callable[[float, str], None] = lambda _share, _what: None,
 ) -> npt.NDArray[np.uint8]:
-    """All ``images`` after the preprocessing chain, ``[N, side, side]`` uint8, stored in the folder
-    ``cache``.
-
-    The name of the stored file depends on the chain and the list of images, so a change of either makes a new
-    one. Raises DataMissing if a file is missing or is no image.
+    """Reduce all ``images`` by the preprocessing ``chain`` to ``[N, side, side]`` uint8, stored in the folder
+    ``cache``. The name of the stored file depends on the chain and the list of images, so a change of either
+    makes a new one. Raises DataMissing if a file is missing or is no image.
     """
     try:  # folder, name and bytes, since two sets may hold the same names
         names = "\n".join(
@@ -787,7 +785,7 @@ def label_matrix(images: Sequence[SetImage], unknown: float = 0.0) -> npt.NDArra
 
 
 def soft_matrix(images: Sequence[SetImage]) -> npt.NDArray[np.float32]:
-    """The teacher's probabilities ``[N, 14]``; NaN for images that it learned from or never saw."""
+    """The teacher model's probabilities ``[N, 14]``; NaN for images that it learned from or never saw."""
     unknown = (np.nan,) * len(LABELS)
     return np.array([image.soft or unknown for image in images], np.float32)
 
@@ -798,9 +796,9 @@ SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
 def split_by_patient(
     patients: Sequence[str], truth: npt.NDArray[np.floating], shares: Mapping[str, float], seed: int
 ) -> list[str]:
-    """The split of each of N images: ``patients [N]``, ``truth [N, labels]``, ``shares`` of the patients.
-
-    The same input and seed give the same splits. Raises ValueError if the shares do not sum to 1.
+    """Assign each of N images to a split, by patient, with every label in about the same proportion in each
+    split. ``patients [N]``, ``truth [N, labels]``, ``shares`` of the patients by split; ``seed``: the random
+    seed: the same input and seed give the same splits. Raises ValueError if the shares do not sum to 1.
     """
     if not math.isclose(sum(shares.values()), 1.0, abs_tol=1e-6) or min(shares.values()) < 0:
         raise ValueError(f"the shares of {', '.join(shares)} must sum to 1, not to {sum(shares.values()):g}")
@@ -820,7 +818,7 @@ def split_by_patient(
 def table(
     images: Sequence[SetImage], splits: Sequence[str], labels: Sequence[str]
 ) -> dict[str, dict[str, int]]:
-    """The contents of each split: patients, images, and the positives of each label."""
+    """Count the contents of each split: patients, images, and the positives of each label."""
     held = {
         name: [image for image, split in zip(images, splits, strict=True) if split == name]
         for name in dict.fromkeys((*SHARES, *splits))

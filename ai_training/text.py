@@ -8,7 +8,9 @@ NOT_DIAGNOSTIC = "Not for diagnostic use."
 
 
 def interval(values: Sequence[float | None] | None, digits: int = 3, minus: str = "-") -> str:
-    """``[value, low, high]`` as ``0.690 [0.648, 0.730]``; a dash if there is no figure."""
+    """Write ``[value, low, high]`` as ``0.690 [0.648, 0.730]``; a dash if there is no figure. ``minus``: the
+    sign for negative numbers.
+    """
     if values is None or values[0] is None:
         return "–"
     value, *ends = (None if number is None else f"{number:.{digits}f}" for number in values)
@@ -17,12 +19,14 @@ def interval(values: Sequence[float | None] | None, digits: int = 3, minus: str 
 
 
 def figures_text(figures: Mapping[str, Any]) -> str:
-    """All figures of an evaluation for a terminal: a line for each, and for each row of plain values."""
+    """Write all figures of an evaluation for a terminal: a line for each, and for each row of plain
+    values.
+    """
     return "\n".join([*_lines(figures, ""), "", NOT_DIAGNOSTIC])
 
 
 def sentence(text: str) -> str:
-    """``text`` with a capital letter and a full stop."""
+    """Return ``text`` with a capital letter and a full stop."""
     return f"{text[0].upper()}{text[1:]}."
 
 
@@ -32,7 +36,7 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> li
 
 
 def without_nan(value: Any) -> Any:
-    """``value`` with None in place of NaN, which JSON does not have."""
+    """Return ``value`` with None in place of NaN, which JSON does not have."""
     if isinstance(value, float):
         return None if math.isnan(value) else value
     if isinstance(value, Mapping):
@@ -57,7 +61,7 @@ def _lines(figures: Mapping[str, Any], indent: str) -> Iterator[str]:
 
 
 def _named(value: Any) -> Any:
-    """A list of tables as a table of tables, by number and name."""
+    """Turn a list of tables into a table of tables, by number and name."""
     if isinstance(value, list | tuple) and any(isinstance(row, Mapping) for row in value):
         return {f"{n} {row.get('label', row.get('name', ''))}".strip(): row for n, row in enumerate(value, 1)}
     return value

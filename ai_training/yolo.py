@@ -32,7 +32,9 @@ TRUNK_CHANNELS = (40, 112, 320)  # at strides 8, 16 and 32
 
 @dataclass(frozen=True, slots=True)
 class YoloRecipe:
-    """How a detector is trained. ``size`` in pixels, a multiple of 32."""
+    """The settings for training a YOLO box detector. ``size``: side of its input in pixels, a multiple of
+    32.
+    """
 
     size: int = 224
     epochs: int = 20
@@ -48,9 +50,9 @@ def labels_of(boxes: Sequence[TruthBox]) -> tuple[str, ...]:
 
 
 def train_yolo(boxes: Sequence[TruthBox], card: Card, out: Path, recipe: YoloRecipe) -> Path:
-    """Train on ``boxes`` for all epochs and export the moving average; returns the ONNX file in ``out``.
-
-    ``card`` is the classifier that lends trunk, labels (:func:`labels_of`) and preprocessing.
+    """Train a YOLO on ``boxes`` for all epochs and export the moving average of its weights; returns the ONNX
+    file in ``out``. ``card``: the classifier whose backbone and preprocessing it uses; its labels are
+    :func:`labels_of` the boxes.
     """
     os.environ.setdefault("YOLO_CONFIG_DIR", str(out))
     os.environ["YOLO_OFFLINE"] = "true"
@@ -60,9 +62,12 @@ def train_yolo(boxes: Sequence[TruthBox], card: Card, out: Path, recipe: YoloRec
     from ultralytics.nn import tasks
 
     class Trainer(DetectionTrainer):  # type: ignore[misc]
-        """Without ultralytics' own figures: they are not ours, and need torchvision's compiled operators."""
+        """Ultralytics' trainer without its own figures: they are not ours, and need torchvision's compiled
+        operators.
+        """
 
         def validate(self) -> tuple[dict[str, float], float]:
+            """Measure nothing."""
             return {}, 0.0
 
         def final_eval(self) -> None:
@@ -103,22 +108,27 @@ def export(network: Any, card: Card, size: int, path: Path) -> Path:
 
 
 class _Seeing(nn.Module):
-    """Ultralytics' network (pictures from 0 to 1) with the classifier's input."""
+    """A wrapper that gives ultralytics' network (pictures from 0 to 1) the classifier's input."""
 
     def __init__(self, network: nn.Module, card: Card) -> None:
+        """``card``: of the classifier whose input is used."""
         super().__init__()
         self.network = network
         self.mean, self.scale = _levels(card)
 
     def forward(self, images: Tensor) -> Tensor:
+        """The boxes in ``images``."""
         boxes: Tensor = self.network((images * self.scale + self.mean) / 255.0)
         return boxes
 
 
 class _Trunk(nn.Module):
-    """EfficientNet-Lite0 of a card as a backbone for ultralytics: the maps at strides 8, 16 and 32."""
+    """EfficientNet-Lite0 of a classifier's model card as a backbone for ultralytics: it returns the feature
+    maps at strides 8, 16 and 32.
+    """
 
     def __init__(self, card: Card, size: int) -> None:
+        """Load the backbone of the classifier of ``card``; ``size``: side of the input in pixels."""
         super().__init__()
         arrays = dict(parameters(card.file("classifier")))
         cells = size // 16
@@ -128,6 +138,7 @@ class _Trunk(nn.Module):
         del self.backbone._conv_head, self.backbone._bn1
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """The feature maps of ``images``, one per stride, finest first."""
         net = self.backbone
         x = net._swish(net._bn0(net._conv_stem((images * 255.0 - self.mean) / self.scale)))
         maps = []
@@ -145,7 +156,7 @@ def _levels(card: Card) -> tuple[float, float]:
 
 
 def _settings(recipe: YoloRecipe) -> dict[str, Any]:
-    """The settings of ultralytics' training."""
+    """The arguments of ultralytics' training."""
     return {
         "imgsz": recipe.size,
         "epochs": recipe.epochs,
@@ -183,7 +194,9 @@ def _settings(recipe: YoloRecipe) -> dict[str, Any]:
 def _write_set(
     boxes: Sequence[TruthBox], labels: Sequence[str], folder: Path, chain: Chain, size: int
 ) -> Path:
-    """Pictures and labels in ultralytics' layout: one text file per picture, boxes as centre and size."""
+    """Write pictures and boxes in ultralytics' layout: one text file per picture, boxes as centre and size;
+    returns the file that describes the set.
+    """
     pictures, texts = folder / "images" / "train", folder / "labels" / "train"
     for made in (pictures, texts):
         made.mkdir(parents=True, exist_ok=True)
@@ -204,7 +217,9 @@ def _write_set(
 
 
 def _line(box: TruthBox, number: int, shape: tuple[int, int], to_model: Affine, size: int) -> str:
-    """A box as a line of ultralytics' label file."""
+    """Write a box as a line of ultralytics' label file. ``number``: of its label; ``shape``: rows and columns
+    of the picture; ``to_model``: the map to the input of ``size`` pixels.
+    """
     (rows, columns), (left, top, right, bottom) = shape, corners(box)
     placed = to_model(((left * columns, top * rows), (right * columns, bottom * rows)))
     (x0, y0), (x1, y1) = ((x / size, y / size) for x, y in placed)

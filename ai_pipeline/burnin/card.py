@@ -12,7 +12,7 @@ from ai_pipeline.contract import BURNED_IN, PipelineCard, PipelineOptions, optio
 
 
 class UltrasoundOptions(PipelineOptions):
-    """Options of the pipeline ``ultrasound``."""
+    """Options of the pipeline ``ultrasound``, which removes burned-in annotation."""
 
     former: ClassVar[Mapping[str, str]] = {
         "despeckle": "leave it out: the change was too small to be worth a picture",
@@ -64,6 +64,7 @@ class UltrasoundOptions(PipelineOptions):
     @field_validator("keep_words")
     @classmethod
     def _single_words(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        """Raise ValueError for too many or too long words, or for several words in one text."""
         if len(words) > MOST_WORDS or not all(0 < len(word) <= LONGEST_WORD for word in words):
             raise ValueError(f"must have at most {MOST_WORDS} words of 1 to {LONGEST_WORD} characters")
         if wrong := [word for word in words if len(word.split()) != 1]:
@@ -73,6 +74,7 @@ class UltrasoundOptions(PipelineOptions):
     @field_validator("dates", "keep_words")
     @classmethod
     def _under_clinical(cls, value: object, info: ValidationInfo) -> object:
+        """Raise ValueError for an option that has no effect under the policy research."""
         if info.data.get("policy") is CleaningPolicy.RESEARCH and value not in ("remove", ()):
             raise ValueError("stays under clinical only: leave it out, or take that policy")
         return value

@@ -72,12 +72,12 @@ def clean(
     tools: Tools | None = None,
     explain: Callable[[Mark], None] = lambda _mark: None,
 ) -> CleaningResult:
-    """Remove the annotation that ``policy`` names from every frame, except ``allowed`` text, and verify.
-
-    Text is removed in any modality, graphics in ultrasound. ``in_doubt``: what to do with places in the image
-    area of ultrasound that may hold letters. ``explain`` gets each mark with its reason, also a mark
-    that looks like text and is left alone. Raises :class:`ai_pipeline.errors.CleaningFailed` when
-    annotation that must be removed may be left, and ``PixelError`` when the image does not decode.
+    """Remove the annotation that ``policy`` names from every frame, except ``allowed`` text, and verify that
+    no text is left. Text is removed in any modality, graphics in ultrasound. ``in_doubt``: what to do with
+    places in the image area of ultrasound that may hold letters. ``tools``: the networks, by default those of
+    this process. ``explain`` is called with each mark and its reason, also with a mark that looks like text
+    and is left alone. Raises :class:`ai_pipeline.errors.CleaningFailed` when annotation that must be removed
+    may be left, and ``PixelError`` when the image does not decode.
     """
     if image.header.frames == 1:
         check_memory(image.header)
@@ -152,7 +152,7 @@ def check_memory(header: ImageHeader) -> None:
 
 
 def _notes(image: SourceImage, marks: tuple[Mark, ...], cleaned: CleanedFrames) -> list[QualityNote]:
-    """What was removed, in numbers; never the text that was read."""
+    """Notes that say how much was removed, in numbers; never the text that was read."""
     masks = cleaned.masks
     removed, left = (_counted([mark for mark in marks if mark.removed is gone]) for gone in (True, False))
     outcome = "nothing had to be removed" if marks else "no burned-in annotation found"
@@ -189,10 +189,12 @@ def _notes(image: SourceImage, marks: tuple[Mark, ...], cleaned: CleanedFrames) 
 
 
 def _some(number: int, what: str) -> str:
+    """A number with its noun: "3 texts"."""
     return f"{number} {what}" + "s" * (number > 1)
 
 
 def _counted(marks: list[Mark]) -> str:
+    """How many marks of each kind there are, in words."""
     kinds = Counter(mark.kind for mark in marks)
     counted = ((kinds[kind], kind.value) for kind in AnnotationKind if kinds[kind])
     return ", ".join(_some(number, name) for number, name in counted)

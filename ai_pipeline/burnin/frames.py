@@ -77,12 +77,12 @@ ROUNDS = 3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CleanedFrames:
-    """All frames of an image, cleaned and verified, with one mask (uint8, 255 = filled) for each.
-
-    The mask of a text is a block around the filled strokes: the shape of the strokes would be legible.
-    ``in_doubt``: places in the image area that may hold letters and stay. ``frames`` of a cine are
-    memory-mapped. ``widened`` and ``blacked_out`` count places where text was still found after filling;
-    ``refilled`` holds the boxes of these. ``spared`` as in a plan. ``timings`` in seconds by stage.
+    """All frames of an image, cleaned and verified, with one mask (uint8, 255 = filled) for each. The mask of
+    a text is a block around the filled strokes: the shape of the strokes would be legible. ``in_doubt``:
+    places in the image area that may hold letters and stay. ``frames`` of a cine are memory-mapped.
+    ``widened`` and ``blacked_out`` count places where text was still found after filling; ``refilled`` holds
+    the boxes of these. ``spared``: marks that look like text and are left alone. ``outside_sha256``: see
+    :class:`OutsideDigest`. ``timings`` in seconds by stage.
     """
 
     frames: PixelArray
@@ -100,24 +100,22 @@ class CleanedFrames:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Verifier(RemovalTask):
-    """Searches cleaned pictures for residual text that ``policy`` removes and nobody has ``allowed``."""
+    """Searches cleaned pictures for remaining text that ``policy`` removes and that is not ``allowed``."""
 
     def residue(
         self, picture: Picture, filled: Mask, plan: RemovalPlan, kept: Mask, changed: Mask | None = None
     ) -> list[TextBox]:
-        """Read a cleaned picture at several sizes and contrasts; return the text that must be removed.
-
+        """Find the text in a cleaned picture that still must be removed, at several sizes and contrasts.
         ``filled`` pixels hold nothing of the source: text read there does not count. Text in ``kept`` was
-        read before and stays. ``changed``: the pixels that were filled since the last reading, as
-        :func:`candidates` takes them.
+        read before and stays. ``changed``: the pixels that were filled since the last reading, as in
+        :func:`candidates`.
         """
         found = candidates(picture, self.tools.reader, plan.waves, changed)
         return [one.box for one in found if self.is_residue(one, filled, plan, kept)]
 
     def is_residue(self, candidate: Candidate, filled: Mask, plan: RemovalPlan, kept: Mask) -> bool:
-        """Whether a place holds text that must be removed; masks as in :meth:`residue`.
-
-        In the image area the text must be legible, elsewhere it need not be.
+        """Whether a place holds text that must be removed; masks as in :meth:`residue`. In the image area the
+        text must be proven letters, elsewhere it need not be legible.
         """
         box, known = candidate.box, filled | kept
         # Nearly all strokes may be of what was filled or stays, as in a box around two lines.
@@ -188,12 +186,15 @@ class DisplayTables:
         return np.asarray(np.rint(shares * 255), np.uint8)
 
     def _places(self, samples: PixelArray) -> npt.NDArray[np.int64]:
+        """The index in the table for each sample."""
         last = 0 if self.table is None else len(self.table) - 1
         return np.clip(samples.astype(np.int64) - self.low, 0, last)
 
 
 class Window:
-    """One frame, or several that share one mask, filled until no text is left that must be removed."""
+    """One frame, or several that share one mask, which are filled until no text is left that must be
+    removed.
+    """
 
     def __init__(
         self,
@@ -203,6 +204,9 @@ class Window:
         verifier: Verifier,
         filler: Inpainter,
     ) -> None:
+        """``sources``: the frames' samples; ``plan``: what to remove; ``tables``: how samples are shown;
+        ``verifier`` finds remaining text; ``filler`` fills holes.
+        """
         self.sources, self.plan, self.tables, self.verifier = sources, plan, tables, verifier
         self._filler = filler
         self.results = [apply_plan(source, plan, tables.black, filler) for source in sources]
@@ -215,7 +219,7 @@ class Window:
         self.widened = self.blacked_out = 0
 
     def residue(self) -> list[TextBox]:
-        """The text that is still found in the cleaned frames and must be removed."""
+        """Find the text that is left in the cleaned frames and must be removed."""
         changed = None if self.tables.stretched else self.mask if self.added is None else self.added
         return [
             box
@@ -224,7 +228,7 @@ class Window:
         ]
 
     def frame_of(self, mark: Mark) -> int | None:  # noqa: ARG002  (a cine asks the annotation)
-        """The number of the frame that shows an annotation, from 1; None in a still."""
+        """The number of the frame that shows ``mark``, from 1; None in a still."""
         return None
 
     def verify(self) -> None:
@@ -259,9 +263,8 @@ class Window:
             attempt += 1
 
     def take_back(self) -> bool:
-        """Look at what was filled: put back curves, flow, bars, and what a colour was made up in.
-
-        The places are listed for a person. False if nothing was put back.
+        """Put back what should not have been filled: curves, flow, bars, and places where filling made up a
+        colour. The places are listed for a person. Returns False if nothing was put back.
         """
         before, after = (
             self.tables.show(frames[len(frames) // 2]) for frames in (self.sources, self.results)
@@ -285,6 +288,7 @@ class Window:
         ]
 
     def _add(self, more: Mask) -> None:
+        """Add ``more`` to the mask. Raises :class:`CleaningFailed` if all of it is too much."""
         self.mask, self.added = self.mask | more, more
         check_share(self.mask & ~self.plan.banner)
 
@@ -327,7 +331,9 @@ def clean_still(image: SourceImage, verifier: Verifier, report: Progress, *, gra
 
 
 def apply_plan(source: PixelArray, plan: RemovalPlan, black: float, filler: Inpainter) -> PixelArray:
-    """``source`` with the plan's mask filled and its banner set to ``black``; unchanged if both are empty."""
+    """Return ``source`` with the plan's mask filled and its banner set to ``black``; unchanged if both are
+    empty.
+    """
     if not plan.mask.any() and not plan.banner.any():
         return source
     bare = black_out(source, plan.banner, black) if plan.banner.any() else source
@@ -337,9 +343,8 @@ def apply_plan(source: PixelArray, plan: RemovalPlan, black: float, filler: Inpa
 def fill_plan(
     source: PixelArray, mask: Mask, plan: RemovalPlan, black: float, filler: Inpainter
 ) -> PixelArray:
-    """``source`` with ``mask`` filled: by ``filler`` in the image area, with the background outside it.
-
-    A hole that crosses the border is filled as two.
+    """Return ``source`` with ``mask`` filled: by ``filler`` in the image area, with the background outside
+    it. A hole that crosses the border is filled as two. ``black``: the stored value shown darkest.
     """
     outside = ~plan.area
     known = outside & ~(plan.mask | plan.banner | plan.not_tissue | mask)
@@ -350,9 +355,8 @@ def fill_plan(
 
 
 def content_of(picture: Picture, plan: RemovalPlan, filled: Mask) -> Mask:
-    """What no fill may take: curves, flow in its colours, and bars. Letters on them have other colours.
-
-    What is ``filled`` mostly was no flow, but letters in its colours.
+    """The mask of content that no fill may remove: curves, flow in its colours, and bars; letters on them
+    have other colours. Flow that lies mostly in ``filled`` was none, but letters in its colours.
     """
     curves = find_traces(picture, plan.area) & ~plan.kept
     flow = find_flow(picture)
@@ -362,7 +366,9 @@ def content_of(picture: Picture, plan: RemovalPlan, filled: Mask) -> Mask:
 
 
 def made_up(before: Picture, after: Picture) -> Mask:
-    """The strongly coloured pixels whose colour was nowhere within ten pixels before."""
+    """The mask of strongly coloured pixels in the picture ``after`` filling whose colour was nowhere within
+    ten pixels ``before``.
+    """
     if before.ndim == 2:
         return np.zeros(before.shape, np.bool_)
     lowest, highest = (way(before, np.ones((21, 21), np.uint8)) for way in (cv2.erode, cv2.dilate))
@@ -374,7 +380,9 @@ def made_up(before: Picture, after: Picture) -> Mask:
 def _equalised(
     places: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], table: Picture
 ) -> Picture | None:
-    """A table from value to rank where the display clips structure to black or white; else None."""
+    """A table from value to rank where the display clips structure to black or white; else None. ``places``:
+    values that occur; ``counts``: how often; ``table``: how they are displayed.
+    """
     shown = table[places]
     # Values that are all displayed alike may make up letters and their background.
     # Share of the pixels whose stored values differ from the commonest one though the window shows all of
@@ -407,6 +415,7 @@ class OutsideDigest:
     """
 
     def __init__(self) -> None:
+        """Start without any frame."""
         self._source, self._result = hashlib.sha256(), hashlib.sha256()
 
     def add(self, source: PixelArray, result: PixelArray, mask: Mask) -> None:
@@ -489,8 +498,7 @@ def clean_cine(image: SourceImage, verifier: Verifier, report: Progress, *, grap
 
 
 class _CineWindow(Window):
-    """Some consecutive frames, cleaned together: a pixel masked in one is filled in all of them.
-
+    """Some consecutive frames of a cine, cleaned together: a pixel masked in one is filled in all of them.
     ``read_in``: the picture in which the text that stays was read. ``step`` is called between readings.
     """
 
@@ -506,6 +514,9 @@ class _CineWindow(Window):
         *,
         graphics: bool,
     ) -> None:
+        """Read the frames ``indices`` of the cine. ``plan``, ``tables``, ``verifier`` as in
+        :class:`Window`.
+        """
         sources = [image.stored(index) for index in indices]
         # Not the learned inpainter: it takes half a second a frame (2.0 frames/s against 8 and more).
         super().__init__(sources, plan, tables, verifier, PLAIN)
@@ -548,9 +559,8 @@ class _CineWindow(Window):
             ]
 
     def residue(self) -> list[TextBox]:
-        """The text in projections and outlying frames, in every view of them.
-
-        At first whole projections are read, later only the parts around the pixels that were filled last.
+        """Find the text that is left in projections and outlying frames. At first whole projections are read,
+        later only the parts around the pixels that were filled last.
         """
         shown = [self.tables.views(result) for result in self.results]
         self._pictures = [views[0] for views in shown]
@@ -565,6 +575,7 @@ class _CineWindow(Window):
         return self._indices[int(np.argmax(differences)) if distinct else 0] + 1
 
     def _residue_of(self, pictures: list[Picture]) -> list[TextBox]:
+        """Find the text that is left in one view of all frames."""
         if len(pictures) == 1:
             return self.verifier.residue(pictures[0], self.mask, self.plan, self.kept)
         light, dark = (cast(Picture, extreme.reduce(pictures)) for extreme in (np.maximum, np.minimum))
@@ -603,7 +614,9 @@ def _plan_cine(
     *,
     graphics: bool,
 ) -> RemovalPlan:
-    """Plan from a few frames: text counts from any of them, drawings only where they do not move."""
+    """Make the plan for a cine from the frames ``indices``: text counts from any of them, drawings only where
+    they do not move.
+    """
     pictures = [image.display(index) for index in indices]
     plans = []
     for index, picture in zip(indices, pictures, strict=True):
@@ -661,7 +674,9 @@ def _plan_cine(
 
 
 def _outlying_frames(pictures: list[Picture], mask: Mask) -> list[int]:
-    """The indices of pictures with clearly more thin bright or dark structures than the median one."""
+    """The indices of pictures with clearly more thin bright or dark structures outside ``mask`` than the
+    median one.
+    """
     kernel = np.ones((7, 7), np.uint8)
     counts = []
     for picture in pictures:
@@ -675,6 +690,6 @@ def _outlying_frames(pictures: list[Picture], mask: Mask) -> list[int]:
 
 
 def on_disk(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> PixelArray:
-    """An array in an unnamed temporary file, which is gone with the last reference to it."""
+    """Create an array in an unnamed temporary file, which is gone with the last reference to it."""
     with tempfile.TemporaryFile(prefix="ai-pipeline-") as file:
         return np.memmap(file, dtype=dtype, mode="w+", shape=shape)

@@ -40,9 +40,8 @@ MOST_FINDINGS = 24
 
 
 class Ultrasound:
-    """The pipeline ``ultrasound`` (:class:`ai_pipeline.contract.Pipeline`).
-
-    ``explain`` gets each mark of an image, with the reason why it goes or stays. The node sets none.
+    """The pipeline ``ultrasound``, which removes burned-in annotation
+    (:class:`ai_pipeline.contract.Pipeline`).
     """
 
     card = CARD
@@ -54,6 +53,9 @@ class Ultrasound:
         device_rules: Path | None = None,
         explain: Callable[[Mark], None] = lambda _mark: None,
     ) -> None:
+        """``models_dir``, ``device_rules``: folders of a site's own models and device rules. ``explain`` is
+        called with each mark of an image and the reason why it goes or stays; the node sets none.
+        """
         self._models_dir = models_dir
         self._device_rules = device_rules
         self._explain = explain
@@ -140,6 +142,9 @@ class Ultrasound:
 
 
 def _findings(image: SourceImage, marks: tuple[Mark, ...], tools: Tools) -> list[Finding]:
+    """Findings that say which annotation was removed: one for each of the largest marks, or one absent
+    finding.
+    """
     removed = [mark for mark in marks if mark.removed]
     if not removed:
         # Mark that the policy leaves in place was found: only what it removes is absent.
@@ -151,6 +156,7 @@ def _findings(image: SourceImage, marks: tuple[Mark, ...], tools: Tools) -> list
 
 
 def _finding(image: SourceImage, mark: Mark, tools: Tools) -> Finding:
+    """The finding for one removed mark."""
     is_text = mark.kind in {AnnotationKind.TEXT, AnnotationKind.BANNER}
     left, top, right, bottom = map(float, mark.box)
     place = Region("box", ((left, top), (right, bottom)), Origin.TEXT if is_text else Origin.MARK)

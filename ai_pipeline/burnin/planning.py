@@ -66,14 +66,13 @@ LARGEST_SHARE = 0.4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RemovalPlan:
-    """The pixels to remove from a picture: ``banner`` is blacked out, ``mask`` is filled.
-
-    ``kept`` is text that was read and stays, ``not_tissue`` all annotation that stays: no hole is filled from
-    it. ``area``: the image area; only there are holes filled from the pixels around them. ``waves``: measured
+    """Which pixels are removed from a picture: ``banner`` is blacked out, ``mask`` is filled. ``kept``: text
+    that was read and stays; ``not_tissue``: all annotation that stays, from which no hole is filled.
+    ``area``: the image area; only there are holes filled from the pixels around them. ``waves``: measured
     curves; among them only text that was read is removed. ``readings`` have no source UID and frame yet.
     ``lines``: the letters of each line of text that stays. ``ground``: where only strokes of proven letters
-    are filled; ``in_doubt``: places in ``ground`` that may hold letters and stay. ``spared``: what looks like
-    text, and is left alone; only explanations name it.
+    are filled; ``in_doubt``: places in ``ground`` that may hold letters and stay. ``spared``: marks that look
+    like text and are left alone; only explanations name them.
     """
 
     banner: Mask
@@ -92,7 +91,9 @@ class RemovalPlan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RemovalTask:
-    """What to remove, and the tools that find it; ``allowed`` text stays besides what ``policy`` keeps."""
+    """What is to be removed, and the ``tools`` that find it: annotation that ``policy`` removes, but no
+    ``allowed`` text. ``in_doubt``: what to do where it is not clear.
+    """
 
     tools: Tools
     policy: CleaningPolicy
@@ -101,11 +102,10 @@ class RemovalTask:
 
 
 def plan_removal(picture: Picture, header: ImageHeader, task: RemovalTask, *, graphics: bool) -> RemovalPlan:
-    """Find the annotation to remove from a picture, uint8 grey or RGB, by :data:`RULES`.
-
-    ``graphics``: look for ultrasound drawings and banners as well as for text. Raises :class:`CleaningFailed`
-    when too much of the picture would be removed, and with ``in_doubt`` "withhold" when a place in the image
-    area may hold letters.
+    """Plan which annotation is removed from a picture, uint8 grey or RGB, by :data:`RULES`. ``graphics``:
+    look for ultrasound drawings and banners as well as for text. Raises :class:`CleaningFailed` when too much
+    of the picture would be removed, and with ``in_doubt`` "withhold" when a place in the image area may hold
+    letters.
     """
     scene = _Scene(picture, header, task, graphics=graphics)
     for rule in RULES:
@@ -116,9 +116,9 @@ def plan_removal(picture: Picture, header: ImageHeader, task: RemovalTask, *, gr
 def plan_views(
     views: Sequence[Picture], header: ImageHeader, task: RemovalTask, *, graphics: bool
 ) -> RemovalPlan:
-    """The plan for a picture, ``views[0]``, and further views of it that show what its display window hides.
-
-    The further views are searched for text only. Raises :class:`CleaningFailed` as :func:`plan_removal` does.
+    """Plan the removal for a picture, ``views[0]``, and further versions of it that show what its display
+    window hides; these are searched for text only. Raises :class:`CleaningFailed` as :func:`plan_removal`
+    does.
     """
     plan = plan_removal(views[0], header, task, graphics=graphics)
     for view in views[1:]:
@@ -174,7 +174,9 @@ def with_faint_writing(plan: RemovalPlan, samples: PixelArray, reader: TextReade
 def box_marks(
     boxes: Sequence[TextBox], shape: tuple[int, ...], proof: str = "still read after filling"
 ) -> tuple[Mark, ...]:
-    """A mark for each box of text that is removed, clipped to a picture of ``shape``; none outside of it."""
+    """Make a mark for each box of text that is removed, clipped to a picture of ``shape``; none for a box
+    outside of it. ``proof``: how the text was found.
+    """
     return tuple(
         Mark(AnnotationKind.TEXT, place, min(box.confidence, 1.0), proof=proof)
         for box in boxes
@@ -192,21 +194,21 @@ def check_share(mask: Mask) -> None:
 
 
 def with_rim(area: Mask) -> Mask:
-    """The image area, grown by a rim into which tissue may reach."""
+    """Return the image area, grown by a rim into which tissue may reach."""
     return dilated(area, 2 * round(RIM * min(area.shape)) + 1)
 
 
 class _Scene:
-    """A picture on its way through :data:`RULES`, and what they have found so far.
-
-    ``banner`` and ``devices``: pixels of text outside the header's regions, and of places that always go.
-    ``bars``: grey and colour bars. ``lettering``: letters as the mark network saw them at first. ``texts``
-    are judged, ``symbols`` are drawings that look like text, ``unproven`` may be letters in the image area;
-    the last two stay. ``mask``, ``kept`` and ``left``: pixels that go, text that stays, and drawn text that
-    stays in doubt.
+    """The state of planning for one picture: :data:`RULES` are applied to it one after another, and it holds
+    what they have found so far. ``banner`` and ``devices``: pixels of text outside the header's regions, and
+    of places that are always removed. ``bars``: grey and colour bars. ``lettering``: letters as the mark
+    network saw them at first. ``texts`` are judged, ``symbols`` are drawings that look like text,
+    ``unproven`` may be letters in the image area; the last two stay. ``mask``, ``kept`` and ``left``: pixels
+    that are removed, text that stays, and drawn text that stays in doubt.
     """
 
     def __init__(self, picture: Picture, header: ImageHeader, task: RemovalTask, *, graphics: bool) -> None:
+        """Start without any findings."""
         self.picture, self.header, self.task, self.graphics = picture, header, task, graphics
         self.shape, self.clinical = picture.shape[:2], task.policy is CleaningPolicy.CLINICAL
         self.banner, self.devices, self.plain, self.ground, self.bars = (self.nothing() for _ in range(5))
@@ -216,17 +218,20 @@ class _Scene:
         self.unproven: list[Text] = []
 
     def nothing(self) -> Mask:
+        """An empty mask."""
         return np.zeros(self.shape, np.bool_)
 
     def painted(self, texts: Sequence[Text], margin: float = MARGIN) -> Mask:
+        """The mask of the boxes of ``texts``, each grown by ``margin`` × its height."""
         return paint([text.box for text in texts], self.shape, margin)
 
     def graphics_but_text(self) -> Mask:
+        """The mask of all drawings but text."""
         masks = [mask for kind, mask in self.drawn.masks.items() if kind is not AnnotationKind.TEXT]
         return np.asarray(np.logical_or.reduce(masks), np.bool_)
 
     def plan(self) -> RemovalPlan:
-        """The plan, with the marks that it removes or keeps, and those that the rules have dropped."""
+        """Make the plan, with the marks that it removes or keeps, and those that the rules have dropped."""
         policy, doubts = self.task.policy, _suspected(self.unproven, self.left)
         if doubts and self.task.in_doubt is InDoubt.WITHHOLD:
             raise CleaningFailed("places in the image area may hold letters", doubts)
@@ -255,9 +260,8 @@ class _Scene:
         )
 
     def _marks(self, banner: Mask) -> list[Mark]:
-        """The marks, removed or not, without places that stay in doubt.
-
-        Of drawn text only what the text detector has not found.
+        """The marks, removed or not, without places that stay in doubt; of drawn text only what the text
+        detector has not found. ``banner``: pixels that are blacked out.
         """
         boxes, going = [text.box.box for text in self.texts], banner | self.mask
         found = [
@@ -275,7 +279,9 @@ class _Scene:
         return [mark for mark in marks if mark.removed or mark.meaning is not Meaning.IDENTITY]
 
     def known_places(self) -> None:
-        """Add the places that device rules name and that a person drew: they go, whatever is read there."""
+        """Rule: add the places that device rules name and that a person drew: they are removed, whatever is
+        read there.
+        """
         removed = {meaning for meaning in Meaning if self.task.policy.removes(meaning)}
         rules = self.task.tools.device_rules
         devices, device_marks = find_device_banner(self.header, self.picture, rules, removed)
@@ -283,9 +289,8 @@ class _Scene:
         self.devices, self.known = devices | by_hand, (*device_marks, *hand_marks)
 
     def forms(self) -> None:
-        """Add what is known by its place or form: text outside the header's regions, and drawings.
-
-        Keep curves and, under the policy clinical, bars.
+        """Rule: add what is known by its place or form: text outside the header's regions, and drawings. Keep
+        curves and, under the policy clinical, bars.
         """
         if not self.graphics:
             return
@@ -301,7 +306,7 @@ class _Scene:
         self.banner, self.waves = banner & ~measured, Waves(measured & ~traces, traces)
 
     def reading(self) -> None:
-        """Add all text; drop what is no text, as a pair of crosses is."""
+        """Rule: find and read all text; drop what is no text, such as a pair of crosses."""
         self.lettering = self.drawn.masks[AnnotationKind.TEXT]
         known = self.lettering | self.banner | self.devices
         tools, allowed = self.task.tools, self.task.allowed
@@ -314,7 +319,7 @@ class _Scene:
         self.waves = self.waves.without(self.painted(legible), self.painted(no_curves))
 
     def image_area(self) -> None:
-        """Drop, in the image area, texts that are neither proven harmless nor proven to be letters."""
+        """Rule: drop, in the image area, texts that are neither proven harmless nor proven to be letters."""
         if self.graphics:
             # Of written text only the strokes are no tissue.
             written = self.banner | self.painted([*self.texts, *self.symbols])
@@ -334,10 +339,9 @@ class _Scene:
         self.texts = [text for text in self.texts if text not in self.unproven]
 
     def neighbours(self) -> None:
-        """Keep what other readings and other lines prove harmless; add lines that only the mark network saw.
-
-        Both readers read these. A single digit only counts where it is surely read: as a mark
-        of a ruler.
+        """Rule: keep what other readings and other lines prove harmless; add lines that only the mark network
+        saw, which both readers read. A single digit only counts where it is surely read: as a mark of a
+        ruler.
         """
         if not self.clinical:
             return
@@ -353,9 +357,8 @@ class _Scene:
         self.texts = as_scales([*self.texts, *self.unproven], bars)[: len(self.texts)]
 
     def lines(self) -> None:
-        """Remove whole lines of text; of harmless text whose letters the mark network has drawn, the strokes.
-
-        The mask of what goes ends where the letters of a line begin that stays.
+        """Rule: remove whole lines of text; of harmless text whose letters the mark network has drawn, only
+        the strokes. The mask ends where the letters of a line begin that stays.
         """
         removed = [text for text in self.texts if self.task.policy.removes(text.meaning)]
         harmless = (text for text in removed if text.meaning is not Meaning.IDENTITY)
@@ -371,8 +374,7 @@ class _Scene:
             self.kept |= self.painted(self.symbols, 0.3) & ~self.mask
 
     def drawings(self) -> None:
-        """Remove drawn text but what was read and stays, and with the policy research all drawings.
-
+        """Rule: remove drawn text except what was read and stays, and with the policy research all drawings.
         Unread text is removed in blocks, so that its letters cannot be seen in the shape of the mask.
         """
         letters = self.drawn.masks[AnnotationKind.TEXT]
@@ -389,9 +391,8 @@ class _Scene:
         check_share(self.mask & ~self.banner)
 
     def proven_letters(self) -> None:
-        """Keep all in the image area but strokes of proven letters.
-
-        The plain background around the letters of a line beside the area goes as well.
+        """Rule: in the image area, keep all but the strokes of proven letters. The plain background around
+        the letters of a line beside the area is removed as well.
         """
         letters, inside = self.drawn.masks[AnnotationKind.TEXT], self.mask & self.ground
         names = (text for text in self.texts if text.meaning is Meaning.IDENTITY)
@@ -419,9 +420,8 @@ RULES = (
 
 
 def _suspected(unproven: Sequence[Text], left: Mask) -> tuple[Box, ...]:
-    """Places in the image area that a person should look at: they look like a line of text.
-
-    A single letter that is surely read names nobody.
+    """Places in the image area that a person should check: they look like a line of text. ``left``: drawn
+    text that stays in doubt. A single letter that is surely read names nobody.
     """
     unclear = [text for text in unproven if not text.line.legible or text.line.letters >= FEWEST]
     drawn = [
@@ -434,9 +434,8 @@ def _suspected(unproven: Sequence[Text], left: Mask) -> tuple[Box, ...]:
 
 
 def _is_drawing(text: Text, drawn: Drawings) -> bool:
-    """Whether a "text" is none, as a pair of crosses is: illegible, and drawn there are hardly any letters.
-
-    A logo may be a hospital's, and counts as letters.
+    """Whether a "text" is no text but drawn symbols, such as a pair of crosses: it is illegible, and hardly
+    any letters are drawn there. A logo may be a hospital's, and counts as letters.
     """
     place = index_of(text.box.box)
     pixels = {kind: int(mask[place].sum()) for kind, mask in drawn.masks.items()}
@@ -451,7 +450,7 @@ def _is_drawing(text: Text, drawn: Drawings) -> bool:
 def _readings(
     marks: Sequence[Mark], texts: Sequence[Text], shape: tuple[int, ...], policy: CleaningPolicy
 ) -> tuple[Reading, ...]:
-    """The legible texts with what they say, then the calipers."""
+    """The record of what was read: legible texts with their meaning, then the calipers."""
     found = [
         (AnnotationKind.TEXT, text.meaning, place, text.line)
         for text in texts

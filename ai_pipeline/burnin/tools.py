@@ -57,15 +57,17 @@ class Inpainter(Protocol):
 
 
 class Classical:
-    """OpenCV's inpainting, by the ``name`` of a method in :data:`METHODS`."""
+    """Inpainting by a method of OpenCV."""
 
     context = 8
 
     def __init__(self, name: str) -> None:
+        """``name``: a method in :data:`METHODS`."""
         self.name = name
         self._method = METHODS[name]
 
     def fill(self, picture: Picture, hole: Mask) -> Picture:
+        """Fill ``hole`` in ``picture``."""
         if not hole.any() or hole.all():
             return picture.copy()
         filled = cv2.inpaint(emptied(picture, hole), hole.astype(np.uint8), RADIUS, self._method)
@@ -79,11 +81,13 @@ class NetworkInpainter:
     context = CONTEXT
 
     def __init__(self, name: str, run: Run) -> None:
+        """``run``: the loaded network."""
         self.name = name
         self._run = run
         self._start = Classical("navier-stokes")
 
     def fill(self, picture: Picture, hole: Mask) -> Picture:
+        """Fill ``hole`` in ``picture``."""
         if picture.ndim == 2:
             return self.fill(np.repeat(picture[..., None], 3, axis=2), hole)[..., 1]
         rows, columns = hole.shape
@@ -103,6 +107,7 @@ class NetworkInpainter:
         return np.where(hole[..., None], filled, picture).astype(np.uint8)
 
     def _generate(self, tile: Picture, hole: Mask) -> Picture:
+        """Run the network on one tile."""
         start = np.ascontiguousarray(tile.transpose(2, 0, 1)[None], np.float32) / np.float32(127.5) - 1
         made = self._run(start, hole[None, None].astype(np.float32))[0]
         levels = np.rint((made.transpose(1, 2, 0) + 1) * 127.5)
@@ -110,10 +115,9 @@ class NetworkInpainter:
 
 
 def emptied(picture: npt.NDArray[Any], hole: Mask) -> npt.NDArray[Any]:
-    """A copy with the hole set to the mean of the known pixels around it, so that none of its pixels is left.
-
-    OpenCV's methods read the hole itself where it touches the picture's edge (5.0: Telea at the left side,
-    both in corners): a name in a corner would show through.
+    """Return a copy of ``picture`` whose ``hole`` has the mean of the known pixels around it, so that none of
+    its pixels is left. OpenCV's methods read the hole itself where it touches the picture's edge (5.0: Telea
+    at the left side, both in corners): a name in a corner would show through.
     """
     known = (~hole).astype(np.float32)
     side = (2 * AROUND + 1, 2 * AROUND + 1)
@@ -129,12 +133,15 @@ def emptied(picture: npt.NDArray[Any], hole: Mask) -> npt.NDArray[Any]:
 
 
 def on_onnx(data: bytes, threads: int) -> Run:
-    """An exported network (``start``, ``hole`` → ``filled``) on ONNX Runtime with so many ``threads``."""
+    """Load an exported inpainting network (``start``, ``hole`` → ``filled``) on ONNX Runtime with so many
+    ``threads``.
+    """
     network = OnnxRuntime(data, threads)
     return lambda start, hole: network(start, hole)["filled"]
 
 
 def _square(top: int, left: int, side: int) -> tuple[slice, slice]:
+    """The rows and columns of a square, as an index."""
     return slice(top, top + side), slice(left, left + side)
 
 
@@ -147,11 +154,11 @@ Samples = npt.NDArray[Any]
 
 
 def inpaint(source: PixelArray, mask: Mask, filler: Inpainter, not_tissue: Mask | None = None) -> PixelArray:
-    """``source`` with the pixels of ``mask`` filled from around them; all others are identical.
-
+    """Return ``source`` with the pixels of ``mask`` filled from around them; all others are identical.
     ``source``: ``[rows, columns]`` or ``[rows, columns, 3]``, any integer type of up to 16 bits or float32;
-    other types than uint8 are filled by Navier-Stokes. ``not_tissue``: annotation that stays; nothing is
-    filled from it. Each hole is filled separately, so the time depends on the holes only.
+    other types than uint8 are filled by Navier-Stokes. ``filler``: the method; ``not_tissue``: annotation
+    that stays; nothing is filled from it. Each hole is filled separately, so the time depends on the holes
+    only.
     """
     filled = np.array(source, copy=True)
     labels, stats = components(dilated(mask, JOINED))
@@ -168,13 +175,14 @@ def inpaint(source: PixelArray, mask: Mask, filler: Inpainter, not_tissue: Mask 
 
 
 def black_out(source: PixelArray, mask: Mask, black: float) -> PixelArray:
-    """``source`` with the pixels of ``mask`` set to ``black`` (a stored value, in all channels)."""
+    """Return ``source`` with the pixels of ``mask`` set to ``black`` (a stored value, in all channels)."""
     filled = np.array(source, copy=True)
     filled[mask] = black
     return filled
 
 
 def _generate(patch: Samples, hole: Mask, filler: Inpainter) -> Samples:
+    """Fill ``hole`` in one part of a picture, of any sample type."""
     around = patch[~hole]
     if around.size == 0:  # nothing to fill from: black shows no structure
         return np.full_like(patch, patch.min())
@@ -212,9 +220,8 @@ Colour = npt.NDArray[Any]
 
 
 def with_background(source: PixelArray, mask: Mask, known: Mask, black: float) -> PixelArray:
-    """``source`` with the pixels of ``mask`` in the colour of the background around them (panel or black).
-
-    ``known``: background without annotation. ``black``: the stored value for a hole where neither its
+    """Return ``source`` with the pixels of ``mask`` in the colour of the background around them (panel or
+    black). ``known``: background without annotation. ``black``: the stored value for a hole where neither its
     surroundings nor the whole background have one colour.
     """
     result = np.array(source, copy=True)
@@ -238,7 +245,9 @@ def with_background(source: PixelArray, mask: Mask, known: Mask, black: float) -
 
 
 def is_plain(picture: Picture, known: Mask) -> Mask:
-    """Where a picture, uint8, has the colour of its ``known`` background, up to JPEG's ringing there."""
+    """The mask of pixels that have the colour of the picture's ``known`` background, up to JPEG's ringing;
+    ``picture`` is uint8.
+    """
     colour = _plain_colour(picture[known], RINGING)
     if colour is None:
         return np.zeros_like(known)
@@ -247,7 +256,9 @@ def is_plain(picture: Picture, known: Mask) -> Mask:
 
 
 def _plain_colour(pixels: PixelArray, tolerance: float) -> Colour | None:
-    """The commonest value in each channel, if most of the pixels have about these; None without."""
+    """The commonest value in each channel, if most of the pixels differ from it by at most ``tolerance``;
+    else None.
+    """
     if not len(pixels):
         return None
     colour = np.asarray([_commonest(channel) for channel in pixels.reshape(len(pixels), -1).T])
@@ -260,6 +271,7 @@ def _plain_colour(pixels: PixelArray, tolerance: float) -> Colour | None:
 
 
 def _commonest(values: npt.NDArray[Any]) -> Any:
+    """The commonest of ``values``."""
     if values.dtype == np.uint8:
         return np.bincount(values, minlength=256).argmax()
     found, counts = np.unique(values, return_counts=True)
@@ -277,9 +289,9 @@ TEXT, LINES, MARKS, FILL = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tools:
-    """The text readers, the mark detector and the inpainter, each with the model that it runs.
-
-    ``threshold`` 0 to 1: probability from which a pixel counts as drawn. ``device_rules``: a site's folder.
+    """What cleaning needs: the text readers, the mark detector and the inpainter, each with the model that it
+    runs. ``threshold`` 0 to 1: probability from which a pixel counts as drawn. ``device_rules``: a site's
+    folder.
     """
 
     reader: TextReader
@@ -302,8 +314,9 @@ _LOADED: dict[tuple[Path | None, Path | None], Tools] = {}
 
 
 def cleaning_models(models_dir: Path | None = None, device_rules: Path | None = None) -> tuple[ModelRef, ...]:
-    """The models of the tools that this process has loaded, even if others were installed since; without
-    loaded tools the models of the cards. Loads nothing. Raises CardError."""
+    """The models that clean: those that this process has loaded, even if others were installed since; if none
+    is loaded, those of the model cards. Loads nothing. Raises CardError.
+    """
     loaded = _LOADED.get((models_dir, device_rules))
     if loaded:
         return loaded.models
@@ -311,7 +324,7 @@ def cleaning_models(models_dir: Path | None = None, device_rules: Path | None = 
 
 
 def shared_tools(models_dir: Path | None = None, device_rules: Path | None = None) -> Tools:
-    """This process's tools; loading takes a second. Raises CardError."""
+    """This process's tools for cleaning, loaded when first needed; that takes a second. Raises CardError."""
     place = models_dir, device_rules
     if place in _LOADED:
         return _LOADED[place]

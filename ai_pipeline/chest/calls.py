@@ -62,12 +62,12 @@ def point_fault(card: Card, wanted: object) -> str | None:
 
 
 def chosen_point(card: Card, wanted: OperatingPoint | None) -> OperatingPoint:
-    """The ``wanted`` operating point, or the card's default if None is wanted."""
+    """The ``wanted`` operating point, or the model card's default if None is wanted."""
     return wanted or points_of(card)[0]
 
 
 def labels_at(card: Card, point: OperatingPoint) -> tuple[Label, ...]:
-    """The card's labels with the thresholds of ``point``; a label that has none there keeps its own
+    """The model card's labels with the thresholds of ``point``; a label that has none there keeps its own
     thresholds.
     """
     rows = card.details.get("operating_points", {}).get(point, {}).get("labels", {})
@@ -129,7 +129,7 @@ def figures(card: Card, point: OperatingPoint, label: str) -> Mapping[str, Any]:
 
 
 def _measured(card: Card, point: OperatingPoint) -> Mapping[str, Any]:
-    """The card's table of figures that were measured at the operating point ``point``; empty if it has
+    """The model card's table of figures that were measured at the operating point ``point``; empty if it has
     none.
     """
     found: Mapping[str, Any] = card.details.get("metrics", {}).get("operating_points", {}).get(point, {})
@@ -187,7 +187,7 @@ def words_of(card: Card, point: OperatingPoint, label: str, prevalence: float | 
 
 def calibrated_at(card: Card) -> Mapping[str, float]:
     """The prevalence of each label at which the model was calibrated, between 0 and 1 (exclusive): the model
-    card's table ``[calibration.prevalence]``; empty without one.
+    model card's table ``[calibration.prevalence]``; empty without one.
     """
     table = card.details.get("calibration", {}).get("prevalence")
     if not isinstance(table, Mapping):

@@ -359,10 +359,10 @@ class Analysis:
     """The classifier's input and output for one image of ``rows`` × ``columns``. ``values [1, channels, size,
     size]``: the network's input, also used by the card's other networks. ``logits [labels]``; ``places
     [labels, h, w]``: the evidence maps, None if the network gives none; ``distance``: how far the image is
-    from the training images, NaN if the card has no domain gate. ``to_model``: the map from source to model
-    coordinates. ``pose``: how the image was shown before it was put upright for the analysis; ``kind`` (what
-    the domain gate takes the image for) and ``shown_distance`` (its distance) belong to the image as it was
-    shown.
+    from the training images, NaN if the model card has no domain gate. ``to_model``: the map from source to
+    model coordinates. ``pose``: how the image was shown before it was put upright for the analysis; ``kind``
+    (what the domain gate takes the image for) and ``shown_distance`` (its distance) belong to the image as it
+    was shown.
     """
 
     values: Floats
@@ -452,11 +452,11 @@ class Classifier:
         return self._pooled(self._engine(network_input(image, self._input)[0]))
 
     def in_domain(self, found: Analysis) -> bool:
-        """Whether the image looks like the training images; True if the card has no gate."""
+        """Whether the image looks like the training images; True if the model card has no domain gate."""
         return self.card.gate is None or found.distance <= self.card.gate.threshold
 
     def probability(self, found: Analysis, label: int) -> float:
-        """The calibrated probability (0 to 1) of the card's label number ``label`` in the analysis
+        """The calibrated probability (0 to 1) of the model card's label number ``label`` in the analysis
         ``found``.
         """
         return probability(self.card.labels[label], float(found.logits[label]))
@@ -483,7 +483,7 @@ class Classifier:
 
     def box(self, found: Activation, label: int) -> Region | None:
         """Choose a box for label number ``label`` from its evidence map ``found``, in source coordinates;
-        None if the card has no box templates for it.
+        None if the model card has no box templates for it.
         """
         if self._templates is None or not self.card.labels[label].box:
             return None
@@ -494,8 +494,8 @@ class Classifier:
         return np.asarray(self._output(outputs, "features").mean((2, 3)), np.float32)
 
     def _output(self, outputs: Mapping[str, Floats], part: Literal["scores", "features"]) -> Floats:
-        """The output of the network that the card names as ``part``. Raises CardError if the network has none
-        of that name.
+        """The output of the network that the model card names as ``part``. Raises CardError if the network
+        has none of that name.
         """
         name = self.card.outputs.scores if part == "scores" else self.card.outputs.features
         if name not in outputs:
@@ -635,8 +635,8 @@ class BoxDetector:
         return self._found(prepared.output, label) if label in self.head.labels else None
 
     def region(self, prepared: DetectorInput, label: str) -> Region | None:
-        """The box of ``label`` in source coordinates; None if the card marks it as not reliable, or if it
-        moves with small changes of the image.
+        """The box of ``label`` in source coordinates; None if the model card marks it as not reliable, or if
+        it moves with small changes of the image.
         """
         found = self.find(prepared, label) if label in self._shown else None
         # Overlap (IoU) with the box of every changed input from which a box is shown: in five folds the

@@ -53,7 +53,7 @@ from ai_pipeline.chest.classifier import (
     probability,
 )
 from ai_pipeline.chest.intended_use import refused_by_header, refused_by_pixels
-from ai_pipeline.chest.stamps import LARGEST, StampRules, Stamps, follow, read_stamps
+from ai_pipeline.chest.stamps import LARGEST, StampConclusions, Stamps, follow, read_stamps
 from ai_pipeline.chest.stamps import MODEL as TEXT_READER
 from ai_pipeline.contract import (
     Accept,
@@ -105,7 +105,7 @@ class _AnalysedImage:
     timings: Mapping[str, float]
 
     @property
-    def rules(self) -> StampRules:
+    def rules(self) -> StampConclusions:
         """What the stamps on the film say of its projection and sides."""
         return follow(self.image, self.stamps, self.anatomy, self.analysis.pose)
 
@@ -191,8 +191,8 @@ class ChestXray:
 
     @staticmethod
     def try_out(card_file: Path, seconds: int) -> None:
-        """Run the model of the card ``card_file`` on test pictures. Raises CardError if it fails or takes
-        longer than ``seconds``.
+        """Run the model of the model card ``card_file`` on test pictures. Raises CardError if it fails or
+        takes longer than ``seconds``.
         """
         from ai_pipeline.chest import trial  # with what looks into files, which no worker needs
 
@@ -405,7 +405,7 @@ class ChestXray:
         analysed = _AnalysedImage(
             image,
             analysis.seen(way, image.header.rows, image.header.columns),
-            boxes and _seen(boxes, way, image.header),
+            boxes and _boxes_mapped(boxes, way, image.header),
             anatomy and anatomy.seen(way),
             Exposure.from_image(grey),
             stamps,
@@ -525,7 +525,7 @@ def _cleaned(
     return (result.image, result.mask), result.notes
 
 
-def _seen(
+def _boxes_mapped(
     boxes: Callable[[str], tuple[Region, ...]], way: Affine, header: ImageHeader
 ) -> Callable[[str], tuple[Region, ...]]:
     """Return the function ``boxes`` (from a label to its boxes) with its boxes mapped by ``way`` to the image

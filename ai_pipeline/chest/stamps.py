@@ -164,7 +164,7 @@ def _is_inside(hull: npt.NDArray[np.int32] | None, anatomy: Anatomy | None, poin
 
 @cache
 def _reader(models_dir: Path | None) -> TextReader:
-    """This process's text reader, whose networks are those of the card. Raises CardError."""
+    """This process's text reader, whose networks are those of the model card. Raises CardError."""
     registry.verify(registry.find(MODEL, models_dir))
     return shared_reader()
 
@@ -176,7 +176,7 @@ to be called mirrored. Less is enough in an image that was shown turned by 180°
 
 
 @dataclass(frozen=True, slots=True)
-class StampRules:
+class StampConclusions:
     """What follows from a film's stamps. ``projection``: PA, AP, another View Position, or "" if neither
     header nor stamp says it. ``sides``: whether left and right are known, because heart or side marker
     confirm them and nothing contradicts; ``marked``: whether the side marker confirms them. ``notes``: what
@@ -189,7 +189,9 @@ class StampRules:
     notes: tuple[QualityNote, ...] = ()
 
 
-def follow(image: SourceImage, stamps: Stamps | None, anatomy: Anatomy | None, pose: Pose) -> StampRules:
+def follow(
+    image: SourceImage, stamps: Stamps | None, anatomy: Anatomy | None, pose: Pose
+) -> StampConclusions:
     """Decide projection and sides of ``image`` from its ``stamps`` (None if they could not be read), its
     outlines and its pose.
     """
@@ -200,9 +202,9 @@ def follow(image: SourceImage, stamps: Stamps | None, anatomy: Anatomy | None, p
     notes = [QualityNote("stamps", text, image.uid) for text in texts]
     if why:
         notes.append(QualityNote("sides", f"{why}: sides are not given.", image.uid, on_faces=True))
-    marker, heart = _exchanged(read, anatomy, pose)
+    marker, heart = _lie_mirrored(read, anatomy, pose)
     marked = not why and marker is False
-    return StampRules(projection, marked or (not why and heart is False), marked, tuple(notes))
+    return StampConclusions(projection, marked or (not why and heart is False), marked, tuple(notes))
 
 
 def _projection_notes(header: str, projection: str, stamps: Stamps) -> list[str]:
@@ -222,7 +224,7 @@ def _projection_notes(header: str, projection: str, stamps: Stamps) -> list[str]
 
 def doubt(header: ImageHeader, stamps: Stamps, anatomy: Anatomy | None, pose: Pose) -> str:
     """Why left and right of the image are in doubt, as the beginning of a sentence; "" if they are not."""
-    marker, heart = _exchanged(stamps, anatomy, pose)
+    marker, heart = _lie_mirrored(stamps, anatomy, pose)
     behind = pose == UPRIGHT and seen_from_behind(header)
     reasons = {
         "Side marker and heart disagree": None not in {marker, heart} and marker != heart,
@@ -234,7 +236,7 @@ def doubt(header: ImageHeader, stamps: Stamps, anatomy: Anatomy | None, pose: Po
     return next((reason for reason, there in reasons.items() if there), "")
 
 
-def _exchanged(stamps: Stamps, anatomy: Anatomy | None, pose: Pose) -> tuple[bool | None, bool | None]:
+def _lie_mirrored(stamps: Stamps, anatomy: Anatomy | None, pose: Pose) -> tuple[bool | None, bool | None]:
     """Whether the side marker, and whether the heart, lies as in a mirrored image; each None where that is
     not certain.
     """

@@ -33,7 +33,9 @@ def try_out(card: Card, seconds: int) -> None:
 
 
 def main() -> None:
-    """Try the card whose path is on standard input. If it fails: exit code 65, one line on standard error."""
+    """Try the model card whose path is on standard input. If it fails: exit code 65, one line on standard
+    error.
+    """
     try:
         _try(load(Path(sys.stdin.read())))
     except CardError as error:

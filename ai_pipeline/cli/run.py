@@ -62,11 +62,11 @@ class Folder:
         shown = [finding for finding in result.findings if finding.decision is not Decision.ABSENT]
         frame = next((finding.frame for finding in shown if finding.frame), 1)
         here = [finding for finding in result.findings if finding.frame in {None, frame}]
-        if (below := _below(image, result, frame - 1)) is not None:
+        if (below := _picture_to_draw_on(image, result, frame - 1)) is not None:
             drawn = annotate(below, here, measurements=result.measurements, notes=result.quality)
             written.append(self._png(f"{stem}.annotated", "annotated", drawn))
         for finding in shown:
-            below = _below(image, result, (finding.frame or 1) - 1)
+            below = _picture_to_draw_on(image, result, (finding.frame or 1) - 1)
             if finding.evidence is not None and below is not None:
                 picture = heatmap_overlay(below, finding)
                 label = "".join(letter if letter.isalnum() else "_" for letter in finding.label)
@@ -96,7 +96,7 @@ class Folder:
         return _entry(kind, path, 1)
 
 
-def _below(image: SourceImage, result: PipelineResult, frame: int) -> Picture | None:
+def _picture_to_draw_on(image: SourceImage, result: PipelineResult, frame: int) -> Picture | None:
     """The picture of frame ``frame`` (from 0) on which the result is drawn; None if only a cleaned image may
     be shown and there is none.
     """

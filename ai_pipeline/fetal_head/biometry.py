@@ -75,11 +75,10 @@ def measurements(
     fetus: str,
     agreement: tuple[float, float] | None = None,
 ) -> tuple[Measurement, ...]:
-    """Circumference, short and long axis of the ``head`` in the image ``uid``, in mm, or in pixels without
-    ``spacing``.
-
-    ``fetus``: as in Measurement. ``agreement``: of the circumference with a sonographer, from the model's
-    card. Lines are cut off at the picture's edge.
+    """The circumference, short and long axis of ``head`` in the image ``uid``, in mm, or in pixels without
+    ``spacing``. ``fetus``: as in Measurement. ``agreement``: the range in which 95 % of the differences from
+    a sonographer's circumference lay on test images (mm), or None. Lines are cut off at the picture's
+    edge.
     """
     unit = MILLIMETRES if spacing else PIXELS
     error = repeatability(agreement, 1.0) if agreement and spacing else None
@@ -110,8 +109,8 @@ def measurements(
 
 
 def _statement(circumference: float, unit: Code) -> str:
-    """The gestational age with two standard deviations, for 12 to 42 weeks, as in the paper (F. Hadlock et
-    al., Radiology 1984;152:497).
+    """The short result in words: the head circumference and, for 12 to 42 weeks, the gestational age with two
+    standard deviations (F. Hadlock et al., Radiology 1984;152:497).
     """
     if unit != MILLIMETRES:
         return "Head outlined, not measured in mm: the image does not give the size of its pixels"
@@ -124,7 +123,7 @@ def _statement(circumference: float, unit: Code) -> str:
 
 
 def in_millimetres(head: Ellipse, spacing: tuple[float, float]) -> Ellipse:
-    """``head`` in millimetres; if pixels are not square, the ellipse through its stretched outline."""
+    """Convert ``head`` to millimetres; if pixels are not square, fit an ellipse to the stretched outline."""
     down, across = spacing
     # Axes of pixels that differ by less, as a share, are alike.
     if abs(down - across) <= 0.01 * across:
@@ -136,7 +135,7 @@ def in_millimetres(head: Ellipse, spacing: tuple[float, float]) -> Ellipse:
 
 
 def inside(line: tuple[Point, ...], header: ImageHeader) -> tuple[Point, ...]:
-    """``line`` with points outside the picture moved to its edge."""
+    """Return ``line`` with points outside the picture moved to its edge."""
     return tuple(
         (min(max(x, 0.0), float(header.columns)), min(max(y, 0.0), float(header.rows))) for x, y in line
     )

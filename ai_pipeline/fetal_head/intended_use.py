@@ -41,7 +41,9 @@ BESIDE = 0.2
 
 
 def refused_by_header(header: ImageHeader) -> str:
-    """Why the header forbids an analysis, as a sentence without free text; empty when it does not."""
+    """Why the header shows that the image is none of a fetal head to measure, as a sentence that quotes no
+    free text of the header; "" if the image may be analysed.
+    """
     age, sex = header.age_years, header.attributes.get("PatientSex", "")
     boxes = sorted((region.box for region in _flat(header)), key=_area, reverse=True)
     reasons = (
@@ -71,8 +73,8 @@ def refused_by_header(header: ImageHeader) -> str:
 
 
 def image_area(header: ImageHeader) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the largest two-dimensional region inside the picture; the whole picture
-    without regions.
+    """The largest two-dimensional ultrasound region inside the picture, as left, top, right, bottom; the
+    whole picture if the header names no regions.
     """
     regions = [
         region for region in _flat(header) if _area(region.box) >= BESIDE * header.rows * header.columns
@@ -84,7 +86,7 @@ def image_area(header: ImageHeader) -> tuple[int, int, int, int]:
 
 
 def _flat(header: ImageHeader) -> list[UltrasoundRegion]:
-    """The two-dimensional regions that lie at least in part in the picture."""
+    """The two-dimensional ultrasound regions of the header that lie at least in part in the picture."""
     # Region Spatial Format (0018,6012).
     return [
         region
@@ -121,9 +123,9 @@ def tells_of_several(texts: Iterable[str]) -> bool:
 def fetus_of_each(
     pictures: Mapping[str, Sequence[str]], headers: Iterable[ImageHeader]
 ) -> dict[str, tuple[str, str]]:
-    """For each image UID the name of the fetus that the image shows, and a sentence on why it is not known.
-
-    One of the two is empty. ``pictures``: the texts read in each picture of one study.
+    """For each image UID a pair: the label of the fetus that the image shows (such as A), and a sentence on
+    why it is not known; one of the two is "". ``pictures``: the texts read in each image of one study, by
+    UID; ``headers``: those of the images.
     """
     named = {uid: names_in(texts) for uid, texts in pictures.items()}
     words = [text for texts in pictures.values() for text in texts]
@@ -134,7 +136,9 @@ def fetus_of_each(
 
 
 def _fetus(names: frozenset[str], *, several: bool) -> tuple[str, str]:
-    """The name of the fetus in a picture, and a sentence on why it is not known; one of both is ""."""
+    """The label of the fetus in a picture with the labels ``names``, and a sentence on why it is not known;
+    one of the two is "". ``several``: whether the study mentions more than one fetus.
+    """
     if len(names) > 1:
         return "", "the picture names more than one fetus"
     if not names and several:

@@ -46,7 +46,10 @@ NOT_ASSESSED: Final = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _SeenImage:
-    """An image with the outlined head, and the reason why it is not measured; "" if it is."""
+    """An image with the outline that was found. ``head``: the ellipse to measure in source pixels, None
+    without one; ``spacing``: mm between rows and columns; ``reason``: why the head is not measured, "" if it
+    is.
+    """
 
     image: SourceImage
     found: HeadOutline
@@ -57,7 +60,9 @@ class _SeenImage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _CleanedImage:
-    """A cleaned image. ``texts``: the text that was read in it, which may be a name."""
+    """The result of cleaning an image. ``images``: the cleaned picture and its mask, none if cleaning failed;
+    ``notes`` for the reader; ``texts``: the text that was read in the image, which may be a name.
+    """
 
     images: tuple[DerivedImage, ...]
     notes: tuple[QualityNote, ...]
@@ -65,11 +70,14 @@ class _CleanedImage:
 
 
 class FetalHead:
-    """The pipeline ``fetal_head`` (:class:`ai_pipeline.contract.Pipeline`)."""
+    """The pipeline ``fetal_head``, which measures fetal heads in ultrasound images
+    (:class:`ai_pipeline.contract.Pipeline`).
+    """
 
     card = CARD
 
     def __init__(self, *, models_dir: Path | None = None, device_rules: Path | None = None) -> None:
+        """``models_dir``, ``device_rules``: folders of a site's own models and device rules."""
         self._models_dir, self._device_rules = models_dir, device_rules
         self._loaded: HeadModel | None = None
         self._analysed: deque[_SeenImage] = deque(maxlen=32)  # those of accepts() for run()
@@ -80,6 +88,7 @@ class FetalHead:
         shared_tools(self._models_dir, self._device_rules).reader.warm_up()
 
     def models(self) -> tuple[ModelRef, ...]:
+        """The head network and the models that clean, as results name them."""
         own = (self._loaded or find(MODEL, self._models_dir)).ref
         return own, *cleaning_models(self._models_dir, self._device_rules)
 
@@ -171,13 +180,15 @@ class FetalHead:
         )
 
     def _model(self) -> HeadModel:
-        """The model, loaded once."""
+        """The head network, loaded when first needed."""
         if self._loaded is None:
             self._loaded = HeadModel.of(find(MODEL, self._models_dir))
         return self._loaded
 
     def _analyse(self, image: SourceImage) -> _SeenImage:
-        """Decode and analyse ``image``, unless that was just done: run() gets the images of accepts()."""
+        """Outline the head in ``image``; the result is remembered because accepts() and run() get the same
+        images.
+        """
         for known in self._analysed:
             if known.image is image:
                 return known
@@ -197,7 +208,7 @@ class FetalHead:
         return analysed
 
     def _cleaned(self, image: SourceImage, report: Progress) -> _CleanedImage:
-        """The cleaned image; without pixels, and with a note, if cleaning failed."""
+        """Clean ``image``; without pixels, and with a note, if cleaning failed."""
         try:
             result = clean(image, report, tools=shared_tools(self._models_dir, self._device_rules))
         except CleaningFailed as failure:

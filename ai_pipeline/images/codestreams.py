@@ -79,7 +79,7 @@ _PRECISION = 42
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """The image that the code stream's own header declares; ``precision``: bits of a sample."""
+    """What a compressed frame's own header declares of its image; ``precision``: bits of a sample."""
 
     rows: int
     columns: int
@@ -89,7 +89,9 @@ class Declared:
 
 
 def check_inflation(path: Path, most_mib: int) -> None:
-    """Inflate a deflated data set without keeping it. Raises CodestreamFault above ``most_mib`` MiB."""
+    """Raise CodestreamFault if the file's data set is deflated (compressed) and inflates to more than
+    ``most_mib`` MiB; nothing of it is stored.
+    """
     with path.open("rb") as file:
         read_preamble(file, False)
         if _read_file_meta_info(file).get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
@@ -113,9 +115,8 @@ def check_decodable(syntax: UID) -> None:
 
 
 def is_cut(frame: bytes, syntax: UID) -> bool:
-    """Whether a frame lacks its end; False if the transfer syntax does not show it.
-
-    No scan can hold the marker (T.81 F.1.2.3, T.87 A.1); what some makers write after it does not matter.
+    """Whether the compressed ``frame`` lacks its end marker; False if its transfer syntax has none. No scan
+    can hold the marker (T.81 F.1.2.3, T.87 A.1); what some makers write after it does not matter.
     """
     return syntax in WITH_END and frame.find(END, frame.rfind(bytes((0xFF, _SCAN)))) < 0
 
@@ -129,8 +130,9 @@ def declared(frame: bytes, syntax: UID) -> Declared:
 
 
 def decoded(frame: bytes, syntax: UID, header: PixelAttributes) -> PixelArray:
-    """The samples of a whole frame, ``[rows, columns]`` or ``[rows, columns, 3]`` in RGB, as wide as in the
-    code stream. Raises CodestreamFault if it is not the image that ``header`` describes; NoDecoder.
+    """Decode a compressed frame to samples ``[rows, columns]`` or ``[rows, columns, 3]`` in RGB, as wide as
+    in the code stream. Raises CodestreamFault if the frame is not the image that ``header`` describes, and
+    NoDecoder.
     """
     if syntax == RLELossless:
         _check_rle(frame, header)
@@ -174,7 +176,9 @@ def decoded(frame: bytes, syntax: UID, header: PixelAttributes) -> PixelArray:
 def _samples(
     data: bytes | bytearray | memoryview, header: PixelAttributes, width: int, *, planar: bool = False
 ) -> PixelArray:
-    """Little-endian samples of ``width`` bytes as an array of their own."""
+    """Turn little-endian samples of ``width`` bytes into an array. ``planar``: each colour is stored as a
+    plane of its own.
+    """
     values = np.frombuffer(data, f"<{'i' if header.signed else 'u'}{width}")
     if header.samples == 1:
         return values.reshape(header.rows, header.columns).copy()
@@ -184,7 +188,7 @@ def _samples(
 
 
 def _signed(samples: PixelArray, found: Declared) -> PixelArray:
-    """The samples with their sign extended or cleared, because the code stream's sign may differ from the
+    """Extend or clear the sign of the samples, because the code stream's sign may differ from the
     header's.
     """
     unused = 8 * samples.dtype.itemsize - found.precision
@@ -192,7 +196,9 @@ def _signed(samples: PixelArray, found: Declared) -> PixelArray:
 
 
 def _jpeg(frame: bytes) -> Declared:
-    """The one frame header before the first scan (T.81 B.2.2, T.87 C.2.2)."""
+    """Read what a JPEG or JPEG-LS declares in its one frame header before the first scan (T.81 B.2.2, T.87
+    C.2.2).
+    """
     if not frame.startswith(b"\xff\xd8"):
         raise CodestreamFault("the frame is no JPEG")
     if frame.count(bytes((0xFF, _SCAN))) > MOST_SCANS:
@@ -229,9 +235,8 @@ def _segments(frame: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _with_all_coefficients(frame: bytes) -> bytes:
-    """The frame, whose scan has all coefficients if it is sequential (T.81 B.2.3).
-
-    Old encoders say that it has the first only, which DCMTK passes over and libjpeg refuses.
+    """Return the JPEG ``frame`` with a scan header that announces all coefficients, if it is sequential (T.81
+    B.2.3): old encoders announce the first only, which libjpeg refuses.
     """
     segments = dict(_segments(frame))
     scan = segments[_SCAN]
@@ -242,7 +247,9 @@ def _with_all_coefficients(frame: bytes) -> bytes:
 
 
 def _jpeg_2000(frame: bytes) -> Declared:
-    """The SIZ segment, which comes first (ITU-T T.800 A.5.1); a JP2 file around it is passed over."""
+    """Read what a JPEG 2000 declares in its segment SIZ, which comes first (ITU-T T.800 A.5.1); a JP2 file
+    around it is skipped.
+    """
     start = _codestream_of_jp2(frame)
     if frame[start : start + 4] != b"\xff\x4f\xff\x51":
         raise CodestreamFault("the frame is no JPEG 2000")
@@ -292,9 +299,8 @@ def _segment_of_style(frame: bytes) -> int:
 
 
 def bare(frame: bytes) -> bytes:
-    """The code stream without a JP2 file around it, which DICOM does not allow (PS3.5 A.4.4).
-
-    Raises CodestreamFault where the file would change the samples: by a palette or another order of
+    """Return the JPEG 2000 code stream without a JP2 file around it, which DICOM does not allow (PS3.5
+    A.4.4). Raises CodestreamFault where that file would change the samples: by a palette or another order of
     colours (T.800 I.5.3.4, I.5.3.6).
     """
     start = _codestream_of_jp2(frame)
@@ -324,7 +330,9 @@ def _codestream_of_jp2(frame: bytes) -> int:
 
 
 def _check_rle(frame: bytes, header: PixelAttributes) -> None:
-    """Raise CodestreamFault if the segments are too many or too long for the header (PS3.5 G.3 to G.5)."""
+    """Raise CodestreamFault if the frame's RLE segments are too many or too long for the header (PS3.5 G.3 to
+    G.5).
+    """
     if len(frame) < 64:
         raise CodestreamFault("the RLE header is cut off")
     count, *offsets = struct.unpack_from("<16I", frame)
@@ -349,17 +357,18 @@ _STARTS = b"\xff\xd8", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  "
 
 @dataclass(frozen=True, slots=True)
 class Fragments:
-    """The places of the fragments of each frame in a file: first byte and length."""
+    """The places of the fragments of compressed pixel data in a file: for each frame, first byte and length
+    of its fragments.
+    """
 
     path: Path
     frames: Sequence[Sequence[tuple[int, int]]]
 
     @staticmethod
     def find(path: Path, start: int, frames: int) -> Fragments:
-        """The fragments of ``frames`` frames; ``start``: position of the element Pixel Data in the file.
-
-        Raises CodestreamFault for another number of frames than ``frames``: nobody knows which number is
-        right, and a reader of the header would not see the further ones.
+        """Find the fragments of ``frames`` frames; ``start``: position of the element Pixel Data in the file.
+        Raises CodestreamFault if the pixel data have another number of frames: a reader of the header would
+        not see further ones.
         """
         found: list[list[tuple[int, int]]] = []
         with path.open("rb") as file:
@@ -380,7 +389,9 @@ class Fragments:
 
 
 def _places(file: BinaryIO, start: int) -> Iterator[tuple[int, int]]:
-    """The place of each fragment behind the Basic Offset Table. Encapsulated data is little endian."""
+    """First byte and length of each fragment after the Basic Offset Table. Encapsulated data is little
+    endian.
+    """
     head = _read(file, start, 12)
     explicit = head[4:6] in {b"OB", b"OW", b"UN"}  # seen: an implicit VR data set under a JPEG syntax
     if head[8 if explicit else 4 :][:4] != b"\xff\xff\xff\xff":

@@ -28,10 +28,9 @@ _FRAMES = {0xC0, 0xC1, 0xC2, *_LOSSLESS}
 
 
 def of_header(photometric: str) -> frozenset[bool]:
-    """The colour spaces that Photometric Interpretation allows.
-
-    YBR_ICT and YBR_RCT are undone by the decoder of JPEG 2000; under another transfer syntax they mean
-    nothing.
+    """The colour spaces that a Photometric Interpretation allows: a set with False for RGB, True for YCbCr,
+    or both. YBR_ICT and YBR_RCT are undone by the decoder of JPEG 2000; under another transfer syntax they
+    mean nothing. Raises CodestreamFault for colours that are not decoded.
     """
     if photometric in {"HSV", "ARGB", "CMYK"}:
         raise CodestreamFault(f"Photometric Interpretation (0028,0004) {photometric} is not decoded here")
@@ -68,11 +67,10 @@ def of_jpeg(segments: Iterable[tuple[int, bytes]], photometric: str) -> frozense
 
 
 def as_rgb(samples: PixelArray, says: frozenset[bool], photometric: str) -> PixelArray:
-    """``samples`` ``[rows, columns, 3]`` in RGB; grey samples as they are. ``says``: of the code stream.
-
-    Where code stream and header differ, the pixels may show that the header is right (a JFIF before RGB).
-    Raises CodestreamFault where ``says`` contradicts itself and the pixels show neither, and where the pixels
-    show what neither code stream nor header says.
+    """Convert ``samples`` ``[rows, columns, 3]`` to RGB; grey samples are returned as they are. ``says``: the
+    colour spaces that the code stream allows (as in :func:`of_jpeg`); ``photometric``: what the header says.
+    Where code stream and header differ, grey pixels may show which is right. Raises CodestreamFault where
+    ``says`` contradicts itself and the pixels do not decide, and where the pixels contradict both.
     """
     if samples.ndim < 3 or (samples.dtype != np.uint8 and says == RGB):
         return samples
@@ -94,16 +92,16 @@ def as_rgb(samples: PixelArray, says: frozenset[bool], photometric: str) -> Pixe
 
 
 def whole_range(samples: PixelArray) -> PixelArray:
-    """YBR_PARTIAL_422, whose luminance is 16 to 235 and chrominance 16 to 240 (PS3.3-2016 C.7.6.3.1.2), as
-    YBR_FULL.
+    """Stretch YBR_PARTIAL_422 samples, with luminance 16 to 235 and chrominance 16 to 240 (PS3.3-2016
+    C.7.6.3.1.2), to the full range of YBR_FULL.
     """
     full = (samples.astype(np.float64) - (16, 128, 128)) * 255 / (219, 224, 224) + (0, 128, 128)
     return np.clip(np.rint(full), 0, 255).astype(np.uint8)
 
 
 def _shown(samples: PixelArray) -> tuple[frozenset[bool], bool]:
-    """The colour space under which more pixels are grey, as background and letters are; and whether this is
-    clear enough to contradict the header.
+    """The colour space under which more pixels are grey, as background and letters are (empty if undecided);
+    and whether this is clear enough to contradict the header.
     """
     # Rows and columns of the picture that are looked at, at least.
     step = max(1, min(samples.shape[:2]) // 256)

@@ -19,9 +19,8 @@ from ai_pipeline.contract import Grey, Point
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """Maps source to model coordinates: ``x' = a·x + b·y + c``, ``y' = d·x + e·y + f``.
-
-    Both sides count from the top left corner of the top left pixel (see :mod:`ai_pipeline.contract`).
+    """An affine map from source to model coordinates: ``x' = a·x + b·y + c``, ``y' = d·x + e·y + f``. Both
+    sides count from the top left corner of the top left pixel (see :mod:`ai_pipeline.contract`).
     """
 
     a: float
@@ -32,6 +31,7 @@ class Affine:
     f: float
 
     def __call__(self, points: Sequence[Point]) -> tuple[Point, ...]:
+        """Map points (x, y)."""
         return tuple((self.a * x + self.b * y + self.c, self.d * x + self.e * y + self.f) for x, y in points)
 
     def after(self, first: Affine) -> Affine:
@@ -73,7 +73,7 @@ class Pose:
 
     @property
     def name(self) -> str:
-        """``upright``, ``turned 90``, ``inverted``, ``turned 90, inverted`` …"""
+        """The pose as a short text: ``upright``, ``turned 90``, ``inverted``, ``turned 90, inverted`` …"""
         parts = [f"turned {self.turned}"] if self.turned else []
         parts += ["inverted"] if self.inverted else []
         parts += ["mirrored"] if self.mirrored else []
@@ -81,7 +81,7 @@ class Pose:
 
     @property
     def sentence(self) -> str:
-        """The deviation from upright, for a person: ``shown turned by 90° clockwise and inverted``."""
+        """How the picture deviates from upright, in words: ``shown turned by 90° clockwise and inverted``."""
         turned = f"turned by {self.turned}°" + (" clockwise" if self.turned in {90, 270} else "")
         parts = [turned] if self.turned else []
         parts += ["inverted (black and white exchanged)"] if self.inverted else []
@@ -95,7 +95,7 @@ POSES = tuple(Pose(turned, inverted) for inverted in (False, True) for turned in
 
 
 def shown(upright: Grey, pose: Pose) -> Grey:
-    """An upright picture as it looks in ``pose``."""
+    """Return the picture ``upright`` as it looks in ``pose``."""
     picture = upright[:, ::-1] if pose.mirrored else upright
     picture = np.rot90(picture, -pose.turned // 90)
     return np.ascontiguousarray(~picture if pose.inverted else picture)

@@ -17,7 +17,7 @@ _DATE_TIME: Final = re.compile(
 
 
 def date_of(text: str) -> date | None:
-    """The day in a DA; None for any other text. A time after the day is ignored."""
+    """The day in a DICOM date (VR DA or DT); None for any other text. A time after the day is ignored."""
     found = _DATE_TIME.fullmatch(text.strip(" \0"))
     if found is None:
         return None
@@ -30,13 +30,15 @@ def date_of(text: str) -> date | None:
 
 
 def as_da(text: str) -> str | None:
-    """The text as DA (YYYYMMDD); None if it names no day."""
+    """Convert a written date to VR DA (YYYYMMDD); None if it names no day."""
     day = date_of(text)
     return f"{day:%Y%m%d}".zfill(8) if day else None
 
 
 def as_tm(text: str) -> str | None:
-    """The text as TM (HHMMSS.FFFFFF, as far as it is given); None if it is no time of day."""
+    """Convert a written time to VR TM (HHMMSS.FFFFFF, as far as it is given); None if it is no time of
+    day.
+    """
     found = _TIME.fullmatch(text.strip(" \0"))
     if found is None:
         return None
@@ -47,7 +49,9 @@ def as_tm(text: str) -> str | None:
 
 
 def as_dt(text: str) -> str | None:
-    """The text as DT (YYYYMMDDHHMMSS.FFFFFF&ZZXX, as far as it is given); None if it is no moment."""
+    """Convert a written date and time to VR DT (YYYYMMDDHHMMSS.FFFFFF&ZZXX, as far as it is given); None if
+    it is no moment.
+    """
     text = text.strip(" \0")
     if _YEAR_OR_MONTH.fullmatch(text):
         return text

@@ -69,10 +69,9 @@ def halvings(header: ImageHeader, shorter_side: int) -> int:
 
 
 def decoded_smaller(frame: bytes, header: ImageHeader, times: int) -> PixelArray | None:
-    """The samples of a JPEG 2000 at a lower resolution, halved ``times``: uint16 ``[rows, columns]``.
-
-    None if the frame must be decoded in full: it is not of unsigned grey samples, it has no such
-    resolution, or the decoding process is not confined here (docs/decisions.md). Raises NoDecoder.
+    """Decode a JPEG 2000 at a lower resolution, halved ``times``: uint16 ``[rows, columns]``. None if the
+    frame must be decoded in full: it is not of unsigned grey samples, it has no such resolution, or the
+    decoding process is not confined here (docs/decisions.md). Raises NoDecoder.
     """
     if DECODER.lacks():
         return None
@@ -88,10 +87,8 @@ def decoded_smaller(frame: bytes, header: ImageHeader, times: int) -> PixelArray
 
 
 def halved(samples: PixelArray, bits: int, times: int) -> PixelArray:
-    """Unsigned grey samples of this many ``bits``, halved ``times``.
-
-    The result equals that of :func:`decoded_smaller` for a lossless file: the low band of the reversible 5-3
-    filter (T.800 F.4.8).
+    """Halve unsigned grey samples of this many ``bits`` in size, ``times`` times. The result equals that of
+    :func:`decoded_smaller` for a lossless file: the low band of the reversible 5-3 filter (T.800 F.4.8).
     """
     band = cast(npt.NDArray[np.integer[Any]], samples)
     for _ in range(times):
@@ -116,9 +113,8 @@ def _low_band(values: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int32]:
 
 
 def to_full_size(rows: int, header: ImageHeader) -> Affine:
-    """The map from a picture with this many ``rows``, halved or not, to the image.
-
-    Its samples lie on every second, fourth … sample of the image, the first on the first (T.800 annex F).
+    """The map from a picture with this many ``rows``, halved any number of times, to the full image. Its
+    samples lie on every second, fourth … sample of the image, the first on the first (T.800 annex F).
     """
     times = round(math.log2(header.rows / rows))
     return Affine(2.0**times, 0.0, (1 - 2.0**times) / 2, 0.0, 2.0**times, (1 - 2.0**times) / 2)
@@ -204,10 +200,8 @@ def open_image(
 
 
 def decoded_sha256(image: DicomImage | PictureImage | Path) -> str:
-    """The hash of the decoded samples of all frames; it does not depend on the transfer syntax.
-
-    The hash is over the shape, then little-endian samples before palette and LUTs; one frame in memory at a
-    time.
+    """The SHA-256 of the decoded samples of all frames, which does not depend on the transfer syntax: of the
+    shape, then of little-endian samples before palette and LUTs; one frame is in memory at a time.
     """
     source = open_dicom(image) if isinstance(image, Path) else image
     digest = hashlib.sha256()
@@ -220,7 +214,7 @@ def decoded_sha256(image: DicomImage | PictureImage | Path) -> str:
 
 
 def samples_photometric(header: ImageHeader) -> Literal["MONOCHROME1", "MONOCHROME2", "RGB"]:
-    """The photometric interpretation of the samples that ``stored()`` returns."""
+    """The photometric interpretation of the samples that ``stored()`` returns for this header."""
     if header.photometric in {"MONOCHROME1", "MONOCHROME2"}:
         return cast(Literal["MONOCHROME1", "MONOCHROME2"], header.photometric)
     return "RGB"
@@ -258,15 +252,18 @@ class DicomImage:
 
     @property
     def uid(self) -> str:
+        """The SOP Instance UID; "" without one."""
         with _pydicom_may_warn():
             return str(self.dataset.get("SOPInstanceUID") or "")
 
     @property
     def series_uid(self) -> str:
+        """The Series Instance UID; "" without one."""
         with _pydicom_may_warn():
             return str(self.dataset.get("SeriesInstanceUID") or "")
 
     def stored(self, frame: int = 0) -> PixelArray:
+        """The samples of a frame (from 0) after decoding; palettes are looked up."""
         samples = self.decoded(frame)
         if self.header.photometric != "PALETTE COLOR":
             return samples
@@ -288,22 +285,26 @@ class DicomImage:
             return (numbers >> (8 if int(numbers.max()) > 255 else 0)).astype(np.uint8)
 
     def display(self, frame: int = 0, shorter_side: int = 0) -> Picture:
+        """The picture of a frame as a viewer shows it; see SourceImage."""
         times = halvings(self.header, shorter_side) if shorter_side else 0
         samples = self._halved(frame, times) if times else None
         return self.show(self.stored(frame) if samples is None else samples, frame)
 
     def show(self, samples: PixelArray, frame: int = 0) -> Picture:
+        """The picture of ``samples``, as a viewer shows this frame."""
         if samples.ndim == 3:
             return colour_display(samples, self.header.bits_stored)
         with _pydicom_may_warn(), _as_pixel_error("the grey LUTs of the header are unusable"):
             return self.grey_display(frame).show(samples)
 
     def grey_display(self, frame: int = 0) -> GreyDisplay:
-        """The windowing of frame ``frame``; its ``choice`` says where the window came from."""
+        """The steps from samples to grey levels of frame ``frame`` (from 0); their ``choice`` says where the
+        window came from.
+        """
         return GreyDisplay.from_dataset(_frame_attributes(self.dataset, frame))
 
     def decoded(self, frame: int) -> PixelArray:
-        """The frame's samples, colour as RGB, palette indices not yet looked up."""
+        """The samples of a frame (from 0), colour as RGB; indices of a palette are not looked up."""
         self._check_frame(frame)
         if self._last is None or self._last[0] != frame:
             compressed = self.transfer_syntax in codestreams.COMPRESSED
@@ -325,12 +326,12 @@ class DicomImage:
         self._last = self._whole = None
 
     def _check_frame(self, frame: int) -> None:
-        """Raise PixelError if the image has no such frame."""
+        """Raise PixelError if the image has no frame ``frame`` (from 0)."""
         if not 0 <= frame < self.header.frames:
             raise PixelError(f"there is no frame {frame + 1} among {self.header.frames}")
 
     def _halved(self, frame: int, times: int) -> PixelArray | None:
-        """The samples halved ``times``; None if only those of the full image are right."""
+        """The samples halved ``times``; None if the image cannot be halved without changing what is shown."""
         self._check_frame(frame)
         plain = self.dataset.get("PixelRepresentation") == 0 and self.dataset.get("SamplesPerPixel") == 1
         if not plain or "PixelPaddingValue" in self.dataset:
@@ -343,7 +344,7 @@ class DicomImage:
         return halved(self.decoded(frame), self.header.bits_stored, times)
 
     def _decompressed(self, frame: int) -> PixelArray:
-        """The samples of a compressed frame."""
+        """Decode a compressed frame (from 0)."""
         header, name = PixelAttributes.of(self.dataset), self.transfer_syntax.name
         fragments, frames = self._separated(), self.header.frames
         if not self._whole_frames:
@@ -357,12 +358,12 @@ class DicomImage:
             raise CodestreamFault(f"the pixels do not decode ({name}): {error}"[:290]) from error
 
     def _separated(self) -> Fragments:
-        """The places of the frames' fragments in the file, found once."""
+        """The places of each frame's fragments in the file, found once."""
         self._fragments = self._fragments or Fragments.find(self.path, self.pixels_at, self.header.frames)
         return self._fragments
 
     def _native(self, frame: int) -> PixelArray:
-        """The samples of an uncompressed frame."""
+        """Read the samples of an uncompressed frame (from 0)."""
         photometric = self.header.photometric
         says = colours.of_header(photometric)
         if self._has_all_chrominance():
@@ -388,9 +389,8 @@ class DicomImage:
         return colours.as_rgb(np.asarray(samples), says, self.header.photometric)
 
     def _check_length(self) -> None:
-        """Refuse uncompressed pixels that are far more than the header describes.
-
-        Too few are found when decoding; some padding after the last frame is common.
+        """Raise PixelError if uncompressed pixel data are much longer than the header describes. Too short
+        data are found when decoding; some padding after the last frame is common.
         """
         length = self._pixels_length()
         if not length:  # Float Pixel Data: the attributes of integers are not there
@@ -417,7 +417,9 @@ class DicomImage:
 
 @dataclass(frozen=True, slots=True)
 class PictureImage:
-    """A PNG or JPEG as a pipeline sees it."""
+    """A PNG or JPEG as a pipeline sees it (:class:`ai_pipeline.contract.SourceImage`), with a ``uid`` derived
+    from its bytes.
+    """
 
     uid: str
     series_uid: str
@@ -425,24 +427,30 @@ class PictureImage:
     samples: PixelArray
 
     def stored(self, frame: int = 0) -> PixelArray:
+        """The samples of the picture; ``frame`` must be 0."""
         return self.decoded(frame)
 
     def decoded(self, frame: int) -> PixelArray:
+        """The samples of the picture; raises PixelError unless ``frame`` is 0."""
         if frame != 0:
             raise PixelError(f"there is no frame {frame + 1} in a picture")
         return self.samples
 
     def display(self, frame: int = 0, shorter_side: int = 0) -> Picture:  # noqa: ARG002  (it is decoded)
+        """The picture as a viewer shows it."""
         return self.show(self.decoded(frame))
 
     def show(self, samples: PixelArray, frame: int = 0) -> Picture:  # noqa: ARG002  (there is one)
+        """The picture of ``samples``, as a viewer shows it."""
         if samples.ndim == 3:
             return colour_display(samples, self.header.bits_stored)
         return grey_range(samples, self.header.bits_stored)
 
 
 def _frame_attributes(dataset: Dataset, frame: int) -> Dataset:
-    """Return the LUT attributes valid for a frame; enhanced objects keep them in functional groups."""
+    """The attributes from which the grey display of a frame is made; enhanced objects hold them in functional
+    groups.
+    """
     if not isinstance(shared := dataset.get("SharedFunctionalGroupsSequence"), Sequence) or not shared:
         return dataset
     merged = Dataset()
@@ -462,9 +470,7 @@ def _frame_attributes(dataset: Dataset, frame: int) -> Dataset:
 
 
 def _stored_bits(samples: PixelArray, dataset: Dataset) -> PixelArray:
-    """The samples without the bits around the stored ones (old overlays, PS3.5 8.1.1), with their sign
-    extended.
-    """
+    """Remove the bits around the stored ones (old overlays, PS3.5 8.1.1) and extend the sign."""
     allocated = min(int(dataset.BitsAllocated), samples.dtype.itemsize * 8)
     stored = whole_of(dataset, "BitsStored", 0, most=64) or allocated
     if samples.dtype.kind not in "iu" or stored >= allocated or samples.size == 0:
@@ -480,10 +486,9 @@ def _stored_bits(samples: PixelArray, dataset: Dataset) -> PixelArray:
 
 
 def _bits_below(dataset: Dataset, stored: int, numbers: npt.NDArray[np.integer[Any]]) -> int:
-    """The number of bits below the stored ones; today always 0 (PS3.5 8.1.1).
-
-    High Bit is wrong more often than it says this, so it is believed only when an overlay lies there, or when
-    the bits under the stored ones are all 0 and those above are not.
+    """The number of unused bits below the stored ones, which the current standard forbids (PS3.5 8.1.1). High
+    Bit is often wrong, so it is believed only when an overlay lies there, or when the bits under the stored
+    ones are all 0 and those above are not.
     """
     below = min(whole_of(dataset, "HighBit", 0) + 1, int(dataset.BitsAllocated)) - stored
     if below <= 0:
@@ -494,7 +499,7 @@ def _bits_below(dataset: Dataset, stored: int, numbers: npt.NDArray[np.integer[A
 
 
 def _picture_samples(picture: Image.Image, data: bytes) -> PixelArray:
-    """The samples of a PNG or JPEG, decoded by another process; in this one Pillow reads only the header."""
+    """Decode a PNG or JPEG in the decoding process; this process reads only the header."""
     colours = () if picture.mode in {"1", "L", "LA", "I", "I;16", "I;16B"} else (3,)
     depth = np.uint16 if picture.mode.startswith("I") else np.uint8
     samples = np.empty((picture.height, picture.width, *colours), depth)
@@ -532,7 +537,9 @@ _DAMAGE = (
 
 @contextmanager
 def _as_pixel_error(what: str) -> Iterator[None]:
-    """A scope that raises PixelError for every fault of the image."""
+    """A context manager that turns every fault of the image into a PixelError. ``what``: the beginning of its
+    text.
+    """
     try:
         yield
     except PixelError:
@@ -546,7 +553,9 @@ def _as_pixel_error(what: str) -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> str:
-    """The decoder's message, if it is about pixels; header values (PHI) are not repeated."""
+    """A decoder's error message as a cause that may be shown: header values (PHI) are removed, and a message
+    that is not about pixels is replaced by the error's type.
+    """
     if isinstance(error, Image.DecompressionBombError):
         return "its header asks for more pixels than a picture may have"
     text = " ".join(str(error).split())
@@ -561,7 +570,9 @@ def _cause(error: BaseException) -> str:
 
 @contextmanager
 def _pydicom_may_warn() -> Iterator[None]:
-    """A scope without errors for deviations that are common in the field and change no pixel."""
+    """A context manager that silences pydicom's warnings on deviations that are common in the field and
+    change no pixel.
+    """
     with warnings.catch_warnings():
         for message in (
             "Expected explicit VR, but found implicit VR",

@@ -49,11 +49,12 @@ _ENVIRONMENT = {
 
 
 class Decoder:
-    """The decoding process. It is started when first needed, and again if it has ended; threads
-    take turns.
+    """The separate process that decodes frames. It is started when first needed, and again if it has ended;
+    threads take turns.
     """
 
     def __init__(self, arguments: Sequence[str] = ("-m", "ai_pipeline.images.decoder_process")) -> None:
+        """``arguments``: those of the Python interpreter that starts the process."""
         # -I: nothing is imported from the working folder, PYTHONPATH or the person's own packages.
         self._command = [sys.executable, "-I", *arguments]
         self._lock = threading.Lock()
@@ -63,12 +64,16 @@ class Decoder:
         self._kept: _Memory | None = None
 
     def start(self) -> None:
-        """Start the process, unless it runs, and wait until it is confined. Raises NoDecoder."""
+        """Start the process, unless it runs, and wait until it is confined. Raises NoDecoder if it cannot
+        start.
+        """
         with self._lock:
             self._started()
 
     def lacks(self) -> str:
-        """The rights that the process cannot give up on this machine; "" if it can do nothing but decode."""
+        """What the process can access besides decoding because this machine cannot forbid it, in words; "" if
+        nothing.
+        """
         self.start()
         files, calls = self._walls
         if calls:
@@ -77,10 +82,9 @@ class Decoder:
 
     def decode(self, name: str, frame: bytes, length: int) -> memoryview:
         """Decode ``frame`` to ``length`` bytes of samples, by the decoder ``name`` of
-        :mod:`.decoder_process`.
-
-        Copy the samples and release them: the next frame then reuses their memory, which is expensive to get.
-        Raises CodestreamFault with the decoder's message, or the reason why there is none; NoDecoder.
+        :mod:`.decoder_process`. Copy the samples and release them: the next frame then reuses their memory.
+        Raises CodestreamFault with the decoder's message, or the reason why it did not answer; NoDecoder if
+        the process cannot start.
         """
         with self._lock:
             control = self._started()
@@ -117,12 +121,14 @@ class Decoder:
         raise CodestreamFault(f"the decoder died of it ({how})")
 
     def close(self) -> None:
-        """End the process."""
+        """End the decoding process."""
         with self._lock:
             self._end()
 
     def _memory(self, size: int) -> _Memory:
-        """The memory of the last frame if nobody uses it any more and its size fits; else new memory."""
+        """Shared memory of at least ``size`` bytes: that of the last frame if it is free and fits, else new
+        memory.
+        """
         kept, self._kept = self._kept, None
         if kept is not None:
             if size <= len(kept.content) <= 4 * size and kept.is_free():
@@ -131,7 +137,7 @@ class Decoder:
         return _Memory(size)
 
     def _started(self) -> socket.socket:
-        """The socket to the process, which is started unless it runs."""
+        """The socket to the decoding process, which is started unless it runs. Raises NoDecoder."""
         if self._control is not None and self._process is not None and self._process.poll() is None:
             return self._control
         self._end()
@@ -177,11 +183,10 @@ atexit.register(DECODER.close)
 
 
 class _Memory:
-    """Memory that is shared with the process that decodes one frame. :attr:`content` exists as long as it is
-    used.
-    """
+    """Memory shared with the process that decodes one frame; it exists as long as :attr:`content` is used."""
 
     def __init__(self, size: int) -> None:
+        """Create shared memory of ``size`` bytes."""
         self.file = os.memfd_create("frame", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
         try:
             os.truncate(self.file, size)
@@ -196,7 +201,7 @@ class _Memory:
         self._used = False
 
     def fill(self, head: bytes, frame: bytes) -> None:
-        """Write a frame, and overwrite everything that the last frame has left."""
+        """Write ``head`` and ``frame``, and overwrite everything that the last frame has left."""
         end = len(head) + len(frame)
         self.content[: len(head)] = head
         self.content[len(head) : end] = frame
@@ -218,7 +223,7 @@ class _Memory:
 
 
 def _received(channel: socket.socket, length: int) -> bytearray:
-    """Read until the other end closes, at most ``length`` bytes."""
+    """Read from a socket until the other end closes, at most ``length`` bytes."""
     content, place = bytearray(length), 0
     with memoryview(content) as view:
         while place < length and (some := channel.recv_into(view[place:])):

@@ -34,7 +34,7 @@ Decode = Callable[[bytes], bytes | bytearray]
 
 
 def _picture(data: bytes) -> bytes:
-    """The samples of a PNG or JPEG: grey of 8 or 16 bits, all else as RGB."""
+    """Decode a PNG or JPEG to samples: grey of 8 or 16 bits, all else as RGB."""
     with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
         if picture.mode in {"L", "I;16", "I;16B"}:
             samples = np.asarray(picture)
@@ -45,8 +45,8 @@ def _picture(data: bytes) -> bytes:
 
 
 def _jpeg_ls(data: bytes) -> bytes:
-    """The samples of a JPEG-LS. Zeros after its scan are removed: DCMTK accepts them, CharLS
-    fails on them.
+    """Decode a JPEG-LS to samples. Zeros after its scan are removed: DCMTK accepts them, CharLS fails on
+    them.
     """
     try:
         return bytes(jpeg_ls.decode_pixel_data(data)[0])
@@ -58,7 +58,9 @@ def _jpeg_ls(data: bytes) -> bytes:
 
 
 def _halved(times: int, data: bytes) -> bytes:
-    """The samples of a grey JPEG 2000 at a lower resolution: 16 bits each, little endian."""
+    """Decode a grey JPEG 2000 at a lower resolution, halved ``times``: samples of 16 bits each, little
+    endian.
+    """
     with Image.open(io.BytesIO(data), formats=("JPEG2000",)) as picture:
         cast(Jpeg2KImageFile, picture).reduce = times
         samples = np.asarray(picture)
@@ -77,8 +79,8 @@ DECODERS: Mapping[str, Decode] = {
 
 
 def main(decoders: Mapping[str, Decode] = DECODERS) -> None:
-    """Serve until standard input, a socket, closes: each message brings shared memory with a frame, for the
-    samples.
+    """Decode frames until standard input, a socket, closes: each message brings shared memory with a frame,
+    which is replaced by its samples.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # whom it serves may need it yet
         signal.signal(number, signal.SIG_IGN)
@@ -113,9 +115,9 @@ def main(decoders: Mapping[str, Decode] = DECODERS) -> None:
 
 
 def _only_compute(parent: int) -> bool:
-    """Give up all rights but computing; returns False if that is impossible.
-
-    Where system calls cannot be blocked, limits forbid open files and sockets, except for root.
+    """Give up all rights but computing; returns False if that is impossible. Where system calls cannot be
+    blocked, limits forbid open files and sockets, except for root. ``parent``: the process with which this
+    one ends.
     """
     nothing = resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE
     lower({resource.RLIMIT_AS: MEMORY, **dict.fromkeys(nothing, 0)})
@@ -123,7 +125,9 @@ def _only_compute(parent: int) -> bool:
 
 
 def _answer(file: int, decoders: Mapping[str, Decode], parent: int) -> None:
-    """Decode the frame in shared memory, and write there its samples, or why it cannot be decoded."""
+    """Decode the frame in the shared memory ``file`` (descriptor), and write there its samples, or why it
+    cannot be decoded. ``parent``: the process with which this one ends.
+    """
     memory = mmap.mmap(file, 0, mmap.MAP_SHARED | mmap.MAP_POPULATE)
     _only_compute(parent)
     name, size, length = HEAD.unpack(memory[: HEAD.size])

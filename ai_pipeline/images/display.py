@@ -28,10 +28,10 @@ BAND_ROWS = 128
 
 @dataclass(frozen=True, slots=True)
 class GreyDisplay:
-    """The steps by which the grey samples of one frame become uint8, bright = dense.
-
-    ``choice`` says where the window came from: ``"VOI LUT"``, ``"window"``, ``"full range"`` (8 bits and
-    fewer: the modality has already windowed them) or ``"percentiles"`` (more bits, no window in the header).
+    """The steps by which the grey samples of one frame become uint8, bright = dense. ``dataset``: the
+    attributes valid for the frame. ``choice`` says where the window came from: ``"VOI LUT"``, ``"window"``,
+    ``"full range"`` (8 bits and fewer: the modality has already windowed them) or ``"percentiles"`` (more
+    bits, no window in the header).
     """
 
     dataset: Dataset
@@ -87,7 +87,7 @@ class GreyDisplay:
         return (low + high) / 2, max(high - low, 1.0), "LINEAR_EXACT"
 
     def modality(self, values: PixelArray) -> PixelArray:
-        """Stored samples after the Modality LUT (PS3.3 C.11.1); windows are given in these values."""
+        """Map stored samples through the Modality LUT (PS3.3 C.11.1); windows are given in these values."""
         if self.dataset.get("ModalityLUTSequence"):
             return _by_table(values, "ModalityLUTSequence", self.dataset, signed=self._is_signed)
         slope, intercept = (_first(self.dataset, keyword) for keyword in ("RescaleSlope", "RescaleIntercept"))
@@ -96,7 +96,9 @@ class GreyDisplay:
         return cast(PixelArray, np.asarray(values, np.float64) * slope + intercept)
 
     def _to_grey(self, values: PixelArray, stored: PixelArray) -> Grey:
-        """Values after the Modality LUT as displayed grey levels."""
+        """Convert values after the Modality LUT to displayed grey levels. ``stored``: the samples before it.
+        Raises ValueError if a value is no number.
+        """
         with np.errstate(all="ignore"):  # windows and slopes of any size; what is no number is found below
             shares = self._shares(values, stored)
         if not np.isfinite(shares).all():
@@ -106,7 +108,9 @@ class GreyDisplay:
         return cast(Grey, np.rint(shares * 255.0).astype(np.uint8))
 
     def _shares(self, values: PixelArray, stored: PixelArray) -> Values:
-        """Return each value's place between black (0) and white (1)."""
+        """Each value's brightness between black (0) and white (1). ``values``: after the Modality LUT;
+        ``stored``: before it.
+        """
         if self.choice == "VOI LUT":
             bits = lut_of(self.dataset.VOILUTSequence[0], self.dataset)[2]
             looked_up = _by_table(values, "VOILUTSequence", self.dataset, signed=self._full_range()[0] < 0)
@@ -127,10 +131,13 @@ class GreyDisplay:
 
     @property
     def _is_signed(self) -> bool:
+        """Whether stored samples have a sign (Pixel Representation)."""
         return whole_of(self.dataset, "PixelRepresentation", 0) == 1
 
     def _robust_range(self, stored: PixelArray) -> tuple[float, float]:
-        """The range of values between two percentiles, without padding."""
+        """The range (lowest, highest) of values between two percentiles of ``stored``, without padding, after
+        the Modality LUT.
+        """
         samples = cast(Values, stored.ravel())
         padding = self.dataset.get("PixelPaddingValue")
         if isinstance(padding, int):
@@ -144,7 +151,7 @@ class GreyDisplay:
 
 
 def _windowed(values: PixelArray, centre: float, width: float, function: str) -> Values:
-    """Apply the first window of the header (PS3.3 C.11.2.1.2 and C.11.2.1.3), output 0 to 1."""
+    """Apply a window with its VOI LUT Function (PS3.3 C.11.2.1.2 and C.11.2.1.3); the output is 0 to 1."""
     x = values.astype(np.float64)
     if function == "SIGMOID":
         return 1.0 / (1.0 + np.exp(-4.0 * (x - centre) / max(width, 1e-6)))
@@ -161,10 +168,8 @@ _WINDOW = ("WindowCenter", "WindowWidth")
 def _by_table(
     values: PixelArray, sequence: str, dataset: Dataset, *, signed: bool
 ) -> npt.NDArray[np.integer[Any]]:
-    """``values`` looked up in the LUT of a sequence (PS3.3 C.11.1.1, C.11.2.1.1).
-
-    The first value mapped is signed if the ``values`` are: the VR of the descriptor, US or SS, often is not
-    the right one.
+    """Look up ``values`` in the LUT of a sequence (PS3.3 C.11.1.1, C.11.2.1.1). ``signed``: whether the
+    values have a sign; then the first value mapped has one too, whatever the VR of the descriptor says.
     """
     (item, *_) = dataset[sequence].value
     table, first, _ = lut_of(item, dataset)
@@ -181,9 +186,8 @@ def _has_table(dataset: Dataset) -> bool:
 
 
 def lut_of(item: Dataset, dataset: Dataset) -> tuple[npt.NDArray[np.integer[Any]], int, int]:
-    """The entries of a LUT, the first value mapped (16 bits) and the bits of an entry.
-
-    Raises ValueError, which says that pixel data cannot be shown.
+    """The entries of a LUT ``item``, the first value mapped (16 bits) and the bits of an entry. Raises
+    ValueError if descriptor and data do not fit.
     """
     described, data = value_of(item, "LUTDescriptor"), value_of(item, "LUTData")
     numbers = [
@@ -216,12 +220,12 @@ def _first(dataset: Dataset, keyword: str) -> float | None:
 
 
 def _clipped(shares: Values) -> Values:
-    """Shares limited to 0 to 1."""
+    """Limit shares to 0 to 1."""
     return np.clip(shares, 0.0, 1.0)
 
 
 def colour_display(samples: PixelArray, bits_stored: int) -> Grey:
-    """RGB samples of any depth as uint8."""
+    """Convert RGB samples of any depth to uint8."""
     if samples.dtype == np.uint8 and bits_stored >= 8:
         return cast(Grey, samples)
     numbers = cast(npt.NDArray[np.integer[Any]], samples)
@@ -231,7 +235,7 @@ def colour_display(samples: PixelArray, bits_stored: int) -> Grey:
 
 
 def grey_range(samples: PixelArray, bits_stored: int) -> Grey:
-    """Unsigned grey samples without a window as uint8."""
+    """Convert unsigned grey samples without a window to uint8."""
     attributes = Dataset()
     attributes.BitsStored = bits_stored
     return GreyDisplay.from_dataset(attributes).show(samples)

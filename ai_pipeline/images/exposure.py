@@ -21,8 +21,8 @@ CLIPPED = 0.20  # share of the middle: refused
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """The grey levels in the middle of an image. ``clipped``: share that is black or white, 0 to 1.
-    ``levels``: distance from the 5th to the 95th percentile, 0 to 255.
+    """How the middle of an image is exposed. ``clipped``: share that is black or white, 0 to 1. ``levels``:
+    number of grey levels between the 5th and the 95th percentile, 0 to 255.
     """
 
     clipped: float
@@ -53,7 +53,7 @@ class Exposure:
 
     @property
     def note(self) -> str | None:
-        """A remark for the reader on clipped grey levels of an analysed image; None if few are clipped."""
+        """A sentence for the reader on clipped grey levels of an analysed image; None if few are clipped."""
         if self.clipped <= 0.08:  # of the middle
             return None
         return (

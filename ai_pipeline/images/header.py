@@ -74,8 +74,8 @@ NO_ATTRIBUTES = StatedAttributes()
 
 @dataclass(frozen=True, slots=True)
 class PixelAttributes:
-    """What the header says of the samples of a frame (PS3.3 C.7.6.3). ``samples`` of a pixel; ``signed``: by
-    Pixel Representation.
+    """What the header says of the samples of a frame (PS3.3 C.7.6.3). ``samples``: samples of a pixel;
+    ``signed``: whether they have a sign (Pixel Representation).
     """
 
     rows: int
@@ -87,7 +87,9 @@ class PixelAttributes:
 
     @staticmethod
     def of(dataset: Dataset) -> PixelAttributes:
-        """Raises :class:`HeaderError`, which names the attribute that is missing."""
+        """Read the attributes from ``dataset``. Raises :class:`HeaderError`, which names the attribute that
+        is missing or wrong.
+        """
         named = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PixelRepresentation")
         rows, columns, samples, allocated, _, representation = (_required(dataset, one) for one in named)
         photometric = _text(dataset, "PhotometricInterpretation")
@@ -108,10 +110,9 @@ _OF_MORE = ("RGB", "YBR", "HSV", "ARGB", "CMYK")  # how their terms begin
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A part of an image in which pixels have a known size: millimetres, always positive.
-
-    ``box``: left, top, right, bottom; right and bottom exclusive. ``row_spacing``: distance between rows
-    (down).
+    """A part of an image in which a pixel's size is known. ``box``: left, top, right, bottom in pixels; right
+    and bottom exclusive. ``row_spacing``: distance between rows (down), ``column_spacing``: between columns;
+    both in millimetres, above 0.
     """
 
     box: tuple[int, int, int, int]
@@ -125,7 +126,9 @@ class Calibration:
 
 
 def put_terms_right(dataset: Dataset) -> None:
-    """Write terms (VR CS) in capitals and without the spaces around them, which mean nothing (PS3.5 6.2)."""
+    """Normalise the terms (VR CS) in ``dataset``: capitals, without the spaces around them, which mean
+    nothing (PS3.5 6.2).
+    """
     for tag in list(dataset.keys()):
         if dictionary_has_tag(tag) and dictionary_VR(tag) == "CS":
             terms = [one.upper() for one in _values(dataset, tag)]
@@ -134,9 +137,8 @@ def put_terms_right(dataset: Dataset) -> None:
 
 
 def read_header(dataset: Dataset) -> ImageHeader:
-    """Collect the header values; :func:`put_terms_right` comes before.
-
-    Raises :class:`HeaderError`, which names the attribute that is unusable.
+    """Collect the header values that pipelines use; call :func:`put_terms_right` first. Raises
+    :class:`HeaderError`, which names the attribute that is unusable.
     """
     rows, columns = (_positive(dataset, keyword) for keyword in ("Rows", "Columns"))
     bits_allocated = _positive(dataset, "BitsAllocated")
@@ -174,7 +176,9 @@ def read_header(dataset: Dataset) -> ImageHeader:
 def picture_header(
     samples: PixelArray, modality: str, lossy: bool, given: StatedAttributes = NO_ATTRIBUTES
 ) -> ImageHeader:
-    """The header of a PNG or JPEG, from its samples and the ``given`` attributes."""
+    """Make the header of a PNG or JPEG, from its samples and the ``given`` attributes. ``lossy``: whether it
+    was compressed with loss.
+    """
     spacing = given.pixel_mm
     return ImageHeader(
         modality=modality,
@@ -217,11 +221,9 @@ def embedded_overlays(dataset: Dataset) -> tuple[int, ...]:
 
 
 def check_palette(dataset: Dataset, syntax: UID) -> None:
-    """Refuse a palette without its tables, and segmented ones that expand to more than 65,536 colours, the
-    most that exist.
-
-    An indirect segment repeats others, which may be indirect again (PS3.3 C.7.9.2): it could expand without
-    end, and no file that we have seen has one. Raises :class:`HeaderError`.
+    """Raise :class:`HeaderError` for a palette without its tables, and for segmented ones that expand to more
+    than 65,536 colours, the most that exist. Indirect segments, which repeat others (PS3.3 C.7.9.2), are
+    refused: they could expand without end.
     """
     for colour in ("Red", "Green", "Blue"):
         table, segmented = f"{colour}PaletteColorLookupTable", f"Segmented{colour}PaletteColorLookupTableData"
@@ -287,7 +289,7 @@ def _spacing(rows: float | None, columns: float | None) -> tuple[float, float] |
 
 
 def _attributes(dataset: Dataset, syntax: UID) -> dict[str, str]:
-    """The values that a pipeline gets as text, by keyword."""
+    """The values that a pipeline gets as text, by keyword; empty values are left out."""
     found = {keyword: "\\".join(_values(dataset, keyword)) for keyword in COPIED}
     for keyword in ("AnatomicRegionSequence", "ViewCodeSequence"):
         for item in _items(dataset, keyword)[:1]:
@@ -299,8 +301,8 @@ def _attributes(dataset: Dataset, syntax: UID) -> dict[str, str]:
 
 
 def _regions(dataset: Dataset) -> tuple[UltrasoundRegion, ...]:
-    """The regions with an area; X1 and Y1 are inside the region (PS3.3 C.8.5.5). Regions beyond the picture
-    are kept, as a fault of the header.
+    """The ultrasound regions that have an area; X1 and Y1 are inside the region (PS3.3 C.8.5.5). Regions
+    beyond the picture are included.
     """
     regions = []
     for item in _items(dataset, "SequenceOfUltrasoundRegions"):
@@ -346,7 +348,9 @@ def _positive(dataset: Dataset, keyword: str) -> int:
 
 
 def _required(dataset: Dataset, keyword: str) -> int:
-    """A whole number of the Image Pixel module. Raises HeaderError if it is missing."""
+    """A whole number of the Image Pixel module, 0 to 65535. Raises HeaderError if it is missing or no
+    number.
+    """
     value = whole(value_of(dataset, keyword), most=0xFFFF)
     if value is None:
         tag = BaseTag(tag_for_keyword(keyword) or 0)

@@ -18,10 +18,8 @@ _NO_MEMORY = ("allocate memory", "insufficient memory", "bad_alloc", "bad alloca
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """The largest image that is decoded.
-
-    The limits allow every mammogram (4096 × 5120) and stitched spine, and cines of 1,000 frames in full HD.
-    No modality makes a larger or much longer image for these pipelines.
+    """The largest image that is decoded, by number of pixels, frames and MiB. The limits allow every
+    mammogram (4096 × 5120) and stitched spine, and cines of 1,000 frames in full HD.
     """
 
     longest_side: int = 16_384
@@ -37,8 +35,8 @@ class ImageLimits:
     """A deflated data set, inflated (MiB): it must lie in memory as a whole."""
 
     def fault(self, rows: int, columns: int, frames: int = 1, samples: int = 1, bits: int = 8) -> str:
-        """Why an image of this size is not decoded, as one sentence; "" if it is. ``bits``: allocated per
-        sample.
+        """Why an image of this size is not decoded, as one sentence; "" if it is. ``samples``: per pixel;
+        ``bits``: allocated per sample.
         """
         size, longest = f"the image has {columns} × {rows} pixels", max(rows, columns)
         mib = rows * columns * frames * samples * ((bits + 7) // 8) // 2**20

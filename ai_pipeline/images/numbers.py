@@ -53,7 +53,7 @@ def is_empty(dataset: Dataset, keyword: str) -> bool:
 
 
 def whole(value: object, least: int = 0, most: int = LARGEST_WHOLE) -> int | None:
-    """``value`` as a whole number from ``least`` to ``most``; None for any other value."""
+    """Convert ``value`` to a whole number from ``least`` to ``most``; None for any other value."""
     number: float | None
     if isinstance(value, str):
         text = value.strip(" \0")
@@ -66,7 +66,9 @@ def whole(value: object, least: int = 0, most: int = LARGEST_WHOLE) -> int | Non
 
 
 def decimal(value: object, largest: float = LARGEST_DECIMAL) -> float | None:
-    """``value`` as a finite number of at most the size ``largest``; None for any other value."""
+    """Convert ``value`` to a finite number whose absolute value is at most ``largest``; None for any other
+    value.
+    """
     if isinstance(value, str):
         text = value.strip(" \0")
         value = float(text) if len(text) <= _LONGEST and _DECIMAL.fullmatch(text) else None

@@ -78,28 +78,28 @@ def annotate(
     measurements: Sequence[Measurement] = (),
     notes: Sequence[QualityNote] = (),
 ) -> Picture:
-    """``display`` in RGB with the regions of findings that are not absent and the lines that a model
-    measured; below it captions and a legend.
+    """Draw a result on ``display`` (uint8, ``[rows, columns]`` or ``[rows, columns, 3]``); returns RGB.
 
-    ``display``: uint8, ``[rows, columns]`` or ``[rows, columns, 3]``; the result has more rows, and more
-    columns where ``display`` is too narrow for words. ``legend``: the lines; the meaning of the boxes is
-    inserted before the last one; without any, :func:`legend_of` findings and ``notes``. Several regions are
-    numbered; if there are many, they are only counted.
+    The regions of findings that are not absent and the lines that a model measured are drawn in the picture;
+    captions and a legend are written below it, so that the result has more rows, and more columns where
+    ``display`` is too narrow for words. ``legend``: the lines of the legend, by default those of
+    :func:`legend_of`; the meaning of the boxes is inserted before the last one. Several regions are numbered;
+    if there are many, they are only counted.
     """
     canvas = _LabelledPicture.from_display(display)
     drawn = [measurement for measurement in measurements if measurement.model is not None]
     canvas.mark(findings, drawn)
     *lines, last = legend or legend_of(findings, notes, drawn)
-    return canvas.above([], [*_in(WHITE, lines), *_in(YELLOW, box_captions(findings)), (last, WHITE)])
+    return canvas.above(
+        [], [*_coloured(WHITE, lines), *_coloured(YELLOW, box_captions(findings)), (last, WHITE)]
+    )
 
 
 def marked(
     display: Picture, findings: Sequence[Finding], measurements: Sequence[Measurement], letters: int
 ) -> Picture:
-    """``display`` with boxes and lines as :func:`annotate` draws them, without captions: RGB of the same
-    size.
-
-    ``letters``: height of the boxes' numbers in pixels, by which the width of lines is chosen.
+    """Draw boxes and lines on ``display`` as :func:`annotate` does, without captions: RGB of the same size.
+    ``letters``: height of the boxes' numbers in pixels, which also sets the width of lines.
     """
     canvas = _LabelledPicture(Image.fromarray(_rgb(display)), ImageFont.load_default(letters), letters)
     canvas.mark(findings, [one for one in measurements if one.model is not None])
@@ -123,11 +123,9 @@ def box_captions(findings: Sequence[Finding]) -> list[str]:
 
 
 def heatmap_overlay(display: Picture, finding: Finding, legend: Sequence[str] = ()) -> Picture:
-    """``display`` under the heat map of ``finding``, RGB; below it a colour bar from 0 to 1 and words.
-
-    The words are the finding, the meaning of the colours, and ``legend`` (by default the model and the
-    warning). Sizes as in :func:`annotate`. Raises ValueError if the finding has no heat map, or one of
-    another size.
+    """Draw the heat map of ``finding`` over ``display``, RGB; below it a colour bar from 0 to 1, the finding
+    in words, the meaning of the colours, and ``legend`` (by default the model and the warning). Sizes as in
+    :func:`annotate`. Raises ValueError if the finding has no heat map, or one of another size.
     """
     evidence = finding.evidence
     if evidence is None or evidence.values.shape != display.shape[:2]:
@@ -139,15 +137,14 @@ def heatmap_overlay(display: Picture, finding: Finding, legend: Sequence[str] = 
     scale = np.linspace(0.0, 1.0, SCALE_COLUMNS)[None]
     bar = _under_colours(np.full((1, SCALE_COLUMNS, 3), MEDIUM_GREY, np.uint8), scale)
     canvas = _LabelledPicture.from_display(_under_colours(_rgb(display), values))
-    return canvas.above([bar], [(label_text(finding), YELLOW), *_in(WHITE, [meaning, *warning])])
+    return canvas.above([bar], [(label_text(finding), YELLOW), *_coloured(WHITE, [meaning, *warning])])
 
 
 def label_text(finding: Finding) -> str:
-    """The words for a box: ``AI: left pleural effusion suspected, low certainty``.
-
-    If certainty was never measured, the model's number follows with the cut-off that it reached, since a
-    number alone says nothing: ``83 % (cut-off 40 %)``, for an uncalibrated model ``score 0.83 (…)``.
-    Presentation states use the same words.
+    """The words for a finding's box: ``AI: left pleural effusion suspected, low certainty``. If certainty was
+    never measured, the model's number follows with the threshold that it reached, since a number alone says
+    nothing: ``83 % (cut-off 40 %)``, for an uncalibrated model ``score 0.83 (…)``. Presentation states use
+    the same words.
     """
     if finding.code == BURNED_IN:
         return f"AI: {finding.name}"
@@ -160,6 +157,7 @@ def label_text(finding: Finding) -> str:
 
 
 def _per_cent(share: float) -> str:
+    """A share (0 to 1) in per cent; small ones with a decimal."""
     # Smaller probabilities are written with a decimal, so that they differ from their cut-off.
     return f"{share * 100:.0f} %" if share >= 0.0995 else f"{share * 100:.1f} %"
 
@@ -178,12 +176,14 @@ def legend_of(
 
 
 def assesses(findings: Iterable[Finding], measurements: Iterable[Measurement] = ()) -> bool:
-    """Whether any finding, or a model's measurement, is about the patient: burned-in annotation is not."""
+    """Whether any finding, or any measurement of a model, is about the patient; findings of burned-in
+    annotation are not.
+    """
     return any(finding.code != BURNED_IN for finding in findings) or any(one.model for one in measurements)
 
 
 def place_lines(regions: Iterable[Region]) -> list[str]:
-    """The origins of boxes and outlines, each once, as lines for the legend."""
+    """Sentences for the legend on how far to trust boxes and outlines, by their origin, each once."""
     regions = list(regions)
     boxes = {region.origin for region in regions if region.type == "box"}
     outlined = any(region.type == "polygon" and region.origin is Origin.DETECTOR for region in regions)
@@ -192,7 +192,7 @@ def place_lines(regions: Iterable[Region]) -> list[str]:
 
 
 def _placed(findings: Sequence[Finding]) -> list[tuple[Finding, Region]]:
-    """Each place of the findings that are not absent."""
+    """Each region of the findings that are not absent, with its finding."""
     shown = [finding for finding in findings if finding.decision is not Decision.ABSENT]
     return [(finding, region) for finding in shown for region in finding.regions]
 
@@ -207,6 +207,7 @@ class _LabelledPicture:
 
     @staticmethod
     def from_display(display: Picture) -> _LabelledPicture:
+        """Start from a displayed picture, with letters that suit its size."""
         image = Image.fromarray(_rgb(display))
         # Height of letters as a share of the picture's shorter and longer side: the larger, because a
         # viewer fits the longer side to its window.
@@ -241,7 +242,9 @@ class _LabelledPicture:
                 self.measured(line)
 
     def outline(self, box: Box | None, points: Sequence[tuple[float, float]]) -> None:
-        """Draw in yellow with a black rim, so that it is seen on white and on black."""
+        """Draw the box, or else the closed line through ``points``, in yellow with a black rim, so that it is
+        seen on white and on black.
+        """
         draw = ImageDraw.Draw(self.image)
         width = self.line_width
         for colour, thickness in ((BLACK, width + 2), (YELLOW, width)):
@@ -255,7 +258,7 @@ class _LabelledPicture:
                 draw.line([*points, points[0]], fill=colour, width=thickness, joint="curve")
 
     def measured(self, line: Sequence[Point]) -> None:
-        """Draw an open line with a stroke across each end."""
+        """Draw an open measurement line with a stroke across each end."""
         draw = ImageDraw.Draw(self.image)
         width = self.line_width
         (left, upper), (right, lower) = line[:2]
@@ -268,7 +271,9 @@ class _LabelledPicture:
                 draw.line(list(stroke), fill=colour, width=thickness)
 
     def number(self, text: str, box: Box, taken: Sequence[Box]) -> Box:
-        """Write outside a corner of the box where nothing is ``taken``, else inside it; return the place."""
+        """Write a box's number outside one of its corners where nothing is ``taken`` (boxes), else inside it;
+        return the number's box.
+        """
         rim = max(1, self.line_width // 2)
         width, height = self.letters * 0.8 + 2 * rim, float(self.line_height)
         places = [
@@ -293,7 +298,9 @@ class _LabelledPicture:
         return chosen
 
     def above(self, bars: Sequence[Picture], texts: Sequence[tuple[str, Colour]]) -> Picture:
-        """The picture with a margin below: colour bars, and ``texts``, each with its colour."""
+        """Return the picture with a margin below it that holds colour bars, and ``texts``, each with its
+        colour.
+        """
         # Least width of the result in letter heights, about forty characters; black is added at the right.
         width = max(self.image.width, 22 * self.letters)
         room = width - self.letters // 2
@@ -325,14 +332,14 @@ class _LabelledPicture:
         return np.array(sheet, np.uint8)
 
 
-def _in(colour: Colour, texts: Iterable[str]) -> list[tuple[str, Colour]]:
-    """The texts, each with this colour."""
+def _coloured(colour: Colour, texts: Iterable[str]) -> list[tuple[str, Colour]]:
+    """Pair each text with this colour."""
     return [(text, colour) for text in texts]
 
 
 def wrapped(text: str, font: Font, room: float) -> list[str]:
-    """The lines of ``text``, each at most ``room`` pixels wide; wider words (a long model name)
-    are broken.
+    """Break ``text`` into lines, each at most ``room`` pixels wide; wider words (a long model name) are
+    broken.
     """
     lines: list[str] = []
     for word in text.split():
@@ -350,17 +357,17 @@ def wrapped(text: str, font: Font, room: float) -> list[str]:
 
 
 def _models(models: Iterable[ModelRef]) -> str:
-    """A line that names the models."""
+    """The line of a legend that names the models."""
     return f"Model: {', '.join(sorted({f'{model.id} {model.version}' for model in models}))}"
 
 
 def _rgb(display: Picture) -> Picture:
-    """The picture in RGB."""
+    """Convert the picture to RGB."""
     return display if display.ndim == 3 else np.repeat(display[:, :, None], 3, axis=2)
 
 
 def _under_colours(picture: Picture, values: npt.NDArray[np.float64]) -> Picture:
-    """``picture`` (RGB) under a colour map of ``values``: the higher a value, the more opaque."""
+    """Lay a colour map of ``values`` (0 to 1) over ``picture`` (RGB): the higher a value, the more opaque."""
     # Opacity of the heat map where it is 1; the picture must stay visible below.
     opacity = (0.6 * values)[..., None]
     places = np.linspace(0.0, 1.0, len(INFERNO))
@@ -395,11 +402,9 @@ PixelBox = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PagePicture:
-    """The picture of a page.
-
-    ``display``: uint8, ``[rows, columns]`` or ``[rows, columns, 3]``. ``findings`` and ``measurements`` are
-    in the picture's coordinates and drawn into it. ``pixel_height``: height of a pixel as a multiple of its
-    width.
+    """The picture on a page of results. ``display``: uint8, ``[rows, columns]`` or ``[rows, columns, 3]``.
+    ``findings`` and ``measurements`` are in the picture's coordinates and drawn into it. ``pixel_height``:
+    height of a pixel as a multiple of its width.
     """
 
     display: Picture
@@ -414,7 +419,7 @@ class PagePicture:
         return columns, rows * self.pixel_height
 
     def fitted(self, width: int, height: int) -> Picture:
-        """The picture with its drawings, RGB, as large as fits into ``width`` × ``height``."""
+        """The picture with its drawings, RGB, scaled to fit into ``width`` × ``height`` pixels."""
         scale = min(width / self.size[0], height / self.size[1])
         columns, rows = (
             max(1, min(round(one * scale), most))
@@ -424,6 +429,7 @@ class PagePicture:
         across, down = columns / self.display.shape[1], rows / self.display.shape[0]
 
         def moved(points: Sequence[Point]) -> tuple[Point, ...]:
+            """Scale points to the fitted picture."""
             return tuple((x * across, y * down) for x, y in points)
 
         findings = [
@@ -448,7 +454,10 @@ class PlacedText:
 
 @dataclass(slots=True, eq=False)
 class PageLayout:
-    """The places of everything on a page, for writing the page in another form than pixels."""
+    """The places of everything on a page, so that it can be written in another form than pixels. ``frames``:
+    boxes around pictures; ``rules``: rows of lines across the page; ``pictures``: each with its left column
+    and top row.
+    """
 
     width: int
     height: int
@@ -469,12 +478,11 @@ def draw_page(
     results: Sequence[str],
     foot: Sequence[str],
 ) -> Picture:
-    """Draw the page: RGB, 1200 columns and 1600 rows for a wide picture, else 1600 and 1200.
-
-    ``head``: lines on patient and study, the first one in large letters. ``shown``: the picture, or why there
-    is none. ``captions``: lines below the picture; the captions of its boxes come first. ``results``: texts
-    of one or more lines each (``\\n``). ``foot``: the last lines of the page. If there is too little room,
-    the page says how much is left out.
+    """Draw a page of results: RGB, 1200 columns and 1600 rows for a wide picture, else 1600 and 1200.
+    ``title``: its heading. ``head``: lines on patient and study, the first one in large letters. ``shown``:
+    the picture, or why there is none. ``captions``: lines below the picture; the captions of its boxes come
+    first. ``results``: texts of one or more lines each (separated by line feeds). ``foot``: the last lines of
+    the page. If there is too little room, the page says how much is left out.
     """
     return np.array(_filled(title, head, shown, captions, results, foot).image, np.uint8)
 
@@ -487,7 +495,7 @@ def lay_out_page(
     results: Sequence[str],
     foot: Sequence[str],
 ) -> PageLayout:
-    """The layout of the page that :func:`draw_page` draws from the same arguments."""
+    """Return the layout of the page that :func:`draw_page` draws from the same arguments."""
     return _filled(title, head, shown, captions, results, foot).layout
 
 
@@ -499,7 +507,7 @@ def _filled(
     results: Sequence[str],
     foot: Sequence[str],
 ) -> _Page:
-    """A page with all its content."""
+    """Fill a page with all its content; arguments as in :func:`draw_page`."""
     wide = isinstance(shown, PagePicture) and shown.size[0] > WIDE * shown.size[1]
     page = _Page(SHORT_SIDE, LONG_SIDE) if wide else _Page(LONG_SIDE, SHORT_SIDE)
     top, bottom = page.head(title, head), page.foot(foot)
@@ -517,7 +525,7 @@ def _filled(
 
 
 def drawable(text: str) -> bool:
-    """Whether the font has all letters of ``text``; the page shows "?" for other letters."""
+    """Whether the font has all letters of ``text``; a page shows "?" for other letters."""
     return all(one.isspace() or _is_drawn(one) for one in unicodedata.normalize("NFC", text))
 
 
@@ -527,16 +535,19 @@ def _is_drawn(letter: str) -> bool:
 
 
 class _Page:
-    """A black page. Its methods return where the remaining room begins or ends; all numbers are pixels."""
+    """A black page to write on. Its methods return where the remaining room begins or ends; all numbers are
+    pixels.
+    """
 
     def __init__(self, width: int, height: int) -> None:
+        """Create an empty page."""
         self.image = Image.new("RGB", (width, height), BLACK)
         self.layout = PageLayout(width, height)
         self.width = width
         self._draw = ImageDraw.Draw(self.image)
 
     def head(self, title: str, texts: Sequence[str]) -> int:
-        """Title and texts at the upper edge."""
+        """Write title and texts at the upper edge; return the row where the room below them begins."""
         top = self._write([title], YELLOW, MARGIN, MARGIN // 2, LARGE_LETTERS)
         for number, text in enumerate(texts):
             size = LETTERS if number else LARGE_LETTERS
@@ -545,7 +556,7 @@ class _Page:
         return self._rule(top + MARGIN // 2) + MARGIN
 
     def foot(self, texts: Sequence[str]) -> int:
-        """Texts at the lower edge."""
+        """Write texts at the lower edge; return the row where the room above them ends."""
         lines = _cut([self._lines(text, self.width - 2 * MARGIN) for text in texts], MOST_OF_THE_FOOT)
         top = self.image.height - MARGIN // 2 - len(lines) * _line_height(LETTERS)
         self._write(lines, YELLOW, MARGIN, top)
@@ -559,7 +570,10 @@ class _Page:
         top: int,
         bottom: int,
     ) -> tuple[int, int]:
-        """The picture at the left, its captions below. ``widths``: the least and the greatest one."""
+        """Put the picture at the left, its captions below. ``widths``: the least and the greatest width;
+        ``top``, ``bottom``: the rows between which it must fit. Returns the column right of it and the row
+        below its captions.
+        """
         if isinstance(shown, str):
             column, boxes = widths[0], []
         else:
@@ -588,18 +602,20 @@ class _Page:
         return MARGIN + widest + 2 * MARGIN, end + MARGIN // 2
 
     def results(self, texts: Sequence[str], left: int, top: int, bottom: int) -> None:
-        """Texts between these borders and the right edge, in large letters if they have room."""
+        """Write texts between these borders and the right edge, in large letters if they have room."""
         size = LARGE_LETTERS if self.height_of(texts, left) <= bottom - top else LETTERS
         blocks = [self._block(text, self.width - left - MARGIN, size) for text in texts]
         self._write(_cut(blocks, (bottom - top) // _line_height(size)), WHITE, left, top, size)
 
     def height_of(self, texts: Sequence[str], left: int) -> int:
-        """Height of the results in large letters."""
+        """The height of the result ``texts`` in large letters, written from the column ``left`` on."""
         blocks = [self._block(text, self.width - left - MARGIN, LARGE_LETTERS) for text in texts]
         return sum(map(len, blocks)) * _line_height(LARGE_LETTERS)
 
     def _block(self, text: str, room: int, size: int) -> list[str]:
-        """The lines of one result; all but the first are indented."""
+        """Break one result into lines; all but the first are indented. ``room``: their width; ``size``: of
+        the letters.
+        """
         step = "    "
         found: list[str] = []
         for part in text.split("\n"):
@@ -609,7 +625,7 @@ class _Page:
         return found
 
     def _lines(self, text: str, room: int, size: int = LETTERS) -> list[str]:
-        """The lines of a text in this room, with "?" for letters that the font lacks."""
+        """Break a text into lines of the width ``room``, with "?" for letters that the font lacks."""
         line = " ".join(unicodedata.normalize("NFC", text).split())
         return wrapped("".join(one if _is_drawn(one) else "?" for one in line), _font(size), room)
 
@@ -638,8 +654,8 @@ class _Page:
 
 
 def _cut(blocks: Sequence[Sequence[str]], most: int) -> list[str]:
-    """The first ``most`` lines of the blocks. If there are more, the last line says how many blocks or lines
-    are left out.
+    """Return the first ``most`` lines of the ``blocks``. If there are more, the last line says how many
+    blocks or lines are left out.
     """
     lines = list(chain.from_iterable(blocks))
     if len(lines) <= most:
@@ -653,10 +669,11 @@ def _cut(blocks: Sequence[Sequence[str]], most: int) -> list[str]:
 
 
 def _line_height(size: int) -> int:
+    """The height of a line of text with letters of this size, in pixels."""
     return round(size * 1.3)
 
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """The font of all pictures in this size."""
+    """Load the font of all pictures in this size (pixels)."""
     return ImageFont.truetype(FONT, size, layout_engine=ImageFont.Layout.BASIC)

@@ -28,15 +28,16 @@ PROVIDERS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
 
 
 class Engine(Protocol):
-    """One loaded network. Call it with float32 ``[N, channels, size, size]``; outputs come back by name."""
+    """A loaded network (protocol). It is called with float32 ``[N, channels, size, size]`` and returns its
+    outputs by name.
+    """
 
     def __call__(self, images: Floats, /) -> Mapping[str, Floats]: ...
 
 
 def load(card: Card, role: str, threads: int = 0) -> Engine:
-    """The network of ``card`` with this ``role``, loaded once per process and warmed up.
-
-    Files other than ONNX are refused: a pickle is code. ``threads`` for one inference, 0 for as many as the
+    """Load the network of ``card`` with this ``role``, once per process, and run it once to be warm. Files
+    other than ONNX are refused: a pickle is code. ``threads``: for one inference, 0 for as many as the
     process may use. Raises CardError when the weights are missing, altered or unusable.
     """
     if card.input is None or not card.labels:
@@ -57,7 +58,9 @@ def usable_cores() -> int:
 
 @lru_cache(maxsize=16)
 def _loaded(weights: Weights, threads: int, shape: tuple[int, ...]) -> Engine:
-    """The network in these weights, run once to be warm."""
+    """Load the network in these weights and run it once on an input of ``shape``, because the first run is
+    slow.
+    """
     # The bytes that were hashed are the bytes that are run: the file is read once.
     engine = OnnxRuntime(read(weights), threads)
     with suppress(NoNumber):  # to be warm; whether it gives numbers is judged of images
@@ -66,12 +69,14 @@ def _loaded(weights: Weights, threads: int, shape: tuple[int, ...]) -> Engine:
 
 
 def inference() -> str:
-    """The key in ``PROVIDERS`` of the hardware on which this process runs networks, such as ``cpu``."""
+    """The hardware on which this process runs networks, such as ``cpu``: a key of ``PROVIDERS``."""
     return os.environ.get(INFERENCE) or "cpu"
 
 
 def lacking(where: str) -> str:
-    """Why the installed ONNX Runtime cannot run networks on ``where``, with the remedy; empty if it can."""
+    """Why the installed ONNX Runtime cannot run networks on the hardware ``where``, with the remedy; "" if it
+    can.
+    """
     if where == "cpu":
         return ""
     import onnxruntime
@@ -88,10 +93,9 @@ def lacking(where: str) -> str:
 
 
 def session(data: bytes, threads: int) -> Any:
-    """A session of ONNX Runtime for the ONNX file ``data``, on this process's hardware.
-
-    Numbers below 1e-38 count as zero in its threads; after the first session of a process also in the thread
-    that created it. Raises ModelError.
+    """Create a session of ONNX Runtime for the ONNX file ``data``, on this process's hardware. Numbers below
+    1e-38 count as zero in its threads; after the first session of a process also in the thread that created
+    it. Raises ModelError.
     """
     import onnxruntime
 
@@ -113,14 +117,20 @@ def session(data: bytes, threads: int) -> Any:
 
 
 class OnnxRuntime:
-    """An ONNX file, run on ONNX Runtime; ``threads``: 0 for as many as the process may use."""
+    """A network in an ONNX file, run on ONNX Runtime."""
 
     def __init__(self, data: bytes, threads: int = 0) -> None:
+        """Load the ONNX file ``data``. ``threads``: for one inference, 0 for as many as the process may
+        use.
+        """
         self._session = session(data, threads or usable_cores())
         self._inputs = [given.name for given in self._session.get_inputs()]
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def __call__(self, *inputs: Floats) -> Mapping[str, Floats]:
+        """Run the network on ``inputs``, in the order of its inputs; returns its outputs by name. Raises
+        NoNumber.
+        """
         given = dict(zip(self._inputs, inputs, strict=True))
         # Bytes of input from which ONNX Runtime gives its working memory back after the run, some 20 times
         # as much: it would be missing in the next step. Of smaller ones it is kept for the next run, which
@@ -131,7 +141,7 @@ class OnnxRuntime:
 
 
 def giving_memory_back() -> Any:
-    """Options for a run after which ONNX Runtime frees its working memory."""
+    """Make options for a run after which ONNX Runtime frees its working memory."""
     import onnxruntime
 
     options = onnxruntime.RunOptions()
@@ -140,7 +150,7 @@ def giving_memory_back() -> Any:
 
 
 def numbers(outputs: Mapping[str, Floats]) -> Mapping[str, Floats]:
-    """The ``outputs`` of a network, unchanged. Raises NoNumber if one holds NaN or infinity."""
+    """Return the ``outputs`` of a network unchanged. Raises NoNumber if one holds NaN or infinity."""
     for output in outputs.values():
         if output.dtype.kind == "f" and not np.isfinite(output).all():
             raise NoNumber

@@ -26,7 +26,9 @@ _SHARE = 1 / BINS
 
 
 class Verdict(StrEnum):
-    """The meaning of the population stability index of one label."""
+    """Whether a label's probabilities have drifted from the reference, by their population stability
+    index.
+    """
 
     STABLE = "stable"
     WATCH = "watch"
@@ -37,7 +39,10 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The table ``[reference]`` of a card; ``deciles``: the nine inner edges per label."""
+    """The distribution of a model's probabilities on a reference set of images, from the table
+    ``[reference]`` of its model card. ``set``: its name; ``images``: how many; ``refused``: the share that
+    was refused; ``deciles``: the nine inner edges between ten equal bins, by label.
+    """
 
     set: str
     images: int
@@ -45,15 +50,15 @@ class Reference:
     deciles: Mapping[str, tuple[float, ...]]
 
     def bin(self, label: str, probability: float) -> int | None:
-        """The bin, 0 to 9, of a ``probability`` 0 to 1; on an edge the upper bin. None if the label has no
-        deciles.
+        """The bin, 0 to 9, into which ``probability`` (0 to 1) falls; on an edge the upper bin. None if the
+        label has no deciles.
         """
         edges = self.deciles.get(label)
         return None if edges is None else bisect_right(edges, probability)
 
 
 def reference_of(card: Card) -> Reference | None:
-    """The card's reference, None when it has none. Raises CardError, which names the fault."""
+    """The model card's reference, None when it has none. Raises CardError, which names the fault."""
     table = card.details.get("reference")
     if table is None:
         return None
@@ -86,18 +91,16 @@ def stability_index(counts: Sequence[int]) -> float:
 
 def by_chance(images: int, reference_images: int | None = None) -> float:
     """The 99 % quantile of the stability index without drift, for ``images`` against ``reference_images``
-    (None: very many).
-
-    Without drift the index is distributed as chi-square with nine degrees of freedom times 1/n + 1/m
-    (Yurdakul).
+    (None: very many), so that a larger index is no chance. Without drift the index is distributed as
+    chi-square with nine degrees of freedom times 1/n + 1/m (Yurdakul).
     """
     # 9 degrees of freedom, 99 %: a dozen labels are judged side by side.
     return 21.666 * (1 / images + (1 / reference_images if reference_images else 0.0))
 
 
 def verdict(counts: Sequence[int], reference_images: int | None = None) -> Verdict:
-    """The verdict on ten counts. An index up to :func:`by_chance` is no drift: for 50 images that is up to
-    .4.
+    """Judge from the ``counts`` in ten bins whether a label has drifted. An index up to :func:`by_chance` is
+    no drift: for 50 images that is up to .4.
     """
     images = sum(counts)
     if images < FEWEST:
@@ -109,7 +112,9 @@ def verdict(counts: Sequence[int], reference_images: int | None = None) -> Verdi
 
 
 def _edges(where: str, edges: Any) -> tuple[float, ...]:
-    """The nine edges in a card. Raises CardError."""
+    """Check the nine edges of a label in a model card. Raises CardError; ``where``: the beginning of its
+    text.
+    """
     wanted = f"{where} must be nine rising probabilities"
     if (
         not isinstance(edges, list)

@@ -51,8 +51,8 @@ from ai_pipeline.mistakes import mistakes
 
 
 def network_input(image: Grey, wanted: Input) -> tuple[Floats, Affine]:
-    """Preprocess ``image`` (uint8 grey, any size) to ``[1, channels, size, size]``; also the map source →
-    model.
+    """Preprocess ``image`` (uint8 grey, any size) as ``wanted`` says; returns float32 ``[1, channels, size,
+    size]`` and the map from source to model coordinates.
     """
     square, to_model = _SQUARES[wanted.preprocess](image, wanted)
     values = np.broadcast_to(square.astype(np.float32), (wanted.channels, *square.shape))
@@ -62,7 +62,9 @@ def network_input(image: Grey, wanted: Input) -> tuple[Floats, Affine]:
 
 
 def _imagenet(image: Grey, wanted: Input) -> tuple[Grey, Affine]:
-    """The image resized and cut as for networks trained on ImageNet, and the map source → cut image."""
+    """Resize and cut ``image`` as for networks trained on ImageNet; returns it and the map from source to cut
+    image.
+    """
     rows, columns = image.shape
     edge = math.floor(wanted.size / wanted.crop)
     shorter = min(rows, columns)
@@ -83,8 +85,8 @@ _SQUARES: dict[str, Callable[[Grey, Input], tuple[Grey | Floats, Affine]]] = {
 
 
 def reduce(image: Grey, chain: Chain) -> tuple[Grey, Affine]:
-    """``image`` (uint8 grey, any size) after the chain, ``[side, side]`` uint8, and the map
-    source → reduced.
+    """Reduce ``image`` (uint8 grey, any size) by the preprocessing ``chain`` to ``[side, side]`` uint8;
+    returns it and the map from source to reduced image.
     """
     import cv2  # of the extra ai: cards are read without it
 
@@ -109,22 +111,24 @@ def reduce(image: Grey, chain: Chain) -> tuple[Grey, Affine]:
 
 
 def enlarge(reduced: Grey, size: int) -> Grey:
-    """A reduced image at the network's input size, ``[size, size]`` uint8."""
+    """Enlarge a reduced image to the network's input size, ``[size, size]`` uint8."""
     import cv2
 
     return np.asarray(cv2.resize(reduced, (size, size), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
 def normalise(images: Grey, mean: float, scale: float) -> Floats:
-    """``images [N, size, size]`` as float32 ``[N, 3, size, size]``: ``(value - mean) / scale``, in 3 equal
-    channels.
+    """Convert ``images [N, size, size]`` to float32 ``[N, 3, size, size]``: ``(value - mean) / scale``, in 3
+    equal channels.
     """
     values = (images.astype(np.float32) - np.float32(mean)) / np.float32(scale)
     return np.ascontiguousarray(np.broadcast_to(values[:, None], (len(images), 3, *images.shape[1:])))
 
 
 def prepare(image: Grey, chain: Chain, size: int) -> tuple[Grey, Affine]:
-    """``image`` as the network sees it, ``[size, size]`` uint8, and the map source → model coordinates."""
+    """Preprocess ``image`` by ``chain`` to the network's ``size``; returns ``[size, size]`` uint8 and the map
+    from source to model coordinates.
+    """
     reduced, affine = reduce(image, chain)
     factor = size / chain.side
     model = Affine(affine.a * factor, 0.0, affine.c * factor, 0.0, affine.e * factor, affine.f * factor)
@@ -133,8 +137,9 @@ def prepare(image: Grey, chain: Chain, size: int) -> tuple[Grey, Affine]:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change of the picture: scaled by ``size`` about the middle, grey levels to the power ``gamma``, moved
-    by ``shift`` across and down (shares of the side), ``reduced`` to a share of the side and enlarged again.
+    """A small change of a network's input picture: scaled by ``size`` about the middle, grey levels to the
+    power ``gamma``, moved by ``shift`` across and down (shares of the side), ``reduced`` to a share of the
+    side and enlarged again.
     """
 
     size: float = 1.0
@@ -150,10 +155,8 @@ class Change:
 
 
 def changed(values: Floats, change: Change, wanted: Input) -> tuple[Floats, Affine]:
-    """``values [channels, s, s]`` after ``change``, and the map from the unchanged to the changed
-    coordinates.
-
-    ``wanted``: the input of the network, by which values are normalised.
+    """Apply ``change`` to the input ``values [channels, s, s]``; returns it and the map from the unchanged to
+    the changed coordinates. ``wanted``: the network's input, by which values are normalised.
     """
     import cv2
 
@@ -232,6 +235,7 @@ class Input:
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     def __post_init__(self) -> None:
+        """Raise ValueError if mean or scale do not fit the channels."""
         if {len(self.mean), len(self.scale)} - {1, self.channels} or 0.0 in self.scale:
             raise ValueError(f"mean and scale need one number or {self.channels}, no scale of 0")
 
@@ -276,6 +280,7 @@ class Label:
     detector: bool = False
 
     def __post_init__(self) -> None:
+        """Raise ValueError for names that results may not show, and for thresholds in the wrong order."""
         codes = [code for code in (self.code, self.site) if code is not None]
         for pattern, texts in (
             (LABEL, [self.name, *(code.meaning for code in codes)]),
@@ -292,7 +297,10 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """The domain gate on pooled features: images with a distance above ``threshold`` are refused."""
+    """The domain gate of a model (refuses images unlike the training images): an image whose features have a
+    distance above ``threshold`` is refused. ``role``: of the file with the gate; ``true_positive_rate``: the
+    share of proper images that pass.
+    """
 
     role: str
     threshold: float
@@ -301,7 +309,9 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A model card. ``details`` keeps the descriptive tables (calibration, training, metrics) as read."""
+    """A model card: the TOML file ``path`` that describes a model and pins its weights by hash. ``details``
+    holds the descriptive tables (calibration, training, metrics) as read. ``sha256``: of the card's file.
+    """
 
     id: str
     version: str
@@ -339,7 +349,7 @@ class Card:
         raise CardError(f"{self.path.name} names no weights with role {role!r}")
 
     def plays(self, role: str) -> bool:
-        """Whether the card names weights with this role."""
+        """Whether the card names weights with this ``role``."""
         return any(weights.role == role for weights in self.weights)
 
 
@@ -348,7 +358,9 @@ STORED = "card.toml"  # how a card is called in ID/VERSION/
 
 
 def cards(models_dir: Path | None = None) -> tuple[Card, ...]:
-    """All cards, shipped and the user's, by id and version. Raises CardError if one cannot be read."""
+    """All model cards, shipped and the user's, sorted by id and version. Raises CardError if one cannot be
+    read.
+    """
     found = {card.id: card for card in _cards(SHIPPED.glob("*.toml"))}
     folder = models_dir or from_environment()
     stored: list[Card] = []
@@ -361,9 +373,8 @@ def cards(models_dir: Path | None = None) -> tuple[Card, ...]:
 
 
 def find(model_id: str, models_dir: Path | None = None) -> Card:
-    """The card with this id, or ``id@version``. Raises CardError, which lists the known models.
-
-    Of several versions, ``id`` selects the card outside ``ID/VERSION/``; for a version stored there, give the
+    """The model card with this id, or ``id@version``. Raises CardError, which lists the known models. Of
+    several versions, ``id`` selects the card outside ``ID/VERSION/``; for a version stored there, give the
     full name.
     """
     known = cards(models_dir)
@@ -381,7 +392,7 @@ def find(model_id: str, models_dir: Path | None = None) -> Card:
 
 
 def read(weights: Weights) -> bytes:
-    """The bytes of ``weights``. Raises CardError when they are missing or have another SHA-256 than the card
+    """Read the file of ``weights``. Raises CardError if it is missing or has another SHA-256 than the card
     says.
     """
     if not weights.path.is_file():
@@ -396,10 +407,8 @@ def read(weights: Weights) -> bytes:
 
 
 def verify(card: Card) -> None:
-    """Check every file of ``card``. Raises CardError on the first that is missing or altered.
-
-    A file that has not changed since it was checked is not read again: nobody can set the time of its last
-    change (``st_ctime``).
+    """Raise CardError if a file of ``card`` is missing or altered. A file that has not changed since it was
+    checked is not read again: nobody can set the time of its last change (``st_ctime``).
     """
     for weights in card.weights:
         _check(weights, weights.path.stat().st_ctime_ns if weights.path.is_file() else 0)
@@ -407,7 +416,7 @@ def verify(card: Card) -> None:
 
 @lru_cache(maxsize=100)
 def _check(weights: Weights, _changed_at: int) -> None:
-    """Check a file of weights; cached until the file changes. Raises CardError."""
+    """Check a file of weights; the result is cached until the file changes. Raises CardError."""
     read(weights)
 
 
@@ -418,7 +427,7 @@ def from_environment() -> Path | None:
 
 
 def _cards(paths: Iterator[Path]) -> list[Card]:
-    """Read these cards, in the order of their paths. Raises CardError."""
+    """Read the cards in these files, in the order of their paths. Raises CardError."""
     return [load(path) for path in sorted(paths)]
 
 
@@ -426,7 +435,9 @@ SHIPPED = Path(__file__).parents[1] / "cards"
 
 
 def load(path: Path) -> Card:
-    """Read one card. Raises CardError, which names the file and every wrong key."""
+    """Read the model card in the file ``path``. Raises CardError, which names the file and every wrong
+    key.
+    """
     data = path.read_bytes()
     values, card = _parsed(path, data)
     return Card(
@@ -465,13 +476,15 @@ def _parsed(path: Path, data: bytes) -> tuple[dict[str, Any], _CardFile]:
 
 
 class _CardTable(BaseModel):
-    """Base of the tables in a card: unknown keys are mistakes."""
+    """Base of the classes that check a model card's tables: unknown keys are mistakes."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
 
 class _WeightsTable(_CardTable):
-    """One of ``[[weights]]``: a file beside the card, in ``weights/`` next to its folder, or of a package."""
+    """A table ``[[weights]]`` of a model card, which names a file: beside the card, in ``weights/`` next to
+    its folder, or of a package.
+    """
 
     role: str
     file: str
@@ -499,13 +512,13 @@ class _WeightsTable(_CardTable):
 
 
 class _CalibrationTable(_CardTable):
-    """The calibration of a label in a card."""
+    """The table ``[calibration]`` of a model card."""
 
     calibrated: bool
 
 
 class _CardFile(_CardTable):
-    """The content of a card's file."""
+    """The content of a model card's file, for checking."""
 
     id: str
     version: str
@@ -526,7 +539,7 @@ _DESCRIPTION = ("id", "version", "task", "architecture", "licence", "intended_us
 
 
 def _in_card_types(values: dict[str, Any]) -> dict[str, Any]:
-    """The card's tables with the keys of the types above; None: is missing."""
+    """Convert a model card's tables to the keys of the classes that check them."""
     made = dict(values)
     if isinstance(given := values.get("input"), dict):
         listed = {key: [given[key]] for key in ("mean", "scale") if isinstance(given.get(key), int | float)}

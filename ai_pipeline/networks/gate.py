@@ -28,8 +28,8 @@ SURE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """The likeliest kind of an image, one of :data:`KINDS`, and its probability, 0 to 1. Without a head the
-    kind is "".
+    """The likeliest kind of an image, one of :data:`KINDS` such as "turned 90", and its probability, 0 to 1.
+    A domain gate without a classifier of kinds gives "".
     """
 
     name: str
@@ -37,7 +37,7 @@ class Kind:
 
     @property
     def pose(self) -> Pose:
-        """The pose of the image; upright where its probability is below :data:`SURE`."""
+        """The pose of an image of this kind; upright if the kind's probability is below :data:`SURE`."""
         if self.probability < SURE:
             return UPRIGHT
         return next((pose for pose in POSES if pose.name == self.name), UPRIGHT)
@@ -48,10 +48,10 @@ UNKNOWN = Kind("", 0.0)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Head:
-    """A linear classifier over ``kinds`` (names of :data:`KINDS`, the upright chest first).
-
-    ``weights [K, C]``, ``biases [K]``; ``limits``: the distances that are scaled to 1, first of the
-    directions, then of this head (minus the logarithm of the probability of an upright chest).
+    """The part of a domain gate that classifies an image's kind, linearly in its features: ``kinds`` (names
+    of :data:`KINDS`, the upright chest first). ``weights [K, C]``, ``biases [K]``; ``limits``: the distances
+    that are scaled to 1, first of the gate's directions, then of this classifier (minus the logarithm of the
+    probability of an upright chest).
     """
 
     kinds: tuple[str, ...]
@@ -78,13 +78,11 @@ class Head:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureGate:
-    """Measures how far an image's features are from the features of chest X-rays.
-
-    ``mean [C]``, ``spread [C]`` and ``directions [K, C]`` (orthonormal rows) describe the features of chest
-    X-rays. ``head``: a classifier as a second measure, None in old gates.
-
-    ``usual``: the share of the deviation from the mean that the directions leave unexplained at most in nine
-    of ten chest X-rays. Severe disease also deviates far, but along the directions; so below this share the
+    """The domain gate: it measures how far an image's features are from those of chest X-rays, so that other
+    images can be refused. ``mean [C]``, ``spread [C]`` and ``directions [K, C]`` (orthonormal rows) describe
+    the features of chest X-rays. ``head``: a classifier as a second measure, None in old gates. ``usual``:
+    the share of the deviation from the mean that the directions leave unexplained at most in nine of ten
+    chest X-rays. Severe disease also deviates far, but along the directions; so below this share the
     unexplained part counts less. 0 in old gates: there it always counts in full.
     """
 
@@ -96,7 +94,9 @@ class FeatureGate:
 
     @staticmethod
     def from_bytes(data: bytes) -> FeatureGate:
-        """Read the gate from the bytes of an ``.npz`` file. Raises ValueError or KeyError for other bytes."""
+        """Read the domain gate from the bytes of an ``.npz`` file. Raises ValueError or KeyError for other
+        bytes.
+        """
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             head = None
             if "kinds" in arrays:
@@ -107,7 +107,7 @@ class FeatureGate:
             return FeatureGate(arrays["mean"], arrays["spread"], arrays["directions"], head, usual)
 
     def to_bytes(self) -> bytes:
-        """The gate as the bytes of an ``.npz`` file; equal gates give equal bytes."""
+        """The domain gate as the bytes of an ``.npz`` file; equal gates give equal bytes."""
         arrays: dict[str, Any] = {
             "mean": self.mean,
             "spread": self.spread,
@@ -123,10 +123,9 @@ class FeatureGate:
         return buffer.getvalue()
 
     def distance(self, features: Floats) -> Floats:
-        """The distance of pooled features ``[N, C]`` from the domain: 0 and up.
-
-        With a head, the larger of the distances by directions and by head, in units of their limits. Without
-        a head, the residual, about .3 for chest X-rays.
+        """The distance of mean features ``[N, C]`` from those of chest X-rays, 0 and up. With a head, 1 is
+        the limit, and the larger of the distances by directions and by head counts. Without a head it is the
+        residual, about .3 for chest X-rays.
         """
         residual = self.residual(features)
         if self.head is None:
@@ -135,7 +134,9 @@ class FeatureGate:
         return np.asarray(farther, np.float32)
 
     def residual(self, features: Floats) -> Floats:
-        """The part of pooled features ``[N, C]`` that the directions do not explain, weighted: ``[N]``."""
+        """The part of mean features ``[N, C]`` that the directions do not explain, weighted by how usual it
+        is: ``[N]``.
+        """
         residual, share = self.unexplained(features)
         if self.usual:
             # Exponent by which a small unexplained share is weighted down: at half the usual share, by a
@@ -154,7 +155,7 @@ class FeatureGate:
         return residual / standard.shape[1], residual / np.maximum(whole, 1e-12)
 
     def kind(self, features: Floats) -> Kind:
-        """The kind of one image by its pooled features ``[1, C]``."""
+        """The kind of one image by its mean features ``[1, C]``."""
         if self.head is None:
             return UNKNOWN
         probabilities = self.head.probabilities(features)[0]

@@ -34,13 +34,13 @@ GRID = Affine(1 / FINER, 0.0, 0.0, 0.0, 1 / FINER, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class HeadLimits:
-    """Limits within which an outline is measured; fitted on validation frames.
-
+    """The limits within which the outline of a fetal head is measured; fitted on validation frames.
     ``present``: least score of "there is a head". ``shape``: least Dice of the outlined area and the ellipse
-    through it. ``spread``: largest difference of the circumference between variants, as a share of the
-    circumference. ``roundness``: least and largest ratio of short to long axis. ``outside``: largest share of
-    the ellipse that may lie outside the picture. ``inset``: by how many pixels of the network's input the
-    measured ellipse runs inside the outlined area, because the training masks include the drawn line.
+    through it. ``spread``: largest difference of the circumference between variants of the picture, as a
+    share of the circumference. ``roundness``: least and largest ratio of short to long axis. ``outside``:
+    largest share of the ellipse that may lie outside the picture. ``inset``: by how many pixels of the
+    network's input the measured ellipse runs inside the outlined area, because the training masks include the
+    drawn line.
     """
 
     present: float
@@ -53,12 +53,11 @@ class HeadLimits:
 
 @dataclass(frozen=True, slots=True)
 class HeadOutline:
-    """The outline found in one picture. ``area``: the ellipse around the whole outline; ``measured``: the
-    ellipse along which biometry measures; both in source pixels, None if no head was outlined.
-
-    ``present``, ``shape``, ``spread``, ``outside``: see :class:`HeadLimits`. ``fault``: why this head is not
-    measured, as a sentence; empty if it is. ``second``: another part of the picture has the form of a head
-    too.
+    """The outline of a fetal head found in one picture. ``area``: the ellipse around the whole outline;
+    ``measured``: the ellipse along which biometry measures; both in source pixels, None if no head was
+    outlined. ``present``, ``shape``, ``spread``, ``outside``: the values that :class:`HeadLimits` limits.
+    ``fault``: why this head is not measured, as a sentence; "" if it is. ``second``: whether another part of
+    the picture has the form of a head too.
     """
 
     area: Ellipse | None
@@ -72,7 +71,9 @@ class HeadOutline:
 
 
 class HeadModel:
-    """The fetal head network of one card. Raises CardError when its weights are missing or altered."""
+    """The network of one model card that outlines fetal heads. Raises CardError when its weights are missing
+    or altered.
+    """
 
     def __init__(
         self,
@@ -81,8 +82,9 @@ class HeadModel:
         ref: ModelRef,
         agreement: tuple[float, float] | None = None,
     ) -> None:
-        """``agreement``: mm between which 95 % of the circumferences of test heads differed from a
-        sonographer's."""
+        """``engine``: the loaded network; ``ref``: the model as results name it; ``agreement``: the range in
+        mm in which 95 % of the differences from a sonographer's circumference lay on test images, or None.
+        """
         self._engine, self.limits, self.ref, self.agreement = engine, limits, ref, agreement
 
     @staticmethod
@@ -104,7 +106,9 @@ class HeadModel:
         return replace(found, fault=fault(found, self.limits))
 
     def find(self, grey: Grey) -> HeadOutline:
-        """The outline of the head, not yet checked against the limits."""
+        """Outline the head in a displayed picture, uint8 grey ``[rows, columns]``, without checking it
+        against the limits.
+        """
         picture, to_input = fit_to_input(grey)
         centre = ((COLUMNS - 1) / 2, (ROWS - 1) / 2)
         reduce, enlarge = (cv2.getRotationMatrix2D(centre, 0, size) for size in (SMALLER, 1 / SMALLER))
@@ -150,7 +154,9 @@ class HeadModel:
 
 
 def head_mask(probabilities: Floats) -> Bools:
-    """The largest part of the head's mask: ``[rows, columns]`` 0..1 → ``[FINER · rows, FINER · columns]``."""
+    """The largest part of the head's mask ``[FINER · rows, FINER · columns]``, from ``probabilities [rows,
+    columns]`` of 0 to 1.
+    """
     return head_masks(probabilities)[0]
 
 
@@ -198,8 +204,8 @@ MEAN, SCALE = 127.0, 128.0
 
 
 def fit_to_input(grey: Grey) -> tuple[Grey, Affine]:
-    """``grey [rows, columns]`` fitted into ``[ROWS, COLUMNS]`` with black around it, and the map source →
-    input.
+    """Fit ``grey [rows, columns]`` into ``[ROWS, COLUMNS]`` with black around it; returns it and the map from
+    source to input.
     """
     rows, columns = grey.shape
     scale = min(ROWS / rows, COLUMNS / columns)
@@ -212,7 +218,7 @@ def fit_to_input(grey: Grey) -> tuple[Grey, Affine]:
 
 
 def values(pictures: Grey) -> Floats:
-    """``pictures [N, ROWS, COLUMNS]`` as the network's input, float32 ``[N, 3, ROWS, COLUMNS]``."""
+    """Convert ``pictures [N, ROWS, COLUMNS]`` to the network's input, float32 ``[N, 3, ROWS, COLUMNS]``."""
     scaled = (pictures.astype(np.float32) - np.float32(MEAN)) / np.float32(SCALE)
     return np.ascontiguousarray(np.broadcast_to(scaled[:, None], (len(pictures), 3, *pictures.shape[1:])))
 
@@ -263,18 +269,16 @@ class Ellipse:
         return np.asarray((2 * along / self.long) ** 2 + (2 * beside / self.short) ** 2 <= 1, np.bool_)
 
     def _at(self, angle: float) -> Point:
-        """The point of the ellipse at an angle."""
+        """The point of the ellipse at ``angle`` (radians from the long axis)."""
         along, beside = math.cos(angle) * self.long / 2, math.sin(angle) * self.short / 2
         cos, sin = math.cos(self.turn), math.sin(self.turn)
         return self.x + along * cos - beside * sin, self.y + along * sin + beside * cos
 
 
 def ellipse_of(mask: Bools, from_grid: Affine) -> Ellipse | None:
-    """The ellipse fitted to the outline of ``mask [rows, columns]``; None if too little of an outline is
-    visible.
-
-    ``from_grid`` maps corners of the mask's pixels to the source. Where the head leaves the mask its outline
-    is not seen, so points on the mask's edge are left out (least squares: A. Fitzgibbon et al., PAMI 1999).
+    """Fit an ellipse to the outline of ``mask [rows, columns]`` by least squares (A. Fitzgibbon et al., PAMI
+    1999); None if too little of an outline is visible. ``from_grid`` maps corners of the mask's pixels to the
+    source. Points on the mask's edge are left out, because there the head leaves the picture.
     """
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     if not outlines:

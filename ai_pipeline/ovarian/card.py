@@ -36,7 +36,10 @@ _OTHER_WORDS = re.compile(
 
 
 def refused_by_header(header: ImageHeader, *, rule_says_pelvis: bool = False) -> str | None:
-    """Why the header forbids an analysis, as a sentence without free text; None when it does not."""
+    """Why the header shows that the image is no frame of a pelvis to classify, as a sentence that quotes no
+    free text of the header; None if it may be analysed. ``rule_says_pelvis``: the rule states that all images
+    are of a pelvis.
+    """
     described = ("StudyDescription", "SeriesDescription", "ProtocolName")
     found = " ".join(header.attributes.get(keyword, "") for keyword in described)
     plain = unicodedata.normalize("NFKD", found.replace("œ", "oe").replace("Œ", "OE"))

@@ -61,11 +61,10 @@ NORMAL = "Ovary_Normal"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OvarianAnalysis:
-    """The classifier's output for a picture of ``rows`` × ``columns``.
-
-    ``values [1, 3, size, size]``: the network's input; ``probabilities [labels]`` 0 to 1 with the sum 1;
-    ``places [labels, h, w]``: class activation; ``distance`` to the training frames, accepted up to the
-    card's threshold; ``to_model``: the map from source coordinates to those of the input.
+    """The classifier's output for a picture of ``rows`` × ``columns``. ``values [1, 3, size, size]``: the
+    network's input; ``probabilities [labels]`` 0 to 1 with the sum 1; ``places [labels, h, w]``: class
+    activation; ``distance`` to the training frames, accepted up to the model card's threshold; ``to_model``:
+    the map from source to model coordinates.
     """
 
     values: Floats
@@ -78,9 +77,12 @@ class OvarianAnalysis:
 
 
 class OvarianClassifier:
-    """The classifier of one card. Raises CardError when the card or its weights are not usable."""
+    """The classifier of ovarian lesions, loaded from its model card. Raises CardError when the card or its
+    weights are not usable.
+    """
 
     def __init__(self, card: Card) -> None:
+        """Load the network and the domain gate of ``card``."""
         if card.input is None or not card.labels or card.gate is None:
             raise CardError(f"{card.path.name}: the ovarian model needs input, labels and gate")
         self.card = card
@@ -109,13 +111,13 @@ class OvarianClassifier:
 
 
 def grey_of(picture: Grey) -> Grey:
-    """A displayed picture, RGB or grey, as grey levels ``[rows, columns]``."""
+    """Convert a displayed picture, RGB or grey, to grey levels ``[rows, columns]``."""
     return picture if picture.ndim == 2 else np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
 def probabilities(logits: Floats, labels: Sequence[Label]) -> Floats:
-    """Calibrated probabilities with the sum 1 from logits, both ``[N, labels]``: the softmax of slope · logit
-    + intercept (vector scaling, C. Guo et al., ICML 2017).
+    """Convert ``logits [N, labels]`` to calibrated probabilities of the same shape with the sum 1: the
+    softmax of slope · logit + intercept (vector scaling, C. Guo et al., ICML 2017).
     """
     slopes, intercepts = ([getattr(label, key) for label in labels] for key in ("slope", "intercept"))
     scaled = logits.astype(np.float64) * slopes + intercepts
@@ -125,11 +127,10 @@ def probabilities(logits: Floats, labels: Sequence[Label]) -> Floats:
 
 
 def decisions(found: Floats, labels: Sequence[Label], *, hidden: bool) -> tuple[Decision, ...]:
-    """The decision for each label from the probabilities ``found [labels]``.
-
-    The likeliest label is present from its threshold on. No label is present if the likeliest one is below
-    its threshold, is :data:`NORMAL`, or is not supported and ``hidden``. A label that is not supported is
-    never absent. If such a label is the likeliest and hidden, no label is absent: the others would reveal it.
+    """Decide for each label from the probabilities ``found [labels]``. The likeliest label is present from
+    its threshold on. No label is present if the likeliest one is below its threshold, is :data:`NORMAL`, or
+    is not supported and ``hidden`` (not to be reported). A label that is not supported is never absent. If
+    such a label is the likeliest and hidden, no label is absent: the others would reveal it.
     """
     best = int(np.argmax(found))
     named = labels[best].supported or not hidden
@@ -145,7 +146,9 @@ def decisions(found: Floats, labels: Sequence[Label], *, hidden: bool) -> tuple[
 
 
 def heatmap(found: OvarianAnalysis, label: int) -> Heatmap:
-    """The evidence for a label at the source's size: its class activation above zero, the peak set to 1."""
+    """The evidence for label number ``label`` at the source's size: its class activation above zero, the peak
+    set to 1.
+    """
     activation = np.maximum(found.places[label], 0.0)
     # To the input's size by a cubic: linear interpolation of six cells shows as diamonds.
     fine = cv2.resize(activation, found.values.shape[:1:-1], interpolation=cv2.INTER_CUBIC)
@@ -155,9 +158,7 @@ def heatmap(found: OvarianAnalysis, label: int) -> Heatmap:
 
 
 def in_source(layer: Floats, to_model: Affine, rows: int, columns: int) -> Floats:
-    """A map on the network's input, ``[size, size]``, transformed to the source image: ``[rows,
-    columns]``.
-    """
+    """Transform a map on the network's input, ``[size, size]``, to the source image: ``[rows, columns]``."""
     way, flags = to_model.between_centres(), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return np.asarray(cv2.warpAffine(layer, way, (columns, rows), flags=flags), np.float32)
 
@@ -166,10 +167,12 @@ NOT_LIKE = "the pixels do not look like an ultrasound frame of an ovary"
 
 
 class PixelGate:
-    """The classifier's own gate, and the model of fetal heads: a round head may look like a large cyst."""
+    """Refuses pictures that must not be classified: those unlike the training frames, and fetal heads, since
+    a round head may look like a large cyst.
+    """
 
     def __init__(self, classifier: OvarianClassifier, models_dir: Path | None = None) -> None:
-        """Raises CardError where a model is missing or altered."""
+        """Load the model of fetal heads. Raises CardError where it is missing or altered."""
         self.classifier = classifier
         self._heads = HeadModel.of(find("fetal-head-unet", models_dir))
 
@@ -188,7 +191,9 @@ AREA = (0.005, 0.8)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LesionOutline:
-    """``mask [rows, columns]`` of the source image, and its polygon; both None if ``fault`` says why."""
+    """The outline of a lesion: its ``mask [rows, columns]`` of the source image and its polygon ``region``;
+    both None if ``fault`` says why.
+    """
 
     mask: Bools | None
     region: Region | None
@@ -196,9 +201,10 @@ class LesionOutline:
 
 
 class Outliner:
-    """The outline network of the ovarian card. Raises CardError."""
+    """The outline network of the ovarian model card. Raises CardError."""
 
     def __init__(self, card: Card) -> None:
+        """Load the network of ``card``."""
         self._engine: Engine = load(card, "outline")
 
     def outline(self, seen: OvarianAnalysis) -> LesionOutline:
@@ -224,7 +230,9 @@ SIMPLE = "Simple_Cyst"
 
 
 def is_anechoic(grey: Grey, lesion: Bools) -> bool:
-    """Whether ``lesion``, the outlined pixels, is black inside against what is around it."""
+    """Whether the outlined pixels ``lesion`` of the picture ``grey`` are black (without echoes) compared with
+    their surroundings.
+    """
     reach = max(1, round(0.075 * math.sqrt(lesion.sum())))
     across = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
     inside = cv2.erode(lesion.astype(np.uint8), across) > 0
@@ -233,7 +241,9 @@ def is_anechoic(grey: Grey, lesion: Bools) -> bool:
 
 
 def of_mask(mask: Bools) -> LesionOutline:
-    """The outline of the largest part of ``mask``, if it can be a lesion."""
+    """Make the outline of the largest part of ``mask``; without an outline, and with the reason, if it cannot
+    be a lesion.
+    """
     count, parts, sizes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
     if count < 2:
         return LesionOutline(None, None, "no lesion was outlined")
@@ -272,7 +282,9 @@ NOT_ASSESSED = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _AnalysedFrame:
-    """An image as received, with its analysis. ``refused``: why its pixels forbid an answer."""
+    """An image as received, with its analysis. ``refused``: why its pixels must not be classified, None if
+    they may be.
+    """
 
     image: SourceImage
     analysis: OvarianAnalysis
@@ -281,8 +293,8 @@ class _AnalysedFrame:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _CleanedFrame:
-    """The networks' output for a cleaned ``picture``. ``filled``: the share of the lesion, as outlined before
-    or after cleaning, that was filled.
+    """A cleaned ``picture`` with the networks' output for it. ``filled``: the share of the lesion, as
+    outlined before or after cleaning, that cleaning filled.
     """
 
     picture: Grey
@@ -292,25 +304,29 @@ class _CleanedFrame:
 
     @property
     def lesion_is_there(self) -> bool:
-        """Whether cleaning has left most of the lesion."""
+        """Whether cleaning has left at least nine tenths of the lesion."""
         # Share of the outline that may be filled: calipers and their lines take less.
         return self.filled <= 0.1
 
     @property
     def is_black(self) -> bool:
-        """Whether what is outlined is a cyst without echoes; False without an outline."""
+        """Whether the outlined lesion is without echoes, as a simple cyst; False without an outline."""
         return self.outline.mask is not None and is_anechoic(self.picture, self.outline.mask)
 
 
 class Ovarian:
-    """The pipeline ``ovarian`` (:class:`ai_pipeline.contract.Pipeline`)."""
+    """The pipeline ``ovarian``, which classifies ovarian lesions in ultrasound frames
+    (:class:`ai_pipeline.contract.Pipeline`).
+    """
 
     card = CARD
 
     def __init__(
         self, *, models_dir: Path | None = None, device_rules: Path | None = None, card: Card | None = None
     ) -> None:
-        """``card``: of another model than the shipped one."""
+        """``models_dir``, ``device_rules``: folders of a site's own models and device rules. ``card``: the
+        model to use in place of the shipped one.
+        """
         self._models_dir, self._device_rules, self._given = models_dir, device_rules, card
         self._networks: tuple[OvarianClassifier, Outliner, PixelGate] | None = None
         self._analysed: deque[_AnalysedFrame] = deque(maxlen=4)  # those of accepts() for run()
@@ -322,6 +338,7 @@ class Ovarian:
         shared_tools(self._models_dir, self._device_rules).reader.warm_up()
 
     def models(self) -> tuple[ModelRef, ...]:
+        """The classifier and the models that clean, as results name them."""
         return self._card().ref, *cleaning_models(self._models_dir, self._device_rules)
 
     def accepts(
@@ -397,11 +414,11 @@ class Ovarian:
         )
 
     def _card(self) -> Card:
-        """The card of the classifier."""
+        """The model card of the classifier."""
         return self._given or (self._networks[0].card if self._networks else find(MODEL, self._models_dir))
 
     def _models(self) -> tuple[OvarianClassifier, Outliner, PixelGate]:
-        """The networks, loaded once."""
+        """The networks, loaded when first needed."""
         if self._networks is None:
             card = self._card()
             classifier = OvarianClassifier(card)
@@ -409,7 +426,9 @@ class Ovarian:
         return self._networks
 
     def _analyse(self, image: SourceImage) -> _AnalysedFrame:
-        """Decode and analyse ``image``, unless that was just done: run() gets the images of accepts()."""
+        """Analyse ``image`` as received; the result is remembered because accepts() and run() get the same
+        images.
+        """
         for seen in self._analysed:
             if seen.image is image:
                 return seen
@@ -420,9 +439,8 @@ class Ovarian:
         return self._analysed[-1]
 
     def _findings(self, image: SourceImage, frame: _CleanedFrame, options: OvarianOptions) -> list[Finding]:
-        """One finding for each class; none if the cleaned picture is outside of the model's domain.
-
-        The likeliest class has the outline, unless it is the normal ovary, and the heat map if it is present.
+        """One finding for each class; none if the cleaned picture does not look like the training frames. The
+        likeliest class has the outline, unless it is the normal ovary, and the heat map if it is present.
         """
         analysis, outline = frame.analysis, frame.outline
         if not self._models()[0].in_domain(analysis):
@@ -460,7 +478,7 @@ class Ovarian:
         outline: LesionOutline,
         options: OvarianOptions,
     ) -> list[DerivedImage]:
-        """The mask of the lesion as a picture, if it is shown."""
+        """The mask of the lesion as a derived image; none if no finding shows it or the option is off."""
         outlined = next((one for one in found if one.regions and not one.research_only), None)
         if outline.mask is None or outlined is None or not options.outlines:
             return []

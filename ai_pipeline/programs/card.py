@@ -14,7 +14,7 @@ _Word = Annotated[str, Field(pattern=r"^[^\x00]+$")]
 
 
 class ProgramOptions(PipelineOptions):
-    """The options that both kinds of program have."""
+    """The options that the pipelines ``command`` and ``container`` have in common."""
 
     model: str = option(..., "Model", wanted=_NAMED, pattern=f"^{NAME.pattern}$")
     """What results name as the model: letters, digits, `.`, `_`, `+`, `-`."""
@@ -27,7 +27,7 @@ class ProgramOptions(PipelineOptions):
 
 
 class CommandOptions(ProgramOptions):
-    """Options of the pipeline ``command``."""
+    """Options of the pipeline ``command``, which runs a program of this machine."""
 
     command: tuple[_Word, ...] = option(
         ...,
@@ -44,14 +44,14 @@ class CommandOptions(ProgramOptions):
     @field_validator("command")
     @classmethod
     def _whole_path(cls, words: tuple[str, ...]) -> tuple[str, ...]:
-        """Refuse a relative path of a program."""
+        """Raise ValueError for a relative path of a program."""
         if "/" in words[0] and not words[0].startswith("/"):
             raise ValueError(f"{words[0]} must be a whole path, or the name of a program")
         return words
 
 
 class ContainerOptions(ProgramOptions):
-    """Options of the pipeline ``container``."""
+    """Options of the pipeline ``container``, which runs a container image."""
 
     image: str = option(
         ...,

@@ -59,9 +59,9 @@ def command_line(
     environment: Mapping[str, str],
     memory_mib: int,
 ) -> list[str]:
-    """The command that runs ``image`` once.
-
-    ``folders``: input and output on this machine; ``memory_mib``: limit of the whole container.
+    """The command line by which the container ``engine`` runs ``image`` once. ``arguments``: of the image's
+    program; ``name``: of the container; ``folders``: input and output on this machine; ``memory_mib``: limit
+    of the whole container.
     """
     source, target = folders
     return [

@@ -54,20 +54,22 @@ _FOLDERS = ("HOLOSCAN_{}_PATH", "MONAI_{}PATH")
 
 
 class _Program(ABC):
-    """Base of both kinds of program (:class:`ai_pipeline.contract.Pipeline`)."""
+    """Base of the pipelines that run a foreign program, ``command`` and ``container``
+    (:class:`ai_pipeline.contract.Pipeline`).
+    """
 
     card: PipelineCard
 
     def warm_up(self) -> None:
-        """Delete the folders of workers that were killed."""
+        """Delete the temporary folders of workers that were killed."""
         remove_abandoned()
 
     def models(self) -> tuple[ModelRef, ...]:
-        """No model: which one runs depends on a rule's options, and each result names it."""
+        """Return no model: which one runs depends on a rule's options, and each result names it."""
         return ()
 
     def option_faults(self, options: Mapping[str, object]) -> Mapping[str, str]:
-        """The requirements of these options that this machine lacks, by option."""
+        """What this machine lacks for these options, as remedies by option."""
         return dict(self._lacking(options))
 
     def accepts(
@@ -99,20 +101,20 @@ class _Program(ABC):
 
     @abstractmethod
     def _lacking(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-        """The options that this machine cannot fulfil, each with a remedy."""
+        """Yield each option that this machine cannot fulfil, with a remedy."""
 
     @abstractmethod
     def _prepare(self, folders: Exchange, options: Mapping[str, object]) -> tuple[ProgramRun, str]:
-        """The run, and the SHA-256 of the program."""
+        """Return how to run the program, and the SHA-256 of the program."""
 
 
 class Command(_Program):
-    """The pipeline ``command``: a program of this machine, with the rights of the node's user."""
+    """The pipeline ``command``, which runs a program of this machine with the rights of the node's user."""
 
     card = COMMAND
 
     def _lacking(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-        """The options of the command that this machine cannot fulfil."""
+        """Yield each option of the command that this machine cannot fulfil, with a remedy."""
         wanted = CommandOptions.of(options)
         if shutil.which(wanted.command[0], path=os.defpath) is None:
             yield "command", f"{wanted.command[0]} is no program on this machine"
@@ -120,7 +122,7 @@ class Command(_Program):
             yield "network", "cannot be taken from a program on this machine: true lets it have it"
 
     def _prepare(self, folders: Exchange, options: Mapping[str, object]) -> tuple[ProgramRun, str]:
-        """The run of the command, and the SHA-256 of its files."""
+        """Return how to run the command, and the SHA-256 of its files."""
         wanted = CommandOptions.of(options)
         words = wanted.command
         places = {"{input}": str(folders.input), "{output}": str(folders.output)}
@@ -143,18 +145,18 @@ class Command(_Program):
 
 
 class Container(_Program):
-    """The pipeline ``container``: podman or docker runs an image without network."""
+    """The pipeline ``container``, which runs an image by podman or docker without network."""
 
     card = CONTAINER
 
     def _lacking(self, options: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-        """The options of the container that this machine cannot fulfil."""
+        """Yield each option of the container that this machine cannot fulfil, with a remedy."""
         engine = ContainerOptions.of(options).engine
         if not container.engine(engine):
             yield "engine", f"{engine or ' or '.join(container.ENGINES)} is not installed on this machine"
 
     def _prepare(self, folders: Exchange, options: Mapping[str, object]) -> tuple[ProgramRun, str]:
-        """The run of the container, and the id of its image."""
+        """Return how to run the container, and the id of its image."""
         wanted = ContainerOptions.of(options)
         engine = container.engine(wanted.engine)
         image_id = container.image_id(engine, wanted.image)
@@ -180,14 +182,16 @@ class Container(_Program):
 
 
 def _filled(word: str, places: Mapping[str, str]) -> str:
-    """A word of a command with its placeholders replaced."""
+    """Replace the placeholders in one word of a command. ``places``: folder by placeholder."""
     for placeholder, place in places.items():
         word = word.replace(placeholder, place)
     return word
 
 
 def _environment(source: str, target: str) -> dict[str, str]:
-    """The folders, under the names that mercure's modules and MONAI application packages expect."""
+    """Environment variables that name the input and output folders, as mercure's modules and MONAI
+    application packages expect them.
+    """
     named = {"MERCURE_IN_DIR": source, "MERCURE_OUT_DIR": target}
     named |= {variable.format("INPUT"): source for variable in _FOLDERS}
     return named | {variable.format("OUTPUT"): target for variable in _FOLDERS}
@@ -202,13 +206,13 @@ Uid = Annotated[str, StringConstraints(max_length=64, pattern=r"^[0-9.]+$")]
 
 
 class _AnswerPart(BaseModel):
-    """Base of the tables in a program's answer."""
+    """Base of the classes that check a program's ``findings.json``."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class AnswerCode(_AnswerPart):
-    """A coded concept."""
+    """A coded concept in a program's ``findings.json``."""
 
     value: CodeText
     scheme: CodeText
@@ -216,7 +220,9 @@ class AnswerCode(_AnswerPart):
 
 
 class AnswerRegion(_AnswerPart):
-    """A place in an image, in the coordinates of :class:`ai_pipeline.contract.Region`."""
+    """A place in an image in a program's ``findings.json``, in the coordinates of
+    :class:`ai_pipeline.contract.Region`.
+    """
 
     type: Literal["box", "polygon"]
     points: Annotated[list[tuple[float, float]], Field(max_length=MOST_POINTS)]
@@ -224,7 +230,7 @@ class AnswerRegion(_AnswerPart):
 
 
 class AnswerFinding(_AnswerPart):
-    """One finding, with the keys that ``ai-pipeline run --json`` prints."""
+    """One finding in a program's ``findings.json``, with the keys that ``ai-pipeline run --json`` prints."""
 
     source_uid: Uid
     label: Label
@@ -239,7 +245,7 @@ class AnswerFinding(_AnswerPart):
 
 
 class ProgramAnswer(_AnswerPart):
-    """The whole file ``findings.json``."""
+    """The whole file ``findings.json`` that a program writes."""
 
     findings: Annotated[list[AnswerFinding], Field(max_length=MOST_FINDINGS)]
 
@@ -250,8 +256,8 @@ _KNOWN = {
 
 
 def findings_in(data: bytes, images: Sequence[SourceImage], model: ModelRef) -> tuple[Finding, ...]:
-    """The findings of a program on these images, with ``model`` as their model. Raises ProgramFailed with the
-    first fault.
+    """Read a program's findings on ``images`` from the bytes of its ``findings.json``, with ``model`` as
+    their model. Raises ProgramFailed with the first fault.
     """
     try:
         answer = ProgramAnswer.model_validate_json(data)
@@ -270,9 +276,12 @@ def findings_in(data: bytes, images: Sequence[SourceImage], model: ModelRef) -> 
 def _finding(
     number: int, given: AnswerFinding, headers: Mapping[str, ImageHeader], model: ModelRef
 ) -> Finding:
-    """The finding with this number in a program's answer. Raises ProgramFailed."""
+    """Convert finding number ``number`` of a program's answer. ``headers``: those of the images, by UID.
+    Raises ProgramFailed.
+    """
 
     def refused(why: str) -> ProgramFailed:
+        """The error for a faulty finding."""
         return ProgramFailed(f"findings.json: findings.{number}: {why}")
 
     header = headers.get(given.source_uid)
@@ -306,7 +315,7 @@ def _finding(
 
 
 def _region(given: AnswerRegion) -> Region:
-    """A region of a program's answer. Raises ValueError."""
+    """Convert a region of a program's answer. Raises ValueError."""
     region = Region(given.type, tuple(given.points), given.origin)
     left, top, right, bottom = region.bounds
     if right - left < 1 or bottom - top < 1:
@@ -315,5 +324,5 @@ def _region(given: AnswerRegion) -> Region:
 
 
 def _code(given: AnswerCode) -> Code:
-    """A code of a program's answer."""
+    """Convert a code of a program's answer."""
     return Code(given.value, given.scheme, given.meaning)

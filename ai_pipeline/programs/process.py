@@ -105,7 +105,9 @@ def _goes_on(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _end_with_all(process: subprocess.Popen[bytes]) -> None:
-    """Kill a supervisor and all processes below it. They go first: while it lives, orphans stay below it."""
+    """Kill a supervisor and all processes below it; these first, as orphans stay below it only while it
+    lives.
+    """
     end = time.monotonic() + _KILL_SECONDS
     while process.poll() is None and (left := _living_below(process.pid)) and time.monotonic() < end:
         for pid in left:
@@ -134,7 +136,7 @@ def can_leave_network() -> bool:
 
 
 def _judge(run: ProgramRun, answer: bytes) -> None:
-    """Raise ProgramFailed unless the program succeeded, as its supervisor says."""
+    """Raise ProgramFailed unless the program succeeded, by the supervisor's ``answer`` (JSON)."""
     try:
         ended = json.loads(answer)["ended"]
     except (ValueError, KeyError, TypeError):
@@ -159,8 +161,9 @@ _YOUNG_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """The folders of one run. ``input``: ``1.dcm``, ``2.dcm`` … in the order of the images; no path holds a
-    name or UID.
+    """The temporary folders through which a program gets images and returns results. ``input``: ``1.dcm``,
+    ``2.dcm`` … in the order of the images; no path holds a patient's name or a UID. ``work``: its working
+    folder.
     """
 
     name: str
@@ -190,7 +193,9 @@ class Exchange:
 
 @contextmanager
 def exchange(images: Sequence[Path]) -> Iterator[Exchange]:
-    """Copy the images into new folders, and delete everything at the end. Raises OSError."""
+    """A context manager that copies the images into new folders, and deletes these at the end. Raises
+    OSError.
+    """
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))  # for this user alone
     with (folder / _LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -214,7 +219,7 @@ def exchange(images: Sequence[Path]) -> Iterator[Exchange]:
 
 
 def remove_abandoned() -> None:
-    """Delete the folders of killed processes, whose locks are free."""
+    """Delete the temporary folders of killed processes, whose locks are free."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             found = folder.stat(follow_symlinks=False)

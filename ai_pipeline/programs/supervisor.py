@@ -38,7 +38,7 @@ _NEW_MOUNTS, _NEW_USER, _NEW_PID, _NEW_NET = 0x20000, 0x10000000, 0x20000000, 0x
 
 
 def main() -> int:
-    """Run one program and print how it ended."""
+    """Run the program that standard input describes, and print how it ended."""
     line = b""
     while not line.endswith(b"\n"):
         if not (some := os.read(0, 65536)):
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def _ended(run: Mapping[str, Any]) -> int | str:
-    """Run the program; returns its exit status, or the limit that ended it."""
+    """Run the program; returns its exit status, or the word for the limit that ended it."""
     # Orphans become our children: nothing that the program starts can outlive us unseen.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if run["offline"] and not leave_network():
@@ -92,7 +92,9 @@ def _ended(run: Mapping[str, Any]) -> int | str:
 
 
 def _run_first(run: Mapping[str, Any], report_to: int, *, keep_signals: bool) -> NoReturn:
-    """Start the program, read the exit statuses of all its processes, and report how it ended."""
+    """Start the program, collect the exit statuses of all its processes, and write to ``report_to``
+    (descriptor) how it ended. ``keep_signals``: the program may signal no process but its own.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1):
@@ -122,7 +124,7 @@ def leave_network() -> bool:
 
 
 def _leave(namespace: int) -> bool:
-    """Leave a namespace of the kernel; returns whether the kernel allowed it."""
+    """Leave a namespace of the kernel (flag of unshare(2)); returns whether the kernel allowed it."""
     libc = ctypes.CDLL(None)
     return bool(libc.unshare(namespace) == 0 or libc.unshare(_NEW_USER | namespace) == 0)
 
@@ -137,7 +139,9 @@ def _limit(memory_mib: int, *, keep_signals: bool) -> None:
 
 
 def _watched(first: int, run: Mapping[str, Any]) -> int | str:
-    """Wait for the end of the first process, a limit, or the end of standard input; returns how it ended."""
+    """Wait until the process ``first`` ends, a limit is exceeded, or standard input closes; returns its exit
+    status or a word for the cause.
+    """
     end, look = time.monotonic() + run["seconds"], 0.0
     while True:
         if (status := _reaped(first, os.WNOHANG)) is not None:
@@ -160,8 +164,8 @@ def _watched(first: int, run: Mapping[str, Any]) -> int | str:
 
 
 def _reaped(process: int, how: int) -> int | None:
-    """Read exit statuses of ended processes; returns that of ``process`` if it is among them. Raises
-    ChildProcessError.
+    """Collect the exit statuses of ended processes; returns that of ``process`` if it is among them, else
+    None. ``how``: options of waitpid(2). Raises ChildProcessError.
     """
     while True:
         pid, status = os.waitpid(-1, how)

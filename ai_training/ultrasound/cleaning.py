@@ -88,7 +88,9 @@ Masker = Callable[[Picture], Mask | None]
 
 
 def maskers(tools: Tools, policy: CleaningPolicy = CleaningPolicy.RESEARCH) -> dict[str, Masker]:
-    """Three ways of masking: the network alone, rapidocr's boxes alone, and all that the node removes."""
+    """Three ways of finding the pixels of burned-in marks, by name: the mark network alone, rapidocr's boxes
+    alone, and all that the node removes.
+    """
     return {
         NETWORK: partial(network_mask, tools=tools),
         TEXT_BOXES: partial(text_mask, reader=tools.reader),
@@ -97,12 +99,12 @@ def maskers(tools: Tools, policy: CleaningPolicy = CleaningPolicy.RESEARCH) -> d
 
 
 def network_mask(picture: Picture, tools: Tools) -> Mask:
-    """The pixels that the network marks, with the soft edges that cleaning adds."""
+    """The pixels that the mark network marks, with the soft edges that cleaning adds."""
     return grown(tools.finder.find(picture).above(tools.threshold))
 
 
 def text_mask(picture: Picture, reader: TextReader) -> Mask:
-    """The text detector's boxes that are text by their shape or by the text read in them."""
+    """The mask of the text detector's boxes that are text by their shape or by the text read in them."""
     found = candidates(picture, reader, no_waves(picture.shape))
     boxes = [one.box for one in found if one.certain or one.read(reader).legible]
     return paint(boxes, picture.shape, MARGIN)
@@ -146,9 +148,9 @@ What is right to be marked there is no false mark; overlays are still drawn on t
 
 
 class MarkedFrame(NamedTuple):
-    """A frame and its marks. ``picture`` RGB uint8; ``owners`` holds a mark's number, 0 elsewhere.
-
-    ``known``: pixels for which it is known whether they belong to a mark. ``marks``: each number's class.
+    """A frame and the marks burned into it. ``picture``: RGB uint8; ``owners``: a mark's number at its
+    pixels, 0 elsewhere. ``known``: pixels for which it is known whether they belong to a mark. ``marks``: the
+    class of each mark by number.
     """
 
     name: str
@@ -228,8 +230,8 @@ def measured(
     ways: Mapping[str, Masker],
     report: Report = silent,
 ) -> dict[str, Any]:
-    """The figures of every way: recall overall and by class, pixels and areas. Of a frame that the node
-    refuses nothing is found.
+    """Compare each way of finding marks with the truth: recall overall and by class, pixels and areas. In a
+    frame that the node refuses, nothing counts as found.
     """
     names: list[str] = []
     counts: dict[str, list[MarkCounts]] = {name: [] for name in ways}
@@ -304,7 +306,9 @@ def recall(found: npt.NDArray[np.float64], marks: npt.NDArray[np.float64], weigh
 
 
 def _counted(frame: MarkedFrame, mask: Mask | None) -> MarkCounts:
-    """The counts of one way of masking on one frame; ``mask``: None if the node refused the frame."""
+    """Compare the pixels that one way marks with the truth of one frame; ``mask``: None if the node refused
+    the frame.
+    """
     refused, owners = mask is None, frame.owners
     mask = np.zeros(owners.shape, np.bool_) if mask is None else mask
     found, there = np.zeros((2, len(MarkClass)))
@@ -336,10 +340,10 @@ def evaluate_removal(
     policy: str = "research",
     report: Report = silent,
 ) -> dict[str, Any]:
-    """All figures of the detector on one split; ``figures`` are those for its card. Raises DataMissing.
-
-    ``masks``: the folder of the hand-drawn frames (test split). On the validation split the coloured marks of
-    real frames are used instead, so that no choice needs test frames.
+    """Measure the mark detector on one split; returns all figures, of which ``figures`` are those for its
+    model card. ``masks``: the folder of the hand-drawn frames (test split). On the validation split the
+    coloured marks of real frames are used instead, so that no choice needs test frames. ``style``: family of
+    the synthetic overlays; ``pictures``: their number; ``policy``: of cleaning. Raises DataMissing.
     """
     tools = shared_tools(models_dir)
     model = next(ref for ref in tools.models if ref.id == MARKS)
@@ -375,7 +379,7 @@ COLOURED = 50
 
 
 class Content(StrEnum):
-    """The class of a drawn object: what it shows."""
+    """What a marked object in a frame shows."""
 
     WAVEFORM = "waveform"
     M_MODE = "m-mode"
@@ -396,7 +400,7 @@ TEXTS = frozenset({Content.MEASUREMENT, Content.NUMBER, Content.PLACE, Content.S
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MarkedObject:
-    """One drawn object: its class, its box, its pixels."""
+    """One object that was marked by hand in a frame: what it shows, its box, its pixels ``ink``."""
 
     content: Content
     box: Box
@@ -405,7 +409,9 @@ class MarkedObject:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MarkedContent:
-    """A frame of an image. ``frame`` counts from 1; ``picture`` RGB uint8 as displayed."""
+    """A frame with the objects that were marked by hand in it. ``frame`` counts from 1; ``picture``: RGB
+    uint8 as displayed.
+    """
 
     name: str
     source: SourceImage
@@ -415,9 +421,8 @@ class MarkedContent:
 
 
 def marked_content(data: Path, content: Path, masks: Path) -> Iterator[MarkedContent]:
-    """The frames of ``content`` in their order; ``masks``: the folder of the hand-drawn masks.
-
-    Raises DataMissing.
+    """Yield the frames that the folder ``content`` lists, in their order; ``masks``: the folder of the
+    hand-drawn masks. Raises DataMissing.
     """
     objects = rows(content / "objects.csv")
     for row in rows(content / "frames.csv"):
@@ -462,7 +467,9 @@ def objects_of(frame: Row, objects: Iterable[Row]) -> list[Row]:
 
 
 def marked(row: Row, picture: Picture, owners: npt.NDArray[Any] | None = None) -> MarkedObject:
-    """One drawn object. Without ``owners``, its pixels are found by its box and its class."""
+    """Make one marked object from a row of ``objects.csv``. Without ``owners`` (an object's number at each
+    pixel), its pixels are found by its box and what it shows.
+    """
     content, box = Content(row["class"]), box_of(row)
     if owners is not None and row["owner"]:
         return MarkedObject(content, box, np.asarray(owners == int(row["owner"]), np.bool_))
@@ -472,8 +479,8 @@ def marked(row: Row, picture: Picture, owners: npt.NDArray[Any] | None = None) -
 
 
 def ink(content: Content, picture: Picture, within: Mask) -> Mask:
-    """The pixels of a picture, RGB uint8, that may belong to an object of a class, ``within`` the object's
-    box.
+    """The pixels of a picture, RGB uint8, that may belong to an object that shows ``content``, ``within`` the
+    object's box.
     """
     if content in {Content.M_MODE, Content.COLOUR_BAR, Content.GREY_BAR}:
         return within
@@ -512,7 +519,7 @@ BLACK = 8
 
 @dataclass(frozen=True, slots=True)
 class ObjectOutcome:
-    """One marked object: the number of its pixels, and how many of them were removed."""
+    """How cleaning treated one marked object: the number of its pixels, and how many of them were removed."""
 
     content: Content
     pixels: int
@@ -526,10 +533,9 @@ class ObjectOutcome:
 
 @dataclass(frozen=True, slots=True)
 class FrameOutcome:
-    """The outcome for one frame. ``withheld``: the reason why no image was returned.
-
-    ``background``: number of filled pixels where the source has a plain background; ``made_up``: how many of
-    these do not have the background's colour after filling.
+    """How cleaning treated one frame. ``withheld``: why no image was returned, "" if one was. ``background``:
+    number of filled pixels where the source has a plain background; ``made_up``: how many of these do not
+    have the background's colour after filling.
     """
 
     name: str
@@ -551,12 +557,10 @@ def evaluate_cleaning(
     pictures: int = 0,
     report: Report = silent,
 ) -> dict[str, Any]:
-    """Clean every marked frame and judge the result. Raises DataMissing.
-
-    How near the node's filling and the plain one come to what was there is measured on so many ``pictures``
-    with drawn marks, all of which are removed.
-
-    ``content``, ``masks``: as :func:`marked_content` takes them.
+    """Clean every frame with marked objects and judge the result; returns all figures. How near the node's
+    filling and the plain one come to the original pixels is measured on so many ``pictures`` with drawn
+    marks, all of which are removed. ``content``, ``masks``: as in :func:`marked_content`. Raises
+    DataMissing.
     """
     tools, how, outcomes = shared_tools(models_dir), CleaningPolicy(policy), []
     for number, frame in enumerate(marked_content(data, content, masks), start=1):
@@ -628,7 +632,7 @@ def _filled_background(frame: MarkedContent, after: Picture, mask: Mask) -> tupl
 
 
 def summary(outcomes: Sequence[FrameOutcome], policy: CleaningPolicy, tools: Tools) -> dict[str, Any]:
-    """The figures of all frames, by class of content."""
+    """The figures of all frames, by what the objects show."""
     released = [one for one in outcomes if not one.withheld]
     texts = [one for frame in released for one in frame.objects if one.content in TEXTS and one.pixels]
     identity = [one for one in texts if one.content is Content.IDENTITY]
@@ -658,7 +662,7 @@ def summary(outcomes: Sequence[FrameOutcome], policy: CleaningPolicy, tools: Too
 
 
 def _row(frames: Sequence[FrameOutcome], contents: set[Content]) -> dict[str, Any]:
-    """The figures of these kinds of content over all frames."""
+    """The figures of the objects that show one of ``contents``, over all frames."""
     own = [[one for one in frame.objects if one.content in contents] for frame in frames]
     pixels = np.array([sum(one.pixels for one in objects) for objects in own], np.float64)
     removed = np.array([sum(one.removed for one in objects) for objects in own], np.float64)
@@ -676,17 +680,16 @@ CLASSICAL = ("telea", "navier-stokes")
 
 
 def cards_with_compared(models_dir: Path | None = None) -> dict[str, Card]:
-    """The cards of :func:`ai_pipeline.models.registry.cards` and those for comparison, sorted by id.
-
-    A card in ``models_dir`` replaces one of the same id. Raises CardError if one cannot be read.
+    """The model cards of :func:`ai_pipeline.models.registry.cards` and those of models for comparison, sorted
+    by id. A card in ``models_dir`` replaces one of the same id. Raises CardError if one cannot be read.
     """
     known = {card.id: card for folder in (COMPARED, models_dir) for card in registry.cards(folder)}
     return dict(sorted(known.items()))
 
 
 def inpainters(known: Mapping[str, Card], threads: int) -> list[Inpainter]:
-    """The inpainters of :data:`NETWORKS` whose cards are ``known``, and :data:`CLASSICAL`.
-    Raises CardError.
+    """The inpainters of :data:`NETWORKS` whose model cards are ``known``, and :data:`CLASSICAL`. Raises
+    CardError.
     """
     networks = (
         NetworkInpainter(name, on_onnx(registry.read(card.file("inpainter")), threads))
@@ -697,7 +700,7 @@ def inpainters(known: Mapping[str, Card], threads: int) -> list[Inpainter]:
 
 
 def planned_by(models_dir: Path | None, policy: str) -> Masker:
-    """A function that gives all that the node removes from a picture under ``policy``."""
+    """Return a function that gives the mask of all that the node removes from a picture under ``policy``."""
     return partial(node_mask, tools=shared_tools(models_dir), policy=CleaningPolicy(policy))
 
 
@@ -720,11 +723,9 @@ def evaluate_inpaint(
     split: str = "test",
     report: Report = silent,
 ) -> dict[str, Any]:
-    """Measure ``inpainters`` and the uncleaned picture; ``planned`` gives the mask that the node would
-    remove.
-
-    Without ``planned`` there are no rows with a detected mask; pictures that the node refuses are left out of
-    those rows and counted. Raises DataMissing.
+    """Measure how well ``inpainters`` fill holes, compared with the uncleaned picture; ``planned`` gives the
+    mask that the node would remove. Without ``planned`` there are no rows with a detected mask; pictures that
+    the node refuses are left out of those rows and counted. Raises DataMissing.
     """
     perception, refused = Perception(), 0
     measured: dict[str, list[MeasuredPicture]] = {"given": [], "detected": []}
@@ -849,7 +850,7 @@ def _percentiles(values: npt.NDArray[np.float64]) -> list[float]:
 def _features(
     perception: Perception, picture: Picture, squares: list[tuple[slice, slice]]
 ) -> npt.NDArray[np.float32]:
-    """The features of squares of a picture, for KID."""
+    """The ImageNet features of squares of a picture, by which pictures are compared (KID)."""
     cuts = [picture[square] for square in squares]
     padded = [np.pad(cut, ((0, SIDE - cut.shape[0]), (0, SIDE - cut.shape[1]), (0, 0))) for cut in cuts]
     with torch.inference_mode():
@@ -858,7 +859,7 @@ def _features(
 
 
 def inpaint_figures(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Figures of :func:`evaluate_inpaint` for each inpainter's card, by the card's id."""
+    """Figures of :func:`evaluate_inpaint` for each inpainter's card, by the model card's id."""
     cards: dict[str, dict[str, Any]] = {}
     for row in result["rows"]:
         card = cards.setdefault(f"ultrasound-inpaint-{row['name']}", {"set": result["set"]})

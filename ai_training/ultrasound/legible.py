@@ -51,7 +51,9 @@ LEAST_SCORE, LEAST_CONFIDENCE = 0.5, 60.0
 
 @dataclass(frozen=True, slots=True)
 class OcrLine:
-    """One string read somewhere in a picture; ``text``: letters and digits in capitals (``folded``)."""
+    """One text that an OCR engine read somewhere in a picture; ``text``: its letters and digits in capitals
+    (:func:`folded`).
+    """
 
     text: str
     box: Box
@@ -67,15 +69,12 @@ def tesseract_version() -> str | None:
 
 
 class RapidOcr:
-    """The engine rapidocr with the networks and settings of its package; its log is silenced.
-
-    ``lines``: the folded text of each horizontal crop: as it is, upside down, and both with more contrast.
-    ``everything``: all strings of a whole picture with at least :data:`SHORTEST` letters and digits.
-    """
+    """The OCR engine rapidocr with the networks and settings of its package; its log is silenced."""
 
     name = RAPIDOCR
 
     def __init__(self, threads: int = 1) -> None:
+        """Load the engine. ``threads``: for one inference."""
         from rapidocr import RapidOCR
 
         detector, recogniser = model_files()
@@ -92,14 +91,16 @@ class RapidOcr:
         )
 
     def lines(self, crops: Sequence[Picture]) -> list[tuple[str, ...]]:
-        """The texts read in each of these lines, in several views."""
+        """The folded text of each horizontal crop, in four views: as it is, upside down, and both with more
+        contrast.
+        """
         how = {"use_det": False, "use_rec": True, "use_cls": False}
         return [
             tuple(folded((self._ocr(view, **how).txts or ("",))[0]) for view in views(crop)) for crop in crops
         ]
 
     def everything(self, picture: Picture) -> list[OcrLine]:
-        """All texts that are found in a picture."""
+        """All texts in a whole picture that have at least :data:`SHORTEST` letters and digits."""
         factor = working_scale(picture)
         large = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
         result = self._ocr(np.ascontiguousarray(large), use_det=True, use_rec=True, use_cls=False)
@@ -108,18 +109,20 @@ class RapidOcr:
         return [
             OcrLine(folded(text), _box(np.floor(low), np.ceil(high)))
             for corners, text, score in zip(result.boxes, result.txts, result.scores, strict=True)
-            for low, high in [_ends(np.asarray(corners, np.float32) / factor)]
+            for low, high in [_outer_corners(np.asarray(corners, np.float32) / factor)]
             if score >= LEAST_SCORE and len(folded(text)) >= SHORTEST
         ]
 
 
 class Tesseract:
-    """The program ``tesseract`` with its English data, as :class:`RapidOcr`; one process per call."""
+    """The OCR program ``tesseract`` with its English data, with the methods of :class:`RapidOcr`; one process
+    per call.
+    """
 
     name = TESSERACT
 
     def lines(self, crops: Sequence[Picture]) -> list[tuple[str, ...]]:
-        """The texts read in each of these lines, in several views."""
+        """The folded text of each horizontal crop, in four views."""
         cuts = [_for_tesseract(view) for crop in crops for view in views(crop)]
         if not cuts:
             return []
@@ -127,7 +130,7 @@ class Tesseract:
         return [tuple(itertools.islice(texts, len(cuts) // len(crops))) for _ in crops]
 
     def everything(self, picture: Picture) -> list[OcrLine]:
-        """All texts that are found in a picture."""
+        """All texts in a whole picture that have at least :data:`SHORTEST` letters and digits."""
         factor = working_scale(picture)
         large = cv2.resize(brightest(picture), None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
         table = csv.DictReader(
@@ -155,7 +158,7 @@ def engines() -> tuple[OcrEngine, ...]:
 
 
 def tesseract_line(picture: Picture, box: TextBox) -> Line:
-    """A line as Tesseract reads it, with the mean confidence of the words, 0 to 1."""
+    """Read the line in ``box`` by Tesseract, with the mean confidence of the words, 0 to 1."""
     crop = _for_tesseract(picture[index_of(box.box)])
     table = csv.DictReader(io.StringIO(_run([crop], "7", "tsv")), delimiter="\t", quoting=csv.QUOTE_NONE)
     words = [(row["text"] or "", float(row["conf"]) / 100) for row in table if float(row["conf"]) >= 0]
@@ -175,7 +178,7 @@ def views(crop: Picture) -> tuple[Picture, ...]:
 
 
 def _for_tesseract(crop: Picture) -> Picture:
-    """The picture as Tesseract reads it best: dark letters on light ground, large, with a margin."""
+    """Convert a picture to what Tesseract reads best: dark letters on light ground, large, with a margin."""
     # Tesseract was made for 300 dpi.
     factor = 40 / max(1, crop.shape[0])
     grey = cv2.resize(brightest(crop), None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
@@ -184,7 +187,9 @@ def _for_tesseract(crop: Picture) -> Picture:
 
 
 def _run(pictures: Sequence[Picture], layout: str, output: str) -> str:
-    """Run Tesseract on pictures; returns its output."""
+    """Run Tesseract on pictures; returns its output. ``layout``: page segmentation mode; ``output``:
+    format.
+    """
     with tempfile.TemporaryDirectory() as folder:
         names = [str(Path(folder) / f"{number}.png") for number in range(len(pictures))]
         for name, picture in zip(names, pictures, strict=True):
@@ -216,10 +221,10 @@ Corners = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Token:
-    """A name, a date or a number: its text, the place of its line, and its drawn object.
-
-    ``corners`` ``[4, 2]``: the line's rectangle; the first two run along the writing (possibly upside down).
-    ``words``: the parts that say something by themselves, in capitals without other signs (:func:`folded`).
+    """A name, date or number that identifies the (invented) patient in a test picture. ``text``: the whole
+    text; ``words``: the parts that identify by themselves, in capitals without other signs (:func:`folded`);
+    ``corners`` ``[4, 2]``: the line's rectangle; the first two run along the writing (possibly upside down);
+    ``owner``: number of the drawn object.
     """
 
     text: str
@@ -245,7 +250,7 @@ def identity_tokens(burned: BurnIn) -> tuple[Token, ...]:
 
 
 def folded(text: str) -> str:
-    """The letters and digits of ``text`` alone, in capitals: OCR engines differ in the other signs."""
+    """Return the letters and digits of ``text`` alone, in capitals: OCR engines differ in the other signs."""
     return "".join(
         character for character in unicodedata.normalize("NFKC", text).upper() if character.isalnum()
     )
@@ -290,14 +295,14 @@ def writing_corners(own: npt.NDArray[np.bool_]) -> Corners:
     rectangle, edge = box, box[1] - box[0]
     askew = abs(float(np.degrees(np.arctan2(edge[1], edge[0])))) % 90
     if min(askew, 90 - askew) < 8:  # a short word's smallest rectangle may stand askew though it is level
-        (left, top), (right, bottom) = _ends(places)
+        (left, top), (right, bottom) = _outer_corners(places)
         rectangle = np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float32)
     across, down = (float(np.linalg.norm(rectangle[i + 1] - rectangle[i])) for i in (0, 1))
     return rectangle if across >= down else np.roll(rectangle, -1, axis=0)
 
 
 def level_crop(picture: npt.NDArray[np.uint8], corners: Corners) -> npt.NDArray[np.uint8]:
-    """The text cut out and turned horizontal, with a margin."""
+    """Cut the text between ``corners`` out of ``picture``, turned horizontal, with a margin."""
     across, down = (float(np.linalg.norm(corners[i + 1] - corners[i])) for i in (0, 1))
     room = max(2.0, 0.25 * min(across, down))
     along = (corners[1] - corners[0]) / max(across, 1e-6)
@@ -321,7 +326,9 @@ def evaluate(
     workers: int,
     report: Report,
 ) -> dict[str, Any]:
-    """Evaluate the pictures with these numbers in ``workers`` processes. Raises DataMissing."""
+    """Test whether cleaning leaves legible text: clean the test pictures with the numbers ``pictures`` in
+    ``workers`` processes and read them; returns all figures. Raises DataMissing.
+    """
     test, found = LegibilityTest(data, split, CleaningPolicy(policy), models_dir), []
     with (
         ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
@@ -335,9 +342,9 @@ def evaluate(
 
 
 def counted(found: Sequence[LegibleOutcome], split: str, policy: str) -> dict[str, Any]:
-    """All figures; ``at_most`` is the exact one-sided upper 95 % bound (Clopper and Pearson).
-
-    Rates are of pictures. Pictures of one frame have different overlays and count as independent.
+    """Sum up the outcomes ``found``; ``at_most`` is the exact one-sided upper 95 % bound (Clopper and
+    Pearson). Rates are of pictures. Pictures of one frame have different overlays and count as
+    independent.
     """
     released = [outcome for outcome in found if outcome.released]
     names = [name for name in (RAPIDOCR, TESSERACT) if any(name in outcome.counts for outcome in released)]
@@ -414,11 +421,10 @@ COVERED = 0.9
 
 @dataclass(frozen=True, slots=True)
 class EngineCount:
-    """What one engine read in one picture: tokens before cleaning, tokens after it, and other texts. The
-    texts are invented.
-
-    ``elsewhere``: strings of the overlay at any place. ``invented``: strings that the engine reads neither in
-    the clean picture nor in the overlay (speckle).
+    """What one OCR engine read in one test picture. ``before``: number of tokens legible before cleaning;
+    ``left``: texts still read at tokens' places after it; ``elsewhere``: texts of the overlay read at any
+    other place. ``invented``: number of texts that the engine reads neither in the clean picture nor in the
+    overlay (speckle).
     """
 
     before: int
@@ -429,7 +435,9 @@ class EngineCount:
 
 @dataclass(frozen=True, slots=True)
 class LegibleOutcome:
-    """The outcome for one picture. ``released`` is False if the node returned no image."""
+    """The result for one test picture. ``released``: whether the node returned an image; ``counts``: by OCR
+    engine.
+    """
 
     number: int
     frame: str
@@ -447,13 +455,13 @@ class LegibleOutcome:
 
     @property
     def is_read(self) -> bool:
-        """Whether an engine still reads anything of the overlay."""
+        """Whether any OCR engine still reads some of the overlay's text after cleaning."""
         return any(count.left or count.elsewhere for count in self.counts.values())
 
 
 @dataclass(frozen=True, slots=True)
 class LegibilityTest:
-    """Burns text into pictures, cleans them and reads them."""
+    """Burns text into pictures, cleans them as the node does and reads them by OCR."""
 
     data: Path
     split: str
@@ -461,7 +469,7 @@ class LegibilityTest:
     models_dir: Path | None
 
     def picture(self, number: int) -> LegibleOutcome:
-        """The outcome of picture ``number``: the same in every run."""
+        """Make, clean and read test picture number ``number``, which is the same in every run."""
         frame, burned, tokens = burned_picture(self.data, clean_frames(self.split), number)
         begun = LegibleOutcome(number, f"{frame.source}/{frame.file}", len(tokens), released=False)
         header = picture_header(burned.image, MODALITY, lossy=False)
@@ -482,7 +490,9 @@ class LegibilityTest:
         cleaned: CleaningResult,
         readers: Sequence[OcrEngine],
     ) -> LegibleOutcome:
-        """The outcome for the text that is left in ``cleaned``, which the node made of ``burned``."""
+        """Read the picture ``cleaned``, which the node made of ``burned``, by all OCR engines ``readers``;
+        returns ``begun`` with the counts.
+        """
         picture, mask = np.asarray(cleaned.image.frames[0], np.uint8), np.asarray(cleaned.mask.frames[0]) > 0
         changed = (picture != burned.image).any(axis=2) & ~mask
         counts = {engine.name: self._read(engine, burned, tokens, picture) for engine in readers}
@@ -501,14 +511,14 @@ class LegibilityTest:
     def _read(
         self, engine: OcrEngine, burned: BurnIn, tokens: tuple[Token, ...], cleaned: Picture
     ) -> EngineCount:
-        """Read a picture before and after cleaning with one engine."""
+        """Read a picture before and after cleaning by one OCR engine."""
         before = engine.lines([level_crop(burned.image, token.corners) for token in tokens])
         legible = [token for token, texts in zip(tokens, before, strict=True) if is_read(token, texts)]
         after = engine.lines([level_crop(cleaned, token.corners) for token in legible])
         left = tuple(
             OcrLine(token.text, _box(low, high + 1))
             for token, texts in zip(legible, after, strict=True)
-            for low, high in [_ends(token.corners)]
+            for low, high in [_outer_corners(token.corners)]
             if leaks(token, texts)
         )
         # What is read anywhere in the cleaned picture and was not there before anything was drawn.
@@ -525,7 +535,10 @@ class LegibilityTest:
 def burned_picture(
     data: Path, frames: Sequence[CleanFrame], number: int
 ) -> tuple[CleanFrame, BurnIn, tuple[Token, ...]]:
-    """Picture ``number``: the next frame in turn, with the first random overlay that holds an identity."""
+    """Make test picture number ``number``, the same in every run: returns the clean frame, the frame with an
+    overlay, and the texts in it that identify the patient. Overlays are drawn at random until one has such a
+    text.
+    """
     order = np.random.default_rng(SEED).permutation(len(frames))
     frame = frames[order[number % len(frames)]]
     part = frame.read(data)
@@ -542,11 +555,11 @@ def uncovered_texts(burned: BurnIn, tokens: tuple[Token, ...], mask: Mask) -> in
     return sum(bool(inside[owner] < COVERED * pixels[owner]) for owner in owners)
 
 
-def _ends(corners: Corners) -> tuple[Corners, Corners]:
-    """The upper left and the lower right of some places."""
+def _outer_corners(corners: Corners) -> tuple[Corners, Corners]:
+    """The upper left and the lower right corner of the box around the points ``corners``."""
     return corners.min(axis=0), corners.max(axis=0)
 
 
 def _box(low: Corners, high: Corners) -> Box:
-    """A box with whole corners."""
+    """The box between two corners, in whole pixels."""
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])

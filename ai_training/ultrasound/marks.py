@@ -44,11 +44,12 @@ OUTPUTS = ("marked", "classes")
 
 
 class MarkNetwork(nn.Module):
-    """The mark detector. ``forward`` takes float32 RGB ``[N, 3, rows, columns]`` of 0..255 and returns logits
-    ``[N, 6, …]``.
+    """The detector of burned-in marks, a U-Net. ``forward`` takes float32 RGB ``[N, 3, rows, columns]`` of
+    0..255 and returns logits ``[N, 6, rows, columns]`` of no mark and five classes of marks.
     """
 
     def __init__(self, widths: tuple[int, ...] = WIDTHS) -> None:
+        """``widths``: channels of each level."""
         super().__init__()
         self.down = nn.ModuleList(
             _block(before, after) for before, after in zip((12, *widths[:-1]), widths, strict=True)
@@ -60,6 +61,7 @@ class MarkNetwork(nn.Module):
         self.head = nn.Conv2d(widths[0], 4 * len(CLASSES), 1)
 
     def forward(self, frames: Tensor) -> Tensor:
+        """The logits of each pixel of ``frames``."""
         x = pixel_unshuffle((frames - 127.5) / 127.5, 2)
         levels: list[Tensor] = []
         for level, block in enumerate(self.down):
@@ -71,15 +73,17 @@ class MarkNetwork(nn.Module):
 
 
 class MarkFinderGraph(nn.Module):
-    """The exported graph: ``marked [N, rows, columns]`` 0..1, and the class of the likeliest mark (uint8, 1
-    to 5).
+    """The mark detector for export: it returns ``marked [N, rows, columns]`` 0..1, and the class of the
+    likeliest mark (uint8, 1 to 5).
     """
 
     def __init__(self, network: MarkNetwork) -> None:
+        """Wrap the trained ``network``."""
         super().__init__()
         self.network = network
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Probability and class of a mark at each pixel."""
         logits = self.network(frames)
         marks = logits[:, 1:]
         marked = torch.sigmoid(torch.logsumexp(marks, 1) - logits[:, 0])
@@ -87,7 +91,7 @@ class MarkFinderGraph(nn.Module):
 
 
 def _block(before: int, after: int) -> nn.Sequential:
-    """Two layers of a convolution."""
+    """Two convolutions, each with batch normalisation and ReLU."""
     return nn.Sequential(
         nn.Conv2d(before, after, 3, padding=1, bias=False),
         nn.BatchNorm2d(after),
@@ -111,8 +115,8 @@ Targets = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """The composition of a batch: ``pictures`` pictures with ``crops`` squares of ``side`` pixels each; a
-    share ``real`` of the pictures is real.
+    """The composition of a training batch: ``pictures`` pictures with ``crops`` squares of ``side`` pixels
+    each; a share ``real`` of the pictures is real.
     """
 
     pictures: int = 4
@@ -129,8 +133,8 @@ class RealFrame:
     clean: Box | None
 
     def sample(self) -> tuple[Picture, Targets]:
-        """The frame as RGB, and the known pixels: coloured ones are marks, the clean part is not, others are
-        unknown.
+        """Read the frame as RGB, and the class of each pixel: coloured ones are marks, the clean part is not,
+        others are unknown.
         """
         picture = read_rgb(self.path)
         targets: Targets = np.full(picture.shape[:2], IGNORED, np.uint8)
@@ -141,14 +145,18 @@ class RealFrame:
 
 
 class MarkBatches(Dataset[tuple[Tensor, Tensor]]):
-    """Batch i of a run: float32 ``[N, 3, side, side]``, targets ``[N, side, side]``."""
+    """The training batches of a run; item i is float32 ``[N, 3, side, side]`` and the class of each pixel
+    ``[N, side, side]``.
+    """
 
     def __init__(self, data: Path, mix: Mix, seed: int) -> None:
+        """``data``: folder of the sets of images; ``mix``: composition of a batch."""
         self._data, self._mix, self._seed = data, mix, seed
         self._frames = clean_frames("train")
         self._real = real_frames(data)
 
     def __getitem__(self, iteration: int) -> tuple[Tensor, Tensor]:
+        """Make the batch of step ``iteration``."""
         cv2.setNumThreads(1)
         random = np.random.default_rng((self._seed, iteration))
         frames, targets = [], []
@@ -179,7 +187,9 @@ def targets_of(burned: BurnIn) -> Targets:
 def crop(
     picture: Picture, targets: Targets, side: int, random: np.random.Generator
 ) -> tuple[Picture, Targets]:
-    """A random square, black beyond the picture; every second one has a marked pixel."""
+    """Cut a random square out of picture and targets, black beyond the picture; every second one has a marked
+    pixel.
+    """
     rows, columns = targets.shape
     short = max(0, side - rows), max(0, side - columns)
     picture = np.pad(picture, ((0, short[0]), (0, short[1]), (0, 0)))
@@ -209,7 +219,9 @@ def real_frames(data: Path, split: str = "train", most_flow: int = MOST_FLOW) ->
 def burned_frames(
     data: Path, frames: Sequence[CleanFrame], count: int, seed: int, family: StyleFamily
 ) -> Iterator[tuple[CleanFrame, BurnIn]]:
-    """``count`` synthetic pictures for measuring: the frames in turn, each with its own random overlay."""
+    """Make ``count`` synthetic pictures for measuring: the frames one after another, each with its own random
+    overlay.
+    """
     order = np.random.default_rng(seed).permutation(len(frames))
     for index in range(count):
         frame = frames[order[index % len(frames)]]
@@ -222,7 +234,9 @@ LARGEST = 512
 
 
 def export_finder(network: MarkNetwork, path: Path) -> None:
-    """Write the detector: input ``frames`` RGB 0..255 with free rows and columns, multiples of 16."""
+    """Write the mark detector as an ONNX file: input ``frames`` RGB 0..255 with free rows and columns,
+    multiples of 16.
+    """
     rows, columns = Dim("rows16", min=2, max=LARGEST), Dim("columns16", min=2, max=LARGEST)
     export(
         MarkFinderGraph(network).eval(),
@@ -236,7 +250,10 @@ def export_finder(network: MarkNetwork, path: Path) -> None:
 def write_finder_card(
     folder: Path, threshold: float, scores: Mapping[str, float], training: Mapping[str, Any]
 ) -> Path:
-    """Write the detector's card beside its weights; ``ai-pipeline evaluate marks`` adds the test figures."""
+    """Write the mark detector's model card beside its weights in ``folder``; returns its path. ``scores``:
+    validation figures; ``training``: the card's table on the training. ``ai-pipeline evaluate marks`` adds
+    the test figures.
+    """
     about = {
         "task": "segmentation of burned-in annotation in ultrasound pictures, by kind of mark",
         "architecture": "marks-unet",
@@ -289,8 +306,8 @@ FOUND_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarkRecipe(Recipe):
-    """The settings of a run. ``mark_weight``, ``dice_weight``: weights of the pixels of marks and of the Dice
-    loss.
+    """The settings of a training run of the mark detector. ``mark_weight``, ``dice_weight``: weights of the
+    pixels of marks and of the Dice loss.
     """
 
     iterations: int = 6000
@@ -307,9 +324,9 @@ class MarkRecipe(Recipe):
 def train(
     data: Path, out: Path, recipe: MarkRecipe, *, resume: bool = False, report: Report = silent
 ) -> Path:
-    """Train, choose, export; returns the card. ``out`` receives checkpoints, history, weights and card.
-
-    Raises DataMissing if image sets are missing, ExperimentError if ``resume`` finds another recipe.
+    """Train the mark detector, choose checkpoint and threshold, export it; returns the path of the model
+    card. ``out`` receives checkpoints, history, weights and card. Raises DataMissing if image sets are
+    missing, ExperimentError if ``resume`` finds another recipe.
     """
     run = _MarkRun(data, out, recipe)
     network = cast(MarkNetwork, run.trained(report, resume=resume))
@@ -325,8 +342,8 @@ def train(
 
 
 def loss_of(logits: Tensor, targets: Tensor, recipe: MarkRecipe) -> Tensor:
-    """The loss: cross-entropy over the classes (of "any mark" if only that is known), and Dice of mark
-    against none.
+    """The training loss: cross-entropy over the classes (of "any mark" if only that is known), and Dice of
+    mark against none.
     """
     weights = logits.new_tensor([1.0] + [recipe.mark_weight] * (len(CLASSES) - 1))
     known = targets.masked_fill(targets == ANY_MARK, IGNORED)
@@ -348,9 +365,7 @@ def choose_threshold(
     finder: MarkFinder, pictures: Sequence[BurnIn], plain: Sequence[Picture]
 ) -> tuple[float, dict[str, float]]:
     """The lowest threshold at which at most a share :data:`GROWN_AREA` of the clean frames ``plain`` is
-    marked.
-
-    If none is low enough, the highest of :data:`THRESHOLDS`.
+    marked, and its figures on ``pictures``. If none is low enough, the highest of :data:`THRESHOLDS`.
     """
     areas = np.zeros(len(THRESHOLDS))
     for picture in plain:
@@ -396,10 +411,11 @@ def object_shares(burned: BurnIn, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np
 
 
 def torch_finder(network: MarkNetwork) -> MarkFinder:
-    """A mark finder that runs the torch network, for measuring before there is an ONNX file."""
+    """Make a mark finder that runs the torch network, for measuring before there is an ONNX file."""
     graph = MarkFinderGraph(network).eval()
 
     def run(frames: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[np.generic]]:
+        """Run the network on ``frames``."""
         with torch.inference_mode():
             outputs = graph(input_of(network, frames))
         return {name: part.cpu().numpy() for name, part in zip(OUTPUTS, outputs, strict=True)}
@@ -413,24 +429,29 @@ class _MarkRun(RecipeRun[MarkRecipe]):
     CHOSEN_BY = "choice"
 
     def __init__(self, data: Path, out: Path, recipe: MarkRecipe) -> None:
+        """Make the validation pictures, the same in every run."""
         super().__init__(out, recipe)
         self.data = data
         frames = burned_frames(data, clean_frames("val"), recipe.validation_pictures, 7919, TRAIN)
         self.validation = [burned for _, burned in frames]  # the same in every run
 
     def new_network(self) -> MarkNetwork:
+        """The network before its first step."""
         return MarkNetwork(self.recipe.widths)
 
     def examples(self) -> MarkBatches:
+        """The training batches."""
         return MarkBatches(self.data, self.recipe.mix, self.recipe.seed)
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """The loss of one batch."""
         frames, targets = batch
         with self.autocast():
             logits = self.network(frames.contiguous(memory_format=torch.channels_last))
         return loss_of(logits.float(), targets, self.recipe)
 
     def validate(self) -> Validation:
+        """Measure recall and Dice on the validation pictures."""
         scores = score(torch_finder(cast(MarkNetwork, self.average)), self.validation, 0.5)
         text = (
             f"objects found {scores['object_recall']:.3f}, Dice {scores['dice']:.3f}, "

@@ -47,8 +47,7 @@ class MarkClass(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class BurnedObject:
-    """One drawn object. ``text``: its whole text (the names are invented).
-
+    """One object that was drawn into a synthetic picture. ``text``: its whole text (names are invented).
     ``box`` (pixels; right and bottom exclusive) is computed from the pixels of the stored picture.
     """
 
@@ -60,7 +59,7 @@ class BurnedObject:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stamp:
-    """One colour, painted through one stencil. ``opacity`` 0 to 1."""
+    """A colour to be painted through a stencil ``alpha``; ``opacity`` 0 to 1."""
 
     alpha: Alpha
     colour: Colour
@@ -68,12 +67,12 @@ class Stamp:
 
 
 class Canvas:
-    """An RGB picture that :meth:`burn` changes in place; ``owners`` holds 1 + the object's index per pixel.
-
-    A pixel has an owner if and only if it differs from the clean picture.
+    """An RGB picture into which :meth:`burn` draws marks; ``owners`` holds 1 + the object's index at each
+    pixel. A pixel has an owner if and only if it differs from the clean picture.
     """
 
     def __init__(self, clean: Picture) -> None:
+        """Start from the picture ``clean``."""
         self.clean: Picture = clean.copy()
         self.picture: Picture = clean.copy()
         self.owners: npt.NDArray[np.uint16] = np.zeros(clean.shape[:2], np.uint16)
@@ -137,12 +136,12 @@ T = TypeVar("T")
 
 
 def one(random: Random, choices: Sequence[T]) -> T:
-    """A random one of ``choices``, all equally likely."""
+    """Choose one of ``choices`` at random, all equally likely."""
     return choices[int(random.integers(len(choices)))]
 
 
 def person_name(random: Random, form: str) -> str:
-    """A person's name in one of the forms that a style family names."""
+    """Make an invented person's name in the form ``form``, one that a style family names."""
     if form == "korean":
         return one(random, VOCABULARY["korean_surnames"]) + one(random, VOCABULARY["korean_given"])
     last, first = one(random, VOCABULARY["surnames"]), one(random, VOCABULARY["given_names"])
@@ -159,7 +158,7 @@ def person_name(random: Random, form: str) -> str:
 
 
 def date_text(random: Random, form: str, first_year: int = 1940, last_year: int = 2025) -> str:
-    """A date in one of the forms that a style family names."""
+    """Make a random date in the form ``form``, one that a style family names."""
     year = int(random.integers(first_year, last_year + 1))
     month, day = int(random.integers(1, 13)), int(random.integers(1, 29))
     month_name = VOCABULARY["months"][month - 1]
@@ -187,7 +186,7 @@ def time_text(random: Random) -> str:
 
 
 def identifier(random: Random) -> str:
-    """A number of a patient or of an examination."""
+    """Make a random number of a patient or of an examination."""
     number = int(random.integers(10_000, 10**8))
     letter = chr(ord("A") + int(random.integers(26)))
     forms = (
@@ -204,7 +203,7 @@ def identifier(random: Random) -> str:
 
 
 def settings(random: Random, lines: int) -> list[str]:
-    """Lines about the machine's settings, as scanners show them beside a picture."""
+    """Make random lines about a machine's settings, as scanners show them beside a picture."""
     ten, hundred = (int(random.integers(1, top)) for top in (10, 100))
     forms = [
         f"FR {hundred} Hz",
@@ -245,14 +244,14 @@ def settings(random: Random, lines: int) -> list[str]:
 
 
 def acoustic_output(random: Random) -> str:
-    """A text about acoustic output, such as "MI 1.2"."""
+    """Make a random text about acoustic output, such as "MI 1.2"."""
     first, second = random.integers(0, 20, 2) / 10
     forms = (f"MI {first:.1f}", f"TIs {first:.1f}", f"TIb {second:.1f}", f"MI:{first:.1f} TIs:{second:.1f}")
     return one(random, forms)
 
 
 def measurement(random: Random) -> str:
-    """One measured value with its label and unit."""
+    """Make a random measured value with its label and unit."""
     value, index = float(random.uniform(0.1, 30)), int(random.integers(1, 5))
     unit = one(random, ("cm", "mm", " cm", " mm", "cm", "ml", "cm²", " cm/s"))
     quantity = one(random, VOCABULARY["quantities"])
@@ -273,7 +272,7 @@ def measurement(random: Random) -> str:
 
 
 def hospital(random: Random, korean: bool) -> str:
-    """An invented name of a hospital."""
+    """Choose an invented name of a hospital; ``korean``: in Korean."""
     return one(random, VOCABULARY["korean_hospitals"] if korean else VOCABULARY["hospitals"])
 
 
@@ -293,7 +292,9 @@ class Face:
 
 @dataclass(frozen=True, slots=True)
 class Hand:
-    """The style of the texts of one overlay. ``size``: the letters' height in pixels."""
+    """The lettering of the texts of one overlay: font, colour, effects. ``size``: the letters' height in
+    pixels.
+    """
 
     face: Face
     size: int
@@ -309,7 +310,7 @@ class Hand:
     angle: float = 0.0
 
     def sized(self, size: float) -> Hand:
-        """The same style at another size."""
+        """Return the same lettering at another size (pixels)."""
         return replace(self, size=max(6, round(size)))
 
 
@@ -327,7 +328,9 @@ def font_list(faces: Iterable[Face]) -> list[dict[str, str]]:
 
 
 def stencil(text: str, hand: Hand) -> tuple[Alpha, Alpha]:
-    """The stencil of the letters, and that of their outline (equal shapes; the second contains the first)."""
+    """Make the stencil of the letters of ``text`` in the lettering ``hand``, and that of their outline (equal
+    shapes; the second contains the first).
+    """
     size = max(4, hand.size // hand.coarse)
     if hand.face.is_stroked:
         letters = _plotted(text, hand.face.name, size, hand.smooth)
@@ -347,9 +350,9 @@ def stencil(text: str, hand: Hand) -> tuple[Alpha, Alpha]:
 def write(
     canvas: Canvas, text: str, place: tuple[int, int], hand: Hand, *, right: bool = False
 ) -> list[Stamp]:
-    """Stamps for ``text`` with its upper left (``right``: upper right) corner at ``place``; cut at the edges.
-
-    The box behind the text, if there is one, is painted onto the canvas here.
+    """Make stamps for ``text`` in the lettering ``hand``, with its upper left (``right``: upper right) corner
+    at ``place``; cut at the edges. The box behind the text, if there is one, is painted onto the canvas
+    here.
     """
     letters, wide = stencil(text, hand)
     rows, columns = letters.shape
@@ -372,7 +375,7 @@ def write(
 
 
 def extent(text: str, hand: Hand) -> tuple[int, int]:
-    """The columns and rows that ``text`` takes up."""
+    """The columns and rows that ``text`` takes up in the lettering ``hand``."""
     rows, columns = stencil(text, hand)[0].shape
     return columns, rows
 
@@ -420,7 +423,7 @@ def _plotted(text: str, name: str, size: int, smooth: bool) -> Alpha:
 
 
 def _turned(alpha: Alpha, angle: float) -> Alpha:
-    """The stencil turned by an angle in degrees."""
+    """Turn a stencil by ``angle`` degrees."""
     if angle % 90 == 0:
         return np.ascontiguousarray(np.rot90(alpha, round(angle / 90)))
     rows, columns = alpha.shape
@@ -432,13 +435,14 @@ def _turned(alpha: Alpha, angle: float) -> Alpha:
 
 
 def _placed(canvas: Canvas, patch: Alpha, left: int, top: int) -> Alpha:
-    """The stencil at a place of a canvas."""
+    """Place the stencil ``patch`` on an empty stencil of the canvas's size."""
     shift = np.array([[1, 0, left], [0, 1, top]], np.float32)
     return np.asarray(cv2.warpAffine(patch, shift, canvas.size, flags=cv2.INTER_NEAREST), np.uint8)
 
 
 @cache
 def _font(path: str, size: int) -> ImageFont.FreeTypeFont:
+    """Load the font file at this size (pixels)."""
     return ImageFont.truetype(path, size)
 
 
@@ -547,7 +551,7 @@ FAMILIES = {family.name: family for family in (TRAIN, HELD_OUT)}
 
 
 def colour(random: Random) -> Colour:
-    """A random colour that scanners write in; white and yellow are the most frequent."""
+    """Choose a random colour that scanners write in; white and yellow are the most frequent."""
     weights = [weight for _, weight in COLOURS]
     chosen = COLOURS[int(random.choice(len(COLOURS), p=[weight / sum(weights) for weight in weights]))][0]
     wobble = random.integers(-12, 13, 3)
@@ -558,7 +562,9 @@ def colour(random: Random) -> Colour:
 
 
 def hand(random: Random, family: StyleFamily, size: float, *, korean: bool) -> Hand:
-    """A random style for a group of texts: font, size, colour, opacity, outline, shadow, box and frame."""
+    """Choose a random lettering for a group of texts: font, size, colour, opacity, outline, shadow, box and
+    frame.
+    """
     chosen = one(random, family.korean if korean else family.latin)
     ink = colour(random)
     dark = sum(ink) < 200
@@ -596,12 +602,14 @@ TIMES = ((0.8, 0.8), (-0.8, 0.8), (0.8, -0.8), (-0.8, -0.8))
 
 
 def glyph(canvas: Canvas, shape: str, centre: Point, arm: int, thick: int, smooth: bool) -> Alpha:
-    """The end of a caliper. ``shape``: a name in :data:`GLYPHS`."""
+    """Make the stencil of a caliper's end. ``shape``: a name in :data:`GLYPHS`; ``arm``: half its width in
+    pixels.
+    """
     return canvas.sketch((GLYPHS[shape], centre, arm, thick, cv2.LINE_AA if smooth else cv2.LINE_8))
 
 
 def dotted_path(canvas: Canvas, points: Points, gap: float, dot: int, smooth: bool) -> Alpha:
-    """Dots, or dashes of ``dot`` pixels, at every ``gap`` pixels along a path."""
+    """Make the stencil of dots, or dashes of ``dot`` pixels, at every ``gap`` pixels along a path."""
     along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
     dashes = []
     for place in np.arange(0, along[-1], max(gap, 2.0)):
@@ -612,7 +620,7 @@ def dotted_path(canvas: Canvas, points: Points, gap: float, dot: int, smooth: bo
 
 
 def arrow(canvas: Canvas, random: Random, tip: Point, length: int) -> Alpha:
-    """An arrow with a line, a block arrow, or a bare head, in any direction."""
+    """Make the stencil of an arrow with a line, a block arrow, or a bare head, in a random direction."""
     back = _direction(float(random.uniform(0, 2 * np.pi)))
     across = np.array([-back[1], back[0]])
     point, tail = np.array(tip, float), np.array(tip) + length * back
@@ -632,7 +640,7 @@ def arrow(canvas: Canvas, random: Random, tip: Point, length: int) -> Alpha:
 
 
 def hand_cursor(canvas: Canvas, place: Point, size: int) -> Alpha:
-    """The hand-shaped cursor that sonographers leave in a picture."""
+    """Make the stencil of the hand-shaped cursor that sonographers leave in a picture."""
     (column, row), unit = place, max(1, size // 8)
     fingers = []
     for finger, tall in enumerate((3, 0, 1, 1)):
@@ -646,7 +654,7 @@ def hand_cursor(canvas: Canvas, place: Point, size: int) -> Alpha:
 
 
 def mouse_cursor(canvas: Canvas, place: Point, size: int) -> Alpha:
-    """A cursor in the shape of an arrow."""
+    """Make the stencil of a cursor in the shape of an arrow."""
     shape = np.array([(0, 0), (0, 16), (4, 12), (7, 18), (9, 17), (6, 11), (11, 11)]) * size / 18 + place
     return canvas.sketch((cv2.fillPoly, [_whole(shape)], 255))
 
@@ -675,13 +683,16 @@ def _spokes(
     directions: Sequence[tuple[float, float]] = PLUS,
     begin: float = 0.0,
 ) -> None:
-    """Lines away from the centre; ``directions`` across and down, ``begin`` as a share of their length."""
+    """Draw lines away from the centre; ``directions`` across and down, ``begin`` as a share of their
+    length.
+    """
     for way in directions:
         start, end = (_at(centre + r * np.array(way)) for r in (begin * arm, arm))
         cv2.line(alpha, start, end, 255, thick, line)
 
 
 def _ringed_plus(alpha: Alpha, centre: Point, arm: int, thick: int, line: int) -> None:
+    """Draw a plus with a ring around its centre."""
     _spokes(alpha, centre, arm, thick, line)
     cv2.circle(alpha, centre, max(2, arm // 2), 255, thick, line)
 
@@ -897,6 +908,7 @@ def ruler(canvas: Canvas, random: Random, family: StyleFamily) -> None:
     length *= -1 if side in "rb" else 1
 
     def line(at: tuple[float, float], across: tuple[int, int], wide: int) -> tuple[Any, ...]:
+        """A stroke of the ruler for :meth:`Canvas.sketch`."""
         ends = [(round(along), beside) for along, beside in zip(at, across, strict=True)]
         return (cv2.line, *(one[::-1] if side in "lr" else one for one in ends), 255, wide)
 
@@ -1013,7 +1025,9 @@ def _place(canvas: Canvas, random: Random, low: float, high: float) -> tuple[int
 
 @dataclass(frozen=True, slots=True)
 class CleanFrame:
-    """A part of a public frame without annotation. ``box`` in pixels of the file; ``split`` as published."""
+    """A part of a public frame that has no annotation. ``box`` in pixels of the file; ``split`` as
+    published.
+    """
 
     source: str
     file: str
@@ -1027,7 +1041,7 @@ class CleanFrame:
 
 
 def clean_frames(split: str) -> tuple[CleanFrame, ...]:
-    """The listed parts of one split (train, val or test), in the order of the list."""
+    """Read the list of clean frames of one split (train, val or test), in the order of the list."""
     return tuple(
         CleanFrame(row["source"], row["file"], row["split"], box_of(row))
         for row in rows(Path(__file__).with_name("clean_frames.csv"))
@@ -1050,7 +1064,7 @@ FLOW_SIDE = 12  # cells of the coarse random field that colour flow is cut from
 
 @dataclass(frozen=True, slots=True)
 class Storing:
-    """How a picture is stored: scaled by ``factor``, then JPEG of ``quality`` (None: lossless)."""
+    """How a synthetic picture is stored: scaled by ``factor``, then JPEG of ``quality`` (None: lossless)."""
 
     factor: float
     interpolation: int
@@ -1077,8 +1091,8 @@ class Storing:
 
 
 def scene(part: Picture, random: Random) -> Picture:
-    """A whole picture around a clean part: at random cut to a sector, placed on black, tinted, with colour
-    flow.
+    """Make a whole picture around the clean part ``part``: at random cut to a sector, placed on black,
+    tinted, with colour flow.
     """
     if random.random() < 0.5:
         part = np.ascontiguousarray(part[:, ::-1])
@@ -1104,7 +1118,7 @@ def scene(part: Picture, random: Random) -> Picture:
 
 
 def _sector(shape: tuple[int, ...], random: Random) -> npt.NDArray[np.uint8]:
-    """1 inside a fan whose edges lie at the picture's sides."""
+    """The mask (1 inside) of a fan whose edges lie at the picture's sides."""
     rows, columns = shape
     mask = np.zeros((rows, columns), np.uint8)
     apex = columns // 2, -int(rows * random.uniform(0.05, 0.5))
@@ -1116,7 +1130,7 @@ def _sector(shape: tuple[int, ...], random: Random) -> npt.NDArray[np.uint8]:
 
 
 def _with_flow(part: Picture, random: Random) -> Picture:
-    """Red-yellow and blue-cyan patches as colour Doppler paints them: coloured, and no mark."""
+    """Add red-yellow and blue-cyan patches as colour Doppler paints them, which are no marks."""
     rows, columns = part.shape[:2]
     coarse = random.normal(size=(FLOW_SIDE, FLOW_SIDE)).astype(np.float32)
     field = cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_CUBIC)
@@ -1140,8 +1154,8 @@ GROUNDS: tuple[Colour, ...] = ((0, 0, 0), (20, 20, 30), (45, 45, 45), (0, 0, 90)
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The surface for a layout: canvas, size, random generator, family of styles, font and size; whether
-    names are Korean.
+    """The surface on which a layout writes: canvas, size, random generator, family of styles, lettering;
+    whether names are Korean.
     """
 
     canvas: Canvas
@@ -1153,7 +1167,7 @@ class Page:
     korean: bool
 
     def write(self, token: Token, place: tuple[int, int], hand: Hand, *, right: bool = False) -> None:
-        """Write one token at a place."""
+        """Write one token (text and meaning) at a place in the lettering ``hand``."""
         text, meaning = token
         self.canvas.burn(write(self.canvas, text, place, hand, right=right), MarkClass.TEXT, meaning, text)
 
@@ -1166,11 +1180,11 @@ class Page:
 
     @property
     def plain(self) -> Hand:
-        """The style of writing without box and frame."""
+        """The page's lettering without box and frame."""
         return replace(self.hand, box=None, frame=None)
 
     def resized(self, look: Hand, low: float, high: float) -> Hand:
-        """The style ``look`` at another size (:func:`letter_height`)."""
+        """Return the lettering ``look`` at a random size (:func:`letter_height`)."""
         return look.sized(letter_height(self.canvas, self.random, low, high))
 
     def ground_colour(self, most: int = len(GROUNDS)) -> Colour:
@@ -1179,7 +1193,9 @@ class Page:
 
 
 def patient_tokens(page: Page) -> list[Token]:
-    """Name, number, dates, place: texts that must not leave the hospital."""
+    """Make random texts that must not leave the hospital: name, number, dates, place, each with its
+    meaning.
+    """
     random, family = page.random, page.family
     form = "korean" if page.korean else one(random, [f for f in family.names if f != "korean"])
     dates = [date_text(random, one(random, family.dates), *years) for years in ((1940, 2005), (2015, 2025))]
@@ -1195,7 +1211,7 @@ def patient_tokens(page: Page) -> list[Token]:
 
 
 def _top_strip(page: Page) -> None:
-    """A bar with the patient on the left and the place and time on the right, in one or two lines."""
+    """Write a bar with the patient on the left and the place and time on the right, in one or two lines."""
     tokens = patient_tokens(page)
     look = _fitting(page.plain, tokens[0][0] + tokens[3][0], int(page.columns * 0.9))
     line = extent("Ág", look)[1] + 3
@@ -1208,7 +1224,7 @@ def _top_strip(page: Page) -> None:
 
 
 def _bottom_strip(page: Page) -> None:
-    """One line at the bottom, its parts between separators."""
+    """Write one line at the bottom, its parts between separators."""
     separator = one(page.random, (" | ", " / ", "  -  "))
     tokens = patient_tokens(page)[: int(page.random.integers(2, 5))]
     line = separator.join(text for text, _ in tokens)
@@ -1219,12 +1235,12 @@ def _bottom_strip(page: Page) -> None:
 
 
 def _top_left_stack(page: Page) -> None:
-    """The patient's data below one another in the upper left corner."""
+    """Write the patient's data below one another in the upper left corner."""
     _stack(page, patient_tokens(page), (6, 6))
 
 
 def _centred_heading(page: Page) -> None:
-    """A few of the patient's data, centred at the top."""
+    """Write a few of the patient's data, centred at the top."""
     row = int(page.random.integers(2, 12))
     for token in patient_tokens(page)[: int(page.random.integers(1, 4))]:
         look = _fitting(page.hand, token[0], page.columns - 8)
@@ -1234,7 +1250,7 @@ def _centred_heading(page: Page) -> None:
 
 
 def _left_column(page: Page) -> None:
-    """Rows of "key: value" down the left side."""
+    """Write rows of "key: value" down the left side."""
     keys = ("Name", "ID", "DOB", "Site", "Date")
     tokens = [
         (f"{key}: {text}", meaning) for key, (text, meaning) in zip(keys, patient_tokens(page), strict=True)
@@ -1245,7 +1261,7 @@ def _left_column(page: Page) -> None:
 
 
 def _framed_block(page: Page) -> None:
-    """A framed box with a few lines of the patient's data, in any corner."""
+    """Write a framed box with a few lines of the patient's data, in any corner."""
     look = page.plain
     tokens = patient_tokens(page)[: int(page.random.integers(2, 6))]
     sizes = [extent(text, look) for text, _ in tokens]
@@ -1259,7 +1275,7 @@ def _framed_block(page: Page) -> None:
 
 
 def _boxed_line(page: Page) -> None:
-    """The name alone in a filled box, somewhere at the edge."""
+    """Write the name alone in a filled box, somewhere at the edge."""
     token = one(page.random, patient_tokens(page)[:3])
     look = replace(_fitting(page.hand, token[0], page.columns // 2), box=page.ground_colour(3))
     width, height = extent(token[0], look)
@@ -1269,7 +1285,7 @@ def _boxed_line(page: Page) -> None:
 
 
 def _right_column(page: Page) -> None:
-    """Settings and acoustic output down the right side, as most machines write them."""
+    """Write settings and acoustic output down the right side, as most machines do."""
     look = page.resized(page.plain, 0.016, 0.032)
     tokens = [
         acoustic_output(page.random),
@@ -1282,7 +1298,7 @@ def _right_column(page: Page) -> None:
 
 
 def _bottom_results(page: Page) -> None:
-    """Measured values in a box at the bottom, right or left."""
+    """Write measured values in a box at the bottom, right or left."""
     lines = [measurement(page.random) for _ in range(int(page.random.integers(1, 5)))]
     look = page.resized(page.plain, 0.022, 0.042)
     sizes = [extent(text, look) for text in lines]
@@ -1296,7 +1312,7 @@ def _bottom_results(page: Page) -> None:
 
 
 def _results_table(page: Page) -> None:
-    """Measured values in a ruled table in the upper part."""
+    """Write measured values in a ruled table in the upper part."""
     look = page.resized(replace(page.hand, box=None, frame=None, coarse=1), 0.02, 0.036)
     lines = [measurement(page.random) for _ in range(int(page.random.integers(2, 6)))]
     height = extent("Ág", look)[1] + 5
@@ -1316,7 +1332,9 @@ def _results_table(page: Page) -> None:
 
 
 def _inner_labels(page: Page) -> None:
-    """Labels on the image itself, as a sonographer types them; sometimes a name, upright or along a side."""
+    """Write labels on the image itself, as a sonographer types them; sometimes a name, upright or along a
+    side.
+    """
     for _ in range(int(page.random.integers(1, 4))):
         look = page.resized(page.hand, 0.022, 0.06)
         token = (one(page.random, VOCABULARY["sites"]), Meaning.ORIENTATION)
@@ -1334,7 +1352,7 @@ def _inner_labels(page: Page) -> None:
 
 
 def _slanted_note(page: Page) -> None:
-    """Writing that does not stand level: turned, upside down, by hand."""
+    """Write texts that do not stand level: turned, upside down, by hand."""
     tokens = patient_tokens(page)
     for _ in range(int(page.random.integers(1, 3))):
         angle = float(page.random.choice([page.random.uniform(-35, 35), 90, 180, 270]))
@@ -1357,7 +1375,7 @@ def _stack(page: Page, tokens: list[Token], place: tuple[int, int]) -> None:
 
 
 def _ground(page: Page, box: tuple[int, int, int, int]) -> None:
-    """The bar or box under a group of texts: opaque, or letting the picture shine through."""
+    """Draw the bar or box under a group of texts: opaque, or letting the picture shine through."""
     left, top, right, bottom = box
     alpha = page.canvas.sketch((cv2.rectangle, (left, top), (right - 1, bottom - 1), 255, -1))
     opacity = float(page.random.choice([1.0, 1.0, 0.8, 0.5]))
@@ -1365,7 +1383,7 @@ def _ground(page: Page, box: tuple[int, int, int, int]) -> None:
 
 
 def _fitting(look: Hand, text: str, width: int) -> Hand:
-    """The style ``look``, made smaller until ``text`` fits into ``width`` (not under 7 pixels)."""
+    """Return the lettering ``look``, made smaller until ``text`` fits into ``width`` (not under 7 pixels)."""
     needed = extent(text, look)[0]
     return look if needed <= width else look.sized(max(7.0, look.size * width / needed))
 
@@ -1388,11 +1406,10 @@ LAYOUTS: dict[str, Callable[[Page], None]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BurnIn:
-    """One synthetic picture and its truth. All arrays have the picture's rows and columns.
-
-    ``image`` and ``clean`` are RGB as the device stores them (both scaled and compressed). ``drawn`` and
-    ``plain`` are the same two before compression: equal wherever ``mask`` (uint8, 255 in marks) is 0 and
-    different wherever it is not. ``owners`` holds 1 + the index in ``objects``, 0 outside marks.
+    """A synthetic picture with marks, and the truth on them. All arrays have the picture's rows and columns.
+    ``image`` and ``clean``: RGB with and without the marks, as the device stores them (both scaled and
+    compressed). ``drawn`` and ``plain``: the same two before compression; they differ exactly where ``mask``
+    (uint8, 255 in marks) is not 0. ``owners`` holds 1 + the index in ``objects``, 0 outside marks.
     """
 
     image: Picture
@@ -1459,9 +1476,9 @@ def store(canvas: Canvas, storing: Storing) -> BurnIn:
 
 
 def _followed(owners: npt.NDArray[np.uint16], changed: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint16]:
-    """The owners at a new size: each changed pixel belongs to the nearest drawn object, others to none.
-
-    The nearest is looked for before scaling, since a coarser grid steps over thin strokes and lone dots.
+    """Resize ``owners`` to the size of ``changed``: each changed pixel belongs to the nearest drawn object,
+    others to none. The nearest is looked for before scaling, since a coarser grid steps over thin strokes and
+    lone dots.
     """
     rows, columns = changed.shape
     if not owners.any():

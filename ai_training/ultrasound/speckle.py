@@ -40,8 +40,8 @@ STEP = 8
 
 @dataclass(frozen=True, slots=True)
 class Despeckler:
-    """Removes speckle. ``engine``: ``[1, 1, rows, columns]`` 0..1 → ``despeckled`` of the same size.
-    ``strength``, 0 to 1: the weight of the engine's answer against the picture.
+    """Removes speckle by a network. ``engine``: ``[1, 1, rows, columns]`` 0..1 → ``despeckled`` of the same
+    size. ``strength``, 0 to 1: the weight of the network's output against the picture.
     """
 
     engine: Callable[[Singles], Mapping[str, Any]]
@@ -56,11 +56,11 @@ class Despeckler:
 
     @staticmethod
     def active(models_dir: Path | None = None) -> Despeckler:
-        """The despeckler of the card :data:`MODEL`. Raises CardError."""
+        """Load the despeckler of the model :data:`MODEL`. Raises CardError."""
         return Despeckler.from_card(find(MODEL, models_dir))
 
     def picture(self, shares: Singles) -> Singles:
-        """A picture ``[rows, columns]``, 0 to 1, with less speckle."""
+        """Return the picture ``shares`` ``[rows, columns]``, 0 to 1, with less speckle."""
         rows, columns = shares.shape
         padded = np.pad(shares, ((0, -rows % STEP), (0, -columns % STEP)), "edge")[None, None]
         made = self.engine(np.ascontiguousarray(padded, np.float32))["despeckled"][0, 0, :rows, :columns]
@@ -68,17 +68,15 @@ class Despeckler:
 
 
 def reduced(picture: Singles) -> Singles:
-    """The picture reduced to a width of :data:`WIDE` pixels."""
+    """Reduce a picture to a width of :data:`WIDE` pixels."""
     size = WIDE, round(picture.shape[0] * WIDE / picture.shape[1])
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.float32)
 
 
 def rayleigh(picture: Singles, sigma: float, random: np.random.Generator) -> Singles:
-    """The published model: each pixel times a factor of mean 1 with the spread of a Rayleigh distribution of
-    scale ``sigma``.
-
-    The noise is white and multiplies logarithms as if they were echoes, so it differs from what scanners
-    show.
+    """Add speckle by the published model: each pixel times a factor of mean 1 with the spread of a Rayleigh
+    distribution of scale ``sigma``. The noise is white and multiplies logarithms as if they were echoes, so
+    it differs from what scanners show.
     """
     drawn = random.rayleigh(sigma, picture.shape)
     factor = 1 + drawn - sigma * np.sqrt(np.pi / 2)
@@ -88,11 +86,10 @@ def rayleigh(picture: Singles, sigma: float, random: np.random.Generator) -> Sin
 def scattered(
     picture: Singles, random: np.random.Generator, axial: float = 0.8, lateral: float = 1.4
 ) -> Singles:
-    """The physical model: scatterers of random phase, seen through a point spread function, as an envelope.
-
-    The picture's decibels become amplitudes of complex Gaussian scatterers (J. Goodman, 1975), blurred with
-    Gaussians of ``axial`` and ``lateral`` pixels. The envelope, scaled to the same mean power, becomes
-    decibels.
+    """Add speckle by a physical model: scatterers of random phase, seen through a point spread function, as
+    an envelope. The picture's decibels become amplitudes of complex Gaussian scatterers (J. Goodman, 1975),
+    blurred with Gaussians of ``axial`` and ``lateral`` pixels. The envelope, scaled to the same mean power,
+    becomes decibels.
     """
     noise = random.standard_normal((2, *picture.shape)).astype(np.float32) / np.float32(np.sqrt(2))
     field = [_spread(part * amplitude(picture), axial, lateral) for part in noise]
@@ -103,18 +100,22 @@ def scattered(
 
 
 def amplitude(picture: Singles) -> Singles:
-    """Grey levels as relative echo amplitudes: 1 is white, black is :data:`RANGE_DB` below."""
+    """Convert grey levels (0 to 1) to relative echo amplitudes: 1 is white, black is :data:`RANGE_DB`
+    below.
+    """
     return np.asarray(np.power(10.0, (picture - 1) * (RANGE_DB / 20)), np.float32)
 
 
 def decibels(amplitudes: Singles) -> Singles:
-    """The inverse of :func:`amplitude`, cut off at black and white."""
+    """Convert echo amplitudes to grey levels: the inverse of :func:`amplitude`, cut off at black and
+    white.
+    """
     level = 1 + 20 / RANGE_DB * np.log10(np.maximum(amplitudes, 1e-6))
     return np.clip(level, 0, 1).astype(np.float32)
 
 
 def _spread(part: Singles, axial: float, lateral: float) -> Singles:
-    """The picture blurred by a point spread function."""
+    """Blur a picture by a point spread function."""
     return np.asarray(cv2.GaussianBlur(part, (0, 0), lateral, sigmaY=axial), np.float32)
 
 
@@ -127,23 +128,20 @@ FLOOR = 1 / 255
 
 
 def bilateral(picture: Singles) -> Singles:
-    """The picture after a bilateral filter, 9 pixels wide; differences above the noise keep their edges."""
+    """Apply a bilateral filter, 9 pixels wide; differences above the noise keep their edges."""
     return np.asarray(cv2.bilateralFilter(picture, 9, 2 * spread(picture), 3), np.float32)
 
 
 def non_local_means(picture: Singles) -> Singles:
-    """The picture after non-local means (A. Buades et al., CVPR 2005): 7 × 7 patches, searched in 21 × 21
-    pixels.
-    """
+    """Apply non-local means (A. Buades et al., CVPR 2005): 7 × 7 patches, searched in 21 × 21 pixels."""
     bytes_ = np.asarray(np.clip(picture * 255, 0, 255), np.uint8)
     filtered = cv2.fastNlMeansDenoising(bytes_, None, 255 * spread(picture), 7, 21)
     return np.asarray(filtered / 255, np.float32)
 
 
 def bm3d_of_logarithm(picture: Singles) -> Singles:
-    """The picture after BM3D (K. Dabov et al., TIP 2007) of its logarithm, in which speckle is a sum.
-
-    Needs the package ``bm3d``, which is free for non-commercial use only.
+    """Apply BM3D (K. Dabov et al., TIP 2007) to the picture's logarithm, in which speckle is a sum. Needs the
+    package ``bm3d``, which is free for non-commercial use only.
     """
     import bm3d
 
@@ -153,8 +151,8 @@ def bm3d_of_logarithm(picture: Singles) -> Singles:
 
 
 def spread(picture: Singles) -> float:
-    """Standard deviation of white noise, from the finest diagonal wavelets (D. Donoho, 1994),
-    at least .01.
+    """Estimate the standard deviation of white noise from the finest diagonal wavelets (D. Donoho, 1994); at
+    least .01.
     """
     diagonal = picture[:-1:2, :-1:2] - picture[1::2, :-1:2] - picture[:-1:2, 1::2] + picture[1::2, 1::2]
     shown = np.abs(diagonal[diagonal != 0])  # not the black around the image
@@ -186,7 +184,8 @@ def autoencoders() -> dict[str, Filter]:
 def head_scores(
     data: Path, model: HeadModel, split: str, filtered: Filter, report: Report
 ) -> tuple[list[str], npt.NDArray[np.float64]]:
-    """Outline all heads of ``split`` after the filter, even those the gate refuses; score the outlines.
+    """Outline all heads of ``split`` after the filter, even those the domain gate refuses; score the
+    outlines.
 
     ``filtered`` takes and returns pictures 0 to 1. Returns the patients, and for each head Dice, error of the
     circumference in mm, and outlined area divided by true area: ``[3, heads]``.
@@ -254,8 +253,8 @@ def _gradient(picture: Singles) -> Singles:
 def evaluate(
     data: Path, split: str, frames: int, models_dir: Path | None = None, report: Report = silent
 ) -> dict[str, Any]:
-    """All figures: noise on ``frames`` frames of ``split``, and texture and heads on all its frames. Raises
-    DataMissing.
+    """Compare filters and networks that remove speckle; returns all figures: noise on ``frames`` frames of
+    ``split``, and texture and heads on all its frames. Raises DataMissing.
     """
     images = head_images(data, split)
     chosen = images[:: max(1, len(images) // frames)][:frames]
@@ -305,7 +304,9 @@ def evaluate(
 
 
 def _noise(made: Filter, pictures: Sequence[Singles], weights: Any, report: Report) -> dict[str, Any]:
-    """PSNR (dB) and SSIM against the frame without added speckle, at a width of :data:`WIDE` pixels."""
+    """Add speckle to ``pictures``, filter them by ``made``, and measure PSNR (dB) and SSIM against the frame
+    without it, at a width of :data:`WIDE` pixels.
+    """
     found: dict[str, Any] = {}
     for name in (*map(str, SIGMAS), "physical"):
         random = np.random.default_rng(5)

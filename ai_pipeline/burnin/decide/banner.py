@@ -39,9 +39,8 @@ EVERY = frozenset(Meaning)
 
 
 def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Mark, ...]]:
-    """The mask of text outside every region of (0018,6011), and an annotation for each block of text.
-
-    The mask covers all that is not black, or all surroundings if they are coloured; empty without regions.
+    """Find text outside every region of (0018,6011): its mask, and a mark for each block of text. The mask
+    covers all that is not black, or all surroundings if they are coloured; it is empty without regions.
     """
     regions = believed_regions(header.ultrasound_regions, picture.shape)
     if not regions:
@@ -57,11 +56,11 @@ def find_banner(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Mark
 def find_device_banner(
     header: ImageHeader, picture: Picture, folder: Path | None = None, meanings: Collection[Meaning] = EVERY
 ) -> tuple[Mask, tuple[Mark, ...]]:
-    """The mask of the device rules' rectangles for ``meanings`` that are not empty; an annotation for each.
-
-    A rectangle is masked whole, so that faint text is removed too; one of a single colour is left alone.
-    ``folder``: the site's own rules. Raises :class:`ai_pipeline.errors.CleaningFailed` when the rules take
-    too much of the picture, and :class:`ai_pipeline.errors.DeviceRuleError` when they cannot be read.
+    """Find the rectangles that device rules name for this image (each names what a device writes there, one
+    of ``meanings``) and that are not empty: their mask, and a mark for each. A rectangle is masked whole, so
+    that faint text is removed too; one of a single colour is left alone. ``folder``: the site's own rules.
+    Raises :class:`ai_pipeline.errors.CleaningFailed` when the rules take too much of the picture, and
+    :class:`ai_pipeline.errors.DeviceRuleError` when they cannot be read.
     """
     mask: Mask = np.zeros(picture.shape[:2], np.bool_)
     marks = []
@@ -78,10 +77,9 @@ def find_device_banner(
 
 
 def find_by_hand(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Mark, ...]]:
-    """The mask of the boxes that a person drew (``removed_by_hand``), and an annotation for each box.
-
-    The boxes are masked whatever they hold. Raises :class:`ai_pipeline.errors.CleaningFailed` when they cover
-    too much of the picture.
+    """Return the mask of the boxes that a person drew (``removed_by_hand``), and a mark for each box. The
+    boxes are masked whatever they hold. Raises :class:`ai_pipeline.errors.CleaningFailed` when they cover too
+    much of the picture.
     """
     boxes = [box for drawn in header.removed_by_hand if (box := clipped(drawn, picture.shape))]
     mask = mask_of(boxes, picture.shape)
@@ -91,7 +89,9 @@ def find_by_hand(header: ImageHeader, picture: Picture) -> tuple[Mask, tuple[Mar
 
 
 def _written(grey: Picture, outside: Mask) -> Mask:
-    """The pixels outside the regions that hold something; none when there is too much for text."""
+    """The pixels ``outside`` the regions that are neither black nor plain background; none when there are too
+    many for text.
+    """
     written = outside & (grey > BLACK)
     if written.mean() <= LARGEST_SHARE:
         return dilated(written, 3) & outside

@@ -60,9 +60,8 @@ _TIME = r"(?<!\d)(?:[01]?\d|2[0-3])[:.][0-5]\d(?:[:.][0-5]\d)?(?: ?[ap]\.?m\.?)?
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Text that need not be proven harmless: ``words``, in capitals or not, and ``dates``.
-
-    If there are dates, times of day are allowed as well.
+    """Text that may stay in a cleaned picture though nothing proves it harmless: ``words``, in capitals or
+    not, and ``dates``. If there are dates, times of day are allowed as well.
     """
 
     words: frozenset[str] = frozenset()
@@ -83,10 +82,9 @@ class Allowed:
         return cls(known, frozenset(filter(None, days)))
 
     def without(self, text: str) -> str:
-        """The text without its allowed parts.
-
-        If only numbers and single letters are left beside a date, the text is returned whole: together with
-        the date they may be an accession number, as in "20260107 45".
+        """Return ``text`` without its allowed parts. If only numbers and single letters are left beside a
+        date, the text is returned whole: together with the date they may be an accession number, as in
+        "20260107 45".
         """
         left = text
         for day in self.dates:
@@ -258,6 +256,7 @@ def meaning_of(text: str, confidence: float, allowed: Allowed = NOTHING_MORE) ->
 
 
 def _meaning_of_line(line: str) -> Meaning:
+    """The meaning of a text in one line; IDENTITY unless all of it is known to be harmless."""
     maker = line.strip(TICKS + QUOTES)
     if maker in MAKERS | MAKERS_AS_WRITTEN or (" " in maker and maker.upper() in MAKERS):
         return Meaning.LOGO
@@ -273,8 +272,7 @@ def _meaning_of_line(line: str) -> Meaning:
 
 
 def spaced(text: str) -> str:
-    """The text with the blanks that rapidocr loses: between letters and digits, and none twice.
-
+    """Return the text with the blanks that rapidocr loses: between letters and digits, and none twice.
     "1D2.31cm" and "1.D.2.31cm" become "1 D 2.31 cm", "HC:245.3mm" becomes "HC 245.3 mm".
     """
     line = unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-").replace("\N{EN DASH}", "-")
@@ -285,7 +283,9 @@ def spaced(text: str) -> str:
 
 
 def _proven(tokens: Sequence[str]) -> Meaning:
-    """The meaning of the items that the tokens can be cut into; IDENTITY when they cannot."""
+    """The meaning of a line of words ``tokens``, if it can be cut into items (:func:`_item`) that are all
+    known to be harmless; else IDENTITY.
+    """
     ways: list[frozenset[Meaning] | None] = [frozenset(), *([None] * len(tokens))]
     for end in range(1, len(tokens) + 1):
         # Tokens of one item of the grammar, at most.
@@ -306,7 +306,9 @@ def _proven(tokens: Sequence[str]) -> Meaning:
 
 
 def _item(tokens: Sequence[str]) -> Meaning | None:
-    """The meaning of one item of the grammar, None when it is none."""
+    """The meaning of words that together form one known harmless item, such as a measured value or a
+    machine's setting; None if they form no such item.
+    """
     text = " ".join(tokens)
     if text in QUANTITIES or _MEASUREMENT.fullmatch(text):
         return Meaning.MEASUREMENT
@@ -335,13 +337,15 @@ def _is_orientation(tokens: Sequence[str]) -> bool:
 
 
 def _unstuck(word: str) -> tuple[str, ...]:
-    """ "RTOVARY" as "RT OVARY"; a word that is not of that form as it is."""
+    """Split a word such as "RTOVARY" into "RT" and "OVARY"; any other word is returned alone."""
     stuck = _STUCK.fullmatch(word.upper())
     return stuck.groups() if stuck and stuck[2] in NOUNS and word.upper() not in NOUNS else (word,)
 
 
 def _is_ruler_mark(line: str) -> bool:
-    """Whether a bare number can be no part of a date or time, no age above 89 and no identifier."""
+    """Whether a line is a number of a ruler: a bare number that can be no part of a date or time, no age
+    above 89 and no identifier.
+    """
     match = re.fullmatch(r"([-+\N{MINUS SIGN}]?) ?(\d{1,3})(?:[.,](\d{1,2}))?", line)
     if match is None:
         return False
@@ -356,9 +360,9 @@ def _is_ruler_mark(line: str) -> bool:
 
 
 def _is_frame_counter(line: str) -> bool:
-    """ "47/56", the frame of a loop, where neither can be a month and the second no day.
-
-    From 100 on only the last two frames, as in "99/100": "24/123" may be the 123rd case of a year.
+    """Whether a line is a frame counter such as "47/56" (frame and number of frames), where neither can be a
+    month and the second no day. From 100 on only the last two frames, as in "99/100": "24/123" may be the
+    123rd case of a year.
     """
     match = re.fullmatch(r"([1-9]\d{1,2}) ?/ ?([1-9]\d{1,2})", line)
     frame, last = (int(match[1]), int(match[2])) if match else (0, 0)

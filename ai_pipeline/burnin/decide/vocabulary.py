@@ -12,11 +12,12 @@ among the fifty most frequent surnames of Japan): alone they count as a name, be
 
 
 def _words(text: str) -> frozenset[str]:
+    """The set of the words in ``text``."""
     return frozenset(text.split())
 
 
 def phrases(text: str) -> frozenset[str]:
-    """The phrases between the commas of ``text``, each with single spaces between its words."""
+    """The set of the phrases between the commas of ``text``, each with single spaces between its words."""
     return frozenset(" ".join(phrase.split()) for phrase in text.split(","))
 
 

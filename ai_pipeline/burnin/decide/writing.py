@@ -60,7 +60,9 @@ SMALLEST_LETTER = 8
 
 
 def blocks(strokes: Mask) -> Mask:
-    """The mask ``strokes`` of drawn text with each line filled to a block, without the shapes of letters."""
+    """Fill each line of the drawn text in the mask ``strokes`` to a block, so that the shapes of letters are
+    not seen.
+    """
     wide, square = np.pad(strokes, LETTER_GAP).astype(np.uint8), np.ones((LETTER_GAP, LETTER_GAP), np.uint8)
     closed = cv2.morphologyEx(wide, cv2.MORPH_CLOSE, square)
     closed = closed[LETTER_GAP:-LETTER_GAP, LETTER_GAP:-LETTER_GAP]
@@ -78,13 +80,17 @@ def blocks(strokes: Mask) -> Mask:
 
 
 def without_shapes_of_letters(mask: Mask, reader: TextReader) -> Mask:
-    """The mask with blocks in place of strokes: the mask is sent, and must not show what was written."""
+    """Return the mask with blocks in place of letters' strokes: the mask leaves the node, and must not show
+    what was written.
+    """
     shown = blocks(mask)
     return shown | text_in_outline(shown, reader)
 
 
 def text_in_outline(mask: Mask, reader: TextReader) -> Mask:
-    """The mask of boxes around text that is still legible in the mask's own outline: cover them too."""
+    """The mask of boxes around text that can still be read in the outline of ``mask`` itself, and must be
+    covered too.
+    """
     shaped = _without_rectangles(mask)
     if not shaped.any():
         return shaped
@@ -97,7 +103,7 @@ def text_in_outline(mask: Mask, reader: TextReader) -> Mask:
 
 
 def _without_rectangles(mask: Mask) -> Mask:
-    """The connected parts that have another shape than a rectangle, level or not."""
+    """The connected parts of ``mask`` that have another shape than a rectangle, level or not."""
     labels, stats = components(mask)
     keep = np.zeros(len(stats), np.bool_)
     for label, box in enumerate(component_boxes(stats), start=1):
@@ -109,7 +115,9 @@ def _without_rectangles(mask: Mask) -> Mask:
 
 
 def with_sides(mask: Mask, shorter: float = 0, longer: float = 0) -> Mask:
-    """The connected parts of the mask whose boxes have sides of at least these (pixels)."""
+    """The connected parts of ``mask`` whose boxes have a shorter and a longer side of at least these
+    (pixels).
+    """
     labels, stats = components(mask)
     sides = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]
     keep = (sides.min(axis=1) >= shorter) & (sides.max(axis=1) >= longer) & (np.arange(len(stats)) > 0)
@@ -133,9 +141,8 @@ NOTHING_READ = Line("", 0.0, legible=False)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
-    """A place that may hold text, and the view of the picture that shows it.
-
-    ``flow``: share of the place, 0 to 1, with Doppler flow, a spectrum or M-mode, which look like letters.
+    """A place in a picture that may hold text. ``view``: the version of the picture that shows it. ``flow``:
+    share of the place, 0 to 1, with Doppler flow, a spectrum or M-mode, which look like letters.
     """
 
     view: Picture
@@ -148,12 +155,12 @@ class Candidate:
         return self.flow <= FILLS and looks_like_text(self.box, self.view.shape)
 
     def read(self, reader: TextReader) -> Line:
-        """The text that rapidocr reads at the place."""
+        """Read the text at the place by rapidocr."""
         return self._counted(reader.read(self.view, self.box, 2 if self.flow > TOUCHES else 1))
 
     def _counted(self, line: Line) -> Line:
-        """A reading. In measured pixels (flow, spectra, M-mode, curves) and along a vertical, only text of
-        three letters that is read whole and with confidence counts as legible.
+        """Return ``line`` as legible or not. In measured pixels (flow, spectra, M-mode, curves) and along a
+        vertical, only text of three letters that is read whole and with confidence counts as legible.
         """
         wide = is_wide(self.box.length, self.box.height, line)
         unsure = line.confidence < SURE or line.letters < FEW_CHARACTERS or wide
@@ -161,10 +168,9 @@ class Candidate:
         return replace(line, legible=False) if suspicious and unsure else line
 
     def followed(self, reader: TextReader) -> Candidate:
-        """An upright line to both of its ends, as long as more letters are surely read in a longer box.
-
-        The detector finds a part of a line that runs along the edge of the image area. Numbers alone may be
-        those of an axis, one below the other.
+        """Return the place of an upright line extended to both of its ends, as long as more letters are
+        surely read in a longer box. The detector finds only a part of a line that runs along the edge of the
+        image area. Numbers alone may be those of an axis, one below the other.
         """
         found, line = self, reader.read(self.view, self.box)
         for end in (False, True) if any(map(str.isalpha, line.text)) else ():
@@ -178,9 +184,8 @@ class Candidate:
         return found
 
     def text(self, reader: TextReader, allowed: Allowed = NOTHING_MORE) -> Text:
-        """The text at the place, with its meaning.
-
-        The reader of small letters reads first. If its text is not proven harmless, rapidocr reads as well.
+        """Read the text at the place and decide its meaning. The reader of small letters reads first. If its
+        text is not proven harmless, rapidocr reads as well.
         """
         small = self._counted(reader.read_small(self.view, self.box))
         meaning = Meaning.IDENTITY if self.flow > FILLS else text_meaning(self.box, small, allowed)
@@ -192,9 +197,8 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Text:
-    """A place with text, the text read there, its meaning, and the text of the reader of small letters.
-
-    ``proof``: what else than its own words gives it its meaning.
+    """A place with text, the ``line`` read there, its meaning, and the line that the reader of ``small``
+    letters read. ``proof``: what else than its own words gives it its meaning.
     """
 
     box: TextBox
@@ -205,7 +209,7 @@ class Text:
 
     @property
     def reason(self) -> str:
-        """Why the text has its meaning, without its words."""
+        """Why the text has its meaning, in a sentence that does not repeat its words."""
         if self.meaning is not Meaning.IDENTITY:
             return self.proof or "all of it was read, and is harmless"
         return self.proof or ("not all of it is known to be harmless" if self.line.legible else "not read")
@@ -216,7 +220,7 @@ class Text:
         return "".join(filter(str.isalnum, self.line.text)).casefold()
 
     def may_say(self, other: Text) -> bool:
-        """Whether this text may be a worse reading of ``other``'s text, without an additional letter."""
+        """Whether this text may be a worse reading of the text ``other``, without an additional letter."""
         # Signs that are read as a letter or a digit on small pictures.
         most = len(other.letters) + sum(map(other.line.text.count, "/%-"))
         # Likeness of two readings of one place, at least.
@@ -227,9 +231,9 @@ class Text:
 def find_texts(
     picture: Picture, reader: TextReader, known: Mask, waves: Waves, allowed: Allowed = NOTHING_MORE
 ) -> list[Text]:
-    """All text of a picture, uint8 grey or RGB; among ``waves`` only legible text.
-
-    Pixels of ``known`` are masked in any case: doubtful places there are not read.
+    """Find and read all text of a picture, uint8 grey or RGB; among measured curves (``waves``) only legible
+    text. ``known``: pixels that are masked in any case; doubtful places there are not read. ``allowed``: text
+    that may stay.
     """
     texts: list[Text] = []
     for one in candidates(picture, reader, waves):
@@ -242,9 +246,9 @@ def find_texts(
 
 
 def _was_read(box: TextBox, text: Text) -> bool:
-    """Whether what a box holds is part of a text: all that goes, or a line as high as the box.
-
-    A line that stays may have been read in a box of two, of which the other is a name.
+    """Whether what a box holds is part of the ``text`` read already: of any text that is removed, or of a
+    line as high as the box. A line that stays may have been read in a box of two, of which the other is a
+    name.
     """
     # Height of a box within a line, from which it holds that line (share of the line's height).
     line = text.meaning is Meaning.IDENTITY or box.height > 0.6 * text.box.height
@@ -252,7 +256,7 @@ def _was_read(box: TextBox, text: Text) -> bool:
 
 
 def text_meaning(box: TextBox, line: Line, allowed: Allowed = NOTHING_MORE) -> Meaning:
-    """The meaning of a text; identity unless all of it was read."""
+    """The meaning of the text ``line`` read in ``box``; IDENTITY unless all of it was read."""
     if not line.legible or is_wide(box.length, box.height, line):
         return Meaning.IDENTITY
     return meaning_of(line.text, line.confidence, allowed)
@@ -261,10 +265,10 @@ def text_meaning(box: TextBox, line: Line, allowed: Allowed = NOTHING_MORE) -> M
 def candidates(
     picture: Picture, reader: TextReader, waves: Waves, changed: Mask | None = None
 ) -> list[Candidate]:
-    """Possible text in a picture: in vertical lines, as it is, with more contrast, and in a reduced copy.
-
-    ``changed``: pixels that changed since the last reading. Then only their surroundings are read, where
-    letters may be left or new; the copy reduced for the largest letters is read whole.
+    """Find places that may hold text in several versions of a picture: in vertical lines, as it is, with more
+    contrast, and reduced. ``waves``: measured curves. ``changed``: pixels that changed since the last
+    reading; then only their surroundings are searched, where letters may be left or new (the copy reduced for
+    the largest letters is searched whole).
     """
     measured = MeasuredPixels.from_picture(picture, waves)
     faint, found = high_contrast(picture), []
@@ -298,9 +302,9 @@ def candidates_of(
     *,
     upright: bool = False,
 ) -> list[Candidate]:
-    """Possible text in one view of a picture, at a ``scale``; boxes on traces in ``measured`` are left out.
-
-    ``upright``: search lines along a vertical.
+    """Find places that may hold text in one version ``view`` of a picture, at a ``scale``; boxes on curves in
+    ``measured`` are left out. ``within``: the box to search, None for all. ``upright``: search lines along a
+    vertical.
     """
     boxes = (reader.find_upright if upright else reader.find)(view, scale, within)
     found = [(box, measured.traced(box)) for box in boxes]
@@ -316,9 +320,9 @@ def candidates_of(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MeasuredPixels:
-    """Pixels that show a measurement: ``areas`` of flow, spectra and M-mode, and curves (``traces``).
-
-    ``strokes``: thin drawn lines, which may be letters or traces; None for a picture without traces.
+    """The pixels of a picture that show a measurement: ``areas`` of flow, spectra and M-mode, and curves
+    (``traces``). ``strokes``: thin drawn lines, which may be letters or curves; None for a picture without
+    curves.
     """
 
     areas: Mask
@@ -327,11 +331,12 @@ class MeasuredPixels:
 
     @staticmethod
     def from_picture(picture: Picture, waves: Waves) -> MeasuredPixels:
+        """Find the pixels in ``picture``; ``waves``: its measured curves."""
         drawn = strokes(picture) if waves.traces.any() else None
         return MeasuredPixels(find_flow(picture) | waves.strips, waves.traces, drawn)
 
     def traced(self, box: TextBox) -> float:
-        """The share of the drawn pixels in a box that belong to a trace, 0 to 1."""
+        """The share of the drawn pixels in a box that belong to a measured curve, 0 to 1."""
         if self.strokes is None:
             return 0.0
         place = index_of(box.box)
@@ -340,7 +345,7 @@ class MeasuredPixels:
 
 
 def level_box(box: Box, confidence: float) -> TextBox:
-    """A box whose sides run along rows and columns."""
+    """Make a TextBox whose sides run along rows and columns."""
     left, top, right, bottom = box
     corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float32)
     return TextBox(corners, confidence)
@@ -353,9 +358,8 @@ def share_of(mask: Mask, box: TextBox) -> float:
 
 
 def _judged_in_its_line(text: Text, texts: Sequence[Text], allowed: Allowed) -> Text:
-    """A few characters prove nothing by themselves: of "12", "03", "67" each could be a ruler's number.
-
-    They are judged with what stands beside them, and beside a name they belong to it.
+    """Return a short ``text`` as IDENTITY if it stands beside a possible name. A few characters prove nothing
+    by themselves: of "12", "03", "67" each could be a ruler's number.
     """
     if text.meaning is Meaning.IDENTITY or len(text.line.text) > FEW_CHARACTERS:
         return text
@@ -372,13 +376,14 @@ def _judged_in_its_line(text: Text, texts: Sequence[Text], allowed: Allowed) -> 
 
 
 def _is_beside(box: Box, other: Box) -> bool:
-    """On one line, level or beside upright text, no farther apart than a word's space."""
+    """Whether two boxes stand on one line, level or upright, no farther apart than a word's space."""
     left, top, right, bottom = other
     upright = bottom - top > UPRIGHT * (right - left) and box[2] - box[0] <= box[3] - box[1]
     return _in_one_row(box, other) or (upright and _in_one_row(_turned(box), _turned(other)))
 
 
 def _in_one_row(box: Box, other: Box, apart: float = 1.5) -> bool:
+    """Whether two boxes stand in one row, less than ``apart`` heights from each other."""
     (left, top, right, bottom), (left2, top2, right2, bottom2) = box, other
     height = min(bottom - top, bottom2 - top2)
     return (
@@ -389,6 +394,7 @@ def _in_one_row(box: Box, other: Box, apart: float = 1.5) -> bool:
 
 
 def _turned(box: Box) -> Box:
+    """The box with rows and columns exchanged."""
     left, top, right, bottom = box
     return top, left, bottom, right
 
@@ -432,10 +438,9 @@ def are_letters(text: Text, drawn: float = 0.0) -> bool:
 
 
 def letter_strokes(texts: Sequence[Text], drawn: Mask, picture: Picture, margin: float) -> Mask:
-    """The strokes of these texts with their edges; ``margin`` as :func:`paint` takes it.
-
-    The strokes that the mark network has ``drawn`` may lack a letter. So the mask also holds the strongest
-    thin structures in the text's box, and the colour that compression has spread around coloured strokes.
+    """The mask of the strokes of ``texts`` with their edges; ``margin`` as in :func:`paint`. The strokes that
+    the mark network has found (``drawn``) may lack a letter, so the mask also holds the strongest thin
+    structures in the text's box, and the colour that compression has spread around coloured strokes.
     """
     found: Mask = np.zeros_like(drawn)
     for text in texts:
@@ -471,7 +476,7 @@ def strokes_in(picture: Picture, box: TextBox, contrast: int | None = None) -> M
 
 
 def _spread_colour(picture: Picture, letters: Mask) -> Mask:
-    """Coloured pixels beside coloured ``letters``."""
+    """The coloured pixels beside coloured ``letters``, to which compression spreads their colour."""
     if picture.ndim == 2 or not letters.any():
         return np.zeros_like(letters)
     # Difference of the strongest and the weakest colour of a coloured pixel, at least (grey levels).
@@ -484,11 +489,13 @@ def _spread_colour(picture: Picture, letters: Mask) -> Mask:
 
 
 def _is_sure(line: Line) -> bool:
+    """Whether a line was read with enough letters and confidence to be surely text."""
     fewest, least = (LONG, OF_LONG) if line.confidence < SURE_LETTERS else (SURELY_FEWEST, SURE_LETTERS)
     return _reads(line, fewest) and line.confidence >= least
 
 
 def _reads(line: Line, fewest: int) -> bool:
+    """Whether a line is legible and has at least ``fewest`` letters."""
     return line.legible and line.letters >= fewest
 
 
@@ -508,9 +515,8 @@ COUNTER = re.compile(r"\d+ ?/ ?\d+")
 
 
 def by_best_reading(texts: Sequence[Text]) -> list[Text]:
-    """The texts, each with the meaning that another reading of the same place proves.
-
-    A proving reading has more than a few characters and no letter less: "45" does not prove "45Y" harmless.
+    """Give each of ``texts`` the meaning that another reading of the same place proves. A proving reading has
+    more than a few characters and no letter less: "45" does not prove "45Y" harmless.
     """
     proven = [
         text
@@ -521,10 +527,9 @@ def by_best_reading(texts: Sequence[Text]) -> list[Text]:
 
 
 def by_their_block(texts: Sequence[Text]) -> list[Text]:
-    """The texts, some with a meaning that lines above and below prove: a power in per cent, a model's number.
-
-    A number of two digits from 90 on could be an age, "FR 32" a Mrs of 32 and "P Low" a name. Between two
-    settings of one block they count as settings, as do "C 50" and "3/2/0" below settings.
+    """Give some of ``texts`` a meaning that lines above and below prove: a power in per cent, a model's
+    number. A number of two digits from 90 on could be an age, "FR 32" a Mrs of 32 and "P Low" a name. Between
+    two settings of one block they count as settings, as do "C 50" and "3/2/0" below settings.
     """
     found = list(texts)
     for index in sorted(range(len(found)), key=lambda one: found[one].box.box[1]):  # each by those above it
@@ -541,9 +546,9 @@ LABEL = re.compile(r"PRF|DR|FR|WF|MI|TI[SBC]?|T[Ii][sbc]|Gn|Frq|FOV|AO%")
 
 
 def by_their_pair(texts: Sequence[Text], allowed: Allowed = NOTHING_MORE) -> list[Text]:
-    """The texts; a label and its value, and two words of a line, stay together or go together.
-
-    Above each other, only a label and its value belong together: a name may stand above an examination.
+    """Give texts that belong together one meaning: a label and its value, or two words of a line, both stay
+    or both go. Above each other, only a label and its value belong together: a name may stand above an
+    examination.
     """
     found = list(texts)
     for first, second in permutations(range(len(texts)), 2):
@@ -562,9 +567,8 @@ def by_their_pair(texts: Sequence[Text], allowed: Allowed = NOTHING_MORE) -> lis
 
 
 def as_scales(texts: Sequence[Text], bars: Sequence[Box]) -> list[Text]:
-    """The texts; numbers of an axis and those at both ends of a bar are a scale, whatever else is beside.
-
-    The numbers of an axis stand along a row or a column where their values put them; signs may be lost.
+    """Return the texts, with those marked as SCALE that are numbers along an axis (at places that fit their
+    values; a minus sign may be lost) or at both ends of a bar.
     """
     found = list(texts)
     numbers = {
@@ -597,7 +601,9 @@ def as_scales(texts: Sequence[Text], bars: Sequence[Box]) -> list[Text]:
 
 
 def _in_line(box: Box, other: Box, along: int) -> bool:
-    """Whether two boxes stand one below the other (``along`` 1) or in one row, farther apart than words."""
+    """Whether two boxes stand one below the other (``along`` 1) or in one row (``along`` 0), farther apart
+    than words.
+    """
     height, across = box[3] - box[1], 1 - along
     ends = (box[across], box[across + 2], centre_of(box)[across])
     others = (other[across], other[across + 2], centre_of(other)[across])
@@ -607,7 +613,9 @@ def _in_line(box: Box, other: Box, along: int) -> bool:
 
 
 def _is_on_axis(number: float, place: Box, value: float, box: Box, end: Box, step: float, along: int) -> bool:
-    """Whether a number is what the axis says that begins with a value at a box, and rises by step to end."""
+    """Whether ``number`` at the box ``place`` fits an axis with ``value`` at ``box`` that rises by ``step``
+    to the box ``end``; ``along``: 0 for a row, 1 for a column.
+    """
     start, stop, here = (centre_of(one)[along] for one in (box, end, place))
     rise = step / (stop - start)
     # How far a number stands from its place on the axis, at most: a quarter of its height.
@@ -626,11 +634,10 @@ def _are_at_ends(box: Box, other: Box, bar: Box) -> bool:
 def around(
     residue: Sequence[TextBox], lines: Sequence[Box], stays: Mask, margin: float, *, spare: bool
 ) -> Mask:
-    """The places of text that is still found, grown as :func:`paint` does, and of the ``lines`` they touch.
-
-    ``lines``: the letters of each line that was read and stays, if all of it lies in ``stays``. A line that
-    is touched is taken whole. With ``spare`` it is left whole if the text only lies beside it: a line that
-    overlaps the text could be left in part.
+    """The places of the text ``residue`` that is still found, grown as :func:`paint` does, and of the
+    ``lines`` they touch. ``lines``: the letters of each line that was read and stays, if all of it lies in
+    ``stays``. A line that is touched is taken whole. With ``spare`` it is left whole if the text only lies
+    beside it: a line that overlaps the text could be left in part.
     """
     place = paint(list(residue), stays.shape, margin)
     for line in lines:
@@ -641,7 +648,7 @@ def around(
 
 
 def inner(box: TextBox) -> TextBox:
-    """The box without its rim: only the letters of the line."""
+    """Return the box without its rim, so that it holds only the letters of the line."""
     corners = box.corners
     across, down = corners[1] - corners[0], corners[3] - corners[0]
     rim = RIM * (down if np.linalg.norm(down) <= np.linalg.norm(across) else across)
@@ -650,6 +657,7 @@ def inner(box: TextBox) -> TextBox:
 
 
 def _as_proven(text: Text, proven: Sequence[Text]) -> Text:
+    """Return ``text`` with the meaning of a reading of the same place in ``proven``, if there is one."""
     if text.meaning is not Meaning.IDENTITY:
         return text
     for other in proven:
@@ -659,6 +667,7 @@ def _as_proven(text: Text, proven: Sequence[Text]) -> Text:
 
 
 def _in_block(text: Text, texts: Sequence[Text]) -> Text:
+    """Return ``text`` with the meaning that the lines around it prove, if they do."""
     if text.meaning is not Meaning.IDENTITY or text.line.confidence < LEAST_CONFIDENCE:
         return text
     written = text.line.text.strip()
@@ -673,7 +682,9 @@ def _in_block(text: Text, texts: Sequence[Text]) -> Text:
 
 
 def _is_between_settings(text: Text, texts: Sequence[Text]) -> bool:
-    """Whether the next line above and the next below are settings, and no other identity is near."""
+    """Whether the next lines above and below ``text`` are a machine's settings, and no possible name is
+    near.
+    """
     others = [
         other for other in texts if other is not text and not _is_same_place(text.box.box, other.box.box)
     ]
@@ -689,14 +700,16 @@ def _is_between_settings(text: Text, texts: Sequence[Text]) -> bool:
 
 
 def _is_near(text: Text, other: Text) -> bool:
-    """Whether a text stands no more than a block's reach above, below or beside another."""
+    """Whether the text ``other`` stands near ``text``: no more than a block's reach above, below or beside
+    it.
+    """
     (left, top, right, bottom), (left2, top2, right2, bottom2) = text.box.box, other.box.box
     reach = BLOCK * (bottom - top)
     return max(left, left2) - min(right, right2) <= reach and max(top, top2) - min(bottom, bottom2) <= reach
 
 
 def _as_proof(text: Text) -> Meaning:
-    """What a line says of the next one."""
+    """The meaning of a line as evidence for the meaning of the next one; IDENTITY if it proves nothing."""
     written = text.line.text.strip()
     proves_nothing = written.upper() in PRESETS or COUNTER.fullmatch(written)
     return Meaning.IDENTITY if proves_nothing else text.meaning
@@ -712,6 +725,7 @@ def _is_above(box: Box, other: Box, apart: float = ALIGNED) -> bool:
 
 
 def _is_same_place(box: Box, proven: Box) -> bool:
+    """Whether ``box`` is about the place of the box ``proven``, so that both are readings of one text."""
     height = max(proven[3] - proven[1], box[3] - box[1])
     beyond = max(proven[0] - box[0], box[2] - proven[2])
     common = min(box[3], proven[3]) - max(box[1], proven[1])

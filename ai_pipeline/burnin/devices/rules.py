@@ -36,6 +36,7 @@ SHIPPED = Path(__file__).parent
 
 
 def _edge(value: object) -> int | float:
+    """Check an edge of a rectangle: pixels (int) or a share (float, 0 to 1). Raises ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("must be a number: 60 is pixels, 0.1 a share of the picture")
     if value < 0 or (isinstance(value, float) and value > 1):
@@ -44,6 +45,7 @@ def _edge(value: object) -> int | float:
 
 
 def _glob(value: str) -> str:
+    """Normalise a text pattern. Raises ValueError if it is empty."""
     if not (pattern := _plain(value)):
         raise ValueError("must not be empty: leave the key out to match any value")
     return pattern
@@ -55,6 +57,8 @@ Size = Annotated[int, Field(strict=True, ge=1)]
 
 
 class _RuleTable(BaseModel):
+    """Base of the classes that check tables of device rules."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -74,6 +78,7 @@ class Match(_RuleTable):
 
     @model_validator(mode="after")
     def _names_a_device(self) -> Self:
+        """Raise ValueError if neither manufacturer nor model is given."""
         if self.manufacturer is None and self.model is None:
             raise ValueError("names no device: give manufacturer or model")
         return self
@@ -114,6 +119,7 @@ class Rectangle(_RuleTable):
 
     @model_validator(mode="after")
     def _has_area(self) -> Self:
+        """Raise ValueError for a rectangle without area."""
         for low, high, what in ((self.left, self.right, "right"), (self.top, self.bottom, "bottom")):
             if type(low) is type(high) and low >= high:
                 raise ValueError(f"{what} must be greater than {'left' if what == 'right' else 'top'}")
@@ -127,7 +133,9 @@ class Rectangle(_RuleTable):
 
 
 class DeviceRule(_RuleTable):
-    """The places where a device writes text. ``rectangles = []`` switches a shipped rule of this name off."""
+    """A device rule: the places where a device writes text into its pictures. ``rectangles = []`` switches a
+    shipped rule of this name off.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64)]
     match: Match
@@ -137,6 +145,8 @@ class DeviceRule(_RuleTable):
 
 
 class _RuleFile(_RuleTable):
+    """A file of device rules."""
+
     source: Annotated[str, Field(min_length=1)]
     licence: str = ""
     rule: Annotated[tuple[DeviceRule, ...], Field(min_length=1)]
@@ -144,6 +154,7 @@ class _RuleFile(_RuleTable):
     @field_validator("rule")
     @classmethod
     def _names_are_unique(cls, found: tuple[DeviceRule, ...]) -> tuple[DeviceRule, ...]:
+        """Raise ValueError if two rules have one name."""
         names = [rule.name for rule in found]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"{', '.join(twice)} is there twice; names are unique")
@@ -184,6 +195,7 @@ _read_once = cache(read_rules)
 
 
 def _folder(folder: Path, faults: list[RuleFault]) -> dict[str, DeviceRule]:
+    """Read the rules in a folder, by name; mistakes are added to ``faults``."""
     if not folder.is_dir():
         remedy = "the folder of device rules does not exist: make it, or correct its name"
         faults.append(RuleFault(folder, "", remedy))
@@ -198,6 +210,7 @@ def _folder(folder: Path, faults: list[RuleFault]) -> dict[str, DeviceRule]:
 
 
 def _file(path: Path, faults: list[RuleFault]) -> tuple[DeviceRule, ...]:
+    """Read the rules in one file; mistakes are added to ``faults``."""
     try:
         read = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -216,7 +229,9 @@ def _file(path: Path, faults: list[RuleFault]) -> tuple[DeviceRule, ...]:
 
 
 def _name_of(place: tuple[int | str, ...], read: dict[str, Any]) -> str:
-    """The name of the rule with a mistake, beside its number, which counts from zero."""
+    """The name of the rule with a mistake at ``place``, in parentheses, as its number counts from zero; ""
+    without a name.
+    """
     match place:
         case ("rule", int(number), *_):
             rule = read["rule"][number]
@@ -225,10 +240,12 @@ def _name_of(place: tuple[int | str, ...], read: dict[str, Any]) -> str:
 
 
 def _pixel(edge: float, size: int, rounded: Callable[[float], int]) -> int:
+    """Convert an edge to pixels of a side of ``size`` pixels; ``rounded``: how a share is rounded."""
     return min(rounded(edge * size) if isinstance(edge, float) else edge, size)
 
 
 def _plain(text: str) -> str:
+    """Normalise a text: small letters, single spaces."""
     return " ".join(text.split()).lower()
 
 

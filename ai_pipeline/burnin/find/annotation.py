@@ -37,7 +37,7 @@ MEANINGS = {
 
 
 class CleaningPolicy(StrEnum):
-    """The annotation to remove: ``clinical``, all that may identify the patient; ``research``, all
+    """Which annotation is removed: ``clinical``: all that may identify the patient; ``research``: all
     annotation.
     """
 
@@ -45,11 +45,12 @@ class CleaningPolicy(StrEnum):
     RESEARCH = "research"
 
     def removes(self, meaning: Meaning) -> bool:
+        """Whether annotation of this meaning is removed."""
         return self is CleaningPolicy.RESEARCH or meaning is Meaning.IDENTITY
 
 
 class InDoubt(StrEnum):
-    """What to do, under ``clinical``, with a place in the image area that may hold letters."""
+    """What happens, under the policy ``clinical``, to a place in the image area that may hold letters."""
 
     KEEP = "keep"
     BOX = "box"
@@ -59,10 +60,9 @@ class InDoubt(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Mark:
     """One thing that is burned into a picture. It does not hold the words of a text: they may be a name.
-
     ``confidence`` 0 to 1, of the text detector or of the mark detector. ``frame`` (1-based) is the first one
-    that shows the mark, None in a single-frame image. ``removed``: False where the policy keeps it.
-    ``proof``: how it was found, or why it has its meaning; for explanations, never the words themselves.
+    that shows the mark, None in a single-frame image. ``removed``: False if the policy leaves it. ``proof``:
+    how it was found, or why it has its meaning; for explanations, never the words themselves.
     """
 
     kind: AnnotationKind
@@ -74,14 +74,14 @@ class Mark:
     proof: str = field(default="", compare=False)
 
     def explained(self) -> str:
-        """One line for a person: what it is, where, whether it goes, and why."""
+        """The mark in one line for a person: what it is, where, whether it is removed, and why."""
         left, top, right, bottom = self.box
         where = f"{left},{top} to {right},{bottom}" + (f" in frame {self.frame}" if self.frame else "")
         return f"{self.kind} at {where} {'goes' if self.removed else 'stays'} as {self.meaning}: {self.proof}"
 
 
 def merged(marks: Sequence[Mark], reach: int) -> tuple[Mark, ...]:
-    """Join annotations of one kind, meaning and frame within ``reach`` pixels, such as a ruler's ticks."""
+    """Join marks of one kind, meaning and frame within ``reach`` pixels, such as a ruler's ticks."""
     groups: list[Mark] = []
     for mark in marks:
         joined = mark
@@ -116,7 +116,7 @@ def brightest(picture: Picture) -> Picture:
 
 
 def colourfulness(picture: Picture) -> Picture:
-    """Brightest less darkest channel of a colour picture: ``[rows, columns]``."""
+    """The difference of the brightest and the darkest channel of a colour picture: ``[rows, columns]``."""
     import cv2
 
     red, green, blue = cv2.split(np.ascontiguousarray(picture))
@@ -151,7 +151,7 @@ def clipped(box: Box, shape: tuple[int, ...]) -> Box | None:
 
 
 def dilated(mask: Mask, side: int) -> Mask:
-    """The mask, grown by a square of ``side`` pixels."""
+    """Grow the mask by a square of ``side`` pixels."""
     import cv2  # `check` reads device rules on a machine without it
 
     return np.asarray(cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)), np.bool_)

@@ -42,10 +42,10 @@ STROKE, CONTRAST = 9, 40
 
 
 def find_area(picture: Picture, drawn: Mask, regions: Sequence[UltrasoundRegion] = ()) -> Mask:
-    """The image area of an ultrasound picture, uint8 grey or RGB; the whole picture if it has no background.
-
-    ``drawn``: the strokes of all annotation, with their soft edges; they are neither tissue nor background.
-    ``regions`` of the header bound the area if the tissue is inside them.
+    """Find the image area (the part that shows tissue) of an ultrasound picture, uint8 grey or RGB, as a
+    mask; the whole picture if it has no background. ``drawn``: the strokes of all annotation, with their soft
+    edges; they are neither tissue nor background. ``regions`` of the header bound the area if the tissue is
+    inside them.
     """
     grey = brightest(picture)
     around = np.ones((5, 5), np.uint8)
@@ -73,19 +73,21 @@ def find_area(picture: Picture, drawn: Mask, regions: Sequence[UltrasoundRegion]
 
 
 def strokes(picture: Picture) -> Mask:
-    """Light or dark pixels in lines as thin as the strokes of letters, with their soft edges."""
+    """The mask of light or dark pixels in lines as thin as the strokes of letters, with their soft edges."""
     return dilated(thin(brightest(picture)), 5)
 
 
 def thin(grey: Picture) -> Mask:
-    """Pixels of one channel that stand out, light or dark, in lines as thin as the strokes of letters."""
+    """The mask of pixels of one channel that stand out, light or dark, in lines as thin as the strokes of
+    letters.
+    """
     square, grey = np.ones((STROKE, STROKE), np.uint8), np.ascontiguousarray(grey)
     light, dark = (cv2.morphologyEx(grey, way, square) for way in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT))
     return np.asarray(np.maximum(light, dark) > CONTRAST, np.bool_)
 
 
 def _background(picture: Picture, grey: Picture, plain: Mask) -> Picture | None:
-    """The colour of the background: the commonest of what is ``plain``, if there is enough of it."""
+    """The colour of the background: the commonest colour of the ``plain`` pixels; None if too few have it."""
     counts = np.bincount(grey[plain], minlength=256)
     level = int(counts.argmax())
     # Share of the picture that is background, at least; with less all of it is image.
@@ -95,7 +97,7 @@ def _background(picture: Picture, grey: Picture, plain: Mask) -> Picture | None:
 
 
 def _tissue(bright: Mask, shown: Mask) -> Mask:
-    """Where most of what is shown around a pixel is not background."""
+    """The mask of pixels around which most of what is ``shown`` is not background (``bright``)."""
     seen = shown.astype(np.float32)
     own = (bright & shown).astype(np.float32)
     dense: Mask = np.zeros(bright.shape, np.bool_)
@@ -116,7 +118,7 @@ def _tissue(bright: Mask, shown: Mask) -> Mask:
 
 
 def _between(tissue: Mask) -> Mask:
-    """The tissue, and what lies between it both in its row and in its column."""
+    """The mask of the tissue, and of what lies between it both in its row and in its column."""
     filled: Mask = np.ones_like(tissue)
     for axis, place in enumerate(np.ogrid[: tissue.shape[0], : tissue.shape[1]]):
         first = np.expand_dims(tissue.argmax(axis=axis), axis)
@@ -179,7 +181,7 @@ def _present(labels: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.bool_]
 
 
 def _contrast(samples: PixelArray) -> npt.NDArray[np.float32]:
-    """How far each pixel stands out from what is around, in the channel where it does most."""
+    """How far each pixel stands out from its surroundings, in the channel where it does most."""
     square = np.ones((FAINT_STROKE, FAINT_STROKE), np.uint8)
     found = None
     for channel in cv2.split(np.ascontiguousarray(samples)) if samples.ndim == 3 else [samples]:
@@ -191,8 +193,8 @@ def _contrast(samples: PixelArray) -> npt.NDArray[np.float32]:
 
 
 def amplified(samples: PixelArray) -> Picture:
-    """How each pixel differs from what is around, in the channel where it does most: a level more or less is
-    seen, and many are no more than white or black.
+    """A picture of how each pixel differs from its surroundings, in the channel where it does most, on a
+    logarithmic scale: small differences become visible.
     """
     planes = np.atleast_3d(samples).astype(np.float32)
     differs = planes - cv2.blur(planes, (31, 31)).reshape(planes.shape)

@@ -42,9 +42,9 @@ DRAWN = "drawn, as the mark network sees it"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drawings:
-    """The drawn pixels by kind, with their soft edges, and one annotation for each connected drawing.
-
-    ``source``: the picture, the detector's maps, and the drawn pixels; ``classes``: the class of each.
+    """The annotation that the mark network finds in a picture: a mask of pixels by kind, with their soft
+    edges, and one mark for each connected drawing. ``source``: the picture, the network's output, and the
+    drawn pixels; ``classes``: the class of each pixel.
     """
 
     masks: dict[AnnotationKind, Mask]
@@ -53,7 +53,9 @@ class Drawings:
     classes: npt.NDArray[np.uint8] | None = None
 
     def classified_apart(self, text: Mask) -> Drawings:
-        """A copy in which ``text`` is classified apart from the drawing it touches: a unit from its bar."""
+        """Return a copy in which the pixels ``text`` are classified apart from the drawing they touch, as a
+        unit beside a bar.
+        """
         if self.source is None or not text.any():
             return self
         picture, maps, drawn = self.source
@@ -64,10 +66,9 @@ class Drawings:
 
 
 def find_drawings(picture: Picture, finder: MarkFinder, threshold: float, measured: Mask) -> Drawings:
-    """All annotation that the detector finds in an ultrasound picture, grey or RGB.
-
+    """Find all annotation in an ultrasound picture, grey or RGB, by the mark network ``finder``.
     ``threshold`` 0 to 1: the probability from which a pixel counts as drawn. ``measured``: spectra, M-mode
-    and traces, which the detector takes for letters and which are no annotation.
+    and curves, which the network takes for letters and which are no annotation.
     """
     maps = finder.find(picture)
     # Colour flow without colour bars, which are compact and classified as a scale.
@@ -84,11 +85,16 @@ def find_drawings(picture: Picture, finder: MarkFinder, threshold: float, measur
 
 
 def no_drawings(shape: tuple[int, ...]) -> Drawings:
-    """The drawings of a picture that is not ultrasound: none, for the detector was not trained on it."""
+    """Return empty drawings for a picture of ``shape`` that is not ultrasound, on which the mark network was
+    not trained.
+    """
     return Drawings({kind: np.zeros(shape[:2], np.bool_) for kind in KINDS}, ())
 
 
 def _drawings(picture: Picture, maps: MarkMaps, drawn: Mask, classes: npt.NDArray[np.uint8]) -> Drawings:
+    """Make the masks and marks of the ``drawn`` pixels with these ``classes``; ``maps``: the network's
+    output.
+    """
     masks, marks = {}, []
     for number, kind in enumerate(KINDS, start=1):
         own = classes == number
@@ -111,7 +117,7 @@ def _drawings(picture: Picture, maps: MarkMaps, drawn: Mask, classes: npt.NDArra
 
 
 def grown(mask: Mask) -> Mask:
-    """The mask grown by the soft edges of the drawings that it covers."""
+    """Grow the mask by the soft edges of the drawings that it covers."""
     # Side of the square by which a drawing is grown: its soft edge and the ringing of compression (pixels).
     return dilated(mask, 5)
 

@@ -52,7 +52,9 @@ def is_wide(length: float, height: float, line: Line) -> bool:
 
 
 def prepared(crop: Picture) -> npt.NDArray[np.float32]:
-    """A horizontal line, uint8 grey or RGB, as the network takes it: ``[32, columns]``, -1 (darkest) to 1."""
+    """Convert a horizontal line, uint8 grey or RGB, to the network's input: ``[32, columns]``, -1 (darkest)
+    to 1.
+    """
     grey = np.ascontiguousarray(brightest(crop))
     columns = int(np.clip(round(grey.shape[1] * HEIGHT / grey.shape[0]), NARROWEST, WIDEST))
     columns += -columns % STEP
@@ -63,13 +65,14 @@ def prepared(crop: Picture) -> npt.NDArray[np.float32]:
 
 
 class LineReader:
-    """Runs ``ultrasound-line-reader``. ``run`` is an engine of :mod:`ai_pipeline.models.engine`."""
+    """Reads small letters by the network ``ultrasound-line-reader``."""
 
     def __init__(self, run: Run) -> None:
+        """``run``: the loaded network (an engine of :mod:`ai_pipeline.models.engine`)."""
         self._run = run
 
     def read(self, crop: Picture) -> Line:
-        """The text of a horizontal line; marked as not legible if there is none."""
+        """Read the text of a horizontal line; it is marked as not legible if there is none."""
         if min(crop.shape[:2]) < 3:
             return Line("", 0.0, legible=False)
         room = round(ROOM * crop.shape[0])
@@ -79,9 +82,8 @@ class LineReader:
 
 
 def decoded(shares: npt.NDArray[Any]) -> tuple[str, float]:
-    """The likeliest text of ``[columns, symbols]``, and the mean probability of its symbols, 0 to 1.
-
-    A symbol that repeats in neighbouring columns counts once; blanks are dropped.
+    """The likeliest text from the probabilities ``shares [columns, symbols]``, and the mean probability of
+    its symbols, 0 to 1. A symbol that repeats in neighbouring columns counts once; blanks are dropped.
     """
     best = shares.argmax(axis=1)
     first = (best > 0) & (best != np.concatenate([[0], best[:-1]]))
@@ -103,7 +105,7 @@ SYMBOLS = (
 
 
 def known(text: str) -> str:
-    """The text with every character that is not among the symbols replaced by :data:`UNKNOWN`."""
+    """Replace every character that is not among the network's symbols by :data:`UNKNOWN`."""
     return "".join(letter if letter in SYMBOLS else UNKNOWN for letter in text)
 
 
@@ -119,10 +121,9 @@ TILE, MARGIN = 1280, 128
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MarkMaps:
-    """The network's output at the picture's size.
-
-    ``marked [rows, columns]``: the probability 0 to 1 that a pixel is drawn; ``classes [rows, columns]``: the
-    likeliest kind, 1 to 5 (:data:`ai_pipeline.burnin.find.drawings.KINDS`).
+    """The mark network's output at the picture's size. ``marked [rows, columns]``: the probability 0 to 1
+    that a pixel is drawn; ``classes [rows, columns]``: the likeliest kind, 1 to 5
+    (:data:`ai_pipeline.burnin.find.drawings.KINDS`).
     """
 
     marked: npt.NDArray[np.float32]
@@ -134,13 +135,16 @@ class MarkMaps:
 
 
 class MarkFinder:
-    """Runs ``ultrasound-marks-unet``. ``run`` is an engine of :mod:`ai_pipeline.models.engine`."""
+    """Finds drawn marks by the network ``ultrasound-marks-unet``."""
 
     def __init__(self, run: Run) -> None:
+        """``run``: the loaded network (an engine of :mod:`ai_pipeline.models.engine`)."""
         self._run = run
 
     def find(self, picture: Picture) -> MarkMaps:
-        """The maps of a picture: uint8, grey ``[rows, columns]`` or RGB ``[rows, columns, 3]``, any size."""
+        """Run the network on a picture: uint8, grey ``[rows, columns]`` or RGB ``[rows, columns, 3]``, any
+        size.
+        """
         rows, columns = picture.shape[:2]
         if rows * columns <= WHOLE:
             return self._run_on(picture)
@@ -153,6 +157,7 @@ class MarkFinder:
         return maps
 
     def _run_on(self, picture: Picture) -> MarkMaps:
+        """Run the network on a picture of at most one tile."""
         rows, columns = picture.shape[:2]
         colour = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
         # Padded with black, as in training: repeating the edge would draw out its ticks and letters.
@@ -165,7 +170,9 @@ class MarkFinder:
 
 
 def _tiles(length: int) -> Iterator[tuple[slice, slice]]:
-    """Along one side: what a tile sees, and the part of it for which it gives the maps."""
+    """Divide a side of ``length`` pixels into overlapping tiles: for each, the pixels that it sees, and those
+    for which its output is used.
+    """
     for start in range(0, max(1, length - 2 * MARGIN), TILE - 2 * MARGIN):
         end = min(start + TILE, length)
         given_from = start + MARGIN if start else 0
@@ -173,4 +180,5 @@ def _tiles(length: int) -> Iterator[tuple[slice, slice]]:
 
 
 def _within(part: slice, seen: slice) -> slice:
+    """The range ``part`` counted from the start of the range ``seen``."""
     return slice(part.start - seen.start, part.stop - seen.start)

@@ -54,6 +54,7 @@ class TextBox:
 
     @property
     def box(self) -> Box:
+        """The smallest box along rows and columns around the corners: left, top, right, bottom in pixels."""
         columns, rows = zip(*self.corners.tolist(), strict=True)  # on four corners slower in NumPy
         return floor(min(columns)), floor(min(rows)), ceil(max(columns)), ceil(max(rows))
 
@@ -74,7 +75,9 @@ class TextBox:
         return bool(down > UPRIGHT * max(across, self.height))
 
     def longer(self, heights: float, shape: tuple[int, ...], *, end: bool) -> TextBox:
-        """The box of a line, longer by so many heights at its end or start, in a picture of ``shape``."""
+        """Return the box of a line, longer by ``heights`` times its height at its end or start, within a
+        picture of ``shape``.
+        """
         start, stop, *_ = self.corners
         reach = heights * self.height * (stop - start) / max(float(np.linalg.norm(stop - start)), 1.0)
         corners = self.corners.copy()
@@ -82,6 +85,7 @@ class TextBox:
         return TextBox(np.clip(corners, 0, np.array(shape[1::-1], np.float32)), self.confidence)
 
     def _sides(self) -> tuple[float, float]:
+        """The lengths of the first and the second side in pixels."""
         across = float(np.linalg.norm(self.corners[0] - self.corners[1]))
         down = float(np.linalg.norm(self.corners[1] - self.corners[2]))
         return across, down
@@ -97,6 +101,7 @@ class TextReader:
     small: LineReader | None = None
 
     def __init__(self, threads: int | None = None) -> None:
+        """Create rapidocr with its two networks."""
         from omegaconf import flag_override
         from rapidocr import RapidOCR
 
@@ -129,9 +134,8 @@ class TextReader:
         self._recognise(_three_channels(blank), 1)
 
     def find(self, picture: Picture, scale: float = 1.0, within: Box | None = None) -> list[TextBox]:
-        """All places that the detector takes for text, in the whole picture or ``within`` a box.
-
-        ``picture`` uint8, grey or RGB. ``scale`` multiplies the enlargement (:func:`working_scale`): a scale
+        """Find all places that the text detector takes for text, in the whole picture or ``within`` a box.
+        ``picture``: uint8, grey or RGB. ``scale`` multiplies the enlargement (:func:`working_scale`): a scale
         below 1 finds larger text, above 1 smaller text.
         """
         factor = working_scale(picture) * scale
@@ -162,8 +166,7 @@ class TextReader:
         return found
 
     def find_upright(self, picture: Picture, scale: float = 1.0, within: Box | None = None) -> list[TextBox]:
-        """The vertical lines of text, which :meth:`find` splits; the first corner is at a line's start.
-
+        """Find the vertical lines of text, which :meth:`find` splits; the first corner is at a line's start.
         Arguments as for :meth:`find`. The picture is searched turned by a quarter, with enhanced contrast.
         """
         rows, columns = picture.shape[:2]
@@ -176,10 +179,9 @@ class TextReader:
         return [line for line in found if line.is_upright]
 
     def read(self, picture: Picture, box: TextBox, least: int = 1) -> Line:
-        """Read the text at a place, horizontal or vertical; upside down if nothing is legible that way, or if
-        a vertical line is read more surely so.
-
-        ``least``: the fewest letters and digits of a legible text.
+        """Read the text in ``box``, horizontal or vertical, by rapidocr; upside down if nothing is legible
+        that way, or if a vertical line is read more surely so. ``least``: the fewest letters and digits of a
+        legible text.
         """
         crop = _level_crop(picture, box)
         if crop.shape[0] < 3 or crop.shape[1] < 3:
@@ -215,6 +217,7 @@ class TextReader:
         return reader
 
     def _recognise(self, crop: Picture, least: int) -> Line:
+        """Read a level line; ``least``: the fewest letters and digits of a legible text."""
         result = self._ocr(crop, use_det=False, use_rec=True, use_cls=False)
         text, score = (result.txts[0], float(result.scores[0])) if result.txts else ("", 0.0)
         characters = "".join(filter(str.isalnum, text))
@@ -222,6 +225,9 @@ class TextReader:
 
 
 def _counts_as_text(characters: str, score: float, least: int) -> bool:
+    """Whether letters and digits read with this confidence (``score``) count as legible text. ``least``: the
+    fewest of them.
+    """
     if len(characters) < least or set(characters) == {CROSS}:
         return False
     if len(characters) == 1:
@@ -235,9 +241,8 @@ def working_scale(picture: Picture) -> float:
 
 
 def looks_like_text(box: TextBox, shape: tuple[int, ...]) -> bool:
-    """Whether shape and confidence alone prove text, as for scripts that the recogniser does not know.
-
-    ``shape``: rows and columns of the picture.
+    """Whether shape and confidence of a box alone prove text, as for scripts that the recogniser does not
+    know. ``shape``: rows and columns of the picture.
     """
     low = box.height <= max(24.0, LOW_SHARE * min(shape[:2]))
     left, top, right, bottom = box.box
@@ -247,7 +252,9 @@ def looks_like_text(box: TextBox, shape: tuple[int, ...]) -> bool:
 
 
 def paint(boxes: list[TextBox], shape: tuple[int, ...], margin: float) -> Mask:
-    """The mask of boxes in a picture of ``shape``, each grown by ``margin`` × its height, or 2 pixels."""
+    """The mask of text boxes in a picture of ``shape``, each grown by ``margin`` × its height, or 2
+    pixels.
+    """
     mask = np.zeros(shape[:2], np.uint8)
     for box in boxes:
         single = np.zeros(shape[:2], np.uint8)
@@ -265,7 +272,7 @@ TILES = 8
 
 
 def high_contrast(picture: Picture) -> Picture:
-    """A grey copy in which faint text stands out: the brightest channel, equalised locally (CLAHE)."""
+    """Return a grey copy in which faint text stands out: the brightest channel, equalised locally (CLAHE)."""
     grey = brightest(picture)
     clahe = cv2.createCLAHE(clipLimit=3.0, tileGridSize=(TILES, TILES))
     return np.asarray(clahe.apply(np.ascontiguousarray(grey)), np.uint8)
@@ -281,7 +288,7 @@ def model_files() -> tuple[Path, ...]:
 
 @cache
 def shared_reader() -> TextReader:
-    """This process's reader; loading it takes a second."""
+    """This process's text reader, created when first needed; that takes a second."""
     return TextReader()
 
 
@@ -307,4 +314,5 @@ def _level_crop(picture: Picture, box: TextBox) -> Picture:
 
 
 def _three_channels(picture: Picture) -> Picture:
+    """Return the picture with three channels."""
     return picture if picture.ndim == 3 else np.repeat(picture[:, :, None], 3, axis=2)

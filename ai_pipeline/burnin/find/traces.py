@@ -39,10 +39,9 @@ CROSSINGS = 1.3
 def believed_regions(
     regions: Sequence[UltrasoundRegion], shape: tuple[int, ...]
 ) -> tuple[UltrasoundRegion, ...]:
-    """The header's regions; none at all if one of them reaches beyond the picture.
-
-    Such regions describe the image before somebody scaled or cropped it (seen in real files). A maximum edge
-    one pixel too large is accepted: some makers write exclusive edges.
+    """Return the header's ultrasound regions; none at all if one of them reaches beyond the picture. Such
+    regions describe the image before somebody scaled or cropped it (seen in real files). A maximum edge one
+    pixel too large is accepted: some makers write exclusive edges.
     """
     rows, columns = shape[:2]
     if any(region.box[2] > columns + 1 or region.box[3] > rows + 1 for region in regions):
@@ -52,24 +51,30 @@ def believed_regions(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Waves:
-    """Curves over time in a picture: the ``strips`` that the header names, and thin ``traces``."""
+    """The pixels of a picture that show curves over time: the ``strips`` (spectrum, M-mode, ECG) that the
+    header names, and thin ``traces`` that were found.
+    """
 
     strips: Mask
     traces: Mask
 
     @property
     def pixels(self) -> Mask:
+        """The pixels of strips and traces together."""
         return self.strips | self.traces
 
     def seen_in(self, picture: Picture, area: Mask) -> Waves:
-        """A copy to which the traces found in another ``picture``, such as another frame, are added."""
+        """Return a copy with the traces found in another ``picture``, such as another frame, added."""
         return Waves(self.strips, self.traces | find_traces(picture, area))
 
     def without(self, letters: Mask, proven: Mask) -> Waves:
-        """A copy without traces that lie mostly in ``letters``, and without pixels of ``proven`` letters."""
+        """Return a copy without traces that lie mostly in ``letters``, and without pixels of ``proven``
+        letters.
+        """
         return Waves(self.strips, mostly_outside(self.traces, letters) & ~proven)
 
     def __or__(self, other: Waves) -> Waves:
+        """Join the pixels of both."""
         return Waves(self.strips | other.strips, self.traces | other.traces)
 
 
@@ -82,7 +87,7 @@ def mostly_outside(parts: Mask, filled: Mask) -> Mask:
 
 
 def no_waves(shape: tuple[int, ...]) -> Waves:
-    """Waves without any pixel, for a picture of ``shape``."""
+    """Return Waves without any pixel, for a picture of ``shape``."""
     return Waves(np.zeros(shape[:2], np.bool_), np.zeros(shape[:2], np.bool_))
 
 
@@ -115,9 +120,8 @@ def find_traces(picture: Picture, area: Mask) -> Mask:
 
 
 def _with_spikes(trace: Mask, picture: Picture, area: Mask) -> Mask:
-    """A trace and what touches it in its colour, if both are one curve: steep waves are paler, or dashed.
-
-    ``area``: the image area, in which tissue may touch a grey trace.
+    """Return the mask of a trace and of what touches it in its colour, if both are one curve: steep waves are
+    paler, or dashed. ``area``: the image area, in which tissue may touch a grey trace.
     """
     light = cv2.morphologyEx(np.ascontiguousarray(picture), cv2.MORPH_TOPHAT, np.ones((9, 9), np.uint8))
     colours = light.reshape(*trace.shape, -1).astype(np.float32)
@@ -140,9 +144,9 @@ def _with_spikes(trace: Mask, picture: Picture, area: Mask) -> Mask:
 
 
 def _drawn(picture: Picture, area: Mask) -> list[Mask]:
-    """What may be a trace: thin and light outside the area, coloured green or yellow, coloured otherwise.
-
-    Apart, because a trace crosses frames and rulers, which have other colours.
+    """Masks of what may be a trace: thin and light outside the image ``area``; coloured green or yellow;
+    coloured otherwise. They are apart, because a trace crosses frames and rulers, which have other
+    colours.
     """
     square = np.ones((2 * THIN + 1, 1), np.uint8)
     thin = cv2.morphologyEx(np.ascontiguousarray(brightest(picture)), cv2.MORPH_TOPHAT, square)
@@ -157,7 +161,9 @@ def _drawn(picture: Picture, area: Mask) -> list[Mask]:
 
 
 def _is_trace(own: Mask, rows: int) -> bool:
-    """Whether the pixels of a wide component, cut out to its box, are a curve with spikes, or a line."""
+    """Whether the pixels ``own`` of a wide component, cut out to its box, are a curve with spikes, or a line.
+    ``rows``: of the picture.
+    """
     thin = THIN * max(1.0, rows / 768)
     heights = own.sum(axis=0)
     crossings = (np.diff(np.pad(own, ((1, 0), (0, 0))).astype(np.int8), axis=0) == 1).sum(axis=0)

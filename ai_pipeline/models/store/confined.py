@@ -19,9 +19,9 @@ MACHINE = ("/dev/urandom", "/proc/cpuinfo", "/proc/meminfo", "/sys/devices/syste
 
 @dataclass(frozen=True, slots=True)
 class ProcessLimits:
-    """``seconds`` of processor time, bytes of ``memory`` (address space), and the files that can be reached.
-
-    ``required``: without Landlock and seccomp nothing is run; else each is used where the kernel has it.
+    """What a confined process may use: ``seconds`` of processor time, bytes of ``memory`` (address space),
+    and the files that it may read and write. ``required``: without Landlock and seccomp nothing is run; else
+    each is used where the kernel has it.
     """
 
     seconds: int
@@ -31,7 +31,7 @@ class ProcessLimits:
     required: bool
 
     def as_json(self) -> str:
-        """The limits as JSON, as the process reads them."""
+        """The limits as the JSON that the confined process gets."""
         return json.dumps(asdict(self))
 
 
@@ -59,7 +59,9 @@ def confine(limits: ProcessLimits) -> bool:
 
 
 def main() -> None:
-    """Confine this process, then run the module (or the script, if it is a path)."""
+    """Confine this process by the limits in its first argument, then run the module (or the script, if it is
+    a path) in its second.
+    """
     limits = ProcessLimits(**json.loads(sys.argv[1]))
     program = sys.argv[2]
     if not confine(limits) and limits.required:

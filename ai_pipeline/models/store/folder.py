@@ -31,7 +31,9 @@ _FOR_ALL = 0o644  # the node runs as another user than who adds models; nothing 
 
 
 class StoreEvent(BaseModel):
-    """One line of the history: ``model`` was put into use ``at`` a time (UTC), ``by`` a command."""
+    """A change of the active model: ``model`` was put into use ``at`` a time (UTC), ``by`` the command
+    activate or rollback.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,7 +43,9 @@ class StoreEvent(BaseModel):
 
 
 class Use(BaseModel):
-    """The models of one slot: the last of ``stack`` runs, and ``rollback`` removes it."""
+    """Which models were activated for one slot: the last of ``stack`` is active, and ``rollback`` removes
+    it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,9 +57,8 @@ _USES = TypeAdapter(dict[str, Use])
 
 
 def active(slot: ModelSlot, models_dir: Path | None = None) -> Card:
-    """The card that runs in ``slot``. Raises CardError if none runs there, or its files are gone.
-
-    An activated model that is missing is an error: a pipeline never falls back to another model by itself.
+    """The card of the model that is active in ``slot``. Raises CardError if none is, or its files are gone: a
+    pipeline never falls back to another model by itself.
     """
     if (card := in_use(slot, models_dir)) is None:
         raise CardError(f"{slot.name} runs no model: `ai-pipeline models activate`")
@@ -63,9 +66,8 @@ def active(slot: ModelSlot, models_dir: Path | None = None) -> Card:
 
 
 def in_use(slot: ModelSlot, models_dir: Path | None = None) -> Card | None:
-    """The card that runs in ``slot``; None if no model is shipped for it and none was activated.
-
-    Raises CardError as :func:`active` does if the activated model is gone.
+    """The model card of the model that is active in ``slot``; None if none is shipped for it and none was
+    activated. Raises CardError if the activated model is gone.
     """
     folder = models_dir or from_environment()
     use = uses(folder).get(slot.name, Use()) if folder else Use()
@@ -80,7 +82,9 @@ def in_use(slot: ModelSlot, models_dir: Path | None = None) -> Card | None:
 
 
 def uses(models_dir: Path) -> dict[str, Use]:
-    """The models of each slot; empty when nothing was ever activated. Raises CardError on a broken file."""
+    """Which models were activated for each slot (replaceable model of a pipeline), by its name; empty when
+    none ever was. Raises CardError on a broken file.
+    """
     path = models_dir / ACTIVE
     try:
         return _USES.validate_json(path.read_bytes())
@@ -91,7 +95,9 @@ def uses(models_dir: Path) -> dict[str, Use]:
 
 
 def activate(slot: ModelSlot, card: Card, models_dir: Path) -> None:
-    """Let ``slot`` run ``card`` from now on. Raises CardError when one of its files is missing or altered."""
+    """Make ``card`` the active model of ``slot``. Raises CardError when one of its files is missing or
+    altered.
+    """
     verify(card)
     with _locked(models_dir):
         now = uses(models_dir)
@@ -102,10 +108,8 @@ def activate(slot: ModelSlot, card: Card, models_dir: Path) -> None:
 
 
 def rollback(slot: ModelSlot, models_dir: Path) -> Card | None:
-    """Let ``slot`` run its previous model again; returns the card of that model, None if none is shipped for
-    it.
-
-    Raises CardError when there is no previous model.
+    """Make the previous model of ``slot`` active again; returns its model card, None if no model is shipped
+    for the slot. Raises CardError when there is no previous model.
     """
     with _locked(models_dir):
         card = before(slot, models_dir)
@@ -119,7 +123,7 @@ def rollback(slot: ModelSlot, models_dir: Path) -> Card | None:
 
 
 def before(slot: ModelSlot, models_dir: Path) -> Card | None:
-    """The card that ``rollback`` would activate. Raises the same errors."""
+    """The model card that ``rollback`` would make active. Raises the same errors."""
     use = uses(models_dir).get(slot.name, Use())
     if not use.stack:
         runs = f"the shipped {slot.shipped}" if slot.shipped else "none"
@@ -130,7 +134,9 @@ def before(slot: ModelSlot, models_dir: Path) -> Card | None:
 
 @contextmanager
 def incoming(models_dir: Path) -> Iterator[Path]:
-    """An empty folder in ``models_dir`` for files that are being added; deleted afterwards in any case."""
+    """A context manager that gives an empty folder in ``models_dir`` for files that are being added; it is
+    deleted at the end.
+    """
     _folder_for_all(models_dir)
     for left in models_dir.glob(f"{_INCOMING}*"):  # of a process that was killed
         if time.time() - left.stat().st_mtime > 86400.0:  # seconds
@@ -144,12 +150,10 @@ def incoming(models_dir: Path) -> Iterator[Path]:
 
 
 def add(folder: Path, card_file: Path, weights: Weights, models_dir: Path, source: str) -> Card:
-    """Add the files in ``folder`` (of :func:`incoming`) to the store as a model; returns its card.
-
-    ``source``: where it comes from, without secrets; it is kept with the licence, to which the user agreed.
-
-    ``weights`` names the file of the card that is in ``folder`` already; the card's other files are taken
-    from the folder of ``card_file``. All are checked against their hashes and by :func:`inspect`. Raises
+    """Add the files in ``folder`` (of :func:`incoming`) to ``models_dir`` as a model; returns its card.
+    ``card_file``: its model card, beside which the card's other files are. ``weights``: the file that is in
+    ``folder`` already. ``source``: where it comes from, without secrets; it is stored with the licence, to
+    which the user agreed. All files are checked against their hashes and by :func:`inspect`. Raises
     CardError.
     """
     shutil.copyfile(card_file, folder / STORED)
@@ -180,7 +184,9 @@ def add(folder: Path, card_file: Path, weights: Weights, models_dir: Path, sourc
 
 
 def place_for(card: Card, models_dir: Path) -> Path:
-    """The folder for ``card``. Raises CardError if its id or version is no valid folder name, or is taken."""
+    """The folder in which ``card`` is stored. Raises CardError if its id or version is no valid folder name,
+    or is taken.
+    """
     for what, value in (("id", card.id), ("version", card.version)):
         if not NAME.fullmatch(value):
             raise CardError(
@@ -205,7 +211,7 @@ def _folder_for_all(folder: Path) -> None:
 
 
 def _event(model: str, verb: str) -> StoreEvent:
-    """An entry of the store's history: what ``verb`` did with ``model`` now."""
+    """Make an entry of the history: the command ``verb`` made ``model`` active now."""
     return StoreEvent(at=_now(), model=model, by=verb)
 
 
@@ -215,7 +221,9 @@ def _now() -> datetime:
 
 
 def _save(models_dir: Path, now: dict[str, Use], slot: str, use: Use) -> None:
-    """Store which models a slot has, in one step."""
+    """Store which models the slot ``slot`` has (``use``), beside those of the others (``now``), in one
+    step.
+    """
     path = models_dir / f".{ACTIVE}.new"
     path.write_bytes(_USES.dump_json(now | {slot: use}, indent=1))
     path.chmod(_FOR_ALL)
@@ -226,7 +234,7 @@ def _save(models_dir: Path, now: dict[str, Use], slot: str, use: Use) -> None:
 
 @contextmanager
 def _locked(models_dir: Path) -> Iterator[None]:
-    """Hold the lock under which the active models are changed."""
+    """A context manager that holds the lock under which the active models are changed."""
     if not models_dir.is_dir():
         raise CardError(f"the folder of models {models_dir} does not exist")
     with (models_dir / _LOCK).open("a") as file:
@@ -235,7 +243,7 @@ def _locked(models_dir: Path) -> Iterator[None]:
 
 
 def _sync(path: Path) -> None:
-    """Make a file or the names in a folder durable."""
+    """Make a file, or the names in a folder, durable (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -45,7 +45,7 @@ def check(path: Path) -> None:
 
 
 def _onnx(path: Path) -> None:
-    """Check an ONNX file. Raises CardError."""
+    """Check that an ONNX file holds standard operators only. Raises CardError."""
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -59,7 +59,9 @@ def _onnx(path: Path) -> None:
 
 
 def _check_part(part: Any, name: str) -> None:
-    """Raises CardError for a part by which a model is more than standard operators in one file."""
+    """Raise CardError for a part of an ONNX file ``name`` that is more than standard operators in one
+    file.
+    """
     from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]
 
     kind = part.DESCRIPTOR.name
@@ -92,7 +94,7 @@ def _parts(message: Any) -> Iterator[Any]:
 
 
 def _arrays(path: Path) -> None:
-    """Check an ``.npz`` file. Raises CardError."""
+    """Check that an ``.npz`` file holds plain arrays only. Raises CardError."""
     import numpy as np
 
     try:

@@ -32,14 +32,16 @@ LIBRARIES = ("/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/lib", "
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The end of a process: exit ``status``, None if its time ran out; ``line``: why it failed."""
+    """How a process ended: exit ``status``, None if its time ran out; ``line``: why it failed, "" if it did
+    not.
+    """
 
     status: int | None
     line: str
 
 
 def walls() -> Literal["bubblewrap", "landlock", "none"]:
-    """The kinds of isolation, besides limits, that this machine offers."""
+    """The strongest isolation, besides resource limits, that this machine offers for a process."""
     if _bubblewrap():
         return "bubblewrap"
     return "landlock" if landlock.version() >= landlock.LEAST and seccomp.known() else "none"
@@ -63,12 +65,10 @@ def run(
     seconds: int,
     required: bool = False,
 ) -> Ended:
-    """Run a module of this package isolated, with ``request`` on standard input, and end all processes that
-    it leaves.
-
-    It reads the interpreter, this package and ``reads``, works in ``scratch`` and writes only there.
-    ``seconds``: time limit by the clock. ``required``: it is not run where neither Landlock nor bubblewrap
-    can isolate it.
+    """Run the module ``program`` of this package isolated, with ``request`` on standard input; return how it
+    ended, with no process left. It may read the interpreter, this package and ``reads``; it works in the
+    folder ``scratch`` and writes only there. ``seconds``: time limit by the clock. ``required``: it is not
+    run where neither Landlock nor bubblewrap can isolate it.
     """
     paths = _outermost([*_interpreter(), *(path.absolute() for path in reads)])
     bubblewrap = _bubblewrap()
@@ -121,8 +121,8 @@ def run(
 
 @lru_cache(maxsize=1)
 def _bubblewrap() -> str:
-    """The path of bubblewrap, if it is installed and can start: some kernels and containers grant no
-    namespaces.
+    """The path of the program bubblewrap; "" if it is not installed or cannot start: some kernels and
+    containers grant no namespaces.
     """
     program = shutil.which("bwrap", path=SYSTEM)
     if program is None:
@@ -142,7 +142,9 @@ def _bubblewrap() -> str:
 
 
 def _apart(program: str, paths: Iterable[Path], scratch: Path) -> list[str]:
-    """The command by which bubblewrap runs a process that sees only these paths."""
+    """The command line by which bubblewrap runs a process that sees only ``paths`` and may write in
+    ``scratch``.
+    """
     # It is process 1 inside: when it ends, the kernel ends whatever it started.
     command = [
         program,
@@ -217,17 +219,19 @@ SECONDS = 300
 
 
 def inspect(paths: Sequence[Path]) -> None:
-    """Raise CardError if one of the files may not be run, or cannot be checked within :data:`SECONDS`."""
+    """Check model files in the sandbox. Raises CardError if one may not be run, or cannot be checked within
+    :data:`SECONDS`.
+    """
     names = ", ".join(path.name for path in paths)
     request = json.dumps([str(path.absolute()) for path in paths])
     run_check("ai_pipeline.models.store.formats", request, paths, SECONDS, f"{names} cannot be looked into")
 
 
 def run_check(program: str, request: str, reads: Sequence[Path], seconds: int, otherwise: str) -> None:
-    """Run a module of this package in the sandbox, with ``request`` on its standard input.
-
-    Raises CardError: if the module exits with 65, with the line that it printed; if it fails in another way
-    or takes longer than ``seconds``, with ``otherwise`` before that line.
+    """Run the module ``program`` of this package in the sandbox, with ``request`` on its standard input and
+    the files ``reads`` readable. Raises CardError: if the module exits with 65, with the line that it
+    printed; if it fails in another way or takes longer than ``seconds``, with ``otherwise`` before that
+    line.
     """
     with tempfile.TemporaryDirectory(prefix="ai-pipeline-") as scratch:
         ended = run(program, request, Path(scratch), reads=reads, seconds=seconds)

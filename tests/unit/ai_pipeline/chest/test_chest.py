@@ -628,7 +628,7 @@ def anatomy(share: float = 0.7) -> Anatomy:
 
 def rules(
     seen: stamps.Stamps | None, view: str = "PA", orientation: str = "", heart: float = 0.7
-) -> stamps.StampRules:
+) -> stamps.StampConclusions:
     attributes, picture = {"PatientOrientation": orientation}, np.zeros((100, 100), np.uint8)
     image = film(picture, attributes=attributes, view_position=view)
     return stamps.follow(image, seen, anatomy(heart), UPRIGHT)
