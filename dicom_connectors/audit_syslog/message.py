@@ -33,8 +33,10 @@ from dicom_node.base.store.transitions import utc_now
 
 @dataclass(frozen=True, slots=True)
 class _MessagePart:
-    """The content that the schema allows in an element: patterns of its children's names, attributes (``?``:
-    optional) and text.
+    """What the XML schema of audit messages allows in one element.
+
+    ``children``: pattern of the child elements' names, each followed by a space; ``attributes``: pattern of
+    the value by attribute name (a name with ``?`` is optional); ``text``: pattern of the element's text.
     """
 
     children: str = ""
@@ -117,7 +119,9 @@ def check_message(message: bytes) -> None:
 
 
 def _check(element: Element) -> None:
-    """Raise FaultyMessage if an element or its children violate the schema."""
+    """Raise ResultRefused if this element violates the schema of audit messages; its children are not
+    checked.
+    """
     allowed = _CONTENTS.get(element.tag)
     if allowed is None:
         raise ResultRefused("an element that the schema does not have")
@@ -152,7 +156,11 @@ _DCM = codes.DCM
 
 @dataclass(frozen=True, slots=True)
 class _AuditedAs:
-    """Event ID (CID 400), action, and event type (CID 401) of an action."""
+    """The codes with which audit messages describe one kind of action.
+
+    ``event``: Event ID (CID 400); ``action``: Event Action Code (C, R, U, D or E); ``type``: Event Type Code
+    (CID 401), None if the event has none.
+    """
 
     event: Code
     action: str
@@ -167,12 +175,19 @@ class _AuditedAs:
 
 
 def _accessed(action: str) -> _AuditedAs:
-    """The codes for access to objects, with the kind of access."""
+    """Return the codes for access to a study's objects.
+
+    ``action``: the Event Action Code, such as "R" for reading.
+    """
     return _AuditedAs(_DCM.DICOMInstancesAccessed, action)
 
 
 def _alert(kind: Code, of: str) -> _AuditedAs:
-    """The codes for a security alert of this kind. ``of``: the path of its subject."""
+    """Return the codes for a security alert.
+
+    ``kind``: its Event Type Code (CID 401); ``of``: the path of the resource that the alert is about, with
+    names of the record's fields in braces.
+    """
     return _AuditedAs(_DCM.SecurityAlert, "E", kind, of=of)
 
 
@@ -247,9 +262,10 @@ class AuditSource:
 
 
 def audit_message(row: AuditRow, study_uid: str, patient_id: str, source: AuditSource) -> bytes:
-    """The audit message in UTF-8. ``study_uid`` and ``patient_id`` are "" if the record concerns no study.
+    """Return the audit record ``row`` as an XML audit message in UTF-8, sent by ``source``.
 
-    Raises ResultRefused if the message would violate the schema.
+    ``study_uid`` and ``patient_id`` are "" if the record concerns no study. Raises ResultRefused if the
+    message would violate the schema.
     """
     kind = KINDS[row.action]
     root = Element("AuditMessage")
@@ -289,9 +305,10 @@ def audit_message(row: AuditRow, study_uid: str, patient_id: str, source: AuditS
 
 
 def _participants(root: Element, row: AuditRow, kind: _AuditedAs, source: AuditSource) -> None:
-    """The person or the other application entity, and this program, with their roles (CID 402).
+    """Add the message's active participants: the person or other application entity that acted, and this
+    program, each with its role (CID 402).
 
-    Of its start and stop this program is the only one.
+    A message on the start or stop of the program has this program only.
     """
     sends = kind.ours is not None and kind.ours == _DCM.SourceRoleID
     if kind.event != _DCM.ApplicationActivity:
@@ -316,7 +333,10 @@ def _participants(root: Element, row: AuditRow, kind: _AuditedAs, source: AuditS
 
 
 def _alert_subject(root: Element, row: AuditRow, kind: _AuditedAs, source: AuditSource) -> None:
-    """Add the subject of an alert (PS3.15 A.5.3.11), a resource of this node or the caller, with a text."""
+    """Add the resource that a security alert is about (PS3.15 A.5.3.11), with a description in words.
+
+    It is a resource of this node, or the refused caller's address.
+    """
     details = {key: value for key, value in row.fields.items() if value not in (None, "", [])}
     listed = ", ".join(f"{key}={value}" for key, value in details.items())
     text = {"Alert Description": f"{row.action.value.replace('_', ' ')}{': ' if listed else ''}{listed}"}
@@ -333,7 +353,11 @@ def _alert_subject(root: Element, row: AuditRow, kind: _AuditedAs, source: Audit
 def _object(
     root: Element, name: str, role: str, of: Code, details: Mapping[str, Any], *, person: bool = False
 ) -> None:
-    """Add a participant object, such as a study or a patient."""
+    """Add a participant object, such as a study or a patient, to the message.
+
+    ``name``: its ID; ``role``: its Type Code Role; ``of``: the code for the type of the ID; ``details``:
+    further values by name; ``person``: it is a patient, whose ID is not repeated as a name.
+    """
     found = SubElement(
         root,
         "ParticipantObjectIdentification",
@@ -352,13 +376,15 @@ def _object(
 
 
 def _code(parent: Element, name: str, code: Code) -> None:
-    """Add a coded value as a child element."""
+    """Add to ``parent`` a child element called ``name`` that holds ``code``."""
     words = {"csd-code": code.value, "codeSystemName": code.scheme_designator, "originalText": code.meaning}
     SubElement(parent, name, words)
 
 
 def _base64(value: object) -> str:
-    """The value in base64, which keeps characters that XML does not allow (PS3.15 A.5.1.1, ValuePair)."""
+    """Return a value as base64 of its text or JSON; base64 carries characters that XML does not allow (PS3.15
+    A.5.1.1, ValuePair).
+    """
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return base64.b64encode(text.encode(errors="backslashreplace")).decode("ascii")
 
@@ -381,8 +407,9 @@ _OF_A_RERUN = 4  # events that are at most between "rules applied again" and "co
 
 
 def new_records(session: Session, settings: Settings) -> list[AuditRow]:
-    """New audit records for the events since the last such record; for results one record per
-    study and peer.
+    """Return new, unsaved audit records for the node's events since the last event that has an audit record.
+
+    Results sent to one peer for one study share a record.
     """
     after = _last_event(session)
     if after is None:
@@ -405,8 +432,10 @@ def new_records(session: Session, settings: Settings) -> list[AuditRow]:
 
 
 def _last_event(session: Session) -> int | None:
-    """The last event that has a record; without records the last before the node's start, None if there is
-    none.
+    """Return the number of the last event that has an audit record.
+
+    Without such records it is the last event before the node's latest start; None if the node has never
+    started.
     """
     newest = (
         select(AuditRow.fields)
@@ -422,7 +451,9 @@ def _last_event(session: Session) -> int | None:
 
 
 def _records(session: Session, settings: Settings, found: Sequence[EventRow]) -> Iterator[AuditRow]:
-    """The audit records of these events."""
+    """Yield an audit record for each of the events ``found``; sent results share one record per study and
+    peer.
+    """
     sent: dict[tuple[int | None, str], AuditRow] = {}
     for event in found:
         row = AuditRow(
@@ -452,7 +483,7 @@ def _records(session: Session, settings: Settings, found: Sequence[EventRow]) ->
 
 
 def _called(settings: Settings, name: str) -> tuple[str, str]:
-    """AE title and host of a destination; only its name if it is no longer configured."""
+    """Return AE title and host of the peer ``name``; (name, "") if that peer is no longer configured."""
     try:
         peer = settings.peer(name)
     except NotFound:
@@ -461,7 +492,9 @@ def _called(settings: Settings, name: str) -> tuple[str, str]:
 
 
 def _sender(session: Session, study_id: int) -> tuple[str, str]:
-    """AE title and address of who sent the last object of a study."""
+    """Return AE title and network address of the sender of a study's last received object; ("", "") if
+    unknown.
+    """
     last = (
         select(ReceivedObject.calling_ae, Association.address)
         .outerjoin(Association, Association.id == ReceivedObject.association)
