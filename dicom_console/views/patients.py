@@ -25,10 +25,11 @@ _LOOKED_INTO = 20  # of these, whose reports are read
 
 
 def patients(session: Session, wanted: str = "", after: int | None = None) -> tuple[list[View], int | None]:
-    """One page of patients in the order of Patient IDs, and the value of ``after`` for the next page.
+    """Return (one page of patients in the order of Patient IDs, ``after`` for the next page or None).
 
-    ``wanted``: an ID, or its beginning and ``*``. Each row has the number of one study, which identifies the
-    patient in addresses, because a Patient ID must not appear there. Studies without an ID are left out.
+    ``wanted``: a Patient ID, or its beginning and ``*``; "": all. Each row has the number of one of the
+    patient's studies, which stands for the patient in addresses, because a Patient ID must not. Studies
+    without an ID are left out.
     """
     chosen = select(Study.patient_id).where(Study.patient_id != "").distinct()
     if wanted.endswith("*"):
@@ -43,13 +44,16 @@ def patients(session: Session, wanted: str = "", after: int | None = None) -> tu
 
 
 def studies_of(session: Session, number: int) -> list[int]:
-    """The numbers of all studies of the same patient as study ``number``. Raises NotFound."""
+    """Return the numbers of all studies of the patient whom study ``number`` is of. Raises NotFound."""
     chosen = select(Study.id).where(*_same(_study(session, number))).order_by(Study.id)
     return list(session.scalars(chosen))
 
 
 def show(session: Session, settings: Settings, number: int) -> View:
-    """The patient of study ``number``, with the patient's history. Raises NotFound."""
+    """Return everything that the page of a patient shows.
+
+    ``number``: of one of the patient's studies. Raises NotFound.
+    """
     study = _study(session, number)
     newest = (
         select(Study).where(*_same(study)).order_by(Study.study_date.desc(), Study.id.desc()).limit(HISTORY)
@@ -85,7 +89,7 @@ def show(session: Session, settings: Settings, number: int) -> View:
 
 
 def _study(session: Session, number: int) -> Study:
-    """The study with this number, if it has a Patient ID. Raises NotFound."""
+    """Return study ``number``. Raises NotFound if it does not exist or has no Patient ID."""
     study = session.get(Study, number)
     if study is None or not study.patient_id:
         raise NotFound("there is no such study, or it has no Patient ID")
@@ -93,7 +97,7 @@ def _study(session: Session, number: int) -> Study:
 
 
 def _same(study: Study) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """SQL conditions for studies of the same patient: Patient ID and issuer."""
+    """Return the SQL conditions for studies with the same Patient ID and issuer as ``study``."""
     return (
         Study.patient_id == study.patient_id,
         Study.issuer_of_patient_id == study.issuer_of_patient_id,
@@ -101,7 +105,7 @@ def _same(study: Study) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
 
 
 def _rows(session: Session, ids: Sequence[str]) -> list[View]:
-    """The patients with these IDs, as lists show them."""
+    """Return the patients with these Patient IDs as lists show them, one row for each issuer."""
     patient = Study.patient_id, Study.issuer_of_patient_id
     chosen = select(*patient, func.max(Study.id), func.count(), func.max(Study.last_received_at))
     chosen = chosen.where(Study.patient_id.in_(ids)).group_by(*patient).order_by(*patient)
