@@ -27,7 +27,7 @@ def list_reviews(request: CurrentRequest, after: Since = None) -> Reviews:
 
 @faces.page_of(list_reviews)
 def _reviews_page(request: ConsoleRequest, found: Reviews) -> Response:
-    """The page of waiting reviews."""
+    """Return the page of images that wait for a review of their cleaning."""
     first = not request.query("after")
     return request.page(
         "reviews.html",
@@ -46,7 +46,7 @@ def show(request: CurrentRequest, number: Number) -> Row:
 
 
 def _to_the_next(request: ConsoleRequest, _done: None = None) -> Response:
-    """Redirect to the next image that waits, or to the list if none does."""
+    """Redirect to the next image that waits for a review, or to the list if none does."""
     following = request.read(reviews.review_after, int(request.http.path_params["number"]))
     return see_other(f"/reviews/{following}" if following else "/reviews")
 
@@ -81,13 +81,15 @@ def save_rule(request: CurrentRequest, number: Number, rule: Annotated[NewRule, 
 
 @faces.page_of(show)
 def _review_page(request: ConsoleRequest, review: Row) -> Response:
-    """The page of one review."""
+    """Return the page on which a person reviews the cleaning of one image."""
     return _form(request, review, [list(map(str, box)) for box in review["drawn"]])
 
 
 @faces.page("POST", "/reviews/{number}/boxes", UserRole.OPERATOR)
 def use_boxes(request: CurrentRequest, number: Number) -> Response:
-    """Clean the image again with the boxes of the form, or try or save a device rule with them."""
+    """Clean the image again with the boxes drawn in the form or, as the form says, test or save a device rule
+    with them.
+    """
     act, name = request.text("act"), request.text("name")[:64]
     if act not in ("clean", "try", "save"):
         raise HTTPException(400, "Choose an action for the boxes.")
@@ -110,7 +112,10 @@ def use_boxes(request: CurrentRequest, number: Number) -> Response:
 
 
 def _saved(request: ConsoleRequest, number: int, saved: Row) -> Response:
-    """The page after a device rule was saved; it says whether the image was cleaned again."""
+    """Return the page after a device rule was saved; it says whether the image was cleaned again.
+
+    ``saved``: the outcome.
+    """
     if not saved["not_cleaned"]:
         cleaned = N_("The device rule %(name)s is saved; the image is cleaned again.")
         return request.in_force(cleaned, "/reviews", name=saved["name"])
@@ -129,7 +134,11 @@ def _form(
     problem: str = "",
     status: int = 200,
 ) -> Response:
-    """The page of a review. ``edges``: the edges of each box, as they were typed."""
+    """Return the page of one review.
+
+    ``edges``: (left, top, right, bottom) of each box as typed; ``name``: of a device rule; ``problem``: what
+    is wrong with the form, "" for nothing.
+    """
     shown = request.read(pictures.find, request.settings, PictureKind.IMAGES, review["instance_id"])
     empty = [["", "", "", ""]] * (reviews.MOST_BOXES - len(edges))
     return request.page(

@@ -85,7 +85,7 @@ def list_studies(
 
 @faces.page_of(list_studies)
 def _studies_page(request: ConsoleRequest, found: Studies) -> Response:
-    """The page of a list of studies, with its filters."""
+    """Return the page of a list of studies, with its filters."""
     filters = {"order": Order.RECEIVED.value}
     filters |= {key: value for key in _FILTERS if (value := request.query(key))}
     return request.page(
@@ -115,7 +115,9 @@ def search_studies(
 
 @faces.page("POST", "/studies/search", UserRole.VIEWER)
 def keep_search(request: CurrentRequest) -> Response:
-    """Keep what identifies a patient in the session, and the rest in the address."""
+    """Store the searched name, Patient ID and accession number in the session, and redirect to the list;
+    further filters go into the address.
+    """
     about = {key: value for key in ("name", "patient", "accession") if (value := request.text(key)[:64])}
     users.keep_search(request.site.database, request.token, about, request.person)
     rest = {key: request.text(key)[:16] for key in _IN_ADDRESS}
@@ -126,7 +128,10 @@ def keep_search(request: CurrentRequest) -> Response:
 
 @faces.page("GET", "/studies/{number}/thumbnail", UserRole.VIEWER)
 def thumbnail(request: CurrentRequest, number: Number) -> Response:
-    """The small picture of an image in the list of studies; the list is in the audit."""
+    """Return the small picture of an image, for the list of studies.
+
+    ``number``: of the image. The audit has the list.
+    """
     shown = request.read(pictures.find, request.settings, PictureKind.IMAGES, number)
     return Response(pictures.thumbnail(shown), media_type="image/jpeg")
 
@@ -140,7 +145,11 @@ def show(request: CurrentRequest, number: Number) -> Row:
 
 
 def _links(viewers: Mapping[str, str], study: Row) -> dict[str, str]:
-    """The address of the study in each viewer, if the study has the number that the viewer needs."""
+    """Return the study's address in each configured viewer, by the viewer's name.
+
+    ``viewers``: addresses with placeholders; those that need an accession number are left out if the study
+    has none.
+    """
     uid, accession = str(study["study"]), str(study["accession"] or "")
     if not re.fullmatch(r"[\d.]+", uid):
         return {}
@@ -154,7 +163,7 @@ def _links(viewers: Mapping[str, str], study: Row) -> dict[str, str]:
 
 @faces.page_of(show)
 def _study_page(request: ConsoleRequest, study: Row) -> Response:
-    """The page of one study."""
+    """Return the page of one study."""
     had = {sent["destination"] for row in study["results"] for sent in row["deliveries"]}
     takers = _takers(request.settings)
     further = [name for name in takers if name not in had and study["withdrawn"] != "all"]
@@ -195,7 +204,7 @@ def ask_to_withdraw(request: CurrentRequest, number: Number) -> Response:
 
 @faces.page("POST", "/studies/{number}/withdraw", UserRole.OPERATOR)
 def withdraw(request: CurrentRequest, number: Number) -> Response:
-    """Withdraw the chosen results."""
+    """Withdraw the results chosen in the form, and show the study's withdrawals."""
     numbers = request.fields().get("result", [])
     chosen = [int(one) for one in numbers if one.isascii() and one.isdecimal() and len(one) < 9]
     try:
@@ -215,7 +224,7 @@ def withdraw(request: CurrentRequest, number: Number) -> Response:
 
 @faces.page("GET", "/studies/{number}/versions", UserRole.OPERATOR)
 def versions(request: CurrentRequest, number: Number) -> Response:
-    """Show the versions and patients to choose from before a study leaves quarantine."""
+    """Show the patients and versions of objects to choose from before a study leaves quarantine."""
     uid = request.study_uid(number)
     audit.note_sight(request.site.database, request.person, number)
     rows = studies.versions(request.settings, uid)
@@ -229,7 +238,7 @@ def versions(request: CurrentRequest, number: Number) -> Response:
 
 @faces.page("POST", "/studies/{number}/release", UserRole.OPERATOR)
 def release(request: CurrentRequest, number: Number) -> Response:
-    """Release the study from quarantine with the chosen patient and versions."""
+    """Release a study from quarantine with the patient and versions chosen in the form."""
     picked = [one for key, values in request.fields().items() if key.startswith("take") for one in values]
     answers = [one.partition("-") for one in picked if _PICK.fullmatch(one)]
     taken = {number for number, _, _ in answers}  # a form sends also what belongs to a patient who is not
@@ -240,13 +249,13 @@ def release(request: CurrentRequest, number: Number) -> Response:
 
 
 def _takers(settings: Settings) -> list[str]:
-    """The names of the peers that accept results."""
+    """Return the names of the peers that receive results."""
     return [one.name for one in settings.peers if "receive" in one.may and one.results]
 
 
 def _searched_for(request: ConsoleRequest) -> dict[str, str]:
-    """The patient or accession number that the person searched for; it is in the session, not in
-    the address.
+    """Return the name, Patient ID or accession number that the person searched for, from the session; {} for
+    a list without such a search.
     """
     return (
         users.search_of(request.site.database, request.token)
@@ -256,13 +265,16 @@ def _searched_for(request: ConsoleRequest) -> dict[str, str]:
 
 
 def _found(request: ConsoleRequest, wanted: Search, after: int | None) -> Studies:
-    """One page of the studies of a search; the audit notes that the person sees it."""
+    """Return one page of the studies that match a search."""
     rows, more = request.read(search.search, wanted, after)
     return Studies(studies=[Row(**row) for row in rows], next=more)
 
 
 def _finding_of_form(request: ConsoleRequest) -> FindingAssessed:
-    """The assessment in a form. A missing finding is chosen together with its model, and has no place."""
+    """Return a reader's assessment of a finding from a form.
+
+    A finding that the AI missed is chosen together with its model, and has no tracking UID.
+    """
     given = {name: request.text(name) for name in FindingAssessed.model_fields}
     if given["verdict"] == ReaderVerdict.MISSING:
         finding, _, model = given["finding"].partition(" | ")
@@ -272,7 +284,7 @@ def _finding_of_form(request: ConsoleRequest) -> FindingAssessed:
 
 @faces.handler("GET", "/studies/{number}/assessment", UserRole.VIEWER)
 def held(request: CurrentRequest, number: Number) -> Row:
-    """The results of a study that wait for a person, and what was decided before."""
+    """Return the results of a study that wait for a person, and what was decided before."""
     request.study_uid(number)
     found = request.read(reviews.held_results, request.settings, number)
     audit.note_sight(request.site.database, request.person, number)
